@@ -164,7 +164,7 @@ class ReasoningSegmentor(BaseDetector):
             sample.pred_instances = self._draw(parsed, image, prompt_shape)
             sample.reasoning = dict(
                 response=rollout.texts[row], parsed=parsed,
-                think_tokens=self.policy.count_tokens(parsed.think),
+                think_tokens=None if parsed.think is None else int(rollout.think_tokens[row]),
                 caption_tokens=self.policy.count_tokens(parsed.caption),
                 truncated=bool(rollout.truncated[row]))
         return data_samples

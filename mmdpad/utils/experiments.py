@@ -1,0 +1,49 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What tools/train.py and tools/test.py share: the command line, and the config it asks for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+
+def experiment_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A parser with CONFIG, --work-dir, --cfg-options and --launcher.
+
+    Args:
+        description: What the command does.
+        example: A KEY=VALUE that a user may want to override.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='path of a config file')
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and results '
+                        '(default: work_dirs/<name of the config>)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help=f'override entries of the config, for example {example}')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
+                        default='none', help='how the processes were started')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
+                        help=argparse.SUPPRESS)
+    return parser
+
+
+def check_file(what: str, path: str | None) -> None:
+    """Ends the program with one line unless ``path`` is None or a file."""
+    if path is not None and not Path(path).is_file():
+        raise SystemExit(f'{what} {path!r} is not there')
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config that a command line of :func:`experiment_parser` asks for."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    check_file('config', args.config)
+    config = Config.fromfile(args.config)
+    config.launcher = args.launcher
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    config.work_dir = (args.work_dir or config.get('work_dir')
+                       or f'work_dirs/{Path(args.config).stem}')
+    return config
