@@ -1,5 +1,17 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .advantage import group_relative_advantage
-from .policy_loss import aggregate, approximate_kl, policy_loss
+from .advantage import (
+    ADVANTAGES,
+    check_estimator,
+    compute_advantages,
+    group_relative_advantage,
+    has_signal,
+)
+from .aggregation import AGGREGATIONS, LossScale, aggregate
+from .kl import KL_ESTIMATORS, approximate_kl
+from .policy_loss import check_objective, policy_loss
 
-__all__ = ['aggregate', 'approximate_kl', 'group_relative_advantage', 'policy_loss']
+__all__ = [
+    'ADVANTAGES', 'AGGREGATIONS', 'KL_ESTIMATORS', 'LossScale', 'aggregate', 'approximate_kl',
+    'check_estimator', 'check_objective', 'compute_advantages', 'group_relative_advantage',
+    'has_signal', 'policy_loss'
+]

@@ -1,13 +1,28 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""From rewards to advantages."""
+"""From rewards to advantages. N prompts, G responses to each; r is a reward, A an advantage."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 
+def has_signal(rewards: Tensor) -> Tensor:
+    """Which groups tell good from bad: False where all rewards of a group are equal.
+
+    Args:
+        rewards: (N, G) float.
+
+    Returns:
+        (N,) bool.
+    """
+    return (rewards != rewards[:, :1]).any(dim=1)
+
+
 def group_relative_advantage(rewards: Tensor, eps: float = 1e-6) -> Tensor:
-    """A = (r - mean(r)) / (std(r) + eps) within each group (GRPO, arXiv 2402.03300, eq. 3-4).
+    """A = (r - mean(r)) / (std(r) + eps) within each group (GRPO, arXiv 2402.03300, section 4.1).
 
     Args:
         rewards: (N, G) float, one row per prompt, one column per response.
@@ -20,13 +35,77 @@ def group_relative_advantage(rewards: Tensor, eps: float = 1e-6) -> Tensor:
     Raises:
         ValueError: ``rewards`` is not two-dimensional.
     """
+    centred = _centred(rewards)
+    if rewards.shape[1] < 2:
+        return centred
+    scaled = centred / (rewards.std(dim=1, keepdim=True) + eps)
+    return torch.where(has_signal(rewards)[:, None], scaled, centred)
+
+
+def _centred(rewards: Tensor) -> Tensor:
+    """r - mean(r) within each group; exactly 0 without a signal."""
     if rewards.dim() != 2:
         raise ValueError(f'`rewards` should be (prompts, responses), but got shape '
                          f'{tuple(rewards.shape)}')
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
-    if rewards.shape[1] < 2:
-        return centred
     # The mean of equal numbers can miss them by a rounding error, which eps would not hide.
-    equal = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
-    advantages = centred / (rewards.std(dim=1, keepdim=True) + eps)
-    return advantages.masked_fill(equal, 0.0)
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    return centred.masked_fill(~has_signal(rewards)[:, None], 0.0)
+
+
+def _leave_one_out(rewards: Tensor, eps: float) -> Tensor:
+    size = rewards.shape[1]
+    return _centred(rewards) * (size / max(size - 1, 1))
+
+
+def _whole_batch(rewards: Tensor, eps: float) -> Tensor:
+    """One group of all: the mean and the spread are those of the batch."""
+    return group_relative_advantage(rewards.reshape(1, -1), eps).reshape(rewards.shape)
+
+
+def _group_mean_batch_spread(rewards: Tensor, eps: float) -> Tensor:
+    return _whole_batch(_centred(rewards), eps)
+
+
+_Estimator = Callable[[Tensor, float], Tensor]
+_ESTIMATORS: dict[str, _Estimator] = {
+    'grpo': group_relative_advantage,
+    'dr_grpo': lambda rewards, eps: _centred(rewards),
+    'rloo': _leave_one_out,
+    'reinforce++': _whole_batch,
+    'reinforce++-baseline': _group_mean_batch_spread,
+}
+ADVANTAGES = tuple(_ESTIMATORS)
+
+
+def compute_advantages(rewards: Tensor, estimator: str = 'grpo', eps: float = 1e-6) -> Tensor:
+    """Advantages of one batch of rollouts.
+
+    ======================  ==========================================  ==========================
+    estimator               A                                           source
+    ======================  ==========================================  ==========================
+    grpo                    (r - mean_group) / (std_group + eps)        arXiv 2402.03300, sec. 4.1
+    dr_grpo                 r - mean_group                              arXiv 2503.20783, sec. 3.2
+    rloo                    r - mean of the group's others              arXiv 2402.14740, eq. 8
+    reinforce++             (r - mean_batch) / (std_batch + eps)        arXiv 2501.03262
+    reinforce++-baseline    r - mean_group, then as 'reinforce++'       arXiv 2501.03262
+    ======================  ==========================================  ==========================
+
+    Args:
+        rewards: (N, G) float: the whole batch, those of all processes included.
+        estimator: One of the names above.
+        eps: Added to a standard deviation (unbiased).
+
+    Returns:
+        (N, G) float; 0 where there is nothing to compare with.
+
+    Raises:
+        ValueError: Unknown estimator, or ``rewards`` is not two-dimensional.
+    """
+    check_estimator(estimator)
+    return _ESTIMATORS[estimator](rewards, eps)
+
+
+def check_estimator(estimator: str) -> None:
+    """Raise the ValueError of :func:`compute_advantages` for an unknown name."""
+    if estimator not in _ESTIMATORS:
+        raise ValueError(f'`advantage` should be one of {ADVANTAGES}, but got {estimator!r}')

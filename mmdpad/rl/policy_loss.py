@@ -6,47 +6,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-AGGREGATIONS = ('seq_mean_token_mean', 'token_mean')
+from .aggregation import LossScale, aggregate, check_aggregation
+from .kl import approximate_kl, check_kl_estimator
 
-
-def aggregate(values: Tensor, mask: Tensor, aggregation: str = 'seq_mean_token_mean') -> Tensor:
-    """Reduce per-token values to a scalar.
-
-    Args:
-        values: (N, T) float.
-        mask: (N, T) bool or 0/1, True for tokens that count.
-        aggregation: ``'seq_mean_token_mean'``: the mean over a sequence's tokens, then over
-            sequences (GRPO; what the reference's micro-batches of one sequence amount to).
-            ``'token_mean'``: the mean over all tokens of the batch (DAPO, arXiv 2503.14476).
-
-    Returns:
-        Scalar. A sequence without tokens counts as 0.
-    """
-    mask = mask.to(values.dtype)
-    # Where a token does not count its value may be anything, infinities included.
-    values = torch.where(mask.bool(), values, torch.zeros((), dtype=values.dtype,
-                                                          device=values.device))
-    if aggregation == 'token_mean':
-        return values.sum() / mask.sum().clamp(min=1)
-    if aggregation == 'seq_mean_token_mean':
-        return (values.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
-    raise ValueError(f'`aggregation` should be one of {AGGREGATIONS}, but got {aggregation!r}')
-
-
-def approximate_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """The k3 estimator of KL(policy || reference): exp(d) - d - 1 with d = ref_logp - logp.
-
-    From http://joschu.net/blog/kl-approx.html; d is clamped to [-20, 20] and the estimate to
-    [-10, 10], as verl's ``low_var_kl`` does.
-
-    Args:
-        logp, ref_logp: (N, T) float.
-
-    Returns:
-        (N, T) float, in [0, 10].
-    """
-    difference = (ref_logp - logp).clamp(-20, 20)
-    return (difference.exp() - difference - 1).clamp(-10, 10)
+RATIO_LEVELS = ('token', 'sequence')
+SURROGATES = ('clip', 'cispo')
 
 
 def policy_loss(logp: Tensor,
@@ -56,18 +20,37 @@ def policy_loss(logp: Tensor,
                 *,
                 ref_logp: Tensor | None = None,
                 clip_ratio: float = 0.2,
+                clip_ratio_high: float | None = None,
+                ratio_level: str = 'token',
+                surrogate: str = 'clip',
                 kl_coef: float = 0.0,
+                kl_estimator: str = 'k3',
                 entropy: Tensor | None = None,
                 entropy_coef: float = 0.0,
-                aggregation: str = 'seq_mean_token_mean') -> tuple[Tensor, dict[str, Tensor]]:
+                aggregation: str = 'seq_mean_token_mean',
+                max_tokens: int | None = None,
+                scale: LossScale | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate + KL to the reference - entropy (GRPO, arXiv 2402.03300, eq. 3).
 
-    Per token, with the ratio w = exp(logp - old_logp)::
+    ``loss = pg_loss + kl_coef * kl_loss - entropy_coef * entropy``, each term reduced by
+    :func:`aggregate`. With the ratio w, l = 1 - clip_ratio and h = 1 + clip_ratio_high, pg_loss
+    has per token
 
-        max(-A * w, -A * clip(w, 1 - clip_ratio, 1 + clip_ratio))
+    =========  ================================  ==============================================
+    surrogate  value                             source
+    =========  ================================  ==============================================
+    clip       max(-A * w, -A * clip(w, l, h))   PPO, GRPO; h apart from l: DAPO, 2503.14476
+    cispo      -A * stop_grad(min(w, h)) * logp  CISPO of MiniMax-M1, arXiv 2506.13585, eq. 4-5
+    =========  ================================  ==============================================
 
-    and ``loss = pg_loss + kl_coef * kl_loss - entropy_coef * entropy``, each term reduced by
-    :func:`aggregate`.
+    and the ratio is
+
+    ===========  =======================================  =====================================
+    ratio_level  w                                        source
+    ===========  =======================================  =====================================
+    token        exp(logp - old_logp)                     PPO, GRPO
+    sequence     exp(mean over tokens of the difference)  GSPO, arXiv 2507.18071, eq. 7
+    ===========  =======================================  =====================================
 
     Args:
         logp: (N, T) float, log-probabilities under the policy being updated; gradients flow.
@@ -75,20 +58,27 @@ def policy_loss(logp: Tensor,
         advantages: (N,) or (N, T) float.
         mask: (N, T) bool or 0/1, True for tokens that the policy chose.
         ref_logp: (N, T) float, those under the frozen start policy; needed if ``kl_coef`` > 0.
-        clip_ratio: Half width of the ratio's interval.
-        kl_coef: Weight of the k3 KL estimate, see :func:`approximate_kl`.
+        clip_ratio: How far the ratio may fall below 1.
+        clip_ratio_high: How far it may rise above 1; None for ``clip_ratio``.
+        ratio_level, surrogate: See above.
+        kl_coef: Weight of the KL estimate.
+        kl_estimator: See :func:`approximate_kl`.
         entropy: (N, T) float, entropy of the policy at each token, in nats; gradients flow.
         entropy_coef: Weight of the mean entropy (a bonus).
-        aggregation: See :func:`aggregate`.
+        aggregation, max_tokens, scale: See :func:`aggregate`.
 
     Returns:
         The scalar loss, and detached scalars: ``pg_loss``, ``kl_loss`` (0 without a reference),
-        ``clip_frac`` (share of tokens whose surrogate is the clipped one), ``approx_kl`` (mean of
-        old_logp - logp: KL of the step), and ``entropy`` when given.
+        ``clip_frac`` (share of tokens whose ratio is clipped), ``approx_kl`` (mean of old_logp -
+        logp over tokens: KL of the step), and ``entropy`` when given.
 
     Raises:
-        ValueError: Shapes differ, or a coefficient is set without the tensor it weighs.
+        ValueError: Shapes differ, a coefficient is set without the tensor it weighs, or a switch
+            has an unknown value.
     """
+    check_objective(clip_ratio=clip_ratio, clip_ratio_high=clip_ratio_high,
+                    ratio_level=ratio_level, surrogate=surrogate, kl_estimator=kl_estimator,
+                    aggregation=aggregation, max_tokens=max_tokens)
     if logp.dim() != 2 or not logp.shape == old_logp.shape == mask.shape:
         raise ValueError('`logp`, `old_logp` and `mask` should have one shape (N, T), but got '
                          f'{tuple(logp.shape)}, {tuple(old_logp.shape)}, {tuple(mask.shape)}')
@@ -97,28 +87,71 @@ def policy_loss(logp: Tensor,
         if coefficient and tensor is None:
             raise ValueError(f'`{name}` should be given when its coefficient is not 0 '
                              f'({coefficient})')
-    if advantages.dim() == 1:
-        advantages = advantages[:, None]
 
-    log_ratio = torch.where(mask.bool(), logp - old_logp, torch.zeros_like(logp))
-    ratio = log_ratio.exp()
-    unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_ratio, 1 + clip_ratio)
-    pg_loss = aggregate(torch.maximum(unclipped, clipped), mask, aggregation)
-    loss = pg_loss
+    def mean(values: Tensor) -> Tensor:
+        return aggregate(values, mask, aggregation, max_tokens, scale)
+
+    def token_mean(values: Tensor) -> Tensor:
+        return aggregate(values, mask, 'token_mean', scale=scale)
+
+    def chosen(values: Tensor) -> Tensor:
+        return torch.where(mask.bool(), values, torch.zeros_like(values))
+
+    logp = chosen(logp)  # padding may hold anything, infinities included
+    log_ratio = logp - chosen(old_logp)
+    per_token, is_clipped = _surrogate(
+        logp, _ratio(log_ratio, mask, ratio_level),
+        advantages[:, None] if advantages.dim() == 1 else advantages,
+        1 - clip_ratio, 1 + (clip_ratio if clip_ratio_high is None else clip_ratio_high),
+        surrogate)
+    loss = pg_loss = mean(per_token)
     kl_loss = torch.zeros_like(pg_loss)
     if ref_logp is not None:
-        kl_loss = aggregate(approximate_kl(logp, ref_logp), mask, aggregation)
+        kl_loss = mean(approximate_kl(logp, chosen(ref_logp), kl_estimator))
         if kl_coef:
             loss = loss + kl_coef * kl_loss
     scalars = {
         'pg_loss': pg_loss,
         'kl_loss': kl_loss,
-        'clip_frac': aggregate((clipped > unclipped).to(logp.dtype), mask, 'token_mean'),
-        'approx_kl': aggregate(-log_ratio, mask, 'token_mean'),
+        'clip_frac': token_mean(is_clipped.to(logp.dtype)),
+        'approx_kl': token_mean(-log_ratio),
     }
     if entropy is not None:
-        mean_entropy = aggregate(entropy, mask, aggregation)
-        loss = loss - entropy_coef * mean_entropy
-        scalars['entropy'] = mean_entropy
+        scalars['entropy'] = mean(entropy)
+        if entropy_coef:
+            loss = loss - entropy_coef * scalars['entropy']
     return loss, {name: value.detach() for name, value in scalars.items()}
+
+
+def _ratio(log_ratio: Tensor, mask: Tensor, level: str) -> Tensor:
+    """w of each token, (N, T), from its logarithm (0 where the mask is False)."""
+    if level == 'sequence':
+        lengths = mask.sum(dim=1, keepdim=True).clamp(min=1)
+        log_ratio = (log_ratio.sum(dim=1, keepdim=True) / lengths).expand_as(log_ratio)
+    return log_ratio.exp()
+
+
+def _surrogate(logp: Tensor, ratio: Tensor, advantages: Tensor, low: float, high: float,
+               kind: str) -> tuple[Tensor, Tensor]:
+    """The surrogate of each token and whether its ratio was clipped, both (N, T)."""
+    if kind == 'cispo':
+        return -advantages * ratio.clamp(max=high).detach() * logp, ratio > high
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(low, high)
+    return torch.maximum(unclipped, clipped), clipped > unclipped
+
+
+def check_objective(clip_ratio: float = 0.2, clip_ratio_high: float | None = None,
+                    ratio_level: str = 'token', surrogate: str = 'clip',
+                    kl_estimator: str = 'k3', aggregation: str = 'seq_mean_token_mean',
+                    max_tokens: int | None = None) -> None:
+    """Raise the ValueErrors of :func:`policy_loss` that concern its switches."""
+    check_kl_estimator(kl_estimator)
+    check_aggregation(aggregation, max_tokens)
+    for name, value, known in (('ratio_level', ratio_level, RATIO_LEVELS),
+                               ('surrogate', surrogate, SURROGATES)):
+        if value not in known:
+            raise ValueError(f'`{name}` should be one of {known}, but got {value!r}')
+    if not 0 <= clip_ratio <= 1 or not (clip_ratio_high is None or clip_ratio_high >= 0):
+        raise ValueError(f'`clip_ratio` should be in [0, 1] and `clip_ratio_high` None or at least '
+                         f'0, but got {clip_ratio} and {clip_ratio_high}')

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdpad.rl import group_relative_advantage
+from mmdpad.rl import ADVANTAGES, compute_advantages, group_relative_advantage, has_signal
 
 GOLDEN = Path(__file__).parents[1] / 'data' / 'golden' / 'grpo.jsonl'
 
@@ -33,3 +33,40 @@ def test_golden(line):
     rewards = torch.tensor(case['scores']).reshape(case['num_prompts'], case['group_size'])
     torch.testing.assert_close(group_relative_advantage(rewards).flatten(),
                                torch.tensor(case['expected']['advantage']), rtol=1e-5, atol=1e-6)
+
+
+REWARDS = torch.tensor([[1., 2., 3.], [4., 4., 4.]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize('estimator, expected', [
+    ('grpo', [[-1., 0., 1.], [0., 0., 0.]]),
+    ('dr_grpo', [[-1., 0., 1.], [0., 0., 0.]]),
+    # 1 - (2 + 3) / 2, 2 - (1 + 3) / 2, 3 - (1 + 2) / 2
+    ('rloo', [[-1.5, 0., 1.5], [0., 0., 0.]]),
+    # mean 3, sum of squared differences 4 + 1 + 0 + 3 * 1 = 8, std sqrt(8 / 5)
+    ('reinforce++', [[-2 / 1.6**.5, -1 / 1.6**.5, 0.], [1 / 1.6**.5] * 3]),
+    # centred by group: -1 0 1 0 0 0, whose std is sqrt(2 / 5)
+    ('reinforce++-baseline', [[-1 / .4**.5, 0., 1 / .4**.5], [0., 0., 0.]]),
+])
+def test_estimators_by_hand(estimator, expected):
+    advantages = compute_advantages(REWARDS, estimator, eps=0.0)
+    torch.testing.assert_close(advantages, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_dr_grpo_keeps_the_scale_of_the_rewards():
+    assert compute_advantages(torch.tensor([[0., 4.]]), 'dr_grpo').tolist() == [[-2., 2.]]
+
+
+@pytest.mark.parametrize('estimator', ADVANTAGES)
+def test_a_batch_that_tells_nothing_apart_gets_zero(estimator):
+    assert compute_advantages(torch.full((2, 3), 0.1), estimator).abs().max() == 0
+
+
+def test_unknown_estimator():
+    with pytest.raises(ValueError, match='`advantage` should be one of .* but got'):
+        compute_advantages(REWARDS, 'gae')
+
+
+def test_which_groups_have_a_signal():
+    assert has_signal(REWARDS).tolist() == [True, False]
+    assert has_signal(torch.tensor([[0.1], [0.2]])).tolist() == [False, False]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdpad.rl import aggregate, approximate_kl, policy_loss
+from mmdpad.rl import LossScale, policy_loss
 
 GOLDEN = Path(__file__).parents[1] / 'data' / 'golden' / 'grpo.jsonl'
 
@@ -42,28 +42,16 @@ def test_by_hand():
     torch.testing.assert_close(logp.grad, torch.tensor([[0., -.25]]))
 
 
-def test_kl_by_hand():
-    kl = approximate_kl(torch.tensor([0., 0., 0.]), torch.tensor([0., 1., -100.]))
-    assert kl.tolist() == pytest.approx([0., math.e - 2, 10.])
-
-
-def test_aggregations_differ_by_the_weight_of_long_sequences():
-    values = torch.tensor([[1., 1., 1., 1.], [5., 0., 0., 0.]])
-    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
-    assert aggregate(values, mask, 'token_mean').item() == pytest.approx(9 / 5)
-    assert aggregate(values, mask, 'seq_mean_token_mean').item() == 3.0
-    with pytest.raises(ValueError, match='aggregation'):
-        aggregate(values, mask, 'sum')
-
-
-def test_padding_may_hold_anything():
+@pytest.mark.parametrize('switches', [
+    {}, dict(kl_estimator='k1'), dict(kl_estimator='k2'), dict(surrogate='cispo'),
+    dict(ratio_level='sequence')])
+def test_padding_may_hold_anything(switches):
     bad = torch.tensor([[-1., float('nan')], [-2., float('-inf')]], requires_grad=True)
     mask = torch.tensor([[True, False], [True, False]])
     loss, _ = policy_loss(bad, bad.detach(), torch.ones(2), mask, ref_logp=bad.detach(),
-                          kl_coef=0.1)
+                          kl_coef=0.1, **switches)
     loss.backward()
     assert loss.isfinite() and bad.grad.isfinite().all()
-    assert aggregate(torch.ones(1, 2), torch.zeros(1, 2)) == 0.0
 
 
 def test_a_coefficient_without_its_tensor_and_unequal_shapes_are_errors():
@@ -74,3 +62,78 @@ def test_a_coefficient_without_its_tensor_and_unequal_shapes_are_errors():
         policy_loss(x, x, torch.ones(2), mask, entropy_coef=0.1)
     with pytest.raises(ValueError, match='one shape'):
         policy_loss(x, x[:, :2], torch.ones(2), mask)
+
+
+def gradient(ratios, advantage, **switches):
+    """Loss, gradient in logp and clip_frac of one sequence with the given ratios."""
+    logp = torch.tensor([ratios], dtype=torch.float64).log().requires_grad_()
+    loss, scalars = policy_loss(logp, torch.zeros_like(logp), torch.tensor([advantage]),
+                                torch.ones(1, len(ratios)), **switches)
+    loss.backward()
+    return loss.item(), logp.grad[0].tolist(), scalars['clip_frac'].item()
+
+
+def test_asymmetric_clipping_by_hand():
+    # 1.25 is beyond 1 + 0.2 but not beyond 1 + 0.28: the token keeps its gradient
+    assert gradient([1.25], 1.)[1] == [0.]
+    loss, grad, clipped = gradient([1.25], 1., clip_ratio_high=0.28)
+    assert (loss, grad, clipped) == (pytest.approx(-1.25), pytest.approx([-1.25]), 0.)
+    # The lower bound stays: A = -1 and 0.5 gives max(0.5, 0.8)
+    assert gradient([.5], -1., clip_ratio_high=0.28)[0] == pytest.approx(0.8)
+
+
+def test_sequence_level_ratio_by_hand():
+    # sqrt(2 * 0.5) = 1: no token is clipped, and each gets A * w / T
+    loss, grad, clipped = gradient([2., .5], 1., ratio_level='sequence')
+    assert loss == pytest.approx(-1.) and clipped == 0.
+    assert grad == pytest.approx([-.5, -.5])
+    # sqrt(2 * 2) = 2: the whole sequence is clipped
+    assert gradient([2., 2.], 1., ratio_level='sequence')[1:] == ([0., 0.], 1.)
+
+
+def test_the_sequence_ratio_is_a_mean_over_tokens_that_count():
+    logp = torch.tensor([[math.log(1.1), 5.]])
+    _, scalars = policy_loss(logp, torch.zeros(1, 2), torch.ones(1), torch.tensor([[1, 0]]),
+                             ratio_level='sequence')
+    assert scalars['pg_loss'].item() == pytest.approx(-1.1)
+
+
+def test_cispo_by_hand():
+    # The weight is bounded, the gradient is not cut: -A * min(w, 1.2) / T
+    loss, grad, clipped = gradient([2., .5], 1., surrogate='cispo')
+    assert grad == pytest.approx([-.6, -.25]) and clipped == .5
+    assert loss == pytest.approx(-(1.2 * math.log(2.) + .5 * math.log(.5)) / 2)
+
+
+@pytest.mark.parametrize('aggregation', ['token_mean', 'seq_mean_token_mean',
+                                         'seq_mean_token_sum_norm'])
+def test_parts_of_a_batch_add_up_to_its_loss_and_scalars(aggregation):
+    torch.manual_seed(0)
+    logp, old, ref, entropy = torch.randn(4, 6, 5, dtype=torch.float64) / 3
+    advantages = torch.randn(6, dtype=torch.float64)
+    mask = torch.arange(5) < torch.tensor([[5], [1], [3], [2], [0], [4]])
+    switches = dict(kl_coef=.1, entropy_coef=.2, aggregation=aggregation, max_tokens=7)
+
+    def run(rows, scale):
+        return policy_loss(logp[rows], old[rows], advantages[rows], mask[rows],
+                           ref_logp=ref[rows], entropy=entropy[rows], scale=scale, **switches)
+
+    for parts in (1, 2, 3, 6):
+        scale = LossScale.of(mask, parts)
+        pieces = [run(slice(i, i + 6 // parts), scale) for i in range(0, 6, 6 // parts)]
+        # Accumulated gradients and data-parallel processes average over parts.
+        mean = sum(loss for loss, _ in pieces) / parts
+        torch.testing.assert_close(mean, run(slice(None), LossScale.of(mask))[0])
+        for name in pieces[0][1]:
+            torch.testing.assert_close(sum(scalars[name] for _, scalars in pieces) / parts,
+                                       run(slice(None), LossScale.of(mask))[1][name])
+
+
+@pytest.mark.parametrize('switch, message', [
+    (dict(ratio_level='word'), 'ratio_level'), (dict(surrogate='ppo'), 'surrogate'),
+    (dict(kl_estimator='k4'), 'kl_estimator'), (dict(clip_ratio=2.), 'clip_ratio'),
+    (dict(aggregation='seq_mean_token_sum_norm'), 'max_tokens'),
+    (dict(aggregation='sum'), 'aggregation')])
+def test_unknown_switches(switch, message):
+    with pytest.raises(ValueError, match=message):
+        gradient([1.], 1., **switch)
