@@ -2,9 +2,9 @@
 from .coordinates import scale_boxes, scale_points
 from .parser import FAILURE_REASONS, follows_template, parse_response
 from .solution import parse_solution
-from .template import DEFAULT_TEMPLATE, build_messages, format_response, normalise_question
+from .template import TEMPLATES, build_messages, format_response, normalise_question
 
 __all__ = [
-    'DEFAULT_TEMPLATE', 'FAILURE_REASONS', 'build_messages', 'follows_template', 'format_response',
+    'FAILURE_REASONS', 'TEMPLATES', 'build_messages', 'follows_template', 'format_response',
     'normalise_question', 'parse_response', 'parse_solution', 'scale_boxes', 'scale_points'
 ]

@@ -21,17 +21,20 @@ _THINK_THEN_ANSWER = re.compile(r'</think>\s*<answer>')
 _ANSWER_THEN_CAPTION = re.compile(r'</answer>\s*<caption>')
 
 
-def follows_template(text: str) -> bool:
+def follows_template(text: str, caption: bool = True) -> bool:
     """Whether the whole text is think, answer and caption in this order (blanks between them).
 
     The same as a full match of ``<think>.*?</think>\\s*<answer>.*?</answer>\\s*<caption>.*?
-    </caption>``, in time linear in the text's length.
+    </caption>``, in time linear in the text's length. Without ``caption`` the text ends with
+    ``</answer>``.
     """
-    if not (text.startswith('<think>') and text.endswith('</caption>')):
+    end = '</caption>' if caption else '</answer>'
+    if not (text.startswith('<think>') and text.endswith(end)):
         return False
-    answer = _THINK_THEN_ANSWER.search(text, len('<think>'))
-    caption = answer and _ANSWER_THEN_CAPTION.search(text, answer.end())
-    return caption is not None and caption.end() <= len(text) - len('</caption>')
+    last = _THINK_THEN_ANSWER.search(text, len('<think>'))
+    if caption and last:
+        last = _ANSWER_THEN_CAPTION.search(text, last.end())
+    return last is not None and last.end() <= len(text) - len(end)
 
 
 def parse_response(text: str,

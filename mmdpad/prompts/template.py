@@ -34,17 +34,28 @@ def format_response(think: str, box: tuple[float, ...], points: tuple[tuple[floa
             f'<caption>{caption}</caption>')
 
 
-EXAMPLE_RESPONSE = format_response('your reasoning', (10, 100, 200, 210), ((30, 110), (35, 180)),
-                                   'a description of the object')
-
-DEFAULT_TEMPLATE = (
+_FIND = (
     'Find "{question}" in the image. Compare the objects that could be meant and settle on the '
     'single best match. First reason between <think> and </think>. Then answer between <answer> '
     'and </answer> with JSON in pixels of this image: the bounding box of the object '
-    '(x1, y1, x2, y2) and two points inside it, each at the centre of one of its widest parts. '
-    'Last, between <caption> and </caption>, describe what the box holds so that it cannot be '
-    'taken for anything else in the image. Write in exactly this form:\n'
-    + EXAMPLE_RESPONSE.replace('{', '{{').replace('}', '}}'))
+    '(x1, y1, x2, y2) and two points inside it, each at the centre of one of its widest parts.')
+_DESCRIBE = (
+    ' Last, between <caption> and </caption>, describe what the box holds so that it cannot be '
+    'taken for anything else in the image.')
+EXAMPLE_RESPONSE = format_response('your reasoning', (10, 100, 200, 210), ((30, 110), (35, 180)),
+                                   'a description of the object')
+
+
+def _template(instructions: str, example: str) -> str:
+    example = example.replace('{', '{{').replace('}', '}}')
+    return f'{instructions} Write in exactly this form:\n{example}'
+
+
+TEMPLATES = {
+    'default': _template(_FIND + _DESCRIBE, EXAMPLE_RESPONSE),
+    'without_caption': _template(_FIND, EXAMPLE_RESPONSE[:EXAMPLE_RESPONSE.index('\n<caption>')]),
+}
+"""Prompts by name: DPAD's, and the same without the description (what Seg-Zero asks for)."""
 
 
 def normalise_question(text: str) -> str:
@@ -56,22 +67,24 @@ def normalise_question(text: str) -> str:
     return text.strip().lower().rstrip('. ')
 
 
-def build_messages(question: str, template: str = DEFAULT_TEMPLATE) -> list[dict[str, Any]]:
+def build_messages(question: str, template: str = 'default') -> list[dict[str, Any]]:
     """One user turn, image first, for a processor's ``apply_chat_template``.
 
     Args:
         question: A normalised question, see :func:`normalise_question`.
-        template: Text with the placeholder ``{question}``; literal braces are doubled, as in
-            ``str.format``.
+        template: A name of :data:`TEMPLATES`, or text with the placeholder ``{question}``;
+            literal braces are doubled, as in ``str.format``.
 
     Raises:
         ValueError: The template has no ``{question}``, or a placeholder of another name.
     """
+    template = TEMPLATES.get(template, template)
     try:
         text = template.format(question=question)
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f'`prompt_template` should hold `{{question}}` and no other placeholder '
                          f'(double literal braces), but got {template!r}') from error
     if '{question}' not in template:
-        raise ValueError(f'`prompt_template` should hold `{{question}}`, but got {template!r}')
+        raise ValueError(f'`prompt_template` should be one of {sorted(TEMPLATES)} or hold '
+                         f'`{{question}}`, but got {template!r}')
     return [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': text}]}]

@@ -3,12 +3,34 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from mmdpad.registry import REWARDS
 from mmdpad.structures import RolloutBatch
+
+
+def build_term(config: dict[str, Any]) -> Callable[[RolloutBatch], Tensor]:
+    """A reward term from its config, see :class:`RewardComposition`.
+
+    Raises:
+        KeyError: No term of this ``type`` is registered.
+        TypeError: Arguments that the term does not take, or lacks.
+    """
+    function = REWARDS.get(config.get('type', ''))
+    if not inspect.isfunction(function):
+        return REWARDS.build(config)
+    arguments = {key: value for key, value in config.items() if key != 'type'}
+    try:
+        inspect.signature(function).bind(None, **arguments)
+    except TypeError as error:
+        raise TypeError(f'Reward term {config["type"]!r} should take a rollout and the arguments '
+                        f'{sorted(arguments)} of the config, but: {error}') from error
+    return partial(function, **arguments)
 
 
 class RewardComposition:
@@ -20,7 +42,8 @@ class RewardComposition:
 
     Args:
         terms: Name -> config of a registered reward term, with an optional ``weight`` (1.0).
-            A term is a callable ``term(rollout) -> (B, G)`` float tensor.
+            A term is a callable ``term(rollout) -> (B, G)`` float tensor: an object of a registered
+            class, or a registered function ``term(rollout, **rest of the config)``.
 
     Example:
         >>> composition = RewardComposition(dict(
@@ -36,7 +59,7 @@ class RewardComposition:
         for name, config in terms.items():
             config = dict(config)
             self.expect(name, config.pop('weight', 1.0))
-            self.terms[name] = REWARDS.build(config)
+            self.terms[name] = build_term(config)
 
     def expect(self, name: str, weight: float = 1.0) -> None:
         """Announce a term that somebody else writes into ``rollout.rewards``.
@@ -75,5 +98,16 @@ class RewardComposition:
                 raise ValueError(f'Reward term {name!r} should be finite and of shape (prompts, '
                                  f'responses) = {shape}, but got shape {tuple(values.shape)}: '
                                  f'{values}')
-        return sum(weight * rollout.rewards[name].float().cpu()  # type: ignore[return-value]
+        # float64, so that batches and their parts give one sum
+        return sum(weight * rollout.rewards[name].double().cpu()  # type: ignore[return-value]
                    for name, weight in self.weights.items())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data of the terms that remember something (those with a ``state_dict``)."""
+        return {name: term.state_dict() for name, term in self.terms.items()
+                if hasattr(term, 'state_dict')}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave; terms that are new start afresh."""
+        for name in state.keys() & self.terms.keys():
+            self.terms[name].load_state_dict(state[name])

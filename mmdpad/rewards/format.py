@@ -12,11 +12,19 @@ from mmdpad.structures import ReasoningOutput, RolloutBatch
 
 @REWARDS.register_module()
 class ThinkingFormatReward:
-    """1 if the whole text is think, answer and caption in this order, else 0."""
+    """1 if the whole text is think, answer and caption in this order, else 0.
+
+    Args:
+        caption: False asks for think and answer only (Seg-Zero).
+    """
+
+    def __init__(self, caption: bool = True) -> None:
+        self.caption = caption
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor of 0 and 1."""
-        return rollout.per_response([float(follows_template(text)) for text in rollout.texts])
+        return rollout.per_response([float(follows_template(text, self.caption))
+                                     for text in rollout.texts])
 
 
 @REWARDS.register_module()

@@ -85,7 +85,7 @@ def compute_advantages(rewards: Tensor, estimator: str = 'grpo', eps: float = 1e
     ======================  ==========================================  ==========================
     grpo                    (r - mean_group) / (std_group + eps)        arXiv 2402.03300, sec. 4.1
     dr_grpo                 r - mean_group                              arXiv 2503.20783, sec. 3.2
-    rloo                    r - mean of the group's others              arXiv 2402.14740, eq. 8
+    rloo                    r - mean of the group's others              arXiv 2402.14740
     reinforce++             (r - mean_batch) / (std_batch + eps)        arXiv 2501.03262
     reinforce++-baseline    r - mean_group, then as 'reinforce++'       arXiv 2501.03262
     ======================  ==========================================  ==========================

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .reasoning_output import ParseFailure, ReasoningOutput
 
@@ -23,6 +24,7 @@ class RolloutBatch:
         data_samples: B data samples (``DetDataSample``) with metainfo and, in training,
             ``prompt_targets``.
         prompt_images: B uint8 tensors (3, h, w), RGB.
+        images: B uint8 tensors (3, H, W), RGB, the original frames, or None.
         group_size: G.
         texts: B * G decoded responses, without special tokens.
         parsed: B * G parse results of the texts.
@@ -32,9 +34,14 @@ class RolloutBatch:
         think_tokens: (B * G,) float, tokens inside the think tags; NaN without tags.
         signals: Name -> (B, G) float: worth logging, but no reward.
         rewards: Name of a term -> (B, G) float, unweighted.
+        total_rewards: (B, G) float, the weighted sum, or None before it is computed.
         advantages: (B, G) float, or None before they are computed.
         old_logp: (B * G, R) float log-probabilities under the policy that sampled, kept only when
             one rollout serves several updates; None means "the policy being updated, detached".
+        ref_logp: (B * G, R) float, those under the reference, where they are needed more than
+            once; else None.
+        loss_scale: What the means of the loss divide by (:class:`mmdpad.rl.LossScale`) where this
+            is one of several micro-batches; None for this batch alone.
     """
 
     data_samples: list[Any]
@@ -48,8 +55,12 @@ class RolloutBatch:
     think_tokens: Tensor = field(default_factory=lambda: torch.zeros(0))
     signals: dict[str, Tensor] = field(default_factory=dict)
     rewards: dict[str, Tensor] = field(default_factory=dict)
+    total_rewards: Tensor | None = None
     advantages: Tensor | None = None
     old_logp: Tensor | None = None
+    ref_logp: Tensor | None = None
+    loss_scale: tuple[float, float] | None = None
+    images: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
         rows = self.num_prompts * self.group_size
@@ -84,6 +95,18 @@ class RolloutBatch:
         tensor = torch.as_tensor(values, dtype=torch.float32)
         return tensor.reshape(self.num_prompts, self.group_size)
 
+    def select(self, prompts: Sequence[int]) -> RolloutBatch:
+        """The groups of some prompts, in the given order, cut to their longest response."""
+        index = torch.as_tensor(prompts, dtype=torch.long)
+        rows = (index[:, None] * self.group_size + torch.arange(self.group_size)).flatten()
+        picked = {name: _pick(getattr(self, name), rows if per_row else index)
+                  for name, per_row in _PARTS.items()}
+        length = int(picked['response_mask'].sum(dim=1).max()) if len(rows) else 0
+        for name in _PER_TOKEN:
+            if picked[name] is not None:
+                picked[name] = picked[name][:, :length]
+        return replace(self, **picked)
+
     def split(self, prompts: int) -> Iterator[RolloutBatch]:
         """Yield consecutive parts of ``prompts`` prompts each; groups are never divided.
 
@@ -94,19 +117,54 @@ class RolloutBatch:
             raise ValueError(f'num_prompts ({self.num_prompts}) should be divisible by the prompts '
                              f'of a micro-batch ({prompts})')
         for start in range(0, self.num_prompts, prompts):
-            some = slice(start, start + prompts)
-            rows = slice(start * self.group_size, (start + prompts) * self.group_size)
-            yield replace(
-                self,
-                data_samples=self.data_samples[some],
-                prompt_images=self.prompt_images[some],
-                texts=self.texts[rows],
-                parsed=self.parsed[rows],
-                response_ids=self.response_ids[rows],
-                response_mask=self.response_mask[rows],
-                truncated=self.truncated[rows],
-                think_tokens=self.think_tokens[rows],
-                signals={k: v[some] for k, v in self.signals.items()},
-                rewards={k: v[some] for k, v in self.rewards.items()},
-                advantages=None if self.advantages is None else self.advantages[some],
-                old_logp=None if self.old_logp is None else self.old_logp[rows])
+            yield self.select(range(start, start + prompts))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[RolloutBatch]) -> RolloutBatch:
+        """Several rollouts of one group size as one; token tensors are padded to one length.
+
+        Raises:
+            ValueError: Group sizes differ, or a field is set in some parts only.
+        """
+        first = parts[0]
+        if any(part.group_size != first.group_size for part in parts):
+            raise ValueError(f'Rollouts should have one group size, but got '
+                             f'{[part.group_size for part in parts]}')
+        joined = {}
+        for name in _PARTS:
+            values = [getattr(part, name) for part in parts]
+            if any((value is None) != (values[0] is None) for value in values):
+                raise ValueError(f'`{name}` should be set in all rollouts or in none')
+            if name in _PER_TOKEN and values[0] is not None:
+                width = max(value.shape[1] for value in values)
+                values = [pad(value, (0, width - value.shape[1])) for value in values]
+            joined[name] = _join(values)
+        return replace(first, **joined)
+
+
+# Fields with an entry per prompt (False) or per response (True).
+_PARTS = dict(data_samples=False, prompt_images=False, images=False, texts=True, parsed=True,
+              response_ids=True, response_mask=True, truncated=True, think_tokens=True,
+              signals=False, rewards=False, total_rewards=False, advantages=False,
+              old_logp=True, ref_logp=True)
+_PER_TOKEN = ('response_ids', 'response_mask', 'old_logp', 'ref_logp')
+
+
+def _pick(value: Any, index: Tensor) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {name: _pick(item, index) for name, item in value.items()}
+    if isinstance(value, Tensor):
+        return value[index.to(value.device)]
+    return [value[i] for i in index.tolist()]
+
+
+def _join(values: list[Any]) -> Any:
+    if values[0] is None:
+        return None
+    if isinstance(values[0], dict):
+        return {name: _join([value[name] for value in values]) for name in values[0]}
+    if isinstance(values[0], Tensor):
+        return torch.cat(values)
+    return [item for value in values for item in value]

@@ -7,6 +7,7 @@ import argparse
 import os
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, DictAction
 
 
@@ -37,7 +38,8 @@ def check_file(what: str, path: str | None) -> None:
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """The config that a command line of :func:`experiment_parser` asks for."""
+    """The config that a command line of :func:`experiment_parser` asks for. Several processes on
+    a CPU (``torchrun ... --launcher pytorch``) are joined by gloo here."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     check_file('config', args.config)
     config = Config.fromfile(args.config)
@@ -46,4 +48,7 @@ def read_config(args: argparse.Namespace) -> Config:
         config.merge_from_dict(args.cfg_options)
     config.work_dir = (args.work_dir or config.get('work_dir')
                        or f'work_dirs/{Path(args.config).stem}')
+    if args.launcher == 'pytorch' and not torch.cuda.is_available():
+        # mmengine's own start of processes sets a CUDA device; it leaves a started group alone.
+        torch.distributed.init_process_group('gloo')
     return config

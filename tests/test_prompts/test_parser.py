@@ -20,6 +20,14 @@ def test_reads_back_what_the_template_writes():
         points=((12., 22.), (28., 38.)))
 
 
+def test_without_a_caption_the_text_ends_with_the_answer():
+    text = f'<think>why</think>\n<answer>{ANSWER}</answer>'
+    assert follows_template(text, caption=False) and not follows_template(text)
+    assert not follows_template(wrap(ANSWER), caption=False)
+    for wrong in ('', '<think></answer>', text + ' ', text.replace('<answer>', 'x<answer>')):
+        assert not follows_template(wrong, caption=False)
+
+
 def test_reads_the_example_of_the_default_template():
     assert follows_template(EXAMPLE_RESPONSE)
     assert isinstance(parse_response(EXAMPLE_RESPONSE), ReasoningOutput)

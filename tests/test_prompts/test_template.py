@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 
-from mmdpad.prompts import DEFAULT_TEMPLATE, build_messages, normalise_question
+from mmdpad.prompts import TEMPLATES, build_messages, normalise_question
 
 
 @pytest.mark.parametrize('raw, question', [
@@ -26,8 +26,14 @@ def test_default_template_shows_json_and_keeps_braces_of_the_question():
     assert '"the {odd} one"' in text and '{"bbox": [10, 100, 200, 210]' in text
 
 
+def test_a_template_by_name_may_leave_the_caption_out():
+    text = build_messages('a cup', 'without_caption')[0]['content'][1]['text']
+    assert 'caption' not in text and text.endswith('</answer>')
+    assert '<caption>' in build_messages('a cup', 'default')[0]['content'][1]['text']
+
+
 @pytest.mark.parametrize('template', ['find it', 'find {}', '{question} {other}', '{question',
-                                      DEFAULT_TEMPLATE.replace('{{', '{')])
+                                      TEMPLATES['default'].replace('{{', '{')])
 def test_a_template_without_its_placeholder_is_refused(template):
     with pytest.raises(ValueError, match='prompt_template'):
         build_messages('q', template)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from statistics import mean
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import all_gather, all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor
@@ -16,8 +16,10 @@ from torch import Tensor
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
 from mmdpad.rewards import RewardComposition
-from mmdpad.rl import group_relative_advantage
-from mmdpad.structures import ParseFailure, RolloutBatch
+from mmdpad.rl import LossScale, approximate_kl, check_estimator, compute_advantages, has_signal
+from mmdpad.structures import RolloutBatch
+
+from .rollout_stats import describe_rollout
 
 
 @LOOPS.register_module()
@@ -27,22 +29,37 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     One iteration: a batch of B prompts from the dataloader, G responses to each, rewards,
     group-relative advantages, and the ordinary ``model.train_step`` on micro-batches of whole
     groups. How many optimizer steps a rollout serves follows from the optimizer wrapper:
-    ``B / prompts_per_micro_batch / accumulative_counts``; 1 is on-policy.
+    ``updates_per_rollout * B / prompts_per_micro_batch / accumulative_counts``; 1 is on-policy.
+
+    A batch of B prompts on one process, or of B / W on each of W processes, cut into whatever
+    micro-batches, gives one and the same update (up to rounding).
 
     Args:
         runner, dataloader, max_iters, val_begin, val_interval: As in mmengine.
         rewards: Name -> config of a reward term, see :class:`RewardComposition`.
         prompts_per_micro_batch: Prompts (times G responses) in one forward and backward pass;
             None for all B.
+        advantage: Estimator of :func:`mmdpad.rl.compute_advantages`.
+        updates_per_rollout: How often the whole rollout is gone through.
+        max_refills: Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups whose rewards
+            are all equal are replaced by groups of further prompts, drawing at most this many
+            further batches an iteration; what is still missing then is filled up with groups
+            without a signal. 0 keeps every group.
     """
 
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
                  rewards: dict[str, dict], prompts_per_micro_batch: int | None = None,
+                 advantage: str = 'grpo', updates_per_rollout: int = 1, max_refills: int = 0,
                  **kwargs: Any) -> None:
         super().__init__(runner, dataloader, max_iters, **kwargs)
         self.composition = RewardComposition(rewards)
         batch_size = self.dataloader.batch_size
         self.micro = prompts_per_micro_batch or batch_size
+        check_estimator(advantage)
+        self.advantage = advantage
+        self.updates_per_rollout = updates_per_rollout
+        self.max_refills = max_refills
+        self.batches_drawn = 0
         # The reference is the start policy, so it is copied before a resumed policy is loaded.
         if self.model.objective['kl_coef']:
             self.model.build_reference()
@@ -57,9 +74,10 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         """Train. See :meth:`run_iter` for one iteration."""
         self._check_batch_sizes()
         self._settle_reference()
-        passes = self.dataloader.batch_size // self.micro
+        passes = self.updates_per_rollout * self.dataloader.batch_size // self.micro
         self.runner.optim_wrapper.initialize_count_status(
             self.runner.model, self._iter * passes, self._max_iters * passes)
+        self._settle_resumed_state()
         return super().run()
 
     def run_iter(self, data_batch: dict) -> None:
@@ -68,46 +86,131 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
         start = time.perf_counter()
 
-        rollout = self.sample(data_batch)
-        sampled = time.perf_counter()
-        self.composition.score(rollout)
-        runner.call_hook('after_rollout', rollout=rollout)
-        rewards = self.composition.total(rollout)
-        rollout.advantages = group_relative_advantage(rewards)
-        scored = time.perf_counter()
-        logs = self.update(rollout)
+        rollout, logs = self.collect(data_batch)
+        if self.model.train_options['kl_in'] == 'reward':
+            logs['kl_penalty'] = self.penalise(rollout)
+        rollout.advantages = self.advantages_of(rollout)
+        runner.call_hook('before_update', rollout=rollout)
+        collected = time.perf_counter()
+        logs.update(self.update(rollout))
 
-        logs.update(describe_rollout(rollout, rewards))
-        logs['rollout_time'], logs['reward_time'] = sampled - start, scored - sampled
+        logs['rollout_time'] = collected - start
         tokens = int(rollout.response_mask.sum())
         logs['tokens_per_second'] = tokens / (time.perf_counter() - start)
+        runner.message_hub.update_info('grpo_loop', self.state_dict())
         runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch,
-                         outputs=logs)
+                         outputs=mean_over_processes(logs))
         self._iter += 1
 
+    def collect(self, data_batch: dict) -> tuple[RolloutBatch, dict[str, float]]:
+        """A scored rollout of B groups, and its log; with refills, of groups with a signal as far
+        as they were found. The log describes everything that was sampled."""
+        pool = self.sample(data_batch)
+        size, refills = pool.num_prompts, 0
+        while refills < self.max_refills and self._is_short(pool, size):
+            pool = RolloutBatch.concatenate([pool, self.sample(next(self.dataloader_iterator))])
+            refills += 1
+        logs = describe_rollout(pool)
+        if self.max_refills:
+            logs['refills'] = float(refills)
+            best_first = has_signal(pool.total_rewards).logical_not().argsort(stable=True)
+            pool = pool.select(best_first[:size].tolist())
+        return pool, logs
+
     def sample(self, data_batch: dict) -> RolloutBatch:
-        """G responses to each prompt of the batch, in the arithmetic (AMP) of the updates. The
-        responses of an iteration depend on the run's seed, the iteration and the process, not on
-        what was drawn before."""
+        """G responses to each prompt of the batch, in the arithmetic (AMP) of the updates, with
+        every reward term and the sum.
+
+        What is drawn for a response depends on the run's seed, the prompt's place in the stream
+        of data and the response's in its group: not on earlier draws, micro-batches or processes.
+        """
+        runner = self.runner
         data = self.model.data_preprocessor(data_batch, False)
-        seed = hash((self.runner.seed, self._iter, get_rank())) % 2**31
-        with self.runner.optim_wrapper.optim_context(self.runner.model):
-            return self.model.rollout(**data, **self.model.sampling, seed=seed)
+        size, processes = len(data['data_samples']), get_world_size()
+        first = self.batches_drawn * size * processes + get_rank()
+        self.batches_drawn += 1
+        with runner.optim_wrapper.optim_context(runner.model):
+            rollout = self.model.rollout(
+                **data, **self.model.sampling, seed=runner.seed,
+                prompt_numbers=range(first, first + size * processes, processes))
+        self.composition.score(rollout)
+        runner.call_hook('after_rollout', rollout=rollout)
+        rollout.total_rewards = self.composition.total(rollout)
+        return rollout
+
+    def penalise(self, rollout: RolloutBatch) -> float:
+        """Take ``kl_coef`` times the KL estimate, summed over a response's tokens, off its reward;
+        returns the mean of what was taken."""
+        rollout.old_logp, rollout.ref_logp = self._log_probs(rollout, both=True)
+        kl = approximate_kl(rollout.old_logp, rollout.ref_logp,
+                            self.model.objective['kl_estimator'])
+        kl = (kl * rollout.response_mask.to(kl)).sum(dim=1).cpu()
+        penalty = self.model.objective['kl_coef'] * rollout.per_response(kl)
+        rollout.total_rewards = rollout.total_rewards - penalty
+        return float(penalty.mean())
+
+    def advantages_of(self, rollout: RolloutBatch) -> Tensor:
+        """(B, G) advantages of this process's groups within the batch of all processes."""
+        everyone = torch.cat(all_gather(rollout.total_rewards))
+        first = get_rank() * rollout.num_prompts
+        return compute_advantages(everyone, self.advantage)[first:first + rollout.num_prompts]
 
     def update(self, rollout: RolloutBatch) -> dict[str, float]:
         """Hand the rollout to ``train_step`` in micro-batches; return the mean of its logs."""
-        parts = list(rollout.split(self.micro))
-        if len(parts) > self.runner.optim_wrapper._accumulative_counts:
+        wrapper = self.runner.optim_wrapper
+        parts, counts = list(rollout.split(self.micro)), wrapper._accumulative_counts
+        steps = [parts[i:i + counts] for i in range(0, len(parts), counts)]
+        for step in steps:
+            scale = self._loss_scale(step)
+            for part in step:
+                part.loss_scale = scale
+        if len(steps) * self.updates_per_rollout > 1:
             # Several optimizer steps: all of them refer to the policy that sampled.
-            with self.runner.optim_wrapper.optim_context(self.runner.model):
-                for part in parts:
-                    part.old_logp = self.model.old_log_probs(part)
-        logs: Counter = Counter()
-        for part in parts:
+            for part in parts:
+                part.old_logp, part.ref_logp = self._log_probs(
+                    part, both=bool(self.model.objective['kl_coef']))
+        logs: dict[str, float] = {}
+        share = 1 / (len(parts) * self.updates_per_rollout)
+        for part in parts * self.updates_per_rollout:
             scalars = self.runner.model.train_step(dict(inputs=part, data_samples=None),
-                                                   optim_wrapper=self.runner.optim_wrapper)
-            logs.update({name: value.item() / len(parts) for name, value in scalars.items()})
-        return dict(logs)
+                                                   optim_wrapper=wrapper)
+            for name, value in scalars.items():
+                logs[name] = logs.get(name, 0.0) + share * value.item()
+        return logs
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data that a resumed run needs; equal on all processes."""
+        return dict(batches_drawn=self.batches_drawn, rewards=self.composition.state_dict())
+
+    def _is_short(self, rollout: RolloutBatch, size: int) -> bool:
+        """Whether any process has fewer than ``size`` groups with a signal."""
+        missing = int(has_signal(rollout.total_rewards).sum()) < size
+        return any(all_gather_object(missing))
+
+    def _log_probs(self, rollout: RolloutBatch, both: bool) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities under the policy, and those under the reference if asked for."""
+        with self.runner.optim_wrapper.optim_context(self.runner.model):
+            return (self.model.log_probs(rollout),
+                    self.model.log_probs(rollout, reference=True) if both else None)
+
+    def _loss_scale(self, step: list[RolloutBatch]) -> LossScale:
+        """Sequences and tokens that a micro-batch of an optimizer step stands for: the mean over
+        its micro-batches and all processes."""
+        scales = [LossScale.of(self.model.loss_mask(part), len(step)) for part in step]
+        totals = torch.tensor(scales, dtype=torch.float64).sum(dim=0)
+        all_reduce(totals, 'mean')
+        return LossScale(*totals.tolist())
+
+    def _settle_resumed_state(self) -> None:
+        """Go on in the stream of data, and with the state of reward terms, where a run stopped."""
+        state = self.runner.message_hub.get_info('grpo_loop') if self._iter else None
+        if state is None:
+            self.batches_drawn = self._iter
+            return
+        self.batches_drawn = state['batches_drawn']
+        self.composition.load_state_dict(state['rewards'])
+        for _ in range(self.batches_drawn - self._iter):  # mmengine skips one an iteration
+            next(self.dataloader_iterator)
 
     def _settle_reference(self) -> None:
         """Make the reference equal to the start policy, whether fresh, loaded or resumed."""
@@ -139,28 +242,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                              f'{self.model.sampling["group_size"]}')
 
 
-def describe_rollout(rollout: RolloutBatch, rewards: Tensor) -> dict[str, float]:
-    """Means over a rollout for the log.
-
-    Args:
-        rollout: A rollout with reward terms and signals.
-        rewards: (B, G) total rewards.
-
-    Returns:
-        ``reward``, ``reward_std`` (mean spread within groups), ``reward/<term>`` (unweighted),
-        ``signal/<name>`` and ``think_tokens`` (over responses that have one; absent if none has),
-        ``flat_groups`` (share of groups without spread, so without signal), ``parse_failures`` and
-        ``truncated`` (shares), ``response_tokens``.
-    """
-    logs = {'reward': rewards.mean(), 'reward_std': rewards.std(dim=1).mean()}
-    logs |= {f'reward/{name}': term.mean() for name, term in rollout.rewards.items()}
-    logs |= {f'signal/{name}': term.nanmean() for name, term in rollout.signals.items()
-             if not term.isnan().all()}
-    logs['flat_groups'] = (rewards == rewards[:, :1]).all(dim=1).float().mean()
-    failures = [isinstance(parsed, ParseFailure) for parsed in rollout.parsed]
-    logs['parse_failures'] = torch.tensor(failures).float().mean()
-    logs['truncated'] = rollout.truncated.float().mean()
-    if not rollout.think_tokens.isnan().all():
-        logs['think_tokens'] = rollout.think_tokens.nanmean()
-    logs['response_tokens'] = rollout.response_mask.sum(dim=1).float().mean()
-    return {name: float(value) for name, value in logs.items()}
+def mean_over_processes(logs: dict[str, float]) -> dict[str, float]:
+    """The mean of each number over the processes that have it."""
+    everyone = all_gather_object(logs)
+    names = dict.fromkeys(name for one in everyone for name in one)
+    return {name: mean([one[name] for one in everyone if name in one]) for name in names}

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoProcessor, BatchFeature, Qwen2_5_VLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from mmdpad.prompts import DEFAULT_TEMPLATE, build_messages
+from mmdpad.prompts import build_messages
 from mmdpad.registry import MODELS
 
 
@@ -32,7 +32,7 @@ class VLMReasoningHead(BaseModule):
             than one ``/``) has to exist.
         prompt_template: See :func:`mmdpad.prompts.build_messages`.
         dtype: Of the weights: ``'float32'`` (master weights; use an AMP optimizer wrapper for
-            bfloat16 arithmetic) or ``'bfloat16'`` for evaluation.
+            bfloat16 arithmetic), ``'bfloat16'`` for evaluation, ``'float64'`` to check numbers.
         attn_implementation: As in transformers: ``'sdpa'``, ``'eager'``, ``'flash_attention_2'``.
         freeze_vision: Keep the vision tower as it is.
         gradient_checkpointing: Recompute activations in the backward pass.
@@ -46,7 +46,7 @@ class VLMReasoningHead(BaseModule):
 
     def __init__(self,
                  pretrained: str,
-                 prompt_template: str = DEFAULT_TEMPLATE,
+                 prompt_template: str = 'default',
                  dtype: str = 'float32',
                  attn_implementation: str = 'sdpa',
                  freeze_vision: bool = False,
@@ -131,7 +131,8 @@ class VLMReasoningHead(BaseModule):
         return len(self.processor.tokenizer(text, add_special_tokens=False)['input_ids'])
 
     def log_probs(self, prompts: BatchFeature, response_ids: Tensor, response_mask: Tensor,
-                  temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+                  temperature: float = 1.0,
+                  entropy: str | None = None) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of responses under softmax(logits / temperature).
 
         The vision tower sees each of the B images once. Vision tokens have probability 0, as in
@@ -142,10 +143,11 @@ class VLMReasoningHead(BaseModule):
             response_ids: (N, R) long; N a multiple of B, prompt-major.
             response_mask: (N, R) bool.
             temperature: That of the sampling.
-            entropy: Also return the entropy of each token's distribution.
+            entropy: 'grad' or 'no_grad' to return the entropy of each token's distribution too,
+                with or without gradients.
 
         Returns:
-            (N, R) float32 log-probabilities, 0 where the mask is False; and the entropies in nats
+            (N, R) float32 log-probabilities (float64 of a float64 model), 0 where the mask is False; and the entropies in nats
             (N, R), or None.
         """
         group_size = len(response_ids) // len(prompts['input_ids'])
@@ -170,11 +172,15 @@ class VLMReasoningHead(BaseModule):
         logits = self.model(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
             mm_encoder_outputs={'image': BaseModelOutputWithPooling(pooler_output=features)},
-            logits_to_keep=keep, use_cache=False).logits.float() / temperature
+            logits_to_keep=keep, use_cache=False).logits
+        # At least float32; a float64 model keeps its precision.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
         logits[..., self.vision_token_ids] = -torch.inf
         logp = -cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction='none')
         logp = logp.reshape(ids.shape).masked_fill(~mask, 0.0)
-        return logp, (_entropy(logits) if entropy else None)
+        if entropy is None:
+            return logp, None
+        return logp, _entropy(logits if entropy == 'grad' else logits.detach())
 
 
 def _entropy(logits: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from mmdpad.prompts import parse_response, scale_boxes, scale_points
 from mmdpad.registry import MODELS, ROLLOUTS
-from mmdpad.rl import policy_loss
-from mmdpad.structures import ParseFailure, RolloutBatch
+from mmdpad.rl import check_objective, policy_loss
+from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
 
 Inputs = dict[str, list[Tensor]]
 FROZEN = ('decoder.', 'reference.')
@@ -34,8 +35,12 @@ class ReasoningSegmentor(BaseDetector):
         rollout_engine: Config of what samples responses.
         reference_compatible: See :func:`mmdpad.prompts.parse_response`.
         train_cfg: ``group_size`` (G), ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k`` of
-            the rollout; ``clip_ratio``, ``kl_coef``, ``entropy_coef``, ``aggregation`` of
-            :func:`mmdpad.rl.policy_loss`.
+            the rollout; ``clip_ratio``, ``clip_ratio_high``, ``ratio_level``, ``surrogate``,
+            ``kl_coef``, ``kl_estimator``, ``entropy_coef``, ``aggregation`` of
+            :func:`mmdpad.rl.policy_loss` ('seq_mean_token_sum_norm' divides by
+            ``max_new_tokens``); ``kl_in``: 'loss' or 'reward' (there the KL estimate, summed over
+            a response's tokens, is taken off its reward); ``truncated``: 'count', or 'mask' to
+            leave responses that hit the length limit out of the loss (DAPO, arXiv 2503.14476).
         test_cfg: ``temperature`` (0: greedy), ``max_new_tokens``, ``top_p``, ``top_k``, ``seed``.
         data_preprocessor, init_cfg: As in mmdet.
     """
@@ -55,7 +60,7 @@ class ReasoningSegmentor(BaseDetector):
         self.reference: nn.Module | None = None
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
         self.reference_compatible = reference_compatible
-        self.sampling, self.objective = _split_train_cfg(train_cfg or {})
+        self.sampling, self.objective, self.train_options = _split_train_cfg(train_cfg or {})
         self.test_cfg = {'temperature': 0.0, 'max_new_tokens': 1024, **(test_cfg or {})}
         self.register_state_dict_post_hook(_drop_frozen)
         self.register_load_state_dict_post_hook(_expect_no_frozen)
@@ -76,7 +81,8 @@ class ReasoningSegmentor(BaseDetector):
         """Sample responses and read them.
 
         Args:
-            inputs: ``prompt_image``: B uint8 tensors (3, h, w), RGB.
+            inputs: ``prompt_image``: B uint8 tensors (3, h, w), RGB; optionally ``image``, the
+                original frames.
             data_samples: B data samples with ``question``.
             **sampling: As in :class:`HFRollout`, ``group_size`` included.
         """
@@ -87,7 +93,7 @@ class ReasoningSegmentor(BaseDetector):
         parsed = [parse_response(text, self.reference_compatible) for text in texts]
         lengths = [self.policy.count_tokens(p.think) for p in parsed]
         return RolloutBatch(
-            data_samples=data_samples, prompt_images=images,
+            data_samples=data_samples, prompt_images=images, images=inputs.get('image'),
             group_size=sampling.get('group_size', 1), texts=texts, parsed=parsed,
             response_ids=responses.ids, response_mask=responses.mask,
             truncated=responses.truncated,
@@ -117,29 +123,44 @@ class ReasoningSegmentor(BaseDetector):
                             f'but got {type(inputs).__name__}; set '
                             f"`train_cfg=dict(type='GRPOTrainLoop', ...)`")
         rollout, objective = inputs, self.objective
-        tokens = (rollout.response_ids, rollout.response_mask, self.sampling['temperature'])
         prompts = self._encode(rollout.prompt_images, rollout.data_samples)
-        logp, entropy = self.policy.log_probs(prompts, *tokens, entropy=True)
-        ref_logp = None
-        if objective.get('kl_coef', 0):
-            if self.reference is None:
-                raise RuntimeError('`build_reference()` should be called before training with '
-                                   '`kl_coef` > 0')
-            with torch.no_grad():
-                ref_logp, _ = self.reference.log_probs(prompts, *tokens)
+        tokens = (rollout.response_ids, rollout.response_mask, self.sampling['temperature'])
+        logp, entropy = self.policy.log_probs(
+            prompts, *tokens, entropy='grad' if objective['entropy_coef'] else 'no_grad')
+        ref_logp = rollout.ref_logp
+        if ref_logp is None and objective['kl_coef']:
+            ref_logp = self._reference_log_probs(prompts, *tokens)
+        in_loss = self.train_options['kl_in'] == 'loss'
         total, scalars = policy_loss(
             logp, logp.detach() if rollout.old_logp is None else rollout.old_logp.to(logp),
-            rollout.advantages.flatten().to(logp), rollout.response_mask.to(logp.device),
-            ref_logp=ref_logp, entropy=entropy, **objective)
+            rollout.advantages.flatten().to(logp), self.loss_mask(rollout).to(logp.device),
+            ref_logp=None if ref_logp is None else ref_logp.to(logp), entropy=entropy,
+            max_tokens=self.sampling['max_new_tokens'], scale=rollout.loss_scale,
+            **{**objective, 'kl_coef': objective['kl_coef'] if in_loss else 0.0})
         # mmengine adds up everything whose name has 'loss' in it: only `loss` may.
         return {'loss': total, **{name.removesuffix('_loss'): v for name, v in scalars.items()}}
 
+    def loss_mask(self, rollout: RolloutBatch) -> Tensor:
+        """(N, R) bool: the tokens that the loss counts."""
+        if self.train_options['truncated'] == 'count':
+            return rollout.response_mask
+        return rollout.response_mask & ~rollout.truncated.to(rollout.response_mask.device)[:, None]
+
     @torch.no_grad()
-    def old_log_probs(self, rollout: RolloutBatch) -> Tensor:
-        """(N, R) log-probabilities under the present policy, for several updates per rollout."""
+    def log_probs(self, rollout: RolloutBatch, reference: bool = False) -> Tensor:
+        """(N, R) log-probabilities of a rollout under the present policy, or the reference."""
         prompts = self._encode(rollout.prompt_images, rollout.data_samples)
-        return self.policy.log_probs(prompts, rollout.response_ids, rollout.response_mask,
-                                     self.sampling['temperature'])[0]
+        tokens = (rollout.response_ids, rollout.response_mask, self.sampling['temperature'])
+        if reference:
+            return self._reference_log_probs(prompts, *tokens)
+        return self.policy.log_probs(prompts, *tokens)[0]
+
+    @torch.no_grad()
+    def _reference_log_probs(self, prompts: Any, *tokens: Any) -> Tensor:
+        if self.reference is None:
+            raise RuntimeError('`build_reference()` should be called before training with '
+                               '`kl_coef` > 0')
+        return self.reference.log_probs(prompts, *tokens)[0]
 
     @torch.no_grad()
     def predict(self, inputs: Inputs, data_samples: list[DetDataSample],
@@ -161,7 +182,8 @@ class ReasoningSegmentor(BaseDetector):
         for row, (sample, image) in enumerate(zip(data_samples, inputs['image'], strict=True)):
             parsed = rollout.parsed[row]
             prompt_shape = tuple(inputs['prompt_image'][row].shape[-2:])
-            sample.pred_instances = self._draw(parsed, image, prompt_shape)
+            usable = [] if isinstance(parsed, ParseFailure) else [parsed]
+            sample.pred_instances = self.draw(usable, image, prompt_shape)
             sample.reasoning = dict(
                 response=rollout.texts[row], parsed=parsed,
                 think_tokens=None if parsed.think is None else int(rollout.think_tokens[row]),
@@ -169,20 +191,26 @@ class ReasoningSegmentor(BaseDetector):
                 truncated=bool(rollout.truncated[row]))
         return data_samples
 
-    def _draw(self, parsed: Any, image: Tensor, prompt_shape: tuple[int, int]) -> InstanceData:
-        """One instance, or none after a parse failure, in the frame of ``image`` (3, H, W)."""
-        shape = tuple(image.shape[-2:])
-        failed = isinstance(parsed, ParseFailure)
-        boxes = torch.tensor([] if failed else [parsed.box]).reshape(-1, 4)
-        points = torch.tensor([] if failed else [parsed.points]).reshape(-1, 2, 2)
-        boxes = scale_boxes(boxes, prompt_shape, shape)
-        points = scale_points(points, prompt_shape, shape)
+    def draw(self, answers: Sequence[ReasoningOutput], image: Tensor,
+             prompt_shape: tuple[int, int]) -> InstanceData:
+        """An instance for each of n usable answers about one image.
+
+        Args:
+            answers: Boxes and points in pixels of the prompt image.
+            image: uint8 (3, H, W), RGB, the original frame.
+            prompt_shape: (h, w) of the prompt image.
+
+        Returns:
+            ``bboxes``, ``points``, ``masks``, ``scores``, ``labels`` as in :meth:`predict`.
+        """
         if self.decoder is None:
             raise RuntimeError('`decoder` should be configured to draw masks, but got None')
-        if failed:
-            masks, scores = torch.zeros(0, *shape, dtype=torch.bool), torch.zeros(0)
-        else:
-            masks, scores = self.decoder(image.permute(1, 2, 0).cpu().numpy(), boxes, points)
+        shape = tuple(image.shape[-2:])
+        boxes = torch.tensor([answer.box for answer in answers]).reshape(-1, 4)
+        points = torch.tensor([answer.points for answer in answers]).reshape(-1, 2, 2)
+        boxes = scale_boxes(boxes, prompt_shape, shape)
+        points = scale_points(points, prompt_shape, shape)
+        masks, scores = self.decoder(image.permute(1, 2, 0).cpu().numpy(), boxes, points)
         return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
                             labels=torch.zeros(len(boxes), dtype=torch.long))
 
@@ -198,20 +226,30 @@ class ReasoningSegmentor(BaseDetector):
             prompts['pixel_values'], prompts['image_grid_thw'], return_dict=True).pooler_output
 
 
-def _split_train_cfg(config: dict) -> tuple[dict, dict]:
-    """The sampling's and the objective's part of ``train_cfg``, with the published defaults."""
+def _split_train_cfg(config: dict) -> tuple[dict, dict, dict]:
+    """The sampling's part of ``train_cfg``, the objective's and the rest, with the published
+    defaults."""
     sampling = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
-    objective = dict(clip_ratio=0.2, kl_coef=5e-3, entropy_coef=1e-3,
+    objective = dict(clip_ratio=0.2, clip_ratio_high=None, ratio_level='token', surrogate='clip',
+                     kl_coef=5e-3, kl_estimator='k3', entropy_coef=1e-3,
                      aggregation='seq_mean_token_mean')
-    unknown = config.keys() - sampling.keys() - objective.keys()
+    options = dict(kl_in='loss', truncated='count')
+    unknown = config.keys() - (sampling | objective | options).keys()
     if unknown:
         raise ValueError(f'`train_cfg` of the model should have keys among '
-                         f'{sorted(sampling | objective)}, but got {sorted(unknown)}')
+                         f'{sorted(sampling | objective | options)}, but got {sorted(unknown)}')
     if not config.get('temperature', 1.0) > 0:
         raise ValueError(f'`train_cfg.temperature` should be positive, but got '
                          f'{config["temperature"]}')
-    return ({k: config.get(k, v) for k, v in sampling.items()},
-            {k: config.get(k, v) for k, v in objective.items()})
+    for name, known in (('kl_in', ('loss', 'reward')), ('truncated', ('count', 'mask'))):
+        if config.get(name, options[name]) not in known:
+            raise ValueError(f'`train_cfg.{name}` should be one of {known}, but got '
+                             f'{config[name]!r}')
+    sampling, objective, options = ({k: config.get(k, v) for k, v in part.items()}
+                                    for part in (sampling, objective, options))
+    check_objective(max_tokens=sampling['max_new_tokens'],
+                    **{k: v for k, v in objective.items() if not k.endswith('_coef')})
+    return sampling, objective, options
 
 
 def _drop_frozen(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:

@@ -8,10 +8,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdpad.engine.runner.grpo_loop import describe_rollout
-from mmdpad.prompts import parse_response
-from mmdpad.registry import HOOKS
-from mmdpad.structures import RolloutBatch
+from mmdpad.engine.runner.grpo_loop import mean_over_processes
+from mmdpad.registry import HOOKS, REWARDS
 
 
 def train(config, **changes):
@@ -139,23 +137,102 @@ def test_a_hook_with_a_misspelt_method_is_noticed(tiny_config):
     ({'model.train_cfg.group_size': 1}, 'group_size'),
     ({'model.train_cfg.temperature': 0.0}, 'temperature'),
     ({'model.train_cfg.kl_coeff': 0.1}, 'kl_coeff'),
+    ({'model.train_cfg.kl_in': 'advantage'}, 'kl_in'),
+    ({'model.train_cfg.surrogate': 'ppo'}, 'surrogate'),
+    ({'train_cfg.advantage': 'gae'}, 'advantage'),
 ])
 def test_settings_that_do_not_fit_are_refused_before_training(tiny_config, changes, message):
     with pytest.raises(ValueError, match=message):
         train(tiny_config, **changes)
 
 
-def test_describe_rollout_by_hand():
-    texts = ['<think>a</think>', 'b', 'c', 'd']
-    rollout = RolloutBatch(
-        [0, 1], [0, 1], 2, texts, [parse_response(t) for t in texts],
-        response_mask=torch.tensor([[1, 1], [1, 0], [1, 0], [1, 0]]).bool(),
-        truncated=torch.tensor([True, False, False, False]),
-        think_tokens=torch.tensor([3., float('nan'), 5., float('nan')]),
-        signals={'s': torch.tensor([[1., float('nan')], [3., float('nan')]])},
-        rewards={'a': torch.tensor([[1., 1.], [0., 2.]])})
-    logs = describe_rollout(rollout, torch.tensor([[1., 1.], [0., 2.]]))
-    assert logs == pytest.approx({
-        'reward': 1.0, 'reward_std': 2**0.5 / 2, 'reward/a': 1.0, 'signal/s': 2.0,
-        'flat_groups': 0.5, 'parse_failures': 1.0, 'truncated': 0.25, 'think_tokens': 4.0,
-        'response_tokens': 1.25})
+@pytest.mark.parametrize('changes', [
+    {'train_cfg.advantage': 'dr_grpo'}, {'train_cfg.advantage': 'rloo'},
+    {'train_cfg.advantage': 'reinforce++'}, {'train_cfg.advantage': 'reinforce++-baseline'},
+    {'model.train_cfg.aggregation': 'token_mean'},
+    {'model.train_cfg.aggregation': 'seq_mean_token_sum_norm'},
+    {'model.train_cfg.clip_ratio_high': 0.28}, {'model.train_cfg.surrogate': 'cispo'},
+    {'model.train_cfg.ratio_level': 'sequence'}, {'model.train_cfg.kl_estimator': 'k2'},
+    {'model.train_cfg.truncated': 'mask'}, {'model.train_cfg.entropy_coef': 0.01}])
+def test_every_switch_trains(tiny_config, changes):
+    """Two updates of one rollout: the second has ratios that differ from 1."""
+    runner, (line, ) = train(tiny_config, **{'train_cfg.updates_per_rollout': 2,
+                                             'train_cfg.max_iters': 1}, **changes)
+    assert line['grad_norm'] > 0 and abs(line['approx_kl']) > 0
+    assert all(torch.isfinite(v).all() for v in policy_state(runner).values())
+
+
+def test_kl_in_the_reward_lowers_it_once_the_policy_has_moved(tiny_config):
+    changes = {'model.train_cfg.kl_in': 'reward', 'model.train_cfg.kl_coef': 0.5,
+               'model.train_cfg.kl_estimator': 'k2'}
+    _, (first, second) = train(tiny_config, **changes)
+
+    def terms(line):
+        return sum(v for k, v in line.items() if k.startswith('reward/'))
+
+    assert first['reward'] == pytest.approx(terms(first), abs=1e-5)  # the log has the task's
+    assert first['kl_penalty'] == 0 and second['kl_penalty'] > 0
+    assert second['loss'] == pytest.approx(second['pg'], abs=1e-6)  # not in the loss as well
+
+
+def test_truncated_responses_are_left_out_of_the_loss_if_asked(tiny_config):
+    changes = {'train_cfg.max_iters': 1, 'model.train_cfg.max_new_tokens': 10,
+               'model.train_cfg.truncated': 'mask'}
+    _, (line, ) = train(tiny_config, **changes)
+    assert line['truncated'] == 1.0 and line['grad_norm'] == 0.0
+
+
+class ScriptedReward:
+    """Tells the responses of a group apart only for prompts whose question has a word."""
+
+    def __init__(self, word):
+        self.word, self.calls = word, 0
+
+    def __call__(self, rollout):
+        self.calls += 1
+        told = torch.tensor([self.word in sample.question for sample in rollout.data_samples])
+        return told[:, None] * torch.arange(rollout.group_size).float()
+
+
+def test_groups_without_a_signal_are_refilled(tiny_config):
+    """The stream of prompts decides how many further batches are needed; it is read off first."""
+    REWARDS.register_module(name='ScriptedReward', module=ScriptedReward, force=True)
+    tiny_config.custom_hooks = []
+    tiny_config.train_cfg.rewards = dict(script=dict(type='ScriptedReward', word='object'))
+    config = {'train_cfg.max_iters': 1, 'model.train_cfg.max_new_tokens': 8}
+    stream = iter(Runner.from_cfg(tiny_config).build_dataloader(
+        tiny_config.train_dataloader, seed=0))
+    told, batches = 0, 0
+    while told < 2:
+        told += sum('object' in s.question for s in next(stream)['data_samples'])
+        batches += 1
+    assert batches > 1, 'the first batch is full already: choose another word'
+    runner, (line, ) = train(tiny_config, **config, **{'train_cfg.max_refills': 20})
+    assert line['refills'] == batches - 1
+    assert runner.train_loop.batches_drawn == batches
+    assert line['flat_groups'] == pytest.approx(1 - told / (2 * batches))
+    assert line['grad_norm'] > 0
+    bounded, (line, ) = train(tiny_config, **config, **{
+        'train_cfg.max_refills': 1, 'train_cfg.rewards.script.word': 'no such word',
+        'work_dir': tiny_config.work_dir + '_none'})
+    assert line['refills'] == 1 and line['flat_groups'] == 1 and line['grad_norm'] == 0
+
+
+def test_a_resumed_run_goes_on_behind_the_refills(tiny_config, tmp_path):
+    """Also the memory of a term with a window is taken up."""
+    tiny_config.train_cfg.rewards.box_iou = dict(
+        type='QuantileReward', term=dict(type='BoxIoUReward', threshold=None))
+    changes = {'train_cfg.max_iters': 3, 'train_cfg.max_refills': 2}
+    straight, lines = train(tiny_config, **changes)
+    resumed, later = train(tiny_config, **changes, **{
+        'resume': True, 'work_dir': str(tmp_path / 'other'),
+        'load_from': str(Path(straight.work_dir, 'iter_1.pth'))})
+    assert resumed.train_loop.batches_drawn == straight.train_loop.batches_drawn
+    assert resumed.train_loop.state_dict() == straight.train_loop.state_dict()
+    same = ('reward', 'reward/box_iou', 'loss', 'grad_norm', 'refills')
+    assert [{k: line[k] for k in same} for line in later] == [
+        {k: line[k] for k in same} for line in lines[1:]]
+
+
+def test_the_mean_over_processes_is_of_those_that_have_a_number():
+    assert mean_over_processes({'a': 1.5}) == {'a': 1.5}

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from mmdpad.models import HFRollout
+from mmdpad.models.rollouts.hf_rollout import InverseTransformSampling, uniform_draws
 
 QUESTIONS = ['the red circle', 'something you could roll']
 
@@ -19,6 +20,46 @@ def test_the_seed_decides_and_the_global_generator_is_untouched(head, prompts):
                            for seed in (3, 3, 4))
     assert first.ids.equal(again.ids) and not first.ids.equal(other.ids)
     assert torch.random.get_rng_state().equal(state)
+
+
+def test_a_response_depends_on_its_prompt_not_on_the_batch(head, prompts):
+    both = HFRollout()(head, prompts, group_size=2, max_new_tokens=40, seed=(7, 1),
+                       prompt_numbers=[4, 9])
+    second = type(prompts)({k: v[1:] if k != 'pixel_values' else v[196:]
+                            for k, v in prompts.items()})
+    alone = HFRollout()(head, second, group_size=2, max_new_tokens=40, seed=(7, 1),
+                        prompt_numbers=[9])
+    for row in (0, 1):
+        expected = both.ids[2 + row][both.mask[2 + row]]
+        assert alone.ids[row][alone.mask[row]].equal(expected)
+
+
+def test_uniform_draws_by_row():
+    draws = uniform_draws(5, [3, 0], 2, 4)
+    assert draws.shape == (4, 4) and draws.dtype == torch.float64
+    assert (draws >= 0).all() and (draws < 1).all()
+    assert len(set(draws[:, 0].tolist())) == 4
+    assert draws[2:].equal(uniform_draws([5], [0], 2, 4))
+    assert not draws.equal(uniform_draws(6, [3, 0], 2, 4))
+
+
+def test_inverse_transform_by_hand():
+    # Cumulative .25, .25, .75, 1: a token of probability 0 is never drawn, at no edge
+    scores = torch.tensor([.25, 0., .5, .25]).log().expand(5, 4)
+    draws = torch.tensor([0., .2499, .25, .7499, 1.], dtype=torch.float64)[:, None]
+    chosen = InverseTransformSampling(draws, 3)(torch.zeros(5, 3), scores)
+    assert chosen.argmax(dim=1).tolist() == [0, 0, 2, 2, 3]
+    assert (chosen == 0).sum(dim=1).tolist() == [1] * 5
+    last = torch.tensor([[.5, .5, 0.]]).log()
+    assert InverseTransformSampling(torch.ones(1, 1).double(), 3)(
+        torch.zeros(1, 3), last).argmax() == 1
+
+
+def test_top_k_and_top_p_narrow_the_choice(head, prompts):
+    greedy = HFRollout()(head, prompts, temperature=0, max_new_tokens=5)
+    for narrow in (dict(top_k=1), dict(top_p=1e-6)):
+        responses = HFRollout()(head, prompts, temperature=6.0, max_new_tokens=5, **narrow)
+        assert responses.ids.equal(greedy.ids)
 
 
 def test_greedy_equals_generate(head, prompts):

@@ -1,0 +1,84 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Adds the mask's IoU, drawn by the decoder in the loop, to every rollout. Beyond DPAD."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmdpad.evaluation.functional import apply_protocol, mask_iou
+from mmdpad.registry import HOOKS
+from mmdpad.rewards.mask import tiered
+from mmdpad.structures import ParseFailure, RolloutBatch
+
+
+@HOOKS.register_module()
+class MaskRewardHook(Hook):
+    """Draws the mask of each response at the loop's ``after_rollout`` and scores its IoU.
+
+    Writes ``rollout.rewards['mask_iou']``, (B, G) in [0, 1]; 0 for an unusable answer. The
+    decoder is the model's own; masks are compared in the original frame.
+
+    Args:
+        tiers: Thresholds of :func:`mmdpad.rewards.mask.tiered`; None for the IoU itself.
+        weight: Weight of the term in the sum of rewards.
+        ignore_regions: As in :class:`ReasonSegMetric`.
+    """
+
+    term = 'mask_iou'
+
+    def __init__(self, tiers: Sequence[float] | None = None, weight: float = 1.0,
+                 ignore_regions: str = 'target') -> None:
+        if tiers is not None and not all(0 <= tier < 1 for tier in tiers):
+            raise ValueError(f'`tiers` should be thresholds in [0, 1), but got {tiers}')
+        self.tiers = tiers
+        self.weight = weight
+        self.ignore_regions = ignore_regions
+
+    def before_train(self, runner: Runner) -> None:
+        """Announce the term.
+
+        Raises:
+            ValueError: The model has no decoder, or the training data no masks.
+        """
+        loop = runner.train_loop
+        if loop.model.decoder is None:
+            raise ValueError('`MaskRewardHook` should find a `decoder` in the model, but it is '
+                             'None; configure one')
+        if 'gt_instances' not in loop.dataloader.dataset[0]['data_samples']:
+            raise ValueError(
+                f'`MaskRewardHook` should find masks in the training data, but '
+                f'{type(loop.dataloader.dataset).__name__} gives none; train on data with masks '
+                f'(ReasonSegDataset with `LoadReasonSegMask` in its pipeline)')
+        loop.composition.expect(self.term, self.weight)
+
+    def after_rollout(self, runner: Runner, rollout: RolloutBatch) -> None:
+        """Write the term into the rollout."""
+        ious = [iou for prompt in range(rollout.num_prompts)
+                for iou in self._ious(runner.train_loop.model, rollout, prompt)]
+        rollout.rewards[self.term] = rollout.per_response(
+            [tiered(iou, self.tiers) for iou in ious])
+
+    def _ious(self, model, rollout: RolloutBatch, prompt: int) -> list[float]:
+        """IoU of each response to one prompt; the decoder sees its image once."""
+        sample = rollout.data_samples[prompt]
+        first = prompt * rollout.group_size
+        group = rollout.parsed[first:first + rollout.group_size]
+        usable = [parsed for parsed in group if not isinstance(parsed, ParseFailure)]
+        drawn = model.draw(usable, rollout.images[prompt],
+                           tuple(rollout.prompt_images[prompt].shape[-2:]))
+        masks = iter(drawn.masks.cpu().numpy())
+        target = sample.gt_instances.masks.any(dim=0).cpu().numpy()
+        ignore = (sample.ignored_instances.masks.any(dim=0).cpu().numpy()
+                  if 'ignored_instances' in sample else target & False)
+        ious = []
+        for parsed in group:
+            if isinstance(parsed, ParseFailure):
+                ious.append(0.0)
+                continue
+            mask, wanted = apply_protocol(next(masks), target, ignore, self.ignore_regions)
+            ious.append(mask_iou(int((mask & wanted).sum()), int((mask | wanted).sum()),
+                                 self.ignore_regions))
+        return ious
