@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .composition import RewardComposition
+from .composition import RewardComposition, build_term
 from .discriminative import discriminative_reward
 from .format import SegmentationFormatReward, ThinkingFormatReward
 from .geometric import (
@@ -11,10 +11,13 @@ from .geometric import (
                         inside,
                         matched_point_distance,
 )
+from .length import ChainLengthReward, RepetitionReward
+from .quantile import QuantileReward
 from .reference import score_response
 
 __all__ = [
-    'BoxIoUReward', 'BoxL1Reward', 'PointL1Reward', 'RewardComposition',
-    'SegmentationFormatReward', 'ThinkingFormatReward', 'box_iou', 'box_l1',
-    'discriminative_reward', 'inside', 'matched_point_distance', 'score_response'
+    'BoxIoUReward', 'BoxL1Reward', 'ChainLengthReward', 'PointL1Reward', 'QuantileReward',
+    'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
+    'box_iou', 'box_l1', 'build_term', 'discriminative_reward', 'inside',
+    'matched_point_distance', 'score_response'
 ]

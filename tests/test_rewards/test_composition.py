@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from mmdpad.registry import REWARDS
 from mmdpad.rewards import RewardComposition
 from mmdpad.structures import RolloutBatch
 
@@ -44,3 +45,21 @@ def test_a_term_that_is_not_finite_or_of_another_shape_is_an_error(values):
     composition.expect('a')
     with pytest.raises(ValueError, match="'a'"):
         composition.total(make_rollout(a=values))
+
+
+def test_a_registered_function_is_a_term():
+    @REWARDS.register_module(force=True)
+    def says_please(rollout, word='please', gain=1.0):
+        return gain * rollout.per_response([float(word in text) for text in rollout.texts])
+
+    composition = RewardComposition(dict(
+        polite=dict(type='says_please', weight=2, gain=0.5), thanks=dict(type='says_please',
+                                                                         word='thanks')))
+    rollout = make_rollout()
+    rollout.texts[:2] = ['please do', 'thanks']
+    composition.score(rollout)
+    assert composition.total(rollout).tolist() == [[1., 1.], [0., 0.]]
+    with pytest.raises(TypeError, match="'says_please' should take .*gian"):
+        RewardComposition(dict(polite=dict(type='says_please', gian=0.5)))
+    with pytest.raises(KeyError, match='NoSuchTerm'):
+        RewardComposition(dict(polite=dict(type='NoSuchTerm')))

@@ -147,8 +147,8 @@ class VLMReasoningHead(BaseModule):
                 with or without gradients.
 
         Returns:
-            (N, R) float32 log-probabilities (float64 of a float64 model), 0 where the mask is False; and the entropies in nats
-            (N, R), or None.
+            (N, R) float32 log-probabilities (float64 of a float64 model), 0 where the mask is
+            False; and the entropies in nats (N, R), or None.
         """
         group_size = len(response_ids) // len(prompts['input_ids'])
         ids, mask = response_ids.to(self.device), response_mask.to(self.device)

@@ -129,7 +129,8 @@ def trajectory_config(config, name, batch=8, micro=8, **changes):
     config = copy.deepcopy(config)
     config.merge_from_dict({
         **{f'model.policy.{key}': value for key, value in FLOAT64.items()},
-        'model.train_cfg.group_size': 2, 'model.train_cfg.max_new_tokens': 40, 'train_cfg.max_iters': 5,
+        'model.train_cfg.group_size': 2, 'model.train_cfg.max_new_tokens': 40,
+        'train_cfg.max_iters': 5,
         'train_dataloader.batch_size': batch, 'train_cfg.prompts_per_micro_batch': micro,
         'optim_wrapper.accumulative_counts': batch // micro,
         'default_hooks.checkpoint.interval': 5,

@@ -1,0 +1,6 @@
+# S1 * max(0, S1 - S2), what the paper's public code computes.
+_base_ = '../qwen7b_reasonseg.py'
+
+custom_hooks = [
+    dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}}, form='product')
+]

@@ -1,0 +1,6 @@
+# sigmoid(10 * (S1 - S2)), named as future work in the paper.
+_base_ = '../qwen7b_reasonseg.py'
+
+custom_hooks = [
+    dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}}, form='sigmoid')
+]

@@ -1,0 +1,6 @@
+# Seg-Zero: format and geometry rewards only, and no description is asked for.
+_base_ = '../qwen7b_reasonseg.py'
+
+model = dict(policy=dict(prompt_template='without_caption'))
+train_cfg = dict(rewards=dict(thinking_format=dict(caption=False)))
+custom_hooks = []

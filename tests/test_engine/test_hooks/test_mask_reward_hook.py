@@ -1,0 +1,76 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+
+from mmdpad.engine.hooks import MaskRewardHook
+from mmdpad.prompts import parse_response
+from mmdpad.structures import RolloutBatch
+
+ANSWER = '<answer>{{"bbox": {0}, "points_1": [1, 1], "points_2": [2, 2]}}</answer>'
+
+
+def fill_boxes(answers, image, prompt_shape):
+    """A decoder that fills the box; the frames are one."""
+    masks = torch.zeros(len(answers), *image.shape[-2:], dtype=torch.bool)
+    for mask, answer in zip(masks, answers, strict=True):
+        x1, y1, x2, y2 = map(int, answer.box)
+        mask[y1:y2, x1:x2] = True
+    return InstanceData(masks=masks)
+
+
+def score(hook, boxes, ignored=None):
+    target = torch.zeros(1, 10, 10, dtype=torch.bool)
+    target[:, :4, :4] = True
+    sample = DetDataSample(gt_instances=InstanceData(masks=target))
+    if ignored is not None:
+        sample.ignored_instances = InstanceData(masks=ignored)
+    texts = ['nothing' if box is None else ANSWER.format(box) for box in boxes]
+    image = torch.zeros(3, 10, 10, dtype=torch.uint8)
+    rollout = RolloutBatch([sample], [image], len(texts), texts,
+                           [parse_response(text) for text in texts], images=[image])
+    runner = SimpleNamespace(train_loop=SimpleNamespace(model=SimpleNamespace(draw=fill_boxes)))
+    hook.after_rollout(runner, rollout)
+    return rollout.rewards['mask_iou'].tolist()[0]
+
+
+def test_by_hand():
+    # The target has 16 pixels; half of it; twice it; elsewhere; no answer
+    boxes = [[0, 0, 4, 4], [0, 0, 4, 2], None, [0, 0, 4, 8], [5, 5, 9, 9]]
+    assert score(MaskRewardHook(), boxes) == [1., .5, 0., .5, 0.]
+    assert score(MaskRewardHook(tiers=(.3, .5)), boxes) == [1., .5, 0., .5, 0.]
+
+
+def test_ignored_regions_follow_the_protocol():
+    ignored = torch.zeros(1, 10, 10, dtype=torch.bool)
+    ignored[:, 4:8, :4] = True
+    assert score(MaskRewardHook(), [[0, 0, 4, 8]], ignored) == [1.]
+    assert score(MaskRewardHook(ignore_regions='exclude'), [[0, 0, 4, 8]], ignored) == [1.]
+    assert score(MaskRewardHook(), [[0, 0, 4, 4]], ignored) == [.5]
+    assert score(MaskRewardHook(ignore_regions='exclude'), [[0, 0, 4, 4]], ignored) == [1.]
+
+
+def test_it_trains_with_the_real_decoder(tiny_config):
+    tiny_config.custom_hooks = [dict(type='MaskRewardHook', weight=2.0)]
+    runner = Runner.from_cfg(tiny_config)
+    runner.train()
+    assert runner.train_loop.composition.weights['mask_iou'] == 2.0
+    mean = runner.message_hub.get_scalar('train/reward/mask_iou').current()
+    assert 0 < mean < 1  # some answers of the warmed-up policy are right, not all
+
+
+def test_without_masks_or_decoder_it_is_refused_before_training(tiny_config):
+    hook = MaskRewardHook()
+    loader = SimpleNamespace(dataset=[dict(data_samples=DetDataSample())])
+    loop = SimpleNamespace(dataloader=loader, model=SimpleNamespace(decoder=object()))
+    with pytest.raises(ValueError, match='masks in the training data'):
+        hook.before_train(SimpleNamespace(train_loop=loop))
+    loop.model.decoder = None
+    with pytest.raises(ValueError, match='decoder'):
+        hook.before_train(SimpleNamespace(train_loop=loop))
+    with pytest.raises(ValueError, match='tiers'):
+        MaskRewardHook(tiers=(1.5, ))
