@@ -13,6 +13,7 @@ _Form = Callable[[Tensor, Tensor, float, float], Tensor]
 _FORMS: dict[str, _Form] = {
     'binary': lambda s1, s2, t, a: (s1 > s2).to(s1.dtype),
     'margin': lambda s1, s2, t, a: (s1 - s2).clamp(min=0),
+    'binary+margin': lambda s1, s2, t, a: (s1 > s2).to(s1.dtype) + (s1 - s2).clamp(min=0),
     'product': lambda s1, s2, t, a: s1.clamp(min=0) * (s1 - s2).clamp(min=0),
     'softmax': lambda s1, s2, t, a: torch.sigmoid((s1 - s2) / t),
     'roi': lambda s1, s2, t, a: s1.clamp(min=0),
@@ -29,16 +30,17 @@ def discriminative_reward(roi: Tensor,
                           alpha: float = 10.0) -> Tensor:
     """Reward a caption for matching its region (S1) better than the whole image (S2).
 
-    ========= ================================== ======= =======================================
-    form      value                              range   source
-    ========= ================================== ======= =======================================
-    binary    1 if S1 > S2 else 0                {0, 1}  DPAD paper, its main result
-    margin    max(0, S1 - S2)                    [0, 2]  DPAD paper, ablation
-    product   max(0, S1) * max(0, S1 - S2)       [0, 2]  DPAD's public code (S1 not clamped there)
-    softmax   exp(S1/t) / (exp(S1/t)+exp(S2/t))  (0, 1)  DPAD paper, ablation, t = 0.1
-    roi       max(0, S1)                         [0, 1]  DPAD paper, ablation (S1 not clamped)
-    sigmoid   1 / (1 + exp(-a * (S1 - S2)))      (0, 1)  named as future work in the paper
-    ========= ================================== ======= =======================================
+    ============= ================================== ======= ===================================
+    form          value                              range   source
+    ============= ================================== ======= ===================================
+    binary        1 if S1 > S2 else 0                {0, 1}  DPAD paper, its main result
+    margin        max(0, S1 - S2)                    [0, 2]  DPAD paper, ablation
+    binary+margin the sum of these two               [0, 3]  named as future work in the paper
+    product       max(0, S1) * max(0, S1 - S2)       [0, 2]  DPAD's code (S1 not clamped there)
+    softmax       exp(S1/t) / (exp(S1/t)+exp(S2/t))  (0, 1)  DPAD paper, ablation, t = 0.1
+    roi           max(0, S1)                         [0, 1]  DPAD paper, ablation (S1 not clamped)
+    sigmoid       1 / (1 + exp(-a * (S1 - S2)))      (0, 1)  named as future work in the paper
+    ============= ================================== ======= ===================================
 
     The lowest value of every form is 0, and it is what a response gets that has no usable caption
     or whose similarity is not finite, as in the paper. To keep that true where a cosine is

@@ -15,6 +15,7 @@ VALID = torch.ones(2, 2, dtype=torch.bool)
 @pytest.mark.parametrize('form, expected', [
     ('binary', [[1, 0], [0, 1]]),  # a tie is no discrimination
     ('margin', [[0.1, 0], [0, 0.4]]),
+    ('binary+margin', [[1.1, 0], [0, 1.4]]),
     ('product', [[0.3 * 0.1, 0], [0, 0]]),  # a negative S1 counts as 0
     ('softmax', [[math.e / (math.e + 1), 1 / (math.e + 1)], [0.5, 1 / (1 + math.exp(-4))]]),
     ('roi', [[0.3, 0.2], [0.25, 0]]),
@@ -48,7 +49,7 @@ def test_no_valid_caption_scores_below_a_missing_one(form):
     grid = torch.linspace(-1, 1, 21)
     roi, image = torch.meshgrid(grid, grid, indexing='ij')
     reward = discriminative_reward(roi, image, torch.ones_like(roi, dtype=torch.bool), form)
-    assert reward.isfinite().all() and reward.min() >= 0 and reward.max() <= 2
+    assert reward.isfinite().all() and reward.min() >= 0 and reward.max() <= 3
     assert (reward.diff(dim=0) >= -1e-6).all(), 'should not fall as S1 rises'
 
 
