@@ -21,7 +21,7 @@ class RolloutBatch:
 
     Attributes:
         data_samples: B data samples (``DetDataSample``) with metainfo and, in training,
-            ``prompt_targets``.
+            ``prompt_targets``; ``prompt_negatives`` where the data names other objects.
         prompt_images: B uint8 tensors (3, h, w), RGB.
         group_size: G.
         texts: B * G decoded responses, without special tokens.
@@ -78,6 +78,13 @@ class RolloutBatch:
     def target_points(self) -> Tensor:
         """(B, 2, 2) float, two (x, y) in pixels of the prompt images."""
         return torch.cat([s.prompt_targets.points for s in self.data_samples])
+
+    @property
+    def negative_boxes(self) -> list[Tensor]:
+        """B tensors (K, 4) float, XYXY in pixels of the prompt images: objects that are not the
+        target, as far as the data names them (K may be 0)."""
+        return [s.prompt_negatives.bboxes if hasattr(s, 'prompt_negatives') else torch.zeros(0, 4)
+                for s in self.data_samples]
 
     def per_response(self, values: list[float] | Tensor) -> Tensor:
         """B * G values in row order as a float (B, G) tensor."""

@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -31,6 +33,14 @@ def test_split_keeps_groups_and_order():
 def test_split_refuses_a_remainder():
     with pytest.raises(ValueError, match='divisible'):
         list(make_rollout().split(3))
+
+
+def test_negative_boxes_are_empty_where_the_data_name_none():
+    boxes = torch.tensor([[1., 2., 3., 4.]])
+    named = SimpleNamespace(prompt_negatives=SimpleNamespace(bboxes=boxes))
+    rollout = RolloutBatch([named, SimpleNamespace()], [], 1, ['x'] * 2, ['x'] * 2)
+    assert [found.tolist() for found in rollout.negative_boxes] == [[[1, 2, 3, 4]], []]
+    assert rollout.negative_boxes[1].shape == (0, 4)
 
 
 def test_number_of_texts_is_checked():
