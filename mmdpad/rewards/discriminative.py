@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""R_dpad: does the caption fit the region better than the whole image?"""
+"""R_dpad: does the caption fit the region better than the whole image, or another contrast?"""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ _FORMS: dict[str, _Form] = {
 DISCRIMINATIVE_FORMS = tuple(_FORMS)
 
 
-def discriminative_reward(roi: Tensor,
-                          image: Tensor,
-                          valid: Tensor,
+def discriminative_reward(region: Tensor,
+                          contrast: Tensor,
                           form: str = 'binary',
                           temperature: float = 0.1,
                           alpha: float = 10.0) -> Tensor:
-    """Reward a caption for matching its region (S1) better than the whole image (S2).
+    """Reward a caption for matching its region (S1) better than the contrast (S2).
 
     ============= ================================== ======= ===================================
     form          value                              range   source
@@ -48,9 +47,8 @@ def discriminative_reward(roi: Tensor,
     its region could score below a missing one. Two-way softmax at t equals sigmoid at a = 1/t.
 
     Args:
-        roi: (B, G) float, S1 = cos(caption, crop), in [-1, 1].
-        image: (B, G) float, S2 = cos(caption, whole image), in [-1, 1].
-        valid: (B, G) bool, False where there is no usable caption.
+        region: (B, G) float, S1 = cos(caption, region), in [-1, 1]; NaN without a usable caption.
+        contrast: (B, G) float, S2 = cos(caption, contrast), in the paper the whole image.
         form: One of the names above.
         temperature: t of 'softmax', positive.
         alpha: a of 'sigmoid', positive.
@@ -62,11 +60,11 @@ def discriminative_reward(roi: Tensor,
         ValueError: Unknown form, shapes that differ, or a temperature or alpha not positive.
     """
     check_form(form, temperature, alpha)
-    if not roi.shape == image.shape == valid.shape:
-        raise ValueError(f'`roi`, `image` and `valid` should have one shape, but got '
-                         f'{tuple(roi.shape)}, {tuple(image.shape)} and {tuple(valid.shape)}')
-    usable = valid.bool() & roi.isfinite() & image.isfinite()
-    reward = _FORMS[form](roi, image, temperature, alpha)
+    if region.shape != contrast.shape:
+        raise ValueError(f'`region` and `contrast` should have one shape, but got '
+                         f'{tuple(region.shape)} and {tuple(contrast.shape)}')
+    usable = region.isfinite() & contrast.isfinite()
+    reward = _FORMS[form](region, contrast, temperature, alpha)
     return torch.where(usable, reward, torch.zeros_like(reward))
 
 

@@ -64,12 +64,6 @@ class RolloutBatch:
         return len(self.data_samples)
 
     @property
-    def captions(self) -> list[list[str | None]]:
-        """B lists of G captions; None where a response has none."""
-        rows = [parsed.caption for parsed in self.parsed]
-        return [rows[i:i + self.group_size] for i in range(0, len(rows), self.group_size)]
-
-    @property
     def target_boxes(self) -> Tensor:
         """(B, 4) float, XYXY in pixels of the prompt images."""
         return torch.cat([s.prompt_targets.bboxes for s in self.data_samples])

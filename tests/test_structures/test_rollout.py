@@ -24,7 +24,7 @@ def test_split_keeps_groups_and_order():
     parts = list(make_rollout().split(2))
     assert [part.data_samples for part in parts] == [[0, 1], [2, 3]]
     assert parts[1].texts[0] == '<caption>6</caption>'
-    assert parts[1].captions == [['6', '7', '8'], ['9', '10', '11']]
+    assert [p.caption for p in parts[1].parsed] == ['6', '7', '8', '9', '10', '11']
     assert parts[1].response_ids.flatten().tolist() == list(range(6, 12))
     assert parts[1].rewards['a'][0].tolist() == [6., 7., 8.]
     assert torch.cat([part.advantages for part in parts]).equal(make_rollout().advantages)
