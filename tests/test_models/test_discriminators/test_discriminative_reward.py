@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
 from torch import nn, tensor
 
+from mmdpad.datasets import ReasonSegDataset
 from mmdpad.datasets.shapes_world import SHAPES_PROMPT_SIZE, make_scene
 from mmdpad.models import DiscriminativeReward
 from mmdpad.models.discriminators import DiscriminativeOptions
@@ -204,6 +206,24 @@ def test_another_objects_description_loses_by_more_against_the_others(clip):
         DiscriminativeReward(clip, device='cpu', contrast=contrast)(rollout)
         margins[contrast] = rollout.signals['s_margin'].mean().item()
     assert margins['others'] < margins['image'] - 0.1
+
+
+def test_other_objects_come_from_the_data(clip, shapes_data):
+    pipeline = [dict(type='LoadReasoningImage'), dict(type='LoadReasonSegMask'),
+                dict(type='PromptResize', size=SHAPES_PROMPT_SIZE), dict(type='TargetsFromMask'),
+                dict(type='PackReasoningInputs')]
+    batch = pseudo_collate(list(ReasonSegDataset(shapes_data, 'val', pipeline=pipeline)))
+    scenes = [make_scene('val', i) for i in range(4)]
+    captions = [next(o for o in scene.objects if o is not scene.target).name for scene in scenes]
+    rollout = RolloutBatch(batch['data_samples'], batch['inputs']['prompt_image'], 1, ['t'] * 4,
+                           [answer(f'a {caption}') for caption in captions])
+    assert [len(boxes) for boxes in rollout.negative_boxes] == [
+        len(scene.objects) - 1 for scene in scenes]
+    contrasts = {}
+    for contrast in ('image', 'others'):
+        DiscriminativeReward(clip, device='cpu', contrast=contrast)(rollout)
+        contrasts[contrast] = rollout.signals['s_image']
+    assert (contrasts['others'] > contrasts['image']).all()  # the captions are those of others
 
 
 def test_the_whole_image_as_region_is_exactly_no_discrimination(clip):
