@@ -27,12 +27,14 @@ class ReasonSegDataset(BaseDataset):
     file of the same name (:mod:`.reason_seg_annotation`). Items come in the order of their file
     names, so every machine sees the same list. An item before the pipeline has the keys
     ``img_id`` (the file name without suffix), ``img_path``, ``ann_path``, ``texts`` (all raw
-    texts), ``text_index``, ``question`` (the raw text that is asked) and ``is_sentence``.
+    texts), ``text_index``, ``question`` (the raw text that is asked), ``is_sentence`` and, where
+    the annotation has it, ``other_boxes``.
 
     All files are checked when the data set is built (headers, annotations and masks; pixels are
     decoded later), and everything that is wrong is listed in one :class:`DatasetError`, so that
     no run starts on half a data set: images without an annotation and the reverse, two images of
-    one name, unreadable images or JSON, an empty question, a mask without a pixel.
+    one name, unreadable images or JSON, an empty question, a mask without a pixel, another
+    object's box outside of its image.
 
     Args:
         data_root: Folder that holds the splits.
@@ -89,6 +91,10 @@ class ReasonSegDataset(BaseDataset):
         target, _ = draw_masks(annotation.polygons, height, width)
         if not target.any():
             raise DatasetError(no_target_message(str(ann_path), height, width))
+        optional = {}
+        if annotation.other_boxes is not None:
+            optional['other_boxes'] = annotation.other_boxes
+            _check_inside(annotation.other_boxes, ann_path, height, width)
         asked = annotation.texts[:1] if self.texts == 'first' else annotation.texts
         return [
             dict(
@@ -98,8 +104,18 @@ class ReasonSegDataset(BaseDataset):
                 texts=list(annotation.texts),
                 text_index=i,
                 question=text,
-                is_sentence=annotation.is_sentence) for i, text in enumerate(asked)
+                is_sentence=annotation.is_sentence,
+                **optional) for i, text in enumerate(asked)
         ]
+
+
+def _check_inside(boxes: tuple[tuple[float, ...], ...], ann_path: Path, height: int,
+                  width: int) -> None:
+    for i, (x1, y1, x2, y2) in enumerate(boxes):
+        if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
+            raise DatasetError(f'`other_boxes[{i}]` of {ann_path} should lie in its image of '
+                               f'{width} x {height} pixels (width x height), at least in part, but '
+                               f'got {[x1, y1, x2, y2]}; correct or remove the box')
 
 
 def _list_pairs(folder: Path) -> tuple[dict[str, Path], dict[str, Path], list[str]]:

@@ -4,7 +4,8 @@
 A file holds ``text`` (a list of questions or phrases), ``is_sentence`` (whether they are whole
 sentences, "long queries", or phrases) and ``shapes`` (polygons with a label). Polygons are in
 pixels of the image after its EXIF rotation, (x, y). The way they become a mask follows LISA's
-reader to the pixel, so that numbers compare.
+reader to the pixel, so that numbers compare. A key of ours, ``other_boxes``, may name objects that
+are not the target: a list of [x1, y1, x2, y2] in the same pixels.
 """
 
 from __future__ import annotations
@@ -33,10 +34,14 @@ class Polygon:
 
 @dataclass(frozen=True)
 class ReasonSegAnnotation:
-    """What one annotation file says; ``polygons`` in the file's order, flags left out."""
+    """What one annotation file says; ``polygons`` in the file's order, flags left out.
+
+    ``other_boxes`` are (x1, y1, x2, y2) in pixels of the image; None where the file does not say.
+    """
     polygons: tuple[Polygon, ...]
     texts: tuple[str, ...]
     is_sentence: bool
+    other_boxes: tuple[tuple[float, ...], ...] | None
 
 
 def read_reasonseg_annotation(
@@ -117,7 +122,9 @@ def parse_annotation(path: str | os.PathLike) -> ReasonSegAnnotation:
     if not isinstance(shapes, list):
         raise _wrong(path, 'shapes', 'a list of polygons', shapes)
     polygons = (_parse_shape(path, f'shapes[{i}]', shape) for i, shape in enumerate(shapes))
-    return ReasonSegAnnotation(tuple(p for p in polygons if p), tuple(texts), is_sentence)
+    other_boxes = _parse_boxes(path, content['other_boxes']) if 'other_boxes' in content else None
+    return ReasonSegAnnotation(tuple(p for p in polygons if p), tuple(texts), is_sentence,
+                               other_boxes)
 
 
 def _load_json(path: str | os.PathLike) -> object:
@@ -150,16 +157,26 @@ def _parse_shape(path: str | os.PathLike, name: str, shape: object) -> Polygon |
     if label == 'flag':
         return None
     points = shape.get('points')
-    if not isinstance(points, list) or not points or not all(_is_point(p) for p in points):
+    if not isinstance(points, list) or not points or not all(_are_numbers(p, 2) for p in points):
         raise _wrong(path, f'{name}.points',
                      'a list of at least one [x, y], numbers in pixels of the image', points)
     return Polygon(np.array(points, dtype=np.float64).astype(np.int32), 'ignore' in label)
 
 
-def _is_point(point: object) -> bool:
-    """Two plain numbers within bounds; NaN fails the comparison."""
-    return (isinstance(point, list) and len(point) == 2
-            and all(type(v) in (int, float) and abs(v) <= MAX_COORDINATE for v in point))
+def _parse_boxes(path: str | os.PathLike, boxes: object) -> tuple[tuple[float, ...], ...]:
+    if not isinstance(boxes, list):
+        raise _wrong(path, 'other_boxes', 'a list of boxes', boxes)
+    for i, box in enumerate(boxes):
+        if not (_are_numbers(box, 4) and box[0] < box[2] and box[1] < box[3]):
+            raise _wrong(path, f'other_boxes[{i}]', '[x1, y1, x2, y2], numbers in pixels of the '
+                         'image, with x1 < x2 and y1 < y2', box)
+    return tuple(tuple(map(float, box)) for box in boxes)
+
+
+def _are_numbers(values: object, count: int) -> bool:
+    """A list of ``count`` plain numbers within bounds; NaN fails the comparison."""
+    return (isinstance(values, list) and len(values) == count
+            and all(type(v) in (int, float) and abs(v) <= MAX_COORDINATE for v in values))
 
 
 def _wrong(path: str | os.PathLike, name: str, wanted: str, got: object) -> DatasetError:

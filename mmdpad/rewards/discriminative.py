@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""R_dpad: does the caption fit the region better than the whole image?"""
+"""R_dpad: does the caption fit the region better than the whole image, or another contrast?"""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _Form = Callable[[Tensor, Tensor, float, float], Tensor]
 _FORMS: dict[str, _Form] = {
     'binary': lambda s1, s2, t, a: (s1 > s2).to(s1.dtype),
     'margin': lambda s1, s2, t, a: (s1 - s2).clamp(min=0),
+    'binary+margin': lambda s1, s2, t, a: (s1 > s2).to(s1.dtype) + (s1 - s2).clamp(min=0),
     'product': lambda s1, s2, t, a: s1.clamp(min=0) * (s1 - s2).clamp(min=0),
     'softmax': lambda s1, s2, t, a: torch.sigmoid((s1 - s2) / t),
     'roi': lambda s1, s2, t, a: s1.clamp(min=0),
@@ -21,24 +22,24 @@ _FORMS: dict[str, _Form] = {
 DISCRIMINATIVE_FORMS = tuple(_FORMS)
 
 
-def discriminative_reward(roi: Tensor,
-                          image: Tensor,
-                          valid: Tensor,
+def discriminative_reward(region: Tensor,
+                          contrast: Tensor,
                           form: str = 'binary',
                           temperature: float = 0.1,
                           alpha: float = 10.0) -> Tensor:
-    """Reward a caption for matching its region (S1) better than the whole image (S2).
+    """Reward a caption for matching its region (S1) better than the contrast (S2).
 
-    ========= ================================== ======= =======================================
-    form      value                              range   source
-    ========= ================================== ======= =======================================
-    binary    1 if S1 > S2 else 0                {0, 1}  DPAD paper, its main result
-    margin    max(0, S1 - S2)                    [0, 2]  DPAD paper, ablation
-    product   max(0, S1) * max(0, S1 - S2)       [0, 2]  DPAD's public code (S1 not clamped there)
-    softmax   exp(S1/t) / (exp(S1/t)+exp(S2/t))  (0, 1)  DPAD paper, ablation, t = 0.1
-    roi       max(0, S1)                         [0, 1]  DPAD paper, ablation (S1 not clamped)
-    sigmoid   1 / (1 + exp(-a * (S1 - S2)))      (0, 1)  named as future work in the paper
-    ========= ================================== ======= =======================================
+    ============= ================================== ======= ===================================
+    form          value                              range   source
+    ============= ================================== ======= ===================================
+    binary        1 if S1 > S2 else 0                {0, 1}  DPAD paper, its main result
+    margin        max(0, S1 - S2)                    [0, 2]  DPAD paper, ablation
+    binary+margin the sum of these two               [0, 3]  named as future work in the paper
+    product       max(0, S1) * max(0, S1 - S2)       [0, 2]  DPAD's code (S1 not clamped there)
+    softmax       exp(S1/t) / (exp(S1/t)+exp(S2/t))  (0, 1)  DPAD paper, ablation, t = 0.1
+    roi           max(0, S1)                         [0, 1]  DPAD paper, ablation (S1 not clamped)
+    sigmoid       1 / (1 + exp(-a * (S1 - S2)))      (0, 1)  named as future work in the paper
+    ============= ================================== ======= ===================================
 
     The lowest value of every form is 0, and it is what a response gets that has no usable caption
     or whose similarity is not finite, as in the paper. To keep that true where a cosine is
@@ -46,9 +47,8 @@ def discriminative_reward(roi: Tensor,
     its region could score below a missing one. Two-way softmax at t equals sigmoid at a = 1/t.
 
     Args:
-        roi: (B, G) float, S1 = cos(caption, crop), in [-1, 1].
-        image: (B, G) float, S2 = cos(caption, whole image), in [-1, 1].
-        valid: (B, G) bool, False where there is no usable caption.
+        region: (B, G) float, S1 = cos(caption, region), in [-1, 1]; NaN without a usable caption.
+        contrast: (B, G) float, S2 = cos(caption, contrast), in the paper the whole image.
         form: One of the names above.
         temperature: t of 'softmax', positive.
         alpha: a of 'sigmoid', positive.
@@ -60,11 +60,11 @@ def discriminative_reward(roi: Tensor,
         ValueError: Unknown form, shapes that differ, or a temperature or alpha not positive.
     """
     check_form(form, temperature, alpha)
-    if not roi.shape == image.shape == valid.shape:
-        raise ValueError(f'`roi`, `image` and `valid` should have one shape, but got '
-                         f'{tuple(roi.shape)}, {tuple(image.shape)} and {tuple(valid.shape)}')
-    usable = valid.bool() & roi.isfinite() & image.isfinite()
-    reward = _FORMS[form](roi, image, temperature, alpha)
+    if region.shape != contrast.shape:
+        raise ValueError(f'`region` and `contrast` should have one shape, but got '
+                         f'{tuple(region.shape)} and {tuple(contrast.shape)}')
+    usable = region.isfinite() & contrast.isfinite()
+    reward = _FORMS[form](region, contrast, temperature, alpha)
     return torch.where(usable, reward, torch.zeros_like(reward))
 
 

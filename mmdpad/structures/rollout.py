@@ -22,7 +22,7 @@ class RolloutBatch:
 
     Attributes:
         data_samples: B data samples (``DetDataSample``) with metainfo and, in training,
-            ``prompt_targets``.
+            ``prompt_targets``; ``prompt_negatives`` where the data names other objects.
         prompt_images: B uint8 tensors (3, h, w), RGB.
         images: B uint8 tensors (3, H, W), RGB, the original frames, or None.
         group_size: G.
@@ -75,12 +75,6 @@ class RolloutBatch:
         return len(self.data_samples)
 
     @property
-    def captions(self) -> list[list[str | None]]:
-        """B lists of G captions; None where a response has none."""
-        rows = [parsed.caption for parsed in self.parsed]
-        return [rows[i:i + self.group_size] for i in range(0, len(rows), self.group_size)]
-
-    @property
     def target_boxes(self) -> Tensor:
         """(B, 4) float, XYXY in pixels of the prompt images."""
         return torch.cat([s.prompt_targets.bboxes for s in self.data_samples])
@@ -89,6 +83,13 @@ class RolloutBatch:
     def target_points(self) -> Tensor:
         """(B, 2, 2) float, two (x, y) in pixels of the prompt images."""
         return torch.cat([s.prompt_targets.points for s in self.data_samples])
+
+    @property
+    def negative_boxes(self) -> list[Tensor]:
+        """B tensors (K, 4) float, XYXY in pixels of the prompt images: objects that are not the
+        target, as far as the data names them (K may be 0)."""
+        return [s.prompt_negatives.bboxes if hasattr(s, 'prompt_negatives') else torch.zeros(0, 4)
+                for s in self.data_samples]
 
     def per_response(self, values: list[float] | Tensor) -> Tensor:
         """B * G values in row order as a float (B, G) tensor."""

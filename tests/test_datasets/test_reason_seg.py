@@ -42,6 +42,20 @@ def test_all_texts_give_one_item_each(folder):
     assert items == [('a', 0, 'the thing'), ('b', 0, 'B one'), ('b', 1, 'B two...')]
 
 
+def test_other_boxes_come_with_their_items(folder, write_pair):
+    write_pair(folder, 'b', text=['one', 'two'], other_boxes=[[18, 1, 25, 4]])  # cut by the image
+    items = list(ReasonSegDataset(folder.parent, texts='all'))
+    assert [item.get('other_boxes') for item in items] == [None] + [((18, 1, 25, 4), )] * 2
+
+
+@pytest.mark.parametrize('box', [[20, 0, 30, 5], [-9, 0, 0, 5], [0, 10, 5, 12], [0, -3, 5, -1]])
+def test_another_objects_box_outside_of_the_image_is_named(box, folder, write_pair):
+    write_pair(folder, 'b', other_boxes=[[0, 0, 4, 4], box])
+    message = error_of(folder)
+    assert '`other_boxes[1]` of ' in message
+    assert 'b.json should lie in its image of 20 x 10 pixels (width x height)' in message
+
+
 def test_other_texts_modes_are_refused(folder):
     with pytest.raises(ValueError, match=r"`texts` should be 'first' or 'all', but got 'random'"):
         ReasonSegDataset(folder.parent, texts='random')

@@ -8,6 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mmdpad.datasets import DatasetError, read_reasonseg_annotation
+from mmdpad.datasets.reason_seg_annotation import parse_annotation
 
 
 def square(left: int, top: int, right: int, bottom: int) -> list[list[int]]:
@@ -116,10 +117,28 @@ def test_both_encodings_are_read(encoding, read):
     (dict(shapes=[dict(label='t', points=[['1', '2']])]), r'should be a list .* \[x, y\]'),
     (dict(shapes=[dict(label='t', points=[[float('nan'), 1]])]), r'numbers in pixels'),
     (dict(shapes=[dict(label='t', points=[[1e9, 1]])]), r'numbers in pixels'),
+    (dict(other_boxes={}), r'`other_boxes` of .*a\.json should be a list of boxes, but got {}'),
+    (dict(other_boxes=None), r'`other_boxes` of .* but got None'),
+    (dict(other_boxes=[[1, 1, 2, 2], [1, 2, 3]]), r'`other_boxes\[1\]` of .* \[x1, y1, x2, y2\]'),
+    (dict(other_boxes=[[1, 1, 2, True]]), r'`other_boxes\[0\]` of .*numbers in pixels'),
+    (dict(other_boxes=[[1, 1, 2, float('nan')]]), r'numbers in pixels'),
+    (dict(other_boxes=[[3, 1, 2, 4]]), r'with x1 < x2 and y1 < y2, but got \[3, 1, 2, 4\]'),
+    (dict(other_boxes=[[1, 4, 2, 4]]), r'with x1 < x2 and y1 < y2'),
 ])
 def test_a_wrong_form_is_named_with_its_file(fields, message, read):
     with pytest.raises(DatasetError, match=message):
         read(**fields)
+
+
+@pytest.mark.parametrize(('fields', 'expected'), [
+    ({}, None),
+    (dict(other_boxes=[]), ()),
+    (dict(other_boxes=[[1, 2, 3.5, 9], [-4, 0, 2, 2]]), ((1, 2, 3.5, 9), (-4, 0, 2, 2))),
+])
+def test_other_boxes_may_be_named(fields, expected, tmp_path, write_pair):
+    _, path = write_pair(tmp_path, **fields)
+    assert parse_annotation(path).other_boxes == expected
+    assert len(read_reasonseg_annotation(path, 10, 20)) == 4
 
 
 @pytest.mark.parametrize(('raw', 'message'), [

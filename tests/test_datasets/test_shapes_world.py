@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmdpad.datasets import read_reasonseg_annotation
+from mmdpad.datasets import ReasonSegDataset, read_reasonseg_annotation
 from mmdpad.datasets.shapes_world import (
     COLOURS,
     FUNCTIONS,
@@ -203,6 +203,24 @@ def test_the_converter_writes_what_the_reader_reads(tmp_path, convert):
     assert convert(out, '--train', '1', '--val', '0', '--test', '0')[0] == 0
     assert len(list((out / 'train').iterdir())) == 2 and not list((out / 'val').iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ['world']
+
+
+def test_the_converter_names_the_boxes_of_all_objects_but_the_target(tmp_path, convert):
+    convert(tmp_path / 'world', '--train', '0', '--val', '3', '--test', '0')
+    for i, item in enumerate(ReasonSegDataset(tmp_path / 'world', 'val')):
+        scene = make_scene('val', i)
+        assert len(item['other_boxes']) == len(scene.objects) - 1
+        assert {*item['other_boxes'], scene.target.box} == {o.box for o in scene.objects}
+
+
+def test_data_of_an_older_world_are_made_anew(tmp_path, convert):
+    out = tmp_path / 'world'
+    arguments = ('--train', '1', '--val', '0', '--test', '0')
+    convert(out, *arguments)
+    recipe = json.loads((out / 'shapes_world.json').read_text())
+    (out / 'shapes_world.json').write_text(json.dumps(recipe | dict(world_version=2)))
+    assert 'already there' not in convert(out, *arguments)[1]
+    assert json.loads((out / 'shapes_world.json').read_text()) == recipe
 
 
 @pytest.mark.parametrize('marker', [None, 'no json', json.dumps(dict(other=1))])

@@ -9,37 +9,36 @@ from mmdpad.rewards.discriminative import DISCRIMINATIVE_FORMS, discriminative_r
 
 ROI = tensor([[0.30, 0.20], [0.25, -0.10]])
 IMAGE = tensor([[0.20, 0.30], [0.25, -0.50]])
-VALID = torch.ones(2, 2, dtype=torch.bool)
 
 
 @pytest.mark.parametrize('form, expected', [
     ('binary', [[1, 0], [0, 1]]),  # a tie is no discrimination
     ('margin', [[0.1, 0], [0, 0.4]]),
+    ('binary+margin', [[1.1, 0], [0, 1.4]]),
     ('product', [[0.3 * 0.1, 0], [0, 0]]),  # a negative S1 counts as 0
     ('softmax', [[math.e / (math.e + 1), 1 / (math.e + 1)], [0.5, 1 / (1 + math.exp(-4))]]),
     ('roi', [[0.3, 0.2], [0.25, 0]]),
     ('sigmoid', [[math.e / (math.e + 1), 1 / (math.e + 1)], [0.5, 1 / (1 + math.exp(-4))]]),
 ])
 def test_hand_computed_values(form, expected):
-    reward = discriminative_reward(ROI, IMAGE, VALID, form)
+    reward = discriminative_reward(ROI, IMAGE, form)
     torch.testing.assert_close(reward, tensor(expected, dtype=torch.float32))
 
 
 def test_softmax_and_sigmoid_read_their_own_parameter():
-    roi, image, valid = ROI[:1, :1], IMAGE[:1, :1], VALID[:1, :1]
-    softmax = discriminative_reward(roi, image, valid, 'softmax', temperature=0.05, alpha=3)
-    sigmoid = discriminative_reward(roi, image, valid, 'sigmoid', temperature=0.05, alpha=3)
+    roi, image = ROI[:1, :1], IMAGE[:1, :1]
+    softmax = discriminative_reward(roi, image, 'softmax', temperature=0.05, alpha=3)
+    sigmoid = discriminative_reward(roi, image, 'sigmoid', temperature=0.05, alpha=3)
     assert softmax.item() == pytest.approx(1 / (1 + math.exp(-2)), rel=1e-5)
     assert sigmoid.item() == pytest.approx(1 / (1 + math.exp(-0.3)), rel=1e-5)
 
 
 @pytest.mark.parametrize('form', DISCRIMINATIVE_FORMS)
 def test_nothing_earns_nothing(form):
-    """No caption, NaN or infinite similarity: the lowest value, whatever the numbers say."""
-    roi = tensor([[0.9, math.nan, 0.9, math.inf, 0.9]])
-    image = tensor([[0.1, 0.1, math.nan, 0.1, -math.inf]])
-    valid = tensor([[False, True, True, True, True]])
-    reward = discriminative_reward(roi, image, valid, form)
+    """No caption (NaN), NaN or infinite similarity: the lowest value, whatever the other says."""
+    roi = tensor([[math.nan, math.nan, 0.9, math.inf, 0.9]])
+    image = tensor([[math.nan, 0.1, math.nan, 0.1, -math.inf]])
+    reward = discriminative_reward(roi, image, form)
     assert reward.tolist() == [[0, 0, 0, 0, 0]]
 
 
@@ -47,15 +46,15 @@ def test_nothing_earns_nothing(form):
 def test_no_valid_caption_scores_below_a_missing_one(form):
     grid = torch.linspace(-1, 1, 21)
     roi, image = torch.meshgrid(grid, grid, indexing='ij')
-    reward = discriminative_reward(roi, image, torch.ones_like(roi, dtype=torch.bool), form)
-    assert reward.isfinite().all() and reward.min() >= 0 and reward.max() <= 2
+    reward = discriminative_reward(roi, image, form)
+    assert reward.isfinite().all() and reward.min() >= 0 and reward.max() <= 3
     assert (reward.diff(dim=0) >= -1e-6).all(), 'should not fall as S1 rises'
 
 
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="'binary', 'margin'.*but got 'cubic'"):
-        discriminative_reward(ROI, IMAGE, VALID, 'cubic')
-    with pytest.raises(ValueError, match=r'one shape, but got \(2, 2\), \(1, 2\)'):
-        discriminative_reward(ROI, IMAGE[:1], VALID)
+        discriminative_reward(ROI, IMAGE, 'cubic')
+    with pytest.raises(ValueError, match=r'one shape, but got \(2, 2\) and \(1, 2\)'):
+        discriminative_reward(ROI, IMAGE[:1])
     with pytest.raises(ValueError, match='positive, but got 0'):
-        discriminative_reward(ROI, IMAGE, VALID, 'softmax', temperature=0)
+        discriminative_reward(ROI, IMAGE, 'softmax', temperature=0)

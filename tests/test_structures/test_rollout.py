@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -22,7 +24,7 @@ def test_split_keeps_groups_and_order():
     parts = list(make_rollout().split(2))
     assert [part.data_samples for part in parts] == [[0, 1], [2, 3]]
     assert parts[1].texts[0] == '<caption>6</caption>'
-    assert parts[1].captions == [['6', '7', '8'], ['9', '10', '11']]
+    assert [p.caption for p in parts[1].parsed] == ['6', '7', '8', '9', '10', '11']
     assert parts[1].response_ids.flatten().tolist() == list(range(6, 12))
     assert parts[1].rewards['a'][0].tolist() == [6., 7., 8.]
     assert torch.cat([part.advantages for part in parts]).equal(make_rollout().advantages)
@@ -31,6 +33,14 @@ def test_split_keeps_groups_and_order():
 def test_split_refuses_a_remainder():
     with pytest.raises(ValueError, match='divisible'):
         list(make_rollout().split(3))
+
+
+def test_negative_boxes_are_empty_where_the_data_name_none():
+    boxes = torch.tensor([[1., 2., 3., 4.]])
+    named = SimpleNamespace(prompt_negatives=SimpleNamespace(bboxes=boxes))
+    rollout = RolloutBatch([named, SimpleNamespace()], [], 1, ['x'] * 2, ['x'] * 2)
+    assert [found.tolist() for found in rollout.negative_boxes] == [[[1, 2, 3, 4]], []]
+    assert rollout.negative_boxes[1].shape == (0, 4)
 
 
 def test_number_of_texts_is_checked():

@@ -30,11 +30,15 @@ class ConversionError(Exception):
 
 
 def annotation_of(scene: Scene, image_name: str) -> dict:
-    """The scene's annotation as ReasonSeg has it; points are (x, y) in pixels of the image."""
+    """The scene's annotation as ReasonSeg has it, and the boxes of all objects but the target.
+
+    Points are (x, y) and boxes (x1, y1, x2, y2) in pixels of the image.
+    """
     shape = dict(label='target', labels=['target'], shape_type='polygon', image_name=image_name,
                  points=scene.target.polygon.tolist(), group_id=None)
     return dict(text=[scene.question.text], is_sentence=scene.question.is_sentence,
-                shapes=[shape])
+                shapes=[shape],
+                other_boxes=[item.box for item in scene.objects if item is not scene.target])
 
 
 def write_scene(scene: Scene, folder: Path, name: str) -> None:

@@ -30,7 +30,9 @@ class PackReasoningInputs(BaseTransform):
       ``labels`` (1,), in the original frame, from the key ``gt_mask``;
     - ``ignored_instances``: ``masks`` (1, H, W) bool, from ``ignore_mask``;
     - ``prompt_targets``: ``bboxes`` (1, 4) and ``points`` (1, 2, 2), float32, in the prompt
-      frame, from ``prompt_box`` and ``prompt_points``.
+      frame, from ``prompt_box`` and ``prompt_points``;
+    - ``prompt_negatives``: ``bboxes`` (K, 4) float32 of objects that are not the target, in the
+      prompt frame, K may be 0, from ``prompt_negatives``.
 
     Required keys: ``img``, ``prompt_img``, ``question``.
     """
@@ -50,6 +52,8 @@ class PackReasoningInputs(BaseTransform):
         if 'prompt_box' in results:
             sample.prompt_targets = InstanceData(
                 bboxes=results['prompt_box'][None], points=results['prompt_points'][None])
+        if 'prompt_negatives' in results:
+            sample.prompt_negatives = InstanceData(bboxes=results['prompt_negatives'])
         images = {
             'image': _channels_first(results['img']),
             'prompt_image': _channels_first(results['prompt_img'])

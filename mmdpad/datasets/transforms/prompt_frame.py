@@ -17,11 +17,14 @@ from .targets import box_from_mask, points_from_mask
 class PromptResize(BaseTransform):
     """Make the prompt image: the image at a fixed size, its aspect not kept.
 
+    Boxes of other objects go with it, scaled and not rounded.
+
     Pillow's antialiased bilinear filter, as in the published evaluation code. (The published
     training images were made by OpenCV's area filter; where images shrink the two are close.)
 
-    Required keys: ``img``. Added keys: ``prompt_img`` (h, w, 3) uint8 RGB, ``prompt_shape``
-    (h, w).
+    Required keys: ``img``; optional: ``other_boxes``, K boxes XYXY in its pixels. Added keys:
+    ``prompt_img`` (h, w, 3) uint8 RGB, ``prompt_shape`` (h, w) and, from ``other_boxes``,
+    ``prompt_negatives`` (K, 4) float32 XYXY in pixels of the prompt image.
 
     Args:
         size: Width and height of the prompt image in pixels.
@@ -37,6 +40,10 @@ class PromptResize(BaseTransform):
         results['prompt_img'] = mmcv.imresize(
             results['img'], self.size, interpolation='bilinear', backend='pillow')
         results['prompt_shape'] = results['prompt_img'].shape[:2]
+        if 'other_boxes' in results:
+            boxes = torch.tensor(results['other_boxes'], dtype=torch.float32).reshape(-1, 4)
+            results['prompt_negatives'] = scale_boxes(boxes, results['img'].shape[:2],
+                                                      results['prompt_shape'])
         return results
 
     def __repr__(self) -> str:

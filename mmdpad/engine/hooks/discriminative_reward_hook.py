@@ -8,9 +8,8 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdpad.models.discriminators import DiscriminativeReward
+from mmdpad.models.discriminators import DiscriminativeOptions, DiscriminativeReward
 from mmdpad.registry import HOOKS
-from mmdpad.rewards.discriminative import check_form
 from mmdpad.structures import RolloutBatch
 
 
@@ -23,22 +22,15 @@ class DiscriminativeRewardHook(Hook):
     Args:
         discriminator: Config of the discriminator. It is built before training starts, on the
             device of the policy, and not saved.
-        form: Form of :func:`mmdpad.rewards.discriminative_reward`.
         weight: Weight of the term in the sum of rewards.
-        temperature, alpha: Parameters of the forms 'softmax' and 'sigmoid'.
+        **options: See :class:`DiscriminativeOptions`.
     """
 
     term = 'discriminative'
 
-    def __init__(self,
-                 discriminator: dict,
-                 form: str = 'binary',
-                 weight: float = 1.0,
-                 temperature: float = 0.1,
-                 alpha: float = 10.0) -> None:
-        check_form(form, temperature, alpha)
-        self._config = dict(discriminator=discriminator, form=form, temperature=temperature,
-                            alpha=alpha)
+    def __init__(self, discriminator: dict, weight: float = 1.0, **options) -> None:
+        DiscriminativeOptions(**options)  # a wrong one is found before a model is loaded
+        self._config = dict(options, discriminator=discriminator)
         self._weight = weight
         self.reward: Any = None
 
@@ -47,7 +39,8 @@ class DiscriminativeRewardHook(Hook):
         device = next(runner.model.parameters()).device
         self.reward = DiscriminativeReward(**self._config, device=device)
         runner.train_loop.composition.expect(self.term, self._weight)
-        runner.logger.info(f'Discriminative reward: weight {self._weight}, {self._config}')
+        runner.logger.info(f'Discriminative reward: weight {self._weight}, {self.reward.options}, '
+                           f'{self._config["discriminator"]}')
 
     def after_rollout(self, runner: Runner, rollout: RolloutBatch) -> None:
         """Write the term and its similarities into the rollout."""

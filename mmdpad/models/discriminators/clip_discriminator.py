@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How well captions fit a region and the whole image, by a frozen CLIP model."""
+"""How well captions fit pictures, by a frozen CLIP model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ from mmdpad.registry import MODELS
 from .caption_tokens import CaptionTokens
 from .open_clip_loading import load_open_clip
 
-Captions = Sequence[Sequence[str | None]]
-
 
 @MODELS.register_module()
 class CLIPDiscriminator(FrozenModule):
-    """Cosine similarities of captions with a crop (S1) and with the whole image (S2).
+    """Cosine similarities of pictures and captions.
 
     Args:
         model_name: An architecture of ``open_clip.list_models()``, 'local-dir:PATH' (a folder with
@@ -53,91 +51,41 @@ class CLIPDiscriminator(FrozenModule):
         self.freeze()
 
     @torch.no_grad()
-    def forward(self, images: Sequence[np.ndarray], boxes: Tensor | np.ndarray,
-                captions: Captions) -> dict[str, Tensor]:
-        """Compare G captions each with a region of one of B images and with the whole image.
+    def forward(self, pictures: Sequence[np.ndarray], captions: Sequence[str | None]) -> Tensor:
+        """Compare every picture with every caption.
 
-        Every distinct crop and image is encoded once, the distinct captions in one batch. A box
-        that covers its image gives exactly S1 = S2.
+        Every distinct picture is encoded once, the distinct captions in one batch; equal pictures
+        have exactly equal cosines.
 
         Args:
-            images: B uint8 arrays (h, w, 3), RGB; sizes may differ.
-            boxes: (B, 4), XYXY in pixels of the images; cut out as :func:`crop` says.
-            captions: B lists of G texts or None.
+            pictures: P uint8 arrays (h, w, 3), RGB; sizes may differ.
+            captions: N texts or None.
 
         Returns:
-            ``roi`` and ``image``, (B, G) float32 cosines in [-1, 1], NaN where invalid; ``valid``,
-            (B, G) bool, False for a caption that is missing, says nothing or is longer than the
-            model's context. All on the CPU.
-
-        Raises:
-            ValueError: The three do not belong together, or an image or box is malformed.
+            (P, N) float32 cosines in [-1, 1] on the CPU. The column of a caption that is missing,
+            says nothing or is longer than the model's context is NaN.
         """
-        sizes = {len(row) for row in captions}
-        if not (len(images) == len(boxes) == len(captions) and len(sizes) <= 1):
-            raise ValueError(f'`images`, `boxes` and `captions` should be B images, (B, 4) boxes '
-                             f'and B lists of G captions, but got {len(images)}, {len(boxes)} and '
-                             f'lists of {[len(row) for row in captions]}')
-        shape = (len(images), max(sizes, default=0))
-        pictures = list(images) + [crop(i, b) for i, b in zip(images, boxes, strict=True)]
-        flat = [caption for row in captions for caption in row]
-        usable = {caption: self.tokens.fits(caption) for caption in dict.fromkeys(flat)}
-        valid = torch.tensor([usable[caption] for caption in flat], dtype=torch.bool)
-        nan = torch.full(shape, math.nan)
-        result = dict(roi=nan, image=nan.clone(), valid=valid.reshape(shape))
-        if not valid.any():
-            return result
-        picture_features = self._encode_pictures(pictures)
-        text_features = self._encode_texts([c for c in flat if usable[c]])
-        for key, start in (('image', 0), ('roi', shape[0])):
-            rows = picture_features[start:start + shape[0]].repeat_interleave(shape[1], 0)
-            cosine = (rows[valid] * text_features).sum(-1).clamp(-1, 1)
-            result[key].reshape(-1)[valid] = cosine
-        return result
+        cosines = torch.full((len(pictures), len(captions)), math.nan)
+        usable = {text: self.tokens.fits(text) for text in dict.fromkeys(captions)}
+        columns = [column for column, text in enumerate(captions) if usable[text]]
+        if len(pictures) and columns:
+            images, image_of = self._encode_pictures(pictures)
+            texts, text_of = self._encode_texts([captions[column] for column in columns])
+            cosines[:, columns] = (images @ texts.T).clamp(-1, 1)[image_of][:, text_of]
+        return cosines
 
-    def _encode_pictures(self, pictures: list[np.ndarray]) -> Tensor:
-        """Unit vectors (len(pictures), D), float32, on the CPU."""
-        index = _distinct((p.shape, p.tobytes()) for p in pictures)
-        first = {number: row for row, number in reversed(list(enumerate(index)))}
-        pixels = torch.stack([self._preprocess(Image.fromarray(pictures[first[number]]))
-                              for number in range(len(first))])
+    def _encode_pictures(self, pictures: Sequence[np.ndarray]) -> tuple[Tensor, list[int]]:
+        """Unit vectors (distinct pictures, D), float32, on the CPU, and the row of each picture."""
+        rows = _distinct((p.shape, p.tobytes()) for p in pictures)
+        first = [rows.index(row) for row in range(max(rows) + 1)]
+        pixels = torch.stack([self._preprocess(Image.fromarray(pictures[i])) for i in first])
         features = self.clip.encode_image(pixels.to(self.device, self._input_dtype))
-        return _unit(features)[index]
+        return _unit(features), rows
 
-    def _encode_texts(self, texts: list[str]) -> Tensor:
-        """Unit vectors (len(texts), D), float32, on the CPU."""
-        index = _distinct(texts)
+    def _encode_texts(self, texts: list[str]) -> tuple[Tensor, list[int]]:
+        """Unit vectors (distinct texts, D), float32, on the CPU, and the row of each text."""
         tokens = self.tokens(list(dict.fromkeys(texts)))
-        return _unit(self.clip.encode_text(tokens.to(self.device)))[index]
-
-
-def crop(image: np.ndarray, box: Tensor | np.ndarray | Sequence[float]) -> np.ndarray:
-    """Cut a box out of an image.
-
-    Left and top are rounded down, right and bottom up, so that no pixel which the box touches is
-    lost; the box is clipped into the image and at least one pixel is left.
-
-    Args:
-        image: uint8 (h, w, 3).
-        box: XYXY in pixels; x2 and y2 are the outer edges (column ceil(x2) - 1 is the last one in).
-            A target box, whose ends are the last pixels of the object, so loses its last row and
-            column, as in the published code.
-
-    Raises:
-        ValueError: The image is not uint8 (h, w, 3) or the box is not finite.
-    """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f'Images should be uint8 arrays (h, w, 3), but got {image.dtype} '
-                         f'{image.shape}')
-    x1, y1, x2, y2 = (float(value) for value in box)
-    if not all(map(math.isfinite, (x1, y1, x2, y2))):
-        raise ValueError(f'Boxes should be finite, but got {(x1, y1, x2, y2)}')
-    height, width = image.shape[:2]
-    left = min(max(math.floor(x1), 0), width - 1)
-    top = min(max(math.floor(y1), 0), height - 1)
-    right = max(min(math.ceil(x2), width), left + 1)
-    bottom = max(min(math.ceil(y2), height), top + 1)
-    return image[top:bottom, left:right]
+        return _unit(self.clip.encode_text(tokens.to(self.device))), _distinct(texts)
 
 
 def _distinct(keys) -> list[int]:

@@ -1,8 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""R_dpad as a reward term: a frozen discriminator and a form of the reward."""
+"""R_dpad as a reward term: which pictures a caption is compared with, and what that earns."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
 import torch
 from mmengine.device import get_device
 from torch import Tensor
@@ -10,36 +15,123 @@ from torch import Tensor
 from mmdpad.registry import MODELS, REWARDS
 from mmdpad.rewards.discriminative import check_form, discriminative_reward
 from mmdpad.structures import RolloutBatch
+from mmdpad.structures.reasoning_output import Box
+
+from .regions import crop, enlarge, overlaps, paint_over
+
+REGIONS = ('target', 'predicted')
+CONTRASTS = ('image', 'masked', 'others')
+
+
+@dataclass(frozen=True)
+class DiscriminativeOptions:
+    """The switches of the discriminative term, checked when they are set.
+
+    The defaults are the paper's. S1 is the similarity of a caption with its region, S2 with the
+    contrast.
+
+    Attributes:
+        form: Form of :func:`mmdpad.rewards.discriminative_reward`, which maps S1 and S2 to a value.
+        temperature, alpha: Parameters of the forms 'softmax' and 'sigmoid'.
+        region: 'target' is the ground-truth box; 'predicted' the response's own box in the prompt
+            image, and a response without a box that holds a part of the image scores 0.
+        region_margin: The region is this share of its box's width and height larger on every side
+            (what lies outside of the image is cut off); not negative.
+        contrast: 'image' is the whole image; 'masked' the image with the region painted over
+            (:func:`paint_over`; a region that covers the image leaves the image itself); 'others'
+            the best fitting of the other objects that the data names, cut out with the same margin
+            (where it names none, the whole image).
+
+    Raises:
+        ValueError: A name is unknown or a number out of range.
+    """
+
+    form: str = 'binary'
+    temperature: float = 0.1
+    alpha: float = 10.0
+    region: str = 'target'
+    region_margin: float = 0.0
+    contrast: str = 'image'
+
+    def __post_init__(self) -> None:
+        check_form(self.form, self.temperature, self.alpha)
+        for name, names in (('region', REGIONS), ('contrast', CONTRASTS)):
+            if getattr(self, name) not in names:
+                raise ValueError(f'`{name}` should be one of {names}, but got '
+                                 f'{getattr(self, name)!r}')
+        if not 0 <= self.region_margin < math.inf:
+            raise ValueError(f'`region_margin` should be a share of the box, 0 or more, but got '
+                             f'{self.region_margin}')
 
 
 @REWARDS.register_module()
 class DiscriminativeReward:
-    """How much better captions fit their object than the whole image.
-
-    The region is the ground-truth box in the prompt image.
+    """How much better captions fit their object than what it is contrasted with.
 
     Args:
-        discriminator: Config of a model that maps B images, (B, 4) boxes in their pixels and B
-            lists of G captions to ``roi``, ``image`` and ``valid``; see ``CLIPDiscriminator``.
-        form: Form of :func:`mmdpad.rewards.discriminative_reward`.
-        temperature, alpha: Parameters of the forms 'softmax' and 'sigmoid'.
+        discriminator: Config of a model that maps P uint8 RGB pictures and N captions to (P, N)
+            cosines, NaN for a caption that cannot be used; see ``CLIPDiscriminator``.
         device: Where the discriminator runs; default: mmengine's current device.
+        **options: See :class:`DiscriminativeOptions`.
     """
 
-    def __init__(self, discriminator: dict, form: str = 'binary', temperature: float = 0.1,
-                 alpha: float = 10.0, device: str | torch.device | None = None) -> None:
-        self.form = dict(form=form, temperature=temperature, alpha=alpha)
-        check_form(**self.form)
+    def __init__(self, discriminator: dict, device: str | torch.device | None = None,
+                 **options) -> None:
+        self.options = DiscriminativeOptions(**options)
         self.discriminator = MODELS.build(discriminator).to(device or get_device())
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns (B, G) rewards in the form's range.
 
-        Writes ``rollout.signals`` 's_roi' (S1), 's_image' (S2) and 's_margin' (S1 - S2), each
-        (B, G), NaN where there is no usable caption.
+        Writes ``rollout.signals`` 's_roi' (S1), 's_image' (S2, whatever the contrast) and
+        's_margin' (S1 - S2), each (B, G), NaN where there is no usable caption or no region.
         """
+        pictures, places = self._pictures(rollout)
+        cosines = self.discriminator(pictures, [parsed.caption for parsed in rollout.parsed])
+        pairs = torch.full((len(places), 2), math.nan)
+        for row, (place, cosine) in enumerate(zip(places, cosines.T, strict=True)):
+            own = cosine[place]
+            if len(own):
+                pairs[row] = torch.stack([own[0], own[1:].max()])
+        s1, s2 = map(rollout.per_response, pairs.unbind(1))
+        rollout.signals.update(s_roi=s1, s_image=s2, s_margin=s1 - s2)
+        options = self.options
+        return discriminative_reward(s1, s2, options.form, options.temperature, options.alpha)
+
+    def _pictures(self, rollout: RolloutBatch) -> tuple[list[np.ndarray], list[slice]]:
+        """All pictures, and which of them each response is compared with: its region first, then
+        its contrasts; none for a response without a region."""
         images = [image.permute(1, 2, 0).cpu().numpy() for image in rollout.prompt_images]
-        found = self.discriminator(images, rollout.target_boxes, rollout.captions)
-        roi, image = found['roi'], found['image']
-        rollout.signals.update(s_roi=roi, s_image=image, s_margin=roi - image)
-        return discriminative_reward(roi, image, found['valid'], **self.form)
+        negatives = [boxes.tolist() for boxes in rollout.negative_boxes]
+        pictures: list[np.ndarray] = []
+
+        @cache
+        def look(prompt: int, box: Box | None) -> slice:
+            start = len(pictures)
+            if box is not None:
+                pictures.extend(self._views(images[prompt], box, negatives[prompt]))
+            return slice(start, len(pictures))
+
+        places = [look(row // rollout.group_size, box)
+                  for row, box in enumerate(self._boxes(rollout))]
+        return pictures, places
+
+    def _boxes(self, rollout: RolloutBatch) -> list[Box | None]:
+        """The boxes of B * G regions, without their margin; None where a response has none."""
+        size = rollout.group_size
+        if self.options.region == 'target':
+            return [tuple(box) for box in rollout.target_boxes.tolist() for _ in range(size)]
+        shapes = [image.shape[-2:] for image in rollout.prompt_images for _ in range(size)]
+        return [parsed.box if parsed.box and overlaps(parsed.box, shape) else None
+                for parsed, shape in zip(rollout.parsed, shapes, strict=True)]
+
+    def _views(self, image: np.ndarray, box: Box, others: list[list[float]]) -> list[np.ndarray]:
+        """The region of a box in an image, then what it is contrasted with."""
+        margin, contrast = self.options.region_margin, self.options.contrast
+        region = enlarge(box, margin)
+        contrasts = [image]
+        if contrast == 'masked':
+            contrasts = [paint_over(image, region)]
+        elif contrast == 'others' and others:
+            contrasts = [crop(image, enlarge(other, margin)) for other in others]
+        return [crop(image, region), *contrasts]

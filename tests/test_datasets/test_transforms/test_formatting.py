@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from mmengine.dataset import pseudo_collate
 
@@ -42,6 +43,15 @@ def test_truth_is_packed_in_both_frames():
     # 8 / 6 and 5 / 4: 2 -> 2.67 -> 3, 4 -> 5.33 -> 5, 1 -> 1.25 -> 1, 2 -> 2.5 -> 3.
     assert sample.prompt_targets.bboxes.tolist() == [[3, 1, 5, 3]]
     assert sample.prompt_targets.points.shape == (1, 2, 2)
+
+
+@pytest.mark.parametrize('boxes', [[[1., 2., 3., 4.], [0., 0., 5., 5.]], []])
+def test_negatives_are_packed_even_if_there_are_none(boxes):
+    negatives = torch.tensor(boxes).reshape(-1, 4)
+    results = inference_results() | dict(prompt_negatives=negatives)
+    sample = PackReasoningInputs()(results)['data_samples']
+    assert sample.prompt_negatives.bboxes.dtype == torch.float32
+    assert sample.prompt_negatives.bboxes.tolist() == boxes
 
 
 def test_items_of_different_sizes_collate_to_lists():

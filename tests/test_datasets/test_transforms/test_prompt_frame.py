@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from mmdpad.datasets.transforms import PromptResize, TargetsFromMask
 
@@ -22,6 +23,17 @@ def test_size_is_width_then_height():
     assert results['prompt_shape'] == (10, 30)
     assert prompt[5, 0].tolist() == [0, 0, 0] and prompt[5, 29].tolist() == [255, 128, 0]
     assert results['img'] is image
+
+
+def test_other_boxes_are_scaled_and_not_rounded():
+    # x times 0.5 (6 -> 3), y times 2.5 (4 -> 10).
+    results = PromptResize((3, 10))(
+        dict(img=np.zeros((4, 6, 3), np.uint8), other_boxes=((1, 1, 5, 2), (-2, 0, 6, 4))))
+    negatives = results['prompt_negatives']
+    assert negatives.dtype == torch.float32
+    assert negatives.tolist() == [[0.5, 2.5, 2.5, 5], [-1, 0, 3, 10]]
+    none = PromptResize((3, 10))(dict(img=np.zeros((4, 6, 3), np.uint8), other_boxes=()))
+    assert none['prompt_negatives'].shape == (0, 4)
 
 
 def test_shrinking_averages():

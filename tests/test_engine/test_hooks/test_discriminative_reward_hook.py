@@ -17,14 +17,13 @@ NAN = math.nan
 
 
 class StubDiscriminator(nn.Module):
-    """Answers fixed similarities and keeps what it was asked."""
+    """Answers fixed similarities of two regions and two images and keeps what it was asked."""
     roi = tensor([[0.3, 0.2, NAN], [0.4, 0.1, 0.2]])
     image = tensor([[0.1, 0.2, NAN], [0.1, 0.3, 0.1]])
-    valid = tensor([[True, True, False], [True, True, True]])
 
-    def forward(self, images, boxes, captions):
-        self.asked = images, boxes, captions
-        return dict(roi=self.roi, image=self.image, valid=self.valid)
+    def forward(self, pictures, captions):
+        self.asked = pictures, captions
+        return torch.stack([self.roi[0], self.image[0], self.roi[1], self.image[1]]).repeat(1, 2)
 
 
 @pytest.fixture
@@ -55,19 +54,18 @@ def test_writes_its_term_and_signals(built):
     hook.before_train(runner)
     batch = rollout()
     hook.after_rollout(runner, batch)
-    images, boxes, captions = stub.asked
-    assert captions == [['a', 'b', None], ['c', 'd', 'e']]
-    assert boxes.tolist() == [[0, 0, 2, 2], [1, 1, 4, 3]]
-    assert images[1].shape == (4, 5, 3) and images[1].dtype == np.uint8
-    assert images[1][2, 3].tolist() == batch.prompt_images[1][:, 2, 3].tolist()
+    (_, _, region, image), captions = stub.asked
+    assert captions == ['a', 'b', None, 'c', 'd', 'e']
+    assert image.shape == (4, 5, 3) and image.dtype == np.uint8
+    assert image[2, 3].tolist() == batch.prompt_images[1][:, 2, 3].tolist()
+    np.testing.assert_array_equal(region, image[1:3, 1:4])
     assert batch.rewards['discriminative'].tolist() == [[1, 0, 0], [1, 0, 1]]
     torch.testing.assert_close(batch.signals['s_margin'],
                                tensor([[0.2, 0, NAN], [0.3, -0.2, 0.1]]), equal_nan=True)
-    assert batch.signals['s_roi'] is stub.roi and batch.signals['s_image'] is stub.image
     assert runner.train_loop.composition.total(batch).tolist() == [[0.5, 0, 0], [0.5, 0, 0.5]]
 
 
-def test_form_and_its_parameters_are_passed_on(built):
+def test_options_are_passed_on(built):
     hook = DiscriminativeRewardHook(dict(type='Stub'), form='softmax', temperature=0.2)
     hook.before_train(built[1])
     batch = rollout()
@@ -83,6 +81,10 @@ def test_a_hook_that_did_not_run_is_noticed(built):
         built[1].train_loop.composition.total(rollout())
 
 
-def test_a_misspelt_form_stops_before_anything_is_built():
-    with pytest.raises(ValueError, match="but got 'binry'"):
-        DiscriminativeRewardHook(dict(type='CLIPDiscriminator'), form='binry')
+@pytest.mark.parametrize('options, error', [
+    (dict(form='binry'), ValueError), (dict(region='box'), ValueError),
+    (dict(contrast='other'), ValueError), (dict(region_margin=-1), ValueError),
+    (dict(froms='binary'), TypeError)])
+def test_a_wrong_option_stops_before_anything_is_built(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        DiscriminativeRewardHook(dict(type='NoSuchModel'), **options)
