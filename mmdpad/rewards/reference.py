@@ -12,6 +12,8 @@ the answer by :func:`mmdpad.prompts.parse_response`. Where the reference is more
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from mmdpad.prompts import follows_template, parse_solution
@@ -40,17 +42,25 @@ def score_response(text: str, solution: str) -> dict[str, float]:
     answer = find_reference_object(text) or {}
     box = _box(answer)
     points = _points(answer)
-    iou = 0.0 if box is None else box_iou(box, target_box)
+    iou = 0.0 if box is None else _value(box_iou, box, target_box, beyond_floats=0.0)
     return {
         'thinking_format': float(follows_template(text)),
         'segmentation_format': float(_has_lists(answer)),
         'box_iou': iou,
         'box_iou_reward': float(iou > 0.5),
-        'box_l1_reward': float(box is not None and box_l1(box, target_box) < 10),
+        'box_l1_reward': float(box is not None and _value(box_l1, box, target_box) < 10),
         'point_l1_reward': float(
             box is not None and points is not None and all(inside(p, box) for p in points)
-            and matched_point_distance(points, target_points) < 100),
+            and _value(matched_point_distance, points, target_points) < 100),
     }
+
+
+def _value(function: Callable[..., float], *of: Any, beyond_floats: float = math.inf) -> float:
+    """What a function gives, also where no float can hold it: JSON's integers have no bound."""
+    try:
+        return function(*of)
+    except OverflowError:
+        return beyond_floats
 
 
 def _has_lists(answer: dict[str, Any]) -> bool:
@@ -62,7 +72,7 @@ def _has_lists(answer: dict[str, Any]) -> bool:
 def _box(answer: dict[str, Any]) -> list[float] | None:
     """The box if it is four numbers (booleans count as 0 and 1, as in Python)."""
     box = answer.get('bbox')
-    if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)):
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box):
         return box
     return None
 
@@ -70,12 +80,6 @@ def _box(answer: dict[str, Any]) -> list[float] | None:
 def _points(answer: dict[str, Any]) -> list[list[int]] | None:
     """The first two entries of each point, truncated to integers; None if that fails."""
     try:
-        points = [[int(answer[key][i]) for i in (0, 1)] for key in ('points_1', 'points_2')]
+        return [[int(answer[key][i]) for i in (0, 1)] for key in ('points_1', 'points_2')]
     except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         return None
-    return points if all(map(_is_number, points[0] + points[1])) else None
-
-
-def _is_number(value: Any) -> bool:
-    """A number with which a float can be computed: JSON's integers have no bound of their own."""
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1e150)

@@ -32,11 +32,19 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize('box', ['[NaN, 0, 1, 1]', '[-Infinity, 0, Infinity, 9]',
-                                 f'[0, 0, {"9" * 400}, 1]', '"abcd"', '{"a": 1}', 'null',
+                                 f'[0, 0, {"9" * 400}, 1]', f'[1.5, 0, {"9" * 400}, 1]', '"abcd"', '{"a": 1}', 'null',
                                  '[[1], 2, 3, 4]', '[29, 29, 10, 10]', '[0, 0, -1, -1]'])
 def test_no_answer_raises_and_every_value_is_in_its_range(box):
     text = f'{{"bbox": {box}, "points_1": [{"9" * 400}, 1e999], "points_2": [true, NaN]}}'
     assert all(0 <= value <= 1 for value in score_response(text, SOLUTION).values())
+
+
+def test_a_box_of_endless_size_still_holds_points():
+    """Integers of any length are numbers in JSON; a first version dropped those above 1e150."""
+    text = f'{{"bbox": [0, 0, 50, {"9" * 200}], "points_1": [12, 12], "points_2": [19, 20]}}'
+    scores = score_response(text, SOLUTION)
+    assert scores['point_l1_reward'] == 1.0 and scores['box_l1_reward'] == 0.0
+    assert 0 <= scores['box_iou'] < 1e-100
 
 
 @pytest.mark.parametrize('solution', ['', '<box>(1,2),(3,4)</box>', SOLUTION.replace('10', '1.5')])
