@@ -12,9 +12,11 @@ from .geometric import (
                         matched_point_distance,
 )
 from .reference import score_response
+from .text import distinct_n, repetition
 
 __all__ = [
     'BoxIoUReward', 'BoxL1Reward', 'PointL1Reward', 'RewardComposition',
     'SegmentationFormatReward', 'ThinkingFormatReward', 'box_iou', 'box_l1',
-    'discriminative_reward', 'inside', 'matched_point_distance', 'score_response'
+    'discriminative_reward', 'distinct_n', 'inside', 'matched_point_distance', 'repetition',
+    'score_response'
 ]
