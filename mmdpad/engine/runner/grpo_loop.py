@@ -11,13 +11,14 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
-from torch import Tensor
 
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
 from mmdpad.rewards import RewardComposition
 from mmdpad.rl import group_relative_advantage
-from mmdpad.structures import ParseFailure, RolloutBatch
+from mmdpad.structures import RolloutBatch
+
+from .rollout_stats import describe_rollout
 
 
 @LOOPS.register_module()
@@ -75,6 +76,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         rewards = self.composition.total(rollout)
         rollout.advantages = group_relative_advantage(rewards)
         scored = time.perf_counter()
+        runner.call_hook('before_update', rollout=rollout, rewards=rewards)
         logs = self.update(rollout)
 
         logs.update(describe_rollout(rollout, rewards))
@@ -137,30 +139,3 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             raise ValueError(f'`model.train_cfg.group_size` should be at least 2 (advantages '
                              f'compare responses of one group), but got '
                              f'{self.model.sampling["group_size"]}')
-
-
-def describe_rollout(rollout: RolloutBatch, rewards: Tensor) -> dict[str, float]:
-    """Means over a rollout for the log.
-
-    Args:
-        rollout: A rollout with reward terms and signals.
-        rewards: (B, G) total rewards.
-
-    Returns:
-        ``reward``, ``reward_std`` (mean spread within groups), ``reward/<term>`` (unweighted),
-        ``signal/<name>`` and ``think_tokens`` (over responses that have one; absent if none has),
-        ``flat_groups`` (share of groups without spread, so without signal), ``parse_failures`` and
-        ``truncated`` (shares), ``response_tokens``.
-    """
-    logs = {'reward': rewards.mean(), 'reward_std': rewards.std(dim=1).mean()}
-    logs |= {f'reward/{name}': term.mean() for name, term in rollout.rewards.items()}
-    logs |= {f'signal/{name}': term.nanmean() for name, term in rollout.signals.items()
-             if not term.isnan().all()}
-    logs['flat_groups'] = (rewards == rewards[:, :1]).all(dim=1).float().mean()
-    failures = [isinstance(parsed, ParseFailure) for parsed in rollout.parsed]
-    logs['parse_failures'] = torch.tensor(failures).float().mean()
-    logs['truncated'] = rollout.truncated.float().mean()
-    if not rollout.think_tokens.isnan().all():
-        logs['think_tokens'] = rollout.think_tokens.nanmean()
-    logs['response_tokens'] = rollout.response_mask.sum(dim=1).float().mean()
-    return {name: float(value) for name, value in logs.items()}

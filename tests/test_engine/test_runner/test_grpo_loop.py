@@ -8,10 +8,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdpad.engine.runner.grpo_loop import describe_rollout
-from mmdpad.prompts import parse_response
 from mmdpad.registry import HOOKS
-from mmdpad.structures import RolloutBatch
 
 
 def train(config, **changes):
@@ -143,19 +140,3 @@ def test_a_hook_with_a_misspelt_method_is_noticed(tiny_config):
 def test_settings_that_do_not_fit_are_refused_before_training(tiny_config, changes, message):
     with pytest.raises(ValueError, match=message):
         train(tiny_config, **changes)
-
-
-def test_describe_rollout_by_hand():
-    texts = ['<think>a</think>', 'b', 'c', 'd']
-    rollout = RolloutBatch(
-        [0, 1], [0, 1], 2, texts, [parse_response(t) for t in texts],
-        response_mask=torch.tensor([[1, 1], [1, 0], [1, 0], [1, 0]]).bool(),
-        truncated=torch.tensor([True, False, False, False]),
-        think_tokens=torch.tensor([3., float('nan'), 5., float('nan')]),
-        signals={'s': torch.tensor([[1., float('nan')], [3., float('nan')]])},
-        rewards={'a': torch.tensor([[1., 1.], [0., 2.]])})
-    logs = describe_rollout(rollout, torch.tensor([[1., 1.], [0., 2.]]))
-    assert logs == pytest.approx({
-        'reward': 1.0, 'reward_std': 2**0.5 / 2, 'reward/a': 1.0, 'signal/s': 2.0,
-        'flat_groups': 0.5, 'parse_failures': 1.0, 'truncated': 0.25, 'think_tokens': 4.0,
-        'response_tokens': 1.25})
