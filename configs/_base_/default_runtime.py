@@ -12,7 +12,8 @@ default_hooks = dict(
                     save_best='reasonseg/giou', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     plain_checkpoint=dict(type='PlainCheckpointHook'),
-    rollout_log=dict(type='RolloutLogHook'))
+    rollout_log=dict(type='RolloutLogHook'),
+    alarms=dict(type='AlarmHook'))
 
 log_processor = dict(type='LogProcessor', by_epoch=False, window_size=1)
 log_level = 'INFO'

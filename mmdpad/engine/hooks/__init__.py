@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from .alarm_hook import AlarmHook
 from .discriminative_reward_hook import DiscriminativeRewardHook
 from .plain_checkpoint_hook import PlainCheckpointHook
 from .rollout_log_hook import RolloutLogHook
 
-__all__ = ['DiscriminativeRewardHook', 'PlainCheckpointHook', 'RolloutLogHook']
+__all__ = ['AlarmHook', 'DiscriminativeRewardHook', 'PlainCheckpointHook', 'RolloutLogHook']
