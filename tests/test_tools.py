@@ -34,6 +34,16 @@ def test_train_resume_and_test(shapes_data, tmp_path):
     assert list(work_dir.glob('best_reasonseg_giou_iter_*.pth'))
     assert list(work_dir.rglob('events.out.tfevents*'))
 
+    (log, ) = work_dir.glob('*/rollouts.jsonl')
+    shown = run('tools/analysis_tools/show_rollouts.py', log, '--iter', '1', '--top', '1').stdout
+    assert shown.startswith('Iteration 1\n') and shown.count('<think>') >= 3
+    page = tmp_path / 'page.html'
+    run('tools/analysis_tools/show_rollouts.py', log, '--last', '--out', page)
+    assert 'Iteration 2' in page.read_text() and page.read_text().count('<img ') == 6
+    missing = run('tools/analysis_tools/show_rollouts.py', log, '--iter', '3', check=False)
+    assert missing.returncode == 1 and missing.stderr.count('\n') == 1
+    assert 'no iteration 3' in missing.stderr
+
     again = run('tools/train.py', CONFIG, '--work-dir', work_dir, *options(shapes_data),
                 check=False)
     assert again.returncode == 1 and 'holds the checkpoints of an earlier run' in again.stderr
@@ -59,6 +69,8 @@ def test_train_resume_and_test(shapes_data, tmp_path):
      "checkpoint 'none.pth' is not there"),
     (['tools/test.py', CONFIG, 'none.pth'], "checkpoint 'none.pth' is not there"),
     (['tools/test.py', CONFIG, '--out', 'README.md'], 'is there already'),
+    (['tools/analysis_tools/show_rollouts.py', 'none.jsonl'], "log 'none.jsonl' is not there"),
+    (['tools/analysis_tools/show_rollouts.py', 'README.md'], 'should hold one JSON object per'),
 ])
 def test_what_is_not_there_is_named_at_once(command, message):
     result = run(*command, check=False)

@@ -14,7 +14,9 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=50, max_keep_ckpts=2,
                     save_best='reasonseg/giou', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    plain_checkpoint=dict(type='PlainCheckpointHook'))
+    plain_checkpoint=dict(type='PlainCheckpointHook'),
+    rollout_log=dict(type='RolloutLogHook'),
+    alarms=dict(type='AlarmHook'))
 
 log_processor = dict(type='LogProcessor', by_epoch=False, window_size=1)
 log_level = 'INFO'

@@ -14,10 +14,11 @@ from .geometric import (
 from .length import ChainLengthReward, RepetitionReward
 from .quantile import QuantileReward
 from .reference import score_response
+from .text import distinct_n, repetition
 
 __all__ = [
     'BoxIoUReward', 'BoxL1Reward', 'ChainLengthReward', 'PointL1Reward', 'QuantileReward',
     'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
-    'box_iou', 'box_l1', 'build_term', 'discriminative_reward', 'inside',
-    'matched_point_distance', 'score_response'
+    'box_iou', 'box_l1', 'build_term', 'discriminative_reward', 'distinct_n', 'inside',
+    'matched_point_distance', 'repetition', 'score_response'
 ]

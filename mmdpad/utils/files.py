@@ -8,7 +8,7 @@ import json
 import math
 import os
 import os.path as osp
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -45,10 +45,41 @@ def write_atomically(path: str, content: bytes) -> str:
 
 
 def write_jsonl(path: str, rows: Iterable[dict]) -> str:
-    """:func:`write_atomically` of JSON lines (UTF-8), converted by :func:`jsonable`."""
+    """:func:`write_atomically` of :func:`to_jsonl`."""
+    return write_atomically(path, to_jsonl(rows))
+
+
+def to_jsonl(rows: Iterable[dict]) -> bytes:
+    """JSON lines (UTF-8), converted by :func:`jsonable`."""
     lines = [json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + '\n' for row in rows]
     # Half of a surrogate pair, which model text may hold, becomes the JSON escape of itself.
-    return write_atomically(path, ''.join(lines).encode('utf-8', 'backslashreplace'))
+    return ''.join(lines).encode('utf-8', 'backslashreplace')
+
+
+def read_jsonl(path: str) -> Iterator[dict]:
+    """Yield the objects of a file of JSON lines; an unreadable last line, which a killed run may
+    leave cut off, is left out.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Another line is no JSON object.
+    """
+    fault = ''
+    with open(path, encoding='utf-8', errors='replace') as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            if fault:
+                raise ValueError(fault)
+            wanted = f'{path} should hold one JSON object per line, but line {number} is'
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                fault = f'{wanted} not: {line[:80]!r}'
+                continue
+            if not isinstance(row, dict):
+                raise ValueError(f'{wanted} {type(row).__name__}')
+            yield row
 
 
 def jsonable(value: Any) -> Any:

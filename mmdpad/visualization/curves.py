@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections import defaultdict
 
@@ -13,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmdpad.utils import write_atomically
+from mmdpad.utils import read_jsonl, write_atomically
 
 Series = dict[str, tuple[list[int], list[float]]]
 
@@ -77,24 +76,10 @@ def read_scalars(path: str) -> Series:
         finite are left out.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: A line other than the last (which a killed run may leave cut off) is no JSON
-            object.
+        FileNotFoundError, ValueError: See :func:`mmdpad.utils.read_jsonl`.
     """
-    with open(path, encoding='utf-8') as file:
-        lines = [line for line in file if line.strip()]
     points: dict[str, dict[int, float]] = defaultdict(dict)
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f'{path} should hold one JSON object per line, but line {number} is '
-                             f'not: {line[:80]!r}') from error
-        if not isinstance(row, dict):
-            raise ValueError(f'{path} should hold one JSON object per line, but line {number} is '
-                             f'{type(row).__name__}')
+    for number, row in enumerate(read_jsonl(path), start=1):
         # MMEngine gives 'iter' to lines of training only.
         prefix = '' if 'iter' in row else 'val: '
         for name, value in row.items():

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from mmdpad.utils import jsonable, unique_path, write_atomically, write_jsonl
+from mmdpad.utils import (
+    jsonable,
+    read_jsonl,
+    to_jsonl,
+    unique_path,
+    write_atomically,
+    write_jsonl,
+)
 
 
 def test_an_earlier_file_is_never_overwritten(tmp_path):
@@ -38,6 +45,30 @@ def test_json_lines_keep_any_text(tmp_path):
     content = open(path, encoding='utf-8').read()
     assert 'Äpfel 苹果' in content
     assert [json.loads(line) for line in content.splitlines()] == rows
+
+
+def test_json_lines_are_read_back(tmp_path):
+    rows = [{'text': 'one\u2028two\x85three\r\nfour \ud800'}, {'n': 1}]
+    path = tmp_path / 'a.jsonl'
+    path.write_bytes(to_jsonl(rows))
+    assert list(read_jsonl(str(path))) == rows
+
+
+@pytest.mark.parametrize('tail', [b'{"n": 2', b'{"n": 2\n', '{"n": "苹'.encode()[:-1], b'\n \n'])
+def test_a_last_line_that_a_killed_run_cut_off_is_left_out(tmp_path, tail):
+    path = tmp_path / 'a.jsonl'
+    path.write_bytes(to_jsonl([{'n': 1}]) + tail)
+    assert list(read_jsonl(str(path))) == [{'n': 1}]
+
+
+@pytest.mark.parametrize('content, message', [
+    (b'<html>\n{}\n', "line 1 is not: '<html>"), (b'{}\n\n[1]\n', 'line 3 is list'),
+    (b'[' * 100_000 + b'\n{}', 'line 1 is not'), (b'\xff\x00\n1\n', 'line 1 is not')])
+def test_what_is_no_json_lines_is_named(tmp_path, content, message):
+    path = tmp_path / 'a.jsonl'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_jsonl(str(path)))
 
 
 def test_jsonable():

@@ -1,6 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from .alarm_hook import AlarmHook
 from .discriminative_reward_hook import DiscriminativeRewardHook
 from .mask_reward_hook import MaskRewardHook
 from .plain_checkpoint_hook import PlainCheckpointHook
+from .rollout_log_hook import RolloutLogHook
 
-__all__ = ['DiscriminativeRewardHook', 'MaskRewardHook', 'PlainCheckpointHook']
+__all__ = ['AlarmHook', 'DiscriminativeRewardHook', 'MaskRewardHook', 'PlainCheckpointHook',
+           'RolloutLogHook']

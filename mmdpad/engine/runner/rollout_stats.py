@@ -1,36 +1,74 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""TEMPORARY: another tree replaces it."""
+"""What a rollout was like, in numbers for the log."""
+
 from __future__ import annotations
 
-import torch
+from collections import Counter
+from statistics import fmean
 
+from mmdpad.prompts import FAILURE_REASONS
+from mmdpad.rewards import distinct_n, repetition
+from mmdpad.rl import has_signal
 from mmdpad.structures import ParseFailure, RolloutBatch
 
 
 def describe_rollout(rollout: RolloutBatch) -> dict[str, float]:
     """Means over a rollout for the log.
 
+    MMEngine logs the last value of a name again while none follows; so whatever has a value for
+    every rollout is always there, shares of 0 included.
+
     Args:
-        rollout: A rollout with reward terms and signals.
-        rewards: (B, G) total rewards.
+        rollout: A rollout with reward terms, their sum and signals.
 
     Returns:
-        ``reward``, ``reward_std`` (mean spread within groups), ``reward/<term>`` (unweighted),
-        ``signal/<name>`` and ``think_tokens`` (over responses that have one; absent if none has),
-        ``flat_groups`` (share of groups without spread, so without signal), ``parse_failures`` and
-        ``truncated`` (shares), ``response_tokens``.
+        Rewards:
+
+        - ``reward``, ``reward_std`` (mean spread within groups), ``flat_groups`` (share of groups
+          without spread, so without signal);
+        - ``reward/<term>`` (unweighted), ``reward_std/<term>`` (spread over all responses);
+        - ``signal/<name>`` (over responses that have one; absent if none has).
+
+        Shares of all responses, in [0, 1]: ``parse_failures``, ``failed/<reason>`` for each of
+        ``mmdpad.prompts.FAILURE_REASONS``, ``truncated``, ``empty_think`` (no chain, or nothing
+        in it).
+
+        Texts:
+
+        - ``response_tokens``;
+        - ``think_tokens`` and ``caption_words`` (over responses with the tags; absent if none
+          has);
+        - ``distinct_2`` (:func:`distinct_n` of each group's chains, mean over groups) and
+          ``repetition`` (mean over chains that are not empty; absent if all are).
     """
     rewards = rollout.total_rewards
     logs = {'reward': rewards.mean(), 'reward_std': rewards.std(dim=1).mean()}
-    logs |= {f'reward/{name}': term.mean() for name, term in rollout.rewards.items()}
+    for name, term in rollout.rewards.items():
+        logs |= {f'reward/{name}': term.mean(), f'reward_std/{name}': term.std()}
     logs |= {f'signal/{name}': term.nanmean() for name, term in rollout.signals.items()
              if not term.isnan().all()}
-    logs['flat_groups'] = (rewards == rewards[:, :1]).all(dim=1).float().mean()
-    failures = [isinstance(parsed, ParseFailure) for parsed in rollout.parsed]
-    logs['parse_failures'] = torch.tensor(failures).float().mean()
+    logs['flat_groups'] = 1 - has_signal(rewards).float().mean()
     logs['truncated'] = rollout.truncated.float().mean()
     if not rollout.think_tokens.isnan().all():
         logs['think_tokens'] = rollout.think_tokens.nanmean()
     logs['response_tokens'] = rollout.response_mask.sum(dim=1).float().mean()
-    return {name: float(value) for name, value in logs.items()}
+    return {name: float(value) for name, value in logs.items()} | _describe_texts(rollout)
 
+
+def _describe_texts(rollout: RolloutBatch) -> dict[str, float]:
+    parsed, size = rollout.parsed, rollout.group_size
+    failures = Counter(dict.fromkeys(FAILURE_REASONS, 0))
+    failures.update(p.reason for p in parsed if isinstance(p, ParseFailure))
+    logs = {'parse_failures': failures.total() / len(parsed)}
+    logs |= {f'failed/{reason}': count / len(parsed) for reason, count in failures.items()}
+
+    chains = [p.think or '' for p in parsed]
+    logs['empty_think'] = chains.count('') / len(chains)
+    logs['distinct_2'] = fmean([distinct_n(chains[i:i + size], 2)
+                                for i in range(0, len(chains), size)])
+    captions = [len(p.caption.split()) for p in parsed if p.caption is not None]
+    if captions:
+        logs['caption_words'] = fmean(captions)
+    if any(chains):
+        logs['repetition'] = fmean([repetition(chain) for chain in chains if chain])
+    return logs

@@ -1,0 +1,213 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Says when a run goes wrong in one of the ways that people have met with GRPO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmdpad.registry import HOOKS
+
+Rows = list[dict[str, float]]  # logged values of consecutive iterations, each with its 'iter'
+Findings = dict[str, str]  # what an alarm is about -> what was seen, and when
+
+REMEDIES = {
+    'chain_collapses':
+        "Aggregate by tokens, which does not favour short responses, or raise the KL term "
+        "(`model.train_cfg`: `aggregation='token_mean'`, `kl_coef`).",
+    'chain_vanishes':
+        'Give `ThinkingFormatReward` more weight, and see by tools/analysis_tools/'
+        'show_rollouts.py what is written instead of a chain.',
+    'sentences_repeat':
+        'Add `RepetitionReward` to the rewards, raise '
+        '`model.train_cfg.kl_coef`, or lower the learning rate.',
+    'term_saturates':
+        'Make the term stricter or graded, or remove it; a format that has been learned may stay.',
+    'reward_hacking':
+        'Take the checkpoint of the best validation, and look for what is rewarded without being '
+        'right by tools/analysis_tools/show_rollouts.py.',
+    'not_finite':
+        'Go back to a checkpoint before this iteration and lower the learning rate or '
+        '`optim_wrapper.clip_grad.max_norm`.',
+}
+METRIC = 'reasonseg/giou'
+
+
+@HOOKS.register_module()
+class AlarmHook(Hook):
+    """Warns once when an alarm goes off: what was seen, since when, and what helps.
+
+    ====================  =====================================================================
+    alarm                 goes off when
+    ====================  =====================================================================
+    ``chain_collapses``   ``think_tokens`` are below ``chain_share`` of what they were at first
+    ``chain_vanishes``    ``empty_think`` is above ``empty_share``
+    ``sentences_repeat``  ``repetition`` is above ``repetition``
+    ``term_saturates``    every response of a whole window has the same positive reward of a term
+                          (spread up to ``flat_std``); once for each term
+    ``reward_hacking``    a validation is ``giou_drop`` below the best one before, and the training
+                          reward is higher than it was then
+    ``not_finite``        a logged value is NaN or infinite; at once, without a window
+    ====================  =====================================================================
+
+    Values are means over the last ``window`` iterations, "at first" over the first ones; before a
+    window is full nothing but ``not_finite`` can go off. Values that are missing or not finite
+    are left out of means. All this is kept in checkpoints, so a resumed run goes on with it.
+
+    Args:
+        window: Iterations of a window.
+        chain_share: In (0, 1). DPAD's chains become shorter, by about half in the miniature, so
+            the default is well below that.
+        empty_share: In [0, 1), share of responses.
+        repetition: In [0, 1), see :func:`mmdpad.rewards.repetition`.
+        flat_std: Standard deviation, in the term's own unit.
+        giou_drop: In percent, the unit of ``reasonseg/giou``.
+        stop: Names of alarms that end the run after the iteration or validation in which they
+            go off; True for all, a format that has been learned (``term_saturates``) included.
+            What was learned since the last checkpoint is not saved.
+
+    Raises:
+        ValueError: An unknown name in ``stop``, or ``window`` is not positive.
+    """
+
+    def __init__(self,
+                 window: int = 20,
+                 chain_share: float = 0.25,
+                 empty_share: float = 0.5,
+                 repetition: float = 0.3,
+                 flat_std: float = 0.01,
+                 giou_drop: float = 2.0,
+                 stop: bool | Sequence[str] = False) -> None:
+        if window < 1:
+            raise ValueError(f'`window` should be at least 1 (iterations), but got {window}')
+        names = set(REMEDIES if stop is True else stop or ())
+        if names - REMEDIES.keys():
+            raise ValueError(f'`stop` should be True, False or a list of {sorted(REMEDIES)}, but '
+                             f'got {stop!r}')
+        self.window = window
+        self.chain_share, self.empty_share, self.repetition = chain_share, empty_share, repetition
+        self.flat_std, self.giou_drop = flat_std, giou_drop
+        self.stop = names
+        self.history = _no_history()
+
+    def before_train(self, runner: Runner) -> None:
+        """Start, or go on with the history of the checkpoint that is resumed."""
+        kept = runner.message_hub.get_info('alarms') if runner.iter else None
+        self.history = kept or _no_history()
+        runner.message_hub.update_info('alarms', self.history)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                         outputs: dict[str, float] | None = None) -> None:
+        """Look at the values of an iteration. They should be the same on every process."""
+        row = {name: float(value) for name, value in (outputs or {}).items()}
+        row['iter'] = runner.iter + 1
+        first, recent = self.history['first'], self.history['recent']
+        if len(first) < self.window:
+            first.append(row)
+        recent.append(row)
+        del recent[:-self.window]
+        self._report(runner, 'not_finite', not_finite(row))
+        if len(recent) == self.window:
+            self._report(runner, 'chain_collapses',
+                         chain_collapses(first, recent, self.chain_share))
+            self._report(runner, 'chain_vanishes',
+                         exceeds(recent, 'empty_think', self.empty_share))
+            self._report(runner, 'sentences_repeat',
+                         exceeds(recent, 'repetition', self.repetition))
+            self._report(runner, 'term_saturates', term_saturates(recent, self.flat_std))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Compare a validation during training with those before."""
+        giou = (metrics or {}).get(METRIC, math.nan)
+        reward = mean_of(self.history['recent'], 'reward')
+        if reward is None or not math.isfinite(giou):
+            return
+        validations = self.history['validations']
+        validations.append(dict(iter=runner.iter, giou=float(giou), reward=reward))
+        self._report(runner, 'reward_hacking', reward_hacking(validations, self.giou_drop))
+
+    def _report(self, runner: Runner, alarm: str, findings: Findings) -> None:
+        for subject, seen in findings.items():
+            name = f'{alarm} ({subject})'
+            if name in self.history['reported']:
+                continue
+            self.history['reported'].append(name)
+            stops = alarm in self.stop
+            runner.logger.warning(f'Alarm {name}: {seen}. {REMEDIES[alarm]}'
+                                  + (' The run is stopped.' if stops else ''))
+            if stops:
+                runner.train_loop.stop_training = True
+
+
+def chain_collapses(first: Rows, recent: Rows, share: float) -> Findings:
+    """Whether chains are shorter than ``share`` of their length at first."""
+    start, now = mean_of(first, 'think_tokens'), mean_of(recent, 'think_tokens')
+    if start is None or now is None or now >= share * start:
+        return {}
+    return {'think_tokens': f'{now:.1f} in {_span(recent)}, after {start:.1f} in {_span(first)}'}
+
+
+def exceeds(recent: Rows, name: str, limit: float) -> Findings:
+    """Whether the mean of a value is above ``limit``."""
+    now = mean_of(recent, name)
+    if now is None or now <= limit:
+        return {}
+    return {name: f'{now:.2f} in {_span(recent)}, above {limit}'}
+
+
+def term_saturates(recent: Rows, flat_std: float) -> Findings:
+    """Which terms give every response of all iterations the same positive reward."""
+    found = {}
+    for name in recent[-1]:
+        term = name.removeprefix('reward/')
+        means = [row.get(name, math.nan) for row in recent]
+        stds = [row.get(f'reward_std/{term}', math.nan) for row in recent]
+        if (term != name and all(mean > 0 for mean in means)
+                and max(means) - min(means) <= flat_std and all(std <= flat_std for std in stds)):
+            found[term] = (f'{means[-1]:.3g} for every response of {_span(recent)}, so that it '
+                           f'gives no signal')
+    return found
+
+
+def reward_hacking(validations: Rows, drop: float) -> Findings:
+    """Whether the last validation is worse than the best before, although the reward rose.
+
+    Args:
+        validations: ``iter``, ``giou`` (percent) and ``reward`` (of training, at that time).
+        drop: Loss of gIoU that counts, in percent.
+    """
+    if len(validations) < 2:
+        return {}
+    *before, last = validations
+    best = max(before, key=lambda row: row['giou'])
+    if last['giou'] > best['giou'] - drop or last['reward'] <= best['reward']:
+        return {}
+    return {METRIC: f'{last["giou"]:.1f} at iteration {last["iter"]}, after {best["giou"]:.1f} at '
+                    f'iteration {best["iter"]}, while the training reward rose from '
+                    f'{best["reward"]:.3f} to {last["reward"]:.3f}'}
+
+
+def not_finite(row: dict[str, float]) -> Findings:
+    """Whether a value is NaN or infinite."""
+    values = [f'{name} = {value}' for name, value in row.items() if not math.isfinite(value)]
+    return {'values': f'{", ".join(values)} at iteration {row["iter"]}'} if values else {}
+
+
+def mean_of(rows: Rows, name: str) -> float | None:
+    """Mean over the rows that have a finite value of this name; None if none has."""
+    values = [row[name] for row in rows if math.isfinite(row.get(name, math.nan))]
+    return fmean(values) if values else None
+
+
+def _span(rows: Rows) -> str:
+    return f'iterations {rows[0]["iter"]}-{rows[-1]["iter"]}'
+
+
+def _no_history() -> dict[str, list]:
+    """Plain lists, because checkpoints hold them."""
+    return dict(first=[], recent=[], validations=[], reported=[])

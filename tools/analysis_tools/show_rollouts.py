@@ -1,0 +1,63 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Shows the best, the worst and the most contested groups of a training step.
+
+    python tools/analysis_tools/show_rollouts.py work_dirs/RUN/TIME/rollouts.jsonl --iter 40
+    python tools/analysis_tools/show_rollouts.py work_dirs/RUN/TIME/rollouts.jsonl --out page.html
+
+The log is what RolloutLogHook writes. Run it where the paths of the images hold, usually the
+folder that training was started in.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from mmdpad.datasets.errors import DatasetError
+from mmdpad.datasets.transforms import read_image
+from mmdpad.utils import check_file, write_atomically
+from mmdpad.visualization.rollouts import (
+    notable_groups,
+    read_step,
+    rollouts_as_html,
+    rollouts_as_text,
+)
+
+
+def read_or_none(path: str) -> np.ndarray | None:
+    """The image, None where it is missing or broken."""
+    try:
+        return read_image(path)
+    except DatasetError:
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('log', metavar='LOG.jsonl', help='rollouts.jsonl of a run')
+    step = parser.add_mutually_exclusive_group()
+    step.add_argument('--iter', type=int, metavar='N', help='iteration, from 1')
+    step.add_argument('--last', action='store_true', help='the last iteration (the default)')
+    parser.add_argument('--top', type=int, default=3, metavar='N',
+                        help='groups of each kind (default 3)')
+    parser.add_argument('--out', metavar='PAGE.html',
+                        help='write a page instead of printing; a taken name gets a number')
+    args = parser.parse_args()
+    if args.top < 1:
+        parser.error(f'--top should be at least 1, but got {args.top}')
+    check_file('log', args.log)
+    try:
+        iteration, groups = read_step(args.log, args.iter)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    sections = notable_groups(groups, args.top)
+    if args.out is None:
+        print(rollouts_as_text(iteration, sections), end='')
+    else:
+        page = rollouts_as_html(iteration, sections, read_or_none)
+        print(write_atomically(args.out, page.encode()))
+
+
+if __name__ == '__main__':
+    main()
