@@ -15,6 +15,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoProcessor, BatchFeature, Qwen2_5_VLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -82,6 +83,14 @@ class VLMReasoningHead(BaseModule):
         return sorted({getattr(config, name) for name in names
                        if getattr(config, name, None) is not None})
 
+    @property
+    def end_tokens(self) -> list[int]:
+        """Tokens that end a response; the first is the one that a given response is taught with."""
+        ends = self.model.generation_config.eos_token_id
+        if ends is None:
+            return [self.processor.tokenizer.eos_token_id]
+        return [ends] if isinstance(ends, int) else list(ends)
+
     def encode_prompts(self, images: Sequence[Tensor], questions: Sequence[str]) -> BatchFeature:
         """Tokens and pixels of B prompts, on this module's device.
 
@@ -118,6 +127,28 @@ class VLMReasoningHead(BaseModule):
                              f'{self.max_prompt_tokens} tokens, but one has {longest}; use a '
                              f'smaller prompt image or raise the limit')
         return prompts.to(self.device)
+
+    def encode_responses(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens of N given responses, each with the end token behind it.
+
+        Returns:
+            (N, R) long token ids, right-padded, and (N, R) bool, True for those of a response.
+
+        Raises:
+            ValueError: A text holds a special token, which no response can hold.
+        """
+        tokenizer = self.processor.tokenizer
+        special = {*tokenizer.all_special_ids, *self.vision_token_ids}
+        rows = []
+        for text in texts:
+            ids = tokenizer(text, add_special_tokens=False)['input_ids']
+            if special.intersection(ids):
+                found = tokenizer.decode([i for i in ids if i in special])
+                raise ValueError(f'A response should be text without special tokens, but got '
+                                 f'{found!r} in {text!r}; remove them')
+            rows.append(torch.tensor([*ids, self.end_tokens[0]]))
+        mask = pad_sequence([torch.ones_like(row).bool() for row in rows], batch_first=True)
+        return pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id), mask
 
     def decode(self, response_ids: Tensor) -> list[str]:
         """Texts of (N, R) token ids, special tokens left out."""
@@ -175,6 +206,24 @@ class VLMReasoningHead(BaseModule):
         logp = -cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction='none')
         logp = logp.reshape(ids.shape).masked_fill(~mask, 0.0)
         return logp, (_entropy(logits) if entropy else None)
+
+    def supervised_loss(self, prompts: BatchFeature,
+                        texts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross entropy of given responses, over all tokens of the batch (end tokens too).
+
+        Args:
+            prompts: What :meth:`encode_prompts` returns, B prompts.
+            texts: N responses; N a multiple of B, prompt-major.
+
+        Returns:
+            The scalar loss in nats per token, and scalars for the log: ``perplexity`` and
+            ``response_tokens`` (mean length).
+        """
+        ids, mask = self.encode_responses(texts)
+        logp, _ = self.log_probs(prompts, ids, mask)
+        loss = -logp.sum() / mask.sum()
+        return loss, dict(perplexity=loss.detach().exp(),
+                          response_tokens=mask.sum(dim=1).float().mean())
 
 
 def _entropy(logits: Tensor) -> Tensor:

@@ -52,12 +52,12 @@ class HFRollout:
             top_p, top_k: Nucleus and top-k sampling; 1.0 and 0 leave the distribution as it is.
             seed: The same seed gives the same responses; the global generators are untouched.
         """
-        model, tokenizer = head.model, head.processor.tokenizer
-        end_tokens = _as_list(model.generation_config.eos_token_id) or [tokenizer.eos_token_id]
+        model, end_tokens = head.model, head.end_tokens
         config = GenerationConfig(
             max_new_tokens=max_new_tokens, num_return_sequences=group_size, use_cache=True,
             do_sample=temperature > 0, eos_token_id=end_tokens,
-            pad_token_id=tokenizer.pad_token_id, suppress_tokens=head.vision_token_ids,
+            pad_token_id=head.processor.tokenizer.pad_token_id,
+            suppress_tokens=head.vision_token_ids,
             **(dict(temperature=temperature, top_p=top_p, top_k=top_k) if temperature > 0 else {}))
         # `generate` would fill gaps from the folder's own sampling defaults (Qwen ships some).
         folder_defaults, model.generation_config = model.generation_config, config
@@ -76,9 +76,3 @@ class HFRollout:
         # Everything behind the first end token is padding.
         mask = ends.cumsum(dim=1) - ends.long() == 0
         return Responses(ids, mask, ~ends.any(dim=1))
-
-
-def _as_list(value: int | list[int] | None) -> list[int]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, int) else list(value)

@@ -101,21 +101,19 @@ class ReasoningSegmentor(BaseDetector):
     def _pad_token(self) -> int:
         return self.policy.processor.tokenizer.pad_token_id
 
-    def loss(self, inputs: RolloutBatch, data_samples: Any = None) -> dict[str, Tensor]:
+    def loss(self, inputs: RolloutBatch | Inputs, data_samples: Any = None) -> dict[str, Tensor]:
         """The GRPO loss of a finished rollout, see :func:`mmdpad.rl.policy_loss`.
 
         Args:
-            inputs: A rollout with advantages.
-            data_samples: Unused; the rollout holds them.
+            inputs: A rollout with advantages; or a batch of images, see :meth:`supervised_loss`.
+            data_samples: Unused with a rollout, which holds them.
 
         Returns:
             ``loss`` and scalars for the log: ``pg_loss``, ``kl``, ``clip_frac``, ``approx_kl``,
             ``entropy``.
         """
         if not isinstance(inputs, RolloutBatch):
-            raise TypeError(f'`inputs` should be a RolloutBatch, as `GRPOTrainLoop` hands it over, '
-                            f'but got {type(inputs).__name__}; set '
-                            f"`train_cfg=dict(type='GRPOTrainLoop', ...)`")
+            return self.supervised_loss(inputs, data_samples)
         rollout, objective = inputs, self.objective
         tokens = (rollout.response_ids, rollout.response_mask, self.sampling['temperature'])
         prompts = self._encode(rollout.prompt_images, rollout.data_samples)
@@ -133,6 +131,30 @@ class ReasoningSegmentor(BaseDetector):
             ref_logp=ref_logp, entropy=entropy, **objective)
         # mmengine adds up everything whose name has 'loss' in it: only `loss` may.
         return {'loss': total, **{name.removesuffix('_loss'): v for name, v in scalars.items()}}
+
+    def supervised_loss(self, inputs: Inputs,
+                        data_samples: list[DetDataSample]) -> dict[str, Tensor]:
+        """The cross entropy of given responses, see :meth:`VLMReasoningHead.supervised_loss`.
+
+        Args:
+            inputs: ``prompt_image``: B uint8 tensors (3, h, w), RGB.
+            data_samples: B data samples with ``question`` and ``response``.
+
+        Returns:
+            ``loss`` and scalars for the log: ``perplexity``, ``response_tokens``.
+
+        Raises:
+            TypeError: A sample has no ``response``.
+        """
+        if not data_samples or not all('response' in sample for sample in data_samples):
+            raise TypeError(
+                f'`inputs` should be a RolloutBatch, as `GRPOTrainLoop` hands it over, or data '
+                f'samples should have a `response`, but got {type(inputs).__name__} and samples '
+                f"without it; set `train_cfg=dict(type='GRPOTrainLoop', ...)`, or, to learn given "
+                f"responses, put `dict(type='ComposeResponse')` before `PackReasoningInputs`")
+        prompts = self._encode(inputs['prompt_image'], data_samples)
+        loss, scalars = self.policy.supervised_loss(prompts, [s.response for s in data_samples])
+        return {'loss': loss, **scalars}
 
     @torch.no_grad()
     def old_log_probs(self, rollout: RolloutBatch) -> Tensor:

@@ -2,6 +2,7 @@
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from mmdpad.models import HFRollout
@@ -71,9 +72,21 @@ def test_frozen_parts_stay_out_of_the_state_and_in_eval_mode(model):
     assert not report.missing_keys and not report.unexpected_keys
 
 
-def test_a_batch_without_rollout_has_no_loss(model, batch):
-    with pytest.raises(TypeError, match='GRPOTrainLoop'):
-        model.loss(batch['inputs'], batch['data_samples'])
+def test_a_batch_without_rollout_or_responses_has_no_loss(model, batch):
+    batch['data_samples'][0].set_metainfo(dict(response='red'))  # but not the second
+    for samples in (batch['data_samples'], None):
+        with pytest.raises(TypeError, match='GRPOTrainLoop.*ComposeResponse'):
+            model.loss(batch['inputs'], samples)
+
+
+def test_a_few_steps_on_given_responses_lower_their_loss(model, batch):
+    for sample, text in zip(batch['data_samples'], ('a red star', 'no'), strict=True):
+        sample.set_metainfo(dict(response=text))
+    optim_wrapper = OptimWrapper(torch.optim.AdamW(model.policy.parameters(), lr=1e-3))
+    logs = [model.train().train_step(batch, optim_wrapper) for _ in range(4)]
+    losses = [log['loss'].item() for log in logs]
+    assert losses == sorted(losses, reverse=True) and losses[3] < 0.7 * losses[0]
+    assert set(logs[0]) == {'loss', 'perplexity', 'response_tokens'}
 
 
 def test_mode_tensor_and_features(model, batch):
