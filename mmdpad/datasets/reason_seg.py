@@ -27,7 +27,8 @@ class ReasonSegDataset(BaseDataset):
     file of the same name (:mod:`.reason_seg_annotation`). Items come in the order of their file
     names, so every machine sees the same list. An item before the pipeline has the keys
     ``img_id`` (the file name without suffix), ``img_path``, ``ann_path``, ``texts`` (all raw
-    texts), ``text_index``, ``question`` (the raw text that is asked) and ``is_sentence``.
+    texts), ``text_index``, ``question`` (the raw text that is asked), ``is_sentence`` and,
+    where the annotation has them, ``think``, ``caption`` and ``response``.
 
     All files are checked when the data set is built (headers, annotations and masks; pixels are
     decoded later), and everything that is wrong is listed in one :class:`DatasetError`, so that
@@ -98,7 +99,8 @@ class ReasonSegDataset(BaseDataset):
                 texts=list(annotation.texts),
                 text_index=i,
                 question=text,
-                is_sentence=annotation.is_sentence) for i, text in enumerate(asked)
+                is_sentence=annotation.is_sentence,
+                **annotation.answer) for i, text in enumerate(asked)
         ]
 
 

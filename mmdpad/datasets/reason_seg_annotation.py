@@ -5,14 +5,18 @@ A file holds ``text`` (a list of questions or phrases), ``is_sentence`` (whether
 sentences, "long queries", or phrases) and ``shapes`` (polygons with a label). Polygons are in
 pixels of the image after its EXIF rotation, (x, y). The way they become a mask follows LISA's
 reader to the pixel, so that numbers compare.
+
+Ours are three optional strings for supervised training (:class:`.transforms.ComposeResponse`):
+``think`` and ``caption``, the parts of a response that no mask tells, or a whole ``response``.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -22,6 +26,8 @@ from .errors import DatasetError
 # OpenCV fills polygons in 16-bit fixed point; beyond this, coordinates are no pixels anyway.
 MAX_COORDINATE = 1_000_000
 TARGET, IGNORE = 1, 255
+ANSWER_KEYS = ('think', 'caption', 'response')
+_TAGS = re.compile('</?(think|answer|caption)>')
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,12 @@ class Polygon:
 
 @dataclass(frozen=True)
 class ReasonSegAnnotation:
-    """What one annotation file says; ``polygons`` in the file's order, flags left out."""
+    """What one annotation file says; ``polygons`` in the file's order, flags left out; of
+    ``ANSWER_KEYS`` those that the file has."""
     polygons: tuple[Polygon, ...]
     texts: tuple[str, ...]
     is_sentence: bool
+    answer: dict[str, str] = field(default_factory=dict)
 
 
 def read_reasonseg_annotation(
@@ -117,7 +125,8 @@ def parse_annotation(path: str | os.PathLike) -> ReasonSegAnnotation:
     if not isinstance(shapes, list):
         raise _wrong(path, 'shapes', 'a list of polygons', shapes)
     polygons = (_parse_shape(path, f'shapes[{i}]', shape) for i, shape in enumerate(shapes))
-    return ReasonSegAnnotation(tuple(p for p in polygons if p), tuple(texts), is_sentence)
+    return ReasonSegAnnotation(tuple(p for p in polygons if p), tuple(texts), is_sentence,
+                               _parse_answer(path, content))
 
 
 def _load_json(path: str | os.PathLike) -> object:
@@ -140,6 +149,17 @@ def _load_json(path: str | os.PathLike) -> object:
     except json.JSONDecodeError as error:
         raise DatasetError(f'{path} should hold JSON, but: {error}; restore the file, or remove '
                            'it and its image') from error
+
+
+def _parse_answer(path: str | os.PathLike, content: dict) -> dict[str, str]:
+    """The given parts of a response; a tag inside of ``think`` or ``caption`` would break it."""
+    answer = {key: content[key] for key in ANSWER_KEYS if key in content}
+    for key, text in answer.items():
+        if not isinstance(text, str) or not text.strip():
+            raise _wrong(path, key, 'a string with text in it', text)
+        if key != 'response' and _TAGS.search(text):
+            raise _wrong(path, key, 'text without the tags of a response', text)
+    return answer
 
 
 def _parse_shape(path: str | os.PathLike, name: str, shape: object) -> Polygon | None:

@@ -44,6 +44,11 @@ def test_truth_is_packed_in_both_frames():
     assert sample.prompt_targets.points.shape == (1, 2, 2)
 
 
+def test_a_response_is_packed_where_there_is_one():
+    sample = PackReasoningInputs()(inference_results() | dict(response='So.'))['data_samples']
+    assert sample.response == 'So.'
+
+
 def test_items_of_different_sizes_collate_to_lists():
     other = inference_results() | dict(img=np.zeros((9, 3, 3), np.uint8))
     batch = pseudo_collate([PackReasoningInputs()(inference_results()),
