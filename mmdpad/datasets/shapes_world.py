@@ -21,8 +21,8 @@ SHAPES_PROMPT_TEMPLATE = 'find "{question}"'
 SCENE_SIZES = ((160, 120), (128, 128), (120, 160))
 """Widths and heights in pixels that scenes are drawn in (the original frame)."""
 
-WORLD_VERSION = 2
-"""Counts changes to what a scene looks like or asks, so that data written before are made anew."""
+WORLD_VERSION = 3
+"""Counts changes to what the written data hold, so that data written before are made anew."""
 
 COLOURS = {
     'red': (214, 40, 40),
