@@ -8,6 +8,7 @@ R response tokens (right-padded), V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmdpad.prompts import DEFAULT_TEMPLATE, build_messages
 from mmdpad.registry import MODELS
+
+from .lora import adapter_off, add_lora
 
 
 @MODELS.register_module()
@@ -38,11 +41,20 @@ class VLMReasoningHead(BaseModule):
         freeze_vision: Keep the vision tower as it is.
         gradient_checkpointing: Recompute activations in the backward pass.
         max_prompt_tokens: Longer prompts (image tokens included) are an error.
+        lora: Train a low-rank adapter instead of the weights, for example ``dict(r=16,
+            lora_alpha=32)``: arguments of ``peft.LoraConfig``, see :func:`.lora.add_lora`. By
+            default it sits in the linear layers of the language model's attention and MLP. Needs
+            ``pip install "mmdpad[lora]"``.
+
+    Attributes:
+        adapter_keys: Names of the adapter's weights in this module's state; empty without one.
 
     Raises:
         FileNotFoundError: ``pretrained`` looks like a path and is not there, or lacks
             config.json.
-        ValueError: The weights do not fit the model (missing or unexpected keys, shapes).
+        ValueError: The weights do not fit the model (missing or unexpected keys, shapes), or
+            ``lora`` has wrong arguments.
+        ImportError: ``lora`` is given and peft is not installed.
     """
 
     def __init__(self,
@@ -52,7 +64,8 @@ class VLMReasoningHead(BaseModule):
                  attn_implementation: str = 'sdpa',
                  freeze_vision: bool = False,
                  gradient_checkpointing: bool = False,
-                 max_prompt_tokens: int = 1300) -> None:
+                 max_prompt_tokens: int = 1300,
+                 lora: dict | None = None) -> None:
         super().__init__()
         build_messages('', prompt_template)
         self.prompt_template = prompt_template
@@ -63,6 +76,11 @@ class VLMReasoningHead(BaseModule):
         self.model = _load_model(source, dtype, attn_implementation)
         if freeze_vision:
             self.model.model.visual.requires_grad_(False)
+        self.adapter_keys: frozenset[str] = frozenset()
+        if lora is not None:
+            add_lora(self.model, lora)
+            self.adapter_keys = frozenset(
+                name for name, p in self.named_parameters() if p.requires_grad)
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({'use_reentrant': False})
 
@@ -72,6 +90,14 @@ class VLMReasoningHead(BaseModule):
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def has_adapter(self) -> bool:
+        return bool(self.adapter_keys)
+
+    def adapter_off(self) -> AbstractContextManager[None]:
+        """A context in which the model is what ``pretrained`` holds, without its adapter."""
+        return adapter_off(self.model)
 
     @property
     def vision_token_ids(self) -> list[int]:

@@ -25,8 +25,8 @@ FROZEN = ('decoder.', 'reference.')
 class ReasoningSegmentor(BaseDetector):
     """Answers a question about an image with reasoning, a box, two points, a caption and a mask.
 
-    Checkpoints hold the policy only: the decoder's weights and the reference policy's come from
-    the config.
+    Checkpoints hold the policy only, or only its adapter where it has one: the decoder's weights,
+    the reference policy's and those under the adapter come from the config.
 
     Args:
         policy: Config of a policy head, see :class:`VLMReasoningHead`.
@@ -58,10 +58,16 @@ class ReasoningSegmentor(BaseDetector):
         self.sampling, self.objective = _split_train_cfg(train_cfg or {})
         self.test_cfg = {'temperature': 0.0, 'max_new_tokens': 1024, **(test_cfg or {})}
         self.register_state_dict_post_hook(_drop_frozen)
+        self._register_load_state_dict_pre_hook(_check_adapter, with_module=True)
         self.register_load_state_dict_post_hook(_expect_no_frozen)
 
     def build_reference(self) -> None:
-        """Keep a frozen copy of the policy as it is now: the reference of the KL term."""
+        """Keep a frozen copy of the policy as it is now: the reference of the KL term.
+
+        A policy with an adapter needs none: without the adapter it is its own reference.
+        """
+        if self.policy.has_adapter:
+            return
         self.reference = copy.deepcopy(self.policy).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> ReasoningSegmentor:
@@ -120,17 +126,24 @@ class ReasoningSegmentor(BaseDetector):
         logp, entropy = self.policy.log_probs(prompts, *tokens, entropy=True)
         ref_logp = None
         if objective.get('kl_coef', 0):
-            if self.reference is None:
-                raise RuntimeError('`build_reference()` should be called before training with '
-                                   '`kl_coef` > 0')
-            with torch.no_grad():
-                ref_logp, _ = self.reference.log_probs(prompts, *tokens)
+            ref_logp = self._reference_log_probs(prompts, *tokens)
         total, scalars = policy_loss(
             logp, logp.detach() if rollout.old_logp is None else rollout.old_logp.to(logp),
             rollout.advantages.flatten().to(logp), rollout.response_mask.to(logp.device),
             ref_logp=ref_logp, entropy=entropy, **objective)
         # mmengine adds up everything whose name has 'loss' in it: only `loss` may.
         return {'loss': total, **{name.removesuffix('_loss'): v for name, v in scalars.items()}}
+
+    @torch.no_grad()
+    def _reference_log_probs(self, prompts: Any, *tokens: Any) -> Tensor:
+        """(N, R) log-probabilities under the reference policy; arguments as of ``log_probs``."""
+        if self.policy.has_adapter:
+            with self.policy.adapter_off():
+                return self.policy.log_probs(prompts, *tokens)[0]
+        if self.reference is None:
+            raise RuntimeError('`build_reference()` should be called before training with '
+                               '`kl_coef` > 0')
+        return self.reference.log_probs(prompts, *tokens)[0]
 
     def supervised_loss(self, inputs: Inputs,
                         data_samples: list[DetDataSample]) -> dict[str, Tensor]:
@@ -236,13 +249,36 @@ def _split_train_cfg(config: dict) -> tuple[dict, dict]:
             {k: config.get(k, v) for k, v in objective.items()})
 
 
-def _drop_frozen(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
+def _is_frozen(module: ReasoningSegmentor, key: str) -> bool:
+    """Whether a checkpoint leaves this key of the segmentor's state out."""
+    adapter = module.policy.adapter_keys
+    return key.startswith(FROZEN) or bool(adapter) and key.removeprefix('policy.') not in adapter
+
+
+def _drop_frozen(module: ReasoningSegmentor, state: dict, prefix: str, *_: Any) -> None:
     """Leave the frozen parts out of a state dict."""
-    for key in [k for k in state if k.removeprefix(prefix).startswith(FROZEN)]:
+    for key in [k for k in state if _is_frozen(module, k.removeprefix(prefix))]:
         del state[key]
 
 
-def _expect_no_frozen(module: nn.Module, incompatible: Any) -> None:
+def _expect_no_frozen(module: ReasoningSegmentor, incompatible: Any) -> None:
     """Do not report the parts that a checkpoint never holds as missing."""
     incompatible.missing_keys[:] = [
-        key for key in incompatible.missing_keys if not key.startswith(FROZEN)]
+        key for key in incompatible.missing_keys if not _is_frozen(module, key)]
+
+
+def _check_adapter(module: ReasoningSegmentor, state: dict, prefix: str, *_: Any) -> None:
+    """Refuse an adapter that is not the policy's, in names or shapes, before anything is loaded.
+
+    mmengine would only warn, and go on with an adapter that has no effect.
+    """
+    own = {f'{prefix}policy.{name}': p.shape for name, p in module.policy.named_parameters()
+           if name in module.policy.adapter_keys}
+    given = {name: value.shape for name, value in state.items()
+             if name in own or '.lora_' in name}
+    wrong = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+    if wrong:
+        raise ValueError(
+            f'A checkpoint should hold the adapter that `model.policy.lora` describes, but '
+            f'{len(wrong)} of its weights are missing, unexpected or of another shape, for '
+            f'example {wrong[0]}; set `lora` as in the run that wrote the checkpoint')

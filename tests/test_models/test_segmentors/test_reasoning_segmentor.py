@@ -4,6 +4,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import load_state_dict
 
 from mmdpad.models import HFRollout
 from mmdpad.models.rollouts import Responses
@@ -93,6 +94,44 @@ def test_mode_tensor_and_features(model, batch):
     data = model.data_preprocessor(batch, False)
     assert all(isinstance(text, str) for text in model(**data, mode='tensor'))
     assert [tuple(f.shape) for f in model.extract_feat(data['inputs'])] == [(49, 128)] * 2
+
+
+@pytest.fixture
+def build_lora(tiny_config):
+    def build(**lora):
+        config = ConfigDict(tiny_config.model)
+        config.policy = dict(config.policy, lora=lora) if lora else config.policy
+        return MODELS.build(config)
+
+    return build
+
+
+def test_with_lora_a_checkpoint_holds_the_adapter_only(build_lora):
+    model = build_lora(r=4)
+    state = model.state_dict()
+    assert state.keys() == {f'policy.{key}' for key in model.policy.adapter_keys}
+    changed = {key: torch.full_like(value, 0.5) for key, value in state.items()}
+    model.load_state_dict(changed)
+    assert all(value.eq(0.5).all() for value in model.state_dict().values())
+    model.build_reference()
+    assert model.reference is None
+
+
+@pytest.mark.parametrize('saved, loaded', [
+    (dict(r=4), dict(r=8)),  # another shape
+    (dict(r=4, target_modules=['q_proj']), dict(r=4)),  # missing
+    (dict(r=4), dict(r=4, target_modules=['q_proj'])),  # unexpected
+    (dict(r=4), {}),
+    ({}, dict(r=4)),
+])
+def test_an_adapter_that_does_not_fit_is_refused(build_lora, saved, loaded):
+    """By mmengine's loader, too, which is not strict."""
+    state, model = build_lora(**saved).state_dict(), build_lora(**loaded)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for load in (model.load_state_dict, lambda state: load_state_dict(model, state)):
+        with pytest.raises(ValueError, match=r'example policy\.model.*lora.*; set `lora` as in'):
+            load(state)
+    assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
 def test_unknown_settings_are_refused(tiny_config):
