@@ -1,12 +1,12 @@
 # Supervised warm-up in miniature, then DPAD from its checkpoint: two commands.
 #   python tools/train.py configs/dpad/tiny_shapes_sft.py
 #   python tools/train.py configs/dpad/tiny_shapes.py --work-dir work_dirs/tiny_shapes_from_sft \
-#       --cfg-options load_from=work_dirs/tiny_shapes_sft/iter_60.pth
+#       --cfg-options load_from=work_dirs/tiny_shapes_sft/iter_40.pth
 # Needs data/shapes_world, as tiny_shapes.py does. The training scenes hold an ideal chain and
 # caption (`think`, `caption`); boxes and points come from the masks.
 _base_ = './tiny_shapes.py'
 # What people change most.
-max_iters = 60
+max_iters = 40
 lr = 1e-4
 
 custom_hooks = []  # no rollouts, so no rewards in training; held-out ones are still measured
