@@ -48,20 +48,31 @@ def shapes_data(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_config(shapes_data, tmp_path) -> Config:
     """configs/dpad/tiny_shapes.py on that data, cut down to two iterations."""
-    config = Config.fromfile(ROOT / 'configs/dpad/tiny_shapes.py')
+    config = cut_down('tiny_shapes', shapes_data, tmp_path)
+    config.train_cfg.prompts_per_micro_batch = 2
+    return config
+
+
+@pytest.fixture
+def tiny_sft_config(shapes_data, tmp_path) -> Config:
+    """configs/dpad/tiny_shapes_sft.py on that data, cut down to two iterations."""
+    return cut_down('tiny_shapes_sft', shapes_data, tmp_path)
+
+
+def cut_down(name: str, shapes_data: Path, tmp_path: Path) -> Config:
+    """A config of the miniature without validation, which has tests of its own."""
+    config = Config.fromfile(ROOT / f'configs/dpad/{name}.py')
     config.merge_from_dict({
-        'train_dataloader.batch_size': 2, 'train_cfg.prompts_per_micro_batch': 2,
-        'train_cfg.max_iters': 2,
+        'train_dataloader.batch_size': 2, 'train_cfg.max_iters': 2,
         'model.train_cfg.group_size': 4, 'model.train_cfg.max_new_tokens': 80,
         'default_hooks.logger.interval': 1, 'default_hooks.checkpoint.interval': 1,
         'default_hooks.checkpoint.max_keep_ckpts': -1,
-        'work_dir': str(tmp_path / 'work_dir'), 'launcher': 'none', 'log_level': 'WARNING'})
+        'work_dir': str(tmp_path / name), 'launcher': 'none', 'log_level': 'WARNING'})
     config.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
     for split in ('train', 'test'):
         loader = config[f'{split}_dataloader']
         loader.dataset.data_root = str(shapes_data)
         loader.num_workers, loader.persistent_workers = 0, False
-    # Validation has tests of its own.
     config.val_cfg = config.val_dataloader = config.val_evaluator = None
     config.default_hooks.checkpoint.save_best = None
     config.experiment_name = f'test_{tmp_path.name}_{id(config)}'

@@ -7,13 +7,18 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdpad.models import ReasoningSegmentor
+from mmdpad.prompts import parse_response
 from mmdpad.registry import HOOKS, METRICS, MODELS, OPTIMIZERS
 from mmdpad.rewards import RewardComposition
 from mmdpad.testing import CLIP_WEIGHTS, POLICY_WEIGHTS, SAM_WEIGHTS, SHAPES_SAM_NAME
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob('configs/dpad/*.py'))
-RECIPES = [path for path in CONFIGS if path.stem.startswith('qwen')]
+RECIPES = [ROOT / f'configs/dpad/{name}_reasonseg.py' for name in ('qwen3b', 'qwen7b')]
+LORA = ROOT / 'configs/dpad/qwen7b_lora_reasonseg.py'
+STAND_INS = {
+    'model.policy.pretrained': POLICY_WEIGHTS, 'model.decoder.model': SHAPES_SAM_NAME,
+    'model.decoder.checkpoint': SAM_WEIGHTS}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
@@ -44,17 +49,41 @@ def test_published_recipe(path):
     assert sizes == [(840, 840), (840, 840)]
 
 
-@pytest.mark.parametrize('path', RECIPES, ids=lambda p: p.stem)
+def test_lora_changes_nothing_else():
+    full, lora = Config.fromfile(RECIPES[1]).to_dict(), Config.fromfile(LORA).to_dict()
+    assert lora['model']['policy'].pop('lora') == dict(r=64, lora_alpha=128)
+    assert lora['model']['policy'].pop('dtype') == 'bfloat16'
+    assert lora['optim_wrapper']['optimizer'].pop('lr') == 1e-5
+    assert full['optim_wrapper']['optimizer'].pop('lr') == 1e-6
+    assert lora == full
+
+
+def test_supervised_config_reads_own_data_in_reasonsegs_layout(shapes_data):
+    config = Config.fromfile(ROOT / 'configs/dpad/qwen7b_sft.py')
+    loader = config.train_dataloader
+    loader.dataset.data_root = str(shapes_data)
+    loader.update(num_workers=0, persistent_workers=False)
+    batch = next(iter(Runner.build_dataloader(loader)))
+    assert [image.shape for image in batch['inputs']['prompt_image']] == [(3, 840, 840)] * 4
+    sample = batch['data_samples'][0]
+    parsed = parse_response(sample.response)
+    assert parsed.box == tuple(sample.prompt_targets.bboxes[0].tolist())
+    config.merge_from_dict(STAND_INS)
+    assert MODELS.build(config.model).policy.model.is_gradient_checkpointing
+    assert config.custom_hooks == [] and 'rewards' not in config.train_cfg
+
+
+@pytest.mark.parametrize('path', [*RECIPES, LORA], ids=lambda p: p.stem)
 def test_recipe_builds_on_stand_in_weights(path):
     config = Config.fromfile(path)
     config.merge_from_dict({
-        'model.policy.pretrained': POLICY_WEIGHTS, 'model.decoder.model': SHAPES_SAM_NAME,
-        'model.decoder.checkpoint': SAM_WEIGHTS,
+        **STAND_INS,
         'custom_hooks.0.discriminator.model_name': CLIP_WEIGHTS,
         'custom_hooks.0.discriminator.pretrained': None})
     model = MODELS.build(config.model)
     assert isinstance(model, ReasoningSegmentor)
     assert model.policy.model.is_gradient_checkpointing
+    assert model.policy.has_adapter == (path == LORA)
     assert list(RewardComposition(config.train_cfg.rewards).weights) == [
         'thinking_format', 'segmentation_format', 'box_iou', 'box_l1', 'point_l1']
     hook = HOOKS.build(config.custom_hooks[0])

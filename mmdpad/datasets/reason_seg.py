@@ -28,7 +28,7 @@ class ReasonSegDataset(BaseDataset):
     names, so every machine sees the same list. An item before the pipeline has the keys
     ``img_id`` (the file name without suffix), ``img_path``, ``ann_path``, ``texts`` (all raw
     texts), ``text_index``, ``question`` (the raw text that is asked), ``is_sentence`` and, where
-    the annotation has it, ``other_boxes``.
+    the annotation has them, ``other_boxes``, ``think``, ``caption`` and ``response``.
 
     All files are checked when the data set is built (headers, annotations and masks; pixels are
     decoded later), and everything that is wrong is listed in one :class:`DatasetError`, so that
@@ -91,7 +91,7 @@ class ReasonSegDataset(BaseDataset):
         target, _ = draw_masks(annotation.polygons, height, width)
         if not target.any():
             raise DatasetError(no_target_message(str(ann_path), height, width))
-        optional = {}
+        optional = dict(annotation.answer)
         if annotation.other_boxes is not None:
             optional['other_boxes'] = annotation.other_boxes
             _check_inside(annotation.other_boxes, ann_path, height, width)

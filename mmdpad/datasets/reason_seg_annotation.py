@@ -4,16 +4,21 @@
 A file holds ``text`` (a list of questions or phrases), ``is_sentence`` (whether they are whole
 sentences, "long queries", or phrases) and ``shapes`` (polygons with a label). Polygons are in
 pixels of the image after its EXIF rotation, (x, y). The way they become a mask follows LISA's
-reader to the pixel, so that numbers compare. A key of ours, ``other_boxes``, may name objects that
-are not the target: a list of [x1, y1, x2, y2] in the same pixels.
+reader to the pixel, so that numbers compare.
+
+Ours are some optional keys: ``other_boxes`` names objects that are not the target, a list of
+[x1, y1, x2, y2] in the same pixels; three strings serve supervised training
+(:class:`.transforms.ComposeResponse`): ``think`` and ``caption``, the parts of a response that no
+mask tells, or a whole ``response``.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -23,6 +28,8 @@ from .errors import DatasetError
 # OpenCV fills polygons in 16-bit fixed point; beyond this, coordinates are no pixels anyway.
 MAX_COORDINATE = 1_000_000
 TARGET, IGNORE = 1, 255
+ANSWER_KEYS = ('think', 'caption', 'response')
+_TAGS = re.compile('</?(think|answer|caption)>')
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,13 @@ class ReasonSegAnnotation:
     """What one annotation file says; ``polygons`` in the file's order, flags left out.
 
     ``other_boxes`` are (x1, y1, x2, y2) in pixels of the image; None where the file does not say.
+    ``answer`` has those of ``ANSWER_KEYS`` that are in the file.
     """
     polygons: tuple[Polygon, ...]
     texts: tuple[str, ...]
     is_sentence: bool
-    other_boxes: tuple[tuple[float, ...], ...] | None
+    other_boxes: tuple[tuple[float, ...], ...] | None = None
+    answer: dict[str, str] = field(default_factory=dict)
 
 
 def read_reasonseg_annotation(
@@ -124,7 +133,7 @@ def parse_annotation(path: str | os.PathLike) -> ReasonSegAnnotation:
     polygons = (_parse_shape(path, f'shapes[{i}]', shape) for i, shape in enumerate(shapes))
     other_boxes = _parse_boxes(path, content['other_boxes']) if 'other_boxes' in content else None
     return ReasonSegAnnotation(tuple(p for p in polygons if p), tuple(texts), is_sentence,
-                               other_boxes)
+                               other_boxes, _parse_answer(path, content))
 
 
 def _load_json(path: str | os.PathLike) -> object:
@@ -147,6 +156,17 @@ def _load_json(path: str | os.PathLike) -> object:
     except json.JSONDecodeError as error:
         raise DatasetError(f'{path} should hold JSON, but: {error}; restore the file, or remove '
                            'it and its image') from error
+
+
+def _parse_answer(path: str | os.PathLike, content: dict) -> dict[str, str]:
+    """The given parts of a response; a tag inside of ``think`` or ``caption`` would break it."""
+    answer = {key: content[key] for key in ANSWER_KEYS if key in content}
+    for key, text in answer.items():
+        if not isinstance(text, str) or not text.strip():
+            raise _wrong(path, key, 'a string with text in it', text)
+        if key != 'response' and _TAGS.search(text):
+            raise _wrong(path, key, 'text without the tags of a response', text)
+    return answer
 
 
 def _parse_shape(path: str | os.PathLike, name: str, shape: object) -> Polygon | None:

@@ -54,7 +54,7 @@ class RewardComposition:
     """
 
     def __init__(self, terms: dict[str, dict[str, Any]]) -> None:
-        self.terms = {}
+        self.terms: dict[str, Any] = {}
         self.weights: dict[str, float] = {}
         for name, config in terms.items():
             config = dict(config)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from mmengine.dist import all_gather_object
@@ -55,7 +56,7 @@ class QuantileReward:
         self.values.extend(state['values'])
 
 
-def quantile_ranks(values, among) -> list[float]:
+def quantile_ranks(values: Sequence[float], among: Iterable[float]) -> list[float]:
     """The mid-rank of each value among others, in [0, 1]: (below + half of the equal) / all.
 
     >>> quantile_ranks([1.0, 2.0], [1.0, 2.0, 2.0, 3.0])

@@ -125,6 +125,26 @@ def test_an_empty_question_is_named(text, folder, write_pair):
     assert 'b.json should be a question' in message and '`text[1]`' in message
 
 
+def test_given_answers_are_part_of_the_items(folder, write_pair):
+    write_pair(folder, 'a', think='it is red.', caption='a star')
+    write_pair(folder, 'b', response='<think>so</think>', text=['one', 'two'])
+    first, second, third = ReasonSegDataset(folder.parent, texts='all')
+    assert (first['think'], first['caption']) == ('it is red.', 'a star')
+    assert 'response' not in first and 'think' not in second
+    assert second['response'] == third['response'] == '<think>so</think>'
+
+
+@pytest.mark.parametrize('key, value, wanted', [
+    ('think', 3, 'a string with text in it, but got 3'),
+    ('caption', ' ', "a string with text in it, but got ' '"),
+    ('response', ['x'], "a string with text in it, but got ['x']"),
+    ('think', 'a </think> b', 'text without the tags of a response'),
+])
+def test_an_answer_of_the_wrong_form_is_named(folder, write_pair, key, value, wanted):
+    write_pair(folder, 'b', **{key: value})
+    assert f'`{key}` of {folder / "b.json"} should be {wanted}' in error_of(folder)
+
+
 @pytest.mark.parametrize('damage', [
     lambda raw: b'no image',
     lambda raw: b'',

@@ -197,6 +197,12 @@ def test_the_converter_writes_what_the_reader_reads(tmp_path, convert):
         assert np.abs(np.subtract(scene.target.box,
                                   (xs.min(), ys.min(), xs.max(), ys.max()))).max() <= 1
 
+    scene, train, val = make_scene('train', 1), *(
+        json.loads((out / split / f'{split}_00001.json').read_text()) for split in ('train', 'val'))
+    assert train['think'] == scene.chain('focus')
+    assert train['caption'] == f'a {scene.target.name}'
+    assert not {'think', 'caption', 'response'} & val.keys()
+
     (out / 'val' / 'note.txt').write_text('mine')
     assert 'already there' in convert(out, '--train', '2', '--val', '3', '--test', '0')[1]
     assert (out / 'val' / 'note.txt').exists()
@@ -213,14 +219,15 @@ def test_the_converter_names_the_boxes_of_all_objects_but_the_target(tmp_path, c
         assert {*item['other_boxes'], scene.target.box} == {o.box for o in scene.objects}
 
 
-def test_data_of_an_older_world_are_made_anew(tmp_path, convert):
-    out = tmp_path / 'world'
-    arguments = ('--train', '1', '--val', '0', '--test', '0')
-    convert(out, *arguments)
-    recipe = json.loads((out / 'shapes_world.json').read_text())
-    (out / 'shapes_world.json').write_text(json.dumps(recipe | dict(world_version=2)))
-    assert 'already there' not in convert(out, *arguments)[1]
-    assert json.loads((out / 'shapes_world.json').read_text()) == recipe
+def test_data_of_an_earlier_version_of_the_world_are_made_anew(tmp_path, convert):
+    counts = ('--train', '1', '--val', '0', '--test', '0')
+    convert(tmp_path / 'world', *counts)
+    marker, annotation = (tmp_path / 'world' / name for name in (
+        'shapes_world.json', 'train/train_00000.json'))
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | dict(world_version=2)))
+    annotation.write_text('old')
+    assert 'already there' not in convert(tmp_path / 'world', *counts)[1]
+    assert 'think' in json.loads(annotation.read_text())
 
 
 @pytest.mark.parametrize('marker', [None, 'no json', json.dumps(dict(other=1))])

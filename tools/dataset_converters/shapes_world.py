@@ -3,7 +3,8 @@
 
     python tools/dataset_converters/shapes_world.py data/shapes_world
 
-Makes OUT_DIR/train, val and test with an image (.jpg) and an annotation (.json) for each scene.
+Makes OUT_DIR/train, val and test with an image (.jpg) and an annotation (.json) for each scene;
+those of train hold an ideal chain and caption, too, for supervised training.
 It can be repeated: equal arguments leave what is there, other ones replace it; a folder that was
 not made by this tool is never touched. OUT_DIR appears only when it is complete.
 """
@@ -29,20 +30,24 @@ class ConversionError(Exception):
     """What is wrong with the destination, and what to do."""
 
 
-def annotation_of(scene: Scene, image_name: str) -> dict:
+def annotation_of(scene: Scene, image_name: str, answered: bool = False) -> dict:
     """The scene's annotation as ReasonSeg has it, and the boxes of all objects but the target.
 
-    Points are (x, y) and boxes (x1, y1, x2, y2) in pixels of the image.
+    Points are (x, y) and boxes (x1, y1, x2, y2) in pixels of the image. Where it is ``answered``,
+    it has a focused chain and the caption that names all three attributes, so that it is true of
+    no other object.
     """
     shape = dict(label='target', labels=['target'], shape_type='polygon', image_name=image_name,
                  points=scene.target.polygon.tolist(), group_id=None)
+    answer = dict(think=scene.chain('focus'), caption=scene.captions()['specific'][-1])
     return dict(text=[scene.question.text], is_sentence=scene.question.is_sentence,
                 shapes=[shape],
-                other_boxes=[item.box for item in scene.objects if item is not scene.target])
+                other_boxes=[item.box for item in scene.objects if item is not scene.target],
+                **(answer if answered else {}))
 
 
-def write_scene(scene: Scene, folder: Path, name: str) -> None:
-    """Writes `name`.jpg and `name`.json into a folder.
+def write_scene(scene: Scene, folder: Path, name: str, answered: bool) -> None:
+    """Writes `name`.jpg and `name`.json into a folder; see `annotation_of` for `answered`.
 
     Raises:
         OSError: If a file cannot be written.
@@ -51,7 +56,7 @@ def write_scene(scene: Scene, folder: Path, name: str) -> None:
     bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
     if not cv2.imwrite(str(image_path), bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
         raise OSError(f'{image_path} could not be written')
-    text = json.dumps(annotation_of(scene, image_path.name))
+    text = json.dumps(annotation_of(scene, image_path.name, answered))
     (folder / f'{name}.json').write_text(text + '\n', encoding='utf-8')
 
 
@@ -95,7 +100,7 @@ def _write_splits(folder: Path, counts: dict[str, int], seed: int) -> None:
         (folder / split).mkdir(parents=True)
         for index in range(count):
             scene = make_scene(split, index, seed)
-            write_scene(scene, folder / split, f'{split}_{index:05d}')
+            write_scene(scene, folder / split, f'{split}_{index:05d}', split == 'train')
 
 
 def _read_recipe(out_dir: Path) -> dict | None:

@@ -2,5 +2,6 @@
 _base_ = '../qwen7b_reasonseg.py'
 
 custom_hooks = [
-    dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}}, form='binary+margin')
+    dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}},
+         form='binary+margin')
 ]

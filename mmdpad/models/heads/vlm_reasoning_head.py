@@ -8,6 +8,7 @@ R response tokens (right-padded), V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoProcessor, BatchFeature, Qwen2_5_VLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmdpad.prompts import build_messages
 from mmdpad.registry import MODELS
+
+from .lora import adapter_off, add_lora
 
 
 @MODELS.register_module()
@@ -37,11 +41,20 @@ class VLMReasoningHead(BaseModule):
         freeze_vision: Keep the vision tower as it is.
         gradient_checkpointing: Recompute activations in the backward pass.
         max_prompt_tokens: Longer prompts (image tokens included) are an error.
+        lora: Train a low-rank adapter instead of the weights, for example ``dict(r=16,
+            lora_alpha=32)``: arguments of ``peft.LoraConfig``, see :func:`.lora.add_lora`. By
+            default it sits in the linear layers of the language model's attention and MLP. Needs
+            ``pip install "mmdpad[lora]"``.
+
+    Attributes:
+        adapter_keys: Names of the adapter's weights in this module's state; empty without one.
 
     Raises:
         FileNotFoundError: ``pretrained`` looks like a path and is not there, or lacks
             config.json.
-        ValueError: The weights do not fit the model (missing or unexpected keys, shapes).
+        ValueError: The weights do not fit the model (missing or unexpected keys, shapes), or
+            ``lora`` has wrong arguments.
+        ImportError: ``lora`` is given and peft is not installed.
     """
 
     def __init__(self,
@@ -51,7 +64,8 @@ class VLMReasoningHead(BaseModule):
                  attn_implementation: str = 'sdpa',
                  freeze_vision: bool = False,
                  gradient_checkpointing: bool = False,
-                 max_prompt_tokens: int = 1300) -> None:
+                 max_prompt_tokens: int = 1300,
+                 lora: dict | None = None) -> None:
         super().__init__()
         build_messages('', prompt_template)
         self.prompt_template = prompt_template
@@ -62,6 +76,11 @@ class VLMReasoningHead(BaseModule):
         self.model = _load_model(source, dtype, attn_implementation)
         if freeze_vision:
             self.model.model.visual.requires_grad_(False)
+        self.adapter_keys: frozenset[str] = frozenset()
+        if lora is not None:
+            add_lora(self.model, lora)
+            self.adapter_keys = frozenset(
+                name for name, p in self.named_parameters() if p.requires_grad)
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({'use_reentrant': False})
 
@@ -73,6 +92,14 @@ class VLMReasoningHead(BaseModule):
         return self.model.device
 
     @property
+    def has_adapter(self) -> bool:
+        return bool(self.adapter_keys)
+
+    def adapter_off(self) -> AbstractContextManager[None]:
+        """A context in which the model is what ``pretrained`` holds, without its adapter."""
+        return adapter_off(self.model)
+
+    @property
     def vision_token_ids(self) -> list[int]:
         """Tokens that stand for images or videos. A response may not hold them: the model would
         take a sampled one for a further image."""
@@ -81,6 +108,14 @@ class VLMReasoningHead(BaseModule):
                  'vision_end_token_id', 'vision_token_id')
         return sorted({getattr(config, name) for name in names
                        if getattr(config, name, None) is not None})
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """Tokens that end a response; the first is the one that a given response is taught with."""
+        ends = self.model.generation_config.eos_token_id
+        if ends is None:
+            return [self.processor.tokenizer.eos_token_id]
+        return [ends] if isinstance(ends, int) else list(ends)
 
     def encode_prompts(self, images: Sequence[Tensor], questions: Sequence[str]) -> BatchFeature:
         """Tokens and pixels of B prompts, on this module's device.
@@ -118,6 +153,28 @@ class VLMReasoningHead(BaseModule):
                              f'{self.max_prompt_tokens} tokens, but one has {longest}; use a '
                              f'smaller prompt image or raise the limit')
         return prompts.to(self.device)
+
+    def encode_responses(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens of N given responses, each with the end token behind it.
+
+        Returns:
+            (N, R) long token ids, right-padded, and (N, R) bool, True for those of a response.
+
+        Raises:
+            ValueError: A text holds a special token, which no response can hold.
+        """
+        tokenizer = self.processor.tokenizer
+        special = {*tokenizer.all_special_ids, *self.vision_token_ids}
+        rows = []
+        for text in texts:
+            ids = tokenizer(text, add_special_tokens=False)['input_ids']
+            if special.intersection(ids):
+                found = tokenizer.decode([i for i in ids if i in special])
+                raise ValueError(f'A response should be text without special tokens, but got '
+                                 f'{found!r} in {text!r}; remove them')
+            rows.append(torch.tensor([*ids, self.end_tokens[0]]))
+        mask = pad_sequence([torch.ones_like(row).bool() for row in rows], batch_first=True)
+        return pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id), mask
 
     def decode(self, response_ids: Tensor) -> list[str]:
         """Texts of (N, R) token ids, special tokens left out."""
@@ -181,6 +238,24 @@ class VLMReasoningHead(BaseModule):
         if entropy is None:
             return logp, None
         return logp, _entropy(logits if entropy == 'grad' else logits.detach())
+
+    def supervised_loss(self, prompts: BatchFeature,
+                        texts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross entropy of given responses, over all tokens of the batch (end tokens too).
+
+        Args:
+            prompts: What :meth:`encode_prompts` returns, B prompts.
+            texts: N responses; N a multiple of B, prompt-major.
+
+        Returns:
+            The scalar loss in nats per token, and scalars for the log: ``perplexity`` and
+            ``response_tokens`` (mean length).
+        """
+        ids, mask = self.encode_responses(texts)
+        logp, _ = self.log_probs(prompts, ids, mask)
+        loss = -logp.sum() / mask.sum()
+        return loss, dict(perplexity=loss.detach().exp(),
+                          response_tokens=mask.sum(dim=1).float().mean())
 
 
 def _entropy(logits: Tensor) -> Tensor:

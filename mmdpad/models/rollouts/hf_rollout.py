@@ -66,11 +66,10 @@ class HFRollout:
                 on the process that a prompt is in. The global generators are untouched.
             prompt_numbers: A number >= 0 for each prompt; default 0 ... B - 1.
         """
-        model, tokenizer = head.model, head.processor.tokenizer
-        end_tokens = _as_list(model.generation_config.eos_token_id) or [tokenizer.eos_token_id]
+        model, end_tokens = head.model, head.end_tokens
         config = GenerationConfig(
             max_new_tokens=max_new_tokens, num_return_sequences=group_size, use_cache=True,
-            eos_token_id=end_tokens, pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=end_tokens, pad_token_id=head.processor.tokenizer.pad_token_id,
             suppress_tokens=head.vision_token_ids,
             # The processors below leave one token; generate's own sampling has no choice.
             do_sample=temperature > 0, temperature=1.0, top_k=0, top_p=1.0)
@@ -136,9 +135,3 @@ def uniform_draws(seed: int | Sequence[int], prompt_numbers: Sequence[int], grou
     return torch.from_numpy(np.stack([
         np.random.default_rng([*seed, number, g]).random(length)
         for number in prompt_numbers for g in range(group_size)]))
-
-
-def _as_list(value: int | list[int] | None) -> list[int]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, int) else list(value)

@@ -26,8 +26,8 @@ FROZEN = ('decoder.', 'reference.')
 class ReasoningSegmentor(BaseDetector):
     """Answers a question about an image with reasoning, a box, two points, a caption and a mask.
 
-    Checkpoints hold the policy only: the decoder's weights and the reference policy's come from
-    the config.
+    Checkpoints hold the policy only, or only its adapter where it has one: the decoder's weights,
+    the reference policy's and those under the adapter come from the config.
 
     Args:
         policy: Config of a policy head, see :class:`VLMReasoningHead`.
@@ -63,10 +63,16 @@ class ReasoningSegmentor(BaseDetector):
         self.sampling, self.objective, self.train_options = _split_train_cfg(train_cfg or {})
         self.test_cfg = {'temperature': 0.0, 'max_new_tokens': 1024, **(test_cfg or {})}
         self.register_state_dict_post_hook(_drop_frozen)
+        self._register_load_state_dict_pre_hook(_check_adapter, with_module=True)
         self.register_load_state_dict_post_hook(_expect_no_frozen)
 
     def build_reference(self) -> None:
-        """Keep a frozen copy of the policy as it is now: the reference of the KL term."""
+        """Keep a frozen copy of the policy as it is now: the reference of the KL term.
+
+        A policy with an adapter needs none: without the adapter it is its own reference.
+        """
+        if self.policy.has_adapter:
+            return
         self.reference = copy.deepcopy(self.policy).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> ReasoningSegmentor:
@@ -107,21 +113,19 @@ class ReasoningSegmentor(BaseDetector):
     def _pad_token(self) -> int:
         return self.policy.processor.tokenizer.pad_token_id
 
-    def loss(self, inputs: RolloutBatch, data_samples: Any = None) -> dict[str, Tensor]:
+    def loss(self, inputs: RolloutBatch | Inputs, data_samples: Any = None) -> dict[str, Tensor]:
         """The GRPO loss of a finished rollout, see :func:`mmdpad.rl.policy_loss`.
 
         Args:
-            inputs: A rollout with advantages.
-            data_samples: Unused; the rollout holds them.
+            inputs: A rollout with advantages; or a batch of images, see :meth:`supervised_loss`.
+            data_samples: Unused with a rollout, which holds them.
 
         Returns:
-            ``loss`` and scalars for the log: ``pg_loss``, ``kl``, ``clip_frac``, ``approx_kl``,
+            ``loss`` and scalars for the log: ``pg``, ``kl``, ``clip_frac``, ``approx_kl``,
             ``entropy``.
         """
         if not isinstance(inputs, RolloutBatch):
-            raise TypeError(f'`inputs` should be a RolloutBatch, as `GRPOTrainLoop` hands it over, '
-                            f'but got {type(inputs).__name__}; set '
-                            f"`train_cfg=dict(type='GRPOTrainLoop', ...)`")
+            return self.supervised_loss(inputs, data_samples)
         rollout, objective = inputs, self.objective
         prompts = self._encode(rollout.prompt_images, rollout.data_samples)
         tokens = (rollout.response_ids, rollout.response_mask, self.sampling['temperature'])
@@ -140,6 +144,30 @@ class ReasoningSegmentor(BaseDetector):
         # mmengine adds up everything whose name has 'loss' in it: only `loss` may.
         return {'loss': total, **{name.removesuffix('_loss'): v for name, v in scalars.items()}}
 
+    def supervised_loss(self, inputs: Inputs,
+                        data_samples: list[DetDataSample]) -> dict[str, Tensor]:
+        """The cross entropy of given responses, see :meth:`VLMReasoningHead.supervised_loss`.
+
+        Args:
+            inputs: ``prompt_image``: B uint8 tensors (3, h, w), RGB.
+            data_samples: B data samples with ``question`` and ``response``.
+
+        Returns:
+            ``loss`` and scalars for the log: ``perplexity``, ``response_tokens``.
+
+        Raises:
+            TypeError: A sample has no ``response``.
+        """
+        if not data_samples or not all('response' in sample for sample in data_samples):
+            raise TypeError(
+                f'`inputs` should be a RolloutBatch, as `GRPOTrainLoop` hands it over, or data '
+                f'samples should have a `response`, but got {type(inputs).__name__} and samples '
+                f"without it; set `train_cfg=dict(type='GRPOTrainLoop', ...)`, or, to learn given "
+                f"responses, put `dict(type='ComposeResponse')` before `PackReasoningInputs`")
+        prompts = self._encode(inputs['prompt_image'], data_samples)
+        loss, scalars = self.policy.supervised_loss(prompts, [s.response for s in data_samples])
+        return {'loss': loss, **scalars}
+
     def loss_mask(self, rollout: RolloutBatch) -> Tensor:
         """(N, R) bool: the tokens that the loss counts."""
         if self.train_options['truncated'] == 'count':
@@ -157,6 +185,10 @@ class ReasoningSegmentor(BaseDetector):
 
     @torch.no_grad()
     def _reference_log_probs(self, prompts: Any, *tokens: Any) -> Tensor:
+        """(N, R) log-probabilities under the reference policy; arguments as of ``log_probs``."""
+        if self.policy.has_adapter:
+            with self.policy.adapter_off():
+                return self.policy.log_probs(prompts, *tokens)[0]
         if self.reference is None:
             raise RuntimeError('`build_reference()` should be called before training with '
                                '`kl_coef` > 0')
@@ -252,13 +284,36 @@ def _split_train_cfg(config: dict) -> tuple[dict, dict, dict]:
     return sampling, objective, options
 
 
-def _drop_frozen(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
+def _is_frozen(module: ReasoningSegmentor, key: str) -> bool:
+    """Whether a checkpoint leaves this key of the segmentor's state out."""
+    adapter = module.policy.adapter_keys
+    return key.startswith(FROZEN) or bool(adapter) and key.removeprefix('policy.') not in adapter
+
+
+def _drop_frozen(module: ReasoningSegmentor, state: dict, prefix: str, *_: Any) -> None:
     """Leave the frozen parts out of a state dict."""
-    for key in [k for k in state if k.removeprefix(prefix).startswith(FROZEN)]:
+    for key in [k for k in state if _is_frozen(module, k.removeprefix(prefix))]:
         del state[key]
 
 
-def _expect_no_frozen(module: nn.Module, incompatible: Any) -> None:
+def _expect_no_frozen(module: ReasoningSegmentor, incompatible: Any) -> None:
     """Do not report the parts that a checkpoint never holds as missing."""
     incompatible.missing_keys[:] = [
-        key for key in incompatible.missing_keys if not key.startswith(FROZEN)]
+        key for key in incompatible.missing_keys if not _is_frozen(module, key)]
+
+
+def _check_adapter(module: ReasoningSegmentor, state: dict, prefix: str, *_: Any) -> None:
+    """Refuse an adapter that is not the policy's, in names or shapes, before anything is loaded.
+
+    mmengine would only warn, and go on with an adapter that has no effect.
+    """
+    own = {f'{prefix}policy.{name}': p.shape for name, p in module.policy.named_parameters()
+           if name in module.policy.adapter_keys}
+    given = {name: value.shape for name, value in state.items()
+             if name in own or '.lora_' in name}
+    wrong = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+    if wrong:
+        raise ValueError(
+            f'A checkpoint should hold the adapter that `model.policy.lora` describes, but '
+            f'{len(wrong)} of its weights are missing, unexpected or of another shape, for '
+            f'example {wrong[0]}; set `lora` as in the run that wrote the checkpoint')

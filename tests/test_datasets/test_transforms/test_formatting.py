@@ -54,6 +54,11 @@ def test_negatives_are_packed_even_if_there_are_none(boxes):
     assert sample.prompt_negatives.bboxes.tolist() == boxes
 
 
+def test_a_response_is_packed_where_there_is_one():
+    sample = PackReasoningInputs()(inference_results() | dict(response='So.'))['data_samples']
+    assert sample.response == 'So.'
+
+
 def test_items_of_different_sizes_collate_to_lists():
     other = inference_results() | dict(img=np.zeros((9, 3, 3), np.uint8))
     batch = pseudo_collate([PackReasoningInputs()(inference_results()),

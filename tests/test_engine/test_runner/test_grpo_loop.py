@@ -78,6 +78,29 @@ def test_load_from_is_the_start_policy_and_stays_the_reference_on_resume(tiny_co
         assert all(reference[k].equal(expected[k]) for k in expected)
 
 
+def test_with_lora_the_base_is_the_reference_and_stays_as_it_is(tiny_config, tmp_path):
+    tiny_config.model.policy.lora = dict(r=4, lora_alpha=8)
+    before = policy_state(Runner.from_cfg(tiny_config))
+    runner, lines = train(tiny_config)
+    model = runner.model
+    assert lines[0]['kl'] == 0 and lines[1]['kl'] > 0 and model.reference is None
+    after = policy_state(runner)
+    assert {key for key in after if not after[key].equal(before[key])} <= (
+        model.policy.adapter_keys)
+
+    again = copy.deepcopy(tiny_config)
+    again.experiment_name += 'again'
+    other = Runner.from_cfg(again)
+    other.load_checkpoint(str(Path(runner.work_dir, 'iter_2.pth')))
+    batch = next(iter(runner.train_dataloader))
+    images, samples = batch['inputs']['prompt_image'], batch['data_samples']
+    found = []
+    for policy in (model.policy, other.model.policy):
+        prompts = policy.encode_prompts(images, [sample.question for sample in samples])
+        found.append(policy.supervised_loss(prompts, ['a star', 'no'])[0].item())
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize('micro', [1, 2])
 def test_accumulation_gives_the_update_of_the_whole_batch(tiny_config, micro):
     whole, _ = train(tiny_config, **{'train_dataloader.batch_size': 4, 'train_cfg.max_iters': 1,

@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import json
+import math
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmdpad.models import HFRollout, VLMReasoningHead
+from mmdpad.prompts import format_response
 from mmdpad.testing import POLICY_WEIGHTS
 
 QUESTIONS = ['the red circle', 'something you could roll']
@@ -69,6 +71,43 @@ def test_every_parameter_gets_a_finite_gradient_and_checkpointing_changes_none(
     assert all(g is not None and g.isfinite().all() for g in gradients[0].values())
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_given_responses_end_with_the_token_that_ends_a_rollout(head):
+    ids, mask = head.encode_responses(['red', 'red circle', ''])
+    red, circle = head.processor.tokenizer('red circle')['input_ids']
+    end, pad = head.processor.tokenizer.convert_tokens_to_ids(['<|im_end|>', '<|endoftext|>'])
+    assert ids.tolist() == [[red, end, pad], [red, circle, end], [end, pad, pad]]
+    assert mask.tolist() == [[True, True, False], [True] * 3, [True, False, False]]
+    assert head.end_tokens[0] == end
+
+
+@pytest.mark.parametrize('token', ['<|im_end|>', '<|image_pad|>'])
+def test_a_given_response_with_a_special_token_is_refused(head, token):
+    with pytest.raises(ValueError, match=r'without special tokens, but got .*\|>. in .red'):
+        head.encode_responses(['fine', f'red {token}'])
+
+
+def test_supervised_loss_is_the_mean_cross_entropy_of_all_tokens(head, images):
+    """By plain forwards of one response each: sum of -log p(token) / number of tokens."""
+    texts = [format_response('it is red.', (1, 2, 30, 40), ((5, 6), (7, 8)), 'a star'), 'red']
+    total, count = 0.0, 0
+    for image, question, text in zip(images, QUESTIONS, texts, strict=True):
+        prompt = head.encode_prompts([image], [question])
+        ids = head.processor.tokenizer(text + '<|im_end|>', return_tensors='pt')['input_ids']
+        full = torch.cat([prompt['input_ids'], ids], dim=1)
+        types = torch.cat([prompt['mm_token_type_ids'], torch.zeros_like(ids).int()], dim=1)
+        logits = head.model(
+            input_ids=full, attention_mask=torch.ones_like(full), mm_token_type_ids=types,
+            pixel_values=prompt['pixel_values'], image_grid_thw=prompt['image_grid_thw']).logits
+        logits = logits[0, -ids.shape[1] - 1:-1].detach()
+        logits[:, head.vision_token_ids] = -torch.inf
+        total += float(torch.nn.functional.cross_entropy(logits, ids[0], reduction='sum'))
+        count += ids.shape[1]
+    loss, scalars = head.supervised_loss(head.encode_prompts(images, QUESTIONS), texts)
+    assert loss.requires_grad and loss.item() == pytest.approx(total / count, rel=1e-4)
+    assert scalars['perplexity'].item() == pytest.approx(math.exp(total / count), rel=1e-3)
+    assert scalars['response_tokens'] == count / 2
 
 
 def test_a_frozen_vision_tower_gets_none(policy_config):

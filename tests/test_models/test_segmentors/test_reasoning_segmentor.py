@@ -2,7 +2,9 @@
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import load_state_dict
 
 from mmdpad.models import HFRollout
 from mmdpad.models.rollouts import Responses
@@ -71,15 +73,65 @@ def test_frozen_parts_stay_out_of_the_state_and_in_eval_mode(model):
     assert not report.missing_keys and not report.unexpected_keys
 
 
-def test_a_batch_without_rollout_has_no_loss(model, batch):
-    with pytest.raises(TypeError, match='GRPOTrainLoop'):
-        model.loss(batch['inputs'], batch['data_samples'])
+def test_a_batch_without_rollout_or_responses_has_no_loss(model, batch):
+    batch['data_samples'][0].set_metainfo(dict(response='red'))  # but not the second
+    for samples in (batch['data_samples'], None):
+        with pytest.raises(TypeError, match='GRPOTrainLoop.*ComposeResponse'):
+            model.loss(batch['inputs'], samples)
+
+
+def test_a_few_steps_on_given_responses_lower_their_loss(model, batch):
+    for sample, text in zip(batch['data_samples'], ('a red star', 'no'), strict=True):
+        sample.set_metainfo(dict(response=text))
+    optim_wrapper = OptimWrapper(torch.optim.AdamW(model.policy.parameters(), lr=1e-3))
+    logs = [model.train().train_step(batch, optim_wrapper) for _ in range(4)]
+    losses = [log['loss'].item() for log in logs]
+    assert losses == sorted(losses, reverse=True) and losses[3] < 0.7 * losses[0]
+    assert set(logs[0]) == {'loss', 'perplexity', 'response_tokens'}
 
 
 def test_mode_tensor_and_features(model, batch):
     data = model.data_preprocessor(batch, False)
     assert all(isinstance(text, str) for text in model(**data, mode='tensor'))
     assert [tuple(f.shape) for f in model.extract_feat(data['inputs'])] == [(49, 128)] * 2
+
+
+@pytest.fixture
+def build_lora(tiny_config):
+    def build(**lora):
+        config = ConfigDict(tiny_config.model)
+        config.policy = dict(config.policy, lora=lora) if lora else config.policy
+        return MODELS.build(config)
+
+    return build
+
+
+def test_with_lora_a_checkpoint_holds_the_adapter_only(build_lora):
+    model = build_lora(r=4)
+    state = model.state_dict()
+    assert state.keys() == {f'policy.{key}' for key in model.policy.adapter_keys}
+    changed = {key: torch.full_like(value, 0.5) for key, value in state.items()}
+    model.load_state_dict(changed)
+    assert all(value.eq(0.5).all() for value in model.state_dict().values())
+    model.build_reference()
+    assert model.reference is None
+
+
+@pytest.mark.parametrize('saved, loaded', [
+    (dict(r=4), dict(r=8)),  # another shape
+    (dict(r=4, target_modules=['q_proj']), dict(r=4)),  # missing
+    (dict(r=4), dict(r=4, target_modules=['q_proj'])),  # unexpected
+    (dict(r=4), {}),
+    ({}, dict(r=4)),
+])
+def test_an_adapter_that_does_not_fit_is_refused(build_lora, saved, loaded):
+    """By mmengine's loader, too, which is not strict."""
+    state, model = build_lora(**saved).state_dict(), build_lora(**loaded)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for load in (model.load_state_dict, lambda state: load_state_dict(model, state)):
+        with pytest.raises(ValueError, match=r'example policy\.model.*lora.*; set `lora` as in'):
+            load(state)
+    assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
 def test_unknown_settings_are_refused(tiny_config):

@@ -1,0 +1,30 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import pytest
+import torch
+
+from mmdpad.datasets import DatasetError
+from mmdpad.datasets.transforms import ComposeResponse
+
+
+def targets(**fields):
+    return dict(ann_path='data/a.json', prompt_box=torch.tensor([1., 2., 30., 40.]),
+                prompt_points=torch.tensor([[5., 6.], [7., 8.]]), **fields)
+
+
+def test_composes_by_hand():
+    results = ComposeResponse()(targets(think='it is red.', caption='a red star'))
+    assert results['response'] == (
+        '<think>it is red.</think>\n'
+        '<answer>{"bbox": [1, 2, 30, 40], "points_1": [5, 6], "points_2": [7, 8]}</answer>\n'
+        '<caption>a red star</caption>')
+
+
+def test_a_given_response_is_taken_as_it_is():
+    assert ComposeResponse()(dict(response=' mine ', think='a'))['response'] == ' mine '
+
+
+@pytest.mark.parametrize('given, missing', [
+    ({}, '`think` and `caption`'), (dict(think='a'), '`caption`'), (dict(caption='a'), '`think`')])
+def test_what_is_missing_is_named_with_its_file(given, missing):
+    with pytest.raises(DatasetError, match=rf'^data/a\.json lacks {missing} for .*; add both'):
+        ComposeResponse()(targets(**given))

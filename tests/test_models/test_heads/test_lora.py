@@ -1,0 +1,136 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import builtins
+
+import pytest
+import torch
+
+from mmdpad.models import HFRollout, VLMReasoningHead
+
+QUESTIONS = ['the red circle', 'something you could roll']
+TEXTS = ['a red star', 'no']
+
+
+@pytest.fixture
+def lora_head(policy_config) -> VLMReasoningHead:
+    return VLMReasoningHead(**policy_config, lora=dict(r=4, lora_alpha=8))
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 256, (3, 112, 112), dtype=torch.uint8, generator=generator)
+            for _ in QUESTIONS]
+
+
+def give_effect(head):
+    """What training does: B starts at zero, so that the adapter has no effect."""
+    with torch.no_grad():
+        for name, p in head.named_parameters():
+            if 'lora_B' in name:
+                p.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def log_probs(head, images):
+    prompts = head.encode_prompts(images, QUESTIONS)
+    return head.log_probs(prompts, *head.encode_responses(TEXTS))[0]
+
+
+def test_only_the_adapter_of_the_language_model_trains(lora_head, images):
+    loss, _ = lora_head.supervised_loss(lora_head.encode_prompts(images, QUESTIONS), TEXTS)
+    loss.backward()
+    got = {name: p for name, p in lora_head.named_parameters() if p.grad is not None}
+    assert lora_head.has_adapter and got.keys() == lora_head.adapter_keys
+    # Four layers with seven linear modules, A and B each.
+    assert len(got) == 4 * 7 * 2
+    assert all('.language_model.' in name and '.lora_' in name for name in got)
+
+
+def test_without_its_adapter_it_is_the_base_model_to_the_bit(head, lora_head, images):
+    expected = log_probs(head, images)
+    assert log_probs(lora_head, images).equal(expected)
+    give_effect(lora_head)
+    with lora_head.adapter_off():
+        assert log_probs(lora_head, images).equal(expected)
+    assert not log_probs(lora_head, images).equal(expected)
+    assert {n for n, p in lora_head.named_parameters() if p.requires_grad} == (
+        lora_head.adapter_keys)
+
+
+def test_the_adapter_is_on_again_after_an_error(lora_head):
+    with pytest.raises(KeyError), lora_head.adapter_off():
+        raise KeyError
+    assert {n for n, p in lora_head.named_parameters() if p.requires_grad} == (
+        lora_head.adapter_keys)
+
+
+def test_a_look_at_the_reference_between_forward_and_backward_changes_no_gradient(
+        policy_config, images):
+    gradients = []
+    for checkpointing, look in ((False, False), (False, True), (True, True)):
+        head = VLMReasoningHead(**policy_config, lora=dict(r=4),
+                                gradient_checkpointing=checkpointing).train()
+        for name, p in head.named_parameters():
+            if name in head.adapter_keys:
+                torch.nn.init.normal_(p, std=0.02, generator=torch.Generator().manual_seed(1))
+        loss, _ = head.supervised_loss(head.encode_prompts(images, QUESTIONS), TEXTS)
+        if look:
+            with head.adapter_off():
+                log_probs(head, images)
+        loss.backward()
+        gradients.append({n: p.grad for n, p in head.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == head.adapter_keys
+    for other in gradients[1:]:
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(other[name], gradient, msg=name)
+
+
+def test_rollouts_go_through_the_adapter(head, lora_head, images):
+    prompts = head.encode_prompts(images, QUESTIONS)
+
+    def greedy(policy):
+        return HFRollout()(policy, prompts, temperature=0, max_new_tokens=12).ids
+
+    expected = greedy(head)
+    assert greedy(lora_head).equal(expected)
+    give_effect(lora_head)
+    assert not greedy(lora_head).equal(expected)
+    with lora_head.adapter_off():
+        assert greedy(lora_head).equal(expected)
+
+
+def test_adapters_over_bfloat16_weights_are_float32(policy_config, images):
+    head = VLMReasoningHead(**policy_config, dtype='bfloat16', lora=dict(r=4))
+    dtypes = {name in head.adapter_keys: p.dtype for name, p in head.named_parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    assert log_probs(head, images).isfinite().all()
+
+
+def test_other_targets_can_be_named(policy_config):
+    head = VLMReasoningHead(**policy_config, lora=dict(r=4, target_modules=['qkv']))
+    assert head.adapter_keys and all('.visual.' in name for name in head.adapter_keys)
+
+
+@pytest.mark.parametrize('lora, message', [
+    (dict(rank=4), r"arguments of peft.LoraConfig .* but got \['rank'\]"),
+    (dict(lora_dropout=0.1), r'`lora.lora_dropout` should be 0, .* but got 0.1; leave it out'),
+    (dict(bias='all'), "`lora.bias` should be 'none'"),
+    (dict(init_lora_weights='pissa'), "`lora.init_lora_weights` should be True or 'gaussian'"),
+    (dict(target_modules=['no_such_layer']), 'no_such_layer'),
+])
+def test_settings_that_do_not_fit_are_refused(policy_config, lora, message):
+    with pytest.raises(ValueError, match=message):
+        VLMReasoningHead(**policy_config, lora=lora)
+
+
+def test_without_peft_it_says_what_to_install(policy_config, monkeypatch):
+    plain_import = builtins.__import__
+
+    def no_peft(name, *args, **kwargs):
+        if name.split('.')[0] == 'peft':
+            raise ImportError('No module named peft')
+        return plain_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, '__import__', no_peft)
+    with pytest.raises(ImportError, match=r'pip install "mmdpad\[lora\]"'):
+        VLMReasoningHead(**policy_config, lora=dict(r=4))
