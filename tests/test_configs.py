@@ -13,7 +13,7 @@ from mmdpad.rewards import RewardComposition
 from mmdpad.testing import CLIP_WEIGHTS, POLICY_WEIGHTS, SAM_WEIGHTS, SHAPES_SAM_NAME
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(ROOT.glob('configs/dpad/*.py'))
+CONFIGS = sorted(ROOT.glob('configs/dpad/**/*.py'))
 RECIPES = [ROOT / f'configs/dpad/{name}_reasonseg.py' for name in ('qwen3b', 'qwen7b')]
 LORA = ROOT / 'configs/dpad/qwen7b_lora_reasonseg.py'
 STAND_INS = {
@@ -95,3 +95,38 @@ def test_recipe_builds_on_stand_in_weights(path):
     loader.update(num_workers=0, persistent_workers=False)
     batch = next(iter(Runner.build_dataloader(loader)))
     assert batch['inputs']['prompt_image'][0].shape == (3, 840, 840)
+
+
+ABLATIONS = {
+    'qwen7b_geometric': None, 'qwen7b_caption_without_reward': None, 'qwen7b_no_format': 'binary',
+    'qwen7b_form_margin': 'margin', 'qwen7b_form_product': 'product',
+    'qwen7b_form_softmax': 'softmax', 'qwen7b_form_sigmoid': 'sigmoid',
+    'qwen7b_form_binary_margin': 'binary+margin', 'qwen7b_roi_only': 'roi'}
+
+
+def test_every_ablation_is_listed():
+    folder = ROOT / 'configs/dpad/ablations'
+    assert {path.stem for path in folder.glob('*.py')} == ABLATIONS.keys()
+    assert all(f'`{name}.py`' in (folder / 'README.md').read_text() for name in ABLATIONS)
+
+
+@pytest.mark.parametrize('name, form', ABLATIONS.items())
+def test_an_ablation_changes_one_thing(name, form):
+    base, config = (Config.fromfile(ROOT / f'configs/dpad/{path}.py')
+                    for path in ('qwen7b_reasonseg', f'ablations/{name}'))
+    for key in ('optim_wrapper', 'train_dataloader', 'test_evaluator', 'randomness'):
+        assert config[key] == base[key]
+    if form is None:
+        assert config.custom_hooks == []
+    else:
+        (hook, ) = config.custom_hooks
+        assert HOOKS.build(hook)._config == dict(form=form, discriminator=base.discriminator)
+    weights = RewardComposition(config.train_cfg.rewards).weights
+    is_format = {term: 'format' in term for term in weights}
+    assert len(weights) == 5 and all(
+        weight == (0.0 if name == 'qwen7b_no_format' and is_format[term] else 1.0)
+        for term, weight in weights.items())
+    asks_for_a_caption = name != 'qwen7b_geometric'
+    assert config.model.policy.get('prompt_template', 'default') == (
+        'default' if asks_for_a_caption else 'without_caption')
+    assert config.train_cfg.rewards.thinking_format.get('caption', True) == asks_for_a_caption

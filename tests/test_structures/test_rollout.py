@@ -35,6 +35,47 @@ def test_split_refuses_a_remainder():
         list(make_rollout().split(3))
 
 
+def uneven():
+    """Three groups of two; responses of 1, 3, 2, 2, 1 and 1 tokens."""
+    lengths = torch.tensor([1, 3, 2, 2, 1, 1])
+    mask = torch.arange(3) < lengths[:, None]
+    return RolloutBatch(
+        list('abc'), [0, 1, 2], 2, list('012345'), list('012345'),
+        response_ids=torch.arange(18).view(6, 3) * mask, response_mask=mask,
+        truncated=lengths > 2, think_tokens=lengths.float(),
+        signals={'s': torch.arange(6.).view(3, 2)}, total_rewards=torch.arange(6.).view(3, 2),
+        old_logp=-torch.arange(18.).view(6, 3))
+
+
+def test_select_takes_groups_in_order_and_cuts_them_to_their_longest_response():
+    picked = uneven().select([2, 1])
+    assert picked.data_samples == ['c', 'b'] and picked.texts == list('4523')
+    assert picked.response_ids.tolist() == [[12, 0], [15, 0], [6, 7], [9, 10]]
+    assert picked.old_logp.tolist() == [[-12, -13], [-15, -16], [-6, -7], [-9, -10]]
+    assert picked.total_rewards.tolist() == [[4, 5], [2, 3]]
+    assert picked.signals['s'].tolist() == [[4, 5], [2, 3]]
+    assert picked.advantages is None and picked.images is None and not picked.truncated.any()
+
+
+def test_concatenate_is_the_reverse_of_split():
+    whole = uneven()
+    joined = RolloutBatch.concatenate(list(whole.split(1)))
+    for name in ('response_ids', 'response_mask', 'truncated', 'think_tokens', 'total_rewards'):
+        assert getattr(joined, name).equal(getattr(whole, name)), name
+    assert (joined.texts, joined.parsed) == (whole.texts, whole.parsed)
+    # Behind the end of a response log-probabilities mean nothing; padding is 0.
+    assert (joined.old_logp * whole.response_mask).equal(whole.old_logp * whole.response_mask)
+
+
+def test_rollouts_that_do_not_belong_together_are_not_joined():
+    with pytest.raises(ValueError, match='one group size'):
+        RolloutBatch.concatenate([uneven(), make_rollout()])
+    scored, unscored = uneven(), uneven()
+    unscored.total_rewards = None
+    with pytest.raises(ValueError, match='`total_rewards`'):
+        RolloutBatch.concatenate([scored, unscored])
+
+
 def test_negative_boxes_are_empty_where_the_data_name_none():
     boxes = torch.tensor([[1., 2., 3., 4.]])
     named = SimpleNamespace(prompt_negatives=SimpleNamespace(bboxes=boxes))
