@@ -18,7 +18,7 @@ default_hooks = dict(
     rollout_log=dict(type='RolloutLogHook'),
     alarms=dict(type='AlarmHook'))
 
-log_processor = dict(type='LogProcessor', by_epoch=False, window_size=1)
+log_processor = dict(type='ShortLogProcessor', by_epoch=False, window_size=1)
 log_level = 'INFO'
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends)

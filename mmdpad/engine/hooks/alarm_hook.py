@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -104,7 +105,7 @@ class AlarmHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: dict[str, float] | None = None) -> None:
         """Look at the values of an iteration. They should be the same on every process."""
-        row = {name: float(value) for name, value in (outputs or {}).items()}
+        row = {name: torch.as_tensor(value).item() for name, value in (outputs or {}).items()}
         row['iter'] = runner.iter + 1
         first, recent = self.history['first'], self.history['recent']
         if len(first) < self.window:

@@ -1,4 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .grpo_loop import GRPOTrainLoop
+from .log_processor import ShortLogProcessor
 
-__all__ = ['GRPOTrainLoop']
+__all__ = ['GRPOTrainLoop', 'ShortLogProcessor']

@@ -72,7 +72,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Train. See :meth:`run_iter` for one iteration."""
-        self._check_batch_sizes()
+        self._check_settings()
         self._settle_reference()
         passes = self.updates_per_rollout * self.dataloader.batch_size // self.micro
         self.runner.optim_wrapper.initialize_count_status(
@@ -229,13 +229,16 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                                        for key, value in state['state_dict'].items()
                                        if key.startswith(prefix)})
 
-    def _check_batch_sizes(self) -> None:
+    def _check_settings(self) -> None:
         batch, counts = self.dataloader.batch_size, self.runner.optim_wrapper._accumulative_counts
         if batch % self.micro or (batch // self.micro) % counts:
             raise ValueError(
                 f'`train_dataloader.batch_size` ({batch}) should be divisible by '
                 f'`prompts_per_micro_batch` ({self.micro}), and their quotient by '
                 f'`optim_wrapper.accumulative_counts` ({counts})')
+        if self.updates_per_rollout < 1 or self.max_refills < 0:
+            raise ValueError(f'`updates_per_rollout` should be at least 1 and `max_refills` at least '
+                             f'0, but got {self.updates_per_rollout} and {self.max_refills}')
         if self.model.sampling['group_size'] < 2:
             raise ValueError(f'`model.train_cfg.group_size` should be at least 2 (advantages '
                              f'compare responses of one group), but got '

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from open_clip.tokenizer import (
     HFTokenizer,
     SigLipTokenizer,
@@ -47,10 +49,11 @@ class CaptionTokens:
         if not isinstance(tokenizer, HFTokenizer):
             raise TypeError(f'`tokenizer` should be one of open_clip\'s three kinds, but got '
                             f'{type(tokenizer).__name__}')
-        text = tokenizer.clean_fn(text)
+        # Not verbose: whether a text is too long for the model is just the question.
+        encode = partial(tokenizer.tokenizer, tokenizer.clean_fn(text), verbose=False)
         if tokenizer.tokenizer_mode == 'clips':  # it adds start, end and class tokens itself
-            return len(tokenizer.tokenizer(text, add_special_tokens=False).input_ids) + 3
-        return len(tokenizer.tokenizer(text).input_ids)
+            return len(encode(add_special_tokens=False).input_ids) + 3
+        return len(encode().input_ids)
 
     def fits(self, text: str | None) -> bool:
         """Whether a text says something and is not longer than the context."""

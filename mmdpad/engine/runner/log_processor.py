@@ -1,0 +1,34 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A training line that a person can read; every number is in scalars.json and TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.runner import LogProcessor, Runner
+
+from mmdpad.registry import LOG_PROCESSORS
+
+DETAILS = ('reward_std/', 'signal/', 'failed/', 'empty_think', 'distinct_2', 'repetition',
+           'caption_words', 'pg', 'approx_kl', 'rollout_time', 'data_time')
+
+
+@LOG_PROCESSORS.register_module()
+class ShortLogProcessor(LogProcessor):
+    """mmengine's, with details left out of the text log.
+
+    Args:
+        details: Beginnings of the names that are left out.
+        **kwargs: As in mmengine.
+    """
+
+    def __init__(self, details: Sequence[str] = DETAILS, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.details = tuple(details)
+
+    def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple[dict, str]:
+        """The numbers, and the line: ``name: number`` parted by two blanks."""
+        numbers, line = super().get_log_after_iter(runner, batch_idx, mode)
+        parts = [part for part in line.split('  ') if not part.startswith(self.details)]
+        return numbers, '  '.join(parts)
