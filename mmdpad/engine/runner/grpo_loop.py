@@ -237,8 +237,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                 f'`prompts_per_micro_batch` ({self.micro}), and their quotient by '
                 f'`optim_wrapper.accumulative_counts` ({counts})')
         if self.updates_per_rollout < 1 or self.max_refills < 0:
-            raise ValueError(f'`updates_per_rollout` should be at least 1 and `max_refills` at least '
-                             f'0, but got {self.updates_per_rollout} and {self.max_refills}')
+            raise ValueError(f'`updates_per_rollout` should be at least 1 and `max_refills` at '
+                             f'least 0, but got {self.updates_per_rollout} and {self.max_refills}')
         if self.model.sampling['group_size'] < 2:
             raise ValueError(f'`model.train_cfg.group_size` should be at least 2 (advantages '
                              f'compare responses of one group), but got '
