@@ -65,7 +65,8 @@ def cut_down(name: str, shapes_data: Path, tmp_path: Path) -> Config:
     config.merge_from_dict({
         'train_dataloader.batch_size': 2, 'train_cfg.max_iters': 2,
         'model.train_cfg.group_size': 4, 'model.train_cfg.max_new_tokens': 80,
-        'default_hooks.logger.interval': 1, 'default_hooks.checkpoint.interval': 1,
+        'default_hooks.logger.interval': 1, 'log_processor.window_size': 1,
+        'default_hooks.checkpoint.interval': 1,
         'default_hooks.checkpoint.max_keep_ckpts': -1,
         'work_dir': str(tmp_path / name), 'launcher': 'none', 'log_level': 'WARNING'})
     config.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])

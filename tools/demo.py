@@ -68,7 +68,8 @@ def print_table(columns: dict[str, dict[str, float]]) -> None:
             rows.append((key, title))
         else:
             rows += [(n, f'  {n.removeprefix(key)}') for n in names
-                     if n.startswith(key) and n != 'reward/total' and 'signal' not in n]
+                     if n.startswith(key) and n != 'reward/total'
+                     and not n.startswith(('reward/signal', 'reward/iou_correlation'))]
     width = max(len(title) for _, title in rows) + 2
     print('\n' + ' ' * width + ''.join(f'{name:>16}' for name in columns))
     for key, title in rows:

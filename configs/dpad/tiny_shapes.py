@@ -71,4 +71,6 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.99), weight_decay=1e-2),
     clip_grad=dict(max_norm=1.0))
+# A line every 5 iterations, of their means: single ones are noisy with 12 prompts.
 default_hooks = dict(checkpoint=dict(interval=40), logger=dict(interval=5))
+log_processor = dict(window_size=5, mean_pattern='.*')

@@ -8,12 +8,17 @@ from mmdpad.evaluation import metrics
 from mmdpad.prompts import format_response, parse_response
 
 
-def sample(text):
+def sample(text, iou_rows=2):
+    """A mask of some of four rows; the target has all."""
     data = DetDataSample()
     data.prompt_targets = InstanceData(bboxes=torch.tensor([[10., 10., 29., 29.]]),
                                        points=torch.tensor([[[12., 12.], [20., 20.]]]))
+    masks = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    masks[:, :, :iou_rows] = True
+    masks[1] |= True
     return data, dict(reasoning=dict(response=text, parsed=parse_response(text),
-                                think_tokens=3 if text else None))
+                                     think_tokens=3 if text else None),
+                      pred_instances=dict(masks=masks[0]), gt_instances=dict(masks=masks[1]))
 
 
 def test_means_over_batches():
@@ -28,4 +33,23 @@ def test_means_over_batches():
                        predicted)
     result = metric.evaluate(3)
     assert result == pytest.approx({'reward/total': 2.0, 'reward/form': 2 / 3,
-                                    'reward/box': 2 / 3, 'reward/chain': 0.5 * 2 / 3})
+                                    'reward/box': 2 / 3, 'reward/chain': 0.5 * 2 / 3,
+                                    # IoU and each term are 0 for the empty response, equal else
+                                    'reward/iou_correlation_total': 1.0,
+                                    'reward/iou_correlation_form': 1.0,
+                                    'reward/iou_correlation_box': 1.0,
+                                    'reward/iou_correlation_chain': 1.0})
+
+
+def test_a_term_that_is_earned_without_being_right_shows():
+    metric = metrics.RewardMetric(dict(chain=dict(type='ChainLengthReward', soft=1, hard=5),
+                                       form=dict(type='ThinkingFormatReward')))
+    good = format_response('t', (10, 10, 29, 29), ((12, 12), (20, 20)), 'c')
+    data, predicted = zip(*[sample(good, rows) for rows in (4, 2, 0)], strict=True)
+    for row, tokens in zip(predicted, (4, 3, 2), strict=True):
+        row['reasoning']['think_tokens'] = tokens
+    metric.process(dict(data_samples=list(data), inputs=dict(prompt_image=[None] * 3)), predicted)
+    result = metric.evaluate(3)
+    # 1/4, 1/2, 3/4 against 1, 1/2, 0; the form is 1 throughout and correlates with nothing
+    assert result['reward/iou_correlation_chain'] == pytest.approx(-1.0)
+    assert 'reward/iou_correlation_form' not in result

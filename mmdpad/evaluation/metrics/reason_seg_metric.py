@@ -81,24 +81,14 @@ class ReasonSegMetric(BaseMetric):
         self.results.extend(self._score(sample) for sample in data_samples)
 
     def _score(self, sample: dict) -> dict:
-        target = _union(sample['gt_instances']['masks'])
-        ignored = sample.get('ignored_instances', {}).get('masks', ())
         predicted = sample['pred_instances']
         reasoning = sample.get('reasoning', {})
         parsed = reasoning.get('parsed')
-        failure = parsed if isinstance(parsed, ParseFailure) else None
-        if failure is None and not len(predicted['masks']):
-            failure = ParseFailure('no_mask', 'the decoder gave no mask')
-        mask = np.zeros_like(target) if failure else _union(predicted['masks'])
-        kept, wanted = apply_protocol(
-            mask, target, _union(ignored) if len(ignored) else np.zeros_like(target),
-            self.ignore_regions)
-        intersection, union = int((kept & wanted).sum()), int((kept | wanted).sum())
+        mask, failure, overlap = score_mask(sample, self.ignore_regions)
         row = dict(
             id=sample.get('img_id'), image=sample.get('img_path'),
             question=sample.get('question'), is_sentence=sample.get('is_sentence'),
-            iou=0.0 if failure else mask_iou(intersection, union, self.ignore_regions),
-            intersection=intersection, union=union,
+            **overlap,
             failure=failure and failure.reason, failure_detail=failure and failure.detail,
             box=_first(predicted.get('bboxes')), points=_first(predicted.get('points')),
             score=_first(predicted.get('scores')),
@@ -126,6 +116,29 @@ class ReasonSegMetric(BaseMetric):
         print_log(f'{self.prefix} protocol: {protocol}; samples: {where}', logger='current',
                   level=logging.INFO)
         return metrics
+
+
+def score_mask(sample: dict, ignore_regions: str
+               ) -> tuple[np.ndarray, ParseFailure | None, dict[str, float]]:
+    """Compare a sample's mask with its target, see :class:`ReasonSegMetric`.
+
+    Returns:
+        The predicted mask, bool (H, W), empty after a failure; the failure or None; and ``iou`` in
+        [0, 1], ``intersection`` and ``union`` in pixels of the original frame.
+    """
+    target = _union(sample['gt_instances']['masks'])
+    ignored = sample.get('ignored_instances', {}).get('masks', ())
+    predicted = sample['pred_instances']['masks']
+    parsed = sample.get('reasoning', {}).get('parsed')
+    failure = parsed if isinstance(parsed, ParseFailure) else None
+    if failure is None and not len(predicted):
+        failure = ParseFailure('no_mask', 'the decoder gave no mask')
+    mask = np.zeros_like(target) if failure else _union(predicted)
+    kept, wanted = apply_protocol(
+        mask, target, _union(ignored) if len(ignored) else np.zeros_like(target), ignore_regions)
+    intersection, union = int((kept & wanted).sum()), int((kept | wanted).sum())
+    iou = 0.0 if failure else mask_iou(intersection, union, ignore_regions)
+    return mask, failure, dict(iou=iou, intersection=intersection, union=union)
 
 
 def summarise(rows: Sequence[dict]) -> dict[str, float]:

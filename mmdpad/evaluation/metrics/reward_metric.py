@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from mmdpad.registry import METRICS
 from mmdpad.rewards import RewardComposition
 from mmdpad.structures import RolloutBatch
 
+from .reason_seg_metric import score_mask
+
 
 @METRICS.register_module()
 class RewardMetric(BaseMetric):
@@ -21,18 +24,22 @@ class RewardMetric(BaseMetric):
     Args:
         rewards: Name -> config of a reward term, see :class:`RewardComposition`;
             :class:`DiscriminativeReward` may be among them.
+        ignore_regions: As in :class:`ReasonSegMetric`.
         collect_device, prefix: As in mmengine.
 
     Returns (of ``evaluate``): ``<name of a term>`` in the term's own range, ``total`` (weighted),
-    and ``signal_<name>``, the mean of what a term wrote into ``rollout.signals`` (over responses
-    that have one).
+    ``signal_<name>``, the mean of what a term wrote into ``rollout.signals`` (over responses that
+    have one), and ``iou_correlation_<term>`` (``total`` among them): Pearson's correlation in
+    [-1, 1] of a term with the mask's IoU over the samples, absent where either is constant. A term
+    that does not go with the IoU can be earned without being right.
     """
 
     default_prefix = 'reward'
 
-    def __init__(self, rewards: dict[str, dict], collect_device: str = 'cpu',
-                 prefix: str | None = None) -> None:
+    def __init__(self, rewards: dict[str, dict], ignore_regions: str = 'target',
+                 collect_device: str = 'cpu', prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
+        self.ignore_regions = ignore_regions
         self.composition = RewardComposition(rewards)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -48,10 +55,18 @@ class RewardMetric(BaseMetric):
         columns = {'total': self.composition.total(rollout), **rollout.rewards,
                    **{f'signal_{name}': values for name, values in rollout.signals.items()}}
         self.results.extend(
-            {name: float(values[row, 0]) for name, values in columns.items()}
-            for row in range(len(data_samples)))
+            {'iou': score_mask(sample, self.ignore_regions)[2]['iou'],
+             **{name: float(values[row, 0]) for name, values in columns.items()}}
+            for row, sample in enumerate(data_samples))
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Means over all samples; NaN entries (no usable caption) are left out of signals."""
-        return {name: float(torch.tensor([row[name] for row in results]).nanmean())
-                for name in results[0]}
+        columns = {name: torch.tensor([row[name] for row in results], dtype=torch.float64)
+                   for name in results[0]}
+        iou = columns.pop('iou')
+        metrics = {name: float(values.nanmean()) for name, values in columns.items()}
+        for name in ('total', *self.composition.weights):
+            correlation = float(torch.corrcoef(torch.stack([columns[name], iou]))[0, 1])
+            if math.isfinite(correlation):
+                metrics[f'iou_correlation_{name}'] = correlation
+        return metrics
