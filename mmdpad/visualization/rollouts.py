@@ -27,8 +27,9 @@ _KEYS = {'iter', 'group', 'id', 'image', 'question', 'response', 'failure', 'tru
 _THUMBNAIL = 320  # pixels of an embedded image's longer side
 _STYLE = '''
 body { font: 15px sans-serif; margin: 2em; color: #191919 }
-section { border-top: 1px solid #bbb; padding: 1em 0; display: flex; gap: 1.5em }
-section > div { max-width: 60em }
+section { border-top: 1px solid #bbb; padding: 1em 0; display: flex; flex-wrap: wrap; gap: 1.5em }
+section > div { max-width: 100% }
+section > div:last-child { flex: 1 1 30em; min-width: 0; overflow-x: auto }
 table { border-collapse: collapse }
 th, td { padding: .2em .7em; text-align: right; font-size: 13px; border: 1px solid #ddd }
 td.text { text-align: left; background: #f4f4f4; padding-bottom: 1em }
@@ -134,6 +135,7 @@ def rollouts_as_html(iteration: int, sections: dict[str, list[Group]],
         read_image: Path of an image -> (H, W, 3) uint8 RGB, or None if it cannot be read.
     """
     parts = [f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
              f'<title>Rollouts of iteration {iteration}</title><style>{_STYLE}</style></head>'
              f'<body><h1>Iteration {iteration}</h1>']
     for heading, groups in sections.items():
@@ -147,7 +149,7 @@ def rollouts_as_html(iteration: int, sections: dict[str, list[Group]],
 def _section(group: Group, image: np.ndarray | None) -> str:
     """A group's image beside its question and a table: numbers, and below them the response."""
     first, columns = group.rows[0], _columns(group.rows[0])
-    header = ''.join(f'<th>{_safe(name)}</th>' for name in columns)
+    header = ''.join(f'<th>{_safe(name).replace("_", "_<wbr>")}</th>' for name in columns)
     table = []
     for row in group.rows:
         numbers = ''.join(f'<td>{_safe(value)}</td>' for value in _columns(row).values())
