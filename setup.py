@@ -33,7 +33,7 @@ setup(
     package_data={'mmdpad': ['testing/weights/*', 'testing/weights/**/*']},
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.4',
+        required('torch'),
         'torchvision',
         required('mmengine'),
         required('mmdet'),
