@@ -8,7 +8,8 @@ import pytest
 import mmdpad
 from mmdpad.version import REQUIRED
 
-FITTING = {'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0', 'transformers': '5.23.0'}
+FITTING = {'torch': '2.14.1', 'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0',
+           'transformers': '5.23.0'}
 
 
 def faults(**changes):
@@ -21,6 +22,7 @@ def test_a_fitting_environment_has_no_faults():
 
 
 @pytest.mark.parametrize('package, version, command', [
+    ('torch', '2.4.1', 'pip install "torch>=2.6"'),
     ('mmcv', '2.2.0', 'python tools/set_up/build_mmcv.py'),
     ('mmcv', '1.7.2', 'python tools/set_up/build_mmcv.py'),
     ('mmdet', '3.1.0', 'pip install "mmdet>=3.2.0,<4.0.0"'),
@@ -49,7 +51,8 @@ def test_mmcv_lite_is_told_apart_from_a_missing_mmcv():
 def test_importing_mmdpad_raises_all_faults_at_once_and_imports_nothing_heavy():
     script = (
         'import importlib.metadata as m, sys\n'
-        'm.version = {"mmengine": "0.10.7", "mmdet": "2.28.0", "mmcv": "2.1.0",'
+        'm.version = {"torch": "2.14.1", "mmengine": "0.10.7",'
+        ' "mmdet": "2.28.0", "mmcv": "2.1.0",'
         ' "transformers": "4.40.0"}.__getitem__\n'
         'try:\n'
         '    import mmdpad\n'
