@@ -163,13 +163,15 @@ def test_one_trajectory_however_the_batch_is_cut(tiny_config, aggregation):
 
 
 def test_one_trajectory_however_many_processes(tiny_config, tmp_path):
-    """Two processes (gloo) with 4 prompts each against one with 8; the same seed twice gives the
-    same bits."""
-    whole = run(trajectory_config(tiny_config, 'one', micro=2))
-    again = run(trajectory_config(tiny_config, 'again', micro=2))
+    """Two processes (gloo) with 4 prompts each against one with 8, with switches that need the
+    whole batch; the same seed twice gives the same bits."""
+    changes = {'train_cfg.advantage': 'reinforce++-baseline',
+               'model.train_cfg.aggregation': 'token_mean'}
+    whole = run(trajectory_config(tiny_config, 'one', micro=2, **changes))
+    again = run(trajectory_config(tiny_config, 'again', micro=2, **changes))
     assert all(again[name].equal(whole[name]) for name in whole)
 
-    config = trajectory_config(tiny_config, 'two', batch=4, micro=2)
+    config = trajectory_config(tiny_config, 'two', batch=4, micro=2, **changes)
     config.dump(tmp_path / 'config.py')
     command = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
                'tools/train.py', str(tmp_path / 'config.py'), '--launcher', 'pytorch',
