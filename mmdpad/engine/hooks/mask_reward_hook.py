@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdpad.evaluation.functional import apply_protocol, mask_iou
+from mmdpad.evaluation.metrics import score_mask
 from mmdpad.registry import HOOKS
 from mmdpad.rewards.mask import tiered
 from mmdpad.structures import ParseFailure, RolloutBatch
@@ -61,24 +62,16 @@ class MaskRewardHook(Hook):
         rollout.rewards[self.term] = rollout.per_response(
             [tiered(iou, self.tiers) for iou in ious])
 
-    def _ious(self, model, rollout: RolloutBatch, prompt: int) -> list[float]:
+    def _ious(self, model: Any, rollout: RolloutBatch, prompt: int) -> list[float]:
         """IoU of each response to one prompt; the decoder sees its image once."""
-        sample = rollout.data_samples[prompt]
         first = prompt * rollout.group_size
         group = rollout.parsed[first:first + rollout.group_size]
         usable = [parsed for parsed in group if not isinstance(parsed, ParseFailure)]
-        drawn = model.draw(usable, rollout.images[prompt],
-                           tuple(rollout.prompt_images[prompt].shape[-2:]))
-        masks = iter(drawn.masks.cpu().numpy())
-        target = sample.gt_instances.masks.any(dim=0).cpu().numpy()
-        ignore = (sample.ignored_instances.masks.any(dim=0).cpu().numpy()
-                  if 'ignored_instances' in sample else target & False)
-        ious = []
+        masks = model.draw(usable, rollout.images[prompt],
+                           tuple(rollout.prompt_images[prompt].shape[-2:])).masks
+        sample, drawn, ious = rollout.data_samples[prompt].to_dict(), iter(masks), []
         for parsed in group:
-            if isinstance(parsed, ParseFailure):
-                ious.append(0.0)
-                continue
-            mask, wanted = apply_protocol(next(masks), target, ignore, self.ignore_regions)
-            ious.append(mask_iou(int((mask & wanted).sum()), int((mask | wanted).sum()),
-                                 self.ignore_regions))
+            own = () if isinstance(parsed, ParseFailure) else next(drawn)[None]
+            answer = dict(pred_instances=dict(masks=own), reasoning=dict(parsed=parsed))
+            ious.append(score_mask(sample | answer, self.ignore_regions)[2]['iou'])
         return ious
