@@ -10,7 +10,7 @@ __version__ = '0.1.0'
 # setup.py leaves it out: tools/set_up/build_mmcv.py builds it.
 REQUIRED = {
     'torch': '>=2.6',  # what transformers 5.20 asks for; with an older one it knows no models
-    'mmengine': '>=0.10.0,<1.0.0',
+    'mmengine': '>=0.10.6,<1.0.0',  # an older one does not import beside torch 2.6
     'mmcv': '>=2.0.0rc4,<2.2.0',
     'mmdet': '>=3.2.0,<4.0.0',
     'transformers': '>=5.20.0,<6.0.0',
