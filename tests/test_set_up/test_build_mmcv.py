@@ -131,3 +131,13 @@ def test_a_step_logs_its_output_and_returns_only_its_own(tmp_path, capsys):
 
 def test_clock():
     assert [clock(s) for s in (0.4, 59, 60, 125.2)] == ['0 s', '59 s', '1 min 00 s', '2 min 05 s']
+
+
+def test_cuda_headers_that_came_with_torch(tmp_path):
+    assert build_mmcv.bundled_headers(tmp_path, '13.0') == []
+    for name in ('cusparse', 'cublas'):
+        (tmp_path / 'nvidia' / name / 'include').mkdir(parents=True)
+    apart = build_mmcv.bundled_headers(tmp_path, '12.4')
+    assert [Path(folder).parent.name for folder in apart] == ['cublas', 'cusparse']
+    (tmp_path / 'nvidia' / 'cu13' / 'include').mkdir(parents=True)
+    assert build_mmcv.bundled_headers(tmp_path, '13.0') == [str(tmp_path / 'nvidia/cu13/include')]

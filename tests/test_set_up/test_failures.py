@@ -9,6 +9,8 @@ LOGS = {
         'c++: fatal error: Killed signal terminated program cc1plus\ncompilation terminated.',
     'nvcc does not fit the CUDA version of torch, or the C++ compiler':
         'RuntimeError: The detected CUDA version (11.8) mismatches the version that was used',
+    'the CUDA toolkit lacks the headers of its libraries':
+        'ATen/cuda/CUDAContextLight.h:10:10: fatal error: cusparse.h: No such file or directory',
     'no CUDA toolkit was found':
         'OSError: CUDA_HOME environment variable is not set.',
     'the headers of Python are missing':

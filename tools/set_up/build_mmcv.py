@@ -91,6 +91,20 @@ def cuda_toolkits(torch_cuda: str | None) -> list[tuple[str, str]]:
     return found
 
 
+def bundled_headers(packages: Path, torch_cuda: str | None) -> list[str]:
+    """Returns the folders of CUDA headers that came with torch: a toolkit with nvcc alone lacks
+    those of cuSPARSE and others, which torch's headers include.
+
+    Args:
+        packages: The environment's site-packages.
+        torch_cuda: `torch.version.cuda`, such as '13.0'; before 13 each library has a folder.
+    """
+    major = (torch_cuda or '').split('.')[0]
+    together = packages / 'nvidia' / f'cu{major}' / 'include'
+    folders = [together] if together.is_dir() else sorted(packages.glob('nvidia/*/include'))
+    return [str(folder) for folder in folders]
+
+
 def free_memory() -> int:
     """Returns the free memory in bytes (where the system does not tell: 4 GiB)."""
     try:
@@ -157,7 +171,11 @@ def build_wheel(device: str, toolkit: str | None, standard: int, log_path: Path,
     env['CFLAGS'] = f'{recipe.CFLAGS} {os.environ.get("CFLAGS", "")}'.strip()
     env.setdefault('MAX_JOBS', str(recipe.parallel_jobs(os.cpu_count() or 1, free_memory())))
     if device == 'cuda':
+        import torch
         env.update(FORCE_CUDA='1', CUDA_HOME=toolkit)
+        # Searched behind the toolkit's own.
+        headers = bundled_headers(Path(torch.__file__).parents[1], torch.version.cuda)
+        env['CPATH'] = os.pathsep.join(filter(None, [os.environ.get('CPATH'), *headers]))
     else:
         env.update(FORCE_CUDA='0', CUDA_VISIBLE_DEVICES='')
     if importlib.util.find_spec('pkg_resources') is None:

@@ -21,6 +21,10 @@ CAUSES = [
      'set CUDA_HOME to a toolkit of the CUDA version that torch names (python -c "import torch; '
      'print(torch.version.cuda)") and CXX to a compiler that it takes, or build for the CPU: '
      'python tools/set_up/build_mmcv.py --cpu'),
+    (r'fatal error: (?:cu|nv|thrust/|cub/)\S*: No such file',
+     'the CUDA toolkit lacks the headers of its libraries',
+     'install them (Debian and Ubuntu, from NVIDIA\'s packages: cuda-libraries-dev of the same '
+     'release), or build for the CPU: python tools/set_up/build_mmcv.py --cpu'),
     (r'CUDA_HOME environment variable is not set|nvcc.*(?:not found|No such file)',
      'no CUDA toolkit was found',
      'set CUDA_HOME to the toolkit, or build for the CPU: '
