@@ -60,7 +60,10 @@ def plot_curves(scalars_json: str, out_png: str) -> str:
         axes.set(title=title, xlabel='step', ylabel=unit)
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if len(lines) > 1:
+        if len(lines) > 2:  # above the plot, where it hides no line
+            axes.legend(fontsize='x-small', ncols=3, loc='lower center', bbox_to_anchor=(0.5, 1.0))
+            axes.set_title(title, pad=12 + 10 * math.ceil(len(lines) / 3))
+        elif len(lines) > 1:
             axes.legend(fontsize='small')
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=110)
