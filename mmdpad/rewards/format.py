@@ -14,6 +14,9 @@ from mmdpad.structures import ReasoningOutput, RolloutBatch
 class ThinkingFormatReward:
     """1 if the whole text is think, answer and caption in this order, else 0.
 
+    Unlike in the reference, whose pattern matches empty tags, a chain or caption that says
+    nothing earns nothing.
+
     Args:
         caption: False asks for think and answer only (Seg-Zero).
     """
@@ -23,8 +26,10 @@ class ThinkingFormatReward:
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor of 0 and 1."""
-        return rollout.per_response([float(follows_template(text, self.caption))
-                                     for text in rollout.texts])
+        return rollout.per_response([
+            float(follows_template(text, self.caption) and bool(parsed.think)
+                  and bool(parsed.caption or not self.caption))
+            for text, parsed in zip(rollout.texts, rollout.parsed, strict=True)])
 
 
 @REWARDS.register_module()

@@ -1,0 +1,52 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""No term rewards nothing: text without content earns every term's lowest value, 0."""
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+from mmdpad.prompts import format_response, parse_response
+from mmdpad.rewards import build_term
+from mmdpad.structures import RolloutBatch
+
+TERMS = [
+    dict(type='ThinkingFormatReward'), dict(type='ThinkingFormatReward', caption=False),
+    dict(type='SegmentationFormatReward'), dict(type='BoxIoUReward'),
+    dict(type='BoxIoUReward', threshold=None), dict(type='BoxL1Reward'),
+    dict(type='PointL1Reward'), dict(type='ChainLengthReward', soft=10, hard=20),
+    dict(type='RepetitionReward'),
+    dict(type='QuantileReward', term=dict(type='BoxIoUReward', threshold=None))]
+NOTHING = [
+    '', ' ', '\x00', '\ud800', 'no tags', '{}', '[]', 'null', '<think>', '</think><think>',
+    '<think></think><answer></answer><caption></caption>',
+    '<think> </think>\n<answer> {} </answer>\n<caption> </caption>',
+    '<think></think><answer>{"bbox": [], "points_1": [], "points_2": []}</answer>',
+    '<think>\n</think><answer>{"bbox": [NaN, NaN, NaN, NaN], "points_1": [NaN, NaN], '
+    '"points_2": [NaN, NaN]}</answer><caption>\n</caption>']
+
+
+def rollout_of(texts, box):
+    sample = DetDataSample(prompt_targets=InstanceData(
+        bboxes=torch.tensor([box]), points=torch.tensor([[box[:2], box[2:]]])))
+    parsed = [parse_response(text) for text in texts]
+    return RolloutBatch(
+        [sample], [None], len(texts), texts, parsed,
+        think_tokens=torch.tensor([torch.nan if p.think is None else float(len(p.think))
+                                   for p in parsed]))
+
+
+@pytest.mark.parametrize('term', TERMS, ids=lambda term: '-'.join(map(str, term.values())))
+@pytest.mark.parametrize('box', [[10., 10., 50., 50.], [0., 0., 0., 0.]], ids=['truth', 'empty'])
+def test_nothing_earns_nothing(term, box):
+    """Also where the truth itself is empty: a box of one pixel."""
+    rewards = build_term(term)(rollout_of(NOTHING, box))
+    assert rewards.tolist() == [[0.0] * len(NOTHING)]
+
+
+@pytest.mark.parametrize('term', TERMS, ids=lambda term: '-'.join(map(str, term.values())))
+def test_a_right_answer_earns_something(term):
+    """So that the test above can fail."""
+    text = format_response('so', (10, 10, 50, 50), ((10, 10), (50, 50)), 'a cup')
+    if term.get('caption') is False:
+        text = text[:text.index('\n<caption>')]
+    assert build_term(term)(rollout_of([text], [10., 10., 50., 50.])).item() > 0
