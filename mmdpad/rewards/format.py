@@ -14,21 +14,21 @@ from mmdpad.structures import ReasoningOutput, RolloutBatch
 class ThinkingFormatReward:
     """1 if the whole text is think, answer and caption in this order, else 0.
 
-    Unlike in the reference, whose pattern matches empty tags, a chain or caption that says
-    nothing earns nothing.
-
     Args:
         caption: False asks for think and answer only (Seg-Zero).
+        allow_empty: A chain or caption may say nothing, as in the reference, whose pattern matches
+            empty tags.
     """
 
-    def __init__(self, caption: bool = True) -> None:
+    def __init__(self, caption: bool = True, allow_empty: bool = False) -> None:
         self.caption = caption
+        self.allow_empty = allow_empty
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor of 0 and 1."""
         return rollout.per_response([
-            float(follows_template(text, self.caption) and bool(parsed.think)
-                  and bool(parsed.caption or not self.caption))
+            float(follows_template(text, self.caption) and (
+                self.allow_empty or bool(parsed.think and (parsed.caption or not self.caption))))
             for text, parsed in zip(rollout.texts, rollout.parsed, strict=True)])
 
 

@@ -43,6 +43,12 @@ def test_nothing_earns_nothing(term, box):
     assert rewards.tolist() == [[0.0] * len(NOTHING)]
 
 
+def test_empty_tags_may_be_allowed_as_in_the_reference():
+    text = '<think></think><answer></answer><caption></caption>'
+    term = build_term(dict(type='ThinkingFormatReward', allow_empty=True))
+    assert term(rollout_of([text, text + ' '], [0., 0., 0., 0.])).tolist() == [[1.0, 0.0]]
+
+
 @pytest.mark.parametrize('term', TERMS, ids=lambda term: '-'.join(map(str, term.values())))
 def test_a_right_answer_earns_something(term):
     """So that the test above can fail."""
