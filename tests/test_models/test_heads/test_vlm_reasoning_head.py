@@ -39,7 +39,7 @@ def test_log_probs_equal_a_plain_forward_of_each_response(head, images, response
     prompts = head.encode_prompts(images, QUESTIONS)
     temperature = 0.7
     logp, entropy = head.log_probs(prompts, responses.ids, responses.mask, temperature,
-                                   entropy=True)
+                                   entropy='grad')
     for row in range(6):
         single = head.encode_prompts([images[row // 3]], [QUESTIONS[row // 3]])
         length = int(responses.mask[row].sum())
@@ -65,7 +65,7 @@ def test_every_parameter_gets_a_finite_gradient_and_checkpointing_changes_none(
     for checkpointing in (False, True):
         head = VLMReasoningHead(**policy_config, gradient_checkpointing=checkpointing).train()
         prompts = head.encode_prompts(images, QUESTIONS)
-        logp, entropy = head.log_probs(prompts, responses.ids, responses.mask, entropy=True)
+        logp, entropy = head.log_probs(prompts, responses.ids, responses.mask, entropy='grad')
         (logp.sum() + entropy.masked_fill(~responses.mask, 0).sum()).backward()
         gradients.append({name: p.grad for name, p in head.named_parameters()})
     assert all(g is not None and g.isfinite().all() for g in gradients[0].values())
