@@ -70,13 +70,17 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         model = self.runner.model
         return model.module if is_model_wrapper(model) else model
 
+    @property
+    def passes(self) -> int:
+        """Micro-batches that go through ``train_step`` in one iteration."""
+        return self.updates_per_rollout * self.dataloader.batch_size // self.micro
+
     def run(self) -> torch.nn.Module:
         """Train. See :meth:`run_iter` for one iteration."""
         self._check_settings()
         self._settle_reference()
-        passes = self.updates_per_rollout * self.dataloader.batch_size // self.micro
         self.runner.optim_wrapper.initialize_count_status(
-            self.runner.model, self._iter * passes, self._max_iters * passes)
+            self.runner.model, self._iter * self.passes, self._max_iters * self.passes)
         self._settle_resumed_state()
         return super().run()
 
@@ -87,7 +91,11 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         start = time.perf_counter()
 
         rollout, logs = self.collect(data_batch)
-        if self.model.train_options['kl_in'] == 'reward':
+        in_reward = (self.model.train_options['kl_in'] == 'reward'
+                     and self.model.objective['kl_coef'] > 0)
+        if in_reward or self.passes > runner.optim_wrapper._accumulative_counts:
+            rollout = self.keep_log_probs(rollout)
+        if in_reward:
             logs['kl_penalty'] = self.penalise(rollout)
         rollout.advantages = self.advantages_of(rollout)
         runner.call_hook('before_update', rollout=rollout)
@@ -138,10 +146,18 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         rollout.total_rewards = self.composition.total(rollout)
         return rollout
 
+    def keep_log_probs(self, rollout: RolloutBatch) -> RolloutBatch:
+        """The rollout with the log-probabilities of the policy that sampled, to which several
+        optimizer steps refer, and of the reference; computed in the micro-batches of the update."""
+        parts = list(rollout.split(self.micro))
+        with self.runner.optim_wrapper.optim_context(self.runner.model):
+            for part in parts:
+                part.old_logp, part.ref_logp = self.model.log_probs(part)
+        return RolloutBatch.concatenate(parts)
+
     def penalise(self, rollout: RolloutBatch) -> float:
         """Take ``kl_coef`` times the KL estimate, summed over a response's tokens, off its reward;
         returns the mean of what was taken."""
-        rollout.old_logp, rollout.ref_logp = self._log_probs(rollout, both=True)
         kl = approximate_kl(rollout.old_logp, rollout.ref_logp,
                             self.model.objective['kl_estimator'])
         kl = (kl * rollout.response_mask.to(kl)).sum(dim=1).cpu()
@@ -164,13 +180,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             scale = self._loss_scale(step)
             for part in step:
                 part.loss_scale = scale
-        if len(steps) * self.updates_per_rollout > 1:
-            # Several optimizer steps: all of them refer to the policy that sampled.
-            for part in parts:
-                part.old_logp, part.ref_logp = self._log_probs(
-                    part, both=bool(self.model.objective['kl_coef']))
         logs: dict[str, float] = {}
-        share = 1 / (len(parts) * self.updates_per_rollout)
+        share = 1 / self.passes
         for part in parts * self.updates_per_rollout:
             scalars = self.runner.model.train_step(dict(inputs=part, data_samples=None),
                                                    optim_wrapper=wrapper)
@@ -186,12 +197,6 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         """Whether any process has fewer than ``size`` groups with a signal."""
         missing = int(has_signal(rollout.total_rewards).sum()) < size
         return any(all_gather_object(missing))
-
-    def _log_probs(self, rollout: RolloutBatch, both: bool) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities under the policy, and those under the reference if asked for."""
-        with self.runner.optim_wrapper.optim_context(self.runner.model):
-            return (self.model.log_probs(rollout),
-                    self.model.log_probs(rollout, reference=True) if both else None)
 
     def _loss_scale(self, step: list[RolloutBatch]) -> LossScale:
         """Sequences and tokens that a micro-batch of an optimizer step stands for: the mean over

@@ -127,13 +127,12 @@ class ReasoningSegmentor(BaseDetector):
         if not isinstance(inputs, RolloutBatch):
             return self.supervised_loss(inputs, data_samples)
         rollout, objective = inputs, self.objective
-        prompts = self._encode(rollout.prompt_images, rollout.data_samples)
-        tokens = (rollout.response_ids, rollout.response_mask, self.sampling['temperature'])
+        tokens = self._tokens_of(rollout)
         logp, entropy = self.policy.log_probs(
-            prompts, *tokens, entropy='grad' if objective['entropy_coef'] else 'no_grad')
+            *tokens, entropy='grad' if objective['entropy_coef'] else 'no_grad')
         ref_logp = rollout.ref_logp
         if ref_logp is None and objective['kl_coef']:
-            ref_logp = self._reference_log_probs(prompts, *tokens)
+            ref_logp = self._reference_log_probs(*tokens)
         in_loss = self.train_options['kl_in'] == 'loss'
         total, scalars = policy_loss(
             logp, logp.detach() if rollout.old_logp is None else rollout.old_logp.to(logp),
@@ -175,24 +174,28 @@ class ReasoningSegmentor(BaseDetector):
         return rollout.response_mask & ~rollout.truncated.to(rollout.response_mask.device)[:, None]
 
     @torch.no_grad()
-    def log_probs(self, rollout: RolloutBatch, reference: bool = False) -> Tensor:
-        """(N, R) log-probabilities of a rollout under the present policy, or the reference."""
-        prompts = self._encode(rollout.prompt_images, rollout.data_samples)
-        tokens = (rollout.response_ids, rollout.response_mask, self.sampling['temperature'])
-        if reference:
-            return self._reference_log_probs(prompts, *tokens)
-        return self.policy.log_probs(prompts, *tokens)[0]
+    def log_probs(self, rollout: RolloutBatch) -> tuple[Tensor, Tensor | None]:
+        """(N, R) log-probabilities of a rollout under the present policy, and those under the
+        reference where ``kl_coef`` asks for one, else None."""
+        tokens = self._tokens_of(rollout)
+        return (self.policy.log_probs(*tokens)[0],
+                self._reference_log_probs(*tokens) if self.objective['kl_coef'] else None)
+
+    def _tokens_of(self, rollout: RolloutBatch) -> tuple[Any, Tensor, Tensor, float]:
+        """Prompts, responses, their mask and the temperature, for a head's ``log_probs``."""
+        return (self._encode(rollout.prompt_images, rollout.data_samples), rollout.response_ids,
+                rollout.response_mask, self.sampling['temperature'])
 
     @torch.no_grad()
-    def _reference_log_probs(self, prompts: Any, *tokens: Any) -> Tensor:
+    def _reference_log_probs(self, *tokens: Any) -> Tensor:
         """(N, R) log-probabilities under the reference policy; arguments as of ``log_probs``."""
         if self.policy.has_adapter:
             with self.policy.adapter_off():
-                return self.policy.log_probs(prompts, *tokens)[0]
+                return self.policy.log_probs(*tokens)[0]
         if self.reference is None:
             raise RuntimeError('`build_reference()` should be called before training with '
                                '`kl_coef` > 0')
-        return self.reference.log_probs(prompts, *tokens)[0]
+        return self.reference.log_probs(*tokens)[0]
 
     @torch.no_grad()
     def predict(self, inputs: Inputs, data_samples: list[DetDataSample],

@@ -69,7 +69,7 @@ def make_rollout(model, sample_class) -> RolloutBatch:
         advantages=torch.tensor([[0.7, -0.7], [-1.1, 1.1]], dtype=torch.float64))
     # An old policy far enough away that some ratios are clipped.
     noise = torch.randn(rollout.response_ids.shape, generator=generator, dtype=torch.float64)
-    rollout.old_logp = model.log_probs(rollout) + 0.3 * noise
+    rollout.old_logp = model.log_probs(rollout)[0] + 0.3 * noise
     return rollout
 
 

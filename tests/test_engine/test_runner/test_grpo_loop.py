@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdpad.engine.runner.grpo_loop import mean_over_processes
+from mmdpad.models import ReasoningSegmentor
 from mmdpad.registry import HOOKS, REWARDS
 
 
@@ -182,6 +183,21 @@ def test_kl_in_the_reward_lowers_it_once_the_policy_has_moved(tiny_config):
     assert first['reward'] == pytest.approx(terms(first), abs=1e-5)  # the log has the task's
     assert first['kl_penalty'] == 0 and second['kl_penalty'] > 0
     assert second['loss'] == pytest.approx(second['pg'], abs=1e-6)  # not in the loss as well
+
+
+def test_kept_log_probs_are_computed_once_in_micro_batches(tiny_config, monkeypatch):
+    """For the KL in the reward the whole rollout once went through the policy at a time, and for
+    several updates once more in micro-batches."""
+    seen, log_probs = [], ReasoningSegmentor.log_probs
+
+    def spy(model, rollout):
+        seen.append(rollout.num_prompts)
+        return log_probs(model, rollout)
+
+    monkeypatch.setattr(ReasoningSegmentor, 'log_probs', spy)
+    train(tiny_config, **{'train_cfg.max_iters': 1, 'train_cfg.prompts_per_micro_batch': 1,
+                          'train_cfg.updates_per_rollout': 2, 'model.train_cfg.kl_in': 'reward'})
+    assert seen == [1, 1]
 
 
 def test_truncated_responses_are_left_out_of_the_loss_if_asked(tiny_config):
