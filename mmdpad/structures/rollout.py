@@ -24,6 +24,7 @@ class RolloutBatch:
         data_samples: B data samples (``DetDataSample``) with metainfo and, in training,
             ``prompt_targets``; ``prompt_negatives`` where the data names other objects.
         prompt_images: B uint8 tensors (3, h, w), RGB.
+        prompts: B prompts as the policy encoded them, or None.
         images: B uint8 tensors (3, H, W), RGB, the original frames, or None.
         group_size: G.
         texts: B * G decoded responses, without special tokens.
@@ -61,6 +62,7 @@ class RolloutBatch:
     ref_logp: Tensor | None = None
     loss_scale: tuple[float, float] | None = None
     images: list[Tensor] | None = None
+    prompts: list[Any] | None = None
 
     def __post_init__(self) -> None:
         rows = self.num_prompts * self.group_size
@@ -144,7 +146,7 @@ class RolloutBatch:
 
 
 # Fields with an entry per prompt (False) or per response (True).
-_PARTS = dict(data_samples=False, prompt_images=False, images=False, texts=True, parsed=True,
+_PARTS = dict(data_samples=False, prompt_images=False, images=False, prompts=False, texts=True, parsed=True,
               response_ids=True, response_mask=True, truncated=True, think_tokens=True,
               signals=False, rewards=False, total_rewards=False, advantages=False,
               old_logp=True, ref_logp=True)

@@ -1,29 +1,31 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The policy: a vision-language model that is asked a question about an image.
 
-Notation: B prompts, G responses to each, N = B * G (prompt-major), P prompt tokens (left-padded),
-R response tokens (right-padded), V vocabulary.
+Notation: B prompts, G responses to each, N = B * G (prompt-major), P prompt tokens, R response
+tokens (right-padded).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoProcessor, BatchFeature, Qwen2_5_VLForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers import PreTrainedModel, ProcessorMixin, Qwen2_5_VLForConditionalGeneration
 
 from mmdpad.prompts import build_messages
 from mmdpad.registry import MODELS
 
+from . import replicated_prefix, shared_prefix
 from .lora import adapter_off, add_lora
+from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
+from .token_log_probs import token_log_probs
 
 
 @MODELS.register_module()
@@ -37,7 +39,10 @@ class VLMReasoningHead(BaseModule):
         prompt_template: See :func:`mmdpad.prompts.build_messages`.
         dtype: Of the weights: ``'float32'`` (master weights; use an AMP optimizer wrapper for
             bfloat16 arithmetic), ``'bfloat16'`` for evaluation, ``'float64'`` to check numbers.
-        attn_implementation: As in transformers: ``'sdpa'``, ``'eager'``, ``'flash_attention_2'``.
+        attn_implementation: 'shared_prefix': prompt and image are computed once for all G
+            responses (:mod:`.shared_prefix`). With one of transformers' own ('sdpa', 'eager',
+            'flash_attention_2') the text part computes them once per response
+            (:mod:`.replicated_prefix`); the numbers are the same.
         freeze_vision: Keep the vision tower as it is.
         gradient_checkpointing: Recompute activations in the backward pass.
         max_prompt_tokens: Longer prompts (image tokens included) are an error.
@@ -48,6 +53,7 @@ class VLMReasoningHead(BaseModule):
 
     Attributes:
         adapter_keys: Names of the adapter's weights in this module's state; empty without one.
+        vision_is_fixed: Whether the vision tower is never trained (frozen, or no adapter in it).
 
     Raises:
         FileNotFoundError: ``pretrained`` looks like a path and is not there, or lacks
@@ -57,23 +63,27 @@ class VLMReasoningHead(BaseModule):
         ImportError: ``lora`` is given and peft is not installed.
     """
 
+    model_class: type[PreTrainedModel] = Qwen2_5_VLForConditionalGeneration
+
     def __init__(self,
                  pretrained: str,
                  prompt_template: str = 'default',
                  dtype: str = 'float32',
-                 attn_implementation: str = 'sdpa',
+                 attn_implementation: str = shared_prefix.NAME,
                  freeze_vision: bool = False,
                  gradient_checkpointing: bool = False,
                  max_prompt_tokens: int = 1300,
                  lora: dict | None = None) -> None:
         super().__init__()
         build_messages('', prompt_template)
-        self.prompt_template = prompt_template
-        self.max_prompt_tokens = max_prompt_tokens
         source = _check_source(pretrained)
-        self.processor = AutoProcessor.from_pretrained(source)
-        self.processor.tokenizer.padding_side = 'left'
-        self.model = _load_model(source, dtype, attn_implementation)
+        self.encoder = PromptEncoder(source, prompt_template, max_prompt_tokens)
+        self.model = self._load_model(source, dtype)
+        shares = attn_implementation == shared_prefix.NAME
+        self._response_states = (shared_prefix if shares else replicated_prefix).response_states
+        self.model.set_attn_implementation(
+            {'text_config': attn_implementation,
+             'vision_config': 'sdpa' if shares else attn_implementation})
         if freeze_vision:
             self.model.model.visual.requires_grad_(False)
         self.adapter_keys: frozenset[str] = frozenset()
@@ -81,11 +91,16 @@ class VLMReasoningHead(BaseModule):
             add_lora(self.model, lora)
             self.adapter_keys = frozenset(
                 name for name, p in self.named_parameters() if p.requires_grad)
+        self.vision_is_fixed = not any(p.requires_grad for p in self.model.model.visual.parameters())
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({'use_reentrant': False})
 
     def init_weights(self) -> None:
         """Nothing: the weights came with ``pretrained`` (mmengine calls this before training)."""
+
+    @property
+    def processor(self) -> ProcessorMixin:
+        return self.encoder.processor
 
     @property
     def device(self) -> torch.device:
@@ -117,42 +132,38 @@ class VLMReasoningHead(BaseModule):
             return [self.processor.tokenizer.eos_token_id]
         return [ends] if isinstance(ends, int) else list(ends)
 
-    def encode_prompts(self, images: Sequence[Tensor], questions: Sequence[str]) -> BatchFeature:
-        """Tokens and pixels of B prompts, on this module's device.
+    def encode_prompts(self, images: Sequence[Tensor],
+                       questions: Sequence[str]) -> list[EncodedPrompt]:
+        """Tokens and pixels of B prompts, see :class:`PromptEncoder`.
 
         Args:
             images: B uint8 tensors (3, h, w), RGB, of the prompt's size.
             questions: B normalised questions.
 
-        Returns:
-            ``input_ids``, ``attention_mask``, ``mm_token_type_ids`` (B, P) left-padded,
-            ``pixel_values`` and ``image_grid_thw`` (B, 3) as the processor makes them.
-
         Raises:
-            ValueError: The processor would resize an image, so that the model's coordinates were
-                not those of the prompt image; or a prompt is longer than ``max_prompt_tokens``.
+            ValueError: The processor would resize an image, or a prompt is longer than
+                ``max_prompt_tokens``.
         """
-        texts = [self.processor.apply_chat_template(build_messages(q, self.prompt_template),
-                                                    add_generation_prompt=True, tokenize=False)
-                 for q in questions]
-        prompts = self.processor(text=texts, images=[image.cpu() for image in images],
-                                 padding=True, return_mm_token_type_ids=True, return_tensors='pt')
-        patch = self.processor.image_processor.patch_size
-        for image, (_, rows, columns) in zip(images, prompts['image_grid_thw'].tolist(),
-                                             strict=True):
-            if (rows * patch, columns * patch) != tuple(image.shape[-2:]):
-                raise ValueError(
-                    f'A prompt image should have a size that the processor keeps, but '
-                    f'(height, width) = {tuple(image.shape[-2:])} becomes '
-                    f'{(rows * patch, columns * patch)}; set `PromptResize(size=...)` to '
-                    f'multiples of {patch * self.processor.image_processor.merge_size} within '
-                    f'the min_pixels and max_pixels of the processor')
-        longest = int(prompts['attention_mask'].sum(dim=1).max())
-        if longest > self.max_prompt_tokens:
-            raise ValueError(f'A prompt should have at most `max_prompt_tokens` = '
-                             f'{self.max_prompt_tokens} tokens, but one has {longest}; use a '
-                             f'smaller prompt image or raise the limit')
-        return prompts.to(self.device)
+        return [self.encoder(*pair) for pair in zip(images, questions, strict=True)]
+
+    def see(self, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+        """B prompts with what the vision tower makes of their images, by one call.
+
+        A tower that is not trained sees an image once: its output stays with the given prompt.
+        """
+        new = [prompt for prompt in prompts if prompt.vision is None]
+        if not new:
+            return list(prompts)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_is_fixed):
+            output = self.model.model.get_image_features(*collate_images(new, self.device),
+                                                         return_dict=True)
+        levels = [output.pooler_output, *(getattr(output, 'deepstack_features', None) or [])]
+        seen = iter(zip(*levels, strict=True))
+        if self.vision_is_fixed:
+            for prompt in new:
+                prompt.vision = next(seen)
+            return list(prompts)
+        return [replace(prompt, vision=next(seen)) for prompt in prompts]
 
     def encode_responses(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens of N given responses, each with the end token behind it.
@@ -187,7 +198,7 @@ class VLMReasoningHead(BaseModule):
             return None
         return len(self.processor.tokenizer(text, add_special_tokens=False)['input_ids'])
 
-    def log_probs(self, prompts: BatchFeature, response_ids: Tensor, response_mask: Tensor,
+    def log_probs(self, prompts: Sequence[EncodedPrompt], response_ids: Tensor, response_mask: Tensor,
                   temperature: float = 1.0,
                   entropy: str | None = None) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of responses under softmax(logits / temperature).
@@ -196,55 +207,32 @@ class VLMReasoningHead(BaseModule):
         sampling.
 
         Args:
-            prompts: What :meth:`encode_prompts` returns, B prompts.
+            prompts: B prompts.
             response_ids: (N, R) long; N a multiple of B, prompt-major.
-            response_mask: (N, R) bool.
+            response_mask: (N, R) bool, True for a response's tokens, which stand on the left.
             temperature: That of the sampling.
             entropy: 'grad' or 'no_grad' to return the entropy of each token's distribution too,
                 with or without gradients.
 
         Returns:
-            (N, R) float32 log-probabilities (float64 of a float64 model), 0 where the mask is
-            False; and the entropies in nats (N, R), or None.
+            (N, R) float32 log-probabilities (float64 of a float64 model), and the entropies in
+            nats (N, R), or None; 0 where the mask is False.
         """
-        group_size = len(response_ids) // len(prompts['input_ids'])
         ids, mask = response_ids.to(self.device), response_mask.to(self.device)
+        states = self._response_states(self.model, self.see(prompts), ids, mask)
+        values = token_log_probs(states, self.model.lm_head, ids[mask], temperature,
+                                 self.vision_token_ids, entropy)
+        logp, entropies = (None if value is None else
+                           value.new_zeros(mask.shape).masked_scatter(mask, value)
+                           for value in values)
+        return logp, entropies
 
-        def repeat(values: Tensor) -> Tensor:
-            return values.repeat_interleave(group_size, dim=0)
-
-        vision = self.model.model.get_image_features(
-            prompts['pixel_values'], prompts['image_grid_thw'], return_dict=True)
-        features = [f for f in vision.pooler_output for _ in range(group_size)]
-        input_ids = torch.cat([repeat(prompts['input_ids']), ids], dim=1)
-        attention_mask = torch.cat([repeat(prompts['attention_mask']), mask.long()], dim=1)
-        token_types = torch.cat(
-            [repeat(prompts['mm_token_type_ids']), torch.zeros_like(ids).int()], dim=1)
-        position_ids, _ = self.model.model.get_rope_index(
-            input_ids, token_types, repeat(prompts['image_grid_thw']),
-            attention_mask=attention_mask)
-        # The logits that predict a response stand one position before it.
-        first = prompts['input_ids'].shape[1] - 1
-        keep = torch.arange(first, first + ids.shape[1], device=ids.device)
-        logits = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-            mm_encoder_outputs={'image': BaseModelOutputWithPooling(pooler_output=features)},
-            logits_to_keep=keep, use_cache=False).logits
-        # At least float32; a float64 model keeps its precision.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-        logits[..., self.vision_token_ids] = -torch.inf
-        logp = -cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction='none')
-        logp = logp.reshape(ids.shape).masked_fill(~mask, 0.0)
-        if entropy is None:
-            return logp, None
-        return logp, _entropy(logits if entropy == 'grad' else logits.detach())
-
-    def supervised_loss(self, prompts: BatchFeature,
+    def supervised_loss(self, prompts: Sequence[EncodedPrompt],
                         texts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross entropy of given responses, over all tokens of the batch (end tokens too).
 
         Args:
-            prompts: What :meth:`encode_prompts` returns, B prompts.
+            prompts: B prompts.
             texts: N responses; N a multiple of B, prompt-major.
 
         Returns:
@@ -257,11 +245,17 @@ class VLMReasoningHead(BaseModule):
         return loss, dict(perplexity=loss.detach().exp(),
                           response_tokens=mask.sum(dim=1).float().mean())
 
-
-def _entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of softmax(logits), (..., V) -> (...); impossible tokens add nothing."""
-    logp = logits.log_softmax(dim=-1)
-    return -(logp.exp() * logp.masked_fill(logp == -torch.inf, 0.0)).sum(dim=-1)
+    def _load_model(self, source: str, dtype: str) -> PreTrainedModel:
+        """Load weights; keys that are missing, unexpected or of another shape are an error."""
+        model, report = self.model_class.from_pretrained(
+            source, dtype=getattr(torch, dtype), output_loading_info=True)
+        faults: dict[str, Any] = {name: keys for name, keys in report.items() if keys}
+        if faults:
+            found = '; '.join(f'{name}: {len(keys)}, for example {sorted(map(str, keys))[:3]}'
+                              for name, keys in faults.items())
+            raise ValueError(f'The weights in {source!r} should fit the model that its config.json '
+                             f'describes, but {found}')
+        return model
 
 
 def _check_source(pretrained: str) -> str:
@@ -278,18 +272,3 @@ def _check_source(pretrained: str) -> str:
             f'{str(path)!r} {"has no config.json" if path.exists() else "is not there"}; '
             f'download the model there or set `model.policy.pretrained`')
     return str(path)
-
-
-def _load_model(source: str, dtype: str,
-                attn_implementation: str) -> Qwen2_5_VLForConditionalGeneration:
-    """Load weights; keys that are missing, unexpected or of another shape are an error."""
-    model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        source, dtype=getattr(torch, dtype), attn_implementation=attn_implementation,
-        output_loading_info=True)
-    faults: dict[str, Any] = {name: keys for name, keys in report.items() if keys}
-    if faults:
-        found = '; '.join(f'{name}: {len(keys)}, for example {sorted(map(str, keys))[:3]}'
-                          for name, keys in faults.items())
-        raise ValueError(f'The weights in {source!r} should fit the model that its config.json '
-                         f'describes, but {found}')
-    return model

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
-    BatchFeature,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -20,6 +19,7 @@ from transformers import (
 )
 
 from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.prompt_encoder import EncodedPrompt, collate_images, collate_text
 from mmdpad.registry import ROLLOUTS
 
 
@@ -44,7 +44,7 @@ class HFRollout:
     @torch.no_grad()
     def __call__(self,
                  head: VLMReasoningHead,
-                 prompts: BatchFeature,
+                 prompts: Sequence[EncodedPrompt],
                  group_size: int = 1,
                  temperature: float = 1.0,
                  max_new_tokens: int = 1024,
@@ -56,7 +56,7 @@ class HFRollout:
 
         Args:
             head: The policy. Its mode (train or eval) is kept.
-            prompts: What ``head.encode_prompts`` returns.
+            prompts: B prompts.
             group_size: G.
             temperature: 0 for the greedy response, else that of the sampling.
             max_new_tokens: Limit of a response's length.
@@ -73,11 +73,13 @@ class HFRollout:
             suppress_tokens=head.vision_token_ids,
             # The processors below leave one token; generate's own sampling has no choice.
             do_sample=temperature > 0, temperature=1.0, top_k=0, top_p=1.0)
-        length = prompts['input_ids'].shape[1]
+        batch = collate_text(prompts, config.pad_token_id, head.device)
+        batch['pixel_values'], _ = collate_images(prompts, head.device)
+        length = batch['input_ids'].shape[1]
         processors = LogitsProcessorList()
         if temperature > 0:
             if prompt_numbers is None:
-                prompt_numbers = range(len(prompts['input_ids']))
+                prompt_numbers = range(len(prompts))
             draws = uniform_draws(seed, prompt_numbers, group_size, max_new_tokens)
             processors.append(TemperatureLogitsWarper(float(temperature)))
             if top_k > 0:
@@ -92,7 +94,7 @@ class HFRollout:
         devices = [head.device] if head.device.type == 'cuda' else []
         try:
             with torch.random.fork_rng(devices=devices):
-                sequences = model.generate(**prompts, generation_config=config,
+                sequences = model.generate(**batch, generation_config=config,
                                            logits_processor=processors)
         finally:
             model.generation_config = folder_defaults

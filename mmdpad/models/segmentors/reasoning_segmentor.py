@@ -69,11 +69,14 @@ class ReasoningSegmentor(BaseDetector):
     def build_reference(self) -> None:
         """Keep a frozen copy of the policy as it is now: the reference of the KL term.
 
-        A policy with an adapter needs none: without the adapter it is its own reference.
+        A policy with an adapter needs none: without the adapter it is its own reference. A vision
+        tower that is not trained is shared, with what it has seen.
         """
         if self.policy.has_adapter:
             return
-        self.reference = copy.deepcopy(self.policy).requires_grad_(False).eval()
+        tower = self.policy.model.model.visual
+        shared = {id(tower): tower} if self.policy.vision_is_fixed else {}
+        self.reference = copy.deepcopy(self.policy, shared).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> ReasoningSegmentor:
         super().train(mode)
@@ -88,26 +91,30 @@ class ReasoningSegmentor(BaseDetector):
 
         Args:
             inputs: ``prompt_image``: B uint8 tensors (3, h, w), RGB; optionally ``image``, the
-                original frames.
+                original frames, and ``prompt``, the encoded prompts.
             data_samples: B data samples with ``question``.
             **sampling: As in :class:`HFRollout`, ``group_size`` included.
         """
-        images = inputs['prompt_image']
-        prompts = self._encode(images, data_samples)
+        prompts = self._encode(inputs, data_samples)
         responses = self.rollout_engine(self.policy, prompts, **sampling)
         texts = self.policy.decode(responses.ids.where(responses.mask, self._pad_token))
         parsed = [parse_response(text, self.reference_compatible) for text in texts]
         lengths = [self.policy.count_tokens(p.think) for p in parsed]
         return RolloutBatch(
-            data_samples=data_samples, prompt_images=images, images=inputs.get('image'),
+            data_samples=data_samples, prompt_images=inputs['prompt_image'],
+            images=inputs.get('image'), prompts=prompts,
             group_size=sampling.get('group_size', 1), texts=texts, parsed=parsed,
             response_ids=responses.ids, response_mask=responses.mask,
             truncated=responses.truncated,
             think_tokens=torch.tensor([torch.nan if n is None else float(n) for n in lengths]))
 
-    def _encode(self, images: list[Tensor], data_samples: list[DetDataSample]) -> Any:
-        """The policy's prompts for B images and the samples' questions."""
-        return self.policy.encode_prompts(images, [s.question for s in data_samples])
+    def _encode(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[Any]:
+        """The policy's prompts for B images and the samples' questions; those that a data
+        loader's worker encoded, where there are."""
+        if 'prompt' in inputs:
+            return inputs['prompt']
+        return self.policy.encode_prompts(inputs['prompt_image'],
+                                          [s.question for s in data_samples])
 
     @property
     def _pad_token(self) -> int:
@@ -163,7 +170,7 @@ class ReasoningSegmentor(BaseDetector):
                 f'samples should have a `response`, but got {type(inputs).__name__} and samples '
                 f"without it; set `train_cfg=dict(type='GRPOTrainLoop', ...)`, or, to learn given "
                 f"responses, put `dict(type='ComposeResponse')` before `PackReasoningInputs`")
-        prompts = self._encode(inputs['prompt_image'], data_samples)
+        prompts = self._encode(inputs, data_samples)
         loss, scalars = self.policy.supervised_loss(prompts, [s.response for s in data_samples])
         return {'loss': loss, **scalars}
 
@@ -183,8 +190,10 @@ class ReasoningSegmentor(BaseDetector):
 
     def _tokens_of(self, rollout: RolloutBatch) -> tuple[Any, Tensor, Tensor, float]:
         """Prompts, responses, their mask and the temperature, for a head's ``log_probs``."""
-        return (self._encode(rollout.prompt_images, rollout.data_samples), rollout.response_ids,
-                rollout.response_mask, self.sampling['temperature'])
+        prompts = rollout.prompts or self._encode(dict(prompt_image=rollout.prompt_images),
+                                                  rollout.data_samples)
+        return (prompts, rollout.response_ids, rollout.response_mask,
+                self.sampling['temperature'])
 
     @torch.no_grad()
     def _reference_log_probs(self, *tokens: Any) -> Tensor:
@@ -257,8 +266,7 @@ class ReasoningSegmentor(BaseDetector):
         """The vision tower's features of the prompt images, one (tokens, channels) per image."""
         prompts = self.policy.encode_prompts(inputs['prompt_image'],
                                              [''] * len(inputs['prompt_image']))
-        return self.policy.model.model.get_image_features(
-            prompts['pixel_values'], prompts['image_grid_thw'], return_dict=True).pooler_output
+        return [prompt.vision[0] for prompt in self.policy.see(prompts)]
 
 
 def _split_train_cfg(config: dict) -> tuple[dict, dict, dict]:

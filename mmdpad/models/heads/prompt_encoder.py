@@ -1,0 +1,136 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A question about an image becomes tokens and pixels, by the model's own processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoProcessor
+
+from mmdpad.prompts import build_messages
+
+
+@dataclass
+class EncodedPrompt:
+    """One prompt with one image, without padding, as a data loader's worker hands it over.
+
+    Attributes:
+        input_ids: (P,) long.
+        token_types: (P,) int, 1 for image tokens, else 0.
+        pixel_values: (patches, C) float, the patches of the image.
+        grid: (1, 3) long: frames (1), rows and columns of patches.
+        vision: What the vision tower made of the image, where it has seen it: (image tokens, D)
+            for the language model's input, and for further levels where the model has some.
+    """
+
+    input_ids: Tensor
+    token_types: Tensor
+    pixel_values: Tensor
+    grid: Tensor
+    vision: tuple[Tensor, ...] | None = None
+
+    def __len__(self) -> int:
+        """Tokens of the prompt, those of the image included."""
+        return len(self.input_ids)
+
+
+class PromptEncoder:
+    """Encodes a prompt; of plain data only, so that a data loader's worker can do it.
+
+    Args:
+        source: Folder or hub name of the processor.
+        template: See :func:`mmdpad.prompts.build_messages`.
+        max_tokens: Longer prompts (image tokens included) are an error.
+    """
+
+    def __init__(self, source: str, template: str, max_tokens: int) -> None:
+        self.processor = AutoProcessor.from_pretrained(source)
+        self.processor.tokenizer.padding_side = 'left'
+        self.template = template
+        self.max_tokens = max_tokens
+
+    def __call__(self, image: Tensor, question: str) -> EncodedPrompt:
+        """Encode one prompt, on the CPU.
+
+        Args:
+            image: uint8 (3, h, w), RGB, of the prompt's size.
+            question: A normalised question.
+
+        Raises:
+            ValueError: The processor would resize the image, so that the model's coordinates were
+                not those of the prompt image; or the prompt is longer than ``max_tokens``.
+        """
+        text = self.processor.apply_chat_template(build_messages(question, self.template),
+                                                  add_generation_prompt=True, tokenize=False)
+        values = self.processor(text=[text], images=[image.cpu()], return_mm_token_type_ids=True,
+                                return_tensors='pt')
+        prompt = EncodedPrompt(values['input_ids'][0], values['mm_token_type_ids'][0],
+                               values['pixel_values'], values['image_grid_thw'])
+        self._check(image, prompt)
+        return prompt
+
+    def _check(self, image: Tensor, prompt: EncodedPrompt) -> None:
+        patch = self.processor.image_processor.patch_size
+        _, rows, columns = prompt.grid[0].tolist()
+        if (rows * patch, columns * patch) != tuple(image.shape[-2:]):
+            raise ValueError(
+                f'A prompt image should have a size that the processor keeps, but '
+                f'(height, width) = {tuple(image.shape[-2:])} becomes '
+                f'{(rows * patch, columns * patch)}; set `PromptResize(size=...)` to multiples of '
+                f'{patch * self.processor.image_processor.merge_size} within the min_pixels and '
+                f'max_pixels of the processor')
+        if len(prompt) > self.max_tokens:
+            raise ValueError(f'A prompt should have at most `max_prompt_tokens` = '
+                             f'{self.max_tokens} tokens, but one has {len(prompt)}; use a smaller '
+                             f'prompt image or raise the limit')
+
+
+class EncodingCollate:
+    """A data loader's ``collate_fn`` that encodes prompts before another one collates.
+
+    So the processor works in the loader's workers, next to the decoding of images. Each sample's
+    ``inputs`` get a ``prompt``, an :class:`EncodedPrompt`.
+    """
+
+    def __init__(self, encoder: PromptEncoder, collate: Any) -> None:
+        self.encoder = encoder
+        self.collate = collate
+
+    def __call__(self, samples: Sequence[dict]) -> Any:
+        for sample in samples:
+            sample['inputs']['prompt'] = self.encoder(sample['inputs']['prompt_image'],
+                                                      sample['data_samples'].question)
+        return self.collate(samples)
+
+
+def collate_text(prompts: Sequence[EncodedPrompt], pad_token: int,
+                 device: torch.device) -> dict[str, Tensor]:
+    """``input_ids``, ``attention_mask`` and ``mm_token_type_ids`` of B prompts, (B, P) each,
+    padded on the left, and ``image_grid_thw`` (B, 3), as transformers takes a batch."""
+    longest = max(map(len, prompts))
+
+    def pad(rows: list[Tensor], value: int) -> Tensor:
+        return torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0), value=value)
+                            for row in rows]).to(device)
+
+    return dict(input_ids=pad([p.input_ids for p in prompts], pad_token),
+                attention_mask=pad([torch.ones_like(p.input_ids) for p in prompts], 0),
+                mm_token_type_ids=pad([p.token_types for p in prompts], 0),
+                image_grid_thw=torch.cat([p.grid for p in prompts]).to(device))
+
+
+def collate_images(prompts: Sequence[EncodedPrompt], device: torch.device) -> tuple[Tensor, Tensor]:
+    """``pixel_values`` of B images and ``image_grid_thw`` (B, 3), as the vision tower takes them."""
+    return (torch.cat([p.pixel_values for p in prompts]).to(device),
+            torch.cat([p.grid for p in prompts]).to(device))
+
+
+def join_vision(prompts: Sequence[EncodedPrompt]) -> SimpleNamespace:
+    """What the vision tower made of B images, as the models' ``mm_encoder_outputs`` take it."""
+    merged, *levels = zip(*[prompt.vision for prompt in prompts], strict=True)
+    return SimpleNamespace(pooler_output=merged, deepstack_features=levels)

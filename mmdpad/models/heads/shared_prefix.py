@@ -1,0 +1,170 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""One prompt, G responses, one pass: prompt and image are computed once for all their responses.
+
+A row holds groups one behind the other, each its prompt and then its responses, without padding:
+
+    p p p p p a a a b b b b b c c   q q q q d d d d e e
+
+A response's tokens attend to the prompt and to their own earlier tokens, and have the positions
+that they had directly behind the prompt. So loss and gradients are those of B * G sequences that
+each repeat the prompt (cf. Prefix Grouper, arXiv 2506.05433).
+
+The attention is one of transformers' own attention interfaces: what a row looks like travels as
+the keyword ``layout`` from the model's forward to every attention layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from .prompt_encoder import EncodedPrompt, join_vision
+
+NAME = 'shared_prefix'
+
+
+class Layout(Protocol):
+    """What says how the tokens of a forward pass attend to each other."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
+               layer: int) -> Tensor:
+        """Queries (B, H, L, d), keys and values (B, K, L, d) of K <= H heads -> (B, L, H, d)."""
+
+
+def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
+              attention_mask: Tensor | None, scaling: float | None = None,
+              layout: Layout | None = None, **kwargs: Any) -> tuple[Tensor, None]:
+    """transformers' attention interface: ``layout.attend``, or SDPA where there is no layout."""
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling,
+                                      **kwargs)
+    return layout.attend(query, key, value, scaling, module.layer_idx), None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+class PackedGroup:
+    """A prompt of P tokens and its G responses within a row.
+
+    Args:
+        prompt: P.
+        responses: The responses' lengths.
+        device: That of the queries, keys and values.
+    """
+
+    def __init__(self, prompt: int, responses: Sequence[int], device: torch.device) -> None:
+        self.prompt = prompt
+        self.responses = list(responses)
+        self.longest = max(self.responses, default=0)
+        # Row (response) and column (place in it) of each response token.
+        grid = torch.arange(self.longest) < torch.tensor(self.responses)[:, None]
+        self.rows, self.columns = (index.to(device) for index in grid.nonzero(as_tuple=True))
+        # What a response's tokens see: (R, P + R). Padding stands behind them, unseen.
+        self.visible = torch.ones(self.longest, prompt + self.longest, dtype=torch.bool,
+                                  device=device).tril(prompt)
+
+    def __len__(self) -> int:
+        return self.prompt + sum(self.responses)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """(H, P + T, d) each -> (P + T, H, d)."""
+        prefix = scaled_dot_product_attention(
+            *(x[None, :, :self.prompt] for x in (query, key, value)), is_causal=True, scale=scale)
+        prefix = prefix[0].transpose(0, 1)
+        if not len(self.rows):
+            return prefix
+        own = scaled_dot_product_attention(
+            self._own(query), self._behind_prompt(key), self._behind_prompt(value),
+            attn_mask=self.visible, scale=scale)
+        return torch.cat([prefix, own.transpose(1, 2)[self.rows, self.columns]])
+
+    def _own(self, tokens: Tensor) -> Tensor:
+        """(H, P + T, d) -> (G, H, R, d): the responses' tokens, padded on the right."""
+        heads, _, size = tokens.shape
+        grid = tokens.new_zeros(len(self.responses), self.longest, heads, size)
+        grid = grid.index_put((self.rows, self.columns), tokens[:, self.prompt:].transpose(0, 1))
+        return grid.transpose(1, 2)
+
+    def _behind_prompt(self, tokens: Tensor) -> Tensor:
+        """(H, P + T, d) -> (G, H, P + R, d): the prompt's tokens before those of each response."""
+        own = self._own(tokens)
+        return torch.cat([tokens[:, :self.prompt].expand(len(own), -1, -1, -1), own], dim=2)
+
+
+class PackedRow:
+    """The :class:`Layout` of a row of groups.
+
+    Attributes:
+        predictors: (T,) long, where in the row the states stand that predict the responses'
+            tokens; the last token of a prompt stands there once for each of its responses.
+        offsets: (L,) long, how far each token is behind the last one of its prompt; 0 for a
+            prompt's own tokens.
+    """
+
+    def __init__(self, groups: Sequence[PackedGroup], device: torch.device) -> None:
+        self.groups = groups
+        predictors, offsets, place = [], [], 0
+        for group in groups:
+            last = place + group.prompt - 1
+            offsets += [0] * group.prompt
+            place = last + 1
+            for length in group.responses:
+                predictors += [last, *range(place, place + length - 1)][:length]
+                offsets += range(1, length + 1)
+                place += length
+        self.predictors = torch.tensor(predictors, dtype=torch.long, device=device)
+        self.offsets = torch.tensor(offsets, dtype=torch.long, device=device)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
+               layer: int) -> Tensor:
+        """(1, H, L, d) and (1, K, L, d) -> (1, L, H, d)."""
+        sizes = [len(group) for group in self.groups]
+        parts = [x[0].repeat_interleave(query.shape[1] // x.shape[1], dim=0).split(sizes, dim=1)
+                 for x in (query, key, value)]
+        return torch.cat([group.attend(*part, scale) for group, *part in
+                          zip(self.groups, *parts, strict=True)])[None]
+
+
+def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], ids: Tensor,
+                    mask: Tensor) -> Tensor:
+    """The last hidden states that predict the tokens of responses.
+
+    Args:
+        model: A Qwen-VL model for conditional generation whose text part attends by :data:`NAME`.
+        prompts: B prompts whose images have been seen.
+        ids: (N, R) long, N = B * G, prompt-major, on the model's device.
+        mask: (N, R) bool, True for a response's tokens, which stand on the left.
+
+    Returns:
+        (T, D) for the T tokens of all responses, in the order of ``ids[mask]``.
+    """
+    device, lengths = ids.device, mask.sum(dim=1).reshape(len(prompts), -1)
+    row = PackedRow([PackedGroup(len(prompt), sizes, device) for prompt, sizes in
+                     zip(prompts, lengths.tolist(), strict=True)], device)
+    tokens, positions = [], []
+    for prompt, own in zip(prompts, ids[mask].split(lengths.sum(dim=1).tolist()), strict=True):
+        places = prompt_positions(model, prompt).to(device)
+        tokens += [prompt.input_ids.to(device), own]
+        positions += [places, places.max().expand(3, len(own))]
+    states = model.model(
+        input_ids=torch.cat(tokens)[None],
+        position_ids=(torch.cat(positions, dim=1) + row.offsets)[:, None],
+        mm_encoder_outputs={'image': join_vision(prompts)}, use_cache=False,
+        layout=row).last_hidden_state
+    return states[0, row.predictors]
+
+
+def prompt_positions(model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:
+    """(3, P) long: a prompt's positions in time, height and width."""
+    positions, _ = model.model.get_rope_index(prompt.input_ids[None], prompt.token_types[None],
+                                              prompt.grid)
+    return positions[:, 0]
