@@ -2,11 +2,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import MethodType
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
+from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
 
 from mmdpad.datasets.shapes_world import SHAPES_PROMPT_TEMPLATE
 from mmdpad.models import VLMReasoningHead
@@ -26,14 +29,38 @@ def scope():
 @pytest.fixture(scope='session')
 def policy_config() -> dict:
     """The shipped miniature policy: arguments of `VLMReasoningHead`."""
-    return dict(pretrained=POLICY_WEIGHTS, prompt_template=SHAPES_PROMPT_TEMPLATE,
-                attn_implementation='eager')
+    return dict(pretrained=POLICY_WEIGHTS, prompt_template=SHAPES_PROMPT_TEMPLATE)
 
 
 @pytest.fixture(scope='session')
 def head(policy_config) -> VLMReasoningHead:
     """Built once; tests leave it as it is."""
     return VLMReasoningHead(**policy_config)
+
+
+def rms_norm(module, hidden):
+    return torch.nn.functional.rms_norm(hidden, hidden.shape[-1:], module.weight,
+                                        module.variance_epsilon)
+
+
+def vision_rotary(query, key, cos, sin):
+    cos, sin = cos.unsqueeze(-2).to(query), sin.unsqueeze(-2).to(query)
+    return tuple(x * cos + qwen2_5.rotate_half(x) * sin for x in (query, key))
+
+
+@pytest.fixture
+def lift(monkeypatch):
+    """Lets a float64 model compute in float64 throughout: transformers' norms, and the rotation in
+    its vision towers, compute in float32, which alone costs 2e-7."""
+    def lift_norms(model: torch.nn.Module) -> None:
+        norms = [m for m in model.modules() if type(m).__name__.endswith('RMSNorm')]
+        assert norms
+        for norm in norms:
+            norm.forward = MethodType(rms_norm, norm)
+
+    for modeling in (qwen2_5, qwen3):
+        monkeypatch.setattr(modeling, 'apply_rotary_pos_emb_vision', vision_rotary)
+    return lift_norms
 
 
 @pytest.fixture(scope='session')
@@ -48,9 +75,7 @@ def shapes_data(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_config(shapes_data, tmp_path) -> Config:
     """configs/dpad/tiny_shapes.py on that data, cut down to two iterations."""
-    config = cut_down('tiny_shapes', shapes_data, tmp_path)
-    config.train_cfg.prompts_per_micro_batch = 2
-    return config
+    return cut_down('tiny_shapes', shapes_data, tmp_path)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def run(*command, check=True):
 
 def options(data, **more):
     return ['--cfg-options', 'train_dataloader.batch_size=2', 'train_cfg.max_iters=2',
-            'train_cfg.prompts_per_micro_batch=2', 'train_cfg.val_interval=2',
+            'train_cfg.val_interval=2',
             'model.train_cfg.group_size=2', 'default_hooks.checkpoint.interval=1',
             *(f'{split}_dataloader.dataset.data_root={data}' for split in
               ('train', 'val', 'test')), *(f'{k}={v}' for k, v in more.items())]

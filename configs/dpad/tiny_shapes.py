@@ -19,7 +19,7 @@ prompt_size = (112, 112)
 
 model = dict(
     policy=dict(pretrained=weights + '/policy', prompt_template='find "{question}"',
-                attn_implementation='eager', gradient_checkpointing=False),
+                gradient_checkpointing=False),
     decoder=dict(model='vit_shapes', checkpoint=weights + '/sam/sam_shapes.pth'),
     train_cfg=dict(max_new_tokens=112, kl_coef=0.03, entropy_coef=0.0),
     test_cfg=dict(max_new_tokens=112))
@@ -65,7 +65,7 @@ val_evaluator = [
 test_evaluator = val_evaluator
 
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters, rewards=rewards,
-                 prompts_per_micro_batch=prompts_per_step)
+                 tokens_per_micro_batch=None)
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',

@@ -122,6 +122,24 @@ class RolloutBatch:
         for start in range(0, self.num_prompts, prompts):
             yield self.select(range(start, start + prompts))
 
+    @property
+    def group_tokens(self) -> list[int]:
+        """Tokens of each of B groups: the prompt (with its image) once, and all its responses."""
+        own = self.response_mask.sum(dim=1).reshape(self.num_prompts, -1).sum(dim=1).tolist()
+        return [len(prompt) + tokens for prompt, tokens in zip(self.prompts or (), own, strict=True)]
+
+    def pack(self, max_tokens: int | None) -> Iterator[RolloutBatch]:
+        """Yield consecutive parts of whole groups, each of as many as have ``max_tokens`` tokens
+        together (:attr:`group_tokens`) or of one group that has more; None: everything at once.
+        """
+        start, total = 0, 0
+        for index, tokens in enumerate(self.group_tokens if max_tokens is not None else ()):
+            if start < index and total + tokens > max_tokens:
+                yield self.select(range(start, index))
+                start, total = index, 0
+            total += tokens
+        yield self.select(range(start, self.num_prompts))
+
     @classmethod
     def concatenate(cls, parts: Sequence[RolloutBatch]) -> RolloutBatch:
         """Several rollouts of one group size as one; token tensors are padded to one length.

@@ -7,11 +7,10 @@ rewards = dict(
     point_l1=dict(type='PointL1Reward', threshold=100))
 
 train_cfg = dict(type='GRPOTrainLoop', max_iters=187, val_interval=50, rewards=rewards,
-                 prompts_per_micro_batch=1)
+                 tokens_per_micro_batch=12288)  # bounds the memory of an update
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',
-    accumulative_counts=16,  # batch_size / prompts_per_micro_batch: on-policy
     optimizer=dict(type='AdamW', lr=1e-6, betas=(0.9, 0.999), weight_decay=1e-2),
     clip_grad=dict(max_norm=1.0))
 param_scheduler = dict(type='ConstantLR', factor=1.0, by_epoch=False)

@@ -28,8 +28,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     One iteration: a batch of B prompts from the dataloader, G responses to each, rewards,
     group-relative advantages, and the ordinary ``model.train_step`` on micro-batches of whole
-    groups. How many optimizer steps a rollout serves follows from the optimizer wrapper:
-    ``updates_per_rollout * B / prompts_per_micro_batch / accumulative_counts``; 1 is on-policy.
+    groups. A rollout serves ``updates_per_rollout * B / prompts_per_update`` optimizer steps; 1 is
+    on-policy. Gradients are accumulated here, over as many micro-batches as a step needs.
 
     A batch of B prompts on one process, or of B / W on each of W processes, cut into whatever
     micro-batches, gives one and the same update (up to rounding).
@@ -37,8 +37,10 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     Args:
         runner, dataloader, max_iters, val_begin, val_interval: As in mmengine.
         rewards: Name -> config of a reward term, see :class:`RewardComposition`.
-        prompts_per_micro_batch: Prompts (times G responses) in one forward and backward pass;
-            None for all B.
+        prompts_per_update: Prompts (times G responses) in one optimizer step; None for all B.
+        tokens_per_micro_batch: Most tokens in one forward and backward pass, a prompt (with its
+            image) counted once for all its responses; a group that has more goes alone. It bounds
+            the memory of an update and changes nothing else. None: a whole optimizer step in one.
         advantage: Estimator of :func:`mmdpad.rl.compute_advantages`.
         updates_per_rollout: How often the whole rollout is gone through.
         max_refills: Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups whose rewards
@@ -48,13 +50,13 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     """
 
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
-                 rewards: dict[str, dict], prompts_per_micro_batch: int | None = None,
-                 advantage: str = 'grpo', updates_per_rollout: int = 1, max_refills: int = 0,
+                 rewards: dict[str, dict], prompts_per_update: int | None = None,
+                 tokens_per_micro_batch: int | None = None, advantage: str = 'grpo', updates_per_rollout: int = 1, max_refills: int = 0,
                  **kwargs: Any) -> None:
         super().__init__(runner, dataloader, max_iters, **kwargs)
         self.composition = RewardComposition(rewards)
-        batch_size = self.dataloader.batch_size
-        self.micro = prompts_per_micro_batch or batch_size
+        self.prompts_per_update = prompts_per_update or self.dataloader.batch_size
+        self.tokens_per_micro_batch = tokens_per_micro_batch
         check_estimator(advantage)
         self.advantage = advantage
         self.updates_per_rollout = updates_per_rollout
@@ -71,16 +73,14 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         return model.module if is_model_wrapper(model) else model
 
     @property
-    def passes(self) -> int:
-        """Micro-batches that go through ``train_step`` in one iteration."""
-        return self.updates_per_rollout * self.dataloader.batch_size // self.micro
+    def updates(self) -> int:
+        """Optimizer steps in one iteration."""
+        return self.updates_per_rollout * self.dataloader.batch_size // self.prompts_per_update
 
     def run(self) -> torch.nn.Module:
         """Train. See :meth:`run_iter` for one iteration."""
         self._check_settings()
         self._settle_reference()
-        self.runner.optim_wrapper.initialize_count_status(
-            self.runner.model, self._iter * self.passes, self._max_iters * self.passes)
         self._settle_resumed_state()
         return super().run()
 
@@ -93,7 +93,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         rollout, logs = self.collect(data_batch)
         in_reward = (self.model.train_options['kl_in'] == 'reward'
                      and self.model.objective['kl_coef'] > 0)
-        if in_reward or self.passes > runner.optim_wrapper._accumulative_counts:
+        if in_reward or self.updates > 1:
             rollout = self.keep_log_probs(rollout)
         if in_reward:
             logs['kl_penalty'] = self.penalise(rollout)
@@ -148,8 +148,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     def keep_log_probs(self, rollout: RolloutBatch) -> RolloutBatch:
         """The rollout with the log-probabilities of the policy that sampled, to which several
-        optimizer steps refer, and of the reference; computed in the micro-batches of the update."""
-        parts = list(rollout.split(self.micro))
+        optimizer steps refer, and of the reference; computed in micro-batches."""
+        parts = list(rollout.pack(self.tokens_per_micro_batch))
         with self.runner.optim_wrapper.optim_context(self.runner.model):
             for part in parts:
                 part.old_logp, part.ref_logp = self.model.log_probs(part)
@@ -172,22 +172,31 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         return compute_advantages(everyone, self.advantage)[first:first + rollout.num_prompts]
 
     def update(self, rollout: RolloutBatch) -> dict[str, float]:
-        """Hand the rollout to ``train_step`` in micro-batches; return the mean of its logs."""
+        """Take the optimizer steps that the rollout serves; return the mean of their logs."""
+        logs = [self.optimizer_step(list(part.pack(self.tokens_per_micro_batch)))
+                for _ in range(self.updates_per_rollout)
+                for part in rollout.split(self.prompts_per_update)]
+        return _mean_by_name(logs)
+
+    def optimizer_step(self, parts: list[RolloutBatch]) -> dict[str, float]:
+        """Hand micro-batches to ``train_step``, which steps after the last; return their mean log.
+
+        The losses are scaled so that they sum up to that of the whole batch of all processes,
+        whatever micro-batches it is cut into here and there.
+        """
         wrapper = self.runner.optim_wrapper
-        parts, counts = list(rollout.split(self.micro)), wrapper._accumulative_counts
-        steps = [parts[i:i + counts] for i in range(0, len(parts), counts)]
-        for step in steps:
-            scale = self._loss_scale(step)
-            for part in step:
-                part.loss_scale = scale
-        logs: dict[str, float] = {}
-        share = 1 / self.passes
-        for part in parts * self.updates_per_rollout:
+        wrapper._accumulative_counts = len(parts)
+        wrapper.initialize_count_status(self.runner.model, 0, len(parts))
+        totals = torch.tensor([LossScale.of(self.model.loss_mask(part)) for part in parts],
+                              dtype=torch.float64).sum(dim=0)
+        all_reduce(totals, 'mean')
+        logs = []
+        for part in parts:
+            part.loss_scale = LossScale(*(totals / len(parts)).tolist())
             scalars = self.runner.model.train_step(dict(inputs=part, data_samples=None),
                                                    optim_wrapper=wrapper)
-            for name, value in scalars.items():
-                logs[name] = logs.get(name, 0.0) + share * value.item()
-        return logs
+            logs.append({name: value.item() for name, value in scalars.items()})
+        return _mean_by_name(logs)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data that a resumed run needs; equal on all processes."""
@@ -197,14 +206,6 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         """Whether any process has fewer than ``size`` groups with a signal."""
         missing = int(has_signal(rollout.total_rewards).sum()) < size
         return any(all_gather_object(missing))
-
-    def _loss_scale(self, step: list[RolloutBatch]) -> LossScale:
-        """Sequences and tokens that a micro-batch of an optimizer step stands for: the mean over
-        its micro-batches and all processes."""
-        scales = [LossScale.of(self.model.loss_mask(part), len(step)) for part in step]
-        totals = torch.tensor(scales, dtype=torch.float64).sum(dim=0)
-        all_reduce(totals, 'mean')
-        return LossScale(*totals.tolist())
 
     def _settle_resumed_state(self) -> None:
         """Go on in the stream of data, and with the state of reward terms, where a run stopped."""
@@ -236,11 +237,15 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     def _check_settings(self) -> None:
         batch, counts = self.dataloader.batch_size, self.runner.optim_wrapper._accumulative_counts
-        if batch % self.micro or (batch // self.micro) % counts:
-            raise ValueError(
-                f'`train_dataloader.batch_size` ({batch}) should be divisible by '
-                f'`prompts_per_micro_batch` ({self.micro}), and their quotient by '
-                f'`optim_wrapper.accumulative_counts` ({counts})')
+        if batch % self.prompts_per_update:
+            raise ValueError(f'`train_dataloader.batch_size` ({batch}) should be divisible by '
+                             f'`prompts_per_update` ({self.prompts_per_update})')
+        if counts != 1:
+            raise ValueError(f'`optim_wrapper.accumulative_counts` should be 1 (the loop itself '
+                             f'accumulates over micro-batches), but got {counts}; leave it out')
+        if self.tokens_per_micro_batch is not None and self.tokens_per_micro_batch < 1:
+            raise ValueError(f'`tokens_per_micro_batch` should be positive or None, but got '
+                             f'{self.tokens_per_micro_batch}')
         if self.updates_per_rollout < 1 or self.max_refills < 0:
             raise ValueError(f'`updates_per_rollout` should be at least 1 and `max_refills` at '
                              f'least 0, but got {self.updates_per_rollout} and {self.max_refills}')
@@ -252,6 +257,10 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
 def mean_over_processes(logs: dict[str, float]) -> dict[str, float]:
     """The mean of each number over the processes that have it."""
-    everyone = all_gather_object(logs)
-    names = dict.fromkeys(name for one in everyone for name in one)
-    return {name: mean([one[name] for one in everyone if name in one]) for name in names}
+    return _mean_by_name(all_gather_object(logs))
+
+
+def _mean_by_name(logs: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each number over the logs that have it."""
+    names = dict.fromkeys(name for one in logs for name in one)
+    return {name: mean([one[name] for one in logs if name in one]) for name in names}

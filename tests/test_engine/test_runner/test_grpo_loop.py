@@ -103,12 +103,13 @@ def test_with_lora_the_base_is_the_reference_and_stays_as_it_is(tiny_config, tmp
 
 
 def test_several_updates_refer_to_the_policy_that_sampled(tiny_config):
-    micro = {'train_cfg.prompts_per_micro_batch': 1, 'train_cfg.max_iters': 1}
-    _, (twice, ) = train(tiny_config, **micro)
+    one = {'train_cfg.max_iters': 1}
+    _, (twice, ) = train(tiny_config, **one, **{'train_cfg.prompts_per_update': 1})
     # The second of two updates starts from a policy that the first has moved.
     assert abs(twice['approx_kl']) > 1e-6
-    _, (once, ) = train(tiny_config, **micro, **{'optim_wrapper.accumulative_counts': 2,
-                                                 'work_dir': tiny_config.work_dir + '_once'})
+    _, (once, ) = train(tiny_config, **one, **{'train_cfg.prompts_per_update': 2,
+                                               'train_cfg.tokens_per_micro_batch': 1,
+                                               'work_dir': tiny_config.work_dir + '_once'})
     assert once['approx_kl'] == 0
 
 
@@ -141,8 +142,9 @@ def test_a_hook_with_a_misspelt_method_is_noticed(tiny_config):
 
 
 @pytest.mark.parametrize('changes, message', [
-    ({'train_cfg.prompts_per_micro_batch': 3}, 'divisible'),
-    ({'optim_wrapper.accumulative_counts': 2}, 'divisible'),
+    ({'train_cfg.prompts_per_update': 3}, 'divisible'),
+    ({'train_cfg.tokens_per_micro_batch': 0}, 'tokens_per_micro_batch'),
+    ({'optim_wrapper.accumulative_counts': 2}, 'accumulative_counts'),
     ({'model.train_cfg.group_size': 1}, 'group_size'),
     ({'model.train_cfg.temperature': 0.0}, 'temperature'),
     ({'model.train_cfg.kl_coeff': 0.1}, 'kl_coeff'),
@@ -195,7 +197,7 @@ def test_kept_log_probs_are_computed_once_in_micro_batches(tiny_config, monkeypa
         return log_probs(model, rollout)
 
     monkeypatch.setattr(ReasoningSegmentor, 'log_probs', spy)
-    train(tiny_config, **{'train_cfg.max_iters': 1, 'train_cfg.prompts_per_micro_batch': 1,
+    train(tiny_config, **{'train_cfg.max_iters': 1, 'train_cfg.tokens_per_micro_batch': 1,
                           'train_cfg.updates_per_rollout': 2, 'model.train_cfg.kl_in': 'reward'})
     assert seen == [1, 1]
 

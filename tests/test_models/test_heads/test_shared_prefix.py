@@ -1,0 +1,205 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""One pass over prompt and responses against one sequence per response: loss and every gradient."""
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+
+from mmdpad.models import ReasoningSegmentor
+from mmdpad.models.heads import replicated_prefix, shared_prefix
+from mmdpad.models.heads.shared_prefix import PackedGroup, PackedRow
+from mmdpad.structures import RolloutBatch
+
+LENGTHS = [[9, 1, 14], [5, 12, 7]]
+CPU = torch.device('cpu')
+OBJECTIVE = dict(group_size=3, temperature=1.3, kl_coef=0.05, entropy_coef=0.01)
+
+
+def make_segmentor(policy_config, **policy):
+    """A policy that is not its reference: all weights, the adapter's too, are moved a little."""
+    model = ReasoningSegmentor(dict(policy_config, type='VLMReasoningHead', **policy),
+                               train_cfg=OBJECTIVE).train()
+    if policy.get('dtype') == 'float64':
+        model.double()  # adapters are float32 by themselves
+    model.build_reference()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            if parameter.requires_grad:
+                parameter += 1e-2 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def make_rollout(model):
+    """Two prompts of different lengths, three responses of random tokens to each, and an old
+    policy so far away that the clip binds for some tokens."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor(LENGTHS).flatten()
+    mask = torch.arange(14) < lengths[:, None]
+    samples = [DetDataSample(metainfo=dict(question=q)) for q in ('star', 'something to roll')]
+    rollout = RolloutBatch(
+        samples, [torch.randint(256, (3, 112, 112), generator=generator, dtype=torch.uint8)
+                  for _ in samples], 3, [''] * 6, [None] * 6,
+        response_ids=torch.randint(20, (6, 14), generator=generator), response_mask=mask,
+        truncated=torch.zeros(6, dtype=torch.bool), think_tokens=torch.zeros(6),
+        advantages=torch.randn(2, 3, generator=generator))
+    noise = 0.3 * torch.randn(mask.shape, generator=generator)
+    rollout.old_logp = model.log_probs(rollout)[0] + noise
+    return rollout
+
+
+def replicate(model):
+    """Let policy and reference compute the prompt once per response, by transformers' SDPA."""
+    for head in (model.policy, model.reference):
+        if head is not None:
+            head.model.set_attn_implementation('sdpa')
+            head._response_states = replicated_prefix.response_states
+
+
+def loss_and_gradients(model, rollout):
+    model.zero_grad()
+    scalars = model.loss(rollout)
+    scalars['loss'].backward()
+    return scalars, {name: p.grad.clone() for name, p in model.policy.named_parameters()
+                     if p.requires_grad}
+
+
+def worst_error(model, rollout):
+    """The largest relative difference of loss and gradients, shared against replicated."""
+    scalars, shared = loss_and_gradients(model, rollout)
+    assert 0 < scalars['clip_frac'] < 1 and scalars['kl'] > 0 and scalars['entropy'] > 0
+    replicate(model)
+    expected, plain = loss_and_gradients(model, rollout)
+    assert shared.keys() == plain.keys()
+    errors = [abs(scalars['loss'] / expected['loss'] - 1).item()]
+    errors += [((shared[name] - plain[name]).norm() / plain[name].norm()).item() for name in plain]
+    return max(errors)
+
+
+CASES = {
+    'full': dict(),
+    'checkpointing': dict(gradient_checkpointing=True),
+    'vision frozen': dict(freeze_vision=True, gradient_checkpointing=True),
+    'lora': dict(lora=dict(r=4), gradient_checkpointing=True),
+    'lora everywhere': dict(lora=dict(r=4, target_modules=r'.*(qkv|q_proj|v_proj|down_proj)')),
+}
+
+
+@pytest.fixture(params=['qwen2_5', 'qwen3'])
+def family(request, policy_config):
+    """Arguments of a head; the head's own class goes with them."""
+    return policy_config if request.param == 'qwen2_5' else request.getfixturevalue('qwen3_config')
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_loss_and_gradients_in_float64(family, lift, case):
+    model = make_segmentor(family, dtype='float64', **CASES[case])
+    lift(model)
+    rollout = make_rollout(model)
+    assert worst_error(model, rollout) < 1e-12
+
+
+def test_loss_and_gradients_with_transformers_own_norms(family):
+    model = make_segmentor(family, dtype='float64', gradient_checkpointing=True)
+    assert worst_error(model, make_rollout(model)) < 1e-7
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_loss_and_gradients_in_float32(family, case):
+    model = make_segmentor(family, **CASES[case])
+    assert worst_error(model, make_rollout(model)) < 1e-5
+
+
+def leak(monkeypatch):
+    """A response sees its neighbour's tokens instead of its own."""
+    original = PackedGroup._own
+    monkeypatch.setattr(PackedGroup, '_behind_prompt', lambda self, tokens: torch.cat([
+        tokens[:, :self.prompt].expand(len(self.responses), -1, -1, -1),
+        original(self, tokens).roll(1, dims=0)], dim=2))
+
+
+def no_prefix(monkeypatch):
+    """A response does not see its prompt."""
+    original = PackedGroup.__init__
+
+    def init(self, *args):
+        original(self, *args)
+        self.visible[:, :self.prompt] = False
+
+    monkeypatch.setattr(PackedGroup, '__init__', init)
+
+
+def one_too_far(monkeypatch):
+    """A response's positions are off by one."""
+    original = PackedRow.__init__
+
+    def init(self, *args):
+        original(self, *args)
+        self.offsets += self.offsets > 0
+
+    monkeypatch.setattr(PackedRow, '__init__', init)
+
+
+def one_dimensional(monkeypatch):
+    """Image tokens have positions as if they were text."""
+    monkeypatch.setattr(shared_prefix, 'prompt_positions',
+                        lambda model, prompt: torch.arange(len(prompt)).expand(3, -1))
+
+
+def predicted_from_itself(monkeypatch):
+    """A token is scored by the state that has read it."""
+    original = PackedRow.__init__
+
+    def init(self, *args):
+        original(self, *args)
+        self.predictors += 1
+
+    monkeypatch.setattr(PackedRow, '__init__', init)
+
+
+@pytest.mark.parametrize('fault', [leak, no_prefix, one_too_far, one_dimensional,
+                                   predicted_from_itself])
+def test_faults_are_caught(policy_config, monkeypatch, fault):
+    model = make_segmentor(policy_config)
+    rollout = make_rollout(model)
+    fault(monkeypatch)
+    assert worst_error(model, rollout) > 1e-3
+
+
+def test_a_row_by_hand():
+    """Prompts of 3 and 2 tokens; responses of 2 and 1, and of 0 and 2."""
+    row = PackedRow([PackedGroup(3, [2, 1], CPU), PackedGroup(2, [0, 2], CPU)], CPU)
+    #   p p p a a b q q c c
+    assert row.offsets.tolist() == [0, 0, 0, 1, 2, 1, 0, 0, 1, 2]
+    assert row.predictors.tolist() == [2, 3, 2, 7, 8]
+    first = row.groups[0]
+    assert first.visible.int().tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert first.rows.tolist() == [0, 0, 1] and first.columns.tolist() == [0, 1, 0]
+    assert [len(group) for group in row.groups] == [6, 4]
+
+
+def test_attention_by_hand():
+    """One head of size 1, keys 0: every visible value weighs the same."""
+    row = PackedRow([PackedGroup(2, [2, 1], CPU)], CPU)
+    value = torch.tensor([1., 3., 8., 4., 11.]).reshape(1, 1, 5, 1)
+    seen = row.attend(torch.ones_like(value), torch.zeros_like(value), value, 1.0, 0)
+    assert seen.shape == (1, 5, 1, 1)
+    torch.testing.assert_close(seen.flatten(), torch.tensor([1., 2., 4., 4., 5.]))
+
+
+def test_a_prompt_without_responses_is_plain_causal_attention():
+    value = torch.tensor([1., 3., 8.]).reshape(1, 1, 3, 1)
+    seen = PackedRow([PackedGroup(3, [], CPU)], CPU).attend(
+        torch.ones_like(value), torch.zeros_like(value), value, 1.0, 0)
+    torch.testing.assert_close(seen.flatten(), torch.tensor([1., 2., 4.]))
+
+
+def test_the_prompt_is_computed_once(policy_config):
+    """Tokens that the language model sees: each prompt once, each response once."""
+    model = make_segmentor(policy_config)
+    rollout, sizes = make_rollout(model), []
+    layers = model.policy.model.model.language_model
+    layers.norm.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape))
+    model.loss(rollout)
+    prompts = model.policy.encode_prompts(rollout.prompt_images,
+                                          [s.question for s in rollout.data_samples])
+    assert sizes == [(1, sum(map(len, prompts)) + sum(map(sum, LENGTHS)), 128)]
