@@ -57,6 +57,19 @@ def test_select_takes_groups_in_order_and_cuts_them_to_their_longest_response():
     assert picked.advantages is None and picked.images is None and not picked.truncated.any()
 
 
+@pytest.mark.parametrize('limit, parts', [
+    (None, ['abc']), (1000, ['abc']), (25, ['ab', 'c']), (24, ['a', 'bc']), (13, ['a', 'b', 'c']),
+    (1, ['a', 'b', 'c'])])
+def test_pack_fills_parts_with_whole_groups(limit, parts):
+    """Groups of 10 + 4, 7 + 4 and 11 + 2 tokens: the prompt counts once."""
+    rollout = uneven()
+    rollout.prompts = [range(10), range(7), range(11)]
+    assert rollout.group_tokens == [14, 11, 13]
+    packed = list(rollout.pack(limit))
+    assert [''.join(part.data_samples) for part in packed] == parts
+    assert [text for part in packed for text in part.texts] == rollout.texts
+
+
 def test_concatenate_is_the_reverse_of_split():
     whole = uneven()
     joined = RolloutBatch.concatenate(list(whole.split(1)))

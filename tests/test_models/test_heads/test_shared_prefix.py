@@ -16,7 +16,7 @@ OBJECTIVE = dict(group_size=3, temperature=1.3, kl_coef=0.05, entropy_coef=0.01)
 
 def make_segmentor(policy_config, **policy):
     """A policy that is not its reference: all weights, the adapter's too, are moved a little."""
-    model = ReasoningSegmentor(dict(policy_config, type='VLMReasoningHead', **policy),
+    model = ReasoningSegmentor(dict(type='VLMReasoningHead') | policy_config | policy,
                                train_cfg=OBJECTIVE).train()
     if policy.get('dtype') == 'float64':
         model.double()  # adapters are float32 by themselves
@@ -35,9 +35,10 @@ def make_rollout(model):
     generator = torch.Generator().manual_seed(1)
     lengths = torch.tensor(LENGTHS).flatten()
     mask = torch.arange(14) < lengths[:, None]
+    side = {8: 112, 16: 96}[model.policy.processor.image_processor.patch_size]
     samples = [DetDataSample(metainfo=dict(question=q)) for q in ('star', 'something to roll')]
     rollout = RolloutBatch(
-        samples, [torch.randint(256, (3, 112, 112), generator=generator, dtype=torch.uint8)
+        samples, [torch.randint(256, (3, side, side), generator=generator, dtype=torch.uint8)
                   for _ in samples], 3, [''] * 6, [None] * 6,
         response_ids=torch.randint(20, (6, 14), generator=generator), response_mask=mask,
         truncated=torch.zeros(6, dtype=torch.bool), think_tokens=torch.zeros(6),
@@ -63,16 +64,16 @@ def loss_and_gradients(model, rollout):
                      if p.requires_grad}
 
 
-def worst_error(model, rollout):
-    """The largest relative difference of loss and gradients, shared against replicated."""
+def errors(model, rollout):
+    """Relative difference of the loss, and that of the worst gradient, shared to replicated."""
     scalars, shared = loss_and_gradients(model, rollout)
     assert 0 < scalars['clip_frac'] < 1 and scalars['kl'] > 0 and scalars['entropy'] > 0
     replicate(model)
     expected, plain = loss_and_gradients(model, rollout)
     assert shared.keys() == plain.keys()
-    errors = [abs(scalars['loss'] / expected['loss'] - 1).item()]
-    errors += [((shared[name] - plain[name]).norm() / plain[name].norm()).item() for name in plain]
-    return max(errors)
+    return (abs(scalars['loss'] / expected['loss'] - 1).item(),
+            max(((shared[name] - plain[name]).norm() / plain[name].norm()).item()
+                for name in plain))
 
 
 CASES = {
@@ -86,8 +87,12 @@ CASES = {
 
 @pytest.fixture(params=['qwen2_5', 'qwen3'])
 def family(request, policy_config):
-    """Arguments of a head; the head's own class goes with them."""
-    return policy_config if request.param == 'qwen2_5' else request.getfixturevalue('qwen3_config')
+    """Config of a policy head of one of the two families."""
+    if request.param == 'qwen2_5':
+        return policy_config
+    head = request.getfixturevalue('qwen3_head')
+    return dict(type=type(head), pretrained=request.getfixturevalue('qwen3_folder'),
+                prompt_template=head.encoder.template)
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -95,18 +100,21 @@ def test_loss_and_gradients_in_float64(family, lift, case):
     model = make_segmentor(family, dtype='float64', **CASES[case])
     lift(model)
     rollout = make_rollout(model)
-    assert worst_error(model, rollout) < 1e-12
+    assert max(errors(model, rollout)) < 1e-12
 
 
 def test_loss_and_gradients_with_transformers_own_norms(family):
+    """The norms round the gradient that flows through them to float32, once for a prompt's token
+    here and once per response there: each tensor differs by a few float32 roundings of 6e-8."""
     model = make_segmentor(family, dtype='float64', gradient_checkpointing=True)
-    assert worst_error(model, make_rollout(model)) < 1e-7
+    loss, gradients = errors(model, make_rollout(model))
+    assert loss < 1e-7 and gradients < 5e-7
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_loss_and_gradients_in_float32(family, case):
     model = make_segmentor(family, **CASES[case])
-    assert worst_error(model, make_rollout(model)) < 1e-5
+    assert max(errors(model, make_rollout(model))) < 1e-5
 
 
 def leak(monkeypatch):
@@ -162,7 +170,7 @@ def test_faults_are_caught(policy_config, monkeypatch, fault):
     model = make_segmentor(policy_config)
     rollout = make_rollout(model)
     fault(monkeypatch)
-    assert worst_error(model, rollout) > 1e-3
+    assert min(errors(model, rollout)) > 1e-3
 
 
 def test_a_row_by_hand():
