@@ -1,0 +1,236 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""One whole GRPO step: `GRPOTrainLoop` against `trl.GRPOTrainer`, the same work.
+
+    pip install -r tools/benchmarks/requirements-trl.txt    # into a copy of the environment
+    python tools/benchmarks/whole_step_trl.py
+
+A step is what lies between two optimizer steps: preprocessing, the rollout of G responses to one
+question about one image, rewards, log-probabilities under the reference, and the update by AdamW
+with a clipped gradient. Both sides load the same random policy (fp32, sdpa, gradient checkpointing)
+and the same prompt; end tokens are forbidden, so every response has the same length. Reading the
+image is left out. Each side is a process of its own, and steps only when told to.
+
+Where TRL leaves a choice it gets the fastest: one batch of G (one update per rollout, so no pass
+for old log-probabilities), no logging, no checkpoints; and its output head may skip the prompt's
+positions, which by itself it only does on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from common import (
+    PROMPT_TEMPLATE,
+    QUESTION,
+    alternate,
+    environment,
+    make_image,
+    make_policy,
+    print_json,
+    summary,
+)
+from mmdet.structures import DetDataSample
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor
+
+from mmdpad.models import VLMReasoningHead
+from mmdpad.registry import MODELS, REWARDS
+from mmdpad.structures import RolloutBatch
+
+LR, MAX_NORM, KL_COEF = 1e-6, 1.0, 5e-3
+
+
+def main() -> None:
+    args = parse_args()
+    if environment()['trl'] is None:
+        raise SystemExit('trl is not there: pip install -r tools/benchmarks/requirements-trl.txt')
+    os.environ.update(OMP_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE='1')
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        policy = make_policy(f'{folder}/policy')
+        args.forbidden = EndlessHead(policy).vision_token_ids
+        sides = {name: Side(take, policy, f'{folder}/{name}', args)
+                 for name, take in (('mmdpad', train_mmdpad), ('trl', train_trl))}
+        seconds = alternate({name: side.step for name, side in sides.items()}, args.repeats)
+        facts = {name: side.finish() for name, side in sides.items()}
+    expected = [args.tokens] * args.group_size
+    for name, fact in facts.items():
+        if any(lengths != expected for lengths in fact['response_tokens']):
+            raise RuntimeError(f'Every response should have {args.tokens} tokens, but those of '
+                               f'{name} have {fact["response_tokens"]}')
+        fact['response_tokens'] = sum(expected)
+    print_json(dict(summary(seconds), per_step=facts, environment=environment()))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--repeats', type=int, default=3, help='steps of each side that count')
+    parser.add_argument('--tokens', type=int, default=200, help='length of every response')
+    parser.add_argument('--group-size', type=int, default=8, help='responses to the prompt')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads of each side')
+    return parser.parse_args()
+
+
+class Side:
+    """A training in a process of its own, which takes each step when told to.
+
+    Args:
+        train: ``train(pipe, *args)``, a function of this module. It receives from the pipe before
+            each step, sends behind it, and returns what is to be told of the run.
+        args: Further arguments.
+    """
+
+    def __init__(self, train: Any, *args: Any) -> None:
+        context = multiprocessing.get_context('spawn')
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=run_side, args=(theirs, train, *args), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def step(self) -> None:
+        """Have one step taken, and wait for its end."""
+        self.pipe.send(None)
+        self.pipe.recv()
+
+    def finish(self) -> dict[str, Any]:
+        """What ``train`` returned and the peak memory, behind the last step."""
+        facts = self.pipe.recv()
+        self.process.join()
+        return facts
+
+
+def run_side(pipe: Connection, train: Any, *args: Any) -> None:
+    """What the process of a :class:`Side` does."""
+    sys.stdout = sys.stderr  # what the trainers say is no part of the result
+    torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
+    facts = train(pipe, *args)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pipe.send(dict(facts, peak_memory_gib=kilobytes / 2**20))
+
+
+def reward_of(text: str) -> float:
+    """A reward that costs nothing: the share of letters."""
+    return sum(letter.isalpha() for letter in text) / max(len(text), 1)
+
+
+@MODELS.register_module()
+class EndlessHead(VLMReasoningHead):
+    """Its responses never end: end tokens are as impossible as vision tokens."""
+
+    @property
+    def vision_token_ids(self) -> list[int]:
+        return [*super().vision_token_ids, *self.end_tokens]
+
+
+@REWARDS.register_module()
+def share_of_letters(rollout: RolloutBatch) -> Tensor:
+    """(B, G) rewards of a rollout."""
+    return rollout.per_response([reward_of(text) for text in rollout.texts])
+
+
+class TurnsHook(Hook):
+    """Makes ``GRPOTrainLoop`` take turns, and notes the size of its rollouts."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.lengths: list[list[int]] = []
+
+    def before_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        self.pipe.recv()
+
+    def after_rollout(self, runner: Runner, rollout: RolloutBatch) -> None:
+        self.lengths.append(rollout.response_mask.sum(dim=1).tolist())
+
+    def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        self.pipe.send(None)
+
+
+def train_mmdpad(pipe: Connection, policy: str, work_dir: str,
+                 args: argparse.Namespace) -> dict[str, Any]:
+    """Steps of ``GRPOTrainLoop``."""
+    hook = TurnsHook(pipe)
+    sample = DetDataSample(metainfo=dict(question=QUESTION))
+    runner = Runner(
+        model=dict(
+            type='ReasoningSegmentor',
+            policy=dict(type='EndlessHead', pretrained=policy, prompt_template=PROMPT_TEMPLATE,
+                        gradient_checkpointing=True),
+            train_cfg=dict(group_size=args.group_size, max_new_tokens=args.tokens,
+                           kl_coef=KL_COEF, entropy_coef=0.0)),
+        work_dir=work_dir,
+        train_dataloader=dict(
+            batch_size=1, num_workers=0, collate_fn=dict(type='pseudo_collate'),
+            sampler=dict(type='InfiniteSampler'),
+            dataset=[dict(inputs=dict(prompt_image=make_image()), data_samples=sample)]),
+        train_cfg=dict(type='GRPOTrainLoop', max_iters=args.repeats + 1,
+                       rewards=dict(letters=dict(type='share_of_letters'))),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=LR, weight_decay=0.0, fused=True),
+                           clip_grad=dict(max_norm=MAX_NORM)),
+        default_hooks=dict(logger=None, checkpoint=None), custom_hooks=[hook],
+        default_scope='mmdpad', log_level='ERROR', randomness=dict(seed=0),
+        experiment_name='whole_step')
+    runner.train()
+    prompts = runner.model.policy.encode_prompts([make_image()], [QUESTION])
+    return dict(prompt_tokens=prompts['input_ids'].shape[1], response_tokens=hook.lengths)
+
+
+def train_trl(pipe: Connection, policy: str, work_dir: str,
+              args: argparse.Namespace) -> dict[str, Any]:
+    """Steps of ``GRPOTrainer``."""
+    import trl.trainer.utils
+    from datasets import Dataset
+    from PIL import Image
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    lengths = []
+
+    class TakeTurns(TrainerCallback):
+
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            pipe.recv()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            pipe.send(None)
+
+    def share_of_letters(completions: list, completion_ids: list, **kwargs: Any) -> list[float]:
+        lengths.append([len(ids) for ids in completion_ids])
+        return [reward_of(message['content']) for message, in completions]
+
+    # As on a GPU: the output head sees the response's positions only.
+    trl.trainer.utils._use_triton = lambda device: True
+    steps = args.repeats + 1
+    prompt = [dict(role='user', content=PROMPT_TEMPLATE.format(question=QUESTION))]
+    image = Image.fromarray(make_image().permute(1, 2, 0).numpy())
+    trainer = GRPOTrainer(
+        model=policy,
+        reward_funcs=share_of_letters,
+        train_dataset=Dataset.from_dict(dict(prompt=[prompt] * steps, image=[image] * steps)),
+        callbacks=[TakeTurns()],
+        args=GRPOConfig(
+            output_dir=work_dir, max_steps=steps, use_cpu=True, bf16=False,
+            per_device_train_batch_size=args.group_size, num_generations=args.group_size,
+            gradient_accumulation_steps=1, steps_per_generation=1, num_iterations=1,
+            max_completion_length=args.tokens, beta=KL_COEF, loss_type='grpo',
+            learning_rate=LR, lr_scheduler_type='constant', weight_decay=0.0,
+            max_grad_norm=MAX_NORM, gradient_checkpointing=True,
+            model_init_kwargs=dict(dtype='float32', attn_implementation='sdpa'),
+            generation_kwargs=dict(suppress_tokens=args.forbidden),
+            logging_strategy='no', save_strategy='no', report_to='none', disable_tqdm=True,
+            seed=0))
+    trainer.train()
+    seen = trainer.state.num_input_tokens_seen / (steps * args.group_size)
+    return dict(prompt_tokens=int(seen) - args.tokens, response_tokens=lengths)
+
+
+if __name__ == '__main__':
+    main()
