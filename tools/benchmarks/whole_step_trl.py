@@ -64,12 +64,9 @@ def main() -> None:
                  for name, take in (('mmdpad', train_mmdpad), ('trl', train_trl))}
         seconds = alternate({name: side.step for name, side in sides.items()}, args.repeats)
         facts = {name: side.finish() for name, side in sides.items()}
-    expected = [args.tokens] * args.group_size
-    for name, fact in facts.items():
-        if any(lengths != expected for lengths in fact['response_tokens']):
-            raise RuntimeError(f'Every response should have {args.tokens} tokens, but those of '
-                               f'{name} have {fact["response_tokens"]}')
-        fact['response_tokens'] = sum(expected)
+    check_equal_work(facts, args)
+    for fact in facts.values():
+        fact['response_tokens'] = args.group_size * args.tokens
     cpu_seconds = {name: fact.pop('cpu_seconds') for name, fact in facts.items()}
     print_json(dict(summary(seconds), cpu_time=summary(cpu_seconds), per_step=facts,
                     environment=environment()))
@@ -82,6 +79,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--group-size', type=int, default=8, help='responses to the prompt')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads of each side')
     return parser.parse_args()
+
+
+def check_equal_work(facts: dict[str, dict], args: argparse.Namespace) -> None:
+    """Both sides should have had prompts and responses of the same lengths in every step.
+
+    Raises:
+        RuntimeError: They had not.
+    """
+    steps = [[args.tokens] * args.group_size] * (args.repeats + 1)
+    prompt = facts['mmdpad']['prompt_tokens']
+    for name, fact in facts.items():
+        found = (fact['prompt_tokens'], fact['response_tokens'])
+        if found != (prompt, steps):
+            raise RuntimeError(f'Tokens of the prompt and of the responses should be '
+                               f'{(prompt, steps)}, but those of {name} are {found}')
 
 
 class Side:
@@ -195,6 +207,7 @@ def train_mmdpad(turns: Turns, policy: str, work_dir: str,
             dataset=[dict(inputs=dict(prompt_image=make_image()), data_samples=sample)]),
         train_cfg=dict(type='GRPOTrainLoop', max_iters=args.repeats + 1,
                        rewards=dict(letters=dict(type='share_of_letters'))),
+        # `fused` is the default of the trainer on the other side.
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=LR, weight_decay=0.0, fused=True),
                            clip_grad=dict(max_norm=MAX_NORM)),
         default_hooks=dict(logger=None, checkpoint=None), custom_hooks=[hook],
@@ -215,7 +228,6 @@ def train_trl(turns: Turns, policy: str, work_dir: str,
     from trl import GRPOConfig, GRPOTrainer
 
     lengths = []
-
     callback = TrainerCallback()
     callback.on_step_begin, callback.on_step_end = turns.wait, turns.done
 
@@ -223,7 +235,7 @@ def train_trl(turns: Turns, policy: str, work_dir: str,
         lengths.append([len(ids) for ids in completion_ids])
         return [reward_of(message['content']) for message, in completions]
 
-    # As on a GPU: the output head sees the response's positions only.
+    # As TRL does on a GPU: the output head sees the response's positions only.
     trl.trainer.utils._use_triton = lambda device: True
     steps = args.repeats + 1
     prompt = [dict(role='user', content=PROMPT_TEMPLATE.format(question=QUESTION))]
