@@ -6,13 +6,23 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mmdpad.models.feature_cache import FeatureCache
+
 
 class FrozenModule(nn.Module):
     """A module that stays in evaluation mode and whose parameters take no gradient.
 
     A subclass calls :meth:`freeze` at the end of its ``__init__``. ``train()`` of a parent leaves
-    it in evaluation mode.
+    it in evaluation mode. ``feature_cache`` is emptied when the module, alone or within a parent,
+    is moved, cast or gets weights; whoever changes one of its parts alone empties it by hand.
+
+    Args:
+        cache_size: Capacity of ``feature_cache``; see :class:`FeatureCache`.
     """
+
+    def __init__(self, cache_size: int = 0) -> None:
+        super().__init__()
+        self.feature_cache = FeatureCache(cache_size)
 
     def freeze(self) -> None:
         self.requires_grad_(False)
@@ -24,3 +34,12 @@ class FrozenModule(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def _apply(self, *args, **kwargs) -> FrozenModule:
+        self.feature_cache.clear()
+        return super()._apply(*args, **kwargs)
+
+    # Not load_state_dict: a parent's, and mmengine's own loader, call only this one.
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self.feature_cache.clear()
+        super()._load_from_state_dict(*args, **kwargs)

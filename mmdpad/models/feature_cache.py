@@ -1,0 +1,71 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Features of pictures that were seen lately, found by the pictures' content."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+
+class FeatureCache:
+    """The features of the last distinct contents that were asked for; the oldest go first.
+
+    A cache belongs to one model in one state; whoever changes the model calls :meth:`clear`.
+
+    Args:
+        capacity: Number of features that are kept from call to call; with 0 only what is equal
+            within a call is computed once.
+
+    Raises:
+        ValueError: The capacity is negative.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 0:
+            raise ValueError(f'The size of a cache should be 0 (nothing is kept) or more, but got '
+                             f'{capacity}')
+        self.capacity = capacity
+        self._kept: OrderedDict[bytes, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+    def lookup(self, contents: Sequence[np.ndarray],
+               compute: Callable[[list[np.ndarray]], Iterable[Any]]) -> list[Any]:
+        """The feature of each content.
+
+        Args:
+            contents: P arrays; the type and shape of an array are part of its content.
+            compute: Maps the distinct contents that are not known, in order of appearance, to one
+                feature each; called once, and only if there are any. What it returns is kept as it
+                is: a view keeps its whole batch in memory.
+
+        Returns:
+            P features; equal contents have the very same object.
+        """
+        keys = [content_key(content) for content in contents]
+        known = {key: self._kept[key] for key in keys if key in self._kept}
+        new = {key: content for key, content in zip(keys, contents, strict=True)
+               if key not in known}
+        if new:
+            known.update(zip(new, compute(list(new.values())), strict=True))
+        for key in keys:
+            self._kept[key] = known[key]
+            self._kept.move_to_end(key)
+        while len(self._kept) > self.capacity:
+            self._kept.popitem(last=False)
+        return [known[key] for key in keys]
+
+
+def content_key(array: np.ndarray) -> bytes:
+    """A hash of an array's type, shape and values, whatever its layout in memory."""
+    key = blake2b(f'{array.dtype.str} {array.shape}'.encode(), digest_size=16)
+    key.update(np.ascontiguousarray(array))
+    return key.digest()
