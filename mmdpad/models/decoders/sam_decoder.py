@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from segment_anything import SamPredictor, sam_model_registry
@@ -14,6 +16,8 @@ from mmdpad.registry import MODELS
 
 _REMEDY = ('Download a checkpoint of the same model as `model` (for vit_h that is '
            'sam_vit_h_4b8939.pth, see the README of segment-anything) and set `checkpoint` to it')
+# What SamPredictor knows of its image.
+_IMAGE_STATE = ('features', 'original_size', 'input_size', 'is_image_set')
 
 
 @MODELS.register_module()
@@ -21,13 +25,15 @@ class SAMDecoder(FrozenModule):
     """A frozen segment-anything model, prompted by one box and some positive points per object.
 
     Of the three masks that SAM proposes, the one with the highest predicted IoU is taken. The
-    embedding of the last image is kept, so several questions about one image encode it once.
+    embeddings of the last images are kept, so several questions about one image encode it once.
 
     Args:
         model: A name of ``segment_anything.sam_model_registry``.
         checkpoint: State dict of that model (``.pth`` or ``.safetensors``; stored in half
             precision it is converted to float32). None is refused unless ``allow_random``.
         allow_random: Accept ``checkpoint=None`` and use random weights; for smoke tests only.
+        cache_size: Images whose embeddings are kept, on the decoder's device: 4 MB each for all of
+            SAM's own models, 64 MB for the default number; 0 keeps none.
 
     Raises:
         ValueError: Unknown model name, no checkpoint, or one that does not fit the model.
@@ -37,8 +43,9 @@ class SAMDecoder(FrozenModule):
     def __init__(self,
                  model: str = 'vit_h',
                  checkpoint: str | None = None,
-                 allow_random: bool = False) -> None:
-        super().__init__()
+                 allow_random: bool = False,
+                 cache_size: int = 16) -> None:
+        super().__init__(cache_size)
         if model not in sam_model_registry:
             raise ValueError(f'`model` should be one of {sorted(sam_model_registry)} (names of '
                              f'segment_anything.sam_model_registry), but got {model!r}')
@@ -52,8 +59,6 @@ class SAMDecoder(FrozenModule):
             load_strictly(self.sam, state, checkpoint, _REMEDY)
         self.freeze()
         self._predictor = SamPredictor(self.sam)
-        self._image: np.ndarray | None = None
-        self._device: torch.device | None = None
 
     @torch.no_grad()
     def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,11 +95,16 @@ class SAMDecoder(FrozenModule):
         return masks[rows, best], scores[rows, best]
 
     def _set_image(self, image: np.ndarray) -> None:
-        same = (self._image is not None and self._device == self.device
-                and np.array_equal(self._image, image))
-        if not same:
+        (state, ) = self.feature_cache.lookup([image], self._encode)
+        vars(self._predictor).update(state)
+
+    def _encode(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
+        """The predictor's state with each image."""
+        states = []
+        for image in images:
             self._predictor.set_image(image)
-            self._image, self._device = image.copy(), self.device
+            states.append({name: getattr(self._predictor, name) for name in _IMAGE_STATE})
+        return states
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float, device=self.device)

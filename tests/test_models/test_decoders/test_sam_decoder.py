@@ -102,19 +102,53 @@ def test_what_lies_outside_is_clipped(decoder):
     assert torch.equal(infinite[0], inside[0])
 
 
-def test_one_image_is_encoded_once(decoder, monkeypatch):
-    calls = []
-    encoder = decoder.sam.image_encoder.forward
-    monkeypatch.setattr(decoder.sam.image_encoder, 'forward',
-                        lambda x: (calls.append(1), encoder(x))[1])
+@pytest.fixture
+def encoded(decoder):
+    """A number for each image that the encoder has seen."""
+    counts = []
+    decoder.sam.image_encoder.register_forward_hook(lambda *_: counts.append(1))
+    return counts
+
+
+def test_one_image_is_encoded_once(decoder, encoded):
     image = scene()
     first = decoder(image, BOXES, POINTS)
     again = decoder(image.copy(), BOXES, POINTS)
-    assert len(calls) == 1 and torch.equal(first[0], again[0])
+    assert len(encoded) == 1 and torch.equal(first[0], again[0])
     image[0, 0] = 255 - image[0, 0]  # changed in place: another image
     decoder(image, BOXES, POINTS)
     decoder(scene(seed=1), BOXES, POINTS)
-    assert len(calls) == 3
+    assert len(encoded) == 3
+
+
+def test_images_of_different_sizes_alternate(decoder, checkpoint, encoded):
+    """Sizes of which each has another frame inside of the encoder."""
+    scenes = [scene(48, 80, 1), scene(80, 48, 2), scene(31, 64, 3)]
+    expected = [SAMDecoder(TINY, checkpoint)(image, BOXES, POINTS) for image in scenes]
+    for turn in (0, 1, 2, 1, 0, 2):
+        masks, scores = decoder(scenes[turn].copy(), BOXES, POINTS)
+        assert torch.equal(masks, expected[turn][0]) and torch.equal(scores, expected[turn][1])
+    assert len(encoded) == 3
+
+
+@pytest.mark.parametrize('size, count', [(0, 6), (1, 6), (2, 3)])
+def test_the_cache_is_bounded(checkpoint, size, count):
+    decoder, calls = SAMDecoder(TINY, checkpoint, cache_size=size), []
+    decoder.sam.image_encoder.register_forward_hook(lambda *_: calls.append(1))
+    for seed in (0, 1, 0, 1, 2, 1):
+        decoder(scene(seed=seed), BOXES, POINTS)
+        assert len(decoder.feature_cache) <= size
+    assert len(calls) == count
+
+
+def test_other_weights_give_other_masks(decoder):
+    image = scene()
+    decoder(image, BOXES, POINTS)
+    torch.manual_seed(4)
+    decoder.load_state_dict({f'sam.{k}': v for k, v in tiny_sam().state_dict().items()})
+    other = SAMDecoder(TINY, allow_random=True)
+    other.load_state_dict(decoder.state_dict())
+    assert torch.equal(decoder(image, BOXES, POINTS)[1], other(image, BOXES, POINTS)[1])
 
 
 def test_frozen_and_registered(checkpoint):
