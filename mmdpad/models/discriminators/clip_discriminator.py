@@ -17,6 +17,7 @@ from mmdpad.registry import MODELS
 
 from .caption_tokens import CaptionTokens
 from .open_clip_loading import load_open_clip
+from .text_tower import encode_text
 
 
 @MODELS.register_module()
@@ -33,6 +34,9 @@ class CLIPDiscriminator(FrozenModule):
         precision: 'fp32', 'fp16', 'bf16', 'pure_fp16' or 'pure_bf16', as open_clip means them.
             Cosines are float32 in any case.
         allow_random: Accept missing weights and use random ones; for smoke tests only.
+        cache_size: Pictures whose features are kept from call to call, so that a picture that
+            comes again is neither preprocessed nor encoded; 0 keeps none. A feature takes 4 bytes
+            a dimension in main memory: 2 KB for ViT-B/32, 16 MB for the default number.
 
     Raises:
         ValueError, FileNotFoundError, RuntimeError: see :func:`load_open_clip`.
@@ -42,8 +46,9 @@ class CLIPDiscriminator(FrozenModule):
                  model_name: str = 'ViT-B-32',
                  pretrained: str | None = 'openai',
                  precision: str = 'fp32',
-                 allow_random: bool = False) -> None:
-        super().__init__()
+                 allow_random: bool = False,
+                 cache_size: int = 8192) -> None:
+        super().__init__(cache_size)
         self.clip, self._preprocess, tokenizer = load_open_clip(model_name, pretrained, precision,
                                                                 allow_random)
         self.tokens = CaptionTokens(tokenizer, getattr(self.clip, 'context_length', None))
@@ -54,8 +59,8 @@ class CLIPDiscriminator(FrozenModule):
     def forward(self, pictures: Sequence[np.ndarray], captions: Sequence[str | None]) -> Tensor:
         """Compare every picture with every caption.
 
-        Every distinct picture is encoded once, the distinct captions in one batch; equal pictures
-        have exactly equal cosines.
+        Every distinct picture that is not in the cache is encoded once, the distinct captions in
+        one batch; equal pictures have exactly equal cosines.
 
         Args:
             pictures: P uint8 arrays (h, w, 3), RGB; sizes may differ.
@@ -65,33 +70,32 @@ class CLIPDiscriminator(FrozenModule):
             (P, N) float32 cosines in [-1, 1] on the CPU. The column of a caption that is missing,
             says nothing or is longer than the model's context is NaN.
         """
-        cosines = torch.full((len(pictures), len(captions)), math.nan)
-        usable = {text: self.tokens.fits(text) for text in dict.fromkeys(captions)}
-        columns = [column for column, text in enumerate(captions) if usable[text]]
-        if len(pictures) and columns:
-            images, image_of = self._encode_pictures(pictures)
-            texts, text_of = self._encode_texts([captions[column] for column in columns])
-            cosines[:, columns] = (images @ texts.T).clamp(-1, 1)[image_of][:, text_of]
-        return cosines
+        texts = [text for text in dict.fromkeys(captions) if self.tokens.fits(text)]
+        cosines = torch.full((len(pictures), len(texts) + 1), math.nan)  # the last: unusable
+        if len(pictures) and texts:
+            images = self.feature_cache.lookup(pictures, self._encode_pictures)
+            cosines[:, :-1] = _cosines(images, self._encode_texts(texts))
+        column = {text: number for number, text in enumerate(texts)}
+        return cosines[:, [column.get(text, -1) for text in captions]]
 
-    def _encode_pictures(self, pictures: Sequence[np.ndarray]) -> tuple[Tensor, list[int]]:
-        """Unit vectors (distinct pictures, D), float32, on the CPU, and the row of each picture."""
-        rows = _distinct((p.shape, p.tobytes()) for p in pictures)
-        first = [rows.index(row) for row in range(max(rows) + 1)]
-        pixels = torch.stack([self._preprocess(Image.fromarray(pictures[i])) for i in first])
+    def _encode_pictures(self, pictures: list[np.ndarray]) -> list[Tensor]:
+        """A unit vector (D,), float32, on the CPU, for each picture."""
+        pixels = torch.stack([self._preprocess(Image.fromarray(p)) for p in pictures])
         features = self.clip.encode_image(pixels.to(self.device, self._input_dtype))
-        return _unit(features), rows
+        return [feature.clone() for feature in _unit(features)]
 
-    def _encode_texts(self, texts: list[str]) -> tuple[Tensor, list[int]]:
-        """Unit vectors (distinct texts, D), float32, on the CPU, and the row of each text."""
-        tokens = self.tokens(list(dict.fromkeys(texts)))
-        return _unit(self.clip.encode_text(tokens.to(self.device))), _distinct(texts)
+    def _encode_texts(self, texts: list[str]) -> Tensor:
+        """Unit vectors (len(texts), D), float32, on the CPU."""
+        return _unit(encode_text(self.clip, self.tokens(texts).to(self.device)))
 
 
-def _distinct(keys) -> list[int]:
-    """The number of each key among the distinct ones, in order of first appearance."""
-    numbers: dict = {}
-    return [numbers.setdefault(key, len(numbers)) for key in keys]
+def _cosines(images: list[Tensor], texts: Tensor) -> Tensor:
+    """(P, N) of P unit vectors (D,) and N unit vectors (N, D).
+
+    One product for each distinct object: within a matrix product, equal rows may round differently.
+    """
+    rows = {id(image): texts @ image for image in images}
+    return torch.stack([rows[id(image)] for image in images]).clamp(-1, 1)
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -10,8 +10,24 @@ from mmdpad.registry import MODELS
 
 
 @pytest.fixture(scope='module')
-def clip(tiny):
+def module(tiny):
     return CLIPDiscriminator(f'local-dir:{tiny.folder}', None)
+
+
+@pytest.fixture
+def clip(module):
+    """As it was built, for each test."""
+    module.feature_cache.clear()
+    return module
+
+
+@pytest.fixture
+def encoded(clip):
+    """Pictures that its image tower has seen, a number for each time."""
+    counts = []
+    handle = clip.clip.visual.register_forward_hook(lambda _, args, out: counts.append(len(out)))
+    yield counts
+    handle.remove()
 
 
 def pictures(count, seed=0):
@@ -62,16 +78,38 @@ def test_one_by_one_gives_the_same(clip):
             torch.testing.assert_close(alone, together[p:p + 1, n:n + 1], equal_nan=True)
 
 
-def test_each_picture_and_text_is_encoded_once(clip, monkeypatch):
-    rows = dict(image=[], text=[])
-    encode_image, encode_text = clip.clip.encode_image, clip.clip.encode_text
-    monkeypatch.setattr(clip.clip, 'encode_image',
-                        lambda x: (rows['image'].append(len(x)), encode_image(x))[1])
-    monkeypatch.setattr(clip.clip, 'encode_text',
-                        lambda x: (rows['text'].append(len(x)), encode_text(x))[1])
+def test_each_picture_and_text_is_encoded_once(clip, encoded):
+    rows = []
+    handle = clip.clip.transformer.register_forward_hook(lambda _, args, out: rows.append(len(out)))
     first, second = pictures(2)
     clip([first, second, first.copy(), first[:-1]], ['a', 'b', 'a', 'c', None, 'b'])
-    assert rows == dict(image=[3], text=[3])
+    handle.remove()
+    assert encoded == [3] and rows == [3]
+
+
+def test_what_came_before_is_not_encoded_again(clip, encoded):
+    first, second, third = pictures(3)
+    before = clip([first, second], CAPTIONS)
+    after = clip([third, second.copy(), first], ['a dog', *CAPTIONS])
+    assert encoded == [2, 1]
+    torch.testing.assert_close(after[[2, 1], 1:], before, equal_nan=True)
+    assert clip([second], CAPTIONS).shape == (1, 5) and encoded == [2, 1]
+
+
+def test_a_cache_smaller_than_a_batch_gives_the_same(clip, tiny):
+    images = [*pictures(4), *pictures(2)]
+    expected = clip(images, CAPTIONS)
+    for size in (0, 1):
+        small = CLIPDiscriminator(f'local-dir:{tiny.folder}', None, cache_size=size)
+        for _ in range(2):
+            torch.testing.assert_close(small(images, CAPTIONS), expected, equal_nan=True)
+        assert len(small.feature_cache) == size
+
+
+def test_a_kept_feature_keeps_no_batch(clip):
+    clip(pictures(3), ['a'])
+    (feature, ) = clip.feature_cache.lookup(pictures(1), None)
+    assert feature.untyped_storage().nbytes() == 16 * 4
 
 
 def test_equal_pictures_have_exactly_equal_cosines(clip):
