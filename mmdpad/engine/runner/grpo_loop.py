@@ -19,6 +19,7 @@ from mmdpad.rewards import RewardComposition
 from mmdpad.rl import LossScale, approximate_kl, check_estimator, compute_advantages, has_signal
 from mmdpad.structures import RolloutBatch
 
+from .encoding import build_encoding_dataloader
 from .rollout_stats import describe_rollout
 
 
@@ -53,7 +54,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                  rewards: dict[str, dict], prompts_per_update: int | None = None,
                  tokens_per_micro_batch: int | None = None, advantage: str = 'grpo', updates_per_rollout: int = 1, max_refills: int = 0,
                  **kwargs: Any) -> None:
-        super().__init__(runner, dataloader, max_iters, **kwargs)
+        super().__init__(runner, build_encoding_dataloader(runner, dataloader), max_iters, **kwargs)
         self.composition = RewardComposition(rewards)
         self.prompts_per_update = prompts_per_update or self.dataloader.batch_size
         self.tokens_per_micro_batch = tokens_per_micro_batch

@@ -1,0 +1,37 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A data loader whose workers do the work of the model's processor, too."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+from torch.utils.data import DataLoader
+
+from mmdpad.models.heads.prompt_encoder import EncodingCollate
+
+
+def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> DataLoader:
+    """Build a data loader as mmengine's loops do, and let it encode prompts as it collates.
+
+    A loop has to call this before its loader is iterated, since workers take ``collate_fn`` along
+    when they start. A model whose policy has no ``encoder`` gets the loader as it is.
+
+    Args:
+        runner: The runner, with its model.
+        dataloader: A config, or a loader, whose ``collate_fn`` is replaced.
+    """
+    if isinstance(dataloader, dict):
+        dataloader = runner.build_dataloader(
+            dataloader, seed=runner.seed,
+            diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False))
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    encoder = getattr(getattr(model, 'policy', None), 'encoder', None)
+    if encoder is None or isinstance(dataloader.collate_fn, EncodingCollate):
+        return dataloader
+    if dataloader.num_workers:
+        # Workers are the parallelism. Threads of a tokenizer do not survive a fork: it would warn.
+        os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+    dataloader.collate_fn = EncodingCollate(encoder, dataloader.collate_fn)
+    return dataloader
