@@ -20,6 +20,7 @@ def _child(name: str, parent: Registry, *locations: str) -> Registry:
 MODELS = _child('model', _mmdet.MODELS, 'mmdpad.models')
 DATASETS = _child('dataset', _mmdet.DATASETS, 'mmdpad.datasets')
 TRANSFORMS = _child('transform', _mmdet.TRANSFORMS, 'mmdpad.datasets.transforms')
+DATA_SAMPLERS = _child('data sampler', _mmdet.DATA_SAMPLERS, 'mmdpad.datasets')
 METRICS = _child('metric', _mmdet.METRICS, 'mmdpad.evaluation')
 HOOKS = _child('hook', _mmdet.HOOKS, 'mmdpad.engine.hooks')
 LOOPS = _child('loop', _mmdet.LOOPS, 'mmdpad.engine.runner')
@@ -28,7 +29,6 @@ LOG_PROCESSORS = _child('log_processor', _mmdet.LOG_PROCESSORS, 'mmdpad.engine.r
 # Kinds of parts that mmdpad adds nothing to: a config of our scope finds mmdet's and mmengine's.
 RUNNERS = _child('runner', _mmdet.RUNNERS)
 RUNNER_CONSTRUCTORS = _child('runner constructor', _mmdet.RUNNER_CONSTRUCTORS)
-DATA_SAMPLERS = _child('data sampler', _mmdet.DATA_SAMPLERS)
 WEIGHT_INITIALIZERS = _child('weight initializer', _mmdet.WEIGHT_INITIALIZERS)
 MODEL_WRAPPERS = _child('model_wrapper', _mmdet.MODEL_WRAPPERS)
 OPTIMIZERS = _child('optimizer', _mmdet.OPTIMIZERS)

@@ -6,10 +6,12 @@ import sys
 from mmengine.config import Config
 
 OURS = '''
-from mmengine.registry import HOOKS, LOOPS, MODELS, init_default_scope
+from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS, MODELS, init_default_scope
 init_default_scope('mmdpad')
 for registry, name in ((MODELS, 'ReasoningSegmentor'), (MODELS, 'MaskRCNN'),
-                       (LOOPS, 'IterBasedTrainLoop'), (HOOKS, 'DiscriminativeRewardHook')):
+                       (LOOPS, 'IterBasedTrainLoop'), (HOOKS, 'DiscriminativeRewardHook'),
+                       (DATA_SAMPLERS, 'LengthSortedSampler'),
+                       (DATA_SAMPLERS, 'DefaultSampler')):
     with registry.switch_scope_and_registry(None) as ours:
         print(ours.get(name).__module__)
 '''
@@ -35,7 +37,8 @@ def printed(code: str, *arguments) -> list[str]:
 def test_in_our_scope_no_name_needs_a_prefix():
     assert printed(OURS) == [
         'mmdpad.models.segmentors.reasoning_segmentor', 'mmdet.models.detectors.mask_rcnn',
-        'mmengine.runner.loops', 'mmdpad.engine.hooks.discriminative_reward_hook']
+        'mmengine.runner.loops', 'mmdpad.engine.hooks.discriminative_reward_hook',
+        'mmdpad.datasets.samplers.length_sorted_sampler', 'mmengine.dataset.sampler']
 
 
 def test_a_config_of_mmdet_takes_our_parts(tmp_path):

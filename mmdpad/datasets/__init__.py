@@ -1,12 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Data sets and the steps of their pipelines."""
+"""Data sets, the steps of their pipelines, and the order in which they are read."""
 
-from . import transforms
+from . import samplers, transforms
 from .errors import DatasetError
 from .reason_seg import ReasonSegDataset
 from .reason_seg_annotation import read_reasonseg_annotation
 from .seg_zero import SegZeroDataset
 
 __all__ = [
-    'DatasetError', 'ReasonSegDataset', 'SegZeroDataset', 'read_reasonseg_annotation', 'transforms'
+    'DatasetError', 'ReasonSegDataset', 'SegZeroDataset', 'read_reasonseg_annotation', 'samplers',
+    'transforms'
 ]
