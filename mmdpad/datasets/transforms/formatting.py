@@ -15,7 +15,7 @@ from mmdpad.registry import TRANSFORMS
 from .targets import box_from_mask
 
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'prompt_shape', 'texts', 'text_index',
-             'is_sentence', 'response')
+             'is_sentence', 'response', 'sample_idx')
 
 
 @TRANSFORMS.register_module()

@@ -42,8 +42,9 @@ class ReasonSegMetric(BaseMetric):
       that have a chain or caption; absent if none has. ``truncated_rate`` in [0, 1].
 
     With a log file (any run of mmengine's Runner) or an ``out_file``, each evaluation writes one
-    JSON line per sample and beside it a ``.json`` with the protocol and the metrics; earlier files
-    are kept, a taken name gets a number.
+    JSON line per sample, and beside it a ``.json`` with the protocol and the metrics; earlier files
+    are kept, a taken name gets a number. Lines are in the order of the data set where samples tell
+    their ``index`` in it (mmengine's ``sample_idx``, in the metainfo).
 
     Args:
         ignore_regions: 'target' counts ReasonSeg's 'ignore' regions as target (the prepared data
@@ -86,7 +87,7 @@ class ReasonSegMetric(BaseMetric):
         parsed = reasoning.get('parsed')
         mask, failure, overlap = score_mask(sample, self.ignore_regions)
         row = dict(
-            id=sample.get('img_id'), image=sample.get('img_path'),
+            index=sample.get('sample_idx'), id=sample.get('img_id'), image=sample.get('img_path'),
             question=sample.get('question'), is_sentence=sample.get('is_sentence'),
             **overlap,
             failure=failure and failure.reason, failure_detail=failure and failure.detail,
@@ -102,6 +103,7 @@ class ReasonSegMetric(BaseMetric):
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Average over all samples and write the files."""
+        results = in_order(results)
         metrics = summarise(results)
         protocol = dict(ignore_regions=self.ignore_regions,
                         failed_samples='IoU 0, union = target area')
@@ -139,6 +141,14 @@ def score_mask(sample: dict, ignore_regions: str
     intersection, union = int((kept & wanted).sum()), int((kept | wanted).sum())
     iou = 0.0 if failure else mask_iou(intersection, union, ignore_regions)
     return mask, failure, dict(iou=iou, intersection=intersection, union=union)
+
+
+def in_order(rows: Sequence[dict]) -> list[dict]:
+    """Rows by ``index``, whatever order a sampler had; as they are where that tells no order."""
+    indices = {row['index'] for row in rows}
+    if None in indices or len(indices) < len(rows):
+        return list(rows)
+    return sorted(rows, key=lambda row: row['index'])
 
 
 def summarise(rows: Sequence[dict]) -> dict[str, float]:

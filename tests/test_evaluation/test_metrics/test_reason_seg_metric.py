@@ -133,7 +133,7 @@ def test_lines_per_sample(tmp_path):
     rows = read(out)
     assert [row['id'] for row in rows] == ['half', 'whole', 'failed', 'ignore']
     assert rows[0] | dict(mask=None) == dict(
-        id='half', image='x.jpg', question='which?', is_sentence=False, iou=2 / 6, intersection=2,
+        index=None, id='half', image='x.jpg', question='which?', is_sentence=False, iou=2 / 6, intersection=2,
         union=6, failure=None, failure_detail=None, box=[0.5, 1, 2, 3], points=[[1, 1], [2, 2]],
         score=0.75, think='because', caption='a cup', think_tokens=10, caption_tokens=4,
         truncated=False, response='<think>', mask=None)
@@ -144,6 +144,20 @@ def test_lines_per_sample(tmp_path):
     assert summary['protocol']['ignore_regions'] == 'target'
     assert {f'reasonseg/{k}': v for k, v in summary['metrics'].items()} == metrics
     assert summarise(rows) == summary['metrics'], 'the file alone gives the same numbers'
+
+
+def test_lines_are_in_the_order_of_the_data_set(tmp_path):
+    samples = []
+    for index, data in zip((2, 0, 3), SAMPLES[:3], strict=True):
+        samples.append(data.clone())
+        samples[-1].set_metainfo(dict(sample_idx=index))
+    evaluate(samples, out_file=str(tmp_path / 'sorted.jsonl'))
+    rows = read(tmp_path / 'sorted.jsonl')
+    assert [(row['index'], row['id']) for row in rows] == [(0, 'whole'), (2, 'half'), (3, 'failed')]
+
+    samples[0].set_metainfo(dict(sample_idx=3))  # of one of several data sets: no order
+    evaluate(samples, out_file=str(tmp_path / 'kept.jsonl'))
+    assert [row['id'] for row in read(tmp_path / 'kept.jsonl')] == ['half', 'whole', 'failed']
 
 
 def test_earlier_results_are_kept(tmp_path):
