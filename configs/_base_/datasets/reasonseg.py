@@ -16,7 +16,7 @@ val_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    sampler=dict(type='LengthSortedSampler'),
     collate_fn=dict(type='pseudo_collate'),
     dataset=dict(type=dataset_type, data_root=data_root, split='val', pipeline=test_pipeline))
 test_dataloader = dict(
@@ -27,5 +27,5 @@ test_dataloader = dict(
 # LISA's protocol is ignore_regions='exclude'.
 val_evaluator = dict(type='ReasonSegMetric', ignore_regions='target')
 test_evaluator = val_evaluator
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+val_cfg = dict(type='ReasonSegValLoop')
+test_cfg = dict(type='ReasonSegTestLoop')

@@ -1,0 +1,51 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""mmengine's loops for validation and test, for a model that takes its time over a sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.runner import TestLoop, ValLoop
+
+from mmdpad.registry import LOOPS
+
+from .encoding import build_encoding_dataloader
+from .progress import progress_bar
+
+
+class _EncodingLoop:
+    """Encodes prompts in the data loader's workers and shows how far it is."""
+
+    def __init__(self, runner: Any, dataloader: Any, evaluator: Any, **kwargs: Any) -> None:
+        super().__init__(runner, build_encoding_dataloader(runner, dataloader), evaluator,
+                         **kwargs)
+
+    def run(self) -> dict:
+        """Evaluate all samples; the metrics."""
+        name = type(self).__name__.removeprefix('ReasonSeg').removesuffix('Loop')
+        with progress_bar(len(self.dataloader.sampler), name, self.runner.logger) as self._bar:
+            return super().run()
+
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Evaluate one batch."""
+        super().run_iter(idx, data_batch)
+        self._bar.update(len(data_batch['data_samples']))
+
+
+@LOOPS.register_module()
+class ReasonSegValLoop(_EncodingLoop, ValLoop):
+    """mmengine's ``ValLoop``; prompts are encoded in the data loader's workers, and where stderr
+    is a terminal a bar counts the samples and tells the time left.
+
+    Args:
+        runner, dataloader, evaluator, fp16: As in mmengine.
+    """
+
+
+@LOOPS.register_module()
+class ReasonSegTestLoop(_EncodingLoop, TestLoop):
+    """mmengine's ``TestLoop`` with what :class:`ReasonSegValLoop` adds.
+
+    Args:
+        runner, dataloader, evaluator, fp16: As in mmengine.
+    """

@@ -1,0 +1,60 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from mmdpad.engine.runner.encoding import build_encoding_dataloader
+from mmdpad.models.heads.prompt_encoder import EncodingCollate, PromptEncoder
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Questions that this process encodes; a worker's are added to the worker's copy."""
+    questions, encode = [], PromptEncoder.__call__
+
+    def spy(encoder, image, question):
+        questions.append(question)
+        return encode(encoder, image, question)
+
+    monkeypatch.setattr(PromptEncoder, '__call__', spy)
+    return questions
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_training_encodes_where_data_is_loaded(tiny_config, encoded, workers):
+    tiny_config.train_cfg.max_iters = 1
+    tiny_config.train_dataloader.num_workers = workers
+    Runner.from_cfg(tiny_config).train()
+    assert len(encoded) == (0 if workers else 2)
+
+
+def test_a_test_encodes_where_data_is_loaded(tiny_config, encoded):
+    tiny_config.test_dataloader.num_workers = 1
+    assert Runner.from_cfg(tiny_config).test()['reasonseg/n'] == 6
+    assert not encoded
+
+
+def test_the_collate_survives_the_way_to_a_spawned_worker(head, tiny_config):
+    dataset = Runner.build_dataloader(tiny_config.test_dataloader).dataset
+    collate = EncodingCollate(head.encoder, pseudo_collate)
+    there = pickle.loads(pickle.dumps(collate))
+    ours, theirs = (function([dataset[0]])['inputs']['prompt'][0] for function in (collate, there))
+    assert torch.equal(ours.input_ids, theirs.input_ids)
+    assert torch.equal(ours.pixel_values, theirs.pixel_values)
+
+
+def test_a_model_without_an_encoder_keeps_its_loader(head):
+    loader = DataLoader([0, 1])
+    collate = loader.collate_fn
+    runner = SimpleNamespace(model=torch.nn.Linear(1, 1))
+    assert build_encoding_dataloader(runner, loader) is loader and loader.collate_fn is collate
+
+    runner.model.policy = head
+    for _ in range(2):  # a loader that is used again is not wrapped again
+        build_encoding_dataloader(runner, loader)
+        assert loader.collate_fn.collate is collate
