@@ -214,7 +214,8 @@ class ReasoningSegmentor(BaseDetector):
         Args:
             inputs: ``image`` (B uint8 tensors (3, H, W), RGB, original frame) and
                 ``prompt_image`` (B uint8 tensors (3, h, w), RGB).
-            data_samples: B data samples with ``question``.
+            data_samples: B data samples with ``question``. Those with ``stored_answer``, a pair
+                of ``response`` and ``truncated``, are taken to have answered that.
 
         Returns:
             The data samples with ``pred_instances`` (``bboxes`` (n, 4) and ``points`` (n, 2, 2) in
@@ -222,18 +223,34 @@ class ReasoningSegmentor(BaseDetector):
             n is 1, or 0 when the response cannot be used; and ``reasoning``: a dict of
             ``response``, ``parsed``, ``think_tokens``, ``caption_tokens``, ``truncated``.
         """
-        rollout = self.rollout(inputs, data_samples, **self.test_cfg)
-        for row, (sample, image) in enumerate(zip(data_samples, inputs['image'], strict=True)):
-            parsed = rollout.parsed[row]
-            prompt_shape = tuple(inputs['prompt_image'][row].shape[-2:])
+        answers = self._answers(inputs, data_samples)
+        for row, (sample, (text, truncated)) in enumerate(zip(data_samples, answers, strict=True)):
+            parsed = parse_response(text, self.reference_compatible)
             usable = [] if isinstance(parsed, ParseFailure) else [parsed]
-            sample.pred_instances = self.draw(usable, image, prompt_shape)
+            sample.pred_instances = self.draw(usable, inputs['image'][row],
+                                              tuple(inputs['prompt_image'][row].shape[-2:]))
             sample.reasoning = dict(
-                response=rollout.texts[row], parsed=parsed,
-                think_tokens=None if parsed.think is None else int(rollout.think_tokens[row]),
-                caption_tokens=self.policy.count_tokens(parsed.caption),
-                truncated=bool(rollout.truncated[row]))
+                response=text, parsed=parsed, think_tokens=self.policy.count_tokens(parsed.think),
+                caption_tokens=self.policy.count_tokens(parsed.caption), truncated=truncated)
         return data_samples
+
+    def _answers(self, inputs: Inputs,
+                 data_samples: list[DetDataSample]) -> list[tuple[str, bool]]:
+        """The response to each question, and whether the length limit ended it. A response is
+        sampled by the item's number in the data set, where it has one, so that it does not depend
+        on the batch."""
+        answers = [sample.get('stored_answer') for sample in data_samples]
+        missing = [row for row, answer in enumerate(answers) if answer is None]
+        if missing:
+            samples = [data_samples[row] for row in missing]
+            numbers = [sample.get('sample_idx') for sample in samples]
+            rollout = self.rollout(
+                {name: [values[row] for row in missing] for name, values in inputs.items()},
+                samples, **self.test_cfg, prompt_numbers=None if None in numbers else numbers)
+            for row, text, truncated in zip(missing, rollout.texts, rollout.truncated.tolist(),
+                                            strict=True):
+                answers[row] = (text, truncated)
+        return answers
 
     def draw(self, answers: Sequence[ReasoningOutput], image: Tensor,
              prompt_shape: tuple[int, int]) -> InstanceData:

@@ -1,0 +1,43 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import copy
+from pathlib import Path
+
+import pytest
+from mmengine.runner import Runner
+
+from mmdpad.utils import read_jsonl
+
+
+def evaluate(config, name, **changes):
+    """The metrics of a test, and its rows."""
+    config = copy.deepcopy(config)
+    config.merge_from_dict({'work_dir': config.work_dir + name, **changes})
+    config.experiment_name += name
+    runner = Runner.from_cfg(config)
+    metrics = runner.test()
+    return metrics, list(read_jsonl(str(Path(runner.log_dir, 'reasonseg.jsonl'))))
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_results_do_not_depend_on_the_batch_size(tiny_config, temperature):
+    """Greedy responses depend on the batch by rounding only; sampled ones were once drawn by
+    their place in the batch."""
+    results = {size: evaluate(tiny_config, f'_{size}', **{
+        'test_dataloader.batch_size': size, 'model.test_cfg.temperature': temperature})
+        for size in (1, 3, 6)}
+    metrics, rows = results[1]
+    assert [row['index'] for row in rows] == list(range(6))
+    assert [row['id'] for row in rows] == [f'test_{i:05}' for i in range(6)]
+    assert len({row['response'] for row in rows}) > 1
+    for size in (3, 6):
+        other_metrics, other_rows = results[size]
+        assert other_rows == rows
+        # The discriminator sees batches, too: floats of its own.
+        assert other_metrics == pytest.approx(metrics, rel=1e-5)
+
+
+def test_batches_are_sorted_by_length_and_rows_are_not(tiny_config):
+    runner = Runner.from_cfg(tiny_config)
+    loader = runner.build_test_loop(runner._test_loop).dataloader
+    lengths = [len(sample.question) for batch in loader for sample in batch['data_samples']]
+    assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) > 1
