@@ -62,6 +62,15 @@ def test_train_resume_and_test(shapes_data, tmp_path):
     (samples, ) = [path for path in work_dir.glob('*/reasonseg.jsonl')]
     assert len(samples.read_text().splitlines()) == 6
 
+    out = tmp_path / 'again.json'
+    again = run('tools/test.py', CONFIG, work_dir / 'iter_3.pth', '--work-dir', work_dir, '--out',
+                out, '--resume', *options(shapes_data))
+    assert '6 answers were taken over' in again.stdout and json.loads(out.read_text()) == metrics
+    other = run('tools/test.py', CONFIG, work_dir / 'iter_2.pth', '--work-dir', work_dir,
+                '--resume', *options(shapes_data), check=False)
+    assert other.returncode == 1
+    assert 'differs in `weights`' in other.stderr.strip().splitlines()[-1]
+
 
 @pytest.mark.parametrize('command, message', [
     (['tools/train.py', 'configs/none.py'], "config 'configs/none.py' is not there"),
@@ -71,6 +80,7 @@ def test_train_resume_and_test(shapes_data, tmp_path):
      "checkpoint 'none.pth' is not there"),
     (['tools/test.py', CONFIG, 'none.pth'], "checkpoint 'none.pth' is not there"),
     (['tools/test.py', CONFIG, '--out', 'README.md'], 'is there already'),
+    (['tools/test.py', CONFIG, '--resume', '--work-dir', 'no/such/run'], 'no answers of an'),
     (['tools/analysis_tools/show_rollouts.py', 'none.jsonl'], "log 'none.jsonl' is not there"),
     (['tools/analysis_tools/show_rollouts.py', 'README.md'], 'should hold one JSON object per'),
 ])

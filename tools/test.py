@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Evaluate: python tools/test.py CONFIG [CHECKPOINT]; without a checkpoint the start policy."""
+"""Evaluate: python tools/test.py CONFIG [CHECKPOINT] [--resume]; without a checkpoint the start
+policy."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from mmengine.runner import Runner
 
+from mmdpad.engine.hooks.answer_store_hook import find_answers
 from mmdpad.utils import check_file, experiment_parser, jsonable, read_config, write_atomically
 
 
@@ -17,12 +19,19 @@ def main() -> None:
     parser.add_argument('checkpoint', nargs='?', help='what tools/train.py wrote; left out: the '
                         'start policy, with the weights that the config names')
     parser.add_argument('--out', help='also write the metrics to this JSON file')
+    parser.add_argument('--resume', action='store_true', help='go on with an interrupted test: '
+                        'take over the answers that are in the work dir already')
     args = parser.parse_args()
     check_file('checkpoint', args.checkpoint)
     if args.out and Path(args.out).exists():
         raise SystemExit(f'--out {args.out!r} is there already; remove it or name another file')
     cfg = read_config(args)
     cfg.load_from = args.checkpoint
+    if args.resume:
+        if not find_answers(cfg.work_dir):
+            raise SystemExit(f'--resume: there are no answers of an earlier test in '
+                             f'{cfg.work_dir!r}; leave it out to start a new one')
+        cfg.merge_from_dict({'default_hooks.answers': dict(type='AnswerStoreHook', resume=True)})
     metrics = Runner.from_cfg(cfg).test()
     if args.out:
         write_atomically(args.out, json.dumps(jsonable(metrics), indent=2).encode())

@@ -16,6 +16,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     plain_checkpoint=dict(type='PlainCheckpointHook'),
     rollout_log=dict(type='RolloutLogHook'),
+    answers=dict(type='AnswerStoreHook'),
     alarms=dict(type='AlarmHook'))
 
 log_processor = dict(type='ShortLogProcessor', by_epoch=False, window_size=1)

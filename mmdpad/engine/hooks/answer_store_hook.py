@@ -1,0 +1,184 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Answers of a test, kept one by one, so that an interrupted test can go on."""
+
+from __future__ import annotations
+
+import hashlib
+import os.path as osp
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmdpad.models.segmentors import ReasoningSegmentor
+from mmdpad.registry import HOOKS
+from mmdpad.utils import jsonable, read_jsonl, to_jsonl, unique_path
+
+Answer = tuple[str, bool]
+
+
+@HOOKS.register_module()
+class AnswerStoreHook(Hook):
+    """Writes each response of a test to ``answers.jsonl`` in the run's log directory, batch by
+    batch, and goes on from such files.
+
+    What is kept is what takes time: the response. A resumed test reads, draws and scores it anew,
+    so every metric sees all samples and comes out as in a test that was not interrupted. Each
+    process has a file of its own, those after the first ``answers_rank1.jsonl`` and so on; a
+    resumed test reads the files of all processes and all earlier tests of its work directory, and
+    starts a new one. No file is ever changed by a later run.
+
+    The first line says what answers: ``weights`` (SHA-256 of the policy's), ``dtype``,
+    ``prompt_template``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of the loop.
+    Files that differ in any of it are left alone. Each further line is an answer: ``key`` (of the
+    prompt image's pixels, the question and the item's number in the data set: another prompt is
+    never taken for this one), ``id``, ``question``, ``response``, ``truncated``.
+
+    Models other than :class:`ReasoningSegmentor` are tested as without this hook.
+
+    Args:
+        resume: Take over the answers that earlier tests in the work directory gave.
+    """
+
+    def __init__(self, resume: bool = False) -> None:
+        self.resume = resume
+
+    def before_test(self, runner: Runner) -> None:
+        """Read what is there and start this run's file.
+
+        Raises:
+            ValueError: ``resume``, and there are no answers of an earlier test, or all are those
+                of another policy or other settings.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._active = isinstance(model, ReasoningSegmentor)
+        if not self._active:
+            return
+        maker = describe_maker(model, runner.test_loop.fp16)
+        self._stored: dict[str, Answer] = {}
+        if self.resume:
+            self._stored = self._read(runner, maker)
+            runner.logger.info(f'{len(self._stored)} answers of earlier tests are there')
+        self._taken = 0
+        rank = get_rank()
+        name = f'answers_rank{rank}.jsonl' if rank else 'answers.jsonl'
+        self._path = unique_path(osp.join(runner.log_dir, name))
+        self._append([maker])
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Give samples that were answered before their answer."""
+        if not self._active:
+            return
+        self._keys = prompt_keys(data_batch)
+        for sample, key in zip(data_batch['data_samples'], self._keys, strict=True):
+            if key in self._stored:
+                sample.set_metainfo(dict(stored_answer=self._stored[key]))
+                self._taken += 1
+        if batch_idx == 0 and self._stored and not self._taken:
+            runner.logger.warning(
+                'No stored answer is to a prompt of the first batch: the data, its order or the '
+                'size of the prompt images differ from the earlier test. What was not answered '
+                'before is answered now')
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                        outputs: Sequence[Any] | None = None) -> None:
+        """Write the new answers of a batch."""
+        if not self._active:
+            return
+        self._append([
+            dict(key=key, id=sample.get('img_id'), question=sample.question,
+                 response=sample.reasoning['response'], truncated=sample.reasoning['truncated'])
+            for key, sample in zip(self._keys, outputs, strict=True)
+            if 'stored_answer' not in sample])
+
+    def after_test(self, runner: Runner) -> None:
+        """Say how much was taken over."""
+        if self._active and self.resume:
+            runner.logger.info(f'{self._taken} answers were taken over from earlier tests')
+
+    def _append(self, rows: list[dict]) -> None:
+        if rows:
+            lines = to_jsonl(rows)
+            with open(self._path, 'ab', buffering=len(lines)) as file:  # so that it is one write
+                file.write(lines)
+
+    def _read(self, runner: Runner, maker: dict) -> dict[str, Answer]:
+        """The answers of all earlier files whose first line is ``maker``; of two to one prompt
+        the later."""
+        stored: dict[str, Answer] = {}
+        differences: list[str] = []
+        found = False
+        for path in find_answers(runner.work_dir):
+            if path.parent == Path(runner.log_dir):
+                continue  # of this run: of another process
+            rows = _read_rows(path, runner)
+            if not rows:
+                continue
+            if rows[0] == maker:
+                found = True
+                stored.update((row['key'], (row['response'], row['truncated']))
+                              for row in rows[1:])
+            else:
+                differences = [f'`{name}`: {rows[0].get(name)} there, {value} here'
+                               for name, value in maker.items() if rows[0].get(name) != value]
+                latest = path
+        if found:
+            return stored
+        if differences:
+            raise ValueError(
+                f'To resume a test, answers of the same policy and settings should be in '
+                f'{runner.work_dir!r}, but {str(latest)!r} differs in {"; ".join(differences)}; '
+                f'name the checkpoint and settings of that test, or leave out `--resume`')
+        raise ValueError(f'To resume a test, answers.jsonl of an earlier one should be in a folder '
+                         f'of {runner.work_dir!r}, but there is none; leave out `--resume`')
+
+
+def find_answers(work_dir: str) -> list[Path]:
+    """The files of :class:`AnswerStoreHook` in a work directory, in the order of their runs."""
+    return sorted(Path(work_dir).glob('*/answers*.jsonl'))
+
+
+def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
+    """What a response depends on besides its prompt, as plain data."""
+    return jsonable(dict(
+        weights=digest_weights(model.policy), dtype=str(next(model.policy.parameters()).dtype),
+        prompt_template=model.policy.encoder.template,
+        rollout_engine=type(model.rollout_engine).__name__, test_cfg=dict(model.test_cfg),
+        fp16=fp16))
+
+
+@torch.no_grad()
+def digest_weights(module: nn.Module) -> str:
+    """SHA-256 of names and values of a module's state, whatever file they came from and whatever
+    device they are on. Some 20 s for 15 GB."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f'{name} {value.dtype} {tuple(value.shape)}\n'.encode())
+        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def prompt_keys(data_batch: dict) -> list[str]:
+    """What tells the prompts of a batch from others, before they are encoded."""
+    keys = []
+    for image, sample in zip(data_batch['inputs']['prompt_image'], data_batch['data_samples'],
+                             strict=True):
+        head = (sample.question, sample.get('sample_idx'), tuple(image.shape))
+        digest = hashlib.sha256(repr(head).encode('utf-8', 'backslashreplace'))
+        digest.update(image.cpu().contiguous().numpy())
+        keys.append(digest.hexdigest())
+    return keys
+
+
+def _read_rows(path: Path, runner: Runner) -> list[dict]:
+    rows = list(read_jsonl(str(path)))
+    if not path.read_bytes().endswith(b'\n'):
+        runner.logger.warning(f'{path} ends in the middle of a line, as a killed run may leave it; '
+                              f'what cannot be read of that line is answered again')
+    return rows

@@ -1,0 +1,175 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmdpad.engine.hooks.answer_store_hook import digest_weights, find_answers
+from mmdpad.models import HFRollout
+from mmdpad.registry import HOOKS
+from mmdpad.utils import read_jsonl
+
+ROOT = Path(__file__).parents[3]
+
+
+class PowerCut(Exception):
+    pass
+
+
+@HOOKS.register_module(force=True)
+class PowerCutHook(Hook):
+    priority = 'LOWEST'
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if batch_idx == 1:
+            raise PowerCut
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """Numbers of prompts that were answered at a time."""
+    sizes, generate = [], HFRollout.__call__
+
+    def spy(engine, head, prompts, **sampling):
+        sizes.append(len(prompts))
+        return generate(engine, head, prompts, **sampling)
+
+    monkeypatch.setattr(HFRollout, '__call__', spy)
+    return sizes
+
+
+@pytest.fixture
+def config(tiny_config):
+    tiny_config.test_dataloader.batch_size = 2
+    return tiny_config
+
+
+def make_runner(config, name, resume=False, **changes):
+    config = copy.deepcopy(config)
+    config.default_hooks.answers = dict(type='AnswerStoreHook', resume=resume)
+    config.merge_from_dict(changes)
+    config.experiment_name += name
+    return Runner.from_cfg(config)
+
+
+def evaluate(*args, **kwargs):
+    """The metrics of a test, and its rows."""
+    runner = make_runner(*args, **kwargs)
+    metrics = runner.test()
+    return metrics, list(read_jsonl(str(Path(runner.log_dir, 'reasonseg.jsonl'))))
+
+
+@pytest.fixture
+def interrupted(config):
+    """The answers of a test that stopped after two of three batches of two, long ago."""
+    runner = make_runner(config, 'interrupted', custom_hooks=[dict(type='PowerCutHook')])
+    with pytest.raises(PowerCut):
+        runner.test()
+    folder = Path(config.work_dir, '20200101_000000')
+    Path(runner.log_dir).rename(folder)
+    return folder / 'answers.jsonl'
+
+
+def test_a_resumed_test_ends_like_one_that_was_not_interrupted(config, interrupted, generated):
+    content = interrupted.read_bytes()
+    assert content.count(b'\n') == 1 + 4
+    resumed = evaluate(config, 'resumed', resume=True)
+    assert generated == [2]
+    assert interrupted.read_bytes() == content
+    straight = evaluate(config, 'straight', work_dir=config.work_dir + '_straight')
+    assert generated == [2, 2, 2, 2]
+    assert resumed == straight
+
+    again = evaluate(config, 'again', resume=True, **{'test_dataloader.batch_size': 3})
+    assert generated == [2, 2, 2, 2]  # all six are there now
+    assert again[1] == straight[1]
+    assert again[0] == pytest.approx(straight[0], rel=1e-5)
+
+
+def test_a_batch_may_be_answered_in_part(config, interrupted, generated):
+    _, rows = evaluate(config, 'resumed', resume=True, **{
+        'test_dataloader.batch_size': 3, 'model.test_cfg.temperature': 0.0})
+    assert generated == [2] and len(rows) == 6
+
+
+def test_a_line_cut_off_is_answered_again(config, interrupted, generated, capfd):
+    interrupted.write_bytes(interrupted.read_bytes()[:-20])
+    config.log_level = 'INFO'
+    _, rows = evaluate(config, 'resumed', resume=True)
+    assert generated == [1, 2] and len(rows) == 6
+    output = capfd.readouterr().out
+    assert f'{interrupted} ends in the middle of a line' in output
+    assert '3 answers were taken over' in output
+
+
+def test_without_resume_everything_is_answered(config, interrupted, generated):
+    evaluate(config, 'fresh')
+    assert generated == [2, 2, 2]
+    assert len(find_answers(config.work_dir)) == 2
+
+
+def test_answers_of_other_settings_are_named_and_left_alone(config, interrupted, generated):
+    with pytest.raises(ValueError, match=r"differs in `test_cfg`: .*'temperature': 0\.0.*there, "
+                                         r".*'temperature': 0\.7.*here; name the checkpoint"):
+        evaluate(config, 'other', resume=True, **{'model.test_cfg.temperature': 0.7})
+    assert not generated
+
+    runner = make_runner(config, 'weights', resume=True)
+    with torch.no_grad():
+        next(runner.model.policy.parameters()).add_(1e-3)
+    with pytest.raises(ValueError, match=r'differs in `weights`: \w{64} there, \w{64} here'):
+        runner.test()
+
+
+def test_the_fitting_one_of_several_tests_is_gone_on_with(config, interrupted, generated):
+    other = {'model.test_cfg.max_new_tokens': 60}
+    evaluate(config, 'other', **other)
+    generated.clear()
+    evaluate(config, 'resumed', resume=True)
+    assert generated == [2]
+
+
+def test_answers_to_other_prompts_are_not_taken(config, interrupted, generated, capfd):
+    evaluate(config, 'other', resume=True, **{'test_dataloader.dataset.split': 'train'})
+    assert generated == [2, 2, 2, 2]
+    assert 'No stored answer is to a prompt of the first batch' in capfd.readouterr().out
+
+
+def test_nothing_to_resume(config, generated):
+    with pytest.raises(ValueError, match='there is none; leave out `--resume`'):
+        evaluate(config, 'none', resume=True)
+    assert not generated
+
+
+def test_two_processes_go_on_where_one_stopped(config, interrupted, tmp_path):
+    """Five samples, so that one of two processes tests a padded one."""
+    _, expected = evaluate(config, 'one', work_dir=config.work_dir + '_one',
+                           **{'test_dataloader.dataset.indices': 5})
+    config.merge_from_dict({'test_dataloader.dataset.indices': 5})
+    config.dump(tmp_path / 'config.py')
+    command = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
+               'tools/test.py', str(tmp_path / 'config.py'), '--launcher', 'pytorch',
+               '--work-dir', config.work_dir, '--resume']
+    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    (rows, ) = Path(config.work_dir).glob('*/reasonseg.jsonl')
+    assert list(read_jsonl(str(rows))) == expected
+    new = [row['id'] for path in find_answers(config.work_dir) if path != interrupted
+           for row in list(read_jsonl(str(path)))[1:]]
+    before = [row['id'] for row in list(read_jsonl(str(interrupted)))[1:]]
+    assert len(find_answers(config.work_dir)) == 3
+    assert set(new).isdisjoint(before) and set(new) | set(before) >= {r['id'] for r in expected}
+
+
+def test_digests_tell_weights_apart():
+    module = torch.nn.BatchNorm1d(3).bfloat16()  # with a scalar in its state
+    first = digest_weights(module)
+    assert digest_weights(copy.deepcopy(module)) == first
+    with torch.no_grad():
+        module.weight[0] = 2
+    assert digest_weights(module) != first
