@@ -2,8 +2,8 @@
 from .decoders import SAMDecoder
 from .discriminators import CLIPDiscriminator, DiscriminativeReward
 from .heads import VLMReasoningHead
-from .rollouts import HFRollout
+from .rollouts import HFRollout, SharedPrefixRollout
 from .segmentors import ReasoningSegmentor
 
 __all__ = ['CLIPDiscriminator', 'DiscriminativeReward', 'HFRollout', 'ReasoningSegmentor',
-           'SAMDecoder', 'VLMReasoningHead']
+           'SAMDecoder', 'SharedPrefixRollout', 'VLMReasoningHead']

@@ -155,12 +155,19 @@ def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], id
         places = prompt_positions(model, prompt).to(device)
         tokens += [prompt.input_ids.to(device), own]
         positions += [places, places.max().expand(3, len(own))]
-    states = model.model(
-        input_ids=torch.cat(tokens)[None],
-        position_ids=(torch.cat(positions, dim=1) + row.offsets)[:, None],
+    states = row_states(model, prompts, torch.cat(tokens),
+                        torch.cat(positions, dim=1) + row.offsets, row)
+    return states[row.predictors]
+
+
+def row_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], tokens: Tensor,
+               positions: Tensor, row: PackedRow) -> Tensor:
+    """The last hidden states (L, D) of a row of tokens (L,) at positions (3, L), with the images
+    of its B prompts."""
+    return model.model(
+        input_ids=tokens[None], position_ids=positions[:, None],
         mm_encoder_outputs={'image': join_vision(prompts)}, use_cache=False,
-        layout=row).last_hidden_state
-    return states[0, row.predictors]
+        layout=row).last_hidden_state[0]
 
 
 def prompt_positions(model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:

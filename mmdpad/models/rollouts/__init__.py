@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .hf_rollout import HFRollout, Responses
+from .hf_rollout import HFRollout
+from .sampling import Responses
+from .shared_prefix_rollout import SharedPrefixRollout
 
-__all__ = ['HFRollout', 'Responses']
+__all__ = ['HFRollout', 'Responses', 'SharedPrefixRollout']

@@ -4,42 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt, collate_images, collate_text
 from mmdpad.registry import ROLLOUTS
 
-
-class Responses(NamedTuple):
-    """N = B * G responses, prompt-major.
-
-    Attributes:
-        ids: (N, R) long, right-padded; the end token is part of a response.
-        mask: (N, R) bool, True for tokens that the policy chose.
-        truncated: (N,) bool, True where the length limit came before an end token.
-    """
-
-    ids: Tensor
-    mask: Tensor
-    truncated: Tensor
+from .sampling import Responses, cut_responses, draw_tokens, evaluating, uniform_draws, warpers
 
 
 @ROLLOUTS.register_module()
 class HFRollout:
-    """Samples with ``model.generate``; needs nothing but transformers."""
+    """Samples with ``model.generate``: for any attention implementation of transformers."""
 
     @torch.no_grad()
     def __call__(self,
@@ -81,33 +60,23 @@ class HFRollout:
             if prompt_numbers is None:
                 prompt_numbers = range(len(prompts))
             draws = uniform_draws(seed, prompt_numbers, group_size, max_new_tokens)
-            processors.append(TemperatureLogitsWarper(float(temperature)))
-            if top_k > 0:
-                processors.append(TopKLogitsWarper(top_k))
-            if top_p < 1:
-                processors.append(TopPLogitsWarper(top_p))
+            processors += warpers(temperature, top_k, top_p)
             processors.append(InverseTransformSampling(draws.to(head.device), length))
         # `generate` would fill gaps from the folder's own sampling defaults (Qwen ships some).
         folder_defaults, model.generation_config = model.generation_config, config
-        was_training = model.training
-        model.eval()
         devices = [head.device] if head.device.type == 'cuda' else []
         try:
-            with torch.random.fork_rng(devices=devices):
+            with evaluating(model), torch.random.fork_rng(devices=devices):
                 sequences = model.generate(**batch, generation_config=config,
                                            logits_processor=processors)
         finally:
             model.generation_config = folder_defaults
-            model.train(was_training)
-        ids = sequences[:, length:]
-        ends = torch.isin(ids, torch.tensor(end_tokens, device=ids.device))
-        # Everything behind the first end token is padding.
-        mask = ends.cumsum(dim=1) - ends.long() == 0
-        return Responses(ids, mask, ~ends.any(dim=1))
+            model.model.rope_deltas = None
+        return cut_responses(sequences[:, length:], end_tokens, config.pad_token_id)
 
 
 class InverseTransformSampling(LogitsProcessor):
-    """Leaves one token possible: the first whose cumulative probability exceeds the draw.
+    """Leaves one token possible, see :func:`draw_tokens`.
 
     Args:
         draws: (N, R) float64 in [0, 1).
@@ -120,20 +89,5 @@ class InverseTransformSampling(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(N, V) logits -> 0 for the drawn token, -inf for the others."""
-        cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
-        total = cumulative[:, -1:]
-        draw = self.draws[:, input_ids.shape[1] - self.prompt_length, None] * total
-        # Rounding must not lift a draw to the total, behind the last token that is possible.
-        draw = torch.minimum(draw, torch.nextafter(total, torch.zeros_like(total)))
-        token = torch.searchsorted(cumulative, draw, right=True)
-        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
-
-
-def uniform_draws(seed: int | Sequence[int], prompt_numbers: Sequence[int], group_size: int,
-                  length: int) -> Tensor:
-    """(B * G, length) float64 in [0, 1): row b * G + g follows from the seed, prompt number b
-    and g alone, so it is the same in any batch and process."""
-    seed = [seed] if isinstance(seed, int) else [*seed]
-    return torch.from_numpy(np.stack([
-        np.random.default_rng([*seed, number, g]).random(length)
-        for number in prompt_numbers for g in range(group_size)]))
+        token = draw_tokens(scores, self.draws[:, input_ids.shape[1] - self.prompt_length])
+        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)

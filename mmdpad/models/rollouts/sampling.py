@@ -1,0 +1,91 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What the engines have in common: a token is chosen by a draw that no batch or process changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+
+class Responses(NamedTuple):
+    """N = B * G responses, prompt-major.
+
+    Attributes:
+        ids: (N, R) long, right-padded; the end token is part of a response.
+        mask: (N, R) bool, True for tokens that the policy chose.
+        truncated: (N,) bool, True where the length limit came before an end token.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    truncated: Tensor
+
+
+def cut_responses(ids: Tensor, end_tokens: Sequence[int], pad_token: int) -> Responses:
+    """Responses end with their first end token; what stands behind it in (N, R) is padding."""
+    ends = torch.isin(ids, torch.tensor(end_tokens, device=ids.device))
+    mask = ends.cumsum(dim=1) - ends.long() == 0
+    return Responses(ids.masked_fill(~mask, pad_token), mask, ~ends.any(dim=1))
+
+
+def uniform_draws(seed: int | Sequence[int], prompt_numbers: Sequence[int], group_size: int,
+                  length: int) -> Tensor:
+    """(B * G, length) float64 in [0, 1): row b * G + g follows from the seed, prompt number b
+    and g alone, so it is the same in any batch and process."""
+    seed = [seed] if isinstance(seed, int) else [*seed]
+    return torch.from_numpy(np.stack([
+        np.random.default_rng([*seed, number, g]).random(length)
+        for number in prompt_numbers for g in range(group_size)]))
+
+
+def draw_tokens(scores: Tensor, draws: Tensor) -> Tensor:
+    """Inverse-transform sampling: the first token whose cumulative probability exceeds the draw.
+
+    Args:
+        scores: (N, V) float32 logits; -inf for what cannot be drawn.
+        draws: (N,) float64 in [0, 1).
+
+    Returns:
+        (N,) long.
+    """
+    weights = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    # Rounding must not lift a draw to the total, behind the last token that is possible.
+    draw = torch.minimum(draws[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, draw, right=True)[:, 0]
+
+
+def warpers(temperature: float, top_k: int, top_p: float) -> LogitsProcessorList:
+    """transformers' processors for what departs from the model's own distribution."""
+    processors = LogitsProcessorList()
+    if temperature != 1:
+        processors.append(TemperatureLogitsWarper(float(temperature)))
+    if top_k > 0:
+        processors.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        processors.append(TopPLogitsWarper(top_p))
+    return processors
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A context in which the model is in evaluation mode; each of its modules gets its own back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

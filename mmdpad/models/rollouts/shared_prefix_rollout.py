@@ -1,0 +1,183 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Responses with prompt and image computed and kept once for all G samples of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
+from mmdpad.registry import ROLLOUTS
+
+from .prefix_cache import PrefillRow, PrefixCache
+from .sampling import Responses, cut_responses, draw_tokens, evaluating, uniform_draws, warpers
+
+
+@ROLLOUTS.register_module()
+class SharedPrefixRollout:
+    """Samples as :class:`HFRollout` does, and several times as fast; the same draws, so the same
+    tokens up to rounding.
+
+    A prompt runs through the model once, without padding, and its keys and values are kept once
+    (:class:`.prefix_cache.PrefixCache`). Samples that have ended leave the batch when they are a
+    quarter of it.
+
+    Args:
+        prefill_tokens: Prompts run through the model together up to this many tokens (a longer
+            one runs alone).
+        compile: Compile a decoding step: True for ``torch.compile(mode='reduce-overhead')``, which
+            uses CUDA graphs, or the name of a backend. It has not been run on a GPU yet.
+    """
+
+    def __init__(self, prefill_tokens: int = 16384, compile: bool | str = False) -> None:
+        self.prefill_tokens = prefill_tokens
+        self.step = decode_step
+        if compile:
+            how = dict(mode='reduce-overhead') if compile is True else dict(backend=compile)
+            self.step = torch.compile(decode_step, fullgraph=True, **how)
+
+    @torch.no_grad()
+    def __call__(self,
+                 head: VLMReasoningHead,
+                 prompts: Sequence[EncodedPrompt],
+                 group_size: int = 1,
+                 temperature: float = 1.0,
+                 max_new_tokens: int = 1024,
+                 top_p: float = 1.0,
+                 top_k: int = 0,
+                 seed: int | Sequence[int] = 0,
+                 prompt_numbers: Sequence[int] | None = None) -> Responses:
+        """Generate G responses to each of B prompts; arguments as of :class:`HFRollout`.
+
+        Raises:
+            ValueError: The head has another attention implementation.
+        """
+        used = head.model.model.language_model.config._attn_implementation
+        if used != NAME:
+            raise ValueError(
+                f'`SharedPrefixRollout` should have a policy with `attn_implementation={NAME!r}`, '
+                f"but got {used!r}; set that, or `rollout_engine=dict(type='HFRollout')`")
+        draws = None
+        if temperature > 0:
+            numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
+            draws = uniform_draws(seed, numbers, group_size, max_new_tokens).T.to(head.device)
+        choice = TokenChoice(head, draws, temperature, top_k, top_p)
+        with evaluating(head.model):
+            ids = self._generate(head, prompts, group_size, max_new_tokens, choice)
+        return cut_responses(ids, head.end_tokens, head.processor.tokenizer.pad_token_id)
+
+    def _generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
+                  max_new_tokens: int, choice: TokenChoice) -> Tensor:
+        """(N, R) long token ids, with anything behind the end of a response."""
+        cache, logits, starts = self._prefill(head, prompts)
+        cache.start_samples(group_size)
+        logits, starts = (x.repeat_interleave(group_size, dim=0) for x in (logits, starts))
+        rotary = rotary_table(head.model, int(starts.max()) + max_new_tokens)
+        ends = torch.tensor(head.end_tokens, device=head.device)
+        ids = ends.new_zeros(len(starts), max_new_tokens)
+        samples, goes_on = torch.arange(len(ids), device=head.device), torch.ones_like(starts) > 0
+        for step in range(max_new_tokens):
+            tokens = choice(logits, samples, step)
+            ids[samples, step] = tokens
+            goes_on &= ~torch.isin(tokens, ends)
+            active = int(goes_on.sum())
+            if not active:
+                return ids[:, :step + 1]
+            if active <= 0.75 * len(samples):
+                kept = goes_on.nonzero()[:, 0]
+                cache.keep(kept)
+                samples, tokens, starts = samples[kept], tokens[kept], starts[kept]
+                goes_on = goes_on[kept]
+            if step + 1 < max_new_tokens:
+                cache.make_room()
+                logits = self.step(head.model, cache, tokens, starts, rotary)
+        return ids
+
+    def _prefill(self, head: VLMReasoningHead,
+                 prompts: Sequence[EncodedPrompt]) -> tuple[PrefixCache, Tensor, Tensor]:
+        """The cache of B prompts, the logits (B, V) behind them and the positions (B,) there."""
+        cache = PrefixCache([len(prompt) for prompt in prompts], head.device)
+        logits, starts, first = [], [], 0
+        for part in self._rows(prompts):
+            row = PrefillRow(cache, first, len(part))
+            places = [prompt_positions(head.model, prompt) for prompt in part]
+            states = row_states(
+                head.model, head.see(part),
+                torch.cat([prompt.input_ids for prompt in part]).to(head.device),
+                torch.cat(places, dim=1).to(head.device), row)
+            last = torch.tensor(row.lengths, device=head.device).cumsum(dim=0) - 1
+            logits.append(head.model.lm_head(states[last]))
+            starts += [int(place.max()) + 1 for place in places]
+            first += len(part)
+        return cache, torch.cat(logits), torch.tensor(starts, device=head.device)
+
+    def _rows(self, prompts: Sequence[EncodedPrompt]) -> Iterator[list[EncodedPrompt]]:
+        """Prompts that run together."""
+        row: list[EncodedPrompt] = []
+        for prompt in prompts:
+            if row and sum(map(len, row)) + len(prompt) > self.prefill_tokens:
+                yield row
+                row = []
+            row.append(prompt)
+        yield row
+
+
+class TokenChoice:
+    """Chooses the next token of each sample.
+
+    Args:
+        head: The policy; its vision tokens are never chosen.
+        draws: (R, N) float64 in [0, 1); None for the likeliest token.
+        temperature, top_k, top_p: As of :class:`HFRollout`.
+    """
+
+    def __init__(self, head: VLMReasoningHead, draws: Tensor | None, temperature: float,
+                 top_k: int, top_p: float) -> None:
+        self.forbidden = torch.tensor(head.vision_token_ids, device=head.device)
+        self.draws = draws
+        self.warp = None if draws is None else warpers(temperature, top_k, top_p)
+
+    def __call__(self, logits: Tensor, samples: Tensor, step: int) -> Tensor:
+        """Logits (A, V) of samples (A,) -> (A,) long tokens, their number ``step``."""
+        scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
+        if self.draws is None:
+            return scores.argmax(dim=-1)
+        return draw_tokens(self.warp(None, scores), self.draws[step, samples])
+
+
+def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, starts: Tensor,
+                rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """One token further. It goes through the decoder layers itself: the model's own forward would
+    make masks and rotary tables anew, and cannot be compiled as one graph.
+
+    Args:
+        model: A Qwen-VL model for conditional generation.
+        cache: It has room for the tokens.
+        tokens: (A,) long, the samples' last tokens.
+        starts: (A,) long, the positions of the samples' first tokens.
+        rotary: See :func:`rotary_table`.
+
+    Returns:
+        (A, V) logits.
+    """
+    language = model.model.language_model
+    cache.advance()
+    angles = tuple(table.index_select(0, starts + cache.place)[:, None] for table in rotary)
+    states = language.embed_tokens(tokens)[:, None]
+    for layer in language.layers:
+        states = layer(states, position_embeddings=angles, attention_mask=None, layout=cache)
+    cache.place.add_(1)
+    return model.lm_head(language.norm(states[:, 0]))
+
+
+def rotary_table(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (length, d) of text tokens, which have one position in all three rows."""
+    language = model.model.language_model
+    positions = torch.arange(length, device=language.embed_tokens.weight.device)
+    cos, sin = language.rotary_emb(language.embed_tokens.weight, positions.expand(3, 1, length))
+    return cos[0], sin[0]
