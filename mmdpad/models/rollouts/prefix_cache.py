@@ -69,13 +69,21 @@ class PrefixCache:
             own += [x.new_empty(x.shape[0], len(self.owners), 0, x.shape[3]) for x in prompts]
         self._arrange()
 
-    def make_room(self) -> None:
-        """See to it that each sample has a place for one token more."""
-        if self.used == self.own_bias.shape[-1]:
+    def make_room(self) -> bool:
+        """See to it that each sample has a place for one token more; whether tensors are new."""
+        grows = self.used == self.own_bias.shape[-1]
+        if grows:
             for own in (self.own_keys, self.own_values):
                 own[:] = [pad(x, (0, 0, 0, BLOCK)) for x in own]
             self.own_bias = pad(self.own_bias, (0, BLOCK), value=-torch.inf)
         self.used += 1
+        return grows
+
+    def stay_in_place(self) -> None:
+        """Tell the compiler that tensors keep their memory: a CUDA graph need not copy them."""
+        for tensor in [*self.keys, *self.values, *self.own_keys, *self.own_values, self.own_bias,
+                       self.place]:
+            torch._dynamo.mark_static_address(tensor, guard=False)
 
     def keep(self, samples: Tensor) -> None:
         """Go on with some samples, indices (A',) long in rising order, and with their prompts."""

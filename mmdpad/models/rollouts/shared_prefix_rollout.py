@@ -31,11 +31,13 @@ class SharedPrefixRollout:
         prefill_tokens: Prompts run through the model together up to this many tokens (a longer
             one runs alone).
         compile: Compile a decoding step: True for ``torch.compile(mode='reduce-overhead')``, which
-            uses CUDA graphs, or the name of a backend. It has not been run on a GPU yet.
+            uses CUDA graphs, or the name of a backend. Samples that have ended then stay, since
+            each other shape is another graph. It has not been run on a GPU yet.
     """
 
     def __init__(self, prefill_tokens: int = 16384, compile: bool | str = False) -> None:
         self.prefill_tokens = prefill_tokens
+        self.compiled = bool(compile)
         self.step = decode_step
         if compile:
             how = dict(mode='reduce-overhead') if compile is True else dict(backend=compile)
@@ -88,13 +90,14 @@ class SharedPrefixRollout:
             active = int(goes_on.sum())
             if not active:
                 return ids[:, :step + 1]
-            if active <= 0.75 * len(samples):
+            if active <= 0.75 * len(samples) and not self.compiled:
                 kept = goes_on.nonzero()[:, 0]
                 cache.keep(kept)
                 samples, tokens, starts = samples[kept], tokens[kept], starts[kept]
                 goes_on = goes_on[kept]
             if step + 1 < max_new_tokens:
-                cache.make_room()
+                if cache.make_room() and self.compiled:
+                    cache.stay_in_place()
                 logits = self.step(head.model, cache, tokens, starts, rotary)
         return ids
 

@@ -32,7 +32,8 @@ class ReasoningSegmentor(BaseDetector):
     Args:
         policy: Config of a policy head, see :class:`VLMReasoningHead`.
         decoder: Config of a mask decoder; None if only the policy is trained.
-        rollout_engine: Config of what samples responses.
+        rollout_engine: Config of what samples responses; ``dict(type='HFRollout')`` for a policy
+            whose ``attn_implementation`` is not 'shared_prefix'.
         reference_compatible: See :func:`mmdpad.prompts.parse_response`.
         train_cfg: ``group_size`` (G), ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k`` of
             the rollout; ``clip_ratio``, ``clip_ratio_high``, ``ratio_level``, ``surrogate``,
@@ -48,7 +49,7 @@ class ReasoningSegmentor(BaseDetector):
     def __init__(self,
                  policy: dict,
                  decoder: dict | None = None,
-                 rollout_engine: dict = dict(type='HFRollout'),  # noqa: B006
+                 rollout_engine: dict = dict(type='SharedPrefixRollout'),  # noqa: B006
                  reference_compatible: bool = False,
                  train_cfg: dict | None = None,
                  test_cfg: dict | None = None,
