@@ -1,0 +1,114 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Floating point operations of a training step: 2 per multiply-add, matrix products only.
+
+A linear map with W weights costs 2 W per token; attention costs 4 A per pair of query and key (A
+numbers a query, once for the scores and once for the values). The backward pass of either costs
+twice the forward pass, half of it for the gradient of the input and half for that of the weights
+(cf. Kaplan et al., arXiv 2001.08361, section 2.1). Attention is counted as its mathematics needs
+it: a kernel that computes hidden pairs, or scores again in the backward pass, does more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .shapes import PolicyShape
+from .workload import Setup, Workload
+
+
+def text_flops(shape: PolicyShape, linear_tokens: int, pairs: int) -> int:
+    """One forward pass of the language model's layers."""
+    text = shape.text
+    return 2 * text.linear * linear_tokens + 4 * text.attention * text.layers * pairs
+
+
+def head_flops(shape: PolicyShape, positions: int) -> int:
+    """One forward pass of the output head, for some positions."""
+    return 2 * shape.text.hidden * shape.text.vocabulary * positions
+
+
+def block_flops(shape: PolicyShape, work: Workload) -> int:
+    """One forward pass of the vision tower's blocks and patch embedding for one image."""
+    vision = shape.vision
+    windowed = vision.layers - vision.full_blocks
+    pairs = (vision.full_blocks * work.window_pairs(0)
+             + windowed * work.window_pairs(vision.window))
+    return 2 * vision.linear * work.patches + 4 * vision.hidden * pairs
+
+
+def merger_flops(shape: PolicyShape, work: Workload) -> int:
+    """One forward pass of the vision tower's patch mergers for one image."""
+    return 2 * shape.vision.merger_linear * work.image_tokens
+
+
+def image_flops(shape: PolicyShape, work: Workload) -> int:
+    """One forward pass of the vision tower for one image."""
+    return block_flops(shape, work) + merger_flops(shape, work)
+
+
+def adapter_flops(shape: PolicyShape, setup: Setup, tokens: int) -> int:
+    """One forward pass of a low-rank adapter."""
+    return 2 * setup.lora_rank * shape.adapter * tokens
+
+
+def forward_flops(shape: PolicyShape, work: Workload) -> dict[str, int]:
+    """A forward pass of all prompts and responses, as ``log_probs`` makes it."""
+    return dict(text=text_flops(shape, work.tokens, work.prefix_pairs + work.own_pairs),
+                head=head_flops(shape, work.own),
+                vision=work.images * image_flops(shape, work))
+
+
+def update_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, int]:
+    """Forward, recomputation and backward of all prompts and responses, once; without what a
+    vision tower that is not trained saw before."""
+    forward = forward_flops(shape, work)
+    pairs = text_flops(shape, 0, work.prefix_pairs + work.own_pairs)
+    linear = forward['text'] - pairs
+    adapter = adapter_flops(shape, setup, work.tokens)
+    again = 1 if setup.checkpointing else 0
+    backward = 2 if not setup.lora_rank else 1  # frozen weights have no gradients
+    text = (1 + again + backward) * linear + (3 + again) * (pairs + adapter)
+    passes = head_passes(shape, setup, work)
+    vision = 0 if setup.vision_is_fixed else (
+        3 * forward['vision'] + again * work.images * block_flops(shape, work))
+    return dict(text=text, head=(passes + backward) * forward['head'], vision=vision)
+
+
+def head_passes(shape: PolicyShape, setup: Setup, work: Workload) -> int:
+    """How often an update computes logits: twice where they are made in parts."""
+    in_pass = setup.groups * work.group_size * work.response_tokens
+    return 2 if in_pass * shape.text.vocabulary > setup.max_logits else 1
+
+
+def rollout_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, int]:
+    """Prefill and decode; the output head sees each token of a response."""
+    work = replace(work, shared=setup.rollout == 'shared')
+    forward = forward_flops(shape, work)
+    return {**forward, 'text': forward['text'] + adapter_flops(shape, setup, work.tokens)}
+
+
+def step_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, dict[str, int]]:
+    """Operations of one training step by pass and part (text, head, vision).
+
+    A vision tower that is not trained sees an image once: in the rollout where that shares
+    prompts, else in the first pass behind it.
+    """
+    forward = forward_flops(shape, work)
+    passes: dict[str, dict[str, int]] = {}
+    seen = False
+    if setup.rollout != 'none':
+        passes['rollout'] = rollout_flops(shape, setup, work)
+        seen = setup.vision_is_fixed and setup.rollout == 'shared'
+    if setup.kept_log_probs:
+        passes['old log-probs'] = dict(
+            text=forward['text'] + adapter_flops(shape, setup, work.tokens), head=forward['head'],
+            vision=0 if seen else forward['vision'])
+        seen = seen or setup.vision_is_fixed
+    update = update_flops(shape, setup, work)
+    if setup.vision_is_fixed and not seen:
+        update['vision'] += forward['vision'] // setup.updates
+    if setup.reference:
+        passes['reference'] = {**forward, 'vision': 0 if setup.vision_is_fixed else
+                               forward['vision']}
+    passes['update'] = {part: setup.updates * value for part, value in update.items()}
+    return passes

@@ -1,0 +1,190 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A config of mmdpad, read for what its training step costs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoProcessor
+
+from mmdpad.models import VLMReasoningHead
+from mmdpad.models.heads import shared_prefix
+from mmdpad.models.heads.lora import LORA_TARGETS
+from mmdpad.models.segmentors.reasoning_segmentor import _split_train_cfg
+from mmdpad.prompts import build_messages
+
+from .frozen import FrozenCost, clip_cost, sam_cost
+from .shapes import PolicyShape, build_on_meta, read_policy_config
+from .workload import Setup, Workload, groups_in_pass
+
+RESPONSE_TOKENS = 200
+QUESTION = 'the object that somebody who is tired could sit down on'
+# Rollouts that compute a prompt once per response.
+REPLICATING = ('HFRollout', )
+# Bytes of optimizer state per trained weight.
+STATE_BYTES = {'AdamW': 8.0, 'Adam': 8.0, 'AdamW8bit': 2.0, 'Adam8bit': 2.0, 'PagedAdamW8bit': 2.0,
+               'SGD': 0.0}
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What the estimates need of a config.
+
+    Attributes:
+        shape: Of the policy.
+        work: Of a step on one process, with responses of the assumed length.
+        setup: How it is computed.
+        frozen: Name -> cost of models that are not trained.
+        max_tokens: Limit of a response's length.
+        notes: Where numbers come from, and what is assumed.
+    """
+
+    shape: PolicyShape
+    work: Workload
+    setup: Setup
+    frozen: dict[str, FrozenCost]
+    max_tokens: int
+    notes: list[str]
+
+
+def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = None,
+                     prompt_tokens: int | None = None) -> TrainingCost:
+    """Read a config; nothing is loaded but config.json and the tokenizer, where they are there.
+
+    Args:
+        config: For a run of ``tools/train.py``.
+        response_tokens: Mean length of a response; None assumes :data:`RESPONSE_TOKENS`.
+        prompt_tokens: Length of a prompt, image included; None counts or assumes it.
+
+    Raises:
+        FileNotFoundError: The policy's shape is not known, see :func:`read_policy_config`.
+        ValueError: The config lacks something, or has an unknown value.
+    """
+    policy = config['model']['policy']
+    model_config, source = read_policy_config(policy['pretrained'])
+    lora = policy.get('lora') or {}
+    targets = lora.get('target_modules', LORA_TARGETS)
+    shape = PolicyShape.of(build_on_meta(model_config), targets)
+    notes = [f'policy: {source}']
+    vision = shape.vision
+    grid = _grid(config, vision.patch, vision.merge)
+    if prompt_tokens is None:
+        text, how = _text_tokens(policy)
+        prompt_tokens = grid[0] * grid[1] // vision.merge**2 + text
+        notes.append(f'text of a prompt: {text} tokens {how}')
+    sampling, objective, options = _split_train_cfg(config['model'].get('train_cfg') or {})
+    if response_tokens is None:
+        response_tokens = min(RESPONSE_TOKENS, sampling['max_new_tokens'])
+        notes.append(f'responses: {response_tokens} tokens each (assumed; --response-tokens)')
+    is_grpo = config['train_cfg']['type'] == 'GRPOTrainLoop'
+    work = Workload(config['train_dataloader']['batch_size'],
+                    sampling['group_size'] if is_grpo else 1, prompt_tokens, response_tokens,
+                    grid, vision.merge, _argument(policy, 'attn_implementation')
+                    == shared_prefix.NAME)
+    setup = _setup(config, policy, work, objective, options, is_grpo)
+    return TrainingCost(shape, work, setup, _frozen(config, work), sampling['max_new_tokens'], notes)
+
+
+def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
+                         tokens: int) -> TrainingCost:
+    """The same with responses of another length."""
+    work = replace(cost.work, response_tokens=tokens)
+    return replace(cost, work=work, setup=replace(cost.setup, groups=_groups(config, work)))
+
+
+def _argument(policy: Mapping[str, Any], name: str) -> Any:
+    """An argument of the policy head, or its default."""
+    return policy.get(name, inspect.signature(VLMReasoningHead).parameters[name].default)
+
+
+def _groups(config: Mapping[str, Any], work: Workload) -> int:
+    group = replace(work, prompts=1).tokens
+    return groups_in_pass(config['train_cfg'], work.prompts, group)
+
+
+def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
+           objective: Mapping[str, Any], options: Mapping[str, Any], is_grpo: bool) -> Setup:
+    loop, wrapper = config['train_cfg'], config['optim_wrapper']
+    groups = _groups(config, work)
+    counts = wrapper.get('accumulative_counts', 1)
+    updates = loop.get('updates_per_rollout', 1)
+    passes = updates * -(-work.prompts // groups)
+    kl_in_reward = options['kl_in'] == 'reward' and objective['kl_coef'] > 0
+    engine = config['model'].get('rollout_engine', {}).get('type', 'HFRollout')
+    state, step = _optimizer_bytes(wrapper['optimizer'])
+    return Setup(
+        weight_bytes={'float32': 4, 'bfloat16': 2, 'float16': 2, 'float64': 8}[
+            _argument(policy, 'dtype')],
+        amp=wrapper.get('type') == 'AmpOptimWrapper',
+        lora_rank=(policy.get('lora') or {}).get('r', 8) if policy.get('lora') else 0,
+        freeze_vision=_argument(policy, 'freeze_vision'),
+        checkpointing=_argument(policy, 'gradient_checkpointing'),
+        attention='eager' if _argument(policy, 'attn_implementation') == 'eager' else 'flash',
+        reference=is_grpo and objective['kl_coef'] > 0,
+        rollout='none' if not is_grpo else 'replicated' if engine in REPLICATING else 'shared',
+        kept_log_probs=is_grpo and (kl_in_reward or passes > counts),
+        updates=updates, groups=groups, accumulates=counts > 1,
+        entropy=None if not is_grpo else 'grad' if objective['entropy_coef'] else 'no_grad',
+        state_bytes=state, step_bytes=step,
+        bucket_views=bool((config.get('model_wrapper_cfg') or {}).get('gradient_as_bucket_view')))
+
+
+def _optimizer_bytes(optimizer: Mapping[str, Any]) -> tuple[float, float]:
+    """State per trained weight, and what a step takes for a moment: torch's AdamW makes the square
+    roots of all second moments at once unless ``fused=True`` or ``foreach=False``."""
+    name = optimizer['type']
+    if name not in STATE_BYTES:
+        raise ValueError(f'`optim_wrapper.optimizer.type` should be one of {sorted(STATE_BYTES)} '
+                         f'to be estimated, but got {name!r}; set one of these by --cfg-options')
+    state = 4.0 if name == 'SGD' and optimizer.get('momentum') else STATE_BYTES[name]
+    at_once = (name in ('AdamW', 'Adam') and not optimizer.get('fused')
+               and optimizer.get('foreach') is not False)
+    return state, 4.0 * at_once
+
+
+def _grid(config: Mapping[str, Any], patch: int, merge: int) -> tuple[int, int]:
+    """Rows and columns of patches of a prompt image."""
+    sizes = [step['size'] for step in _pipeline(config) if step['type'] == 'PromptResize']
+    if not sizes:
+        raise ValueError('`train_dataloader.dataset.pipeline` should have a `PromptResize`, which '
+                         'gives the size of the prompt image, but has none; add one')
+    width, height = (max(1, round(length / (patch * merge))) * merge for length in sizes[-1])
+    return height, width
+
+
+def _pipeline(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    dataset = config['train_dataloader']['dataset']
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset.get('pipeline', ())
+
+
+def _text_tokens(policy: Mapping[str, Any]) -> tuple[int, str]:
+    """Tokens of a prompt without its image, and in words how they were found."""
+    template = _argument(policy, 'prompt_template')
+    messages = build_messages(QUESTION, template)
+    folder = Path(policy['pretrained']).expanduser()
+    if not ((folder / 'tokenizer.json').is_file() or (folder / 'vocab.json').is_file()):
+        text = ''.join(part.get('text', '') for part in messages[0]['content'])
+        # A chat's frame takes about 20 tokens, English and JSON about 4 characters a token.
+        return 20 + len(text) // 4, '(assumed: 20 and one for every 4 characters; no tokenizer)'
+    processor = AutoProcessor.from_pretrained(folder)
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    count = len(processor.tokenizer(text)['input_ids']) - 1  # one stands for the image
+    return count, f'(counted with the question {QUESTION!r})'
+
+
+def _frozen(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
+    costs = {}
+    hooks = config.get('custom_hooks') or ()
+    for hook in hooks:
+        if 'discriminator' in hook:
+            costs['CLIP'] = clip_cost(hook['discriminator'], work.prompts, work.responses)
+    if config['model'].get('decoder'):
+        draws = any(hook['type'] == 'MaskRewardHook' for hook in hooks)
+        costs['SAM'] = sam_cost(config['model']['decoder'], work.prompts * draws)
+    return costs

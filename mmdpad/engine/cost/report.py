@@ -1,0 +1,190 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The estimate of a training step as plain data, and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .flops import step_flops
+from .from_config import TrainingCost
+from .memory import Bytes, full_shard, peak, step_memory, trained_weights
+from .workload import Setup
+
+GB = 1e9
+LORA_RANK = 64
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train that the table compares.
+
+    Attributes:
+        name: What it is.
+        how: The settings that choose it, or what is missing.
+        setup: How a step is computed then.
+    """
+
+    name: str
+    how: str
+    setup: Setup
+
+
+def variants(setup: Setup) -> list[Variant]:
+    """The ways to train, the configured one first."""
+    full = replace(setup, lora_rank=0, weight_bytes=4, state_bytes=8.0, step_bytes=4.0)
+    rank = setup.lora_rank or LORA_RANK
+    return [
+        Variant('as configured', '', setup),
+        Variant('full, AdamW', "policy.dtype='float32'", full),
+        Variant('full, AdamW, fused', 'optimizer.fused=True', replace(full, step_bytes=0.0)),
+        Variant('full, 8-bit Adam', "optimizer.type='AdamW8bit' (bitsandbytes)",
+                replace(full, state_bytes=2.0, step_bytes=0.0)),
+        Variant('full, optimizer and float32 weights on the CPU', 'not built',
+                replace(full, weight_bytes=2, state_bytes=0.0, step_bytes=0.0, offload=True)),
+        Variant(f'LoRA of rank {rank} on bfloat16', f"policy.lora.r={rank}, policy.dtype='bfloat16'",
+                replace(full, weight_bytes=2, lora_rank=rank)),
+    ]
+
+
+def make_report(cost: TrainingCost, gpus: int = 1, gpu_memory: float | None = None,
+                longest: TrainingCost | None = None) -> dict[str, Any]:
+    """The estimate as plain data.
+
+    Args:
+        cost: Of the config.
+        gpus: Data parallel processes, a GPU and a batch each.
+        gpu_memory: Of one, in units of 10^9 bytes; None to leave open what fits.
+        longest: Of the config with all responses at the length limit.
+    """
+    flops = step_flops(cost.shape, cost.setup, cost.work)
+    flops['rewards'] = {name: part.flops for name, part in cost.frozen.items()}
+    moments = _memory(cost, cost.setup, gpus)
+    moment, size = peak(moments)
+    return dict(
+        notes=cost.notes, gpus=gpus, parameters=cost.shape.parameters,
+        vision_parameters=cost.shape.vision_parameters,
+        trained_parameters=trained_weights(cost.shape, cost.setup),
+        tokens=_tokens(cost), flops=flops,
+        training_flops=_training_flops(cost), rollout_flops=sum(flops.get('rollout', {}).values()),
+        replicated_training_flops=_training_flops(replace(cost, work=cost.work.replicated())),
+        memory=dict(peak=size, moment=moment, moments=moments),
+        longest=None if longest is None else dict(
+            response_tokens=longest.work.response_tokens,
+            peak=peak(_memory(longest, longest.setup, gpus))[1]),
+        variants=[_variant(cost, variant, gpus, gpu_memory) for variant in variants(cost.setup)])
+
+
+def _tokens(cost: TrainingCost) -> dict[str, Any]:
+    work = cost.work
+    return dict(
+        prompts=work.prompts, group_size=work.group_size, prompt=work.prompt_tokens,
+        image=work.image_tokens, response=work.response_tokens, responses=work.own,
+        per_pass=work.tokens, per_pass_replicated=work.replicated().tokens,
+        images_per_pass=work.images, images_per_pass_replicated=work.responses,
+        micro_batch=replace(work, prompts=cost.setup.groups).tokens, groups=cost.setup.groups)
+
+
+def _training_flops(cost: TrainingCost) -> int:
+    return sum(sum(parts.values()) for name, parts in
+               step_flops(cost.shape, cost.setup, cost.work).items() if name != 'rollout')
+
+
+def _memory(cost: TrainingCost, setup: Setup, gpus: int) -> dict[str, Bytes]:
+    frozen = {name: part.bytes for name, part in cost.frozen.items()}
+    return step_memory(cost.shape, setup, cost.work, frozen, gpus)
+
+
+def _variant(cost: TrainingCost, variant: Variant, gpus: int,
+             gpu_memory: float | None) -> dict[str, Any]:
+    moments = _memory(cost, variant.setup, gpus)
+    moment, size = peak(moments)
+    sharded = peak(full_shard(moments, gpus))[1]
+
+    def fits(size: float) -> bool | None:
+        return None if gpu_memory is None else size <= gpu_memory * GB
+
+    return dict(name=variant.name, how=variant.how, built=variant.how != 'not built', peak=size,
+                moment=moment, fits=fits(size), sharded_peak=sharded, sharded_fits=fits(sharded))
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """The estimate for people."""
+    return '\n'.join([*_format_work(report), '', *_format_flops(report), '',
+                      *_format_memory(report), '', *_format_variants(report), ''])
+
+
+def _format_work(report: Mapping[str, Any]) -> list[str]:
+    tokens = report['tokens']
+    return [
+        *report['notes'],
+        f'parameters: {_billions(report["parameters"])} '
+        f'({_billions(report["vision_parameters"])} vision tower), '
+        f'{_billions(report["trained_parameters"])} trained',
+        f'a step on one GPU: {tokens["prompts"]} prompts x {tokens["group_size"]} responses; a '
+        f'prompt of {tokens["prompt"]} tokens ({tokens["image"]} of its image), '
+        f'{tokens["response"]} a response',
+        f'a pass: {tokens["per_pass"]:,} tokens, {tokens["images_per_pass"]} images '
+        f'(prompts repeated: {tokens["per_pass_replicated"]:,}, '
+        f'{tokens["images_per_pass_replicated"]})',
+        f'a micro-batch: {tokens["micro_batch"]:,} tokens ({tokens["groups"]} groups)']
+
+
+def _format_flops(report: Mapping[str, Any]) -> list[str]:
+    training, repeated = report['training_flops'], report['replicated_training_flops']
+    unit, name = (1e15, 'PFLOP') if training >= 1e14 else (1e12, 'TFLOP')
+    lines = [f'{name + " per step and GPU":24}{"text":>9}{"head":>9}{"vision":>9}{"sum":>9}']
+    for which, parts in report['flops'].items():
+        if which != 'rewards':
+            cells = [*(parts[part] for part in ('text', 'head', 'vision')), sum(parts.values())]
+            lines.append(f'{which:24}' + ''.join(f'{cell / unit:9.3f}' for cell in cells))
+    lines += [f'{which:51}{cell / unit:9.3f}' for which, cell in report['flops']['rewards'].items()
+              if cell]
+    return [*lines, f'without rollout and rewards: {training / unit:.3f} '
+                    f'(prompts and images repeated: {repeated / unit:.3f}, '
+                    f'{repeated / training:.2f} times as much)']
+
+
+def _format_memory(report: Mapping[str, Any]) -> list[str]:
+    moments = sorted(report['memory']['moments'].items(), key=lambda item: -sum(item[1].values()))
+    always = dict.items(moments[0][1])
+    for _, parts in moments:
+        always = [item for item in always if item in parts.items()]
+    lines = ['GB per GPU (10^9 bytes; the CUDA context and what the allocator loses come on top)',
+             f'{sum(size for _, size in always) / GB:8.2f}  always{_list_parts(always)}']
+    for name, parts in moments:
+        own = [item for item in parts.items() if item not in always]
+        lines.append(f'{sum(parts.values()) / GB:8.2f}  in all, {name}{_list_parts(own)}')
+    if report['longest']:
+        lines.append(f'{report["longest"]["peak"] / GB:8.2f}  at most, with all responses at the '
+                     f'limit of {report["longest"]["response_tokens"]} tokens')
+    return lines
+
+
+def _list_parts(parts: Iterable[tuple[str, float]]) -> str:
+    shown = [f'{name} {size / GB:.2f}' for name, size in parts if size >= 0.005 * GB]
+    return ': ' + ', '.join(shown) if shown else ''
+
+
+def _format_variants(report: Mapping[str, Any]) -> list[str]:
+    gpus = report['gpus']
+    shard = f'{gpus} shards' if gpus > 1 else ''
+    lines = [f'{"GB per GPU, peak":50}{"":>11}{shard:>12}'.rstrip()]
+    for row in report['variants']:
+        cells = f'{row["name"]:50}{row["peak"] / GB:8.1f}{_verdict(row["fits"]):>6}'
+        if gpus > 1:
+            cells += f'{row["sharded_peak"] / GB:9.1f}{_verdict(row["sharded_fits"]):>6}'
+        lines.append(f'{cells}  {row["how"]}'.rstrip())
+    if gpus > 1:
+        lines.append('shards: weights, gradients, optimizer state and reference divided by the '
+                     'GPUs (FSDP, ideally); not built')
+    return lines
+
+
+def _verdict(fits: bool | None) -> str:
+    return {None: '', True: 'fits', False: 'no'}[fits]
+
+
+def _billions(count: int) -> str:
+    return f'{count / 1e9:.2f} billion' if count >= 1e8 else f'{count / 1e6:.2f} million'

@@ -1,0 +1,211 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What has to be known of a policy to count its work: sizes, and weights by what they are for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+
+from mmdpad.models.heads.lora import LORA_TARGETS
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """The language model.
+
+    Attributes:
+        hidden: D, width of a token's state.
+        layers: Number of layers.
+        heads, kv_heads: Of the queries, and of the keys and values.
+        attention: A, width of all queries; kv: K, width of all keys.
+        intermediate: F, width inside the MLP.
+        vocabulary: V.
+        linear: Weights of the layers' linear maps: multiply-adds per token.
+        norms_heads: Whether queries and keys are normalised (Qwen3).
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    attention: int
+    kv: int
+    intermediate: int
+    vocabulary: int
+    linear: int
+    norms_heads: bool
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """The vision tower.
+
+    Attributes:
+        hidden: Width of a patch's state.
+        layers, heads: As in the language model.
+        intermediate: Width inside the MLP.
+        gated: Whether the MLP has a gate (three linear maps instead of two).
+        full_blocks: Blocks that attend to the whole image; the others within windows.
+        window: Side of a window in image tokens; 0 without windows.
+        patch, merge: Side of a patch in pixels, of an image token in patches.
+        mergers: How many patch mergers there are (one, and one per further level).
+        linear: Weights of the patch embedding and the blocks' linear maps: multiply-adds per
+            patch.
+        merger_linear: Weights of the mergers' linear maps: multiply-adds per image token.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    gated: bool
+    full_blocks: int
+    window: int
+    patch: int
+    merge: int
+    mergers: int
+    linear: int
+    merger_linear: int
+
+
+@dataclass(frozen=True)
+class PolicyShape:
+    """A vision-language model.
+
+    Attributes:
+        text, vision: Its parts.
+        parameters: All weights, tied ones once; vision_parameters: those of the vision tower.
+        castable, vision_castable: Weights and biases of linear maps, of all and of the vision
+            tower: what autocast turns into bfloat16.
+        adapter: Weights of an adapter of rank 1 in :data:`LORA_TARGETS`.
+        tied: Whether the output head is the embedding.
+    """
+
+    text: TextShape
+    vision: VisionShape
+    parameters: int
+    vision_parameters: int
+    castable: int
+    vision_castable: int
+    adapter: int
+    tied: bool
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, targets: str = LORA_TARGETS) -> PolicyShape:
+        """The shape of a Qwen-VL model, which may be on the meta device."""
+        tower = model.model.visual
+        adapted = [m for name, m in model.named_modules()
+                   if isinstance(m, nn.Linear) and re.fullmatch(targets, name)]
+        return cls(_text_shape(model), _vision_shape(tower), _count(model), _count(tower),
+                   _linear(model, biases=True), _linear(tower, biases=True),
+                   sum(m.in_features + m.out_features for m in adapted),
+                   model.lm_head.weight is model.get_input_embeddings().weight)
+
+
+def build_on_meta(config: Any) -> PreTrainedModel:
+    """The model of a transformers config, without memory for its weights."""
+    with torch.device('meta'):
+        model = AutoModelForImageTextToText.from_config(config)
+    model.tie_weights()
+    return model
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _linear(module: nn.Module, biases: bool = False) -> int:
+    layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv3d)]
+    weights = sum(m.weight.numel() for m in layers)
+    return weights + sum(m.bias.numel() for m in layers if m.bias is not None) * biases
+
+
+def _text_shape(model: PreTrainedModel) -> TextShape:
+    config, language = model.config.text_config, model.model.language_model
+    attention = language.layers[0].self_attn
+    return TextShape(
+        hidden=config.hidden_size, layers=config.num_hidden_layers,
+        heads=config.num_attention_heads, kv_heads=config.num_key_value_heads,
+        attention=attention.q_proj.out_features, kv=attention.k_proj.out_features,
+        intermediate=config.intermediate_size, vocabulary=model.lm_head.out_features,
+        linear=_linear(language), norms_heads=hasattr(attention, 'q_norm'))
+
+
+def _vision_shape(tower: nn.Module) -> VisionShape:
+    config = tower.config
+    mergers = [tower.merger, *getattr(tower, 'deepstack_merger_list', ())]
+    full = getattr(config, 'fullatt_block_indexes', None)
+    return VisionShape(
+        hidden=config.hidden_size, layers=config.depth, heads=config.num_heads,
+        intermediate=config.intermediate_size,
+        gated=hasattr(tower.blocks[0].mlp, 'gate_proj'),
+        full_blocks=config.depth if full is None else len(set(full)),
+        window=0 if full is None else
+        config.window_size // config.spatial_merge_size // config.patch_size,
+        patch=config.patch_size, merge=config.spatial_merge_size, mergers=len(mergers),
+        linear=_linear(tower.patch_embed) + _linear(tower.blocks),
+        merger_linear=sum(map(_linear, mergers)))
+
+
+def read_policy_config(pretrained: str) -> tuple[Any, str]:
+    """A policy's transformers config, and in words where it came from.
+
+    Args:
+        pretrained: As in :class:`mmdpad.models.VLMReasoningHead`; where no such folder is there,
+            its last part may be a name of :data:`PUBLISHED`.
+
+    Raises:
+        FileNotFoundError: Neither a folder with config.json nor a known name.
+    """
+    folder = Path(pretrained).expanduser()
+    if (folder / 'config.json').is_file():
+        return AutoConfig.from_pretrained(folder), f'{folder}/config.json'
+    name = folder.name.removesuffix('-Instruct').removesuffix('-Thinking')
+    if name not in PUBLISHED:
+        raise FileNotFoundError(
+            f'`model.policy.pretrained` should be a folder with config.json or end in one of '
+            f'{", ".join(PUBLISHED)}, whose shapes are built in, but got {pretrained!r}; download '
+            f'the config.json of the model there or name one of these')
+    return _published_config(name), f'built-in shape of {name} ({folder} is not there)'
+
+
+def _published_config(name: str) -> Any:
+    hidden, intermediate, layers, heads, kv_heads, tied, tower = PUBLISHED[name]
+    kind = 'qwen3_vl' if name.startswith('Qwen3') else 'qwen2_5_vl'
+    vocabulary = 151936 if kind == 'qwen3_vl' or tied else 152064
+    text = dict(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
+                num_attention_heads=heads, num_key_value_heads=kv_heads, vocab_size=vocabulary,
+                rope_parameters=dict(rope_type='default', rope_theta=1e6,
+                                     mrope_section=[16, 24, 24]), tie_word_embeddings=tied)
+    return AutoConfig.for_model(kind, text_config=text, tie_word_embeddings=tied,
+                                vision_config=dict(tower, out_hidden_size=hidden))
+
+
+def _tower_2_5(intermediate: int) -> dict[str, Any]:
+    return dict(depth=32, hidden_size=1280, num_heads=16, intermediate_size=intermediate,
+                patch_size=14, spatial_merge_size=2, window_size=112,
+                fullatt_block_indexes=[7, 15, 23, 31])
+
+
+def _tower_3(depth: int, hidden: int, intermediate: int, levels: list[int]) -> dict[str, Any]:
+    return dict(depth=depth, hidden_size=hidden, num_heads=16, intermediate_size=intermediate,
+                patch_size=16, spatial_merge_size=2, deepstack_visual_indexes=levels)
+
+
+# Shapes as the models' published config.json files give them: hidden, intermediate, layers, heads,
+# key and value heads, tied embeddings, vision tower.
+PUBLISHED: dict[str, tuple] = {
+    'Qwen2.5-VL-3B': (2048, 11008, 36, 16, 2, True, _tower_2_5(3420)),
+    'Qwen2.5-VL-7B': (3584, 18944, 28, 28, 4, False, _tower_2_5(3420)),
+    'Qwen2.5-VL-32B': (5120, 27648, 64, 40, 8, False, _tower_2_5(3456)),
+    'Qwen2.5-VL-72B': (8192, 29568, 80, 64, 8, False, _tower_2_5(3456)),
+    'Qwen3-VL-2B': (2048, 6144, 28, 16, 8, True, _tower_3(24, 1024, 4096, [5, 11, 17])),
+    'Qwen3-VL-4B': (2560, 9728, 36, 32, 8, True, _tower_3(24, 1024, 4096, [5, 11, 17])),
+    'Qwen3-VL-8B': (4096, 12288, 36, 32, 8, False, _tower_3(27, 1152, 4304, [8, 16, 24])),
+}

@@ -1,0 +1,175 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What a training step works on, and how: the numbers behind every estimate.
+
+Notation: B prompts, G responses to each, P prompt tokens (image included), R response tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mmdpad.models.heads.token_log_probs import MAX_LOGITS
+
+
+@dataclass(frozen=True)
+class Workload:
+    """B prompts with one image each, and G responses to each, all of one length.
+
+    Attributes:
+        prompts: B.
+        group_size: G.
+        prompt_tokens: P, image tokens included.
+        response_tokens: R.
+        grid: Rows and columns of patches of an image.
+        merge: Side of an image token in patches.
+        shared: Whether a prompt is computed once per group, or once per response.
+        images_once: The same of its image.
+    """
+
+    prompts: int
+    group_size: int
+    prompt_tokens: int
+    response_tokens: int
+    grid: tuple[int, int]
+    merge: int = 2
+    shared: bool = True
+    images_once: bool = True
+
+    @property
+    def responses(self) -> int:
+        """N = B * G."""
+        return self.prompts * self.group_size
+
+    @property
+    def own(self) -> int:
+        """Tokens of all responses."""
+        return self.responses * self.response_tokens
+
+    @property
+    def prefixes(self) -> int:
+        """How often a prompt is computed."""
+        return self.prompts if self.shared else self.responses
+
+    @property
+    def images(self) -> int:
+        """How often an image goes through the vision tower."""
+        return self.prompts if self.images_once else self.responses
+
+    def replicated(self) -> Workload:
+        """The same with prompt and image once per response."""
+        return replace(self, shared=False, images_once=False)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the language model."""
+        return self.prefixes * self.prompt_tokens + self.own
+
+    @property
+    def patches(self) -> int:
+        """Patches of one image."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one image."""
+        return self.patches // self.merge**2
+
+    @property
+    def prefix_pairs(self) -> int:
+        """Pairs (query, key) of causal attention within the prompts: P (P + 1) / 2 each."""
+        return self.prefixes * self.prompt_tokens * (self.prompt_tokens + 1) // 2
+
+    @property
+    def own_pairs(self) -> int:
+        """Pairs of the responses' tokens: token i of R sees P + i."""
+        length = self.response_tokens
+        return self.responses * (length * self.prompt_tokens + length * (length + 1) // 2)
+
+    def window_pairs(self, side: int) -> int:
+        """Pairs of patches within one image's windows of ``side`` x ``side`` image tokens; those
+        at the right and lower edge are smaller. 0 for the whole image."""
+        if not side:
+            return self.patches**2
+        rows, columns = (_squares(length // self.merge, side) for length in self.grid)
+        return rows * columns * self.merge**4
+
+
+def _squares(length: int, side: int) -> int:
+    """The sum of squares of the parts of ``length`` that is cut into pieces of ``side``."""
+    return length // side * side**2 + (length % side)**2
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a step is computed.
+
+    Attributes:
+        weight_bytes: Of a weight: 4 for float32, 2 for bfloat16.
+        amp: Whether linear maps and attention compute in bfloat16 by autocast.
+        lora_rank: Rank of the adapter (float32); 0 to train the weights.
+        freeze_vision: As in :class:`mmdpad.models.VLMReasoningHead`.
+        checkpointing: Whether layers are computed again in the backward pass.
+        attention: 'flash' for any kernel that keeps no probabilities (SDPA, flash attention), or
+            'eager'.
+        reference: Whether a reference policy is asked (``kl_coef`` > 0).
+        rollout: 'none', 'replicated' (each response computes its own prompt, though not its image)
+            or 'shared'.
+        kept_log_probs: Whether the sampling policy's log-probabilities are computed before the
+            updates.
+        updates: Updates per rollout.
+        groups: Groups in one forward and backward pass.
+        accumulates: Whether gradients outlast a pass (several to an optimizer step).
+        entropy: 'grad', 'no_grad' or None: as in ``token_log_probs``.
+        state_bytes: Optimizer state per trained weight.
+        step_bytes: What an optimizer step needs per trained weight for a moment.
+        offload: Whether float32 master weights and optimizer state are in the CPU's memory;
+            gradients are float32 then.
+        bucket_views: Whether gradients are views of the buckets that data parallel exchanges
+            (``gradient_as_bucket_view`` of the wrapper), instead of being kept twice.
+        max_logits: As in ``token_log_probs``.
+    """
+
+    weight_bytes: int = 4
+    amp: bool = False
+    lora_rank: int = 0
+    freeze_vision: bool = False
+    checkpointing: bool = False
+    attention: str = 'flash'
+    reference: bool = True
+    rollout: str = 'shared'
+    kept_log_probs: bool = False
+    updates: int = 1
+    groups: int = 1
+    accumulates: bool = False
+    entropy: str | None = 'grad'
+    state_bytes: float = 8.0
+    step_bytes: float = 4.0
+    offload: bool = False
+    bucket_views: bool = False
+    max_logits: int = MAX_LOGITS
+
+    @property
+    def compute_bytes(self) -> int:
+        """Of an activation of a linear map."""
+        return 2 if self.amp else self.weight_bytes
+
+    @property
+    def vision_is_fixed(self) -> bool:
+        return self.freeze_vision or self.lora_rank > 0
+
+
+def groups_in_pass(train_cfg: Mapping[str, Any], prompts: int, group_tokens: int) -> int:
+    """How many groups the loop sends through the policy at once.
+
+    Args:
+        train_cfg: The loop's config: ``tokens_per_micro_batch``, a budget of tokens that at least
+            one group passes, or ``prompts_per_micro_batch``; without either all prompts.
+        prompts: B.
+        group_tokens: Tokens that one group takes.
+    """
+    budget = train_cfg.get('tokens_per_micro_batch')
+    if budget:
+        return min(prompts, max(1, budget // group_tokens))
+    return train_cfg.get('prompts_per_micro_batch') or prompts

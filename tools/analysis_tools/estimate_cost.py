@@ -1,0 +1,59 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Estimates tokens, operations and accelerator memory of a config's training step.
+
+    python tools/analysis_tools/estimate_cost.py configs/dpad/qwen7b_reasonseg.py
+    python tools/analysis_tools/estimate_cost.py CONFIG --gpus 8 --gpu-memory 80 --json
+
+Nothing is loaded but config.json and the tokenizer, where they are there; the shapes of the
+published Qwen-VL models are built in. What is assumed is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from mmengine.config import Config, DictAction
+
+from mmdpad.engine.cost import (
+    format_report,
+    make_report,
+    read_config_cost,
+    with_response_tokens,
+)
+from mmdpad.utils import check_file, jsonable
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', help='path of a config file')
+    parser.add_argument('--gpus', type=int, default=1, metavar='N',
+                        help='processes with a GPU and a batch each (default 1)')
+    parser.add_argument('--gpu-memory', type=float, metavar='GB',
+                        help='of one GPU, in 10^9 bytes, to say what fits')
+    parser.add_argument('--response-tokens', type=int, metavar='R',
+                        help='mean length of a response (default: an assumption)')
+    parser.add_argument('--prompt-tokens', type=int, metavar='P',
+                        help='length of a prompt, image included (default: counted or assumed)')
+    parser.add_argument('--json', action='store_true', help='machine-readable, in bytes and FLOPs')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override entries of the config')
+    args = parser.parse_args()
+    for name in ('gpus', 'gpu_memory', 'response_tokens', 'prompt_tokens'):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            parser.error(f'--{name.replace("_", "-")} should be positive, but got {value}')
+    check_file('config', args.config)
+    config = Config.fromfile(args.config)
+    config.merge_from_dict(args.cfg_options or {})
+    try:
+        cost = read_config_cost(config, args.response_tokens, args.prompt_tokens)
+        longest = with_response_tokens(cost, config, cost.max_tokens)
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    report = make_report(cost, args.gpus, args.gpu_memory, longest)
+    print(json.dumps(jsonable(report), indent=2) if args.json else format_report(report), end='')
+
+
+if __name__ == '__main__':
+    main()
