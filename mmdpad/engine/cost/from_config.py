@@ -25,9 +25,8 @@ RESPONSE_TOKENS = 200
 QUESTION = 'the object that somebody who is tired could sit down on'
 # Rollouts that compute a prompt once per response.
 REPLICATING = ('HFRollout', )
-# Bytes of optimizer state per trained weight.
-STATE_BYTES = {'AdamW': 8.0, 'Adam': 8.0, 'AdamW8bit': 2.0, 'Adam8bit': 2.0, 'PagedAdamW8bit': 2.0,
-               'SGD': 0.0}
+# Numbers of optimizer state per trained weight; those of 8-bit optimizers are a quarter of float32.
+STATE = {'AdamW': 2.0, 'Adam': 2.0, 'AdamW8bit': 0.5, 'Adam8bit': 0.5, 'SGD': 0.0}
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
     passes = updates * -(-work.prompts // groups)
     kl_in_reward = options['kl_in'] == 'reward' and objective['kl_coef'] > 0
     engine = config['model'].get('rollout_engine', {}).get('type', 'HFRollout')
-    state, step = _optimizer_bytes(wrapper['optimizer'])
+    state, step = _optimizer_numbers(wrapper['optimizer'])
     return Setup(
         weight_bytes={'float32': 4, 'bfloat16': 2, 'float16': 2, 'float64': 8}[
             _argument(policy, 'dtype')],
@@ -129,21 +128,21 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
         kept_log_probs=is_grpo and (kl_in_reward or passes > counts),
         updates=updates, groups=groups, accumulates=counts > 1,
         entropy=None if not is_grpo else 'grad' if objective['entropy_coef'] else 'no_grad',
-        state_bytes=state, step_bytes=step,
+        state=state, step=step,
         bucket_views=bool((config.get('model_wrapper_cfg') or {}).get('gradient_as_bucket_view')))
 
 
-def _optimizer_bytes(optimizer: Mapping[str, Any]) -> tuple[float, float]:
+def _optimizer_numbers(optimizer: Mapping[str, Any]) -> tuple[float, float]:
     """State per trained weight, and what a step takes for a moment: torch's AdamW makes the square
     roots of all second moments at once unless ``fused=True`` or ``foreach=False``."""
     name = optimizer['type']
-    if name not in STATE_BYTES:
-        raise ValueError(f'`optim_wrapper.optimizer.type` should be one of {sorted(STATE_BYTES)} '
+    if name not in STATE:
+        raise ValueError(f'`optim_wrapper.optimizer.type` should be one of {sorted(STATE)} '
                          f'to be estimated, but got {name!r}; set one of these by --cfg-options')
-    state = 4.0 if name == 'SGD' and optimizer.get('momentum') else STATE_BYTES[name]
+    state = 1.0 if name == 'SGD' and optimizer.get('momentum') else STATE[name]
     at_once = (name in ('AdamW', 'Adam') and not optimizer.get('fused')
                and optimizer.get('foreach') is not False)
-    return state, 4.0 * at_once
+    return state, float(at_once)
 
 
 def _grid(config: Mapping[str, Any], patch: int, merge: int) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def step_memory(shape: PolicyShape, setup: Setup, work: Workload,
     moments = {name: {**always, **buckets, **parts}
                for name, parts in update_moments(shape, setup, micro).items()}
     moments['optimizer step'] = {**always, **buckets, 'gradients': gradients,
-                                 'optimizer, for a moment': setup.step_bytes * trained}
+                                 'optimizer, for a moment': setup.step * setup.trained_bytes * trained}
     if setup.rollout != 'none':
         moments['rollout'] = {**always, **buckets, **rollout_memory(shape, setup, work)}
     return moments
@@ -67,9 +67,8 @@ def trained_weights(shape: PolicyShape, setup: Setup) -> int:
 
 
 def gradient_bytes(shape: PolicyShape, setup: Setup) -> int:
-    """Gradients have the type of the weight; an adapter is float32."""
-    size = 4 if setup.lora_rank or setup.offload else setup.weight_bytes
-    return size * trained_weights(shape, setup)
+    """Gradients have the type of the weight."""
+    return (4 if setup.offload else setup.trained_bytes) * trained_weights(shape, setup)
 
 
 def standing(shape: PolicyShape, setup: Setup) -> Bytes:
@@ -80,24 +79,30 @@ def standing(shape: PolicyShape, setup: Setup) -> Bytes:
     """
     parts: Bytes = {'weights': shape.parameters * setup.weight_bytes}
     if setup.lora_rank:
-        parts['adapter'] = 4 * trained_weights(shape, setup)
+        parts['adapter'] = setup.trained_bytes * trained_weights(shape, setup)
     elif setup.reference:
         parts['reference'] = setup.weight_bytes * (
             shape.parameters - shape.vision_parameters * setup.freeze_vision)
-    parts['optimizer state'] = setup.state_bytes * trained_weights(shape, setup)
+    parts['optimizer state'] = (
+        setup.state * setup.trained_bytes * trained_weights(shape, setup))
     return parts
 
 
+def _casts(setup: Setup) -> int:
+    """Bytes of a weight's bfloat16 copy, 0 where there is none."""
+    return 2 if setup.amp and setup.weight_bytes == 4 else 0
+
+
 def cast_bytes(shape: PolicyShape, setup: Setup) -> int:
-    """The bfloat16 copies of trained float32 weights that autocast keeps for a forward pass; the
-    output head's included."""
-    if not setup.amp:
-        return 0
+    """The bfloat16 copies of linear maps' float32 weights at the end of a forward pass.
+
+    Autocast keeps those of weights that are trained until the pass ends; of frozen ones below an
+    adapter autograd keeps them, unless layers are computed again.
+    """
     if setup.lora_rank:
-        return 2 * trained_weights(shape, setup)
-    if setup.weight_bytes != 4:
-        return 0
-    return 2 * (shape.castable - shape.vision_castable * setup.freeze_vision)
+        below = 0 if setup.checkpointing else shape.castable - shape.vision_castable
+        return 2 * setup.amp * trained_weights(shape, setup) + _casts(setup) * below
+    return _casts(setup) * (shape.castable - shape.vision_castable * setup.freeze_vision)
 
 
 def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, Bytes]:
@@ -127,7 +132,7 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
     new = 0 if setup.lora_rank else setup.weight_bytes * text.hidden * text.intermediate
     copies = cast_bytes(shape, setup)
     # Layers that are computed again drop their copies with the first forward pass.
-    remaining = copies if not again else copies // text.layers + head // 2 * bool(copies)
+    remaining = copies if not again else _casts(setup) * (text.linear // text.layers + head // 4)
 
     def moment(gradients: int, copies: int, activations: int, logits: int = 0) -> Bytes:
         return {'gradients': gradients, 'bfloat16 copies of weights': copies,
@@ -149,7 +154,7 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
         # Its weights take no gradient, so autocast keeps no copy of them but the one in use.
         peak = forward_peak(shape, setup, work,
                             0 if setup.vision_is_fixed else work.prompts)
-        moments['reference'] = moment(before, copies + head // 2 * bool(copies),
+        moments['reference'] = moment(before, copies + _casts(setup) * (text.hidden * text.vocabulary),
                                       activations + peak, logits.kept)
     if not setup.vision_is_fixed:
         moments['backward, vision'] = moment(of_text, remaining, vision + block.backward_peak
@@ -159,12 +164,16 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
 
 def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) -> int:
     """A forward pass without gradients, at the widest place of the language model or of the vision
-    tower: three tensors inside an MLP, and states of the tokens or patches."""
+    tower: three tensors inside an MLP, or of an eager attention's probabilities, and states."""
     text, vision, compute = shape.text, shape.vision, setup.compute_bytes
-    language = work.tokens * (3 * compute * text.intermediate
-                              + 3 * setup.weight_bytes * text.hidden)
-    tower = images * work.patches * compute * (3 * vision.intermediate + 6 * vision.hidden)
-    return max(language, tower)
+    eager = setup.attention == 'eager'
+    length = work.prompt_tokens + work.response_tokens
+    scores = 0 if work.shared else work.responses * text.heads * length**2 * eager
+    language = max(work.tokens * text.intermediate * compute, 4 * scores)
+    tower = images * max(work.patches * vision.intermediate * compute,
+                         4 * vision.heads * work.window_pairs(0) * eager)
+    return max(3 * language + 3 * setup.weight_bytes * text.hidden * work.tokens,
+               3 * tower + 6 * compute * vision.hidden * work.patches * images)
 
 
 def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:

@@ -33,16 +33,16 @@ class Variant:
 
 def variants(setup: Setup) -> list[Variant]:
     """The ways to train, the configured one first."""
-    full = replace(setup, lora_rank=0, weight_bytes=4, state_bytes=8.0, step_bytes=4.0)
+    full = replace(setup, lora_rank=0, weight_bytes=4, state=2.0, step=1.0)
     rank = setup.lora_rank or LORA_RANK
     return [
         Variant('as configured', '', setup),
         Variant('full, AdamW', "policy.dtype='float32'", full),
-        Variant('full, AdamW, fused', 'optimizer.fused=True', replace(full, step_bytes=0.0)),
+        Variant('full, AdamW, fused', 'optimizer.fused=True', replace(full, step=0.0)),
         Variant('full, 8-bit Adam', "optimizer.type='AdamW8bit' (bitsandbytes)",
-                replace(full, state_bytes=2.0, step_bytes=0.0)),
+                replace(full, state=0.5, step=0.0)),
         Variant('full, optimizer and float32 weights on the CPU', 'not built',
-                replace(full, weight_bytes=2, state_bytes=0.0, step_bytes=0.0, offload=True)),
+                replace(full, weight_bytes=2, state=0.0, step=0.0, offload=True)),
         Variant(f'LoRA of rank {rank} on bfloat16', f"policy.lora.r={rank}, policy.dtype='bfloat16'",
                 replace(full, weight_bytes=2, lora_rank=rank)),
     ]

@@ -122,8 +122,8 @@ class Setup:
         groups: Groups in one forward and backward pass.
         accumulates: Whether gradients outlast a pass (several to an optimizer step).
         entropy: 'grad', 'no_grad' or None: as in ``token_log_probs``.
-        state_bytes: Optimizer state per trained weight.
-        step_bytes: What an optimizer step needs per trained weight for a moment.
+        state: Numbers of optimizer state per trained weight, in the type of the weight.
+        step: Numbers that an optimizer step needs per trained weight for a moment.
         offload: Whether float32 master weights and optimizer state are in the CPU's memory;
             gradients are float32 then.
         bucket_views: Whether gradients are views of the buckets that data parallel exchanges
@@ -144,8 +144,8 @@ class Setup:
     groups: int = 1
     accumulates: bool = False
     entropy: str | None = 'grad'
-    state_bytes: float = 8.0
-    step_bytes: float = 4.0
+    state: float = 2.0
+    step: float = 1.0
     offload: bool = False
     bucket_views: bool = False
     max_logits: int = MAX_LOGITS
@@ -154,6 +154,11 @@ class Setup:
     def compute_bytes(self) -> int:
         """Of an activation of a linear map."""
         return 2 if self.amp else self.weight_bytes
+
+    @property
+    def trained_bytes(self) -> int:
+        """Of a trained weight: an adapter is float32."""
+        return 4 if self.lora_rank else self.weight_bytes
 
     @property
     def vision_is_fixed(self) -> bool:
