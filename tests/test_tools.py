@@ -72,6 +72,20 @@ def test_train_resume_and_test(shapes_data, tmp_path):
     assert 'differs in `weights`' in other.stderr.strip().splitlines()[-1]
 
 
+def test_estimate_cost():
+    tool = 'tools/analysis_tools/estimate_cost.py'
+    config = 'configs/dpad/qwen7b_reasonseg.py'
+    text = run(tool, config, '--gpus', '8', '--gpu-memory', '80').stdout
+    assert 'built-in shape of Qwen2.5-VL-7B' in text and '8 shards' in text
+    report = json.loads(run(tool, config, '--json', '--response-tokens', '100', '--cfg-options',
+                            'train_dataloader.batch_size=2').stdout)
+    assert report['tokens']['responses'] == 2 * 8 * 100
+    assert report['memory']['peak'] > 16 * report['parameters']
+    assert report['variants'][0]['fits'] is None
+    refused = run(tool, config, '--gpus', '0', check=False)
+    assert refused.returncode == 2 and '--gpus should be positive, but got 0' in refused.stderr
+
+
 @pytest.mark.parametrize('command, message', [
     (['tools/train.py', 'configs/none.py'], "config 'configs/none.py' is not there"),
     (['tools/train.py', CONFIG, '--resume', '--work-dir', 'no/such/run'], 'no checkpoint in'),
@@ -81,6 +95,10 @@ def test_train_resume_and_test(shapes_data, tmp_path):
     (['tools/test.py', CONFIG, 'none.pth'], "checkpoint 'none.pth' is not there"),
     (['tools/test.py', CONFIG, '--out', 'README.md'], 'is there already'),
     (['tools/test.py', CONFIG, '--resume', '--work-dir', 'no/such/run'], 'no answers of an'),
+    (['tools/analysis_tools/estimate_cost.py', 'none.py'], "config 'none.py' is not there"),
+    (['tools/analysis_tools/estimate_cost.py', 'configs/dpad/qwen7b_reasonseg.py',
+      '--cfg-options', 'model.policy.pretrained=none'],
+     "whose shapes are built in, but got 'none'"),
     (['tools/analysis_tools/show_rollouts.py', 'none.jsonl'], "log 'none.jsonl' is not there"),
     (['tools/analysis_tools/show_rollouts.py', 'README.md'], 'should hold one JSON object per'),
 ])

@@ -85,7 +85,8 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
                     grid, vision.merge, _argument(policy, 'attn_implementation')
                     == shared_prefix.NAME)
     setup = _setup(config, policy, work, objective, options, is_grpo)
-    return TrainingCost(shape, work, setup, _frozen(config, work), sampling['max_new_tokens'], notes)
+    return TrainingCost(shape, work, setup, _frozen(config, work), sampling['max_new_tokens'],
+                        notes)
 
 
 def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
@@ -109,9 +110,11 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
            objective: Mapping[str, Any], options: Mapping[str, Any], is_grpo: bool) -> Setup:
     loop, wrapper = config['train_cfg'], config['optim_wrapper']
     groups = _groups(config, work)
-    counts = wrapper.get('accumulative_counts', 1)
     updates = loop.get('updates_per_rollout', 1)
-    passes = updates * -(-work.prompts // groups)
+    passes = -(-work.prompts // groups)
+    # Passes to an optimizer step; a budget of tokens cuts one step's batch.
+    counts = (passes if loop.get('tokens_per_micro_batch') else
+              wrapper.get('accumulative_counts', 1))
     kl_in_reward = options['kl_in'] == 'reward' and objective['kl_coef'] > 0
     engine = config['model'].get('rollout_engine', {}).get('type', 'HFRollout')
     state, step = _optimizer_numbers(wrapper['optimizer'])
@@ -125,7 +128,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
         attention='eager' if _argument(policy, 'attn_implementation') == 'eager' else 'flash',
         reference=is_grpo and objective['kl_coef'] > 0,
         rollout='none' if not is_grpo else 'replicated' if engine in REPLICATING else 'shared',
-        kept_log_probs=is_grpo and (kl_in_reward or passes > counts),
+        kept_log_probs=is_grpo and (kl_in_reward or updates * passes > counts),
         updates=updates, groups=groups, accumulates=counts > 1,
         entropy=None if not is_grpo else 'grad' if objective['entropy_coef'] else 'no_grad',
         state=state, step=step,

@@ -36,8 +36,9 @@ def step_memory(shape: PolicyShape, setup: Setup, work: Workload,
     micro = replace(work, prompts=min(setup.groups, work.prompts))
     moments = {name: {**always, **buckets, **parts}
                for name, parts in update_moments(shape, setup, micro).items()}
-    moments['optimizer step'] = {**always, **buckets, 'gradients': gradients,
-                                 'optimizer, for a moment': setup.step * setup.trained_bytes * trained}
+    moments['optimizer step'] = {
+        **always, **buckets, 'gradients': gradients,
+        'optimizer, for a moment': setup.step * setup.trained_bytes * trained}
     if setup.rollout != 'none':
         moments['rollout'] = {**always, **buckets, **rollout_memory(shape, setup, work)}
     return moments
@@ -154,8 +155,8 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
         # Its weights take no gradient, so autocast keeps no copy of them but the one in use.
         peak = forward_peak(shape, setup, work,
                             0 if setup.vision_is_fixed else work.prompts)
-        moments['reference'] = moment(before, copies + _casts(setup) * (text.hidden * text.vocabulary),
-                                      activations + peak, logits.kept)
+        in_use = _casts(setup) * text.hidden * text.vocabulary
+        moments['reference'] = moment(before, copies + in_use, activations + peak, logits.kept)
     if not setup.vision_is_fixed:
         moments['backward, vision'] = moment(of_text, remaining, vision + block.backward_peak
                                              - (0 if again else block.kept))

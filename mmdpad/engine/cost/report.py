@@ -43,7 +43,8 @@ def variants(setup: Setup) -> list[Variant]:
                 replace(full, state=0.5, step=0.0)),
         Variant('full, optimizer and float32 weights on the CPU', 'not built',
                 replace(full, weight_bytes=2, state=0.0, step=0.0, offload=True)),
-        Variant(f'LoRA of rank {rank} on bfloat16', f"policy.lora.r={rank}, policy.dtype='bfloat16'",
+        Variant(f'LoRA of rank {rank} on bfloat16',
+                f"policy.lora.r={rank}, policy.dtype='bfloat16'",
                 replace(full, weight_bytes=2, lora_rank=rank)),
     ]
 

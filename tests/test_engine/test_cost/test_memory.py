@@ -118,13 +118,13 @@ def test_what_stands_is_exact(policy, tmp_path):
     assert parts['optimizer state'] == sum(value.nbytes for value in state)
 
 
-@pytest.mark.parametrize('prompts, length', [(2, 20), (4, 150)])
-def test_a_rollout_holds_what_was_measured(prompts, length, tmp_path):
+@pytest.mark.parametrize('prompts, length, amp', [(2, 20, False), (4, 150, False), (2, 60, True)])
+def test_a_rollout_holds_what_was_measured(prompts, length, amp, tmp_path):
     model, batch, shape, setup, work = set_up(
-        {}, {}, dict(prompts=prompts, group_size=8, length=length), {}, tmp_path)
+        {}, {}, dict(prompts=prompts, group_size=8, length=length), dict(amp=amp), tmp_path)
     model.policy.model.generation_config.eos_token_id = [511]
     tracker = StorageTracker([*model.parameters(), *model.buffers()])
-    with tracker:
+    with tracker, torch.autocast('cpu', torch.bfloat16, enabled=amp):
         HFRollout()(model.policy, batch.prompts, group_size=8, max_new_tokens=length)
     weights = sum(p.nbytes for p in model.parameters())
     estimate = rollout_memory(shape, replace(setup, rollout='replicated'), work)

@@ -1,0 +1,122 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""From a config to the numbers that are printed."""
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdpad.engine.cost import format_report, make_report, read_config_cost, with_response_tokens
+
+ROOT = Path(__file__).parents[3]
+
+
+def config_of(name, **overrides):
+    config = Config.fromfile(ROOT / f'configs/dpad/{name}.py')
+    config.merge_from_dict(overrides)
+    return config
+
+
+def report_of(name, prompt=1050, response=200, gpus=1, **overrides):
+    cost = read_config_cost(config_of(name, **overrides), response, prompt)
+    return make_report(replace(cost, frozen={}), gpus)
+
+
+def test_the_published_recipe_is_read():
+    config = config_of('qwen7b_reasonseg')
+    cost = read_config_cost(config)
+    work, setup = cost.work, cost.setup
+    assert (work.prompts, work.group_size, work.grid, work.shared) == (16, 8, (60, 60), True)
+    assert work.prompt_tokens == 900 + 200 and work.response_tokens == 200
+    assert cost.max_tokens == 1300 and sum('assumed' in note for note in cost.notes) == 2
+    assert setup.amp and setup.checkpointing and setup.reference and setup.accumulates
+    assert (setup.weight_bytes, setup.lora_rank, setup.groups, setup.entropy) == (4, 0, 1, 'grad')
+    assert (setup.state, setup.step, setup.rollout) == (2.0, 1.0, 'replicated')
+    # ViT-B/32 and ViT-H with the decoder, float32.
+    assert cost.frozen['CLIP'].bytes == 4 * 151_277_313
+    assert cost.frozen['SAM'].bytes == 4 * 641_090_608 and cost.frozen['SAM'].flops == 0
+    # 2 x 4.4 GFLOP-multiply-adds an image are published for ViT-B/32; two images a prompt.
+    assert cost.frozen['CLIP'].flops > 32 * 8.6e9
+
+
+def test_operations_agree_with_an_estimate_by_hand():
+    """3.38 and 1.71 PFLOP for reference and update, 13.9 and 7.8 with repeated prompts."""
+    for name, shared, repeated in (('qwen7b', 3.38, 13.9), ('qwen3b', 1.71, 7.8)):
+        report = report_of(f'{name}_reasonseg')
+        assert report['training_flops'] / 1e15 == pytest.approx(shared, rel=0.01)
+        assert report['replicated_training_flops'] / 1e15 == pytest.approx(repeated, rel=0.01)
+        assert report['tokens']['per_pass'] == 42400
+
+
+def test_memory_of_the_published_recipe():
+    """18 bytes a weight (master, gradient, two moments, bfloat16 copy of linear maps), 4 of the
+    reference's, and for a moment 4 of the optimizer's: 149 GB without the last two."""
+    report = report_of('qwen7b_reasonseg')
+    always = sum(report['memory']['moments']['backward, end'][part]
+                 for part in ('weights', 'optimizer state', 'reference'))
+    assert always == 16 * report['parameters']
+    assert report['memory']['moment'] == 'optimizer step'
+    assert report['memory']['peak'] == 24 * report['parameters']
+    peaks = {row['name']: row['peak'] for row in report['variants']}
+    assert (peaks['as configured'] == peaks['full, AdamW'] > peaks['full, AdamW, fused']
+            > peaks['full, 8-bit Adam'])
+
+
+@pytest.mark.parametrize('name', ['qwen7b', 'qwen3b', 'qwen7b_lora'])
+def test_what_a_config_says_about_its_memory_is_the_estimate(name):
+    path = f'configs/dpad/{name}_reasonseg.py'
+    said = int(re.search(r'about (\d+) GB', (ROOT / path).read_text())[1])
+    assert f'{said} GB' in (ROOT / 'README.md').read_text()
+    report = make_report(read_config_cost(config_of(f'{name}_reasonseg')))
+    assert report['memory']['peak'] / 1e9 == pytest.approx(said, abs=1)
+
+
+def test_the_adapter_is_its_own_reference():
+    lora = report_of('qwen7b_lora_reasonseg')
+    assert 'reference' not in lora['memory']['moments']['forward']
+    assert lora['flops']['reference']['vision'] == 0
+    assert lora['trained_parameters'] == 64 * 2523136
+    configured, *_, variant = lora['variants']
+    assert configured['peak'] == variant['peak']
+
+
+def test_supervised_training_has_neither_rollout_nor_reference():
+    report = report_of('qwen7b_sft')
+    assert report['flops'].keys() == {'update', 'rewards'} and report['rollout_flops'] == 0
+    assert report['tokens']['group_size'] == 1
+
+
+def test_every_config_of_the_miniature_is_estimated():
+    for name in ('tiny_shapes', 'tiny_shapes_sft'):
+        config = config_of(name)
+        cost = read_config_cost(config)
+        assert any('counted' in note for note in cost.notes)
+        text = format_report(make_report(cost, 2, 24.0, with_response_tokens(cost, config, 50)))
+        assert 'TFLOP' in text and 'fits' in text and 'not built' in text
+
+
+def test_switches_of_a_config():
+    cost = read_config_cost(config_of('qwen7b_reasonseg', **{
+        'train_cfg.updates_per_rollout': 2, 'model.train_cfg.kl_coef': 0.0,
+        'model.train_cfg.entropy_coef': 0.0, 'model.policy.freeze_vision': True,
+        'optim_wrapper.optimizer.fused': True, 'train_cfg.tokens_per_micro_batch': 5500,
+        'custom_hooks': [dict(type='MaskRewardHook')],
+        'model_wrapper_cfg.gradient_as_bucket_view': True}))
+    setup = cost.setup
+    assert setup.kept_log_probs and not setup.reference and setup.vision_is_fixed
+    assert (setup.step, setup.groups, setup.entropy) == (0.0, 2, 'no_grad')
+    assert setup.bucket_views and cost.frozen.keys() == {'SAM'}
+    # SAM's ViT-H is published with 2.7 to 3 tera-multiply-adds an image.
+    assert 16 * 5e12 < cost.frozen['SAM'].flops < 16 * 7e12
+
+
+@pytest.mark.parametrize('override, message', [
+    ({'optim_wrapper.optimizer.type': 'Lion'}, "AdamW8bit.*but got 'Lion'"),
+    ({'model.decoder.model': 'vit_x'}, "vit_h.*but got 'vit_x'"),
+    ({'train_dataloader.dataset.pipeline': []}, 'PromptResize'),
+    ({'model.policy.pretrained': 'checkpoints/Other'}, 'checkpoints/Other'),
+])
+def test_what_cannot_be_estimated_is_named(override, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_config_cost(config_of('qwen7b_reasonseg', **override))
