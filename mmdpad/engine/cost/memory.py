@@ -165,16 +165,21 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
 
 def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) -> int:
     """A forward pass without gradients, at the widest place of the language model or of the vision
-    tower: three tensors inside an MLP, or of an eager attention's probabilities, and states."""
+    tower: three tensors inside an MLP, or of an eager attention's probabilities; states (of tokens:
+    the model's input, the layer's, that behind attention, and normalised) and positions; and the
+    pixels of ``images`` in float32."""
     text, vision, compute = shape.text, shape.vision, setup.compute_bytes
     eager = setup.attention == 'eager'
     length = work.prompt_tokens + work.response_tokens
     scores = 0 if work.shared else work.responses * text.heads * length**2 * eager
     language = max(work.tokens * text.intermediate * compute, 4 * scores)
+    states = (4 * text.hidden + 2 * text.attention // text.heads) * work.tokens
     tower = images * max(work.patches * vision.intermediate * compute,
                          4 * vision.heads * work.window_pairs(0) * eager)
-    return max(3 * language + 3 * setup.weight_bytes * text.hidden * work.tokens,
-               3 * tower + 6 * compute * vision.hidden * work.patches * images)
+    patches = images * work.patches
+    return (max(3 * language + setup.weight_bytes * states,
+                3 * tower + 6 * compute * vision.hidden * patches)
+            + 4 * 3 * 2 * vision.patch**2 * patches)
 
 
 def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,15 +98,34 @@ class PolicyShape:
     tied: bool
 
     @classmethod
-    def of(cls, model: PreTrainedModel, targets: str = LORA_TARGETS) -> PolicyShape:
-        """The shape of a Qwen-VL model, which may be on the meta device."""
+    def of(cls, model: PreTrainedModel, targets: str | Sequence[str] = LORA_TARGETS) -> PolicyShape:
+        """The shape of a Qwen-VL model, which may be on the meta device.
+
+        Args:
+            model: The model.
+            targets: Where an adapter sits, as in ``peft.LoraConfig``: a pattern of whole names, or
+                last parts of names.
+
+        Raises:
+            ValueError: It would sit nowhere, or in the vision tower.
+        """
         tower = model.model.visual
-        adapted = [m for name, m in model.named_modules()
-                   if isinstance(m, nn.Linear) and re.fullmatch(targets, name)]
+        adapted = {name: m for name, m in model.named_modules()
+                   if isinstance(m, nn.Linear) and _is_target(name, targets)}
+        if not adapted or any('.visual.' in name for name in adapted):
+            raise ValueError(f'`lora.target_modules` should match linear layers of the language '
+                             f'model, and none of the vision tower, to be estimated, but '
+                             f'{targets!r} matches {sorted(adapted)[:2]}')
         return cls(_text_shape(model), _vision_shape(tower), _count(model), _count(tower),
                    _linear(model, biases=True), _linear(tower, biases=True),
-                   sum(m.in_features + m.out_features for m in adapted),
+                   sum(m.in_features + m.out_features for m in adapted.values()),
                    model.lm_head.weight is model.get_input_embeddings().weight)
+
+
+def _is_target(name: str, targets: str | Sequence[str]) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f'.{target}') for target in targets)
 
 
 def build_on_meta(config: Any) -> PreTrainedModel:

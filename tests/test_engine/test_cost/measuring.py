@@ -54,7 +54,7 @@ class StorageTracker(TorchDispatchMode):
 
 
 def tiny_policy(folder, hidden=128, layers=4, heads=4, kv_heads=2, intermediate=384, vocab=512,
-                tied=True, depth=2, vision_hidden=128, side=112, kind='qwen2_5_vl'):
+                tied=True, depth=2, vision_hidden=128, side=112):
     """A folder with a random policy of these sizes and the miniature's processor for square images
     of ``side`` pixels."""
     folder = Path(folder)
@@ -62,6 +62,7 @@ def tiny_policy(folder, hidden=128, layers=4, heads=4, kv_heads=2, intermediate=
         if path.name != 'model.safetensors':
             shutil.copy(path, folder)
     config = json.loads((folder / 'config.json').read_text())
+    _set_size(folder, side)
     config['text_config'].update(
         hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=kv_heads, intermediate_size=intermediate, vocab_size=vocab,
@@ -73,12 +74,36 @@ def tiny_policy(folder, hidden=128, layers=4, heads=4, kv_heads=2, intermediate=
                                    fullatt_block_indexes=[depth - 1], window_size=64)
     config['tie_word_embeddings'] = tied
     (folder / 'config.json').write_text(json.dumps(config))
-    processor = json.loads((folder / 'processor_config.json').read_text())
-    processor['image_processor']['size'] = dict(longest_edge=side**2, shortest_edge=side**2)
-    (folder / 'processor_config.json').write_text(json.dumps(processor))
     torch.manual_seed(0)
     AutoModelForImageTextToText.from_config(
         AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    return str(folder)
+
+
+def _set_size(folder, side):
+    """Make the processor keep images of ``side`` x ``side`` pixels."""
+    path = folder / 'processor_config.json'
+    processor = json.loads(path.read_text())
+    processor['image_processor']['size'] = dict(longest_edge=side**2, shortest_edge=side**2)
+    path.write_text(json.dumps(processor))
+
+
+def tiny_qwen3_vl(folder):
+    """A random Qwen3-VL with two further levels, for images of 224 pixels."""
+    tiny_policy(folder, side=224)
+    rope = dict(rope_type='default', rope_theta=1e4, mrope_section=[12, 10, 10])
+    config = AutoConfig.for_model(
+        'qwen3_vl', image_token_id=510, video_token_id=511, vision_start_token_id=507,
+        vision_end_token_id=508, tie_word_embeddings=True,
+        text_config=dict(
+            hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=64, vocab_size=512, pad_token_id=504,
+            tie_word_embeddings=True, rope_parameters=rope),
+        vision_config=dict(
+            depth=3, hidden_size=128, intermediate_size=256, num_heads=4, patch_size=8,
+            spatial_merge_size=2, out_hidden_size=128, num_position_embeddings=196,
+            deepstack_visual_indexes=[0, 1]))
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
     return str(folder)
 
 

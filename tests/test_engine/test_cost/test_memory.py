@@ -8,7 +8,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from measuring import StorageTracker, made_up_rollout, measure_update, segmentor, tiny_policy
+from measuring import (
+    StorageTracker,
+    made_up_rollout,
+    measure_update,
+    segmentor,
+    tiny_policy,
+    tiny_qwen3_vl,
+)
+from transformers import Qwen3VLForConditionalGeneration
 
 from mmdpad.engine.cost.memory import (
     full_shard,
@@ -20,7 +28,7 @@ from mmdpad.engine.cost.memory import (
 )
 from mmdpad.engine.cost.shapes import PolicyShape, build_on_meta
 from mmdpad.engine.cost.workload import Setup, Workload
-from mmdpad.models import HFRollout
+from mmdpad.models import HFRollout, VLMReasoningHead
 from mmdpad.models.heads import token_log_probs
 
 CHECKPOINTING = dict(gradient_checkpointing=True)
@@ -97,6 +105,17 @@ def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
     known = sum(standing(shape, setup).values())
     known += gradient_bytes(shape, setup) * setup.accumulates
     assert estimate - known == pytest.approx(measured - known, rel=0.15)
+
+
+@pytest.mark.parametrize('policy', [{}, CHECKPOINTING], ids=['plain', 'checkpointing'])
+def test_an_update_of_qwen3_vl_holds_what_was_measured(policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(VLMReasoningHead, 'model_class', Qwen3VLForConditionalGeneration)
+    model = segmentor(tiny_qwen3_vl(tmp_path), policy, group_size=4)
+    batch, work = made_up_rollout(model, 224, prompts=1, group_size=4, length=30)
+    setup = Setup(checkpointing=bool(policy), rollout='none')
+    moments = step_memory(PolicyShape.of(model.policy.model), setup, work)
+    measured = max(measure_update(model, batch).values())
+    assert peak(moments)[1] == pytest.approx(measured, rel=0.15)
 
 
 @pytest.mark.parametrize('policy', [{}, dict(freeze_vision=True), LORA, dict(dtype='bfloat16')],

@@ -113,6 +113,8 @@ def test_switches_of_a_config():
 
 @pytest.mark.parametrize('override, message', [
     ({'optim_wrapper.optimizer.type': 'Lion'}, "AdamW8bit.*but got 'Lion'"),
+    ({'model.policy.lora': dict(r=8, target_modules='all-linear')}, 'all-linear'),
+    ({'model.policy.lora': dict(r=8, target_modules=['qkv'])}, 'vision tower.*visual.*qkv'),
     ({'model.decoder.model': 'vit_x'}, "vit_h.*but got 'vit_x'"),
     ({'train_dataloader.dataset.pipeline': []}, 'PromptResize'),
     ({'model.policy.pretrained': 'checkpoints/Other'}, 'checkpoints/Other'),

@@ -30,6 +30,11 @@ def test_a_folder_is_read_and_no_weight_is_left_out(head):
     assert shape.adapter == 4 * (2 * 256 + 2 * 192 + 3 * 512)
 
 
+def test_an_adapter_may_sit_in_fewer_layers(head):
+    # 128 inputs; 128 and 64 outputs; four layers.
+    assert PolicyShape.of(head.model, ['q_proj', 'v_proj']).adapter == 4 * (256 + 192)
+
+
 def test_an_unknown_model_is_named_with_what_is_known():
     with pytest.raises(FileNotFoundError, match=r"Qwen2\.5-VL-7B.*'checkpoints/Other-7B'"):
         read_policy_config('checkpoints/Other-7B')
