@@ -5,7 +5,7 @@ env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork'),
 randomness = dict(seed=0)
 # Several processes: data parallel. Without device ids it runs on CPUs as well.
 model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
-                         broadcast_buffers=False)
+                         broadcast_buffers=False, gradient_as_bucket_view=True)
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

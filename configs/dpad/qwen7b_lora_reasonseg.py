@@ -1,9 +1,9 @@
 # DPAD with a low-rank adapter on Qwen2.5-VL-7B, otherwise as qwen7b_reasonseg.py.
 #   pip install -e .[data,lora]
 #   python tools/train.py configs/dpad/qwen7b_lora_reasonseg.py
-# Not run at full size. It takes about 50 GB of accelerator memory, by
-# tools/analysis_tools/estimate_cost.py: 25 GB in updates, the rest while the rollout computes each
-# prompt once per response. Rank and learning rate are guesses; the paper trains all weights.
+# Not run at full size. It takes about 29 GB of accelerator memory, by
+# tools/analysis_tools/estimate_cost.py. Rank and learning rate are guesses; the paper trains all
+# weights.
 _base_ = './qwen7b_reasonseg.py'
 
 model = dict(policy=dict(dtype='bfloat16', lora=dict(r=64, lora_alpha=128)))

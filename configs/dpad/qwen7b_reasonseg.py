@@ -2,8 +2,8 @@
 #   python tools/train.py configs/dpad/qwen7b_reasonseg.py
 #   python tools/test.py configs/dpad/qwen7b_reasonseg.py work_dirs/qwen7b_reasonseg/iter_187.pth
 # Needs: checkpoints/ and data/ as the README says. Full fine-tuning with float32 master weights and
-# AdamW takes about 202 GB of accelerator memory, by tools/analysis_tools/estimate_cost.py (188 GB
-# with optim_wrapper.optimizer.fused=True); not run with the real weights.
+# AdamW takes about 194 GB of accelerator memory, by tools/analysis_tools/estimate_cost.py; not
+# run with the real weights.
 _base_ = [
     '../_base_/models/dpad_qwen2_5_vl.py', '../_base_/datasets/reasonseg.py',
     '../_base_/datasets/refcocog_9k_840.py', '../_base_/schedules/grpo.py',

@@ -69,7 +69,7 @@ train_cfg = dict(max_iters=max_iters, val_interval=max_iters, rewards=rewards,
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.99), weight_decay=1e-2),
+    optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True),
     clip_grad=dict(max_norm=1.0))
 # A line every 5 iterations, of their means: single ones are noisy with 12 prompts.
 default_hooks = dict(checkpoint=dict(interval=40), logger=dict(interval=5))

@@ -125,15 +125,19 @@ class RolloutBatch:
     @property
     def group_tokens(self) -> list[int]:
         """Tokens of each of B groups: the prompt (with its image) once, and all its responses."""
-        own = self.response_mask.sum(dim=1).reshape(self.num_prompts, -1).sum(dim=1).tolist()
-        return [len(prompt) + tokens for prompt, tokens in zip(self.prompts or (), own, strict=True)]
+        own = self.response_mask.reshape(self.num_prompts, -1).sum(dim=1).tolist()
+        return [len(prompt) + tokens
+                for prompt, tokens in zip(self.prompts or (), own, strict=True)]
 
     def pack(self, max_tokens: int | None) -> Iterator[RolloutBatch]:
         """Yield consecutive parts of whole groups, each of as many as have ``max_tokens`` tokens
         together (:attr:`group_tokens`) or of one group that has more; None: everything at once.
         """
+        if max_tokens is None:
+            yield self
+            return
         start, total = 0, 0
-        for index, tokens in enumerate(self.group_tokens if max_tokens is not None else ()):
+        for index, tokens in enumerate(self.group_tokens):
             if start < index and total + tokens > max_tokens:
                 yield self.select(range(start, index))
                 start, total = index, 0
@@ -164,8 +168,8 @@ class RolloutBatch:
 
 
 # Fields with an entry per prompt (False) or per response (True).
-_PARTS = dict(data_samples=False, prompt_images=False, images=False, prompts=False, texts=True, parsed=True,
-              response_ids=True, response_mask=True, truncated=True, think_tokens=True,
+_PARTS = dict(data_samples=False, prompt_images=False, images=False, prompts=False, texts=True,
+              parsed=True, response_ids=True, response_mask=True, truncated=True, think_tokens=True,
               signals=False, rewards=False, total_rewards=False, advantages=False,
               old_logp=True, ref_logp=True)
 _PER_TOKEN = ('response_ids', 'response_mask', 'old_logp', 'ref_logp')

@@ -24,8 +24,8 @@ def test_the_policy_loads_and_its_prompt_has_the_published_size(common, tmp_path
     assert state.equal(torch.random.get_rng_state())
     head = VLMReasoningHead(folder, prompt_template=common.PROMPT_TEMPLATE)
     prompts = head.encode_prompts([common.make_image()], [common.QUESTION])
-    assert prompts['mm_token_type_ids'].sum() == 900
-    assert 1040 <= prompts['input_ids'].shape[1] <= 1060
+    assert prompts[0].token_types.sum() == 900
+    assert 1040 <= len(prompts[0]) <= 1060
     with torch.no_grad():
         logp, _ = head.log_probs(prompts, torch.tensor([[40, 41]]), torch.ones(1, 2).bool())
     assert logp.isfinite().all()

@@ -215,7 +215,7 @@ def train_mmdpad(turns: Turns, policy: str, work_dir: str,
         experiment_name='whole_step')
     runner.train()
     prompts = runner.model.policy.encode_prompts([make_image()], [QUESTION])
-    return dict(prompt_tokens=prompts['input_ids'].shape[1], response_tokens=hook.lengths)
+    return dict(prompt_tokens=len(prompts[0]), response_tokens=hook.lengths)
 
 
 def train_trl(turns: Turns, policy: str, work_dir: str,

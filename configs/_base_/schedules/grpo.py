@@ -11,6 +11,7 @@ train_cfg = dict(type='GRPOTrainLoop', max_iters=187, val_interval=50, rewards=r
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',
-    optimizer=dict(type='AdamW', lr=1e-6, betas=(0.9, 0.999), weight_decay=1e-2),
+    # Fused: without it a step makes a temporary as large as the weights.
+    optimizer=dict(type='AdamW', lr=1e-6, betas=(0.9, 0.999), weight_decay=1e-2, fused=True),
     clip_grad=dict(max_norm=1.0))
 param_scheduler = dict(type='ConstantLR', factor=1.0, by_epoch=False)

@@ -101,22 +101,27 @@ def _argument(policy: Mapping[str, Any], name: str) -> Any:
     return policy.get(name, inspect.signature(VLMReasoningHead).parameters[name].default)
 
 
+def _step_prompts(config: Mapping[str, Any], work: Workload) -> int:
+    """Prompts in one optimizer step of the loop."""
+    return config['train_cfg'].get('prompts_per_update') or work.prompts
+
+
 def _groups(config: Mapping[str, Any], work: Workload) -> int:
     group = replace(work, prompts=1).tokens
-    return groups_in_pass(config['train_cfg'], work.prompts, group)
+    budget = config['train_cfg'].get('tokens_per_micro_batch')
+    return groups_in_pass(budget, _step_prompts(config, work), group)
 
 
 def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
            objective: Mapping[str, Any], options: Mapping[str, Any], is_grpo: bool) -> Setup:
     loop, wrapper = config['train_cfg'], config['optim_wrapper']
     groups = _groups(config, work)
-    updates = loop.get('updates_per_rollout', 1)
-    passes = -(-work.prompts // groups)
-    # Passes to an optimizer step; a budget of tokens cuts one step's batch.
-    counts = (passes if loop.get('tokens_per_micro_batch') else
-              wrapper.get('accumulative_counts', 1))
+    updates, step_prompts = loop.get('updates_per_rollout', 1), _step_prompts(config, work)
+    # The loop accumulates by itself; another loop as the wrapper says.
+    accumulates = (groups < step_prompts if is_grpo else
+                   wrapper.get('accumulative_counts', 1) > 1)
     kl_in_reward = options['kl_in'] == 'reward' and objective['kl_coef'] > 0
-    engine = config['model'].get('rollout_engine', {}).get('type', 'HFRollout')
+    engine = config['model'].get('rollout_engine', {}).get('type', 'SharedPrefixRollout')
     state, step = _optimizer_numbers(wrapper['optimizer'])
     return Setup(
         weight_bytes={'float32': 4, 'bfloat16': 2, 'float16': 2, 'float64': 8}[
@@ -128,8 +133,8 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
         attention='eager' if _argument(policy, 'attn_implementation') == 'eager' else 'flash',
         reference=is_grpo and objective['kl_coef'] > 0,
         rollout='none' if not is_grpo else 'replicated' if engine in REPLICATING else 'shared',
-        kept_log_probs=is_grpo and (kl_in_reward or updates * passes > counts),
-        updates=updates, groups=groups, accumulates=counts > 1,
+        kept_log_probs=is_grpo and (kl_in_reward or updates * work.prompts > step_prompts),
+        updates=updates, groups=groups, accumulates=accumulates,
         entropy=None if not is_grpo else 'grad' if objective['entropy_coef'] else 'no_grad',
         state=state, step=step,
         bucket_views=bool((config.get('model_wrapper_cfg') or {}).get('gradient_as_bucket_view')))

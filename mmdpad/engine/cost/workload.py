@@ -6,9 +6,7 @@ Notation: B prompts, G responses to each, P prompt tokens (image included), R re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from mmdpad.models.heads.token_log_probs import MAX_LOGITS
 
@@ -165,16 +163,12 @@ class Setup:
         return self.freeze_vision or self.lora_rank > 0
 
 
-def groups_in_pass(train_cfg: Mapping[str, Any], prompts: int, group_tokens: int) -> int:
+def groups_in_pass(budget: int | None, prompts: int, group_tokens: int) -> int:
     """How many groups the loop sends through the policy at once.
 
     Args:
-        train_cfg: The loop's config: ``tokens_per_micro_batch``, a budget of tokens that at least
-            one group passes, or ``prompts_per_micro_batch``; without either all prompts.
-        prompts: B.
+        budget: Its ``tokens_per_micro_batch``, which at least one group passes; None for all.
+        prompts: Prompts of an optimizer step.
         group_tokens: Tokens that one group takes.
     """
-    budget = train_cfg.get('tokens_per_micro_batch')
-    if budget:
-        return min(prompts, max(1, budget // group_tokens))
-    return train_cfg.get('prompts_per_micro_batch') or prompts
+    return min(prompts, max(1, budget // group_tokens)) if budget else prompts

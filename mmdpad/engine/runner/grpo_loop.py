@@ -52,8 +52,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
                  rewards: dict[str, dict], prompts_per_update: int | None = None,
-                 tokens_per_micro_batch: int | None = None, advantage: str = 'grpo', updates_per_rollout: int = 1, max_refills: int = 0,
-                 **kwargs: Any) -> None:
+                 tokens_per_micro_batch: int | None = None, advantage: str = 'grpo',
+                 updates_per_rollout: int = 1, max_refills: int = 0, **kwargs: Any) -> None:
         super().__init__(runner, build_encoding_dataloader(runner, dataloader), max_iters, **kwargs)
         self.composition = RewardComposition(rewards)
         self.prompts_per_update = prompts_per_update or self.dataloader.batch_size

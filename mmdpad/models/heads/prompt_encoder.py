@@ -124,8 +124,9 @@ def collate_text(prompts: Sequence[EncodedPrompt], pad_token: int,
                 image_grid_thw=torch.cat([p.grid for p in prompts]).to(device))
 
 
-def collate_images(prompts: Sequence[EncodedPrompt], device: torch.device) -> tuple[Tensor, Tensor]:
-    """``pixel_values`` of B images and ``image_grid_thw`` (B, 3), as the vision tower takes them."""
+def collate_images(prompts: Sequence[EncodedPrompt],
+                   device: torch.device) -> tuple[Tensor, Tensor]:
+    """``pixel_values`` of B images and ``image_grid_thw`` (B, 3), as a vision tower takes them."""
     return (torch.cat([p.pixel_values for p in prompts]).to(device),
             torch.cat([p.grid for p in prompts]).to(device))
 

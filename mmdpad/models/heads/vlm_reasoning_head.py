@@ -91,7 +91,8 @@ class VLMReasoningHead(BaseModule):
             add_lora(self.model, lora)
             self.adapter_keys = frozenset(
                 name for name, p in self.named_parameters() if p.requires_grad)
-        self.vision_is_fixed = not any(p.requires_grad for p in self.model.model.visual.parameters())
+        tower = self.model.model.visual
+        self.vision_is_fixed = not any(p.requires_grad for p in tower.parameters())
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({'use_reentrant': False})
 
@@ -198,8 +199,8 @@ class VLMReasoningHead(BaseModule):
             return None
         return len(self.processor.tokenizer(text, add_special_tokens=False)['input_ids'])
 
-    def log_probs(self, prompts: Sequence[EncodedPrompt], response_ids: Tensor, response_mask: Tensor,
-                  temperature: float = 1.0,
+    def log_probs(self, prompts: Sequence[EncodedPrompt], response_ids: Tensor,
+                  response_mask: Tensor, temperature: float = 1.0,
                   entropy: str | None = None) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of responses under softmax(logits / temperature).
 

@@ -31,8 +31,8 @@ def test_the_published_recipe_is_read():
     assert work.prompt_tokens == 900 + 200 and work.response_tokens == 200
     assert cost.max_tokens == 1300 and sum('assumed' in note for note in cost.notes) == 2
     assert setup.amp and setup.checkpointing and setup.reference and setup.accumulates
-    assert (setup.weight_bytes, setup.lora_rank, setup.groups, setup.entropy) == (4, 0, 1, 'grad')
-    assert (setup.state, setup.step, setup.rollout) == (2.0, 1.0, 'replicated')
+    assert (setup.weight_bytes, setup.lora_rank, setup.groups, setup.entropy) == (4, 0, 4, 'grad')
+    assert (setup.state, setup.step, setup.rollout) == (2.0, 0.0, 'shared')
     # ViT-B/32 and ViT-H with the decoder, float32.
     assert cost.frozen['CLIP'].bytes == 4 * 151_277_313
     assert cost.frozen['SAM'].bytes == 4 * 641_090_608 and cost.frozen['SAM'].flops == 0
@@ -50,16 +50,16 @@ def test_operations_agree_with_an_estimate_by_hand():
 
 
 def test_memory_of_the_published_recipe():
-    """18 bytes a weight (master, gradient, two moments, bfloat16 copy of linear maps), 4 of the
-    reference's, and for a moment 4 of the optimizer's: 149 GB without the last two."""
+    """20 bytes a weight (master, gradient, two moments, reference); its optimizer is fused, the
+    usual one takes 4 more for a moment."""
     report = report_of('qwen7b_reasonseg')
     always = sum(report['memory']['moments']['backward, end'][part]
                  for part in ('weights', 'optimizer state', 'reference'))
     assert always == 16 * report['parameters']
-    assert report['memory']['moment'] == 'optimizer step'
-    assert report['memory']['peak'] == 24 * report['parameters']
+    assert report['memory']['peak'] > 20 * report['parameters']
     peaks = {row['name']: row['peak'] for row in report['variants']}
-    assert (peaks['as configured'] == peaks['full, AdamW'] > peaks['full, AdamW, fused']
+    assert peaks['full, AdamW'] == 24 * report['parameters']
+    assert (peaks['full, AdamW'] > peaks['full, AdamW, fused'] == peaks['as configured']
             > peaks['full, 8-bit Adam'])
 
 

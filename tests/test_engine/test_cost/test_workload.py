@@ -24,9 +24,6 @@ def test_windows_at_the_edge_are_smaller():
     assert WORK.window_pairs(0) == 60**2
 
 
-@pytest.mark.parametrize('train_cfg, groups', [
-    ({}, 16), (dict(prompts_per_micro_batch=None), 16), (dict(prompts_per_micro_batch=2), 2),
-    (dict(tokens_per_micro_batch=5500), 2), (dict(tokens_per_micro_batch=10), 1),
-    (dict(tokens_per_micro_batch=10**9), 16)])
-def test_groups_of_a_micro_batch(train_cfg, groups):
-    assert groups_in_pass(train_cfg, prompts=16, group_tokens=2700) == groups
+@pytest.mark.parametrize('budget, groups', [(None, 16), (5500, 2), (10, 1), (10**9, 16)])
+def test_groups_of_a_micro_batch(budget, groups):
+    assert groups_in_pass(budget, prompts=16, group_tokens=2700) == groups

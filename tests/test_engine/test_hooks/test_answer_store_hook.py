@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdpad.engine.hooks.answer_store_hook import digest_weights, find_answers
-from mmdpad.models import HFRollout
+from mmdpad.models import SharedPrefixRollout
 from mmdpad.registry import HOOKS
 from mmdpad.utils import read_jsonl
 
@@ -33,13 +33,13 @@ class PowerCutHook(Hook):
 @pytest.fixture
 def generated(monkeypatch):
     """Numbers of prompts that were answered at a time."""
-    sizes, generate = [], HFRollout.__call__
+    sizes, generate = [], SharedPrefixRollout.__call__
 
     def spy(engine, head, prompts, **sampling):
         sizes.append(len(prompts))
         return generate(engine, head, prompts, **sampling)
 
-    monkeypatch.setattr(HFRollout, '__call__', spy)
+    monkeypatch.setattr(SharedPrefixRollout, '__call__', spy)
     return sizes
 
 

@@ -110,7 +110,8 @@ def test_a_frozen_vision_tower_gets_none(policy_config):
 def test_a_fixed_tower_sees_an_image_once_a_trained_one_every_time(policy_config, head, images):
     for policy, calls in ((head, 2), (VLMReasoningHead(**policy_config, freeze_vision=True), 1)):
         seen = []
-        hook = policy.model.model.visual.register_forward_hook(lambda *_: seen.append(1))
+        hook = policy.model.model.visual.register_forward_hook(
+            lambda *_, seen=seen: seen.append(1))
         prompts = policy.encode_prompts(images, QUESTIONS)
         first, again = policy.see(prompts), policy.see(prompts)
         hook.remove()

@@ -8,23 +8,16 @@ QUESTIONS = ['the red circle', 'something you could roll', 'what is left of the 
 
 
 @pytest.fixture(scope='session')
-def shared_head(policy_config) -> VLMReasoningHead:
-    """The miniature with the default attention."""
-    return VLMReasoningHead(**policy_config | dict(attn_implementation='shared_prefix')).eval()
-
-
-@pytest.fixture(scope='session')
 def exact_head(policy_config) -> VLMReasoningHead:
     """In float64 tokens that are drawn are the same to rounding: no draw is that close to an edge.
     In float32 one in some thousand responses differs between two batches."""
-    return VLMReasoningHead(**policy_config | dict(attn_implementation='shared_prefix',
-                                                   dtype='float64')).eval()
+    return VLMReasoningHead(**policy_config, dtype='float64').eval()
 
 
 @pytest.fixture(scope='session')
-def prompts(shared_head):
+def prompts(head):
     """Three prompts of different lengths."""
     images = [torch.full((3, 112, 112), value, dtype=torch.uint8) for value in (90, 200, 30)]
-    prompts = shared_head.encode_prompts(images, QUESTIONS)
+    prompts = head.encode_prompts(images, QUESTIONS)
     assert len({len(prompt) for prompt in prompts}) == 3
     return prompts

@@ -11,9 +11,9 @@ def engine(request):
     return request.param()
 
 
-def test_the_seed_decides_and_the_global_generator_is_untouched(engine, shared_head, prompts):
+def test_the_seed_decides_and_the_global_generator_is_untouched(engine, head, prompts):
     state = torch.random.get_rng_state()
-    first, again, other = (engine(shared_head, prompts, group_size=2, max_new_tokens=12, seed=seed)
+    first, again, other = (engine(head, prompts, group_size=2, max_new_tokens=12, seed=seed)
                            for seed in (3, 3, 4))
     assert first.ids.equal(again.ids) and not first.ids.equal(other.ids)
     assert torch.random.get_rng_state().equal(state)
@@ -30,16 +30,16 @@ def test_a_response_depends_on_its_prompt_not_on_the_batch(engine, exact_head, p
             assert alone.ids[g][alone.mask[g]].equal(expected)
 
 
-def test_top_k_and_top_p_narrow_the_choice(engine, shared_head, prompts):
-    greedy = engine(shared_head, prompts, temperature=0, max_new_tokens=5)
+def test_top_k_and_top_p_narrow_the_choice(engine, head, prompts):
+    greedy = engine(head, prompts, temperature=0, max_new_tokens=5)
     for narrow in (dict(top_k=1), dict(top_p=1e-6)):
-        responses = engine(shared_head, prompts, temperature=6.0, max_new_tokens=5, **narrow)
+        responses = engine(head, prompts, temperature=6.0, max_new_tokens=5, **narrow)
         assert responses.ids.equal(greedy.ids)
 
 
-def test_mask_ends_with_the_first_end_token(engine, shared_head, prompts):
-    end = shared_head.processor.tokenizer.eos_token_id
-    responses = engine(shared_head, prompts, group_size=8, max_new_tokens=90, seed=0)
+def test_mask_ends_with_the_first_end_token(engine, head, prompts):
+    end = head.processor.tokenizer.eos_token_id
+    responses = engine(head, prompts, group_size=8, max_new_tokens=90, seed=0)
     lengths = responses.mask.sum(dim=1)
     assert lengths.min() < responses.ids.shape[1]
     for ids, mask, truncated in zip(*responses, strict=True):
@@ -47,41 +47,41 @@ def test_mask_ends_with_the_first_end_token(engine, shared_head, prompts):
         assert mask[:len(chosen)].all()
         assert (end in chosen) != bool(truncated)
         assert end not in chosen[:-1]
-        assert (ids[~mask] == shared_head.processor.tokenizer.pad_token_id).all()
-    short = engine(shared_head, prompts, max_new_tokens=3)
+        assert (ids[~mask] == head.processor.tokenizer.pad_token_id).all()
+    short = engine(head, prompts, max_new_tokens=3)
     assert short.truncated.all() and short.mask.all()
 
 
-def test_vision_tokens_are_never_sampled(engine, shared_head, prompts):
+def test_vision_tokens_are_never_sampled(engine, head, prompts):
     # Without the rule this temperature would give some: the distribution is nearly flat.
-    responses = engine(shared_head, prompts, group_size=16, temperature=50.0, max_new_tokens=64)
-    assert len(shared_head.vision_token_ids) >= 4
+    responses = engine(head, prompts, group_size=16, temperature=50.0, max_new_tokens=64)
+    assert len(head.vision_token_ids) >= 4
     assert not torch.isin(responses.ids[responses.mask],
-                          torch.tensor(shared_head.vision_token_ids)).any()
-    logp, _ = shared_head.log_probs(prompts, responses.ids, responses.mask)
+                          torch.tensor(head.vision_token_ids)).any()
+    logp, _ = head.log_probs(prompts, responses.ids, responses.mask)
     assert logp.isfinite().all()
 
 
-def test_nothing_is_left_on_the_model(engine, shared_head, prompts):
-    shared_head.train()
-    attributes = set(vars(shared_head.model.model))
-    engine(shared_head, prompts, max_new_tokens=2)
-    assert all(module.training for module in shared_head.modules())
-    assert shared_head.model.model.rope_deltas is None
-    assert set(vars(shared_head.model.model)) == attributes
-    assert all(p.grad is None and p.requires_grad for p in shared_head.parameters())
-    shared_head.eval()
+def test_nothing_is_left_on_the_model(engine, head, prompts):
+    head.train()
+    attributes = set(vars(head.model.model))
+    engine(head, prompts, max_new_tokens=2)
+    assert all(module.training for module in head.modules())
+    assert head.model.model.rope_deltas is None
+    assert set(vars(head.model.model)) == attributes
+    assert all(p.grad is None and p.requires_grad for p in head.parameters())
+    head.eval()
 
 
-def test_samples_follow_the_distribution_of_the_log_probs(engine, shared_head, prompts):
+def test_samples_follow_the_distribution_of_the_log_probs(engine, head, prompts):
     """First tokens of many samples against their probabilities: Pearson's chi-square."""
     group, temperature = 1500, 6.0
-    responses = engine(shared_head, prompts[:1], group_size=group, temperature=temperature,
+    responses = engine(head, prompts[:1], group_size=group, temperature=temperature,
                        max_new_tokens=1, seed=5)
-    size = shared_head.model.config.text_config.vocab_size
-    tokens = torch.tensor([i for i in range(size) if i not in shared_head.vision_token_ids])
+    size = head.model.config.text_config.vocab_size
+    tokens = torch.tensor([i for i in range(size) if i not in head.vision_token_ids])
     with torch.no_grad():
-        logp, _ = shared_head.log_probs(prompts[:1], tokens[:, None],
+        logp, _ = head.log_probs(prompts[:1], tokens[:, None],
                                         torch.ones(len(tokens), 1, dtype=torch.bool), temperature)
     expected = logp.exp()[:, 0] * group
     counts = torch.bincount(responses.ids[:, 0], minlength=size)[tokens]

@@ -48,11 +48,11 @@ def test_same_tokens_as_hf_rollout(exact_head, prompts, options, seed):
                 HFRollout()(exact_head, prompts, **options))
 
 
-def test_greedy_tokens_equal_those_of_hf_rollout(shared_head, prompts):
+def test_greedy_tokens_equal_those_of_hf_rollout(head, prompts):
     options = dict(temperature=0, max_new_tokens=90)
-    expected = HFRollout()(shared_head, prompts, **options)
-    assert_same(SharedPrefixRollout()(shared_head, prompts, **options), expected)
-    twice = SharedPrefixRollout()(shared_head, prompts, group_size=2, **options)
+    expected = HFRollout()(head, prompts, **options)
+    assert_same(SharedPrefixRollout()(head, prompts, **options), expected)
+    twice = SharedPrefixRollout()(head, prompts, group_size=2, **options)
     assert twice.ids[::2].equal(expected.ids) and twice.ids[1::2].equal(expected.ids)
 
 
@@ -126,15 +126,15 @@ def test_with_gradient_checkpointing_and_in_training_mode(policy_config, exact_h
     assert all(module.training for module in head.modules())
 
 
-def test_under_autocast(shared_head, prompts, log_probs):
+def test_under_autocast(head, prompts, log_probs):
     with torch.autocast('cpu', torch.bfloat16):
-        responses = SharedPrefixRollout()(shared_head, prompts, group_size=3, max_new_tokens=40)
+        responses = SharedPrefixRollout()(head, prompts, group_size=3, max_new_tokens=40)
     with torch.no_grad():
-        expected, _ = shared_head.log_probs(prompts, responses.ids, responses.mask)
+        expected, _ = head.log_probs(prompts, responses.ids, responses.mask)
     found = torch.stack([log_probs[row, step].float() for row, step in
                          responses.mask.nonzero().tolist()])
     assert (found - expected[responses.mask]).abs().mean() < 0.03  # eight bits of mantissa
-    assert prefix_cache_dtype(shared_head, prompts) == torch.bfloat16
+    assert prefix_cache_dtype(head, prompts) == torch.bfloat16
 
 
 def prefix_cache_dtype(head, prompts):
@@ -144,10 +144,10 @@ def prefix_cache_dtype(head, prompts):
     return cache.keys[0].dtype
 
 
-def test_the_cache_holds_a_prompt_once_and_what_has_ended_leaves(shared_head, prompts):
+def test_the_cache_holds_a_prompt_once_and_what_has_ended_leaves(head, prompts):
     lengths = [len(prompt) for prompt in prompts]
     with torch.no_grad():
-        cache, logits, starts = SharedPrefixRollout()._prefill(shared_head, prompts)
+        cache, logits, starts = SharedPrefixRollout()._prefill(head, prompts)
     assert len(logits) == len(starts) == 3
     assert {x.shape for x in cache.keys + cache.values} == {(2, 3, max(lengths), 32)}
     cache.start_samples(group_size=3)
@@ -164,19 +164,20 @@ def test_the_cache_holds_a_prompt_once_and_what_has_ended_leaves(shared_head, pr
     assert cache.slots.tolist() == [0, 0, 1, 2]
 
 
-def test_another_attention_implementation_is_refused(head, prompts):
+def test_another_attention_implementation_is_refused(policy_config, prompts):
+    head = VLMReasoningHead(**policy_config, attn_implementation='eager')
     with pytest.raises(ValueError, match="attn_implementation='shared_prefix'.*'eager'.*HFRollout"):
         SharedPrefixRollout()(head, prompts)
 
 
 @pytest.mark.slow
-def test_a_decoding_step_is_one_graph(shared_head, prompts):
+def test_a_decoding_step_is_one_graph(head, prompts):
     """Before and behind the first block of places; `fullgraph` refuses any break."""
     torch.compiler.reset()
     options = dict(group_size=2, max_new_tokens=70)
     compiled = SharedPrefixRollout(compile='eager')
     for seed in range(3):
-        assert_same(compiled(shared_head, prompts, seed=seed, **options),
-                    SharedPrefixRollout()(shared_head, prompts, seed=seed, **options))
-    compiled(shared_head, prompts[1:], **options)
+        assert_same(compiled(head, prompts, seed=seed, **options),
+                    SharedPrefixRollout()(head, prompts, seed=seed, **options))
+    compiled(head, prompts[1:], **options)
     assert torch._dynamo.utils.counters['stats']['unique_graphs'] <= 4

@@ -1,0 +1,160 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The update of one GRPO step against the naive way, in time and memory.
+
+    python tools/benchmarks/update_step.py [--frozen-vision] [--lengths 60 340]
+
+`mmdpad` computes prompt and image once for all G responses, and no old log-probabilities (one
+update per rollout). `naive` repeats prompt and image for every response, unpadded, and computes
+old and reference log-probabilities before the update: all responses in one batch, or (`naive, one
+by one`) a batch of one response after the other. `replicated` is mmdpad with an attention of
+transformers: the prompt once per response, the image once. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+import torch
+from common import (
+    PROMPT_TEMPLATE,
+    QUESTION,
+    alternate,
+    environment,
+    make_image,
+    make_policy,
+    print_json,
+    summary,
+)
+from mmdet.structures import DetDataSample
+from mmengine.optim import OptimWrapper
+
+from mmdpad.models import ReasoningSegmentor
+from mmdpad.structures import RolloutBatch
+
+SIDES = ('mmdpad', 'replicated', 'naive', 'naive, one by one')
+
+
+class Update:
+    """A policy, its reference and AdamW, and the update that one of :data:`SIDES` makes."""
+
+    def __init__(self, side: str, folder: str, args: argparse.Namespace) -> None:
+        self.side = side
+        policy = dict(type='VLMReasoningHead', pretrained=folder, prompt_template=PROMPT_TEMPLATE,
+                      gradient_checkpointing=not args.no_checkpointing, max_prompt_tokens=5000,
+                      freeze_vision=args.frozen_vision)
+        if side != 'mmdpad':
+            policy['attn_implementation'] = 'sdpa'
+        self.model = ReasoningSegmentor(policy, train_cfg=dict(group_size=args.group_size)).train()
+        self.model.build_reference()
+        if 'naive' in side:  # its vision tower sees the images in every pass, frozen or not
+            self.model.policy.vision_is_fixed = self.model.reference.vision_is_fixed = False
+        trained = [p for p in self.model.policy.parameters() if p.requires_grad]
+        self.wrapper = OptimWrapper(torch.optim.AdamW(trained, lr=0.0, fused=True))
+        self.rollout = self._rollout(args)
+
+    def _rollout(self, args: argparse.Namespace) -> RolloutBatch:
+        """Random responses to one prompt; for the naive side G prompts of one response each."""
+        generator = torch.Generator().manual_seed(0)
+        size, (low, high) = args.group_size, args.lengths
+        lengths = torch.linspace(low, high, size).long()
+        prompts, group = (1, size) if 'naive' not in self.side else (size, 1)
+        image = make_image(args.side)
+        return RolloutBatch(
+            [DetDataSample(metainfo=dict(question=QUESTION))] * prompts, [image] * prompts, group,
+            [''] * size, [None] * size,
+            response_ids=torch.randint(500, (size, high), generator=generator),
+            response_mask=torch.arange(high) < lengths[:, None],
+            truncated=torch.zeros(size, dtype=torch.bool), think_tokens=torch.zeros(size),
+            prompts=self.model.policy.encode_prompts([image] * prompts, [QUESTION] * prompts),
+            advantages=torch.randn(size, generator=generator).reshape(prompts, group))
+
+    def __call__(self) -> float:
+        """Reference log-probabilities (and old ones, for the naive side) and one optimizer step;
+        returns the loss."""
+        # A new step: a frozen tower has not seen the images yet.
+        rollout = dataclasses.replace(
+            self.rollout, prompts=[dataclasses.replace(p) for p in self.rollout.prompts])
+        parts = list(rollout.split(1 if 'one by one' in self.side else rollout.num_prompts))
+        if 'naive' in self.side:
+            for part in parts:
+                part.old_logp, part.ref_logp = self.model.log_probs(part)
+        total = 0.0
+        for part in parts:
+            loss = self.model.loss(part)['loss'] / len(parts)
+            loss.backward()
+            total += loss.item()
+        self.wrapper.step()
+        self.wrapper.zero_grad()
+        return total
+
+
+def peak_memory(side: str, folder: str) -> dict[str, float]:
+    """MB of a process of its own: at rest before the update, and what the update adds at most."""
+    child = subprocess.run([sys.executable, *sys.argv, '--child', side, '--folder', folder],
+                           stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def run_child(side: str, folder: str, args: argparse.Namespace) -> None:
+    def resident() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    update = Update(side, folder, args)
+    for parameter in update.model.policy.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    update.wrapper.step()  # the optimizer's state
+    rest = resident()
+    update()
+    print(json.dumps(dict(at_rest=rest, update=resident() - rest)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--side', type=int, default=840, help='of the image, in pixels')
+    parser.add_argument('--group-size', type=int, default=8)
+    parser.add_argument('--lengths', type=int, nargs=2, default=(200, 200), metavar=('LOW', 'HIGH'),
+                        help='tokens of the shortest and the longest response')
+    parser.add_argument('--hidden-size', type=int, default=384)
+    parser.add_argument('--layers', type=int, default=6)
+    parser.add_argument('--frozen-vision', action='store_true')
+    parser.add_argument('--no-checkpointing', action='store_true')
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--sides', nargs='+', choices=SIDES, default=SIDES)
+    parser.add_argument('--child', choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument('--folder', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.child:
+        run_child(args.child, args.folder, args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make_policy(folder, args.hidden_size, args.layers, args.side)
+        updates = {side: Update(side, folder, args)
+                                                 for side in args.sides}
+        losses: dict[str, float] = {}
+
+        def recorded(side: str) -> Callable[[], None]:
+            return lambda: losses.__setitem__(side, updates[side]())
+
+        seconds = alternate({side: recorded(side) for side in args.sides}, args.repeats)
+        updates.clear()
+        memory = {side: peak_memory(side, folder) for side in args.sides}
+    print_json(dict(
+        settings={k: v for k, v in vars(args).items() if k not in ('child', 'folder')},
+        **summary(seconds), loss=losses, memory_mb=memory,
+        memory_ratio={side: memory['mmdpad']['update'] / memory[side]['update']
+                      for side in args.sides if side != 'mmdpad'},
+        environment=environment()))
+
+
+if __name__ == '__main__':
+    main()
