@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from common import (
@@ -102,20 +103,24 @@ def in_child(side: str, folder: str, options: Sequence[str]) -> dict[str, float]
     return json.loads(child.stdout.splitlines()[-1])
 
 
+def peak_memory() -> float:
+    """MB that this process held at most since its peak was last cleared (Linux)."""
+    status = Path('/proc/self/status').read_text()
+    return int(re.search(r'VmHWM:\s*(\d+) kB', status)[1]) / 1024
+
+
 def run_child(side: str, folder: str, args: argparse.Namespace) -> None:
     """Print MB at rest before an update, MB that the update adds at most, and the seconds of the
     quicker of two more updates."""
-    def resident() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
     update = Update(side, folder, args)
     for parameter in update.model.policy.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     update.wrapper.step()  # the optimizer's state
-    rest = resident()
+    Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
+    rest = peak_memory()
     update()
-    added = resident() - rest
+    added = peak_memory() - rest
     seconds = alternate({side: update}, args.child_repeats)[side] if args.child_repeats else [0.0]
     print(json.dumps(dict(at_rest=rest, update=added, seconds=min(seconds))))
 

@@ -14,6 +14,7 @@ from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 
+from .packed_linear import packed_linears
 from .prefix_cache import PrefillRow, PrefixCache
 from .sampling import Responses, cut_responses, draw_tokens, evaluating, uniform_draws, warpers
 
@@ -70,13 +71,16 @@ class SharedPrefixRollout:
             draws = uniform_draws(seed, numbers, group_size, max_new_tokens).T.to(head.device)
         choice = TokenChoice(head, draws, temperature, top_k, top_p)
         with evaluating(head.model):
-            ids = self._generate(head, prompts, group_size, max_new_tokens, choice)
+            prefilled = self._prefill(head, prompts)
+            layers = () if self.compiled else (head.model.model.language_model, head.model.lm_head)
+            with packed_linears(*layers):
+                ids = self._decode(head, prefilled, group_size, max_new_tokens, choice)
         return cut_responses(ids, head.end_tokens, head.processor.tokenizer.pad_token_id)
 
-    def _generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
-                  max_new_tokens: int, choice: TokenChoice) -> Tensor:
+    def _decode(self, head: VLMReasoningHead, prefilled: tuple[PrefixCache, Tensor, Tensor],
+                group_size: int, max_new_tokens: int, choice: TokenChoice) -> Tensor:
         """(N, R) long token ids, with anything behind the end of a response."""
-        cache, logits, starts = self._prefill(head, prompts)
+        cache, logits, starts = prefilled
         cache.start_samples(group_size)
         logits, starts = (x.repeat_interleave(group_size, dim=0) for x in (logits, starts))
         rotary = rotary_table(head.model, int(starts.max()) + max_new_tokens)

@@ -1,0 +1,49 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Linear layers for the few rows of a decoding step on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+MIN_WEIGHTS = 2**18
+"""Smaller layers gain nothing: their weights stay in the core's cache."""
+
+
+@contextmanager
+def packed_linears(*modules: nn.Module) -> Iterator[None]:
+    """A context in which large float32 linear layers on a CPU have weights in oneDNN's own layout.
+
+    A product of a few rows with a large weight is bound by reading the weight, and the usual
+    kernel arranges it anew for every product. In the context the weights must not change. Other
+    layers, autocast, and torch without oneDNN are left alone.
+
+    Args:
+        modules: Their linear layers, however deep.
+    """
+    layers = [layer for module in modules for layer in module.modules() if _gains(layer)]
+    for layer in layers:
+        layer.forward = _packed_forward(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _gains(layer: nn.Module) -> bool:
+    return (type(layer) is nn.Linear and layer.weight.device.type == 'cpu'
+            and layer.weight.dtype == torch.float32 and layer.weight.numel() >= MIN_WEIGHTS
+            and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled('cpu'))
+
+
+def _packed_forward(layer: nn.Linear):
+    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 8)
+
+    def forward(rows: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(rows, weight, layer.bias, 'none', [], '')
+
+    return forward
