@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mmdpad.testing import CLIP_WEIGHTS
-
 ROOT = Path(__file__).parents[1]
 CONFIG = 'configs/dpad/tiny_shapes.py'
 
@@ -122,15 +120,3 @@ def test_bad_paths_stop_a_run_before_training(shapes_data, tmp_path, override, m
     assert result.returncode != 0
     assert message in result.stderr.strip().splitlines()[-1]
     assert 'Iter(train)' not in result.stdout + result.stderr
-
-
-def test_benchmark_of_the_clip_reward():
-    result = json.loads(run('tools/benchmarks/clip_reward.py', '--model', CLIP_WEIGHTS,
-                            '--prompts', '2', '--group', '2', '--size', '64',
-                            '--words', '2', '5', '--repeats', '2').stdout)
-    assert result['setting']['size'] == 64 and result['environment']['threads'] == 1
-    assert result['difference']['cosine'] < 1e-5 < result['difference']['std_of_margins']
-    for name in ('cold', 'warm', 'reference', 'reference_unpadded'):
-        assert len(result['seconds'][name]) == 2
-    assert result['ratio']['reference/cold'] == (result['median_seconds']['reference']
-                                                 / result['median_seconds']['cold'])

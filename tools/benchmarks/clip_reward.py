@@ -17,15 +17,6 @@ Prints JSON. Fails where the two ways do not give the same cosines and rewards.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
-import sys
-import time
-from collections.abc import Callable
-from datetime import datetime, timezone
-from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
@@ -33,7 +24,7 @@ import cv2
 import numpy as np
 import open_clip
 import torch
-import transformers
+from common import alternate, environment, print_json, summary
 from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import Tensor
@@ -98,30 +89,6 @@ def score_one_by_one(discriminator: CLIPDiscriminator, rollout: RolloutBatch,
     return torch.stack(pairs).reshape(-1, 2)
 
 
-def alternate(functions: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each function, called in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def environment() -> dict:
-    """What the times hang on."""
-    cpu_info = Path('/proc/cpuinfo')
-    lines = cpu_info.read_text().splitlines() if cpu_info.is_file() else []
-    cpu = next((line.split(':')[1].strip() for line in lines if line.startswith('model name')),
-               platform.processor() or platform.machine())
-    return dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
-                command=shlex.join(['python', *sys.argv]), python=platform.python_version(),
-                torch=torch.__version__, open_clip=open_clip.__version__,
-                transformers=transformers.__version__, cpu=cpu, cores=os.cpu_count(),
-                threads=torch.get_num_threads(), load=os.getloadavg()[0])
-
-
 def compare(reward: DiscriminativeReward, rollout: RolloutBatch) -> dict:
     """Largest differences of the two ways.
 
@@ -160,13 +127,11 @@ def main() -> None:
         cold=cold, warm=lambda: reward(rollout),
         reference=lambda: score_one_by_one(model, rollout, padded=True),
         reference_unpadded=lambda: score_one_by_one(model, rollout, padded=False)), args.repeats)
-    medians = {name: median(values) for name, values in seconds.items()}
-    ratios = {f'{theirs}/{ours}': medians[theirs] / medians[ours]
-              for theirs in ('reference', 'reference_unpadded') for ours in ('cold', 'warm')}
-    print(json.dumps(dict(
-        environment=environment(), setting=vars(args),
+    print_json(dict(
+        environment=dict(environment(), open_clip=open_clip.__version__), setting=vars(args),
         caption_tokens=dict(median=median(tokens), max=max(tokens)), difference=difference,
-        median_seconds=medians, ratio=ratios, seconds=seconds), indent=2))
+        **summary(seconds, 'cold'),
+        ratio_warm=median(seconds['reference']) / median(seconds['warm'])))
 
 
 if __name__ == '__main__':

@@ -158,7 +158,7 @@ def summary(seconds: dict[str, list[float]], ours: str = 'mmdpad') -> dict[str, 
 
 
 def print_json(result: dict[str, Any]) -> None:
-    """Print a result, numbers to four digits behind the point."""
+    """Print a result, numbers to five digits."""
     print(json.dumps(_rounded(result), indent=2))
 
 
@@ -167,4 +167,4 @@ def _rounded(value: Any) -> Any:
         return {name: _rounded(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(item) for item in value]
-    return round(value, 4) if isinstance(value, float) else value
+    return float(f'{value:.5g}') if isinstance(value, float) else value

@@ -1,0 +1,92 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The tables of docs/performance.md from the JSON files that the benchmarks print.
+
+    python tools/benchmarks/report.py docs/benchmarks --write docs/performance.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+START, END = '<!-- tables -->', '<!-- /tables -->'
+Rows = list[list[Any]]
+
+
+def table(head: list[str], rows: Rows) -> str:
+    """A table in Markdown; numbers to three digits."""
+    def cell(value: Any) -> str:
+        return f'{value:.3g}' if isinstance(value, float) else str(value)
+
+    lines = [head, ['---'] * len(head), *([cell(value) for value in row] for row in rows)]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def comparison(result: dict[str, Any]) -> str:
+    """Seconds of each side, how many times ours, and memory where it was measured."""
+    memory, ratios = result.get('memory_mb', {}), result.get('memory_ratio', {})
+    rows: Rows = []
+    for name, seconds in result['median'].items():
+        low, high = result['ratio_range'].get(name, ('', ''))
+        rows.append([name, seconds, result['ratio'].get(name, ''),
+                     f'{low:.2f} - {high:.2f}' if name in result['ratio'] else ''])
+        if memory:
+            rows[-1] += [int(memory[name]['update']), ratios.get(name, '')]
+    head = ['', 'seconds', 'times as long', 'in single turns']
+    return table(head + (['MB of the update', 'ours / this'] if memory else []), rows)
+
+
+def scaling(result: dict[str, Any]) -> str:
+    """Measured and expected, point by point."""
+    head = ['G', 'tokens', 'side', 's', 'expected', 'naive, s', 'expected', 'ratio', 'expected',
+            'MB', 'expected', 'naive, MB', 'expected']
+    rows = []
+    for row in sorted(result['rows'], key=lambda r: (r['group_size'], r['tokens'], r['side'])):
+        ours, naive = row['mmdpad'], row['naive']
+        rows.append([row['group_size'], row['tokens'], row['side'], ours['seconds'],
+                     ours['expected_seconds'], naive['seconds'], naive['expected_seconds'],
+                     row['ratio'], row['expected_ratio'],
+                     *(int(side[key]) for side in (ours, naive) for key in ('mb', 'expected_mb'))])
+    return table(head, rows)
+
+
+def provenance(result: dict[str, Any]) -> str:
+    """Command, date and versions of one result."""
+    about = result['environment']
+    versions = ', '.join(f'{name} {about[name]}' for name in
+                         ('python', 'torch', 'transformers', 'trl', 'open_clip') if about.get(name))
+    return (f'`{about["command"]}`, {about["date"][:10]}; {versions}; {about["cpu"]}, '
+            f'{about["threads"]} of {about["cpu_count"]} cores.')
+
+
+def report(folder: Path) -> str:
+    """All results of a folder, each under the title that its file name holds."""
+    parts = []
+    for path in sorted(folder.glob('*.json')):
+        result = json.loads(path.read_text())
+        body = scaling(result) if 'rows' in result else comparison(result)
+        parts.append(f'### {path.stem.partition("_")[2].replace("_", " ")}\n\n{body}\n\n'
+                     f'{provenance(result)}')
+    return '\n\n'.join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folder', type=Path, help='JSON files, named NUMBER_TITLE.json')
+    parser.add_argument('--write', type=Path, metavar='PAGE',
+                        help=f'put them between {START} and {END} of this page')
+    args = parser.parse_args()
+    tables = report(args.folder)
+    if args.write is None:
+        print(tables)
+        return
+    page = args.write.read_text()
+    args.write.write_text(re.sub(f'{START}.*{END}', lambda _: f'{START}\n{tables}\n{END}', page,
+                                 flags=re.S))
+
+
+if __name__ == '__main__':
+    main()
