@@ -7,7 +7,8 @@
 update per rollout). `naive` repeats prompt and image for every response, unpadded, and computes
 old and reference log-probabilities before the update: all responses in one batch, or (`naive, one
 by one`) a batch of one response after the other. `replicated` is mmdpad with an attention of
-transformers: the prompt once per response, the image once. Prints JSON.
+transformers: the prompt once per response, the image once. All use
+gradient checkpointing, but for `mmdpad, nothing recomputed`. Prints JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from mmengine.optim import OptimWrapper
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.structures import RolloutBatch
 
-SIDES = ('mmdpad', 'replicated', 'naive', 'naive, one by one')
+SIDES = ('mmdpad', 'mmdpad, nothing recomputed', 'replicated', 'naive', 'naive, one by one')
 
 
 class Update:
@@ -48,9 +49,9 @@ class Update:
     def __init__(self, side: str, folder: str, args: argparse.Namespace) -> None:
         self.side = side
         policy = dict(type='VLMReasoningHead', pretrained=folder, prompt_template=PROMPT_TEMPLATE,
-                      gradient_checkpointing=not args.no_checkpointing, max_prompt_tokens=5000,
+                      gradient_checkpointing='nothing recomputed' not in side, max_prompt_tokens=5000,
                       freeze_vision=args.frozen_vision)
-        if side != 'mmdpad':
+        if not side.startswith('mmdpad'):
             policy['attn_implementation'] = 'sdpa'
         self.model = ReasoningSegmentor(policy, train_cfg=dict(group_size=args.group_size)).train()
         self.model.build_reference()
@@ -134,7 +135,6 @@ def main() -> None:
     parser.add_argument('--hidden-size', type=int, default=384)
     parser.add_argument('--layers', type=int, default=6)
     parser.add_argument('--frozen-vision', action='store_true')
-    parser.add_argument('--no-checkpointing', action='store_true')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--sides', nargs='+', choices=SIDES, default=SIDES)
