@@ -7,8 +7,8 @@
 update per rollout). `naive` repeats prompt and image for every response, unpadded, and computes
 old and reference log-probabilities before the update: all responses in one batch, or (`naive, one
 by one`) a batch of one response after the other. `replicated` is mmdpad with an attention of
-transformers: the prompt once per response, the image once. All use
-gradient checkpointing, but for `mmdpad, nothing recomputed`. Prints JSON.
+transformers: the prompt once per response, the image once. All use gradient checkpointing, but for
+`mmdpad, nothing recomputed`. Prints JSON.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Update:
     def __init__(self, side: str, folder: str, args: argparse.Namespace) -> None:
         self.side = side
         policy = dict(type='VLMReasoningHead', pretrained=folder, prompt_template=PROMPT_TEMPLATE,
-                      gradient_checkpointing='nothing recomputed' not in side, max_prompt_tokens=5000,
-                      freeze_vision=args.frozen_vision)
+                      gradient_checkpointing='nothing recomputed' not in side,
+                      max_prompt_tokens=5000, freeze_vision=args.frozen_vision)
         if not side.startswith('mmdpad'):
             policy['attn_implementation'] = 'sdpa'
         self.model = ReasoningSegmentor(policy, train_cfg=dict(group_size=args.group_size)).train()
