@@ -94,7 +94,10 @@ class VLMReasoningHead(BaseModule):
         tower = self.model.model.visual
         self.vision_is_fixed = not any(p.requires_grad for p in tower.parameters())
         if gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({'use_reentrant': False})
+            # The first is the new name of the second.
+            enable = getattr(self.model, 'activation_checkpointing_enable',
+                             self.model.gradient_checkpointing_enable)
+            enable({'use_reentrant': False})
 
     def init_weights(self) -> None:
         """Nothing: the weights came with ``pretrained`` (mmengine calls this before training)."""

@@ -1,0 +1,43 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / 'tools/benchmarks/report.py'
+
+
+def report(*arguments):
+    return subprocess.run([sys.executable, TOOL, *map(str, arguments)], check=True,
+                          capture_output=True, text=True).stdout
+
+
+def test_tables_by_hand(tmp_path):
+    about = dict(command='python x.py', date='2026-01-02T03:04:05', python='3.11', torch='2.14',
+                 transformers='5.23', cpu='a CPU', threads=1, cpu_count=2)
+    (tmp_path / '1_an_update.json').write_text(json.dumps(dict(
+        median=dict(mmdpad=2.0, naive=9.0), ratio=dict(naive=4.5), ratio_range=dict(naive=[4, 5]),
+        memory_mb=dict(mmdpad=dict(update=100.7), naive=dict(update=400)),
+        memory_ratio=dict(naive=0.25), environment=about)))
+    page = tmp_path / 'page.md'
+    page.write_text('before\n<!-- tables -->\nold\n<!-- /tables -->\nafter')
+    report(tmp_path, '--write', page)
+    assert page.read_text() == '''before
+<!-- tables -->
+### an update
+
+|  | seconds | times as long | in single turns | MB of the update | ours / this |
+| --- | --- | --- | --- | --- | --- |
+| mmdpad | 2 |  |  | 100 |  |
+| naive | 9 | 4.5 | 4.00 - 5.00 | 400 | 0.25 |
+
+`python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
+<!-- /tables -->
+after'''
+
+
+def test_the_page_shows_what_was_measured():
+    page = (ROOT / 'docs/performance.md').read_text()
+    tables = report(ROOT / 'docs/benchmarks')
+    assert tables.count('###') >= 5 and tables.strip() in page
