@@ -54,6 +54,8 @@ class VLMReasoningHead(BaseModule):
     Attributes:
         adapter_keys: Names of the adapter's weights in this module's state; empty without one.
         vision_is_fixed: Whether the vision tower is never trained (frozen, or no adapter in it).
+        model_class: The class of transformers; a subclass may name another Qwen-VL model, such as
+            ``Qwen3VLForConditionalGeneration`` (coordinates are still read as pixels).
 
     Raises:
         FileNotFoundError: ``pretrained`` looks like a path and is not there, or lacks

@@ -117,6 +117,25 @@ def test_loss_and_gradients_in_float32(family, case):
     assert max(errors(model, make_rollout(model))) < 1e-5
 
 
+@pytest.mark.parametrize('policy', [dict(), dict(dtype='bfloat16')], ids=['autocast', 'weights'])
+@torch.no_grad()
+def test_in_bfloat16(family, policy):
+    """As far from float32 as the replicated batch is, which rounds in other places."""
+    exact = make_segmentor(family)
+    rollout = make_rollout(exact)
+    expected = exact.log_probs(rollout)[0]
+    model = make_segmentor(family, **policy)
+    model.policy.load_state_dict(exact.policy.state_dict())
+    distances = []
+    for change in (lambda model: None, replicate):
+        change(model)
+        with torch.autocast('cpu', torch.bfloat16, enabled=not policy):
+            logp = model.log_probs(rollout)[0]
+        distances.append((logp - expected)[rollout.response_mask].abs().mean().item())
+    shared, replicated = distances
+    assert 1e-4 < shared < 1.5 * replicated < 0.3
+
+
 def leak(monkeypatch):
     """A response sees its neighbour's tokens instead of its own."""
     original = PackedGroup._own
