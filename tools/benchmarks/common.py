@@ -43,7 +43,7 @@ def make_policy(folder: str | Path, hidden_size: int = 384, layers: int = 6, sid
 
     A small copy of the 7B model in its proportions: at the default sizes, the output head has 8 %
     of the language model's parameters and the vision tower takes about a quarter of the language
-    model's time for a prompt (see :func:`_make_config`). Tokenizer and chat template are the
+    model's time for a prompt (see :func:`make_config`). Tokenizer and chat template are the
     miniature policy's; the vocabulary is padded, as Qwen's is.
 
     Args:
@@ -63,22 +63,33 @@ def make_policy(folder: str | Path, hidden_size: int = 384, layers: int = 6, sid
                          f'{hidden_size}')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(_make_config(hidden_size, layers, vocab_size))
+        model = Qwen2_5_VLForConditionalGeneration(make_config(hidden_size, layers, vocab_size))
     model.save_pretrained(folder)
+    write_processor(folder, side)
+    return str(folder)
+
+
+def write_processor(folder: str | Path, side: int) -> None:
+    """Write the miniature's tokenizer and chat template with an image processor of 14 pixels a
+    patch; see :func:`make_policy` for ``side``."""
     processor = Qwen2_5_VLProcessor.from_pretrained(POLICY_WEIGHTS)
     processor.image_processor = Qwen2VLImageProcessor(
         patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2,
         size=dict(shortest_edge=(2 * PATCH * MERGE)**2, longest_edge=side**2))
     processor.save_pretrained(folder)
-    return str(folder)
 
 
-def _make_config(hidden_size: int, layers: int, vocab_size: int) -> Qwen2_5_VLConfig:
+def token_ids() -> dict[str, int]:
+    """The special tokens of that tokenizer, by their names in a config."""
+    return {name: value for name, value in
+            Qwen2_5_VLConfig.from_pretrained(POLICY_WEIGHTS).to_dict().items()
+            if name.endswith('_token_id')}
+
+
+def make_config(hidden_size: int, layers: int, vocab_size: int) -> Qwen2_5_VLConfig:
     """The 7B model's proportions: an MLP of 16/3 the width, a vision tower with one block of full
     attention in eight and windows of 112 pixels in the others."""
-    ids = {name: value for name, value in
-           Qwen2_5_VLConfig.from_pretrained(POLICY_WEIGHTS).to_dict().items()
-           if name.endswith('_token_id')}
+    ids = token_ids()
     rope = dict(rope_type='default', rope_theta=1e6, mrope_section=[8, 12, 12])
     text = dict(vocab_size=vocab_size, hidden_size=hidden_size,
                 intermediate_size=hidden_size * 16 // 3, num_hidden_layers=layers,

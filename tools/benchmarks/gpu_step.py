@@ -1,0 +1,474 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A training step at full size on one GPU, against the device's limits and mmdpad's estimates.
+
+    python tools/benchmarks/gpu_step.py --model Qwen2.5-VL-3B
+    python tools/benchmarks/gpu_step.py --model Qwen2.5-VL-7B --lora 64
+    python tools/benchmarks/gpu_step.py --model tiny --device cpu --side 112 --tokens 20
+
+Random weights of the published shapes are made on the device itself; nothing is downloaded. Images
+are random too, and responses have `--tokens` tokens each. Arithmetic is bfloat16 by autocast, over
+float32 weights, or with `--lora` over bfloat16 weights, as in configs/dpad/.
+
+- update: loss, reference and backward pass of random responses, and the optimizer; its share of
+  the matrix-product peak, and peak memory against mmdpad.engine.cost.
+- decode: `SharedPrefixRollout`, also compiled, against `HFRollout` (generate); their share of what
+  the memory bandwidth allows.
+- step: rollout, reference, update and optimizer of all prompts, in micro-batches as configured.
+
+A part that runs out of memory says so in its place, and the others go on. Prints JSON; exits with
+1 where a part failed otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import sys
+import tempfile
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+from common import (
+    PROMPT_TEMPLATE,
+    QUESTION,
+    environment,
+    make_config,
+    make_image,
+    print_json,
+    token_ids,
+    write_processor,
+)
+from mmdet.structures import DetDataSample
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+
+from mmdpad.engine.cost import (
+    PolicyShape,
+    Setup,
+    Workload,
+    build_on_meta,
+    peak,
+    read_policy_config,
+    step_flops,
+    step_memory,
+)
+from mmdpad.engine.cost.shapes import PUBLISHED
+from mmdpad.engine.cost.workload import groups_in_pass
+from mmdpad.models import HFRollout, ReasoningSegmentor, SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models.heads.prompt_encoder import EncodedPrompt, PromptEncoder
+from mmdpad.rl import LossScale
+from mmdpad.structures import RolloutBatch
+
+MODELS = ('tiny', *(name for name in PUBLISHED if name.startswith('Qwen2.5')))
+PARTS = ('update', 'decode', 'step')
+OUT_OF_MEMORY = 'out of memory'
+
+
+class Device:
+    """A device with its clock and its memory."""
+
+    def __init__(self, name: str) -> None:
+        self.device = torch.device(name)
+        self.is_cuda = self.device.type == 'cuda'
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def synchronize(self) -> None:
+        if self.is_cuda:
+            torch.cuda.synchronize(self.device)
+
+    @contextmanager
+    def clock(self, name: str) -> Iterator[None]:
+        """Add the time of what runs inside to ``seconds[name]``."""
+        self.synchronize()
+        start = time.perf_counter()
+        yield
+        self.synchronize()
+        self.seconds[name] += time.perf_counter() - start
+
+    def repeat(self, function: Callable[[], Any], repeats: int) -> dict[str, list[float]]:
+        """Run a function, once more at first to warm up; the peak of memory is that of the others.
+
+        Returns:
+            Name -> seconds of each run, of ``total`` and of the clocks within.
+        """
+        runs = []
+        for number in range(repeats + 1):
+            if self.is_cuda and number == 1:
+                torch.cuda.reset_peak_memory_stats(self.device)
+            self.seconds.clear()
+            with self.clock('total'):
+                function()
+            runs.append(dict(self.seconds))
+        return {name: [run[name] for run in runs[1:]] for name in runs[0]}
+
+    def allocated(self) -> int | None:
+        """Bytes, where the device tells."""
+        return torch.cuda.memory_allocated(self.device) if self.is_cuda else None
+
+    def peak_allocated(self) -> int | None:
+        """The most bytes since the warm-up."""
+        return torch.cuda.max_memory_allocated(self.device) if self.is_cuda else None
+
+    def free(self) -> None:
+        """Give back what nothing refers to any more, compiled graphs with their memory included."""
+        torch.compiler.reset()
+        gc.collect()
+        if self.is_cuda:
+            torch.cuda.empty_cache()
+
+    def limits(self, repeats: int) -> dict[str, Any]:
+        """What the device reaches at best: FLOP/s of bfloat16 products of square matrices, and
+        bytes read and written in a second by a copy."""
+        size, length = (8192, 2**30) if self.is_cuda else (256, 2**24)
+        a, b, product = (torch.randn(size, size, device=self.device).bfloat16() for _ in range(3))
+        source = torch.zeros(length, dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        products = self.repeat(lambda: _ten_times(lambda: torch.mm(a, b, out=product)), repeats)
+        copies = self.repeat(lambda: _ten_times(lambda: target.copy_(source)), repeats)
+        properties = torch.cuda.get_device_properties(self.device) if self.is_cuda else None
+        return dict(name=properties.name if properties else str(self.device),
+                    memory_bytes=properties.total_memory if properties else None,
+                    cuda=torch.version.cuda, matmul_size=size,
+                    matmul_flops=10 * 2 * size**3 / min(products['total']),
+                    bandwidth=10 * 2 * length / min(copies['total']))
+
+
+def _ten_times(function: Callable[[], Any]) -> None:
+    for _ in range(10):
+        function()
+
+
+class RandomHead(VLMReasoningHead):
+    """A policy whose ``pretrained`` has config and processor only. Its weights are random and made
+    on the default device, and its responses never end."""
+
+    @property
+    def end_tokens(self) -> list[int]:
+        return self.vision_token_ids[:1]  # which is never sampled
+
+    def _load_model(self, source: str, dtype: str) -> PreTrainedModel:
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(source),
+                                                        dtype=getattr(torch, dtype))
+        model.tie_weights()
+        return model
+
+
+class TimedSegmentor(ReasoningSegmentor):
+    """Clocks the reference within the loss."""
+
+    device_clock: Device
+
+    def _reference_log_probs(self, *tokens: Any) -> Tensor:
+        with self.device_clock.clock('reference'):
+            return super()._reference_log_probs(*tokens)
+
+
+class CPUAmpOptimWrapper(OptimWrapper):
+    """What ``AmpOptimWrapper``, which needs a GPU, does about arithmetic."""
+
+    @contextmanager
+    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
+def write_source(folder: str, model: str, side: int) -> PolicyShape:
+    """Write config and processor of a model; returns its shape."""
+    if model == 'tiny':
+        config = make_config(hidden_size=192, layers=2, vocab_size=3584)
+    else:
+        config, _ = read_policy_config(model)
+        for name, value in token_ids().items():  # the tokenizer is the miniature's
+            for part in (config, config.text_config):
+                if hasattr(part, name):
+                    setattr(part, name, value)
+    config.save_pretrained(folder)
+    write_processor(folder, side)
+    return PolicyShape.of(build_on_meta(AutoConfig.from_pretrained(folder)))
+
+
+def make_model(folder: str, args: argparse.Namespace, device: Device) -> TimedSegmentor:
+    """The policy, on the device."""
+    policy = dict(type=RandomHead, pretrained=folder, prompt_template=PROMPT_TEMPLATE,
+                  dtype=args.weights, freeze_vision=args.frozen_vision, max_prompt_tokens=10000,
+                  gradient_checkpointing=not args.no_checkpointing)
+    if args.lora:
+        policy['lora'] = dict(r=args.lora, lora_alpha=2 * args.lora)
+    torch.manual_seed(0)
+    with torch.device(device.device):
+        model = TimedSegmentor(policy, train_cfg=dict(
+            group_size=args.group_size, max_new_tokens=args.tokens))
+    model.device_clock = device
+    return model.to(device.device)
+
+
+def encode(folder: str, args: argparse.Namespace) -> list[EncodedPrompt]:
+    """A prompt about each of B random images."""
+    encoder = PromptEncoder(folder, PROMPT_TEMPLATE, max_tokens=10000)
+    return [encoder(make_image(args.side, seed), QUESTION) for seed in range(args.prompts)]
+
+
+def unseen(prompts: list[EncodedPrompt]) -> list[EncodedPrompt]:
+    """The same prompts in a new step: a frozen vision tower has not seen their images yet."""
+    return [dataclasses.replace(prompt) for prompt in prompts]
+
+
+class Training:
+    """A policy, its reference and its optimizer, and what the training loop does with them."""
+
+    def __init__(self, folder: str, args: argparse.Namespace, device: Device) -> None:
+        self.args, self.device = args, device
+        self.at_start = device.allocated()
+        self.model = make_model(folder, args, device).train()
+        self.model.build_reference()
+        trained = [p for p in self.model.policy.parameters() if p.requires_grad]
+        options = dict(optimizer=torch.optim.AdamW(trained, lr=1e-6, weight_decay=1e-2, fused=True),
+                       clip_grad=dict(max_norm=1.0))
+        self.wrapper = (AmpOptimWrapper(dtype='bfloat16', **options) if device.is_cuda else
+                        CPUAmpOptimWrapper(**options))
+        self.prompts = encode(folder, args)
+        self.samples = [DetDataSample(metainfo=dict(question=QUESTION)) for _ in self.prompts]
+
+    def random_rollout(self) -> RolloutBatch:
+        """Random responses to all prompts."""
+        rows, length = self.args.prompts * self.args.group_size, self.args.tokens
+        return RolloutBatch(
+            self.samples, self.samples, self.args.group_size, [''] * rows, [None] * rows,
+            response_ids=torch.randint(500, (rows, length)),
+            response_mask=torch.ones(rows, length, dtype=torch.bool),
+            truncated=torch.ones(rows, dtype=torch.bool), think_tokens=torch.zeros(rows),
+            prompts=unseen(self.prompts), advantages=self._advantages())
+
+    def rollout(self) -> RolloutBatch:
+        """Sampled responses to all prompts."""
+        with self.device.clock('rollout'), self.wrapper.optim_context(self.model):
+            rollout = self.model.rollout(
+                dict(prompt=unseen(self.prompts), prompt_image=self.samples), self.samples,
+                **self.model.sampling)
+        rollout.advantages = self._advantages()
+        return rollout
+
+    def _advantages(self) -> Tensor:
+        return torch.randn(self.args.prompts, self.args.group_size)
+
+    def update(self, rollout: RolloutBatch) -> None:
+        """One optimizer step in micro-batches."""
+        parts = list(rollout.pack(self.args.micro_batch_tokens))
+        scale = LossScale.of(rollout.response_mask, len(parts))
+        for part in parts:
+            part.loss_scale = scale
+            with self.device.clock('update'):
+                with self.wrapper.optim_context(self.model):
+                    loss = self.model.loss(part)['loss'] / len(parts)
+                self.wrapper.backward(loss)
+        self.device.seconds['update'] -= self.device.seconds['reference']
+        with self.device.clock('optimizer'):
+            self.wrapper.step()
+            self.wrapper.zero_grad()
+
+    def step(self) -> None:
+        """A whole step."""
+        self.update(self.rollout())
+
+
+def workload(folder: str, args: argparse.Namespace) -> Workload:
+    """What a step of these settings works on."""
+    prompt = encode(folder, args)[0]
+    rows, columns = prompt.grid[0, 1:].tolist()
+    return Workload(args.prompts, args.group_size, len(prompt), args.tokens, (rows, columns))
+
+
+def make_setup(args: argparse.Namespace, work: Workload, rollout: str) -> Setup:
+    """How it is computed; ``rollout`` as in :class:`Setup`."""
+    group = dataclasses.replace(work, prompts=1).tokens
+    groups = groups_in_pass(args.micro_batch_tokens, work.prompts, group)
+    return Setup(weight_bytes=dict(float32=4, bfloat16=2)[args.weights], amp=True,
+                 lora_rank=args.lora, freeze_vision=args.frozen_vision,
+                 checkpointing=not args.no_checkpointing, rollout=rollout, groups=groups,
+                 accumulates=groups < work.prompts, step=0.0)
+
+
+class Benchmark:
+    """The parts of the benchmark.
+
+    Args:
+        folder: Config and processor, see :func:`write_source`.
+        shape: Of the policy.
+        args: Settings.
+        device: Where it runs.
+        limits: See :meth:`Device.limits`.
+    """
+
+    def __init__(self, folder: str, shape: PolicyShape, args: argparse.Namespace, device: Device,
+                 limits: dict[str, Any]) -> None:
+        self.folder, self.shape, self.args, self.device = folder, shape, args, device
+        self.limits = limits
+        self.work = workload(folder, args)
+
+    def update(self) -> dict[str, Any]:
+        """Updates of random responses. The share of the peak leaves the optimizer out."""
+        training = Training(self.folder, self.args, self.device)
+        runs = self.device.repeat(lambda: training.update(training.random_rollout()),
+                                  self.args.repeats)
+        setup = make_setup(self.args, self.work, rollout='none')
+        seconds = medians(runs)
+        flops = sum(self._flops(setup).values())
+        return dict(seconds=seconds, runs=runs, flops=self._flops(setup),
+                    share_of_peak=self._share(flops, seconds['update'] + seconds['reference']),
+                    memory=self._memory(setup, training.at_start))
+
+    def step(self) -> dict[str, Any]:
+        """Whole steps. A rollout's operations are those of its prefill and decoding."""
+        training = Training(self.folder, self.args, self.device)
+        runs = self.device.repeat(training.step, self.args.repeats)
+        setup = make_setup(self.args, self.work, rollout='shared')
+        seconds, flops = medians(runs), self._flops(setup)
+        return dict(seconds=seconds, runs=runs, flops=flops,
+                    share_of_peak={name: self._share(flops[name], seconds[name])
+                                   for name in flops},
+                    memory=self._memory(setup, training.at_start))
+
+    def decode(self) -> dict[str, Any]:
+        """Rollouts of one length by each engine."""
+        head = make_model(self.folder, self.args, self.device).policy
+        engines: dict[str, Any] = dict(mmdpad=SharedPrefixRollout())
+        if self.args.compile != 'off':
+            engines['compiled'] = SharedPrefixRollout(compile=self.args.compile == 'on'
+                                                      or self.args.compile)
+        results = {name: attempt(lambda engine=engine: self._rollouts(head, engine), self.device)
+                   for name, engine in engines.items()}
+        head.model.set_attn_implementation(dict(text_config='sdpa', vision_config='sdpa'))
+        results['generate'] = attempt(lambda: self._rollouts(head, HFRollout()), self.device)
+        took = {name: result['seconds'] for name, result in results.items()
+                if 'seconds' in result}
+        return dict(engines=results, bytes_per_token=self._bytes_per_token(),
+                    ratio={name: took['generate'] / seconds for name, seconds in took.items()
+                           if name != 'generate' and 'generate' in took})
+
+    def _rollouts(self, head: VLMReasoningHead, engine: Any) -> dict[str, Any]:
+        """Rollouts by one engine, and their prefills, which end with the first token."""
+        prompts, args = encode(self.folder, self.args), self.args
+
+        def rollout(tokens: int) -> None:
+            with torch.autocast(self.device.device.type, torch.bfloat16):
+                responses = engine(head, unseen(prompts), args.group_size, max_new_tokens=tokens)
+            assert responses.mask.all() and responses.mask.shape[1] == tokens
+
+        runs = self.device.repeat(lambda: rollout(args.tokens), args.repeats)['total']
+        prefills = self.device.repeat(lambda: rollout(1), args.repeats)['total']
+        seconds, prefill = median(runs), median(prefills)
+        bound = self._bytes_per_token() / self.limits['bandwidth']
+        return dict(seconds=seconds, prefill_seconds=prefill, runs=runs,
+                    tokens_per_second=self.work.own / seconds,
+                    share_of_bandwidth=bound * (args.tokens - 1) / (seconds - prefill))
+
+    def _bytes_per_token(self) -> int:
+        """What one more token of all responses has to read: the weights of language model and
+        output head, keys and values of each prompt, and on average half of the responses'."""
+        text, work, args = self.shape.text, self.work, self.args
+        weights = text.linear + text.hidden * text.vocabulary + args.lora * self.shape.adapter
+        tokens = work.prompts * work.prompt_tokens + work.own // 2
+        return 2 * (weights + 2 * text.layers * text.kv * tokens)
+
+    def _flops(self, setup: Setup) -> dict[str, int]:
+        """Operations by pass."""
+        passes = step_flops(self.shape, setup, self.work)
+        return {name: sum(parts.values()) for name, parts in passes.items()}
+
+    def _share(self, flops: int, seconds: float) -> float:
+        return flops / seconds / self.limits['matmul_flops']
+
+    def _memory(self, setup: Setup, at_start: int | None) -> dict[str, Any]:
+        """The peak as measured and as estimated, in bytes; ``at_start`` is what was there before,
+        which should be nothing."""
+        moment, estimate = peak(step_memory(self.shape, setup, self.work))
+        measured = self.device.peak_allocated()
+        return dict(at_start=at_start, measured=measured, estimate=estimate, moment=moment,
+                    ratio=None if measured is None else measured / estimate)
+
+
+def medians(runs: dict[str, list[float]]) -> dict[str, float]:
+    return {name: median(values) for name, values in runs.items()}
+
+
+def attempt(function: Callable[[], dict[str, Any]], device: Device) -> dict[str, Any]:
+    """What a part returns, or its error; what it held is free behind it."""
+    try:
+        result = function()
+    except torch.OutOfMemoryError as error:
+        result = dict(error=OUT_OF_MEMORY, message=str(error).partition('\n')[0])
+    except Exception as error:  # the other parts may have taken long; `main` exits with 1
+        traceback.print_exc()
+        result = dict(error=type(error).__name__, message=str(error).partition('\n')[0])
+    device.free()
+    return result
+
+
+def has_failed(result: Any) -> bool:
+    """Whether a part failed for another reason than memory."""
+    if not isinstance(result, dict):
+        return False
+    return (result.get('error', OUT_OF_MEMORY) != OUT_OF_MEMORY
+            or any(map(has_failed, result.values())))
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the chosen parts."""
+    device = Device(args.device)
+    limits = device.limits(args.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        shape = write_source(folder, args.model, args.side)
+        benchmark = Benchmark(folder, shape, args, device, limits)
+        parts = {part: attempt(getattr(benchmark, part), device) for part in args.parts}
+    return dict(settings=vars(args), parameters=shape.parameters,
+                prompt_tokens=benchmark.work.prompt_tokens, device=limits, **parts,
+                environment=environment())
+
+
+def parse_args(options: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--model', choices=MODELS, default='Qwen2.5-VL-3B')
+    parser.add_argument('--device', default='cuda')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument('--prompts', type=int, default=4)
+    parser.add_argument('--group-size', type=int, default=8, help='responses to a prompt')
+    parser.add_argument('--tokens', type=int, default=200, help='of a response, at least 2')
+    parser.add_argument('--side', type=int, default=840, help='of an image, in pixels')
+    parser.add_argument('--lora', type=int, default=0, metavar='RANK', help='0: all weights')
+    parser.add_argument('--weights', choices=('float32', 'bfloat16'),
+                        help='default: bfloat16 below an adapter, else float32')
+    parser.add_argument('--frozen-vision', action='store_true')
+    parser.add_argument('--no-checkpointing', action='store_true')
+    parser.add_argument('--micro-batch-tokens', type=int, default=12288,
+                        help='of one forward and backward pass')
+    parser.add_argument('--compile', metavar='BACKEND', help='of the compiled rollout: a backend '
+                        'of torch.compile, `on` (the default on a GPU: CUDA graphs) or `off` (on '
+                        'a CPU)')
+    parser.add_argument('--repeats', type=int, default=3, help='runs that count')
+    args = parser.parse_args(options)
+    if args.tokens < 2:
+        parser.error('--tokens should be at least 2')
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        parser.error(f'--device {args.device} needs a CUDA device, and torch finds none; use '
+                     f'--model tiny --device cpu to try the program')
+    args.weights = args.weights or ('bfloat16' if args.lora else 'float32')
+    args.compile = args.compile or ('off' if args.device == 'cpu' else 'on')
+    return args
+
+
+def main() -> None:
+    result = measure(parse_args())
+    print_json(result)
+    sys.exit(has_failed(result))
+
+
+if __name__ == '__main__':
+    main()
