@@ -4,11 +4,11 @@
     python tools/benchmarks/update_step.py [--frozen-vision] [--lengths 60 340]
 
 `mmdpad` computes prompt and image once for all G responses, and no old log-probabilities (one
-update per rollout). `naive` repeats prompt and image for every response, padded to the longest, and computes
-old and reference log-probabilities before the update: all responses in one batch, or (`naive, one
-by one`) a batch of one response after the other. `replicated` is mmdpad with an attention of
-transformers: the prompt once per response, the image once. All use gradient checkpointing, but for
-`mmdpad, nothing recomputed`. Prints JSON.
+update per rollout). `naive` repeats prompt and image for every response, padded to the longest, and
+computes old and reference log-probabilities before the update: all responses in one batch, or
+(`naive, one by one`) a batch of one response after the other. `replicated` is mmdpad with an
+attention of transformers: the prompt once per response, the image once. All use gradient
+checkpointing, but for `mmdpad, nothing recomputed`. Prints JSON.
 """
 
 from __future__ import annotations
