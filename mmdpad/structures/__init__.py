@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from .packing import fill
 from .reasoning_output import ParseFailure, ReasoningOutput
 from .rollout import RolloutBatch
 
-__all__ = ['ParseFailure', 'ReasoningOutput', 'RolloutBatch']
+__all__ = ['ParseFailure', 'ReasoningOutput', 'RolloutBatch', 'fill']

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .packing import fill
 from .reasoning_output import ParseFailure, ReasoningOutput
 
 
@@ -136,13 +137,8 @@ class RolloutBatch:
         if max_tokens is None:
             yield self
             return
-        start, total = 0, 0
-        for index, tokens in enumerate(self.group_tokens):
-            if start < index and total + tokens > max_tokens:
-                yield self.select(range(start, index))
-                start, total = index, 0
-            total += tokens
-        yield self.select(range(start, self.num_prompts))
+        for prompts in fill(self.group_tokens, max_tokens):
+            yield self.select(prompts)
 
     @classmethod
     def concatenate(cls, parts: Sequence[RolloutBatch]) -> RolloutBatch:

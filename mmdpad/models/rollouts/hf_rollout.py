@@ -13,66 +13,41 @@ from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt, collate_images, collate_text
 from mmdpad.registry import ROLLOUTS
 
-from .sampling import Responses, cut_responses, draw_tokens, evaluating, uniform_draws, warpers
+from .engine import RolloutEngine
+from .sampling import draw_tokens
 
 
 @ROLLOUTS.register_module()
-class HFRollout:
+class HFRollout(RolloutEngine):
     """Samples with ``model.generate``: for any attention implementation of transformers."""
 
-    @torch.no_grad()
-    def __call__(self,
-                 head: VLMReasoningHead,
-                 prompts: Sequence[EncodedPrompt],
-                 group_size: int = 1,
-                 temperature: float = 1.0,
-                 max_new_tokens: int = 1024,
-                 top_p: float = 1.0,
-                 top_k: int = 0,
-                 seed: int | Sequence[int] = 0,
-                 prompt_numbers: Sequence[int] | None = None) -> Responses:
-        """Generate G responses to each of B prompts.
-
-        Args:
-            head: The policy. Its mode (train or eval) is kept.
-            prompts: B prompts.
-            group_size: G.
-            temperature: 0 for the greedy response, else that of the sampling.
-            max_new_tokens: Limit of a response's length.
-            top_p, top_k: Nucleus and top-k sampling; 1.0 and 0 leave the distribution as it is.
-            seed: Non-negative integer, or several. What is drawn for a response depends on it, the
-                prompt's number and the response's place in its group, so neither on the batch nor
-                on the process that a prompt is in. The global generators are untouched.
-            prompt_numbers: A number >= 0 for each prompt; default 0 ... B - 1.
-        """
-        model, end_tokens = head.model, head.end_tokens
+    def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
+                 max_new_tokens: int, draws: Tensor | None, warp: LogitsProcessorList) -> Tensor:
+        """See :class:`RolloutEngine`."""
+        model = head.model
         config = GenerationConfig(
             max_new_tokens=max_new_tokens, num_return_sequences=group_size, use_cache=True,
-            eos_token_id=end_tokens, pad_token_id=head.processor.tokenizer.pad_token_id,
+            eos_token_id=head.end_tokens, pad_token_id=head.processor.tokenizer.pad_token_id,
             suppress_tokens=head.vision_token_ids,
             # The processors below leave one token; generate's own sampling has no choice.
-            do_sample=temperature > 0, temperature=1.0, top_k=0, top_p=1.0)
+            do_sample=draws is not None, temperature=1.0, top_k=0, top_p=1.0)
         batch = collate_text(prompts, config.pad_token_id, head.device)
         batch['pixel_values'], _ = collate_images(prompts, head.device)
         length = batch['input_ids'].shape[1]
-        processors = LogitsProcessorList()
-        if temperature > 0:
-            if prompt_numbers is None:
-                prompt_numbers = range(len(prompts))
-            draws = uniform_draws(seed, prompt_numbers, group_size, max_new_tokens)
-            processors += warpers(temperature, top_k, top_p)
-            processors.append(InverseTransformSampling(draws.to(head.device), length))
+        processors = LogitsProcessorList(warp)
+        if draws is not None:
+            processors.append(InverseTransformSampling(draws, length))
         # `generate` would fill gaps from the folder's own sampling defaults (Qwen ships some).
         folder_defaults, model.generation_config = model.generation_config, config
         devices = [head.device] if head.device.type == 'cuda' else []
         try:
-            with evaluating(model), torch.random.fork_rng(devices=devices):
+            with torch.random.fork_rng(devices=devices):
                 sequences = model.generate(**batch, generation_config=config,
                                            logits_processor=processors)
         finally:
             model.generation_config = folder_defaults
             model.model.rope_deltas = None
-        return cut_responses(sequences[:, length:], end_tokens, config.pad_token_id)
+        return sequences[:, length:]
 
 
 class InverseTransformSampling(LogitsProcessor):

@@ -3,24 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LogitsProcessorList, PreTrainedModel
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
+from mmdpad.structures import fill
 
+from .engine import RolloutEngine
 from .packed_linear import packed_linears
 from .prefix_cache import PrefillRow, PrefixCache
-from .sampling import Responses, cut_responses, draw_tokens, evaluating, uniform_draws, warpers
+from .sampling import draw_tokens
 
 
 @ROLLOUTS.register_module()
-class SharedPrefixRollout:
+class SharedPrefixRollout(RolloutEngine):
     """Samples as :class:`HFRollout` does, and several times as fast; the same draws, so the same
     tokens up to rounding.
 
@@ -44,18 +46,9 @@ class SharedPrefixRollout:
             how = dict(mode='reduce-overhead') if compile is True else dict(backend=compile)
             self.step = torch.compile(decode_step, fullgraph=True, **how)
 
-    @torch.no_grad()
-    def __call__(self,
-                 head: VLMReasoningHead,
-                 prompts: Sequence[EncodedPrompt],
-                 group_size: int = 1,
-                 temperature: float = 1.0,
-                 max_new_tokens: int = 1024,
-                 top_p: float = 1.0,
-                 top_k: int = 0,
-                 seed: int | Sequence[int] = 0,
-                 prompt_numbers: Sequence[int] | None = None) -> Responses:
-        """Generate G responses to each of B prompts; arguments as of :class:`HFRollout`.
+    def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
+                 max_new_tokens: int, draws: Tensor | None, warp: LogitsProcessorList) -> Tensor:
+        """See :class:`RolloutEngine`.
 
         Raises:
             ValueError: The head has another attention implementation.
@@ -65,21 +58,15 @@ class SharedPrefixRollout:
             raise ValueError(
                 f'`SharedPrefixRollout` should have a policy with `attn_implementation={NAME!r}`, '
                 f"but got {used!r}; set that, or `rollout_engine=dict(type='HFRollout')`")
-        draws = None
-        if temperature > 0:
-            numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
-            draws = uniform_draws(seed, numbers, group_size, max_new_tokens).T.to(head.device)
-        choice = TokenChoice(head, draws, temperature, top_k, top_p)
-        with evaluating(head.model):
-            prefilled = self._prefill(head, prompts)
-            layers = () if self.compiled else (head.model.model.language_model, head.model.lm_head)
-            with packed_linears(*layers):
-                ids = self._decode(head, prefilled, group_size, max_new_tokens, choice)
-        return cut_responses(ids, head.end_tokens, head.processor.tokenizer.pad_token_id)
+        prefilled = self._prefill(head, prompts)
+        layers = () if self.compiled else (head.model.model.language_model, head.model.lm_head)
+        with packed_linears(*layers):
+            return self._decode(head, prefilled, group_size, max_new_tokens,
+                                TokenChoice(head, draws, warp))
 
     def _decode(self, head: VLMReasoningHead, prefilled: tuple[PrefixCache, Tensor, Tensor],
                 group_size: int, max_new_tokens: int, choice: TokenChoice) -> Tensor:
-        """(N, R) long token ids, with anything behind the end of a response."""
+        """See :meth:`generate`."""
         cache, logits, starts = prefilled
         cache.start_samples(group_size)
         logits, starts = (x.repeat_interleave(group_size, dim=0) for x in (logits, starts))
@@ -109,9 +96,10 @@ class SharedPrefixRollout:
                  prompts: Sequence[EncodedPrompt]) -> tuple[PrefixCache, Tensor, Tensor]:
         """The cache of B prompts, the logits (B, V) behind them and the positions (B,) there."""
         cache = PrefixCache([len(prompt) for prompt in prompts], head.device)
-        logits, starts, first = [], [], 0
-        for part in self._rows(prompts):
-            row = PrefillRow(cache, first, len(part))
+        logits, starts = [], []
+        for numbers in fill(cache.lengths, self.prefill_tokens):
+            part = prompts[numbers.start:numbers.stop]
+            row = PrefillRow(cache, numbers.start, len(part))
             places = [prompt_positions(head.model, prompt) for prompt in part]
             states = row_states(
                 head.model, head.see(part),
@@ -120,18 +108,7 @@ class SharedPrefixRollout:
             last = torch.tensor(row.lengths, device=head.device).cumsum(dim=0) - 1
             logits.append(head.model.lm_head(states[last]))
             starts += [int(place.max()) + 1 for place in places]
-            first += len(part)
         return cache, torch.cat(logits), torch.tensor(starts, device=head.device)
-
-    def _rows(self, prompts: Sequence[EncodedPrompt]) -> Iterator[list[EncodedPrompt]]:
-        """Prompts that run together."""
-        row: list[EncodedPrompt] = []
-        for prompt in prompts:
-            if row and sum(map(len, row)) + len(prompt) > self.prefill_tokens:
-                yield row
-                row = []
-            row.append(prompt)
-        yield row
 
 
 class TokenChoice:
@@ -139,22 +116,21 @@ class TokenChoice:
 
     Args:
         head: The policy; its vision tokens are never chosen.
-        draws: (R, N) float64 in [0, 1); None for the likeliest token.
-        temperature, top_k, top_p: As of :class:`HFRollout`.
+        draws, warp: As of :meth:`RolloutEngine.generate`.
     """
 
-    def __init__(self, head: VLMReasoningHead, draws: Tensor | None, temperature: float,
-                 top_k: int, top_p: float) -> None:
+    def __init__(self, head: VLMReasoningHead, draws: Tensor | None,
+                 warp: LogitsProcessorList) -> None:
         self.forbidden = torch.tensor(head.vision_token_ids, device=head.device)
         self.draws = draws
-        self.warp = None if draws is None else warpers(temperature, top_k, top_p)
+        self.warp = warp
 
     def __call__(self, logits: Tensor, samples: Tensor, step: int) -> Tensor:
         """Logits (A, V) of samples (A,) -> (A,) long tokens, their number ``step``."""
         scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
         if self.draws is None:
             return scores.argmax(dim=-1)
-        return draw_tokens(self.warp(None, scores), self.draws[step, samples])
+        return draw_tokens(self.warp(None, scores), self.draws[samples, step])
 
 
 def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, starts: Tensor,

@@ -68,12 +68,18 @@ def test_the_model_gives_the_tokens_the_log_probs_of_the_head(exact_head, prompt
 
 
 @pytest.mark.parametrize('tokens', [1, 150, 300])
-def test_which_prompts_run_together_changes_nothing(exact_head, prompts, tokens):
+def test_which_prompts_run_together_changes_nothing(exact_head, prompts, tokens, monkeypatch):
+    rows, row_states = [], shared_prefix_rollout.row_states
+
+    def spy(model, part, *args):
+        rows.append(len(part))
+        return row_states(model, part, *args)
+
+    monkeypatch.setattr(shared_prefix_rollout, 'row_states', spy)
     options = dict(group_size=2, max_new_tokens=20)
-    rows = list(SharedPrefixRollout(tokens)._rows(prompts))
-    assert [len(row) for row in rows] == {1: [1, 1, 1], 150: [2, 1], 300: [3]}[tokens]
     assert_same(SharedPrefixRollout(tokens)(exact_head, prompts, **options),
                 HFRollout()(exact_head, prompts, **options))
+    assert rows == {1: [1, 1, 1], 150: [2, 1], 300: [3]}[tokens]
 
 
 def test_block_size_changes_nothing(exact_head, prompts, monkeypatch):
@@ -103,8 +109,7 @@ def test_qwen3_vl(qwen3_folder, qwen3_head, qwen3_prompts):
 
 def test_with_an_adapter(policy_config, prompts):
     pytest.importorskip('peft')
-    head = VLMReasoningHead(**policy_config | dict(attn_implementation='shared_prefix',
-                                                   dtype='float64'), lora=dict(r=4))
+    head = VLMReasoningHead(**policy_config, dtype='float64', lora=dict(r=4))
     options = dict(group_size=3, max_new_tokens=30, seed=1)
     before = SharedPrefixRollout()(head, prompts, **options)
     for name, parameter in head.named_parameters():
@@ -118,8 +123,7 @@ def test_with_an_adapter(policy_config, prompts):
 
 
 def test_with_gradient_checkpointing_and_in_training_mode(policy_config, exact_head, prompts):
-    head = VLMReasoningHead(**policy_config | dict(
-        attn_implementation='shared_prefix', dtype='float64'), gradient_checkpointing=True).train()
+    head = VLMReasoningHead(**policy_config, dtype='float64', gradient_checkpointing=True).train()
     options = dict(group_size=2, max_new_tokens=20)
     assert_same(SharedPrefixRollout()(head, prompts, **options),
                 SharedPrefixRollout()(exact_head, prompts, **options))

@@ -1,0 +1,70 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What a call of any engine does around the model's forward passes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+
+from .sampling import Responses, cut_responses, evaluating, uniform_draws, warpers
+
+
+class RolloutEngine(ABC):
+    """Samples responses; a subclass says how tokens come from the model."""
+
+    @torch.no_grad()
+    def __call__(self,
+                 head: VLMReasoningHead,
+                 prompts: Sequence[EncodedPrompt],
+                 group_size: int = 1,
+                 temperature: float = 1.0,
+                 max_new_tokens: int = 1024,
+                 top_p: float = 1.0,
+                 top_k: int = 0,
+                 seed: int | Sequence[int] = 0,
+                 prompt_numbers: Sequence[int] | None = None) -> Responses:
+        """Generate G responses to each of B prompts.
+
+        Args:
+            head: The policy. Its mode (train or eval) is kept.
+            prompts: B prompts.
+            group_size: G.
+            temperature: 0 for the greedy response, else that of the sampling.
+            max_new_tokens: Limit of a response's length.
+            top_p, top_k: Nucleus and top-k sampling; 1.0 and 0 leave the distribution as it is.
+            seed: Non-negative integer, or several. What is drawn for a response depends on it, the
+                prompt's number and the response's place in its group, so neither on the batch nor
+                on the process that a prompt is in. The global generators are untouched.
+            prompt_numbers: A number >= 0 for each prompt; default 0 ... B - 1.
+        """
+        draws = None
+        if temperature > 0:
+            numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
+            draws = uniform_draws(seed, numbers, group_size, max_new_tokens).to(head.device)
+        warp = warpers(temperature, top_k, top_p) if temperature > 0 else LogitsProcessorList()
+        with evaluating(head.model):
+            ids = self.generate(head, prompts, group_size, max_new_tokens, draws, warp)
+        return cut_responses(ids, head.end_tokens, head.processor.tokenizer.pad_token_id)
+
+    @abstractmethod
+    def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
+                 max_new_tokens: int, draws: Tensor | None, warp: LogitsProcessorList) -> Tensor:
+        """Tokens of N = B * G responses, with anything behind the end of a response.
+
+        Args:
+            head: The policy, in evaluation mode.
+            prompts, group_size, max_new_tokens: As above.
+            draws: (N, max_new_tokens) float64 in [0, 1), see :func:`draw_tokens`; None for the
+                likeliest tokens.
+            warp: What departs from the model's own distribution before a token is drawn.
+
+        Returns:
+            (N, R) long, R at most ``max_new_tokens``.
+        """
