@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import HOOKS
 from mmdpad.utils import jsonable, read_jsonl, to_jsonl, unique_path
@@ -56,7 +56,7 @@ class AnswerStoreHook(Hook):
             ValueError: ``resume``, and there are no answers of an earlier test, or all are those
                 of another policy or other settings.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         self._active = isinstance(model, ReasoningSegmentor)
         if not self._active:
             return

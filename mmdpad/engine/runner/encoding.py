@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
 
+from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.heads.prompt_encoder import EncodingCollate
 
 
@@ -26,8 +26,7 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
         dataloader = runner.build_dataloader(
             dataloader, seed=runner.seed,
             diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False))
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    encoder = getattr(getattr(model, 'policy', None), 'encoder', None)
+    encoder = getattr(getattr(unwrap(runner.model), 'policy', None), 'encoder', None)
     if encoder is None or isinstance(dataloader.collate_fn, EncodingCollate):
         return dataloader
     if dataloader.num_workers:

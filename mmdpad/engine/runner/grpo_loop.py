@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather, all_gather_object, all_reduce, get_rank, get_world_size
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor
 
+from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
 from mmdpad.rewards import RewardComposition
@@ -70,8 +70,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     @property
     def model(self) -> ReasoningSegmentor:
         """The segmentor without its distributed wrapper."""
-        model = self.runner.model
-        return model.module if is_model_wrapper(model) else model
+        return unwrap(self.runner.model)
 
     @property
     def updates(self) -> int:

@@ -1,0 +1,12 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The model behind its distributed wrapper."""
+
+from __future__ import annotations
+
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, whether a runner has wrapped it or not."""
+    return model.module if is_model_wrapper(model) else model
