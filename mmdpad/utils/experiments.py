@@ -1,18 +1,19 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What tools/train.py and tools/test.py share: the command line, and the config it asks for."""
+"""What tools that take a config share: the command line, and the config it asks for."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
 
 
-def experiment_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser with CONFIG, --work-dir, --cfg-options and --launcher.
+def config_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A parser with CONFIG and --cfg-options, for :func:`load_config`.
 
     Args:
         description: What the command does.
@@ -20,10 +21,24 @@ def experiment_parser(description: str, example: str) -> argparse.ArgumentParser
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='path of a config file')
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints and results '
-                        '(default: work_dirs/<name of the config>)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help=f'override entries of the config, for example {example}')
+    return parser
+
+
+def load_config(args: argparse.Namespace, **entries: Any) -> Config:
+    """The config file that a command line names, with some entries, and with what it overrides."""
+    check_file('config', args.config)
+    config = Config.fromfile(args.config)
+    config.merge_from_dict({**entries, **(args.cfg_options or {})})
+    return config
+
+
+def experiment_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A :func:`config_parser` with --work-dir and --launcher, too."""
+    parser = config_parser(description, example)
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and results '
+                        '(default: work_dirs/<name of the config>)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
                         default='none', help='how the processes were started')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
@@ -41,11 +56,7 @@ def read_config(args: argparse.Namespace) -> Config:
     """The config that a command line of :func:`experiment_parser` asks for. Several processes on
     a CPU (``torchrun ... --launcher pytorch``) are joined by gloo here."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    check_file('config', args.config)
-    config = Config.fromfile(args.config)
-    config.launcher = args.launcher
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+    config = load_config(args, launcher=args.launcher)
     config.work_dir = (args.work_dir or config.get('work_dir')
                        or f'work_dirs/{Path(args.config).stem}')
     if args.launcher == 'pytorch' and not torch.cuda.is_available():

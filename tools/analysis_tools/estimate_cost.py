@@ -10,10 +10,7 @@ published Qwen-VL models are built in. What is assumed is printed.
 
 from __future__ import annotations
 
-import argparse
 import json
-
-from mmengine.config import Config, DictAction
 
 from mmdpad.engine.cost import (
     format_report,
@@ -21,12 +18,11 @@ from mmdpad.engine.cost import (
     read_config_cost,
     with_response_tokens,
 )
-from mmdpad.utils import check_file, jsonable
+from mmdpad.utils import config_parser, jsonable, load_config
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config', help='path of a config file')
+    parser = config_parser(__doc__.splitlines()[0], 'train_dataloader.batch_size=8')
     parser.add_argument('--gpus', type=int, default=1, metavar='N',
                         help='processes with a GPU and a batch each (default 1)')
     parser.add_argument('--gpu-memory', type=float, metavar='GB',
@@ -36,16 +32,12 @@ def main() -> None:
     parser.add_argument('--prompt-tokens', type=int, metavar='P',
                         help='length of a prompt, image included (default: counted or assumed)')
     parser.add_argument('--json', action='store_true', help='machine-readable, in bytes and FLOPs')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override entries of the config')
     args = parser.parse_args()
     for name in ('gpus', 'gpu_memory', 'response_tokens', 'prompt_tokens'):
         value = getattr(args, name)
         if value is not None and not value > 0:
             parser.error(f'--{name.replace("_", "-")} should be positive, but got {value}')
-    check_file('config', args.config)
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options or {})
+    config = load_config(args)
     try:
         cost = read_config_cost(config, args.response_tokens, args.prompt_tokens)
         longest = with_response_tokens(cost, config, cost.max_tokens)

@@ -11,10 +11,10 @@ from typing import Any
 
 from transformers import AutoProcessor
 
-from mmdpad.models import VLMReasoningHead
+from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.lora import LORA_TARGETS
-from mmdpad.models.segmentors.reasoning_segmentor import _split_train_cfg
+from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.prompts import build_messages
 
 from .frozen import FrozenCost, clip_cost, sam_cost
@@ -75,7 +75,7 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
         text, how = _text_tokens(policy)
         prompt_tokens = grid[0] * grid[1] // vision.merge**2 + text
         notes.append(f'text of a prompt: {text} tokens {how}')
-    sampling, objective, options = _split_train_cfg(config['model'].get('train_cfg') or {})
+    sampling, objective, options = split_train_cfg(config['model'].get('train_cfg') or {})
     if response_tokens is None:
         response_tokens = min(RESPONSE_TOKENS, sampling['max_new_tokens'])
         notes.append(f'responses: {response_tokens} tokens each (assumed; --response-tokens)')
@@ -96,9 +96,9 @@ def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
     return replace(cost, work=work, setup=replace(cost.setup, groups=_groups(config, work)))
 
 
-def _argument(policy: Mapping[str, Any], name: str) -> Any:
-    """An argument of the policy head, or its default."""
-    return policy.get(name, inspect.signature(VLMReasoningHead).parameters[name].default)
+def _argument(config: Mapping[str, Any], name: str, of: type = VLMReasoningHead) -> Any:
+    """An argument that a config gives to a class, by default the policy head, or its default."""
+    return config.get(name, inspect.signature(of).parameters[name].default)
 
 
 def _step_prompts(config: Mapping[str, Any], work: Workload) -> int:
@@ -121,7 +121,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
     accumulates = (groups < step_prompts if is_grpo else
                    wrapper.get('accumulative_counts', 1) > 1)
     kl_in_reward = options['kl_in'] == 'reward' and objective['kl_coef'] > 0
-    engine = config['model'].get('rollout_engine', {}).get('type', 'SharedPrefixRollout')
+    engine = _argument(config['model'], 'rollout_engine', ReasoningSegmentor)['type']
     state, step = _optimizer_numbers(wrapper['optimizer'])
     return Setup(
         weight_bytes={'float32': 4, 'bfloat16': 2, 'float16': 2, 'float64': 8}[

@@ -61,7 +61,7 @@ class ReasoningSegmentor(BaseDetector):
         self.reference: nn.Module | None = None
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
         self.reference_compatible = reference_compatible
-        self.sampling, self.objective, self.train_options = _split_train_cfg(train_cfg or {})
+        self.sampling, self.objective, self.train_options = split_train_cfg(train_cfg or {})
         self.test_cfg = {'temperature': 0.0, 'max_new_tokens': 1024, **(test_cfg or {})}
         self.register_state_dict_post_hook(_drop_frozen)
         self._register_load_state_dict_pre_hook(_check_adapter, with_module=True)
@@ -94,7 +94,7 @@ class ReasoningSegmentor(BaseDetector):
             inputs: ``prompt_image``: B uint8 tensors (3, h, w), RGB; optionally ``image``, the
                 original frames, and ``prompt``, the encoded prompts.
             data_samples: B data samples with ``question``.
-            **sampling: As in :class:`HFRollout`, ``group_size`` included.
+            **sampling: As in :class:`RolloutEngine`, ``group_size`` included.
         """
         prompts = self._encode(inputs, data_samples)
         responses = self.rollout_engine(self.policy, prompts, **sampling)
@@ -287,7 +287,7 @@ class ReasoningSegmentor(BaseDetector):
         return [prompt.vision[0] for prompt in self.policy.see(prompts)]
 
 
-def _split_train_cfg(config: dict) -> tuple[dict, dict, dict]:
+def split_train_cfg(config: dict) -> tuple[dict, dict, dict]:
     """The sampling's part of ``train_cfg``, the objective's and the rest, with the published
     defaults."""
     sampling = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
