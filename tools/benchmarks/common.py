@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmdet.structures import DetDataSample
+from torch import Tensor
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -28,6 +32,9 @@ from transformers import (
     Qwen2VLImageProcessor,
 )
 
+from mmdpad.models import VLMReasoningHead
+from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.structures import RolloutBatch
 from mmdpad.testing import POLICY_WEIGHTS
 
 PATCH, MERGE = 14, 2
@@ -110,6 +117,44 @@ def make_image(side: int = 840, seed: int = 0) -> torch.Tensor:
     """A random image: uint8 (3, side, side), RGB."""
     pixels = np.random.default_rng(seed).integers(0, 256, (3, side, side), dtype=np.uint8)
     return torch.from_numpy(pixels)
+
+
+class EndlessHead(VLMReasoningHead):
+    """Its responses never end: end tokens are as impossible as vision tokens."""
+
+    @property
+    def vision_token_ids(self) -> list[int]:
+        return [*super().vision_token_ids, *self.end_tokens]
+
+
+def unseen(prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+    """The same prompts in a new step: a frozen vision tower has not seen their images yet."""
+    return [replace(prompt, vision=None) for prompt in prompts]
+
+
+def random_rollout(prompts: Sequence[EncodedPrompt], lengths: Tensor,
+                   generator: torch.Generator | None = None) -> RolloutBatch:
+    """Random responses of given lengths (N,), as many to each prompt, with random advantages."""
+    rows, longest, count = len(lengths), int(lengths.max()), len(prompts)
+    samples = [DetDataSample(metainfo=dict(question=QUESTION)) for _ in prompts]
+    return RolloutBatch(
+        samples, samples, rows // count, [''] * rows, [None] * rows,
+        response_ids=torch.randint(500, (rows, longest), generator=generator),
+        response_mask=torch.arange(longest) < lengths[:, None],
+        truncated=torch.zeros(rows, dtype=torch.bool), think_tokens=torch.zeros(rows),
+        prompts=unseen(prompts),
+        advantages=torch.randn(rows, generator=generator).reshape(count, -1))
+
+
+def peak_memory() -> float:
+    """MB that this process held at most since it started, or since :func:`forget_peak` (Linux)."""
+    status = Path('/proc/self/status').read_text()
+    return int(re.search(r'VmHWM:\s*(\d+) kB', status)[1]) / 1024
+
+
+def forget_peak() -> None:
+    """Let :func:`peak_memory` begin anew."""
+    Path('/proc/self/clear_refs').write_text('5')
 
 
 def environment() -> dict[str, Any]:

@@ -38,11 +38,14 @@ import torch
 from common import (
     PROMPT_TEMPLATE,
     QUESTION,
+    EndlessHead,
     environment,
     make_config,
     make_image,
     print_json,
+    random_rollout,
     token_ids,
+    unseen,
     write_processor,
 )
 from mmdet.structures import DetDataSample
@@ -146,13 +149,9 @@ def _ten_times(function: Callable[[], Any]) -> None:
         function()
 
 
-class RandomHead(VLMReasoningHead):
+class RandomHead(EndlessHead):
     """A policy whose ``pretrained`` has config and processor only. Its weights are random and made
-    on the default device, and its responses never end."""
-
-    @property
-    def end_tokens(self) -> list[int]:
-        return self.vision_token_ids[:1]  # which is never sampled
+    on the default device."""
 
     def _load_model(self, source: str, dtype: str) -> PreTrainedModel:
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(source),
@@ -216,11 +215,6 @@ def encode(folder: str, args: argparse.Namespace) -> list[EncodedPrompt]:
     return [encoder(make_image(args.side, seed), QUESTION) for seed in range(args.prompts)]
 
 
-def unseen(prompts: list[EncodedPrompt]) -> list[EncodedPrompt]:
-    """The same prompts in a new step: a frozen vision tower has not seen their images yet."""
-    return [dataclasses.replace(prompt) for prompt in prompts]
-
-
 class Training:
     """A policy, its reference and its optimizer, and what the training loop does with them."""
 
@@ -239,13 +233,8 @@ class Training:
 
     def random_rollout(self) -> RolloutBatch:
         """Random responses to all prompts."""
-        rows, length = self.args.prompts * self.args.group_size, self.args.tokens
-        return RolloutBatch(
-            self.samples, self.samples, self.args.group_size, [''] * rows, [None] * rows,
-            response_ids=torch.randint(500, (rows, length)),
-            response_mask=torch.ones(rows, length, dtype=torch.bool),
-            truncated=torch.ones(rows, dtype=torch.bool), think_tokens=torch.zeros(rows),
-            prompts=unseen(self.prompts), advantages=self._advantages())
+        rows = self.args.prompts * self.args.group_size
+        return random_rollout(self.prompts, torch.full((rows, ), self.args.tokens))
 
     def rollout(self) -> RolloutBatch:
         """Sampled responses to all prompts."""
@@ -253,11 +242,8 @@ class Training:
             rollout = self.model.rollout(
                 dict(prompt=unseen(self.prompts), prompt_image=self.samples), self.samples,
                 **self.model.sampling)
-        rollout.advantages = self._advantages()
+        rollout.advantages = torch.randn(self.args.prompts, self.args.group_size)
         return rollout
-
-    def _advantages(self) -> Tensor:
-        return torch.randn(self.args.prompts, self.args.group_size)
 
     def update(self, rollout: RolloutBatch) -> None:
         """One optimizer step in micro-batches."""

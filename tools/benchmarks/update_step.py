@@ -14,14 +14,11 @@ checkpointing, but for `mmdpad, nothing recomputed`. Prints JSON.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from common import (
@@ -29,16 +26,17 @@ from common import (
     QUESTION,
     alternate,
     environment,
+    forget_peak,
     make_image,
     make_policy,
+    peak_memory,
     print_json,
+    random_rollout,
     summary,
 )
-from mmdet.structures import DetDataSample
 from mmengine.optim import OptimWrapper
 
 from mmdpad.models import ReasoningSegmentor
-from mmdpad.structures import RolloutBatch
 
 SIDES = ('mmdpad', 'mmdpad, nothing recomputed', 'replicated', 'naive', 'naive, one by one')
 
@@ -59,30 +57,16 @@ class Update:
             self.model.policy.vision_is_fixed = self.model.reference.vision_is_fixed = False
         trained = [p for p in self.model.policy.parameters() if p.requires_grad]
         self.wrapper = OptimWrapper(torch.optim.AdamW(trained, lr=0.0, fused=True))
-        self.rollout = self._rollout(args)
-
-    def _rollout(self, args: argparse.Namespace) -> RolloutBatch:
-        """Random responses to one prompt; for the naive side G prompts of one response each."""
-        generator = torch.Generator().manual_seed(0)
-        size, (low, high) = args.group_size, args.lengths
-        lengths = torch.linspace(low, high, size).long()
-        prompts, group = (1, size) if 'naive' not in self.side else (size, 1)
-        image = make_image(args.side)
-        return RolloutBatch(
-            [DetDataSample(metainfo=dict(question=QUESTION))] * prompts, [image] * prompts, group,
-            [''] * size, [None] * size,
-            response_ids=torch.randint(500, (size, high), generator=generator),
-            response_mask=torch.arange(high) < lengths[:, None],
-            truncated=torch.zeros(size, dtype=torch.bool), think_tokens=torch.zeros(size),
-            prompts=self.model.policy.encode_prompts([image] * prompts, [QUESTION] * prompts),
-            advantages=torch.randn(size, generator=generator).reshape(prompts, group))
+        # For the naive side G prompts of one response each.
+        prompts = args.group_size if 'naive' in side else 1
+        self.prompts = self.model.policy.encode_prompts([make_image(args.side)] * prompts,
+                                                        [QUESTION] * prompts)
+        self.lengths = torch.linspace(*args.lengths, args.group_size).long()
 
     def __call__(self) -> float:
         """Reference log-probabilities (and old ones, for the naive side) and one optimizer step;
         returns the loss."""
-        # A new step: a frozen tower has not seen the images yet.
-        rollout = dataclasses.replace(
-            self.rollout, prompts=[dataclasses.replace(p) for p in self.rollout.prompts])
+        rollout = random_rollout(self.prompts, self.lengths, torch.Generator().manual_seed(0))
         parts = list(rollout.split(1 if 'one by one' in self.side else rollout.num_prompts))
         if 'naive' in self.side:
             for part in parts:
@@ -104,12 +88,6 @@ def in_child(side: str, folder: str, options: Sequence[str]) -> dict[str, float]
     return json.loads(child.stdout.splitlines()[-1])
 
 
-def peak_memory() -> float:
-    """MB that this process held at most since its peak was last cleared (Linux)."""
-    status = Path('/proc/self/status').read_text()
-    return int(re.search(r'VmHWM:\s*(\d+) kB', status)[1]) / 1024
-
-
 def run_child(side: str, folder: str, args: argparse.Namespace) -> None:
     """Print MB at rest before an update, MB that the update adds at most, and the seconds of the
     quicker of two more updates."""
@@ -118,7 +96,7 @@ def run_child(side: str, folder: str, args: argparse.Namespace) -> None:
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     update.wrapper.step()  # the optimizer's state
-    Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
+    forget_peak()
     rest = peak_memory()
     update()
     added = peak_memory() - rest
@@ -148,8 +126,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make_policy(folder, args.hidden_size, args.layers, args.side)
-        updates = {side: Update(side, folder, args)
-                                                 for side in args.sides}
+        updates = {side: Update(side, folder, args) for side in args.sides}
         losses: dict[str, float] = {}
 
         def recorded(side: str) -> Callable[[], None]:

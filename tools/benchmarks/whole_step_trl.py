@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -32,10 +31,12 @@ import torch
 from common import (
     PROMPT_TEMPLATE,
     QUESTION,
+    EndlessHead,
     alternate,
     environment,
     make_image,
     make_policy,
+    peak_memory,
     print_json,
     summary,
 )
@@ -44,11 +45,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmdpad.models import VLMReasoningHead
 from mmdpad.registry import MODELS, REWARDS
 from mmdpad.structures import RolloutBatch
 
 LR, MAX_NORM, KL_COEF = 1e-6, 1.0, 5e-3
+MODELS.register_module(module=EndlessHead)
 
 
 def main() -> None:
@@ -152,22 +153,12 @@ def run_side(pipe: Connection, train: Any, *args: Any) -> None:
     torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
     turns = Turns(pipe)
     facts = train(turns, *args)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pipe.send(dict(facts, peak_memory_gib=kilobytes / 2**20, cpu_seconds=turns.cpu_seconds[1:]))
+    pipe.send(dict(facts, peak_memory_gib=peak_memory() / 2**10, cpu_seconds=turns.cpu_seconds[1:]))
 
 
 def reward_of(text: str) -> float:
     """A reward that costs nothing: the share of letters."""
     return sum(letter.isalpha() for letter in text) / max(len(text), 1)
-
-
-@MODELS.register_module()
-class EndlessHead(VLMReasoningHead):
-    """Its responses never end: end tokens are as impossible as vision tokens."""
-
-    @property
-    def vision_token_ids(self) -> list[int]:
-        return [*super().vision_token_ids, *self.end_tokens]
 
 
 @REWARDS.register_module()
