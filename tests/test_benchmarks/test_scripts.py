@@ -36,6 +36,6 @@ def test_update_step_compares_equal_losses():
 
 
 def test_rollout_does_equal_work():
-    result = run('rollout', '--tokens', 3, '--repeats', 1)
+    result = run('rollout', '--side', 112, '--tokens', 3, '--repeats', 1)
     assert set(result['response_tokens'].values()) == {24}
     assert result['ratio'].keys() == {'generate', 'generate_replicated'}

@@ -40,6 +40,7 @@ def main() -> None:
     os.environ['HF_HUB_OFFLINE'] = '1'
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
+        make_policy(folder, side=args.side)
         heads = [make_head(folder, name, args.mean_tokens) for name in ('shared_prefix', 'sdpa')]
     rollouts = make_rollouts(*heads, args)
     tokens = {name: int(rollout().mask.sum()) for name, rollout in rollouts.items()}
@@ -47,13 +48,14 @@ def main() -> None:
     print_json(dict(
         result, response_tokens=tokens, environment=environment(),
         tokens_per_second={name: tokens[name] / result['median'][name] for name in tokens},
-        prompt_tokens=len(encode(heads[0])), load_average=os.getloadavg()))
+        prompt_tokens=len(encode(heads[0], args.side)), load_average=os.getloadavg()))
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--repeats', type=int, default=3, help='runs of each that count')
     parser.add_argument('--prompts', type=int, default=1, help='copies of the prompt in a batch')
+    parser.add_argument('--side', type=int, default=840, help='of the image, in pixels')
     parser.add_argument('--group-size', type=int, default=8, help='responses to a prompt')
     parser.add_argument('--tokens', type=int, default=200, help='length limit of a response')
     parser.add_argument('--mean-tokens', type=int, help='responses end, by then on average')
@@ -63,7 +65,7 @@ def parse_args() -> argparse.Namespace:
 
 def make_head(folder: str, attn_implementation: str, mean_tokens: int | None) -> VLMReasoningHead:
     """A policy whose responses never end, or with probability 1 / ``mean_tokens`` at each token."""
-    head = VLMReasoningHead(make_policy(folder), prompt_template=PROMPT_TEMPLATE,
+    head = VLMReasoningHead(folder, prompt_template=PROMPT_TEMPLATE,
                             attn_implementation=attn_implementation)
     others = head.model.config.text_config.vocab_size - len(head.vision_token_ids) - 1
     odds = 0.0 if mean_tokens is None else others / (mean_tokens - 1)
@@ -87,15 +89,15 @@ class EndOdds(nn.Module):
             *logits.shape[:-1], len(self.ends)))
 
 
-def encode(head: VLMReasoningHead) -> Any:
-    """The prompt, of about 1050 tokens."""
-    return head.encode_prompts([make_image()], [QUESTION])[0]
+def encode(head: VLMReasoningHead, side: int) -> Any:
+    """The prompt, of about 1050 tokens with an image of 840 pixels."""
+    return head.encode_prompts([make_image(side)], [QUESTION])[0]
 
 
 def make_rollouts(shared: VLMReasoningHead, plain: VLMReasoningHead,
                   args: argparse.Namespace) -> dict[str, Callable[[], Responses]]:
     """Name -> one rollout, preprocessing left out."""
-    prompts, count = [encode(shared)] * args.prompts, args.group_size
+    prompts, count = [encode(shared, args.side)] * args.prompts, args.group_size
     options = dict(max_new_tokens=args.tokens, seed=0)
     return {
         'mmdpad': lambda: SharedPrefixRollout()(shared, prompts, count, **options),
