@@ -93,8 +93,9 @@ def draw_pictures(scenes: int = 4) -> list[str]:
         for stage, line in zip(('start', 'end'), lines, strict=True):
             row = json.loads(line)
             pictures.append(draw_answer(
-                read_image(row['image']), decode_mask(row['mask']), row['box'], row['points'],
-                row['question'], row['think'], row['caption'],
+                read_image(row['image']), decode_mask(row['mask']), row['boxes'],
+                [point for points in row['points'] for point in points], row['question'],
+                row['think'], row['caption'],
                 note=f'{stage} of training, IoU {row["iou"]:.2f}'))
     answers, curves = WORK_DIR / 'answers.png', WORK_DIR / 'curves.png'
     curves.unlink(missing_ok=True)

@@ -91,8 +91,10 @@ class ReasonSegInferencer(BaseInferencer):
             bool, ``box`` (XYXY) and ``points`` (two (x, y)) in pixels of the original image,
             ``score`` (the decoder's), ``caption``, ``reasoning``, ``response`` (the model's whole
             text) and ``failure``: None, or why the response could not be used; then ``mask`` is
-            empty and ``box``, ``points`` and ``score`` are None. With ``return_vis`` also
-            ``visualization`` (h, w, 3) uint8 RGB.
+            empty and ``box``, ``points`` and ``score`` are None. Where an answer may name several
+            objects, ``mask`` is that of all, ``objects`` has a dict of ``box``, ``points`` and
+            ``score`` for each, and the three keys above are the first one's. With ``return_vis``
+            also ``visualization`` (h, w, 3) uint8 RGB.
 
         Raises:
             ValueError, TypeError: Input that cannot be used, see :func:`pair_queries`, or a
@@ -132,8 +134,10 @@ class ReasonSegInferencer(BaseInferencer):
         """One picture per answer; ``inputs`` are the images (3, H, W), uint8 RGB."""
         return [draw_answer(
             image.permute(1, 2, 0).cpu().numpy(), None if answer['failure'] else answer['mask'],
-            answer['box'], answer['points'], answer['question'], answer['reasoning'],
-            answer['caption'], note=answer['failure'] and f'No answer: {answer["failure"]}')
+            [item['box'] for item in answer['objects']],
+            [point for item in answer['objects'] for point in item['points']],
+            answer['question'], answer['reasoning'], answer['caption'],
+            note=answer['failure'] and f'No answer: {answer["failure"]}')
             for image, answer in zip(inputs, preds, strict=True)]
 
     def postprocess(self, preds: list, *args: Any,  # type: ignore[override]
@@ -174,13 +178,13 @@ def _answer(sample: Any) -> dict[str, Any]:
     found, reasoning = sample.pred_instances, sample.reasoning
     parsed = reasoning['parsed']
     failure = f'{parsed.reason}: {parsed.detail}' if isinstance(parsed, ParseFailure) else None
-    if failure is None and not len(found.masks):
+    if failure is None and not len(found.masks) and parsed.objects:
         failure = 'no_mask: the decoder gave no mask'
+    objects = [dict(box=box, points=points, score=score) for box, points, score in zip(
+        found.bboxes.tolist(), found.points.tolist(), found.scores.tolist(), strict=True)]
+    first = objects[0] if objects else dict(box=None, points=None, score=None)
     return dict(
-        mask=found.masks.cpu().numpy().astype(bool).any(axis=0),
-        box=None if failure else found.bboxes[0].tolist(),
-        points=None if failure else found.points[0].tolist(),
-        score=None if failure else float(found.scores[0]),
+        mask=found.masks.cpu().numpy().astype(bool).any(axis=0), **first, objects=objects,
         caption=parsed.caption, reasoning=parsed.think, response=reasoning['response'],
         failure=failure)
 

@@ -5,9 +5,10 @@ from . import samplers, transforms
 from .errors import DatasetError
 from .reason_seg import ReasonSegDataset
 from .reason_seg_annotation import read_reasonseg_annotation
+from .reasoning_dataset import ReasoningDataset
 from .seg_zero import SegZeroDataset
 
 __all__ = [
-    'DatasetError', 'ReasonSegDataset', 'SegZeroDataset', 'read_reasonseg_annotation', 'samplers',
-    'transforms'
+    'DatasetError', 'ReasonSegDataset', 'ReasoningDataset', 'SegZeroDataset',
+    'read_reasonseg_annotation', 'samplers', 'transforms'
 ]

@@ -3,48 +3,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-
-from mmengine.dataset import BaseDataset
 
 from mmdpad.prompts.template import normalise_question
 from mmdpad.registry import DATASETS
 
 from .errors import DatasetError
 from .reason_seg_annotation import draw_masks, parse_annotation
+from .reasoning_dataset import ReasoningDataset
 from .transforms.images import probe_image
-from .transforms.loading import no_target_message
+from .transforms.loading import no_target_error
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 _ONE_TEXT = ('first', 'all')
 
 
 @DATASETS.register_module()
-class ReasonSegDataset(BaseDataset):
+class ReasonSegDataset(ReasoningDataset):
     """Images with a question and a mask, in the layout that ReasonSeg is published in.
 
     ``<data_root>/<split>/`` holds images (``.jpg``, ``.jpeg``, ``.png``) and beside each a JSON
     file of the same name (:mod:`.reason_seg_annotation`). Items come in the order of their file
-    names, so every machine sees the same list. An item before the pipeline has the keys
-    ``img_id`` (the file name without suffix), ``img_path``, ``ann_path``, ``texts`` (all raw
-    texts), ``text_index``, ``question`` (the raw text that is asked), ``is_sentence`` and, where
-    the annotation has them, ``other_boxes``, ``think``, ``caption`` and ``response``.
+    names, so every machine sees the same list. An item also has ``ann_path`` and, where the
+    annotation has them, ``other_boxes``, ``think``, ``caption`` and ``response``; its ``img_id`` is
+    the file name without suffix.
 
-    All files are checked when the data set is built (headers, annotations and masks; pixels are
-    decoded later), and everything that is wrong is listed in one :class:`DatasetError`, so that
-    no run starts on half a data set: images without an annotation and the reverse, two images of
-    one name, unreadable images or JSON, an empty question, a mask without a pixel, another
-    object's box outside of its image.
+    Headers, annotations and masks are checked when the data set is built; pixels are decoded
+    later. It is wrong: an image without an annotation and the reverse, two images of one name, an
+    unreadable image or JSON, an empty question, a mask without a pixel, another object's box
+    outside of its image.
 
     Args:
         data_root: Folder that holds the splits.
         split: Sub-folder to read; ReasonSeg has ``train``, ``val`` and ``test``.
         texts: ``'first'`` asks the first text of each annotation (the published protocol),
             ``'all'`` makes one item a text.
-        **kwargs: For :class:`mmengine.dataset.BaseDataset`, ``pipeline`` above all.
+        **kwargs: See :class:`ReasoningDataset`.
     """
-
-    METAINFO = dict(classes=('object', ))
 
     def __init__(self, data_root: str, split: str = 'train', texts: str = 'first',
                  **kwargs) -> None:
@@ -54,30 +50,31 @@ class ReasonSegDataset(BaseDataset):
         self.texts = texts
         super().__init__(data_root=str(data_root), **kwargs)
 
-    def load_data_list(self) -> list[dict]:
-        """Check all files of the split and list its items, in the order of file names."""
-        folder = self._find_folder()
-        images, annotations, problems = _list_pairs(folder)
-        items: list[dict] = []
+    @property
+    def where(self) -> str:
+        return str(Path(self.data_root) / self.split)
+
+    def read_items(self) -> Iterator[dict | DatasetError]:
+        """Items in the order of file names."""
+        images, annotations, problems = _list_pairs(self._find_folder())
+        yield from problems
         for name in sorted(images.keys() & annotations.keys()):
             try:
-                items += self._load_pair(images[name], annotations[name])
+                yield from self._load_pair(images[name], annotations[name])
             except DatasetError as error:
-                problems.append(str(error))
-        if problems:
-            raise DatasetError.listing(str(folder), problems)
-        return items
+                yield error
 
     def _find_folder(self) -> Path:
         root = Path(self.data_root)
         if not root.is_dir():
             raise DatasetError(f'`data_root` should be a folder with ReasonSeg\'s splits, but '
-                               f'{root} is none; download the data or correct the path')
+                               f'{root} is none; download the data or correct the path',
+                               'missing folder')
         folder = root / self.split
         if not folder.is_dir():
             found = ', '.join(sorted(p.name for p in root.iterdir() if p.is_dir())) or 'none'
             raise DatasetError(f'`split` should be a folder in {root}, but got {self.split!r}; '
-                               f'folders there: {found}')
+                               f'folders there: {found}', 'missing split')
         return folder
 
     def _load_pair(self, img_path: Path, ann_path: Path) -> list[dict]:
@@ -87,10 +84,10 @@ class ReasonSegDataset(BaseDataset):
         for i, text in enumerate(annotation.texts):
             if not normalise_question(text):
                 raise DatasetError(f'`text[{i}]` of {ann_path} should be a question, but got '
-                                   f'{text!r}; write one, or remove it')
+                                   f'{text!r}; write one, or remove it', 'empty question')
         target, _ = draw_masks(annotation.polygons, height, width)
         if not target.any():
-            raise DatasetError(no_target_message(str(ann_path), height, width))
+            raise no_target_error(str(ann_path), height, width)
         optional = dict(annotation.answer)
         if annotation.other_boxes is not None:
             optional['other_boxes'] = annotation.other_boxes
@@ -115,10 +112,11 @@ def _check_inside(boxes: tuple[tuple[float, ...], ...], ann_path: Path, height: 
         if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
             raise DatasetError(f'`other_boxes[{i}]` of {ann_path} should lie in its image of '
                                f'{width} x {height} pixels (width x height), at least in part, but '
-                               f'got {[x1, y1, x2, y2]}; correct or remove the box')
+                               f'got {[x1, y1, x2, y2]}; correct or remove the box', 'box outside')
 
 
-def _list_pairs(folder: Path) -> tuple[dict[str, Path], dict[str, Path], list[str]]:
+def _list_pairs(
+        folder: Path) -> tuple[dict[str, Path], dict[str, Path], list[DatasetError]]:
     """Images and annotations of a folder by their name without suffix, and what does not pair.
 
     Hidden files and other kinds of files are left alone.
@@ -132,18 +130,22 @@ def _list_pairs(folder: Path) -> tuple[dict[str, Path], dict[str, Path], list[st
             continue
         files = annotations if suffix == '.json' else images
         if path.stem in files:
-            problems.append(f'{path} has the name of {files[path.stem]}; rename or remove one')
+            problems.append(DatasetError(f'{path} has the name of {files[path.stem]}; rename or '
+                                         'remove one', 'duplicate id'))
         files[path.stem] = path
     problems += [
-        f'{images[name]} has no annotation {name}.json beside it; add it or remove the image'
+        DatasetError(f'{images[name]} has no annotation {name}.json beside it; add it or remove '
+                     'the image', 'missing annotation')
         for name in sorted(images.keys() - annotations.keys())
     ]
     problems += [
-        f'{annotations[name]} has no image ({", ".join(name + s for s in IMAGE_SUFFIXES)}) beside '
-        'it; add it or remove the annotation'
+        DatasetError(f'{annotations[name]} has no image ('
+                     f'{", ".join(name + s for s in IMAGE_SUFFIXES)}) beside it; add it or remove '
+                     'the annotation', 'missing image')
         for name in sorted(annotations.keys() - images.keys())
     ]
     if not images and not annotations:
-        problems.append(f'{folder} holds no images ({", ".join(IMAGE_SUFFIXES)}) with '
-                        'annotations (.json); download the data or correct `data_root`')
+        problems.append(DatasetError(
+            f'{folder} holds no images ({", ".join(IMAGE_SUFFIXES)}) with annotations (.json); '
+            'download the data or correct `data_root`', 'empty split'))
     return images, annotations, problems

@@ -122,7 +122,7 @@ def parse_annotation(path: str | os.PathLike) -> ReasonSegAnnotation:
     missing = [key for key in ('text', 'is_sentence', 'shapes') if key not in content]
     if missing:
         raise DatasetError(f'{path} lacks {", ".join(f"`{key}`" for key in missing)}; '
-                           'add it, or remove the file and its image')
+                           'add it, or remove the file and its image', 'wrong annotation')
     texts, is_sentence, shapes = content['text'], content['is_sentence'], content['shapes']
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
         raise _wrong(path, 'text', 'a list of at least one string', texts)
@@ -203,4 +203,4 @@ def _wrong(path: str | os.PathLike, name: str, wanted: str, got: object) -> Data
     shown = repr(got)
     shown = shown if len(shown) <= 80 else shown[:77] + '...'
     return DatasetError(f'`{name}` of {path} should be {wanted}, but got {shown}; correct it, or '
-                        'remove the file and its image')
+                        'remove the file and its image', 'wrong annotation')

@@ -7,16 +7,15 @@ import functools
 import importlib
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from mmengine.dataset import BaseDataset
 
 from mmdpad.prompts import normalise_question, parse_solution
 from mmdpad.registry import DATASETS
 
 from .errors import DatasetError
+from .reasoning_dataset import ReasoningDataset
 
 TEXT_COLUMNS = ('id', 'problem', 'solution')
 COLUMNS = (*TEXT_COLUMNS, 'image')
@@ -25,7 +24,7 @@ _OPEN_SHARDS = 64
 
 
 @DATASETS.register_module()
-class SegZeroDataset(BaseDataset):
+class SegZeroDataset(ReasoningDataset):
     """Images with a question, a box and two points, as the prepared RefCOCOg copies hold them.
 
     ``data_root`` (or ``data_root/data``) holds the ``*.parquet`` files of a copy such as
@@ -35,66 +34,37 @@ class SegZeroDataset(BaseDataset):
     write the solution in its pixels; their ``img_height`` and ``img_width``, the size before
     that, are not needed. There are no masks.
 
-    Every text is checked when the data set is built, and everything that is wrong is listed in
-    one :class:`DatasetError`. Images stay in the files: an item is a row's place and its texts,
-    and the image's bytes are read when the item is asked for. An item before the pipeline has the
-    keys ``img_id``, ``img_path`` (file and row, for messages), ``shard``, ``row`` (in the file,
-    from 0), ``texts``, ``text_index``, ``question``, ``is_sentence`` (False: referring
-    expressions are phrases), ``solution``, ``solution_shape`` (h, w) and ``img_bytes``.
+    Every text is checked when the data set is built. Images stay in the files: an item is a row's
+    place and its texts, and the image's bytes are read when the item is asked for. An item also has
+    ``shard``, ``row`` (in the file, from 0), ``is_sentence`` False (referring expressions are
+    phrases), ``solution``, ``solution_shape`` (h, w) and ``img_bytes``; its ``img_path`` is file
+    and row, for messages.
 
     Args:
         data_root: Folder of the copy.
-        num_samples: Number of rows to draw where there are more; None takes all. The published
-            recipe has 3000.
-        sample_seed: Seed of the draw: the first ``num_samples`` of
-            ``numpy.random.default_rng(sample_seed).permutation(rows)``, rows counted through the
-            files in the order of their names. It is the draw of the published loader (seed 9),
-            the same on every machine. The drawn rows keep the order of the files.
         solution_size: (width, height) of the frame in whose pixels solutions are written.
-        **kwargs: For :class:`mmengine.dataset.BaseDataset`, ``pipeline`` above all.
+        **kwargs: See :class:`ReasoningDataset`; ``num_samples=3000`` is the published recipe.
     """
 
-    METAINFO = dict(classes=('object', ))
-
-    def __init__(self,
-                 data_root: str,
-                 num_samples: int | None = None,
-                 sample_seed: int = 9,
-                 solution_size: tuple[int, int] = (840, 840),
+    def __init__(self, data_root: str, solution_size: tuple[int, int] = (840, 840),
                  **kwargs) -> None:
-        if num_samples is not None and num_samples < 1:
-            raise ValueError('`num_samples` should be a positive integer, or None for all rows, '
-                             f'but got {num_samples}')
         if len(solution_size) != 2 or min(solution_size) < 1:
             raise ValueError('`solution_size` should be (width, height), positive integers in '
                              f'pixels, but got {solution_size}')
-        self.num_samples = num_samples
-        self.sample_seed = sample_seed
         self.solution_size = tuple(solution_size)
         super().__init__(data_root=str(data_root), **kwargs)
 
-    def load_data_list(self) -> list[dict]:
-        """Check the texts of all rows and list the drawn ones, in the order of the files."""
-        items: list[dict] = []
-        problems: list[str] = []
+    def read_items(self) -> Iterator[dict | DatasetError]:
+        """Rows in the order of the files; their texts are checked."""
         for shard in _find_shards(Path(self.data_root)):
             try:
                 rows = _read_texts(shard)
             except DatasetError as error:
-                problems.append(str(error))
+                yield error
                 continue
             for i, row in enumerate(rows):
                 item = self._make_item(shard, i, row)
-                problems += _find_problems(item)
-                items.append(item)
-        if not items and not problems:
-            problems.append('its files hold no rows; download the data again')
-        if problems:
-            raise DatasetError.listing(self.data_root, problems)
-        if self.num_samples is None or self.num_samples >= len(items):
-            return items
-        drawn = np.random.default_rng(self.sample_seed).permutation(len(items))
-        return [items[i] for i in sorted(drawn[:self.num_samples])]
+                yield from _find_problems(item) or [item]
 
     def _make_item(self, shard: Path, i: int, row: dict[str, Any]) -> dict:
         width, height = self.solution_size
@@ -117,22 +87,25 @@ class SegZeroDataset(BaseDataset):
         return self.pipeline(item)
 
 
-def _find_problems(item: dict) -> list[str]:
-    """What is wrong with the texts of an item, one sentence each."""
+def _find_problems(item: dict) -> list[DatasetError]:
+    """What is wrong with the texts of an item."""
     where, problems = item['img_path'], []
     if not isinstance(item['question'], str) or not normalise_question(item['question']):
-        problems.append(f'`problem` of {where} should be a question, but got '
-                        f'{item["question"]!r}; write one, or remove the row')
+        problems.append(DatasetError(f'`problem` of {where} should be a question, but got '
+                                     f'{item["question"]!r}; write one, or remove the row',
+                                     'empty question'))
     try:
         (x1, y1, x2, y2), points = parse_solution(str(item['solution']))
     except ValueError as error:
-        return [*problems, f'{where}: {error}; correct it, or remove the row']
+        return [*problems, DatasetError(f'{where}: {error}; correct it, or remove the row',
+                                        'wrong solution')]
     height, width = item['solution_shape']
     all_inside = all(x <= width and y <= height for x, y in ((x1, y1), (x2, y2), *points))
     if not (all_inside and x1 <= x2 and y1 <= y2):
-        problems.append(f'`solution` of {where} should be x1 <= x2, y1 <= y2 and within '
-                        f'`solution_size` {width} x {height}, but got {item["solution"]!r}; '
-                        'correct it, or set `solution_size`')
+        problems.append(DatasetError(
+            f'`solution` of {where} should be x1 <= x2, y1 <= y2 and within `solution_size` '
+            f'{width} x {height}, but got {item["solution"]!r}; correct it, or set '
+            '`solution_size`', 'wrong solution'))
     return problems
 
 
@@ -167,7 +140,7 @@ def _check_columns(shard: Path, schema: Any) -> None:
     if missing:
         raise DatasetError(f'{shard} lacks the column(s) {", ".join(missing)}, but has '
                            f'{", ".join(schema.names)}; take a training copy such as '
-                           'refCOCOg_9k_840')
+                           'refCOCOg_9k_840', 'missing column')
     kind = schema.field('image').type
     if not _import_pyarrow().types.is_struct(kind) or kind.get_field_index('bytes') < 0:
         raise DatasetError(f'`image` of {shard} should be a struct with `bytes`, but is {kind}; '

@@ -1,10 +1,17 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .coordinates import scale_boxes, scale_points
 from .parser import FAILURE_REASONS, follows_template, parse_response
-from .solution import parse_solution
-from .template import TEMPLATES, build_messages, format_response, normalise_question
+from .solution import parse_objects_solution, parse_solution
+from .template import (
+    TEMPLATES,
+    build_messages,
+    format_objects_response,
+    format_response,
+    normalise_question,
+)
 
 __all__ = [
-    'FAILURE_REASONS', 'TEMPLATES', 'build_messages', 'follows_template', 'format_response',
-    'normalise_question', 'parse_response', 'parse_solution', 'scale_boxes', 'scale_points'
+    'FAILURE_REASONS', 'TEMPLATES', 'build_messages', 'follows_template',
+    'format_objects_response', 'format_response', 'normalise_question', 'parse_objects_solution',
+    'parse_response', 'parse_solution', 'scale_boxes', 'scale_points'
 ]

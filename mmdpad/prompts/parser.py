@@ -7,12 +7,14 @@ import json
 import re
 from typing import Any
 
-from mmdpad.structures import ParseFailure, ReasoningOutput
+from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
+
+from .template import OBJECT_KEYS, OBJECTS_KEYS
 
 FAILURE_REASONS = {
     'no_answer': 'there is no <answer> block',
-    'no_json': 'the answer holds no JSON object that can be read',
-    'missing_key': 'bbox, points_1 or points_2 is missing',
+    'no_json': 'the answer holds no JSON object, or list of objects, that can be read',
+    'missing_key': 'the box or a point is missing',
     'bad_value': 'a coordinate is not a finite number, or there are too few or too many',
     'empty_box': 'the box has no area: x2 <= x1 or y2 <= y1',
 }
@@ -37,47 +39,56 @@ def follows_template(text: str, caption: bool = True) -> bool:
     return last is not None and last.end() <= len(text) - len(end)
 
 
-def parse_response(text: str,
-                   reference_compatible: bool = False) -> ReasoningOutput | ParseFailure:
+def parse_response(text: str, reference_compatible: bool = False,
+                   several_objects: bool = False) -> ReasoningOutput | ParseFailure:
     """Read a response.
 
     Args:
         text: Anything a model may have written.
         reference_compatible: Where no <answer> block holds a JSON object, fall back to the first
             ``{...}`` anywhere in the text, as the reference implementation always does.
+        several_objects: The answer is a JSON list of objects, an empty one says that there is no
+            target; without it the answer is one object. :mod:`.template` has both forms.
 
     Returns:
-        A :class:`ReasoningOutput` when the answer has a box with area and two points, else a
-        :class:`ParseFailure` with one of ``FAILURE_REASONS``. Missing or empty think and caption
-        tags are no failure (they cost the format reward).
+        A :class:`ReasoningOutput` when each object of the answer has a box with area and its
+        points, else a :class:`ParseFailure` with one of ``FAILURE_REASONS``. Missing or empty
+        think and caption tags are no failure (they cost the format reward).
     """
     think, after_think = _between(text, 'think', 0)
     body, after_answer = _between(text, 'answer', after_think)
     caption, _ = _between(text, 'caption', after_answer)
     parts: dict[str, Any] = {'think': think, 'caption': caption}
 
-    answer = None if body is None else _first_object(body)
-    if answer is None and reference_compatible:
+    answer = None if body is None else _bracketed(body, '[]' if several_objects else '{}')
+    if answer is None and reference_compatible and not several_objects:
         answer = find_reference_object(text)
     if answer is None:
         reason = 'no_answer' if body is None else 'no_json'
         return ParseFailure(reason, FAILURE_REASONS[reason], **parts)
 
-    box = _numbers(answer.get('bbox'), 4)
-    first, second = (_numbers(answer.get(key), 2) for key in ('points_1', 'points_2'))
-    found: dict[str, Any] = {
-        'box': box,
-        'points': None if first is None or second is None else (first, second),
-    }
-    missing = [key for key in ('bbox', 'points_1', 'points_2') if key not in answer]
+    read = ([_read_object(entry, *OBJECTS_KEYS) for entry in answer] if several_objects
+            else [_read_object(answer, *OBJECT_KEYS)])
+    parts['objects'] = tuple(found for found, _ in read)
+    failure = next((failure for _, failure in read if failure), None)
+    return ParseFailure(*failure, **parts) if failure else ReasoningOutput(**parts)
+
+
+def _read_object(entry: Any, box_key: str,
+                 *point_keys: str) -> tuple[AnsweredObject, tuple[str, str] | None]:
+    """What can be read of an entry, and, unless that is everything, reason and detail."""
+    values = entry if isinstance(entry, dict) else {}
+    box = _numbers(values.get(box_key), 4)
+    points = tuple(_numbers(values.get(key), 2) for key in point_keys)
+    found = AnsweredObject(box, None if None in points else points)
+    missing = [key for key in (box_key, *point_keys) if key not in values]
     if missing:
-        return ParseFailure('missing_key', f'missing: {", ".join(missing)}', **parts, **found)
-    if box is None or found['points'] is None:
-        detail = f'answer: {json.dumps(answer)[:200]}'
-        return ParseFailure('bad_value', detail, **parts, **found)
+        return found, ('missing_key', f'missing: {", ".join(missing)}')
+    if box is None or found.points is None:
+        return found, ('bad_value', f'answer: {json.dumps(entry)[:200]}')
     if box[2] <= box[0] or box[3] <= box[1]:
-        return ParseFailure('empty_box', f'bbox: {list(box)}', **parts, **found)
-    return ReasoningOutput(**parts, **found)
+        return found, ('empty_box', f'{box_key}: {list(box)}')
+    return found, None
 
 
 def find_reference_object(text: str) -> dict[str, Any] | None:
@@ -91,7 +102,8 @@ def find_reference_object(text: str) -> dict[str, Any] | None:
         if end < 0:
             return None
         if end > begin + 1:
-            return _load_object(text[begin:end + 1])
+            value = _load(text[begin:end + 1])
+            return value if isinstance(value, dict) else None
         begin = text.find('{', end)
     return None
 
@@ -106,18 +118,18 @@ def _between(text: str, tag: str, start: int) -> tuple[str | None, int]:
     return text[begin + len(opening):end].strip(), end + len(closing)
 
 
-def _first_object(body: str) -> dict[str, Any] | None:
-    """The JSON object between the first opening and the last closing brace (fences allowed)."""
-    begin, end = body.find('{'), body.rfind('}')
-    return _load_object(body[begin:end + 1]) if 0 <= begin < end else None
+def _bracketed(body: str, brackets: str) -> Any:
+    """The JSON object or list from the first opening to the last closing bracket (fences
+    allowed); None if it is no JSON."""
+    begin, end = body.find(brackets[0]), body.rfind(brackets[1])
+    return _load(body[begin:end + 1]) if 0 <= begin < end else None
 
 
-def _load_object(text: str) -> dict[str, Any] | None:
+def _load(text: str) -> Any:
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _numbers(value: Any, count: int) -> Any:

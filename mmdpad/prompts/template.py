@@ -8,12 +8,18 @@ together, the template's own example included.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+OBJECT_KEYS = ('bbox', 'points_1', 'points_2')
+"""Keys of an answer about one object: its box, then its points (DPAD, Seg-Zero)."""
+OBJECTS_KEYS = ('bbox_2d', 'point_2d')
+"""Keys of each entry of an answer that is a list of objects (VisionReasoner)."""
 
-def format_response(think: str, box: tuple[float, ...], points: tuple[tuple[float, ...], ...],
+
+def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[float]],
                     caption: str) -> str:
-    """Write a response in the one form that the format reward accepts.
+    """Write a response about one object in the one form that the format reward accepts.
 
     Args:
         think: The reasoning chain.
@@ -25,11 +31,28 @@ def format_response(think: str, box: tuple[float, ...], points: tuple[tuple[floa
         ``<think>..</think>``, ``<answer>{json}</answer>`` and ``<caption>..</caption>``, a line
         break between them.
     """
-    answer = {
-        'bbox': [round(v) for v in box],
-        'points_1': [round(v) for v in points[0]],
-        'points_2': [round(v) for v in points[1]]
-    }
+    return _response(think, _entry(OBJECT_KEYS, box, points), caption)
+
+
+def format_objects_response(think: str,
+                            objects: Sequence[tuple[Sequence[float], Sequence[Sequence[float]]]],
+                            caption: str) -> str:
+    """:func:`format_response` where the answer is a list.
+
+    Args:
+        think, caption: As there.
+        objects: Box and points of each, as there; the first point is written. None: no target.
+    """
+    return _response(think, [_entry(OBJECTS_KEYS, *item) for item in objects], caption)
+
+
+def _entry(keys: tuple[str, ...], box: Sequence[float],
+           points: Sequence[Sequence[float]]) -> dict[str, list[int]]:
+    values = (box, *points)[:len(keys)]
+    return {key: [round(v) for v in item] for key, item in zip(keys, values, strict=True)}
+
+
+def _response(think: str, answer: Any, caption: str) -> str:
     return (f'<think>{think}</think>\n<answer>{json.dumps(answer)}</answer>\n'
             f'<caption>{caption}</caption>')
 
@@ -39,11 +62,24 @@ _FIND = (
     'single best match. First reason between <think> and </think>. Then answer between <answer> '
     'and </answer> with JSON in pixels of this image: the bounding box of the object '
     '(x1, y1, x2, y2) and two points inside it, each at the centre of one of its widest parts.')
+_FIND_SEVERAL = (
+    'Find "{question}" in the image: one object, several, or none. Compare all that could be '
+    'meant and keep those that match. First reason between <think> and </think>. Then answer '
+    'between <answer> and </answer> with a JSON list in pixels of this image: for each object its '
+    'bounding box (x1, y1, x2, y2) and a point inside it, at the centre of its widest part; an '
+    'empty list [] if nothing matches.')
 _DESCRIBE = (
     ' Last, between <caption> and </caption>, describe what the box holds so that it cannot be '
     'taken for anything else in the image.')
-EXAMPLE_RESPONSE = format_response('your reasoning', (10, 100, 200, 210), ((30, 110), (35, 180)),
+_DESCRIBE_SEVERAL = (
+    ' Last, between <caption> and </caption>, describe what the boxes hold so that it cannot be '
+    'taken for anything else in the image.')
+_EXAMPLE_BOX, _EXAMPLE_POINTS = (10, 100, 200, 210), ((30, 110), (35, 180))
+EXAMPLE_RESPONSE = format_response('your reasoning', _EXAMPLE_BOX, _EXAMPLE_POINTS,
                                    'a description of the object')
+EXAMPLE_OBJECTS_RESPONSE = format_objects_response(
+    'your reasoning', [(_EXAMPLE_BOX, _EXAMPLE_POINTS), ((225, 296, 706, 786), ((302, 410), ))],
+    'a description of the objects')
 
 
 def _template(instructions: str, example: str) -> str:
@@ -54,8 +90,10 @@ def _template(instructions: str, example: str) -> str:
 TEMPLATES = {
     'default': _template(_FIND + _DESCRIBE, EXAMPLE_RESPONSE),
     'without_caption': _template(_FIND, EXAMPLE_RESPONSE[:EXAMPLE_RESPONSE.index('\n<caption>')]),
+    'several_objects': _template(_FIND_SEVERAL + _DESCRIBE_SEVERAL, EXAMPLE_OBJECTS_RESPONSE),
 }
-"""Prompts by name: DPAD's, and the same without the description (what Seg-Zero asks for)."""
+"""Prompts by name: DPAD's; the same without the description (what Seg-Zero asks for); and with a
+list of objects as the answer, for ``ReasoningSegmentor(several_objects=True)``."""
 
 
 def normalise_question(text: str) -> str:

@@ -9,7 +9,9 @@ from .geometric import (
                         box_iou,
                         box_l1,
                         inside,
+                        match_boxes,
                         matched_point_distance,
+                        score_objects,
 )
 from .length import ChainLengthReward, RepetitionReward
 from .quantile import QuantileReward
@@ -20,5 +22,5 @@ __all__ = [
     'BoxIoUReward', 'BoxL1Reward', 'ChainLengthReward', 'PointL1Reward', 'QuantileReward',
     'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
     'box_iou', 'box_l1', 'build_term', 'discriminative_reward', 'distinct_n', 'inside',
-    'matched_point_distance', 'repetition', 'score_response'
+    'match_boxes', 'matched_point_distance', 'repetition', 'score_objects', 'score_response'
 ]

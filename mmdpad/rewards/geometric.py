@@ -1,20 +1,29 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How well a box and two points fit the truth (R_geo of DPAD, taken over from Seg-Zero).
+"""How well boxes and points fit the truth (R_geo of DPAD, taken over from Seg-Zero).
 
-All boxes are (x1, y1, x2, y2) and all points (x, y), in pixels of the prompt image.
+All boxes are (x1, y1, x2, y2) and all points (x, y), in pixels of the prompt image. Where answer
+and truth may be several objects, a term is the sum over matched pairs (:func:`match_boxes`) divided
+by the larger of both numbers, so that what is missed and what is too much cost alike; where nothing
+is meant, an answer that says so earns 1 (VisionReasoner, arXiv 2505.12081, has these three terms
+and this mean; it matches by their sum).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mmdpad.registry import REWARDS
-from mmdpad.structures import RolloutBatch
+from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
 
 Numbers = Sequence[float]
+Points = Sequence[Numbers]
+# Box and points that were found (None: points that could not be read), then the target's.
+Score = Callable[[Numbers, Points | None, Numbers, Points], float]
 
 
 def box_iou(box: Numbers, target: Numbers) -> float:
@@ -36,10 +45,27 @@ def box_l1(box: Numbers, target: Numbers) -> float:
     return sum(abs(a - b) for a, b in zip(box, target, strict=True)) / 4
 
 
-def matched_point_distance(points: Sequence[Numbers], targets: Sequence[Numbers]) -> float:
-    """Mean Euclidean distance of two points to two targets under the better matching, pixels."""
+def matched_point_distance(points: Points, targets: Points) -> float:
+    """Mean Euclidean distance of points to targets in pixels: of two to two under the better
+    matching; of the first to the first where either has only one."""
+    if min(len(points), len(targets)) < 2:
+        return math.dist(points[0], targets[0])
     (a, b), (s, t) = points, targets
     return min(math.dist(a, s) + math.dist(b, t), math.dist(a, t) + math.dist(b, s)) / 2
+
+
+def match_boxes(boxes: Sequence[Numbers], targets: Sequence[Numbers]) -> list[tuple[int, int]]:
+    """Pair M boxes with N targets one to one, min(M, N) pairs of indices (box, target).
+
+    The pairs with the largest sum of IoUs (Hungarian algorithm); where these leave a choice, as
+    among boxes that overlap no target, those with the smallest differences of coordinates.
+    """
+    if not boxes or not targets:
+        return []
+    cost = np.array([[box_l1(box, target) for target in targets] for box in boxes])
+    cost *= 1e-6 / max(cost.max(), 1)  # all differences together stay below any real gain in IoU
+    cost -= [[box_iou(box, target) for target in targets] for box in boxes]
+    return [(int(i), int(j)) for i, j in zip(*linear_sum_assignment(cost), strict=True)]
 
 
 def inside(point: Numbers, box: Numbers) -> bool:
@@ -64,12 +90,12 @@ class BoxIoUReward:
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor in [0, 1]; 0 without a readable box."""
-        ious = [0.0 if parsed.box is None else box_iou(parsed.box, target)
-                for parsed, target in zip(rollout.parsed, _per_row(rollout, rollout.target_boxes),
-                                          strict=True)]
-        if self.threshold is not None:
-            ious = [float(iou > self.threshold) for iou in ious]
-        return rollout.per_response(ious)
+        return _mean_over_objects(rollout, self._score)
+
+    def _score(self, box: Numbers, points: Points | None, target_box: Numbers,
+               target_points: Points) -> float:
+        iou = box_iou(box, target_box)
+        return iou if self.threshold is None else float(iou > self.threshold)
 
 
 @REWARDS.register_module()
@@ -80,16 +106,18 @@ class BoxL1Reward:
         self.threshold = threshold
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
-        """Returns a (B, G) tensor of 0 and 1; 0 without a readable box."""
-        return rollout.per_response([
-            float(parsed.box is not None and box_l1(parsed.box, target) < self.threshold)
-            for parsed, target in zip(rollout.parsed, _per_row(rollout, rollout.target_boxes),
-                                      strict=True)])
+        """Returns a (B, G) tensor in [0, 1], 0 or 1 for single objects; 0 without a readable
+        box."""
+        return _mean_over_objects(rollout, self._score)
+
+    def _score(self, box: Numbers, points: Points | None, target_box: Numbers,
+               target_points: Points) -> float:
+        return float(box_l1(box, target_box) < self.threshold)
 
 
 @REWARDS.register_module()
 class PointL1Reward:
-    """1 if both points lie in the predicted box and on average within ``threshold`` of the truth.
+    """1 if all points lie in the predicted box and on average within ``threshold`` of the truth.
 
     Args:
         threshold: Bound of :func:`matched_point_distance`, in pixels of the prompt image.
@@ -99,15 +127,42 @@ class PointL1Reward:
         self.threshold = threshold
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
-        """Returns a (B, G) tensor of 0 and 1; 0 without a readable box and points."""
-        return rollout.per_response([
-            float(parsed.box is not None and parsed.points is not None
-                  and all(inside(point, parsed.box) for point in parsed.points)
-                  and matched_point_distance(parsed.points, targets) < self.threshold)
-            for parsed, targets in zip(rollout.parsed, _per_row(rollout, rollout.target_points),
-                                       strict=True)])
+        """Returns a (B, G) tensor in [0, 1], 0 or 1 for single objects; 0 without a readable box
+        and points."""
+        return _mean_over_objects(rollout, self._score)
+
+    def _score(self, box: Numbers, points: Points | None, target_box: Numbers,
+               target_points: Points) -> float:
+        return float(points is not None and all(inside(point, box) for point in points)
+                     and matched_point_distance(points, target_points) < self.threshold)
 
 
-def _per_row(rollout: RolloutBatch, targets: Tensor) -> list:
-    """(B, ...) targets as B * G lists of numbers, each prompt's repeated G times."""
-    return targets.repeat_interleave(rollout.group_size, 0).tolist()
+def _mean_over_objects(rollout: RolloutBatch, score: Score) -> Tensor:
+    """(B, G): the score of each response's objects against its prompt's targets."""
+    boxes = [boxes.tolist() for boxes in rollout.target_boxes]
+    points = [points.tolist() for points in rollout.target_points]
+    return rollout.per_response([
+        score_objects(parsed, boxes[row // rollout.group_size], points[row // rollout.group_size],
+                      score)
+        for row, parsed in enumerate(rollout.parsed)])
+
+
+def score_objects(parsed: ReasoningOutput | ParseFailure, boxes: Sequence[Numbers],
+                  points: Sequence[Points], score: Score) -> float:
+    """The sum of the scores of matched objects over the larger number of objects.
+
+    Args:
+        parsed: An answer about M objects; of one that cannot be used, what could be read of them.
+        boxes, points: Of N targets.
+        score: What a found box with its points earns against a target's.
+
+    Returns:
+        The mean, in the range of ``score``. 1 if M and N are 0 and the answer can be used: to say
+        nothing is not to say "nothing".
+    """
+    larger = max(len(parsed.objects), len(boxes))
+    if not larger:
+        return float(isinstance(parsed, ReasoningOutput))
+    found = [(item.box, item.points) for item in parsed.objects if item.box is not None]
+    return sum(score(*found[i], boxes[j], points[j])
+               for i, j in match_boxes([box for box, _ in found], boxes)) / larger

@@ -10,36 +10,64 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class ReasoningOutput:
+class AnsweredObject:
+    """One object of an answer, in pixels of the prompt image, as the model wrote it.
+
+    Attributes:
+        box: (x1, y1, x2, y2); None where it could not be read.
+        points: (x, y) of two points, or of one where an answer may name several objects; None
+            where they could not be read.
+    """
+
+    box: Box | None
+    points: tuple[Point, ...] | None
+
+
+class _Objects:
+    """What an answer with ``objects`` says of its first, often its only one."""
+
+    objects: tuple[AnsweredObject, ...]
+
+    @property
+    def box(self) -> Box | None:
+        """The first object's box; None without one."""
+        return self.objects[0].box if self.objects else None
+
+    @property
+    def points(self) -> tuple[Point, ...] | None:
+        """The first object's points; None without any."""
+        return self.objects[0].points if self.objects else None
+
+
+@dataclass(frozen=True)
+class ReasoningOutput(_Objects):
     """The parts of a response whose answer can be used.
 
     Attributes:
         think: Text between the think tags, stripped; None when the tags are missing.
         caption: Text between the caption tags, stripped; None when the tags are missing.
-        box: (x1, y1, x2, y2) in pixels of the prompt image, as the model wrote them.
-        points: Two (x, y) in pixels of the prompt image.
+        objects: What the answer names, each with box and points. One, unless the answer may be a
+            list; none then means that nothing in the image is meant ("no target").
     """
 
     think: str | None
     caption: str | None
-    box: Box
-    points: tuple[Point, Point]
+    objects: tuple[AnsweredObject, ...]
 
 
 @dataclass(frozen=True)
-class ParseFailure:
+class ParseFailure(_Objects):
     """A response without a usable answer: data, not an error.
 
     Attributes:
         reason: One of ``mmdpad.prompts.parser.FAILURE_REASONS``; what metrics count by.
         detail: One line for a person: what was found.
         think, caption: The other parts, as in :class:`ReasoningOutput`; they may be present.
-        box, points: Whichever of the two could be read, else None.
+        objects: Entries of the answer, with whatever of each could be read.
     """
 
     reason: str
     detail: str
     think: str | None = None
     caption: str | None = None
-    box: Box | None = None
-    points: tuple[Point, Point] | None = None
+    objects: tuple[AnsweredObject, ...] = ()

@@ -78,14 +78,15 @@ class RolloutBatch:
         return len(self.data_samples)
 
     @property
-    def target_boxes(self) -> Tensor:
-        """(B, 4) float, XYXY in pixels of the prompt images."""
-        return torch.cat([s.prompt_targets.bboxes for s in self.data_samples])
+    def target_boxes(self) -> list[Tensor]:
+        """B tensors (K, 4) float, XYXY in pixels of the prompt images: the boxes of each prompt's
+        targets, K is 0 where nothing is meant."""
+        return [s.prompt_targets.bboxes for s in self.data_samples]
 
     @property
-    def target_points(self) -> Tensor:
-        """(B, 2, 2) float, two (x, y) in pixels of the prompt images."""
-        return torch.cat([s.prompt_targets.points for s in self.data_samples])
+    def target_points(self) -> list[Tensor]:
+        """B tensors (K, P, 2) float, (x, y) in pixels of the prompt images: P points of each."""
+        return [s.prompt_targets.points for s in self.data_samples]
 
     @property
     def negative_boxes(self) -> list[Tensor]:

@@ -21,21 +21,21 @@ _BACKGROUND = 255
 
 def draw_answer(image: np.ndarray,
                 mask: np.ndarray | None = None,
-                box: Sequence[float] | None = None,
-                points: Sequence[Sequence[float]] | None = None,
+                boxes: Sequence[Sequence[float]] = (),
+                points: Sequence[Sequence[float]] = (),
                 question: str = '',
                 think: str | None = None,
                 caption: str | None = None,
                 gt_mask: np.ndarray | None = None,
                 note: str | None = None) -> np.ndarray:
-    """Draw mask, box and points on the image, with the texts beside it or (if it is wide) below.
+    """Draw mask, boxes and points on the image, with the texts beside it or (if it is wide) below.
 
     Small images are enlarged and large ones reduced, so that lines and letters can be read.
 
     Args:
         image: (H, W, 3) uint8 RGB, the original frame.
         mask: (H, W) bool, the predicted region.
-        box: XYXY in pixels of ``image``.
+        boxes: XYXY in pixels of ``image``.
         points: (x, y) in pixels of ``image``.
         question, think, caption: What was asked, the reasoning, the anchored description.
         gt_mask: (H, W) bool, the true region; drawn as an outline.
@@ -55,10 +55,10 @@ def draw_answer(image: np.ndarray,
             raise ValueError(f'`{name}` should have the size of the image {image.shape[:2]}, but '
                              f'got {region.shape}')
     scale = _scale(image.shape[:2])
-    picture = _overlay(image, mask, box, points, gt_mask, scale)
-    legend = [item for item, given in ((('predicted mask', MASK), mask), (('box', BOX), box),
-                                       (('points', POINT), points), (('true mask', TRUTH), gt_mask))
-              if given is not None]
+    picture = _overlay(image, mask, boxes, points, gt_mask, scale)
+    legend = [item for item, given in (
+        (('predicted mask', MASK), mask is not None), (('box', BOX), len(boxes)),
+        (('points', POINT), len(points)), (('true mask', TRUTH), gt_mask is not None)) if given]
     sections = [('Question', question), ('Reasoning', think or ''), ('Description', caption or ''),
                 ('Result', note or '')]
     height, width = picture.shape[:2]
@@ -102,8 +102,8 @@ def _scale(shape: tuple[int, int]) -> float:
     return min(max(longer, _SMALLEST), _LARGEST) / longer
 
 
-def _overlay(image: np.ndarray, mask: np.ndarray | None, box: Sequence[float] | None,
-             points: Sequence[Sequence[float]] | None, gt_mask: np.ndarray | None,
+def _overlay(image: np.ndarray, mask: np.ndarray | None, boxes: Sequence[Sequence[float]],
+             points: Sequence[Sequence[float]], gt_mask: np.ndarray | None,
              scale: float) -> np.ndarray:
     """The image at ``scale`` with everything drawn on it."""
     size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])  # width, height
@@ -121,12 +121,12 @@ def _overlay(image: np.ndarray, mask: np.ndarray | None, box: Sequence[float] | 
     draw = ImageDraw.Draw(picture)
     # Coordinates of a model's answer may lie anywhere; drawing needs them near the picture.
     to_canvas = [size[0] / image.shape[1], size[1] / image.shape[0]]
-    if box is not None:
+    for box in boxes:
         corners = np.clip(np.array(box, float).reshape(2, 2) * to_canvas, 0, np.array(size) - 1)
         (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
         for thickness, colour in ((line + 1, (0, 0, 0)), (line, BOX)):
             draw.rectangle([left, top, right, bottom], outline=colour, width=thickness)
-    for point in [] if points is None else points:
+    for point in points:
         x, y = np.clip(np.array(point, float) * to_canvas, 0, np.array(size) - 1)
         radius = 2.5 * line
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=POINT,

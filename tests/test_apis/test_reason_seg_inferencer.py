@@ -14,7 +14,7 @@ from mmdpad.apis import ReasonSegInferencer
 from mmdpad.datasets import DatasetError
 from mmdpad.evaluation.functional import decode_mask
 from mmdpad.registry import INFERENCERS, MODELS
-from mmdpad.structures import ParseFailure, ReasoningOutput
+from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 
 PHOTOS = Path(__file__).parents[1] / 'data' / 'photos' / 'val'
 COFFEE = str(PHOTOS / 'coffee.jpg')
@@ -41,7 +41,8 @@ class StubSegmentor(BaseModel):
             n = int('fail' not in sample.question)
             mask = torch.zeros(n, height, width, dtype=torch.bool)
             mask[:, :, :width // 2] = True
-            parsed = ReasoningOutput('I looked', 'left half', (0, 0, 16, 32), ((1, 1), (2, 2)))
+            parsed = ReasoningOutput('I looked', 'left half', (
+                AnsweredObject((0, 0, 16, 32), ((1, 1), (2, 2))), ))
             sample.pred_instances = InstanceData(
                 masks=mask, bboxes=torch.tensor([[0., 0., width / 2, height]])[:n],
                 points=torch.tensor([[[1., 1.], [2., 2.]]])[:n], scores=torch.full((n,), 0.5))
@@ -66,9 +67,10 @@ def infer(config):
 def test_one_image_one_question(infer):
     answer, = infer(COFFEE, 'What stirs it?')
     assert answer.pop('mask').tolist() == [[True] * 300 + [False] * 300] * 400
+    found = dict(box=[0, 0, 300, 400], points=[[1, 1], [2, 2]], score=0.5)
     assert answer == dict(
-        image=COFFEE, question='What stirs it?', box=[0, 0, 300, 400], points=[[1, 1], [2, 2]],
-        score=0.5, caption='left half', reasoning='I looked', response='answer to what stirs it?',
+        image=COFFEE, question='What stirs it?', **found, objects=[found],
+        caption='left half', reasoning='I looked', response='answer to what stirs it?',
         failure=None)
 
 
@@ -77,6 +79,7 @@ def test_an_unusable_response_is_a_result(infer):
     assert bad['failure'] == 'no_answer: no block' and bad['reasoning'] == 'hm'
     assert bad['mask'].shape == (400, 600) and not bad['mask'].any()
     assert bad['box'] is bad['points'] is bad['score'] is bad['caption'] is None
+    assert bad['objects'] == []
     assert good['failure'] is None
     assert bad['visualization'].shape[1] == good['visualization'].shape[1] == 600
 

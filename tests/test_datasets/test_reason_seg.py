@@ -173,11 +173,12 @@ def test_a_single_pixel_is_enough(folder, write_pair):
     assert len(ReasonSegDataset(folder.parent)) == 2
 
 
-def test_all_problems_are_counted_and_the_first_ten_listed(folder):
+def test_all_problems_are_counted_and_the_first_of_each_kind_listed(folder):
     for i in range(12):
         (folder / f'c{i:02}.jpg').write_bytes(b'x')
     (folder / 'b.json').write_text('{')
     lines = error_of(folder).splitlines()
     assert lines[0] == f'13 problem(s) in the data set {folder}:'
-    assert len(lines) == 12
-    assert lines[-1] == '  ... and 3 more'
+    assert lines[1] == 'missing annotation (12):' and lines[7] == '  ... and 7 more'
+    assert lines[8] == 'unusable file (1):' and 'b.json should hold JSON' in lines[9]
+    assert len(lines) == 10

@@ -1,9 +1,15 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 
-from mmdpad.prompts import FAILURE_REASONS, follows_template, format_response, parse_response
-from mmdpad.prompts.template import EXAMPLE_RESPONSE
-from mmdpad.structures import ParseFailure, ReasoningOutput
+from mmdpad.prompts import (
+    FAILURE_REASONS,
+    follows_template,
+    format_objects_response,
+    format_response,
+    parse_response,
+)
+from mmdpad.prompts.template import EXAMPLE_OBJECTS_RESPONSE, EXAMPLE_RESPONSE
+from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 
 ANSWER = '{"bbox": [10, 20, 30, 40], "points_1": [12, 22], "points_2": [28, 38]}'
 
@@ -16,8 +22,8 @@ def test_reads_back_what_the_template_writes():
     text = format_response('because', (10.4, 20, 30, 40), ((12, 22), (28, 38)), 'a red cup')
     assert follows_template(text)
     assert parse_response(text) == ReasoningOutput(
-        think='because', caption='a red cup', box=(10., 20., 30., 40.),
-        points=((12., 22.), (28., 38.)))
+        think='because', caption='a red cup',
+        objects=(AnsweredObject((10., 20., 30., 40.), ((12., 22.), (28., 38.))), ))
 
 
 def test_without_a_caption_the_text_ends_with_the_answer():
@@ -113,3 +119,37 @@ def test_a_megabyte_of_hostile_text_is_read(unit):
     text = '<think>' + unit * (1_000_000 // len(unit)) + '</caption>'
     assert not follows_template(text)
     assert isinstance(parse_response(text, reference_compatible=True), ParseFailure)
+
+
+ENTRY = '{"bbox_2d": [10, 20, 30, 40], "point_2d": [12, 22]}'
+FOUND = AnsweredObject((10., 20., 30., 40.), ((12., 22.), ))
+
+
+@pytest.mark.parametrize('count', [0, 1, 2])
+def test_a_list_of_objects_is_read_back(count):
+    text = format_objects_response('so', [((10, 20, 30, 40), ((12, 22), ))] * count, 'cups')
+    assert follows_template(text)
+    parsed = parse_response(text, several_objects=True)
+    assert parsed == ReasoningOutput('so', 'cups', (FOUND, ) * count)
+    assert parsed.box == (FOUND.box if count else None)
+
+
+def test_reads_the_example_of_the_template_for_several():
+    assert len(parse_response(EXAMPLE_OBJECTS_RESPONSE, several_objects=True).objects) == 2
+    assert parse_response(EXAMPLE_OBJECTS_RESPONSE).reason == 'no_json'
+    assert parse_response(EXAMPLE_RESPONSE, several_objects=True).reason == 'no_json'
+
+
+@pytest.mark.parametrize('answer, reason, boxes', [
+    ('none', 'no_json', []),
+    (f'[{ENTRY}, ]', 'no_json', []),
+    (f'[{ENTRY}, 7]', 'missing_key', [FOUND.box, None]),
+    (f'[{ENTRY.replace("12", "true")}]', 'bad_value', [FOUND.box]),
+    (f'[{ENTRY.replace("10", "30")}, {ENTRY}]', 'empty_box', [(30., 20., 30., 40.), FOUND.box]),
+    ('[' * 100_000, 'no_json', []),
+])
+def test_one_unusable_object_makes_the_answer_unusable_and_keeps_what_was_read(
+        answer, reason, boxes):
+    result = parse_response(wrap(answer), several_objects=True)
+    assert isinstance(result, ParseFailure) and result.reason == reason
+    assert [item.box for item in result.objects] == boxes

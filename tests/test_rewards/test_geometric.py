@@ -1,10 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from mmdpad.prompts import format_response, parse_response
+from mmdpad.prompts import format_objects_response, format_response, parse_response
 from mmdpad.rewards import (
     BoxIoUReward,
     BoxL1Reward,
@@ -14,6 +17,7 @@ from mmdpad.rewards import (
     box_iou,
     box_l1,
     inside,
+    match_boxes,
     matched_point_distance,
 )
 from mmdpad.structures import RolloutBatch
@@ -59,3 +63,97 @@ def test_terms_over_a_group():
         [1, 0, 1, 0], [1, iou, 1, 0], [1, 1, 1, 0], [1, 0, 1, 0],
         [1, 0, 0, 0],  # the first point of the shifted answer lies outside its box
         [1, 1, 0, 0], [1, 1, 0, 0]]).float())
+
+
+def test_one_point_is_compared_with_the_first():
+    assert matched_point_distance([(0, 0)], [(3, 4), (0, 0)]) == 5.0
+    assert matched_point_distance([(0, 0), (9, 9)], [(3, 4)]) == 5.0
+
+
+def test_boxes_are_matched_by_their_iou_all_together():
+    """The first box fits the first target best, but then nothing would be left for the second."""
+    targets = [(0, 0, 9, 9), (0, 5, 9, 14)]
+    assert match_boxes([(0, 1, 9, 10), (0, 0, 9, 9)], targets) == [(0, 1), (1, 0)]
+    assert match_boxes([(0, 0, 9, 9)], targets) == [(0, 0)]
+    assert match_boxes([], targets) == match_boxes(targets, []) == []
+
+
+def test_boxes_that_overlap_nothing_are_matched_with_the_nearest():
+    targets = [(100, 0, 109, 9), (200, 0, 209, 9), (0, 0, 9, 9)]
+    assert match_boxes([(0, 0, 9, 9), (190, 0, 195, 9), (80, 0, 85, 9)], targets) == [
+        (0, 2), (1, 1), (2, 0)]
+
+
+def test_matching_is_the_best_of_all_permutations():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        corners = rng.integers(0, 40, (2, 4, 2))
+        found, wanted = (np.concatenate([c, c + 15], axis=1).tolist() for c in corners)
+        best = max(sum(box_iou(found[i], wanted[j]) for i, j in enumerate(order))
+                   for order in itertools.permutations(range(4)))
+        assert sum(box_iou(found[i], wanted[j]) for i, j in match_boxes(found, wanted)) == (
+            pytest.approx(best))
+
+
+TERMS = (BoxIoUReward(), BoxL1Reward(), PointL1Reward(30))
+
+
+def several(answers, targets):
+    """The three terms for answers that are lists of boxes, each with its first corner as point."""
+    texts = [format_objects_response('t', [(box, [box[:2]]) for box in boxes], 'c')
+             if isinstance(boxes, list) else boxes for boxes in answers]
+    boxes = torch.tensor(targets, dtype=torch.float32).reshape(-1, 4)
+    sample = DetDataSample(prompt_targets=InstanceData(bboxes=boxes, points=boxes[:, None, :2]))
+    parsed = [parse_response(text, several_objects=True) for text in texts]
+    rollout = RolloutBatch([sample], [None], len(texts), texts, parsed)
+    return torch.cat([term(rollout) for term in TERMS]).T.tolist()
+
+
+def test_several_objects_share_a_reward():
+    one, two, far = (0, 0, 99, 99), (200, 200, 299, 299), (700, 700, 799, 799)
+    moved = (20, 20, 119, 119)  # IoU 6400 / 13600, 20 pixels off, its point 28.3 off
+    rows = several([[two, one], [one], [one, two, far], [moved, two], [], ''], [one, two])
+    assert rows[0] == [1, 1, 1]
+    assert rows[1] == [0.5, 0.5, 0.5]  # one is missed
+    assert rows[2] == pytest.approx([2 / 3] * 3)  # one is too much
+    assert rows[3] == [0.5, 0.5, 1]
+    assert rows[4] == rows[5] == [0, 0, 0]
+
+
+def test_no_target_is_answered_by_an_empty_list_only():
+    nothing = '<think>t</think>\n<answer>{}</answer>\n<caption>c</caption>'
+    rows = several([[], [(0, 0, 99, 99)], '', nothing], [])
+    assert rows == [[1, 1, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_an_unreadable_entry_counts_as_one_too_much():
+    text = ('<answer>[{"bbox_2d": [0, 0, 99, 99], "point_2d": [0, 0]}, {"bbox_2d": "?"}]</answer>')
+    assert several([text], [(0, 0, 99, 99)]) == [[0.5, 0.5, 0.5]]
+
+
+def test_equals_the_published_reward_for_several_objects():
+    """VisionReasoner's: the best matching by the sum of three thresholded terms, over the larger
+    number. Equal where boxes lie apart, so that both matchings agree."""
+    rng = np.random.default_rng(1)
+    centres = np.array(list(itertools.product((100, 400, 700), repeat=2)))
+    for _ in range(40):
+        wanted, found = (rng.permutation(centres)[:rng.integers(1, 6)] for _ in range(2))
+        wanted, found = (np.concatenate([c - 50, c + 50], axis=1) for c in (wanted, found))
+        found = found + rng.integers(-12, 13, found.shape)
+        total = sum(several([found.tolist()], wanted.tolist())[0])
+        assert total == pytest.approx(published(found, wanted))
+
+
+def published(found, wanted):
+    overlap = (np.minimum(found[:, None, 2:], wanted[None, :, 2:])
+               - np.maximum(found[:, None, :2], wanted[None, :, :2]) + 1).clip(0).prod(-1)
+    areas = [(b[:, 2] - b[:, 0] + 1) * (b[:, 3] - b[:, 1] + 1) for b in (found, wanted)]
+    iou = overlap / (areas[0][:, None] + areas[1] - overlap)
+    l1 = np.abs(found[:, None] - wanted[None]).mean(-1)
+    distance = np.linalg.norm(found[:, None, :2] - wanted[None, :, :2], axis=-1)
+    table = (iou > 0.5) + 1.0 * (l1 < 10) + (distance < 30)
+    size = max(table.shape)
+    square = np.zeros((size, size))
+    square[:len(found), :len(wanted)] = table
+    return max(square[range(size), order].sum()
+               for order in itertools.permutations(range(size))) / size

@@ -29,7 +29,7 @@ def test_everything_is_drawn_where_it_is():
     ys, xs = np.nonzero(filled)
     assert 128 <= ys.min() < 136 and 248 < ys.max() < 256
     assert 256 <= xs.min() < 264 and 376 < xs.max() < 384
-    picture = draw_answer(grey(64, 64), None, (8, 16, 24, 32), [(40, 48)])[:512, :512]
+    picture = draw_answer(grey(64, 64), None, [(8, 16, 24, 32)], [(40, 48)])[:512, :512]
     assert tuple(picture[16 * 8 + 1, 100]) == BOX
     assert tuple(picture[48 * 8, 40 * 8]) == POINT
     assert not has(picture, TRUTH)
@@ -37,7 +37,7 @@ def test_everything_is_drawn_where_it_is():
 
 @pytest.mark.parametrize('size', [(128, 128), (48, 400), (400, 48), (1, 1), (1500, 2200)])
 def test_sizes(size):
-    picture = draw_answer(grey(*size), np.ones(size, bool), (0, 0, size[1], size[0]), [(0, 0)],
+    picture = draw_answer(grey(*size), np.ones(size, bool), [(0, 0, size[1], size[0])], [(0, 0)],
                           'which one?', 'word ' * 300, 'a thing', np.ones(size, bool))
     assert picture.dtype == np.uint8 and picture.ndim == 3
     assert 512 <= max(picture.shape) < 3000
@@ -69,13 +69,13 @@ def test_any_text(text):
 @pytest.mark.parametrize('box', [(-50, -60, 1e9, 1e30), (30, 30, 10, 10), (500, 500, 600, 600),
                                  (float('-inf'), 0, float('inf'), 5)])
 def test_coordinates_of_a_model_may_lie_anywhere(box):
-    assert has(draw_answer(grey(64, 64), box=box, points=[box[:2], box[2:]]), BOX)
+    assert has(draw_answer(grey(64, 64), boxes=[box], points=[box[:2], box[2:]]), BOX)
 
 
 def test_inputs_are_not_changed():
     image, mask = grey(64, 64), region(64, 64, slice(8), slice(8))
     before = image.copy(), mask.copy()
-    draw_answer(image, mask, (1, 2, 3, 4), gt_mask=mask)
+    draw_answer(image, mask, [(1, 2, 3, 4)], gt_mask=mask)
     assert (image == before[0]).all() and (mask == before[1]).all()
 
 

@@ -68,7 +68,7 @@ def make_rollout(args: argparse.Namespace) -> RolloutBatch:
         samples.append(SimpleNamespace(prompt_targets=SimpleNamespace(bboxes=box)))
     for _ in range(args.prompts * args.group):
         words = rng.choice(WORDS, rng.integers(args.words[0], args.words[1] + 1))
-        parsed.append(ReasoningOutput(None, ' '.join(words), (0, 0, 1, 1), ((0, 0), (0, 0))))
+        parsed.append(ReasoningOutput(None, ' '.join(words), ()))
     return RolloutBatch(samples, images, args.group, [''] * len(parsed), parsed)
 
 
@@ -80,7 +80,7 @@ def score_one_by_one(discriminator: CLIPDiscriminator, rollout: RolloutBatch,
     images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in rollout.prompt_images]
     for row, parsed in enumerate(rollout.parsed):
         prompt = row // rollout.group_size
-        box = rollout.target_boxes[prompt].int().tolist()
+        box = rollout.target_boxes[prompt][0].int().tolist()
         for picture in (images[prompt].crop(box), images[prompt]):
             pixels, tokens = discriminator._preprocess(picture), discriminator.tokens
             text = (model.encode_text(tokens([parsed.caption]), normalize=True) if padded

@@ -108,10 +108,10 @@ def targets_of(scene: Scene) -> list[tuple[list, list]]:
     """Box [x1, y1, x2, y2] and two points of every object, as the data pipeline finds them."""
     found = []
     for item in scene.objects:
-        results = dict(gt_mask=object_mask(item.polygon, *scene.image.shape[:2]),
+        results = dict(gt_masks=object_mask(item.polygon, *scene.image.shape[:2])[None],
                        ori_shape=scene.image.shape[:2], prompt_shape=SHAPES_PROMPT_SIZE[::-1])
         results = TargetsFromMask().transform(results)
-        found.append((results['prompt_box'].int().tolist(),
+        found.append((results['prompt_boxes'][0].int().tolist(),
                       results['prompt_points'].int().tolist()))
     return found
 

@@ -26,13 +26,14 @@ class PackReasoningInputs(BaseTransform):
     original and the prompt frame. ``data_samples`` is a ``DetDataSample`` with ``question``
     (normalised) and, where the results have them, :data:`META_KEYS` as metainfo and
 
-    - ``gt_instances``: ``bboxes`` (1, 4) float32 XYXY inclusive, ``masks`` (1, H, W) bool and
-      ``labels`` (1,), in the original frame, from the key ``gt_mask``;
+    - ``gt_instances``: ``bboxes`` (K, 4) float32 XYXY inclusive, ``masks`` (K, H, W) bool and
+      ``labels`` (K,), in the original frame, from the key ``gt_masks``; K is 1, unless a question
+      may mean several objects, or none;
     - ``ignored_instances``: ``masks`` (1, H, W) bool, from ``ignore_mask``;
-    - ``prompt_targets``: ``bboxes`` (1, 4) and ``points`` (1, 2, 2), float32, in the prompt
-      frame, from ``prompt_box`` and ``prompt_points``;
-    - ``prompt_negatives``: ``bboxes`` (K, 4) float32 of objects that are not the target, in the
-      prompt frame, K may be 0, from ``prompt_negatives``.
+    - ``prompt_targets``: ``bboxes`` (K, 4) and ``points`` (K, P, 2), float32, in the prompt
+      frame, from ``prompt_boxes`` and ``prompt_points``;
+    - ``prompt_negatives``: ``bboxes`` (n, 4) float32 of objects that are not the target, in the
+      prompt frame, n may be 0, from ``prompt_negatives``.
 
     Required keys: ``img``, ``prompt_img``, ``question``.
     """
@@ -40,18 +41,18 @@ class PackReasoningInputs(BaseTransform):
     def transform(self, results: dict) -> dict:
         sample = DetDataSample(metainfo={key: results[key] for key in META_KEYS if key in results})
         sample.set_metainfo({'question': normalise_question(results['question'])})
-        if 'gt_mask' in results:
-            mask = results['gt_mask']
+        if 'gt_masks' in results:
+            masks = results['gt_masks']
+            boxes = np.array([box_from_mask(mask) for mask in masks], np.float32).reshape(-1, 4)
             sample.gt_instances = InstanceData(
-                bboxes=torch.from_numpy(box_from_mask(mask))[None],
-                masks=torch.from_numpy(mask)[None],
-                labels=torch.zeros(1, dtype=torch.long))
+                bboxes=torch.from_numpy(boxes), masks=torch.from_numpy(masks),
+                labels=torch.zeros(len(masks), dtype=torch.long))
         if 'ignore_mask' in results:
             sample.ignored_instances = InstanceData(
                 masks=torch.from_numpy(results['ignore_mask'])[None])
-        if 'prompt_box' in results:
+        if 'prompt_boxes' in results:
             sample.prompt_targets = InstanceData(
-                bboxes=results['prompt_box'][None], points=results['prompt_points'][None])
+                bboxes=results['prompt_boxes'], points=results['prompt_points'])
         if 'prompt_negatives' in results:
             sample.prompt_negatives = InstanceData(bboxes=results['prompt_negatives'])
         images = {

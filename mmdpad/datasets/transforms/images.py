@@ -113,6 +113,7 @@ def _ends_properly(path: str | os.PathLike, image_format: str | None) -> bool:
 
 def _undecodable(path: str | os.PathLike, error: Exception) -> DatasetError:
     if isinstance(error, FileNotFoundError):
-        return DatasetError(f'{path} does not exist; correct the path or restore the file')
+        return DatasetError(f'{path} does not exist; correct the path or restore the file',
+                            'missing image')
     return DatasetError(f'{path} cannot be decoded as an image ({error}); replace it by an intact '
-                        'copy, or remove it and its annotation')
+                        'copy, or remove it and its annotation', 'unreadable image')

@@ -45,20 +45,21 @@ class LoadReasonSegMask(BaseTransform):
     """Draw the polygons of a ReasonSeg annotation in the original frame.
 
     Required keys: ``ann_path``, ``ori_shape``.
-    Added keys: ``gt_mask`` and ``ignore_mask``, (H, W) bool, disjoint.
+    Added keys: ``gt_masks`` (1, H, W) and ``ignore_mask`` (H, W), bool, disjoint.
     """
 
     def transform(self, results: dict) -> dict:
         height, width = results['ori_shape']
         target, ignore, _, _ = read_reasonseg_annotation(results['ann_path'], height, width)
         if not target.any():
-            raise DatasetError(no_target_message(results['ann_path'], height, width))
-        results['gt_mask'], results['ignore_mask'] = target, ignore
+            raise no_target_error(results['ann_path'], height, width)
+        results['gt_masks'], results['ignore_mask'] = target[None], ignore
         return results
 
 
-def no_target_message(ann_path: str, height: int, width: int) -> str:
+def no_target_error(ann_path: str, height: int, width: int) -> DatasetError:
     """What to say of an annotation without a single target pixel."""
-    return (f'{ann_path} marks no target pixel in its image of {width} x {height} pixels (width x '
-            'height): no polygon, only ignored ones, or all outside or covered; correct it, or '
-            'remove the file and its image')
+    return DatasetError(
+        f'{ann_path} marks no target pixel in its image of {width} x {height} pixels (width x '
+        'height): no polygon, only ignored ones, or all outside or covered; correct it, or remove '
+        'the file and its image', 'empty mask')

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import mmcv
+import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 
@@ -52,27 +53,26 @@ class PromptResize(BaseTransform):
 
 @TRANSFORMS.register_module()
 class TargetsFromMask(BaseTransform):
-    """Box and two points of the target, in the prompt frame.
+    """Box and two points of each target, in the prompt frame.
 
     They are found in the original frame (:mod:`.targets`), scaled and rounded to whole pixels of
     the prompt image, halves up, as the published training data was. So an object too thin for
     the prompt frame keeps its targets.
 
-    Required keys: ``gt_mask``, ``ori_shape``, ``prompt_shape``. Added keys: ``prompt_box`` (4,)
-    float32 XYXY, both ends inclusive, and ``prompt_points`` (2, 2) float32, (x, y).
+    Required keys: ``gt_masks`` (K, H, W), ``ori_shape``, ``prompt_shape``. Added keys:
+    ``prompt_boxes`` (K, 4) float32 XYXY, both ends inclusive, and ``prompt_points`` (K, 2, 2)
+    float32, (x, y); K is 0 where nothing is meant.
     """
 
     def transform(self, results: dict) -> dict:
-        mask, shapes = results['gt_mask'], (results['ori_shape'], results['prompt_shape'])
-        box = scale_boxes(torch.from_numpy(box_from_mask(mask)), *shapes)
-        points = scale_points(torch.from_numpy(points_from_mask(mask)), *shapes)
-        height, width = results['prompt_shape']
+        masks, (height, width) = results['gt_masks'], results['prompt_shape']
+        # Four points of each mask: both corners of its box, then the two inside.
+        found = [np.concatenate([box_from_mask(mask).reshape(2, 2), points_from_mask(mask)])
+                 for mask in masks]
+        points = scale_points(torch.from_numpy(np.array(found, np.float32).reshape(-1, 4, 2)),
+                              results['ori_shape'], results['prompt_shape'])
         last = torch.tensor([width - 1, height - 1])
-        results['prompt_box'] = _to_pixels(box.view(2, 2), last).view(4)
-        results['prompt_points'] = _to_pixels(points, last)
+        points = torch.minimum((points + 0.5).floor(), last)  # whole pixels, halves up
+        results['prompt_boxes'] = points[:, :2].reshape(-1, 4)
+        results['prompt_points'] = points[:, 2:]
         return results
-
-
-def _to_pixels(points: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """Round (N, 2) points, halves up; ``last`` (2,) is the last column and row."""
-    return torch.minimum((points + 0.5).floor(), last)

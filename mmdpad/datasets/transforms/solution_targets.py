@@ -6,25 +6,29 @@ from __future__ import annotations
 import torch
 from mmcv.transforms import BaseTransform
 
-from mmdpad.prompts import parse_solution, scale_boxes, scale_points
+from mmdpad.prompts import parse_objects_solution, scale_boxes, scale_points
 from mmdpad.registry import TRANSFORMS
 
 
 @TRANSFORMS.register_module()
 class TargetsFromSolution(BaseTransform):
-    """Box and two points of the target, in the prompt frame, from a solution.
+    """Box and points of each target, in the prompt frame, from a solution.
 
     They are scaled where the prompt image has another size than the frame in which the solution
     is written, and not rounded.
 
-    Required keys: ``solution`` (:func:`mmdpad.prompts.parse_solution`), ``solution_shape`` (h, w)
-    of its frame, ``prompt_shape``. Added keys: ``prompt_box`` (4,) float32 XYXY and
-    ``prompt_points`` (2, 2) float32, (x, y).
+    Required keys: ``solution`` (:func:`mmdpad.prompts.parse_objects_solution`),
+    ``solution_shape`` (h, w) of its frame, ``prompt_shape``. Added keys: ``prompt_boxes`` (K, 4)
+    float32 XYXY and ``prompt_points`` (K, P, 2) float32, (x, y); P is 2 for a solution about one
+    object, 1 for a list, whose K may be 0.
     """
 
     def transform(self, results: dict) -> dict:
-        box, points = parse_solution(results['solution'])
+        objects = parse_objects_solution(results['solution'])
         shapes = results['solution_shape'], results['prompt_shape']
-        results['prompt_box'] = scale_boxes(torch.tensor(box, dtype=torch.float32), *shapes)
-        results['prompt_points'] = scale_points(torch.tensor(points, dtype=torch.float32), *shapes)
+        boxes = torch.tensor([box for box, _ in objects], dtype=torch.float32)
+        points = torch.tensor([points for _, points in objects], dtype=torch.float32)
+        results['prompt_boxes'] = scale_boxes(boxes.reshape(-1, 4), *shapes)
+        results['prompt_points'] = scale_points(
+            points.reshape(len(objects), points.shape[1] if objects else 1, 2), *shapes)
         return results

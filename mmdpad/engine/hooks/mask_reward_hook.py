@@ -66,12 +66,12 @@ class MaskRewardHook(Hook):
         """IoU of each response to one prompt; the decoder sees its image once."""
         first = prompt * rollout.group_size
         group = rollout.parsed[first:first + rollout.group_size]
-        usable = [parsed for parsed in group if not isinstance(parsed, ParseFailure)]
-        masks = model.draw(usable, rollout.images[prompt],
+        found = [() if isinstance(parsed, ParseFailure) else parsed.objects for parsed in group]
+        masks = model.draw([item for objects in found for item in objects], rollout.images[prompt],
                            tuple(rollout.prompt_images[prompt].shape[-2:])).masks
-        sample, drawn, ious = rollout.data_samples[prompt].to_dict(), iter(masks), []
-        for parsed in group:
-            own = () if isinstance(parsed, ParseFailure) else next(drawn)[None]
+        sample, ious = rollout.data_samples[prompt].to_dict(), []
+        for parsed, own in zip(group, masks.split([len(objects) for objects in found]),
+                               strict=True):
             answer = dict(pred_instances=dict(masks=own), reasoning=dict(parsed=parsed))
             ious.append(score_mask(sample | answer, self.ignore_regions)[2]['iou'])
         return ious

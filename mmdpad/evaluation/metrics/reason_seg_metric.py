@@ -91,8 +91,8 @@ class ReasonSegMetric(BaseMetric):
             question=sample.get('question'), is_sentence=sample.get('is_sentence'),
             **overlap,
             failure=failure and failure.reason, failure_detail=failure and failure.detail,
-            box=_first(predicted.get('bboxes')), points=_first(predicted.get('points')),
-            score=_first(predicted.get('scores')),
+            boxes=_plain(predicted.get('bboxes')), points=_plain(predicted.get('points')),
+            scores=_plain(predicted.get('scores')),
             think=getattr(parsed, 'think', None), caption=getattr(parsed, 'caption', None),
             think_tokens=reasoning.get('think_tokens'),
             caption_tokens=reasoning.get('caption_tokens'),
@@ -124,6 +124,9 @@ def score_mask(sample: dict, ignore_regions: str
                ) -> tuple[np.ndarray, ParseFailure | None, dict[str, float]]:
     """Compare a sample's mask with its target, see :class:`ReasonSegMetric`.
 
+    Several objects count by the union of their masks. Where nothing is meant, the IoU is 1 if the
+    predicted mask is empty and 0 if not (gRefCOCO, arXiv 2306.00968).
+
     Returns:
         The predicted mask, bool (H, W), empty after a failure; the failure or None; and ``iou`` in
         [0, 1], ``intersection`` and ``union`` in pixels of the original frame.
@@ -133,13 +136,18 @@ def score_mask(sample: dict, ignore_regions: str
     predicted = sample['pred_instances']['masks']
     parsed = sample.get('reasoning', {}).get('parsed')
     failure = parsed if isinstance(parsed, ParseFailure) else None
-    if failure is None and not len(predicted):
+    if not len(predicted) and failure is None and getattr(parsed, 'objects', ()):
         failure = ParseFailure('no_mask', 'the decoder gave no mask')
     mask = np.zeros_like(target) if failure else _union(predicted)
     kept, wanted = apply_protocol(
         mask, target, _union(ignored) if len(ignored) else np.zeros_like(target), ignore_regions)
     intersection, union = int((kept & wanted).sum()), int((kept | wanted).sum())
-    iou = 0.0 if failure else mask_iou(intersection, union, ignore_regions)
+    if failure:
+        iou = 0.0
+    elif not len(sample['gt_instances']['masks']):
+        iou = float(not kept.any())
+    else:
+        iou = mask_iou(intersection, union, ignore_regions)
     return mask, failure, dict(iou=iou, intersection=intersection, union=union)
 
 
@@ -186,9 +194,9 @@ def _union(masks: Any) -> np.ndarray:
     return masks.astype(bool).any(axis=0)
 
 
-def _first(values: Any) -> Any:
-    """The first row as plain numbers, None if there is none."""
-    return None if values is None or not len(values) else values[0].tolist()
+def _plain(values: Any) -> list:
+    """A row of plain numbers for each predicted object; none where the model gives none."""
+    return [] if values is None else values.tolist()
 
 
 def _default_out_file(prefix: str) -> str | None:

@@ -17,7 +17,7 @@ from mmdpad.rewards.discriminative import check_form, discriminative_reward
 from mmdpad.structures import RolloutBatch
 from mmdpad.structures.reasoning_output import Box
 
-from .regions import crop, enlarge, overlaps, paint_over
+from .regions import around, crop, enlarge, overlaps, paint_over
 
 REGIONS = ('target', 'predicted')
 CONTRASTS = ('image', 'masked', 'others')
@@ -34,7 +34,8 @@ class DiscriminativeOptions:
         form: Form of :func:`mmdpad.rewards.discriminative_reward`, which maps S1 and S2 to a value.
         temperature, alpha: Parameters of the forms 'softmax' and 'sigmoid'.
         region: 'target' is the ground-truth box; 'predicted' the response's own box in the prompt
-            image, and a response without a box that holds a part of the image scores 0.
+            image, and a response without a box that holds a part of the image scores 0. Of several
+            objects it is the box around all; where there is none, every response scores 0.
         region_margin: The region is this share of its box's width and height larger on every side
             (what lies outside of the image is cut off); not negative.
         contrast: 'image' is the whole image; 'masked' the image with the region painted over
@@ -120,10 +121,12 @@ class DiscriminativeReward:
         """The boxes of B * G regions, without their margin; None where a response has none."""
         size = rollout.group_size
         if self.options.region == 'target':
-            return [tuple(box) for box in rollout.target_boxes.tolist() for _ in range(size)]
+            return [around(boxes.tolist()) for boxes in rollout.target_boxes for _ in range(size)]
         shapes = [image.shape[-2:] for image in rollout.prompt_images for _ in range(size)]
-        return [parsed.box if parsed.box and overlaps(parsed.box, shape) else None
-                for parsed, shape in zip(rollout.parsed, shapes, strict=True)]
+        boxes = [around([item.box for item in parsed.objects if item.box])
+                 for parsed in rollout.parsed]
+        return [box if box and overlaps(box, shape) else None
+                for box, shape in zip(boxes, shapes, strict=True)]
 
     def _views(self, image: np.ndarray, box: Box, others: list[list[float]]) -> list[np.ndarray]:
         """The region of a box in an image, then what it is contrasted with."""

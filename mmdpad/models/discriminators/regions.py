@@ -11,6 +11,14 @@ import numpy as np
 from mmdpad.structures.reasoning_output import Box
 
 
+def around(boxes: Sequence[Sequence[float]]) -> Box | None:
+    """The smallest box XYXY that holds all of some; None of none."""
+    if not boxes:
+        return None
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return min(left), min(top), max(right), max(bottom)
+
+
 def overlaps(box: Sequence[float], shape: tuple[int, int]) -> bool:
     """Whether a box XYXY has an area in an image of this shape (height, width), in pixels."""
     x1, y1, x2, y2 = box

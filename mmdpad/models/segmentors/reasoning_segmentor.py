@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmdpad.prompts import parse_response, scale_boxes, scale_points
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import check_objective, policy_loss
-from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
+from mmdpad.structures import AnsweredObject, ParseFailure, RolloutBatch
 
 Inputs = dict[str, list[Tensor]]
 FROZEN = ('decoder.', 'reference.')
@@ -35,6 +35,8 @@ class ReasoningSegmentor(BaseDetector):
         rollout_engine: Config of what samples responses; ``dict(type='HFRollout')`` for a policy
             whose ``attn_implementation`` is not 'shared_prefix'.
         reference_compatible: See :func:`mmdpad.prompts.parse_response`.
+        several_objects: An answer is a list of objects, an empty one where nothing is meant; for a
+            policy that is asked so (``prompt_template='several_objects'``).
         train_cfg: ``group_size`` (G), ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k`` of
             the rollout; ``clip_ratio``, ``clip_ratio_high``, ``ratio_level``, ``surrogate``,
             ``kl_coef``, ``kl_estimator``, ``entropy_coef``, ``aggregation`` of
@@ -51,6 +53,7 @@ class ReasoningSegmentor(BaseDetector):
                  decoder: dict | None = None,
                  rollout_engine: dict = dict(type='SharedPrefixRollout'),  # noqa: B006
                  reference_compatible: bool = False,
+                 several_objects: bool = False,
                  train_cfg: dict | None = None,
                  test_cfg: dict | None = None,
                  data_preprocessor: dict | None = None,
@@ -60,7 +63,8 @@ class ReasoningSegmentor(BaseDetector):
         self.decoder = None if decoder is None else MODELS.build(decoder)
         self.reference: nn.Module | None = None
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
-        self.reference_compatible = reference_compatible
+        self._reading = dict(reference_compatible=reference_compatible,
+                             several_objects=several_objects)
         self.sampling, self.objective, self.train_options = split_train_cfg(train_cfg or {})
         self.test_cfg = {'temperature': 0.0, 'max_new_tokens': 1024, **(test_cfg or {})}
         self.register_state_dict_post_hook(_drop_frozen)
@@ -99,7 +103,7 @@ class ReasoningSegmentor(BaseDetector):
         prompts = self._encode(inputs, data_samples)
         responses = self.rollout_engine(self.policy, prompts, **sampling)
         texts = self.policy.decode(responses.ids.where(responses.mask, self._pad_token))
-        parsed = [parse_response(text, self.reference_compatible) for text in texts]
+        parsed = [parse_response(text, **self._reading) for text in texts]
         lengths = [self.policy.count_tokens(p.think) for p in parsed]
         return RolloutBatch(
             data_samples=data_samples, prompt_images=inputs['prompt_image'],
@@ -219,15 +223,15 @@ class ReasoningSegmentor(BaseDetector):
                 of ``response`` and ``truncated``, are taken to have answered that.
 
         Returns:
-            The data samples with ``pred_instances`` (``bboxes`` (n, 4) and ``points`` (n, 2, 2) in
-            the original frame, ``masks`` bool (n, H, W), ``scores`` (n,), ``labels`` (n,)), where
-            n is 1, or 0 when the response cannot be used; and ``reasoning``: a dict of
-            ``response``, ``parsed``, ``think_tokens``, ``caption_tokens``, ``truncated``.
+            The data samples with ``pred_instances`` (``bboxes`` (n, 4) and ``points`` (n, P, 2) in
+            the original frame, ``masks`` bool (n, H, W), ``scores`` (n,), ``labels`` (n,)) of the
+            n objects of the answer, none when the response cannot be used; and ``reasoning``: a
+            dict of ``response``, ``parsed``, ``think_tokens``, ``caption_tokens``, ``truncated``.
         """
         answers = self._answers(inputs, data_samples)
         for row, (sample, (text, truncated)) in enumerate(zip(data_samples, answers, strict=True)):
-            parsed = parse_response(text, self.reference_compatible)
-            usable = [] if isinstance(parsed, ParseFailure) else [parsed]
+            parsed = parse_response(text, **self._reading)
+            usable = () if isinstance(parsed, ParseFailure) else parsed.objects
             sample.pred_instances = self.draw(usable, inputs['image'][row],
                                               tuple(inputs['prompt_image'][row].shape[-2:]))
             sample.reasoning = dict(
@@ -253,12 +257,12 @@ class ReasoningSegmentor(BaseDetector):
                 answers[row] = (text, truncated)
         return answers
 
-    def draw(self, answers: Sequence[ReasoningOutput], image: Tensor,
+    def draw(self, objects: Sequence[AnsweredObject], image: Tensor,
              prompt_shape: tuple[int, int]) -> InstanceData:
-        """An instance for each of n usable answers about one image.
+        """An instance for each of n objects in one image.
 
         Args:
-            answers: Boxes and points in pixels of the prompt image.
+            objects: Boxes and points in pixels of the prompt image, as many points of each.
             image: uint8 (3, H, W), RGB, the original frame.
             prompt_shape: (h, w) of the prompt image.
 
@@ -268,8 +272,9 @@ class ReasoningSegmentor(BaseDetector):
         if self.decoder is None:
             raise RuntimeError('`decoder` should be configured to draw masks, but got None')
         shape = tuple(image.shape[-2:])
-        boxes = torch.tensor([answer.box for answer in answers]).reshape(-1, 4)
-        points = torch.tensor([answer.points for answer in answers]).reshape(-1, 2, 2)
+        boxes = torch.tensor([item.box for item in objects]).reshape(-1, 4)
+        points = torch.tensor([item.points for item in objects]).reshape(
+            len(objects), len(objects[0].points) if objects else 1, 2)
         boxes = scale_boxes(boxes, prompt_shape, shape)
         points = scale_points(points, prompt_shape, shape)
         masks, scores = self.decoder(image.permute(1, 2, 0).cpu().numpy(), boxes, points)

@@ -31,7 +31,7 @@ def test_truth_is_packed_in_both_frames():
     mask, ignore = np.zeros((4, 6), bool), np.zeros((4, 6), bool)
     mask[1:3, 2:5] = ignore[0, 0] = True
     results = inference_results() | dict(
-        gt_mask=mask, ignore_mask=ignore, img_id='a', texts=['The Dog...'], is_sentence=True)
+        gt_masks=mask[None], ignore_mask=ignore, img_id='a', texts=['The Dog...'], is_sentence=True)
     sample = PackReasoningInputs()(TargetsFromMask()(results))['data_samples']
     assert sample.img_id == 'a' and sample.texts == ['The Dog...'] and sample.is_sentence is True
     truth = sample.gt_instances
@@ -65,3 +65,17 @@ def test_items_of_different_sizes_collate_to_lists():
                             PackReasoningInputs()(other)])
     assert [tuple(image.shape) for image in batch['inputs']['image']] == [(3, 4, 6), (3, 9, 3)]
     assert [sample.question for sample in batch['data_samples']] == ['the dog'] * 2
+
+
+@pytest.mark.parametrize('count', [0, 2])
+def test_several_objects_and_none(count):
+    masks = np.zeros((count, 4, 6), bool)
+    for i in range(count):
+        masks[i, i, 3] = True
+    sample = PackReasoningInputs()(TargetsFromMask()(
+        inference_results() | dict(gt_masks=masks)))['data_samples']
+    assert sample.gt_instances.bboxes.tolist() == [[3, i, 3, i] for i in range(count)]
+    assert sample.gt_instances.masks.shape == (count, 4, 6)
+    # 3 * 8 / 6 = 4; 1 * 5 / 4 = 1.25 -> 1.
+    assert sample.prompt_targets.bboxes.tolist() == [[4, i, 4, i] for i in range(count)]
+    assert sample.prompt_targets.points.tolist() == [[[4, i], [4, i]] for i in range(count)]

@@ -51,8 +51,8 @@ def test_masks_have_the_images_shape(tmp_path, write_pair):
     polygons = [('target', [[2, 3], [6, 3], [6, 7], [2, 7]]), ('ignore', [[19, 9]])]
     _, path = write_pair(tmp_path, polygons=polygons)
     results = LoadReasonSegMask()(dict(ann_path=str(path), ori_shape=(10, 20)))
-    assert results['gt_mask'].shape == results['ignore_mask'].shape == (10, 20)
-    assert (results['gt_mask'].sum(), results['ignore_mask'].sum()) == (25, 1)
+    assert results['gt_masks'][0].shape == results['ignore_mask'].shape == (10, 20)
+    assert (results['gt_masks'].sum(), results['ignore_mask'].sum()) == (25, 1)
 
 
 def test_an_empty_mask_is_named(tmp_path, write_pair):

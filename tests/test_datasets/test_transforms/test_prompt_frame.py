@@ -10,8 +10,8 @@ from mmdpad.datasets.transforms import PromptResize, TargetsFromMask
 
 def targets(mask: np.ndarray, prompt_shape: tuple[int, int]) -> tuple[list, list]:
     results = TargetsFromMask()(
-        dict(gt_mask=mask, ori_shape=mask.shape, prompt_shape=prompt_shape))
-    return results['prompt_box'].tolist(), results['prompt_points'].tolist()
+        dict(gt_masks=mask[None], ori_shape=mask.shape, prompt_shape=prompt_shape))
+    return results['prompt_boxes'][0].tolist(), results['prompt_points'][0].tolist()
 
 
 def test_size_is_width_then_height():

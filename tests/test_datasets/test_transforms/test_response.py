@@ -7,8 +7,8 @@ from mmdpad.datasets.transforms import ComposeResponse
 
 
 def targets(**fields):
-    return dict(ann_path='data/a.json', prompt_box=torch.tensor([1., 2., 30., 40.]),
-                prompt_points=torch.tensor([[5., 6.], [7., 8.]]), **fields)
+    return dict(ann_path='data/a.json', prompt_boxes=torch.tensor([[1., 2., 30., 40.]]),
+                prompt_points=torch.tensor([[[5., 6.], [7., 8.]]]), **fields)
 
 
 def test_composes_by_hand():
@@ -28,3 +28,15 @@ def test_a_given_response_is_taken_as_it_is():
 def test_what_is_missing_is_named_with_its_file(given, missing):
     with pytest.raises(DatasetError, match=rf'^data/a\.json lacks {missing} for .*; add both'):
         ComposeResponse()(targets(**given))
+
+
+@pytest.mark.parametrize('count', [0, 2])
+def test_several_objects_are_a_list_and_refused_where_one_is_answered(count):
+    results = targets(think='so', caption='stars')
+    for key in ('prompt_boxes', 'prompt_points'):
+        results[key] = results[key].repeat(count, *[1] * (results[key].ndim - 1))
+    with pytest.raises(DatasetError, match=f'one target, but has {count}; set `several_objects'):
+        ComposeResponse()(dict(results))
+    entry = '{"bbox_2d": [1, 2, 30, 40], "point_2d": [5, 6]}'
+    assert (f'<answer>[{", ".join([entry] * count)}]</answer>'
+            in ComposeResponse(several_objects=True)(results)['response'])

@@ -17,12 +17,27 @@ SOLUTION = '<box>(10,20),(30,40)</box><points>(15,25),(18,30)</points>'
 def test_targets_are_in_the_prompt_frame(prompt_shape, box, points):
     results = TargetsFromSolution()(
         dict(solution=SOLUTION, solution_shape=(100, 100), prompt_shape=prompt_shape))
-    assert results['prompt_box'].dtype == results['prompt_points'].dtype == torch.float32
-    assert results['prompt_box'].tolist() == box
-    assert results['prompt_points'].tolist() == points
+    assert results['prompt_boxes'].dtype == results['prompt_points'].dtype == torch.float32
+    assert results['prompt_boxes'].tolist() == [box]
+    assert results['prompt_points'].tolist() == [points]
 
 
 def test_a_frame_that_is_no_square_keeps_its_order():
     results = TargetsFromSolution()(
         dict(solution=SOLUTION, solution_shape=(40, 80), prompt_shape=(80, 80)))
-    assert results['prompt_box'].tolist() == [10, 40, 30, 80]
+    assert results['prompt_boxes'].tolist() == [[10, 40, 30, 80]]
+
+
+@pytest.mark.parametrize(('solution', 'boxes', 'points'), [
+    ('[{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3]}, '
+     '{"bbox_2d": [5, 6, 9, 8], "point_2d": [7, 7]}]',
+     [[2, 2, 6, 4], [10, 6, 18, 8]], [[[4, 3]], [[14, 7]]]),
+    ('[]', [], []),
+], ids=['two', 'none'])
+def test_several_objects_have_one_point_each(solution, boxes, points):
+    results = TargetsFromSolution()(
+        dict(solution=solution, solution_shape=(10, 10), prompt_shape=(10, 20)))
+    assert results['prompt_boxes'].tolist() == boxes
+    assert results['prompt_points'].tolist() == points
+    assert results['prompt_boxes'].shape[1:] == (4, )
+    assert results['prompt_points'].shape[1:] == (1, 2)

@@ -11,7 +11,7 @@ from torch import nn, tensor
 from mmdpad.engine.hooks.discriminative_reward_hook import DiscriminativeRewardHook
 from mmdpad.registry import MODELS
 from mmdpad.rewards import RewardComposition
-from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
+from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
 
 NAN = math.nan
 
@@ -37,7 +37,8 @@ def built(monkeypatch):
 
 def rollout():
     def response(caption):
-        return ReasoningOutput(None, caption, (0, 0, 1, 1), ((0, 0), (1, 1)))
+        return ReasoningOutput(
+            None, caption, (AnsweredObject((0, 0, 1, 1), ((0, 0), (1, 1))), ))
 
     def sample(box):
         return SimpleNamespace(prompt_targets=SimpleNamespace(bboxes=tensor([box])))

@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 from mmdpad.evaluation.functional import decode_mask
 from mmdpad.evaluation.metrics.reason_seg_metric import ReasonSegMetric, summarise
 from mmdpad.registry import METRICS
-from mmdpad.structures import ParseFailure, ReasoningOutput
+from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 
 FAILURE = ParseFailure('no_json', 'the answer holds no JSON', think='hm', caption=None)
 
@@ -27,7 +27,7 @@ def sample(target, pred=None, ignore=None, is_sentence=False, think=10, img_id='
     """A data sample as the segmentor returns it; ``pred=None`` is a failed response."""
     target = mask(target)
     box, points = [[0.5, 1., 2., 3.]], [[[1., 1.], [2., 2.]]]
-    out = ReasoningOutput('because', 'a cup', (0, 0, 1, 1), ((0, 0), (1, 1)))
+    out = ReasoningOutput('because', 'a cup', (AnsweredObject((0, 0, 1, 1), ((0, 0), (1, 1))), ))
     data = DetDataSample(metainfo=dict(img_id=img_id, img_path='x.jpg', question='which?',
                                        is_sentence=is_sentence, ori_shape=target.shape[1:]))
     data.gt_instances = InstanceData(masks=target, labels=torch.zeros(1))
@@ -135,11 +135,11 @@ def test_lines_per_sample(tmp_path):
     assert rows[0] | dict(mask=None) == dict(
         index=None, id='half', image='x.jpg', question='which?', is_sentence=False,
         iou=2 / 6, intersection=2, union=6, failure=None, failure_detail=None,
-        box=[0.5, 1, 2, 3], points=[[1, 1], [2, 2]],
-        score=0.75, think='because', caption='a cup', think_tokens=10, caption_tokens=4,
+        boxes=[[0.5, 1, 2, 3]], points=[[[1, 1], [2, 2]]], scores=[0.75],
+        think='because', caption='a cup', think_tokens=10, caption_tokens=4,
         truncated=False, response='<think>', mask=None)
-    assert (rows[2]['failure'], rows[2]['failure_detail'], rows[2]['think'], rows[2]['box']) == (
-        'no_json', FAILURE.detail, 'hm', None)
+    assert (rows[2]['failure'], rows[2]['failure_detail'], rows[2]['think'], rows[2]['boxes']) == (
+        'no_json', FAILURE.detail, 'hm', [])
     np.testing.assert_array_equal(decode_mask(rows[0]['mask']), mask('0110 0110')[0].numpy())
     summary = json.loads((tmp_path / 'sub' / 'samples.json').read_text())
     assert summary['protocol']['ignore_regions'] == 'target'

@@ -16,7 +16,7 @@ from mmdpad.models.discriminators import DiscriminativeOptions
 from mmdpad.prompts import parse_response, scale_boxes
 from mmdpad.registry import MODELS
 from mmdpad.rewards.discriminative import DISCRIMINATIVE_FORMS
-from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
+from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
 from mmdpad.testing import CLIP_WEIGHTS
 
 NAN = math.nan
@@ -47,7 +47,7 @@ def stripes(parsed, prompts=1, negatives=OTHERS, target=TARGET):
 
 
 def answer(caption='c', box=(4, 0, 6, 4)):
-    return ReasoningOutput(None, caption, box, ((0, 0), (1, 1)))
+    return ReasoningOutput(None, caption, (AnsweredObject(box, ((0, 0), (1, 1))), ))
 
 
 @pytest.fixture
