@@ -83,7 +83,7 @@ def draw_pictures(scenes: int = 4) -> list[str]:
     from PIL import Image
 
     from mmdpad.datasets.transforms import read_image
-    from mmdpad.evaluation.functional import decode_mask
+    from mmdpad.utils.masks import decode_mask
     from mmdpad.visualization import draw_answer, draw_grid, plot_curves
 
     pictures = []

@@ -19,11 +19,11 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import nn
 
-from mmdpad.evaluation.functional import encode_mask
 from mmdpad.models.weights import load_strictly, read_state_dict
 from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS
 from mmdpad.structures import ParseFailure
 from mmdpad.utils import write_atomically, write_jsonl
+from mmdpad.utils.masks import encode_mask
 from mmdpad.visualization import draw_answer
 
 from .inputs import ImageInput, Query, pair_queries

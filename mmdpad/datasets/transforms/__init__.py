@@ -3,14 +3,15 @@
 
 from .formatting import PackReasoningInputs
 from .images import decode_image, probe_image, read_image, to_rgb
-from .loading import LoadReasoningImage, LoadReasonSegMask
+from .loading import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask, load_segmentation
 from .prompt_frame import PromptResize, TargetsFromMask
 from .response import ComposeResponse
 from .solution_targets import TargetsFromSolution
 from .targets import box_from_mask, points_from_mask
 
 __all__ = [
-    'ComposeResponse', 'LoadReasonSegMask', 'LoadReasoningImage', 'PackReasoningInputs',
-    'PromptResize', 'TargetsFromMask', 'TargetsFromSolution', 'box_from_mask', 'decode_image',
-    'points_from_mask', 'probe_image', 'read_image', 'to_rgb'
+    'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
+    'PackReasoningInputs', 'PromptResize', 'TargetsFromMask', 'TargetsFromSolution',
+    'box_from_mask', 'decode_image', 'load_segmentation', 'points_from_mask', 'probe_image',
+    'read_image', 'to_rgb'
 ]

@@ -7,6 +7,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from mmdpad.registry import TRANSFORMS
+from mmdpad.utils.masks import decode_segmentation
 
 from ..errors import DatasetError
 from ..reason_seg_annotation import read_reasonseg_annotation
@@ -55,6 +56,50 @@ class LoadReasonSegMask(BaseTransform):
             raise no_target_error(results['ann_path'], height, width)
         results['gt_masks'], results['ignore_mask'] = target[None], ignore
         return results
+
+
+@TRANSFORMS.register_module()
+class LoadInstanceMasks(BaseTransform):
+    """Draw COCO segmentations in the original frame.
+
+    Required keys: ``ori_shape`` and ``instances``, a list (as mmdet's data sets have it) of dicts
+    with ``mask`` (:func:`mmdpad.utils.masks.decode_segmentation`) and ``ignore_flag``; 1 marks a
+    region to leave out of the evaluation.
+    Added keys: ``gt_masks`` (K, H, W) bool, one of each target, K may be 0; and, where there are
+    such regions, ``ignore_mask`` (H, W) bool, without the targets' pixels.
+
+    Raises:
+        DatasetError: A segmentation cannot be read, has another size, or marks no pixel.
+    """
+
+    def transform(self, results: dict) -> dict:
+        height, width = results['ori_shape']
+        masks: dict[int, list[np.ndarray]] = {0: [], 1: []}
+        for instance in results['instances']:
+            masks[instance['ignore_flag']].append(
+                load_segmentation(instance['mask'], height, width, results['img_path']))
+        results['gt_masks'] = np.stack(masks[0]) if masks[0] else np.zeros(
+            (0, height, width), bool)
+        if masks[1]:
+            results['ignore_mask'] = np.any(masks[1], axis=0) & ~results['gt_masks'].any(axis=0)
+        return results
+
+
+def load_segmentation(segmentation: object, height: int, width: int, where: str) -> np.ndarray:
+    """:func:`mmdpad.utils.masks.decode_segmentation` of a data set's file; ``where`` names it.
+
+    Raises:
+        DatasetError: It cannot be read, has another size, or marks no pixel.
+    """
+    try:
+        mask = decode_segmentation(segmentation, height, width)
+    except ValueError as error:
+        raise DatasetError(f'A mask of {where} cannot be used: {error}; correct or remove it',
+                           'wrong mask') from error
+    if not mask.any():
+        raise DatasetError(f'A mask of {where} marks no pixel in the image of {width} x {height} '
+                           'pixels (width x height); correct or remove it', 'empty mask')
+    return mask
 
 
 def no_target_error(ann_path: str, height: int, width: int) -> DatasetError:

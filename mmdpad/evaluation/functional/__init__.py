@@ -1,6 +1,4 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .mask_iou import IGNORE_REGIONS, apply_protocol, giou_and_ciou, mask_iou
-from .mask_rle import decode_mask, encode_mask
 
-__all__ = ['IGNORE_REGIONS', 'apply_protocol', 'decode_mask', 'encode_mask', 'giou_and_ciou',
-           'mask_iou']
+__all__ = ['IGNORE_REGIONS', 'apply_protocol', 'giou_and_ciou', 'mask_iou']

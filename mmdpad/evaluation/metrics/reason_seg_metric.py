@@ -18,13 +18,13 @@ from mmengine.logging import MessageHub, MMLogger, print_log
 from mmdpad.evaluation.functional import (
     IGNORE_REGIONS,
     apply_protocol,
-    encode_mask,
     giou_and_ciou,
     mask_iou,
 )
 from mmdpad.registry import METRICS
 from mmdpad.structures import ParseFailure
 from mmdpad.utils import jsonable, write_atomically, write_jsonl
+from mmdpad.utils.masks import encode_mask
 
 
 @METRICS.register_module()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmdpad.datasets import DatasetError
-from mmdpad.datasets.transforms import LoadReasoningImage, LoadReasonSegMask
+from mmdpad.datasets.transforms import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask
 
 
 def test_loads_a_file(tmp_path, write_pair):
@@ -59,3 +59,37 @@ def test_an_empty_mask_is_named(tmp_path, write_pair):
     _, path = write_pair(tmp_path)
     with pytest.raises(DatasetError, match=r'a\.json marks no target pixel .* 1 x 2 pixels'):
         LoadReasonSegMask()(dict(ann_path=str(path), ori_shape=(2, 1)))
+
+
+SQUARE = [[0, 0, 2, 0, 2, 2, 0, 2]]
+
+
+def instances(*flags):
+    return dict(ori_shape=(4, 6), img_path='a.jpg',
+                instances=[dict(mask=SQUARE, ignore_flag=flag) for flag in flags])
+
+
+@pytest.mark.parametrize('count', [0, 1, 3])
+def test_a_mask_for_each_instance(count):
+    results = LoadInstanceMasks()(instances(*[0] * count))
+    assert results['gt_masks'].shape == (count, 4, 6) and results['gt_masks'].dtype == bool
+    assert results['gt_masks'].sum() == 4 * count and 'ignore_mask' not in results
+
+
+def test_regions_to_ignore_are_those_outside_of_targets():
+    results = instances(0, 1)
+    results['instances'][1]['mask'] = [[1, 0, 4, 0, 4, 2, 1, 2]]
+    results = LoadInstanceMasks()(results)
+    assert results['gt_masks'].sum() == results['ignore_mask'].sum() == 4
+    assert not (results['gt_masks'][0] & results['ignore_mask']).any()
+
+
+@pytest.mark.parametrize('segmentation, kind', [
+    ([[9, 9, 12, 9, 12, 12]], 'empty mask'), ('?', 'wrong mask'),
+    (dict(size=[6, 4], counts=[24]), 'wrong mask')])
+def test_a_segmentation_that_cannot_be_used_is_named(segmentation, kind):
+    results = instances(0)
+    results['instances'][0]['mask'] = segmentation
+    with pytest.raises(DatasetError, match='A mask of a.jpg') as caught:
+        LoadInstanceMasks()(results)
+    assert caught.value.kind == kind

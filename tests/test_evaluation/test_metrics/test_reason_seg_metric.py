@@ -11,10 +11,10 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.structures import InstanceData
 
-from mmdpad.evaluation.functional import decode_mask
 from mmdpad.evaluation.metrics.reason_seg_metric import ReasonSegMetric, summarise
 from mmdpad.registry import METRICS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
+from mmdpad.utils.masks import decode_mask
 
 FAILURE = ParseFailure('no_json', 'the answer holds no JSON', think='hm', caption=None)
 

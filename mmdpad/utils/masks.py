@@ -1,0 +1,104 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Masks as files hold them: COCO's run lengths and polygons.
+
+pycocotools does the work. It does not check what it is given: of run lengths that end too early it
+returns memory nobody wrote to, and a polygon with NaN takes all there is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """A bool mask (H, W) as ``dict(size=[H, W], counts=str)``, COCO's RLE with text counts."""
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return dict(size=[int(side) for side in rle['size']], counts=rle['counts'].decode('ascii'))
+
+
+def decode_mask(rle: dict) -> np.ndarray:
+    """The bool mask (H, W) of COCO's RLE, its counts compressed (text or bytes) or a list.
+
+    Raises:
+        ValueError: No RLE, or its counts do not make up its size.
+    """
+    return coco_mask.decode(checked_rle(rle)).astype(bool)
+
+
+def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """The bool mask (height, width) of a COCO ``segmentation``.
+
+    Args:
+        segmentation: Polygons, each [x1, y1, x2, y2, ...] of at least 3 points, in pixels, the
+            mask being all they cover; an RLE (:func:`decode_mask`); or a list with one RLE.
+        height, width: Of the image.
+
+    Raises:
+        ValueError: Another form, a number that is not finite, or an RLE of another size.
+    """
+    if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(
+            segmentation[0], dict):
+        segmentation = segmentation[0]
+    if isinstance(segmentation, dict):
+        rle = checked_rle(segmentation)
+        if rle['size'] != [height, width]:
+            raise ValueError(f'its RLE has size {rle["size"]} in place of the image\'s '
+                             f'[{height}, {width}] (height, width)')
+        return coco_mask.decode(rle).astype(bool)
+    if not isinstance(segmentation, list) or not segmentation or not all(
+            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+            and all(type(v) in (int, float) and math.isfinite(v) and abs(v) < 1e6
+                    for v in polygon) for polygon in segmentation):
+        raise ValueError('it is neither an RLE nor a list of polygons [x1, y1, x2, y2, x3, y3, '
+                         f'...] in pixels: {str(segmentation)[:80]}')
+    return coco_mask.decode(coco_mask.merge(
+        coco_mask.frPyObjects(segmentation, height, width))).astype(bool)
+
+
+def checked_rle(rle: dict) -> dict:
+    """An RLE with compressed counts (bytes), as pycocotools takes it, after a look at its runs.
+
+    Raises:
+        ValueError: As in :func:`decode_mask`.
+    """
+    size, counts = rle.get('size'), rle.get('counts')
+    if not (isinstance(size, (list, tuple)) and len(size) == 2
+            and all(type(side) is int and side > 0 for side in size)):
+        raise ValueError(f'its RLE should have `size` [height, width], but got {size}')
+    if isinstance(counts, list):
+        runs = counts
+    elif isinstance(counts, (str, bytes)):
+        counts = counts.encode('utf-8') if isinstance(counts, str) else counts
+        runs = _runs(counts)
+    else:
+        runs = [None]
+    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != size[0] * size[1]:
+        raise ValueError(f'its RLE is broken: the counts should be run lengths that make up '
+                         f'{size[0]} x {size[1]} pixels')
+    if isinstance(counts, list):
+        return coco_mask.frPyObjects(dict(size=list(size), counts=counts), *size)
+    return dict(size=list(size), counts=counts)
+
+
+def _runs(counts: bytes) -> list[int]:
+    """Run lengths from COCO's text form: groups of 5 bits, low ones first, from the character '0'
+    on; bit 6 says that more follow, bit 5 of the last is the sign; from the fourth run on, each
+    number is the difference to the run before the last."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = character - 48
+        if not 0 <= bits < 64 or shift > 30:
+            return [-1]
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs if not shift else [-1]
