@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmdpad.prompts.template import normalise_question
 from mmdpad.registry import DATASETS
 
+from .annotation_fields import ask_texts, check_inside, check_questions, check_texts_mode
 from .errors import DatasetError
 from .reason_seg_annotation import draw_masks, parse_annotation
 from .reasoning_dataset import ReasoningDataset
@@ -16,7 +16,6 @@ from .transforms.images import probe_image
 from .transforms.loading import no_target_error
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
-_ONE_TEXT = ('first', 'all')
 
 
 @DATASETS.register_module()
@@ -27,7 +26,8 @@ class ReasonSegDataset(ReasoningDataset):
     file of the same name (:mod:`.reason_seg_annotation`). Items come in the order of their file
     names, so every machine sees the same list. An item also has ``ann_path`` and, where the
     annotation has them, ``other_boxes``, ``think``, ``caption`` and ``response``; its ``img_id`` is
-    the file name without suffix.
+    the file name without suffix, of an image with several items followed by '#' and
+    ``text_index``.
 
     Headers, annotations and masks are checked when the data set is built; pixels are decoded
     later. It is wrong: an image without an annotation and the reverse, two images of one name, an
@@ -44,10 +44,8 @@ class ReasonSegDataset(ReasoningDataset):
 
     def __init__(self, data_root: str, split: str = 'train', texts: str = 'first',
                  **kwargs) -> None:
-        if texts not in _ONE_TEXT:
-            raise ValueError(f"`texts` should be 'first' or 'all', but got {texts!r}")
         self.split = split
-        self.texts = texts
+        self.texts = check_texts_mode(texts)
         super().__init__(data_root=str(data_root), **kwargs)
 
     @property
@@ -81,38 +79,21 @@ class ReasonSegDataset(ReasoningDataset):
         """Check one image and its annotation; its item, or one item a text."""
         height, width = probe_image(img_path)
         annotation = parse_annotation(ann_path)
-        for i, text in enumerate(annotation.texts):
-            if not normalise_question(text):
-                raise DatasetError(f'`text[{i}]` of {ann_path} should be a question, but got '
-                                   f'{text!r}; write one, or remove it', 'empty question')
+        check_questions(annotation.texts, 'text', ann_path)
         target, _ = draw_masks(annotation.polygons, height, width)
         if not target.any():
             raise no_target_error(str(ann_path), height, width)
         optional = dict(annotation.answer)
         if annotation.other_boxes is not None:
             optional['other_boxes'] = annotation.other_boxes
-            _check_inside(annotation.other_boxes, ann_path, height, width)
-        asked = annotation.texts[:1] if self.texts == 'first' else annotation.texts
-        return [
-            dict(
-                img_id=img_path.stem,
-                img_path=str(img_path),
-                ann_path=str(ann_path),
-                texts=list(annotation.texts),
-                text_index=i,
-                question=text,
-                is_sentence=annotation.is_sentence,
-                **optional) for i, text in enumerate(asked)
-        ]
-
-
-def _check_inside(boxes: tuple[tuple[float, ...], ...], ann_path: Path, height: int,
-                  width: int) -> None:
-    for i, (x1, y1, x2, y2) in enumerate(boxes):
-        if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
-            raise DatasetError(f'`other_boxes[{i}]` of {ann_path} should lie in its image of '
-                               f'{width} x {height} pixels (width x height), at least in part, but '
-                               f'got {[x1, y1, x2, y2]}; correct or remove the box', 'box outside')
+            check_inside(annotation.other_boxes, ann_path, height, width)
+        item = dict(
+            img_id=img_path.stem,
+            img_path=str(img_path),
+            ann_path=str(ann_path),
+            is_sentence=annotation.is_sentence,
+            **optional)
+        return ask_texts(item, annotation.texts, self.texts)
 
 
 def _list_pairs(

@@ -1,0 +1,159 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Fields of an annotation that several formats share, and the checks of their form.
+
+An annotation has one or more ``texts`` for one target. Optional are ``other_boxes``, objects that
+are not the target, a list of [x1, y1, x2, y2] in pixels of the image after its EXIF rotation, and
+three strings for supervised training (:class:`.transforms.ComposeResponse`): ``think`` and
+``caption``, the parts of a response that no mask tells, or a whole ``response``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from mmdpad.prompts.template import normalise_question
+
+from .errors import DatasetError
+
+# OpenCV fills polygons in 16-bit fixed point; beyond this, coordinates are no pixels anyway.
+MAX_COORDINATE = 1_000_000
+ANSWER_KEYS = ('think', 'caption', 'response')
+TEXTS_MODES = ('first', 'all')
+_TAGS = re.compile('</?(think|answer|caption)>')
+
+Where = str | os.PathLike
+
+
+def check_texts_mode(texts: str) -> str:
+    """The argument ``texts`` of a data set.
+
+    Raises:
+        ValueError: It is not one of ``TEXTS_MODES``.
+    """
+    if texts not in TEXTS_MODES:
+        raise ValueError(f"`texts` should be 'first' or 'all', but got {texts!r}")
+    return texts
+
+
+def ask_texts(item: dict, texts: Sequence[str], mode: str) -> list[dict]:
+    """One item that asks the first text (``mode`` 'first'), or one a text ('all').
+
+    Where there are several, each ``img_id`` is followed by '#' and ``text_index``.
+    """
+    asked = texts[:1] if mode == 'first' else texts
+    several = len(asked) > 1
+    return [
+        dict(item, img_id=f'{item["img_id"]}#{i}' if several else item['img_id'],
+             texts=list(texts), text_index=i, question=text) for i, text in enumerate(asked)
+    ]
+
+
+def check_questions(texts: Sequence[str], name: str, where: Where) -> None:
+    """Every text should ask something; ``name`` is the field they are in.
+
+    Raises:
+        DatasetError: One is empty.
+    """
+    for i, text in enumerate(texts):
+        if not normalise_question(text):
+            raise DatasetError(f'`{name}[{i}]` of {where} should be a question, but got '
+                               f'{text!r}; write one, or remove it', 'empty question')
+
+
+def check_inside(boxes: Sequence[Sequence[float]], where: Where, height: int, width: int) -> None:
+    """Every one of ``other_boxes`` should share a point with its image.
+
+    Raises:
+        DatasetError: One lies outside.
+    """
+    for i, (x1, y1, x2, y2) in enumerate(boxes):
+        if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
+            raise DatasetError(f'`other_boxes[{i}]` of {where} should lie in its image of '
+                               f'{width} x {height} pixels (width x height), at least in part, but '
+                               f'got {[x1, y1, x2, y2]}; correct or remove the box', 'box outside')
+
+
+def parse_boxes(where: Where, content: dict) -> tuple[tuple[float, ...], ...] | None:
+    """``other_boxes`` of an annotation, None where it does not say.
+
+    Raises:
+        DatasetError: No list of boxes with a size.
+    """
+    if 'other_boxes' not in content:
+        return None
+    boxes = content['other_boxes']
+    if not isinstance(boxes, list):
+        raise wrong_field(where, 'other_boxes', 'a list of boxes', boxes)
+    for i, box in enumerate(boxes):
+        if not (are_numbers(box, 4) and box[0] < box[2] and box[1] < box[3]):
+            raise wrong_field(where, f'other_boxes[{i}]', '[x1, y1, x2, y2], numbers in pixels of '
+                              'the image, with x1 < x2 and y1 < y2', box)
+    return tuple(tuple(map(float, box)) for box in boxes)
+
+
+def parse_answer(where: Where, content: dict) -> dict[str, str]:
+    """Those of ``ANSWER_KEYS`` that are given; a tag inside of ``think`` or ``caption`` would
+    break the response.
+
+    Raises:
+        DatasetError: One is no text, or has such a tag.
+    """
+    answer = {key: content[key] for key in ANSWER_KEYS if key in content}
+    for key, text in answer.items():
+        if not isinstance(text, str) or not text.strip():
+            raise wrong_field(where, key, 'a string with text in it', text)
+        if key != 'response' and _TAGS.search(text):
+            raise wrong_field(where, key, 'text without the tags of a response', text)
+    return answer
+
+
+def are_numbers(values: object, count: int) -> bool:
+    """A list of ``count`` plain numbers within bounds; NaN fails the comparison."""
+    return (isinstance(values, list) and len(values) == count
+            and all(type(v) in (int, float) and abs(v) <= MAX_COORDINATE for v in values))
+
+
+def are_texts(values: object) -> bool:
+    """A list of at least one string."""
+    return isinstance(values, list) and bool(values) and all(isinstance(t, str) for t in values)
+
+
+def wrong_field(where: Where, name: str, wanted: str, got: object) -> DatasetError:
+    """What to say of a field of another form."""
+    shown = repr(got)
+    shown = shown if len(shown) <= 80 else shown[:77] + '...'
+    return DatasetError(f'`{name}` of {where} should be {wanted}, but got {shown}; correct it, or '
+                        'remove the annotation', 'wrong annotation')
+
+
+def read_text(path: Where) -> str:
+    """A text file in UTF-8 (a byte-order mark is fine) or, where it is not that, in cp1252.
+
+    Raises:
+        DatasetError: It cannot be read, or is in neither.
+    """
+    try:
+        with open(path, 'rb') as file:
+            raw = file.read()
+    except OSError as error:
+        raise DatasetError(f'{path} cannot be read ({error.strerror}); restore the file or its '
+                           'permissions') from error
+    for encoding in ('utf-8-sig', 'cp1252'):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise DatasetError(f'{path} should be text in UTF-8 or cp1252, but is neither; save it as '
+                       'UTF-8')
+
+
+@contextmanager
+def collecting(problems: list[DatasetError]) -> Iterator[None]:
+    """Put a :class:`DatasetError` of the block into the list, so that the checks go on."""
+    try:
+        yield
+    except DatasetError as error:
+        problems.append(error)
