@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmengine.runner import Runner
 
+from mmdpad.datasets import DatasetError
 from mmdpad.engine.hooks.answer_store_hook import find_answers
 from mmdpad.utils import check_file, experiment_parser, jsonable, read_config, write_atomically
 
@@ -32,7 +33,10 @@ def main() -> None:
             raise SystemExit(f'--resume: there are no answers of an earlier test in '
                              f'{cfg.work_dir!r}; leave it out to start a new one')
         cfg.merge_from_dict({'default_hooks.answers': dict(type='AnswerStoreHook', resume=True)})
-    metrics = Runner.from_cfg(cfg).test()
+    try:
+        metrics = Runner.from_cfg(cfg).test()
+    except DatasetError as error:
+        raise SystemExit(str(error)) from error
     if args.out:
         write_atomically(args.out, json.dumps(jsonable(metrics), indent=2).encode())
 

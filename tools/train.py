@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmengine.runner import Runner
 
+from mmdpad.datasets import DatasetError
 from mmdpad.utils import check_file, experiment_parser, read_config
 
 
@@ -29,7 +30,10 @@ def main() -> None:
                          f'({earlier[-1].name}): go on with it by --resume, or name another '
                          f'folder by --work-dir')
     check_file('load_from: checkpoint', cfg.get('load_from'))
-    Runner.from_cfg(cfg).train()
+    try:
+        Runner.from_cfg(cfg).train()
+    except DatasetError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == '__main__':

@@ -3,12 +3,14 @@
 
 from . import samplers, transforms
 from .errors import DatasetError
+from .json_lines import JsonLinesDataset
+from .mask_folder import MaskFolderDataset
 from .reason_seg import ReasonSegDataset
 from .reason_seg_annotation import read_reasonseg_annotation
 from .reasoning_dataset import ReasoningDataset
 from .seg_zero import SegZeroDataset
 
 __all__ = [
-    'DatasetError', 'ReasonSegDataset', 'ReasoningDataset', 'SegZeroDataset',
-    'read_reasonseg_annotation', 'samplers', 'transforms'
+    'DatasetError', 'JsonLinesDataset', 'MaskFolderDataset', 'ReasonSegDataset',
+    'ReasoningDataset', 'SegZeroDataset', 'read_reasonseg_annotation', 'samplers', 'transforms'
 ]

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from mmdpad.prompts.template import normalise_question
 
@@ -148,12 +147,3 @@ def read_text(path: Where) -> str:
             continue
     raise DatasetError(f'{path} should be text in UTF-8 or cp1252, but is neither; save it as '
                        'UTF-8')
-
-
-@contextmanager
-def collecting(problems: list[DatasetError]) -> Iterator[None]:
-    """Put a :class:`DatasetError` of the block into the list, so that the checks go on."""
-    try:
-        yield
-    except DatasetError as error:
-        problems.append(error)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from .errors import DatasetError
+from .errors import DatasetError, collecting
 
 
 class ReasoningDataset(BaseDataset):
@@ -47,7 +47,7 @@ class ReasoningDataset(BaseDataset):
 
     def read_items(self) -> Iterator[dict | DatasetError]:
         """Yield every item, in an order that is the same on all machines, or what is wrong with
-        it."""
+        it; raise what keeps all others from being read."""
         raise NotImplementedError
 
     @property
@@ -63,13 +63,14 @@ class ReasoningDataset(BaseDataset):
         """
         items: list[dict] = []
         problems: list[DatasetError] = []
-        for found in self.read_items():
-            if isinstance(found, DatasetError):
-                problems.append(found)
-            elif found.get('num_targets', 1) != 1 and not self.several_objects:
-                problems.append(_not_one_target(found))
-            else:
-                items.append(found)
+        with collecting(problems):
+            for found in self.read_items():
+                if isinstance(found, DatasetError):
+                    problems.append(found)
+                elif found.get('num_targets', 1) != 1 and not self.several_objects:
+                    problems.append(_not_one_target(found))
+                else:
+                    items.append(found)
         if not items and not problems:
             problems.append(DatasetError(f'{self.where} holds no items; download the data or '
                                          'correct the path or split', 'empty split'))

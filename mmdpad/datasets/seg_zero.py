@@ -125,7 +125,7 @@ def _find_shards(root: Path) -> list[Path]:
 
 def _read_texts(shard: Path) -> list[dict[str, Any]]:
     """The rows of a file without their images."""
-    pyarrow = _import_pyarrow()
+    pyarrow = import_pyarrow()
     try:
         with pyarrow.parquet.ParquetFile(shard) as file:
             _check_columns(shard, file.schema_arrow)
@@ -142,7 +142,7 @@ def _check_columns(shard: Path, schema: Any) -> None:
                            f'{", ".join(schema.names)}; take a training copy such as '
                            'refCOCOg_9k_840', 'missing column')
     kind = schema.field('image').type
-    if not _import_pyarrow().types.is_struct(kind) or kind.get_field_index('bytes') < 0:
+    if not import_pyarrow().types.is_struct(kind) or kind.get_field_index('bytes') < 0:
         raise DatasetError(f'`image` of {shard} should be a struct with `bytes`, but is {kind}; '
                            'write images as the `datasets` library does')
 
@@ -172,13 +172,13 @@ def _read_image_bytes(shard: str, row: int) -> bytes:
 @functools.lru_cache(maxsize=_OPEN_SHARDS)
 def _open_shard(shard: str, process: int) -> Any:
     """An open file; ``process`` (its id) keeps a forked worker from taking its parent's."""
-    return _import_pyarrow().parquet.ParquetFile(shard, buffer_size=2**20, pre_buffer=False)
+    return import_pyarrow().parquet.ParquetFile(shard, buffer_size=2**20, pre_buffer=False)
 
 
-def _import_pyarrow() -> Any:
+def import_pyarrow() -> Any:
     try:
         importlib.import_module('pyarrow.parquet')
         return importlib.import_module('pyarrow')
     except ImportError as error:
-        raise ImportError(f'SegZeroDataset reads parquet files with pyarrow ({error}); install '
+        raise ImportError(f'pyarrow reads and writes parquet files ({error}); install '
                           'it: `pip install pyarrow`, or mmdpad with its extra [data]') from error

@@ -6,8 +6,17 @@ from .experiments import (
     load_config,
     read_config,
 )
-from .files import jsonable, read_jsonl, to_jsonl, unique_path, write_atomically, write_jsonl
+from .files import (
+    jsonable,
+    new_folder,
+    read_jsonl,
+    to_jsonl,
+    unique_name,
+    unique_path,
+    write_atomically,
+    write_jsonl,
+)
 
 __all__ = ['check_file', 'config_parser', 'experiment_parser', 'jsonable', 'load_config',
-           'read_config', 'read_jsonl', 'to_jsonl', 'unique_path', 'write_atomically',
-           'write_jsonl']
+           'new_folder', 'read_config', 'read_jsonl', 'to_jsonl', 'unique_name', 'unique_path',
+           'write_atomically', 'write_jsonl']

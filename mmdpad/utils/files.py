@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import os.path as osp
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +22,46 @@ import torch
 
 def unique_path(path: str) -> str:
     """``path`` if nothing is there, else the first free one of name_2.ext, name_3.ext, ..."""
+    return next(name for name in _numbered(path) if not osp.lexists(name))
+
+
+def unique_name(name: str, taken: set[str]) -> str:
+    """:func:`unique_path` among the names in ``taken``, which it joins."""
+    name = next(name for name in _numbered(name) if name not in taken)
+    taken.add(name)
+    return name
+
+
+def _numbered(path: str) -> Iterator[str]:
     stem, extension = osp.splitext(path)
-    candidate, number = path, 1
-    while osp.lexists(candidate):
-        number += 1
-        candidate = f'{stem}_{number}{extension}'
-    return candidate
+    yield path
+    yield from (f'{stem}_{number}{extension}' for number in itertools.count(2))
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder to fill, which is at ``path`` when the block ends well, and nowhere if it fails.
+
+    Raises:
+        FileExistsError: There is something at ``path``; it is left as it is.
+    """
+    path = Path(os.path.abspath(path))
+    _refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
+    try:
+        folder = building / path.name
+        folder.mkdir()
+        yield folder
+        _refuse_existing(path)
+        folder.rename(path)
+    finally:
+        shutil.rmtree(building)
+
+
+def _refuse_existing(path: Path) -> None:
+    if osp.lexists(path):
+        raise FileExistsError(f'{path} is there already; remove it or name another folder')
 
 
 def write_atomically(path: str, content: bytes) -> str:

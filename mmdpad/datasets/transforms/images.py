@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageOps
 from ..errors import DatasetError
 
 # What Pillow's decoders raise on broken files.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
+UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
                   Image.DecompressionBombError)
 _SIDEWAYS = (5, 6, 7, 8)
 # The last bytes of an undamaged file, by format.
@@ -78,7 +78,7 @@ def _decode(source: str | os.PathLike | io.BytesIO, name: str | os.PathLike) -> 
     try:
         with Image.open(source) as image:
             return to_rgb(image)
-    except _DECODE_ERRORS as error:
+    except UNDECODABLE as error:
         raise _undecodable(name, error) from error
 
 
@@ -97,7 +97,7 @@ def probe_image(path: str | os.PathLike) -> tuple[int, int]:
                 image.load()
             width, height = image.size
             sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-    except _DECODE_ERRORS as error:
+    except UNDECODABLE as error:
         raise _undecodable(path, error) from error
     return (width, height) if sideways else (height, width)
 

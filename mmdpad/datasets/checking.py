@@ -1,0 +1,69 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Whether the data sets of a config can be used, before a run finds out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmdpad.registry import DATASETS
+
+from .errors import DatasetError, collecting
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
+    """The data sets of a config's data loaders, each with the names of the loaders that use it.
+
+    Wrappers (mmengine's ``RepeatDataset``, ``ConcatDataset`` and the like) are opened: what is in
+    their ``dataset`` or ``datasets`` comes instead of them.
+    """
+    found: list[tuple[list[str], dict]] = []
+    for name in LOADERS:
+        loader = config.get(name)
+        for dataset in _unwrap(loader['dataset'] if loader else []):
+            same = [names for names, earlier in found if earlier == dataset]
+            if same:
+                same[0].append(name)
+            else:
+                found.append(([name], dataset))
+    yield from ((', '.join(names), dataset) for names, dataset in found)
+
+
+def _unwrap(dataset: Any) -> Iterator[dict]:
+    if isinstance(dataset, (list, tuple)):
+        for part in dataset:
+            yield from _unwrap(part)
+    elif inner := dataset.get('dataset', dataset.get('datasets')):
+        yield from _unwrap(inner)
+    else:
+        yield dataset
+
+
+def check_dataset(config: dict, load: int = 0) -> str:
+    """Build a data set, which checks its files, and load some of its items.
+
+    Args:
+        config: Of the data set.
+        load: How many items to run through the pipeline, spread evenly; -1 for all. Building looks
+            at the headers of images; their pixels are decoded here.
+
+    Returns:
+        What it holds, in one line.
+
+    Raises:
+        DatasetError: All that is wrong.
+    """
+    dataset = DATASETS.build(config)
+    dataset.full_init()
+    number = len(dataset)
+    loaded = number if load < 0 else min(load, number)
+    problems: list[DatasetError] = []
+    for i in range(loaded):
+        with collecting(problems):
+            dataset[i * number // loaded]
+    if problems:
+        raise DatasetError.listing(getattr(dataset, 'where', config['type']), problems)
+    images = {dataset.get_data_info(i).get('img_path') for i in range(number)}
+    return f'ok: {number} items, {len(images)} images' + (f', {loaded} loaded' if loaded else '')

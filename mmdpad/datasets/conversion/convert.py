@@ -1,0 +1,87 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""From any data set that gives masks to a format on disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmdpad.utils import new_folder
+
+from ..errors import DatasetError, collecting
+from ..reasoning_dataset import ReasoningDataset
+from .coco import CocoWriter
+from .image_files import ImageFiles, image_key
+from .json_lines import JsonLinesWriter
+from .parquet import ParquetWriter
+from .reason_seg import ReasonSegWriter
+from .records import Record, read_records
+
+# A writer is built with a folder and the images of the data set, takes one record after the other
+# with its split, and is closed; `cannot_hold` are fields of a record that are lost with it.
+WRITERS = {'reasonseg': ReasonSegWriter, 'coco': CocoWriter, 'parquet': ParquetWriter,
+           'jsonl': JsonLinesWriter}
+
+
+def convert(sources: Mapping[str, ReasoningDataset], load: list[dict], target: str,
+            destination: Path, copy_images: bool = False, lossy: bool = False) -> Counter:
+    """Write data sets in another format.
+
+    Args:
+        sources: A data set for each split, see :func:`.records.read_records`.
+        load: Their transforms for image and masks.
+        target: One of ``WRITERS``.
+        destination: A folder that is not there yet; it appears when it is complete.
+        copy_images: Copy them into ``destination``, in place of paths to where they are.
+        lossy: Leave out what the format has no place for.
+
+    Returns:
+        How many ``items``, ``questions``, ``objects``, ``items of several objects``, ``items
+        without object`` and ``images`` were written, and ``left out: <field>`` for what was lost.
+
+    Raises:
+        DatasetError: All records that cannot be read or written; nothing is written then.
+        FileExistsError: ``destination`` is there already.
+    """
+    counts: Counter[str] = Counter()
+    problems: list[DatasetError] = []
+    seen = set()
+    with new_folder(destination) as folder:
+        writer = WRITERS[target](folder, ImageFiles(folder, destination, copy_images))
+        for split, dataset in sources.items():
+            for record in read_records(dataset, load):
+                if isinstance(record, DatasetError):
+                    problems.append(record)
+                    continue
+                lost = [name for name in find_fields(record) if name in writer.cannot_hold]
+                with collecting(problems):
+                    if lost and not lossy:
+                        raise _would_lose(record, lost, target)
+                    writer.write(record, split)
+                seen.add(image_key(record.image))
+                counts.update(_count(record))
+                counts.update(f'left out: {name}' for name in lost)
+        if problems:
+            raise DatasetError.listing(f'that should become {target}', problems)
+        writer.close()
+    counts['images'] = len(seen)
+    return counts
+
+
+def find_fields(record: Record) -> list[str]:
+    """Which of the optional fields a record has."""
+    fields = ['ignore'] * bool(record.ignore.any()) + ['is_sentence'] * record.is_sentence
+    return [*fields, *record.extras]
+
+
+def _would_lose(record: Record, lost: list[str], target: str) -> DatasetError:
+    return DatasetError(f'{record.where} has {", ".join(f"`{name}`" for name in lost)}, which '
+                        f'{target} has no place for; take another format, or leave it out by '
+                        '--lossy', f'no place in {target}')
+
+
+def _count(record: Record) -> dict[str, int]:
+    objects = len(record.masks)
+    return {'items': 1, 'questions': len(record.texts), 'objects': objects,
+            'items of several objects': objects > 1, 'items without object': objects == 0}

@@ -1,0 +1,142 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What a conversion carries: one target and the questions about it, in no format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose
+
+from mmdpad.registry import DATASETS, TRANSFORMS
+from mmdpad.utils import unique_name
+
+from ..annotation_fields import ANSWER_KEYS
+from ..errors import DatasetError
+from ..reasoning_dataset import ReasoningDataset
+
+
+@dataclass(frozen=True)
+class Record:
+    """One target in one image, and the questions about it.
+
+    ``image`` is a file, or the content of one. ``masks`` (K, H, W) bool has one mask an object, K
+    may be 0; ``ignore`` (H, W) bool marks what the evaluation leaves out. Both are in the original
+    frame: the image's pixels after its EXIF rotation. ``extras`` has those of ``other_boxes``,
+    ``think``, ``caption`` and ``response`` that are known. ``where`` is what messages call it.
+    """
+    id: str
+    where: str
+    image: Path | bytes
+    texts: tuple[str, ...]
+    is_sentence: bool
+    masks: np.ndarray
+    ignore: np.ndarray
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    def only_mask(self, target: str) -> np.ndarray:
+        """The mask (H, W) of the one object.
+
+        Raises:
+            DatasetError: There are several, or none; ``target`` is the format that cannot say so.
+        """
+        if len(self.masks) != 1:
+            raise DatasetError(
+                f'{self.where} should have one object, since {target} has one mask an image, but '
+                f'has {len(self.masks)}; take jsonl or coco, or remove it', 'not one target')
+        return self.masks[0]
+
+
+def read_records(dataset: ReasoningDataset, load: list[dict]) -> Iterator[Record | DatasetError]:
+    """The records of a data set, in its order, or what is wrong with one.
+
+    Images are decoded, so that a broken one is found here.
+
+    Args:
+        dataset: Built without a pipeline. Of items with the same ``texts`` that ask one each, the
+            first stands for all.
+        load: Transforms that add ``gt_masks`` to an item, and ``ignore_mask`` where there is one.
+    """
+    pipeline = Compose([TRANSFORMS.build(step) for step in load])
+    ids: set[str] = set()
+    for i in range(len(dataset)):
+        if dataset.get_data_info(i)['text_index'] == 0:
+            try:
+                yield _make_record(dataset[i], pipeline, ids)
+            except DatasetError as error:
+                yield error
+
+
+def _make_record(item: dict, pipeline: Compose, ids: set[str]) -> Record:
+    loaded = pipeline(dict(item))
+    masks = loaded['gt_masks']
+    known = {key: item[key] for key in ('other_boxes', *ANSWER_KEYS) if key in item}
+    return Record(
+        id=unique_name(str(item['img_id']), ids),
+        where=str(item.get('ann_path', item['img_path'])),
+        image=item['img_bytes'] if 'img_bytes' in item else Path(item['img_path']),
+        texts=tuple(item['texts']),
+        is_sentence=bool(item['is_sentence']),
+        masks=masks,
+        ignore=loaded.get('ignore_mask', np.zeros(masks.shape[1:], bool)),
+        extras=known)
+
+
+# The data sets that read each format: (class, its transform for masks, arguments from a path and
+# a split).
+SOURCES = {
+    'reasonseg': ('ReasonSegDataset', 'LoadReasonSegMask',
+                  lambda path, split: dict(data_root=path, split=split)),
+    'coco': ('ReferringSegDataset', 'LoadInstanceMasks',
+             lambda path, split: dict(data_root=path, ann_file='instances.json',
+                                      split_file='refs.json', split=split,
+                                      data_prefix=dict(img_path=''))),
+    'jsonl': ('JsonLinesDataset', 'LoadInstanceMasks',
+              lambda path, split: dict(ann_file=path if os.path.isfile(path) else
+                                       os.path.join(path, f'{split}.jsonl'))),
+    'masks': ('MaskFolderDataset', 'LoadInstanceMasks',
+              lambda path, split: dict(data_root=path)),
+}
+
+
+def source_config(kind: str, path: str, split: str) -> dict:
+    """The config of the data set that reads a format of ``SOURCES``, without its pipeline."""
+    name, _, arguments = SOURCES[kind]
+    return dict(type=name, **arguments(path, split))
+
+
+def loading_steps(kind: str) -> list[dict]:
+    """The transforms that load image and masks of a format of ``SOURCES``."""
+    return [dict(type='LoadReasoningImage'), dict(type=SOURCES[kind][1])]
+
+
+def open_sources(kind: str, path: str, splits: Sequence[str],
+                 options: dict[str, Any]) -> dict[str, ReasoningDataset]:
+    """Build the data set of each split, for :func:`read_records`.
+
+    Args:
+        kind: One of ``SOURCES``.
+        path: Folder or file.
+        splits: Names of splits.
+        options: Entries that replace those of the data sets' configs, with dots for nested ones.
+
+    Raises:
+        DatasetError: All that is wrong with the files.
+    """
+    sources: dict[str, ReasoningDataset] = {}
+    problems: list[DatasetError] = []
+    for split in splits:
+        config = Config(source_config(kind, path, split))
+        config.merge_from_dict(dict(options, several_objects=True, pipeline=[]))
+        try:
+            sources[split] = DATASETS.build(config)
+        except DatasetError as error:
+            problems += error.problems
+    if problems:
+        raise DatasetError.listing(path, problems)
+    return sources

@@ -1,0 +1,181 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Our own format: JSON lines, a target and the questions about it in each line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmdpad.registry import DATASETS
+
+from .annotation_fields import (
+    are_texts,
+    ask_texts,
+    check_inside,
+    check_questions,
+    check_texts_mode,
+    parse_answer,
+    parse_boxes,
+    read_text,
+    wrong_field,
+)
+from .errors import DatasetError, collecting
+from .reasoning_dataset import ReasoningDataset, find_duplicates
+from .transforms.images import probe_image
+from .transforms.loading import load_segmentation
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+# Field: (whether it has to be there, its form, and that form in words).
+FIELDS = {
+    'id': (True, lambda v: type(v) is int or (isinstance(v, str) and v != ''),
+           'a string with text in it, or a whole number'),
+    'image': (True, lambda v: isinstance(v, str) and v != '', 'the path of an image'),
+    'texts': (True, are_texts, 'a list of at least one string'),
+    'objects': (True, lambda v: isinstance(v, list), 'a list of segmentations, one an object'),
+    'ignore': (False, lambda v: isinstance(v, list), 'a list of segmentations'),
+    'is_sentence': (False, lambda v: isinstance(v, bool), 'true or false'),
+    'height': (False, _is_side, 'the height of the image in pixels, a positive whole number'),
+    'width': (False, _is_side, 'the width of the image in pixels, a positive whole number'),
+}
+
+
+@DATASETS.register_module()
+class JsonLinesDataset(ReasoningDataset):
+    """A file of JSON lines, as docs/data.md describes it and the converter writes it.
+
+    A line is an object with ``id``, ``image``, ``texts`` (questions about one target) and
+    ``objects`` (COCO segmentations, one of each object that is meant, [] where none is). Optional
+    are ``is_sentence`` (false where missing), ``ignore`` (segmentations of regions to leave out of
+    the evaluation), ``height`` and ``width`` of the image, and those of
+    :mod:`.annotation_fields`. Other keys are left alone; so are empty lines.
+
+    An item also has ``ann_path`` (file and line, for messages), ``instances`` for the transform
+    ``LoadInstanceMasks``, ``num_targets``, and the optional fields of the line.
+
+    Images' headers, lines and masks are checked when the data set is built; pixels are decoded
+    later. It is wrong: a line that is no object, a missing or malformed field, an id that is there
+    twice, a missing or unreadable image, one of another size than its line says, an empty
+    question, a mask of another size than its image, without a pixel in it, or broken.
+
+    Args:
+        ann_file: The file, in ``data_root`` where it is relative and that is given.
+        data_root: See there.
+        data_prefix: ``dict(img_path=FOLDER)``, in ``data_root`` too, is where images' paths start;
+            without it they start in the folder of ``ann_file``.
+        texts: ``'first'`` asks the first text of each line, ``'all'`` makes one item a text.
+        **kwargs: See :class:`ReasoningDataset`.
+    """
+
+    def __init__(self, ann_file: str, data_root: str = '', data_prefix: dict | None = None,
+                 texts: str = 'first', **kwargs) -> None:
+        self.texts = check_texts_mode(texts)
+        super().__init__(ann_file=str(ann_file), data_root=str(data_root),
+                         data_prefix=data_prefix or {}, **kwargs)
+
+    @property
+    def where(self) -> str:
+        return self.ann_file
+
+    def read_items(self) -> Iterator[dict | DatasetError]:
+        """Items in the order of lines; each image is looked at once."""
+        lines: dict[str, dict] = {}
+        for where, line in self._read_lines():
+            faults = _find_malformed(line, where)
+            yield from faults
+            if not faults:
+                lines[where] = line
+        yield from find_duplicates((line['id'] for line in lines.values()), 'the id', self.where)
+        sizes: dict[str, tuple[int, int] | None] = {}
+        for where, line in lines.items():
+            image = self._image_path(line)
+            if image not in sizes:
+                try:
+                    sizes[image] = probe_image(image)
+                except DatasetError as error:
+                    sizes[image] = None
+                    yield error
+            yield from self._make_items(line, where, sizes[image])
+
+    def _read_lines(self) -> Iterator[tuple[str, Any]]:
+        """Where it is, and what is read, of each line; None of one that is no JSON."""
+        path = Path(self.ann_file)
+        if not path.is_file():
+            found = ', '.join(sorted(p.name for p in path.parent.glob('*.jsonl'))) or 'none'
+            raise DatasetError(f'`ann_file` should be a file of JSON lines, but {path} is none; '
+                               f'such files in its folder: {found}', 'missing split')
+        # Only \n ends a line: texts may hold other characters that `splitlines` breaks at.
+        for number, text in enumerate(read_text(path).split('\n'), start=1):
+            if text.strip():
+                try:
+                    line = json.loads(text)
+                except (ValueError, RecursionError):
+                    line = None
+                yield f'{path}, line {number}', line
+
+    def _image_path(self, line: dict) -> str:
+        folder = self.data_prefix.get('img_path', Path(self.ann_file).parent)
+        return str(Path(folder) / line['image'])
+
+    def _make_items(self, line: dict, where: str,
+                    size: tuple[int, int] | None) -> Iterator[dict | DatasetError]:
+        """The items of a line of the right form, or all that is wrong with it. ``size`` is the
+        (height, width) of its image, None where that cannot be read."""
+        problems: list[DatasetError] = []
+        stated = (line.get('height'), line.get('width'))
+        if size and any(side not in (None, real) for side, real in zip(stated, size, strict=True)):
+            problems.append(DatasetError(
+                f'{where} says that its image has height and width {stated}, but {line["image"]} '
+                f'has {size}; correct the line, or take the right image', 'wrong size'))
+        height, width = size or stated
+        with collecting(problems):
+            check_questions(line['texts'], 'texts', where)
+        optional: dict[str, Any] = {}
+        with collecting(problems):
+            optional.update(parse_answer(where, line))
+        with collecting(problems):
+            boxes = parse_boxes(where, line)
+            if boxes is not None:
+                optional['other_boxes'] = boxes
+                if height and width:
+                    check_inside(boxes, where, height, width)
+        instances = []
+        for flag, field in enumerate(('objects', 'ignore')):
+            for i, segmentation in enumerate(line.get(field, [])):
+                instances.append(dict(mask=segmentation, ignore_flag=flag))
+                if height and width:
+                    with collecting(problems):
+                        load_segmentation(segmentation, height, width, f'{where}, `{field}[{i}]`')
+        item = dict(
+            img_id=line['id'],
+            img_path=self._image_path(line),
+            ann_path=where,
+            is_sentence=line.get('is_sentence', False),
+            instances=instances,
+            num_targets=len(line['objects']),
+            **optional)
+        yield from problems
+        if size and not problems:
+            yield from ask_texts(item, line['texts'], self.texts)
+
+
+def _find_malformed(line: Any, where: str) -> list[DatasetError]:
+    """What is wrong with the form of a line's fields."""
+    if not isinstance(line, dict):
+        return [DatasetError(f'{where} should be a JSON object on one line, but cannot be read as '
+                             'one; correct or remove it', 'unreadable line')]
+    missing, problems = [], []
+    for name, (is_needed, is_right, wanted) in FIELDS.items():
+        if name not in line:
+            missing += [f'`{name}`'] * is_needed
+        elif not is_right(line[name]):
+            problems.append(wrong_field(where, name, wanted, line[name]))
+    if missing:
+        problems.append(DatasetError(f'{where} lacks {", ".join(missing)}; add it, or remove the '
+                                     'line', 'missing key'))
+    return problems

@@ -1,0 +1,201 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""One's own images, mask images and questions, as they come out of an annotation tool."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmdpad.registry import DATASETS
+from mmdpad.utils import unique_name
+from mmdpad.utils.masks import encode_mask
+
+from .annotation_fields import (
+    ask_texts,
+    check_questions,
+    check_texts_mode,
+    read_text,
+    wrong_field,
+)
+from .errors import DatasetError
+from .reasoning_dataset import ReasoningDataset
+from .transforms.images import UNDECODABLE, probe_image
+
+_WHOLE = -1
+_TRUTH = {'': False, 'false': False, '0': False, 'true': True, '1': True}
+
+
+@DATASETS.register_module()
+class MaskFolderDataset(ReasoningDataset):
+    """A folder of images, a folder of masks (PNG) and a table of questions.
+
+    The table is a CSV file with a header, or a JSON list of objects. Its columns are ``image`` (a
+    file name in the folder of images), ``question`` and, optional, ``is_sentence`` (true or false,
+    false where empty) and ``mask`` (the name of the mask without ``.png``; where empty, that of the
+    image). Rows with the same image, mask and ``is_sentence`` are one item with several texts.
+
+    The mask of ``cat.jpg`` is ``cat.png``, or one mask an object ``cat_1.png``, ``cat_2.png``, ...,
+    of the image's size (after its EXIF rotation). 0 is background, all other values are the
+    object; of colours each channel counts, an alpha channel does not. Where a mask is background
+    all over, nothing is meant.
+
+    An item is like those of :class:`.JsonLinesDataset`: its masks are in ``instances``.
+
+    Images' headers and all masks are read when the data set is built. It is wrong: a table that
+    cannot be read, an empty question, a missing or unreadable image or mask, a mask of another
+    size than its image, or one that two names lay claim to.
+
+    Args:
+        data_root: What the other paths are relative to.
+        data_prefix: The folders, ``dict(img_path=..., mask_path=...)``.
+        ann_file: The table.
+        index_masks: A mask's values tell its objects apart: each value other than 0 is an object.
+        texts: ``'first'`` asks the first text of each item, ``'all'`` makes one item a text.
+        **kwargs: See :class:`ReasoningDataset`.
+    """
+
+    def __init__(self, data_root: str, data_prefix: dict | None = None,
+                 ann_file: str = 'questions.csv', index_masks: bool = False, texts: str = 'first',
+                 **kwargs) -> None:
+        self.index_masks = index_masks
+        self.texts = check_texts_mode(texts)
+        prefix = dict(img_path='images', mask_path='masks') | (data_prefix or {})
+        super().__init__(data_root=str(data_root), data_prefix=prefix, ann_file=str(ann_file),
+                         **kwargs)
+
+    @property
+    def where(self) -> str:
+        return self.ann_file
+
+    def read_items(self) -> Iterator[dict | DatasetError]:
+        """Items in the order of the table."""
+        masks = _list_masks(Path(self.data_prefix['mask_path']))
+        groups: dict[tuple, list[str]] = defaultdict(list)
+        for where, row in _read_table(Path(self.ann_file)):
+            try:
+                key, question = _parse_row(row, where)
+            except DatasetError as error:
+                yield error
+            else:
+                groups[key].append(question)
+        names = {mask for _, mask, _ in groups}
+        taken: set[str] = set()
+        for (image, mask, is_sentence), texts in groups.items():
+            try:
+                item = self._make_item(image, mask, masks, names)
+            except DatasetError as error:
+                yield error
+                continue
+            item.update(img_id=unique_name(mask, taken), is_sentence=is_sentence)
+            yield from ask_texts(item, texts, self.texts)
+
+    def _make_item(self, image: str, mask: str, masks: dict[str, list[tuple[int, Path]]],
+                   names: set[str]) -> dict:
+        """What an item says of its image and masks."""
+        path = Path(self.data_prefix['img_path']) / image
+        height, width = probe_image(path)
+        found = sorted(masks.get(mask, []))
+        whole = [file for number, file in found if number == _WHOLE]
+        files = whole or [file for _, file in found]
+        if not files:
+            raise DatasetError(
+                f'{path} has no mask {mask}.png or {mask}_1.png in '
+                f'{self.data_prefix["mask_path"]}; add it (background all over where nothing is '
+                'meant), or remove the question', 'missing mask')
+        for file in files:
+            if file.stem != mask and file.stem in names:
+                raise DatasetError(
+                    f'{file} could be of {mask!r} and of {file.stem!r}; rename it and its image, '
+                    'or name masks in the column `mask`', 'ambiguous mask')
+        objects = [o for file in files for o in self._read_objects(file, height, width)]
+        return dict(img_path=str(path), num_targets=len(objects),
+                    instances=[dict(mask=encode_mask(o), ignore_flag=0) for o in objects])
+
+    def _read_objects(self, path: Path, height: int, width: int) -> list[np.ndarray]:
+        """The objects of a mask file, each bool (height, width) and not empty."""
+        try:
+            with Image.open(path) as image:
+                values = np.asarray(image)
+                has_alpha = image.mode.endswith('A')
+        except UNDECODABLE as error:
+            raise DatasetError(f'{path} cannot be decoded as an image ({error}); replace it by an '
+                               'intact copy', 'unreadable mask') from error
+        if values.shape[:2] != (height, width):
+            raise DatasetError(
+                f'{path} should have the size of its image, {width} x {height} pixels (width x '
+                f'height, after its EXIF rotation), but has {values.shape[1]} x '
+                f'{values.shape[0]}; export it again', 'wrong mask')
+        if values.ndim == 3:
+            values = values[..., :values.shape[2] - has_alpha]
+            values = values[..., 0] if values.shape[2] == 1 else values
+        if not self.index_masks:
+            marked = values.astype(bool)
+            marked = marked.any(axis=2) if marked.ndim == 3 else marked
+            return [marked] if marked.any() else []
+        if values.ndim == 3:
+            raise DatasetError(f'{path} should have one value a pixel, the object\'s number, but '
+                               'holds colours; save it as grey or palette image', 'wrong mask')
+        return [values == value for value in np.unique(values) if value]
+
+
+def _list_masks(folder: Path) -> dict[str, list[tuple[int, Path]]]:
+    """Mask files with their number, by name: ``a_2.png`` is number 2 of ``a``, and the whole of
+    ``a_2``."""
+    masks: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+    for path in sorted(folder.glob('*.[pP][nN][gG]')):
+        masks[path.stem].append((_WHOLE, path))
+        if numbered := re.fullmatch(r'(.+)_(\d+)', path.stem):
+            masks[numbered[1]].append((int(numbered[2]), path))
+    return masks
+
+
+def _read_table(path: Path) -> Iterator[tuple[str, Any]]:
+    """Where it is, and what it holds, of each row."""
+    if not path.is_file():
+        raise DatasetError(f'`ann_file` should be a table of questions (.csv or .json), but {path} '
+                           'is no file; correct the path', 'missing file')
+    text = read_text(path)
+    if path.suffix.lower() == '.json':
+        try:
+            rows = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f'{path} should hold JSON, but: {error}; correct it') from error
+        if not isinstance(rows, list):
+            raise wrong_field(path, 'content', 'a list of objects', rows)
+        yield from ((f'{path}, entry {i}', row) for i, row in enumerate(rows))
+        return
+    table = csv.DictReader(io.StringIO(text, newline=''), restval='')
+    missing = {'image', 'question'} - set(table.fieldnames or ())
+    if missing:
+        raise DatasetError(
+            f'{path} lacks the column(s) {", ".join(sorted(missing))}; its first line should be '
+            f'image,question or image,question,is_sentence, but is {text[:60].splitlines()[:1]}',
+            'missing column')
+    yield from ((f'{path}, line {table.line_num}', row) for row in table)
+
+
+def _parse_row(row: Any, where: str) -> tuple[tuple[str, str, bool], str]:
+    """A row as (image, mask's name, is_sentence), which tells its item, and the question."""
+    if not isinstance(row, dict):
+        raise wrong_field(where, 'row', 'an object with `image` and `question`', row)
+    for field in ('image', 'question'):
+        if not isinstance(row.get(field), str):
+            raise wrong_field(where, field, 'a string', row.get(field))
+    image, mask = row['image'].strip(), row.get('mask') or Path(row['image'].strip()).stem
+    if not image or not isinstance(mask, str):
+        raise wrong_field(where, 'image' if not image else 'mask', 'the name of a file',
+                          mask if image else image)
+    stated = str(row.get('is_sentence', '')).strip().lower()
+    if stated not in _TRUTH:
+        raise wrong_field(where, 'is_sentence', 'true or false', row['is_sentence'])
+    check_questions([row['question']], 'question', where)
+    return (image, mask, _TRUTH[stated]), row['question']

@@ -1,0 +1,108 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Converts reasoning data between formats, or makes a data set of images, masks and questions.
+
+    python tools/dataset_converters/convert.py masks MY_FOLDER jsonl data/mine
+    python tools/dataset_converters/convert.py reasonseg data/ReasonSeg parquet OUT --split val test
+    python tools/dataset_converters/convert.py jsonl data/mine coco OUT --copy-images
+
+docs/data.md describes the formats. OUT appears only when it is complete, and is never replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from typing import Any
+
+from mmengine.config import DictAction
+from mmengine.registry import init_default_scope
+
+from mmdpad.datasets import DatasetError
+from mmdpad.datasets.conversion import (
+    SOURCES,
+    WRITERS,
+    convert,
+    loading_steps,
+    open_sources,
+    source_config,
+)
+
+# Flags for `masks`, and the arguments of its data set.
+MASK_FLAGS = {'images': 'data_prefix.img_path', 'masks': 'data_prefix.mask_path',
+              'questions': 'ann_file', 'index_masks': 'index_masks'}
+
+
+def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('kind', choices=sorted(SOURCES), help='format of SRC')
+    parser.add_argument('source', metavar='SRC', help='a folder, or a .jsonl file')
+    parser.add_argument('target', choices=sorted(WRITERS), help='format to write')
+    parser.add_argument('destination', metavar='OUT', help='a folder that is not there yet')
+    parser.add_argument('--split', nargs='+', default=['train'], metavar='NAME',
+                        help='splits to read, and to write under the same names (default: train)')
+    parser.add_argument('--copy-images', action='store_true', help='copy images into OUT; without '
+                        'it jsonl and coco name them where they are')
+    parser.add_argument('--lossy', action='store_true',
+                        help='leave out what the format has no place for, and say what')
+    parser.add_argument('--source-options', nargs='+', action=DictAction, default={},
+                        metavar='KEY=VALUE', help='arguments of the data set that reads SRC, for '
+                        'example split_file=refs(unc).p data_prefix.img_path=train2014')
+    masks = parser.add_argument_group('masks', 'where its parts are in SRC')
+    masks.add_argument('--images', metavar='FOLDER', help='images (default: images)')
+    masks.add_argument('--masks', metavar='FOLDER', help='PNG masks named as their images, or '
+                       'NAME_1.png, NAME_2.png, ... for several objects (default: masks)')
+    masks.add_argument('--questions', metavar='FILE', help='CSV or JSON with image, question and, '
+                       'optional, is_sentence and mask (default: questions.csv)')
+    masks.add_argument('--index-masks', action='store_true', default=None,
+                       help='each value of a mask but 0 is an object')
+    args = parser.parse_args(command_line)
+    given = [name for name in MASK_FLAGS if getattr(args, name) is not None]
+    if given and args.kind != 'masks':
+        parser.error(f'--{given[0].replace("_", "-")} is for masks, but SRC is {args.kind}')
+    if len(args.split) > 1 and (args.kind == 'masks' or os.path.isfile(args.source)):
+        parser.error(f'{args.source} has no splits, but got --split {" ".join(args.split)}; name '
+                     'one')
+    for name in given:
+        args.source_options[MASK_FLAGS[name]] = getattr(args, name)
+    return args
+
+
+def describe(counts: Counter, args: argparse.Namespace) -> str:
+    """What was written, and how a config reads it."""
+    lines = [f'{args.destination}: ' + ', '.join(
+        f'{number} {name}' for name, number in counts.items() if number)]
+    several = counts['items of several objects'] or counts['items without object']
+    steps = [*loading_steps(args.target), dict(type='PromptResize', size=(840, 840)),
+             dict(type='TargetsFromMask'), dict(type='PackReasoningInputs')]
+    lines.append('In a config (`several_objects` in the model, too):' if several else
+                 'In a config:')
+    lines.append('pipeline = [\n' + ''.join(f'    {_as_call(step)},\n' for step in steps) + ']')
+    for split in args.split:
+        dataset = source_config(args.target, args.destination, split)
+        dataset.update(dict(several_objects=True) if several else {})
+        lines.append(f'{split}_dataset = ' + _as_call(dataset)[:-1] + ', pipeline=pipeline)')
+    return '\n'.join(lines)
+
+
+def _as_call(value: Any) -> str:
+    """A config's value as configs are written."""
+    if not isinstance(value, dict):
+        return repr(value)
+    return 'dict(' + ', '.join(f'{key}={_as_call(item)}' for key, item in value.items()) + ')'
+
+
+def main(command_line: list[str] | None = None) -> None:
+    args = parse_arguments(command_line)
+    init_default_scope('mmdpad')
+    try:
+        sources = open_sources(args.kind, args.source, args.split, args.source_options)
+        counts = convert(sources, loading_steps(args.kind), args.target, args.destination,
+                         args.copy_images, args.lossy)
+    except (DatasetError, FileExistsError, ImportError) as error:
+        raise SystemExit(str(error)) from error
+    print(describe(counts, args))
+
+
+if __name__ == '__main__':
+    main()
