@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import DictAction
@@ -38,7 +39,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     parser.add_argument('kind', choices=sorted(SOURCES), help='format of SRC')
     parser.add_argument('source', metavar='SRC', help='a folder, or a .jsonl file')
     parser.add_argument('target', choices=sorted(WRITERS), help='format to write')
-    parser.add_argument('destination', metavar='OUT', help='a folder that is not there yet')
+    parser.add_argument('destination', metavar='OUT', type=Path, help='a folder that is not there yet')
     parser.add_argument('--split', nargs='+', default=['train'], metavar='NAME',
                         help='splits to read, and to write under the same names (default: train)')
     parser.add_argument('--copy-images', action='store_true', help='copy images into OUT; without '
@@ -72,6 +73,8 @@ def describe(counts: Counter, args: argparse.Namespace) -> str:
     """What was written, and how a config reads it."""
     lines = [f'{args.destination}: ' + ', '.join(
         f'{number} {name}' for name, number in counts.items() if number)]
+    if args.target not in SOURCES:
+        return lines[0]
     several = counts['items of several objects'] or counts['items without object']
     steps = [*loading_steps(args.target), dict(type='PromptResize', size=(840, 840)),
              dict(type='TargetsFromMask'), dict(type='PackReasoningInputs')]
@@ -79,7 +82,7 @@ def describe(counts: Counter, args: argparse.Namespace) -> str:
                  'In a config:')
     lines.append('pipeline = [\n' + ''.join(f'    {_as_call(step)},\n' for step in steps) + ']')
     for split in args.split:
-        dataset = source_config(args.target, args.destination, split)
+        dataset = source_config(args.target, str(args.destination), split)
         dataset.update(dict(several_objects=True) if several else {})
         lines.append(f'{split}_dataset = ' + _as_call(dataset)[:-1] + ', pipeline=pipeline)')
     return '\n'.join(lines)
@@ -99,7 +102,7 @@ def main(command_line: list[str] | None = None) -> None:
         sources = open_sources(args.kind, args.source, args.split, args.source_options)
         counts = convert(sources, loading_steps(args.kind), args.target, args.destination,
                          args.copy_images, args.lossy)
-    except (DatasetError, FileExistsError, ImportError) as error:
+    except (DatasetError, OSError, ImportError) as error:
         raise SystemExit(str(error)) from error
     print(describe(counts, args))
 

@@ -1,0 +1,119 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmdpad.datasets import DatasetError, MaskFolderDataset
+
+PIPELINE = [dict(type='LoadReasoningImage'), dict(type='LoadInstanceMasks')]
+BOX = np.zeros((10, 20), np.uint8)
+BOX[3:7, 2:6] = 255
+
+
+def write(root, table: str = 'image,question\na.jpg,the thing\n', images=('a', ), **masks):
+    """Images of 20 x 10 pixels (width x height), masks by name, and the table."""
+    for folder in ('images', 'masks'):
+        (root / folder).mkdir(exist_ok=True)
+    for name in images:
+        Image.new('RGB', (20, 10)).save(root / f'images/{name}.jpg')
+    for name, mask in masks.items():
+        Image.fromarray(mask).save(root / f'masks/{name}.png')
+    (root / 'questions.csv').write_text(table, encoding='utf-8-sig')
+    return root
+
+
+def masks_of(root, **kwargs) -> list[np.ndarray]:
+    dataset = MaskFolderDataset(root, pipeline=PIPELINE, several_objects=True, **kwargs)
+    return [item['gt_masks'] for item in dataset]
+
+
+def error_of(root, **kwargs) -> DatasetError:
+    with pytest.raises(DatasetError) as caught:
+        MaskFolderDataset(root, **kwargs)
+    return caught.value
+
+
+def test_rows_about_one_mask_are_one_item(tmp_path):
+    table = ('image,question,is_sentence,mask\na.jpg,"one, and\nmore",,\na.jpg,What?,true,\n'
+             'a.jpg,two,FALSE,\na.jpg,three,0,other\n')
+    write(tmp_path, table, a=BOX, other=BOX)
+    items = [(item['img_id'], item['texts'], item['is_sentence'])
+             for item in MaskFolderDataset(tmp_path)]
+    assert items == [('a', ['one, and\nmore', 'two'], False), ('a_2', ['What?'], True),
+                     ('other', ['three'], False)]
+    assert len(MaskFolderDataset(tmp_path, texts='all')) == 4
+
+
+@pytest.mark.parametrize('mask', [
+    BOX, BOX // 255, BOX > 0, np.stack([BOX * 0, BOX, BOX * 0], axis=2),
+    np.stack([BOX, BOX, BOX, BOX * 0 + 255], axis=2), np.stack([BOX, BOX * 0 + 255], axis=2),
+    BOX.astype(np.uint16) * 256
+], ids=['255', '1', 'bool', 'green', 'RGBA', 'LA', '16 bit'])
+def test_all_but_zero_is_the_object(tmp_path, mask):
+    (found, ) = masks_of(write(tmp_path, a=mask))
+    assert np.array_equal(found, BOX[None] > 0)
+
+
+def test_numbered_files_and_the_values_of_an_index_mask_are_objects(tmp_path):
+    write(tmp_path, a_10=BOX, a_2=BOX.T.reshape(10, 20))
+    (found, ) = masks_of(tmp_path)
+    assert np.array_equal(found[1], BOX > 0) and len(found) == 2  # 2 before 10
+    index = BOX * 0
+    index[0, 0], index[1, 1:3] = 7, 3
+    (found, ) = masks_of(write(tmp_path, a=index), index_masks=True)
+    assert [mask.sum() for mask in found] == [2, 1]
+    (found, ) = masks_of(tmp_path)
+    assert [mask.sum() for mask in found] == [3]
+
+
+def test_a_mask_of_background_means_nothing(tmp_path):
+    write(tmp_path, a=BOX * 0)
+    assert masks_of(tmp_path)[0].shape == (0, 10, 20)
+    assert error_of(tmp_path).problems[0].kind == 'not one target'
+
+
+def test_the_table_may_be_json(tmp_path):
+    write(tmp_path, a=BOX)
+    rows = [dict(image='a.jpg', question='x', is_sentence=True), 3, dict(image='a.jpg')]
+    (tmp_path / 'q.json').write_text(json.dumps(rows[:1]))
+    assert MaskFolderDataset(tmp_path, ann_file='q.json')[0]['is_sentence'] is True
+    (tmp_path / 'q.json').write_text(json.dumps(rows))
+    assert [str(p)[:12] for p in error_of(tmp_path, ann_file='q.json').problems] == [
+        '`row` of ' + str(tmp_path)[:3], '`question` o']
+
+
+def test_everything_is_listed_at_once(tmp_path):
+    names = ('a', 'b', 'b_1', 'c', 'd', 'e', 'f')
+    rows = [f'{name}.jpg,x,' for name in names] + ['g.jpg,x,', 'a.jpg,..,', 'a.jpg,x,maybe', ',x,']
+    write(tmp_path, '\n'.join(['image,question,is_sentence', *rows]), names, a=BOX, b_1=BOX,
+          d=BOX.T, f=BOX)
+    (tmp_path / 'masks/e.png').write_bytes(b'no image')
+    (tmp_path / 'images/f.jpg').write_bytes(b'no image')
+    kinds = {problem.kind: str(problem) for problem in error_of(tmp_path).problems}
+    assert sorted(kinds) == ['ambiguous mask', 'empty question', 'missing image', 'missing mask',
+                             'unreadable image', 'unreadable mask', 'wrong annotation',
+                             'wrong mask']
+    assert "b_1.png could be of 'b' and of 'b_1'" in kinds['ambiguous mask']
+    assert '20 x 10 pixels' in kinds['wrong mask'] and 'has 10 x 20' in kinds['wrong mask']
+    assert 'no mask c.png or c_1.png in ' in kinds['missing mask']
+
+
+def test_colours_are_no_index_mask(tmp_path):
+    write(tmp_path, a=np.stack([BOX] * 3, axis=2))
+    assert 'holds colours' in str(error_of(tmp_path, index_masks=True))
+
+
+@pytest.mark.parametrize('table, message', [
+    ('', 'lacks the column(s) image, question'),
+    ('image;question\na.jpg;x\n', "but is ['image;question']"),
+])
+def test_a_table_without_its_columns_is_refused(tmp_path, table, message):
+    assert message in str(error_of(write(tmp_path, table)))
+
+
+def test_a_missing_table_is_named(tmp_path):
+    assert 'questions.csv is no file' in str(error_of(tmp_path))
