@@ -39,7 +39,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     parser.add_argument('kind', choices=sorted(SOURCES), help='format of SRC')
     parser.add_argument('source', metavar='SRC', help='a folder, or a .jsonl file')
     parser.add_argument('target', choices=sorted(WRITERS), help='format to write')
-    parser.add_argument('destination', metavar='OUT', type=Path, help='a folder that is not there yet')
+    parser.add_argument('destination', metavar='OUT', type=Path,
+                        help='a folder that is not there yet')
     parser.add_argument('--split', nargs='+', default=['train'], metavar='NAME',
                         help='splits to read, and to write under the same names (default: train)')
     parser.add_argument('--copy-images', action='store_true', help='copy images into OUT; without '

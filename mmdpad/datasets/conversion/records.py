@@ -132,7 +132,8 @@ def open_sources(kind: str, path: str, splits: Sequence[str],
     problems: list[DatasetError] = []
     for split in splits:
         config = Config(source_config(kind, path, split))
-        config.merge_from_dict(dict(options, several_objects=True, pipeline=[]))
+        config.merge_from_dict(dict(options, several_objects=True, pipeline=[],
+                                    serialize_data=False))
         try:
             sources[split] = DATASETS.build(config)
         except DatasetError as error:
