@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.model import BaseDataPreprocessor
 from PIL import Image
 
 from mmdpad.datasets.checking import find_datasets
@@ -132,7 +133,8 @@ def test_training_and_testing_refuse_with_the_same_words(tool, broken, monkeypat
     parts = dict(train=dict(train_cfg=dict(by_epoch=False, max_iters=1),
                             optim_wrapper=dict(optimizer=dict(type='SGD', lr=1))),
                  test=dict(test_cfg={}, test_evaluator=[dict(type='ReasonSegMetric')]))[tool]
-    # Any module will do: data sets are built before it runs.
+    # Any module will do: data sets are built before it takes a step.
+    monkeypatch.setattr(BaseDataPreprocessor, 'train_step', None, raising=False)
     path = write_config(tmp_path / 'run.py', dict(
         loaders, **parts, model=dict(type='BaseDataPreprocessor'), default_scope='mmdpad',
         log_level='ERROR', experiment_name=tmp_path.name))
