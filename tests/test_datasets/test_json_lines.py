@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,3 +149,12 @@ def test_masks_are_checked_where_the_image_is_missing_but_its_size_known(write):
     fields = dict(image='images/b.png', objects=['?'])
     assert 'wrong mask' not in problems_of(write(line(**fields)))
     assert 'wrong mask' in problems_of(write(line(**fields, height=10, width=20)))
+
+
+def test_the_example_of_the_documentation(write):
+    page = Path(__file__).parents[2] / 'docs/data.md'
+    (example, ) = re.findall(r'## JSON lines.*?```json\n(.*?)```', page.read_text(), re.S)
+    path = write(example.replace('\n', ' '))
+    Image.new('RGB', (90, 80)).save(path.parent / 'images/cat.jpg')
+    (item, ) = JsonLinesDataset(path, pipeline=PIPELINE)
+    assert item['gt_masks'].sum() == 40 * 40 and item['question'] == 'the animal that sleeps'

@@ -9,8 +9,10 @@ import torch
 
 from mmdpad.utils import (
     jsonable,
+    new_folder,
     read_jsonl,
     to_jsonl,
+    unique_name,
     unique_path,
     write_atomically,
     write_jsonl,
@@ -31,6 +33,40 @@ def test_unique_path_sees_dangling_links_and_dotted_folders(tmp_path):
     folder.mkdir()
     (folder / 'run').symlink_to('nowhere')
     assert unique_path(str(folder / 'run')) == str(folder / 'run_2')
+
+
+def test_unique_names_are_taken(tmp_path):
+    taken = {'a.jpg'}
+    assert [unique_name(name, taken) for name in ('a.jpg', 'a.jpg', 'b')] == [
+        'a_2.jpg', 'a_3.jpg', 'b']
+    assert taken == {'a.jpg', 'a_2.jpg', 'a_3.jpg', 'b'}
+
+
+def test_a_new_folder_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / 'new' / 'a'
+    with new_folder(path) as folder:
+        (folder / 'file').write_text('x')
+        assert not path.exists()
+    assert [p.name for p in (tmp_path / 'new').iterdir()] == ['a']
+    assert (path / 'file').read_text() == 'x'
+
+
+def test_nothing_is_left_of_a_folder_that_fails(tmp_path):
+    with pytest.raises(KeyError), new_folder(tmp_path / 'a') as folder:
+        (folder / 'file').write_text('x')
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_stays_even_if_it_came_meanwhile(tmp_path):
+    path = tmp_path / 'a'
+    with pytest.raises(FileExistsError, match='a is there already; remove it or'), \
+            new_folder(path) as folder:
+        (folder / 'file').write_text('x')
+        path.mkdir()
+    assert [p.name for p in tmp_path.rglob('*')] == ['a']
+    with pytest.raises(FileExistsError), new_folder(path):
+        raise AssertionError
 
 
 def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path):

@@ -83,9 +83,11 @@ def describe(counts: Counter, args: argparse.Namespace) -> str:
                  'In a config:')
     lines.append('pipeline = [\n' + ''.join(f'    {_as_call(step)},\n' for step in steps) + ']')
     for split in args.split:
+        loader = next((name for name in ('val', 'test') if split.startswith(name)), 'train')
         dataset = source_config(args.target, str(args.destination), split)
-        dataset.update(dict(several_objects=True) if several else {})
-        lines.append(f'{split}_dataset = ' + _as_call(dataset)[:-1] + ', pipeline=pipeline)')
+        dataset = dict(_delete_=True, **dataset, **(dict(several_objects=True) if several else {}))
+        lines.append(f'{loader}_dataloader = dict(dataset={_as_call(dataset)[:-1]}, '
+                     'pipeline=pipeline))')
     return '\n'.join(lines)
 
 

@@ -167,7 +167,9 @@ def test_ones_own_images_masks_and_questions_become_inputs_of_the_model(tmp_path
     convert('masks', source, 'jsonl', tmp_path / 'out', '--copy-images', '--split', 'mine',
             '--images', 'photos', '--questions', 'q.csv')
     config = Config.fromstring(capsys.readouterr().out.split('too):\n')[1], '.py')
-    item = DATASETS.build(config.mine_dataset)[0]
+    dataset = config.train_dataloader.dataset
+    assert dataset.pop('_delete_')
+    item = DATASETS.build(dataset)[0]
     sample = item['data_samples']
     assert (sample.question, sample.is_sentence) == ('what is round?', True)
     assert np.array_equal(sample.gt_instances.masks, np.stack([RING, DOT]))
