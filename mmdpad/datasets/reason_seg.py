@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmdpad.registry import DATASETS
 
 from .annotation_fields import ask_texts, check_inside, check_questions, check_texts_mode
-from .errors import DatasetError
+from .errors import DatasetError, collecting
 from .reason_seg_annotation import draw_masks, parse_annotation
 from .reasoning_dataset import ReasoningDataset
 from .transforms.images import probe_image
@@ -57,10 +57,7 @@ class ReasonSegDataset(ReasoningDataset):
         images, annotations, problems = _list_pairs(self._find_folder())
         yield from problems
         for name in sorted(images.keys() & annotations.keys()):
-            try:
-                yield from self._load_pair(images[name], annotations[name])
-            except DatasetError as error:
-                yield error
+            yield from self._load_pair(images[name], annotations[name])
 
     def _find_folder(self) -> Path:
         root = Path(self.data_root)
@@ -75,18 +72,27 @@ class ReasonSegDataset(ReasoningDataset):
                                f'folders there: {found}', 'missing split')
         return folder
 
-    def _load_pair(self, img_path: Path, ann_path: Path) -> list[dict]:
-        """Check one image and its annotation; its item, or one item a text."""
-        height, width = probe_image(img_path)
-        annotation = parse_annotation(ann_path)
-        check_questions(annotation.texts, 'text', ann_path)
+    def _load_pair(self, img_path: Path, ann_path: Path) -> Sequence[dict | DatasetError]:
+        """Check one image and its annotation; its item, or one item a text, or what is wrong."""
+        problems: list[DatasetError] = []
+        with collecting(problems):
+            height, width = probe_image(img_path)
+        with collecting(problems):
+            annotation = parse_annotation(ann_path)
+        if problems:
+            return problems
+        with collecting(problems):
+            check_questions(annotation.texts, 'text', ann_path)
         target, _ = draw_masks(annotation.polygons, height, width)
         if not target.any():
-            raise no_target_error(str(ann_path), height, width)
+            problems.append(no_target_error(str(ann_path), height, width))
         optional = dict(annotation.answer)
         if annotation.other_boxes is not None:
             optional['other_boxes'] = annotation.other_boxes
-            check_inside(annotation.other_boxes, ann_path, height, width)
+            with collecting(problems):
+                check_inside(annotation.other_boxes, ann_path, height, width)
+        if problems:
+            return problems
         item = dict(
             img_id=img_path.stem,
             img_path=str(img_path),

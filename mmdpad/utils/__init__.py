@@ -10,6 +10,7 @@ from .files import (
     jsonable,
     new_folder,
     read_jsonl,
+    refuse_existing,
     to_jsonl,
     unique_name,
     unique_path,
@@ -18,5 +19,5 @@ from .files import (
 )
 
 __all__ = ['check_file', 'config_parser', 'experiment_parser', 'jsonable', 'load_config',
-           'new_folder', 'read_config', 'read_jsonl', 'to_jsonl', 'unique_name', 'unique_path',
-           'write_atomically', 'write_jsonl']
+           'new_folder', 'read_config', 'read_jsonl', 'refuse_existing', 'to_jsonl', 'unique_name',
+           'unique_path', 'write_atomically', 'write_jsonl']

@@ -46,20 +46,21 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         FileExistsError: There is something at ``path``; it is left as it is.
     """
     path = Path(os.path.abspath(path))
-    _refuse_existing(path)
+    refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
     try:
         folder = building / path.name
         folder.mkdir()
         yield folder
-        _refuse_existing(path)
+        refuse_existing(path)
         folder.rename(path)
     finally:
         shutil.rmtree(building)
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: str | os.PathLike) -> None:
+    """Raises FileExistsError, which says so, if there is something at ``path``."""
     if osp.lexists(path):
         raise FileExistsError(f'{path} is there already; remove it or name another folder')
 

@@ -26,7 +26,8 @@ def loader(**dataset) -> dict:
 
 def reasonseg(root, split) -> dict:
     steps = [dict(type='LoadReasoningImage'), dict(type='LoadReasonSegMask')]
-    return dict(type='ReasonSegDataset', data_root=str(root), split=split, pipeline=steps)
+    return dict(type='ReasonSegDataset', data_root=str(root), split=split, pipeline=steps,
+                serialize_data=False)
 
 
 @pytest.fixture
@@ -115,6 +116,13 @@ def test_loading_finds_broken_pixels(tmp_path, write_pair, capsys):
 def test_a_config_without_data_is_named(tmp_path):
     with pytest.raises(SystemExit, match='config.py has no data sets'):
         check(tmp_path, dict(train_dataloader=None))
+
+
+def test_a_data_set_of_mmdet_without_its_file_is_a_problem(tmp_path, capsys):
+    loaders = dict(val_dataloader=loader(type='CocoDataset', ann_file=str(tmp_path / 'no.json')))
+    assert check(tmp_path, loaders) == 1
+    out = capsys.readouterr().out
+    assert out.startswith('val_dataloader, CocoDataset: 1 problem(s): ') and 'no.json' in out
 
 
 def test_lists_of_data_sets_are_opened():

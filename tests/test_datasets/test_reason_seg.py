@@ -182,3 +182,14 @@ def test_all_problems_are_counted_and_the_first_of_each_kind_listed(folder):
     assert lines[1] == 'missing annotation (12):' and lines[7] == '  ... and 7 more'
     assert lines[8] == 'unusable file (1):' and 'b.json should hold JSON' in lines[9]
     assert len(lines) == 10
+
+
+def test_all_that_is_wrong_with_a_pair_is_named(folder, write_pair):
+    image, _ = write_pair(folder, 'b', text=[''], polygons=(), other_boxes=[[30, 0, 40, 5]])
+    with pytest.raises(DatasetError) as caught:
+        ReasonSegDataset(folder.parent)
+    assert [problem.kind for problem in caught.value.problems] == [
+        'empty question', 'empty mask', 'box outside']
+    image.write_bytes(b'no image')
+    (folder / 'b.json').write_text('{')
+    assert '2 problem(s)' in error_of(folder)

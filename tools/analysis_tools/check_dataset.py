@@ -46,6 +46,8 @@ def main(command_line: list[str] | None = None) -> int:
             report = check_dataset(dataset, args.load)
         except DatasetError as error:
             report, status = error.in_full() if args.all else str(error), 1
+        except OSError as error:  # what data sets of mmengine and mmdet raise
+            report, status = f'1 problem(s): {error}', 1
         print(f'{loaders}, {dataset["type"]}: {report}')
     return status
 

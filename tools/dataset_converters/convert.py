@@ -28,6 +28,7 @@ from mmdpad.datasets.conversion import (
     open_sources,
     source_config,
 )
+from mmdpad.utils import refuse_existing
 
 # Flags for `masks`, and the arguments of its data set.
 MASK_FLAGS = {'images': 'data_prefix.img_path', 'masks': 'data_prefix.mask_path',
@@ -102,6 +103,7 @@ def main(command_line: list[str] | None = None) -> None:
     args = parse_arguments(command_line)
     init_default_scope('mmdpad')
     try:
+        refuse_existing(args.destination)  # before the sources are read, which may take a while
         sources = open_sources(args.kind, args.source, args.split, args.source_options)
         counts = convert(sources, loading_steps(args.kind), args.target, args.destination,
                          args.copy_images, args.lossy)

@@ -21,7 +21,7 @@ class ImageFiles:
 
     Args:
         folder: Where the data set is written for now.
-        destination: Where it will be, in another folder of the same parent or the like.
+        destination: Where it will be; paths to images elsewhere start there.
         copy: Copy images that are files; those that are not are written in any case.
     """
 
