@@ -27,7 +27,8 @@ class ReasonSegDataset(ReasoningDataset):
     file of the same name (:mod:`.reason_seg_annotation`). Items come in the order of their file
     names, so every machine sees the same list. An item also has ``ann_path`` and, where the
     annotation has them, ``other_boxes``, ``think``, ``caption`` and ``response``; its ``img_id`` is
-    the file name without suffix.
+    the file name without suffix, of an image with several items followed by '#' and
+    ``text_index``.
 
     Headers, annotations and masks are checked when the data set is built; pixels are decoded
     later. It is wrong: an image without an annotation and the reverse, two images of one name, an
@@ -95,7 +96,7 @@ class ReasonSegDataset(ReasoningDataset):
         asked = annotation.texts[:1] if self.texts == 'first' else annotation.texts
         return [
             dict(
-                img_id=img_path.stem,
+                img_id=img_path.stem if len(asked) == 1 else f'{img_path.stem}#{i}',
                 img_path=str(img_path),
                 ann_path=str(ann_path),
                 texts=list(annotation.texts),

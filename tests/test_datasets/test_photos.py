@@ -174,4 +174,4 @@ def test_texts_keep_their_letters_and_questions_are_normalised(items, photos):
 def test_all_texts_mode_asks_both_texts_of_two_photos(photos):
     dataset = ReasonSegDataset(photos, split='val', texts='all')
     asked = [item['img_id'] for item in dataset if item['text_index'] == 1]
-    assert len(dataset) == 12 and asked == ['astronaut', 'coffee']
+    assert len(dataset) == 12 and asked == ['astronaut#1', 'coffee#1']

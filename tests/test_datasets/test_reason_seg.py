@@ -39,7 +39,7 @@ def test_lists_items_in_the_order_of_file_names(folder):
 def test_all_texts_give_one_item_each(folder):
     dataset = ReasonSegDataset(folder.parent, texts='all')
     items = [(item['img_id'], item['text_index'], item['question']) for item in dataset]
-    assert items == [('a', 0, 'the thing'), ('b', 0, 'B one'), ('b', 1, 'B two...')]
+    assert items == [('a', 0, 'the thing'), ('b#0', 0, 'B one'), ('b#1', 1, 'B two...')]
 
 
 def test_other_boxes_come_with_their_items(folder, write_pair):
