@@ -8,21 +8,11 @@ from mmengine.structures import InstanceData
 
 from mmdpad.models import DetectorDecoder
 from mmdpad.registry import MODELS
+from mmdpad.structures import ReasoningOutput
 
 MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 SMALL_IMAGES = {'test_dataloader.dataset.pipeline.1.scale': (64, 64)}
 DETECTORS = {
-    'mask_rcnn': (MASK_RCNN, {
-        'model.backbone.depth': 18, 'model.backbone.base_channels': 8,
-        'model.neck.in_channels': [8, 16, 32, 64], 'model.neck.out_channels': 16,
-        'model.rpn_head.in_channels': 16, 'model.rpn_head.feat_channels': 16,
-        'model.roi_head.bbox_roi_extractor.out_channels': 16,
-        'model.roi_head.mask_roi_extractor.out_channels': 16,
-        'model.roi_head.bbox_head.in_channels': 16,
-        'model.roi_head.bbox_head.fc_out_channels': 32,
-        'model.roi_head.mask_head.in_channels': 16,
-        'model.roi_head.mask_head.conv_out_channels': 16, 'model.test_cfg.rcnn.score_thr': 0.0,
-        'model.test_cfg.rpn.nms_pre': 20, 'model.test_cfg.rpn.max_per_img': 20}),
     'rtmdet_ins': ('mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py', {
         'model.test_cfg.score_thr': 0.0, 'model.test_cfg.max_per_img': 5,
         'test_dataloader.dataset.pipeline.2.size': (64, 64)}),
@@ -145,9 +135,9 @@ def test_a_detector_without_masks_is_refused(build):
         pick(build((LEFT, 0.5), with_masks=False), (0, 0, 1, 1), (0, 0))
 
 
-@pytest.mark.parametrize('name', DETECTORS)
-def test_detectors_of_mmdet_from_a_checkpoint(name, tmp_path):
-    path, options = DETECTORS[name]
+@pytest.mark.parametrize('name', ['mask_rcnn', *DETECTORS])
+def test_detectors_of_mmdet_from_a_checkpoint(name, tiny_mask_rcnn, tmp_path):
+    path, options = (DETECTORS | {'mask_rcnn': (MASK_RCNN, tiny_mask_rcnn)})[name]
     arguments = dict(type='DetectorDecoder', config=path, cfg_options=SMALL_IMAGES | options,
                      score_thr=0.0)
     torch.manual_seed(0)
@@ -167,7 +157,7 @@ def test_detectors_of_mmdet_from_a_checkpoint(name, tmp_path):
     assert not any(module.training for module in decoder.train().modules())
 
 
-def test_what_cannot_be_built(tmp_path):
+def test_what_cannot_be_built(tiny_mask_rcnn, tmp_path):
     with pytest.raises(ValueError, match='got None.*allow_random=True'):
         DetectorDecoder(MASK_RCNN)
     with pytest.raises(FileNotFoundError, match='a.pth. does not exist. Download the checkpoint'):
@@ -178,5 +168,19 @@ def test_what_cannot_be_built(tmp_path):
         DetectorDecoder(dict(type='MaskRCNN'), allow_random=True)
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), tmp_path / 'other.pth')
     with pytest.raises(ValueError, match='does not fit the model.*missing'):
-        DetectorDecoder(*DETECTORS['mask_rcnn'][:1], str(tmp_path / 'other.pth'),
-                        DETECTORS['mask_rcnn'][1])
+        DetectorDecoder(MASK_RCNN, str(tmp_path / 'other.pth'), tiny_mask_rcnn)
+
+
+def test_as_a_part_of_the_segmentor(tiny_config, tiny_mask_rcnn):
+    tiny_config.model.decoder = dict(
+        type='DetectorDecoder', config=MASK_RCNN, allow_random=True, score_thr=0.0,
+        cfg_options=SMALL_IMAGES | tiny_mask_rcnn)
+    torch.manual_seed(0)
+    model = MODELS.build(tiny_config.model)
+    assert all(key.startswith('policy.') for key in model.state_dict())
+    assert not model.train().decoder.detector.training
+    answer = ReasoningOutput(None, None, (0., 0., 111., 111.), ((56., 56.), (60., 60.)))
+    image = torch.zeros(3, 48, 80, dtype=torch.uint8)
+    found = model.draw([answer, answer], image, (112, 112))
+    assert found.masks.shape == (2, 48, 80) and torch.equal(*found.masks)
+    assert found.scores.shape == (2, )
