@@ -103,7 +103,7 @@ def test_trains_with_our_metric_and_resumes_from_a_checkpoint_of_plain_data(conf
     history = resumed.message_hub.get_scalar('train/loss').data[0]
     assert len(history) == 6 and history[:4].tolist() == losses.tolist()
     scalars = resumed.message_hub.log_scalars
-    assert math.isfinite(scalars['val/discrimination/margin'].current())
+    assert math.isfinite(scalars['val/discrimination/s_margin'].current())
     assert 'val/coco/bbox_mAP' in scalars
     assert [row['iter'] for row in resumed.message_hub.get_info('alarms')['recent']] == [
         1, 2, 3, 4, 5, 6]
@@ -113,7 +113,7 @@ def test_tests_by_both_metrics(config):
     metrics = Runner.from_cfg(config).test()
     boxes = metrics['discrimination/num_boxes']
     assert 0 < boxes <= 4 * 10 and metrics['discrimination/num_unusable'] == 0
-    assert metrics['discrimination/margin'] == pytest.approx(
+    assert metrics['discrimination/s_margin'] == pytest.approx(
         metrics['discrimination/s_roi'] - metrics['discrimination/s_image'])
     assert 0 <= metrics['discrimination/discriminated'] <= 1
     assert metrics['coco/bbox_mAP'] >= 0

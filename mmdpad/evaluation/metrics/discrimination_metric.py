@@ -16,6 +16,9 @@ from mmdpad.models.discriminators import DiscriminativeReward
 from mmdpad.registry import METRICS
 from mmdpad.structures import ReasoningOutput, RolloutBatch
 
+_SIGNALS = ('s_roi', 's_image', 's_margin')
+_COLUMNS = (*_SIGNALS, 'discriminated')
+
 
 @METRICS.register_module()
 class DiscriminationMetric(BaseMetric):
@@ -26,7 +29,7 @@ class DiscriminationMetric(BaseMetric):
 
     - ``num_boxes``: boxes with a score of at least ``score_thr``; ``num_unusable``: those of them
       that hold no part of the image or whose caption is empty or too long for the discriminator;
-    - ``s_roi``, ``s_image``, ``margin``: mean of S1, S2 and S1 - S2 over the usable boxes, in
+    - ``s_roi``, ``s_image``, ``s_margin``: mean of S1, S2 and S1 - S2 over the usable boxes, in
       [-1, 1], [-1, 1] and [-2, 2]; NaN without any;
     - ``discriminated``: share of all boxes with S1 > S2, in [0, 1], unusable ones counting as
       not; NaN without boxes.
@@ -42,7 +45,8 @@ class DiscriminationMetric(BaseMetric):
         captions: Name of a label -> its caption, in place of the template.
         score_thr: In [0, 1].
         collect_device, prefix: As in mmengine.
-        **options: ``region_margin`` and ``contrast`` of :class:`DiscriminativeOptions`.
+        **options: ``region_margin`` and ``contrast`` ('image' or 'masked') of
+            :class:`DiscriminativeOptions`.
 
     Raises:
         ValueError: ``template`` has no ``{label}``, or an option is out of range.
@@ -80,11 +84,11 @@ class DiscriminationMetric(BaseMetric):
         self.results.extend(self._score(sample) for sample in data_samples)
 
     def _score(self, sample: dict) -> dict[str, list[float]]:
-        """For each box of an image S1, S2, their margin and whether it is positive."""
+        """The columns of one image: a value for each of its boxes that count."""
         predicted = sample['pred_instances']
         kept = (predicted['scores'] >= self.score_thr).nonzero().flatten().tolist()
         if not kept:
-            return dict(s_roi=[], s_image=[], margin=[], discriminated=[])
+            return {name: [] for name in _COLUMNS}
         captions = self._captions(predicted)
         boxes = predicted['bboxes'].tolist()
         rollout = RolloutBatch(
@@ -92,11 +96,9 @@ class DiscriminationMetric(BaseMetric):
             texts=[captions[i] for i in kept],
             parsed=[ReasoningOutput(think=None, caption=captions[i], box=tuple(boxes[i]),
                                     points=()) for i in kept])
-        discriminated = self.reward(rollout)
-        signals = rollout.signals
-        return dict(s_roi=signals['s_roi'][0].tolist(), s_image=signals['s_image'][0].tolist(),
-                    margin=signals['s_margin'][0].tolist(),
-                    discriminated=discriminated[0].tolist())
+        discriminated = self.reward(rollout)  # writes the signals, too
+        columns = dict(rollout.signals, discriminated=discriminated)
+        return {name: columns[name][0].tolist() for name in _COLUMNS}
 
     def _captions(self, predicted: dict) -> Sequence[str]:
         """A caption for each of n boxes."""
@@ -121,13 +123,15 @@ class DiscriminationMetric(BaseMetric):
 
     def compute_metrics(self, results: list[dict[str, list[float]]]) -> dict[str, float]:
         """Average over the boxes of all images."""
-        boxes = {name: np.concatenate([row[name] for row in results]) for name in results[0]}
-        usable = np.isfinite(boxes['margin'])
-        means = {name: float(values[usable].mean()) if usable.any() else math.nan
-                 for name, values in boxes.items() if name != 'discriminated'}
-        share = float(boxes['discriminated'].mean()) if len(usable) else math.nan
-        return dict(means, discriminated=share, num_boxes=len(usable),
-                    num_unusable=int((~usable).sum()))
+        boxes = {name: np.concatenate([row[name] for row in results]) for name in _COLUMNS}
+        usable = np.isfinite(boxes['s_margin'])
+        metrics = {name: _mean(boxes[name][usable]) for name in _SIGNALS}
+        metrics['discriminated'] = _mean(boxes['discriminated'])
+        return dict(metrics, num_boxes=len(usable), num_unusable=int((~usable).sum()))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
 
 
 def _load(sample: dict) -> torch.Tensor:

@@ -65,7 +65,7 @@ def test_means_over_the_boxes_of_all_images(build, sample):
     # S1 0.2, 0.1 and 0.25; S2 0.11
     assert metric.evaluate(3) == pytest.approx({
         'discrimination/s_roi': 0.55 / 3, 'discrimination/s_image': 0.11,
-        'discrimination/margin': 0.22 / 3, 'discrimination/discriminated': 2 / 3,
+        'discrimination/s_margin': 0.22 / 3, 'discrimination/discriminated': 2 / 3,
         'discrimination/num_boxes': 3, 'discrimination/num_unusable': 0})
 
 
@@ -73,7 +73,7 @@ def test_unusable_boxes_are_counted_and_count_as_not_discriminated(build, sample
     metric = build(prefix='d')
     metric.process({}, [sample(BRIGHT, OUTSIDE, BRIGHT, captions=['a', 'b', ''])])
     assert metric.evaluate(1) == pytest.approx({
-        'd/s_roi': 0.2, 'd/s_image': 0.11, 'd/margin': 0.09, 'd/discriminated': 1 / 3,
+        'd/s_roi': 0.2, 'd/s_image': 0.11, 'd/s_margin': 0.09, 'd/discriminated': 1 / 3,
         'd/num_boxes': 3, 'd/num_unusable': 2})
 
 
@@ -83,7 +83,7 @@ def test_without_boxes_there_is_nothing_to_average(build, sample):
     result = metric.evaluate(2)
     assert result['discrimination/num_boxes'] == result['discrimination/num_unusable'] == 0
     assert all(math.isnan(result[f'discrimination/{name}'])
-               for name in ('s_roi', 's_image', 'margin', 'discriminated'))
+               for name in ('s_roi', 's_image', 's_margin', 'discriminated'))
 
 
 @pytest.mark.parametrize('options, predicted, captions', [
@@ -140,5 +140,5 @@ def test_the_miniature_clip_tells_objects_apart(tmp_path):
             metric.process({}, [dict(img_path=path, pred_instances=dict(
                 bboxes=torch.tensor([shape.box for shape in scene.objects]),
                 scores=torch.ones(len(names)), captions=names[shift:] + names[:shift]))])
-        margins.append(metric.evaluate(6)['discrimination/margin'])
+        margins.append(metric.evaluate(6)['discrimination/s_margin'])
     assert margins[0] > margins[1] + 0.05
