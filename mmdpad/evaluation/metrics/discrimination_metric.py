@@ -14,7 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmdpad.datasets.transforms import read_image
 from mmdpad.models.discriminators import DiscriminativeReward
 from mmdpad.registry import METRICS
-from mmdpad.structures import ReasoningOutput, RolloutBatch
+from mmdpad.structures import AnsweredObject, ReasoningOutput, RolloutBatch
 
 _SIGNALS = ('s_roi', 's_image', 's_margin')
 _COLUMNS = (*_SIGNALS, 'discriminated')
@@ -94,8 +94,8 @@ class DiscriminationMetric(BaseMetric):
         rollout = RolloutBatch(
             data_samples=[sample], prompt_images=[_load(sample)], group_size=len(kept),
             texts=[captions[i] for i in kept],
-            parsed=[ReasoningOutput(think=None, caption=captions[i], box=tuple(boxes[i]),
-                                    points=()) for i in kept])
+            parsed=[ReasoningOutput(None, captions[i], (AnsweredObject(tuple(boxes[i]), ()), ))
+                    for i in kept])
         discriminated = self.reward(rollout)  # writes the signals, too
         columns = dict(rollout.signals, discriminated=discriminated)
         return {name: columns[name][0].tolist() for name in _COLUMNS}

@@ -25,8 +25,8 @@ class FillBoxes(BaseTransform):
     """The target is the whole box of the object, so that BoxDecoder can draw it."""
 
     def transform(self, results):
-        x1, y1, x2, y2 = box_from_mask(results['gt_mask']).astype(int)
-        results['gt_mask'][y1:y2 + 1, x1:x2 + 1] = True
+        x1, y1, x2, y2 = box_from_mask(results['gt_masks'][0]).astype(int)
+        results['gt_masks'][0, y1:y2 + 1, x1:x2 + 1] = True
         return results
 
 

@@ -8,7 +8,7 @@ from mmengine.structures import InstanceData
 
 from mmdpad.models import DetectorDecoder
 from mmdpad.registry import MODELS
-from mmdpad.structures import ReasoningOutput
+from mmdpad.structures import AnsweredObject
 
 MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 SMALL_IMAGES = {'test_dataloader.dataset.pipeline.1.scale': (64, 64)}
@@ -179,7 +179,7 @@ def test_as_a_part_of_the_segmentor(tiny_config, tiny_mask_rcnn):
     model = MODELS.build(tiny_config.model)
     assert all(key.startswith('policy.') for key in model.state_dict())
     assert not model.train().decoder.detector.training
-    answer = ReasoningOutput(None, None, (0., 0., 111., 111.), ((56., 56.), (60., 60.)))
+    answer = AnsweredObject((0., 0., 111., 111.), ((56., 56.), (60., 60.)))
     image = torch.zeros(3, 48, 80, dtype=torch.uint8)
     found = model.draw([answer, answer], image, (112, 112))
     assert found.masks.shape == (2, 48, 80) and torch.equal(*found.masks)
