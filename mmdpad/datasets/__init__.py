@@ -7,8 +7,9 @@ from .reason_seg import ReasonSegDataset
 from .reason_seg_annotation import read_reasonseg_annotation
 from .reasoning_dataset import ReasoningDataset
 from .seg_zero import SegZeroDataset
+from .seg_zero_eval import SegZeroEvalDataset
 
 __all__ = [
     'DatasetError', 'ReasonSegDataset', 'ReasoningDataset', 'SegZeroDataset',
-    'read_reasonseg_annotation', 'samplers', 'transforms'
+    'SegZeroEvalDataset', 'read_reasonseg_annotation', 'samplers', 'transforms'
 ]
