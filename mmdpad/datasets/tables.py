@@ -101,16 +101,16 @@ def find_table_files(root: Path, split: str) -> list[Path]:
         raise DatasetError(f'`data_root` should be a folder of prepared data, but {root} is none; '
                            'download the data or correct the path', 'missing folder')
     if (root / 'dataset_dict.json').exists():
-        splits = _read_json(root / 'dataset_dict.json', 'splits')
+        splits = _read_json(root / 'dataset_dict.json', 'splits', list)
         if split not in splits:
             raise _missing_split(root, split, splits)
         return _files_of_state(root / split)
     if (root / 'state.json').exists():
-        written = _read_json(root / 'state.json', '_split')
+        written = _read_json(root / 'state.json', '_split', str | None)
         if written not in (split, None):
             raise _missing_split(root, split, [written])
         return _files_of_state(root)
-    files = sorted(root.glob('*.parquet')) or sorted(root.glob('data/*.parquet'))
+    files = sorted(root.glob('[!.]*.parquet')) or sorted(root.glob('data/[!.]*.parquet'))
     if not files:
         raise DatasetError(
             f'`data_root` should be a folder with parquet files, or one that `save_to_disk` wrote, '
@@ -143,13 +143,12 @@ def _files_of_split(root: Path, files: list[Path], split: str) -> list[Path]:
 
 def _files_of_state(folder: Path) -> list[Path]:
     """The Arrow files that the ``state.json`` of a split lists."""
-    listed = _read_json(folder / 'state.json', '_data_files')
+    state = folder / 'state.json'
+    listed = _read_json(state, '_data_files', list)
     try:
         files = [folder / entry['filename'] for entry in listed]
     except (TypeError, KeyError) as error:
-        raise DatasetError(f'`_data_files` of {folder / "state.json"} should be a list of '
-                           f'{{"filename": ...}}, but got {listed!r}; write the folder '
-                           'again') from error
+        raise _unusable(state, '_data_files', error) from error
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise DatasetError(f'{folder} lacks {", ".join(missing)}, which its state.json lists; '
@@ -157,12 +156,20 @@ def _files_of_state(folder: Path) -> list[Path]:
     return files
 
 
-def _read_json(path: Path, key: str) -> Any:
+def _read_json(path: Path, key: str, kind: Any) -> Any:
+    """What a JSON file has under a key, of this type."""
     try:
-        return json.loads(path.read_text(encoding='utf-8'))[key]
+        value = json.loads(path.read_text(encoding='utf-8'))[key]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DatasetError(f'{path} should be JSON with {key!r}, as `save_to_disk` writes it, but: '
-                           f'{error!r}; write the folder again') from error
+        raise _unusable(path, key, error) from error
+    if not isinstance(value, kind):
+        raise _unusable(path, key, value)
+    return value
+
+
+def _unusable(path: Path, key: str, found: Any) -> DatasetError:
+    return DatasetError(f'{path} should be JSON with {key!r}, as `save_to_disk` writes it, but got '
+                        f'{found!r}; write the folder again')
 
 
 def _missing_split(root: Path, split: str, there: Sequence[str]) -> DatasetError:

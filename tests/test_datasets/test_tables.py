@@ -158,6 +158,10 @@ def test_of_several_splits_in_a_folder_only_the_one_asked_for_is_taken(touch):
     assert kind == 'missing split' and "(test, train), but got 'val'" in message
 
 
+def test_hidden_files_are_left_alone(touch):
+    assert found(touch('._train.parquet', 'data/train.parquet')) == ['data/train.parquet']
+
+
 def test_a_name_alone_may_tell_the_split(touch):
     root = touch('train.parquet', 'test.parquet')
     assert found(root, 'test') == ['test.parquet']
@@ -220,7 +224,8 @@ def test_files_that_the_state_lists_have_to_be_there(saved):
 
 
 @pytest.mark.parametrize('name, content', [
-    ('dataset_dict.json', '{'), ('dataset_dict.json', '{}'), ('train/state.json', '[]'),
+    ('dataset_dict.json', '{'), ('dataset_dict.json', '{}'),
+    ('dataset_dict.json', '{"splits": null}'), ('train/state.json', '[]'),
     ('train/state.json', '{"_data_files": ["a.arrow"]}'), ('train/state.json', None),
     ('train/state.json', '{"_data_files": null}')])
 def test_a_broken_description_is_named(name, content, saved):
