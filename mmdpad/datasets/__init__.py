@@ -6,10 +6,11 @@ from .errors import DatasetError
 from .reason_seg import ReasonSegDataset
 from .reason_seg_annotation import read_reasonseg_annotation
 from .reasoning_dataset import ReasoningDataset
+from .referring_seg import ReferringSegDataset
 from .seg_zero import SegZeroDataset
 from .seg_zero_eval import SegZeroEvalDataset
 
 __all__ = [
-    'DatasetError', 'ReasonSegDataset', 'ReasoningDataset', 'SegZeroDataset',
-    'SegZeroEvalDataset', 'read_reasonseg_annotation', 'samplers', 'transforms'
+    'DatasetError', 'ReasonSegDataset', 'ReasoningDataset', 'ReferringSegDataset',
+    'SegZeroDataset', 'SegZeroEvalDataset', 'read_reasonseg_annotation', 'samplers', 'transforms'
 ]
