@@ -135,6 +135,61 @@ def test_recipe_builds_on_stand_in_weights(path):
     assert batch['inputs']['prompt_image'][0].shape == (3, 840, 840)
 
 
+REFERRING = {  # expressions of the test and of the val split of the test data
+    'refcoco_testA': (4, 1), 'refcoco+_testA': (1, 1), 'refcocog_test': (2, 1)}
+
+
+@pytest.mark.parametrize('size', ['qwen3b', 'qwen7b'])
+@pytest.mark.parametrize('name', REFERRING)
+def test_the_papers_table(size, name):
+    """The same as the config that trains, but for the data of validation and test."""
+    trained = Config.fromfile(ROOT / f'configs/dpad/{size}_reasonseg.py')
+    config = Config.fromfile(ROOT / f'configs/dpad/{size}_{name}.py')
+    for key in trained:
+        if not key.startswith(('val_', 'test_')):
+            assert config.get(key) == trained[key] or key in ('dataset_type', 'data_root'), key
+    assert (config.val_cfg, config.test_cfg) == (trained.val_cfg, trained.test_cfg)
+    for loader, evaluator, count in zip((config.test_dataloader, config.val_dataloader),
+                                        (config.test_evaluator, config.val_evaluator),
+                                        REFERRING[name], strict=True):
+        assert METRICS.build(evaluator).ignore_regions == 'target'
+        batch = first_batch(loader)
+        assert [image.shape for image in batch['inputs']['prompt_image']] == [(3, 840, 840)] * count
+        assert all(len(sample.gt_instances) == 1 for sample in batch['data_samples'])
+
+
+def first_batch(loader, **dataset):
+    """The first batch of a loader of RefCOCO or its relatives, from the test data."""
+    loader.dataset.update(data_root=str(ROOT / 'tests/data/refcoco'), serialize_data=False,
+                          **dataset)
+    loader.update(num_workers=0, persistent_workers=False)
+    return next(iter(Runner.build_dataloader(loader, seed=0)))
+
+
+def test_the_splits_of_google():
+    config = Config.fromfile(ROOT / 'configs/_base_/datasets/refcocog_google.py')
+    for loader in (config.val_dataloader, config.test_dataloader):
+        assert [s.question for s in first_batch(loader)['data_samples']] == ['red square']
+
+
+def test_grefcoco_asks_and_answers_with_lists():
+    config = Config.fromfile(ROOT / 'configs/dpad/qwen7b_grefcoco.py')
+    assert config.model.several_objects
+    assert config.model.policy.prompt_template == 'several_objects'
+    assert config.train_cfg.rewards.point_l1.threshold == 30
+    assert config.train_dataloader.dataset.num_samples == 3000
+    numbers = [[len(sample.gt_instances) for sample in first_batch(loader)['data_samples']]
+               for loader in (config.test_dataloader, config.val_dataloader)]
+    assert numbers == [[2, 2, 1], [2, 0]]  # the longest question first
+    config.train_dataloader.batch_size = 1
+    assert len(first_batch(config.train_dataloader)['data_samples'][0].prompt_targets) == 1
+
+
+def test_every_config_is_listed():
+    listed = (ROOT / 'configs/dpad/README.md').read_text()
+    assert all(f'`{path.name}`' in listed for path in (ROOT / 'configs/dpad').glob('*.py'))
+
+
 ABLATIONS = {
     'qwen7b_geometric': None, 'qwen7b_caption_without_reward': None, 'qwen7b_no_format': 'binary',
     'qwen7b_form_margin': 'margin', 'qwen7b_form_product': 'product',
