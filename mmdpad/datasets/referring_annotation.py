@@ -56,8 +56,9 @@ def parse_reference(ref: dict, path: str) -> Reference:
     Raises:
         DatasetError: A field is missing or of another type.
     """
-    ann_ids = ref.get('ann_id') if isinstance(ref.get('ann_id'), list) else [ref.get('ann_id')]
-    sentences = ref.get('sentences')
+    ann_ids, sentences = ref.get('ann_id'), ref.get('sentences')
+    if not isinstance(ann_ids, list):
+        ann_ids = [ann_ids]
     if not (type(ref.get('ref_id')) is int and type(ref.get('image_id')) is int):
         raise _wrong(ref, path, '`ref_id` and `image_id`, integers')
     if not ann_ids or not all(type(i) is int for i in ann_ids) or (
@@ -97,17 +98,19 @@ def read_instances(path: str) -> dict[str, list[dict]]:
 def _load(path: str) -> Any:
     """What a ``.json`` file or, with another name, a pickle of plain data holds."""
     try:
-        if path.endswith('.json'):
-            return json.loads(Path(path).read_bytes())
-        return load_plain_pickle(path)
+        return _load_json(path) if path.endswith('.json') else load_plain_pickle(path)
     except OSError as error:
         raise DatasetError(f'{path} cannot be read ({error.strerror}); download it or correct the '
                            'path', 'missing file') from error
+    except ValueError as error:
+        raise DatasetError(str(error), 'wrong file') from error
+
+
+def _load_json(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
-        message = str(error)
-        if path not in message:
-            message = f'{path} should hold JSON, but: {message}; download it again'
-        raise DatasetError(message, 'wrong file') from error
+        raise ValueError(f'{path} should hold JSON, but: {error}; download it again') from error
 
 
 def _wrong(ref: dict, path: str, wanted: str) -> DatasetError:

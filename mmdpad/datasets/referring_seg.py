@@ -25,10 +25,10 @@ TEXT_MODES = ('original', 'select_first')
 class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
     """mmdet's ``RefCocoDataset`` with one item per expression, in the order of the file.
 
-    mmdet's has one item per image, in an order that differs from process to process, and where an
-    object has two references it keeps one. Here a question is one expression, as typed (``raw``),
-    and mmdet's configs and pipelines serve as they are: an item also has ``text`` (the expression
-    in lower case, in a list), ``instances`` (one for each object that is meant), ``ref_id`` and
+    mmdet's has one item per image, in the order of a set, and keeps one of several references to an
+    object. Here a question is one expression, as typed (``raw``), and mmdet's configs and pipelines
+    serve as they are: an item also has ``text`` (the expression in lower case, in a list) and
+    ``instances`` (one for each object that is meant), and ours are ``num_targets``, ``ref_id`` and
     ``ann_ids``. Its ``img_id`` is COCO's, ``texts`` are all expressions of its reference, and
     ``is_sentence`` is False (referring expressions are phrases).
 
@@ -76,31 +76,33 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
             yield from problems
             return
         entries, instances = files
-        entries_of_split = [ref for ref in entries if ref['split'] == self.split]
-        if not entries_of_split:
+        of_split = [ref for ref in entries if ref['split'] == self.split]
+        if not of_split:
             yield _no_split(self.split_file, self.split, {ref['split'] for ref in entries})
-            return
-        parsed = [_attempt(parse_reference, ref, self.split_file) for ref in entries_of_split]
+        parsed = [_attempt(parse_reference, ref, self.split_file) for ref in of_split]
         yield from _problems(parsed)
         refs = [ref for ref in parsed if isinstance(ref, Reference)]
-        used_images = {ref.image_id for ref in refs}
-        images = [i for i in instances['images'] if i['id'] in used_images]
-        used_annotations = {i for ref in refs for i in ref.ann_ids}
-        annotations = [i for i in instances['annotations'] if i['id'] in used_annotations]
+        images = _select(instances['images'], {ref.image_id for ref in refs})
+        annotations = _select(instances['annotations'], {i for ref in refs for i in ref.ann_ids})
+        yield from self._find_duplicates(refs, images, annotations)
+        image_of = {image['id']: image for image in images}
+        annotation_of = {annotation['id']: annotation for annotation in annotations}
+        yield from _problems(_attempt(self._check_image, image) for image in images)
+        yield from _problems(_attempt(self._check_mask, annotation, image_of)
+                             for annotation in annotations)
+        for ref in refs:
+            yield from (list(self._find_strangers(ref, image_of, annotation_of))
+                        or self._make_items(ref, image_of, annotation_of))
 
+    def _find_duplicates(self, refs: list[Reference], images: list[dict],
+                         annotations: list[dict]) -> Iterator[DatasetError]:
         for ids, name, where in (
             ((ref.ref_id for ref in refs), 'the `ref_id`', self.where),
             ((i for ref in refs for i in ref.sent_ids), 'the `sent_id`', self.where),
             ((image['id'] for image in images), 'the image id', self.ann_file),
-            ((item['id'] for item in annotations), 'the annotation id', self.ann_file)):
+            ((annotation['id'] for annotation in annotations), 'the annotation id', self.ann_file)
+        ):
             yield from find_duplicates(ids, name, where)
-        yield from _problems(_attempt(self._check_image, image) for image in images)
-        image_of = {image['id']: image for image in images}
-        annotation_of = {item['id']: item for item in annotations}
-        yield from _problems(_attempt(self._check_mask, item, image_of) for item in annotations)
-        for ref in refs:
-            yield from (list(self._find_strangers(ref, image_of, annotation_of))
-                        or self._make_items(ref, image_of, annotation_of))
 
     def _check_image(self, image: dict) -> None:
         path = self._path_of(image)
@@ -171,6 +173,10 @@ def _attempt(check: Callable, *arguments: Any) -> Any:
 
 def _problems(results: Iterable) -> list[DatasetError]:
     return [result for result in results if isinstance(result, DatasetError)]
+
+
+def _select(entries: list[dict], ids: set[int]) -> list[dict]:
+    return [entry for entry in entries if entry['id'] in ids]
 
 
 def _no_split(path: str, split: str, found: set[str]) -> DatasetError:
