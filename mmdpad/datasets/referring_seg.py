@@ -49,8 +49,8 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
         split_file: ``refs(*).p``, a pickle (of plain data: it runs no code), or a ``.json``.
         split: RefCOCO, RefCOCO+ and gRefCOCO have train, val, testA and testB; RefCOCOg (umd)
             train, val and test; RefCOCOg (google) train and val.
-        text_mode: 'original' asks each expression, 'select_first' the first of each reference
-            (what Seg-Zero's and DPAD's tables count). mmdet's 'random' and 'concat' are refused.
+        text_mode: 'original' asks each expression, 'select_first' the first of each reference (as
+            VisionReasoner's tables do). mmdet's 'random' and 'concat' are refused.
         **kwargs: See :class:`ReasoningDataset`.
     """
 

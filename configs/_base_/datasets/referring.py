@@ -13,8 +13,8 @@ referring_loader = dict(
     batch_size=4,
     sampler=dict(_delete_=True, type='LengthSortedSampler'),
     collate_fn=dict(type='pseudo_collate'),
-    # mmdet's text_mode='select_first', the first expression of each object, is the protocol of
-    # Seg-Zero's tables; 'original' asks every expression.
+    # mmdet's text_mode='select_first' asks the first expression of each object, as the table being
+    # reproduced does; 'original' asks every expression.
     dataset=dict(_scope_='mmdpad', type='ReferringSegDataset', pipeline=referring_pipeline))
 
 # giou is what mmdet's RefSegMetric calls mIoU, ciou its cIoU.
