@@ -3,7 +3,7 @@
 
 A pickle is a program: whoever opens an unknown one with :func:`pickle.load` runs what its author
 liked. Lists, dicts, text and numbers need none of the operations that can do harm, so a file that
-has any other is refused before anything is run.
+has any other is refused, and nothing that it names is looked up.
 """
 
 from __future__ import annotations
