@@ -9,7 +9,6 @@ from typing import Any
 
 from mmdet.datasets import RefCocoDataset
 
-from mmdpad.prompts.template import normalise_question
 from mmdpad.registry import DATASETS
 
 from .errors import DatasetError
@@ -37,10 +36,10 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
     references without a sentence have no item, as with its own reader.
 
     What the split uses is checked when the data set is built, each image by its header and each
-    segmentation by drawing it once. It is wrong: a reference, sentence, image or annotation whose
-    id is there twice, a reference to an annotation or image that is not there or to one of another
+    segmentation by drawing it once. It is wrong: a reference, image or annotation whose id is
+    there twice, a reference to an annotation or image that is not there or to one of another
     image, an image that is missing, unreadable or not of the size that ``ann_file`` says, a
-    segmentation that is broken or marks no pixel, an expression without a word.
+    segmentation that is broken or marks no pixel, an expression without any text.
 
     Args:
         data_root: Folder that the other paths are below.
@@ -98,7 +97,6 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
                          annotations: list[dict]) -> Iterator[DatasetError]:
         for ids, name, where in (
             ((ref.ref_id for ref in refs), 'the `ref_id`', self.where),
-            ((i for ref in refs for i in ref.sent_ids), 'the `sent_id`', self.where),
             ((image['id'] for image in images), 'the image id', self.ann_file),
             ((annotation['id'] for annotation in annotations), 'the annotation id', self.ann_file)
         ):
@@ -141,10 +139,10 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
         meant = [item for item in meant if not item.get('iscrowd')] or meant
         asked = ref.texts[:1] if self.text_mode == 'select_first' else ref.texts
         for i, text in enumerate(asked):
-            if not normalise_question(text):
+            if not text.strip():
                 yield DatasetError(
-                    f'The expression {ref.sent_ids[i]} of {self.split_file} should have words in '
-                    f'it, but is {text!r}; write one, or remove it', 'empty question')
+                    f'The expression {ref.sent_ids[i]} of {self.split_file} should have text in '
+                    f'it, but is {text!r}; write some, or remove it', 'empty question')
                 continue
             yield dict(
                 img_id=ref.image_id,
