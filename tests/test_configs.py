@@ -16,6 +16,11 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob('configs/dpad/**/*.py'))
 RECIPES = [ROOT / f'configs/dpad/{name}_reasonseg.py' for name in ('qwen3b', 'qwen7b')]
 LORA = ROOT / 'configs/dpad/qwen7b_lora_reasonseg.py'
+SEVERAL = ROOT / 'configs/dpad/qwen7b_several_objects.py'
+COPIES = ROOT / 'tests/data/seg_zero'
+EVALUATION_DATA = {
+    'ReasonSegDataset': dict(data_root=str(ROOT / 'tests/data/photos'), split='val'),
+    'SegZeroEvalDataset': dict(data_root=str(COPIES / 'ReasonSeg_test'))}
 STAND_INS = {
     'model.policy.pretrained': POLICY_WEIGHTS, 'model.decoder.model': SHAPES_SAM_NAME,
     'model.decoder.checkpoint': SAM_WEIGHTS}
@@ -64,6 +69,31 @@ def test_lora_changes_nothing_else():
     assert lora == full
 
 
+def test_several_objects_change_data_answer_and_one_threshold():
+    one, several = Config.fromfile(RECIPES[1]).to_dict(), Config.fromfile(SEVERAL).to_dict()
+    assert several['model'].pop('several_objects') is True
+    assert several['model']['policy'].pop('prompt_template') == 'several_objects'
+    assert several['train_cfg']['rewards']['point_l1'].pop('threshold') == 30
+    assert one['train_cfg']['rewards']['point_l1'].pop('threshold') == 100
+    assert (one['train_cfg'].pop('max_iters'), several['train_cfg'].pop('max_iters')) == (187, 440)
+    for key in ('model', 'train_cfg', 'optim_wrapper', 'custom_hooks', 'test_evaluator'):
+        assert several[key] == one[key]
+    for data in (one, several):
+        data['train_dataloader'].pop('dataset')
+    assert several['train_dataloader'] == one['train_dataloader']
+
+
+def test_several_objects_config_reads_the_multi_object_copy():
+    pytest.importorskip('pyarrow')
+    loader = Config.fromfile(SEVERAL).train_dataloader
+    loader.dataset.data_root = str(COPIES / 'VisionReasoner_multi_object_7k_840')
+    loader.update(batch_size=4, num_workers=0, persistent_workers=False)
+    batch = next(iter(Runner.build_dataloader(loader)))
+    assert [image.shape for image in batch['inputs']['prompt_image']] == [(3, 840, 840)] * 4
+    targets = [sample.prompt_targets.points.shape for sample in batch['data_samples']]
+    assert sorted(targets) == [(1, 1, 2), (2, 1, 2), (2, 1, 2), (3, 1, 2)]
+
+
 def test_supervised_config_reads_own_data_in_reasonsegs_layout(shapes_data):
     config = Config.fromfile(ROOT / 'configs/dpad/qwen7b_sft.py')
     loader = config.train_dataloader
@@ -79,8 +109,10 @@ def test_supervised_config_reads_own_data_in_reasonsegs_layout(shapes_data):
     assert config.custom_hooks == [] and 'rewards' not in config.train_cfg
 
 
-@pytest.mark.parametrize('path', [*RECIPES, LORA], ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', [*RECIPES, LORA, SEVERAL], ids=lambda p: p.stem)
 def test_recipe_builds_on_stand_in_weights(path):
+    if path == SEVERAL:
+        pytest.importorskip('pyarrow')
     config = Config.fromfile(path)
     config.merge_from_dict({
         **STAND_INS,
@@ -97,10 +129,65 @@ def test_recipe_builds_on_stand_in_weights(path):
     METRICS.build(config.test_evaluator)
     OPTIMIZERS.build(dict(config.optim_wrapper.optimizer, params=model.parameters()))
     loader = config.test_dataloader
-    loader.dataset.update(data_root=str(ROOT / 'tests/data/photos'), split='val')
+    loader.dataset.update(EVALUATION_DATA[loader.dataset.type])
     loader.update(num_workers=0, persistent_workers=False)
     batch = next(iter(Runner.build_dataloader(loader)))
     assert batch['inputs']['prompt_image'][0].shape == (3, 840, 840)
+
+
+REFERRING = {  # expressions of the test and of the val split of the test data
+    'refcoco_testA': (4, 1), 'refcoco+_testA': (1, 1), 'refcocog_test': (2, 1)}
+
+
+@pytest.mark.parametrize('size', ['qwen3b', 'qwen7b'])
+@pytest.mark.parametrize('name', REFERRING)
+def test_the_papers_table(size, name):
+    """The same as the config that trains, but for the data of validation and test."""
+    trained = Config.fromfile(ROOT / f'configs/dpad/{size}_reasonseg.py')
+    config = Config.fromfile(ROOT / f'configs/dpad/{size}_{name}.py')
+    for key in trained:
+        if not key.startswith(('val_', 'test_')):
+            assert config.get(key) == trained[key] or key in ('dataset_type', 'data_root'), key
+    assert (config.val_cfg, config.test_cfg) == (trained.val_cfg, trained.test_cfg)
+    for loader, evaluator, count in zip((config.test_dataloader, config.val_dataloader),
+                                        (config.test_evaluator, config.val_evaluator),
+                                        REFERRING[name], strict=True):
+        assert METRICS.build(evaluator).ignore_regions == 'target'
+        batch = first_batch(loader)
+        assert [image.shape for image in batch['inputs']['prompt_image']] == [(3, 840, 840)] * count
+        assert all(len(sample.gt_instances) == 1 for sample in batch['data_samples'])
+
+
+def first_batch(loader, **dataset):
+    """The first batch of a loader of RefCOCO or its relatives, from the test data."""
+    loader.dataset.update(data_root=str(ROOT / 'tests/data/refcoco'), serialize_data=False,
+                          **dataset)
+    loader.update(num_workers=0, persistent_workers=False)
+    return next(iter(Runner.build_dataloader(loader, seed=0)))
+
+
+def test_the_splits_of_google():
+    config = Config.fromfile(ROOT / 'configs/_base_/datasets/refcocog_google.py')
+    for loader in (config.val_dataloader, config.test_dataloader):
+        assert [s.question for s in first_batch(loader)['data_samples']] == ['red square']
+
+
+def test_grefcoco_asks_and_answers_with_lists():
+    config = Config.fromfile(ROOT / 'configs/dpad/qwen7b_grefcoco.py')
+    assert config.model.several_objects
+    assert config.model.policy.prompt_template == 'several_objects'
+    assert config.train_cfg.rewards.point_l1.threshold == 30
+    assert config.train_dataloader.dataset.num_samples == 3000
+    numbers = [[len(sample.gt_instances) for sample in first_batch(loader)['data_samples']]
+               for loader in (config.test_dataloader, config.val_dataloader)]
+    assert numbers == [[2, 2, 1], [2, 0]]  # the longest question first
+    config.train_dataloader.batch_size = 1
+    assert len(first_batch(config.train_dataloader)['data_samples'][0].prompt_targets) == 1
+
+
+def test_every_config_is_listed():
+    listed = (ROOT / 'configs/dpad/README.md').read_text()
+    assert all(f'`{path.name}`' in listed for path in (ROOT / 'configs/dpad').glob('*.py'))
 
 
 ABLATIONS = {

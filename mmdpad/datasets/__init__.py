@@ -8,9 +8,12 @@ from .mask_folder import MaskFolderDataset
 from .reason_seg import ReasonSegDataset
 from .reason_seg_annotation import read_reasonseg_annotation
 from .reasoning_dataset import ReasoningDataset
+from .referring_seg import ReferringSegDataset
 from .seg_zero import SegZeroDataset
+from .seg_zero_eval import SegZeroEvalDataset
 
 __all__ = [
     'DatasetError', 'JsonLinesDataset', 'MaskFolderDataset', 'ReasonSegDataset',
-    'ReasoningDataset', 'SegZeroDataset', 'read_reasonseg_annotation', 'samplers', 'transforms'
+    'ReasoningDataset', 'ReferringSegDataset', 'SegZeroDataset', 'SegZeroEvalDataset',
+    'read_reasonseg_annotation', 'samplers', 'transforms'
 ]

@@ -1,9 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .decoders import SAMDecoder
+from .decoders import BoxDecoder, DetectorDecoder, SAMDecoder
 from .discriminators import CLIPDiscriminator, DiscriminativeReward
 from .heads import VLMReasoningHead
 from .rollouts import HFRollout, SharedPrefixRollout
 from .segmentors import ReasoningSegmentor
 
-__all__ = ['CLIPDiscriminator', 'DiscriminativeReward', 'HFRollout', 'ReasoningSegmentor',
-           'SAMDecoder', 'SharedPrefixRollout', 'VLMReasoningHead']
+__all__ = ['BoxDecoder', 'CLIPDiscriminator', 'DetectorDecoder', 'DiscriminativeReward',
+           'HFRollout', 'ReasoningSegmentor', 'SAMDecoder', 'SharedPrefixRollout',
+           'VLMReasoningHead']

@@ -1,5 +1,6 @@
-# The published training data, RefCOCOg prepared at 840 x 840 (Ricky06662/refCOCOg_9k_840):
-# <data_root>/data/*.parquet; needs `pip install pyarrow`. 3,000 rows, drawn as published.
+# The published training data, RefCOCOg prepared at 840 x 840 (Ricky06662/refCOCOg_9k_840): 3,000
+# rows, drawn as published. <data_root>/data/*.parquet as downloaded, or what `save_to_disk` wrote;
+# needs `pip install pyarrow`.
 train_pipeline = [
     dict(type='LoadReasoningImage'),
     dict(type='PromptResize', size=(840, 840)),  # (width, height) that the policy sees

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..annotation_fields import ANSWER_KEYS
-from ..seg_zero import import_pyarrow
+from ..tables import import_pyarrow
 from .image_files import ImageFiles
 from .records import Record
 

@@ -2,7 +2,7 @@
 """Steps of the data pipeline: load, resize to the prompt frame, find targets, pack."""
 
 from .formatting import PackReasoningInputs
-from .images import decode_image, probe_image, read_image, to_rgb
+from .images import decode_image, probe_image, probe_image_bytes, read_image, to_rgb
 from .loading import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask, load_segmentation
 from .prompt_frame import PromptResize, TargetsFromMask
 from .response import ComposeResponse
@@ -13,5 +13,5 @@ __all__ = [
     'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
     'PackReasoningInputs', 'PromptResize', 'TargetsFromMask', 'TargetsFromSolution',
     'box_from_mask', 'decode_image', 'load_segmentation', 'points_from_mask', 'probe_image',
-    'read_image', 'to_rgb'
+    'probe_image_bytes', 'read_image', 'to_rgb'
 ]

@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData
 from mmdpad.prompts.template import normalise_question
 from mmdpad.registry import TRANSFORMS
 
+from .mmdet_ground_truth import mmdet_ground_truth
 from .targets import box_from_mask
 
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'prompt_shape', 'texts', 'text_index',
@@ -28,7 +29,8 @@ class PackReasoningInputs(BaseTransform):
 
     - ``gt_instances``: ``bboxes`` (K, 4) float32 XYXY inclusive, ``masks`` (K, H, W) bool and
       ``labels`` (K,), in the original frame, from the key ``gt_masks``; K is 1, unless a question
-      may mean several objects, or none;
+      may mean several objects, or none; the same once more as metainfo, in the forms of
+      :func:`mmdet_ground_truth`;
     - ``ignored_instances``: ``masks`` (1, H, W) bool, from ``ignore_mask``;
     - ``prompt_targets``: ``bboxes`` (K, 4) and ``points`` (K, P, 2), float32, in the prompt
       frame, from ``prompt_boxes`` and ``prompt_points``;
@@ -47,6 +49,7 @@ class PackReasoningInputs(BaseTransform):
             sample.gt_instances = InstanceData(
                 bboxes=torch.from_numpy(boxes), masks=torch.from_numpy(masks),
                 labels=torch.zeros(len(masks), dtype=torch.long))
+            sample.set_metainfo(mmdet_ground_truth(masks, boxes))
         if 'ignore_mask' in results:
             sample.ignored_instances = InstanceData(
                 masks=torch.from_numpy(results['ignore_mask'])[None])

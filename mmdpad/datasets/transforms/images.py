@@ -11,6 +11,7 @@ import io
 import os
 import struct
 import zlib
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -92,23 +93,38 @@ def probe_image(path: str | os.PathLike) -> tuple[int, int]:
         DatasetError: The file is missing, truncated or no image that can be decoded.
     """
     try:
-        with Image.open(path) as image:
-            if not _ends_properly(path, image.format):
-                image.load()
-            width, height = image.size
-            sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+        with open(path, 'rb') as file:
+            return _probe(file)
     except UNDECODABLE as error:
         raise _undecodable(path, error) from error
+
+
+def probe_image_bytes(data: bytes, name: str) -> tuple[int, int]:
+    """:func:`probe_image` for the content of a file; an error calls it ``name``."""
+    try:
+        return _probe(io.BytesIO(data))
+    except UNDECODABLE as error:
+        raise _undecodable(name, error) from error
+
+
+def _probe(file: BinaryIO) -> tuple[int, int]:
+    with Image.open(file) as image:
+        if not _ends_properly(file, image.format):
+            image.load()
+        width, height = image.size
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
     return (width, height) if sideways else (height, width)
 
 
-def _ends_properly(path: str | os.PathLike, image_format: str | None) -> bool:
-    mark = _END_MARKS.get(image_format or '')
+def _ends_properly(file: BinaryIO, image_format: str | None) -> bool:
+    """Whether the end mark of the format is there; the file stays where it was."""
+    mark, place = _END_MARKS.get(image_format or ''), file.tell()
     if mark is None:
         return False
-    with open(path, 'rb') as file:
-        file.seek(-len(mark), os.SEEK_END)
-        return file.read() == mark
+    file.seek(-len(mark), os.SEEK_END)
+    found = file.read()
+    file.seek(place)
+    return found == mark
 
 
 def _undecodable(path: str | os.PathLike, error: Exception) -> DatasetError:

@@ -191,7 +191,8 @@ def _frozen(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     for hook in hooks:
         if 'discriminator' in hook:
             costs['CLIP'] = clip_cost(hook['discriminator'], work.prompts, work.responses)
-    if config['model'].get('decoder'):
+    decoder = config['model'].get('decoder')  # of others than SAM the cost is not known
+    if decoder and decoder['type'] == 'SAMDecoder':
         draws = any(hook['type'] == 'MaskRewardHook' for hook in hooks)
-        costs['SAM'] = sam_cost(config['model']['decoder'], work.prompts * draws)
+        costs['SAM'] = sam_cost(decoder, work.prompts * draws)
     return costs

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 
 from mmdpad.registry import HOOKS
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
+_DICTS = (dict, OrderedDict, Counter)
 
 
 @HOOKS.register_module()
@@ -27,16 +30,17 @@ class PlainCheckpointHook(Hook):
     priority = 'VERY_LOW'  # after every hook that adds to the checkpoint
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Pack the history; drop (with a warning) run information that is no plain data.
+        """Pack the history, turn a config's dicts and NumPy's numbers into Python's own, and drop
+        (with a warning) run information that is no plain data.
 
         Raises:
             TypeError: Anything else in the checkpoint is no plain data, so that nobody could
                 load it.
         """
         hub = checkpoint['message_hub']
+        checkpoint['meta'] = {name: _plain(value) for name, value in checkpoint['meta'].items()}
         hub['log_scalars'] = {name: _pack(buffer) for name, buffer in hub['log_scalars'].items()}
-        hub['runtime_info'] = {name: value.item() if isinstance(value, np.generic) else value
-                               for name, value in hub['runtime_info'].items()}
+        hub['runtime_info'] = {name: _plain(value) for name, value in hub['runtime_info'].items()}
         for name in [k for k, v in hub['runtime_info'].items() if find_objects(v)]:
             runner.logger.warning(f'{name} is left out of the checkpoint: it is no plain data')
             del hub['runtime_info'][name]
@@ -56,16 +60,24 @@ class PlainCheckpointHook(Hook):
 
 def find_objects(value: Any, where: str = '') -> list[str]:
     """Paths and types of what ``torch.load(weights_only=True)`` would refuse."""
-    if isinstance(value, dict):
+    if type(value) in _DICTS:
         entries = list(value.items())
     elif isinstance(value, (list, tuple)):
         entries = list(enumerate(value))
     else:
-        # By exact type: a subclass of int or str is an object to the unpickler, too.
+        # By exact type: a subclass of int, str or dict is an object to the unpickler, too.
         plain = type(value) in _PLAIN or isinstance(value, torch.Tensor)
         return [] if plain else [f'{where}: {type(value).__name__}']
     return [fault for key, item in entries
             for fault in find_objects(key, f'{where}<key>') + find_objects(item, f'{where}.{key}')]
+
+
+def _plain(value: Any) -> Any:
+    """The same value without NumPy's numbers and, within a dict, without a config's dicts (a data
+    set's ``metainfo`` keeps them)."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return ConfigDict(value).to_dict() if isinstance(value, dict) else value
 
 
 def _pack(buffer: HistoryBuffer) -> dict[str, Any]:

@@ -21,12 +21,21 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
     Args:
         runner: The runner, with its model.
         dataloader: A config, or a loader, whose ``collate_fn`` is replaced.
+
+    Raises:
+        ValueError: The data set's questions may mean several objects, the model's answers only one.
     """
     if isinstance(dataloader, dict):
         dataloader = runner.build_dataloader(
             dataloader, seed=runner.seed,
             diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False))
-    encoder = getattr(getattr(unwrap(runner.model), 'policy', None), 'encoder', None)
+    model = unwrap(runner.model)
+    if getattr(dataloader.dataset, 'several_objects', False) and not getattr(
+            model, 'several_objects', True):
+        raise ValueError('`model.several_objects` should be True where that of the data set is, '
+                         'but got False; set it, with a prompt that asks for a list '
+                         "(`policy.prompt_template='several_objects'`), or take it off the data")
+    encoder = getattr(getattr(model, 'policy', None), 'encoder', None)
     if encoder is None or isinstance(dataloader.collate_fn, EncodingCollate):
         return dataloader
     if dataloader.num_workers:

@@ -1,5 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from .discrimination_metric import DiscriminationMetric
 from .reason_seg_metric import ReasonSegMetric, score_mask
 from .reward_metric import RewardMetric
+from .union_ref_seg_metric import UnionRefSegMetric
 
-__all__ = ['ReasonSegMetric', 'RewardMetric', 'score_mask']
+__all__ = ['DiscriminationMetric', 'ReasonSegMetric', 'RewardMetric', 'UnionRefSegMetric',
+           'score_mask']

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.logging import MessageHub, MMLogger, print_log
 
 from mmdpad.evaluation.functional import (
@@ -26,9 +25,11 @@ from mmdpad.structures import ParseFailure
 from mmdpad.utils import jsonable, write_atomically, write_jsonl
 from mmdpad.utils.masks import encode_mask
 
+from .ignore_regions import IgnoreRegionsMetric
+
 
 @METRICS.register_module()
-class ReasonSegMetric(BaseMetric):
+class ReasonSegMetric(IgnoreRegionsMetric):
     """Scores each answer's mask against the target; no sample is ever left out.
 
     Metrics (prefix ``reasonseg``):
@@ -49,7 +50,7 @@ class ReasonSegMetric(BaseMetric):
     Args:
         ignore_regions: 'target' counts ReasonSeg's 'ignore' regions as target (the prepared data
             that DPAD and Seg-Zero report on); 'exclude' leaves them out of intersection and union,
-            and an empty union gives IoU 1 (LISA).
+            and an empty union gives IoU 1 (LISA); refused for data that cannot tell them apart.
         out_file: Where the JSON lines go; None for ``reasonseg[_iter_N].jsonl`` beside the log.
         save_masks: Put the predicted mask into its line, as COCO RLE.
         collect_device, prefix, collect_dir: As in mmengine.

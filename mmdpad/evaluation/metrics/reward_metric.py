@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.evaluator import BaseMetric
 
 from mmdpad.registry import METRICS
 from mmdpad.rewards import RewardComposition
 from mmdpad.structures import RolloutBatch
 
+from .ignore_regions import IgnoreRegionsMetric
 from .reason_seg_metric import score_mask
 
 
 @METRICS.register_module()
-class RewardMetric(BaseMetric):
+class RewardMetric(IgnoreRegionsMetric):
     """Mean of every reward term and of their weighted sum, one response per sample.
 
     Args:

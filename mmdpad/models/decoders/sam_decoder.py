@@ -14,6 +14,8 @@ from mmdpad.models.frozen import FrozenModule
 from mmdpad.models.weights import load_strictly, read_state_dict
 from mmdpad.registry import MODELS
 
+from .prompts import check_prompts, clip_prompts
+
 _REMEDY = ('Download a checkpoint of the same model as `model` (for vit_h that is '
            'sam_vit_h_4b8939.pth, see the README of segment-anything) and set `checkpoint` to it')
 # What SamPredictor knows of its image.
@@ -77,14 +79,13 @@ class SAMDecoder(FrozenModule):
         Raises:
             ValueError: Wrong type or shape of the image, boxes or points, or a coordinate is NaN.
         """
-        boxes, points = _checked(image, boxes, points)
+        boxes, points = check_prompts(image, boxes, points)
         height, width = image.shape[:2]
         if not len(boxes):
             return (torch.zeros(0, height, width, dtype=torch.bool, device=self.device),
                     torch.zeros(0, device=self.device))
         self._set_image(image)
-        boxes = boxes.clip(0, [width, height, width, height])
-        points = points.clip(0, [width - 1, height - 1])
+        boxes, points = clip_prompts(boxes, points, (height, width))
         transform = self._predictor.transform
         masks, scores, _ = self._predictor.predict_torch(
             point_coords=self._tensor(transform.apply_coords(points, (height, width))),
@@ -108,22 +109,3 @@ class SAMDecoder(FrozenModule):
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float, device=self.device)
-
-
-def _checked(image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (N, 4) and points (N, P, 2) as float64 arrays, after a look at all three."""
-    if (not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3
-            or image.shape[2] != 3 or image.size == 0):
-        raise ValueError(f'`image` should be a uint8 array (H, W, 3), but got '
-                         f'{getattr(image, "dtype", type(image))} '
-                         f'{tuple(getattr(image, "shape", ()))}')
-    boxes_ = torch.as_tensor(boxes).detach().cpu().numpy().astype(np.float64)
-    points_ = torch.as_tensor(points).detach().cpu().numpy().astype(np.float64)
-    if (boxes_.ndim != 2 or boxes_.shape[1] != 4 or points_.ndim != 3 or points_.shape[2] != 2
-            or len(boxes_) != len(points_)):
-        raise ValueError(f'`boxes` should be (N, 4) and `points` (N, P, 2), but got '
-                         f'{boxes_.shape} and {points_.shape}')
-    if np.isnan(boxes_).any() or np.isnan(points_).any():  # infinite ones are clipped
-        raise ValueError(f'Coordinates should be numbers, but got boxes {boxes_.tolist()} and '
-                         f'points {points_.tolist()}')
-    return boxes_, points_

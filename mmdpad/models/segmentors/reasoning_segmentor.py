@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmdpad.prompts import parse_response, scale_boxes, scale_points
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import check_objective, policy_loss
-from mmdpad.structures import AnsweredObject, ParseFailure, RolloutBatch
+from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
 
 Inputs = dict[str, list[Tensor]]
 FROZEN = ('decoder.', 'reference.')
@@ -63,8 +63,8 @@ class ReasoningSegmentor(BaseDetector):
         self.decoder = None if decoder is None else MODELS.build(decoder)
         self.reference: nn.Module | None = None
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
-        self._reading = dict(reference_compatible=reference_compatible,
-                             several_objects=several_objects)
+        self.reference_compatible = reference_compatible
+        self.several_objects = several_objects
         self.sampling, self.objective, self.train_options = split_train_cfg(train_cfg or {})
         self.test_cfg = {'temperature': 0.0, 'max_new_tokens': 1024, **(test_cfg or {})}
         self.register_state_dict_post_hook(_drop_frozen)
@@ -103,7 +103,7 @@ class ReasoningSegmentor(BaseDetector):
         prompts = self._encode(inputs, data_samples)
         responses = self.rollout_engine(self.policy, prompts, **sampling)
         texts = self.policy.decode(responses.ids.where(responses.mask, self._pad_token))
-        parsed = [parse_response(text, **self._reading) for text in texts]
+        parsed = [self._parse(text) for text in texts]
         lengths = [self.policy.count_tokens(p.think) for p in parsed]
         return RolloutBatch(
             data_samples=data_samples, prompt_images=inputs['prompt_image'],
@@ -112,6 +112,9 @@ class ReasoningSegmentor(BaseDetector):
             response_ids=responses.ids, response_mask=responses.mask,
             truncated=responses.truncated,
             think_tokens=torch.tensor([torch.nan if n is None else float(n) for n in lengths]))
+
+    def _parse(self, text: str) -> ReasoningOutput | ParseFailure:
+        return parse_response(text, self.reference_compatible, self.several_objects)
 
     def _encode(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[Any]:
         """The policy's prompts for B images and the samples' questions; those that a data
@@ -230,7 +233,7 @@ class ReasoningSegmentor(BaseDetector):
         """
         answers = self._answers(inputs, data_samples)
         for row, (sample, (text, truncated)) in enumerate(zip(data_samples, answers, strict=True)):
-            parsed = parse_response(text, **self._reading)
+            parsed = self._parse(text)
             usable = () if isinstance(parsed, ParseFailure) else parsed.objects
             sample.pred_instances = self.draw(usable, inputs['image'][row],
                                               tuple(inputs['prompt_image'][row].shape[-2:]))

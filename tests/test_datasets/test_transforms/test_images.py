@@ -6,9 +6,13 @@ import pytest
 from PIL import Image
 
 from mmdpad.datasets import DatasetError
-from mmdpad.datasets.transforms import probe_image, read_image, to_rgb
+from mmdpad.datasets.transforms import probe_image, probe_image_bytes, read_image, to_rgb
 
 ORIENTATION = 0x0112
+
+
+def probe_content(path):
+    return probe_image_bytes(path.read_bytes(), str(path))
 
 
 def test_rgb_stays_as_it_is():
@@ -37,7 +41,7 @@ def test_exif_orientations(orientation, corner, shape, tmp_path):
     for suffix in ('.png', '.jpg'):
         path = tmp_path / f'a{suffix}'
         Image.fromarray(stored).save(path, exif=exif)
-        assert probe_image(path) == shape
+        assert probe_image(path) == probe_content(path) == shape
         assert read_image(path).shape == (*shape, 3)
     assert read_image(tmp_path / 'a.png')[corner].tolist() == [200, 100, 50]
 
@@ -94,7 +98,7 @@ def test_truncated_files_are_named_by_both(name, kept, photos, tmp_path):
     raw = (photos / 'val' / name).read_bytes()
     path = tmp_path / name
     path.write_bytes(raw[:kept if isinstance(kept, int) else int(len(raw) * kept)])
-    for function in (read_image, probe_image):
+    for function in (read_image, probe_image, probe_content):
         with pytest.raises(DatasetError, match=f'{name} cannot be decoded as an image .*intact'):
             function(path)
 
@@ -103,7 +107,7 @@ def test_truncated_files_are_named_by_both(name, kept, photos, tmp_path):
 def test_bytes_after_the_image_do_no_harm(name, photos, tmp_path):
     path = tmp_path / name
     path.write_bytes((photos / 'val' / name).read_bytes() + b'\0' * 50)
-    assert probe_image(path) == read_image(path).shape[:2]
+    assert probe_image(path) == probe_content(path) == read_image(path).shape[:2]
 
 
 def test_a_missing_file_is_named(tmp_path):

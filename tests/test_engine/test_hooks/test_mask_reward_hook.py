@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
 from mmdpad.engine.hooks import MaskRewardHook
-from mmdpad.prompts import parse_response
+from mmdpad.prompts import format_objects_response, parse_response
 from mmdpad.structures import RolloutBatch
 
 ANSWER = '<answer>{{"bbox": {0}, "points_1": [1, 1], "points_2": [2, 2]}}</answer>'
@@ -24,15 +24,19 @@ def fill_boxes(answers, image, prompt_shape):
 
 
 def score(hook, boxes, ignored=None):
+    texts = ['nothing' if box is None else ANSWER.format(box) for box in boxes]
     target = torch.zeros(1, 10, 10, dtype=torch.bool)
     target[:, :4, :4] = True
+    return score_texts(hook, texts, target, ignored)
+
+
+def score_texts(hook, texts, target, ignored=None, **reading):
     sample = DetDataSample(gt_instances=InstanceData(masks=target))
     if ignored is not None:
         sample.ignored_instances = InstanceData(masks=ignored)
-    texts = ['nothing' if box is None else ANSWER.format(box) for box in boxes]
     image = torch.zeros(3, 10, 10, dtype=torch.uint8)
     rollout = RolloutBatch([sample], [image], len(texts), texts,
-                           [parse_response(text) for text in texts], images=[image])
+                           [parse_response(text, **reading) for text in texts], images=[image])
     runner = SimpleNamespace(train_loop=SimpleNamespace(model=SimpleNamespace(draw=fill_boxes)))
     hook.after_rollout(runner, rollout)
     return rollout.rewards['mask_iou'].tolist()[0]
@@ -43,6 +47,18 @@ def test_by_hand():
     boxes = [[0, 0, 4, 4], [0, 0, 4, 2], None, [0, 0, 4, 8], [5, 5, 9, 9]]
     assert score(MaskRewardHook(), boxes) == [1., .5, 0., .5, 0.]
     assert score(MaskRewardHook(tiers=(.3, .5)), boxes) == [1., .5, 0., .5, 0.]
+
+
+def test_several_objects_count_together():
+    target = torch.zeros(2, 10, 10, dtype=torch.bool)
+    target[0, :4, :4] = target[1, 6:, 6:] = True
+    first, second = ((0, 0, 4, 4), [(1, 1)]), ((6, 6, 10, 10), [(7, 7)])
+    texts = [format_objects_response('t', objects, 'c')
+             for objects in ([second, first], [first], [])]
+    texts.insert(1, 'no list')
+    assert score_texts(MaskRewardHook(), texts, target, several_objects=True) == [1, 0, .5, 0]
+    nothing = target[:0]
+    assert score_texts(MaskRewardHook(), texts, nothing, several_objects=True) == [0, 0, 0, 1]
 
 
 def test_ignored_regions_follow_the_protocol():

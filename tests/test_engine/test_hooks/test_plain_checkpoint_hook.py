@@ -1,11 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
 from mmdpad.engine.hooks import PlainCheckpointHook
@@ -51,6 +52,25 @@ def test_an_object_elsewhere_is_an_error_at_save_time():
 def test_find_objects():
     assert not find_objects({'a': [1, 2.0, 'x', None, True, b'y', (torch.ones(1), )]})
     assert find_objects({'a': {'b': np.float64(1)}}) == ['.a.b: float64']
+    assert find_objects({'a': ConfigDict(b=1)}) == ['.a: ConfigDict']
+
+
+def test_a_scheduler_with_milestones_is_plain(tmp_path):
+    """torch counts them by a Counter."""
+    torch.save(dict(milestones=Counter([8, 11])), tmp_path / 'c.pth')
+    loaded = torch.load(tmp_path / 'c.pth', weights_only=True)
+    assert not find_objects(loaded) and loaded['milestones'] == Counter([8, 11])
+
+
+def test_what_a_config_says_of_the_data_set_becomes_plain():
+    """mmengine leaves a nested dict of `metainfo` a ConfigDict, which torch.load refuses."""
+    said = dict(classes=('a', ), more=ConfigDict(b=[dict(c=1)]))
+    checkpoint = make_checkpoint(dataset_meta=said)
+    checkpoint['meta']['dataset_meta'] = said
+    PlainCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
+    for place in (checkpoint['meta'], checkpoint['message_hub']['runtime_info']):
+        assert place['dataset_meta'] == said
+    assert not find_objects(checkpoint)
 
 
 def test_a_checkpoint_without_a_message_hub_is_left_alone():

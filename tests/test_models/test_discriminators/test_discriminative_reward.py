@@ -90,6 +90,20 @@ def test_hand_computed_similarities(score, options, s1, s2):
     assert reward == [float(s1 > s2), 0]
 
 
+@pytest.mark.parametrize('region', ['target', 'predicted'])
+def test_several_objects_have_one_region_around_them_and_no_object_none(score, region):
+    parsed = ReasoningOutput(None, 'c', tuple(
+        AnsweredObject(box, ((0, 0), )) for box in ((0, 0, 2, 2), (4, 2, 6, 4))))
+    rollout = stripes([parsed, ReasoningOutput(None, 'c', ())])
+    rollout.data_samples[0].prompt_targets.bboxes = tensor([[0, 0, 2, 2], [4, 2, 6, 4]])
+    reward, roi, _, _ = score(rollout, region=region)
+    own = float(STRIPES[:4, :6].mean()) / 1000
+    assert roi == pytest.approx([own, own if region == 'target' else NAN], nan_ok=True)
+    rollout.data_samples[0].prompt_targets.bboxes = torch.zeros(0, 4)
+    if region == 'target':
+        assert score(rollout)[0] == [0, 0]
+
+
 def test_the_form_and_its_parameters_are_passed_on(score):
     margin = score(stripes([answer()]), form='margin')[0]
     assert margin == pytest.approx([0.09])

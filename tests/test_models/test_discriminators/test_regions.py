@@ -4,12 +4,18 @@ import math
 import numpy as np
 import pytest
 
-from mmdpad.models.discriminators.regions import crop, enlarge, overlaps, paint_over
+from mmdpad.models.discriminators.regions import around, crop, enlarge, overlaps, paint_over
 
 
 def picture() -> np.ndarray:
     """8 rows, 10 columns, no two values equal."""
     return np.arange(8 * 10 * 3, dtype=np.uint8).reshape(8, 10, 3)
+
+
+def test_around_holds_all_boxes():
+    assert around([(2, 3, 5, 7), (0, 4, 1, 9)]) == (0, 3, 5, 9)
+    assert around([(2, 3, 5, 7)]) == (2, 3, 5, 7)
+    assert around([]) is None
 
 
 @pytest.mark.parametrize('box, rows, columns', [

@@ -8,7 +8,7 @@ from mmengine.runner.checkpoint import load_state_dict
 
 from mmdpad.models import HFRollout
 from mmdpad.models.rollouts import Responses
-from mmdpad.prompts import format_response
+from mmdpad.prompts import format_objects_response, format_response
 from mmdpad.registry import MODELS
 from mmdpad.structures import ParseFailure, ReasoningOutput
 
@@ -53,6 +53,23 @@ def test_predict_gives_boxes_points_and_masks_in_the_original_frame(model, batch
     assert failed.pred_instances.masks.shape == (0, *failed.ori_shape)
     assert isinstance(failed.reasoning['parsed'], ParseFailure)
     assert failed.reasoning['think_tokens'] is None
+
+
+def test_an_answer_may_name_several_objects_or_none(tiny_config, batch):
+    model = MODELS.build(dict(tiny_config.model, several_objects=True)).eval()
+    objects = [((28, 56, 84, 112), [(56, 84)]), ((0, 0, 56, 56), [(28, 28)])]
+    model.rollout_engine = FixedRollout([format_objects_response('so', objects, 'two'),
+                                         format_objects_response('so', [], 'nothing')])
+    two, none = model.test_step(batch)
+    height, width = two.ori_shape
+    torch.testing.assert_close(two.pred_instances.bboxes, torch.tensor(
+        [[width / 4, height / 2, width * 3 / 4, height], [0, 0, width / 2, height / 2]]))
+    assert two.pred_instances.points.shape == (2, 1, 2)
+    assert two.pred_instances.masks.shape == (2, height, width)
+    assert two.pred_instances.masks.flatten(1).any(dim=1).all()
+    assert isinstance(none.reasoning['parsed'], ReasoningOutput)
+    assert len(none.pred_instances) == 0
+    assert none.pred_instances.masks.shape == (0, *none.ori_shape)
 
 
 def test_predictions_do_not_depend_on_what_was_asked_before(model, batch):

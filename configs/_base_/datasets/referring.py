@@ -1,0 +1,23 @@
+# What refcoco.py, refcoco+.py and refcocog.py put in place of mmdet's pipeline, sampler and metric;
+# no data set by itself.
+prompt_size = (840, 840)  # (width, height) of the image that the policy sees
+
+referring_pipeline = [
+    dict(type='LoadReasoningImage'),
+    dict(type='LoadInstanceMasks'),
+    dict(type='PromptResize', size=prompt_size),
+    dict(type='TargetsFromMask'),
+    dict(type='PackReasoningInputs')
+]
+referring_loader = dict(
+    batch_size=4,
+    sampler=dict(_delete_=True, type='LengthSortedSampler'),
+    collate_fn=dict(type='pseudo_collate'),
+    # mmdet's text_mode='select_first' asks the first expression of each object, as the table being
+    # reproduced does; 'original' asks every expression.
+    dataset=dict(_scope_='mmdpad', type='ReferringSegDataset', pipeline=referring_pipeline))
+
+# giou is what mmdet's RefSegMetric calls mIoU, ciou its cIoU.
+referring_evaluator = dict(_delete_=True, type='ReasonSegMetric')
+val_cfg = dict(type='ReasonSegValLoop')
+test_cfg = dict(type='ReasonSegTestLoop')

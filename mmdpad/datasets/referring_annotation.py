@@ -1,0 +1,119 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Files of RefCOCO and its relatives: COCO's annotations, and references to them in words.
+
+``instances.json`` is COCO's. A file of references, ``refs(unc).p`` (a pickle) or
+``grefs(unc).json``, holds a list of dicts with ``ref_id``, ``image_id``, ``split``, ``ann_id`` and
+``sentences``, a list of dicts with ``sent_id``, ``raw`` (the expression as it was typed) and others
+that are not needed. In gRefCOCO ``ann_id`` is a list, [-1] where nothing in the image is meant,
+and some references have no sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdpad.utils.plain_pickle import load_plain_pickle
+
+from .errors import DatasetError
+
+NO_TARGET = -1
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One object (or several, or none) of an image, and the expressions that mean it.
+
+    ``ann_ids`` are ids of COCO annotations, none where nothing is meant; ``texts`` are as typed,
+    one of each of ``sent_ids``; there may be none.
+    """
+    ref_id: int
+    image_id: int
+    ann_ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    sent_ids: tuple[int, ...]
+
+
+def read_references(path: str) -> list[dict]:
+    """The references of a file as it has them; only ``split`` is looked at.
+
+    Raises:
+        DatasetError: The file is missing, or not a list of dicts with a ``split``.
+    """
+    refs = _load(path)
+    if not isinstance(refs, list) or not refs or not all(
+            isinstance(ref, dict) and isinstance(ref.get('split'), str) for ref in refs):
+        raise DatasetError(f'{path} should hold a list of references with a `split` each, but does '
+                           'not; download it again', 'wrong file')
+    return refs
+
+
+def parse_reference(ref: dict, path: str) -> Reference:
+    """Check the form of an entry of ``path``.
+
+    Raises:
+        DatasetError: A field is missing or of another type.
+    """
+    ann_ids, sentences = ref.get('ann_id'), ref.get('sentences')
+    if not isinstance(ann_ids, list):
+        ann_ids = [ann_ids]
+    if not (type(ref.get('ref_id')) is int and type(ref.get('image_id')) is int):
+        raise _wrong(ref, path, '`ref_id` and `image_id`, integers')
+    if not ann_ids or not all(type(i) is int for i in ann_ids) or (
+            NO_TARGET in ann_ids and len(ann_ids) > 1):
+        raise _wrong(ref, path, '`ann_id`, an integer, a list of them, or [-1] for no target')
+    if not isinstance(sentences, list) or not all(
+            isinstance(s, dict) and type(s.get('sent_id')) is int and isinstance(s.get('raw'), str)
+            for s in sentences):
+        raise _wrong(ref, path, '`sentences`, a list of dicts with `sent_id` (integer) and `raw` '
+                     '(text)')
+    return Reference(
+        ref['ref_id'], ref['image_id'], tuple(i for i in ann_ids if i != NO_TARGET),
+        tuple(s['raw'] for s in sentences), tuple(s['sent_id'] for s in sentences))
+
+
+def read_instances(path: str) -> dict[str, list[dict]]:
+    """COCO's ``images``, with ``id``, ``file_name``, ``height`` and ``width``, and
+    ``annotations``, with ``id``, ``image_id`` and ``segmentation``.
+
+    Raises:
+        DatasetError: The file is missing, or of another form.
+    """
+    instances = _load(path)
+    for name, fields in (('images', dict(id=int, file_name=str, height=int, width=int)),
+                         ('annotations', dict(id=int, image_id=int, segmentation=object))):
+        entries = instances.get(name) if isinstance(instances, dict) else None
+        if not isinstance(entries, list) or not all(
+                isinstance(entry, dict) and all(
+                    isinstance(entry.get(key), kind) for key, kind in fields.items())
+                for entry in entries):
+            raise DatasetError(f'`{name}` of {path} should be a list of dicts with '
+                               f'{", ".join(f"`{key}`" for key in fields)}, as COCO has them, but '
+                               'is not; download it again', 'wrong file')
+    return instances
+
+
+def _load(path: str) -> Any:
+    """What a ``.json`` file or, with another name, a pickle of plain data holds."""
+    try:
+        return _load_json(path) if path.endswith('.json') else load_plain_pickle(path)
+    except OSError as error:
+        raise DatasetError(f'{path} cannot be read ({error.strerror}); download it or correct the '
+                           'path', 'missing file') from error
+    except ValueError as error:
+        raise DatasetError(str(error), 'wrong file') from error
+
+
+def _load_json(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} should hold JSON, but: {error}; download it again') from error
+
+
+def _wrong(ref: dict, path: str, wanted: str) -> DatasetError:
+    shown = str({key: ref.get(key) for key in ('ref_id', 'image_id', 'ann_id', 'sentences')})
+    return DatasetError(f'A reference of {path} should have {wanted}, but got {shown[:120]}; '
+                        'correct or remove it', 'wrong reference')

@@ -1,0 +1,182 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO: one expression, one item."""
+
+from __future__ import annotations
+
+import os.path as osp
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from mmdet.datasets import RefCocoDataset
+
+from mmdpad.registry import DATASETS
+
+from .errors import DatasetError
+from .reasoning_dataset import ReasoningDataset, find_duplicates
+from .referring_annotation import Reference, parse_reference, read_instances, read_references
+from .transforms.images import probe_image
+from .transforms.loading import load_segmentation
+
+TEXT_MODES = ('original', 'select_first')
+
+
+@DATASETS.register_module()
+class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
+    """mmdet's ``RefCocoDataset`` with one item per expression, in the order of the file.
+
+    mmdet's has one item per image, in the order of a set, and keeps one of several references to an
+    object. Here a question is one expression, as typed (``raw``), and mmdet's configs and pipelines
+    serve as they are: an item also has ``text`` (the expression in lower case, in a list) and
+    ``instances`` (one for each object that is meant), and ours are ``num_targets``, ``ref_id`` and
+    ``ann_ids``. Its ``img_id`` is COCO's, ``texts`` are all expressions of its reference, and
+    ``is_sentence`` is False (referring expressions are phrases).
+
+    gRefCOCO (``split_file='grefcoco/grefs(unc).json'``) needs ``several_objects=True``: an
+    expression may mean several objects, or none. Crowds among several objects are left out and
+    references without a sentence have no item, as with its own reader.
+
+    What the split uses is checked when the data set is built, each image by its header and each
+    segmentation by drawing it once. It is wrong: a reference, image or annotation whose id is
+    there twice, a reference to an annotation or image that is not there or to one of another
+    image, an image that is missing, unreadable or not of the size that ``ann_file`` says, a
+    segmentation that is broken or marks no pixel, an expression without any text.
+
+    Args:
+        data_root: Folder that the other paths are below.
+        data_prefix: ``img_path`` is the folder of images, such as COCO's ``train2014/``.
+        ann_file: ``instances.json``.
+        split_file: ``refs(*).p``, a pickle (of plain data: it runs no code), or a ``.json``.
+        split: RefCOCO, RefCOCO+ and gRefCOCO have train, val, testA and testB; RefCOCOg (umd)
+            train, val and test; RefCOCOg (google) train and val.
+        text_mode: 'original' asks each expression, 'select_first' the first of each reference (as
+            VisionReasoner's tables do). mmdet's 'random' and 'concat' are refused.
+        **kwargs: See :class:`ReasoningDataset`.
+    """
+
+    def __init__(self, data_root: str, ann_file: str, split_file: str, data_prefix: dict,
+                 split: str = 'train', text_mode: str = 'original', **kwargs: Any) -> None:
+        if text_mode not in TEXT_MODES:
+            raise ValueError(
+                f'`text_mode` should be one of {TEXT_MODES}, but got {text_mode!r}; of mmdet\'s '
+                "others 'random' would ask something else in each run, and 'concat' joins "
+                'expressions to one that nobody wrote')
+        super().__init__(data_root=data_root, ann_file=ann_file, split_file=split_file,
+                         data_prefix=data_prefix, split=split, text_mode=text_mode, **kwargs)
+
+    @property
+    def where(self) -> str:
+        return f'{self.split_file}, split {self.split}'
+
+    def read_items(self) -> Iterator[dict | DatasetError]:
+        """Items in the order of the file."""
+        files = [_attempt(read_references, self.split_file),
+                 _attempt(read_instances, self.ann_file)]
+        if problems := _problems(files):
+            yield from problems
+            return
+        entries, instances = files
+        of_split = [ref for ref in entries if ref['split'] == self.split]
+        if not of_split:
+            yield _no_split(self.split_file, self.split, {ref['split'] for ref in entries})
+        parsed = [_attempt(parse_reference, ref, self.split_file) for ref in of_split]
+        yield from _problems(parsed)
+        refs = [ref for ref in parsed if isinstance(ref, Reference)]
+        images = _select(instances['images'], {ref.image_id for ref in refs})
+        annotations = _select(instances['annotations'], {i for ref in refs for i in ref.ann_ids})
+        yield from self._find_duplicates(refs, images, annotations)
+        image_of = {image['id']: image for image in images}
+        annotation_of = {annotation['id']: annotation for annotation in annotations}
+        yield from _problems(_attempt(self._check_image, image) for image in images)
+        yield from _problems(_attempt(self._check_mask, annotation, image_of)
+                             for annotation in annotations)
+        for ref in refs:
+            yield from (list(self._find_strangers(ref, image_of, annotation_of))
+                        or self._make_items(ref, image_of, annotation_of))
+
+    def _find_duplicates(self, refs: list[Reference], images: list[dict],
+                         annotations: list[dict]) -> Iterator[DatasetError]:
+        for ids, name, where in (
+            ((ref.ref_id for ref in refs), 'the `ref_id`', self.where),
+            ((image['id'] for image in images), 'the image id', self.ann_file),
+            ((annotation['id'] for annotation in annotations), 'the annotation id', self.ann_file)
+        ):
+            yield from find_duplicates(ids, name, where)
+
+    def _check_image(self, image: dict) -> None:
+        path = self._path_of(image)
+        found, told = probe_image(path), (image['height'], image['width'])
+        if found != told:
+            raise DatasetError(f'{path} should be {told[1]} x {told[0]} pixels (width x height) as '
+                               f'{self.ann_file} says, but is {found[1]} x {found[0]}; take the '
+                               'image of COCO itself, not resized or rotated', 'wrong image size')
+
+    def _check_mask(self, annotation: dict, image_of: dict[int, dict]) -> None:
+        image = image_of.get(annotation['image_id'])
+        if image is not None:
+            load_segmentation(annotation['segmentation'], image['height'], image['width'],
+                              f'annotation {annotation["id"]} in {self.ann_file}')
+
+    def _find_strangers(self, ref: Reference, image_of: dict[int, dict],
+                        annotation_of: dict[int, dict]) -> Iterator[DatasetError]:
+        """What a reference names and is not there, or belongs to another image."""
+        names = f'The reference {ref.ref_id} of {self.split_file} names'
+        remedy = f'in {self.ann_file}; take both files from one download'
+        if ref.image_id not in image_of:
+            yield DatasetError(f'{names} the image {ref.image_id}, which is not {remedy}',
+                               'unknown image')
+        for i in ref.ann_ids:
+            if i not in annotation_of:
+                yield DatasetError(f'{names} the annotation {i}, which is not {remedy}',
+                                   'unknown annotation')
+            elif (owner := annotation_of[i]['image_id']) != ref.image_id:
+                yield DatasetError(f'{names} the annotation {i} in image {ref.image_id}, but it is '
+                                   f'of image {owner} {remedy}', 'wrong image')
+
+    def _make_items(self, ref: Reference, image_of: dict[int, dict],
+                    annotation_of: dict[int, dict]) -> Iterator[dict | DatasetError]:
+        """One item for each expression to ask."""
+        meant = [annotation_of[i] for i in ref.ann_ids]
+        meant = [item for item in meant if not item.get('iscrowd')] or meant
+        asked = ref.texts[:1] if self.text_mode == 'select_first' else ref.texts
+        for i, text in enumerate(asked):
+            if not text.strip():
+                yield DatasetError(
+                    f'The expression {ref.sent_ids[i]} of {self.split_file} should have text in '
+                    f'it, but is {text!r}; write some, or remove it', 'empty question')
+                continue
+            yield dict(
+                img_id=ref.image_id,
+                img_path=self._path_of(image_of[ref.image_id]),
+                texts=list(ref.texts),
+                text_index=i,
+                question=text,
+                is_sentence=False,
+                num_targets=len(meant),
+                ref_id=ref.ref_id,
+                ann_ids=[item['id'] for item in meant],
+                text=[text.lower()],
+                instances=[dict(mask=item['segmentation'], ignore_flag=0) for item in meant])
+
+    def _path_of(self, image: dict) -> str:
+        return osp.join(self.data_prefix['img_path'], image['file_name'])
+
+
+def _attempt(check: Callable, *arguments: Any) -> Any:
+    """What a call returns, or the DatasetError that it raises."""
+    try:
+        return check(*arguments)
+    except DatasetError as error:
+        return error
+
+
+def _problems(results: Iterable) -> list[DatasetError]:
+    return [result for result in results if isinstance(result, DatasetError)]
+
+
+def _select(entries: list[dict], ids: set[int]) -> list[dict]:
+    return [entry for entry in entries if entry['id'] in ids]
+
+
+def _no_split(path: str, split: str, found: set[str]) -> DatasetError:
+    return DatasetError(f'`split` should be one of {sorted(found)}, which {path} has, but got '
+                        f'{split!r}', 'missing split')

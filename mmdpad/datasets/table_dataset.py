@@ -1,0 +1,119 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What the data sets of prepared tables share: images stay in the files until asked for."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmdpad.prompts import normalise_question
+
+from .errors import DatasetError
+from .reasoning_dataset import ReasoningDataset
+from .tables import TableFile, find_table_files, import_pyarrow
+
+# Files kept open in a process; the published copies have fewer.
+_OPEN_FILES = 64
+
+
+class TableDataset(ReasoningDataset):
+    """Items are rows of the files that :func:`.find_table_files` finds, with an ``image`` column, a
+    struct with the ``bytes`` of an image file.
+
+    A subclass says which ``columns`` it reads when it is built and what an item has of them. Every
+    item has ``shard`` (the file), ``row`` (in the file, from 0) and, when it is asked for,
+    ``img_bytes``; its ``img_path`` is file and row, for messages, and ``is_sentence`` is None: the
+    files do not say.
+
+    Args:
+        data_root: Folder of the copy, as downloaded from the hub or written by ``save_to_disk``.
+        split: Which split of it.
+        **kwargs: See :class:`ReasoningDataset`.
+    """
+
+    columns: tuple[str, ...]
+    question_column: str
+
+    def __init__(self, data_root: str, split: str, **kwargs: Any) -> None:
+        self.split = split
+        super().__init__(data_root=str(data_root), **kwargs)
+
+    def check_file(self, file: TableFile) -> None:
+        """See that a file has all columns, in a form that can be read.
+
+        Raises:
+            DatasetError: It has not.
+        """
+        file.check_columns(sorted({*self.columns, 'image'}))
+        kind = file.schema.field('image').type
+        if not import_pyarrow().types.is_struct(kind) or kind.get_field_index('bytes') < 0:
+            raise DatasetError(f'`image` of {file.path} should be a struct with `bytes`, but is '
+                               f'{kind}; write images as the `datasets` library does')
+
+    def read_row(self, row: dict[str, Any], where: str) -> dict:
+        """``img_id`` and what else an item has of its row.
+
+        Args:
+            row: pyarrow's scalars by column.
+            where: What messages call the row.
+
+        Raises:
+            DatasetError: The row cannot be used.
+        """
+        raise NotImplementedError
+
+    def read_items(self) -> Iterator[dict | DatasetError]:
+        """Rows in the order of the files."""
+        for path in find_table_files(Path(self.data_root), self.split):
+            try:
+                file = TableFile(path)
+                self.check_file(file)
+                for i, row in enumerate(file.rows(self.columns)):
+                    yield from self._make_item(str(path), i, row)
+            except DatasetError as error:
+                yield error
+
+    def _make_item(self, shard: str, i: int, row: dict[str, Any]) -> list[dict | DatasetError]:
+        """The item of a row, or all that is wrong with it."""
+        problems: list[dict | DatasetError] = []
+        where, question = f'{shard}, row {i}', row[self.question_column].as_py()
+        if not isinstance(question, str) or not normalise_question(question):
+            problems.append(DatasetError(
+                f'`{self.question_column}` of {where} should be a question, but got {question!r}; '
+                'write one, or remove the row', 'empty question'))
+        try:
+            fields = self.read_row(row, where)
+        except DatasetError as error:
+            return [*problems, error]
+        return problems or [dict(
+            img_path=where, shard=shard, row=i, texts=[question], text_index=0, question=question,
+            is_sentence=None, **fields)]
+
+    def prepare_data(self, idx: int) -> Any:
+        """Read the image's bytes of item ``idx`` and run the pipeline."""
+        item = self.get_data_info(idx)
+        row = next(_open_file(item['shard'], os.getpid()).rows(['image'], item['row']))
+        item['img_bytes'] = read_image_bytes(row, item['img_path'])
+        return self.pipeline(item)
+
+
+def read_image_bytes(row: dict[str, Any], where: str) -> bytes:
+    """The image file in the ``image`` of a row.
+
+    Raises:
+        DatasetError: The row has none.
+    """
+    image = row['image'].as_py()
+    if image is None or image['bytes'] is None:
+        raise DatasetError(f'{where} holds no image bytes; write the data set with embedded '
+                           'images, or remove the row', 'missing image')
+    return image['bytes']
+
+
+@functools.lru_cache(maxsize=_OPEN_FILES)
+def _open_file(path: str, process: int) -> TableFile:
+    """An open file; ``process`` (its id) keeps a forked worker from taking its parent's."""
+    return TableFile(Path(path))

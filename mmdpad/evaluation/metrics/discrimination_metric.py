@@ -1,0 +1,144 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Do a detector's boxes hold what their captions say, better than the whole image does?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+
+from mmdpad.datasets.transforms import read_image
+from mmdpad.models.discriminators import DiscriminativeReward
+from mmdpad.registry import METRICS
+from mmdpad.structures import AnsweredObject, ReasoningOutput, RolloutBatch
+
+_SIGNALS = ('s_roi', 's_image', 's_margin')
+_COLUMNS = (*_SIGNALS, 'discriminated')
+
+
+@METRICS.register_module()
+class DiscriminationMetric(BaseMetric):
+    """Scores the predicted boxes of any detector by :class:`DiscriminativeReward`.
+
+    S1 is the cosine of a box's caption and the box's part of the image, S2 that of the caption and
+    the whole image. No ground truth is needed. Metrics (prefix ``discrimination``):
+
+    - ``num_boxes``: boxes with a score of at least ``score_thr``; ``num_unusable``: those of them
+      that hold no part of the image or whose caption is empty or too long for the discriminator;
+    - ``s_roi``, ``s_image``, ``s_margin``: mean of S1, S2 and S1 - S2 over the usable boxes, in
+      [-1, 1], [-1, 1] and [-2, 2]; NaN without any;
+    - ``discriminated``: share of all boxes with S1 > S2, in [0, 1], unusable ones counting as
+      not; NaN without boxes.
+
+    The caption of a box is the prediction's own, where ``pred_instances`` has ``captions`` (a list
+    of str), else made from the name of its label: of ``label_names``, which open-vocabulary
+    detectors predict, or of the data set's classes.
+
+    Args:
+        discriminator: Config of the discriminator, see :class:`DiscriminativeReward`. Within a
+            config of mmdet its type has our prefix, too: 'mmdpad.CLIPDiscriminator'.
+        template: Makes a caption from ``{label}``.
+        captions: Name of a label -> its caption, in place of the template.
+        score_thr: In [0, 1].
+        collect_device, prefix: As in mmengine.
+        **options: ``region_margin`` and ``contrast`` ('image' or 'masked') of
+            :class:`DiscriminativeOptions`.
+
+    Raises:
+        ValueError: ``template`` has no ``{label}``, or an option is out of range.
+    """
+
+    default_prefix = 'discrimination'
+
+    def __init__(self,
+                 discriminator: dict,
+                 template: str = 'a photo of a {label}',
+                 captions: Mapping[str, str] | None = None,
+                 score_thr: float = 0.3,
+                 collect_device: str = 'cpu',
+                 prefix: str | None = None,
+                 **options: Any) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        if '{label}' not in template:
+            raise ValueError(f'`template` should have "{{label}}" where the name of the label '
+                             f'goes, but got {template!r}')
+        self.template = template
+        self.captions = dict(captions or {})
+        self.score_thr = score_thr
+        self.reward = DiscriminativeReward(discriminator, form='binary', region='predicted',
+                                           **options)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Score samples as ``DetDataSample.to_dict()`` gives them: ``img_path`` and
+        ``pred_instances`` with ``bboxes`` (n, 4) XYXY in pixels of the original frame, ``scores``
+        (n,) and ``labels`` (n,) or ``captions``.
+
+        Raises:
+            ValueError: The image file has another size than the boxes' frame (``ori_shape``), or
+                a label has no name.
+        """
+        self.results.extend(self._score(sample) for sample in data_samples)
+
+    def _score(self, sample: dict) -> dict[str, list[float]]:
+        """The columns of one image: a value for each of its boxes that count."""
+        predicted = sample['pred_instances']
+        kept = (predicted['scores'] >= self.score_thr).nonzero().flatten().tolist()
+        if not kept:
+            return {name: [] for name in _COLUMNS}
+        captions = self._captions(predicted)
+        boxes = predicted['bboxes'].tolist()
+        rollout = RolloutBatch(
+            data_samples=[sample], prompt_images=[_load(sample)], group_size=len(kept),
+            texts=[captions[i] for i in kept],
+            parsed=[ReasoningOutput(None, captions[i], (AnsweredObject(tuple(boxes[i]), ()), ))
+                    for i in kept])
+        discriminated = self.reward(rollout)  # writes the signals, too
+        columns = dict(rollout.signals, discriminated=discriminated)
+        return {name: columns[name][0].tolist() for name in _COLUMNS}
+
+    def _captions(self, predicted: dict) -> Sequence[str]:
+        """A caption for each of n boxes."""
+        if 'captions' in predicted:
+            return predicted['captions']
+        names = predicted.get('label_names')
+        if names is None:
+            names = self._class_names(predicted['labels'].tolist())
+        return [self.captions.get(name, self.template.format(label=name)) for name in names]
+
+    def _class_names(self, labels: list[int]) -> list[str]:
+        classes = (self.dataset_meta or {}).get('classes') or ()
+        unknown = self.captions.keys() - set(classes)
+        if unknown:
+            raise ValueError(f'`captions` should be for classes of the data set, but '
+                             f'{sorted(unknown)} are none of {list(classes)}')
+        if max(labels) >= len(classes):
+            raise ValueError(f"`dataset_meta['classes']` should name every label, but label "
+                             f'{max(labels)} was predicted and there are {len(classes)} names; '
+                             f'set `metainfo=dict(classes=...)` of the data set')
+        return [classes[label] for label in labels]
+
+    def compute_metrics(self, results: list[dict[str, list[float]]]) -> dict[str, float]:
+        """Average over the boxes of all images."""
+        boxes = {name: np.concatenate([row[name] for row in results]) for name in _COLUMNS}
+        usable = np.isfinite(boxes['s_margin'])
+        metrics = {name: _mean(boxes[name][usable]) for name in _SIGNALS}
+        metrics['discriminated'] = _mean(boxes['discriminated'])
+        return dict(metrics, num_boxes=len(usable), num_unusable=int((~usable).sum()))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _load(sample: dict) -> torch.Tensor:
+    """The image of a sample, uint8 (3, H, W), RGB, in the frame of its boxes."""
+    image = read_image(sample['img_path'])
+    shape = sample.get('ori_shape', image.shape[:2])
+    if tuple(shape) != image.shape[:2]:
+        raise ValueError(f'{sample["img_path"]} should have the size of the boxes\' frame, '
+                         f'`ori_shape` {tuple(shape)}, but has {image.shape[:2]} (height, width)')
+    return torch.from_numpy(image).permute(2, 0, 1)

@@ -1,0 +1,39 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""mmdet's metric of referring segmentation, for models whose answers may fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.evaluation import RefSegMetric
+
+from mmdpad.registry import METRICS
+
+
+@METRICS.register_module()
+class UnionRefSegMetric(RefSegMetric):
+    """mIoU and cIoU, in percent, of the union of an answer's masks.
+
+    Where every answer has exactly one mask, it is mmdet's ``RefSegMetric``. That one cannot take an
+    answer without a mask: with a torch that refuses to reshape an empty tensor it raises, and by
+    its formula the answer is left out of the mean, which rewards giving none. It compares each of
+    several masks with the whole target. Here a sample counts once, one without masks with IoU 0.
+
+    Regions that ReasonSeg ignores are background here; :class:`ReasonSegMetric` knows them.
+
+    Args:
+        metric: Some of 'cIoU' and 'mIoU'.
+        **kwargs: Of mmengine's ``BaseMetric``.
+    """
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Score samples as ``DetDataSample.to_dict()`` gives them: ``gt_masks`` of
+        :func:`mmdpad.datasets.transforms.mmdet_ground_truth` and ``pred_instances`` with masks
+        bool (n, H, W)."""
+        super().process(data_batch, [
+            dict(gt_masks=sample['gt_masks'],
+                 pred_instances=dict(masks=torch.as_tensor(
+                     sample['pred_instances']['masks']).any(dim=0, keepdim=True)))
+            for sample in data_samples])

@@ -1,0 +1,191 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A box and points become a mask, by whichever instance an mmdet segmentor found there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmdet.apis import inference_detector
+from mmdet.structures.mask import mask2bbox
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DefaultScope
+from torch import Tensor
+from torch.nn import Module
+
+from mmdpad.models.frozen import FrozenModule
+from mmdpad.models.weights import load_strictly, read_state_dict
+from mmdpad.registry import MODELS
+from mmdpad.rewards.geometric import box_iou
+
+from .prompts import check_prompts, clip_prompts
+
+_REMEDY = ('Download the checkpoint that belongs to `config` (mmdet lists them in its model zoo) '
+           'and set `checkpoint` to it; of one that you trained yourself and that cannot be read, '
+           'save the state dict alone: torch.save(torch.load(FILE, weights_only=False)'
+           '["state_dict"], NEW_FILE)')
+
+
+@dataclass(frozen=True)
+class Instances:
+    """What a detector found in an image, the most confident first.
+
+    Attributes:
+        masks: (n, H, W) bool on the CPU, the original frame.
+        boxes: (n, 4) float, XYXY in pixels, both ends inclusive: the tight boxes of the masks.
+        scores: (n,) float in [0, 1].
+    """
+
+    masks: Tensor
+    boxes: Tensor
+    scores: Tensor
+
+
+@MODELS.register_module()
+class DetectorDecoder(FrozenModule):
+    """A frozen instance segmentor of mmdet, whose instances are matched to boxes and points.
+
+    It looks at an image once, without knowing what is asked. An asked object then gets the
+    instance with the highest match, in [0, 2]:
+
+        match = IoU(asked box, tight box of the instance's mask)
+                + share of the asked points that lie in the instance's mask
+
+    (:func:`mmdpad.rewards.geometric.box_iou`; a point lies in its nearest pixel). Of equal matches
+    the more confident instance is taken; classes play no part. Two objects may get one instance.
+    Where no instance has a match above 0, the mask is empty.
+
+    Args:
+        config: Of the detector: a path, a name such as
+            'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', or a whole config as a dict. It should
+            have ``model`` and ``test_dataloader``, whose pipeline prepares the images.
+        checkpoint: Weights of that detector, as mmengine saves or mmdet publishes them. None is
+            refused unless ``allow_random``.
+        cfg_options: Changes of the config, as in mmdet: ``{'model.test_cfg.rcnn.score_thr': 0.1}``.
+        score_thr: Instances with a lower score are not considered, in [0, 1].
+        allow_random: Accept ``checkpoint=None`` and use random weights; for smoke tests only.
+        cache_size: Images whose instances are kept, in main memory, n x H x W bytes each (15 MB
+            for 50 instances of a 640 x 480 image); 0 keeps none.
+
+    Raises:
+        ValueError: ``config`` is no detector's, no checkpoint, or one that does not fit the model.
+        FileNotFoundError: The config or the checkpoint does not exist.
+    """
+
+    def __init__(self,
+                 config: str | dict,
+                 checkpoint: str | None = None,
+                 cfg_options: dict | None = None,
+                 score_thr: float = 0.05,
+                 allow_random: bool = False,
+                 cache_size: int = 16) -> None:
+        super().__init__(cache_size)
+        if checkpoint is None and not allow_random:
+            raise ValueError(f'`checkpoint` should be a file, but got None. {_REMEDY}, or set '
+                             f'`allow_random=True` to try things out with random weights')
+        state = None if checkpoint is None else read_state_dict(checkpoint, _REMEDY)
+        self.score_thr = score_thr
+        self.detector, self._pipeline = _build(_read_config(config, cfg_options))
+        if state is not None:
+            # Older checkpoints hold the mean and the deviation, which the config has.
+            state = {name: value for name, value in state.items()
+                     if not name.startswith('data_preprocessor.')}
+            load_strictly(self.detector, state, checkpoint, _REMEDY)
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Pick the instances for N objects of one image.
+
+        Args:
+            image: uint8 (H, W, 3), RGB, the original frame.
+            boxes: (N, 4) float, XYXY in pixels of ``image``, both ends inclusive; clipped to
+                [0, W] x [0, H].
+            points: (N, P, 2) float, (x, y) in pixels of ``image``, all positive; clipped to
+                [0, W - 1] x [0, H - 1].
+
+        Returns:
+            masks (N, H, W) bool and scores (N,) float in [0, 1], the detector's confidence in the
+            picked instance (0 with an empty mask), both on the decoder's device.
+
+        Raises:
+            ValueError: See :func:`check_prompts`.
+            TypeError: The detector gives no masks.
+        """
+        boxes, points = check_prompts(image, boxes, points)
+        boxes, points = clip_prompts(boxes, points, image.shape[:2])
+        masks = torch.zeros(len(boxes), *image.shape[:2], dtype=torch.bool, device=self.device)
+        scores = torch.zeros(len(boxes), device=self.device)
+        if not len(boxes):
+            return masks, scores
+        (found, ) = self.feature_cache.lookup([image], self._detect)
+        for row, match in enumerate(match_instances(found, boxes, points)):
+            if match.any():
+                best = match.argmax()  # of equal ones the first, which is the most confident
+                masks[row], scores[row] = found.masks[best], found.scores[best]
+        return masks, scores
+
+    def _detect(self, images: list[np.ndarray]) -> list[Instances]:
+        """The instances in each image (uint8 (H, W, 3), RGB)."""
+        self.detector.to(self.device)  # mmdet's preprocessor does not notice a parent's move
+        return [self._instances(inference_detector(
+            self.detector, np.ascontiguousarray(image[..., ::-1]),  # mmdet takes arrays as BGR
+            test_pipeline=self._pipeline).get('pred_instances', {})) for image in images]
+
+    def _instances(self, predicted: dict) -> Instances:
+        """The instances above the threshold, in order."""
+        if not isinstance(predicted.get('masks'), Tensor):
+            raise TypeError(f'`config` should be of an instance segmentor, but a '
+                            f'{type(self.detector).__name__} predicts no masks, only '
+                            f'{sorted(predicted.keys())}; take one that does (Mask R-CNN, '
+                            f'Mask2Former, RTMDet-Ins, ...), or BoxDecoder for its boxes alone')
+        scores, order = predicted['scores'].cpu().sort(descending=True, stable=True)
+        scores = scores[scores >= self.score_thr]
+        masks = predicted['masks'].cpu().bool()[order[:len(scores)]]
+        return Instances(masks, mask2bbox(masks) - torch.tensor([0, 0, 1, 1]), scores)
+
+
+def match_instances(found: Instances, boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """How well each instance fits each asked object, see :class:`DetectorDecoder`.
+
+    Args:
+        found: n instances.
+        boxes: (N, 4), XYXY in pixels, both ends inclusive.
+        points: (N, P, 2), (x, y) in pixels, inside of the image.
+
+    Returns:
+        (N, n) float64 in [0, 2].
+    """
+    ious = np.array([[box_iou(box, own) for own in found.boxes.tolist()] for box in boxes])
+    columns, rows = np.floor(points + 0.5).astype(int).transpose(2, 0, 1)
+    inside = found.masks.numpy()[:, rows, columns]  # (n, N, P)
+    return ious + (inside.sum(axis=2) / max(points.shape[1], 1)).T
+
+
+def _read_config(config: str | dict, options: dict | None) -> Config:
+    if isinstance(config, str):
+        config = get_config(config) if '::' in config else Config.fromfile(config)
+    else:
+        config = Config(dict(config))
+    config.merge_from_dict(options or {})
+    missing = [name for name in ('model', 'test_dataloader') if not config.get(name)]
+    if missing:
+        raise ValueError(f'`config` should be the whole config of a detector, but has no '
+                         f'{" and no ".join(f"`{name}`" for name in missing)}; name a config of '
+                         f'mmdet (`mmdet::...`) or the file of your own')
+    return config
+
+
+def _build(config: Config) -> tuple[Module, Compose]:
+    """The detector and its test pipeline, for images in memory; names are those of its scope,
+    whatever the scope of the run that builds it."""
+    pipeline = get_test_pipeline_cfg(config)
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdet')):
+        detector = revert_sync_batchnorm(MODELS.build(config.model))
+        detector.cfg = config  # inference_detector reads it
+        return detector, Compose([dict(type='mmdet.LoadImageFromNDArray'), *pipeline[1:]])

@@ -1,0 +1,49 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What every mask decoder is asked with: an image, a box and points for each object."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def check_prompts(image: np.ndarray, boxes: Tensor,
+                  points: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes and points as arrays, after a look at all three.
+
+    Args:
+        image: uint8 (H, W, 3), RGB, the original frame.
+        boxes: (N, 4) float, XYXY in pixels of ``image``.
+        points: (N, P, 2) float, (x, y) in pixels of ``image``.
+
+    Returns:
+        float64 arrays (N, 4) and (N, P, 2) of the same numbers.
+
+    Raises:
+        ValueError: Wrong type or shape of the image, boxes or points, or a coordinate is NaN.
+    """
+    if (not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3
+            or image.shape[2] != 3 or image.size == 0):
+        raise ValueError(f'`image` should be a uint8 array (H, W, 3), but got '
+                         f'{getattr(image, "dtype", type(image))} '
+                         f'{tuple(getattr(image, "shape", ()))}')
+    boxes_ = torch.as_tensor(boxes).detach().cpu().numpy().astype(np.float64)
+    points_ = torch.as_tensor(points).detach().cpu().numpy().astype(np.float64)
+    if (boxes_.ndim != 2 or boxes_.shape[1] != 4 or points_.ndim != 3 or points_.shape[2] != 2
+            or len(boxes_) != len(points_)):
+        raise ValueError(f'`boxes` should be (N, 4) and `points` (N, P, 2), but got '
+                         f'{boxes_.shape} and {points_.shape}')
+    if np.isnan(boxes_).any() or np.isnan(points_).any():  # infinite ones are clipped
+        raise ValueError(f'Coordinates should be numbers, but got boxes {boxes_.tolist()} and '
+                         f'points {points_.tolist()}')
+    return boxes_, points_
+
+
+def clip_prompts(boxes: np.ndarray, points: np.ndarray,
+                 shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (N, 4) clipped to [0, W] x [0, H] and points (N, P, 2) to [0, W - 1] x [0, H - 1], for
+    an image of ``shape`` (H, W)."""
+    height, width = shape
+    return (boxes.clip(0, [width, height, width, height]),
+            points.clip(0, [width - 1, height - 1]))
