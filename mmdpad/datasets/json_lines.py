@@ -51,7 +51,7 @@ class JsonLinesDataset(ReasoningDataset):
 
     A line is an object with ``id``, ``image``, ``texts`` (questions about one target) and
     ``objects`` (COCO segmentations, one of each object that is meant, [] where none is). Optional
-    are ``is_sentence`` (false where missing), ``ignore`` (segmentations of regions to leave out of
+    are ``is_sentence`` (None where missing), ``ignore`` (segmentations of regions to leave out of
     the evaluation), ``height`` and ``width`` of the image, and those of
     :mod:`.annotation_fields`. Other keys are left alone; so are empty lines.
 
@@ -155,7 +155,7 @@ class JsonLinesDataset(ReasoningDataset):
             img_id=line['id'],
             img_path=self._image_path(line),
             ann_path=where,
-            is_sentence=line.get('is_sentence', False),
+            is_sentence=line.get('is_sentence'),
             instances=instances,
             num_targets=len(line['objects']),
             **optional)

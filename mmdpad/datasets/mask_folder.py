@@ -31,7 +31,7 @@ from .reasoning_dataset import ReasoningDataset
 from .transforms.images import UNDECODABLE, probe_image
 
 _WHOLE = -1
-_TRUTH = {'': False, 'false': False, '0': False, 'true': True, '1': True}
+_TRUTH = {'': None, 'false': False, '0': False, 'true': True, '1': True}
 
 
 @DATASETS.register_module()
@@ -40,7 +40,7 @@ class MaskFolderDataset(ReasoningDataset):
 
     The table is a CSV file with a header, or a JSON list of objects. Its columns are ``image`` (a
     file name in the folder of images), ``question`` and, optional, ``is_sentence`` (true or false,
-    false where empty) and ``mask`` (the name of the mask without ``.png``; where empty, that of the
+    None where empty) and ``mask`` (the name of the mask without ``.png``; where empty, that of the
     image). Rows with the same image, mask and ``is_sentence`` are one item with several texts.
 
     The mask of ``cat.jpg`` is ``cat.png``, or one mask an object ``cat_1.png``, ``cat_2.png``, ...,
@@ -183,7 +183,7 @@ def _read_table(path: Path) -> Iterator[tuple[str, Any]]:
     yield from ((f'{path}, line {table.line_num}', row) for row in table)
 
 
-def _parse_row(row: Any, where: str) -> tuple[tuple[str, str, bool], str]:
+def _parse_row(row: Any, where: str) -> tuple[tuple[str, str, bool | None], str]:
     """A row as (image, mask's name, is_sentence), which tells its item, and the question."""
     if not isinstance(row, dict):
         raise wrong_field(where, 'row', 'an object with `image` and `question`', row)
@@ -194,7 +194,7 @@ def _parse_row(row: Any, where: str) -> tuple[tuple[str, str, bool], str]:
     if not image or not isinstance(mask, str):
         raise wrong_field(where, 'image' if not image else 'mask', 'the name of a file',
                           mask if image else image)
-    stated = str(row.get('is_sentence', '')).strip().lower()
+    stated = str(row.get('is_sentence') or '').strip().lower()
     if stated not in _TRUTH:
         raise wrong_field(where, 'is_sentence', 'true or false', row['is_sentence'])
     check_questions([row['question']], 'question', where)

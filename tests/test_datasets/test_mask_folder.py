@@ -46,9 +46,12 @@ def test_rows_about_one_mask_are_one_item(tmp_path):
     write(tmp_path, table, a=BOX, other=BOX)
     items = [(item['img_id'], item['texts'], item['is_sentence'])
              for item in build(tmp_path)]
-    assert items == [('a', ['one, and\nmore', 'two'], False), ('a_2', ['What?'], True),
-                     ('other', ['three'], False)]
-    assert len(build(tmp_path, texts='all')) == 4
+    assert items == [('a', ['one, and\nmore'], None), ('a_2', ['What?'], True),
+                     ('a_3', ['two'], False), ('other', ['three'], False)]
+    table = 'image,question\na.jpg,one\na.jpg,two\n'
+    write(tmp_path, table, a=BOX)
+    assert [item['img_id'] for item in build(tmp_path, texts='all')] == ['a#0', 'a#1']
+    assert [item['texts'] for item in build(tmp_path)] == [['one', 'two']]
 
 
 @pytest.mark.parametrize('mask', [

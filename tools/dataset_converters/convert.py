@@ -75,8 +75,6 @@ def describe(counts: Counter, args: argparse.Namespace) -> str:
     """What was written, and how a config reads it."""
     lines = [f'{args.destination}: ' + ', '.join(
         f'{number} {name}' for name, number in counts.items() if number)]
-    if args.target not in SOURCES:
-        return lines[0]
     several = counts['items of several objects'] or counts['items without object']
     steps = [*loading_steps(args.target), dict(type='PromptResize', size=(840, 840)),
              dict(type='TargetsFromMask'), dict(type='PackReasoningInputs')]

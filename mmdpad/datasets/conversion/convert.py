@@ -71,7 +71,7 @@ def convert(sources: Mapping[str, ReasoningDataset], load: list[dict], target: s
 
 def find_fields(record: Record) -> list[str]:
     """Which of the optional fields a record has."""
-    fields = ['ignore'] * bool(record.ignore.any()) + ['is_sentence'] * record.is_sentence
+    fields = ['ignore'] * bool(record.ignore.any()) + ['is_sentence'] * bool(record.is_sentence)
     return [*fields, *record.extras]
 
 

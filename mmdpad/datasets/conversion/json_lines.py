@@ -25,8 +25,10 @@ class JsonLinesWriter:
         height, width = record.ignore.shape
         line = dict(
             id=record.id, image=self.images.add(record.image, record.id), height=height,
-            width=width, texts=record.texts, is_sentence=record.is_sentence,
+            width=width, texts=record.texts,
             objects=[encode_mask(mask) for mask in record.masks], **record.extras)
+        if record.is_sentence is not None:
+            line['is_sentence'] = record.is_sentence
         if record.ignore.any():
             line['ignore'] = [encode_mask(record.ignore)]
         with open(self.folder / f'{split}.jsonl', 'ab') as file:

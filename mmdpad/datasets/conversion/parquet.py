@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Writes parquet with the columns of the published evaluation copies."""
+"""Writes parquet as the published evaluation copies are (:class:`.SegZeroEvalDataset`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FEATURES = dict(
 
 
 class ParquetWriter:
-    """``<split>/<split>-00000-of-00001.parquet`` and so on, a row a question.
+    """``<split>-00000-of-00001.parquet`` and so on, a row a question.
 
     One object a record; images are inside in any case. Rows of a record share ``image_id`` (its
     id); ``ann_id`` is that, followed by '#' and the number of the text where there are several.
@@ -45,7 +45,7 @@ class ParquetWriter:
         """
         mask = record.only_mask('parquet')
         if split not in self._splits:
-            self._splits[split] = _Shards(self.folder / split, split)
+            self._splits[split] = _Shards(self.folder, split)
         image = record.image if isinstance(record.image, bytes) else record.image.read_bytes()
         name = None if isinstance(record.image, bytes) else record.image.name
         for i, text in enumerate(record.texts):
@@ -64,7 +64,6 @@ class _Shards:
     """The files of a split, filled one after the other."""
 
     def __init__(self, folder: Path, split: str) -> None:
-        folder.mkdir()
         self.folder, self.split = folder, split
         self._paths: list[Path] = []
         self._writer: Any = None
@@ -82,7 +81,7 @@ class _Shards:
         if not self._rows:
             return
         if self._writer is None:
-            self._paths.append(self.folder / f'{len(self._paths)}.parquet')
+            self._paths.append(self.folder / f'{self.split}-{len(self._paths)}')
             self._writer = import_pyarrow().parquet.ParquetWriter(self._paths[-1], _schema())
         self._writer.write_table(_as_table(self._rows))
         self._file_bytes += self._row_bytes

@@ -49,7 +49,7 @@ class ReasonSegWriter:
                  points=polygon.points, group_id=None)
             for polygon in polygons for label in ['ignore' if polygon.is_ignored else 'target']
         ]
-        annotation = dict(text=record.texts, is_sentence=record.is_sentence, shapes=shapes,
+        annotation = dict(text=record.texts, is_sentence=bool(record.is_sentence), shapes=shapes,
                           **record.extras)
         image_path.with_suffix('.json').write_bytes(to_jsonl([annotation]))
 

@@ -25,16 +25,17 @@ from ..reasoning_dataset import ReasoningDataset
 class Record:
     """One target in one image, and the questions about it.
 
-    ``image`` is a file, or the content of one. ``masks`` (K, H, W) bool has one mask an object, K
-    may be 0; ``ignore`` (H, W) bool marks what the evaluation leaves out. Both are in the original
-    frame: the image's pixels after its EXIF rotation. ``extras`` has those of ``other_boxes``,
-    ``think``, ``caption`` and ``response`` that are known. ``where`` is what messages call it.
+    ``image`` is a file, or the content of one. ``is_sentence`` is None where nobody says. ``masks``
+    (K, H, W) bool has one mask an object, K may be 0; ``ignore`` (H, W) bool marks what the
+    evaluation leaves out. Both are in the original frame: the image's pixels after its EXIF
+    rotation. ``extras`` has those of ``other_boxes``, ``think``, ``caption`` and ``response`` that
+    are known. ``where`` is what messages call it.
     """
     id: str
     where: str
     image: Path | bytes
     texts: tuple[str, ...]
-    is_sentence: bool
+    is_sentence: bool | None
     masks: np.ndarray
     ignore: np.ndarray
     extras: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +82,7 @@ def _make_record(item: dict, pipeline: Compose, ids: set[str]) -> Record:
         where=str(item.get('ann_path', item['img_path'])),
         image=item['img_bytes'] if 'img_bytes' in item else Path(item['img_path']),
         texts=tuple(item['texts']),
-        is_sentence=bool(item['is_sentence']),
+        is_sentence=item['is_sentence'],
         masks=masks,
         ignore=loaded.get('ignore_mask', np.zeros(masks.shape[1:], bool)),
         extras=known)
@@ -96,6 +97,8 @@ SOURCES = {
              lambda path, split: dict(data_root=path, ann_file='instances.json',
                                       split_file='refs.json', split=split,
                                       data_prefix=dict(img_path=''))),
+    'parquet': ('SegZeroEvalDataset', 'LoadInstanceMasks',
+                lambda path, split: dict(data_root=path, split=split)),
     'jsonl': ('JsonLinesDataset', 'LoadInstanceMasks',
               lambda path, split: dict(ann_file=path if os.path.isfile(path) else
                                        os.path.join(path, f'{split}.jsonl'))),

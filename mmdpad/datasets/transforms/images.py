@@ -20,7 +20,7 @@ from ..errors import DatasetError
 
 # What Pillow's decoders raise on broken files.
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
-                  Image.DecompressionBombError)
+               Image.DecompressionBombError)
 _SIDEWAYS = (5, 6, 7, 8)
 # The last bytes of an undamaged file, by format.
 _END_MARKS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}

@@ -126,7 +126,6 @@ def test_references_of_one_object_each_are_refcocos(lines, tmp_path):
     assert 'no_target' not in ref and names(tmp_path / 'coco') == {'instances.json', 'refs.json'}
 
 
-@pytest.mark.skipif(DATASETS.get('ReferringSegDataset') is None, reason='no such reader')
 def test_lines_to_coco_and_back(lines, tmp_path):
     convert('jsonl', lines(objects(RING, DOT), objects(), objects(DOT)), 'coco', tmp_path / 'c')
     convert('coco', tmp_path / 'c', 'jsonl', tmp_path / 'j')
@@ -143,7 +142,7 @@ def test_lines_to_parquet_in_groups_and_files(lines, tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_module, 'SHARD_BYTES', 150)
     source = lines(objects(RING), dict(objects(DOT), texts=['three']))
     convert('jsonl', source, 'parquet', tmp_path / 'p')
-    files = sorted((tmp_path / 'p/train').iterdir())
+    files = sorted((tmp_path / 'p').iterdir())
     assert [file.name for file in files] == [f'train-0000{i}-of-00002.parquet' for i in (0, 1)]
     assert [pq.ParquetFile(file).num_row_groups for file in files] == [2, 1]
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
@@ -154,6 +153,15 @@ def test_lines_to_parquet_in_groups_and_files(lines, tmp_path, monkeypatch):
         assert (row['img_height'], row['img_width']) == (10, 20)
         assert row['image'] == dict(bytes=(source / 'b.png').read_bytes(), path='b.png')
     assert Image.open(io.BytesIO(rows[0]['image']['bytes'])).size == (20, 10)
+    convert('parquet', tmp_path / 'p', 'jsonl', tmp_path / 'j')
+    back = list(read_jsonl(tmp_path / 'j/train.jsonl'))
+    assert [(line['id'], line['texts'], line['image']) for line in back] == [
+        ('x0', ['One.'], 'images/x0.png'), ('x0_2', ['two'], 'images/x0.png'),
+        ('x1', ['three'], 'images/x0.png')]
+    assert all('is_sentence' not in line for line in back)
+    for line, mask in zip(back, (RING, RING, DOT), strict=True):
+        assert np.array_equal(decode_mask(line['objects'][0]), mask)
+    assert (tmp_path / 'j/images/x0.png').read_bytes() == (source / 'b.png').read_bytes()
 
 
 def test_ones_own_images_masks_and_questions_become_inputs_of_the_model(tmp_path, capsys):
