@@ -56,7 +56,7 @@ def evaluate(name: str, *arguments: str) -> dict[str, float]:
             stale.unlink()  # of an evaluation that did not finish
         run('tools/test.py', CONFIG, *(a for a in arguments if '=' not in a), '--out', str(out),
             '--cfg-options', *options)
-    return json.loads(out.read_text())
+    return json.loads(out.read_text())['metrics']
 
 
 def print_table(columns: dict[str, dict[str, float]]) -> None:

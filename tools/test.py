@@ -7,10 +7,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from mmdpad.datasets import DatasetError
 from mmdpad.engine.hooks.answer_store_hook import find_answers
+from mmdpad.evaluation.results import describe_results
 from mmdpad.utils import check_file, experiment_parser, jsonable, read_config, write_atomically
 
 
@@ -19,7 +21,8 @@ def main() -> None:
                                'model.test_cfg.temperature=1.0')
     parser.add_argument('checkpoint', nargs='?', help='what tools/train.py wrote; left out: the '
                         'start policy, with the weights that the config names')
-    parser.add_argument('--out', help='also write the metrics to this JSON file')
+    parser.add_argument('--out', help='also write all metrics to this JSON file, '
+                        'with protocol, intervals and provenance')
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted test: '
                         'take over the answers that are in the work dir already')
     args = parser.parse_args()
@@ -34,11 +37,13 @@ def main() -> None:
                              f'{cfg.work_dir!r}; leave it out to start a new one')
         cfg.merge_from_dict({'default_hooks.answers': dict(type='AnswerStoreHook', resume=True)})
     try:
-        metrics = Runner.from_cfg(cfg).test()
+        runner = Runner.from_cfg(cfg)
+        metrics = runner.test()
     except DatasetError as error:
         raise SystemExit(str(error)) from error
-    if args.out:
-        write_atomically(args.out, json.dumps(jsonable(metrics), indent=2).encode())
+    if args.out and is_main_process():
+        out = describe_results(metrics, runner.test_loop.evaluator.metrics, args.out)
+        write_atomically(args.out, json.dumps(jsonable(out), indent=2).encode())
 
 
 if __name__ == '__main__':

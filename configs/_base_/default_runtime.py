@@ -16,6 +16,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     plain_checkpoint=dict(type='PlainCheckpointHook'),
     rollout_log=dict(type='RolloutLogHook'),
+    provenance=dict(type='ProvenanceHook'),
     answers=dict(type='AnswerStoreHook'),
     alarms=dict(type='AlarmHook'))
 

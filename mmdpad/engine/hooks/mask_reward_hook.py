@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdpad.evaluation.metrics import score_mask
+from mmdpad.evaluation.scoring import score_mask
 from mmdpad.registry import HOOKS
 from mmdpad.rewards.mask import tiered
 from mmdpad.structures import ParseFailure, RolloutBatch

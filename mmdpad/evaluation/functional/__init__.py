@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .mask_iou import IGNORE_REGIONS, apply_protocol, giou_and_ciou, mask_iou
+from .bootstrap import bootstrap_ratios, percentile_interval
+from .mask_iou import IGNORE_REGIONS, apply_protocol, mask_iou
 
-__all__ = ['IGNORE_REGIONS', 'apply_protocol', 'giou_and_ciou', 'mask_iou']
+__all__ = ['IGNORE_REGIONS', 'apply_protocol', 'bootstrap_ratios', 'mask_iou',
+           'percentile_interval']

@@ -1,9 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Overlap of masks, and the two averages that papers on reasoning segmentation report."""
+"""Overlap of masks, by the protocols that papers on reasoning segmentation follow."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -46,19 +44,3 @@ def mask_iou(intersection: int, union: int, ignore_regions: str) -> float:
     if union == 0:
         return float(ignore_regions == 'exclude')
     return intersection / union
-
-
-def giou_and_ciou(ious: Sequence[float], intersections: Sequence[int],
-                  unions: Sequence[int]) -> tuple[float, float]:
-    """The mean IoU and the IoU of all pixels together, both in percent.
-
-    gIoU = 100 * mean(IoU_i), cIoU = 100 * sum(I_i) / sum(U_i), as LISA defines them (its gIoU is
-    not the generalised IoU of boxes). cIoU is 0 if all unions are empty.
-
-    Raises:
-        ValueError: No image.
-    """
-    if not ious:
-        raise ValueError('There should be at least one image to average over, but got none')
-    union = sum(unions)
-    return (100 * sum(ious) / len(ious), 100 * sum(intersections) / union if union else 0.0)

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from mmdpad.evaluation.scoring import score_mask
 from mmdpad.registry import METRICS
 from mmdpad.rewards import RewardComposition
 from mmdpad.structures import RolloutBatch
 
 from .ignore_regions import IgnoreRegionsMetric
-from .reason_seg_metric import score_mask
 
 
 @METRICS.register_module()

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from mmdpad.evaluation.functional import apply_protocol, giou_and_ciou, mask_iou
+from mmdpad.evaluation.functional import apply_protocol, mask_iou
 
 
 def row(text):
@@ -33,9 +33,3 @@ def test_mask_iou():
     assert mask_iou(0, 0, 'exclude') == 1.0 and mask_iou(0, 0, 'target') == 0.0
 
 
-def test_giou_and_ciou():
-    """(1/2 + 1/4) / 2 and (10 + 1) / (20 + 4)."""
-    assert giou_and_ciou([0.5, 0.25], [10, 1], [20, 4]) == pytest.approx((37.5, 1100 / 24))
-    assert giou_and_ciou([1.0], [0], [0]) == (100.0, 0.0)
-    with pytest.raises(ValueError, match='at least one image'):
-        giou_and_ciou([], [], [])

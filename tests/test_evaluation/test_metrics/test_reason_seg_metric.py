@@ -7,14 +7,19 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
+from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
-from mmdpad.evaluation.metrics.reason_seg_metric import ReasonSegMetric, summarise
+from mmdpad.datasets.samplers import LengthSortedSampler
+from mmdpad.evaluation.metrics import ReasonSegMetric
+from mmdpad.evaluation.summary import summarise
 from mmdpad.registry import METRICS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 from mmdpad.utils.masks import decode_mask
+from mmdpad.utils.provenance import publish
 
 FAILURE = ParseFailure('no_json', 'the answer holds no JSON', think='hm', caption=None)
 
@@ -78,8 +83,13 @@ def test_numbers_by_hand(protocol):
     metrics = evaluate(SAMPLES, ignore_regions=protocol)
     expected = dict(
         EXPECTED[protocol], long_giou=50.0, long_ciou=100 * 4 / 7, n=4, n_short=2, n_long=2,
+        # of the points (1, 1) and (2, 2) one hits once, in the first sample
+        pointing_accuracy=100 * 0.5 / 4, box_accuracy=0, repetition=0,
         parse_failure_rate=0.25, failed_no_json=1, think_tokens=40 / 3, caption_tokens=4,
         truncated_rate=0.25)
+    for name in ('giou', 'ciou'):
+        low, high = (metrics.pop(f'reasonseg/{name}_{end}') for end in ('low', 'high'))
+        assert 0 <= low < metrics[f'reasonseg/{name}'] < high <= 100
     assert metrics == pytest.approx({f'reasonseg/{k}': v for k, v in expected.items()})
 
 
@@ -123,6 +133,24 @@ def test_padding_of_the_last_batch_is_not_counted():
     assert evaluator.evaluate(4)['reasonseg/n'] == 4
 
 
+def test_samples_that_were_not_evaluated_are_counted():
+    records, handler = [], logging.Handler()
+    handler.emit = records.append
+    MMLogger.get_current_instance().addHandler(handler)
+    evaluator = Evaluator(ReasonSegMetric())
+    evaluator.process(SAMPLES[:3])
+    assert evaluator.evaluate(5)['reasonseg/n'] == 3
+    assert records[0].getMessage() == '3 of the 5 items of the data set were evaluated'
+
+
+def numbered(samples, *indices):
+    """Copies that tell their place in the data set."""
+    samples = [data.clone() for data in samples]
+    for data, index in zip(samples, indices, strict=True):
+        data.set_metainfo(dict(sample_idx=index))
+    return samples
+
+
 def read(path):
     return [json.loads(line) for line in open(path, encoding='utf-8')]
 
@@ -134,24 +162,44 @@ def test_lines_per_sample(tmp_path):
     assert [row['id'] for row in rows] == ['half', 'whole', 'failed', 'ignore']
     assert rows[0] | dict(mask=None) == dict(
         index=None, id='half', image='x.jpg', question='which?', is_sentence=False,
-        iou=2 / 6, intersection=2, union=6, failure=None, failure_detail=None,
+        num_targets=1, iou=2 / 6, intersection=2, union=6, area=4, pointing=0.5,
+        boxes_right=False, failure=None, failure_detail=None,
         boxes=[[0.5, 1, 2, 3]], points=[[[1, 1], [2, 2]]], scores=[0.75],
         think='because', caption='a cup', think_tokens=10, caption_tokens=4,
-        truncated=False, response='<think>', mask=None)
+        repetition=0, truncated=False, response='<think>', mask=None)
     assert (rows[2]['failure'], rows[2]['failure_detail'], rows[2]['think'], rows[2]['boxes']) == (
         'no_json', FAILURE.detail, 'hm', [])
     np.testing.assert_array_equal(decode_mask(rows[0]['mask']), mask('0110 0110')[0].numpy())
     summary = json.loads((tmp_path / 'sub' / 'samples.json').read_text())
-    assert summary['protocol']['ignore_regions'] == 'target'
-    assert {f'reasonseg/{k}': v for k, v in summary['metrics'].items()} == metrics
+    assert summary['protocol'] == dict(ignore_regions='target',
+                                       failed_samples='IoU 0, union = target area')
+    assert summary['provenance'].startswith('unknown')
     assert summarise(rows) == summary['metrics'], 'the file alone gives the same numbers'
+    assert {f'reasonseg/{k}': v for k, v in summary['metrics'].items()}.items() <= metrics.items()
+    assert summary['intervals']['giou'] == [metrics['reasonseg/giou_low'],
+                                            metrics['reasonseg/giou_high']]
+    assert summary['intervals'].keys() < summary['metrics'].keys()
+    assert summary['bootstrap']['level'] == 0.95
+
+
+def test_what_is_known_of_a_run_is_written_once(tmp_path):
+    publish(dict(protocol=dict(split='val'), provenance=dict(seed=3)))
+    metric = ReasonSegMetric(out_file=str(tmp_path / 'a.jsonl'))
+    evaluator = Evaluator(metric)
+    evaluator.process(SAMPLES[:1])
+    evaluator.evaluate(1)
+    summary = json.loads((tmp_path / 'a.json').read_text())
+    assert summary['protocol']['split'] == 'val' and summary['provenance'] == dict(seed=3)
+    assert metric.summary | dict(samples='a.jsonl') == summary
+    assert metric.summary['samples'] == str(tmp_path / 'a.jsonl')
+    publish(None)
+    evaluator.process(SAMPLES[:1])
+    evaluator.evaluate(1)
+    assert metric.summary['provenance'].startswith('unknown')
 
 
 def test_lines_are_in_the_order_of_the_data_set(tmp_path):
-    samples = []
-    for index, data in zip((2, 0, 3), SAMPLES[:3], strict=True):
-        samples.append(data.clone())
-        samples[-1].set_metainfo(dict(sample_idx=index))
+    samples = numbered(SAMPLES[:3], 2, 0, 3)
     evaluate(samples, out_file=str(tmp_path / 'sorted.jsonl'))
     rows = read(tmp_path / 'sorted.jsonl')
     assert [row['index'] for row in rows] == [0, 2, 3]
@@ -207,14 +255,35 @@ def _two_processes(rank, port, queue):
     import torch.distributed as dist
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     dist.init_process_group('gloo', rank=rank, world_size=2)
-    evaluator = Evaluator(ReasonSegMetric(collect_dir=os.environ['MMDPAD_TEST_COLLECT']))
-    # Three samples on two processes: the sampler repeats the first one.
-    evaluator.process([[SAMPLES[0], SAMPLES[2]], [SAMPLES[1], SAMPLES[0]]][rank])
-    queue.put((rank, evaluator.evaluate(3)))
+    with DefaultScope.overwrite_default_scope('mmdpad'):
+        for name, shares in SHARES.items():
+            evaluator = Evaluator(ReasonSegMetric(
+                collect_dir=f'{os.environ["MMDPAD_TEST_COLLECT"]}_{name}'))
+            evaluator.process([FIVE[i] for i in shares(rank)])
+            queue.put((rank, name, evaluator.evaluate(5)))
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
+class Asked(list):
+    """A data set that tells its questions; the longest first is another order than its own."""
+
+    def get_data_info(self, index):
+        return dict(question='x' * self[index])
+
+
+ASKED = Asked([3, 1, 4, 1, 5])
+FIVE = numbered(SAMPLES + SAMPLES[:1], 0, 1, 2, 3, 4)
+# What each of two processes evaluates of five samples.
+SHARES = dict(
+    padded=lambda rank: DefaultSampler(ASKED, shuffle=False),
+    shuffled=lambda rank: DefaultSampler(ASKED, seed=1),
+    uneven=lambda rank: DefaultSampler(ASKED, shuffle=False, round_up=False),
+    sorted=lambda rank: LengthSortedSampler(ASKED),
+    sorted_uneven=lambda rank: LengthSortedSampler(ASKED, round_up=False),
+    # Halves, the second padded at its front: by order alone, the last sample would be lost.
+    halves=lambda rank: ([0, 1, 2], [2, 3, 4])[rank])
+
+
 def test_two_processes_count_each_sample_once(tmp_path, monkeypatch):
     import socket
 
@@ -223,7 +292,9 @@ def test_two_processes_count_each_sample_once(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    queue = mp.get_context('spawn').SimpleQueue()
-    mp.spawn(_two_processes, (port, queue), nprocs=2)
-    results = dict(queue.get() for _ in range(2))
-    assert results[0] == results[1] == pytest.approx(evaluate(SAMPLES[:3]))
+    queue = mp.get_context('fork').SimpleQueue()  # as quick as no new interpreter can be
+    mp.start_processes(_two_processes, (port, queue), nprocs=2, start_method='fork')
+    results = [queue.get() for _ in range(2 * len(SHARES))]
+    expected = evaluate(FIVE)
+    for rank, name, metrics in results:
+        assert metrics == expected, f'{name} in process {rank}'

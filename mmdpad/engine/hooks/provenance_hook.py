@@ -1,0 +1,105 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Result files say which protocol they follow and where they come from."""
+
+from __future__ import annotations
+
+import os.path as osp
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from mmdpad.datasets.transforms import PromptResize
+from mmdpad.engine.unwrap import unwrap
+from mmdpad.models.segmentors import ReasoningSegmentor
+from mmdpad.registry import HOOKS
+from mmdpad.utils import jsonable
+from mmdpad.utils.provenance import (
+    base_datasets,
+    dataset_switches,
+    describe_environment,
+    fingerprint_dataset,
+    hash_config,
+    publish,
+)
+
+from .answer_store_hook import digest_weights
+
+
+@HOOKS.register_module()
+class ProvenanceHook(Hook):
+    """Tells the metrics of a validation or test what they evaluate
+    (:func:`mmdpad.utils.provenance.publish`); :class:`ReasonSegMetric` writes it into its files.
+
+    - ``protocol``: ``dataset``, ``split``, ``texts`` and the like, as the data set was chosen;
+      ``prompt_size`` (width, height); and of a :class:`ReasoningSegmentor` ``decoder``,
+      ``several_objects``, ``prompt_template`` and ``test_cfg`` (``temperature`` 0 is greedy).
+    - ``provenance``: ``checkpoint``, the name of the file that was loaded (None: the weights that
+      the config names), and ``iter``, how long this run has trained them; ``weights``, SHA-256 of
+      the policy's and the decoder's; ``config`` and ``data``
+      (:func:`mmdpad.utils.provenance.fingerprint_dataset`); versions of packages, device, seed and
+      command.
+
+    The weights are hashed before each validation, too, so that the result by which a checkpoint is
+    chosen names them: some 20 s for 15 GB, little beside answering a validation set. What does not
+    change, the decoder and the data, is hashed once in a run. :class:`AnswerStoreHook` takes the
+    policy's hash from here. Without this hook results say that they do not know all this.
+    """
+
+    priority = 'ABOVE_NORMAL'  # before AnswerStoreHook
+
+    def __init__(self) -> None:
+        self._decoder: str | None = None
+        self._data: dict[int, dict[str, Any]] = {}
+
+    def before_val(self, runner: Runner) -> None:
+        """Describe a validation."""
+        self._describe(runner, runner.val_loop)
+
+    def before_test(self, runner: Runner) -> None:
+        """Describe a test."""
+        self._describe(runner, runner.test_loop)
+
+    def after_val(self, runner: Runner) -> None:
+        """What was said holds no longer."""
+        publish(None)
+
+    after_test = after_val
+
+    def _describe(self, runner: Runner, loop: Any) -> None:
+        model, dataset = unwrap(runner.model), loop.dataloader.dataset
+        if id(loop) not in self._data:
+            self._data[id(loop)] = fingerprint_dataset(dataset)
+        publish(jsonable(dict(
+            protocol=dict(dataset_switches(dataset), prompt_size=_prompt_size(dataset),
+                          **_model_switches(model)),
+            provenance=dict(
+                checkpoint=osp.basename(runner.cfg.get('load_from') or '') or None,
+                iter=runner.iter, weights=self._weights(model), config=hash_config(runner.cfg),
+                data=self._data[id(loop)], **describe_environment(runner.seed)))))
+
+    def _weights(self, model: nn.Module) -> dict[str, str | None]:
+        if not isinstance(model, ReasoningSegmentor):
+            return dict(model=digest_weights(model))
+        if self._decoder is None and model.decoder is not None:
+            self._decoder = digest_weights(model.decoder)
+        return dict(policy=digest_weights(model.policy), decoder=self._decoder)
+
+
+def _model_switches(model: nn.Module) -> dict[str, Any]:
+    """What a number hangs on besides weights and data."""
+    if not isinstance(model, ReasoningSegmentor):
+        return dict(model=type(model).__name__)
+    return dict(decoder=model.decoder and type(model.decoder).__name__,
+                several_objects=model.several_objects,
+                reference_compatible=model.reference_compatible,
+                prompt_template=model.policy.encoder.template,
+                test_cfg=dict(model.test_cfg))
+
+
+def _prompt_size(dataset: Any) -> list[tuple[int, int]] | None:
+    """Width and height of the prompt images; None where the pipelines do not tell one size."""
+    sizes = {step.size for part in base_datasets(dataset) for step in part.pipeline.transforms
+             if isinstance(step, PromptResize)}
+    return sizes.pop() if len(sizes) == 1 else None

@@ -1,0 +1,170 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""One answer against its target: mask, points and boxes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmdpad.datasets.transforms import box_from_mask
+from mmdpad.evaluation.functional import apply_protocol, mask_iou
+from mmdpad.rewards import box_iou, match_boxes, repetition
+from mmdpad.structures import ParseFailure
+from mmdpad.utils.masks import encode_mask
+
+FAILED_SAMPLES = 'IoU 0, union = target area'
+"""What becomes of a response without a usable answer, in the words of a result file."""
+
+
+def score_sample(sample: dict, ignore_regions: str, save_mask: bool = False) -> dict[str, Any]:
+    """The row of a result file about one sample, plain data but for its numbers' types.
+
+    Args:
+        sample: See :meth:`ReasonSegMetric.process`.
+        ignore_regions: One of ``IGNORE_REGIONS``.
+        save_mask: Add ``mask``, the predicted one as COCO's RLE.
+
+    Returns:
+        Of the sample: ``index``, ``id``, ``image``, ``question``, ``is_sentence``,
+        ``num_targets``. Its scores: those of :func:`score_mask`; ``pointing``
+        (:func:`score_points`; where nothing is meant, 1 if no point is given and 0 if one is) and
+        ``boxes_right`` (:func:`boxes_are_right`), 0 and False for a failed sample, None if the
+        model gives no points or boxes. The answer: ``failure``
+        and ``failure_detail`` (None if it can be used), ``boxes``, ``points``, ``scores``,
+        ``think``, ``caption``, ``think_tokens``, ``caption_tokens``, ``repetition`` (of the chain),
+        ``truncated``, ``response``.
+    """
+    predicted = sample['pred_instances']
+    reasoning = sample.get('reasoning', {})
+    parsed = reasoning.get('parsed')
+    think = getattr(parsed, 'think', None)
+    mask, failure, overlap = score_mask(sample, ignore_regions)
+    boxes, points = predicted.get('bboxes'), predicted.get('points')
+    row = dict(
+        index=sample.get('sample_idx'), id=sample.get('img_id'), image=sample.get('img_path'),
+        question=sample.get('question'), is_sentence=sample.get('is_sentence'),
+        num_targets=len(sample['gt_instances']['masks']), **overlap,
+        pointing=None if points is None else _pointing(points, sample, failure, ignore_regions),
+        boxes_right=None if boxes is None else failure is None and boxes_are_right(
+            boxes.tolist(), _target_boxes(sample)),
+        failure=failure and failure.reason, failure_detail=failure and failure.detail,
+        boxes=_plain(boxes), points=_plain(points), scores=_plain(predicted.get('scores')),
+        think=think, caption=getattr(parsed, 'caption', None),
+        think_tokens=reasoning.get('think_tokens'),
+        caption_tokens=reasoning.get('caption_tokens'),
+        repetition=repetition(think) if think else None,
+        truncated=reasoning.get('truncated', False), response=reasoning.get('response'))
+    if save_mask:
+        row['mask'] = encode_mask(mask)
+    return row
+
+
+def score_mask(sample: dict, ignore_regions: str
+               ) -> tuple[np.ndarray, ParseFailure | None, dict[str, float]]:
+    """Compare a sample's mask with its target, see :class:`ReasonSegMetric`.
+
+    Several objects count by the union of their masks. Where nothing is meant, the IoU is 1 if the
+    predicted mask is empty and 0 if not (gRefCOCO, arXiv 2306.00968).
+
+    Returns:
+        The predicted mask, bool (H, W), empty after a failure; the failure or None; and ``iou`` in
+        [0, 1], ``intersection``, ``union`` and the prediction's ``area``, in pixels of the
+        original frame that the protocol counts.
+    """
+    target, ignored = _target_and_ignored(sample)
+    predicted = sample['pred_instances']['masks']
+    parsed = sample.get('reasoning', {}).get('parsed')
+    failure = parsed if isinstance(parsed, ParseFailure) else None
+    if not len(predicted) and failure is None and getattr(parsed, 'objects', ()):
+        failure = ParseFailure('no_mask', 'the decoder gave no mask')
+    mask = np.zeros_like(target) if failure else _union(predicted)
+    kept, wanted = apply_protocol(mask, target, ignored, ignore_regions)
+    area = int(np.count_nonzero(kept))
+    intersection = int(np.count_nonzero(kept & wanted))
+    union = area + int(np.count_nonzero(wanted)) - intersection
+    if failure:
+        iou = 0.0
+    elif not len(sample['gt_instances']['masks']):
+        iou = float(not area)
+    else:
+        iou = mask_iou(intersection, union, ignore_regions)
+    return mask, failure, dict(iou=iou, intersection=intersection, union=union, area=area)
+
+
+def score_points(points: np.ndarray, target: np.ndarray, ignored: np.ndarray,
+                 ignore_regions: str) -> float:
+    """The share of points that lie on the target, in [0, 1]; 0 without a point that counts.
+
+    A point belongs to the pixel that it lies in; outside of the image it misses. Ignored pixels
+    are target or left out, points on them too, see :func:`apply_protocol`.
+
+    Args:
+        points: (N, 2) float, (x, y) in pixels of the masks' frame.
+        target, ignored: bool (H, W).
+        ignore_regions: One of ``IGNORE_REGIONS``.
+    """
+    (height, width), (x, y) = target.shape, points.T
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    on_target, on_ignored = np.zeros((2, len(points)), bool)
+    pixels = y[inside].astype(int), x[inside].astype(int)
+    on_target[inside], on_ignored[inside] = target[pixels], ignored[pixels]
+    counted, wanted = apply_protocol(np.ones(len(points), bool), on_target, on_ignored,
+                                     ignore_regions)
+    return float((counted & wanted).sum() / counted.sum()) if counted.any() else 0.0
+
+
+def boxes_are_right(boxes: list[list[float]], targets: list[list[float]],
+                    threshold: float = 0.5) -> bool:
+    """Whether there are as many boxes as targets and each overlaps its own by IoU > threshold.
+
+    Pairs are those of the reward (:func:`mmdpad.rewards.match_boxes`), and so is the IoU: XYXY,
+    sides with inclusive pixels. No box for no target is right.
+    """
+    return len(boxes) == len(targets) and all(
+        box_iou(boxes[i], targets[j]) > threshold for i, j in match_boxes(boxes, targets))
+
+
+def _pointing(points: Any, sample: dict, failure: ParseFailure | None,
+              ignore_regions: str) -> float:
+    """``pointing`` of :func:`score_sample`; ``points`` is a tensor (n, P, 2)."""
+    found = np.array(points.tolist(), np.float64).reshape(-1, 2)
+    if failure:
+        return 0.0
+    if not len(sample['gt_instances']['masks']):
+        return float(not len(found))
+    return score_points(found, *_target_and_ignored(sample), ignore_regions)
+
+
+def _target_boxes(sample: dict) -> list[list[float]]:
+    """Boxes of the targets: those that are given, else the tight ones of the masks."""
+    truth = sample['gt_instances']
+    if 'bboxes' in truth:
+        return truth['bboxes'].tolist()
+    return [box_from_mask(mask).tolist() for mask in _dense(truth['masks'])]
+
+
+def _target_and_ignored(sample: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Union of the targets and of the regions to ignore, bool (H, W)."""
+    target = _union(sample['gt_instances']['masks'])
+    ignored = sample.get('ignored_instances', {}).get('masks', ())
+    return target, _union(ignored) if len(ignored) else np.zeros_like(target)
+
+
+def _union(masks: Any) -> np.ndarray:
+    """(n, H, W) masks of any kind -> bool (H, W)."""
+    masks = _dense(masks)
+    return masks[0] if len(masks) == 1 else masks.any(axis=0)
+
+
+def _dense(masks: Any) -> np.ndarray:
+    """Masks of any kind (tensor, array, mmdet's mask structures) -> bool (n, H, W)."""
+    if hasattr(masks, 'to_ndarray'):
+        masks = masks.to_ndarray()
+    return torch.as_tensor(masks).cpu().numpy().astype(bool, copy=False)
+
+
+def _plain(values: Any) -> list:
+    """A row of plain numbers for each predicted object; none where the model gives none."""
+    return [] if values is None else values.tolist()

@@ -1,0 +1,70 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import json
+from pathlib import Path
+
+import pytest
+from mmengine.runner import Runner
+
+from mmdpad.engine.hooks import answer_store_hook, provenance_hook
+from mmdpad.engine.hooks.answer_store_hook import digest_weights
+from mmdpad.utils import read_jsonl
+from mmdpad.utils.provenance import published
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The modules whose weights were hashed."""
+    modules = []
+
+    def spy(module):
+        modules.append(module)
+        return digest_weights(module)
+
+    for hooks in (answer_store_hook, provenance_hook):
+        monkeypatch.setattr(hooks, 'digest_weights', spy)
+    return modules
+
+
+def result_of(runner, name='reasonseg'):
+    return json.loads(Path(runner.log_dir, f'{name}.json').read_text())
+
+
+def test_a_test_says_what_it_is_and_hashes_weights_once(tiny_config, hashed):
+    tiny_config.test_dataloader.dataset.split = 'val'
+    tiny_config.load_from = None
+    runner = Runner.from_cfg(tiny_config)
+    runner.test()
+    result = result_of(runner)
+    assert result['protocol'] == dict(
+        ignore_regions='target', failed_samples='IoU 0, union = target area',
+        dataset='ReasonSegDataset', split='val', texts='first', num_samples=None, sample_seed=9,
+        several_objects=False, prompt_size=[112, 112], decoder='SAMDecoder',
+        reference_compatible=False, prompt_template='find "{question}"',
+        test_cfg=dict(temperature=0.0, max_new_tokens=112))
+    about = result['provenance']
+    assert about.keys() == {'checkpoint', 'iter', 'weights', 'config', 'data', 'versions',
+                            'device', 'seed', 'command'}
+    assert (about['checkpoint'], about['iter'], about['seed']) == (None, 0, 0)
+    assert about['data']['items'] == 4 and len(about['config']) == 64
+    model = runner.model
+    assert about['weights'] == dict(policy=digest_weights(model.policy),
+                                    decoder=digest_weights(model.decoder))
+    assert hashed == [model.decoder, model.policy]
+    (answers, ) = Path(runner.log_dir).glob('answers.jsonl')
+    assert next(read_jsonl(str(answers)))['weights'] == about['weights']['policy']
+    assert published() == {}, 'it holds for this test only'
+
+
+def test_a_validation_names_the_weights_of_its_iteration(tiny_config, hashed):
+    tiny_config.val_cfg = dict(type='ReasonSegValLoop')
+    tiny_config.val_dataloader = tiny_config.test_dataloader
+    tiny_config.val_evaluator = [tiny_config.test_evaluator[0]]
+    tiny_config.train_cfg.update(max_iters=2, val_interval=1)
+    runner = Runner.from_cfg(tiny_config)
+    runner.train()
+    first, second = (result_of(runner, f'reasonseg_iter_{i}')['provenance'] for i in (1, 2))
+    assert (first['iter'], second['iter']) == (1, 2)
+    assert first['weights']['policy'] != second['weights']['policy']
+    assert first['weights']['decoder'] == second['weights']['decoder']
+    assert hashed.count(runner.model.decoder) == 1 and len(hashed) == 3
+    assert first['config'] == second['config'] and first['data'] == second['data']

@@ -1,0 +1,110 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import shutil
+import sys
+
+import pytest
+from mmengine.config import ConfigDict
+from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
+
+from mmdpad.datasets import ReasonSegDataset
+from mmdpad.utils.provenance import (
+    dataset_switches,
+    describe_environment,
+    fingerprint_dataset,
+    hash_config,
+    package_versions,
+    publish,
+    published,
+)
+
+
+@pytest.fixture
+def root(shapes_data, tmp_path):
+    """The shapes world at a place of its own."""
+    return shutil.copytree(shapes_data, tmp_path / 'elsewhere')
+
+
+def fingerprint(root, split='test', **kwargs):
+    return fingerprint_dataset(ReasonSegDataset(root, split, **kwargs))
+
+
+def test_a_fingerprint_is_the_same_at_every_place(shapes_data, root):
+    found = fingerprint(root)
+    assert found == fingerprint(shapes_data)
+    assert (found['items'], found['annotations'], found['files']) == (6, 6, 12)
+    assert found['bytes'] == sum(path.stat().st_size for path in (root / 'test').iterdir())
+
+
+@pytest.mark.parametrize('change', ['annotation', 'image size', 'image name', 'items', 'texts'])
+def test_a_fingerprint_tells_changes(change, root):
+    before, kwargs = fingerprint(root), {}
+    annotation, image = (sorted((root / 'test').glob(f'*.{kind}'))[0] for kind in ('json', 'jpg'))
+    if change == 'annotation':  # of the same size
+        content = annotation.read_text()
+        annotation.write_text(content.replace('"is_sentence": true', '"is_sentence":  true')
+                              if 'true' in content else content.replace('false', 'true '))
+    elif change == 'image size':
+        image.write_bytes(image.read_bytes() + b'\0')
+    elif change == 'image name':
+        for path in (annotation, image):
+            path.rename(path.with_stem('a'))
+    elif change == 'items':
+        kwargs['num_samples'] = 5
+    else:
+        kwargs['texts'] = 'all'
+        text = annotation.read_text()
+        annotation.write_text(text.replace('"text": [', '"text": ["another", '))
+    assert fingerprint(root, **kwargs)['sha256'] != before['sha256']
+
+
+class Instances(BaseDataset):
+    """As mmdet's data sets are: one file with all annotations, which items do not name."""
+
+    def load_data_list(self):
+        return [dict(img_path='none.jpg', text='a', instances=[1, 2]), dict(instances=[])]
+
+
+def test_annotation_files_and_instances_of_other_data_sets(tmp_path):
+    file = tmp_path / 'instances.json'
+    file.write_text('{}')
+    first = fingerprint_dataset(Instances(ann_file=str(file)))
+    assert (first['items'], first['annotations'], first['files'], first['bytes']) == (2, 2, 1, 2)
+    file.write_text('[]')
+    assert fingerprint_dataset(Instances(ann_file=str(file)))['sha256'] != first['sha256']
+
+
+def test_wrapped_data_sets_count_together(root):
+    parts = [ReasonSegDataset(root, split) for split in ('val', 'test')]
+    joined = ConcatDataset(parts)
+    assert fingerprint_dataset(joined)['items'] == 10
+    assert fingerprint_dataset(RepeatDataset(parts[1], 2)) == fingerprint(root)
+    assert dataset_switches(joined) == dict(
+        dataset='ReasonSegDataset', split=['val', 'test'], texts='first', num_samples=None,
+        sample_seed=9, several_objects=False)
+
+
+def test_a_config_counts_by_what_it_computes():
+    config = ConfigDict(a=1, data='data/x', weights='local-dir:/home/me/x/clip', work_dir='here',
+                        b=dict(c=(1, 2), kind=list))
+    first = hash_config(config)
+    assert first == hash_config(dict(b=dict(kind=list, c=[1, 2]), a=1, data='data/x',
+                                     weights='local-dir:/srv/clip', work_dir='there'))
+    for change in (dict(a=2), dict(weights='local-dir:/srv/other'), dict(data='data/y'),
+                   dict(b=dict(c=(1, 2), kind=dict))):
+        assert hash_config({**config, **change}) != first
+
+
+def test_environment(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['tools/test.py', 'a config.py', '--out', 'x'])
+    about = describe_environment(7)
+    assert about['command'] == "python tools/test.py 'a config.py' --out x" and about['seed'] == 7
+    assert {'python', 'torch', 'mmdet', 'mmengine'} <= about['versions'].keys()
+    assert package_versions(('torch', 'no-such-package')).keys() == {'python', 'torch'}
+    assert about['device']
+
+
+def test_what_was_published_is_known_until_it_is_withdrawn():
+    publish(dict(protocol=dict(split='val')))
+    assert published() == dict(protocol=dict(split='val'))
+    publish(None)
+    assert published() == {}
