@@ -6,13 +6,33 @@ from __future__ import annotations
 import json
 import os.path as osp
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mmdpad.utils import jsonable, write_atomically, write_jsonl
+from mmdpad.utils import jsonable, read_jsonl, write_atomically, write_jsonl
 
 from .summary import BOOTSTRAP, Row, find_intervals, summarise
 
 UNKNOWN = 'unknown: nothing told where the answers come from (a run with ProvenanceHook does)'
+
+
+# Without these a row is none of :func:`score_sample`, of whatever version.
+_NEEDED = ('id', 'question', 'is_sentence', 'iou', 'intersection', 'union', 'failure', 'truncated')
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result read back.
+
+    Attributes:
+        name: As it was asked for.
+        rows: Its samples.
+        summary: See :func:`summarise_result`; empty where only the lines are there.
+    """
+    name: str
+    rows: list[Row]
+    summary: dict[str, Any]
 
 
 def summarise_result(rows: Sequence[Row], protocol: dict[str, Any],
@@ -48,6 +68,65 @@ def write_result(path: str, rows: Sequence[Row], summary: dict[str, Any]) -> str
     write_atomically(osp.splitext(where)[0] + '.json',
                      json.dumps(jsonable(summary), indent=2).encode())
     return where
+
+
+def read_result(path: str) -> Result:
+    """Read a result from either of its files, from what ``tools/test.py --out`` wrote, or from a
+    folder, below which the newest is taken.
+
+    Raises:
+        ValueError: There is no result, its lines were not written, or are none of a result.
+    """
+    place = find_newest_result(path) if Path(path).is_dir() else Path(path)
+    if not place.is_file():
+        raise ValueError(f'{path!r} should be a result (.json or .jsonl) or a folder with some, '
+                         f'but is not there')
+    if place.suffix == '.jsonl':
+        lines, beside = place, place.with_suffix('.json')
+        summary = _read_summary(beside) if beside.is_file() else None
+        summary = summary if summary and summary['samples'] == lines.name else {}
+    else:
+        summary = _read_summary(place)
+        if not summary or summary['samples'] is None:
+            raise ValueError(f'{place} should name the lines of one result as its `samples`; name '
+                             f'the file that ReasonSegMetric wrote')
+        lines = place.parent / summary['samples']
+    rows = list(read_jsonl(str(lines)))
+    for number, row in enumerate(rows, start=1):
+        missing = [name for name in _NEEDED if name not in row]
+        if missing:
+            raise ValueError(f'{lines} should hold lines of ReasonSegMetric, but line {number} '
+                             f'lacks {", ".join(missing)}')
+    if not rows:
+        raise ValueError(f'{lines} should hold lines of ReasonSegMetric, but is empty')
+    return Result(path, rows, summary)
+
+
+def find_newest_result(folder: str) -> Path:
+    """The summary that was written last below a folder.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = [path for path in Path(folder).rglob('*.json')
+             if path.with_suffix('.jsonl').is_file() and _read_summary(path)]
+    if not found:
+        raise ValueError(f'{folder!r} should hold a result of ReasonSegMetric (NAME.json beside '
+                         f'NAME.jsonl), but holds none')
+    return max(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def _read_summary(path: Path) -> dict[str, Any] | None:
+    """A summary; of a file of :func:`describe_results` the only one in it; None if it is neither.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError:
+        return None
+    results = content.get('results') if isinstance(content, dict) else None
+    if isinstance(results, dict) and len(results) == 1:
+        content = next(iter(results.values()))
+    return content if isinstance(content, dict) and 'samples' in content else None
 
 
 def describe_results(metrics: dict[str, float], evaluated: Sequence[Any],

@@ -165,6 +165,6 @@ def _dense(masks: Any) -> np.ndarray:
     return torch.as_tensor(masks).cpu().numpy().astype(bool, copy=False)
 
 
-def _plain(values: Any) -> list:
-    """A row of plain numbers for each predicted object; none where the model gives none."""
-    return [] if values is None else values.tolist()
+def _plain(values: Any) -> list | None:
+    """A row of plain numbers for each predicted object; None where the model gives none."""
+    return None if values is None else values.tolist()

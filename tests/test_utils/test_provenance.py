@@ -25,7 +25,7 @@ def root(shapes_data, tmp_path):
 
 
 def fingerprint(root, split='test', **kwargs):
-    return fingerprint_dataset(ReasonSegDataset(root, split, **kwargs))
+    return fingerprint_dataset(ReasonSegDataset(root, split, serialize_data=False, **kwargs))
 
 
 def test_a_fingerprint_is_the_same_at_every_place(shapes_data, root):
@@ -74,7 +74,7 @@ def test_annotation_files_and_instances_of_other_data_sets(tmp_path):
 
 
 def test_wrapped_data_sets_count_together(root):
-    parts = [ReasonSegDataset(root, split) for split in ('val', 'test')]
+    parts = [ReasonSegDataset(root, split, serialize_data=False) for split in ('val', 'test')]
     joined = ConcatDataset(parts)
     assert fingerprint_dataset(joined)['items'] == 10
     assert fingerprint_dataset(RepeatDataset(parts[1], 2)) == fingerprint(root)

@@ -4,6 +4,7 @@
 from .formatting import PackReasoningInputs
 from .images import decode_image, probe_image, probe_image_bytes, read_image, to_rgb
 from .loading import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask, load_segmentation
+from .probing import ProbeReasoningImage, without_pixels
 from .prompt_frame import PromptResize, TargetsFromMask
 from .response import ComposeResponse
 from .solution_targets import TargetsFromSolution
@@ -11,7 +12,8 @@ from .targets import box_from_mask, points_from_mask
 
 __all__ = [
     'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
-    'PackReasoningInputs', 'PromptResize', 'TargetsFromMask', 'TargetsFromSolution',
-    'box_from_mask', 'decode_image', 'load_segmentation', 'points_from_mask', 'probe_image',
-    'probe_image_bytes', 'read_image', 'to_rgb'
+    'PackReasoningInputs', 'ProbeReasoningImage', 'PromptResize', 'TargetsFromMask',
+    'TargetsFromSolution', 'box_from_mask', 'decode_image', 'load_segmentation',
+    'points_from_mask', 'probe_image', 'probe_image_bytes', 'read_image', 'to_rgb',
+    'without_pixels'
 ]

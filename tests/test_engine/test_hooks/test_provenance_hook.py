@@ -25,14 +25,23 @@ def hashed(monkeypatch):
     return modules
 
 
+@pytest.fixture
+def config(tiny_config):
+    """Two samples, answered in a few tokens, with one metric."""
+    tiny_config.merge_from_dict({
+        'test_dataloader.dataset.indices': 2, 'test_evaluator': [tiny_config.test_evaluator[0]],
+        'model.test_cfg.max_new_tokens': 3, 'model.train_cfg.max_new_tokens': 3,
+        'model.train_cfg.group_size': 2})
+    return tiny_config
+
+
 def result_of(runner, name='reasonseg'):
     return json.loads(Path(runner.log_dir, f'{name}.json').read_text())
 
 
-def test_a_test_says_what_it_is_and_hashes_weights_once(tiny_config, hashed):
-    tiny_config.test_dataloader.dataset.split = 'val'
-    tiny_config.load_from = None
-    runner = Runner.from_cfg(tiny_config)
+def test_a_test_says_what_it_is_and_hashes_weights_once(config, hashed):
+    config.test_dataloader.dataset.split = 'val'
+    runner = Runner.from_cfg(config)
     runner.test()
     result = result_of(runner)
     assert result['protocol'] == dict(
@@ -40,12 +49,12 @@ def test_a_test_says_what_it_is_and_hashes_weights_once(tiny_config, hashed):
         dataset='ReasonSegDataset', split='val', texts='first', num_samples=None, sample_seed=9,
         several_objects=False, prompt_size=[112, 112], decoder='SAMDecoder',
         reference_compatible=False, prompt_template='find "{question}"',
-        test_cfg=dict(temperature=0.0, max_new_tokens=112))
+        test_cfg=dict(temperature=0.0, max_new_tokens=3))
     about = result['provenance']
     assert about.keys() == {'checkpoint', 'iter', 'weights', 'config', 'data', 'versions',
                             'device', 'seed', 'command'}
     assert (about['checkpoint'], about['iter'], about['seed']) == (None, 0, 0)
-    assert about['data']['items'] == 4 and len(about['config']) == 64
+    assert about['data']['items'] == 2 and len(about['config']) == 64
     model = runner.model
     assert about['weights'] == dict(policy=digest_weights(model.policy),
                                     decoder=digest_weights(model.decoder))
@@ -55,12 +64,12 @@ def test_a_test_says_what_it_is_and_hashes_weights_once(tiny_config, hashed):
     assert published() == {}, 'it holds for this test only'
 
 
-def test_a_validation_names_the_weights_of_its_iteration(tiny_config, hashed):
-    tiny_config.val_cfg = dict(type='ReasonSegValLoop')
-    tiny_config.val_dataloader = tiny_config.test_dataloader
-    tiny_config.val_evaluator = [tiny_config.test_evaluator[0]]
-    tiny_config.train_cfg.update(max_iters=2, val_interval=1)
-    runner = Runner.from_cfg(tiny_config)
+def test_a_validation_names_the_weights_of_its_iteration(config, hashed):
+    config.val_cfg = dict(type='ReasonSegValLoop')
+    config.val_dataloader = config.test_dataloader
+    config.val_evaluator = config.test_evaluator
+    config.train_cfg.update(max_iters=2, val_interval=1)
+    runner = Runner.from_cfg(config)
     runner.train()
     first, second = (result_of(runner, f'reasonseg_iter_{i}')['provenance'] for i in (1, 2))
     assert (first['iter'], second['iter']) == (1, 2)

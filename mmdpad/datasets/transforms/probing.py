@@ -1,0 +1,60 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""For what needs an item's masks and not its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmcv.transforms import BaseTransform
+
+from mmdpad.registry import TRANSFORMS
+
+from .images import probe_image, probe_image_bytes
+
+
+@TRANSFORMS.register_module()
+class ProbeReasoningImage(BaseTransform):
+    """Read the shape of an image from its header, in place of :class:`LoadReasoningImage`.
+
+    Required keys: ``img_path``; a file's content in ``img_bytes`` takes the file's place (and is
+    removed). Added keys: ``ori_shape`` and ``img_shape``, both (H, W), after the EXIF rotation.
+    """
+
+    def transform(self, results: dict) -> dict:
+        if 'img_bytes' in results:
+            shape = probe_image_bytes(results.pop('img_bytes'), results['img_path'])
+        else:
+            shape = probe_image(results['img_path'])
+        results['ori_shape'] = results['img_shape'] = shape
+        return results
+
+
+def without_pixels(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a data set that gives only what stands in its items and its masks.
+
+    Of a pipeline remain the steps between ``LoadReasoningImage``, which becomes
+    :class:`ProbeReasoningImage`, and ``PromptResize``. Wrappers (``dataset``) and concatenations
+    (``datasets``) are looked into.
+
+    Raises:
+        ValueError: A pipeline does not load an image first, or has nothing between.
+    """
+    dataset = dict(dataset)
+    if 'dataset' in dataset:
+        dataset['dataset'] = without_pixels(dataset['dataset'])
+    if 'datasets' in dataset:
+        dataset['datasets'] = [without_pixels(part) for part in dataset['datasets']]
+    if dataset.get('pipeline'):
+        dataset['pipeline'] = _steps_of_masks(dataset['pipeline'])
+    return dataset
+
+
+def _steps_of_masks(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    names = [step['type'] for step in pipeline]
+    first, last = 'LoadReasoningImage', 'PromptResize'
+    if names[0] != first or last not in names or names.index(last) == 1:
+        raise ValueError(f'A pipeline should start with {first}, then load masks, then {last}, so '
+                         f'that masks can be had without pixels, but has {names}; take a data set '
+                         'with masks')
+    return [dict(type=ProbeReasoningImage.__name__), *pipeline[1:names.index(last)]]

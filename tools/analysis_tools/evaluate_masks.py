@@ -1,0 +1,62 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Scores stored masks against a config's test set; no model, no pixels.
+
+    python tools/analysis_tools/evaluate_masks.py configs/dpad/qwen7b_reasonseg.py masks.jsonl
+
+Each line has `id` and `question` of an item and `mask`, COCO's RLE, or null where a prediction
+failed. The lines that ReasonSegMetric writes with `save_masks=True` are such lines; what else
+they say is taken over. The result files are those of tools/test.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.registry import init_default_scope
+
+from mmdpad.datasets import DatasetError
+from mmdpad.datasets.transforms import without_pixels
+from mmdpad.evaluation.metrics import ReasonSegMetric
+from mmdpad.evaluation.stored_masks import score_predictions
+from mmdpad.registry import DATASETS, METRICS
+from mmdpad.utils import check_file, config_parser, load_config, read_jsonl
+from mmdpad.utils.provenance import (
+    dataset_switches,
+    describe_environment,
+    fingerprint_dataset,
+    hash_config,
+    hash_file,
+    publish,
+)
+
+
+def main() -> None:
+    parser = config_parser(__doc__.splitlines()[0], 'test_evaluator.ignore_regions=exclude')
+    parser.add_argument('predictions', metavar='PREDICTIONS.jsonl', help='lines as above')
+    parser.add_argument('--out', metavar='FILE.jsonl', help='where the result goes; a taken name '
+                        'gets a number (default: PREDICTIONS_scored.jsonl)')
+    args = parser.parse_args()
+    check_file('predictions', args.predictions)
+    config = load_config(args)
+    init_default_scope(config.get('default_scope', 'mmdpad'))
+    evaluators = config.test_evaluator
+    evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
+    chosen = [dict(metric) for metric in evaluators if metric['type'] == ReasonSegMetric.__name__]
+    stem = Path(args.predictions).with_suffix('')
+    try:
+        metric = METRICS.build(dict(chosen[0] if chosen else dict(type=ReasonSegMetric.__name__),
+                                    out_file=args.out or f'{stem}_scored.jsonl'))
+        dataset = DATASETS.build(without_pixels(config.test_dataloader.dataset))
+        publish(dict(protocol=dataset_switches(dataset), provenance=dict(
+            predictions=hash_file(args.predictions), config=hash_config(config),
+            data=fingerprint_dataset(dataset), **describe_environment(None))))
+        metrics = score_predictions(dataset, list(read_jsonl(args.predictions)), metric)
+    except (DatasetError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    for name, value in metrics.items():
+        print(f'{name:36}{value:10.4g}')
+    print(metric.summary['samples'])
+
+
+if __name__ == '__main__':
+    main()

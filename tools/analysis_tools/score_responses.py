@@ -1,0 +1,57 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Scores stored responses by the reward terms of a config and as the published scorer does.
+
+    python tools/analysis_tools/score_responses.py responses.jsonl --out scored.jsonl
+
+Each line has `response` (the text) and `solution`: "<box>(x1,y1),(x2,y2)</box><points>(x,y),(x,y)
+</points>", or a JSON list where the answer is one. Lines of RolloutLogHook have no solution; they
+hold their rewards already. No model is needed, so terms that need one cannot be among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmdpad.evaluation.responses import (
+    build_rule_terms,
+    score_responses,
+    summarise_responses,
+)
+from mmdpad.utils import check_file, read_jsonl, write_jsonl
+
+PUBLISHED = Path(__file__).parents[2] / 'configs/_base_/schedules/grpo.py'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('responses', metavar='IN.jsonl', help='lines as above')
+    parser.add_argument('--config', default=str(PUBLISHED), help='whose `train_cfg.rewards` to '
+                        'score by (default: the published recipe)')
+    parser.add_argument('--out', metavar='OUT.jsonl', help='write each line with its scores; a '
+                        'taken name gets a number')
+    args = parser.parse_args()
+    check_file('responses', args.responses)
+    check_file('config', args.config)
+    rewards = Config.fromfile(args.config).get('train_cfg', {}).get('rewards')
+    if not rewards:
+        raise SystemExit(f'config {args.config!r} has no `train_cfg.rewards`; name one that trains')
+    init_default_scope('mmdpad')
+    try:
+        rows = list(read_jsonl(args.responses))
+        if not rows:
+            raise ValueError(f'{args.responses!r} holds no lines')
+        scored = score_responses(rows, build_rule_terms(rewards))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    for name, value in summarise_responses(scored).items():
+        print(f'{name:36}{value:10.4g}')
+    if args.out:
+        print(write_jsonl(args.out, scored))
+
+
+if __name__ == '__main__':
+    main()
