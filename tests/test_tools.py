@@ -54,16 +54,20 @@ def test_train_resume_and_test(shapes_data, tmp_path):
     out = tmp_path / 'metrics.json'
     run('tools/test.py', CONFIG, work_dir / 'iter_3.pth', '--work-dir', work_dir, '--out', out,
         *options(shapes_data))
-    metrics = json.loads(out.read_text())
-    assert metrics['reasonseg/n'] == 6
+    written = json.loads(out.read_text())
+    metrics, about = written['metrics'], written['results']['reasonseg']
+    assert metrics['reasonseg/n'] == 6 and about['provenance']['checkpoint'] == 'iter_3.pth'
+    assert about['protocol']['decoder'] == 'SAMDecoder' and len(about['intervals']['giou']) == 2
     assert {'reasonseg/giou', 'reasonseg/ciou', 'reward/discriminative'} <= metrics.keys()
     (samples, ) = [path for path in work_dir.glob('*/reasonseg.jsonl')]
+    assert (tmp_path / about['samples']).samefile(samples)
     assert len(samples.read_text().splitlines()) == 6
 
     out = tmp_path / 'again.json'
     again = run('tools/test.py', CONFIG, work_dir / 'iter_3.pth', '--work-dir', work_dir, '--out',
                 out, '--resume', *options(shapes_data))
-    assert '6 answers were taken over' in again.stdout and json.loads(out.read_text()) == metrics
+    assert '6 answers were taken over' in again.stdout
+    assert json.loads(out.read_text())['metrics'] == metrics
     other = run('tools/test.py', CONFIG, work_dir / 'iter_2.pth', '--work-dir', work_dir,
                 '--resume', *options(shapes_data), check=False)
     assert other.returncode == 1

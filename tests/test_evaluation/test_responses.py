@@ -1,7 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +8,8 @@ from mmdpad.evaluation.responses import build_rule_terms, score_responses, summa
 from mmdpad.prompts import format_objects_response, format_response
 from mmdpad.utils import read_jsonl
 
-ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / 'tests/data/golden/rewards.jsonl'
+TOOL = 'score_responses'
+GOLDEN = Path(__file__).parents[1] / 'data/golden/rewards.jsonl'
 SOLUTION = '<box>(10,20),(30,40)</box><points>(15,25),(18,30)</points>'
 GOOD = format_response('t', (10, 20, 30, 40), ((15, 25), (18, 30)), 'c')
 TERMS = dict(form=dict(type='ThinkingFormatReward', weight=2), box=dict(type='BoxIoUReward'))
@@ -71,23 +69,8 @@ def test_lines_that_cannot_be_scored_are_named(row, message):
         score_responses([dict(response=GOOD, solution=SOLUTION), row], build_rule_terms(TERMS))
 
 
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """Runs the tool in this process; returns what it printed."""
-    path = ROOT / 'tools/analysis_tools/score_responses.py'
-    spec = importlib.util.spec_from_file_location('score_responses_tool', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', [str(path), *map(str, arguments)])
-        module.main()
-        return capsys.readouterr().out
-    return run
-
-
-def test_the_tool_prints_means_and_writes_lines(tool, tmp_path):
-    output = tool(GOLDEN, '--out', tmp_path / 'scored.jsonl')
+def test_the_tool_prints_means_and_writes_lines(run_tool, tmp_path):
+    output = run_tool(TOOL, GOLDEN, '--out', tmp_path / 'scored.jsonl')
     printed = dict(line.split() for line in output.splitlines() if ' ' in line)
     expected = [json.loads(line)['expected'] for line in GOLDEN.read_text().splitlines()]
     for name in expected[0]:
@@ -99,7 +82,7 @@ def test_the_tool_prints_means_and_writes_lines(tool, tmp_path):
         'thinking_format', 'segmentation_format', 'box_iou', 'box_l1', 'point_l1'}
 
 
-def test_the_tool_names_what_is_wrong(tool, tmp_path):
+def test_the_tool_names_what_is_wrong(run_tool, tmp_path):
     (tmp_path / 'empty.jsonl').touch()
     (tmp_path / 'config.py').write_text('a = 1')
     for arguments, message in (
@@ -107,4 +90,4 @@ def test_the_tool_names_what_is_wrong(tool, tmp_path):
             ([tmp_path / 'empty.jsonl'], 'holds no lines'),
             ([GOLDEN, '--config', tmp_path / 'config.py'], 'has no `train_cfg.rewards`')):
         with pytest.raises(SystemExit, match=message):
-            tool(*arguments)
+            run_tool(TOOL, *arguments)

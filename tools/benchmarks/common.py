@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,6 +34,7 @@ from mmdpad.models import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.structures import RolloutBatch
 from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.utils.provenance import package_versions, processor_name
 
 PATCH, MERGE = 14, 2
 HEAD_DIM = 64
@@ -161,24 +160,9 @@ def environment() -> dict[str, Any]:
     """What the numbers depend on besides the code, as far as a program can know it."""
     return dict(
         date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
-        command=' '.join(['python', *sys.argv]), python=platform.python_version(),
-        cpu=_cpu_model(), cpu_count=os.cpu_count(), threads=torch.get_num_threads(),
-        **{name: _version(name) for name in ('torch', 'transformers', 'mmdpad', 'trl')})
-
-
-def _cpu_model() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        command=' '.join(['python', *sys.argv]),
+        cpu=processor_name(), cpu_count=os.cpu_count(), threads=torch.get_num_threads(),
+        **package_versions(('torch', 'transformers', 'mmdpad', 'trl')))
 
 
 def alternate(functions: dict[str, Callable[[], Any]],

@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from common import alternate, environment, print_json, summary
 
-from mmdpad.utils import read_jsonl, write_jsonl
+from mmdpad.utils import write_jsonl
 from mmdpad.utils.masks import encode_mask
 
 ROOT = Path(__file__).parents[2]

@@ -54,7 +54,7 @@ MODELS.register_module(module=EndlessHead)
 
 def main() -> None:
     args = parse_args()
-    if environment()['trl'] is None:
+    if environment().get('trl') is None:
         raise SystemExit('trl is not there: pip install -r tools/benchmarks/requirements-trl.txt')
     os.environ.update(OMP_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE='1')
     torch.set_num_threads(args.threads)

@@ -150,7 +150,8 @@ def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
     :class:`ProvenanceHook` where there is one, which has made it for this test."""
     known = published().get('provenance', {}).get('weights', {})
     return jsonable(dict(
-        weights=known.get('policy') or digest_weights(model.policy), dtype=str(next(model.policy.parameters()).dtype),
+        weights=known.get('policy') or digest_weights(model.policy),
+        dtype=str(next(model.policy.parameters()).dtype),
         prompt_template=model.policy.encoder.template,
         rollout_engine=type(model.rollout_engine).__name__, test_cfg=dict(model.test_cfg),
         fp16=fp16))

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from mmdpad.evaluation.functional import bootstrap_ratios, percentile_interval
 from mmdpad.evaluation.functional import bootstrap as module
+from mmdpad.evaluation.functional import bootstrap_ratios, percentile_interval
 
 
 def test_resamples_are_draws_with_replacement():

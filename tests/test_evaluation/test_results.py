@@ -1,0 +1,104 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from mmdpad.evaluation.results import (
+    describe_results,
+    drop_padding,
+    in_order,
+    read_result,
+    summarise_result,
+    write_result,
+)
+from mmdpad.utils import write_jsonl
+
+
+def row(index=0, iou=0.5, **more):
+    return dict(index=index, id=f'i{index}', image=None, question='q', is_sentence=None, iou=iou,
+                intersection=1, union=2, num_targets=1, area=1, failure=None, truncated=False,
+                **more)
+
+
+ROWS = [row(0), row(1, 1.0)]
+
+
+def write(path, rows=ROWS, **protocol):
+    return write_result(str(path), rows, summarise_result(rows, protocol, dict(seed=0)))
+
+
+def test_either_file_and_the_folder_give_the_result(tmp_path):
+    write(tmp_path / 'run/old.jsonl', [row(0)], split='val')
+    write(tmp_path / 'run/new.jsonl', split='test')
+    for name, age in (('old', 20), ('new', 10)):
+        os.utime(tmp_path / f'run/{name}.json', (1e9 - age, 1e9 - age))
+    (tmp_path / 'run/vis_data').mkdir()
+    write_jsonl(str(tmp_path / 'run/vis_data/scalars.jsonl'), [dict(a=1)])
+    (tmp_path / 'run/vis_data/scalars.json').write_text('{"a": 1}\n{"b": 2}\n')
+    for path in ('run/new.jsonl', 'run/new.json', 'run', ''):
+        result = read_result(str(tmp_path / path))
+        assert result.rows == ROWS and result.summary['protocol'] == dict(split='test')
+        assert result.summary['metrics']['giou'] == 75 and result.name == str(tmp_path / path)
+
+
+def test_what_the_tool_wrote_leads_to_the_lines(tmp_path):
+    where = write(tmp_path / 'run/a.jsonl')
+    summary = json.loads((tmp_path / 'run/a.json').read_text()) | dict(samples=where)
+    metric = SimpleNamespace(prefix='reasonseg', summary=summary)
+    (tmp_path / 'out').mkdir()
+    out = tmp_path / 'out/metrics.json'
+    content = describe_results({'reasonseg/giou': 75.0, 'reward/total': 3.0},
+                               [metric, SimpleNamespace(prefix='reward')], str(out))
+    assert content['metrics'] == {'reasonseg/giou': 75.0, 'reward/total': 3.0}
+    assert content['results']['reasonseg']['samples'] == os.path.join('..', 'run', 'a.jsonl')
+    assert 'metrics' not in content['results']['reasonseg'] and summary['metrics']['n'] == 2
+    out.write_text(json.dumps(content))
+    assert read_result(str(out)).rows == ROWS
+    content['results']['other'] = content['results']['reasonseg']
+    out.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='name the file that ReasonSegMetric wrote'):
+        read_result(str(out))
+
+
+def test_lines_alone_have_no_summary(tmp_path):
+    write_jsonl(str(tmp_path / 'a.jsonl'), ROWS)
+    assert read_result(str(tmp_path / 'a.jsonl')).summary == {}
+    (tmp_path / 'a.json').write_text(json.dumps(dict(samples='b.jsonl')))  # of another file
+    assert read_result(str(tmp_path / 'a.jsonl')).summary == {}
+
+
+def test_what_is_no_result_is_named(tmp_path):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'none.jsonl').touch()
+    (tmp_path / 'unwritten.json').write_text(json.dumps(dict(samples=None)))
+    write_jsonl(str(tmp_path / 'log.jsonl'), [row(0), dict(id=1, question='q', failure=None)])
+    for name, message in (
+            ('missing', 'or a folder with some, but is not there'),
+            ('empty', 'but holds none'), ('none.jsonl', 'but is empty'),
+            ('unwritten.json', 'should name the lines of one result'),
+            ('log.jsonl', 'line 2 lacks is_sentence, iou, intersection, union, truncated')):
+        with pytest.raises(ValueError, match=message):
+            read_result(str(tmp_path / name))
+
+
+def indices(rows):
+    return [row['index'] for row in rows]
+
+
+def test_padding_is_what_was_repeated():
+    rows = [row(i) for i in (0, 1, 1, 2, 0)]
+    assert indices(drop_padding(rows, 3)) == [0, 1, 2]
+    assert indices(drop_padding(rows, 4)) == [0, 1, 2, 0], 'a data set may have an item twice'
+    assert indices(drop_padding(rows, 5)) == [0, 1, 1, 2, 0]
+    unnumbered = [dict(row(i), index=None, id=None) for i in range(4)]
+    assert drop_padding(unnumbered, 3) == unnumbered[:3]
+    # of two data sets, each numbered from 0
+    both = [row(0), dict(row(0), id='other'), row(0)]
+    assert drop_padding(both, 2) == both[:2]
+
+
+def test_order():
+    assert indices(in_order([row(2), row(0), row(1)])) == [0, 1, 2]
+    assert indices(in_order([row(2), row(0), row(2)])) == [2, 0, 2]
