@@ -31,9 +31,10 @@ def score_predictions(dataset: Any, predictions: Sequence[dict],
         metric: Of which samples are scored one by one.
 
     Raises:
-        ValueError: As in :func:`match_predictions`, before any work; or a mask is no RLE or not of
-            its image's size.
+        ValueError: As in :func:`match_predictions`, or a protocol that the data cannot follow,
+            before any work; or a mask is no RLE or not of its image's size.
     """
+    metric.dataset_meta = dataset.metainfo
     items = [dataset.get_data_info(i) for i in range(len(dataset))]
     for i, line in enumerate(match_predictions(predictions, items)):
         metric.process(None, [_make_sample(dataset[i], line)])

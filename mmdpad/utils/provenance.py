@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import MessageHub
@@ -30,10 +31,13 @@ PACKAGES = ('mmdpad', 'torch', 'transformers', 'peft', 'mmengine', 'mmcv', 'mmde
 # Entries of a config that say where and how a run goes on, not what it computes.
 _WHERE = ('work_dir', 'log_dir', 'load_from', 'resume', 'launcher', 'log_level', 'experiment_name')
 # What an item says of its question and target, besides its files.
-_SAID = ('img_id', 'text', 'texts', 'text_index', 'question', 'is_sentence', 'solution')
-# Settings of our data sets and of mmdet's RefCocoDataset that choose what is asked.
-_CHOSEN = ('split', 'split_by', 'texts', 'text_mode', 'num_samples', 'sample_seed',
+_SAID = ('img_id', 'text', 'texts', 'text_index', 'question', 'is_sentence', 'solution',
+         'instances')
+# Settings of data sets, ours and mmdet's RefCocoDataset, that choose what is asked.
+_CHOSEN = ('split', 'split_file', 'texts', 'text_mode', 'num_samples', 'sample_seed',
            'several_objects')
+# Files that hold images; their names and sizes have to do.
+_IMAGES = ('img_path', 'shard')
 _FOLDERS = re.compile(r'(?<![\w.])/(?:[^/\s]+/)+')  # of an absolute path, also within a text
 _KEY = 'provenance'
 
@@ -99,8 +103,9 @@ def hash_file(path: str) -> str:
 
 
 def hash_json(value: Any) -> str:
-    """SHA-256 of plain data (:func:`mmdpad.utils.jsonable`), in any order of a dict's keys."""
-    return hashlib.sha256(json.dumps(jsonable(value), sort_keys=True).encode()).hexdigest()
+    """SHA-256 of plain data, numbers of NumPy and torch among it, in any order of a dict's keys."""
+    text = json.dumps(value, sort_keys=True, default=_as_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def fingerprint_dataset(dataset: Any) -> dict[str, Any]:
@@ -111,20 +116,21 @@ def fingerprint_dataset(dataset: Any) -> dict[str, Any]:
 
     Returns:
         ``items``; ``annotations``, their targets (``instances`` or ``num_targets`` of an item, else
-        one each); ``files``, how many different ones items and data set name, and their ``bytes``;
-        ``sha256`` of the names and sizes of all files, the content of annotation files (those that
-        hold no images), and, item by item, id, question, texts and solution.
+        one each); ``files``, how many different ones items (``img_path``, ``ann_path``, ``shard``
+        ...) and data set (``ann_file`` ...) name, and their ``bytes``; ``sha256`` of the names and
+        sizes of all files, the content of those without images, and, item by item, id, question,
+        texts, solution and instances.
     """
     items: list[dict] = []
     files: dict[str, int] = {}
     contents: dict[str, str] = {}
     for part in base_datasets(dataset):
         own = [part.get_data_info(i) for i in range(len(part))]
-        annotations = {path for item in own for path in _files_of(item, ('ann_path', ))}
-        annotations.update(_files_of(vars(part), ('ann_file', 'split_file')))
-        contents.update((path, hash_file(path)) for path in annotations - contents.keys())
-        paths = annotations.union(*(_files_of(item, ('img_path', 'shard')) for item in own))
-        files.update((path, os.path.getsize(path)) for path in paths)
+        named = [found for entries in (vars(part), *own) for found in _files_of(entries)]
+        for name, path in dict.fromkeys(named):
+            files[path] = os.path.getsize(path)
+            if name not in _IMAGES and path not in contents:
+                contents[path] = hash_file(path)
         items += own
     said = [{key: item[key] for key in _SAID if key in item} for item in items]
     return dict(
@@ -137,8 +143,8 @@ def fingerprint_dataset(dataset: Any) -> dict[str, Any]:
 def dataset_switches(dataset: Any) -> dict[str, Any]:
     """What was chosen of a data set: its class and its settings; a list where several differ."""
     parts = [dict(dataset=type(part).__name__,
-                  **{name: getattr(part, name) for name in _CHOSEN if hasattr(part, name)})
-             for part in base_datasets(dataset)]
+                  **{name: _file_name(name, getattr(part, name)) for name in _CHOSEN
+                     if hasattr(part, name)}) for part in base_datasets(dataset)]
     switches = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         values = [part.get(name) for part in parts]
@@ -156,10 +162,23 @@ def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
         yield from base_datasets(part)
 
 
-def _files_of(entries: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
-    """The files that some entries name."""
-    return [entries[name] for name in names
-            if isinstance(entries.get(name), str) and os.path.isfile(entries[name])]
+def _files_of(entries: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and paths of the entries of an item or data set that are files."""
+    for name, value in entries.items():
+        if (name.endswith(('_path', '_file')) or name == 'shard') and isinstance(value, str) and (
+                os.path.isfile(value)):
+            yield name, value
+
+
+def _file_name(name: str, value: Any) -> Any:
+    """A setting as it is told: a file by its name, not by its folder."""
+    return Path(value).name if name.endswith('_file') else value
+
+
+def _as_plain(value: Any) -> Any:
+    """What JSON has no form for: numbers and arrays as plain ones, anything else by its text."""
+    return (jsonable(value) if isinstance(value, np.generic | np.ndarray | torch.Tensor)
+            else str(value))
 
 
 def _count_targets(item: Mapping[str, Any]) -> int:
