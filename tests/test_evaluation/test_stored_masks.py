@@ -17,6 +17,7 @@ from mmdpad.utils import read_jsonl, write_jsonl
 from mmdpad.utils.masks import encode_mask
 
 ROOT = Path(__file__).parents[2]
+DATA = ROOT / 'tests/data'
 CONFIG = ROOT / 'configs/dpad/tiny_shapes.py'
 ITEMS = [dict(img_id=1, question='A.'), dict(img_id='b', question='same'),
          dict(img_id='b', question='same')]
@@ -109,6 +110,36 @@ def test_an_unusable_prediction_is_named(change, message, dataset_config, own_re
                        f'.*{message}'):
         score_predictions(DATASETS.build(without_pixels(dataset_config)), lines,
                           ReasonSegMetric())
+
+
+STEPS = [dict(type=name) for name in ('LoadReasoningImage', 'LoadInstanceMasks', 'PromptResize',
+                                      'TargetsFromMask', 'PackReasoningInputs')]
+OTHERS = dict(
+    grefcoco=dict(type='ReferringSegDataset', data_root=str(DATA / 'refcoco'), split='val',
+                  ann_file='grefcoco/instances.json', split_file='grefcoco/grefs(unc).json',
+                  data_prefix=dict(img_path='train2014/'), several_objects=True),
+    tables=dict(type='SegZeroEvalDataset', data_root=str(DATA / 'seg_zero/ReasonSeg_test')))
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_every_kind_of_data_set_gives_its_targets(name):
+    dataset = DATASETS.build(without_pixels(dict(OTHERS[name], pipeline=STEPS,
+                                                 serialize_data=False)))
+    lines = [dict(id=item['img_id'], question=item['question'],
+                  mask=encode_mask(item['gt_masks'].any(axis=0))) for item in dataset]
+    metrics = score_predictions(dataset, lines, ReasonSegMetric())
+    assert metrics['reasonseg/giou'] == metrics['reasonseg/ciou'] == 100
+    if name == 'grefcoco':
+        assert metrics['reasonseg/n_no_target'] > 0
+        assert metrics['reasonseg/no_target_accuracy'] == 100
+        everything = encode_mask(np.ones(dataset[0]['ori_shape'], bool))
+        none = [dict(line, mask=everything) if not item['num_targets'] else line
+                for line, item in zip(lines, dataset, strict=True)]
+        assert score_predictions(dataset, none, ReasonSegMetric())[
+            'reasonseg/no_target_accuracy'] == 0
+    else:
+        with pytest.raises(ValueError, match="should be 'target' for this data set"):
+            score_predictions(dataset, lines, ReasonSegMetric('exclude'))
 
 
 def test_the_tool(run_tool, own_result, shapes_data, tmp_path):

@@ -2,6 +2,7 @@
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
@@ -60,6 +61,9 @@ def test_a_fingerprint_tells_changes(change, root):
 class Instances(BaseDataset):
     """As mmdet's data sets are: one file with all annotations, which items do not name."""
 
+    def __init__(self, **kwargs):
+        super().__init__(serialize_data=False, **kwargs)
+
     def load_data_list(self):
         return [dict(img_path='none.jpg', text='a', instances=[1, 2]), dict(instances=[])]
 
@@ -73,6 +77,20 @@ def test_annotation_files_and_instances_of_other_data_sets(tmp_path):
     assert fingerprint_dataset(Instances(ann_file=str(file)))['sha256'] != first['sha256']
 
 
+def test_masks_in_tables_are_told_apart_though_files_are_as_long():
+    class Table(BaseDataset):
+        def load_data_list(self):
+            return [dict(img_id=0, instances=[dict(mask=dict(size=[2, 2], counts=self.counts))])]
+
+    def fingerprint_of(counts):
+        Table.counts = counts
+        return fingerprint_dataset(Table(serialize_data=False))
+
+    assert fingerprint_of('04') == fingerprint_of('04') != fingerprint_of('13')
+    assert fingerprint_of(np.array([1, 3])) == fingerprint_of([1, 3])  # as numbers of any kind
+    assert fingerprint_of(b'13') != fingerprint_of(b'04')  # no plain data, but text
+
+
 def test_wrapped_data_sets_count_together(root):
     parts = [ReasonSegDataset(root, split, serialize_data=False) for split in ('val', 'test')]
     joined = ConcatDataset(parts)
@@ -81,6 +99,8 @@ def test_wrapped_data_sets_count_together(root):
     assert dataset_switches(joined) == dict(
         dataset='ReasonSegDataset', split=['val', 'test'], texts='first', num_samples=None,
         sample_seed=9, several_objects=False)
+    parts[0].split_file = '/somewhere/refs(unc).p'
+    assert dataset_switches(parts[0])['split_file'] == 'refs(unc).p'
 
 
 def test_a_config_counts_by_what_it_computes():
