@@ -44,7 +44,8 @@ def bootstrap_ratios(numerators: np.ndarray, denominators: np.ndarray,
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> np.ndarray:
     """The middle ``level`` of each column of (R, K) values: (K, 2), low and high. NaN is left out;
-    a column of nothing else has NaN."""
+    a column of nothing else has NaN. What no sample has varies in no draw: its interval has no
+    width, which is less than is known of it."""
     tail = (1 - level) / 2
     known = [column[~np.isnan(column)] for column in values.T]
     return np.array([np.quantile(column, [tail, 1 - tail]) if column.size else [np.nan] * 2
