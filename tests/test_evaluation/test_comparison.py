@@ -106,6 +106,9 @@ def test_the_tool(run_tool, tmp_path):
     assert json.loads(out[1].read_text())['results'][1]['metrics']['n'] == 30
     with pytest.raises(SystemExit, match='is not there'):
         run_tool('compare_results', tmp_path / 'a', tmp_path / 'c.json')
+    (tmp_path / 'b/r.jsonl').rename(tmp_path / 'b/moved.jsonl')
+    with pytest.raises(SystemExit, match='r.jsonl'):
+        run_tool('compare_results', tmp_path / 'a', tmp_path / 'b/r.json')
     for arguments in ([tmp_path / 'a'], [tmp_path / 'a', tmp_path / 'b', '--out', 'x.txt']):
         with pytest.raises(SystemExit, match='2'):
             run_tool('compare_results', *arguments)

@@ -32,7 +32,7 @@ def main() -> None:
         parser.error(f'--out should end in .md or .json, but got {wrong[0]!r}')
     try:
         comparison = compare_results([read_result(path) for path in args.results])
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     page = format_comparison(comparison)
     print(page, end='')

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from mmengine.registry import init_default_scope
 
-from mmdpad.datasets import DatasetError
 from mmdpad.datasets.transforms import without_pixels
 from mmdpad.evaluation.metrics import ReasonSegMetric
 from mmdpad.evaluation.stored_masks import score_predictions
@@ -51,7 +50,7 @@ def main() -> None:
             predictions=hash_file(args.predictions), config=hash_config(config),
             data=fingerprint_dataset(dataset), **describe_environment(None))))
         metrics = score_predictions(dataset, list(read_jsonl(args.predictions)), metric)
-    except (DatasetError, ValueError) as error:
+    except (OSError, ValueError) as error:  # DatasetError among them
         raise SystemExit(str(error)) from error
     for name, value in metrics.items():
         print(f'{name:36}{value:10.4g}')
