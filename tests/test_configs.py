@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from mmdet.evaluation import RefSegMetric
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -152,7 +153,8 @@ def test_the_papers_table(size, name):
     for loader, evaluator, count in zip((config.test_dataloader, config.val_dataloader),
                                         (config.test_evaluator, config.val_evaluator),
                                         REFERRING[name], strict=True):
-        assert METRICS.build(evaluator).ignore_regions == 'target'
+        ours, mmdets = map(METRICS.build, evaluator)
+        assert ours.ignore_regions == 'target' and isinstance(mmdets, RefSegMetric)
         batch = first_batch(loader)
         assert [image.shape for image in batch['inputs']['prompt_image']] == [(3, 840, 840)] * count
         assert all(len(sample.gt_instances) == 1 for sample in batch['data_samples'])

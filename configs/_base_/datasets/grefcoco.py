@@ -6,3 +6,6 @@ dataset = dict(ann_file='grefcoco/instances.json', split_file='grefcoco/grefs(un
                text_mode='original', several_objects=True)
 val_dataloader = dict(dataset=dataset)
 test_dataloader = dict(dataset=dataset)
+# RefSegMetric knows no questions that mean nothing.
+val_evaluator = [dict(type='ReasonSegMetric')]
+test_evaluator = val_evaluator

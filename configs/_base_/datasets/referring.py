@@ -17,7 +17,7 @@ referring_loader = dict(
     # reproduced does; 'original' asks every expression.
     dataset=dict(_scope_='mmdpad', type='ReferringSegDataset', pipeline=referring_pipeline))
 
-# giou is what mmdet's RefSegMetric calls mIoU, ciou its cIoU.
-referring_evaluator = dict(_delete_=True, type='ReasonSegMetric')
+# mIoU and cIoU of the second are giou and ciou of the first.
+referring_evaluator = [dict(type='ReasonSegMetric'), dict(type='RefSegMetric')]
 val_cfg = dict(type='ReasonSegValLoop')
 test_cfg = dict(type='ReasonSegTestLoop')

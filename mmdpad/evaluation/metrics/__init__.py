@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .discrimination_metric import DiscriminationMetric
 from .reason_seg_metric import ReasonSegMetric
+from .ref_seg_metric import RefSegMetric
 from .reward_metric import RewardMetric
-from .union_ref_seg_metric import UnionRefSegMetric
 
-__all__ = ['DiscriminationMetric', 'ReasonSegMetric', 'RewardMetric', 'UnionRefSegMetric']
+__all__ = ['DiscriminationMetric', 'ReasonSegMetric', 'RewardMetric', 'RefSegMetric']

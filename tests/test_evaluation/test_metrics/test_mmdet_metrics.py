@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import BaseTransform
-from mmdet.evaluation import CocoMetric, RefSegMetric
+from mmdet.evaluation import CocoMetric
+from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 from mmdet.structures import DetDataSample
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -16,7 +17,7 @@ from mmengine.structures import InstanceData
 
 from mmdpad.datasets.transforms import box_from_mask
 from mmdpad.datasets.transforms.mmdet_ground_truth import mmdet_ground_truth
-from mmdpad.evaluation.metrics import UnionRefSegMetric
+from mmdpad.evaluation.metrics import RefSegMetric
 from mmdpad.prompts import scale_boxes
 from mmdpad.registry import DATASETS, TRANSFORMS
 
@@ -71,7 +72,7 @@ COCO = dict(type='CocoMetric', metric=['bbox', 'segm'])
 
 
 def test_in_one_test_of_the_miniature(build):
-    runner = build(COCO, dict(type='UnionRefSegMetric'), dict(type='ReasonSegMetric'))
+    runner = build(COCO, dict(type='RefSegMetric'), dict(type='ReasonSegMetric'))
     runner.register_hook(GivenAnswers(wrong=[5], failed=[4]))
     metrics = runner.test()
     # Six targets, four hits, one miss behind them (all scores are 1; files come in their order):
@@ -105,7 +106,7 @@ def test_with_an_annotation_file_whose_ids_are_those_of_the_items(build, tiny_co
 
 
 def test_the_visualization_hook_draws_answers_and_failures(build):
-    runner = build(dict(type='UnionRefSegMetric'), visualization=dict(
+    runner = build(dict(type='RefSegMetric'), visualization=dict(
         type='DetVisualizationHook', draw=True, test_out_dir='pictures'))
     runner.register_hook(GivenAnswers(failed=[0]))
     runner.test()
@@ -145,23 +146,23 @@ def evaluate(metric, *samples):
 LEFT, RIGHT, ALL = '##.. ##..', '..## ..##', '#### ####'
 
 
-def test_union_ref_seg_metric_by_hand():
+def test_ref_seg_metric_by_hand():
     samples = [sample(LEFT, ALL), sample(ALL, LEFT, RIGHT), sample(ALL)]
     # IoU 4 / 8, 8 / 8 of two masks together, and 0 / 8 of none.
-    assert evaluate(UnionRefSegMetric(), *samples) == dict(mIoU=50.0, cIoU=50.0)
-    assert evaluate(UnionRefSegMetric(metric=['cIoU']), sample(ALL)) == dict(cIoU=0.0)
+    assert evaluate(RefSegMetric(), *samples) == dict(mIoU=50.0, cIoU=50.0)
+    assert evaluate(RefSegMetric(metric=['cIoU']), sample(ALL)) == dict(cIoU=0.0)
 
 
 def test_it_is_mmdets_metric_where_every_answer_has_one_mask():
     samples = [sample(LEFT, ALL), sample(LEFT, RIGHT), sample(ALL, ALL)]
-    assert evaluate(UnionRefSegMetric(), *samples) == evaluate(RefSegMetric(), *samples)
+    assert evaluate(RefSegMetric(), *samples) == evaluate(RefSegMetricOfMMDet(), *samples)
 
 
 def test_what_mmdets_ref_seg_metric_makes_of_none_and_of_several_masks():
-    """The reasons for UnionRefSegMetric; if this changes in mmdet, see whether it is needed."""
+    """The reasons for our own; if this changes in mmdet, see whether it is needed."""
     with pytest.raises(RuntimeError, match='cannot reshape tensor of 0 elements'):
-        evaluate(RefSegMetric(), sample(ALL))
-    assert evaluate(RefSegMetric(), sample(ALL, LEFT, RIGHT))['mIoU'] == 50.0
+        evaluate(RefSegMetricOfMMDet(), sample(ALL))
+    assert evaluate(RefSegMetricOfMMDet(), sample(ALL, LEFT, RIGHT))['mIoU'] == 50.0
 
 
 def test_coco_metric_puts_together_what_has_one_id():

@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmdet.evaluation import RefSegMetric
+from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 
 from mmdpad.registry import METRICS
 
 
 @METRICS.register_module()
-class UnionRefSegMetric(RefSegMetric):
+class RefSegMetric(RefSegMetricOfMMDet):
     """mIoU and cIoU, in percent, of the union of an answer's masks.
 
-    Where every answer has exactly one mask, it is mmdet's ``RefSegMetric``. That one cannot take an
-    answer without a mask: with a torch that refuses to reshape an empty tensor it raises, and by
-    its formula the answer is left out of the mean, which rewards giving none. It compares each of
-    several masks with the whole target. Here a sample counts once, one without masks with IoU 0.
+    In the scope of mmdpad this takes the place of mmdet's ``RefSegMetric`` ('mmdet.RefSegMetric'
+    is still that one), and has its numbers where every answer has exactly one mask. mmdet's cannot
+    take an answer without a mask: with a torch that refuses to reshape an empty tensor it raises,
+    in the middle of a test, and by its formula the answer is left out of the mean, which rewards
+    giving none. It compares each of several masks with the whole target. Here a sample counts once,
+    one without masks with IoU 0.
 
     Regions that ReasonSeg ignores are background here; :class:`ReasonSegMetric` knows them.
 
