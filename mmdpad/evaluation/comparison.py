@@ -176,6 +176,7 @@ def _origin(provenance: Mapping[str, Any] | None) -> str:
     hashes = {**provenance.get('weights', {}), 'config': provenance.get('config'),
               'data': provenance.get('data', {}).get('sha256')}
     shown = [f'checkpoint {provenance.get("checkpoint")}',
+             f'data of {provenance.get("data_root")}',
              *(f'{name} {value[:12]}' for name, value in hashes.items() if value),
              *(f'{name} {provenance.get("versions", {}).get(name)}'
                for name in ('mmdpad', 'torch', 'transformers')),

@@ -108,6 +108,13 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def describe_data(dataset: Any) -> dict[str, Any]:
+    """``data_root``, the last part of that folder's path (of prepared copies it says which one it
+    is), and ``data``, see :func:`fingerprint_dataset`."""
+    roots = dict.fromkeys(Path(part.data_root).name for part in base_datasets(dataset))
+    return dict(data_root=', '.join(roots), data=fingerprint_dataset(dataset))
+
+
 def fingerprint_dataset(dataset: Any) -> dict[str, Any]:
     """What tells a data set from another version of it, the same on every machine.
 

@@ -18,8 +18,8 @@ def make_rows(ious, **more):
 
 def make_result(name, ious, data=DATA, protocol=(), **more):
     rows = make_rows(ious, **more)
-    about = dict(checkpoint='x.pth', weights=dict(policy='b' * 64), config='c' * 64, data=data,
-                 versions=dict(torch='2'), device='a CPU')
+    about = dict(checkpoint='x.pth', weights=dict(policy='b' * 64), config='c' * 64,
+                 data_root='ReasonSeg', data=data, versions=dict(torch='2'), device='a CPU')
     summary = summarise_result(rows, dict(dict(split='val', test_cfg=dict(temperature=0)),
                                           **dict(protocol)), about)
     return Result(name, rows, summary)
@@ -91,8 +91,8 @@ def test_the_page():
     assert lines[2].startswith('| A | 30 | ') and lines[4].startswith('| C/ | 30 | ')
     assert f'| {100 * IOUS.mean():.1f} [' in lines[2] and '50.0 [50.0, 50.0]' in lines[4]
     assert '| B | +10.0 [+10.0, +10.0], p 0.000 |' in page
-    assert '- A: checkpoint x.pth, policy bbbbbbbbbbbb, config cccccccccccc, data aaaaaaaaaaaa, ' \
-        'mmdpad None, torch 2' in page
+    assert ('- A: checkpoint x.pth, data of ReasonSeg, policy bbbbbbbbbbbb, config cccccccccccc, '
+            'data aaaaaaaaaaaa, mmdpad None, torch 2') in page
     assert 'Warning' not in page
 
 

@@ -21,8 +21,8 @@ from mmdpad.registry import DATASETS, METRICS
 from mmdpad.utils import check_file, config_parser, load_config, read_jsonl
 from mmdpad.utils.provenance import (
     dataset_switches,
+    describe_data,
     describe_environment,
-    fingerprint_dataset,
     hash_config,
     hash_file,
     publish,
@@ -48,7 +48,7 @@ def main() -> None:
         dataset = DATASETS.build(without_pixels(config.test_dataloader.dataset))
         publish(dict(protocol=dataset_switches(dataset), provenance=dict(
             predictions=hash_file(args.predictions), config=hash_config(config),
-            data=fingerprint_dataset(dataset), **describe_environment(None))))
+            **describe_data(dataset), **describe_environment(None))))
         metrics = score_predictions(dataset, list(read_jsonl(args.predictions)), metric)
     except (OSError, ValueError) as error:  # DatasetError among them
         raise SystemExit(str(error)) from error

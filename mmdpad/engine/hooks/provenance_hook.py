@@ -18,8 +18,8 @@ from mmdpad.utils import jsonable
 from mmdpad.utils.provenance import (
     base_datasets,
     dataset_switches,
+    describe_data,
     describe_environment,
-    fingerprint_dataset,
     hash_config,
     publish,
 )
@@ -37,8 +37,8 @@ class ProvenanceHook(Hook):
       ``several_objects``, ``prompt_template`` and ``test_cfg`` (``temperature`` 0 is greedy).
     - ``provenance``: ``checkpoint``, the name of the file that was loaded (None: the weights that
       the config names), and ``iter``, how long this run has trained them; ``weights``, SHA-256 of
-      the policy's and the decoder's; ``config`` and ``data``
-      (:func:`mmdpad.utils.provenance.fingerprint_dataset`); versions of packages, device, seed and
+      the policy's and the decoder's; ``config``; ``data_root`` and ``data``
+      (:func:`mmdpad.utils.provenance.describe_data`); versions of packages, device, seed and
       command.
 
     The weights are hashed before each validation, too, so that the result by which a checkpoint is
@@ -70,14 +70,14 @@ class ProvenanceHook(Hook):
     def _describe(self, runner: Runner, loop: Any) -> None:
         model, dataset = unwrap(runner.model), loop.dataloader.dataset
         if id(loop) not in self._data:
-            self._data[id(loop)] = fingerprint_dataset(dataset)
+            self._data[id(loop)] = describe_data(dataset)
         publish(jsonable(dict(
             protocol=dict(dataset_switches(dataset), prompt_size=_prompt_size(dataset),
                           **_model_switches(model)),
             provenance=dict(
                 checkpoint=osp.basename(runner.cfg.get('load_from') or '') or None,
                 iter=runner.iter, weights=self._weights(model), config=hash_config(runner.cfg),
-                data=self._data[id(loop)], **describe_environment(runner.seed)))))
+                **self._data[id(loop)], **describe_environment(runner.seed)))))
 
     def _weights(self, model: nn.Module) -> dict[str, str | None]:
         if not isinstance(model, ReasoningSegmentor):

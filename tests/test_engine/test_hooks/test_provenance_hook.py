@@ -51,8 +51,8 @@ def test_a_test_says_what_it_is_and_hashes_weights_once(config, hashed):
         reference_compatible=False, prompt_template='find "{question}"',
         test_cfg=dict(temperature=0.0, max_new_tokens=3))
     about = result['provenance']
-    assert about.keys() == {'checkpoint', 'iter', 'weights', 'config', 'data', 'versions',
-                            'device', 'seed', 'command'}
+    assert about.keys() == {'checkpoint', 'iter', 'weights', 'config', 'data_root', 'data',
+                            'versions', 'device', 'seed', 'command'}
     assert (about['checkpoint'], about['iter'], about['seed']) == (None, 0, 0)
     assert about['data']['items'] == 2 and len(about['config']) == 64
     model = runner.model
