@@ -1,12 +1,19 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import os
+import runpy
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
-from types import MethodType
+from types import MethodType, SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
+from mmengine.config import config as mmengine_config
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
@@ -16,7 +23,12 @@ from mmdpad.models import VLMReasoningHead
 from mmdpad.testing import POLICY_WEIGHTS
 
 ROOT = Path(__file__).parents[1]
+# Also for the processes that tests start: threads that wait for each other are slow where other
+# programs run.
+os.environ['OMP_NUM_THREADS'] = '1'
 torch.set_num_threads(1)
+# mmengine lays out a config anew for each log, file and checkpoint, most of a second each time.
+mmengine_config.FormatCode = lambda text, **style: (text, True)
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +36,31 @@ def scope():
     """What `default_scope = 'mmdpad'` of a config sets."""
     with DefaultScope.overwrite_default_scope('mmdpad'):
         yield
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Runs a script of the repository as `python PATH ...` does, but without the seconds that a
+    new process spends on imports; what a script raises is raised here."""
+    def run(path, *arguments) -> SimpleNamespace:
+        capsys.readouterr()
+        with monkeypatch.context() as context, patch.dict(os.environ):
+            context.chdir(ROOT)
+            context.syspath_prepend(Path(path).parent)
+            context.setattr(sys, 'argv', [str(path), *map(str, arguments)])
+            for manager in (DefaultScope, MMLogger, MessageHub, DetLocalVisualizer):
+                context.setattr(manager, '_instance_dict', OrderedDict())
+            returncode = 0
+            try:
+                runpy.run_path(str(ROOT / path), run_name='__main__')
+            except SystemExit as end:
+                returncode = end.code
+                if isinstance(returncode, str):
+                    print(returncode, file=sys.stderr)
+                    returncode = 1
+        stdout, stderr = capsys.readouterr()
+        return SimpleNamespace(returncode=returncode or 0, stdout=stdout, stderr=stderr)
+    return run
 
 
 @pytest.fixture(scope='session')

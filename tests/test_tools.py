@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 CONFIG = 'configs/dpad/tiny_shapes.py'
 
 
-def run(*command, check=True):
+def run(*command):
+    """In an interpreter of its own, in which nothing is imported yet."""
     result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True,
                             text=True)
-    if check:
-        assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     return result
 
 
@@ -27,7 +27,7 @@ def options(data, **more):
               ('train', 'val', 'test')), *(f'{k}={v}' for k, v in more.items())]
 
 
-def test_train_resume_and_test(shapes_data, tmp_path):
+def test_train_resume_and_test(shapes_data, tmp_path, run_here):
     work_dir = tmp_path / 'run'
     run('tools/train.py', CONFIG, '--work-dir', work_dir, *options(shapes_data))
     assert (work_dir / 'iter_2.pth').is_file()
@@ -38,22 +38,21 @@ def test_train_resume_and_test(shapes_data, tmp_path):
     shown = run('tools/analysis_tools/show_rollouts.py', log, '--iter', '1', '--top', '1').stdout
     assert shown.startswith('Iteration 1\n') and shown.count('<think>') >= 3
     page = tmp_path / 'page.html'
-    run('tools/analysis_tools/show_rollouts.py', log, '--last', '--out', page)
+    run_here('tools/analysis_tools/show_rollouts.py', log, '--last', '--out', page)
     assert 'Iteration 2' in page.read_text() and page.read_text().count('<img ') == 6
-    missing = run('tools/analysis_tools/show_rollouts.py', log, '--iter', '3', check=False)
+    missing = run_here('tools/analysis_tools/show_rollouts.py', log, '--iter', '3')
     assert missing.returncode == 1 and missing.stderr.count('\n') == 1
     assert 'no iteration 3' in missing.stderr
 
-    again = run('tools/train.py', CONFIG, '--work-dir', work_dir, *options(shapes_data),
-                check=False)
+    again = run_here('tools/train.py', CONFIG, '--work-dir', work_dir, *options(shapes_data))
     assert again.returncode == 1 and 'holds the checkpoints of an earlier run' in again.stderr
-    run('tools/train.py', CONFIG, '--work-dir', work_dir, '--resume',
-        *options(shapes_data, **{'train_cfg.max_iters': 3}))
+    run_here('tools/train.py', CONFIG, '--work-dir', work_dir, '--resume',
+             *options(shapes_data, **{'train_cfg.max_iters': 3}))
     assert (work_dir / 'iter_3.pth').is_file()
 
     out = tmp_path / 'metrics.json'
-    run('tools/test.py', CONFIG, work_dir / 'iter_3.pth', '--work-dir', work_dir, '--out', out,
-        *options(shapes_data))
+    run_here('tools/test.py', CONFIG, work_dir / 'iter_3.pth', '--work-dir', work_dir, '--out', out,
+             *options(shapes_data))
     written = json.loads(out.read_text())
     metrics, about = written['metrics'], written['results']['reasonseg']
     assert metrics['reasonseg/n'] == 6 and about['provenance']['checkpoint'] == 'iter_3.pth'
@@ -64,27 +63,26 @@ def test_train_resume_and_test(shapes_data, tmp_path):
     assert len(samples.read_text().splitlines()) == 6
 
     out = tmp_path / 'again.json'
-    again = run('tools/test.py', CONFIG, work_dir / 'iter_3.pth', '--work-dir', work_dir, '--out',
-                out, '--resume', *options(shapes_data))
+    again = run_here('tools/test.py', CONFIG, work_dir / 'iter_3.pth', '--work-dir', work_dir,
+                     '--out', out, '--resume', *options(shapes_data))
     assert '6 answers were taken over' in again.stdout
     assert json.loads(out.read_text())['metrics'] == metrics
-    other = run('tools/test.py', CONFIG, work_dir / 'iter_2.pth', '--work-dir', work_dir,
-                '--resume', *options(shapes_data), check=False)
-    assert other.returncode == 1
-    assert 'differs in `weights`' in other.stderr.strip().splitlines()[-1]
+    with pytest.raises(ValueError, match='differs in `weights`'):
+        run_here('tools/test.py', CONFIG, work_dir / 'iter_2.pth', '--work-dir', work_dir,
+                 '--resume', *options(shapes_data))
 
 
-def test_estimate_cost():
+def test_estimate_cost(run_here):
     tool = 'tools/analysis_tools/estimate_cost.py'
     config = 'configs/dpad/qwen7b_reasonseg.py'
     text = run(tool, config, '--gpus', '8', '--gpu-memory', '80').stdout
     assert 'built-in shape of Qwen2.5-VL-7B' in text and '8 shards' in text
-    report = json.loads(run(tool, config, '--json', '--response-tokens', '100', '--cfg-options',
-                            'train_dataloader.batch_size=2').stdout)
+    report = json.loads(run_here(tool, config, '--json', '--response-tokens', '100',
+                                 '--cfg-options', 'train_dataloader.batch_size=2').stdout)
     assert report['tokens']['responses'] == 2 * 8 * 100
     assert report['memory']['peak'] > 16 * report['parameters']
     assert report['variants'][0]['fits'] is None
-    refused = run(tool, config, '--gpus', '0', check=False)
+    refused = run_here(tool, config, '--gpus', '0')
     assert refused.returncode == 2 and '--gpus should be positive, but got 0' in refused.stderr
 
 
@@ -104,8 +102,8 @@ def test_estimate_cost():
     (['tools/analysis_tools/show_rollouts.py', 'none.jsonl'], "log 'none.jsonl' is not there"),
     (['tools/analysis_tools/show_rollouts.py', 'README.md'], 'should hold one JSON object per'),
 ])
-def test_what_is_not_there_is_named_at_once(command, message):
-    result = run(*command, check=False)
+def test_what_is_not_there_is_named_at_once(run_here, command, message):
+    result = run_here(*command)
     assert result.returncode == 1
     assert message in result.stderr and 'Traceback' not in result.stderr
 
@@ -116,11 +114,11 @@ def test_what_is_not_there_is_named_at_once(command, message):
     ('model.decoder.checkpoint=no/such/sam.pth', 'no/such/sam.pth'),
     ('custom_hooks.0.discriminator.model_name=local-dir:no/such/clip', 'no/such/clip'),
 ])
-def test_bad_paths_stop_a_run_before_training(shapes_data, tmp_path, override, message):
+def test_bad_paths_stop_a_run_before_training(run_here, capsys, shapes_data, tmp_path, override,
+                                              message):
     overrides = dict([override.split('=')])
-    result = run('tools/train.py', CONFIG, '--work-dir', tmp_path, *options(shapes_data,
-                                                                           **overrides),
-                 check=False)
-    assert result.returncode != 0
-    assert message in result.stderr.strip().splitlines()[-1]
-    assert 'Iter(train)' not in result.stdout + result.stderr
+    with pytest.raises(Exception) as error:
+        run_here('tools/train.py', CONFIG, '--work-dir', tmp_path,
+                 *options(shapes_data, **overrides))
+    assert message in str(error.value).splitlines()[-1]
+    assert 'Iter(train)' not in ''.join(capsys.readouterr())
