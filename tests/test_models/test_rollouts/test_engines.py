@@ -73,16 +73,17 @@ def test_nothing_is_left_on_the_model(engine, head, prompts):
     head.eval()
 
 
-def test_samples_follow_the_distribution_of_the_log_probs(engine, head, prompts):
+def test_samples_follow_the_distribution_of_the_log_probs(engine, qwen3_head):
     """First tokens of many samples against their probabilities: Pearson's chi-square."""
-    group, temperature = 1500, 6.0
-    responses = engine(head, prompts[:1], group_size=group, temperature=temperature,
-                       max_new_tokens=1, seed=5)
+    head, group, temperature = qwen3_head, 4000, 1.0  # HFRollout computes the prompt 4000 times
+    prompts = head.encode_prompts([torch.full((3, 64, 64), 90, dtype=torch.uint8)], ['a star'])
+    responses = engine(head, prompts, group_size=group, temperature=temperature,
+                       max_new_tokens=1, seed=0)
     size = head.model.config.text_config.vocab_size
     tokens = torch.tensor([i for i in range(size) if i not in head.vision_token_ids])
     with torch.no_grad():
-        logp, _ = head.log_probs(prompts[:1], tokens[:, None],
-                                        torch.ones(len(tokens), 1, dtype=torch.bool), temperature)
+        logp, _ = head.log_probs(prompts, tokens[:, None],
+                                 torch.ones(len(tokens), 1, dtype=torch.bool), temperature)
     expected = logp.exp()[:, 0] * group
     counts = torch.bincount(responses.ids[:, 0], minlength=size)[tokens]
     assert expected.sum() == pytest.approx(group, rel=1e-4)
