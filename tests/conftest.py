@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import gc
+import itertools
 import os
 import runpy
 import subprocess
@@ -11,11 +12,10 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.config import config as mmengine_config
-from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
 
@@ -32,6 +32,16 @@ torch.set_num_threads(1)
 mmengine_config.FormatCode = lambda text, **style: (text, True)
 # It also collects garbage for each data set: a third of a second, unless imports are left out.
 gc.freeze()
+# Runs that start in the same second would share a folder, a logger and a visualizer.
+set_up_run, numbers = Runner.setup_env, itertools.count()
+
+
+def set_up_numbered_run(runner: Runner, settings: dict) -> None:
+    set_up_run(runner, settings)
+    runner._timestamp += f'_{next(numbers):04}'
+
+
+Runner.setup_env = set_up_numbered_run
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +61,7 @@ def run_here(monkeypatch, capsys):
             context.chdir(ROOT)
             context.syspath_prepend(Path(path).parent)
             context.setattr(sys, 'argv', [str(path), *map(str, arguments)])
-            for manager in (DefaultScope, MMLogger, MessageHub, DetLocalVisualizer):
-                context.setattr(manager, '_instance_dict', OrderedDict())
+            context.setattr(DefaultScope, '_instance_dict', OrderedDict())
             returncode = 0
             try:
                 runpy.run_path(str(ROOT / path), run_name='__main__')

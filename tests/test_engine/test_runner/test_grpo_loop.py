@@ -17,7 +17,6 @@ def train(config, **changes):
     """A finished run and its log lines."""
     config = copy.deepcopy(config)
     config.merge_from_dict(changes)
-    config.experiment_name += str(len(changes)) + str(abs(hash(str(changes))))
     runner = Runner.from_cfg(config)
     runner.train()
     lines = Path(runner._log_dir, 'vis_data', 'scalars.json').read_text().splitlines()
