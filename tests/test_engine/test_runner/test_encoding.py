@@ -29,8 +29,11 @@ def encoded(monkeypatch):
 def test_training_encodes_where_data_is_loaded(tiny_config, encoded, workers):
     tiny_config.train_cfg.max_iters = 1
     tiny_config.train_dataloader.num_workers = workers
-    Runner.from_cfg(tiny_config).train()
+    runner = Runner.from_cfg(tiny_config)
+    runner.train()
     assert len(encoded) == (0 if workers else 2)
+    if workers:  # left to the garbage collection of a later test it would be waited for
+        runner.train_loop.dataloader_iterator._iterator._shutdown_workers()
 
 
 def test_a_test_encodes_where_data_is_loaded(tiny_config, encoded):
