@@ -116,7 +116,6 @@ def test_what_is_not_there_is_named_at_once(run_here, command, message):
 
 
 @pytest.mark.parametrize('override, message', [
-    ('train_dataloader.dataset.data_root=no/such/data', 'no/such/data'),
     ('model.policy.pretrained=./no/such/policy', 'no/such/policy'),
     ('model.decoder.checkpoint=no/such/sam.pth', 'no/such/sam.pth'),
     ('custom_hooks.0.discriminator.model_name=local-dir:no/such/clip', 'no/such/clip'),
@@ -129,3 +128,13 @@ def test_bad_paths_stop_a_run_before_training(run_here, capsys, shapes_data, tmp
                  *options_here(shapes_data, **overrides))
     assert message in str(error.value).splitlines()[-1]
     assert 'Iter(train)' not in ''.join(capsys.readouterr())
+
+
+@pytest.mark.parametrize('tool, loader', [('train', 'train'), ('test', 'test')])
+def test_data_that_is_not_there_ends_a_run_with_its_list(run_here, shapes_data, tmp_path, tool,
+                                                         loader):
+    result = run_here(f'tools/{tool}.py', CONFIG, '--work-dir', tmp_path, *options_here(
+        shapes_data, **{f'{loader}_dataloader.dataset.data_root': 'no/such/data'}))
+    assert result.returncode == 1
+    assert '1 problem(s) in the data set no/such/data' in result.stderr
+    assert 'Traceback' not in result.stderr
