@@ -28,8 +28,9 @@ from .files import jsonable
 PACKAGES = ('mmdpad', 'torch', 'transformers', 'peft', 'mmengine', 'mmcv', 'mmdet', 'numpy',
             'scipy', 'pillow', 'opencv-python', 'opencv-python-headless', 'pycocotools',
             'segment-anything', 'open-clip-torch', 'pyarrow')
-# Entries of a config that say where and how a run goes on, not what it computes.
-_WHERE = ('work_dir', 'log_dir', 'load_from', 'resume', 'launcher', 'log_level', 'experiment_name')
+# Entries of a config, at any depth, that say where and how a run goes on, not what it computes.
+_WHERE = ('work_dir', 'log_dir', 'load_from', 'resume', 'launcher', 'log_level', 'experiment_name',
+          'out_file')
 # What an item says of its question and target, besides its files.
 _SAID = ('img_id', 'text', 'texts', 'text_index', 'question', 'is_sentence', 'solution',
          'instances')
@@ -88,9 +89,8 @@ def processor_name() -> str:
 
 def hash_config(config: Mapping[str, Any]) -> str:
     """SHA-256 of a config's entries, in any order, without those about the place of a run
-    (``work_dir``, ``load_from``, ``launcher`` ...); absolute paths count by their last part."""
-    return hash_json(_without_folders({key: value for key, value in config.items()
-                                       if key not in _WHERE}))
+    (``work_dir``, ``load_from``, ``out_file`` ...); absolute paths count by their last part."""
+    return hash_json(_without_places(config))
 
 
 def hash_file(path: str) -> str:
@@ -192,13 +192,14 @@ def _count_targets(item: Mapping[str, Any]) -> int:
     return len(item['instances']) if 'instances' in item else item.get('num_targets', 1)
 
 
-def _without_folders(value: Any) -> Any:
+def _without_places(value: Any) -> Any:
     """A config's entries as plain data: absolute paths by their last part, classes and functions
-    by name."""
+    by name, and none of ``_WHERE``."""
     if isinstance(value, Mapping):
-        return {str(key): _without_folders(item) for key, item in value.items()}
+        return {str(key): _without_places(item) for key, item in value.items()
+                if key not in _WHERE}
     if isinstance(value, list | tuple):
-        return [_without_folders(item) for item in value]
+        return [_without_places(item) for item in value]
     if isinstance(value, str):
         return _FOLDERS.sub('', value)
     if value is None or isinstance(value, bool | int | float):

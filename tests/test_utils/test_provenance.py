@@ -107,8 +107,9 @@ def test_a_config_counts_by_what_it_computes():
     config = ConfigDict(a=1, data='data/x', weights='local-dir:/home/me/x/clip', work_dir='here',
                         b=dict(c=(1, 2), kind=list))
     first = hash_config(config)
-    assert first == hash_config(dict(b=dict(kind=list, c=[1, 2]), a=1, data='data/x',
-                                     weights='local-dir:/srv/clip', work_dir='there'))
+    assert first == hash_config(dict(b=dict(kind=list, c=[1, 2], out_file='there/a.jsonl'), a=1,
+                                     data='data/x', weights='local-dir:/srv/clip',
+                                     work_dir='there'))
     for change in (dict(a=2), dict(weights='local-dir:/srv/other'), dict(data='data/y'),
                    dict(b=dict(c=(1, 2), kind=dict))):
         assert hash_config({**config, **change}) != first
