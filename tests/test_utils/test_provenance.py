@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 
 from mmdpad.datasets import ReasonSegDataset
@@ -113,6 +113,8 @@ def test_a_config_counts_by_what_it_computes():
     for change in (dict(a=2), dict(weights='local-dir:/srv/other'), dict(data='data/y'),
                    dict(b=dict(c=(1, 2), kind=dict))):
         assert hash_config({**config, **change}) != first
+        assert hash_config(Config({**config, **change})) != first
+    assert hash_config(Config(config)) == first
 
 
 def test_environment(monkeypatch):
