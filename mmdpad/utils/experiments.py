@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def check_file(what: str, path: str | None) -> None:
 
 def read_config(args: argparse.Namespace) -> Config:
     """The config that a command line of :func:`experiment_parser` asks for. Several processes on
-    a CPU (``torchrun ... --launcher pytorch``) are joined by gloo here."""
+    a CPU (``torchrun ... --launcher pytorch``) are joined by gloo here, and part at exit."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     config = load_config(args, launcher=args.launcher)
     config.work_dir = (args.work_dir or config.get('work_dir')
@@ -62,4 +63,6 @@ def read_config(args: argparse.Namespace) -> Config:
     if args.launcher == 'pytorch' and not torch.cuda.is_available():
         # mmengine's own start of processes sets a CUDA device; it leaves a started group alone.
         torch.distributed.init_process_group('gloo')
+        # Threads of gloo that outlive the interpreter may abort the process, its work done.
+        atexit.register(torch.distributed.destroy_process_group)
     return config

@@ -115,9 +115,10 @@ def test_the_visualization_hook_draws_answers_and_failures(build):
         path = Path(item['data_samples'].img_path)
         original = cv2.imread(str(path)).astype(int)
         halves = np.split(cv2.imread(str(folder / path.name)), 2, axis=1)
-        # Mean difference of the truth and the answer; saving as JPEG costs less than 2 grey levels.
+        # Mean difference of the truth and the answer to the image. The picture itself costs up to
+        # half of a drawn box: JPEG, and a pixel that some versions of matplotlib lose.
         truth, answer = (np.abs(half - original).mean() for half in halves)
-        assert truth > 2 and (answer > 2) == (number > 0)
+        assert truth > 2 and (answer > 0.75 * truth) == (number > 0)
 
 
 def sample(target, *predicted, img_id='a', score=1.0):
