@@ -57,6 +57,15 @@ def published() -> dict[str, Any]:
     return MessageHub.get_current_instance().get_info(_KEY) or {}
 
 
+def trained_iterations() -> int:
+    """How many iterations the current run has trained; 0 if it only evaluates.
+
+    Runner's own ``iter`` builds the training, its data included, to say so.
+    """
+    last = MessageHub.get_current_instance().get_info('iter')  # the last one, counted from 0
+    return 0 if last is None else last + 1
+
+
 def describe_environment(seed: int | None) -> dict[str, Any]:
     """``versions``, ``device``, ``seed`` and ``command`` of this process."""
     return dict(versions=package_versions(), device=device_name(), seed=seed,

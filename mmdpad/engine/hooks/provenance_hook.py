@@ -22,6 +22,7 @@ from mmdpad.utils.provenance import (
     describe_environment,
     hash_config,
     publish,
+    trained_iterations,
 )
 
 from .answer_store_hook import digest_weights
@@ -76,7 +77,7 @@ class ProvenanceHook(Hook):
                           **_model_switches(model)),
             provenance=dict(
                 checkpoint=osp.basename(runner.cfg.get('load_from') or '') or None,
-                iter=runner.iter, weights=self._weights(model), config=hash_config(runner.cfg),
+                iter=trained_iterations(), weights=self._weights(model), config=hash_config(runner.cfg),
                 **self._data[id(loop)], **describe_environment(runner.seed)))))
 
     def _weights(self, model: nn.Module) -> dict[str, str | None]:

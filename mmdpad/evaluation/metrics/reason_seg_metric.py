@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.logging import MessageHub, MMLogger, print_log
+from mmengine.logging import MMLogger, print_log
 
 from mmdpad.evaluation.functional import IGNORE_REGIONS
 from mmdpad.evaluation.results import drop_padding, in_order, summarise_result, write_result
 from mmdpad.evaluation.scoring import FAILED_SAMPLES, score_sample
 from mmdpad.registry import METRICS
-from mmdpad.utils.provenance import published
+from mmdpad.utils.provenance import published, trained_iterations
 
 from .ignore_regions import IgnoreRegionsMetric
 
@@ -124,12 +124,11 @@ class ReasonSegMetric(IgnoreRegionsMetric):
 
 
 def _default_out_file(prefix: str) -> str | None:
-    """Beside the log file of the current run, named by the training iteration if there is one."""
+    """Beside the log file of the current run, named by the iterations of training if there were some."""
     files = [handler.baseFilename for handler in MMLogger.get_current_instance().handlers
              if isinstance(handler, logging.FileHandler)]
     if not files:
         return None
-    iteration = MessageHub.get_current_instance().get_info('iter')
-    # mmengine stores the last finished iteration, counted from 0.
-    suffix = '' if iteration is None else f'_iter_{iteration + 1}'
+    iterations = trained_iterations()
+    suffix = f'_iter_{iterations}' if iterations else ''
     return osp.join(osp.dirname(files[0]), f'{prefix}{suffix}.jsonl')

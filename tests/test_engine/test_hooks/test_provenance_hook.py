@@ -41,6 +41,7 @@ def result_of(runner, name='reasonseg'):
 
 def test_a_test_says_what_it_is_and_hashes_weights_once(config, hashed):
     config.test_dataloader.dataset.split = 'val'
+    config.train_dataloader.dataset.data_root = 'not/there'  # a test needs no training data
     runner = Runner.from_cfg(config)
     runner.test()
     result = result_of(runner)
