@@ -29,7 +29,7 @@ from mmdpad.visualization import draw_answer
 from .inputs import ImageInput, Query, pair_queries
 
 # Steps of a test pipeline that need the truth.
-_TRUTH_STEPS = ('LoadReasonSegMask', 'TargetsFromMask')
+_TRUTH_STEPS = ('LoadReasonSegMask', 'LoadInstanceMasks', 'TargetsFromMask', 'TargetsFromSolution')
 _REMEDY = ('`weights` should be a checkpoint that tools/train.py wrote for this config; without it '
            'the weights which the config names are used')
 

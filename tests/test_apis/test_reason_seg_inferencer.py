@@ -74,6 +74,12 @@ def test_one_image_one_question(infer):
         failure=None)
 
 
+@pytest.mark.parametrize('step', ['LoadInstanceMasks', 'TargetsFromSolution'])
+def test_no_step_of_any_data_set_needs_the_truth(config, step):
+    config.test_dataloader.dataset.pipeline[1] = dict(type=step)
+    assert ReasonSegInferencer(config, device='cpu')(COFFEE, 'a?')[0]['failure'] is None
+
+
 def test_an_unusable_response_is_a_result(infer):
     good, bad = infer(COFFEE, ['a?', 'fail'], return_vis=True)
     assert bad['failure'] == 'no_answer: no block' and bad['reasoning'] == 'hm'
