@@ -36,11 +36,11 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
         ValueError: A row that cannot be scored, by its number from 1, or lacks ``think_tokens``.
     """
     _check_lengths(composition, rows)
-    solutions = [_read_solution(number, row) for number, row in enumerate(rows, start=1)]
+    targets = [_read_targets(number, row) for number, row in enumerate(rows, start=1)]
     parsed = [parse_response(row['response'], several_objects=_is_list(row['solution']))
               for row in rows]
     rollout = RolloutBatch(
-        data_samples=[SimpleNamespace(prompt_targets=targets) for targets in solutions],
+        data_samples=[SimpleNamespace(prompt_targets=own) for own in targets],
         prompt_images=[], group_size=1, texts=[row['response'] for row in rows], parsed=parsed,
         think_tokens=torch.tensor([math.nan if row.get('think_tokens') is None
                                    else float(row['think_tokens']) for row in rows]))
@@ -95,7 +95,7 @@ def _check_lengths(composition: RewardComposition, rows: Sequence[Mapping[str, A
                              f'`think_tokens`, as result files do; add it, or leave out the term')
 
 
-def _read_solution(number: int, row: Mapping[str, Any]) -> SimpleNamespace:
+def _read_targets(number: int, row: Mapping[str, Any]) -> SimpleNamespace:
     """``bboxes`` (K, 4) and ``points`` (K, P, 2) of a row's targets."""
     for name in ('response', 'solution'):
         if not isinstance(row.get(name), str):
@@ -103,6 +103,9 @@ def _read_solution(number: int, row: Mapping[str, Any]) -> SimpleNamespace:
                              f'`{name}` is {row.get(name)!r}; the files of RolloutLogHook hold no '
                              f'solutions, but rewards already (tools/analysis_tools/'
                              f'show_rollouts.py shows them)')
+    if not isinstance(row.get('think_tokens', 0), int | float | None):
+        raise ValueError(f'line {number}: `think_tokens` should be a number or null, but is '
+                         f'{row["think_tokens"]!r}')
     try:
         objects = parse_objects_solution(row['solution'])
     except ValueError as error:

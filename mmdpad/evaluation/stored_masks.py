@@ -15,10 +15,12 @@ from mmdpad.utils.masks import decode_mask
 from .metrics import ReasonSegMetric
 from .pairing import SHOWN, number_samples, show_keys
 
-OPTIONAL = ('boxes', 'points', 'scores', 'think', 'caption', 'think_tokens', 'caption_tokens',
-            'truncated', 'response', 'failure', 'failure_detail')
+OPTIONAL = dict(boxes=list, points=list, scores=list, think=str, caption=str, think_tokens=int,
+                caption_tokens=int, truncated=bool, response=str, failure=str, failure_detail=str)
 """What a line may have besides ``id``, ``question`` and ``mask``, as the files of
-:class:`ReasonSegMetric` do."""
+:class:`ReasonSegMetric` do, and its type (or null)."""
+# Name in a line -> name in a sample, dimensions, and entries along the last (None: any number).
+_ARRAYS = dict(boxes=('bboxes', 2, 4), points=('points', 3, 2), scores=('scores', 1, None))
 
 
 def score_predictions(dataset: Any, predictions: Sequence[dict],
@@ -32,7 +34,8 @@ def score_predictions(dataset: Any, predictions: Sequence[dict],
 
     Raises:
         ValueError: As in :func:`match_predictions`, or a protocol that the data cannot follow,
-            before any work; or a mask is no RLE or not of its image's size.
+            before any work; or a mask is no RLE or not of its image's size, or an optional entry
+            of another form.
     """
     metric.dataset_meta = dataset.metainfo
     items = [dataset.get_data_info(i) for i in range(len(dataset))]
@@ -80,18 +83,18 @@ def match_predictions(predictions: Sequence[dict], items: Sequence[dict]) -> lis
 def _make_sample(item: dict, line: dict) -> dict[str, Any]:
     """What :meth:`ReasonSegMetric.process` takes, from an item with masks and its prediction."""
     said = {name: line.get(name) for name in OPTIONAL}
-    parts = dict(think=said['think'], caption=said['caption'])
     reason = said['failure'] or (line['mask'] is None and 'no_mask')
-    parsed = (ParseFailure(reason, said['failure_detail'] or 'the stored mask is null', **parts)
-              if reason else ReasoningOutput(**parts, objects=()))
     try:
+        _check_types(said)
         masks = _read_masks(None if reason else line['mask'], tuple(item['ori_shape']))
-        predicted = {name: np.array(said[key], float) for name, key in (
-            ('bboxes', 'boxes'), ('points', 'points'), ('scores', 'scores'))
-            if said[key] is not None}
+        predicted = {name: _read_array(key, said[key], *form) for key, (name, *form) in
+                     _ARRAYS.items() if said[key] is not None}
     except ValueError as error:
         raise ValueError(f'The prediction to {item["img_id"]!r}, {item["question"]!r} cannot be '
                          f'used: {error}') from error
+    parts = dict(think=said['think'], caption=said['caption'])
+    parsed = (ParseFailure(reason, said['failure_detail'] or 'the stored mask is null', **parts)
+              if reason else ReasoningOutput(**parts, objects=()))
     sample = dict(
         {key: item.get(key) for key in ('sample_idx', 'img_id', 'img_path', 'is_sentence')},
         question=normalise_question(item['question']),
@@ -102,6 +105,26 @@ def _make_sample(item: dict, line: dict) -> dict[str, Any]:
     if 'ignore_mask' in item:
         sample['ignored_instances'] = dict(masks=item['ignore_mask'][None])
     return sample
+
+
+def _check_types(said: dict[str, Any]) -> None:
+    for name, value in said.items():
+        if value is not None and not isinstance(value, OPTIONAL[name]):
+            raise ValueError(f'its `{name}` should be null or of type {OPTIONAL[name].__name__}, '
+                             f'but is {value!r}')
+
+
+def _read_array(name: str, values: list, dimensions: int, last: int | None) -> np.ndarray:
+    """The array of so many dimensions, or an empty one."""
+    try:
+        array = np.array(values, np.float64)
+    except (TypeError, ValueError):  # ragged, or no numbers
+        array = np.array(np.nan)
+    if values and (array.ndim != dimensions or last not in (None, array.shape[-1])
+                   or not np.isfinite(array).all()):
+        form = ', '.join(['n', 'P'][:dimensions - 1] + [str(last or 'n')])
+        raise ValueError(f'its `{name}` should be finite numbers, ({form}), but are {values}')
+    return array
 
 
 def _read_masks(rle: dict | None, shape: tuple[int, int]) -> np.ndarray:

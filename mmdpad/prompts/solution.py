@@ -12,7 +12,7 @@ from .template import OBJECTS_KEYS
 Pair = tuple[int, int]
 Box = tuple[int, int, int, int]
 
-_PAIR = r'\((\d+),(\d+)\)'
+_PAIR = r'\((\d{1,9}),(\d{1,9})\)'  # no picture has more pixels along a side
 _BOX = re.compile(rf'<box>{_PAIR},{_PAIR}</box>')
 _POINTS = re.compile(rf'<points>{_PAIR},{_PAIR}</points>')
 
@@ -24,9 +24,9 @@ def parse_solution(text: str) -> tuple[Box, tuple[Pair, Pair]]:
     ((10, 20, 30, 40), ((15, 25), (18, 30)))
 
     Args:
-        text: ``<box>(x1,y1),(x2,y2)</box><points>(x,y),(x,y)</points>``, non-negative integers,
-            pixels of the image that goes with it (840 x 840 in the published copies). What
-            stands around the two tags is left alone.
+        text: ``<box>(x1,y1),(x2,y2)</box><points>(x,y),(x,y)</points>``, non-negative integers
+            below 1e9, pixels of the image that goes with it (840 x 840 in the published copies).
+            What stands around the two tags is left alone.
 
     Returns:
         The box (x1, y1, x2, y2) and two points (x, y).
@@ -51,8 +51,8 @@ def parse_objects_solution(text: str) -> list[tuple[Box, tuple[Pair, ...]]]:
 
     Args:
         text: As there; or a list whose entries have ``bbox_2d`` [x1, y1, x2, y2] and ``point_2d``
-            [x, y], non-negative integers, as the multi-object copies have it (VisionReasoner).
-            An empty list: no target.
+            [x, y], such integers, as the multi-object copies have it (VisionReasoner). An empty
+            list: no target.
 
     Returns:
         Box and points of each object; one point each where the solution is a list.
@@ -73,8 +73,8 @@ def parse_objects_solution(text: str) -> list[tuple[Box, tuple[Pair, ...]]]:
 
 
 def _whole(values: Any, count: int) -> Any:
-    """``count`` non-negative integers as a tuple."""
+    """``count`` non-negative integers below 1e9 as a tuple."""
     if (not isinstance(values, list) or len(values) != count
-            or not all(type(value) is int and value >= 0 for value in values)):
+            or not all(type(value) is int and 0 <= value < 10**9 for value in values)):
         raise ValueError(f'{values} in place of {count} numbers')
     return tuple(values)

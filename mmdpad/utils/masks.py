@@ -72,7 +72,8 @@ def checked_rle(rle: dict) -> dict:
     if isinstance(counts, list):
         runs = counts
     elif isinstance(counts, (str, bytes)):
-        counts = counts.encode('utf-8') if isinstance(counts, str) else counts
+        # Half of a surrogate pair becomes bytes, too, which no run has.
+        counts = counts.encode('utf-8', 'surrogatepass') if isinstance(counts, str) else counts
         runs = _runs(counts)
     else:
         runs = [None]

@@ -101,7 +101,14 @@ def test_bare_lines_and_null_masks(dataset_config, own_result):
 @pytest.mark.parametrize('change, message', [
     (dict(mask=encode_mask(np.ones((3, 5), bool))), 'its mask is 3 x 5 in place of the image'),
     (dict(mask=dict(size=[3, 5], counts='0')), 'its RLE is broken'),
-    (dict(boxes=[[0, 'x', 1, 1]]), 'could not convert'),
+    (dict(boxes=[[0, 'x', 1, 1]]), r'its `boxes` should be finite numbers, \(n, 4\), but'),
+    (dict(boxes=[1, 2, 3, 4]), r'`boxes` should be finite numbers, \(n, 4\)'),
+    (dict(points=[[1, 2]]), r'`points` should be finite numbers, \(n, P, 2\)'),
+    (dict(points=[[[1, None]]]), r'`points` should be finite'),
+    (dict(boxes=[[1, 2, 3, 4], [1]]), '`boxes` should be finite'),
+    (dict(scores=[[1]]), r'`scores` should be finite numbers, \(n\)'),
+    (dict(think_tokens='many'), "`think_tokens` should be null or of type int, but is 'many'"),
+    (dict(think=5), '`think` should be null or of type str'),
 ])
 def test_an_unusable_prediction_is_named(change, message, dataset_config, own_result):
     lines = list(read_jsonl(str(own_result[0])))

@@ -24,6 +24,7 @@ def test_other_tags_around_are_left_alone():
     '<box>(1,2,3,4)</box><points>(5,6),(7,8)</points>',
     '<box>(-1,2),(3,4)</box><points>(5,6),(7,8)</points>',
     '<box>(1.5,2),(3,4)</box><points>(5,6),(7,8)</points>',
+    f'<box>(1,2),(3,{10**9})</box><points>(5,6),(7,8)</points>',
     '<box>(1,2),(3,4)<points>(5,6),(7,8)</points></box>',
 ])
 def test_every_other_form_is_an_error(solution):
@@ -49,6 +50,7 @@ def test_one_object_is_a_list_of_one():
     '[{"bbox_2d": [1, 2, 3, 4.5], "point_2d": [2, 3]}]',
     '[{"bbox_2d": [1, 2, 3, -4], "point_2d": [2, 3]}]',
     '[{"bbox_2d": [1, 2, 3, true], "point_2d": [2, 3]}]',
+    f'[{{"bbox_2d": [1, 2, 3, {10**9}], "point_2d": [2, 3]}}]',
 ])
 def test_every_other_list_is_an_error(solution):
     with pytest.raises(ValueError, match='`solution` should be a JSON list'):

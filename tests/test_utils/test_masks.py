@@ -36,6 +36,7 @@ def test_every_kind_of_counts_is_read():
 @pytest.mark.parametrize('rle', [
     dict(size=[4, 4], counts=''), dict(size=[4, 4], counts='22'), dict(size=[4, 4], counts='zzz'),
     dict(size=[4, 4], counts='o' * 10**6), dict(size=[4, 4], counts='\xff'),
+    dict(size=[4, 4], counts='\ud800'),
     dict(size=[4, 4], counts=[3, 20]), dict(size=[4, 4], counts=[20, -4]),
     dict(size=[4, 4], counts=[16.0]), dict(size=[4, 4], counts=None), dict(size=[4, 4]),
     dict(size=[4], counts=[4]), dict(size=[0, 4], counts=[]), dict(size='44', counts=[16]), {},
