@@ -78,7 +78,8 @@ class ProvenanceHook(Hook):
             provenance=dict(
                 checkpoint=osp.basename(runner.cfg.get('load_from') or '') or None,
                 iter=trained_iterations(), weights=self._weights(model),
-                config=hash_config(runner.cfg), **self._data[id(loop)], **describe_environment(runner.seed)))))
+                config=hash_config(runner.cfg), **self._data[id(loop)],
+                **describe_environment(runner.seed)))))
 
     def _weights(self, model: nn.Module) -> dict[str, str | None]:
         if not isinstance(model, ReasoningSegmentor):

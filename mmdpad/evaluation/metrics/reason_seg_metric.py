@@ -124,7 +124,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
 
 
 def _default_out_file(prefix: str) -> str | None:
-    """Beside the log file of the current run, named by how far training has gone, if there is any."""
+    """Beside the log file of the current run, named by how far it has trained, if it has."""
     files = [handler.baseFilename for handler in MMLogger.get_current_instance().handlers
              if isinstance(handler, logging.FileHandler)]
     if not files:
