@@ -78,7 +78,8 @@ def paired_differences(first: Sequence[Row], second: Sequence[Row]) -> dict[str,
     Returns:
         Metric -> ``difference``; ``low`` and ``high``, its 95 % bootstrap interval over samples
         that are drawn for both alike; and ``other_side``, the share of draws in which the
-        difference is zero or has the other sign (1 where it is zero itself).
+        difference is zero or has the other sign (1 where it is zero itself). NaN where no draw
+        has the metric, as cIoU where all unions are empty.
     """
     (names, *a), (other_names, *b) = ratios(first), ratios(second)
     shared = [name for name in names if name in other_names]
@@ -89,9 +90,10 @@ def paired_differences(first: Sequence[Row], second: Sequence[Row]) -> dict[str,
     for name, values, (low, high) in zip(shared, draws.T, percentile_interval(draws),
                                          strict=True):
         difference = after[name] - before[name]
-        other_side = np.mean(values[~np.isnan(values)] * np.sign(difference) <= 0)
+        known = values[~np.isnan(values)]
+        other_side = float(np.mean(known * np.sign(difference) <= 0)) if known.size else np.nan
         found[name] = dict(difference=difference, low=float(low), high=float(high),
-                           other_side=float(other_side))
+                           other_side=other_side)
     return found
 
 

@@ -14,13 +14,14 @@ SHOWN = 5
 Key = tuple[str, str, int]
 
 
-def number_samples(samples: Iterable[tuple[Any, str]]) -> list[Key]:
+def number_samples(samples: Iterable[tuple[Any, str | None]]) -> list[Key]:
     """A key for each (id, question), different ones for all: a data set may ask the same of an
-    image twice, meaning different objects."""
+    image twice, meaning different objects. Models of mmdet that are asked nothing have no question.
+    """
     seen: Counter[tuple[str, str]] = Counter()
     keys = []
     for identifier, question in samples:
-        pair = (str(identifier), normalise_question(question))
+        pair = (str(identifier), normalise_question(question or ''))
         keys.append((*pair, seen[pair]))
         seen[pair] += 1
     return keys

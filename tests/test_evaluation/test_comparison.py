@@ -63,6 +63,22 @@ def test_samples_are_paired_whatever_their_order():
     assert gain['metrics']['giou']['low'] == pytest.approx(10)
 
 
+def test_results_without_questions_are_paired_by_id():
+    first, second = ([dict(row, id=i, question=None) for i, row in enumerate(result.rows)]
+                     for result in (A, B))
+    gain = compare_results([Result('A', first, {}), Result('B', second[::-1], {})])
+    assert gain['differences'][0]['metrics']['giou']['low'] == pytest.approx(10)
+
+
+@pytest.mark.filterwarnings('error')
+def test_what_no_draw_has_is_not_a_number():
+    """Nothing is meant and nothing was drawn: there is no union to divide by."""
+    rows = [dict(row, union=0, intersection=0) for row in A.rows]
+    found = paired_differences(rows, rows)['ciou']
+    assert found['difference'] == 0 and all(
+        np.isnan(found[key]) for key in ('low', 'high', 'other_side'))
+
+
 def test_different_samples_are_an_error():
     other = Result('C', [*B.rows[2:], dict(B.rows[0], id='new')], {})
     with pytest.raises(ValueError) as error:
