@@ -119,8 +119,10 @@ def hash_json(value: Any) -> str:
 
 def describe_data(dataset: Any) -> dict[str, Any]:
     """``data_root``, the last part of that folder's path (of prepared copies it says which one it
-    is), and ``data``, see :func:`fingerprint_dataset`."""
-    roots = dict.fromkeys(Path(part.data_root).name for part in base_datasets(dataset))
+    is), without a folder the name of ``ann_file``; and ``data``, see :func:`fingerprint_dataset`.
+    """
+    roots = dict.fromkeys(Path(part.data_root or part.ann_file).name
+                          for part in base_datasets(dataset))
     return dict(data_root=', '.join(roots), data=fingerprint_dataset(dataset))
 
 

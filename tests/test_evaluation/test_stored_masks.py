@@ -167,7 +167,8 @@ def test_the_tool(run_tool, own_result, shapes_data, tmp_path):
     assert about['data']['items'] == 6 and len(about['predictions']) == 64
     assert about['command'].startswith('python ')
     run_tool('evaluate_masks', CONFIG, path, '--out', tmp_path / 'lisa.jsonl', *options,
-             'test_evaluator.0.ignore_regions=exclude')
+             'test_evaluator.0.ignore_regions=exclude',
+             'test_evaluator.0.type=mmdpad.ReasonSegMetric')
     assert json.loads((tmp_path / 'lisa.json').read_text())['protocol'][
         'ignore_regions'] == 'exclude'
 

@@ -10,6 +10,7 @@ from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from mmdpad.datasets import ReasonSegDataset
 from mmdpad.utils.provenance import (
     dataset_switches,
+    describe_data,
     describe_environment,
     fingerprint_dataset,
     hash_config,
@@ -71,7 +72,10 @@ class Instances(BaseDataset):
 def test_annotation_files_and_instances_of_other_data_sets(tmp_path):
     file = tmp_path / 'instances.json'
     file.write_text('{}')
-    first = fingerprint_dataset(Instances(ann_file=str(file)))
+    dataset = Instances(ann_file=str(file))
+    first = fingerprint_dataset(dataset)
+    assert describe_data(dataset) == dict(data_root='instances.json', data=first)
+    assert describe_data(Instances(data_root=str(tmp_path)))['data_root'] == tmp_path.name
     assert (first['items'], first['annotations'], first['files'], first['bytes']) == (2, 2, 1, 2)
     file.write_text('[]')
     assert fingerprint_dataset(Instances(ann_file=str(file)))['sha256'] != first['sha256']

@@ -40,10 +40,11 @@ def main() -> None:
     init_default_scope(config.get('default_scope', 'mmdpad'))
     evaluators = config.test_evaluator
     evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
-    chosen = [dict(metric) for metric in evaluators if metric['type'] == ReasonSegMetric.__name__]
+    chosen = [dict(metric) for metric in evaluators
+              if METRICS.get(metric['type']) is ReasonSegMetric]
     stem = Path(args.predictions).with_suffix('')
     try:
-        metric = METRICS.build(dict(chosen[0] if chosen else dict(type=ReasonSegMetric.__name__),
+        metric = METRICS.build(dict(chosen[0] if chosen else dict(type=ReasonSegMetric),
                                     out_file=args.out or f'{stem}_scored.jsonl'))
         dataset = DATASETS.build(without_pixels(config.test_dataloader.dataset))
         publish(dict(protocol=dataset_switches(dataset), provenance=dict(
