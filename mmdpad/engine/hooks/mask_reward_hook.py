@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmdpad.evaluation.functional import check_ignore_regions
 from mmdpad.evaluation.scoring import score_mask
 from mmdpad.registry import HOOKS
 from mmdpad.rewards.mask import tiered
@@ -34,6 +35,7 @@ class MaskRewardHook(Hook):
                  ignore_regions: str = 'target') -> None:
         if tiers is not None and not all(0 <= tier < 1 for tier in tiers):
             raise ValueError(f'`tiers` should be thresholds in [0, 1), but got {tiers}')
+        check_ignore_regions(ignore_regions)
         self.tiers = tiers
         self.weight = weight
         self.ignore_regions = ignore_regions

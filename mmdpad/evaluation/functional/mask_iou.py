@@ -10,6 +10,13 @@ import numpy as np
 IGNORE_REGIONS = ('target', 'exclude')
 
 
+def check_ignore_regions(ignore_regions: str) -> None:
+    """Raises ValueError unless this is one of :data:`IGNORE_REGIONS`."""
+    if ignore_regions not in IGNORE_REGIONS:
+        raise ValueError(f'`ignore_regions` should be one of {IGNORE_REGIONS}, but got '
+                         f'{ignore_regions!r}')
+
+
 def apply_protocol(mask: np.ndarray, target: np.ndarray, ignore: np.ndarray,
                    ignore_regions: str) -> tuple[np.ndarray, np.ndarray]:
     """The prediction and the target as the protocol counts them.
@@ -27,12 +34,10 @@ def apply_protocol(mask: np.ndarray, target: np.ndarray, ignore: np.ndarray,
     if not mask.shape == target.shape == ignore.shape:
         raise ValueError(f'Prediction, target and ignore region should have one shape, but got '
                          f'{mask.shape}, {target.shape} and {ignore.shape}')
+    check_ignore_regions(ignore_regions)
     if ignore_regions == 'target':
         return mask, target | ignore
-    if ignore_regions == 'exclude':
-        return mask & ~ignore, target & ~ignore
-    raise ValueError(f'`ignore_regions` should be one of {IGNORE_REGIONS}, but got '
-                     f'{ignore_regions!r}')
+    return mask & ~ignore, target & ~ignore
 
 
 def mask_iou(intersection: int, union: int, ignore_regions: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.logging import MMLogger, print_log
 
-from mmdpad.evaluation.functional import IGNORE_REGIONS
+from mmdpad.evaluation.functional import check_ignore_regions
 from mmdpad.evaluation.results import drop_padding, in_order, summarise_result, write_result
 from mmdpad.evaluation.scoring import FAILED_SAMPLES, score_sample
 from mmdpad.registry import METRICS
@@ -79,9 +79,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
                  prefix: str | None = None,
                  collect_dir: str | None = None) -> None:
         super().__init__(collect_device, prefix, collect_dir)
-        if ignore_regions not in IGNORE_REGIONS:
-            raise ValueError(f'`ignore_regions` should be one of {IGNORE_REGIONS}, but got '
-                             f'{ignore_regions!r}')
+        check_ignore_regions(ignore_regions)
         self.ignore_regions = ignore_regions
         self.out_file = out_file
         self.save_masks = save_masks

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mmdpad.evaluation.functional import check_ignore_regions
 from mmdpad.evaluation.scoring import score_mask
 from mmdpad.registry import METRICS
 from mmdpad.rewards import RewardComposition
@@ -39,6 +40,7 @@ class RewardMetric(IgnoreRegionsMetric):
     def __init__(self, rewards: dict[str, dict], ignore_regions: str = 'target',
                  collect_device: str = 'cpu', prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
+        check_ignore_regions(ignore_regions)
         self.ignore_regions = ignore_regions
         self.composition = RewardComposition(rewards)
 

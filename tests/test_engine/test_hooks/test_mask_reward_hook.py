@@ -90,3 +90,5 @@ def test_without_masks_or_decoder_it_is_refused_before_training(tiny_config):
         hook.before_train(SimpleNamespace(train_loop=loop))
     with pytest.raises(ValueError, match='tiers'):
         MaskRewardHook(tiers=(1.5, ))
+    with pytest.raises(ValueError, match="but got 'drop'"):
+        MaskRewardHook(ignore_regions='drop')

@@ -241,8 +241,9 @@ def test_without_a_log_file_nothing_is_written(tmp_path, monkeypatch):
 
 
 def test_bad_arguments_and_shapes():
-    with pytest.raises(ValueError, match="but got 'drop'"):
-        METRICS.build(dict(type='ReasonSegMetric', ignore_regions='drop'))
+    for metric in (dict(type='ReasonSegMetric'), dict(type='RewardMetric', rewards={})):
+        with pytest.raises(ValueError, match="but got 'drop'"):
+            METRICS.build(dict(metric, ignore_regions='drop'))
     data = sample('1100', '1000')
     data.pred_instances = InstanceData(masks=mask('10'))
     with pytest.raises(ValueError, match='one shape'):
