@@ -43,7 +43,7 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     if args.out and is_main_process():
         out = describe_results(metrics, runner.test_loop.evaluator.metrics, args.out)
-        write_atomically(args.out, json.dumps(jsonable(out), indent=2).encode())
+        print(write_atomically(args.out, json.dumps(jsonable(out), indent=2).encode()))
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpad.utils import jsonable, read_jsonl, write_atomically, write_jsonl
+from mmdpad.utils import jsonable, read_jsonl, unique_path, write_atomically, write_jsonl
 
 from .summary import BOOTSTRAP, Row, find_intervals, summarise
 
@@ -53,7 +53,7 @@ def summarise_result(rows: Sequence[Row], protocol: dict[str, Any],
 
 
 def write_result(path: str, rows: Sequence[Row], summary: dict[str, Any]) -> str:
-    """Write both files; names that are taken get a number.
+    """Write both files; where the name of either is taken, both get one number.
 
     Args:
         path: Of the lines; the other file has ``.json`` in place of its extension.
@@ -63,7 +63,7 @@ def write_result(path: str, rows: Sequence[Row], summary: dict[str, Any]) -> str
     Returns:
         Where the lines are.
     """
-    where = write_jsonl(path, rows)
+    where = write_jsonl(unique_path(path, '.json'), rows)
     summary = dict(summary, samples=osp.basename(where))
     write_atomically(osp.splitext(where)[0] + '.json',
                      json.dumps(jsonable(summary), indent=2).encode())

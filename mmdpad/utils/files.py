@@ -20,9 +20,11 @@ import numpy as np
 import torch
 
 
-def unique_path(path: str) -> str:
-    """``path`` if nothing is there, else the first free one of name_2.ext, name_3.ext, ..."""
-    return next(name for name in _numbered(path) if not osp.lexists(name))
+def unique_path(path: str, *beside: str) -> str:
+    """``path`` if nothing is there, else the first free one of name_2.ext, name_3.ext, ...; free
+    with each extension in ``beside`` (with its dot), too."""
+    return next(name for name in _numbered(path) if not any(map(osp.lexists, (
+        name, *(osp.splitext(name)[0] + extension for extension in beside)))))
 
 
 def unique_name(name: str, taken: set[str]) -> str:

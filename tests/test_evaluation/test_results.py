@@ -62,6 +62,13 @@ def test_what_the_tool_wrote_leads_to_the_lines(tmp_path):
         read_result(str(out))
 
 
+def test_lines_and_summary_have_one_number(tmp_path):
+    (tmp_path / 'a.json').write_text('{}')  # somebody's
+    assert write(tmp_path / 'a.jsonl') == str(tmp_path / 'a_2.jsonl')
+    assert (tmp_path / 'a.json').read_text() == '{}'
+    assert read_result(str(tmp_path / 'a_2.jsonl')).summary['metrics']['giou'] == 75
+
+
 def test_lines_alone_have_no_summary(tmp_path):
     write_jsonl(str(tmp_path / 'a.jsonl'), ROWS)
     assert read_result(str(tmp_path / 'a.jsonl')).summary == {}

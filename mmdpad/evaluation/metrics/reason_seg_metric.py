@@ -66,7 +66,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
         collect_device, prefix, collect_dir: As in mmengine.
 
     Raises:
-        ValueError: An unknown ``ignore_regions``.
+        ValueError: An unknown ``ignore_regions``, or an ``out_file`` that is no .jsonl.
     """
 
     default_prefix = 'reasonseg'
@@ -80,6 +80,9 @@ class ReasonSegMetric(IgnoreRegionsMetric):
                  collect_dir: str | None = None) -> None:
         super().__init__(collect_device, prefix, collect_dir)
         check_ignore_regions(ignore_regions)
+        if out_file is not None and not out_file.endswith('.jsonl'):
+            raise ValueError(f'`out_file` should end in .jsonl (beside it a .json is written), but '
+                             f'got {out_file!r}')
         self.ignore_regions = ignore_regions
         self.out_file = out_file
         self.save_masks = save_masks

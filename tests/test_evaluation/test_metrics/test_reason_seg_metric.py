@@ -244,6 +244,8 @@ def test_bad_arguments_and_shapes():
     for metric in (dict(type='ReasonSegMetric'), dict(type='RewardMetric', rewards={})):
         with pytest.raises(ValueError, match="but got 'drop'"):
             METRICS.build(dict(metric, ignore_regions='drop'))
+    with pytest.raises(ValueError, match="should end in .jsonl .*, but got 'a.json'"):
+        ReasonSegMetric(out_file='a.json')
     data = sample('1100', '1000')
     data.pred_instances = InstanceData(masks=mask('10'))
     with pytest.raises(ValueError, match='one shape'):
