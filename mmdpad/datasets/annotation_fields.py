@@ -9,9 +9,11 @@ three strings for supervised training (:class:`.transforms.ComposeResponse`): ``
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from mmdpad.prompts.template import normalise_question
 
@@ -147,3 +149,17 @@ def read_text(path: Where) -> str:
             continue
     raise DatasetError(f'{path} should be text in UTF-8 or cp1252, but is neither; save it as '
                        'UTF-8')
+
+
+def read_json(path: Where) -> Any:
+    """What a JSON file holds, its text being read by :func:`read_text`.
+
+    Raises:
+        DatasetError: It cannot be read, or is no JSON.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f'{path} should hold JSON, but: {error}; restore the file, or '
+                           'correct it') from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from .annotation_fields import (
     ask_texts,
     check_questions,
     check_texts_mode,
+    read_json,
     read_text,
     wrong_field,
 )
@@ -163,39 +163,48 @@ def _read_table(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise DatasetError(f'`ann_file` should be a table of questions (.csv or .json), but {path} '
                            'is no file; correct the path', 'missing file')
-    text = read_text(path)
     if path.suffix.lower() == '.json':
-        try:
-            rows = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DatasetError(f'{path} should hold JSON, but: {error}; correct it') from error
+        rows = read_json(path)
         if not isinstance(rows, list):
             raise wrong_field(path, 'content', 'a list of objects', rows)
         yield from ((f'{path}, entry {i}', row) for i, row in enumerate(rows))
         return
-    table = csv.DictReader(io.StringIO(text, newline=''), restval='')
-    missing = {'image', 'question'} - set(table.fieldnames or ())
-    if missing:
-        raise DatasetError(
-            f'{path} lacks the column(s) {", ".join(sorted(missing))}; its first line should be '
-            f'image,question or image,question,is_sentence, but is {text[:60].splitlines()[:1]}',
-            'missing column')
-    yield from ((f'{path}, line {table.line_num}', row) for row in table)
+    text = read_text(path)
+    # Strict: a quote that is never closed would take in all rows that follow.
+    table = csv.DictReader(io.StringIO(text, newline=''), restval='', strict=True)
+    try:
+        missing = {'image', 'question'} - set(table.fieldnames or ())
+        if missing:
+            raise DatasetError(
+                f'{path} lacks the column(s) {", ".join(sorted(missing))}; its first line should '
+                'be image,question or image,question,is_sentence, but is '
+                f'{text[:60].splitlines()[:1]}', 'missing column')
+        for row in table:
+            yield f'{path}, line {table.line_num}', row
+    except csv.Error as error:
+        raise DatasetError(f'{path} cannot be read as CSV after line {table.line_num} ({error}); '
+                           'put text with commas or quotes in "quotes", and quotes in it twice',
+                           'unreadable line') from error
 
 
 def _parse_row(row: Any, where: str) -> tuple[tuple[str, str, bool | None], str]:
     """A row as (image, mask's name, is_sentence), which tells its item, and the question."""
     if not isinstance(row, dict):
         raise wrong_field(where, 'row', 'an object with `image` and `question`', row)
+    if any(row.get(None, ())):  # csv's key for fields without a column
+        raise wrong_field(where, 'row', 'as many fields as the first line (text with commas in '
+                          '"quotes")', [*row.values()][:-1] + row[None])
     for field in ('image', 'question'):
         if not isinstance(row.get(field), str):
             raise wrong_field(where, field, 'a string', row.get(field))
-    image, mask = row['image'].strip(), row.get('mask') or Path(row['image'].strip()).stem
-    if not image or not isinstance(mask, str):
-        raise wrong_field(where, 'image' if not image else 'mask', 'the name of a file',
-                          mask if image else image)
-    stated = str(row.get('is_sentence') or '').strip().lower()
-    if stated not in _TRUTH:
-        raise wrong_field(where, 'is_sentence', 'true or false', row['is_sentence'])
+    image, mask = row['image'].strip(), row.get('mask') or ''
+    if not image:
+        raise wrong_field(where, 'image', 'the name of a file', image)
+    if not isinstance(mask, str):
+        raise wrong_field(where, 'mask', 'the name of a file', mask)
+    stated = row.get('is_sentence')
+    truth = '' if stated is None else str(stated).strip().lower()
+    if truth not in _TRUTH:
+        raise wrong_field(where, 'is_sentence', 'true or false', stated)
     check_questions([row['question']], 'question', where)
-    return (image, mask, _TRUTH[stated]), row['question']
+    return (image, mask.strip() or Path(image).stem, _TRUTH[truth]), row['question']

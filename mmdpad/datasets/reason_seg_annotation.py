@@ -11,7 +11,6 @@ Ours are the optional keys of :mod:`.annotation_fields`.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from .annotation_fields import (
     are_texts,
     parse_answer,
     parse_boxes,
-    read_text,
+    read_json,
     wrong_field,
 )
 from .errors import DatasetError
@@ -116,7 +115,7 @@ def parse_annotation(path: str | os.PathLike) -> ReasonSegAnnotation:
     Raises:
         DatasetError: The file cannot be read, is no JSON or not of ReasonSeg's form.
     """
-    content = _load_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise wrong_field(path, 'content', 'an object with `text`, `is_sentence` and `shapes`',
                           content)
@@ -134,14 +133,6 @@ def parse_annotation(path: str | os.PathLike) -> ReasonSegAnnotation:
     polygons = (_parse_shape(path, f'shapes[{i}]', shape) for i, shape in enumerate(shapes))
     return ReasonSegAnnotation(tuple(p for p in polygons if p), tuple(texts), is_sentence,
                                parse_boxes(path, content), parse_answer(path, content))
-
-
-def _load_json(path: str | os.PathLike) -> object:
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise DatasetError(f'{path} should hold JSON, but: {error}; restore the file, or remove '
-                           'it and its image') from error
 
 
 def _parse_shape(path: str | os.PathLike, name: str, shape: object) -> Polygon | None:

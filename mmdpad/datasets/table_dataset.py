@@ -79,15 +79,19 @@ class TableDataset(ReasoningDataset):
     def _make_item(self, shard: str, i: int, row: dict[str, Any]) -> list[dict | DatasetError]:
         """The item of a row, or all that is wrong with it."""
         problems: list[dict | DatasetError] = []
-        where, question = f'{shard}, row {i}', row[self.question_column].as_py()
-        if not isinstance(question, str) or not normalise_question(question):
-            problems.append(DatasetError(
-                f'`{self.question_column}` of {where} should be a question, but got {question!r}; '
-                'write one, or remove the row', 'empty question'))
+        where = f'{shard}, row {i}'
         try:
+            question = row[self.question_column].as_py()
+            if not isinstance(question, str) or not normalise_question(question):
+                problems.append(DatasetError(
+                    f'`{self.question_column}` of {where} should be a question, but got '
+                    f'{question!r}; write one, or remove the row', 'empty question'))
             fields = self.read_row(row, where)
         except DatasetError as error:
             return [*problems, error]
+        except UnicodeDecodeError as error:  # pyarrow looks at the bytes of a text here only
+            return [*problems, DatasetError(f'{where} should hold text in UTF-8, but: {error}; '
+                                            'correct it, or remove the row', 'unreadable text')]
         return problems or [dict(
             img_path=where, shard=shard, row=i, texts=[question], text_index=0, question=question,
             is_sentence=None, **fields)]

@@ -67,7 +67,8 @@ def checked_rle(rle: dict) -> dict:
     """
     size, counts = rle.get('size'), rle.get('counts')
     if not (isinstance(size, (list, tuple)) and len(size) == 2
-            and all(type(side) is int and side > 0 for side in size)):
+            and all(type(side) is int and side > 0 for side in size)
+            and math.prod(size) < 2**32):  # runs are 32-bit numbers to pycocotools
         raise ValueError(f'its RLE should have `size` [height, width], but got {size}')
     if isinstance(counts, list):
         runs = counts

@@ -42,7 +42,7 @@ def error_of(root, **kwargs) -> DatasetError:
 
 def test_rows_about_one_mask_are_one_item(tmp_path):
     table = ('image,question,is_sentence,mask\na.jpg,"one, and\nmore",,\na.jpg,What?,true,\n'
-             'a.jpg,two,FALSE,\na.jpg,three,0,other\n')
+             'a.jpg,two,FALSE,\na.jpg,three,0, other \n')
     write(tmp_path, table, a=BOX, other=BOX)
     items = [(item['img_id'], item['texts'], item['is_sentence'])
              for item in build(tmp_path)]
@@ -87,6 +87,8 @@ def test_the_table_may_be_json(tmp_path):
     rows = [dict(image='a.jpg', question='x', is_sentence=True), 3, dict(image='a.jpg')]
     (tmp_path / 'q.json').write_text(json.dumps(rows[:1]))
     assert build(tmp_path, ann_file='q.json')[0]['is_sentence'] is True
+    (tmp_path / 'q.json').write_text(json.dumps([dict(rows[0], is_sentence=False)]))
+    assert build(tmp_path, ann_file='q.json')[0]['is_sentence'] is False
     (tmp_path / 'q.json').write_text(json.dumps(rows))
     assert [str(p)[:12] for p in error_of(tmp_path, ann_file='q.json').problems] == [
         '`row` of ' + str(tmp_path)[:3], '`question` o']
@@ -116,8 +118,11 @@ def test_colours_are_no_index_mask(tmp_path):
 @pytest.mark.parametrize('table, message', [
     ('', 'lacks the column(s) image, question'),
     ('image;question\na.jpg;x\n', "but is ['image;question']"),
+    ('image,question\na.jpg,the cat, that sleeps\n', "got ['a.jpg', 'the cat', ' that sleeps']"),
+    ('image,question\na.jpg,"x\na.jpg,y\n', 'cannot be read as CSV after line 1 (unexpected end'),
+    (f'image,question\na.jpg,{"x" * 140_000}\n', 'after line 1 (field larger than field limit'),
 ])
-def test_a_table_without_its_columns_is_refused(tmp_path, table, message):
+def test_a_table_that_would_be_misread_is_refused(tmp_path, table, message):
     assert message in str(error_of(write(tmp_path, table)))
 
 

@@ -128,6 +128,16 @@ def test_a_row_that_cannot_be_used_is_named(fields, kind, message, root):
         raise problem
 
 
+@pytest.mark.parametrize('column', ['text', 'image_id'])
+def test_text_that_is_not_utf8_is_named(column, root):
+    table = pq.read_table(root / NAME)
+    texts = pa.array([b'a', b'\xff', b'c'], pa.binary()).view(pa.string())
+    at = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(at, table.schema.field(at), texts), root / NAME)
+    problem = problem_of(root)
+    assert problem.kind == 'unreadable text' and 'row 1 should hold text in UTF-8' in str(problem)
+
+
 def test_a_cut_off_image_is_found_when_the_data_set_is_built(root):
     data = pq.read_table(root / NAME).to_pylist()[0]['image']['bytes']
     change(root, 0, image=dict(bytes=data[:-40], path=None))

@@ -39,7 +39,8 @@ def test_every_kind_of_counts_is_read():
     dict(size=[4, 4], counts='\ud800'),
     dict(size=[4, 4], counts=[3, 20]), dict(size=[4, 4], counts=[20, -4]),
     dict(size=[4, 4], counts=[16.0]), dict(size=[4, 4], counts=None), dict(size=[4, 4]),
-    dict(size=[4], counts=[4]), dict(size=[0, 4], counts=[]), dict(size='44', counts=[16]), {},
+    dict(size=[4], counts=[4]), dict(size=[0, 4], counts=[]), dict(size='44', counts=[16]),
+    dict(size=[2**70, 1], counts=[2**70]), {},
 ], ids=str)
 def test_a_broken_rle_is_refused_and_never_read(rle):
     with pytest.raises(ValueError, match='its RLE (should have `size`|is broken)'):
