@@ -42,20 +42,22 @@ def _numbered(path: str) -> Iterator[str]:
 
 @contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A folder to fill, which is at ``path`` when the block ends well, and nowhere if it fails.
+    """A folder to fill, which is at ``path`` when the block ends well, and nowhere if it fails;
+    so are folders above it that are missing.
 
     Raises:
         FileExistsError: There is something at ``path``; it is left as it is.
     """
     path = Path(os.path.abspath(path))
     refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
+    nearest = next(parent for parent in path.parents if parent.exists())
+    building = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=nearest))
     try:
         folder = building / path.name
         folder.mkdir()
         yield folder
         refuse_existing(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(path)
     finally:
         shutil.rmtree(building)

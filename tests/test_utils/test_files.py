@@ -52,7 +52,7 @@ def test_a_new_folder_appears_when_it_is_complete(tmp_path):
 
 
 def test_nothing_is_left_of_a_folder_that_fails(tmp_path):
-    with pytest.raises(KeyError), new_folder(tmp_path / 'a') as folder:
+    with pytest.raises(KeyError), new_folder(tmp_path / 'new/a') as folder:
         (folder / 'file').write_text('x')
         raise KeyError
     assert list(tmp_path.iterdir()) == []

@@ -66,6 +66,10 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     if len(args.split) > 1 and (args.kind == 'masks' or os.path.isfile(args.source)):
         parser.error(f'{args.source} has no splits, but got --split {" ".join(args.split)}; name '
                      'one')
+    for name in args.split:
+        if name != Path(name).name or name[:1] in ('', '.'):
+            parser.error(f'--split should be names of splits, without folders and not hidden, but '
+                         f'got {name!r}; name other folders by SRC and OUT')
     for name in given:
         args.source_options[MASK_FLAGS[name]] = getattr(args, name)
     return args

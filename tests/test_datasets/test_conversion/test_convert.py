@@ -260,3 +260,11 @@ def test_flags_of_masks_are_refused_elsewhere(lines, tmp_path, arguments, capsys
     with pytest.raises(SystemExit):
         convert('jsonl', lines(objects(RING)), 'coco', tmp_path / 'out', *arguments)
     assert f'{arguments[0]} is for masks, but SRC is jsonl' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('split', ['../x', 'a/b', '.', ''])
+def test_splits_that_are_no_names_are_refused(lines, tmp_path, split, capsys):
+    with pytest.raises(SystemExit):
+        convert('jsonl', lines(objects(RING)) / 'train.jsonl', 'jsonl', tmp_path / 'out',
+                '--split', split)
+    assert f'but got {split!r}; name other folders' in capsys.readouterr().err
