@@ -24,6 +24,8 @@ UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.er
 _SIDEWAYS = (5, 6, 7, 8)
 # The last bytes of an undamaged file, by format.
 _END_MARKS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}
+# One of these is in a PNG that says how it is turned.
+_PNG_EXIF_MARKS = (b'eXIf', b'Raw profile type exif', b'XML:com.adobe.xmp')
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -112,19 +114,32 @@ def _probe(file: BinaryIO) -> tuple[int, int]:
         if not _ends_properly(file, image.format):
             image.load()
         width, height = image.size
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+        sideways = _may_be_turned(file, image.format) and image.getexif().get(
+            ExifTags.Base.Orientation) in _SIDEWAYS
     return (width, height) if sideways else (height, width)
 
 
 def _ends_properly(file: BinaryIO, image_format: str | None) -> bool:
-    """Whether the end mark of the format is there; the file stays where it was."""
-    mark, place = _END_MARKS.get(image_format or ''), file.tell()
-    if mark is None:
-        return False
-    file.seek(-len(mark), os.SEEK_END)
-    found = file.read()
+    """Whether the end mark of the format is there."""
+    mark = _END_MARKS.get(image_format or '')
+    return mark is not None and _peek(file, -len(mark), os.SEEK_END) == mark
+
+
+def _may_be_turned(file: BinaryIO, image_format: str | None) -> bool:
+    """False for a PNG without a word of it: Pillow decodes all pixels to look behind them."""
+    if image_format != 'PNG':
+        return True
+    content = _peek(file, 0, os.SEEK_SET)
+    return any(mark in content for mark in _PNG_EXIF_MARKS)
+
+
+def _peek(file: BinaryIO, offset: int, whence: int) -> bytes:
+    """What a file holds from a place on; it stays where it was."""
+    place = file.tell()
+    file.seek(offset, whence)
+    content = file.read()
     file.seek(place)
-    return found == mark
+    return content
 
 
 def _undecodable(path: str | os.PathLike, error: Exception) -> DatasetError:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.transforms import probe_image, probe_image_bytes, read_image, to_rgb
@@ -44,6 +44,40 @@ def test_exif_orientations(orientation, corner, shape, tmp_path):
         assert probe_image(path) == probe_content(path) == shape
         assert read_image(path).shape == (*shape, 3)
     assert read_image(tmp_path / 'a.png')[corner].tolist() == [200, 100, 50]
+
+
+def test_a_png_may_say_behind_its_pixels_how_it_is_turned(tmp_path):
+    exif, path = Image.Exif(), tmp_path / 'a.png'
+    exif[ORIENTATION] = 6
+    Image.new('RGB', (6, 4)).save(path, exif=exif)
+    raw = path.read_bytes()
+    start = raw.index(b'eXIf') - 4
+    end = start + 12 + int.from_bytes(raw[start:start + 4], 'big')
+    path.write_bytes(raw[:start] + raw[end:-12] + raw[start:end] + raw[-12:])
+    assert probe_image(path) == probe_content(path) == read_image(path).shape[:2] == (6, 4)
+
+
+@pytest.mark.parametrize('keyword', ['Raw profile type exif', 'XML:com.adobe.xmp'])
+def test_a_png_may_say_in_text_how_it_is_turned(keyword, tmp_path):
+    exif, info, path = Image.Exif(), PngImagePlugin.PngInfo(), tmp_path / 'a.png'
+    exif[ORIENTATION] = 6
+    if keyword.startswith('XML'):
+        info.add_itxt(keyword, '<x tiff:Orientation="6"/>', zip=True)
+    else:
+        info.add_text(keyword, f'\nexif\n32\n{exif.tobytes().hex()}', zip=True)
+    Image.new('RGB', (6, 4)).save(path, pnginfo=info)
+    assert probe_image(path) == probe_content(path) == read_image(path).shape[:2] == (6, 4)
+
+
+def test_the_pixels_of_other_pngs_are_not_decoded_for_their_size(tmp_path):
+    path = tmp_path / 'a.png'
+    Image.new('RGB', (6, 4)).save(path)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b'IDAT') + 8] ^= 255
+    path.write_bytes(raw)
+    assert probe_image(path) == probe_content(path) == (4, 6)
+    with pytest.raises(DatasetError, match='cannot be decoded'):
+        read_image(path)
 
 
 def test_transparency_is_laid_over_white():
