@@ -24,7 +24,7 @@ from .annotation_fields import (
 from .errors import DatasetError, collecting
 from .reasoning_dataset import ReasoningDataset, find_duplicates
 from .transforms.images import probe_image
-from .transforms.loading import load_segmentation
+from .transforms.loading import check_segmentation
 
 
 def _is_side(value: Any) -> bool:
@@ -150,7 +150,7 @@ class JsonLinesDataset(ReasoningDataset):
                 instances.append(dict(mask=segmentation, ignore_flag=flag))
                 if height and width:
                     with collecting(problems):
-                        load_segmentation(segmentation, height, width, f'{where}, `{field}[{i}]`')
+                        check_segmentation(segmentation, height, width, f'{where}, `{field}[{i}]`')
         item = dict(
             img_id=line['id'],
             img_path=self._image_path(line),

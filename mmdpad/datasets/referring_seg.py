@@ -15,7 +15,7 @@ from .errors import DatasetError
 from .reasoning_dataset import ReasoningDataset, find_duplicates
 from .referring_annotation import Reference, parse_reference, read_instances, read_references
 from .transforms.images import probe_image
-from .transforms.loading import load_segmentation
+from .transforms.loading import check_segmentation
 
 TEXT_MODES = ('original', 'select_first')
 
@@ -36,7 +36,7 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
     references without a sentence have no item, as with its own reader.
 
     What the split uses is checked when the data set is built, each image by its header and each
-    segmentation by drawing it once. It is wrong: a reference, image or annotation whose id is
+    segmentation by its run lengths. It is wrong: a reference, image or annotation whose id is
     there twice, a reference to an annotation or image that is not there or to one of another
     image, an image that is missing, unreadable or not of the size that ``ann_file`` says, a
     segmentation that is broken or marks no pixel, an expression without any text.
@@ -113,8 +113,8 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
     def _check_mask(self, annotation: dict, image_of: dict[int, dict]) -> None:
         image = image_of.get(annotation['image_id'])
         if image is not None:
-            load_segmentation(annotation['segmentation'], image['height'], image['width'],
-                              f'annotation {annotation["id"]} in {self.ann_file}')
+            check_segmentation(annotation['segmentation'], image['height'], image['width'],
+                               f'annotation {annotation["id"]} in {self.ann_file}')
 
     def _find_strangers(self, ref: Reference, image_of: dict[int, dict],
                         annotation_of: dict[int, dict]) -> Iterator[DatasetError]:

@@ -30,7 +30,12 @@ def decode_mask(rle: dict) -> np.ndarray:
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """The bool mask (height, width) of a COCO ``segmentation``.
+    """:func:`segmentation_rle` as a bool mask (height, width)."""
+    return coco_mask.decode(segmentation_rle(segmentation, height, width)).astype(bool)
+
+
+def segmentation_rle(segmentation: Any, height: int, width: int) -> dict:
+    """A COCO ``segmentation`` as RLE with compressed counts (bytes), as pycocotools takes it.
 
     Args:
         segmentation: Polygons, each [x1, y1, x2, y2, ...] of at least 3 points, in pixels, the
@@ -48,15 +53,14 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         if rle['size'] != [height, width]:
             raise ValueError(f'its RLE has size {rle["size"]} in place of the image\'s '
                              f'[{height}, {width}] (height, width)')
-        return coco_mask.decode(rle).astype(bool)
+        return rle
     if not isinstance(segmentation, list) or not segmentation or not all(
             isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
             and all(type(v) in (int, float) and math.isfinite(v) and abs(v) < 1e6
                     for v in polygon) for polygon in segmentation):
         raise ValueError('it is neither an RLE nor a list of polygons [x1, y1, x2, y2, x3, y3, '
                          f'...] in pixels: {str(segmentation)[:80]}')
-    return coco_mask.decode(coco_mask.merge(
-        coco_mask.frPyObjects(segmentation, height, width))).astype(bool)
+    return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
 
 
 def checked_rle(rle: dict) -> dict:

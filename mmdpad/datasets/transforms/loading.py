@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 from mmcv.transforms import BaseTransform
+from pycocotools import mask as coco_mask
 
 from mmdpad.registry import TRANSFORMS
-from mmdpad.utils.masks import decode_segmentation
+from mmdpad.utils.masks import segmentation_rle
 
 from ..errors import DatasetError
 from ..reason_seg_annotation import read_reasonseg_annotation
@@ -63,7 +64,7 @@ class LoadInstanceMasks(BaseTransform):
     """Draw COCO segmentations in the original frame.
 
     Required keys: ``ori_shape`` and ``instances``, a list (as mmdet's data sets have it) of dicts
-    with ``mask`` (:func:`mmdpad.utils.masks.decode_segmentation`) and ``ignore_flag``; 1 marks a
+    with ``mask`` (:func:`mmdpad.utils.masks.segmentation_rle`) and ``ignore_flag``; 1 marks a
     region to leave out of the evaluation.
     Added keys: ``gt_masks`` (K, H, W) bool, one of each target, K may be 0; and, where there are
     such regions, ``ignore_mask`` (H, W) bool, without the targets' pixels.
@@ -86,20 +87,25 @@ class LoadInstanceMasks(BaseTransform):
 
 
 def load_segmentation(segmentation: object, height: int, width: int, where: str) -> np.ndarray:
-    """:func:`mmdpad.utils.masks.decode_segmentation` of a data set's file; ``where`` names it.
+    """:func:`check_segmentation` as a bool mask (height, width)."""
+    return coco_mask.decode(check_segmentation(segmentation, height, width, where)).astype(bool)
+
+
+def check_segmentation(segmentation: object, height: int, width: int, where: str) -> dict:
+    """:func:`mmdpad.utils.masks.segmentation_rle` of a data set's file; ``where`` names it.
 
     Raises:
         DatasetError: It cannot be read, has another size, or marks no pixel.
     """
     try:
-        mask = decode_segmentation(segmentation, height, width)
+        rle = segmentation_rle(segmentation, height, width)
     except ValueError as error:
         raise DatasetError(f'A mask of {where} cannot be used: {error}; correct or remove it',
                            'wrong mask') from error
-    if not mask.any():
+    if not coco_mask.area(rle):
         raise DatasetError(f'A mask of {where} marks no pixel in the image of {width} x {height} '
                            'pixels (width x height); correct or remove it', 'empty mask')
-    return mask
+    return rle
 
 
 def no_target_error(ann_path: str, height: int, width: int) -> DatasetError:
