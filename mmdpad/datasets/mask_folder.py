@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +116,11 @@ class MaskFolderDataset(ReasoningDataset):
                 raise DatasetError(
                     f'{file} could be of {mask!r} and of {file.stem!r}; rename it and its image, '
                     'or name masks in the column `mask`', 'ambiguous mask')
-        objects = [o for file in files for o in self._read_objects(file, height, width)]
-        return dict(img_path=str(path), num_targets=len(objects),
-                    instances=[dict(mask=encode_mask(o), ignore_flag=0) for o in objects])
+        instances = [dict(mask=encode_mask(pixels), ignore_flag=0) for file in files
+                     for pixels in self._read_objects(file, height, width)]
+        return dict(img_path=str(path), num_targets=len(instances), instances=instances)
 
-    def _read_objects(self, path: Path, height: int, width: int) -> list[np.ndarray]:
+    def _read_objects(self, path: Path, height: int, width: int) -> Iterable[np.ndarray]:
         """The objects of a mask file, each bool (height, width) and not empty."""
         try:
             with Image.open(path) as image:
@@ -144,7 +144,7 @@ class MaskFolderDataset(ReasoningDataset):
         if values.ndim == 3:
             raise DatasetError(f'{path} should have one value a pixel, the object\'s number, but '
                                'holds colours; save it as grey or palette image', 'wrong mask')
-        return [values == value for value in np.unique(values) if value]
+        return (values == value for value in np.unique(values) if value)
 
 
 def _list_masks(folder: Path) -> dict[str, list[tuple[int, Path]]]:
