@@ -29,11 +29,6 @@ def decode_mask(rle: dict) -> np.ndarray:
     return coco_mask.decode(checked_rle(rle)).astype(bool)
 
 
-def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """:func:`segmentation_rle` as a bool mask (height, width)."""
-    return coco_mask.decode(segmentation_rle(segmentation, height, width)).astype(bool)
-
-
 def segmentation_rle(segmentation: Any, height: int, width: int) -> dict:
     """A COCO ``segmentation`` as RLE with compressed counts (bytes), as pycocotools takes it.
 

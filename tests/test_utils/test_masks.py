@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mmdpad.utils.masks import decode_mask, decode_segmentation, encode_mask
+from mmdpad.utils.masks import decode_mask, encode_mask, segmentation_rle
 
 
 def test_coco_form_and_round_trip():
@@ -47,20 +47,24 @@ def test_a_broken_rle_is_refused_and_never_read(rle):
         decode_mask(rle)
 
 
+def drawn(*segmentation):
+    return decode_mask(segmentation_rle(*segmentation))
+
+
 def test_polygons_cover_their_union():
-    mask = decode_segmentation([[0, 0, 4, 0, 4, 2, 0, 2], [4, 2, 6, 2, 6, 3, 4, 3]], 4, 6)
+    mask = drawn([[0, 0, 4, 0, 4, 2, 0, 2], [4, 2, 6, 2, 6, 3, 4, 3]], 4, 6)
     assert mask.dtype == bool and mask.shape == (4, 6)
     assert mask.astype(int).tolist() == [
         [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]]
-    assert not decode_segmentation([[10, 10, 14, 10, 14, 12]], 4, 6).any()
+    assert not drawn([[10, 10, 14, 10, 14, 12]], 4, 6).any()
 
 
 def test_an_rle_has_to_have_the_size_of_its_image():
     rle = coco_mask.encode(np.asfortranarray(np.eye(3, 5, dtype=np.uint8)))
     for segmentation in (rle, [rle]):
-        assert decode_segmentation(segmentation, 3, 5).sum() == 3
+        assert drawn(segmentation, 3, 5).sum() == 3
         with pytest.raises(ValueError, match=r'size \[3, 5\] in place of the image.s \[5, 3\]'):
-            decode_segmentation(segmentation, 5, 3)
+            segmentation_rle(segmentation, 5, 3)
 
 
 @pytest.mark.parametrize('segmentation', [
@@ -69,4 +73,4 @@ def test_an_rle_has_to_have_the_size_of_its_image():
 ], ids=str)
 def test_every_other_segmentation_is_refused(segmentation):
     with pytest.raises(ValueError, match='neither an RLE nor a list of polygons'):
-        decode_segmentation(segmentation, 4, 4)
+        segmentation_rle(segmentation, 4, 4)

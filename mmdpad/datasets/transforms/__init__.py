@@ -3,7 +3,7 @@
 
 from .formatting import PackReasoningInputs
 from .images import decode_image, probe_image, probe_image_bytes, read_image, to_rgb
-from .loading import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask, load_segmentation
+from .loading import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask
 from .probing import ProbeReasoningImage, without_pixels
 from .prompt_frame import PromptResize, TargetsFromMask
 from .response import ComposeResponse
@@ -13,7 +13,7 @@ from .targets import box_from_mask, points_from_mask
 __all__ = [
     'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
     'PackReasoningInputs', 'ProbeReasoningImage', 'PromptResize', 'TargetsFromMask',
-    'TargetsFromSolution', 'box_from_mask', 'decode_image', 'load_segmentation',
+    'TargetsFromSolution', 'box_from_mask', 'decode_image',
     'points_from_mask', 'probe_image', 'probe_image_bytes', 'read_image', 'to_rgb',
     'without_pixels'
 ]

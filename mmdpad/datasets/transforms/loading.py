@@ -77,18 +77,13 @@ class LoadInstanceMasks(BaseTransform):
         height, width = results['ori_shape']
         masks: dict[int, list[np.ndarray]] = {0: [], 1: []}
         for instance in results['instances']:
-            masks[instance['ignore_flag']].append(
-                load_segmentation(instance['mask'], height, width, results['img_path']))
+            rle = check_segmentation(instance['mask'], height, width, results['img_path'])
+            masks[instance['ignore_flag']].append(coco_mask.decode(rle).astype(bool))
         results['gt_masks'] = np.stack(masks[0]) if masks[0] else np.zeros(
             (0, height, width), bool)
         if masks[1]:
             results['ignore_mask'] = np.any(masks[1], axis=0) & ~results['gt_masks'].any(axis=0)
         return results
-
-
-def load_segmentation(segmentation: object, height: int, width: int, where: str) -> np.ndarray:
-    """:func:`check_segmentation` as a bool mask (height, width)."""
-    return coco_mask.decode(check_segmentation(segmentation, height, width, where)).astype(bool)
 
 
 def check_segmentation(segmentation: object, height: int, width: int, where: str) -> dict:
