@@ -100,7 +100,7 @@ def test_good_data_sets_are_counted(photos, tmp_path, capsys):
 
 
 def test_loading_finds_broken_pixels(tmp_path, write_pair, capsys):
-    for name in 'abc':
+    for name in 'abdc':  # c is the third of four, the second half's first
         image, _ = write_pair(tmp_path / 'train', name)
     raw = bytearray(image.read_bytes())
     table = raw.index(b'\xff\xc4') + 5  # how many Huffman codes there are of each length
@@ -109,6 +109,7 @@ def test_loading_finds_broken_pixels(tmp_path, write_pair, capsys):
     loaders = dict(train_dataloader=loader(**reasonseg(tmp_path, 'train')))
     assert check(tmp_path, loaders) == 0
     assert check(tmp_path, loaders, '--load', '1') == 0
+    assert check(tmp_path, loaders, '--load', '2') == 1
     assert check(tmp_path, loaders, '--load', 'all') == 1
     assert 'unreadable image (1):' in capsys.readouterr().out
 

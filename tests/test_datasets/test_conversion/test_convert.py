@@ -247,6 +247,20 @@ def test_images_of_one_name_stay_apart(lines, tmp_path):
     rows = list(read_jsonl(tmp_path / 'out/train.jsonl'))
     assert [row['image'] for row in rows] == ['images/b.png', 'images/b_2.png', 'images/b.png']
     assert (tmp_path / 'out/images/b_2.png').read_bytes() == (source / 'more/b.png').read_bytes()
+    convert('jsonl', source, 'coco', tmp_path / 'coco')
+    coco = COCO(tmp_path / 'coco/instances.json')
+    assert [coco.anns[i]['image_id'] for i in (1, 2, 3)] == [1, 2, 1]  # one mask in two images
+
+
+def test_paths_to_images_hold_where_folders_are_links(lines, tmp_path):
+    source = lines(objects(RING))
+    (tmp_path / 'a/b').mkdir(parents=True)
+    (tmp_path / 'a/source').symlink_to(source)
+    (tmp_path / 'out').symlink_to('a/b')
+    convert('jsonl', tmp_path / 'a/source', 'jsonl', tmp_path / 'out/new')
+    (line, ) = read_jsonl(tmp_path / 'out/new/train.jsonl')
+    assert line['image'] == '../../../source/b.png'
+    assert (tmp_path / 'out/new' / line['image']).samefile(source / 'b.png')
 
 
 def test_all_splits_are_checked_before_one_is_converted(lines, tmp_path):
