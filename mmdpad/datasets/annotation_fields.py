@@ -140,8 +140,7 @@ def read_text(path: Where) -> str:
         with open(path, 'rb') as file:
             raw = file.read()
     except OSError as error:
-        raise DatasetError(f'{path} cannot be read ({error.strerror}); restore the file or its '
-                           'permissions') from error
+        raise unreadable(path, error) from error
     for encoding in ('utf-8-sig', 'cp1252'):
         try:
             return raw.decode(encoding)
@@ -149,6 +148,12 @@ def read_text(path: Where) -> str:
             continue
     raise DatasetError(f'{path} should be text in UTF-8 or cp1252, but is neither; save it as '
                        'UTF-8')
+
+
+def unreadable(path: Where, error: OSError) -> DatasetError:
+    """What to say of a file that cannot be opened."""
+    return DatasetError(f'{path} cannot be read ({error.strerror}); restore the file or its '
+                        'permissions, or correct the path', 'missing file')
 
 
 def read_json(path: Where) -> Any:

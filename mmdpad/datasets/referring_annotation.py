@@ -10,13 +10,12 @@ and some references have no sentence.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmdpad.utils.plain_pickle import load_plain_pickle
 
+from .annotation_fields import read_json, unreadable
 from .errors import DatasetError
 
 NO_TARGET = -1
@@ -46,7 +45,7 @@ def read_references(path: str) -> list[dict]:
     if not isinstance(refs, list) or not refs or not all(
             isinstance(ref, dict) and isinstance(ref.get('split'), str) for ref in refs):
         raise DatasetError(f'{path} should hold a list of references with a `split` each, but does '
-                           'not; download it again', 'wrong file')
+                           'not; download it again', 'unusable file')
     return refs
 
 
@@ -91,26 +90,20 @@ def read_instances(path: str) -> dict[str, list[dict]]:
                 for entry in entries):
             raise DatasetError(f'`{name}` of {path} should be a list of dicts with '
                                f'{", ".join(f"`{key}`" for key in fields)}, as COCO has them, but '
-                               'is not; download it again', 'wrong file')
+                               'is not; download it again', 'unusable file')
     return instances
 
 
 def _load(path: str) -> Any:
     """What a ``.json`` file or, with another name, a pickle of plain data holds."""
+    if path.endswith('.json'):
+        return read_json(path)
     try:
-        return _load_json(path) if path.endswith('.json') else load_plain_pickle(path)
+        return load_plain_pickle(path)
     except OSError as error:
-        raise DatasetError(f'{path} cannot be read ({error.strerror}); download it or correct the '
-                           'path', 'missing file') from error
+        raise unreadable(path, error) from error
     except ValueError as error:
-        raise DatasetError(str(error), 'wrong file') from error
-
-
-def _load_json(path: str) -> Any:
-    try:
-        return json.loads(Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} should hold JSON, but: {error}; download it again') from error
+        raise DatasetError(str(error), 'unusable file') from error
 
 
 def _wrong(ref: dict, path: str, wanted: str) -> DatasetError:
