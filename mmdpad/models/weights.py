@@ -46,6 +46,22 @@ def read_state_dict(path: str, remedy: str) -> dict[str, Tensor]:
     return dict(state)
 
 
+def read_checkpoint(path: str | None, remedy: str, allow_random: bool) -> dict[str, Tensor] | None:
+    """:func:`read_state_dict` for a model that has to have weights; None, for random ones, is what
+    no path gives where that is allowed.
+
+    Raises:
+        FileNotFoundError, ValueError: As there.
+        ValueError: No path, and random weights are not allowed.
+    """
+    if path is not None:
+        return read_state_dict(path, remedy)
+    if not allow_random:
+        raise ValueError(f'`checkpoint` should be a file, but got None. {remedy}, or set '
+                         f'`allow_random=True` to try things out with random weights')
+    return None
+
+
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str, remedy: str) -> None:
     """Copy ``state`` into ``module``; every name and shape has to agree, types are converted.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from mmdpad.models.frozen import FrozenModule
-from mmdpad.models.weights import load_strictly, read_state_dict
+from mmdpad.models.weights import load_strictly, read_checkpoint
 from mmdpad.registry import MODELS
 from mmdpad.rewards.geometric import box_iou
 
@@ -85,10 +85,7 @@ class DetectorDecoder(FrozenModule):
                  allow_random: bool = False,
                  cache_size: int = 16) -> None:
         super().__init__(cache_size)
-        if checkpoint is None and not allow_random:
-            raise ValueError(f'`checkpoint` should be a file, but got None. {_REMEDY}, or set '
-                             f'`allow_random=True` to try things out with random weights')
-        state = None if checkpoint is None else read_state_dict(checkpoint, _REMEDY)
+        state = read_checkpoint(checkpoint, _REMEDY, allow_random)
         self.score_thr = score_thr
         self.detector, self._pipeline = _build(_read_config(config, cfg_options))
         if state is not None:

@@ -11,7 +11,7 @@ from segment_anything import SamPredictor, sam_model_registry
 from torch import Tensor
 
 from mmdpad.models.frozen import FrozenModule
-from mmdpad.models.weights import load_strictly, read_state_dict
+from mmdpad.models.weights import load_strictly, read_checkpoint
 from mmdpad.registry import MODELS
 
 from .prompts import check_prompts, clip_prompts
@@ -51,11 +51,8 @@ class SAMDecoder(FrozenModule):
         if model not in sam_model_registry:
             raise ValueError(f'`model` should be one of {sorted(sam_model_registry)} (names of '
                              f'segment_anything.sam_model_registry), but got {model!r}')
-        if checkpoint is None and not allow_random:
-            raise ValueError(f'`checkpoint` should be a file, but got None. {_REMEDY}, or set '
-                             f'`allow_random=True` to try things out with random weights')
         # The file is read first: building a large model takes seconds, a wrong path none.
-        state = None if checkpoint is None else read_state_dict(checkpoint, _REMEDY)
+        state = read_checkpoint(checkpoint, _REMEDY, allow_random)
         self.sam = sam_model_registry[model]()
         if state is not None:
             load_strictly(self.sam, state, checkpoint, _REMEDY)
