@@ -52,16 +52,21 @@ def ask_texts(item: dict, texts: Sequence[str], mode: str) -> list[dict]:
     ]
 
 
-def check_questions(texts: Sequence[str], name: str, where: Where) -> None:
-    """Every text should ask something; ``name`` is the field they are in.
+def check_question(text: object, name: str, where: Where) -> None:
+    """A text that asks something; ``name`` is the field it is in.
 
     Raises:
-        DatasetError: One is empty.
+        DatasetError: It is no text, or empty.
     """
+    if not isinstance(text, str) or not normalise_question(text):
+        raise DatasetError(f'`{name}` of {where} should be a question, but got {text!r}; write '
+                           'one, or remove it', 'empty question')
+
+
+def check_questions(texts: Sequence[str], name: str, where: Where) -> None:
+    """:func:`check_question` for every text of a list."""
     for i, text in enumerate(texts):
-        if not normalise_question(text):
-            raise DatasetError(f'`{name}[{i}]` of {where} should be a question, but got '
-                               f'{text!r}; write one, or remove it', 'empty question')
+        check_question(text, f'{name}[{i}]', where)
 
 
 def check_inside(boxes: Sequence[Sequence[float]], where: Where, height: int, width: int) -> None:

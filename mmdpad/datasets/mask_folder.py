@@ -20,7 +20,7 @@ from mmdpad.utils.masks import encode_mask
 
 from .annotation_fields import (
     ask_texts,
-    check_questions,
+    check_question,
     check_texts_mode,
     read_json,
     read_text,
@@ -206,5 +206,5 @@ def _parse_row(row: Any, where: str) -> tuple[tuple[str, str, bool | None], str]
     truth = '' if stated is None else str(stated).strip().lower()
     if truth not in _TRUTH:
         raise wrong_field(where, 'is_sentence', 'true or false', stated)
-    check_questions([row['question']], 'question', where)
+    check_question(row['question'], 'question', where)
     return (image, mask.strip() or Path(image).stem, _TRUTH[truth]), row['question']

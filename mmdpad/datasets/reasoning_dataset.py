@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from mmengine.dataset import BaseDataset
 from .errors import DatasetError, collecting
 
 
-class ReasoningDataset(BaseDataset):
+class ReasoningDataset(BaseDataset, ABC):
     """A data set whose items are questions about images.
 
     A subclass reads its files in :meth:`read_items`. When the data set is built, all of them are
@@ -45,10 +46,10 @@ class ReasoningDataset(BaseDataset):
         self.several_objects = several_objects
         super().__init__(**kwargs)
 
+    @abstractmethod
     def read_items(self) -> Iterator[dict | DatasetError]:
         """Yield every item, in an order that is the same on all machines, or what is wrong with
         it; raise what keeps all others from being read."""
-        raise NotImplementedError
 
     @property
     def where(self) -> str:

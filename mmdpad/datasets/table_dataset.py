@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdpad.prompts import normalise_question
-
-from .errors import DatasetError
+from .annotation_fields import check_question
+from .errors import DatasetError, collecting
 from .reasoning_dataset import ReasoningDataset
 from .tables import TableFile, find_table_files, import_pyarrow
 
@@ -53,6 +53,7 @@ class TableDataset(ReasoningDataset):
             raise DatasetError(f'`image` of {file.path} should be a struct with `bytes`, but is '
                                f'{kind}; write images as the `datasets` library does')
 
+    @abstractmethod
     def read_row(self, row: dict[str, Any], where: str) -> dict:
         """``img_id`` and what else an item has of its row.
 
@@ -63,7 +64,6 @@ class TableDataset(ReasoningDataset):
         Raises:
             DatasetError: The row cannot be used.
         """
-        raise NotImplementedError
 
     def read_items(self) -> Iterator[dict | DatasetError]:
         """Rows in the order of the files."""
@@ -76,22 +76,19 @@ class TableDataset(ReasoningDataset):
             except DatasetError as error:
                 yield error
 
-    def _make_item(self, shard: str, i: int, row: dict[str, Any]) -> list[dict | DatasetError]:
+    def _make_item(self, shard: str, i: int, row: dict[str, Any]) -> Sequence[dict | DatasetError]:
         """The item of a row, or all that is wrong with it."""
-        problems: list[dict | DatasetError] = []
+        problems: list[DatasetError] = []
         where = f'{shard}, row {i}'
         try:
             question = row[self.question_column].as_py()
-            if not isinstance(question, str) or not normalise_question(question):
-                problems.append(DatasetError(
-                    f'`{self.question_column}` of {where} should be a question, but got '
-                    f'{question!r}; write one, or remove the row', 'empty question'))
-            fields = self.read_row(row, where)
-        except DatasetError as error:
-            return [*problems, error]
+            with collecting(problems):
+                check_question(question, self.question_column, where)
+            with collecting(problems):
+                fields = self.read_row(row, where)
         except UnicodeDecodeError as error:  # pyarrow looks at the bytes of a text here only
-            return [*problems, DatasetError(f'{where} should hold text in UTF-8, but: {error}; '
-                                            'correct it, or remove the row', 'unreadable text')]
+            problems.append(DatasetError(f'{where} should hold text in UTF-8, but: {error}; '
+                                         'correct it, or remove the row', 'unreadable text'))
         return problems or [dict(
             img_path=where, shard=shard, row=i, texts=[question], text_index=0, question=question,
             is_sentence=None, **fields)]
