@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from mmdet.datasets import RefCocoDataset
 
 from mmdpad.registry import DATASETS
 
-from .errors import DatasetError
+from .errors import DatasetError, collecting
 from .reasoning_dataset import ReasoningDataset, find_duplicates
 from .referring_annotation import Reference, parse_reference, read_instances, read_references
 from .transforms.images import probe_image
@@ -69,26 +69,33 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
 
     def read_items(self) -> Iterator[dict | DatasetError]:
         """Items in the order of the file."""
-        files = [_attempt(read_references, self.split_file),
-                 _attempt(read_instances, self.ann_file)]
-        if problems := _problems(files):
+        problems: list[DatasetError] = []
+        with collecting(problems):
+            entries = read_references(self.split_file)
+        with collecting(problems):
+            instances = read_instances(self.ann_file)
+        if problems:
             yield from problems
             return
-        entries, instances = files
         of_split = [ref for ref in entries if ref['split'] == self.split]
         if not of_split:
             yield _no_split(self.split_file, self.split, {ref['split'] for ref in entries})
-        parsed = [_attempt(parse_reference, ref, self.split_file) for ref in of_split]
-        yield from _problems(parsed)
-        refs = [ref for ref in parsed if isinstance(ref, Reference)]
+        refs: list[Reference] = []
+        for ref in of_split:
+            with collecting(problems):
+                refs.append(parse_reference(ref, self.split_file))
         images = _select(instances['images'], {ref.image_id for ref in refs})
         annotations = _select(instances['annotations'], {i for ref in refs for i in ref.ann_ids})
-        yield from self._find_duplicates(refs, images, annotations)
+        problems += self._find_duplicates(refs, images, annotations)
         image_of = {image['id']: image for image in images}
         annotation_of = {annotation['id']: annotation for annotation in annotations}
-        yield from _problems(_attempt(self._check_image, image) for image in images)
-        yield from _problems(_attempt(self._check_mask, annotation, image_of)
-                             for annotation in annotations)
+        for image in images:
+            with collecting(problems):
+                self._check_image(image)
+        for annotation in annotations:
+            with collecting(problems):
+                self._check_mask(annotation, image_of)
+        yield from problems
         for ref in refs:
             yield from (list(self._find_strangers(ref, image_of, annotation_of))
                         or self._make_items(ref, image_of, annotation_of))
@@ -159,18 +166,6 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
 
     def _path_of(self, image: dict) -> str:
         return osp.join(self.data_prefix['img_path'], image['file_name'])
-
-
-def _attempt(check: Callable, *arguments: Any) -> Any:
-    """What a call returns, or the DatasetError that it raises."""
-    try:
-        return check(*arguments)
-    except DatasetError as error:
-        return error
-
-
-def _problems(results: Iterable) -> list[DatasetError]:
-    return [result for result in results if isinstance(result, DatasetError)]
 
 
 def _select(entries: list[dict], ids: set[int]) -> list[dict]:

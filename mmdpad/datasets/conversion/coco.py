@@ -10,13 +10,11 @@ from pycocotools import mask as coco_mask
 
 from mmdpad.utils.masks import checked_rle, encode_mask
 
-from ..annotation_fields import ANSWER_KEYS
+from ..referring_annotation import NO_TARGET
 from .image_files import ImageFiles
-from .records import Record
+from .records import OPTIONAL_FIELDS, Record
 
 CATEGORY = dict(id=1, name='object', supercategory='object')
-# What stands in place of an object where nothing is meant, as gRefCOCO has it.
-NOTHING = -1
 
 
 class CocoWriter:
@@ -27,7 +25,7 @@ class CocoWriter:
     (a list, [-1] where nothing is meant, and ``no_target``).
     """
 
-    cannot_hold = ('ignore', 'is_sentence', 'other_boxes', *ANSWER_KEYS)
+    cannot_hold = OPTIONAL_FIELDS
 
     def __init__(self, folder: Path, images: ImageFiles) -> None:
         self.folder = folder
@@ -79,5 +77,5 @@ def _simple_ref(ref: dict) -> dict:
 
 def _general_ref(ref: dict) -> dict:
     objects = ref['ann_id']
-    return dict(ref, ann_id=objects or [NOTHING], no_target=not objects,
-                category_id=[CATEGORY['id']] * len(objects) or [NOTHING])
+    return dict(ref, ann_id=objects or [NO_TARGET], no_target=not objects,
+                category_id=[CATEGORY['id']] * len(objects) or [NO_TARGET])

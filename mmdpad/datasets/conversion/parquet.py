@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..annotation_fields import ANSWER_KEYS
 from ..tables import import_pyarrow
 from .image_files import ImageFiles
-from .records import Record
+from .records import OPTIONAL_FIELDS, Record
 
 # Of content (images, and masks at a bit a pixel): about this much is in memory, and in a file.
 GROUP_BYTES, SHARD_BYTES = 32 * 2**20, 400 * 2**20
@@ -33,7 +32,7 @@ class ParquetWriter:
     id); ``ann_id`` is that, followed by '#' and the number of the text where there are several.
     """
 
-    cannot_hold = ('ignore', 'is_sentence', 'other_boxes', *ANSWER_KEYS)
+    cannot_hold = OPTIONAL_FIELDS
 
     def __init__(self, folder: Path, images: ImageFiles) -> None:
         self.folder = folder

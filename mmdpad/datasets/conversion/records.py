@@ -20,6 +20,11 @@ from ..annotation_fields import ANSWER_KEYS
 from ..errors import DatasetError
 from ..reasoning_dataset import ReasoningDataset
 
+EXTRAS = ('other_boxes', *ANSWER_KEYS)
+"""Fields that a record has in ``extras``, as far as they are known."""
+OPTIONAL_FIELDS = ('ignore', 'is_sentence', *EXTRAS)
+"""Fields that say something of some records only; not every format has a place for them."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -28,8 +33,7 @@ class Record:
     ``image`` is a file, or the content of one. ``is_sentence`` is None where nobody says. ``masks``
     (K, H, W) bool has one mask an object, K may be 0; ``ignore`` (H, W) bool marks what the
     evaluation leaves out. Both are in the original frame: the image's pixels after its EXIF
-    rotation. ``extras`` has those of ``other_boxes``, ``think``, ``caption`` and ``response`` that
-    are known. ``where`` is what messages call it.
+    rotation. ``extras`` has those of ``EXTRAS`` that are known. ``where`` is what messages call it.
     """
     id: str
     where: str
@@ -76,7 +80,6 @@ def read_records(dataset: ReasoningDataset, load: list[dict]) -> Iterator[Record
 def _make_record(item: dict, pipeline: Compose, ids: set[str]) -> Record:
     loaded = pipeline(dict(item))
     masks = loaded['gt_masks']
-    known = {key: item[key] for key in ('other_boxes', *ANSWER_KEYS) if key in item}
     return Record(
         id=unique_name(str(item['img_id']), ids),
         where=str(item.get('ann_path', item['img_path'])),
@@ -85,7 +88,7 @@ def _make_record(item: dict, pipeline: Compose, ids: set[str]) -> Record:
         is_sentence=item['is_sentence'],
         masks=masks,
         ignore=loaded.get('ignore_mask', np.zeros(masks.shape[1:], bool)),
-        extras=known)
+        extras={key: item[key] for key in EXTRAS if key in item})
 
 
 # The data sets that read each format: (class, its transform for masks, arguments from a path and

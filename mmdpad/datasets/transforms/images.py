@@ -7,10 +7,12 @@ nothing, and drops an alpha channel together with the choice of background.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -78,11 +80,8 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def _decode(source: str | os.PathLike | io.BytesIO, name: str | os.PathLike) -> np.ndarray:
-    try:
-        with Image.open(source) as image:
-            return to_rgb(image)
-    except UNDECODABLE as error:
-        raise _undecodable(name, error) from error
+    with _naming(name), Image.open(source) as image:
+        return to_rgb(image)
 
 
 def probe_image(path: str | os.PathLike) -> tuple[int, int]:
@@ -94,19 +93,14 @@ def probe_image(path: str | os.PathLike) -> tuple[int, int]:
     Raises:
         DatasetError: The file is missing, truncated or no image that can be decoded.
     """
-    try:
-        with open(path, 'rb') as file:
-            return _probe(file)
-    except UNDECODABLE as error:
-        raise _undecodable(path, error) from error
+    with _naming(path), open(path, 'rb') as file:
+        return _probe(file)
 
 
 def probe_image_bytes(data: bytes, name: str) -> tuple[int, int]:
     """:func:`probe_image` for the content of a file; an error calls it ``name``."""
-    try:
+    with _naming(name):
         return _probe(io.BytesIO(data))
-    except UNDECODABLE as error:
-        raise _undecodable(name, error) from error
 
 
 def _probe(file: BinaryIO) -> tuple[int, int]:
@@ -142,9 +136,15 @@ def _peek(file: BinaryIO, offset: int, whence: int) -> bytes:
     return content
 
 
-def _undecodable(path: str | os.PathLike, error: Exception) -> DatasetError:
-    if isinstance(error, FileNotFoundError):
-        return DatasetError(f'{path} does not exist; correct the path or restore the file',
-                            'missing image')
-    return DatasetError(f'{path} cannot be decoded as an image ({error}); replace it by an intact '
-                        'copy, or remove it and its annotation', 'unreadable image')
+@contextlib.contextmanager
+def _naming(name: str | os.PathLike) -> Iterator[None]:
+    """Turn what is raised for a broken image into a :class:`DatasetError` that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DatasetError(f'{name} does not exist; correct the path or restore the file',
+                           'missing image') from error
+    except UNDECODABLE as error:
+        raise DatasetError(f'{name} cannot be decoded as an image ({error}); replace it by an '
+                           'intact copy, or remove it and its annotation',
+                           'unreadable image') from error
