@@ -108,7 +108,7 @@ def test_wrapped_data_sets_count_together(root):
 
 
 def test_a_config_counts_by_what_it_computes():
-    config = ConfigDict(a=1, data='data/x', weights='local-dir:/home/me/x/clip', work_dir='here',
+    config = ConfigDict(a=1, data='data/x', weights='local-dir:/opt/x/clip', work_dir='here',
                         b=dict(c=(1, 2), kind=list))
     first = hash_config(config)
     assert first == hash_config(dict(b=dict(kind=list, c=[1, 2], out_file='there/a.jsonl'), a=1,
