@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import os.path as osp
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 _SHOWN = 4
 
@@ -62,6 +67,55 @@ def read_checkpoint(path: str | None, remedy: str, allow_random: bool) -> dict[s
     return None
 
 
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the weights in a file or folder.
+
+    Attributes:
+        source: The file, folder or hub name.
+        loaded: Number of tensors that were taken over.
+        missing: Names of the model that the source lacks.
+        unexpected: Names of the source that the model lacks.
+        misshapen: Names with both shapes, ``'NAME (2,) instead of (3,)'``.
+    """
+
+    source: str
+    loaded: int
+    missing: Sequence[str] = ()
+    unexpected: Sequence[str] = ()
+    misshapen: Sequence[str] = ()
+
+    @property
+    def problems(self) -> str:
+        """What does not fit, counted, the first few of each named; empty if all does."""
+        found = (_summary('missing', self.missing), _summary('unexpected', self.unexpected),
+                 _summary('of another shape', self.misshapen))
+        return '; '.join(filter(None, found))
+
+    @classmethod
+    def of(cls, module: nn.Module, state: Mapping[str, Tensor], source: str) -> LoadReport:
+        """Compares a module's state with another one, without loading anything."""
+        own = module.state_dict()
+        misshapen = [f'{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}'
+                     for name, value in state.items()
+                     if name in own and value.shape != own[name].shape]
+        missing = [name for name in own if name not in state]
+        return cls(source, len(own) - len(missing) - len(misshapen), missing,
+                   [name for name in state if name not in own], misshapen)
+
+    def settle(self, remedy: str) -> None:
+        """Log the report of weights that fit, or refuse them.
+
+        Raises:
+            ValueError: Something is missing, unexpected or of another shape.
+        """
+        if self.problems:
+            raise ValueError(f'The weights in {self.source!r} do not fit the model: '
+                             f'{self.problems}. {remedy}')
+        print_log(f'{self.loaded} tensors loaded from {self.source!r}; none missing, unexpected '
+                  f'or of another shape', logger='current')
+
+
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str, remedy: str) -> None:
     """Copy ``state`` into ``module``; every name and shape has to agree, types are converted.
 
@@ -69,18 +123,57 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str, rem
         ValueError: The weights do not fit; what is missing, unexpected or of another shape is
             counted and the first few of each are named.
     """
-    own = module.state_dict()
-    problems = [
-        _summary('missing', [name for name in own if name not in state]),
-        _summary('unexpected', [name for name in state if name not in own]),
-        _summary('of another shape', [
-            f'{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}'
-            for name, value in state.items() if name in own and value.shape != own[name].shape]),
-    ]
-    if any(problems):
-        raise ValueError(f'Weights file {path!r} does not fit the model: '
-                         f'{"; ".join(filter(None, problems))}. {remedy}')
+    LoadReport.of(module, state, path).settle(remedy)
     module.load_state_dict(state)
+
+
+def load_pretrained(model_class: type[PreTrainedModel], source: str, remedy: str,
+                    **arguments: Any) -> PreTrainedModel:
+    """A model of transformers with all its weights, by ``from_pretrained``.
+
+    Args:
+        model_class: A class of transformers, not one of its Auto classes' configs.
+        source: A folder in Hugging Face format, or a hub name, see :func:`check_source`.
+        remedy: What to do when the weights do not fit, for the error message.
+        **arguments: Of ``from_pretrained``.
+
+    Raises:
+        ValueError: Weights are missing, unexpected or of another shape.
+    """
+    model, info = model_class.from_pretrained(source, output_loading_info=True,
+                                              ignore_mismatched_sizes=True, **arguments)
+    misshapen = [f'{name} {tuple(given)} instead of {tuple(own)}'
+                 for name, given, own in sorted(info['mismatched_keys'])]
+    LoadReport(source, len(model.state_dict()) - len(info['missing_keys']) - len(misshapen),
+               sorted(info['missing_keys']), sorted(info['unexpected_keys']),
+               misshapen).settle(remedy)
+    return model
+
+
+def check_source(name: str, value: str, example: str) -> str:
+    """A folder that holds a model in Hugging Face format, or a hub name as it is.
+
+    A string that looks like a path (it exists, or starts with ``.``, ``/`` or ``~``, or has more
+    than one ``/``) has to be such a folder.
+
+    Args:
+        name: The config's entry, for the error message.
+        value: What it holds.
+        example: A hub name of such a model, for the error message.
+
+    Raises:
+        FileNotFoundError: It looks like a path and is not there, or lacks config.json.
+    """
+    path = Path(value).expanduser()
+    if not (path.exists() or value.startswith(('.', '/', '~')) or value.count('/') > 1):
+        return value
+    if not (path / 'config.json').is_file():
+        raise FileNotFoundError(
+            f'`{name}` should be a folder in Hugging Face format (with config.json, weights and '
+            f'the files of tokenizer and processor) or a hub name such as {example}, but '
+            f'{str(path)!r} {"has no config.json" if path.exists() else "is not there"}; '
+            f'download the model there or set `{name}`')
+    return str(path)
 
 
 def first_line(error: BaseException) -> str:

@@ -22,7 +22,7 @@ def test_nothing_is_loaded_unless_all_fits():
     with pytest.raises(ValueError) as caught:
         load_strictly(module, {'0.weight': torch.zeros(2, 2)}, 'a.pth', 'Fetch another.')
     assert str(caught.value) == (
-        "Weights file 'a.pth' does not fit the model: 5 missing (0.bias, 1.weight, 1.bias, "
+        "The weights in 'a.pth' do not fit the model: 5 missing (0.bias, 1.weight, 1.bias, "
         '2.weight, and 1 more). Fetch another.')
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -19,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, ProcessorMixin, Qwen2_5_VLForConditionalGeneration
 
+from mmdpad.models.weights import check_source, load_pretrained
 from mmdpad.prompts import build_messages
 from mmdpad.registry import MODELS
 
@@ -26,6 +25,9 @@ from . import replicated_prefix, shared_prefix
 from .lora import adapter_off, add_lora
 from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
 from .token_log_probs import token_log_probs
+
+_EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
+_REMEDY = 'The folder should hold the weights of the model that its config.json describes'
 
 
 @MODELS.register_module()
@@ -78,7 +80,7 @@ class VLMReasoningHead(BaseModule):
                  lora: dict | None = None) -> None:
         super().__init__()
         build_messages('', prompt_template)
-        source = _check_source(pretrained)
+        source = check_source('model.policy.pretrained', pretrained, _EXAMPLE)
         self.encoder = PromptEncoder(source, prompt_template, max_prompt_tokens)
         self.model = self._load_model(source, dtype)
         shares = attn_implementation == shared_prefix.NAME
@@ -252,29 +254,4 @@ class VLMReasoningHead(BaseModule):
                           response_tokens=mask.sum(dim=1).float().mean())
 
     def _load_model(self, source: str, dtype: str) -> PreTrainedModel:
-        """Load weights; keys that are missing, unexpected or of another shape are an error."""
-        model, report = self.model_class.from_pretrained(
-            source, dtype=getattr(torch, dtype), output_loading_info=True)
-        faults: dict[str, Any] = {name: keys for name, keys in report.items() if keys}
-        if faults:
-            found = '; '.join(f'{name}: {len(keys)}, for example {sorted(map(str, keys))[:3]}'
-                              for name, keys in faults.items())
-            raise ValueError(f'The weights in {source!r} should fit the model that its config.json '
-                             f'describes, but {found}')
-        return model
-
-
-def _check_source(pretrained: str) -> str:
-    """A folder that holds a model, or a hub name as it is."""
-    path = Path(pretrained).expanduser()
-    looks_like_path = (path.exists() or pretrained.startswith(('.', '/', '~'))
-                       or pretrained.count('/') > 1)
-    if not looks_like_path:
-        return pretrained
-    if not (path / 'config.json').is_file():
-        raise FileNotFoundError(
-            f'`pretrained` should be a folder in Hugging Face format (with config.json, weights, '
-            f'tokenizer and processor) or a hub name such as Qwen/Qwen2.5-VL-7B-Instruct, but '
-            f'{str(path)!r} {"has no config.json" if path.exists() else "is not there"}; '
-            f'download the model there or set `model.policy.pretrained`')
-    return str(path)
+        return load_pretrained(self.model_class, source, _REMEDY, dtype=getattr(torch, dtype))

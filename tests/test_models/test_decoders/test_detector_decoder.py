@@ -167,7 +167,7 @@ def test_what_cannot_be_built(tiny_mask_rcnn, tmp_path):
     with pytest.raises(ValueError, match='no `model` and no `test_dataloader`'):
         DetectorDecoder(dict(type='MaskRCNN'), allow_random=True)
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match='does not fit the model.*missing'):
+    with pytest.raises(ValueError, match='do not fit the model.*missing'):
         DetectorDecoder(MASK_RCNN, str(tmp_path / 'other.pth'), tiny_mask_rcnn)
 
 

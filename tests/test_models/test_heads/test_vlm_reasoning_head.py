@@ -142,10 +142,13 @@ def test_weights_that_do_not_fit_are_an_error(tmp_path):
     shutil.copytree(POLICY_WEIGHTS, folder)
     weights = load_file(folder / 'model.safetensors')
     name = next(name for name in weights if 'mlp' in name)
-    save_file({k: v for k, v in weights.items() if k != name}, folder / 'model.safetensors',
-              metadata={'format': 'pt'})
-    with pytest.raises(ValueError, match='missing_keys: 1'):
-        VLMReasoningHead(str(folder))
+    rest = {k: v for k, v in weights.items() if k != name}
+    for state, message in ((rest, '1 missing'),
+                           (dict(weights, more=weights[name].clone()), '1 unexpected'),
+                           ({**rest, name: weights[name][:1].clone()}, '1 of another shape')):
+        save_file(state, folder / 'model.safetensors', metadata={'format': 'pt'})
+        with pytest.raises(ValueError, match=f'do not fit the model: {message}'):
+            VLMReasoningHead(str(folder))
     (folder / 'model.safetensors').unlink()
     with pytest.raises(OSError):
         VLMReasoningHead(str(folder))
