@@ -48,7 +48,7 @@ def test_a_test_says_what_it_is_and_hashes_weights_once(config, hashed):
     assert result['protocol'] == dict(
         ignore_regions='target', failed_samples='IoU 0, union = target area',
         dataset='ReasonSegDataset', split='val', texts='first', num_samples=None, sample_seed=9,
-        several_objects=False, prompt_size=[112, 112], decoder='SAMDecoder',
+        several_objects=False, prompt_size=[112, 112], decoder='SAMDecoder(vit_shapes)',
         reference_compatible=False, prompt_template='find "{question}"',
         test_cfg=dict(temperature=0.0, max_new_tokens=3))
     about = result['provenance']
