@@ -144,9 +144,9 @@ def test_bfloat16_is_near_and_only_the_encoders(folders):
 @pytest.mark.parametrize('kind', ['sam2', 'sam3', 'sam_hq'])
 def test_a_batch_of_answers_is_drawn_as_one_by_one(folders, kind, tiny_config):
     cls = KINDS[kind][0]
-    tiny_config.model.update(several_objects=True,
-                             decoder=dict(type=cls.__name__, pretrained=folders[kind]))
-    model = MODELS.build(tiny_config.model).eval()
+    decoder = dict(type=cls.__name__, pretrained=folders[kind])
+    model = MODELS.build(
+        dict(tiny_config.model, decoder=decoder, several_objects=True)).eval()
     batch = next(iter(Runner.build_dataloader(dict(tiny_config.test_dataloader, batch_size=2))))
     objects = [((28, 56, 84, 112), [(56, 84)]), ((0, 0, 56, 56), [(28, 28)])]
     for sample, answered in zip(batch['data_samples'], (objects, objects[:1]), strict=True):
