@@ -1,15 +1,18 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The decoders of transformers' SAM family: what holds for each, on tiny random weights."""
+import copy
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from mmengine.runner import Runner
 from safetensors.torch import load_file, save_file
 from transformers import Sam2VideoModel, Sam3VideoModel
 
 from mmdpad.models import SAM2Decoder, SAM3Decoder, SAMHQDecoder
+from mmdpad.prompts import format_objects_response
 from mmdpad.registry import MODELS
 from mmdpad.testing.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
 
@@ -138,6 +141,25 @@ def test_bfloat16_is_near_and_only_the_encoders(folders):
         SAM2Decoder(folders['sam2'], dtype='float16')
 
 
+@pytest.mark.parametrize('kind', ['sam2', 'sam3', 'sam_hq'])
+def test_a_batch_of_answers_is_drawn_as_one_by_one(folders, kind, tiny_config):
+    cls = KINDS[kind][0]
+    decoder = dict(type=cls.__name__, pretrained=folders[kind])
+    model = MODELS.build(
+        dict(tiny_config.model, decoder=decoder, several_objects=True)).eval()
+    batch = next(iter(Runner.build_dataloader(dict(tiny_config.test_dataloader, batch_size=2))))
+    objects = [((28, 56, 84, 112), [(56, 84)]), ((0, 0, 56, 56), [(28, 28)])]
+    for sample, answered in zip(batch['data_samples'], (objects, objects[:1]), strict=True):
+        sample.stored_answer = (format_objects_response('so', answered, 'it'), False)
+    alone = cls(folders[kind], cache_size=0)
+    samples = model.test_step(copy.deepcopy(batch))
+    for sample, image, count in zip(samples, batch['inputs']['image'], (2, 1), strict=True):
+        found = sample.pred_instances
+        assert len(found) == count
+        masks, scores = alone(image.permute(1, 2, 0).numpy(), found.bboxes, found.points)
+        assert torch.equal(found.masks, masks) and torch.equal(found.scores, scores)
+
+
 def test_frozen_and_registered(folders):
     for kind, (cls, _, _) in KINDS.items():
         decoder = MODELS.build(dict(type=cls.__name__, pretrained=folders[kind]))
@@ -168,6 +190,24 @@ def test_the_published_folders_hold_more_than_is_taken(folders, kind, whole):
         'no_memory_positional_encoding', 'no_object_pointer',
         'occlusion_spatial_embedding_parameter'}
     assert left == memory | ({'detector_model'} if kind == 'sam3_video' else set())
+
+
+@pytest.mark.parametrize('kind', ['sam2_video', 'sam3_video', 'sam_hq'])
+def test_the_files_of_the_published_folders(folders, kind, tmp_path):
+    """transformers 4 wrote them: settings of images in a file of their own, by an older name."""
+    folder = shutil.copytree(folders[kind], tmp_path / kind)
+    settings = json.loads((folder / 'processor_config.json').read_text())
+    images = settings.pop('image_processor')
+    if kind == 'sam_hq':
+        (folder / 'processor_config.json').unlink()
+    else:
+        images['image_processor_type'] += 'Fast'
+        video = settings.pop('video_processor', None)
+        (folder / 'video_preprocessor_config.json').write_text(json.dumps(video or {}))
+        (folder / 'processor_config.json').write_text(json.dumps(settings))
+    (folder / 'preprocessor_config.json').write_text(json.dumps(images))
+    one, other = (KINDS[kind][0](str(path)) for path in (folders[kind], folder))
+    assert torch.equal(one(scene(), BOXES, POINTS)[0], other(scene(), BOXES, POINTS)[0])
 
 
 @pytest.mark.parametrize('kind', KINDS)
