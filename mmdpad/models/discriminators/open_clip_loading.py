@@ -51,15 +51,7 @@ def load_open_clip(model_name: str,
     """
     if precision not in _PRECISIONS:
         raise ValueError(f'`precision` should be one of {_PRECISIONS}, but got {precision!r}')
-    file = None
-    if model_name.startswith((_LOCAL, _HUB)):
-        pretrained = None  # the weights are in the same place
-        if model_name.startswith(_LOCAL):
-            model_name, file = _check_folder(model_name, allow_random)
-    else:
-        model_name = model_name.replace('/', '-')
-        _check_name(model_name)
-        pretrained, file = _check_pretrained(model_name, pretrained, allow_random)
+    model_name, pretrained, file = check_open_clip(model_name, pretrained, allow_random)
     if context_length is not None and (pretrained or model_name.startswith(_HUB)):
         raise ValueError(f'`context_length` should be left out where open_clip brings the weights, '
                          f'which have their own, but got {context_length} with '
@@ -116,6 +108,30 @@ def _load(model: nn.Module, weights: Weights, model_name: str, activation_is_set
 def _is_folder(model_name: str) -> bool:
     """Whether the model's config lies beside the weights, and so tells the activation."""
     return model_name.startswith(_LOCAL)
+
+
+def check_open_clip(model_name: str, pretrained: str | None,
+                    allow_random: bool = False) -> tuple[str, str | None, str | None]:
+    """See whether a model is there, as far as that is known without loading anything.
+
+    Args are those of :class:`CLIPDiscriminator`.
+
+    Returns:
+        The model's name for open_clip; the tag of its weights, where open_clip brings them; and
+        the file with its weights, where that is known.
+
+    Raises:
+        ValueError: Unknown architecture or tag, or no weights named.
+        FileNotFoundError: A folder, config or weights file that is not there.
+    """
+    if model_name.startswith(_LOCAL):
+        model_name, file = _check_folder(model_name, allow_random)
+        return model_name, None, file
+    if model_name.startswith(_HUB):
+        return model_name, None, None  # the weights are in the same place
+    model_name = model_name.replace('/', '-')
+    _check_name(model_name)
+    return model_name, *_check_pretrained(model_name, pretrained, allow_random)
 
 
 def _check_folder(model_name: str, allow_random: bool) -> tuple[str, str | None]:
