@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Sam2VideoModel, Sam3VideoModel
 
@@ -52,7 +53,7 @@ def scene(height=48, width=80, seed=0):
 def by_transformers(decoder, image, boxes, points):
     """Masks (N, H, W) and scores (N,) as the documentation of transformers makes them."""
     inputs = decoder.processor(
-        images=image, input_boxes=[boxes.tolist()], input_points=[points.tolist()],
+        images=Image.fromarray(image), input_boxes=[boxes.tolist()], input_points=[points.tolist()],
         input_labels=torch.ones(1, *points.shape[:2], dtype=torch.long).tolist(),
         return_tensors='pt')
     outputs = decoder.sam(**inputs)
@@ -113,8 +114,10 @@ def test_no_object_no_point_and_what_lies_outside(decoder):
 def test_an_image_with_few_rows_is_not_taken_for_channels_first(decoder):
     image = scene(3, 40)
     boxes, points = torch.tensor([[2., 0., 20., 2.]]), torch.tensor([[[4., 1.], [9., 1.]]])
-    padded = decoder(np.ascontiguousarray(image), boxes, points)[0]
-    assert padded.shape == (1, 3, 40)
+    got, scores = decoder(image, boxes, points)
+    expected, expected_scores = by_transformers(decoder, image, boxes, points)
+    assert got.shape == (1, 3, 40)
+    assert torch.equal(got, expected) and torch.equal(scores, expected_scores)
 
 
 def test_one_image_is_encoded_once_and_sizes_alternate(folders):
