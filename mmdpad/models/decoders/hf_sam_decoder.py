@@ -98,11 +98,9 @@ class HFSAMDecoder(FrozenModule):
                     torch.zeros(0, device=self.device))
         (seen, ) = self.feature_cache.lookup([image], self._see)
         boxes, points = clip_prompts(boxes, points, (height, width))
-        boxes_, points_ = self.place(boxes, points, (height, width), seen.shape)
-        found = self.sam(
-            **seen.embeddings, multimask_output=True, input_boxes=boxes_.to(self.device),
-            input_points=points_.to(self.device),
-            input_labels=torch.ones(1, *points.shape[:2], dtype=torch.long, device=self.device))
+        prompts = self.place(boxes, points, (height, width), seen.shape)
+        found = self.sam(**seen.embeddings, multimask_output=True,
+                         **{name: value.to(self.device) for name, value in prompts.items()})
         masks, scores = found.pred_masks[0], found.iou_scores[0]
         best = scores.argmax(dim=1)
         rows = torch.arange(len(best), device=self.device)
@@ -116,12 +114,15 @@ class HFSAMDecoder(FrozenModule):
             level.float() for level in self.sam.get_image_embeddings(pixels)])
 
     def place(self, boxes: np.ndarray, points: np.ndarray, shape: tuple[int, int],
-              seen: tuple[int, int]) -> tuple[Tensor, Tensor]:
+              seen: tuple[int, int]) -> dict[str, Tensor]:
         """Boxes (N, 4) and points (N, P, 2) in pixels of an image of ``shape`` (H, W) as
-        (1, N, 4) and (1, N, P, 2) in those of what the model has seen, of the shape ``seen``."""
-        placed = self.processor(input_boxes=[boxes.tolist()], input_points=[points.tolist()],
-                                original_sizes=[shape], return_tensors='pt')
-        return placed['input_boxes'], placed['input_points']
+        ``input_boxes`` (1, N, 4) and, where there are any, ``input_points`` (1, N, P, 2) in pixels
+        of what the model has seen, of the shape ``seen``; without labels points are positive."""
+        prompts = dict(input_boxes=[boxes.tolist()])
+        if points.size:
+            prompts['input_points'] = [points.tolist()]
+        placed = self.processor(**prompts, original_sizes=[shape], return_tensors='pt')
+        return {name: placed[name] for name in prompts}
 
     def finish(self, masks: Tensor, shape: tuple[int, int], seen: tuple[int, int]) -> Tensor:
         """Masks (N, 1, h, w) of the model as bool (N, 1, H, W) of an image of ``shape`` (H, W)

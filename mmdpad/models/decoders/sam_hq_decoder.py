@@ -36,11 +36,12 @@ class SAMHQDecoder(HFSAMDecoder):
         return dict(image_embeddings=image.float(), intermediate_embeddings=[layers[0].float()])
 
     def place(self, boxes: np.ndarray, points: np.ndarray, shape: tuple[int, int],
-              seen: tuple[int, int]) -> tuple[Tensor, Tensor]:
+              seen: tuple[int, int]) -> dict[str, Tensor]:
         # As its processor does, which cannot be asked without an image: in float64.
         scale = np.array([seen[1] / shape[1], seen[0] / shape[0]])
         boxes = boxes.astype(np.float32).reshape(-1, 2, 2) * scale
-        return torch.from_numpy(boxes.reshape(1, -1, 4)), torch.from_numpy(points * scale)[None]
+        return dict(input_boxes=torch.from_numpy(boxes.reshape(1, -1, 4)),
+                    input_points=torch.from_numpy(points * scale)[None])
 
     def finish(self, masks: Tensor, shape: tuple[int, int], seen: tuple[int, int]) -> Tensor:
         return self.processor.post_process_masks([masks], [shape], [seen])[0]

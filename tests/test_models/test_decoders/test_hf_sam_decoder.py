@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Sam2VideoModel, Sam3VideoModel
 
@@ -49,12 +50,13 @@ def scene(height=48, width=80, seed=0):
 
 
 @torch.no_grad()
-def by_transformers(decoder, image, boxes, points):
+def by_transformers(decoder, image, boxes, points=None):
     """Masks (N, H, W) and scores (N,) as the documentation of transformers makes them."""
-    inputs = decoder.processor(
-        images=image, input_boxes=[boxes.tolist()], input_points=[points.tolist()],
-        input_labels=torch.ones(1, *points.shape[:2], dtype=torch.long).tolist(),
-        return_tensors='pt')
+    prompts = {} if points is None else dict(
+        input_points=[points.tolist()],
+        input_labels=torch.ones(1, *points.shape[:2], dtype=torch.long).tolist())
+    inputs = decoder.processor(images=Image.fromarray(image), input_boxes=[boxes.tolist()],
+                               **prompts, return_tensors='pt')
     outputs = decoder.sam(**inputs)
     sizes = [inputs[name] for name in ('original_sizes', 'reshaped_input_sizes') if name in inputs]
     masks = decoder.processor.post_process_masks(outputs.pred_masks, *sizes)[0]
@@ -80,6 +82,13 @@ def test_masks_are_those_of_transformers(decoder, size, count):
         assert mask.any() and not mask.all(), 'an empty or full mask would make this test easy'
 
 
+def test_boxes_without_points(decoder):
+    expected, expected_scores = by_transformers(decoder, scene(), BOXES)
+    masks, scores = decoder(scene(), BOXES, torch.zeros(3, 0, 2))
+    assert torch.equal(masks, expected) and torch.equal(scores, expected_scores)
+    assert not torch.equal(masks, decoder(scene(), BOXES, POINTS)[0])
+
+
 def test_prompts_and_weights_matter(decoder):
     image = scene()
     masks, scores = decoder(image, BOXES, POINTS)
@@ -96,7 +105,7 @@ def test_several_objects_are_as_one_by_one(decoder):
         assert (mask[0] == masks[i]).float().mean() > 0.999
 
 
-def test_no_object_no_point_and_what_lies_outside(decoder):
+def test_no_object_and_what_lies_outside(decoder):
     masks, scores = decoder(scene(), torch.zeros(0, 4), torch.zeros(0, 2, 2))
     assert masks.shape == (0, 48, 80) and masks.dtype == torch.bool and scores.shape == (0,)
     outside = decoder(scene(), torch.tensor([[-torch.inf, 8., 400., 30.]]),
@@ -113,8 +122,10 @@ def test_no_object_no_point_and_what_lies_outside(decoder):
 def test_an_image_with_few_rows_is_not_taken_for_channels_first(decoder):
     image = scene(3, 40)
     boxes, points = torch.tensor([[2., 0., 20., 2.]]), torch.tensor([[[4., 1.], [9., 1.]]])
-    padded = decoder(np.ascontiguousarray(image), boxes, points)[0]
-    assert padded.shape == (1, 3, 40)
+    got, scores = decoder(image, boxes, points)
+    expected, expected_scores = by_transformers(decoder, image, boxes, points)
+    assert got.shape == (1, 3, 40)
+    assert torch.equal(got, expected) and torch.equal(scores, expected_scores)
 
 
 def test_one_image_is_encoded_once_and_sizes_alternate(folders):
