@@ -72,7 +72,7 @@ def find_nodes(config: Mapping[str, Any]) -> Iterator[Node]:
     """The nodes of what a run reads from a config, outer ones before those in them."""
     for key, value in config.items():
         if key in _READ_BY_RUNNER:
-            yield from _walk(value, key, _BY_KEY.get(key, registry.MODELS))
+            yield from _walk(value, key, _BY_KEY.get(key, registry.RUNNERS))
 
 
 def _walk(value: Any, path: str, where: Registry) -> Iterator[Node]:

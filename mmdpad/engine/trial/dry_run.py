@@ -15,19 +15,22 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmdpad.datasets import DatasetError
-from mmdpad.datasets.checking import LOADERS, check_dataset, find_datasets
+from mmdpad.datasets.checking import LOADERS, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
 from mmdpad.engine.cost import make_report, read_config_cost, with_response_tokens
 from mmdpad.engine.cost.report import GB
 from mmdpad.engine.runner import GRPOTrainLoop
+from mmdpad.engine.runner.encoding import asked
 from mmdpad.engine.runner.settings import find_wrong_settings
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
+from mmdpad.models.heads.families import find_family
+from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.registry import DATASETS
 from mmdpad.rewards import RewardComposition
 
 from .check_names import check_node
-from .check_weights import check_weights
+from .check_weights import check_weights, find_folder
 from .config_nodes import Node, find_nodes
 
 _TYPICAL_GPU = 80 * GB
@@ -47,11 +50,14 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
     notes: list[str] = []
     with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
         nodes = list(find_nodes(_relevant(config, training)))
+        misnamed = set()
         for node in nodes:
-            problems += check_node(node)
+            if wrong := list(check_node(node)):
+                problems += wrong
+                misnamed.add(id(node.entry))
             problems += check_weights(node)
             problems += _check_packages(node)
-        problems += _check_data(config, training, notes)
+        problems += _check_data(config, training, misnamed, notes)
         if training:
             problems += _check_loop(config, nodes)
             problems += _check_cost(config, nodes, notes)
@@ -91,26 +97,47 @@ def _check_packages(node: Node) -> Iterator[str]:
             yield f'`{node.path}` ({name}) needs {package}; install it: `pip install {package}`'
 
 
-def _check_data(config: Config, training: bool, notes: list[str]) -> Iterator[str]:
-    """Every data set is built, which checks its files, and gives an item."""
+def _check_data(config: Config, training: bool, misnamed: set[int],
+                notes: list[str]) -> Iterator[str]:
+    """Every data set is built, which checks its files, gives an item and has prompts that fit;
+    but for those with a part, by ``id``, whose type or arguments are wrong."""
     wanted = LOADERS if training else ('test_dataloader', )
-    for where, dataset in find_datasets({name: config.get(name) for name in wanted}):
-        if DATASETS.get(dataset['type']) is None:
-            continue  # said already
+    encoder, problems = _read_processor((config.get('model') or {}).get('policy'))
+    yield from problems
+    for where, entry in find_datasets({name: config.get(name) for name in wanted}):
+        if misnamed.intersection(map(id, (entry, *entry.get('pipeline', ())))):
+            continue
         try:
-            notes.append(f'{where} ({dataset["type"]}): {check_dataset(dataset, load=1)}')
+            dataset = DATASETS.build(entry)
+            notes.append(f'{where} ({entry["type"]}): {check_items(dataset, entry["type"], 1)}')
+            if encoder is not None:
+                yield from (f'`{where}`: {problem}' for problem in
+                            check_prompt_lengths(encoder, *asked(dataset)))
         except DatasetError as error:
             yield f'`{where}`: {error}'
         except ImportError:
             pass  # said already
         except (OSError, ValueError, TypeError, KeyError) as error:
-            yield (f'`{where}` ({dataset["type"]}) cannot be read: '
+            yield (f'`{where}` ({entry["type"]}) cannot be read: '
                    f'{type(error).__name__}: {error}; correct its paths or arguments')
     for node in find_nodes({f'{name}_evaluator': config.get(f'{name}_evaluator')
                             for name in (('val', 'test') if training else ('test', ))}):
         path = node.entry.get('ann_file')
         if path and not os.path.isfile(path):
             yield f'`{node.path}.ann_file`: {path} is not there; download it or correct the path'
+
+
+def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:
+    """What encodes a policy's prompts, where its folder is there, and what is wrong with it."""
+    folder = find_folder(policy['pretrained']) if policy and policy.get('pretrained') else None
+    if folder is None or not (folder / 'config.json').is_file():
+        return None, []  # said already
+    try:
+        coordinates = policy.get('coordinates') or find_family(str(folder)).coordinates
+        return PromptEncoder(str(folder), policy.get('prompt_template', 'default'),
+                             policy.get('max_prompt_tokens', 1300), coordinates), []
+    except (OSError, ValueError) as error:
+        return None, [f'`model.policy`: {error}']
 
 
 def _is(config: Any, kind: type, nodes: list[Node]) -> bool:

@@ -25,14 +25,14 @@ SIZE = (160, 120)
 """(width, height) of every picture."""
 TARGET = (0.25, 0.25, 0.625, 0.75)
 """Box (x1, y1, x2, y2) of the target in every picture, as shares of its width and height."""
-COLOURS = ('red', 'green', 'blue', 'yellow')
+COLOURS = ('red', 'green')
 _OTHER = (0.75, 0.1, 0.9, 0.4)  # a second object, where a question may mean several
 
 Config = dict[str, Any]
 
 
 def write_made_data(config: Config, folder: Path) -> Config | None:
-    """Write four samples in the format that a data set reads, and point it at them.
+    """Write two samples in the format that a data set reads, and point it at them.
 
     Each is a square on grey, of another colour, at :data:`TARGET`. A data set whose questions may
     mean any number of objects gets two more, of two objects and of none.

@@ -14,7 +14,6 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmdpad.datasets.checking import LOADERS
 from mmdpad.models import ReasoningSegmentor
-from mmdpad.prompts import format_objects_response, format_response
 from mmdpad.registry import LOOPS, MODELS
 
 from . import rehearsed_rollout  # noqa: F401 registers it
@@ -75,7 +74,7 @@ def run_smoke(config: Config, report: Callable[[str], None] = print) -> Runner:
                            f'resumed, but ended after {done}')
     report(f'smoke: {STEPS} steps, a checkpoint, a resume from it'
            + (' and a validation' if config.get('val_cfg') else '')
-           + f' went through; they are in {config.work_dir}')
+           + ' went through')
     return runner
 
 
@@ -115,18 +114,9 @@ def _rehearse(config: Config, notes: Notes) -> None:
     kind = MODELS.get(config.model.type)
     if not (isinstance(kind, type) and issubclass(kind, ReasoningSegmentor)):
         return
-    sizes = [node.entry['size'] for node in find_nodes(config)
-             if node.entry['type'] == 'PromptResize']
-    if not sizes:
-        return
-    box = [round(share * side) for share, side in zip(TARGET, (*sizes[0], *sizes[0]), strict=True)]
-    points = [[(box[0] + box[2]) // 2, (box[1] + box[3]) // 2]] * 2
-    text = ('it is the red square.', 'a red square')
-    response = (format_objects_response(text[0], [(box, points)], text[1])
-                if config.model.get('several_objects') else
-                format_response(text[0], box, points, text[1]))
     engine = config.model.get('rollout_engine') or dict(type='SharedPrefixRollout')
-    config.model.rollout_engine = dict(type='RehearsedRollout', engine=engine, response=response)
+    config.model.rollout_engine = dict(type='RehearsedRollout', engine=engine, box=TARGET,
+                                       several_objects=config.model.get('several_objects', False))
     notes.append(f'model.rollout_engine ({engine["type"]}): every second response is replaced by '
                  f'a right one, the others end after 8 tokens')
 
@@ -163,4 +153,4 @@ def _cut(config: Config, notes: Notes) -> None:
         wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'use_fp64'):
             wrapper.pop(key, None)
-    _set(config, '', notes, launcher='none', resume=False)
+    _set(config, '', notes, launcher='none', resume=False, log_level='WARNING')

@@ -129,9 +129,10 @@ def _policy(entry: dict, folder: Path) -> str:
     entry.update(pretrained=str(path), max_prompt_tokens=4096)
     notes = [f'a random {family} of 2 layers with 512 tokens, max_prompt_tokens=4096, in place of '
              f'{before}']
-    if entry.get('lora') and importlib.util.find_spec('peft') is None:
-        entry['lora'] = None
-        notes.append('without its adapter, since peft is not installed')
+    for name, package in (('lora', 'peft'), ('quantization', 'bitsandbytes')):
+        if entry.get(name) and importlib.util.find_spec(package) is None:
+            entry[name] = None
+            notes.append(f'without its `{name}`, since {package} is not installed')
     return '; '.join(notes)
 
 
