@@ -25,8 +25,19 @@ def add_lora(model: nn.Module, lora: Mapping[str, Any]) -> None:
 
     Args:
         model: A model of transformers.
-        lora: Arguments of ``peft.LoraConfig``; ``target_modules`` is :data:`LORA_TARGETS` by
-            default.
+        lora: See :func:`lora_config`.
+    """
+    config = lora_config(lora)
+    import peft
+    peft.inject_adapter_in_model(config, model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def lora_config(lora: Mapping[str, Any]) -> Any:
+    """The ``peft.LoraConfig`` of these arguments; ``target_modules`` is :data:`LORA_TARGETS` by
+    default.
 
     Raises:
         ImportError: peft is not installed.
@@ -48,10 +59,7 @@ def add_lora(model: nn.Module, lora: Mapping[str, Any]) -> None:
                 f'`lora.{name}` should be {" or ".join(map(repr, allowed))}, so that the model '
                 f'without its adapter is the reference policy and log-probabilities compare, but '
                 f'got {getattr(config, name)!r}; leave it out')
-    peft.inject_adapter_in_model(config, model)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    return config
 
 
 @contextmanager

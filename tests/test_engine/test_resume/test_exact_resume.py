@@ -43,12 +43,13 @@ def resumable(name: str, shapes_data: Path) -> Config:
     return config
 
 
-def train(config: Config, folder: Path, kills: int) -> str:
+def train(config: Config, folder: Path, kills: int, processes: int = 1) -> str:
     """A run that is left alone and one that is killed so often; what was done to it."""
     config.dump(folder / 'config.py')
     seed = random.randrange(2**32)
     result = subprocess.run(
-        [sys.executable, str(HERE / 'killing.py'), str(folder), str(seed), str(kills)],
+        [sys.executable, str(HERE / 'killing.py'), str(folder), str(seed), str(kills),
+         str(processes)],
         capture_output=True, text=True)
     assert result.returncode == 0, f'seed {seed}: {result.stdout}{result.stderr}'
     done = f'seed {seed}\n{result.stdout}'
@@ -111,4 +112,35 @@ def assert_same(straight: Path, killed: Path, done: str) -> None:
 
 def test_killed_at_random_moments(config, tmp_path):
     done = train(config, tmp_path, 5)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', range(5))
+def test_killed_at_25_random_moments(config, tmp_path, number):
+    test_killed_at_random_moments(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes(config, tmp_path):
+    done = train(config, tmp_path, 3, processes=2)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+
+
+@pytest.mark.slow
+def test_with_an_adapter(config, tmp_path):
+    config.model.policy.lora = dict(r=4, lora_alpha=8)
+    done = train(config, tmp_path, 3)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+
+
+@pytest.mark.slow
+def test_supervised_with_epochs_of_four_iterations(shapes_data, tmp_path):
+    """mmengine's loop, which begins a new epoch in this process, and data that draws there."""
+    config = resumable('tiny_shapes_sft', shapes_data)
+    config.train_dataloader.update(
+        num_workers=0, persistent_workers=False,
+        sampler=dict(type='DefaultSampler', shuffle=True))
+    config.train_dataloader.dataset.pipeline.insert(1, dict(type='NoisyImage'))
+    done = train(config, tmp_path, 3)
     assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
