@@ -81,8 +81,8 @@ class CLIPDiscriminator(FrozenModule):
     def _encode_pictures(self, pictures: list[np.ndarray]) -> list[Tensor]:
         """A unit vector (D,), float32, on the CPU, for each picture.
 
-        On a CPU one by one, which takes some 40 % longer: in a batch a picture's last bits depend on
-        the others, so on what the cache holds, and a resumed run begins with an empty one.
+        On a CPU one by one, which takes some 40 % longer: in a batch a picture's last bits depend
+        on the others, so on what the cache holds, and a resumed run begins with an empty one.
         """
         size = 1 if self.device.type == 'cpu' else len(pictures)
         pixels = torch.stack([self._preprocess(Image.fromarray(p)) for p in pictures])
