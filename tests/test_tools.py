@@ -57,6 +57,22 @@ def test_train_resume_and_test(shapes_data, tmp_path, run_here):
              *options_here(shapes_data, **{'train_cfg.max_iters': 3}))
     assert (work_dir / 'iter_3.pth').is_file()
 
+    ended = run_here('tools/train.py', CONFIG, '--work-dir', work_dir, '--resume',
+                     *options_here(shapes_data, **{'train_cfg.max_iters': 3}))
+    assert ended.returncode == 0
+    assert 'Nothing is left to train: the checkpoint is of iteration 3 of 3' in ended.stdout
+    cut = (work_dir / 'iter_3.pth').read_bytes()
+    (work_dir / 'iter_3.pth').write_bytes(cut[:len(cut) // 2])
+    again = run_here('tools/train.py', CONFIG, '--work-dir', work_dir, '--resume',
+                     *options_here(shapes_data, **{'train_cfg.max_iters': 3}))
+    assert f'WARNING: --resume: {work_dir}/iter_3.pth is damaged' in again.stderr
+    assert 'resumed epoch: 0, iter: 2' in again.stdout
+    assert len((work_dir / 'iter_3.pth').read_bytes()) > len(cut) // 2
+    (best, ) = work_dir.glob('best_*.pth')
+    with pytest.raises(ValueError, match='should hold the optimizer'):
+        run_here('tools/train.py', CONFIG, '--work-dir', work_dir, '--resume', best,
+                 *options_here(shapes_data))
+
     out = tmp_path / 'metrics.json'
     run_here('tools/test.py', CONFIG, work_dir / 'iter_3.pth', '--work-dir', work_dir, '--out', out,
              *options_here(shapes_data))

@@ -6,13 +6,25 @@ Without weights or data: --dry-run lists all that is wrong with a config, --smok
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from mmengine.runner import Runner
 
 from mmdpad.datasets import DatasetError
+from mmdpad.engine.checkpoints import find_whole_checkpoint
 from mmdpad.engine.trial import try_config
 from mmdpad.utils import check_file, experiment_parser, read_config
+
+
+def checkpoint_to_resume(work_dir: str) -> str:
+    path, faults = find_whole_checkpoint(work_dir)
+    for damaged, fault in faults.items():
+        print(f'WARNING: --resume: {damaged} is damaged and passed over: {fault}', file=sys.stderr)
+    if path is None:
+        raise SystemExit(f'--resume: there is no {"whole " if faults else ""}checkpoint in '
+                         f'{work_dir!r}; leave it out to start a new run there')
+    return path
 
 
 def main() -> None:
@@ -31,10 +43,8 @@ def main() -> None:
     earlier = sorted(Path(cfg.work_dir).glob('*.pth'))
     if args.resume:
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-        if args.resume == 'auto' and not earlier:
-            raise SystemExit(f'--resume: there is no checkpoint in {cfg.work_dir!r}; leave it out '
-                             f'to start a new run there')
+        cfg.load_from = (checkpoint_to_resume(cfg.work_dir) if args.resume == 'auto'
+                         else args.resume)
     elif earlier:
         raise SystemExit(f'{cfg.work_dir!r} holds the checkpoints of an earlier run '
                          f'({earlier[-1].name}): go on with it by --resume, or name another '

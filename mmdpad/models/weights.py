@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os.path as osp
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,9 +94,10 @@ class LoadReport:
         return '; '.join(filter(None, found))
 
     @classmethod
-    def of(cls, module: nn.Module, state: Mapping[str, Tensor], source: str) -> LoadReport:
+    def of(cls, module: nn.Module | Mapping[str, Tensor], state: Mapping[str, Tensor],
+           source: str) -> LoadReport:
         """Compares a module's state with another one, without loading anything."""
-        own = module.state_dict()
+        own = module.state_dict() if isinstance(module, nn.Module) else module
         misshapen = [f'{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}'
                      for name, value in state.items()
                      if name in own and value.shape != own[name].shape]
@@ -190,7 +192,8 @@ def _load(path: str) -> object:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-    return torch.load(path, map_location='cpu', weights_only=True)
+    # Mapped where the format allows it: of a checkpoint the optimizer is not read then.
+    return torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def _summary(what: str, names: Iterable[str]) -> str:

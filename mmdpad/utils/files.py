@@ -12,12 +12,14 @@ import os.path as osp
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+
+UNFINISHED = '.unfinished'
 
 
 def unique_path(path: str, *beside: str) -> str:
@@ -69,6 +71,32 @@ def refuse_existing(path: str | os.PathLike) -> None:
         raise FileExistsError(f'{path} is there already; remove it or name another folder')
 
 
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write, which is at ``path``, in place of what was there, when the block ends well:
+    a process that is killed at any byte leaves the old file or the new one, whole and on disk.
+
+    What a killed process wrote stays beside it as ``path`` with :data:`UNFINISHED` added.
+    """
+    path = os.fspath(path)
+    unfinished = path + UNFINISHED
+    try:
+        with open(unfinished, 'wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.remove(unfinished)
+        raise
+    folder = os.open(osp.dirname(osp.abspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def write_atomically(path: str, content: bytes) -> str:
     """Write a file so that a reader sees all of it or nothing, with its folders.
 
@@ -76,15 +104,9 @@ def write_atomically(path: str, content: bytes) -> str:
         Where it was written: ``unique_path(path)``.
     """
     os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
-    temporary = f'{path}.{os.getpid()}.tmp'
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(content)
-        path = unique_path(path)
-        os.replace(temporary, path)
-    finally:
-        if osp.exists(temporary):
-            os.remove(temporary)
+    path = unique_path(path)
+    with atomic_file(path) as file:
+        file.write(content)
     return path
 
 

@@ -86,10 +86,15 @@ class CLIPDiscriminator(FrozenModule):
         return cosines[:, [column.get(text, -1) for text in captions]]
 
     def _encode_pictures(self, pictures: list[np.ndarray]) -> list[Tensor]:
-        """A unit vector (D,), float32, on the CPU, for each picture."""
+        """A unit vector (D,), float32, on the CPU, for each picture.
+
+        On a CPU one by one, which takes some 40 % longer: in a batch a picture's last bits depend
+        on the others, so on what the cache holds, and a resumed run begins with an empty one.
+        """
+        size = 1 if self.device.type == 'cpu' else len(pictures)
         pixels = torch.stack([self._preprocess(Image.fromarray(p)) for p in pictures])
-        features = self.clip.encode_image(pixels.to(self.device, self._input_dtype))
-        return [feature.clone() for feature in _unit(features)]
+        return [feature.clone() for part in pixels.split(size) for feature in _unit(
+            self.clip.encode_image(part.to(self.device, self._input_dtype)))]
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
         """Unit vectors (len(texts), D), float32, on the CPU."""

@@ -29,8 +29,19 @@ def add_lora(model: nn.Module, lora: Mapping[str, Any]) -> None:
 
     Args:
         model: A model of transformers.
-        lora: Arguments of ``peft.LoraConfig``; ``target_modules`` may also be a name of
-            :data:`LORA_TARGETS`, by default 'language'.
+        lora: See :func:`lora_config`.
+    """
+    config = lora_config(lora)
+    import peft
+    peft.inject_adapter_in_model(config, model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def lora_config(lora: Mapping[str, Any]) -> Any:
+    """The ``peft.LoraConfig`` of these arguments; ``target_modules`` may also be a name of
+    :data:`LORA_TARGETS`, by default 'language'.
 
     Raises:
         ImportError: peft is not installed.
@@ -52,10 +63,7 @@ def add_lora(model: nn.Module, lora: Mapping[str, Any]) -> None:
                 f'`lora.{name}` should be {" or ".join(map(repr, allowed))}, so that the model '
                 f'without its adapter is the reference policy and log-probabilities compare, but '
                 f'got {getattr(config, name)!r}; leave it out')
-    peft.inject_adapter_in_model(config, model)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    return config
 
 
 def lora_targets(lora: Mapping[str, Any]) -> str | Sequence[str]:

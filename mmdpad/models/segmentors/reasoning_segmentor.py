@@ -13,6 +13,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmdpad.models.weights import LoadReport
 from mmdpad.prompts import parse_response, scale_boxes, scale_points, to_prompt_frame
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import check_objective, policy_loss
@@ -68,7 +69,7 @@ class ReasoningSegmentor(BaseDetector):
         self.sampling, self.objective, self.train_options = split_train_cfg(train_cfg or {})
         self.test_cfg = {'temperature': 0.0, 'max_new_tokens': 1024, **(test_cfg or {})}
         self.register_state_dict_post_hook(_drop_frozen)
-        self._register_load_state_dict_pre_hook(_check_adapter, with_module=True)
+        self._register_load_state_dict_pre_hook(_check_fit, with_module=True)
         self.register_load_state_dict_post_hook(_expect_no_frozen)
 
     def init_weights(self) -> None:
@@ -356,18 +357,15 @@ def _expect_no_frozen(module: ReasoningSegmentor, incompatible: Any) -> None:
         key for key in incompatible.missing_keys if not _is_frozen(module, key)]
 
 
-def _check_adapter(module: ReasoningSegmentor, state: dict, prefix: str, *_: Any) -> None:
-    """Refuse an adapter that is not the policy's, in names or shapes, before anything is loaded.
+def _check_fit(module: ReasoningSegmentor, state: dict, prefix: str, *_: Any) -> None:
+    """Refuse a checkpoint that is not the policy's, or the adapter's, in names or shapes, before
+    anything is loaded.
 
-    mmengine would only warn, and go on with an adapter that has no effect.
+    mmengine would only warn, and go on with a policy of which a part is the config's.
     """
-    own = {f'{prefix}policy.{name}': p.shape for name, p in module.policy.named_parameters()
-           if name in module.policy.adapter_keys}
-    given = {name: value.shape for name, value in state.items()
-             if name in own or '.lora_' in name}
-    wrong = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
-    if wrong:
-        raise ValueError(
-            f'A checkpoint should hold the adapter that `model.policy.lora` describes, but '
-            f'{len(wrong)} of its weights are missing, unexpected or of another shape, for '
-            f'example {wrong[0]}; set `lora` as in the run that wrote the checkpoint')
+    own = {key.removeprefix(prefix): value for key, value in state.items()
+           if key.startswith(prefix)}
+    LoadReport.of(module, own, 'the checkpoint').settle(
+        'It should be of this config: `model.policy` (model, `lora`) as in the run that wrote it; '
+        'to start an adapter from a whole policy, name its folder as `model.policy.pretrained`, '
+        'see tools/model_converters/to_hf.py')

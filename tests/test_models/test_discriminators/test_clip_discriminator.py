@@ -78,22 +78,30 @@ def test_one_by_one_gives_the_same(clip):
             torch.testing.assert_close(alone, together[p:p + 1, n:n + 1], equal_nan=True)
 
 
+def test_the_bits_of_a_picture_do_not_depend_on_the_others(clip):
+    """A resumed run begins with an empty cache."""
+    images = pictures(5)
+    alone = [clip([image], CAPTIONS) for image in images]
+    clip.feature_cache.clear()
+    assert clip(images, CAPTIONS).nan_to_num(2.0).equal(torch.cat(alone).nan_to_num(2.0))
+
+
 def test_each_picture_and_text_is_encoded_once(clip, encoded):
     rows = []
     handle = clip.clip.transformer.register_forward_hook(lambda _, args, out: rows.append(len(out)))
     first, second = pictures(2)
     clip([first, second, first.copy(), first[:-1]], ['a', 'b', 'a', 'c', None, 'b'])
     handle.remove()
-    assert encoded == [3] and rows == [3]
+    assert sum(encoded) == 3 and rows == [3]
 
 
 def test_what_came_before_is_not_encoded_again(clip, encoded):
     first, second, third = pictures(3)
     before = clip([first, second], CAPTIONS)
     after = clip([third, second.copy(), first], ['a dog', *CAPTIONS])
-    assert encoded == [2, 1]
+    assert sum(encoded) == 3
     torch.testing.assert_close(after[[2, 1], 1:], before, equal_nan=True)
-    assert clip([second], CAPTIONS).shape == (1, 5) and encoded == [2, 1]
+    assert clip([second], CAPTIONS).shape == (1, 5) and sum(encoded) == 3
 
 
 def test_a_cache_smaller_than_a_batch_gives_the_same(clip, tiny):

@@ -167,21 +167,32 @@ def test_with_lora_a_checkpoint_holds_the_adapter_only(build_lora):
     assert model.reference is None
 
 
-@pytest.mark.parametrize('saved, loaded', [
-    (dict(r=4), dict(r=8)),  # another shape
-    (dict(r=4, target_modules=['q_proj']), dict(r=4)),  # missing
-    (dict(r=4), dict(r=4, target_modules=['q_proj'])),  # unexpected
-    (dict(r=4), {}),
-    ({}, dict(r=4)),
+@pytest.mark.parametrize('saved, loaded, problem', [
+    (dict(r=4), dict(r=8), r'56 of another shape \(policy.*lora_A.*\(4, 128\) instead of \(8, 128'),
+    (dict(r=4, target_modules=['q_proj']), dict(r=4), r'48 missing \(policy\.model.*k_proj.*lora'),
+    (dict(r=4), dict(r=4, target_modules=['q_proj']), '48 unexpected .*lora'),
+    (dict(r=4), {}, '81 missing .*; 56 unexpected .*lora'),
+    ({}, dict(r=4), '56 missing .*; 81 unexpected'),
 ])
-def test_an_adapter_that_does_not_fit_is_refused(build_lora, saved, loaded):
+def test_a_checkpoint_that_does_not_fit_is_refused(build_lora, saved, loaded, problem):
     """By mmengine's loader, too, which is not strict."""
     state, model = build_lora(**saved).state_dict(), build_lora(**loaded)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for load in (model.load_state_dict, lambda state: load_state_dict(model, state)):
-        with pytest.raises(ValueError, match=r'example policy\.model.*lora.*; set `lora` as in'):
+        with pytest.raises(ValueError, match=f"'the checkpoint' do not fit the model: {problem}"):
             load(state)
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_checkpoint_that_fits_is_counted_and_one_tensor_too_few_is_not(model, monkeypatch):
+    said, state = [], model.state_dict()
+    monkeypatch.setattr('mmdpad.models.weights.print_log', lambda text, **_: said.append(text))
+    load_state_dict(model, dict(state))
+    assert said == [f"{len(state)} tensors loaded from 'the checkpoint'; none missing, unexpected "
+                    f'or of another shape']
+    del state['policy.model.lm_head.weight']
+    with pytest.raises(ValueError, match=r'1 missing \(policy.model.lm_head.weight\)\. It should'):
+        load_state_dict(model, state)
 
 
 def test_unknown_settings_are_refused(tiny_config):

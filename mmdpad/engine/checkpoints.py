@@ -1,0 +1,83 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Checkpoint files: written whole, and found whole."""
+
+from __future__ import annotations
+
+import os.path as osp
+import pickle
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mmengine.runner.checkpoint
+import mmengine.runner.runner
+import torch
+
+from mmdpad.models.weights import first_line
+from mmdpad.utils.files import atomic_file
+
+_WRITERS = (mmengine.runner.checkpoint, mmengine.runner.runner)  # each has the name of its own
+_NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
+
+
+@contextmanager
+def written_atomically() -> Iterator[None]:
+    """Within the block mmengine writes local checkpoints by :func:`atomic_file`, straight to disk.
+
+    Its own writer first lays the file out in memory, twice, and a kill leaves half a file.
+    """
+    write = mmengine.runner.checkpoint.save_checkpoint
+
+    def save_checkpoint(checkpoint: dict, filename: str, *args: Any, **kwargs: Any) -> None:
+        if '://' in filename:
+            return write(checkpoint, filename, *args, **kwargs)
+        Path(filename).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(filename) as file:
+            torch.save(checkpoint, file)
+
+    for module in _WRITERS:
+        module.save_checkpoint = save_checkpoint
+    try:
+        yield
+    finally:
+        for module in _WRITERS:
+            module.save_checkpoint = write
+
+
+def find_whole_checkpoint(folder: str) -> tuple[str | None, dict[str, str]]:
+    """The checkpoint from which a run in ``folder`` can go on.
+
+    That is the one that the file ``last_checkpoint`` names, by its last part, if it is whole, else
+    the one with the highest number that is. Best-so-far checkpoints have no optimizer and do not
+    count.
+
+    Returns:
+        Its path, or None; and what is wrong with those that were passed over, by path.
+    """
+    numbered = {path: int(match[1]) for path in Path(folder).glob('*.pth')
+                if (match := _NUMBERED.fullmatch(path.name))}
+    candidates = sorted(numbered, key=lambda path: numbered[path], reverse=True)
+    said = Path(folder, 'last_checkpoint')
+    if said.is_file() and (name := Path(said.read_text().strip()).name):
+        candidates.insert(0, Path(folder, name))
+    faults: dict[str, str] = {}
+    for path in map(str, dict.fromkeys(candidates)):
+        fault = find_fault(path)
+        if fault is None:
+            return path, faults
+        faults[path] = fault
+    return None, faults
+
+
+def find_fault(path: str) -> str | None:
+    """Why a checkpoint cannot be read, in one line; None if it can. Its tensors are not read, so
+    that this takes no time and no memory."""
+    if osp.isdir(path):
+        return None  # of a strategy that writes folders
+    try:
+        torch.load(path, map_location='cpu', mmap=True, weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        return first_line(error)
+    return None

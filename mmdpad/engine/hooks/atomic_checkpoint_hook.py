@@ -1,0 +1,91 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Checkpoints that survive a kill at any moment."""
+
+from __future__ import annotations
+
+import os.path as osp
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from mmdpad.engine.checkpoints import written_atomically
+from mmdpad.registry import HOOKS
+from mmdpad.utils.files import UNFINISHED, atomic_file
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's CheckpointHook, with every file whole or not there.
+
+    A checkpoint is written beside its place, straight to disk and not by way of memory, and takes
+    its place when it is complete; so does ``last_checkpoint``, after the file that it names. What
+    ``max_keep_ckpts`` and ``save_best`` have no use for any more is removed after that: a process
+    that is killed at any byte leaves the last checkpoint and the best one whole, and what they
+    say of each other true. What a killed process left unfinished is removed by the next run.
+
+    Args:
+        **kwargs: Of mmengine's hook.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Go on with the files of the run that is resumed, and tidy up after it."""
+        super().before_train(runner)
+        self.file_backend = _LateRemoval(self.file_backend)
+        self.last_ckpt = runner.message_hub.get_info('last_ckpt')
+        if is_main_process():
+            for path in Path(self.out_dir).glob(f'*{UNFINISHED}'):
+                path.unlink()
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        join, hub = self.file_backend.join_path, runner.message_hub
+        if self.max_keep_ckpts > 0 and step not in list(self.keep_ckpt_ids)[-1:]:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                self.file_backend.remove(
+                    join(self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids[0])))
+            self.keep_ckpt_ids.append(step)  # at its maximal length it drops the first
+            hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = join(self.out_dir, name)
+        hub.update_info('last_ckpt', self.last_ckpt)
+        with written_atomically():
+            runner.save_checkpoint(
+                self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
+                backend_args=self.backend_args, **self.args)
+        if is_main_process():
+            with atomic_file(osp.join(runner.work_dir, 'last_checkpoint')) as file:
+                file.write(self.last_ckpt.encode())
+            self.file_backend.settle()
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        with written_atomically():
+            super()._save_best_checkpoint(runner, metrics)
+        if is_main_process():
+            self.file_backend.settle()
+
+
+class _LateRemoval:
+    """A file backend that removes nothing before it is told to."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend, self._outdated = backend, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self._outdated.append(path)
+
+    rmtree = remove
+
+    def settle(self) -> None:
+        """Remove what has become outdated: files, or folders as DeepSpeed writes them."""
+        while self._outdated:
+            path = self._outdated.pop()
+            if self._backend.isfile(path):
+                self._backend.remove(path)
+            elif self._backend.isdir(path):
+                self._backend.rmtree(path)

@@ -1,0 +1,132 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What a resumed run needs beyond mmengine's checkpoint, so that it ends bit by bit as it would
+have."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+from mmdpad.registry import HOOKS
+
+RandomState = dict[str, Any]
+
+
+@HOOKS.register_module()
+class ExactResumeHook(Hook):
+    """Lets a run that is killed at any moment and resumed go on as if nothing had happened.
+
+    - The random states (Python, NumPy, torch, its CUDA device) of every process are part of each
+      checkpoint. They are set when mmengine has gone through the data that was trained on, which
+      may draw from them.
+    - A validation leaves the random states as they were.
+    - A validation that was due at the checkpoint and was not finished is made up for. It is made
+      again if it was no improvement, since no checkpoint is written after such a one.
+    - A run that is at its end already trains no further, and says so.
+
+    For iteration-based training; other loops are left alone.
+    """
+
+    priority = 'LOW'  # after all that draws, before checkpoints are written
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse to resume from weights alone, which would train on with a new optimizer.
+
+        Raises:
+            ValueError: The run is to be resumed, and the checkpoint has no optimizer.
+        """
+        if getattr(runner, '_resume', False) and 'optimizer' not in checkpoint:
+            raise ValueError('A checkpoint to resume from should hold the optimizer, but this one '
+                             'does not, as the best-so-far ones (best_*.pth); resume from '
+                             'iter_*.pth, or start a new run from these weights by `load_from`')
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                         outputs: dict | None = None) -> None:
+        """Have every process's random states in the checkpoint that may follow."""
+        runner.message_hub.update_info('random_states', all_gather_object(random_state()))
+
+    def before_val(self, runner: Runner) -> None:
+        """Remember the random states."""
+        self._before_val = random_state()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Note in the checkpoint that may follow that the validation is done."""
+        runner.message_hub.update_info('iter_of_validation', runner.iter)
+
+    def after_val(self, runner: Runner) -> None:
+        """Back to the random states before it."""
+        set_random_state(self._before_val)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Take up a resumed run, before its data is gone through."""
+        loop, hub = runner.train_loop, runner.message_hub
+        if not isinstance(loop, IterBasedTrainLoop) or not loop.iter:
+            return
+        states = hub.get_info('random_states') or []
+        if len(states) == get_world_size():
+            set_random_state(states[get_rank()])
+        else:
+            runner.logger.warning(
+                f'The checkpoint has the random states of {len(states)} processes, but there are '
+                f'{get_world_size()}: the run goes on, but not exactly as it would have')
+        if _validation_is_due(loop, runner.val_loop) and (
+                hub.get_info('iter_of_validation') != loop.iter):
+            runner.logger.info(f'The validation at iteration {loop.iter} is made up for')
+            hub.update_info('iter', loop.iter - 1)  # the last one, counted from 0
+            runner.val_loop.run()
+        if loop.iter < loop.max_iters:
+            loop.dataloader_iterator = _restoring(loop.dataloader_iterator, loop.iter)
+        else:
+            runner.logger.warning(f'Nothing is left to train: the checkpoint is of iteration '
+                                  f'{loop.iter} of {loop.max_iters}; to go on, raise '
+                                  f'`train_cfg.max_iters`')
+            loop.dataloader_iterator = itertools.repeat(None)
+
+
+def random_state() -> RandomState:
+    """The states of Python's, NumPy's and torch's generators, as plain data."""
+    version, numbers, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    state = dict(python=[version, torch.tensor(numbers), gauss],
+                 numpy=[name, torch.tensor(keys.astype(np.int64)), *rest],
+                 torch=torch.get_rng_state())
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: RandomState) -> None:
+    """Go back to what :func:`random_state` gave."""
+    version, numbers, gauss = state['python']
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state['torch'].cpu())
+    if 'cuda' in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'].cpu())
+
+
+def _restoring(batches: Iterator[Any], skipped: int) -> Iterator[Any]:
+    """The same batches; the first ones, which mmengine only goes through, leave the random states
+    as they are now."""
+    state = random_state()
+    yield from itertools.islice(batches, skipped - 1)
+    last = next(batches)
+    set_random_state(state)
+    yield last
+    yield from batches
+
+
+def _validation_is_due(loop: IterBasedTrainLoop, val_loop: Any) -> bool:
+    """Whether the loop validates after the iteration that it is at."""
+    loop._decide_current_val_interval()
+    return (val_loop is not None and loop.iter >= loop.val_begin
+            and (loop.iter % loop.val_interval == 0 or loop.iter == loop.max_iters))

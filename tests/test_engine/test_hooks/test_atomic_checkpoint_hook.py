@@ -1,0 +1,118 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+
+from mmdpad.engine.checkpoints import find_whole_checkpoint
+
+
+class Toy(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(5000))
+
+    def forward(self, inputs, mode='tensor'):
+        return dict(loss=(self.weight * inputs.sum()).sum()) if mode == 'loss' else [inputs]
+
+
+class Metric:
+    """Scores that rise, so that each validation makes a best checkpoint and outdates another."""
+
+    def __init__(self):
+        self.score = 0
+
+    def process(self, *args, **kwargs):
+        pass
+
+    def evaluate(self, size):
+        self.score += 1
+        return dict(score=self.score)
+
+
+def run(folder, max_keep_ckpts=1):
+    """Four iterations, a checkpoint after each and a validation after every second."""
+    data = dict(batch_size=1, num_workers=0, dataset=[torch.ones(1)] * 8,
+                sampler=dict(type='DefaultSampler', shuffle=False))
+    runner = Runner(
+        Toy(), str(folder), data, data, experiment_name=f'toy_{folder}', log_level='ERROR',
+        default_scope='mmdpad',
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2),
+        val_cfg=dict(), val_evaluator=dict(type='Evaluator', metrics=[]),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        default_hooks=dict(
+            checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=1,
+                            max_keep_ckpts=max_keep_ckpts, save_best='score', rule='greater'),
+            plain_checkpoint=dict(type='PlainCheckpointHook')))
+    runner.val_loop.evaluator = Metric()
+    runner.train()
+
+
+def killed_after(folder, steps) -> bool:
+    """Run in a process that dies just before its n-th step on the disk; whether it did."""
+    child = os.fork()
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, -signal.SIGKILL)
+        return status != 0
+    left, status = [steps], 1
+
+    def dying(step):
+        def call(*args, **kwargs):
+            if str(folder) in str(args[0]) or isinstance(args[0], int):
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return step(*args, **kwargs)
+        return call
+
+    for name in ('replace', 'remove', 'fsync'):
+        setattr(os, name, dying(getattr(os, name)))
+    try:
+        run(folder)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def test_whatever_step_is_the_last_the_files_are_whole_and_name_each_other(tmp_path):
+    """Also with only one checkpoint kept."""
+    for steps in range(100):
+        folder = tmp_path / str(steps)
+        killed = killed_after(folder, steps)
+        files = sorted(path.name for path in folder.glob('*.pth'))
+        path, faults = find_whole_checkpoint(str(folder))
+        assert not faults
+        for name in files:
+            checkpoint = torch.load(folder / name, weights_only=True)
+            best = checkpoint['message_hub']['runtime_info'].get('best_ckpt')
+            if str(folder / name) == path:
+                assert best is None or Path(best).is_file()
+        last = folder / 'last_checkpoint'
+        assert not last.exists() or Path(last.read_text()).is_file()
+        if steps > 5:  # the first is written
+            assert path is not None
+        if not killed:
+            break
+    assert steps > 30 and files == ['best_score_iter_4.pth', 'iter_4.pth']
+
+
+def test_what_a_killed_run_left_unfinished_is_removed(tmp_path):
+    (tmp_path / 'iter_7.pth.unfinished').write_bytes(b'half')
+    run(tmp_path, max_keep_ckpts=2)
+    assert sorted(path.name for path in tmp_path.glob('*.pth*')) == [
+        'best_score_iter_4.pth', 'iter_3.pth', 'iter_4.pth']
+
+
+def test_a_failure_leaves_the_old_file(tmp_path):
+    from mmdpad.utils.files import atomic_file
+    (tmp_path / 'a').write_bytes(b'old')
+    with pytest.raises(KeyError), atomic_file(tmp_path / 'a') as file:
+        file.write(b'new')
+        raise KeyError
+    assert (tmp_path / 'a').read_bytes() == b'old' and len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,146 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A run that is killed again and again ends bit by bit as one that was left alone."""
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+HERE = Path(__file__).parent
+TIMES = re.compile(r'time|tokens_per_second|memory|eta|data_time')
+
+
+@pytest.fixture
+def config(shapes_data) -> Config:
+    """The miniature with all that a run remembers: a reference, refills, a term with a window, a
+    schedule, workers, validations between checkpoints."""
+    return resumable('tiny_shapes', shapes_data)
+
+
+def resumable(name: str, shapes_data: Path) -> Config:
+    config = Config.fromfile(HERE.parents[2] / f'configs/dpad/{name}.py')
+    config.merge_from_dict({
+        'train_dataloader.batch_size': 2, 'train_cfg.max_iters': 12, 'train_cfg.val_interval': 3,
+        'model.train_cfg.group_size': 3, 'model.train_cfg.max_new_tokens': 60,
+        'model.test_cfg.max_new_tokens': 60, 'default_hooks.checkpoint.interval': 2,
+        'default_hooks.logger.interval': 1})
+    config.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+    for split in ('train', 'val', 'test'):
+        config[f'{split}_dataloader'].dataset.data_root = str(shapes_data)
+    config.val_dataloader.update(num_workers=0, persistent_workers=False)
+    config.param_scheduler = dict(type='LinearLR', start_factor=0.1, end=9, by_epoch=False)
+    config.custom_hooks = [*config.custom_hooks, dict(type='KillHook')]
+    if config.train_cfg.type == 'GRPOTrainLoop':
+        config.train_cfg.max_refills = 1
+        config.train_cfg.rewards.box_iou = dict(
+            type='QuantileReward', term=dict(type='BoxIoUReward', threshold=None))
+        config.train_cfg.rewards.noise = dict(type='NoisyReward')
+    return config
+
+
+def train(config: Config, folder: Path, kills: int, processes: int = 1) -> str:
+    """A run that is left alone and one that is killed so often; what was done to it."""
+    config.dump(folder / 'config.py')
+    seed = random.randrange(2**32)
+    result = subprocess.run(
+        [sys.executable, str(HERE / 'killing.py'), str(folder), str(seed), str(kills),
+         str(processes)],
+        capture_output=True, text=True)
+    assert result.returncode == 0, f'seed {seed}: {result.stdout}{result.stderr}'
+    done = f'seed {seed}\n{result.stdout}'
+    assert result.stdout.count(', killed ') == kills, done
+    return done
+
+
+def logged(folder: Path) -> dict[tuple, list[dict]]:
+    """Values without times, by step and whether they are of training or of a validation."""
+    found: dict[tuple, list[dict]] = {}
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            values = json.loads(line)
+            key = (values['step'], 'iter' in values)
+            found.setdefault(key, []).append(
+                {name: value for name, value in values.items() if not TIMES.search(name)})
+    return found
+
+
+def differences(one, other, where='') -> list[str]:
+    """Paths of what differs in two checkpoints, times and places left out."""
+    if isinstance(one, torch.Tensor):
+        return [] if isinstance(other, torch.Tensor) and one.equal(other) else [where]
+    if type(one) is not type(other):
+        return [where]
+    if isinstance(one, dict):
+        keys = {key for key in one.keys() | other.keys() if not TIMES.search(str(key))}
+        return [fault for key in sorted(keys, key=str)
+                for fault in differences(one.get(key), other.get(key), f'{where}.{key}')]
+    if isinstance(one, (list, tuple)):
+        return [where] * (len(one) != len(other)) + [
+            fault for index, pair in enumerate(zip(one, other, strict=False))
+            for fault in differences(*pair, f'{where}.{index}')]
+    if isinstance(one, str) and '/' in one:
+        one, other = one.rsplit('/')[-1], other.rsplit('/')[-1]
+    return [] if one == other else [f'{where}: {one} {other}']
+
+
+def assert_same(straight: Path, killed: Path, done: str) -> None:
+    """The same files, the same content, and the same values for each time that one was logged."""
+    names = [sorted(path.name for path in folder.glob('*') if path.is_file())
+             for folder in (straight, killed)]
+    assert names[0] == names[1], done
+    assert any(name.startswith('iter_') for name in names[0])
+    for name in names[0]:
+        if name.endswith('.pth'):
+            states = [torch.load(folder / name, weights_only=True)
+                      for folder in (straight, killed)]
+            for state in states:  # the text of the config and the like
+                state['meta'] = {key: state['meta'][key] for key in ('iter', 'epoch', 'seed')}
+                state['message_hub']['runtime_info'].pop('cfg', None)
+                state['message_hub']['runtime_info'].pop('experiment_name', None)
+            assert not differences(*states), f'{name}: {done}'
+    expected, found = logged(straight), logged(killed)
+    assert expected.keys() == found.keys(), done
+    for key, lines in found.items():
+        for line in lines:
+            assert [line] == expected[key], f'{key}: {done}'
+
+
+def test_killed_at_random_moments(config, tmp_path):
+    done = train(config, tmp_path, 5)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', range(5))
+def test_killed_at_25_random_moments(config, tmp_path, number):
+    test_killed_at_random_moments(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes(config, tmp_path):
+    done = train(config, tmp_path, 3, processes=2)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+
+
+@pytest.mark.slow
+def test_with_an_adapter(config, tmp_path):
+    config.model.policy.lora = dict(r=4, lora_alpha=8)
+    done = train(config, tmp_path, 3)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+
+
+@pytest.mark.slow
+def test_supervised_with_epochs_of_four_iterations(shapes_data, tmp_path):
+    """mmengine's loop, which begins a new epoch in this process, and data that draws there."""
+    config = resumable('tiny_shapes_sft', shapes_data)
+    config.train_dataloader.update(
+        num_workers=0, persistent_workers=False,
+        sampler=dict(type='DefaultSampler', shuffle=True))
+    config.train_dataloader.dataset.pipeline.insert(1, dict(type='NoisyImage'))
+    done = train(config, tmp_path, 3)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)

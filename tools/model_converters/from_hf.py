@@ -1,0 +1,42 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Turns a folder in Hugging Face format, or of a LoRA adapter, into a checkpoint.
+
+    python tools/model_converters/from_hf.py FOLDER OUT.pth
+    python tools/test.py CONFIG OUT.pth
+
+The way back of to_hf.py. `tools/test.py` and `load_from` read OUT.pth, with a config whose
+`model.policy` is of the same size, or has the same `lora`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+
+from mmdpad.models.hf_folder import import_policy
+from mmdpad.utils import refuse_existing
+from mmdpad.utils.files import atomic_file
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folder', metavar='FOLDER', help='with config.json and weights, or with '
+                        'adapter_config.json and an adapter')
+    parser.add_argument('out', metavar='OUT.pth', help='a file that is not there yet')
+    args = parser.parse_args()
+    try:
+        refuse_existing(args.out)
+        state = import_policy(args.folder)
+        os.makedirs(Path(args.out).absolute().parent, exist_ok=True)
+        with atomic_file(args.out) as file:
+            torch.save(dict(state_dict=state, meta=dict(source=Path(args.folder).name)), file)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    print(f'{args.out}: {len(state)} tensors')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,58 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Turns a checkpoint into a folder that plain transformers, vLLM or peft loads.
+
+    python tools/model_converters/to_hf.py CONFIG CHECKPOINT OUT_DIR [--dtype bfloat16]
+    python tools/model_converters/to_hf.py LORA_CONFIG CHECKPOINT OUT_DIR --merge-lora
+
+docs/checkpoints.md says what is in the folder. OUT_DIR appears only when it is complete, and is
+never replaced. from_hf.py is the way back.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from mmdpad.models.hf_folder import export_policy
+from mmdpad.utils import check_file, config_parser, load_config, new_folder
+from mmdpad.utils.provenance import hash_config
+from mmdpad.version import __version__
+
+
+def main() -> None:
+    parser = config_parser(__doc__.splitlines()[0], 'model.policy.pretrained=models/Qwen2.5-VL-7B')
+    parser.add_argument('checkpoint', help='what tools/train.py wrote with this config')
+    parser.add_argument('out_dir', metavar='OUT_DIR', type=Path,
+                        help='a folder that is not there yet')
+    parser.add_argument('--merge-lora', action='store_true', help='add the adapter to the weights; '
+                        'left out, OUT_DIR holds the adapter alone, for peft')
+    parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
+                        help='type of the weights in OUT_DIR (default: as they were trained)')
+    args = parser.parse_args()
+    check_file('checkpoint', args.checkpoint)
+    config = load_config(args)
+    try:
+        with new_folder(args.out_dir) as folder:
+            export_policy(args.checkpoint, config.model.policy, folder,
+                          merge_lora=args.merge_lora, dtype=args.dtype)
+            (folder / 'mmdpad.json').write_text(json.dumps(about(args, config), indent=2) + '\n')
+    except (OSError, ValueError, ImportError) as error:
+        raise SystemExit(str(error)) from error
+    print(f'{args.out_dir}: ' + ', '.join(sorted(path.name for path in args.out_dir.iterdir())))
+
+
+def about(args, config) -> dict:
+    """Where the weights come from."""
+    meta = torch.load(args.checkpoint, map_location='cpu', mmap=True, weights_only=True).get('meta')
+    policy = config.model.policy
+    return dict(checkpoint=Path(args.checkpoint).name, iter=(meta or {}).get('iter'),
+                start_policy=policy.pretrained, lora=policy.get('lora'), merged=args.merge_lora,
+                prompt_template=policy.get('prompt_template', 'default'),
+                dtype=args.dtype or policy.get('dtype', 'float32'), config=Path(args.config).name,
+                config_hash=hash_config(config), mmdpad=__version__)
+
+
+if __name__ == '__main__':
+    main()
