@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .aggregation import LossScale, aggregate, check_aggregation
+from .importance import check_importance_cap, truncated_importance
 from .kl import approximate_kl, check_kl_estimator
 
 RATIO_LEVELS = ('token', 'sequence')
@@ -29,6 +30,8 @@ def policy_loss(logp: Tensor,
                 entropy_coef: float = 0.0,
                 aggregation: str = 'seq_mean_token_mean',
                 max_tokens: int | None = None,
+                sampling_logp: Tensor | None = None,
+                importance_cap: float | None = None,
                 scale: LossScale | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate + KL to the reference - entropy (GRPO, arXiv 2402.03300, eq. 3).
 
@@ -52,9 +55,12 @@ def policy_loss(logp: Tensor,
     sequence     exp(mean over tokens of the difference)  GSPO, arXiv 2507.18071, eq. 7
     ===========  =======================================  =====================================
 
+    With ``importance_cap`` each token's surrogate is multiplied by :func:`truncated_importance` of
+    ``old_logp`` and ``sampling_logp``.
+
     Args:
         logp: (N, T) float, log-probabilities under the policy being updated; gradients flow.
-        old_logp: (N, T) float, those under the policy that sampled.
+        old_logp: (N, T) float, those under the policy that sampled, by the same model code.
         advantages: (N,) or (N, T) float.
         mask: (N, T) bool or 0/1, True for tokens that the policy chose.
         ref_logp: (N, T) float, those under the frozen start policy; needed if ``kl_coef`` > 0.
@@ -66,11 +72,17 @@ def policy_loss(logp: Tensor,
         entropy: (N, T) float, entropy of the policy at each token, in nats; gradients flow.
         entropy_coef: Weight of the mean entropy (a bonus).
         aggregation, max_tokens, scale: See :func:`aggregate`.
+        sampling_logp: (N, T) float, those under the policy that sampled as the engine that sampled
+            has them; needed with ``importance_cap``.
+        importance_cap: At least 1, or None for no correction.
 
     Returns:
         The scalar loss, and detached scalars: ``pg_loss``, ``kl_loss`` (0 without a reference),
         ``clip_frac`` (share of tokens whose ratio is clipped), ``approx_kl`` (mean of old_logp -
-        logp over tokens: KL of the step), and ``entropy`` when given.
+        logp over tokens: KL of the step), ``entropy`` when given, and with ``sampling_logp``
+        ``mismatch/kl`` (mean over tokens of the k3 estimate of KL(engine || old policy)),
+        ``mismatch/max_ratio`` (largest ratio, old policy to engine, either way round) and, with
+        ``importance_cap``, ``mismatch/clipped`` (share of tokens whose weight is cut).
 
     Raises:
         ValueError: Shapes differ, a coefficient is set without the tensor it weighs, or a switch
@@ -78,14 +90,16 @@ def policy_loss(logp: Tensor,
     """
     check_objective(clip_ratio=clip_ratio, clip_ratio_high=clip_ratio_high,
                     ratio_level=ratio_level, surrogate=surrogate, kl_estimator=kl_estimator,
-                    aggregation=aggregation, max_tokens=max_tokens)
+                    aggregation=aggregation, max_tokens=max_tokens,
+                    importance_cap=importance_cap)
     if logp.dim() != 2 or not logp.shape == old_logp.shape == mask.shape:
         raise ValueError('`logp`, `old_logp` and `mask` should have one shape (N, T), but got '
                          f'{tuple(logp.shape)}, {tuple(old_logp.shape)}, {tuple(mask.shape)}')
     for coefficient, tensor, name in ((kl_coef, ref_logp, 'ref_logp'),
-                                      (entropy_coef, entropy, 'entropy')):
+                                      (entropy_coef, entropy, 'entropy'),
+                                      (importance_cap, sampling_logp, 'sampling_logp')):
         if coefficient and tensor is None:
-            raise ValueError(f'`{name}` should be given when its coefficient is not 0 '
+            raise ValueError(f'`{name}` should be given when what uses it is switched on '
                              f'({coefficient})')
 
     def mean(values: Tensor) -> Tensor:
@@ -98,12 +112,23 @@ def policy_loss(logp: Tensor,
         return torch.where(mask.bool(), values, torch.zeros_like(values))
 
     logp = chosen(logp)  # padding may hold anything, infinities included
-    log_ratio = logp - chosen(old_logp)
+    old_logp = chosen(old_logp)
+    log_ratio = logp - old_logp
     per_token, is_clipped = _surrogate(
         logp, _ratio(log_ratio, mask, ratio_level),
         advantages[:, None] if advantages.dim() == 1 else advantages,
         1 - clip_ratio, 1 + (clip_ratio if clip_ratio_high is None else clip_ratio_high),
         surrogate)
+    mismatch: dict[str, Tensor] = {}
+    if sampling_logp is not None:
+        sampling_logp = chosen(sampling_logp)
+        difference = old_logp - sampling_logp
+        mismatch = {'mismatch/kl': token_mean(approximate_kl(sampling_logp, old_logp)),
+                    'mismatch/max_ratio': difference.abs().amax().exp()}
+        if importance_cap is not None:
+            per_token = per_token * truncated_importance(old_logp, sampling_logp, importance_cap)
+            mismatch['mismatch/clipped'] = token_mean(
+                (difference.exp() > importance_cap).to(logp.dtype))
     loss = pg_loss = mean(per_token)
     kl_loss = torch.zeros_like(pg_loss)
     if ref_logp is not None:
@@ -115,6 +140,7 @@ def policy_loss(logp: Tensor,
         'kl_loss': kl_loss,
         'clip_frac': token_mean(is_clipped.to(logp.dtype)),
         'approx_kl': token_mean(-log_ratio),
+        **mismatch,
     }
     if entropy is not None:
         scalars['entropy'] = mean(entropy)
@@ -144,10 +170,11 @@ def _surrogate(logp: Tensor, ratio: Tensor, advantages: Tensor, low: float, high
 def check_objective(clip_ratio: float = 0.2, clip_ratio_high: float | None = None,
                     ratio_level: str = 'token', surrogate: str = 'clip',
                     kl_estimator: str = 'k3', aggregation: str = 'seq_mean_token_mean',
-                    max_tokens: int | None = None) -> None:
+                    max_tokens: int | None = None, importance_cap: float | None = None) -> None:
     """Raise the ValueErrors of :func:`policy_loss` that concern its switches."""
     check_kl_estimator(kl_estimator)
     check_aggregation(aggregation, max_tokens)
+    check_importance_cap(importance_cap)
     for name, value, known in (('ratio_level', ratio_level, RATIO_LEVELS),
                                ('surrogate', surrogate, SURROGATES)):
         if value not in known:

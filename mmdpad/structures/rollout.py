@@ -42,6 +42,8 @@ class RolloutBatch:
             one rollout serves several updates; None means "the policy being updated, detached".
         ref_logp: (B * G, R) float, those under the reference, where they are needed more than
             once; else None.
+        sampling_logp: (B * G, R) float, those that the engine itself had when it sampled, at the
+            sampling's temperature; None where it does not record them.
         loss_scale: What the means of the loss divide by (:class:`mmdpad.rl.LossScale`) where this
             is one of several micro-batches; None for this batch alone.
     """
@@ -61,6 +63,7 @@ class RolloutBatch:
     advantages: Tensor | None = None
     old_logp: Tensor | None = None
     ref_logp: Tensor | None = None
+    sampling_logp: Tensor | None = None
     loss_scale: tuple[float, float] | None = None
     images: list[Tensor] | None = None
     prompts: list[Any] | None = None
@@ -168,8 +171,8 @@ class RolloutBatch:
 _PARTS = dict(data_samples=False, prompt_images=False, images=False, prompts=False, texts=True,
               parsed=True, response_ids=True, response_mask=True, truncated=True, think_tokens=True,
               signals=False, rewards=False, total_rewards=False, advantages=False,
-              old_logp=True, ref_logp=True)
-_PER_TOKEN = ('response_ids', 'response_mask', 'old_logp', 'ref_logp')
+              old_logp=True, ref_logp=True, sampling_logp=True)
+_PER_TOKEN = ('response_ids', 'response_mask', 'old_logp', 'ref_logp', 'sampling_logp')
 
 
 def _pick(value: Any, index: Tensor) -> Any:

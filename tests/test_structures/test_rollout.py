@@ -44,7 +44,7 @@ def uneven():
         response_ids=torch.arange(18).view(6, 3) * mask, response_mask=mask,
         truncated=lengths > 2, think_tokens=lengths.float(),
         signals={'s': torch.arange(6.).view(3, 2)}, total_rewards=torch.arange(6.).view(3, 2),
-        old_logp=-torch.arange(18.).view(6, 3))
+        old_logp=-torch.arange(18.).view(6, 3), sampling_logp=1 - torch.arange(18.).view(6, 3))
 
 
 def test_select_takes_groups_in_order_and_cuts_them_to_their_longest_response():
@@ -52,6 +52,7 @@ def test_select_takes_groups_in_order_and_cuts_them_to_their_longest_response():
     assert picked.data_samples == ['c', 'b'] and picked.texts == list('4523')
     assert picked.response_ids.tolist() == [[12, 0], [15, 0], [6, 7], [9, 10]]
     assert picked.old_logp.tolist() == [[-12, -13], [-15, -16], [-6, -7], [-9, -10]]
+    assert picked.sampling_logp.equal(picked.old_logp + 1)
     assert picked.total_rewards.tolist() == [[4, 5], [2, 3]]
     assert picked.signals['s'].tolist() == [[4, 5], [2, 3]]
     assert picked.advantages is None and picked.images is None and not picked.truncated.any()
@@ -78,6 +79,7 @@ def test_concatenate_is_the_reverse_of_split():
     assert (joined.texts, joined.parsed) == (whole.texts, whole.parsed)
     # Behind the end of a response log-probabilities mean nothing; padding is 0.
     assert (joined.old_logp * whole.response_mask).equal(whole.old_logp * whole.response_mask)
+    assert ((joined.sampling_logp - whole.sampling_logp) * whole.response_mask == 0).all()
 
 
 def test_rollouts_that_do_not_belong_together_are_not_joined():

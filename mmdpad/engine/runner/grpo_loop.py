@@ -253,6 +253,7 @@ def mean_over_processes(logs: dict[str, float]) -> dict[str, float]:
 
 
 def _mean_by_name(logs: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each number over the logs that have it."""
+    """The mean of each number over the logs that have it; of a maximum, the maximum."""
     names = dict.fromkeys(name for one in logs for name in one)
-    return {name: mean([one[name] for one in logs if name in one]) for name in names}
+    return {name: (max if '/max_' in name else mean)([one[name] for one in logs if name in one])
+            for name in names}

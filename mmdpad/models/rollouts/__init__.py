@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .engine import RolloutEngine
+from .engine import DrawingEngine, RolloutEngine
 from .hf_rollout import HFRollout
 from .sampling import Responses
 from .shared_prefix_rollout import SharedPrefixRollout
 
-__all__ = ['HFRollout', 'Responses', 'RolloutEngine', 'SharedPrefixRollout']
+__all__ = ['DrawingEngine', 'HFRollout', 'Responses', 'RolloutEngine', 'SharedPrefixRollout']

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a call of any engine does around the model's forward passes."""
+"""What every engine is called with, and what ours do around the model's forward passes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ from .sampling import Responses, cut_responses, evaluating, uniform_draws, warpe
 
 
 class RolloutEngine(ABC):
-    """Samples responses; a subclass says how tokens come from the model."""
+    """Samples responses.
 
-    @torch.no_grad()
+    Attributes:
+        records_log_probs: Whether sampled responses come with the engine's log-probabilities.
+    """
+
+    records_log_probs = False
+
+    @abstractmethod
     def __call__(self,
                  head: VLMReasoningHead,
                  prompts: Sequence[EncodedPrompt],
@@ -44,18 +50,36 @@ class RolloutEngine(ABC):
                 on the process that a prompt is in. The global generators are untouched.
             prompt_numbers: A number >= 0 for each prompt; default 0 ... B - 1.
         """
+
+
+class DrawingEngine(RolloutEngine):
+    """Draws tokens from the policy module itself; a subclass says how logits come from it."""
+
+    @torch.no_grad()
+    def __call__(self,
+                 head: VLMReasoningHead,
+                 prompts: Sequence[EncodedPrompt],
+                 group_size: int = 1,
+                 temperature: float = 1.0,
+                 max_new_tokens: int = 1024,
+                 top_p: float = 1.0,
+                 top_k: int = 0,
+                 seed: int | Sequence[int] = 0,
+                 prompt_numbers: Sequence[int] | None = None) -> Responses:
+        """See :class:`RolloutEngine`."""
         draws = None
         if temperature > 0:
             numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
             draws = uniform_draws(seed, numbers, group_size, max_new_tokens).to(head.device)
         warp = warpers(temperature, top_k, top_p) if temperature > 0 else LogitsProcessorList()
         with evaluating(head.model):
-            ids = self.generate(head, prompts, group_size, max_new_tokens, draws, warp)
-        return cut_responses(ids, head.end_tokens, head.processor.tokenizer.pad_token_id)
+            ids, logp = self.generate(head, prompts, group_size, max_new_tokens, draws, warp)
+        return cut_responses(ids, head.end_tokens, head.processor.tokenizer.pad_token_id, logp)
 
     @abstractmethod
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
-                 max_new_tokens: int, draws: Tensor | None, warp: LogitsProcessorList) -> Tensor:
+                 max_new_tokens: int, draws: Tensor | None,
+                 warp: LogitsProcessorList) -> tuple[Tensor, Tensor | None]:
         """Tokens of N = B * G responses, with anything behind the end of a response.
 
         Args:
@@ -66,5 +90,6 @@ class RolloutEngine(ABC):
             warp: What departs from the model's own distribution before a token is drawn.
 
         Returns:
-            (N, R) long, R at most ``max_new_tokens``.
+            (N, R) long, R at most ``max_new_tokens``, and the log-probabilities (N, R) of
+            :class:`Responses`, or None.
         """

@@ -13,17 +13,18 @@ from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt, collate_images, collate_text
 from mmdpad.registry import ROLLOUTS
 
-from .engine import RolloutEngine
+from .engine import DrawingEngine
 from .sampling import draw_tokens
 
 
 @ROLLOUTS.register_module()
-class HFRollout(RolloutEngine):
+class HFRollout(DrawingEngine):
     """Samples with ``model.generate``: for any attention implementation of transformers."""
 
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
-                 max_new_tokens: int, draws: Tensor | None, warp: LogitsProcessorList) -> Tensor:
-        """See :class:`RolloutEngine`."""
+                 max_new_tokens: int, draws: Tensor | None,
+                 warp: LogitsProcessorList) -> tuple[Tensor, None]:
+        """See :class:`DrawingEngine`."""
         model = head.model
         config = GenerationConfig(
             max_new_tokens=max_new_tokens, num_return_sequences=group_size, use_cache=True,
@@ -47,7 +48,7 @@ class HFRollout(RolloutEngine):
         finally:
             model.generation_config = folder_defaults
             model.model.rope_deltas = None
-        return sequences[:, length:]
+        return sequences[:, length:], None
 
 
 class InverseTransformSampling(LogitsProcessor):

@@ -25,18 +25,24 @@ class Responses(NamedTuple):
         ids: (N, R) long, right-padded; the end token is part of a response.
         mask: (N, R) bool, True for tokens that the policy chose.
         truncated: (N,) bool, True where the length limit came before an end token.
+        logp: (N, R) float32, log-probabilities of the tokens as the engine had them when it
+            sampled: of the distribution at the sampling's temperature, without vision tokens and
+            before top-k and top-p; 0 for padding. None where they were not recorded.
     """
 
     ids: Tensor
     mask: Tensor
     truncated: Tensor
+    logp: Tensor | None = None
 
 
-def cut_responses(ids: Tensor, end_tokens: Sequence[int], pad_token: int) -> Responses:
+def cut_responses(ids: Tensor, end_tokens: Sequence[int], pad_token: int,
+                  logp: Tensor | None = None) -> Responses:
     """Responses end with their first end token; what stands behind it in (N, R) is padding."""
     ends = torch.isin(ids, torch.tensor(end_tokens, device=ids.device))
     mask = ends.cumsum(dim=1) - ends.long() == 0
-    return Responses(ids.masked_fill(~mask, pad_token), mask, ~ends.any(dim=1))
+    return Responses(ids.masked_fill(~mask, pad_token), mask, ~ends.any(dim=1),
+                     None if logp is None else logp.masked_fill(~mask, 0.0))
 
 
 def uniform_draws(seed: int | Sequence[int], prompt_numbers: Sequence[int], group_size: int,

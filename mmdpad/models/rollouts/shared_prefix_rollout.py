@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, PreTrainedModel
+from transformers import LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
@@ -15,14 +15,14 @@ from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
 
-from .engine import RolloutEngine
+from .engine import DrawingEngine
 from .packed_linear import packed_linears
 from .prefix_cache import PrefillRow, PrefixCache
 from .sampling import draw_tokens
 
 
 @ROLLOUTS.register_module()
-class SharedPrefixRollout(RolloutEngine):
+class SharedPrefixRollout(DrawingEngine):
     """Samples as :class:`HFRollout` does, and several times as fast; the same draws, so the same
     tokens up to rounding.
 
@@ -36,10 +36,14 @@ class SharedPrefixRollout(RolloutEngine):
         compile: Compile a decoding step: True for ``torch.compile(mode='reduce-overhead')``, which
             uses CUDA graphs, or the name of a backend. Samples that have ended then stay, since
             each other shape is another graph. It has not been run on a GPU yet.
+        records_log_probs: Keep the log-probabilities that the sampling had: the log then shows how
+            far they are from those of the update (``mismatch/...``).
     """
 
-    def __init__(self, prefill_tokens: int = 16384, compile: bool | str = False) -> None:
+    def __init__(self, prefill_tokens: int = 16384, compile: bool | str = False,
+                 records_log_probs: bool = False) -> None:
         self.prefill_tokens = prefill_tokens
+        self.records_log_probs = records_log_probs
         self.compiled = bool(compile)
         self.step = decode_step
         if compile:
@@ -47,8 +51,9 @@ class SharedPrefixRollout(RolloutEngine):
             self.step = torch.compile(decode_step, fullgraph=True, **how)
 
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
-                 max_new_tokens: int, draws: Tensor | None, warp: LogitsProcessorList) -> Tensor:
-        """See :class:`RolloutEngine`.
+                 max_new_tokens: int, draws: Tensor | None,
+                 warp: LogitsProcessorList) -> tuple[Tensor, Tensor | None]:
+        """See :class:`DrawingEngine`.
 
         Raises:
             ValueError: The head has another attention implementation.
@@ -65,7 +70,8 @@ class SharedPrefixRollout(RolloutEngine):
                                 TokenChoice(head, draws, warp))
 
     def _decode(self, head: VLMReasoningHead, prefilled: tuple[PrefixCache, Tensor, Tensor],
-                group_size: int, max_new_tokens: int, choice: TokenChoice) -> Tensor:
+                group_size: int, max_new_tokens: int,
+                choice: TokenChoice) -> tuple[Tensor, Tensor | None]:
         """See :meth:`generate`."""
         cache, logits, starts = prefilled
         cache.start_samples(group_size)
@@ -73,14 +79,19 @@ class SharedPrefixRollout(RolloutEngine):
         rotary = rotary_table(head.model, int(starts.max()) + max_new_tokens)
         ends = torch.tensor(head.end_tokens, device=head.device)
         ids = ends.new_zeros(len(starts), max_new_tokens)
+        logp = None
+        if self.records_log_probs and choice.draws is not None:
+            logp = torch.zeros(ids.shape, device=head.device)
         samples, goes_on = torch.arange(len(ids), device=head.device), torch.ones_like(starts) > 0
         for step in range(max_new_tokens):
             tokens = choice(logits, samples, step)
             ids[samples, step] = tokens
+            if logp is not None:
+                logp[samples, step] = choice.log_probs(logits, tokens)
             goes_on &= ~torch.isin(tokens, ends)
             active = int(goes_on.sum())
             if not active:
-                return ids[:, :step + 1]
+                return ids[:, :step + 1], None if logp is None else logp[:, :step + 1]
             if active <= 0.75 * len(samples) and not self.compiled:
                 kept = goes_on.nonzero()[:, 0]
                 cache.keep(kept)
@@ -90,7 +101,7 @@ class SharedPrefixRollout(RolloutEngine):
                 if cache.make_room() and self.compiled:
                     cache.stay_in_place()
                 logits = self.step(head.model, cache, tokens, starts, rotary)
-        return ids
+        return ids, logp
 
     def _prefill(self, head: VLMReasoningHead,
                  prompts: Sequence[EncodedPrompt]) -> tuple[PrefixCache, Tensor, Tensor]:
@@ -116,7 +127,7 @@ class TokenChoice:
 
     Args:
         head: The policy; its vision tokens are never chosen.
-        draws, warp: As of :meth:`RolloutEngine.generate`.
+        draws, warp: As of :meth:`DrawingEngine.generate`.
     """
 
     def __init__(self, head: VLMReasoningHead, draws: Tensor | None,
@@ -131,6 +142,14 @@ class TokenChoice:
         if self.draws is None:
             return scores.argmax(dim=-1)
         return draw_tokens(self.warp(None, scores), self.draws[samples, step])
+
+    def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Those of tokens (A,) long under logits (A, V), as of :class:`Responses`: (A,) float32."""
+        scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
+        for warper in self.warp:
+            if isinstance(warper, TemperatureLogitsWarper):
+                scores = warper(None, scores)
+        return scores.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
 
 
 def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, starts: Tensor,

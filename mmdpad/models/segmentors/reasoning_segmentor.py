@@ -44,7 +44,9 @@ class ReasoningSegmentor(BaseDetector):
             :func:`mmdpad.rl.policy_loss` ('seq_mean_token_sum_norm' divides by
             ``max_new_tokens``); ``kl_in``: 'loss' or 'reward' (there the KL estimate, summed over
             a response's tokens, is taken off its reward); ``truncated``: 'count', or 'mask' to
-            leave responses that hit the length limit out of the loss (DAPO, arXiv 2503.14476).
+            leave responses that hit the length limit out of the loss (DAPO, arXiv 2503.14476);
+            ``importance_cap`` of :func:`mmdpad.rl.policy_loss`, for an engine that records
+            log-probabilities.
         test_cfg: ``temperature`` (0: greedy), ``max_new_tokens``, ``top_p``, ``top_k``, ``seed``.
         data_preprocessor, init_cfg: As in mmdet.
     """
@@ -67,6 +69,12 @@ class ReasoningSegmentor(BaseDetector):
         self.reference_compatible = reference_compatible
         self.several_objects = several_objects
         self.sampling, self.objective, self.train_options = split_train_cfg(train_cfg or {})
+        if self.objective['importance_cap'] and not self.rollout_engine.records_log_probs:
+            raise ValueError(
+                f'`rollout_engine` should record the log-probabilities of what it samples where '
+                f'`train_cfg.importance_cap` is set, but got {type(self.rollout_engine).__name__}; '
+                f"use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or "
+                f'leave `importance_cap` out')
         self.test_cfg = {'temperature': 0.0, 'max_new_tokens': 1024, **(test_cfg or {})}
         self.register_state_dict_post_hook(_drop_frozen)
         self._register_load_state_dict_pre_hook(_check_fit, with_module=True)
@@ -119,7 +127,7 @@ class ReasoningSegmentor(BaseDetector):
             images=inputs.get('image'), prompts=prompts,
             group_size=group_size, texts=texts, parsed=parsed,
             response_ids=responses.ids, response_mask=responses.mask,
-            truncated=responses.truncated,
+            truncated=responses.truncated, sampling_logp=responses.logp,
             think_tokens=torch.tensor([torch.nan if n is None else float(n) for n in lengths]))
 
     def _parse(self, text: str, prompt_image: Tensor) -> ReasoningOutput | ParseFailure:
@@ -149,7 +157,7 @@ class ReasoningSegmentor(BaseDetector):
 
         Returns:
             ``loss`` and scalars for the log: ``pg``, ``kl``, ``clip_frac``, ``approx_kl``,
-            ``entropy``.
+            ``entropy``, and ``mismatch/...`` where the engine recorded log-probabilities.
         """
         if not isinstance(inputs, RolloutBatch):
             return self.supervised_loss(inputs, data_samples)
@@ -166,6 +174,8 @@ class ReasoningSegmentor(BaseDetector):
             rollout.advantages.flatten().to(logp), self.loss_mask(rollout).to(logp.device),
             ref_logp=None if ref_logp is None else ref_logp.to(logp), entropy=entropy,
             max_tokens=self.sampling['max_new_tokens'], scale=rollout.loss_scale,
+            sampling_logp=(None if rollout.sampling_logp is None else
+                           rollout.sampling_logp.to(logp)),
             **{**objective, 'kl_coef': objective['kl_coef'] if in_loss else 0.0})
         # mmengine adds up everything whose name has 'loss' in it: only `loss` may.
         return {'loss': total, **{name.removesuffix('_loss'): v for name, v in scalars.items()}}
@@ -319,7 +329,7 @@ def split_train_cfg(config: dict) -> tuple[dict, dict, dict]:
     sampling = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
     objective = dict(clip_ratio=0.2, clip_ratio_high=None, ratio_level='token', surrogate='clip',
                      kl_coef=5e-3, kl_estimator='k3', entropy_coef=1e-3,
-                     aggregation='seq_mean_token_mean')
+                     aggregation='seq_mean_token_mean', importance_cap=None)
     options = dict(kl_in='loss', truncated='count')
     unknown = config.keys() - (sampling | objective | options).keys()
     if unknown:
@@ -336,6 +346,10 @@ def split_train_cfg(config: dict) -> tuple[dict, dict, dict]:
                                     for part in (sampling, objective, options))
     check_objective(max_tokens=sampling['max_new_tokens'],
                     **{k: v for k, v in objective.items() if not k.endswith('_coef')})
+    if objective['importance_cap'] and (sampling['top_p'] < 1 or sampling['top_k'] > 0):
+        raise ValueError(f'`train_cfg.importance_cap` should be None where `top_p` or `top_k` '
+                         f'narrow the choice (the ratio compares whole distributions), but got '
+                         f'{objective["importance_cap"]}')
     return sampling, objective, options
 
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdpad.engine.runner.grpo_loop import mean_over_processes
+from mmdpad.engine.runner.grpo_loop import _mean_by_name, mean_over_processes
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.registry import HOOKS, REWARDS
 
@@ -262,3 +262,17 @@ def test_a_resumed_run_goes_on_behind_the_refills(tiny_config, tmp_path):
 
 def test_the_mean_over_processes_is_of_those_that_have_a_number():
     assert mean_over_processes({'a': 1.5}) == {'a': 1.5}
+    assert _mean_by_name([{'a': 1., 'm/max_r': 2.}, {'a': 2., 'm/max_r': 5.}]) == {
+        'a': 1.5, 'm/max_r': 5.}
+
+
+def test_the_mismatch_of_engine_and_update_is_logged_and_corrected(tiny_config):
+    tiny_config.model.rollout_engine = dict(type='SharedPrefixRollout', records_log_probs=True)
+    _, lines = train(tiny_config, **{'model.train_cfg.importance_cap': 2.0,
+                                     'train_cfg.tokens_per_micro_batch': 100})
+    for line in lines:  # the same arithmetic but for the order of sums
+        assert 0 <= line['mismatch/kl'] < 1e-6 and line['mismatch/clipped'] == 0
+        assert 1 <= line['mismatch/max_ratio'] < 1.01
+    tiny_config.model.rollout_engine = dict(type='HFRollout')
+    with pytest.raises(ValueError, match='records_log_probs'):
+        train(tiny_config, **{'model.train_cfg.importance_cap': 2.0})

@@ -42,7 +42,7 @@ def test_mask_ends_with_the_first_end_token(engine, head, prompts):
     responses = engine(head, prompts, group_size=8, max_new_tokens=90, seed=0)
     lengths = responses.mask.sum(dim=1)
     assert lengths.min() < responses.ids.shape[1]
-    for ids, mask, truncated in zip(*responses, strict=True):
+    for ids, mask, truncated in zip(*responses[:3], strict=True):
         chosen = ids[mask].tolist()
         assert mask[:len(chosen)].all()
         assert (end in chosen) != bool(truncated)
