@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
 
 from mmdpad.datasets import DatasetError
+from mmdpad.engine.build import build_runner
 from mmdpad.engine.hooks.answer_store_hook import find_answers
 from mmdpad.evaluation.results import describe_results
 from mmdpad.utils import check_file, experiment_parser, jsonable, read_config, write_atomically
@@ -37,7 +37,7 @@ def main() -> None:
                              f'{cfg.work_dir!r}; leave it out to start a new one')
         cfg.merge_from_dict({'default_hooks.answers': dict(type='AnswerStoreHook', resume=True)})
     try:
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         metrics = runner.test()
     except DatasetError as error:
         raise SystemExit(str(error)) from error

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmengine.runner import Runner
 
 from mmdpad.datasets import DatasetError
+from mmdpad.engine.build import build_runner
 from mmdpad.utils import check_file, experiment_parser, read_config
 
 
@@ -31,7 +31,7 @@ def main() -> None:
                          f'folder by --work-dir')
     check_file('load_from: checkpoint', cfg.get('load_from'))
     try:
-        Runner.from_cfg(cfg).train()
+        build_runner(cfg).train()
     except DatasetError as error:
         raise SystemExit(str(error)) from error
 
