@@ -13,7 +13,13 @@ from mmdpad.datasets import DatasetError
 from mmdpad.engine.build import build_runner
 from mmdpad.engine.hooks.answer_store_hook import find_answers
 from mmdpad.evaluation.results import describe_results
-from mmdpad.utils import check_file, experiment_parser, jsonable, read_config, write_atomically
+from mmdpad.utils import (
+    check_checkpoint,
+    experiment_parser,
+    jsonable,
+    read_config,
+    write_atomically,
+)
 
 
 def main() -> None:
@@ -26,10 +32,10 @@ def main() -> None:
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted test: '
                         'take over the answers that are in the work dir already')
     args = parser.parse_args()
-    check_file('checkpoint', args.checkpoint)
     if args.out and Path(args.out).exists():
         raise SystemExit(f'--out {args.out!r} is there already; remove it or name another file')
     cfg = read_config(args)
+    check_checkpoint('checkpoint', args.checkpoint, cfg)
     cfg.load_from = args.checkpoint
     if args.resume:
         if not find_answers(cfg.work_dir):

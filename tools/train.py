@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 from mmdpad.datasets import DatasetError
 from mmdpad.engine.build import build_runner
-from mmdpad.utils import check_file, experiment_parser, read_config
+from mmdpad.utils import check_checkpoint, experiment_parser, read_config
 
 
 def main() -> None:
@@ -29,7 +28,7 @@ def main() -> None:
         raise SystemExit(f'{cfg.work_dir!r} holds the checkpoints of an earlier run '
                          f'({earlier[-1].name}): go on with it by --resume, or name another '
                          f'folder by --work-dir')
-    check_file('load_from: checkpoint', cfg.get('load_from'))
+    check_checkpoint('load_from: checkpoint', cfg.get('load_from'), cfg)
     try:
         build_runner(cfg).train()
     except DatasetError as error:

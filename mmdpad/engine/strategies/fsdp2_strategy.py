@@ -7,6 +7,7 @@ import os
 import os.path as osp
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import mmengine
@@ -32,7 +33,7 @@ from mmdpad.registry import STRATEGIES
 
 from .sharding import shard_as, whole
 
-_PLAIN_FILE = 'plain.pth'
+PLAIN_FILE = 'plain.pth'
 
 
 @STRATEGIES.register_module()
@@ -110,14 +111,14 @@ class FSDP2Strategy(DDPStrategy):
         if not osp.isdir(filename):
             return super().load_checkpoint(filename, callback=callback, **kwargs)
         self.logger.info(f'Load checkpoint from {filename}')
-        checkpoint = torch.load(osp.join(filename, _PLAIN_FILE), map_location='cpu',
+        checkpoint = torch.load(osp.join(filename, PLAIN_FILE), map_location='cpu',
                                 weights_only=True)
         optimizer = checkpoint.get('optimizer')
         state = self.model.state_dict()
         parts = self._distinct(state)
         if optimizer is not None and hasattr(self, 'optim_wrapper'):
             parameters = self._parameters()
-            for number, name in _sharded_entries(optimizer):
+            for number, name in sharded_entries(optimizer):
                 optimizer['state'][number][name] = torch.zeros_like(parameters[number])
             parts |= _flat(optimizer)
         dcp.load(parts, storage_reader=dcp.HuggingFaceStorageReader(filename))  # into `state`
@@ -153,16 +154,23 @@ class FSDP2Strategy(DDPStrategy):
             unfinished, save_distributed=True))
         if is_main_process():
             plain = _map(checkpoint, lambda value: None if isinstance(value, DTensor) else value)
-            torch.save(plain, osp.join(unfinished, _PLAIN_FILE))
+            plain['tied'] = {name: first for name, first in self._tied().items() if first in parts}
+            torch.save(plain, osp.join(unfinished, PLAIN_FILE))
             shutil.rmtree(filename, ignore_errors=True)
             os.replace(unfinished, filename)
         dist.barrier()
 
     def _distinct(self, state: dict) -> dict:
         """A state without the second names of tied weights, which safetensors refuses."""
-        names = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        tied = names - {name for name, _ in self.model.named_parameters()}
+        tied = self._tied()
         return {name: value for name, value in state.items() if name not in tied}
+
+    def _tied(self) -> dict[str, str]:
+        """Second names of tied weights -> their first ones."""
+        first = {parameter: name for name, parameter in self.model.named_parameters()}
+        return {name: first[parameter]
+                for name, parameter in self.model.named_parameters(remove_duplicate=False)
+                if name != first[parameter]}
 
     def _parameters(self) -> list[nn.Parameter]:
         """The optimizer's, in the order of the numbers in its state."""
@@ -170,8 +178,30 @@ class FSDP2Strategy(DDPStrategy):
                 for parameter in group['params']]
 
 
-def _sharded_entries(optimizer: dict) -> Iterator[tuple[int, str]]:
-    """Number of a parameter and name of what :data:`_PLAIN_FILE` has no value for."""
+def merge_shards(folder: str | Path) -> dict:
+    """What one process would have written as a file.
+
+    Raises:
+        FileNotFoundError: It is no folder that :class:`FSDP2Strategy` wrote.
+    """
+    plain = Path(folder, PLAIN_FILE)
+    if not plain.is_file():
+        raise FileNotFoundError(f'{str(folder)!r} should be a checkpoint that FSDP2Strategy wrote, '
+                                f'but has no {PLAIN_FILE}; name a folder iter_N.pth')
+    checkpoint = torch.load(plain, map_location='cpu', weights_only=True)
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    parts = {name: torch.empty(about.size, dtype=about.properties.dtype)
+             for name, about in reader.read_metadata().state_dict_metadata.items()}
+    dcp.load(parts, storage_reader=reader, no_dist=True)
+    optimizer = checkpoint.get('optimizer', dict(state={}))
+    for number, name in sharded_entries(optimizer):
+        optimizer['state'][number][name] = parts.pop(f'optimizer.{number}.{name}')
+    parts |= {name: parts[first] for name, first in checkpoint.pop('tied').items()}
+    return dict(checkpoint, state_dict=parts)
+
+
+def sharded_entries(optimizer: dict) -> Iterator[tuple[int, str]]:
+    """Number of a parameter and name of what :data:`PLAIN_FILE` has no value for."""
     for number, state in optimizer['state'].items():
         for name, value in state.items():
             if value is None:
