@@ -20,5 +20,5 @@ from .files import (
 )
 
 __all__ = ['check_checkpoint', 'check_file', 'config_parser', 'experiment_parser', 'jsonable',
-           'load_config', 'new_folder', 'read_config', 'read_jsonl', 'refuse_existing', 'to_jsonl', 'unique_name',
-           'unique_path', 'write_atomically', 'write_jsonl']
+           'load_config', 'new_folder', 'read_config', 'read_jsonl', 'refuse_existing',
+           'to_jsonl', 'unique_name', 'unique_path', 'write_atomically', 'write_jsonl']

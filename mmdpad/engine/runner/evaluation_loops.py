@@ -33,7 +33,8 @@ class _EncodingLoop:
     def run_iter(self, idx: int, data_batch: dict) -> None:
         """Evaluate one batch."""
         if idx == 0:  # after hooks have looked at the weights
-            self._stack.enter_context(gathered(unwrap(self.runner.model)))
+            model = unwrap(self.runner.model)
+            self._stack.enter_context(gathered(getattr(model, 'policy', model)))
         super().run_iter(idx, data_batch)
         self._bar.update(len(data_batch['data_samples']))
 

@@ -19,8 +19,9 @@ def is_sharded(model: nn.Module) -> bool:
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """A context in which each process holds all weights, so that it may do as many forward passes
-    as it likes without the others. Of a model that is not sharded nothing changes.
+    """A context in which each process holds all weights of a part of a model (not of the whole
+    model, whose own are gathered by its forward pass), so that it may do as many forward passes as
+    it likes without the others. Where nothing is sharded nothing changes.
 
     Nothing in it may ask for the model's state, which shards it again, nor train.
     """
