@@ -8,6 +8,7 @@ classes, mmdet's and mmengine's without a prefix; from a config whose scope is m
 
 from mmdet import registry as _mmdet
 from mmengine.registry import INFERENCERS as INFERENCERS_OF_MMENGINE
+from mmengine.registry import STRATEGIES as STRATEGIES_OF_MMENGINE
 from mmengine.registry import Registry
 
 
@@ -25,6 +26,7 @@ METRICS = _child('metric', _mmdet.METRICS, 'mmdpad.evaluation')
 HOOKS = _child('hook', _mmdet.HOOKS, 'mmdpad.engine.hooks')
 LOOPS = _child('loop', _mmdet.LOOPS, 'mmdpad.engine.runner')
 INFERENCERS = _child('inferencer', INFERENCERS_OF_MMENGINE, 'mmdpad.apis')
+STRATEGIES = _child('strategy', STRATEGIES_OF_MMENGINE, 'mmdpad.engine.strategies')
 LOG_PROCESSORS = _child('log_processor', _mmdet.LOG_PROCESSORS, 'mmdpad.engine.runner')
 # Kinds of parts that mmdpad adds nothing to: a config of our scope finds mmdet's and mmengine's.
 RUNNERS = _child('runner', _mmdet.RUNNERS)

@@ -9,9 +9,10 @@ from mmdet.evaluation import RefSegMetric
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmdpad.engine.strategies import FSDP2Strategy
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.prompts import parse_response
-from mmdpad.registry import HOOKS, METRICS, MODELS, OPTIMIZERS
+from mmdpad.registry import HOOKS, METRICS, MODELS, OPTIMIZERS, STRATEGIES
 from mmdpad.rewards import RewardComposition
 from mmdpad.testing import CLIP_WEIGHTS, POLICY_WEIGHTS, SAM_WEIGHTS, SHAPES_SAM_NAME
 from mmdpad.testing.policy_folder import make_policy_folder
@@ -151,6 +152,18 @@ def test_another_policy_answers_about_a_photo(name, tmp_path):
     assert data['inputs']['prompt_image'][0].shape == (3, side, side)
     (answered, ) = model.test_step(data)
     assert answered.reasoning['parsed'].reason == 'no_answer'
+
+
+def test_fsdp_spreads_the_same_step_over_8_processes():
+    one = Config.fromfile(RECIPES[1]).to_dict()
+    spread = Config.fromfile(ROOT / 'configs/dpad/qwen7b_fsdp_reasonseg.py').to_dict()
+    strategy = spread.pop('strategy')
+    assert issubclass(STRATEGIES.get(strategy.pop('type')), FSDP2Strategy)
+    assert strategy == dict(param_dtype='bfloat16', reduce_dtype='float32')
+    assert (8 * spread['train_dataloader'].pop('batch_size')
+            == one['train_dataloader'].pop('batch_size'))
+    assert spread['optim_wrapper'].pop('loss_scale') == dict(enabled=False)
+    assert spread == one
 
 
 def test_several_objects_change_data_answer_and_one_threshold():

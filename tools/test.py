@@ -8,13 +8,19 @@ import json
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
 
 from mmdpad.datasets import DatasetError
+from mmdpad.engine.build import build_runner
 from mmdpad.engine.hooks.answer_store_hook import find_answers
 from mmdpad.engine.trial import try_config
 from mmdpad.evaluation.results import describe_results
-from mmdpad.utils import check_file, experiment_parser, jsonable, read_config, write_atomically
+from mmdpad.utils import (
+    check_checkpoint,
+    experiment_parser,
+    jsonable,
+    read_config,
+    write_atomically,
+)
 
 
 def main() -> None:
@@ -31,10 +37,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.dry_run:
         raise SystemExit(try_config(args))
-    check_file('checkpoint', args.checkpoint)
     if args.out and Path(args.out).exists():
         raise SystemExit(f'--out {args.out!r} is there already; remove it or name another file')
     cfg = read_config(args)
+    check_checkpoint('checkpoint', args.checkpoint, cfg)
     cfg.load_from = args.checkpoint
     if args.resume:
         if not find_answers(cfg.work_dir):
@@ -42,7 +48,7 @@ def main() -> None:
                              f'{cfg.work_dir!r}; leave it out to start a new one')
         cfg.merge_from_dict({'default_hooks.answers': dict(type='AnswerStoreHook', resume=True)})
     try:
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         metrics = runner.test()
     except DatasetError as error:
         raise SystemExit(str(error)) from error

@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mmengine.runner import Runner
-
 from mmdpad.datasets import DatasetError
+from mmdpad.engine.build import build_runner
 from mmdpad.engine.checkpoints import find_whole_checkpoint
 from mmdpad.engine.trial import try_config
-from mmdpad.utils import check_file, experiment_parser, read_config
+from mmdpad.utils import check_checkpoint, experiment_parser, read_config
 
 
 def checkpoint_to_resume(work_dir: str) -> str:
@@ -49,9 +48,9 @@ def main() -> None:
         raise SystemExit(f'{cfg.work_dir!r} holds the checkpoints of an earlier run '
                          f'({earlier[-1].name}): go on with it by --resume, or name another '
                          f'folder by --work-dir')
-    check_file('load_from: checkpoint', cfg.get('load_from'))
+    check_checkpoint('load_from: checkpoint', cfg.get('load_from'), cfg)
     try:
-        Runner.from_cfg(cfg).train()
+        build_runner(cfg).train()
     except DatasetError as error:
         raise SystemExit(str(error)) from error
 

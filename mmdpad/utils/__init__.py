@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .experiments import (
+    check_checkpoint,
     check_file,
     config_parser,
     experiment_parser,
@@ -18,6 +19,6 @@ from .files import (
     write_jsonl,
 )
 
-__all__ = ['check_file', 'config_parser', 'experiment_parser', 'jsonable', 'load_config',
-           'new_folder', 'read_config', 'read_jsonl', 'refuse_existing', 'to_jsonl', 'unique_name',
-           'unique_path', 'write_atomically', 'write_jsonl']
+__all__ = ['check_checkpoint', 'check_file', 'config_parser', 'experiment_parser', 'jsonable',
+           'load_config', 'new_folder', 'read_config', 'read_jsonl', 'refuse_existing',
+           'to_jsonl', 'unique_name', 'unique_path', 'write_atomically', 'write_jsonl']

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
+
+from .processes import join_processes
 
 
 def config_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -53,16 +54,23 @@ def check_file(what: str, path: str | None) -> None:
         raise SystemExit(f'{what} {path!r} is not there')
 
 
+def check_checkpoint(what: str, path: str | None, config: Config) -> None:
+    """Ends the program with one line unless ``path`` is None, a file, or a folder of parts and the
+    config has a strategy that reads one."""
+    if path is None or not Path(path).is_dir():
+        check_file(what, path)
+    elif config.get('strategy') is None:
+        raise SystemExit(f'{what} {path!r} is a folder of parts: make one file of it by '
+                         f'tools/model_converters/merge_shards.py')
+
+
 def read_config(args: argparse.Namespace) -> Config:
     """The config that a command line of :func:`experiment_parser` asks for. Several processes on
-    a CPU (``torchrun ... --launcher pytorch``) are joined by gloo here, and part at exit."""
+    CPUs are joined here, see :func:`.processes.join_processes`."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     config = load_config(args, launcher=args.launcher)
     config.work_dir = (args.work_dir or config.get('work_dir')
                        or f'work_dirs/{Path(args.config).stem}')
-    if args.launcher == 'pytorch' and not torch.cuda.is_available():
-        # mmengine's own start of processes sets a CUDA device; it leaves a started group alone.
-        torch.distributed.init_process_group('gloo')
-        # Threads of gloo that outlive the interpreter may abort the process, its work done.
-        atexit.register(torch.distributed.destroy_process_group)
+    if args.launcher != 'none' and not torch.cuda.is_available():
+        join_processes(args.launcher, config.env_cfg.dist_cfg.get('timeout'))
     return config

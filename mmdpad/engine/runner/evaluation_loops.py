@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from mmengine.runner import TestLoop, ValLoop
 
+from mmdpad.engine.strategies import gathered
+from mmdpad.engine.unwrap import unwrap
 from mmdpad.registry import LOOPS
 
 from .encoding import build_encoding_dataloader
@@ -23,11 +26,15 @@ class _EncodingLoop:
     def run(self) -> dict:
         """Evaluate all samples; the metrics."""
         name = type(self).__name__.removeprefix('ReasonSeg').removesuffix('Loop')
-        with progress_bar(len(self.dataloader.sampler), name, self.runner.logger) as self._bar:
+        with (progress_bar(len(self.dataloader.sampler), name, self.runner.logger) as self._bar,
+              ExitStack() as self._stack):
             return super().run()
 
     def run_iter(self, idx: int, data_batch: dict) -> None:
         """Evaluate one batch."""
+        if idx == 0:  # after hooks have looked at the weights
+            model = unwrap(self.runner.model)
+            self._stack.enter_context(gathered(getattr(model, 'policy', model)))
         super().run_iter(idx, data_batch)
         self._bar.update(len(data_batch['data_samples']))
 

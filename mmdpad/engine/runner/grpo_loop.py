@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -12,6 +14,7 @@ from mmengine.dist import all_gather, all_gather_object, all_reduce, get_rank, g
 from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor
 
+from mmdpad.engine.strategies import gathered, is_sharded, shard_as
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
@@ -138,7 +141,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         size, processes = len(data['data_samples']), get_world_size()
         first = self.batches_drawn * size * processes + get_rank()
         self.batches_drawn += 1
-        with runner.optim_wrapper.optim_context(runner.model):
+        with runner.optim_wrapper.optim_context(runner.model), gathered(self.model.policy):
             rollout = self.model.rollout(
                 **data, **self.model.sampling, seed=runner.seed,
                 prompt_numbers=range(first, first + size * processes, processes))
@@ -152,7 +155,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         optimizer steps refer, and of the reference; computed in micro-batches."""
         parts = list(rollout.pack(self.tokens_per_micro_batch))
         with self.runner.optim_wrapper.optim_context(self.runner.model):
-            for part in parts:
+            for part in [*parts, *self._fillers(parts)]:
                 part.old_logp, part.ref_logp = self.model.log_probs(part)
         return RolloutBatch.concatenate(parts)
 
@@ -186,18 +189,29 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         whatever micro-batches it is cut into here and there.
         """
         wrapper = self.runner.optim_wrapper
-        wrapper._accumulative_counts = len(parts)
-        wrapper.initialize_count_status(self.runner.model, 0, len(parts))
+        passes = [*self._fillers(parts), *parts]
+        wrapper._accumulative_counts = len(passes)
+        wrapper.initialize_count_status(self.runner.model, 0, len(passes))
         totals = torch.tensor([LossScale.of(self.model.loss_mask(part)) for part in parts],
                               dtype=torch.float64).sum(dim=0)
         all_reduce(totals, 'mean')
         logs = []
-        for part in parts:
-            part.loss_scale = LossScale(*(totals / len(parts)).tolist())
+        for part in passes:
+            if part.loss_scale is None:
+                part.loss_scale = LossScale(*(totals / len(passes)).tolist())
             scalars = self.runner.model.train_step(dict(inputs=part, data_samples=None),
                                                    optim_wrapper=wrapper)
             logs.append({name: value.item() for name, value in scalars.items()})
-        return _mean_by_name(logs)
+        return _mean_by_name(logs[-len(parts):])
+
+    def _fillers(self, parts: list[RolloutBatch]) -> list[RolloutBatch]:
+        """What makes the number of passes that of the process with the most, where the weights
+        are spread over processes: a group again, of no weight in the loss."""
+        if not is_sharded(self.model):
+            return []
+        missing = max(all_gather_object(len(parts))) - len(parts)
+        filler = replace(parts[0].select([0]), loss_scale=LossScale(math.inf, math.inf))
+        return [replace(filler) for _ in range(missing)]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data that a resumed run needs; equal on all processes."""
@@ -232,9 +246,9 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             state = torch.load(hub.get_info('start_checkpoint'), map_location='cpu',
                                weights_only=True)
             prefix = 'policy.'
-            reference.load_state_dict({key.removeprefix(prefix): value
-                                       for key, value in state['state_dict'].items()
-                                       if key.startswith(prefix)})
+            reference.load_state_dict(shard_as(
+                {key.removeprefix(prefix): value for key, value in state['state_dict'].items()
+                 if key.startswith(prefix)}, reference.state_dict()))
 
     def _check_settings(self) -> None:
         problems = find_wrong_settings(

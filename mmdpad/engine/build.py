@@ -1,0 +1,32 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The runner that a config asks for."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+from mmengine.runner import FlexibleRunner, Runner
+
+from mmdpad.registry import MODELS
+
+STRATEGY = 'mmdpad.FSDP2Strategy'
+
+
+def build_runner(config: Config) -> Runner | FlexibleRunner:
+    """mmengine's Runner, or its FlexibleRunner where the config has a ``strategy``.
+
+    Raises:
+        ValueError: A strategy that our loops do not run under.
+    """
+    strategy = config.get('strategy')
+    if strategy is None:
+        return Runner.from_cfg(config)
+    if strategy.get('type') != STRATEGY:
+        raise ValueError(
+            f'`strategy.type` should be {STRATEGY!r}, but got {strategy.get("type")!r}: '
+            f'`GRPOTrainLoop` accumulates gradients itself, which the optimizer wrappers of '
+            f"mmengine's other strategies (DeepSpeed, ColossalAI) cannot. Leave `strategy` out "
+            f'for plain data parallel training')
+    runner = FlexibleRunner.from_cfg(config)
+    # It would build the model after the loops, which look at it.
+    runner.model = MODELS.build(runner.model)
+    return runner

@@ -1,0 +1,222 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Fully sharded data parallel training by torch's FSDP2, for mmengine's FlexibleRunner."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from mmengine._strategy import DDPStrategy
+from mmengine.device import get_device
+from mmengine.dist import is_main_process
+from mmengine.runner import save_checkpoint
+from torch import nn
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+
+from mmdpad.models.segmentors import ReasoningSegmentor
+from mmdpad.registry import STRATEGIES
+
+from .sharding import shard_as, whole
+
+PLAIN_FILE = 'plain.pth'
+
+
+@STRATEGIES.register_module()
+class FSDP2Strategy(DDPStrategy):
+    """Weights, gradients and optimizer state in as many parts as there are processes.
+
+    Each layer of the language models (policy and reference) and each block of the vision tower is
+    gathered for its own forward and backward pass; embeddings, norms and output head together, for
+    a whole pass. Rollouts, validation and test hold the policy gathered. The frozen decoder is on
+    every process.
+
+    A checkpoint is a folder ``iter_N.pth``: every process writes its part in safetensors, by
+    torch.distributed.checkpoint, and ``plain.pth`` holds the rest. It is resumed by any number of
+    processes under this strategy. A file of another run is loaded or resumed, too.
+
+    Args:
+        param_dtype: Of weights in forward and backward passes, 'bfloat16' for instance; None for
+            that of the master weights.
+        reduce_dtype: Of gradients as they are summed; None for that of the passes.
+        cpu_offload: Keep parts and optimizer on the CPU; set
+            ``env_cfg.dist_cfg.backend='cpu:gloo,cuda:nccl'`` along with it on GPUs.
+        full_state_dict: Checkpoints are one file as without this strategy, which every process
+            reads whole.
+        **kwargs: As in mmengine.
+    """
+
+    def __init__(self, *, param_dtype: str | None = None, reduce_dtype: str | None = None,
+                 cpu_offload: bool = False, full_state_dict: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not dist.is_initialized():
+            raise RuntimeError('`FSDP2Strategy` should have started processes, but got '
+                               "`launcher='none'`; use tools/dist_train.sh CONFIG GPUS")
+        self.precision = MixedPrecisionPolicy(
+            *(name and getattr(torch, name) for name in (param_dtype, reduce_dtype)),
+            cast_forward_inputs=False)
+        self.cpu_offload = cpu_offload
+        self.full_state_dict = full_state_dict
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        if not isinstance(model, ReasoningSegmentor):
+            raise TypeError(f'`model` should be a ReasoningSegmentor under `FSDP2Strategy`, but '
+                            f'got {type(model).__name__}; leave `strategy` out')
+        device = get_device()
+        pin = device != 'cpu'
+        options = dict(
+            mesh=dist.device_mesh.init_device_mesh(device, (dist.get_world_size(), )),
+            mp_policy=self.precision,
+            offload_policy=CPUOffloadPolicy(pin) if self.cpu_offload else OffloadPolicy())
+        frozen: set[nn.Parameter] = set()
+        if model.decoder is not None:
+            model.decoder.to(device)
+            frozen.update(model.decoder.parameters())
+        names = set(model.policy.model._no_split_modules)
+        # The reference may share the policy's vision tower: `modules` names it once.
+        for layer in [m for m in model.modules() if type(m).__name__ in names]:
+            fully_shard(layer, **options)
+        fully_shard(model, ignored_params=frozen, **options)
+        # What the loop calls besides `forward`.
+        for method in ('rollout', 'log_probs'):
+            register_fsdp_forward_method(model, method)
+        return model
+
+    def load_model_state_dict(self, state_dict: dict, **kwargs: Any) -> None:
+        super().load_model_state_dict(shard_as(state_dict, self.model.state_dict()), **kwargs)
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        parameters = self._parameters()
+        state = {number: shard_as(own, dict.fromkeys(own, parameters[number]))
+                 for number, own in state_dict['state'].items()}
+        super().load_optim_state_dict({**state_dict, 'state': state})
+
+    def load_checkpoint(self, filename: str, *, callback: Callable | None = None,
+                        **kwargs: Any) -> dict:
+        """As in mmengine, of a file or of a folder of parts."""
+        if not osp.isdir(filename):
+            return super().load_checkpoint(filename, callback=callback, **kwargs)
+        self.logger.info(f'Load checkpoint from {filename}')
+        checkpoint = torch.load(osp.join(filename, PLAIN_FILE), map_location='cpu',
+                                weights_only=True)
+        optimizer = checkpoint.get('optimizer')
+        state = self.model.state_dict()
+        parts = self._distinct(state)
+        if optimizer is not None and hasattr(self, 'optim_wrapper'):
+            parameters = self._parameters()
+            for number, name in sharded_entries(optimizer):
+                optimizer['state'][number][name] = torch.zeros_like(parameters[number])
+            parts |= _flat(optimizer)
+        dcp.load(parts, storage_reader=dcp.HuggingFaceStorageReader(filename))  # into `state`
+        checkpoint['state_dict'] = state
+        if callback is not None:
+            callback(checkpoint)
+        self.load_model_state_dict(checkpoint.pop('state_dict'))
+        return checkpoint
+
+    def save_checkpoint(self, filename: str, *, save_optimizer: bool = True,
+                        save_param_scheduler: bool = True, extra_ckpt: dict | None = None,
+                        callback: Callable | None = None) -> None:
+        """As in mmengine, by all processes together; a folder appears when it is complete."""
+        checkpoint = dict(state_dict=self.model.state_dict())
+        if save_optimizer and hasattr(self, 'optim_wrapper'):
+            checkpoint['optimizer'] = self.optim_state_dict()
+        if save_param_scheduler and hasattr(self, 'param_schedulers'):
+            checkpoint['param_schedulers'] = self.scheduler_state_dict()
+        checkpoint |= extra_ckpt or {}
+        checkpoint.setdefault('meta', {}).update(seed=self.seed, mmengine=mmengine.__version__)
+        if callback is not None:
+            callback(checkpoint)
+        if self.full_state_dict:
+            checkpoint = _map(checkpoint, whole)
+            if is_main_process():
+                save_checkpoint(checkpoint, filename)
+            return
+        parts = self._distinct(checkpoint.pop('state_dict'))
+        if 'optimizer' in checkpoint:
+            parts |= _flat(checkpoint['optimizer'])
+        unfinished = f'{filename}.unfinished'
+        dcp.save(parts, storage_writer=dcp.HuggingFaceStorageWriter(
+            unfinished, save_distributed=True))
+        if is_main_process():
+            plain = _map(checkpoint, lambda value: None if isinstance(value, DTensor) else value)
+            plain['tied'] = {name: first for name, first in self._tied().items() if first in parts}
+            torch.save(plain, osp.join(unfinished, PLAIN_FILE))
+            shutil.rmtree(filename, ignore_errors=True)
+            os.replace(unfinished, filename)
+        dist.barrier()
+
+    def _distinct(self, state: dict) -> dict:
+        """A state without the second names of tied weights, which safetensors refuses."""
+        tied = self._tied()
+        return {name: value for name, value in state.items() if name not in tied}
+
+    def _tied(self) -> dict[str, str]:
+        """Second names of tied weights -> their first ones."""
+        first = {parameter: name for name, parameter in self.model.named_parameters()}
+        return {name: first[parameter]
+                for name, parameter in self.model.named_parameters(remove_duplicate=False)
+                if name != first[parameter]}
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """The optimizer's, in the order of the numbers in its state."""
+        return [parameter for group in self.optim_wrapper.optimizer.param_groups
+                for parameter in group['params']]
+
+
+def merge_shards(folder: str | Path) -> dict:
+    """What one process would have written as a file.
+
+    Raises:
+        FileNotFoundError: It is no folder that :class:`FSDP2Strategy` wrote.
+    """
+    plain = Path(folder, PLAIN_FILE)
+    if not plain.is_file():
+        raise FileNotFoundError(f'{str(folder)!r} should be a checkpoint that FSDP2Strategy wrote, '
+                                f'but has no {PLAIN_FILE}; name a folder iter_N.pth')
+    checkpoint = torch.load(plain, map_location='cpu', weights_only=True)
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    parts = {name: torch.empty(about.size, dtype=about.properties.dtype)
+             for name, about in reader.read_metadata().state_dict_metadata.items()}
+    dcp.load(parts, storage_reader=reader, no_dist=True)
+    optimizer = checkpoint.get('optimizer', dict(state={}))
+    for number, name in sharded_entries(optimizer):
+        optimizer['state'][number][name] = parts.pop(f'optimizer.{number}.{name}')
+    parts |= {name: parts[first] for name, first in checkpoint.pop('tied').items()}
+    return dict(checkpoint, state_dict=parts)
+
+
+def sharded_entries(optimizer: dict) -> Iterator[tuple[int, str]]:
+    """Number of a parameter and name of what :data:`PLAIN_FILE` has no value for."""
+    for number, state in optimizer['state'].items():
+        for name, value in state.items():
+            if value is None:
+                yield number, name
+
+
+def _flat(optimizer: dict) -> dict[str, DTensor]:
+    return {f'optimizer.{number}.{name}': value for number, state in optimizer['state'].items()
+            for name, value in state.items() if isinstance(value, DTensor)}
+
+
+def _map(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Nested dicts, lists and tuples with each leaf changed, in one order on all processes."""
+    if isinstance(value, dict):
+        return {key: _map(item, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map(item, change) for item in value)
+    return change(value)

@@ -1,0 +1,49 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Several processes on machines without a GPU."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import subprocess
+from datetime import timedelta
+
+import torch.distributed as dist
+
+
+def join_processes(launcher: str, timeout: float | None = None) -> None:
+    """Join the processes of a CPU run by gloo; they part at exit.
+
+    mmengine's own start of processes sets a CUDA device; it leaves a started group alone.
+
+    Args:
+        launcher: 'pytorch' (torchrun) or 'slurm' (srun).
+        timeout: Seconds after which a process that waits for the others gives up.
+
+    Raises:
+        SystemExit: Another launcher, or the process was not started by it.
+    """
+    try:
+        if launcher == 'slurm':
+            _take_over_slurm()
+        elif launcher != 'pytorch' or 'RANK' not in os.environ:
+            raise KeyError('RANK')
+    except KeyError as error:
+        raise SystemExit(
+            f'--launcher {launcher}: without a GPU processes should be started by torchrun '
+            f'(tools/dist_train.sh) or srun (tools/slurm_train.sh), but {error} is not in the '
+            f'environment; use one of these') from error
+    dist.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
+    # Threads of gloo that outlive the interpreter may abort the process, its work done.
+    atexit.register(dist.destroy_process_group)
+
+
+def _take_over_slurm() -> None:
+    """Say in torchrun's words what srun has put into the environment."""
+    os.environ.update(RANK=os.environ['SLURM_PROCID'], WORLD_SIZE=os.environ['SLURM_NTASKS'],
+                      LOCAL_RANK=os.environ['SLURM_LOCALID'])
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if 'MASTER_ADDR' not in os.environ:
+        nodes = subprocess.run(['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']],
+                               capture_output=True, text=True, check=True)
+        os.environ['MASTER_ADDR'] = nodes.stdout.split()[0]

@@ -1,0 +1,23 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A hook by which the second process fails in the second iteration, imported by name."""
+import os
+import signal
+from pathlib import Path
+
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+
+from mmdpad.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FailingHook(Hook):
+    def __init__(self, killed: bool) -> None:
+        self.killed = killed
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if get_rank() == 1 and runner.iter == 1:
+            Path(runner.work_dir, 'died').touch()
+            if self.killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError('the second process has had enough')

@@ -1,0 +1,111 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Weights in parts over processes: the same training, the same checkpoints."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from launching import FSDP2, ROOT, environment, farthest, launch, run_here, weights_of
+from mmengine.runner import Runner
+
+from mmdpad.engine.build import build_runner
+from mmdpad.engine.runner import grpo_loop
+from mmdpad.engine.strategies import merge_shards
+
+
+def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
+    """Two processes; what they wrote is merged and goes on in one process as if it were its own."""
+    whole = run_here(make_config('one', iterations=3))
+    config = make_config('parts', processes=2, strategy=FSDP2)
+    launch(config, 2)
+    folder = Path(config.work_dir, 'iter_2.pth')
+    assert sorted(file.name for file in folder.iterdir()) == [
+        'plain.pth', *(f'shard-{n:05d}-model-00001-of-00001.safetensors' for n in (1, 2))]
+    merged = merge_shards(folder)
+    assert farthest(merged['state_dict'], weights_of(tmp_path / 'one/iter_2.pth')) < 1e-12
+
+    torch.save(merged, tmp_path / 'merged.pth')
+    resumed = make_config('resumed', iterations=3, load_from=str(tmp_path / 'merged.pth'),
+                          resume=True)
+    assert farthest(run_here(resumed), whole) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('lora', [None, dict(r=4, lora_alpha=8)], ids=['all', 'lora'])
+def test_resumes_on_another_number_of_processes(make_config, tmp_path, lora):
+    """From parts of two processes on one and on four, which writes one file."""
+    changes = {'model.policy.lora': lora} if lora else {}
+    whole = run_here(make_config('one', iterations=3, **changes))
+    config = make_config('parts', processes=2, strategy=FSDP2, **changes)
+    launch(config, 2)
+    for processes in (1, 4):
+        config = make_config(f'on{processes}', processes, iterations=3,
+                             strategy=dict(FSDP2, full_state_dict=True), **changes)
+        launch(config, processes, '--resume', str(tmp_path / 'parts/iter_2.pth'))
+        state = weights_of(Path(config.work_dir, 'iter_3.pth'))
+        assert farthest(state, whole) < 1e-12
+        assert bool(lora) == all('.lora_' in name for name in state)
+
+
+@pytest.mark.slow
+def test_evaluates_parts_by_uneven_processes(make_config, tmp_path):
+    """6 samples on 4 processes that are not evened out, so one or two each."""
+    config = make_config('parts', processes=2, iterations=1, strategy=FSDP2)
+    launch(config, 2)
+    config.test_dataloader.batch_size = 1
+    config.test_dataloader.sampler = dict(type='DefaultSampler', shuffle=False, round_up=False)
+    config.dump(tmp_path / 'test.py')
+    folder = tmp_path / 'parts/iter_1.pth'
+    result = subprocess.run(
+        ['tools/dist_test.sh', str(tmp_path / 'test.py'), str(folder), '4', '--work-dir',
+         str(tmp_path / 'test'), '--out', str(tmp_path / 'out.json')], cwd=ROOT,
+        env=environment(), capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-5000:]
+    torch.save(merge_shards(folder), tmp_path / 'merged.pth')
+    single = subprocess.run(
+        [sys.executable, 'tools/test.py', str(tmp_path / 'test.py'), str(tmp_path / 'merged.pth'),
+         '--work-dir', str(tmp_path / 'single'), '--cfg-options', 'strategy=None'],
+        cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert single.returncode == 0, single.stderr[-5000:]
+    answers = [sorted(line for path in (tmp_path / name).glob('*/answers*.jsonl')
+                      for line in path.read_text().splitlines()) for name in ('test', 'single')]
+    assert len(answers[0]) == 6 + 4  # each file opens with who answers
+    assert set(answers[0]) == set(answers[1])
+
+
+@pytest.mark.slow
+def test_bfloat16_passes_over_float32_masters(make_config, tmp_path):
+    config = make_config('half', processes=2, strategy=dict(
+        FSDP2, param_dtype='bfloat16', reduce_dtype='float32', cpu_offload=True),
+        **{'model.policy.dtype': 'float32'})
+    launch(config, 2)
+    state = merge_shards(tmp_path / 'half/iter_2.pth')['state_dict']
+    start = run_here(make_config('one', iterations=2, **{'model.policy.dtype': 'float32'}))
+    assert all(value.dtype == torch.float32 for value in state.values())
+    assert 0 < farthest(state, start) < 1e-3  # AdamW takes steps of at most about lr = 2e-4
+
+
+def test_passes_of_no_weight_change_nothing(make_config, monkeypatch):
+    plain = run_here(make_config('plain'))
+    monkeypatch.setattr(grpo_loop, 'is_sharded', lambda model: True)
+    monkeypatch.setattr(grpo_loop, 'all_gather_object',
+                        lambda value: [value + 2 if type(value) is int else value])
+    assert farthest(run_here(make_config('filled')), plain) < 1e-12
+
+
+@pytest.mark.parametrize('strategy, error', [
+    (dict(type='DeepSpeedStrategy'), 'Leave `strategy` out'),
+    (FSDP2, 'dist_train.sh')])
+def test_what_cannot_run_says_so(make_config, strategy, error):
+    with pytest.raises((ValueError, RuntimeError), match=error):
+        build_runner(make_config('wrong', strategy=strategy))
+
+
+def test_merging_wants_a_folder_of_parts(tmp_path):
+    with pytest.raises(FileNotFoundError, match='plain.pth'):
+        merge_shards(tmp_path)
+
+
+def test_without_a_strategy_it_is_the_ordinary_runner(make_config):
+    assert type(build_runner(make_config('plain'))) is Runner

@@ -1,0 +1,32 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""One file of a checkpoint in parts: python tools/model_converters/merge_shards.py FOLDER [FILE]"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.runner import save_checkpoint
+
+from mmdpad.engine.strategies import merge_shards
+from mmdpad.utils import refuse_existing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Make a checkpoint file of a folder of parts')
+    parser.add_argument('folder', type=Path, help='iter_N.pth of a run with FSDP2Strategy')
+    parser.add_argument('file', type=Path, nargs='?',
+                        help='what to write (default: FOLDER with the suffix .merged.pth)')
+    args = parser.parse_args()
+    file = args.file or args.folder.with_suffix('.merged.pth')
+    refuse_existing(file)
+    try:
+        checkpoint = merge_shards(args.folder)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
+    save_checkpoint(checkpoint, str(file))
+    print(file)
+
+
+if __name__ == '__main__':
+    main()
