@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.runner import save_checkpoint
+import torch
 
 from mmdpad.engine.strategies import merge_shards
 from mmdpad.utils import refuse_existing
+from mmdpad.utils.files import atomic_file
 
 
 def main() -> None:
@@ -24,7 +25,8 @@ def main() -> None:
         checkpoint = merge_shards(args.folder)
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from error
-    save_checkpoint(checkpoint, str(file))
+    with atomic_file(file) as stream:
+        torch.save(checkpoint, stream)
     print(file)
 
 

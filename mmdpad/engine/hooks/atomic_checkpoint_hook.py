@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os.path as osp
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')
         if is_main_process():
             for path in Path(self.out_dir).glob(f'*{UNFINISHED}'):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         join, hub = self.file_backend.join_path, runner.message_hub
@@ -82,7 +83,7 @@ class _LateRemoval:
     rmtree = remove
 
     def settle(self) -> None:
-        """Remove what has become outdated: files, or folders as DeepSpeed writes them."""
+        """Remove what has become outdated: files, or folders of parts."""
         while self._outdated:
             path = self._outdated.pop()
             if self._backend.isfile(path):

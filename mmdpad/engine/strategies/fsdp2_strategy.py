@@ -17,7 +17,6 @@ import torch.distributed.checkpoint as dcp
 from mmengine._strategy import DDPStrategy
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.runner import save_checkpoint
 from torch import nn
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -30,6 +29,7 @@ from torch.distributed.tensor import DTensor
 
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import STRATEGIES
+from mmdpad.utils.files import UNFINISHED, atomic_file
 
 from .sharding import shard_as, whole
 
@@ -144,12 +144,13 @@ class FSDP2Strategy(DDPStrategy):
         if self.full_state_dict:
             checkpoint = _map(checkpoint, whole)
             if is_main_process():
-                save_checkpoint(checkpoint, filename)
+                with atomic_file(filename) as file:
+                    torch.save(checkpoint, file)
             return
         parts = self._distinct(checkpoint.pop('state_dict'))
         if 'optimizer' in checkpoint:
             parts |= _flat(checkpoint['optimizer'])
-        unfinished = f'{filename}.unfinished'
+        unfinished = f'{filename}{UNFINISHED}'
         dcp.save(parts, storage_writer=dcp.HuggingFaceStorageWriter(
             unfinished, save_distributed=True))
         if is_main_process():

@@ -23,7 +23,7 @@ _BY_KEY: dict[str, Registry] = dict(
     optimizer=registry.OPTIMIZERS, param_scheduler=registry.PARAM_SCHEDULERS,
     log_processor=registry.LOG_PROCESSORS, visualizer=registry.VISUALIZERS,
     vis_backends=registry.VISBACKENDS, model_wrapper_cfg=registry.MODEL_WRAPPERS,
-    init_cfg=registry.WEIGHT_INITIALIZERS)
+    strategy=registry.STRATEGIES, init_cfg=registry.WEIGHT_INITIALIZERS)
 REGISTRIES = (*{id(r): r for r in (*_BY_KEY.values(), registry.TASK_UTILS, registry.EVALUATOR,
                                    registry.RUNNERS, registry.OPTIM_WRAPPER_CONSTRUCTORS)
                 }.values(), )

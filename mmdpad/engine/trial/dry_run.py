@@ -191,8 +191,8 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
         notes.append(f'memory: not estimated ({error})')
         return
     gpus = max(torch.cuda.device_count(), 1)
-    shards = 'shard' in str((config.get('model_wrapper_cfg') or config.get('strategy') or {}).get(
-        'type', '')).lower()
+    shards = 'strategy' in config or 'Shard' in str(
+        (config.get('model_wrapper_cfg') or {}).get('type'))
     report = make_report(cost, gpus)
     need = report['variants'][0]['sharded_peak' if shards and gpus > 1 else 'peak']
     notes.append(f'memory: about {need / GB:.1f} GB on a GPU, with all responses at the limit of '

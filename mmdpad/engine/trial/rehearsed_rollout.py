@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.rollouts.engine import RolloutEngine
+from mmdpad.models.rollouts.sampling import Responses, cut_responses, evaluating
 from mmdpad.prompts import format_objects_response, format_response, written_shape
 from mmdpad.registry import ROLLOUTS
 
@@ -37,20 +37,31 @@ class RehearsedRollout(RolloutEngine):
         self.box = box
         self.several_objects = several_objects
         self.own_tokens = own_tokens
+        self.records_log_probs = self.engine.records_log_probs
 
-    def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
-                 max_new_tokens: int, draws: Tensor | None, warp: LogitsProcessorList) -> Tensor:
+    @torch.no_grad()
+    def __call__(self,
+                 head: VLMReasoningHead,
+                 prompts: Sequence[EncodedPrompt],
+                 group_size: int = 1,
+                 temperature: float = 1.0,
+                 max_new_tokens: int = 1024,
+                 **sampling: Any) -> Responses:
         """See :class:`RolloutEngine`; rows 0, 2, 4, ... hold the given response."""
-        own = self.engine.generate(head, prompts, group_size, min(max_new_tokens, self.own_tokens),
-                                   draws, warp)
+        own = self.engine(head, prompts, group_size, temperature,
+                          min(max_new_tokens, self.own_tokens), **sampling)
         (given, ), _ = head.encode_responses([self._compose(head, prompts[0])])
-        given = given[:max_new_tokens].to(own.device)
+        given, width = given[:max_new_tokens].to(own.ids.device), own.ids.shape[1]
         # An end behind the engine's own responses, as if they had ended there.
-        ids = torch.full((len(own), max(own.shape[1], len(given))), head.end_tokens[0],
-                         device=own.device)
-        ids[:, :own.shape[1]] = own
+        ids = own.ids.new_full((len(own.ids), max(width, len(given))), head.end_tokens[0])
+        ids[:, :width] = own.ids.where(own.mask, head.end_tokens[0])
         ids[::2, :len(given)] = given
-        return ids
+        responses = cut_responses(ids, head.end_tokens, head.processor.tokenizer.pad_token_id)
+        if own.logp is None:
+            return responses
+        with evaluating(head.model):
+            logp, _ = head.log_probs(prompts, responses.ids, responses.mask, temperature)
+        return responses._replace(logp=logp)
 
     def _compose(self, head: VLMReasoningHead, prompt: EncodedPrompt) -> str:
         """The right answer, in the coordinates that the policy writes."""

@@ -153,4 +153,6 @@ def _cut(config: Config, notes: Notes) -> None:
         wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'use_fp64'):
             wrapper.pop(key, None)
+    if 'strategy' in config:
+        notes.append(f'strategy: none in place of {config.pop("strategy").type}: one process')
     _set(config, '', notes, launcher='none', resume=False, log_level='WARNING')
