@@ -20,10 +20,10 @@ def main() -> None:
                         help='what to write (default: FOLDER with the suffix .merged.pth)')
     args = parser.parse_args()
     file = args.file or args.folder.with_suffix('.merged.pth')
-    refuse_existing(file)
     try:
+        refuse_existing(file)
         checkpoint = merge_shards(args.folder)
-    except FileNotFoundError as error:
+    except (FileExistsError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     with atomic_file(file) as stream:
         torch.save(checkpoint, stream)

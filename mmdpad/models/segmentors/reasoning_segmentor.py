@@ -115,6 +115,11 @@ class ReasoningSegmentor(BaseDetector):
             data_samples: B data samples with ``question``.
             **sampling: As in :class:`RolloutEngine`, ``group_size`` included.
         """
+        return self._sample(inputs, data_samples, **sampling)
+
+    def _sample(self, inputs: Inputs, data_samples: list[DetDataSample],
+                **sampling: Any) -> RolloutBatch:
+        """:meth:`rollout` within a forward pass: FSDP2 takes a call of that for one of its own."""
         prompts = self._encode(inputs, data_samples)
         responses = self.rollout_engine(self.policy, prompts, **sampling)
         texts = self.policy.decode(responses.ids.where(responses.mask, self._pad_token))
@@ -280,7 +285,7 @@ class ReasoningSegmentor(BaseDetector):
         if missing:
             samples = [data_samples[row] for row in missing]
             numbers = [sample.get('sample_idx') for sample in samples]
-            rollout = self.rollout(
+            rollout = self._sample(
                 {name: [values[row] for row in missing] for name, values in inputs.items()},
                 samples, **self.test_cfg, prompt_numbers=None if None in numbers else numbers)
             for row, text, truncated in zip(missing, rollout.texts, rollout.truncated.tolist(),
@@ -314,7 +319,7 @@ class ReasoningSegmentor(BaseDetector):
 
     def _forward(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[str]:
         """mmdet's mode ``tensor``: the responses as text."""
-        return self.rollout(inputs, data_samples, **self.test_cfg).texts
+        return self._sample(inputs, data_samples, **self.test_cfg).texts
 
     def extract_feat(self, inputs: Inputs) -> Any:
         """The vision tower's features of the prompt images, one (tokens, channels) per image."""

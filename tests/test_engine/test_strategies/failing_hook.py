@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A hook by which the second process fails in the second iteration, imported by name."""
+"""A hook by which the second process fails in the third iteration, imported by name. By then
+the first process has written the first checkpoint: they met in the second iteration."""
 import os
 import signal
 from pathlib import Path
@@ -16,7 +17,7 @@ class FailingHook(Hook):
         self.killed = killed
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        if get_rank() == 1 and runner.iter == 1:
+        if get_rank() == 1 and runner.iter == 2:
             Path(runner.work_dir, 'died').touch()
             if self.killed:
                 os.kill(os.getpid(), signal.SIGKILL)

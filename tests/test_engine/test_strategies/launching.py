@@ -11,6 +11,8 @@ from mmengine.runner import Runner
 
 ROOT = Path(__file__).parents[3]
 FSDP2 = dict(type='mmdpad.FSDP2Strategy')
+# Of weights in float64, and of adapters, which are float32; a step changes a weight by about 2e-4.
+NOISE = {False: 1e-12, True: 1e-6}
 
 
 def free_port():

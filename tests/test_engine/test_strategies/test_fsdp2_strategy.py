@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import FSDP2, ROOT, environment, farthest, launch, run_here, weights_of
+from launching import (
+    FSDP2,
+    NOISE,
+    ROOT,
+    environment,
+    farthest,
+    launch,
+    run_here,
+    weights_of,
+)
 from mmengine.runner import Runner
 
 from mmdpad.engine.build import build_runner
@@ -44,7 +53,7 @@ def test_resumes_on_another_number_of_processes(make_config, tmp_path, lora):
                              strategy=dict(FSDP2, full_state_dict=True), **changes)
         launch(config, processes, '--resume', str(tmp_path / 'parts/iter_2.pth'))
         state = weights_of(Path(config.work_dir, 'iter_3.pth'))
-        assert farthest(state, whole) < 1e-12
+        assert farthest(state, whole) < NOISE[bool(lora)]
         assert bool(lora) == all('.lora_' in name for name in state)
 
 
@@ -76,9 +85,12 @@ def test_evaluates_parts_by_uneven_processes(make_config, tmp_path):
 
 @pytest.mark.slow
 def test_bfloat16_passes_over_float32_masters(make_config, tmp_path):
+    """Weights and optimizer on the CPU, a validation after each step."""
     config = make_config('half', processes=2, strategy=dict(
         FSDP2, param_dtype='bfloat16', reduce_dtype='float32', cpu_offload=True),
-        **{'model.policy.dtype': 'float32'})
+        **{'model.policy.dtype': 'float32', 'train_cfg.val_interval': 1})
+    config.val_dataloader, config.val_cfg = config.test_dataloader, dict(type='ReasonSegValLoop')
+    config.val_evaluator = dict(type='ReasonSegMetric', ignore_regions='target')
     launch(config, 2)
     state = merge_shards(tmp_path / 'half/iter_2.pth')['state_dict']
     start = run_here(make_config('one', iterations=2, **{'model.policy.dtype': 'float32'}))

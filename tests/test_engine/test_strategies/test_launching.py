@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import ROOT, environment, farthest, launch, run_here, weights_of
+from launching import NOISE, ROOT, environment, farthest, launch, run_here, weights_of
 
 HERE = Path(__file__).parent
 
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
     False, pytest.param(True, marks=pytest.mark.slow)], ids=['raises', 'killed'])
 def test_a_process_that_dies_ends_the_job(make_config, tmp_path, killed):
     """With its traceback, within a minute; the checkpoint before is whole and goes on."""
-    config = make_config('dies', processes=2)
+    config = make_config('dies', processes=2, iterations=3)
     config.custom_imports.imports.append('failing_hook')
     config.custom_hooks.append(dict(type='FailingHook', killed=killed))
     result = launch(config, 2, check=False,
@@ -24,7 +24,7 @@ def test_a_process_that_dies_ends_the_job(make_config, tmp_path, killed):
     assert time.time() - (tmp_path / 'dies/died').stat().st_mtime < 60
     assert result.returncode != 0
     assert ('SIGKILL' if killed else 'the second process has had enough') in result.stderr
-    assert not (tmp_path / 'dies/iter_2.pth').exists()
+    assert not (tmp_path / 'dies/iter_3.pth').exists()
     resumed = make_config('goes_on', load_from=str(tmp_path / 'dies/iter_1.pth'), resume=True)
     assert farthest(run_here(resumed), run_here(make_config('one'))) < 1e-12
 
@@ -36,7 +36,7 @@ def test_data_parallel_processes_equal_one(make_config, lora):
     whole = run_here(make_config('one', **changes))
     config = make_config('four', processes=4, **changes)
     launch(config, 4)
-    assert farthest(weights_of(Path(config.work_dir, 'iter_2.pth')), whole) < 1e-12
+    assert farthest(weights_of(Path(config.work_dir, 'iter_2.pth')), whole) < NOISE[bool(lora)]
 
 
 @pytest.mark.slow
