@@ -53,6 +53,8 @@ class FSDP2Strategy(DDPStrategy):
         param_dtype: Of weights in forward and backward passes, 'bfloat16' for instance; None for
             that of the master weights.
         reduce_dtype: Of gradients as they are summed; None for that of the passes.
+        reshard_after_forward: Give a layer's weights up between its forward and backward pass (as
+            ZeRO-3); False keeps them, for more memory and less to send (as ZeRO-2).
         cpu_offload: Keep parts and optimizer on the CPU; set
             ``env_cfg.dist_cfg.backend='cpu:gloo,cuda:nccl'`` along with it on GPUs.
         full_state_dict: Checkpoints are one file as without this strategy, which every process
@@ -61,7 +63,8 @@ class FSDP2Strategy(DDPStrategy):
     """
 
     def __init__(self, *, param_dtype: str | None = None, reduce_dtype: str | None = None,
-                 cpu_offload: bool = False, full_state_dict: bool = False, **kwargs: Any) -> None:
+                 reshard_after_forward: bool = True, cpu_offload: bool = False,
+                 full_state_dict: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not dist.is_initialized():
             raise RuntimeError('`FSDP2Strategy` should have started processes, but got '
@@ -69,6 +72,7 @@ class FSDP2Strategy(DDPStrategy):
         self.precision = MixedPrecisionPolicy(
             *(name and getattr(torch, name) for name in (param_dtype, reduce_dtype)),
             cast_forward_inputs=False)
+        self.reshard_after_forward = reshard_after_forward
         self.cpu_offload = cpu_offload
         self.full_state_dict = full_state_dict
 
@@ -89,7 +93,8 @@ class FSDP2Strategy(DDPStrategy):
         names = set(model.policy.model._no_split_modules)
         # The reference may share the policy's vision tower: `modules` names it once.
         for layer in [m for m in model.modules() if type(m).__name__ in names]:
-            fully_shard(layer, **options)
+            fully_shard(layer, reshard_after_forward=self.reshard_after_forward, **options)
+            layer.reshards = self.reshard_after_forward  # torch does not tell
         fully_shard(model, ignored_params=frozen, **options)
         # What the loop calls besides `forward`.
         for method in ('rollout', 'log_probs'):

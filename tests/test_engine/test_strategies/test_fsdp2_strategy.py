@@ -43,14 +43,16 @@ def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('lora', [None, dict(r=4, lora_alpha=8)], ids=['all', 'lora'])
 def test_resumes_on_another_number_of_processes(make_config, tmp_path, lora):
-    """From parts of two processes on one and on four, which writes one file."""
+    """From parts of two processes on one and on four, which write one file and keep the weights of
+    a layer between its passes."""
     changes = {'model.policy.lora': lora} if lora else {}
     whole = run_here(make_config('one', iterations=3, **changes))
     config = make_config('parts', processes=2, strategy=FSDP2, **changes)
     launch(config, 2)
     for processes in (1, 4):
-        config = make_config(f'on{processes}', processes, iterations=3,
-                             strategy=dict(FSDP2, full_state_dict=True), **changes)
+        config = make_config(
+            f'on{processes}', processes, iterations=3, **changes,
+            strategy=dict(FSDP2, full_state_dict=True, reshard_after_forward=False))
         launch(config, processes, '--resume', str(tmp_path / 'parts/iter_2.pth'))
         state = weights_of(Path(config.work_dir, 'iter_3.pth'))
         assert farthest(state, whole) < NOISE[bool(lora)]
