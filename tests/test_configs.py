@@ -12,6 +12,7 @@ from mmdpad.prompts import parse_response
 from mmdpad.registry import HOOKS, METRICS, MODELS, OPTIMIZERS
 from mmdpad.rewards import RewardComposition
 from mmdpad.testing import CLIP_WEIGHTS, POLICY_WEIGHTS, SAM_WEIGHTS, SHAPES_SAM_NAME
+from mmdpad.testing.policy_folder import make_policy_folder
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob('configs/dpad/**/*.py'))
@@ -68,6 +69,63 @@ def test_lora_changes_nothing_else():
     assert lora['optim_wrapper']['optimizer'].pop('lr') == 1e-5
     assert full['optim_wrapper']['optimizer'].pop('lr') == 1e-6
     assert lora == full
+
+
+def test_qlora_changes_nothing_but_the_frozen_weights():
+    lora, qlora = (Config.fromfile(path).to_dict() for path in (
+        LORA, ROOT / 'configs/dpad/qwen7b_qlora_reasonseg.py'))
+    quantization = qlora['model']['policy'].pop('quantization')
+    assert quantization.pop('load_in_4bit') and quantization.pop('bnb_4bit_use_double_quant')
+    assert quantization == dict(bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype='bfloat16')
+    assert qlora == lora
+
+
+# Folder of the weights, side of the prompt image, family.
+OTHER_POLICIES = dict(
+    qwen2vl7b=('Qwen2-VL-7B-Instruct', 840, 'qwen2_vl'),
+    qwen3vl4b=('Qwen3-VL-4B-Instruct', 832, 'qwen3_vl'),
+    qwen3vl8b=('Qwen3-VL-8B-Instruct', 832, 'qwen3_vl'))
+
+
+@pytest.mark.parametrize('name', OTHER_POLICIES)
+def test_another_policy_changes_weights_and_size_only(name):
+    pretrained, side, _ = OTHER_POLICIES[name]
+    own, base = (Config.fromfile(ROOT / f'configs/dpad/{stem}_reasonseg.py').to_dict()
+                 for stem in (name, 'qwen7b'))
+    assert own['model']['policy'].pop('pretrained') == f'checkpoints/{pretrained}'
+    assert base['model']['policy'].pop('pretrained') == 'checkpoints/Qwen2.5-VL-7B-Instruct'
+    sizes = []
+    for part in ('train', 'val', 'test'):
+        ours, theirs = (config[f'{part}_dataloader']['dataset'].pop('pipeline')
+                        for config in (own, base))
+        assert [step['type'] for step in ours] == [step['type'] for step in theirs]
+        sizes += [step['size'] for step in ours if 'size' in step]
+        assert [step for step in ours if 'size' not in step] == [
+            step for step in theirs if 'size' not in step]
+    assert sizes == [(side, side)] * 3
+    for key in ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg',
+                'optim_wrapper', 'custom_hooks', 'val_evaluator', 'test_evaluator'):
+        assert own[key] == base[key], key
+
+
+@pytest.mark.parametrize('name', OTHER_POLICIES)
+def test_another_policy_answers_about_a_photo(name, tmp_path):
+    """Built with a random policy of its family, with the published processor's settings."""
+    _, side, family = OTHER_POLICIES[name]
+    config = Config.fromfile(ROOT / f'configs/dpad/{name}_reasonseg.py')
+    config.merge_from_dict({**STAND_INS,
+                            'model.policy.pretrained': make_policy_folder(tmp_path, family),
+                            'model.policy.max_prompt_tokens': 3000,  # of a tiny vocabulary
+                            'model.test_cfg.max_new_tokens': 4})
+    model = MODELS.build(config.model).eval()
+    assert recomputes(model) and model.policy.coordinates == 'relative_1000'
+    loader = config.test_dataloader
+    loader.dataset.update(EVALUATION_DATA[loader.dataset.type], indices=1)
+    loader.update(num_workers=0, persistent_workers=False)
+    data = next(iter(Runner.build_dataloader(loader)))
+    assert data['inputs']['prompt_image'][0].shape == (3, side, side)
+    (answered, ) = model.test_step(data)
+    assert answered.reasoning['parsed'].reason == 'no_answer'
 
 
 def test_several_objects_change_data_answer_and_one_threshold():

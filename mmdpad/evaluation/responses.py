@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
-from mmdpad.prompts import parse_objects_solution, parse_response
+from mmdpad.prompts import parse_objects_solution, parse_response, to_prompt_frame
 from mmdpad.registry import REWARDS
 from mmdpad.rewards import ChainLengthReward, RewardComposition, score_response
 from mmdpad.structures import ParseFailure, RolloutBatch
 
 
 def score_responses(rows: Sequence[Mapping[str, Any]],
-                    composition: RewardComposition) -> list[dict[str, Any]]:
+                    composition: RewardComposition, coordinates: str = 'pixels',
+                    prompt_shape: tuple[int, int] = (840, 840)) -> list[dict[str, Any]]:
     """Score responses by the rule terms of a config, and as the published scorer does.
 
     Args:
@@ -26,19 +27,24 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
             one that is a list asks for an answer that is a list), and ``think_tokens`` where a term
             counts them.
         composition: See :func:`build_rule_terms`.
+        coordinates: Those in which the responses are written, one of
+            :data:`mmdpad.prompts.COORDINATES`; solutions are in pixels.
+        prompt_shape: (height, width) of the prompt images, for others than pixels.
 
     Returns:
         For each row what it has, and ``failure`` (a reason or None), ``rewards`` (by term,
         unweighted), ``total`` (weighted) and ``published``
-        (:func:`mmdpad.rewards.score_response`; None for a solution that is a list).
+        (:func:`mmdpad.rewards.score_response`; None for a solution that is a list, or coordinates
+        other than pixels).
 
     Raises:
         ValueError: A row that cannot be scored, by its number from 1, or lacks ``think_tokens``.
     """
     _check_lengths(composition, rows)
     targets = [_read_targets(number, row) for number, row in enumerate(rows, start=1)]
-    parsed = [parse_response(row['response'], several_objects=_is_list(row['solution']))
-              for row in rows]
+    parsed = [to_prompt_frame(
+        parse_response(row['response'], several_objects=_is_list(row['solution'])), coordinates,
+        prompt_shape) for row in rows]
     rollout = RolloutBatch(
         data_samples=[SimpleNamespace(prompt_targets=own) for own in targets],
         prompt_images=[], group_size=1, texts=[row['response'] for row in rows], parsed=parsed,
@@ -50,8 +56,8 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
         row, failure=answer.reason if isinstance(answer, ParseFailure) else None,
         rewards={name: float(values[i, 0]) for name, values in rollout.rewards.items()},
         total=float(total[i, 0]),
-        published=None if _is_list(row['solution']) else score_response(row['response'],
-                                                                        row['solution']))
+        published=(None if _is_list(row['solution']) or coordinates != 'pixels' else
+                   score_response(row['response'], row['solution'])))
         for i, (row, answer) in enumerate(zip(rows, parsed, strict=True))]
 
 

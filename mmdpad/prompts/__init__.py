@@ -1,5 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .coordinates import scale_boxes, scale_points
+from .coordinates import (
+    COORDINATES,
+    check_coordinates,
+    scale_boxes,
+    scale_points,
+    to_prompt_frame,
+    written_shape,
+)
 from .parser import FAILURE_REASONS, follows_template, parse_response
 from .solution import parse_objects_solution, parse_solution
 from .template import (
@@ -11,7 +18,8 @@ from .template import (
 )
 
 __all__ = [
-    'FAILURE_REASONS', 'TEMPLATES', 'build_messages', 'follows_template',
-    'format_objects_response', 'format_response', 'normalise_question', 'parse_objects_solution',
-    'parse_response', 'parse_solution', 'scale_boxes', 'scale_points'
+    'COORDINATES', 'FAILURE_REASONS', 'TEMPLATES', 'build_messages', 'check_coordinates',
+    'follows_template', 'format_objects_response', 'format_response', 'normalise_question',
+    'parse_objects_solution', 'parse_response', 'parse_solution', 'scale_boxes', 'scale_points',
+    'to_prompt_frame', 'written_shape'
 ]

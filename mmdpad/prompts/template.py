@@ -11,6 +11,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from .coordinates import check_coordinates
+
 OBJECT_KEYS = ('bbox', 'points_1', 'points_2')
 """Keys of an answer about one object: its box, then its points (DPAD, Seg-Zero)."""
 OBJECTS_KEYS = ('bbox_2d', 'point_2d')
@@ -23,8 +25,8 @@ def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[
 
     Args:
         think: The reasoning chain.
-        box: (x1, y1, x2, y2) in pixels of the prompt image; rounded to integers.
-        points: Two (x, y) in pixels of the prompt image; rounded to integers.
+        box: (x1, y1, x2, y2) in the policy's coordinates; rounded to integers.
+        points: Two (x, y) in the policy's coordinates; rounded to integers.
         caption: What the box holds.
 
     Returns:
@@ -57,15 +59,18 @@ def _response(think: str, answer: Any, caption: str) -> str:
             f'<caption>{caption}</caption>')
 
 
+_UNITS = dict(
+    pixels='in pixels of this image',
+    relative_1000="in coordinates from 0 to 1000, x of this image's width and y of its height")
 _FIND = (
     'Find "{question}" in the image. Compare the objects that could be meant and settle on the '
     'single best match. First reason between <think> and </think>. Then answer between <answer> '
-    'and </answer> with JSON in pixels of this image: the bounding box of the object '
+    'and </answer> with JSON {coordinates}: the bounding box of the object '
     '(x1, y1, x2, y2) and two points inside it, each at the centre of one of its widest parts.')
 _FIND_SEVERAL = (
     'Find "{question}" in the image: one object, several, or none. Compare all that could be '
     'meant and keep those that match. First reason between <think> and </think>. Then answer '
-    'between <answer> and </answer> with a JSON list in pixels of this image: for each object its '
+    'between <answer> and </answer> with a JSON list {coordinates}: for each object its '
     'bounding box (x1, y1, x2, y2) and a point inside it, at the centre of its widest part; an '
     'empty list [] if nothing matches.')
 _DESCRIBE = (
@@ -74,6 +79,7 @@ _DESCRIBE = (
 _DESCRIBE_SEVERAL = (
     ' Last, between <caption> and </caption>, describe what the boxes hold so that it cannot be '
     'taken for anything else in the image.')
+# Numbers that either convention may have.
 _EXAMPLE_BOX, _EXAMPLE_POINTS = (10, 100, 200, 210), ((30, 110), (35, 180))
 EXAMPLE_RESPONSE = format_response('your reasoning', _EXAMPLE_BOX, _EXAMPLE_POINTS,
                                    'a description of the object')
@@ -105,23 +111,29 @@ def normalise_question(text: str) -> str:
     return text.strip().lower().rstrip('. ')
 
 
-def build_messages(question: str, template: str = 'default') -> list[dict[str, Any]]:
+def build_messages(question: str, template: str = 'default',
+                   coordinates: str = 'pixels') -> list[dict[str, Any]]:
     """One user turn, image first, for a processor's ``apply_chat_template``.
 
     Args:
         question: A normalised question, see :func:`normalise_question`.
-        template: A name of :data:`TEMPLATES`, or text with the placeholder ``{question}``;
-            literal braces are doubled, as in ``str.format``.
+        template: A name of :data:`TEMPLATES`, or text with the placeholder ``{question}``, and
+            perhaps ``{coordinates}``, where the units of an answer are said; literal braces are
+            doubled, as in ``str.format``.
+        coordinates: One of :data:`.coordinates.COORDINATES`, in which the answer is wanted.
 
     Raises:
-        ValueError: The template has no ``{question}``, or a placeholder of another name.
+        ValueError: The template has no ``{question}``, or a placeholder of another name; or
+            unknown ``coordinates``.
     """
+    check_coordinates(coordinates)
     template = TEMPLATES.get(template, template)
     try:
-        text = template.format(question=question)
+        text = template.format(question=question, coordinates=_UNITS[coordinates])
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f'`prompt_template` should hold `{{question}}` and no other placeholder '
-                         f'(double literal braces), but got {template!r}') from error
+        raise ValueError(f'`prompt_template` should hold `{{question}}`, perhaps '
+                         f'`{{coordinates}}` and no other placeholder (double literal braces), '
+                         f'but got {template!r}') from error
     if '{question}' not in template:
         raise ValueError(f'`prompt_template` should be one of {sorted(TEMPLATES)} or hold '
                          f'`{{question}}`, but got {template!r}')

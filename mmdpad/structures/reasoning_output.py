@@ -11,7 +11,8 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class AnsweredObject:
-    """One object of an answer, in pixels of the prompt image, as the model wrote it.
+    """One object of an answer, as the model wrote it, in pixels of the prompt image (or, straight
+    from :func:`mmdpad.prompts.parse_response`, in the coordinates that the model writes).
 
     Attributes:
         box: (x1, y1, x2, y2); None where it could not be read.

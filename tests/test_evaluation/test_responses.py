@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,15 @@ def test_the_published_view_is_that_of_the_golden_vectors():
     rows = list(read_jsonl(str(GOLDEN)))
     for row in score_responses(rows, build_rule_terms(TERMS)):
         assert row['published'] == pytest.approx(row['expected'])
+
+
+def test_responses_in_relative_coordinates():
+    """(10, 20, 30, 40) in an image 40 wide and 80 high."""
+    text = format_response('t', (250, 250, 750, 500), ((375, 312), (450, 375)), 'c')
+    rows, terms = [dict(response=text, solution=SOLUTION)], build_rule_terms(TERMS)
+    (row, ) = score_responses(rows, terms, 'relative_1000', (80, 40))
+    assert row['rewards'] == dict(form=1, box=1) and row['published'] is None
+    assert score_responses(rows, terms)[0]['rewards']['box'] == 0
 
 
 def test_terms_that_count_tokens_need_them():
@@ -81,6 +91,14 @@ def test_the_tool_prints_means_and_writes_lines(run_tool, tmp_path):
     rows = list(read_jsonl(str(tmp_path / 'scored.jsonl')))
     assert len(rows) == 400 and rows[0]['rewards'].keys() == {
         'thinking_format', 'segmentation_format', 'box_iou', 'box_l1', 'point_l1'}
+
+
+def test_the_tool_reads_relative_coordinates(run_tool, tmp_path):
+    text = format_response('t', (250, 250, 750, 500), ((375, 312), (450, 375)), 'c')
+    path = tmp_path / 'in.jsonl'
+    path.write_text(json.dumps(dict(response=text, solution=SOLUTION)) + '\n')
+    found = run_tool(TOOL, path, '--coordinates', 'relative_1000', '--prompt-size', 40, 80)
+    assert re.search(r'^box_iou +1$', found, re.M), found
 
 
 def test_the_tool_names_what_is_wrong(run_tool, tmp_path):

@@ -15,12 +15,6 @@ from mmdpad.models import VLMReasoningHead
 from mmdpad.testing import POLICY_WEIGHTS
 
 
-class Qwen3Head(VLMReasoningHead):
-    """As a user would write it to train a Qwen3-VL."""
-
-    model_class = Qwen3VLForConditionalGeneration
-
-
 @pytest.fixture(scope='session')
 def qwen3_folder(tmp_path_factory) -> str:
     """A random Qwen3-VL of 200,000 parameters with deepstack features and grouped heads; its
@@ -60,4 +54,4 @@ def qwen3_folder(tmp_path_factory) -> str:
 @pytest.fixture(scope='session')
 def qwen3_head(qwen3_folder) -> VLMReasoningHead:
     """Built once; tests leave it as it is."""
-    return Qwen3Head(qwen3_folder, prompt_template=SHAPES_PROMPT_TEMPLATE).eval()
+    return VLMReasoningHead(qwen3_folder, prompt_template=SHAPES_PROMPT_TEMPLATE).eval()

@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 
-from mmdpad.prompts import TEMPLATES, build_messages, normalise_question
+from mmdpad.prompts import TEMPLATES, build_messages, normalise_question, parse_response
 
 
 @pytest.mark.parametrize('raw, question', [
@@ -37,3 +37,21 @@ def test_a_template_by_name_may_leave_the_caption_out():
 def test_a_template_without_its_placeholder_is_refused(template):
     with pytest.raises(ValueError, match='prompt_template'):
         build_messages('q', template)
+
+
+@pytest.mark.parametrize('name', TEMPLATES)
+def test_a_template_asks_in_the_wanted_units(name):
+    pixels, relative = (build_messages('a cup', name, units)[0]['content'][1]['text']
+                        for units in ('pixels', 'relative_1000'))
+    assert 'in pixels of this image' in pixels and '1000' not in pixels
+    assert 'in coordinates from 0 to 1000' in relative and 'pixels' not in relative
+    # The example is a possible answer in either.
+    answer = parse_response(relative[relative.rindex('<think>'):],
+                            several_objects=name == 'several_objects')
+    assert all(0 <= value <= 1000 for item in answer.objects
+               for value in (*item.box, *sum(item.points, ())))
+
+
+def test_a_template_of_ones_own_may_say_the_units():
+    (turn, ) = build_messages('a cup', 'find {question} {coordinates}', 'relative_1000')
+    assert turn['content'][1]['text'].startswith('find a cup in coordinates from 0 to 1000')

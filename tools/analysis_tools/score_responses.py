@@ -21,6 +21,7 @@ from mmdpad.evaluation.responses import (
     score_responses,
     summarise_responses,
 )
+from mmdpad.prompts import COORDINATES
 from mmdpad.utils import check_file, read_jsonl, write_jsonl
 
 PUBLISHED = Path(__file__).parents[2] / 'configs/_base_/schedules/grpo.py'
@@ -31,6 +32,10 @@ def main() -> None:
     parser.add_argument('responses', metavar='IN.jsonl', help='lines as above')
     parser.add_argument('--config', default=str(PUBLISHED), help='whose `train_cfg.rewards` to '
                         'score by (default: the published recipe)')
+    parser.add_argument('--coordinates', default='pixels', choices=COORDINATES,
+                        help='that the responses are written in (default: pixels)')
+    parser.add_argument('--prompt-size', type=int, nargs=2, metavar=('W', 'H'), default=(840, 840),
+                        help='of the image that was asked about, for relative coordinates')
     parser.add_argument('--out', metavar='OUT.jsonl', help='write each line with its scores; a '
                         'taken name gets a number')
     args = parser.parse_args()
@@ -44,7 +49,8 @@ def main() -> None:
         rows = list(read_jsonl(args.responses))
         if not rows:
             raise ValueError(f'{args.responses!r} holds no lines')
-        scored = score_responses(rows, build_rule_terms(rewards))
+        scored = score_responses(rows, build_rule_terms(rewards), args.coordinates,
+                                 tuple(args.prompt_size[::-1]))
     except (KeyError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from error
     for name, value in summarise_responses(scored).items():

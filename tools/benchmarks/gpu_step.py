@@ -238,9 +238,10 @@ class Training:
 
     def rollout(self) -> RolloutBatch:
         """Sampled responses to all prompts."""
+        images = [make_image(self.args.side, seed) for seed in range(self.args.prompts)]
         with self.device.clock('rollout'), self.wrapper.optim_context(self.model):
             rollout = self.model.rollout(
-                dict(prompt=unseen(self.prompts), prompt_image=self.samples), self.samples,
+                dict(prompt=unseen(self.prompts), prompt_image=images), self.samples,
                 **self.model.sampling)
         rollout.advantages = torch.randn(self.args.prompts, self.args.group_size)
         return rollout

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mmcv
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from mmcv.transforms import BaseTransform
 
 from mmdpad.prompts.coordinates import scale_boxes, scale_points
 from mmdpad.registry import TRANSFORMS
+from mmdpad.utils.provenance import base_datasets
 
 from .targets import box_from_mask, points_from_mask
 
@@ -49,6 +52,12 @@ class PromptResize(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(size={self.size})'
+
+
+def prompt_sizes(dataset: Any) -> set[tuple[int, int]]:
+    """(width, height) of the prompt images of a data set, however wrapped."""
+    return {step.size for part in base_datasets(dataset) for step in part.pipeline.transforms
+            if isinstance(step, PromptResize)}
 
 
 @TRANSFORMS.register_module()

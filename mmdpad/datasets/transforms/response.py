@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from mmcv.transforms import BaseTransform
 
-from mmdpad.prompts import format_objects_response, format_response
+from mmdpad.prompts import (
+    check_coordinates,
+    format_objects_response,
+    format_response,
+    scale_boxes,
+    scale_points,
+    written_shape,
+)
 from mmdpad.registry import TRANSFORMS
 
 from ..errors import DatasetError
@@ -15,22 +22,28 @@ from ..errors import DatasetError
 class ComposeResponse(BaseTransform):
     """Write the ideal response to a question.
 
-    Required keys: ``response``, a whole text (its coordinates in pixels of the prompt image),
-    which is taken as it is; or ``think`` and ``caption`` with ``prompt_boxes`` and
-    ``prompt_points``, which are put into the form of :func:`mmdpad.prompts.format_response`, or of
-    :func:`mmdpad.prompts.format_objects_response`. Added key: ``response``.
+    Required keys: ``response``, a whole text, which is taken as it is, its coordinates as well; or
+    ``think`` and ``caption`` with ``prompt_boxes``, ``prompt_points`` and ``prompt_shape``, which
+    are put into the form of :func:`mmdpad.prompts.format_response`, or of
+    :func:`mmdpad.prompts.format_objects_response`. Added keys: ``response`` and
+    ``response_coordinates``, what is given here.
 
     Args:
         several_objects: The answer is a list, as in ``ReasoningSegmentor``.
+        coordinates: Those that the policy writes, one of :data:`mmdpad.prompts.COORDINATES`:
+            'pixels' of the prompt image for Qwen2.5-VL, 'relative_1000' for Qwen2-VL and Qwen3-VL.
 
     Raises:
         DatasetError: The item has neither, or, where the answer is one object, not one target.
     """
 
-    def __init__(self, several_objects: bool = False) -> None:
+    def __init__(self, several_objects: bool = False, coordinates: str = 'pixels') -> None:
+        check_coordinates(coordinates)
         self.several_objects = several_objects
+        self.coordinates = coordinates
 
     def transform(self, results: dict) -> dict:
+        results['response_coordinates'] = self.coordinates
         if 'response' in results:
             return results
         missing = [key for key in ('think', 'caption') if key not in results]
@@ -39,8 +52,12 @@ class ComposeResponse(BaseTransform):
             raise DatasetError(f'{where} lacks {" and ".join(f"`{key}`" for key in missing)} for '
                                'supervised training; add both `think` and `caption`, or a whole '
                                '`response`, or train without `ComposeResponse`')
-        objects = list(zip(results['prompt_boxes'].tolist(), results['prompt_points'].tolist(),
-                           strict=True))
+        boxes, points = results['prompt_boxes'], results['prompt_points']
+        if self.coordinates != 'pixels':
+            shape = results['prompt_shape']
+            shapes = shape, written_shape(self.coordinates, shape)
+            boxes, points = scale_boxes(boxes, *shapes), scale_points(points, *shapes)
+        objects = list(zip(boxes.tolist(), points.tolist(), strict=True))
         if self.several_objects:
             results['response'] = format_objects_response(results['think'], objects,
                                                           results['caption'])

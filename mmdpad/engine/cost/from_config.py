@@ -13,7 +13,8 @@ from transformers import AutoProcessor
 
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads import shared_prefix
-from mmdpad.models.heads.lora import LORA_TARGETS
+from mmdpad.models.heads.families import FAMILIES
+from mmdpad.models.heads.lora import lora_targets
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.prompts import build_messages
 
@@ -65,14 +66,12 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
     """
     policy = config['model']['policy']
     model_config, source = read_policy_config(policy['pretrained'])
-    lora = policy.get('lora') or {}
-    targets = lora.get('target_modules', LORA_TARGETS)
-    shape = PolicyShape.of(build_on_meta(model_config), targets)
+    shape = PolicyShape.of(build_on_meta(model_config), lora_targets(policy.get('lora') or {}))
     notes = [f'policy: {source}']
     vision = shape.vision
     grid = _grid(config, vision.patch, vision.merge)
     if prompt_tokens is None:
-        text, how = _text_tokens(policy)
+        text, how = _text_tokens(policy, model_config.model_type)
         prompt_tokens = grid[0] * grid[1] // vision.merge**2 + text
         notes.append(f'text of a prompt: {text} tokens {how}')
     sampling, objective, options = split_train_cfg(config['model'].get('train_cfg') or {})
@@ -128,6 +127,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
             _argument(policy, 'dtype')],
         amp=wrapper.get('type') == 'AmpOptimWrapper',
         lora_rank=(policy.get('lora') or {}).get('r', 8) if policy.get('lora') else 0,
+        quantized_bytes=_quantized_bytes(policy.get('quantization') or {}),
         freeze_vision=_argument(policy, 'freeze_vision'),
         checkpointing=_argument(policy, 'gradient_checkpointing'),
         attention='eager' if _argument(policy, 'attn_implementation') == 'eager' else 'flash',
@@ -138,6 +138,18 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
         entropy=None if not is_grpo else 'grad' if objective['entropy_coef'] else 'no_grad',
         state=state, step=step,
         bucket_views=bool((config.get('model_wrapper_cfg') or {}).get('gradient_as_bucket_view')))
+
+
+def _quantized_bytes(quantization: Mapping[str, Any]) -> float:
+    """Of a weight with its scales: float32 ones of 64 weights each, or bytes and a float32 one of
+    256 of these (``bnb_4bit_use_double_quant``); 0 where nothing is quantized."""
+    if 'llm_int8_skip_modules' in quantization:
+        raise ValueError('`quantization.llm_int8_skip_modules` should be left out to be estimated, '
+                         f"but got {quantization['llm_int8_skip_modules']}")
+    if quantization.get('load_in_4bit'):
+        return 0.5 + (1 / 64 + 4 / (64 * 256) if quantization.get('bnb_4bit_use_double_quant')
+                      else 4 / 64)
+    return 1.0 if quantization.get('load_in_8bit') else 0.0
 
 
 def _optimizer_numbers(optimizer: Mapping[str, Any]) -> tuple[float, float]:
@@ -170,10 +182,10 @@ def _pipeline(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return dataset.get('pipeline', ())
 
 
-def _text_tokens(policy: Mapping[str, Any]) -> tuple[int, str]:
+def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
     """Tokens of a prompt without its image, and in words how they were found."""
-    template = _argument(policy, 'prompt_template')
-    messages = build_messages(QUESTION, template)
+    coordinates = policy.get('coordinates') or FAMILIES[model_type].coordinates
+    messages = build_messages(QUESTION, _argument(policy, 'prompt_template'), coordinates)
     folder = Path(policy['pretrained']).expanduser()
     if not ((folder / 'tokenizer.json').is_file() or (folder / 'vocab.json').is_file()):
         text = ''.join(part.get('text', '') for part in messages[0]['content'])

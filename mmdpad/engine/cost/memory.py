@@ -78,7 +78,12 @@ def standing(shape: PolicyShape, setup: Setup) -> Bytes:
     The reference shares a vision tower that is not trained, and is the policy itself without its
     adapter where there is one.
     """
-    parts: Bytes = {'weights': shape.parameters * setup.weight_bytes}
+    quantized = shape.text.linear if setup.quantized_bytes else 0
+    parts: Bytes = {'weights': (shape.parameters - quantized) * setup.weight_bytes
+                    + quantized * setup.quantized_bytes}
+    if quantized:
+        parts['weight in use, not quantized'] = (
+            shape.text.hidden * shape.text.intermediate * setup.compute_bytes)
     if setup.lora_rank:
         parts['adapter'] = setup.trained_bytes * trained_weights(shape, setup)
     elif setup.reference:
@@ -102,6 +107,7 @@ def cast_bytes(shape: PolicyShape, setup: Setup) -> int:
     """
     if setup.lora_rank:
         below = 0 if setup.checkpointing else shape.castable - shape.vision_castable
+        below -= shape.text.linear if setup.quantized_bytes and below else 0
         return 2 * setup.amp * trained_weights(shape, setup) + _casts(setup) * below
     return _casts(setup) * (shape.castable - shape.vision_castable * setup.freeze_vision)
 

@@ -33,7 +33,7 @@ class Variant:
 
 def variants(setup: Setup) -> list[Variant]:
     """The ways to train, the configured one first."""
-    full = replace(setup, lora_rank=0, weight_bytes=4, state=2.0, step=1.0)
+    full = replace(setup, lora_rank=0, weight_bytes=4, quantized_bytes=0.0, state=2.0, step=1.0)
     rank = setup.lora_rank or LORA_RANK
     return [
         Variant('as configured', '', setup),

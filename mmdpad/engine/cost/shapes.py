@@ -84,7 +84,7 @@ class PolicyShape:
         parameters: All weights, tied ones once; vision_parameters: those of the vision tower.
         castable, vision_castable: Weights and biases of linear maps, of all and of the vision
             tower: what autocast turns into bfloat16.
-        adapter: Weights of an adapter of rank 1 in :data:`LORA_TARGETS`.
+        adapter: Weights of an adapter of rank 1 in the layers that get one.
         tied: Whether the output head is the embedding.
     """
 
@@ -98,7 +98,8 @@ class PolicyShape:
     tied: bool
 
     @classmethod
-    def of(cls, model: PreTrainedModel, targets: str | Sequence[str] = LORA_TARGETS) -> PolicyShape:
+    def of(cls, model: PreTrainedModel,
+           targets: str | Sequence[str] = LORA_TARGETS['language']) -> PolicyShape:
         """The shape of a Qwen-VL model, which may be on the meta device.
 
         Args:
@@ -161,9 +162,11 @@ def _vision_shape(tower: nn.Module) -> VisionShape:
     config = tower.config
     mergers = [tower.merger, *getattr(tower, 'deepstack_merger_list', ())]
     full = getattr(config, 'fullatt_block_indexes', None)
+    # `hidden_size` of Qwen2-VL's is the width of its output.
+    hidden = getattr(config, 'embed_dim', config.hidden_size)
     return VisionShape(
-        hidden=config.hidden_size, layers=config.depth, heads=config.num_heads,
-        intermediate=config.intermediate_size,
+        hidden=hidden, layers=config.depth, heads=config.num_heads,
+        intermediate=getattr(config, 'intermediate_size', None) or hidden * config.mlp_ratio,
         gated=hasattr(tower.blocks[0].mlp, 'gate_proj'),
         full_blocks=config.depth if full is None else len(set(full)),
         window=0 if full is None else
@@ -197,14 +200,20 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
 
 def _published_config(name: str) -> Any:
     hidden, intermediate, layers, heads, kv_heads, tied, tower = PUBLISHED[name]
-    kind = 'qwen3_vl' if name.startswith('Qwen3') else 'qwen2_5_vl'
+    kind = name.rpartition('-')[0].lower().replace('.', '_').replace('-', '_')
     vocabulary = 151936 if kind == 'qwen3_vl' or tied else 152064
     text = dict(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
                 num_attention_heads=heads, num_key_value_heads=kv_heads, vocab_size=vocabulary,
                 rope_parameters=dict(rope_type='default', rope_theta=1e6,
                                      mrope_section=[16, 24, 24]), tie_word_embeddings=tied)
     return AutoConfig.for_model(kind, text_config=text, tie_word_embeddings=tied,
-                                vision_config=dict(tower, out_hidden_size=hidden))
+                                vision_config=dict(tower, **{_OUTPUT[kind]: hidden}))
+
+
+# The name that the width of a vision tower's output has in its config.
+_OUTPUT = dict(qwen2_vl='hidden_size', qwen2_5_vl='out_hidden_size', qwen3_vl='out_hidden_size')
+_TOWER_2 = dict(depth=32, embed_dim=1280, num_heads=16, mlp_ratio=4, patch_size=14,
+                spatial_merge_size=2)
 
 
 def _tower_2_5(intermediate: int) -> dict[str, Any]:
@@ -221,6 +230,9 @@ def _tower_3(depth: int, hidden: int, intermediate: int, levels: list[int]) -> d
 # Shapes as the models' published config.json files give them: hidden, intermediate, layers, heads,
 # key and value heads, tied embeddings, vision tower.
 PUBLISHED: dict[str, tuple] = {
+    'Qwen2-VL-2B': (1536, 8960, 28, 12, 2, True, _TOWER_2),
+    'Qwen2-VL-7B': (3584, 18944, 28, 28, 4, False, _TOWER_2),
+    'Qwen2-VL-72B': (8192, 29568, 80, 64, 8, False, _TOWER_2),
     'Qwen2.5-VL-3B': (2048, 11008, 36, 16, 2, True, _tower_2_5(3420)),
     'Qwen2.5-VL-7B': (3584, 18944, 28, 28, 4, False, _tower_2_5(3420)),
     'Qwen2.5-VL-32B': (5120, 27648, 64, 40, 8, False, _tower_2_5(3456)),

@@ -107,6 +107,8 @@ class Setup:
         weight_bytes: Of a weight: 4 for float32, 2 for bfloat16.
         amp: Whether linear maps and attention compute in bfloat16 by autocast.
         lora_rank: Rank of the adapter (float32); 0 to train the weights.
+        quantized_bytes: Of a quantized weight, with its share of the scales: those of the language
+            model's linear maps are then; 0 where none is.
         freeze_vision: As in :class:`mmdpad.models.VLMReasoningHead`.
         checkpointing: Whether layers are computed again in the backward pass.
         attention: 'flash' for any kernel that keeps no probabilities (SDPA, flash attention), or
@@ -132,6 +134,7 @@ class Setup:
     weight_bytes: int = 4
     amp: bool = False
     lora_rank: int = 0
+    quantized_bytes: float = 0.0
     freeze_vision: bool = False
     checkpointing: bool = False
     attention: str = 'flash'

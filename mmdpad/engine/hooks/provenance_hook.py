@@ -10,13 +10,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmdpad.datasets.transforms import PromptResize
+from mmdpad.datasets.transforms.prompt_frame import prompt_sizes
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import HOOKS
 from mmdpad.utils import jsonable
 from mmdpad.utils.provenance import (
-    base_datasets,
     dataset_switches,
     describe_data,
     describe_environment,
@@ -35,7 +34,8 @@ class ProvenanceHook(Hook):
 
     - ``protocol``: ``dataset``, ``split``, ``texts`` and the like, as the data set was chosen;
       ``prompt_size`` (width, height); and of a :class:`ReasoningSegmentor` ``decoder``,
-      ``several_objects``, ``prompt_template`` and ``test_cfg`` (``temperature`` 0 is greedy).
+      ``several_objects``, ``prompt_template``, ``coordinates`` and ``test_cfg`` (``temperature`` 0
+      is greedy).
     - ``provenance``: ``checkpoint``, the name of the file that was loaded (None: the weights that
       the config names), and ``iter``, how long this run has trained them; ``weights``, SHA-256 of
       the policy's and the decoder's; ``config``; ``data_root`` and ``data``
@@ -97,11 +97,11 @@ def _model_switches(model: nn.Module) -> dict[str, Any]:
                 several_objects=model.several_objects,
                 reference_compatible=model.reference_compatible,
                 prompt_template=model.policy.encoder.template,
+                coordinates=model.policy.coordinates,
                 test_cfg=dict(model.test_cfg))
 
 
 def _prompt_size(dataset: Any) -> list[tuple[int, int]] | None:
     """Width and height of the prompt images; None where the pipelines do not tell one size."""
-    sizes = {step.size for part in base_datasets(dataset) for step in part.pipeline.transforms
-             if isinstance(step, PromptResize)}
+    sizes = prompt_sizes(dataset)
     return sizes.pop() if len(sizes) == 1 else None

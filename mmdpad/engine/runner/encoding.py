@@ -8,8 +8,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from mmdpad.datasets.transforms.prompt_frame import prompt_sizes
 from mmdpad.engine.unwrap import unwrap
-from mmdpad.models.heads.prompt_encoder import EncodingCollate
+from mmdpad.models.heads.prompt_encoder import EncodingCollate, check_prompt_lengths
+from mmdpad.prompts import normalise_question
+from mmdpad.utils.provenance import base_datasets
 
 
 def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> DataLoader:
@@ -23,7 +26,8 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
         dataloader: A config, or a loader, whose ``collate_fn`` is replaced.
 
     Raises:
-        ValueError: The data set's questions may mean several objects, the model's answers only one.
+        ValueError: The data set's questions may mean several objects, the model's answers only one;
+            or a prompt image has a size that the processor does not keep, or a prompt is too long.
     """
     if isinstance(dataloader, dict):
         dataloader = runner.build_dataloader(
@@ -38,8 +42,19 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
     encoder = getattr(getattr(model, 'policy', None), 'encoder', None)
     if encoder is None or isinstance(dataloader.collate_fn, EncodingCollate):
         return dataloader
+    problems = check_prompt_lengths(encoder, *asked(dataloader.dataset))
+    if problems:
+        raise ValueError('\n'.join(problems))
     if dataloader.num_workers:
         # Workers are the parallelism. Threads of a tokenizer do not survive a fork: it would warn.
         os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     dataloader.collate_fn = EncodingCollate(encoder, dataloader.collate_fn)
     return dataloader
+
+
+def asked(dataset: Any) -> tuple[list[str], set[tuple[int, int]]]:
+    """The normalised questions of a data set, and (width, height) of its prompt images, for
+    :func:`mmdpad.models.heads.prompt_encoder.check_prompt_lengths`. No image is read."""
+    items = (part.get_data_info(i) for part in base_datasets(dataset) for i in range(len(part)))
+    return ([normalise_question(item['question']) for item in items if 'question' in item],
+            prompt_sizes(dataset))

@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from .families import PolicyFamily, register_family
+from .prompt_encoder import check_prompt_lengths
 from .vlm_reasoning_head import VLMReasoningHead
 
-__all__ = ['VLMReasoningHead']
+__all__ = ['PolicyFamily', 'VLMReasoningHead', 'check_prompt_lengths', 'register_family']

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-# Attention and MLP of the language model; the vision tower's layers share some of these names.
-LORA_TARGETS = r'.*language_model.*\.(q|k|v|o|gate|up|down)_proj'
+_LANGUAGE = r'.*language_model.*\.(q|k|v|o|gate|up|down)_proj'
+# Names of the towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL; their mergers are left out.
+_VISION = r'.*visual\.blocks.*\.(qkv|proj|fc1|fc2|(gate|up|down)_proj|linear_fc1|linear_fc2)'
+LORA_TARGETS = dict(language=_LANGUAGE, language_and_vision=f'{_LANGUAGE}|{_VISION}')
+"""Linear layers by name: attention and MLP of the language model; the same and those of the vision
+tower's blocks."""
 # With the adapter off, the model has to be what `pretrained` holds, and with it on, the same in
 # every pass.
 _ALLOWED: dict[str, tuple] = dict(bias=('none', ), modules_to_save=(None, ), lora_dropout=(0, ),
@@ -25,8 +29,8 @@ def add_lora(model: nn.Module, lora: Mapping[str, Any]) -> None:
 
     Args:
         model: A model of transformers.
-        lora: Arguments of ``peft.LoraConfig``; ``target_modules`` is :data:`LORA_TARGETS` by
-            default.
+        lora: Arguments of ``peft.LoraConfig``; ``target_modules`` may also be a name of
+            :data:`LORA_TARGETS`, by default 'language'.
 
     Raises:
         ImportError: peft is not installed.
@@ -41,7 +45,7 @@ def add_lora(model: nn.Module, lora: Mapping[str, Any]) -> None:
     if unknown := sorted(lora.keys() - known):
         raise ValueError(f'`lora` should hold arguments of peft.LoraConfig (r, lora_alpha, '
                          f'target_modules, ...), but got {unknown}; correct or remove them')
-    config = peft.LoraConfig(**{'target_modules': LORA_TARGETS, **lora})
+    config = peft.LoraConfig(**{**lora, 'target_modules': lora_targets(lora)})
     for name, allowed in _ALLOWED.items():
         if getattr(config, name) not in allowed:
             raise ValueError(
@@ -52,6 +56,12 @@ def add_lora(model: nn.Module, lora: Mapping[str, Any]) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def lora_targets(lora: Mapping[str, Any]) -> str | Sequence[str]:
+    """The layers that get an adapter: a pattern of whole names, or last parts of names."""
+    given = lora.get('target_modules', 'language')
+    return LORA_TARGETS.get(given, given) if isinstance(given, str) else given
 
 
 @contextmanager

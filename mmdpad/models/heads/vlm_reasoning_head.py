@@ -10,20 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, ProcessorMixin, Qwen2_5_VLForConditionalGeneration
+from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin
+from transformers.utils import is_flash_attn_2_available
 
 from mmdpad.models.weights import check_source, load_pretrained
 from mmdpad.prompts import build_messages
 from mmdpad.registry import MODELS
 
 from . import replicated_prefix, shared_prefix
+from .families import find_family
 from .lora import adapter_off, add_lora
 from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
+from .quantization import keep_trainable, quantization_config
 from .token_log_probs import token_log_probs
 
 _EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
@@ -32,7 +36,11 @@ _REMEDY = 'The folder should hold the weights of the model that its config.json 
 
 @MODELS.register_module()
 class VLMReasoningHead(BaseModule):
-    """Qwen2.5-VL with its own processor: prompts to tokens, and log-probabilities of responses.
+    """A vision-language model with its own processor: prompts to tokens, and log-probabilities of
+    responses.
+
+    The ``model_type`` in the config.json of ``pretrained`` says which family it is of
+    (:mod:`.families`): Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or one that was registered.
 
     Args:
         pretrained: A local folder in Hugging Face format, or a hub name (``Qwen/...``). A string
@@ -50,24 +58,29 @@ class VLMReasoningHead(BaseModule):
         max_prompt_tokens: Longer prompts (image tokens included) are an error.
         lora: Train a low-rank adapter instead of the weights, for example ``dict(r=16,
             lora_alpha=32)``: arguments of ``peft.LoraConfig``, see :func:`.lora.add_lora`. By
-            default it sits in the linear layers of the language model's attention and MLP. Needs
-            ``pip install "mmdpad[lora]"``.
+            default it sits in the linear layers of the language model's attention and MLP; with
+            ``target_modules='language_and_vision'`` also in those of the vision tower's blocks.
+            Needs ``pip install "mmdpad[lora]"``.
+        quantization: With ``lora``, keep the language model's linear weights in 4 or 8 bits
+            (QLoRA, arXiv 2305.14314), for example ``dict(load_in_4bit=True)``: arguments of
+            ``transformers.BitsAndBytesConfig``, see :func:`.quantization.quantization_config`.
+            Needs ``pip install "mmdpad[qlora]"``.
+        coordinates: Those in which the policy is asked to write and is read, one of
+            :data:`mmdpad.prompts.COORDINATES`; None: its family's. A model that was trained to
+            write others may need it.
 
     Attributes:
+        coordinates: As above, never None.
         adapter_keys: Names of the adapter's weights in this module's state; empty without one.
         vision_is_fixed: Whether the vision tower is never trained (frozen, or no adapter in it).
-        model_class: The class of transformers; a subclass may name another Qwen-VL model, such as
-            ``Qwen3VLForConditionalGeneration`` (coordinates are still read as pixels).
 
     Raises:
         FileNotFoundError: ``pretrained`` looks like a path and is not there, or lacks
             config.json.
-        ValueError: The weights do not fit the model (missing or unexpected keys, shapes), or
-            ``lora`` has wrong arguments.
-        ImportError: ``lora`` is given and peft is not installed.
+        ValueError: The family is unknown, the weights do not fit the model (missing or unexpected
+            keys, shapes), or an argument is wrong.
+        ImportError: A package that an argument needs is not installed.
     """
-
-    model_class: type[PreTrainedModel] = Qwen2_5_VLForConditionalGeneration
 
     def __init__(self,
                  pretrained: str,
@@ -77,12 +90,22 @@ class VLMReasoningHead(BaseModule):
                  freeze_vision: bool = False,
                  gradient_checkpointing: bool = False,
                  max_prompt_tokens: int = 1300,
-                 lora: dict | None = None) -> None:
+                 lora: dict | None = None,
+                 quantization: dict | None = None,
+                 coordinates: str | None = None) -> None:
         super().__init__()
-        build_messages('', prompt_template)
+        build_messages('', prompt_template, coordinates or 'pixels')
+        check_attention(attn_implementation)
+        if quantization is not None:
+            quantization = quantization_config(quantization, lora)
         source = check_source('model.policy.pretrained', pretrained, _EXAMPLE)
-        self.encoder = PromptEncoder(source, prompt_template, max_prompt_tokens)
-        self.model = self._load_model(source, dtype)
+        self.family = find_family(source)
+        self.coordinates = coordinates or self.family.coordinates
+        self.encoder = PromptEncoder(source, prompt_template, max_prompt_tokens, self.coordinates)
+        self.model = self._load_model(
+            source, dtype, **dict(quantization_config=quantization) if quantization else {})
+        if quantization:
+            keep_trainable(self.model)
         shares = attn_implementation == shared_prefix.NAME
         self._response_states = (shared_prefix if shares else replicated_prefix).response_states
         self.model.set_attn_implementation(
@@ -126,11 +149,8 @@ class VLMReasoningHead(BaseModule):
     def vision_token_ids(self) -> list[int]:
         """Tokens that stand for images or videos. A response may not hold them: the model would
         take a sampled one for a further image."""
-        config = self.model.config
-        names = ('image_token_id', 'video_token_id', 'vision_start_token_id',
-                 'vision_end_token_id', 'vision_token_id')
-        return sorted({getattr(config, name) for name in names
-                       if getattr(config, name, None) is not None})
+        ids = (getattr(self.model.config, name, None) for name in self.family.vision_tokens)
+        return sorted({number for number in ids if number is not None})
 
     @property
     def end_tokens(self) -> list[int]:
@@ -253,5 +273,22 @@ class VLMReasoningHead(BaseModule):
         return loss, dict(perplexity=loss.detach().exp(),
                           response_tokens=mask.sum(dim=1).float().mean())
 
-    def _load_model(self, source: str, dtype: str) -> PreTrainedModel:
-        return load_pretrained(self.model_class, source, _REMEDY, dtype=getattr(torch, dtype))
+    def _load_model(self, source: str, dtype: str, **arguments: Any) -> PreTrainedModel:
+        return load_pretrained(self.family.model_class, source, _REMEDY,
+                               dtype=getattr(torch, dtype), **arguments)
+
+
+def check_attention(name: str) -> None:
+    """See that an attention implementation is there, before weights are read.
+
+    Raises:
+        ValueError: transformers knows none of that name.
+        ImportError: It needs a package that is not installed.
+    """
+    known = sorted(['eager', *AttentionInterface().valid_keys()])
+    if name not in known:
+        raise ValueError(f'`attn_implementation` should be one of {known}, but got {name!r}')
+    if name == 'flash_attention_2' and not is_flash_attn_2_available():
+        raise ImportError("`attn_implementation='flash_attention_2'` needs the package flash-attn "
+                          'and a GPU; install it (`pip install flash-attn`), or use '
+                          "'shared_prefix' (the default) or 'sdpa', which need neither")

@@ -13,7 +13,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdpad.prompts import parse_response, scale_boxes, scale_points
+from mmdpad.prompts import parse_response, scale_boxes, scale_points, to_prompt_frame
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import check_objective, policy_loss
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
@@ -111,18 +111,23 @@ class ReasoningSegmentor(BaseDetector):
         prompts = self._encode(inputs, data_samples)
         responses = self.rollout_engine(self.policy, prompts, **sampling)
         texts = self.policy.decode(responses.ids.where(responses.mask, self._pad_token))
-        parsed = [self._parse(text) for text in texts]
+        group_size = sampling.get('group_size', 1)
+        parsed = [self._parse(text, inputs['prompt_image'][n // group_size])
+                  for n, text in enumerate(texts)]
         lengths = [self.policy.count_tokens(p.think) for p in parsed]
         return RolloutBatch(
             data_samples=data_samples, prompt_images=inputs['prompt_image'],
             images=inputs.get('image'), prompts=prompts,
-            group_size=sampling.get('group_size', 1), texts=texts, parsed=parsed,
+            group_size=group_size, texts=texts, parsed=parsed,
             response_ids=responses.ids, response_mask=responses.mask,
             truncated=responses.truncated, sampling_logp=responses.logp,
             think_tokens=torch.tensor([torch.nan if n is None else float(n) for n in lengths]))
 
-    def _parse(self, text: str) -> ReasoningOutput | ParseFailure:
-        return parse_response(text, self.reference_compatible, self.several_objects)
+    def _parse(self, text: str, prompt_image: Tensor) -> ReasoningOutput | ParseFailure:
+        """A response about an image (3, h, w), with boxes and points in its pixels, whatever
+        coordinates the policy writes. Everything behind this call is in pixels."""
+        answer = parse_response(text, self.reference_compatible, self.several_objects)
+        return to_prompt_frame(answer, self.policy.coordinates, tuple(prompt_image.shape[-2:]))
 
     def _encode(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[Any]:
         """The policy's prompts for B images and the samples' questions; those that a data
@@ -181,6 +186,7 @@ class ReasoningSegmentor(BaseDetector):
 
         Raises:
             TypeError: A sample has no ``response``.
+            ValueError: Its coordinates are not those that the policy writes.
         """
         if not data_samples or not all('response' in sample for sample in data_samples):
             raise TypeError(
@@ -188,6 +194,11 @@ class ReasoningSegmentor(BaseDetector):
                 f'samples should have a `response`, but got {type(inputs).__name__} and samples '
                 f"without it; set `train_cfg=dict(type='GRPOTrainLoop', ...)`, or, to learn given "
                 f"responses, put `dict(type='ComposeResponse')` before `PackReasoningInputs`")
+        own = self.policy.coordinates
+        for sample in data_samples:
+            if (given := sample.get('response_coordinates', own)) != own:
+                raise ValueError(f'`coordinates` of `ComposeResponse` should be {own!r}, which the '
+                                 f'policy writes, but got {given!r}; set them so')
         prompts = self._encode(inputs, data_samples)
         loss, scalars = self.policy.supervised_loss(prompts, [s.response for s in data_samples])
         return {'loss': loss, **scalars}
@@ -243,7 +254,7 @@ class ReasoningSegmentor(BaseDetector):
         """
         answers = self._answers(inputs, data_samples)
         for row, (sample, (text, truncated)) in enumerate(zip(data_samples, answers, strict=True)):
-            parsed = self._parse(text)
+            parsed = self._parse(text, inputs['prompt_image'][row])
             usable = () if isinstance(parsed, ParseFailure) else parsed.objects
             sample.pred_instances = self.draw(usable, inputs['image'][row],
                                               tuple(inputs['prompt_image'][row].shape[-2:]))

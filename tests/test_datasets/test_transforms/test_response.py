@@ -40,3 +40,16 @@ def test_several_objects_are_a_list_and_refused_where_one_is_answered(count):
     entry = '{"bbox_2d": [1, 2, 30, 40], "point_2d": [5, 6]}'
     assert (f'<answer>[{", ".join([entry] * count)}]</answer>'
             in ComposeResponse(several_objects=True)(results)['response'])
+
+
+def test_writes_the_coordinates_that_the_policy_speaks():
+    """In a prompt image 64 wide and 40 high: x / 64 * 1000 and y / 40 * 1000, rounded."""
+    results = targets(think='so', caption='a star', prompt_shape=(40, 64))
+    composed = ComposeResponse(coordinates='relative_1000')(dict(results))
+    assert ('{"bbox": [16, 50, 469, 1000], "points_1": [78, 150], "points_2": [109, 200]}'
+            in composed['response'])
+    assert composed['response_coordinates'] == 'relative_1000'
+    assert composed['prompt_boxes'].equal(results['prompt_boxes'])  # targets stay in pixels
+    assert ComposeResponse()(dict(results))['response_coordinates'] == 'pixels'
+    with pytest.raises(ValueError, match="`coordinates` should be one of .*, but got 'metres'"):
+        ComposeResponse(coordinates='metres')

@@ -16,7 +16,6 @@ from measuring import (
     tiny_policy,
     tiny_qwen3_vl,
 )
-from transformers import Qwen3VLForConditionalGeneration
 
 from mmdpad.engine.cost.memory import (
     full_shard,
@@ -28,7 +27,7 @@ from mmdpad.engine.cost.memory import (
 )
 from mmdpad.engine.cost.shapes import PolicyShape, build_on_meta
 from mmdpad.engine.cost.workload import Setup, Workload
-from mmdpad.models import HFRollout, VLMReasoningHead
+from mmdpad.models import HFRollout
 from mmdpad.models.heads import token_log_probs
 
 CHECKPOINTING = dict(gradient_checkpointing=True)
@@ -108,8 +107,7 @@ def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('policy', [{}, CHECKPOINTING], ids=['plain', 'checkpointing'])
-def test_an_update_of_qwen3_vl_holds_what_was_measured(policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(VLMReasoningHead, 'model_class', Qwen3VLForConditionalGeneration)
+def test_an_update_of_qwen3_vl_holds_what_was_measured(policy, tmp_path):
     model = segmentor(tiny_qwen3_vl(tmp_path), policy, group_size=4)
     batch, work = made_up_rollout(model, 224, prompts=1, group_size=4, length=30)
     setup = Setup(checkpointing=bool(policy), rollout='none')

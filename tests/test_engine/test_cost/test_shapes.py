@@ -3,9 +3,11 @@ import pytest
 
 from mmdpad.engine.cost.shapes import PUBLISHED, PolicyShape, build_on_meta, read_policy_config
 from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.testing.policy_folder import make_policy_folder
 
 # Parameters in billions, as the models' weights files add up.
-PARAMETERS = {'Qwen2.5-VL-3B': 3.755, 'Qwen2.5-VL-7B': 8.292, 'Qwen2.5-VL-32B': 33.453,
+PARAMETERS = {'Qwen2-VL-2B': 2.209, 'Qwen2-VL-7B': 8.291, 'Qwen2-VL-72B': 73.406,
+              'Qwen2.5-VL-3B': 3.755, 'Qwen2.5-VL-7B': 8.292, 'Qwen2.5-VL-32B': 33.453,
               'Qwen2.5-VL-72B': 73.411, 'Qwen3-VL-2B': 2.128, 'Qwen3-VL-4B': 4.438,
               'Qwen3-VL-8B': 8.767}
 
@@ -28,6 +30,17 @@ def test_a_folder_is_read_and_no_weight_is_left_out(head):
     assert shape.text.linear == 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384)
     # Inputs and outputs of the seven maps together.
     assert shape.adapter == 4 * (2 * 256 + 2 * 192 + 3 * 512)
+
+
+@pytest.mark.parametrize('family', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
+def test_every_family_is_read(family, tmp_path):
+    shape = PolicyShape.of(build_on_meta(read_policy_config(
+        make_policy_folder(tmp_path, family))[0]))
+    patch, gated = {'qwen2_vl': (14, False), 'qwen2_5_vl': (14, True),
+                    'qwen3_vl': (16, False)}[family]
+    assert (shape.vision.patch, shape.vision.gated) == (patch, gated)
+    assert (shape.vision.hidden, shape.vision.intermediate, shape.vision.layers) == (32, 64, 2)
+    assert (shape.text.hidden, shape.text.layers, shape.text.kv) == (32, 2, 16)
 
 
 def test_an_adapter_may_sit_in_fewer_layers(head):

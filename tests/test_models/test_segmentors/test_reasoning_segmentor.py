@@ -55,6 +55,39 @@ def test_predict_gives_boxes_points_and_masks_in_the_original_frame(model, batch
     assert failed.reasoning['think_tokens'] is None
 
 
+def test_relative_coordinates_are_read_once_and_their_text_is_kept(tiny_config, batch):
+    """The same answer in either convention, of a 112-pixel prompt image."""
+    texts = dict(
+        pixels=format_response('so', (28, 56, 84, 112), ((56, 84), (28, 84)), 'a cup'),
+        relative_1000=format_response('so', (250, 500, 750, 1000), ((500, 750), (250, 750)),
+                                      'a cup'))
+    found = {}
+    for name, text in texts.items():
+        model = MODELS.build(dict(tiny_config.model, policy=dict(
+            tiny_config.model.policy, coordinates=name))).eval()
+        model.rollout_engine = FixedRollout([text, 'no answer'] * 2)
+        data = model.data_preprocessor(batch, False)
+        rollout = model.rollout(**data, group_size=2)
+        assert rollout.texts == [text, 'no answer'] * 2
+        assert rollout.parsed[2].box == (28, 56, 84, 112)
+        assert rollout.parsed[0].points == ((56, 84), (28, 84))
+        model.rollout_engine = FixedRollout([text, 'no answer'])
+        found[name] = model.test_step(batch)[0]
+        assert found[name].reasoning['response'] == text
+        assert found[name].reasoning['parsed'].box == (28, 56, 84, 112)
+    pixels, relative = (found[name].pred_instances for name in texts)
+    torch.testing.assert_close(relative.bboxes, pixels.bboxes)
+    assert relative.masks.equal(pixels.masks)
+
+
+def test_a_response_in_other_coordinates_is_not_taught(model, batch):
+    data = model.data_preprocessor(batch, False)
+    for sample in data['data_samples']:
+        sample.set_metainfo(dict(response='a', response_coordinates='relative_1000'))
+    with pytest.raises(ValueError, match="`coordinates` of `ComposeResponse` should be 'pixels'"):
+        model.loss(**data)
+
+
 def test_an_answer_may_name_several_objects_or_none(tiny_config, batch):
     model = MODELS.build(dict(tiny_config.model, several_objects=True)).eval()
     objects = [((28, 56, 84, 112), [(56, 84)]), ((0, 0, 56, 56), [(28, 28)])]

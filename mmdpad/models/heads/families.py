@@ -1,0 +1,81 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What differs between families of policies, by the ``model_type`` of a config.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
+
+from mmdpad.prompts import check_coordinates
+
+_ENTRIES = ('image_token_id', 'video_token_id', 'vision_start_token_id', 'vision_end_token_id',
+            'vision_token_id')
+
+
+@dataclass(frozen=True)
+class PolicyFamily:
+    """A family of vision-language models.
+
+    Attributes:
+        name: For people.
+        model_class: The class of transformers. Its ``model`` has ``visual``, ``language_model``
+            and ``get_rope_index`` as those of Qwen-VL have.
+        coordinates: The convention that the published weights speak, one of
+            :data:`mmdpad.prompts.COORDINATES`.
+        vision_tokens: Entries of config.json with tokens that stand for images or videos; a
+            config may lack some.
+    """
+
+    name: str
+    model_class: type[PreTrainedModel]
+    coordinates: str
+    vision_tokens: tuple[str, ...] = _ENTRIES
+
+    def __post_init__(self) -> None:
+        check_coordinates(self.coordinates)
+
+
+FAMILIES: dict[str, PolicyFamily] = {}
+"""``model_type`` -> family."""
+
+
+def register_family(model_type: str, family: PolicyFamily) -> None:
+    """Make a family known under the ``model_type`` of its config.json."""
+    FAMILIES[model_type] = family
+
+
+register_family('qwen2_vl', PolicyFamily('Qwen2-VL', Qwen2VLForConditionalGeneration,
+                                         'relative_1000'))
+register_family('qwen2_5_vl', PolicyFamily('Qwen2.5-VL', Qwen2_5_VLForConditionalGeneration,
+                                           'pixels'))
+register_family('qwen3_vl', PolicyFamily('Qwen3-VL', Qwen3VLForConditionalGeneration,
+                                         'relative_1000'))
+
+
+def find_family(source: str) -> PolicyFamily:
+    """The family of a policy; reads nothing but its config.json.
+
+    Args:
+        source: Folder or hub name, see :func:`mmdpad.models.weights.check_source`.
+
+    Raises:
+        ValueError: No such family is registered.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(source)
+    model_type = config.get('model_type')
+    if model_type not in FAMILIES:
+        known = ', '.join(f'{name} ({family.name})' for name, family in FAMILIES.items())
+        raise ValueError(
+            f'The `model_type` in config.json of {source!r} should be one of {known}, but is '
+            f'{model_type!r}; use such a model, or add its family in a module of '
+            f'`custom_imports`: register_family({model_type!r}, PolicyFamily(name=..., '
+            f"model_class=..., coordinates='pixels' or 'relative_1000')) of "
+            f'mmdpad.models.heads.families, see docs/policies.md')
+    return FAMILIES[model_type]

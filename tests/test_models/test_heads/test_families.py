@@ -1,0 +1,181 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Every family through every engine; transformers' own forward and generate are the reference."""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmdpad
+from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models.heads.families import FAMILIES, PolicyFamily, find_family, register_family
+from mmdpad.testing.policy_folder import make_policy_folder
+
+QUESTIONS = ['the red circle', 'something you could roll']
+TEMPLATE = 'find "{question}"'
+TEXTS = ['a red star', 'no', 'so it is', 'a']
+TOWERS = dict(qwen2_vl={'attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'},
+              qwen2_5_vl={'attn.qkv', 'attn.proj', 'mlp.gate_proj', 'mlp.up_proj',
+                          'mlp.down_proj'},
+              qwen3_vl={'attn.qkv', 'attn.proj', 'mlp.linear_fc1', 'mlp.linear_fc2'})
+
+
+@pytest.fixture(scope='module', params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope='module')
+def folder(family, tmp_path_factory):
+    return make_policy_folder(tmp_path_factory.mktemp(family), family)
+
+
+@pytest.fixture(scope='module')
+def images(family):
+    """Two images of different sizes that every processor keeps."""
+    side = 16 * 2 if family == 'qwen3_vl' else 14 * 2
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 256, (3, rows * side, 9 * side), dtype=torch.uint8,
+                          generator=generator) for rows in (8, 10)]
+
+
+@pytest.fixture(scope='module')
+def exact(folder):
+    return VLMReasoningHead(folder, TEMPLATE, dtype='float64').eval()
+
+
+@torch.no_grad()
+def log_probs(head, images):
+    prompts = head.encode_prompts(images, QUESTIONS)
+    return head.log_probs(prompts, *head.encode_responses(TEXTS))[0]
+
+
+def test_it_is_known_by_its_config(exact, family):
+    published = dict(qwen2_vl=('Qwen2-VL', 'relative_1000'), qwen2_5_vl=('Qwen2.5-VL', 'pixels'),
+                     qwen3_vl=('Qwen3-VL', 'relative_1000'))
+    assert (exact.family.name, exact.coordinates) == published[family]
+    assert type(exact.model) is exact.family.model_class
+    assert exact.model.config.model_type == family
+    names = exact.processor.tokenizer.convert_ids_to_tokens(exact.vision_token_ids)
+    assert {'<|image_pad|>', '<|video_pad|>', '<|vision_start|>', '<|vision_end|>'} == {*names}
+
+
+def test_log_probs_are_those_of_a_plain_forward(exact, images):
+    """Of each response alone, as transformers computes it."""
+    found = log_probs(exact, images)
+    ids, mask = exact.encode_responses(TEXTS)
+    for row in range(4):
+        own, prompt = ids[row, mask[row]], exact.encoder(images[row // 2], QUESTIONS[row // 2])
+        full = torch.cat([prompt.input_ids, own])[None]
+        with torch.no_grad():
+            logits = exact.model(
+                input_ids=full, attention_mask=torch.ones_like(full),
+                mm_token_type_ids=torch.nn.functional.pad(prompt.token_types, (0, len(own)))[None],
+                pixel_values=prompt.pixel_values, image_grid_thw=prompt.grid
+            ).logits[0, -len(own) - 1:-1]
+        logits[:, exact.vision_token_ids] = -torch.inf
+        expected = logits.log_softmax(-1).gather(1, own[:, None])[:, 0]
+        # Norms and rotary angles of transformers are float32.
+        torch.testing.assert_close(found[row, :len(own)], expected, rtol=0, atol=1e-5)
+
+
+def test_the_prompt_once_or_once_per_response(exact, folder, images):
+    plain = VLMReasoningHead(folder, TEMPLATE, dtype='float64', attn_implementation='sdpa')
+    torch.testing.assert_close(log_probs(exact, images), log_probs(plain.eval(), images),
+                               rtol=0, atol=1e-5)
+
+
+def test_both_rollouts_and_generate_give_the_same_tokens(exact, images):
+    prompts = exact.encode_prompts(images, QUESTIONS)
+    sampled = dict(group_size=3, max_new_tokens=12, seed=1)
+    ours, theirs = (engine(exact, prompts, **sampled)
+                    for engine in (SharedPrefixRollout(), HFRollout()))
+    assert ours.ids.equal(theirs.ids) and len({*map(tuple, ours.ids.tolist())}) == 6
+    greedy = SharedPrefixRollout()(exact, prompts[:1], temperature=0, max_new_tokens=12)
+    values = exact.processor(text=[exact.encoder.write(QUESTIONS[0])], images=[images[0]],
+                             return_tensors='pt', return_mm_token_type_ids=True)
+    with torch.no_grad():
+        plain = exact.model.generate(
+            **values, do_sample=False, max_new_tokens=12, repetition_penalty=1.0,
+            suppress_tokens=exact.vision_token_ids, temperature=None, top_p=None, top_k=None)
+    assert greedy.ids[0].tolist() == plain[0, values['input_ids'].shape[1]:].tolist()
+
+
+def test_checkpointing_changes_no_gradient_and_every_weight_gets_one(folder, images):
+    gradients = []
+    for checkpointing in (False, True):
+        head = VLMReasoningHead(folder, TEMPLATE, gradient_checkpointing=checkpointing).train()
+        head.supervised_loss(head.encode_prompts(images, QUESTIONS), TEXTS)[0].backward()
+        gradients.append({name: p.grad for name, p in head.named_parameters()})
+    assert all(gradient is not None for gradient in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize('targets', ['language', 'language_and_vision'])
+def test_an_adapter_sits_where_its_name_says(folder, family, images, targets):
+    pytest.importorskip('peft')
+    head = VLMReasoningHead(folder, TEMPLATE, lora=dict(r=2, target_modules=targets)).train()
+    layers = {name.rpartition('.lora_')[0] for name in head.adapter_keys}
+    language = {name for name in layers if '.language_model.' in name}
+    assert len(language) == 2 * 7  # q, k, v, o, gate, up, down of two layers
+    blocks = {name.partition('.blocks.')[2][2:] for name in layers - language}
+    assert blocks == (set() if targets == 'language' else TOWERS[family])
+    assert head.vision_is_fixed == (targets == 'language')
+    head.supervised_loss(head.encode_prompts(images, QUESTIONS), TEXTS)[0].backward()
+    assert {name for name, p in head.named_parameters() if p.grad is not None} == head.adapter_keys
+    base = VLMReasoningHead(folder, TEMPLATE).eval()
+    with head.eval().adapter_off():
+        assert log_probs(head, images).equal(log_probs(base, images))
+
+
+def test_a_frozen_tower_has_no_gradient(folder):
+    head = VLMReasoningHead(folder, TEMPLATE, freeze_vision=True)
+    assert head.vision_is_fixed
+    assert all(p.requires_grad == ('.visual.' not in name) for name, p in head.named_parameters())
+
+
+def test_the_prompt_asks_in_the_familys_units(exact, folder):
+    text = VLMReasoningHead(folder).encoder.write('a cup')
+    pixels = exact.coordinates == 'pixels'
+    assert ('in pixels of this image' in text) == pixels
+    assert ('in coordinates from 0 to 1000' in text) == (not pixels)
+    other = 'relative_1000' if pixels else 'pixels'
+    changed = VLMReasoningHead(folder, coordinates=other)
+    assert changed.coordinates == other
+    assert ('in pixels of this image' in changed.encoder.write('a cup')) == (not pixels)
+
+
+def test_an_unknown_family_is_refused_before_weights_are_read(tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps(dict(model_type='llava')))
+    with pytest.raises(ValueError, match=r"one of qwen2_vl \(Qwen2-VL\), .*but is 'llava'; .*"
+                                         r"register_family\('llava', PolicyFamily\("):
+        VLMReasoningHead(str(tmp_path))
+
+
+def test_a_family_can_be_added(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmdpad.models.heads.families.FAMILIES', dict(FAMILIES))
+    mine = PolicyFamily('Mine', FAMILIES['qwen2_vl'].model_class, 'pixels')
+    register_family('mine', mine)
+    (tmp_path / 'config.json').write_text(json.dumps(dict(model_type='mine')))
+    assert find_family(str(tmp_path)) is mine
+    with pytest.raises(ValueError, match="`coordinates` should be one of .* but got 'metres'"):
+        PolicyFamily('Mine', FAMILIES['qwen2_vl'].model_class, 'metres')
+
+
+@pytest.mark.parametrize('name, error, message', [
+    ('flash_attention_2', ImportError, 'needs the package flash-attn .* or use .shared_prefix'),
+    ('fast', ValueError, r"`attn_implementation` should be one of \['eager', .*but got 'fast'")])
+def test_an_attention_that_is_not_there_is_refused(monkeypatch, name, error, message):
+    monkeypatch.setattr('mmdpad.models.heads.vlm_reasoning_head.is_flash_attn_2_available',
+                        lambda: False)
+    with pytest.raises(error, match=message):
+        VLMReasoningHead('not/read', attn_implementation=name)
+
+
+def test_no_code_comes_from_a_weights_folder():
+    root = Path(mmdpad.__file__).parents[1]
+    files = [path for folder in ('mmdpad', 'configs', 'tools')
+             for path in (root / folder).rglob('*.py')]
+    assert len(files) > 100
+    assert not [path for path in files if 'trust_remote' + '_code' in path.read_text()]
