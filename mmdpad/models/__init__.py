@@ -2,9 +2,9 @@
 from .decoders import BoxDecoder, DetectorDecoder, SAMDecoder
 from .discriminators import CLIPDiscriminator, DiscriminativeReward
 from .heads import VLMReasoningHead
-from .rollouts import HFRollout, SharedPrefixRollout
+from .rollouts import HFRollout, SharedPrefixRollout, VLLMRollout
 from .segmentors import ReasoningSegmentor
 
 __all__ = ['BoxDecoder', 'CLIPDiscriminator', 'DetectorDecoder', 'DiscriminativeReward',
            'HFRollout', 'ReasoningSegmentor', 'SAMDecoder', 'SharedPrefixRollout',
-           'VLMReasoningHead']
+           'VLLMRollout', 'VLMReasoningHead']
