@@ -2,9 +2,9 @@
 """On a stand-in of vLLM's interface: vLLM itself needs a GPU."""
 import importlib.util
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import fake_vllm
 import pytest
 import torch
 from mmengine.runner import Runner
@@ -13,9 +13,6 @@ from mmdpad.models import SharedPrefixRollout, VLLMRollout, VLMReasoningHead
 from mmdpad.models.heads.named_weights import named_weights, weights_version
 from mmdpad.models.rollouts import vllm_rollout
 from mmdpad.models.rollouts.vllm_rollout import read_outputs, request_seed
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_vllm  # noqa: E402
 
 GREEDY = dict(temperature=0, max_new_tokens=24)
 
