@@ -63,7 +63,8 @@ def test_train_resume_and_test(shapes_data, tmp_path, run_here):
     written = json.loads(out.read_text())
     metrics, about = written['metrics'], written['results']['reasonseg']
     assert metrics['reasonseg/n'] == 6 and about['provenance']['checkpoint'] == 'iter_3.pth'
-    assert about['protocol']['decoder'] == 'SAMDecoder' and len(about['intervals']['giou']) == 2
+    assert about['protocol']['decoder'] == 'SAMDecoder(vit_shapes)'
+    assert len(about['intervals']['giou']) == 2
     assert {'reasonseg/giou', 'reasonseg/ciou', 'reward/discriminative'} <= metrics.keys()
     (samples, ) = [path for path in work_dir.glob('*/reasonseg.jsonl')]
     assert (tmp_path / about['samples']).samefile(samples)

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from mmdpad.datasets import DatasetError
 from mmdpad.engine.hooks.answer_store_hook import find_answers
+from mmdpad.engine.trial import try_config
 from mmdpad.evaluation.results import describe_results
 from mmdpad.utils import check_file, experiment_parser, jsonable, read_config, write_atomically
 
@@ -25,7 +26,11 @@ def main() -> None:
                         'with protocol, intervals and provenance')
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted test: '
                         'take over the answers that are in the work dir already')
+    parser.add_argument('--dry-run', action='store_true', help='instead: check everything that can '
+                        'be checked without loading weights, and list what is wrong')
     args = parser.parse_args()
+    if args.dry_run:
+        raise SystemExit(try_config(args))
     check_file('checkpoint', args.checkpoint)
     if args.out and Path(args.out).exists():
         raise SystemExit(f'--out {args.out!r} is there already; remove it or name another file')

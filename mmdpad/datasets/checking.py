@@ -55,7 +55,11 @@ def check_dataset(config: dict, load: int = 0) -> str:
     Raises:
         DatasetError: All that is wrong.
     """
-    dataset = DATASETS.build(config)
+    return check_items(DATASETS.build(config), config['type'], load)
+
+
+def check_items(dataset: Any, name: str, load: int = 0) -> str:
+    """:func:`check_dataset` of one that is built; ``name`` is its class."""
     dataset.full_init()
     number = len(dataset)
     loaded = number if load < 0 else min(load, number)
@@ -64,6 +68,6 @@ def check_dataset(config: dict, load: int = 0) -> str:
         with collecting(problems):
             dataset[i * number // loaded]
     if problems:
-        raise DatasetError.listing(getattr(dataset, 'where', config['type']), problems)
+        raise DatasetError.listing(getattr(dataset, 'where', name), problems)
     images = {dataset.get_data_info(i).get('img_path') for i in range(number)}
     return f'ok: {number} items, {len(images)} images' + (f', {loaded} loaded' if loaded else '')

@@ -33,9 +33,9 @@ class ProvenanceHook(Hook):
     (:func:`mmdpad.utils.provenance.publish`); :class:`ReasonSegMetric` writes it into its files.
 
     - ``protocol``: ``dataset``, ``split``, ``texts`` and the like, as the data set was chosen;
-      ``prompt_size`` (width, height); and of a :class:`ReasoningSegmentor` ``decoder``,
-      ``several_objects``, ``prompt_template``, ``coordinates`` and ``test_cfg`` (``temperature`` 0
-      is greedy).
+      ``prompt_size`` (width, height); and of a :class:`ReasoningSegmentor` ``decoder``
+      ('SAM2Decoder(sam2-hiera-large)'), ``several_objects``, ``prompt_template``, ``coordinates``
+      and ``test_cfg`` (``temperature`` 0 is greedy).
     - ``provenance``: ``checkpoint``, the name of the file that was loaded (None: the weights that
       the config names), and ``iter``, how long this run has trained them; ``weights``, SHA-256 of
       the policy's and the decoder's; ``config``; ``data_root`` and ``data``
@@ -93,12 +93,18 @@ def _model_switches(model: nn.Module) -> dict[str, Any]:
     """What a number hangs on besides weights and data."""
     if not isinstance(model, ReasoningSegmentor):
         return dict(model=type(model).__name__)
-    return dict(decoder=model.decoder and type(model.decoder).__name__,
+    return dict(decoder=model.decoder and _kind(model.decoder),
                 several_objects=model.several_objects,
                 reference_compatible=model.reference_compatible,
                 prompt_template=model.policy.encoder.template,
                 coordinates=model.policy.coordinates,
                 test_cfg=dict(model.test_cfg))
+
+
+def _kind(decoder: nn.Module) -> str:
+    """'SAMDecoder(vit_h)': the class and, where it tells one, the variant."""
+    variant = getattr(decoder, 'variant', None)
+    return type(decoder).__name__ + (f'({variant})' if variant else '')
 
 
 def _prompt_size(dataset: Any) -> list[tuple[int, int]] | None:

@@ -21,6 +21,7 @@ from mmdpad.structures import RolloutBatch
 
 from .encoding import build_encoding_dataloader
 from .rollout_stats import describe_rollout
+from .settings import find_wrong_settings
 
 
 @LOOPS.register_module()
@@ -236,23 +237,14 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                                        if key.startswith(prefix)})
 
     def _check_settings(self) -> None:
-        batch, counts = self.dataloader.batch_size, self.runner.optim_wrapper._accumulative_counts
-        if batch % self.prompts_per_update:
-            raise ValueError(f'`train_dataloader.batch_size` ({batch}) should be divisible by '
-                             f'`prompts_per_update` ({self.prompts_per_update})')
-        if counts != 1:
-            raise ValueError(f'`optim_wrapper.accumulative_counts` should be 1 (the loop itself '
-                             f'accumulates over micro-batches), but got {counts}; leave it out')
-        if self.tokens_per_micro_batch is not None and self.tokens_per_micro_batch < 1:
-            raise ValueError(f'`tokens_per_micro_batch` should be positive or None, but got '
-                             f'{self.tokens_per_micro_batch}')
-        if self.updates_per_rollout < 1 or self.max_refills < 0:
-            raise ValueError(f'`updates_per_rollout` should be at least 1 and `max_refills` at '
-                             f'least 0, but got {self.updates_per_rollout} and {self.max_refills}')
-        if self.model.sampling['group_size'] < 2:
-            raise ValueError(f'`model.train_cfg.group_size` should be at least 2 (advantages '
-                             f'compare responses of one group), but got '
-                             f'{self.model.sampling["group_size"]}')
+        problems = find_wrong_settings(
+            batch_size=self.dataloader.batch_size, prompts_per_update=self.prompts_per_update,
+            accumulative_counts=self.runner.optim_wrapper._accumulative_counts,
+            tokens_per_micro_batch=self.tokens_per_micro_batch,
+            updates_per_rollout=self.updates_per_rollout, max_refills=self.max_refills,
+            group_size=self.model.sampling['group_size'])
+        if problems:
+            raise ValueError('\n'.join(problems))
 
 
 def mean_over_processes(logs: dict[str, float]) -> dict[str, float]:

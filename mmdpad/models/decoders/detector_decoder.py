@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -87,6 +88,7 @@ class DetectorDecoder(FrozenModule):
         super().__init__(cache_size)
         state = read_checkpoint(checkpoint, _REMEDY, allow_random)
         self.score_thr = score_thr
+        self.variant = Path(config).stem if isinstance(config, str) else None
         self.detector, self._pipeline = _build(_read_config(config, cfg_options))
         if state is not None:
             # Older checkpoints hold the mean and the deviation, which the config has.

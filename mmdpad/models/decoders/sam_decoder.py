@@ -56,6 +56,7 @@ class SAMDecoder(FrozenModule):
         self.sam = sam_model_registry[model]()
         if state is not None:
             load_strictly(self.sam, state, checkpoint, _REMEDY)
+        self.variant = model
         self.freeze()
         self._predictor = SamPredictor(self.sam)
 

@@ -29,10 +29,15 @@ class CLIPDiscriminator(FrozenModule):
             ``open_clip_config.json`` and weights) or 'hf-hub:ORG/REPO'. The default with
             ``pretrained='openai'`` is the published choice, CLIP ViT-B/32.
         pretrained: A tag of that architecture or a local weights file; None for the two prefixes.
-            For a file with OpenAI's weights name the '-quickgelu' variant of the architecture
-            (a tag's activation is set here, a file does not tell).
+            A tag's activation is set here. A file with weights of OpenAI, MetaCLIP or DFN needs the
+            '-quickgelu' variant of the architecture, and is refused by another one where its name
+            or content tells.
         precision: 'fp32', 'fp16', 'bf16', 'pure_fp16' or 'pure_bf16', as open_clip means them.
             Cosines are float32 in any case.
+        context_length: Positions of the text tower, for a weights file that has another number
+            than the architecture (248 for Long-CLIP on 'ViT-B-16-quickgelu').
+        quick_gelu: The activation: QuickGELU (True) or GELU (False), whatever the architecture, tag
+            or file says; None believes them.
         allow_random: Accept missing weights and use random ones; for smoke tests only.
         cache_size: Pictures whose features are kept from call to call, so that a picture that
             comes again is neither preprocessed nor encoded; 0 keeps none. A feature takes 4 bytes
@@ -46,11 +51,13 @@ class CLIPDiscriminator(FrozenModule):
                  model_name: str = 'ViT-B-32',
                  pretrained: str | None = 'openai',
                  precision: str = 'fp32',
+                 context_length: int | None = None,
+                 quick_gelu: bool | None = None,
                  allow_random: bool = False,
                  cache_size: int = 8192) -> None:
         super().__init__(cache_size)
-        self.clip, self._preprocess, tokenizer = load_open_clip(model_name, pretrained, precision,
-                                                                allow_random)
+        self.clip, self._preprocess, tokenizer = load_open_clip(
+            model_name, pretrained, precision, allow_random, context_length, quick_gelu)
         self.tokens = CaptionTokens(tokenizer, getattr(self.clip, 'context_length', None))
         self._input_dtype = open_clip.get_input_dtype(precision) or torch.float32
         self.freeze()

@@ -11,65 +11,131 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+from mmengine.logging import print_log
+from open_clip.factory import _find_checkpoint_in_dir
 from safetensors import SafetensorError
 from torch import nn
+
+from mmdpad.models.weights import load_strictly
+
+from .open_clip_weights import Weights, read_weights
 
 _PRECISIONS = ('fp32', 'fp16', 'bf16', 'pure_fp16', 'pure_bf16')
 _LOCAL, _HUB = 'local-dir:', 'hf-hub:'
 _WEIGHT_FILES = ('*.safetensors', '*.bin', '*.pth')
 _OFFLINE = ('Without access to the hub, fetch the weights where there is one, and set '
             '`pretrained` to the file or `model_name` to "local-dir:PATH" of a folder with '
-            'open_clip_config.json and the weights')
+            'open_clip_config.json, the weights and, where the config names one, the tokenizer')
 _FILE = ('A weights file should hold a state dict of exactly this architecture, in the names of '
-         'open_clip, OpenAI or timm (OpenAI\'s own .pt files are TorchScript: save '
-         '`torch.jit.load(path).state_dict()` with torch.save and use that file)')
+         'open_clip, OpenAI, Long-CLIP or MobileCLIP (OpenAI\'s own .pt files are TorchScript: '
+         'save `torch.jit.load(path).state_dict()` with torch.save and use that file)')
 
 
 def load_open_clip(model_name: str,
                    pretrained: str | None,
                    precision: str = 'fp32',
-                   allow_random: bool = False) -> tuple[nn.Module, Callable, Any]:
+                   allow_random: bool = False,
+                   context_length: int | None = None,
+                   quick_gelu: bool | None = None) -> tuple[nn.Module, Callable, Any]:
     """The model, its evaluation preprocessing (PIL image -> (3, S, S)) and its tokenizer.
 
-    Args are those of :class:`CLIPDiscriminator`. Checkpoint files are read with
-    ``weights_only=True``; code in them is not run.
+    Args are those of :class:`CLIPDiscriminator`. Weights of a file or a folder have to fit exactly:
+    open_clip itself interpolates positions of another number in silence. Checkpoint files are read
+    with ``weights_only=True``; code in them is not run.
 
     Raises:
-        ValueError: Unknown architecture, tag or precision, or no weights named.
+        ValueError: Unknown architecture, tag or precision, no weights named, or weights of a file
+            or folder that cannot be read, do not fit, or were trained with another activation.
         FileNotFoundError: A folder, config or weights file that is not there.
-        RuntimeError: Weights or tokenizer that cannot be fetched, read or fitted.
+        RuntimeError: Config, weights or tokenizer that open_clip cannot fetch, read or fit.
     """
     if precision not in _PRECISIONS:
         raise ValueError(f'`precision` should be one of {_PRECISIONS}, but got {precision!r}')
-    if model_name.startswith((_LOCAL, _HUB)):
-        pretrained = None  # open_clip takes the weights from the same place
-        remedy = _OFFLINE if model_name.startswith(_HUB) else _FILE
-        if model_name.startswith(_LOCAL):
-            model_name = _check_folder(model_name, allow_random)
-    else:
-        model_name = model_name.replace('/', '-')
-        _check_name(model_name)
-        pretrained = _check_pretrained(model_name, pretrained, allow_random)
-        remedy = _FILE if pretrained and osp.isfile(pretrained) else _OFFLINE
+    model_name, pretrained, file = check_open_clip(model_name, pretrained, allow_random)
+    if context_length is not None and (pretrained or model_name.startswith(_HUB)):
+        raise ValueError(f'`context_length` should be left out where open_clip brings the weights, '
+                         f'which have their own, but got {context_length} with '
+                         f'{pretrained or model_name!r}; set it for a weights file')
+    weights = None if file is None else read_weights(file, _FILE)
+    if quick_gelu is None:
+        quick_gelu = _tag_wants_quick_gelu(model_name, pretrained) or None
     try:
+        tokenizer = open_clip.get_tokenizer(model_name, context_length=context_length)
         model, _, preprocess = open_clip.create_model_and_transforms(
             model_name,
             pretrained,
             precision=precision,
-            require_pretrained=not allow_random,
-            force_quick_gelu=_tag_wants_quick_gelu(model_name, pretrained))
-        tokenizer = open_clip.get_tokenizer(model_name)
+            load_weights=file is None,
+            require_pretrained=file is None and not allow_random,
+            pretrained_text=False,  # of a tower alone
+            force_context_length=context_length,
+            force_quick_gelu=bool(quick_gelu),
+            **({} if quick_gelu is None else dict(quick_gelu=quick_gelu)))
     except (RuntimeError, ValueError, OSError, KeyError, AttributeError, StopIteration, EOFError,
             pickle.UnpicklingError, SafetensorError) as error:
         source = f' with weights {pretrained!r}' if pretrained else ''
         cause = ' '.join(f'{type(error).__name__}: {error}'.split())[:500]
         raise RuntimeError(f'The open_clip model {model_name!r}{source} cannot be loaded '
-                           f'({cause}). {remedy}') from error
+                           f'({cause}). {_OFFLINE}') from error
+    if weights is not None:
+        _load(model, weights, model_name, quick_gelu is not None)
     return model, preprocess, tokenizer
 
 
-def _check_folder(model_name: str, allow_random: bool) -> str:
-    """The model name with '~' expanded, if the folder is complete."""
+def _load(model: nn.Module, weights: Weights, model_name: str, activation_is_set: bool) -> None:
+    """Weights of a file into a model, if it is what they were trained in."""
+    state = weights.for_model(model)
+    for name in ('positional_embedding', 'text.positional_embedding'):
+        own = dict(model.named_parameters()).get(name)
+        if own is not None and name in state and len(state[name]) != len(own):
+            raise ValueError(
+                f'{weights.path!r} has positions for texts of {len(state[name])} tokens, but the '
+                f'model for {len(own)}; set `context_length={len(state[name])}`')
+    quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in model.modules())
+    if not (activation_is_set or quick) and weights.quick_gelu and not _is_folder(model_name):
+        raise ValueError(
+            f'{weights.path!r} was trained with QuickGELU ({weights.quick_gelu}), but '
+            f'{model_name!r} has GELU, which shifts every similarity; set `model_name` to '
+            f'\'{model_name}-quickgelu\' or `quick_gelu=True` (or `quick_gelu=False` if you know '
+            f'better)')
+    load_strictly(model, state, weights.path, _FILE)
+    print_log(f'{model_name!r} with {weights.path!r} uses {"QuickGELU" if quick else "GELU"}'
+              + ('' if activation_is_set or weights.quick_gelu or _is_folder(model_name) else
+                 '; the file does not tell whether it was trained so (`quick_gelu` sets it)'),
+              logger='current')
+
+
+def _is_folder(model_name: str) -> bool:
+    """Whether the model's config lies beside the weights, and so tells the activation."""
+    return model_name.startswith(_LOCAL)
+
+
+def check_open_clip(model_name: str, pretrained: str | None,
+                    allow_random: bool = False) -> tuple[str, str | None, str | None]:
+    """See whether a model is there, as far as that is known without loading anything.
+
+    Args are those of :class:`CLIPDiscriminator`.
+
+    Returns:
+        The model's name for open_clip; the tag of its weights, where open_clip brings them; and
+        the file with its weights, where that is known.
+
+    Raises:
+        ValueError: Unknown architecture or tag, or no weights named.
+        FileNotFoundError: A folder, config or weights file that is not there.
+    """
+    if model_name.startswith(_LOCAL):
+        model_name, file = _check_folder(model_name, allow_random)
+        return model_name, None, file
+    if model_name.startswith(_HUB):
+        return model_name, None, None  # the weights are in the same place
+    model_name = model_name.replace('/', '-')
+    _check_name(model_name)
+    return model_name, *_check_pretrained(model_name, pretrained, allow_random)
+
+
+def _check_folder(model_name: str, allow_random: bool) -> tuple[str, str | None]:
+    """The model name with '~' expanded and the weights file, if the folder is complete."""
     folder = Path(model_name[len(_LOCAL):]).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f'`model_name` names the folder {str(folder)!r}, which does not '
@@ -81,7 +147,7 @@ def _check_folder(model_name: str, allow_random: bool) -> str:
     if not allow_random and not any(any(folder.glob(p)) for p in _WEIGHT_FILES):
         raise FileNotFoundError(f'Folder {str(folder)!r} has no weights file '
                                 f'({", ".join(_WEIGHT_FILES)}). {_OFFLINE}')
-    return f'{_LOCAL}{folder}'
+    return f'{_LOCAL}{folder}', _find_checkpoint_in_dir(folder)
 
 
 def _check_name(model_name: str) -> None:
@@ -93,26 +159,26 @@ def _check_name(model_name: str) -> None:
                          f'"{_HUB}ORG/REPO", but got {model_name!r}')
 
 
-def _check_pretrained(model_name: str, pretrained: str | None, allow_random: bool) -> str | None:
-    """The tag, or the path of an existing file with '~' expanded."""
+def _check_pretrained(model_name: str, pretrained: str | None,
+                      allow_random: bool) -> tuple[str | None, str | None]:
+    """The tag, and the path of an existing file with '~' expanded: one of them or none."""
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if not pretrained:
         if allow_random:
-            return None
+            return None, None
         raise ValueError(f'`pretrained` should be a tag of {model_name} ({", ".join(tags)}) or a '
                          f'weights file, but got {pretrained!r}; set `allow_random=True` to try '
                          f'things out with random weights')
     if open_clip.is_pretrained_cfg(model_name, pretrained):
-        return pretrained
+        return pretrained, None
     path = osp.expanduser(pretrained)
     if not osp.isfile(path):
         raise FileNotFoundError(f'`pretrained` should be a tag of {model_name} ({", ".join(tags)}) '
                                 f'or an existing weights file, but got {pretrained!r}')
-    return path
+    return None, path
 
 
 def _tag_wants_quick_gelu(model_name: str, pretrained: str | None) -> bool:
     """Whether the weights of this tag were trained with QuickGELU; open_clip only warns."""
     config = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
     return bool(config.get('quick_gelu', False))
-

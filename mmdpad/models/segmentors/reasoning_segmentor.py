@@ -79,6 +79,12 @@ class ReasoningSegmentor(BaseDetector):
         self._register_load_state_dict_pre_hook(_check_adapter, with_module=True)
         self.register_load_state_dict_post_hook(_expect_no_frozen)
 
+    def init_weights(self) -> None:
+        """Nothing, unless ``init_cfg`` says so: all parts came with their weights. (mmengine's own,
+        which is called before training, cannot look at weights of 4 or 8 bits.)"""
+        if self.init_cfg:
+            super().init_weights()
+
     def build_reference(self) -> None:
         """Keep a frozen copy of the policy as it is now: the reference of the KL term.
 

@@ -7,8 +7,13 @@ from mmengine.runner import Runner
 
 from mmdpad.engine.hooks import answer_store_hook, provenance_hook
 from mmdpad.engine.hooks.answer_store_hook import digest_weights
+from mmdpad.models import BoxDecoder
 from mmdpad.utils import read_jsonl
 from mmdpad.utils.provenance import published
+
+
+def test_a_decoder_without_variants_is_its_class():
+    assert provenance_hook._kind(BoxDecoder()) == 'BoxDecoder'
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def test_a_test_says_what_it_is_and_hashes_weights_once(config, hashed):
     assert result['protocol'] == dict(
         ignore_regions='target', failed_samples='IoU 0, union = target area',
         dataset='ReasonSegDataset', split='val', texts='first', num_samples=None, sample_seed=9,
-        several_objects=False, prompt_size=[112, 112], decoder='SAMDecoder',
+        several_objects=False, prompt_size=[112, 112], decoder='SAMDecoder(vit_shapes)',
         reference_compatible=False, prompt_template='find "{question}"',
         coordinates='pixels', test_cfg=dict(temperature=0.0, max_new_tokens=3))
     about = result['provenance']

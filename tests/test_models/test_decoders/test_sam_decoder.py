@@ -15,6 +15,7 @@ from segment_anything.modeling import (
 )
 
 from mmdpad.models.decoders.sam_decoder import SAMDecoder
+from mmdpad.models.weights import LoadReport
 from mmdpad.registry import MODELS
 
 TINY = 'mmdpad-test-tiny'
@@ -167,6 +168,32 @@ def test_half_precision_checkpoint_and_safetensors(checkpoint, tmp_path):
         decoder = SAMDecoder(TINY, str(tmp_path / name))
         for key, value in decoder.sam.state_dict().items():
             assert value.dtype == torch.float32 and torch.equal(value, state[key].float())
+
+
+def test_the_published_sizes_are_told_apart():
+    """Without memory: a state fits the model of its own size and no other's."""
+    with torch.device('meta'):
+        models = {name: sam_model_registry[name]() for name in ('vit_b', 'vit_l', 'vit_h')}
+    for name, model in models.items():
+        for other, state in ((other, m.state_dict()) for other, m in models.items()):
+            problems = LoadReport.of(model, state, other).problems
+            assert (problems == '') == (name == other)
+            assert name == other or 'of another shape (image_encoder.pos_embed' in problems
+
+
+@pytest.mark.slow
+def test_a_vit_b_at_full_size(tmp_path):
+    torch.manual_seed(0)
+    model = sam_model_registry['vit_b']()
+    torch.save(model.state_dict(), tmp_path / 'sam_vit_b.pth')
+    decoder = SAMDecoder('vit_b', str(tmp_path / 'sam_vit_b.pth'))
+    predictor = SamPredictor(model.eval())
+    image = scene(480, 640)
+    predictor.set_image(image)
+    masks, scores, _ = predictor.predict(POINTS[0].numpy(), np.ones(2), BOXES[0].numpy())
+    got, score = decoder(image, BOXES[:1], POINTS[:1])
+    np.testing.assert_array_equal(got[0].numpy(), masks[scores.argmax()])
+    assert score.item() == scores.max()
 
 
 def test_names_and_files_that_are_not_there(tmp_path):

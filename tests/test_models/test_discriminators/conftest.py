@@ -48,6 +48,12 @@ def _save_folder(folder, config, state):
     return folder
 
 
+@pytest.fixture(scope='session')
+def word_tokenizer():
+    """A Hugging Face tokenizer of seven words."""
+    return _word_tokenizer()
+
+
 def _word_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

@@ -7,6 +7,7 @@ import pytest
 import torch
 from open_clip import factory
 
+from mmdpad.models.discriminators import open_clip_loading
 from mmdpad.models.discriminators.open_clip_loading import load_open_clip
 
 
@@ -81,11 +82,12 @@ def test_files_that_do_not_fit(tiny, tmp_path, kind):
         path.write_bytes(b'<html>404</html>')
     else:
         torch.save([1] if kind == 'list' else {}, path)
-    with pytest.raises(RuntimeError, match=r"bad\.(pt|safetensors)' cannot be loaded") as caught:
+    with pytest.raises(ValueError, match=r"bad\.(pt|safetensors)'.* names (of|with)") as caught:
         load_open_clip(tiny.name, str(path))
     assert 'should hold a state dict' in str(caught.value)
-    if kind in ('missing', 'shape'):
-        assert 'text_projection' in str(caught.value)
+    assert {'missing': '1 missing (text_projection)',
+            'shape': '1 of another shape (text_projection (3, 3) instead of (32, 16))'
+            }.get(kind, '') in str(caught.value)
     assert not (tmp_path / 'executed').exists()
 
 
@@ -108,3 +110,108 @@ def test_the_activation_is_the_one_the_tag_was_trained_with(monkeypatch, tag, qu
     monkeypatch.setattr(open_clip, 'create_model_and_transforms', create)
     load_open_clip('ViT-B-32', tag)
     assert seen['force_quick_gelu'] is quick
+
+
+def test_a_tokenizer_out_of_reach_names_the_way_out(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError('no route to host')
+    monkeypatch.setattr('transformers.AutoTokenizer.from_pretrained', unreachable)
+    with pytest.raises(RuntimeError, match="SigLIP2'.*no route to host.*local-dir:PATH.*tokenizer"):
+        load_open_clip('ViT-B-16-SigLIP2', None, allow_random=True)
+
+
+def is_quick(model):
+    return any(isinstance(m, open_clip.transformer.QuickGELU) for m in model.modules())
+
+
+@pytest.mark.parametrize('folder, name, entry', [
+    ('.', 'plain.pt', 'input_resolution'), ('.', 'plain.pt', 'positional_embedding_res'),
+    ('.', 'ViT-B-32.pt', None), ('.', 'b32_400m.pt', None), ('.', 'clip_openai.pt', None),
+    ('DFN2B-CLIP-ViT-B-16', 'plain.pt', None), ('MetaCLIP', 'plain.pt', None)])
+def test_weights_that_were_trained_with_another_activation(tiny, tmp_path, folder, name, entry):
+    path = tmp_path / folder / name
+    path.parent.mkdir(exist_ok=True)
+    state = dict(tiny.state)
+    if entry:
+        state[entry] = tiny.state['positional_embedding'].clone()
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="QuickGELU.*'mmdpad-test-tiny-quickgelu' or `quick_gelu"):
+        load_open_clip(tiny.name, str(path))
+    for quick in (True, False):
+        model, _, _ = load_open_clip(tiny.name, str(path), quick_gelu=quick)
+        assert is_quick(model) is quick and same(model, tiny.state)
+
+
+@pytest.mark.parametrize('path', ['MobileCLIP2-S2/mobileclip2_dfndr2b.pt', 'laion/plain.pt'])
+def test_weights_that_do_not_tell_their_activation(tiny, tmp_path, path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(open_clip_loading, 'print_log', lambda text, **_: logged.append(text))
+    (tmp_path / path).parent.mkdir()
+    torch.save(tiny.state, tmp_path / path)
+    assert not is_quick(load_open_clip(tiny.name, str(tmp_path / path))[0])
+    assert len(logged) == 1 and 'uses GELU; the file does not tell whether' in logged[0]
+    load_open_clip(tiny.name, str(tmp_path / path), quick_gelu=True)
+    assert len(logged) == 2 and logged[1].endswith('uses QuickGELU')
+
+
+def test_a_folder_and_a_name_tell_their_activation(tiny, tmp_path):
+    config = dict(tiny.config, quick_gelu=True)
+    (tmp_path / 'open_clip_config.json').write_text(json.dumps(dict(model_cfg=config)))
+    torch.save(tiny.state, tmp_path / 'open_clip_pytorch_model.bin')
+    assert is_quick(load_open_clip(f'local-dir:{tmp_path}', None)[0])
+    assert not is_quick(load_open_clip(f'local-dir:{tmp_path}', None, quick_gelu=False)[0])
+    factory._MODEL_CONFIGS['mmdpad-test-quickgelu'] = config
+    try:
+        assert is_quick(load_open_clip('mmdpad-test-quickgelu', tiny.file)[0])
+    finally:
+        del factory._MODEL_CONFIGS['mmdpad-test-quickgelu']
+
+
+def longer(state, length):
+    """A state with positions for another number of tokens."""
+    positions = state['positional_embedding']
+    return dict(state, positional_embedding=torch.randn(length, positions.shape[1]))
+
+
+def test_positions_of_another_number(tiny, tmp_path):
+    state = longer(tiny.state, 248)
+    torch.save(state, tmp_path / 'long.pt')
+    with pytest.raises(ValueError, match='of 248 tokens, but the model for 12; set .*length=248`'):
+        load_open_clip(tiny.name, str(tmp_path / 'long.pt'))
+    model, _, tokenizer = load_open_clip(tiny.name, str(tmp_path / 'long.pt'), context_length=248)
+    assert same(model, state)
+    assert model.context_length == tokenizer.context_length == 248
+    with pytest.raises(ValueError, match='of 12 tokens, but the model for 248'):
+        load_open_clip(tiny.name, tiny.file, context_length=248)
+    torch.save(dict(tiny.state, **{'visual.positional_embedding': torch.zeros(17, 32)}),
+               tmp_path / 'large.pt')
+    with pytest.raises(ValueError, match=r'1 of another shape .visual.pos.* \(17, 32\) instead of'):
+        load_open_clip(tiny.name, str(tmp_path / 'large.pt'))
+    for name, tag in (('ViT-B-32', 'openai'), ('hf-hub:org/model', None)):
+        with pytest.raises(ValueError, match='`context_length` should be left out'):
+            load_open_clip(name, tag, context_length=248)
+
+
+def test_a_file_of_long_clip(tiny, tmp_path):
+    """It adds the first table at 20 positions, the second at the others, each times a mask."""
+    state = longer(tiny.state, 248)
+    second = torch.randn(248, 32)
+    torch.save(dict(state, positional_embedding_res=second), tmp_path / 'longclip.pt')
+    model, _, _ = load_open_clip(tiny.name, str(tmp_path / 'longclip.pt'), context_length=248,
+                                 quick_gelu=True)
+    mask = (torch.arange(248) < 20).float()[:, None]
+    assert torch.equal(model.positional_embedding,
+                       state['positional_embedding'] * mask + second * (1 - mask))
+
+
+def test_names_of_other_sources(tiny, tmp_path):
+    """OpenAI's entries beside the weights, a wrapper's prefix, half precision, SigLIP's bias."""
+    torch.save({**tiny.state, 'input_resolution': torch.tensor(32), 'vocab_size': torch.tensor(9),
+                'context_length': torch.tensor(12)}, tmp_path / 'a.pt')
+    torch.save(dict(epoch=3, state_dict={f'module.{k}': v for k, v in tiny.state.items()}),
+               tmp_path / 'b.pt')
+    torch.save({**tiny.state, 'logit_scale': tiny.state['logit_scale'].reshape(1)},
+               tmp_path / 'c.pt')
+    for name in 'abc':
+        model, _, _ = load_open_clip(tiny.name, str(tmp_path / f'{name}.pt'), quick_gelu=True)
+        assert same(model, tiny.state)

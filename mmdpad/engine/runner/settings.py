@@ -1,0 +1,29 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Which numbers of a GRPO run do not go together."""
+
+from __future__ import annotations
+
+
+def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulative_counts: int,
+                        tokens_per_micro_batch: int | None, updates_per_rollout: int,
+                        max_refills: int, group_size: int) -> list[str]:
+    """What is wrong with the settings of :class:`GRPOTrainLoop` and those around it, a sentence
+    each; none if they fit."""
+    problems = []
+    if batch_size % prompts_per_update:
+        problems.append(f'`train_dataloader.batch_size` ({batch_size}) should be divisible by '
+                        f'`prompts_per_update` ({prompts_per_update}); change one of them')
+    if accumulative_counts != 1:
+        problems.append(f'`optim_wrapper.accumulative_counts` should be 1 (the loop itself '
+                        f'accumulates over micro-batches), but got {accumulative_counts}; leave '
+                        f'it out')
+    if tokens_per_micro_batch is not None and tokens_per_micro_batch < 1:
+        problems.append(f'`tokens_per_micro_batch` should be positive or None, but got '
+                        f'{tokens_per_micro_batch}; correct it')
+    if updates_per_rollout < 1 or max_refills < 0:
+        problems.append(f'`updates_per_rollout` should be at least 1 and `max_refills` at least '
+                        f'0, but got {updates_per_rollout} and {max_refills}; correct them')
+    if group_size < 2:
+        problems.append(f'`model.train_cfg.group_size` should be at least 2 (advantages compare '
+                        f'responses of one group), but got {group_size}; raise it')
+    return problems

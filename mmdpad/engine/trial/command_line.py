@@ -1,0 +1,55 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What ``--smoke`` and ``--dry-run`` of the tools do."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmdpad.utils import load_config
+
+from .dry_run import dry_run, format_findings
+from .smoke import make_smoke_config, run_smoke
+
+
+def try_config(args: argparse.Namespace) -> int:
+    """Try the config of a command line; of ``tools/train.py``, where it may have ``--smoke``.
+
+    With both flags the config that ``--smoke`` would run is checked.
+
+    Returns:
+        The exit status: 1 if something is wrong.
+
+    Raises:
+        SystemExit: ``--smoke`` with other processes, or with something in its work dir.
+    """
+    config, smoke = load_config(args), getattr(args, 'smoke', False)
+    name = Path(args.config).stem
+    config.work_dir = args.work_dir or config.get('work_dir') or f'work_dirs/{name}'
+    if not smoke:
+        return _check(config, training=hasattr(args, 'smoke'))
+    if args.launcher != 'none':
+        raise SystemExit(f'--smoke runs in one process, but got --launcher {args.launcher}; leave '
+                         f'it out')
+    if args.work_dir and Path(args.work_dir).exists() and any(Path(args.work_dir).iterdir()):
+        raise SystemExit(f'{args.work_dir!r} should be empty or not there for --smoke; name '
+                         f'another --work-dir, or leave it out')
+    with tempfile.TemporaryDirectory(prefix='mmdpad_smoke_') as folder:
+        work_dir = args.work_dir or f'{folder}/work_dir'
+        config, notes = make_smoke_config(config, work_dir, Path(folder))
+        print(f'smoke: {name} in {work_dir}'
+              + ('' if args.work_dir else ', which is deleted at the end'))
+        print(*(f'  {note}' for note in notes), sep='\n', flush=True)
+        if args.dry_run:
+            return _check(config, training=True)
+        run_smoke(config)
+    return 0
+
+
+def _check(config: Config, training: bool) -> int:
+    problems, notes = dry_run(config, training)
+    print(format_findings(problems, notes))
+    return int(bool(problems))

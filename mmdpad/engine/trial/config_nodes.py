@@ -1,0 +1,91 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Everything in a config that names a registered class, with where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.registry import FUNCTIONS, Registry
+
+from mmdpad import registry
+
+# What a key's `type` is looked up in; what is below it, too, until another key says otherwise.
+_BY_KEY: dict[str, Registry] = dict(
+    model=registry.MODELS, discriminator=registry.MODELS, dataset=registry.DATASETS,
+    datasets=registry.DATASETS, pipeline=registry.TRANSFORMS, sampler=registry.DATA_SAMPLERS,
+    batch_sampler=registry.DATA_SAMPLERS, collate_fn=FUNCTIONS,
+    val_evaluator=registry.METRICS, test_evaluator=registry.METRICS,
+    custom_hooks=registry.HOOKS, default_hooks=registry.HOOKS, train_cfg=registry.LOOPS,
+    val_cfg=registry.LOOPS, test_cfg=registry.LOOPS, rewards=registry.REWARDS,
+    rollout_engine=registry.ROLLOUTS, optim_wrapper=registry.OPTIM_WRAPPERS,
+    optimizer=registry.OPTIMIZERS, param_scheduler=registry.PARAM_SCHEDULERS,
+    log_processor=registry.LOG_PROCESSORS, visualizer=registry.VISUALIZERS,
+    vis_backends=registry.VISBACKENDS, model_wrapper_cfg=registry.MODEL_WRAPPERS,
+    init_cfg=registry.WEIGHT_INITIALIZERS)
+REGISTRIES = (*{id(r): r for r in (*_BY_KEY.values(), registry.TASK_UTILS, registry.EVALUATOR,
+                                   registry.RUNNERS, registry.OPTIM_WRAPPER_CONSTRUCTORS)
+                }.values(), )
+# Entries whose `type` is the name of a function that its user looks up itself.
+_FUNCTIONS_BY_NAME = ('.nms', '.nms_cfg', '.roi_layer')
+# What mmengine's runner reads; other entries of a config are variables of its author.
+_READ_BY_RUNNER = frozenset((
+    'model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg',
+    'test_cfg', 'auto_scale_lr', 'optim_wrapper', 'param_scheduler', 'val_evaluator',
+    'test_evaluator', 'default_hooks', 'custom_hooks', 'data_preprocessor', 'log_processor',
+    'visualizer', 'model_wrapper_cfg', 'strategy'))
+
+
+@dataclass(frozen=True)
+class Node:
+    """A dict with a ``type`` in a config.
+
+    Attributes:
+        path: Keys and indices with dots, as ``--cfg-options`` takes them.
+        entry: The dict itself; changes of it change the config.
+        registry: Where its kind is looked up first.
+    """
+
+    path: str
+    entry: dict
+    registry: Registry
+
+    @property
+    def kind(self) -> Any:
+        """What its ``type`` means, a class or a function; None where it means nothing."""
+        name = self.entry['type']
+        if not isinstance(name, str):
+            return name
+        # With the registry of its key first: a name may be in several.
+        for place in (self.registry, *REGISTRIES):
+            try:
+                found = place.get(name)
+            except (ImportError, AttributeError):  # a dotted path to something else
+                found = None
+            if found is not None:
+                return found
+        return None
+
+
+def find_nodes(config: Mapping[str, Any]) -> Iterator[Node]:
+    """The nodes of what a run reads from a config, outer ones before those in them."""
+    for key, value in config.items():
+        if key in _READ_BY_RUNNER:
+            yield from _walk(value, key, _BY_KEY.get(key, registry.RUNNERS))
+
+
+def _walk(value: Any, path: str, where: Registry) -> Iterator[Node]:
+    if isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _walk(item, f'{path}.{number}', where)
+    elif isinstance(value, dict):
+        if 'type' in value and not path.endswith(_FUNCTIONS_BY_NAME):
+            yield Node(path, value, where)
+        for key, item in value.items():
+            inner = where
+            if where is not registry.MODELS or key in ('discriminator', 'rollout_engine',
+                                                       'init_cfg'):
+                # Within a model, `train_cfg`, `sampler` and the like are the model's own.
+                inner = _BY_KEY.get(key, where)
+            yield from _walk(item, f'{path}.{key}', inner)

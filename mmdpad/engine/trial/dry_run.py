@@ -1,0 +1,224 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Everything about a config that can be checked without loading weights, in one list."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmdpad.datasets import DatasetError
+from mmdpad.datasets.checking import LOADERS, check_items, find_datasets
+from mmdpad.datasets.table_dataset import TableDataset
+from mmdpad.engine.cost import make_report, read_config_cost, with_response_tokens
+from mmdpad.engine.cost.report import GB
+from mmdpad.engine.runner import GRPOTrainLoop
+from mmdpad.engine.runner.encoding import asked
+from mmdpad.engine.runner.settings import find_wrong_settings
+from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
+from mmdpad.models.heads.families import find_family
+from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
+from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
+from mmdpad.registry import DATASETS
+from mmdpad.rewards import RewardComposition
+
+from .check_names import check_node
+from .check_weights import check_weights, find_folder
+from .config_nodes import Node, find_nodes
+
+_TYPICAL_GPU = 80 * GB
+
+
+def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]]:
+    """Check a config; no weights are loaded, nothing is started or written.
+
+    Args:
+        config: Of a run.
+        training: Of ``tools/train.py``, else of ``tools/test.py``, which needs less.
+
+    Returns:
+        What is wrong, each with its remedy; and what else was seen, both a line each.
+    """
+    problems: list[str] = []
+    notes: list[str] = []
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
+        nodes = list(find_nodes(_relevant(config, training)))
+        misnamed = set()
+        for node in nodes:
+            if wrong := list(check_node(node)):
+                problems += wrong
+                misnamed.add(id(node.entry))
+            problems += check_weights(node)
+            problems += _check_packages(node)
+        problems += _check_data(config, training, misnamed, notes)
+        if training:
+            problems += _check_loop(config, nodes)
+            problems += _check_cost(config, nodes, notes)
+    return list(dict.fromkeys(problems)), notes
+
+
+def format_findings(problems: list[str], notes: list[str]) -> str:
+    """The findings of :func:`dry_run` for people."""
+    lines = [f'  {note}' for note in notes]
+    if not problems:
+        return '\n'.join(['dry run: no problem found; no weights were loaded', *lines])
+    return '\n'.join([*lines, f'dry run: {len(problems)} problem(s):',
+                      *('- ' + problem.replace('\n', '\n  ') for problem in problems)])
+
+
+def _relevant(config: Config, training: bool) -> dict[str, Any]:
+    """What the run reads of a config."""
+    if training:
+        return dict(config)
+    skipped = ('train_', 'val_', 'optim_wrapper', 'param_scheduler')
+    return {key: value for key, value in config.items() if not key.startswith(skipped)}
+
+
+def _check_packages(node: Node) -> Iterator[str]:
+    """Optional packages that a part needs and that are not installed."""
+    kind, name = node.kind, str(node.entry['type'])
+    needed = {
+        'pyarrow': isinstance(kind, type) and issubclass(kind, TableDataset),
+        'peft': bool(node.entry.get('lora')),
+        'bitsandbytes': name.endswith('8bit') or bool(
+            node.entry.get('quantization') or node.entry.get('load_in_4bit')),
+        'vllm': name.startswith('VLLM'),
+        'deepspeed': 'DeepSpeed' in name,
+        'tensorboard': name.startswith('Tensorboard')}
+    for package, is_needed in needed.items():
+        if is_needed and importlib.util.find_spec(package) is None:
+            yield f'`{node.path}` ({name}) needs {package}; install it: `pip install {package}`'
+
+
+def _check_data(config: Config, training: bool, misnamed: set[int],
+                notes: list[str]) -> Iterator[str]:
+    """Every data set is built, which checks its files, gives an item and has prompts that fit;
+    but for those with a part, by ``id``, whose type or arguments are wrong."""
+    wanted = LOADERS if training else ('test_dataloader', )
+    encoder, problems = _read_processor((config.get('model') or {}).get('policy'))
+    yield from problems
+    for where, entry in find_datasets({name: config.get(name) for name in wanted}):
+        if misnamed.intersection(map(id, (entry, *entry.get('pipeline', ())))):
+            continue
+        try:
+            dataset = DATASETS.build(entry)
+            notes.append(f'{where} ({entry["type"]}): {check_items(dataset, entry["type"], 1)}')
+            if encoder is not None:
+                yield from (f'`{where}`: {problem}' for problem in
+                            check_prompt_lengths(encoder, *asked(dataset)))
+        except DatasetError as error:
+            yield f'`{where}`: {error}'
+        except ImportError:
+            pass  # said already
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            yield (f'`{where}` ({entry["type"]}) cannot be read: '
+                   f'{type(error).__name__}: {error}; correct its paths or arguments')
+    for node in find_nodes({f'{name}_evaluator': config.get(f'{name}_evaluator')
+                            for name in (('val', 'test') if training else ('test', ))}):
+        path = node.entry.get('ann_file')
+        if path and not os.path.isfile(path):
+            yield f'`{node.path}.ann_file`: {path} is not there; download it or correct the path'
+
+
+def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:
+    """What encodes a policy's prompts, where its folder is there, and what is wrong with it."""
+    folder = find_folder(policy['pretrained']) if policy and policy.get('pretrained') else None
+    if folder is None or not (folder / 'config.json').is_file():
+        return None, []  # said already
+    try:
+        coordinates = policy.get('coordinates') or find_family(str(folder)).coordinates
+        return PromptEncoder(str(folder), policy.get('prompt_template', 'default'),
+                             policy.get('max_prompt_tokens', 1300), coordinates), []
+    except (OSError, ValueError) as error:
+        return None, [f'`model.policy`: {error}']
+
+
+def _is(config: Any, kind: type, nodes: list[Node]) -> bool:
+    return any(node.entry is config and isinstance(node.kind, type)
+               and issubclass(node.kind, kind) for node in nodes)
+
+
+def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
+    """Settings that the loop, the model or the rewards would refuse when they are built."""
+    for name in ('train_dataloader', 'optim_wrapper', 'train_cfg'):
+        if not config.get(name):
+            yield f'`{name}` should be set to train, but is not; add it'
+    train_cfg = config.get('train_cfg') or {}
+    sampling = dict(group_size=8)
+    if _is(config.get('model'), ReasoningSegmentor, nodes):
+        try:
+            sampling = split_train_cfg(dict(config.model.get('train_cfg') or {}))[0]
+        except (ValueError, TypeError) as error:
+            yield f'`model.train_cfg`: {error}'
+    if not _is(train_cfg, GRPOTrainLoop, nodes) or not config.get('train_dataloader'):
+        return
+    batch = config.train_dataloader.get('batch_size', 1)
+    yield from find_wrong_settings(
+        batch_size=batch, prompts_per_update=train_cfg.get('prompts_per_update') or batch,
+        accumulative_counts=(config.get('optim_wrapper') or {}).get('accumulative_counts', 1),
+        tokens_per_micro_batch=train_cfg.get('tokens_per_micro_batch'),
+        updates_per_rollout=train_cfg.get('updates_per_rollout', 1),
+        max_refills=train_cfg.get('max_refills', 0), group_size=sampling['group_size'])
+    hooked = [node.kind.term for node in nodes if node.path.startswith('custom_hooks.')
+              and hasattr(node.kind, 'term')]
+    composition = RewardComposition({})
+    for term in (*(train_cfg.get('rewards') or {}), *hooked):
+        try:
+            composition.expect(term)
+        except ValueError as error:
+            yield f'`train_cfg.rewards`: {error}'
+    if not composition.weights:
+        yield ('`train_cfg.rewards` should name a reward term, unless a hook does, but there is '
+               'none; add one')
+
+
+def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator[str]:
+    """The estimate of memory against the GPUs that are there, and of the disk."""
+    policy = (config.get('model') or {}).get('policy')
+    if not _is(policy, VLMReasoningHead, nodes):
+        return
+    try:
+        cost = read_config_cost(config)
+        cost = with_response_tokens(cost, config, cost.max_tokens)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        notes.append(f'memory: not estimated ({error})')
+        return
+    gpus = max(torch.cuda.device_count(), 1)
+    shards = 'shard' in str((config.get('model_wrapper_cfg') or config.get('strategy') or {}).get(
+        'type', '')).lower()
+    report = make_report(cost, gpus)
+    need = report['variants'][0]['sharded_peak' if shards and gpus > 1 else 'peak']
+    notes.append(f'memory: about {need / GB:.1f} GB on a GPU, with all responses at the limit of '
+                 f'{cost.max_tokens} tokens (tools/analysis_tools/estimate_cost.py says of what)')
+    if torch.cuda.is_available():
+        have = min(torch.cuda.get_device_properties(i).total_memory for i in range(gpus))
+        notes.append(f'GPUs here: {gpus} of {have / GB:.0f} GB')
+        if need > have:
+            yield (f'A step should fit into the memory of a GPU ({have / GB:.0f} GB), but takes '
+                   f'about {need / GB:.0f} GB; train an adapter (`model.policy.lora`), lower '
+                   f'`train_cfg.tokens_per_micro_batch`, or shard it over more GPUs')
+    elif need > _TYPICAL_GPU:
+        number = next((n for n in (2, 4, 8, 16, 32) if make_report(cost, n)['variants'][0][
+            'sharded_peak'] <= _TYPICAL_GPU), None)
+        notes.append(f'no GPU here; sharded ideally it would take {number} of 80 GB')
+    else:
+        notes.append('no GPU here; it would fit one of 80 GB')
+    checkpoint = report['trained_parameters'] * (4 + 4 * cost.setup.state)
+    free = shutil.disk_usage(_nearest(Path(config.get('work_dir') or '.'))).free
+    notes.append(f'disk: about {checkpoint / GB:.2f} GB a checkpoint, {free / GB:.0f} GB free')
+    if free < checkpoint:
+        yield (f'`work_dir` ({config.get("work_dir")}) should have room for a checkpoint, about '
+               f'{checkpoint / GB:.0f} GB, but has {free / GB:.0f} GB; name another by --work-dir')
+
+
+def _nearest(path: Path) -> Path:
+    """The folder itself, or the nearest one above that is there."""
+    path = path.absolute()
+    return next(parent for parent in (path, *path.parents) if parent.exists())

@@ -1,0 +1,208 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A few made samples in the format of any data set that this plugin knows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mmdpad.datasets.conversion import WRITERS, Record
+from mmdpad.datasets.conversion.coco import CATEGORY
+from mmdpad.datasets.conversion.image_files import ImageFiles
+from mmdpad.datasets.tables import import_pyarrow
+from mmdpad.prompts.template import OBJECTS_KEYS
+from mmdpad.registry import DATASETS
+
+SIZE = (160, 120)
+"""(width, height) of every picture."""
+TARGET = (0.25, 0.25, 0.625, 0.75)
+"""Box (x1, y1, x2, y2) of the target in every picture, as shares of its width and height."""
+COLOURS = ('red', 'green')
+_OTHER = (0.75, 0.1, 0.9, 0.4)  # a second object, where a question may mean several
+
+Config = dict[str, Any]
+
+
+def write_made_data(config: Config, folder: Path) -> Config | None:
+    """Write two samples in the format that a data set reads, and point it at them.
+
+    Each is a square on grey, of another colour, at :data:`TARGET`. A data set whose questions may
+    mean any number of objects gets two more, of two objects and of none.
+
+    Args:
+        config: Of the data set. File names below its ``data_root`` stay as they are.
+        folder: Where to; should be empty or not there.
+
+    Returns:
+        The entries of the config that change, or None for a class that is not known.
+    """
+    known = _find_writer(config['type'])
+    if known is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return known(config, folder)
+
+
+def _find_writer(name: Any) -> Callable[[Config, Path], Config] | None:
+    """What writes for the class of this name, or for the nearest of its bases."""
+    kind = DATASETS.get(name) if isinstance(name, str) else name
+    for base in getattr(kind, '__mro__', ()):
+        if base.__name__ in _WRITERS:
+            return _WRITERS[base.__name__]
+    return None
+
+
+def _place(box: tuple[float, ...], size: tuple[int, int]) -> list[int]:
+    """A box of shares as pixels, both ends inclusive."""
+    width, height = size
+    x1, y1, x2, y2 = box
+    return [round(x1 * width), round(y1 * height), round(x2 * width) - 1, round(y2 * height) - 1]
+
+
+def _picture(colour: str, size: tuple[int, int] = SIZE) -> Image.Image:
+    image = Image.new('RGB', size, 'grey')
+    ImageDraw.Draw(image).rectangle(_place(TARGET, size), fill=colour)
+    ImageDraw.Draw(image).rectangle(_place(_OTHER, size), fill='black')
+    return image
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def _mask(box: tuple[float, ...]) -> np.ndarray:
+    x1, y1, x2, y2 = _place(box, SIZE)
+    mask = np.zeros(SIZE[::-1], bool)
+    mask[y1:y2 + 1, x1:x2 + 1] = True
+    return mask
+
+
+def _records(several: bool, answered: bool) -> list[Record]:
+    """The samples; ``answered`` with a reasoning chain and a caption each."""
+    meant = [(colour, f'the {colour} square', [TARGET]) for colour in COLOURS]
+    if several:
+        meant += [('red', 'every object', [TARGET, _OTHER]), ('red', 'a green bird', [])]
+    records = []
+    for number, (colour, question, boxes) in enumerate(meant):
+        masks = np.array([_mask(box) for box in boxes]).reshape(-1, *SIZE[::-1])
+        extras = dict(think=f'it is {question}.', caption=f'a {colour} square')
+        records.append(Record(
+            id=f'made_{number}', where=f'made sample {number}', image=_png(_picture(colour)),
+            texts=(question, ), is_sentence=False, masks=masks.astype(bool),
+            ignore=np.zeros(SIZE[::-1], bool), extras=extras if answered else {}))
+    return records
+
+
+def _write(kind: str, folder: Path, images: Path, split: str, several: bool = False,
+           answered: bool = False) -> None:
+    """By the writer of the converter; images go below ``images``."""
+    writer = WRITERS[kind](folder, ImageFiles(images, images, copy=True))
+    images.mkdir(parents=True, exist_ok=True)
+    for record in _records(several, answered):
+        writer.write(record, split)
+    writer.close()
+
+
+def _reason_seg(config: Config, folder: Path) -> Config:
+    _write('reasonseg', folder, folder, config.get('split', 'train'), answered=True)
+    return dict(data_root=str(folder))
+
+
+def _referring(config: Config, folder: Path) -> Config:
+    images = folder / (config.get('data_prefix') or {}).get('img_path', '')
+    several = bool(config.get('several_objects'))
+    _write('coco', folder, images, config.get('split', 'train'), several)
+    refs = json.loads((folder / 'refs.json').read_text())
+    instances, split_file = folder / config['ann_file'], folder / config['split_file']
+    for path in (instances, split_file):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    (folder / 'instances.json').rename(instances)
+    if split_file.suffix == '.json':
+        (folder / 'refs.json').rename(split_file)
+    else:
+        split_file.write_bytes(pickle.dumps(refs))
+    return dict(data_root=str(folder))
+
+
+def _json_lines(config: Config, folder: Path) -> Config:
+    name = Path(config['ann_file']).name
+    prefix = (config.get('data_prefix') or {}).get('img_path', '')
+    _write('jsonl', folder, folder / prefix, 'made', bool(config.get('several_objects')),
+           answered=True)
+    (folder / 'made.jsonl').rename(folder / name)
+    return dict(data_root=str(folder), ann_file=name)
+
+
+def _mask_folder(config: Config, folder: Path) -> Config:
+    prefix = dict(img_path='images', mask_path='masks') | dict(config.get('data_prefix') or {})
+    for name in prefix.values():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for record in _records(several=False, answered=False):
+        (folder / prefix['img_path'] / f'{record.id}.png').write_bytes(record.image)
+        Image.fromarray(record.masks[0]).save(folder / prefix['mask_path'] / f'{record.id}.png')
+        rows.append(dict(image=f'{record.id}.png', question=record.texts[0]))
+    name = Path(config.get('ann_file', 'questions.csv')).name
+    with open(folder / name, 'w', newline='') as file:
+        if name.endswith('.json'):
+            json.dump(rows, file)
+        else:
+            table = csv.DictWriter(file, ('image', 'question'))
+            table.writeheader()
+            table.writerows(rows)
+    return dict(data_root=str(folder), ann_file=name)
+
+
+def _seg_zero_eval(config: Config, folder: Path) -> Config:
+    _write('parquet', folder, folder, config.get('split', 'test'))
+    return dict(data_root=str(folder))
+
+
+def _seg_zero(config: Config, folder: Path) -> Config:
+    pyarrow = import_pyarrow()
+    size = tuple(config.get('solution_size', (840, 840)))
+    rows = []
+    for number, colour in enumerate(COLOURS):
+        box = _place(TARGET, size)
+        x, y = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
+        solution = (f'<box>({box[0]},{box[1]}),({box[2]},{box[3]})</box>'
+                    f'<points>({x},{y}),({x},{y})</points>')
+        if config.get('several_objects'):
+            solution = json.dumps([dict(zip(OBJECTS_KEYS, (box, [x, y]), strict=True))])
+        rows.append(dict(id=f'made_{number}', problem=f'the {colour} square', solution=solution,
+                         image=dict(bytes=_png(_picture(colour, size)), path=None)))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows),
+                                folder / f'{config.get("split", "train")}.parquet')
+    return dict(data_root=str(folder))
+
+
+def _coco(config: Config, folder: Path) -> Config:
+    """Instances of COCO's format, all of the data set's first class."""
+    prefix = (config.get('data_prefix') or {}).get('img', '')
+    _write('coco', folder, folder / prefix, 'train')
+    instances = json.loads((folder / 'instances.json').read_text())
+    names = ((config.get('metainfo') or {}).get('classes')
+             or DATASETS.get(config['type']).METAINFO.get('classes') or (CATEGORY['name'], ))
+    instances['categories'] = [dict(id=number, name=name) for number, name in
+                               enumerate([names] if isinstance(names, str) else names, start=1)]
+    path = folder / config['ann_file']
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(instances))
+    return dict(data_root=str(folder))
+
+
+# By the name of a class; a subclass is written for as its base.
+_WRITERS: dict[str, Callable[[Config, Path], Config]] = dict(
+    ReasonSegDataset=_reason_seg, ReferringSegDataset=_referring, RefCocoDataset=_referring,
+    JsonLinesDataset=_json_lines, MaskFolderDataset=_mask_folder,
+    SegZeroEvalDataset=_seg_zero_eval, SegZeroDataset=_seg_zero, CocoDataset=_coco)

@@ -1,0 +1,63 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""mmdet's detectors, of the same classes and a few thousand weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_WIDTHS = [8, 16, 32, 64]
+_RESNET = {'backbone.depth': 18, 'backbone.base_channels': _WIDTHS[0]}
+_SWIN = {'backbone.embed_dims': _WIDTHS[0], 'backbone.depths': [1, 1, 1, 1],
+         'backbone.num_heads': [1, 1, 2, 2]}
+_FEW_BOXES = {'test_cfg.rpn.nms_pre': 20, 'test_cfg.rpn.max_per_img': 20,
+              'test_cfg.rcnn.score_thr': 0.0, 'test_cfg.rcnn.max_per_img': 10}
+# By `type` of a part: what makes it small.
+_BACKBONES: dict[str, dict[str, Any]] = dict(ResNet=_RESNET, SwinTransformer=_SWIN)
+_DETECTORS: dict[str, dict[str, Any]] = dict(
+    MaskRCNN={
+        'neck.in_channels': _WIDTHS, 'neck.out_channels': 16,
+        'rpn_head.in_channels': 16, 'rpn_head.feat_channels': 16,
+        'roi_head.bbox_roi_extractor.out_channels': 16,
+        'roi_head.mask_roi_extractor.out_channels': 16,
+        'roi_head.bbox_head.in_channels': 16, 'roi_head.bbox_head.fc_out_channels': 32,
+        'roi_head.mask_head.in_channels': 16, 'roi_head.mask_head.conv_out_channels': 16,
+        **_FEW_BOXES},
+    Mask2Former={
+        'panoptic_head.in_channels': _WIDTHS, 'panoptic_head.feat_channels': 32,
+        'panoptic_head.out_channels': 32, 'panoptic_head.num_queries': 10,
+        'panoptic_head.pixel_decoder.encoder.num_layers': 1,
+        'panoptic_head.pixel_decoder.encoder.layer_cfg.self_attn_cfg.embed_dims': 32,
+        'panoptic_head.pixel_decoder.encoder.layer_cfg.ffn_cfg.embed_dims': 32,
+        'panoptic_head.pixel_decoder.encoder.layer_cfg.ffn_cfg.feedforward_channels': 32,
+        'panoptic_head.pixel_decoder.positional_encoding.num_feats': 16,
+        'panoptic_head.positional_encoding.num_feats': 16,
+        'panoptic_head.transformer_decoder.num_layers': 1,
+        'panoptic_head.transformer_decoder.layer_cfg.self_attn_cfg.embed_dims': 32,
+        'panoptic_head.transformer_decoder.layer_cfg.cross_attn_cfg.embed_dims': 32,
+        'panoptic_head.transformer_decoder.layer_cfg.ffn_cfg.embed_dims': 32,
+        'panoptic_head.transformer_decoder.layer_cfg.ffn_cfg.feedforward_channels': 32,
+        'train_cfg.num_points': 64, 'test_cfg.max_per_image': 10})
+_DETECTORS['FasterRCNN'] = {key: value for key, value in _DETECTORS['MaskRCNN'].items()
+                            if '.mask_' not in key}
+
+
+def shrinking_options(model: dict[str, Any]) -> dict[str, Any] | None:
+    """Options, with dots, that make the config of a detector small; None for one that is not
+    known. Paths to pretrained parts are dropped in any case by :func:`find_pretrained`."""
+    options = _DETECTORS.get(model['type'])
+    backbone = _BACKBONES.get((model.get('backbone') or {}).get('type', ''))
+    if options is None or backbone is None:
+        return None
+    return {**backbone, **options}
+
+
+def find_pretrained(model: Any, path: str = '') -> dict[str, None]:
+    """Options that drop every ``init_cfg`` with the weights of a part."""
+    found: dict[str, None] = {}
+    if isinstance(model, dict):
+        for key, value in model.items():
+            if key == 'init_cfg' and isinstance(value, dict) and value.get('type') == 'Pretrained':
+                found[f'{path}{key}'] = None
+            else:
+                found |= find_pretrained(value, f'{path}{key}.')
+    return found

@@ -1,0 +1,152 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A box and points become a mask, by a promptable segmentor of transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+
+from mmdpad.models.frozen import FrozenModule
+from mmdpad.models.weights import check_source, load_pretrained
+
+from .prompts import check_prompts, clip_prompts
+
+_DTYPES = ('float32', 'bfloat16')
+
+
+class SeenImage(NamedTuple):
+    """An image as the model has seen it.
+
+    Attributes:
+        embeddings: Arguments of the model's ``forward`` in place of pixels, float32.
+        shape: (height, width) of the resized image, without padding.
+    """
+
+    embeddings: dict[str, Any]
+    shape: tuple[int, int]
+
+
+class HFSAMDecoder(FrozenModule):
+    """A frozen model of the SAM family, prompted by one box and some positive points per object.
+
+    Of the three masks that the model proposes, the one with the highest predicted IoU is taken.
+    The embeddings of the last images are kept, so several questions about one image encode it
+    once. Images are encoded one by one: in a batch, low bits of an image's mask would hang on the
+    images beside it.
+
+    A subclass names the classes of transformers and, where its model differs, overrides
+    :meth:`embed`, :meth:`place` and :meth:`finish`.
+
+    Args:
+        pretrained: A folder in Hugging Face format (config.json, weights and the files of the
+            processor), or a hub name.
+        dtype: 'bfloat16' encodes images under autocast; prompts, masks and weights are float32 in
+            any case (a coordinate in bfloat16 is off by some pixels).
+        cache_size: Images whose embeddings are kept, on the decoder's device; 0 keeps none.
+
+    Raises:
+        ValueError: Another kind of model, weights that do not fit, or an unknown ``dtype``.
+        FileNotFoundError: ``pretrained`` looks like a path and is no such folder.
+    """
+
+    model_class: type[PreTrainedModel]
+    processor_class: type[ProcessorMixin]
+    model_types: tuple[str, ...]  # in config.json, of the folders that hold such a model
+    example: str  # a hub name
+
+    def __init__(self, pretrained: str, dtype: str = 'float32', cache_size: int = 16) -> None:
+        super().__init__(cache_size)
+        if dtype not in _DTYPES:
+            raise ValueError(f'`dtype` should be one of {_DTYPES}, but got {dtype!r}')
+        source = check_source('model.decoder.pretrained', pretrained, self.example)
+        self._check_type(source)
+        self.processor = self.processor_class.from_pretrained(source)
+        self.sam = load_pretrained(
+            self.model_class, source,
+            f'Download the whole folder of a model such as {self.example} again',
+            dtype=torch.float32)
+        self.dtype = dtype
+        self.variant = Path(source).name
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Segment N objects of one image.
+
+        Args:
+            image: uint8 (H, W, 3), RGB, the original frame.
+            boxes: (N, 4) float, XYXY in pixels of ``image``; clipped to [0, W] x [0, H].
+            points: (N, P, 2) float, (x, y) in pixels of ``image``, all positive; clipped to
+                [0, W - 1] x [0, H - 1].
+
+        Returns:
+            masks (N, H, W) bool and scores (N,) float32, the model's own estimate of the IoU,
+            both on the decoder's device.
+
+        Raises:
+            ValueError: See :func:`check_prompts`.
+        """
+        boxes, points = check_prompts(image, boxes, points)
+        height, width = image.shape[:2]
+        if not len(boxes):
+            return (torch.zeros(0, height, width, dtype=torch.bool, device=self.device),
+                    torch.zeros(0, device=self.device))
+        (seen, ) = self.feature_cache.lookup([image], self._see)
+        boxes, points = clip_prompts(boxes, points, (height, width))
+        prompts = self.place(boxes, points, (height, width), seen.shape)
+        found = self.sam(**seen.embeddings, multimask_output=True,
+                         **{name: value.to(self.device) for name, value in prompts.items()})
+        masks, scores = found.pred_masks[0], found.iou_scores[0]
+        best = scores.argmax(dim=1)
+        rows = torch.arange(len(best), device=self.device)
+        masks = self.finish(masks[rows, best][:, None], (height, width), seen.shape)
+        return masks[:, 0], scores[rows, best]
+
+    def embed(self, pixels: Tensor) -> dict[str, Any]:
+        """Arguments of the model's ``forward`` for one image, (1, 3, S, S) as the processor gives
+        it."""
+        return dict(image_embeddings=[
+            level.float() for level in self.sam.get_image_embeddings(pixels)])
+
+    def place(self, boxes: np.ndarray, points: np.ndarray, shape: tuple[int, int],
+              seen: tuple[int, int]) -> dict[str, Tensor]:
+        """Boxes (N, 4) and points (N, P, 2) in pixels of an image of ``shape`` (H, W) as
+        ``input_boxes`` (1, N, 4) and, where there are any, ``input_points`` (1, N, P, 2) in pixels
+        of what the model has seen, of the shape ``seen``; without labels points are positive."""
+        prompts = dict(input_boxes=[boxes.tolist()])
+        if points.size:
+            prompts['input_points'] = [points.tolist()]
+        placed = self.processor(**prompts, original_sizes=[shape], return_tensors='pt')
+        return {name: placed[name] for name in prompts}
+
+    def finish(self, masks: Tensor, shape: tuple[int, int], seen: tuple[int, int]) -> Tensor:
+        """Masks (N, 1, h, w) of the model as bool (N, 1, H, W) of an image of ``shape`` (H, W)
+        that the model has seen in the shape ``seen``."""
+        return self.processor.post_process_masks([masks], [shape])[0]
+
+    def _see(self, images: list[np.ndarray]) -> list[SeenImage]:
+        """Each image (uint8 (H, W, 3), RGB), one by one."""
+        seen = []
+        for image in images:
+            inputs = self.processor(images=image, return_tensors='pt',
+                                    input_data_format='channels_last')
+            pixels = inputs['pixel_values'].to(self.device)
+            shape = inputs.get('reshaped_input_sizes', [pixels.shape[-2:]])[0]
+            with torch.autocast(self.device.type, torch.bfloat16,
+                                enabled=self.dtype == 'bfloat16'):
+                embeddings = self.embed(pixels)
+            seen.append(SeenImage(embeddings, tuple(int(side) for side in shape)))
+        return seen
+
+    def _check_type(self, source: str) -> None:
+        found = PretrainedConfig.get_config_dict(source)[0].get('model_type')
+        if found not in self.model_types:
+            raise ValueError(
+                f'`model.decoder.pretrained` of {type(self).__name__} should be a model of type '
+                f'{" or ".join(self.model_types)}, such as {self.example}, but {source!r} is of '
+                f'type {found!r}; name such a folder, or take the decoder of that type')

@@ -1,0 +1,89 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A CLIP checkpoint in the names of open_clip's models, and how it was trained, if it tells."""
+
+from __future__ import annotations
+
+import os.path as osp
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from torch import Tensor, nn
+
+from mmdpad.models.weights import read_state_dict
+
+_OPENAI_ENTRIES = ('input_resolution', 'context_length', 'vocab_size')  # of its TorchScript files
+_TRAINED_WITH_QUICK_GELU = re.compile(r'openai|metaclip|dfn\d|quickgelu', re.IGNORECASE)
+_LONG_CLIP_KEPT = 20  # positions that Long-CLIP takes over from CLIP
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights in a file.
+
+    Attributes:
+        path: The file.
+        state: Its names and tensors, without what is no weight.
+        quick_gelu: What tells that they were trained with QuickGELU; empty if nothing does.
+    """
+
+    path: str
+    state: dict[str, Tensor]
+    quick_gelu: str
+
+    def for_model(self, model: nn.Module) -> dict[str, Tensor]:
+        """The state in the names of a model, which it need not fit."""
+        state = convert_state_dict(model, dict(self.state))
+        if not hasattr(model, 'positional_embedding'):
+            state = convert_to_custom_text_state_dict(state)
+        for name in ('logit_scale', 'logit_bias'):  # published as numbers and as vectors
+            own = getattr(model, name, None)
+            if own is not None and name in state and state[name].numel() == own.numel():
+                state[name] = state[name].reshape(own.shape)
+        if getattr(model, 'logit_bias', None) is not None:  # of SigLIP's loss, in no cosine
+            state.setdefault('logit_bias', torch.zeros_like(model.logit_bias))
+        # Older checkpoints hold the numbers of a Hugging Face tower's positions.
+        state.pop('text.transformer.embeddings.position_ids', None)
+        return state
+
+
+def read_weights(path: str, remedy: str) -> Weights:
+    """Read a file of open_clip, OpenAI, Long-CLIP or MobileCLIP.
+
+    Raises:
+        FileNotFoundError, ValueError: See :func:`mmdpad.models.weights.read_state_dict`.
+    """
+    state = {name.removeprefix('module.'): value
+             for name, value in read_state_dict(path, remedy).items()}
+    told = ''
+    if any(name in state for name in _OPENAI_ENTRIES):
+        told = 'it has entries of OpenAI\'s own files'
+        state = {name: value for name, value in state.items() if name not in _OPENAI_ENTRIES}
+    if 'positional_embedding_res' in state:  # Long-CLIP, which goes on from OpenAI's weights
+        told = 'it has an entry of Long-CLIP\'s own files'
+        state['positional_embedding'] = torch.cat([
+            state['positional_embedding'][:_LONG_CLIP_KEPT],
+            state.pop('positional_embedding_res')[_LONG_CLIP_KEPT:]])
+    return Weights(path, state, told or _told_by_name(path))
+
+
+def _told_by_name(path: str) -> str:
+    folder, name = osp.split(osp.abspath(path))
+    if name in _published_names():
+        return 'it is named as a published file that was'
+    found = _TRAINED_WITH_QUICK_GELU.search(osp.join(osp.basename(folder), name))
+    return f'its name has {found[0]!r}' if found else ''
+
+
+@cache
+def _published_names() -> frozenset[str]:
+    """Names of the files that open_clip fetches for tags that were trained with QuickGELU."""
+    configs = [open_clip.get_pretrained_cfg(*pair) for pair in open_clip.list_pretrained()]
+    names = {quick: {osp.basename(config['url']) for config in configs
+                     if config.get('url') and bool(config.get('quick_gelu')) == quick}
+             for quick in (True, False)}
+    return frozenset(names[True] - names[False])

@@ -1,0 +1,159 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What `--dry-run` finds in broken configs: each fault on its own, and all of them in one list."""
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdpad.engine.trial import dry_run, make_smoke_config
+from mmdpad.engine.trial.check_weights import check_weights_file
+from mmdpad.testing.policy_folder import make_policy_folder
+
+ROOT = Path(__file__).parents[1]
+MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp('stand_ins')
+
+
+@pytest.fixture(scope='module')
+def sound(weights) -> Config:
+    """A config without a problem; tests take copies."""
+    return make_smoke_config(Config.fromfile(MAIN), str(weights / 'run'), weights, weights)[0]
+
+
+@pytest.fixture
+def problems_with(sound):
+    """What is wrong with the sound config once some entries are changed."""
+    def check(training: bool = True, **entries) -> list[str]:
+        config = Config(sound.to_dict())
+        config.merge_from_dict({key.replace('__', '.'): v for key, v in entries.items()})
+        return dry_run(config, training)[0]
+    return check
+
+
+def test_a_sound_config_has_a_summary_and_no_problem(sound):
+    problems, notes = dry_run(sound)
+    told = '\n'.join(notes)
+    assert problems == []
+    assert 'train_dataloader (SegZeroDataset): ok: 2 items' in told
+    assert 'memory: about' in told and 'disk: about' in told
+
+
+BROKEN = {
+    'type of a model': (dict(model__decoder__type='SAMDecodr'),
+                        "`model.decoder.type` should be a registered model, but got 'SAMDecodr'; "
+                        'did you mean SAMDecoder'),
+    'type of a transform': (
+        {'train_dataloader.dataset.pipeline.1.type': 'PromptResise'},
+        'did you mean PromptResize'),
+    'type of a reward': (dict(train_cfg__rewards__box_iou__type='BoxIouReward'),
+                         'did you mean BoxIoUReward'),
+    'argument of a model': (dict(model__policy__gradient_checkpoint=True),
+                            'did you mean `gradient_checkpointing`?'),
+    'argument of a data set': (dict(val_dataloader__dataset__spilt='val'), 'did you mean `split`?'),
+    'argument of a reward': (dict(train_cfg__rewards__box_iou__treshold=0.5), 'treshold'),
+    'argument of a hook': ({'custom_hooks.0.from': 'binary'}, 'from'),
+    'argument of the loop': (dict(train_cfg__prompts_per_updates=2),
+                             'did you mean `prompts_per_update`?'),
+    'key of the sampling': (dict(model__train_cfg__groupsize=4), 'groupsize'),
+    'policy': (dict(model__policy__pretrained='checkpoints/none'),
+               "'checkpoints/none' is not there"),
+    'decoder': (dict(model__decoder__checkpoint='none.pth'), 'none.pth is not there; download'),
+    'discriminator': ({'custom_hooks.0.discriminator.model_name': 'local-dir:no/clip'},
+                      "'no/clip'"),
+    'data': (dict(train_dataloader__dataset__data_root='no/data'), 'no/data is none; download'),
+    'split': (dict(test_dataloader__dataset__split='testing'), "got 'testing'"),
+    'prompt length': (dict(model__policy__max_prompt_tokens=1000),
+                      '`max_prompt_tokens` = 1000 tokens, but that of'),
+    'prompt size': ({'val_dataloader.dataset.pipeline.2.size': (850, 840)}, 'multiples of 28'),
+    'batch': (dict(train_dataloader__batch_size=3, train_cfg__prompts_per_update=2),
+              '`train_dataloader.batch_size` (3) should be divisible by `prompts_per_update` (2)'),
+    'accumulation': (dict(optim_wrapper__accumulative_counts=4), 'should be 1'),
+    'group': (dict(model__train_cfg__group_size=1), 'should be at least 2'),
+    'two terms of one name': (
+        dict(train_cfg__rewards__discriminative=dict(type='BoxIoUReward', threshold=0.5)),
+        "'discriminative' is there already"),
+    'package': (dict(model__rollout_engine__engine__type='VLLMRollout'), 'needs vllm'),
+}
+
+
+@pytest.mark.parametrize('fault', BROKEN)
+def test_each_fault_has_its_line(fault, problems_with):
+    entries, told = BROKEN[fault]
+    problems = problems_with(**entries)
+    assert any(told in problem for problem in problems), problems
+    # Prompts are those of three data sets, and what needs a package is not registered without it.
+    assert len(problems) <= {'prompt length': 3, 'package': 2}.get(fault, 1)
+
+
+def test_several_faults_come_in_one_list(problems_with):
+    names = ('decoder', 'data', 'batch', 'argument of a model', 'type of a reward')
+    entries = {key: value for name in names for key, value in BROKEN[name][0].items()}
+    problems = problems_with(**entries)
+    assert len(problems) == len(names)
+    for name in names:
+        assert any(BROKEN[name][1] in problem for problem in problems)
+
+
+def test_a_test_needs_no_training(problems_with):
+    faults = dict(train_dataloader__dataset__data_root='no/data', train_cfg__max_itres=2,
+                  optim_wrapper__accumulative_counts=4)
+    assert len(problems_with(**faults)) == 3
+    assert problems_with(training=False, **faults) == []
+
+
+@pytest.fixture
+def policy(tmp_path) -> Path:
+    """A policy in two shards."""
+    folder = Path(make_policy_folder(tmp_path / 'policy', 'qwen2_5_vl'))
+    shard = folder / 'model-00002-of-00002.safetensors'
+    (folder / 'model.safetensors').rename(shard)
+    shutil.copy(shard, folder / 'model-00001-of-00002.safetensors')
+    (folder / 'model.safetensors.index.json').write_text(json.dumps(dict(weight_map=dict(
+        a='model-00001-of-00002.safetensors', b='model-00002-of-00002.safetensors'))))
+    return folder
+
+
+@pytest.mark.parametrize('name, told', [
+    ('model-00002-of-00002.safetensors', 'model-00002-of-00002.safetensors is not there'),
+    ('config.json', 'has no config.json'),
+    ('tokenizer.json', 'has neither tokenizer.json nor'),
+    ('preprocessor_config.json', 'has neither preprocessor_config.json nor')])
+def test_a_folder_that_is_not_whole(policy, problems_with, name, told):
+    assert problems_with(model__policy__pretrained=str(policy)) == []
+    (policy / name).unlink()
+    problems = problems_with(model__policy__pretrained=str(policy))
+    assert any(told in problem for problem in problems), problems
+
+
+def test_files_that_were_cut_short(policy, tmp_path):
+    whole, cut = policy / 'model-00001-of-00002.safetensors', tmp_path / 'cut.safetensors'
+    assert check_weights_file(whole) is None
+    cut.write_bytes(whole.read_bytes()[:-1])
+    assert f'should have {whole.stat().st_size} bytes, but has {whole.stat().st_size - 1}' in (
+        check_weights_file(cut))
+    cut.write_bytes(b'<html>')
+    assert 'is no safetensors file' in check_weights_file(cut)
+    torch.save(dict(a=torch.zeros(2)), tmp_path / 'a.pth')
+    assert check_weights_file(tmp_path / 'a.pth') is None
+    (tmp_path / 'b.pth').write_bytes((tmp_path / 'a.pth').read_bytes()[:-30])
+    assert 'cut short' in check_weights_file(tmp_path / 'b.pth')
+
+
+def test_the_commands(run_here, tmp_path):
+    found = run_here('tools/train.py', MAIN, '--dry-run', '--work-dir', tmp_path / 'run')
+    assert found.returncode == 1
+    lines = [line for line in found.stdout.splitlines() if line.startswith('- ')]
+    assert f'dry run: {len(lines)} problem(s):' in found.stdout and len(lines) >= 5
+    assert 'sam_vit_h_4b8939.pth is not there' in found.stdout
+    tested = run_here('tools/test.py', MAIN, '--dry-run', '--work-dir', tmp_path / 'run')
+    assert tested.returncode == 1 and 'refCOCOg' not in tested.stdout
+    both = run_here('tools/train.py', MAIN, '--smoke', '--dry-run')
+    assert both.returncode == 0 and 'dry run: no problem found' in both.stdout
+    assert not (tmp_path / 'run').exists()
