@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Every config parses; the published recipe is what the paper says and builds on stand-ins."""
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdpad.engine.strategies import FSDP2Strategy
-from mmdpad.models import ReasoningSegmentor
+from mmdpad.models import ReasoningSegmentor, VLLMRollout
 from mmdpad.prompts import parse_response
 from mmdpad.registry import HOOKS, METRICS, MODELS, OPTIMIZERS, STRATEGIES
 from mmdpad.rewards import RewardComposition
@@ -104,6 +105,16 @@ def test_qlora_changes_nothing_but_the_frozen_weights():
     assert quantization.pop('load_in_4bit') and quantization.pop('bnb_4bit_use_double_quant')
     assert quantization == dict(bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype='bfloat16')
     assert qlora == lora
+
+
+def test_vllm_changes_nothing_but_the_sampling():
+    lora, vllm = (Config.fromfile(path).to_dict() for path in (
+        LORA, ROOT / 'configs/dpad/qwen7b_vllm_reasonseg.py'))
+    assert vllm['model']['train_cfg'].pop('importance_cap') == 2.0
+    engine = vllm['model'].pop('rollout_engine')
+    assert engine.pop('type') == 'VLLMRollout'
+    assert engine.keys() <= inspect.signature(VLLMRollout).parameters.keys()
+    assert vllm == lora
 
 
 # Folder of the weights, side of the prompt image, family.

@@ -136,3 +136,12 @@ def test_a_work_dir_in_use_is_refused(run_here, tmp_path):
     (tmp_path / 'iter_1.pth').touch()
     refused = run_here('tools/train.py', MAIN, '--smoke', '--work-dir', tmp_path)
     assert refused.returncode == 1 and 'should be empty or not there' in refused.stderr
+
+
+def test_an_engine_with_a_model_of_its_own_is_replaced(stand_in):
+    made, notes = stand_in(ROOT / 'configs/dpad/qwen7b_vllm_reasonseg.py')
+    assert made.model.rollout_engine.engine == dict(type='SharedPrefixRollout',
+                                                    records_log_probs=True)
+    told = '\n'.join(notes)
+    assert 'SharedPrefixRollout in place of VLLMRollout' in told
+    assert made.model.train_cfg.importance_cap == 2.0

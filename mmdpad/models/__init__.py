@@ -10,9 +10,10 @@ from .decoders import (
 )
 from .discriminators import CLIPDiscriminator, DiscriminativeReward
 from .heads import VLMReasoningHead
-from .rollouts import HFRollout, SharedPrefixRollout
+from .rollouts import HFRollout, SharedPrefixRollout, VLLMRollout
 from .segmentors import ReasoningSegmentor
 
 __all__ = ['BoxDecoder', 'CLIPDiscriminator', 'DetectorDecoder', 'DiscriminativeReward',
            'HFRollout', 'HFSAMDecoder', 'ReasoningSegmentor', 'SAM2Decoder', 'SAM3Decoder',
-           'SAMDecoder', 'SAMHQDecoder', 'SharedPrefixRollout', 'VLMReasoningHead']
+           'SAMDecoder', 'SAMHQDecoder', 'SharedPrefixRollout', 'VLLMRollout',
+           'VLMReasoningHead']

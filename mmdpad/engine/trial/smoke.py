@@ -14,7 +14,8 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmdpad.datasets.checking import LOADERS
 from mmdpad.models import ReasoningSegmentor
-from mmdpad.registry import LOOPS, MODELS
+from mmdpad.models.rollouts import DrawingEngine
+from mmdpad.registry import LOOPS, MODELS, ROLLOUTS
 
 from . import rehearsed_rollout  # noqa: F401 registers it
 from .config_nodes import find_nodes
@@ -115,6 +116,10 @@ def _rehearse(config: Config, notes: Notes) -> None:
     if not (isinstance(kind, type) and issubclass(kind, ReasoningSegmentor)):
         return
     engine = config.model.get('rollout_engine') or dict(type='SharedPrefixRollout')
+    if not issubclass(ROLLOUTS.get(engine['type']), DrawingEngine):
+        notes.append(f'model.rollout_engine: SharedPrefixRollout in place of {engine["type"]}, '
+                     f'which has a model of its own')
+        engine = dict(type='SharedPrefixRollout', records_log_probs=True)
     config.model.rollout_engine = dict(type='RehearsedRollout', engine=engine, box=TARGET,
                                        several_objects=config.model.get('several_objects', False))
     notes.append(f'model.rollout_engine ({engine["type"]}): every second response is replaced by '

@@ -30,6 +30,8 @@ class EncodedPrompt:
         grid: (1, 3) long: frames (1), rows and columns of patches.
         vision: What the vision tower made of the image, where it has seen it: (image tokens, D)
             for the language model's input, and for further levels where the model has some.
+        image: uint8 (3, h, w), the image itself (no copy), for an engine with a processor of its
+            own.
     """
 
     input_ids: Tensor
@@ -37,6 +39,7 @@ class EncodedPrompt:
     pixel_values: Tensor
     grid: Tensor
     vision: tuple[Tensor, ...] | None = None
+    image: Tensor | None = None
 
     def __len__(self) -> int:
         """Tokens of the prompt, those of the image included."""
@@ -75,7 +78,7 @@ class PromptEncoder:
         values = self.processor(text=[self.write(question)], images=[image.cpu()],
                                 return_mm_token_type_ids=True, return_tensors='pt')
         prompt = EncodedPrompt(values['input_ids'][0], values['mm_token_type_ids'][0],
-                               values['pixel_values'], values['image_grid_thw'])
+                               values['pixel_values'], values['image_grid_thw'], image=image)
         patch = self.processor.image_processor.patch_size
         _, rows, columns = prompt.grid[0].tolist()
         problem = self.problem(tuple(image.shape[-2:]), (rows * patch, columns * patch),

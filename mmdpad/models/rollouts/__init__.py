@@ -3,5 +3,7 @@ from .engine import DrawingEngine, RolloutEngine
 from .hf_rollout import HFRollout
 from .sampling import Responses
 from .shared_prefix_rollout import SharedPrefixRollout
+from .vllm_rollout import VLLMRollout
 
-__all__ = ['DrawingEngine', 'HFRollout', 'Responses', 'RolloutEngine', 'SharedPrefixRollout']
+__all__ = ['DrawingEngine', 'HFRollout', 'Responses', 'RolloutEngine', 'SharedPrefixRollout',
+           'VLLMRollout']

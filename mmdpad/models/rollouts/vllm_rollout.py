@@ -1,0 +1,231 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Responses by vLLM, on the device that trains."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.named_weights import named_weights, weights_version
+from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.registry import ROLLOUTS
+
+from .engine import RolloutEngine
+from .sampling import Responses
+
+_NEVER = -100.0  # the strongest bias that vLLM allows
+
+
+@ROLLOUTS.register_module()
+class VLLMRollout(RolloutEngine):
+    """Samples with vLLM in the same process (colocated): paged attention and continuous batching.
+
+    Each process has an engine of its own for its own prompts. It is started at the first rollout,
+    gets the policy's weights (an adapter merged into them) whenever they have changed, and sleeps
+    between rollouts, so that the update has the memory. Its draws are vLLM's own: they follow from
+    the seed, the prompt's number and the response's place in its group, but not bit for bit from
+    these alone, since vLLM's arithmetic may depend on the batch. Written by the documentation of
+    vLLM 0.29 to 0.32 and tested on a stand-in of that interface, not yet with vLLM itself.
+
+    Args:
+        gpu_memory_utilization: Share of the device's memory that vLLM may use while it is awake.
+        max_model_len: Most tokens of a prompt and its response together.
+        dtype: Of the engine's weights.
+        sleep_level: What vLLM does between rollouts: 1 moves its weights to the CPU and drops the
+            cache; 2 drops both; 0 keeps both on the device.
+        records_log_probs: See :class:`RolloutEngine`; not with top-k, top-p or temperature 0.
+        engine_options: Further arguments of ``vllm.LLM``, for example ``dict(enforce_eager=True)``.
+
+    Raises:
+        ImportError: vLLM is not installed.
+        ValueError: ``sleep_level`` is none of these.
+    """
+
+    def __init__(self, gpu_memory_utilization: float = 0.4, max_model_len: int = 2600,
+                 dtype: str = 'bfloat16', sleep_level: int = 1, records_log_probs: bool = True,
+                 engine_options: dict | None = None) -> None:
+        if sleep_level not in (0, 1, 2):
+            raise ValueError(f'`sleep_level` should be 0, 1 or 2, but got {sleep_level!r}')
+        if find_spec('vllm') is None:
+            raise ImportError('`VLLMRollout` needs vllm, which is not installed; install it: '
+                              '`pip install "mmdpad[vllm]"`, or use '
+                              "`rollout_engine=dict(type='SharedPrefixRollout')`")
+        self.records_log_probs = records_log_probs
+        self.max_model_len = max_model_len
+        self.sleep_level = sleep_level
+        self.options = dict(
+            dtype=dtype, gpu_memory_utilization=gpu_memory_utilization,
+            max_model_len=max_model_len, enable_sleep_mode=sleep_level > 0,
+            logprobs_mode='processed_logprobs', limit_mm_per_prompt={'image': 1, 'video': 0},
+            **(engine_options or {}))
+        self.llm: Any = None
+        self.version = ''  # that of the weights which the engine has
+        self.asleep = False
+
+    @torch.no_grad()
+    def __call__(self,
+                 head: VLMReasoningHead,
+                 prompts: Sequence[EncodedPrompt],
+                 group_size: int = 1,
+                 temperature: float = 1.0,
+                 max_new_tokens: int = 1024,
+                 top_p: float = 1.0,
+                 top_k: int = 0,
+                 seed: int | Sequence[int] = 0,
+                 prompt_numbers: Sequence[int] | None = None) -> Responses:
+        """See :class:`RolloutEngine`.
+
+        Raises:
+            ValueError: Prompts and responses have more than ``max_model_len`` tokens, or weights
+                are of a kind that cannot be handed over.
+            RuntimeError: vLLM made another prompt, or did not take all weights.
+        """
+        if (needed := max(map(len, prompts)) + max_new_tokens) > self.max_model_len:
+            raise ValueError(f'`rollout_engine.max_model_len` should be at least {needed}, the '
+                             f'tokens of a prompt and its response, but got {self.max_model_len}')
+        numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
+        records = self.records_log_probs and temperature > 0 and top_p == 1 and top_k == 0
+        greedy = dict(n=1, temperature=0.0)
+        drawn = dict(n=group_size, temperature=temperature, top_p=top_p, top_k=top_k)
+        settings = dict(
+            **(drawn if temperature > 0 else greedy), max_tokens=max_new_tokens,
+            stop_token_ids=head.end_tokens, logprobs=0 if records else None, detokenize=False,
+            logit_bias={token: _NEVER for token in head.vision_token_ids})
+        # An AMP context around the rollout is none of the engine's business.
+        with torch.autocast(head.device.type, enabled=False):
+            self._wake(head)
+            from vllm import SamplingParams
+            outputs = self.llm.generate(
+                [make_request(prompt, self.version) for prompt in prompts],
+                [SamplingParams(**settings, seed=request_seed(seed, number))
+                 for number in numbers], use_tqdm=False)
+            self._sleep()
+        check_prompts(prompts, outputs)
+        return read_outputs(outputs, 1 if temperature > 0 else group_size,
+                            head.processor.tokenizer.pad_token_id, records, head.device)
+
+    def _wake(self, head: VLMReasoningHead) -> None:
+        """An engine that is awake and has the policy's weights."""
+        version = weights_version(head.model)
+        if self.llm is None:
+            self.llm = self._start(head)
+        if self.asleep:
+            _free_cache()
+            self.llm.wake_up(tags=['weights'])
+        changed = version != self.version
+        if changed:
+            (missing, ) = self.llm.apply_model(lambda model: _load(model, head))
+            if missing:
+                raise RuntimeError(f'vLLM should have taken all weights of the policy, but '
+                                   f'{len(missing)} of its own got none, for example {missing[0]}; '
+                                   f'this version of vLLM names them otherwise')
+            self.version = version
+        if self.asleep:
+            self.llm.wake_up(tags=['kv_cache'])
+            self.asleep = False
+        if changed:  # what was kept of prompts is that of other weights
+            self.llm.reset_prefix_cache()
+
+    def _sleep(self) -> None:
+        if self.sleep_level:
+            self.llm.sleep(level=self.sleep_level)
+            self.asleep = True
+        if self.sleep_level == 2:
+            self.version = ''
+
+    def _start(self, head: VLMReasoningHead) -> Any:
+        os.environ.setdefault('VLLM_ENABLE_V1_MULTIPROCESSING', '0')  # the engine in this process
+        from vllm import LLM
+        options = dict(self.options)
+        if get_world_size() > 1:  # torchrun has started the processes already
+            options.setdefault('distributed_executor_backend', 'external_launcher')
+        _free_cache()
+        return LLM(model=head.model.name_or_path, **{'seed': 0, 'tensor_parallel_size': 1,
+                                                    **options})
+
+
+def make_request(prompt: EncodedPrompt, version: str) -> dict[str, Any]:
+    """A prompt as vLLM takes it: one image token, which vLLM makes as many as the image has.
+
+    vLLM keeps what the vision tower made of an image under the image's name, also when weights
+    change; so the name holds their version.
+    """
+    assert prompt.image is not None
+    is_image = prompt.token_types == 1
+    first = is_image.int().diff(prepend=is_image.new_zeros(1).int()) == 1
+    image = prompt.image.cpu().permute(1, 2, 0).contiguous().numpy()
+    name = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+    return dict(prompt_token_ids=prompt.input_ids[~is_image | first].tolist(),
+                multi_modal_data={'image': Image.fromarray(image)},
+                multi_modal_uuids={'image': [f'{version}-{name}']})
+
+
+def request_seed(seed: int | Sequence[int], number: int) -> int:
+    """A seed in [0, 2^62) for a prompt; vLLM adds a response's place in its group."""
+    seeds = [seed] if isinstance(seed, int) else [*seed]
+    digest = hashlib.sha256(repr([*map(int, seeds), int(number)]).encode()).digest()
+    return int.from_bytes(digest[:8], 'big') >> 2
+
+
+def check_prompts(prompts: Sequence[EncodedPrompt], outputs: Sequence[Any]) -> None:
+    """Raise a RuntimeError unless vLLM saw the policy's own prompts, image tokens included."""
+    for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
+        own, seen = prompt.input_ids.tolist(), list(output.prompt_token_ids)
+        if own != seen:
+            raise RuntimeError(
+                f'vLLM should see the prompt that the policy has, but prompt {number} has '
+                f'{len(own)} tokens here and {len(seen)} other ones there; see that vLLM reads the '
+                f'same processor files, and that `engine_options` do not change the image')
+
+
+def read_outputs(outputs: Sequence[Any], repeats: int, pad_token: int, records: bool,
+                 device: torch.device) -> Responses:
+    """What vLLM returned as :class:`Responses`.
+
+    Args:
+        outputs: B ``RequestOutput`` of vLLM, with a ``CompletionOutput`` for each response.
+        repeats: How often each response counts.
+        pad_token: For what is behind a response's end.
+        records: Whether log-probabilities were asked for.
+        device: For the tensors.
+    """
+    rows = [row for output in outputs for row in sorted(output.outputs, key=lambda one: one.index)
+            for _ in range(repeats)]
+    if unknown := {row.finish_reason for row in rows} - {'stop', 'length'}:
+        raise RuntimeError(f'vLLM should end a response by an end token or the length limit, but '
+                           f'got {sorted(map(str, unknown))}')
+
+    def padded(values: list[list], dtype: torch.dtype, padding: float) -> Tensor:
+        return pad_sequence([torch.tensor(row, dtype=dtype) for row in values], batch_first=True,
+                            padding_value=padding).to(device)
+
+    tokens = [list(row.token_ids) for row in rows]
+    logp = None
+    if records:
+        logp = padded([[at[token].logprob for token, at in zip(ids, row.logprobs, strict=True)]
+                       for ids, row in zip(tokens, rows, strict=True)], torch.float32, 0.0)
+    return Responses(
+        padded(tokens, torch.long, pad_token),
+        padded([[True] * len(ids) for ids in tokens], torch.bool, False),
+        torch.tensor([row.finish_reason == 'length' for row in rows], device=device), logp)
+
+
+def _load(model: nn.Module, head: VLMReasoningHead) -> list[str]:
+    """Hand the policy's weights to vLLM's model; returns its own weights that got none."""
+    loaded = model.load_weights(named_weights(head.model))
+    return sorted({name for name, _ in model.named_parameters()} - loaded)
+
+
+def _free_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,44 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""With sharded weights; the rest is tested with the engine that takes them, VLLMRollout."""
+import pytest
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from mmdpad.models import VLMReasoningHead
+from mmdpad.models.heads.named_weights import named_weights, weights_version
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    dist.init_process_group('gloo', store=dist.FileStore(str(tmp_path / 'store'), 1), rank=0,
+                            world_size=1)
+    yield init_device_mesh('cpu', (1, ))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize('lora', [None, dict(r=4)])
+def test_sharded_weights_are_put_together(policy_config, one_process, lora):
+    if lora:
+        pytest.importorskip('peft')
+    model = VLMReasoningHead(**policy_config, lora=lora).model
+    whole = {name: value.clone() for name, value in named_weights(model)}
+    fully_shard(model, mesh=one_process)
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    found = dict(named_weights(model))
+    assert found.keys() == whole.keys()
+    assert all(type(found[name]) is not DTensor and found[name].equal(whole[name])
+               for name in whole)
+    before = weights_version(model)
+    next(model.parameters()).to_local().detach()[0] += 1e-3
+    assert weights_version(model) != before
+
+
+def test_quantized_weights_are_refused(policy_config):
+    pytest.importorskip('bitsandbytes')
+    pytest.importorskip('peft')
+    model = VLMReasoningHead(**policy_config, lora=dict(r=4),
+                             quantization=dict(load_in_4bit=True)).model
+    with pytest.raises(ValueError, match='should not be quantized'):
+        next(named_weights(model))

@@ -1,0 +1,140 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A stand-in for the package vllm: the part of its interface that is used, on a copy of the tiny
+policy of its own. What it does not know, or what vLLM would not do, is an error."""
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+
+import torch
+
+from mmdpad.datasets.shapes_world import SHAPES_PROMPT_TEMPLATE
+from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+
+
+@dataclass(kw_only=True)
+class SamplingParams:
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 16
+    seed: int | None = None
+    stop_token_ids: list[int] | None = None
+    logprobs: int | None = None
+    detokenize: bool = True
+    logit_bias: dict[int, float] | None = None
+
+    def __post_init__(self):
+        assert self.temperature > 0 or self.n == 1  # vLLM's own rule
+        assert all(abs(bias) <= 100 for bias in self.logit_bias.values())
+        assert self.seed is None or 0 <= self.seed < 2**63
+
+
+class LLM:
+    """Its ``calls`` are names and arguments in their order; ``prompts`` the requests."""
+
+    made: list[LLM] = []
+
+    def __init__(self, model, *, dtype, seed, tensor_parallel_size, gpu_memory_utilization,
+                 max_model_len, enable_sleep_mode, logprobs_mode, limit_mm_per_prompt):
+        assert (dtype, tensor_parallel_size, logprobs_mode) == (
+            'float32', 1, 'processed_logprobs')
+        self.head = VLMReasoningHead(model, prompt_template=SHAPES_PROMPT_TEMPLATE).eval()
+        self.can_sleep = enable_sleep_mode
+        self.awake = {'weights', 'kv_cache'}
+        self.seen: dict[str, tuple] = {}  # what the vision tower made of images, by their names
+        self.stale = False  # whether the cached prefixes are those of other weights
+        self.calls: list = []
+        self.prompts: list = []
+        LLM.made.append(self)
+
+    def sleep(self, level=1):
+        assert self.can_sleep
+        self.calls.append(('sleep', level))
+        self.awake = set()
+        if level == 2:
+            for parameter in self.head.parameters():
+                parameter.data.zero_()
+
+    def wake_up(self, tags=None):
+        self.calls.append(('wake_up', *tags))
+        self.awake |= set(tags)
+
+    def reset_prefix_cache(self):
+        self.calls.append(('reset_prefix_cache', ))
+        self.stale = False
+        return True
+
+    def apply_model(self, function):
+        assert 'weights' in self.awake
+        self.calls.append(('apply_model', ))
+        self.stale = True
+        return [function(SimpleNamespace(
+            load_weights=self._load, named_parameters=self.head.model.named_parameters))]
+
+    def _load(self, pairs):
+        own = dict(self.head.model.named_parameters())
+        loaded = set()
+        for name, value in pairs:
+            assert name not in loaded
+            own[name].data.copy_(value)  # an unknown name is an error
+            loaded.add(name)
+        return loaded
+
+    def generate(self, prompts, sampling_params, *, use_tqdm):
+        assert self.awake == {'weights', 'kv_cache'} and not self.stale
+        assert not torch.is_autocast_enabled('cpu')
+        self.calls.append(('generate', ))
+        self.prompts += prompts
+        return [self._answer(prompt, params)
+                for prompt, params in zip(prompts, sampling_params, strict=True)]
+
+    def _answer(self, request, params):
+        assert request.keys() == {'prompt_token_ids', 'multi_modal_data', 'multi_modal_uuids'}
+        assert params.stop_token_ids == self.head.end_tokens and not params.detokenize
+        assert params.logit_bias == dict.fromkeys(self.head.vision_token_ids, -100.0)
+        prompt = self._expand(request)
+        engine = SharedPrefixRollout(records_log_probs=True)
+        responses = engine(self.head, [prompt], params.n, params.temperature, params.max_tokens,
+                           params.top_p, params.top_k, params.seed)
+        outputs = []
+        for row in range(params.n):
+            ids = responses.ids[row][responses.mask[row]].tolist()
+            logprobs = None
+            if params.logprobs is not None:
+                logprobs = [{token: SimpleNamespace(logprob=value)} for token, value in
+                            zip(ids, responses.logp[row].tolist(), strict=False)]
+            outputs.append(SimpleNamespace(
+                index=row, token_ids=ids, logprobs=logprobs,
+                finish_reason='length' if responses.truncated[row] else 'stop'))
+        return SimpleNamespace(prompt_token_ids=prompt.input_ids.tolist(), outputs=outputs[::-1])
+
+    def _expand(self, request):
+        processor, image_token = self.head.processor, self.head.model.config.image_token_id
+        values = processor.image_processor(images=[request['multi_modal_data']['image']],
+                                           return_tensors='pt')
+        count = int(values['image_grid_thw'].prod()) // processor.image_processor.merge_size**2
+        assert request['prompt_token_ids'].count(image_token) == 1
+        ids = torch.tensor([token for given in request['prompt_token_ids']
+                            for token in [given] * (count if given == image_token else 1)])
+        prompt = EncodedPrompt(ids, (ids == image_token).int(), values['pixel_values'],
+                               values['image_grid_thw'])
+        (name, ) = request['multi_modal_uuids']['image']
+        if name not in self.seen:
+            self.seen[name] = self.head.see([prompt])[0].vision
+        prompt.vision = self.seen[name]
+        return prompt
+
+
+def install(monkeypatch) -> list[LLM]:
+    """Puts the stand-in where ``import vllm`` finds it; returns the engines that get made."""
+    module = ModuleType('vllm')
+    module.__spec__ = ModuleSpec('vllm', None)
+    module.LLM, module.SamplingParams = LLM, SamplingParams
+    monkeypatch.setitem(sys.modules, 'vllm', module)
+    monkeypatch.setattr(LLM, 'made', [])
+    return LLM.made

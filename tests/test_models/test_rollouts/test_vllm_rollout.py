@@ -1,0 +1,224 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""On a stand-in of vLLM's interface: vLLM itself needs a GPU."""
+import importlib.util
+import sys
+from types import SimpleNamespace
+
+import fake_vllm
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from mmdpad.models import SharedPrefixRollout, VLLMRollout, VLMReasoningHead
+from mmdpad.models.heads.named_weights import named_weights, weights_version
+from mmdpad.models.rollouts import vllm_rollout
+from mmdpad.models.rollouts.vllm_rollout import read_outputs, request_seed
+
+GREEDY = dict(temperature=0, max_new_tokens=24)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    return fake_vllm.install(monkeypatch)
+
+
+@pytest.fixture
+def own_head(policy_config):
+    return VLMReasoningHead(**policy_config)
+
+
+def make(**options):
+    return VLLMRollout(dtype='float32', **options)
+
+
+def take_a_step(head, rate=0.02):
+    """Large enough for other answers."""
+    with torch.no_grad():
+        for parameter in head.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(
+                    parameter.numel())), alpha=rate)
+
+
+def assert_same(responses, expected):
+    for value, other in zip(responses[:3], expected[:3], strict=True):
+        assert value.equal(other)
+
+
+@pytest.mark.parametrize('level', [0, 1, 2])
+def test_answers_are_those_of_the_present_weights(own_head, prompts, made, level):
+    engine, own = make(sleep_level=level), SharedPrefixRollout()
+    before = own(own_head, prompts, **GREEDY)
+    assert_same(engine(own_head, prompts, **GREEDY), before)
+    take_a_step(own_head)
+    after = own(own_head, prompts, **GREEDY)
+    assert not torch.equal(after.ids, before.ids)
+    assert_same(engine(own_head, prompts, **GREEDY), after)
+    assert len(made) == 1
+
+
+def test_without_a_sync_answers_are_the_old_ones(own_head, prompts, made, monkeypatch):
+    monkeypatch.setattr(vllm_rollout, 'weights_version', lambda model: 'the same')
+    engine = make()
+    before = engine(own_head, prompts, **GREEDY)
+    take_a_step(own_head)
+    assert_same(engine(own_head, prompts, **GREEDY), before)
+
+
+def test_a_stale_image_is_not_reused(own_head, prompts, made):
+    engine = make()
+    for _ in range(2):
+        engine(own_head, prompts, **GREEDY)
+    take_a_step(own_head)
+    engine(own_head, prompts, **GREEDY)
+    names = [request['multi_modal_uuids']['image'][0] for request in made[0].prompts]
+    assert names[:3] == names[3:6] and len({*names}) == 6
+    assert [name.split('-')[1] for name in names[:3]] == [n.split('-')[1] for n in names[6:]]
+
+
+def test_the_order_of_sleep_sync_and_reset(own_head, prompts, made):
+    engine = make()
+    engine(own_head, prompts, **GREEDY)
+    engine(own_head, prompts, **GREEDY)
+    take_a_step(own_head)
+    engine(own_head, prompts, **GREEDY)
+    weights, cache, sleep = ('wake_up', 'weights'), ('wake_up', 'kv_cache'), ('sleep', 1)
+    sync, reset, run = ('apply_model', ), ('reset_prefix_cache', ), ('generate', )
+    assert made[0].calls == [sync, reset, run, sleep, weights, cache, run, sleep,
+                             weights, sync, cache, reset, run, sleep]
+
+
+def test_an_adapter_is_merged(policy_config, prompts, made):
+    pytest.importorskip('peft')
+    head = VLMReasoningHead(**policy_config, lora=dict(r=4, lora_alpha=8))
+    plain = dict(VLMReasoningHead(**policy_config).model.named_parameters())
+    assert dict(named_weights(head.model)).keys() == plain.keys()
+    for name, value in named_weights(head.model):  # it starts without effect
+        assert value.equal(plain[name])
+    take_a_step(head, 0.2)
+    own = SharedPrefixRollout()(head, prompts, **GREEDY)
+    with head.adapter_off():
+        assert not own.ids.equal(SharedPrefixRollout()(head, prompts, **GREEDY).ids)
+    assert_same(make()(head, prompts, **GREEDY), own)
+    layer = head.model.model.language_model.layers[0].self_attn.q_proj
+    merged = dict(named_weights(head.model))[
+        'model.language_model.layers.0.self_attn.q_proj.weight']
+    by_hand = layer.base_layer.weight + 2 * (
+        layer.lora_B['default'].weight @ layer.lora_A['default'].weight)
+    torch.testing.assert_close(merged, by_hand)
+
+
+def test_a_dora_adapter_is_refused(policy_config):
+    pytest.importorskip('peft')
+    head = VLMReasoningHead(**policy_config, lora=dict(r=4, use_dora=True))
+    with pytest.raises(ValueError, match='plain adapter'):
+        dict(named_weights(head.model))
+
+
+def test_the_version_sees_every_change(own_head):
+    first = weights_version(own_head.model)
+    assert weights_version(own_head.model) == first
+    norm = own_head.model.model.language_model.norm.weight
+    norm.data[3] += 1e-6  # does not count as a change for autograd
+    second = weights_version(own_head.model)
+    norm.data[3] = norm.data[3].nextafter(torch.tensor(9.))
+    assert len({first, second, weights_version(own_head.model)}) == 3
+
+
+def test_sampled_tokens_and_their_log_probs(own_head, prompts, made):
+    engine = make()
+    assert engine.records_log_probs
+    options = dict(group_size=4, temperature=0.8, max_new_tokens=45, seed=(3, 1))
+    responses = engine(own_head, prompts, **options)
+    assert_same(engine(own_head, prompts, **options), responses)
+    assert not engine(own_head, prompts, **{**options, 'seed': 4}).ids.equal(responses.ids)
+    assert responses.ids.shape[0] == 12
+    with torch.no_grad():
+        expected, _ = own_head.log_probs(prompts, responses.ids, responses.mask, 0.8)
+    torch.testing.assert_close(responses.logp, expected, rtol=0, atol=1e-4)
+    lengths = responses.mask.sum(dim=1)
+    assert 0 < responses.truncated.sum() < 12
+    last = responses.ids.gather(1, lengths[:, None] - 1)[:, 0]
+    assert torch.isin(last, torch.tensor(own_head.end_tokens)).equal(~responses.truncated)
+    assert engine(own_head, prompts, top_k=3, max_new_tokens=4).logp is None
+    assert engine(own_head, prompts, **GREEDY).logp is None
+    assert make(records_log_probs=False)(own_head, prompts, max_new_tokens=4).logp is None
+    twice = engine(own_head, prompts, group_size=2, **GREEDY)
+    assert twice.ids[::2].equal(twice.ids[1::2])
+
+
+def test_outputs_are_read_by_hand():
+    def one(index, ids, reason):
+        return SimpleNamespace(index=index, token_ids=ids, finish_reason=reason, logprobs=[
+            {token: SimpleNamespace(logprob=-token / 4), 99: SimpleNamespace(logprob=0.)}
+            for token in ids])
+    outputs = [SimpleNamespace(outputs=[one(1, (5, 6, 7), 'length'), one(0, (4, 2), 'stop')])]
+    cpu = torch.device('cpu')
+    ids, mask, truncated, logp = read_outputs(outputs, 1, 0, True, cpu)
+    assert ids.tolist() == [[4, 2, 0], [5, 6, 7]]
+    assert mask.tolist() == [[True, True, False], [True] * 3]
+    assert truncated.tolist() == [False, True]
+    assert logp.tolist() == [[-1., -.5, 0.], [-1.25, -1.5, -1.75]]
+    outputs[0].outputs[0].logprobs.pop()
+    with pytest.raises(ValueError, match='shorter'):
+        read_outputs(outputs, 1, 0, True, cpu)
+    outputs[0].outputs[0].finish_reason = 'abort'
+    with pytest.raises(RuntimeError, match='abort'):
+        read_outputs(outputs, 1, 0, False, cpu)
+
+
+def test_seeds_of_requests():
+    seeds = [request_seed(*given) for given in ((0, 0), (0, 1), (1, 0), ((0, 1), 0))]
+    assert len({*seeds}) == 4 and all(0 <= seed < 2**62 for seed in seeds)
+    assert request_seed([7], 3) == request_seed(7, 3)
+
+
+def test_another_prompt_there_is_an_error(own_head, prompts, made, monkeypatch):
+    expand = fake_vllm.LLM._expand
+
+    def longer(self, request):
+        request['prompt_token_ids'] = [5, *request['prompt_token_ids']]
+        return expand(self, request)
+
+    monkeypatch.setattr(fake_vllm.LLM, '_expand', longer)
+    with pytest.raises(RuntimeError, match='should see the prompt that the policy has'):
+        make()(own_head, prompts, **GREEDY)
+
+
+def test_weights_left_out_are_an_error(own_head, prompts, made, monkeypatch):
+    monkeypatch.setattr(vllm_rollout, 'named_weights',
+                        lambda model: list(named_weights(model))[1:])
+    with pytest.raises(RuntimeError, match='1 of its own got none, for example model'):
+        make()(own_head, prompts, **GREEDY)
+
+
+def test_wrong_settings(own_head, prompts, made, monkeypatch):
+    with pytest.raises(ValueError, match='`sleep_level` should be'):
+        make(sleep_level=3)
+    with pytest.raises(ValueError, match='`rollout_engine.max_model_len` should be at least'):
+        make(max_model_len=60)(own_head, prompts, **GREEDY)
+    monkeypatch.delitem(sys.modules, 'vllm')
+    if importlib.util.find_spec('vllm') is None:
+        with pytest.raises(ImportError, match=r'pip install "mmdpad\[vllm\]"'):
+            make()
+
+
+def test_a_training_syncs_once_an_update_and_logs_the_mismatch(tiny_config, made):
+    tiny_config.model.rollout_engine = dict(type='VLLMRollout', dtype='float32')
+    tiny_config.model.train_cfg.importance_cap = 2.0
+    runner = Runner.from_cfg(tiny_config)
+    runner.train()
+    (engine, ) = made
+    assert [call[0] for call in engine.calls].count('apply_model') == 2
+    assert [call[0] for call in engine.calls].count('generate') == 2
+    log = runner.message_hub
+    assert all(abs(kl) < 1e-6 for kl in log.get_scalar('train/mismatch/kl').data[0])
+    assert len(log.get_scalar('train/mismatch/kl').data[0]) == 2
+    assert log.get_scalar('train/grad_norm').data[0].max() > 0
+    # A validation after the last update gets its weights too.
+    policy = runner.model.policy
+    images = [torch.full((3, 112, 112), 90, dtype=torch.uint8)]
+    asked = policy.encode_prompts(images, ['the red circle'])
+    assert_same(runner.model.rollout_engine(policy, asked, **GREEDY),
+                SharedPrefixRollout()(policy, asked, **GREEDY))
+    assert [call[0] for call in engine.calls].count('apply_model') == 3
