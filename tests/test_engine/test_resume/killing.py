@@ -40,12 +40,17 @@ mmengine_config.FormatCode = lambda text, **style: (text, True)
 
 @HOOKS.register_module()
 class KillHook(Hook):
-    """Kills the run's processes some time after an iteration has begun, whatever it does then."""
+    """Kills the run's processes some time after an iteration has begun, whatever it does then, and
+    before the next one: so a run is killed as often as it should be, however fast it is."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if os.environ['KILL_AT'] == str(runner.iter) and get_rank() == 0:
-            threading.Timer(float(os.environ['KILL_AFTER']), os.killpg,
-                            (os.getpgrp(), signal.SIGKILL)).start()
+        kill_at = int(os.environ['KILL_AT'])
+        if kill_at < 0 or runner.iter < kill_at or get_rank():
+            return
+        if runner.iter > kill_at:
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        threading.Timer(float(os.environ['KILL_AFTER']), os.killpg,
+                        (os.getpgrp(), signal.SIGKILL)).start()
 
 
 @REWARDS.register_module()
