@@ -44,6 +44,9 @@ class PlainCheckpointHook(Hook):
         for name in [k for k, v in hub['runtime_info'].items() if find_objects(v)]:
             runner.logger.warning(f'{name} is left out of the checkpoint: it is no plain data')
             del hub['runtime_info'][name]
+        # mmengine also names what it does not store, if the process has ever had it.
+        hub['resumed_keys'] = {name: value for name, value in hub['resumed_keys'].items()
+                               if name in hub['log_scalars'] or name in hub['runtime_info']}
         faults = find_objects(checkpoint)
         if faults:
             raise TypeError(f'A checkpoint should hold tensors, numbers, strings, lists and dicts '

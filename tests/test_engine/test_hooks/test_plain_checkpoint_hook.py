@@ -42,6 +42,14 @@ def test_run_information_that_is_no_plain_data_is_left_out(caplog):
     assert 'bad is left out' in caplog.text
 
 
+def test_only_what_is_stored_is_said_to_be_resumed_or_not():
+    """Else a checkpoint after a validation differs from one of a run resumed behind it."""
+    checkpoint = make_checkpoint(iter=3)
+    checkpoint['message_hub']['resumed_keys'].update(iter=True, loss=True, provenance=False)
+    PlainCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
+    assert checkpoint['message_hub']['resumed_keys'] == dict(iter=True, loss=True)
+
+
 def test_an_object_elsewhere_is_an_error_at_save_time():
     checkpoint = make_checkpoint()
     checkpoint['meta']['thing'] = [SimpleNamespace()]

@@ -46,7 +46,7 @@ def resumable(name: str, shapes_data: Path) -> Config:
 def train(config: Config, folder: Path, kills: int, processes: int = 1) -> str:
     """A run that is left alone and one that is killed so often; what was done to it."""
     config.dump(folder / 'config.py')
-    seed = random.randrange(2**32)
+    seed = random.SystemRandom().randrange(2**32)  # whatever other tests have seeded
     result = subprocess.run(
         [sys.executable, str(HERE / 'killing.py'), str(folder), str(seed), str(kills),
          str(processes)],

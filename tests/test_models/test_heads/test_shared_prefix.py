@@ -17,8 +17,10 @@ OBJECTIVE = dict(group_size=3, temperature=1.3, kl_coef=0.05, entropy_coef=0.01)
 
 def make_segmentor(policy_config, **policy):
     """A policy that is not its reference: all weights, the adapter's too, are moved a little."""
-    model = ReasoningSegmentor(dict(type='VLMReasoningHead') | policy_config | policy,
-                               train_cfg=OBJECTIVE).train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # an adapter's first matrices are drawn
+        model = ReasoningSegmentor(dict(type='VLMReasoningHead') | policy_config | policy,
+                                   train_cfg=OBJECTIVE).train()
     if policy.get('dtype') == 'float64':
         model.double()  # adapters are float32 by themselves
     model.build_reference()

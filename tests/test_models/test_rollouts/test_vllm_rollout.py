@@ -2,6 +2,7 @@
 """On a stand-in of vLLM's interface: vLLM itself needs a GPU."""
 import importlib.util
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import fake_vllm
@@ -20,6 +21,12 @@ GREEDY = dict(temperature=0, max_new_tokens=24)
 @pytest.fixture
 def made(monkeypatch):
     return fake_vllm.install(monkeypatch)
+
+
+@pytest.fixture
+def prompts(prompts):
+    """As nobody has seen them: a head with a fixed tower leaves with them what it saw."""
+    return [replace(prompt, vision=None) for prompt in prompts]
 
 
 @pytest.fixture
