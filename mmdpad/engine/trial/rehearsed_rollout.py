@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import torch
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.rollouts.engine import RolloutEngine
-from mmdpad.models.rollouts.sampling import Responses, cut_responses, evaluating
+from mmdpad.models.rollouts.sampling import Responses, Sampling, cut_responses, evaluating
 from mmdpad.prompts import format_objects_response, format_response, written_shape
 from mmdpad.registry import ROLLOUTS
 
@@ -39,19 +36,13 @@ class RehearsedRollout(RolloutEngine):
         self.own_tokens = own_tokens
         self.records_log_probs = self.engine.records_log_probs
 
-    @torch.no_grad()
-    def __call__(self,
-                 head: VLMReasoningHead,
-                 prompts: Sequence[EncodedPrompt],
-                 group_size: int = 1,
-                 temperature: float = 1.0,
-                 max_new_tokens: int = 1024,
-                 **sampling: Any) -> Responses:
+    def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
+               how: Sampling) -> Responses:
         """See :class:`RolloutEngine`; rows 0, 2, 4, ... hold the given response."""
-        own = self.engine(head, prompts, group_size, temperature,
-                          min(max_new_tokens, self.own_tokens), **sampling)
+        own = self.engine.sample(head, prompts, how._replace(
+            max_new_tokens=min(how.max_new_tokens, self.own_tokens)))
         (given, ), _ = head.encode_responses([self._compose(head, prompts[0])])
-        given, width = given[:max_new_tokens].to(own.ids.device), own.ids.shape[1]
+        given, width = given[:how.max_new_tokens].to(own.ids.device), own.ids.shape[1]
         # An end behind the engine's own responses, as if they had ended there.
         ids = own.ids.new_full((len(own.ids), max(width, len(given))), head.end_tokens[0])
         ids[:, :width] = own.ids.where(own.mask, head.end_tokens[0])
@@ -60,7 +51,7 @@ class RehearsedRollout(RolloutEngine):
         if own.logp is None:
             return responses
         with evaluating(head.model):
-            logp, _ = head.log_probs(prompts, responses.ids, responses.mask, temperature)
+            logp, _ = head.log_probs(prompts, responses.ids, responses.mask, how.temperature)
         return responses._replace(logp=logp)
 
     def _compose(self, head: VLMReasoningHead, prompt: EncodedPrompt) -> str:

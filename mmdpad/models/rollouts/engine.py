@@ -13,7 +13,14 @@ from transformers import LogitsProcessorList
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 
-from .sampling import Responses, cut_responses, evaluating, uniform_draws, warpers
+from .sampling import (
+    Responses,
+    Sampling,
+    cut_responses,
+    evaluating,
+    uniform_draws,
+    warpers,
+)
 
 
 class RolloutEngine(ABC):
@@ -25,7 +32,7 @@ class RolloutEngine(ABC):
 
     records_log_probs = False
 
-    @abstractmethod
+    @torch.no_grad()
     def __call__(self,
                  head: VLMReasoningHead,
                  prompts: Sequence[EncodedPrompt],
@@ -50,30 +57,30 @@ class RolloutEngine(ABC):
                 on the process that a prompt is in. The global generators are untouched.
             prompt_numbers: A number >= 0 for each prompt; default 0 ... B - 1.
         """
+        numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
+        return self.sample(head, prompts, Sampling(group_size, temperature, max_new_tokens, top_p,
+                                                   top_k, seed, numbers))
+
+    @abstractmethod
+    def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
+               how: Sampling) -> Responses:
+        """:meth:`__call__` with its defaults filled in; without gradients."""
 
 
 class DrawingEngine(RolloutEngine):
     """Draws tokens from the policy module itself; a subclass says how logits come from it."""
 
-    @torch.no_grad()
-    def __call__(self,
-                 head: VLMReasoningHead,
-                 prompts: Sequence[EncodedPrompt],
-                 group_size: int = 1,
-                 temperature: float = 1.0,
-                 max_new_tokens: int = 1024,
-                 top_p: float = 1.0,
-                 top_k: int = 0,
-                 seed: int | Sequence[int] = 0,
-                 prompt_numbers: Sequence[int] | None = None) -> Responses:
+    def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
+               how: Sampling) -> Responses:
         """See :class:`RolloutEngine`."""
-        draws = None
-        if temperature > 0:
-            numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
-            draws = uniform_draws(seed, numbers, group_size, max_new_tokens).to(head.device)
-        warp = warpers(temperature, top_k, top_p) if temperature > 0 else LogitsProcessorList()
+        draws, warp = None, LogitsProcessorList()
+        if how.temperature > 0:
+            draws = uniform_draws(how.seed, how.prompt_numbers, how.group_size,
+                                  how.max_new_tokens).to(head.device)
+            warp = warpers(how.temperature, how.top_k, how.top_p)
         with evaluating(head.model):
-            ids, logp = self.generate(head, prompts, group_size, max_new_tokens, draws, warp)
+            ids, logp = self.generate(head, prompts, how.group_size, how.max_new_tokens, draws,
+                                      warp)
         return cut_responses(ids, head.end_tokens, head.processor.tokenizer.pad_token_id, logp)
 
     @abstractmethod
@@ -84,7 +91,7 @@ class DrawingEngine(RolloutEngine):
 
         Args:
             head: The policy, in evaluation mode.
-            prompts, group_size, max_new_tokens: As above.
+            prompts, group_size, max_new_tokens: As of :class:`RolloutEngine`.
             draws: (N, max_new_tokens) float64 in [0, 1), see :func:`draw_tokens`; None for the
                 likeliest tokens.
             warp: What departs from the model's own distribution before a token is drawn.

@@ -18,6 +18,18 @@ from transformers import (
 )
 
 
+class Sampling(NamedTuple):
+    """How responses are sampled; see :meth:`.engine.RolloutEngine.__call__`."""
+
+    group_size: int
+    temperature: float
+    max_new_tokens: int
+    top_p: float
+    top_k: int
+    seed: int | Sequence[int]
+    prompt_numbers: Sequence[int]
+
+
 class Responses(NamedTuple):
     """N = B * G responses, prompt-major.
 

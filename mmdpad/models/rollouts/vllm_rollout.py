@@ -21,7 +21,7 @@ from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.registry import ROLLOUTS
 
 from .engine import RolloutEngine
-from .sampling import Responses
+from .sampling import Responses, Sampling
 
 _NEVER = -100.0  # the strongest bias that vLLM allows
 
@@ -72,17 +72,8 @@ class VLLMRollout(RolloutEngine):
         self.version = ''  # that of the weights which the engine has
         self.asleep = False
 
-    @torch.no_grad()
-    def __call__(self,
-                 head: VLMReasoningHead,
-                 prompts: Sequence[EncodedPrompt],
-                 group_size: int = 1,
-                 temperature: float = 1.0,
-                 max_new_tokens: int = 1024,
-                 top_p: float = 1.0,
-                 top_k: int = 0,
-                 seed: int | Sequence[int] = 0,
-                 prompt_numbers: Sequence[int] | None = None) -> Responses:
+    def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
+               how: Sampling) -> Responses:
         """See :class:`RolloutEngine`.
 
         Raises:
@@ -90,15 +81,16 @@ class VLLMRollout(RolloutEngine):
                 are of a kind that cannot be handed over.
             RuntimeError: vLLM made another prompt, or did not take all weights.
         """
-        if (needed := max(map(len, prompts)) + max_new_tokens) > self.max_model_len:
+        if (needed := max(map(len, prompts)) + how.max_new_tokens) > self.max_model_len:
             raise ValueError(f'`rollout_engine.max_model_len` should be at least {needed}, the '
                              f'tokens of a prompt and its response, but got {self.max_model_len}')
-        numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
-        records = self.records_log_probs and temperature > 0 and top_p == 1 and top_k == 0
+        draws = how.temperature > 0
+        records = self.records_log_probs and draws and how.top_p == 1 and how.top_k == 0
         greedy = dict(n=1, temperature=0.0)
-        drawn = dict(n=group_size, temperature=temperature, top_p=top_p, top_k=top_k)
+        drawn = dict(n=how.group_size, temperature=how.temperature, top_p=how.top_p,
+                     top_k=how.top_k)
         settings = dict(
-            **(drawn if temperature > 0 else greedy), max_tokens=max_new_tokens,
+            **(drawn if draws else greedy), max_tokens=how.max_new_tokens,
             stop_token_ids=head.end_tokens, logprobs=0 if records else None, detokenize=False,
             logit_bias={token: _NEVER for token in head.vision_token_ids})
         # An AMP context around the rollout is none of the engine's business.
@@ -107,11 +99,11 @@ class VLLMRollout(RolloutEngine):
             from vllm import SamplingParams
             outputs = self.llm.generate(
                 [make_request(prompt, self.version) for prompt in prompts],
-                [SamplingParams(**settings, seed=request_seed(seed, number))
-                 for number in numbers], use_tqdm=False)
+                [SamplingParams(**settings, seed=request_seed(how.seed, number))
+                 for number in how.prompt_numbers], use_tqdm=False)
             self._sleep()
         check_prompts(prompts, outputs)
-        return read_outputs(outputs, 1 if temperature > 0 else group_size,
+        return read_outputs(outputs, 1 if draws else how.group_size,
                             head.processor.tokenizer.pad_token_id, records, head.device)
 
     def _wake(self, head: VLMReasoningHead) -> None:
