@@ -19,12 +19,11 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 from torch.nn import Module
 
-from mmdpad.models.frozen import FrozenModule
 from mmdpad.models.weights import load_strictly, read_checkpoint
 from mmdpad.registry import MODELS
 from mmdpad.rewards.geometric import box_iou
 
-from .prompts import check_prompts, clip_prompts
+from .prompted_decoder import PromptedDecoder
 
 _REMEDY = ('Download the checkpoint that belongs to `config` (mmdet lists them in its model zoo) '
            'and set `checkpoint` to it; of one that you trained yourself and that cannot be read, '
@@ -48,7 +47,7 @@ class Instances:
 
 
 @MODELS.register_module()
-class DetectorDecoder(FrozenModule):
+class DetectorDecoder(PromptedDecoder):
     """A frozen instance segmentor of mmdet, whose instances are matched to boxes and points.
 
     It looks at an image once, without knowing what is asked. An asked object then gets the
@@ -97,31 +96,16 @@ class DetectorDecoder(FrozenModule):
             load_strictly(self.detector, state, checkpoint, _REMEDY)
         self.freeze()
 
-    @torch.no_grad()
-    def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Pick the instances for N objects of one image.
-
-        Args:
-            image: uint8 (H, W, 3), RGB, the original frame.
-            boxes: (N, 4) float, XYXY in pixels of ``image``, both ends inclusive; clipped to
-                [0, W] x [0, H].
-            points: (N, P, 2) float, (x, y) in pixels of ``image``, all positive; clipped to
-                [0, W - 1] x [0, H - 1].
-
-        Returns:
-            masks (N, H, W) bool and scores (N,) float in [0, 1], the detector's confidence in the
-            picked instance (0 with an empty mask), both on the decoder's device.
+    def segment(self, image: np.ndarray, boxes: np.ndarray,
+                points: np.ndarray) -> tuple[Tensor, Tensor]:
+        """See :class:`PromptedDecoder`; both ends of a box are inclusive, and the scores are the
+        detector's confidence in the picked instance, in [0, 1] (0 with an empty mask).
 
         Raises:
-            ValueError: See :func:`check_prompts`.
             TypeError: The detector gives no masks.
         """
-        boxes, points = check_prompts(image, boxes, points)
-        boxes, points = clip_prompts(boxes, points, image.shape[:2])
         masks = torch.zeros(len(boxes), *image.shape[:2], dtype=torch.bool, device=self.device)
         scores = torch.zeros(len(boxes), device=self.device)
-        if not len(boxes):
-            return masks, scores
         (found, ) = self.feature_cache.lookup([image], self._detect)
         for row, match in enumerate(match_instances(found, boxes, points)):
             if match.any():

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
-from mmdpad.models.frozen import FrozenModule
 from mmdpad.models.weights import check_source, load_pretrained
 
-from .prompts import check_prompts, clip_prompts
+from .prompted_decoder import PromptedDecoder, best_of
 
 _DTYPES = ('float32', 'bfloat16')
 
@@ -31,7 +30,7 @@ class SeenImage(NamedTuple):
     shape: tuple[int, int]
 
 
-class HFSAMDecoder(FrozenModule):
+class HFSAMDecoder(PromptedDecoder):
     """A frozen model of the SAM family, prompted by one box and some positive points per object.
 
     Of the three masks that the model proposes, the one with the highest predicted IoU is taken.
@@ -74,38 +73,17 @@ class HFSAMDecoder(FrozenModule):
         self.variant = Path(source).name
         self.freeze()
 
-    @torch.no_grad()
-    def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Segment N objects of one image.
-
-        Args:
-            image: uint8 (H, W, 3), RGB, the original frame.
-            boxes: (N, 4) float, XYXY in pixels of ``image``; clipped to [0, W] x [0, H].
-            points: (N, P, 2) float, (x, y) in pixels of ``image``, all positive; clipped to
-                [0, W - 1] x [0, H - 1].
-
-        Returns:
-            masks (N, H, W) bool and scores (N,) float32, the model's own estimate of the IoU,
-            both on the decoder's device.
-
-        Raises:
-            ValueError: See :func:`check_prompts`.
-        """
-        boxes, points = check_prompts(image, boxes, points)
-        height, width = image.shape[:2]
-        if not len(boxes):
-            return (torch.zeros(0, height, width, dtype=torch.bool, device=self.device),
-                    torch.zeros(0, device=self.device))
+    def segment(self, image: np.ndarray, boxes: np.ndarray,
+                points: np.ndarray) -> tuple[Tensor, Tensor]:
+        """See :class:`PromptedDecoder`; the scores are float32, the model's own estimate of the
+        IoU."""
         (seen, ) = self.feature_cache.lookup([image], self._see)
-        boxes, points = clip_prompts(boxes, points, (height, width))
-        prompts = self.place(boxes, points, (height, width), seen.shape)
+        shape = image.shape[:2]
+        prompts = self.place(boxes, points, shape, seen.shape)
         found = self.sam(**seen.embeddings, multimask_output=True,
                          **{name: value.to(self.device) for name, value in prompts.items()})
-        masks, scores = found.pred_masks[0], found.iou_scores[0]
-        best = scores.argmax(dim=1)
-        rows = torch.arange(len(best), device=self.device)
-        masks = self.finish(masks[rows, best][:, None], (height, width), seen.shape)
-        return masks[:, 0], scores[rows, best]
+        masks, scores = best_of(found.pred_masks[0], found.iou_scores[0])
+        return self.finish(masks[:, None], shape, seen.shape)[:, 0], scores
 
     def embed(self, pixels: Tensor) -> dict[str, Any]:
         """Arguments of the model's ``forward`` for one image, (1, 3, S, S) as the processor gives

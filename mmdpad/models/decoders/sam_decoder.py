@@ -10,11 +10,10 @@ import torch
 from segment_anything import SamPredictor, sam_model_registry
 from torch import Tensor
 
-from mmdpad.models.frozen import FrozenModule
 from mmdpad.models.weights import load_strictly, read_checkpoint
 from mmdpad.registry import MODELS
 
-from .prompts import check_prompts, clip_prompts
+from .prompted_decoder import PromptedDecoder, best_of
 
 _REMEDY = ('Download a checkpoint of the same model as `model` (for vit_h that is '
            'sam_vit_h_4b8939.pth, see the README of segment-anything) and set `checkpoint` to it')
@@ -23,7 +22,7 @@ _IMAGE_STATE = ('features', 'original_size', 'input_size', 'is_image_set')
 
 
 @MODELS.register_module()
-class SAMDecoder(FrozenModule):
+class SAMDecoder(PromptedDecoder):
     """A frozen segment-anything model, prompted by one box and some positive points per object.
 
     Of the three masks that SAM proposes, the one with the highest predicted IoU is taken. The
@@ -60,38 +59,17 @@ class SAMDecoder(FrozenModule):
         self.freeze()
         self._predictor = SamPredictor(self.sam)
 
-    @torch.no_grad()
-    def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Segment N objects of one image.
-
-        Args:
-            image: uint8 (H, W, 3), RGB, the original frame.
-            boxes: (N, 4) float, XYXY in pixels of ``image``; clipped to [0, W] x [0, H].
-            points: (N, P, 2) float, (x, y) in pixels of ``image``, all positive; clipped to
-                [0, W - 1] x [0, H - 1].
-
-        Returns:
-            masks (N, H, W) bool and scores (N,) float, SAM's own estimate of the IoU (near [0, 1],
-            not clipped), both on the decoder's device.
-
-        Raises:
-            ValueError: Wrong type or shape of the image, boxes or points, or a coordinate is NaN.
-        """
-        boxes, points = check_prompts(image, boxes, points)
-        height, width = image.shape[:2]
-        if not len(boxes):
-            return (torch.zeros(0, height, width, dtype=torch.bool, device=self.device),
-                    torch.zeros(0, device=self.device))
+    def segment(self, image: np.ndarray, boxes: np.ndarray,
+                points: np.ndarray) -> tuple[Tensor, Tensor]:
+        """See :class:`PromptedDecoder`; the scores are SAM's own estimate of the IoU (near [0, 1],
+        not clipped)."""
         self._set_image(image)
-        boxes, points = clip_prompts(boxes, points, (height, width))
-        transform = self._predictor.transform
+        shape, transform = image.shape[:2], self._predictor.transform
         masks, scores, _ = self._predictor.predict_torch(
-            point_coords=self._tensor(transform.apply_coords(points, (height, width))),
+            point_coords=self._tensor(transform.apply_coords(points, shape)),
             point_labels=torch.ones(points.shape[:2], dtype=torch.int, device=self.device),
-            boxes=self._tensor(transform.apply_boxes(boxes, (height, width))))
-        best = scores.argmax(dim=1)
-        rows = torch.arange(len(best), device=self.device)
-        return masks[rows, best], scores[rows, best]
+            boxes=self._tensor(transform.apply_boxes(boxes, shape)))
+        return best_of(masks, scores)
 
     def _set_image(self, image: np.ndarray) -> None:
         (state, ) = self.feature_cache.lookup([image], self._encode)

@@ -1,0 +1,55 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What decoders that look at the image do around it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmdpad.models.frozen import FrozenModule
+
+from .prompts import check_prompts, clip_prompts
+
+
+class PromptedDecoder(FrozenModule, ABC):
+    """A frozen model that is prompted by one box and some positive points per object."""
+
+    @torch.no_grad()
+    def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Segment N objects of one image.
+
+        Args:
+            image: uint8 (H, W, 3), RGB, the original frame.
+            boxes: (N, 4) float, XYXY in pixels of ``image``; clipped to [0, W] x [0, H].
+            points: (N, P, 2) float, (x, y) in pixels of ``image``, all positive; clipped to
+                [0, W - 1] x [0, H - 1].
+
+        Returns:
+            masks (N, H, W) bool and scores (N,) float, as :meth:`segment` says, both on the
+            decoder's device.
+
+        Raises:
+            ValueError: See :func:`check_prompts`.
+        """
+        boxes, points = check_prompts(image, boxes, points)
+        if not len(boxes):
+            return (torch.zeros(0, *image.shape[:2], dtype=torch.bool, device=self.device),
+                    torch.zeros(0, device=self.device))
+        return self.segment(image, *clip_prompts(boxes, points, image.shape[:2]))
+
+    @abstractmethod
+    def segment(self, image: np.ndarray, boxes: np.ndarray,
+                points: np.ndarray) -> tuple[Tensor, Tensor]:
+        """:meth:`forward` for N > 0 objects, with float64 arrays of boxes and points that are
+        checked and clipped."""
+
+
+def best_of(masks: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Of K proposals for each of N objects, masks (N, K, ...) with scores (N, K), those with the
+    highest score: (N, ...) and (N,)."""
+    best = scores.argmax(dim=1)
+    rows = torch.arange(len(best), device=scores.device)
+    return masks[rows, best], scores[rows, best]
