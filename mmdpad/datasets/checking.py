@@ -22,7 +22,7 @@ def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
     found: list[tuple[list[str], dict]] = []
     for name in LOADERS:
         loader = config.get(name)
-        for dataset in _unwrap(loader['dataset'] if loader else []):
+        for dataset in open_wrappers(loader['dataset'] if loader else []):
             same = [names for names, earlier in found if earlier == dataset]
             if same:
                 same[0].append(name)
@@ -31,12 +31,13 @@ def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
     yield from ((', '.join(names), dataset) for names, dataset in found)
 
 
-def _unwrap(dataset: Any) -> Iterator[dict]:
+def open_wrappers(dataset: Any) -> Iterator[dict]:
+    """The data sets within a config of wrappers, as they stand in it; ``dataset`` may be a list."""
     if isinstance(dataset, (list, tuple)):
         for part in dataset:
-            yield from _unwrap(part)
+            yield from open_wrappers(part)
     elif inner := dataset.get('dataset', dataset.get('datasets')):
-        yield from _unwrap(inner)
+        yield from open_wrappers(inner)
     else:
         yield dataset
 

@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+
+from .seeding import seeded
 
 _POLICY_WEIGHTS = Path(__file__).parent / 'weights' / 'policy'
 _WIDTH, _LAYERS = 32, 2
@@ -166,8 +167,7 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
     config = getattr(transformers, f'{parts["name"]}Config')(
         text_config=text, vision_config={**_VISION, **parts['vision']}, tie_word_embeddings=True,
         **ids)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = getattr(transformers, f'{parts["name"]}ForConditionalGeneration')(config)
         for parameter in model.parameters():  # far enough from 0 for answers to differ
             if parameter.ndim > 1:

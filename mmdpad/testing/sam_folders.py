@@ -7,7 +7,6 @@ import copy
 from os import PathLike
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from transformers import (
     PreTrainedModel,
@@ -31,6 +30,8 @@ from transformers import (
     SamHQProcessor,
     SamImageProcessor,
 )
+
+from .seeding import seeded
 
 _WIDTH, _SIDE, _PATCH_3 = 16, 64, 14
 _SIDE_3 = 4 * _PATCH_3
@@ -133,8 +134,7 @@ def _write(folder: Folder, model_class: type[PreTrainedModel], config: object,
            processor: ProcessorMixin, seed: int) -> str:
     """Weights in the names of the model's own state, as published (transformers 5.23 saves a
     Sam3VideoModel with a doubled prefix), wide enough for masks that are not all or nothing."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = model_class(config)
         for parameter in model.parameters():
             if parameter.ndim > 1:

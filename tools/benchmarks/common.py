@@ -34,6 +34,7 @@ from mmdpad.models import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.structures import RolloutBatch
 from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.testing.seeding import seeded
 from mmdpad.utils.provenance import package_versions, processor_name
 
 PATCH, MERGE = 14, 2
@@ -67,8 +68,7 @@ def make_policy(folder: str | Path, hidden_size: int = 384, layers: int = 6, sid
     if hidden_size % (3 * HEAD_DIM):
         raise ValueError(f'`hidden_size` should be a multiple of {3 * HEAD_DIM}, but got '
                          f'{hidden_size}')
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = Qwen2_5_VLForConditionalGeneration(make_config(hidden_size, layers, vocab_size))
     model.save_pretrained(folder)
     write_processor(folder, side)

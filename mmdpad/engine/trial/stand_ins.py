@@ -6,9 +6,8 @@ from __future__ import annotations
 import importlib.util
 import os.path as osp
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -17,7 +16,7 @@ from mmengine.registry import DefaultScope
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mmdpad.datasets.checking import LOADERS
+from mmdpad.datasets.checking import LOADERS, open_wrappers
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.decoders import (
     DetectorDecoder,
@@ -31,6 +30,7 @@ from mmdpad.registry import MODELS
 from mmdpad.testing import SHAPES_SAM_NAME, WEIGHTS_DIR, build_sam_shapes
 from mmdpad.testing.policy_folder import make_policy_folder
 from mmdpad.testing.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
+from mmdpad.testing.seeding import seeded
 
 from ..cost.shapes import read_policy_config
 from .config_nodes import find_nodes
@@ -78,7 +78,8 @@ def replace_data(config: Config, folder: Path) -> Notes:
     """
     notes, moved = [], {}
     for name in LOADERS:
-        for number, dataset in enumerate(_datasets_of((config.get(name) or {}).get('dataset'))):
+        for number, dataset in enumerate(open_wrappers(
+                (config.get(name) or {}).get('dataset') or [])):
             before = dict(dataset)
             with DefaultScope.overwrite_default_scope(
                     dataset.get('_scope_', config.get('default_scope', 'mmdpad'))):
@@ -98,16 +99,6 @@ def replace_data(config: Config, folder: Path) -> Notes:
             node.entry['ann_file'] = moved[osp.normpath(path)]
             notes.append(f'{node.path}.ann_file: that of the made samples')
     return notes
-
-
-def _datasets_of(dataset: Any) -> Iterator[dict]:
-    """The data sets within wrappers, as they stand in the config."""
-    if isinstance(dataset, (list, tuple)):
-        for part in dataset:
-            yield from _datasets_of(part)
-    elif dataset is not None:
-        inner = dataset.get('dataset', dataset.get('datasets'))
-        yield from [dataset] if inner is None else _datasets_of(inner)
 
 
 def _annotations(dataset: dict) -> str:
@@ -139,7 +130,7 @@ def _policy(entry: dict, folder: Path) -> str:
 def _sam(entry: dict, folder: Path) -> str:
     before, path = entry.get('model', 'vit_h'), folder / 'sam.pth'
     if not path.exists():
-        with _seeded():
+        with seeded():
             torch.save(build_sam_shapes().state_dict(), path)
     entry.update(model=SHAPES_SAM_NAME, checkpoint=str(path))
     return f'a random {SHAPES_SAM_NAME} in place of {before}'
@@ -159,7 +150,7 @@ def _clip(entry: dict, folder: Path) -> str:
     before, path = entry['model_name'], folder / 'clip'
     if not path.exists():
         shutil.copytree(WEIGHTS_DIR / 'clip', path)
-        with _seeded():
+        with seeded():
             state = load_file(path / 'open_clip_model.safetensors')
             save_file({name: torch.randn(value.shape).mul(0.1).to(value.dtype)
                        for name, value in state.items()}, path / 'open_clip_model.safetensors')
@@ -179,7 +170,7 @@ def _detector_decoder(entry: dict, folder: Path) -> str:
     note = _shrink_detector(config.model)
     path = folder / f'{config.model.type}.pth'
     if not path.exists():
-        with _seeded(), DefaultScope.overwrite_default_scope(
+        with seeded(), DefaultScope.overwrite_default_scope(
                 config.get('default_scope', 'mmdet')):
             torch.save(MODELS.build(config.model).state_dict(), path)
     for step in config.test_dataloader.dataset.pipeline:
@@ -202,18 +193,6 @@ def _shrink_detector(model: dict) -> str:
         return (f'random weights at its full size; --smoke knows no small '
                 f'{model["type"]} with this backbone')
     return 'a random one of a few thousand weights'
-
-
-class _seeded:
-    """A context in which random weights are the same each time, and nobody else's draws change."""
-
-    def __enter__(self) -> None:
-        self._fork = torch.random.fork_rng(devices=[])
-        self._fork.__enter__()
-        torch.manual_seed(0)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
 
 
 # What replaces a model of each class (or of a subclass of it), and says by what.
