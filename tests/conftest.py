@@ -21,6 +21,7 @@ from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
 
 from mmdpad.datasets.shapes_world import SHAPES_PROMPT_TEMPLATE
+from mmdpad.engine.trial.small_detectors import shrinking_options
 from mmdpad.models import VLMReasoningHead
 from mmdpad.testing import POLICY_WEIGHTS
 
@@ -158,16 +159,6 @@ def cut_down(name: str, shapes_data: Path, tmp_path: Path) -> Config:
 @pytest.fixture(scope='session')
 def tiny_mask_rcnn() -> dict:
     """Options that make mmdet's `mask-rcnn_r50_fpn` small; every score counts."""
-    return {
-        'model.backbone.depth': 18, 'model.backbone.base_channels': 8,
-        'model.backbone.init_cfg': None,
-        'model.neck.in_channels': [8, 16, 32, 64], 'model.neck.out_channels': 16,
-        'model.rpn_head.in_channels': 16, 'model.rpn_head.feat_channels': 16,
-        'model.roi_head.bbox_roi_extractor.out_channels': 16,
-        'model.roi_head.mask_roi_extractor.out_channels': 16,
-        'model.roi_head.bbox_head.in_channels': 16,
-        'model.roi_head.bbox_head.fc_out_channels': 32,
-        'model.roi_head.mask_head.in_channels': 16,
-        'model.roi_head.mask_head.conv_out_channels': 16,
-        'model.test_cfg.rcnn.score_thr': 0.0, 'model.test_cfg.rcnn.max_per_img': 10,
-        'model.test_cfg.rpn.nms_pre': 20, 'model.test_cfg.rpn.max_per_img': 20}
+    options = shrinking_options(dict(type='MaskRCNN', backbone=dict(type='ResNet')))
+    return {'model.backbone.init_cfg': None,
+            **{f'model.{key}': value for key, value in options.items()}}

@@ -42,6 +42,12 @@ def _numbered(path: str) -> Iterator[str]:
     yield from (f'{stem}_{number}{extension}' for number in itertools.count(2))
 
 
+def nearest_folder(path: str | os.PathLike) -> Path:
+    """``path`` itself, or the nearest folder above it that is there."""
+    path = Path(os.path.abspath(path))
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
 @contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """A folder to fill, which is at ``path`` when the block ends well, and nowhere if it fails;
@@ -52,8 +58,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(os.path.abspath(path))
     refuse_existing(path)
-    nearest = next(parent for parent in path.parents if parent.exists())
-    building = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=nearest))
+    building = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=nearest_folder(path.parent)))
     try:
         folder = building / path.name
         folder.mkdir()

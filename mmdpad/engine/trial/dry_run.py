@@ -7,7 +7,6 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengt
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.registry import DATASETS
 from mmdpad.rewards import RewardComposition
+from mmdpad.utils.files import nearest_folder
 
 from .check_names import check_node
 from .check_weights import check_weights, find_folder
@@ -211,14 +211,8 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
     else:
         notes.append('no GPU here; it would fit one of 80 GB')
     checkpoint = report['trained_parameters'] * (4 + 4 * cost.setup.state)
-    free = shutil.disk_usage(_nearest(Path(config.get('work_dir') or '.'))).free
+    free = shutil.disk_usage(nearest_folder(config.get('work_dir') or '.')).free
     notes.append(f'disk: about {checkpoint / GB:.2f} GB a checkpoint, {free / GB:.0f} GB free')
     if free < checkpoint:
         yield (f'`work_dir` ({config.get("work_dir")}) should have room for a checkpoint, about '
                f'{checkpoint / GB:.0f} GB, but has {free / GB:.0f} GB; name another by --work-dir')
-
-
-def _nearest(path: Path) -> Path:
-    """The folder itself, or the nearest one above that is there."""
-    path = path.absolute()
-    return next(parent for parent in (path, *path.parents) if parent.exists())
