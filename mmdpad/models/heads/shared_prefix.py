@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import embedding, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -157,7 +157,9 @@ def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], id
         positions += [places, places.max().expand(3, len(own))]
     states = row_states(model, prompts, torch.cat(tokens),
                         torch.cat(positions, dim=1) + row.offsets, row)
-    return states[row.predictors]
+    # By `embedding`, since the gradient of `states[...]` adds up a place that stands there several
+    # times in the order in which threads come to it.
+    return embedding(row.predictors, states)
 
 
 def row_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], tokens: Tensor,

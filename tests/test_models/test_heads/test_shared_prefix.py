@@ -233,3 +233,22 @@ def test_the_prompt_is_computed_once(policy_config):
     prompts = model.policy.encode_prompts(rollout.prompt_images,
                                           [s.question for s in rollout.data_samples])
     assert sizes == [(1, sum(map(len, prompts)) + sum(map(sum, LENGTHS)), 128)]
+
+
+def test_gradients_do_not_hang_on_the_timing_of_threads(policy_config):
+    """A prompt's last state predicts the first token of each of its many responses."""
+    model, group, threads = make_segmentor(policy_config), 600, torch.get_num_threads()
+    ids = torch.randint(20, (group, 2), generator=torch.Generator().manual_seed(0))
+    rollout = make_rollout(model)
+    head, prompts = model.policy, model._tokens_of(rollout)[0][:1]
+    found = []
+    torch.set_num_threads(4)
+    try:
+        for _ in range(6):
+            head.zero_grad()
+            head.log_probs(prompts, ids, torch.ones_like(ids).bool())[0].sum().backward()
+            found.append(torch.cat([p.grad.flatten() for p in head.parameters()
+                                    if p.grad is not None]))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found[1:])
