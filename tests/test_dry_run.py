@@ -76,6 +76,7 @@ BROKEN = {
               '`train_dataloader.batch_size` (3) should be divisible by `prompts_per_update` (2)'),
     'accumulation': (dict(optim_wrapper__accumulative_counts=4), 'should be 1'),
     'group': (dict(model__train_cfg__group_size=1), 'should be at least 2'),
+    'strategy': (dict(strategy=dict(type='DeepSpeedStrategy')), 'Leave `strategy` out'),
     'two terms of one name': (
         dict(train_cfg__rewards__discriminative=dict(type='BoxIoUReward', threshold=0.5)),
         "'discriminative' is there already"),

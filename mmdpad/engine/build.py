@@ -17,16 +17,22 @@ def build_runner(config: Config) -> Runner | FlexibleRunner:
     Raises:
         ValueError: A strategy that our loops do not run under.
     """
-    strategy = config.get('strategy')
-    if strategy is None:
+    if problem := find_wrong_strategy(config):
+        raise ValueError(problem)
+    if config.get('strategy') is None:
         return Runner.from_cfg(config)
-    if strategy.get('type') != STRATEGY:
-        raise ValueError(
-            f'`strategy.type` should be {STRATEGY!r}, but got {strategy.get("type")!r}: '
-            f'`GRPOTrainLoop` accumulates gradients itself, which the optimizer wrappers of '
-            f"mmengine's other strategies (DeepSpeed, ColossalAI) cannot. Leave `strategy` out "
-            f'for plain data parallel training')
     runner = FlexibleRunner.from_cfg(config)
     # It would build the model after the loops, which look at it.
     runner.model = MODELS.build(runner.model)
     return runner
+
+
+def find_wrong_strategy(config: Config) -> str | None:
+    """What is wrong with a config's ``strategy``, with the remedy; None if nothing is."""
+    strategy = config.get('strategy')
+    if strategy is None or strategy.get('type') == STRATEGY:
+        return None
+    return (f'`strategy.type` should be {STRATEGY!r}, but got {strategy.get("type")!r}: '
+            f'`GRPOTrainLoop` accumulates gradients itself, which the optimizer wrappers of '
+            f"mmengine's other strategies (DeepSpeed, ColossalAI) cannot. Leave `strategy` out "
+            f'for plain data parallel training')

@@ -16,6 +16,7 @@ from mmengine.registry import DefaultScope
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import LOADERS, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
+from mmdpad.engine.build import find_wrong_strategy
 from mmdpad.engine.cost import make_report, read_config_cost, with_response_tokens
 from mmdpad.engine.cost.report import GB
 from mmdpad.engine.runner import GRPOTrainLoop
@@ -58,6 +59,8 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
             problems += check_weights(node)
             problems += _check_packages(node)
         problems += _check_data(config, training, misnamed, notes)
+        if problem := find_wrong_strategy(config):
+            problems.append(problem)
         if training:
             problems += _check_loop(config, nodes)
             problems += _check_cost(config, nodes, notes)
@@ -90,7 +93,6 @@ def _check_packages(node: Node) -> Iterator[str]:
         'bitsandbytes': name.endswith('8bit') or bool(
             node.entry.get('quantization') or node.entry.get('load_in_4bit')),
         'vllm': name.startswith('VLLM'),
-        'deepspeed': 'DeepSpeed' in name,
         'tensorboard': name.startswith('Tensorboard')}
     for package, is_needed in needed.items():
         if is_needed and importlib.util.find_spec(package) is None:
