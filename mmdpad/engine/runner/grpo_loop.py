@@ -14,7 +14,7 @@ from mmengine.dist import all_gather, all_gather_object, all_reduce, get_rank, g
 from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor
 
-from mmdpad.engine.strategies import gathered, is_sharded, shard_as
+from mmdpad.engine.strategies import gathered, is_sharded, read_weights, shard_as
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
@@ -243,12 +243,10 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             hub.update_info('start_checkpoint', self.runner._load_from)
         elif hub.get_info('start_checkpoint'):
             # `load_from` replaced the config's weights before the first run; do it again.
-            state = torch.load(hub.get_info('start_checkpoint'), map_location='cpu',
-                               weights_only=True)
-            prefix = 'policy.'
+            state, prefix = read_weights(hub.get_info('start_checkpoint')), 'policy.'
             reference.load_state_dict(shard_as(
-                {key.removeprefix(prefix): value for key, value in state['state_dict'].items()
-                 if key.startswith(prefix)}, reference.state_dict()))
+                {name.removeprefix(prefix): value for name, value in state.items()
+                 if name.startswith(prefix)}, reference.state_dict()))
 
     def _check_settings(self) -> None:
         problems = find_wrong_settings(

@@ -17,7 +17,7 @@ import torch.distributed.checkpoint as dcp
 from mmengine._strategy import DDPStrategy
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     MixedPrecisionPolicy,
@@ -34,6 +34,7 @@ from mmdpad.utils.files import UNFINISHED, atomic_file
 from .sharding import shard_as, whole
 
 PLAIN_FILE = 'plain.pth'
+_OPTIMIZER = 'optimizer.'  # opens the names of its tensors
 
 
 @STRATEGIES.register_module()
@@ -190,6 +191,27 @@ def merge_shards(folder: str | Path) -> dict:
     Raises:
         FileNotFoundError: It is no folder that :class:`FSDP2Strategy` wrote.
     """
+    checkpoint, parts = _read_parts(folder)
+    optimizer = checkpoint.get('optimizer', dict(state={}))
+    for number, name in sharded_entries(optimizer):
+        optimizer['state'][number][name] = parts.pop(f'{_OPTIMIZER}{number}.{name}')
+    return dict(checkpoint, state_dict=parts)
+
+
+def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
+    """Whole weights on the CPU, by name, of a checkpoint: a file, or a folder of parts, of which
+    the optimizer is not read.
+
+    Raises:
+        FileNotFoundError: It is a folder, but none that :class:`FSDP2Strategy` wrote.
+    """
+    if Path(checkpoint).is_dir():
+        return _read_parts(checkpoint, with_optimizer=False)[1]
+    return torch.load(checkpoint, map_location='cpu', weights_only=True)['state_dict']
+
+
+def _read_parts(folder: str | Path, with_optimizer: bool = True) -> tuple[dict, dict[str, Tensor]]:
+    """What :data:`PLAIN_FILE` holds, and whole tensors by the names they were saved by."""
     plain = Path(folder, PLAIN_FILE)
     if not plain.is_file():
         raise FileNotFoundError(f'{str(folder)!r} should be a checkpoint that FSDP2Strategy wrote, '
@@ -197,13 +219,11 @@ def merge_shards(folder: str | Path) -> dict:
     checkpoint = torch.load(plain, map_location='cpu', weights_only=True)
     reader = dcp.HuggingFaceStorageReader(str(folder))
     parts = {name: torch.empty(about.size, dtype=about.properties.dtype)
-             for name, about in reader.read_metadata().state_dict_metadata.items()}
+             for name, about in reader.read_metadata().state_dict_metadata.items()
+             if with_optimizer or not name.startswith(_OPTIMIZER)}
     dcp.load(parts, storage_reader=reader, no_dist=True)
-    optimizer = checkpoint.get('optimizer', dict(state={}))
-    for number, name in sharded_entries(optimizer):
-        optimizer['state'][number][name] = parts.pop(f'optimizer.{number}.{name}')
-    parts |= {name: parts[first] for name, first in checkpoint.pop('tied').items()}
-    return dict(checkpoint, state_dict=parts)
+    return checkpoint, parts | {name: parts[first]
+                                for name, first in checkpoint.pop('tied').items()}
 
 
 def sharded_entries(optimizer: dict) -> Iterator[tuple[int, str]]:
@@ -215,7 +235,7 @@ def sharded_entries(optimizer: dict) -> Iterator[tuple[int, str]]:
 
 
 def _flat(optimizer: dict) -> dict[str, DTensor]:
-    return {f'optimizer.{number}.{name}': value for number, state in optimizer['state'].items()
+    return {f'{_OPTIMIZER}{number}.{name}': value for number, state in optimizer['state'].items()
             for name, value in state.items() if isinstance(value, DTensor)}
 
 

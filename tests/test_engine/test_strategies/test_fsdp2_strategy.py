@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Weights in parts over processes: the same training, the same checkpoints."""
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from mmengine.runner import Runner
 
 from mmdpad.engine.build import build_runner
 from mmdpad.engine.runner import grpo_loop
-from mmdpad.engine.strategies import merge_shards
+from mmdpad.engine.strategies import merge_shards, read_weights
 
 
 def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
@@ -35,6 +36,10 @@ def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
     assert farthest(merged['state_dict'], weights_of(tmp_path / 'one/iter_2.pth')) < 1e-12
 
     torch.save(merged, tmp_path / 'merged.pth')
+    for written in (folder, tmp_path / 'merged.pth'):
+        state = read_weights(written)
+        assert state.keys() == merged['state_dict'].keys()
+        assert farthest(state, merged['state_dict']) == 0
     resumed = make_config('resumed', iterations=3, load_from=str(tmp_path / 'merged.pth'),
                           resume=True)
     assert farthest(run_here(resumed), whole) < 1e-12
@@ -57,6 +62,22 @@ def test_resumes_on_another_number_of_processes(make_config, tmp_path, lora):
         state = weights_of(Path(config.work_dir, 'iter_3.pth'))
         assert farthest(state, whole) < NOISE[bool(lora)]
         assert bool(lora) == all('.lora_' in name for name in state)
+
+
+@pytest.mark.slow
+def test_the_reference_of_a_run_that_began_with_parts(make_config, tmp_path):
+    """It is the policy that was loaded, in a resumed run, too."""
+    changes = dict(strategy=FSDP2, load_from=str(tmp_path / 'first/iter_1.pth'))
+    launch(make_config('first', 2, iterations=1, strategy=FSDP2), 2)
+    launch(make_config('whole', 2, **changes), 2)
+    stopped = make_config('stopped', 2, iterations=1, **changes)
+    launch(stopped, 2)
+    launch(make_config('stopped', 2, **changes), 2, '--resume')
+    ends = [read_weights(tmp_path / name / 'iter_2.pth') for name in ('whole', 'stopped')]
+    assert farthest(*ends) < 1e-12
+    logs = [[json.loads(line) for path in sorted((tmp_path / name).glob('*/vis_data/scalars.json'))
+             for line in path.read_text().splitlines()] for name in ('whole', 'stopped')]
+    assert logs[0][-1]['kl'] == pytest.approx(logs[1][-1]['kl'], rel=1e-9) != 0
 
 
 @pytest.mark.slow
@@ -116,9 +137,10 @@ def test_what_cannot_run_says_so(make_config, strategy, error):
         build_runner(make_config('wrong', strategy=strategy))
 
 
-def test_merging_wants_a_folder_of_parts(tmp_path):
+@pytest.mark.parametrize('read', [merge_shards, read_weights])
+def test_merging_wants_a_folder_of_parts(tmp_path, read):
     with pytest.raises(FileNotFoundError, match='plain.pth'):
-        merge_shards(tmp_path)
+        read(tmp_path)
 
 
 def test_without_a_strategy_it_is_the_ordinary_runner(make_config):
