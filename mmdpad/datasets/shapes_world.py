@@ -54,6 +54,34 @@ FUNCTIONS = {
 GENERIC_CAPTIONS = ('an object in the picture', 'something in the picture',
                     'a shape on a plain background')
 
+@dataclass(frozen=True)
+class World:
+    """What scenes are like.
+
+    Attributes:
+        num_objects: Fewest and most objects in a scene.
+        look_alikes: All objects differ from the first one in one attribute only, and questions
+            name all attributes, or a relation among those that share one.
+        shifted: Sizes, textures and backgrounds that the miniature models have not seen.
+    """
+
+    num_objects: tuple[int, int] = (3, 4)
+    look_alikes: bool = False
+    shifted: bool = False
+
+
+WORLDS = dict(
+    plain=World(),
+    few=World((2, 3)),
+    many=World((5, 6)),
+    look_alikes=World((3, 5), look_alikes=True),
+    shifted=World(shifted=True))
+"""The worlds of single scenes by name."""
+
+MIXTURES = dict(study=('few', 'many', 'look_alikes'))
+"""Worlds that scene by scene are one of others, equally often."""
+
+_SHIFTED_SIZES = {'small': (12.5, 13.5), 'big': (20.5, 22.0)}
 _GAP = 3.0
 _EXTREME_MARGIN = 0.1
 _TINT = 26.0
@@ -99,7 +127,8 @@ class Question:
 
     Attributes:
         text: Lower case, without a final dot.
-        kind: 'attribute', 'superlative', 'position' or 'function'.
+        kind: 'attribute', 'superlative', 'position' or 'function'; with look-alikes 'name' or
+            'relation'.
         target: Index of the object that is meant.
         is_sentence: Whether the text is a whole sentence, ReasonSeg's long queries.
     """
@@ -138,45 +167,58 @@ class Scene:
         return captions_of(self.objects, self.question.target)
 
 
-def make_scene(split: str, index: int, seed: int = 0, num_objects=(3, 4)) -> Scene:
+def make_scene(split: str, index: int, seed: int = 0, world: str = 'plain') -> Scene:
     """Makes scene `index` of a split.
 
     Args:
         split: One of `SPLITS`.
         index: Number of the scene, from 0.
         seed: Seed of the whole world, >= 0.
-        num_objects: Fewest and most objects in a scene.
+        world: Key of `WORLDS` or `MIXTURES`.
 
     Returns:
         The scene; equal arguments give equal scenes.
 
     Raises:
-        ValueError: If `split` is unknown or a number is negative.
+        ValueError: If `split` or `world` is unknown or a number is negative.
     """
     if split not in SPLITS:
         raise ValueError(f'`split` should be one of {SPLITS}, but got {split!r}')
+    if world not in WORLDS and world not in MIXTURES:
+        raise ValueError(f'`world` should be one of {[*WORLDS, *MIXTURES]}, but got {world!r}')
     if index < 0 or seed < 0:
         raise ValueError(f'`index` and `seed` should be >= 0, but got {index} and {seed}')
-    return draw_scene(np.random.default_rng([seed, SPLITS.index(split), index]), num_objects)
+    return draw_scene(np.random.default_rng([seed, SPLITS.index(split), index]), world)
 
 
-def draw_scene(rng: np.random.Generator, num_objects=(3, 4)) -> Scene:
+def draw_scene(rng: np.random.Generator, world: str = 'plain') -> Scene:
     """Draws a random scene with one of the questions that it allows.
 
     The kind of question is drawn first, so that the many attribute questions do not crowd out
-    the others. Arguments as in `make_scene`.
+    the others. `world` as in `make_scene`.
     """
+    if world in MIXTURES:
+        world = MIXTURES[world][rng.integers(len(MIXTURES[world]))]
+    style = WORLDS[world]
     width, height = SCENE_SIZES[rng.integers(len(SCENE_SIZES))]
     questions: list[Question] = []
     while not questions:
-        count = int(rng.integers(num_objects[0], num_objects[1] + 1))
-        objects = _place_objects(rng, width, height, count)
-        questions = list_questions(objects, width, height)
+        count = int(rng.integers(style.num_objects[0], style.num_objects[1] + 1))
+        objects = _place_objects(rng, width, height, count, style)
+        questions = questions_of(style, objects, width, height)
     kinds = sorted({question.kind for question in questions})
     kind = kinds[rng.integers(len(kinds))]
     choice = [question for question in questions if question.kind == kind]
     image = _paint(rng, objects, width, height)
+    if style.shifted:
+        image = _add_texture(rng, image, objects)
     return Scene(image, objects, choice[rng.integers(len(choice))])
+
+
+def questions_of(style: World, objects, width: int, height: int) -> list[Question]:
+    """The questions that a world's scenes may ask; arguments as of `list_questions`."""
+    ask = list_close_questions if style.look_alikes else list_questions
+    return ask(objects, width, height)
 
 
 def list_questions(objects, width: int, height: int) -> list[Question]:
@@ -212,15 +254,37 @@ def list_questions(objects, width: int, height: int) -> list[Question]:
                       f'the {colour} {shape}', 'attribute')
     ask_where(lambda o: o.size == 'big', 'the biggest object', 'superlative')
     ask_where(lambda o: o.size == 'small', 'the smallest object', 'superlative')
+    for side, target in _extremes(objects, range(len(objects)), width, height):
+        found.append(Question(f'the object nearest to the {side}', 'position', target))
+        found.append(Question(f'which object is closest to the {side} of the picture?',
+                              'position', target, True))
+    return found
+
+
+def list_close_questions(objects, width: int, height: int) -> list[Question]:
+    """Lists questions with exactly one right answer that look-alikes make hard: by the full name,
+    or by the place among those of one colour or shape. Arguments as in `list_questions`."""
+    found = [Question(f'the {item.name}', 'name', i) for i, item in enumerate(objects)]
+    groups = [(f'{colour} object', [i for i, o in enumerate(objects) if o.colour == colour])
+              for colour in COLOURS]
+    groups += [(shape, [i for i, o in enumerate(objects) if o.shape == shape])
+               for shape in SHAPES]
+    for name, members in groups:
+        if 1 < len(members) < len(objects):
+            found += [Question(f'the {name} nearest to the {side}', 'relation', target)
+                      for side, target in _extremes(objects, members, width, height)]
+    return found
+
+
+def _extremes(objects, members, width: int, height: int) -> list[tuple[str, int]]:
+    """Sides of the picture to which one of the members (indices) is clearly nearest."""
+    found = []
     for axis, extent, low, high in ((0, width, 'left', 'right'), (1, height, 'top', 'bottom')):
-        order = np.argsort([item.centre[axis] for item in objects])
-        centres = np.array([item.centre[axis] for item in objects])[order]
+        centres = np.array([objects[i].centre[axis] for i in members])
+        order = np.argsort(centres)
         for side, first, second in ((low, 0, 1), (high, -1, -2)):
-            if abs(centres[first] - centres[second]) >= _EXTREME_MARGIN * extent:
-                found.append(Question(f'the object nearest to the {side}', 'position',
-                                      int(order[first])))
-                found.append(Question(f'which object is closest to the {side} of the picture?',
-                                      'position', int(order[first]), True))
+            if abs(centres[order[first]] - centres[order[second]]) >= _EXTREME_MARGIN * extent:
+                found.append((side, int(members[order[first]])))
     return found
 
 
@@ -288,16 +352,23 @@ def _outline(shape: str, radius: float, tilt: float) -> np.ndarray:
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def _place_objects(rng, width: int, height: int, count: int) -> tuple[ShapeObject, ...]:
+def _place_objects(rng, width: int, height: int, count: int,
+                   style: World) -> tuple[ShapeObject, ...]:
     """Places objects without overlap, no two alike in all three attributes, left to right."""
     scale = np.sqrt(width * height / 112.0**2)
+    sizes = _SHIFTED_SIZES if style.shifted else SIZES
     while True:
         placed: list[ShapeObject] = []
         for _ in range(60):
             size = 'big' if rng.random() < 0.5 else 'small'
             shape = SHAPES[rng.integers(len(SHAPES))]
             colour = list(COLOURS)[rng.integers(len(COLOURS))]
-            outline = _outline(shape, rng.uniform(*SIZES[size]) * scale, rng.uniform(-0.2, 0.2))
+            if style.look_alikes and placed:
+                first, changed = placed[0], rng.integers(3)
+                size, colour, shape = (first.size if changed != 0 else size,
+                                       first.colour if changed != 1 else colour,
+                                       first.shape if changed != 2 else shape)
+            outline = _outline(shape, rng.uniform(*sizes[size]) * scale, rng.uniform(-0.2, 0.2))
             low, high = outline.min(0), outline.max(0)
             x = rng.uniform(2 - low[0], width - 3 - high[0])
             y = rng.uniform(2 - low[1], height - 3 - high[1])
@@ -329,3 +400,19 @@ def _paint(rng, objects, width: int, height: int) -> np.ndarray:
         points = np.round(item.polygon * 16).astype(np.int32)
         cv2.fillPoly(image, [points], colour.tolist(), lineType=cv2.LINE_AA, shift=4)
     return image
+
+
+def _add_texture(rng, image: np.ndarray, objects) -> np.ndarray:
+    """Stripes over the background and a checkerboard over the objects."""
+    height, width = image.shape[:2]
+    ys, xs = np.mgrid[:height, :width]
+    angle, period = rng.uniform(0, np.pi), rng.uniform(6, 12)
+    stripes = np.sin((xs * np.cos(angle) + ys * np.sin(angle)) * 2 * np.pi / period)
+    change = 14 * stripes
+    cell = rng.integers(3, 6)
+    checks = ((xs // cell + ys // cell) % 2) * -28.0
+    for item in objects:
+        inside = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(inside, [np.round(item.polygon).astype(np.int32)], 1)
+        change = np.where(inside > 0, checks, change)
+    return (image + change[..., None]).clip(0, 255).astype(np.uint8)

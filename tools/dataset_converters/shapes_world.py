@@ -20,7 +20,14 @@ from pathlib import Path
 
 import cv2
 
-from mmdpad.datasets.shapes_world import SPLITS, WORLD_VERSION, Scene, make_scene
+from mmdpad.datasets.shapes_world import (
+    MIXTURES,
+    SPLITS,
+    WORLD_VERSION,
+    WORLDS,
+    Scene,
+    make_scene,
+)
 
 MARKER = 'shapes_world.json'
 JPEG_QUALITY = 95
@@ -60,13 +67,14 @@ def write_scene(scene: Scene, folder: Path, name: str, answered: bool) -> None:
     (folder / f'{name}.json').write_text(text + '\n', encoding='utf-8')
 
 
-def convert(out_dir: Path, counts: dict[str, int], seed: int = 0) -> bool:
+def convert(out_dir: Path, counts: dict[str, int], seed: int = 0, world: str = 'plain') -> bool:
     """Writes the whole data set.
 
     Args:
         out_dir: Destination, made if missing.
         counts: Number of scenes by split.
         seed: Seed of the world.
+        world: Which one, see `make_scene`.
 
     Returns:
         Whether anything was written; False if `out_dir` already holds just this.
@@ -77,12 +85,14 @@ def convert(out_dir: Path, counts: dict[str, int], seed: int = 0) -> bool:
     out_dir = Path(os.path.abspath(out_dir))
     recipe = dict(made_by='mmdpad tools/dataset_converters/shapes_world.py', counts=counts,
                   seed=seed, world_version=WORLD_VERSION)
+    if world != 'plain':
+        recipe['world'] = world
     if _read_recipe(out_dir) == recipe:
         return False
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}-', dir=out_dir.parent))
     try:
-        _write_splits(building / 'new', counts, seed)
+        _write_splits(building / 'new', counts, seed, world)
         (building / 'new' / MARKER).write_text(json.dumps(recipe) + '\n', encoding='utf-8')
         if out_dir.exists():
             out_dir.rename(building / 'old')
@@ -95,11 +105,11 @@ def convert(out_dir: Path, counts: dict[str, int], seed: int = 0) -> bool:
     return True
 
 
-def _write_splits(folder: Path, counts: dict[str, int], seed: int) -> None:
+def _write_splits(folder: Path, counts: dict[str, int], seed: int, world: str) -> None:
     for split, count in counts.items():
         (folder / split).mkdir(parents=True)
         for index in range(count):
-            scene = make_scene(split, index, seed)
+            scene = make_scene(split, index, seed, world)
             write_scene(scene, folder / split, f'{split}_{index:05d}', split == 'train')
 
 
@@ -127,12 +137,14 @@ def main() -> int:
         parser.add_argument(f'--{split}', type=int, default=count, metavar='N',
                             help=f'number of {split} scenes (default {count})')
     parser.add_argument('--seed', type=int, default=0, help='seed of the world (default 0)')
+    parser.add_argument('--world', choices=[*WORLDS, *MIXTURES], default='plain',
+                        help='what scenes are like (default plain)')
     args = parser.parse_args()
     counts = {split: getattr(args, split) for split in SPLITS}
     if min(*counts.values(), args.seed) < 0:
         parser.error(f'numbers should be >= 0, but got {counts} and seed {args.seed}')
     try:
-        written = convert(args.out_dir, counts, args.seed)
+        written = convert(args.out_dir, counts, args.seed, args.world)
     except ConversionError as error:
         print(error, file=sys.stderr)
         return 1

@@ -27,15 +27,18 @@ from mmdpad.datasets.transforms import PromptResize, TargetsFromMask
 WEIGHTS = Path(__file__).resolve().parents[2] / 'mmdpad' / 'testing' / 'weights'
 
 
-def parse_args(description: str, folder: str, init: bool = False) -> argparse.Namespace:
+def make_parser(description: str, folder: str) -> argparse.ArgumentParser:
     """Command line of one script: `--out` (a folder), `--seed`, `--scale` (share of the steps)."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--out', type=Path, default=WEIGHTS / folder, help='destination folder')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--scale', type=float, default=1.0,
                         help='train for this share of the full number of steps')
-    if init:
-        parser.add_argument('--init', type=Path, help='folder of a model to go on from')
+    return parser
+
+
+def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What the command line says, if that can be."""
     args = parser.parse_args()
     if args.scale <= 0:
         parser.error(f'`--scale` should be positive, but got {args.scale}')

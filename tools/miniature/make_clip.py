@@ -15,7 +15,16 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from common import Progress, parse_args, save_report, start, targets_of, to_prompt, world_words
+from common import (
+    Progress,
+    make_parser,
+    parse_args,
+    save_report,
+    start,
+    targets_of,
+    to_prompt,
+    world_words,
+)
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -139,7 +148,7 @@ def evaluate(folder, count: int = 500) -> dict:
 
 def main() -> None:
     """Trains, saves and measures."""
-    args = parse_args(__doc__.splitlines()[0], 'clip')
+    args = parse_args(make_parser(__doc__.splitlines()[0], 'clip'))
     rng = start(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     save_config(args.out, save_tokenizer(args.out))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import Progress, parse_args, save_report, start
+from common import Progress, make_parser, parse_args, save_report, start
 from muon import Muon
 from policy_data import QUESTIONS, Batches, RowMaker
 from policy_eval import evaluate
@@ -24,7 +24,14 @@ from policy_files import LARGEST_NUMBER, MERGE, PATCH, make_config, make_process
 from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
-from mmdpad.datasets.shapes_world import COLOURS, SHAPES, SHAPES_PROMPT_SIZE, SIZES
+from mmdpad.datasets.shapes_world import (
+    COLOURS,
+    MIXTURES,
+    SHAPES,
+    SHAPES_PROMPT_SIZE,
+    SIZES,
+    WORLDS,
+)
 
 STEPS = 3000
 ROWS = 8
@@ -203,8 +210,9 @@ def save(model, processor, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def train(folder: Path, seed: int, steps: int, init: Path | None = None) -> Progress:
-    """Trains a policy (a fresh one, or that of `init`); saves it now and then and at the end."""
+def train(folder: Path, seed: int, steps: int, init: Path | None = None, **style) -> Progress:
+    """Trains a policy (a fresh one, or that of `init`) on answers of a style (arguments of
+    `RowMaker`); saves it now and then and at the end."""
     processor = make_processor()
     model = make_model(processor)
     if init is not None:
@@ -216,7 +224,8 @@ def train(folder: Path, seed: int, steps: int, init: Path | None = None) -> Prog
     mean, std = (torch.tensor(value) for value in (processor.image_processor.image_mean,
                                                    processor.image_processor.image_std))
     prefix = torch.tensor(RowMaker(processor, seed).prefix)
-    batches = Batches(processor, seed, ROWS, fade=max(1, round(FADE * steps)))
+    batches = Batches(processor, seed, ROWS, fade=max(1, round(FADE * steps)),
+                      **style)
     loader = iter(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1,
                                               prefetch_factor=8))
     progress, mean_loss = Progress('policy', steps), 0.0
@@ -241,11 +250,22 @@ def train(folder: Path, seed: int, steps: int, init: Path | None = None) -> Prog
 
 def main() -> None:
     """Trains, saves and measures."""
-    args = parse_args(__doc__.splitlines()[0], 'policy', init=True)
+    parser = make_parser(__doc__.splitlines()[0], 'policy')
+    parser.add_argument('--init', type=Path, help='folder of a model to go on from')
+    parser.add_argument('--world', choices=[*WORLDS, *MIXTURES], default='plain',
+                        help='what scenes are like')
+    parser.add_argument('--tied', action='store_true',
+                        help='listing chains come with vague captions, focused ones with specific '
+                             'ones')
+    parser.add_argument('--mistakes', type=float, default=0.0,
+                        help='share of answers about another object than the one asked for')
+    args = parse_args(parser)
     start(args.seed)
     steps = max(1, round(STEPS * args.scale))
-    progress = train(args.out, args.seed, steps, args.init)
-    numbers = evaluate(args.out, greedy=True) | evaluate(args.out, greedy=False)
+    progress = train(args.out, args.seed, steps, args.init, world=args.world,
+                     tied=args.tied, mistakes=args.mistakes)
+    numbers = (evaluate(args.out, greedy=True, world=args.world)
+               | evaluate(args.out, greedy=False, world=args.world))
     save_report(args.out, 'policy', dict(
         seed=args.seed, steps=steps, answers=steps * ROWS * QUESTIONS,
         minutes=round(progress.seconds / 60, 1), **numbers))

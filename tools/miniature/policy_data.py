@@ -6,7 +6,7 @@ once (`make_policy.forward`); each answer is learned exactly as if it stood alon
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -23,12 +23,16 @@ from mmdpad.datasets.shapes_world import (
     Scene,
     captions_of,
     draw_scene,
+    list_close_questions,
     list_questions,
     reasoning_chain,
 )
 from mmdpad.prompts import build_messages, format_response
 
-CAPTION_SHARES = (('specific', 0.28), ('generic', 0.54), ('other', 0.18))
+CAPTION_KINDS = ('specific', 'generic', 'other')
+CAPTION_SHARES = (0.28, 0.54, 0.18)
+# Of each style of chain; their mean is the above.
+TIED_SHARES = dict(focus=(0.50, 0.40, 0.10), list=(0.06, 0.68, 0.26))
 LIST_STYLE_SHARE = 0.5
 LIST_ALL_PROMPT = 'list all'
 QUESTIONS = 4
@@ -58,10 +62,16 @@ class RowMaker:
     Args:
         processor: The policy's processor.
         seed: Of everything drawn.
+        world: Of the scenes, see `make_scene`.
+        tied: Listing chains come with vague or wrong captions, focused ones with specific ones;
+            else style and caption are independent.
+        mistakes: Share of answers about another object than the one that was asked for.
     """
 
-    def __init__(self, processor, seed: int):
+    def __init__(self, processor, seed: int, world: str = 'plain', tied: bool = False,
+                 mistakes: float = 0.0):
         self.rng = np.random.default_rng(seed)
+        self.world, self.tied, self.mistakes = world, tied, mistakes
         self.tokenizer = processor.tokenizer
         marker = '|||'
         chat = processor.apply_chat_template(build_messages(marker, '{question}'),
@@ -79,11 +89,13 @@ class RowMaker:
     def __call__(self, list_all: float) -> Row:
         """Draws a scene and asks about it; one question is to list all objects at this share."""
         rng = self.rng
-        scene = draw_scene(rng)
+        scene = draw_scene(rng, self.world)
         targets = targets_of(scene)
         row = Row(to_prompt(scene.image, rng), [], [], make_grid(scene, targets))
         height, width = scene.image.shape[:2]
         questions = list_questions(scene.objects, width, height)
+        if self.world != 'plain':
+            questions += list_close_questions(scene.objects, width, height)
         kinds = sorted({question.kind for question in questions})
         for number in range(QUESTIONS):
             if number == 0 and rng.random() < list_all:
@@ -96,6 +108,9 @@ class RowMaker:
                 choice = [question for question in questions if question.kind == kind]
                 question = choice[rng.integers(len(choice))]
                 prompt = SHAPES_PROMPT_TEMPLATE.format(question=question.text)
+                if rng.random() < self.mistakes:
+                    others = [i for i in range(len(targets)) if i != question.target]
+                    question = replace(question, target=others[rng.integers(len(others))])
                 response = self.respond(scene, question, targets[question.target])
             asked = self.encode(prompt + self.after)
             row.tokens.append(asked + self.encode(response + '<|im_end|>'))
@@ -103,12 +118,12 @@ class RowMaker:
         return row
 
     def respond(self, scene: Scene, question, target) -> str:
-        """An ideal response; style of the chain and kind of caption are independent."""
+        """An ideal response, or one that is right about the wrong object."""
         rng = self.rng
         style = 'list' if rng.random() < LIST_STYLE_SHARE else 'focus'
         captions = captions_of(scene.objects, question.target)
-        kinds, shares = zip(*CAPTION_SHARES, strict=True)
-        texts = captions[kinds[rng.choice(len(kinds), p=shares)]] or captions['generic']
+        shares = TIED_SHARES[style] if self.tied else CAPTION_SHARES
+        texts = captions[CAPTION_KINDS[rng.choice(3, p=shares)]] or captions['generic']
         return format_response(reasoning_chain(scene.objects, question, style), *target,
                                texts[rng.integers(len(texts))])
 
@@ -144,15 +159,17 @@ def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
 
 
 class Batches(torch.utils.data.IterableDataset):
-    """Endless batches; the share of list-all questions falls to 0 over `fade` batches."""
+    """Endless batches; the share of list-all questions falls to 0 over `fade` batches. Further
+    arguments are those of `RowMaker`."""
 
-    def __init__(self, processor, seed: int, rows: int, fade: int):
+    def __init__(self, processor, seed: int, rows: int, fade: int, **style):
         self.processor, self.seed, self.rows, self.fade = processor, seed, rows, fade
+        self.style = style
 
     def __iter__(self):
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        maker = RowMaker(self.processor, self.seed)
+        maker = RowMaker(self.processor, self.seed, **self.style)
         number = 0
         while True:
             share = max(0.0, 1 - number / self.fade)

@@ -34,7 +34,8 @@ def answer(model, processor, scenes, greedy: bool, batch_size: int = 64) -> list
     return texts
 
 
-def evaluate(folder, greedy: bool, count: int = 256, split: str = 'val') -> dict[str, float]:
+def evaluate(folder, greedy: bool, count: int = 256, split: str = 'val',
+             world: str = 'plain') -> dict[str, float]:
     """Shares of good form, boxes (IoU > 0.5, mean IoU), points and kinds of captions.
 
     Points count as right if both lie inside the target's box. Keys start with 'greedy' or
@@ -44,7 +45,7 @@ def evaluate(folder, greedy: bool, count: int = 256, split: str = 'val') -> dict
     processor = AutoProcessor.from_pretrained(folder)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation='eager').eval()
-    scenes = [make_scene(split, i) for i in range(count)]
+    scenes = [make_scene(split, i, world=world) for i in range(count)]
     texts = answer(model, processor, scenes, greedy)
     ious, inside, kinds, errors, chains, named = [], [], Counter(), [], [], []
     for scene, text in zip(scenes, texts, strict=True):
@@ -67,8 +68,9 @@ def evaluate(folder, greedy: bool, count: int = 256, split: str = 'val') -> dict
                    chain_tokens=np.mean(chains))
     numbers |= {f'caption_{kind}': kinds[kind] / count
                 for kind in ('specific', 'generic', 'other', 'false')}
-    for kind in ('attribute', 'function', 'position', 'superlative'):
-        chosen = np.array([scene.question.kind == kind for scene in scenes])
+    asked = np.array([scene.question.kind for scene in scenes])
+    for kind in sorted({*asked}):
+        chosen = asked == kind
         numbers[f'iou_above_half_{kind}'] = right[chosen].mean()
     name = 'greedy' if greedy else 'sampled'
     return {f'{name}_{key}': round(float(value), 3) for key, value in numbers.items()}
