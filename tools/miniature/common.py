@@ -115,7 +115,7 @@ def targets_of(scene: Scene) -> list[tuple[list, list]]:
                        ori_shape=scene.image.shape[:2], prompt_shape=SHAPES_PROMPT_SIZE[::-1])
         results = TargetsFromMask().transform(results)
         found.append((results['prompt_boxes'][0].int().tolist(),
-                      results['prompt_points'].int().tolist()))
+                      results['prompt_points'][0].int().tolist()))
     return found
 
 
