@@ -18,6 +18,9 @@ SHAPES_PROMPT_SIZE = (112, 112)
 SHAPES_PROMPT_TEMPLATE = 'find "{question}"'
 """Prompt of the miniature policy (it is too small to read the long default prompt)."""
 
+SHAPES_PROMPT_WITHOUT_CAPTION = 'which "{question}"'
+"""What the policies of the study take as a question to be answered without a caption."""
+
 SCENE_SIZES = ((160, 120), (128, 128), (120, 160))
 """Widths and heights in pixels that scenes are drawn in (the original frame)."""
 

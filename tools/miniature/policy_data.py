@@ -19,6 +19,7 @@ from mmdpad.datasets.shapes_world import (
     SHAPES,
     SHAPES_PROMPT_SIZE,
     SHAPES_PROMPT_TEMPLATE,
+    SHAPES_PROMPT_WITHOUT_CAPTION,
     SIZES,
     Scene,
     captions_of,
@@ -35,6 +36,7 @@ CAPTION_SHARES = (0.28, 0.54, 0.18)
 TIED_SHARES = dict(focus=(0.50, 0.40, 0.10), list=(0.06, 0.68, 0.26))
 LIST_STYLE_SHARE = 0.5
 LIST_ALL_PROMPT = 'list all'
+WITHOUT_CAPTION_SHARE = 0.25
 QUESTIONS = 4
 
 
@@ -107,11 +109,15 @@ class RowMaker:
                 kind = kinds[rng.integers(len(kinds))]
                 choice = [question for question in questions if question.kind == kind]
                 question = choice[rng.integers(len(choice))]
-                prompt = SHAPES_PROMPT_TEMPLATE.format(question=question.text)
+                template = SHAPES_PROMPT_TEMPLATE
                 if rng.random() < self.mistakes:
                     others = [i for i in range(len(targets)) if i != question.target]
                     question = replace(question, target=others[rng.integers(len(others))])
                 response = self.respond(scene, question, targets[question.target])
+                if self.world != 'plain' and rng.random() < WITHOUT_CAPTION_SHARE:
+                    template = SHAPES_PROMPT_WITHOUT_CAPTION
+                    response = response[:response.index('\n<caption>')]
+                prompt = template.format(question=question.text)
             asked = self.encode(prompt + self.after)
             row.tokens.append(asked + self.encode(response + '<|im_end|>'))
             row.asked.append(len(asked))
