@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import json
+
 import pytest
 import torch
 from mmdet.structures import DetDataSample
@@ -53,3 +55,19 @@ def test_a_term_that_is_earned_without_being_right_shows():
     # 1/4, 1/2, 3/4 against 1, 1/2, 0; the form is 1 throughout and correlates with nothing
     assert result['reward/iou_correlation_chain'] == pytest.approx(-1.0)
     assert 'reward/iou_correlation_form' not in result
+
+
+def test_lines_of_samples(tmp_path):
+    """In the order of the data set, whatever order a sampler had; what is not finite is null."""
+    out = tmp_path / 'rewards.jsonl'
+    metric = metrics.RewardMetric(dict(form=dict(type='ThinkingFormatReward', weight=2)),
+                                  out_file=str(out))
+    good = format_response('t', (10, 10, 29, 29), ((12, 12), (20, 20)), 'c')
+    data, predicted = zip(*map(sample, ('', good)), strict=True)
+    for row, number in zip(predicted, (1, 0), strict=True):
+        row.update(sample_idx=number, img_id=f'id {number}', img_path='a.jpg', question='what?')
+    metric.process(dict(data_samples=list(data), inputs=dict(prompt_image=[None] * 2)), predicted)
+    metric.evaluate(2)
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        dict(index=number, id=f'id {number}', image='a.jpg', question='what?', iou=iou, total=total,
+             form=total / 2) for number, iou, total in ((0, 0.5, 2.0), (1, 0.0, 0.0))]

@@ -200,7 +200,8 @@ def set_up(active):
         raise SetUpError('mmcv could not be built (see above); once that is settled, run the '
                          'same command again: it goes on from here')
     stamp.write_text(stamp_text(python))
-    print(f'The environment is ready ({clock(time.time() - started)}).', flush=True)
+    hint = '' if active else f'; to use it: source {OWN.name}/bin/activate'
+    print(f'The environment is ready ({clock(time.time() - started)}){hint}', flush=True)
 
 
 def main():

@@ -10,12 +10,17 @@ from typing import Any
 import torch
 
 from mmdpad.evaluation.functional import check_ignore_regions
+from mmdpad.evaluation.results import in_order
 from mmdpad.evaluation.scoring import score_mask
 from mmdpad.registry import METRICS
 from mmdpad.rewards import RewardComposition
 from mmdpad.structures import RolloutBatch
+from mmdpad.utils import write_jsonl
 
 from .ignore_regions import IgnoreRegionsMetric
+
+# What a line says of its sample -> where the sample has it.
+_ORIGIN = dict(index='sample_idx', id='img_id', image='img_path', question='question')
 
 
 @METRICS.register_module()
@@ -26,6 +31,9 @@ class RewardMetric(IgnoreRegionsMetric):
         rewards: Name -> config of a reward term, see :class:`RewardComposition`;
             :class:`DiscriminativeReward` may be among them.
         ignore_regions: As in :class:`ReasonSegMetric`.
+        out_file: Where a JSON line for each sample goes: ``index`` in the data set, ``id``,
+            ``image``, ``question`` and all of the below, null where a signal is missing; a taken
+            name gets a number. None for none.
         collect_device, prefix: As in mmengine.
 
     Returns (of ``evaluate``): ``<name of a term>`` in the term's own range, ``total`` (weighted),
@@ -38,10 +46,12 @@ class RewardMetric(IgnoreRegionsMetric):
     default_prefix = 'reward'
 
     def __init__(self, rewards: dict[str, dict], ignore_regions: str = 'target',
-                 collect_device: str = 'cpu', prefix: str | None = None) -> None:
+                 out_file: str | None = None, collect_device: str = 'cpu',
+                 prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         check_ignore_regions(ignore_regions)
         self.ignore_regions = ignore_regions
+        self.out_file = out_file
         self.composition = RewardComposition(rewards)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -57,14 +67,16 @@ class RewardMetric(IgnoreRegionsMetric):
         columns = {'total': self.composition.total(rollout), **rollout.rewards,
                    **{f'signal_{name}': values for name, values in rollout.signals.items()}}
         self.results.extend(
-            {'iou': score_mask(sample, self.ignore_regions)[2]['iou'],
-             **{name: float(values[row, 0]) for name, values in columns.items()}}
+            dict(_origin(sample), iou=score_mask(sample, self.ignore_regions)[2]['iou'],
+                 **{name: float(values[row, 0]) for name, values in columns.items()})
             for row, sample in enumerate(data_samples))
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Means over all samples; NaN entries (no usable caption) are left out of signals."""
+        if self.out_file is not None:
+            write_jsonl(self.out_file, in_order(results))
         columns = {name: torch.tensor([row[name] for row in results], dtype=torch.float64)
-                   for name in results[0]}
+                   for name in results[0] if name not in _ORIGIN}
         iou = columns.pop('iou')
         metrics = {name: float(values.nanmean()) for name, values in columns.items()}
         for name in ('total', *self.composition.weights):
@@ -72,3 +84,7 @@ class RewardMetric(IgnoreRegionsMetric):
             if math.isfinite(correlation):
                 metrics[f'iou_correlation_{name}'] = correlation
         return metrics
+
+
+def _origin(sample: dict) -> dict[str, Any]:
+    return {name: sample.get(key) for name, key in _ORIGIN.items()}

@@ -1,0 +1,31 @@
+# The study's main arm: DPAD in miniature, on scenes in which telling the target apart is the task.
+# All other arms change this one. tools/analysis_tools/run_study.py runs them.
+_base_ = '../dpad/tiny_shapes.py'
+# What the study does with the config: its title, the number of seeds, and what it is compared with.
+arm = dict(title='+ discriminative reward (DPAD)', seeds=5, compare_with='geometric')
+
+start = '{{ fileDirname }}/../../mmdpad/testing/weights/study_tied'
+data_root = 'data/study/'
+test_sets = ('few', 'many', 'look_alikes', 'shifted')
+
+model = dict(policy=dict(pretrained=start))
+train_cfg = dict(max_iters=150, val_interval=1000)
+train_dataloader = dict(dataset=dict(data_root=data_root + 'study'))
+default_hooks = dict(checkpoint=dict(interval=50, save_best=None))
+
+test_dataloader = dict(dataset=dict(
+    _delete_=True,
+    type='ConcatDataset',
+    datasets=[
+        dict(type='ReasonSegDataset', data_root=data_root + name, split='test',
+             pipeline={{_base_.pipeline}}) for name in test_sets
+    ]))
+# How well captions discriminate, and how often they fit their object better than any other one.
+test_evaluator = [
+    dict(type='ReasonSegMetric', ignore_regions='target', save_masks=True),
+    dict(type='RewardMetric', rewards=dict(discriminative=dict(
+        type='DiscriminativeReward', discriminator={{_base_.discriminator}}))),
+    dict(type='RewardMetric', prefix='specific', rewards=dict(specific=dict(
+        type='DiscriminativeReward', discriminator={{_base_.discriminator}},
+        contrast='others')))
+]

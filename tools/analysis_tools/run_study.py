@@ -1,0 +1,175 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Runs the study: every arm of configs/study/ with its seeds, then the report.
+
+    python tools/analysis_tools/run_study.py
+    python tools/analysis_tools/run_study.py --arms start geometric discriminative --jobs 2
+
+A run is a training and two evaluations (greedy, and at temperature 1), each by the ordinary
+command. What is done is not done again, and a training that was interrupted goes on where it
+stopped; to start afresh, remove the work dir. Runs take one thread each, so that they are the same
+to the bit however many run at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+CONFIGS = Path('configs/study')
+DATA = Path('data/study')
+SCENES = dict(study=(2000, 0), few=(0, 128), many=(0, 128), look_alikes=(0, 128),
+              shifted=(0, 128))
+"""Scenes to train on and to test on, by world."""
+MODES = dict(greedy=0.0, sampled=1.0)
+"""Temperatures of the evaluations."""
+METRICS = ('samples', 'rewards', 'specific')
+"""What the evaluator's metrics write, in their order."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm of the study, as its config's ``arm`` describes it."""
+
+    name: str
+    config: Path
+    seeds: int
+    trained: bool
+
+    @classmethod
+    def read(cls, config: Path) -> Arm:
+        about = Config.fromfile(str(config)).arm
+        return cls(config.stem, config, about.seeds, about.get('trained', True))
+
+
+class Run:
+    """One arm with one seed, in a folder of its own."""
+
+    def __init__(self, arm: Arm, seed: int, work_dir: Path) -> None:
+        self.arm, self.seed = arm, seed
+        self.folder = work_dir / arm.name / f'seed_{seed}'
+
+    @property
+    def name(self) -> str:
+        return f'{self.arm.name}, seed {self.seed}'
+
+    @property
+    def is_done(self) -> bool:
+        return all((self.folder / f'{mode}.json').exists() for mode in MODES)
+
+    def __call__(self) -> float:
+        """Do what is left to do; returns the seconds that it took."""
+        start = time.perf_counter()
+        checkpoint = [self.train()] if self.arm.trained else []
+        for mode in MODES:
+            if not (self.folder / f'{mode}.json').exists():
+                self.evaluate(mode, *checkpoint)
+        return time.perf_counter() - start
+
+    def train(self) -> str:
+        """Train, or go on with an interrupted training; returns the last checkpoint."""
+        folder, done = self.folder / 'train', self.folder / 'trained'
+        if not done.exists():
+            resume = ['--resume'] if any(folder.glob('iter_*.pth')) else []
+            self._call('tools/train.py', str(self.arm.config), '--work-dir', str(folder), *resume,
+                       '--cfg-options', f'randomness.seed={self.seed}')
+            done.write_text(Path((folder / 'last_checkpoint').read_text()).name)
+        return str(folder / done.read_text())
+
+    def evaluate(self, mode: str, *checkpoint: str) -> None:
+        """Evaluate on all test sets; ``<mode>.json`` is there when the lines are, too."""
+        lines = [self.folder / f'{mode}.{name}.jsonl' for name in METRICS]
+        for stale in self.folder.glob(f'{mode}.*.json*'):
+            stale.unlink()  # of an evaluation that did not finish
+        self._call('tools/test.py', str(self.arm.config), *checkpoint,
+                   '--work-dir', str(self.folder / 'test'),
+                   '--out', str(self.folder / f'{mode}.json'), '--cfg-options',
+                   f'randomness.seed={self.seed}',
+                   f'model.test_cfg.temperature={MODES[mode]}',
+                   *(f'test_evaluator.{i}.out_file={path}' for i, path in enumerate(lines)))
+
+    def _call(self, *command: str) -> None:
+        """Run a python command of the project, what it prints at the end of ``log.txt``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / 'log.txt'
+        with log.open('a') as stream:
+            result = subprocess.run([sys.executable, *command], stdout=stream,
+                                    stderr=subprocess.STDOUT,
+                                    env=dict(os.environ, OMP_NUM_THREADS='1'))
+        if result.returncode:
+            raise RuntimeError(f'`python {" ".join(command)}` failed (exit status '
+                               f'{result.returncode}); its output is in {log}')
+
+
+def main() -> None:
+    arms = {path.stem: path for path in sorted(CONFIGS.glob('*.py'))}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--arms', nargs='+', choices=arms, default=list(arms), metavar='ARM',
+                        help=f'of {", ".join(arms)} (default: all)')
+    parser.add_argument('--seeds', type=int, help='of each arm (default: what its config says)')
+    parser.add_argument('--jobs', type=int, default=os.cpu_count(),
+                        help='runs at once (default: the number of cores)')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/study'))
+    args = parser.parse_args()
+    if min(args.jobs, args.seeds or 1) < 1:
+        parser.error(f'`--jobs` and `--seeds` should be at least 1, but got {args.jobs} and '
+                     f'{args.seeds}')
+    make_data()
+    chosen = [Arm.read(arms[name]) for name in args.arms]
+    for arm in chosen:
+        write_about(arm, args.work_dir)
+    # Seed by seed, so that an interrupted study has something of every arm.
+    runs = [Run(arm, seed, args.work_dir) for seed in range(max(a.seeds for a in chosen))
+            for arm in chosen if seed < (args.seeds or arm.seeds)]
+    failed = work_off([run for run in runs if not run.is_done], len(runs), args.jobs)
+    subprocess.run([sys.executable, 'tools/analysis_tools/study_report.py', str(args.work_dir),
+                    '--html', str(args.work_dir / 'report.html'),
+                    '--json', str(args.work_dir / 'report.json')], check=True)
+    if failed:
+        raise SystemExit('\n'.join(failed))
+
+
+def make_data() -> None:
+    """The scenes; those that are there are left alone."""
+    for world, (train, test) in SCENES.items():
+        subprocess.run([sys.executable, 'tools/dataset_converters/shapes_world.py',
+                        str(DATA / world), '--world', world, '--train', str(train), '--val', '0',
+                        '--test', str(test)], check=True)
+
+
+def write_about(arm: Arm, work_dir: Path) -> None:
+    """What the report has to know of an arm."""
+    about = dict(Config.fromfile(str(arm.config)).arm)
+    folder = work_dir / arm.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'arm.json').write_text(json.dumps(about, indent=2) + '\n')
+
+
+def work_off(runs: Sequence[Run], total: int, jobs: int) -> list[str]:
+    """Do the runs, ``jobs`` at once, with a line for each; returns what failed."""
+    failed, start, before = [], time.perf_counter(), total - len(runs)
+    print(f'{total} runs, {before} of them done before, {jobs} at once', flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(run): run for run in runs}
+        for number, future in enumerate(as_completed(waiting), 1):
+            error = future.exception()
+            left = (time.perf_counter() - start) / number * (len(runs) - number)
+            outcome = f'{future.result():.0f} s' if error is None else f'FAILED: {error}'
+            print(f'[{before + number}/{total}] {waiting[future].name}: {outcome}; about '
+                  f'{left / 60:.0f} min left', flush=True)
+            if error is not None:
+                failed.append(f'{waiting[future].name}: {error}')
+    return failed
+
+
+if __name__ == '__main__':
+    main()
