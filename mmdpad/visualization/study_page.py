@@ -219,7 +219,8 @@ def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]],
 
 def plot_training(study: Study, folder: Path) -> bytes | None:
     """Training curves of the main arms as PNG; None where there is no log with any."""
-    titles = {arm['name']: printable(arm['title']) for arm in study['arms']}
+    # matplotlib would set what is between dollars as a formula.
+    titles = {arm['name']: printable(arm['title']).replace('$', r'\$') for arm in study['arms']}
     runs = {arm['name']: [_read_logs(folder, logs) for logs in arm['logs'].values() if logs]
             for arm in study['arms'] if arm['group'] == 'main'}
     panels = []
