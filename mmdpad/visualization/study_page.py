@@ -57,7 +57,8 @@ _HOW = (
     '95 % interval, over seeds and scenes: a percentile bootstrap of {resamples} draws of seeds '
     'and then of scenes, the same ones for both arms and all seeds. It is too narrow where seeds '
     'are few. A difference is called higher or lower if neither interval holds zero. One seed has '
-    'no interval. Nothing is corrected for the number of comparisons. "chain, %" is the length of '
+    'no interval, and seeds that answer alike, as the start policy does greedily, have one of no '
+    'width. Nothing is corrected for the number of comparisons. "chain, %" is the length of '
     'the chain over that of the reference, minus 1.')
 _STYLE = '''
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72em; margin: 0 auto; padding: 1em;
@@ -238,8 +239,10 @@ def plot_training(study: Study, folder: Path) -> bytes | None:
         for colour, arm in enumerate(runs):
             if arm in found:
                 steps, mean, low, high = found[arm]
-                axes.plot(steps, mean, color=f'C{colour % 10}', label=titles[arm])
-                axes.fill_between(steps, low, high, color=f'C{colour % 10}', alpha=0.2)
+                look = dict(color=f'C{colour % 10}')
+                axes.plot(steps, mean, marker='o' if len(steps) < 30 else '', markersize=3,
+                          label=titles[arm], **look)
+                axes.fill_between(steps, low, high, alpha=0.2, **look)
         axes.set(title=title, xlabel='step')
         axes.grid(alpha=0.3)
         axes.legend(fontsize='small')
@@ -326,20 +329,25 @@ def _cell(measure: str, found: Mapping[str, float], sign: str = '') -> str:
     if math.isnan(found['mean']):
         return '-'
     digits = _DIGITS.get(measure, 1)
-    text = f'{found["mean"]:{sign}.{digits}f}{_interval(found, "", sign, digits)}'
+    text = _number(found['mean'], sign, digits) + _interval(found, '', sign, digits)
     scenes = _interval(found, 'scenes_', sign, digits)
     return f'{text} /{scenes}' if scenes else text
 
 
 def _interval(found: Mapping[str, float], kind: str, sign: str, digits: int) -> str:
     low, high = (found.get(f'{kind}{end}', math.nan) for end in ('low', 'high'))
-    return '' if math.isnan(low) else f' [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]'
+    return '' if math.isnan(low) else (f' [{_number(low, sign, digits)}, '
+                                       f'{_number(high, sign, digits)}]')
+
+
+def _number(value: float, sign: str, digits: int) -> str:
+    return f'{round(value, digits) + 0.0:{sign}.{digits}f}'  # no -0.0
 
 
 def _in_words(found: Mapping[str, float], unit: str) -> str:
     seeds = f'{found["n"]} seed{"" if found["n"] == 1 else "s"}'
     scenes = _interval(found, 'scenes_', '+', 1)
-    return (f'{found["mean"]:+.1f}{unit}{_interval(found, "", "+", 1)} over {seeds}'
+    return (f'{_number(found["mean"], "+", 1)}{unit}{_interval(found, "", "+", 1)} over {seeds}'
             + (f',{scenes} over seeds and scenes' if scenes else ''))
 
 
