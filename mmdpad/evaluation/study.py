@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from mmdpad.utils import read_jsonl
 
-from .functional.bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios, percentile_interval
+from .functional.bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios
+from .functional.seeds import seeds_and_scenes_interval, t_interval
 from .pairing import Key, number_samples, show_keys
 from .summary import MEASURES as OF_ANSWERS
 from .summary import Measure, Row
@@ -279,23 +279,10 @@ def paired_over_seeds(before: Sequence[tuple[np.ndarray, np.ndarray]],
     if pairs > 1:
         # One draw of scenes for all seeds and both arms: it hangs on N and the generator's seed.
         drawn = _changes(*(bootstrap_ratios(*side) for side in sides), pairs)
-        seeds = np.random.default_rng([SEED, pairs]).integers(pairs, size=(RESAMPLES, pairs))
-        means = np.take_along_axis(drawn, seeds[..., None], axis=1).mean(axis=1)
-        for name, (low, high) in zip(names, percentile_interval(means), strict=True):
+        for name, (low, high) in zip(names, seeds_and_scenes_interval(drawn), strict=True):
             if name in TWO_LEVEL:
                 found[name].update(scenes_low=float(low), scenes_high=float(high))
     return found
-
-
-def t_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """``mean`` of the values that are not NaN, how many these are (``n``), and ``low`` and
-    ``high``, the interval of Student's t; NaN for one value, without any the mean, too."""
-    known = np.array([value for value in values if not math.isnan(value)], float)
-    n = len(known)
-    mean = float(known.mean()) if n else math.nan
-    half = (float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * known.std(ddof=1) / math.sqrt(n))
-            if n > 1 else math.nan)
-    return dict(mean=mean, low=mean - half, high=mean + half, n=n)
 
 
 def first_answers(folder: Path, study: Mapping[str, Any], names: tuple[str, str],

@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from mmdpad.utils.masks import decode_mask
 
 from .answer import draw_answer
-from .curves import read_scalars, running_mean
+from .curves import plot_seeds
 from .text_panel import printable
 
 Study = Mapping[str, Any]
@@ -41,9 +39,6 @@ _CLAIMS = (('ciou', 'cIoU', ' points', HIGHER),
            ('think_tokens_percent', 'chain length', ' %', LOWER),
            ('specificity', 'share of specific captions', ' points', HIGHER))
 _DIGITS = dict(rank=2, margin=3)
-_CURVES = (('reward', 'mean reward'), ('reward/discriminative', 'discriminative term'),
-           ('think_tokens', 'chain, tokens'), ('val: reasonseg/giou', 'validation gIoU, %'),
-           ('val: reasonseg/ciou', 'validation cIoU, %'))
 _WIDEST = 900  # pixels of an embedded picture
 _HOW = (
     'gIoU is the mean IoU of the samples and cIoU their summed intersection over their summed '
@@ -100,23 +95,20 @@ def headlines(study: Study) -> list[tuple[str, str]]:
     """The study's question answered: 'Holds', 'Does not hold', 'Not shown' or 'Not known', and a
     sentence with the numbers, for each claim and mode; then what is incomplete."""
     reference, arm = MAIN
+    main = [found for found in study['differences'] if (found['reference'], found['arm']) == MAIN]
     lines = []
-    for difference in study['differences']:
-        if (difference['reference'], difference['arm']) != MAIN:
+    for mode in study['modes']:
+        if not main or not main[0]['seeds'][mode]:
+            lines.append(('Not known', f'{mode} answers: {arm} is not compared with {reference}, '
+                                       f'as no seed is complete in both.'))
             continue
-        for mode in study['modes']:
-            if not difference['seeds'][mode]:
-                continue
-            for measure, name, unit, claim in _CLAIMS:
-                found = difference['numbers'][mode]['all'][measure]
-                verdict = judge(found)
-                status = {claim: 'Holds', UNCLEAR: 'Not shown', UNKNOWN: 'Not known'}.get(
-                    verdict, 'Does not hold')
-                lines.append((status, f'{mode} answers, {name} of {arm} compared with {reference}: '
-                                      f'{verdict}, {_in_words(found, unit)}.'))
-    if not lines:
-        lines.append(('Not known', f'no seed of both {arm} and {reference} is complete, so the two '
-                                   f'cannot be compared.'))
+        for measure, name, unit, claim in _CLAIMS:
+            found = main[0]['numbers'][mode]['all'][measure]
+            verdict = judge(found)
+            status = {claim: 'Holds', UNCLEAR: 'Not shown', UNKNOWN: 'Not known'}.get(
+                verdict, 'Does not hold')
+            lines.append((status, f'{mode} answers, {name} of {arm} compared with {reference}: '
+                                  f'{verdict}, {_in_words(found, unit)}.'))
     if left_out := [line for arm in study['arms'] for line in arm['missing']]:
         lines.append(('Incomplete', f'{len(left_out)} entries are in the list of what is missing.'))
     return lines
@@ -220,56 +212,9 @@ def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]],
 
 def plot_training(study: Study, folder: Path) -> bytes | None:
     """Training curves of the main arms as PNG; None where there is no log with any."""
-    # matplotlib would set what is between dollars as a formula.
-    titles = {arm['name']: printable(arm['title']).replace('$', r'\$') for arm in study['arms']}
-    runs = {arm['name']: [_read_logs(folder, logs) for logs in arm['logs'].values() if logs]
-            for arm in study['arms'] if arm['group'] == 'main'}
-    panels = []
-    for series, title in _CURVES:
-        found = {arm: band(lines) for arm, some in runs.items()
-                 if (lines := [run[series] for run in some if series in run])}
-        panels += [(title, found)] if found else []
-    if not panels:
-        return None
-    rows = math.ceil(len(panels) / 2)
-    figure = Figure(figsize=(11, 3.4 * rows + 0.4), layout='constrained')
-    FigureCanvasAgg(figure)
-    for number, (title, found) in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, 2, number)
-        for colour, arm in enumerate(runs):
-            if arm in found:
-                steps, mean, low, high = found[arm]
-                look = dict(color=f'C{colour % 10}')
-                axes.plot(steps, mean, marker='o' if len(steps) < 30 else '', markersize=3,
-                          label=titles[arm], **look)
-                axes.fill_between(steps, low, high, alpha=0.2, **look)
-        axes.set(title=title, xlabel='step')
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize='small')
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=100)
-    return buffer.getvalue()
-
-
-def band(lines: Sequence[Mapping[int, float]]) -> tuple[list[int], np.ndarray, np.ndarray,
-                                                        np.ndarray]:
-    """Seeds' curves (step -> value) as the steps that all have, and mean, lowest and highest value
-    at each; curves of 30 steps or more are smoothed first."""
-    steps = sorted(set(lines[0]).intersection(*lines[1:]))
-    values = [[line[step] for step in steps] for line in lines]
-    if len(steps) >= 30:
-        values = [running_mean(line, max(5, len(steps) // 15)) for line in values]
-    curves = np.array(values, float)
-    return steps, curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
-
-
-def _read_logs(folder: Path, logs: Sequence[str]) -> dict[str, dict[int, float]]:
-    """Series -> step -> value; of a resumed run the later log counts."""
-    merged: dict[str, dict[int, float]] = {}
-    for log in logs:
-        for name, points in read_scalars(str(folder / log)).items():
-            merged.setdefault(name, {}).update(zip(*points, strict=True))
-    return merged
+    return plot_seeds({arm['title']: [[str(folder / log) for log in logs]
+                                      for logs in arm['logs'].values() if logs]
+                       for arm in study['arms'] if arm['group'] == 'main'})
 
 
 def _html_table(table: Table) -> str:

@@ -12,21 +12,7 @@ from mmdpad.evaluation.study import (
     paired_over_seeds,
     read_answers,
     read_arm,
-    t_interval,
 )
-
-
-def test_t_interval_by_hand():
-    # Of 1, 2, 3: s = 1, t(0.975, 2) = 4.302653, half = 4.302653 / sqrt(3) = 2.484138.
-    found = t_interval([1.0, math.nan, 2.0, 3.0])
-    assert found['n'] == 3 and found['mean'] == 2
-    assert found['low'] == pytest.approx(2 - 2.484138) and found['high'] == pytest.approx(4.484138)
-
-
-def test_one_value_or_none_has_no_interval():
-    one, none = t_interval([5.0]), t_interval([math.nan])
-    assert (one['mean'], one['n'], none['n']) == (5, 1, 0)
-    assert all(math.isnan(value) for value in (one['low'], one['high'], none['mean'], none['low']))
 
 
 def side(giou, chain):

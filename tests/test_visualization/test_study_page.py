@@ -14,7 +14,6 @@ from mmdpad.utils.masks import encode_mask
 from mmdpad.visualization.study_page import (
     MAIN,
     all_tables,
-    band,
     headlines,
     judge,
     plot_training,
@@ -73,9 +72,19 @@ def test_one_pair_is_not_known_and_missing_runs_are_said(made):
 
 def test_without_the_main_arms_nothing_is_claimed(study_folder):
     study = analyse_study(study_folder('start', train=False, about=dict(group='other')))
-    (line, ) = headlines(study)
-    assert line[0] == 'Not known' and plot_training(study, None) is None
-    assert 'no seed of both discriminative and geometric' in study_as_markdown(study)
+    assert [status for status, _ in headlines(study)] == ['Not known', 'Not known']
+    assert plot_training(study, None) is None
+    assert 'greedy answers: discriminative is not compared with geometric, as no seed' \
+        in study_as_markdown(study)
+
+
+def test_a_mode_that_only_one_arm_has_is_said(made):
+    folder, _ = made()
+    for path in folder.glob('geometric/*/greedy.samples.jsonl'):
+        path.unlink()
+    lines = headlines(analyse_study(folder))
+    assert [status for status, _ in lines] == ['Not shown', 'Holds', 'Not shown', 'Not known',
+                                               'Incomplete']
 
 
 def test_tables(made):
@@ -104,14 +113,6 @@ def test_markdown_takes_its_place_in_a_page(made):
     for wrong in ('none', '<!-- /study --> <!-- study -->', block + block):
         with pytest.raises(ValueError, match='should have <!-- study --> and, behind it'):
             put_block(wrong, block)
-
-
-def test_band_by_hand():
-    steps, mean, low, high = band([{1: 0.0, 2: 2.0, 3: 9.0}, {1: 1.0, 2: 4.0}])
-    assert steps == [1, 2] and mean.tolist() == [0.5, 3.0]
-    assert low.tolist() == [0.0, 2.0] and high.tolist() == [1.0, 4.0]
-    long = {step: float(step % 2) for step in range(100)}
-    assert np.ptp(band([long])[1][10:-10]) < 0.3, 'long curves are smoothed'
 
 
 class Tags(HTMLParser):
@@ -171,4 +172,4 @@ def test_answers_and_curves_are_embedded(made):
     assert [kind for kind, _ in pictures] == ['png'] + ['jpeg'] * 16
     sizes = [Image.open(io.BytesIO(base64.b64decode(data))).size for _, data in pictures]
     assert all(max(size) <= 900 for size in sizes[1:])
-    assert sizes[0] == (1100, 720), 'reward, the discriminative term, and the chain'
+    assert sizes[0] == (1100, 700), 'reward, the discriminative term, and the chain'
