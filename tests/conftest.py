@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import gc
 import itertools
+import json
 import os
 import runpy
 import subprocess
@@ -24,6 +25,7 @@ from mmdpad.datasets.shapes_world import SHAPES_PROMPT_TEMPLATE
 from mmdpad.engine.trial.small_detectors import shrinking_options
 from mmdpad.models import VLMReasoningHead
 from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.utils import write_jsonl
 
 ROOT = Path(__file__).parents[1]
 # Also for the processes that tests start: threads that wait for each other are slow where other
@@ -162,3 +164,48 @@ def tiny_mask_rcnn() -> dict:
     options = shrinking_options(dict(type='MaskRCNN', backbone=dict(type='ResNet')))
     return {'model.backbone.init_cfg': None,
             **{f'model.{key}': value for key, value in options.items()}}
+
+
+@pytest.fixture
+def study_folder(tmp_path):
+    """Writes an arm of a made-up study and returns the study's folder; see `write_arm`."""
+    def write(name, seeds=(1, 2), **options):
+        write_arm(tmp_path / 'study' / name, seeds, **options)
+        return tmp_path / 'study'
+    return write
+
+
+def write_arm(folder, seeds, scenes=4, about=None, chain=lambda seed, scene: 10, change=None,
+              train=True, image='data/{set}/test/test_{number:05d}.jpg'):
+    """`scenes` samples of each of two sets, of which the first overlaps by `seed` of 10 pixels.
+
+    Args:
+        chain: (seed, scene) -> tokens.
+        change: (kind, row) -> None, to change what is written.
+    """
+    folder.mkdir(parents=True)
+    about = dict(dict(title=f'Arm {folder.name}', seeds=len(seeds), compare_with=None,
+                      group='main'), **(about or {}))
+    (folder / 'arm.json').write_text(json.dumps(about))
+    for seed in seeds:
+        for mode in ('sampled', 'greedy'):
+            files = dict(samples=[], specific=[], rewards=[])
+            for which in ('many', 'look_alikes'):
+                for scene in range(scenes):
+                    sample = dict(image=image.format(set=which, number=scene), question='the dog?')
+                    files['samples'].append(dict(
+                        sample, id=scene, iou=seed / 10, intersection=seed, union=10, failure=None,
+                        think=f'think {seed}', caption='a dog', think_tokens=chain(seed, scene),
+                        caption_tokens=2, boxes=[[1, 1, 5, 5]], points=[[[2, 2], [3, 3]]]))
+                    files['specific'].append(dict(sample, specific=float(scene % 2),
+                                                  signal_s_rank=1 + scene % 2))
+                    files['rewards'].append(dict(sample, discriminative=1, signal_s_margin=0.25))
+            for kind, rows in files.items():
+                for row in rows:
+                    if change:
+                        change(kind, row)
+                write_jsonl(str(folder / f'seed_{seed}' / f'{mode}.{kind}.jsonl'), rows)
+        if train:
+            write_jsonl(str(folder / f'seed_{seed}/train/1/vis_data/scalars.json'), [
+                dict(iter=step, step=step, reward=seed + step, think_tokens=9.0,
+                     **{'reward/discriminative': 0.5}) for step in (1, 2, 3)])

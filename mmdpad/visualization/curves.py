@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmdpad.utils import read_jsonl, write_atomically
+
+from .text_panel import printable
 
 Series = dict[str, tuple[list[int], list[float]]]
 
@@ -27,6 +30,11 @@ _PANELS = (
     ('Validation', 'percent', ('val: reasonseg/giou', 'val: reasonseg/ciou')),
 )
 _COLUMNS = 3
+_SHORT = 30  # from as many values on a curve is smoothed
+# Of several seeds.
+_SEEDS = (('reward', 'mean reward'), ('reward/discriminative', 'discriminative term'),
+          ('think_tokens', 'chain, tokens'), ('val: reasonseg/giou', 'validation gIoU, %'),
+          ('val: reasonseg/ciou', 'validation cIoU, %'))
 
 
 def plot_curves(scalars_json: str, out_png: str) -> str:
@@ -92,6 +100,65 @@ def read_scalars(path: str) -> Series:
             for name, by_step in points.items()}
 
 
+def plot_seeds(runs: Mapping[str, Sequence[Sequence[str]]]) -> bytes | None:
+    """Draw reward, discriminative term, chain length and validation IoU of several arms: the mean
+    over seeds in a :func:`band` from the lowest to the highest.
+
+    Args:
+        runs: Title of an arm -> the logs of each seed, oldest first; where a resumed run has
+            several with the same step, the later one counts.
+
+    Returns:
+        A PNG; None where no run has one of these series.
+    """
+    read = {arm: [_read_all(logs) for logs in seeds] for arm, seeds in runs.items()}
+    panels = []
+    for name, title in _SEEDS:
+        found = {arm: band(lines) for arm, seeds in read.items()
+                 if (lines := [series[name] for series in seeds if name in series])}
+        panels += [(title, found)] if found else []
+    if not panels:
+        return None
+    rows = math.ceil(len(panels) / 2)
+    figure = Figure(figsize=(11, 3.5 * rows), layout='constrained')
+    FigureCanvasAgg(figure)
+    for number, (title, found) in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, 2, number)
+        for arm, (steps, mean, low, high) in found.items():
+            look = dict(color=f'C{list(runs).index(arm) % 10}')
+            # matplotlib would set what is between dollars as a formula.
+            axes.plot(steps, mean, marker='o' if len(steps) < _SHORT else '', markersize=3,
+                      label=printable(arm).replace('$', r'\$'), **look)
+            axes.fill_between(steps, low, high, alpha=0.2, **look)
+        axes.set(title=title, xlabel='step')
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize='small')
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=100)
+    return buffer.getvalue()
+
+
+def band(lines: Sequence[Mapping[int, float]]
+         ) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
+    """Seeds' curves (step -> value) as the steps that all have, and mean, lowest and highest value
+    at each; long curves are smoothed first."""
+    steps = sorted(set(lines[0]).intersection(*lines[1:]))
+    values = [[line[step] for step in steps] for line in lines]
+    if len(steps) >= _SHORT:
+        values = [running_mean(line, max(5, len(steps) // 15)) for line in values]
+    curves = np.array(values, float)
+    return steps, curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
+
+
+def _read_all(logs: Sequence[str]) -> dict[str, dict[int, float]]:
+    """Series -> step -> value of a run's logs together."""
+    merged: dict[str, dict[int, float]] = defaultdict(dict)
+    for log in logs:
+        for name, points in read_scalars(log).items():
+            merged[name].update(zip(*points, strict=True))
+    return merged
+
+
 def _select(series: Series, names: tuple[str, ...]) -> Series:
     return {name: line for name, line in series.items()
             if any(name == wanted or (wanted.endswith('/') and name.startswith(wanted))
@@ -101,7 +168,7 @@ def _select(series: Series, names: tuple[str, ...]) -> Series:
 def _draw(axes, name: str, steps: list[int], values: list[float]) -> None:
     """A line with a dot for each value; of a long series a smoothed line over the faint values."""
     label = name.split('/')[-1] + (' (validation)' if name.startswith('val: ') else '')
-    if len(values) < 30:
+    if len(values) < _SHORT:
         axes.plot(steps, values, marker='o', markersize=3, label=label)
         return
     window = max(5, len(values) // 15)

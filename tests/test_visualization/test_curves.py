@@ -1,4 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import io
 import json
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmdpad.visualization import plot_curves
-from mmdpad.visualization.curves import read_scalars, running_mean
+from mmdpad.visualization.curves import band, plot_seeds, read_scalars, running_mean
 
 
 @pytest.fixture
@@ -61,3 +62,18 @@ def test_files_that_are_no_training_log(log, tmp_path):
 
 def test_running_mean():
     np.testing.assert_allclose(running_mean([1, 2, 6, 3], 3), [1.5, 3, 11 / 3, 4.5])
+
+
+def test_band_by_hand():
+    steps, mean, low, high = band([{1: 0.0, 2: 2.0, 3: 9.0}, {1: 1.0, 2: 4.0}])
+    assert steps == [1, 2] and mean.tolist() == [0.5, 3.0]
+    assert low.tolist() == [0.0, 2.0] and high.tolist() == [1.0, 4.0]
+    long = {step: float(step % 2) for step in range(100)}
+    assert np.ptp(band([long])[1][10:-10]) < 0.3, 'long curves are smoothed'
+
+
+def test_seeds_are_drawn_where_they_have_something(log, tmp_path):
+    assert plot_seeds({'none': [], 'other': [[log([train(1, loss=1.0)])]]}) is None
+    first = log([train(1, reward=1.0), train(2, reward=2.0)])
+    png = plot_seeds({'a$b$_{': [[first], [first, first]], 'none': []})
+    assert Image.open(io.BytesIO(png)).size == (1100, 350)

@@ -1,0 +1,77 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Says what a study of many runs found: headline, tables, curves and answers side by side.
+
+    python tools/analysis_tools/study_report.py work_dirs/study --html report.html
+    python tools/analysis_tools/study_report.py work_dirs/study --markdown docs/study.md
+
+Prints the headline. A file that is there is replaced; of a Markdown page only what is between
+`<!-- study -->` and `<!-- /study -->`. Run it where the paths of the images hold, usually the
+folder that the study was started in. Runs that lack files are left out and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mmdpad.datasets.errors import DatasetError
+from mmdpad.datasets.transforms import read_image
+from mmdpad.evaluation.study import analyse_study, first_answers
+from mmdpad.utils import jsonable
+from mmdpad.utils.files import atomic_file
+from mmdpad.visualization.study_page import (
+    MAIN,
+    headlines,
+    missing_lines,
+    put_block,
+    study_as_html,
+    study_as_markdown,
+)
+
+
+def read_or_none(path: str) -> np.ndarray | None:
+    """The image, None where it is missing or broken."""
+    try:
+        return read_image(path)
+    except DatasetError:
+        return None
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(text.encode('utf-8'))
+    print(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('work_dir', type=Path, help='the study: ARM/arm.json, ARM/seed_N/...')
+    parser.add_argument('--html', type=Path, metavar='FILE', help='the whole report as a page')
+    parser.add_argument('--markdown', type=Path, metavar='FILE', help='headline and tables')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='all numbers')
+    args = parser.parse_args()
+    try:
+        study = analyse_study(args.work_dir)
+        for line in [f'{status}: {text}' for status, text in headlines(study)]:
+            print(line)
+        for line in missing_lines(study):
+            print(f'  missing: {line}')
+        if args.html:
+            pairs = first_answers(args.work_dir, study, MAIN)
+            write(args.html, study_as_html(study, args.work_dir, pairs, read_or_none))
+        if args.markdown:
+            block = study_as_markdown(study)
+            page = args.markdown.read_text(encoding='utf-8') if args.markdown.exists() else None
+            write(args.markdown, block + '\n' if page is None else put_block(page, block))
+        if args.json:
+            write(args.json, json.dumps(jsonable(study), indent=1) + '\n')
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == '__main__':
+    main()
