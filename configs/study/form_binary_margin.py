@@ -1,7 +1,8 @@
 # The reward's form 'binary+margin' in place of 'binary'.
 _base_ = './discriminative.py'
-arm = dict(title='+ discriminative, binary+margin', seeds=3, compare_with='caption')
+arm = dict(group='other', title='+ discriminative, binary+margin', seeds=3, compare_with='caption')
 
 custom_hooks = [
-    dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}}, form='binary+margin')
+    dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}},
+         form='binary+margin')
 ]

@@ -1,7 +1,8 @@
 # The crop of the response's own box in place of the target's.
 _base_ = './discriminative.py'
-arm = dict(title='+ discriminative, predicted box', seeds=3, compare_with='caption')
+arm = dict(group='other', title='+ discriminative, predicted box', seeds=3, compare_with='caption')
 
 custom_hooks = [
-    dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}}, region='predicted')
+    dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}},
+         region='predicted')
 ]

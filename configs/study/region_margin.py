@@ -1,7 +1,8 @@
 # The crop a quarter of its box larger on every side.
 _base_ = './discriminative.py'
-arm = dict(title='+ discriminative, margin of 25 %', seeds=3, compare_with='caption')
+arm = dict(group='other', title='+ discriminative, margin of 25 %', seeds=3, compare_with='caption')
 
 custom_hooks = [
-    dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}}, region_margin=0.25)
+    dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}},
+         region_margin=0.25)
 ]

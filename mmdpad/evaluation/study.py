@@ -3,7 +3,8 @@
 
 A study is a folder. Each arm has ``ARM/arm.json`` and runs ``ARM/seed_N/`` that answered the same
 scenes, in each of :data:`MODES` with three files of one line a sample (:data:`KINDS`); a run of
-an arm other than :data:`START` has the log of its training, too. Two intervals are given:
+an arm whose ``arm.json`` does not say ``trained: false`` has the log of its training, too. Two
+intervals are given:
 
 - over seeds: Student's t with n - 1 degrees of freedom on the numbers of n seeds (of differences:
   of n pairs of the same seed), the scenes taken as they are;
@@ -171,7 +172,7 @@ def read_arm(folder: Path) -> Arm:
         for mode in MODES:
             needed = [f'{mode}.{kind}.jsonl' for kind in KINDS]
             lacks = [name for name in needed if not _has_content(run / name)]
-            if arm.name != START and not find_logs(run):
+            if arm.about['trained'] and not find_logs(run):
                 lacks.append('train/TIME/vis_data/scalars.json')
             if lacks:
                 arm.missing.append(f'{arm.name}/seed_{seed}, {mode}: no {", ".join(lacks)}')
@@ -349,7 +350,8 @@ def _read_about(path: Path) -> dict[str, Any]:
         raise ValueError(f'{path} should be JSON, but is not: {error}') from error
     rules = dict(title=lambda v: isinstance(v, str), seeds=lambda v: type(v) is int and v > 0,
                  compare_with=lambda v: v is None or isinstance(v, str),
-                 group=lambda v: v in GROUPS)
+                 group=lambda v: v in GROUPS, trained=lambda v: isinstance(v, bool))
+    about.setdefault('trained', True)
     for name, holds in rules.items():
         if name not in about or not holds(about[name]):
             raise ValueError(f'{path} should have a title, a positive number of seeds, the name of '

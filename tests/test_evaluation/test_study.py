@@ -69,7 +69,7 @@ def test_a_chain_of_no_tokens_has_no_relative_change():
 
 def test_a_study_by_hand(study_folder):
     study_folder('geometric', seeds=(1, 2, 3))
-    study_folder('start', seeds=(1, ), train=False, about=dict(group='other'))
+    study_folder('start', seeds=(1, ), train=False, about=dict(group='other', trained=False))
     folder = study_folder('discriminative', seeds=(2, 3), chain=lambda seed, scene: 5 + scene,
                           about=dict(seeds=3, compare_with='geometric'))
     study = analyse_study(folder)

@@ -71,7 +71,8 @@ def test_one_pair_is_not_known_and_missing_runs_are_said(made):
 
 
 def test_without_the_main_arms_nothing_is_claimed(study_folder):
-    study = analyse_study(study_folder('start', train=False, about=dict(group='other')))
+    about = dict(group='other', trained=False)
+    study = analyse_study(study_folder('start', train=False, about=about))
     assert [status for status, _ in headlines(study)] == ['Not known', 'Not known']
     assert plot_training(study, None) is None
     assert 'greedy answers: discriminative is not compared with geometric, as no seed' \

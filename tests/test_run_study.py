@@ -1,0 +1,120 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The launcher of the study: what is done is kept, what failed is named, the rest goes on."""
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / 'tools/analysis_tools/run_study.py'
+
+
+@pytest.fixture
+def run_study(monkeypatch, tmp_path):
+    """The module; the project's commands are written down in ``calls`` in place of being run."""
+    monkeypatch.chdir(ROOT)
+    spec = importlib.util.spec_from_file_location('run_study', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__('sys').modules, 'run_study', module)
+    spec.loader.exec_module(module)
+    module.calls, module.broken = [], set()
+
+    def call(run, *command):
+        module.calls.append((run.name, command))
+        if (run.name, Path(command[0]).stem) in module.broken:
+            raise RuntimeError('it broke')
+        if command[0] == 'tools/train.py':
+            folder = Path(command[command.index('--work-dir') + 1])
+            folder.mkdir(parents=True)
+            (folder / 'last_checkpoint').write_text('/elsewhere/iter_150.pth')
+        else:
+            out = Path(command[command.index('--out') + 1])
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text('{}')
+
+    monkeypatch.setattr(module.Run, '_call', call)
+    module.study = tmp_path / 'study'
+    return module
+
+
+def make_runs(module, *names, seeds=1):
+    arms = [module.Arm.read(module.CONFIGS / f'{name}.py') for name in names]
+    return [module.Run(arm, seed, module.study) for arm in arms for seed in range(seeds)]
+
+
+def test_a_run_trains_and_answers_twice(run_study):
+    run, = make_runs(run_study, 'discriminative')
+    run()
+    (_, train), (_, greedy), (_, sampled) = run_study.calls
+    assert train[:2] == ('tools/train.py', 'configs/study/discriminative.py')
+    assert 'randomness.seed=0' in train and '--resume' not in train
+    # The checkpoint is found where it is, wherever it was when it was written.
+    assert greedy[:3] == ('tools/test.py', 'configs/study/discriminative.py',
+                          str(run.folder / 'train/iter_150.pth'))
+    assert 'model.test_cfg.temperature=0.0' in greedy
+    assert 'model.test_cfg.temperature=1.0' in sampled
+    assert f'test_evaluator.2.out_file={run.folder / "sampled.specific.jsonl"}' in sampled
+    assert run.is_done
+
+
+def test_the_start_policy_is_not_trained(run_study):
+    make_runs(run_study, 'start')[0]()
+    assert [command[0] for _, command in run_study.calls] == ['tools/test.py'] * 2
+    assert all('.pth' not in word for _, command in run_study.calls for word in command)
+
+
+def test_what_failed_is_named_and_the_rest_goes_on(run_study, capsys):
+    run_study.broken.add(('geometric, seed 1', 'test'))
+    runs = make_runs(run_study, 'geometric', seeds=3)
+    assert run_study.work_off(runs, 3, 2) == ['geometric, seed 1: it broke']
+    assert [run.is_done for run in runs] == [True, False, True]
+    assert 'FAILED: it broke' in capsys.readouterr().out
+    run_study.broken.clear()
+    run_study.calls.clear()
+    assert run_study.work_off([run for run in runs if not run.is_done], 3, 2) == []
+    assert '[3/3] geometric, seed 1' in capsys.readouterr().out
+    assert [command[0] for _, command in run_study.calls] == ['tools/test.py'] * 2  # not trained
+
+
+def test_an_interrupted_training_is_resumed_and_half_an_evaluation_begun_anew(run_study):
+    run, = make_runs(run_study, 'caption')
+    (run.folder / 'train').mkdir(parents=True)
+    (run.folder / 'train/iter_50.pth').touch()
+    (run.folder / 'greedy.samples.jsonl').write_text('half')
+    run_study.broken.add((run.name, 'train'))
+    with pytest.raises(RuntimeError, match='it broke'):
+        run()
+    assert '--resume' in run_study.calls[0][1]
+    (run.folder / 'trained').write_text('iter_150.pth')
+    run()
+    assert not (run.folder / 'greedy.samples.jsonl').exists()  # written by test.py alone
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs/study').glob('*.py')),
+                         ids=lambda path: path.stem)
+def test_arms_say_what_they_are_compared_with(run_study, path, tmp_path):
+    arm = run_study.Arm.read(path.relative_to(ROOT))
+    run_study.write_about(arm, tmp_path)
+    about = json.loads((tmp_path / arm.name / 'arm.json').read_text())
+    reference = about['compare_with']
+    if reference is None:
+        assert not arm.trained
+        return
+    other, own = (Config.fromfile(str(ROOT / f'configs/study/{name}.py'))
+                  for name in (reference, arm.name))
+    # One start policy, one data set and as many steps on both sides.
+    assert other.model.policy.pretrained == own.model.policy.pretrained
+    assert other.train_cfg.max_iters == own.train_cfg.max_iters
+    assert other.train_dataloader == own.train_dataloader
+    assert other.test_dataloader == own.test_dataloader
+    assert other.arm.seeds >= own.arm.seeds
+
+
+@pytest.mark.parametrize('arguments', [['--jobs', '0'], ['--seeds', '-1'], ['--arms', 'nothing']])
+def test_wrong_arguments_are_refused(run_study, monkeypatch, arguments):
+    monkeypatch.setattr('sys.argv', ['run_study.py', *arguments])
+    with pytest.raises(SystemExit, match='2'):
+        run_study.main()
+    assert not run_study.calls
