@@ -85,17 +85,22 @@ class DiscriminativeReward:
         """Returns (B, G) rewards in the form's range.
 
         Writes ``rollout.signals`` 's_roi' (S1), 's_image' (S2, whatever the contrast) and
-        's_margin' (S1 - S2), each (B, G), NaN where there is no usable caption or no region.
+        's_margin' (S1 - S2), and 's_rank', 1 + the number of contrasts that fit the caption at
+        least as well as the region: with the contrast 'others' the object's rank among all that
+        the data names, with a single contrast 1 or 2. Each is (B, G), NaN where there is no usable
+        caption or no region.
         """
         pictures, places = self._pictures(rollout)
         cosines = self.discriminator(pictures, [parsed.caption for parsed in rollout.parsed])
-        pairs = torch.full((len(places), 2), math.nan)
+        found = torch.full((len(places), 3), math.nan)
         for row, (place, cosine) in enumerate(zip(places, cosines.T, strict=True)):
             own = cosine[place]
             if len(own):
-                pairs[row] = torch.stack([own[0], own[1:].max()])
-        s1, s2 = map(rollout.per_response, pairs.unbind(1))
-        rollout.signals.update(s_roi=s1, s_image=s2, s_margin=s1 - s2)
+                found[row] = torch.stack([own[0], own[1:].max(), (own >= own[0]).sum()])
+        s1, s2, rank = map(rollout.per_response, found.unbind(1))
+        margin = s1 - s2
+        rollout.signals.update(s_roi=s1, s_image=s2, s_margin=margin,
+                               s_rank=rank.masked_fill(margin.isnan(), math.nan))
         options = self.options
         return discriminative_reward(s1, s2, options.form, options.temperature, options.alpha)
 

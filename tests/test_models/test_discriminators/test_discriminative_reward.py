@@ -104,6 +104,29 @@ def test_several_objects_have_one_region_around_them_and_no_object_none(score, r
         assert score(rollout)[0] == [0, 0]
 
 
+@pytest.mark.parametrize('target, options, rank', [
+    # The stripes' mean values are 200, 100 and 250, the image's is 110.
+    ([0., 0., 2., 4.], dict(contrast='others'), 2),
+    ([4., 0., 6., 4.], dict(contrast='others'), 3),
+    ([7., 0., 9., 4.], dict(contrast='others'), 1),
+    ([0., 0., 2., 4.], {}, 1),
+    ([4., 0., 6., 4.], {}, 2),
+    ([0., 0., 10., 4.], {}, 2),  # the region is the image: as good a fit counts against it
+])
+def test_the_rank_counts_the_contrasts_that_fit_as_well(score, target, options, rank):
+    others = [box for box in (TARGET, *OTHERS) if box != target]
+    rollout = stripes([answer(), answer(None)], target=target, negatives=others)
+    reward, *_ = score(rollout, **options)
+    assert rollout.signals['s_rank'][0].tolist() == pytest.approx([rank, NAN], nan_ok=True)
+    assert reward == [float(rank == 1), 0]
+
+
+def test_the_rank_is_missing_where_the_margin_is(score):
+    rollout = stripes([answer(box=(2, 0, 2, 4)), answer(None)])
+    score(rollout, region='predicted')
+    assert rollout.signals['s_rank'].isnan().all()
+
+
 def test_the_form_and_its_parameters_are_passed_on(score):
     margin = score(stripes([answer()]), form='margin')[0]
     assert margin == pytest.approx([0.09])
