@@ -98,7 +98,7 @@ def measure(scores: CaptionScores) -> dict[str, Any]:
         - ``differs``, ``better``: share of pairs of a true and a generic caption whose rewards
           differ, and whose true one has the higher reward; an unusable caption has reward 0;
         - ``rank``: of items with other objects: ``first``, the share whose own object fits the
-          true caption best; ``mean`` rank, and ``n``; ``chance``, what ``first`` would be by chance.
+          true caption best; ``mean`` rank, and ``n``; ``chance``, what ``first`` is by chance.
     """
     margins = scores.margins
     rewards, generic = scores.rewards['true'], scores.rewards['generic']
@@ -139,7 +139,8 @@ def judge(numbers: dict[str, Any]) -> tuple[str, str]:
         numbers: What :func:`measure` gives.
     """
     wins = numbers['wins']
-    aucs = {kind: numbers['auc'][kind] for kind in ('generic', 'wrong') if numbers['auc'][kind]['n']}
+    aucs = {kind: auc for kind, auc in numbers['auc'].items()
+            if kind in ('generic', 'wrong') and auc['n']}
     if not aucs:
         return 'fails', (f'This discriminator {VERDICTS["fails"]}: none of {numbers["n"]} true '
                          f'captions can be compared with another one.')
