@@ -87,7 +87,7 @@ def read_captions(path: str) -> dict[int, dict]:
         ValueError: A line is something else, or there is none.
     """
     rows = {}
-    for number, line in enumerate(Path(path).read_text('utf-8', 'replace').splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_text('utf-8', 'replace').split('\n'), start=1):
         if not line.strip():
             continue
         try:

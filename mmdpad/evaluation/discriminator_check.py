@@ -160,8 +160,8 @@ def find_remedies(report: dict[str, Any], verdict: str, source: str, contrast: s
     small and large boxes, the others are as in :func:`check_scores`."""
     numbers, found = report['all'], []
     if source == 'question':
-        found.append('give descriptions of the objects by --captions: questions that need '
-                     'reasoning are none, and the numbers say little about the model')
+        found.append('give descriptions of the objects by --captions, unless the questions are '
+                     'such: of others the numbers say little about the model')
     if numbers['unusable']['value'] > 0.05:
         found.append('shorten the captions, or take a model with a longer context '
                      '(`context_length`)')
@@ -170,10 +170,10 @@ def find_remedies(report: dict[str, Any], verdict: str, source: str, contrast: s
         found.append('small boxes are told worse: try `region_margin=0.25`')
     if contrast != 'others' and numbers['auc']['misplaced']['value'] < STRONG:
         found.append('other objects of an image fit its captions, too: try `contrast=\'others\'`')
+    if verdict == 'weak' and not _true_wins(numbers['wins']):
+        form = 'margin' if numbers['margin']['true']['mean'] > 0 else 'sigmoid'
+        found.append(f'whether S1 > S2 says less here than by how much: try `form=\'{form}\'`')
     if verdict != 'carries':
-        if not _true_wins(numbers['wins']):
-            form = 'margin' if numbers['margin']['true']['mean'] > 0 else 'sigmoid'
-            found.append(f'whether S1 > S2 says less here than by how much: try `form=\'{form}\'`')
         found.append('try another model as `discriminator`')
     return found
 

@@ -12,20 +12,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.utils import track_iter_progress
 
 from mmdpad.datasets.checking import LOADERS
-from mmdpad.evaluation.caption_scores import (
-    CaptionItem,
-    find_captions,
-    find_reward,
-    score_captions,
-    spread,
-)
+from mmdpad.evaluation.caption_scores import find_captions, find_reward, score_captions, spread
 from mmdpad.evaluation.discriminator_check import check_scores, format_check
 from mmdpad.models.discriminators import DiscriminativeReward
 from mmdpad.registry import DATASETS
@@ -46,18 +38,6 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def check(config: Config, loader: str, items: list[CaptionItem], dataset: Any,
-          source: str) -> dict[str, Any]:
-    """Score the captions of some items; the numbers, and what they are about."""
-    settings = find_reward(config)
-    reward = DiscriminativeReward(**settings)
-    scores, without = score_captions(
-        reward, dataset, items, progress=track_iter_progress if sys.stdout.isatty() else iter)
-    report = check_scores(scores, source, reward.options.contrast)
-    return dict(report, source=source, loader=loader, without_target=without,
-                discriminator=settings['discriminator'], options=reward.options)
-
-
 def main() -> None:
     parser = config_parser(__doc__.splitlines()[0], 'custom_hooks.0.region_margin=0.25')
     parser.add_argument('--loader', choices=LOADERS, default='train_dataloader',
@@ -75,16 +55,26 @@ def main() -> None:
     if not loader:
         raise SystemExit(f'{args.config} has no `{args.loader}`; name another one by --loader')
     try:
-        find_reward(config)
+        settings = find_reward(config)
         dataset = DATASETS.build(loader['dataset'])
         found, source = find_captions(dataset, args.captions)
-        items = spread(found, args.limit)
-        print(f'{len(items)} of {len(dataset)} items; true captions are '
-              f'{SOURCES[source].format(args.captions)}')
-        report = check(config, args.loader, items, dataset, source)
+        reward = DiscriminativeReward(**settings)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from error
+    items = spread(found, args.limit)
+    print(f'{len(items)} of {len(found)} items that have a caption (of {len(dataset)}); true '
+          f'captions are {SOURCES[source].format(args.captions)}')
+    try:
+        scores, without = score_captions(
+            reward, dataset, items, progress=track_iter_progress if sys.stdout.isatty() else iter)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    report = dict(check_scores(scores, source, reward.options.contrast), source=source,
+                  loader=args.loader, without_target=without,
+                  discriminator=settings['discriminator'], options=reward.options)
     print('\n' + format_check(report), end='')
+    if without:
+        print(f'{without} items without a target were left out')
     if args.out:
         print(write_atomically(args.out, json.dumps(jsonable(report), indent=2).encode()))
 
