@@ -168,7 +168,8 @@ def find_remedies(report: dict[str, Any], verdict: str, source: str, contrast: s
     small, large = (report[size]['auc'] for size in ('small', 'large'))
     if any(small[kind]['value'] < large[kind]['value'] - 0.1 for kind in ('generic', 'wrong')):
         found.append('small boxes are told worse: try `region_margin=0.25`')
-    if contrast != 'others' and numbers['auc']['misplaced']['value'] < STRONG:
+    misplaced = numbers['auc']['misplaced']['value']
+    if verdict != 'fails' and contrast != 'others' and misplaced < STRONG:
         found.append('other objects of an image fit its captions, too: try `contrast=\'others\'`')
     if verdict == 'weak' and not _true_wins(numbers['wins']):
         form = 'margin' if numbers['margin']['true']['mean'] > 0 else 'sigmoid'

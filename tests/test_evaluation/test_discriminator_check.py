@@ -129,8 +129,10 @@ def test_remedies_follow_from_the_numbers():
     assert "`form='margin'`" in remedies(items_like(0.2, 0.1, 0.1))
     assert "`form='sigmoid'`" in remedies(items_like(-0.1, -0.2, -0.2))
     assert 'context_length' in remedies(FOUR) and 'another model' in remedies(FOUR)
-    assert "contrast='others'" in remedies(FOUR)
-    assert "contrast='others'" not in remedies(FOUR, contrast='others')
+    alike = scores_of([0.2] * 2, [[-0.1]] * 2, [[-0.1]] * 2, misplaced=[[0.3]] * 2)
+    assert "contrast='others'" in remedies(alike)
+    assert remedies(alike, contrast='others') == ''
+    assert "contrast='others'" not in remedies(FOUR)  # a model that tells nothing apart
     uneven = scores_of([0.1, 0.3], [[0.2], [-0.2]], [[0.2], [-0.2]], areas=[0.1, 0.2])
     assert 'region_margin' in remedies(uneven)
 
