@@ -110,6 +110,48 @@ def test_estimate_cost(run_here):
     assert refused.returncode == 2 and '--gpus should be positive, but got 0' in refused.stderr
 
 
+def test_check_discriminator(run_here, shapes_data, tmp_path):
+    tool, here = 'tools/analysis_tools/check_discriminator.py', options_here(shapes_data)
+    out = tmp_path / 'out.json'
+    result = run_here(tool, CONFIG, '--out', out, *here)
+    assert '8 of 8 items' in result.stdout and 'of the data set itself' in result.stdout
+    assert 'This discriminator carries the reward' in result.stdout
+    report = json.loads(out.read_text())
+    assert report['verdict'] == 'carries' and report['source'] == 'data set'
+    assert report['all']['wins']['true']['value'] == 1 and report['all']['rank']['n'] == 8
+    assert report['options']['contrast'] == 'image'
+
+    captions = tmp_path / 'captions.jsonl'
+    captions.write_text(''.join(json.dumps(dict(id=f'val_0000{i}', caption=caption)) + '\n'
+                                for i, caption in enumerate(['a red star', 'red ' * 500])))
+    result = run_here(tool, CONFIG, '--loader', 'val_dataloader', '--captions', captions, *here)
+    assert '2 of 2 items that have a caption (of 4)' in result.stdout
+    assert 'unusable true captions                    0.500' in result.stdout
+    result = run_here(tool, CONFIG, '--loader', 'val_dataloader', '--limit', 3, *here)
+    assert '3 of 4 items' in result.stdout and 'the QUESTIONS of the data set' in result.stdout
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--captions', 'none.jsonl'], "captions 'none.jsonl' is not there"),
+    (['--captions', 'README.md'], 'README.md, line 1 should be a JSON object'),
+    (['--limit', '0'], "--limit: invalid positive value: '0'"),
+    (['--cfg-options', 'train_dataloader.dataset.data_root=no/such/data'], 'no/such/data'),
+    (['--cfg-options', 'custom_hooks=[]'], 'should have one hook with a `discriminator`'),
+    (['--cfg-options', 'train_dataloader=None'], 'has no `train_dataloader`'),
+    (['--cfg-options', 'custom_hooks.0.regoin=target'], "'regoin'"),
+    (['--cfg-options', 'custom_hooks.0.discriminator.model_name=local-dir:no/such/clip'],
+     'no/such/clip'),
+])
+def test_check_discriminator_names_what_is_wrong(run_here, shapes_data, arguments, message):
+    option = f'train_dataloader.dataset.data_root={shapes_data}'
+    rest = [] if '=None' in arguments[-1] or 'data_root' in arguments[-1] else [option]
+    if '--cfg-options' not in arguments:
+        rest = ['--cfg-options', *rest]
+    result = run_here('tools/analysis_tools/check_discriminator.py', CONFIG, *arguments, *rest)
+    assert result.returncode and message in result.stderr
+    assert 'Traceback' not in result.stderr
+
+
 @pytest.mark.parametrize('command, message', [
     (['tools/train.py', 'configs/none.py'], "config 'configs/none.py' is not there"),
     (['tools/train.py', CONFIG, '--resume', '--work-dir', 'no/such/run'], 'no checkpoint in'),

@@ -98,7 +98,7 @@ def measure(scores: CaptionScores) -> dict[str, Any]:
         - ``differs``, ``better``: share of pairs of a true and a generic caption whose rewards
           differ, and whose true one has the higher reward; an unusable caption has reward 0;
         - ``rank``: of items with other objects: ``first``, the share whose own object fits the
-          true caption best; ``mean`` rank, and ``n``; ``chance``, what ``first`` would be by chance.
+          true caption best; ``mean`` rank, and ``n``; ``chance``, what ``first`` is by chance.
     """
     margins = scores.margins
     rewards, generic = scores.rewards['true'], scores.rewards['generic']
@@ -139,7 +139,8 @@ def judge(numbers: dict[str, Any]) -> tuple[str, str]:
         numbers: What :func:`measure` gives.
     """
     wins = numbers['wins']
-    aucs = {kind: numbers['auc'][kind] for kind in ('generic', 'wrong') if numbers['auc'][kind]['n']}
+    aucs = {kind: auc for kind, auc in numbers['auc'].items()
+            if kind in ('generic', 'wrong') and auc['n']}
     if not aucs:
         return 'fails', (f'This discriminator {VERDICTS["fails"]}: none of {numbers["n"]} true '
                          f'captions can be compared with another one.')
@@ -159,20 +160,21 @@ def find_remedies(report: dict[str, Any], verdict: str, source: str, contrast: s
     small and large boxes, the others are as in :func:`check_scores`."""
     numbers, found = report['all'], []
     if source == 'question':
-        found.append('give descriptions of the objects by --captions: questions that need '
-                     'reasoning are none, and the numbers say little about the model')
+        found.append('give descriptions of the objects by --captions, unless the questions are '
+                     'such: of others the numbers say little about the model')
     if numbers['unusable']['value'] > 0.05:
         found.append('shorten the captions, or take a model with a longer context '
                      '(`context_length`)')
     small, large = (report[size]['auc'] for size in ('small', 'large'))
     if any(small[kind]['value'] < large[kind]['value'] - 0.1 for kind in ('generic', 'wrong')):
         found.append('small boxes are told worse: try `region_margin=0.25`')
-    if contrast != 'others' and numbers['auc']['misplaced']['value'] < STRONG:
+    misplaced = numbers['auc']['misplaced']['value']
+    if verdict != 'fails' and contrast != 'others' and misplaced < STRONG:
         found.append('other objects of an image fit its captions, too: try `contrast=\'others\'`')
+    if verdict == 'weak' and not _true_wins(numbers['wins']):
+        form = 'margin' if numbers['margin']['true']['mean'] > 0 else 'sigmoid'
+        found.append(f'whether S1 > S2 says less here than by how much: try `form=\'{form}\'`')
     if verdict != 'carries':
-        if not _true_wins(numbers['wins']):
-            form = 'margin' if numbers['margin']['true']['mean'] > 0 else 'sigmoid'
-            found.append(f'whether S1 > S2 says less here than by how much: try `form=\'{form}\'`')
         found.append('try another model as `discriminator`')
     return found
 
