@@ -26,7 +26,7 @@ def write_readme(folder: Path) -> None:
     lines = [
         '# Miniature weights', '',
         'Tiny models of the shapes world (`mmdpad/datasets/shapes_world.py`), in the formats of '
-        'the real ones:', '',
+        'the real ones (those of the study are in [STUDY.md](STUDY.md)):', '',
         '- `policy/`: a Qwen2.5-VL for transformers\' `from_pretrained`',
         '- `clip/`: an open_clip folder, `local-dir:.../clip`',
         '- `sam/sam_shapes.pth`: a state dict for segment-anything, '
@@ -39,15 +39,19 @@ def write_readme(folder: Path) -> None:
         'scenes (split `val`) with the saved files.'
     ]
     for part in PARTS:
-        path = folder / f'{part}_report.json'
-        numbers = json.loads(path.read_text(encoding='utf-8'))
-        size = sum(file.stat().st_size for file in (folder / part).rglob('*') if file.is_file())
-        lines += ['', f'## {part} ({size / 1e6:.2f} MB)', '', '| quantity | value |',
-                  '| --- | --- |']
-        lines += [f'| {key.replace("_", " ")} | {value} |' for key, value in numbers.items()]
+        lines += table(folder / part, folder / f'{part}_report.json')
     (folder / 'README.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     for part in PARTS:
         (folder / f'{part}_report.json').unlink()
+
+
+def table(part: Path, report: Path) -> list[str]:
+    """Lines of Markdown about the folder of a model and what its script measured."""
+    numbers = json.loads(report.read_text(encoding='utf-8'))
+    size = sum(file.stat().st_size for file in part.rglob('*') if file.is_file())
+    return ['', f'## {part.name} ({size / 1e6:.2f} MB)', '',
+            '| quantity | value |', '| --- | --- |',
+            *(f'| {key.replace("_", " ")} | {value} |' for key, value in numbers.items())]
 
 
 def main() -> None:
