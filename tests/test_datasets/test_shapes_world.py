@@ -15,7 +15,9 @@ from mmdpad.datasets.shapes_world import (
     SCENE_SIZES,
     SHAPES,
     SIZES,
+    WORLDS,
     captions_of,
+    list_close_questions,
     list_questions,
     make_scene,
     reasoning_chain,
@@ -52,10 +54,11 @@ PINNED = dict(
     'it is the big blue circle.')
 
 
-@pytest.mark.parametrize('split, index, seed', [('all', 0, 0), ('val', -1, 0), ('val', 0, -1)])
-def test_wrong_arguments_are_refused(split, index, seed):
+@pytest.mark.parametrize('arguments', [
+    ('all', 0, 0), ('val', -1, 0), ('val', 0, -1), ('val', 0, 0, 'crowded')])
+def test_wrong_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match='should be'):
-        make_scene(split, index, seed)
+        make_scene(*arguments)
 
 
 def test_scenes_vary():
@@ -107,14 +110,24 @@ def fits(question, item, objects) -> bool:
     if question.kind == 'attribute':
         wanted = set(text.split())
         return all(word in item.name.split() for word in wanted - {'the', 'object'})
+    if question.kind == 'name':
+        return text == f'the {item.name}'
     if question.kind == 'function':
         return text in FUNCTIONS[item.shape]
+    if question.kind == 'relation':
+        shared, _, side = text.removeprefix('the ').partition(' nearest to the ')
+        shared = shared.removesuffix(' object')
+        objects = [other for other in objects if shared in other.name.split()]
+        return shared in item.name.split() and nearest(side, item, objects)
     areas = [cv2.contourArea(other.polygon.astype(np.float32)) for other in objects]
     area = areas[[other is item for other in objects].index(True)]
     if question.kind == 'superlative':
         return area == (max(areas) if 'biggest' in text else min(areas))
-    axis, best = {'left': (0, min), 'right': (0, max), 'top': (1, min),
-                  'bottom': (1, max)}[text.replace(' of the picture?', '').split()[-1]]
+    return nearest(text.replace(' of the picture?', '').split()[-1], item, objects)
+
+
+def nearest(side, item, objects) -> bool:
+    axis, best = {'left': (0, min), 'right': (0, max), 'top': (1, min), 'bottom': (1, max)}[side]
     return item.centre[axis] == best(other.centre[axis] for other in objects)
 
 
@@ -127,6 +140,49 @@ def test_every_question_is_true_of_its_target_only(scene):
         true_of = [i for i, item in enumerate(scene.objects)
                    if fits(question, item, scene.objects)]
         assert true_of == [question.target], question.text
+
+
+LOOK_ALIKES = [make_scene('test', i, world='look_alikes') for i in range(40)]
+
+
+@pytest.mark.parametrize('scene', LOOK_ALIKES)
+def test_look_alikes_differ_in_one_attribute_and_are_asked_for_closely(scene):
+    def differences(first, second):
+        return sum(a != b for a, b in zip(first.name.split(), second.name.split(), strict=True))
+
+    assert any(all(differences(model, other) == 1 for other in scene.objects if other is not model)
+               for model in scene.objects)
+    questions = list_close_questions(scene.objects, *scene.image.shape[1::-1])
+    assert scene.question in questions
+    for question in questions:
+        assert [i for i, item in enumerate(scene.objects)
+                if fits(question, item, scene.objects)] == [question.target], question.text
+
+
+def test_look_alikes_are_asked_for_in_both_ways():
+    assert {scene.question.kind for scene in LOOK_ALIKES} == {'name', 'relation'}
+
+
+@pytest.mark.parametrize('world, counts', [('few', {2, 3}), ('many', {5, 6}), ('shifted', {3, 4}),
+                                           ('look_alikes', {3, 4, 5}), ('study', {2, 3, 4, 5, 6})])
+def test_worlds_have_as_many_objects_as_they_say(world, counts):
+    scenes = [make_scene('train', i, world=world) for i in range(40)]
+    assert {len(scene.objects) for scene in scenes} == counts
+    assert any((scene.image != make_scene('train', i).image).any() for i, scene in enumerate(scenes)
+               if scene.image.shape == make_scene('train', i).image.shape)
+
+
+def test_shifted_scenes_have_sizes_and_textures_of_their_own():
+    for scene in (make_scene('val', i, world='shifted') for i in range(20)):
+        scale = np.sqrt(np.prod(scene.image.shape[:2]) / 112**2)
+        for item in scene.objects:
+            if item.shape == 'circle':
+                x1, _, x2, _ = item.box
+                radius = (x2 - x1) / 2 / 0.95 / scale
+                assert not any(low <= radius <= high for low, high in SIZES.values())
+        x, y = (round(value) for value in scene.target.centre)
+        assert np.ptp(scene.image[y - 6:y + 6, x - 6:x + 6].astype(int).sum(2)) > 40  # checks
+    assert WORLDS['plain'].num_objects == (3, 4)
 
 
 def test_there_is_no_question_about_what_two_objects_share():
@@ -209,6 +265,15 @@ def test_the_converter_writes_what_the_reader_reads(tmp_path, convert):
     assert convert(out, '--train', '1', '--val', '0', '--test', '0')[0] == 0
     assert len(list((out / 'train').iterdir())) == 2 and not list((out / 'val').iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ['world']
+
+
+def test_the_converter_writes_another_world(tmp_path, convert):
+    counts = ('--train', '0', '--val', '0', '--test', '2')
+    convert(tmp_path / 'world', *counts, '--world', 'many')
+    item = ReasonSegDataset(tmp_path / 'world', 'test')[1]
+    assert item['question'] == make_scene('test', 1, world='many').question.text
+    assert 'already there' in convert(tmp_path / 'world', *counts, '--world', 'many')[1]
+    assert 'already there' not in convert(tmp_path / 'world', *counts)[1]
 
 
 def test_the_converter_names_the_boxes_of_all_objects_but_the_target(tmp_path, convert):
