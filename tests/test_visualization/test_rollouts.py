@@ -2,10 +2,10 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_tags import Tags
 from PIL import Image
 
 from mmdpad.utils import write_jsonl
@@ -53,26 +53,6 @@ def test_notable_groups_by_hand():
     # Means 3, 9, 4, 1; spreads 1, 0, 4, 0.
     assert found == {'Best': [1, 2], 'Worst': [3, 0], 'Most contested': [2, 0]}
     assert len(notable_groups(groups, 9)['Best']) == 4
-
-
-class Tags(HTMLParser):
-    """The tags of a page, each of which should be closed in order."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.seen, self.data = [], set(), ''
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.add(tag)
-        if tag not in ('meta', 'img'):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.data += data
 
 
 def test_no_text_leaves_its_place_in_the_page():

@@ -3,10 +3,10 @@ import base64
 import io
 import math
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_tags import Tags
 from PIL import Image
 
 from mmdpad.evaluation.study import analyse_study, first_answers
@@ -114,26 +114,6 @@ def test_markdown_takes_its_place_in_a_page(made):
     for wrong in ('none', '<!-- /study --> <!-- study -->', block + block):
         with pytest.raises(ValueError, match='should have <!-- study --> and, behind it'):
             put_block(wrong, block)
-
-
-class Tags(HTMLParser):
-    """The tags of a page, each of which should be closed in order."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.seen, self.data = [], set(), ''
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.add(tag)
-        if tag not in ('meta', 'img'):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.data += data
 
 
 def hostile(kind, row):

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
-
-from mmdpad.datasets.errors import DatasetError
-from mmdpad.datasets.transforms import read_image
+from mmdpad.datasets.transforms import read_image_if_any
 from mmdpad.utils import check_file, write_atomically
 from mmdpad.visualization.rollouts import (
     notable_groups,
@@ -23,14 +20,6 @@ from mmdpad.visualization.rollouts import (
     rollouts_as_html,
     rollouts_as_text,
 )
-
-
-def read_or_none(path: str) -> np.ndarray | None:
-    """The image, None where it is missing or broken."""
-    try:
-        return read_image(path)
-    except DatasetError:
-        return None
 
 
 def main() -> None:
@@ -55,7 +44,7 @@ def main() -> None:
     if args.out is None:
         print(rollouts_as_text(iteration, sections), end='')
     else:
-        page = rollouts_as_html(iteration, sections, read_or_none)
+        page = rollouts_as_html(iteration, sections, read_image_if_any)
         print(write_atomically(args.out, page.encode()))
 
 

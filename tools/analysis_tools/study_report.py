@@ -15,10 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-
-from mmdpad.datasets.errors import DatasetError
-from mmdpad.datasets.transforms import read_image
+from mmdpad.datasets.transforms import read_image_if_any
 from mmdpad.evaluation.study import analyse_study, first_answers
 from mmdpad.utils import jsonable
 from mmdpad.utils.files import atomic_file
@@ -30,14 +27,6 @@ from mmdpad.visualization.study_page import (
     study_as_html,
     study_as_markdown,
 )
-
-
-def read_or_none(path: str) -> np.ndarray | None:
-    """The image, None where it is missing or broken."""
-    try:
-        return read_image(path)
-    except DatasetError:
-        return None
 
 
 def write(path: Path, text: str) -> None:
@@ -62,7 +51,7 @@ def main() -> None:
             print(f'  missing: {line}')
         if args.html:
             pairs = first_answers(args.work_dir, study, MAIN)
-            write(args.html, study_as_html(study, args.work_dir, pairs, read_or_none))
+            write(args.html, study_as_html(study, args.work_dir, pairs, read_image_if_any))
         if args.markdown:
             block = study_as_markdown(study)
             page = args.markdown.read_text(encoding='utf-8') if args.markdown.exists() else None

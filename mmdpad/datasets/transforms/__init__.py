@@ -2,7 +2,14 @@
 """Steps of the data pipeline: load, resize to the prompt frame, find targets, pack."""
 
 from .formatting import PackReasoningInputs
-from .images import decode_image, probe_image, probe_image_bytes, read_image, to_rgb
+from .images import (
+    decode_image,
+    probe_image,
+    probe_image_bytes,
+    read_image,
+    read_image_if_any,
+    to_rgb,
+)
 from .loading import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask
 from .probing import ProbeReasoningImage, without_pixels
 from .prompt_frame import PromptResize, TargetsFromMask
@@ -14,6 +21,6 @@ __all__ = [
     'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
     'PackReasoningInputs', 'ProbeReasoningImage', 'PromptResize', 'TargetsFromMask',
     'TargetsFromSolution', 'box_from_mask', 'decode_image',
-    'points_from_mask', 'probe_image', 'probe_image_bytes', 'read_image', 'to_rgb',
-    'without_pixels'
+    'points_from_mask', 'probe_image', 'probe_image_bytes', 'read_image', 'read_image_if_any',
+    'to_rgb', 'without_pixels'
 ]

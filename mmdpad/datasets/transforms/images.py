@@ -74,6 +74,14 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return _decode(path, path)
 
 
+def read_image_if_any(path: str | os.PathLike) -> np.ndarray | None:
+    """:func:`read_image`, but None for a file that is missing or broken."""
+    try:
+        return read_image(path)
+    except DatasetError:
+        return None
+
+
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """:func:`read_image` for the content of a file; an error calls it ``name``."""
     return _decode(io.BytesIO(data), name)
