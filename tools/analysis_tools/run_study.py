@@ -93,7 +93,7 @@ class Run:
         self._call('tools/test.py', str(self.arm.config), *checkpoint,
                    '--work-dir', str(self.folder / 'test'),
                    '--out', str(self.folder / f'{mode}.json'), '--cfg-options',
-                   f'randomness.seed={self.seed}',
+                   f'model.test_cfg.seed={self.seed}',
                    f'model.test_cfg.temperature={MODES[mode]}',
                    *(f'test_evaluator.{i}.out_file={path}' for i, path in enumerate(lines)))
 
