@@ -184,7 +184,7 @@ def write_arm(folder, seeds, scenes=4, about=None, chain=lambda seed, scene: 10,
         change: (kind, row) -> None, to change what is written.
     """
     folder.mkdir(parents=True)
-    about = dict(dict(title=f'Arm {folder.name}', seeds=len(seeds), compare_with=None,
+    about = dict(dict(title=f'Arm {folder.name}', seeds=len(seeds), compare_with=[],
                       group='main'), **(about or {}))
     (folder / 'arm.json').write_text(json.dumps(about))
     for seed in seeds:

@@ -98,18 +98,16 @@ def test_arms_say_what_they_are_compared_with(run_study, path, tmp_path):
     arm = run_study.Arm.read(path.relative_to(ROOT))
     run_study.write_about(arm, tmp_path)
     about = json.loads((tmp_path / arm.name / 'arm.json').read_text())
-    reference = about['compare_with']
-    if reference is None:
-        assert not arm.trained
-        return
-    other, own = (Config.fromfile(str(ROOT / f'configs/study/{name}.py'))
-                  for name in (reference, arm.name))
-    # One start policy, one data set and as many steps on both sides.
-    assert other.model.policy.pretrained == own.model.policy.pretrained
-    assert other.train_cfg.max_iters == own.train_cfg.max_iters
-    assert other.train_dataloader == own.train_dataloader
-    assert other.test_dataloader == own.test_dataloader
-    assert other.arm.seeds >= own.arm.seeds
+    assert about['compare_with'] or not arm.trained
+    own = Config.fromfile(str(path))
+    for reference in about['compare_with']:
+        other = Config.fromfile(str(ROOT / f'configs/study/{reference}.py'))
+        # One start policy, one data set and as many steps on both sides.
+        assert other.model.policy.pretrained == own.model.policy.pretrained
+        assert other.train_cfg.max_iters == own.train_cfg.max_iters
+        assert other.train_dataloader == own.train_dataloader
+        assert other.test_dataloader == own.test_dataloader
+        assert other.arm.seeds >= own.arm.seeds
 
 
 @pytest.mark.parametrize('arguments', [['--jobs', '0'], ['--seeds', '-1'], ['--arms', 'nothing']])

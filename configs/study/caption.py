@@ -1,5 +1,6 @@
 # A caption is written but earns nothing: DPAD without its reward.
 _base_ = './discriminative.py'
-arm = dict(group='main', title='+ caption without its reward', seeds=5, compare_with='geometric')
+arm = dict(group='main', title='+ caption without its reward', seeds=5,
+           compare_with=['geometric'])
 
 custom_hooks = []

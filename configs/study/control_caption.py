@@ -1,7 +1,7 @@
 # Control: the start policy's captions do not hang on the style of its chains.
 _base_ = './caption.py'
-arm = dict(group='control', title='control: + caption without its reward',
-           seeds=3, compare_with='control_geometric')
+arm = dict(group='control', title='control: + caption without its reward', seeds=3,
+           compare_with=['control_geometric'])
 
 start = '{{ fileDirname }}/../../mmdpad/testing/weights/study_free'
 model = dict(policy=dict(pretrained=start))

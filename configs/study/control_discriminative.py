@@ -1,7 +1,7 @@
 # Control: the start policy's captions do not hang on the style of its chains.
 _base_ = './discriminative.py'
-arm = dict(group='control', title='control: + discriminative reward (DPAD)',
-           seeds=3, compare_with='control_geometric')
+arm = dict(group='control', title='control: + discriminative reward (DPAD)', seeds=3,
+           compare_with=['control_geometric', 'control_caption'])
 
 start = '{{ fileDirname }}/../../mmdpad/testing/weights/study_free'
 model = dict(policy=dict(pretrained=start))

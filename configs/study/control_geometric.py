@@ -1,7 +1,7 @@
 # Control: the start policy's captions do not hang on the style of its chains.
 _base_ = './geometric.py'
-arm = dict(group='control', title='control: geometric rewards only',
-           seeds=3, compare_with='control_start')
+arm = dict(group='control', title='control: geometric rewards only', seeds=3,
+           compare_with=['control_start'])
 
 start = '{{ fileDirname }}/../../mmdpad/testing/weights/study_free'
 model = dict(policy=dict(pretrained=start))

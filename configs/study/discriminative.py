@@ -2,7 +2,8 @@
 # All other arms change this one. tools/analysis_tools/run_study.py runs them.
 _base_ = '../dpad/tiny_shapes.py'
 # What the study does with the config: its title, the number of seeds, and what it is compared with.
-arm = dict(group='main', title='+ discriminative reward (DPAD)', seeds=5, compare_with='geometric')
+arm = dict(group='main', title='+ discriminative reward (DPAD)', seeds=5,
+           compare_with=['geometric', 'caption'])
 
 start = '{{ fileDirname }}/../../mmdpad/testing/weights/study_tied'
 data_root = 'data/study/'

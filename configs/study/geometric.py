@@ -1,6 +1,7 @@
 # Format and geometric rewards only; no caption is asked for (Seg-Zero).
 _base_ = './discriminative.py'
-arm = dict(group='main', title='geometric rewards only', seeds=5, compare_with='start')
+arm = dict(group='main', title='geometric rewards only', seeds=5,
+           compare_with=['start'])
 
 model = dict(policy=dict(prompt_template='which "{question}"'))
 train_cfg = dict(rewards=dict(thinking_format=dict(caption=False)))

@@ -1,6 +1,7 @@
 # The best fitting other object in place of the whole image.
 _base_ = './discriminative.py'
-arm = dict(group='other', title='+ discriminative, hard negatives', seeds=3, compare_with='caption')
+arm = dict(group='other', title='+ discriminative, hard negatives', seeds=3,
+           compare_with=['caption'])
 
 custom_hooks = [
     dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}}, contrast='others')

@@ -1,3 +1,4 @@
 # The start policy, not trained.
 _base_ = './discriminative.py'
-arm = dict(group='main', title='start policy', seeds=5, compare_with=None, trained=False)
+arm = dict(group='main', title='start policy', seeds=5,
+           compare_with=[], trained=False)

@@ -132,15 +132,13 @@ def analyse_study(folder: Path) -> dict[str, Any]:
     sets = [ALL, *sorted(set(found), key=lambda name: (_place(SETS, name), name))]
     by_name, differences, notes = {arm.name: arm for arm in arms}, [], []
     for arm in arms:
-        reference = arm.about['compare_with']
-        if reference is None:
-            continue
-        difference = compare_arms(by_name[reference], arm, sets) if reference in by_name else None
-        if difference and any(difference['seeds'].values()):
-            differences.append(difference)
-        else:
-            notes.append(f'{arm.name} cannot be compared with {reference}: no seed is complete in '
-                         f'both')
+        for name in arm.about['compare_with']:
+            difference = compare_arms(by_name[name], arm, sets) if name in by_name else None
+            if difference and any(difference['seeds'].values()):
+                differences.append(difference)
+            else:
+                notes.append(f'{arm.name} cannot be compared with {name}: no seed is complete in '
+                             f'both')
     return dict(
         arms=[describe_arm(folder, arm, sets) for arm in arms], differences=differences,
         notes=notes, sets=sets, modes=list(MODES), titles=TITLES,
@@ -349,13 +347,13 @@ def _read_about(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f'{path} should be JSON, but is not: {error}') from error
     rules = dict(title=lambda v: isinstance(v, str), seeds=lambda v: type(v) is int and v > 0,
-                 compare_with=lambda v: v is None or isinstance(v, str),
+                 compare_with=lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
                  group=lambda v: v in GROUPS, trained=lambda v: isinstance(v, bool))
     about.setdefault('trained', True)
     for name, holds in rules.items():
         if name not in about or not holds(about[name]):
-            raise ValueError(f'{path} should have a title, a positive number of seeds, the name of '
-                             f'an arm or null as compare_with, and a group of '
+            raise ValueError(f'{path} should have a title, a positive number of seeds, names of '
+                             f'arms as compare_with, whether it is trained, and a group of '
                              f'{", ".join(GROUPS)}, but {name} is {about.get(name)!r}')
     return {name: about[name] for name in rules}
 

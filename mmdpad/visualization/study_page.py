@@ -31,13 +31,16 @@ Row = dict[str, Any]
 
 MAIN = ('geometric', 'discriminative')
 """Reference and arm of the study's question."""
+CAPTION = 'caption'
+"""The arm that differs from the second of :data:`MAIN` in its reward alone."""
 START, END = '<!-- study -->', '<!-- /study -->'
 HIGHER, LOWER, UNCLEAR, UNKNOWN = 'higher', 'lower', 'not distinguishable from zero', 'not known'
 
-# Measure, what it is called in a sentence, its unit there, and what DPAD says of it.
-_CLAIMS = (('ciou', 'cIoU', ' points', HIGHER),
-           ('think_tokens_percent', 'chain length', ' %', LOWER),
-           ('specificity', 'share of specific captions', ' points', HIGHER))
+# Reference -> measure, what it is called in a sentence, its unit there, and what DPAD says of it.
+_IN_BOTH = (('ciou', 'cIoU', ' points', HIGHER),
+            ('think_tokens_percent', 'chain length', ' %', LOWER))
+_CLAIMS = {MAIN[0]: _IN_BOTH,
+           CAPTION: (*_IN_BOTH, ('specificity', 'share of specific captions', ' points', HIGHER))}
 _DIGITS = dict(rank=2, margin=3)
 _WIDEST = 900  # pixels of an embedded picture
 _HOW = (
@@ -94,24 +97,30 @@ def judge(found: Mapping[str, float]) -> str:
 def headlines(study: Study) -> list[tuple[str, str]]:
     """The study's question answered: 'Holds', 'Does not hold', 'Not shown' or 'Not known', and a
     sentence with the numbers, for each claim and mode; then what is incomplete."""
-    reference, arm = MAIN
-    main = [found for found in study['differences'] if (found['reference'], found['arm']) == MAIN]
-    lines = []
+    arm, lines = MAIN[1], []
+    found = {one['reference']: one for one in study['differences'] if one['arm'] == arm}
     for mode in study['modes']:
-        if not main or not main[0]['seeds'][mode]:
-            lines.append(('Not known', f'{mode} answers: {arm} is not compared with {reference}, '
-                                       f'as no seed is complete in both.'))
-            continue
-        for measure, name, unit, claim in _CLAIMS:
-            found = main[0]['numbers'][mode]['all'][measure]
-            verdict = judge(found)
-            status = {claim: 'Holds', UNCLEAR: 'Not shown', UNKNOWN: 'Not known'}.get(
-                verdict, 'Does not hold')
-            lines.append((status, f'{mode} answers, {name} of {arm} compared with {reference}: '
-                                  f'{verdict}, {_in_words(found, unit)}.'))
+        for reference, claims in _CLAIMS.items():
+            if reference not in found or not found[reference]['seeds'][mode]:
+                lines.append(('Not known', f'{mode} answers: {arm} is not compared with '
+                                           f'{reference}, as no seed is complete in both.'))
+                continue
+            numbers = found[reference]['numbers'][mode]['all']
+            lines += [_headline(claim, numbers[claim[0]], f'{mode} answers', reference)
+                      for claim in claims]
     if left_out := [line for arm in study['arms'] for line in arm['missing']]:
         lines.append(('Incomplete', f'{len(left_out)} entries are in the list of what is missing.'))
     return lines
+
+
+def _headline(claim: tuple[str, str, str, str], found: Mapping[str, float], where: str,
+              reference: str) -> tuple[str, str]:
+    _, name, unit, claimed = claim
+    verdict = judge(found)
+    status = {claimed: 'Holds', UNCLEAR: 'Not shown', UNKNOWN: 'Not known'}.get(
+        verdict, 'Does not hold')
+    return status, (f'{where}, {name} of {MAIN[1]} compared with {reference}: {verdict}, '
+                    f'{_in_words(found, unit)}.')
 
 
 def arms_table(study: Study, mode: str, sets: Sequence[str]) -> Table:

@@ -71,7 +71,7 @@ def test_a_study_by_hand(study_folder):
     study_folder('geometric', seeds=(1, 2, 3))
     study_folder('start', seeds=(1, ), train=False, about=dict(group='other', trained=False))
     folder = study_folder('discriminative', seeds=(2, 3), chain=lambda seed, scene: 5 + scene,
-                          about=dict(seeds=3, compare_with='geometric'))
+                          about=dict(seeds=3, compare_with=['geometric']))
     study = analyse_study(folder)
     start, arm, reference = study['arms']
     assert [one['name'] for one in study['arms']] == ['start', 'discriminative', 'geometric']
@@ -109,8 +109,8 @@ def test_runs_that_lack_files_are_left_out_and_named(study_folder):
 
 def test_arms_that_share_no_seed_are_named(study_folder):
     study_folder('geometric', seeds=(1, ))
-    study_folder('discriminative', seeds=(2, ), about=dict(compare_with='geometric'))
-    folder = study_folder('control', seeds=(2, ), about=dict(compare_with='nothing'))
+    study_folder('discriminative', seeds=(2, ), about=dict(compare_with=['geometric']))
+    folder = study_folder('control', seeds=(2, ), about=dict(compare_with=['nothing']))
     study = analyse_study(folder)
     assert study['differences'] == [] and len(study['notes']) == 2
     assert first_answers(folder, study, ('geometric', 'discriminative')) == []
@@ -201,7 +201,7 @@ def test_first_answers_go_by_the_order_of_the_file(study_folder):
 def test_the_tool(study_folder, run_tool, tmp_path):
     study_folder('geometric')
     folder = study_folder('discriminative', chain=lambda seed, scene: 5,
-                          about=dict(compare_with='geometric', title='<b>DPAD</b>'))
+                          about=dict(compare_with=['geometric'], title='<b>DPAD</b>'))
     page, text, numbers = (tmp_path / name for name in ('p.html', 'study.md', 'n.json'))
     text.write_text('# Study\n\n<!-- study -->\nearlier\n<!-- /study -->\nend\n')
     arguments = ('study_report', folder, '--html', page, '--markdown', text, '--json', numbers)

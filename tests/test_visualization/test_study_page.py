@@ -27,12 +27,15 @@ HOSTILE = '</p><script>alert("x")</script> & $\\x$ \x1b[31m 苹果 \ud83d'
 
 @pytest.fixture
 def made(study_folder):
-    """Builds a study of both main arms; returns its folder and numbers."""
+    """Builds a study of the main arm and both that it is compared with; returns its folder and
+    numbers."""
     def build(change=None, **options):
-        study_folder('geometric', seeds=(1, 2, 3), chain=lambda seed, scene: 20)
+        for name in ('geometric', 'caption'):
+            study_folder(name, seeds=(1, 2, 3), chain=lambda seed, scene: 20)
+        about = dict(compare_with=['geometric', 'caption'], **options.pop('about', {}))
         folder = study_folder('discriminative', **{
             'seeds': (1, 2, 3), 'chain': lambda seed, scene: 10 + seed, 'change': change,
-            **options, 'about': dict(compare_with='geometric', **options.pop('about', {}))})
+            **options, 'about': about})
         return folder, analyse_study(folder)
     return build
 
@@ -55,7 +58,9 @@ def test_headlines_follow_from_the_numbers(made):
                                  'geometric: lower, -40.0 % [-52.4, -27.6] over 3 seeds, '
                                  '[-45.0, -35.0] over seeds and scenes.')
     assert 'not distinguishable from zero, +0.0 points' in lines[0][1]
-    assert [status for status, _ in lines] == ['Not shown', 'Holds', 'Not shown'] * 2
+    assert 'compared with caption: lower, -40.0 %' in lines[3][1]
+    assert [status for status, _ in lines] == ['Not shown', 'Holds', 'Not shown', 'Holds',
+                                               'Not shown'] * 2
 
 
 def test_the_opposite_does_not_hold(made):
@@ -73,7 +78,7 @@ def test_one_pair_is_not_known_and_missing_runs_are_said(made):
 def test_without_the_main_arms_nothing_is_claimed(study_folder):
     about = dict(group='other', trained=False)
     study = analyse_study(study_folder('start', train=False, about=about))
-    assert [status for status, _ in headlines(study)] == ['Not known', 'Not known']
+    assert [status for status, _ in headlines(study)] == ['Not known'] * 4
     assert plot_training(study, None) is None
     assert 'greedy answers: discriminative is not compared with geometric, as no seed' \
         in study_as_markdown(study)
@@ -84,8 +89,9 @@ def test_a_mode_that_only_one_arm_has_is_said(made):
     for path in folder.glob('geometric/*/greedy.samples.jsonl'):
         path.unlink()
     lines = headlines(analyse_study(folder))
-    assert [status for status, _ in lines] == ['Not shown', 'Holds', 'Not shown', 'Not known',
-                                               'Incomplete']
+    assert [status for status, _ in lines] == [
+        'Not shown', 'Holds', 'Not shown', 'Holds', 'Not shown',
+        'Not known', 'Not shown', 'Holds', 'Not shown', 'Incomplete']
 
 
 def test_tables(made):
@@ -94,7 +100,7 @@ def test_tables(made):
         f'{what}, {mode} answers, {scope}' for scope in ('all sets together', 'set by set')
         for what in ('Arms', 'Differences') for mode in ('sampled', 'greedy')]
     assert all(len(row) == len(table.head) for table in tables for row in table.rows)
-    arms = dict(zip(tables[0].head, tables[0].rows[0], strict=True))
+    arms = dict(zip(tables[0].head, tables[0].rows[1], strict=True))
     assert arms['arm'] == 'Arm discriminative' and arms['seeds'] == '3 of 3'
     # IoU 10, 20, 30: half = 4.302653 * 10 / sqrt(3) = 24.84.
     assert arms['gIoU'] == '20.0 [-4.8, 44.8]' and arms['margin'] == '0.250 [0.250, 0.250]'
@@ -102,7 +108,7 @@ def test_tables(made):
     assert differences['difference'] == 'discriminative minus geometric'
     assert differences['chain, %'] == '-40.0 [-52.4, -27.6] / [-45.0, -35.0]'
     assert differences['rank'] == '+0.00 [+0.00, +0.00]'
-    assert [row[2] for row in tables[4].rows] == ['many', 'many', 'look_alikes', 'look_alikes']
+    assert [row[2] for row in tables[4].rows] == ['many'] * 3 + ['look_alikes'] * 3
 
 
 def test_markdown_takes_its_place_in_a_page(made):
