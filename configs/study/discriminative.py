@@ -10,7 +10,7 @@ data_root = 'data/study/'
 test_sets = ('few', 'many', 'look_alikes', 'shifted')
 
 model = dict(policy=dict(pretrained=start))
-train_cfg = dict(max_iters=150)
+train_cfg = dict(max_iters=300)
 val_dataloader = val_cfg = val_evaluator = None
 train_dataloader = dict(dataset=dict(data_root=data_root + 'study'))
 default_hooks = dict(checkpoint=dict(interval=50, save_best=None))
