@@ -56,7 +56,8 @@ def test_every_config_passes(path, stand_in):
     assert not any('kept as it is' in note for note in notes)
     values = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(values) == 2 and all(map(math.isfinite, values))
-    assert any(name.startswith('val/') for name in runner.message_hub.log_scalars)
+    validated = any(name.startswith('val/') for name in runner.message_hub.log_scalars)
+    assert validated == bool(original.get('val_dataloader'))
     assert runner.iter == 2 and runner._resume and runner._load_from is None
     if 'rewards' in config.train_cfg:
         # Half of the responses are right, but for questions about several objects or none.
