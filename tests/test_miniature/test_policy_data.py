@@ -11,11 +11,14 @@ from mmdpad.prompts import parse_response
 from mmdpad.structures import ReasoningOutput
 
 TOOLS = Path(__file__).parents[2] / 'tools/miniature'
+MODULES = ('common', 'policy_data', 'policy_files')
 
 
 @pytest.fixture
 def make_answers(monkeypatch):
     """Prompts and parsed answers of some rows, by style of the maker."""
+    # Other scripts have a module `common`, too.
+    others = {name: sys.modules.pop(name, None) for name in MODULES}
     monkeypatch.syspath_prepend(str(TOOLS))
     from policy_data import RowMaker
     from policy_files import make_processor
@@ -32,8 +35,10 @@ def make_answers(monkeypatch):
         return found
 
     yield make
-    for name in ('common', 'policy_data', 'policy_files'):
+    for name, module in others.items():
         sys.modules.pop(name, None)
+        if module is not None:
+            sys.modules[name] = module
 
 
 def test_answers_can_be_read(make_answers):

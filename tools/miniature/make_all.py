@@ -18,7 +18,7 @@ from common import WEIGHTS
 PARTS = ('clip', 'sam', 'policy')
 LIBRARIES = ('torch', 'transformers', 'tokenizers', 'open_clip_torch', 'segment-anything',
              'opencv-python', 'numpy')
-LIMIT = 10_000_000
+LIMIT = 5_000_000
 
 
 def write_readme(folder: Path) -> None:
@@ -66,7 +66,8 @@ def main() -> None:
         subprocess.run([sys.executable, str(here / f'make_{part}.py'), '--out',
                         str(args.out / part), '--scale', str(args.scale)], check=True)
     write_readme(args.out)
-    size = sum(path.stat().st_size for path in args.out.rglob('*') if path.is_file())
+    size = sum(path.stat().st_size for part in PARTS for path in (args.out / part).rglob('*')
+               if path.is_file())
     print(f'{args.out}: {size / 1e6:.2f} MB')
     if size > LIMIT:
         sys.exit(f'the weights should take less than {LIMIT / 1e6:.0f} MB, but take '
