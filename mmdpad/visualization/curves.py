@@ -145,7 +145,7 @@ def band(lines: Sequence[Mapping[int, float]]
     steps = sorted(set(lines[0]).intersection(*lines[1:]))
     values = [[line[step] for step in steps] for line in lines]
     if len(steps) >= _SHORT:
-        values = [running_mean(line, max(5, len(steps) // 15)) for line in values]
+        values = [smooth(line) for line in values]
     curves = np.array(values, float)
     return steps, curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
 
@@ -171,9 +171,13 @@ def _draw(axes, name: str, steps: list[int], values: list[float]) -> None:
     if len(values) < _SHORT:
         axes.plot(steps, values, marker='o', markersize=3, label=label)
         return
-    window = max(5, len(values) // 15)
     faint, = axes.plot(steps, values, alpha=0.25, linewidth=0.8)
-    axes.plot(steps, running_mean(values, window), color=faint.get_color(), label=label)
+    axes.plot(steps, smooth(values), color=faint.get_color(), label=label)
+
+
+def smooth(values: list[float]) -> np.ndarray:
+    """A long curve's :func:`running_mean` over a fifteenth of it."""
+    return running_mean(values, max(5, len(values) // 15))
 
 
 def running_mean(values: list[float], window: int) -> np.ndarray:

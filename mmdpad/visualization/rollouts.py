@@ -7,19 +7,16 @@ escaped in HTML.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from statistics import fmean, pstdev
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mmdpad.utils import read_jsonl
 
+from .html import as_jpeg, data_url, safe
 from .text_panel import printable
 
 _KEYS = {'iter', 'group', 'id', 'image', 'question', 'response', 'failure', 'truncated', 'rewards',
@@ -149,15 +146,15 @@ def rollouts_as_html(iteration: int, sections: dict[str, list[Group]],
 def _section(group: Group, image: np.ndarray | None) -> str:
     """A group's image beside its question and a table: numbers, and below them the response."""
     first, columns = group.rows[0], _columns(group.rows[0])
-    header = ''.join(f'<th>{_safe(name).replace("_", "_<wbr>")}</th>' for name in columns)
+    header = ''.join(f'<th>{safe(name).replace("_", "_<wbr>")}</th>' for name in columns)
     table = []
     for row in group.rows:
-        numbers = ''.join(f'<td>{_safe(value)}</td>' for value in _columns(row).values())
-        flags = ''.join(f'<span class="flag">{_safe(flag)}</span> ' for flag in _flags(row))
+        numbers = ''.join(f'<td>{safe(value)}</td>' for value in _columns(row).values())
+        flags = ''.join(f'<span class="flag">{safe(flag)}</span> ' for flag in _flags(row))
         table.append(f'<tr>{numbers}</tr>\n<tr><td class="text" colspan="{len(columns)}">{flags}'
-                     f'<pre>{_safe(row["response"])}</pre></td></tr>\n')
-    return (f'<section>{_picture(image, _safe(first["image"]))}<div><h3>{_safe(group.title)}</h3>'
-            f'<p>{_safe(first["question"])}</p>\n<table><tr>{header}</tr>\n{"".join(table)}</table>'
+                     f'<pre>{safe(row["response"])}</pre></td></tr>\n')
+    return (f'<section>{_picture(image, safe(first["image"]))}<div><h3>{safe(group.title)}</h3>'
+            f'<p>{safe(first["question"])}</p>\n<table><tr>{header}</tr>\n{"".join(table)}</table>'
             f'</div></section>')
 
 
@@ -174,17 +171,9 @@ def _flags(row: dict[str, Any]) -> list[str]:
         [printable(f'unusable answer: {row["failure"]}')] if row['failure'] else [])
 
 
-def _safe(value: Any) -> str:
-    return escape(printable(str(value)))
-
-
 def _picture(image: np.ndarray | None, name: str) -> str:
     """An img element with the image in it; ``name`` is escaped already."""
     if image is None:
         return f'<div class="flag">The image cannot be read: {name}</div>'
-    picture = Image.fromarray(image)
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    buffer = io.BytesIO()
-    picture.save(buffer, format='JPEG', quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<div><img alt="{name}" title="{name}" src="data:image/jpeg;base64,{data}"></div>'
+    source = data_url(as_jpeg(image, _THUMBNAIL), 'jpeg')
+    return f'<div><img alt="{name}" title="{name}" src="{source}"></div>'

@@ -7,23 +7,20 @@ characters replaced.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mmdpad.utils.masks import decode_mask
 
 from .answer import draw_answer
 from .curves import plot_seeds
+from .html import as_jpeg, data_url, safe
 from .text_panel import printable
 
 Study = Mapping[str, Any]
@@ -201,8 +198,8 @@ def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]],
     parts = ['<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
              f'content="width=device-width, initial-scale=1"><title>Study</title><style>{_STYLE}'
              '</style></head><body><h1>Study: what holds and what does not</h1>',
-             _list([f'<b>{_safe(status)}:</b> {_safe(line)}' for status, line in headlines(study)]),
-             *(f'<p>{_safe(text)}</p>' for text in _how(study)),
+             _list([f'<b>{safe(status)}:</b> {safe(line)}' for status, line in headlines(study)]),
+             *(f'<p>{safe(text)}</p>' for text in _how(study)),
              *(_html_table(table) for table in all_tables(study)),
              '<h2>Training</h2>',
              '<p>Main arms: the mean over seeds, and a band from the lowest to the highest seed, '
@@ -214,8 +211,8 @@ def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]],
              'of the first seed that both arms have.</p>' if pairs else
              f'<p>{" and ".join(MAIN)} have no complete seed in common.</p>',
              *(_html_pair(study, pair, read_image) for pair in pairs),
-             '<h2>Runs</h2>', _list([_safe(line) for line in _included(study)]),
-             '<h2>Missing</h2>', _list([_safe(x) for x in missing_lines(study)] or ['Nothing.'])]
+             '<h2>Runs</h2>', _list([safe(line) for line in _included(study)]),
+             '<h2>Missing</h2>', _list([safe(x) for x in missing_lines(study)] or ['Nothing.'])]
     return '\n'.join([*parts, '</body></html>\n'])
 
 
@@ -227,10 +224,10 @@ def plot_training(study: Study, folder: Path) -> bytes | None:
 
 
 def _html_table(table: Table) -> str:
-    head = ''.join(f'<th>{_safe(cell)}</th>' for cell in table.head)
-    rows = ''.join('<tr>' + ''.join(f'<td>{_safe(cell)}</td>' for cell in row) + '</tr>\n'
+    head = ''.join(f'<th>{safe(cell)}</th>' for cell in table.head)
+    rows = ''.join('<tr>' + ''.join(f'<td>{safe(cell)}</td>' for cell in row) + '</tr>\n'
                    for row in table.rows)
-    return (f'<h2>{_safe(table.title)}</h2><div class="scroll"><table><tr>{head}</tr>\n{rows}'
+    return (f'<h2>{safe(table.title)}</h2><div class="scroll"><table><tr>{head}</tr>\n{rows}'
             f'</table></div>')
 
 
@@ -240,7 +237,7 @@ def _html_pair(study: Study, pair: tuple[Row, Row],
     answers = ''.join(f'<div>{_html_answer(titles[name], row, read_image(row["image"]))}</div>'
                       for name, row in zip(MAIN, pair, strict=True))
     scene = '/'.join(Path(pair[0]['image']).parts[-3:])
-    return (f'<h3>{_safe(pair[0]["question"])}</h3><p>{_safe(scene)}</p>'
+    return (f'<h3>{safe(pair[0]["question"])}</h3><p>{safe(scene)}</p>'
             f'<div class="pair">{answers}</div>')
 
 
@@ -249,17 +246,14 @@ def _html_answer(title: str, row: Row, image: np.ndarray | None) -> str:
     picture = '<p>The image is not there.</p>'
     if image is not None:
         mask, points = row.get('mask'), row.get('points') or []
-        drawn = Image.fromarray(draw_answer(
+        drawn = draw_answer(
             image, None if mask is None else decode_mask(mask), row.get('boxes') or [],
-            [point for some in points for point in some], row['question'], note=result))
-        drawn.thumbnail((_WIDEST, _WIDEST))
-        buffer = io.BytesIO()
-        drawn.save(buffer, format='JPEG', quality=80)
-        picture = _embed(buffer.getvalue(), 'jpeg', f'Answer of {title}')
+            [point for some in points for point in some], row['question'], note=result)
+        picture = _embed(as_jpeg(drawn, _WIDEST), 'jpeg', f'Answer of {title}')
     texts = (('Reasoning', row.get('think')), ('Description', row.get('caption')),
              ('Result', result))
-    return f'<p><b>{_safe(title)}</b></p>{picture}' + ''.join(
-        f'<p><b>{name}:</b> {_safe("none" if text is None else text)}</p>' for name, text in texts)
+    return f'<p><b>{safe(title)}</b></p>{picture}' + ''.join(
+        f'<p><b>{name}:</b> {safe("none" if text is None else text)}</p>' for name, text in texts)
 
 
 def _included(study: Study) -> list[str]:
@@ -309,14 +303,9 @@ def _plain(text: str) -> str:
     return printable(text).replace('|', '/').replace('\n', ' ')
 
 
-def _safe(text: Any) -> str:
-    return escape(printable(str(text)))
-
-
 def _list(items: Sequence[str]) -> str:
     return '<ul>' + ''.join(f'<li>{item}</li>' for item in items) + '</ul>'
 
 
 def _embed(data: bytes, kind: str, name: str) -> str:
-    return (f'<img alt="{_safe(name)}" '
-            f'src="data:image/{kind};base64,{base64.b64encode(data).decode()}">')
+    return f'<img alt="{safe(name)}" src="{data_url(data, kind)}">'
