@@ -18,6 +18,15 @@ FAILED_SAMPLES = 'IoU 0, union = target area'
 """What becomes of a response without a usable answer, in the words of a result file."""
 
 
+ORIGIN = dict(index='sample_idx', id='img_id', image='img_path', question='question')
+"""What a row says of where its sample comes from -> where the sample has it."""
+
+
+def identify(sample: dict) -> dict[str, Any]:
+    """The entries :data:`ORIGIN` of a row about a sample; None for what it does not tell."""
+    return {name: sample.get(key) for name, key in ORIGIN.items()}
+
+
 def score_sample(sample: dict, ignore_regions: str, save_mask: bool = False) -> dict[str, Any]:
     """The row of a result file about one sample, plain data but for its numbers' types.
 
@@ -43,8 +52,7 @@ def score_sample(sample: dict, ignore_regions: str, save_mask: bool = False) -> 
     mask, failure, overlap = score_mask(sample, ignore_regions)
     boxes, points = predicted.get('bboxes'), predicted.get('points')
     row = dict(
-        index=sample.get('sample_idx'), id=sample.get('img_id'), image=sample.get('img_path'),
-        question=sample.get('question'), is_sentence=sample.get('is_sentence'),
+        identify(sample), is_sentence=sample.get('is_sentence'),
         num_targets=len(sample['gt_instances']['masks']), **overlap,
         pointing=None if points is None else _pointing(points, sample, failure, ignore_regions),
         boxes_right=None if boxes is None else failure is None and boxes_are_right(

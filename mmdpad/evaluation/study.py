@@ -44,11 +44,11 @@ KINDS: dict[str, tuple[str, ...]] = dict(
 """Files of a run, ``MODE.KIND.jsonl``, and what is read of each beside image and question."""
 
 
-def _mean(key: str, scale: float = 1.0) -> Measure:
+def _mean(key: str) -> Measure:
     """The mean of a column where it has a value: neither null nor NaN."""
     def measure(row: Row) -> tuple[float, float] | None:
         value = row[key]
-        return None if value is None or math.isnan(value) else (scale * value, 1)
+        return None if value is None or math.isnan(value) else (value, 1)
     return measure
 
 

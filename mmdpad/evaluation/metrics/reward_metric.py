@@ -11,16 +11,13 @@ import torch
 
 from mmdpad.evaluation.functional import check_ignore_regions
 from mmdpad.evaluation.results import in_order
-from mmdpad.evaluation.scoring import score_mask
+from mmdpad.evaluation.scoring import ORIGIN, identify, score_mask
 from mmdpad.registry import METRICS
 from mmdpad.rewards import RewardComposition
 from mmdpad.structures import RolloutBatch
 from mmdpad.utils import write_jsonl
 
 from .ignore_regions import IgnoreRegionsMetric
-
-# What a line says of its sample -> where the sample has it.
-_ORIGIN = dict(index='sample_idx', id='img_id', image='img_path', question='question')
 
 
 @METRICS.register_module()
@@ -67,7 +64,7 @@ class RewardMetric(IgnoreRegionsMetric):
         columns = {'total': self.composition.total(rollout), **rollout.rewards,
                    **{f'signal_{name}': values for name, values in rollout.signals.items()}}
         self.results.extend(
-            dict(_origin(sample), iou=score_mask(sample, self.ignore_regions)[2]['iou'],
+            dict(identify(sample), iou=score_mask(sample, self.ignore_regions)[2]['iou'],
                  **{name: float(values[row, 0]) for name, values in columns.items()})
             for row, sample in enumerate(data_samples))
 
@@ -76,7 +73,7 @@ class RewardMetric(IgnoreRegionsMetric):
         if self.out_file is not None:
             write_jsonl(self.out_file, in_order(results))
         columns = {name: torch.tensor([row[name] for row in results], dtype=torch.float64)
-                   for name in results[0] if name not in _ORIGIN}
+                   for name in results[0] if name not in ORIGIN}
         iou = columns.pop('iou')
         metrics = {name: float(values.nanmean()) for name, values in columns.items()}
         for name in ('total', *self.composition.weights):
@@ -84,7 +81,3 @@ class RewardMetric(IgnoreRegionsMetric):
             if math.isfinite(correlation):
                 metrics[f'iou_correlation_{name}'] = correlation
         return metrics
-
-
-def _origin(sample: dict) -> dict[str, Any]:
-    return {name: sample.get(key) for name, key in _ORIGIN.items()}
