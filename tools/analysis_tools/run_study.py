@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -38,17 +39,26 @@ METRICS = ('samples', 'rewards', 'specific')
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm of the study, as its config's ``arm`` describes it."""
+    """An arm of the study; ``about`` is what its config's ``arm`` says."""
 
-    name: str
     config: Path
-    seeds: int
-    trained: bool
+    about: dict[str, Any]
 
     @classmethod
     def read(cls, config: Path) -> Arm:
-        about = Config.fromfile(str(config)).arm
-        return cls(config.stem, config, about.seeds, about.get('trained', True))
+        return cls(config, Config.fromfile(str(config)).arm.to_dict())
+
+    @property
+    def name(self) -> str:
+        return self.config.stem
+
+    @property
+    def seeds(self) -> int:
+        return self.about['seeds']
+
+    @property
+    def trained(self) -> bool:
+        return self.about.get('trained', True)
 
 
 class Run:
@@ -148,10 +158,9 @@ def make_data() -> None:
 
 def write_about(arm: Arm, work_dir: Path) -> None:
     """What the report has to know of an arm."""
-    about = dict(Config.fromfile(str(arm.config)).arm)
     folder = work_dir / arm.name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'arm.json').write_text(json.dumps(about, indent=2) + '\n')
+    (folder / 'arm.json').write_text(json.dumps(arm.about, indent=2) + '\n')
 
 
 def work_off(runs: Sequence[Run], total: int, jobs: int) -> list[str]:
