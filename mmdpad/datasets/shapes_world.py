@@ -57,6 +57,7 @@ FUNCTIONS = {
 GENERIC_CAPTIONS = ('an object in the picture', 'something in the picture',
                     'a shape on a plain background')
 
+
 @dataclass(frozen=True)
 class World:
     """What scenes are like.
@@ -203,12 +204,13 @@ def draw_scene(rng: np.random.Generator, world: str = 'plain') -> Scene:
     if world in MIXTURES:
         world = MIXTURES[world][rng.integers(len(MIXTURES[world]))]
     style = WORLDS[world]
+    ask = list_close_questions if style.look_alikes else list_questions
     width, height = SCENE_SIZES[rng.integers(len(SCENE_SIZES))]
     questions: list[Question] = []
     while not questions:
         count = int(rng.integers(style.num_objects[0], style.num_objects[1] + 1))
         objects = _place_objects(rng, width, height, count, style)
-        questions = questions_of(style, objects, width, height)
+        questions = ask(objects, width, height)
     kinds = sorted({question.kind for question in questions})
     kind = kinds[rng.integers(len(kinds))]
     choice = [question for question in questions if question.kind == kind]
@@ -216,12 +218,6 @@ def draw_scene(rng: np.random.Generator, world: str = 'plain') -> Scene:
     if style.shifted:
         image = _add_texture(rng, image, objects)
     return Scene(image, objects, choice[rng.integers(len(choice))])
-
-
-def questions_of(style: World, objects, width: int, height: int) -> list[Question]:
-    """The questions that a world's scenes may ask; arguments as of `list_questions`."""
-    ask = list_close_questions if style.look_alikes else list_questions
-    return ask(objects, width, height)
 
 
 def list_questions(objects, width: int, height: int) -> list[Question]:

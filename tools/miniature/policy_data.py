@@ -110,7 +110,7 @@ class RowMaker:
                 choice = [question for question in questions if question.kind == kind]
                 question = choice[rng.integers(len(choice))]
                 template = SHAPES_PROMPT_TEMPLATE
-                if rng.random() < self.mistakes:
+                if self.mistakes and rng.random() < self.mistakes:
                     others = [i for i in range(len(targets)) if i != question.target]
                     question = replace(question, target=others[rng.integers(len(others))])
                 response = self.respond(scene, question, targets[question.target])
