@@ -141,3 +141,15 @@ def test_cuda_headers_that_came_with_torch(tmp_path):
     assert [Path(folder).parent.name for folder in apart] == ['cublas', 'cusparse']
     (tmp_path / 'nvidia' / 'cu13' / 'include').mkdir(parents=True)
     assert build_mmcv.bundled_headers(tmp_path, '13.0') == [str(tmp_path / 'nvidia/cu13/include')]
+
+
+def test_operators_that_crash_are_told(cache, monkeypatch):
+    """On a GPU machine they did, and the message had been empty."""
+    wheel, log = cache / 'mmcv-2.1.0-any.whl', cache / 'key.log'
+    wheel.touch()
+    monkeypatch.setattr(build_mmcv, 'PROBE', 'import faulthandler\nfaulthandler._sigsegv()')
+    monkeypatch.setattr(build_mmcv, 'run_or_explain', lambda *_: None)
+    with pytest.raises(SetUpError, match='Segmentation fault[^$]*crash the process[^$]*deleted'):
+        build_mmcv.install(wheel, log)
+    assert not wheel.exists()
+    assert 'exit status -11' in log.read_text() and 'line 2 in <module>' in log.read_text()

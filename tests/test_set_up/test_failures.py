@@ -3,6 +3,8 @@ import pytest
 from failures import CAUSES, UNKNOWN, explain, last_error_lines, likely_cause
 
 LOGS = {
+    'the operators were built, but crash the process that loads or calls them':
+        'Fatal Python error: Segmentation fault\n\nCurrent thread 0x01 (most recent call first):',
     'the disk is full':
         '/usr/bin/ld: final link failed: No space left on device',
     'the compiler ran out of memory':

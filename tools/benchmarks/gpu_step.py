@@ -375,7 +375,7 @@ class Benchmark:
 
     def _memory(self, setup: Setup, at_start: int | None) -> dict[str, Any]:
         """The peak as measured and as estimated, in bytes; ``at_start`` is what was there before,
-        which should be nothing."""
+        which should be no more than cuBLAS's workspace (32 MiB)."""
         moment, estimate = peak(step_memory(self.shape, setup, self.work))
         measured = self.device.peak_allocated()
         return dict(at_start=at_start, measured=measured, estimate=estimate, moment=moment,

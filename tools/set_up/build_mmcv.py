@@ -55,6 +55,12 @@ def cache_folder() -> Path:
     return Path(base) / 'mmdpad' / 'wheels'
 
 
+def run_probe() -> subprocess.CompletedProcess:
+    """Runs PROBE; where it crashes, its standard error has the stack."""
+    return subprocess.run([sys.executable, '-X', 'faulthandler', '-c', PROBE],
+                          capture_output=True, text=True)
+
+
 def installed_mmcv() -> tuple[str | None, str | None]:
     """Returns (version, CUDA of its operators); (None, None) unless suitable and working."""
     wanted = runpy.run_path(str(ROOT / 'mmdpad' / 'version.py'))['REQUIRED']['mmcv']
@@ -66,7 +72,7 @@ def installed_mmcv() -> tuple[str | None, str | None]:
     if not SpecifierSet(wanted).contains(version, prereleases=True):
         print(f'  mmcv {version} is installed, but mmdpad needs mmcv{wanted}: replacing it')
         return None, None
-    probe = subprocess.run([sys.executable, '-c', PROBE], capture_output=True, text=True)
+    probe = run_probe()
     if probe.returncode != 0:
         why = (probe.stderr.strip().splitlines() or ['no message'])[-1]
         print(f'  mmcv {version} is installed, but its operators do not work ({why})')
@@ -245,9 +251,12 @@ def install(wheel: Path, log_path: Path) -> None:
         run_or_explain('removing the unsuitable mmcv',
                        [*PIP, 'uninstall', '-y', 'mmcv', 'mmcv-lite'], log_path)
     run_or_explain('installing mmcv', [*PIP, 'install', '--no-deps', wheel], log_path)
-    probe = subprocess.run([sys.executable, '-c', PROBE], capture_output=True, text=True)
+    probe = run_probe()
     if probe.returncode != 0:
         wheel.unlink()
+        with log_path.open('a') as log:
+            log.write(f'\nthe check of the operators, exit status {probe.returncode}:\n'
+                      f'{probe.stderr}')
         raise SetUpError(explain('The check of mmcv\'s operators', probe.stderr, log_path) +
                          f'\n  the wheel is deleted from the cache: {wheel}')
 

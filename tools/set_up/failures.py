@@ -51,6 +51,10 @@ CAUSES = [
      r'resolution|Connection(?: refused|Error)|Read timed out|CERTIFICATE_VERIFY_FAILED',
      'the package index could not be reached, or lacks a package',
      'check the connection and `pip config list` (index-url, proxy), then run the same again'),
+    (r'Fatal Python error: (?:Segmentation fault|Aborted|Illegal instruction)',
+     'the operators were built, but crash the process that loads or calls them',
+     'build for the CPU (python tools/set_up/build_mmcv.py --cpu), or with another compiler '
+     '(CXX=..., CC=...); the end of the log names the line that crashed'),
     (r"No module named '(?:torch|setuptools|wheel)'",
      'a package that the build needs is missing',
      'pip install torch "setuptools<82" wheel ninja, then run the same again'),

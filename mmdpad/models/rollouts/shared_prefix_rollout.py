@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 from transformers import LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper
 
 from mmdpad.models.heads import VLMReasoningHead
@@ -170,7 +171,8 @@ def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, star
     language = model.model.language_model
     cache.advance()
     angles = tuple(table.index_select(0, starts + cache.place)[:, None] for table in rotary)
-    states = language.embed_tokens(tokens)[:, None]
+    # Without the hook that gradient checkpointing puts on the module, which no graph can hold.
+    states = embedding(tokens, language.embed_tokens.weight)[:, None]
     for layer in language.layers:
         states = layer(states, position_embeddings=angles, attention_mask=None, layout=cache)
     cache.place.add_(1)

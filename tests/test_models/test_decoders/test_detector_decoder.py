@@ -184,3 +184,19 @@ def test_as_a_part_of_the_segmentor(tiny_config, tiny_mask_rcnn):
     found = model.draw([answer, answer], image, (112, 112))
     assert found.masks.shape == (2, 48, 80) and torch.equal(*found.masks)
     assert found.scores.shape == (2, )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('name', ['mask_rcnn', *DETECTORS])
+def test_on_a_gpu(name, tiny_mask_rcnn):
+    """mmcv with CUDA operators; random weights find much the same everywhere."""
+    path, options = (DETECTORS | {'mask_rcnn': (MASK_RCNN, tiny_mask_rcnn)})[name]
+    torch.manual_seed(0)
+    decoder = DetectorDecoder(path, cfg_options=SMALL_IMAGES | options, score_thr=0.0,
+                              allow_random=True)
+    image = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
+    masks, scores = decoder(image, BOXES, POINTS)
+    there, there_scores = decoder.to('cuda')(image, BOXES, POINTS)
+    assert there.device.type == there_scores.device.type == 'cuda'
+    torch.testing.assert_close(there_scores.cpu(), scores, atol=1e-3, rtol=1e-2)
+    assert (there.cpu() == masks).float().mean() > 0.97

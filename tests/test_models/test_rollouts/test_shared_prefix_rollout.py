@@ -175,9 +175,14 @@ def test_another_attention_implementation_is_refused(policy_config, prompts):
 
 
 @pytest.mark.slow
-def test_a_decoding_step_is_one_graph(head, prompts):
+@pytest.mark.parametrize('training', [
+    dict(), dict(gradient_checkpointing=True),
+    dict(gradient_checkpointing=True, lora=dict(r=2, lora_alpha=4))])
+def test_a_decoding_step_is_one_graph(policy_config, prompts, training):
     """Before and behind the first block of places; `fullgraph` refuses any break."""
+    head = VLMReasoningHead(**policy_config, **training)
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
     options = dict(group_size=2, max_new_tokens=70)
     compiled = SharedPrefixRollout(compile='eager')
     for seed in range(3):
