@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,8 @@ from mmdpad.datasets.transforms import probe_image, to_rgb
 from mmdpad.prompts import normalise_question
 
 ImageInput = str | os.PathLike | np.ndarray | Image.Image
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm')
+"""By them an image is known in a folder."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Query:
 
 def pair_queries(images: ImageInput | Sequence[ImageInput],
                  questions: str | Sequence[str]) -> list[Query]:
-    """Pair images with questions: equal numbers, or one of either for all of the other.
+    """Pair images with questions: equal numbers, or one of either for all of the other. The path
+    of a folder stands for the images in it (:data:`IMAGE_SUFFIXES`), by name.
 
     The headers of image files are read; a file that is not there or no image is found here.
 
@@ -44,7 +48,8 @@ def pair_queries(images: ImageInput | Sequence[ImageInput],
             that cannot be used (:class:`mmdpad.datasets.DatasetError` for files).
         TypeError: Something that is neither of the accepted kinds.
     """
-    images = list(images) if isinstance(images, (list, tuple)) else [images]
+    images = [image for given in (images if isinstance(images, (list, tuple)) else [images])
+              for image in _in_folder(given)]
     questions = list(questions) if isinstance(questions, (list, tuple)) else [questions]
     if not images or not questions:
         raise ValueError(f'There should be at least one image and one question, but got '
@@ -64,6 +69,23 @@ def pair_queries(images: ImageInput | Sequence[ImageInput],
     return [Query(image, question) for image, question in
             zip(usable * (count // len(usable)), questions * (count // len(questions)),
                 strict=True)]
+
+
+def _in_folder(image: ImageInput) -> list[ImageInput]:
+    """The images of a folder; anything else by itself."""
+    if not isinstance(image, (str, os.PathLike)):
+        return [image]
+    if os.fspath(image).startswith(('http://', 'https://')):
+        raise ValueError(f'Images should be files, but got the address {os.fspath(image)}; '
+                         f'download it and give its path')
+    if not os.path.isdir(image):
+        return [image]
+    found = sorted(str(path) for path in Path(image).iterdir()
+                   if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise ValueError(f'A folder should hold images ({", ".join(IMAGE_SUFFIXES)}), but '
+                         f'{os.fspath(image)} has none; folders in it are not looked into')
+    return list(found)
 
 
 def _check_image(image: ImageInput, number: int) -> str | np.ndarray:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import os.path as osp
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,17 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.infer import BaseInferencer
 from mmengine.registry import DefaultScope
-from PIL import Image
 from torch import nn
 
 from mmdpad.models.weights import load_strictly, read_state_dict
 from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS
-from mmdpad.structures import ParseFailure
-from mmdpad.utils import write_atomically, write_jsonl
+from mmdpad.utils import to_jsonl, write_atomically
 from mmdpad.utils.masks import encode_mask
-from mmdpad.visualization import draw_answer
 
+from .answer import Answer
 from .inputs import ImageInput, Query, pair_queries
+from .shipped_configs import find_config
+from .streaming import Watcher, stream
 
 # Steps of a test pipeline that need the truth.
 _TRUTH_STEPS = ('LoadReasonSegMask', 'LoadInstanceMasks', 'TargetsFromMask', 'TargetsFromSolution')
@@ -38,8 +40,12 @@ _REMEDY = ('`weights` should be a checkpoint that tools/train.py wrote for this 
 class ReasonSegInferencer(BaseInferencer):
     """Answers questions about images with a mask, a box, two points, a caption and the reasoning.
 
+    One may be shared by several threads: they take turns. Used with ``with``, it gives its memory
+    back at the end.
+
     Args:
-        model_config: Path of a config file, or a ``Config``. The images are prepared by its
+        model_config: A ``Config``, or what :func:`find_config` takes: the path of a config file,
+            or the name of one that came with mmdpad. The images are prepared by its
             ``inference_pipeline``, or where there is none by the pipeline of its test data
             without the steps that load the truth.
         weights: A checkpoint of training; None for the weights that the config names.
@@ -50,7 +56,7 @@ class ReasonSegInferencer(BaseInferencer):
         FileNotFoundError, ValueError: A config or weights that are not there or do not fit.
 
     Example:
-        >>> infer = ReasonSegInferencer('configs/dpad/tiny_shapes.py')  # doctest: +SKIP
+        >>> infer = ReasonSegInferencer('tiny_shapes')  # doctest: +SKIP
         >>> answer, = infer('photo.jpg', 'What keeps the rain off?')  # doctest: +SKIP
         >>> answer['mask'].sum(), answer['reasoning']  # doctest: +SKIP
     """
@@ -61,10 +67,8 @@ class ReasonSegInferencer(BaseInferencer):
                  device: str | None = None,
                  show_progress: bool = False) -> None:
         if not isinstance(model_config, Config):
-            model_config = os.fspath(model_config)
-            if not osp.isfile(model_config):
-                raise FileNotFoundError(f'Config {model_config!r} does not exist; give the path of '
-                                        f'a config file such as configs/dpad/tiny_shapes.py')
+            model_config = find_config(model_config)
+        self._turn = threading.Lock()
         # mmengine reads a config's types in the scope of the moment.
         with DefaultScope.overwrite_default_scope('mmdpad'):
             super().__init__(model_config, weights, device, scope='mmdpad',
@@ -75,75 +79,114 @@ class ReasonSegInferencer(BaseInferencer):
                  questions: str | Sequence[str],
                  batch_size: int = 1,
                  return_vis: bool = False,
-                 out_dir: str | None = None) -> list[dict[str, Any]]:
+                 out_dir: str | None = None) -> list[Answer]:
         """Answer one question about each image, several about one, or pair by pair.
 
         Args:
-            images: A path, uint8 RGB array (H, W, 3) or PIL image, or a list of them.
+            images: A path, uint8 RGB array (H, W, 3) or PIL image, or a list of them; the path of
+                a folder stands for the images in it.
             questions: A question or a list; as many as images, or one of either for all.
             batch_size: Pairs that the model sees at once.
             return_vis: Add the answer's picture to its result.
-            out_dir: Folder for one picture per answer and ``results.jsonl`` (masks as COCO RLE);
-                what is there already is kept, a taken name gets a number.
+            out_dir: Folder for one picture per answer and ``results.jsonl`` (masks as COCO RLE),
+                a line as soon as its answer is there; what is there already is kept, a taken name
+                gets a number.
 
         Returns:
             One dict per pair, in order: ``image`` (path or None), ``question``, ``mask`` (H, W)
             bool, ``box`` (XYXY) and ``points`` (two (x, y)) in pixels of the original image,
             ``score`` (the decoder's), ``caption``, ``reasoning``, ``response`` (the model's whole
-            text) and ``failure``: None, or why the response could not be used; then ``mask`` is
-            empty and ``box``, ``points`` and ``score`` are None. Where an answer may name several
+            text), ``seconds`` (of ``prepare``, ``answer``, ``draw``; of a batch its share) and
+            ``failure``: None, or why the response could not be used; then ``mask`` is empty and
+            ``box``, ``points`` and ``score`` are None. Where an answer may name several
             objects, ``mask`` is that of all, ``objects`` has a dict of ``box``, ``points`` and
             ``score`` for each, and the three keys above are the first one's. With ``return_vis``
-            also ``visualization`` (h, w, 3) uint8 RGB.
+            also ``visualization`` (h, w, 3) uint8 RGB; :meth:`Answer.draw` makes it later, too.
 
         Raises:
             ValueError, TypeError: Input that cannot be used, see :func:`pair_queries`, or a
                 batch size below 1; before any work.
+            RuntimeError: The inferencer was closed.
         """
         queries = pair_queries(images, questions)
         if batch_size < 1:
             raise ValueError(f'`batch_size` should be at least 1, but got {batch_size}')
-        if out_dir is not None:
-            os.makedirs(out_dir, exist_ok=True)
-        batches = self.preprocess([_item(query) for query in queries], batch_size)
+        self._check_open()
+        log = None if out_dir is None else write_atomically(
+            osp.join(out_dir, 'results.jsonl'), b'')
+        batches: Any = [queries[i:i + batch_size] for i in range(0, len(queries), batch_size)]
         if self.show_progress:
             from rich.progress import track
-            batches = track(batches, 'Inference', total=-(-len(queries) // batch_size))
-        results: list[dict[str, Any]] = []
-        lines = []
+            batches = track(batches, 'Inference')
+        answers: list[Answer] = []
         for batch in batches:
-            answers = self.postprocess(self.forward(batch))
-            for answer, image in zip(answers, batch['inputs']['image'], strict=True):
-                query = queries[len(results)]
-                answer = dict(image=query.path, question=query.question, **answer)
-                line = dict(answer, mask=encode_mask(answer['mask']))
-                if return_vis or out_dir is not None:
-                    picture = self.visualize([image], [answer])[0]
-                    if return_vis:
-                        answer['visualization'] = picture
-                    if out_dir is not None:
-                        line['picture'] = _write_picture(out_dir, query, picture)
-                results.append(answer)
-                lines.append(line)
-        if out_dir is not None:
-            write_jsonl(osp.join(out_dir, 'results.jsonl'), lines)
-        return results
+            for answer in self._answer(batch):
+                if log is not None:
+                    _write(answer, log)
+                if return_vis:
+                    answer['visualization'] = answer.draw()
+                answers.append(answer)
+        return answers
 
-    def visualize(self, inputs: list[torch.Tensor], preds: list[dict],  # type: ignore[override]
-                  show: bool = False, **kwargs: Any) -> list[np.ndarray]:
-        """One picture per answer; ``inputs`` are the images (3, H, W), uint8 RGB."""
-        return [draw_answer(
-            image.permute(1, 2, 0).cpu().numpy(), None if answer['failure'] else answer['mask'],
-            [item['box'] for item in answer['objects']],
-            [point for item in answer['objects'] for point in item['points']],
-            answer['question'], answer['reasoning'], answer['caption'],
-            note=answer['failure'] and f'No answer: {answer["failure"]}')
-            for image, answer in zip(inputs, preds, strict=True)]
+    def stream(self, image: ImageInput, question: str) -> Iterator[str | Answer]:
+        """The response to one question while it is written.
 
-    def postprocess(self, preds: list, *args: Any,  # type: ignore[override]
-                    **kwargs: Any) -> list[dict[str, Any]]:
-        """The model's data samples as plain dicts, see :meth:`__call__`."""
-        return [_answer(sample) for sample in preds]
+        Args:
+            image, question: As of :meth:`__call__`, one of each.
+
+        Yields:
+            The response so far, each longer than the last; then the :class:`Answer`. A closed
+            iterator (``break``) ends the writing. An engine that samples elsewhere (vLLM) yields
+            the answer alone.
+
+        Raises:
+            ValueError, TypeError, RuntimeError: As :meth:`__call__`, at once.
+        """
+        queries = pair_queries(image, question)
+        if len(queries) > 1:
+            raise ValueError(f'`stream` should get one image and one question, but got '
+                             f'{len(queries)} pairs; call the inferencer for several')
+        self._check_open()
+        return stream(lambda watcher: self._answer(queries, watcher)[0], self.model.policy.decode)
+
+    def close(self) -> None:
+        """Give the model and its memory back; nothing can be asked afterwards."""
+        with self._turn:
+            self.model = None
+        torch.cuda.empty_cache()
+
+    def __enter__(self) -> ReasonSegInferencer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self.model is None:
+            raise RuntimeError('The inferencer should be open, but it was closed; make a new one')
+
+    def _answer(self, queries: list[Query], watcher: Watcher | None = None) -> list[Answer]:
+        """The answers to a batch."""
+        with self._turn:
+            self._check_open()
+            started = time.perf_counter()
+            batch, = self.preprocess([_item(query) for query in queries], len(queries))
+            seconds = (time.perf_counter() - started) / len(queries)
+            with (nullcontext() if watcher is None
+                  else self.model.rollout_engine.watched(watcher)):
+                samples = self.forward(batch)
+        return [Answer.of(sample, query, seconds)
+                for sample, query in zip(samples, queries, strict=True)]
+
+    def visualize(self, inputs: list, preds: list[Answer],  # type: ignore[override]
+                  **kwargs: Any) -> list[np.ndarray]:
+        """:meth:`Answer.draw` of each."""
+        return [answer.draw() for answer in preds]
+
+    def postprocess(self, preds: list[Answer], *args: Any,  # type: ignore[override]
+                    **kwargs: Any) -> list[Answer]:
+        """Nothing: answers are plain data already."""
+        return preds
 
     def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
         # The checkpoint first: building a large model takes minutes, a wrong path none.
@@ -165,7 +208,7 @@ class ReasonSegInferencer(BaseInferencer):
         return pseudo_collate  # images of different sizes stay lists
 
     def _init_visualizer(self, cfg: Config) -> None:
-        return None  # pictures are made by `draw_answer`; the config's visualizer logs training
+        return None  # pictures are made by `Answer.draw`; the config's visualizer logs training
 
 
 def _item(query: Query) -> dict[str, Any]:
@@ -174,24 +217,10 @@ def _item(query: Query) -> dict[str, Any]:
     return dict(image, question=query.question, texts=[query.question], img_id=query.path)
 
 
-def _answer(sample: Any) -> dict[str, Any]:
-    found, reasoning = sample.pred_instances, sample.reasoning
-    parsed = reasoning['parsed']
-    failure = f'{parsed.reason}: {parsed.detail}' if isinstance(parsed, ParseFailure) else None
-    if failure is None and not len(found.masks) and parsed.objects:
-        failure = 'no_mask: the decoder gave no mask'
-    objects = [dict(box=box, points=points, score=score) for box, points, score in zip(
-        found.bboxes.tolist(), found.points.tolist(), found.scores.tolist(), strict=True)]
-    first = objects[0] if objects else dict(box=None, points=None, score=None)
-    return dict(
-        mask=found.masks.cpu().numpy().astype(bool).any(axis=0), **first, objects=objects,
-        caption=parsed.caption, reasoning=parsed.think, response=reasoning['response'],
-        failure=failure)
-
-
-def _write_picture(out_dir: str, query: Query, picture: np.ndarray) -> str:
-    """Write a PNG named after the image; returns its name."""
-    stem = Path(query.path).stem if query.path else 'image'
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, 'PNG')
-    return osp.basename(write_atomically(osp.join(out_dir, f'{stem}.png'), buffer.getvalue()))
+def _write(answer: Answer, log: str) -> None:
+    """The picture, named after the image, beside the log, and a line in it."""
+    stem = Path(answer['image'] or 'image').stem
+    picture = write_atomically(osp.join(osp.dirname(log), f'{stem}.png'), answer.png())
+    line = dict(answer, mask=encode_mask(answer['mask']), picture=osp.basename(picture))
+    with open(log, 'ab') as file:
+        file.write(to_jsonl([line]))

@@ -46,3 +46,11 @@ def test_pil_images_are_turned_upright_and_rgb():
 def test_what_cannot_be_used_is_named(images, questions, error, match):
     with pytest.raises(error, match=match):
         pair_queries(images, questions)
+
+
+def test_what_is_no_image_file(tmp_path):
+    with pytest.raises(ValueError, match='got the address https://a/b.jpg; download it'):
+        pair_queries('https://a/b.jpg', 'a?')
+    (tmp_path / 'sub').mkdir()
+    with pytest.raises(ValueError, match='has none; folders in it are not looked into'):
+        pair_queries(tmp_path, 'a?')

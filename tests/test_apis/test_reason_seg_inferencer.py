@@ -46,7 +46,8 @@ class StubSegmentor(BaseModel):
             sample.pred_instances = InstanceData(
                 masks=mask, bboxes=torch.tensor([[0., 0., width / 2, height]])[:n],
                 points=torch.tensor([[[1., 1.], [2., 2.]]])[:n], scores=torch.full((n,), 0.5))
-            sample.reasoning = dict(response=f'answer to {sample.question}', parsed=parsed
+            sample.reasoning = dict(response=f'answer to {sample.question}',
+                                    seconds=dict(answer=2.0, draw=0.5), parsed=parsed
                                     if n else ParseFailure('no_answer', 'no block', think='hm'))
         return data_samples
 
@@ -66,6 +67,8 @@ def infer(config):
 
 def test_one_image_one_question(infer):
     answer, = infer(COFFEE, 'What stirs it?')
+    seconds = answer.pop('seconds')
+    assert seconds.pop('prepare') > 0 and seconds == dict(answer=2.0, draw=0.5)
     assert answer.pop('mask').tolist() == [[True] * 300 + [False] * 300] * 400
     found = dict(box=[0, 0, 300, 400], points=[[1, 1], [2, 2]], score=0.5)
     assert answer == dict(
@@ -151,3 +154,41 @@ def test_a_config_file_and_its_own_pipeline(config, tmp_path):
 def test_progress_bar(config, capsys):
     ReasonSegInferencer(config, device='cpu', show_progress=True)(COFFEE, ['a?', 'b?'])
     assert '100%' in capsys.readouterr().out
+
+
+def test_a_folder(infer, tmp_path):
+    for name in ('b.PNG', 'a.jpg'):
+        Image.new('RGB', (8, 6)).save(tmp_path / name)
+    (tmp_path / 'notes.txt').touch()
+    answers = infer(tmp_path, 'where?')
+    assert [Path(a['image']).name for a in answers] == ['a.jpg', 'b.PNG']
+
+
+def test_lines_are_there_as_soon_as_their_answers(infer, tmp_path, monkeypatch):
+    forward = infer.model.forward
+
+    def fails_at_the_third(*args, **kwargs):
+        if len(infer.model.calls) == 2:
+            raise RuntimeError('out of memory')
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(infer.model, 'forward', fails_at_the_third)
+    with pytest.raises(RuntimeError, match='out of memory'):
+        infer(COFFEE, ['a?', 'b?', 'c?'], out_dir=str(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / 'results.jsonl').read_text().splitlines()]
+    assert [line['question'] for line in lines] == ['a?', 'b?']
+
+
+def test_a_notebook_shows_the_picture(infer):
+    answer, = infer(COFFEE, 'a?', return_vis=True)
+    assert answer._repr_png_().startswith(b'\x89PNG')
+    assert (answer.draw() == answer['visualization']).all()
+
+
+def test_closed_at_the_end_of_with(config):
+    with ReasonSegInferencer(config, device='cpu') as infer:
+        assert infer(COFFEE, 'a?')
+    assert infer.model is None
+    for ask in (infer, infer.stream):
+        with pytest.raises(RuntimeError, match='was closed; make a new one'):
+            ask(COFFEE, 'a?')

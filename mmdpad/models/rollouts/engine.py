@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -28,9 +29,22 @@ class RolloutEngine(ABC):
 
     Attributes:
         records_log_probs: Whether sampled responses come with the engine's log-probabilities.
+        watcher: See :meth:`watched`.
     """
 
     records_log_probs = False
+    watcher: Callable[[Tensor], None] | None = None
+
+    @contextmanager
+    def watched(self, watcher: Callable[[Tensor], None]) -> Iterator[None]:
+        """While this lasts, ``watcher`` is called with the newest tokens (A,), long, of the A
+        samples that go on, as soon as they are chosen. What it raises ends the sampling. For one
+        sample; an engine that works elsewhere (vLLM) never calls it."""
+        self.watcher = watcher
+        try:
+            yield
+        finally:
+            self.watcher = None
 
     @torch.no_grad()
     def __call__(self,

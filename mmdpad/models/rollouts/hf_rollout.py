@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation.streamers import BaseStreamer
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt, collate_images, collate_text
@@ -38,13 +39,14 @@ class HFRollout(DrawingEngine):
         processors = LogitsProcessorList(warp)
         if draws is not None:
             processors.append(InverseTransformSampling(draws, length))
+        streamer = None if self.watcher is None else NewTokens(self.watcher)
         # `generate` would fill gaps from the folder's own sampling defaults (Qwen ships some).
         folder_defaults, model.generation_config = model.generation_config, config
         devices = [head.device] if head.device.type == 'cuda' else []
         try:
             with torch.random.fork_rng(devices=devices):
                 sequences = model.generate(**batch, generation_config=config,
-                                           logits_processor=processors)
+                                           logits_processor=processors, streamer=streamer)
         finally:
             model.generation_config = folder_defaults
             model.model.rope_deltas = None
@@ -67,3 +69,20 @@ class InverseTransformSampling(LogitsProcessor):
         """(N, V) logits -> 0 for the drawn token, -inf for the others."""
         token = draw_tokens(scores, self.draws[:, input_ids.shape[1] - self.prompt_length])
         return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
+
+
+class NewTokens(BaseStreamer):
+    """Hands on what ``generate`` writes behind the prompt, which it puts first."""
+
+    def __init__(self, watcher: Callable[[Tensor], None]) -> None:
+        self.watcher = watcher
+        self.behind_prompt = False
+
+    def put(self, value: Tensor) -> None:
+        """``generate``'s newest tokens (1,), or the prompt (1, L)."""
+        if self.behind_prompt:
+            self.watcher(value)
+        self.behind_prompt = True
+
+    def end(self) -> None:
+        """Nothing: ``generate`` returns."""

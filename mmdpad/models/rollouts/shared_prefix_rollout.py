@@ -87,6 +87,8 @@ class SharedPrefixRollout(DrawingEngine):
         for step in range(max_new_tokens):
             tokens = choice(logits, samples, step)
             ids[samples, step] = tokens
+            if self.watcher is not None:
+                self.watcher(tokens)
             if logp is not None:
                 logp[samples, step] = choice.log_probs(logits, tokens)
             goes_on &= ~torch.isin(tokens, ends)

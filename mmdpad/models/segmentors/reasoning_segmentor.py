@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -262,17 +263,23 @@ class ReasoningSegmentor(BaseDetector):
             The data samples with ``pred_instances`` (``bboxes`` (n, 4) and ``points`` (n, P, 2) in
             the original frame, ``masks`` bool (n, H, W), ``scores`` (n,), ``labels`` (n,)) of the
             n objects of the answer, none when the response cannot be used; and ``reasoning``: a
-            dict of ``response``, ``parsed``, ``think_tokens``, ``caption_tokens``, ``truncated``.
+            dict of ``response``, ``parsed``, ``think_tokens``, ``caption_tokens``, ``truncated``
+            and ``seconds`` (``answer``, of a batch its share; ``draw``, on a GPU without what it
+            still has to do).
         """
+        started = time.perf_counter()
         answers = self._answers(inputs, data_samples)
+        seconds = (time.perf_counter() - started) / max(len(answers), 1)
         for row, (sample, (text, truncated)) in enumerate(zip(data_samples, answers, strict=True)):
             parsed = self._parse(text, inputs['prompt_image'][row])
             usable = () if isinstance(parsed, ParseFailure) else parsed.objects
+            started = time.perf_counter()
             sample.pred_instances = self.draw(usable, inputs['image'][row],
                                               tuple(inputs['prompt_image'][row].shape[-2:]))
             sample.reasoning = dict(
                 response=text, parsed=parsed, think_tokens=self.policy.count_tokens(parsed.think),
-                caption_tokens=self.policy.count_tokens(parsed.caption), truncated=truncated)
+                caption_tokens=self.policy.count_tokens(parsed.caption), truncated=truncated,
+                seconds=dict(answer=seconds, draw=time.perf_counter() - started))
         return data_samples
 
     def _answers(self, inputs: Inputs,

@@ -1,0 +1,72 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What the model said about one image, as data and as a picture."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from mmdet.structures import DetDataSample
+from PIL import Image
+
+from mmdpad.datasets.transforms import read_image
+from mmdpad.structures import ParseFailure
+from mmdpad.visualization import draw_answer
+
+from .inputs import Query
+
+
+class Answer(dict):
+    """The dict that :meth:`ReasonSegInferencer.__call__` describes; a notebook shows its picture.
+
+    Args:
+        picture_of: The image: its path, or (H, W, 3) uint8 RGB.
+        **items: The keys and values.
+    """
+
+    def __init__(self, picture_of: str | np.ndarray, **items: Any) -> None:
+        super().__init__(items)
+        self._image = picture_of
+
+    @classmethod
+    def of(cls, sample: DetDataSample, query: Query, prepare_seconds: float) -> Answer:
+        """The answer in a data sample of the model's ``predict``."""
+        found, reasoning = sample.pred_instances, sample.reasoning
+        parsed = reasoning['parsed']
+        failure = (f'{parsed.reason}: {parsed.detail}' if isinstance(parsed, ParseFailure)
+                   else None)
+        if failure is None and not len(found.masks) and parsed.objects:
+            failure = 'no_mask: the decoder gave no mask'
+        objects = [dict(box=box, points=points, score=score) for box, points, score in zip(
+            found.bboxes.tolist(), found.points.tolist(), found.scores.tolist(), strict=True)]
+        first = objects[0] if objects else dict(box=None, points=None, score=None)
+        return cls(
+            query.image, image=query.path, question=query.question,
+            mask=found.masks.cpu().numpy().astype(bool).any(axis=0), **first, objects=objects,
+            caption=parsed.caption, reasoning=parsed.think, response=reasoning['response'],
+            failure=failure, seconds=dict(prepare=prepare_seconds, **reasoning['seconds']))
+
+    def draw(self) -> np.ndarray:
+        """The image with mask, box and points, and the texts beside it: (h, w, 3) uint8 RGB.
+
+        Raises:
+            DatasetError, ValueError: The file is gone, or another one by now.
+        """
+        image = read_image(self._image) if isinstance(self._image, str) else self._image
+        return draw_answer(
+            image, None if self['failure'] else self['mask'],
+            [item['box'] for item in self['objects']],
+            [point for item in self['objects'] for point in item['points']],
+            self['question'], self['reasoning'], self['caption'],
+            note=self['failure'] and f'No answer: {self["failure"]}')
+
+    def png(self) -> bytes:
+        """:meth:`draw` as a PNG file's content."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.draw()).save(buffer, 'PNG')
+        return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        """What IPython shows."""
+        return self.png()

@@ -1,0 +1,69 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A response while it is written."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .answer import Answer
+
+Watcher = Callable[[Tensor], None]
+
+
+class Stopped(BaseException):
+    """Ends the sampling of a response that nobody waits for any more."""
+
+
+def stream(answer: Callable[[Watcher], Answer],
+           decode: Callable[[Tensor], list[str]]) -> Iterator[str | Answer]:
+    """Run ``answer`` beside the caller, who sees the text grow.
+
+    Args:
+        answer: Has the model answer one question, watched as :meth:`RolloutEngine.watched` says.
+        decode: Token ids (N, R), long, -> N texts.
+
+    Yields:
+        The response so far, without the bytes of a letter that is not complete; then what
+        ``answer`` returns. Tokens that came while the caller was busy are yielded as one.
+    """
+    found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def watcher(tokens: Tensor) -> None:
+        if stopped.is_set():
+            raise Stopped
+        found.put(tokens.item())
+
+    def work() -> None:
+        try:
+            found.put(answer(watcher))
+        except BaseException as error:
+            found.put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    tokens: list[int] = []
+    text = ''
+    try:
+        while True:
+            item = found.get()
+            if isinstance(item, BaseException):
+                raise item
+            if isinstance(item, Answer):
+                yield item
+                return
+            tokens.append(item)
+            if found.empty():
+                longer = decode(torch.tensor([tokens]))[0].rstrip('\N{REPLACEMENT CHARACTER}')
+                if len(longer) > len(text):
+                    text = longer
+                    yield text
+    finally:
+        stopped.set()
+        thread.join()
