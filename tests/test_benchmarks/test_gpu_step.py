@@ -94,6 +94,14 @@ def test_the_bytes_of_a_token_by_hand(gpu_step, tmp_path):
     assert benchmark._bytes_per_token() == 2 * (weights + cache)
 
 
+def test_the_operations_that_take_longest(gpu_step):
+    result = measure(gpu_step, '--model', 'tiny', '--device', 'cpu', '--parts', 'update',
+                     '--profile', '3')
+    found = result['update']['profile']
+    assert len(found) == 3 and all(row['calls'] > 0 for row in found)
+    assert found[0]['cpu_ms'] >= found[1]['cpu_ms'] >= found[2]['cpu_ms'] > 0
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_on_a_gpu(gpu_step):

@@ -51,6 +51,7 @@ from common import (
 from mmdet.structures import DetDataSample
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.engine.cost import (
@@ -111,6 +112,19 @@ class Device:
                 function()
             runs.append(dict(self.seconds))
         return {name: [run[name] for run in runs[1:]] for name in runs[0]}
+
+    def profile(self, function: Callable[[], Any], rows: int) -> list[dict[str, Any]]:
+        """The operations that take most of a run: name, calls, and milliseconds of the device and
+        of the CPU in themselves. Where the CPU's sum is the larger one, launches are the limit."""
+        kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * self.is_cuda
+        with profile(activities=kinds) as found:
+            function()
+            self.synchronize()
+        events = found.key_averages()
+        own = 'self_device_time_total' if self.is_cuda else 'self_cpu_time_total'
+        return [dict(name=event.key, calls=event.count, cpu_ms=event.self_cpu_time_total / 1e3,
+                     device_ms=event.self_device_time_total / 1e3)
+                for event in sorted(events, key=lambda e: -getattr(e, own))[:rows]]
 
     def allocated(self) -> int | None:
         """Bytes, where the device tells."""
@@ -308,9 +322,13 @@ class Benchmark:
         setup = make_setup(self.args, self.work, rollout='none')
         seconds = medians(runs)
         flops = sum(self._flops(setup).values())
-        return dict(seconds=seconds, runs=runs, flops=self._flops(setup),
-                    share_of_peak=self._share(flops, seconds['update'] + seconds['reference']),
-                    memory=self._memory(setup, training.at_start))
+        result = dict(seconds=seconds, runs=runs, flops=self._flops(setup),
+                      share_of_peak=self._share(flops, seconds['update'] + seconds['reference']),
+                      memory=self._memory(setup, training.at_start))
+        if self.args.profile:
+            result['profile'] = self.device.profile(
+                lambda: training.update(training.random_rollout()), self.args.profile)
+        return result
 
     def step(self) -> dict[str, Any]:
         """Whole steps. A rollout's operations are those of its prefill and decoding."""
@@ -440,6 +458,8 @@ def parse_args(options: list[str] | None = None) -> argparse.Namespace:
                         'of torch.compile, `on` (the default on a GPU: CUDA graphs) or `off` (on '
                         'a CPU)')
     parser.add_argument('--repeats', type=int, default=3, help='runs that count')
+    parser.add_argument('--profile', type=int, default=0, metavar='ROWS',
+                        help='of the part `update`: as many operations that take longest')
     args = parser.parse_args(options)
     if args.tokens < 2:
         parser.error('--tokens should be at least 2')
