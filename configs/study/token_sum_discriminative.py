@@ -1,0 +1,6 @@
+# The discriminative reward, each token with the same weight in the loss (Dr. GRPO).
+_base_ = './discriminative.py'
+arm = dict(group='other', title='discriminative, token sums', seeds=3,
+           compare_with=['token_sum_geometric', 'discriminative'])
+
+model = dict(train_cfg=dict(aggregation='seq_mean_token_sum_norm'))
