@@ -1,0 +1,58 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The site of the documentation: `make docs` writes it to docs/_build. Nothing is fetched."""
+
+import sys
+from pathlib import Path
+
+from docutils.utils import get_source_line
+from sphinx.addnodes import pending_xref
+from sphinx.transforms.post_transforms import SphinxPostTransform
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import mmdpad  # noqa: E402
+
+project = 'mmdpad'
+author = 'mmdpad authors'
+copyright = 'mmdpad authors, Apache-2.0'
+release = version = mmdpad.__version__
+
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
+exclude_patterns = ['_build']
+# A heading is linked as on GitHub: page.md#its-words.
+myst_heading_anchors = 3
+
+autodoc_member_order = 'bysource'
+autodoc_typehints = 'none'  # docstrings say shapes, frames and ranges, which types do not
+autodoc_default_options = {'members': True, 'show-inheritance': True}
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+html_theme = 'furo'
+html_title = f'mmdpad {version}'
+html_copy_source = False
+html_show_sphinx = False
+
+
+class LinksOutOfTheSite(SphinxPostTransform):
+    """Links to what GitHub shows and the site has no page for. A README of configs/ is part of
+    configs.md; of other folders and files that a page or such a README names the text stays.
+    (Files that a page names by itself are downloads, by myst_parser.)"""
+
+    default_priority = 5  # before myst_parser looks for targets
+
+    def run(self, **kwargs):
+        for node in list(self.document.findall(pending_xref)):
+            if node['reftype'] != 'myst':
+                continue
+            target = node['reftarget']
+            path = Path(get_source_line(node)[0]).parent / target
+            if 'configs/' in str(path) and path.stem == 'README':
+                node.attributes |= dict(refdomain='doc', reftarget='configs', reftargetid=None)
+            elif path.exists() and node['refdomain'] != 'doc':
+                node.replace_self(node.children)
+
+
+def setup(app):
+    app.add_post_transform(LinksOutOfTheSite)
