@@ -36,21 +36,24 @@ html_show_sphinx = False
 
 
 class LinksOutOfTheSite(SphinxPostTransform):
-    """Links to what GitHub shows and the site has no page for. A README of configs/ is part of
-    configs.md; of other folders and files that a page or such a README names the text stays.
-    (Files that a page names by itself are downloads, by myst_parser.)"""
+    """Links to what GitHub shows and the site has no page for. READMEs of configs/ are part of
+    configs.md; of other pages and folders the text stays. (Other files are downloads, by
+    myst_parser itself.)"""
 
     default_priority = 5  # before myst_parser looks for targets
 
     def run(self, **kwargs):
         for node in list(self.document.findall(pending_xref)):
-            if node['reftype'] != 'myst':
+            if node['reftype'] != 'myst' or node['reftarget'] in self.env.all_docs:
                 continue
-            target = node['reftarget']
-            path = Path(get_source_line(node)[0]).parent / target
-            if 'configs/' in str(path) and path.stem == 'README':
-                node.attributes |= dict(refdomain='doc', reftarget='configs', reftargetid=None)
-            elif path.exists() and node['refdomain'] != 'doc':
+            # Included text has links relative to the file that it comes from.
+            path = (Path(get_source_line(node)[0]).parent / node['reftarget']).resolve()
+            page = self.env.path2doc(path)
+            if 'configs' in path.parts and path.stem == 'README':
+                page = 'configs'
+            if page in self.env.all_docs:
+                node.attributes |= dict(refdomain='doc', reftarget=page, reftargetid=None)
+            elif path.exists() or path.with_suffix('.md').exists():
                 node.replace_self(node.children)
 
 
