@@ -23,7 +23,10 @@ exclude_patterns = ['_build']
 # A heading is linked as on GitHub: page.md#its-words.
 myst_heading_anchors = 3
 
+highlight_language = 'text'  # of blocks that name none: trees of files, output
+
 autodoc_member_order = 'bysource'
+autodoc_inherit_docstrings = False  # those of torch and mmengine
 autodoc_typehints = 'none'  # docstrings say shapes, frames and ranges, which types do not
 autodoc_default_options = {'members': True, 'show-inheritance': True}
 napoleon_use_rtype = False
@@ -31,16 +34,19 @@ napoleon_use_ivar = True
 
 html_theme = 'furo'
 html_title = f'mmdpad {version}'
+html_static_path = ['_static']
+html_css_files = ['site.css']
 html_copy_source = False
 html_show_sphinx = False
 
 
 class LinksOutOfTheSite(SphinxPostTransform):
-    """Links to what GitHub shows and the site has no page for. READMEs of configs/ are part of
-    configs.md; of other pages and folders the text stays. (Other files are downloads, by
-    myst_parser itself.)"""
+    """Links to what GitHub shows and the site has no page for. Markdown of configs/ and of the
+    shipped weights is part of a page; of other pages and folders the text stays. (Other files are
+    downloads, by myst_parser itself.)"""
 
     default_priority = 5  # before myst_parser looks for targets
+    pages = {'configs': 'configs', 'mmdpad': 'model_zoo'}  # by a file's first folder
 
     def run(self, **kwargs):
         for node in list(self.document.findall(pending_xref)):
@@ -49,11 +55,11 @@ class LinksOutOfTheSite(SphinxPostTransform):
             # Included text has links relative to the file that it comes from.
             path = (Path(get_source_line(node)[0]).parent / node['reftarget']).resolve()
             page = self.env.path2doc(path)
-            if 'configs' in path.parts and path.stem == 'README':
-                page = 'configs'
+            if path.with_suffix('.md').is_file() and path.is_relative_to(ROOT):
+                page = self.pages.get(path.relative_to(ROOT).parts[0], page)
             if page in self.env.all_docs:
                 node.attributes |= dict(refdomain='doc', reftarget=page, reftargetid=None)
-            elif path.exists() or path.with_suffix('.md').exists():
+            elif path.exists() or path.with_suffix('.md').is_file():
                 node.replace_self(node.children)
 
 
