@@ -4,12 +4,13 @@ SET_UP := $(PYTHON) tools/set_up/set_up.py
 # The environment's python: .venv's, or that of the virtual environment that is active.
 RUN = "$$($(SET_UP) --which)"
 
-.PHONY: help env demo study test test-slow lint clean-env
+.PHONY: help env demo study docs test test-slow lint clean-env
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo       train and evaluate in the miniature world (sets up first if need be)'
 	@echo 'make study      train every arm of configs/study with its seeds: hours; a report (go on by the same command)'
+	@echo 'make docs       the documentation as a site, docs/_build/index.html'
 	@echo 'make test       the test suite (sets up first if need be)'
 	@echo 'make test-slow  the tests marked slow'
 	@echo 'make lint       ruff, and mypy on the pure folders'
@@ -24,6 +25,9 @@ demo: env
 
 study: env
 	@$(RUN) tools/analysis_tools/run_study.py
+
+docs: env
+	@$(RUN) -m sphinx -qW --keep-going docs docs/_build
 
 test: env
 	@$(RUN) -m pytest -q

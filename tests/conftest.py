@@ -58,17 +58,17 @@ def scope():
 @pytest.fixture
 def run_here(monkeypatch, capsys):
     """Runs a script of the repository as `python PATH ...` does, but without the seconds that a
-    new process spends on imports; what a script raises is raised here."""
-    def run(path, *arguments) -> SimpleNamespace:
+    new process spends on imports; what a script raises is raised here. `folder` is where."""
+    def run(path, *arguments, folder=ROOT) -> SimpleNamespace:
         capsys.readouterr()
         with monkeypatch.context() as context, patch.dict(os.environ):
-            context.chdir(ROOT)
+            context.chdir(folder)
             context.syspath_prepend(Path(path).parent)
             context.setattr(sys, 'argv', [str(path), *map(str, arguments)])
             context.setattr(DefaultScope, '_instance_dict', OrderedDict())
             returncode = 0
             try:
-                runpy.run_path(str(ROOT / path), run_name='__main__')
+                runpy.run_path(str(Path(folder) / path), run_name='__main__')
             except SystemExit as end:
                 returncode = end.code
                 if isinstance(returncode, str):

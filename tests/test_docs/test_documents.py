@@ -1,0 +1,102 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What the documents link to and name is there."""
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+from mmdpad import registry
+
+ROOT = Path(__file__).parents[2]
+SITE = sorted(ROOT.glob('docs/*.md')) + sorted(ROOT.glob('docs/api/*.md'))
+PAGES = [*ROOT.glob('*.md'), *SITE, *ROOT.glob('configs/**/*.md')]
+READ_TODAY = [page for page in PAGES if page.name not in ('CHANGELOG.md', 'study.md')]
+OPTION = re.compile(r'(?<!\S)(--[a-z][\w-]+)')
+
+
+def slugs_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.M | re.S)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).strip().replace(' ', '-')
+            for heading in re.findall(r'^#+ (.*)', text, re.M)}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r'\]\(([^)]+)\)', page.read_text()):
+        if '://' in link:
+            continue
+        path, _, anchor = link.partition('#')
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in slugs_of(target), link
+
+
+def test_every_page_is_in_the_site():
+    entries = [line for block in re.findall(r'```{toctree}\n(.*?)```',
+                                            (ROOT / 'docs/index.md').read_text(), re.S)
+               for line in block.splitlines() if line and not line.startswith(':')]
+    pages = [str(page.relative_to(ROOT / 'docs').with_suffix('')) for page in SITE]
+    assert sorted(entries) == sorted(set(pages) - {'index'})
+
+
+@pytest.mark.parametrize('page', READ_TODAY, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_is_there(page):
+    """Of what is in code: files of the repository by their path, or configs by their name."""
+    for path in re.findall(r'`((?:configs|docs|mmdpad|tests|tools)/[^\s`*{]*)`', page.read_text()):
+        assert (ROOT / path.split('#')[0].split('::')[0]).exists(), path
+    configs = {path.name for path in ROOT.glob('configs/**/*.py')}
+    for name in re.findall(r'`((?:qwen|tiny_shapes)\w*\.py)`', page.read_text()):
+        assert name in configs, name
+
+
+@pytest.mark.parametrize('page', READ_TODAY, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_can_be_typed(page):
+    """Its script and its config are there, and the script, or what it shares, knows its flags."""
+    shared = (ROOT / 'mmdpad/utils/experiments.py').read_text()
+    text = page.read_text().replace('\\\n', ' ')
+    for script, rest in re.findall(r'((?:tools/)[\w/]+\.(?:py|sh))([^\n`|]*)', text):
+        source = (ROOT / script).read_text()
+        rest = rest.split('#')[0].split('--cfg-options')[0]
+        if script.endswith('.sh'):
+            source = (ROOT / f'tools/{script.split("_")[-1][:-3]}.py').read_text()
+        for flag in OPTION.findall(rest):
+            made = "f'--{" in source  # such as --train, from the names of splits
+            assert made or f"'{flag}'" in source + shared, f'{script} {flag}'
+        for config in re.findall(r'configs/[\w/+]+\.py', rest):
+            assert (ROOT / config).is_file(), config
+    makefile = (ROOT / 'Makefile').read_text()
+    for target in re.findall(r'`make ([\w-]+)`|^make ([\w-]+)', text, re.M):
+        assert re.search(rf'^{"".join(target)}:', makefile, re.M), target
+
+
+CODE = {path: path.read_text() for folder in ('mmdpad', 'tools')
+        for path in (ROOT / folder).rglob('*.py')}
+DEFINED = {name for text in CODE.values() for name in re.findall(r'^class (\w+)', text, re.M)}
+REGISTRIES = [part for part in vars(registry).values() if isinstance(part, registry.Registry)]
+
+
+@pytest.mark.parametrize('page', READ_TODAY, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_class_and_module_exists(page):
+    text = page.read_text()
+    known = DEFINED | set(re.findall(r'^class (\w+)', text, re.M))  # a tutorial's
+    kinds = 'Dataset|Decoder|Discriminator|Head|Hook|Loop|Metric|Reward|Rollout|Sampler|Strategy'
+    for name in re.findall(rf'`(?:mmdpad\.)?([A-Z]\w*(?:{kinds}))\b', text):
+        assert name in known or any(part.get(name) for part in REGISTRIES), name
+    for dotted in re.findall(r'`(mmdpad(?:\.\w+)+)(?=[`(])', text):
+        module, _, name = dotted.rpartition('.')
+        # A config's `mmdpad.Name` is a class of ours; `mmdpad.json` is a file.
+        if module != 'mmdpad' or name not in known | {'Name', 'json'}:
+            pkgutil.resolve_name(dotted)
+
+
+def test_every_message_is_one_of_ours():
+    """The fragments in the table of messages stand in the code."""
+    page = (ROOT / 'docs/troubleshooting.md').read_text()
+    table = re.search(r'^## Our own messages\n(.*?)^## ', page, re.M | re.S)[1]
+    fragments = re.findall(r'^\| (?:`` (.+?)``|`([^`]+)`) \|', table, re.M)
+    assert len(fragments) >= 15
+    source = re.sub(r'''['"]\s*\n\s*f?['"]''', '', '\n'.join(CODE.values()))
+    for fragment in map(''.join, fragments):
+        assert fragment in source, fragment
