@@ -1,0 +1,89 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""`mmdpad doctor [CONFIG]`: what is here, what is missing, and the commands that mend it.
+
+Nothing of torch, mmcv or mmdet is imported in this process: a broken package is found by a process
+that may crash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import mmdpad
+
+from .files import check_disk, check_files
+from .findings import Finding, format_finding
+from .machine import ask_torch, check_gpus, check_miniature, check_operators
+from .packages import check_packages
+
+Section = tuple[str, Callable[[], Iterator[Finding]]]
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Prints the findings section by section.
+
+    Args:
+        argv: The arguments; None for those of this process.
+        prog: What the help text calls the command.
+
+    Raises:
+        SystemExit: With 0 if the miniature can run, and CONFIG as well where one is named, else 1.
+    """
+    parser = argparse.ArgumentParser(
+        prog, description='Check packages, compiled operators, GPUs, weights, data and disk; for '
+        'what is missing, print the command that mends it. "optional" is what the miniature does '
+        'without. The exit status is 0 if the miniature can run (and CONFIG, if it is named).')
+    parser.add_argument('config', nargs='?', help='also check everything about this config, as '
+                        '`mmdpad train CONFIG --dry-run` does')
+    parser.add_argument('--json', action='store_true', help='print one JSON object instead')
+    args = parser.parse_args(argv)
+
+    colour = sys.stdout.isatty() and not os.environ.get('NO_COLOR')
+    found: dict[str, list[Finding]] = {}
+    if not args.json:
+        print(f'mmdpad {mmdpad.__version__} in {os.path.dirname(mmdpad.__file__)}')
+    for title, check in _sections(args.config):
+        if not args.json:
+            print(f'\n{title}', flush=True)
+        found[title] = []
+        for finding in check():
+            found[title].append(finding)
+            if not args.json:
+                print(format_finding(finding, colour), flush=True)
+    faults = sum(finding.is_fault for findings in found.values() for finding in findings)
+    if args.json:
+        print(json.dumps(dict(
+            mmdpad=mmdpad.__version__, ok=not faults,
+            sections={title: [vars(finding) for finding in findings]
+                      for title, findings in found.items()}), indent=2))
+    elif faults:
+        print(f'\n{faults} thing(s) to mend, see above; the first may be the cause of others.')
+    else:
+        print('\nNothing is wrong.')
+    raise SystemExit(int(faults > 0))
+
+
+def _sections(config: str | None) -> Iterator[Section]:
+    torch = ask_torch()
+    yield 'Packages', lambda: check_packages(torch)
+    yield "mmcv's compiled operators", lambda: check_operators(torch)
+    yield 'GPUs', lambda: check_gpus(torch)
+    yield 'The miniature', check_miniature
+    yield f'Weights and data of the other configs, looked for in {os.getcwd()}', check_files
+    yield 'Disk', check_disk
+    if config is not None:
+        yield f'The config {config}', lambda: _check_config(config)
+
+
+def _check_config(config: str) -> Iterator[Finding]:
+    """The dry run of a config, as it prints it."""
+    command = [sys.executable, '-m', 'mmdpad', 'train', config, '--dry-run']
+    tried = subprocess.run(command, capture_output=True, text=True)
+    lines = (tried.stdout.strip() or tried.stderr.strip()).splitlines()
+    yield Finding('ok' if tried.returncode == 0 else 'wrong', 'dry run', '\n'.join(lines),
+                  f'mmdpad train {config} --dry-run, after each change' if tried.returncode else '')
