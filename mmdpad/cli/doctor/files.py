@@ -97,7 +97,8 @@ PLACES = (
 
 
 def check_files() -> Iterator[Finding]:
-    """Whether CLIP and which of :data:`PLACES` are there; what is missing hinders only the configs that name it."""
+    """Whether CLIP and which of :data:`PLACES` are there; what is not hinders only the configs that
+    name it."""
     yield from check_clip()
     for place in PLACES:
         path = Path(place.path)
