@@ -34,6 +34,11 @@ def load_config(args: argparse.Namespace, **entries: Any) -> Config:
     """The config file that a command line names, with some entries, and with what it overrides."""
     config = Config.fromfile(find_config(args.config))
     config.merge_from_dict({**entries, **(args.cfg_options or {})})
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        # What a config inherits from `mmdpad::NAME` says so by `_scope_`, in every part; mmengine
+        # would hand this one on to the function.
+        if collate := (config.get(name) or {}).get('collate_fn'):
+            collate.pop('_scope_', None)
     return config
 
 

@@ -21,7 +21,7 @@ from .findings import Finding, format_finding
 from .machine import ask_torch, check_gpus, check_miniature, check_operators
 from .packages import check_packages
 
-Section = tuple[str, Callable[[], Iterator[Finding]]]
+Section = tuple[str, str, Callable[[], Iterator[Finding]]]  # its name in JSON, its title, itself
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -47,20 +47,19 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     found: dict[str, list[Finding]] = {}
     if not args.json:
         print(f'mmdpad {mmdpad.__version__} in {os.path.dirname(mmdpad.__file__)}')
-    for title, check in _sections(args.config):
+    for name, title, check in _sections(args.config):
         if not args.json:
             print(f'\n{title}', flush=True)
-        found[title] = []
+        found[name] = []
         for finding in check():
-            found[title].append(finding)
+            found[name].append(finding)
             if not args.json:
                 print(format_finding(finding, colour), flush=True)
     faults = sum(finding.is_fault for findings in found.values() for finding in findings)
     if args.json:
         print(json.dumps(dict(
             mmdpad=mmdpad.__version__, ok=not faults,
-            sections={title: [vars(finding) for finding in findings]
-                      for title, findings in found.items()}), indent=2))
+            **{name: list(map(vars, findings)) for name, findings in found.items()}), indent=2))
     elif faults:
         print(f'\n{faults} thing(s) to mend, see above; the first may be the cause of others.')
     else:
@@ -70,14 +69,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 def _sections(config: str | None) -> Iterator[Section]:
     torch = ask_torch()
-    yield 'Packages', lambda: check_packages(torch)
-    yield "mmcv's compiled operators", lambda: check_operators(torch)
-    yield 'GPUs', lambda: check_gpus(torch)
-    yield 'The miniature', check_miniature
-    yield f'Weights and data of the other configs, looked for in {os.getcwd()}', check_files
-    yield 'Disk', check_disk
+    yield 'packages', 'Packages', lambda: check_packages(torch)
+    yield 'operators', "mmcv's compiled operators", lambda: check_operators(torch)
+    yield 'gpus', 'GPUs', lambda: check_gpus(torch)
+    yield 'miniature', 'The miniature', check_miniature
+    yield ('files', f'Weights and data of the configs, looked for in {os.getcwd()}', check_files)
+    yield 'disk', 'Disk', check_disk
     if config is not None:
-        yield f'The config {config}', lambda: _check_config(config)
+        yield 'config', f'The config {config}', lambda: _check_config(config)
 
 
 def _check_config(config: str) -> Iterator[Finding]:

@@ -10,4 +10,4 @@ if __name__ == '__main__':
     infer = ReasonSegInferencer(find_config('mmdpad::dpad/tiny_shapes.py'))
     answer, = infer(scene.image, scene.question.text)
     assert answer['failure'] is None, answer['failure']
-    print(f'"{scene.question.text}" -> "{answer["caption"]}", {answer["mask"].sum()} pixels')
+    print(f'"{scene.question.text}": "{answer["caption"]}", {answer["mask"].sum()} pixels')
