@@ -51,10 +51,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     from transformers.utils import logging
 
     from mmdpad.apis import ReasonSegInferencer
+    from mmdpad.apis.inputs import pair_queries
     MMLogger.get_current_instance().setLevel('WARNING')
     logging.disable_progress_bar()
     lines = unique_path(osp.join(args.out_dir, 'results.jsonl'))
     try:
+        pair_queries(images, args.question)  # before a large model is loaded
         ReasonSegInferencer(config, args.weights, args.device)(
             images, args.question, out_dir=args.out_dir)
     except (FileNotFoundError, ValueError) as error:
@@ -89,9 +91,10 @@ def format_answer(answer: dict[str, Any], folder: str) -> str:
                 caption=answer['caption'])
     if answer['failure']:
         rows['no answer'] = answer['failure']
-    for item in answer['objects']:
-        box = ', '.join(f'{side:.0f}' for side in item['box'])
-        rows['box' if len(rows) < 4 else f'box {len(rows) - 2}'] = f'{box} (x1, y1, x2, y2; pixels)'
+    for number, item in enumerate(answer['objects'], start=1):
+        name = 'box' if len(answer['objects']) == 1 else f'box {number}'
+        sides = ', '.join(f'{side:.0f}' for side in item['box'])
+        rows[name] = f'{sides} (x1, y1, x2, y2; pixels)'
     rows['picture'] = osp.join(folder, answer['picture'])
     width = max(map(len, rows))
     return '\n'.join([f'\n{answer["image"]}', *(

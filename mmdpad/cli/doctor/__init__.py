@@ -76,13 +76,13 @@ def _sections(config: str | None) -> Iterator[Section]:
     yield ('files', f'Weights and data of the configs, looked for in {os.getcwd()}', check_files)
     yield 'disk', 'Disk', check_disk
     if config is not None:
-        yield 'config', f'The config {config}', lambda: _check_config(config)
+        yield 'config', 'The config', lambda: _check_config(config)
 
 
 def _check_config(config: str) -> Iterator[Finding]:
     """The dry run of a config, as it prints it."""
     command = [sys.executable, '-m', 'mmdpad', 'train', config, '--dry-run']
     tried = subprocess.run(command, capture_output=True, text=True)
-    lines = (tried.stdout.strip() or tried.stderr.strip()).splitlines()
-    yield Finding('ok' if tried.returncode == 0 else 'wrong', 'dry run', '\n'.join(lines),
+    told = tried.stdout.strip() or tried.stderr.strip()
+    yield Finding('ok' if tried.returncode == 0 else 'wrong', config, told,
                   f'mmdpad train {config} --dry-run, after each change' if tried.returncode else '')

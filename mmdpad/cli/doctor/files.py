@@ -125,6 +125,8 @@ def check_clip() -> Iterator[Finding]:
 def check_disk() -> Iterator[Finding]:
     """Free space for runs in the current folder."""
     free = shutil.disk_usage('.').free / 1e9
-    enough = free > 1
-    yield Finding('ok' if enough else 'wrong', 'free in this folder', f'{free:.0f} GB', '' if enough
-                  else 'free 1 GB at least: runs write checkpoints and logs here')
+    if free > 1:
+        yield Finding('ok', 'free in this folder', f'{free:.0f} GB')
+    else:
+        yield Finding('wrong', 'free in this folder', f'{free:.1f} GB',
+                      'make room for checkpoints and logs, 1 GB at least, or go to another folder')
