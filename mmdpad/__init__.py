@@ -16,6 +16,7 @@ BUILD_MMCV = 'mmdpad build-mmcv'
 
 
 def installed_version(package: str) -> str | None:
+    """The version of a distribution, or None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -84,4 +85,5 @@ def _is_command() -> bool:
 if not _is_command():
     prepare_environment()
 
-__all__ = ['__version__', 'find_unsuitable', 'prepare_environment']
+__all__ = ['BUILD_MMCV', '__version__', 'find_unsuitable', 'installed_version',
+           'prepare_environment']

@@ -77,7 +77,7 @@ def test_names_of_configs():
     assert find_config('mmdet::atss/atss_r50_fpn_1x_coco.py').endswith('.mim/configs/atss/'
                                                                        'atss_r50_fpn_1x_coco.py')
     for name, message in {
-            'none.py': "config 'none.py' is not there; configs that come with mmdpad",
+            'none.py': "config 'none.py' is not there; those that come with mmdpad",
             'mmdpad::dpad/tinyshapes.py': 'did you mean mmdpad::dpad/tiny_shapes.py',
             'mmdpad::none.py': 'mmdpad has ',
             'no_such_package::a/b.py': "no package 'no_such_package'"}.items():

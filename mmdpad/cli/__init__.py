@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
-        'mmdpad', usage='mmdpad COMMAND ...', add_help=True,
+        'mmdpad', usage='mmdpad COMMAND ...',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Reasoning segmentation: ask about an image, get a mask and a reason.',
         epilog='commands:\n' + '\n'.join(

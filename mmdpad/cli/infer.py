@@ -57,10 +57,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     lines = unique_path(osp.join(args.out_dir, 'results.jsonl'))
     try:
         pair_queries(images, args.question)  # before a large model is loaded
-        ReasonSegInferencer(config, args.weights, args.device)(
-            images, args.question, out_dir=args.out_dir)
+        infer = ReasonSegInferencer(config, args.weights, args.device)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
+    infer(images, args.question, out_dir=args.out_dir)
     for answer in read_jsonl(lines):
         print(format_answer(answer, args.out_dir))
     print(f'\nall answers: {lines}')

@@ -37,7 +37,8 @@ def load_config(args: argparse.Namespace, **entries: Any) -> Config:
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         # What a config inherits from `mmdpad::NAME` says so by `_scope_`, in every part; mmengine
         # would hand this one on to the function.
-        if collate := (config.get(name) or {}).get('collate_fn'):
+        collate = (config.get(name) or {}).get('collate_fn')
+        if isinstance(collate, dict):
             collate.pop('_scope_', None)
     return config
 
@@ -51,8 +52,8 @@ def find_config(name: str) -> str:
     """
     package, found, inner = name.partition('::')
     if not found:
-        hint = '; configs that come with mmdpad are named like mmdpad::dpad/tiny_shapes.py'
-        check_file('config', name, hint)
+        check_file('config', name, '; those that come with mmdpad are named as '
+                   'mmdpad::dpad/tiny_shapes.py is')
         return name
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     elif faults:
         print(f'\n{faults} thing(s) to mend, see above; the first may be the cause of others.')
     else:
-        print('\nNothing is wrong.')
+        print('\nNothing is wrong; what is optional is for other configs and uses.')
     raise SystemExit(int(faults > 0))
 
 
