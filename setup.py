@@ -4,8 +4,11 @@
 
 Every requirement is a range that an environment with a working OpenMMLab stack already meets,
 so that pip leaves that stack alone. mmcv is missing on purpose: no wheel of it exists for a
-current torch, and pip's own attempt to build one fails. tools/set_up/build_mmcv.py builds it,
+current torch, and pip's own attempt to build one fails. `mmdpad build-mmcv` builds it,
 and `import mmdpad` says so where it is missing.
+
+mmdpad/.mim, where OpenMMLab's tools look for configs, holds links to configs/, tools/ and
+model-index.yml; in a wheel or sdist their files take the links' place.
 """
 
 import runpy
@@ -31,7 +34,11 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmdpad', 'mmdpad.*']),
-    package_data={'mmdpad': ['testing/weights/*', 'testing/weights/**/*']},
+    package_data={'mmdpad': [
+        'testing/weights/*', 'testing/weights/**/*', '.mim/model-index.yml',
+        *(f'.mim/configs/**/*.{kind}' for kind in ('py', 'yml', 'md')),
+        *(f'.mim/tools/**/*.{kind}' for kind in ('py', 'sh', 'txt'))]},
+    entry_points={'console_scripts': ['mmdpad = mmdpad.cli:main']},
     python_requires='>=3.10',
     install_requires=[
         required('torch'),
@@ -49,6 +56,7 @@ setup(
         'safetensors>=0.4',
         'tensorboard>=2.12',
         'matplotlib>=3.6',
+        'termcolor>=2.1',  # of mmengine's logs; an older one colours files and pipes, too
         # mmengine reads `mmdet::` configs through pkg_resources, which setuptools 82 dropped.
         'setuptools<82',
     ],

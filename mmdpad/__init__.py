@@ -3,24 +3,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
 from .version import REQUIRED, __version__
 
-BUILD_MMCV = 'python tools/set_up/build_mmcv.py'
+BUILD_MMCV = 'mmdpad build-mmcv'
 
 
-def _installed_version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of a distribution, or None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def find_unsuitable(find_version: Callable[[str], str | None] = _installed_version) -> list[str]:
+def find_unsuitable(find_version: Callable[[str], str | None] = installed_version) -> list[str]:
     """Compares what is installed with ``REQUIRED``, without importing any of it.
 
     Args:
@@ -46,15 +49,41 @@ def find_unsuitable(find_version: Callable[[str], str | None] = _installed_versi
     return faults
 
 
-def _check_environment() -> None:
-    """Raises ImportError when a package that mmdpad builds on is missing or unsuitable."""
+def prepare_environment() -> None:
+    """Checks what mmdpad builds on, and lets mmengine find our configs; done at import.
+
+    Raises:
+        ImportError: A package is missing or unsuitable; each is named with its remedy.
+    """
     faults = find_unsuitable()
     if faults:
         raise ImportError(
             f'mmdpad {__version__} does not fit this environment:\n  ' + '\n  '.join(faults) +
-            '\n(commands are for the root of mmdpad\'s checkout)')
+            '\n(`mmdpad doctor` checks all else, too)')
+    _offer_configs()
 
 
-_check_environment()
+def _offer_configs() -> None:
+    """Lets mmengine find our configs under `mmdpad::`, such as `mmdpad::dpad/tiny_shapes.py`.
 
-__all__ = ['__version__', 'find_unsuitable']
+    mmengine asks for the place of a distribution first, and that of an editable install is not
+    where its package is; for the name of a module that is no distribution it takes the module's.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+    MODULE2PACKAGE['mmdpad'] = 'mmdpad.version'
+
+
+def _is_command() -> bool:
+    """Whether this is `mmdpad ...` or `python -m mmdpad ...`, which start in any environment:
+    `mmdpad doctor` tells what is missing, `mmdpad build-mmcv` mends it."""
+    if Path(sys.argv[0]).name == 'mmdpad':
+        return True
+    # While a package is imported for `-m`, its name is in the interpreter's own arguments only.
+    return sys.argv[0] == '-m' and 'mmdpad' in sys.orig_argv
+
+
+if not _is_command():
+    prepare_environment()
+
+__all__ = ['BUILD_MMCV', '__version__', 'find_unsuitable', 'installed_version',
+           'prepare_environment']

@@ -25,6 +25,7 @@ ALLOWED = {
     'visualization': PURE | {'visualization'},
     'engine': PARTS | {'engine', 'evaluation', 'visualization'},
     'apis': PARTS | {'apis', 'engine', 'evaluation', 'visualization'},
+    'cli': PARTS | {'cli', 'apis', 'engine', 'evaluation', 'visualization'},
 }
 HEAVY = {'transformers', 'open_clip', 'segment_anything', 'mmdet', 'mmcv'}
 

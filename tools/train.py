@@ -4,56 +4,7 @@
 Without weights or data: --dry-run lists all that is wrong with a config, --smoke runs it in small.
 """
 
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-from mmdpad.datasets import DatasetError
-from mmdpad.engine.build import build_runner
-from mmdpad.engine.checkpoints import find_whole_checkpoint
-from mmdpad.engine.trial import try_config
-from mmdpad.utils import check_checkpoint, experiment_parser, read_config
-
-
-def checkpoint_to_resume(work_dir: str) -> str:
-    path, faults = find_whole_checkpoint(work_dir)
-    for damaged, fault in faults.items():
-        print(f'WARNING: --resume: {damaged} is damaged and passed over: {fault}', file=sys.stderr)
-    if path is None:
-        raise SystemExit(f'--resume: there is no {"whole " if faults else ""}checkpoint in '
-                         f'{work_dir!r}; leave it out to start a new run there')
-    return path
-
-
-def main() -> None:
-    parser = experiment_parser('Train a config', 'optim_wrapper.optimizer.lr=2e-6')
-    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on from the latest checkpoint of the work dir, or from this one')
-    parser.add_argument('--smoke', action='store_true', help='instead: the same config on small '
-                        'random models and made data, for two steps, in a temporary work dir')
-    parser.add_argument('--dry-run', action='store_true', help='instead: check everything that can '
-                        'be checked without loading weights, and list what is wrong')
-    args = parser.parse_args()
-    if args.smoke or args.dry_run:
-        raise SystemExit(try_config(args))
-    cfg = read_config(args)
-
-    earlier = sorted(Path(cfg.work_dir).glob('*.pth'))
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = (checkpoint_to_resume(cfg.work_dir) if args.resume == 'auto'
-                         else args.resume)
-    elif earlier:
-        raise SystemExit(f'{cfg.work_dir!r} holds the checkpoints of an earlier run '
-                         f'({earlier[-1].name}): go on with it by --resume, or name another '
-                         f'folder by --work-dir')
-    check_checkpoint('load_from: checkpoint', cfg.get('load_from'), cfg)
-    try:
-        build_runner(cfg).train()
-    except DatasetError as error:
-        raise SystemExit(str(error)) from error
-
+from mmdpad.cli.train import main
 
 if __name__ == '__main__':
     main()

@@ -6,6 +6,8 @@ _base_ = [
     '../_base_/models/dpad_qwen2_5_vl.py', '../_base_/datasets/reasonseg.py',
     '../_base_/schedules/grpo.py', '../_base_/default_runtime.py'
 ]
+import mmdpad.testing  # noqa: E402  Behind `_base_`, by which mmengine tells kinds of configs apart.
+
 # What people change most.
 data_root = 'data/shapes_world/'
 max_iters = 120
@@ -14,7 +16,7 @@ lr = 2e-4
 
 # The tiny models are saved in the formats of the real ones; mmdpad.testing names the tiny SAM.
 custom_imports = dict(imports=['mmdpad.testing'], allow_failed_imports=False)
-weights = '{{ fileDirname }}/../../mmdpad/testing/weights'
+weights = str(mmdpad.testing.WEIGHTS_DIR)
 prompt_size = (112, 112)
 
 model = dict(

@@ -4,6 +4,7 @@ from .experiments import (
     check_file,
     config_parser,
     experiment_parser,
+    find_config,
     load_config,
     read_config,
 )
@@ -19,6 +20,7 @@ from .files import (
     write_jsonl,
 )
 
-__all__ = ['check_checkpoint', 'check_file', 'config_parser', 'experiment_parser', 'jsonable',
-           'load_config', 'new_folder', 'read_config', 'read_jsonl', 'refuse_existing',
-           'to_jsonl', 'unique_name', 'unique_path', 'write_atomically', 'write_jsonl']
+__all__ = ['check_checkpoint', 'check_file', 'config_parser', 'experiment_parser', 'find_config',
+           'jsonable', 'load_config', 'new_folder', 'read_config', 'read_jsonl',
+           'refuse_existing', 'to_jsonl', 'unique_name', 'unique_path', 'write_atomically',
+           'write_jsonl']

@@ -4,25 +4,27 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config, DictAction
 
-from .processes import join_processes
 
-
-def config_parser(description: str, example: str) -> argparse.ArgumentParser:
+def config_parser(description: str, example: str,
+                  prog: str | None = None) -> argparse.ArgumentParser:
     """A parser with CONFIG and --cfg-options, for :func:`load_config`.
 
     Args:
         description: What the command does.
         example: A KEY=VALUE that a user may want to override.
+        prog: The command's name; None for that of the script.
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='path of a config file')
+    parser = argparse.ArgumentParser(prog, description=description)
+    parser.add_argument('config', help='path of a config file, or the name of one that comes with '
+                        'a package: mmdpad::dpad/tiny_shapes.py')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help=f'override entries of the config, for example {example}')
     return parser
@@ -30,15 +32,46 @@ def config_parser(description: str, example: str) -> argparse.ArgumentParser:
 
 def load_config(args: argparse.Namespace, **entries: Any) -> Config:
     """The config file that a command line names, with some entries, and with what it overrides."""
-    check_file('config', args.config)
-    config = Config.fromfile(args.config)
+    config = Config.fromfile(find_config(args.config))
     config.merge_from_dict({**entries, **(args.cfg_options or {})})
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        # What a config inherits from `mmdpad::NAME` says so by `_scope_`, in every part; mmengine
+        # would hand this one on to the function.
+        collate = (config.get(name) or {}).get('collate_fn')
+        if isinstance(collate, dict):
+            collate.pop('_scope_', None)
     return config
 
 
-def experiment_parser(description: str, example: str) -> argparse.ArgumentParser:
+def find_config(name: str) -> str:
+    """The config file that ``name`` means: a path, or ``PACKAGE::NAME`` for one that comes with a
+    package of OpenMMLab's kind (mmdpad, mmdet).
+
+    Raises:
+        SystemExit: There is none; the message has names that are close.
+    """
+    package, found, inner = name.partition('::')
+    if not found:
+        check_file('config', name, '; those that come with mmdpad are named as '
+                   'mmdpad::dpad/tiny_shapes.py is')
+        return name
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise SystemExit(f'config {name!r}: there is no package {package!r}; install it')
+    folder = Path(spec.origin).parent / '.mim' / 'configs'
+    if not (folder / inner).is_file():
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob('*.py')]
+        close = [f'{package}::{match}' for match in difflib.get_close_matches(inner, names)]
+        raise SystemExit(f'config {name!r} is not there; '
+                         + (f'did you mean {" or ".join(close)}?' if close else
+                            f'{package} has {len(names)} configs, in {folder}'))
+    return str(folder / inner)
+
+
+def experiment_parser(description: str, example: str,
+                      prog: str | None = None) -> argparse.ArgumentParser:
     """A :func:`config_parser` with --work-dir and --launcher, too."""
-    parser = config_parser(description, example)
+    parser = config_parser(description, example, prog)
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and results '
                         '(default: work_dirs/<name of the config>)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -48,10 +81,10 @@ def experiment_parser(description: str, example: str) -> argparse.ArgumentParser
     return parser
 
 
-def check_file(what: str, path: str | None) -> None:
+def check_file(what: str, path: str | None, hint: str = '') -> None:
     """Ends the program with one line unless ``path`` is None or a file."""
     if path is not None and not Path(path).is_file():
-        raise SystemExit(f'{what} {path!r} is not there')
+        raise SystemExit(f'{what} {path!r} is not there{hint}')
 
 
 def check_checkpoint(what: str, path: str | None, config: Config) -> None:
@@ -71,6 +104,9 @@ def read_config(args: argparse.Namespace) -> Config:
     config = load_config(args, launcher=args.launcher)
     config.work_dir = (args.work_dir or config.get('work_dir')
                        or f'work_dirs/{Path(args.config).stem}')
+    import torch  # here, so that a help text does not wait for it
+
+    from .processes import join_processes
     if args.launcher != 'none' and not torch.cuda.is_available():
         join_processes(args.launcher, config.env_cfg.dist_cfg.get('timeout'))
     return config

@@ -16,9 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-import torch
-
 UNFINISHED = '.unfinished'
 
 
@@ -165,7 +162,7 @@ def jsonable(value: Any) -> Any:
         return [jsonable(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return jsonable(dataclasses.asdict(value))
-    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+    if hasattr(value, 'tolist'):  # of NumPy and torch, which are not imported for this
         return jsonable(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None

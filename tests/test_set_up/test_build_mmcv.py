@@ -147,7 +147,9 @@ def test_operators_that_crash_are_told(cache, monkeypatch):
     """On a GPU machine they did, and the message had been empty."""
     wheel, log = cache / 'mmcv-2.1.0-any.whl', cache / 'key.log'
     wheel.touch()
-    monkeypatch.setattr(build_mmcv, 'PROBE', 'import faulthandler\nfaulthandler._sigsegv()')
+    probe = cache / 'probe.py'
+    probe.write_text('import faulthandler\nfaulthandler._sigsegv()')
+    monkeypatch.setattr(build_mmcv, 'PROBE', probe)
     monkeypatch.setattr(build_mmcv, 'run_or_explain', lambda *_: None)
     with pytest.raises(SetUpError, match='Segmentation fault[^$]*crash the process[^$]*deleted'):
         build_mmcv.install(wheel, log)

@@ -23,8 +23,8 @@ def test_a_fitting_environment_has_no_faults():
 
 @pytest.mark.parametrize('package, version, command', [
     ('torch', '2.4.1', 'pip install "torch>=2.6"'),
-    ('mmcv', '2.2.0', 'python tools/set_up/build_mmcv.py'),
-    ('mmcv', '1.7.2', 'python tools/set_up/build_mmcv.py'),
+    ('mmcv', '2.2.0', 'mmdpad build-mmcv'),
+    ('mmcv', '1.7.2', 'mmdpad build-mmcv'),
     ('mmdet', '3.1.0', 'pip install "mmdet>=3.2.0,<4.0.0"'),
     ('mmengine', '0.10.5', 'pip install "mmengine>=0.10.6,<1.0.0"'),
     ('transformers', '4.57.6', 'pip install "transformers>=5.20.0,<6.0.0"'),

@@ -1,7 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Builds mmcv with its compiled operators for the torch of this interpreter, and installs it.
 
-    python tools/set_up/build_mmcv.py [--cpu | --cuda] [--rebuild]
+    mmdpad build-mmcv [--cpu | --cuda] [--rebuild]
+    python tools/set_up/build_mmcv.py ...              # the same, where mmdpad is not installed
 
 mmdet needs mmcv's operators, no wheel of mmcv fits a current torch, and mmcv's sdist asks for an
 older C++ standard than torch's headers take. This tool takes the sdist from the package index,
@@ -32,21 +33,20 @@ import sysconfig
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
 import mmcv_recipe as recipe  # noqa: E402
 from failures import explain  # noqa: E402
 from steps import SetUpError, clock, run_logged  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
+# Module -> what pip calls it.
+NEEDED = {'torch': 'torch', 'mmengine': 'mmengine', 'cv2': 'opencv-python',
+          'setuptools': '"setuptools<82"', 'wheel': 'wheel'}
+# In a checkout tools/ lies beside the package, in an installed one within it, as .mim/tools/.
+VERSION = next(path for path in (HERE.parents[1] / 'mmdpad/version.py',
+                                 HERE.parents[2] / 'version.py') if path.is_file())
 PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
-# Run in a process of its own: it shows whether the operators load and work.
-PROBE = '''
-import torch
-from mmcv.ops import get_compiling_cuda_version, nms
-_, kept = nms(torch.tensor([[0., 0., 9., 9.], [0., 0., 9., 8.]]), torch.tensor([.9, .8]), 0.5)
-assert kept.tolist() == [0], kept
-print(get_compiling_cuda_version())
-'''
+PROBE = HERE / 'probe_mmcv.py'
 
 
 def cache_folder() -> Path:
@@ -57,13 +57,13 @@ def cache_folder() -> Path:
 
 def run_probe() -> subprocess.CompletedProcess:
     """Runs PROBE; where it crashes, its standard error has the stack."""
-    return subprocess.run([sys.executable, '-X', 'faulthandler', '-c', PROBE],
+    return subprocess.run([sys.executable, '-X', 'faulthandler', PROBE],
                           capture_output=True, text=True)
 
 
 def installed_mmcv() -> tuple[str | None, str | None]:
     """Returns (version, CUDA of its operators); (None, None) unless suitable and working."""
-    wanted = runpy.run_path(str(ROOT / 'mmdpad' / 'version.py'))['REQUIRED']['mmcv']
+    wanted = runpy.run_path(str(VERSION))['REQUIRED']['mmcv']
     try:
         version = importlib.metadata.version('mmcv')
     except importlib.metadata.PackageNotFoundError:
@@ -297,11 +297,11 @@ def main(argv: list[str] | None = None) -> None:
     if version is not None and has_wanted and not args.rebuild:
         print(f'  mmcv {version} is installed, its operators work (their CUDA: {cuda})')
         return
-    missing = [module for module in ('torch', 'mmengine', 'cv2', 'setuptools', 'wheel')
+    missing = [package for module, package in NEEDED.items()
                if importlib.util.find_spec(module) is None]
     if missing:
-        raise SetUpError(f'building mmcv needs {", ".join(missing)}, which {sys.executable} does '
-                         'not have; run, in the root of the checkout: pip install -e . wheel ninja')
+        raise SetUpError(f'building mmcv needs packages that {sys.executable} does not have; run: '
+                         f'pip install {" ".join(missing)} ninja')
     import torch
     if importlib.util.find_spec('ninja') is None and shutil.which('ninja') is None:
         print('  ninja is not installed: files are compiled one by one (pip install ninja)')

@@ -15,20 +15,20 @@ CAUSES = [
     (r'Killed signal terminated program|internal compiler error: Killed|virtual memory exhausted|'
      r'Cannot allocate memory|out of memory allocating',
      'the compiler ran out of memory',
-     'build fewer files at once (about 2.5 GB each): MAX_JOBS=1 python tools/set_up/build_mmcv.py'),
+     'build fewer files at once (about 2.5 GB each): MAX_JOBS=1 mmdpad build-mmcv'),
     (r'detected CUDA version \(.*\) mismatches|nvcc fatal|unsupported GNU version',
      'nvcc does not fit the CUDA version of torch, or the C++ compiler',
      'set CUDA_HOME to a toolkit of the CUDA version that torch names (python -c "import torch; '
      'print(torch.version.cuda)") and CXX to a compiler that it takes, or build for the CPU: '
-     'python tools/set_up/build_mmcv.py --cpu'),
+     'mmdpad build-mmcv --cpu'),
     (r'fatal error: (?:cu|nv|thrust/|cub/)\S*: No such file',
      'the CUDA toolkit lacks the headers of its libraries',
      'install them (Debian and Ubuntu, from NVIDIA\'s packages: cuda-libraries-dev of the same '
-     'release), or build for the CPU: python tools/set_up/build_mmcv.py --cpu'),
+     'release), or build for the CPU: mmdpad build-mmcv --cpu'),
     (r'CUDA_HOME environment variable is not set|nvcc.*(?:not found|No such file)',
      'no CUDA toolkit was found',
      'set CUDA_HOME to the toolkit, or build for the CPU: '
-     'python tools/set_up/build_mmcv.py --cpu'),
+     'mmdpad build-mmcv --cpu'),
     (r'Python\.h: No such file',
      'the headers of Python are missing',
      'install them (Debian and Ubuntu: apt install python3-dev; Fedora: dnf install '
@@ -36,7 +36,7 @@ CAUSES = [
     (r'C\+\+\d\d or later compatible compiler is required|'
      r'unrecognized (?:command[ -]line )?option .*std=|invalid value .* in .-std=',
      'the C++ compiler is too old for the C++ standard of this torch',
-     'install a newer one and name it: CXX=g++-12 CC=gcc-12 python tools/set_up/build_mmcv.py'),
+     'install a newer one and name it: CXX=g++-12 CC=gcc-12 mmdpad build-mmcv'),
     (r'''(?:c\+\+|g\+\+|gcc|cc|clang\+*)['"]?: (?:command )?not found|'''
      r'''No such file or directory: '[^']*(?:c\+\+|g\+\+|gcc|cc|clang)|'''
      r'''command '[^']*(?:c\+\+|g\+\+|gcc|cc)' failed: No such file''',
@@ -53,7 +53,7 @@ CAUSES = [
      'check the connection and `pip config list` (index-url, proxy), then run the same again'),
     (r'Fatal Python error: (?:Segmentation fault|Aborted|Illegal instruction)',
      'the operators were built, but crash the process that loads or calls them',
-     'build for the CPU (python tools/set_up/build_mmcv.py --cpu), or with another compiler '
+     'build for the CPU (mmdpad build-mmcv --cpu), or with another compiler '
      '(CXX=..., CC=...); the end of the log names the line that crashed'),
     (r"No module named '(?:torch|setuptools|wheel)'",
      'a package that the build needs is missing',

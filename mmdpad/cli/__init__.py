@@ -1,0 +1,58 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The command `mmdpad`, also `python -m mmdpad`. A command's module is imported when it is asked
+for, and brings torch along only when it has work to do."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmdpad
+
+# Name -> what it does. `doctor` and `build-mmcv` work in an environment that lacks packages.
+COMMANDS = {
+    'infer': 'ask a question about images: a mask, a box and a reason for each',
+    'train': 'train a config, try it in small, or check it',
+    'test': 'evaluate a checkpoint on the test set',
+    'doctor': 'what is installed, what is missing, and the commands that mend it',
+    'build-mmcv': 'build mmcv with its operators for the installed torch',
+}
+# The scripts that set up an environment; they do not import mmdpad.
+SET_UP_TOOLS = Path(mmdpad.__file__).parent / '.mim' / 'tools' / 'set_up'
+_WORKS_ANYWHERE = ('doctor', 'build-mmcv')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `mmdpad COMMAND ...`.
+
+    Args:
+        argv: COMMAND and its arguments; None for those of this process.
+
+    Raises:
+        SystemExit: With the command's exit status, or with what is wrong.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        'mmdpad', usage='mmdpad COMMAND ...',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Reasoning segmentation: ask about an image, get a mask and a reason.',
+        epilog='commands:\n' + '\n'.join(
+            f'  {name:{width}}  {text}' for name, text in COMMANDS.items())
+        + '\n\n`mmdpad COMMAND --help` tells what each takes.')
+    parser.add_argument('--version', action='version', version=f'mmdpad {mmdpad.__version__}')
+    parser.add_argument('command', choices=COMMANDS, metavar='COMMAND', help=argparse.SUPPRESS)
+    if not argv:
+        parser.print_help()
+        raise SystemExit(2)
+    command = parser.parse_args(argv[:1]).command
+    if command not in _WORKS_ANYWHERE:
+        try:
+            mmdpad.prepare_environment()
+        except ImportError as error:
+            raise SystemExit(str(error)) from error
+    module = importlib.import_module(f'mmdpad.cli.{command.replace("-", "_")}')
+    module.main(argv[1:], prog=f'mmdpad {command}')

@@ -1,0 +1,132 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Weights and data where the shipped configs look for them, relative to the current folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmdpad.cli import SET_UP_TOOLS
+
+from .findings import Finding
+
+_SHAPES = (SET_UP_TOOLS.parent / 'dataset_converters' / 'shapes_world.py').resolve()
+_SAM = 'https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth'
+_CLIP = 'timm/vit_base_patch32_clip_224.openai'  # what the configs' tag stands for
+_DETECTOR = 'checkpoints/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.pth'
+_MASK2FORMER = ('https://download.openmmlab.com/mmdetection/v3.0/mask2former/'
+                'mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco/'
+                'mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth')
+# The university's server is down; copies of its files.
+_REFER = {
+    'refcoco': 'https://web.archive.org/web/20220413011718/https://bvisionweb1.cs.unc.edu/licheng/'
+               'referit/data/refcoco.zip',
+    'refcoco+': 'https://web.archive.org/web/20220413011656/https://bvisionweb1.cs.unc.edu/'
+                'licheng/referit/data/refcoco+.zip',
+    'refcocog': 'https://web.archive.org/web/20220413012904/https://bvisionweb1.cs.unc.edu/'
+                'licheng/referit/data/refcocog.zip'}
+_IMAGES = 'http://images.cocodataset.org/zips/train2014.zip'
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder that configs name.
+
+    Attributes:
+        path: Relative to the folder in which a run starts.
+        purpose: Which configs read it.
+        remedy: How to get it.
+    """
+
+    path: str
+    purpose: str
+    remedy: str
+
+
+def _hub(folder: str, name: str, purpose: str, kind: str = '') -> Place:
+    return Place(folder, purpose, f'hf download {kind}{name} --local-dir {folder}')
+
+
+def _policy(name: str, configs: str) -> Place:
+    return _hub(f'checkpoints/{name}', f'Qwen/{name}', f'policy of {configs}')
+
+
+def _copy(name: str, purpose: str) -> Place:
+    return _hub(f'data/{name}', f'Ricky06662/{name}', purpose, '--repo-type dataset ')
+
+
+def _get(path: str, url: str) -> str:
+    return f'curl -fL --create-dirs -o {path} {url}'
+
+
+def _zip(folder: str, url: str, purpose: str) -> Place:
+    return Place(folder, purpose, f'{_get(f"{folder}.zip", url)} && '
+                 f'unzip {folder}.zip -d {Path(folder).parent}')
+
+
+PLACES = (
+    Place('data/shapes_world', 'scenes of the miniature (tiny_shapes*.py), to train and test it',
+          f'python {_SHAPES} data/shapes_world'),
+    _policy('Qwen2.5-VL-7B-Instruct', 'qwen7b_*.py'),
+    _policy('Qwen2.5-VL-3B-Instruct', 'qwen3b_*.py'),
+    _policy('Qwen2-VL-7B-Instruct', 'qwen2vl7b_reasonseg.py'),
+    _policy('Qwen3-VL-4B-Instruct', 'qwen3vl4b_reasonseg.py'),
+    _policy('Qwen3-VL-8B-Instruct', 'qwen3vl8b_reasonseg.py'),
+    Place('checkpoints/sam_vit_h_4b8939.pth', 'SAM, which draws the masks unless a config names '
+          'another decoder', _get('checkpoints/sam_vit_h_4b8939.pth', _SAM)),
+    _hub('checkpoints/sam2-hiera-large', 'facebook/sam2-hiera-large', 'SAM 2 of *_sam2_*.py'),
+    _hub('checkpoints/sam3', 'facebook/sam3', 'SAM 3 of qwen7b_sam3_reasonseg.py'),
+    _hub('checkpoints/sam-hq-vit-huge', 'syscv-community/sam-hq-vit-huge',
+         'SAM-HQ of qwen7b_sam_hq_reasonseg.py'),
+    Place(_DETECTOR, 'Mask2Former of qwen7b_mask2former.py', _get(_DETECTOR, _MASK2FORMER)),
+    _copy('refCOCOg_9k_840', 'training data of qwen*_reasonseg.py'),
+    _copy('VisionReasoner_multi_object_7k_840', 'training data of qwen7b_several_objects.py'),
+    *(_copy(f'ReasonSeg_{split}', 'a prepared copy, in place of data/ReasonSeg '
+            '(qwen7b_several_objects.py)') for split in ('val', 'test')),
+    Place('data/ReasonSeg', 'validation and test of qwen*_reasonseg.py', 'the folders train, val '
+          'and test, by the link in the README of github.com/dvlab-research/LISA'),
+    *(_zip(f'data/coco/{name}', url, f'expressions of qwen*_{name}_test*.py')
+      for name, url in _REFER.items()),
+    Place('data/coco/grefcoco', 'expressions of qwen7b_grefcoco.py', 'instances.json and '
+          'grefs(unc).json, by the link in the README of github.com/henghuiding/gRefCOCO'),
+    _zip('data/coco/train2014', _IMAGES, 'images of RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO'),
+)
+
+
+def check_files() -> Iterator[Finding]:
+    """Whether CLIP and which of :data:`PLACES` are there; what is not hinders only the configs that
+    name it."""
+    yield from check_clip()
+    for place in PLACES:
+        path = Path(place.path)
+        if not path.exists():
+            yield Finding('optional', place.path, f'not there; {place.purpose}', place.remedy)
+        elif path.is_dir() and not any(path.iterdir()):
+            yield Finding('optional', place.path, f'empty; {place.purpose}', place.remedy)
+        else:
+            yield Finding('ok', place.path, place.purpose)
+
+
+def check_clip() -> Iterator[Finding]:
+    """Whether open_clip finds its tag `openai` of ViT-B-32 in the cache of the hub."""
+    home = os.environ.get('HF_HOME') or '~/.cache/huggingface'
+    cache = Path(os.environ.get('HF_HUB_CACHE') or Path(home, 'hub')).expanduser()
+    name = 'CLIP ViT-B-32 (openai)'
+    if (cache / f'models--{_CLIP.replace("/", "--")}').is_dir():
+        yield Finding('ok', name, 'discriminator of qwen*.py')
+    else:
+        yield Finding('optional', name, 'not in the cache; discriminator of qwen*.py, fetched at '
+                      'first use', f'hf download {_CLIP}')
+
+
+def check_disk() -> Iterator[Finding]:
+    """Free space for runs in the current folder."""
+    free = shutil.disk_usage('.').free / 1e9
+    if free > 1:
+        yield Finding('ok', 'free in this folder', f'{free:.0f} GB')
+    else:
+        yield Finding('wrong', 'free in this folder', f'{free:.1f} GB',
+                      'make room for checkpoints and logs, 1 GB at least, or go to another folder')

@@ -1,0 +1,92 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Which packages are installed, by what they say of themselves; none is imported."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any
+
+from packaging.requirements import Requirement
+
+import mmdpad
+from mmdpad.version import REQUIRED
+
+from .findings import Finding
+
+# What an optional package is for.
+OPTIONAL = {
+    'peft': 'LoRA', 'bitsandbytes': 'QLoRA, 8-bit Adam', 'vllm': 'sampling by vLLM',
+    'gradio': 'the demo page', 'pyarrow': 'the published training data (parquet)',
+    'flash-attn': 'flash attention on a GPU'}
+# Distributions that hold the same package.
+_SAME = {'opencv-python': ('opencv-python-headless', 'opencv-contrib-python',
+                           'opencv-contrib-python-headless')}
+
+
+def check_packages(torch: dict[str, Any],
+                   find_version: Callable[[str], str | None] = mmdpad.installed_version
+                   ) -> Iterator[Finding]:
+    """Python, mmdpad's requirements with their versions, and its optional packages.
+
+    Args:
+        torch: What :func:`.machine.ask_torch` was told.
+        find_version: Maps a distribution's name to its version, or None where it is missing.
+    """
+    yield Finding('ok', 'python', platform.python_version())
+    needed, optional = _requirements()
+    for requirement in needed:
+        finding = _check(requirement, find_version)
+        if requirement.name == 'torch' and finding.status == 'ok':
+            finding = _with_cuda(finding, torch)
+        yield finding
+    for name, purpose in OPTIONAL.items():
+        requirement = optional.get(name, Requirement(name))
+        finding = _check(requirement, find_version)
+        if finding.is_fault:
+            finding = Finding('optional', name, f'{purpose}; {finding.detail}', finding.remedy)
+        yield finding
+
+
+def _requirements() -> tuple[list[Requirement], dict[str, Requirement]]:
+    """What mmdpad needs, the stack it builds on first, and by name what its extras need."""
+    needed = {name: Requirement(name + window) for name, window in REQUIRED.items()}
+    optional: dict[str, Requirement] = {}
+    try:
+        declared = metadata.requires('mmdpad') or []
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        declared = []
+    for requirement in map(Requirement, declared):
+        name = requirement.name.lower()
+        if requirement.marker is None or requirement.marker.evaluate({'extra': ''}):
+            needed.setdefault(name, requirement)
+        else:
+            optional.setdefault(name, requirement)
+    return list(needed.values()), optional
+
+
+def _check(requirement: Requirement, find_version: Callable[[str], str | None]) -> Finding:
+    name, window = requirement.name, str(requirement.specifier)
+    versions = [find_version(other) for other in (name, *_SAME.get(name, ()))]
+    version = next(filter(None, versions), None)
+    if version is not None and requirement.specifier.contains(version, prereleases=True):
+        return Finding('ok', name, version)
+    remedy = mmdpad.BUILD_MMCV if name == 'mmcv' else 'pip install ' + (
+        f'"{name}{window}"' if window else name)
+    if name == 'flash-attn':
+        remedy += ' --no-build-isolation'
+    if version is not None:
+        return Finding('wrong', name, f'{version}, but {window} is needed', remedy)
+    if name == 'mmcv' and find_version('mmcv-lite') is not None:
+        return Finding('wrong', name, 'mmcv-lite is installed, which lacks the compiled operators',
+                       remedy)
+    return Finding('missing', name, 'not installed', remedy)
+
+
+def _with_cuda(finding: Finding, torch: dict[str, Any]) -> Finding:
+    if 'fault' in torch:
+        return Finding('wrong', 'torch', f'{finding.detail}, but it does not import: '
+                       f'{torch["fault"]}', 'pip install --force-reinstall torch torchvision')
+    cuda = f'CUDA {torch["cuda"]}' if torch['cuda'] else 'for CPUs'
+    return Finding('ok', 'torch', f'{finding.detail}, {cuda}')

@@ -1,0 +1,63 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""`mmdpad train CONFIG`, also `python tools/train.py CONFIG`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmdpad.utils import check_checkpoint, experiment_parser, find_config, read_config
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Trains a config, or tries it.
+
+    Args:
+        argv: The arguments; None for those of this process.
+        prog: What the help text calls the command.
+
+    Raises:
+        SystemExit: With what is wrong, or the status of ``--smoke`` and ``--dry-run``.
+    """
+    parser = experiment_parser('Train a config', 'optim_wrapper.optimizer.lr=2e-6', prog)
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on from the latest checkpoint of the work dir, or from this one')
+    parser.add_argument('--smoke', action='store_true', help='instead: the same config on small '
+                        'random models and made data, for two steps, in a temporary work dir')
+    parser.add_argument('--dry-run', action='store_true', help='instead: check everything that can '
+                        'be checked without loading weights, and list what is wrong')
+    args = parser.parse_args(argv)
+    find_config(args.config)  # a misspelt one is told before torch is imported
+    if args.smoke or args.dry_run:
+        from mmdpad.engine.trial import try_config
+        raise SystemExit(try_config(args))
+    cfg = read_config(args)
+    earlier = sorted(Path(cfg.work_dir).glob('*.pth'))
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = (_checkpoint_to_resume(cfg.work_dir) if args.resume == 'auto'
+                         else args.resume)
+    elif earlier:
+        raise SystemExit(f'{cfg.work_dir!r} holds the checkpoints of an earlier run '
+                         f'({earlier[-1].name}): go on with it by --resume, or name another '
+                         f'folder by --work-dir')
+    check_checkpoint('load_from: checkpoint', cfg.get('load_from'), cfg)
+
+    from mmdpad.datasets import DatasetError
+    from mmdpad.engine.build import build_runner
+    try:
+        build_runner(cfg).train()
+    except DatasetError as error:
+        raise SystemExit(str(error)) from error
+
+
+def _checkpoint_to_resume(work_dir: str) -> str:
+    from mmdpad.engine.checkpoints import find_whole_checkpoint
+    path, faults = find_whole_checkpoint(work_dir)
+    for damaged, fault in faults.items():
+        print(f'WARNING: --resume: {damaged} is damaged and passed over: {fault}', file=sys.stderr)
+    if path is None:
+        raise SystemExit(f'--resume: there is no {"whole " if faults else ""}checkpoint in '
+                         f'{work_dir!r}; leave it out to start a new run there')
+    return path

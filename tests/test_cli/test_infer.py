@@ -1,0 +1,76 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmdpad
+from mmdpad.cli.infer import find_images, format_answer
+from mmdpad.utils import read_jsonl
+
+ROOT = Path(mmdpad.__file__).parents[1]
+
+
+def test_it_answers_from_any_folder(shapes_data, tmp_path):
+    image = shapes_data / 'test' / 'test_00003.jpg'
+    told = subprocess.run(
+        [sys.executable, '-m', 'mmdpad', 'infer', str(image), 'the object nearest to the right'],
+        cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    answer, = read_jsonl(tmp_path / 'outputs' / 'results.jsonl')
+    assert answer['failure'] is None
+    for expected in (str(image), 'the object nearest to the right', answer['reasoning'],
+                     answer['caption'], 'outputs/test_00003.png', 'outputs/results.jsonl'):
+        assert expected in told.stdout
+    assert (tmp_path / 'outputs' / 'test_00003.png').is_file()
+    assert 'mmengine - INFO' not in told.stdout
+
+
+def test_a_folder_stands_for_its_images(tmp_path):
+    for name in ('b.JPG', 'a.png', 'notes.txt'):
+        (tmp_path / name).touch()
+    (tmp_path / 'none').mkdir()
+    assert find_images([str(tmp_path / 'b.JPG'), str(tmp_path)]) == [
+        str(tmp_path / name) for name in ('b.JPG', 'a.png', 'b.JPG')]
+    with pytest.raises(SystemExit, match='none.* has no image'):
+        find_images([str(tmp_path / 'none')])
+
+
+ANSWER = dict(image='a.jpg', question='the dog?', reasoning='It barks.', caption='a dog',
+              failure=None, picture='a_2.png', objects=[dict(box=[1.2, 2, 30, 4.6])])
+
+
+def test_an_answer_as_it_is_printed():
+    assert format_answer(ANSWER, 'out') == '''
+a.jpg
+  question   the dog?
+  reasoning  It barks.
+  caption    a dog
+  box        1, 2, 30, 5 (x1, y1, x2, y2; pixels)
+  picture    out/a_2.png'''
+
+
+def test_several_objects_have_a_line_each_and_a_failure_says_why():
+    lines = format_answer(dict(ANSWER, objects=ANSWER['objects'] * 2), 'out').splitlines()
+    assert [line.split()[:2] for line in lines if 'box' in line] == [['box', '1'], ['box', '2']]
+    failed = format_answer(dict(ANSWER, objects=[], reasoning='', caption='',
+                                failure='no_answer: there is none'), 'out')
+    assert failed.splitlines()[3].split(maxsplit=2) == ['no', 'answer', 'no_answer: there is none']
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['README.md', 'what?'], 'README.md'),
+    (['no/such.jpg', 'what?'], "image 'no/such.jpg' is not there"),
+    (['{image}', ' '], 'the question is empty'),
+    (['{image}', 'what?', '--config', 'mmdpad::none.py'], "'mmdpad::none.py' is not there"),
+    (['{image}', 'what?', '--weights', 'none.pth'], "weights 'none.pth' is not there"),
+])
+def test_what_cannot_be_used_is_named_at_once(run_here, shapes_data, tmp_path, arguments, message,
+                                              monkeypatch):
+    monkeypatch.setattr('mmengine.logging.MMLogger.setLevel', lambda *_: None)
+    image = str(shapes_data / 'test' / 'test_00003.jpg')
+    told = run_here('tools/infer.py', *(text.format(image=image) for text in arguments),
+                    '--out-dir', tmp_path)
+    assert told.returncode == 1 and message in told.stderr and 'Traceback' not in told.stderr

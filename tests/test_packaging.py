@@ -1,0 +1,169 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What OpenMMLab's tools find of mmdpad, in a checkout and in a wheel."""
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from fnmatch import fnmatch
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import setuptools
+import yaml
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.runner import Runner
+
+import mmdpad
+from mmdpad.testing import POLICY_WEIGHTS, WEIGHTS_DIR
+from mmdpad.utils import find_config, load_config
+
+ROOT = Path(__file__).parents[1]
+MIM = Path(mmdpad.__file__).parent / '.mim'
+INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+pytestmark = pytest.mark.filterwarnings('ignore:pkg_resources is deprecated')
+
+
+def models():
+    for name in INDEX['Import']:
+        content = yaml.safe_load((ROOT / name).read_text())
+        collections = {entry['Name'] for entry in content['Collections']}
+        assert all((ROOT / entry['README']).is_file() for entry in content['Collections'])
+        for model in content['Models']:
+            assert model['In Collection'] in collections
+            yield model
+
+
+def test_the_index_lists_every_config_of_dpad():
+    listed = [model['Config'] for model in models()]
+    there = [f'configs/dpad/{path.name}' for path in (ROOT / 'configs/dpad').glob('*.py')]
+    assert sorted(listed) == sorted(there)
+    assert all(model['Name'] == Path(model['Config']).stem for model in models())
+
+
+def test_the_index_claims_no_weights_and_only_the_results_of_the_miniature():
+    assert not any('Weights' in model for model in models())
+    (measured, ) = [model for model in models() if 'Results' in model]
+    assert measured['Name'] == 'tiny_shapes'
+    for name, value in measured['Results'][0]['Metrics'].items():
+        assert f'{value:.1f} [' in (ROOT / 'docs/results.md').read_text(), name
+
+
+def test_mmengine_finds_our_configs_by_name(tmp_path):
+    assert get_config('mmdpad::dpad/tiny_shapes.py').model.policy.pretrained == POLICY_WEIGHTS
+    study = get_config('mmdpad::study/control_caption.py')
+    assert study.model.policy.pretrained == str(WEIGHTS_DIR / 'study_free')
+    mine = tmp_path / 'mine.py'
+    mine.write_text('_base_ = "mmdpad::dpad/tiny_shapes.py"\nmax_iters = 3\n')
+    config = Config.fromfile(mine)
+    assert (config.max_iters, config.model.policy.pretrained) == (3, POLICY_WEIGHTS)
+
+
+def test_a_config_that_inherits_by_name_loads_data(tmp_path, shapes_data):
+    (tmp_path / 'mine.py').write_text('_base_ = "mmdpad::dpad/tiny_shapes.py"\n')
+    config = load_config(SimpleNamespace(config=str(tmp_path / 'mine.py'), cfg_options={
+        'train_dataloader.dataset.data_root': str(shapes_data), 'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False, 'train_dataloader.batch_size': 2}))
+    batch = next(iter(Runner.build_dataloader(config.train_dataloader, seed=0)))
+    assert len(batch['data_samples']) == 2
+
+
+@pytest.mark.slow
+def test_a_config_that_inherits_by_name_trains(tmp_path, run_here):
+    (tmp_path / 'mine.py').write_text('_base_ = "mmdpad::dpad/tiny_shapes.py"\n')
+    assert 'smoke: 2 steps' in run_here('tools/train.py', tmp_path / 'mine.py', '--smoke').stdout
+
+
+def test_names_of_configs():
+    assert find_config('configs/dpad/tiny_shapes.py') == 'configs/dpad/tiny_shapes.py'
+    assert Path(find_config('mmdpad::dpad/tiny_shapes.py')).samefile(
+        ROOT / 'configs/dpad/tiny_shapes.py')
+    assert find_config('mmdet::atss/atss_r50_fpn_1x_coco.py').endswith('.mim/configs/atss/'
+                                                                       'atss_r50_fpn_1x_coco.py')
+    for name, message in {
+            'none.py': "config 'none.py' is not there; those that come with mmdpad",
+            'mmdpad::dpad/tinyshapes.py': 'did you mean mmdpad::dpad/tiny_shapes.py',
+            'mmdpad::none.py': 'mmdpad has ',
+            'no_such_package::a/b.py': "no package 'no_such_package'"}.items():
+        with pytest.raises(SystemExit, match=message):
+            find_config(name)
+
+
+def test_the_wheel_takes_every_file_of_configs_and_tools(monkeypatch):
+    settings = {}
+    monkeypatch.setattr(setuptools, 'setup', settings.update)
+    monkeypatch.chdir(ROOT)
+    exec((ROOT / 'setup.py').read_text(), dict(__file__=str(ROOT / 'setup.py')))
+    patterns = settings['package_data']['mmdpad']
+    for folder in ('configs', 'tools'):
+        assert (MIM / folder).samefile(ROOT / folder)
+        for path in (ROOT / folder).rglob('*'):
+            if path.is_file() and path.suffix != '.pyc':
+                name = f'.mim/{path.relative_to(ROOT)}'
+                assert any(fnmatch(name, pattern.replace('**/', '')) for pattern in patterns), name
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """A wheel of the files that git knows, so that nothing else of a checkout gets in by chance."""
+    folder = tmp_path_factory.mktemp('wheel')
+    source = folder / 'source'
+    listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip('not a checkout of git')
+    for name in filter(None, listed.stdout.split('\0')):
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_symlink():
+            target.symlink_to(os.readlink(ROOT / name))
+        else:
+            target.write_bytes((ROOT / name).read_bytes())
+    # What runs of tools leave in a checkout.
+    (source / 'tools/__pycache__').mkdir()
+    (source / 'tools/__pycache__/demo.cpython-311.pyc').touch()
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps',
+                    '--no-build-isolation', '-w', str(folder), str(source)], check=True)
+    (path, ) = folder.glob('*.whl')
+    return path
+
+
+@pytest.mark.slow
+def test_the_content_of_the_wheel(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {'mmdpad/.mim/model-index.yml', 'mmdpad/.mim/configs/dpad/metafile.yml',
+            'mmdpad/.mim/configs/dpad/tiny_shapes.py', 'mmdpad/.mim/tools/set_up/build_mmcv.py',
+            'mmdpad/testing/weights/policy/model.safetensors', 'mmdpad/__main__.py',
+            'mmdpad/cli/doctor/files.py'} <= set(names)
+    assert {name.split('/')[0] for name in names} == {'mmdpad', f'{wheel.name[:12]}.dist-info'}
+    assert not [name for name in names if any(part in name for part in (
+        '__pycache__', '.pyc', 'work_dirs', 'tests/', '.egg-info'))]
+    assert wheel.stat().st_size < 15e6
+
+
+@pytest.mark.slow
+def test_the_wheel_works_from_any_folder(wheel, shapes_data, tmp_path):
+    site, folder = tmp_path / 'site', tmp_path / 'some where'
+    folder.mkdir()
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target',
+                    str(site), str(wheel)], check=True)
+
+    def run(*command):
+        return subprocess.run([sys.executable, *map(str, command)], cwd=folder, text=True,
+                              capture_output=True, env=dict(os.environ, PYTHONPATH=str(site)))
+
+    (folder / 'mine.py').write_text('_base_ = "mmdpad::dpad/tiny_shapes.py"\nmax_iters = 3\n')
+    told = run('-c', 'import mmdpad; from mmengine import Config; from mmengine.hub import '
+               'get_config\n'
+               'for config in (get_config("mmdpad::dpad/tiny_shapes.py"), '
+               'Config.fromfile("mine.py")): print(config.model.policy.pretrained)')
+    assert told.stdout.splitlines() == [str(site / 'mmdpad/testing/weights/policy')] * 2, told
+
+    image = shapes_data / 'test' / 'test_00003.jpg'
+    told = run(site / 'bin' / 'mmdpad', 'infer', image, 'the object nearest to the right')
+    assert told.returncode == 0 and (folder / 'outputs/test_00003.png').is_file(), told
+
+    told = run(site / 'bin' / 'mmdpad', 'doctor', '--json')
+    report = json.loads(told.stdout)
+    assert told.returncode == 0 and report['ok'] and report['miniature'][0]['status'] == 'ok', told
