@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 import mmdpad
 from mmdpad.testing import POLICY_WEIGHTS, WEIGHTS_DIR
-from mmdpad.utils import find_config, load_config
+from mmdpad.utils import check_config, find_config, load_config
 
 ROOT = Path(__file__).parents[1]
 MIM = Path(mmdpad.__file__).parent / '.mim'
@@ -82,13 +82,25 @@ def test_names_of_configs():
         ROOT / 'configs/dpad/tiny_shapes.py')
     assert find_config('mmdet::atss/atss_r50_fpn_1x_coco.py').endswith('.mim/configs/atss/'
                                                                        'atss_r50_fpn_1x_coco.py')
+    for name in ('tiny_shapes', 'dpad/tiny_shapes', 'tiny_shapes.py'):
+        assert Path(find_config(name)).samefile(ROOT / 'configs/dpad/tiny_shapes.py')
     for name, message in {
+            'tiny_shape': 'did you mean .*mmdpad::dpad/tiny_shapes.py',
             'none.py': "config 'none.py' is not there; those that come with mmdpad",
             'mmdpad::dpad/tinyshapes.py': 'did you mean mmdpad::dpad/tiny_shapes.py',
             'mmdpad::none.py': 'mmdpad has ',
             'no_such_package::a/b.py': "no package 'no_such_package'"}.items():
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(FileNotFoundError, match=message):
             find_config(name)
+        with pytest.raises(SystemExit, match=message):
+            check_config(name)
+
+
+def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
+    (tmp_path / 'tiny_shapes').touch()
+    monkeypatch.chdir(tmp_path)
+    assert find_config('tiny_shapes') == 'tiny_shapes'
+    assert find_config(tmp_path / 'tiny_shapes') == str(tmp_path / 'tiny_shapes')
 
 
 def test_the_wheel_takes_every_file_of_configs_and_tools(monkeypatch):

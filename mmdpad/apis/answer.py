@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import io
+import os.path as osp
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image
 
 from mmdpad.datasets.transforms import read_image
 from mmdpad.structures import ParseFailure
+from mmdpad.utils import to_jsonl, write_atomically
+from mmdpad.utils.masks import encode_mask
 from mmdpad.visualization import draw_answer
 
 from .inputs import Query
@@ -67,6 +71,21 @@ class Answer(dict):
         Image.fromarray(self.draw()).save(buffer, 'PNG')
         return buffer.getvalue()
 
+    def write(self, log: str) -> str:
+        """Add a line to a :func:`new_log` (the mask as COCO RLE), and the picture beside it, named
+        after the image; returns the picture's path."""
+        stem = Path(self['image'] or 'image').stem
+        picture = write_atomically(osp.join(osp.dirname(log), f'{stem}.png'), self.png())
+        line = dict(self, mask=encode_mask(self['mask']), picture=osp.basename(picture))
+        with open(log, 'ab') as file:
+            file.write(to_jsonl([line]))
+        return picture
+
     def _repr_png_(self) -> bytes:
         """What IPython shows."""
         return self.png()
+
+
+def new_log(out_dir: str) -> str:
+    """An empty ``results.jsonl`` in a folder; a taken name gets a number."""
+    return write_atomically(osp.join(out_dir, 'results.jsonl'), b'')

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import os
-import os.path as osp
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +20,10 @@ from torch import nn
 
 from mmdpad.models.weights import load_strictly, read_state_dict
 from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS
-from mmdpad.utils import to_jsonl, write_atomically
-from mmdpad.utils.masks import encode_mask
+from mmdpad.utils import find_config
 
-from .answer import Answer
+from .answer import Answer, new_log
 from .inputs import ImageInput, Query, pair_queries
-from .shipped_configs import find_config
 from .streaming import Watcher, stream
 
 # Steps of a test pipeline that need the truth.
@@ -112,8 +108,7 @@ class ReasonSegInferencer(BaseInferencer):
         if batch_size < 1:
             raise ValueError(f'`batch_size` should be at least 1, but got {batch_size}')
         self._check_open()
-        log = None if out_dir is None else write_atomically(
-            osp.join(out_dir, 'results.jsonl'), b'')
+        log = None if out_dir is None else new_log(out_dir)
         batches: Any = [queries[i:i + batch_size] for i in range(0, len(queries), batch_size)]
         if self.show_progress:
             from rich.progress import track
@@ -122,7 +117,7 @@ class ReasonSegInferencer(BaseInferencer):
         for batch in batches:
             for answer in self._answer(batch):
                 if log is not None:
-                    _write(answer, log)
+                    answer.write(log)
                 if return_vis:
                     answer['visualization'] = answer.draw()
                 answers.append(answer)
@@ -215,12 +210,3 @@ def _item(query: Query) -> dict[str, Any]:
     """What the first step of a pipeline gets."""
     image = dict(img_path=query.image) if query.path else dict(img=query.image)
     return dict(image, question=query.question, texts=[query.question], img_id=query.path)
-
-
-def _write(answer: Answer, log: str) -> None:
-    """The picture, named after the image, beside the log, and a line in it."""
-    stem = Path(answer['image'] or 'image').stem
-    picture = write_atomically(osp.join(osp.dirname(log), f'{stem}.png'), answer.png())
-    line = dict(answer, mask=encode_mask(answer['mask']), picture=osp.basename(picture))
-    with open(log, 'ab') as file:
-        file.write(to_jsonl([line]))

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import argparse
 import os.path as osp
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from mmdpad.utils import check_file, find_config, read_jsonl, unique_path
+from mmdpad.utils import check_config, check_file
+
+if TYPE_CHECKING:
+    from mmdpad.apis import Answer
 
 MINIATURE = 'mmdpad::dpad/tiny_shapes.py'
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -39,54 +41,53 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                         'results.jsonl; what is there is kept (default: %(default)s)')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
     args = parser.parse_args(argv)
-    images = find_images(args.images)
+    for image in args.images:
+        if not osp.exists(image):
+            raise SystemExit(f'image {image!r} is not there')
     if not args.question.strip():
         raise SystemExit('the question is empty; ask something, such as "what keeps the rain off?"')
-    config = find_config(args.config)
-    if args.weights:
-        check_file('weights', args.weights)
+    config = check_config(args.config)
+    check_file('weights', args.weights)
 
     # Which weights were loaded is for logs; here an answer is waited for.
     from mmengine.logging import MMLogger
     from transformers.utils import logging
 
-    from mmdpad.apis import ReasonSegInferencer
+    from mmdpad.apis import ReasonSegInferencer, new_log
     from mmdpad.apis.inputs import pair_queries
     MMLogger.get_current_instance().setLevel('WARNING')
     logging.disable_progress_bar()
-    lines = unique_path(osp.join(args.out_dir, 'results.jsonl'))
     try:
-        pair_queries(images, args.question)  # before a large model is loaded
+        queries = pair_queries(args.images, args.question)  # before a large model is loaded
         infer = ReasonSegInferencer(config, args.weights, args.device)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    infer(images, args.question, out_dir=args.out_dir)
-    for answer in read_jsonl(lines):
-        print(format_answer(answer, args.out_dir))
-    print(f'\nall answers: {lines}')
+    log = new_log(args.out_dir)
+    for query in queries:
+        print(f'\n{query.path}', flush=True)
+        answer = show(infer.stream(query.image, query.question), sys.stdout.isatty())
+        print(format_answer(answer, answer.write(log)), flush=True)
+    print(f'\nall answers: {log}')
 
 
-def find_images(paths: Sequence[str]) -> list[str]:
-    """The image files that paths name: themselves, and in a folder all of it, by name.
-
-    Raises:
-        SystemExit: Nothing is there, or a folder without an image.
-    """
-    images = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise SystemExit(f'the folder {str(path)!r} has no image ({", ".join(SUFFIXES)})')
-            images += map(str, inside)
-        else:
-            check_file('image', str(path))
-            images.append(str(path))
-    return images
+def show(pieces: Iterator[str | Answer], live: bool) -> Answer:
+    """The answer at the end of a stream; on a terminal its text is printed while it is written."""
+    from mmdpad.visualization.text_panel import printable
+    shown = 0
+    for piece in pieces:
+        if not isinstance(piece, str):
+            break
+        if live:
+            print(printable(piece[shown:]), end='', flush=True)
+            shown = len(piece)
+    if shown:
+        print('\n')
+    return piece
 
 
-def format_answer(answer: dict[str, Any], folder: str) -> str:
-    """An answer for people; `answer` is a line of results.jsonl in `folder`."""
+def format_answer(answer: dict[str, Any], picture: str) -> str:
+    """An answer for people; ``picture`` is where it was drawn."""
+    from mmdpad.visualization.text_panel import printable
     rows = dict(question=answer['question'], reasoning=answer['reasoning'],
                 caption=answer['caption'])
     if answer['failure']:
@@ -95,7 +96,6 @@ def format_answer(answer: dict[str, Any], folder: str) -> str:
         name = 'box' if len(answer['objects']) == 1 else f'box {number}'
         sides = ', '.join(f'{side:.0f}' for side in item['box'])
         rows[name] = f'{sides} (x1, y1, x2, y2; pixels)'
-    rows['picture'] = osp.join(folder, answer['picture'])
+    rows['picture'] = picture
     width = max(map(len, rows))
-    return '\n'.join([f'\n{answer["image"]}', *(
-        f'  {name:{width}}  {text}' for name, text in rows.items() if text)])
+    return '\n'.join(f'  {name:{width}}  {printable(text)}' for name, text in rows.items() if text)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mmdpad.utils import (
     check_checkpoint,
+    check_config,
     experiment_parser,
-    find_config,
     jsonable,
     read_config,
     write_atomically,
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser.add_argument('--dry-run', action='store_true', help='instead: check everything that can '
                         'be checked without loading weights, and list what is wrong')
     args = parser.parse_args(argv)
-    find_config(args.config)  # a misspelt one is told before torch is imported
+    check_config(args.config)  # a misspelt one is told before torch is imported
     if args.dry_run:
         from mmdpad.engine.trial import try_config
         raise SystemExit(try_config(args))

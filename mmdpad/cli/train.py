@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmdpad.utils import check_checkpoint, experiment_parser, find_config, read_config
+from mmdpad.utils import check_checkpoint, check_config, experiment_parser, read_config
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser.add_argument('--dry-run', action='store_true', help='instead: check everything that can '
                         'be checked without loading weights, and list what is wrong')
     args = parser.parse_args(argv)
-    find_config(args.config)  # a misspelt one is told before torch is imported
+    check_config(args.config)  # a misspelt one is told before torch is imported
     if args.smoke or args.dry_run:
         from mmdpad.engine.trial import try_config
         raise SystemExit(try_config(args))

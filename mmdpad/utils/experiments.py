@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
+
+from .configs import find_config
 
 
 def config_parser(description: str, example: str,
@@ -32,7 +32,7 @@ def config_parser(description: str, example: str,
 
 def load_config(args: argparse.Namespace, **entries: Any) -> Config:
     """The config file that a command line names, with some entries, and with what it overrides."""
-    config = Config.fromfile(find_config(args.config))
+    config = Config.fromfile(check_config(args.config))
     config.merge_from_dict({**entries, **(args.cfg_options or {})})
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         # What a config inherits from `mmdpad::NAME` says so by `_scope_`, in every part; mmengine
@@ -43,29 +43,12 @@ def load_config(args: argparse.Namespace, **entries: Any) -> Config:
     return config
 
 
-def find_config(name: str) -> str:
-    """The config file that ``name`` means: a path, or ``PACKAGE::NAME`` for one that comes with a
-    package of OpenMMLab's kind (mmdpad, mmdet).
-
-    Raises:
-        SystemExit: There is none; the message has names that are close.
-    """
-    package, found, inner = name.partition('::')
-    if not found:
-        check_file('config', name, '; those that come with mmdpad are named as '
-                   'mmdpad::dpad/tiny_shapes.py is')
-        return name
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f'config {name!r}: there is no package {package!r}; install it')
-    folder = Path(spec.origin).parent / '.mim' / 'configs'
-    if not (folder / inner).is_file():
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob('*.py')]
-        close = [f'{package}::{match}' for match in difflib.get_close_matches(inner, names)]
-        raise SystemExit(f'config {name!r} is not there; '
-                         + (f'did you mean {" or ".join(close)}?' if close else
-                            f'{package} has {len(names)} configs, in {folder}'))
-    return str(folder / inner)
+def check_config(name: str) -> str:
+    """:func:`find_config`, but ends the program with one line where there is none."""
+    try:
+        return find_config(name)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
 
 
 def experiment_parser(description: str, example: str,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import mmdpad
-from mmdpad.cli.infer import find_images, format_answer
+from mmdpad.apis import Answer
+from mmdpad.cli.infer import format_answer, show
 from mmdpad.utils import read_jsonl
 
 ROOT = Path(mmdpad.__file__).parents[1]
@@ -28,23 +29,21 @@ def test_it_answers_from_any_folder(shapes_data, tmp_path):
     assert 'mmengine - INFO' not in told.stdout
 
 
-def test_a_folder_stands_for_its_images(tmp_path):
-    for name in ('b.JPG', 'a.png', 'notes.txt'):
-        (tmp_path / name).touch()
-    (tmp_path / 'none').mkdir()
-    assert find_images([str(tmp_path / 'b.JPG'), str(tmp_path)]) == [
-        str(tmp_path / name) for name in ('b.JPG', 'a.png', 'b.JPG')]
-    with pytest.raises(SystemExit, match='none.* has no image'):
-        find_images([str(tmp_path / 'none')])
+def test_a_terminal_sees_the_text_grow(capsys):
+    answer = Answer('a.jpg', response='<think>\x1b[2J</think>')
+    assert show(iter(['<thi', '<think>\x1b[2J', answer]), live=True) is answer
+    assert capsys.readouterr().out == '<think>\N{REPLACEMENT CHARACTER}[2J\n\n'
+    assert show(iter(['<thi', answer]), live=False) is answer
+    assert show(iter([answer]), live=True) is answer
+    assert capsys.readouterr().out == ''
 
 
 ANSWER = dict(image='a.jpg', question='the dog?', reasoning='It barks.', caption='a dog',
-              failure=None, picture='a_2.png', objects=[dict(box=[1.2, 2, 30, 4.6])])
+              failure=None, objects=[dict(box=[1.2, 2, 30, 4.6])])
 
 
 def test_an_answer_as_it_is_printed():
-    assert format_answer(ANSWER, 'out') == '''
-a.jpg
+    assert format_answer(ANSWER, 'out/a_2.png') == '''\
   question   the dog?
   reasoning  It barks.
   caption    a dog
@@ -53,11 +52,11 @@ a.jpg
 
 
 def test_several_objects_have_a_line_each_and_a_failure_says_why():
-    lines = format_answer(dict(ANSWER, objects=ANSWER['objects'] * 2), 'out').splitlines()
+    lines = format_answer(dict(ANSWER, objects=ANSWER['objects'] * 2), 'a.png').splitlines()
     assert [line.split()[:2] for line in lines if 'box' in line] == [['box', '1'], ['box', '2']]
     failed = format_answer(dict(ANSWER, objects=[], reasoning='', caption='',
-                                failure='no_answer: there is none'), 'out')
-    assert failed.splitlines()[3].split(maxsplit=2) == ['no', 'answer', 'no_answer: there is none']
+                                failure='no_answer: there is none'), 'a.png')
+    assert failed.splitlines()[1].split(maxsplit=2) == ['no', 'answer', 'no_answer: there is none']
 
 
 @pytest.mark.parametrize('arguments, message', [

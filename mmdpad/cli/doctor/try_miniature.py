@@ -3,11 +3,10 @@
 
 from mmdpad.apis import ReasonSegInferencer
 from mmdpad.datasets.shapes_world import make_scene
-from mmdpad.utils import find_config
 
 if __name__ == '__main__':
     scene = make_scene('test', 3)
-    infer = ReasonSegInferencer(find_config('mmdpad::dpad/tiny_shapes.py'))
+    infer = ReasonSegInferencer('mmdpad::dpad/tiny_shapes.py')
     answer, = infer(scene.image, scene.question.text)
     assert answer['failure'] is None, answer['failure']
     print(f'"{scene.question.text}": "{answer["caption"]}", {answer["mask"].sum()} pixels')
