@@ -13,7 +13,9 @@ model = dict(policy=dict(pretrained=start))
 train_cfg = dict(max_iters=300)
 val_dataloader = val_cfg = val_evaluator = None
 train_dataloader = dict(dataset=dict(data_root=data_root + 'study'))
-default_hooks = dict(checkpoint=dict(interval=50, save_best=None))
+# The report of the study has pictures and curves of its own.
+default_hooks = dict(checkpoint=dict(interval=50, save_best=None), answer_pictures=None,
+                     curves=None)
 
 test_dataloader = dict(dataset=dict(
     _delete_=True,

@@ -18,7 +18,9 @@ from .files import (
     write_atomically,
     write_jsonl,
 )
+from .runs import answer_pictures, raised_alarms, rollout_logs, spread, training_logs
 
-__all__ = ['check_checkpoint', 'check_file', 'config_parser', 'experiment_parser', 'jsonable',
-           'load_config', 'new_folder', 'read_config', 'read_jsonl', 'refuse_existing',
-           'to_jsonl', 'unique_name', 'unique_path', 'write_atomically', 'write_jsonl']
+__all__ = ['answer_pictures', 'check_checkpoint', 'check_file', 'config_parser',
+           'experiment_parser', 'jsonable', 'load_config', 'new_folder', 'raised_alarms',
+           'read_config', 'read_jsonl', 'refuse_existing', 'rollout_logs', 'spread', 'to_jsonl',
+           'training_logs', 'unique_name', 'unique_path', 'write_atomically', 'write_jsonl']
