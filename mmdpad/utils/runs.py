@@ -46,7 +46,7 @@ def answer_pictures(work_dir: str | Path) -> dict[int, dict[int, Path]]:
 
 
 def spread(items: Iterable[T], number: int) -> list[T]:
-    """At most ``number`` (1 or more) of the items, evenly spread, the first and the last among
+    """At most ``number`` of the items, evenly spread, the first and the last among
     them; of one, the first."""
     items = list(items)
     number = min(number, len(items))

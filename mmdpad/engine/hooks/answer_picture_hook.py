@@ -35,16 +35,15 @@ class AnswerPictureHook(Hook):
     masks.
 
     Args:
-        number: How many samples.
+        number: How many samples; 0 for none.
 
     Raises:
-        ValueError: ``number`` is not positive.
+        ValueError: ``number`` is negative.
     """
 
     def __init__(self, number: int = 8) -> None:
-        if number < 1:
-            raise ValueError(f'`number` should be at least 1 (samples), but got {number}; to draw '
-                             f'none set `default_hooks.answer_pictures=None`')
+        if number < 0:
+            raise ValueError(f'`number` should be 0 (no pictures) or more, but got {number}')
         self.number = number
 
     def before_val(self, runner: Runner) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ class ShortLogProcessor(LogProcessor):
 
     def get_log_after_epoch(self, *args: Any, **kwargs: Any) -> tuple[dict, str]:
         """The numbers of a validation or test, and the line."""
-        pattern, self.mean_pattern = self.mean_pattern, '^(data_)?time$'
+        pattern, self.mean_pattern = self.mean_pattern, re.compile('^(data_)?time$')
         try:
             return super().get_log_after_epoch(*args, **kwargs)
         finally:
