@@ -18,7 +18,8 @@ from .files import (
     write_atomically,
     write_jsonl,
 )
-from .runs import answer_pictures, raised_alarms, rollout_logs, spread, training_logs
+from .runs import answer_pictures, raised_alarms, rollout_logs, training_logs
+from .spread import spread
 
 __all__ = ['answer_pictures', 'check_checkpoint', 'check_file', 'config_parser',
            'experiment_parser', 'jsonable', 'load_config', 'new_folder', 'raised_alarms',

@@ -5,11 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
-
-T = TypeVar('T')
 
 _ALARM = re.compile(r' - WARNING - Alarm (.+)')
 _PICTURE = re.compile(r'val_answer_(\d+)_(\d+)\.png')
@@ -43,11 +39,3 @@ def answer_pictures(work_dir: str | Path) -> dict[int, dict[int, Path]]:
         if match := _PICTURE.fullmatch(path.name):
             found[int(match[1])][int(match[2])] = path
     return {sample: dict(sorted(by_step.items())) for sample, by_step in sorted(found.items())}
-
-
-def spread(items: Iterable[T], number: int) -> list[T]:
-    """At most ``number`` of the items, evenly spread, the first and the last among
-    them; of one, the first."""
-    items = list(items)
-    number = min(number, len(items))
-    return [items[round(i * (len(items) - 1) / max(number - 1, 1))] for i in range(number)]

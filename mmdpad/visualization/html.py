@@ -86,6 +86,11 @@ def bullets(items: Iterable[str]) -> str:
     return '<ul>' + ''.join(f'<li>{item}</li>' for item in items) + '</ul>'
 
 
+def remark(text: str) -> str:
+    """A paragraph that may be passed over."""
+    return f'<p class="faint">{safe(text)}</p>'
+
+
 def picture(data: bytes, kind: str, name: str) -> str:
     """An img element that holds a picture file's content; ``kind`` is 'png' or 'jpeg'."""
     source = f'data:image/{kind};base64,{base64.b64encode(data).decode()}'

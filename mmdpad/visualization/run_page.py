@@ -8,9 +8,7 @@ characters replaced.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,9 @@ from mmdpad.utils import answer_pictures, raised_alarms, rollout_logs, spread, t
 
 from .answer_html import LEGEND, answer_as_html
 from .curves import Series, plot_panels, read_scalars
-from .html import as_jpeg, bullets, page, picture, safe, table
+from .html import as_jpeg, bullets, page, picture, remark, safe
 from .rollouts import find_iterations, notable_groups, read_step, sections_as_html
+from .run_numbers import Evaluation, evaluations_as_html, numbers_as_html, origin_as_html
 
 ReadImage = Callable[[str], np.ndarray | None]
 
@@ -28,28 +27,6 @@ _ITERATIONS = 3  # of which rollouts are shown
 _RESPONSES = 8  # of a group
 _ANSWERS = 6  # of each kind
 _SAMPLES, _STAGES = 4, 3  # of the pictures of validations
-_IN_TRAINING = dict(reward='reward, sum of weighted terms',
-                    think_tokens='chain, tokens',
-                    response_tokens='response, tokens', kl='KL to the start policy, nats a token',
-                    entropy='entropy, nats a token', parse_failures='unusable responses, share',
-                    time='seconds an iteration')
-_IN_VALIDATION = dict(giou='gIoU, %', ciou='cIoU, %')
-_IN_RESULTS = dict(giou='gIoU, %', ciou='cIoU, %', parse_failure_rate='unusable answers, share',
-                   think_tokens='chain, tokens')
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A result of :class:`ReasonSegMetric`.
-
-    Attributes:
-        name: Its file, relative to the run's folder.
-        summary: What its ``.json`` holds, see :func:`mmdpad.evaluation.results.summarise_result`.
-        rows: Its lines; empty where only the numbers are shown.
-    """
-    name: str
-    summary: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]] = field(default=())
 
 
 def run_as_html(work_dir: Path, evaluations: Sequence[Evaluation], shown: Evaluation | None,
@@ -67,14 +44,14 @@ def run_as_html(work_dir: Path, evaluations: Sequence[Evaluation], shown: Evalua
     """
     series = read_scalars(*map(str, training_logs(work_dir)))
     parts = {
-        'Numbers': _numbers(series),
+        'Numbers': numbers_as_html(series),
         'Alarms': _alarms(work_dir),
         'Curves': _curves(series),
-        'Evaluations': _evaluations(evaluations),
+        'Evaluations': evaluations_as_html(evaluations),
         'The same questions, validation by validation': _pictures(work_dir, read_image),
         'Answers': _answers(shown, read_image),
         'Responses in training': _rollouts(work_dir, read_image),
-        'Protocol and origin': _origin(shown),
+        'Protocol and origin': origin_as_html(shown),
         'Config': _config(work_dir)}
     links = ''.join(f'<a href="#{number}">{safe(title)}</a>'
                     for number, title in enumerate(parts, start=1))
@@ -85,45 +62,9 @@ def run_as_html(work_dir: Path, evaluations: Sequence[Evaluation], shown: Evalua
           for number, (title, body) in enumerate(parts.items(), start=1))])
 
 
-def _numbers(series: Series) -> str:
-    """Of training at first and at last, and of validations."""
-    trained = {name: series[name] for name in _IN_TRAINING if name in series}
-    if not trained:
-        return _validated(series) + _remark('There is no log of training (LocalVisBackend writes '
-                                            'TIME/vis_data/scalars.json).')
-    steps = sorted({step for found, _ in trained.values() for step in found})
-    few = max(1, len(steps) // 10)
-    rows = [[_IN_TRAINING[name], _number(fmean(values[:few])), _number(fmean(values[-few:]))]
-            for name, (_, values) in trained.items()]
-    return (_validated(series)
-            + table(['training', f'first, to iteration {steps[few - 1]}',
-                     f'last, from iteration {steps[-few]}'], rows, wraps=True)
-            + _remark(f'{len(steps)} lines are in the log, the last of iteration {steps[-1]}; '
-                      f'"first" and "last" are means over a tenth of them. A line may itself hold '
-                      f'means over some iterations (log_processor.window_size).'))
-
-
-def _validated(series: Series) -> str:
-    """The first validation, the one with the best gIoU, by which a checkpoint is chosen, and the
-    last."""
-    found = {title: dict(zip(*series[key], strict=True)) for name, title in _IN_VALIDATION.items()
-             if (key := f'val: reasonseg/{name}') in series}
-    if not found:
-        return _remark('The log has no validation of ReasonSegMetric.')
-    giou, *_ = found.values()
-    steps = dict(zip(('first', 'best gIoU', 'last'),
-                     (min(giou), max(giou, key=lambda step: giou[step]), max(giou)), strict=True))
-    rows = [[stage, step, *(_number(values[step]) if step in values else '-'
-                            for values in found.values())] for stage, step in steps.items()]
-    return table(['validation', 'iteration', *found], rows, wraps=True) + (
-        '' if steps['first'] == 0 else _remark(
-            'No validation precedes the training. A test without a checkpoint is one of the start '
-            'policy; if it is in this folder, it is among the evaluations.'))
-
-
 def _alarms(work_dir: Path) -> str:
     if not list(work_dir.glob('*/*.log')):
-        return _remark('There is no text log, so it is not known whether AlarmHook spoke up.')
+        return remark('There is no text log, so it is not known whether AlarmHook spoke up.')
     alarms = raised_alarms(work_dir)
     return bullets(f'<span class="flag">{safe(alarm)}</span>' for alarm in alarms) if alarms else (
         '<p>None is in the logs.</p>')
@@ -132,28 +73,13 @@ def _alarms(work_dir: Path) -> str:
 def _curves(series: Series) -> str:
     drawn = ''.join(f'<div>{picture(data, "png", title)}</div>'
                     for title, data in plot_panels(series).items())
-    return f'<div class="pair">{drawn}</div>' if drawn else _remark('There is nothing to draw.')
-
-
-def _evaluations(evaluations: Sequence[Evaluation]) -> str:
-    if not evaluations:
-        return _remark('There is no result of ReasonSegMetric in this folder.')
-    rows = []
-    for found in evaluations:
-        protocol, origin = (_known(found, key) for key in ('protocol', 'provenance'))
-        numbers = [_with_interval(found.summary, name) for name in _IN_RESULTS]
-        rows.append([found.name, protocol.get('split', '-'), _weights(origin),
-                     (protocol.get('test_cfg') or {}).get('temperature', '-'),
-                     found.summary.get('metrics', {}).get('n', '-'), *numbers])
-    head = ['file', 'split', 'weights', 'temperature', 'samples', *_IN_RESULTS.values()]
-    return table(head, rows) + _remark('Oldest first; in brackets 95 % bootstrap intervals over '
-                                       'samples; temperature 0 is greedy.')
+    return f'<div class="pair">{drawn}</div>' if drawn else remark('There is nothing to draw.')
 
 
 def _pictures(work_dir: Path, read_image: ReadImage) -> str:
     found = answer_pictures(work_dir)
     if not found:
-        return _remark('There are no pictures of validations (AnswerPictureHook with '
+        return remark('There are no pictures of validations (AnswerPictureHook with '
                         'LocalVisBackend draws them).')
     parts = []
     for files in spread(found.values(), _SAMPLES):
@@ -167,13 +93,13 @@ def _pictures(work_dir: Path, read_image: ReadImage) -> str:
 
 def _answers(shown: Evaluation | None, read_image: ReadImage) -> str:
     if shown is None:
-        return _remark('There is no evaluation whose answers could be shown.')
+        return remark('There is no evaluation whose answers could be shown.')
     ranked = sorted(shown.rows, key=lambda row: row['iou'])
     few = min(_ANSWERS, (len(ranked) + 1) // 2)
     parts = [f'<p>Of {safe(shown.name)}. Of answers with the same IoU those are here that '
              f'come first in the file.</p>', LEGEND]
     if not any('mask' in row for row in ranked):
-        parts.append(_remark('The masks were not kept: ReasonSegMetric(save_masks=True) does so.'))
+        parts.append(remark('The masks were not kept: ReasonSegMetric(save_masks=True) does so.'))
     best = sorted(shown.rows, key=lambda row: -row['iou'])[:few]
     for title, rows in (('Worst', ranked[:few]), ('Best', best)):
         answers = ''.join(answer_as_html(row['question'], row, _image(row, read_image), panel=False)
@@ -186,12 +112,12 @@ def _rollouts(work_dir: Path, read_image: ReadImage) -> str:
     try:
         logs = find_iterations([str(path) for path in rollout_logs(work_dir)])
     except ValueError as error:
-        return _remark(f'They cannot be read: {error}')
+        return remark(f'They cannot be read: {error}')
     if not logs:
-        return _remark('There are none (RolloutLogHook writes TIME/rollouts.jsonl).')
+        return remark('There are none (RolloutLogHook writes TIME/rollouts.jsonl).')
     parts = [f'<p>{_ITERATIONS} iterations at most, spread over those in the log, and of each the '
              f'prompts with the best and the worst mean reward and with the widest spread. The '
-             f'best response comes first.</p>']
+             f'best response comes first. Of several processes these are the first one\'s.</p>']
     for iteration, log in spread(logs.items(), _ITERATIONS):
         _, groups = read_step(log, iteration)
         sections = {f'Iteration {iteration}: {kind.lower()}': some
@@ -200,64 +126,14 @@ def _rollouts(work_dir: Path, read_image: ReadImage) -> str:
     return '\n'.join(parts)
 
 
-def _origin(shown: Evaluation | None) -> str:
-    if shown is None:
-        return _remark('It stands in results of ReasonSegMetric, of which there are none.')
-    parts = [f'<p>Of {safe(shown.name)}.</p>']
-    for key in ('protocol', 'provenance'):
-        about = _known(shown, key)
-        parts.append(bullets(f'<b>{safe(name)}:</b> {safe(_in_words(value))}'
-                             for name, value in about.items()) if about else
-                     _remark(f'The {key} is not known (ProvenanceHook tells it).'))
-    return '\n'.join(parts)
-
-
 def _config(work_dir: Path) -> str:
     logs = training_logs(work_dir)
     path = logs[-1].with_name('config.py') if logs else None
     if path is None or not path.is_file():
-        return _remark('There is none beside the log of training.')
+        return remark('There is none beside the log of training.')
     return (f'<details><summary>{safe(path.relative_to(work_dir))}</summary>'
             f'<pre>{safe(path.read_text(encoding="utf-8", errors="replace"))}</pre></details>')
 
 
-def _remark(text: str) -> str:
-    return f'<p class="faint">{safe(text)}</p>'
-
-
 def _image(row: Mapping[str, Any], read_image: ReadImage) -> np.ndarray | None:
     return None if row.get('image') is None else read_image(row['image'])
-
-
-def _known(found: Evaluation, key: str) -> Mapping[str, Any]:
-    about = found.summary.get(key)
-    return about if isinstance(about, Mapping) else {}
-
-
-def _weights(origin: Mapping[str, Any]) -> str:
-    """What answered: a checkpoint, or the weights of an iteration."""
-    if not origin:
-        return 'not known'
-    if origin.get('iter'):
-        return f'iteration {origin["iter"]}'
-    return str(origin.get('checkpoint') or 'start policy')
-
-
-def _with_interval(summary: Mapping[str, Any], name: str) -> str:
-    value = summary.get('metrics', {}).get(name)
-    if value is None:
-        return '-'
-    interval = summary.get('intervals', {}).get(name)
-    return _number(value) + (f' [{", ".join(map(_number, interval))}]' if interval else '')
-
-
-def _number(value: float) -> str:
-    return f'{value:.1f}' if abs(value) >= 10 else f'{value:.3f}'
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ', '.join(f'{name} {_in_words(item)}' for name, item in value.items())
-    if isinstance(value, list):
-        return ' x '.join(map(_in_words, value))
-    return str(value)

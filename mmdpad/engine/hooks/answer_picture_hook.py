@@ -74,6 +74,8 @@ class AnswerPictureHook(Hook):
                                      if hasattr(metric, 'ignore_regions')), 'target')
 
     def _draw(self, runner: Runner, mode: str, data_batch: Any, outputs: Sequence[Any]) -> None:
+        if not self._chosen:
+            return
         first, self._evaluated = self._evaluated, self._evaluated + len(outputs)
         for row, sample in enumerate(outputs):
             if first + row not in self._chosen or 'masks' not in sample.get('gt_instances', ()):
