@@ -100,8 +100,8 @@ def picture(data: bytes, kind: str, name: str) -> str:
 def as_jpeg(image: np.ndarray, longest: int = WIDEST) -> bytes:
     """An image (H, W, 3) uint8 RGB as JPEG, made smaller if a side has more than ``longest``
     pixels."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((longest, longest))
+    smaller = Image.fromarray(image)
+    smaller.thumbnail((longest, longest))
     buffer = io.BytesIO()
-    picture.save(buffer, format='JPEG', quality=80)
+    smaller.save(buffer, format='JPEG', quality=80)
     return buffer.getvalue()
