@@ -87,6 +87,21 @@ def test_train_resume_and_test(shapes_data, tmp_path, run_here):
     assert (tmp_path / about['samples']).samefile(samples)
     assert len(samples.read_text().splitlines()) == 6
 
+    report = 'tools/analysis_tools/report.py'
+    assert run_here(report, work_dir).stdout.strip() == str(work_dir / 'report.html')
+    page = (work_dir / 'report.html').read_text()
+    for validation in ('<td>first</td><td>2</td>', '<td>last</td><td>3</td>'):
+        assert validation in page, 'of both logs of the run'
+    assert 'Of ' + samples.with_suffix('.json').relative_to(work_dir).as_posix() in page
+    for shown in ('<b>checkpoint:</b> iter_3.pth', 'Iteration 1: best', 'Iteration 3: worst',
+                  'GRPOTrainLoop', 'alt="Iteration 2"'):
+        assert shown in page, shown
+    again = run_here(report, work_dir, '--out', work_dir / 'report.html')
+    assert again.stdout.strip() == str(work_dir / 'report_2.html'), 'nothing is overwritten'
+    (first, ) = work_dir.glob('*/reasonseg_iter_2.json')
+    run_here(report, work_dir, '--result', first, '--out', tmp_path / 'first.html')
+    assert '<b>iter:</b> 2' in (tmp_path / 'first.html').read_text()
+
     out = tmp_path / 'again.json'
     again = run_here('tools/test.py', CONFIG, work_dir / 'iter_3.pth', '--work-dir', work_dir,
                      '--out', out, '--resume', *options_here(shapes_data))
@@ -166,6 +181,10 @@ def test_check_discriminator_names_what_is_wrong(run_here, shapes_data, argument
     (['tools/analysis_tools/estimate_cost.py', 'configs/dpad/qwen7b_reasonseg.py',
       '--cfg-options', 'model.policy.pretrained=none'],
      "whose shapes are built in, but got 'none'"),
+    (['tools/analysis_tools/report.py', 'no/such/run'], "'no/such/run' should be the work dir of"),
+    (['tools/analysis_tools/report.py', 'configs'], "'configs' should be the work dir of a run"),
+    (['tools/analysis_tools/report.py', 'configs', '--result', 'no.json'],
+     "result 'no.json' is not there"),
     (['tools/analysis_tools/show_rollouts.py', 'none.jsonl'], "log 'none.jsonl' is not there"),
     (['tools/analysis_tools/show_rollouts.py', 'README.md'], 'should hold one JSON object per'),
 ])

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What `make demo` runs: DPAD in miniature, from scenes to a table and two pictures.
+"""What `make demo` runs: DPAD in miniature, from scenes to a table, two pictures and a report.
 
 Every step is an ordinary command of this project, shown before it runs. Steps that are done are
 not done again; to start afresh, remove the work dir.
@@ -83,8 +83,9 @@ def draw_pictures(scenes: int = 4) -> list[str]:
     from PIL import Image
 
     from mmdpad.datasets.transforms import read_image
-    from mmdpad.utils.masks import decode_mask
-    from mmdpad.visualization import draw_answer, draw_grid, plot_curves
+    from mmdpad.utils import training_logs
+    from mmdpad.visualization import draw_grid, draw_row, plot_curves
+    from mmdpad.visualization.answer import verdict
 
     pictures = []
     stages = [(WORK_DIR / 'eval' / f'{stage}_greedy.samples.jsonl').read_text().splitlines()
@@ -92,17 +93,22 @@ def draw_pictures(scenes: int = 4) -> list[str]:
     for lines in list(zip(*stages, strict=True))[:scenes]:
         for stage, line in zip(('start', 'end'), lines, strict=True):
             row = json.loads(line)
-            pictures.append(draw_answer(
-                read_image(row['image']), decode_mask(row['mask']), row['boxes'],
-                [point for points in row['points'] for point in points], row['question'],
-                row['think'], row['caption'],
-                note=f'{stage} of training, IoU {row["iou"]:.2f}'))
+            pictures.append(draw_row(read_image(row['image']), row,
+                                     note=f'{stage} of training, {verdict(row)}'))
     answers, curves = WORK_DIR / 'answers.png', WORK_DIR / 'curves.png'
     curves.unlink(missing_ok=True)
     Image.fromarray(draw_grid(pictures, columns=2)).save(answers)
-    scalars = max(WORK_DIR.glob('*/vis_data/scalars.json'), key=lambda p: p.stat().st_size)
-    plot_curves(str(scalars), str(curves))
+    plot_curves([str(log) for log in training_logs(WORK_DIR)], str(curves))
     return [str(answers), str(curves)]
+
+
+def report() -> Path:
+    """The run on one page."""
+    page = WORK_DIR / 'report.html'
+    page.unlink(missing_ok=True)
+    run('tools/analysis_tools/report.py', str(WORK_DIR), '--result',
+        str(WORK_DIR / 'eval/end_greedy.samples.json'), '--out', str(page))
+    return page
 
 
 def main() -> None:
@@ -115,9 +121,10 @@ def main() -> None:
                 'end, T=1': evaluate('end_sampled', checkpoint, SAMPLED)}
     print_table({name: columns[name] for name in
                  ('start, greedy', 'end, greedy', 'start, T=1', 'end, T=1')})
-    pictures = draw_pictures()
+    pictures, page = draw_pictures(), report()
     print(f'\nHeld-out scenes answered by the start policy and after training: {pictures[0]}'
           f'\nTraining curves: {pictures[1]}'
+          f'\nThe whole run on one page, for a browser: {page}'
           f'\n{time.perf_counter() - start:.0f} s. To start afresh, remove {WORK_DIR}/')
 
 

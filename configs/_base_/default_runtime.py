@@ -19,6 +19,8 @@ default_hooks = dict(
     rollout_log=dict(type='RolloutLogHook'),
     provenance=dict(type='ProvenanceHook'),
     answers=dict(type='AnswerStoreHook'),
+    answer_pictures=dict(type='AnswerPictureHook'),
+    curves=dict(type='CurvesHook'),
     alarms=dict(type='AlarmHook'))
 
 log_processor = dict(type='ShortLogProcessor', by_epoch=False, window_size=1)

@@ -13,7 +13,8 @@ model = dict(policy=dict(pretrained=start))
 train_cfg = dict(max_iters=300)
 val_dataloader = val_cfg = val_evaluator = None
 train_dataloader = dict(dataset=dict(data_root=data_root + 'study'))
-default_hooks = dict(checkpoint=dict(interval=50, save_best=None))
+default_hooks = dict(checkpoint=dict(interval=50, save_best=None),
+                     answer_pictures=dict(number=0))  # the study's report draws its own
 
 test_dataloader = dict(dataset=dict(
     _delete_=True,

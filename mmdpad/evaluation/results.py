@@ -108,12 +108,19 @@ def find_newest_result(folder: str) -> Path:
     Raises:
         ValueError: There is none.
     """
-    found = [path for path in Path(folder).rglob('*.json')
-             if path.with_suffix('.jsonl').is_file() and _read_summary(path)]
+    found = find_summaries(folder)
     if not found:
         raise ValueError(f'{folder!r} should hold a result of ReasonSegMetric (NAME.json beside '
                          f'NAME.jsonl), but holds none')
-    return max(found, key=lambda path: path.stat().st_mtime_ns)
+    return list(found)[-1]
+
+
+def find_summaries(folder: str) -> dict[Path, dict[str, Any]]:
+    """All results below a folder, in the order in which they were written: file -> what it holds,
+    see :func:`summarise_result`. Their lines are beside them, ``NAME.jsonl`` by ``NAME.json``."""
+    found = {path: summary for path in Path(folder).rglob('*.json')
+             if path.with_suffix('.jsonl').is_file() and (summary := _read_summary(path))}
+    return dict(sorted(found.items(), key=lambda item: (item[0].stat().st_mtime_ns, item[0])))
 
 
 def _read_summary(path: Path) -> dict[str, Any] | None:

@@ -27,13 +27,14 @@ def identify(sample: dict) -> dict[str, Any]:
     return {name: sample.get(key) for name, key in ORIGIN.items()}
 
 
-def score_sample(sample: dict, ignore_regions: str, save_mask: bool = False) -> dict[str, Any]:
+def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) -> dict[str, Any]:
     """The row of a result file about one sample, plain data but for its numbers' types.
 
     Args:
         sample: See :meth:`ReasonSegMetric.process`.
         ignore_regions: One of ``IGNORE_REGIONS``.
-        save_mask: Add ``mask``, the predicted one as COCO's RLE.
+        save_masks: Add ``mask``, the predicted one, and ``target``, the one that counts, as COCO's
+            RLE.
 
     Returns:
         Of the sample: ``index``, ``id``, ``image``, ``question``, ``is_sentence``,
@@ -64,8 +65,9 @@ def score_sample(sample: dict, ignore_regions: str, save_mask: bool = False) -> 
         caption_tokens=reasoning.get('caption_tokens'),
         repetition=repetition(think) if think else None,
         truncated=reasoning.get('truncated', False), response=reasoning.get('response'))
-    if save_mask:
-        row['mask'] = encode_mask(mask)
+    if save_masks:
+        _, target = apply_protocol(mask, *_target_and_ignored(sample), ignore_regions)
+        row.update(mask=encode_mask(mask), target=encode_mask(target))
     return row
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdpad.utils import read_jsonl
+from mmdpad.utils import read_jsonl, training_logs
 
 from .functional.bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios
 from .functional.seeds import seeds_and_scenes_interval, t_interval
@@ -170,7 +170,7 @@ def read_arm(folder: Path) -> Arm:
         for mode in MODES:
             needed = [f'{mode}.{kind}.jsonl' for kind in KINDS]
             lacks = [name for name in needed if not _has_content(run / name)]
-            if arm.about['trained'] and not find_logs(run):
+            if arm.about['trained'] and not training_logs(run / 'train'):
                 lacks.append('train/TIME/vis_data/scalars.json')
             if lacks:
                 arm.missing.append(f'{arm.name}/seed_{seed}, {mode}: no {", ".join(lacks)}')
@@ -180,12 +180,6 @@ def read_arm(folder: Path) -> Arm:
         arm.missing.append(f'{arm.name}: {arm.about["seeds"] - len(runs)} of {arm.about["seeds"]} '
                            f'seeds have no folder')
     return arm
-
-
-def find_logs(run: Path) -> list[Path]:
-    """Training logs of a run, oldest first; a resumed one has several."""
-    return [path for path in sorted(run.glob('train/*/vis_data/scalars.json'))
-            if _has_content(path)]
 
 
 def read_answers(run: Path, mode: str) -> Answers:
@@ -237,7 +231,7 @@ def describe_arm(folder: Path, arm: Arm, sets: Sequence[str]) -> dict[str, Any]:
         name=arm.name, **arm.about, missing=arm.missing,
         complete={mode: list(by_seed) for mode, by_seed in arm.answers.items()},
         logs={seed: [str(path.relative_to(folder)) for path in
-                     find_logs(folder / arm.name / f'seed_{seed}')] for seed in seeds},
+                     training_logs(folder / arm.name / f'seed_{seed}/train')] for seed in seeds},
         numbers={mode: {name: _over_seeds(by_seed, name) for name in sets}
                  for mode, by_seed in arm.answers.items()})
 

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
+
+from mmdpad.utils.masks import decode_mask
 
 from .text_panel import draw_text_panel
 
@@ -27,7 +30,8 @@ def draw_answer(image: np.ndarray,
                 think: str | None = None,
                 caption: str | None = None,
                 gt_mask: np.ndarray | None = None,
-                note: str | None = None) -> np.ndarray:
+                note: str | None = None,
+                panel: bool = True) -> np.ndarray:
     """Draw mask, boxes and points on the image, with the texts beside it or (if it is wide) below.
 
     Small images are enlarged and large ones reduced, so that lines and letters can be read.
@@ -40,6 +44,7 @@ def draw_answer(image: np.ndarray,
         question, think, caption: What was asked, the reasoning, the anchored description.
         gt_mask: (H, W) bool, the true region; drawn as an outline.
         note: A further line, such as an IoU or the reason of a failure.
+        panel: Put the texts and a legend beside or below the image; without it there are none.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -56,6 +61,8 @@ def draw_answer(image: np.ndarray,
                              f'got {region.shape}')
     scale = _scale(image.shape[:2])
     picture = _overlay(image, mask, boxes, points, gt_mask, scale)
+    if not panel:
+        return picture
     legend = [item for item, given in (
         (('predicted mask', MASK), mask is not None), (('box', BOX), len(boxes)),
         (('points', POINT), len(points)), (('true mask', TRUTH), gt_mask is not None)) if given]
@@ -67,6 +74,38 @@ def draw_answer(image: np.ndarray,
         return _stack(picture, draw_text_panel(sections, legend, width, font_size), axis=0)
     panel_width = max(24 * font_size, width * 3 // 5)
     return _stack(picture, draw_text_panel(sections, legend, panel_width, font_size), axis=1)
+
+
+def draw_row(image: np.ndarray, row: Mapping[str, Any], note: str | None = None,
+             with_thoughts: bool = True, panel: bool = True) -> np.ndarray:
+    """Draw what a line of a result file says.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, the original frame.
+        row: Of :class:`ReasonSegMetric`; without ``mask`` and ``target`` (``save_masks``) no masks
+            are drawn.
+        note: Ends the picture; None for :func:`verdict`.
+        with_thoughts: Write chain and description into the panel, too.
+        panel: As in :func:`draw_answer`.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+
+    Raises:
+        ValueError: A mask is broken or of another size than the image.
+    """
+    mask, target = (None if row.get(name) is None else decode_mask(row[name])
+                    for name in ('mask', 'target'))
+    return draw_answer(
+        image, mask, row.get('boxes') or [],
+        [point for points in row.get('points') or [] for point in points], row['question'],
+        row.get('think') if with_thoughts else None,
+        row.get('caption') if with_thoughts else None, target, note or verdict(row), panel)
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """How good the answer of a result file's line is, in words."""
+    return f'unusable answer: {row["failure"]}' if row['failure'] else f'IoU {row["iou"]:.2f}'
 
 
 def draw_grid(pictures: Sequence[np.ndarray], columns: int | None = None, gap: int = 12

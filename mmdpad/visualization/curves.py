@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -23,7 +23,8 @@ Series = dict[str, tuple[list[int], list[float]]]
 _PANELS = (
     ('Mean reward', 'sum of weighted terms', ('reward',)),
     ('Reward terms', 'mean of each term, unweighted', ('reward/',)),
-    ('Similarities', 'cosine', ('signal/',)),
+    ('Similarities', 'cosine', ('signal/s_roi', 'signal/s_image', 'signal/s_margin')),
+    ('Rank of the region', '1: nothing fits the caption better', ('signal/s_rank',)),
     ('Chain length', 'tokens inside <think>', ('think_tokens', 'val: reasonseg/think_tokens')),
     ('KL to the start policy', 'nats per token', ('kl', 'kl_loss')),
     ('Entropy', 'nats per token', ('entropy',)),
@@ -37,11 +38,12 @@ _SEEDS = (('reward', 'mean reward'), ('reward/discriminative', 'discriminative t
           ('val: reasonseg/ciou', 'validation cIoU, %'))
 
 
-def plot_curves(scalars_json: str, out_png: str) -> str:
+def plot_curves(logs: str | Sequence[str], out_png: str) -> str:
     """Draw reward, its terms, chain length, KL, entropy and validation IoU over training steps.
 
     Args:
-        scalars_json: ``vis_data/scalars.json`` of a run (or the ``.json`` beside it).
+        logs: ``vis_data/scalars.json`` of a run (or the ``.json`` beside it); of a resumed run all
+            of them, oldest first, see :func:`read_scalars`.
         out_png: Where the picture goes; a taken name gets a number.
 
     Returns:
@@ -49,55 +51,62 @@ def plot_curves(scalars_json: str, out_png: str) -> str:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: The file is no log of MMEngine, or has none of the known series.
+        ValueError: A file is no log of MMEngine, or none has any of the known series.
     """
-    series = read_scalars(scalars_json)
-    panels = [(title, unit, _select(series, names)) for title, unit, names in _PANELS]
-    panels = [panel for panel in panels if panel[2]]
+    logs = [logs] if isinstance(logs, str) else list(logs)
+    series = read_scalars(*logs)
+    panels = _panels(series)
     if not panels:
-        raise ValueError(f'{scalars_json} should have a series of GRPO training such as "reward" '
-                         f'or "reasonseg/giou", but has {sorted(series) or "none"}')
+        raise ValueError(f'{", ".join(logs)} should have a series of GRPO training such as '
+                         f'"reward" or "reasonseg/giou", but has {sorted(series) or "none"}')
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(5 * columns, 3.4 * rows), layout='constrained')
-    FigureCanvasAgg(figure)
-    for number, (title, unit, lines) in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, columns, number)
-        for name, (steps, values) in lines.items():
-            _draw(axes, name, steps, values)
-        axes.set(title=title, xlabel='step', ylabel=unit)
-        axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if len(lines) > 2:  # above the plot, where it hides no line
-            axes.legend(fontsize='x-small', ncols=3, loc='lower center', bbox_to_anchor=(0.5, 1.0))
-            axes.set_title(title, pad=12 + 10 * math.ceil(len(lines) / 3))
-        elif len(lines) > 1:
-            axes.legend(fontsize='small')
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=110)
-    return write_atomically(out_png, buffer.getvalue())
+    figure = _figure(5 * columns, 3.4 * rows)
+    for number, panel in enumerate(panels, start=1):
+        _draw_panel(figure.add_subplot(rows, columns, number), *panel)
+    return write_atomically(out_png, _as_png(figure, 110))
 
 
-def read_scalars(path: str) -> Series:
+def plot_panels(series: Series) -> dict[str, bytes]:
+    """The panels of :func:`plot_curves`, each as a PNG of its own: title -> file content."""
+    pictures = {}
+    for panel in _panels(series):
+        figure = _figure(5, 3.4)
+        _draw_panel(figure.add_subplot(), *panel)
+        pictures[panel[0]] = _as_png(figure, 140)
+    return pictures
+
+
+def read_scalars(*logs: str) -> Series:
     """Read the JSON lines of MMEngine's local visualisation backend.
+
+    Args:
+        logs: Of one run, oldest first. Where a run was resumed, the later log counts from the
+            first training step in it on; what an earlier one has of these steps was trained anew.
 
     Returns:
         Name -> (steps, values), steps rising. Names of validation results start with 'val: '.
-        Where a step occurs twice (a resumed run), the later line counts; values that are not
-        finite are left out.
+        Where a step occurs twice in a log, the later line counts; values that are not finite are
+        left out.
 
     Raises:
         FileNotFoundError, ValueError: See :func:`mmdpad.utils.read_jsonl`.
     """
-    points: dict[str, dict[int, float]] = defaultdict(dict)
-    for number, row in enumerate(read_jsonl(path), start=1):
-        # MMEngine gives 'iter' to lines of training only.
-        prefix = '' if 'iter' in row else 'val: '
-        for name, value in row.items():
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                points[prefix + name][int(row.get('step', number))] = float(value)
+    points: dict[str, dict[int, float]] = {}
+    for log in logs:
+        rows = [(int(row.get('step', number)), row)
+                for number, row in enumerate(read_jsonl(log), start=1)]
+        start = min((step for step, row in rows if 'iter' in row), default=math.inf)
+        points = {name: {step: value for step, value in by_step.items() if step < start}
+                  for name, by_step in points.items()}
+        for step, row in rows:
+            # MMEngine gives 'iter' to lines of training only.
+            prefix = '' if 'iter' in row else 'val: '
+            for name, value in row.items():
+                if isinstance(value, (int, float)) and math.isfinite(value):
+                    points.setdefault(prefix + name, {})[step] = float(value)
     return {name: tuple(map(list, zip(*sorted(by_step.items()), strict=True)))  # type: ignore
-            for name, by_step in points.items()}
+            for name, by_step in points.items() if by_step}
 
 
 def plot_seeds(runs: Mapping[str, Sequence[Sequence[str]]]) -> bytes | None:
@@ -105,23 +114,22 @@ def plot_seeds(runs: Mapping[str, Sequence[Sequence[str]]]) -> bytes | None:
     over seeds in a :func:`band` from the lowest to the highest.
 
     Args:
-        runs: Title of an arm -> the logs of each seed, oldest first; where a resumed run has
-            several with the same step, the later one counts.
+        runs: Title of an arm -> the logs of each seed, oldest first, see :func:`read_scalars`.
 
     Returns:
         A PNG; None where no run has one of these series.
     """
-    read = {arm: [_read_all(logs) for logs in seeds] for arm, seeds in runs.items()}
+    read = {arm: [read_scalars(*logs) for logs in seeds] for arm, seeds in runs.items()}
     panels = []
     for name, title in _SEEDS:
         found = {arm: band(lines) for arm, seeds in read.items()
-                 if (lines := [series[name] for series in seeds if name in series])}
+                 if (lines := [dict(zip(*series[name], strict=True)) for series in seeds
+                               if name in series])}
         panels += [(title, found)] if found else []
     if not panels:
         return None
     rows = math.ceil(len(panels) / 2)
-    figure = Figure(figsize=(11, 3.5 * rows), layout='constrained')
-    FigureCanvasAgg(figure)
+    figure = _figure(11, 3.5 * rows)
     for number, (title, found) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, 2, number)
         for arm, (steps, mean, low, high) in found.items():
@@ -133,9 +141,7 @@ def plot_seeds(runs: Mapping[str, Sequence[Sequence[str]]]) -> bytes | None:
         axes.set(title=title, xlabel='step')
         axes.grid(alpha=0.3)
         axes.legend(fontsize='small')
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=100)
-    return buffer.getvalue()
+    return _as_png(figure, 100)
 
 
 def band(lines: Sequence[Mapping[int, float]]
@@ -150,13 +156,10 @@ def band(lines: Sequence[Mapping[int, float]]
     return steps, curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
 
 
-def _read_all(logs: Sequence[str]) -> dict[str, dict[int, float]]:
-    """Series -> step -> value of a run's logs together."""
-    merged: dict[str, dict[int, float]] = defaultdict(dict)
-    for log in logs:
-        for name, points in read_scalars(log).items():
-            merged[name].update(zip(*points, strict=True))
-    return merged
+def _panels(series: Series) -> list[tuple[str, str, Series]]:
+    """Title, unit and lines of each of :data:`_PANELS` that has any."""
+    panels = [(title, unit, _select(series, names)) for title, unit, names in _PANELS]
+    return [panel for panel in panels if panel[2]]
 
 
 def _select(series: Series, names: tuple[str, ...]) -> Series:
@@ -165,7 +168,33 @@ def _select(series: Series, names: tuple[str, ...]) -> Series:
                    for wanted in names)}
 
 
-def _draw(axes, name: str, steps: list[int], values: list[float]) -> None:
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    figure = Figure(figsize=(width, height), layout='constrained')
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _as_png(figure: Figure, dpi: int) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=dpi)
+    return buffer.getvalue()
+
+
+def _draw_panel(axes: Axes, title: str, unit: str, lines: Series) -> None:
+    for name, (steps, values) in lines.items():
+        _draw(axes, name, steps, values)
+    axes.set(title=title, xlabel='step', ylabel=unit)
+    axes.grid(alpha=0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(lines) > 2:  # above the plot, where it hides no line
+        axes.legend(fontsize='x-small', ncols=3, loc='lower center', bbox_to_anchor=(0.5, 1.0))
+        axes.set_title(title, pad=12 + 10 * math.ceil(len(lines) / 3))
+    elif len(lines) > 1:
+        axes.legend(fontsize='small')
+
+
+def _draw(axes: Axes, name: str, steps: list[int], values: list[float]) -> None:
     """A line with a dot for each value; of a long series a smoothed line over the faint values."""
     label = name.split('/')[-1] + (' (validation)' if name.startswith('val: ') else '')
     if len(values) < _SHORT:

@@ -7,7 +7,8 @@ escaped in HTML.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any
@@ -16,24 +17,12 @@ import numpy as np
 
 from mmdpad.utils import read_jsonl
 
-from .html import as_jpeg, data_url, safe
+from .html import as_jpeg, page, picture, safe
 from .text_panel import printable
 
 _KEYS = {'iter', 'group', 'id', 'image', 'question', 'response', 'failure', 'truncated', 'rewards',
          'total', 'advantage', 'signals'}
 _THUMBNAIL = 320  # pixels of an embedded image's longer side
-_STYLE = '''
-body { font: 15px sans-serif; margin: 2em; color: #191919 }
-section { border-top: 1px solid #bbb; padding: 1em 0; display: flex; flex-wrap: wrap; gap: 1.5em }
-section > div { max-width: 100% }
-section > div:last-child { flex: 1 1 30em; min-width: 0; overflow-x: auto }
-table { border-collapse: collapse }
-th, td { padding: .2em .7em; text-align: right; font-size: 13px; border: 1px solid #ddd }
-td.text { text-align: left; background: #f4f4f4; padding-bottom: 1em }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 }
-.flag { color: #b00020 }
-'''
-
 
 @dataclass(frozen=True)
 class Group:
@@ -74,10 +63,7 @@ def read_step(path: str, iteration: int | None = None) -> tuple[int, list[Group]
     """
     seen: list[int] = []
     groups: dict[int, list[dict[str, Any]]] = {}
-    for row in read_jsonl(path):
-        if not _KEYS <= row.keys():
-            raise ValueError(f'{path} should be a rollouts.jsonl of RolloutLogHook, but has a line '
-                             f'without {sorted(_KEYS - row.keys())}')
+    for row in _rows(path):
         if not seen or row['iter'] != seen[-1]:
             seen.append(row['iter'])
             if iteration is None:
@@ -92,6 +78,32 @@ def read_step(path: str, iteration: int | None = None) -> tuple[int, list[Group]
                          f'from {seen[0]} to {seen[-1]}')
     return (seen[-1] if iteration is None else iteration,
             [Group(sorted(rows, key=lambda row: -row['total'])) for rows in groups.values()])
+
+
+def find_iterations(logs: Sequence[str]) -> dict[int, str]:
+    """Iteration, rising -> the log that has it.
+
+    Args:
+        logs: Of one run, oldest first; of a resumed one the later log counts from its first
+            iteration on, as in :func:`mmdpad.visualization.curves.read_scalars`.
+
+    Raises:
+        FileNotFoundError, ValueError: As in :func:`read_step`.
+    """
+    found: dict[int, str] = {}
+    for log in logs:
+        own = dict.fromkeys((row['iter'] for row in _rows(log)), log)
+        found = {iteration: before for iteration, before in found.items()
+                 if iteration < min(own, default=math.inf)} | own
+    return dict(sorted(found.items()))
+
+
+def _rows(path: str) -> Iterator[dict[str, Any]]:
+    for row in read_jsonl(path):
+        if not _KEYS <= row.keys():
+            raise ValueError(f'{path} should be a rollouts.jsonl of RolloutLogHook, but has a line '
+                             f'without {sorted(_KEYS - row.keys())}')
+        yield row
 
 
 def notable_groups(groups: list[Group], top: int) -> dict[str, list[Group]]:
@@ -131,31 +143,42 @@ def rollouts_as_html(iteration: int, sections: dict[str, list[Group]],
         iteration, sections: What to show.
         read_image: Path of an image -> (H, W, 3) uint8 RGB, or None if it cannot be read.
     """
-    parts = [f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-             f'<title>Rollouts of iteration {iteration}</title><style>{_STYLE}</style></head>'
-             f'<body><h1>Iteration {iteration}</h1>']
+    return page(f'Rollouts of iteration {iteration}', [
+        f'<h1>Iteration {iteration}</h1>', sections_as_html(sections, read_image)])
+
+
+def sections_as_html(sections: dict[str, list[Group]],
+                     read_image: Callable[[str], np.ndarray | None],
+                     shown: int | None = None) -> str:
+    """What :func:`notable_groups` found, as a part of a page; arguments as of
+    :func:`rollouts_as_html`. Of a group with more than ``shown`` responses (None: no limit) the
+    best and the worst ones are there."""
+    parts = []
     for heading, groups in sections.items():
-        parts.append(f'<h2>{heading}</h2>')
+        parts.append(f'<h3>{safe(heading)}</h3>')
         for group in groups:
             path = group.rows[0]['image']
-            parts.append(_section(group, None if path is None else read_image(path)))
-    return '\n'.join([*parts, '</body></html>\n'])
+            parts.append(_section(group, None if path is None else read_image(path), shown))
+    return '\n'.join(parts)
 
 
-def _section(group: Group, image: np.ndarray | None) -> str:
-    """A group's image beside its question and a table: numbers, and below them the response."""
-    first, columns = group.rows[0], _columns(group.rows[0])
-    header = ''.join(f'<th>{safe(name).replace("_", "_<wbr>")}</th>' for name in columns)
-    table = []
-    for row in group.rows:
-        numbers = ''.join(f'<td>{safe(value)}</td>' for value in _columns(row).values())
-        flags = ''.join(f'<span class="flag">{safe(flag)}</span> ' for flag in _flags(row))
-        table.append(f'<tr>{numbers}</tr>\n<tr><td class="text" colspan="{len(columns)}">{flags}'
-                     f'<pre>{safe(row["response"])}</pre></td></tr>\n')
-    return (f'<section>{_picture(image, safe(first["image"]))}<div><h3>{safe(group.title)}</h3>'
-            f'<p>{safe(first["question"])}</p>\n<table><tr>{header}</tr>\n{"".join(table)}</table>'
-            f'</div></section>')
+def _section(group: Group, image: np.ndarray | None, shown: int | None) -> str:
+    """A group's image beside its question and its responses, the best one first."""
+    first, rows = group.rows[0], group.rows
+    parts = [_response(row) for row in rows]
+    if shown is not None and len(rows) > shown:
+        parts[shown - shown // 2:len(rows) - shown // 2] = [
+            f'<p class="faint">{len(rows) - shown} responses between these are left out.</p>']
+    return (f'<section>{_picture(image, first["image"])}<div><h4>{safe(group.title)}</h4>'
+            f'<p>{safe(first["question"])}</p>\n{"".join(parts)}</div></section>')
+
+
+def _response(row: dict[str, Any]) -> str:
+    """Its numbers, and below them the text."""
+    numbers = ''.join(f'<span><span class="faint">{safe(name)}</span>{safe(value)}</span>'
+                      for name, value in _columns(row).items())
+    flags = ''.join(f'<span class="flag">{safe(flag)}</span>' for flag in _flags(row))
+    return f'<div class="response">{numbers}{flags}<pre>{safe(row["response"])}</pre></div>\n'
 
 
 def _columns(row: dict[str, Any]) -> dict[str, str]:
@@ -171,9 +194,7 @@ def _flags(row: dict[str, Any]) -> list[str]:
         [printable(f'unusable answer: {row["failure"]}')] if row['failure'] else [])
 
 
-def _picture(image: np.ndarray | None, name: str) -> str:
-    """An img element with the image in it; ``name`` is escaped already."""
+def _picture(image: np.ndarray | None, path: str | None) -> str:
     if image is None:
-        return f'<div class="flag">The image cannot be read: {name}</div>'
-    source = data_url(as_jpeg(image, _THUMBNAIL), 'jpeg')
-    return f'<div><img alt="{name}" title="{name}" src="{source}"></div>'
+        return f'<div class="flag">The image cannot be read: {safe(path)}</div>'
+    return f'<div>{picture(as_jpeg(image, _THUMBNAIL), "jpeg", str(path))}</div>'

@@ -16,11 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from mmdpad.utils.masks import decode_mask
-
-from .answer import draw_answer
+from .answer_html import answer_as_html
 from .curves import plot_seeds
-from .html import as_jpeg, data_url, safe
+from .html import bullets, page, picture, safe, table
 from .text_panel import printable
 
 Study = Mapping[str, Any]
@@ -39,7 +37,6 @@ _IN_BOTH = (('ciou', 'cIoU', ' points', HIGHER),
 _CLAIMS = {MAIN[0]: _IN_BOTH,
            CAPTION: (*_IN_BOTH, ('specificity', 'share of specific captions', ' points', HIGHER))}
 _DIGITS = dict(rank=2, margin=3)
-_WIDEST = 900  # pixels of an embedded picture
 _HOW = (
     'gIoU is the mean IoU of the samples and cIoU their summed intersection over their summed '
     'union, both in percent; chain and caption are mean lengths; specific is the share of samples '
@@ -55,20 +52,6 @@ _HOW = (
     'no interval, and seeds that answer alike, as the start policy does greedily, have one of no '
     'width. Nothing is corrected for the number of comparisons. "chain, %" is the length of '
     'the chain over that of the reference, minus 1.')
-_STYLE = '''
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72em; margin: 0 auto; padding: 1em;
-       color: #191919; background: #fff }
-.scroll { overflow-x: auto; margin: .7em 0 }
-table { border-collapse: collapse; font-size: 15px; white-space: nowrap }
-th, td { padding: .25em .7em; border: 1px solid #ddd; text-align: right }
-th:first-child, td:first-child { text-align: left }
-img { max-width: 100%; height: auto }
-ul { padding-left: 1.3em; overflow-wrap: anywhere }
-.pair { display: grid; gap: 1em;
-        grid-template-columns: repeat(auto-fit, minmax(min(100%, 22em), 1fr)) }
-.pair p { margin: .3em 0; white-space: pre-wrap; overflow-wrap: anywhere }
-'''
-
 
 @dataclass(frozen=True)
 class Table:
@@ -162,9 +145,9 @@ def study_as_markdown(study: Study) -> str:
     :data:`START` and :data:`END`."""
     parts = [START, '\n'.join(f'- **{status}:** {line}' for status, line in headlines(study)),
              *_how(study)]
-    for table in all_tables(study):
-        lines = [table.head, ['---'] * len(table.head), *table.rows]
-        parts += [f'### {table.title}', '\n'.join(
+    for found in all_tables(study):
+        lines = [found.head, ['---'] * len(found.head), *found.rows]
+        parts += [f'### {found.title}', '\n'.join(
             f'| {" | ".join(_plain(cell) for cell in line)} |' for line in lines)]
     parts += ['### Missing', '\n'.join(f'- {line}' for line in missing_lines(study)) or 'Nothing.']
     return '\n\n'.join([*parts, END])
@@ -195,25 +178,24 @@ def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]],
         read_image: Path of an image -> (H, W, 3) uint8 RGB, or None if it cannot be read.
     """
     curves = plot_training(study, folder)
-    parts = ['<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-             f'content="width=device-width, initial-scale=1"><title>Study</title><style>{_STYLE}'
-             '</style></head><body><h1>Study: what holds and what does not</h1>',
-             _list([f'<b>{safe(status)}:</b> {safe(line)}' for status, line in headlines(study)]),
-             *(f'<p>{safe(text)}</p>' for text in _how(study)),
-             *(_html_table(table) for table in all_tables(study)),
-             '<h2>Training</h2>',
-             '<p>Main arms: the mean over seeds, and a band from the lowest to the highest seed, '
-             'at the steps that all seeds have; each seed is smoothed first where it has 30 '
-             'values or more.</p>' + _embed(curves, 'png', 'Training curves') if curves else
-             '<p>No main arm has a training log.</p>',
-             '<h2>The same questions, answered by two arms</h2>',
-             '<p>The first scenes in the order of the file, not chosen by result; sampled answers '
-             'of the first seed that both arms have.</p>' if pairs else
-             f'<p>{" and ".join(MAIN)} have no complete seed in common.</p>',
-             *(_html_pair(study, pair, read_image) for pair in pairs),
-             '<h2>Runs</h2>', _list([safe(line) for line in _included(study)]),
-             '<h2>Missing</h2>', _list([safe(x) for x in missing_lines(study)] or ['Nothing.'])]
-    return '\n'.join([*parts, '</body></html>\n'])
+    return page('Study', [
+        '<h1>Study: what holds and what does not</h1>',
+        bullets(f'<b>{safe(status)}:</b> {safe(line)}' for status, line in headlines(study)),
+        *(f'<p>{safe(text)}</p>' for text in _how(study)),
+        *(f'<h2>{safe(found.title)}</h2>{table(found.head, found.rows)}'
+          for found in all_tables(study)),
+        '<h2>Training</h2>',
+        '<p>Main arms: the mean over seeds, and a band from the lowest to the highest seed, '
+        'at the steps that all seeds have; each seed is smoothed first where it has 30 '
+        'values or more.</p>' + picture(curves, 'png', 'Training curves') if curves else
+        '<p>No main arm has a training log.</p>',
+        '<h2>The same questions, answered by two arms</h2>',
+        '<p>The first scenes in the order of the file, not chosen by result; sampled answers '
+        'of the first seed that both arms have.</p>' if pairs else
+        f'<p>{" and ".join(MAIN)} have no complete seed in common.</p>',
+        *(_html_pair(study, pair, read_image) for pair in pairs),
+        '<h2>Runs</h2>', bullets(safe(line) for line in _included(study)),
+        '<h2>Missing</h2>', bullets([safe(x) for x in missing_lines(study)] or ['Nothing.'])])
 
 
 def plot_training(study: Study, folder: Path) -> bytes | None:
@@ -223,37 +205,14 @@ def plot_training(study: Study, folder: Path) -> bytes | None:
                        for arm in study['arms'] if arm['group'] == 'main'})
 
 
-def _html_table(table: Table) -> str:
-    head = ''.join(f'<th>{safe(cell)}</th>' for cell in table.head)
-    rows = ''.join('<tr>' + ''.join(f'<td>{safe(cell)}</td>' for cell in row) + '</tr>\n'
-                   for row in table.rows)
-    return (f'<h2>{safe(table.title)}</h2><div class="scroll"><table><tr>{head}</tr>\n{rows}'
-            f'</table></div>')
-
-
 def _html_pair(study: Study, pair: tuple[Row, Row],
                read_image: Callable[[str], np.ndarray | None]) -> str:
     titles = {arm['name']: arm['title'] for arm in study['arms']}
-    answers = ''.join(f'<div>{_html_answer(titles[name], row, read_image(row["image"]))}</div>'
+    answers = ''.join(answer_as_html(titles[name], row, read_image(row['image']))
                       for name, row in zip(MAIN, pair, strict=True))
     scene = '/'.join(Path(pair[0]['image']).parts[-3:])
     return (f'<h3>{safe(pair[0]["question"])}</h3><p>{safe(scene)}</p>'
             f'<div class="pair">{answers}</div>')
-
-
-def _html_answer(title: str, row: Row, image: np.ndarray | None) -> str:
-    result = f'unusable answer: {row["failure"]}' if row['failure'] else f'IoU {row["iou"]:.2f}'
-    picture = '<p>The image is not there.</p>'
-    if image is not None:
-        mask, points = row.get('mask'), row.get('points') or []
-        drawn = draw_answer(
-            image, None if mask is None else decode_mask(mask), row.get('boxes') or [],
-            [point for some in points for point in some], row['question'], note=result)
-        picture = _embed(as_jpeg(drawn, _WIDEST), 'jpeg', f'Answer of {title}')
-    texts = (('Reasoning', row.get('think')), ('Description', row.get('caption')),
-             ('Result', result))
-    return f'<p><b>{safe(title)}</b></p>{picture}' + ''.join(
-        f'<p><b>{name}:</b> {safe("none" if text is None else text)}</p>' for name, text in texts)
 
 
 def _included(study: Study) -> list[str]:
@@ -301,11 +260,3 @@ def _in_words(found: Mapping[str, float], unit: str) -> str:
 
 def _plain(text: str) -> str:
     return printable(text).replace('|', '/').replace('\n', ' ')
-
-
-def _list(items: Sequence[str]) -> str:
-    return '<ul>' + ''.join(f'<li>{item}</li>' for item in items) + '</ul>'
-
-
-def _embed(data: bytes, kind: str, name: str) -> str:
-    return f'<img alt="{safe(name)}" src="{data_url(data, kind)}">'

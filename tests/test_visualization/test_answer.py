@@ -2,8 +2,9 @@
 import numpy as np
 import pytest
 
-from mmdpad.visualization import draw_answer, draw_grid
-from mmdpad.visualization.answer import BOX, MASK, POINT, TRUTH
+from mmdpad.utils.masks import encode_mask
+from mmdpad.visualization import draw_answer, draw_grid, draw_row
+from mmdpad.visualization.answer import BOX, MASK, POINT, TRUTH, verdict
 
 
 def grey(height, width):
@@ -86,6 +87,25 @@ def test_what_does_not_fit_is_refused():
         draw_answer(grey(64, 64) / 255)
     with pytest.raises(ValueError, match='0 pictures'):
         draw_grid([])
+
+
+def test_a_line_of_a_result_file():
+    mask, target = region(64, 64, slice(16, 32), slice(16)), region(64, 64, slice(40, 50), slice(9))
+    row = dict(mask=encode_mask(mask), target=encode_mask(target), boxes=[[0, 16, 16, 32]],
+               points=[[[2, 20], [4, 24]]], question='q', think='t', caption='c', iou=0.256,
+               failure=None)
+    full = draw_answer(grey(64, 64), mask, row['boxes'], row['points'][0], 'q', 't', 'c', target,
+                       'IoU 0.26')
+    assert (draw_row(grey(64, 64), row) == full).all()
+    assert (draw_row(grey(64, 64), row, with_thoughts=False) != full).any()
+    assert (draw_row(grey(64, 64), row, panel=False) == full[:512, :512]).all()
+    for colour in (BOX, POINT, TRUTH):
+        assert has(full[:512, :512], colour)
+    bare = dict(question='q', iou=0.0, failure='no_json', boxes=None, points=None)
+    assert not has(draw_row(grey(64, 64), bare), TRUTH)
+    assert verdict(bare) == 'unusable answer: no_json' and verdict(row) == 'IoU 0.26'
+    with pytest.raises(ValueError, match='size of the image'):
+        draw_row(grey(64, 32), row)
 
 
 def test_grid():

@@ -7,14 +7,19 @@ import pytest
 from PIL import Image
 
 from mmdpad.visualization import plot_curves
-from mmdpad.visualization.curves import band, plot_seeds, read_scalars, running_mean
+from mmdpad.visualization.curves import (
+    band,
+    plot_panels,
+    plot_seeds,
+    read_scalars,
+    running_mean,
+)
 
 
 @pytest.fixture
 def log(tmp_path):
-    path = tmp_path / 'scalars.json'
-
-    def write(rows, tail=''):
+    def write(rows, tail='', name='scalars'):
+        path = tmp_path / f'{name}.json'
         path.write_text('\n'.join(json.dumps(row) for row in rows) + '\n' + tail)
         return str(path)
     return write
@@ -32,6 +37,32 @@ def test_read_scalars(log):
     assert series['reward'] == ([1, 3], [1.0, 3.0]), 'the later of two lines, no NaN'
     assert series['val: reasonseg/giou'] == ([2], [40.0])
     assert series['val: reward/total'] == ([2], [2.0])
+
+
+def test_logs_of_a_resumed_run_are_one(log):
+    """It was killed at iteration 4 and resumed from 2; what came after 2 was trained anew."""
+    first = log([train(1, reward=1.0), train(2, reward=2.0), {'reasonseg/giou': 40.0, 'step': 2},
+                 train(3, reward=0.0, old=1.0), train(4, reward=0.0),
+                 {'reasonseg/giou': 0.0, 'step': 4}], name='first')
+    second = log([train(3, reward=3.0), {'reasonseg/giou': 50.0, 'step': 3}], name='second')
+    empty = log([], name='empty')
+    for logs in ((first, second), (first, second, empty)):
+        series = read_scalars(*logs)
+        assert series['reward'] == ([1, 2, 3], [1.0, 2.0, 3.0])
+        assert series['val: reasonseg/giou'] == ([2, 3], [40.0, 50.0])
+        assert 'old' not in series
+    made_up_for = log([{'reasonseg/giou': 60.0, 'step': 2}, train(3, reward=3.0)], name='made')
+    assert read_scalars(first, made_up_for)['val: reasonseg/giou'] == ([2], [60.0])
+    assert read_scalars() == {}
+
+
+def test_panels_alone(log):
+    series = read_scalars(log([train(i, **{'reward': i, 'signal/s_rank': 1, 'signal/s_roi': 0})
+                               for i in (1, 2)]))
+    panels = plot_panels(series)
+    assert list(panels) == ['Mean reward', 'Similarities', 'Rank of the region']
+    assert {Image.open(io.BytesIO(png)).size for png in panels.values()} == {(700, 476)}
+    assert plot_panels({}) == {}
 
 
 def test_plot(log, tmp_path):

@@ -11,10 +11,12 @@ from PIL import Image
 from mmdpad.utils import write_jsonl
 from mmdpad.visualization.rollouts import (
     Group,
+    find_iterations,
     notable_groups,
     read_step,
     rollouts_as_html,
     rollouts_as_text,
+    sections_as_html,
 )
 
 HOSTILE = '</pre><script>alert("x")</script>\x1b[2J\r\ud800 & 苹果\nsecond line'
@@ -41,6 +43,24 @@ def test_a_step_is_read_group_by_group_and_the_best_response_comes_first(log):
         assert iteration == 2
         assert [[row['total'] for row in group.rows] for group in groups] == [[3, 1], [5]]
     assert [row['total'] for row in read_step(path, 1)[1][0].rows] == [9]
+
+
+def test_iterations_of_a_resumed_run(tmp_path):
+    """Killed in iteration 4, resumed from 2, and killed again."""
+    first, second = (write_jsonl(str(tmp_path / f'{name}.jsonl'), [
+        line(iteration, group, 1.) for iteration in iterations for group in (0, 1)])
+        for name, iterations in (('first', (1, 2, 3, 4)), ('second', (3, ))))
+    assert find_iterations([first, second]) == {1: first, 2: first, 3: second}
+    assert find_iterations([]) == {}
+
+
+def test_the_middle_of_a_large_group_may_be_left_out():
+    group = Group([line(1, 0, float(total), response=f'text {total}') for total in range(9, 0, -1)])
+    page = sections_as_html({'Best': [group]}, lambda path: None, shown=3)
+    assert re.findall('text [0-9]', page) == ['text 9', 'text 8', 'text 1']
+    assert '6 responses between these are left out' in page
+    page = sections_as_html({'Best': [group]}, lambda path: None, shown=9)
+    assert page.count('<pre>') == 9 and 'left out' not in page
 
 
 def test_notable_groups_by_hand():
@@ -74,7 +94,7 @@ def test_images_are_embedded_small():
     shown = Image.open(io.BytesIO(base64.b64decode(data)))
     assert shown.size == (320, 128)
     assert np.allclose(np.array(shown)[64, 160], (250, 0, 0), atol=8), 'the colours are in order'
-    assert 'http' not in page
+    assert 'http:' not in page and 'https:' not in page
 
 
 def test_text_cannot_steer_a_terminal():

@@ -1,7 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .alarm_hook import AlarmHook
+from .answer_picture_hook import AnswerPictureHook
 from .answer_store_hook import AnswerStoreHook
 from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .curves_hook import CurvesHook
 from .discriminative_reward_hook import DiscriminativeRewardHook
 from .exact_resume_hook import ExactResumeHook
 from .mask_reward_hook import MaskRewardHook
@@ -9,6 +11,6 @@ from .plain_checkpoint_hook import PlainCheckpointHook
 from .provenance_hook import ProvenanceHook
 from .rollout_log_hook import RolloutLogHook
 
-__all__ = ['AlarmHook', 'AnswerStoreHook', 'AtomicCheckpointHook', 'DiscriminativeRewardHook',
-           'ExactResumeHook', 'MaskRewardHook', 'PlainCheckpointHook', 'ProvenanceHook',
-           'RolloutLogHook']
+__all__ = ['AlarmHook', 'AnswerPictureHook', 'AnswerStoreHook', 'AtomicCheckpointHook',
+           'CurvesHook', 'DiscriminativeRewardHook', 'ExactResumeHook', 'MaskRewardHook',
+           'PlainCheckpointHook', 'ProvenanceHook', 'RolloutLogHook']

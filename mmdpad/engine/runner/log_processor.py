@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ DETAILS = ('reward_std/', 'signal/', 'failed/', 'empty_think', 'distinct_2', 're
 
 @LOG_PROCESSORS.register_module()
 class ShortLogProcessor(LogProcessor):
-    """mmengine's, with details left out of the text log.
+    """mmengine's, with details left out of the text log, and with a validation's own numbers where
+    ``mean_pattern`` asks for means: mmengine would average them over the last ``window_size``
+    validations.
 
     Args:
         details: Beginnings of the names that are left out.
@@ -32,3 +35,11 @@ class ShortLogProcessor(LogProcessor):
         numbers, line = super().get_log_after_iter(runner, batch_idx, mode)
         parts = [part for part in line.split('  ') if not part.startswith(self.details)]
         return numbers, '  '.join(parts)
+
+    def get_log_after_epoch(self, *args: Any, **kwargs: Any) -> tuple[dict, str]:
+        """The numbers of a validation or test, and the line."""
+        pattern, self.mean_pattern = self.mean_pattern, re.compile('^(data_)?time$')
+        try:
+            return super().get_log_after_epoch(*args, **kwargs)
+        finally:
+            self.mean_pattern = pattern

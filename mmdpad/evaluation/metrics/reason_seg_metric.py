@@ -62,7 +62,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
             that DPAD and Seg-Zero report on); 'exclude' leaves them out of intersection and union,
             and an empty union gives IoU 1 (LISA); refused for data that cannot tell them apart.
         out_file: Where the JSON lines go; None for ``reasonseg[_iter_N].jsonl`` beside the log.
-        save_masks: Put the predicted mask into its line, as COCO RLE.
+        save_masks: Put the predicted mask and the target into the sample's line, as COCO RLE.
         collect_device, prefix, collect_dir: As in mmengine.
 
     Raises:

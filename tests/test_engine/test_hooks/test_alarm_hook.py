@@ -19,6 +19,7 @@ from mmdpad.engine.hooks.alarm_hook import (
     term_saturates,
 )
 from mmdpad.registry import HOOKS
+from mmdpad.utils import raised_alarms
 
 HEALTHY = {'think_tokens': 60., 'empty_think': .02, 'repetition': .05, 'reward': 2.,
            'reward/iou': .5, 'reward_std/iou': .5, 'loss': -.1}
@@ -172,6 +173,8 @@ def test_stop_ends_a_run_and_a_resumed_one_remembers(tiny_config, tmp_path):
     assert runner.iter == 3
     log = next(Path(runner.log_dir).glob('*.log')).read_text()
     assert log.count('Alarm chain_collapses (think_tokens): 1.0 in iterations 2-3') == 1
+    *_, alarm = raised_alarms(runner.work_dir)
+    assert alarm.startswith('chain_collapses (think_tokens): 1.0 in') and 'is stopped.' in alarm
     assert [path.name for path in sorted(Path(runner.work_dir).glob('*.pth'))] == [
         'iter_1.pth', 'iter_2.pth', 'iter_3.pth']
 

@@ -160,13 +160,13 @@ def test_lines_per_sample(tmp_path):
     metrics = evaluate(SAMPLES, out_file=str(out), save_masks=True)
     rows = read(out)
     assert [row['id'] for row in rows] == ['half', 'whole', 'failed', 'ignore']
-    assert rows[0] | dict(mask=None) == dict(
+    assert rows[0] | dict(mask=None, target=None) == dict(
         index=None, id='half', image='x.jpg', question='which?', is_sentence=False,
         num_targets=1, iou=2 / 6, intersection=2, union=6, area=4, pointing=0.5,
         boxes_right=False, failure=None, failure_detail=None,
         boxes=[[0.5, 1, 2, 3]], points=[[[1, 1], [2, 2]]], scores=[0.75],
         think='because', caption='a cup', think_tokens=10, caption_tokens=4,
-        repetition=0, truncated=False, response='<think>', mask=None)
+        repetition=0, truncated=False, response='<think>', mask=None, target=None)
     assert (rows[2]['failure'], rows[2]['failure_detail'], rows[2]['think'], rows[2]['boxes']) == (
         'no_json', FAILURE.detail, 'hm', [])
     np.testing.assert_array_equal(decode_mask(rows[0]['mask']), mask('0110 0110')[0].numpy())

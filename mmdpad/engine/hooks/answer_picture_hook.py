@@ -1,0 +1,88 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Pictures of some answers of each validation and test, always of the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmdpad.engine.unwrap import unwrap
+from mmdpad.evaluation.scoring import score_sample
+from mmdpad.models.segmentors import ReasoningSegmentor
+from mmdpad.registry import HOOKS
+from mmdpad.utils import spread
+from mmdpad.utils.provenance import trained_iterations
+from mmdpad.visualization import draw_row
+from mmdpad.visualization.answer import verdict
+
+
+@HOOKS.register_module()
+class AnswerPictureHook(Hook):
+    """Hands pictures of answers to the visualizer: box, points, mask and true mask on the image,
+    beside them question, chain, description, and the IoU or why the answer cannot be used.
+
+    With ``LocalVisBackend`` they are PNG files in ``TIME/vis_data/vis_image/`` of the work dir,
+    ``val_answer_SAMPLE_ITERATION.png`` and ``test_answer_...``; other backends (TensorBoard, W&B)
+    get them, too. SAMPLE is the sample's place in the order of evaluation, from 0. The places are
+    evenly spread and stay the same in a run, so that progress can be seen. Of several processes
+    the first draws, and only what it evaluates itself.
+
+    Nothing is drawn of models other than :class:`ReasoningSegmentor`, nor of samples without true
+    masks.
+
+    Args:
+        number: How many samples; 0 for none.
+
+    Raises:
+        ValueError: ``number`` is negative.
+    """
+
+    def __init__(self, number: int = 8) -> None:
+        if number < 0:
+            raise ValueError(f'`number` should be 0 (no pictures) or more, but got {number}')
+        self.number = number
+
+    def before_val(self, runner: Runner) -> None:
+        """Choose the samples of a validation."""
+        self._choose(runner, runner.val_loop)
+
+    def before_test(self, runner: Runner) -> None:
+        """Choose the samples of a test."""
+        self._choose(runner, runner.test_loop)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                       outputs: Sequence[Any] | None = None) -> None:
+        """Draw those of a batch of a validation that are chosen."""
+        self._draw(runner, 'val', data_batch, outputs)
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                        outputs: Sequence[Any] | None = None) -> None:
+        """Draw those of a batch of a test that are chosen."""
+        self._draw(runner, 'test', data_batch, outputs)
+
+    def _choose(self, runner: Runner, loop: Any) -> None:
+        self._chosen: set[int] = set()
+        self._evaluated = 0
+        if is_main_process() and isinstance(unwrap(runner.model), ReasoningSegmentor):
+            self._chosen = set(spread(range(len(loop.dataloader.sampler)), self.number))
+        # As a metric counts the mask's IoU, so does the picture.
+        self._ignore_regions = next((metric.ignore_regions for metric in loop.evaluator.metrics
+                                     if hasattr(metric, 'ignore_regions')), 'target')
+
+    def _draw(self, runner: Runner, mode: str, data_batch: Any, outputs: Sequence[Any]) -> None:
+        if not self._chosen:
+            return
+        first, self._evaluated = self._evaluated, self._evaluated + len(outputs)
+        for row, sample in enumerate(outputs):
+            if first + row not in self._chosen or 'masks' not in sample.get('gt_instances', ()):
+                continue
+            image = data_batch['inputs']['image'][row].permute(1, 2, 0).cpu().numpy()
+            scored = score_sample(sample.to_dict(), self._ignore_regions, save_masks=True)
+            step = trained_iterations()
+            note = f'{verdict(scored)} ({scored["id"]}, iteration {step})'
+            runner.visualizer.add_image(f'{mode}_answer_{first + row:04}',
+                                        draw_row(image, scored, note), step)

@@ -1,0 +1,41 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What a run leaves in its work dir: ``TIME/`` for each start, ``TIME/vis_data/`` in it."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+_ALARM = re.compile(r' - WARNING - Alarm (.+)')
+_PICTURE = re.compile(r'val_answer_(\d+)_(\d+)\.png')
+
+
+def training_logs(work_dir: str | Path) -> list[Path]:
+    """The logged numbers of a run, oldest first; a resumed one has several files. Tests write
+    none."""
+    return [path for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
+            if path.stat().st_size]
+
+
+def rollout_logs(work_dir: str | Path) -> list[Path]:
+    """What the first process wrote by :class:`RolloutLogHook`, oldest first."""
+    return sorted(Path(work_dir).glob('*/rollouts.jsonl'))
+
+
+def raised_alarms(work_dir: str | Path) -> list[str]:
+    """What :class:`AlarmHook` said, in the order of time; a resumed run may say the same again,
+    which counts once."""
+    found = [match[1] for path in sorted(Path(work_dir).glob('*/*.log'))
+             for match in _ALARM.finditer(path.read_text(encoding='utf-8', errors='replace'))]
+    return list(dict.fromkeys(found))
+
+
+def answer_pictures(work_dir: str | Path) -> dict[int, dict[int, Path]]:
+    """The pictures that :class:`AnswerPictureHook` drew of validations: sample -> iteration ->
+    file, both rising; of two of an iteration the later one."""
+    found: dict[int, dict[int, Path]] = defaultdict(dict)
+    for path in sorted(Path(work_dir).glob('*/vis_data/vis_image/*.png')):
+        if match := _PICTURE.fullmatch(path.name):
+            found[int(match[1])][int(match[2])] = path
+    return {sample: dict(sorted(by_step.items())) for sample, by_step in sorted(found.items())}

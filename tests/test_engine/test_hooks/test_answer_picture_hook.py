@@ -1,0 +1,78 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmdpad.engine.hooks import AnswerPictureHook
+from mmdpad.engine.hooks import answer_picture_hook as module
+from mmdpad.engine.hooks.exact_resume_hook import random_state
+from mmdpad.utils import answer_pictures
+from mmdpad.visualization.answer import TRUTH
+
+
+@pytest.fixture
+def config(tiny_config):
+    tiny_config.merge_from_dict({
+        'model.test_cfg.max_new_tokens': 60, 'test_dataloader.batch_size': 4,
+        'test_evaluator': [tiny_config.test_evaluator[0]],
+        'default_hooks.answer_pictures.number': 3})
+    return tiny_config
+
+
+def pictures(runner):
+    return sorted(path.name for path in Path(runner.log_dir).glob('vis_data/vis_image/*.png'))
+
+
+def test_the_same_samples_at_each_validation(config):
+    config.val_cfg = dict(type='ReasonSegValLoop')
+    config.val_dataloader, config.val_evaluator = config.test_dataloader, config.test_evaluator
+    config.train_cfg.update(max_iters=2, val_interval=1)
+    runner = Runner.from_cfg(config)
+    runner.train()
+    # Of 6 samples, in batches of 4 and 2.
+    assert pictures(runner) == [f'val_answer_{sample:04}_{step}.png' for sample in (0, 2, 5)
+                                for step in (1, 2)]
+    found = answer_pictures(runner.work_dir)
+    assert {sample: list(files) for sample, files in found.items()} == dict.fromkeys((0, 2, 5),
+                                                                                    [1, 2])
+    first, second = (np.asarray(Image.open(path)) for path in found[0].values())
+    assert first.dtype == np.uint8 and first.shape[0] >= 512 and len(first.shape) == 3
+    for picture in (first, second):
+        assert (picture == np.array(TRUTH, np.uint8)).all(axis=2).any(), 'the true mask, in RGB'
+
+
+def test_a_test_is_drawn_without_a_random_number(config, monkeypatch):
+    drawn, draw = [], AnswerPictureHook._draw
+
+    def watch(hook, *args):
+        before = random_state()
+        draw(hook, *args)
+        after = random_state()
+        drawn.append(torch.equal(before['torch'], after['torch'])
+                     and torch.equal(before['numpy'][1], after['numpy'][1])
+                     and torch.equal(before['python'][1], after['python'][1]))
+    monkeypatch.setattr(AnswerPictureHook, '_draw', watch)
+    config.train_dataloader.dataset.data_root = 'not/there'  # a test needs no training data
+    runner = Runner.from_cfg(config)
+    runner.test()
+    assert pictures(runner) == [f'test_answer_{sample:04}_0.png' for sample in (0, 2, 5)]
+    assert drawn == [True, True]
+
+
+@pytest.mark.parametrize('main, number', [(False, 3), (True, 0)])
+def test_of_several_processes_the_first_draws_if_asked_to(config, monkeypatch, main, number):
+    config.default_hooks.answer_pictures.number = number
+    monkeypatch.setattr(module, 'is_main_process', lambda: main)
+    monkeypatch.setattr(module, 'draw_row', None)
+    runner = Runner.from_cfg(config)
+    runner.test()
+    assert pictures(runner) == []
+
+
+def test_a_number_that_makes_no_sense():
+    with pytest.raises(ValueError, match='`number` should be 0 .* or more, but got -1'):
+        AnswerPictureHook(-1)

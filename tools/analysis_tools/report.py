@@ -1,0 +1,54 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Tells of a training run on one page: numbers, curves, alarms, responses, best and worst answers.
+
+    python tools/analysis_tools/report.py work_dirs/RUN --out report.html
+
+The page needs no other file and no network. Run it where the paths of the images hold, usually the
+folder that training was started in. What the run does not have is said on the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os.path as osp
+from pathlib import Path
+
+from mmdpad.datasets.transforms import read_image_if_any
+from mmdpad.evaluation.results import find_summaries, read_result
+from mmdpad.utils import check_file, rollout_logs, training_logs, write_atomically
+from mmdpad.visualization.run_page import Evaluation, run_as_html
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('work_dir', type=Path, help='the work dir of a run, with TIME/ in it')
+    parser.add_argument('--result', metavar='FILE', help='show the answers of this result of '
+                        'ReasonSegMetric (default: of the one in the work dir written last)')
+    parser.add_argument('--out', metavar='PAGE.html',
+                        help='default WORK_DIR/report.html; a taken name gets a number')
+    args = parser.parse_args()
+    check_file('result', args.result)
+    summaries = find_summaries(str(args.work_dir))
+    if not (training_logs(args.work_dir) or rollout_logs(args.work_dir) or summaries):
+        raise SystemExit(f'{str(args.work_dir)!r} should be the work dir of a run, with '
+                         f'TIME/vis_data/scalars.json, TIME/rollouts.jsonl or results of '
+                         f'ReasonSegMetric in it, but has none; name the folder that '
+                         f'tools/train.py was given as --work-dir')
+    try:
+        shown = args.result or next(map(str, reversed(summaries)), None)
+        page = run_as_html(
+            args.work_dir, [Evaluation(osp.relpath(path, args.work_dir), summary)
+                            for path, summary in summaries.items()],
+            shown and read_evaluation(shown, args.work_dir), read_image_if_any)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    print(write_atomically(args.out or str(args.work_dir / 'report.html'), page.encode()))
+
+
+def read_evaluation(path: str, work_dir: Path) -> Evaluation:
+    result = read_result(path)
+    return Evaluation(osp.relpath(path, work_dir), result.summary, result.rows)
+
+
+if __name__ == '__main__':
+    main()
