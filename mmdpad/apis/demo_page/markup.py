@@ -10,8 +10,11 @@ from mmdpad.visualization.html import safe
 
 from .asking import Shown
 
+# Gradio cuts off its own line about the queue, and at times calls a cancelled question an error.
 CSS = """
-#problem { min-height: 3em; }
+#problem { min-height: 3.5em; }
+#problem .wrap { overflow: visible; }
+#problem .error, #problem .clear-status { display: none; }
 .status { min-height: 1.6em; }
 .model h2 { margin: 0; }
 .picture img { max-height: 70vh; object-fit: contain; }

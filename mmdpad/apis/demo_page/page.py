@@ -51,9 +51,10 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
             for wrong, shown in ask(models, path, text, max_pixels):
                 yield [markup.notice(wrong), *(value for one in shown for value in _values(one))]
 
-        asking = gr.on([go.click, question.submit], run, [image, question], outputs,
-                       concurrency_limit=1, show_progress='minimal', show_progress_on=problem,
-                       trigger_mode='once', api_visibility='private')
+        asking = gr.on(
+            [go.click, question.submit], run, [image, question], outputs, concurrency_limit=1,
+            trigger_mode='once', show_progress='minimal', show_progress_on=problem,
+            api_visibility='private')
         # Half-written texts stay; what says that a model writes goes.
         stop.click(None, cancels=[asking]).then(
             lambda: [markup.notice('Cancelled.'), *[''] * len(models)], None,
