@@ -86,7 +86,7 @@ def _column(model: Model, number: int) -> list[gr.components.Component]:
     """What shows the answer of one model; :func:`_values` gives the values in this order."""
     with gr.Column(min_width=280, elem_id=f'model_{number}', elem_classes='model'):
         gr.HTML(f'<h2>{markup.text(model.name)}</h2>')
-        status = gr.HTML(elem_classes='status')
+        status = gr.HTML()
         # Boxes of plain text: what a model writes is never read as HTML or Markdown.
         reasoning = gr.Textbox(label='Reasoning', lines=3, max_lines=12, interactive=False,
                                elem_classes='reasoning')
