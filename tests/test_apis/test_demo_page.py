@@ -246,7 +246,7 @@ def test_checkpoints_of_the_command_line(tmp_path):
 
 def test_the_miniature_has_a_discriminator():
     model = command_line.load_model(find_config('tiny_shapes'), None, 'cpu')
-    assert model.name == 'tiny_shapes, its start weights' and model.discriminator is not None
+    assert model.name == 'tiny_shapes, start weights' and model.discriminator is not None
     with pytest.raises(SystemExit, match='cannot be loaded'):
         command_line.load_model(find_config('tiny_shapes'), 'no.pth', 'cpu')
 

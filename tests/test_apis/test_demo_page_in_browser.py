@@ -1,7 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The demo page in a headless Chromium, with the miniature and with a model that writes markup."""
+import itertools
 import json
 import shutil
+import threading
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -26,6 +28,7 @@ OPTIONS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
 MARKUP = '<img src=x onerror=alert(1)> {{7*7}} ${1+1} **bold** \ud800'
 READABLE = MARKUP.replace('\ud800', '\N{REPLACEMENT CHARACTER}')
 PAUSE = 0.05  # seconds a token
+WRITTEN = "document.querySelector('#model_0 .reasoning textarea').value"
 
 
 class MarkupInferencer:
@@ -39,21 +42,27 @@ class MarkupInferencer:
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    """The page's address, its miniature, how many tokens that wrote, and examples."""
+    """The page's address, its miniature, how many tokens that wrote, and examples. While `gate` is
+    closed it writes no more than a few tokens, see `held`."""
     from mmdpad.apis.demo_page.page import build_page, open_page
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp('demo')
         patch.setenv('GRADIO_TEMP_DIR', str(folder / 'cache'))
         miniature = load_model(find_config('tiny_shapes'), None, 'cpu')
-        found = SimpleNamespace(tokens=0, examples=write_examples(folder),
-                                infer=miniature.infer)
+        found = SimpleNamespace(address='', tokens=0, gate=threading.Event(),
+                                examples=write_examples(folder), infer=miniature.infer)
+        found.gate.set()
         engine = miniature.infer.model.rollout_engine
         watched = engine.watched
 
         @contextmanager
         def slowly(watcher):
+            count = itertools.count()
+
             def watch(tokens):
                 found.tokens += 1
+                if next(count) == 5:
+                    found.gate.wait(60)
                 time.sleep(PAUSE)
                 watcher(tokens)
             with watched(watch):
@@ -119,21 +128,34 @@ def expected(site, path, question):
     return answer
 
 
-def still(site):
-    """Whether no token is written any more."""
-    before = site.tokens
-    time.sleep(20 * PAUSE)
-    return site.tokens == before
+@contextmanager
+def held(site):
+    """While this lasts, no response gets beyond its first tokens."""
+    site.gate.clear()
+    try:
+        yield
+    finally:
+        site.gate.set()
+
+
+def tokens_until_rest(site, before):
+    """How many tokens were written since, once no more are."""
+    seen = -1
+    while seen != site.tokens:
+        seen = site.tokens
+        time.sleep(20 * PAUSE)
+    return seen - before
 
 
 def test_upload_ask_text_result(site, visit):
     page = visit()
     path, question = site.examples[3]
-    ask(page, path, question)
-    see(page, '#model_0 [role=status]', 'Writes')
-    see(page, '#model_1 [role=status]', 'Waits for its turn')
-    page.wait_for_function("document.querySelector('#model_0 .reasoning textarea').value")
-    assert not page.locator('#model_0 .facts').count()
+    with held(site):
+        ask(page, path, question)
+        see(page, '#model_0 [role=status]', 'Writes')
+        see(page, '#model_1 [role=status]', 'Waits for its turn')
+        page.wait_for_function(WRITTEN)
+        assert not page.locator('#model_0 .facts').count()
     see(page, '#model_0 [role=status]', 'Answered in')
     see(page, '#model_1 [role=status]', 'The response cannot be used')
     truth = expected(site, path, question)
@@ -187,32 +209,38 @@ def test_questions_that_cannot_be_used(site, visit):
 
 
 def test_cancel_ends_the_sampling(site, visit):
-    page = visit()
-    path, question = site.examples[3]
-    ask(page, path, question)
-    page.wait_for_function("document.querySelector('#model_0 .reasoning textarea').value")
-    page.click('#cancel')
-    see(page, '#problem', 'Cancelled')
-    assert still(site)
+    page, before = visit(), site.tokens
+    with held(site):
+        ask(page, *site.examples[3])
+        page.wait_for_function(WRITTEN)
+        with page.expect_request(lambda request: request.url.endswith('/cancel')):
+            page.click('#cancel')
+        see(page, '#problem', 'Cancelled')
+    cancelled = tokens_until_rest(site, before)
     assert not page.locator('#model_0 .facts').count()
     page.click('#ask')  # nothing is stuck
     see(page, '#model_0 [role=status]', 'Answered in')
+    assert cancelled < (site.tokens - before - cancelled) / 2
 
 
 def test_a_user_who_goes_away_ends_the_sampling(site, visit):
-    page = visit()
-    ask(page, *site.examples[3])
-    see(page, '#model_0 [role=status]', 'Writes')
-    page.context.close()
-    time.sleep(1)
-    assert still(site)
+    page, before = visit(), site.tokens
+    with held(site):
+        ask(page, *site.examples[3])
+        page.wait_for_function(WRITTEN)
+        page.context.close()
+        time.sleep(1)  # the server looks every 0.05 s
+    assert tokens_until_rest(site, before) < 15  # of 29
 
 
 def test_two_users_at_once_get_each_their_own_answer(site, visit):
     asked = [site.examples[3], site.examples[4]]
     pages = [visit() for _ in asked]
-    for page, (path, question) in zip(pages, asked, strict=True):
-        ask(page, path, question)
+    with held(site):
+        ask(pages[0], *asked[0])
+        see(pages[0], '#model_0 [role=status]', 'Writes')
+        ask(pages[1], *asked[1])
+        see(pages[1], '#problem', 'queue: 1/1')
     for page, (path, question) in zip(pages, asked, strict=True):
         see(page, '#model_0 [role=status]', 'Answered in')
         truth = expected(site, path, question)

@@ -118,7 +118,7 @@ def load_model(config: str, weights: str | None, device: str | None) -> Model:
         infer = ReasonSegInferencer(config, weights, device)
     except (OSError, RuntimeError, ValueError) as error:
         raise SystemExit(f'{config} cannot be loaded: {error}') from error
-    name = f'{Path(config).stem}, {Path(weights).name if weights else "its start weights"}'
+    name = f'{Path(config).stem}, {Path(weights).name if weights else "start weights"}'
     try:
         settings = find_reward(infer.cfg)
     except ValueError:

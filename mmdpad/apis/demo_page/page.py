@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import gradio as gr
 
@@ -48,8 +49,10 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
         outputs = [problem, *(part for column in columns for part in column)]
 
         def run(path: str | None, text: str | None) -> Iterator[list]:
-            for wrong, shown in ask(models, path, text, max_pixels):
-                yield [markup.notice(wrong), *(value for one in shown for value in _values(one))]
+            with closing(ask(models, path, text, max_pixels)) as steps:
+                for wrong, shown in steps:
+                    yield [markup.notice(wrong),
+                           *(value for one in shown for value in _values(one))]
 
         asking = gr.on(
             [go.click, question.submit], run, [image, question], outputs, concurrency_limit=1,
