@@ -35,7 +35,8 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
             with gr.Column(min_width=280):
                 image = gr.Image(type='filepath', image_mode=None, label='Image', height=300,
                                  sources=['upload', 'clipboard'], buttons=[], elem_id='image')
-                # Gradio would open the file and fail with a message of its own.
+                # Gradio has checked by now that it is an upload; it would also open the file,
+                # and fail with a message of its own.
                 image.preprocess = lambda file: file and file.path
                 question = gr.Textbox(label='Question', lines=2, max_lines=6, elem_id='question',
                                       placeholder='What could you sit on?')
@@ -68,7 +69,7 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
 
 def open_page(page: gr.Blocks, host: str, port: int | None, share: bool = False,
               wait: bool = True) -> str:
-    """Serve a page, and return its address at once, or at the end if ``wait``.
+    """Serve a page and print its address; return it at once, or at the end if ``wait``.
 
     Args:
         page: What :func:`build_page` made.
@@ -78,10 +79,14 @@ def open_page(page: gr.Blocks, host: str, port: int | None, share: bool = False,
     """
     plain = [gr.themes.Font('sans-serif')]
     _, address, _ = page.launch(
-        server_name=host, server_port=port, share=share, prevent_thread_lock=not wait,
+        server_name=host, server_port=port, share=share, prevent_thread_lock=True,
+        quiet=True,
         theme=gr.themes.Default(font=plain, font_mono=[gr.themes.Font('monospace')]),
         css=markup.CSS, footer_links=[], run_history=False, enable_monitoring=False,
         ssr_mode=False, pwa=False, mcp_server=False, max_file_size=_MAX_FILE, inbrowser=False)
+    print(f'The page is at {address}' + ('; Ctrl-C ends it' if wait else ''), flush=True)
+    if wait:
+        page.block_thread()
     return address
 
 
