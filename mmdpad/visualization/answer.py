@@ -59,8 +59,7 @@ def draw_answer(image: np.ndarray,
         if region is not None and region.shape != image.shape[:2]:
             raise ValueError(f'`{name}` should have the size of the image {image.shape[:2]}, but '
                              f'got {region.shape}')
-    scale = _scale(image.shape[:2])
-    picture = _overlay(image, mask, boxes, points, gt_mask, scale)
+    picture = draw_regions(image, mask, boxes, points, gt_mask)
     if not panel:
         return picture
     legend = [item for item, given in (
@@ -141,10 +140,11 @@ def _scale(shape: tuple[int, int]) -> float:
     return min(max(longer, _SMALLEST), _LARGEST) / longer
 
 
-def _overlay(image: np.ndarray, mask: np.ndarray | None, boxes: Sequence[Sequence[float]],
-             points: Sequence[Sequence[float]], gt_mask: np.ndarray | None,
-             scale: float) -> np.ndarray:
-    """The image at ``scale`` with everything drawn on it."""
+def draw_regions(image: np.ndarray, mask: np.ndarray | None, boxes: Sequence[Sequence[float]],
+                 points: Sequence[Sequence[float]],
+                 gt_mask: np.ndarray | None = None) -> np.ndarray:
+    """:func:`draw_answer` without any text: the image, enlarged or reduced, with all regions."""
+    scale = _scale(image.shape[:2])
     size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])  # width, height
     resample = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS
     canvas = np.array(Image.fromarray(image).resize(size, resample))

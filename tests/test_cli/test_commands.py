@@ -33,6 +33,7 @@ def test_an_unknown_command_is_an_error(capsys):
 @pytest.mark.parametrize('arguments, shown', [
     (['--help'], 'usage: mmdpad COMMAND'),
     (['infer', '--help'], 'usage: mmdpad infer'),
+    (['demo', '--help'], 'usage: mmdpad demo'),
     (['train', '--help'], 'usage: mmdpad train'),
     (['test', '--help'], 'usage: mmdpad test'),
     (['doctor', '--help'], 'usage: mmdpad doctor'),

@@ -1,0 +1,84 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The few parts of the page that are HTML. Whatever is put in is text and stays text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmdpad.visualization.answer import BOX, MASK, POINT
+from mmdpad.visualization.html import safe
+
+from .asking import Shown
+
+# Gradio cuts off its own line about the queue, and at times calls a cancelled question an error.
+CSS = """
+#problem { min-height: 3.5em; }
+#problem .wrap { overflow: visible; }
+#problem .error, #problem .clear-status { display: none; }
+.status { min-height: 1.6em; }
+.model h2 { margin: 0; }
+.picture img { max-height: 70vh; object-fit: contain; }
+.bad { color: #c02020; font-weight: 600; }
+.dark .bad { color: #ff8080; }
+.facts { display: grid; grid-template-columns: max-content 1fr; gap: 2px 12px; }
+.facts dt { opacity: 0.7; }
+.facts dd { margin: 0; }
+.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 6px 10px;
+        align-items: center; margin-top: 8px; }
+.bars .bar { height: 14px; border-radius: 3px; }
+.legend { display: flex; gap: 12px; }
+.swatch { display: inline-block; width: 0.8em; height: 0.8em; margin-right: 4px; }
+.part { margin-bottom: 10px; }
+"""
+
+
+def notice(problem: str) -> str:
+    """What is wrong with image or question; empty if nothing is."""
+    return f'<div class="notice bad" role="alert">{text(problem)}</div>' if problem else ''
+
+
+def status(shown: Shown) -> str:
+    """How far a model is."""
+    kind = 'status bad' if shown.failed else 'status'
+    return f'<div class="{kind}" role="status">{text(shown.status)}</div>'
+
+
+def details(shown: Shown) -> str:
+    """Legend, facts and similarities of a finished answer; empty before."""
+    parts = []
+    if shown.picture is not None:
+        swatches = ''.join(
+            f'<span><span class="swatch" style="background:{_rgb(colour)}"></span>{name}</span>'
+            for name, colour in (('mask', MASK), ('box', BOX), ('points', POINT)))
+        parts.append(f'<div class="legend">{swatches}</div>')
+    if shown.facts:
+        rows = ''.join(f'<dt>{text(name)}</dt><dd>{text(value)}</dd>'
+                       for name, value in shown.facts.items())
+        parts.append(f'<dl class="facts">{rows}</dl>')
+    if shown.similarities:
+        parts.append(bars(*shown.similarities))
+    elif shown.note:
+        parts.append(f'<div class="note">{text(shown.note)}</div>')
+    return ''.join(f'<div class="part">{part}</div>' for part in parts)
+
+
+def bars(region: float, image: float) -> str:
+    """CLIP's similarities of the description with region and whole image, in [-1, 1], as bars from
+    0 to the larger of both (a negative one has no length), and what follows from them."""
+    full = max(region, image, 1e-6)
+    rows = ''.join(
+        f'<span>{name}</span><div><div class="bar" style="width:{100 * max(value, 0) / full:.1f}%;'
+        f'background:{_rgb(colour)}"></div></div><span>{value:.3f}</span>'
+        for name, value, colour in (('region', region, BOX), ('whole image', image, (128, ) * 3)))
+    verdict = 'better than' if region > image else 'no better than'
+    return (f'<div>CLIP: the description fits the region {verdict} the whole image '
+            f'({region - image:+.3f})</div><div class="bars">{rows}</div>')
+
+
+def text(value: Any) -> str:
+    """Escaped for HTML, and for the templates that gradio reads HTML as."""
+    return safe(value).replace('{', '&#123;').replace('$', '&#36;')
+
+
+def _rgb(colour: tuple[int, ...]) -> str:
+    return f'rgb{tuple(colour)}'

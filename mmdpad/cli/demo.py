@@ -1,0 +1,99 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""`mmdpad demo [CONFIG]`, also `python tools/web_demo.py [CONFIG]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+from mmdpad.utils import check_config, check_file
+
+_REMEDY = 'the demo page needs gradio 6 or newer: pip install -e .[demo]'
+# Pillow itself refuses or warns above.
+_MOST_MEGAPIXELS = (Image.MAX_IMAGE_PIXELS or 89_478_485) // 10**6
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Checks the command line, loads the models, serves the page until Ctrl-C.
+
+    Args:
+        argv: The arguments; None for those of this process.
+        prog: What the help text calls the command.
+
+    Raises:
+        SystemExit: With what is wrong.
+    """
+    args = _parse(argv, prog)
+    os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+    with tempfile.TemporaryDirectory(prefix='mmdpad_demo_') as folder:
+        # Uploads and pictures go with the program.
+        os.environ['GRADIO_TEMP_DIR'] = folder
+        try:
+            from mmdpad.apis.demo_page.page import build_page, open_page
+        except ImportError as error:
+            raise SystemExit(f'{error}; {_REMEDY}') from error
+        from mmdpad.apis.demo_page.examples import write_examples
+        from mmdpad.apis.demo_page.loading import load_model
+        models = [load_model(config, weights, args.device)
+                  for config, weights in args.checkpoints]
+        page = build_page(models, write_examples(folder), args.max_megapixels * 10**6,
+                          args.queue)
+        open_page(page, args.host, args.port, args.share)
+
+
+def _parse(argv: Sequence[str] | None, prog: str | None = None) -> argparse.Namespace:
+    """The arguments, with ``checkpoints``: one or two pairs of a config's path and weights.
+
+    Raises:
+        SystemExit: Something is wrong with them; nothing was loaded yet.
+    """
+    parser = argparse.ArgumentParser(
+        prog, description='A page in the browser: ask questions about images, watch the '
+        'reasoning, see the mask.')
+    parser.add_argument('config', nargs='?', default='tiny_shapes', help='path of a config, or '
+                        'the name of one that came with mmdpad (default: tiny_shapes, the '
+                        'miniature, whose weights are here)')
+    parser.add_argument('--weights', metavar='FILE', help='a checkpoint of training (default: the '
+                        'weights that the config names)')
+    parser.add_argument('--second', metavar='CONFIG', help='a second model, which answers beside '
+                        'the first (default with --second-weights: CONFIG itself)')
+    parser.add_argument('--second-weights', metavar='FILE', help='its checkpoint')
+    parser.add_argument('--device', help='where the models run (default: a GPU if there is one)')
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen at (default: '
+                        '127.0.0.1, this machine alone)')
+    parser.add_argument('--port', type=_count(1, 65535), default=7860, help='default: 7860')
+    parser.add_argument('--share', action='store_true', help='also by a public address of '
+                        "gradio's own service, open to all who know it")
+    parser.add_argument('--queue', type=_count(1, 10**6), default=16, metavar='N',
+                        help='questions that may wait; more are refused (default: 16)')
+    parser.add_argument('--max-megapixels', type=_count(1, _MOST_MEGAPIXELS), default=40,
+                        metavar='N', help=f'largest image that is decoded, at most '
+                        f'{_MOST_MEGAPIXELS} (default: 40)')
+    args = parser.parse_args(argv)
+    check_file('--weights', args.weights)
+    check_file('--second-weights', args.second_weights)
+    args.checkpoints = [(args.config, args.weights)]
+    if args.second or args.second_weights:
+        args.checkpoints.append((args.second or args.config, args.second_weights))
+    args.checkpoints = [(check_config(config), weights) for config, weights in args.checkpoints]
+    try:
+        socket.create_server((args.host, args.port)).close()
+    except OSError as error:
+        raise SystemExit(f'{args.host}:{args.port} cannot be listened at ({error}); name another '
+                         f'--port or --host') from error
+    return args
+
+
+def _count(low: int, high: int) -> Callable[[str], int]:
+    """A parser of integers in a range."""
+    def number(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f'should be an integer from {low} to {high}, but is '
+                                             f'{text!r}')
+        return int(text)
+    return number
