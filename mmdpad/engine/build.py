@@ -9,16 +9,23 @@ from mmengine.runner import FlexibleRunner, Runner
 from mmdpad.registry import MODELS
 
 STRATEGY = 'mmdpad.FSDP2Strategy'
+# mmengine's own default hooks.
+OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
 def build_runner(config: Config) -> Runner | FlexibleRunner:
-    """mmengine's Runner, or its FlexibleRunner where the config has a ``strategy``.
+    """mmengine's Runner, or its FlexibleRunner where the config has a ``strategy``. A default hook
+    that is None is left out.
 
     Raises:
         ValueError: A strategy that our loops do not run under.
     """
     if problem := find_wrong_strategy(config):
         raise ValueError(problem)
+    # mmengine knows how to leave out a hook of its own, and asserts at None for another.
+    hooks = config.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None and name not in OWN_HOOKS]:
+        del hooks[name]
     if config.get('strategy') is None:
         return Runner.from_cfg(config)
     runner = FlexibleRunner.from_cfg(config)

@@ -60,12 +60,20 @@ def test_every_command_can_be_typed(page):
         source = (ROOT / script).read_text()
         rest = rest.split('#')[0].split('--cfg-options')[0]
         if script.endswith('.sh'):
-            source = (ROOT / f'tools/{script.split("_")[-1][:-3]}.py').read_text()
+            source = f'from mmdpad.cli.{script.split("_")[-1][:-3]} import main'
+        for command in re.findall(r'from mmdpad\.cli\.(\w+) import main', source):
+            source = (ROOT / f'mmdpad/cli/{command}.py').read_text()
         for flag in OPTION.findall(rest):
             made = "f'--{" in source  # such as --train, from the names of splits
             assert made or f"'{flag}'" in source + shared, f'{script} {flag}'
         for config in re.findall(r'configs/[\w/+]+\.py', rest):
             assert (ROOT / config).is_file(), config
+    for command, rest in re.findall(r'^(?:\$ )?mmdpad ([\w-]+)([^\n`|]*)', text, re.M):
+        module = ROOT / 'mmdpad/cli' / command.replace('-', '_')
+        source = (module / '__init__.py' if module.is_dir() else
+                  module.with_suffix('.py')).read_text()
+        for flag in OPTION.findall(rest.split('#')[0].split('--cfg-options')[0]):
+            assert f"'{flag}'" in source + shared, f'mmdpad {command} {flag}'
     makefile = (ROOT / 'Makefile').read_text()
     for target in re.findall(r'`make ([\w-]+)`|^make ([\w-]+)', text, re.M):
         assert re.search(rf'^{"".join(target)}:', makefile, re.M), target
