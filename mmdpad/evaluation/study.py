@@ -148,7 +148,8 @@ def analyse_study(folder: Path) -> dict[str, Any]:
 
 
 def read_arms(folder: Path) -> list[Arm]:
-    """All arms with their complete runs: the start policy, then by group and name.
+    """All arms with their complete runs: the start policy, then by group, each behind those that
+    it is compared with, and by name.
 
     Raises:
         ValueError: No arm, an ``arm.json`` is not as it should be, or a file is damaged.
@@ -157,9 +158,16 @@ def read_arms(folder: Path) -> list[Arm]:
     if not paths:
         raise ValueError(f'{folder} should be the folder of a study, with ARM/arm.json for each '
                          f'arm, but has none; run tools/analysis_tools/run_study.py first')
-    arms = [read_arm(path.parent) for path in paths]
-    return sorted(arms, key=lambda arm: (arm.name != START, GROUPS.index(arm.about['group']),
-                                         arm.name))
+    arms = {path.parent.name: read_arm(path.parent) for path in paths}
+
+    def steps(name: str, behind: tuple[str, ...] = ()) -> int:
+        """How many comparisons lead to an arm that is compared with none."""
+        others = arms[name].about.get('compare_with', ()) if name in arms else ()
+        return max((1 + steps(other, (*behind, name)) for other in others
+                    if other not in (*behind, name)), default=0)
+
+    return sorted(arms.values(), key=lambda arm: (
+        arm.name != START, GROUPS.index(arm.about['group']), steps(arm.name), arm.name))
 
 
 def read_arm(folder: Path) -> Arm:

@@ -73,8 +73,8 @@ def test_a_study_by_hand(study_folder):
     folder = study_folder('discriminative', seeds=(2, 3), chain=lambda seed, scene: 5 + scene,
                           about=dict(seeds=3, compare_with=['geometric']))
     study = analyse_study(folder)
-    start, arm, reference = study['arms']
-    assert [one['name'] for one in study['arms']] == ['start', 'discriminative', 'geometric']
+    start, reference, arm = study['arms']
+    assert [one['name'] for one in study['arms']] == ['start', 'geometric', 'discriminative']
     assert study['sets'] == ['all', 'many', 'look_alikes'] and study['samples']['all'] == 8
     numbers = reference['numbers']['sampled']['all']
     assert numbers['giou']['values'] == {1: 10, 2: 20, 3: 30} and numbers['giou']['mean'] == 20

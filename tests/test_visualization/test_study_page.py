@@ -100,7 +100,7 @@ def test_tables(made):
         f'{what}, {mode} answers, {scope}' for scope in ('all sets together', 'set by set')
         for what in ('Arms', 'Differences') for mode in ('sampled', 'greedy')]
     assert all(len(row) == len(table.head) for table in tables for row in table.rows)
-    arms = dict(zip(tables[0].head, tables[0].rows[1], strict=True))
+    arms = dict(zip(tables[0].head, tables[0].rows[2], strict=True))
     assert arms['arm'] == 'Arm discriminative' and arms['seeds'] == '3 of 3'
     # IoU 10, 20, 30: half = 4.302653 * 10 / sqrt(3) = 24.84.
     assert arms['gIoU'] == '20.0 [-4.8, 44.8]' and arms['margin'] == '0.250 [0.250, 0.250]'
