@@ -2,6 +2,7 @@
 """Every config runs in small, and passes the checks of a dry run then; `tools/train.py --smoke`."""
 import itertools
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ from mmdpad.registry import DATASETS, MODELS
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path for path in ROOT.glob('configs/**/*.py') if '_base_' not in path.parts)
 MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
+# They differ from others by a value or a size, and are run with the slow tests.
+ALIKE = re.compile(r'study/(?!geometric|discriminative)|/qwen7b_form_(?!margin)|/qwen3b_ref|'
+                   r'qwen3vl8b')
 numbers = itertools.count()
 
 
@@ -40,7 +44,9 @@ def stand_in(weights, tmp_path):
     return make
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: str(p.relative_to(ROOT / 'configs')))
+@pytest.mark.parametrize('path', [
+    pytest.param(path, marks=[pytest.mark.slow] * bool(ALIKE.search(path.as_posix())),
+                 id=str(path.relative_to(ROOT / 'configs'))) for path in CONFIGS])
 def test_every_config_passes(path, stand_in):
     if 'qlora' in path.stem:
         pytest.importorskip('bitsandbytes')
