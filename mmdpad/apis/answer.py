@@ -65,25 +65,34 @@ class Answer(dict):
             self['question'], self['reasoning'], self['caption'],
             note=self['failure'] and f'No answer: {self["failure"]}')
 
-    def png(self) -> bytes:
-        """:meth:`draw` as a PNG file's content."""
-        buffer = io.BytesIO()
-        Image.fromarray(self.draw()).save(buffer, 'PNG')
-        return buffer.getvalue()
+    def write(self, log: str, picture: np.ndarray | None = None) -> str:
+        """Add a line to a :func:`new_log` (the mask as COCO RLE), and beside it the picture, named
+        after the image.
 
-    def write(self, log: str) -> str:
-        """Add a line to a :func:`new_log` (the mask as COCO RLE), and the picture beside it, named
-        after the image; returns the picture's path."""
+        Args:
+            log: Path of the log.
+            picture: What :meth:`draw` made, where that is at hand.
+
+        Returns:
+            The picture's path.
+        """
         stem = Path(self['image'] or 'image').stem
-        picture = write_atomically(osp.join(osp.dirname(log), f'{stem}.png'), self.png())
-        line = dict(self, mask=encode_mask(self['mask']), picture=osp.basename(picture))
+        path = write_atomically(osp.join(osp.dirname(log), f'{stem}.png'),
+                                _as_png(self.draw() if picture is None else picture))
+        line = dict(self, mask=encode_mask(self['mask']), picture=osp.basename(path))
         with open(log, 'ab') as file:
             file.write(to_jsonl([line]))
-        return picture
+        return path
 
     def _repr_png_(self) -> bytes:
         """What IPython shows."""
-        return self.png()
+        return _as_png(self.draw())
+
+
+def _as_png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, 'PNG')
+    return buffer.getvalue()
 
 
 def new_log(out_dir: str) -> str:

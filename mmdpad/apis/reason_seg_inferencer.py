@@ -116,10 +116,11 @@ class ReasonSegInferencer(BaseInferencer):
         answers: list[Answer] = []
         for batch in batches:
             for answer in self._answer(batch):
+                picture = answer.draw() if return_vis or log is not None else None
                 if log is not None:
-                    answer.write(log)
+                    answer.write(log, picture)
                 if return_vis:
-                    answer['visualization'] = answer.draw()
+                    answer['visualization'] = picture
                 answers.append(answer)
         return answers
 
