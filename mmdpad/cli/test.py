@@ -35,8 +35,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                         'with protocol, intervals and provenance')
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted test: '
                         'take over the answers that are in the work dir already')
-    parser.add_argument('--dry-run', action='store_true', help='instead: check everything that can '
-                        'be checked without loading weights, and list what is wrong')
     args = parser.parse_args(argv)
     check_config(args.config)  # a misspelt one is told before torch is imported
     if args.dry_run:

@@ -25,8 +25,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                         help='go on from the latest checkpoint of the work dir, or from this one')
     parser.add_argument('--smoke', action='store_true', help='instead: the same config on small '
                         'random models and made data, for two steps, in a temporary work dir')
-    parser.add_argument('--dry-run', action='store_true', help='instead: check everything that can '
-                        'be checked without loading weights, and list what is wrong')
     args = parser.parse_args(argv)
     check_config(args.config)  # a misspelt one is told before torch is imported
     if args.smoke or args.dry_run:

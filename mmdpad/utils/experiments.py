@@ -53,12 +53,14 @@ def check_config(name: str) -> str:
 
 def experiment_parser(description: str, example: str,
                       prog: str | None = None) -> argparse.ArgumentParser:
-    """A :func:`config_parser` with --work-dir and --launcher, too."""
+    """A :func:`config_parser` with --work-dir, --launcher and --dry-run, too."""
     parser = config_parser(description, example, prog)
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and results '
                         '(default: work_dirs/<name of the config>)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
                         default='none', help='how the processes were started')
+    parser.add_argument('--dry-run', action='store_true', help='instead: check everything that can '
+                        'be checked without loading weights, and list what is wrong')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help=argparse.SUPPRESS)
     return parser
