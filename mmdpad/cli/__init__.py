@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import mmdpad
 
@@ -18,11 +20,12 @@ COMMANDS = {
     'demo': 'a page in the browser: ask, watch the reasoning, see the mask',
     'train': 'train a config, try it in small, or check it',
     'test': 'evaluate a checkpoint on the test set',
+    'run': 'a script of tools/ by name: report, convert, check_dataset, ...',
     'doctor': 'what is installed, what is missing, and the commands that mend it',
     'build-mmcv': 'build mmcv with its operators for the installed torch',
 }
-# The scripts that set up an environment; they do not import mmdpad.
-SET_UP_TOOLS = Path(mmdpad.__file__).parent / '.mim' / 'tools' / 'set_up'
+# tools/, in a checkout and in a wheel. Those in set_up/ do not import mmdpad.
+TOOLS = Path(mmdpad.__file__).parent.resolve() / '.mim' / 'tools'
 _WORKS_ANYWHERE = ('doctor', 'build-mmcv')
 
 
@@ -57,3 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit(str(error)) from error
     module = importlib.import_module(f'mmdpad.cli.{command.replace("-", "_")}')
     module.main(argv[1:], prog=f'mmdpad {command}')
+
+
+def become(script: Path, argv: Sequence[str]) -> NoReturn:
+    """Runs a script of TOOLS in place of this process, as `python SCRIPT ...` would."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(script.resolve()), *argv])

@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 
-from . import SET_UP_TOOLS
+from . import TOOLS, become
 
 
 def main(argv: Sequence[str] = (), prog: str | None = None) -> None:
     """Becomes the tool, which has a process of its own, as in the set-up of a checkout."""
-    tool = str(SET_UP_TOOLS / 'build_mmcv.py')
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, tool, *argv])
+    become(TOOLS / 'set_up' / 'build_mmcv.py', argv)

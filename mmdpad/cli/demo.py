@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmdpad.utils import check_config, check_file
 
-_REMEDY = 'the demo page needs gradio 6 or newer: pip install -e .[demo]'
+_REMEDY = 'the demo page needs gradio 6 or newer: pip install "gradio>=6.0"'
 # Pillow itself refuses or warns above.
 _MOST_MEGAPIXELS = (Image.MAX_IMAGE_PIXELS or 89_478_485) // 10**6
 

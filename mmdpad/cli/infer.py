@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         infer = ReasonSegInferencer(config, args.weights, args.device)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
+    if args.config == MINIATURE:
+        print('the miniature answers, which knows made scenes of plain shapes and nothing else; '
+              '--config and --weights name another model')
     log = new_log(args.out_dir)
     for query in queries:
         print(f'\n{query.path}', flush=True)

@@ -107,8 +107,8 @@ def _read_targets(number: int, row: Mapping[str, Any]) -> SimpleNamespace:
         if not isinstance(row.get(name), str):
             raise ValueError(f'line {number} should have `response` and `solution`, both text, but '
                              f'`{name}` is {row.get(name)!r}; the files of RolloutLogHook hold no '
-                             f'solutions, but rewards already (tools/analysis_tools/'
-                             f'show_rollouts.py shows them)')
+                             f'solutions, but rewards already (`mmdpad run '
+                             f'show_rollouts` shows them)')
     if not isinstance(row.get('think_tokens', 0), int | float | None):
         raise ValueError(f'line {number}: `think_tokens` should be a number or null, but is '
                          f'{row["think_tokens"]!r}')

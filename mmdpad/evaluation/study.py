@@ -157,7 +157,7 @@ def read_arms(folder: Path) -> list[Arm]:
     paths = sorted(folder.glob('*/arm.json'))
     if not paths:
         raise ValueError(f'{folder} should be the folder of a study, with ARM/arm.json for each '
-                         f'arm, but has none; run tools/analysis_tools/run_study.py first')
+                         f'arm, but has none; run `mmdpad run run_study` first')
     arms = {path.parent.name: read_arm(path.parent) for path in paths}
 
     def steps(name: str, behind: tuple[str, ...] = ()) -> int:

@@ -79,7 +79,7 @@ def check_checkpoint(what: str, path: str | None, config: Config) -> None:
         check_file(what, path)
     elif config.get('strategy') is None:
         raise SystemExit(f'{what} {path!r} is a folder of parts: make one file of it by '
-                         f'tools/model_converters/merge_shards.py')
+                         f'`mmdpad run merge_shards {path} FILE`')
 
 
 def read_config(args: argparse.Namespace) -> Config:

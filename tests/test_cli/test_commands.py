@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import mmdpad
-from mmdpad.cli import COMMANDS, SET_UP_TOOLS, main
+from mmdpad.cli import COMMANDS, TOOLS, main
 
 
 def python(code):
@@ -85,6 +85,26 @@ def test_build_mmcv_becomes_the_tool_of_the_set_up(monkeypatch):
     became = []
     monkeypatch.setattr('os.execv', lambda *command: became.append(command))
     main(['build-mmcv', '--cpu'])
-    tool = SET_UP_TOOLS / 'build_mmcv.py'
+    tool = TOOLS.resolve() / 'set_up' / 'build_mmcv.py'
     assert became == [(sys.executable, [sys.executable, str(tool), '--cpu'])] and tool.is_file()
     assert mmdpad.BUILD_MMCV == 'mmdpad build-mmcv'
+
+
+def test_run_becomes_a_tool_and_lists_them(monkeypatch, capsys):
+    became = []
+    monkeypatch.setattr('os.execv', lambda *command: became.append(command))
+    main(['run', 'report', 'work_dirs/x', '--out', 'y'])
+    tool = TOOLS.resolve() / 'analysis_tools' / 'report.py'
+    assert became == [(sys.executable, [sys.executable, str(tool), 'work_dirs/x', '--out', 'y'])]
+    for argv in (['run'], ['run', '--help']):
+        with pytest.raises(SystemExit):
+            main(argv)
+        shown = capsys.readouterr().out
+        assert 'usage: mmdpad run TOOL' in shown
+        for folder in ('analysis_tools', 'dataset_converters', 'model_converters'):
+            for path in (TOOLS / folder).glob('*.py'):
+                assert f'  {path.stem} ' in shown
+    with pytest.raises(SystemExit) as end:
+        main(['run', '../set_up/set_up'])
+    assert end.value.code == 2 and 'invalid choice' in capsys.readouterr().err
+    assert len(became) == 1

@@ -38,7 +38,7 @@ def test_a_missing_gradio_is_told(monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, '__import__', without_gradio)
-    with pytest.raises(SystemExit, match=r'gradio.*pip install -e \.\[demo\]'):
+    with pytest.raises(SystemExit, match=r'gradio.*pip install "gradio>=6.0"'):
         demo.main(['--port', str(free_port())])
 
 

@@ -14,6 +14,7 @@ from mmdpad.cli import doctor
 from mmdpad.cli.doctor import files, machine
 from mmdpad.cli.doctor.findings import Finding, format_finding
 from mmdpad.cli.doctor.packages import OPTIONAL, check_packages
+from mmdpad.cli.run import find_tools
 
 ROOT = Path(mmdpad.__file__).parents[1]
 CPU, GPU = dict(cuda='13.0', gpus=[]), dict(cuda='13.0', gpus=[['H100', 85_000_000_000]])
@@ -154,8 +155,8 @@ def test_files_that_are_there_and_files_that_are_not(tmp_path, monkeypatch):
 
 def test_the_scenes_are_made_by_a_tool_that_is_there():
     (scenes, ) = [place for place in files.PLACES if place.path == 'data/shapes_world']
-    python, tool, folder = scenes.remedy.split()
-    assert (python, folder) == ('python', scenes.path) and Path(tool).is_file()
+    *command, tool, folder = scenes.remedy.split()
+    assert command == ['mmdpad', 'run'] and tool in find_tools() and folder == scenes.path
 
 
 def test_a_full_disk_is_told(monkeypatch):

@@ -6,8 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from mmdpad.cli.run import find_tools
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r'^```(python|shell)\n(.*?)^```', re.M | re.S)
+
+
+def as_script(words: list[str]) -> list[str]:
+    """What `python` is given for a command of a page."""
+    if words[:2] == ['mmdpad', 'run']:
+        return [str(find_tools()[words[2]]), *words[3:]]
+    if words[:1] == ['mmdpad']:
+        return [f'tools/{words[1]}.py', *words[2:]]
+    assert words[:1] == ['python'], f'there is a command that no test runs: {" ".join(words)}'
+    return words[1:]
 
 
 @pytest.fixture
@@ -15,8 +27,8 @@ def follow(tmp_path, monkeypatch, run_here):
     """Does what a page of docs/ says, in a new folder that has the checkout's folders in it.
 
     A python block that opens with a file's name as a comment becomes that file. Each line of a
-    shell block is run; it should be `python FILE ...` or `export PYTHONPATH=.`. Returns the folder,
-    and what each command printed, by command.
+    shell block is run; it should be `python FILE ...`, `mmdpad COMMAND ...` or
+    `export PYTHONPATH=.`. Returns the folder, and what each command printed, by command.
     """
     def do(name: str) -> tuple[Path, dict[str, str]]:
         for folder in ('configs', 'mmdpad', 'tests', 'tools'):
@@ -33,8 +45,7 @@ def follow(tmp_path, monkeypatch, run_here):
                 if words == ['export', 'PYTHONPATH=.']:
                     monkeypatch.syspath_prepend(tmp_path)
                     continue
-                assert words[:1] == ['python'], f'{name} has a command that no test runs: {line}'
-                result = run_here(*words[1:], folder=tmp_path)
+                result = run_here(*as_script(words), folder=tmp_path)
                 assert not result.returncode, f'{line}\n{result.stdout}{result.stderr}'
                 printed[' '.join(words[1:])] = result.stdout
         return tmp_path, printed

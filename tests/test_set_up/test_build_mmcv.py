@@ -44,6 +44,26 @@ def test_the_wheel_is_built_once_then_taken_from_the_cache(cache, monkeypatch):
     assert sorted(path.name for path in (cache / 'key').iterdir()) == ['lock', first.name]
 
 
+def test_a_new_environment_gets_what_builds_mmcv(cache, monkeypatch):
+    # pip install of mmdpad alone brings neither, and the first build asked for another command.
+    class Stop(Exception):
+        pass
+
+    steps = []
+
+    def run(title, command, log_path, **_):
+        steps.append((title, command[-2:]))
+        if 'fetching' in title:
+            raise Stop
+
+    monkeypatch.setattr(build_mmcv, 'run_or_explain', run)
+    monkeypatch.setattr(build_mmcv, 'BUILD_TOOLS', ('no_such_tool', 'pytest'))
+    with pytest.raises(Stop):
+        build_mmcv.build_wheel('cpu', None, 20, cache / 'key.log', cache)
+    assert steps[0] == ('installing no_such_tool, needed to build it', ['install', 'no_such_tool'])
+    assert len(steps) == 2
+
+
 def test_what_a_killed_build_left_is_cleared(cache, monkeypatch):
     (cache / 'key' / 'building' / 'mmcv-2.1.0').mkdir(parents=True)
 

@@ -5,11 +5,11 @@
     python tools/set_up/build_mmcv.py ...              # the same, where mmdpad is not installed
 
 mmdet needs mmcv's operators, no wheel of mmcv fits a current torch, and mmcv's sdist asks for an
-older C++ standard than torch's headers take. This tool takes the sdist from the package index,
-asks for the standard that the installed torch demands, compiles (some minutes on two cores), and
-keeps the wheel in a user cache ($XDG_CACHE_HOME or ~/.cache, mmdpad/wheels), so that the
-next environment with the same versions takes seconds. It does nothing where an mmcv with
-working operators is installed already.
+older C++ standard than torch's headers take. This tool takes the sdist from the package index
+(and wheel and ninja, where they are missing), asks for the standard that the installed torch
+demands, compiles (some minutes on two cores), and keeps the wheel in a user cache
+($XDG_CACHE_HOME or ~/.cache, mmdpad/wheels), so that the next environment with the same
+versions takes seconds. It does nothing where an mmcv with working operators is installed already.
 
 The CUDA operators are built when torch is a CUDA build, sees a GPU, and nvcc of the same CUDA
 version is found; without them mmdpad runs on a GPU all the same, but mmdet's detectors need
@@ -41,7 +41,8 @@ from steps import SetUpError, clock, run_logged  # noqa: E402
 
 # Module -> what pip calls it.
 NEEDED = {'torch': 'torch', 'mmengine': 'mmengine', 'cv2': 'opencv-python',
-          'setuptools': '"setuptools<82"', 'wheel': 'wheel'}
+          'setuptools': '"setuptools<82"'}
+BUILD_TOOLS = ('wheel', 'ninja')
 # In a checkout tools/ lies beside the package, in an installed one within it, as .mim/tools/.
 VERSION = next(path for path in (HERE.parents[1] / 'mmdpad/version.py',
                                  HERE.parents[2] / 'version.py') if path.is_file())
@@ -171,6 +172,10 @@ def precompile_header(header: Path, standard: int, env: dict, log_path: Path) ->
 def build_wheel(device: str, toolkit: str | None, standard: int, log_path: Path,
                 work: Path) -> Path:
     """Downloads mmcv's sdist into `work`, compiles it there and returns the wheel's path."""
+    tools = [tool for tool in BUILD_TOOLS if importlib.util.find_spec(tool) is None]
+    if tools:
+        run_or_explain(f'installing {" and ".join(tools)}, needed to build it',
+                       [*PIP, 'install', *tools], log_path)
     # torch looks for ninja on the PATH, where an environment that is not activated is not.
     path = os.pathsep.join([sysconfig.get_path('scripts'), os.environ.get('PATH', '')])
     env = dict(os.environ, MMCV_WITH_OPS='1', PATH=path)
@@ -301,10 +306,8 @@ def main(argv: list[str] | None = None) -> None:
                if importlib.util.find_spec(module) is None]
     if missing:
         raise SetUpError(f'building mmcv needs packages that {sys.executable} does not have; run: '
-                         f'pip install {" ".join(missing)} ninja')
+                         f'pip install {" ".join(missing)}')
     import torch
-    if importlib.util.find_spec('ninja') is None and shutil.which('ninja') is None:
-        print('  ninja is not installed: files are compiled one by one (pip install ninja)')
 
     device, toolkit, why = recipe.choose_device(
         wanted, torch.version.cuda, cuda_toolkits(torch.version.cuda), torch.cuda.is_available())

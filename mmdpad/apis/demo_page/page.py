@@ -46,6 +46,7 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
                 problem = gr.HTML(elem_id='problem')
             columns = [_column(model, number) for number, model in enumerate(models)]
         gr.Examples([list(example) for example in examples], [image, question],
+                    label='Examples: plain shapes, all that the miniature (tiny_shapes) knows',
                     api_visibility='private')
         outputs = [problem, *(part for column in columns for part in column)]
 

@@ -9,11 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpad.cli import SET_UP_TOOLS
-
 from .findings import Finding
 
-_SHAPES = (SET_UP_TOOLS.parent / 'dataset_converters' / 'shapes_world.py').resolve()
 _SAM = 'https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth'
 _CLIP = 'timm/vit_base_patch32_clip_224.openai'  # what the configs' tag stands for
 _DETECTOR = 'checkpoints/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.pth'
@@ -69,7 +66,7 @@ def _zip(folder: str, url: str, purpose: str) -> Place:
 
 PLACES = (
     Place('data/shapes_world', 'scenes of the miniature (tiny_shapes*.py), to train and test it',
-          f'python {_SHAPES} data/shapes_world'),
+          'mmdpad run shapes_world data/shapes_world'),
     _policy('Qwen2.5-VL-7B-Instruct', 'qwen7b_*.py'),
     _policy('Qwen2.5-VL-3B-Instruct', 'qwen3b_*.py'),
     _policy('Qwen2-VL-7B-Instruct', 'qwen2vl7b_reasonseg.py'),

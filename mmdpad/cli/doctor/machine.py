@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import mmdpad
-from mmdpad.cli import SET_UP_TOOLS
+from mmdpad.cli import TOOLS
 
 from .findings import Finding
 
@@ -63,7 +63,7 @@ def check_operators(torch: dict[str, Any]) -> Iterator[Finding]:
     if 'fault' in torch:
         yield Finding('missing', 'not tried', 'torch does not import')
         return
-    probe = str(SET_UP_TOOLS / 'probe_mmcv.py')
+    probe = str(TOOLS / 'set_up' / 'probe_mmcv.py')
     cuda, fault = run(probe)
     if cuda is None:
         rebuild = '' if fault.startswith('ModuleNotFoundError') else ' --rebuild'

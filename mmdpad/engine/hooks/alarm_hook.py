@@ -22,8 +22,8 @@ REMEDIES = {
         "Aggregate by tokens, which does not favour short responses, or raise the KL term "
         "(`model.train_cfg`: `aggregation='token_mean'`, `kl_coef`).",
     'chain_vanishes':
-        'Give `ThinkingFormatReward` more weight, and see by tools/analysis_tools/'
-        'show_rollouts.py what is written instead of a chain.',
+        'Give `ThinkingFormatReward` more weight, and see by '
+        '`mmdpad run show_rollouts` what is written instead of a chain.',
     'sentences_repeat':
         'Add `RepetitionReward` to the rewards, raise '
         '`model.train_cfg.kl_coef`, or lower the learning rate.',
@@ -31,7 +31,7 @@ REMEDIES = {
         'Make the term stricter or graded, or remove it; a format that has been learned may stay.',
     'reward_hacking':
         'Take the checkpoint of the best validation, and look for what is rewarded without being '
-        'right by tools/analysis_tools/show_rollouts.py.',
+        'right by `mmdpad run show_rollouts`.',
     'not_finite':
         'Go back to a checkpoint before this iteration and lower the learning rate or '
         '`optim_wrapper.clip_grad.max_norm`.',

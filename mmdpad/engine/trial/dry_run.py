@@ -198,7 +198,7 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
     report = make_report(cost, gpus)
     need = report['variants'][0]['sharded_peak' if shards and gpus > 1 else 'peak']
     notes.append(f'memory: about {need / GB:.1f} GB on a GPU, with all responses at the limit of '
-                 f'{cost.max_tokens} tokens (tools/analysis_tools/estimate_cost.py says of what)')
+                 f'{cost.max_tokens} tokens (`mmdpad run estimate_cost` says of what)')
     if torch.cuda.is_available():
         have = min(torch.cuda.get_device_properties(i).total_memory for i in range(gpus))
         notes.append(f'GPUs here: {gpus} of {have / GB:.0f} GB')

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os.path as osp
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +63,17 @@ def load_open_clip(model_name: str,
         quick_gelu = _tag_wants_quick_gelu(model_name, pretrained) or None
     try:
         tokenizer = open_clip.get_tokenizer(model_name, context_length=context_length)
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            model_name,
-            pretrained,
-            precision=precision,
-            load_weights=file is None,
-            require_pretrained=file is None and not allow_random,
-            pretrained_text=False,  # of a tower alone
-            force_context_length=context_length,
-            force_quick_gelu=bool(quick_gelu),
-            **({} if quick_gelu is None else dict(quick_gelu=quick_gelu)))
+        with _announces_random_weights(file is None):
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                model_name,
+                pretrained,
+                precision=precision,
+                load_weights=file is None,
+                require_pretrained=file is None and not allow_random,
+                pretrained_text=False,  # of a tower alone
+                force_context_length=context_length,
+                force_quick_gelu=bool(quick_gelu),
+                **({} if quick_gelu is None else dict(quick_gelu=quick_gelu)))
     except (RuntimeError, ValueError, OSError, KeyError, AttributeError, StopIteration, EOFError,
             pickle.UnpicklingError, SafetensorError) as error:
         source = f' with weights {pretrained!r}' if pretrained else ''
@@ -80,6 +83,20 @@ def load_open_clip(model_name: str,
     if weights is not None:
         _load(model, weights, model_name, quick_gelu is not None)
     return model, preprocess, tokenizer
+
+
+@contextmanager
+def _announces_random_weights(wanted: bool) -> Iterator[None]:
+    """Unless ``wanted``, keeps open_clip from saying that it loaded no weights: we load them."""
+    def keep(record: logging.LogRecord) -> bool:
+        return wanted or not record.getMessage().startswith('No pretrained weights loaded')
+
+    root = logging.getLogger()  # which open_clip logs to
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
 
 
 def _load(model: nn.Module, weights: Weights, model_name: str, activation_is_set: bool) -> None:

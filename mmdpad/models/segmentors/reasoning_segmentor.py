@@ -394,4 +394,4 @@ def _check_fit(module: ReasoningSegmentor, state: dict, prefix: str, *_: Any) ->
     LoadReport.of(module, own, 'the checkpoint').settle(
         'It should be of this config: `model.policy` (model, `lora`) as in the run that wrote it; '
         'to start an adapter from a whole policy, name its folder as `model.policy.pretrained`, '
-        'see tools/model_converters/to_hf.py')
+        'see `mmdpad run to_hf --help`')

@@ -27,6 +27,14 @@ def test_a_local_folder_with_its_own_preprocessing(tiny):
     assert open_clip.get_model_preprocess_cfg(model)['resize_mode'] == 'squash'
 
 
+def test_random_weights_are_announced_where_they_stay(tiny, caplog):
+    # open_clip said so of every model that our loader fills right after, too.
+    load_open_clip(f'local-dir:{tiny.folder}', None)
+    assert 'randomly' not in caplog.text
+    load_open_clip(tiny.name, None, allow_random=True)
+    assert 'randomly' in caplog.text
+
+
 def test_a_local_folder_with_a_hugging_face_tokenizer(tiny):
     _, _, tokenizer = load_open_clip(f'local-dir:{tiny.hf_folder}', None)
     assert tokenizer(['A red apple']).tolist() == [[2, 4, 5, 7, 3, 0, 0, 0]]

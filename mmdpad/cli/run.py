@@ -1,0 +1,49 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""`mmdpad run TOOL ...`: the scripts of tools/, wherever mmdpad is installed."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import TOOLS, become
+
+_FOLDERS = ('analysis_tools', 'dataset_converters', 'model_converters')
+
+
+def find_tools() -> dict[str, Path]:
+    """Name -> script."""
+    return {path.stem: path for folder in _FOLDERS
+            for path in sorted((TOOLS / folder).glob('*.py'))}
+
+
+def main(argv: Sequence[str], prog: str | None = None) -> None:
+    """Becomes a tool, or lists them.
+
+    Args:
+        argv: TOOL and its arguments.
+        prog: What the help text calls the command.
+
+    Raises:
+        SystemExit: There is no such tool, or help was asked for.
+    """
+    tools = find_tools()
+    width = max(map(len, tools))
+    parser = argparse.ArgumentParser(
+        prog, usage=f'{prog or "run"} TOOL ...',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Runs a script of tools/; in a checkout, python tools/FOLDER/TOOL.py is the '
+                    'same.',
+        epilog='tools:\n' + '\n'.join(
+            f'  {name:{width}}  {_first_line(path)}' for name, path in tools.items())
+        + '\n\n`mmdpad run TOOL --help` tells what each takes.')
+    parser.add_argument('tool', choices=tools, metavar='TOOL', help=argparse.SUPPRESS)
+    tool = parser.parse_args(argv[:1] or ['--help']).tool
+    become(tools[tool], argv[1:])
+
+
+def _first_line(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
+    return text.partition('\n')[0].partition(': python')[0]
