@@ -25,7 +25,7 @@ COMMANDS = {
     'build-mmcv': 'build mmcv with its operators for the installed torch',
 }
 # tools/, in a checkout and in a wheel. Those in set_up/ do not import mmdpad.
-TOOLS = Path(mmdpad.__file__).parent.resolve() / '.mim' / 'tools'
+TOOLS = (Path(mmdpad.__file__).parent / '.mim' / 'tools').resolve()
 _WORKS_ANYWHERE = ('doctor', 'build-mmcv')
 
 
@@ -65,4 +65,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 def become(script: Path, argv: Sequence[str]) -> NoReturn:
     """Runs a script of TOOLS in place of this process, as `python SCRIPT ...` would."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, str(script.resolve()), *argv])
+    os.execv(sys.executable, [sys.executable, str(script), *argv])

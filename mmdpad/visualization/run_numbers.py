@@ -47,7 +47,7 @@ def numbers_as_html(series: Series) -> str:
     return (_validated(series)
             + table(['training', f'first, to iteration {steps[few - 1]}',
                      f'last, from iteration {steps[-few]}'], rows, wraps=True)
-            + remark(f'{len(steps)} lines are in the log, the last of iteration {steps[-1]}; '
+            + remark(f'The log has {len(steps)} line(s), the last of iteration {steps[-1]}; '
                      f'"first" and "last" are means over a tenth of them. A line may itself hold '
                      f'means over some iterations (log_processor.window_size).'))
 

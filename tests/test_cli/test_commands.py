@@ -85,7 +85,7 @@ def test_build_mmcv_becomes_the_tool_of_the_set_up(monkeypatch):
     became = []
     monkeypatch.setattr('os.execv', lambda *command: became.append(command))
     main(['build-mmcv', '--cpu'])
-    tool = TOOLS.resolve() / 'set_up' / 'build_mmcv.py'
+    tool = TOOLS / 'set_up' / 'build_mmcv.py'
     assert became == [(sys.executable, [sys.executable, str(tool), '--cpu'])] and tool.is_file()
     assert mmdpad.BUILD_MMCV == 'mmdpad build-mmcv'
 
@@ -94,7 +94,7 @@ def test_run_becomes_a_tool_and_lists_them(monkeypatch, capsys):
     became = []
     monkeypatch.setattr('os.execv', lambda *command: became.append(command))
     main(['run', 'report', 'work_dirs/x', '--out', 'y'])
-    tool = TOOLS.resolve() / 'analysis_tools' / 'report.py'
+    tool = TOOLS / 'analysis_tools' / 'report.py'
     assert became == [(sys.executable, [sys.executable, str(tool), 'work_dirs/x', '--out', 'y'])]
     for argv in (['run'], ['run', '--help']):
         with pytest.raises(SystemExit):

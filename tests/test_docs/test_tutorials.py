@@ -27,7 +27,7 @@ def test_get_started(follow):
 
 def test_own_data(follow):
     folder, printed = follow('own_data.md')
-    convert, _, check, _, dry, smoke, _, _ = [printed[key] for key in printed if 'make' not in key]
+    convert, _, check, _, dry, smoke, *_ = [printed[key] for key in printed if 'make' not in key]
     assert convert.startswith(shown('own_data.md', 'data/mine: '))
     config = (folder / 'mine/config.py').read_text()
     (pipeline, ) = re.findall(r'^pipeline = .*?^\]\n', convert, re.M | re.S)
@@ -39,6 +39,7 @@ def test_own_data(follow):
     written = json.loads((folder / 'mine/result.json').read_text())
     assert written['metrics']['reasonseg/n'] == 1
     assert (folder / 'work_dirs/mine/iter_4.pth').is_file()
+    assert 'last, from iteration 4' in (folder / 'work_dirs/mine/report.html').read_text()
 
 
 def test_an_own_decoder(follow):

@@ -57,6 +57,14 @@ def test_a_term_that_is_earned_without_being_right_shows():
     assert 'reward/iou_correlation_form' not in result
 
 
+@pytest.mark.filterwarnings('error')
+def test_one_sample_correlates_with_nothing():
+    metric = metrics.RewardMetric(dict(form=dict(type='ThinkingFormatReward')))
+    data, predicted = sample(format_response('t', (10, 10, 29, 29), ((12, 12), (20, 20)), 'c'))
+    metric.process(dict(data_samples=[data], inputs=dict(prompt_image=[None])), [predicted])
+    assert metric.evaluate(1) == {'reward/total': 1.0, 'reward/form': 1.0}
+
+
 def test_lines_of_samples(tmp_path):
     """In the order of the data set, whatever order a sampler had; what is not finite is null."""
     out = tmp_path / 'rewards.jsonl'

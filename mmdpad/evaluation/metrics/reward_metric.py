@@ -76,7 +76,7 @@ class RewardMetric(IgnoreRegionsMetric):
                    for name in results[0] if name not in ORIGIN}
         iou = columns.pop('iou')
         metrics = {name: float(values.nanmean()) for name, values in columns.items()}
-        for name in ('total', *self.composition.weights):
+        for name in ('total', *self.composition.weights) if len(results) > 1 else ():
             correlation = float(torch.corrcoef(torch.stack([columns[name], iou]))[0, 1])
             if math.isfinite(correlation):
                 metrics[f'iou_correlation_{name}'] = correlation
