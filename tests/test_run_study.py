@@ -48,10 +48,10 @@ def test_a_run_trains_and_answers_twice(run_study):
     run = make_runs(run_study, 'discriminative', seeds=2)[1]
     run()
     (_, train), (_, greedy), (_, sampled) = run_study.calls
-    assert train[:2] == ('tools/train.py', 'configs/study/discriminative.py')
+    assert train[:2] == ('tools/train.py', str(ROOT / 'configs/study/discriminative.py'))
     assert 'randomness.seed=1' in train and '--resume' not in train
     # The checkpoint is found where it is, wherever it was when it was written.
-    assert greedy[:3] == ('tools/test.py', 'configs/study/discriminative.py',
+    assert greedy[:3] == ('tools/test.py', str(ROOT / 'configs/study/discriminative.py'),
                           str(run.folder / 'train/iter_150.pth'))
     assert 'model.test_cfg.temperature=0.0' in greedy
     assert {'model.test_cfg.temperature=1.0', 'model.test_cfg.seed=1'} <= {*sampled}

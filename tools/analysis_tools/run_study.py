@@ -26,7 +26,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-CONFIGS = Path('configs/study')
+ROOT = Path(__file__).resolve().parents[2]  # of a checkout, or .mim/ of a wheel
+CONFIGS = ROOT / 'configs/study'
 DATA = Path('data/study')
 SCENES = dict(study=(2000, 0), few=(0, 128), many=(0, 128), look_alikes=(0, 128),
               shifted=(0, 128))
@@ -112,8 +113,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / 'log.txt'
         with log.open('a') as stream:
-            result = subprocess.run([sys.executable, *command], stdout=stream,
-                                    stderr=subprocess.STDOUT,
+            result = subprocess.run([sys.executable, ROOT / command[0], *command[1:]],
+                                    stdout=stream, stderr=subprocess.STDOUT,
                                     env=dict(os.environ, OMP_NUM_THREADS='1'))
         if result.returncode:
             raise RuntimeError(f'`python {" ".join(command)}` failed (exit status '
@@ -141,8 +142,8 @@ def main() -> None:
     runs = [Run(arm, seed, args.work_dir) for seed in range(max(a.seeds for a in chosen))
             for arm in chosen if seed < (args.seeds or arm.seeds)]
     failed = work_off([run for run in runs if not run.is_done], len(runs), args.jobs)
-    subprocess.run([sys.executable, 'tools/analysis_tools/study_report.py', str(args.work_dir),
-                    '--html', str(args.work_dir / 'report.html'),
+    subprocess.run([sys.executable, ROOT / 'tools/analysis_tools/study_report.py',
+                    str(args.work_dir), '--html', str(args.work_dir / 'report.html'),
                     '--json', str(args.work_dir / 'report.json')], check=True)
     if failed:
         raise SystemExit('\n'.join(failed))
@@ -151,7 +152,7 @@ def main() -> None:
 def make_data() -> None:
     """The scenes; those that are there are left alone."""
     for world, (train, test) in SCENES.items():
-        subprocess.run([sys.executable, 'tools/dataset_converters/shapes_world.py',
+        subprocess.run([sys.executable, ROOT / 'tools/dataset_converters/shapes_world.py',
                         str(DATA / world), '--world', world, '--train', str(train), '--val', '0',
                         '--test', str(test)], check=True)
 
