@@ -45,6 +45,8 @@ def test_train_resume_and_test(shapes_data, tmp_path, run_here):
     (log, ) = work_dir.glob('*/rollouts.jsonl')
     shown = run('tools/analysis_tools/show_rollouts.py', log, '--iter', '1', '--top', '1').stdout
     assert shown.startswith('Iteration 1\n') and shown.count('<think>') >= 3
+    paid = run_here('tools/analysis_tools/chain_reward.py', log, '--stages', '1').stdout
+    assert paid.splitlines()[0].split()[:4] == ['iterations', 'groups', 'words', 'total']
     page = tmp_path / 'page.html'
     run_here('tools/analysis_tools/show_rollouts.py', log, '--last', '--out', page)
     assert 'Iteration 2' in page.read_text() and page.read_text().count('<img ') == 6
@@ -186,6 +188,7 @@ def test_check_discriminator_names_what_is_wrong(run_here, shapes_data, argument
     (['tools/analysis_tools/report.py', 'configs', '--result', 'no.json'],
      "result 'no.json' is not there"),
     (['tools/analysis_tools/show_rollouts.py', 'none.jsonl'], "log 'none.jsonl' is not there"),
+    (['tools/analysis_tools/chain_reward.py', 'README.md'], 'should hold one JSON object per'),
     (['tools/analysis_tools/show_rollouts.py', 'README.md'], 'should hold one JSON object per'),
 ])
 def test_what_is_not_there_is_named_at_once(run_here, command, message):

@@ -63,7 +63,7 @@ def read_step(path: str, iteration: int | None = None) -> tuple[int, list[Group]
     """
     seen: list[int] = []
     groups: dict[int, list[dict[str, Any]]] = {}
-    for row in _rows(path):
+    for row in read_rollouts(path):
         if not seen or row['iter'] != seen[-1]:
             seen.append(row['iter'])
             if iteration is None:
@@ -92,13 +92,18 @@ def find_iterations(logs: Sequence[str]) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for log in logs:
-        own = dict.fromkeys((row['iter'] for row in _rows(log)), log)
+        own = dict.fromkeys((row['iter'] for row in read_rollouts(log)), log)
         found = {iteration: before for iteration, before in found.items()
                  if iteration < min(own, default=math.inf)} | own
     return dict(sorted(found.items()))
 
 
-def _rows(path: str) -> Iterator[dict[str, Any]]:
+def read_rollouts(path: str) -> Iterator[dict[str, Any]]:
+    """The lines of a file of :class:`RolloutLogHook`.
+
+    Raises:
+        FileNotFoundError, ValueError: No such file; a line of it is of another kind.
+    """
     for row in read_jsonl(path):
         if not _KEYS <= row.keys():
             raise ValueError(f'{path} should be a rollouts.jsonl of RolloutLogHook, but has a line '

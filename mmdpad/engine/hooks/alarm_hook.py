@@ -19,8 +19,9 @@ Findings = dict[str, str]  # what an alarm is about -> what was seen, and when
 
 REMEDIES = {
     'chain_collapses':
-        "Aggregate by tokens, which does not favour short responses, or raise the KL term "
-        "(`model.train_cfg`: `aggregation='token_mean'`, `kl_coef`).",
+        'See by `mmdpad run chain_reward` which term pays for short chains; else aggregate by '
+        "tokens, which does not favour short responses, or raise the KL term (`model.train_cfg`: "
+        "`aggregation='token_mean'`, `kl_coef`).",
     'chain_vanishes':
         'Give `ThinkingFormatReward` more weight, and see by '
         '`mmdpad run show_rollouts` what is written instead of a chain.',
