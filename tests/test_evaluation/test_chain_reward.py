@@ -10,9 +10,14 @@ from mmdpad.prompts import format_response
 def lines(iteration, *responses, group=0):
     """(words of the chain, box, form) for each response; total is box + 2 form."""
     return [dict(iter=iteration, group=group, total=box + 2 * form,
-                 rewards=dict(box=box, form=form), response=format_response(' '.join(['so'] * words), (1, 2, 3, 4),
-                                          ((1, 2), (3, 4)), 'c') if words else 'nothing')
+                 rewards=dict(box=box, form=form), response=respond(words))
             for words, box, form in responses]
+
+
+def respond(words):
+    if not words:
+        return 'nothing'
+    return format_response(' '.join(['so'] * words), (1, 2, 3, 4), ((1, 2), (3, 4)), 'c')
 
 
 def test_by_hand():
