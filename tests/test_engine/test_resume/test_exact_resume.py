@@ -110,15 +110,15 @@ def assert_same(straight: Path, killed: Path, done: str) -> None:
             assert [line] == expected[key], f'{key}: {done}'
 
 
-def test_killed_at_random_moments(config, tmp_path):
-    done = train(config, tmp_path, 5)
+def test_killed_at_random_moments(config, tmp_path, kills=2):
+    done = train(config, tmp_path, kills)
     assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('number', range(5))
 def test_killed_at_25_random_moments(config, tmp_path, number):
-    test_killed_at_random_moments(config, tmp_path)
+    test_killed_at_random_moments(config, tmp_path, kills=5)
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from launching import NOISE, ROOT, environment, farthest, launch, run_here, weig
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize('killed', [
-    False, pytest.param(True, marks=pytest.mark.slow)], ids=['raises', 'killed'])
+@pytest.mark.slow
+@pytest.mark.parametrize('killed', [False, True], ids=['raises', 'killed'])
 def test_a_process_that_dies_ends_the_job(make_config, tmp_path, killed):
     """With its traceback, within a minute; the checkpoint before is whole and goes on."""
     config = make_config('dies', processes=2, iterations=3)
