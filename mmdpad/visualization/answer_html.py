@@ -11,10 +11,13 @@ import numpy as np
 from .answer import BOX, MASK, POINT, TRUTH, draw_row, verdict
 from .html import as_jpeg, picture, safe
 
-LEGEND = '<p>' + ' '.join(
-    f'<span style="color: rgb{colour}">■</span> {name}' for name, colour in (
-        ('predicted mask', MASK), ('box', BOX), ('points', POINT), ('true mask', TRUTH))) + '</p>'
-"""The colours of pictures without a panel."""
+
+def legend(truth: bool = True) -> str:
+    """The colours of a picture without a panel; without the true mask's if ``truth`` is False."""
+    return '<p>' + ' '.join(
+        f'<span style="color: rgb{colour}">■</span> {name}' for name, colour in (
+            ('predicted mask', MASK), ('box', BOX), ('points', POINT),
+            ('true mask', TRUTH))[:4 if truth else 3]) + '</p>'
 
 
 def answer_as_html(title: str, row: Mapping[str, Any], image: np.ndarray | None,
@@ -26,7 +29,7 @@ def answer_as_html(title: str, row: Mapping[str, Any], image: np.ndarray | None,
         row: A line of :class:`ReasonSegMetric`.
         image: (H, W, 3) uint8 RGB; None if it cannot be read, which is said.
         panel: Let the picture hold question, result and legend; without it the page should show
-            the question and :data:`LEGEND`.
+            the question and a :func:`legend`.
     """
     texts = (('Reasoning', row.get('think')), ('Description', row.get('caption')),
              ('Result', verdict(row)))

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmdpad.utils import answer_pictures, raised_alarms, rollout_logs, spread, training_logs
 
-from .answer_html import LEGEND, answer_as_html
+from .answer_html import answer_as_html, legend
 from .curves import Series, plot_panels, read_scalars
 from .html import as_jpeg, bullets, page, picture, remark, safe
 from .rollouts import find_iterations, notable_groups, read_step, sections_as_html
@@ -97,7 +97,7 @@ def _answers(shown: Evaluation | None, read_image: ReadImage) -> str:
     ranked = sorted(shown.rows, key=lambda row: row['iou'])
     few = min(_ANSWERS, (len(ranked) + 1) // 2)
     parts = [f'<p>Of {safe(shown.name)}. Of answers with the same IoU those are here that '
-             f'come first in the file.</p>', LEGEND]
+             f'come first in the file.</p>', legend()]
     if not any('mask' in row for row in ranked):
         parts.append(remark('The masks were not kept: ReasonSegMetric(save_masks=True) does so.'))
     best = sorted(shown.rows, key=lambda row: -row['iou'])[:few]

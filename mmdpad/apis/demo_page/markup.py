@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmdpad.visualization.answer import BOX, MASK, POINT
+from mmdpad.visualization.answer import BOX
+from mmdpad.visualization.answer_html import legend
 from mmdpad.visualization.html import safe
 
 from .asking import Shown
@@ -26,8 +27,6 @@ CSS = """
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 6px 10px;
         align-items: center; margin-top: 8px; }
 .bars .bar { height: 14px; border-radius: 3px; }
-.legend { display: flex; gap: 12px; }
-.swatch { display: inline-block; width: 0.8em; height: 0.8em; margin-right: 4px; }
 .part { margin-bottom: 10px; }
 """
 
@@ -47,10 +46,7 @@ def details(shown: Shown) -> str:
     """Legend, facts and similarities of a finished answer; empty before."""
     parts = []
     if shown.picture is not None:
-        swatches = ''.join(
-            f'<span><span class="swatch" style="background:{_rgb(colour)}"></span>{name}</span>'
-            for name, colour in (('mask', MASK), ('box', BOX), ('points', POINT)))
-        parts.append(f'<div class="legend">{swatches}</div>')
+        parts.append(legend(truth=False))
     if shown.facts:
         rows = ''.join(f'<dt>{text(name)}</dt><dd>{text(value)}</dd>'
                        for name, value in shown.facts.items())
