@@ -3,12 +3,52 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import re
+import socket
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 _ALARM = re.compile(r' - WARNING - Alarm (.+)')
 _PICTURE = re.compile(r'val_answer_(\d+)_(\d+)\.png')
+
+
+@contextmanager
+def lock_work_dir(work_dir: str | Path) -> Iterator[None]:
+    """Keeps other trainings out of a work dir, which would write over each other's checkpoints.
+
+    The lock is the process's: it ends with it, however that ends, and is not handed on to workers.
+    A file system that has no locks is taken as it is.
+
+    Raises:
+        SystemExit: Another process has it (which one is in the file ``.lock``), or it cannot be
+            written to.
+    """
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+        file = Path(work_dir, '.lock').open('a+')
+    except OSError as error:
+        raise SystemExit(f'{str(work_dir)!r} cannot be written to ({error.strerror}); name another '
+                         f'folder by --work-dir') from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise SystemExit(
+                    f'another training writes to {str(work_dir)!r} ({file.read().strip()}): let '
+                    f'it end, or name another folder by --work-dir') from None
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}, since '
+                   f'{datetime.now():%Y-%m-%d %H:%M:%S}\n')
+        file.flush()
+        yield
 
 
 def training_logs(work_dir: str | Path) -> list[Path]:

@@ -1,5 +1,55 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from mmdpad.utils import answer_pictures, raised_alarms, rollout_logs, training_logs
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mmdpad.utils import (
+    answer_pictures,
+    lock_work_dir,
+    raised_alarms,
+    rollout_logs,
+    training_logs,
+)
+
+HOLDER = '''
+import os, sys, time
+from mmdpad.utils import lock_work_dir
+with lock_work_dir(sys.argv[1]):
+    worker = os.fork()
+    if worker:
+        print(worker, flush=True)
+    time.sleep(100)
+'''
+
+
+def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path):
+    holder = subprocess.Popen([sys.executable, '-c', HOLDER, tmp_path / 'new/run'],
+                              stdout=subprocess.PIPE, text=True)
+    worker = int(holder.stdout.readline())
+    try:
+        with pytest.raises(SystemExit, match=rf"another training writes to '\S+new/run' \(process "
+                                             rf'{holder.pid} on \S+, since 2\d'):
+            with lock_work_dir(tmp_path / 'new/run'):
+                pytest.fail('it was let in')
+        with lock_work_dir(tmp_path / 'new'):
+            pass
+        holder.kill()
+        holder.wait()
+        with lock_work_dir(tmp_path / 'new/run'):  # though a worker of the killed one goes on
+            assert f'process {os.getpid()}' in (tmp_path / 'new/run/.lock').read_text()
+    finally:
+        os.kill(worker, 9)
+        holder.kill()
+        holder.stdout.close()
+
+
+def test_a_work_dir_that_cannot_be_is_told(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit, match='cannot be written to .*--work-dir'):
+        with lock_work_dir(tmp_path / 'file' / 'run'):
+            pytest.fail('it was let in')
 
 
 def test_files_of_a_run_are_found_in_the_order_of_time(tmp_path):
