@@ -1,7 +1,7 @@
 # The reward's form 'product' in place of 'binary'.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, product', seeds=3,
-           compare_with=['caption'])
+           compare_with=['caption', 'discriminative'])
 
 custom_hooks = [
     dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}}, form='product')

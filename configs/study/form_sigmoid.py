@@ -1,7 +1,7 @@
 # The reward's form 'sigmoid' in place of 'binary'.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, sigmoid', seeds=3,
-           compare_with=['caption'])
+           compare_with=['caption', 'discriminative'])
 
 custom_hooks = [
     dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}}, form='sigmoid')

@@ -1,7 +1,7 @@
 # The best fitting other object in place of the whole image.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, hard negatives', seeds=3,
-           compare_with=['caption'])
+           compare_with=['caption', 'discriminative'])
 
 custom_hooks = [
     dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}}, contrast='others')

@@ -1,7 +1,7 @@
 # The crop of the response's own box in place of the target's.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, predicted box', seeds=3,
-           compare_with=['caption'])
+           compare_with=['caption', 'discriminative'])
 
 custom_hooks = [
     dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}},

@@ -1,7 +1,7 @@
 # The crop a quarter of its box larger on every side.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, margin of 25 %', seeds=3,
-           compare_with=['caption'])
+           compare_with=['caption', 'discriminative'])
 
 custom_hooks = [
     dict(type='DiscriminativeRewardHook', discriminator={{_base_.discriminator}},
