@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmdpad.utils import (
     check_checkpoint,
@@ -18,9 +16,6 @@ from mmdpad.utils import (
     lock_work_dir,
     read_config,
 )
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
 
 _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')  # of --launcher pytorch, slurm, mpi
 
@@ -46,12 +41,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         from mmdpad.engine.trial import try_config
         raise SystemExit(try_config(args))
     cfg = read_config(args)
-    rank = next((os.environ[name] for name in _RANKS if name in os.environ), '0')
-    with lock_work_dir(cfg.work_dir) if rank == '0' else nullcontext():
-        _train(cfg, args)
-
-
-def _train(cfg: Config, args: argparse.Namespace) -> None:
     earlier = sorted(Path(cfg.work_dir).glob('*.pth'))
     if args.resume:
         cfg.resume = True
@@ -65,8 +54,10 @@ def _train(cfg: Config, args: argparse.Namespace) -> None:
 
     from mmdpad.datasets import DatasetError
     from mmdpad.engine.build import build_runner
+    rank = next((os.environ[name] for name in _RANKS if name in os.environ), '0')
     try:
-        build_runner(cfg).train()
+        with lock_work_dir(cfg.work_dir) if rank == '0' else nullcontext():
+            build_runner(cfg).train()
     except DatasetError as error:
         raise SystemExit(str(error)) from error
 
