@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os.path as osp
 import time
 from dataclasses import replace
 from statistics import mean
@@ -23,6 +24,7 @@ from mmdpad.rl import LossScale, approximate_kl, check_estimator, compute_advant
 from mmdpad.structures import RolloutBatch
 
 from .encoding import build_encoding_dataloader
+from .finite import StepRefused, refuse_non_finite, save_rollout
 from .rollout_stats import describe_rollout
 from .settings import find_wrong_settings
 
@@ -52,12 +54,16 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             are all equal are replaced by groups of further prompts, drawing at most this many
             further batches an iteration; what is still missing then is filled up with groups
             without a signal. 0 keeps every group.
+        max_skipped_steps: An optimizer step whose gradients are NaN or infinite is skipped and
+            counted (``skipped_steps``, their share in an iteration); more than this many in a row
+            end the run, and the last batch is kept as ``not_finite_iter_N_rank_R.pth``.
     """
 
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
                  rewards: dict[str, dict], prompts_per_update: int | None = None,
                  tokens_per_micro_batch: int | None = None, advantage: str = 'grpo',
-                 updates_per_rollout: int = 1, max_refills: int = 0, **kwargs: Any) -> None:
+                 updates_per_rollout: int = 1, max_refills: int = 0,
+                 max_skipped_steps: int = 5, **kwargs: Any) -> None:
         super().__init__(runner, build_encoding_dataloader(runner, dataloader), max_iters, **kwargs)
         self.composition = RewardComposition(rewards)
         self.prompts_per_update = prompts_per_update or self.dataloader.batch_size
@@ -66,7 +72,9 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.advantage = advantage
         self.updates_per_rollout = updates_per_rollout
         self.max_refills = max_refills
+        self.max_skipped_steps = max_skipped_steps
         self.batches_drawn = 0
+        self.skipped_in_a_row = 0
         # The reference is the start policy, so it is copied before a resumed policy is loaded.
         if self.model.objective['kl_coef']:
             self.model.build_reference()
@@ -86,7 +94,12 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self._check_settings()
         self._settle_reference()
         self._settle_resumed_state()
-        return super().run()
+        # Of an AMP wrapper with a loss scale the scaler skips such steps by itself.
+        hook = self.runner.optim_wrapper.optimizer.register_step_pre_hook(refuse_non_finite)
+        try:
+            return super().run()
+        finally:
+            hook.remove()
 
     def run_iter(self, data_batch: dict) -> None:
         """Rollout, rewards, advantages, update, log."""
@@ -199,10 +212,32 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         for part in passes:
             if part.loss_scale is None:
                 part.loss_scale = LossScale(*(totals / len(passes)).tolist())
-            scalars = self.runner.model.train_step(dict(inputs=part, data_samples=None),
-                                                   optim_wrapper=wrapper)
+            try:
+                scalars = self.runner.model.train_step(dict(inputs=part, data_samples=None),
+                                                       optim_wrapper=wrapper)
+            except StepRefused:
+                wrapper.zero_grad()
+                self._count_skipped(parts)
+                return _mean_by_name(logs[-len(parts):]) | dict(skipped_steps=1.)
             logs.append({name: value.item() for name, value in scalars.items()})
-        return _mean_by_name(logs[-len(parts):])
+        self.skipped_in_a_row = 0
+        return _mean_by_name(logs[-len(parts):]) | dict(skipped_steps=0.)
+
+    def _count_skipped(self, parts: list[RolloutBatch]) -> None:
+        self.skipped_in_a_row += 1
+        self.runner.logger.warning(
+            f'The gradients of iteration {self._iter + 1} are not finite: its step is skipped '
+            f'({self.skipped_in_a_row} in a row)')
+        if self.skipped_in_a_row <= self.max_skipped_steps:
+            return
+        path = osp.join(self.runner.log_dir,
+                        f'not_finite_iter_{self._iter + 1}_rank_{get_rank()}.pth')
+        save_rollout(RolloutBatch.concatenate(parts), path)
+        raise FloatingPointError(
+            f'the gradients of {self.skipped_in_a_row} steps in a row were not finite, more than '
+            f'`train_cfg.max_skipped_steps` ({self.max_skipped_steps}); the last batch is in '
+            f'{path}, its responses in rollouts.jsonl. Lower the learning rate or '
+            f'`optim_wrapper.clip_grad.max_norm` and go on by --resume from the last checkpoint')
 
     def _fillers(self, parts: list[RolloutBatch]) -> list[RolloutBatch]:
         """What makes the number of passes that of the process with the most, where the weights
@@ -215,7 +250,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data that a resumed run needs; equal on all processes."""
-        return dict(batches_drawn=self.batches_drawn, rewards=self.composition.state_dict())
+        return dict(batches_drawn=self.batches_drawn, rewards=self.composition.state_dict(),
+                    skipped_in_a_row=self.skipped_in_a_row)
 
     def _is_short(self, rollout: RolloutBatch, size: int) -> bool:
         """Whether any process has fewer than ``size`` groups with a signal."""
@@ -229,6 +265,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             self.batches_drawn = self._iter
             return
         self.batches_drawn = state['batches_drawn']
+        self.skipped_in_a_row = state.get('skipped_in_a_row', 0)  # of older checkpoints: none
         self.composition.load_state_dict(state['rewards'])
         for _ in range(self.batches_drawn - self._iter):  # mmengine skips one an iteration
             next(self.dataloader_iterator)
@@ -254,6 +291,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             accumulative_counts=self.runner.optim_wrapper._accumulative_counts,
             tokens_per_micro_batch=self.tokens_per_micro_batch,
             updates_per_rollout=self.updates_per_rollout, max_refills=self.max_refills,
+            max_skipped_steps=self.max_skipped_steps,
             group_size=self.model.sampling['group_size'])
         if problems:
             raise ValueError('\n'.join(problems))

@@ -12,7 +12,8 @@ from mmengine.runner import LogProcessor, Runner
 from mmdpad.registry import LOG_PROCESSORS
 
 DETAILS = ('reward_std/', 'signal/', 'failed/', 'empty_think', 'distinct_2', 'repetition',
-           'caption_words', 'pg', 'approx_kl', 'rollout_time', 'data_time')
+           'caption_words', 'pg', 'approx_kl', 'rollout_time', 'data_time',
+           'skipped_steps')
 
 
 @LOG_PROCESSORS.register_module()

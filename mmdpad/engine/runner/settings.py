@@ -6,7 +6,8 @@ from __future__ import annotations
 
 def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulative_counts: int,
                         tokens_per_micro_batch: int | None, updates_per_rollout: int,
-                        max_refills: int, group_size: int) -> list[str]:
+                        max_refills: int, max_skipped_steps: int,
+                        group_size: int) -> list[str]:
     """What is wrong with the settings of :class:`GRPOTrainLoop` and those around it, a sentence
     each; none if they fit."""
     problems = []
@@ -23,6 +24,9 @@ def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulativ
     if updates_per_rollout < 1 or max_refills < 0:
         problems.append(f'`updates_per_rollout` should be at least 1 and `max_refills` at least '
                         f'0, but got {updates_per_rollout} and {max_refills}; correct them')
+    if max_skipped_steps < 0:
+        problems.append(f'`max_skipped_steps` should be at least 0, but got {max_skipped_steps}; '
+                        f'correct it')
     if group_size < 2:
         problems.append(f'`model.train_cfg.group_size` should be at least 2 (advantages compare '
                         f'responses of one group), but got {group_size}; raise it')

@@ -167,7 +167,8 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         accumulative_counts=(config.get('optim_wrapper') or {}).get('accumulative_counts', 1),
         tokens_per_micro_batch=train_cfg.get('tokens_per_micro_batch'),
         updates_per_rollout=train_cfg.get('updates_per_rollout', 1),
-        max_refills=train_cfg.get('max_refills', 0), group_size=sampling['group_size'])
+        max_refills=train_cfg.get('max_refills', 0),
+        max_skipped_steps=train_cfg.get('max_skipped_steps', 0), group_size=sampling['group_size'])
     hooked = [node.kind.term for node in nodes if node.path.startswith('custom_hooks.')
               and hasattr(node.kind, 'term')]
     composition = RewardComposition({})

@@ -1,0 +1,87 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from mmdpad.engine.runner.finite import StepRefused, refuse_non_finite
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf'), 3e38])
+def test_weights_and_state_stay_as_they_are(value):
+    """3e38 is finite and its square is not: clipping would make it 0, and it is no gradient."""
+    weights = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))]
+    optimizer = torch.optim.AdamW(weights, lr=0.1)
+    optimizer.register_step_pre_hook(refuse_non_finite)
+    weights[1].grad = torch.ones(2)  # the other one has none
+    optimizer.step()
+    before = [weight.detach().clone() for weight in weights]
+    kept = optimizer.state[weights[1]]['exp_avg'].clone()
+    assert before[0].equal(torch.ones(3)) and not before[1].equal(torch.ones(2))
+    weights[0].grad = torch.tensor([0, value, 0])
+    with pytest.raises(StepRefused):
+        optimizer.step()
+    assert all(map(torch.equal, weights, before))
+    assert weights[0] not in optimizer.state
+    assert optimizer.state[weights[1]]['exp_avg'].equal(kept)
+
+
+def spoil(runner, bad):
+    """Make the gradient of a weight NaN in these iterations, from 1."""
+    weight = next(runner.model.policy.parameters())
+    weight.register_hook(
+        lambda grad: grad * float('nan') if runner.iter + 1 in bad else grad)
+
+
+def weights_of(path):
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+def lines_of(runner):
+    return [json.loads(line) for line in
+            Path(runner._log_dir, 'vis_data/scalars.json').read_text().splitlines()]
+
+
+def test_a_run_goes_on_without_the_steps_that_are_not_finite(tiny_config):
+    tiny_config.train_cfg.update(max_iters=3, max_skipped_steps=1)
+    runner = Runner.from_cfg(tiny_config)
+    spoil(runner, bad=[2])
+    runner.train()
+    first, second, third = (weights_of(Path(runner.work_dir, f'iter_{n}.pth')) for n in (1, 2, 3))
+    assert all(first[name].equal(second[name]) for name in first)
+    assert any(not first[name].equal(third[name]) for name in first)
+    assert all(value.isfinite().all() for value in third.values())
+    assert [line['skipped_steps'] for line in lines_of(runner)] == [0, 1, 0]
+    assert 'iteration 2 are not finite' in next(
+        Path(runner._log_dir).glob('*.log')).read_text()
+
+
+def test_too_many_in_a_row_end_it_and_the_batch_is_kept(tiny_config):
+    tiny_config.train_cfg.update(max_iters=5, max_skipped_steps=1)
+    runner = Runner.from_cfg(tiny_config)
+    spoil(runner, bad=[2, 3])
+    with pytest.raises(FloatingPointError, match='2 steps in a row .*max_skipped_steps.* rank_0'):
+        runner.train()
+    kept = torch.load(next(Path(runner._log_dir).glob('not_finite_iter_3_rank_0.pth')),
+                      weights_only=True)
+    rows = [json.loads(line) for line in
+            Path(runner._log_dir, 'rollouts.jsonl').read_text().splitlines()]
+    assert kept['texts'] == [row['response'] for row in rows if row['iter'] == 3]
+    assert kept['advantages'].isfinite().all() and kept['response_ids'].dtype == torch.long
+    assert all('img_path' in sample for sample in kept['samples'])
+
+
+def test_a_resumed_run_knows_how_many_there_were(tiny_config, tmp_path):
+    tiny_config.train_cfg.update(max_iters=2, max_skipped_steps=1)
+    runner = Runner.from_cfg(tiny_config)
+    spoil(runner, bad=[2])
+    runner.train()
+    tiny_config.merge_from_dict({
+        'train_cfg.max_iters': 3, 'resume': True, 'work_dir': str(tmp_path / 'other'),
+        'load_from': str(Path(runner.work_dir, 'iter_2.pth'))})
+    resumed = Runner.from_cfg(tiny_config)
+    spoil(resumed, bad=[3])
+    with pytest.raises(FloatingPointError, match='2 steps in a row'):
+        resumed.train()
