@@ -202,26 +202,27 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         whatever micro-batches it is cut into here and there.
         """
         wrapper = self.runner.optim_wrapper
-        passes = [*self._fillers(parts), *parts]
+        fillers = self._fillers(parts)
+        passes = [*fillers, *parts]
         wrapper._accumulative_counts = len(passes)
         wrapper.initialize_count_status(self.runner.model, 0, len(passes))
         totals = torch.tensor([LossScale.of(self.model.loss_mask(part)) for part in parts],
                               dtype=torch.float64).sum(dim=0)
         all_reduce(totals, 'mean')
         logs = []
-        for part in passes:
-            if part.loss_scale is None:
-                part.loss_scale = LossScale(*(totals / len(passes)).tolist())
-            try:
+        try:
+            for part in passes:
+                if part.loss_scale is None:
+                    part.loss_scale = LossScale(*(totals / len(passes)).tolist())
                 scalars = self.runner.model.train_step(dict(inputs=part, data_samples=None),
                                                        optim_wrapper=wrapper)
-            except StepRefused:
-                wrapper.zero_grad()
-                self._count_skipped(parts)
-                return _mean_by_name(logs[-len(parts):]) | dict(skipped_steps=1.)
-            logs.append({name: value.item() for name, value in scalars.items()})
-        self.skipped_in_a_row = 0
-        return _mean_by_name(logs[-len(parts):]) | dict(skipped_steps=0.)
+                logs.append({name: value.item() for name, value in scalars.items()})
+            self.skipped_in_a_row = 0
+        except StepRefused:  # in the last pass, which has no log then
+            wrapper.zero_grad()
+            self._count_skipped(parts)
+        return (_mean_by_name(logs[len(fillers):])
+                | dict(skipped_steps=float(self.skipped_in_a_row > 0)))
 
     def _count_skipped(self, parts: list[RolloutBatch]) -> None:
         self.skipped_in_a_row += 1
