@@ -46,4 +46,4 @@ def main(argv: Sequence[str], prog: str | None = None) -> None:
 
 def _first_line(path: Path) -> str:
     text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
-    return text.partition('\n')[0].partition(': python')[0]
+    return text.partition('\n')[0]

@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a run leaves in its work dir: ``TIME/`` for each start, ``TIME/vis_data/`` in it."""
+"""A run's work dir: one training at a time, and what it leaves there: ``TIME/`` for each start,
+``TIME/vis_data/`` in it."""
 
 from __future__ import annotations
 

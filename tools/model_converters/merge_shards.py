@@ -1,5 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""One file of a checkpoint in parts: python tools/model_converters/merge_shards.py FOLDER [FILE]"""
+"""Makes a checkpoint file of a folder of parts.
+
+    python tools/model_converters/merge_shards.py FOLDER [FILE]
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from mmdpad.utils.files import atomic_file
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Make a checkpoint file of a folder of parts')
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path, help='iter_N.pth of a run with FSDP2Strategy')
     parser.add_argument('file', type=Path, nargs='?',
                         help='what to write (default: FOLDER with the suffix .merged.pth)')

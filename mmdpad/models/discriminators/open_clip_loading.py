@@ -8,7 +8,7 @@ import logging
 import os.path as osp
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def load_open_clip(model_name: str,
         quick_gelu = _tag_wants_quick_gelu(model_name, pretrained) or None
     try:
         tokenizer = open_clip.get_tokenizer(model_name, context_length=context_length)
-        with _announces_random_weights(file is None):
+        with nullcontext() if file is None else _without_word_of_random_weights():
             model, _, preprocess = open_clip.create_model_and_transforms(
                 model_name,
                 pretrained,
@@ -86,10 +86,10 @@ def load_open_clip(model_name: str,
 
 
 @contextmanager
-def _announces_random_weights(wanted: bool) -> Iterator[None]:
-    """Unless ``wanted``, keeps open_clip from saying that it loaded no weights: we load them."""
+def _without_word_of_random_weights() -> Iterator[None]:
+    """Keeps open_clip from saying that it loaded no weights, where we load them right after."""
     def keep(record: logging.LogRecord) -> bool:
-        return wanted or not record.getMessage().startswith('No pretrained weights loaded')
+        return not record.getMessage().startswith('No pretrained weights loaded')
 
     root = logging.getLogger()  # which open_clip logs to
     root.addFilter(keep)
