@@ -12,7 +12,7 @@ help:
 	@echo 'make study      train every arm of configs/study with its seeds: hours; a report (go on by the same command)'
 	@echo 'make docs       the documentation as a site, docs/_build/index.html'
 	@echo 'make test       the test suite (sets up first if need be)'
-	@echo 'make test-slow  the tests marked slow'
+	@echo 'make test-slow  the tests marked slow, and a table of what was tried and what survived'
 	@echo 'make lint       ruff, and mypy on the pure folders'
 	@echo 'make env        only the set-up: .venv/ here, or the virtual environment that is active'
 	@echo 'make clean-env  delete .venv/ (built mmcv wheels stay in the user cache)'
@@ -33,7 +33,7 @@ test: env
 	@$(RUN) -m pytest -q
 
 test-slow: env
-	@$(RUN) -m pytest -q -m slow
+	@$(RUN) -m pytest -q -m 'slow or promise'
 
 lint: env
 	@$(RUN) -m ruff check .

@@ -28,6 +28,7 @@ from mmdpad.testing import POLICY_WEIGHTS
 from mmdpad.utils import write_jsonl
 
 ROOT = Path(__file__).parents[1]
+pytest_plugins = ['promises']
 # Also for the processes that tests start: threads that wait for each other are slow where other
 # programs run.
 os.environ['OMP_NUM_THREADS'] = '1'
