@@ -8,6 +8,8 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from mmdpad.registry import MODELS
 
+from .stopping import shield_workers
+
 STRATEGY = 'mmdpad.FSDP2Strategy'
 # mmengine's own default hooks.
 OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -27,10 +29,12 @@ def build_runner(config: Config) -> Runner | FlexibleRunner:
     for name in [name for name, hook in hooks.items() if hook is None and name not in OWN_HOOKS]:
         del hooks[name]
     if config.get('strategy') is None:
-        return Runner.from_cfg(config)
-    runner = FlexibleRunner.from_cfg(config)
-    # It would build the model after the loops, which look at it.
-    runner.model = MODELS.build(runner.model)
+        runner = Runner.from_cfg(config)
+    else:
+        runner = FlexibleRunner.from_cfg(config)
+        # It would build the model after the loops, which look at it.
+        runner.model = MODELS.build(runner.model)
+    shield_workers(runner)
     return runner
 
 

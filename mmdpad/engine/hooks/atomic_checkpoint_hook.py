@@ -8,11 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
+from mmengine.dist import is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mmdpad.engine.checkpoints import written_atomically
+from mmdpad.engine.stopping import STATUS, StopRequest
 from mmdpad.registry import HOOKS
 from mmdpad.utils.files import UNFINISHED, atomic_file
 
@@ -27,9 +28,17 @@ class AtomicCheckpointHook(CheckpointHook):
     that is killed at any byte leaves the last checkpoint and the best one whole, and what they
     say of each other true. What a killed process left unfinished is removed by the next run.
 
+    A run that receives SIGTERM finishes its iteration (or, on one process, the batch of a
+    validation), writes a checkpoint and ends with status 143; a second SIGTERM ends it at once. Not
+    where checkpoints are counted ``by_epoch``.
+
     Args:
         **kwargs: Of mmengine's hook.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._stop = StopRequest()
 
     def before_train(self, runner: Runner) -> None:
         """Go on with the files of the run that is resumed, and tidy up after it."""
@@ -39,6 +48,33 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             for path in Path(self.out_dir).glob(f'*{UNFINISHED}'):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not self.by_epoch:
+            self._stop.listen()
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint if one is due, or the last if the run is to end."""
+        super().after_train_iter(runner, *args, **kwargs)
+        self._end_if_told(runner, runner.iter + 1)
+
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """End if the run is to. Of several processes one may have fewer batches than others, so
+        that they cannot ask each other here."""
+        if not is_distributed():
+            self._end_if_told(runner, runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        """The end has come by itself."""
+        super().after_train(runner)
+        self._stop.forget()
+
+    def _end_if_told(self, runner: Runner, step: int) -> None:
+        if self.by_epoch or not self._stop.anywhere():
+            return
+        if Path(self.last_ckpt or '').name != self.filename_tmpl.format(step):
+            self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=step))
+        runner.logger.warning(f'Ended by SIGTERM after iteration {step}; go on by --resume')
+        runner.visualizer.close()
+        raise SystemExit(STATUS)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         join, hub = self.file_backend.join_path, runner.message_hub

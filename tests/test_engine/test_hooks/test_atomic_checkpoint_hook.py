@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
@@ -35,7 +36,26 @@ class Metric:
         return dict(score=self.score)
 
 
-def run(folder, max_keep_ckpts=1):
+class EndHook(Hook):
+    """Sends the process SIGTERM: in the middle of an iteration (from 0), or of a validation."""
+
+    def __init__(self, iteration=None, validation=None, times=1):
+        self.iteration, self.validation, self.times = iteration, validation, times
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.iteration:
+            self.end()
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.validation and batch_idx == 2:
+            self.end()
+
+    def end(self):
+        for _ in range(self.times):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(folder, max_keep_ckpts=1, interval=1, **end):
     """Four iterations, a checkpoint after each and a validation after every second."""
     data = dict(batch_size=1, num_workers=0, dataset=[torch.ones(1)] * 8,
                 sampler=dict(type='DefaultSampler', shuffle=False))
@@ -46,10 +66,12 @@ def run(folder, max_keep_ckpts=1):
         val_cfg=dict(), val_evaluator=dict(type='Evaluator', metrics=[]),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
         default_hooks=dict(
-            checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=1,
+            checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=interval,
                             max_keep_ckpts=max_keep_ckpts, save_best='score', rule='greater'),
             plain_checkpoint=dict(type='PlainCheckpointHook')))
     runner.val_loop.evaluator = Metric()
+    if end:
+        runner.register_hook(EndHook(**end))
     runner.train()
 
 
@@ -107,6 +129,42 @@ def test_what_a_killed_run_left_unfinished_is_removed(tmp_path):
     run(tmp_path, max_keep_ckpts=2)
     assert sorted(path.name for path in tmp_path.glob('*.pth*')) == [
         'best_score_iter_4.pth', 'iter_3.pth', 'iter_4.pth']
+
+
+@pytest.mark.parametrize('end, interval, written', [
+    (dict(iteration=0), 100, {'iter_1.pth'}),  # by the signal
+    (dict(iteration=2), 3, {'best_score_iter_2.pth', 'iter_3.pth'}),  # as it was due
+    (dict(validation=2), 100, {'iter_2.pth'}),
+    (dict(validation=4), 1, {'best_score_iter_2.pth', 'iter_4.pth'}),  # before the validation
+])
+def test_sigterm_ends_a_run_with_a_checkpoint(end, interval, written, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as error:
+        run(tmp_path, interval=interval, **end)
+    assert error.value.code == 143
+    assert {path.name for path in tmp_path.glob('*.pth')} == written
+    path, _ = find_whole_checkpoint(str(tmp_path))
+    step = int(path[:-4].rsplit('_')[-1])
+    assert torch.load(path, weights_only=True)['meta']['iter'] == step
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_sigterm_ends_it_at_once(tmp_path):
+    if child := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        assert not list(tmp_path.glob('*.pth'))
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            run(tmp_path, interval=100, iteration=1, times=2)
+        finally:
+            os._exit(0)
+
+
+def test_sigterm_is_as_before_when_a_run_is_over(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    run(tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):

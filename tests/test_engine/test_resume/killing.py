@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Trains by tools/train.py in processes that kill themselves at random moments.
 
-    python killing.py FOLDER SEED KILLS PROCESSES
+    python killing.py FOLDER SEED KILLS PROCESSES SIGNAL
 
 FOLDER holds config.py; the runs go to FOLDER/straight and FOLDER/killed.
 
@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ import mmdpad.engine.hooks  # noqa: F401
 import mmdpad.engine.runner  # noqa: F401
 import mmdpad.evaluation  # noqa: F401
 import mmdpad.testing  # noqa: F401
+from mmdpad.engine.stopping import STATUS
 from mmdpad.registry import HOOKS, REWARDS, TRANSFORMS
 
 ROOT = Path(__file__).parents[3]
@@ -44,13 +46,16 @@ class KillHook(Hook):
     before the next one: so a run is killed as often as it should be, however fast it is."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        kill_at = int(os.environ['KILL_AT'])
+        kill_at, by = int(os.environ['KILL_AT']), int(os.environ['KILL_BY'])
         if kill_at < 0 or runner.iter < kill_at or get_rank():
             return
-        if runner.iter > kill_at:
-            os.killpg(os.getpgrp(), signal.SIGKILL)
-        threading.Timer(float(os.environ['KILL_AFTER']), os.killpg,
-                        (os.getpgrp(), signal.SIGKILL)).start()
+        if runner.iter == kill_at:
+            self.timer = threading.Timer(float(os.environ['KILL_AFTER']), os.killpg,
+                                         (os.getpgrp(), by))
+            self.timer.start()
+        elif self.timer.is_alive():
+            self.timer.cancel()
+            os.killpg(os.getpgrp(), by)
 
 
 @REWARDS.register_module()
@@ -75,8 +80,8 @@ def last_iter(work_dir: str) -> int:
     return int(re.findall(r'iter_(\d+)', last.read_text())[0]) if last.exists() else 0
 
 
-def train(config: str, work_dir: str, processes: int, kill_at: int = -1,
-          after: float = 0.0) -> int:
+def train(config: str, work_dir: str, processes: int, kill_at: int = -1, after: float = 0.0,
+          by: int = signal.SIGKILL) -> int:
     """Start a run or go on with it; its (first) process."""
     if child := os.fork():
         return child
@@ -84,7 +89,7 @@ def train(config: str, work_dir: str, processes: int, kill_at: int = -1,
     output = os.open(f'{work_dir}.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.environ.update(KILL_AT=str(kill_at), KILL_AFTER=str(after))
+    os.environ.update(KILL_AT=str(kill_at), KILL_AFTER=str(after), KILL_BY=str(int(by)))
     os.chdir(ROOT)
     sys.argv = ['tools/train.py', config, '--work-dir', work_dir]
     sys.argv += ['--resume'] * (last_iter(work_dir) > 0)
@@ -93,17 +98,20 @@ def train(config: str, work_dir: str, processes: int, kill_at: int = -1,
     try:
         runpy.run_path('tools/train.py', run_name='__main__')
         status = 0
+    except SystemExit as end:
+        traceback.print_exc()
+        status = end.code
     except BaseException:
         traceback.print_exc()
     for timer in threading.enumerate():
         if isinstance(timer, threading.Timer):
             timer.join()
     for other in others:
-        status |= os.waitpid(other, 0)[1]
+        status = status or os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
     sys.stdout.flush()
     for worker in multiprocessing.active_children():  # else it waits for its batches to be read
         worker.kill()
-    os._exit(min(status, 1))
+    os._exit(status if status in (0, STATUS) else 1)
 
 
 def fork_ranks(processes: int) -> list[int]:
@@ -124,7 +132,7 @@ def fork_ranks(processes: int) -> list[int]:
 
 
 def main() -> None:
-    folder, seed, kills, processes = sys.argv[1], *map(int, sys.argv[2:])
+    folder, seed, kills, processes, by = sys.argv[1], *map(int, sys.argv[2:])
     torch.set_num_threads(1)
     config, straight, killed = (f'{folder}/{name}' for name in ('config.py', 'straight', 'killed'))
     draw, left = random.Random(seed), kills
@@ -132,16 +140,18 @@ def main() -> None:
     finish(train(config, straight, processes), straight)
     while left and (first := last_iter(killed)) < steps:
         step, after = first + draw.randrange(min(3, steps - first)), draw.uniform(0.0, 0.5)
-        finish(train(config, killed, processes, step, after), killed, -signal.SIGKILL)
+        # A SIGTERM that comes when the training has ended is not answered any more.
+        finish(train(config, killed, processes, step, after, by), killed,
+               {-signal.SIGKILL} if by == signal.SIGKILL else {STATUS, -by})
         print(f'resumed at {first}, killed {after:.3f} s after {step} had begun', flush=True)
         left -= 1
     finish(train(config, killed, processes), killed)
 
 
-def finish(process: int, work_dir: str, expected: int = 0) -> None:
+def finish(process: int, work_dir: str, expected: Set[int] = frozenset({0})) -> None:
     """Wait for a run, and end with its log if it ends in another way than it should."""
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    if status != expected:
+    if status not in expected:
         sys.exit(f'{Path(f"{work_dir}.log").read_text()[-4000:]}\n{work_dir}: status {status}')
 
 

@@ -3,8 +3,10 @@
 import json
 import random
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -43,13 +45,14 @@ def resumable(name: str, shapes_data: Path) -> Config:
     return config
 
 
-def train(config: Config, folder: Path, kills: int, processes: int = 1) -> str:
+def train(config: Config, folder: Path, kills: int, processes: int = 1,
+          by: int = signal.SIGKILL) -> str:
     """A run that is left alone and one that is killed so often; what was done to it."""
     config.dump(folder / 'config.py')
     seed = random.SystemRandom().randrange(2**32)  # whatever other tests have seeded
     result = subprocess.run(
         [sys.executable, str(HERE / 'killing.py'), str(folder), str(seed), str(kills),
-         str(processes)],
+         str(processes), str(int(by))],
         capture_output=True, text=True)
     assert result.returncode == 0, f'seed {seed}: {result.stdout}{result.stderr}'
     done = f'seed {seed}\n{result.stdout}'
@@ -88,8 +91,9 @@ def differences(one, other, where='') -> list[str]:
     return [] if one == other else [f'{where}: {one} {other}']
 
 
-def assert_same(straight: Path, killed: Path, done: str) -> None:
-    """The same files, the same content, and the same values for each time that one was logged."""
+def assert_same(straight: Path, killed: Path, done: str, besides: Sequence[str] = ()) -> None:
+    """The same files, the same content (but for what is remembered as one of `besides`), and the
+    same values for each time that one was logged."""
     names = [sorted(path.name for path in folder.glob('*') if path.is_file())
              for folder in (straight, killed)]
     assert names[0] == names[1], done
@@ -100,8 +104,9 @@ def assert_same(straight: Path, killed: Path, done: str) -> None:
                       for folder in (straight, killed)]
             for state in states:  # the text of the config and the like
                 state['meta'] = {key: state['meta'][key] for key in ('iter', 'epoch', 'seed')}
-                state['message_hub']['runtime_info'].pop('cfg', None)
-                state['message_hub']['runtime_info'].pop('experiment_name', None)
+                for name in ('cfg', 'experiment_name', *besides):
+                    for part in ('runtime_info', 'resumed_keys'):
+                        state['message_hub'][part].pop(name, None)
             assert not differences(*states), f'{name}: {done}'
     expected, found = logged(straight), logged(killed)
     assert expected.keys() == found.keys(), done
@@ -125,6 +130,19 @@ def test_killed_at_25_random_moments(config, tmp_path, number):
 def test_two_processes(config, tmp_path):
     done = train(config, tmp_path, 3, processes=2)
     assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('processes', [1, 2])
+def test_told_to_end_at_random_moments(config, tmp_path, processes):
+    """By SIGTERM to all processes, workers included: nothing is done again."""
+    config.default_hooks.checkpoint.update(interval=12, max_keep_ckpts=1)
+    done = train(config, tmp_path, 4, processes, signal.SIGTERM)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done, ('keep_ckpt_ids', 'last_ckpt'))
+    steps = [int(step) for step in re.findall(r'resumed at (\d+), killed', done)]
+    assert steps[0] == 0 and steps[-1] > 0, done
+    for key, lines in logged(tmp_path / 'killed').items():
+        assert len(lines) == 1 or not key[1], f'{key} was trained twice: {done}'
 
 
 @pytest.mark.slow
