@@ -47,7 +47,7 @@ def pytest_runtest_makereport(item, call):
 def pytest_terminal_summary(terminalreporter, config):
     reports = [report for name in ('passed', 'failed', 'error', 'skipped')
                for report in terminalreporter.stats.get(name, ()) if hasattr(report, 'promise')]
-    if not reports:
+    if not reports or 'promise' not in config.option.markexpr:
         return
     table = make_table(reports)
     terminalreporter.section('promises')

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from mmdpad.utils import (
     read_config,
 )
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')  # of --launcher pytorch, slurm, mpi
 
 
@@ -60,6 +62,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
             build_runner(cfg).train()
     except DatasetError as error:
         raise SystemExit(str(error)) from error
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise SystemExit(f'the run has ended because it could not write to {cfg.work_dir!r} any '
+                         f'more ({error}). Checkpoints there are whole; once it can be written to, '
+                         f'go on by --resume') from error
 
 
 def _checkpoint_to_resume(work_dir: str) -> str:

@@ -35,7 +35,12 @@ def written_atomically() -> Iterator[None]:
             return write(checkpoint, filename, *args, **kwargs)
         Path(filename).parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(filename) as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # of the end mark that torch cannot write either
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     for module in _WRITERS:
         module.save_checkpoint = save_checkpoint

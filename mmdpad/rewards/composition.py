@@ -73,9 +73,17 @@ class RewardComposition:
         self.weights[name] = float(weight)
 
     def score(self, rollout: RolloutBatch) -> None:
-        """Write every rule term into ``rollout.rewards``."""
+        """Write every rule term into ``rollout.rewards``.
+
+        Raises:
+            RuntimeError: A term raised something; the message names it.
+        """
         for name, term in self.terms.items():
-            rollout.rewards[name] = term(rollout)
+            try:
+                rollout.rewards[name] = term(rollout)
+            except Exception as error:
+                raise RuntimeError(f'Reward term {name!r} should give each response a number, but '
+                                   f'raised {type(error).__name__}: {error}') from error
 
     def total(self, rollout: RolloutBatch) -> Tensor:
         """The weighted sum, (B, G).

@@ -31,6 +31,8 @@ def test_the_one_that_last_checkpoint_names_comes_first(tmp_path):
         assert find_whole_checkpoint(str(tmp_path))[0] == newest
 
 
+@pytest.mark.promise('Training', 'a checkpoint is cut in half',
+                     '--resume passes over it loudly and takes the newest whole one')
 def test_damaged_ones_are_passed_over_and_reported(tmp_path):
     older, middle = save(tmp_path, 'iter_2.pth'), save(tmp_path, 'iter_4.pth')
     last = save(tmp_path, 'iter_10.pth', last=True)
@@ -50,6 +52,12 @@ def test_a_fault_is_one_line(tmp_path):
         assert fault and '\n' not in fault
     torch.save(dict(code=find_fault), tmp_path / 'a.pth')
     assert 'Weights only' in find_fault(str(tmp_path / 'a.pth'))
+
+
+def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmdpad.engine.checkpoints.atomic_file', lambda _: open('/dev/full', 'wb'))
+    with pytest.raises(OSError, match='No space left'), written_atomically():
+        mmengine.runner.runner.save_checkpoint(dict(a=torch.ones(10**6)), str(tmp_path / 'a.pth'))
 
 
 def test_mmengine_writes_through_a_file_and_has_its_own_writer_back(tmp_path):

@@ -24,7 +24,10 @@ with lock_work_dir(sys.argv[1]):
 '''
 
 
-def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path):
+@pytest.mark.promise('Training', 'two runs are started on one work dir',
+                     'the second is refused and told which process has it; the lock ends with the '
+                     'first, however that ends')
+def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path, tried):
     holder = subprocess.Popen([sys.executable, '-c', HOLDER, tmp_path / 'new/run'],
                               stdout=subprocess.PIPE, text=True)
     worker = int(holder.stdout.readline())
@@ -43,8 +46,12 @@ def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path):
         os.kill(worker, 9)
         holder.kill()
         holder.stdout.close()
+    tried('the first killed by SIGKILL while a worker of it goes on')
 
 
+@pytest.mark.promise('Training', 'the work dir becomes read-only, or is from the start',
+                     'the run ends and says so, at the start in one line; --resume ends as if '
+                     'nothing had been')
 def test_a_work_dir_that_cannot_be_is_told(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(SystemExit, match='cannot be written to .*--work-dir'):

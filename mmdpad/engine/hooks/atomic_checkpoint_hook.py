@@ -96,6 +96,17 @@ class AtomicCheckpointHook(CheckpointHook):
             with atomic_file(osp.join(runner.work_dir, 'last_checkpoint')) as file:
                 file.write(self.last_ckpt.encode())
             self.file_backend.settle()
+            self._warn_of_a_full_disk(runner)
+
+    def _warn_of_a_full_disk(self, runner: Runner) -> None:
+        """While there is time: the next checkpoint is as large as the last."""
+        if not osp.isfile(self.last_ckpt):
+            return  # on no disk of ours, or a folder of parts
+        size, free = osp.getsize(self.last_ckpt), shutil.disk_usage(self.out_dir).free
+        if free < size:
+            runner.logger.warning(
+                f'{self.out_dir} has {free / 1e9:.2f} GB left, and a checkpoint takes '
+                f'{size / 1e9:.2f} GB: make room, or the next one ends the run')
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         with written_atomically():

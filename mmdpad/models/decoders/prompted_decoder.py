@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmdpad.models.frozen import FrozenModule
+from mmdpad.models.memory import in_parts
 
 from .prompts import check_prompts, clip_prompts
 
@@ -38,7 +39,11 @@ class PromptedDecoder(FrozenModule, ABC):
         if not len(boxes):
             return (torch.zeros(0, *image.shape[:2], dtype=torch.bool, device=self.device),
                     torch.zeros(0, device=self.device))
-        return self.segment(image, *clip_prompts(boxes, points, image.shape[:2]))
+        boxes, points = clip_prompts(boxes, points, image.shape[:2])
+        parts = in_parts(lambda part: self.segment(image, boxes[part], points[part]), len(boxes),
+                         f'The decoder ({type(self).__name__})')
+        masks, scores = map(torch.cat, zip(*parts, strict=True))
+        return masks, scores
 
     @abstractmethod
     def segment(self, image: np.ndarray, boxes: np.ndarray,

@@ -13,11 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from mmdpad.models.frozen import FrozenModule
+from mmdpad.models.memory import in_parts
 from mmdpad.registry import MODELS
 
 from .caption_tokens import CaptionTokens
 from .open_clip_loading import load_open_clip
 from .text_tower import encode_text
+
+_NAME = 'The discriminator (CLIP)'
 
 
 @MODELS.register_module()
@@ -93,12 +96,20 @@ class CLIPDiscriminator(FrozenModule):
         """
         size = 1 if self.device.type == 'cpu' else len(pictures)
         pixels = torch.stack([self._preprocess(Image.fromarray(p)) for p in pictures])
-        return [feature.clone() for part in pixels.split(size) for feature in _unit(
-            self.clip.encode_image(part.to(self.device, self._input_dtype)))]
+
+        def encode(part: slice) -> Tensor:
+            return torch.cat([_unit(self.clip.encode_image(some.to(self.device, self._input_dtype)))
+                              for some in pixels[part].split(size)])
+
+        return [feature.clone() for features in in_parts(encode, len(pictures), _NAME)
+                for feature in features]
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
         """Unit vectors (len(texts), D), float32, on the CPU."""
-        return _unit(encode_text(self.clip, self.tokens(texts).to(self.device)))
+        tokens = self.tokens(texts)
+        return torch.cat(in_parts(
+            lambda part: _unit(encode_text(self.clip, tokens[part].to(self.device))),
+            len(tokens), _NAME))
 
 
 def _cosines(images: list[Tensor], texts: Tensor) -> Tensor:

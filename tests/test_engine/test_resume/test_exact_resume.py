@@ -121,20 +121,29 @@ def test_killed_at_random_moments(config, tmp_path, kills=2):
 
 
 @pytest.mark.slow
+@pytest.mark.promise('Training', 'SIGKILL at a random moment',
+                     '--resume ends bit by bit as a run that was left alone')
 @pytest.mark.parametrize('number', range(5))
-def test_killed_at_25_random_moments(config, tmp_path, number):
+def test_killed_at_25_random_moments(config, tmp_path, number, tried):
     test_killed_at_random_moments(config, tmp_path, kills=5)
+    tried('5 runs of 12 iterations, each killed 5 times')
 
 
 @pytest.mark.slow
-def test_two_processes(config, tmp_path):
+@pytest.mark.promise('Training', 'SIGKILL at a random moment',
+                     '--resume ends bit by bit as a run that was left alone')
+def test_two_processes(config, tmp_path, tried):
     done = train(config, tmp_path, 3, processes=2)
     assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+    tried('one of two processes, killed 3 times')
 
 
 @pytest.mark.slow
+@pytest.mark.promise('Training', 'SIGTERM at a random moment, also to data workers',
+                     'the iteration is finished, a checkpoint written, status 143; --resume does '
+                     'nothing again and ends bit by bit as a run that was left alone')
 @pytest.mark.parametrize('processes', [1, 2])
-def test_told_to_end_at_random_moments(config, tmp_path, processes):
+def test_told_to_end_at_random_moments(config, tmp_path, processes, tried):
     """By SIGTERM to all processes, workers included: nothing is done again."""
     config.default_hooks.checkpoint.update(interval=12, max_keep_ckpts=1)
     done = train(config, tmp_path, 4, processes, signal.SIGTERM)
@@ -143,6 +152,7 @@ def test_told_to_end_at_random_moments(config, tmp_path, processes):
     assert steps[0] == 0 and steps[-1] > 0, done
     for key, lines in logged(tmp_path / 'killed').items():
         assert len(lines) == 1 or not key[1], f'{key} was trained twice: {done}'
+    tried(f'{processes} process(es): a run of 12 iterations, ended 4 times')
 
 
 @pytest.mark.slow

@@ -44,7 +44,10 @@ def lines_of(runner):
             Path(runner._log_dir, 'vis_data/scalars.json').read_text().splitlines()]
 
 
-def test_a_run_goes_on_without_the_steps_that_are_not_finite(tiny_config):
+@pytest.mark.promise('Training', 'gradients are NaN or infinite',
+                     'the step is skipped on all processes and counted; after '
+                     '`train_cfg.max_skipped_steps` in a row the run ends with the batch saved')
+def test_a_run_goes_on_without_the_steps_that_are_not_finite(tiny_config, tried):
     tiny_config.train_cfg.update(max_iters=3, max_skipped_steps=1)
     runner = Runner.from_cfg(tiny_config)
     spoil(runner, bad=[2])
@@ -56,9 +59,13 @@ def test_a_run_goes_on_without_the_steps_that_are_not_finite(tiny_config):
     assert [line['skipped_steps'] for line in lines_of(runner)] == [0, 1, 0]
     assert 'iteration 2 are not finite' in next(
         Path(runner._log_dir).glob('*.log')).read_text()
+    tried('one in a run: weights and optimizer bit by bit as before')
 
 
-def test_too_many_in_a_row_end_it_and_the_batch_is_kept(tiny_config):
+@pytest.mark.promise('Training', 'gradients are NaN or infinite',
+                     'the step is skipped on all processes and counted; after '
+                     '`train_cfg.max_skipped_steps` in a row the run ends with the batch saved')
+def test_too_many_in_a_row_end_it_and_the_batch_is_kept(tiny_config, tried):
     tiny_config.train_cfg.update(max_iters=5, max_skipped_steps=1)
     runner = Runner.from_cfg(tiny_config)
     spoil(runner, bad=[2, 3])
@@ -71,6 +78,7 @@ def test_too_many_in_a_row_end_it_and_the_batch_is_kept(tiny_config):
     assert kept['texts'] == [row['response'] for row in rows if row['iter'] == 3]
     assert kept['advantages'].isfinite().all() and kept['response_ids'].dtype == torch.long
     assert all('img_path' in sample for sample in kept['samples'])
+    tried('more in a row than are allowed')
 
 
 def test_a_resumed_run_knows_how_many_there_were(tiny_config, tmp_path):

@@ -13,20 +13,29 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('killed', [False, True], ids=['raises', 'killed'])
-def test_a_process_that_dies_ends_the_job(make_config, tmp_path, killed):
-    """With its traceback, within a minute; the checkpoint before is whole and goes on."""
+@pytest.mark.promise('Training', 'one of several processes dies or hangs',
+                     'all end within a minute, or `env_cfg.dist_cfg.timeout` seconds and half a '
+                     'minute; --resume goes on from the last checkpoint')
+@pytest.mark.parametrize('by', ['raises', 'SIGKILL', 'SIGSTOP'])
+def test_a_process_that_dies_or_hangs_ends_the_job(make_config, tmp_path, by, tried):
+    """With its traceback; the checkpoint before is whole and goes on."""
     config = make_config('dies', processes=2, iterations=3)
     config.custom_imports.imports.append('failing_hook')
-    config.custom_hooks.append(dict(type='FailingHook', killed=killed))
+    config.custom_hooks.append(dict(type='FailingHook', by=by))
+    if by == 'SIGSTOP':
+        config.env_cfg.dist_cfg.timeout = 20
     result = launch(config, 2, check=False,
                     PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')]))
-    assert time.time() - (tmp_path / 'dies/died').stat().st_mtime < 60
+    seconds = time.time() - (tmp_path / 'dies/died').stat().st_mtime
+    assert seconds < (90 if by == 'SIGSTOP' else 60)
     assert result.returncode != 0
-    assert ('SIGKILL' if killed else 'the second process has had enough') in result.stderr
+    told = dict(raises='the second process has had enough', SIGKILL='SIGKILL',
+                SIGSTOP='Timed out waiting 20000ms')
+    assert told[by] in result.stderr
     assert not (tmp_path / 'dies/iter_3.pth').exists()
     resumed = make_config('goes_on', load_from=str(tmp_path / 'dies/iter_1.pth'), resume=True)
     assert farthest(run_here(resumed), run_here(make_config('one'))) < 1e-12
+    tried(f'{by}: over after {seconds:.0f} s')
 
 
 @pytest.mark.slow

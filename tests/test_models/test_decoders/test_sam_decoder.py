@@ -249,3 +249,26 @@ def test_checkpoints_that_do_not_fit(checkpoint, tmp_path):
 def test_arguments_of_a_wrong_kind(decoder, image, boxes, points, match):
     with pytest.raises(ValueError, match=match):
         decoder(image, boxes, points)
+
+
+@pytest.mark.promise('Training', 'CLIP or SAM runs out of memory',
+                     'it goes on with half as many at once; with one, an error that says what ran '
+                     'out and what to lower')
+def test_out_of_memory(decoder, monkeypatch, tried):
+    boxes = torch.tensor([[5., 5, 40, 40], [20, 1, 70, 30], [0, 0, 9, 9]])
+    points = boxes.reshape(3, 2, 2) * 0.9 + 1
+    masks, scores = decoder(scene(), boxes, points)
+    predict, most = decoder._predictor.predict_torch, [1]
+
+    def limited(boxes, **kwargs):
+        if len(boxes) > most[0]:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return predict(boxes=boxes, **kwargs)
+
+    monkeypatch.setattr(decoder._predictor, 'predict_torch', limited)
+    parted = decoder(scene(), boxes, points)
+    assert parted[0].equal(masks) and parted[1].allclose(scores, atol=1e-6)
+    most[0] = 0
+    with pytest.raises(torch.OutOfMemoryError, match=r'The decoder \(SAMDecoder\) ran out'):
+        decoder(scene(), boxes, points)
+    tried('in SAM with several objects and with one')

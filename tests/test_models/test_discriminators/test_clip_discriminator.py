@@ -148,3 +148,26 @@ def test_half_precision_is_close(tiny, clip):
     half = CLIPDiscriminator(f'local-dir:{tiny.folder}', None, precision='bf16')
     out, expected = half(pictures(2), CAPTIONS), clip(pictures(2), CAPTIONS)
     torch.testing.assert_close(out, expected, atol=0.02, rtol=0, equal_nan=True)
+
+
+def run_out(module, most):
+    """Lets a part of a model run out of memory with more than so many rows."""
+    def limit(_, args):
+        if len(args[0]) > most:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+    return module.register_forward_pre_hook(limit)
+
+
+@pytest.mark.promise('Training', 'CLIP or SAM runs out of memory',
+                     'it goes on with half as many at once; with one, an error that says what ran '
+                     'out and what to lower')
+def test_out_of_memory(clip, tried):
+    whole = clip(pictures(2), ['one', 'the left tree', 'a dog'])
+    with run_out(clip.clip.transformer, 1):
+        assert clip(pictures(2), ['one', 'the left tree', 'a dog']).allclose(whole, atol=1e-6)
+    clip.feature_cache.clear()
+    with run_out(clip.clip.visual, 0), pytest.raises(
+            torch.OutOfMemoryError, match=r'discriminator \(CLIP\) ran out .*`model.train_cfg'):
+        clip(pictures(2), ['one'])
+    assert clip(pictures(2), ['one', 'the left tree', 'a dog']).allclose(whole, atol=1e-6)
+    tried('torch.OutOfMemoryError in both towers of CLIP')

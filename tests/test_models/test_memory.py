@@ -1,0 +1,34 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import pytest
+import torch
+
+from mmdpad.models.memory import in_parts
+
+
+class SmallDevice:
+    """Runs out of memory with more than so many items."""
+
+    def __init__(self, most):
+        self.most, self.sizes = most, []
+
+    def __call__(self, part):
+        self.sizes.append(part.stop - part.start)
+        if self.sizes[-1] > self.most:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return list(range(10))[part]
+
+
+def test_a_batch_is_halved_until_it_fits_and_keeps_its_order():
+    device = SmallDevice(3)
+    assert in_parts(device, 10, 'It') == [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]
+    assert device.sizes == [10, 5, 2, 3, 5, 2, 3]
+
+
+def test_one_that_fits_is_computed_at_once():
+    assert in_parts(SmallDevice(10), 10, 'It') == [list(range(10))]
+    assert in_parts(SmallDevice(10), 0, 'It') == [[]]
+
+
+def test_a_single_item_that_does_not_fit_is_an_error_that_says_what():
+    with pytest.raises(torch.OutOfMemoryError, match='It ran out of memory with a single .*`'):
+        in_parts(SmallDevice(0), 10, 'It')
