@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""2,000 iterations of the miniature with all that a run does: nothing grows."""
+"""2,000 iterations of the miniature, with a data worker, logs and checkpoints: nothing grows."""
 import os
 import subprocess
 import sys
@@ -34,9 +34,21 @@ def test_nothing_grows(tiny_config, tmp_path, tried):
         text=True, env={**os.environ, 'PYTHONPATH': os.pathsep.join(
             [str(Path(__file__).parent), os.environ.get('PYTHONPATH', str(ROOT))])})
     assert result.returncode == 0, result.stderr[-3000:]
-    rows = list(read_jsonl(str(tmp_path / 'run/watched.jsonl')))
-    values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    print({name: (value[:3], value[-3:]) for name, value in values.items()})
-    print(sorted((path.stat().st_size, str(path)) for path in tmp_path.rglob('*') if path.is_file()))
-    for name in values:
-        np.save(f'/tmp/long_{name}.npy', values[name])
+    rows = [row for row in read_jsonl(str(tmp_path / 'run/watched.jsonl')) if row['iter'] > WARM]
+    found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    first, last = slice(0, len(rows) // 4), slice(-len(rows) // 4, None)
+    growth = 1000 * np.polyfit(found['iter'], found['memory'], 1)[0]
+    memory = found['memory'].mean()
+    assert growth < 10, f'{growth:.1f} MB in 1,000 iterations'
+    assert np.ptp(found['files']) <= 2 and not np.ptp(found['threads'])
+    assert not np.ptp(found['children'])
+    assert found['objects'][last].max() < 1.05 * found['objects'][first].max()
+    seconds = [np.median(found['seconds'][part]) for part in (first, last)]
+    assert seconds[1] < 2 * seconds[0]
+    assert len(list((tmp_path / 'run').glob('*.pth'))) == 2
+    log = sum(path.stat().st_size for path in (tmp_path / 'run').glob('*/**/*') if path.is_file())
+    assert log < 10_000 * STEPS
+    tried(f'memory {memory:.0f} MB {growth:+.1f} MB in 1,000 iterations; '
+          f'{found["files"].min()} to {found["files"].max()} open files; an iteration '
+          f'{seconds[0]:.2f} s at first, {seconds[1]:.2f} s at the end; logs '
+          f'{log / STEPS / 1000:.1f} kB an iteration')
