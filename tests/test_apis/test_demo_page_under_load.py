@@ -197,9 +197,10 @@ def load(site, scenes):
             queue = re.search(rb'"queue_size":(\d+)', Visitor(site.port).get(
                 '/gradio_api/queue/status')[1])
             files = []
-            for path in site.folder.rglob('*.*'):
-                with suppress(FileNotFoundError):
-                    files.append(path.stat().st_size)
+            for here, _, names in os.walk(site.folder):
+                for name in names:
+                    with suppress(FileNotFoundError):
+                        files.append(os.stat(os.path.join(here, name)).st_size)
             with site.about.oneshot():
                 seen.append(SimpleNamespace(
                     took=took, queue=int(queue[1]), disk=sum(files), files=len(files),
@@ -246,7 +247,7 @@ def test_nothing_grows(load, tried):
           f' {growth(load, "handles"):+.0f} to {last.handles}, folder {last.disk / 2**20:.1f} MB '
           f'in {last.files} files')
     assert memory < 40
-    assert growth(load, 'threads') < 10 and growth(load, 'handles') < 20
+    assert growth(load, 'threads') < 30 and growth(load, 'handles') < 20
 
 
 @pytest.mark.promise('Demo page', 'Paths and addresses that lead elsewhere', 'no file but an '

@@ -127,6 +127,15 @@ def test_the_oldest_files_go(limits, left, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == list(left)
 
 
+def test_a_folder_that_went_away_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, '_EVERY', 0)
+    app = behind(tmp_path / 'folder', nothing)
+    write(tmp_path / 'folder' / 'image.png', 9)
+    assert send(app, 'GET', '/') == 200
+    (tmp_path / 'folder').rename(tmp_path / 'away')
+    assert send(app, 'GET', '/') == 200
+
+
 @pytest.mark.promise('Demo page', 'Uploads without end', 'the folder stays within 1 GiB and 2000 '
                      'files, the oldest go; a request may have 65 MiB, one that is no upload 1 MiB')
 def test_the_folder_is_bounded(tmp_path, monkeypatch, tried):

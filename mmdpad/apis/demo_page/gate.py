@@ -7,7 +7,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class Gate:
                  most_files: int = 2000, most_seconds: float = 3600):
         self.app, self.folder = app, Path(folder)
         self.limits = most_bytes, most_files, most_seconds
-        self.kept = frozenset(self.folder.rglob('*'))
+        self.kept = frozenset(_paths(self.folder))
         self.uploads = asyncio.Semaphore(MOST_UPLOADS)
         self.tidied, self.lock = float('-inf'), threading.Lock()
 
@@ -68,7 +68,7 @@ class Gate:
             if time.monotonic() - self.tidied < _EVERY:
                 return
             self.tidied = time.monotonic()
-            delete_oldest(set(self.folder.rglob('*')) - self.kept, *self.limits)
+            delete_oldest(set(_paths(self.folder)) - self.kept, *self.limits)
 
 
 def delete_oldest(paths: Iterable[Path], most_bytes: int, most_files: int,
@@ -92,6 +92,12 @@ def delete_oldest(paths: Iterable[Path], most_bytes: int, most_files: int,
         size, number = size + about.st_size, number + 1
         if size > most_bytes or number > most_files or now - about.st_mtime > most_seconds:
             path.unlink(missing_ok=True)
+
+
+def _paths(folder: Path) -> Iterator[Path]:
+    """All below; unlike `Path.rglob` it goes on where something goes away meanwhile."""
+    for here, folders, files in os.walk(folder):
+        yield from (Path(here, name) for name in folders + files)
 
 
 def _bounded(receive: Receive, most: int) -> Receive:

@@ -49,11 +49,10 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
         # `gr.Examples` would make the session another image component at each choice.
         choice = gr.Dataset(
             label='Examples: plain shapes, all that the miniature (tiny_shapes) knows',
-            components=[image, question], samples=[list(example) for example in examples],
-            type='index')
+            components=[image, question], samples=[list(example) for example in examples])
 
-        def pick(number: int) -> tuple[str, str]:
-            return examples[number]
+        def pick(example: list[str]) -> list[str]:
+            return example
 
         choice.click(pick, choice, [image, question], queue=False, show_progress='hidden',
                      api_visibility='private')
