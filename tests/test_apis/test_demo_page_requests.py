@@ -81,6 +81,15 @@ def test_nothing_is_stored_outside_of_the_folder(visitor, monkeypatch, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('name, kind', [('x.html', 'attachment'), ('x.svg', 'attachment'),
+                                        ('x.png', 'inline')])
+def test_what_a_browser_could_run_is_a_download(name, kind, visitor):
+    _, path = visitor.upload(b'<script>alert(1)</script>', name)
+    line, response = visitor.request('GET', f'/gradio_api/file={path}')
+    assert response.headers['Content-Disposition'].startswith(kind)
+    line.close()
+
+
 def test_a_request_without_an_end_is_refused(visitor):
     assert visitor.ask(None, 'x' * 2 * 10**6).startswith('413')
     one = form(bytes(40 * 2**20), 'a')
