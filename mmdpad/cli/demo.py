@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """
     args = _parse(argv, prog)
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+    os.environ['GRADIO_ANALYTICS_MAX_EVENTS'] = '1'  # kept, and counted after each question
+    # As Ctrl-C: otherwise the folder would stay.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix='mmdpad_demo_') as folder:
         # Uploads and pictures go with the program.
         os.environ['GRADIO_TEMP_DIR'] = folder

@@ -1,12 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """What the demo page does, without gradio."""
-import struct
-import zlib
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from strangers import header_only
 
 from mmdpad.apis import Answer
 from mmdpad.apis.demo_page import asking, markup
@@ -52,16 +50,6 @@ def halves(pictures, captions):
 def png(tmp_path):
     Image.fromarray(IMAGE).save(tmp_path / 'image.png')
     return str(tmp_path / 'image.png')
-
-
-def header_only(width, height):
-    """A PNG file that promises pixels and has none."""
-    def chunk(name, data):
-        return (struct.pack('>I', len(data)) + name + data
-                + struct.pack('>I', zlib.crc32(name + data)))
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0,
-                                                              0, 0))
-            + chunk(b'IDAT', zlib.compress(b'0')) + chunk(b'IEND', b''))
 
 
 def test_an_image_is_read(png):

@@ -1,6 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import builtins
+import os
+import signal
 import socket
+import tempfile
 
 import pytest
 
@@ -57,3 +60,21 @@ def test_checkpoints_of_the_command_line(tmp_path):
         (tiny, None), (tiny, weights)]
     second = demo._parse([*port, '--weights', weights, '--second', 'tiny_shapes_sft'])
     assert second.checkpoints == [(tiny, weights), (find_config('tiny_shapes_sft'), None)]
+
+
+def test_its_folder_goes_when_it_is_terminated(tmp_path, monkeypatch):
+    pytest.importorskip('gradio')
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def load(*_):
+        assert list(tmp_path.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr('mmdpad.apis.demo_page.loading.load_model', load)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            demo.main(['--port', str(free_port())])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not list(tmp_path.iterdir())

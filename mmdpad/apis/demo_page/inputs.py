@@ -43,6 +43,8 @@ def read_upload(path: str | os.PathLike | None, max_pixels: int) -> np.ndarray:
         raise _too_large('far larger', max_pixels) from None
     except UnusableInput:
         raise
+    except FileNotFoundError:
+        raise UnusableInput('This image is no longer here. Choose it again.') from None
     except UNDECODABLE:
         raise UnusableInput(f'This file cannot be read as an image. It should be an intact '
                             f'{", ".join(FORMATS[:-1])} or {FORMATS[-1]} file.') from None

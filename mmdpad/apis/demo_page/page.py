@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import gradio as gr
+from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
 
 from . import markup
 from .asking import Model, Shown, ask
+from .gate import MAX_FILE, Gate
 
 if int(gr.__version__.split('.')[0]) < 6:
     raise ImportError(f'gradio {gr.__version__} is too old')
-_CLEAN_EVERY, _KEEP = 600, 3600  # seconds
-_MAX_FILE = '64mb'
+_SESSIONS = 100
 
 
 def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max_pixels: int,
@@ -27,17 +31,14 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
         max_pixels: Of an image.
         queue_size: Questions that may wait; more are refused.
     """
-    with gr.Blocks(title='mmdpad', analytics_enabled=False,
-                   delete_cache=(_CLEAN_EVERY, _KEEP)) as page:
+    with gr.Blocks(title='mmdpad', analytics_enabled=False) as page:
         gr.HTML('<h1>Ask about an image</h1><p>The model reasons, names a box and two points, and '
                 'describes the object; a frozen decoder draws the mask.</p>')
         with gr.Row():
             with gr.Column(min_width=280):
                 image = gr.Image(type='filepath', image_mode=None, label='Image', height=300,
                                  sources=['upload', 'clipboard'], buttons=[], elem_id='image')
-                # Gradio has checked by now that it is an upload; it would also open the file,
-                # and fail with a message of its own.
-                image.preprocess = lambda file: file and file.path
+                _take_only_uploads(image)
                 question = gr.Textbox(label='Question', lines=2, max_lines=6, elem_id='question',
                                       placeholder='What could you sit on?')
                 with gr.Row():
@@ -45,9 +46,16 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
                     stop = gr.Button('Cancel', min_width=100, elem_id='cancel')
                 problem = gr.HTML(elem_id='problem')
             columns = [_column(model, number) for number, model in enumerate(models)]
-        gr.Examples([list(example) for example in examples], [image, question],
-                    label='Examples: plain shapes, all that the miniature (tiny_shapes) knows',
-                    api_visibility='private')
+        # `gr.Examples` would make the session another image component at each choice.
+        choice = gr.Dataset(
+            label='Examples: plain shapes, all that the miniature (tiny_shapes) knows',
+            components=[image, question], samples=[list(example) for example in examples])
+
+        def pick(example: list[str]) -> list[str]:
+            return example
+
+        choice.click(pick, choice, [image, question], queue=False, show_progress='hidden',
+                     api_visibility='private')
         outputs = [problem, *(part for column in columns for part in column)]
 
         def run(path: str | None, text: str | None) -> Iterator[list]:
@@ -70,7 +78,8 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
 
 def open_page(page: gr.Blocks, host: str, port: int | None, share: bool = False,
               wait: bool = True) -> str:
-    """Serve a page and print its address; return it at once, or at the end if ``wait``.
+    """Serve a page and print its address; return it at once, or at the end if ``wait``. Files in
+    gradio's temporary folder (``GRADIO_TEMP_DIR``) that come later are deleted, see :class:`Gate`.
 
     Args:
         page: What :func:`build_page` made.
@@ -84,11 +93,29 @@ def open_page(page: gr.Blocks, host: str, port: int | None, share: bool = False,
         quiet=True,
         theme=gr.themes.Default(font=plain, font_mono=[gr.themes.Font('monospace')]),
         css=markup.CSS, footer_links=[], run_history=False, enable_monitoring=False,
-        ssr_mode=False, pwa=False, mcp_server=False, max_file_size=_MAX_FILE, inbrowser=False)
+        ssr_mode=False, pwa=False, mcp_server=False, max_file_size=MAX_FILE, inbrowser=False,
+        state_session_capacity=_SESSIONS,
+        app_kwargs=dict(middleware=[Middleware(Gate, get_upload_folder())]))
+    if share or not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
+        print('The page has no login: whoever reaches its address can use it.')
     print(f'The page is at {address}' + ('; Ctrl-C ends it' if wait else ''), flush=True)
     if wait:
         page.block_thread()
     return address
+
+
+def _take_only_uploads(image: gr.Image) -> None:
+    """Gradio checks that a file was uploaded. It would also open it, and fail with a message of its
+    own; and it would fetch an image of which it is sent an address, however large."""
+    image.preprocess = lambda file: file and file.path
+    move = image.async_move_resource_to_block_cache
+
+    async def move_no_address(path: str | None) -> str | None:
+        if path and '://' in path:
+            raise gr.Error('An image has to be uploaded.', print_exception=False)
+        return await move(path)
+
+    image.async_move_resource_to_block_cache = move_no_address
 
 
 def _column(model: Model, number: int) -> list[gr.components.Component]:

@@ -1,0 +1,112 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What stands before gradio's server: lets through what the page needs, bounds its folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import anyio.to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_FILE = 64 * 2**20
+"""Bytes of an upload."""
+MAX_BODY = 2**20
+"""Bytes of any other request, and of what an upload may have around its file."""
+MOST_UPLOADS = 16
+"""At the same time; more wait."""
+_EVERY = 1.0  # seconds
+_API = '/gradio_api/'
+_POSTS = ('upload', 'queue/join', 'cancel', 'reset', 'run/')
+
+
+class Gate:
+    """ASGI middleware. Gradio has more addresses than the page uses: some fetch pages of the
+    internet, some store what they are sent without a bound, outside of the page's folder too.
+
+    Args:
+        app: What it stands before.
+        folder: Where uploads and pictures lie; what is in it by now stays.
+        most_bytes, most_files, most_seconds: Of all later files, and of their age; the oldest go.
+    """
+
+    def __init__(self, app: ASGIApp, folder: str | os.PathLike, most_bytes: int = 2**30,
+                 most_files: int = 2000, most_seconds: float = 3600):
+        self.app, self.folder = app, Path(folder)
+        self.limits = most_bytes, most_files, most_seconds
+        self.kept = frozenset(_paths(self.folder))
+        self.uploads = asyncio.Semaphore(MOST_UPLOADS)
+        self.tidied, self.lock = float('-inf'), threading.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope['type'] != 'http':
+            return await self.app(scope, receive, send)
+        await anyio.to_thread.run_sync(self.tidy)
+        method, path = scope['method'], scope['path']
+        upload = method == 'POST' and path.rstrip('/') == f'{_API}upload'
+        if '://' in path:
+            await PlainTextResponse('Only files of this page are here.', 403)(scope, receive, send)
+        elif (method not in ('GET', 'HEAD', 'OPTIONS')
+              and not path.startswith(tuple(_API + name for name in _POSTS))):
+            await PlainTextResponse('The page does not use this.', 404)(scope, receive, send)
+        else:
+            async with self.uploads if upload else nullcontext():
+                with suppress(ClientDisconnect):  # a visitor who left in the middle of an upload
+                    await self.app(scope, _bounded(receive, MAX_BODY + MAX_FILE * upload), send)
+
+    def tidy(self) -> None:
+        """Deletes the oldest files beyond the limits, if it did not just do so."""
+        with self.lock:
+            if time.monotonic() - self.tidied < _EVERY:
+                return
+            self.tidied = time.monotonic()
+            delete_oldest(set(_paths(self.folder)) - self.kept, *self.limits)
+
+
+def delete_oldest(paths: Iterable[Path], most_bytes: int, most_files: int,
+                  most_seconds: float) -> None:
+    """Keep the newest files as far as they are within all limits, and no folder without a file.
+
+    A file is as old as its last change.
+    """
+    found = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            found.append((path.stat(), path))
+    found.sort(key=lambda item: item[0].st_mtime, reverse=True)
+    size, number, now = 0, 0, time.time()
+    for about, path in found:
+        if path.is_dir():
+            if now - about.st_mtime > 60:  # what is new may be about to be filled
+                with suppress(OSError):
+                    path.rmdir()
+            continue
+        size, number = size + about.st_size, number + 1
+        if size > most_bytes or number > most_files or now - about.st_mtime > most_seconds:
+            path.unlink(missing_ok=True)
+
+
+def _paths(folder: Path) -> Iterator[Path]:
+    """All below; unlike `Path.rglob` it goes on where something goes away meanwhile."""
+    for here, folders, files in os.walk(folder):
+        yield from (Path(here, name) for name in folders + files)
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    """The same, but a request of more than so many bytes is refused while it comes."""
+    async def bounded() -> Message:
+        nonlocal most
+        message = await receive()
+        most -= len(message.get('body', b''))
+        if most < 0:
+            raise HTTPException(413, 'This request is too large.')
+        return message
+    return bounded
