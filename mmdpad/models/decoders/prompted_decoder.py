@@ -13,6 +13,9 @@ from mmdpad.models.frozen import FrozenModule
 
 from .prompts import check_prompts, clip_prompts
 
+# Objects that are segmented at once: three proposals of each in the image's size are in memory.
+_AT_ONCE = 16
+
 
 class PromptedDecoder(FrozenModule, ABC):
     """A frozen model that is prompted by one box and some positive points per object."""
@@ -38,7 +41,11 @@ class PromptedDecoder(FrozenModule, ABC):
         if not len(boxes):
             return (torch.zeros(0, *image.shape[:2], dtype=torch.bool, device=self.device),
                     torch.zeros(0, device=self.device))
-        return self.segment(image, *clip_prompts(boxes, points, image.shape[:2]))
+        boxes, points = clip_prompts(boxes, points, image.shape[:2])
+        parts = [self.segment(image, boxes[i:i + _AT_ONCE], points[i:i + _AT_ONCE])
+                 for i in range(0, len(boxes), _AT_ONCE)]
+        masks, scores = zip(*parts, strict=True)
+        return torch.cat(masks), torch.cat(scores)
 
     @abstractmethod
     def segment(self, image: np.ndarray, boxes: np.ndarray,
