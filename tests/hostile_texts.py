@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Texts that a model should not write, but may: made by chance from good ones, or long of a kind."""
+"""Texts that a model should not write, but may: good ones changed by chance, and long ones."""
 import random
 import re
 from collections.abc import Iterator

@@ -58,16 +58,16 @@ def _count_ngrams(texts: Sequence[str], n: int) -> tuple[int, int]:
     """
     if n < 1:
         raise ValueError(f'`n` should be at least 1 (words in an n-gram), but got {n}')
-    texts_words = [words for text in texts if len(words := text.split()) >= n]
-    if not texts_words:
+    split = [words for text in texts if len(words := text.split()) >= n]
+    if not split:
         return 0, 0
     numbers: dict[str, int] = defaultdict(count().__next__)
-    words = np.fromiter(map(numbers.__getitem__, chain(*texts_words)), np.int64)
-    grams = words
+    written = np.fromiter(map(numbers.__getitem__, chain(*split)), np.int64)
+    grams = written
     for start in range(1, n):
-        if grams.max() >= 2**62 // len(numbers):
+        if grams.max() >= 2**62 // len(numbers):  # else numbers might not fit
             grams = np.unique(grams, return_inverse=True)[1]
-        grams = grams[:-1] * len(numbers) + words[start:]
-    inside = np.concatenate([np.arange(len(words)) <= len(words) - n for words in texts_words])
+        grams = grams[:-1] * len(numbers) + written[start:]
+    inside = np.concatenate([np.arange(len(words)) <= len(words) - n for words in split])
     grams = np.sort(grams[inside[:len(grams)]])
     return 1 + int(np.count_nonzero(grams[1:] != grams[:-1])), len(grams)

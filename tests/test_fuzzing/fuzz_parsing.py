@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""libFuzzer looks for a text that `check_parsing` fails on: `python fuzz_parsing.py CORPUS -runs=N`.
+"""libFuzzer looks for a text that `check_parsing` fails on: `fuzz_parsing.py CORPUS -runs=N`.
 
 A script, since it ends its own process; tests/ has to be on the path.
 """

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_properties_hold_of_drawn_texts(tried):
         st.sampled_from(('', '\n', ' x')), answer, st.sampled_from(('', '\n', 'x')), loose)
     drawing, count = Drawing(), 0
 
-    @hypothesis.settings(max_examples=5000, deadline=None, database=None,
+    @hypothesis.settings(max_examples=3000, deadline=None, database=None,
                          suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(st.lists(response, min_size=4, max_size=4), st.booleans())
     def check(texts, several):
@@ -102,7 +103,7 @@ def test_properties_of_boxes(tried):
     number = st.floats(-1e9, 1e9) | st.integers(0, 50).map(float)
     boxes = st.lists(st.tuples(number, number, number, number), max_size=6)
 
-    @hypothesis.settings(max_examples=10_000, deadline=None, database=None)
+    @hypothesis.settings(max_examples=3000, deadline=None, database=None)
     @hypothesis.given(boxes, boxes)
     def check(found, wanted):
         wanted = [(x1, y1, x1 + abs(w) + 1, y1 + abs(h) + 1) for x1, y1, w, h in wanted]
@@ -117,7 +118,7 @@ def test_properties_of_boxes(tried):
         assert all(len(set(side)) == len(pairs) for side in zip(*pairs, strict=True))
 
     check()
-    tried('boxes up to 1e9 pixels away and inside out: 10,000 sets of hypothesis')
+    tried('boxes up to 1e9 pixels away and inside out: 3000 sets of hypothesis')
 
 
 @pytest.mark.slow
@@ -136,7 +137,7 @@ def test_no_path_through_the_parser_fails(tried, tmp_path):
     folder = Path(__file__).parent
     paths = [str(folder.parent), str(folder.parents[1]), os.environ.get('PYTHONPATH', '')]
     run = subprocess.run(
-        [sys.executable, folder / 'fuzz_parsing.py', corpus, '-max_total_time=60', '-timeout=20',
+        [sys.executable, folder / 'fuzz_parsing.py', corpus, '-max_total_time=40', '-timeout=20',
          '-max_len=3000', f'-seed={seed}', f'-dict={words}', f'-artifact_prefix={tmp_path}/'],
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(paths)), capture_output=True, text=True,
         errors='replace')
@@ -147,19 +148,17 @@ def test_no_path_through_the_parser_fails(tried, tmp_path):
 
 def readers(text: str) -> dict:
     """Name -> what is to be called, of the parser and of each reward."""
-    calls = {f'parser {switches}': lambda switches=switches: parse_response(text, **switches)
+    calls = {f'parser {switches}': partial(parse_response, text, **switches)
              for switches in SWITCHES}
-    calls['template'] = lambda: follows_template(text)
-    calls['published scorer'] = lambda: score_response(text, SOLUTION)
+    calls['template'] = partial(follows_template, text)
+    calls['published scorer'] = partial(score_response, text, SOLUTION)
     for several in (False, True):
         rollout = rollout_of([text], several)
-        calls[f'coordinates {several}'] = lambda parsed=rollout.parsed[0]: to_prompt_frame(
-            parsed, 'relative_1000', (840, 1260))
+        calls[f'coordinates {several}'] = partial(
+            to_prompt_frame, rollout.parsed[0], 'relative_1000', (840, 1260))
         for name, config in TERMS.items():
-            calls[f'{name} {several}'] = lambda term=build_term(config), rollout=rollout: (
-                term(rollout))
-    chain = rollout.parsed[0].think or ''
-    calls['distinct_n'] = lambda: distinct_n([chain], 2)
+            calls[f'{name} {several}'] = partial(build_term(config), rollout)
+    calls['distinct_n'] = partial(distinct_n, [rollout.parsed[0].think or ''], 2)
     return calls
 
 
@@ -198,7 +197,7 @@ def test_ten_megabytes_are_read(tried):
     texts = long_texts(10_000_000)
     for text in texts.values():
         check_parsing(text)
-        check_rewards([text, '', text, ''], several=True)
+        check_rewards([text, '', '', ''], several=True)
     tried(f'{len(texts)} texts of 10 MB')
 
 
