@@ -12,6 +12,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+import open_clip
 import pytest
 from hostile_texts import GOOD, PIECES, hostile_texts, long_texts
 from text_readers import (
@@ -25,8 +27,10 @@ from text_readers import (
     rollout_of,
 )
 
+from mmdpad.models.discriminators.caption_tokens import CaptionTokens
 from mmdpad.prompts import follows_template, parse_response, to_prompt_frame
 from mmdpad.rewards import box_iou, box_l1, build_term, distinct_n, match_boxes, score_response
+from mmdpad.visualization import draw_answer
 
 ANY_TEXT = pytest.mark.promise(
     'Model text', 'any text in place of a response: broken tags and JSON, hostile numbers, Unicode',
@@ -57,7 +61,7 @@ def test_a_few_hostile_texts():
 @pytest.mark.slow
 @ANY_TEXT
 def test_a_million_hostile_texts(tried):
-    seed, count = random.SystemRandom().randrange(2**32), 950_016
+    seed, count = random.SystemRandom().randrange(2**32), 1_000_000
     longest = check_hostile(seed, count, shown_each=60)
     tried(f'{count:,} good responses changed by chance (seed {seed}), up to {longest:,} characters')
 
@@ -144,6 +148,20 @@ def test_no_path_through_the_parser_fails(tried, tmp_path):
     done = re.search(r'Done (\d+) runs', run.stderr)
     assert run.returncode == 0 and done, f'seed {seed}\n{run.stdout[-3000:]}{run.stderr[-9000:]}'
     tried(f'{int(done[1]):,} texts of atheris, guided by coverage')
+
+
+@pytest.mark.slow
+@ANY_TEXT
+def test_pictures_tokens_and_captions_of_any_text(tried, head):
+    caption_tokens = CaptionTokens(open_clip.tokenizer.SimpleTokenizer())
+    image = np.zeros((60, 80, 3), np.uint8)
+    boxes, points = [(-1e9, -1e9, 1e9, 1e9), (5, 5, 2, 2)], [(1e9, -1e9)]
+    texts = long_texts(10_000)
+    for text in texts.values():
+        picture = draw_answer(image, None, boxes, points, text, text, text, note=text)
+        assert max(picture.shape) < 10_000
+        assert head.count_tokens(text) >= 1 and not caption_tokens.fits(text.strip() + ' x' * 100)
+    tried(f'{len(texts)} pictures of texts of 10,000 characters')
 
 
 def readers(text: str) -> dict:

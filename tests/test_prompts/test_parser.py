@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from bisect import bisect
+
 import pytest
 
 from mmdpad.prompts import (
@@ -175,6 +177,17 @@ def test_json_without_end_is_not_read():
         assert isinstance(read(wrap(pad(100_000))), ReasoningOutput)
         assert read(wrap(pad(100_001))).reason == 'no_json'
         assert isinstance(read(wrap(ANSWER + ' ' * 1_000_000)), ReasoningOutput)
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_as_deep_as_json_can_be_read_it_can_be_told(several):
+    def reason(depth):
+        answer = '{"bbox": ' + '[' * depth + ']' * depth + ', "points_1": 1, "points_2": 2}'
+        if several:
+            answer = f'[{answer.replace("bbox", "bbox_2d").replace("points_1", "point_2d")}]'
+        return parse_response(wrap(answer), several_objects=several).reason
+    deepest = bisect(range(40_000), False, key=lambda depth: reason(depth) == 'no_json')
+    assert {reason(depth) for depth in range(deepest - 9, deepest)} == {'bad_value'}
 
 
 @pytest.mark.parametrize('text, found', [

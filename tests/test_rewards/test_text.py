@@ -39,8 +39,13 @@ def test_equals_sets_of_words(n, words):
     grams = [tuple(split[i:i + n]) for split in map(str.split, texts)
              for i in range(len(split) - n + 1)]
     assert distinct_n(texts, n) == len(set(grams)) / len(grams)
-    own = [gram for gram in grams[-(4000 - n + 1):]]
+    own = grams[-(4000 - n + 1):]
     assert repetition(texts[-1], n) == (len(own) - len(set(own))) / len(own)
+
+
+def test_long_ngrams_that_differ_in_their_first_word():
+    # With 64 words a number of 12 or more of them has no room for the first.
+    assert distinct_n([f'{i} ' + 'b ' * 79 for i in range(63)], 80) == 1
 
 
 def test_a_long_loop_takes_no_long_time():
