@@ -93,9 +93,9 @@ _CHANGES = [_insert, _insert, _delete, _delete, _repeat, _nest, _renumber, _renu
 
 
 def long_texts(length: int) -> dict[str, str]:
-    """A text of about so many characters for each kind that is costly to read, by its name."""
+    """A text of about so many bytes in UTF-8 for each kind that is costly to read, by its name."""
     def fill(unit: str) -> str:
-        return unit * (length // len(unit))
+        return unit * (length // len(unit.encode(errors='surrogatepass')))
 
     rng = random.Random(0)
     letters = 'abcdefghijklmnopqrstuvwxyz0123456789'
@@ -116,7 +116,7 @@ def long_texts(length: int) -> dict[str, str]:
         'one word': fill('x'), 'loop': fill('so it is '), 'one letter': fill('a '),
         'different words': ' '.join(map(str, range(length // 7))),
         'random words': ' '.join(''.join(rng.choices(letters, k=3)) for _ in range(length // 4)),
-        'Chinese words': ''.join(f'{chr(0x4e00 + i % 20_000)} ' for i in range(length // 2)),
+        'Chinese words': ''.join(f'{chr(0x4e00 + i % 20_000)} ' for i in range(length // 4)),
         'NUL': fill('\0'), 'half surrogates': fill('\ud800'), 'right to left': fill('\u202eא'),
         'combining': fill('e\u0301\u0300\u0321'), 'emoji': fill('\U0001F600'),
         'line breaks': fill('\n'), 'markup': fill('<b>&amp;'), 'line separators': fill('\u2028'),

@@ -87,7 +87,7 @@ def test_properties_hold_of_drawn_texts(tried):
         st.sampled_from(('', '\n', ' x')), answer, st.sampled_from(('', '\n', 'x')), loose)
     drawing, count = Drawing(), 0
 
-    @hypothesis.settings(max_examples=3000, deadline=None, database=None,
+    @hypothesis.settings(max_examples=1500, deadline=None, database=None,
                          suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(st.lists(response, min_size=4, max_size=4), st.booleans())
     def check(texts, several):
@@ -158,10 +158,10 @@ def test_pictures_tokens_and_captions_of_any_text(tried, head):
     boxes, points = [(-1e9, -1e9, 1e9, 1e9), (5, 5, 2, 2)], [(1e9, -1e9)]
     texts = long_texts(10_000)
     for text in texts.values():
-        picture = draw_answer(image, None, boxes, points, text, text, text, note=text)
+        picture = draw_answer(image, None, boxes, points, 'which?', text, text)
         assert max(picture.shape) < 10_000
         assert head.count_tokens(text) >= 1 and not caption_tokens.fits(text.strip() + ' x' * 100)
-    tried(f'{len(texts)} pictures of texts of 10,000 characters')
+    tried(f'{len(texts)} pictures of texts of 10,000 bytes')
 
 
 def readers(text: str) -> dict:
@@ -197,16 +197,16 @@ def test_a_megabyte_takes_no_long_time(tried):
     taken = {(kind, name): seconds(call) for kind, text in texts.items()
              for name, call in readers(text).items()}
     slowest = sorted(taken, key=taken.get)[-3:]
-    tried(f'{len(texts)} kinds of 1,000,000 characters: at most ' + ', '.join(
+    tried(f'{len(texts)} kinds of 1 MB: at most ' + ', '.join(
         f'{1000 * taken[which]:.0f} ms ({which[1]}, {which[0]})' for which in reversed(slowest)))
     assert taken[slowest[-1]] < 0.2, 'four times what is promised, for machines that are busy'
 
-    half, double = long_texts(500_000), long_texts(2_000_000)
+    quarter, double = long_texts(250_000), long_texts(2_000_000)
     costly = [which for which in taken if taken[which] > 0.01]
     ratios = {(kind, name): seconds(readers(double[kind])[name]) / seconds(
-        readers(half[kind])[name]) for kind, name in costly}
-    tried(f'a text 4 times as long took at most {max(ratios.values()):.1f} times as long')
-    assert max(ratios.values()) < 12, (ratios, 'quadratic time would be 16')
+        readers(quarter[kind])[name]) for kind, name in costly}
+    tried(f'a text 8 times as long took at most {max(ratios.values()):.0f} times as long')
+    assert max(ratios.values()) < 32, (ratios, 'quadratic time would be 64')
 
 
 @pytest.mark.slow
@@ -230,5 +230,5 @@ def test_memory_is_a_multiple_of_the_length(tried):
             peaks[kind, name] = tracemalloc.get_traced_memory()[1] / length
             tracemalloc.stop()
     most = max(peaks, key=peaks.get)
-    tried(f'at most {peaks[most]:.0f} bytes for each character ({most[1]}, {most[0]})')
+    tried(f'at most {peaks[most]:.0f} bytes for each byte of text ({most[1]}, {most[0]})')
     assert peaks[most] < 200
