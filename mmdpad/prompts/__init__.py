@@ -7,7 +7,7 @@ from .coordinates import (
     to_prompt_frame,
     written_shape,
 )
-from .parser import FAILURE_REASONS, follows_template, parse_response
+from .parser import FAILURE_REASONS, MAX_OBJECTS, follows_template, parse_response
 from .solution import parse_objects_solution, parse_solution
 from .template import (
     TEMPLATES,
@@ -18,8 +18,8 @@ from .template import (
 )
 
 __all__ = [
-    'COORDINATES', 'FAILURE_REASONS', 'TEMPLATES', 'build_messages', 'check_coordinates',
-    'follows_template', 'format_objects_response', 'format_response', 'normalise_question',
-    'parse_objects_solution', 'parse_response', 'parse_solution', 'scale_boxes', 'scale_points',
-    'to_prompt_frame', 'written_shape'
+    'COORDINATES', 'FAILURE_REASONS', 'MAX_OBJECTS', 'TEMPLATES', 'build_messages',
+    'check_coordinates', 'follows_template', 'format_objects_response', 'format_response',
+    'normalise_question', 'parse_objects_solution', 'parse_response', 'parse_solution',
+    'scale_boxes', 'scale_points', 'to_prompt_frame', 'written_shape'
 ]

@@ -17,10 +17,18 @@ FAILURE_REASONS = {
     'missing_key': 'the box or a point is missing',
     'bad_value': 'a coordinate is not a finite number, or there are too few or too many',
     'empty_box': 'the box has no area: x2 <= x1 or y2 <= y1',
+    'too_many': 'the list has more objects than an answer may have',
 }
+MAX_OBJECTS = 100
+"""Objects that an answer may list, unless told otherwise: as many as COCO's evaluation counts of an
+image, and several times what fits into the published response length."""
+# Characters of an answer that is read at all, twenty times what 100 objects need: JSON may take
+# many times its own length in time and memory.
+_LONGEST_ANSWER = 100_000
 
 _THINK_THEN_ANSWER = re.compile(r'</think>\s*<answer>')
 _ANSWER_THEN_CAPTION = re.compile(r'</answer>\s*<caption>')
+_OPENED = re.compile(r'\{[^}]')
 
 
 def follows_template(text: str, caption: bool = True) -> bool:
@@ -40,8 +48,9 @@ def follows_template(text: str, caption: bool = True) -> bool:
 
 
 def parse_response(text: str, reference_compatible: bool = False,
-                   several_objects: bool = False) -> ReasoningOutput | ParseFailure:
-    """Read a response.
+                   several_objects: bool = False,
+                   max_objects: int = MAX_OBJECTS) -> ReasoningOutput | ParseFailure:
+    """Read a response, in time and memory linear in its length.
 
     Args:
         text: Anything a model may have written.
@@ -49,11 +58,13 @@ def parse_response(text: str, reference_compatible: bool = False,
             ``{...}`` anywhere in the text, as the reference implementation always does.
         several_objects: The answer is a JSON list of objects, an empty one says that there is no
             target; without it the answer is one object. :mod:`.template` has both forms.
+        max_objects: Of such a list; of a longer one no object is read.
 
     Returns:
         A :class:`ReasoningOutput` when each object of the answer has a box with area and its
         points, else a :class:`ParseFailure` with one of ``FAILURE_REASONS``. Missing or empty
-        think and caption tags are no failure (they cost the format reward).
+        think and caption tags are no failure (they cost the format reward). JSON of more than
+        100,000 characters counts as none.
     """
     think, after_think = _between(text, 'think', 0)
     body, after_answer = _between(text, 'answer', after_think)
@@ -66,6 +77,8 @@ def parse_response(text: str, reference_compatible: bool = False,
     if answer is None:
         reason = 'no_answer' if body is None else 'no_json'
         return ParseFailure(reason, FAILURE_REASONS[reason], **parts)
+    if several_objects and len(answer) > max_objects:
+        return ParseFailure('too_many', f'{len(answer)} objects, more than {max_objects}', **parts)
 
     read = ([_read_object(entry, *OBJECTS_KEYS) for entry in answer] if several_objects
             else [_read_object(answer, *OBJECT_KEYS)])
@@ -94,18 +107,15 @@ def _read_object(entry: Any, box_key: str,
 def find_reference_object(text: str) -> dict[str, Any] | None:
     """The first ``{...}`` without an inner closing brace, if it is a JSON object (reference).
 
-    What ``re.search(r'{[^}]+}', text)`` finds, in linear time.
+    What ``re.search(r'{[^}]+}', text)`` finds, in linear time; None for one that is too long, as in
+    :func:`parse_response`.
     """
-    begin = text.find('{')
-    while begin >= 0:
-        end = text.find('}', begin)
-        if end < 0:
-            return None
-        if end > begin + 1:
-            value = _load(text[begin:end + 1])
-            return value if isinstance(value, dict) else None
-        begin = text.find('{', end)
-    return None
+    opened = _OPENED.search(text)
+    end = text.find('}', opened.end()) if opened else -1
+    if opened is None or end < 0:
+        return None
+    value = _load(text[opened.start():end + 1])
+    return value if isinstance(value, dict) else None
 
 
 def _between(text: str, tag: str, start: int) -> tuple[str | None, int]:
@@ -126,6 +136,8 @@ def _bracketed(body: str, brackets: str) -> Any:
 
 
 def _load(text: str) -> Any:
+    if len(text) > _LONGEST_ANSWER:
+        return None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain, count
+
+import numpy as np
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -20,8 +24,8 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     Raises:
         ValueError: ``n`` is not positive.
     """
-    grams = [gram for text in texts for gram in _ngrams(text, n)]
-    return len(set(grams)) / len(grams) if grams else 0.0
+    different, total = _count_ngrams(texts, n)
+    return different / total if total else 0.0
 
 
 def repetition(text: str, n: int = 4) -> float:
@@ -42,12 +46,28 @@ def repetition(text: str, n: int = 4) -> float:
         >>> repetition('the red dog and the red dog', n=2)  # 2 of 6: "the red", "red dog"
         0.3333333333333333
     """
-    grams = _ngrams(text, n)
-    return (len(grams) - len(set(grams))) / len(grams) if grams else 0.0
+    different, total = _count_ngrams([text], n)
+    return (total - different) / total if total else 0.0
 
 
-def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+def _count_ngrams(texts: Sequence[str], n: int) -> tuple[int, int]:
+    """How many different n-grams there are, and how many in all.
+
+    Numbers in place of words: a megabyte of text has up to 500,000 n-grams, too many for an object
+    each.
+    """
     if n < 1:
         raise ValueError(f'`n` should be at least 1 (words in an n-gram), but got {n}')
-    words = text.split()
-    return [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
+    split = [words for text in texts if len(words := text.split()) >= n]
+    if not split:
+        return 0, 0
+    numbers: dict[str, int] = defaultdict(count().__next__)
+    written = np.fromiter(map(numbers.__getitem__, chain(*split)), np.int64)
+    grams = written
+    for start in range(1, n):
+        if grams.max() >= 2**62 // len(numbers):  # else numbers might not fit
+            grams = np.unique(grams, return_inverse=True)[1]
+        grams = grams[:-1] * len(numbers) + written[start:]
+    inside = np.concatenate([np.arange(len(words)) <= len(words) - n for words in split])
+    grams = np.sort(grams[inside[:len(grams)]])
+    return 1 + int(np.count_nonzero(grams[1:] != grams[:-1])), len(grams)

@@ -15,15 +15,16 @@ Section = tuple[str, str]
 Swatch = tuple[str, tuple[int, int, int]]
 
 INK, FAINT = (25, 25, 25), (110, 110, 110)
-_MAX_CHARS = 1500
+_MAX_CHARS, _MAX_LINES = 1500, 80
 
 
 def draw_text_panel(sections: Sequence[Section], legend: Sequence[Swatch], width: int,
                     font_size: int) -> np.ndarray:
     """Sections of a bold heading and a wrapped text, above a line of colour swatches.
 
-    Texts longer than 1500 characters are cut, and say so. Characters that cannot be drawn become
-    a replacement sign; the font (DejaVu Sans) has Latin, Greek, Cyrillic, but no Chinese.
+    Texts longer than 1500 characters or 80 lines are cut, and say so. Characters that cannot be
+    drawn become a replacement sign; the font (DejaVu Sans) has Latin, Greek, Cyrillic, but no
+    Chinese.
 
     Args:
         sections: (heading, text) pairs; those with an empty text are left out.
@@ -43,7 +44,10 @@ def draw_text_panel(sections: Sequence[Section], legend: Sequence[Swatch], width
             continue
         commands.append((margin, y, heading, bold, FAINT))
         y += line
-        for row in wrap(shorten(printable(text)), body, width - 2 * margin):
+        rows = wrap(shorten(printable(text)), body, width - 2 * margin)
+        if len(rows) > _MAX_LINES:
+            rows[_MAX_LINES:] = [f'… ({len(rows) - _MAX_LINES} more lines)']
+        for row in rows:
             commands.append((margin, y, row, body, INK))
             y += line
         y += line // 2

@@ -29,6 +29,13 @@ def test_one_that_fits_is_computed_at_once():
     assert in_parts(SmallDevice(10), 0, 'It') == [[]]
 
 
+def test_no_more_than_so_many_are_tried_at_once():
+    device = SmallDevice(3)
+    assert in_parts(device, 10, 'It', 4) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    assert device.sizes == [4, 2, 2, 4, 2, 2, 2]
+    assert in_parts(SmallDevice(0), 0, 'It', 4) == [[]]
+
+
 def test_a_single_item_that_does_not_fit_is_an_error_that_says_what():
     with pytest.raises(torch.OutOfMemoryError, match='It ran out of memory with a single .*`'):
         in_parts(SmallDevice(0), 10, 'It')

@@ -1,13 +1,17 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from bisect import bisect
+
 import pytest
 
 from mmdpad.prompts import (
     FAILURE_REASONS,
+    MAX_OBJECTS,
     follows_template,
     format_objects_response,
     format_response,
     parse_response,
 )
+from mmdpad.prompts.parser import find_reference_object
 from mmdpad.prompts.template import EXAMPLE_OBJECTS_RESPONSE, EXAMPLE_RESPONSE
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 
@@ -153,3 +157,42 @@ def test_one_unusable_object_makes_the_answer_unusable_and_keeps_what_was_read(
     result = parse_response(wrap(answer), several_objects=True)
     assert isinstance(result, ParseFailure) and result.reason == reason
     assert [item.box for item in result.objects] == boxes
+
+
+def test_a_list_of_too_many_objects_is_not_read():
+    def parse(count, **limit):
+        text = wrap(f'[{", ".join([ENTRY] * count)}]')
+        return parse_response(text, several_objects=True, **limit)
+    assert len(parse(MAX_OBJECTS).objects) == MAX_OBJECTS
+    assert parse(MAX_OBJECTS + 1) == ParseFailure(
+        'too_many', f'{MAX_OBJECTS + 1} objects, more than {MAX_OBJECTS}', 'why', 'a cup')
+    assert parse(3, max_objects=2).reason == 'too_many'
+    assert len(parse(2, max_objects=2).objects) == 2
+
+
+def test_json_without_end_is_not_read():
+    def pad(length):
+        return ANSWER[:-1] + ' ' * (length - len(ANSWER)) + '}'
+    for read in (parse_response, lambda text: parse_response(text, reference_compatible=True)):
+        assert isinstance(read(wrap(pad(100_000))), ReasoningOutput)
+        assert read(wrap(pad(100_001))).reason == 'no_json'
+        assert isinstance(read(wrap(ANSWER + ' ' * 1_000_000)), ReasoningOutput)
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_as_deep_as_json_can_be_read_it_can_be_told(several):
+    def reason(depth):
+        answer = '{"bbox": ' + '[' * depth + ']' * depth + ', "points_1": 1, "points_2": 2}'
+        if several:
+            answer = f'[{answer.replace("bbox", "bbox_2d").replace("points_1", "point_2d")}]'
+        return parse_response(wrap(answer), several_objects=several).reason
+    deepest = bisect(range(40_000), False, key=lambda depth: reason(depth) == 'no_json')
+    assert {reason(depth) for depth in range(deepest - 9, deepest)} == {'bad_value'}
+
+
+@pytest.mark.parametrize('text, found', [
+    ('{} {}{"a": 1} {"a": 2}', {'a': 1}), ('{{"a": 1}', None), ('{"a": {"b": 1}}', None),
+    ('{}{}', None), ('{', None), ('{"a": 1', None), ('} {"a":\n1}', {'a': 1}), ('{\n}', {}),
+])
+def test_the_reference_takes_the_first_braces_with_something_between(text, found):
+    assert find_reference_object(text) == found

@@ -1,4 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import random
 import time
 
 import pytest
@@ -26,6 +27,25 @@ def test_what_has_no_ngram():
                                   'x' * 100_000, '{"a": [' * 999])
 def test_any_text_has_a_value_in_range(text):
     assert 0 <= repetition(text) < 1 and 0 <= distinct_n([text, text], 2) <= 1
+
+
+@pytest.mark.parametrize('n', [1, 2, 4, 5, 80])
+@pytest.mark.parametrize('words', [1, 2, 9, 3000])
+def test_equals_sets_of_words(n, words):
+    rng = random.Random(n * words)
+    texts = [' '.join(str(rng.randrange(words)) for _ in range(length))
+             for length in (0, 1, 79, 80, 81, 4000)]
+    texts.append(texts[-1])
+    grams = [tuple(split[i:i + n]) for split in map(str.split, texts)
+             for i in range(len(split) - n + 1)]
+    assert distinct_n(texts, n) == len(set(grams)) / len(grams)
+    own = grams[-(4000 - n + 1):]
+    assert repetition(texts[-1], n) == (len(own) - len(set(own))) / len(own)
+
+
+def test_long_ngrams_that_differ_in_their_first_word():
+    # With 64 words a number of 12 or more of them has no room for the first.
+    assert distinct_n([f'{i} ' + 'b ' * 79 for i in range(63)], 80) == 1
 
 
 def test_a_long_loop_takes_no_long_time():

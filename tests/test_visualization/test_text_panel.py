@@ -23,6 +23,12 @@ def test_shorten_and_printable():
     assert printable('a\tb\r\nc\x00\ud800é') == 'a b\nc\ufffd\ufffdé'
 
 
+def test_lines_without_end_are_cut():
+    heights = [draw_text_panel([('A', text)], [], 300, 14).shape[0]
+               for text in ('a\n' * 40, 'a\n' * 100, '\n' * 100_000)]
+    assert heights[0] < heights[1] == heights[2] == 14 + 19 + 81 * 19 + 9 + 7
+
+
 def test_empty_sections_take_no_room():
     legend = [('box', (255, 0, 0))]
     alone = draw_text_panel([('A', 'text')], legend, 300, 14)

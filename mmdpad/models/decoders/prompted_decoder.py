@@ -14,6 +14,9 @@ from mmdpad.models.memory import in_parts
 
 from .prompts import check_prompts, clip_prompts
 
+# Objects that are segmented at once: three proposals of each in the image's size are in memory.
+_AT_ONCE = 16
+
 
 class PromptedDecoder(FrozenModule, ABC):
     """A frozen model that is prompted by one box and some positive points per object."""
@@ -41,7 +44,7 @@ class PromptedDecoder(FrozenModule, ABC):
                     torch.zeros(0, device=self.device))
         boxes, points = clip_prompts(boxes, points, image.shape[:2])
         parts = in_parts(lambda part: self.segment(image, boxes[part], points[part]), len(boxes),
-                         f'The decoder ({type(self).__name__})')
+                         f'The decoder ({type(self).__name__})', _AT_ONCE)
         masks, scores = map(torch.cat, zip(*parts, strict=True))
         return masks, scores
 

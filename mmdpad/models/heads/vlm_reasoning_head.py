@@ -224,6 +224,7 @@ class VLMReasoningHead(BaseModule):
         """Length of a text by the model's tokenizer, without special tokens; None for None."""
         if text is None:
             return None
+        text = text.encode(errors='replace').decode()  # half surrogates, which it cannot read
         return len(self.processor.tokenizer(text, add_special_tokens=False)['input_ids'])
 
     def log_probs(self, prompts: Sequence[EncodedPrompt], response_ids: Tensor,

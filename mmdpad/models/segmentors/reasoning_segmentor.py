@@ -15,7 +15,13 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdpad.models.weights import LoadReport
-from mmdpad.prompts import parse_response, scale_boxes, scale_points, to_prompt_frame
+from mmdpad.prompts import (
+    MAX_OBJECTS,
+    parse_response,
+    scale_boxes,
+    scale_points,
+    to_prompt_frame,
+)
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import check_objective, policy_loss
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
@@ -39,6 +45,7 @@ class ReasoningSegmentor(BaseDetector):
         reference_compatible: See :func:`mmdpad.prompts.parse_response`.
         several_objects: An answer is a list of objects, an empty one where nothing is meant; for a
             policy that is asked so (``prompt_template='several_objects'``).
+        max_objects: Of such an answer; a longer one cannot be used.
         train_cfg: ``group_size`` (G), ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k`` of
             the rollout; ``clip_ratio``, ``clip_ratio_high``, ``ratio_level``, ``surrogate``,
             ``kl_coef``, ``kl_estimator``, ``entropy_coef``, ``aggregation`` of
@@ -58,6 +65,7 @@ class ReasoningSegmentor(BaseDetector):
                  rollout_engine: dict = dict(type='SharedPrefixRollout'),  # noqa: B006
                  reference_compatible: bool = False,
                  several_objects: bool = False,
+                 max_objects: int = MAX_OBJECTS,
                  train_cfg: dict | None = None,
                  test_cfg: dict | None = None,
                  data_preprocessor: dict | None = None,
@@ -68,7 +76,10 @@ class ReasoningSegmentor(BaseDetector):
         self.reference: nn.Module | None = None
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
         self.reference_compatible = reference_compatible
+        if max_objects < 1:
+            raise ValueError(f'`max_objects` should be at least 1, but got {max_objects}')
         self.several_objects = several_objects
+        self.max_objects = max_objects
         self.sampling, self.objective, self.train_options = split_train_cfg(train_cfg or {})
         if self.objective['importance_cap'] and not self.rollout_engine.records_log_probs:
             raise ValueError(
@@ -139,7 +150,8 @@ class ReasoningSegmentor(BaseDetector):
     def _parse(self, text: str, prompt_image: Tensor) -> ReasoningOutput | ParseFailure:
         """A response about an image (3, h, w), with boxes and points in its pixels, whatever
         coordinates the policy writes. Everything behind this call is in pixels."""
-        answer = parse_response(text, self.reference_compatible, self.several_objects)
+        answer = parse_response(text, self.reference_compatible, self.several_objects,
+                                self.max_objects)
         return to_prompt_frame(answer, self.policy.coordinates, tuple(prompt_image.shape[-2:]))
 
     def _encode(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[Any]:

@@ -34,7 +34,7 @@ def test_by_hand():
         'signal/s': 2.0, 'truncated': 0.25, 'response_tokens': 1.25, 'think_tokens': 4.0,
         'parse_failures': 0.75, 'failed/no_answer': 0.5, 'failed/missing_key': 0.25,
         'failed/no_json': 0.0, 'failed/bad_value': 0.0, 'failed/empty_box': 0.0,
-        'empty_think': 0.5, 'caption_words': 2.0,
+        'failed/too_many': 0.0, 'empty_think': 0.5, 'caption_words': 2.0,
         # Group 0: ab, ba, bc of nine bigrams; group 1 has none.
         'distinct_2': (3 / 9 + 0) / 2,
         # 4-grams abab, baba and then three again; "a b c" has none.

@@ -105,6 +105,19 @@ def test_an_answer_may_name_several_objects_or_none(tiny_config, batch):
     assert none.pred_instances.masks.shape == (0, *none.ori_shape)
 
 
+def test_a_list_of_more_objects_than_an_answer_may_have_is_not_drawn(tiny_config, batch):
+    config = dict(tiny_config.model, several_objects=True)
+    with pytest.raises(ValueError, match='`max_objects` should be at least 1, but got 0'):
+        MODELS.build(dict(config, max_objects=0))
+    model = MODELS.build(dict(config, max_objects=2)).eval()
+    entry = ((28, 56, 84, 112), [(56, 84)])
+    model.rollout_engine = FixedRollout([
+        format_objects_response('so', [entry] * number, 'some') for number in (2, 3)])
+    two, three = model.test_step(batch)
+    assert len(two.pred_instances) == 2 and len(three.pred_instances) == 0
+    assert three.reasoning['parsed'].reason == 'too_many'
+
+
 def test_predictions_do_not_depend_on_what_was_asked_before(model, batch):
     first = [s.reasoning['response'] for s in model.test_step(batch)]
     torch.rand(1)

@@ -1,0 +1,32 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import numpy as np
+import pytest
+import torch
+
+from mmdpad.models.decoders.prompted_decoder import PromptedDecoder
+
+
+class Recorder(PromptedDecoder):
+    """A mask holds the pixel of the first point; the score is the box's left side."""
+    device = torch.device('cpu')
+
+    def segment(self, image, boxes, points):
+        self.sizes.append(len(boxes))
+        assert (boxes >= 0).all() and (boxes <= [8, 6, 8, 6]).all()
+        masks = torch.zeros(len(boxes), *image.shape[:2], dtype=torch.bool)
+        for mask, (x, y) in zip(masks, points[:, 0].astype(int), strict=True):
+            mask[y, x] = True
+        return masks, torch.tensor(boxes[:, 0])
+
+
+@pytest.mark.parametrize('count, sizes', [(0, []), (1, [1]), (16, [16]), (40, [16, 16, 8])])
+def test_many_objects_are_segmented_in_parts(count, sizes):
+    decoder = Recorder(cache_size=0)
+    decoder.sizes = []
+    numbers = torch.arange(count)
+    boxes = torch.stack([numbers / 10, -numbers * 1e8, numbers * 1e8, -numbers], dim=1)
+    points = torch.stack([numbers % 8, numbers % 6], dim=1)[:, None].float()
+    masks, scores = decoder(np.zeros((6, 8, 3), np.uint8), boxes, points)
+    assert decoder.sizes == sizes and masks.shape == (count, 6, 8)
+    assert masks[numbers, numbers % 6, numbers % 8].all() and masks.sum() == count
+    assert scores.tolist() == pytest.approx((numbers / 10).tolist())
