@@ -109,7 +109,8 @@ def _read_targets(number: int, row: Mapping[str, Any]) -> SimpleNamespace:
                              f'`{name}` is {row.get(name)!r}; the files of RolloutLogHook hold no '
                              f'solutions, but rewards already (`mmdpad run '
                              f'show_rollouts` shows them)')
-    if not isinstance(row.get('think_tokens', 0), int | float | None):
+    tokens = row.get('think_tokens', 0)
+    if not isinstance(tokens, int | float | None) or (tokens or 0) > 1e9:
         raise ValueError(f'line {number}: `think_tokens` should be a number or null, but is '
                          f'{row["think_tokens"]!r}')
     try:

@@ -15,11 +15,12 @@ from .template import (
     format_objects_response,
     format_response,
     normalise_question,
+    well_formed,
 )
 
 __all__ = [
     'COORDINATES', 'FAILURE_REASONS', 'MAX_OBJECTS', 'TEMPLATES', 'build_messages',
     'check_coordinates', 'follows_template', 'format_objects_response', 'format_response',
     'normalise_question', 'parse_objects_solution', 'parse_response', 'parse_solution',
-    'scale_boxes', 'scale_points', 'to_prompt_frame', 'written_shape'
+    'scale_boxes', 'scale_points', 'to_prompt_frame', 'well_formed', 'written_shape'
 ]

@@ -103,12 +103,23 @@ list of objects as the answer, for ``ReasoningSegmentor(several_objects=True)``.
 
 
 def normalise_question(text: str) -> str:
-    """Lower-case a question and strip blanks and trailing dots (published protocol).
+    """Lower-case a question and strip blanks and trailing dots (published protocol), as
+    :func:`well_formed` text.
 
     >>> normalise_question(' The dog that barks... ')
     'the dog that barks'
     """
-    return text.strip().lower().rstrip('. ')
+    return well_formed(text).strip().lower().rstrip('. ')
+
+
+def well_formed(text: str) -> str:
+    r"""The text with each half of a surrogate pair, which JSON can hold and no tokenizer reads,
+    replaced.
+
+    >>> well_formed('a\ud800b')
+    'a�b'
+    """
+    return text.encode('utf-16-le', 'surrogatepass').decode('utf-16-le', 'replace')
 
 
 def build_messages(question: str, template: str = 'default',

@@ -72,6 +72,7 @@ def test_terms_that_need_a_model_are_refused():
     (dict(response=GOOD), 'line 2 .* `solution` is None; the files of RolloutLogHook hold no sol'),
     (dict(response=3, solution=SOLUTION), 'line 2 .* `response` is 3'),
     (dict(response=GOOD, solution=SOLUTION, think_tokens='3'), 'line 2: `think_tokens` should be'),
+    (dict(response=GOOD, solution=SOLUTION, think_tokens=10**400), 'line 2: `think_tokens` should'),
     (dict(response=GOOD, solution='box'), 'line 2: `solution` should be "<box>'),
     (dict(response=GOOD, solution='[1]'), 'line 2: `solution` should be a JSON list'),
 ])

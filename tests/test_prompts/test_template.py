@@ -10,6 +10,7 @@ from mmdpad.prompts import TEMPLATES, build_messages, normalise_question, parse_
     ('No. 5', 'no. 5'),
     ('.', ''),
     ('ÉCLAIR', 'éclair'),
+    ('a\ud800 \ud83d\ude00', 'a\ufffd \U0001f600'),  # half a pair, and a pair
 ])
 def test_normalise_question(raw, question):
     assert normalise_question(raw) == question

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
 from mmdpad.models.weights import check_source, load_pretrained
-from mmdpad.prompts import build_messages
+from mmdpad.prompts import build_messages, well_formed
 from mmdpad.registry import MODELS
 
 from . import replicated_prefix, shared_prefix
@@ -224,8 +224,8 @@ class VLMReasoningHead(BaseModule):
         """Length of a text by the model's tokenizer, without special tokens; None for None."""
         if text is None:
             return None
-        text = text.encode(errors='replace').decode()  # half surrogates, which it cannot read
-        return len(self.processor.tokenizer(text, add_special_tokens=False)['input_ids'])
+        return len(self.processor.tokenizer(well_formed(text),
+                                            add_special_tokens=False)['input_ids'])
 
     def log_probs(self, prompts: Sequence[EncodedPrompt], response_ids: Tensor,
                   response_mask: Tensor, temperature: float = 1.0,
