@@ -50,16 +50,21 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     check_file('weights', args.weights)
 
     # Which weights were loaded is for logs; here an answer is waited for.
+    from mmengine.config import Config
     from mmengine.logging import MMLogger
     from transformers.utils import logging
 
     from mmdpad.apis import ReasonSegInferencer, new_log
     from mmdpad.apis.inputs import pair_queries
+    from mmdpad.apis.reason_seg_inferencer import build_pipeline
+    from mmdpad.datasets.transforms import pixel_limit
     MMLogger.get_current_instance().setLevel('WARNING')
     logging.disable_progress_bar()
     try:
-        queries = pair_queries(args.images, args.question)  # before a large model is loaded
-        infer = ReasonSegInferencer(config, args.weights, args.device)
+        cfg = Config.fromfile(config)
+        # Before a large model is loaded.
+        queries = pair_queries(args.images, args.question, pixel_limit(build_pipeline(cfg)))
+        infer = ReasonSegInferencer(cfg, args.weights, args.device)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
     if args.config == MINIATURE:

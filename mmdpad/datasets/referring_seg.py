@@ -111,7 +111,7 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
 
     def _check_image(self, image: dict) -> None:
         path = self._path_of(image)
-        found, told = probe_image(path), (image['height'], image['width'])
+        found, told = probe_image(path, self.max_pixels), (image['height'], image['width'])
         if found != told:
             raise DatasetError(f'{path} should be {told[1]} x {told[0]} pixels (width x height) as '
                                f'{self.ann_file} says, but is {found[1]} x {found[0]}; take the '
