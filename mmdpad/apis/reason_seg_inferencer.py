@@ -21,7 +21,7 @@ from torch import nn
 from mmdpad.datasets.transforms import pixel_limit
 from mmdpad.models.weights import load_strictly, read_state_dict
 from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS
-from mmdpad.utils import find_config
+from mmdpad.utils import find_config, open_config
 
 from .answer import Answer, new_log
 from .inputs import ImageInput, Query, pair_queries
@@ -64,7 +64,7 @@ class ReasonSegInferencer(BaseInferencer):
                  device: str | None = None,
                  show_progress: bool = False) -> None:
         if not isinstance(model_config, Config):
-            model_config = find_config(model_config)
+            model_config = open_config(find_config(model_config))
         self._turn = threading.Lock()
         # mmengine reads a config's types in the scope of the moment.
         with DefaultScope.overwrite_default_scope('mmdpad'):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmdpad.utils import check_config, check_file
+from mmdpad.utils import check_config, check_file, open_config
 
 if TYPE_CHECKING:
     from mmdpad.apis import Answer
@@ -50,7 +50,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     check_file('weights', args.weights)
 
     # Which weights were loaded is for logs; here an answer is waited for.
-    from mmengine.config import Config
     from mmengine.logging import MMLogger
     from transformers.utils import logging
 
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     MMLogger.get_current_instance().setLevel('WARNING')
     logging.disable_progress_bar()
     try:
-        cfg = Config.fromfile(config)
+        cfg = open_config(config)
         # Before a large model is loaded.
         queries = pair_queries(args.images, args.question, pixel_limit(build_pipeline(cfg)))
         infer = ReasonSegInferencer(cfg, args.weights, args.device)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os.path as osp
-import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import mmengine.runner.checkpoint
 import mmengine.runner.runner
 import torch
 
-from mmdpad.models.weights import first_line
+from mmdpad.models.weights import first_line, load_plain
 from mmdpad.utils.files import atomic_file
 
 _WRITERS = (mmengine.runner.checkpoint, mmengine.runner.runner)  # each has the name of its own
@@ -77,7 +76,7 @@ def find_fault(path: str) -> str | None:
     if osp.isdir(path):
         return None  # of a strategy that writes folders
     try:
-        torch.load(path, map_location='cpu', mmap=True, weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        load_plain(path)
+    except ValueError as error:
         return first_line(error)
     return None
