@@ -55,12 +55,14 @@ def find_whole_checkpoint(folder: str) -> tuple[str | None, dict[str, str]]:
     Returns:
         Its path, or None; and what is wrong with those that were passed over, by path.
     """
-    numbered = {path: int(match[1]) for path in Path(folder).glob('*.pth')
+    there = list(Path(folder).glob('*.pth'))
+    numbered = {path: int(match[1]) for path in there
                 if (match := _NUMBERED.fullmatch(path.name))}
     candidates = sorted(numbered, key=lambda path: numbered[path], reverse=True)
     said = Path(folder, 'last_checkpoint')
-    if said.is_file() and (name := Path(said.read_text().strip()).name):
-        candidates.insert(0, Path(folder, name))
+    if said.is_file():
+        name = Path(said.read_text(errors='replace').strip()).name
+        candidates = [path for path in there if path.name == name] + candidates
     faults: dict[str, str] = {}
     for path in map(str, dict.fromkeys(candidates)):
         fault = find_fault(path)
