@@ -97,7 +97,7 @@ class PromptEncoder:
             return self.processor.apply_chat_template(
                 build_messages(question, self.template, self.coordinates),
                 add_generation_prompt=True, tokenize=False)
-        except TemplateError as error:  # runs in a sandbox of Jinja's
+        except (TemplateError, TypeError) as error:  # a program, run in a sandbox of Jinja's
             raise ValueError(f'The chat template of {self.source!r} cannot be used: {error}. '
                              f'{_REMEDY}') from error
 
