@@ -60,10 +60,12 @@ class TableFile:
         Raises:
             DatasetError: Some are missing; it lists those that are there.
         """
-        missing = [name for name in columns if name not in self.schema.names]
+        with _naming(self.path):
+            names = self.schema.names
+        missing = [name for name in columns if name not in names]
         if missing:
             raise DatasetError(f'{self.path} lacks the column(s) {", ".join(missing)}, but has '
-                               f'{", ".join(self.schema.names)}; take another copy, or rename its '
+                               f'{", ".join(names)}; take another copy, or rename its '
                                'columns', 'missing column')
 
     def rows(self, columns: Sequence[str], start: int = 0) -> Iterator[dict[str, Any]]:
@@ -76,6 +78,7 @@ class TableFile:
         """
         with _naming(self.path):
             for batch in self._batches(list(columns), start):
+                _validate(batch)
                 yield {name: batch.column(name)[0] for name in columns}
 
     def _batches(self, columns: list[str], start: int) -> Iterator[Any]:
@@ -198,6 +201,16 @@ def _map_stream(path: Path) -> Any:
     return pyarrow.ipc.open_stream(source).read_all()
 
 
+def _validate(batch: Any) -> None:
+    """Look at a row before its values are: pyarrow ends the process at an offset that leads out of
+    its buffer. That a text is UTF-8 shows later."""
+    pyarrow = import_pyarrow()
+    for column in batch.columns:
+        if pyarrow.types.is_string(column.type):
+            column = column.view(pyarrow.binary())
+        column.validate(full=True)
+
+
 def _is_packed(metadata: memoryview) -> bool:
     """Whether an Arrow record batch says that its values are compressed; pyarrow does not tell.
 
@@ -242,7 +255,7 @@ def _naming(path: Path) -> Iterator[None]:
     pyarrow = import_pyarrow()
     try:
         yield
-    except (pyarrow.ArrowException, OSError, struct.error) as error:
+    except (pyarrow.ArrowException, OSError, struct.error, UnicodeDecodeError) as error:
         kind = 'parquet' if path.suffix == '.parquet' else 'an Arrow stream'
         raise DatasetError(f'{path} cannot be read as {kind} ({error}); download or write it '
                            'again') from error

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from ..errors import DatasetError
 
@@ -33,8 +33,11 @@ MOST_PIXELS = 2 * MAX_PIXELS
 TOO_LARGE = 'too large image'
 """The kind of that :class:`DatasetError`."""
 # What Pillow's decoders raise on broken files.
-UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
-               Image.DecompressionBombError)
+_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError,
+                ArithmeticError, struct.error, zlib.error)
+_TURN = Image.Transpose
+_TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM,
+          5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
 _SIDEWAYS = (5, 6, 7, 8)
 # The last bytes of an undamaged file, by format.
 _END_MARKS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}
@@ -56,7 +59,10 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         ValueError: The image has floating point or more than 16-bit values, whose range is not
             known.
     """
-    image = ImageOps.exif_transpose(image)
+    # Pillow's `exif_transpose` also writes the EXIF anew, which fails where that is damaged.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode == 'F' or (image.mode == 'I' and not _fits_16_bit(image)):
         raise ValueError(f'images should have up to 16 bits a channel, but got mode {image.mode}; '
                          'save it as an 8-bit JPEG or PNG')
@@ -196,7 +202,7 @@ def _naming(name: str | os.PathLike, max_pixels: int) -> Iterator[None]:
                            'missing image') from error
     except Image.DecompressionBombError:
         raise _too_large(name, 'far larger', max_pixels) from None
-    except UNDECODABLE as error:
+    except _UNDECODABLE as error:
         raise DatasetError(f'{name} cannot be decoded as an image ({error}); replace it by an '
                            f'intact copy ({", ".join(FORMATS)}), or remove it and its annotation',
                            'unreadable image') from error
