@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from exploits import Touch, assert_real, write_checkpoint
+from PIL import Image
 
+from mmdpad.apis import ReasonSegInferencer
 from mmdpad.datasets import DatasetError, ReferringSegDataset
 from mmdpad.models import SAMDecoder
 from mmdpad.models.decoders import DetectorDecoder
@@ -82,3 +84,17 @@ def test_references_run_no_code(protocol, tmp_path, tried):
                             dict(img_path='train2014/'))
     assert_real(path, tmp_path / 'fired')
     tried('protocols 0, 2, 4, 5')
+
+
+@pytest.mark.promise('Files', 'an image at the limits of use: 1 x 1, or a side of 20,000',
+                     'it is read as it is')
+def test_odd_shapes_are_answered_and_drawn(tmp_path, tried):
+    """From file to picture, by the miniature with its SAM, whose own input is 80 times smaller."""
+    infer = ReasonSegInferencer('tiny_shapes', device='cpu')
+    sizes = ((1, 1), (20000, 40), (1, 20000))
+    for size in sizes:
+        Image.new('RGB', size, 'green').save(tmp_path / 'a.png')
+        answer, = infer(tmp_path / 'a.png', 'the object nearest to the right', out_dir=tmp_path)
+        assert answer['mask'].shape == size[::-1] and not answer['failure']
+        assert answer.draw().shape[1] > 300
+    tried(f'{len(sizes)} shapes from file to picture, policy and SAM included')
