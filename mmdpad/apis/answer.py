@@ -13,10 +13,9 @@ from mmdet.structures import DetDataSample
 from PIL import Image
 
 from mmdpad.datasets.transforms import read_image
-from mmdpad.datasets.transforms.images import MOST_PIXELS
 from mmdpad.structures import ParseFailure
 from mmdpad.utils import to_jsonl, write_atomically
-from mmdpad.utils.masks import encode_mask
+from mmdpad.utils.masks import MOST_PIXELS, encode_mask
 from mmdpad.visualization import draw_answer
 
 from .inputs import Query

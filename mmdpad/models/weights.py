@@ -216,12 +216,13 @@ def load_plain(path: str, map_location: Any = 'cpu', mmap: bool = True) -> Any:
             names it.
     """
     try:
-        mmap = zipfile.is_zipfile(path) and mmap
-        if zipfile.is_zipfile(path):
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
             with zipfile.ZipFile(path) as archive:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise ValueError('it is compressed, which torch.save never does')
-        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+        return torch.load(path, map_location=map_location, weights_only=True,
+                          mmap=mmap and is_zip)
     except (*LOAD_ERRORS, RuntimeError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f'File {path!r} should hold tensors and plain data as torch.save writes '
                          f'them, but {_fault(error)}; take another file, or, of one that you '

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-MAX_PIXELS = 2 * (2**28 // 3)
-"""Of a mask that is unpacked without its image: as many as the largest image may have."""
+MOST_PIXELS = 2 * (2**28 // 3)
+"""Above it Pillow refuses an image, and no mask is unpacked without its image."""
 MAX_PARTS = 1000
 """Polygons of a mask, or objects in a file of masks; each may cost a pass over the image."""
 MAX_CROSSINGS, MAX_IN_A_ROW = 256, 2000
@@ -31,11 +31,11 @@ def decode_mask(rle: dict) -> np.ndarray:
     """The bool mask (H, W) of COCO's RLE, its counts compressed (text or bytes) or a list.
 
     Raises:
-        ValueError: No RLE, more than :data:`MAX_PIXELS`, or its counts do not make up its size.
+        ValueError: No RLE, more than :data:`MOST_PIXELS`, or its counts do not make up its size.
     """
     rle = checked_rle(rle)
-    if math.prod(rle['size']) > MAX_PIXELS:
-        raise ValueError(f'its RLE should have at most {MAX_PIXELS:,} pixels, but has size '
+    if math.prod(rle['size']) > MOST_PIXELS:
+        raise ValueError(f'its RLE should have at most {MOST_PIXELS:,} pixels, but has size '
                          f'{rle["size"]} (height, width)')
     return coco_mask.decode(rle).astype(bool)
 

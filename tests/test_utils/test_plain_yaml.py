@@ -47,7 +47,7 @@ def test_yaml_runs_no_code(tag, tmp_path, tried):
                      'one kind of error, which names the file')
 @pytest.mark.parametrize('name, content', [
     ('a.json', '{"a":'), ('a.json', '{"a":' * 10**5), ('a.yaml', 'a: [1'), ('a.yaml', 'a: ' * 99),
-    ('a.yaml', '!!python/name:os.system'), ('a.yaml', '[' * 10**4)])
+    ('a.yaml', '!!python/name:os.system'), ('a.yaml', '[' * 3000)])
 def test_broken_configs_are_named(name, content, tmp_path, tried):
     (tmp_path / name).write_text(content)
     with pytest.raises(UnreadableConfig, match=name):

@@ -21,15 +21,15 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
+from mmdpad.utils.masks import MOST_PIXELS
+
 from ..errors import DatasetError
 
 FORMATS = {'JPEG': ('.jpg', '.jpeg'), 'PNG': ('.png', ), 'WEBP': ('.webp', ), 'BMP': ('.bmp', ),
            'TIFF': ('.tif', '.tiff'), 'GIF': ('.gif', ), 'PPM': ('.ppm', '.pgm')}
 """Pillow's names of the formats that are read, with their usual suffixes; the content decides."""
-MAX_PIXELS = 2**28 // 3
+MAX_PIXELS = MOST_PIXELS // 2
 """Of the largest image that is read, unless another limit is set: 89 megapixels, 256 MB as RGB."""
-MOST_PIXELS = 2 * MAX_PIXELS
-"""The highest limit that can be set: above it Pillow refuses."""
 TOO_LARGE = 'too large image'
 """The kind of that :class:`DatasetError`."""
 # What Pillow's decoders raise on broken files.

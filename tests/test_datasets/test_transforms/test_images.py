@@ -21,7 +21,8 @@ from mmdpad.datasets.transforms import (
     read_image,
     to_rgb,
 )
-from mmdpad.datasets.transforms.images import FORMATS, MAX_PIXELS, MOST_PIXELS
+from mmdpad.datasets.transforms.images import FORMATS, MAX_PIXELS
+from mmdpad.utils.masks import MOST_PIXELS
 
 ORIENTATION = 0x0112
 
