@@ -58,8 +58,8 @@ def test_no_decoder_runs_a_checkpoint(build, tmp_path, tried):
 
 
 @pytest.mark.promise('Files', 'a config of a stranger, in JSON',
-                     'looking at it runs nothing; that it is a program once it is built is said')
-def test_a_config_of_data_is_looked_at_without_running_it(tmp_path, run_here, tried):
+                     'reading it runs nothing but `custom_imports`; building it does, as is said')
+def test_a_config_of_data_is_looked_at_without_running_it(tmp_path, monkeypatch, tried):
     """What docs/security.md says of both."""
     fired = tmp_path / 'fired'
     (tmp_path / 'a.json').write_text(json.dumps(dict(
@@ -69,7 +69,13 @@ def test_a_config_of_data_is_looked_at_without_running_it(tmp_path, run_here, tr
     assert not fired.exists()
     MODELS.build(config.model).close()
     assert fired.exists()
-    tried('a `type` that names a function of Python')
+    fired.unlink()
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'their_module.py').write_text(f'open({str(fired)!r}, "w")')
+    (tmp_path / 'b.json').write_text('{"custom_imports": {"imports": ["their_module"]}}')
+    open_config(str(tmp_path / 'b.json'))
+    assert fired.exists()
+    tried('a `type` that names a function of Python; `custom_imports`')
 
 
 @pytest.mark.promise('Files', "RefCOCO's references, a pickle, with code in it",
