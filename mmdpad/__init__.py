@@ -50,7 +50,8 @@ def find_unsuitable(find_version: Callable[[str], str | None] = installed_versio
 
 
 def prepare_environment() -> None:
-    """Checks what mmdpad builds on, and lets mmengine find our configs; done at import.
+    """Checks what mmdpad builds on, lets mmengine find our configs, and keeps it from running code
+    that a YAML file names; done at import.
 
     Raises:
         ImportError: A package is missing or unsuitable; each is named with its remedy.
@@ -61,6 +62,8 @@ def prepare_environment() -> None:
             f'mmdpad {__version__} does not fit this environment:\n  ' + '\n  '.join(faults) +
             '\n(`mmdpad doctor` checks all else, too)')
     _offer_configs()
+    from .utils.plain_yaml import read_yaml_plainly
+    read_yaml_plainly()
 
 
 def _offer_configs() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from mmdpad.datasets.transforms import read_image
 from mmdpad.structures import ParseFailure
 from mmdpad.utils import to_jsonl, write_atomically
-from mmdpad.utils.masks import encode_mask
+from mmdpad.utils.masks import MOST_PIXELS, encode_mask
 from mmdpad.visualization import draw_answer
 
 from .inputs import Query
@@ -57,7 +57,9 @@ class Answer(dict):
         Raises:
             DatasetError, ValueError: The file is gone, or another one by now.
         """
-        image = read_image(self._image) if isinstance(self._image, str) else self._image
+        image = self._image
+        if isinstance(image, str):
+            image = read_image(image, MOST_PIXELS)
         return draw_answer(
             image, None if self['failure'] else self['mask'],
             [item['box'] for item in self['objects']],

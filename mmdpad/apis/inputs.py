@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmdpad.datasets.transforms import probe_image, to_rgb
+from mmdpad.datasets.transforms import MAX_PIXELS, probe_image, to_rgb
+from mmdpad.datasets.transforms.images import FORMATS
 from mmdpad.prompts import normalise_question
 
 ImageInput = str | os.PathLike | np.ndarray | Image.Image
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm')
+IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """By them an image is known in a folder."""
 
 
@@ -37,11 +38,12 @@ class Query:
 
 
 def pair_queries(images: ImageInput | Sequence[ImageInput],
-                 questions: str | Sequence[str]) -> list[Query]:
+                 questions: str | Sequence[str], max_pixels: int = MAX_PIXELS) -> list[Query]:
     """Pair images with questions: equal numbers, or one of either for all of the other. The path
     of a folder stands for the images in it (:data:`IMAGE_SUFFIXES`), by name.
 
-    The headers of image files are read; a file that is not there or no image is found here.
+    The headers of image files are read; a file that is not there, no image, or one of more than
+    ``max_pixels`` is found here.
 
     Raises:
         ValueError: No image or question, numbers that do not match, an empty question, or an image
@@ -64,7 +66,7 @@ def pair_queries(images: ImageInput | Sequence[ImageInput],
         if not normalise_question(question):
             raise ValueError(f'Questions should say something, but number {number} is '
                              f'{question!r}')
-    usable = [_check_image(image, number) for number, image in enumerate(images)]
+    usable = [_check_image(image, number, max_pixels) for number, image in enumerate(images)]
     count = max(len(usable), len(questions))
     return [Query(image, question) for image, question in
             zip(usable * (count // len(usable)), questions * (count // len(questions)),
@@ -88,9 +90,9 @@ def _in_folder(image: ImageInput) -> list[ImageInput]:
     return list(found)
 
 
-def _check_image(image: ImageInput, number: int) -> str | np.ndarray:
+def _check_image(image: ImageInput, number: int, max_pixels: int) -> str | np.ndarray:
     if isinstance(image, (str, os.PathLike)):
-        probe_image(image)
+        probe_image(image, max_pixels)
         return os.fspath(image)
     if isinstance(image, Image.Image):
         return to_rgb(image)

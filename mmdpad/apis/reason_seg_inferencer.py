@@ -18,9 +18,10 @@ from mmengine.infer import BaseInferencer
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from mmdpad.datasets.transforms import pixel_limit
 from mmdpad.models.weights import load_strictly, read_state_dict
 from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS
-from mmdpad.utils import find_config
+from mmdpad.utils import find_config, open_config
 
 from .answer import Answer, new_log
 from .inputs import ImageInput, Query, pair_queries
@@ -63,7 +64,7 @@ class ReasonSegInferencer(BaseInferencer):
                  device: str | None = None,
                  show_progress: bool = False) -> None:
         if not isinstance(model_config, Config):
-            model_config = find_config(model_config)
+            model_config = open_config(find_config(model_config))
         self._turn = threading.Lock()
         # mmengine reads a config's types in the scope of the moment.
         with DefaultScope.overwrite_default_scope('mmdpad'):
@@ -104,7 +105,7 @@ class ReasonSegInferencer(BaseInferencer):
                 batch size below 1; before any work.
             RuntimeError: The inferencer was closed.
         """
-        queries = pair_queries(images, questions)
+        queries = pair_queries(images, questions, pixel_limit(self.pipeline))
         if batch_size < 1:
             raise ValueError(f'`batch_size` should be at least 1, but got {batch_size}')
         self._check_open()
@@ -138,7 +139,7 @@ class ReasonSegInferencer(BaseInferencer):
         Raises:
             ValueError, TypeError, RuntimeError: As :meth:`__call__`, at once.
         """
-        queries = pair_queries(image, question)
+        queries = pair_queries(image, question, pixel_limit(self.pipeline))
         if len(queries) > 1:
             raise ValueError(f'`stream` should get one image and one question, but got '
                              f'{len(queries)} pairs; call the inferencer for several')
@@ -194,17 +195,23 @@ class ReasonSegInferencer(BaseInferencer):
         return model.to(device).eval()
 
     def _init_pipeline(self, cfg: Config) -> Callable:
-        steps = cfg.get('inference_pipeline')
-        if steps is None:
-            steps = [step for step in cfg.test_dataloader.dataset.pipeline
-                     if step['type'].split('.')[-1] not in _TRUTH_STEPS]
-        return Compose([TRANSFORMS.build(step) for step in steps])
+        return build_pipeline(cfg)
 
     def _init_collate(self, cfg: Config) -> Callable:
         return pseudo_collate  # images of different sizes stay lists
 
     def _init_visualizer(self, cfg: Config) -> None:
         return None  # pictures are made by `Answer.draw`; the config's visualizer logs training
+
+
+def build_pipeline(cfg: Config) -> Compose:
+    """The steps that prepare an image and a question, see :class:`ReasonSegInferencer`."""
+    steps = cfg.get('inference_pipeline')
+    if steps is None:
+        steps = [step for step in cfg.test_dataloader.dataset.pipeline
+                 if step['type'].split('.')[-1] not in _TRUTH_STEPS]
+    with DefaultScope.overwrite_default_scope('mmdpad'):
+        return Compose([TRANSFORMS.build(step) for step in steps])
 
 
 def _item(query: Query) -> dict[str, Any]:

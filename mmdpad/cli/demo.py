@@ -10,13 +10,10 @@ import socket
 import tempfile
 from collections.abc import Callable, Sequence
 
-from PIL import Image
-
 from mmdpad.utils import check_config, check_file
 
 _REMEDY = 'the demo page needs gradio 6 or newer: pip install "gradio>=6.0"'
-# Pillow itself refuses or warns above.
-_MOST_MEGAPIXELS = (Image.MAX_IMAGE_PIXELS or 89_478_485) // 10**6
+_MOST_MEGAPIXELS = 89  # of MAX_PIXELS, without the import of torch that comes with it
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmdpad.utils import check_config, check_file
+from mmdpad.utils import check_config, check_file, open_config
 
 if TYPE_CHECKING:
     from mmdpad.apis import Answer
@@ -55,11 +55,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
     from mmdpad.apis import ReasonSegInferencer, new_log
     from mmdpad.apis.inputs import pair_queries
+    from mmdpad.apis.reason_seg_inferencer import build_pipeline
+    from mmdpad.datasets.transforms import pixel_limit
     MMLogger.get_current_instance().setLevel('WARNING')
     logging.disable_progress_bar()
     try:
-        queries = pair_queries(args.images, args.question)  # before a large model is loaded
-        infer = ReasonSegInferencer(config, args.weights, args.device)
+        cfg = open_config(config)
+        # Before a large model is loaded.
+        queries = pair_queries(args.images, args.question, pixel_limit(build_pipeline(cfg)))
+        infer = ReasonSegInferencer(cfg, args.weights, args.device)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
     if args.config == MINIATURE:

@@ -50,8 +50,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
     from mmdpad.datasets import DatasetError
     from mmdpad.engine.build import build_runner
+    from mmdpad.engine.checkpoints import find_fault
     from mmdpad.engine.hooks.answer_store_hook import find_answers
     from mmdpad.evaluation.results import describe_results
+    if args.checkpoint and (fault := find_fault(args.checkpoint)):
+        raise SystemExit(f'checkpoint: {fault}')
     if args.resume:
         if not find_answers(cfg.work_dir):
             raise SystemExit(f'--resume: there are no answers of an earlier test in '

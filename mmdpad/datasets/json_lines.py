@@ -96,7 +96,7 @@ class JsonLinesDataset(ReasoningDataset):
             image = self._image_path(line)
             if image not in sizes:
                 try:
-                    sizes[image] = probe_image(image)
+                    sizes[image] = probe_image(image, self.max_pixels)
                 except DatasetError as error:
                     sizes[image] = None
                     yield error

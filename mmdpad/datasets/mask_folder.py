@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mmdpad.registry import DATASETS
 from mmdpad.utils import unique_name
-from mmdpad.utils.masks import encode_mask
+from mmdpad.utils.masks import MAX_PARTS, encode_mask
 
 from .annotation_fields import (
     ask_texts,
@@ -28,7 +27,7 @@ from .annotation_fields import (
 )
 from .errors import DatasetError
 from .reasoning_dataset import ReasoningDataset
-from .transforms.images import UNDECODABLE, probe_image
+from .transforms.images import open_image, probe_image
 
 _WHOLE = -1
 _TRUTH = {'': None, 'false': False, '0': False, 'true': True, '1': True}
@@ -102,7 +101,7 @@ class MaskFolderDataset(ReasoningDataset):
                    names: set[str]) -> dict:
         """What an item says of its image and masks."""
         path = Path(self.data_prefix['img_path']) / image
-        height, width = probe_image(path)
+        height, width = probe_image(path, self.max_pixels)
         found = sorted(masks.get(mask, []))
         whole = [file for number, file in found if number == _WHOLE]
         files = whole or [file for _, file in found]
@@ -122,18 +121,14 @@ class MaskFolderDataset(ReasoningDataset):
 
     def _read_objects(self, path: Path, height: int, width: int) -> Iterable[np.ndarray]:
         """The objects of a mask file, each bool (height, width) and not empty."""
-        try:
-            with Image.open(path) as image:
-                values = np.asarray(image)
-                has_alpha = image.mode.endswith('A')
-        except UNDECODABLE as error:
-            raise DatasetError(f'{path} cannot be decoded as an image ({error}); replace it by an '
-                               'intact copy', 'unreadable mask') from error
-        if values.shape[:2] != (height, width):
-            raise DatasetError(
-                f'{path} should have the size of its image, {width} x {height} pixels (width x '
-                f'height, after its EXIF rotation), but has {values.shape[1]} x '
-                f'{values.shape[0]}; export it again', 'wrong mask')
+        with open_image(path, path, self.max_pixels) as image:
+            if image.size != (width, height):
+                raise DatasetError(
+                    f'{path} should have the size of its image, {width} x {height} pixels (width '
+                    f'x height, after its EXIF rotation), but has {image.size[0]} x '
+                    f'{image.size[1]}; export it again', 'wrong mask')
+            values = np.asarray(image)
+            has_alpha = image.mode.endswith('A')
         if values.ndim == 3:
             values = values[..., :values.shape[2] - has_alpha]
             values = values[..., 0] if values.shape[2] == 1 else values
@@ -144,7 +139,12 @@ class MaskFolderDataset(ReasoningDataset):
         if values.ndim == 3:
             raise DatasetError(f'{path} should have one value a pixel, the object\'s number, but '
                                'holds colours; save it as grey or palette image', 'wrong mask')
-        return (values == value for value in np.unique(values) if value)
+        objects = [value for value in np.unique(values) if value]
+        if len(objects) > MAX_PARTS:
+            raise DatasetError(f'{path} should mark at most {MAX_PARTS} objects, but has '
+                               f'{len(objects)} values; write fewer, or set `index_masks=False`',
+                               'wrong mask')
+        return (values == value for value in objects)
 
 
 def _list_masks(folder: Path) -> dict[str, list[tuple[int, Path]]]:

@@ -10,7 +10,7 @@ from mmdpad.registry import DATASETS
 
 from .annotation_fields import ask_texts, check_inside, check_questions, check_texts_mode
 from .errors import DatasetError, collecting
-from .reason_seg_annotation import draw_masks, parse_annotation
+from .reason_seg_annotation import draw_annotation, parse_annotation
 from .reasoning_dataset import ReasoningDataset
 from .transforms.images import probe_image
 from .transforms.loading import no_target_error
@@ -76,14 +76,17 @@ class ReasonSegDataset(ReasoningDataset):
         """Check one image and its annotation; its item, or one item a text, or what is wrong."""
         problems: list[DatasetError] = []
         with collecting(problems):
-            height, width = probe_image(img_path)
+            height, width = probe_image(img_path, self.max_pixels)
         with collecting(problems):
             annotation = parse_annotation(ann_path)
         if problems:
             return problems
         with collecting(problems):
             check_questions(annotation.texts, 'text', ann_path)
-        target, _ = draw_masks(annotation.polygons, height, width)
+        try:
+            target, _ = draw_annotation(annotation, height, width, ann_path)
+        except DatasetError as error:
+            return [*problems, error]
         if not target.any():
             problems.append(no_target_error(str(ann_path), height, width))
         optional = dict(annotation.answer)

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from mmdpad.utils.masks import check_outline, check_parts
+
 from .annotation_fields import (
     are_numbers,
     are_texts,
@@ -71,8 +73,26 @@ def read_reasonseg_annotation(
         DatasetError: The file cannot be read, is no JSON or not of ReasonSeg's form.
     """
     annotation = parse_annotation(path)
-    target, ignore = draw_masks(annotation.polygons, height, width)
+    target, ignore = draw_annotation(annotation, height, width, path)
     return target, ignore, list(annotation.texts), annotation.is_sentence
+
+
+def draw_annotation(annotation: ReasonSegAnnotation, height: int, width: int,
+                    where: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`draw_masks` of what a file holds.
+
+    Raises:
+        DatasetError: There are polygons that no image has (:func:`mmdpad.utils.masks.check_outline`
+            and :func:`mmdpad.utils.masks.check_parts`).
+    """
+    try:
+        check_parts(len(annotation.polygons))
+        for polygon in annotation.polygons:
+            check_outline(polygon.points, height, width)
+    except ValueError as error:
+        raise DatasetError(f'The polygons of {where} cannot be drawn: {error}; correct them, or '
+                           'remove the file and its image', 'wrong annotation') from error
+    return draw_masks(annotation.polygons, height, width)
 
 
 def draw_masks(polygons: Sequence[Polygon], height: int,

@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from .errors import DatasetError, collecting
+from .transforms.probing import pixel_limit
 
 
 class ReasoningDataset(BaseDataset, ABC):
@@ -45,6 +46,11 @@ class ReasoningDataset(BaseDataset, ABC):
         self.sample_seed = sample_seed
         self.several_objects = several_objects
         super().__init__(**kwargs)
+
+    @property
+    def max_pixels(self) -> int:
+        """Of an image: the limit of the pipeline."""
+        return pixel_limit(self.pipeline)
 
     @abstractmethod
     def read_items(self) -> Iterator[dict | DatasetError]:

@@ -89,12 +89,14 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
         problems += self._find_duplicates(refs, images, annotations)
         image_of = {image['id']: image for image in images}
         annotation_of = {annotation['id']: annotation for annotation in annotations}
+        sound: dict[int, dict] = {}  # whose size is that of a file
         for image in images:
             with collecting(problems):
                 self._check_image(image)
+                sound[image['id']] = image
         for annotation in annotations:
             with collecting(problems):
-                self._check_mask(annotation, image_of)
+                self._check_mask(annotation, sound)
         yield from problems
         for ref in refs:
             yield from (list(self._find_strangers(ref, image_of, annotation_of))
@@ -111,14 +113,14 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
 
     def _check_image(self, image: dict) -> None:
         path = self._path_of(image)
-        found, told = probe_image(path), (image['height'], image['width'])
+        found, told = probe_image(path, self.max_pixels), (image['height'], image['width'])
         if found != told:
             raise DatasetError(f'{path} should be {told[1]} x {told[0]} pixels (width x height) as '
                                f'{self.ann_file} says, but is {found[1]} x {found[0]}; take the '
                                'image of COCO itself, not resized or rotated', 'wrong image size')
 
-    def _check_mask(self, annotation: dict, image_of: dict[int, dict]) -> None:
-        image = image_of.get(annotation['image_id'])
+    def _check_mask(self, annotation: dict, sound: dict[int, dict]) -> None:
+        image = sound.get(annotation['image_id'])
         if image is not None:
             check_segmentation(annotation['segmentation'], image['height'], image['width'],
                                f'annotation {annotation["id"]} in {self.ann_file}')

@@ -64,7 +64,7 @@ class SegZeroEvalDataset(TableDataset):
         """Its mask, after a look at all sizes."""
         mask = _read_mask(row['mask'], where)
         stated = row['img_height'].as_py(), row['img_width'].as_py()
-        image = probe_image_bytes(read_image_bytes(row, where), where)
+        image = probe_image_bytes(read_image_bytes(row, where), where, self.max_pixels)
         if not mask.shape == stated == image:
             raise DatasetError(
                 f'{where} should have one size (height, width), but its image is {image}, its '

@@ -12,6 +12,7 @@ import importlib
 import itertools
 import json
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from .errors import DatasetError
 
 _SHARD = re.compile(r'(?P<split>.+)-(?P<index>\d+)-of-(?P<count>\d+)\b.*')
 _SPLITS = ('train', 'validation', 'val', 'test')
+# Bytes or values of a column: as many as this are no harm.
+_HARMLESS = 2**28
+# Images hardly get smaller when they are packed, and masks some hundred times.
+_MOST_PACKED = 1000
 # What a complete Arrow stream ends with.
 _END_OF_STREAM = b'\xff\xff\xff\xff\x00\x00\x00\x00'
 
@@ -31,7 +36,7 @@ class TableFile:
         path: The file.
 
     Raises:
-        DatasetError: It is missing, cut off, or of another format.
+        DatasetError: It is missing, cut off, of another format, or unpacks to far more than it is.
         ImportError: pyarrow is missing.
     """
 
@@ -44,6 +49,7 @@ class TableFile:
                 self._file = import_pyarrow().parquet.ParquetFile(
                     path, buffer_size=2**20, pre_buffer=False)
                 self.schema = self._file.schema_arrow
+                _check_sizes(self._file.metadata)
             else:
                 self._file = _map_stream(path)
                 self.schema = self._file.schema
@@ -54,10 +60,12 @@ class TableFile:
         Raises:
             DatasetError: Some are missing; it lists those that are there.
         """
-        missing = [name for name in columns if name not in self.schema.names]
+        with _naming(self.path):
+            names = self.schema.names
+        missing = [name for name in columns if name not in names]
         if missing:
             raise DatasetError(f'{self.path} lacks the column(s) {", ".join(missing)}, but has '
-                               f'{", ".join(self.schema.names)}; take another copy, or rename its '
+                               f'{", ".join(names)}; take another copy, or rename its '
                                'columns', 'missing column')
 
     def rows(self, columns: Sequence[str], start: int = 0) -> Iterator[dict[str, Any]]:
@@ -70,6 +78,7 @@ class TableFile:
         """
         with _naming(self.path):
             for batch in self._batches(list(columns), start):
+                _validate(batch)
                 yield {name: batch.column(name)[0] for name in columns}
 
     def _batches(self, columns: list[str], start: int) -> Iterator[Any]:
@@ -160,7 +169,7 @@ def _read_json(path: Path, key: str, kind: Any) -> Any:
     """What a JSON file has under a key, of this type."""
     try:
         value = json.loads(path.read_text(encoding='utf-8'))[key]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise _unusable(path, key, error) from error
     if not isinstance(value, kind):
         raise _unusable(path, key, value)
@@ -185,7 +194,59 @@ def _map_stream(path: Path) -> Any:
     if source.read() != _END_OF_STREAM:
         raise OSError('it has no end')
     source.seek(0)
+    for message in pyarrow.ipc.MessageReader.open_stream(source):
+        if message.type == 'record batch' and _is_packed(memoryview(message.metadata)):
+            raise OSError('it is compressed, which `save_to_disk` never does')
+    source.seek(0)
     return pyarrow.ipc.open_stream(source).read_all()
+
+
+def _validate(batch: Any) -> None:
+    """Look at a row before its values are: pyarrow ends the process at an offset that leads out of
+    its buffer. That a text is UTF-8 shows later."""
+    pyarrow = import_pyarrow()
+    for column in batch.columns:
+        if pyarrow.types.is_string(column.type):
+            column = column.view(pyarrow.binary())
+        column.validate(full=True)
+
+
+def _is_packed(metadata: memoryview) -> bool:
+    """Whether an Arrow record batch says that its values are compressed; pyarrow does not tell.
+
+    The message is a flatbuffer: its third field is the batch, whose fourth is the compression.
+    """
+    def field(table: int, number: int) -> int:
+        """Where a field of a table is, 0 where it is not there."""
+        fields = table - struct.unpack_from('<i', metadata, table)[0]
+        place = 4 + 2 * number
+        if place >= struct.unpack_from('<H', metadata, fields)[0]:
+            return 0
+        offset = struct.unpack_from('<H', metadata, fields + place)[0]
+        return offset and table + offset
+
+    def follow(place: int) -> int:
+        return place + struct.unpack_from('<I', metadata, place)[0]
+
+    return field(follow(field(follow(0), 2)), 3) != 0
+
+
+def _check_sizes(metadata: Any) -> None:
+    """See that no column of a parquet file unpacks to far more than images or masks do.
+
+    Raises:
+        OSError: One does; pyarrow would take the memory.
+    """
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            size = max(column.total_uncompressed_size, column.num_values)
+            if size > _HARMLESS and (
+                    size > group.num_rows * _HARMLESS or column.total_uncompressed_size
+                    > _MOST_PACKED * column.total_compressed_size):
+                raise OSError(f'{column.total_compressed_size:,} bytes of its column '
+                              f'{column.path_in_schema} unpack to {size:,} bytes or values, which '
+                              'no images or masks do')
 
 
 @contextlib.contextmanager
@@ -194,7 +255,7 @@ def _naming(path: Path) -> Iterator[None]:
     pyarrow = import_pyarrow()
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, struct.error, UnicodeDecodeError) as error:
         kind = 'parquet' if path.suffix == '.parquet' else 'an Arrow stream'
         raise DatasetError(f'{path} cannot be read as {kind} ({error}); download or write it '
                            'again') from error

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os.path as osp
-import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import mmengine.runner.checkpoint
 import mmengine.runner.runner
 import torch
 
-from mmdpad.models.weights import first_line
+from mmdpad.models.weights import first_line, load_plain
 from mmdpad.utils.files import atomic_file
 
 _WRITERS = (mmengine.runner.checkpoint, mmengine.runner.runner)  # each has the name of its own
@@ -61,12 +60,14 @@ def find_whole_checkpoint(folder: str) -> tuple[str | None, dict[str, str]]:
     Returns:
         Its path, or None; and what is wrong with those that were passed over, by path.
     """
-    numbered = {path: int(match[1]) for path in Path(folder).glob('*.pth')
+    there = list(Path(folder).glob('*.pth'))
+    numbered = {path: int(match[1]) for path in there
                 if (match := _NUMBERED.fullmatch(path.name))}
     candidates = sorted(numbered, key=lambda path: numbered[path], reverse=True)
     said = Path(folder, 'last_checkpoint')
-    if said.is_file() and (name := Path(said.read_text().strip()).name):
-        candidates.insert(0, Path(folder, name))
+    if said.is_file():
+        name = Path(said.read_text(errors='replace').strip()).name
+        candidates = [path for path in there if path.name == name] + candidates
     faults: dict[str, str] = {}
     for path in map(str, dict.fromkeys(candidates)):
         fault = find_fault(path)
@@ -82,7 +83,7 @@ def find_fault(path: str) -> str | None:
     if osp.isdir(path):
         return None  # of a strategy that writes folders
     try:
-        torch.load(path, map_location='cpu', mmap=True, weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        load_plain(path)
+    except ValueError as error:
         return first_line(error)
     return None

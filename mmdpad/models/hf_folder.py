@@ -14,7 +14,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models.heads.lora import add_lora, lora_config
-from mmdpad.models.weights import LoadReport, check_source, load_pretrained, read_state_dict
+from mmdpad.models.weights import (
+    LoadReport,
+    check_source,
+    from_folder,
+    load_pretrained,
+    read_state_dict,
+)
 
 SHARD_SIZE = '5GB'
 _IN_CHECKPOINT, _IN_PEFT = 'policy.model.', 'base_model.model.'  # before the names of transformers
@@ -57,7 +63,7 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
     state = {name.removeprefix(_IN_CHECKPOINT): value
              for name, value in read_state_dict(checkpoint, _REMEDY).items()}
     with torch.device('meta'):
-        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(source))
+        model = AutoModelForImageTextToText.from_config(from_folder(AutoConfig, source, _REMEDY))
     if lora is None:
         LoadReport.of(model, state, checkpoint).settle(_REMEDY)
         _save_model(_filled(model, _as_dtype(state, dtype)), source, folder)

@@ -1,20 +1,31 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Weights from files: read without running code that a file may carry, and loaded whole or not."""
+"""Weights from files: read without running code that a file may carry, and loaded whole or not.
+
+Importing this also makes mmengine read files so (``load_from``, ``--resume``, ``init_cfg``).
+"""
 
 from __future__ import annotations
 
 import os.path as osp
 import pickle
+import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from unittest.mock import patch
 
 import torch
 from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, dynamic_module_utils
+
+from mmdpad.utils.plain_pickle import LOAD_ERRORS
 
 _SHOWN = 4
 
@@ -30,18 +41,15 @@ def read_state_dict(path: str, remedy: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: The file is damaged, holds code, or is no mapping of names to tensors.
+        ValueError: As of :func:`load_plain`, or the file is no mapping of names to tensors.
     """
     path = osp.expanduser(path)
     if not osp.isfile(path):
         raise FileNotFoundError(f'Weights file {path!r} does not exist. {remedy}')
     try:
-        state = _load(path)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f'Weights file {path!r} should be a PyTorch state dict or a safetensors '
-                         f'file, but it cannot be read as either (damaged, a download that was cut '
-                         f'short, or a file with code in it): {first_line(error)}. {remedy}'
-                         ) from error
+        state = _load_safetensors(path) if path.endswith('.safetensors') else load_plain(path)
+    except ValueError as error:
+        raise ValueError(f'{error}. {remedy}') from error
     for key in ('state_dict', 'model'):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -140,10 +148,11 @@ def load_pretrained(model_class: type[PreTrainedModel], source: str, remedy: str
         **arguments: Of ``from_pretrained``.
 
     Raises:
-        ValueError: Weights are missing, unexpected or of another shape.
+        ValueError: Weights are missing, unexpected or of another shape, or as of
+            :func:`from_folder`.
     """
-    model, info = model_class.from_pretrained(source, output_loading_info=True,
-                                              ignore_mismatched_sizes=True, **arguments)
+    model, info = from_folder(model_class, source, remedy, output_loading_info=True,
+                              ignore_mismatched_sizes=True, **arguments)
     misshapen = [f'{name} {tuple(given)} instead of {tuple(own)}'
                  for name, given, own in sorted(info['mismatched_keys'])]
     LoadReport(source, len(model.state_dict()) - len(info['missing_keys']) - len(misshapen),
@@ -184,16 +193,100 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300]
 
 
-def _load(path: str) -> object:
-    if path.endswith('.safetensors'):
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(str(error)) from error
-    # Mapped where the format allows it: of a checkpoint the optimizer is not read then.
-    return torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
+def _load_safetensors(path: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ValueError(f'Weights file {path!r} should be a whole safetensors file, but cannot be '
+                         f'read as one: {first_line(error)}') from error
+
+
+def load_plain(path: str, map_location: Any = 'cpu', mmap: bool = True) -> Any:
+    """What ``torch.save`` wrote, if that is tensors and plain data.
+
+    A pickle is a program; this one runs none, whatever ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` says.
+
+    Args:
+        path: The file.
+        map_location: See ``torch.load``.
+        mmap: Leave tensors in the file until they are used, where the format allows it.
+
+    Raises:
+        ValueError: The file is damaged or asks for anything else, code for instance. The message
+            names it.
+    """
+    try:
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError('it is compressed, which torch.save never does')
+        return torch.load(path, map_location=map_location, weights_only=True,
+                          mmap=mmap and is_zip)
+    except (*LOAD_ERRORS, RuntimeError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f'File {path!r} should hold tensors and plain data as torch.save writes '
+                         f'them, but {_fault(error)}; take another file, or, of one that you '
+                         'trust, save the `state_dict` alone') from error
+
+
+def _fault(error: Exception) -> str:
+    """Why a file cannot be read, without torch's advice to run what is in it."""
+    if found := re.search(r'GLOBAL (\S+)', str(error)):
+        return f'asks for {found[1]}, which could run code and is not loaded'
+    if 'custom code' in str(error):
+        return 'brings Python code of its own, which is never run'
+    if isinstance(error, pickle.UnpicklingError):
+        return 'cannot be read (damaged, cut short, or something else)'
+    return f'cannot be read (damaged, or cut short): {first_line(error)}'
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """mmengine's loader of files, by :func:`load_plain`; not mapped, since a run writes there."""
+    filename = osp.expanduser(filename)
+    if not osp.isfile(filename):
+        raise FileNotFoundError(f'Checkpoint {filename!r} is not there; correct the path')
+    return load_plain(filename, map_location, mmap=False)
+
+
+def from_folder(loader: Any, source: str, remedy: str, **arguments: Any) -> Any:
+    """``loader.from_pretrained(source)`` of transformers, without the code that a folder or a
+    place on the hub may bring along; nobody is asked whether to run it.
+
+    Raises:
+        ValueError: It needs that code, or a file of it is damaged or holds something else.
+    """
+    try:
+        return loader.from_pretrained(source, trust_remote_code=False, **arguments)
+    except (*LOAD_ERRORS, RuntimeError, SafetensorError) as error:
+        raise ValueError(f'{source!r} cannot be loaded by {loader.__name__}: it '
+                         f'{_fault(error)}. {remedy}') from error
+
+
+def read_model_type(source: str) -> str | None:
+    """``model_type`` in the config.json of a folder or a hub name; nothing else is read.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        return PreTrainedConfig.get_config_dict(source)[0].get('model_type')
+    except (*LOAD_ERRORS, RecursionError) as error:
+        raise ValueError(f'config.json of {source!r} {_fault(error)}; download it again'
+                         ) from error
+
+
+@contextmanager
+def own_code_refused() -> Iterator[None]:
+    """Within the block transformers runs no code that a folder brings along, also where that
+    folder says `trust_remote_code`, and asks nobody."""
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise ValueError('it brings Python code of its own, which is never run; take a model that '
+                         'needs none')
+
+    with patch.multiple(dynamic_module_utils, TIME_OUT_REMOTE_CODE=0, _raise_timeout_error=refuse,
+                        get_class_in_module=refuse):
+        yield
 
 
 def _summary(what: str, names: Iterable[str]) -> str:

@@ -8,6 +8,9 @@ import importlib.util
 import os
 from pathlib import Path
 
+import yaml
+from mmengine.config import Config
+
 
 def find_config(name: str | os.PathLike) -> str:
     """The config file that ``name`` means.
@@ -41,3 +44,24 @@ def find_config(name: str | os.PathLike) -> str:
         + (f'did you mean {" or ".join(close)}?' if close else
            f'{package} has {len(names)} configs, in {folder}' if package else
            'those that come with mmdpad are named as mmdpad::dpad/tiny_shapes.py is'))
+
+
+class UnreadableConfig(ValueError):
+    """A config of plain data (JSON, YAML) that is damaged, or asks for code to be run."""
+
+
+def open_config(path: str) -> Config:
+    """``Config.fromfile``, with errors that name the file.
+
+    A ``.py`` config is a program, and so are its bases; the entries of any config name classes and
+    functions to call once something is built of it.
+
+    Raises:
+        UnreadableConfig: See there.
+    """
+    try:
+        return Config.fromfile(path)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        if path.endswith('.py'):
+            raise
+        raise UnreadableConfig(f'config {path!r} cannot be read: {error}; correct it') from error

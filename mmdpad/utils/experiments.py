@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-from .configs import find_config
+from .configs import UnreadableConfig, find_config, open_config
 
 
 def config_parser(description: str, example: str,
@@ -32,7 +32,10 @@ def config_parser(description: str, example: str,
 
 def load_config(args: argparse.Namespace, **entries: Any) -> Config:
     """The config file that a command line names, with some entries, and with what it overrides."""
-    config = Config.fromfile(check_config(args.config))
+    try:
+        config = open_config(check_config(args.config))
+    except UnreadableConfig as error:
+        raise SystemExit(str(error)) from error
     config.merge_from_dict({**entries, **(args.cfg_options or {})})
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         # What a config inherits from `mmdpad::NAME` says so by `_scope_`, in every part; mmengine

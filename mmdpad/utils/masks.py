@@ -13,6 +13,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+MOST_PIXELS = 2 * (2**28 // 3)
+"""Above it Pillow refuses an image, and no mask is unpacked without its image."""
+MAX_PARTS = 1000
+"""Polygons of a mask, or objects in a file of masks; each may cost a pass over the image."""
+MAX_CROSSINGS, MAX_IN_A_ROW = 256, 2000
+"""How often an outline may cross a row or a column of the image on average, and one row."""
+
 
 def encode_mask(mask: np.ndarray) -> dict:
     """A bool mask (H, W) as ``dict(size=[H, W], counts=str)``, COCO's RLE with text counts."""
@@ -24,9 +31,13 @@ def decode_mask(rle: dict) -> np.ndarray:
     """The bool mask (H, W) of COCO's RLE, its counts compressed (text or bytes) or a list.
 
     Raises:
-        ValueError: No RLE, or its counts do not make up its size.
+        ValueError: No RLE, more than :data:`MOST_PIXELS`, or its counts do not make up its size.
     """
-    return coco_mask.decode(checked_rle(rle)).astype(bool)
+    rle = checked_rle(rle)
+    if math.prod(rle['size']) > MOST_PIXELS:
+        raise ValueError(f'its RLE should have at most {MOST_PIXELS:,} pixels, but has size '
+                         f'{rle["size"]} (height, width)')
+    return coco_mask.decode(rle).astype(bool)
 
 
 def segmentation_rle(segmentation: Any, height: int, width: int) -> dict:
@@ -38,7 +49,8 @@ def segmentation_rle(segmentation: Any, height: int, width: int) -> dict:
         height, width: Of the image.
 
     Raises:
-        ValueError: Another form, a number that is not finite, or an RLE of another size.
+        ValueError: Another form, a number that is not finite, an RLE of another size, or polygons
+            that no image has (:func:`check_outline`).
     """
     if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(
             segmentation[0], dict):
@@ -51,11 +63,45 @@ def segmentation_rle(segmentation: Any, height: int, width: int) -> dict:
         return rle
     if not isinstance(segmentation, list) or not segmentation or not all(
             isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-            and all(type(v) in (int, float) and math.isfinite(v) and abs(v) < 1e6
+            and all(type(v) in (int, float) and abs(v) < 1e6  # false for NaN
                     for v in polygon) for polygon in segmentation):
         raise ValueError('it is neither an RLE nor a list of polygons [x1, y1, x2, y2, x3, y3, '
                          f'...] in pixels: {str(segmentation)[:80]}')
+    for polygon in segmentation:
+        check_outline(np.array(polygon, np.float64).reshape(-1, 2), height, width)
+    check_parts(len(segmentation))
     return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+
+
+def check_parts(count: int) -> None:
+    """A mask should have at most :data:`MAX_PARTS` polygons.
+
+    Raises:
+        ValueError: It has more.
+    """
+    if count > MAX_PARTS:
+        raise ValueError(f'it should have at most {MAX_PARTS} polygons, but has {count}')
+
+
+def check_outline(points: np.ndarray, height: int, width: int) -> None:
+    """A polygon (N, 2), (x, y) in pixels, that crosses rows and columns as one of an object does.
+
+    Filling takes memory by the length of the outline and time by its crossings, so that a small
+    file could ask for all there is.
+
+    Raises:
+        ValueError: It crosses them more often than :data:`MAX_CROSSINGS` and
+            :data:`MAX_IN_A_ROW` say.
+    """
+    after = np.roll(points, 1, axis=0)
+    crossings = (np.abs(points - after).sum(axis=0) / (width, height)).max()
+    starts, ends = np.sort(np.sort([points[:, 1], after[:, 1]], axis=0))
+    in_a_row = (np.arange(len(starts)) - np.searchsorted(ends, starts, 'right')).max() + 1
+    if crossings > MAX_CROSSINGS or in_a_row > MAX_IN_A_ROW:
+        raise ValueError(f'an outline should cross the rows and columns of its image of {width} x '
+                         f'{height} pixels (width x height) at most {MAX_CROSSINGS} times on '
+                         f'average and {MAX_IN_A_ROW} in a row, but one of {len(points)} points '
+                         f'does so {crossings:.0f} and {in_a_row} times')
 
 
 def checked_rle(rle: dict) -> dict:

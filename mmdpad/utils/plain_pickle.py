@@ -28,8 +28,8 @@ _PLAIN = frozenset('''
 # These look a name up, and `find_class` refuses them by that name.
 _NAMING = frozenset(('GLOBAL', 'STACK_GLOBAL', 'INST'))
 # What an unpickler raises on operations whose order or arguments make no sense.
-_LOAD_ERRORS = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError,
-                AttributeError, AssertionError, OverflowError, MemoryError, struct.error)
+LOAD_ERRORS = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError,
+               AttributeError, AssertionError, OverflowError, MemoryError, struct.error)
 
 
 def load_plain_pickle(path: str | os.PathLike) -> Any:
@@ -55,7 +55,7 @@ def load_plain_pickle(path: str | os.PathLike) -> Any:
         raise ValueError(f'{path} should hold plain data only (lists, dicts, text, numbers), but '
                          f'{error}; if you trust the file, load it yourself, convert what it '
                          'holds (NumPy: `.tolist()` or `.item()`) and write it again') from None
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ValueError(f'{path} should be a whole pickle, but cannot be read as one ({error!r}); '
                          'download or write it again') from error
 

@@ -58,7 +58,7 @@ def test_an_image_is_read(png):
 
 @pytest.mark.parametrize('content, message', [
     (header_only(30, 21), 'should have at most 0.0006 megapixels, but is 30 x 21'),
-    (header_only(60000, 60000), 'too large.* but is far larger'),  # a decompression bomb
+    (header_only(60000, 60000), 'at most .* but is far larger'),  # a decompression bomb
     (header_only(30, 20), 'cannot be read as an image'),
     (b'', 'cannot be read'), (b'hello', 'cannot be read'), (b'\x89PNG\r\n\x1a\n?', 'cannot be'),
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'cannot be read')])

@@ -103,7 +103,7 @@ def test_everything_is_listed_at_once(tmp_path):
     (tmp_path / 'images/f.jpg').write_bytes(b'no image')
     kinds = {problem.kind: str(problem) for problem in error_of(tmp_path).problems}
     assert sorted(kinds) == ['ambiguous mask', 'empty question', 'missing image', 'missing mask',
-                             'unreadable image', 'unreadable mask', 'wrong annotation',
+                             'unreadable image', 'wrong annotation',
                              'wrong mask']
     assert "b_1.png could be of 'b' and of 'b_1'" in kinds['ambiguous mask']
     assert '20 x 10 pixels' in kinds['wrong mask'] and 'has 10 x 20' in kinds['wrong mask']

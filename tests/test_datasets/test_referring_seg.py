@@ -337,7 +337,7 @@ def test_what_is_drawn_and_probed_is_used_and_only_once(monkeypatch):
     probed, drawn = [], []
     module = 'mmdpad.datasets.referring_seg.'
     monkeypatch.setattr(module + 'probe_image',
-                        lambda path: probed.append(path) or Image.open(path).size[::-1])
+                        lambda path, limit: probed.append(path) or Image.open(path).size[::-1])
     monkeypatch.setattr(module + 'check_segmentation', lambda *args: drawn.append(args[0]))
     assert len(build()) == 7  # of 4 references to 3 objects in 2 images
     assert len(probed) == len(set(probed)) == 2 and len(drawn) == 3

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmdpad.datasets import DatasetError
@@ -235,3 +237,81 @@ def test_a_broken_description_is_named(name, content, saved):
         (saved / name).write_text(content)
     kind, message = refusal(saved)
     assert kind == 'unusable file' and str(saved / name) in message and 'again' in message
+
+
+# Hostile files
+
+BOMB = pytest.mark.promise(
+    'Files', 'a parquet or Arrow file that unpacks to far more than it is',
+    'an error by its metadata that names the file; nothing is unpacked')
+
+
+def zeros_as_images(size: int):
+    image = pa.StructArray.from_arrays(
+        [pa.array([bytes(size)], pa.large_binary()), pa.nulls(1, pa.string())], ['bytes', 'path'])
+    return pa.table(dict(image=image))
+
+
+@BOMB
+@pytest.mark.slow
+def test_a_bomb_of_an_image_is_not_unpacked(tmp_path, tried):
+    size = 3 * 10**8
+    path = write_file(tmp_path / 'test.parquet', zeros_as_images(size), compression='zstd')
+    before = pa.total_allocated_bytes()
+    with pytest.raises(DatasetError, match='test.parquet cannot be read as parquet .* bytes of its '
+                       'column image.bytes unpack to 300,000'):
+        TableFile(path)
+    assert pa.total_allocated_bytes() - before < 10**6
+    tried(f'{path.stat().st_size:,} bytes that unpack to {size:,} bytes of an image')
+
+
+@BOMB
+@pytest.mark.slow
+def test_a_bomb_of_a_mask_is_not_unpacked(tmp_path, tried):
+    side = 17000
+    rows = pa.ListArray.from_arrays(pa.array(range(0, side**2 + 1, side), pa.int32()),
+                                    pa.array(np.zeros(side**2, bool)))
+    mask = pa.ListArray.from_arrays(pa.array([0, side], pa.int32()), rows)
+    path = write_file(tmp_path / 'test.parquet', pa.table(dict(mask=mask)))
+    with pytest.raises(DatasetError, match='column mask.* unpack to 289,000,000 bytes or values'):
+        TableFile(path)
+    tried(f'{path.stat().st_size:,} bytes that unpack to a mask of {side**2:,} pixels')
+
+
+@BOMB
+@pytest.mark.parametrize('packing', ['zstd', 'lz4'])
+def test_a_packed_arrow_stream_is_refused(packing, tmp_path, tried):
+    table = zeros_as_images(10**6)
+    path = tmp_path / 'a.arrow'
+    with (pa.OSFile(str(path), 'wb') as sink,
+          pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(
+              compression=packing)) as writer):
+        writer.write_table(table)
+    with pytest.raises(DatasetError, match='a.arrow .*it is compressed, which `save_to_disk`'):
+        TableFile(path)
+    tried('Arrow streams by zstd and lz4')
+
+
+@pytest.mark.promise('Files', 'a parquet or Arrow file that is damaged',
+                     'it is read, or there is one kind of error, which names it')
+@pytest.mark.parametrize('count', [60, pytest.param(3000, marks=pytest.mark.slow)])
+def test_damage_anywhere_is_one_kind_of_error(count, path, tried):
+    good, rng, refused = path.read_bytes(), random.Random(0), 0
+    for i in range(count):
+        content = bytearray(good)
+        if i % 3:
+            for _ in range(1 + i % 4):
+                content[rng.randrange(len(content))] = rng.randrange(256)
+        else:
+            del content[rng.randrange(len(content)):]
+        path.write_bytes(content)
+        try:
+            file = TableFile(path)
+            file.check_columns(['number', 'text'])
+            for row in file.rows(['number', 'text']):
+                row['number'].as_py()
+        except DatasetError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused
+    tried(f'{count} damaged files in each form')

@@ -51,7 +51,7 @@ def test_a_fault_is_one_line(tmp_path):
         fault = find_fault(str(tmp_path / 'a.pth'))
         assert fault and '\n' not in fault
     torch.save(dict(code=find_fault), tmp_path / 'a.pth')
-    assert 'Weights only' in find_fault(str(tmp_path / 'a.pth'))
+    assert 'asks for mmdpad.engine.checkpoints.find_fault' in find_fault(str(tmp_path / 'a.pth'))
 
 
 def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
@@ -71,3 +71,19 @@ def test_mmengine_writes_through_a_file_and_has_its_own_writer_back(tmp_path):
         modules[1].save_checkpoint(dict(a=lambda: 0), str(tmp_path / 'b.pth'))
     assert [path.name for path in tmp_path.iterdir()] == ['new']
     assert all(module.save_checkpoint is write for module in modules)
+
+
+@pytest.mark.promise('Files', 'a `last_checkpoint` that points outside of the work dir',
+                     'nothing outside is read: only its last part counts')
+def test_last_checkpoint_leads_nowhere_else(tmp_path, tried):
+    outside, inside = tmp_path / 'outside', tmp_path / 'run'
+    for folder in (outside, inside):
+        folder.mkdir()
+    elsewhere = save(outside, 'iter_9.pth')
+    own = save(inside, 'iter_2.pth')
+    said = (elsewhere, '../outside/iter_9.pth', '/dev/zero', '..', '../outside', '\0', 'x' * 9999,
+            '\udcff')
+    for text in said:
+        (inside / 'last_checkpoint').write_text(text, errors='surrogateescape')
+        assert find_whole_checkpoint(str(inside))[0] == own, text
+    tried(f'{len(said)} texts')

@@ -1,9 +1,23 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import random
+import zipfile
+from pathlib import Path
+
 import pytest
 import torch
+from exploits import WRITERS, assert_real, write_checkpoint
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmdpad.models.weights import first_line, load_strictly, read_state_dict
+from mmdpad.engine.checkpoints import find_fault
+from mmdpad.engine.strategies.fsdp2_strategy import merge_shards, read_weights
+from mmdpad.models.weights import first_line, load_plain, load_strictly, read_state_dict
+
+CODE = pytest.mark.promise(
+    'Files', 'a checkpoint that carries code, in every form and for every loader',
+    'no code runs; the error names the file, what it asks for and what to do')
+DAMAGE = pytest.mark.promise(
+    'Files', 'a checkpoint that is damaged or a zip bomb', 'one kind of error, which names it')
 
 
 @pytest.mark.parametrize('wrapper', [None, 'state_dict', 'model'])
@@ -36,3 +50,81 @@ def test_first_line():
     assert first_line(ValueError('one\ntwo')) == 'one'
     assert first_line(EOFError()) == 'EOFError'
     assert first_line(ValueError('x' * 1000)) == 'x' * 300
+
+
+def raising_fault(path):
+    if fault := find_fault(path):
+        raise ValueError(fault)
+
+
+LOADERS = {
+    'weights': lambda path: read_state_dict(path, 'Fetch it.'), 'plain': load_plain,
+    'mmengine': lambda path: CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent'),
+    'resume': raising_fault, 'whole weights': read_weights}
+
+
+@CODE
+@pytest.mark.parametrize('form', WRITERS)
+def test_no_checkpoint_runs_code(form, tmp_path, monkeypatch, tried):
+    path = write_checkpoint(tmp_path / 'evil.pth', form, tmp_path / 'fired')
+    for forced in ('0', '1'):  # many set this for an older mmengine
+        monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', forced)
+        for load in LOADERS.values():
+            with pytest.raises(ValueError, match='evil.pth.*take another file') as caught:
+                load(path)
+            assert 'which could run code' in str(caught.value) or form == 'pickle 5'
+            assert 'weights_only' not in str(caught.value)  # torch's advice
+    assert_real(path, tmp_path / 'fired')
+    tried(f'{len(WRITERS)} forms, {len(LOADERS)} loaders (mmengine\'s among them), also with '
+          'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1')
+
+
+@CODE
+def test_no_folder_of_parts_runs_code(tmp_path, tried):
+    path = write_checkpoint(tmp_path / 'plain.pth', 'zip', tmp_path / 'fired')
+    for read in (merge_shards, read_weights):
+        with pytest.raises(ValueError, match='plain.pth.*asks for .*io.open'):
+            read(tmp_path)
+    assert_real(path, tmp_path / 'fired')
+    tried('a folder of parts')
+
+
+@DAMAGE
+def test_a_compressed_checkpoint_is_not_unpacked(tmp_path, tried):
+    torch.save(dict(w=torch.zeros(10**6)), tmp_path / 'a.pth')
+    with (zipfile.ZipFile(tmp_path / 'a.pth') as source,
+          zipfile.ZipFile(tmp_path / 'b.pth', 'w', zipfile.ZIP_DEFLATED) as packed):
+        for name in source.namelist():
+            packed.writestr(name, source.read(name))
+    assert (tmp_path / 'b.pth').stat().st_size < 10**4
+    with pytest.raises(ValueError, match='b.pth.*it is compressed'):
+        load_plain(str(tmp_path / 'b.pth'))
+    tried('a compressed zip')
+
+
+@DAMAGE
+@pytest.mark.parametrize('form', WRITERS)
+def test_damage_anywhere_is_one_kind_of_error(form, tmp_path, tried):
+    WRITERS[form](dict(state_dict=dict(w=torch.ones(3)), meta=dict(iter=3)), tmp_path / 'a.pth')
+    good, rng = (tmp_path / 'a.pth').read_bytes(), random.Random(0)
+    path, count = tmp_path / 'b.pth', 150
+    for i in range(count):
+        content = bytearray(good)
+        if i % 3:
+            for _ in range(1 + i % 5):
+                content[rng.randrange(len(content))] = rng.randrange(256)
+        else:
+            del content[rng.randrange(len(content)):]
+        path.write_bytes(content)
+        try:
+            load_plain(str(path))
+        except ValueError as error:
+            assert 'b.pth' in str(error)
+    tried(f'{count} damaged files in each of {len(WRITERS)} forms')
+
+
+def test_mmengine_names_a_missing_file():
+    with pytest.raises(FileNotFoundError, match="'no/such.pth' is not there"):
+        CheckpointLoader.load_checkpoint('no/such.pth')
+    assert Path(CheckpointLoader._get_checkpoint_loader('a.pth').__code__.co_filename).name == (
+        'weights.py')

@@ -1,11 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import json
+import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mmdpad.utils.masks import decode_mask, encode_mask, segmentation_rle
+from mmdpad.utils.masks import check_outline, decode_mask, encode_mask, segmentation_rle
 
 
 def test_coco_form_and_round_trip():
@@ -74,3 +76,55 @@ def test_an_rle_has_to_have_the_size_of_its_image():
 def test_every_other_segmentation_is_refused(segmentation):
     with pytest.raises(ValueError, match='neither an RLE nor a list of polygons'):
         segmentation_rle(segmentation, 4, 4)
+
+
+HOSTILE = pytest.mark.promise(
+    'Files', 'polygons and run lengths that ask for all memory or time',
+    'an error before any is taken; dense outlines that objects have are drawn')
+BIG = 10**9
+
+
+@HOSTILE
+@pytest.mark.parametrize('rle', [
+    dict(size=[BIG, 1], counts=[0, BIG]), dict(size=[31623, 31623], counts=[31623**2]),
+    dict(size=[60000, 60000], counts=[60000**2]), dict(size=[BIG, BIG], counts=[BIG**2]),
+    dict(size=[10**400, 1], counts=[10**400])])
+def test_an_rle_of_a_huge_size_is_not_unpacked(rle, tried):
+    tracemalloc.start()
+    with pytest.raises(ValueError, match='its RLE should have'):
+        decode_mask(rle)
+    with pytest.raises(ValueError, match='its RLE (has size|should have `size`)'):
+        segmentation_rle(rle, 10, 20)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+    tried('sizes of 10^9 to 10^400 pixels')
+
+
+def zigzag(points: int, width: float, height: float) -> list[float]:
+    x, y = np.linspace(0, width, points), np.arange(points) % 2 * height
+    return np.stack([x, y], axis=1).reshape(-1).tolist()
+
+
+@HOSTILE
+@pytest.mark.parametrize('polygons, message', [
+    ([zigzag(10**6, 99, 99)], 'does so 990000 and'), ([zigzag(5000, 99, 2)], 'and 5000 times'),
+    ([[0, 0, 999999, 999999] * 100], 'does so 1999998 and'),
+    ([[0, 0, 9, 0, 9, 9]] * 1001, 'at most 1000 polygons, but has 1001'),
+    ([[0, 0, 1e300, 0, 9, 9]], 'neither an RLE'), ([[0, 0, 10**400, 0, 9, 9]], 'neither an RLE'),
+    ([[0, 0, math.nan, 0, 9, 9]], 'neither an RLE'), ([[[[[]]]]], 'neither an RLE')],
+    ids=range(8))
+def test_a_polygon_that_no_object_has_is_not_drawn(polygons, message, tried):
+    with pytest.raises(ValueError, match=message):
+        segmentation_rle(polygons, 100, 100)
+    tried('10^6 points, coordinates of 10^6, 10^300, 10^400 and NaN, 1,001 polygons')
+
+
+@HOSTILE
+def test_a_dense_outline_is_drawn(tried):
+    """A spiral of 10^6 points, a tenth of a pixel apart, in 40 turns."""
+    turn = np.linspace(0, 40 * 2 * np.pi, 10**6)
+    spiral = 500 + turn[:, None] * 1.9 * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    assert coco_mask.area(segmentation_rle([spiral.reshape(-1).tolist()], 1000, 1000)) > 10**4
+    check_outline(np.zeros((10**5, 2)), 1, 1)
+    check_outline(np.array([[3, 5]]), 1, 1)
+    tried('a spiral of 10^6 points in 1000 x 1000 pixels')

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmdpad.evaluation.responses import (
@@ -22,7 +21,7 @@ from mmdpad.evaluation.responses import (
     summarise_responses,
 )
 from mmdpad.prompts import COORDINATES
-from mmdpad.utils import check_file, read_jsonl, write_jsonl
+from mmdpad.utils import check_file, open_config, read_jsonl, write_jsonl
 
 PUBLISHED = Path(__file__).parents[2] / 'configs/_base_/schedules/grpo.py'
 
@@ -41,7 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     check_file('responses', args.responses)
     check_file('config', args.config)
-    rewards = Config.fromfile(args.config).get('train_cfg', {}).get('rewards')
+    rewards = open_config(args.config).get('train_cfg', {}).get('rewards')
     if not rewards:
         raise SystemExit(f'config {args.config!r} has no `train_cfg.rewards`; name one that trains')
     init_default_scope('mmdpad')

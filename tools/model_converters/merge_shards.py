@@ -26,7 +26,7 @@ def main() -> None:
     try:
         refuse_existing(file)
         checkpoint = merge_shards(args.folder)
-    except (FileExistsError, FileNotFoundError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     with atomic_file(file) as stream:
         torch.save(checkpoint, stream)

@@ -13,9 +13,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-
 from mmdpad.models.hf_folder import export_policy
+from mmdpad.models.weights import load_plain
 from mmdpad.utils import check_file, config_parser, load_config, new_folder
 from mmdpad.utils.provenance import hash_config
 from mmdpad.version import __version__
@@ -45,7 +44,7 @@ def main() -> None:
 
 def about(args, config) -> dict:
     """Where the weights come from."""
-    meta = torch.load(args.checkpoint, map_location='cpu', mmap=True, weights_only=True).get('meta')
+    meta = load_plain(args.checkpoint).get('meta')
     policy = config.model.policy
     return dict(checkpoint=Path(args.checkpoint).name, iter=(meta or {}).get('iter'),
                 start_policy=policy.pretrained, lora=policy.get('lora'), merged=args.merge_lora,

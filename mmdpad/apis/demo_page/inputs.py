@@ -6,14 +6,12 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from PIL import Image
 
+from mmdpad.datasets import DatasetError
 from mmdpad.datasets.transforms import to_rgb
-from mmdpad.datasets.transforms.images import UNDECODABLE
+from mmdpad.datasets.transforms.images import FORMATS, MISSING, TOO_LARGE, open_image
 from mmdpad.prompts import normalise_question
 
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF')
-"""Pillow's names of the formats that are read; others (EPS, PSD, ...) are not even looked at."""
 MAX_QUESTION = 500
 
 
@@ -34,25 +32,15 @@ def read_upload(path: str | os.PathLike | None, max_pixels: int) -> np.ndarray:
     if path is None:
         raise UnusableInput('Choose an image first.')
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise _too_large(f'{width} x {height}', max_pixels)
+        with open_image(path, 'This image', max_pixels) as image:
             return to_rgb(image)
-    except Image.DecompressionBombError:
-        raise _too_large('far larger', max_pixels) from None
-    except UnusableInput:
-        raise
-    except FileNotFoundError:
-        raise UnusableInput('This image is no longer here. Choose it again.') from None
-    except UNDECODABLE:
-        raise UnusableInput(f'This file cannot be read as an image. It should be an intact '
-                            f'{", ".join(FORMATS[:-1])} or {FORMATS[-1]} file.') from None
-
-
-def _too_large(size: str, max_pixels: int) -> UnusableInput:
-    return UnusableInput(f'This image is too large: it should have at most '
-                         f'{max_pixels / 1e6:g} megapixels, but is {size}. Make it smaller.')
+    except DatasetError as error:
+        if error.kind == TOO_LARGE:
+            raise UnusableInput(f'{str(error).partition(";")[0]}. Make it smaller.') from None
+        if error.kind == MISSING:
+            raise UnusableInput('This image is no longer here. Choose it again.') from None
+        raise UnusableInput(f'This file cannot be read as an image. It should be an intact file '
+                            f'of one of {", ".join(FORMATS)}.') from None
 
 
 def check_question(text: str | None) -> str:

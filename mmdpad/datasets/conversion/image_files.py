@@ -14,6 +14,8 @@ from PIL import Image
 
 from mmdpad.utils import unique_name
 
+from ..transforms.images import FORMATS
+
 
 class ImageFiles:
     """Images of a new data set, each once: copied into its folder ``images``, or left where they
@@ -68,7 +70,7 @@ def image_suffix(image: Path | bytes) -> str:
     """The suffix of an image, in lower case, from its name or its content."""
     if isinstance(image, Path):
         return image.suffix.lower()
-    with Image.open(io.BytesIO(image)) as opened:
+    with Image.open(io.BytesIO(image), formats=tuple(FORMATS)) as opened:
         return f'.{opened.format.lower()}'.replace('.jpeg', '.jpg')
 
 

@@ -3,6 +3,7 @@
 
 from .formatting import PackReasoningInputs
 from .images import (
+    MAX_PIXELS,
     decode_image,
     probe_image,
     probe_image_bytes,
@@ -11,16 +12,16 @@ from .images import (
     to_rgb,
 )
 from .loading import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask
-from .probing import ProbeReasoningImage, without_pixels
+from .probing import ProbeReasoningImage, pixel_limit, without_pixels
 from .prompt_frame import PromptResize, TargetsFromMask
 from .response import ComposeResponse
 from .solution_targets import TargetsFromSolution
 from .targets import box_from_mask, points_from_mask
 
 __all__ = [
-    'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
+    'MAX_PIXELS', 'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
     'PackReasoningInputs', 'ProbeReasoningImage', 'PromptResize', 'TargetsFromMask',
-    'TargetsFromSolution', 'box_from_mask', 'decode_image',
+    'TargetsFromSolution', 'box_from_mask', 'decode_image', 'pixel_limit',
     'points_from_mask', 'probe_image', 'probe_image_bytes', 'read_image', 'read_image_if_any',
     'to_rgb', 'without_pixels'
 ]

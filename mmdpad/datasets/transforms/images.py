@@ -2,7 +2,10 @@
 """Image files as people keep them -> RGB arrays in the original frame.
 
 Pillow, not OpenCV, because OpenCV fills the missing part of a truncated JPEG with grey and says
-nothing, and drops an alpha channel together with the choice of background.
+nothing, and drops an alpha channel together with the choice of background. Of Pillow's formats
+only :data:`FORMATS` are read (it has a program of its own run an EPS file), and no image whose
+header promises more than ``max_pixels``. Of an animation or a file of several pages it is the
+first picture.
 """
 
 from __future__ import annotations
@@ -16,13 +19,25 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
+
+from mmdpad.utils.masks import MOST_PIXELS
 
 from ..errors import DatasetError
 
+FORMATS = {'JPEG': ('.jpg', '.jpeg'), 'PNG': ('.png', ), 'WEBP': ('.webp', ), 'BMP': ('.bmp', ),
+           'TIFF': ('.tif', '.tiff'), 'GIF': ('.gif', ), 'PPM': ('.ppm', '.pgm')}
+"""Pillow's names of the formats that are read, with their usual suffixes; the content decides."""
+MAX_PIXELS = MOST_PIXELS // 2
+"""Of the largest image that is read, unless another limit is set: 89 megapixels, 256 MB as RGB."""
+TOO_LARGE, MISSING = 'too large image', 'missing image'
+"""Kinds of :class:`DatasetError`."""
 # What Pillow's decoders raise on broken files.
-UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
-               Image.DecompressionBombError)
+_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError,
+                ArithmeticError, struct.error, zlib.error)
+_TURN = Image.Transpose
+_TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM,
+          5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
 _SIDEWAYS = (5, 6, 7, 8)
 # The last bytes of an undamaged file, by format.
 _END_MARKS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}
@@ -44,7 +59,10 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         ValueError: The image has floating point or more than 16-bit values, whose range is not
             known.
     """
-    image = ImageOps.exif_transpose(image)
+    # Pillow's `exif_transpose` also writes the EXIF anew, which fails where that is damaged.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode == 'F' or (image.mode == 'I' and not _fits_16_bit(image)):
         raise ValueError(f'images should have up to 16 bits a channel, but got mode {image.mode}; '
                          'save it as an 8-bit JPEG or PNG')
@@ -62,16 +80,29 @@ def _fits_16_bit(image: Image.Image) -> bool:
     return 0 <= lowest and highest <= 65535
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def check_max_pixels(limit: int) -> int:
+    """The argument ``max_pixels`` of a transform.
+
+    Raises:
+        ValueError: It is no integer from 1 to :data:`MOST_PIXELS`.
+    """
+    if type(limit) is not int or not 1 <= limit <= MOST_PIXELS:
+        raise ValueError(f'`max_pixels` should be an integer from 1 to {MOST_PIXELS:,}, above '
+                         f'which Pillow refuses, but got {limit!r}')
+    return limit
+
+
+def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image file with :func:`to_rgb`.
 
     Returns:
         (H, W, 3) uint8 RGB, the original frame.
 
     Raises:
-        DatasetError: The file is missing, truncated or no image that can be decoded.
+        DatasetError: The file is missing, truncated, no image that can be decoded, or its header
+            says that it has more than ``max_pixels``.
     """
-    return _decode(path, path)
+    return _decode(path, path, max_pixels)
 
 
 def read_image_if_any(path: str | os.PathLike) -> np.ndarray | None:
@@ -82,37 +113,52 @@ def read_image_if_any(path: str | os.PathLike) -> np.ndarray | None:
         return None
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """:func:`read_image` for the content of a file; an error calls it ``name``."""
-    return _decode(io.BytesIO(data), name)
+    return _decode(io.BytesIO(data), name, max_pixels)
 
 
-def _decode(source: str | os.PathLike | io.BytesIO, name: str | os.PathLike) -> np.ndarray:
-    with _naming(name), Image.open(source) as image:
+def _decode(source: str | os.PathLike | io.BytesIO, name: str | os.PathLike,
+            max_pixels: int) -> np.ndarray:
+    with open_image(source, name, max_pixels) as image:
         return to_rgb(image)
 
 
-def probe_image(path: str | os.PathLike) -> tuple[int, int]:
+@contextlib.contextmanager
+def open_image(source: str | os.PathLike | BinaryIO, name: str | os.PathLike,
+               max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """An image whose header was read and is fine; errors within the block are named, too.
+
+    Raises:
+        DatasetError: As :func:`read_image`.
+    """
+    with _naming(name, max_pixels), Image.open(source, formats=tuple(FORMATS)) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise _too_large(name, f'{width} x {height}', max_pixels)
+        yield image
+
+
+def probe_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Height and width of the original frame, from the file's header.
 
     The pixels are decoded only where the file does not end as its format should (a download cut
     short), to tell real damage from trailing bytes.
 
     Raises:
-        DatasetError: The file is missing, truncated or no image that can be decoded.
+        DatasetError: As :func:`read_image`.
     """
-    with _naming(path), open(path, 'rb') as file:
-        return _probe(file)
+    with _naming(path, max_pixels), open(path, 'rb') as file:
+        return _probe(file, path, max_pixels)
 
 
-def probe_image_bytes(data: bytes, name: str) -> tuple[int, int]:
+def probe_image_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """:func:`probe_image` for the content of a file; an error calls it ``name``."""
-    with _naming(name):
-        return _probe(io.BytesIO(data))
+    return _probe(io.BytesIO(data), name, max_pixels)
 
 
-def _probe(file: BinaryIO) -> tuple[int, int]:
-    with Image.open(file) as image:
+def _probe(file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> tuple[int, int]:
+    with open_image(file, name, max_pixels) as image:
         if not _ends_properly(file, image.format):
             image.load()
         width, height = image.size
@@ -145,14 +191,24 @@ def _peek(file: BinaryIO, offset: int, whence: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _naming(name: str | os.PathLike) -> Iterator[None]:
+def _naming(name: str | os.PathLike, max_pixels: int) -> Iterator[None]:
     """Turn what is raised for a broken image into a :class:`DatasetError` that names it."""
     try:
         yield
+    except DatasetError:
+        raise
     except FileNotFoundError as error:
         raise DatasetError(f'{name} does not exist; correct the path or restore the file',
-                           'missing image') from error
-    except UNDECODABLE as error:
+                           MISSING) from error
+    except Image.DecompressionBombError:
+        raise _too_large(name, 'far larger', max_pixels) from None
+    except _UNDECODABLE as error:
         raise DatasetError(f'{name} cannot be decoded as an image ({error}); replace it by an '
-                           'intact copy, or remove it and its annotation',
+                           f'intact copy ({", ".join(FORMATS)}), or remove it and its annotation',
                            'unreadable image') from error
+
+
+def _too_large(name: str | os.PathLike, size: str, max_pixels: int) -> DatasetError:
+    return DatasetError(f'{name} should have at most {max_pixels / 1e6:.4g} megapixels, but is '
+                        f'{size}; make it smaller, or set '
+                        '`LoadReasoningImage(max_pixels=...)`', TOO_LARGE)

@@ -12,7 +12,7 @@ from mmdpad.utils.masks import segmentation_rle
 
 from ..errors import DatasetError
 from ..reason_seg_annotation import read_reasonseg_annotation
-from .images import decode_image, read_image
+from .images import MAX_PIXELS, check_max_pixels, decode_image, read_image
 
 
 @TRANSFORMS.register_module()
@@ -23,13 +23,21 @@ class LoadReasoningImage(BaseTransform):
     file's content in ``img_bytes`` takes the file's place (and is removed); ``img_path`` is then
     what errors call it.
     Added keys: ``img`` (H, W, 3) uint8 RGB, ``ori_shape`` and ``img_shape``, both (H, W).
+
+    Args:
+        max_pixels: No larger image is decoded. Data sets and the inferencer take this limit from
+            their pipeline, and look at all headers before work starts. At most twice the default.
     """
+
+    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+        self.max_pixels = check_max_pixels(max_pixels)
 
     def transform(self, results: dict) -> dict:
         if 'img_bytes' in results:
-            results['img'] = decode_image(results.pop('img_bytes'), results['img_path'])
+            results['img'] = decode_image(results.pop('img_bytes'), results['img_path'],
+                                          self.max_pixels)
         elif 'img' not in results:
-            results['img'] = read_image(results['img_path'])
+            results['img'] = read_image(results['img_path'], self.max_pixels)
         image = results['img']
         is_rgb = (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
                   and image.shape[2] == 3 and image.size > 0)

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcv.transforms import BaseTransform
+from mmengine.dataset import Compose
 
 from mmdpad.registry import TRANSFORMS
 
-from .images import probe_image, probe_image_bytes
+from .images import MAX_PIXELS, check_max_pixels, probe_image, probe_image_bytes
+from .loading import LoadReasoningImage
 
 
 @TRANSFORMS.register_module()
@@ -19,13 +21,20 @@ class ProbeReasoningImage(BaseTransform):
 
     Required keys: ``img_path``; a file's content in ``img_bytes`` takes the file's place (and is
     removed). Added keys: ``ori_shape`` and ``img_shape``, both (H, W), after the EXIF rotation.
+
+    Args:
+        max_pixels: See there.
     """
+
+    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+        self.max_pixels = check_max_pixels(max_pixels)
 
     def transform(self, results: dict) -> dict:
         if 'img_bytes' in results:
-            shape = probe_image_bytes(results.pop('img_bytes'), results['img_path'])
+            shape = probe_image_bytes(results.pop('img_bytes'), results['img_path'],
+                                      self.max_pixels)
         else:
-            shape = probe_image(results['img_path'])
+            shape = probe_image(results['img_path'], self.max_pixels)
         results['ori_shape'] = results['img_shape'] = shape
         return results
 
@@ -57,4 +66,10 @@ def _steps_of_masks(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, 
         raise ValueError(f'A pipeline should start with {first}, then load masks, then {last}, so '
                          f'that masks can be had without pixels, but has {names}; take a data set '
                          'with masks')
-    return [dict(type=ProbeReasoningImage.__name__), *pipeline[1:names.index(last)]]
+    return [dict(pipeline[0], type=ProbeReasoningImage.__name__), *pipeline[1:names.index(last)]]
+
+
+def pixel_limit(pipeline: Compose) -> int:
+    """``max_pixels`` of the step that loads the image; the default where there is none."""
+    return next((step.max_pixels for step in pipeline.transforms
+                 if isinstance(step, (LoadReasoningImage, ProbeReasoningImage))), MAX_PIXELS)

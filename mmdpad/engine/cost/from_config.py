@@ -191,7 +191,7 @@ def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
         text = ''.join(part.get('text', '') for part in messages[0]['content'])
         # A chat's frame takes about 20 tokens, English and JSON about 4 characters a token.
         return 20 + len(text) // 4, '(assumed: 20 and one for every 4 characters; no tokenizer)'
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     count = len(processor.tokenizer(text)['input_ids']) - 1  # one stands for the image
     return count, f'(counted with the question {QUESTION!r})'

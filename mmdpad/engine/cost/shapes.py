@@ -188,7 +188,7 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
     """
     folder = Path(pretrained).expanduser()
     if (folder / 'config.json').is_file():
-        return AutoConfig.from_pretrained(folder), f'{folder}/config.json'
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False), f'{folder}/config.json'
     name = folder.name.removesuffix('-Instruct').removesuffix('-Thinking')
     if name not in PUBLISHED:
         raise FileNotFoundError(

@@ -28,6 +28,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from mmdpad.models.segmentors import ReasoningSegmentor
+from mmdpad.models.weights import load_plain
 from mmdpad.registry import STRATEGIES
 from mmdpad.utils.files import UNFINISHED, atomic_file
 
@@ -117,8 +118,7 @@ class FSDP2Strategy(DDPStrategy):
         if not osp.isdir(filename):
             return super().load_checkpoint(filename, callback=callback, **kwargs)
         self.logger.info(f'Load checkpoint from {filename}')
-        checkpoint = torch.load(osp.join(filename, PLAIN_FILE), map_location='cpu',
-                                weights_only=True)
+        checkpoint = load_plain(osp.join(filename, PLAIN_FILE), mmap=False)
         optimizer = checkpoint.get('optimizer')
         state = self.model.state_dict()
         parts = self._distinct(state)
@@ -207,7 +207,7 @@ def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
     """
     if Path(checkpoint).is_dir():
         return _read_parts(checkpoint, with_optimizer=False)[1]
-    return torch.load(checkpoint, map_location='cpu', weights_only=True)['state_dict']
+    return load_plain(str(checkpoint))['state_dict']
 
 
 def _read_parts(folder: str | Path, with_optimizer: bool = True) -> tuple[dict, dict[str, Tensor]]:
@@ -216,7 +216,7 @@ def _read_parts(folder: str | Path, with_optimizer: bool = True) -> tuple[dict, 
     if not plain.is_file():
         raise FileNotFoundError(f'{str(folder)!r} should be a checkpoint that FSDP2Strategy wrote, '
                                 f'but has no {PLAIN_FILE}; name a folder iter_N.pth')
-    checkpoint = torch.load(plain, map_location='cpu', weights_only=True)
+    checkpoint = load_plain(str(plain))
     reader = dcp.HuggingFaceStorageReader(str(folder))
     parts = {name: torch.empty(about.size, dtype=about.properties.dtype)
              for name, about in reader.read_metadata().state_dict_metadata.items()

@@ -22,6 +22,7 @@ from torch.nn import Module
 from mmdpad.models.weights import load_strictly, read_checkpoint
 from mmdpad.registry import MODELS
 from mmdpad.rewards.geometric import box_iou
+from mmdpad.utils import open_config
 
 from .prompted_decoder import PromptedDecoder
 
@@ -152,7 +153,7 @@ def match_instances(found: Instances, boxes: np.ndarray, points: np.ndarray) -> 
 
 def _read_config(config: str | dict, options: dict | None) -> Config:
     if isinstance(config, str):
-        config = get_config(config) if '::' in config else Config.fromfile(config)
+        config = get_config(config) if '::' in config else open_config(config)
     else:
         config = Config(dict(config))
     config.merge_from_dict(options or {})

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
-from mmdpad.models.weights import check_source, load_pretrained
+from mmdpad.models.weights import check_source, from_folder, load_pretrained, read_model_type
 
 from .prompted_decoder import PromptedDecoder, best_of
 
@@ -64,11 +64,9 @@ class HFSAMDecoder(PromptedDecoder):
             raise ValueError(f'`dtype` should be one of {_DTYPES}, but got {dtype!r}')
         source = check_source('model.decoder.pretrained', pretrained, self.example)
         self._check_type(source)
-        self.processor = self.processor_class.from_pretrained(source)
-        self.sam = load_pretrained(
-            self.model_class, source,
-            f'Download the whole folder of a model such as {self.example} again',
-            dtype=torch.float32)
+        remedy = f'Download the whole folder of a model such as {self.example} again'
+        self.processor = from_folder(self.processor_class, source, remedy)
+        self.sam = load_pretrained(self.model_class, source, remedy, dtype=torch.float32)
         self.dtype = dtype
         self.variant = Path(source).name
         self.freeze()
@@ -122,7 +120,7 @@ class HFSAMDecoder(PromptedDecoder):
         return seen
 
     def _check_type(self, source: str) -> None:
-        found = PretrainedConfig.get_config_dict(source)[0].get('model_type')
+        found = read_model_type(source)
         if found not in self.model_types:
             raise ValueError(
                 f'`model.decoder.pretrained` of {type(self).__name__} should be a model of type '

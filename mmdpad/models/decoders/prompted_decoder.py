@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmdpad.models.frozen import FrozenModule
-from mmdpad.models.memory import in_parts
+from mmdpad.models.in_parts import in_parts
 
 from .prompts import check_prompts, clip_prompts
 

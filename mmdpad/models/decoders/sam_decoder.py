@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from mmdpad.models.weights import load_strictly, read_checkpoint
@@ -58,6 +59,7 @@ class SAMDecoder(PromptedDecoder):
         self.variant = model
         self.freeze()
         self._predictor = SamPredictor(self.sam)
+        self._predictor.transform = _AtLeastAPixel(self.sam.image_encoder.img_size)
 
     def segment(self, image: np.ndarray, boxes: np.ndarray,
                 points: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -85,3 +87,12 @@ class SAMDecoder(PromptedDecoder):
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float, device=self.device)
+
+
+class _AtLeastAPixel(ResizeLongestSide):
+    """segment-anything's transform, by which the short side of a very long image becomes 0."""
+
+    @staticmethod
+    def get_preprocess_shape(*shape: int) -> tuple[int, int]:
+        height, width = ResizeLongestSide.get_preprocess_shape(*shape)
+        return max(height, 1), max(width, 1)

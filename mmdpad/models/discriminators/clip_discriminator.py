@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmdpad.models.frozen import FrozenModule
-from mmdpad.models.memory import in_parts
+from mmdpad.models.in_parts import in_parts
 from mmdpad.registry import MODELS
 
 from .caption_tokens import CaptionTokens

@@ -6,13 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from transformers import (
-    PreTrainedConfig,
     PreTrainedModel,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
 )
 
+from mmdpad.models.weights import read_model_type
 from mmdpad.prompts import check_coordinates
 
 _ENTRIES = ('image_token_id', 'video_token_id', 'vision_start_token_id', 'vision_end_token_id',
@@ -68,8 +68,7 @@ def find_family(source: str) -> PolicyFamily:
     Raises:
         ValueError: No such family is registered.
     """
-    config, _ = PreTrainedConfig.get_config_dict(source)
-    model_type = config.get('model_type')
+    model_type = read_model_type(source)
     if model_type not in FAMILIES:
         known = ', '.join(f'{name} ({family.name})' for name, family in FAMILIES.items())
         raise ValueError(

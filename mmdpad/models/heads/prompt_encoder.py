@@ -10,12 +10,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import AutoProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from mmdpad.models.weights import from_folder
 from mmdpad.prompts import build_messages
 
+_REMEDY = 'The folder should hold tokenizer, processor and chat template as they were published'
 _COUNTED = 20000
 
 
@@ -58,7 +61,8 @@ class PromptEncoder:
 
     def __init__(self, source: str, template: str, max_tokens: int,
                  coordinates: str = 'pixels') -> None:
-        self.processor = AutoProcessor.from_pretrained(source)
+        self.processor = from_folder(AutoProcessor, source, _REMEDY)
+        self.source = source
         self.processor.tokenizer.padding_side = 'left'
         self.template = template
         self.max_tokens = max_tokens
@@ -89,9 +93,13 @@ class PromptEncoder:
 
     def write(self, question: str) -> str:
         """The text of a prompt, with one token in place of the image's."""
-        return self.processor.apply_chat_template(
-            build_messages(question, self.template, self.coordinates),
-            add_generation_prompt=True, tokenize=False)
+        try:
+            return self.processor.apply_chat_template(
+                build_messages(question, self.template, self.coordinates),
+                add_generation_prompt=True, tokenize=False)
+        except (TemplateError, TypeError) as error:  # a program, run in a sandbox of Jinja's
+            raise ValueError(f'The chat template of {self.source!r} cannot be used: {error}. '
+                             f'{_REMEDY}') from error
 
     def problem(self, size: tuple[int, int], kept: tuple[int, int], tokens: int,
                 question: str) -> str:

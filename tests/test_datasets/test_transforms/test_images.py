@@ -1,12 +1,28 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from __future__ import annotations
 
+import io
+import os
+import random
+import struct
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
 from mmdpad.datasets import DatasetError
-from mmdpad.datasets.transforms import probe_image, probe_image_bytes, read_image, to_rgb
+from mmdpad.datasets.transforms import (
+    LoadReasoningImage,
+    ProbeReasoningImage,
+    probe_image,
+    probe_image_bytes,
+    read_image,
+    to_rgb,
+)
+from mmdpad.datasets.transforms.images import FORMATS, MAX_PIXELS
+from mmdpad.utils.masks import MOST_PIXELS
 
 ORIENTATION = 0x0112
 
@@ -148,3 +164,137 @@ def test_a_missing_file_is_named(tmp_path):
     for function in (read_image, probe_image):
         with pytest.raises(DatasetError, match=r'gone\.jpg does not exist; correct the path'):
             function(tmp_path / 'gone.jpg')
+
+
+def png(width: int, height: int, rows: int = 0) -> bytes:
+    """A grey PNG whose header says its size, and whose pixels are ``rows`` rows of black."""
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (struct.pack('>I', len(data)) + name + data
+                + struct.pack('>I', zlib.crc32(name + data)))
+    return (b'\x89PNG\r\n\x1a\n'
+            + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0))
+            + chunk(b'IDAT', zlib.compress(bytes((width + 1) * rows))) + chunk(b'IEND', b''))
+
+
+@pytest.mark.promise('Files', 'an image of more pixels than the limit (a decompression bomb)',
+                     'an error by its header that names file, size, limit and config field; '
+                     'nothing is decoded')
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+@pytest.mark.parametrize('width, height, limit, told', [
+    (30, 21, 600, '0.0006 megapixels, but is 30 x 21'), (10000, 8948, None, 'is 10000 x 8948'),
+    (60000, 60000, None, 'is far larger'), (2**31 - 1, 2**31 - 1, MOST_PIXELS, 'is far larger')])
+def test_a_bomb_is_not_decoded(width, height, limit, told, tmp_path, monkeypatch, tried):
+    monkeypatch.setattr('PIL.ImageFile.ImageFile.load', lambda self: pytest.fail('decoded'))
+    path, limits = tmp_path / 'a.png', {} if limit is None else dict(max_pixels=limit)
+    path.write_bytes(png(width, height))
+    readers = (lambda: read_image(path, **limits), lambda: probe_image(path, **limits),
+               lambda: LoadReasoningImage(**limits)(dict(img_path=path)),
+               lambda: ProbeReasoningImage(**limits)(dict(img_path='a.png',
+                                                          img_bytes=path.read_bytes())))
+    tracemalloc.start()
+    for read in readers:
+        with pytest.raises(DatasetError, match=f'a.png should have at most .*{told}; make it '
+                           'smaller, or set `LoadReasoningImage.max_pixels') as caught:
+            read()
+        assert caught.value.kind == 'too large image'
+    assert tracemalloc.get_traced_memory()[1] < 2e6
+    tracemalloc.stop()
+    tried('up to 2,147,483,647 x 2,147,483,647 pixels in 70 bytes, by path and by bytes')
+
+
+@pytest.mark.parametrize('limit', [0, -1, MOST_PIXELS + 1, 1e6, '9', True, None])
+def test_a_limit_is_an_integer_that_pillow_can_hold(limit):
+    for step in (LoadReasoningImage, ProbeReasoningImage):
+        with pytest.raises(ValueError, match='`max_pixels` should be an integer from 1 to'):
+            step(limit)
+    assert LoadReasoningImage().max_pixels == MAX_PIXELS == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.promise('Files', 'an image at the limits of use: 1 x 1, or a side of 20,000',
+                     'it is read as it is')
+@pytest.mark.parametrize('size', [(1, 1), (20000, 1), (1, 20000), (20000, 40)])
+def test_odd_shapes_are_read(size, tmp_path, tried):
+    for suffix in ('png', 'jpg', 'tif', 'bmp'):
+        path = tmp_path / f'a.{suffix}'
+        Image.new('RGB', size, (200, 200, 200)).save(path)
+        assert probe_image(path) == size[::-1] and read_image(path).shape == (*size[::-1], 3)
+    tried('4 shapes in 4 formats')
+
+
+@pytest.mark.promise('Files', 'a format whose reader runs a program (EPS), or that is none of ours',
+                     'not looked at; the error names the file and the formats that are read')
+def test_other_formats_are_not_even_looked_at(tmp_path, monkeypatch, tried):
+    """For an EPS file Pillow calls `gs`."""
+    ghost = tmp_path / 'bin' / 'gs'
+    ghost.parent.mkdir()
+    ghost.write_text(f'#!/bin/sh\ntouch {tmp_path}/fired\n')
+    ghost.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{ghost.parent}:{os.environ["PATH"]}')
+    monkeypatch.setattr('PIL.EpsImagePlugin.gs_binary', None)
+    path = tmp_path / 'photo.jpg'
+    Image.new('RGB', (4, 4)).save(path, 'EPS')
+    others = {'EPS': path.read_bytes()}
+    for name in ('PCX', 'SGI', 'TGA', 'ICO', 'IM', 'PDF', 'DDS'):
+        Image.new('RGB', (16, 16)).save(path, name)
+        others[name] = path.read_bytes()
+    for content in others.values():
+        path.write_bytes(content)
+        for read in (read_image, probe_image, probe_content):
+            with pytest.raises(DatasetError, match='photo.jpg cannot be decoded.*JPEG, PNG, WEBP'):
+                read(path)
+    assert not (tmp_path / 'fired').exists()
+    path.write_bytes(others['EPS'])
+    with pytest.raises(OSError), Image.open(path) as image:
+        image.load()
+    assert (tmp_path / 'fired').exists()
+    tried(', '.join(others))
+
+
+def test_the_content_decides_not_the_suffix(tmp_path):
+    for name in FORMATS:
+        Image.new('RGB', (6, 4), 'white').save(tmp_path / 'a.jpg', name)
+        assert read_image(tmp_path / 'a.jpg').shape == (4, 6, 3), name
+
+
+@pytest.mark.parametrize('name', ['GIF', 'PNG', 'WEBP', 'TIFF'])
+def test_of_an_animation_it_is_the_first_picture(name, tmp_path):
+    frames = [Image.new('RGB', (6, 4), colour) for colour in ('white', 'black')]
+    frames[0].save(tmp_path / 'a.img', name, save_all=True, append_images=frames[1:])
+    assert (read_image(tmp_path / 'a.img') == 255).all()
+    assert probe_image(tmp_path / 'a.img') == (4, 6)
+
+
+@pytest.mark.promise('Files', 'a damaged image, in any format',
+                     'it is read, or there is one kind of error, which names it')
+@pytest.mark.parametrize('count', [60, pytest.param(20000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('name', FORMATS)
+@pytest.mark.filterwarnings('ignore')
+def test_damage_anywhere_is_one_kind_of_error(name, count, tried):
+    buffer, rng = io.BytesIO(), random.Random(count)
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[0x010e], exif[0x011a] = 6, 'a text', 72.0
+    Image.fromarray(pixels).save(buffer, name, **(
+        dict(exif=exif) if name in ('JPEG', 'PNG', 'WEBP', 'TIFF') else {}))
+    good, refused = buffer.getvalue(), 0
+    for i in range(count):
+        content = bytearray(good)
+        if i % 3:
+            # Most of what can go wrong stands at the start.
+            last = rng.choice((60, 300, len(content)))
+            for _ in range(1 + i % 4):
+                content[rng.randrange(min(last, len(content)))] = rng.randrange(256)
+        else:
+            del content[rng.randrange(len(content)):]
+        for read in (probe_image_bytes, _decode_bytes):
+            try:
+                read(bytes(content), 'shard, row 3')
+            except DatasetError as error:
+                refused += 1
+                assert 'shard, row 3' in str(error)
+    assert refused
+    tried(f'{count} damaged files of each of {len(FORMATS)} formats')
+
+
+def _decode_bytes(data: bytes, name: str) -> None:
+    LoadReasoningImage(10**6)(dict(img_bytes=data, img_path=name))

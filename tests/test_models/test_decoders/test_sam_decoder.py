@@ -235,7 +235,7 @@ def test_checkpoints_that_do_not_fit(checkpoint, tmp_path):
     for content in (b'', b'<html>', pickle.dumps(Code(str(tmp_path / 'executed')), protocol=2),
                     open(checkpoint, 'rb').read()[:5000]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match='bad.pth.*cannot be read'):
+        with pytest.raises(ValueError, match='bad.pth.*(cannot be read|could run code)'):
             SAMDecoder(TINY, str(path))
     assert not (tmp_path / 'executed').exists()
 

@@ -1,11 +1,16 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import contextlib
 import json
 import pickle
+import shutil
+from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from exploits import WRITERS, assert_real, write_checkpoint
 from open_clip import factory
+from transformers import dynamic_module_utils
 
 from mmdpad.models.discriminators import open_clip_loading
 from mmdpad.models.discriminators.open_clip_loading import load_open_clip
@@ -223,3 +228,40 @@ def test_names_of_other_sources(tiny, tmp_path):
     for name in 'abc':
         model, _, _ = load_open_clip(tiny.name, str(tmp_path / f'{name}.pt'), quick_gelu=True)
         assert same(model, tiny.state)
+
+
+@pytest.mark.promise('Files', 'a CLIP folder that brings Python code and says that it is trusted',
+                     'no code runs; the error says that it would')
+@pytest.mark.parametrize('says_so', [True, False])
+def test_code_of_a_folder_is_not_run(says_so, tiny, tmp_path, monkeypatch, tried):
+    monkeypatch.setattr('builtins.input', lambda *_: 'y')
+    monkeypatch.setattr(dynamic_module_utils, 'HF_MODULES_CACHE', str(tmp_path / 'modules'))
+    folder, fired = Path(shutil.copytree(tiny.hf_folder, tmp_path / 'clip')), tmp_path / 'fired'
+    config = json.loads((folder / 'open_clip_config.json').read_text())
+    config['model_cfg']['text_cfg']['tokenizer_kwargs'] = (
+        dict(trust_remote_code=True) if says_so else {})
+    (folder / 'open_clip_config.json').write_text(json.dumps(config))
+    tokenizer = json.loads((folder / 'tokenizer_config.json').read_text())
+    tokenizer |= dict(tokenizer_class='Evil', auto_map=dict(AutoTokenizer=['evil.Evil'] * 2))
+    (folder / 'tokenizer_config.json').write_text(json.dumps(tokenizer))
+    (folder / 'evil.py').write_text(f'open({str(fired)!r}, "w")\nclass Evil: pass\n')
+    with pytest.raises(RuntimeError, match='brings Python code of its own, which is never run'):
+        load_open_clip(f'local-dir:{folder}', None)
+    assert not fired.exists()
+    with contextlib.suppress(Exception):
+        open_clip.get_tokenizer(f'local-dir:{folder}')
+    assert fired.exists()
+    tried('`trust_remote_code` in its config and without, a user who types yes')
+
+
+@pytest.mark.promise('Files', 'CLIP weights that are a pickle with code',
+                     'no code runs; the error names the file')
+def test_pickled_weights_run_no_code(tiny, tmp_path, tried):
+    folder = Path(shutil.copytree(tiny.folder, tmp_path / 'clip'))
+    for form in WRITERS:
+        path = write_checkpoint(folder / 'open_clip_pytorch_model.bin', form, tmp_path / 'fired')
+        for name, pretrained in ((f'local-dir:{folder}', None), (tiny.name, path)):
+            with pytest.raises(ValueError, match='open_clip_pytorch_model.bin'):
+                load_open_clip(name, pretrained)
+        assert_real(path, tmp_path / 'fired')
+    tried(f'{len(WRITERS)} forms, as a folder and as a file')

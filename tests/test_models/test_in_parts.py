@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from mmdpad.models.memory import in_parts
+from mmdpad.models.in_parts import in_parts
 
 
 class SmallDevice:
