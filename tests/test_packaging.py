@@ -162,8 +162,9 @@ def test_the_wheel_works_from_any_folder(wheel, shapes_data, tmp_path):
                     str(site), str(wheel)], check=True)
 
     def run(*command):
-        return subprocess.run([sys.executable, *map(str, command)], cwd=folder, text=True,
-                              capture_output=True, env=dict(os.environ, PYTHONPATH=str(site)))
+        return subprocess.run(
+            [sys.executable, *map(str, command)], cwd=folder, text=True, capture_output=True,
+            env=dict(os.environ, PYTHONPATH=f'{site}:{os.environ["PYTHONPATH"]}'))
 
     (folder / 'mine.py').write_text('_base_ = "mmdpad::dpad/tiny_shapes.py"\nmax_iters = 3\n')
     told = run('-c', 'import mmdpad; from mmengine import Config; from mmengine.hub import '
