@@ -46,7 +46,7 @@ setup(
         required('mmengine'),
         required('mmdet'),
         required('transformers'),
-        'open-clip-torch>=3.0',
+        'open-clip-torch>=3.3',
         'segment-anything>=1.0',
         'pycocotools>=2.0.7',
         'opencv-python>=4.11.0.86',

@@ -23,7 +23,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ('tests/test_structures', 'tests/test_prompts', 'tests/test_rewards', 'tests/test_rl',
-          'tests/test_models/test_weights.py', 'tests/test_models/test_heads')
+          'tests/test_models/test_weights.py', 'tests/test_models/test_heads',
+          'tests/test_models/test_discriminators')
 SHOWN = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'transformers', 'open_clip_torch', 'peft',
          'pillow', 'gradio')
 # Of a version of mmcv that the tool for users does not build.
@@ -73,8 +74,8 @@ class Environment:
     def call(self, step: str, *command: object) -> str:
         started = time.monotonic()
         told = subprocess.run(list(map(str, command)), cwd=ROOT, env=self.environ, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert told.returncode == 0, f'{command}:\n{told.stdout[-6000:]}'
+                              capture_output=True)
+        assert told.returncode == 0, f'{command}:\n{told.stdout[-4000:]}\n{told.stderr[-4000:]}'
         self.seconds[step] = self.seconds.get(step, 0) + time.monotonic() - started
         return told.stdout
 
