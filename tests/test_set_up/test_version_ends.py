@@ -127,7 +127,8 @@ def test_both_ends_of_the_range(environment, tiny_config, shapes_data, tmp_path,
     assert run_here(*resuming('there')).returncode == 0
     assert all((tmp_path / name / 'iter_3.pth').is_file() for name in ('here', 'there'))
 
-    told = run('tests', 'python', '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *GOLDEN)
+    told = run('tests', 'python', '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
+               '--disable-warnings', *GOLDEN)
     count, = re.findall(r'^(\d+) passed', told, re.M)
     python = run('check', 'python', '-V').split()[1]
     tried(f'Python {python}, ' + ', '.join(f'{name} {listed[name]}' for name in SHOWN)
