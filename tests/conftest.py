@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from huggingface_hub import constants as hub_constants
 from mmengine.config import Config
 from mmengine.config import config as mmengine_config
 from mmengine.registry import DefaultScope
@@ -33,6 +34,13 @@ pytest_plugins = ['promises']
 # programs run.
 os.environ['OMP_NUM_THREADS'] = '1'
 torch.set_num_threads(1)
+# No test leaves this machine, nor does a process that one starts; the hub is its cache.
+OFFLINE = str(ROOT / 'tests/offline')
+os.environ['PYTHONPATH'] = os.pathsep.join(
+    filter(None, [OFFLINE, os.environ.get('PYTHONPATH')]))
+os.environ['HF_HUB_OFFLINE'] = '1'
+hub_constants.HF_HUB_OFFLINE = True
+refused = runpy.run_path(f'{OFFLINE}/sitecustomize.py')['refused']
 # mmengine lays out a config anew for each log, file and checkpoint, most of a second each time.
 mmengine_config.FormatCode = lambda text, **style: (text, True)
 # It also collects garbage for each data set: a third of a second, unless imports are left out.
@@ -54,6 +62,14 @@ def scope():
     """What `default_scope = 'mmdpad'` of a config sets."""
     with DefaultScope.overwrite_default_scope('mmdpad'):
         yield
+
+
+@pytest.fixture(autouse=True)
+def stay_here():
+    """A refused connection fails the test also where the code that tried it goes on."""
+    yield refused
+    reached, refused[:] = list(refused), []
+    assert not reached
 
 
 @pytest.fixture

@@ -117,6 +117,14 @@ def test_the_wheel_takes_every_file_of_configs_and_tools(monkeypatch):
                 assert any(fnmatch(name, pattern.replace('**/', '')) for pattern in patterns), name
 
 
+@pytest.mark.promise('Supply chain', 'Installed versions that do not fit together',
+                     '`pip check` tells, without a network')
+def test_the_environment_is_consistent(tried):
+    told = subprocess.run([sys.executable, '-m', 'pip', 'check'], capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout
+    tried(f'this environment: {told.stdout.strip()}')
+
+
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
     """A wheel of the files that git knows, so that nothing else of a checkout gets in by chance."""
@@ -162,8 +170,9 @@ def test_the_wheel_works_from_any_folder(wheel, shapes_data, tmp_path):
                     str(site), str(wheel)], check=True)
 
     def run(*command):
-        return subprocess.run([sys.executable, *map(str, command)], cwd=folder, text=True,
-                              capture_output=True, env=dict(os.environ, PYTHONPATH=str(site)))
+        return subprocess.run(
+            [sys.executable, *map(str, command)], cwd=folder, text=True, capture_output=True,
+            env=dict(os.environ, PYTHONPATH=f'{site}:{os.environ["PYTHONPATH"]}'))
 
     (folder / 'mine.py').write_text('_base_ = "mmdpad::dpad/tiny_shapes.py"\nmax_iters = 3\n')
     told = run('-c', 'import mmdpad; from mmengine import Config; from mmengine.hub import '

@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 from unittest.mock import patch
 
 import torch
+from huggingface_hub import hf_hub_download, is_offline_mode
+from huggingface_hub.errors import EntryNotFoundError
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError
@@ -28,6 +30,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, dynamic_module_utils
 from mmdpad.utils.plain_pickle import LOAD_ERRORS
 
 _SHOWN = 4
+_FOLDERS = ('checkpoints', 'data', 'outputs', 'work_dirs')
 
 
 def read_state_dict(path: str, remedy: str) -> dict[str, Tensor]:
@@ -161,11 +164,20 @@ def load_pretrained(model_class: type[PreTrainedModel], source: str, remedy: str
     return model
 
 
+def is_hub_name(value: str) -> bool:
+    """Whether a string may name a model of the hub: ORG/NAME, where ORG is no folder here and none
+    that configs name. All else is a path, also where nothing is there: the hub has whatever
+    somebody uploaded under a name."""
+    organisation = value.partition('/')[0]
+    return bool(re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', value, re.ASCII)
+                and organisation not in _FOLDERS and not Path(organisation).is_dir())
+
+
 def check_source(name: str, value: str, example: str) -> str:
     """A folder that holds a model in Hugging Face format, or a hub name as it is.
 
-    A string that looks like a path (it exists, or starts with ``.``, ``/`` or ``~``, or has more
-    than one ``/``) has to be such a folder.
+    Only for a hub name (:func:`is_hub_name`) is the hub asked, for config.json; where
+    ``HF_HUB_OFFLINE=1`` is set, only its cache.
 
     Args:
         name: The config's entry, for the error message.
@@ -173,16 +185,26 @@ def check_source(name: str, value: str, example: str) -> str:
         example: A hub name of such a model, for the error message.
 
     Raises:
-        FileNotFoundError: It looks like a path and is not there, or lacks config.json.
+        FileNotFoundError: A path that is not there or lacks config.json, or a model that the hub
+            does not give.
     """
-    path = Path(value).expanduser()
-    if not (path.exists() or value.startswith(('.', '/', '~')) or value.count('/') > 1):
+    wanted = (f'`{name}` should be a folder in Hugging Face format (with config.json, weights and '
+              f'the files of tokenizer and processor) or a hub name such as {example}')
+    if is_hub_name(value):
+        try:
+            hf_hub_download(value, 'config.json')
+        except (OSError, ValueError, EntryNotFoundError) as error:
+            offline = 'HF_HUB_OFFLINE is set' if is_offline_mode() else first_line(error)
+            raise FileNotFoundError(
+                f'{wanted}, but {value!r} is not there, nor in the cache of the hub, and the hub '
+                f'does not give it ({offline}); correct the path, or run `hf download {value}` '
+                f'where the hub can be reached') from error
         return value
+    path = Path(value).expanduser()
     if not (path / 'config.json').is_file():
         raise FileNotFoundError(
-            f'`{name}` should be a folder in Hugging Face format (with config.json, weights and '
-            f'the files of tokenizer and processor) or a hub name such as {example}, but '
-            f'{str(path)!r} {"has no config.json" if path.exists() else "is not there"}; '
+            f'{wanted}, but {str(path)!r} '
+            f'{"has no config.json" if path.exists() else "is not there"}; '
             f'download the model there or set `{name}`')
     return str(path)
 

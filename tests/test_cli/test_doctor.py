@@ -42,7 +42,7 @@ def test_packages_that_fit():
     ('mmcv', None, 'missing', 'not installed', 'mmdpad build-mmcv'),
     ('mmcv', '2.2.0', 'wrong', '2.2.0, but', 'mmdpad build-mmcv'),
     ('segment-anything', None, 'missing', 'not installed', 'pip install "segment-anything>=1.0"'),
-    ('peft', None, 'optional', 'LoRA; not installed', 'pip install "peft>=0.17"'),
+    ('peft', None, 'optional', 'LoRA; not installed', 'pip install "peft'),
 ])
 def test_a_package_that_is_not_there_or_does_not_fit(package, version, status, detail, remedy):
     found = packages(**{package: version})[package]

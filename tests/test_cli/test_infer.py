@@ -18,7 +18,8 @@ def test_it_answers_from_any_folder(shapes_data, tmp_path):
     image = shapes_data / 'test' / 'test_00003.jpg'
     told = subprocess.run(
         [sys.executable, '-m', 'mmdpad', 'infer', str(image), 'the object nearest to the right'],
-        cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+        cwd=tmp_path, env=dict(os.environ, PYTHONPATH=f'{ROOT}:{os.environ["PYTHONPATH"]}'),
+        capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     answer, = read_jsonl(tmp_path / 'outputs' / 'results.jsonl')
     assert answer['failure'] is None

@@ -22,7 +22,7 @@ def test_a_fitting_environment_has_no_faults():
 
 
 @pytest.mark.parametrize('package, version, command', [
-    ('torch', '2.4.1', 'pip install "torch>=2.6"'),
+    ('torch', '2.4.1', 'pip install "torch>=2.6,<3.0"'),
     ('mmcv', '2.2.0', 'mmdpad build-mmcv'),
     ('mmcv', '1.7.2', 'mmdpad build-mmcv'),
     ('mmdet', '3.1.0', 'pip install "mmdet>=3.2.0,<4.0.0"'),

@@ -16,6 +16,7 @@ from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
 from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_open_clip
+from mmdpad.models.weights import is_hub_name
 
 from .config_nodes import Node
 
@@ -35,7 +36,7 @@ def find_folder(source: str) -> Path | None:
     path = Path(source).expanduser()
     if path.is_dir():
         return path
-    if source.count('/') == 1 and not source.startswith(('.', '/', '~')):
+    if is_hub_name(source):
         cached = try_to_load_from_cache(source, 'config.json')
         if isinstance(cached, str):
             return Path(cached).parent

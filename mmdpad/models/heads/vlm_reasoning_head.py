@@ -43,9 +43,8 @@ class VLMReasoningHead(BaseModule):
     (:mod:`.families`): Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or one that was registered.
 
     Args:
-        pretrained: A local folder in Hugging Face format, or a hub name (``Qwen/...``). A string
-            that looks like a path (it exists, or starts with ``.``, ``/`` or ``~``, or has more
-            than one ``/``) has to exist.
+        pretrained: A local folder in Hugging Face format, or a hub name (``Qwen/...``), see
+            :func:`mmdpad.models.weights.is_hub_name`.
         prompt_template: See :func:`mmdpad.prompts.build_messages`.
         dtype: Of the weights: ``'float32'`` (master weights; use an AMP optimizer wrapper for
             bfloat16 arithmetic), ``'bfloat16'`` for evaluation, ``'float64'`` to check numbers.

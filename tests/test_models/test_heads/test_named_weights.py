@@ -39,6 +39,6 @@ def test_quantized_weights_are_refused(policy_config):
     pytest.importorskip('bitsandbytes')
     pytest.importorskip('peft')
     model = VLMReasoningHead(**policy_config, lora=dict(r=4),
-                             quantization=dict(load_in_4bit=True)).model
+                             quantization=dict(load_in_4bit=True, bnb_4bit_quant_type='nf4')).model
     with pytest.raises(ValueError, match='should not be quantized'):
         next(named_weights(model))

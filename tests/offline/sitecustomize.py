@@ -1,0 +1,30 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Refuses connections that leave this machine. Every Python that a test starts imports it, since
+conftest.py puts its folder on PYTHONPATH."""
+import os
+import sys
+
+refused = []
+
+
+def is_local(host) -> bool:
+    """Whether an address's first part is this machine; the kernel's own sockets have numbers."""
+    if isinstance(host, bytes):
+        host = host.decode()
+    return not isinstance(host, str) or host.startswith('127.') or host in (
+        '', 'localhost', '0.0.0.0', '::', '::1', os.uname().nodename)
+
+
+def watch(event, arguments):
+    if event in ('socket.getaddrinfo', 'socket.gethostbyname'):
+        host = arguments[0]
+    elif event in ('socket.connect', 'socket.sendto'):
+        host = arguments[1][0] if isinstance(arguments[1], tuple) else ''  # a path
+    else:
+        return
+    if not is_local(host):
+        refused.append(f'{event} {host!r}')
+        raise RuntimeError(f'tests do not leave this machine, but here is a {refused[-1]}')
+
+
+sys.addaudithook(watch)
