@@ -3,7 +3,7 @@
 
 A test says by `@pytest.mark.promise(chapter, fault, promise)` what it tries, and by the fixture
 `tried` how much of it. Tests of one fault share a row, and the texts of the marks are literals, so
-that a test of docs/reliability.md can read them. `pytest -m "slow or promise" --promises FILE`
+that a test of docs/reliability.md can read them. `pytest -m "slow or promise" --promises=FILE`
 writes the table into the page.
 """
 import importlib.metadata
