@@ -48,7 +48,7 @@ def test_imports_and_the_miniature_touch_no_network(shapes_data, tried):
 @pytest.mark.promise('Supply chain', 'A test reaches for the network',
                      'it is refused, in processes that the test starts, too, and the test fails')
 def test_the_suite_refuses_to_leave_this_machine(stay_here, tried):
-    tries = ("socket.create_connection(('192.0.2.1', 443), 1)", 
+    tries = ("socket.create_connection(('192.0.2.1', 443), 1)",
              "socket.getaddrinfo('a.invalid', 443)",
              "socket.socket(type=socket.SOCK_DGRAM).sendto(b'', ('192.0.2.1', 53))")
     for text in tries:

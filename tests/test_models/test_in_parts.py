@@ -39,3 +39,16 @@ def test_no_more_than_so_many_are_tried_at_once():
 def test_a_single_item_that_does_not_fit_is_an_error_that_says_what():
     with pytest.raises(torch.OutOfMemoryError, match='It ran out of memory with a single .*`'):
         in_parts(SmallDevice(0), 10, 'It')
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_that_is_too_small():
+    """10 items of 256 MB each, of which 2 GB hold 7."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(2 * 2**30 / total)
+    try:
+        sizes = in_parts(lambda part: torch.ones(part.stop - part.start, 2**26, device='cuda')
+                         .sum(dim=1).shape[0], 10, 'It')
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert sizes == [5, 5]
