@@ -20,7 +20,7 @@ from mmdpad.utils import open_config
 
 CONFIG = 'configs/dpad/tiny_shapes.py'
 EVIL = pytest.mark.promise(
-    'Files', 'a command that is given a checkpoint with code',
+    'Files', 'A command that is given a checkpoint with code',
     'no code runs; it ends with one line that names the file, before anything is built')
 
 
@@ -42,7 +42,7 @@ def test_no_command_runs_a_checkpoint(command, tmp_path, run_here, tried):
     tried('test, train --resume, load_from, infer, to_hf.py')
 
 
-@pytest.mark.promise('Files', 'a decoder whose checkpoint carries code',
+@pytest.mark.promise('Files', 'A decoder whose checkpoint carries code',
                      'no code runs; the error names the file')
 @pytest.mark.parametrize('build', [
     lambda path: SAMDecoder('vit_b', path),
@@ -57,7 +57,7 @@ def test_no_decoder_runs_a_checkpoint(build, tmp_path, tried):
     tried('SAMDecoder, DetectorDecoder; two forms')
 
 
-@pytest.mark.promise('Files', 'a config of a stranger, in JSON',
+@pytest.mark.promise('Files', 'A config of a stranger, in JSON',
                      'reading it runs nothing but `custom_imports`; building it does, as is said')
 def test_a_config_of_data_is_looked_at_without_running_it(tmp_path, monkeypatch, tried):
     """What docs/security.md says of both."""
@@ -92,7 +92,7 @@ def test_references_run_no_code(protocol, tmp_path, tried):
     tried('protocols 0, 2, 4, 5')
 
 
-@pytest.mark.promise('Files', 'an image at the limits of use: 1 x 1, or a side of 20,000',
+@pytest.mark.promise('Files', 'An image at the limits of use: 1 x 1, or a side of 20,000',
                      'it is read as it is')
 def test_odd_shapes_are_answered_and_drawn(tmp_path, tried):
     """From file to picture, by the miniature with its SAM, whose own input is 80 times smaller."""

@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Refuses connections that leave this machine. Every Python that a test starts imports it, since
 conftest.py puts its folder on PYTHONPATH."""
+import ipaddress
 import os
 import sys
 
@@ -15,9 +16,17 @@ def is_local(host) -> bool:
         '', 'localhost', '0.0.0.0', '::', '::1', os.uname().nodename)
 
 
+def is_number(host) -> bool:
+    try:
+        ipaddress.ip_address(host.decode() if isinstance(host, bytes) else host)
+    except ValueError:
+        return False
+    return True
+
+
 def watch(event, arguments):
     if event in ('socket.getaddrinfo', 'socket.gethostbyname'):
-        host = arguments[0]
+        host = '' if is_number(arguments[0]) else arguments[0]  # nobody is asked about a number
     elif event in ('socket.connect', 'socket.sendto'):
         host = arguments[1][0] if isinstance(arguments[1], tuple) else ''  # a path
     else:

@@ -190,6 +190,8 @@ def load(site, scenes):
                 met[outcome] += 1
             if outcome == FULL:
                 time.sleep(2 * chance.random())
+            elif outcome == 'gone away':  # who comes back is new: of the old session gradio forgets
+                visitor = Visitor(site.port)  # what was asked before it noticed
 
     def watch():
         while time.monotonic() < until:

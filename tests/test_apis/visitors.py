@@ -3,6 +3,7 @@
 import http.client
 import json
 import secrets
+import time
 from contextlib import closing
 
 FORM = {'Content-Type': 'multipart/form-data; boundary=limit'}
@@ -60,8 +61,10 @@ class Visitor:
         """What the page sends, to the end; who closes the iterator goes away."""
         line, response = self.request(
             'GET', f'/gradio_api/queue/data?session_hash={self.session}')
+        latest = time.monotonic() + 300
         with closing(line), closing(response):
             for text in response:
+                assert time.monotonic() < latest, 'the answer does not come'
                 if text.startswith(b'data:'):
                     yield json.loads(text[5:])
 

@@ -21,7 +21,7 @@ from mmdpad.datasets import (
 from mmdpad.registry import TRANSFORMS
 
 ANNOTATIONS = pytest.mark.promise(
-    'Files', 'annotations that are deep, huge, of wrong types, or ask for all memory or time',
+    'Files', 'Annotations that are deep, huge, of wrong types, or ask for all memory or time',
     'one list of errors before work starts, which names each file or line')
 NUMBERS = (math.nan, math.inf, 1e300, 10**400, '1', None, True, [], {})
 BOX = [2, 2, 8, 2, 8, 8, 2, 8]
@@ -124,7 +124,7 @@ def test_a_table_and_masks(tmp_path, tried):
     tried(f'masks: {len(tables)} tables')
 
 
-@pytest.mark.promise('Files', 'an image of more pixels than the limit (a decompression bomb)',
+@pytest.mark.promise('Files', 'An image of more pixels than the limit (a decompression bomb)',
                      'an error by its header that names file, size, limit and config field; '
                      'nothing is decoded')
 def test_the_limit_of_a_pipeline_holds_when_a_data_set_is_built(write_pair, tmp_path, tried):

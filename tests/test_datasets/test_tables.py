@@ -242,7 +242,7 @@ def test_a_broken_description_is_named(name, content, saved):
 # Hostile files
 
 BOMB = pytest.mark.promise(
-    'Files', 'a parquet or Arrow file that unpacks to far more than it is',
+    'Files', 'A parquet or Arrow file that unpacks to far more than it is',
     'an error by its metadata that names the file; nothing is unpacked')
 
 
@@ -292,7 +292,7 @@ def test_a_packed_arrow_stream_is_refused(packing, tmp_path, tried):
     tried('Arrow streams by zstd and lz4')
 
 
-@pytest.mark.promise('Files', 'a parquet or Arrow file that is damaged',
+@pytest.mark.promise('Files', 'A parquet or Arrow file that is damaged',
                      'it is read, or there is one kind of error, which names it')
 @pytest.mark.parametrize('count', [60, pytest.param(3000, marks=pytest.mark.slow)])
 def test_damage_anywhere_is_one_kind_of_error(count, path, tried):

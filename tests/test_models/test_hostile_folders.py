@@ -46,7 +46,7 @@ def bring_code(folder: Path, sentinel: Path, **replaced: str) -> None:
         (folder / name).write_text(json.dumps(content))
 
 
-@pytest.mark.promise('Files', 'a model folder that brings Python code (`auto_map`)',
+@pytest.mark.promise('Files', 'A model folder that brings Python code (`auto_map`)',
                      'no code runs and nobody is asked; where it is needed that is the error')
 def test_code_of_a_folder_is_not_run(folder, tmp_path, tried):
     bring_code(folder, tmp_path / 'fired')
@@ -62,7 +62,7 @@ def test_code_of_a_folder_is_not_run(folder, tmp_path, tried):
     tried('with classes that transformers has and without, a user who types yes')
 
 
-@pytest.mark.promise('Files', 'a model folder whose weights are a pickle with code',
+@pytest.mark.promise('Files', 'A model folder whose weights are a pickle with code',
                      'no code runs; the error names the folder and what it asks for')
 @pytest.mark.parametrize('form', ['zip', 'legacy'])
 def test_pickled_weights_of_a_folder_run_no_code(form, folder, tmp_path, tried):
@@ -76,7 +76,7 @@ def test_pickled_weights_of_a_folder_run_no_code(form, folder, tmp_path, tried):
     tried('pytorch_model.bin in two forms, by the policy and by from_hf.py')
 
 
-@pytest.mark.promise('Files', 'a chat template that reaches for Python',
+@pytest.mark.promise('Files', 'A chat template that reaches for Python',
                      'the sandbox refuses; the error names the folder')
 def test_a_chat_template_reaches_nothing(folder, tmp_path, tried):
     fired = tmp_path / 'fired'
@@ -93,7 +93,7 @@ def test_a_chat_template_reaches_nothing(folder, tmp_path, tried):
     tried(f'{len(attack)} templates')
 
 
-@pytest.mark.promise('Files', 'a model folder with broken or hostile JSON',
+@pytest.mark.promise('Files', 'A model folder with broken or hostile JSON',
                      'an error that names the folder')
 @pytest.mark.parametrize('content', ['{"a":', '{"a":' * 10**5, '[]', 'null', '\x00', '1' * 9999],
                          ids=range(6))

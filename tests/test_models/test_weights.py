@@ -14,10 +14,10 @@ from mmdpad.engine.strategies.fsdp2_strategy import merge_shards, read_weights
 from mmdpad.models.weights import first_line, load_plain, load_strictly, read_state_dict
 
 CODE = pytest.mark.promise(
-    'Files', 'a checkpoint that carries code, in every form and for every loader',
+    'Files', 'A checkpoint that carries code, in every form and for every loader',
     'no code runs; the error names the file, what it asks for and what to do')
 DAMAGE = pytest.mark.promise(
-    'Files', 'a checkpoint that is damaged or a zip bomb', 'one kind of error, which names it')
+    'Files', 'A checkpoint that is damaged or a zip bomb', 'one kind of error, which names it')
 
 
 @pytest.mark.parametrize('wrapper', [None, 'state_dict', 'model'])

@@ -88,7 +88,7 @@ def ends_as_if_left_alone(config, folder):
     assert all(one[name].equal(other[name]) for name in one | other)
 
 
-@pytest.mark.promise('Training', 'the disk is full when a checkpoint is written',
+@pytest.mark.promise('Training', 'The disk is full when a checkpoint is written',
                      'a warning after the checkpoint before, which stays whole; the run ends and '
                      'says so; --resume ends as if nothing had been')
 def test_a_full_disk(train, tiny_config, tmp_path, tried):
@@ -101,7 +101,7 @@ def test_a_full_disk(train, tiny_config, tmp_path, tried):
     tried('a disk of 30 MB for checkpoints of 19')
 
 
-@pytest.mark.promise('Training', 'the work dir becomes read-only, or is from the start',
+@pytest.mark.promise('Training', 'The work dir becomes read-only, or is from the start',
                      'the run ends and says so, at the start in one line; --resume ends as if '
                      'nothing had been')
 def test_a_disk_that_becomes_read_only(train, tiny_config, tmp_path, tried):

@@ -83,7 +83,7 @@ WORKERS = {'train_dataloader.num_workers': 1, 'train_dataloader.persistent_worke
 
 
 @pytest.mark.slow
-@pytest.mark.promise('Training', 'a data worker is killed',
+@pytest.mark.promise('Training', 'A data worker is killed',
                      'the run ends at once and says which; --resume ends as if nothing had been')
 def test_a_data_worker_is_killed(train, goes_on, tried):
     def kill(runner):
@@ -98,7 +98,7 @@ def test_a_data_worker_is_killed(train, goes_on, tried):
 
 
 @pytest.mark.slow
-@pytest.mark.promise('Training', 'an image is gone in the middle of an epoch',
+@pytest.mark.promise('Training', 'An image is gone in the middle of an epoch',
                      'the run ends and names the file; --resume ends as if nothing had been')
 @pytest.mark.parametrize('workers', [0, 1])
 def test_an_image_is_gone(train, goes_on, tried, workers, shapes_data):
@@ -125,7 +125,7 @@ def test_an_image_is_gone(train, goes_on, tried, workers, shapes_data):
 
 
 @pytest.mark.slow
-@pytest.mark.promise('Training', 'a reward term raises or gives NaN',
+@pytest.mark.promise('Training', 'A reward term raises or gives NaN',
                      'the run ends and names the term; --resume ends as if nothing had been')
 @pytest.mark.parametrize('fault, error, message', [
     ('raises', RuntimeError, "Reward term 'faulty' .* raised ZeroDivisionError: division by zero"),
@@ -145,7 +145,7 @@ def test_a_reward_term_fails(train, goes_on, tried, fault, error, message):
 
 
 @pytest.mark.slow
-@pytest.mark.promise('Training', 'the clock jumps',
+@pytest.mark.promise('Training', 'The clock jumps',
                      'the same training; times in the log are wrong for that iteration')
 @pytest.mark.parametrize('days', [-4000, 4000])
 def test_the_clock_jumps(train, tmp_path, tried, monkeypatch, days):

@@ -79,7 +79,7 @@ def test_every_other_segmentation_is_refused(segmentation):
 
 
 HOSTILE = pytest.mark.promise(
-    'Files', 'polygons and run lengths that ask for all memory or time',
+    'Files', 'Polygons and run lengths that ask for all memory or time',
     'an error before any is taken; dense outlines that objects have are drawn')
 BIG = 10**9
 

@@ -25,7 +25,7 @@ def test_tuples_that_mmengine_writes_are_read(tmp_path):
     assert 'python/tuple' in open(path).read() and open_config(path)['size'] == (1, (2, 3))
 
 
-@pytest.mark.promise('Files', 'a YAML or JSON config that asks for code to be run',
+@pytest.mark.promise('Files', 'A YAML or JSON config that asks for code to be run',
                      'reading it runs none, nor do its bases; the error names the file')
 @pytest.mark.parametrize('tag', [
     'object/apply:builtins.open ["{}", "w"]', 'object/new:io.open ["{}", "w"]',
@@ -43,7 +43,7 @@ def test_yaml_runs_no_code(tag, tmp_path, tried):
     tried('3 tags, in a config and in its base')
 
 
-@pytest.mark.promise('Files', 'a YAML or JSON config that is broken or deep',
+@pytest.mark.promise('Files', 'A YAML or JSON config that is broken or deep',
                      'one kind of error, which names the file')
 @pytest.mark.parametrize('name, content', [
     ('a.json', '{"a":'), ('a.json', '{"a":' * 10**5), ('a.yaml', 'a: [1'), ('a.yaml', 'a: ' * 99),
@@ -55,7 +55,7 @@ def test_broken_configs_are_named(name, content, tmp_path, tried):
     tried('6 files')
 
 
-@pytest.mark.promise('Files', 'a value of --cfg-options that looks like code', 'it stays a text')
+@pytest.mark.promise('Files', 'A value of --cfg-options that looks like code', 'it stays a text')
 def test_options_of_the_command_line_are_data(tmp_path, tried):
     fired = tmp_path / 'fired'
     values = (f'__import__("os").system("touch {fired}")', '{1:2}', '[a,(b)]', 'lambda:0')

@@ -24,7 +24,7 @@ with lock_work_dir(sys.argv[1]):
 '''
 
 
-@pytest.mark.promise('Training', 'two runs are started on one work dir',
+@pytest.mark.promise('Training', 'Two runs are started on one work dir',
                      'the second is refused and told which process has it; the lock ends with the '
                      'first, however that ends')
 def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path, tried):
@@ -49,7 +49,7 @@ def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path, tried):
     tried('the first killed by SIGKILL while a worker of it goes on')
 
 
-@pytest.mark.promise('Training', 'the work dir becomes read-only, or is from the start',
+@pytest.mark.promise('Training', 'The work dir becomes read-only, or is from the start',
                      'the run ends and says so, at the start in one line; --resume ends as if '
                      'nothing had been')
 def test_a_work_dir_that_cannot_be_is_told(tmp_path):

@@ -44,7 +44,7 @@ def lines_of(runner):
             Path(runner._log_dir, 'vis_data/scalars.json').read_text().splitlines()]
 
 
-@pytest.mark.promise('Training', 'gradients are NaN or infinite',
+@pytest.mark.promise('Training', 'Gradients are NaN or infinite',
                      'the step is skipped on all processes and counted; after '
                      '`train_cfg.max_skipped_steps` in a row the run ends with the batch saved')
 def test_a_run_goes_on_without_the_steps_that_are_not_finite(tiny_config, tried):
@@ -62,7 +62,7 @@ def test_a_run_goes_on_without_the_steps_that_are_not_finite(tiny_config, tried)
     tried('one in a run: weights and optimizer bit by bit as before')
 
 
-@pytest.mark.promise('Training', 'gradients are NaN or infinite',
+@pytest.mark.promise('Training', 'Gradients are NaN or infinite',
                      'the step is skipped on all processes and counted; after '
                      '`train_cfg.max_skipped_steps` in a row the run ends with the batch saved')
 def test_too_many_in_a_row_end_it_and_the_batch_is_kept(tiny_config, tried):

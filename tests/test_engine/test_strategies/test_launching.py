@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.promise('Training', 'one of several processes dies or hangs',
+@pytest.mark.promise('Training', 'One of several processes dies or hangs',
                      'all end within a minute, or `env_cfg.dist_cfg.timeout` seconds and half a '
                      'minute; --resume goes on from the last checkpoint')
 @pytest.mark.parametrize('by', ['raises', 'SIGKILL', 'SIGSTOP'])

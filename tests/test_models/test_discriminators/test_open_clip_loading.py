@@ -230,7 +230,7 @@ def test_names_of_other_sources(tiny, tmp_path):
         assert same(model, tiny.state)
 
 
-@pytest.mark.promise('Files', 'a CLIP folder that brings Python code and says that it is trusted',
+@pytest.mark.promise('Files', 'A CLIP folder that brings Python code and says that it is trusted',
                      'no code runs; the error says that it would')
 @pytest.mark.parametrize('says_so', [True, False])
 def test_code_of_a_folder_is_not_run(says_so, tiny, tmp_path, monkeypatch, tried):
