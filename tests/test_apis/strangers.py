@@ -42,7 +42,7 @@ BAD_FILES = {
             NO_IMAGE),
     'HTML': (b'<html><script>alert(1)</script></html>', NO_IMAGE),
     'PDF': (b'%PDF-1.4\n', NO_IMAGE), 'zip': (b'PK\x03\x04', NO_IMAGE),
-    'PPM': (encoded('PPM'), NO_IMAGE),
+    'TGA': (encoded('TGA'), NO_IMAGE),
     '65 MB': (bytes(65 * 2**20), 'exceeded maximum allowed size')}
 FILE_NAMES = ['image.png', '../../x.png', '/etc/cron.d/x', '.', '', 'a\0b.png', '..\\..\\x.png',
               'x' * 300 + '.png', 'C:\\x.png', '%2e%2e%2fx.png', '<script>.html', 'x.svg',

@@ -51,6 +51,8 @@ def test_the_one_unused_longest_goes_first():
     assert look(cache, 1, 4) == [] and look(cache, 3) == [[3]]
 
 
+@pytest.mark.promise('Long runs', 'Caches of pictures that are always new',
+                     'hold no more than `cache_size`')
 @pytest.mark.parametrize('capacity', [0, 1, 2])
 def test_more_contents_than_capacity(capacity):
     cache = FeatureCache(capacity)
