@@ -4,7 +4,7 @@
 A test says by `@pytest.mark.promise(chapter, fault, promise)` what it tries, and by the fixture
 `tried` how much of it. Tests of one fault share a row, and the texts of the marks are literals, so
 that a test of docs/reliability.md can read them. `pytest -m "slow or promise" --promises=FILE`
-writes the table into the page.
+writes the table into the page, where rows of tests that were not run stay as they were.
 """
 import importlib.metadata
 import os
@@ -49,35 +49,55 @@ def pytest_terminal_summary(terminalreporter, config):
                for report in terminalreporter.stats.get(name, ()) if hasattr(report, 'promise')]
     if not reports or 'promise' not in config.option.markexpr:
         return
-    table = make_table(reports)
+    rows = make_rows(reports)
     terminalreporter.section('promises')
-    terminalreporter.write_line(table)
+    terminalreporter.write_line(as_markdown(rows))
     if page := config.getoption('promises'):
         page = Path(page)
-        text = re.sub(f'{BEGIN}.*{END}', lambda _: f'{BEGIN}\n{table}\n{END}', page.read_text(),
-                      flags=re.S)
-        page.write_text(text)
+        text = page.read_text()
+        table = as_markdown({**read_rows(text), **rows})
+        page.write_text(re.sub(f'{BEGIN}.*{END}', lambda _: f'{BEGIN}\n{table}\n{END}', text,
+                               flags=re.S))
 
 
-def make_table(reports) -> str:
-    """Markdown: a row for each fault, by chapters."""
-    rows = defaultdict(lambda: defaultdict(list))
+def make_rows(reports) -> dict[tuple, tuple]:
+    """(chapter, fault, promise) -> (what was tried, outcome)."""
+    found = defaultdict(list)
     for report in sorted(reports, key=lambda report: report.nodeid):
-        chapter, fault, promise = report.promise
-        rows[chapter][fault, promise].append(report)
-    lines = [f'{date.today()}, {platform.system()}, {os.cpu_count()} cores, Python '
-             f'{platform.python_version()}, {", ".join(installed_versions())}.', '']
-    for chapter, faults in sorted(rows.items()):
-        lines += [f'### {chapter}', '', '| Fault | Promise | Tried | Outcome |',
+        found[report.promise].append(report)
+    rows = {}
+    for promise, of_it in found.items():
+        told = dict.fromkeys(text for report in of_it for name, text in report.user_properties
+                             if name == 'tried')
+        counts = Counter(report.outcome for report in of_it)
+        outcome = ', '.join(f'{number} {name}' for name, number in counts.items())
+        rows[promise] = '; '.join(told), f'{outcome} ({date.today()})'
+    return rows
+
+
+def read_rows(page: str) -> dict[tuple, tuple]:
+    """The rows of a page, as :func:`make_rows` made them."""
+    rows, chapter = {}, ''
+    for line in page.partition(BEGIN)[2].splitlines():
+        if line.startswith('### '):
+            chapter = line[4:]
+        elif line.startswith('| ') and not line.startswith(('| Fault |', '| --- |')):
+            fault, promise, tried, outcome = map(str.strip, line.strip('|').split('|'))
+            rows[chapter, fault, promise] = tried, outcome
+    return rows
+
+
+def as_markdown(rows) -> str:
+    """A table for each chapter, below what they were run on."""
+    lines = [f'The last run: {platform.system()}, {os.cpu_count()} cores, Python '
+             f'{platform.python_version()}, {", ".join(installed_versions())}.']
+    for chapter in sorted({promise[0] for promise in rows}):
+        lines += ['', f'### {chapter}', '', '| Fault | Promise | Tried | Outcome |',
                   '| --- | --- | --- | --- |']
-        for (fault, promise), found in sorted(faults.items()):
-            told = dict.fromkeys(text for report in found for name, text in report.user_properties
-                                 if name == 'tried')
-            counts = Counter(report.outcome for report in found)
-            outcome = ', '.join(f'{number} {name}' for name, number in counts.items())
-            lines.append(f'| {fault} | {promise} | {"; ".join(told)} | {outcome} |')
-        lines.append('')
-    return '\n'.join(lines).rstrip()
+        lines += [f'| {fault} | {promise} | {tried} | {outcome} |'
+                  for (of, fault, promise), (tried, outcome) in sorted(rows.items())
+                  if of == chapter]
+    return '\n'.join(lines)
 
 
 def installed_versions():

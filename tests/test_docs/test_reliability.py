@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 from types import SimpleNamespace
 
-from promises import make_table
+from promises import BEGIN, as_markdown, make_rows, read_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,19 +18,24 @@ def marks():
 
 
 def test_the_page_has_no_other_promise():
-    page = (ROOT / 'docs/reliability.md').read_text()
-    rows = [tuple(line.strip('| ').split(' | ')[:2]) for line in page.splitlines()
-            if line.startswith('| ') and not line.startswith(('| ---', '| Fault'))]
-    assert rows and len(set(rows)) == len(rows)
-    assert set(rows) <= {(fault, promise) for _, fault, promise in marks()}
-    assert ' failed' not in page and ' error' not in page
+    rows = read_rows((ROOT / 'docs/reliability.md').read_text())
+    assert rows and rows.keys() <= set(marks())
+    assert not any('failed' in outcome or 'error' in outcome for _, outcome in rows.values())
 
 
 def test_tests_of_one_fault_share_a_row():
     def report(outcome, **properties):
         return SimpleNamespace(nodeid='a', promise=('Disk', 'full', 'nothing is lost'),
                                outcome=outcome, user_properties=[*properties.items()])
-    table = make_table([report('passed', tried='once', other='x'), report('passed', tried='twice'),
-                        report('failed')])
-    assert '### Disk' in table
-    assert '| full | nothing is lost | once; twice | 2 passed, 1 failed |' in table
+    rows = make_rows([report('passed', tried='once', other='x'), report('passed', tried='twice'),
+                      report('failed')])
+    (key, (tried, outcome)), = rows.items()
+    assert key == ('Disk', 'full', 'nothing is lost') and tried == 'once; twice'
+    assert outcome.startswith('2 passed, 1 failed (20')
+
+
+def test_rows_that_were_not_run_stay():
+    rows = {('B', 'f', 'p'): ('', '1 passed (2026-01-01)'), ('A', 'g', 'q'): ('x; y', '2 passed')}
+    page = f'| no | row |\n{BEGIN}\n{as_markdown(rows)}'
+    assert read_rows(page) == rows
+    assert page.index('### A') < page.index('### B')
