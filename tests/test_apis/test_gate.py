@@ -63,7 +63,7 @@ async def nothing(size):
 
 
 @pytest.mark.parametrize('method, path, status', [
-    ('GET', '/', 200), ('GET', f'{API}file=/tmp/image.png', 200), ('POST', f'{API}upload', 200),
+    ('GET', '/', 200), ('GET', f'{API}file=/folder/image.png', 200), ('POST', f'{API}upload', 200),
     ('POST', f'{API}queue/join', 200), ('POST', f'{API}run/predict', 200),
     ('GET', f'{API}file=http://example.org/', 403), ('GET', f'{API}file/file://x', 403),
     ('GET', f'{API}proxy=https://example.org/', 403), ('POST', f'{API}process_recording', 404),
