@@ -79,8 +79,8 @@ def read_rows(page: str) -> dict[tuple, tuple]:
     """The rows of a page, as :func:`make_rows` made them."""
     rows, chapter = {}, ''
     for line in page.partition(BEGIN)[2].splitlines():
-        if line.startswith('### '):
-            chapter = line[4:]
+        if line.startswith('## '):
+            chapter = line[3:]
         elif line.startswith('| ') and not line.startswith(('| Fault |', '| --- |')):
             fault, promise, tried, outcome = map(str.strip, line.strip('|').split('|'))
             rows[chapter, fault, promise] = tried, outcome
@@ -92,7 +92,7 @@ def as_markdown(rows) -> str:
     lines = [f'The last run: {platform.system()}, {os.cpu_count()} cores, Python '
              f'{platform.python_version()}, {", ".join(installed_versions())}.']
     for chapter in sorted({promise[0] for promise in rows}):
-        lines += ['', f'### {chapter}', '', '| Fault | Promise | Tried | Outcome |',
+        lines += ['', f'## {chapter}', '', '| Fault | Promise | Tried | Outcome |',
                   '| --- | --- | --- | --- |']
         lines += [f'| {fault} | {promise} | {tried} | {outcome} |'
                   for (of, fault, promise), (tried, outcome) in sorted(rows.items())

@@ -8,7 +8,7 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from mmdpad.registry import MODELS
 
-from .stopping import shield_workers
+from .stopping import leave_no_handler, shield_workers
 
 STRATEGY = 'mmdpad.FSDP2Strategy'
 # mmengine's own default hooks.
@@ -35,6 +35,7 @@ def build_runner(config: Config) -> Runner | FlexibleRunner:
         # It would build the model after the loops, which look at it.
         runner.model = MODELS.build(runner.model)
     shield_workers(runner)
+    leave_no_handler(runner)
     return runner
 
 

@@ -48,6 +48,21 @@ class StopRequest:
         return bool(received)
 
 
+def leave_no_handler(runner: Any) -> None:
+    """Whatever ends a runner's training, SIGTERM then does what it did before: a notebook goes on."""
+    train = runner.train
+
+    def train_and_restore(*args: Any, **kwargs: Any) -> Any:
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            return train(*args, **kwargs)
+        finally:
+            if signal.getsignal(signal.SIGTERM) is not before:
+                signal.signal(signal.SIGTERM, before)
+
+    runner.train = train_and_restore
+
+
 def shield_workers(runner: Any) -> None:
     """Let the workers of all data loaders that a runner builds be process groups of their own.
 

@@ -38,4 +38,4 @@ def test_rows_that_were_not_run_stay():
     rows = {('B', 'f', 'p'): ('', '1 passed (2026-01-01)'), ('A', 'g', 'q'): ('x; y', '2 passed')}
     page = f'| no | row |\n{BEGIN}\n{as_markdown(rows)}'
     assert read_rows(page) == rows
-    assert page.index('### A') < page.index('### B')
+    assert page.index('## A') < page.index('## B')

@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 
+import pytest
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -63,3 +64,17 @@ def test_a_thread_cannot_listen_and_goes_on():
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_training_that_fails_leaves_no_handler(tiny_config):
+    from mmdpad.engine.build import build_runner
+    runner = build_runner(tiny_config)
+    before, while_training = signal.getsignal(signal.SIGTERM), []
+
+    def fail(*_):
+        while_training.append(signal.getsignal(signal.SIGTERM))
+        raise RuntimeError('no')
+    runner.train_loop.run_iter = fail
+    with pytest.raises(RuntimeError, match='no'):
+        runner.train()
+    assert while_training[0] != before and signal.getsignal(signal.SIGTERM) is before
