@@ -49,7 +49,7 @@ class StopRequest:
 
 
 def leave_no_handler(runner: Any) -> None:
-    """Whatever ends a runner's training, SIGTERM then does what it did before: a notebook goes on."""
+    """Whatever ends a runner's training: SIGTERM then does again what it did before."""
     train = runner.train
 
     def train_and_restore(*args: Any, **kwargs: Any) -> Any:
