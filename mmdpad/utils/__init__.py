@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .configs import find_config, open_config
 from .experiments import (
+    KeyValues,
     check_checkpoint,
     check_config,
     check_file,
@@ -23,8 +24,8 @@ from .files import (
 from .runs import answer_pictures, lock_work_dir, raised_alarms, rollout_logs, training_logs
 from .spread import spread
 
-__all__ = ['answer_pictures', 'check_checkpoint', 'check_config', 'check_file', 'config_parser',
-           'experiment_parser', 'find_config', 'jsonable', 'load_config', 'lock_work_dir',
-           'new_folder', 'open_config', 'raised_alarms', 'read_config', 'read_jsonl',
-           'refuse_existing', 'rollout_logs', 'spread', 'to_jsonl', 'training_logs',
+__all__ = ['KeyValues', 'answer_pictures', 'check_checkpoint', 'check_config', 'check_file',
+           'config_parser', 'experiment_parser', 'find_config', 'jsonable', 'load_config',
+           'lock_work_dir', 'new_folder', 'open_config', 'raised_alarms', 'read_config',
+           'read_jsonl', 'refuse_existing', 'rollout_logs', 'spread', 'to_jsonl', 'training_logs',
            'unique_name', 'unique_path', 'write_atomically', 'write_jsonl']

@@ -13,6 +13,20 @@ from mmengine.config import Config, DictAction
 from .configs import UnreadableConfig, find_config, open_config
 
 
+class KeyValues(DictAction):
+    """mmengine's arguments KEY=VALUE; one that cannot be read is a usage error."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (ValueError, AssertionError, RecursionError):
+            raise argparse.ArgumentError(
+                self, 'should be KEY=VALUE ..., a VALUE a number, a text without commas or a list '
+                f'such as [1,2], but got {" ".join(values)!r}; of other values inherit the config'
+            ) from None
+
+
 def config_parser(description: str, example: str,
                   prog: str | None = None) -> argparse.ArgumentParser:
     """A parser with CONFIG and --cfg-options, for :func:`load_config`.
@@ -25,7 +39,7 @@ def config_parser(description: str, example: str,
     parser = argparse.ArgumentParser(prog, description=description)
     parser.add_argument('config', help='path of a config file, or the name of one that comes with '
                         'a package: mmdpad::dpad/tiny_shapes.py')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
                         help=f'override entries of the config, for example {example}')
     return parser
 
@@ -36,7 +50,11 @@ def load_config(args: argparse.Namespace, **entries: Any) -> Config:
         config = open_config(check_config(args.config))
     except UnreadableConfig as error:
         raise SystemExit(str(error)) from error
-    config.merge_from_dict({**entries, **(args.cfg_options or {})})
+    try:
+        config.merge_from_dict({**entries, **(args.cfg_options or {})})
+    except (KeyError, TypeError) as error:
+        raise SystemExit(f'--cfg-options do not fit config {args.config!r}: '
+                         f'{str(error.args[0])[:300]}; correct the names') from error
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         # What a config inherits from `mmdpad::NAME` says so by `_scope_`, in every part; mmengine
         # would hand this one on to the function.

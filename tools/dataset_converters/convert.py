@@ -16,7 +16,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 
 from mmdpad.datasets import DatasetError
@@ -28,7 +27,7 @@ from mmdpad.datasets.conversion import (
     open_sources,
     source_config,
 )
-from mmdpad.utils import refuse_existing
+from mmdpad.utils import KeyValues, refuse_existing
 
 # Flags for `masks`, and the arguments of its data set.
 MASK_FLAGS = {'images': 'data_prefix.img_path', 'masks': 'data_prefix.mask_path',
@@ -48,7 +47,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
                         'it jsonl and coco name them where they are')
     parser.add_argument('--lossy', action='store_true',
                         help='leave out what the format has no place for, and say what')
-    parser.add_argument('--source-options', nargs='+', action=DictAction, default={},
+    parser.add_argument('--source-options', nargs='+', action=KeyValues, default={},
                         metavar='KEY=VALUE', help='arguments of the data set that reads SRC, for '
                         'example split_file=refs(unc).p data_prefix.img_path=train2014')
     masks = parser.add_argument_group('masks', 'where its parts are in SRC')

@@ -1,0 +1,34 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import pytest
+
+from mmdpad.utils import config_parser, load_config
+
+CONFIG = 'mmdpad::dpad/tiny_shapes.py'
+
+
+def load(*options):
+    return load_config(config_parser('', 'a=1').parse_args([CONFIG, '--cfg-options', *options]))
+
+
+def test_options_override_entries():
+    config = load('train_cfg.max_iters=7', 'custom_hooks.0.form=raw', 'new.size=[1,(2,3)]')
+    assert config.train_cfg.max_iters == 7 and config.custom_hooks[0].form == 'raw'
+    assert config.new.size == [1, (2, 3)]
+
+
+@pytest.mark.parametrize('option', ['train_cfg.max_iters', 'a=[1,2', 'a=f(b,c)'])
+def test_an_option_that_cannot_be_read_is_a_usage_error(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        load('b=1', option)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "should be KEY=VALUE ..." in said and f"but got 'b=1 {option}'" in said
+
+
+@pytest.mark.parametrize('option, message', [
+    ('custom_hooks.9.form=raw', 'Index 9 exceeds'), ('custom_hooks.form=raw', 'list indices'),
+    ('train_cfg.max_iters.x=1', 'max_iters')])
+def test_an_option_that_does_not_fit_the_config_ends_with_one_line(option, message):
+    with pytest.raises(SystemExit, match=f'--cfg-options do not fit config .*{message}') as ended:
+        load(option)
+    assert '\n' not in str(ended.value)
