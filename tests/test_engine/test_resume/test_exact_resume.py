@@ -104,9 +104,9 @@ def assert_same(straight: Path, killed: Path, done: str, besides: Sequence[str] 
                       for folder in (straight, killed)]
             for state in states:  # the text of the config and the like
                 state['meta'] = {key: state['meta'][key] for key in ('iter', 'epoch', 'seed')}
-                for name in ('cfg', 'experiment_name', *besides):
+                for entry in ('cfg', 'experiment_name', *besides):
                     for part in ('runtime_info', 'resumed_keys'):
-                        state['message_hub'][part].pop(name, None)
+                        state['message_hub'][part].pop(entry, None)
             assert not differences(*states), f'{name}: {done}'
     expected, found = logged(straight), logged(killed)
     assert expected.keys() == found.keys(), done
