@@ -258,12 +258,15 @@ def install(wheel: Path, log_path: Path) -> None:
     run_or_explain('installing mmcv', [*PIP, 'install', '--no-deps', wheel], log_path)
     probe = run_probe()
     if probe.returncode != 0:
-        wheel.unlink()
+        aside = wheel.with_name(f'{wheel.name}.failed')  # minutes of work, not to be taken again
+        os.replace(wheel, aside)
         with log_path.open('a') as log:
             log.write(f'\nthe check of the operators, exit status {probe.returncode}:\n'
                       f'{probe.stderr}')
         raise SetUpError(explain('The check of mmcv\'s operators', probe.stderr, log_path) +
-                         f'\n  the wheel is deleted from the cache: {wheel}')
+                         f'\n  the wheel is set aside as {aside}\n  If the fault was none of its '
+                         f'own, mend that and rename it to {wheel.name}; else the next run builds '
+                         f'another.')
 
 
 def build_and_install(device: str, toolkit: str | None, rebuild: bool) -> None:
