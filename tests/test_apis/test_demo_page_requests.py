@@ -1,6 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The demo page by its requests, in this process, with a model that only says what it sees."""
 import tempfile
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,10 @@ pytest.importorskip('gradio')
 
 
 class Inferencer:
+    may_answer = threading.Event()
+
     def stream(self, image, question):
+        assert question != 'wait' or self.may_answer.wait(60)
         yield Answer(image, response=f'{image.shape}', reasoning='', caption='', failure=None,
                      objects=[], mask=np.zeros(image.shape[:2], bool), seconds={})
 
@@ -30,7 +35,8 @@ def site(tmp_path_factory):
         patch.setenv('GRADIO_TEMP_DIR', str(folder))
         page = build_page([Model('m', Inferencer())], write_examples(folder, 2), 10**6, 4)
         address = open_page(page, '127.0.0.1', None, wait=False)
-        yield SimpleNamespace(port=int(address.rstrip('/').rpartition(':')[2]), folder=folder)
+        yield SimpleNamespace(port=int(address.rstrip('/').rpartition(':')[2]), folder=folder,
+                              queue=page._queue)
         page.close()
 
 
@@ -65,6 +71,33 @@ def test_an_address_in_place_of_an_upload_is_not_fetched(picked, visitor, monkey
         visitor.post('run/pick', data=[0], session_hash=visitor.session)
     assert 'has to be uploaded' in visitor.ask('http://example.org/image.png', 'what?')
     assert 'Traceback' not in capsys.readouterr().err
+
+
+def test_the_queue_outlives_sessions_that_are_forgotten(site, png, monkeypatch):
+    """Of more than 2,000 gradio forgot the first, and stopped where one of them was waiting."""
+    sessions = site.queue.pending_messages_per_session
+    sessions.clear()
+    monkeypatch.setattr(sessions, 'max_size', 1)
+    waiting = [Visitor(site.port) for _ in range(4)]
+    for one, text in zip(waiting, ['wait', *'abc'], strict=True):
+        assert one.join(one.upload(png)[1], text)[0] == 200
+    assert waiting[2].session not in sessions and len(site.queue) > 1
+    Inferencer.may_answer.set()
+    while len(site.queue) and not site.queue.stopped:
+        time.sleep(0.01)
+    assert not site.queue.stopped
+    late = Visitor(site.port)
+    assert late.ask(late.upload(png)[1], 'what?')[-1] == '(30, 40, 3)'
+
+
+def test_a_session_that_gets_messages_is_kept_before_others(site, visitor, png):
+    sessions, late = site.queue.pending_messages_per_session, Visitor(site.port)
+    for one in (visitor, late):
+        assert one.ask(one.upload(png)[1], 'what?')[-1] == '(30, 40, 3)'
+    assert list(sessions)[-2:] == [visitor.session, late.session]
+    event = SimpleNamespace(session_hash=visitor.session, alive=True, _id='x')
+    site.queue.send_message(event, SimpleNamespace())
+    assert list(sessions)[-2:] == [late.session, visitor.session]
 
 
 def test_a_bad_file_is_told_after_an_example_too(visitor):

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import gradio as gr
+from gradio.queueing import Event, Queue
+from gradio.server_messages import EventMessage
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
@@ -73,7 +75,9 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
             lambda: [markup.notice('Cancelled.'), *[''] * len(models)], None,
             [problem, *(column[0] for column in columns)], queue=False, show_progress='hidden',
             api_visibility='private')
-    return page.queue(max_size=queue_size, api_open=False)
+    page.queue(max_size=queue_size, api_open=False)
+    _outlive_sessions(page._queue)
+    return page
 
 
 def open_page(page: gr.Blocks, host: str, port: int | None, share: bool = False,
@@ -102,6 +106,20 @@ def open_page(page: gr.Blocks, host: str, port: int | None, share: bool = False,
     if wait:
         page.block_thread()
     return address
+
+
+def _outlive_sessions(queue: Queue) -> None:
+    """Of more than 2,000 sessions gradio forgets the first, though they may wait for an answer, and
+    its queue ends, for everybody, at a message to one that it has forgotten. Here those that get
+    messages stay before others, and what is meant for one that is gone is dropped."""
+    send, sessions = queue.send_message, queue.pending_messages_per_session
+
+    def send_if_there(event: Event, message: EventMessage) -> None:
+        if event.session_hash in sessions:
+            sessions.move_to_end(event.session_hash)
+            send(event, message)
+
+    queue.send_message = send_if_there
 
 
 def _take_only_uploads(image: gr.Image) -> None:
