@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -64,10 +65,12 @@ def leave_no_handler(runner: Any) -> None:
 
 
 def shield_workers(runner: Any) -> None:
-    """Let the workers of all data loaders that a runner builds be process groups of their own.
+    """Let the workers of all data loaders that a runner builds be process groups of their own, and
+    end with the run.
 
     A signal to the run's whole group (of Slurm, torchrun or a terminal) is the run's to answer. It
-    would end its workers, and their end the run, in the middle of an iteration.
+    would end its workers, and their end the run, in the middle of an iteration. On the other hand
+    torch's workers outlive a run that was killed, waiting for their last batches to be read.
     """
     build = runner.build_dataloader
 
@@ -81,5 +84,12 @@ def shield_workers(runner: Any) -> None:
 
 def _start_apart(start: Callable[[int], None] | None, worker: int) -> None:
     os.setpgrp()
+    threading.Thread(target=_end_with, args=(os.getppid(), ), daemon=True).start()
     if start is not None:
         start(worker)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -7,7 +7,6 @@ FOLDER holds config.py; the runs go to FOLDER/straight and FOLDER/killed.
 
 Imports take longer than a run here, so they are done once and every run is a fork.
 """
-import multiprocessing
 import os
 import random
 import re
@@ -109,8 +108,6 @@ def train(config: str, work_dir: str, processes: int, kill_at: int = -1, after: 
     for other in others:
         status = status or os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
     sys.stdout.flush()
-    for worker in multiprocessing.active_children():  # else it waits for its batches to be read
-        worker.kill()
     os._exit(status if status in (0, STATUS) else 1)
 
 

@@ -6,9 +6,11 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from mmengine.config import Config
@@ -57,7 +59,17 @@ def train(config: Config, folder: Path, kills: int, processes: int = 1,
     assert result.returncode == 0, f'seed {seed}: {result.stdout}{result.stderr}'
     done = f'seed {seed}\n{result.stdout}'
     assert result.stdout.count(', killed ') == kills, done
+    assert_over(folder)
     return done
+
+
+def assert_over(folder: Path) -> None:
+    """No process of these runs is left, nor one of their data workers."""
+    until = time.monotonic() + 20
+    while left := [process for process in psutil.process_iter(['cmdline'])
+                   if str(folder) in (process.info['cmdline'] or ())]:
+        assert time.monotonic() < until, left
+        time.sleep(0.2)
 
 
 def logged(folder: Path) -> dict[tuple, list[dict]]:
@@ -122,7 +134,7 @@ def test_killed_at_random_moments(config, tmp_path, kills=2):
 
 @pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGKILL at a random moment',
-                     '--resume ends bit by bit as a run that was left alone')
+                     'no data worker stays; --resume ends bit by bit as a run that was left alone')
 @pytest.mark.parametrize('number', range(5))
 def test_killed_at_25_random_moments(config, tmp_path, number, tried):
     test_killed_at_random_moments(config, tmp_path, kills=5)
@@ -131,7 +143,7 @@ def test_killed_at_25_random_moments(config, tmp_path, number, tried):
 
 @pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGKILL at a random moment',
-                     '--resume ends bit by bit as a run that was left alone')
+                     'no data worker stays; --resume ends bit by bit as a run that was left alone')
 def test_two_processes(config, tmp_path, tried):
     done = train(config, tmp_path, 3, processes=2)
     assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
