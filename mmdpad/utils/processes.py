@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import subprocess
 from datetime import timedelta
@@ -34,8 +35,14 @@ def join_processes(launcher: str, timeout: float | None = None) -> None:
             f'(tools/dist_train.sh) or srun (tools/slurm_train.sh), but {error} is not in the '
             f'environment; use one of these') from error
     dist.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
-    # Threads of gloo that outlive the interpreter may abort the process, its work done.
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_part)
+
+
+def _part() -> None:
+    """Threads of gloo that outlive the interpreter may abort the process, its work done. They end
+    with the last that holds their group, such as a model in parts, which belongs to a cycle."""
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _take_over_slurm() -> None:
