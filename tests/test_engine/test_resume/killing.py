@@ -93,6 +93,7 @@ def train(config: str, work_dir: str, processes: int, kill_at: int = -1, after: 
     sys.argv = ['tools/train.py', config, '--work-dir', work_dir]
     sys.argv += ['--resume'] * (last_iter(work_dir) > 0)
     others = fork_ranks(processes) if processes > 1 else []
+    torch.set_num_threads(1)  # makes anew, before several threads do, the pool that a fork loses
     status = 1
     try:
         runpy.run_path('tools/train.py', run_name='__main__')
