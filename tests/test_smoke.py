@@ -22,7 +22,7 @@ CONFIGS = sorted(path for path in ROOT.glob('configs/**/*.py') if '_base_' not i
 MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
 # They differ from others by a value or a size, and are run with the slow tests.
 ALIKE = re.compile(r'study/(?!geometric|discriminative)|/qwen7b_form_(?!margin)|/qwen3b_ref|'
-                   r'qwen3vl8b')
+                   r'/qwen7b_refcoco[+g]|qwen3vl8b')
 numbers = itertools.count()
 
 

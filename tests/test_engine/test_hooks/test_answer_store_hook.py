@@ -150,6 +150,7 @@ def test_nothing_to_resume(config, generated):
     assert not generated
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(config, tmp_path):
     """Five samples, so that one of two processes tests a padded one; one is answered before."""
     config.test_dataloader.dataset.indices = 5
