@@ -58,7 +58,7 @@ def leave_no_handler(runner: Any) -> None:
         try:
             return train(*args, **kwargs)
         finally:
-            if signal.getsignal(signal.SIGTERM) is not before:
+            if before is not None and signal.getsignal(signal.SIGTERM) is not before:
                 signal.signal(signal.SIGTERM, before)
 
     runner.train = train_and_restore
