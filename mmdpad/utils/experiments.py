@@ -23,8 +23,7 @@ class KeyValues(DictAction):
         except (ValueError, AssertionError, RecursionError):
             raise argparse.ArgumentError(
                 self, 'should be KEY=VALUE ..., a VALUE a number, a text without commas or a list '
-                f'such as [1,2], but got {" ".join(values)!r}; for others write a config that '
-                'inherits this one') from None
+                f'such as [1,2], but got {" ".join(values)!r}; correct it') from None
 
 
 def config_parser(description: str, example: str,
