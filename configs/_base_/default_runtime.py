@@ -21,7 +21,8 @@ default_hooks = dict(
     answers=dict(type='AnswerStoreHook'),
     answer_pictures=dict(type='AnswerPictureHook'),
     curves=dict(type='CurvesHook'),
-    alarms=dict(type='AlarmHook'))
+    alarms=dict(type='AlarmHook'),
+    threads=dict(type='FreeCoresHook'))
 
 log_processor = dict(type='ShortLogProcessor', by_epoch=False, window_size=1)
 log_level = 'INFO'

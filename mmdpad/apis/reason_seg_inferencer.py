@@ -22,6 +22,7 @@ from mmdpad.datasets.transforms import pixel_limit
 from mmdpad.models.weights import load_strictly, read_state_dict
 from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS
 from mmdpad.utils import find_config, open_config
+from mmdpad.utils.threads import follow_free_cores
 
 from .answer import Answer, new_log
 from .inputs import ImageInput, Query, pair_queries
@@ -70,6 +71,7 @@ class ReasonSegInferencer(BaseInferencer):
         with DefaultScope.overwrite_default_scope('mmdpad'):
             super().__init__(model_config, weights, device, scope='mmdpad',
                              show_progress=show_progress)
+        self._cores = follow_free_cores(self.model)
 
     def __call__(self,  # type: ignore[override]
                  images: ImageInput | Sequence[ImageInput],
@@ -166,12 +168,13 @@ class ReasonSegInferencer(BaseInferencer):
         """The answers to a batch."""
         with self._turn:
             self._check_open()
-            started = time.perf_counter()
-            batch, = self.preprocess([_item(query) for query in queries], len(queries))
-            seconds = (time.perf_counter() - started) / len(queries)
-            with (nullcontext() if watcher is None
-                  else self.model.rollout_engine.watched(watcher)):
-                samples = self.forward(batch)
+            with nullcontext() if self._cores is None else self._cores.adapted():
+                started = time.perf_counter()
+                batch, = self.preprocess([_item(query) for query in queries], len(queries))
+                seconds = (time.perf_counter() - started) / len(queries)
+                with (nullcontext() if watcher is None
+                      else self.model.rollout_engine.watched(watcher)):
+                    samples = self.forward(batch)
         return [Answer.of(sample, query, seconds)
                 for sample, query in zip(samples, queries, strict=True)]
 

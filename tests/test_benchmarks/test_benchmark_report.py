@@ -20,6 +20,9 @@ def test_tables_by_hand(tmp_path):
         median=dict(mmdpad=2.0, naive=9.0), ratio=dict(naive=4.5), ratio_range=dict(naive=[4, 5]),
         memory_mb=dict(mmdpad=dict(update=100.7), naive=dict(update=400)),
         memory_ratio=dict(naive=0.25), environment=about)))
+    (tmp_path / '2_a_busy_machine.json').write_text(json.dumps(dict(
+        median=dict(mmdpad={'0': 1.0, '6': 5.5}), ratio_to_idle=dict(mmdpad={'0': 1.0, '6': 5.5}),
+        environment=about)))
     page = tmp_path / 'page.md'
     page.write_text('before\n<!-- tables -->\nold\n<!-- /tables -->\nafter')
     report(tmp_path, '--write', page)
@@ -31,6 +34,14 @@ def test_tables_by_hand(tmp_path):
 | --- | --- | --- | --- | --- | --- |
 | mmdpad | 2 |  |  | 100 |  |
 | naive | 9 | 4.5 | 4.00 - 5.00 | 400 | 0.25 |
+
+`python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
+
+### a busy machine
+
+|  | 0 busy, s | times idle | 6 busy, s | times idle |
+| --- | --- | --- | --- | --- |
+| mmdpad | 1 | 1 | 5.5 | 5.5 |
 
 `python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
 <!-- /tables -->

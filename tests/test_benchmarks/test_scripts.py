@@ -50,3 +50,13 @@ def test_rollout_does_equal_work(run):
     result = run('rollout', '--side', 112, '--group-size', 3, '--tokens', 3, '--repeats', 1)
     assert set(result['response_tokens'].values()) == {9}
     assert result['ratio'].keys() == {'generate', 'generate_replicated'}
+
+
+@pytest.mark.slow
+def test_busy_machine(run):
+    result = run('busy_machine', '--loads', 0, 1, '--iterations', 1, '--repeats', 1, '--sides',
+                 'mmdpad', '--side', 'one thread, no hook', 'OMP_NUM_THREADS=1',
+                 'default_hooks.threads=None')
+    assert result['ratio_to_idle'].keys() == {'mmdpad', 'one thread, no hook'}
+    for seconds in result['seconds'].values():
+        assert {load: len(times) for load, times in seconds.items()} == {'0': 1, '1': 1}

@@ -53,6 +53,15 @@ def scaling(result: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def busy(result: dict[str, Any]) -> str:
+    """Seconds of an iteration beside busy processes, and how many times those beside none."""
+    loads = list(next(iter(result['median'].values())))
+    head = [''] + [text for load in loads for text in (f'{load} busy, s', 'times idle')]
+    return table(head, [[name, *(number for load in loads for number in
+                                 (seconds[load], result['ratio_to_idle'][name][load]))]
+                        for name, seconds in result['median'].items()])
+
+
 def provenance(result: dict[str, Any]) -> str:
     """Command, date and versions of one result."""
     about = result['environment']
@@ -67,7 +76,8 @@ def report(folder: Path) -> str:
     parts = []
     for path in sorted(folder.glob('*.json')):
         result = json.loads(path.read_text())
-        body = scaling(result) if 'rows' in result else comparison(result)
+        body = (scaling if 'rows' in result else busy if 'ratio_to_idle' in result
+                else comparison)(result)
         parts.append(f'### {path.stem.partition("_")[2].replace("_", " ")}\n\n{body}\n\n'
                      f'{provenance(result)}')
     return '\n\n'.join(parts)

@@ -6,11 +6,12 @@ from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .curves_hook import CurvesHook
 from .discriminative_reward_hook import DiscriminativeRewardHook
 from .exact_resume_hook import ExactResumeHook
+from .free_cores_hook import FreeCoresHook
 from .mask_reward_hook import MaskRewardHook
 from .plain_checkpoint_hook import PlainCheckpointHook
 from .provenance_hook import ProvenanceHook
 from .rollout_log_hook import RolloutLogHook
 
 __all__ = ['AlarmHook', 'AnswerPictureHook', 'AnswerStoreHook', 'AtomicCheckpointHook',
-           'CurvesHook', 'DiscriminativeRewardHook', 'ExactResumeHook', 'MaskRewardHook',
-           'PlainCheckpointHook', 'ProvenanceHook', 'RolloutLogHook']
+           'CurvesHook', 'DiscriminativeRewardHook', 'ExactResumeHook', 'FreeCoresHook',
+           'MaskRewardHook', 'PlainCheckpointHook', 'ProvenanceHook', 'RolloutLogHook']

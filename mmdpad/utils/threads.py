@@ -1,0 +1,87 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""As many threads as there are cores that nobody else uses, for models that are tiny."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+from torch import nn
+
+TINY = 10_000_000
+"""Parameters below which the number of threads follows the free cores. The shipped toy models give
+the same bits with 1, 2 and 4 threads, which those of another model need not do."""
+SET_BY_USERS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
+SHORTEST = 0.2  # seconds; the system counts processor time in hundredths
+
+
+class FreeCores:
+    """Gives torch as many threads as there are free cores, and at least one.
+
+    Threads of OpenMP spin while they wait for each other. Where another program has taken the core
+    of one of them, all others wait for it, at each of thousands of small operations: two threads
+    on two cores beside one busy process take four times as long as one thread does
+    (docs/performance.md).
+
+    Args:
+        most: The largest number of threads; None for the present one.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most or torch.get_num_threads()
+        self._last = _times()
+
+    def adapt(self) -> int:
+        """Set the number of threads for operations of the calling thread, by what other programs
+        have used since the last call (0.2 s ago or more; else it stays).
+
+        Returns:
+            The number of threads, from 1 to ``most``.
+        """
+        now = _times()
+        clock, idle, own = (after - before for after, before in zip(now, self._last, strict=True))
+        if clock >= SHORTEST:
+            self._last = now
+            free = idle + own  # seconds of processor time that are ours or nobody's
+            torch.set_num_threads(min(self.most, max(1, round(free / clock))))
+        return torch.get_num_threads()
+
+    def restore(self) -> None:
+        """Set the largest number again, for what else the calling thread computes."""
+        torch.set_num_threads(self.most)
+
+    @contextmanager
+    def adapted(self) -> Iterator[None]:
+        """:meth:`adapt` for a block, then :meth:`restore`."""
+        self.adapt()
+        try:
+            yield
+        finally:
+            self.restore()
+
+
+def follow_free_cores(model: nn.Module) -> FreeCores | None:
+    """What adapts the number of threads to the free cores while ``model`` runs; None where it
+    should stay: on a GPU, for a model that is not tiny (:data:`TINY`), with one thread, or where
+    ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` is set."""
+    parameters = list(model.parameters())
+    if (any(name in os.environ for name in SET_BY_USERS) or torch.get_num_threads() == 1
+            or any(parameter.device.type != 'cpu' for parameter in parameters)
+            or sum(parameter.numel() for parameter in parameters) >= TINY):
+        return None
+    return FreeCores()
+
+
+def _times() -> tuple[float, float, float]:
+    """Seconds: of the clock, idle ones of the cores that this process may use, and of processor
+    time that it has used, all its threads together."""
+    cores = psutil.cpu_times(percpu=True)
+    if hasattr(os, 'sched_getaffinity'):  # Linux
+        allowed = os.sched_getaffinity(0)
+        cores = [core for number, core in enumerate(cores) if number in allowed]
+    idle = sum(core.idle + getattr(core, 'iowait', 0.0) for core in cores)
+    return time.monotonic(), idle, time.process_time()
