@@ -56,6 +56,8 @@ def _plain_types(hint: Any) -> tuple[type, ...] | None:
         return kinds if None not in parts or dict in kinds else None
     if typing.get_origin(hint) in _CONTAINERS:
         hint = typing.get_origin(hint)
+    if inspect.isclass(hint) and issubclass(hint, os.PathLike):
+        hint = str
     return (hint, ) if hint in (*_CONTAINERS, str, bool, int, float, type(None)) else None
 
 

@@ -21,6 +21,9 @@ _QUOTED = re.compile(r'''(['"])((?:(?!\1)[^\\]|\\.)*)\1''', re.S)
 # Python's; another backslash is one, there as here.
 _ESCAPE = re.compile(r'''\\(?:[\n\\'"abfnrtv]|[0-7]{1,3}|x[\da-fA-F]{2}|u[\da-fA-F]{4}|'''
                      r'U[\da-fA-F]{8}|N\{[^}]+\})')
+# What mmengine replaces whenever it reads a config file, as that which a run writes.
+_REPLACED = re.compile(r'''\{\{\s*(?:file(?:Dirname|Basename|BasenameNoExtension|Extname)|'''
+                       rf'''{BASE_KEY}\.[\w.]+)\s*\}}\}}|\{{\{{['"]?\s*\$\w+\s*:''')
 
 
 class KeyValueError(ValueError):
@@ -245,6 +248,9 @@ def override(config: Config, options: Mapping[str, Any]) -> None:
         if not name.isidentifier() or keyword.iskeyword(name) or name in (BASE_KEY, *RESERVED_KEYS):
             raise KeyValueError(f'`{name}` cannot be the name of an entry: the config is written '
                                 f'to the work dir as `name = value`')
+        if replaced := _REPLACED.search(str(value)):
+            raise KeyValueError(f'`{key}` holds {replaced[0]!r}, which mmengine would replace when '
+                                f'it reads the config in the work dir; write other braces')
         for number, name in enumerate(path):
             place = _find(holder, name, '.'.join(path[:number]))
             inner = holder[place] if isinstance(place, int) else holder.get(place)

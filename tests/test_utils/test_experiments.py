@@ -16,17 +16,17 @@ def test_options_override_entries():
     assert config.new.size == [1, (2, 3)]
 
 
-@pytest.mark.parametrize('option', ['train_cfg.max_iters', 'a=[1,2', 'a=f(b,c)'])
+@pytest.mark.parametrize('option', ['train_cfg.max_iters', 'a=[1,2', "a={'b': 1"])
 def test_an_option_that_cannot_be_read_is_a_usage_error(option, capsys):
     with pytest.raises(SystemExit) as ended:
         load('b=1', option)
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert "should be KEY=VALUE ..." in said and f"but got 'b=1 {option}'" in said
+    (said, ) = [line for line in capsys.readouterr().err.splitlines() if 'error:' in line]
+    assert 'argument --cfg-options: ' in said and repr(option) in said
 
 
 @pytest.mark.parametrize('option, message', [
-    ('custom_hooks.9.form=raw', 'Index 9 exceeds'), ('custom_hooks.form=raw', 'list indices'),
+    ('custom_hooks.9.form=raw', 'a list of 1'), ('custom_hooks.form=raw', 'a list of 1'),
     ('train_cfg.max_iters.x=1', 'max_iters')])
 def test_an_option_that_does_not_fit_the_config_ends_with_one_line(option, message):
     with pytest.raises(SystemExit, match=f'--cfg-options do not fit config .*{message}') as ended:

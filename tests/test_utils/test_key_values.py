@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config, DictAction
+from yapf.yapflib.yapf_api import FormatCode
 
-from mmdpad.utils import KeyValueError, KeyValues, config_parser, override, parse_value
+from mmdpad.utils import (
+    KeyValueError,
+    KeyValues,
+    config_parser,
+    open_config,
+    override,
+    parse_value,
+)
 from mmdpad.utils.key_values import MAX_DEPTH, parse_key_value
 
 ROOT = Path(__file__).parents[2]
@@ -194,10 +202,23 @@ def test_what_entries_share_is_left_alone():
     ({'size': dict(a=1)}, '`size` is 1, .*put `_delete_=True` into the dict'),
     ({'model': dict(rates=dict(a=1))}, '`model`: .*_delete_=True'),
     ({'train-cfg.x': 1}, '`train-cfg` cannot be the name'), ({'class': 1}, '`class` cannot be'),
-    ({'_base_': 'x'}, '`_base_` cannot be'), ({'text': 'x'}, '`text` cannot be')])
+    ({'_base_': 'x'}, '`_base_` cannot be'), ({'text': 'x'}, '`text` cannot be'),
+    ({'a': ['{question} {{ fileBasename }}']}, '`a` holds .*fileBasename'),
+    ({'a': '{{_base_.b}}'}, 'work dir'), ({'a': dict(b='{{$HOME:x}}')}, 'work dir')])
 def test_options_that_do_not_fit(options, message):
     with pytest.raises(KeyValueError, match=message):
         override(changed(), options)
+
+
+@pytest.mark.parametrize('suffix', ['py', 'json', 'yaml'])
+def test_texts_come_back_from_the_config_of_a_work_dir(suffix, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmengine.config.config.FormatCode', FormatCode)  # as outside of tests
+    texts = ['Find {question}. Answer {{"box": [1, 2]}}', 'say "a" and \'b\'', 'a\nb\r\n\tc', "'''",
+             'Grüße 世界 \u2028', 'C:\\new \\d', 'word ' * 60, '  # %s {0} {{}}', '$HOME ${HOME}']
+    config = Config(dict(model=dict()))
+    override(config, {'model.texts': texts})
+    config.dump(tmp_path / f'a.{suffix}')
+    assert open_config(str(tmp_path / f'a.{suffix}')).model.texts == texts
 
 
 def tools_with_key_values() -> dict[str, str]:
