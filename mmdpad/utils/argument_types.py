@@ -7,37 +7,38 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 _CONTAINERS = (dict, list, tuple)
 
 
-def find_wrong_types(function: Callable, given: Mapping[str, Any], where: str) -> Iterator[str]:
-    """The values that are of no type which a class or function says that it takes.
+def find_wrong_types(kind: type, given: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The values that are of no type which a class says that it takes.
 
     Only plain types are compared, and loosely, as a config may write them: a list and a tuple are
     one, and so are whole numbers of either kind. What is annotated otherwise may be anything.
 
     Args:
-        function: What takes the arguments.
+        kind: What takes the arguments.
         given: Values by the names of arguments; others are passed over.
         where: The place of ``given`` in the config, with dots; '' for the config itself.
 
     Yields:
         A sentence for each, with key, value and remedy.
     """
-    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
-    try:
-        hints = typing.get_type_hints(target)
-    except (NameError, TypeError):  # a name that is imported for type checkers only
-        return
+    hints: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):  # what a class does not name it hands on to its bases
+        if '__init__' in vars(base):
+            with suppress(NameError, TypeError):  # a name that is imported for type checkers only
+                hints |= typing.get_type_hints(base.__init__)
     for name, value in given.items():
         kinds = _plain_types(hints.get(name, Any))
         if kinds is None or _fits(value, kinds):
             continue
         key = f'{where}.{name}' if where else name
-        names = ' or '.join(kind.__name__.replace('NoneType', 'None') for kind in kinds)
+        names = ' or '.join(one.__name__.replace('NoneType', 'None') for one in kinds)
         shown = repr(value) if len(repr(value)) <= 200 else repr(value)[:200] + '...'
         remedy = 'correct it'
         if dict in kinds and not isinstance(value, dict):

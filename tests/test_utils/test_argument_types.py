@@ -11,13 +11,19 @@ class Inner:
     pass
 
 
-class Part:
+class Base:
+
+    def __init__(self, inherited: str = '') -> None:
+        pass
+
+
+class Part(Base):
 
     def __init__(self, name: str, options: dict[str, int] | None = None, size: int = 1,
                  rate: float = 1.0, flag: bool = False, pair: tuple[int, int] = (1, 2),
                  inner: Inner | dict | None = None, path: Path | None = None,
-                 what: Callable | str = '', loose=None) -> None:
-        pass
+                 what: Callable | str = '', loose=None, **kwargs) -> None:
+        super().__init__(**kwargs)
 
 
 @pytest.mark.parametrize('name, value', [
@@ -33,6 +39,7 @@ def test_what_fits(name, value):
     ('name', ['/data/a', 'b'], 'str', "'a.0.name=\"...\"'"),
     ('name', 7, 'str', "'a.0.name=\"...\"'"),
     ('name', None, 'str', ''), ('path', [1], 'str or None', ''),
+    ('inherited', [1], 'str', ''),
     ('options', ['x:1'], 'dict or None', "'a.0.options=dict(name=value)'"),
     ('options', '{x', 'dict or None', ''), ('size', 'x', 'int', ''), ('size', 2.5, 'int', ''),
     ('size', None, 'int', ''), ('rate', 'x', 'float', ''), ('flag', 'yes', 'bool', ''),

@@ -16,6 +16,19 @@ def test_options_override_entries():
     assert config.new.size == [1, (2, 3)]
 
 
+def test_what_was_typed_arrives():
+    config = load('model.policy.prompt_template=Find {question} in the image',
+                  'train_dataloader.dataset.data_root=/content/drive/My Drive/x',
+                  'val_dataloader.dataset.data_root="/data/a,b"',
+                  'model.decoder=dict(_delete_=True, type=BoxDecoder)',
+                  "model.rollout_engine.engine_options={'enforce_eager':True}")
+    assert config.model.policy.prompt_template == 'Find {question} in the image'
+    assert config.train_dataloader.dataset.data_root == '/content/drive/My Drive/x'
+    assert config.val_dataloader.dataset.data_root == '/data/a,b'
+    assert config.model.decoder == dict(type='BoxDecoder')
+    assert config.model.rollout_engine.engine_options == dict(enforce_eager=True)
+
+
 @pytest.mark.parametrize('option', ['train_cfg.max_iters', 'a=[1,2', "a={'b': 1"])
 def test_an_option_that_cannot_be_read_is_a_usage_error(option, capsys):
     with pytest.raises(SystemExit) as ended:
