@@ -10,6 +10,8 @@ from mmdet.evaluation import RefSegMetric
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmdpad.engine.build import find_wrong_arguments, find_wrong_entries
+from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.engine.strategies import FSDP2Strategy
 from mmdpad.models import ReasoningSegmentor, VLLMRollout
 from mmdpad.prompts import parse_response
@@ -45,6 +47,9 @@ def test_parses_and_dumps(path, tmp_path):
     assert config.default_scope == 'mmdpad'
     config.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').model == config.model
+    assert not list(find_wrong_entries(config))
+    for node in find_nodes(config):
+        assert not list(find_wrong_arguments(node))
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda p: p.stem)

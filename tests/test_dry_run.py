@@ -80,6 +80,16 @@ BROKEN = {
     'two terms of one name': (
         dict(train_cfg__rewards__discriminative=dict(type='BoxIoUReward', threshold=0.5)),
         "'discriminative' is there already"),
+    'a list for a dict': (
+        dict(model__rollout_engine__engine=dict(
+            _delete_=True, type='VLLMRollout', engine_options=['enforce_eager:True'])),
+        "`model.rollout_engine.engine.engine_options` should be dict or None, but got "
+        "['enforce_eager:True']; on a command line: 'model.rollout_engine.engine.engine_options="),
+    'a list for a text': (dict(val_dataloader__dataset__data_root=['/data/a', 'b']),
+                          "'val_dataloader.dataset.data_root=\"...\"'"),
+    'a text for a dict': (dict(train_cfg='dict'), '`train_cfg` should be'),
+    'a text for a number': (dict(train_cfg__max_iters='many'),
+                            "`train_cfg.max_iters` should be int, but got 'many'"),
     'package': (dict(model__rollout_engine__engine__type='VLLMRollout'), 'needs vllm'),
 }
 
@@ -90,7 +100,7 @@ def test_each_fault_has_its_line(fault, problems_with):
     problems = problems_with(**entries)
     assert any(told in problem for problem in problems), problems
     # Prompts are those of three data sets, and what needs a package is not registered without it.
-    assert len(problems) <= {'prompt length': 3, 'package': 2}.get(fault, 1)
+    assert len(problems) <= {'prompt length': 3, 'package': 2, 'a list for a dict': 2}.get(fault, 1)
 
 
 def test_several_faults_come_in_one_list(problems_with):

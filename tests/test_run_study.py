@@ -55,7 +55,8 @@ def test_a_run_trains_and_answers_twice(run_study):
                           str(run.folder / 'train/iter_150.pth'))
     assert 'model.test_cfg.temperature=0.0' in greedy
     assert {'model.test_cfg.temperature=1.0', 'model.test_cfg.seed=1'} <= {*sampled}
-    assert f'test_evaluator.2.out_file={run.folder / "sampled.specific.jsonl"}' in sampled
+    # In quotes, for a folder with a comma.
+    assert f"test_evaluator.2.out_file='{run.folder / 'sampled.specific.jsonl'}'" in sampled
     assert run.is_done
 
 

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     from mmengine.dist import is_main_process
 
     from mmdpad.datasets import DatasetError
-    from mmdpad.engine.build import build_runner
+    from mmdpad.engine.build import UnsuitableConfig, build_runner
     from mmdpad.engine.checkpoints import find_fault
     from mmdpad.engine.hooks.answer_store_hook import find_answers
     from mmdpad.evaluation.results import describe_results
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     try:
         runner = build_runner(cfg)
         metrics = runner.test()
-    except DatasetError as error:
+    except (DatasetError, UnsuitableConfig) as error:
         raise SystemExit(str(error)) from error
     if args.out and is_main_process():
         out = describe_results(metrics, runner.test_loop.evaluator.metrics, args.out)

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     check_checkpoint('load_from: checkpoint', cfg.get('load_from'), cfg)
 
     from mmdpad.datasets import DatasetError
-    from mmdpad.engine.build import build_runner
+    from mmdpad.engine.build import UnsuitableConfig, build_runner
     from mmdpad.engine.checkpoints import find_fault
     if cfg.get('load_from') and (fault := find_fault(cfg.load_from)):
         raise SystemExit(f'load_from: {fault}')
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     try:
         with lock_work_dir(cfg.work_dir) if rank == '0' else nullcontext():
             build_runner(cfg).train()
-    except DatasetError as error:
+    except (DatasetError, UnsuitableConfig) as error:
         raise SystemExit(str(error)) from error
     except OSError as error:
         if error.errno not in _UNWRITABLE:

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmdpad.registry import DATASETS
+from mmdpad.utils import LOADERS
 
 from .errors import DatasetError, collecting
-
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:

@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .configs import find_config, open_config
 from .experiments import (
-    KeyValues,
+    LOADERS,
     check_checkpoint,
     check_config,
     check_file,
@@ -21,11 +21,13 @@ from .files import (
     write_atomically,
     write_jsonl,
 )
+from .key_values import KeyValueError, KeyValues, override, parse_value
 from .runs import answer_pictures, lock_work_dir, raised_alarms, rollout_logs, training_logs
 from .spread import spread
 
-__all__ = ['KeyValues', 'answer_pictures', 'check_checkpoint', 'check_config', 'check_file',
-           'config_parser', 'experiment_parser', 'find_config', 'jsonable', 'load_config',
-           'lock_work_dir', 'new_folder', 'open_config', 'raised_alarms', 'read_config',
-           'read_jsonl', 'refuse_existing', 'rollout_logs', 'spread', 'to_jsonl', 'training_logs',
-           'unique_name', 'unique_path', 'write_atomically', 'write_jsonl']
+__all__ = ['KeyValueError', 'KeyValues', 'LOADERS', 'answer_pictures', 'check_checkpoint',
+           'check_config', 'check_file', 'config_parser', 'experiment_parser', 'find_config',
+           'jsonable', 'load_config', 'lock_work_dir', 'new_folder', 'open_config', 'override',
+           'parse_value', 'raised_alarms', 'read_config', 'read_jsonl', 'refuse_existing',
+           'rollout_logs', 'spread', 'to_jsonl', 'training_logs', 'unique_name', 'unique_path',
+           'write_atomically', 'write_jsonl']

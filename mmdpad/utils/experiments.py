@@ -8,22 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from .configs import UnreadableConfig, find_config, open_config
+from .key_values import KeyValueError, KeyValues, override
 
-
-class KeyValues(DictAction):
-    """mmengine's arguments KEY=VALUE; one that cannot be read is a usage error."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: str | None = None) -> None:
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (ValueError, AssertionError, RecursionError):
-            raise argparse.ArgumentError(
-                self, 'should be KEY=VALUE ..., a VALUE a number, a text without commas or a list '
-                f'such as [1,2], but got {" ".join(values)!r}; correct it') from None
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')  # of a config
 
 
 def config_parser(description: str, example: str,
@@ -50,11 +40,11 @@ def load_config(args: argparse.Namespace, **entries: Any) -> Config:
     except UnreadableConfig as error:
         raise SystemExit(str(error)) from error
     try:
-        config.merge_from_dict({**entries, **(args.cfg_options or {})})
-    except (KeyError, TypeError) as error:
-        raise SystemExit(f'--cfg-options do not fit config {args.config!r}: '
-                         f'{str(error.args[0])[:300]}; correct the names') from error
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        override(config, {**entries, **(args.cfg_options or {})})
+    except KeyValueError as error:
+        raise SystemExit(f'--cfg-options do not fit config {args.config!r}: {error}; correct '
+                         f'them') from error
+    for name in LOADERS:
         # What a config inherits from `mmdpad::NAME` says so by `_scope_`, in every part; mmengine
         # would hand this one on to the function.
         collate = (config.get(name) or {}).get('collate_fn')

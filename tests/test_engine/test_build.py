@@ -1,5 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from mmdpad.engine.build import build_runner
+import pytest
+
+from mmdpad.engine.build import UnsuitableConfig, build_runner
+from mmdpad.utils import override
 
 
 def test_a_default_hook_that_is_none_is_left_out(tiny_config):
@@ -8,3 +11,16 @@ def test_a_default_hook_that_is_none_is_left_out(tiny_config):
     names = {type(hook).__name__ for hook in build_runner(tiny_config).hooks}
     assert not names & {'RolloutLogHook', 'IterTimerHook', 'CurvesHook'}
     assert 'ProvenanceHook' in names
+
+
+@pytest.mark.parametrize('key, value, message', [
+    ('train_cfg.rewards', ['format'], '`train_cfg.rewards` should be dict'),
+    ('model.train_cfg', [1], '`model.train_cfg` should be dict or None'),
+    ('train_dataloader.dataset.data_root', ['/data/a', 'b'], '`train_dataloader.dataset.data_root` '
+     'should be str'),
+    ('default_hooks', 'none', '`default_hooks` should be dict or None'),
+    ('custom_hooks.0.weight', 'much', "`custom_hooks.0.weight` should be float, but got 'much'")])
+def test_arguments_of_a_wrong_type_are_named(tiny_config, key, value, message):
+    override(tiny_config, {key: value})
+    with pytest.raises(UnsuitableConfig, match=message):
+        build_runner(tiny_config)

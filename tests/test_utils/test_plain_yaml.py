@@ -5,8 +5,9 @@ import json
 
 import pytest
 import yaml
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
+from mmdpad.utils import parse_value
 from mmdpad.utils.configs import UnreadableConfig, open_config
 
 DATA = dict(size=[1, 2], model=dict(type='A', rate=0.5, name=None))
@@ -58,8 +59,10 @@ def test_broken_configs_are_named(name, content, tmp_path, tried):
 @pytest.mark.promise('Files', 'A value of --cfg-options that looks like code', 'it stays a text')
 def test_options_of_the_command_line_are_data(tmp_path, tried):
     fired = tmp_path / 'fired'
-    values = (f'__import__("os").system("touch {fired}")', '{1:2}', '[a,(b)]', 'lambda:0')
-    for value in values:
-        DictAction._parse_iterable(value)
-    assert not fired.exists() and DictAction._parse_iterable('{1:2}') == '{1:2}'
+    code = f'__import__("os").system("touch {fired}")'
+    values = {code: code, f'dict(a={code})': dict(a=code), f'[{code},b]': [code, 'b'],
+              'lambda:0': 'lambda:0'}
+    for text, value in values.items():
+        assert parse_value(text) == value
+    assert not fired.exists()
     tried(f'{len(values)} values')

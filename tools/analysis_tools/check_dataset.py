@@ -11,10 +11,6 @@ from __future__ import annotations
 
 import sys
 
-from mmengine.registry import init_default_scope
-
-from mmdpad.datasets import DatasetError
-from mmdpad.datasets.checking import check_dataset, find_datasets
 from mmdpad.utils import config_parser, load_config
 
 
@@ -35,6 +31,11 @@ def main(command_line: list[str] | None = None) -> int:
                         'decodes the images, too (default: 0)')
     args = parser.parse_args(command_line)
     config = load_config(args)
+
+    from mmengine.registry import init_default_scope
+
+    from mmdpad.datasets import DatasetError
+    from mmdpad.datasets.checking import check_dataset, find_datasets
     init_default_scope(config.get('default_scope', 'mmdpad'))
     datasets = list(find_datasets(config))
     if not datasets:

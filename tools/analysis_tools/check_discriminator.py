@@ -13,15 +13,14 @@ from __future__ import annotations
 import json
 import sys
 
-from mmengine.registry import init_default_scope
-from mmengine.utils import track_iter_progress
-
-from mmdpad.datasets.checking import LOADERS
-from mmdpad.evaluation.caption_scores import find_captions, find_reward, score_captions, spread
-from mmdpad.evaluation.discriminator_check import check_scores, format_check
-from mmdpad.models.discriminators import DiscriminativeReward
-from mmdpad.registry import DATASETS
-from mmdpad.utils import check_file, config_parser, jsonable, load_config, write_atomically
+from mmdpad.utils import (
+    LOADERS,
+    check_file,
+    config_parser,
+    jsonable,
+    load_config,
+    write_atomically,
+)
 
 SOURCES = {
     'file': 'of {}',
@@ -50,6 +49,14 @@ def main() -> None:
     args = parser.parse_args()
     check_file('captions', args.captions)
     config = load_config(args)
+
+    from mmengine.registry import init_default_scope
+    from mmengine.utils import track_iter_progress
+
+    from mmdpad.evaluation.caption_scores import find_captions, find_reward, score_captions, spread
+    from mmdpad.evaluation.discriminator_check import check_scores, format_check
+    from mmdpad.models.discriminators import DiscriminativeReward
+    from mmdpad.registry import DATASETS
     init_default_scope(config.get('default_scope', 'mmdpad'))
     loader = config.get(args.loader)
     if not loader:

@@ -12,12 +12,6 @@ from __future__ import annotations
 
 import json
 
-from mmdpad.engine.cost import (
-    format_report,
-    make_report,
-    read_config_cost,
-    with_response_tokens,
-)
 from mmdpad.utils import config_parser, jsonable, load_config
 
 
@@ -38,6 +32,13 @@ def main() -> None:
         if value is not None and not value > 0:
             parser.error(f'--{name.replace("_", "-")} should be positive, but got {value}')
     config = load_config(args)
+
+    from mmdpad.engine.cost import (
+        format_report,
+        make_report,
+        read_config_cost,
+        with_response_tokens,
+    )
     try:
         cost = read_config_cost(config, args.response_tokens, args.prompt_tokens)
         longest = with_response_tokens(cost, config, cost.max_tokens)

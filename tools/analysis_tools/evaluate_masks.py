@@ -12,21 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmengine.registry import init_default_scope
-
-from mmdpad.datasets.transforms import without_pixels
-from mmdpad.evaluation.metrics import ReasonSegMetric
-from mmdpad.evaluation.stored_masks import score_predictions
-from mmdpad.registry import DATASETS, METRICS
 from mmdpad.utils import check_file, config_parser, load_config, read_jsonl
-from mmdpad.utils.provenance import (
-    dataset_switches,
-    describe_data,
-    describe_environment,
-    hash_config,
-    hash_file,
-    publish,
-)
 
 
 def main() -> None:
@@ -37,6 +23,21 @@ def main() -> None:
     args = parser.parse_args()
     check_file('predictions', args.predictions)
     config = load_config(args)
+
+    from mmengine.registry import init_default_scope
+
+    from mmdpad.datasets.transforms import without_pixels
+    from mmdpad.evaluation.metrics import ReasonSegMetric
+    from mmdpad.evaluation.stored_masks import score_predictions
+    from mmdpad.registry import DATASETS, METRICS
+    from mmdpad.utils.provenance import (
+        dataset_switches,
+        describe_data,
+        describe_environment,
+        hash_config,
+        hash_file,
+        publish,
+    )
     init_default_scope(config.get('default_scope', 'mmdpad'))
     evaluators = config.test_evaluator
     evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators

@@ -106,7 +106,7 @@ class Run:
                    '--out', str(self.folder / f'{mode}.json'), '--cfg-options',
                    f'model.test_cfg.seed={self.seed}',
                    f'model.test_cfg.temperature={MODES[mode]}',
-                   *(f'test_evaluator.{i}.out_file={path}' for i, path in enumerate(lines)))
+                   *(f'test_evaluator.{i}.out_file={str(path)!r}' for i, path in enumerate(lines)))
 
     def _call(self, *command: str) -> None:
         """Run a python command of the project, what it prints at the end of ``log.txt``."""

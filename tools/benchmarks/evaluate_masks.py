@@ -27,6 +27,8 @@ import cv2
 import numpy as np
 from common import alternate, environment, print_json, summary
 
+import mmdpad.evaluation.metrics
+import mmdpad.evaluation.stored_masks  # noqa: F401 what the tool imports once it runs
 from mmdpad.utils import write_jsonl
 from mmdpad.utils.masks import encode_mask
 
@@ -87,7 +89,7 @@ def load_tool(folder: Path, masks: Path) -> Callable[[], None]:
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     sys.argv = [str(path), str(ROOT / 'configs/dpad/qwen7b_reasonseg.py'), str(masks),
-                '--cfg-options', f'test_dataloader.dataset.data_root={folder}']
+                '--cfg-options', f'test_dataloader.dataset.data_root={str(folder)!r}']
 
     def run() -> None:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -27,7 +27,7 @@ from mmdpad.datasets.conversion import (
     open_sources,
     source_config,
 )
-from mmdpad.utils import KeyValues, refuse_existing
+from mmdpad.utils import KeyValueError, KeyValues, refuse_existing
 
 # Flags for `masks`, and the arguments of its data set.
 MASK_FLAGS = {'images': 'data_prefix.img_path', 'masks': 'data_prefix.mask_path',
@@ -110,6 +110,8 @@ def main(command_line: list[str] | None = None) -> None:
                          args.copy_images, args.lossy)
     except (DatasetError, OSError, ImportError) as error:
         raise SystemExit(str(error)) from error
+    except KeyValueError as error:
+        raise SystemExit(f'--source-options: {error}') from error
     print(describe(counts, args))
 
 

@@ -13,10 +13,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mmdpad.models.hf_folder import export_policy
-from mmdpad.models.weights import load_plain
 from mmdpad.utils import check_file, config_parser, load_config, new_folder
-from mmdpad.utils.provenance import hash_config
 from mmdpad.version import __version__
 
 
@@ -32,6 +29,8 @@ def main() -> None:
     args = parser.parse_args()
     check_file('checkpoint', args.checkpoint)
     config = load_config(args)
+
+    from mmdpad.models.hf_folder import export_policy
     try:
         with new_folder(args.out_dir) as folder:
             export_policy(args.checkpoint, config.model.policy, folder,
@@ -44,6 +43,8 @@ def main() -> None:
 
 def about(args, config) -> dict:
     """Where the weights come from."""
+    from mmdpad.models.weights import load_plain
+    from mmdpad.utils.provenance import hash_config
     meta = load_plain(args.checkpoint).get('meta')
     policy = config.model.policy
     return dict(checkpoint=Path(args.checkpoint).name, iter=(meta or {}).get('iter'),

@@ -14,7 +14,8 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 
 from mmdpad.registry import DATASETS, TRANSFORMS
-from mmdpad.utils import unique_name
+from mmdpad.utils import KeyValueError, override, unique_name
+from mmdpad.utils.argument_types import find_wrong_types
 
 from ..annotation_fields import ANSWER_KEYS
 from ..errors import DatasetError
@@ -133,13 +134,16 @@ def open_sources(kind: str, path: str, splits: Sequence[str],
 
     Raises:
         DatasetError: All that is wrong with the files.
+        KeyValueError: Options that the data set has no place for.
     """
     sources: dict[str, ReasoningDataset] = {}
     problems: list[DatasetError] = []
     for split in splits:
         config = Config(source_config(kind, path, split))
-        config.merge_from_dict(dict(options, several_objects=True, pipeline=[],
-                                    serialize_data=False))
+        override(config, dict(options, several_objects=True, pipeline=[], serialize_data=False))
+        wrong = list(find_wrong_types(DATASETS.get(config.type), config, ''))
+        if wrong:
+            raise KeyValueError('\n'.join(wrong))
         try:
             sources[split] = DATASETS.build(config)
         except DatasetError as error:

@@ -8,10 +8,10 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from mmdpad.engine.build import find_wrong_arguments
+from mmdpad.engine.config_nodes import Node
 from mmdpad.registry import DATA_SAMPLERS, HOOKS, LOOPS, REWARDS, TRANSFORMS
 from mmdpad.rewards.composition import build_term
-
-from .config_nodes import Node
 
 # Entries that mmengine or the composition of rewards takes out before a class is built.
 _TAKEN_OUT = {'type', '_scope_', '_delete_', 'priority', 'weight'}
@@ -27,7 +27,8 @@ def check_node(node: Node) -> Iterator[str]:
     if kind is None:
         yield _unknown_type(node)
     elif getattr(kind, '__module__', '').startswith('mmdpad.'):
-        wrong = list(_check_arguments(node, kind)) if inspect.isclass(kind) else []
+        wrong = [*_check_arguments(node, kind), *find_wrong_arguments(node)] if inspect.isclass(
+            kind) else []
         yield from wrong
         build = _builder(node, kind)
         if build is not None and not wrong:

@@ -11,14 +11,13 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from mmdpad.engine.config_nodes import Node
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
 from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_open_clip
 from mmdpad.models.weights import is_hub_name
-
-from .config_nodes import Node
 
 _INDEX, _SINGLE = 'model.safetensors.index.json', 'model.safetensors'
 _PROCESSOR = ('preprocessor_config.json', 'processor_config.json')

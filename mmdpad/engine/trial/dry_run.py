@@ -14,9 +14,10 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmdpad.datasets import DatasetError
-from mmdpad.datasets.checking import LOADERS, check_items, find_datasets
+from mmdpad.datasets.checking import check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
-from mmdpad.engine.build import find_wrong_strategy
+from mmdpad.engine.build import find_wrong_arguments, find_wrong_entries, find_wrong_strategy
+from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.cost import make_report, read_config_cost, with_response_tokens
 from mmdpad.engine.cost.report import GB
 from mmdpad.engine.runner import GRPOTrainLoop
@@ -28,11 +29,11 @@ from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengt
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.registry import DATASETS
 from mmdpad.rewards import RewardComposition
+from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
 
 from .check_names import check_node
 from .check_weights import check_weights, find_folder
-from .config_nodes import Node, find_nodes
 
 _TYPICAL_GPU = 80 * GB
 
@@ -47,17 +48,21 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
     Returns:
         What is wrong, each with its remedy; and what else was seen, both a line each.
     """
-    problems: list[str] = []
     notes: list[str] = []
+    if problems := list(find_wrong_entries(_relevant(config, training))):
+        return problems, notes
     with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
         nodes = list(find_nodes(_relevant(config, training)))
-        misnamed = set()
+        misnamed, mistyped = set(), False
         for node in nodes:
             if wrong := list(check_node(node)):
                 problems += wrong
                 misnamed.add(id(node.entry))
+                mistyped |= any(find_wrong_arguments(node))
             problems += check_weights(node)
             problems += _check_packages(node)
+        if mistyped:  # what follows reads the arguments
+            return list(dict.fromkeys(problems)), notes
         problems += _check_data(config, training, misnamed, notes)
         if problem := find_wrong_strategy(config):
             problems.append(problem)

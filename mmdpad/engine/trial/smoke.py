@@ -12,13 +12,13 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from mmdpad.datasets.checking import LOADERS
+from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.rollouts import DrawingEngine
 from mmdpad.registry import LOOPS, MODELS, ROLLOUTS
+from mmdpad.utils import LOADERS
 
 from . import rehearsed_rollout  # noqa: F401 registers it
-from .config_nodes import find_nodes
 from .made_data import TARGET
 from .stand_ins import Notes, replace_data, replace_models
 

@@ -16,7 +16,8 @@ from mmengine.registry import DefaultScope
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mmdpad.datasets.checking import LOADERS, open_wrappers
+from mmdpad.datasets.checking import open_wrappers
+from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.decoders import (
     DetectorDecoder,
@@ -31,9 +32,9 @@ from mmdpad.testing import SHAPES_SAM_NAME, WEIGHTS_DIR, build_sam_shapes
 from mmdpad.testing.policy_folder import make_policy_folder
 from mmdpad.testing.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
 from mmdpad.testing.seeding import seeded
+from mmdpad.utils import LOADERS
 
 from ..cost.shapes import read_policy_config
-from .config_nodes import find_nodes
 from .made_data import write_made_data
 from .small_detectors import find_pretrained, shrinking_options
 

@@ -282,3 +282,13 @@ def test_splits_that_are_no_names_are_refused(lines, tmp_path, split, capsys):
         convert('jsonl', lines(objects(RING)) / 'train.jsonl', 'jsonl', tmp_path / 'out',
                 '--split', split)
     assert f'but got {split!r}; name other folders' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('option, message', [
+    ('ann_file.x=1', '--source-options: `ann_file` is '),
+    ('data_root=a,b', "--source-options: `data_root` should be str, but got ['a', 'b']"),
+    ('data_prefix=x', "--source-options: `data_prefix` should be dict or None, but got 'x'")])
+def test_source_options_that_do_not_fit(lines, tmp_path, option, message):
+    source = lines(objects(RING))
+    assert message in error_of('jsonl', source, 'coco', tmp_path / 'out', '--source-options',
+                               option)

@@ -1,0 +1,303 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""KEY=VALUE of a command line: how a value is read, and how it changes a config."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import keyword
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.config.config import BASE_KEY, DELETE_KEY, RESERVED_KEYS
+
+MAX_DEPTH = 50  # of brackets in brackets
+_BRACKETS = {'[': ']', '(': ')', '{': '}'}
+_CALL = re.compile(r'(dict|list|tuple|set)\(')
+_QUOTED = re.compile(r'''(['"])((?:(?!\1)[^\\]|\\.)*)\1''', re.S)
+# Python's; another backslash is one, there as here.
+_ESCAPE = re.compile(r'''\\(?:[\n\\'"abfnrtv]|[0-7]{1,3}|x[\da-fA-F]{2}|u[\da-fA-F]{4}|'''
+                     r'U[\da-fA-F]{8}|N\{[^}]+\})')
+# What mmengine replaces whenever it reads a config file, as that which a run writes.
+_REPLACED = re.compile(r'''\{\{\s*(?:file(?:Dirname|Basename|BasenameNoExtension|Extname)|'''
+                       rf'''{BASE_KEY}\.[\w.]+)\s*\}}\}}|\{{\{{['"]?\s*\$\w+\s*:''')
+
+
+class KeyValueError(ValueError):
+    """A KEY=VALUE that cannot be read, or does not fit the config."""
+
+
+class KeyValues(argparse.Action):
+    """Arguments KEY=VALUE, as a dict of :func:`parse_key_value`; what cannot be read is a usage
+    error. An option that is repeated adds to what it had."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
+                 values: Any, option_string: str | None = None) -> None:
+        read = dict(getattr(namespace, self.dest) or {})
+        for argument in values:
+            try:
+                key, value = parse_key_value(argument)
+            except KeyValueError as error:
+                raise argparse.ArgumentError(self, str(error)) from None
+            # The last one counts, in its place: what is in it comes before or after it.
+            read.pop(key, None)
+            read[key] = value
+        setattr(namespace, self.dest, read)
+
+
+def parse_key_value(argument: str) -> tuple[str, Any]:
+    """The key and the value (:func:`parse_value`) of an argument KEY=VALUE.
+
+    Raises:
+        KeyValueError: It cannot be read; the message shows it.
+    """
+    shown = repr(argument if len(argument) <= 200 else argument[:200] + '...')
+    key, equals, text = argument.partition('=')
+    if not equals or not all(key.split('.')) or re.search(r'\s', key):
+        raise KeyValueError(f'should be KEY=VALUE, a KEY names and numbers with dots between them, '
+                            f'but got {shown}; correct it (where VALUE has blanks, quotes go '
+                            f"around all of it: 'KEY=VALUE')")
+    try:
+        return key, parse_value(text)
+    except KeyValueError as error:
+        raise KeyValueError(f'{shown} cannot be read: {error}; correct it, or put a text in quotes '
+                            f"of its own: '{key[:100]}=\"TEXT\"'") from None
+
+
+def parse_value(text: str) -> Any:
+    """What a value means; nothing in it is ever evaluated.
+
+    The first that fits: a number, ``True``, ``False`` (in any case) or ``None``; a text in quotes,
+    as in Python; ``[...]``, ``(...)``, ``{key: ...}`` and ``dict(key=...)`` of values, in which
+    texts without comma need no quotes; values with commas between them, a list, where none is an
+    unquoted text with blanks; anything else is a text, as it stands.
+
+    Raises:
+        KeyValueError: A bracket that should be one of these is none.
+
+    Example:
+        >>> parse_value('1,a'), parse_value('[(1,a),dict(b=None)]'), parse_value('Find a, then b')
+        ([1, 'a'], [(1, 'a'), {'b': None}], 'Find a, then b')
+    """
+    value = _read(text)
+    if value is not _PLAIN:
+        return value
+    if ',' not in text:
+        return text
+    has_blanks = bool(re.search(r'\s', text))
+    try:
+        pieces = _split(text, ',')
+    except KeyValueError:
+        if has_blanks:
+            return text
+        raise
+    if not pieces[-1]:  # `1,` is a list of one
+        pieces.pop()
+    values = [_read(piece) for piece in pieces]
+    if not all(pieces) or len(text) == len(pieces[0]) or any(
+            value is _PLAIN and re.search(r'\s', piece)
+            for piece, value in zip(pieces, values, strict=True)):
+        return text
+    return [piece if value is _PLAIN else value
+            for piece, value in zip(pieces, values, strict=True)]
+
+
+_PLAIN: Any = object()  # what _read gives for an unquoted text
+
+
+def _read(text: str) -> Any:
+    """A value without commas of its own; ``_PLAIN`` for an unquoted text."""
+    text = text.strip()
+    for number in (int, float, lambda digits: int(digits, 0)):  # the last reads 0xff
+        try:
+            return number(text)
+        except ValueError:
+            pass
+    if text.lower() in ('true', 'false'):
+        return text.lower() == 'true'
+    if text == 'None':
+        return None
+    if quoted := _QUOTED.fullmatch(text):
+        return _ESCAPE.sub(_unescape, quoted[2])
+    call = _CALL.match(text)
+    start = call.end() - 1 if call else 0
+    if text[start:start + 1] not in _BRACKETS or not text:
+        return _PLAIN
+    end = _closing(text, start)
+    if end is not None and end < len(text) - 1:
+        return _PLAIN  # a text that begins with a bracket
+    inside = text[start + 1:-1]
+    if text[0] == '{' and end and inside.strip() and not re.search('[:,]', inside):
+        return _PLAIN  # a placeholder of a text: {question}
+    if end is None:
+        raise KeyValueError('its brackets do not match')
+    if call and call[1] != 'dict':
+        raise KeyValueError(f'`{call[0]}...)` is not known, but [...], (...), {{key: ...}} and '
+                            f'dict(key=...) are')
+    if call or text[0] == '{':
+        return _read_pairs(_items(inside), '=' if call else ':')
+    values = [_item(piece) for piece in _items(inside)]
+    return tuple(values) if text[0] == '(' else values
+
+
+def _read_pairs(items: list[str], separator: str) -> dict:
+    pairs: dict = {}
+    for item in items:
+        name, *rest = _split(item, separator, 1)
+        if not rest or not rest[0].strip():
+            raise KeyValueError(f'{item.strip()[:100]!r} in it should be '
+                                f'{"key=value" if separator == "=" else "key: value"}')
+        key = name.strip() if separator == '=' else _item(name)
+        if separator == '=' and not key.isidentifier() or not isinstance(
+                key, (str, int, float, type(None))) or key in pairs:
+            raise KeyValueError(f'{name.strip()[:100]!r} in it should be a name that stands there '
+                                f'once')
+        pairs[key] = _item(rest[0])
+    return pairs
+
+
+def _item(text: str) -> Any:
+    value = _read(text)
+    return text.strip() if value is _PLAIN else value
+
+
+def _items(inside: str) -> list[str]:
+    """What stands between the commas within a bracket."""
+    items = _split(inside, ',')
+    if not items[-1].strip():
+        items.pop()
+    if not all(item.strip() for item in items):
+        raise KeyValueError('between two commas in it is nothing')
+    return items
+
+
+def _unescape(match: re.Match) -> str:
+    try:
+        return ast.literal_eval(f'"{match[0]}"')
+    except SyntaxError:
+        raise KeyValueError(f'{match[0]!r} in it is no character') from None
+
+
+def _walk(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
+    """Place and character of all that is not within quotes, which open where a value begins."""
+    place, opens = start, True
+    while place < len(text):
+        quoted = _QUOTED.match(text, place) if opens else None
+        if quoted:
+            place, opens = quoted.end(), False
+            continue
+        char = text[place]
+        yield place, char
+        opens = char in '[({,:=' or opens and char.isspace()
+        place += 1
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the bracket at ``start`` is closed; None if it is not."""
+    awaited: list[str] = []
+    for place, char in _walk(text, start):
+        if char in _BRACKETS:
+            awaited.append(_BRACKETS[char])
+            if len(awaited) > MAX_DEPTH:
+                raise KeyValueError(f'brackets stand in each other more than {MAX_DEPTH} deep')
+        elif char in _BRACKETS.values():
+            if awaited.pop() != char:
+                return None
+            if not awaited:
+                return place
+    return None
+
+
+def _split(text: str, separator: str, most: int = -1) -> list[str]:
+    """The pieces of a text between separators that are in no quotes and no brackets."""
+    awaited: list[str] = []
+    ends: list[int] = []
+    for place, char in _walk(text):
+        if char in _BRACKETS:
+            awaited.append(_BRACKETS[char])
+        elif char in _BRACKETS.values():
+            if not awaited or awaited.pop() != char:
+                raise KeyValueError('its brackets do not match')
+        elif char == separator and not awaited and len(ends) != most:
+            ends.append(place)
+    if awaited:
+        raise KeyValueError('its brackets do not match')
+    return [text[start:end] for start, end in zip([0, *(end + 1 for end in ends)],
+                                                  [*ends, len(text)], strict=True)]
+
+
+def override(config: Config, options: Mapping[str, Any]) -> None:
+    """Changes entries of a config, one after the other, as mmengine's ``merge_from_dict`` does, and
+    where that fails, too: an entry of a list may be any value, and what is None may become a dict.
+
+    Args:
+        config: What is changed; parts that other entries share are copied.
+        options: Keys with dots between names, and numbers in lists, to values. A dict is merged
+            into one that is there, unless it has ``_delete_=True``; anything else replaces.
+
+    Raises:
+        KeyValueError: A key that the config has no place for.
+    """
+    for key, value in options.items():
+        holder: Any = config
+        *path, last = key.split('.')
+        name = (path or [last])[0]
+        if not name.isidentifier() or keyword.iskeyword(name) or name in (BASE_KEY, *RESERVED_KEYS):
+            raise KeyValueError(f'`{name}` cannot be the name of an entry: the config is written '
+                                f'to the work dir as `name = value`')
+        if replaced := _REPLACED.search(str(value)):
+            raise KeyValueError(f'`{key}` holds {replaced[0]!r}, which mmengine would replace when '
+                                f'it reads the config in the work dir; write other braces')
+        for number, name in enumerate(path):
+            place = _find(holder, name, '.'.join(path[:number]))
+            inner = holder[place] if isinstance(place, int) else holder.get(place)
+            holder[place] = ConfigDict() if inner is None else copy.copy(inner)
+            holder = holder[place]
+        place = _find(holder, last, '.'.join(path))
+        if isinstance(value, dict):
+            old = holder[place] if isinstance(place, int) else holder.get(place)
+            value = _merge(value, old, key)
+        holder[place] = _as_config(value)
+
+
+def _find(holder: Any, name: str, where: str) -> str | int:
+    """What an entry of a dict or a list is found by."""
+    if isinstance(holder, (Config, dict)):
+        return name
+    if not isinstance(holder, list):
+        raise KeyValueError(f'`{where}` is {_shorten(holder)}, which has no entry `{name}` to set')
+    if not name.isdecimal() or int(name) >= len(holder):
+        raise KeyValueError(f'`{where}` is a list of {len(holder)}, whose entries are numbered '
+                            f'from 0, but got `{name}`')
+    return int(name)
+
+
+def _merge(value: dict, old: Any, key: str) -> dict:
+    """What a dict makes of the one that is there."""
+    value = dict(value)
+    if value.pop(DELETE_KEY, False) or old is None:
+        return value
+    if not isinstance(old, dict):
+        raise KeyValueError(f'`{key}` is {_shorten(old)}, which a dict does not change; to replace '
+                            f'it, put `{DELETE_KEY}=True` into the dict')
+    try:
+        return Config._merge_a_into_b(value, old)
+    except TypeError as error:
+        raise KeyValueError(f'`{key}`: {_shorten(error.args[0], str)}') from None
+
+
+def _as_config(value: Any) -> Any:
+    """The same with dicts that have their entries as attributes, too."""
+    if isinstance(value, dict):
+        return ConfigDict(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_as_config, value))
+    return value
+
+
+def _shorten(value: Any, shown: Callable[[Any], str] = repr) -> str:
+    text = ' '.join(shown(value).split())
+    return text if len(text) <= 200 else text[:200] + '...'
