@@ -70,11 +70,7 @@ def read_mask_image(path: str | os.PathLike, height: int, width: int, index_mask
                 f'{path} should have the size of its image, {width} x {height} pixels (width x '
                 f'height, after its EXIF rotation), but has {image.size[0]} x {image.size[1]}; '
                 'export it again', 'wrong mask')
-        mask = reader.read(image)
-    if index_masks and (count := len(_unique(mask.values[mask.marked]))) > MAX_PARTS:
-        raise DatasetError(f'{path} should mark at most {MAX_PARTS} objects, but has {count} '
-                           'values; write fewer, or set `index_masks=False`', 'wrong mask')
-    return mask
+        return reader.read(image)
 
 
 def _check_depth(image: Image.Image, path: str | os.PathLike) -> None:
@@ -155,6 +151,10 @@ class _Reader:
         if self.index_masks and not picture.is_gray and picture.entries is None:
             raise DatasetError(f'{self.path} should have one value a pixel, the object\'s number, '
                                'but holds colors; save it as gray or palette image', 'wrong mask')
+        if self.index_masks and (count := np.count_nonzero(_unique(picture.values))) > MAX_PARTS:
+            raise DatasetError(f'{self.path} should mark at most {MAX_PARTS} objects, but has '
+                               f'{count} values; write fewer, or set `index_masks=False`',
+                               'wrong mask')
         visible = self._visible(picture)
         void = np.zeros(picture.colors.shape, bool)
         if visible is not None:

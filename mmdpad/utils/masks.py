@@ -28,8 +28,8 @@ def encode_mask(mask: np.ndarray) -> dict:
         ValueError: It is not bool: pycocotools starts a run at every change of value.
     """
     if mask.dtype != bool or mask.ndim != 2:
-        raise ValueError(f'`mask` should be a bool array (H, W), but got {mask.dtype} {mask.shape}; '
-                         'compare it with what is background first, such as `mask > 0`')
+        raise ValueError(f'`mask` should be a bool array (H, W), but got {mask.dtype} '
+                         f'{mask.shape}; compare it with background first, such as `mask > 0`')
     rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return dict(size=[int(side) for side in rle['size']], counts=rle['counts'].decode('ascii'))
 

@@ -124,7 +124,8 @@ def test_a_transparent_value_is_background(read, name, options):
 
 @pytest.mark.parametrize('name, array, options', [
     ('gray', WHITE, []), ('three channels', np.stack([WHITE] * 3, axis=2), []),
-    ('16 bits', WHITE.astype(np.uint16) * 256, []), ('bilevel', WHITE, [cv2.IMWRITE_PNG_BILEVEL, 1]),
+    ('16 bits', WHITE.astype(np.uint16) * 256, []), ('bilevel', WHITE, [cv2.IMWRITE_PNG_BILEVEL,
+                                                                              1]),
     ('BGRA', np.stack([WHITE, WHITE, WHITE, WHITE * 0 + 255], axis=2), [])])
 def test_what_opencv_writes(read, name, array, options):
     ok, data = cv2.imencode('.png', array, options)
@@ -194,8 +195,9 @@ def test_both_readings_are_in_the_message(refusal):
 
 @pytest.mark.parametrize('image, message', [
     (palette(SHAPE * 0, [[255, 0, 0]]), '0 by "all entries of its palette but 0", 2,400 by'),
-    (palette(INDEX, [[0, 0, 0], [255, 0, 0], [0, 0, 0]]), 'entries 0, 2 of its palette are black: of its '
-     '2,400 pixels the object would have 250 by "all entries of its palette but 0", 200 by'),
+    (palette(INDEX, [[0, 0, 0], [255, 0, 0], [0, 0, 0]]),
+     'entries 0, 2 of its palette are black: of its 2,400 pixels the object would have 250 by "all '
+     'entries of its palette but 0", 200 by'),
     (Image.fromarray(SHAPE * np.uint8(15) + OBJECT_2 * np.uint8(255)),
      '255 beside 15 may be void, an object or a bright pixel beside noise'),
     (Image.fromarray(INDEX + np.uint8(1)), 'none of its pixels is black'),  # Oxford pets' trimaps
