@@ -7,15 +7,13 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmdpad.registry import DATASETS
 from mmdpad.utils import unique_name
-from mmdpad.utils.masks import MAX_PARTS, encode_mask
+from mmdpad.utils.masks import encode_mask
 
 from .annotation_fields import (
     ask_texts,
@@ -26,8 +24,9 @@ from .annotation_fields import (
     wrong_field,
 )
 from .errors import DatasetError
+from .mask_images import read_mask_image
 from .reasoning_dataset import ReasoningDataset
-from .transforms.images import open_image, probe_image
+from .transforms.images import probe_image
 
 _WHOLE = -1
 _TRUTH = {'': None, 'false': False, '0': False, 'true': True, '1': True}
@@ -43,21 +42,21 @@ class MaskFolderDataset(ReasoningDataset):
     image). Rows with the same image, mask and ``is_sentence`` are one item with several texts.
 
     The mask of ``cat.jpg`` is ``cat.png``, or one mask an object ``cat_1.png``, ``cat_2.png``, ...,
-    of the image's size (after its EXIF rotation). 0 is background, all other values are the
-    object; of colours each channel counts, an alpha channel does not. Where a mask is background
-    all over, nothing is meant.
+    of the image's size (after its EXIF rotation). Black (0) is background, all else is the object;
+    :mod:`.mask_images` tells what that means for palettes, transparency and soft edges, and refuses
+    what can be read in two ways. Where a mask is background all over, nothing is meant.
 
     An item is like those of :class:`.JsonLinesDataset`: its masks are in ``instances``.
 
     Images' headers and all masks are read when the data set is built. It is wrong: a table that
     cannot be read, an empty question, a missing or unreadable image or mask, a mask of another
-    size than its image, or one that two names lay claim to.
+    size than its image, one that can be read in two ways, or one that two names lay claim to.
 
     Args:
         data_root: What the other paths are relative to.
         data_prefix: The folders, ``dict(img_path=..., mask_path=...)``.
         ann_file: The table.
-        index_masks: A mask's values tell its objects apart: each value other than 0 is an object.
+        index_masks: A mask's values (of a palette image its indices) number its objects.
         texts: ``'first'`` asks the first text of each item, ``'all'`` makes one item a text.
         **kwargs: See :class:`ReasoningDataset`.
     """
@@ -115,36 +114,19 @@ class MaskFolderDataset(ReasoningDataset):
                 raise DatasetError(
                     f'{file} could be of {mask!r} and of {file.stem!r}; rename it and its image, '
                     'or name masks in the column `mask`', 'ambiguous mask')
-        instances = [dict(mask=encode_mask(pixels), ignore_flag=0) for file in files
-                     for pixels in self._read_objects(file, height, width)]
-        return dict(img_path=str(path), num_targets=len(instances), instances=instances)
+        instances = [instance for file in files
+                     for instance in self._read_instances(file, height, width)]
+        return dict(img_path=str(path), instances=instances,
+                    num_targets=sum(not instance['ignore_flag'] for instance in instances))
 
-    def _read_objects(self, path: Path, height: int, width: int) -> Iterable[np.ndarray]:
-        """The objects of a mask file, each bool (height, width) and not empty."""
-        with open_image(path, path, self.max_pixels) as image:
-            if image.size != (width, height):
-                raise DatasetError(
-                    f'{path} should have the size of its image, {width} x {height} pixels (width '
-                    f'x height, after its EXIF rotation), but has {image.size[0]} x '
-                    f'{image.size[1]}; export it again', 'wrong mask')
-            values = np.asarray(image)
-            has_alpha = image.mode.endswith('A')
-        if values.ndim == 3:
-            values = values[..., :values.shape[2] - has_alpha]
-            values = values[..., 0] if values.shape[2] == 1 else values
-        if not self.index_masks:
-            marked = values.astype(bool)
-            marked = marked.any(axis=2) if marked.ndim == 3 else marked
-            return [marked] if marked.any() else []
-        if values.ndim == 3:
-            raise DatasetError(f'{path} should have one value a pixel, the object\'s number, but '
-                               'holds colours; save it as grey or palette image', 'wrong mask')
-        objects = [value for value in np.unique(values) if value]
-        if len(objects) > MAX_PARTS:
-            raise DatasetError(f'{path} should mark at most {MAX_PARTS} objects, but has '
-                               f'{len(objects)} values; write fewer, or set `index_masks=False`',
-                               'wrong mask')
-        return (values == value for value in objects)
+    def _read_instances(self, path: Path, height: int, width: int) -> Iterator[dict]:
+        """The objects of a mask file, and what it leaves open."""
+        mask = read_mask_image(path, height, width, self.index_masks, self.max_pixels)
+        for pixels in mask.objects() if self.index_masks else [mask.marked]:
+            if pixels.any():
+                yield dict(mask=encode_mask(pixels), ignore_flag=0)
+        if mask.void.any():
+            yield dict(mask=encode_mask(mask.void), ignore_flag=1)
 
 
 def _list_masks(folder: Path) -> dict[str, list[tuple[int, Path]]]:

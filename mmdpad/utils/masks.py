@@ -22,7 +22,14 @@ MAX_CROSSINGS, MAX_IN_A_ROW = 256, 2000
 
 
 def encode_mask(mask: np.ndarray) -> dict:
-    """A bool mask (H, W) as ``dict(size=[H, W], counts=str)``, COCO's RLE with text counts."""
+    """A bool mask (H, W) as ``dict(size=[H, W], counts=str)``, COCO's RLE with text counts.
+
+    Raises:
+        ValueError: It is not bool: pycocotools starts a run at every change of value.
+    """
+    if mask.dtype != bool or mask.ndim != 2:
+        raise ValueError(f'`mask` should be a bool array (H, W), but got {mask.dtype} '
+                         f'{mask.shape}; compare it with background first, such as `mask > 0`')
     rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return dict(size=[int(side) for side in rle['size']], counts=rle['counts'].decode('ascii'))
 

@@ -110,9 +110,45 @@ def test_everything_is_listed_at_once(tmp_path):
     assert 'no mask c.png or c_1.png in ' in kinds['missing mask']
 
 
-def test_colours_are_no_index_mask(tmp_path):
-    write(tmp_path, a=np.stack([BOX] * 3, axis=2))
-    assert 'holds colours' in str(error_of(tmp_path, index_masks=True))
+def test_colors_are_no_index_mask(tmp_path):
+    write(tmp_path, a=np.stack([BOX, BOX, BOX // 2], axis=2))
+    assert 'holds colors' in str(error_of(tmp_path, index_masks=True))
+
+
+@pytest.mark.parametrize('index_masks', [False, True])
+@pytest.mark.parametrize('mask', [
+    Image.fromarray(BOX).quantize(2),  # white is entry 0
+    Image.fromarray(BOX).convert('RGB').convert('P', palette=Image.Palette.ADAPTIVE, colors=2),
+    Image.merge('LA', [Image.new('L', (20, 10), 255), Image.fromarray(BOX)]),
+], ids=['quantize', 'adaptive', 'alpha'])
+def test_background_is_what_is_black_or_transparent(tmp_path, mask, index_masks):
+    write(tmp_path)
+    mask.save(tmp_path / 'masks/a.png')
+    (found, ) = masks_of(tmp_path, index_masks=index_masks)
+    assert np.array_equal(found, BOX[None] > 0)
+
+
+def test_what_a_mask_leaves_open_is_an_ignored_region(tmp_path):
+    """VOC's void, entry 255 of its palette."""
+    write(tmp_path)
+    index = BOX // 255
+    index[2, 2:6] = 255
+    mask = Image.fromarray(index)
+    mask.putpalette([0, 0, 0, 128, 0, 0] + [0] * 759 + [224, 224, 192])
+    mask.save(tmp_path / 'masks/a.png')
+    dataset = build(tmp_path, pipeline=PIPELINE)
+    assert dataset.get_data_info(0)['num_targets'] == 1
+    assert dataset[0]['gt_masks'].sum() == 16 and np.flatnonzero(
+        dataset[0]['ignore_mask']).tolist() == [42, 43, 44, 45]
+
+
+def test_a_mask_that_can_be_read_in_two_ways_is_listed(tmp_path):
+    write(tmp_path)
+    mask = Image.fromarray(BOX // 255)
+    mask.putpalette([9, 9, 9, 128, 0, 0])
+    mask.save(tmp_path / 'masks/a.png')
+    (problem, ) = error_of(tmp_path).problems
+    assert problem.kind == 'unclear mask' and '16 by' in str(problem) and '200 by' in str(problem)
 
 
 @pytest.mark.parametrize('table, message', [

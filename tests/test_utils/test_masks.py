@@ -18,6 +18,14 @@ def test_coco_form_and_round_trip():
     np.testing.assert_array_equal(decode_mask(json.loads(json.dumps(rle))), mask)
 
 
+@pytest.mark.parametrize('mask', [
+    np.array([[0, 1, 2]], np.uint8), np.array([[0, 0.5]]), np.zeros((1, 2, 2), bool)])
+def test_what_is_not_bool_is_refused(mask):
+    """pycocotools starts a run at every change of value, so 1, 2 would be object, background."""
+    with pytest.raises(ValueError, match=r'should be a bool array \(H, W\), but got '):
+        encode_mask(mask)
+
+
 def test_no_pixel_and_every_pixel():
     for mask in (np.zeros((3, 5), bool), np.ones((3, 5), bool)):
         np.testing.assert_array_equal(decode_mask(encode_mask(mask)), mask)

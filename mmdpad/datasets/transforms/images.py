@@ -59,10 +59,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         ValueError: The image has floating point or more than 16-bit values, whose range is not
             known.
     """
-    # Pillow's `exif_transpose` also writes the EXIF anew, which fails where that is damaged.
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    if turn is not None:
-        image = image.transpose(turn)
+    image = upright(image)
     if image.mode == 'F' or (image.mode == 'I' and not _fits_16_bit(image)):
         raise ValueError(f'images should have up to 16 bits a channel, but got mode {image.mode}; '
                          'save it as an 8-bit JPEG or PNG')
@@ -73,6 +70,13 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     return np.array(image.convert('RGB'))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF says."""
+    # Pillow's `exif_transpose` also writes the EXIF anew, which fails where that is damaged.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
 
 
 def _fits_16_bit(image: Image.Image) -> bool:

@@ -6,7 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from mmdet.structures.mask import BitmapMasks, encode_mask_results
+from mmdet.structures.mask import BitmapMasks
+
+from mmdpad.utils.masks import encode_mask
 
 
 def mmdet_ground_truth(masks: np.ndarray, boxes: np.ndarray) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def mmdet_ground_truth(masks: np.ndarray, boxes: np.ndarray) -> dict[str, Any]:
         (COCO's RLE).
 
     Raises:
-        ValueError: The arrays have another shape or number of objects.
+        ValueError: The arrays have another shape, type or number of objects.
     """
     if masks.ndim != 3 or boxes.shape != (len(masks), 4):
         raise ValueError(f'`masks` should be (K, H, W) and `boxes` (K, 4), but got {masks.shape} '
@@ -34,5 +36,5 @@ def mmdet_ground_truth(masks: np.ndarray, boxes: np.ndarray) -> dict[str, Any]:
     union = masks.any(axis=0, keepdims=True).astype(np.uint8)
     return dict(
         gt_masks=BitmapMasks(union, *masks.shape[1:]),
-        instances=[dict(bbox=box, bbox_label=0, ignore_flag=0, mask=mask)
-                   for box, mask in zip(boxes.tolist(), encode_mask_results(masks), strict=True)])
+        instances=[dict(bbox=box, bbox_label=0, ignore_flag=0, mask=encode_mask(mask))
+                   for box, mask in zip(boxes.tolist(), masks, strict=True)])

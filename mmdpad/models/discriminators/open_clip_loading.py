@@ -21,6 +21,8 @@ from torch import nn
 from mmdpad.models.weights import load_strictly, own_code_refused
 
 from .open_clip_weights import Weights, read_weights
+from .preprocessing import for_any_shape
+from .tokenizer_file import warn_of_other_tokens
 
 _PRECISIONS = ('fp32', 'fp16', 'bf16', 'pure_fp16', 'pure_bf16')
 _LOCAL, _HUB = 'local-dir:', 'hf-hub:'
@@ -83,7 +85,9 @@ def load_open_clip(model_name: str,
                            f'({cause}). {_OFFLINE}') from error
     if weights is not None:
         _load(model, weights, model_name, quick_gelu is not None)
-    return model, preprocess, tokenizer
+    if _is_folder(model_name):
+        warn_of_other_tokens(tokenizer, Path(model_name[len(_LOCAL):]))
+    return model, for_any_shape(preprocess), tokenizer
 
 
 @contextmanager

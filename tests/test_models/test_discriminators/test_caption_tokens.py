@@ -4,6 +4,7 @@ import time
 import open_clip
 import pytest
 from open_clip.tokenizer import HFTokenizer
+from transformers import CLIPTokenizer
 
 from mmdpad.models.discriminators.caption_tokens import CaptionTokens
 
@@ -44,6 +45,40 @@ def test_clips_mode_counts_its_class_token(tiny):
 @pytest.mark.parametrize('text', [None, '', ' \n\t', '&nbsp;'])
 def test_a_text_that_says_nothing(openai, text):
     assert not openai.fits(text)
+
+
+@pytest.mark.parametrize('text', [
+    'a red apple <end_of_text> and more', '<END_OF_TEXT> a', 'a &lt;end_of_text&gt; b',
+    'a<end_of_text>', '<start_of_text> a red apple'])
+def test_the_text_of_an_end_token_says_nothing(openai, text):
+    """Behind it the model reads nothing, so any caption could be made to look like its start."""
+    assert openai.count(text) > 2 and not openai.fits(text)
+
+
+@pytest.mark.parametrize('text', ['<|endoftext|>', 'the end of text', '</s> is a tag', '!!! a !',
+                                  'a ><end_of_text>'])
+def test_a_text_that_only_looks_like_one(openai, text):
+    """Other models' end tokens; '!', whose number 0 is that of the padding; and what CLIP splits
+    in another way ('><' is one piece), so that it reads on."""
+    assert openai.fits(text)
+
+
+def test_special_tokens_of_a_hugging_face_tokenizer(tiny):
+    tokens = CaptionTokens(open_clip.get_tokenizer(f'local-dir:{tiny.hf_folder}'), 8)
+    for text in ('a red </s> apple', '</s>', 'red <pad> apple', 'a <S> red'):
+        assert not tokens.fits(text), text
+    assert tokens.fits('a unknown word')  # <unk> is an ordinary word's
+    assert tokens.fits('<end_of_text>')
+
+
+def test_special_tokens_of_clips_tokenizer_from_transformers(tmp_path):
+    """There the end token stands for unknown words, too; both hide what follows."""
+    words = ['<|startoftext|>', '<|endoftext|>', 'a</w>', 'r', 'e', 'd</w>', 're', 'red</w>']
+    CLIPTokenizer(vocab={word: i for i, word in enumerate(words)},
+                  merges=[('r', 'e'), ('re', 'd</w>')]).save_pretrained(tmp_path)
+    tokens = CaptionTokens(HFTokenizer(str(tmp_path)), 12)
+    assert tokens.count('a red') == 4 and tokens.fits('a red')
+    assert not tokens.fits('a <|endoftext|> red')
 
 
 def test_a_megabyte_is_refused_at_once(openai):

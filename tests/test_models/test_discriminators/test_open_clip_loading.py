@@ -119,7 +119,7 @@ def test_the_activation_is_the_one_the_tag_was_trained_with(monkeypatch, tag, qu
 
     def create(name, pretrained, **kwargs):
         seen.update(kwargs)
-        return None, None, None
+        return None, None, open_clip.image_transform(32, False)
     monkeypatch.setattr(open_clip, 'create_model_and_transforms', create)
     load_open_clip('ViT-B-32', tag)
     assert seen['force_quick_gelu'] is quick

@@ -1,0 +1,316 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Mask image files, in whatever way a program writes them -> which pixels are the object.
+
+Black is background and all else the object, as a viewer shows the file. Where that would be a
+guess, the file is refused with both readings. docs/data.md has the rules in words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from mmdpad.utils.masks import MAX_PARTS
+
+from .errors import DatasetError
+from .transforms.images import MAX_PIXELS, open_image, upright
+
+_VOID_INDEX, _VOID_COLOR = 255, 0xE0E0C0  # of Pascal VOC's palette and those made after it
+_NUMBERS_BELOW = 32  # such gray values number objects
+_FEW = 8  # objects in shades of gray, and objects too thin for a square of 2 x 2 pixels
+_SOFT = 3  # a soft edge has at least so many values
+_NOT_BLACK, _NOT_ZERO = 'all that is not black', 'all values but 0'
+_BRIGHT, _VISIBLE = 'what is brighter than half of the brightest', 'all that is visible'
+_BINARY = 'save the object as 255 and all else as 0 in an 8-bit gray PNG'
+
+
+@dataclass(frozen=True)
+class MaskImage:
+    """What a mask file marks.
+
+    Attributes:
+        values: (H, W) integers; of an index mask, the number of each pixel's object.
+        marked: (H, W) bool, the object, or all objects of an index mask.
+        void: (H, W) bool, apart from ``marked``: neither object nor background.
+    """
+
+    values: np.ndarray
+    marked: np.ndarray
+    void: np.ndarray
+
+    def objects(self) -> Iterator[np.ndarray]:
+        """The objects of an index mask by their number, each bool (H, W) and not empty."""
+        for number in _unique(self.values[self.marked]):
+            yield (self.values == number) & self.marked
+
+
+def read_mask_image(path: str | os.PathLike, height: int, width: int, index_masks: bool = False,
+                    max_pixels: int = MAX_PIXELS) -> MaskImage:
+    """Read a mask from an image file.
+
+    Args:
+        path: The file, of one of :data:`.transforms.images.FORMATS` and of any mode.
+        height, width: Of its image, after the EXIF rotation; the mask is turned by its own.
+        index_masks: The values of the file number its objects.
+        max_pixels: As in :func:`.transforms.images.read_image`.
+
+    Raises:
+        DatasetError: It cannot be decoded, has another size, or can be read in two ways.
+    """
+    with open_image(path, path, max_pixels) as image:
+        _check_depth(image, path)
+        reader = _Reader(path, index_masks, is_jpeg=image.format == 'JPEG')
+        image = upright(image)
+        if image.size != (width, height):
+            raise DatasetError(
+                f'{path} should have the size of its image, {width} x {height} pixels (width x '
+                f'height, after its EXIF rotation), but has {image.size[0]} x {image.size[1]}; '
+                'export it again', 'wrong mask')
+        return reader.read(image)
+
+
+def _check_depth(image: Image.Image, path: str | os.PathLike) -> None:
+    """Refuse what Pillow cuts to 8 bits, or does not give as whole numbers."""
+    is_cut = not image.mode.startswith('I') and any(';16' in str(tile) for tile in image.tile)
+    if image.mode == 'F' or is_cut:
+        raise DatasetError(f'{path} should have 8 bits a channel, or 16 in gray, but has '
+                           f'{"colors of 16 bits" if is_cut else "floating point numbers"}; '
+                           f'{_BINARY}', 'wrong mask')
+    if image.mode == 'I':
+        lowest, highest = image.getextrema()
+        if lowest < 0 or highest > 65535:
+            raise DatasetError(f'{path} should have values from 0 to 65535, but has {lowest} to '
+                               f'{highest}; {_BINARY}', 'wrong mask')
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """The pixels of a mask.
+
+    Attributes:
+        values: (H, W) integers: gray values, entries of the palette, or ``colors``.
+        colors: (H, W) integers, as a viewer shows them: gray values, or 0xRRGGBB; 0 is black.
+        is_gray: Which of both.
+        entries: Colors of the palette's entries, if there is one.
+        alpha: (H, W) uint8, if not all is opaque.
+    """
+
+    values: np.ndarray
+    colors: np.ndarray
+    is_gray: bool
+    entries: np.ndarray | None
+    alpha: np.ndarray | None
+
+
+def _decode(image: Image.Image) -> _Picture:
+    if image.mode not in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA') and not image.mode.startswith('I'):
+        image = image.convert('RGBA' if image.mode.lower().endswith('a') else 'RGB')
+    alpha = None
+    if image.mode.endswith('A'):
+        alpha = np.asarray(image.getchannel('A'))
+    elif 'transparency' in image.info and image.mode.startswith('I'):
+        alpha = np.where(np.asarray(image) == image.info['transparency'], 0, 255).astype(np.uint8)
+    elif 'transparency' in image.info:
+        alpha = np.asarray(image.convert('RGBA').getchannel('A'))
+    if alpha is not None and alpha.min() == 255:
+        alpha = None
+    if image.mode == 'P':
+        values = np.asarray(image)
+        palette = np.zeros((256, 3), np.int32)
+        stored = np.array(image.getpalette(), np.int32).reshape(-1, 3)
+        palette[:len(stored)] = stored
+        used = palette[_unique(values)]
+        is_gray = bool((used == used[:, :1]).all())
+        entries = palette[:, 0] if is_gray else _pack(palette)
+        return _Picture(values, entries[values], is_gray, entries, alpha)
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        gray = pixels.astype(np.uint8) if image.mode == '1' else pixels
+        return _Picture(gray, gray, True, None, alpha)
+    pixels = pixels[..., :len(image.getbands()) - image.mode.endswith('A')]
+    if (pixels == pixels[..., :1]).all():
+        return _Picture(pixels[..., 0], pixels[..., 0], True, None, alpha)
+    colors = _pack(pixels)
+    return _Picture(colors, colors, False, None, alpha)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The rules for one file."""
+
+    path: str | os.PathLike
+    index_masks: bool
+    is_jpeg: bool
+
+    def read(self, image: Image.Image) -> MaskImage:
+        picture = _decode(image)
+        if self.index_masks and not picture.is_gray and picture.entries is None:
+            raise DatasetError(f'{self.path} should have one value a pixel, the object\'s number, '
+                               'but holds colors; save it as gray or palette image', 'wrong mask')
+        if self.index_masks and (count := np.count_nonzero(_unique(picture.values))) > MAX_PARTS:
+            raise DatasetError(f'{self.path} should mark at most {MAX_PARTS} objects, but has '
+                               f'{count} values; write fewer, or set `index_masks=False`',
+                               'wrong mask')
+        visible = self._visible(picture)
+        void = np.zeros(picture.colors.shape, bool)
+        if visible is not None:
+            marked = visible
+            if self.index_masks and picture.is_gray:
+                self._cut(np.where(visible, picture.colors, 0), numbered=True)
+        elif picture.entries is not None:
+            marked, void = self._read_palette(picture)
+        elif picture.is_gray:
+            marked = self._cut(picture.colors, self.index_masks)
+        else:
+            marked, void = self._read_colors(picture.colors)
+        return MaskImage(picture.values, marked, void)
+
+    def _visible(self, picture: _Picture) -> np.ndarray | None:
+        """What the alpha channel marks, (H, W) bool; None where it is the same everywhere."""
+        alpha, colored = picture.alpha, picture.colors > 0
+        if alpha is None:
+            return None
+        visible = self._cut(alpha, numbered=False) if alpha.any() else alpha > 0
+        if visible.all():
+            return None
+        shown = visible & colored
+        if not colored.any() or (visible.any() and np.array_equal(shown, visible)):
+            return visible
+        raise self._unclear(
+            'its transparency and its colors mark different pixels',
+            {_VISIBLE: visible, 'what of that is not black': shown, _NOT_BLACK: colored},
+            'save one of them without the other: `image.getchannel("A")` or `image.convert("RGB")`')
+
+    def _read_palette(self, picture: _Picture) -> tuple[np.ndarray, np.ndarray]:
+        """Black is background, which entry 0 has to be if it is used and no other one is."""
+        assert picture.entries is not None
+        values, colors = picture.values, picture.colors
+        used = _unique(values)
+        black = used[picture.entries[used] == 0]
+        if 0 in used and not len(black):
+            raise self._two_palettes('no color that it uses of its palette is black', picture)
+        if 0 in black and len(black) > 1:
+            raise self._two_palettes(f'entries {_show(black)} of its palette are black', picture)
+        void = np.zeros(values.shape, bool)
+        if picture.is_gray:
+            return self._cut(colors, self.index_masks), void
+        others = used[(used > 0) & (used < _VOID_INDEX)]
+        if _VOID_INDEX in used and len(others) and others[-1] <= _VOID_INDEX // 2:
+            void = values == _VOID_INDEX
+            colors = np.where(void, 0, colors)
+        if self.index_masks:
+            edges = len(used) - len(_flat(values))
+            if edges > max(len(used) - edges, _FEW):
+                raise self._soft_numbers(edges, values > 0, colors > 0)
+            return colors > 0, void
+        return self._read_colors(colors)[0], void
+
+    def _two_palettes(self, why: str, picture: _Picture) -> DatasetError:
+        return self._unclear(
+            why, {'all entries of its palette but 0': picture.values != 0,
+                  _NOT_BLACK: picture.colors > 0},
+            'save the numbers, `Image.fromarray(np.asarray(image))`, or the colors, '
+            '`image.convert("L")`, with 0 for the background')
+
+    def _read_colors(self, colors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Black is background, and VOC's color for it beside others is void."""
+        void = np.zeros(colors.shape, bool)
+        used, flat = _unique(colors), _flat(colors)
+        if self.is_jpeg or used[0] > 0 or len(used) - len(flat) > max(len(flat), _FEW):
+            brightest = np.maximum.reduce([colors >> shift & 255 for shift in (16, 8, 0)])
+            return self._cut(brightest, numbered=False), void
+        if _VOID_COLOR in used and len(used) > 2:
+            void = colors == _VOID_COLOR
+        return (colors > 0) & ~void, void
+
+    def _cut(self, gray: np.ndarray, numbered: bool) -> np.ndarray:
+        """The object (H, W) bool in gray values: all but 0, or by half where edges are soft.
+
+        ``numbered`` says that the values number objects, so that soft edges cannot be.
+        """
+        largest = int(gray.max())
+        marked, bright = gray > 0, gray > largest // 2
+        if not largest or gray.min() == largest:
+            return marked
+        if self.is_jpeg and largest < _NUMBERS_BELOW:
+            raise self._unclear('JPEG does not keep values', {_NOT_ZERO: marked, _BRIGHT: bright})
+        if not marked.all() and np.array_equal(marked, bright):
+            return marked
+        used, flat = _unique(gray), _flat(gray)
+        edges = len(used) - len(flat)
+        is_low, is_high = flat <= largest / 8, flat >= largest * 7 / 8
+        if (largest >= _NUMBERS_BELOW and (edges >= _SOFT or self.is_jpeg)
+                and (is_low | is_high).all()
+                and is_low.any() and is_high.any()):
+            if numbered:
+                raise self._soft_numbers(edges, marked, bright)
+            return bright
+        if marked.all() and not numbered:
+            if gray.min() >= largest * 7 / 8:
+                return marked
+            raise self._unclear('none of its pixels is black', {_NOT_ZERO: marked, _BRIGHT: bright})
+        self._check_levels(used, edges, numbered, {_NOT_ZERO: marked, _BRIGHT: bright})
+        return marked
+
+    def _check_levels(self, used: np.ndarray, edges: int, numbered: bool,
+                      readings: dict[str, np.ndarray]) -> None:
+        """See that gray values are numbers or shades of objects."""
+        largest = used[-1]
+        dark = used[(used > 0) & (used < largest * 7 / 8)]
+        is_white = largest >= (224 if largest < 256 else 57344)
+        if is_white and len(dark) and dark.max() <= largest / 2:
+            raise self._unclear(
+                f'{largest} beside {_show(dark)} may be void, an object or a bright pixel beside '
+                'noise', readings, f'{_BINARY}, void as 0')
+        if largest >= _NUMBERS_BELOW and edges > max(len(used) - edges, _FEW):
+            if numbered:
+                raise self._soft_numbers(edges, *readings.values())
+            raise self._unclear(f'{edges} of its {len(used)} values are along edges only', readings)
+        if self.is_jpeg or (not numbered and largest >= 128 and len(used) > _FEW + 1):
+            raise self._unclear(f'{len(used)} values may be objects or shades of one', readings)
+
+    def _soft_numbers(self, edges: int, marked: np.ndarray, bright: np.ndarray) -> DatasetError:
+        return self._unclear(
+            f'{edges} of its values are along edges only, as in a mask with soft edges',
+            {_NOT_ZERO: marked, _BRIGHT: bright},
+            'save the objects\' numbers without smoothing, or set `index_masks=False`')
+
+    def _unclear(self, why: str, readings: dict[str, np.ndarray],
+                 remedy: str = _BINARY) -> DatasetError:
+        total = next(iter(readings.values())).size
+        found = ', '.join(f'{mask.sum():,} by "{name}"' for name, mask in readings.items())
+        return DatasetError(f'{self.path} can be read in several ways, since {why}: of its '
+                            f'{total:,} pixels the object would have {found}; {remedy}',
+                            'unclear mask')
+
+
+def _pack(colors: np.ndarray) -> np.ndarray:
+    """0xRRGGBB of (..., 3)."""
+    packed = colors[..., 0].astype(np.int32)
+    for channel in (1, 2):
+        packed <<= 8
+        packed |= colors[..., channel]
+    return packed
+
+
+def _unique(values: np.ndarray) -> np.ndarray:
+    """``np.unique`` of values from 0 to 2**24, without the time and memory for sorting them."""
+    seen = np.zeros(int(values.max(initial=0)) + 1, bool)
+    for part in np.array_split(values.ravel(), values.size // 2**20 + 1):
+        seen[part] = True
+    return np.flatnonzero(seen)
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    """The values that fill a square of 2 x 2 pixels somewhere; those of smooth edges hardly do."""
+    corner = values[:-1, :-1]
+    is_flat = (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
+    return _unique(corner[is_flat])
+
+
+def _show(values: np.ndarray) -> str:
+    return ', '.join(map(str, values[:5])) + (', ...' if len(values) > 5 else '')
