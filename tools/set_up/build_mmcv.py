@@ -189,11 +189,18 @@ def build_wheel(device: str, toolkit: str | None, standard: int, log_path: Path,
         env['CPATH'] = os.pathsep.join(filter(None, [os.environ.get('CPATH'), *headers]))
     else:
         env.update(FORCE_CUDA='0', CUDA_VISIBLE_DEVICES='')
+    stand_ins = {}
     if importlib.util.find_spec('pkg_resources') is None:
-        (work / 'stand_in').mkdir()
-        (work / 'stand_in' / 'pkg_resources.py').write_text(recipe.PKG_RESOURCES_STAND_IN)
+        stand_ins['pkg_resources'] = recipe.PKG_RESOURCES_STAND_IN
+    if sys.version_info >= (3, 13):
+        stand_ins['sitecustomize'] = recipe.EXEC_INTO_LOCALS
+    if stand_ins:
+        folder = work / 'stand_ins'
+        folder.mkdir()
+        for module, text in stand_ins.items():
+            (folder / f'{module}.py').write_text(text)
         env['PYTHONPATH'] = os.pathsep.join(
-            filter(None, [str(work / 'stand_in'), os.environ.get('PYTHONPATH')]))
+            filter(None, [str(folder), os.environ.get('PYTHONPATH')]))
 
     run_or_explain(
         f'fetching the sources of mmcv {recipe.MMCV_VERSION}',
