@@ -73,7 +73,8 @@ def ask_python(python):
     if version not in PYTHONS:
         return version, f'is Python {name}'
     if answer.returncode != 0:
-        return version, f'lacks venv (Debian and Ubuntu: apt install python{name}-venv)'
+        return version, (f'lacks venv (Debian and Ubuntu: apt install python{name}-venv '
+                         f'python{name}-dev g++)')
     return version, None
 
 
@@ -88,7 +89,7 @@ def find_interpreter(running=sys.executable, which=shutil.which, ask=ask_python)
         complaints.append(f'  {candidate} {complaint}')
     raise SetUpError(f'mmdpad needs {SUPPORTED}, but found:\n' +
                      '\n'.join(complaints) + '\nInstall one (Debian and Ubuntu: apt install '
-                     'python3 python3-venv python3-dev), or name one: make env PYTHON=...')
+                     'python3 python3-venv python3-dev g++), or name one: make env PYTHON=...')
 
 
 def stamp_text(python, root=ROOT):
@@ -178,10 +179,10 @@ def set_up(active):
     constraints = HERE / 'constraints.txt'
     if active:
         log_path = prefix / 'mmdpad-set-up.log'
-        version = ask_python(python)[0]
+        version, complaint = ask_python(python)
         if version not in PYTHONS:
-            raise SetUpError(f'the active environment {active} should hold {SUPPORTED}, '
-                             f'but holds {version}; run `deactivate` and try again')
+            raise SetUpError(f'the active environment {active} should hold {SUPPORTED}, but '
+                             f'{python} {complaint}; run `deactivate` and try again')
         print(f'Setting up mmdpad in the active environment {active}', flush=True)
         pinned = constraints.read_text().splitlines()
         constraints = prefix / 'mmdpad-constraints.txt'
