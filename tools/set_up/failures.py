@@ -6,6 +6,10 @@ Standard library only, and syntax that Python 3.8 reads.
 
 import re
 
+# What OpenCV's wheel loads of the system; a minimal Debian, as in a container, has none of it.
+OPENCV_LACKS = r'(lib(?:GL|xcb|glib-|gthread-|X|SM|ICE)\S*): cannot open shared object file'
+OPENCV_REMEDY = 'apt install libxcb1 libgl1 libglib2.0-0'
+
 # (pattern in the log, likely cause, remedy); the first that matches is told, with the pattern's
 # groups in the place of {0}.
 CAUSES = [
@@ -30,6 +34,10 @@ CAUSES = [
      'no CUDA toolkit was found',
      'set CUDA_HOME to the toolkit, or build for the CPU: '
      'mmdpad build-mmcv --cpu'),
+    (OPENCV_LACKS,
+     'the system lacks {0}, which OpenCV loads',
+     f'install what it loads (Debian and Ubuntu: {OPENCV_REMEDY}; Fedora: dnf install libxcb '
+     'mesa-libGL glib2), then run the same again'),
     (r'Python\.h: No such file',
      'the headers of Python are missing',
      'install them (Debian and Ubuntu: apt install python3-dev; Fedora: dnf install '
