@@ -4,7 +4,7 @@ SET_UP := $(PYTHON) tools/set_up/set_up.py
 # The environment's python: .venv's, or that of the virtual environment that is active.
 RUN = "$$($(SET_UP) --which)"
 
-.PHONY: help env demo study docs test test-slow lint clean-env
+.PHONY: help env demo study docs test test-slow test-processors lint clean-env
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo 'make docs       the documentation as a site, docs/_build/index.html'
 	@echo 'make test       the test suite (sets up first if need be)'
 	@echo 'make test-slow  the tests marked slow, and a table of what was tried and what survived'
+	@echo 'make test-processors  the tests that compare numbers, as on other processors: a table'
 	@echo 'make lint       ruff, and mypy on the pure folders'
 	@echo 'make env        only the set-up: .venv/ here, or the virtual environment that is active'
 	@echo 'make clean-env  delete .venv/ (built mmcv wheels stay in the user cache)'
@@ -34,6 +35,10 @@ test: env
 
 test-slow: env
 	@$(RUN) -m pytest -q -m 'slow or promise'
+
+# TESTS=tests runs the whole suite under each setting.
+test-processors: env
+	@$(RUN) tests/processors.py $(TESTS)
 
 lint: env
 	@$(RUN) -m ruff check .

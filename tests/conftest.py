@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[1]
 pytest_plugins = ['promises']
 # Also for the processes that tests start: threads that wait for each other are slow where other
 # programs run.
-os.environ['OMP_NUM_THREADS'] = '1'
-torch.set_num_threads(1)
+os.environ['OMP_NUM_THREADS'] = os.environ.get('MMDPAD_TEST_THREADS', '1')
+torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 # No test leaves this machine, nor does a process that one starts; the hub is its cache.
 OFFLINE = str(ROOT / 'tests/offline')
 os.environ['PYTHONPATH'] = os.pathsep.join(

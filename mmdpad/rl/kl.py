@@ -19,7 +19,9 @@ def approximate_kl(logp: Tensor, ref_logp: Tensor, estimator: str = 'k3') -> Ten
     k3         exp(-d) + d - 1      [0, 10]     GRPO's choice; verl's ``low_var_kl``
     =========  ===================  ==========  ==================================================
 
-    k3 clamps d to [-20, 20] and the estimate to [-10, 10], as verl does.
+    k3 clamps d to [-20, 20] and the estimate to at most 10, as verl does. It is computed as
+    expm1(-d) + d and never below 0: exp(-d) - 1 has an error of 6e-8 in float32, more than the
+    whole estimate where d is below 3e-4, and of either sign.
 
     Args:
         logp, ref_logp: (N, T) float, log-probabilities of the sampled tokens.
@@ -38,7 +40,7 @@ def approximate_kl(logp: Tensor, ref_logp: Tensor, estimator: str = 'k3') -> Ten
     if estimator == 'k2':
         return difference.square() / 2
     difference = (ref_logp - logp).clamp(-20, 20)
-    return (difference.exp() - difference - 1).clamp(-10, 10)
+    return (difference.expm1() - difference).clamp(0, 10)
 
 
 def check_kl_estimator(estimator: str) -> None:

@@ -93,6 +93,9 @@ def test_operators(monkeypatch):
     assert absent.is_fault and absent.remedy == 'mmdpad build-mmcv'
     (crashed, ) = operators(monkeypatch, GPU, (None, 'it crashed (SIGSEGV)'))
     assert crashed.is_fault and crashed.remedy == 'mmdpad build-mmcv --rebuild'
+    lacking = 'ImportError: libGL.so.1: cannot open shared object file: No such file or directory'
+    (bare, ) = operators(monkeypatch, CPU, (None, lacking))
+    assert bare.is_fault and bare.remedy.startswith('apt install') and 'libgl1' in bare.remedy
     cpu, gpu = operators(monkeypatch, GPU, ('not available', ''), (None, 'RuntimeError: nms_impl'))
     assert (cpu.status, gpu.status, gpu.remedy) == ('ok', 'optional', 'mmdpad build-mmcv --cuda')
     assert [f.status for f in operators(monkeypatch, GPU, ('13.0', ''), ('13.0', ''))] == ['ok'] * 2

@@ -96,6 +96,15 @@ def test_a_missing_compiler_shows_before_the_build(cache, monkeypatch):
         build_mmcv.check_compiler(20, cache / 'log')
 
 
+def test_a_system_library_that_opencv_lacks_shows_before_the_build(cache, monkeypatch, tmp_path):
+    build_mmcv.check_opencv(cache / 'log')
+    message = 'libGL.so.1: cannot open shared object file: No such file or directory'
+    (tmp_path / 'cv2.py').write_text(f'raise ImportError({message!r})')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    with pytest.raises(SetUpError, match='lacks libGL.so.1(?s:.*)apt install .*libgl1'):
+        build_mmcv.check_opencv(cache / 'log')
+
+
 def test_an_old_compiler_shows_before_the_build(cache, monkeypatch, tmp_path):
     old = tmp_path / 'g++-4'
     old.write_text('#!/bin/sh\necho "g++: error: unrecognized command line option '

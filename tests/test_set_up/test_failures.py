@@ -15,6 +15,8 @@ LOGS = {
         'ATen/cuda/CUDAContextLight.h:10:10: fatal error: cusparse.h: No such file or directory',
     'no CUDA toolkit was found':
         'OSError: CUDA_HOME environment variable is not set.',
+    'the system lacks libxcb.so.1, which OpenCV loads':
+        'ImportError: libxcb.so.1: cannot open shared object file: No such file or directory',
     'the headers of Python are missing':
         'pybind11/detail/common.h:266:10: fatal error: Python.h: No such file or directory',
     'the C++ compiler is too old for the C++ standard of this torch':
@@ -23,8 +25,12 @@ LOGS = {
         "error: command 'c++' failed: No such file or directory: 'c++'",
     'the versions asked for contradict each other':
         'ERROR: ResolutionImpossible: for help visit',
-    'the package index could not be reached, or lacks a package':
-        'ERROR: No matching distribution found for mmcv==2.1.0',
+    'the package index could not be reached':
+        'WARNING: Retrying (Retry(total=0, connect=None, read=None)) after connection broken by '
+        "'NewConnectionError'\nERROR: No matching distribution found for mmcv==2.1.0",
+    'the package index has no torch==2.14.1 for this Python and this system':
+        'ERROR: Could not find a version that satisfies the requirement torch==2.14.1 (from '
+        'versions: none)\nERROR: No matching distribution found for torch==2.14.1',
     'a package that the build needs is missing':
         "ModuleNotFoundError: No module named 'torch'",
 }
@@ -36,7 +42,9 @@ def test_each_cause_is_told_from_a_log_that_shows_it(cause):
 
 
 def test_every_cause_has_such_a_log():
-    assert {cause for _, cause, _ in CAUSES} == set(LOGS)
+    found = {cause.format('torch==2.14.1' if 'index' in cause else 'libxcb.so.1')
+             for _, cause, _ in CAUSES}
+    assert found == set(LOGS)
 
 
 def test_what_is_not_recognised_is_not_guessed():

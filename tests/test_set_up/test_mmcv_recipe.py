@@ -1,4 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import mmcv_recipe as recipe
@@ -105,3 +108,24 @@ def test_the_stand_in_for_pkg_resources_offers_what_mmcv_imports():
     assert names['get_distribution']('packaging')
     with pytest.raises(names['DistributionNotFound']):
         names['get_distribution']('no-such-distribution-anywhere')
+
+
+def test_the_version_that_mmcvs_setup_reads_is_found_on_every_python(tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(recipe.EXEC_INTO_LOCALS)
+    script = """
+def get_version():  # as mmcv 2.1.0 has it
+    exec(compile('__version__ = "2.1.0"', 'mmcv/version.py', 'exec'))
+    return locals()['__version__']
+
+def apart():
+    own, name = {}, 'mine'
+    exec('name = "theirs"', {}, own)
+    exec('name = "theirs"', own)
+    return name, own['name']
+
+exec('level = "module"')
+print(get_version(), *apart(), level)
+"""
+    told = subprocess.run([sys.executable, '-c', script], text=True, check=True,
+                          env={**os.environ, 'PYTHONPATH': str(tmp_path)}, capture_output=True)
+    assert told.stdout.split() == ['2.1.0', 'mine', 'theirs', 'module']

@@ -50,7 +50,7 @@ def test_the_running_python_is_taken_where_it_fits():
 
 
 def test_else_the_newest_on_the_path_that_works():
-    answers = {'/a/python3': ((3, 13), 'is Python 3.13'), '/shim/python3.12': (None, 'fails'),
+    answers = {'/a/python3': ((3, 15), 'is Python 3.15'), '/shim/python3.12': (None, 'fails'),
                '/b/python3.11': ((3, 11), None), '/b/python3.10': ((3, 10), None)}
     on_path = {'python3.12': '/shim/python3.12', 'python3.11': '/b/python3.11',
                'python3.10': '/b/python3.10'}
@@ -62,7 +62,7 @@ def test_else_the_error_lists_what_was_tried():
                '/b/python3.11': ((3, 11), 'lacks venv (apt install python3.11-venv)')}
     with pytest.raises(SetUpError) as error:
         find('/a/python3', {'python3.11': '/b/python3.11'}, answers)
-    for part in ('3.10, 3.11 or 3.12', '/a/python3 is Python 3.9', 'python3.11-venv', 'PYTHON='):
+    for part in ('3.10 to 3.14', '/a/python3 is Python 3.9', 'python3.11-venv', 'PYTHON='):
         assert part in str(error.value)
 
 
@@ -95,7 +95,7 @@ def test_the_stamp_changes_with_every_input_with_the_python_and_with_the_folder(
 
 
 PINNED = ['# torch==1.0', 'torch==2.14.1', 'torchvision==0.29.1', 'numpy==2.4.6',
-          'transformers==5.23.0; python_version >= "3.11"']
+          'transformers==5.24.0; python_version >= "3.11"']
 
 
 def test_an_active_environment_keeps_its_torch_torchvision_and_numpy():
@@ -150,7 +150,7 @@ def test_the_constraints_agree_with_the_table_of_requirements():
     lines = (ROOT / 'tools/set_up/constraints.txt').read_text().splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith('#')]
     assert all(re.fullmatch(r'==[\w.]+', str(pin.specifier)) for pin in pins)
-    for python in ('3.10', '3.11', '3.12'):
+    for python in ('{}.{}'.format(*version) for version in set_up.PYTHONS):
         chosen = [pin.name for pin in pins
                   if pin.marker is None or pin.marker.evaluate({'python_version': python})]
         assert len(set(chosen)) == len(chosen) and {'torch', 'numpy'} <= set(chosen)

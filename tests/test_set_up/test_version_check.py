@@ -9,7 +9,7 @@ import mmdpad
 from mmdpad.version import REQUIRED
 
 FITTING = {'torch': '2.14.1', 'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0',
-           'transformers': '5.23.0'}
+           'transformers': '5.24.0'}
 
 
 def faults(**changes):

@@ -140,6 +140,15 @@ def check_compiler(standard: int, log_path: Path) -> None:
         raise SetUpError(explain('The check of the C++ compiler', complaint, log_path))
 
 
+def check_opencv(log_path: Path) -> None:
+    """Imports OpenCV, as mmcv does: system libraries that it lacks show before the build."""
+    tried = subprocess.run([sys.executable, '-c', 'import cv2'], capture_output=True, text=True)
+    if tried.returncode != 0:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        log_path.write_text(tried.stderr)
+        raise SetUpError(explain('The import of OpenCV', tried.stderr, log_path))
+
+
 def run_or_explain(title: str, command: list, log_path: Path, **arguments) -> None:
     """Runs a step; where it fails, raises SetUpError with the cause and the remedy."""
     code, output = run_logged(title, command, log_path, **arguments)
@@ -189,11 +198,18 @@ def build_wheel(device: str, toolkit: str | None, standard: int, log_path: Path,
         env['CPATH'] = os.pathsep.join(filter(None, [os.environ.get('CPATH'), *headers]))
     else:
         env.update(FORCE_CUDA='0', CUDA_VISIBLE_DEVICES='')
+    stand_ins = {}
     if importlib.util.find_spec('pkg_resources') is None:
-        (work / 'stand_in').mkdir()
-        (work / 'stand_in' / 'pkg_resources.py').write_text(recipe.PKG_RESOURCES_STAND_IN)
+        stand_ins['pkg_resources'] = recipe.PKG_RESOURCES_STAND_IN
+    if sys.version_info >= (3, 13):
+        stand_ins['sitecustomize'] = recipe.EXEC_INTO_LOCALS
+    if stand_ins:
+        folder = work / 'stand_ins'
+        folder.mkdir()
+        for module, text in stand_ins.items():
+            (folder / f'{module}.py').write_text(text)
         env['PYTHONPATH'] = os.pathsep.join(
-            filter(None, [str(work / 'stand_in'), os.environ.get('PYTHONPATH')]))
+            filter(None, [str(folder), os.environ.get('PYTHONPATH')]))
 
     run_or_explain(
         f'fetching the sources of mmcv {recipe.MMCV_VERSION}',
@@ -283,6 +299,7 @@ def build_and_install(device: str, toolkit: str | None, rebuild: bool) -> None:
         torch.__version__, f'cp{sys.version_info.major}{sys.version_info.minor}', target,
         sysconfig.get_platform(), torch.compiled_with_cxx11_abi())
     log_path = cache_folder() / f'{key}.log'
+    check_opencv(log_path)
     wheel = cached_wheel(cache_folder() / key, rebuild, device=device, toolkit=toolkit,
                          standard=standard, log_path=log_path)
     install(wheel, log_path)

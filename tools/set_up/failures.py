@@ -6,7 +6,12 @@ Standard library only, and syntax that Python 3.8 reads.
 
 import re
 
-# (pattern in the log, likely cause, remedy); the first that matches is told.
+# What OpenCV's wheel loads of the system; a minimal Debian, as in a container, has none of it.
+OPENCV_LACKS = r'(lib(?:GL|xcb|glib-|gthread-|X|SM|ICE)\S*): cannot open shared object file'
+OPENCV_REMEDY = 'apt install libxcb1 libgl1 libglib2.0-0'
+
+# (pattern in the log, likely cause, remedy); the first that matches is told, with the pattern's
+# groups in the place of {0}.
 CAUSES = [
     (r'No space left on device',
      'the disk is full',
@@ -29,6 +34,10 @@ CAUSES = [
      'no CUDA toolkit was found',
      'set CUDA_HOME to the toolkit, or build for the CPU: '
      'mmdpad build-mmcv --cpu'),
+    (OPENCV_LACKS,
+     'the system lacks {0}, which OpenCV loads',
+     f'install what it loads (Debian and Ubuntu: {OPENCV_REMEDY}; Fedora: dnf install libxcb '
+     'mesa-libGL glib2), then run the same again'),
     (r'Python\.h: No such file',
      'the headers of Python are missing',
      'install them (Debian and Ubuntu: apt install python3-dev; Fedora: dnf install '
@@ -47,10 +56,14 @@ CAUSES = [
      'the versions asked for contradict each other',
      'in an environment of your own: deactivate it and run the same again, so that mmdpad gets '
      'one in .venv/; or change the packages named above'),
-    (r'No matching distribution found|Could not find a version|Temporary failure in name '
-     r'resolution|Connection(?: refused|Error)|Read timed out|CERTIFICATE_VERIFY_FAILED',
-     'the package index could not be reached, or lacks a package',
+    (r'Temporary failure in name resolution|Connection(?: refused|Error)|Retrying \(Retry|'
+     r'Read timed out|CERTIFICATE_VERIFY_FAILED',
+     'the package index could not be reached',
      'check the connection and `pip config list` (index-url, proxy), then run the same again'),
+    (r'No matching distribution found for (\S+)',
+     'the package index has no {0} for this Python and this system',
+     'use another Python (make clean-env, then make env PYTHON=python3.12), or another index '
+     '(`pip config list` shows which is asked)'),
     (r'Fatal Python error: (?:Segmentation fault|Aborted|Illegal instruction)',
      'the operators were built, but crash the process that loads or calls them',
      'build for the CPU (mmdpad build-mmcv --cpu), or with another compiler '
@@ -67,8 +80,9 @@ _ERROR_LINE = re.compile(r'\berror\b|Error:|FAILED:|Killed|No such file|not foun
 def likely_cause(log_text):
     """Returns (cause, remedy) of a failure, both as text, judged by the log."""
     for pattern, cause, remedy in CAUSES:
-        if re.search(pattern, log_text):
-            return cause, remedy
+        found = re.search(pattern, log_text)
+        if found:
+            return cause.format(*found.groups()), remedy
     return UNKNOWN
 
 

@@ -28,6 +28,26 @@ from importlib.metadata import distribution as get_distribution
 from packaging.version import parse as parse_version
 '''
 
+# mmcv's setup.py reads its version by an `exec` without namespaces and takes it from `locals()`;
+# since Python 3.13 (PEP 667) that finds nothing. As sitecustomize.py on PYTHONPATH this lets such
+# an `exec` write to its caller's variables again.
+EXEC_INTO_LOCALS = '''\
+import builtins
+import sys
+
+plain_exec = builtins.exec
+
+
+def exec(source, globals=None, locals=None, /, **options):
+    if globals is None and locals is None:
+        caller = sys._getframe(1)
+        globals, locals = caller.f_globals, caller.f_locals
+    plain_exec(source, globals, locals, **options)
+
+
+builtins.exec = exec
+'''
+
 
 def required_cpp_standard(include_dir: Path) -> int:
     """Returns the C++ standard that torch's headers demand, as the number in `-std=c++NN`.

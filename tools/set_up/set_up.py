@@ -29,7 +29,8 @@ from steps import SetUpError, clock, run_logged  # noqa: E402
 
 ROOT = HERE.parents[1]
 OWN = ROOT / '.venv'
-PYTHONS = ((3, 12), (3, 11), (3, 10))  # those that mmdpad supports
+PYTHONS = ((3, 14), (3, 13), (3, 12), (3, 11), (3, 10))  # those that mmdpad supports
+SUPPORTED = 'Python {}.{} to {}.{}'.format(*PYTHONS[-1], *PYTHONS[0])
 KEPT = ('torch', 'torchvision', 'numpy')  # what an active environment keeps as it is
 # What decides how the environment should look; a change of any makes `make env` act again.
 INPUTS = ('setup.py', 'mmdpad/version.py', 'tools/set_up/constraints.txt',
@@ -72,7 +73,8 @@ def ask_python(python):
     if version not in PYTHONS:
         return version, f'is Python {name}'
     if answer.returncode != 0:
-        return version, f'lacks venv (Debian and Ubuntu: apt install python{name}-venv)'
+        return version, (f'lacks venv (Debian and Ubuntu: apt install python{name}-venv '
+                         f'python{name}-dev g++)')
     return version, None
 
 
@@ -85,9 +87,9 @@ def find_interpreter(running=sys.executable, which=shutil.which, ask=ask_python)
         if complaint is None:
             return candidate
         complaints.append(f'  {candidate} {complaint}')
-    raise SetUpError('mmdpad needs Python 3.10, 3.11 or 3.12, but found:\n' +
+    raise SetUpError(f'mmdpad needs {SUPPORTED}, but found:\n' +
                      '\n'.join(complaints) + '\nInstall one (Debian and Ubuntu: apt install '
-                     'python3 python3-venv python3-dev), or name one: make env PYTHON=...')
+                     'python3 python3-venv python3-dev g++), or name one: make env PYTHON=...')
 
 
 def stamp_text(python, root=ROOT):
@@ -156,7 +158,7 @@ def prepare_own(log_path):
     if python.exists():
         version = ask_python(python)[0]
         if version is not None and version not in PYTHONS:
-            raise SetUpError(f'{OWN} should hold Python 3.10 to 3.12, but holds '
+            raise SetUpError(f'{OWN} should hold {SUPPORTED}, but holds '
                              f'{version[0]}.{version[1]}; run `make clean-env` and try again')
         if subprocess.run([str(python), '-m', 'pip', '--version'], stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL).returncode == 0:
@@ -177,10 +179,10 @@ def set_up(active):
     constraints = HERE / 'constraints.txt'
     if active:
         log_path = prefix / 'mmdpad-set-up.log'
-        version = ask_python(python)[0]
+        version, complaint = ask_python(python)
         if version not in PYTHONS:
-            raise SetUpError(f'the active environment {active} should hold Python 3.10 to 3.12, '
-                             f'but holds {version}; run `deactivate` and try again')
+            raise SetUpError(f'the active environment {active} should hold {SUPPORTED}, but '
+                             f'{python} {complaint}; run `deactivate` and try again')
         print(f'Setting up mmdpad in the active environment {active}', flush=True)
         pinned = constraints.read_text().splitlines()
         constraints = prefix / 'mmdpad-constraints.txt'

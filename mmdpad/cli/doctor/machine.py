@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -66,9 +67,12 @@ def check_operators(torch: dict[str, Any]) -> Iterator[Finding]:
     probe = str(TOOLS / 'set_up' / 'probe_mmcv.py')
     cuda, fault = run(probe)
     if cuda is None:
-        rebuild = '' if fault.startswith('ModuleNotFoundError') else ' --rebuild'
-        yield Finding('wrong', 'on the CPU', f'they do not work: {fault}',
-                      mmdpad.BUILD_MMCV + rebuild)
+        remedy, failures = mmdpad.BUILD_MMCV, runpy.run_path(str(TOOLS / 'set_up/failures.py'))
+        if re.search(failures['OPENCV_LACKS'], fault):  # mmcv imports it first
+            remedy = failures['OPENCV_REMEDY']
+        elif not fault.startswith('ModuleNotFoundError'):
+            remedy += ' --rebuild'
+        yield Finding('wrong', 'on the CPU', f'they do not work: {fault}', remedy)
         return
     yield Finding('ok', 'on the CPU', f'they work (built for CUDA: {cuda})')
     if torch.get('gpus'):
