@@ -10,6 +10,7 @@ from mmdet.evaluation import RefSegMetric
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmdpad.datasets.checking import as_built, find_datasets
 from mmdpad.engine.strategies import FSDP2Strategy
 from mmdpad.models import ReasoningSegmentor, VLLMRollout
 from mmdpad.prompts import parse_response
@@ -45,6 +46,14 @@ def test_parses_and_dumps(path, tmp_path):
     assert config.default_scope == 'mmdpad'
     config.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').model == config.model
+
+
+@pytest.mark.parametrize('path', [*CONFIGS, *sorted(ROOT.glob('configs/study/*.py'))],
+                         ids=lambda p: p.stem)
+def test_data_to_evaluate_on_keep_every_item_and_training_data_do_not(path):
+    for loaders, dataset in find_datasets(Config.fromfile(path)):
+        assert dataset == as_built(loaders, dataset)
+        assert bool(dataset.get('test_mode')) == (loaders != 'train_dataloader')
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda p: p.stem)

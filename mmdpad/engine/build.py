@@ -6,6 +6,7 @@ from __future__ import annotations
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
+from mmdpad.datasets.reasoning_dataset import for_evaluation
 from mmdpad.registry import MODELS
 
 from .stopping import leave_no_handler, shield_workers
@@ -34,6 +35,10 @@ def build_runner(config: Config) -> Runner | FlexibleRunner:
         runner = FlexibleRunner.from_cfg(config)
         # It would build the model after the loops, which look at it.
         runner.model = MODELS.build(runner.model)
+    for name in ('_val_dataloader', '_test_dataloader'):
+        # Of mmengine's own loops, too; the config itself stays as it is.
+        if isinstance(loader := getattr(runner, name), dict):
+            setattr(runner, name, dict(loader, dataset=for_evaluation(loader['dataset'])))
     shield_workers(runner)
     leave_no_handler(runner)
     return runner
