@@ -10,6 +10,7 @@ from mmdet.evaluation import RefSegMetric
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmdpad.datasets.checking import as_built, find_datasets
 from mmdpad.engine.build import find_wrong_arguments, find_wrong_entries
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.engine.strategies import FSDP2Strategy
@@ -50,6 +51,14 @@ def test_parses_and_dumps(path, tmp_path):
     assert not list(find_wrong_entries(config))
     for node in find_nodes(config):
         assert not list(find_wrong_arguments(node))
+
+
+@pytest.mark.parametrize('path', [*CONFIGS, *sorted(ROOT.glob('configs/study/*.py'))],
+                         ids=lambda p: p.stem)
+def test_data_to_evaluate_on_keep_every_item_and_training_data_do_not(path):
+    for loaders, dataset in find_datasets(Config.fromfile(path)):
+        assert dataset == as_built(loaders, dataset)
+        assert bool(dataset.get('test_mode')) == (loaders != 'train_dataloader')
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda p: p.stem)

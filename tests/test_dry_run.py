@@ -4,6 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from mmengine.config import Config
@@ -43,6 +46,28 @@ def test_a_sound_config_has_a_summary_and_no_problem(sound):
     assert problems == []
     assert 'train_dataloader (SegZeroDataset): ok: 2 items' in told
     assert 'memory: about' in told and 'disk: about' in told
+
+
+def test_annotations_without_a_target_are_a_note(sound):
+    """Of the test set in its config; a wrong argument beside it is found once."""
+    config = Config(sound.to_dict())
+    dataset = config.test_dataloader.dataset
+    dataset.pop('test_mode')
+    folder = Path(dataset.data_root)
+    rows = pq.read_table(folder / 'test-00000-of-00001.parquet')
+    dataset.data_root = str(folder / 'none')
+    (folder / 'none').mkdir()
+    masks = [(np.array(mask) & (i > 0)).tolist() for i, mask in enumerate(rows['mask'].to_pylist())]
+    at = rows.schema.get_field_index('mask')
+    pq.write_table(rows.set_column(at, rows.schema.field(at), pa.array(
+        masks, rows.schema.field(at).type)), folder / 'none/test.parquet')
+    problems, notes = dry_run(config)
+    assert problems == []
+    (note, ) = [note for note in notes if 'test_dataloader' in note]
+    assert 'ok: 2 items' in note and 'note: 1 annotation(s) mark no target and count' in note
+    dataset.spilt = 'x'
+    (problem, ) = dry_run(config)[0]
+    assert 'did you mean `split`?' in problem
 
 
 BROKEN = {

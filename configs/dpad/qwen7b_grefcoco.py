@@ -17,6 +17,7 @@ train_dataloader = dict(
     drop_last=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
-    dataset=dict(_base_.val_dataloader.dataset, split='train', num_samples=3000, sample_seed=9))
+    dataset=dict(_base_.val_dataloader.dataset, split='train', test_mode=False, num_samples=3000,
+                 sample_seed=9))
 val_dataloader = dict(dataset=dict(num_samples=500))
 train_cfg = dict(rewards=dict(point_l1=dict(threshold=30)))

@@ -21,7 +21,7 @@ test_dataloader = dict(dataset=dict(
     type='ConcatDataset',
     datasets=[
         dict(type='ReasonSegDataset', data_root=data_root + name, split='test',
-             pipeline={{_base_.pipeline}}) for name in test_sets
+             pipeline={{_base_.pipeline}}, test_mode=True) for name in test_sets
     ]))
 # How well captions discriminate, and how often they fit their object better than any other one.
 test_evaluator = [

@@ -10,10 +10,12 @@ from mmdpad.registry import DATASETS
 from mmdpad.utils import LOADERS
 
 from .errors import DatasetError, collecting
+from .reasoning_dataset import for_evaluation, show_names
 
 
 def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
-    """The data sets of a config's data loaders, each with the names of the loaders that use it.
+    """The data sets of a config's data loaders, each with the names of the loaders that use it; one
+    to train on and to evaluate on comes twice.
 
     Wrappers (mmengine's ``RepeatDataset``, ``ConcatDataset`` and the like) are opened: what is in
     their ``dataset`` or ``datasets`` comes instead of them.
@@ -22,12 +24,18 @@ def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
     for name in LOADERS:
         loader = config.get(name)
         for dataset in open_wrappers(loader['dataset'] if loader else []):
-            same = [names for names, earlier in found if earlier == dataset]
+            same = [names for names, earlier in found
+                    if earlier == dataset and names != ['train_dataloader']]
             if same:
                 same[0].append(name)
             else:
                 found.append(([name], dataset))
     yield from ((', '.join(names), dataset) for names, dataset in found)
+
+
+def as_built(loaders: str, config: dict) -> dict:
+    """What loops build of a config that :func:`find_datasets` found."""
+    return config if loaders == 'train_dataloader' else for_evaluation(config)
 
 
 def open_wrappers(dataset: Any) -> Iterator[dict]:
@@ -50,7 +58,7 @@ def check_dataset(config: dict, load: int = 0) -> str:
             at the headers of images; their pixels are decoded here.
 
     Returns:
-        What it holds, in one line.
+        What it holds, in one line; in a second, which annotations mark no target, if any.
 
     Raises:
         DatasetError: All that is wrong.
@@ -70,4 +78,9 @@ def check_items(dataset: Any, name: str, load: int = 0) -> str:
     if problems:
         raise DatasetError.listing(getattr(dataset, 'where', name), problems)
     images = {dataset.get_data_info(i).get('img_path') for i in range(number)}
-    return f'ok: {number} items, {len(images)} images' + (f', {loaded} loaded' if loaded else '')
+    report = f'ok: {number} items, {len(images)} images' + (f', {loaded} loaded' if loaded else '')
+    if names := getattr(dataset, 'no_target', ()):
+        report += (f'\n  note: {len(names)} annotation(s) mark no target and '
+                   + ('count by the protocol: ' if dataset.test_mode else 'are not trained on: ')
+                   + show_names(names))
+    return report

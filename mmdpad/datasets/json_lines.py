@@ -24,7 +24,7 @@ from .annotation_fields import (
 from .errors import DatasetError, collecting
 from .reasoning_dataset import ReasoningDataset, find_duplicates
 from .transforms.images import probe_image
-from .transforms.loading import check_segmentation
+from .transforms.loading import check_segmentation, marks_pixels
 
 
 def _is_side(value: Any) -> bool:
@@ -61,7 +61,8 @@ class JsonLinesDataset(ReasoningDataset):
     Images' headers, lines and masks are checked when the data set is built; pixels are decoded
     later. It is wrong: a line that is no object, a missing or malformed field, an id that is there
     twice, a missing or unreadable image, one of another size than its line says, an empty
-    question, a mask of another size than its image, without a pixel in it, or broken.
+    question, a mask of another size than its image or broken, polygons without a pixel in it. (An
+    RLE without one marks nothing.)
 
     Args:
         ann_file: The file, in ``data_root`` where it is relative and that is given.
@@ -147,17 +148,18 @@ class JsonLinesDataset(ReasoningDataset):
         instances = []
         for flag, field in enumerate(('objects', 'ignore')):
             for i, segmentation in enumerate(line.get(field, [])):
-                instances.append(dict(mask=segmentation, ignore_flag=flag))
                 if height and width:
                     with collecting(problems):
-                        check_segmentation(segmentation, height, width, f'{where}, `{field}[{i}]`')
+                        if marks_pixels(check_segmentation(segmentation, height, width,
+                                                           f'{where}, `{field}[{i}]`')):
+                            instances.append(dict(mask=segmentation, ignore_flag=flag))
         item = dict(
             img_id=line['id'],
             img_path=self._image_path(line),
             ann_path=where,
             is_sentence=line.get('is_sentence'),
             instances=instances,
-            num_targets=len(line['objects']),
+            num_targets=sum(not instance['ignore_flag'] for instance in instances),
             **optional)
         yield from problems
         if size and not problems:

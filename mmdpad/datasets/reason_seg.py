@@ -10,10 +10,9 @@ from mmdpad.registry import DATASETS
 
 from .annotation_fields import ask_texts, check_inside, check_questions, check_texts_mode
 from .errors import DatasetError, collecting
-from .reason_seg_annotation import draw_annotation, parse_annotation
+from .reason_seg_annotation import draw_target, parse_annotation
 from .reasoning_dataset import ReasoningDataset
 from .transforms.images import probe_image
-from .transforms.loading import no_target_error
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 
@@ -31,8 +30,9 @@ class ReasonSegDataset(ReasoningDataset):
 
     Headers, annotations and masks are checked when the data set is built; pixels are decoded
     later. It is wrong: an image without an annotation and the reverse, two images of one name, an
-    unreadable image or JSON, an empty question, a mask without a pixel, another object's box
-    outside of its image.
+    unreadable image or JSON, an empty question, a target that lies outside of its image, another
+    object's box that does. An annotation without any target marks nothing (as some of the
+    published ones do), see :class:`ReasoningDataset`.
 
     Args:
         data_root: Folder that holds the splits.
@@ -83,12 +83,8 @@ class ReasonSegDataset(ReasoningDataset):
             return problems
         with collecting(problems):
             check_questions(annotation.texts, 'text', ann_path)
-        try:
-            target, _ = draw_annotation(annotation, height, width, ann_path)
-        except DatasetError as error:
-            return [*problems, error]
-        if not target.any():
-            problems.append(no_target_error(str(ann_path), height, width))
+        with collecting(problems):
+            target, _ = draw_target(annotation, height, width, ann_path)
         optional = dict(annotation.answer)
         if annotation.other_boxes is not None:
             optional['other_boxes'] = annotation.other_boxes
@@ -101,6 +97,7 @@ class ReasonSegDataset(ReasoningDataset):
             img_path=str(img_path),
             ann_path=str(ann_path),
             is_sentence=annotation.is_sentence,
+            num_targets=int(target.any()),
             **optional)
         return ask_texts(item, annotation.texts, self.texts)
 

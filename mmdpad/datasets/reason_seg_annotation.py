@@ -1,10 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Annotation files of ReasonSeg: JSON as the tool ``labelme`` writes it, polygons to masks.
+"""Annotation files of ReasonSeg: JSON as the tool ``labelme`` writes it, shapes to masks.
 
 A file holds ``text`` (a list of questions or phrases), ``is_sentence`` (whether they are whole
-sentences, "long queries", or phrases) and ``shapes`` (polygons with a label). Polygons are in
-pixels of the image after its EXIF rotation, (x, y). The way they become a mask follows LISA's
-reader to the pixel, so that numbers compare.
+sentences, "long queries", or phrases) and ``shapes`` (:mod:`.labelme_shapes`) with a label. Points
+are in pixels of the image after its EXIF rotation, (x, y). The way shapes become a mask follows
+LISA's reader to the pixel, so that numbers compare.
 
 Ours are the optional keys of :mod:`.annotation_fields`.
 """
@@ -15,41 +15,29 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
-from mmdpad.utils.masks import check_outline, check_parts
+from mmdpad.utils.masks import check_parts
 
-from .annotation_fields import (
-    are_numbers,
-    are_texts,
-    parse_answer,
-    parse_boxes,
-    read_json,
-    wrong_field,
-)
+from .annotation_fields import are_texts, parse_answer, parse_boxes, read_json, wrong_field
 from .errors import DatasetError
+from .labelme_shapes import Shape, parse_shape
 
 TARGET, IGNORE = 1, 255
 
 
 @dataclass(frozen=True)
-class Polygon:
-    """A closed polygon: ``points`` (N, 2) int32, (x, y), N >= 1; it marks target or ignore."""
-    points: np.ndarray
-    is_ignored: bool
-
-
-@dataclass(frozen=True)
 class ReasonSegAnnotation:
-    """What one annotation file says; ``polygons`` in the file's order, flags left out.
+    """What one annotation file says; ``shapes`` in the file's order, flags left out.
 
-    ``other_boxes`` are (x1, y1, x2, y2) in pixels of the image; None where the file does not say.
-    ``answer`` has those of ``ANSWER_KEYS`` that are in the file.
+    ``size`` is the (height, width) of the image that labelme writes, ``other_boxes`` are (x1, y1,
+    x2, y2) in pixels of the image; None where the file does not say. ``answer`` has those of
+    ``ANSWER_KEYS`` that are in the file.
     """
-    polygons: tuple[Polygon, ...]
+    shapes: tuple[Shape, ...]
     texts: tuple[str, ...]
     is_sentence: bool
+    size: tuple[int | None, int | None] = (None, None)
     other_boxes: tuple[tuple[float, ...], ...] | None = None
     answer: dict[str, str] = field(default_factory=dict)
 
@@ -82,22 +70,47 @@ def draw_annotation(annotation: ReasonSegAnnotation, height: int, width: int,
     """:func:`draw_masks` of what a file holds.
 
     Raises:
-        DatasetError: There are polygons that no image has (:func:`mmdpad.utils.masks.check_outline`
-            and :func:`mmdpad.utils.masks.check_parts`).
+        DatasetError: There are shapes that no image has (:mod:`.labelme_shapes`,
+            :func:`mmdpad.utils.masks.check_parts`), or the file is about an image of another size.
     """
+    if any(stated not in (None, real) for stated, real in
+           zip(annotation.size, (height, width), strict=True)):
+        raise DatasetError(
+            f'`imageHeight` and `imageWidth` of {where} should be those of its image after the '
+            f'EXIF rotation, ({height}, {width}), but got {annotation.size}: its shapes are in '
+            'pixels of another image; take the image that was annotated, or save the annotation '
+            'again by labelme', 'wrong size')
     try:
-        check_parts(len(annotation.polygons))
-        for polygon in annotation.polygons:
-            check_outline(polygon.points, height, width)
+        check_parts(len(annotation.shapes))
+        for shape in annotation.shapes:
+            shape.check(height, width)
     except ValueError as error:
-        raise DatasetError(f'The polygons of {where} cannot be drawn: {error}; correct them, or '
+        raise DatasetError(f'The shapes of {where} cannot be drawn: {error}; correct them, or '
                            'remove the file and its image', 'wrong annotation') from error
-    return draw_masks(annotation.polygons, height, width)
+    return draw_masks(annotation.shapes, height, width)
 
 
-def draw_masks(polygons: Sequence[Polygon], height: int,
+def draw_target(annotation: ReasonSegAnnotation, height: int, width: int,
+                where: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`draw_annotation`, whose target is empty only where none was drawn in the image: there
+    is no shape of a target, its values are all background, or ignored regions cover it.
+
+    Raises:
+        DatasetError: As there; or all that was drawn lies outside of the image.
+    """
+    target, ignore = draw_annotation(annotation, height, width, where)
+    drawn = [shape for shape in annotation.shapes if not shape.is_ignored]
+    if not target.any() and drawn and all(shape.is_outside(height, width) for shape in drawn):
+        raise DatasetError(
+            f'{where} marks no target pixel in its image of {width} x {height} pixels (width x '
+            'height): its shapes lie outside; correct it, or remove the file and its image',
+            'empty mask')
+    return target, ignore
+
+
+def draw_masks(shapes: Sequence[Shape], height: int,
                width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw polygons from the largest to the smallest, each over those before it.
+    """Draw shapes from the largest to the smallest, each over those before it.
 
     The outline belongs to a polygon, so one of one or two points still marks pixels; what lies
     outside of the image is cut off. Size is the number of pixels inside the image; among equals
@@ -109,28 +122,18 @@ def draw_masks(polygons: Sequence[Polygon], height: int,
     Returns:
         Target and ignore mask, bool (height, width), disjoint.
     """
-    if len(polygons) > 1:
-        areas = [
-            cv2.countNonZero(_draw(np.zeros((height, width), np.uint8), polygon, TARGET))
-            for polygon in polygons
-        ]
-        polygons = [polygons[i] for i in np.argsort(areas, kind='stable')[::-1]]
+    if len(shapes) > 1:
+        areas = [shape.area(height, width) for shape in shapes]
+        shapes = [shapes[i] for i in np.argsort(areas, kind='stable')[::-1]]
     canvas = np.zeros((height, width), np.uint8)
-    for polygon in polygons:
-        _draw(canvas, polygon, IGNORE if polygon.is_ignored else TARGET)
+    for shape in shapes:
+        shape.draw(canvas, IGNORE if shape.is_ignored else TARGET)
     return canvas == TARGET, canvas == IGNORE
 
 
-def _draw(canvas: np.ndarray, polygon: Polygon, value: int) -> np.ndarray:
-    return cv2.fillPoly(canvas, [polygon.points], color=value)
-
-
 def parse_annotation(path: str | os.PathLike) -> ReasonSegAnnotation:
-    """Read an annotation file and check its form.
-
-    Polygons labelled ``flag`` are left out, those whose label contains ``ignore`` are ignored
-    regions, all others are the target; case does not matter. Coordinates are truncated towards
-    zero, as the reference does.
+    """Read an annotation file and check its form; its shapes as :func:`.labelme_shapes.parse_shape`
+    does.
 
     Raises:
         DatasetError: The file cannot be read, is no JSON or not of ReasonSeg's form.
@@ -149,21 +152,9 @@ def parse_annotation(path: str | os.PathLike) -> ReasonSegAnnotation:
     if not isinstance(is_sentence, bool):
         raise wrong_field(path, 'is_sentence', 'true or false', is_sentence)
     if not isinstance(shapes, list):
-        raise wrong_field(path, 'shapes', 'a list of polygons', shapes)
-    polygons = (_parse_shape(path, f'shapes[{i}]', shape) for i, shape in enumerate(shapes))
-    return ReasonSegAnnotation(tuple(p for p in polygons if p), tuple(texts), is_sentence,
-                               parse_boxes(path, content), parse_answer(path, content))
-
-
-def _parse_shape(path: str | os.PathLike, name: str, shape: object) -> Polygon | None:
-    """One entry of ``shapes``; None for a flag."""
-    if not isinstance(shape, dict) or not isinstance(shape.get('label'), str):
-        raise wrong_field(path, name, 'an object with a string `label` and a list `points`', shape)
-    label = shape['label'].lower()
-    if label == 'flag':
-        return None
-    points = shape.get('points')
-    if not isinstance(points, list) or not points or not all(are_numbers(p, 2) for p in points):
-        raise wrong_field(path, f'{name}.points',
-                          'a list of at least one [x, y], numbers in pixels of the image', points)
-    return Polygon(np.array(points, dtype=np.float64).astype(np.int32), 'ignore' in label)
+        raise wrong_field(path, 'shapes', 'a list of polygons or other shapes', shapes)
+    parsed = (parse_shape(path, f'shapes[{i}]', shape) for i, shape in enumerate(shapes))
+    return ReasonSegAnnotation(
+        tuple(shape for shape in parsed if shape), tuple(texts), is_sentence,
+        (content.get('imageHeight'), content.get('imageWidth')), parse_boxes(path, content),
+        parse_answer(path, content))

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
 
-from .errors import DatasetError, collecting
-from .transforms.probing import pixel_limit
+from mmdpad.registry import DATASETS
+
+from .errors import SHOWN, DatasetError, collecting
+from .transforms.probing import change_parts, pixel_limit
 
 
 class ReasoningDataset(BaseDataset, ABC):
@@ -26,16 +30,27 @@ class ReasoningDataset(BaseDataset, ABC):
     ``text_index``, ``question`` (the raw text that is asked) and ``is_sentence``, and
     ``num_targets`` where that may be other than 1.
 
+    An annotation may mark no target, as some of ReasonSeg's published ones do. Where a question may
+    mean none (``several_objects``) it is one like others. Else it depends on mmengine's
+    ``test_mode``: an evaluation keeps the item, which has ``empty_target=True`` and counts by the
+    protocol's rule for an empty union (:func:`mmdpad.evaluation.functional.mask_iou`); training
+    leaves it out before anything is drawn, and the log says how many there were. ``no_target`` are
+    the names of these annotations. Every item of a data set that left some out has ``left_out``,
+    their number, so that metrics refuse it.
+
     Args:
         num_samples: Number of items to draw where there are more; None takes all.
         sample_seed: Seed of the draw, see :func:`draw_items`. The published recipe draws 3,000
             with seed 9.
         several_objects: A question may mean any number of objects, or none; without it each item
-            has to have one target.
-        **kwargs: For :class:`mmengine.dataset.BaseDataset`, ``pipeline`` above all.
+            has to have one target, or none that is marked.
+        **kwargs: For :class:`mmengine.dataset.BaseDataset`, ``pipeline`` above all, and
+            ``test_mode=True`` in an evaluation (the loops of this package see to it,
+            :func:`for_evaluation`).
     """
 
-    METAINFO = dict(classes=('object', ))
+    METAINFO = dict(classes=('object', ), ignore_regions=None)
+    no_target: tuple[str, ...] = ()
 
     def __init__(self, num_samples: int | None = None, sample_seed: int = 9,
                  several_objects: bool = False, **kwargs: Any) -> None:
@@ -69,20 +84,32 @@ class ReasoningDataset(BaseDataset, ABC):
             DatasetError: All problems, or there is no item.
         """
         items: list[dict] = []
+        no_target: list[str] = []
         problems: list[DatasetError] = []
         with collecting(problems):
             for found in self.read_items():
                 if isinstance(found, DatasetError):
                     problems.append(found)
-                elif found.get('num_targets', 1) != 1 and not self.several_objects:
-                    problems.append(_not_one_target(found))
-                else:
+                elif found.get('num_targets', 1) == 1 or self.several_objects:
                     items.append(found)
+                elif found['num_targets']:
+                    problems.append(_several_targets(found))
+                else:
+                    no_target.append(str(found.get('ann_path', found['img_path'])))
+                    items += [dict(found, empty_target=True)] * self.test_mode
         if not items and not problems:
-            problems.append(DatasetError(f'{self.where} holds no items; download the data or '
-                                         'correct the path or split', 'empty split'))
+            problems.append(DatasetError(
+                f'{self.where} holds no items with a target, but {len(no_target)} that mark none; '
+                'annotate them' if no_target else f'{self.where} holds no items; download the data '
+                'or correct the path or split', 'empty split'))
         if problems:
             raise DatasetError.listing(self.where, problems)
+        self.no_target = tuple(dict.fromkeys(no_target))
+        if no_target and not self.test_mode:
+            items = [dict(item, left_out=len(no_target)) for item in items]
+            print_log(f'{len(no_target)} item(s) of {self.where} mark no target and are left out '
+                      f'of training: {show_names(self.no_target)}', logger='current',
+                      level=logging.WARNING)
         return draw_items(items, self.num_samples, self.sample_seed)
 
 
@@ -107,7 +134,28 @@ def find_duplicates(ids: Iterable[Hashable], name: str, where: str) -> Iterator[
                                'rename or remove all but one', 'duplicate id')
 
 
-def _not_one_target(item: dict) -> DatasetError:
+def for_evaluation(dataset: Any) -> Any:
+    """The config of a data set with ``test_mode=True`` where it does not say: every
+    :class:`ReasoningDataset` in it, however wrapped. What is no config stays as it is."""
+    def change(config: Mapping[str, Any]) -> Mapping[str, Any]:
+        kind = config.get('type')
+        try:
+            kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+        except (ImportError, AttributeError):  # a dotted path to something else
+            return config
+        is_ours = isinstance(kind, type) and issubclass(kind, ReasoningDataset)
+        return dict(config, test_mode=True) if is_ours and 'test_mode' not in config else config
+
+    return change_parts(dataset, change)
+
+
+def show_names(names: Sequence[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    more = len(names) - SHOWN
+    return ', '.join(names[:SHOWN]) + (f' and {more} more' if more > 0 else '')
+
+
+def _several_targets(item: dict) -> DatasetError:
     return DatasetError(
         f'{item["img_path"]}, {item["question"]!r} should have one target, but has '
         f'{item["num_targets"]}; set `several_objects=True` here and in the model, or remove it',

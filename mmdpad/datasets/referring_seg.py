@@ -15,7 +15,7 @@ from .errors import DatasetError, collecting
 from .reasoning_dataset import ReasoningDataset, find_duplicates
 from .referring_annotation import Reference, parse_reference, read_instances, read_references
 from .transforms.images import probe_image
-from .transforms.loading import check_segmentation
+from .transforms.loading import check_segmentation, marks_pixels
 
 TEXT_MODES = ('original', 'select_first')
 
@@ -39,7 +39,8 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
     segmentation by its run lengths. It is wrong: a reference, image or annotation whose id is
     there twice, a reference to an annotation or image that is not there or to one of another
     image, an image that is missing, unreadable or not of the size that ``ann_file`` says, a
-    segmentation that is broken or marks no pixel, an expression without any text.
+    segmentation that is broken or whose polygons mark no pixel (an RLE without one marks nothing),
+    an expression without any text.
 
     Args:
         data_root: Folder that the other paths are below.
@@ -94,13 +95,15 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
             with collecting(problems):
                 self._check_image(image)
                 sound[image['id']] = image
+        empty: set[int] = set()  # ids of annotations without a pixel
         for annotation in annotations:
             with collecting(problems):
-                self._check_mask(annotation, sound)
+                if not self._check_mask(annotation, sound):
+                    empty.add(annotation['id'])
         yield from problems
         for ref in refs:
             yield from (list(self._find_strangers(ref, image_of, annotation_of))
-                        or self._make_items(ref, image_of, annotation_of))
+                        or self._make_items(ref, image_of, annotation_of, empty))
 
     def _find_duplicates(self, refs: list[Reference], images: list[dict],
                          annotations: list[dict]) -> Iterator[DatasetError]:
@@ -119,11 +122,12 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
                                f'{self.ann_file} says, but is {found[1]} x {found[0]}; take the '
                                'image of COCO itself, not resized or rotated', 'wrong image size')
 
-    def _check_mask(self, annotation: dict, sound: dict[int, dict]) -> None:
+    def _check_mask(self, annotation: dict, sound: dict[int, dict]) -> bool:
+        """Whether it marks a pixel; True where its image cannot be had."""
         image = sound.get(annotation['image_id'])
-        if image is not None:
-            check_segmentation(annotation['segmentation'], image['height'], image['width'],
-                               f'annotation {annotation["id"]} in {self.ann_file}')
+        return image is None or marks_pixels(check_segmentation(
+            annotation['segmentation'], image['height'], image['width'],
+            f'annotation {annotation["id"]} in {self.ann_file}'))
 
     def _find_strangers(self, ref: Reference, image_of: dict[int, dict],
                         annotation_of: dict[int, dict]) -> Iterator[DatasetError]:
@@ -142,9 +146,10 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
                                    f'of image {owner} {remedy}', 'wrong image')
 
     def _make_items(self, ref: Reference, image_of: dict[int, dict],
-                    annotation_of: dict[int, dict]) -> Iterator[dict | DatasetError]:
+                    annotation_of: dict[int, dict],
+                    empty: set[int]) -> Iterator[dict | DatasetError]:
         """One item for each expression to ask."""
-        meant = [annotation_of[i] for i in ref.ann_ids]
+        meant = [annotation_of[i] for i in ref.ann_ids if i not in empty]
         meant = [item for item in meant if not item.get('iscrowd')] or meant
         asked = ref.texts[:1] if self.text_mode == 'select_first' else ref.texts
         for i, text in enumerate(asked):

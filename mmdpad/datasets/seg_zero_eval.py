@@ -33,8 +33,8 @@ class SegZeroEvalDataset(TableDataset):
     Every row is checked when the data set is built: its text, its mask, and that mask, sizes and
     image (by its header) agree. One row at a time is in memory; 100 rows of a megapixel take 1 to
     2 seconds from parquet, less from Arrow. Of masks their run lengths are kept, some kilobytes
-    each: ``instances``, as :class:`LoadInstanceMasks` reads it. An item also has ``ann_id``;
-    ``img_id`` may repeat.
+    each: ``instances``, as :class:`LoadInstanceMasks` reads it; none where no pixel is marked. An
+    item also has ``ann_id``; ``img_id`` may repeat.
 
     Args:
         data_root: Folder of the copy.
@@ -70,8 +70,9 @@ class SegZeroEvalDataset(TableDataset):
                 f'{where} should have one size (height, width), but its image is {image}, its '
                 f'mask {mask.shape}, and `img_height` and `img_width` say {stated}; correct it, or '
                 'remove the row', 'wrong size')
+        instances = [dict(mask=encode_mask(mask), ignore_flag=0)] * bool(mask.any())
         return dict(img_id=row['image_id'].as_py(), ann_id=row['ann_id'].as_py(),
-                    instances=[dict(mask=encode_mask(mask), ignore_flag=0)])
+                    num_targets=len(instances), instances=instances)
 
 
 def _read_mask(mask: Any, where: str) -> np.ndarray:
@@ -82,7 +83,7 @@ def _read_mask(mask: Any, where: str) -> np.ndarray:
         where: What messages call its row.
 
     Raises:
-        DatasetError: There is none, its rows differ in length, or no pixel is marked.
+        DatasetError: There is none, or its rows differ in length.
     """
     rows = mask.values
     lengths = [] if rows is None or rows.null_count else set(rows.value_lengths().to_pylist())
@@ -91,7 +92,4 @@ def _read_mask(mask: Any, where: str) -> np.ndarray:
         raise DatasetError(f'`mask` of {where} should be rows of one length, all true or false, '
                            'but is null, holds null, or has rows of other lengths; correct it, or '
                            'remove the row', 'wrong mask')
-    if not values.true_count:
-        raise DatasetError(f'`mask` of {where} marks no pixel; correct it, or remove the row',
-                           'empty mask')
     return values.to_numpy(zero_copy_only=False).reshape(len(rows), -1)

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
 
+from mmdpad.datasets.reasoning_dataset import for_evaluation
 from mmdpad.registry import MODELS
 from mmdpad.utils.argument_types import find_wrong_types
 
@@ -51,6 +52,10 @@ def build_runner(config: Config) -> Runner | FlexibleRunner:
         runner = FlexibleRunner.from_cfg(config)
         # It would build the model after the loops, which look at it.
         runner.model = MODELS.build(runner.model)
+    for name in ('_val_dataloader', '_test_dataloader'):
+        # Of mmengine's own loops, too; the config itself stays as it is.
+        if isinstance(loader := getattr(runner, name), dict):
+            setattr(runner, name, dict(loader, dataset=for_evaluation(loader['dataset'])))
     shield_workers(runner)
     leave_no_handler(runner)
     return runner

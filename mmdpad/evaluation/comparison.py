@@ -122,7 +122,7 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     titles = [COLUMNS[name] for name in columns]
     parts = [f'**Warning:** {warning}.' for warning in comparison['warnings']]
     parts.append(_table(['result', 'n', *titles], [
-        [result['name'], str(result['metrics']['n']),
+        [result['name'], _count(result['metrics']),
          *(_cell(name, result['metrics'].get(name), *result['intervals'].get(name, ()))
            for name in columns)] for result in results]))
     parts.append(f'In brackets: {100 * comparison["bootstrap"]["level"]:.0f} % bootstrap intervals '
@@ -154,6 +154,11 @@ def _flat(nested: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 def _digits(name: str) -> int:
     return 3 if name in _FINE else 1
+
+
+def _count(metrics: Mapping[str, float]) -> str:
+    nothing = metrics.get('n_no_target')
+    return f'{metrics["n"]}' + (f' ({nothing} without a target)' if nothing else '')
 
 
 def _cell(name: str, value: float | None, *interval: float) -> str:

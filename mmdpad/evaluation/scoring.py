@@ -38,7 +38,8 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
 
     Returns:
         Of the sample: ``index``, ``id``, ``image``, ``question``, ``is_sentence``,
-        ``num_targets``. Its scores: those of :func:`score_mask`; ``pointing``
+        ``num_targets``, and ``empty_target`` (True) where that is 0 and should be 1. Its scores:
+        those of :func:`score_mask`; ``pointing``
         (:func:`score_points`; where nothing is meant, 1 if no point is given and 0 if one is) and
         ``boxes_right`` (:func:`boxes_are_right`), 0 and False for a failed sample, None if the
         model gives no points or boxes. The answer: ``failure``
@@ -46,6 +47,7 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         ``think``, ``caption``, ``think_tokens``, ``caption_tokens``, ``repetition`` (of the chain),
         ``truncated``, ``response``.
     """
+    sample = _as_counted(sample, ignore_regions)
     predicted = sample['pred_instances']
     reasoning = sample.get('reasoning', {})
     parsed = reasoning.get('parsed')
@@ -54,7 +56,8 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
     boxes, points = predicted.get('bboxes'), predicted.get('points')
     row = dict(
         identify(sample), is_sentence=sample.get('is_sentence'),
-        num_targets=len(sample['gt_instances']['masks']), **overlap,
+        num_targets=len(sample['gt_instances']['masks']),
+        **(dict(empty_target=True) if sample.get('empty_target') else {}), **overlap,
         pointing=None if points is None else _pointing(points, sample, failure, ignore_regions),
         boxes_right=None if boxes is None else failure is None and boxes_are_right(
             boxes.tolist(), _target_boxes(sample)),
@@ -76,7 +79,9 @@ def score_mask(sample: dict, ignore_regions: str
     """Compare a sample's mask with its target, see :class:`ReasonSegMetric`.
 
     Several objects count by the union of their masks. Where nothing is meant, the IoU is 1 if the
-    predicted mask is empty and 0 if not (gRefCOCO, arXiv 2306.00968).
+    predicted mask is empty and 0 if not (gRefCOCO, arXiv 2306.00968). Where a target is meant but
+    none is marked (``empty_target``), the protocol decides, see
+    :func:`mmdpad.evaluation.functional.mask_iou`.
 
     Returns:
         The predicted mask, bool (H, W), empty after a failure; the failure or None; and ``iou`` in
@@ -96,7 +101,7 @@ def score_mask(sample: dict, ignore_regions: str
     union = area + int(np.count_nonzero(wanted)) - intersection
     if failure:
         iou = 0.0
-    elif not len(sample['gt_instances']['masks']):
+    elif not len(sample['gt_instances']['masks']) and not sample.get('empty_target'):
         iou = float(not area)
     else:
         iou = mask_iou(intersection, union, ignore_regions)
@@ -153,6 +158,16 @@ def _target_boxes(sample: dict) -> list[list[float]]:
     if 'bboxes' in truth:
         return truth['bboxes'].tolist()
     return [box_from_mask(mask).tolist() for mask in _dense(truth['masks'])]
+
+
+def _as_counted(sample: dict, ignore_regions: str) -> dict:
+    """The sample with its ignored regions as its target, where there is no other and the protocol
+    counts them so; a prepared copy says the same of it."""
+    ignored = sample.get('ignored_instances', {}).get('masks', ())
+    if not sample.get('empty_target') or ignore_regions != 'target' or not (
+            len(ignored) and _union(ignored).any()):
+        return sample
+    return dict(sample, gt_instances=dict(masks=ignored), empty_target=False)
 
 
 def _target_and_ignored(sample: dict) -> tuple[np.ndarray, np.ndarray]:

@@ -96,7 +96,8 @@ def _make_sample(item: dict, line: dict) -> dict[str, Any]:
     parsed = (ParseFailure(reason, said['failure_detail'] or 'the stored mask is null', **parts)
               if reason else ReasoningOutput(**parts, objects=()))
     sample = dict(
-        {key: item.get(key) for key in ('sample_idx', 'img_id', 'img_path', 'is_sentence')},
+        {key: item[key] for key in ('sample_idx', 'img_id', 'img_path', 'is_sentence',
+                                    'empty_target', 'left_out') if key in item},
         question=normalise_question(item['question']),
         gt_instances=dict(masks=item['gt_masks']), pred_instances=dict(predicted, masks=masks),
         reasoning=dict(parsed=parsed, response=said['response'],

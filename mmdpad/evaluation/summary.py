@@ -32,7 +32,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, float]:
         zip(names, numerators.sum(axis=1), denominators.sum(axis=1), strict=True)}
     metrics['n'] = len(rows)
     metrics.update({f'n_{name}': sum(map(belongs, rows)) for name, belongs in PARTS.items()})
-    if nothing := sum(map(_means_nothing, rows)):
+    if nothing := sum(row.get('num_targets') == 0 for row in rows):
         metrics['n_no_target'] = nothing
     failures = Counter(row['failure'] for row in rows if row['failure'] is not None)
     metrics.update({f'failed_{reason}': count for reason, count in sorted(failures.items())})
@@ -78,7 +78,8 @@ def _is_long(row: Row) -> bool:
 
 
 def _means_nothing(row: Row) -> bool:
-    return row.get('num_targets') == 0
+    """Not where a target is meant but none is marked: there the protocol says what is right."""
+    return row.get('num_targets') == 0 and not row.get('empty_target')
 
 
 def _mean(key: str, scale: float = 1.0, belongs: Callable[[Row], bool] = _always) -> Measure:
@@ -96,7 +97,7 @@ def _pooled_iou(belongs: Callable[[Row], bool]) -> Measure:
 
 def _found_target(row: Row) -> tuple[float, float] | None:
     """Of a sample with a target, whether the answer says so: usable, and not empty."""
-    if _means_nothing(row):
+    if row.get('num_targets') == 0:
         return None
     return 100 * (row['failure'] is None and row.get('area', 1) > 0), 1
 

@@ -134,6 +134,23 @@ def test_lists_of_data_sets_are_opened():
                                            ('val_dataloader', two)]
 
 
+def test_annotations_without_a_target_are_a_note(tmp_path, write_pair, capsys):
+    for name in 'abc':
+        write_pair(tmp_path / 'train', name, **(dict(polygons=()) if name == 'b' else {}))
+    data = reasonseg(tmp_path, 'train')  # to train on and, just so, to evaluate on
+    assert check(tmp_path, dict(train_dataloader=loader(**data), val_dataloader=loader(**data),
+                                test_dataloader=loader(**data, several_objects=True)),
+                 '--load', 'all') == 0
+    out = [line for line in capsys.readouterr().out.splitlines() if 'WARNING' not in line]
+    path = tmp_path / 'train/b.json'
+    assert out == [
+        'train_dataloader, ReasonSegDataset: ok: 2 items, 2 images, 2 loaded',
+        f'  note: 1 annotation(s) mark no target and are not trained on: {path}',
+        'val_dataloader, ReasonSegDataset: ok: 3 items, 3 images, 3 loaded',
+        f'  note: 1 annotation(s) mark no target and count by the protocol: {path}',
+        'test_dataloader, ReasonSegDataset: ok: 3 items, 3 images, 3 loaded']
+
+
 @pytest.mark.parametrize('tool', ['train', 'test'])
 def test_training_and_testing_refuse_with_the_same_words(tool, broken, monkeypatch, tmp_path,
                                                          capsys):

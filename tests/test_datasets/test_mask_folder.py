@@ -79,7 +79,7 @@ def test_numbered_files_and_the_values_of_an_index_mask_are_objects(tmp_path):
 def test_a_mask_of_background_means_nothing(tmp_path):
     write(tmp_path, a=BOX * 0)
     assert masks_of(tmp_path)[0].shape == (0, 10, 20)
-    assert error_of(tmp_path).problems[0].kind == 'not one target'
+    assert build(tmp_path, test_mode=True)[0]['empty_target']
 
 
 def test_the_table_may_be_json(tmp_path):

@@ -23,7 +23,7 @@ def error_of(folder) -> str:
 
 def test_lists_items_in_the_order_of_file_names(folder):
     dataset = ReasonSegDataset(folder.parent)
-    assert dataset.metainfo == dict(classes=('object', ))
+    assert dataset.metainfo == dict(classes=('object', ), ignore_regions=None)
     assert [dataset[i]['img_id'] for i in range(len(dataset))] == ['a', 'b']
     assert dataset[1] == dict(
         img_id='b',
@@ -33,6 +33,7 @@ def test_lists_items_in_the_order_of_file_names(folder):
         text_index=0,
         question='B one',
         is_sentence=True,
+        num_targets=1,
         sample_idx=1)
 
 
@@ -156,15 +157,8 @@ def test_an_undecodable_image_is_named(damage, folder, photos):
     assert 'b.jpg cannot be decoded as an image (' in error_of(folder)
 
 
-@pytest.mark.parametrize('polygons', [
-    (),
-    [('ignore', [[1, 1], [5, 1], [5, 5]])],
-    [('flag', [[1, 1], [5, 1], [5, 5]])],
-    [('target', [[50, 50], [60, 50], [60, 60]])],
-    [('ignore', [[3, 3]]), ('target', [[3, 3]])],
-], ids=['none', 'ignored', 'flag', 'outside', 'covered'])
-def test_a_mask_without_pixels_is_named(polygons, folder, write_pair):
-    write_pair(folder, 'b', polygons=polygons)
+def test_a_target_outside_of_the_image_is_named(folder, write_pair):
+    write_pair(folder, 'b', polygons=[('target', [[50, 50], [60, 50], [60, 60]])])
     assert 'b.json marks no target pixel in its image of 20 x 10 pixels' in error_of(folder)
 
 
@@ -185,7 +179,9 @@ def test_all_problems_are_counted_and_the_first_of_each_kind_listed(folder):
 
 
 def test_all_that_is_wrong_with_a_pair_is_named(folder, write_pair):
-    image, _ = write_pair(folder, 'b', text=[''], polygons=(), other_boxes=[[30, 0, 40, 5]])
+    outside = ('target', [[30, 3], [40, 3], [40, 5]])
+    image, _ = write_pair(folder, 'b', text=[''], polygons=(outside, ),
+                          other_boxes=[[30, 0, 40, 5]])
     with pytest.raises(DatasetError) as caught:
         ReasonSegDataset(folder.parent)
     assert [problem.kind for problem in caught.value.problems] == [

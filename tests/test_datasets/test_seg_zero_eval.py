@@ -60,7 +60,7 @@ def test_items_before_the_pipeline():
     assert item | dict(img_bytes=None, instances=None) == dict(
         img_id='turned', ann_id='turned_0', img_path=f'{shard}, row 1', shard=shard, row=1,
         texts=['The red one of turned.'], text_index=0, question='The red one of turned.',
-        is_sentence=None, instances=None, img_bytes=None, sample_idx=1)
+        is_sentence=None, num_targets=1, instances=None, img_bytes=None, sample_idx=1)
 
 
 @pytest.mark.parametrize('copy, sizes', [
@@ -112,7 +112,6 @@ MASK[3, 2] = True
     (dict(mask=[[True, False], [True]]), 'wrong mask', 'should be rows of one length'),
     (dict(mask=[None, *MASK.tolist()[1:]]), 'wrong mask', 'holds null'),
     (dict(mask=[[None] * 18, *MASK.tolist()[1:]]), 'wrong mask', 'holds null'),
-    (dict(mask=(MASK & False).tolist()), 'empty mask', 'marks no pixel'),
     (dict(mask=MASK.T.tolist()), 'wrong size',
      r'image is \(32, 18\), its mask \(18, 32\), and `img_height` and `img_width` say \(32, 18'),
     (dict(mask=MASK[:-1].tolist()), 'wrong size', r'its mask \(31, 18\)'),

@@ -35,7 +35,7 @@ def main(command_line: list[str] | None = None) -> int:
     from mmengine.registry import init_default_scope
 
     from mmdpad.datasets import DatasetError
-    from mmdpad.datasets.checking import check_dataset, find_datasets
+    from mmdpad.datasets.checking import as_built, check_dataset, find_datasets
     init_default_scope(config.get('default_scope', 'mmdpad'))
     datasets = list(find_datasets(config))
     if not datasets:
@@ -44,7 +44,7 @@ def main(command_line: list[str] | None = None) -> int:
     status = 0
     for loaders, dataset in datasets:
         try:
-            report = check_dataset(dataset, args.load)
+            report = check_dataset(as_built(loaders, dataset), args.load)
         except DatasetError as error:
             report, status = error.in_full() if args.all else str(error), 1
         except OSError as error:  # what data sets of mmengine and mmdet raise

@@ -26,6 +26,7 @@ def main() -> None:
 
     from mmengine.registry import init_default_scope
 
+    from mmdpad.datasets.reasoning_dataset import for_evaluation
     from mmdpad.datasets.transforms import without_pixels
     from mmdpad.evaluation.metrics import ReasonSegMetric
     from mmdpad.evaluation.stored_masks import score_predictions
@@ -47,7 +48,7 @@ def main() -> None:
     try:
         metric = METRICS.build(dict(chosen[0] if chosen else dict(type=ReasonSegMetric),
                                     out_file=args.out or f'{stem}_scored.jsonl'))
-        dataset = DATASETS.build(without_pixels(config.test_dataloader.dataset))
+        dataset = DATASETS.build(for_evaluation(without_pixels(config.test_dataloader.dataset)))
         publish(dict(protocol=dataset_switches(dataset), provenance=dict(
             predictions=hash_file(args.predictions), config=hash_config(config),
             **describe_data(dataset), **describe_environment(None))))

@@ -20,6 +20,7 @@ from mmengine.registry import init_default_scope
 
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.conversion import (
+    ONE_MASK,
     SOURCES,
     WRITERS,
     convert,
@@ -78,7 +79,8 @@ def describe(counts: Counter, args: argparse.Namespace) -> str:
     """What was written, and how a config reads it."""
     lines = [f'{args.destination}: ' + ', '.join(
         f'{number} {name}' for name, number in counts.items() if number)]
-    several = counts['items of several objects'] or counts['items without object']
+    several = counts['items of several objects'] or (
+        counts['items without object'] and args.kind not in ONE_MASK)
     steps = [*loading_steps(args.target), dict(type='PromptResize', size=(840, 840)),
              dict(type='TargetsFromMask'), dict(type='PackReasoningInputs')]
     lines.append('In a config (`several_objects` in the model, too):' if several else
@@ -87,7 +89,8 @@ def describe(counts: Counter, args: argparse.Namespace) -> str:
     for split in args.split:
         loader = next((name for name in ('val', 'test') if split.startswith(name)), 'train')
         dataset = source_config(args.target, str(args.destination), split)
-        dataset = dict(_delete_=True, **dataset, **(dict(several_objects=True) if several else {}))
+        dataset = dict(_delete_=True, **dataset, **(dict(several_objects=True) if several else {}),
+                       **(dict(test_mode=True) if loader != 'train' else {}))
         lines.append(f'{loader}_dataloader = dict(dataset={_as_call(dataset)[:-1]}, '
                      'pipeline=pipeline))')
     return '\n'.join(lines)

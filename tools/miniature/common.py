@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import torch
 
-from mmdpad.datasets.reason_seg_annotation import Polygon, draw_masks
+from mmdpad.datasets.labelme_shapes import Polygon
+from mmdpad.datasets.reason_seg_annotation import draw_masks
 from mmdpad.datasets.shapes_world import (
     COLOURS,
     FUNCTIONS,

@@ -18,10 +18,14 @@ val_dataloader = dict(
     drop_last=False,
     sampler=dict(type='LengthSortedSampler'),
     collate_fn=dict(type='pseudo_collate'),
-    dataset=dict(type=dataset_type, data_root=data_root, split='val', pipeline=test_pipeline))
+    # test_mode keeps annotations that mark no target, as some published ones do; training skips
+    # them.
+    dataset=dict(type=dataset_type, data_root=data_root, split='val', pipeline=test_pipeline,
+                 test_mode=True))
 test_dataloader = dict(
     val_dataloader,
-    dataset=dict(type=dataset_type, data_root=data_root, split='test', pipeline=test_pipeline))
+    dataset=dict(type=dataset_type, data_root=data_root, split='test', pipeline=test_pipeline,
+                 test_mode=True))
 
 # The table being reproduced counts ReasonSeg's "ignore" regions as target (Seg-Zero, DPAD);
 # LISA's protocol is ignore_regions='exclude'.

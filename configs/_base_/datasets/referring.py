@@ -15,7 +15,8 @@ referring_loader = dict(
     collate_fn=dict(type='pseudo_collate'),
     # mmdet's text_mode='select_first' asks the first expression of each object, as the table being
     # reproduced does; 'original' asks every expression.
-    dataset=dict(_scope_='mmdpad', type='ReferringSegDataset', pipeline=referring_pipeline))
+    dataset=dict(_scope_='mmdpad', type='ReferringSegDataset', pipeline=referring_pipeline,
+                 test_mode=True))
 
 # mIoU and cIoU of the second are giou and ciou of the first.
 referring_evaluator = [dict(type='ReasonSegMetric'), dict(type='RefSegMetric')]

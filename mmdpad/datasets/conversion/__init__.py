@@ -3,7 +3,15 @@
 
 from .convert import WRITERS, convert
 from .polygons import polygons_from_mask
-from .records import SOURCES, Record, loading_steps, open_sources, read_records, source_config
+from .records import (
+    ONE_MASK,
+    SOURCES,
+    Record,
+    loading_steps,
+    open_sources,
+    read_records,
+    source_config,
+)
 
-__all__ = ['SOURCES', 'WRITERS', 'Record', 'convert', 'loading_steps', 'open_sources',
+__all__ = ['ONE_MASK', 'SOURCES', 'WRITERS', 'Record', 'convert', 'loading_steps', 'open_sources',
            'polygons_from_mask', 'read_records', 'source_config']

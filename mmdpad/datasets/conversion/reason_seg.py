@@ -10,8 +10,9 @@ import numpy as np
 from mmdpad.utils import to_jsonl, unique_name
 
 from ..errors import DatasetError
+from ..labelme_shapes import Polygon
 from ..reason_seg import IMAGE_SUFFIXES
-from ..reason_seg_annotation import Polygon, draw_masks
+from ..reason_seg_annotation import draw_masks
 from .image_files import ImageFiles, file_stem, image_suffix, write_image
 from .polygons import polygons_from_mask
 from .records import Record

@@ -46,16 +46,16 @@ class Record:
     extras: dict[str, Any] = field(default_factory=dict)
 
     def only_mask(self, target: str) -> np.ndarray:
-        """The mask (H, W) of the one object.
+        """The mask (H, W) of the one object, background all over where there is none.
 
         Raises:
-            DatasetError: There are several, or none; ``target`` is the format that cannot say so.
+            DatasetError: There are several; ``target`` is the format that cannot say so.
         """
-        if len(self.masks) != 1:
+        if len(self.masks) > 1:
             raise DatasetError(
                 f'{self.where} should have one object, since {target} has one mask an image, but '
                 f'has {len(self.masks)}; take jsonl or coco, or remove it', 'not one target')
-        return self.masks[0]
+        return self.masks.any(axis=0)
 
 
 def read_records(dataset: ReasoningDataset, load: list[dict]) -> Iterator[Record | DatasetError]:
@@ -92,6 +92,8 @@ def _make_record(item: dict, pipeline: Compose, ids: set[str]) -> Record:
         extras={key: item[key] for key in EXTRAS if key in item})
 
 
+# Formats with one mask an item, which may be background all over though an object is asked for.
+ONE_MASK = ('reasonseg', 'parquet')
 # The data sets that read each format: (class, its transform for masks, arguments from a path and
 # a split).
 SOURCES = {

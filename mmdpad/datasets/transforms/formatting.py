@@ -16,7 +16,8 @@ from .mmdet_ground_truth import mmdet_ground_truth
 from .targets import box_from_mask
 
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'prompt_shape', 'texts', 'text_index',
-             'is_sentence', 'response', 'response_coordinates', 'sample_idx')
+             'is_sentence', 'response', 'response_coordinates', 'sample_idx', 'empty_target',
+             'left_out')
 
 
 @TRANSFORMS.register_module()

@@ -11,7 +11,7 @@ from mmdpad.registry import TRANSFORMS
 from mmdpad.utils.masks import segmentation_rle
 
 from ..errors import DatasetError
-from ..reason_seg_annotation import read_reasonseg_annotation
+from ..reason_seg_annotation import draw_target, parse_annotation
 from .images import MAX_PIXELS, check_max_pixels, decode_image, read_image
 
 
@@ -52,18 +52,21 @@ class LoadReasoningImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadReasonSegMask(BaseTransform):
-    """Draw the polygons of a ReasonSeg annotation in the original frame.
+    """Draw the shapes of a ReasonSeg annotation in the original frame.
 
     Required keys: ``ann_path``, ``ori_shape``.
-    Added keys: ``gt_masks`` (1, H, W) and ``ignore_mask`` (H, W), bool, disjoint.
+    Added keys: ``gt_masks`` (K, H, W), K being 1, or 0 where no target is marked, and
+    ``ignore_mask`` (H, W), bool, disjoint.
+
+    Raises:
+        DatasetError: See :func:`mmdpad.datasets.reason_seg_annotation.draw_target`.
     """
 
     def transform(self, results: dict) -> dict:
         height, width = results['ori_shape']
-        target, ignore, _, _ = read_reasonseg_annotation(results['ann_path'], height, width)
-        if not target.any():
-            raise no_target_error(results['ann_path'], height, width)
-        results['gt_masks'], results['ignore_mask'] = target[None], ignore
+        path = results['ann_path']
+        target, ignore = draw_target(parse_annotation(path), height, width, path)
+        results['gt_masks'], results['ignore_mask'] = target[None][:int(target.any())], ignore
         return results
 
 
@@ -75,10 +78,11 @@ class LoadInstanceMasks(BaseTransform):
     with ``mask`` (:func:`mmdpad.utils.masks.segmentation_rle`) and ``ignore_flag``; 1 marks a
     region to leave out of the evaluation.
     Added keys: ``gt_masks`` (K, H, W) bool, one of each target, K may be 0; and, where there are
-    such regions, ``ignore_mask`` (H, W) bool, without the targets' pixels.
+    such regions, ``ignore_mask`` (H, W) bool, without the targets' pixels. An RLE that is
+    background all over is none.
 
     Raises:
-        DatasetError: A segmentation cannot be read, has another size, or marks no pixel.
+        DatasetError: See :func:`check_segmentation`.
     """
 
     def transform(self, results: dict) -> dict:
@@ -86,7 +90,8 @@ class LoadInstanceMasks(BaseTransform):
         masks: dict[int, list[np.ndarray]] = {0: [], 1: []}
         for instance in results['instances']:
             rle = check_segmentation(instance['mask'], height, width, results['img_path'])
-            masks[instance['ignore_flag']].append(coco_mask.decode(rle).astype(bool))
+            if marks_pixels(rle):
+                masks[instance['ignore_flag']].append(coco_mask.decode(rle).astype(bool))
         results['gt_masks'] = np.stack(masks[0]) if masks[0] else np.zeros(
             (0, height, width), bool)
         if masks[1]:
@@ -98,22 +103,25 @@ def check_segmentation(segmentation: object, height: int, width: int, where: str
     """:func:`mmdpad.utils.masks.segmentation_rle` of a data set's file; ``where`` names it.
 
     Raises:
-        DatasetError: It cannot be read, has another size, or marks no pixel.
+        DatasetError: It cannot be read, has another size, or its polygons mark no pixel. (An RLE
+            without one says that nothing is there.)
     """
     try:
         rle = segmentation_rle(segmentation, height, width)
     except ValueError as error:
         raise DatasetError(f'A mask of {where} cannot be used: {error}; correct or remove it',
                            'wrong mask') from error
-    if not coco_mask.area(rle):
+    if not marks_pixels(rle) and _is_drawn(segmentation):
         raise DatasetError(f'A mask of {where} marks no pixel in the image of {width} x {height} '
                            'pixels (width x height); correct or remove it', 'empty mask')
     return rle
 
 
-def no_target_error(ann_path: str, height: int, width: int) -> DatasetError:
-    """What to say of an annotation without a single target pixel."""
-    return DatasetError(
-        f'{ann_path} marks no target pixel in its image of {width} x {height} pixels (width x '
-        'height): no polygon, only ignored ones, or all outside or covered; correct it, or remove '
-        'the file and its image', 'empty mask')
+def marks_pixels(rle: dict) -> bool:
+    """Whether a mask, as RLE with compressed counts, is more than background."""
+    return bool(coco_mask.area(rle))
+
+
+def _is_drawn(segmentation: object) -> bool:
+    """Whether it is polygons."""
+    return isinstance(segmentation, list) and not isinstance(segmentation[0], dict)

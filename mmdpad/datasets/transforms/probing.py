@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmcv.transforms import BaseTransform
@@ -42,20 +42,27 @@ class ProbeReasoningImage(BaseTransform):
 def without_pixels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a data set that gives only what stands in its items and its masks.
 
-    Of a pipeline remain the steps between ``LoadReasoningImage``, which becomes
-    :class:`ProbeReasoningImage`, and ``PromptResize``. Wrappers (``dataset``) and concatenations
-    (``datasets``) are looked into.
+    Of a pipeline, a wrapper's too, remain the steps between ``LoadReasoningImage``, which becomes
+    :class:`ProbeReasoningImage`, and ``PromptResize``.
 
     Raises:
         ValueError: A pipeline does not load an image first, or has nothing between.
     """
-    dataset = dict(dataset)
-    if 'dataset' in dataset:
-        dataset['dataset'] = without_pixels(dataset['dataset'])
-    if 'datasets' in dataset:
-        dataset['datasets'] = [without_pixels(part) for part in dataset['datasets']]
-    if dataset.get('pipeline'):
-        dataset['pipeline'] = _steps_of_masks(dataset['pipeline'])
+    return change_parts(dataset, lambda config: dict(
+        config, pipeline=_steps_of_masks(config['pipeline'])) if config.get('pipeline') else config)
+
+
+def change_parts(dataset: Any, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
+    """The config of a data set, changed; in wrappers (``dataset``), concatenations (``datasets``)
+    and lists what is inside, too. The config itself stays as it is, and so does what is none."""
+    if isinstance(dataset, list | tuple):
+        return [change_parts(part, change) for part in dataset]
+    if not isinstance(dataset, Mapping):
+        return dataset
+    dataset = dict(change(dataset))
+    for name in ('dataset', 'datasets'):
+        if name in dataset:
+            dataset[name] = change_parts(dataset[name], change)
     return dataset
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from mmdpad.datasets.reasoning_dataset import show_names
 from mmdpad.datasets.transforms.prompt_frame import prompt_sizes
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.heads.prompt_encoder import EncodingCollate, check_prompt_lengths
@@ -50,6 +51,20 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
         os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     dataloader.collate_fn = EncodingCollate(encoder, dataloader.collate_fn)
     return dataloader
+
+
+def check_training_data(dataset: Any) -> None:
+    """
+    Raises:
+        ValueError: It has items without a target that training should leave out.
+    """
+    kept = [name for part in base_datasets(dataset) if part.test_mode
+            for name in getattr(part, 'no_target', ())]
+    if kept:
+        raise ValueError(
+            f'A data set to train on should leave out the {len(kept)} annotation(s) that mark no '
+            f'target ({show_names(kept)}), but `test_mode=True` keeps them; take it off the '
+            '`dataset` of `train_dataloader`')
 
 
 def asked(dataset: Any) -> tuple[list[str], set[tuple[int, int]]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.runner import TestLoop, ValLoop
 
+from mmdpad.datasets.reasoning_dataset import for_evaluation
 from mmdpad.engine.strategies import gathered
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.registry import LOOPS
@@ -20,6 +21,8 @@ class _EncodingLoop:
     """Encodes prompts in the data loader's workers and shows how far it is."""
 
     def __init__(self, runner: Any, dataloader: Any, evaluator: Any, **kwargs: Any) -> None:
+        if isinstance(dataloader, dict):
+            dataloader = dict(dataloader, dataset=for_evaluation(dataloader['dataset']))
         super().__init__(runner, build_encoding_dataloader(runner, dataloader), evaluator,
                          **kwargs)
 
@@ -42,7 +45,8 @@ class _EncodingLoop:
 @LOOPS.register_module()
 class ReasonSegValLoop(_EncodingLoop, ValLoop):
     """mmengine's ``ValLoop``; prompts are encoded in the data loader's workers, and where stderr
-    is a terminal a bar counts the samples and tells the time left.
+    is a terminal a bar counts the samples and tells the time left. Data sets are built with
+    ``test_mode=True`` where their config does not say.
 
     Args:
         runner, dataloader, evaluator, fp16: As in mmengine.

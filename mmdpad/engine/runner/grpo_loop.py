@@ -23,7 +23,7 @@ from mmdpad.rewards import RewardComposition
 from mmdpad.rl import LossScale, approximate_kl, check_estimator, compute_advantages, has_signal
 from mmdpad.structures import RolloutBatch
 
-from .encoding import build_encoding_dataloader
+from .encoding import build_encoding_dataloader, check_training_data
 from .finite import StepRefused, refuse_non_finite, save_rollout
 from .rollout_stats import describe_rollout
 from .settings import find_wrong_settings
@@ -65,6 +65,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                  updates_per_rollout: int = 1, max_refills: int = 0,
                  max_skipped_steps: int = 5, **kwargs: Any) -> None:
         super().__init__(runner, build_encoding_dataloader(runner, dataloader), max_iters, **kwargs)
+        check_training_data(self.dataloader.dataset)
         self.composition = RewardComposition(rewards)
         self.prompts_per_update = prompts_per_update or self.dataloader.batch_size
         self.tokens_per_micro_batch = tokens_per_micro_batch

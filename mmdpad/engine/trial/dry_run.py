@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmdpad.datasets import DatasetError
-from mmdpad.datasets.checking import check_items, find_datasets
+from mmdpad.datasets.checking import as_built, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
 from mmdpad.engine.build import find_wrong_arguments, find_wrong_entries, find_wrong_strategy
 from mmdpad.engine.config_nodes import Node, find_nodes
@@ -115,7 +115,7 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
         if misnamed.intersection(map(id, (entry, *entry.get('pipeline', ())))):
             continue
         try:
-            dataset = DATASETS.build(entry)
+            dataset = DATASETS.build(as_built(where, entry))
             notes.append(f'{where} ({entry["type"]}): {check_items(dataset, entry["type"], 1)}')
             if encoder is not None:
                 yield from (f'`{where}`: {problem}' for problem in

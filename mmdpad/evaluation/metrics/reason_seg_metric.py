@@ -36,8 +36,11 @@ class ReasonSegMetric(IgnoreRegionsMetric):
       with IoU > 0.5. Both in percent; absent if the model gives no points or boxes. Where nothing
       is meant, only an answer without points or boxes is right.
     - ``no_target_accuracy``, ``target_accuracy`` (N-acc and T-acc of gRefCOCO, arXiv 2306.00968),
-      in percent, and ``n_no_target``, where the data has questions that mean nothing: how many of
-      these got a usable answer with an empty mask, and how many of the others one with a mask.
+      in percent, where the data has questions that mean nothing: how many of these got a usable
+      answer with an empty mask, and how many of the others one with a mask. ``n_no_target``: how
+      many samples have no target; also where each should have one, but some annotations mark none
+      (:class:`mmdpad.datasets.ReasoningDataset`). These count by ``ignore_regions``, and there are
+      no such accuracies.
     - ``parse_failure_rate`` in [0, 1], and ``failed_<reason>``, a count for each reason that
       occurred. A failed sample has IoU 0, intersection 0 and the target's area as union; its points
       and boxes are wrong.
@@ -60,7 +63,8 @@ class ReasonSegMetric(IgnoreRegionsMetric):
     Args:
         ignore_regions: 'target' counts ReasonSeg's 'ignore' regions as target (the prepared data
             that DPAD and Seg-Zero report on); 'exclude' leaves them out of intersection and union,
-            and an empty union gives IoU 1 (LISA); refused for data that cannot tell them apart.
+            and an empty union gives IoU 1 (LISA), not 0; refused for data that cannot tell them
+            apart.
         out_file: Where the JSON lines go; None for ``reasonseg[_iter_N].jsonl`` beside the log.
         save_masks: Put the predicted mask and the target into the sample's line, as COCO RLE.
         collect_device, prefix, collect_dir: As in mmengine.
@@ -92,6 +96,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
         """Score samples as ``DetDataSample.to_dict()`` gives them: ``gt_instances``,
         ``ignored_instances`` (optional), ``pred_instances`` with masks bool (n, H, W), and
         ``reasoning`` as :class:`ReasoningSegmentor` writes it."""
+        self.check_samples(data_samples)
         self.results.extend(score_sample(sample, self.ignore_regions, self.save_masks)
                             for sample in data_samples)
 

@@ -11,6 +11,8 @@ from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 
 from mmdpad.registry import METRICS
 
+from .ignore_regions import check_truth
+
 
 @METRICS.register_module()
 class RefSegMetric(RefSegMetricOfMMDet):
@@ -34,6 +36,8 @@ class RefSegMetric(RefSegMetricOfMMDet):
         """Score samples as ``DetDataSample.to_dict()`` gives them: ``gt_masks`` of
         :func:`mmdpad.datasets.transforms.mmdet_ground_truth` and ``pred_instances`` with masks
         bool (n, H, W)."""
+        for sample in data_samples:
+            check_truth(sample, 'gt_masks')
         super().process(data_batch, [
             dict(gt_masks=sample['gt_masks'],
                  pred_instances=dict(masks=torch.as_tensor(

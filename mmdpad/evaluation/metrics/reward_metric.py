@@ -53,6 +53,11 @@ class RewardMetric(IgnoreRegionsMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Score one batch. ``data_batch`` is what the data loader made, not yet moved."""
+        self.check_samples(data_samples)
+        if data_batch is None:
+            raise ValueError('Rewards should have the batch that was answered, with its prompt '
+                             'images and targets, but got none, as from `offline_evaluate` without '
+                             '`data`; score responses by tools/analysis_tools/score_responses.py')
         rollout = RolloutBatch(
             data_samples=data_batch['data_samples'],
             prompt_images=data_batch['inputs']['prompt_image'], group_size=1,

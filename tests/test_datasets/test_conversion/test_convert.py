@@ -15,6 +15,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mmdpad.datasets import JsonLinesDataset, ReasonSegDataset
+from mmdpad.datasets.conversion import loading_steps, source_config
 from mmdpad.datasets.conversion import parquet as parquet_module
 from mmdpad.datasets.conversion import reason_seg as reason_seg_module
 from mmdpad.registry import DATASETS
@@ -188,12 +189,34 @@ def test_ones_own_images_masks_and_questions_become_inputs_of_the_model(tmp_path
 # What cannot be said, or is there already
 
 @pytest.mark.parametrize('target', ['reasonseg', 'parquet'])
-def test_several_objects_or_none_are_refused_where_there_is_one_mask(lines, tmp_path, target):
+def test_several_objects_are_refused_where_there_is_one_mask(lines, tmp_path, target):
     source = lines(objects(RING), objects(RING, DOT), objects())
-    message = error_of('jsonl', source, target, tmp_path / 'out')
-    assert 'not one target (2):' in message
-    assert 'line 2 should have one object' in message and 'but has 2' in message
-    assert names(tmp_path) == {'source'}
+    for lossy in ([], ['--lossy']):
+        message = error_of('jsonl', source, target, tmp_path / 'out', *lossy)
+        assert 'not one target (1):' in message
+        assert 'line 2 should have one object' in message and 'but has 2' in message
+        assert names(tmp_path) == {'source'}
+
+
+@pytest.mark.parametrize('target', ['reasonseg', 'parquet', 'jsonl', 'coco'])
+@pytest.mark.parametrize('kind', ['jsonl', 'reasonseg', 'parquet'])
+def test_an_item_without_an_object_stays_one(lines, tmp_path, capsys, kind, target):
+    source = lines(*(dict(objects(*masks), texts=['One.']) for masks in ([RING], [])))
+    if kind != 'jsonl':
+        convert('jsonl', source, kind, tmp_path / kind)
+        source = tmp_path / kind
+        capsys.readouterr()
+    convert(kind, source, target, tmp_path / 'out', '--lossy')
+    out = capsys.readouterr().out
+    assert '2 items, 2 questions, 1 objects, 1 items without object' in out
+    # A question that may mean none is asked for as such; elsewhere no mask was drawn.
+    assert ('several_objects=True' in out) == (kind == 'jsonl')
+    config = source_config(target, str(tmp_path / 'out'), 'train')
+    dataset = DATASETS.build(dict(config, pipeline=loading_steps(target), test_mode=True,
+                                  serialize_data=False))
+    assert [(item['num_targets'], item.get('empty_target')) for item in dataset] == [
+        (1, None), (0, True)]
+    assert [item['gt_masks'].sum() for item in dataset] == [RING.sum(), 0]
 
 
 @pytest.mark.parametrize('target', ['coco', 'parquet'])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mmdpad.datasets.conversion import polygons_from_mask
-from mmdpad.datasets.reason_seg_annotation import Polygon, draw_masks
+from mmdpad.datasets.labelme_shapes import Polygon
+from mmdpad.datasets.reason_seg_annotation import draw_masks
 
 
 def drawn(polygons, shape):
