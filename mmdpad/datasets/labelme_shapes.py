@@ -36,7 +36,7 @@ POINTS = {'rectangle': 2, 'circle': 2, 'oriented_rectangle': 4, 'mask': 2}
 """Shapes besides polygons, and how many points each has."""
 KINDS = ('polygon', *POINTS)
 NO_AREA = ('line', 'linestrip', 'point', 'points')
-# Pillow goes through all rows of an ellipse, wherever they are: 40 s for one of a million pixels.
+# Drawing a circle takes time by its radius, also where most of it is outside of the image.
 MAX_RADIUS = 200_000
 # Of the image in a `mask`: one value a pixel.
 _MASK_MODES = ('1', 'L')

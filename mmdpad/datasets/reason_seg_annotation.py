@@ -30,7 +30,7 @@ TARGET, IGNORE = 1, 255
 class ReasonSegAnnotation:
     """What one annotation file says; ``shapes`` in the file's order, flags left out.
 
-    ``size`` is the (height, width) of the image that labelme writes, ``other_boxes`` are (x1, y1,
+    ``size`` is the (height, width) of the image, where labelme wrote the file, ``other_boxes`` are (x1, y1,
     x2, y2) in pixels of the image; None where the file does not say. ``answer`` has those of
     ``ANSWER_KEYS`` that are in the file.
     """
@@ -153,8 +153,10 @@ def parse_annotation(path: str | os.PathLike) -> ReasonSegAnnotation:
         raise wrong_field(path, 'is_sentence', 'true or false', is_sentence)
     if not isinstance(shapes, list):
         raise wrong_field(path, 'shapes', 'a list of polygons or other shapes', shapes)
+    # Only labelme says so of the image that its shapes are drawn on: LISA's reader does not look.
+    size = ((content.get('imageHeight'), content.get('imageWidth')) if 'version' in content
+            else (None, None))
     parsed = (parse_shape(path, f'shapes[{i}]', shape) for i, shape in enumerate(shapes))
     return ReasonSegAnnotation(
         tuple(shape for shape in parsed if shape), tuple(texts), is_sentence,
-        (content.get('imageHeight'), content.get('imageWidth')), parse_boxes(path, content),
-        parse_answer(path, content))
+        size, parse_boxes(path, content), parse_answer(path, content))

@@ -20,7 +20,6 @@ from mmdpad.datasets import DatasetError, ReasonSegDataset, read_reasonseg_annot
 from mmdpad.datasets.labelme_shapes import parse_shape
 from mmdpad.datasets.transforms import LoadReasonSegMask
 
-
 FOLDER = Path(__file__).parents[1] / 'data/labelme'
 CASES = [json.loads(line) for line in (FOLDER / 'shapes.jsonl').read_text().splitlines()]
 VERSION = 'labelme==6.3.1'
@@ -203,11 +202,17 @@ def test_what_is_drawn_outside_is_an_error_and_an_empty_mask_is_none(tmp_path, w
     (dict(imageHeight=20, imageWidth=10), r'\(20, 10\)'),  # before the EXIF rotation
     (dict(imageWidth=40), r'\(None, 40\)')])
 def test_shapes_of_an_image_of_another_size_are_refused(tmp_path, write_pair, fields, stated):
-    write_pair(tmp_path / 'train', **fields)
+    write_pair(tmp_path / 'train', version='6.3.1', **fields)
     with pytest.raises(DatasetError, match=r'after the EXIF rotation, \(10, 20\), but got '
                        + stated) as caught:
         ReasonSegDataset(tmp_path)
     assert caught.value.problems[0].kind == 'wrong size'
+
+
+def test_a_size_that_another_program_wrote_is_not_looked_at(tmp_path, write_pair):
+    """As in LISA's reader, so that published annotations count whatever they say there."""
+    write_pair(tmp_path / 'train', imageHeight=20, imageWidth=10)
+    assert len(ReasonSegDataset(tmp_path)) == 1
 
 
 def test_a_file_of_labelme_is_read_as_it_is(tmp_path, write_pair):
