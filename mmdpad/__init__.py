@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import pkgutil
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -50,8 +52,8 @@ def find_unsuitable(find_version: Callable[[str], str | None] = installed_versio
 
 
 def prepare_environment() -> None:
-    """Checks what mmdpad builds on, lets mmengine find our configs, and keeps it from running code
-    that a YAML file names; done at import.
+    """Checks what mmdpad builds on, lets mmengine find our configs, keeps it from running code that
+    a YAML file names, and gives it back what Python 3.14 removed; done at import.
 
     Raises:
         ImportError: A package is missing or unsuitable; each is named with its remedy.
@@ -61,9 +63,17 @@ def prepare_environment() -> None:
         raise ImportError(
             f'mmdpad {__version__} does not fit this environment:\n  ' + '\n  '.join(faults) +
             '\n(`mmdpad doctor` checks all else, too)')
+    _restore_find_loader()
     _offer_configs()
     from .utils.plain_yaml import read_yaml_plainly
     read_yaml_plainly()
+
+
+def _restore_find_loader() -> None:
+    """mmengine 0.10.7 asks `pkgutil.find_loader`, which Python 3.14 no longer has, whether mmcv has
+    its operators, whenever it builds an optimizer."""
+    if not hasattr(pkgutil, 'find_loader'):
+        pkgutil.find_loader = importlib.util.find_spec  # type: ignore[attr-defined]
 
 
 def _offer_configs() -> None:

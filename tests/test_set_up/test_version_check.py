@@ -1,9 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import pkgutil
 import re
 import subprocess
 import sys
 
 import pytest
+from mmengine.utils.dl_utils import mmcv_full_available
 
 import mmdpad
 from mmdpad.version import REQUIRED
@@ -63,6 +65,13 @@ def test_importing_mmdpad_raises_all_faults_at_once_and_imports_nothing_heavy():
                            check=True).stdout
     assert 'mmdet==2.28.0' in shown and 'transformers==4.40.0' in shown
     assert shown.endswith('[]\n')
+
+
+def test_mmengine_finds_mmcvs_operators_where_python_lacks_find_loader(monkeypatch):
+    monkeypatch.delattr(pkgutil, 'find_loader', raising=False)
+    mmdpad.prepare_environment()
+    assert mmcv_full_available()
+    assert pkgutil.find_loader('no_such_module') is None
 
 
 def test_the_version_is_a_release_number():
