@@ -30,9 +30,9 @@ TARGET, IGNORE = 1, 255
 class ReasonSegAnnotation:
     """What one annotation file says; ``shapes`` in the file's order, flags left out.
 
-    ``size`` is the (height, width) of the image, where labelme wrote the file, ``other_boxes`` are (x1, y1,
-    x2, y2) in pixels of the image; None where the file does not say. ``answer`` has those of
-    ``ANSWER_KEYS`` that are in the file.
+    ``size`` is the (height, width) of the image, where labelme wrote the file; ``other_boxes`` are
+    (x1, y1, x2, y2) in pixels of the image; None where the file does not say. ``answer`` has those
+    of ``ANSWER_KEYS`` that are in the file.
     """
     shapes: tuple[Shape, ...]
     texts: tuple[str, ...]
