@@ -20,7 +20,6 @@ from mmdpad.datasets import DatasetError, ReasonSegDataset, read_reasonseg_annot
 from mmdpad.datasets.labelme_shapes import parse_shape
 from mmdpad.datasets.transforms import LoadReasonSegMask
 
-
 FOLDER = Path(__file__).parents[1] / 'data/labelme'
 CASES = [json.loads(line) for line in (FOLDER / 'shapes.jsonl').read_text().splitlines()]
 VERSION = 'labelme==6.3.1'
