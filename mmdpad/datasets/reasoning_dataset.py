@@ -44,23 +44,23 @@ class ReasoningDataset(BaseDataset, ABC):
             with seed 9.
         several_objects: A question may mean any number of objects, or none; without it each item
             has to have one target, or none that is marked.
-        **kwargs: For :class:`mmengine.dataset.BaseDataset`, ``pipeline`` above all, and
-            ``test_mode=True`` in an evaluation (the loops of this package see to it,
-            :func:`for_evaluation`).
+        test_mode: The data set is to evaluate on, see above; the loops of this package see to it
+            (:func:`for_evaluation`).
+        **kwargs: For :class:`mmengine.dataset.BaseDataset`, ``pipeline`` above all.
     """
 
     METAINFO = dict(classes=('object', ), ignore_regions=None)
     no_target: tuple[str, ...] = ()
 
     def __init__(self, num_samples: int | None = None, sample_seed: int = 9,
-                 several_objects: bool = False, **kwargs: Any) -> None:
+                 several_objects: bool = False, test_mode: bool = False, **kwargs: Any) -> None:
         if num_samples is not None and num_samples < 1:
             raise ValueError('`num_samples` should be a positive integer, or None for all items, '
                              f'but got {num_samples}')
         self.num_samples = num_samples
         self.sample_seed = sample_seed
         self.several_objects = several_objects
-        super().__init__(**kwargs)
+        super().__init__(test_mode=test_mode, **kwargs)
 
     @property
     def max_pixels(self) -> int:
