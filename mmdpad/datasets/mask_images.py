@@ -158,7 +158,8 @@ class _Reader:
         visible = self._visible(picture)
         void = np.zeros(picture.colors.shape, bool)
         if visible is not None:
-            marked = visible
+            void = visible & _find_void(picture, visible)
+            marked = visible & ~void
             if self.index_masks and picture.is_gray:
                 self._cut(np.where(visible, picture.colors, 0), numbered=True)
         elif picture.entries is not None:
@@ -195,19 +196,17 @@ class _Reader:
             raise self._two_palettes('no color that it uses of its palette is black', picture)
         if 0 in black and len(black) > 1:
             raise self._two_palettes(f'entries {_show(black)} of its palette are black', picture)
-        void = np.zeros(values.shape, bool)
         if picture.is_gray:
-            return self._cut(colors, self.index_masks), void
-        others = used[(used > 0) & (used < _VOID_INDEX)]
-        if _VOID_INDEX in used and len(others) and others[-1] <= _VOID_INDEX // 2:
-            void = values == _VOID_INDEX
-            colors = np.where(void, 0, colors)
+            return self._cut(colors, self.index_masks), np.zeros(values.shape, bool)
+        void = _is_void_entry(values, used)
+        colors = np.where(void, 0, colors)
         if self.index_masks:
             edges = len(used) - len(_flat(values))
             if edges > max(len(used) - edges, _FEW):
                 raise self._soft_numbers(edges, values > 0, colors > 0)
             return colors > 0, void
-        return self._read_colors(colors)[0], void
+        marked, void_color = self._read_colors(colors)
+        return marked, void | void_color
 
     def _two_palettes(self, why: str, picture: _Picture) -> DatasetError:
         return self._unclear(
@@ -218,13 +217,11 @@ class _Reader:
 
     def _read_colors(self, colors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Black is background, and VOC's color for it beside others is void."""
-        void = np.zeros(colors.shape, bool)
-        used, flat = _unique(colors), _flat(colors)
-        if self.is_jpeg or used[0] > 0 or len(used) - len(flat) > max(len(flat), _FEW):
+        used = _unique(colors)
+        if self.is_jpeg or used[0] > 0 or _has_shades(colors, used):
             brightest = np.maximum.reduce([colors >> shift & 255 for shift in (16, 8, 0)])
-            return self._cut(brightest, numbered=False), void
-        if _VOID_COLOR in used and len(used) > 2:
-            void = colors == _VOID_COLOR
+            return self._cut(brightest, numbered=False), np.zeros(colors.shape, bool)
+        void = _is_void_color(colors, used)
         return (colors > 0) & ~void, void
 
     def _cut(self, gray: np.ndarray, numbered: bool) -> np.ndarray:
@@ -238,7 +235,9 @@ class _Reader:
             return marked
         if self.is_jpeg and largest < _NUMBERS_BELOW:
             raise self._unclear('JPEG does not keep values', {_NOT_ZERO: marked, _BRIGHT: bright})
-        if not marked.all() and np.array_equal(marked, bright):
+        middle = (largest + 1) // 2  # 128 beside 255: what a trimap does not know
+        if not marked.all() and np.array_equal(marked, bright) and not (
+                largest >= 224 and (gray == middle).any()):
             return marked
         used, flat = _unique(gray), _flat(gray)
         edges = len(used) - len(flat)
@@ -262,7 +261,7 @@ class _Reader:
         largest = used[-1]
         dark = used[(used > 0) & (used < largest * 7 / 8)]
         is_white = largest >= (224 if largest < 256 else 57344)
-        if is_white and len(dark) and dark.max() <= largest / 2:
+        if is_white and len(dark) and dark.max() <= (largest + 1) / 2:
             raise self._unclear(
                 f'{largest} beside {_show(dark)} may be void, an object or a bright pixel beside '
                 'noise', readings, f'{_BINARY}, void as 0')
@@ -286,6 +285,36 @@ class _Reader:
         return DatasetError(f'{self.path} can be read in several ways, since {why}: of its '
                             f'{total:,} pixels the object would have {found}; {remedy}',
                             'unclear mask')
+
+
+def _find_void(picture: _Picture, visible: np.ndarray) -> np.ndarray:
+    """Void (H, W) bool in colors that are transparent elsewhere; none in gray values."""
+    void = np.zeros(visible.shape, bool)
+    if picture.is_gray:
+        return void
+    if picture.entries is not None:
+        values = np.where(visible, picture.values, 0)
+        void |= _is_void_entry(values, _unique(values))
+    colors = np.where(visible, picture.colors, 0)
+    used = _unique(colors)
+    return void if _has_shades(colors, used) else void | _is_void_color(colors, used)
+
+
+def _is_void_entry(values: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Where entries of a palette are void: 255 beside those of objects."""
+    others = used[(used > 0) & (used < _VOID_INDEX)]
+    beside_few = len(others) > 0 and others[-1] <= _VOID_INDEX // 2
+    return (values == _VOID_INDEX) & beside_few
+
+
+def _is_void_color(colors: np.ndarray, used: np.ndarray) -> np.ndarray:
+    return (colors == _VOID_COLOR) & (len(used) > 2)
+
+
+def _has_shades(colors: np.ndarray, used: np.ndarray) -> bool:
+    """Whether more colors are along edges than fill areas: soft edges, and photographs."""
+    flat = len(_flat(colors))
+    return len(used) - flat > max(flat, _FEW)
 
 
 def _pack(colors: np.ndarray) -> np.ndarray:

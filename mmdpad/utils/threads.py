@@ -66,14 +66,16 @@ class FreeCores:
 
 def follow_free_cores(model: nn.Module) -> FreeCores | None:
     """What adapts the number of threads to the free cores while ``model`` runs; None where it
-    should stay: on a GPU, for a model that is not tiny (:data:`TINY`), with one thread, or where
-    ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` is set."""
+    should stay: on a GPU, for a model that is not tiny (:data:`TINY`), with one thread, where
+    ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` is set, or where the system does not count the idle
+    time of its cores (gVisor)."""
     parameters = list(model.parameters())
     if (any(name in os.environ for name in SET_BY_USERS) or torch.get_num_threads() == 1
             or any(parameter.device.type != 'cpu' for parameter in parameters)
             or sum(parameter.numel() for parameter in parameters) >= TINY):
         return None
-    return FreeCores()
+    _, idle, _ = _times()
+    return FreeCores() if idle > 0 else None
 
 
 def _times() -> tuple[float, float, float]:
@@ -82,6 +84,8 @@ def _times() -> tuple[float, float, float]:
     cores = psutil.cpu_times(percpu=True)
     if hasattr(os, 'sched_getaffinity'):  # Linux
         allowed = os.sched_getaffinity(0)
-        cores = [core for number, core in enumerate(cores) if number in allowed]
+        # Containers may number theirs anew (LXC); counts differ where only some are allowed.
+        if len(allowed) != len(cores):
+            cores = [core for number, core in enumerate(cores) if number in allowed]
     idle = sum(core.idle + getattr(core, 'iowait', 0.0) for core in cores)
     return time.monotonic(), idle, time.process_time()

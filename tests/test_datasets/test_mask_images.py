@@ -142,7 +142,7 @@ BY_TOOLS = {
     'DAVIS, stored in 4 bits': palette(INDEX, DAVIS[:16]),
     'Supervisely, machine masks': Image.fromarray(np.stack([INDEX] * 3, axis=2)),
     'Label Studio, gray numbers': Image.fromarray(INDEX),
-    'gray palette': palette(INDEX, [[0] * 3, [128] * 3, [255] * 3]),
+    'gray palette': palette(INDEX, [[0] * 3, [100] * 3, [200] * 3]),
     'pngquant, rarest last': palette(np.array([2, 1, 0])[INDEX],
                                      [[0, 99, 0], [128, 0, 0], [0, 0, 0]]),
     'instance numbers, 16 bits': Image.fromarray(INDEX.astype(np.uint16) * 13001),
@@ -184,6 +184,33 @@ def test_void_of_voc_is_neither_object_nor_background(read):
     assert (alone.marked == SHAPE).all() and not alone.void.any()
 
 
+def test_void_of_voc_beside_transparency(read):
+    border = np.zeros_like(SHAPE)
+    border[8:22, 8:32] = True
+    border &= ~SHAPE
+    numbers = SHAPE * np.uint8(15) + border * np.uint8(255)
+    colored = VOC.astype(np.uint8)[numbers]
+    clear = Image.fromarray(np.dstack([colored, np.where(numbers, 255, 0).astype(np.uint8)]))
+    for image, index_masks, options in (
+            (palette(numbers, VOC), False, dict(transparency=0)),
+            (palette(numbers, VOC), True, dict(transparency=bytes([0, *[255] * 255]))),
+            (clear, False, {})):
+        mask = read(image, index_masks, **options)
+        np.testing.assert_array_equal(mask.marked, SHAPE)
+        np.testing.assert_array_equal(mask.void, border)
+    photo = np.random.default_rng(0).integers(1, 255, (*SHAPE.shape, 3), dtype=np.uint8)
+    photo[12, 12] = 224, 224, 192  # a color of a photograph that is cut out
+    mask = read(Image.fromarray(np.dstack([photo, WHITE])))
+    np.testing.assert_array_equal(mask.marked, SHAPE)
+
+
+def test_voids_color_at_another_entry_of_a_palette_is_void(read):
+    colors = [[0, 0, 0], [128, 0, 0], [224, 224, 192]]
+    mask = read(palette(INDEX, colors))
+    np.testing.assert_array_equal(mask.marked, SHAPE)
+    np.testing.assert_array_equal(mask.void, OBJECT_2)
+
+
 def test_both_readings_are_in_the_message(refusal):
     assert refusal(palette(SHAPE, [[120, 120, 120], [6, 230, 230]])).endswith(
         'a.png can be read in several ways, since no color that it uses of its palette is black: '
@@ -200,6 +227,8 @@ def test_both_readings_are_in_the_message(refusal):
      'entries of its palette but 0", 200 by'),
     (Image.fromarray(SHAPE * np.uint8(15) + OBJECT_2 * np.uint8(255)),
      '255 beside 15 may be void, an object or a bright pixel beside noise'),
+    (Image.fromarray(SHAPE * np.uint8(255) + OBJECT_2 * np.uint8(128)),  # a trimap: 128 is unknown
+     '255 beside 128 may be'),
     (Image.fromarray(INDEX + np.uint8(1)), 'none of its pixels is black'),  # Oxford pets' trimaps
     (Image.fromarray(np.array([[9, 9, 9], [255, 0, 0]], np.uint8)[SHAPE * 1]), 'none of its pixels '
      'is black'),

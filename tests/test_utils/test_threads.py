@@ -73,6 +73,23 @@ def test_a_real_busy_process_is_seen():
         process.wait()
 
 
+def test_cores_that_a_container_numbers_anew_are_counted(monkeypatch):
+    """LXC shows the cores 2 and 3 of a machine as 0 and 1."""
+    times = psutil.cpu_times()._replace(idle=50.0)
+    monkeypatch.setattr(psutil, 'cpu_times', lambda percpu: [times] * 2)
+    monkeypatch.setattr(threads.os, 'sched_getaffinity', lambda _: {2, 3}, raising=False)
+    idle = threads._times()[1]
+    assert idle >= 100.0
+    monkeypatch.setattr(threads.os, 'sched_getaffinity', lambda _: {1}, raising=False)
+    assert threads._times()[1] == idle / 2
+
+
+def test_nothing_is_followed_where_idle_time_is_not_counted(monkeypatch):
+    """gVisor's /proc/stat is all zeros: one thread for ever, by it."""
+    monkeypatch.setattr(threads, '_times', lambda: (100.0, 0.0, 50.0))
+    assert follow_free_cores(nn.Linear(2, 2)) is None
+
+
 def test_what_a_user_has_set_stays(monkeypatch):
     model = nn.Linear(2, 2)
     assert isinstance(follow_free_cores(model), FreeCores)

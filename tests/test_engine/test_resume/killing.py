@@ -32,6 +32,7 @@ import mmdpad.engine.hooks  # noqa: F401
 import mmdpad.engine.runner  # noqa: F401
 import mmdpad.evaluation  # noqa: F401
 import mmdpad.testing  # noqa: F401
+from mmdpad.engine.checkpoints import find_whole_checkpoint
 from mmdpad.engine.stopping import STATUS
 from mmdpad.registry import HOOKS, REWARDS, TRANSFORMS
 
@@ -74,9 +75,10 @@ def NoisyImage():
 
 
 def last_iter(work_dir: str) -> int:
-    """The iteration at which a run will go on."""
-    last = Path(work_dir, 'last_checkpoint')
-    return int(re.findall(r'iter_(\d+)', last.read_text())[0]) if last.exists() else 0
+    """The iteration at which a run will go on. One that was killed between a checkpoint and
+    `last_checkpoint` has the former only."""
+    path, _ = find_whole_checkpoint(work_dir)
+    return int(re.findall(r'iter_(\d+)', path)[-1]) if path else 0
 
 
 def train(config: str, work_dir: str, processes: int, kill_at: int = -1, after: float = 0.0,
