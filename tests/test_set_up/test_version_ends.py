@@ -80,16 +80,35 @@ class Environment:
         return told.stdout
 
 
-@pytest.fixture(params=['oldest', 'newest'])
-def environment(request, tmp_path):
-    if shutil.disk_usage(tmp_path).free < 15e9:
-        pytest.skip('an environment needs 15 GB of free disk')
+@pytest.fixture
+def index(tmp_path):
+    """Skips where no package index can be reached; gives variables without the closed network."""
     probe = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '--retries', '0',
              '--timeout', '10', '-d', str(tmp_path), 'termcolor==2.1.0']
     environ = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     if subprocess.run(probe, env=environ, stdout=subprocess.DEVNULL,
                       stderr=subprocess.DEVNULL).returncode:
         pytest.skip('no package index can be reached')
+    return environ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('version', set_up.PYTHONS, ids='{0[0]}.{0[1]}'.format)
+def test_the_pins_can_be_had_together_for_each_python(version, index, tmp_path):
+    python = shutil.which('python{}.{}'.format(*version))
+    if not python or set_up.ask_python(python)[1] is not None:
+        pytest.skip('no such Python on the PATH')
+    told = subprocess.run(
+        [python, '-m', 'pip', 'install', '--dry-run', '--ignore-installed', '--target', tmp_path,
+         '-c', ROOT / 'tools/set_up/constraints.txt', 'torch', 'torchvision', f'{ROOT}[dev]'],
+        env=index, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr[-2000:]
+
+
+@pytest.fixture(params=['oldest', 'newest'])
+def environment(request, tmp_path, index):
+    if shutil.disk_usage(tmp_path).free < 15e9:
+        pytest.skip('an environment needs 15 GB of free disk')
     folder = tmp_path / request.param
     try:
         yield Environment(folder, request.param)
