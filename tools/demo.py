@@ -51,8 +51,7 @@ def evaluate(name: str, *arguments: str) -> dict[str, float]:
     out = WORK_DIR / 'eval' / f'{name}.json'
     if not out.exists():
         options = [a for a in arguments if '=' in a]
-        samples = str(out.with_name(f'{name}.samples.jsonl'))
-        options.append(f'test_evaluator.0.out_file={samples!r}')
+        options.append(f'test_evaluator.0.out_file={out.with_name(f"{name}.samples.jsonl")}')
         for stale in out.parent.glob(f'{name}.samples.json*'):
             stale.unlink()  # of an evaluation that did not finish
         run('tools/test.py', CONFIG, *(a for a in arguments if '=' not in a), '--out', str(out),

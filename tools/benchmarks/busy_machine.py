@@ -74,8 +74,8 @@ def train(data: str, settings: Sequence[str], loads: Sequence[int],
         process = subprocess.Popen(
             [sys.executable, 'tools/train.py', CONFIG, '--work-dir', work_dir, '--cfg-options',
              f'train_cfg.max_iters={1 + len(loads) * (iterations + 1)}',
-             'train_cfg.val_interval=1000000', f'train_dataloader.dataset.data_root={data}',
-             f'val_dataloader.dataset.data_root={data}', 'default_hooks.logger.interval=1',
+             'train_cfg.val_interval=1000000', f'train_dataloader.dataset.data_root={data!r}',
+             f'val_dataloader.dataset.data_root={data!r}', 'default_hooks.logger.interval=1',
              'log_processor.window_size=1', *(s for s in settings if s not in variables)],
             cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None:
