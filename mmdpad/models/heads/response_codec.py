@@ -12,7 +12,7 @@ from mmdpad.models.weights import read_json
 
 from .chat_template import TAG_TEXTS, ChatTemplate
 
-_GENERATION = 'generation_config.json'
+GENERATION_CONFIG = 'generation_config.json'
 
 
 class ResponseCodec:
@@ -50,11 +50,13 @@ class ResponseCodec:
         self.ends: dict[int, list[str]] = {}
         self.ignored: list[int] = []
         config = read_json(source, 'config.json')
-        text_config = config.get('text_config') or {}
-        size = text_config.get('vocab_size') or config.get('vocab_size') or len(tokenizer)
+        text_config = config.get('text_config')
+        text_config = text_config if isinstance(text_config, dict) else {}
+        sizes = (text_config.get('vocab_size'), config.get('vocab_size'), len(tokenizer))
+        size = next(size for size in sizes if isinstance(size, int))
         for where, value in (
                 ('the chat template', chat.turn_end), ('the tokenizer', tokenizer.eos_token_id),
-                (_GENERATION, read_json(source, _GENERATION).get('eos_token_id')),
+                (GENERATION_CONFIG, read_json(source, GENERATION_CONFIG).get('eos_token_id')),
                 ('config.json', config.get('eos_token_id')),
                 ('config.json', text_config.get('eos_token_id'))):
             for token in self._tokens(where, value, size):
@@ -67,8 +69,8 @@ class ResponseCodec:
         if not self.ends:
             raise ValueError(
                 f'Something in {source!r} should name the token that ends a response, but neither '
-                f'{_GENERATION}, config.json (`eos_token_id`), the tokenizer (`eos_token`) nor the '
-                f'chat template does; set `eos_token` in tokenizer_config.json')
+                f'{GENERATION_CONFIG} nor config.json (`eos_token_id`), the tokenizer (`eos_token`) '
+                f'nor the chat template does; set `eos_token` in tokenizer_config.json')
         pad = tokenizer.pad_token_id
         self.pad_token: int = next(iter(self.ends)) if pad is None or pad >= size else pad
         tags = {token for token, added in tokenizer.added_tokens_decoder.items()
