@@ -40,7 +40,7 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
 
     A whole policy becomes what ``from_pretrained`` of transformers and vLLM read: safetensors in
     shards of at most 5 GB, under the names that the start policy's files use, and the start
-    policy's config, tokenizer, processor and chat template as they are; so is the generation config,
+    policy's config, tokenizer, processor and chat template as they are; the generation config too,
     but for ends of a response that only other files name. An adapter becomes what
     ``peft.PeftModel.from_pretrained`` reads.
 

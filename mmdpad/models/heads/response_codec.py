@@ -69,8 +69,9 @@ class ResponseCodec:
         if not self.ends:
             raise ValueError(
                 f'Something in {source!r} should name the token that ends a response, but neither '
-                f'{GENERATION_CONFIG} nor config.json (`eos_token_id`), the tokenizer (`eos_token`) '
-                f'nor the chat template does; set `eos_token` in tokenizer_config.json')
+                f'{GENERATION_CONFIG} nor config.json (`eos_token_id`), nor the tokenizer '
+                f'(`eos_token`), nor the chat template does; set `eos_token` in '
+                f'tokenizer_config.json')
         pad = tokenizer.pad_token_id
         self.pad_token: int = next(iter(self.ends)) if pad is None or pad >= size else pad
         tags = {token for token, added in tokenizer.added_tokens_decoder.items()
