@@ -20,9 +20,9 @@ REMEDY = 'The folder should hold tokenizer, processor and chat template as they 
 # What a program run in a sandbox of Jinja's may raise; transformers: ValueError without a template.
 _ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 _MARK = 'a response to find again'
-# In the order in which transformers looks; an entry in those with None.
-_FILES = {'processor_config.json': 'chat_template', 'chat_template.jinja': None,
-          'chat_template.json': None, 'tokenizer_config.json': 'chat_template'}
+# Where transformers looks, the first that counts first; with None the file holds nothing else.
+_FILES = {'processor_config.json': 'chat_template', 'chat_template.json': None,
+          'chat_template.jinja': None, 'tokenizer_config.json': 'chat_template'}
 TAG_TEXTS = frozenset(f'<{slash}{tag}>' for tag in TAGS for slash in ('', '/'))
 """Tags of a response as they are written."""
 _EMPTY_BLOCK = re.compile(r'<think>\s*</think>\s*')
@@ -77,7 +77,8 @@ class ChatTemplate:
             return self.processor.apply_chat_template(
                 list(messages), add_generation_prompt=generate, tokenize=False)
         except _ERRORS as error:
-            raise ValueError(f'{self._name()} cannot be used: {error}. {REMEDY}') from error
+            raise ValueError(f'{self._name()} cannot be used: {error}. {REMEDY}; a template for '
+                             f'text only cannot ask about an image') from error
 
     @property
     def digest(self) -> str:
@@ -142,7 +143,8 @@ class ChatTemplate:
         """The token that a text begins with, if it is none of plain text."""
         tokenizer = self.processor.tokenizer
         first = tokenizer(text.lstrip(), add_special_tokens=False)['input_ids'][:1]
-        return first[0] if first and first[0] in tokenizer.added_tokens_decoder else None
+        added = tokenizer.added_tokens_decoder.get(first[0]) if first else None
+        return None if added is None or added.content in TAG_TEXTS else first[0]
 
 
 def find_opened(text: str) -> str:

@@ -62,7 +62,8 @@ class ResponseCodec:
             for token in self._tokens(where, value, size):
                 # transformers stops at generation_config.json's, whatever they are; config.json may
                 # hold another vocabulary's, which would cut every response at some letter.
-                if where == 'config.json' and token not in tokenizer.added_tokens_decoder:
+                if where == 'config.json' and token not in {
+                        *self.ends, *tokenizer.added_tokens_decoder}:
                     self.ignored.append(token)
                 elif where not in (named := self.ends.setdefault(token, [])):
                     named.append(where)

@@ -3,11 +3,12 @@
 import re
 
 import pytest
-from chat_templates import NO_TURN, OPENED, TEXT_ONLY, chat, policy_folder
+from chat_templates import NO_TURN, OPENED, TEXT_ONLY, change_json, chat, policy_folder
 from transformers import AutoProcessor
 
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.heads.chat_template import ChatTemplate, find_opened
+from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.prompts import TEMPLATES, build_messages
 from mmdpad.testing import POLICY_WEIGHTS
 
@@ -69,6 +70,23 @@ def test_the_file_is_named_before_weights_are_read(file, tmp_path):
                                          "as one '<.image_pad.>', but renders none: it is for "
                                          'text only; replace it'):
         VLMReasoningHead(folder)
+
+
+@pytest.mark.parametrize('used, other', [
+    ('chat_template.json', 'chat_template.jinja'),
+    ('processor_config.json', 'chat_template.jinja'),
+    ('processor_config.json', 'chat_template.json')])
+def test_of_two_files_the_one_that_counts_is_named(used, other, tmp_path):
+    texts = {used: TEXT_ONLY['leaves lists out'], other: chat()}
+    folder = policy_folder(tmp_path / 'policy')
+    (tmp_path / 'policy/chat_template.jinja').unlink()
+    for name, text in texts.items():
+        if name.endswith('.jinja'):
+            (tmp_path / 'policy' / name).write_text(text)
+        else:
+            change_json(tmp_path / 'policy' / name, dict(chat_template=text))
+    with pytest.raises(ValueError, match=rf'\({used}\) should render the image'):
+        PromptEncoder(folder, 'default', 1300)
 
 
 def test_the_digest_is_that_of_the_text(look):

@@ -41,8 +41,8 @@ def test_a_response_comes_back_as_it_was_written(kind, made):
     found = made(template)
     ids = found.encode(text)
     assert ids[-1] == END and found.decode([ids, ids + [PAD, PAD]]) == [text, text]
-    if opened.startswith('<think>'):
-        assert follows_template(text) and not follows_template(found.tokenizer.decode(ids[:-1]))
+    assert follows_template(text) == (opened != '<answer>')
+    assert follows_template(found.tokenizer.decode(ids[:-1])) == (opened == '')
 
 
 @pytest.mark.parametrize('written', ['<think>', '<think>\n', '<think>\n\n ', '<think> '])
@@ -121,7 +121,8 @@ NAMED = {
     'a tokenizer without an end': (dict(tokenizer_config=dict(eos_token=None)), [END]),
     'plain text in config.json': (
         dict(config=dict(eos_token_id=2, text_config=dict(eos_token_id=2))), [END]),
-    'plain text in generation_config': (dict(generation_config=dict(eos_token_id=2)), [END, 2]),
+    'plain text in generation_config': (
+        dict(generation_config=dict(eos_token_id=2), config=dict(eos_token_id=2)), [END, 2]),
 }
 
 

@@ -4,9 +4,11 @@ import fake_vllm
 import pytest
 import torch
 from chat_templates import chat, policy_folder
+from transformers import AutoTokenizer
 
 from mmdpad.datasets.shapes_world import SHAPES_PROMPT_TEMPLATE
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLLMRollout, VLMReasoningHead
+from mmdpad.testing import POLICY_WEIGHTS
 
 GREEDY = dict(temperature=0, max_new_tokens=90)
 IMAGE = torch.randint(0, 256, (3, 112, 112), generator=torch.Generator().manual_seed(0),
@@ -47,6 +49,12 @@ def test_a_tag_that_the_template_opens_is_a_part_of_the_text(answers):
 def test_a_line_break_behind_it_is_too(answers):
     texts, _ = answers(chat('<think>\n'))
     assert all(text.startswith('<think>\n') and '</think>' in text for text in texts)
+
+
+def test_a_block_that_is_closed_is_the_prompts(answers):
+    texts, responses = answers(chat('<think>\n\n</think>\n\n'))
+    tokenizer = AutoTokenizer.from_pretrained(POLICY_WEIGHTS)
+    assert texts == tokenizer.batch_decode(responses.ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize('files', [
