@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models.heads.lora import add_lora, lora_config
+from mmdpad.models.heads.prompt_encoder import PromptEncoder
+from mmdpad.models.heads.response_codec import GENERATION_CONFIG
 from mmdpad.models.weights import (
     LoadReport,
     check_source,
     from_folder,
     load_pretrained,
+    read_json,
     read_state_dict,
 )
 
@@ -36,8 +40,9 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
 
     A whole policy becomes what ``from_pretrained`` of transformers and vLLM read: safetensors in
     shards of at most 5 GB, under the names that the start policy's files use, and the start
-    policy's config, tokenizer, processor, chat template and generation config as they are. An
-    adapter becomes what ``peft.PeftModel.from_pretrained`` reads.
+    policy's config, tokenizer, processor and chat template as they are; the generation config too,
+    but for ends of a response that only other files name. An adapter becomes what
+    ``peft.PeftModel.from_pretrained`` reads.
 
     The checkpoint is mapped, not read into memory: this takes little more than a shard, or, to
     merge an adapter, the start policy in float32.
@@ -141,6 +146,20 @@ def _save_model(model: PreTrainedModel, source: str, folder: Path) -> None:
     if not {'dtype', 'torch_dtype'} & config.keys():
         config['torch_dtype'] = name
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+    _name_ends(folder)
+
+
+def _name_ends(folder: Path) -> None:
+    """Let generation_config.json name all tokens that ended responses in training, so that other
+    programs stop there, too."""
+    ends = PromptEncoder(str(folder), 'default', 1).responses.ends
+    missing = [token for token, named in ends.items() if GENERATION_CONFIG not in named]
+    if missing:
+        path = folder / GENERATION_CONFIG
+        content = read_json(str(folder), GENERATION_CONFIG) | dict(eos_token_id=list(ends))
+        path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+        print_log(f'{path} names {missing} as ends of a response too, which the start policy has '
+                  f'in other files only', logger='current')
 
 
 def _save_adapter(state: dict[str, Tensor], lora: Mapping[str, Any], source: str,

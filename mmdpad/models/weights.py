@@ -6,6 +6,7 @@ Importing this also makes mmengine read files so (``load_from``, ``--resume``, `
 
 from __future__ import annotations
 
+import json
 import os.path as osp
 import pickle
 import re
@@ -26,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, dynamic_module_utils
+from transformers.utils import cached_file
 
 from mmdpad.utils.plain_pickle import LOAD_ERRORS
 
@@ -296,6 +298,24 @@ def read_model_type(source: str) -> str | None:
     except (*LOAD_ERRORS, RecursionError) as error:
         raise ValueError(f'config.json of {source!r} {_fault(error)}; download it again'
                          ) from error
+
+
+def read_json(source: str, name: str) -> dict[str, Any]:
+    """A JSON file of a folder or a hub name; an empty dict where it is not there.
+
+    Raises:
+        ValueError: It is damaged, or holds something else than an object.
+    """
+    path = cached_file(source, name, _raise_exceptions_for_missing_entries=False,
+                       _raise_exceptions_for_connection_errors=False)
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8')) if path else {}
+    except (*LOAD_ERRORS, RecursionError) as error:
+        raise ValueError(f'{name} of {source!r} {_fault(error)}; download it again') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{name} of {source!r} should hold a JSON object, but holds '
+                         f'{type(content).__name__}; download it again')
+    return content
 
 
 @contextmanager

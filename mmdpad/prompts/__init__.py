@@ -10,6 +10,7 @@ from .coordinates import (
 from .parser import FAILURE_REASONS, MAX_OBJECTS, follows_template, parse_response
 from .solution import parse_objects_solution, parse_solution
 from .template import (
+    TAGS,
     TEMPLATES,
     build_messages,
     format_objects_response,
@@ -19,7 +20,8 @@ from .template import (
 )
 
 __all__ = [
-    'COORDINATES', 'FAILURE_REASONS', 'MAX_OBJECTS', 'TEMPLATES', 'build_messages',
+    'COORDINATES', 'FAILURE_REASONS', 'MAX_OBJECTS', 'TAGS', 'TEMPLATES',
+    'build_messages',
     'check_coordinates', 'follows_template', 'format_objects_response', 'format_response',
     'normalise_question', 'parse_objects_solution', 'parse_response', 'parse_solution',
     'scale_boxes', 'scale_points', 'to_prompt_frame', 'well_formed', 'written_shape'

@@ -13,6 +13,8 @@ from typing import Any
 
 from .coordinates import check_coordinates
 
+TAGS = ('think', 'answer', 'caption')
+"""Names of the tags of a response, in their order."""
 OBJECT_KEYS = ('bbox', 'points_1', 'points_2')
 """Keys of an answer about one object: its box, then its points (DPAD, Seg-Zero)."""
 OBJECTS_KEYS = ('bbox_2d', 'point_2d')

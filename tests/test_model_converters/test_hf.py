@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from chat_templates import policy_folder
 from mmengine.runner import Runner
 from safetensors import safe_open
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -102,6 +103,18 @@ def test_a_whole_policy_there_and_back(run_here, whole, tiny_sft_config, batch, 
     expected, found = weights(checkpoint), weights(back)
     assert expected.keys() == found.keys()
     assert all(value.equal(found[name]) for name, value in expected.items())
+
+
+def test_other_programs_stop_where_training_did(run_here, tiny_sft_config, batch, tmp_path):
+    """Also where the start policy's generation config does not name that end."""
+    tiny_sft_config.model.policy.pretrained = policy_folder(
+        tmp_path / 'start', generation_config=dict(eos_token_id=504, top_k=1))
+    config, checkpoint = trained(tiny_sft_config, tmp_path)
+    assert run_here(TO_HF, config, checkpoint, tmp_path / 'folder').returncode == 0
+    made = json.loads((tmp_path / 'folder/generation_config.json').read_text())
+    assert made['eos_token_id'] == [506, 504] and made['top_k'] == 1
+    ours = our_answers(tiny_sft_config, checkpoint, batch)
+    assert ours == their_answers(load_theirs(tmp_path / 'folder'), tmp_path / 'folder', batch)
 
 
 def test_an_adapter_there_and_back_and_merged(run_here, adapter, tiny_sft_config, batch, tmp_path):

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor
-
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import lora_targets
+from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.prompts import build_messages
 
@@ -185,15 +184,17 @@ def _pipeline(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
     """Tokens of a prompt without its image, and in words how they were found."""
     coordinates = policy.get('coordinates') or FAMILIES[model_type].coordinates
-    messages = build_messages(QUESTION, _argument(policy, 'prompt_template'), coordinates)
+    template = _argument(policy, 'prompt_template')
     folder = Path(policy['pretrained']).expanduser()
     if not ((folder / 'tokenizer.json').is_file() or (folder / 'vocab.json').is_file()):
+        messages = build_messages(QUESTION, template, coordinates)
         text = ''.join(part.get('text', '') for part in messages[0]['content'])
         # A chat's frame takes about 20 tokens, English and JSON about 4 characters a token.
         return 20 + len(text) // 4, '(assumed: 20 and one for every 4 characters; no tokenizer)'
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    count = len(processor.tokenizer(text)['input_ids']) - 1  # one stands for the image
+    encoder = PromptEncoder(str(folder), template, _argument(policy, 'max_prompt_tokens'),
+                            coordinates)
+    tokens = encoder.processor.tokenizer(encoder.write(QUESTION))['input_ids']
+    count = len(tokens) - 1  # one stands for the image
     return count, f'(counted with the question {QUESTION!r})'
 
 

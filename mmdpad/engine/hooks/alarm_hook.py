@@ -30,6 +30,10 @@ REMEDIES = {
         '`model.train_cfg.kl_coef`, or lower the learning rate.',
     'term_saturates':
         'Make the term stricter or graded, or remove it; a format that has been learned may stay.',
+    'format_is_never_right':
+        'See by `mmdpad run show_rollouts` how responses begin and end, and at the start of the '
+        'log what the chat template opens and which tokens end a response. A policy that cannot '
+        'write the form yet learns it by supervised training (configs/dpad/qwen7b_sft.py).',
     'reward_hacking':
         'Take the checkpoint of the best validation, and look for what is rewarded without being '
         'right by `mmdpad run show_rollouts`.',
@@ -44,18 +48,21 @@ METRIC = 'reasonseg/giou'
 class AlarmHook(Hook):
     """Warns once when an alarm goes off: what was seen, since when, and what helps.
 
-    ====================  =====================================================================
-    alarm                 goes off when
-    ====================  =====================================================================
-    ``chain_collapses``   ``think_tokens`` are below ``chain_share`` of what they were at first
-    ``chain_vanishes``    ``empty_think`` is above ``empty_share``
-    ``sentences_repeat``  ``repetition`` is above ``repetition``
-    ``term_saturates``    every response of a whole window has the same positive reward of a term
-                          (spread up to ``flat_std``); once for each term
-    ``reward_hacking``    a validation is ``giou_drop`` below the best one before, and the training
-                          reward is higher than it was then
-    ``not_finite``        a logged value is NaN or infinite; at once, without a window
-    ====================  =====================================================================
+    =========================  ================================================================
+    alarm                      goes off when
+    =========================  ================================================================
+    ``chain_collapses``        ``think_tokens`` are below ``chain_share`` of what they were at
+                               first
+    ``chain_vanishes``         ``empty_think`` is above ``empty_share``
+    ``sentences_repeat``       ``repetition`` is above ``repetition``
+    ``term_saturates``         every response of a whole window has the same positive reward of a
+                               term (spread up to ``flat_std``); once for each term
+    ``format_is_never_right``  a term with "format" in its name is 0 for every response of the
+                               first window
+    ``reward_hacking``         a validation is ``giou_drop`` below the best one before, and the
+                               training reward is higher than it was then
+    ``not_finite``             a logged value is NaN or infinite; at once, without a window
+    =========================  ================================================================
 
     Values are means over the last ``window`` iterations, "at first" over the first ones; before a
     window is full nothing but ``not_finite`` can go off. Values that are missing or not finite
@@ -122,6 +129,7 @@ class AlarmHook(Hook):
             self._report(runner, 'sentences_repeat',
                          exceeds(recent, 'repetition', self.repetition))
             self._report(runner, 'term_saturates', term_saturates(recent, self.flat_std))
+            self._report(runner, 'format_is_never_right', format_is_never_right(first))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Compare a validation during training with those before."""
@@ -174,6 +182,13 @@ def term_saturates(recent: Rows, flat_std: float) -> Findings:
             found[term] = (f'{means[-1]:.3g} for every response of {_span(recent)}, so that it '
                            f'gives no signal')
     return found
+
+
+def format_is_never_right(first: Rows) -> Findings:
+    """Which terms with "format" in their names give every response of all iterations 0."""
+    return {name.removeprefix('reward/'): f'0 for every response of {_span(first)}'
+            for name in first[-1] if name.startswith('reward/') and 'format' in name
+            and all(row.get(name) == 0 for row in first)}
 
 
 def reward_hacking(validations: Rows, drop: float) -> Findings:

@@ -37,8 +37,8 @@ class AnswerStoreHook(Hook):
     starts a new one. No file is ever changed by a later run.
 
     The first line says what answers: ``weights`` (SHA-256 of the policy's), ``dtype``,
-    ``prompt_template``, ``coordinates``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16``
-    of the loop.
+    ``prompt_template``, ``coordinates``, ``chat_template`` (the start of its SHA-256),
+    ``end_tokens``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of the loop.
     Files that differ in any of it are left alone. Each further line is an answer: ``key`` (of the
     prompt image's pixels, the question and the item's number in the data set: another prompt is
     never taken for this one), ``id``, ``question``, ``response``, ``truncated``.
@@ -155,6 +155,7 @@ def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
         weights=known.get('policy') or digest_weights(model.policy),
         dtype=str(next(model.policy.parameters()).dtype),
         prompt_template=model.policy.encoder.template, coordinates=model.policy.coordinates,
+        chat_template=model.policy.encoder.chat.digest, end_tokens=model.policy.end_tokens,
         rollout_engine=type(model.rollout_engine).__name__, test_cfg=dict(model.test_cfg),
         fp16=fp16))
 

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -31,11 +32,13 @@ from mmdpad.registry import DATASETS
 from mmdpad.rewards import RewardComposition
 from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
+from mmdpad.utils.provenance import base_datasets
 
 from .check_names import check_node
 from .check_weights import check_weights, find_folder
 
 _TYPICAL_GPU = 80 * GB
+_RESPONSES = 1000
 
 
 def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]]:
@@ -111,6 +114,8 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
     wanted = LOADERS if training else ('test_dataloader', )
     encoder, problems = _read_processor((config.get('model') or {}).get('policy'))
     yield from problems
+    if encoder is not None:
+        notes.append(f'model.policy: {encoder.responses.describe()}')
     for where, entry in find_datasets({name: config.get(name) for name in wanted}):
         if misnamed.intersection(map(id, (entry, *entry.get('pipeline', ())))):
             continue
@@ -120,6 +125,8 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
             if encoder is not None:
                 yield from (f'`{where}`: {problem}' for problem in
                             check_prompt_lengths(encoder, *asked(dataset)))
+                yield from (f'`{where}`: {problem}'
+                            for problem in _check_responses(encoder, dataset))
         except DatasetError as error:
             yield f'`{where}`: {error}'
         except ImportError:
@@ -145,6 +152,22 @@ def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:
                              policy.get('max_prompt_tokens', 1300), coordinates), []
     except (OSError, ValueError) as error:
         return None, [f'`model.policy`: {error}']
+
+
+def _check_responses(encoder: PromptEncoder, dataset: Any) -> Iterator[str]:
+    """The first fault of the responses that supervised training would teach: of the one that the
+    pipeline composes for the first item, and of up to 1,000 that are given whole."""
+    sample = dataset[0].get('data_samples') if len(dataset) else None
+    if sample is None or 'response' not in sample:
+        return
+    given = (part.get_data_info(i).get('response') for part in base_datasets(dataset)
+             for i in range(min(len(part), _RESPONSES)))
+    for response in (sample.response, *islice(filter(None, given), _RESPONSES)):
+        try:
+            encoder.responses.encode(response)
+        except ValueError as error:
+            yield str(error)
+            return
 
 
 def _is(config: Any, kind: type, nodes: list[Node]) -> bool:

@@ -47,7 +47,7 @@ class RehearsedRollout(RolloutEngine):
         ids = own.ids.new_full((len(own.ids), max(width, len(given))), head.end_tokens[0])
         ids[:, :width] = own.ids.where(own.mask, head.end_tokens[0])
         ids[::2, :len(given)] = given
-        responses = cut_responses(ids, head.end_tokens, head.processor.tokenizer.pad_token_id)
+        responses = cut_responses(ids, head.end_tokens, head.pad_token)
         if own.logp is None:
             return responses
         with evaluating(head.model):

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import AutoProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
@@ -18,7 +17,9 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from mmdpad.models.weights import from_folder
 from mmdpad.prompts import build_messages
 
-_REMEDY = 'The folder should hold tokenizer, processor and chat template as they were published'
+from .chat_template import REMEDY, ChatTemplate
+from .response_codec import ResponseCodec
+
 _COUNTED = 20000
 
 
@@ -57,16 +58,27 @@ class PromptEncoder:
         template: See :func:`mmdpad.prompts.build_messages`.
         max_tokens: Longer prompts (image tokens included) are an error.
         coordinates: Those in which an answer is wanted.
+
+    Attributes:
+        chat: The folder's chat template.
+        responses: How responses to the prompts are written.
+
+    Raises:
+        ValueError: See :class:`.ChatTemplate` and :class:`.ResponseCodec`, or files of the folder
+            are damaged.
     """
 
     def __init__(self, source: str, template: str, max_tokens: int,
                  coordinates: str = 'pixels') -> None:
-        self.processor = from_folder(AutoProcessor, source, _REMEDY)
+        self.processor = from_folder(AutoProcessor, source, REMEDY)
         self.source = source
         self.processor.tokenizer.padding_side = 'left'
         self.template = template
         self.max_tokens = max_tokens
         self.coordinates = coordinates
+        self.chat = ChatTemplate(self.processor, source,
+                                 build_messages('the red circle', template, coordinates))
+        self.responses = ResponseCodec(source, self.processor.tokenizer, self.chat)
 
     def __call__(self, image: Tensor, question: str) -> EncodedPrompt:
         """Encode one prompt, on the CPU.
@@ -93,13 +105,7 @@ class PromptEncoder:
 
     def write(self, question: str) -> str:
         """The text of a prompt, with one token in place of the image's."""
-        try:
-            return self.processor.apply_chat_template(
-                build_messages(question, self.template, self.coordinates),
-                add_generation_prompt=True, tokenize=False)
-        except (TemplateError, TypeError) as error:  # a program, run in a sandbox of Jinja's
-            raise ValueError(f'The chat template of {self.source!r} cannot be used: {error}. '
-                             f'{_REMEDY}') from error
+        return self.chat.render(build_messages(question, self.template, self.coordinates))
 
     def problem(self, size: tuple[int, int], kept: tuple[int, int], tokens: int,
                 question: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -70,6 +71,8 @@ class VLMReasoningHead(BaseModule):
 
     Attributes:
         coordinates: As above, never None.
+        end_tokens: Tokens that end a response, see :class:`.ResponseCodec`.
+        pad_token: Token behind a response's end.
         adapter_keys: Names of the adapter's weights in this module's state; empty without one.
         vision_is_fixed: Whether the vision tower is never trained (frozen, or no adapter in it).
 
@@ -101,6 +104,9 @@ class VLMReasoningHead(BaseModule):
         self.family = find_family(source)
         self.coordinates = coordinates or self.family.coordinates
         self.encoder = PromptEncoder(source, prompt_template, max_prompt_tokens, self.coordinates)
+        self.end_tokens = self.encoder.responses.end_tokens
+        self.pad_token = self.encoder.responses.pad_token
+        print_log(f'{source!r}: {self.encoder.responses.describe()}', logger='current')
         self.model = self._load_model(
             source, dtype, **dict(quantization_config=quantization) if quantization else {})
         if quantization:
@@ -151,14 +157,6 @@ class VLMReasoningHead(BaseModule):
         ids = (getattr(self.model.config, name, None) for name in self.family.vision_tokens)
         return sorted({number for number in ids if number is not None})
 
-    @property
-    def end_tokens(self) -> list[int]:
-        """Tokens that end a response; the first is the one that a given response is taught with."""
-        ends = self.model.generation_config.eos_token_id
-        if ends is None:
-            return [self.processor.tokenizer.eos_token_id]
-        return [ends] if isinstance(ends, int) else list(ends)
-
     def encode_prompts(self, images: Sequence[Tensor],
                        questions: Sequence[str]) -> list[EncodedPrompt]:
         """Tokens and pixels of B prompts, see :class:`PromptEncoder`.
@@ -193,31 +191,24 @@ class VLMReasoningHead(BaseModule):
         return [replace(prompt, vision=next(seen)) for prompt in prompts]
 
     def encode_responses(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Tokens of N given responses, each with the end token behind it.
+        """Tokens of N given responses behind a prompt, each with the end token behind it; what the
+        chat template has opened is in the prompt.
 
         Returns:
             (N, R) long token ids, right-padded, and (N, R) bool, True for those of a response.
 
         Raises:
-            ValueError: A text holds a special token, which no response can hold.
+            ValueError: See :meth:`.ResponseCodec.encode`.
         """
-        tokenizer = self.processor.tokenizer
-        special = {*tokenizer.all_special_ids, *self.vision_token_ids}
-        rows = []
-        for text in texts:
-            ids = tokenizer(text, add_special_tokens=False)['input_ids']
-            if special.intersection(ids):
-                found = tokenizer.decode([i for i in ids if i in special])
-                raise ValueError(f'A response should be text without special tokens, but got '
-                                 f'{found!r} in {text!r}; remove them')
-            rows.append(torch.tensor([*ids, self.end_tokens[0]]))
+        rows = [torch.tensor(self.encoder.responses.encode(text, self.vision_token_ids))
+                for text in texts]
         mask = pad_sequence([torch.ones_like(row).bool() for row in rows], batch_first=True)
-        return pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id), mask
+        return pad_sequence(rows, batch_first=True, padding_value=self.pad_token), mask
 
     def decode(self, response_ids: Tensor) -> list[str]:
-        """Texts of (N, R) token ids, special tokens left out."""
-        return self.processor.tokenizer.batch_decode(response_ids, skip_special_tokens=True,
-                                                     clean_up_tokenization_spaces=False)
+        """Texts of (N, R) token ids, see :class:`.ResponseCodec`: with what the chat template has
+        opened, without end, padding and special tokens."""
+        return self.encoder.responses.decode(response_ids.tolist())
 
     def count_tokens(self, text: str | None) -> int | None:
         """Length of a text by the model's tokenizer, without special tokens; None for None."""

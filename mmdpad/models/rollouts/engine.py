@@ -95,7 +95,7 @@ class DrawingEngine(RolloutEngine):
         with evaluating(head.model):
             ids, logp = self.generate(head, prompts, how.group_size, how.max_new_tokens, draws,
                                       warp)
-        return cut_responses(ids, head.end_tokens, head.processor.tokenizer.pad_token_id, logp)
+        return cut_responses(ids, head.end_tokens, head.pad_token, logp)
 
     @abstractmethod
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,

@@ -29,7 +29,7 @@ class HFRollout(DrawingEngine):
         model = head.model
         config = GenerationConfig(
             max_new_tokens=max_new_tokens, num_return_sequences=group_size, use_cache=True,
-            eos_token_id=head.end_tokens, pad_token_id=head.processor.tokenizer.pad_token_id,
+            eos_token_id=head.end_tokens, pad_token_id=head.pad_token,
             suppress_tokens=head.vision_token_ids,
             # The processors below leave one token; generate's own sampling has no choice.
             do_sample=draws is not None, temperature=1.0, top_k=0, top_p=1.0)

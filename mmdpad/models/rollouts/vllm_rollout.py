@@ -104,7 +104,7 @@ class VLLMRollout(RolloutEngine):
             self._sleep()
         check_prompts(prompts, outputs)
         return read_outputs(outputs, 1 if draws else how.group_size,
-                            head.processor.tokenizer.pad_token_id, records, head.device)
+                            head.pad_token, records, head.device)
 
     def _wake(self, head: VLMReasoningHead) -> None:
         """An engine that is awake and has the policy's weights."""

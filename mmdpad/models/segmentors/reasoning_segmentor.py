@@ -134,7 +134,7 @@ class ReasoningSegmentor(BaseDetector):
         """:meth:`rollout` within a forward pass: FSDP2 takes a call of that for one of its own."""
         prompts = self._encode(inputs, data_samples)
         responses = self.rollout_engine(self.policy, prompts, **sampling)
-        texts = self.policy.decode(responses.ids.where(responses.mask, self._pad_token))
+        texts = self.policy.decode(responses.ids.where(responses.mask, self.policy.pad_token))
         group_size = sampling.get('group_size', 1)
         parsed = [self._parse(text, inputs['prompt_image'][n // group_size])
                   for n, text in enumerate(texts)]
@@ -161,10 +161,6 @@ class ReasoningSegmentor(BaseDetector):
             return inputs['prompt']
         return self.policy.encode_prompts(inputs['prompt_image'],
                                           [s.question for s in data_samples])
-
-    @property
-    def _pad_token(self) -> int:
-        return self.policy.processor.tokenizer.pad_token_id
 
     def loss(self, inputs: RolloutBatch | Inputs, data_samples: Any = None) -> dict[str, Tensor]:
         """The GRPO loss of a finished rollout, see :func:`mmdpad.rl.policy_loss`.

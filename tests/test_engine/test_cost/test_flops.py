@@ -65,7 +65,7 @@ def test_a_forward_pass_costs_what_torch_counts(tmp_path):
 def test_a_rollout_computes_its_prompts_once_per_response(tmp_path):
     model = segmentor(tiny_policy(tmp_path, side=224), group_size=4)
     rollout, work = made_up_rollout(model, 224, prompts=2, group_size=4, length=20)
-    model.policy.model.generation_config.eos_token_id = [511]  # hardly ever sampled
+    model.policy.end_tokens = [511]  # hardly ever sampled
     measured = counted(lambda: HFRollout()(
         model.policy, rollout.prompts, group_size=4, max_new_tokens=20))
     estimate = rollout_flops(shape_of(model), Setup(rollout='replicated'), work)

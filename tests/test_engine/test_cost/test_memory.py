@@ -139,7 +139,7 @@ def test_what_stands_is_exact(policy, tmp_path):
 def test_a_rollout_holds_what_was_measured(prompts, length, amp, tmp_path):
     model, batch, shape, setup, work = set_up(
         {}, {}, dict(prompts=prompts, group_size=8, length=length), dict(amp=amp), tmp_path)
-    model.policy.model.generation_config.eos_token_id = [511]
+    model.policy.end_tokens = [511]
     tracker = StorageTracker([*model.parameters(), *model.buffers()])
     with tracker, torch.autocast('cpu', torch.bfloat16, enabled=amp):
         HFRollout()(model.policy, batch.prompts, group_size=8, max_new_tokens=length)

@@ -14,6 +14,7 @@ from mmdpad.engine.hooks.alarm_hook import (
     REMEDIES,
     chain_collapses,
     exceeds,
+    format_is_never_right,
     mean_of,
     reward_hacking,
     term_saturates,
@@ -50,6 +51,7 @@ SICK = {
                                    'empty_think': 1.0}] * 6,
     'sentences_repeat': [{'repetition': .1 * i} for i in range(9)],
     'term_saturates': [{'reward/iou': 1.0, 'reward_std/iou': 0.0}] * 9,
+    'format_is_never_right': [{'reward/thinking_format': 0.0}] * 9,
     'reward_hacking': [{'reward': float(i)} for i in range(9)],
     'not_finite': [{}, {'loss': math.nan, 'grad_norm': math.inf}, {'loss': math.nan}] + [{}] * 6,
 }
@@ -81,6 +83,12 @@ def test_a_healthy_run_is_quiet(caplog):
     run = [{'think_tokens': None if i == 10 else 100. - i, 'reward': .05 * i,
             'reward/rare': 0.0, 'reward_std/rare': 0.0} for i in range(50)]
     play(AlarmHook(window=5), run, [(10, 50.), (20, 48.1), (30, 53.), (50, 51.5)])
+    assert not caplog.messages
+
+
+def test_a_format_that_is_lost_later_is_another_alarm(caplog):
+    run = [{'reward/thinking_format': value} for value in [0.0, 0.0, 0.1] + [0.0] * 9]
+    play(AlarmHook(window=3), run)
     assert not caplog.messages
 
 
@@ -130,6 +138,11 @@ def test_functions_by_hand():
     assert list(term_saturates(rows('reward/x', .9, .9, **stds), 0.01)) == ['x']
     for values in ([.9, .8], [.9, math.nan], [0., 0.], [-1., -1.]):
         assert not term_saturates(rows('reward/x', *values, **stds), 0.01)
+    assert format_is_never_right(rows('reward/answer_format', 0., 0.)) == {
+        'answer_format': '0 for every response of iterations 1-2'}
+    for name, values in (('reward/my_format', [0., 1e-9]), ('reward/my_format', [0., math.nan]),
+                         ('reward/iou', [0., 0.]), ('reward_std/my_format', [0., 0.])):
+        assert not format_is_never_right(rows(name, *values))
     validations = [dict(iter=i, giou=g, reward=r) for i, g, r in
                    ((1, 60., 1.), (2, 50., 5.), (3, 58., 1.1))]
     assert reward_hacking(validations, 2.0) and reward_hacking(validations[:2], 2.0)
