@@ -18,8 +18,11 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from mmdpad.models.weights import from_folder
 from mmdpad.prompts import build_messages
 
+from .policy_source import check_image_processor, check_processor
+
 _REMEDY = 'The folder should hold tokenizer, processor and chat template as they were published'
 _COUNTED = 20000
+_PROBE = 'a question that stands for any'
 
 
 @dataclass
@@ -61,12 +64,26 @@ class PromptEncoder:
 
     def __init__(self, source: str, template: str, max_tokens: int,
                  coordinates: str = 'pixels') -> None:
+        check_image_processor(source)
         self.processor = from_folder(AutoProcessor, source, _REMEDY)
+        check_processor(source, self.processor)
         self.source = source
         self.processor.tokenizer.padding_side = 'left'
         self.template = template
         self.max_tokens = max_tokens
         self.coordinates = coordinates
+        self._check_template()
+
+    def _check_template(self) -> None:
+        """Whether a prompt holds its question and one place for its image."""
+        text = self.write(_PROBE)
+        images = text.count(self.processor.image_token)
+        if _PROBE not in text or images != 1:
+            raise ValueError(
+                f'The chat template of {self.source!r} should write the text of a message, and one '
+                f'{self.processor.image_token} for its image, but wrote '
+                f'{"no text" if _PROBE not in text else f"{images} of them"} ({text[:80]!r}); take '
+                f'the chat_template.jinja of the model that this one was trained from')
 
     def __call__(self, image: Tensor, question: str) -> EncodedPrompt:
         """Encode one prompt, on the CPU.
@@ -87,6 +104,14 @@ class PromptEncoder:
         _, rows, columns = prompt.grid[0].tolist()
         problem = self.problem(tuple(image.shape[-2:]), (rows * patch, columns * patch),
                                len(prompt), question)
+        places = int((prompt.token_types == 1).sum())
+        wanted = rows * columns // self.processor.image_processor.merge_size**2
+        if places != wanted:
+            problem = (f'A prompt should have as many image tokens as its image has features, but '
+                       f'that of {question[:200]!r} has {places} of {wanted}; take image tokens '
+                       f'({self.processor.image_token}) out of the question, or the chat template '
+                       f'and the tokenizer of {self.source!r} from the model that this one was '
+                       f'trained from')
         if problem:
             raise ValueError(problem)
         return prompt

@@ -2,6 +2,7 @@
 """Folders as people have them: what the load makes of each, and that a dry run says the same."""
 import re
 import shutil
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from policy_folders import CASES, Case
 
 from mmdpad.engine.trial import dry_run, make_smoke_config
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
-from mmdpad.models.heads.families import FAMILIES
 from mmdpad.testing.policy_folder import make_policy_folder
 
 MAIN = Path(__file__).parents[3] / 'configs/dpad/qwen7b_reasonseg.py'
@@ -21,10 +21,14 @@ UNUSED = ('decoder', 'val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks
 
 
 @pytest.fixture(scope='module')
-def plain(tmp_path_factory) -> dict[str, Path]:
-    """By family; tests take copies."""
+def plain(tmp_path_factory):
+    """Makes the plain folder of a case once; tests take copies."""
     root = tmp_path_factory.mktemp('plain')
-    return {name: Path(make_policy_folder(root / name, name)) for name in FAMILIES}
+
+    @cache
+    def make(family: str, vocabulary: str) -> Path:
+        return Path(make_policy_folder(root / f'{family}_{vocabulary}', family, vocabulary))
+    return make
 
 
 @pytest.fixture(scope='module')
@@ -68,14 +72,15 @@ def test_the_load_and_the_dry_run_agree(name, plain, config, tmp_path):
     case = CASES[name]
     if missing := [package for package in case.needs if find_spec(package) is None]:
         pytest.skip(f'needs {missing}')
-    folder = Path(shutil.copytree(plain[case.family], tmp_path / 'hub'))
+    start = plain(case.family, case.vocabulary)
+    folder = Path(shutil.copytree(start, tmp_path / 'hub'))
     case.make(folder)
     problems = dry(folder, case, config)
     if case.refused is None:
         assert problems == []
         found = load(folder, case)
         if case.same:
-            torch.testing.assert_close(found, load(plain[case.family], Case(case.make)), rtol=0,
+            torch.testing.assert_close(found, load(start, Case(case.make)), rtol=0,
                                        atol=1e-5)
         return
     with pytest.raises((ValueError, OSError, ImportError)) as caught:
