@@ -20,7 +20,9 @@ _WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.
             'pytorch_model.bin.index.json')
 _PROCESSOR = ('preprocessor_config.json', 'processor_config.json')
 _VOCABULARY = ('vocab.json', 'merges.txt')
-_TEXTS = (CONFIG, *_PROCESSOR, *_VOCABULARY, 'tokenizer.json', 'tokenizer_config.json',
+_TOKENIZER = 'tokenizer.json'
+_WHOLE = ('TokenizersBackend', 'PreTrainedTokenizerFast')  # classes that build no tokenizer
+_TEXTS = (CONFIG, *_PROCESSOR, *_VOCABULARY, _TOKENIZER, 'tokenizer_config.json',
           'generation_config.json', 'chat_template.json', 'chat_template.jinja',
           'added_tokens.json', 'special_tokens_map.json', 'video_preprocessor_config.json')
 _POINTER = b'version https://git-lfs.github.com/spec/'
@@ -60,10 +62,13 @@ def file_problems(folder: Path, weights: bool = True, processor: bool = True,
     if processor and not any((folder / name).is_file() for name in _PROCESSOR):
         yield (f'{folder} has neither {" nor ".join(_PROCESSOR)}; copy the file from the model '
                f'that this one was trained from')
-    if tokenizer and not ((folder / 'tokenizer.json').is_file() or all(
-            (folder / name).is_file() for name in _VOCABULARY)):
-        yield (f'{folder} has neither tokenizer.json nor vocab.json with merges.txt; copy the '
-               f'file from the model that this one was trained from')
+    if tokenizer and not (folder / _TOKENIZER).is_file():
+        if not all((folder / name).is_file() for name in _VOCABULARY):
+            yield (f'{folder} has neither {_TOKENIZER} nor {" with ".join(_VOCABULARY)}; copy the '
+                   f'file from the model that this one was trained from')
+        elif (name := read_json(folder / 'tokenizer_config.json').get('tokenizer_class')) in _WHOLE:
+            yield (f'tokenizer_config.json of {folder} names {name}, which needs {_TOKENIZER}, '
+                   f'which is not there; copy it from the model that this one was trained from')
 
 
 def adapter_problems(folder: Path) -> Iterator[str]:
@@ -71,8 +76,8 @@ def adapter_problems(folder: Path) -> Iterator[str]:
     if (folder / ADAPTER).is_file():
         yield (f'{folder / ADAPTER} lies beside the config.json of a whole model, to which '
                f'transformers would add that adapter and say nothing; delete or move it (and '
-               f'adapter_model.*), or, if the adapter is wanted, merge it into the weights, or move '
-               f'both to a folder of their own and make a checkpoint of it by '
+               f'adapter_model.*), or, if the adapter is wanted, merge it into the weights, or '
+               f'move both to a folder of their own and make a checkpoint of that by '
                f'tools/model_converters/from_hf.py')
 
 
@@ -124,10 +129,8 @@ def weight_problems(folder: Path) -> Iterator[str]:
 
 
 def _names_others(index: Path, name: str) -> bool:
-    try:
-        return {*json.loads(index.read_text(encoding='utf-8'))['weight_map'].values()} != {name}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return False
+    names = read_json(index).get('weight_map')
+    return isinstance(names, dict) and {*names.values()} != {name}
 
 
 def check_weights_file(path: Path) -> str | None:
@@ -170,6 +173,16 @@ def read_header(path: Path) -> dict[str, Any]:
             raise ValueError('has no header of a safetensors file') from error
     header.pop('__metadata__', None)
     return header
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The entries of a JSON file; none where there is no such file, or a damaged one (of which
+    transformers tells)."""
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _safetensors_fault(path: Path) -> str | None:

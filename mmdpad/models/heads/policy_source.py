@@ -4,7 +4,6 @@ converters and by a dry run, which so say the same."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
-from mmdpad.models.folder_files import CONFIG
+from mmdpad.models.folder_files import read_json
 from mmdpad.models.weight_names import compare_names, head_problem
-from mmdpad.models.weights import check_source, from_folder, is_hub_name
+from mmdpad.models.weights import check_source
 
 from .families import find_family
 from .quantization import check_prequantized, quantization_config, read_quantization
@@ -122,12 +121,7 @@ def check_image_processor(source: str) -> None:
         ValueError: It does not, as that of the first Qwen2.5-VL folders.
     """
     path = Path(source, _PROCESSOR)
-    if not path.is_file():
-        return
-    try:
-        name = json.loads(path.read_text(encoding='utf-8')).get('image_processor_type')
-    except (ValueError, AttributeError, RecursionError):
-        return  # transformers says so
+    name = read_json(path).get('image_processor_type')
     if isinstance(name, str) and get_image_processor_class_from_name(
             name.removesuffix('Fast')) is None:
         raise ValueError(
