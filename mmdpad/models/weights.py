@@ -203,7 +203,24 @@ def is_hub_name(value: str) -> bool:
 
 def check_source(name: str, value: str, example: str, weights: bool = True,
                  processor: bool = True, tokenizer: bool = True) -> str:
-    """A folder that holds a model in Hugging Face format, or a hub name as it is.
+    """A folder that holds a model in Hugging Face format, or a hub name as it is: what
+    :func:`find_model` finds, with its files.
+
+    Args:
+        name, value, example: As there.
+        weights, processor, tokenizer: Whether their files have to be there, too, see
+            :func:`check_files`.
+
+    Raises:
+        FileNotFoundError, ValueError: As there.
+    """
+    source, folder = find_model(name, value, example)
+    check_files(source, folder, weights, processor, tokenizer)
+    return source
+
+
+def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
+    """What ``from_pretrained`` takes, and the folder of its config.json.
 
     Only for a hub name (:func:`is_hub_name`) is the hub asked, for config.json and for an adapter
     beside it; where ``HF_HUB_OFFLINE=1`` is set, only its cache.
@@ -212,27 +229,11 @@ def check_source(name: str, value: str, example: str, weights: bool = True,
         name: The config's entry, for the error message.
         value: What it holds.
         example: A hub name of such a model, for the error message.
-        weights, processor, tokenizer: Whether their files have to be there, too, see
-            :func:`.folder_files.file_problems`; of a hub name only where the hub cannot give them.
 
     Raises:
         FileNotFoundError: A path that is not there or lacks config.json, or a model that the hub
             does not give.
-        ValueError: Files are missing or damaged, or an adapter lies beside the weights.
     """
-    wanted = dict(weights=weights, processor=processor, tokenizer=tokenizer)
-    source, folder = _find_model(name, value, example)
-    if is_hub_name(value) and not is_offline_mode():
-        problems = list(adapter_problems(folder))
-    else:
-        problems = list(file_problems(folder, **wanted))
-    if problems:
-        raise ValueError('\n'.join(problems))
-    return source
-
-
-def _find_model(name: str, value: str, example: str) -> tuple[str, Path]:
-    """What `from_pretrained` takes, and the folder of its config.json."""
     wanted = (f'`{name}` should be a folder in Hugging Face format (with config.json, weights and '
               f'the files of tokenizer and processor) or a hub name such as {example}')
     if is_hub_name(value):
@@ -253,6 +254,26 @@ def _find_model(name: str, value: str, example: str) -> tuple[str, Path]:
             f'{"has no config.json" if path.exists() else "is not there"}; '
             f'download the model there or set `{name}`')
     return str(path), path
+
+
+def check_files(source: str, folder: Path, weights: bool = True, processor: bool = True,
+                tokenizer: bool = True) -> None:
+    """See to the files of a model, before any is read.
+
+    Args:
+        source, folder: What :func:`find_model` returns.
+        weights, processor, tokenizer: Whether their files have to be there, see
+            :func:`.folder_files.file_problems`; of a hub name only where the hub cannot give them.
+
+    Raises:
+        ValueError: Files are missing or damaged, or an adapter lies beside the weights.
+    """
+    if is_hub_name(source) and not is_offline_mode():
+        problems = list(adapter_problems(folder))
+    else:
+        problems = list(file_problems(folder, weights, processor, tokenizer))
+    if problems:
+        raise ValueError('\n'.join(problems))
 
 
 def first_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from transformers.models.auto.image_processing_auto import get_image_processor_c
 
 from mmdpad.models.folder_files import read_json
 from mmdpad.models.weight_names import compare_names, head_problem
-from mmdpad.models.weights import check_source
+from mmdpad.models.weights import check_files, find_model
 
 from .families import find_family
 from .quantization import check_prequantized, quantization_config, read_quantization
@@ -39,10 +39,11 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     """
     quantization, lora = policy.get('quantization'), policy.get('lora')
     settings = None if quantization is None else quantization_config(quantization, lora)
-    source = check_source('model.policy.pretrained', policy['pretrained'], EXAMPLE)
+    source, folder = find_model('model.policy.pretrained', policy['pretrained'], EXAMPLE)
     find_family(source)
+    check_files(source, folder)
     check_prequantized(source, quantization, lora)
-    if (folder := Path(source)).is_dir() and (problem := head_problem(folder)):
+    if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)
     return source, settings
 
