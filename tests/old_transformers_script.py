@@ -25,9 +25,10 @@ def write(family: str, folder: str, tokenizer_folder: str) -> dict:
         tokenizer_file=str(Path(tokenizer_folder, 'tokenizer.json')), eos_token='<|im_end|>',
         pad_token='<|endoftext|>')
     template = Path(tokenizer_folder, 'chat_template.jinja').read_text()
-    ids = {f'{key}_token_id': tokenizer.convert_tokens_to_ids(f'<|{token}|>') for key, token in dict(
-        image='image_pad', video='video_pad', vision_start='vision_start',
-        vision_end='vision_end').items()}
+    tokens = dict(image='image_pad', video='video_pad', vision_start='vision_start',
+                  vision_end='vision_end')
+    ids = {f'{key}_token_id': tokenizer.convert_tokens_to_ids(f'<|{token}|>')
+           for key, token in tokens.items()}
     patch = 16 if family == 'qwen3_vl' else 14
     image = dict(patch_size=patch, merge_size=2, temporal_patch_size=2)
     parts = dict(image_processor=transformers.Qwen2VLImageProcessor(**image), tokenizer=tokenizer,
@@ -52,8 +53,8 @@ def write(family: str, folder: str, tokenizer_folder: str) -> dict:
         vision |= dict(window_size=112, fullatt_block_indexes=[1])
     if family == 'qwen3_vl':
         vision |= dict(num_position_embeddings=2304, deepstack_visual_indexes=[0])
-        text |= dict(head_dim=16, rope_scaling=dict(rope, rope_type='default',
-                                                    mrope_interleaved=True))
+        text |= dict(head_dim=16, tie_word_embeddings=True, rope_scaling=dict(
+            rope, rope_type='default', mrope_interleaved=True))
     else:
         text |= dict(rope_scaling=dict(rope, type='mrope'))
     outer = dict(vision_config=vision, tie_word_embeddings=True, **ids)

@@ -17,6 +17,7 @@ from mmdpad.testing.policy_folder import make_policy_folder
 
 MAIN = Path(__file__).parents[3] / 'configs/dpad/qwen7b_reasonseg.py'
 TEMPLATE, QUESTION, RESPONSE = 'find "{question}"', 'the red circle', 'a red star, or none'
+LORA = dict(r=4, lora_alpha=8, target_modules=['q_proj', 'v_proj', 'down_proj'])
 CASES = [(version, family) for version in VERSIONS for family in ('qwen2_vl', 'qwen2_5_vl')] + [
     ('4.57', 'qwen3_vl')]
 pytestmark = pytest.mark.slow
@@ -83,6 +84,24 @@ def test_theirs_read_by_us_and_ours_by_them(case, tmp_path):
     compare(changed, call_old(python, 'score', tmp_path / 'ours', tmp_path / 'case.pt'))
     back = import_policy(str(tmp_path / 'ours'))
     assert back.keys() == state.keys() and all(v.equal(back[k]) for k, v in state.items())
+
+
+def test_their_adapter_read_by_us(case, run_here, tmp_path):
+    """Its names are those of the modules of that time."""
+    python, folder = case
+    call_old(python, 'adapter', folder, tmp_path / 'adapter')
+    assert run_here('tools/model_converters/from_hf.py', tmp_path / 'adapter',
+                    tmp_path / 'adapter.pth').returncode == 0
+    head = head_of(folder, lora=LORA)
+    state = torch.load(tmp_path / 'adapter.pth', weights_only=True)['state_dict']
+    found = head.load_state_dict({name.removeprefix('policy.'): value
+                                  for name, value in state.items()}, strict=False)
+    assert not found.unexpected_keys and not head.adapter_keys.intersection(found.missing_keys)
+    ours = ask(head, tmp_path / 'case.pt')
+    theirs = call_old(python, 'score', folder, tmp_path / 'case.pt', tmp_path / 'adapter')
+    compare(ours, theirs)
+    with head.adapter_off():
+        assert (ask(head, tmp_path / 'case.pt')[0] - ours[0]).abs().max() > 1e-2
 
 
 def test_a_dry_run_finds_nothing(case, root):

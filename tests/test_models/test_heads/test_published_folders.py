@@ -6,6 +6,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import folder_cases  # noqa: F401 adds to CASES
 import pytest
 import torch
 from mmengine.config import Config
