@@ -14,8 +14,10 @@ from mmengine.logging import print_log
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
+from mmdpad.models.folder_files import ADAPTER, weight_file
 from mmdpad.models.heads.lora import add_lora, lora_config
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
+from mmdpad.models.heads.quantization import refuse_quantized
 from mmdpad.models.heads.response_codec import GENERATION_CONFIG
 from mmdpad.models.weights import (
     LoadReport,
@@ -64,7 +66,15 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
         raise ValueError('`--merge-lora` should be given for a config with `model.policy.lora`, '
                          'but this one has none; leave it out')
     source = check_source('model.policy.pretrained', policy['pretrained'],
-                          'Qwen/Qwen2.5-VL-7B-Instruct')
+                          'Qwen/Qwen2.5-VL-7B-Instruct', merge_lora, processor=False,
+                          tokenizer=False)
+    if merge_lora:
+        refuse_quantized(source, 'for an adapter to be merged into them', 'name the model that '
+                         'was quantized (--cfg-options model.policy.pretrained=...), or leave '
+                         '`--merge-lora` out')
+    elif lora is None:
+        refuse_quantized(source, 'to be trained or exported', 'name the model that the checkpoint '
+                         'was trained from')
     state = {name.removeprefix(_IN_CHECKPOINT): value
              for name, value in read_state_dict(checkpoint, _REMEDY).items()}
     with torch.device('meta'):
@@ -91,14 +101,18 @@ def import_policy(folder: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: The folder has neither config.json nor adapter_config.json.
-        ValueError: The weights do not fit the model that config.json describes.
+        ValueError: The weights do not fit the model that config.json describes, are quantized, or
+            an adapter lies beside them.
     """
-    if Path(folder, 'adapter_config.json').is_file():
+    if Path(folder, ADAPTER).is_file() and weight_file(Path(folder)) is None:
         state = read_state_dict(str(Path(folder, 'adapter_model.safetensors')),
                                 'It should be beside adapter_config.json')
         return {_IN_CHECKPOINT + name.removeprefix(_IN_PEFT).removesuffix('.weight')
                 + '.default.weight': value for name, value in state.items()}
-    source = check_source('FOLDER', folder, 'Qwen/Qwen2.5-VL-7B-Instruct')
+    source = check_source('FOLDER', folder, 'Qwen/Qwen2.5-VL-7B-Instruct', processor=False,
+                          tokenizer=False)
+    refuse_quantized(source, 'to become a checkpoint', 'name the folder as '
+                     '`model.policy.pretrained`')
     model = load_pretrained(AutoModelForImageTextToText, source,
                             'The folder should hold the weights of the model that its config.json '
                             'describes', dtype='auto')

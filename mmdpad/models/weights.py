@@ -28,10 +28,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, dynamic_module_utils
 from transformers.utils import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from mmdpad.utils.plain_pickle import LOAD_ERRORS
 
+from .folder_files import CONFIG, adapter_problems, file_problems
+
 _SHOWN = 4
+# Parts of names (with a dot before each) that programs leave when they save a wrapped model.
+_WRAPPERS = {
+    '._orig_mod.': "`_orig_mod.` is torch.compile's: save the model under it again, or take the "
+                   'part out of the names',
+    '._fsdp_wrapped_module.': "`_fsdp_wrapped_module.` is FSDP's: save the whole state of the "
+                              'model again, or take the part out of the names',
+    '.lora_': 'They hold an adapter, not merged: merge it (`merge_and_unload()` of peft) and save '
+              'the model again',
+    '.base_layer.': 'They are those under an adapter, which is not merged: merge it '
+                    '(`merge_and_unload()` of peft) and save the model again',
+    '.base_model.model.': "`base_model.model.` is peft's: save the model under it again, or take "
+                          'the part out of the names',
+    '.module.': "`module.` is torch's DataParallel's: save the model under it again, or take the "
+                'part out of the names'}
 _FOLDERS = ('checkpoints', 'data', 'outputs', 'work_dirs')
 
 
@@ -118,6 +135,22 @@ class LoadReport:
         return cls(source, len(own) - len(missing) - len(misshapen), missing,
                    [name for name in state if name not in own], misshapen)
 
+    @classmethod
+    def of_loading(cls, model: PreTrainedModel, info: Mapping[str, Any],
+                   source: str) -> LoadReport:
+        """That of ``from_pretrained(..., output_loading_info=True)``."""
+        misshapen = [f'{name} {tuple(given)} instead of {tuple(own)}'
+                     for name, given, own in sorted(info['mismatched_keys'])]
+        return cls(source, len(model.state_dict()) - len(info['missing_keys']) - len(misshapen),
+                   sorted(info['missing_keys']), sorted(info['unexpected_keys']), misshapen)
+
+    def refusal(self, remedy: str) -> str:
+        """What to say of weights that do not fit; names that tell how they came about have a remedy
+        of their own."""
+        told = next((told for part, told in _WRAPPERS.items()
+                     if any(part in f'.{name}' for name in self.unexpected)), remedy)
+        return (f'The weights in {self.source!r} do not fit the model: {self.problems}. {told}')
+
     def settle(self, remedy: str) -> None:
         """Log the report of weights that fit, or refuse them.
 
@@ -125,8 +158,7 @@ class LoadReport:
             ValueError: Something is missing, unexpected or of another shape.
         """
         if self.problems:
-            raise ValueError(f'The weights in {self.source!r} do not fit the model: '
-                             f'{self.problems}. {remedy}')
+            raise ValueError(self.refusal(remedy))
         print_log(f'{self.loaded} tensors loaded from {self.source!r}; none missing, unexpected '
                   f'or of another shape', logger='current')
 
@@ -158,11 +190,7 @@ def load_pretrained(model_class: type[PreTrainedModel], source: str, remedy: str
     """
     model, info = from_folder(model_class, source, remedy, output_loading_info=True,
                               ignore_mismatched_sizes=True, **arguments)
-    misshapen = [f'{name} {tuple(given)} instead of {tuple(own)}'
-                 for name, given, own in sorted(info['mismatched_keys'])]
-    LoadReport(source, len(model.state_dict()) - len(info['missing_keys']) - len(misshapen),
-               sorted(info['missing_keys']), sorted(info['unexpected_keys']),
-               misshapen).settle(remedy)
+    LoadReport.of_loading(model, info, source).settle(remedy)
     return model
 
 
@@ -175,11 +203,29 @@ def is_hub_name(value: str) -> bool:
                 and organisation not in _FOLDERS and not Path(organisation).is_dir())
 
 
-def check_source(name: str, value: str, example: str) -> str:
-    """A folder that holds a model in Hugging Face format, or a hub name as it is.
+def check_source(name: str, value: str, example: str, weights: bool = True,
+                 processor: bool = True, tokenizer: bool = True) -> str:
+    """A folder that holds a model in Hugging Face format, or a hub name as it is: what
+    :func:`find_model` finds, with its files.
 
-    Only for a hub name (:func:`is_hub_name`) is the hub asked, for config.json; where
-    ``HF_HUB_OFFLINE=1`` is set, only its cache.
+    Args:
+        name, value, example: As there.
+        weights, processor, tokenizer: Whether their files have to be there, too, see
+            :func:`check_files`.
+
+    Raises:
+        FileNotFoundError, ValueError: As there.
+    """
+    source, folder = find_model(name, value, example)
+    check_files(source, folder, weights, processor, tokenizer)
+    return source
+
+
+def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
+    """What ``from_pretrained`` takes, and the folder of its config.json.
+
+    Only for a hub name (:func:`is_hub_name`) is the hub asked, for config.json and for an adapter
+    beside it; where ``HF_HUB_OFFLINE=1`` is set, only its cache.
 
     Args:
         name: The config's entry, for the error message.
@@ -194,21 +240,42 @@ def check_source(name: str, value: str, example: str) -> str:
               f'the files of tokenizer and processor) or a hub name such as {example}')
     if is_hub_name(value):
         try:
-            hf_hub_download(value, 'config.json')
+            folder = Path(hf_hub_download(value, CONFIG)).parent
+            find_adapter_config_file(value)  # into the same folder, if there is one
         except (OSError, ValueError, EntryNotFoundError) as error:
             offline = 'HF_HUB_OFFLINE is set' if is_offline_mode() else first_line(error)
             raise FileNotFoundError(
                 f'{wanted}, but {value!r} is not there, nor in the cache of the hub, and the hub '
                 f'does not give it ({offline}); correct the path, or run `hf download {value}` '
                 f'where the hub can be reached') from error
-        return value
+        return value, folder
     path = Path(value).expanduser()
-    if not (path / 'config.json').is_file():
+    if not (path / CONFIG).is_file():
         raise FileNotFoundError(
             f'{wanted}, but {str(path)!r} '
             f'{"has no config.json" if path.exists() else "is not there"}; '
             f'download the model there or set `{name}`')
-    return str(path)
+    return str(path), path
+
+
+def check_files(source: str, folder: Path, weights: bool = True, processor: bool = True,
+                tokenizer: bool = True) -> None:
+    """See to the files of a model, before any is read.
+
+    Args:
+        source, folder: What :func:`find_model` returns.
+        weights, processor, tokenizer: Whether their files have to be there, see
+            :func:`.folder_files.file_problems`; of a hub name only where the hub cannot give them.
+
+    Raises:
+        ValueError: Files are missing or damaged, or an adapter lies beside the weights.
+    """
+    if is_hub_name(source) and not is_offline_mode():
+        problems = list(adapter_problems(folder))
+    else:
+        problems = list(file_problems(folder, weights, processor, tokenizer))
+    if problems:
+        raise ValueError('\n'.join(problems))
 
 
 def first_line(error: BaseException) -> str:
@@ -287,14 +354,14 @@ def from_folder(loader: Any, source: str, remedy: str, **arguments: Any) -> Any:
                          f'{_fault(error)}. {remedy}') from error
 
 
-def read_model_type(source: str) -> str | None:
-    """``model_type`` in the config.json of a folder or a hub name; nothing else is read.
+def read_config(source: str) -> dict[str, Any]:
+    """The config.json of a folder or a hub name.
 
     Raises:
         ValueError: The file is damaged.
     """
     try:
-        return PreTrainedConfig.get_config_dict(source)[0].get('model_type')
+        return dict(PreTrainedConfig.get_config_dict(source)[0])
     except (*LOAD_ERRORS, RecursionError) as error:
         raise ValueError(f'config.json of {source!r} {_fault(error)}; download it again'
                          ) from error

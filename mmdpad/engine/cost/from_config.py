@@ -14,6 +14,7 @@ from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import lora_targets
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
+from mmdpad.models.heads.quantization import read_quantization
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.prompts import build_messages
 
@@ -83,6 +84,9 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
                     grid, vision.merge, _argument(policy, 'attn_implementation')
                     == shared_prefix.NAME)
     setup = _setup(config, policy, work, objective, options, is_grpo)
+    if setup.quantized_bytes and not policy.get('quantization'):
+        notes.append(f'weights: as {source} says, quantized already; all linear layers of the '
+                     f'language model are counted so, and no others')
     return TrainingCost(shape, work, setup, _frozen(config, work), sampling['max_new_tokens'],
                         notes)
 
@@ -126,7 +130,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
             _argument(policy, 'dtype')],
         amp=wrapper.get('type') == 'AmpOptimWrapper',
         lora_rank=(policy.get('lora') or {}).get('r', 8) if policy.get('lora') else 0,
-        quantized_bytes=_quantized_bytes(policy.get('quantization') or {}),
+        quantized_bytes=_quantized_bytes(policy.get('quantization') or _stored(policy)),
         freeze_vision=_argument(policy, 'freeze_vision'),
         checkpointing=_argument(policy, 'gradient_checkpointing'),
         attention='eager' if _argument(policy, 'attn_implementation') == 'eager' else 'flash',
@@ -137,6 +141,19 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
         entropy=None if not is_grpo else 'grad' if objective['entropy_coef'] else 'no_grad',
         state=state, step=step,
         bucket_views=bool((config.get('model_wrapper_cfg') or {}).get('gradient_as_bucket_view')))
+
+
+def _stored(policy: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the weights in the policy's folder are quantized already, where it is there."""
+    folder = Path(policy['pretrained']).expanduser()
+    found = read_quantization(str(folder)) if (folder / 'config.json').is_file() else None
+    if found is None:
+        return {}
+    if not (found.get('load_in_4bit') or found.get('load_in_8bit')):
+        raise ValueError(f'The weights in {str(folder)!r} should be whole, or quantized by '
+                         f'bitsandbytes, to be estimated, but are quantized by '
+                         f'{found.get("quant_method")}; name the model that was quantized')
+    return {key: value for key, value in found.items() if key != 'llm_int8_skip_modules'}
 
 
 def _quantized_bytes(quantization: Mapping[str, Any]) -> float:
@@ -191,10 +208,9 @@ def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
         text = ''.join(part.get('text', '') for part in messages[0]['content'])
         # A chat's frame takes about 20 tokens, English and JSON about 4 characters a token.
         return 20 + len(text) // 4, '(assumed: 20 and one for every 4 characters; no tokenizer)'
-    encoder = PromptEncoder(str(folder), template, _argument(policy, 'max_prompt_tokens'),
-                            coordinates)
-    tokens = encoder.processor.tokenizer(encoder.write(QUESTION))['input_ids']
-    count = len(tokens) - 1  # one stands for the image
+    encoder = PromptEncoder(str(folder), template, 0, coordinates)
+    ids = encoder.processor.tokenizer(encoder.write(QUESTION))['input_ids']
+    count = len(ids) - 1  # one stands for the image
     return count, f'(counted with the question {QUESTION!r})'
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
+from mmdpad.models.folder_files import CONFIG, adapter_problems
 from mmdpad.models.heads.lora import LORA_TARGETS
 
 
@@ -185,10 +186,13 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
 
     Raises:
         FileNotFoundError: Neither a folder with config.json nor a known name.
+        ValueError: An adapter lies beside the config.json.
     """
     folder = Path(pretrained).expanduser()
-    if (folder / 'config.json').is_file():
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False), f'{folder}/config.json'
+    if (folder / CONFIG).is_file():
+        if problems := list(adapter_problems(folder)):
+            raise ValueError('\n'.join(problems))
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False), f'{folder}/{CONFIG}'
     name = folder.name.removesuffix('-Instruct').removesuffix('-Thinking')
     if name not in PUBLISHED:
         raise FileNotFoundError(

@@ -64,6 +64,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                  tokens_per_micro_batch: int | None = None, advantage: str = 'grpo',
                  updates_per_rollout: int = 1, max_refills: int = 0,
                  max_skipped_steps: int = 5, **kwargs: Any) -> None:
+        unwrap(runner.model).check_trainable()
         super().__init__(runner, build_encoding_dataloader(runner, dataloader), max_iters, **kwargs)
         check_training_data(self.dataloader.dataset)
         self.composition = RewardComposition(rewards)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,9 @@ from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
 from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_open_clip
-from mmdpad.models.weights import is_hub_name
-
-_INDEX, _SINGLE = 'model.safetensors.index.json', 'model.safetensors'
-_PROCESSOR = ('preprocessor_config.json', 'processor_config.json')
+from mmdpad.models.folder_files import check_weights_file
+from mmdpad.models.heads.policy_source import policy_problems
+from mmdpad.models.weights import check_source, is_hub_name
 
 
 def check_weights(node: Node) -> Iterator[str]:
@@ -42,81 +39,29 @@ def find_folder(source: str) -> Path | None:
     return None
 
 
-def check_weights_file(path: Path) -> str | None:
-    """What is wrong with a file of weights, by its header and its length; None if nothing is.
-
-    Args:
-        path: safetensors, or what ``torch.save`` writes.
-    """
-    if not path.is_file():
-        return f'{path} is not there; download it, or correct the path'
-    fault = (_safetensors_fault(path) if path.suffix == '.safetensors' else
-             None if zipfile.is_zipfile(path) or _is_old_pickle(path) else
-             'is no file of torch.save, or cut short')
-    return fault and f'{path} {fault}; download it again'
-
-
-def _safetensors_fault(path: Path) -> str | None:
-    size = path.stat().st_size
-    with open(path, 'rb') as file:
-        length = int.from_bytes(file.read(8), 'little')
-        if size < 8 or length > size - 8:
-            return 'is no safetensors file, or cut short'
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry['data_offsets'][1] for name, entry in header.items()
-                    if name != '__metadata__']
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return 'has no header of a safetensors file'
-    wanted = 8 + length + max(ends, default=0)
-    return None if size == wanted else f'should have {wanted} bytes, but has {size}'
-
-
-def _is_old_pickle(path: Path) -> bool:
-    """The format of torch before 1.6, which some published files have."""
-    with open(path, 'rb') as file:
-        return file.read(1) == b'\x80'
-
-
-def _check_hub_folder(entry: dict, tokenizer: bool) -> Iterator[str]:
+def _find(entry: dict) -> tuple[str, list[str]]:
+    """Where a model is loaded from, and what is wrong with that; one of the two is empty."""
     source = entry['pretrained']
-    folder = find_folder(source)
-    if folder is None:
-        yield (f'`pretrained` should be a folder with the model, but {source!r} is not there, nor '
-               f'a name in the cache of the hub; download it: `hf download NAME --local-dir '
-               f'{source}`, or correct the path')
-        return
-    if not (folder / 'config.json').is_file():
-        yield f'{folder} has no config.json; copy the whole folder'
-    yield from _check_shards(folder)
-    if not any((folder / name).is_file() for name in _PROCESSOR):
-        yield f'{folder} has neither {" nor ".join(_PROCESSOR)}; copy the whole folder'
-    if tokenizer and not ((folder / 'tokenizer.json').is_file() or all(
-            (folder / name).is_file() for name in ('vocab.json', 'merges.txt'))):
-        yield (f'{folder} has neither tokenizer.json nor vocab.json with merges.txt; copy the '
-               f'whole folder')
-
-
-def _check_shards(folder: Path) -> Iterator[str]:
-    index = folder / _INDEX
-    names = [_SINGLE]
-    if index.is_file():
-        try:
-            names = sorted({*json.loads(index.read_text())['weight_map'].values()})
-        except (ValueError, TypeError, KeyError, AttributeError):
-            yield f'{index} should be JSON with a `weight_map`, but is not; download it again'
-            return
-    for name in names:
-        if problem := check_weights_file(folder / name):
-            yield problem
+    if (folder := find_folder(source)) is None:
+        return '', [f'`pretrained` should be a folder with the model, but {source!r} is not there, '
+                    f'nor a name in the cache of the hub; download it: `hf download NAME '
+                    f'--local-dir {source}`, or correct the path']
+    return str(folder), []
 
 
 def _policy(entry: dict) -> Iterator[str]:
-    yield from _check_hub_folder(entry, tokenizer=True)
+    source, problems = _find(entry)
+    yield from problems or policy_problems({**entry, 'pretrained': source})
 
 
 def _hf_sam(entry: dict) -> Iterator[str]:
-    yield from _check_hub_folder(entry, tokenizer=False)
+    source, problems = _find(entry)
+    if source:
+        try:
+            check_source('pretrained', source, 'facebook/sam2.1-hiera-large', tokenizer=False)
+        except (OSError, ValueError) as error:
+            problems = str(error).splitlines()
+    yield from problems
 
 
 def _checkpoint(entry: dict) -> Iterator[str]:

@@ -24,7 +24,8 @@ def try_config(args: argparse.Namespace) -> int:
         The exit status: 1 if something is wrong.
 
     Raises:
-        SystemExit: ``--smoke`` with other processes, or with something in its work dir.
+        SystemExit: ``--smoke`` with other processes, with something in its work dir, or for a
+            policy that cannot be trained.
     """
     config, smoke = load_config(args), getattr(args, 'smoke', False)
     name = Path(args.config).stem
@@ -39,7 +40,10 @@ def try_config(args: argparse.Namespace) -> int:
                          f'another --work-dir, or leave it out')
     with tempfile.TemporaryDirectory(prefix='mmdpad_smoke_') as folder:
         work_dir = args.work_dir or f'{folder}/work_dir'
-        config, notes = make_smoke_config(config, work_dir, Path(folder))
+        try:
+            config, notes = make_smoke_config(config, work_dir, Path(folder))
+        except (OSError, ValueError, ImportError) as error:
+            raise SystemExit(f'--smoke: {error}') from error
         print(f'smoke: {name} in {work_dir}'
               + ('' if args.work_dir else ', which is deleted at the end'))
         print(*(f'  {note}' for note in notes), sep='\n', flush=True)

@@ -27,6 +27,7 @@ from mmdpad.engine.runner.settings import find_wrong_settings
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
+from mmdpad.models.heads.quantization import check_trainable
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.registry import DATASETS
 from mmdpad.rewards import RewardComposition
@@ -56,17 +57,26 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
         return problems, notes
     with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
         nodes = list(find_nodes(_relevant(config, training)))
-        misnamed, mistyped = set(), False
+        misnamed, mistyped, faulty = set(), False, set()
         for node in nodes:
             if wrong := list(check_node(node)):
                 problems += wrong
                 misnamed.add(id(node.entry))
                 mistyped |= any(find_wrong_arguments(node))
-            problems += check_weights(node)
+            if wrong := list(check_weights(node)):
+                problems += wrong
+                faulty.add(id(node.entry))
             problems += _check_packages(node)
         if mistyped:  # what follows reads the arguments
             return list(dict.fromkeys(problems)), notes
-        problems += _check_data(config, training, misnamed, notes)
+        policy = (config.get('model') or {}).get('policy')
+        encoder = None
+        if policy and id(policy) not in faulty | misnamed:
+            encoder, wrong = _read_processor(policy, training)
+            problems += wrong
+            if encoder is not None:
+                notes.append(f'model.policy: {encoder.responses.describe()}')
+        problems += _check_data(config, training, misnamed, encoder, notes)
         if problem := find_wrong_strategy(config):
             problems.append(problem)
         if training:
@@ -108,14 +118,10 @@ def _check_packages(node: Node) -> Iterator[str]:
 
 
 def _check_data(config: Config, training: bool, misnamed: set[int],
-                notes: list[str]) -> Iterator[str]:
+                encoder: PromptEncoder | None, notes: list[str]) -> Iterator[str]:
     """Every data set is built, which checks its files, gives an item and has prompts that fit;
     but for those with a part, by ``id``, whose type or arguments are wrong."""
     wanted = LOADERS if training else ('test_dataloader', )
-    encoder, problems = _read_processor((config.get('model') or {}).get('policy'))
-    yield from problems
-    if encoder is not None:
-        notes.append(f'model.policy: {encoder.responses.describe()}')
     for where, entry in find_datasets({name: config.get(name) for name in wanted}):
         if misnamed.intersection(map(id, (entry, *entry.get('pipeline', ())))):
             continue
@@ -141,12 +147,14 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
             yield f'`{node.path}.ann_file`: {path} is not there; download it or correct the path'
 
 
-def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:
+def _read_processor(policy: Any, training: bool) -> tuple[PromptEncoder | None, list[str]]:
     """What encodes a policy's prompts, where its folder is there, and what is wrong with it."""
-    folder = find_folder(policy['pretrained']) if policy and policy.get('pretrained') else None
+    folder = find_folder(policy['pretrained']) if policy.get('pretrained') else None
     if folder is None or not (folder / 'config.json').is_file():
-        return None, []  # said already
+        return None, []  # of another kind than ours
     try:
+        if training:
+            check_trainable(str(folder), policy.get('lora'))
         coordinates = policy.get('coordinates') or find_family(str(folder)).coordinates
         return PromptEncoder(str(folder), policy.get('prompt_template', 'default'),
                              policy.get('max_prompt_tokens', 1300), coordinates), []

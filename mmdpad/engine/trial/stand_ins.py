@@ -27,6 +27,7 @@ from mmdpad.models.decoders import (
     SAMHQDecoder,
 )
 from mmdpad.models.discriminators import CLIPDiscriminator
+from mmdpad.models.heads.quantization import check_prequantized, check_trainable
 from mmdpad.registry import MODELS
 from mmdpad.testing import SHAPES_SAM_NAME, WEIGHTS_DIR, build_sam_shapes
 from mmdpad.testing.policy_folder import make_policy_folder
@@ -113,7 +114,14 @@ def _empty(folder: Path) -> Path:
 
 def _policy(entry: dict, folder: Path) -> str:
     before = entry['pretrained']
-    family = read_policy_config(before)[0].model_type
+    config, _ = read_policy_config(before)
+    family, stored = config.model_type, getattr(config, 'quantization_config', None)
+    if stored:  # the small one is whole, and quantized as it is loaded
+        check_trainable(before, entry.get('lora'))
+        check_prequantized(before, entry.get('quantization'), entry.get('lora'))
+        entry['quantization'] = {
+            key: value for key, value in stored.items()
+            if key.startswith(('load_in', 'bnb_4bit', 'llm_int8')) and 'skip' not in key}
     path = folder / family
     if not path.exists():
         make_policy_folder(path, family)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from mmdpad.models.weights import check_source, from_folder, load_pretrained, read_model_type
+from mmdpad.models.weights import check_source, from_folder, load_pretrained, read_config
 
 from .prompted_decoder import PromptedDecoder, best_of
 
@@ -120,7 +120,7 @@ class HFSAMDecoder(PromptedDecoder):
         return seen
 
     def _check_type(self, source: str) -> None:
-        found = read_model_type(source)
+        found = read_config(source).get('model_type')
         if found not in self.model_types:
             raise ValueError(
                 f'`model.decoder.pretrained` of {type(self).__name__} should be a model of type '

@@ -12,7 +12,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from mmdpad.models.weights import read_model_type
+from mmdpad.models.weights import read_config
 from mmdpad.prompts import check_coordinates
 
 _ENTRIES = ('image_token_id', 'video_token_id', 'vision_start_token_id', 'vision_end_token_id',
@@ -68,7 +68,7 @@ def find_family(source: str) -> PolicyFamily:
     Raises:
         ValueError: No such family is registered.
     """
-    model_type = read_model_type(source)
+    model_type = read_config(source).get('model_type')
     if model_type not in FAMILIES:
         known = ', '.join(f'{name} ({family.name})' for name, family in FAMILIES.items())
         raise ValueError(

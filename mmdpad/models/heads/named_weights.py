@@ -28,10 +28,7 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     Raises:
         ValueError: Weights are quantized, or the adapter is more than a product of two matrices.
     """
-    if getattr(model, 'is_quantized', False):
-        raise ValueError('The weights of a policy should not be quantized for another engine to '
-                         'take them over, but got `policy.quantization`; leave it out, or use '
-                         "`rollout_engine=dict(type='SharedPrefixRollout')`")
+    check_whole(model)
     for name, parameter in model.named_parameters():
         if '.lora_' in name:
             continue
@@ -49,6 +46,18 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
                 for adapter in layer.active_adapters:
                     value = value + _whole(layer.get_delta_weight(adapter))
         yield name, value
+
+
+def check_whole(model: PreTrainedModel) -> None:
+    """
+    Raises:
+        ValueError: Weights are quantized, by ``policy.quantization`` or in the folder already.
+    """
+    if getattr(model, 'is_quantized', False):
+        raise ValueError('The weights of a policy should not be quantized for another engine to '
+                         'take them over, but are, by `policy.quantization` or in the folder '
+                         '`policy.pretrained`; leave it out, name the model that was quantized, or '
+                         "use `rollout_engine=dict(type='SharedPrefixRollout')`")
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from mmdpad.models.weights import from_folder
 from mmdpad.prompts import build_messages
 
 from .chat_template import REMEDY, ChatTemplate
+from .policy_source import check_image_processor, check_processor
 from .response_codec import ResponseCodec
 
 _COUNTED = 20000
@@ -70,7 +71,9 @@ class PromptEncoder:
 
     def __init__(self, source: str, template: str, max_tokens: int,
                  coordinates: str = 'pixels') -> None:
+        check_image_processor(source)
         self.processor = from_folder(AutoProcessor, source, REMEDY)
+        check_processor(source, self.processor)
         self.source = source
         self.processor.tokenizer.padding_side = 'left'
         self.template = template
@@ -99,6 +102,14 @@ class PromptEncoder:
         _, rows, columns = prompt.grid[0].tolist()
         problem = self.problem(tuple(image.shape[-2:]), (rows * patch, columns * patch),
                                len(prompt), question)
+        places = int((prompt.token_types == 1).sum())
+        wanted = rows * columns // self.processor.image_processor.merge_size**2
+        if places != wanted:
+            problem = (f'A prompt should have as many image tokens as its image has features, but '
+                       f'that of {question[:200]!r} has {places} of {wanted}; take image tokens '
+                       f'({self.processor.image_token}) out of the question, or the chat template '
+                       f'and the tokenizer of {self.source!r} from the model that this one was '
+                       f'trained from')
         if problem:
             raise ValueError(problem)
         return prompt

@@ -20,19 +20,17 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
-from mmdpad.models.weights import check_source, load_pretrained
+from mmdpad.models.weights import load_pretrained
 from mmdpad.prompts import build_messages, well_formed
 from mmdpad.registry import MODELS
 
 from . import replicated_prefix, shared_prefix
 from .families import find_family
 from .lora import adapter_off, add_lora
+from .policy_source import REMEDY, check_policy
 from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
-from .quantization import keep_trainable, quantization_config
+from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .token_log_probs import token_log_probs
-
-_EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
-_REMEDY = 'The folder should hold the weights of the model that its config.json describes'
 
 
 @MODELS.register_module()
@@ -98,18 +96,19 @@ class VLMReasoningHead(BaseModule):
         super().__init__()
         build_messages('', prompt_template, coordinates or 'pixels')
         check_attention(attn_implementation)
-        if quantization is not None:
-            quantization = quantization_config(quantization, lora)
-        source = check_source('model.policy.pretrained', pretrained, _EXAMPLE)
+        source, settings = check_policy(
+            dict(pretrained=pretrained, lora=lora, quantization=quantization))
+        self.source, self.lora = source, lora
         self.family = find_family(source)
         self.coordinates = coordinates or self.family.coordinates
         self.encoder = PromptEncoder(source, prompt_template, max_prompt_tokens, self.coordinates)
         self.end_tokens = self.encoder.responses.end_tokens
         self.pad_token = self.encoder.responses.pad_token
         print_log(f'{source!r}: {self.encoder.responses.describe()}', logger='current')
-        self.model = self._load_model(
-            source, dtype, **dict(quantization_config=quantization) if quantization else {})
-        if quantization:
+        self.model = self._load_model(source, dtype, quantization_config=settings,
+                                      config=prequantized_config(source))
+        if getattr(self.model, 'is_quantized', False):
+            check_loaded(self.model, source)
             keep_trainable(self.model)
         shares = attn_implementation == shared_prefix.NAME
         self._response_states = (shared_prefix if shares else replicated_prefix).response_states
@@ -132,7 +131,14 @@ class VLMReasoningHead(BaseModule):
             enable({'use_reentrant': False})
 
     def init_weights(self) -> None:
-        """Nothing: the weights came with ``pretrained`` (mmengine calls this before training)."""
+        """Nothing: the weights came with ``pretrained``. (mmengine calls this before training.)"""
+
+    def check_trainable(self) -> None:
+        """
+        Raises:
+            ValueError: The weights in ``pretrained`` are quantized, and there is no ``lora``.
+        """
+        check_trainable(self.source, self.lora)
 
     @property
     def processor(self) -> ProcessorMixin:
@@ -265,8 +271,9 @@ class VLMReasoningHead(BaseModule):
                           response_tokens=mask.sum(dim=1).float().mean())
 
     def _load_model(self, source: str, dtype: str, **arguments: Any) -> PreTrainedModel:
-        return load_pretrained(self.family.model_class, source, _REMEDY,
-                               dtype=getattr(torch, dtype), **arguments)
+        return load_pretrained(
+            self.family.model_class, source, REMEDY, dtype=getattr(torch, dtype),
+            **{name: value for name, value in arguments.items() if value is not None})
 
 
 def check_attention(name: str) -> None:

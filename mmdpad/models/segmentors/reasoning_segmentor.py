@@ -93,10 +93,18 @@ class ReasoningSegmentor(BaseDetector):
         self.register_load_state_dict_post_hook(_expect_no_frozen)
 
     def init_weights(self) -> None:
-        """Nothing, unless ``init_cfg`` says so: all parts came with their weights. (mmengine's own,
-        which is called before training, cannot look at weights of 4 or 8 bits.)"""
+        """Nothing but :meth:`check_trainable`, since this is called before training, unless
+        ``init_cfg`` says so: all parts came with their weights. (mmengine's own cannot look at
+        weights of 4 or 8 bits.)"""
+        self.check_trainable()
         if self.init_cfg:
             super().init_weights()
+
+    def check_trainable(self) -> None:
+        """See :meth:`VLMReasoningHead.check_trainable`; a policy without one can be trained."""
+        check = getattr(self.policy, 'check_trainable', None)
+        if check is not None:
+            check()
 
     def build_reference(self) -> None:
         """Keep a frozen copy of the policy as it is now: the reference of the KL term.

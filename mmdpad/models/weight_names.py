@@ -1,0 +1,107 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Whether a folder's weights fit the model of its config.json, without reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging
+
+from .folder_files import read_header, weight_files
+from .weights import LoadReport, first_line, load_plain
+
+_ROWS = 4096
+
+
+def compare_names(model_class: type[PreTrainedModel], folder: Path) -> LoadReport:
+    """What would become of the weights: transformers loads them without values.
+
+    Args:
+        model_class: A class of transformers.
+        folder: Whole, see :func:`.folder_files.file_problems`; its weights are not quantized.
+
+    Raises:
+        ValueError: A file is damaged, or asks for code.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    state = {name: torch.empty(value.shape, device='meta')
+             for path in weight_files(folder) for name, value in _outlines(path).items()}
+    with _silence():
+        model, info = model_class.from_pretrained(
+            None, config=config, state_dict=state, device_map='meta', output_loading_info=True,
+            ignore_mismatched_sizes=True)
+    return LoadReport.of_loading(model, info, str(folder))
+
+
+def head_problem(folder: Path) -> str | None:
+    """What is wrong where config.json ties the output head to the embedding, and the weights have
+    a head of other values; None if nothing is.
+
+    transformers takes such a head from version 5 on, and did not before.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if not getattr(config, 'tie_word_embeddings', False):
+        return None
+    values: dict[str, Any] = {}
+    for path in weight_files(folder):
+        for name in _outlines(path):
+            if name.endswith(('lm_head.weight', 'embed_tokens.weight')):
+                values[name.split('.')[-2]] = (path, name)
+    if len(values) < 2 or _equal(*values.values()):
+        return None
+    path, name = values['lm_head']
+    return (f'{folder / "config.json"} ties the output head to the embedding '
+            f'(`tie_word_embeddings`), but {name!r} in {path.name} has other values; set '
+            f'`tie_word_embeddings` to false, there and in `text_config`, if they are meant, or '
+            f'take them out of the file')
+
+
+def _outlines(path: Path) -> dict[str, Tensor]:
+    """Tensors of the right shapes without values."""
+    if path.suffix == '.safetensors':
+        try:
+            return {name: torch.empty(entry['shape'], device='meta')
+                    for name, entry in read_header(path).items()}
+        except ValueError as error:
+            raise ValueError(f'{path} {first_line(error)}; download it again') from error
+    state = load_plain(str(path), 'meta')
+    if not (isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())):
+        raise ValueError(f'{path} should hold names with tensors, but holds '
+                         f'{type(state).__name__}; save the `state_dict` alone')
+    return dict(state)
+
+
+def _equal(one: tuple[Path, str], other: tuple[Path, str]) -> bool:
+    return all(a.equal(b) for a, b in zip(_parts(*one), _parts(*other), strict=True))
+
+
+def _parts(path: Path, name: str) -> Iterator[Tensor]:
+    if path.suffix == '.safetensors':
+        with safe_open(path, 'pt') as file:
+            value = file.get_slice(name)
+            for start in range(0, value.get_shape()[0], _ROWS):
+                yield value[start:start + _ROWS]
+    else:
+        yield from load_plain(str(path))[name].split(_ROWS)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """transformers' own report of what does not fit is ours to give."""
+    before = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
