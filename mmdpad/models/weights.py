@@ -11,7 +11,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +27,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, dynamic_module_utils
 
+from mmdpad.models.adapter_folder import CONFIG as ADAPTER_CONFIG
+from mmdpad.models.adapter_folder import find_adapter
 from mmdpad.utils.plain_pickle import LOAD_ERRORS
 
 _SHOWN = 4
@@ -185,8 +187,8 @@ def check_source(name: str, value: str, example: str) -> str:
         example: A hub name of such a model, for the error message.
 
     Raises:
-        FileNotFoundError: A path that is not there or lacks config.json, or a model that the hub
-            does not give.
+        FileNotFoundError: A path that is not there or lacks config.json (of an adapter's folder the
+            message says how to use it), or a model that the hub does not give.
     """
     wanted = (f'`{name}` should be a folder in Hugging Face format (with config.json, weights and '
               f'the files of tokenizer and processor) or a hub name such as {example}')
@@ -194,6 +196,9 @@ def check_source(name: str, value: str, example: str) -> str:
         try:
             hf_hub_download(value, 'config.json')
         except (OSError, ValueError, EntryNotFoundError) as error:
+            with suppress(OSError, ValueError, EntryNotFoundError):
+                hf_hub_download(value, ADAPTER_CONFIG)
+            _refuse_adapter(wanted, value)
             offline = 'HF_HUB_OFFLINE is set' if is_offline_mode() else first_line(error)
             raise FileNotFoundError(
                 f'{wanted}, but {value!r} is not there, nor in the cache of the hub, and the hub '
@@ -202,11 +207,18 @@ def check_source(name: str, value: str, example: str) -> str:
         return value
     path = Path(value).expanduser()
     if not (path / 'config.json').is_file():
+        _refuse_adapter(wanted, value)
         raise FileNotFoundError(
             f'{wanted}, but {str(path)!r} '
             f'{"has no config.json" if path.exists() else "is not there"}; '
             f'download the model there or set `{name}`')
     return str(path)
+
+
+def _refuse_adapter(wanted: str, value: str) -> None:
+    if adapter := find_adapter(value):
+        raise FileNotFoundError(f'{wanted}, but {value!r} holds an adapter alone; '
+                                f'{adapter.advice}')
 
 
 def first_line(error: BaseException) -> str:

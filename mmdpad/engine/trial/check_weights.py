@@ -13,10 +13,13 @@ from huggingface_hub import try_to_load_from_cache
 
 from mmdpad.engine.config_nodes import Node
 from mmdpad.models import VLMReasoningHead
+from mmdpad.models.adapter_folder import find_adapter
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
 from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_open_clip
+from mmdpad.models.heads.families import find_family
+from mmdpad.models.heads.lora import check_lora
 from mmdpad.models.weights import is_hub_name
 
 _INDEX, _SINGLE = 'model.safetensors.index.json', 'model.safetensors'
@@ -80,6 +83,15 @@ def _is_old_pickle(path: Path) -> bool:
 
 def _check_hub_folder(entry: dict, tokenizer: bool) -> Iterator[str]:
     source = entry['pretrained']
+    try:
+        adapter = find_adapter(source)
+    except ValueError as error:
+        yield str(error)
+        return
+    if adapter:
+        yield (f'`pretrained` should be a folder with a whole model, but {source!r} holds an '
+               f'adapter alone; {adapter.advice}')
+        return
     folder = find_folder(source)
     if folder is None:
         yield (f'`pretrained` should be a folder with the model, but {source!r} is not there, nor '
@@ -112,7 +124,17 @@ def _check_shards(folder: Path) -> Iterator[str]:
 
 
 def _policy(entry: dict) -> Iterator[str]:
-    yield from _check_hub_folder(entry, tokenizer=True)
+    problems = list(_check_hub_folder(entry, tokenizer=True))
+    yield from problems
+    if entry.get('lora') and not problems:
+        source = str(find_folder(entry['pretrained']))
+        try:
+            check_lora(find_family(source).model_class, source, entry['lora'],
+                       'Copy the whole folder')
+        except ImportError:
+            pass  # said among the packages
+        except (OSError, ValueError) as error:
+            yield str(error)
 
 
 def _hf_sam(entry: dict) -> Iterator[str]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -25,7 +26,14 @@ from mmdpad.registry import MODELS
 
 from . import replicated_prefix, shared_prefix
 from .families import find_family
-from .lora import adapter_off, add_lora
+from .lora import (
+    SCALING,
+    adapter_off,
+    adapter_scaling,
+    add_lora,
+    check_lora,
+    describe_reach,
+)
 from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
 from .quantization import keep_trainable, quantization_config
 from .token_log_probs import token_log_probs
@@ -99,6 +107,8 @@ class VLMReasoningHead(BaseModule):
             quantization = quantization_config(quantization, lora)
         source = check_source('model.policy.pretrained', pretrained, _EXAMPLE)
         self.family = find_family(source)
+        if lora is not None:
+            check_lora(self.family.model_class, source, lora, _REMEDY)
         self.coordinates = coordinates or self.family.coordinates
         self.encoder = PromptEncoder(source, prompt_template, max_prompt_tokens, self.coordinates)
         self.model = self._load_model(
@@ -117,6 +127,9 @@ class VLMReasoningHead(BaseModule):
             add_lora(self.model, lora)
             self.adapter_keys = frozenset(
                 name for name, p in self.named_parameters() if p.requires_grad)
+            # Adapters of another scaling have the same names and shapes: a checkpoint holds it.
+            self.register_buffer(SCALING, adapter_scaling(self.model))
+            print_log(describe_reach(self.model), logger='current')
         tower = self.model.model.visual
         self.vision_is_fixed = not any(p.requires_grad for p in tower.parameters())
         if gradient_checkpointing:

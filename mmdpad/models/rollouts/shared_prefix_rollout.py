@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
 from transformers import LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper
 
 from mmdpad.models.heads import VLMReasoningHead
@@ -173,8 +172,9 @@ def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, star
     language = model.model.language_model
     cache.advance()
     angles = tuple(table.index_select(0, starts + cache.place)[:, None] for table in rotary)
-    # Without the hook that gradient checkpointing puts on the module, which no graph can hold.
-    states = embedding(tokens, language.embed_tokens.weight)[:, None]
+    # Not the weight, since an adapter may wrap it; and without the hook that gradient checkpointing
+    # puts on the module, which no graph can hold.
+    states = language.embed_tokens.forward(tokens)[:, None]
     for layer in language.layers:
         states = layer(states, position_embeddings=angles, attention_mask=None, layout=cache)
     cache.place.add_(1)
@@ -184,6 +184,7 @@ def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, star
 def rotary_table(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines (length, d) of text tokens, which have one position in all three rows."""
     language = model.model.language_model
-    positions = torch.arange(length, device=language.embed_tokens.weight.device)
-    cos, sin = language.rotary_emb(language.embed_tokens.weight, positions.expand(3, 1, length))
+    positions = torch.arange(length, device=language.device)
+    like = torch.empty(0, dtype=language.dtype, device=language.device)
+    cos, sin = language.rotary_emb(like, positions.expand(3, 1, length))
     return cos[0], sin[0]
