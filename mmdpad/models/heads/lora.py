@@ -144,7 +144,7 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 
 def describe_reach(model: nn.Module) -> str:
-    """What an adapter sits in, by the last parts of the layers' names, in words."""
+    """How many layers of which kinds have an adapter, in words."""
     counts = Counter(_kind(name, layer) for name, layer in adapted_layers(model).items())
     return f'adapter in {counts.total()} layers: ' + ', '.join(
         f'{number} {kind}' for kind, number in sorted(counts.items()))
@@ -242,5 +242,7 @@ def _adapted_weight(layer: Any) -> Tensor:
 
 
 def _kind(name: str, layer: Any) -> str:
-    part = name.replace('.base_layer', '').rpartition('.')[2]
-    return '.'.join(filter(None, [part, getattr(layer, 'parameter_name', '')]))
+    """'q_proj', 'mlp.0', or 'experts.down_proj' of a parameter."""
+    parts = name.replace('.base_layer', '').split('.')
+    last = parts[-2:] if parts[-1].isdigit() else parts[-1:]
+    return '.'.join([*last, *filter(None, [getattr(layer, 'parameter_name', '')])])

@@ -15,6 +15,7 @@ from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
 
+from .agreement import check_agreement
 from .engine import DrawingEngine
 from .packed_linear import packed_linears
 from .prefix_cache import PrefillRow, PrefixCache
@@ -44,6 +45,7 @@ class SharedPrefixRollout(DrawingEngine):
                  records_log_probs: bool = False) -> None:
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
+        self.checked = False
         self.compiled = bool(compile)
         self.step = decode_step
         if compile:
@@ -57,12 +59,18 @@ class SharedPrefixRollout(DrawingEngine):
 
         Raises:
             ValueError: The head has another attention implementation.
+            RuntimeError: At the first call, see :func:`.agreement.check_agreement`.
         """
         used = head.model.model.language_model.config._attn_implementation
         if used != NAME:
             raise ValueError(
                 f'`SharedPrefixRollout` should have a policy with `attn_implementation={NAME!r}`, '
                 f"but got {used!r}; set that, or `rollout_engine=dict(type='HFRollout')`")
+        if not self.checked:
+            self.checked = True
+            eager = SharedPrefixRollout(self.prefill_tokens, records_log_probs=True)
+            eager.checked = True
+            check_agreement(eager, head, prompts)
         prefilled = self._prefill(head, prompts)
         layers = () if self.compiled else (head.model.model.language_model, head.model.lm_head)
         with packed_linears(*layers):
