@@ -15,10 +15,15 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models.folder_files import ADAPTER, weight_file
-from mmdpad.models.heads.lora import add_lora, lora_config
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.quantization import refuse_quantized
 from mmdpad.models.heads.response_codec import GENERATION_CONFIG
+from mmdpad.models.hf_adapter import (
+    check_adapter,
+    import_adapter,
+    load_merged,
+    save_adapter,
+)
 from mmdpad.models.weights import (
     LoadReport,
     check_source,
@@ -29,7 +34,7 @@ from mmdpad.models.weights import (
 )
 
 SHARD_SIZE = '5GB'
-_IN_CHECKPOINT, _IN_PEFT = 'policy.model.', 'base_model.model.'  # before the names of transformers
+_IN_CHECKPOINT = 'policy.model.'  # before the names of transformers
 _NOT_COPIED = ('*.safetensors', '*.safetensors.index.json', '*.bin', '*.bin.index.json', '*.pt',
                '*.pth', '*.gguf', '*.h5', '*.msgpack', 'README.md', '.*')
 _REMEDY = ('The checkpoint should be of this config: `model.policy` (`pretrained`, `lora`) as in '
@@ -44,7 +49,8 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
     shards of at most 5 GB, under the names that the start policy's files use, and the start
     policy's config, tokenizer, processor and chat template as they are; the generation config too,
     but for ends of a response that only other files name. An adapter becomes what
-    ``peft.PeftModel.from_pretrained`` reads.
+    ``peft.PeftModel.from_pretrained`` reads; merged into an embedding or an output head that share
+    their weight, it leaves each with one of its own, as config.json then says.
 
     The checkpoint is mapped, not read into memory: this takes little more than a shard, or, to
     merge an adapter, the start policy in float32.
@@ -83,32 +89,33 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
         LoadReport.of(model, state, checkpoint).settle(_REMEDY)
         _save_model(_filled(model, _as_dtype(state, dtype)), source, folder)
         return
-    add_lora(model, lora)
-    LoadReport.of({name: p for name, p in model.named_parameters() if p.requires_grad}, state,
-                  checkpoint).settle(_REMEDY)
+    state = check_adapter(model, lora, state, checkpoint, merge_lora, _REMEDY)
     if not merge_lora:
-        _save_adapter(_as_dtype(state, dtype), lora, source, folder)
+        save_adapter(model, _as_dtype(state, dtype), lora, source, folder)
         return
-    whole = load_pretrained(AutoModelForImageTextToText, source, _REMEDY, dtype=torch.float32)
-    add_lora(whole, lora)
-    whole.load_state_dict(state, strict=False)
-    _save_model(_merged(whole).to(getattr(torch, dtype or policy.get('dtype', 'float32'))),
-                source, folder)
+    merged = load_merged(source, lora, state, _REMEDY)
+    _save_model(merged.to(getattr(torch, dtype or policy.get('dtype', 'float32'))), source, folder)
 
 
-def import_policy(folder: str) -> dict[str, Tensor]:
+def import_policy(folder: str, base: str | None = None) -> tuple[dict[str, Tensor], str | None]:
     """The ``state_dict`` of a checkpoint with the policy, or the adapter, in a folder.
 
+    Args:
+        folder: In Hugging Face format, or with an adapter of peft.
+        base: The model that an adapter is for, a folder or a hub name; None: the one that its
+            adapter_config.json names. Only its config.json is read.
+
+    Returns:
+        The state; and of an adapter the settings that ``model.policy`` needs for it, as code.
+
     Raises:
-        FileNotFoundError: The folder has neither config.json nor adapter_config.json.
+        FileNotFoundError: The folder has neither config.json nor adapter_config.json, or the base
+            is not there.
         ValueError: The weights do not fit the model that config.json describes, are quantized, or
-            an adapter lies beside them.
+            an adapter lies beside them; or an adapter is of a kind that a policy cannot have.
     """
     if Path(folder, ADAPTER).is_file() and weight_file(Path(folder)) is None:
-        state = read_state_dict(str(Path(folder, 'adapter_model.safetensors')),
-                                'It should be beside adapter_config.json')
-        return {_IN_CHECKPOINT + name.removeprefix(_IN_PEFT).removesuffix('.weight')
-                + '.default.weight': value for name, value in state.items()}
+        return import_adapter(folder, base, _IN_CHECKPOINT)
     source = check_source('FOLDER', folder, 'Qwen/Qwen2.5-VL-7B-Instruct', processor=False,
                           tokenizer=False)
     refuse_quantized(source, 'to become a checkpoint', 'name the folder as '
@@ -116,7 +123,7 @@ def import_policy(folder: str) -> dict[str, Tensor]:
     model = load_pretrained(AutoModelForImageTextToText, source,
                             'The folder should hold the weights of the model that its config.json '
                             'describes', dtype='auto')
-    return {_IN_CHECKPOINT + name: value for name, value in model.state_dict().items()}
+    return {_IN_CHECKPOINT + name: value for name, value in model.state_dict().items()}, None
 
 
 def _filled(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedModel:
@@ -125,18 +132,6 @@ def _filled(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedModel
         if state[name].equal(state[twin]):  # tied, and stored twice
             state[name] = state[twin]
     model.load_state_dict(state, assign=True)
-    return model
-
-
-def _merged(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with its adapter in the weights, and without peft's layers."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            layer.merge(safe_merge=True)
-            model.set_submodule(name, layer.get_base_layer())
-    for attribute in ('peft_config', '_hf_peft_config_loaded'):
-        model.__dict__.pop(attribute, None)
     return model
 
 
@@ -159,6 +154,10 @@ def _save_model(model: PreTrainedModel, source: str, folder: Path) -> None:
                 part[key] = name
     if not {'dtype', 'torch_dtype'} & config.keys():
         config['torch_dtype'] = name
+    if not model.config.tie_word_embeddings:  # also where merging an adapter has parted them
+        config['tie_word_embeddings'] = False
+        if 'tie_word_embeddings' in config.get('text_config', {}):
+            config['text_config']['tie_word_embeddings'] = False
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
     _name_ends(folder)
 
@@ -174,19 +173,6 @@ def _name_ends(folder: Path) -> None:
         path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
         print_log(f'{path} names {missing} as ends of a response too, which the start policy has '
                   f'in other files only', logger='current')
-
-
-def _save_adapter(state: dict[str, Tensor], lora: Mapping[str, Any], source: str,
-                  folder: Path) -> None:
-    from safetensors.torch import save_file
-    config = lora_config(lora)
-    is_folder = Path(source).is_dir()
-    config.base_model_name_or_path = str(Path(source).resolve()) if is_folder else source
-    config.inference_mode = True
-    config.save_pretrained(str(folder))
-    save_file({_IN_PEFT + name.replace('.default.', '.'): value.contiguous()
-               for name, value in state.items()},
-              folder / 'adapter_model.safetensors', metadata=dict(format='pt'))
 
 
 def _as_dtype(state: dict[str, Tensor], dtype: str | None) -> dict[str, Tensor]:

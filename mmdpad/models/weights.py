@@ -12,7 +12,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,6 +30,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, dynamic_module_utils
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from mmdpad.models.adapter_folder import CONFIG as ADAPTER_CONFIG
+from mmdpad.models.adapter_folder import find_adapter
 from mmdpad.utils.plain_pickle import LOAD_ERRORS
 
 from .folder_files import CONFIG, adapter_problems, file_problems
@@ -233,8 +235,8 @@ def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
         example: A hub name of such a model, for the error message.
 
     Raises:
-        FileNotFoundError: A path that is not there or lacks config.json, or a model that the hub
-            does not give.
+        FileNotFoundError: A path that is not there or lacks config.json (of an adapter's folder the
+            message says how to use it), or a model that the hub does not give.
     """
     wanted = (f'`{name}` should be a folder in Hugging Face format (with config.json, weights and '
               f'the files of tokenizer and processor) or a hub name such as {example}')
@@ -243,6 +245,9 @@ def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
             folder = Path(hf_hub_download(value, CONFIG)).parent
             find_adapter_config_file(value)  # into the same folder, if there is one
         except (OSError, ValueError, EntryNotFoundError) as error:
+            with suppress(OSError, ValueError, EntryNotFoundError):
+                hf_hub_download(value, ADAPTER_CONFIG)
+            _refuse_adapter(wanted, value)
             offline = 'HF_HUB_OFFLINE is set' if is_offline_mode() else first_line(error)
             raise FileNotFoundError(
                 f'{wanted}, but {value!r} is not there, nor in the cache of the hub, and the hub '
@@ -251,6 +256,7 @@ def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
         return value, folder
     path = Path(value).expanduser()
     if not (path / CONFIG).is_file():
+        _refuse_adapter(wanted, value)
         raise FileNotFoundError(
             f'{wanted}, but {str(path)!r} '
             f'{"has no config.json" if path.exists() else "is not there"}; '
@@ -276,6 +282,12 @@ def check_files(source: str, folder: Path, weights: bool = True, processor: bool
         problems = list(file_problems(folder, weights, processor, tokenizer))
     if problems:
         raise ValueError('\n'.join(problems))
+
+
+def _refuse_adapter(wanted: str, value: str) -> None:
+    if adapter := find_adapter(value):
+        raise FileNotFoundError(f'{wanted}, but {value!r} holds an adapter alone; '
+                                f'{adapter.advice}')
 
 
 def first_line(error: BaseException) -> str:

@@ -2,10 +2,12 @@
 """Turns a folder in Hugging Face format, or of a LoRA adapter, into a checkpoint.
 
     python tools/model_converters/from_hf.py FOLDER OUT.pth
+    python tools/model_converters/from_hf.py ADAPTER OUT.pth --base FOLDER
     python tools/test.py CONFIG OUT.pth
 
 The way back of to_hf.py. `tools/test.py` and `load_from` read OUT.pth, with a config whose
-`model.policy` is of the same size, or has the same `lora`.
+`model.policy` is of the same size, or, of an adapter, has the settings that are printed. OUT.pth of
+an adapter holds its scaling, so that other ones are refused.
 """
 
 from __future__ import annotations
@@ -26,16 +28,20 @@ def main() -> None:
     parser.add_argument('folder', metavar='FOLDER', help='with config.json and weights, or with '
                         'adapter_config.json and an adapter')
     parser.add_argument('out', metavar='OUT.pth', help='a file that is not there yet')
+    parser.add_argument('--base', help='the model that an adapter is for, a folder or a hub name; '
+                        'its config.json is read (default: what adapter_config.json names)')
     args = parser.parse_args()
     try:
         refuse_existing(args.out)
-        state = import_policy(args.folder)
+        state, settings = import_policy(args.folder, args.base)
         os.makedirs(Path(args.out).absolute().parent, exist_ok=True)
         with atomic_file(args.out) as file:
             torch.save(dict(state_dict=state, meta=dict(source=Path(args.folder).name)), file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise SystemExit(str(error)) from error
     print(f'{args.out}: {len(state)} tensors')
+    if settings:
+        print(f'for a config with `model = dict(policy=dict({settings}))`')
 
 
 if __name__ == '__main__':

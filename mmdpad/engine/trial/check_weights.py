@@ -11,6 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from mmdpad.engine.config_nodes import Node
 from mmdpad.models import VLMReasoningHead
+from mmdpad.models.adapter_folder import find_adapter
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
 from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
@@ -42,6 +43,13 @@ def find_folder(source: str) -> Path | None:
 def _find(entry: dict) -> tuple[str, list[str]]:
     """Where a model is loaded from, and what is wrong with that; one of the two is empty."""
     source = entry['pretrained']
+    try:
+        adapter = find_adapter(source)
+    except ValueError as error:
+        return '', [str(error)]
+    if adapter:
+        return '', [f'`pretrained` should be a folder with a whole model, but {source!r} holds an '
+                    f'adapter alone; {adapter.advice}']
     if (folder := find_folder(source)) is None:
         return '', [f'`pretrained` should be a folder with the model, but {source!r} is not there, '
                     f'nor a name in the cache of the hub; download it: `hf download NAME '

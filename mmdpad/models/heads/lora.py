@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+
+from mmdpad.models.weights import from_folder
 
 _LANGUAGE = r'.*language_model.*\.(q|k|v|o|gate|up|down)_proj'
 # Names of the towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL; their mergers are left out.
@@ -16,27 +23,69 @@ _VISION = r'.*visual\.blocks.*\.(qkv|proj|fc1|fc2|(gate|up|down)_proj|linear_fc1
 LORA_TARGETS = dict(language=_LANGUAGE, language_and_vision=f'{_LANGUAGE}|{_VISION}')
 """Linear layers by name: attention and MLP of the language model; the same and those of the vision
 tower's blocks."""
-# With the adapter off, the model has to be what `pretrained` holds, and with it on, the same in
-# every pass.
-_ALLOWED: dict[str, tuple] = dict(bias=('none', ), modules_to_save=(None, ), lora_dropout=(0, ),
-                                  init_lora_weights=(True, 'gaussian'))
+SCALING = 'adapter_scaling'
+"""Name under which a policy's state holds :func:`adapter_scaling`."""
+# An adapter is matrices beside frozen weights: with it off, the model has to be what `pretrained`
+# holds, and with it on, the same in training, in sampling and in every export.
+_ALLOWED: dict[str, tuple] = dict(
+    bias=('none', ), modules_to_save=(None, ), trainable_token_indices=(None, ), lora_dropout=(0, ),
+    init_lora_weights=(True, 'gaussian'),
+    ensure_weight_tying=(False, ),  # two parameters in one memory, which `to` and optimizers part
+    layer_replication=(None, ), alora_invocation_tokens=(None, ), use_qalora=(False, ),
+    **dict.fromkeys(('arrow_config', 'kasa_config', 'monteclora_config', 'use_bdlora',
+                     'velora_config', 'megatron_config'), (None, )))
 
 
-def add_lora(model: nn.Module, lora: Mapping[str, Any]) -> None:
+def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
     """Put an adapter into a model, in place; modules keep their names.
 
     It starts without effect, its weights are float32, and only they take gradients.
 
     Args:
-        model: A model of transformers.
+        model: A model of transformers; on the meta device the adapter is there, too.
         lora: See :func:`lora_config`.
+
+    Returns:
+        The ``peft.LoraModel`` around it, which can merge the adapter.
+
+    Raises:
+        ImportError, ValueError: See :func:`lora_config`.
+        ValueError: The targets or a pattern match nothing, or the targets are a name for all of
+            the language model's matrices and miss a kind of them.
     """
     config = lora_config(lora)
     import peft
-    peft.inject_adapter_in_model(config, model)
+    with warnings.catch_warnings():
+        # It advises `ensure_weight_tying`; here tied weights that get an adapter are handled.
+        warnings.filterwarnings('ignore', 'Model has `tie_word_embeddings=True`')
+        tuner = peft.LoraModel(model, config, 'default',
+                               low_cpu_mem_usage=next(model.parameters()).is_meta)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    _check_patterns(model, config)
+    _check_reach(model, lora)
+    return tuner
+
+
+def check_lora(model_class: type[PreTrainedModel], source: str, lora: Mapping[str, Any],
+               remedy: str) -> None:
+    """See that an adapter fits a model, before its weights are read: :func:`add_lora` to one
+    without memory. Reads nothing but config.json.
+
+    Args:
+        model_class: The class of transformers.
+        source: Folder or hub name.
+        lora: See :func:`lora_config`.
+        remedy: What to do when config.json cannot be used, for the error message.
+
+    Raises:
+        ImportError, ValueError: As of :func:`add_lora`.
+    """
+    lora_config(lora)
+    with torch.device('meta'):
+        model = model_class(from_folder(AutoConfig, source, remedy))
+    add_lora(model, lora)
 
 
 def lora_config(lora: Mapping[str, Any]) -> Any:
@@ -45,7 +94,8 @@ def lora_config(lora: Mapping[str, Any]) -> Any:
 
     Raises:
         ImportError: peft is not installed.
-        ValueError: An argument is unknown, or would change the model with the adapter off.
+        ValueError: An argument is unknown, would change the model with the adapter off, or is for
+            a kind of adapter that not all of training, sampling and exports know.
     """
     try:
         import peft
@@ -56,14 +106,13 @@ def lora_config(lora: Mapping[str, Any]) -> Any:
     if unknown := sorted(lora.keys() - known):
         raise ValueError(f'`lora` should hold arguments of peft.LoraConfig (r, lora_alpha, '
                          f'target_modules, ...), but got {unknown}; correct or remove them')
-    config = peft.LoraConfig(**{**lora, 'target_modules': lora_targets(lora)})
     for name, allowed in _ALLOWED.items():
-        if getattr(config, name) not in allowed:
+        if lora.get(name, allowed[0]) not in allowed:
             raise ValueError(
                 f'`lora.{name}` should be {" or ".join(map(repr, allowed))}, so that the model '
                 f'without its adapter is the reference policy and log-probabilities compare, but '
-                f'got {getattr(config, name)!r}; leave it out')
-    return config
+                f'got {lora[name]!r}; leave it out')
+    return peft.LoraConfig(**{**lora, 'target_modules': lora_targets(lora)})
 
 
 def lora_targets(lora: Mapping[str, Any]) -> str | Sequence[str]:
@@ -72,11 +121,19 @@ def lora_targets(lora: Mapping[str, Any]) -> str | Sequence[str]:
     return LORA_TARGETS.get(given, given) if isinstance(given, str) else given
 
 
+def adapted_layers(model: nn.Module) -> dict[str, Any]:
+    """The layers of peft in a model, by name; none without an adapter."""
+    if not hasattr(model, 'peft_config'):
+        return {}
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    return {name: module for name, module in model.named_modules()
+            if isinstance(module, BaseTunerLayer)}
+
+
 @contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
     """The model as it was before :func:`add_lora`, for as long as the context lasts."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers = adapted_layers(model).values()
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -84,3 +141,108 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+
+
+def describe_reach(model: nn.Module) -> str:
+    """How many layers of which kinds have an adapter, in words."""
+    counts = Counter(_kind(name, layer) for name, layer in adapted_layers(model).items())
+    return f'adapter in {counts.total()} layers: ' + ', '.join(
+        f'{number} {kind}' for kind, number in sorted(counts.items()))
+
+
+def adapter_scaling(model: nn.Module) -> Tensor:
+    """(L,) float32: by what each of the L adapted layers multiplies the product of its adapter's
+    matrices, ``lora_alpha`` / ``r`` or as ``use_rslora`` says. The matrices do not tell."""
+    return torch.tensor([layer.scaling[adapter] for layer in adapted_layers(model).values()
+                         for adapter in layer.active_adapters])
+
+
+def check_scaling(model: nn.Module, given: Tensor) -> None:
+    """Refuse an adapter's weights that were trained with another scaling than a model has.
+
+    Args:
+        model: With an adapter.
+        given: :func:`adapter_scaling` of the model that the weights are of.
+
+    Raises:
+        ValueError: They differ.
+    """
+    names, own = list(adapted_layers(model)), adapter_scaling(model)
+    given = given.cpu().float()
+    if own.shape == given.shape and not own.allclose(given):
+        first = int((own - given).abs().argmax())
+        raise ValueError(
+            f'`model.policy.lora` should scale the adapter as it was trained, by '
+            f'{given[first].item():g} in {names[first]}, but scales it by {own[first].item():g}; '
+            f'set `lora_alpha`, `use_rslora` and `alpha_pattern` as in the run that wrote it (the '
+            f'scaling is lora_alpha / r, with use_rslora lora_alpha / sqrt(r))')
+
+
+def tied_and_adapted(model: PreTrainedModel) -> list[str]:
+    """Which of embedding and output head have an adapter although they share their weight."""
+    ends = dict(embed_tokens=model.get_input_embeddings(), lm_head=model.get_output_embeddings())
+    bases = [getattr(module, 'base_layer', module) for module in ends.values()]
+    if bases[0].weight is not bases[1].weight:
+        return []
+    return [name for name, module in ends.items() if hasattr(module, 'base_layer')]
+
+
+def check_mergeable(model: nn.Module) -> None:
+    """See that an adapter can be added to the weights under it.
+
+    Raises:
+        ValueError: It adds a bias where the model has none.
+    """
+    for name, layer in adapted_layers(model).items():
+        if any(layer.lora_bias.values()) and getattr(layer.get_base_layer(), 'bias', None) is None:
+            raise ValueError(f'An adapter with `lora.lora_bias` should sit in layers that have a '
+                             f'bias, so that it can be merged, but {name} has none; use the '
+                             f'adapter as it is')
+
+
+def matches_layer(pattern: str, layer: str) -> bool:
+    """Whether a key of ``rank_pattern`` or ``alpha_pattern`` is for a layer, by its whole name."""
+    return re.match(rf'(.*\.)?({pattern})$', layer) is not None
+
+
+def _check_patterns(model: nn.Module, config: Any) -> None:
+    for name in ('rank_pattern', 'alpha_pattern'):
+        for pattern in getattr(config, name):
+            if not any(matches_layer(pattern, layer) for layer in adapted_layers(model)):
+                raise ValueError(f'`lora.{name}` should name layers that get an adapter, but got '
+                                 f'{pattern!r}, which none matches; correct or remove it')
+
+
+def _check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
+    """Refuse a name for all matrices of the language model's layers that misses a kind of them:
+    experts that transformers keeps as one parameter are no linear layers."""
+    asked = lora.get('target_modules', 'language')
+    if not (isinstance(asked, str) and asked in (*LORA_TARGETS, 'all-linear')
+            and not lora.get('exclude_modules')):
+        return
+    reached = {id(_adapted_weight(layer)) for layer in adapted_layers(model).values()}
+    kinds: dict[str, bool] = {}
+    for layer in model.model.language_model.layers:
+        for name, parameter in layer.named_parameters():
+            if parameter.ndim > 1 and not parameter.requires_grad:
+                name = name.replace('.base_layer', '').removesuffix('.weight')
+                kinds[name] = kinds.get(name, False) or id(parameter) in reached
+    missed = [name for name, is_reached in kinds.items() if not is_reached]
+    if missed:
+        named = [name.rpartition('.')[2] for name, is_reached in kinds.items() if is_reached]
+        raise ValueError(
+            f'`lora.target_modules={asked!r}` should reach every kind of matrix in the language '
+            f'model\'s layers, but none reaches {", ".join(missed)}; name what should get an '
+            f'adapter: `target_modules={named}`, and parameters that are no linear layers, such '
+            f'as fused experts, in `target_parameters`')
+
+
+def _adapted_weight(layer: Any) -> Tensor:
+    return getattr(layer.get_base_layer(), getattr(layer, 'parameter_name', 'weight'))
+
+
+def _kind(name: str, layer: Any) -> str:
+    """'q_proj', 'mlp.0', or 'experts.down_proj' of a parameter."""
+    parts = name.replace('.base_layer', '').split('.')
+    last = parts[-2:] if parts[-1].isdigit() else parts[-1:]
+    return '.'.join([*last, *filter(None, [getattr(layer, 'parameter_name', '')])])

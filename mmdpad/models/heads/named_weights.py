@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from .lora import adapted_layers, check_mergeable, tied_and_adapted
+
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -26,9 +28,9 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         model: A model of transformers, with or without an adapter of :func:`.lora.add_lora`.
 
     Raises:
-        ValueError: Weights are quantized, or the adapter is more than a product of two matrices.
+        ValueError: As of :func:`check_handover`.
     """
-    check_whole(model)
+    check_handover(model)
     for name, parameter in model.named_parameters():
         if '.lora_' in name:
             continue
@@ -36,28 +38,43 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         path, in_layer, leaf = name.rpartition('.base_layer.')
         if in_layer:
             name = f'{path}.{leaf}'
-            if leaf == 'weight':
-                layer = model.get_submodule(path)
-                if layer.lora_variant:
-                    raise ValueError(f'`policy.lora` should be a plain adapter for another engine '
-                                     f'to take it over, but got '
-                                     f'{type(next(iter(layer.lora_variant.values()))).__name__}; '
-                                     f'leave `use_dora` and the like out')
-                for adapter in layer.active_adapters:
+            layer = model.get_submodule(path)
+            for adapter in layer.active_adapters:
+                if leaf == 'weight':
                     value = value + _whole(layer.get_delta_weight(adapter))
+                elif layer.lora_bias[adapter]:
+                    value = value + layer.scaling[adapter] * _whole(layer.lora_B[adapter].bias)
         yield name, value
 
 
-def check_whole(model: PreTrainedModel) -> None:
-    """
+def check_handover(model: PreTrainedModel) -> None:
+    """See that another engine can take over a policy's weights.
+
     Raises:
-        ValueError: Weights are quantized, by ``policy.quantization`` or in the folder already.
+        ValueError: Weights are quantized, or the adapter is more than a product of two matrices
+            beside a linear layer or an embedding, or sits in a weight that two layers share.
     """
     if getattr(model, 'is_quantized', False):
         raise ValueError('The weights of a policy should not be quantized for another engine to '
                          'take them over, but are, by `policy.quantization` or in the folder '
                          '`policy.pretrained`; leave it out, name the model that was quantized, or '
                          "use `rollout_engine=dict(type='SharedPrefixRollout')`")
+    layers = adapted_layers(model).values()
+    if other := [type(variant).__name__ for layer in layers
+                 for variant in layer.lora_variant.values()]:
+        raise ValueError(f'`policy.lora` should be a plain adapter for another engine to take it '
+                         f'over, but got {other[0]}; leave `use_dora` and the like out')
+    if any(hasattr(layer, 'parameter_name') for layer in layers):
+        raise ValueError("`policy.lora` should have no `target_parameters` for another engine to "
+                         "take it over; leave them out, or use "
+                         "`rollout_engine=dict(type='SharedPrefixRollout')`")
+    if tied := tied_and_adapted(model):
+        raise ValueError(f'`policy.lora` should reach neither embedding nor output head for '
+                         f'another engine to take it over, since they share one weight in this '
+                         f'model, but it reaches {" and ".join(tied)}; take them out of '
+                         f"`target_modules`, or use "
+                         f"`rollout_engine=dict(type='SharedPrefixRollout')`")
+    check_mergeable(model)
 
 
 @torch.no_grad()

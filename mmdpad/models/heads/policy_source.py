@@ -16,6 +16,7 @@ from mmdpad.models.weight_names import compare_names, head_problem
 from mmdpad.models.weights import check_files, find_model
 
 from .families import find_family
+from .lora import check_lora
 from .quantization import check_prequantized, quantization_config, read_quantization
 
 EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
@@ -43,6 +44,8 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     find_family(source)
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
+    if lora is not None:
+        check_lora(find_family(source).model_class, source, lora, REMEDY)
     if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)
     return source, settings

@@ -26,7 +26,7 @@ from mmdpad.registry import MODELS
 
 from . import replicated_prefix, shared_prefix
 from .families import find_family
-from .lora import adapter_off, add_lora
+from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
 from .policy_source import REMEDY, check_policy
 from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
@@ -122,6 +122,9 @@ class VLMReasoningHead(BaseModule):
             add_lora(self.model, lora)
             self.adapter_keys = frozenset(
                 name for name, p in self.named_parameters() if p.requires_grad)
+            # Adapters of another scaling have the same names and shapes: a checkpoint holds it.
+            self.register_buffer(SCALING, adapter_scaling(self.model))
+            print_log(describe_reach(self.model), logger='current')
         tower = self.model.model.visual
         self.vision_is_fixed = not any(p.requires_grad for p in tower.parameters())
         if gradient_checkpointing:

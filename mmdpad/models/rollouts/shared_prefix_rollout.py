@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
 from transformers import LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper
 
 from mmdpad.models.heads import VLMReasoningHead
@@ -16,6 +15,7 @@ from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
 
+from .agreement import check_agreement
 from .engine import DrawingEngine
 from .packed_linear import packed_linears
 from .prefix_cache import PrefillRow, PrefixCache
@@ -45,6 +45,7 @@ class SharedPrefixRollout(DrawingEngine):
                  records_log_probs: bool = False) -> None:
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
+        self.checked = False
         self.compiled = bool(compile)
         self.step = decode_step
         if compile:
@@ -58,12 +59,18 @@ class SharedPrefixRollout(DrawingEngine):
 
         Raises:
             ValueError: The head has another attention implementation.
+            RuntimeError: At the first call, see :func:`.agreement.check_agreement`.
         """
         used = head.model.model.language_model.config._attn_implementation
         if used != NAME:
             raise ValueError(
                 f'`SharedPrefixRollout` should have a policy with `attn_implementation={NAME!r}`, '
                 f"but got {used!r}; set that, or `rollout_engine=dict(type='HFRollout')`")
+        if not self.checked:
+            self.checked = True
+            eager = SharedPrefixRollout(self.prefill_tokens, records_log_probs=True)
+            eager.checked = True
+            check_agreement(eager, head, prompts)
         prefilled = self._prefill(head, prompts)
         layers = () if self.compiled else (head.model.model.language_model, head.model.lm_head)
         with packed_linears(*layers):
@@ -173,8 +180,9 @@ def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, star
     language = model.model.language_model
     cache.advance()
     angles = tuple(table.index_select(0, starts + cache.place)[:, None] for table in rotary)
-    # Without the hook that gradient checkpointing puts on the module, which no graph can hold.
-    states = embedding(tokens, language.embed_tokens.weight)[:, None]
+    # Not the weight, since an adapter may wrap it; and without the hook that gradient checkpointing
+    # puts on the module, which no graph can hold.
+    states = language.embed_tokens.forward(tokens)[:, None]
     for layer in language.layers:
         states = layer(states, position_embeddings=angles, attention_mask=None, layout=cache)
     cache.place.add_(1)
@@ -184,6 +192,7 @@ def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, star
 def rotary_table(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines (length, d) of text tokens, which have one position in all three rows."""
     language = model.model.language_model
-    positions = torch.arange(length, device=language.embed_tokens.weight.device)
-    cos, sin = language.rotary_emb(language.embed_tokens.weight, positions.expand(3, 1, length))
+    positions = torch.arange(length, device=language.device)
+    like = torch.empty(0, dtype=language.dtype, device=language.device)
+    cos, sin = language.rotary_emb(like, positions.expand(3, 1, length))
     return cos[0], sin[0]

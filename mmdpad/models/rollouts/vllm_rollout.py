@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mmdpad.models.heads import VLMReasoningHead
-from mmdpad.models.heads.named_weights import check_whole, named_weights, weights_version
+from mmdpad.models.heads.named_weights import check_handover, named_weights, weights_version
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.registry import ROLLOUTS
 
@@ -108,7 +108,6 @@ class VLLMRollout(RolloutEngine):
 
     def _wake(self, head: VLMReasoningHead) -> None:
         """An engine that is awake and has the policy's weights."""
-        check_whole(head.model)
         version = weights_version(head.model)
         if self.llm is None:
             self.llm = self._start(head)
@@ -137,6 +136,7 @@ class VLLMRollout(RolloutEngine):
             self.version = ''
 
     def _start(self, head: VLMReasoningHead) -> Any:
+        check_handover(head.model)
         os.environ.setdefault('VLLM_ENABLE_V1_MULTIPROCESSING', '0')  # the engine in this process
         from vllm import LLM
         options = dict(self.options)

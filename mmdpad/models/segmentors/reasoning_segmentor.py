@@ -14,6 +14,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmdpad.models.heads.lora import SCALING, adapter_scaling, check_scaling
 from mmdpad.models.weights import LoadReport
 from mmdpad.prompts import (
     MAX_OBJECTS,
@@ -384,7 +385,8 @@ def split_train_cfg(config: dict) -> tuple[dict, dict, dict]:
 def _is_frozen(module: ReasoningSegmentor, key: str) -> bool:
     """Whether a checkpoint leaves this key of the segmentor's state out."""
     adapter = module.policy.adapter_keys
-    return key.startswith(FROZEN) or bool(adapter) and key.removeprefix('policy.') not in adapter
+    return key.startswith(FROZEN) or bool(adapter) and (
+        key.removeprefix('policy.') not in adapter | {SCALING})
 
 
 def _drop_frozen(module: ReasoningSegmentor, state: dict, prefix: str, *_: Any) -> None:
@@ -400,14 +402,21 @@ def _expect_no_frozen(module: ReasoningSegmentor, incompatible: Any) -> None:
 
 
 def _check_fit(module: ReasoningSegmentor, state: dict, prefix: str, *_: Any) -> None:
-    """Refuse a checkpoint that is not the policy's, or the adapter's, in names or shapes, before
-    anything is loaded.
+    """Refuse a checkpoint that is not the policy's, or the adapter's, in names, shapes or scaling,
+    before anything is loaded.
 
     mmengine would only warn, and go on with a policy of which a part is the config's.
     """
+    scaling = None
+    if module.policy.has_adapter:
+        # Not the buffer: a strategy may load into the model's own tensors.
+        scaling = state.setdefault(f'{prefix}policy.{SCALING}',
+                                   adapter_scaling(module.policy.model))
     own = {key.removeprefix(prefix): value for key, value in state.items()
            if key.startswith(prefix)}
     LoadReport.of(module, own, 'the checkpoint').settle(
         'It should be of this config: `model.policy` (model, `lora`) as in the run that wrote it; '
         'to start an adapter from a whole policy, name its folder as `model.policy.pretrained`, '
         'see `mmdpad run to_hf --help`')
+    if scaling is not None:
+        check_scaling(module.policy.model, scaling)

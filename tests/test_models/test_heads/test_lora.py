@@ -1,10 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import builtins
+import copy
 
 import pytest
 import torch
+import transformers
 
 from mmdpad.models import HFRollout, VLMReasoningHead
+from mmdpad.models.heads.lora import add_lora, describe_reach
 
 QUESTIONS = ['the red circle', 'something you could roll']
 TEXTS = ['a red star', 'no']
@@ -119,6 +122,9 @@ def test_other_targets_can_be_named(policy_config):
     (dict(bias='all'), "`lora.bias` should be 'none'"),
     (dict(init_lora_weights='pissa'), "`lora.init_lora_weights` should be True or 'gaussian'"),
     (dict(target_modules=['no_such_layer']), 'no_such_layer'),
+    (dict(trainable_token_indices=[3]), '`lora.trainable_token_indices` should be None'),
+    (dict(target_modules=['lm_head'], ensure_weight_tying=True), '`lora.ensure_weight_tying`'),
+    (dict(alpha_pattern={'q_prj': 2}), "`lora.alpha_pattern` .* got 'q_prj', which none matches"),
 ])
 def test_settings_that_do_not_fit_are_refused(policy_config, lora, message):
     with pytest.raises(ValueError, match=message):
@@ -136,3 +142,39 @@ def test_without_peft_it_says_what_to_install(policy_config, monkeypatch):
     monkeypatch.setattr(builtins, '__import__', no_peft)
     with pytest.raises(ImportError, match=r'pip install "mmdpad\[lora\]"'):
         VLMReasoningHead(**policy_config, lora=dict(r=4))
+
+
+@pytest.fixture(scope='module')
+def mixture():
+    """Qwen3-VL with experts, which are parameters of three dimensions and no linear layers."""
+    config = transformers.Qwen3VLMoeConfig(
+        text_config=dict(
+            vocab_size=512, hidden_size=32, intermediate_size=64, moe_intermediate_size=16,
+            num_experts=4, num_experts_per_tok=2, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=16, rope_parameters=dict(
+                rope_type='default', rope_theta=1e6, mrope_section=[2, 3, 3],
+                mrope_interleaved=True)),
+        vision_config=dict(depth=2, num_heads=2, hidden_size=32, intermediate_size=64,
+                           out_hidden_size=32, patch_size=16, num_position_embeddings=2304,
+                           deepstack_visual_indexes=[0]))
+    with torch.device('meta'):
+        return transformers.Qwen3VLMoeForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize('targets', ['language', 'language_and_vision', 'all-linear'])
+def test_a_name_for_all_that_misses_the_experts_says_so(mixture, targets):
+    pytest.importorskip('peft')
+    with pytest.raises(ValueError, match=(
+            f"`lora.target_modules='{targets}'` should reach every kind of matrix .* none reaches "
+            r"mlp.experts.gate_up_proj, mlp.experts.down_proj, mlp.gate; .*"
+            r"`target_modules=\['q_proj', 'k_proj', 'v_proj', 'o_proj'\]`.*`target_parameters`")):
+        add_lora(copy.deepcopy(mixture), dict(r=4, target_modules=targets))
+
+
+def test_what_is_reached_is_said(mixture):
+    pytest.importorskip('peft')
+    model = copy.deepcopy(mixture)
+    add_lora(model, dict(r=4, target_modules=['q_proj', 'v_proj'],
+                         target_parameters=['mlp.experts.gate_up_proj']))
+    assert describe_reach(model) == (
+        'adapter in 6 layers: 2 experts.gate_up_proj, 2 q_proj, 2 v_proj')

@@ -7,6 +7,7 @@ from mmdpad.engine.cost.memory import standing
 from mmdpad.engine.cost.shapes import PolicyShape
 from mmdpad.engine.cost.workload import Setup
 from mmdpad.models import HFRollout, ReasoningSegmentor, SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models.heads.lora import SCALING
 from mmdpad.models.heads.quantization import quantization_config
 
 NF4 = dict(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,
@@ -79,7 +80,8 @@ def test_a_checkpoint_holds_the_adapter_only(policy_config):
         if name in model.policy.adapter_keys:
             parameter.data.normal_()
     state = model.state_dict()
-    assert {name.removeprefix('policy.') for name in state} == model.policy.adapter_keys
+    assert {name.removeprefix('policy.') for name in state} == (
+        model.policy.adapter_keys | {SCALING})
     assert other.load_state_dict(state).missing_keys == []
     assert all(value.equal(state[name]) for name, value in other.state_dict().items())
 

@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
 
 from mmdpad.models import HFRollout
+from mmdpad.models.heads.lora import SCALING
 from mmdpad.models.rollouts import Responses
 from mmdpad.prompts import format_objects_response, format_response
 from mmdpad.registry import MODELS
@@ -172,10 +173,11 @@ def build_lora(tiny_config):
 def test_with_lora_a_checkpoint_holds_the_adapter_only(build_lora):
     model = build_lora(r=4)
     state = model.state_dict()
-    assert state.keys() == {f'policy.{key}' for key in model.policy.adapter_keys}
-    changed = {key: torch.full_like(value, 0.5) for key, value in state.items()}
-    model.load_state_dict(changed)
-    assert all(value.eq(0.5).all() for value in model.state_dict().values())
+    assert state.keys() == {f'policy.{key}' for key in model.policy.adapter_keys | {SCALING}}
+    changed = {key: torch.full_like(value, 0.5) for key, value in state.items()
+               if key != f'policy.{SCALING}'}
+    model.load_state_dict(changed)  # of a version that did not write the scaling
+    assert all(model.state_dict()[key].eq(0.5).all() for key in changed)
     model.build_reference()
     assert model.reference is None
 
@@ -184,7 +186,7 @@ def test_with_lora_a_checkpoint_holds_the_adapter_only(build_lora):
     (dict(r=4), dict(r=8), r'56 of another shape \(policy.*lora_A.*\(4, 128\) instead of \(8, 128'),
     (dict(r=4, target_modules=['q_proj']), dict(r=4), r'48 missing \(policy\.model.*k_proj.*lora'),
     (dict(r=4), dict(r=4, target_modules=['q_proj']), '48 unexpected .*lora'),
-    (dict(r=4), {}, '81 missing .*; 56 unexpected .*lora'),
+    (dict(r=4), {}, '81 missing .*; 57 unexpected .*lora'),
     ({}, dict(r=4), '56 missing .*; 81 unexpected'),
 ])
 def test_a_checkpoint_that_does_not_fit_is_refused(build_lora, saved, loaded, problem):
@@ -195,6 +197,17 @@ def test_a_checkpoint_that_does_not_fit_is_refused(build_lora, saved, loaded, pr
         with pytest.raises(ValueError, match=f"'the checkpoint' do not fit the model: {problem}"):
             load(state)
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize('change', [dict(lora_alpha=16), dict(use_rslora=True),
+                                    dict(alpha_pattern={'q_proj': 4})])
+def test_an_adapter_of_another_scaling_is_refused(build_lora, change):
+    """It has the same names and shapes."""
+    state, model = build_lora(r=4).state_dict(), build_lora(r=4, **change)
+    with pytest.raises(ValueError, match=r'as it was trained, by 2 in model.*_proj, but scales it '
+                                         r'by \d'):
+        load_state_dict(model, state)
+    build_lora(r=4).load_state_dict(state)
 
 
 def test_a_checkpoint_that_fits_is_counted_and_one_tensor_too_few_is_not(model, monkeypatch):

@@ -1,0 +1,221 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Adapters of policies as folders of peft, merged into their model, and such folders as
+checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+from mmdpad.models.adapter_folder import WEIGHTS, AdapterFolder, as_code, read_adapter
+from mmdpad.models.heads.lora import (
+    LORA_TARGETS,
+    SCALING,
+    adapter_scaling,
+    add_lora,
+    check_mergeable,
+    check_scaling,
+    lora_config,
+    matches_layer,
+    tied_and_adapted,
+)
+from mmdpad.models.weights import (
+    LoadReport,
+    check_source,
+    from_folder,
+    load_pretrained,
+    read_state_dict,
+)
+
+_IN_PEFT = 'base_model.model.'  # before the names of transformers
+_IN_POLICY = 'policy.'
+
+
+def check_adapter(model: PreTrainedModel, lora: Mapping[str, Any], state: Mapping[str, Tensor],
+                  checkpoint: str, merge: bool, remedy: str) -> dict[str, Tensor]:
+    """Put an adapter into a model without memory, and see that a checkpoint's weights are its.
+
+    Args:
+        model: On the meta device.
+        lora: See :func:`mmdpad.models.heads.lora.lora_config`.
+        state: Of the checkpoint, by the model's names.
+        checkpoint: Its name.
+        merge: Whether the adapter is to be merged.
+        remedy: What to do when the weights do not fit, for the error message.
+
+    Returns:
+        The adapter's weights, by the model's names.
+
+    Raises:
+        ValueError: Names, shapes or the scaling differ, or the adapter cannot be merged.
+    """
+    add_lora(model, lora)
+    if merge:
+        check_mergeable(model)
+    weights = {name: value for name, value in state.items() if name != _IN_POLICY + SCALING}
+    LoadReport.of(_adapter_weights(model), weights, checkpoint).settle(remedy)
+    if len(weights) < len(state):
+        check_scaling(model, state[_IN_POLICY + SCALING])
+    return weights
+
+
+def save_adapter(model: PreTrainedModel, state: Mapping[str, Tensor], lora: Mapping[str, Any],
+                 source: str, folder: Path) -> None:
+    """Write what ``peft.PeftModel.from_pretrained`` reads.
+
+    Args:
+        model: With the adapter, on any device; its values are not used.
+        state: The adapter's weights, by the model's names.
+        lora: See :func:`mmdpad.models.heads.lora.lora_config`.
+        source: The model under it.
+        folder: Is there.
+    """
+    from safetensors.torch import save_file
+    config = lora_config(lora)
+    is_folder = Path(source).is_dir()
+    config.base_model_name_or_path = str(Path(source).resolve()) if is_folder else source
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    save_file({_IN_PEFT + file: state[name].contiguous()
+               for file, name in _names_in_files(model).items()},
+              folder / WEIGHTS[0], metadata=dict(format='pt'))
+
+
+def load_merged(source: str, lora: Mapping[str, Any], state: Mapping[str, Tensor],
+                remedy: str) -> PreTrainedModel:
+    """A model with an adapter in its weights, in float32, and without peft's layers.
+
+    Where embedding and output head share a weight and one of them has an adapter, each gets one of
+    its own, and the model's config says so.
+
+    Args:
+        source: The model under the adapter.
+        lora: See :func:`mmdpad.models.heads.lora.lora_config`.
+        state: The adapter's weights, by the model's names.
+        remedy: What to do when the model's weights do not fit, for the error message.
+    """
+    model = load_pretrained(AutoModelForImageTextToText, source, remedy, dtype=torch.float32)
+    tuner = add_lora(model, lora)
+    if tied_and_adapted(model):
+        head = model.get_output_embeddings()
+        head = getattr(head, 'base_layer', head)
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False
+    model.load_state_dict(state, strict=False)
+    return tuner.merge_and_unload(safe_merge=True)
+
+
+def import_adapter(folder: str, base: str | None, prefix: str) -> tuple[dict[str, Tensor], str]:
+    """The ``state_dict`` of a checkpoint with the adapter in a folder.
+
+    Names that the model's layers had in earlier versions of transformers are converted as it
+    converts those of whole checkpoints.
+
+    Args:
+        folder: What peft wrote.
+        base: The model under the adapter, of which config.json is read; None: the one that
+            adapter_config.json names.
+        prefix: Before the model's names in a checkpoint.
+
+    Returns:
+        The state, and the settings of ``model.policy`` for it, as code.
+
+    Raises:
+        FileNotFoundError: A file of the folder, or the base, is not there.
+        ValueError: The adapter is of a kind that a policy cannot have, or its weights do not fit.
+    """
+    adapter = read_adapter(folder)
+    if adapter.kind != 'LORA':
+        raise ValueError(f'`peft_type` of {folder!r} should be LORA, but is {adapter.kind!r}; a '
+                         f'policy has LoRA adapters only')
+    if base is None and adapter.base is None:
+        raise ValueError(f'adapter_config.json of {folder!r} should name its model '
+                         f'(`base_model_name_or_path`), but does not; name it by `--base`')
+    source = check_source('--base', base or adapter.base, 'Qwen/Qwen2.5-VL-7B-Instruct')
+    with torch.device('meta'):
+        model = AutoModelForImageTextToText.from_config(
+            from_folder(AutoConfig, source, 'Name the model of the adapter by `--base`'))
+    given = {_present_name(model, name.removeprefix(_IN_PEFT)): value
+             for name, value in _read_weights(adapter).items()}
+    layers = {name.rpartition('.lora_')[0] for name in given if '.lora_' in name}
+    lora = {**adapter.lora, **{
+        entry: {pattern if any(matches_layer(pattern, layer) for layer in layers) else
+                _present_name(model, pattern): value
+                for pattern, value in adapter.lora[entry].items()}
+        for entry in ('rank_pattern', 'alpha_pattern') if entry in adapter.lora}}
+    lora['target_modules'] = _find_targets(model, lora, layers)
+    shapes = {f'{name[:-len(leaf)]}base_layer.{leaf}': value.shape
+              for name, value in model.named_parameters(remove_duplicate=False)
+              for leaf in [name.rpartition('.')[2]]}
+    try:
+        add_lora(model, lora)
+    except ValueError as error:
+        raise ValueError(f'The adapter in {folder!r} cannot be that of a policy: {error}'
+                         ) from error
+    # peft writes the weight under the adapter of an embedding or an output head along with it.
+    given = {name: value for name, value in given.items() if shapes.get(name) != value.shape}
+    names = _names_in_files(model)
+    state = {names.get(name, name): value for name, value in given.items()}
+    LoadReport.of(_adapter_weights(model), state, folder).settle(
+        f'It should hold the adapter that its adapter_config.json describes, of a model like '
+        f'{source!r}, and nothing else')
+    state = {prefix + name: value for name, value in state.items()}
+    settings = f'pretrained={source!r}, lora={as_code(lora)}'
+    return {**state, _IN_POLICY + SCALING: adapter_scaling(model)}, settings
+
+
+def _read_weights(adapter: AdapterFolder) -> dict[str, Tensor]:
+    paths = [adapter.path / name for name in WEIGHTS]
+    path = next((path for path in paths if path.is_file()), paths[0])
+    return read_state_dict(str(path), 'It should be beside adapter_config.json')
+
+
+def _present_name(model: PreTrainedModel, name: str) -> str:
+    """What is called ``name`` in a file as it is called in the model today."""
+    renamings = [entry for entry in get_model_conversion_mapping(model)
+                 if isinstance(entry, WeightRenaming)]
+    return rename_source_key(name, renamings, [])[0]
+
+
+def _find_targets(model: PreTrainedModel, lora: Mapping[str, Any],
+                  layers: set[str]) -> str | list[str]:
+    """``target_modules`` that reach exactly the layers of an adapter: those of its settings, if
+    they do (a pattern may have names that layers no longer have), else the first of the last parts
+    of the layers' names, :data:`LORA_TARGETS` and all names that does."""
+    own = lora.get('target_modules') or []
+    if lora.get('target_parameters'):
+        return own
+    last = sorted({name.rpartition('.')[2] for name in layers})
+    for targets in (own, last, *LORA_TARGETS):
+        if _reached(model, {**lora, 'target_modules': targets}) == layers:
+            return targets
+    return sorted(layers)
+
+
+def _reached(model: PreTrainedModel, lora: Mapping[str, Any]) -> set[str]:
+    from peft.tuners.tuners_utils import check_target_module_exists
+    try:
+        config = lora_config(lora)
+    except ValueError:  # said when the adapter is put into the model
+        return set()
+    return {name for name, _ in model.named_modules()
+            if name and check_target_module_exists(config, name)}
+
+
+def _names_in_files(model: PreTrainedModel) -> dict[str, str]:
+    """What peft calls an adapter's weights in its files -> what they are called in a model."""
+    from peft import get_peft_model_state_dict
+    return get_peft_model_state_dict(model, {name: name for name in model.state_dict()},
+                                     save_embedding_layers=False)
+
+
+def _adapter_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
