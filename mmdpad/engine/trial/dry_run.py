@@ -28,12 +28,13 @@ from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
+from mmdpad.models.weights import find_folder
 from mmdpad.registry import DATASETS
 from mmdpad.rewards import RewardComposition
 from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
 
-from .check_weights import check_weights, find_folder
+from .check_weights import check_weights
 
 _TYPICAL_GPU = 80 * GB
 
