@@ -11,8 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdpad.datasets.checking import as_built, find_datasets
-from mmdpad.engine.build import find_wrong_arguments, find_wrong_entries
-from mmdpad.engine.config_nodes import find_nodes
+from mmdpad.engine.check_config import check_config
 from mmdpad.engine.strategies import FSDP2Strategy
 from mmdpad.models import ReasoningSegmentor, VLLMRollout
 from mmdpad.prompts import parse_response
@@ -48,9 +47,8 @@ def test_parses_and_dumps(path, tmp_path):
     assert config.default_scope == 'mmdpad'
     config.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').model == config.model
-    assert not list(find_wrong_entries(config))
-    for node in find_nodes(config):
-        assert not list(find_wrong_arguments(node))
+    for training in (True, False):
+        assert check_config(config, training).problems == []
 
 
 @pytest.mark.parametrize('path', [*CONFIGS, *sorted(ROOT.glob('configs/study/*.py'))],

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                              f'{cfg.work_dir!r}; leave it out to start a new one')
         cfg.merge_from_dict({'default_hooks.answers': dict(type='AnswerStoreHook', resume=True)})
     try:
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, training=False)
         metrics = runner.test()
     except (DatasetError, UnsuitableConfig) as error:
         raise SystemExit(str(error)) from error

@@ -3,22 +3,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
 
 from mmdpad.datasets.reasoning_dataset import for_evaluation
 from mmdpad.registry import MODELS
-from mmdpad.utils.argument_types import find_wrong_types
 
-from .config_nodes import Node, find_nodes
+from .check_config import check_config
 from .stopping import leave_no_handler, shield_workers
 
-STRATEGY = 'mmdpad.FSDP2Strategy'
 # mmengine's own default hooks.
 OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
@@ -27,20 +20,18 @@ class UnsuitableConfig(ValueError):
     """A config of which no runner can be built."""
 
 
-def build_runner(config: Config) -> Runner | FlexibleRunner:
+def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunner:
     """mmengine's Runner, or its FlexibleRunner where the config has a ``strategy``. A default hook
     that is None is left out.
 
+    Args:
+        config: Of a run.
+        training: Whether it is built to train; what only training reads may be wrong otherwise.
+
     Raises:
-        UnsuitableConfig: A strategy that our loops do not run under, or arguments of a wrong type.
+        UnsuitableConfig: What :func:`check_config` finds, a line each.
     """
-    problems = list(find_wrong_entries(config))
-    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
-        for node in [] if problems else find_nodes(config):
-            problems += find_wrong_arguments(node)
-    if not problems and (problem := find_wrong_strategy(config)):
-        problems.append(problem)
-    if problems:
+    if problems := check_config(config, training).problems:
         raise UnsuitableConfig('\n'.join(problems))
     # mmengine knows how to leave out a hook of its own, and asserts at None for another.
     hooks = config.get('default_hooks') or {}
@@ -59,28 +50,3 @@ def build_runner(config: Config) -> Runner | FlexibleRunner:
     shield_workers(runner)
     leave_no_handler(runner)
     return runner
-
-
-def find_wrong_entries(config: Mapping[str, Any]) -> Iterator[str]:
-    """The entries of a config that are of no type which mmengine's runner takes."""
-    # A level may be one of logging's numbers, too.
-    yield from find_wrong_types(Runner, {key: value for key, value in config.items()
-                                         if key != 'log_level'}, '')
-
-
-def find_wrong_arguments(node: Node) -> Iterator[str]:
-    """The arguments of a class of ours that are of no type which it takes."""
-    kind = node.kind
-    if inspect.isclass(kind) and kind.__module__.startswith('mmdpad.'):
-        yield from find_wrong_types(kind, node.entry, node.path)
-
-
-def find_wrong_strategy(config: Config) -> str | None:
-    """What is wrong with a config's ``strategy``, with the remedy; None if nothing is."""
-    strategy = config.get('strategy')
-    if strategy is None or strategy.get('type') == STRATEGY:
-        return None
-    return (f'`strategy.type` should be {STRATEGY!r}, but got {strategy.get("type")!r}: '
-            f'`GRPOTrainLoop` accumulates gradients itself, which the optimizer wrappers of '
-            f"mmengine's other strategies (DeepSpeed, ColossalAI) cannot. Leave `strategy` out "
-            f'for plain data parallel training')

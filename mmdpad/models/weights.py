@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from unittest.mock import patch
 
 import torch
-from huggingface_hub import hf_hub_download, is_offline_mode
+from huggingface_hub import hf_hub_download, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
@@ -203,6 +203,18 @@ def is_hub_name(value: str) -> bool:
     organisation = value.partition('/')[0]
     return bool(re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', value, re.ASCII)
                 and organisation not in _FOLDERS and not Path(organisation).is_dir())
+
+
+def find_folder(source: str) -> Path | None:
+    """The folder that a model is loaded from: it is there, or in the cache of the hub."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if is_hub_name(source):
+        cached = try_to_load_from_cache(source, 'config.json')
+        if isinstance(cached, str):
+            return Path(cached).parent
+    return None
 
 
 def check_source(name: str, value: str, example: str, weights: bool = True,

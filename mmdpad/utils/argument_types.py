@@ -1,74 +1,143 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whether values of a config are what the arguments of a class are annotated with."""
+"""Whether values of a config are what the arguments of a class or a function are annotated with."""
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 import os
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-_CONTAINERS = (dict, list, tuple)
+from torch import Tensor
+
+_LISTS = (list, tuple)
+# What these mean in a config, which holds no others of their kind.
+_CONTAINERS = {dict: dict, list: list, tuple: tuple, collections.abc.Mapping: dict,
+               collections.abc.Sequence: list}
+_PLAIN = (dict, list, tuple, str, bool, int, float, type(None))
 
 
-def find_wrong_types(kind: type, given: Mapping[str, Any], where: str) -> Iterator[str]:
-    """The values that are of no type which a class says that it takes.
+def find_wrong_types(taker: Callable, given: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The values that are of no type which a class or a function says that it takes.
 
-    Only plain types are compared, and loosely, as a config may write them: a list and a tuple are
-    one, and so are whole numbers of either kind. What is annotated otherwise may be anything.
+    Only plain types are compared, also within lists and dicts, and loosely, as a config may write
+    them: a list and a tuple are one, and so are whole numbers of either kind. What is annotated
+    otherwise, or is the default, may be anything.
 
     Args:
-        kind: What takes the arguments.
+        taker: What takes the arguments.
         given: Values by the names of arguments; others are passed over.
         where: The place of ``given`` in the config, with dots; '' for the config itself.
 
     Yields:
         A sentence for each, with key, value and remedy.
     """
-    hints: dict[str, Any] = {}
-    for base in reversed(kind.__mro__):  # what a class does not name it hands on to its bases
-        if '__init__' in vars(base):
-            with suppress(NameError, TypeError):  # a name that is imported for type checkers only
-                hints |= typing.get_type_hints(base.__init__)
+    hints, defaults = _read_signature(taker)
     for name, value in given.items():
-        kinds = _plain_types(hints.get(name, Any))
-        if kinds is None or _fits(value, kinds):
-            continue
-        key = f'{where}.{name}' if where else name
-        names = ' or '.join(one.__name__.replace('NoneType', 'None') for one in kinds)
-        shown = repr(value) if len(repr(value)) <= 200 else repr(value)[:200] + '...'
-        remedy = 'correct it'
-        if dict in kinds and not isinstance(value, dict):
-            remedy = f"on a command line: '{key}=dict(name=value)'"
-        elif str in kinds:
-            remedy = f"quotes make a text of it on a command line: '{key}=\"...\"'"
-        yield f'`{key}` should be {names}, but got {shown}; {remedy}'
+        default = defaults.get(name, inspect.Parameter.empty)
+        if name in hints and not (type(value) is type(default) and value == default):
+            yield from _compare(value, hints[name], f'{where}.{name}' if where else name)
+
+
+def _read_signature(taker: Callable) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Annotations and defaults by argument."""
+    functions = [taker]
+    if inspect.isclass(taker):  # what a class does not name it hands on to its bases
+        functions = [vars(base)['__init__'] for base in reversed(taker.__mro__)
+                     if '__init__' in vars(base)]
+    hints: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    for function in functions:
+        # A name that is imported for type checkers only, or a method that is not written in Python.
+        with suppress(NameError, TypeError, ValueError):
+            parameters = inspect.signature(function).parameters.values()
+            defaults |= {one.name: one.default for one in parameters}
+            hints |= {name: hint for name, hint in typing.get_type_hints(function).items()
+                      if name != 'return'}
+    return hints, defaults
+
+
+def _compare(value: Any, hint: Any, key: str) -> Iterator[str]:
+    kinds = _plain_types(hint)
+    if kinds is None:
+        return
+    if not _fits(value, kinds):
+        yield _problem(key, value, kinds)
+        return
+    inner = [part for part in _parts(hint) if typing.get_args(part) and _holds(part, value)]
+    if len(inner) != 1:
+        return
+    arguments = typing.get_args(inner[0])
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _compare(item, arguments[-1], f'{key}.{name}')
+    elif typing.get_origin(inner[0]) is tuple and arguments[-1] is not Ellipsis:
+        if len(value) != len(arguments):
+            yield (f'`{key}` should have {len(arguments)} entries, but got {_show(value)}; '
+                   f'correct it')
+            return
+        for number, (item, one) in enumerate(zip(value, arguments, strict=True)):
+            yield from _compare(item, one, f'{key}.{number}')
+    else:
+        for number, item in enumerate(value):
+            yield from _compare(item, arguments[0], f'{key}.{number}')
+
+
+def _problem(key: str, value: Any, kinds: tuple[type, ...]) -> str:
+    names = ' or '.join(one.__name__.replace('NoneType', 'None') for one in kinds)
+    remedy = 'correct it'
+    if dict in kinds and not isinstance(value, dict):
+        remedy = f"on a command line: '{key}=dict(name=value)'"
+    elif str in kinds:
+        remedy = f"quotes make a text of it on a command line: '{key}=\"...\"'"
+    return f'`{key}` should be {names}, but got {_show(value)}; {remedy}'
+
+
+def _show(value: Any) -> str:
+    shown = ' '.join(repr(value).split())
+    return shown if len(shown) <= 200 else shown[:200] + '...'
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a hint."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint, )
 
 
 def _plain_types(hint: Any) -> tuple[type, ...] | None:
     """The types that a hint allows; None where it allows what cannot be compared."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        parts = [_plain_types(part) for part in typing.get_args(hint)]
-        kinds = tuple(kind for part in parts for kind in part or ())
+    parts = _parts(hint)
+    if len(parts) > 1:
+        kinds = [_plain_types(part) for part in parts if part is not Tensor]
+        plain = tuple(dict.fromkeys(kind for part in kinds for kind in part or ()))
         # Another class beside dict is what is built of it, which no config holds.
-        return kinds if None not in parts or dict in kinds else None
-    if typing.get_origin(hint) in _CONTAINERS:
-        hint = typing.get_origin(hint)
+        return plain if None not in kinds or dict in plain else None
+    if typing.get_origin(hint) is typing.Literal:
+        return tuple(dict.fromkeys(map(type, typing.get_args(hint))))
+    hint = _CONTAINERS.get(typing.get_origin(hint) or hint, hint)
     if inspect.isclass(hint) and issubclass(hint, os.PathLike):
         hint = str
-    return (hint, ) if hint in (*_CONTAINERS, str, bool, int, float, type(None)) else None
+    return (hint, ) if hint in _PLAIN else None
+
+
+def _holds(hint: Any, value: Any) -> bool:
+    """Whether a value is the container that a hint means."""
+    kind = _CONTAINERS.get(typing.get_origin(hint))
+    return isinstance(value, _LISTS if kind in _LISTS else dict) if kind else False
 
 
 def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, _LISTS):
         return list in kinds or tuple in kinds
     if isinstance(value, (bool, int, float)):
         whole = value == value // 1
-        return float in kinds or (bool in kinds or int in kinds) and (
-            whole or type(value) in kinds)
+        return (float in kinds or type(value) in kinds or int in kinds and whole
+                or bool in kinds and value in (0, 1))
     return isinstance(value, kinds) or not isinstance(value, (str, dict, type(None)))

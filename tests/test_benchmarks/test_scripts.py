@@ -52,6 +52,18 @@ def test_rollout_does_equal_work(run):
     assert result['ratio'].keys() == {'generate', 'generate_replicated'}
 
 
+def test_low_precision(run):
+    rates = run('low_precision', '--rates', 1e-6, '--steps', 2, '--ways', 'bfloat16',
+                'bfloat16, stochastic rounding')['weights']
+    ways = rates['1e-06']
+    assert ways.keys() == {'float32', 'bfloat16', 'bfloat16, stochastic rounding'}
+    moved = {way: about['2 steps']['moved'] for way, about in ways.items()}
+    assert moved['bfloat16'] < 0.01 < moved['bfloat16, stochastic rounding'] < 0.1
+    assert moved['float32'] > 0.99
+    arrived = {way: about['2 steps']['arrived'] for way, about in ways.items()}
+    assert arrived['bfloat16'] < 0.01 and arrived['bfloat16, stochastic rounding'] > 0.9
+
+
 @pytest.mark.slow
 def test_busy_machine(run):
     result = run('busy_machine', '--loads', 0, 1, '--iterations', 1, '--repeats', 1, '--sides',

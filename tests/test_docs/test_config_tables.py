@@ -9,8 +9,8 @@ from mmengine.config import Config
 
 from mmdpad import registry
 from mmdpad.datasets import ReasoningDataset
+from mmdpad.engine.check_arguments import check_node
 from mmdpad.engine.config_nodes import find_nodes
-from mmdpad.engine.trial.check_names import check_node
 from mmdpad.models.discriminators import DiscriminativeOptions
 from mmdpad.models.rollouts import RolloutEngine
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg

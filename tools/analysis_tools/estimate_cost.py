@@ -4,8 +4,9 @@
     python tools/analysis_tools/estimate_cost.py configs/dpad/qwen7b_reasonseg.py
     python tools/analysis_tools/estimate_cost.py CONFIG --gpus 8 --gpu-memory 80 --json
 
-Nothing is loaded but config.json and the tokenizer, where they are there; the shapes of the
-published Qwen-VL models are built in. What is assumed is printed.
+Nothing is loaded but config.json and the tokenizer, where they are there or in the hub's cache.
+Without a config.json, the shape of a published Qwen-VL model is taken by its name. What was taken
+and what is assumed is printed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main() -> None:
     try:
         cost = read_config_cost(config, args.response_tokens, args.prompt_tokens)
         longest = with_response_tokens(cost, config, cost.max_tokens)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     report = make_report(cost, args.gpus, args.gpu_memory, longest)
     print(json.dumps(jsonable(report), indent=2) if args.json else format_report(report), end='')

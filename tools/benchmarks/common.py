@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.logging import MMLogger
 from torch import Tensor
 from transformers import (
     Qwen2_5_VLConfig,
@@ -37,6 +38,7 @@ from mmdpad.testing import POLICY_WEIGHTS
 from mmdpad.testing.seeding import seeded
 from mmdpad.utils.provenance import package_versions, processor_name
 
+MMLogger.get_current_instance().setLevel('WARNING')  # a log goes where the result goes
 PATCH, MERGE = 14, 2
 HEAD_DIM = 64
 PROMPT_TEMPLATE = 'find "{question}"'

@@ -212,7 +212,7 @@ def make_model(folder: str, args: argparse.Namespace, device: Device) -> TimedSe
     """The policy, on the device."""
     policy = dict(type=RandomHead, pretrained=folder, prompt_template=PROMPT_TEMPLATE,
                   dtype=args.weights, freeze_vision=args.frozen_vision, max_prompt_tokens=10000,
-                  gradient_checkpointing=not args.no_checkpointing)
+                  gradient_checkpointing=not args.no_checkpointing, low_precision_training=True)
     if args.lora:
         policy['lora'] = dict(r=args.lora, lora_alpha=2 * args.lora)
     torch.manual_seed(0)

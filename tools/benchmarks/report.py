@@ -62,6 +62,22 @@ def busy(result: dict[str, Any]) -> str:
                         for name, seconds in result['median'].items()])
 
 
+def low_precision(result: dict[str, Any]) -> str:
+    """Percent of the weights that moved, and of the change that arrived, by rate and way."""
+    rates = result['weights']
+    steps = list(next(iter(next(iter(rates.values())).values())))
+    head = ['% moved (% arrived)', *(f'lr {rate}, {step}' for rate in rates for step in steps)]
+
+    def cell(about: dict[str, Any]) -> str:
+        if not about['finite']:
+            return 'not finite'
+        arrived = '' if about['arrived'] is None else f' ({100 * about["arrived"]:.3g})'
+        return f'{100 * about["moved"]:.3g}{arrived}'
+
+    return table(head, [[way, *(cell(rates[rate][way][step]) for rate in rates for step in steps)]
+                        for way in next(iter(rates.values()))])
+
+
 def provenance(result: dict[str, Any]) -> str:
     """Command, date and versions of one result."""
     about = result['environment']
@@ -74,10 +90,10 @@ def provenance(result: dict[str, Any]) -> str:
 def report(folder: Path) -> str:
     """All results of a folder, each under the title that its file name holds."""
     parts = []
-    for path in sorted(folder.glob('*.json')):
+    for path in sorted(folder.glob('*.json'), key=lambda path: int(path.stem.partition('_')[0])):
         result = json.loads(path.read_text())
         body = (scaling if 'rows' in result else busy if 'ratio_to_idle' in result
-                else comparison)(result)
+                else low_precision if 'weights' in result else comparison)(result)
         parts.append(f'### {path.stem.partition("_")[2].replace("_", " ")}\n\n{body}\n\n'
                      f'{provenance(result)}')
     return '\n\n'.join(parts)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
@@ -14,8 +13,8 @@ from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import lora_targets
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
-from mmdpad.models.heads.quantization import read_quantization
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
+from mmdpad.models.weights import find_folder
 from mmdpad.prompts import build_messages
 
 from .frozen import FrozenCost, clip_cost, sam_cost
@@ -68,6 +67,11 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
     model_config, source = read_policy_config(policy['pretrained'])
     shape = PolicyShape.of(build_on_meta(model_config), lora_targets(policy.get('lora') or {}))
     notes = [f'policy: {source}']
+    quantization = policy.get('quantization') or {}
+    if stored := getattr(model_config, 'quantization_config', None):
+        quantization = stored if isinstance(stored, Mapping) else stored.to_dict()
+        notes.append(f"weights: as that file's `quantization_config` says, those of the language "
+                     f'model in {quantized_bytes(quantization):.2f} bytes')
     vision = shape.vision
     grid = _grid(config, vision.patch, vision.merge)
     if prompt_tokens is None:
@@ -83,10 +87,8 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
                     sampling['group_size'] if is_grpo else 1, prompt_tokens, response_tokens,
                     grid, vision.merge, _argument(policy, 'attn_implementation')
                     == shared_prefix.NAME)
-    setup = _setup(config, policy, work, objective, options, is_grpo)
-    if setup.quantized_bytes and not policy.get('quantization'):
-        notes.append(f'weights: as {source} says, quantized already; all linear layers of the '
-                     f'language model are counted so, and no others')
+    setup = _setup(config, policy, work, objective, options, is_grpo,
+                   quantized_bytes(quantization))
     return TrainingCost(shape, work, setup, _frozen(config, work), sampling['max_new_tokens'],
                         notes)
 
@@ -115,7 +117,8 @@ def _groups(config: Mapping[str, Any], work: Workload) -> int:
 
 
 def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
-           objective: Mapping[str, Any], options: Mapping[str, Any], is_grpo: bool) -> Setup:
+           objective: Mapping[str, Any], options: Mapping[str, Any], is_grpo: bool,
+           bytes_below: float) -> Setup:
     loop, wrapper = config['train_cfg'], config['optim_wrapper']
     groups = _groups(config, work)
     updates, step_prompts = loop.get('updates_per_rollout', 1), _step_prompts(config, work)
@@ -130,7 +133,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
             _argument(policy, 'dtype')],
         amp=wrapper.get('type') == 'AmpOptimWrapper',
         lora_rank=(policy.get('lora') or {}).get('r', 8) if policy.get('lora') else 0,
-        quantized_bytes=_quantized_bytes(policy.get('quantization') or _stored(policy)),
+        quantized_bytes=bytes_below,
         freeze_vision=_argument(policy, 'freeze_vision'),
         checkpointing=_argument(policy, 'gradient_checkpointing'),
         attention='eager' if _argument(policy, 'attn_implementation') == 'eager' else 'flash',
@@ -143,26 +146,33 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
         bucket_views=bool((config.get('model_wrapper_cfg') or {}).get('gradient_as_bucket_view')))
 
 
-def _stored(policy: Mapping[str, Any]) -> Mapping[str, Any]:
-    """How the weights in the policy's folder are quantized already, where it is there."""
-    folder = Path(policy['pretrained']).expanduser()
-    found = read_quantization(str(folder)) if (folder / 'config.json').is_file() else None
-    if found is None:
-        return {}
-    if not (found.get('load_in_4bit') or found.get('load_in_8bit')):
-        raise ValueError(f'The weights in {str(folder)!r} should be whole, or quantized by '
-                         f'bitsandbytes, to be estimated, but are quantized by '
-                         f'{found.get("quant_method")}; name the model that was quantized')
-    return {key: value for key, value in found.items() if key != 'llm_int8_skip_modules'}
+def quantized_bytes(quantization: Mapping[str, Any]) -> float:
+    """Of a weight with its share of the scales; 0 where nothing is quantized.
 
+    Args:
+        quantization: Arguments of ``transformers.BitsAndBytesConfig``, or the
+            ``quantization_config`` of a config.json.
 
-def _quantized_bytes(quantization: Mapping[str, Any]) -> float:
-    """Of a weight with its scales: float32 ones of 64 weights each, or bytes and a float32 one of
-    256 of these (``bnb_4bit_use_double_quant``); 0 where nothing is quantized."""
-    if 'llm_int8_skip_modules' in quantization:
+    Raises:
+        ValueError: It is of a method that is not known here.
+    """
+    method = quantization.get('quant_method', 'bitsandbytes')
+    if method in ('awq', 'gptq'):
+        bits, group = quantization.get('bits', 4), quantization.get('group_size', 128)
+        # A float16 scale and a zero point of as many bits for each group of a row.
+        return bits / 8 + ((2 + bits / 8) / group if group > 0 else 0.0)
+    if method == 'fp8':
+        rows, columns = quantization.get('weight_block_size') or (128, 128)
+        return 1 + 4 / (rows * columns)
+    if method != 'bitsandbytes':
+        raise ValueError(f"`quantization_config.quant_method` should be 'bitsandbytes', 'awq', "
+                         f"'gptq' or 'fp8' to be estimated, but got {method!r}; estimate the "
+                         f'model that it was made of')
+    if 'quant_method' not in quantization and 'llm_int8_skip_modules' in quantization:
         raise ValueError('`quantization.llm_int8_skip_modules` should be left out to be estimated, '
                          f"but got {quantization['llm_int8_skip_modules']}")
     if quantization.get('load_in_4bit'):
+        # Float32 scales of 64 weights each, or bytes and a float32 one of 256 of these.
         return 0.5 + (1 / 64 + 4 / (64 * 256) if quantization.get('bnb_4bit_use_double_quant')
                       else 4 / 64)
     return 1.0 if quantization.get('load_in_8bit') else 0.0
@@ -202,8 +212,9 @@ def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
     """Tokens of a prompt without its image, and in words how they were found."""
     coordinates = policy.get('coordinates') or FAMILIES[model_type].coordinates
     template = _argument(policy, 'prompt_template')
-    folder = Path(policy['pretrained']).expanduser()
-    if not ((folder / 'tokenizer.json').is_file() or (folder / 'vocab.json').is_file()):
+    folder = find_folder(policy['pretrained'])
+    if folder is None or not any((folder / name).is_file()
+                                 for name in ('tokenizer.json', 'vocab.json')):
         messages = build_messages(QUESTION, template, coordinates)
         text = ''.join(part.get('text', '') for part in messages[0]['content'])
         # A chat's frame takes about 20 tokens, English and JSON about 4 characters a token.

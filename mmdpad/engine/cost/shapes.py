@@ -14,7 +14,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models.folder_files import CONFIG, adapter_problems
+from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.lora import LORA_TARGETS
+from mmdpad.models.weights import find_folder
 
 
 @dataclass(frozen=True)
@@ -181,25 +183,33 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
     """A policy's transformers config, and in words where it came from.
 
     Args:
-        pretrained: As in :class:`mmdpad.models.VLMReasoningHead`; where no such folder is there,
-            its last part may be a name of :data:`PUBLISHED`.
+        pretrained: As in :class:`mmdpad.models.VLMReasoningHead`. Its config.json says the shape,
+            whatever the folder is called; only where there is none, also not in the cache of the
+            hub, its last part may be a name of :data:`PUBLISHED`, with or without a suffix of
+            :data:`SUFFIXES`.
 
     Raises:
         FileNotFoundError: Neither a folder with config.json nor a known name.
-        ValueError: An adapter lies beside the config.json.
+        ValueError: config.json cannot be read, is that of another family, or an adapter lies
+            beside it.
     """
-    folder = Path(pretrained).expanduser()
-    if (folder / CONFIG).is_file():
+    folder = find_folder(pretrained)
+    if folder is not None and (folder / CONFIG).is_file():
+        find_family(str(folder))
         if problems := list(adapter_problems(folder)):
             raise ValueError('\n'.join(problems))
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False), f'{folder}/{CONFIG}'
-    name = folder.name.removesuffix('-Instruct').removesuffix('-Thinking')
+        return (AutoConfig.from_pretrained(folder, trust_remote_code=False),
+                f'{folder}/{CONFIG}')
+    given = Path(pretrained).name
+    name = re.sub(rf'(?:{"|".join(SUFFIXES)})$', '', given)
     if name not in PUBLISHED:
         raise FileNotFoundError(
             f'`model.policy.pretrained` should be a folder with config.json or end in one of '
-            f'{", ".join(PUBLISHED)}, whose shapes are built in, but got {pretrained!r}; download '
-            f'the config.json of the model there or name one of these')
-    return _published_config(name), f'built-in shape of {name} ({folder} is not there)'
+            f'{", ".join(PUBLISHED)} (with {" or ".join(SUFFIXES)}, if any), whose shapes are '
+            f'built in, but got {pretrained!r}; download the config.json of the model there '
+            f'(`hf download NAME config.json --local-dir {pretrained}`), or name one of these')
+    return _published_config(name), (f'built-in shape of {name}, by its name ({pretrained} has no '
+                                     f'config.json here)')
 
 
 def _published_config(name: str) -> Any:
@@ -231,6 +241,7 @@ def _tower_3(depth: int, hidden: int, intermediate: int, levels: list[int]) -> d
                 patch_size=16, spatial_merge_size=2, deepstack_visual_indexes=levels)
 
 
+SUFFIXES = ('-Instruct', '-Thinking')
 # Shapes as the models' published config.json files give them: hidden, intermediate, layers, heads,
 # key and value heads, tied embeddings, vision tower.
 PUBLISHED: dict[str, tuple] = {

@@ -67,6 +67,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         unwrap(runner.model).check_trainable()
         super().__init__(runner, build_encoding_dataloader(runner, dataloader), max_iters, **kwargs)
         check_training_data(self.dataloader.dataset)
+        if self.model.untrainable:
+            raise ValueError(self.model.untrainable)
         self.composition = RewardComposition(rewards)
         self.prompts_per_update = prompts_per_update or self.dataloader.batch_size
         self.tokens_per_micro_batch = tokens_per_micro_batch

@@ -27,6 +27,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
+from mmdpad.models.precision import read_dtype
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.models.weights import load_plain
 from mmdpad.registry import STRATEGIES
@@ -67,13 +68,13 @@ class FSDP2Strategy(DDPStrategy):
     def __init__(self, *, param_dtype: str | None = None, reduce_dtype: str | None = None,
                  reshard_after_forward: bool = True, cpu_offload: bool = False,
                  full_state_dict: bool = False, **kwargs: Any) -> None:
+        precision = [name and read_dtype(f'strategy.{key}', name) for key, name in
+                     dict(param_dtype=param_dtype, reduce_dtype=reduce_dtype).items()]
         super().__init__(**kwargs)
         if not dist.is_initialized():
             raise RuntimeError('`FSDP2Strategy` should have started processes, but got '
                                "`launcher='none'`; use tools/dist_train.sh CONFIG GPUS")
-        self.precision = MixedPrecisionPolicy(
-            *(name and getattr(torch, name) for name in (param_dtype, reduce_dtype)),
-            cast_forward_inputs=False)
+        self.precision = MixedPrecisionPolicy(*precision, cast_forward_inputs=False)
         self.reshard_after_forward = reshard_after_forward
         self.cpu_offload = cpu_offload
         self.full_state_dict = full_state_dict

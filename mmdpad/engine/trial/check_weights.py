@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-
 from mmdpad.engine.config_nodes import Node
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.adapter_folder import find_adapter
@@ -18,7 +16,7 @@ from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_open_clip
 from mmdpad.models.folder_files import check_weights_file
 from mmdpad.models.heads.policy_source import policy_problems
-from mmdpad.models.weights import check_source, is_hub_name
+from mmdpad.models.weights import check_source, find_folder
 
 
 def check_weights(node: Node) -> Iterator[str]:
@@ -26,18 +24,6 @@ def check_weights(node: Node) -> Iterator[str]:
     for kind, check in _CHECKS.items():
         if isinstance(node.kind, type) and issubclass(node.kind, kind):
             yield from (f'`{node.path}`: {problem}' for problem in check(node.entry))
-
-
-def find_folder(source: str) -> Path | None:
-    """The folder that a model is loaded from: it is there, or in the cache of the hub."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if is_hub_name(source):
-        cached = try_to_load_from_cache(source, 'config.json')
-        if isinstance(cached, str):
-            return Path(cached).parent
-    return None
 
 
 def _find(entry: dict) -> tuple[str, list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmdpad.engine.check_config import check_config
 from mmdpad.utils import load_config
 
 from .dry_run import dry_run, format_findings
@@ -38,6 +39,8 @@ def try_config(args: argparse.Namespace) -> int:
     if args.work_dir and Path(args.work_dir).exists() and any(Path(args.work_dir).iterdir()):
         raise SystemExit(f'{args.work_dir!r} should be empty or not there for --smoke; name '
                          f'another --work-dir, or leave it out')
+    if problems := check_config(config).problems:
+        raise SystemExit('\n'.join(problems))
     with tempfile.TemporaryDirectory(prefix='mmdpad_smoke_') as folder:
         work_dir = args.work_dir or f'{folder}/work_dir'
         try:

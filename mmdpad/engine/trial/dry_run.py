@@ -17,7 +17,8 @@ from mmengine.registry import DefaultScope
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import as_built, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
-from mmdpad.engine.build import find_wrong_arguments, find_wrong_entries, find_wrong_strategy
+from mmdpad.engine.check_arguments import find_wrong_arguments
+from mmdpad.engine.check_config import check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.cost import make_report, read_config_cost, with_response_tokens
 from mmdpad.engine.cost.report import GB
@@ -29,14 +30,14 @@ from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.heads.quantization import check_trainable
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
+from mmdpad.models.weights import find_folder
 from mmdpad.registry import DATASETS
 from mmdpad.rewards import RewardComposition
 from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
 from mmdpad.utils.provenance import base_datasets
 
-from .check_names import check_node
-from .check_weights import check_weights, find_folder
+from .check_weights import check_weights
 
 _TYPICAL_GPU = 80 * GB
 _RESPONSES = 1000
@@ -53,35 +54,28 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
         What is wrong, each with its remedy; and what else was seen, both a line each.
     """
     notes: list[str] = []
-    if problems := list(find_wrong_entries(_relevant(config, training))):
-        return problems, notes
-    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
-        nodes = list(find_nodes(_relevant(config, training)))
-        misnamed, mistyped, faulty = set(), False, set()
-        for node in nodes:
-            if wrong := list(check_node(node)):
-                problems += wrong
-                misnamed.add(id(node.entry))
-                mistyped |= any(find_wrong_arguments(node))
-            if wrong := list(check_weights(node)):
+    found = check_config(config, training)
+    problems = list(found.problems)
+    faulty = set(found.misnamed)
+    with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdpad'):
+        for node in found.nodes:
+            if not any(find_wrong_arguments(node)) and (wrong := list(check_weights(node))):
                 problems += wrong
                 faulty.add(id(node.entry))
             problems += _check_packages(node)
-        if mistyped:  # what follows reads the arguments
+        if not found.readable:  # what follows reads the arguments
             return list(dict.fromkeys(problems)), notes
         policy = (config.get('model') or {}).get('policy')
         encoder = None
-        if policy and id(policy) not in faulty | misnamed:
+        if policy and id(policy) not in faulty:
             encoder, wrong = _read_processor(policy, training)
             problems += wrong
             if encoder is not None:
                 notes.append(f'model.policy: {encoder.responses.describe()}')
-        problems += _check_data(config, training, misnamed, encoder, notes)
-        if problem := find_wrong_strategy(config):
-            problems.append(problem)
+        problems += _check_data(config, training, found.misnamed, encoder, notes)
         if training:
-            problems += _check_loop(config, nodes)
-            problems += _check_cost(config, nodes, notes)
+            problems += _check_loop(config, found.nodes)
+            problems += _check_cost(config, found.nodes, notes)
     return list(dict.fromkeys(problems)), notes
 
 
@@ -92,14 +86,6 @@ def format_findings(problems: list[str], notes: list[str]) -> str:
         return '\n'.join(['dry run: no problem found; no weights were loaded', *lines])
     return '\n'.join([*lines, f'dry run: {len(problems)} problem(s):',
                       *('- ' + problem.replace('\n', '\n  ') for problem in problems)])
-
-
-def _relevant(config: Config, training: bool) -> dict[str, Any]:
-    """What the run reads of a config."""
-    if training:
-        return dict(config)
-    skipped = ('train_', 'val_', 'optim_wrapper', 'param_scheduler')
-    return {key: value for key, value in config.items() if not key.startswith(skipped)}
 
 
 def _check_packages(node: Node) -> Iterator[str]:

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
+from mmdpad.models.precision import read_dtype
 from mmdpad.models.weights import load_pretrained
 from mmdpad.prompts import build_messages, well_formed
 from mmdpad.registry import MODELS
@@ -45,8 +46,9 @@ class VLMReasoningHead(BaseModule):
         pretrained: A local folder in Hugging Face format, or a hub name (``Qwen/...``), see
             :func:`mmdpad.models.weights.is_hub_name`.
         prompt_template: See :func:`mmdpad.prompts.build_messages`.
-        dtype: Of the weights: ``'float32'`` (master weights; use an AMP optimizer wrapper for
-            bfloat16 arithmetic), ``'bfloat16'`` for evaluation, ``'float64'`` to check numbers.
+        dtype: Of the weights, one of :data:`mmdpad.models.precision.DTYPES`: ``'float32'`` (master
+            weights; use an AMP optimizer wrapper for bfloat16 arithmetic), ``'bfloat16'`` or
+            ``'float16'`` under an adapter and for evaluation, ``'float64'`` to check numbers.
         attn_implementation: 'shared_prefix': prompt and image are computed once for all G
             responses (:mod:`.shared_prefix`). With one of transformers' own ('sdpa', 'eager',
             'flash_attention_2') the text part computes them once per response
@@ -66,9 +68,12 @@ class VLMReasoningHead(BaseModule):
         coordinates: Those in which the policy is asked to write and is read, one of
             :data:`mmdpad.prompts.COORDINATES`; None: its family's. A model that was trained to
             write others may need it.
+        low_precision_training: Let weights of 16 bits be trained, which is refused otherwise: for
+            an optimizer that makes up for the rounding, by stochastic rounding, compensated sums
+            or float32 copies of its own.
 
     Attributes:
-        coordinates: As above, never None.
+        coordinates, low_precision_training: As above; the coordinates are never None.
         end_tokens: Tokens that end a response, see :class:`.ResponseCodec`.
         pad_token: Token behind a response's end.
         adapter_keys: Names of the adapter's weights in this module's state; empty without one.
@@ -92,8 +97,10 @@ class VLMReasoningHead(BaseModule):
                  max_prompt_tokens: int = 1300,
                  lora: dict | None = None,
                  quantization: dict | None = None,
-                 coordinates: str | None = None) -> None:
+                 coordinates: str | None = None,
+                 low_precision_training: bool = False) -> None:
         super().__init__()
+        self.low_precision_training = low_precision_training
         build_messages('', prompt_template, coordinates or 'pixels')
         check_attention(attn_implementation)
         source, settings = check_policy(
@@ -275,7 +282,7 @@ class VLMReasoningHead(BaseModule):
 
     def _load_model(self, source: str, dtype: str, **arguments: Any) -> PreTrainedModel:
         return load_pretrained(
-            self.family.model_class, source, REMEDY, dtype=getattr(torch, dtype),
+            self.family.model_class, source, REMEDY, dtype=read_dtype('model.policy.dtype', dtype),
             **{name: value for name, value in arguments.items() if value is not None})
 
 

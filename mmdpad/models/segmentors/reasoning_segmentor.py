@@ -15,6 +15,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdpad.models.heads.lora import SCALING, adapter_scaling, check_scaling
+from mmdpad.models.precision import find_untrainable_weights
 from mmdpad.models.weights import LoadReport
 from mmdpad.prompts import (
     MAX_OBJECTS,
@@ -73,6 +74,8 @@ class ReasoningSegmentor(BaseDetector):
                  init_cfg: dict | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.policy = MODELS.build(policy)
+        # Of the weights as built: within a pass of FSDP2 they are copies of another type.
+        self.untrainable = find_untrainable_weights(self.policy)
         self.decoder = None if decoder is None else MODELS.build(decoder)
         self.reference: nn.Module | None = None
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
@@ -181,7 +184,12 @@ class ReasoningSegmentor(BaseDetector):
         Returns:
             ``loss`` and scalars for the log: ``pg``, ``kl``, ``clip_frac``, ``approx_kl``,
             ``entropy``, and ``mismatch/...`` where the engine recorded log-probabilities.
+
+        Raises:
+            ValueError: To be trained, weights have a type in which an optimizer's steps are lost.
         """
+        if self.untrainable and torch.is_grad_enabled():
+            raise ValueError(self.untrainable)
         if not isinstance(inputs, RolloutBatch):
             return self.supervised_loss(inputs, data_samples)
         rollout, objective = inputs, self.objective

@@ -55,7 +55,7 @@ CASES = {
         dict(hidden=256, intermediate=1024), LORA | CHECKPOINTING, {}, dict(amp=True)),
     'autocast': ({}, {}, dict(length=60), dict(amp=True)),
     'autocast, checkpointing': ({}, CHECKPOINTING, dict(length=60), dict(amp=True)),
-    'bfloat16': ({}, dict(dtype='bfloat16'), {}, {}),
+    'bfloat16': ({}, dict(dtype='bfloat16', low_precision_training=True), {}, {}),
     'accumulated': (dict(hidden=256, intermediate=1024), CHECKPOINTING, {}, dict(accumulate=2)),
     'entropy only logged': (dict(vocab=8000), {}, {}, dict(entropy_coef=0.0)),
     'prompts repeated': ({}, dict(attn_implementation='sdpa'), {}, {}),
@@ -116,7 +116,7 @@ def test_an_update_of_qwen3_vl_holds_what_was_measured(policy, tmp_path):
     assert peak(moments)[1] == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.parametrize('policy', [{}, dict(freeze_vision=True), LORA, dict(dtype='bfloat16')],
+@pytest.mark.parametrize('policy', [{}, dict(freeze_vision=True), LORA, dict(dtype='bfloat16', low_precision_training=True)],
                          ids=['full', 'frozen vision', 'LoRA', 'bfloat16'])
 def test_what_stands_is_exact(policy, tmp_path):
     model, batch, shape, setup, _ = set_up({}, policy, {}, {}, tmp_path)

@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """From a config to the numbers that are printed."""
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 from mmengine.config import Config
 
 from mmdpad.engine.cost import format_report, make_report, read_config_cost, with_response_tokens
+from mmdpad.engine.cost.from_config import quantized_bytes
+from mmdpad.testing.policy_folder import make_policy_folder
 
 ROOT = Path(__file__).parents[3]
 
@@ -135,3 +138,27 @@ def test_switches_of_a_config():
 def test_what_cannot_be_estimated_is_named(override, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_config_cost(config_of('qwen7b_reasonseg', **override))
+
+
+@pytest.mark.parametrize('stored, size', [
+    (dict(quant_method='awq', bits=4, group_size=128), 0.5 + 2.5 / 128),
+    (dict(quant_method='gptq', bits=8, group_size=-1), 1.0),
+    (dict(quant_method='fp8', weight_block_size=[128, 128]), 1 + 4 / 128**2),
+    (dict(quant_method='bitsandbytes', load_in_4bit=True, llm_int8_skip_modules=['lm_head']),
+     0.5 + 4 / 64)])
+def test_a_prequantized_folder_is_counted_so(tmp_path, stored, size):
+    """By config.json, not by name; the adapter stays float32."""
+    folder = Path(make_policy_folder(tmp_path / 'Qwen3-VL-8B-Thinking', 'qwen3_vl'))
+    path = folder / 'config.json'
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), quantization_config=stored)))
+    cost = read_config_cost(config_of('qwen7b_lora_reasonseg', **{
+        'model.policy.pretrained': str(folder)}))
+    assert cost.setup.quantized_bytes == size and cost.setup.trained_bytes == 4
+    assert cost.notes[:2] == [f'policy: {path}', (
+        f"weights: as that file's `quantization_config` says, those of the language model in "
+        f'{size:.2f} bytes')]
+
+
+def test_other_quantizations_are_refused():
+    with pytest.raises(ValueError, match="got 'hqq'"):
+        quantized_bytes(dict(quant_method='hqq'))

@@ -1,7 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import json
+from pathlib import Path
+
 import pytest
+from transformers import AutoConfig
 
 from mmdpad.engine.cost.shapes import PUBLISHED, PolicyShape, build_on_meta, read_policy_config
+from mmdpad.models import weights
+from mmdpad.models.heads.families import find_family
 from mmdpad.testing import POLICY_WEIGHTS
 from mmdpad.testing.policy_folder import make_policy_folder
 
@@ -10,6 +16,8 @@ PARAMETERS = {'Qwen2-VL-2B': 2.209, 'Qwen2-VL-7B': 8.291, 'Qwen2-VL-72B': 73.406
               'Qwen2.5-VL-3B': 3.755, 'Qwen2.5-VL-7B': 8.292, 'Qwen2.5-VL-32B': 33.453,
               'Qwen2.5-VL-72B': 73.411, 'Qwen3-VL-2B': 2.128, 'Qwen3-VL-4B': 4.438,
               'Qwen3-VL-8B': 8.767}
+
+FAMILIES = ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl']
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -32,7 +40,7 @@ def test_a_folder_is_read_and_no_weight_is_left_out(head):
     assert shape.adapter == 4 * (2 * 256 + 2 * 192 + 3 * 512)
 
 
-@pytest.mark.parametrize('family', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
+@pytest.mark.parametrize('family', FAMILIES)
 def test_every_family_is_read(family, tmp_path):
     shape = PolicyShape.of(build_on_meta(read_policy_config(
         make_policy_folder(tmp_path, family))[0]))
@@ -41,6 +49,82 @@ def test_every_family_is_read(family, tmp_path):
     assert (shape.vision.patch, shape.vision.gated) == (patch, gated)
     assert (shape.vision.hidden, shape.vision.intermediate, shape.vision.layers) == (32, 64, 2)
     assert (shape.text.hidden, shape.text.layers, shape.text.kv) == (32, 2, 16)
+
+
+def rewrite(folder, change):
+    path = Path(folder, 'config.json')
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def flatten(config):
+    """As Qwen2-VL and Qwen2.5-VL were first published: the language model's entries at the top."""
+    text = config.pop('text_config')
+    rope = text.pop('rope_parameters')
+    config.update({key: value for key, value in text.items() if key != 'model_type'},
+                  rope_theta=rope['rope_theta'],
+                  rope_scaling=dict(type='mrope', mrope_section=rope['mrope_section']))
+
+
+def untie(config):
+    config['tie_word_embeddings'] = False
+    config.get('text_config', {})['tie_word_embeddings'] = False
+
+
+def quantize(config):
+    config['quantization_config'] = dict(quant_method='awq', bits=4, group_size=128, version='gemm')
+
+
+def flatten_untied(config):
+    untie(config)
+    flatten(config)
+
+
+@pytest.mark.parametrize('change', [flatten, flatten_untied, untie, quantize, lambda config: None],
+                         ids=['flat', 'flat, untied', 'untied', 'prequantized', 'as it is'])
+@pytest.mark.parametrize('family', FAMILIES)
+def test_parameters_are_those_of_the_model(family, change, tmp_path):
+    """As transformers builds it of the same config.json, whatever the folder is called."""
+    if change in (flatten, flatten_untied) and family == 'qwen3_vl':
+        pytest.skip('was never published so')
+    folder = make_policy_folder(tmp_path / 'Qwen2.5-VL-72B-Thinking-AWQ', family)
+    rewrite(folder, change)
+    config, source = read_policy_config(folder)
+    shape = PolicyShape.of(build_on_meta(config))
+    model = find_family(folder).model_class(AutoConfig.from_pretrained(folder))
+    assert source == f'{folder}/config.json'
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.tied == (change not in (untie, flatten_untied))
+    assert shape.text.hidden == 32 and shape.text.layers == 2
+
+
+def test_a_hub_name_goes_by_the_cache(tmp_path, monkeypatch):
+    folder = make_policy_folder(tmp_path / 'snapshot', 'qwen3_vl')
+    monkeypatch.setattr(weights, 'try_to_load_from_cache', lambda *_: f'{folder}/config.json')
+    config, source = read_policy_config('Qwen/Qwen3-VL-4B-Thinking')
+    assert source == f'{folder}/config.json' and config.text_config.hidden_size == 32
+
+
+@pytest.mark.parametrize('suffix', ['', '-Instruct', '-Thinking'])
+def test_without_config_json_a_name_counts_and_is_said(suffix):
+    path = f'checkpoints/Qwen3-VL-4B{suffix}'
+    config, source = read_policy_config(path)
+    assert config.text_config.hidden_size == 2560
+    assert source == (f'built-in shape of Qwen3-VL-4B, by its name ({path} has no config.json '
+                      f'here)')
+
+
+@pytest.mark.parametrize('name', ['Qwen3-VL-4B-Instruct-AWQ', 'Qwen3-VL-30B-A3B', 'my-tune'])
+def test_other_names_need_a_config_json(name):
+    with pytest.raises(FileNotFoundError, match=f'config.json --local-dir .*{name}'):
+        read_policy_config(f'checkpoints/{name}')
+
+
+def test_another_family_is_refused_by_name(tmp_path):
+    (tmp_path / 'config.json').write_text('{"model_type": "llava"}')
+    with pytest.raises(ValueError, match='llava'):
+        read_policy_config(str(tmp_path))
 
 
 def test_an_adapter_may_sit_in_fewer_layers(head):

@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 
 from mmdpad.engine.build import build_runner
 from mmdpad.engine.runner import grpo_loop
-from mmdpad.engine.strategies import merge_shards, read_weights
+from mmdpad.engine.strategies import FSDP2Strategy, merge_shards, read_weights
 
 
 def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
@@ -119,6 +119,25 @@ def test_bfloat16_passes_over_float32_masters(make_config, tmp_path):
     start = run_here(make_config('one', iterations=2, **{'model.policy.dtype': 'float32'}))
     assert all(value.dtype == torch.float32 for value in state.values())
     assert 0 < farthest(state, start) < 1e-3  # AdamW takes steps of at most about lr = 2e-4
+
+
+@pytest.mark.slow
+def test_adapters_over_sharded_bfloat16_weights_stay_float32(make_config, tmp_path):
+    config = make_config('half', processes=2, strategy=dict(
+        FSDP2, param_dtype='bfloat16', reduce_dtype='float32'), **{
+            'model.policy.dtype': 'bfloat16', 'model.policy.lora': dict(r=4, lora_alpha=8)})
+    launch(config, 2)
+    first, second = (merge_shards(tmp_path / f'half/iter_{n}.pth') for n in (1, 2))
+    state = second['state_dict']
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    moved = [(value != first['state_dict'][name]).float().mean() for name, value in state.items()]
+    assert min(moved) > 0.99
+
+
+@pytest.mark.parametrize('name, known', [('bf16', "write 'bfloat16'"), ('half', "'float16'")])
+def test_types_of_passes_are_named(name, known):
+    with pytest.raises(ValueError, match=f'`strategy.param_dtype` should be one of .*{known}'):
+        FSDP2Strategy(param_dtype=name)
 
 
 def test_passes_of_no_weight_change_nothing(make_config, monkeypatch):

@@ -1,0 +1,218 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Whether every `type` of a config is known, and takes the arguments that it is given."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from mmdpad.models import ReasoningSegmentor, VLLMRollout, VLMReasoningHead
+from mmdpad.models.heads.lora import lora_config
+from mmdpad.models.heads.quantization import quantization_config
+from mmdpad.models.precision import find_wrong_dtype
+from mmdpad.models.rollouts import RolloutEngine
+from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
+from mmdpad.models.weights import first_line
+from mmdpad.registry import DATA_SAMPLERS, HOOKS, LOOPS, MODELS, REWARDS, TRANSFORMS
+from mmdpad.rewards.composition import build_term
+from mmdpad.rl import policy_loss
+from mmdpad.utils.argument_types import find_wrong_types
+
+from .config_nodes import Node
+
+# Entries that mmengine or the composition of rewards takes out before a class is built.
+_TAKEN_OUT = {'type', '_scope_', '_delete_', 'priority', 'weight', 'optimizer', 'constructor',
+              'paramwise_cfg', 'convert_to_iter_based'}
+# What a class is given beside its config.
+_GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset'}
+# Built to see whether their arguments are right: nothing is loaded by that.
+_LIGHT = (HOOKS, TRANSFORMS)
+_OURS = 'mmdpad.'
+# Whose annotations are right, but for these; mmdet's are not (its own configs break some).
+_ANNOTATED = (_OURS, 'mmengine.', 'torch.optim.')
+_MISANNOTATED = {'AmpOptimWrapper': ('loss_scale', )}
+# Wrong settings as classes refuse them when they are built.
+REFUSALS = (TypeError, ValueError, KeyError, AttributeError, AssertionError)
+
+
+def check_node(node: Node) -> Iterator[str]:
+    """What is wrong with the type and the arguments of one node."""
+    kind = node.kind
+    if kind is None:
+        yield _unknown_type(node)
+        return
+    module = getattr(kind, '__module__', '') or ''
+    wrong = list(find_wrong_arguments(node))
+    if _is_annotated(node):
+        wrong = [*_check_names(node, kind), *wrong]
+    yield from wrong
+    build = _builder(node, kind, module)
+    if build is not None and not wrong:
+        try:
+            build(dict(node.entry))
+        except REFUSALS as error:
+            yield describe_refusal(node.path, node.entry, error)
+
+
+def find_wrong_arguments(node: Node) -> Iterator[str]:
+    """The arguments of a class that are of no type which it takes, and what is wrong in those that
+    are settings of something else."""
+    if not _is_annotated(node):
+        return
+    kind = node.kind
+    given = {name: value for name, value in node.entry.items()
+             if name not in _MISANNOTATED.get(kind.__name__, ())}
+    wrong = list(find_wrong_types(kind, given, node.path))
+    yield from wrong
+    for part, check in _SETTINGS.items():
+        if issubclass(kind, part) and not wrong:
+            yield from check(node.entry, node.path)
+
+
+def _is_annotated(node: Node) -> bool:
+    if not inspect.isclass(node.kind):
+        return False
+    # Parts of others' models are given more, and take out some, before they are built.
+    known = (_OURS, ) if node.registry is MODELS else _ANNOTATED
+    return node.kind.__module__.startswith(known)
+
+
+def check_place(item: Any, where: str, type_optional: bool = False) -> Iterator[str]:
+    """What is wrong with a value that should be a dict with a ``type``; with one that is built
+    already, nothing."""
+    if isinstance(item, Mapping):
+        kind = item.get('type')
+        if not (isinstance(kind, str) or callable(kind) or type_optional and 'type' not in item):
+            yield (f'`{where}.type` should be the name of a class, but '
+                   + (f'got {kind!r}' if 'type' in item else 'is not there') + '; correct it')
+    elif item is None or isinstance(item, (str, int, float, list, tuple)):
+        yield (f'`{where}` should be a dict with a `type`, but got {item!r}; on a command line: '
+               f"'{where}=dict(type=NAME)'")
+
+
+def describe_refusal(path: str, entry: Mapping[str, Any], error: BaseException) -> str:
+    """What a class said when it was built of an entry, with the key in front."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    line = re.sub(r'^class `\w+` in \S+: ', '', first_line(Exception(text)))
+    named = re.match(r'`([\w.]+)` ', line)
+    if named and named[1].partition('.')[0] in entry:
+        return f'`{path}.{line[1:]}'
+    return f'`{path}`: {line}'
+
+
+def unknown_keys(given: Iterable[str], known: Iterable[str], path: str,
+                 taker: str) -> Iterator[str]:
+    """A sentence for each key that something does not take, with what it does."""
+    known = set(known)
+    for name in sorted(set(given) - known, key=str):
+        close = difflib.get_close_matches(str(name), sorted(known), n=1)
+        advice = f'did you mean `{close[0]}`?' if close else 'correct or remove it'
+        yield (f'`{path}.{name}`: {taker} takes no argument {name!r}, but '
+               f'{", ".join(sorted(known - _GIVEN))}; {advice}')
+
+
+def _builder(node: Node, kind: Any, module: str) -> Callable[[dict], Any] | None:
+    if node.registry in _LIGHT and module.startswith((_OURS, 'mmengine.')):
+        return node.registry.build
+    if node.registry is REWARDS and not inspect.isclass(kind) and module.startswith(_OURS):
+        return lambda entry: build_term({k: v for k, v in entry.items() if k != 'weight'})
+    return None
+
+
+def _unknown_type(node: Node) -> str:
+    name = node.entry['type']
+    if not isinstance(name, str):
+        return (f'`{node.path}.type` should be the name of a registered {node.registry.name}, but '
+                f'got {name!r}; correct it')
+    places = [node.registry]
+    while places[-1].parent is not None:
+        places.append(places[-1].parent)
+    names = sorted({name for place in places for name in place.module_dict})
+    close = difflib.get_close_matches(name, names, n=3)
+    advice = (f'did you mean {" or ".join(close)}?' if close else
+              'import the module that registers it by `custom_imports`, or correct it')
+    return (f'`{node.path}.type` should be a registered {node.registry.name}, but got {name!r}; '
+            f'{advice}')
+
+
+def _check_names(node: Node, kind: type) -> Iterator[str]:
+    """Arguments that a class does not take, or lacks."""
+    known = _arguments(kind)
+    given = node.entry.keys() - _TAKEN_OUT
+    if known is not None:
+        yield from unknown_keys(given, known, node.path, kind.__name__)
+    if not kind.__module__.startswith(_OURS):
+        return  # mmengine gives its own classes more
+    needed = {name for name, parameter in inspect.signature(kind).parameters.items()
+              if parameter.default is parameter.empty
+              and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)}
+    if node.registry in (LOOPS, DATA_SAMPLERS):
+        needed -= _GIVEN
+    for name in sorted(needed - given):
+        yield f'`{node.path}`: {kind.__name__} needs the argument {name!r}; add it'
+
+
+def _arguments(kind: type) -> set[str] | None:
+    """The arguments of a class and of the bases that it hands the rest to; None for any."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        if '__init__' not in vars(base) or base is object:
+            continue
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return names
+    return None
+
+
+def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
+    if 'dtype' in entry and (problem := find_wrong_dtype(f'{path}.dtype', entry['dtype'])):
+        yield problem
+    lora, quantization = entry.get('lora'), entry.get('quantization')
+    for name, given, read in (('lora', lora, lora_config),
+                              ('quantization', quantization,
+                               lambda given: quantization_config(given, lora))):
+        if given is not None:
+            try:
+                read(given)
+            except REFUSALS as error:
+                yield describe_refusal(path, {name: given, **given} if name in str(error) else {},
+                                       error)
+            except ImportError:  # a package is missing, which is told elsewhere
+                pass
+
+
+def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
+    def extra(kl_in: str = 'loss', truncated: str = 'count') -> None: ...
+
+    for name in ('policy', 'decoder', 'rollout_engine'):
+        if name in entry and not (name == 'decoder' and entry[name] is None):
+            yield from check_place(entry[name], f'{path}.{name}')
+    train, test = entry.get('train_cfg') or {}, entry.get('test_cfg') or {}
+    wrong = [problem for taker in (RolloutEngine.__call__, policy_loss, extra)
+             for problem in find_wrong_types(taker, train, f'{path}.train_cfg')]
+    yield from wrong
+    if not wrong:
+        try:
+            split_train_cfg(dict(train))
+        except REFUSALS as error:
+            yield describe_refusal(path, entry, error)
+    known = set(inspect.signature(RolloutEngine.__call__).parameters) - {
+        'self', 'head', 'prompts', 'group_size', 'prompt_numbers'}
+    yield from unknown_keys(test, known, f'{path}.test_cfg', 'sampling')
+    yield from find_wrong_types(RolloutEngine.__call__, test, f'{path}.test_cfg')
+
+
+def _check_vllm(entry: Mapping[str, Any], path: str) -> Iterator[str]:
+    for name in sorted(entry.get('engine_options') or ()):
+        if name in inspect.signature(VLLMRollout).parameters:
+            yield (f'`{path}.engine_options.{name}` should be an argument of `VLLMRollout` itself; '
+                   f'move it to `{path}.{name}`')
+
+
+_SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
+    VLMReasoningHead: _check_policy, ReasoningSegmentor: _check_segmentor,
+    VLLMRollout: _check_vllm}

@@ -1,0 +1,242 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What can be said of a config's values before anything is built of it or read from a file."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import init_dist
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmdpad.models import VLMReasoningHead
+from mmdpad.models.precision import find_untrainable
+from mmdpad.registry import PARAM_SCHEDULERS
+from mmdpad.utils import LOADERS
+from mmdpad.utils.argument_types import find_wrong_types
+
+from .check_arguments import (
+    REFUSALS,
+    check_node,
+    check_place,
+    describe_refusal,
+    find_wrong_arguments,
+    unknown_keys,
+)
+from .config_nodes import Node, find_nodes
+
+STRATEGY = 'mmdpad.FSDP2Strategy'
+# Keys whose value is a dict with a `type`, or dicts with one in a list or under names.
+_ONE = {'discriminator', 'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'optimizer'}
+_LISTS = {'pipeline', 'custom_hooks', 'vis_backends'}
+_ONE_OR_LISTS = {'param_scheduler', 'val_evaluator', 'test_evaluator', 'datasets'}
+_NAMED = {'rewards', 'default_hooks'}
+# Entries of the config itself; those of the second set without a `type` are what mmengine fills in.
+_AT_TOP = {'model', 'strategy', 'model_wrapper_cfg', 'log_processor', 'visualizer'}
+_TYPE_OPTIONAL = {'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'log_processor',
+                  'visualizer', 'model_wrapper_cfg'}
+_BY_PRECISION = ('loss_scale', 'dtype', 'use_fsdp')
+
+
+@dataclass
+class Findings:
+    """What is wrong with a config.
+
+    Attributes:
+        problems: A line each, with key, value and remedy.
+        nodes: All dicts with a ``type`` that a run reads.
+        misnamed: ``id`` of those whose type or arguments are wrong.
+        readable: Whether all values are of the types that what reads them expects.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    misnamed: set[int] = field(default_factory=set)
+    readable: bool = True
+
+
+def check_config(config: Config, training: bool = True) -> Findings:
+    """Look at all values of a config that a run reads.
+
+    Args:
+        config: Of a run.
+        training: Of ``tools/train.py``, else of ``tools/test.py``, which reads less.
+    """
+    part = _relevant(config, training)
+    found = Findings(list(_check_entries(part)) or list(_check_shape(part, '')))
+    if found.problems:
+        found.readable = False
+        return found
+    with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdpad'):
+        found.problems += _check_sections(part)
+        found.readable = not found.problems
+        found.nodes = list(find_nodes(part))
+        for node in found.nodes:
+            if wrong := list(check_node(node)):
+                found.problems += wrong
+                found.misnamed.add(id(node.entry))
+                found.readable &= not any(find_wrong_arguments(node))
+        if training and found.readable:
+            if not found.problems:
+                found.problems += _check_optimizer(config)
+            found.problems += _check_precision(found.nodes)
+    if problem := find_wrong_strategy(config):
+        found.problems.append(problem)
+    found.problems = list(dict.fromkeys(found.problems))
+    return found
+
+
+def find_wrong_strategy(config: Mapping[str, Any]) -> str | None:
+    """What is wrong with a config's ``strategy``, with the remedy; None if nothing is."""
+    strategy = config.get('strategy')
+    if strategy is None or strategy.get('type') == STRATEGY:
+        return None
+    return (f'`strategy.type` should be {STRATEGY!r}, but got {strategy.get("type")!r}: '
+            f'`GRPOTrainLoop` accumulates gradients itself, which the optimizer wrappers of '
+            f"mmengine's other strategies (DeepSpeed, ColossalAI) cannot. Leave `strategy` out "
+            f'for plain data parallel training')
+
+
+def _relevant(config: Config, training: bool) -> dict[str, Any]:
+    """What the run reads of a config."""
+    if training:
+        return dict(config)
+    skipped = ('train_', 'val_', 'optim_wrapper', 'param_scheduler')
+    return {key: value for key, value in config.items() if not key.startswith(skipped)}
+
+
+def _check_entries(part: Mapping[str, Any]) -> Iterator[str]:
+    """Entries that are of no type which mmengine's runner takes."""
+    # A level may be one of logging's numbers, too; what places hold, check_place sees.
+    yield from find_wrong_types(Runner, {
+        key: {} if value and key == 'default_hooks' and isinstance(value, Mapping) else value
+        for key, value in part.items() if key != 'log_level'}, '')
+
+
+def _check_shape(value: Any, path: str) -> Iterator[str]:
+    """Places where a dict with a ``type`` should stand, and something else does."""
+    if isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _check_shape(item, f'{path}.{number}')
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            where = f'{path}.{key}' if path else str(key)
+            yield from _check_place(key, item, where, path)
+            if path or key in _READ:
+                yield from _check_shape(item, where)
+
+
+def _check_place(key: Any, item: Any, where: str, path: str) -> Iterator[str]:
+    if item is None or not path and key not in _READ or (
+            path.startswith('model') and key != 'discriminator'):
+        return  # a variable of the config's author, or a model's own
+    if key in _ONE and not (key == 'dataset' and isinstance(item, (list, tuple))) or (
+            not path and key in _AT_TOP | _TYPE_OPTIONAL):
+        yield from check_place(item, where, not path and key in _TYPE_OPTIONAL)
+    elif key in _ONE_OR_LISTS and isinstance(item, Mapping):
+        if 'type' in item or key == 'param_scheduler':
+            yield from check_place(item, where)
+    elif key in _LISTS or key in _ONE_OR_LISTS:
+        if not isinstance(item, (list, tuple)):
+            yield f'`{where}` should be a list of dicts with a `type`, but got {item!r}; correct it'
+            return
+        for number, entry in enumerate(item):
+            yield from check_place(entry, f'{where}.{number}')
+    elif key in _NAMED and isinstance(item, Mapping):
+        for name, entry in item.items():
+            if not (entry is None and key == 'default_hooks'):
+                yield from check_place(entry, f'{where}.{name}')
+
+
+_READ = frozenset((*_AT_TOP, *_LISTS, *_ONE_OR_LISTS, *_NAMED, *_TYPE_OPTIONAL, *LOADERS))
+
+
+def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
+    """Dicts without a ``type``, which mmengine hands to functions of fixed arguments."""
+    def environment(cudnn_benchmark: bool = False, mp_cfg: dict | None = None,
+                    dist_cfg: dict | None = None, resource_limit: int = 4096) -> None: ...
+
+    def loader(num_batch_per_epoch: int | None = None, disable_subprocess_warning: bool = False,
+               worker_init_fn: dict | None = None) -> None: ...
+
+    def clipping(max_norm: float = 1.0, norm_type: float = 2.0, clip_value: float = 1.0,
+                 error_if_nonfinite: bool = False, foreach: bool | None = None,
+                 type: str = 'norm') -> None: ...
+
+    def scaling(enable: bool = False, base_batch_size: int = 1) -> None: ...
+
+    env, wrapper = part.get('env_cfg') or {}, part.get('optim_wrapper') or {}
+    yield from _check_section(env, 'env_cfg', environment)
+    yield from _check_section(env.get('mp_cfg'), 'env_cfg.mp_cfg', set_multi_processing)
+    yield from _check_section(env.get('dist_cfg'), 'env_cfg.dist_cfg', init_dist, closed=False)
+    yield from _check_section(part.get('randomness'), 'randomness', Runner.set_randomness)
+    yield from _check_section(part.get('auto_scale_lr'), 'auto_scale_lr', scaling)
+    yield from _check_section(wrapper.get('clip_grad'), 'optim_wrapper.clip_grad', clipping)
+    for name in LOADERS:
+        yield from _check_section(part.get(name), name, DataLoader, loader)
+        if part.get(name) is not None and 'dataset' not in part[name]:
+            yield f'`{name}` needs the entry `dataset`; add it'
+
+
+def _check_section(given: Any, path: str, *takers: Callable, closed: bool = True) -> Iterator[str]:
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        yield f"`{path}` should be dict, but got {given!r}; on a command line: '{path}=dict(...)'"
+        return
+    if closed:
+        known = {name for taker in takers for name in inspect.signature(taker).parameters}
+        yield from unknown_keys(given, known - {'self', 'distributed', 'launcher'}, path,
+                                f'`{path}`')
+    for taker in reversed(takers):
+        built = ('dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn')
+        yield from find_wrong_types(taker, {key: value for key, value in given.items()
+                                            if taker is not DataLoader or key not in built}, path)
+
+
+def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:
+    """Optimizer, its wrapper and schedulers are built over a weight."""
+    given = config.get('optim_wrapper')
+    if not given:
+        return
+    wrapper = {key: copy.deepcopy(value) for key, value in given.items() if key != 'paramwise_cfg'}
+    if 'optimizer' not in wrapper and 'constructor' not in wrapper:
+        yield '`optim_wrapper` needs the entry `optimizer`; add it'
+        return
+    if wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+        wrapper = {key: value for key, value in wrapper.items() if key not in _BY_PRECISION}
+        wrapper['type'] = 'OptimWrapper'
+    if 'constructor' in wrapper:
+        return  # it may look at the model
+    path, entry = 'optim_wrapper', given
+    try:
+        built = build_optim_wrapper(nn.Linear(1, 1), ConfigDict(wrapper))
+        schedulers = config.get('param_scheduler') or []
+        many = isinstance(schedulers, (list, tuple))
+        for number, scheduler in enumerate(schedulers if many else [schedulers]):
+            path, entry = 'param_scheduler' + f'.{number}' * many, scheduler
+            PARAM_SCHEDULERS.build(
+                {key: value for key, value in scheduler.items() if key != 'convert_to_iter_based'},
+                default_args=dict(optimizer=built))
+    except REFUSALS as error:
+        yield describe_refusal(path, entry, error)
+    except ImportError:  # a package is missing, which is told elsewhere
+        pass
+
+
+def _check_precision(nodes: list[Node]) -> Iterator[str]:
+    for node in nodes:
+        if node.path == 'model.policy' and inspect.isclass(node.kind) and issubclass(
+                node.kind, VLMReasoningHead):
+            if problem := find_untrainable(node.entry, node.path):
+                yield problem
