@@ -27,14 +27,14 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
+from mmdpad.engine.checkpoints import PLAIN_FILE
 from mmdpad.models.segmentors import ReasoningSegmentor
-from mmdpad.models.weights import load_plain
+from mmdpad.models.weights import load_plain, without_config
 from mmdpad.registry import STRATEGIES
 from mmdpad.utils.files import UNFINISHED, atomic_file
 
 from .sharding import shard_as, whole
 
-PLAIN_FILE = 'plain.pth'
 _OPTIMIZER = 'optimizer.'  # opens the names of its tensors
 
 
@@ -118,7 +118,7 @@ class FSDP2Strategy(DDPStrategy):
         if not osp.isdir(filename):
             return super().load_checkpoint(filename, callback=callback, **kwargs)
         self.logger.info(f'Load checkpoint from {filename}')
-        checkpoint = load_plain(osp.join(filename, PLAIN_FILE), mmap=False)
+        checkpoint = without_config(load_plain(osp.join(filename, PLAIN_FILE), mmap=False))
         optimizer = checkpoint.get('optimizer')
         state = self.model.state_dict()
         parts = self._distinct(state)
