@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import logging
 import warnings
 from collections import Counter
@@ -21,16 +22,21 @@ _PROGRESS = ('last_step', '_global_step', '_last_value', 'base_values', 'verbose
 _ASIDE = ('work_dir', 'load_from', 'resume', 'launcher', 'log_level', 'experiment_name',
           'visualizer', 'vis_backends', 'param_scheduler', 'optim_wrapper.optimizer',
           'optim_wrapper.paramwise_cfg', 'optim_wrapper.loss_scale', 'randomness.seed')
+# Of an optimizer's state: of a weight's shape; None where a folder of parts has it.
+_LIKE_WEIGHTS = {'exp_avg', 'momentum_buffer'}
 _SHOWN = 20
 _START_ANEW = 'start a new run from these weights by `load_from`'
 
 
-def check_optimizer(saved: Mapping[str, Any], wrapper: OptimWrapper,
-                    then: str | None = None, now: str | None = None) -> None:
+def fit_optimizer(saved: dict[str, Any], wrapper: OptimWrapper, then: str | None = None,
+                  now: str | None = None) -> None:
     """See that a checkpoint's optimizer state is one of the config's optimizer.
 
+    The optimizer also holds what is not trained: behind the policy a decoder and a reference, which
+    a config may have changed. These are taken in or left out.
+
     Args:
-        saved: The wrapper's state in the checkpoint.
+        saved: The wrapper's state in the checkpoint; its groups are fitted.
         wrapper: That of the config.
         then, now: The checkpoint's config, where it has one, and that of the run, as text.
 
@@ -39,19 +45,25 @@ def check_optimizer(saved: Mapping[str, Any], wrapper: OptimWrapper,
     """
     optimizer, groups = wrapper.optimizer, saved['param_groups']
     before, own = (_optimizer_type(text) for text in (then, now))
-    lacks = sorted(_needed(optimizer) - set(groups[0])) if groups else []
+    lacks = sorted(_needed(optimizer) - set(groups[0]))
     if lacks or None not in (before, own) and before != own:
         raise UnsuitableConfig(
             f'`optim_wrapper.optimizer` should be of the type whose state the checkpoint has '
             f'({before or f"one without {lacks}"}), but got {own or type(optimizer).__name__}; '
             f'take that type, or {_START_ANEW}')
-    sizes = [[len(group['params']) for group in some] for some in (groups, optimizer.param_groups)]
-    if sizes[0] != sizes[1]:
-        there, here = (f'{sum(size)} parameters in {len(size)} groups' for size in sizes)
+    there, here = ([len(group['params']) for group in some]
+                   for some in (groups, optimizer.param_groups))
+    if not _is_same_policy(saved['state'], there, optimizer):
+        then, now = (f'{sum(sizes)} in groups of {_short_list(sizes)}' for sizes in (there, here))
         raise UnsuitableConfig(
-            f'The optimizer should have the parameters of the checkpoint, {there}, but the '
-            f'config gives it {here}; undo what was changed of the policy (`lora`, layers) or of '
-            f'`optim_wrapper.paramwise_cfg`, or {_START_ANEW}')
+            f'The optimizer should have the parameters that it has in the checkpoint ({then}), but '
+            f'the config gives it others ({now}); undo what was changed of the policy (`lora`, '
+            f'layers) or of `optim_wrapper.paramwise_cfg`, or {_START_ANEW}')
+    numbers = iter(range(sum(here)))
+    saved['param_groups'] = [
+        {**(groups[number] if number < len(groups) else group),
+         'params': list(itertools.islice(numbers, len(group['params'])))}
+        for number, group in enumerate(optimizer.param_groups)]
 
 
 def apply_config(checkpoint: dict, wrapper: OptimWrapper,
@@ -98,9 +110,9 @@ def apply_config(checkpoint: dict, wrapper: OptimWrapper,
 def describe_changes(then: str | None, now: str) -> list[str]:
     """How two configs differ, by their text: 'key old -> new' for each entry, apart from those
     that say where a run is or that :func:`apply_config` compares. No code in the texts runs."""
-    old, new = (dict(_leaves(read_config_text(text))) for text in (then, now))
-    if not old:
+    if not read_config_text(then):
         return []
+    old, new = (dict(_leaves(read_config_text(text))) for text in (then, now))
     names = [name for name in dict.fromkeys([*old, *new])
              if not any(name == aside or name.startswith(f'{aside}.') for aside in _ASIDE)]
     return [f'{name} {_short(old, name)} -> {_short(new, name)}' for name in names
@@ -202,6 +214,21 @@ def _settle_loss_scale(saved: dict, wrapper: OptimWrapper) -> list[str]:
             if old.get(name) != new.get(name) and name != '_growth_tracker']
 
 
+def _is_same_policy(state: Mapping[int, Mapping[str, Any]], sizes: Sequence[int],
+                    optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the parameters that an optimizer shares with the state of one with groups of these
+    sizes, its first ones, are all that either trains, in the same groups and of the same shapes."""
+    own = [parameter for group in optimizer.param_groups for parameter in group['params']]
+    shared = min(sum(sizes), len(own))
+    ends = [{min(end, shared) for end in itertools.accumulate(some)}
+            for some in (sizes, [len(group['params']) for group in optimizer.param_groups])]
+    return (ends[0] == ends[1] and all(number < shared for number in state)
+            and not any(parameter.requires_grad for parameter in own[shared:])
+            and all(state[number][name].shape == own[number].shape
+                    for number in state for name in _LIKE_WEIGHTS & state[number].keys()
+                    if state[number][name] is not None))
+
+
 def _needed(optimizer: torch.optim.Optimizer) -> set[str]:
     """Names that tell a type of optimizer: its numbers, not how it is computed."""
     return {name for name, value in optimizer.defaults.items()
@@ -248,6 +275,10 @@ def _leaves(value: Any, where: str = '') -> Iterator[tuple[str, Any]]:
 
 def _optimizer_type(text: str | None) -> Any:
     return dict(_leaves(read_config_text(text))).get('optim_wrapper.optimizer.type')
+
+
+def _short_list(sizes: Sequence[int]) -> str:
+    return ', '.join(map(str, sizes[:3])) + (', ...' if len(sizes) > 3 else '')
 
 
 def _short(values: Mapping[str, Any], name: str) -> str:

@@ -12,8 +12,8 @@ from torch import nn
 from mmdpad.engine.build import UnsuitableConfig
 from mmdpad.engine.resuming import (
     apply_config,
-    check_optimizer,
     describe_changes,
+    fit_optimizer,
     read_config_text,
 )
 
@@ -169,9 +169,10 @@ def test_a_rate_that_follows_from_validations_cannot_be_changed():
 @pytest.mark.parametrize('then', [None, 'AdamW'])
 @pytest.mark.parametrize('new, message', [
     (dict(type='SGD', momentum=0.9), 'but got SGD; take that type, or start a new run'),
-    (dict(layers=3), '4 parameters in 1 groups, but the config gives it 6 parameters in 1 groups'),
-    (dict(per_layer=True), 'but the config gives it 4 parameters in 2 groups')],
-    ids=['type', 'layers', 'groups'])
+    (dict(layers=3), r'\(4 in groups of 4\), but the config gives it others \(6 in groups of 6\)'),
+    (dict(layers=1), r'but the config gives it others \(2 in groups of 2\)'),
+    (dict(per_layer=True), r'but the config gives it others \(4 in groups of 2, 2\)')],
+    ids=['type', 'more', 'less', 'groups'])
 def test_another_optimizer_is_refused_before_anything_is_loaded(new, message, then):
     saved = Training().run(2).save()['optimizer']
     kind = new.get('type', 'AdamW')
@@ -181,14 +182,39 @@ def test_another_optimizer_is_refused_before_anything_is_loaded(new, message, th
     texts = [one and f"optim_wrapper = dict(optimizer=dict(type='{one}', lr=0.1))"
              for one in (then, kind)]
     with pytest.raises(UnsuitableConfig, match=message):
-        check_optimizer(saved, training.wrapper, *texts)
+        fit_optimizer(saved, training.wrapper, *texts)
+
+
+@pytest.mark.parametrize('per_layer', [False, True])
+@pytest.mark.parametrize('before, after', [(3, 2), (2, 3), (3, 4), (3, 3)])
+def test_what_is_not_trained_behind_the_policy_may_change(before, after, per_layer):
+    """A decoder, or the reference of a KL term; two layers are trained."""
+    runs = []
+    for layers in (before, after):
+        run = Training({}, [COSINE], per_layer, layers)
+        run.model[2:].requires_grad_(False)
+        runs.append(run)
+    checkpoint = runs[0].run(2).save()
+    fit_optimizer(checkpoint['optimizer'], runs[1].wrapper)
+    assert runs[1].resume(checkpoint).lines == []
+    assert runs[1].lr == runs[0].lr[:2] + runs[1].lr[2:]
+    assert str(runs[1].wrapper.state_dict()['state']) == str(checkpoint['optimizer']['state'])
+    runs[1].run(3)
+
+
+def test_parameters_of_other_shapes_are_others():
+    saved, training = Training().run(2).save()['optimizer'], Training()
+    training.wrapper = OptimWrapper(torch.optim.AdamW(nn.Linear(2, 3).parameters()))
+    saved['param_groups'][0]['params'] = [0, 1]
+    with pytest.raises(UnsuitableConfig, match='others'):
+        fit_optimizer(dict(saved, state={0: saved['state'][0]}), training.wrapper)
 
 
 def test_a_config_tells_types_that_share_their_settings():
     saved, training = Training().run(2).save()['optimizer'], Training(dict(type='Adam'))
-    check_optimizer(saved, training.wrapper)  # a checkpoint without a config
+    fit_optimizer(saved, training.wrapper)  # a checkpoint without a config
     with pytest.raises(UnsuitableConfig, match=r'\(AdamW\), but got Adam;'):
-        check_optimizer(saved, training.wrapper, *(
+        fit_optimizer(saved, training.wrapper, *(
             f"optim_wrapper = dict(optimizer=dict(type='{kind}'))" for kind in ('AdamW', 'Adam')))
 
 

@@ -17,7 +17,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmdpad.engine.build import UnsuitableConfig
-from mmdpad.engine.resuming import apply_config, check_optimizer, describe_changes, say_changes
+from mmdpad.engine.resuming import apply_config, describe_changes, fit_optimizer, say_changes
 from mmdpad.registry import HOOKS
 
 RandomState = dict[str, Any]
@@ -64,7 +64,7 @@ class ExactResumeHook(Hook):
         if not isinstance(wrapper, OptimWrapper):  # several of them
             return
         then, now = checkpoint['meta'].get('cfg'), runner.cfg.pretty_text
-        check_optimizer(checkpoint['optimizer'], wrapper, then, now)
+        fit_optimizer(checkpoint['optimizer'], wrapper, then, now)
         for line in apply_config(checkpoint, wrapper, runner.param_schedulers):
             runner.logger.warning(f'--resume: {line}, which applies from here on')
         say_changes(describe_changes(then, now), runner.logger)

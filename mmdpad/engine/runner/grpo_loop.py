@@ -275,11 +275,12 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def _settle_reference(self) -> None:
         """Make the reference equal to the start policy, whether fresh, loaded or resumed."""
         reference, hub = self.model.reference, self.runner.message_hub
+        if self._iter == 0:  # also without a reference, which a resumed run may have
+            hub.update_info('start_checkpoint', self.runner._load_from)
         if reference is None:
             return
         if self._iter == 0:
             reference.load_state_dict(self.model.policy.state_dict())
-            hub.update_info('start_checkpoint', self.runner._load_from)
         elif hub.get_info('start_checkpoint'):
             # `load_from` replaced the config's weights before the first run; do it again.
             state, prefix = read_weights(hub.get_info('start_checkpoint')), 'policy.'

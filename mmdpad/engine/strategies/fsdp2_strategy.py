@@ -28,6 +28,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from mmdpad.engine.checkpoints import PLAIN_FILE
+from mmdpad.engine.resuming import fit_optimizer
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.models.weights import load_plain, without_config
 from mmdpad.registry import STRATEGIES
@@ -123,6 +124,7 @@ class FSDP2Strategy(DDPStrategy):
         state = self.model.state_dict()
         parts = self._distinct(state)
         if optimizer is not None and hasattr(self, 'optim_wrapper'):
+            fit_optimizer(optimizer, self.optim_wrapper)
             parameters = self._parameters()
             for number, name in sharded_entries(optimizer):
                 optimizer['state'][number][name] = torch.zeros_like(parameters[number])
