@@ -14,6 +14,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmdpad.models.non_finite import naming_samples
 from mmdpad.models.weights import LoadReport
 from mmdpad.prompts import (
     MAX_OBJECTS,
@@ -133,7 +134,8 @@ class ReasoningSegmentor(BaseDetector):
                 **sampling: Any) -> RolloutBatch:
         """:meth:`rollout` within a forward pass: FSDP2 takes a call of that for one of its own."""
         prompts = self._encode(inputs, data_samples)
-        responses = self.rollout_engine(self.policy, prompts, **sampling)
+        with naming_samples(data_samples):
+            responses = self.rollout_engine(self.policy, prompts, **sampling)
         texts = self.policy.decode(responses.ids.where(responses.mask, self._pad_token))
         group_size = sampling.get('group_size', 1)
         parsed = [self._parse(text, inputs['prompt_image'][n // group_size])
@@ -225,7 +227,9 @@ class ReasoningSegmentor(BaseDetector):
                 raise ValueError(f'`coordinates` of `ComposeResponse` should be {own!r}, which the '
                                  f'policy writes, but got {given!r}; set them so')
         prompts = self._encode(inputs, data_samples)
-        loss, scalars = self.policy.supervised_loss(prompts, [s.response for s in data_samples])
+        with naming_samples(data_samples):
+            loss, scalars = self.policy.supervised_loss(prompts,
+                                                        [s.response for s in data_samples])
         return {'loss': loss, **scalars}
 
     def loss_mask(self, rollout: RolloutBatch) -> Tensor:
