@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+DTYPE_KEY = '`model.policy.dtype` (under AMP `optim_wrapper.dtype`)'
+"""What sets the type that a policy computes in."""
 _SHOWN = 4
 
 
@@ -36,11 +38,15 @@ def naming_samples(data_samples: Sequence[Any]) -> Iterator[None]:
     except NonFiniteError as error:
         if error.prompt is None:
             raise
-        sample = data_samples[error.prompt]
-        about = ', '.join(
-            f'{name} {value!r}' for name in ('question', 'img_path', 'sample_idx')
-            if (value := sample.get(name)) is not None)
-        raise NonFiniteError(f'{error}. The prompt: {about}', error.prompt) from error.__cause__
+        raise NonFiniteError(f'{error}. {describe_sample(data_samples[error.prompt])}',
+                             error.prompt) from error.__cause__
+
+
+def describe_sample(sample: Any) -> str:
+    """What tells a data sample's prompt from others."""
+    about = (f'{name} {value!r}' for name in ('question', 'img_path', 'sample_idx')
+             if (value := sample.get(name)) is not None)
+    return f'The prompt: {", ".join(about)}'
 
 
 @contextmanager

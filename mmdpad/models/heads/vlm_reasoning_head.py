@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
-from mmdpad.models.non_finite import NonFiniteError, diagnose
+from mmdpad.models.non_finite import DTYPE_KEY, NonFiniteError, diagnose
 from mmdpad.models.weights import check_source, load_pretrained
 from mmdpad.prompts import build_messages, well_formed
 from mmdpad.registry import MODELS
@@ -33,7 +33,6 @@ from .quantization import keep_trainable, quantization_config
 from .token_log_probs import token_log_probs
 
 _EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
-_DTYPE_KEY = '`model.policy.dtype` (under AMP `optim_wrapper.dtype`)'
 _REMEDY = 'The folder should hold the weights of the model that its config.json describes'
 
 
@@ -274,7 +273,7 @@ class VLMReasoningHead(BaseModule):
             anew = [replace(prompt, vision=None) for prompt in prompts]
             self.log_probs(anew, tokens, torch.ones_like(tokens, dtype=torch.bool))
 
-        return diagnose(self.model, again, _DTYPE_KEY)
+        return diagnose(self.model, again, DTYPE_KEY)
 
     def supervised_loss(self, prompts: Sequence[EncodedPrompt],
                         texts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -307,7 +306,7 @@ class VLMReasoningHead(BaseModule):
         if not failed:
             return
         anew = [replace(prompt, vision=None) for prompt in prompts]
-        why = diagnose(self.model, lambda: self.log_probs(anew, ids, mask), _DTYPE_KEY)
+        why = diagnose(self.model, lambda: self.log_probs(anew, ids, mask), DTYPE_KEY)
         rows = logp.isfinite().all(dim=1).logical_not().nonzero()
         if not rows.numel():
             raise NonFiniteError('The loss of a batch on another process is not finite; its '
