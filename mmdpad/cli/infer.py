@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     from mmdpad.apis.inputs import pair_queries
     from mmdpad.apis.reason_seg_inferencer import build_pipeline
     from mmdpad.datasets.transforms import pixel_limit
+    from mmdpad.models.non_finite import NonFiniteError
     MMLogger.get_current_instance().setLevel('WARNING')
     logging.disable_progress_bar()
     try:
@@ -72,7 +73,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     log = new_log(args.out_dir)
     for query in queries:
         print(f'\n{query.path}', flush=True)
-        answer = show(infer.stream(query.image, query.question), sys.stdout.isatty())
+        try:
+            answer = show(infer.stream(query.image, query.question), sys.stdout.isatty())
+        except NonFiniteError as error:
+            raise SystemExit(str(error)) from error
         print(format_answer(answer, answer.write(log)), flush=True)
     print(f'\nall answers: {log}')
 

@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     from mmdpad.engine.checkpoints import find_fault
     from mmdpad.engine.hooks.answer_store_hook import find_answers
     from mmdpad.evaluation.results import describe_results
+    from mmdpad.models.non_finite import NonFiniteError
     if args.checkpoint and (fault := find_fault(args.checkpoint)):
         raise SystemExit(f'checkpoint: {fault}')
     if args.resume:
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     try:
         runner = build_runner(cfg, training=False)
         metrics = runner.test()
-    except (DatasetError, UnsuitableConfig) as error:
+    except (DatasetError, NonFiniteError, UnsuitableConfig) as error:
         raise SystemExit(str(error)) from error
     if args.out and is_main_process():
         out = describe_results(metrics, runner.test_loop.evaluator.metrics, args.out)

@@ -57,13 +57,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     from mmdpad.datasets import DatasetError
     from mmdpad.engine.build import UnsuitableConfig, build_runner
     from mmdpad.engine.checkpoints import find_fault
+    from mmdpad.models.non_finite import NonFiniteError
     if cfg.get('load_from') and (fault := find_fault(cfg.load_from)):
         raise SystemExit(f'load_from: {fault}')
     rank = next((os.environ[name] for name in _RANKS if name in os.environ), '0')
     try:
         with lock_work_dir(cfg.work_dir) if rank == '0' else nullcontext():
             build_runner(cfg).train()
-    except (DatasetError, UnsuitableConfig) as error:
+    except (DatasetError, NonFiniteError, UnsuitableConfig) as error:
         raise SystemExit(str(error)) from error
     except OSError as error:
         if error.errno not in _UNWRITABLE:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os.path as osp
+
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
@@ -10,6 +12,7 @@ from mmdpad.datasets.reasoning_dataset import for_evaluation
 from mmdpad.registry import MODELS
 
 from .check_config import check_config
+from .checkpoints import read_meta
 from .stopping import leave_no_handler, shield_workers
 
 # mmengine's own default hooks.
@@ -33,6 +36,7 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
     """
     if problems := check_config(config, training).problems:
         raise UnsuitableConfig('\n'.join(problems))
+    said = keep_seed(config)
     # mmengine knows how to leave out a hook of its own, and asserts at None for another.
     hooks = config.get('default_hooks') or {}
     for name in [name for name, hook in hooks.items() if hook is None and name not in OWN_HOOKS]:
@@ -49,4 +53,26 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
             setattr(runner, name, dict(loader, dataset=for_evaluation(loader['dataset'])))
     shield_workers(runner)
     leave_no_handler(runner)
+    if said:
+        runner.logger.warning(said)
     return runner
+
+
+def keep_seed(config: Config) -> str | None:
+    """Have a run that is to be resumed built with the checkpoint's seed: the order of the data
+    follows from it, and mmengine takes it over only after the data loader is built.
+
+    Returns:
+        What to say where the config has another one.
+    """
+    path = config.get('load_from')
+    if not (config.get('resume') and path and osp.exists(path)):
+        return None
+    own = (config.get('randomness') or {}).get('seed')
+    seed = read_meta(path).get('seed', own)
+    config.randomness = dict(config.get('randomness') or {}, seed=seed)
+    if own in (None, seed):
+        return None
+    return (f'--resume: `randomness.seed` stays that of the checkpoint, {seed}, and is not {own} '
+            f'of the config: the order of the data and the draws go on as they were. For another '
+            f'seed start a new run from these weights by `load_from`')

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mmdpad.models.feature_cache import FeatureCache
+from mmdpad.models.non_finite import non_finite_weights
 
 
 class FrozenModule(nn.Module):
@@ -25,6 +26,12 @@ class FrozenModule(nn.Module):
         self.feature_cache = FeatureCache(cache_size)
 
     def freeze(self) -> None:
+        """Raise a ValueError if weights are NaN or infinite: what such a model gives is compared with
+        thresholds, and every comparison is false."""
+        if bad := non_finite_weights(self):
+            raise ValueError(f'{type(self).__name__} should have finite weights, but {len(bad)} '
+                             f'are NaN or infinite, for example {bad[0]}; the file is damaged, so '
+                             f'get it again')
         self.requires_grad_(False)
         self.eval()
 

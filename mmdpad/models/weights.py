@@ -361,7 +361,15 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     filename = osp.expanduser(filename)
     if not osp.isfile(filename):
         raise FileNotFoundError(f'Checkpoint {filename!r} is not there; correct the path')
-    return load_plain(filename, map_location, mmap=False)
+    return without_config(load_plain(filename, map_location, mmap=False))
+
+
+def without_config(checkpoint: Any) -> Any:
+    """A checkpoint without ``meta['config']``, the text of a config in files of mmcv's time: mmengine
+    would run it as Python code to resume from there."""
+    if isinstance(checkpoint, dict) and isinstance(meta := checkpoint.get('meta'), dict):
+        meta.pop('config', None)
+    return checkpoint
 
 
 def from_folder(loader: Any, source: str, remedy: str, **arguments: Any) -> Any:

@@ -62,3 +62,11 @@ def test_each_module_has_a_cache_of_its_own():
     first(VECTOR)
     assert len(first.feature_cache) == 1 and len(second.feature_cache) == 0
     assert not any('cache' in name for name in first.state_dict())
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_weights_that_are_not_finite_are_refused(value):
+    frozen = Frozen()
+    frozen.layers[0].bias.data[1] = value
+    with pytest.raises(ValueError, match='1 are NaN or infinite, for example layers.0.bias; the'):
+        frozen.freeze()

@@ -27,7 +27,8 @@ REMEDIES = {
         '`mmdpad run show_rollouts` what is written instead of a chain.',
     'sentences_repeat':
         'Add `RepetitionReward` to the rewards, raise '
-        '`model.train_cfg.kl_coef`, or lower the learning rate.',
+        '`model.train_cfg.kl_coef`, or lower `optim_wrapper.optimizer.lr`; `--resume` goes on with '
+        'the new values.',
     'term_saturates':
         'Make the term stricter or graded, or remove it; a format that has been learned may stay.',
     'format_is_never_right':
@@ -38,8 +39,8 @@ REMEDIES = {
         'Take the checkpoint of the best validation, and look for what is rewarded without being '
         'right by `mmdpad run show_rollouts`.',
     'not_finite':
-        'Go back to a checkpoint before this iteration and lower the learning rate or '
-        '`optim_wrapper.clip_grad.max_norm`.',
+        'Go on from a checkpoint before this iteration by `--resume CHECKPOINT`, with a lower '
+        '`optim_wrapper.optimizer.lr` or `optim_wrapper.clip_grad.max_norm`.',
 }
 METRIC = 'reasonseg/giou'
 
@@ -66,7 +67,8 @@ class AlarmHook(Hook):
 
     Values are means over the last ``window`` iterations, "at first" over the first ones; before a
     window is full nothing but ``not_finite`` can go off. Values that are missing or not finite
-    are left out of means. All this is kept in checkpoints, so a resumed run goes on with it.
+    are left out of means. All this is kept in checkpoints, so a resumed run goes on with it; with
+    other arguments than before it may warn again of what has been reported.
 
     Args:
         window: Iterations of a window.
@@ -102,12 +104,18 @@ class AlarmHook(Hook):
         self.chain_share, self.empty_share, self.repetition = chain_share, empty_share, repetition
         self.flat_std, self.giou_drop = flat_std, giou_drop
         self.stop = names
-        self.history = _no_history()
+        self.settings = [window, chain_share, empty_share, repetition, flat_std, giou_drop,
+                         sorted(names)]
+        self.history = self._new_history()
 
     def before_train(self, runner: Runner) -> None:
         """Start, or go on with the history of the checkpoint that is resumed."""
         kept = runner.message_hub.get_info('alarms') if runner.iter else None
-        self.history = kept or _no_history()
+        self.history = kept or self._new_history()
+        if self.history.get('settings', self.settings) != self.settings:
+            self.history['reported'].clear()
+            del self.history['first'][self.window:]
+        self.history['settings'] = self.settings
         runner.message_hub.update_info('alarms', self.history)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
@@ -116,7 +124,7 @@ class AlarmHook(Hook):
         row = {name: torch.as_tensor(value).item() for name, value in (outputs or {}).items()}
         row['iter'] = runner.iter + 1
         first, recent = self.history['first'], self.history['recent']
-        if len(first) < self.window:
+        if row['iter'] <= self.window:
             first.append(row)
         recent.append(row)
         del recent[:-self.window]
@@ -140,6 +148,10 @@ class AlarmHook(Hook):
         validations = self.history['validations']
         validations.append(dict(iter=runner.iter, giou=float(giou), reward=reward))
         self._report(runner, 'reward_hacking', reward_hacking(validations, self.giou_drop))
+
+    def _new_history(self) -> dict[str, list]:
+        """Plain lists, because checkpoints hold them."""
+        return dict(first=[], recent=[], validations=[], reported=[], settings=self.settings)
 
     def _report(self, runner: Runner, alarm: str, findings: Findings) -> None:
         for subject, seen in findings.items():
@@ -223,8 +235,3 @@ def mean_of(rows: Rows, name: str) -> float | None:
 
 def _span(rows: Rows) -> str:
     return f'iterations {rows[0]["iter"]}-{rows[-1]["iter"]}'
-
-
-def _no_history() -> dict[str, list]:
-    """Plain lists, because checkpoints hold them."""
-    return dict(first=[], recent=[], validations=[], reported=[])

@@ -42,6 +42,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Go on with the files of the run that is resumed, and tidy up after it."""
+        self._forget_another_best(runner)
         super().before_train(runner)
         self.file_backend = _LateRemoval(self.file_backend)
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')
@@ -66,6 +67,19 @@ class AtomicCheckpointHook(CheckpointHook):
         """The end has come by itself."""
         super().after_train(runner)
         self._stop.forget()
+
+    def _forget_another_best(self, runner: Runner) -> None:
+        """mmengine keeps one best score, whatever it is the best of."""
+        hub = runner.message_hub
+        own = None if self.save_best is None else [
+            list(pair) for pair in zip(self.key_indicators, self.rules, strict=True)]
+        before = hub.get_info('best_of', own)
+        if before != own:
+            runner.logger.warning(f'The best score so far is by {before}, and `save_best` is now '
+                                  f'{own}: the next validation is the first that counts')
+            for name in [name for name in hub.runtime_info if name.startswith('best_')]:
+                hub.pop_info(name)
+        hub.update_info('best_of', own)
 
     def _end_if_told(self, runner: Runner, step: int) -> None:
         if self.by_epoch or not self._stop.anywhere():

@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from mmdpad.engine.build import UnsuitableConfig
+from mmdpad.engine.resuming import apply_config, describe_changes, fit_optimizer, say_changes
 from mmdpad.registry import HOOKS
 
 RandomState = dict[str, Any]
@@ -32,21 +35,39 @@ class ExactResumeHook(Hook):
       again if it was no improvement, since no checkpoint is written after such a one.
     - A run that is at its end already trains no further, and says so.
 
-    For iteration-based training; other loops are left alone.
+    This is for iteration-based training; other loops are left alone.
+
+    Where the config has other settings than the checkpoint, with whatever loop, the config's apply
+    from there on, and each is logged: also those of the optimizer and the schedule, which mmengine
+    alone would take from the checkpoint (:func:`mmdpad.engine.resuming.apply_config`).
     """
 
     priority = 'LOW'  # after all that draws, before checkpoints are written
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse to resume from weights alone, which would train on with a new optimizer.
+        """Before anything of it is loaded: refuse to resume from weights alone, which would train
+        on with a new optimizer, or with another type of optimizer; and have the config's settings
+        apply.
 
         Raises:
-            ValueError: The run is to be resumed, and the checkpoint has no optimizer.
+            UnsuitableConfig: The run is to be resumed, and the checkpoint has no optimizer, or none
+                that fits the config.
         """
-        if getattr(runner, '_resume', False) and 'optimizer' not in checkpoint:
-            raise ValueError('A checkpoint to resume from should hold the optimizer, but this one '
-                             'does not, as the best-so-far ones (best_*.pth); resume from '
-                             'iter_*.pth, or start a new run from these weights by `load_from`')
+        if not getattr(runner, '_resume', False):
+            return
+        if 'optimizer' not in checkpoint:
+            raise UnsuitableConfig(
+                'A checkpoint to resume from should hold the optimizer, but this one does not, as '
+                'the best-so-far ones (best_*.pth); resume from iter_*.pth, or start a new run '
+                'from these weights by `load_from`')
+        wrapper = runner.optim_wrapper
+        if not isinstance(wrapper, OptimWrapper):  # several of them
+            return
+        then, now = checkpoint['meta'].get('cfg'), runner.cfg.pretty_text
+        fit_optimizer(checkpoint['optimizer'], wrapper, then, now)
+        for line in apply_config(checkpoint, wrapper, runner.param_schedulers):
+            runner.logger.warning(f'--resume: {line}, which applies from here on')
+        say_changes(describe_changes(then, now), runner.logger)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: dict | None = None) -> None:

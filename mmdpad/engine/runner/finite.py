@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
+from functools import wraps
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
+from mmengine.optim import OptimWrapper
 from torch.distributed.tensor import DTensor
 
 from mmdpad.structures import RolloutBatch
@@ -17,9 +21,40 @@ class StepRefused(Exception):
     """The gradients of a step are not finite; weights and optimizer are as they were."""
 
 
-def refuse_non_finite(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """For ``optimizer.register_step_pre_hook``: lets no NaN or infinity into the weights and the
-    optimizer's state, which would never leave them. Gradients whose norm overflows count, too.
+@contextmanager
+def refused_steps(wrapper: OptimWrapper) -> Iterator[None]:
+    """Within the block the wrapper's ``step`` begins with :func:`refuse_non_finite`, before gradients
+    are clipped and before a loss scaler skips steps by itself and in silence."""
+    step = wrapper.step
+
+    @wraps(step)  # by an attribute of it mmengine's schedulers know theirs
+    def checked(**kwargs: Any) -> None:
+        refuse_non_finite(wrapper.optimizer)
+        step(**kwargs)
+
+    wrapper.step = checked
+    try:
+        yield
+    finally:
+        wrapper.step = step
+
+
+def lower_loss_scale(wrapper: OptimWrapper) -> bool:
+    """After a refused step, with its gradients still there: have a loss scaler go on as after a step
+    that it skips. Returns whether the scale may have been too large, which is how the scaler finds
+    one for float16; bfloat16 has float32's range."""
+    scaler = getattr(wrapper, 'loss_scaler', None)
+    if scaler is None or not scaler.is_enabled():
+        return False
+    before = scaler.get_scale()
+    scaler.unscale_(wrapper.optimizer)
+    scaler.update(wrapper._scale_update_param)
+    return wrapper.cast_dtype is not torch.bfloat16 and 1 < before > scaler.get_scale()
+
+
+def refuse_non_finite(optimizer: torch.optim.Optimizer) -> None:
+    """Lets no NaN or infinity into the weights and the optimizer's state, which would never leave
+    them. Gradients whose norm overflows count, too.
 
     Raises:
         StepRefused: On every process, if it is so on any.

@@ -17,6 +17,13 @@ from torch import Tensor
 
 from mmdpad.engine.strategies import gathered, is_sharded, read_weights, shard_as
 from mmdpad.engine.unwrap import unwrap
+from mmdpad.models.non_finite import (
+    DTYPE_KEY,
+    NonFiniteError,
+    describe_sample,
+    explain,
+    watched_outputs,
+)
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
 from mmdpad.rewards import RewardComposition
@@ -24,7 +31,7 @@ from mmdpad.rl import LossScale, approximate_kl, check_estimator, compute_advant
 from mmdpad.structures import RolloutBatch
 
 from .encoding import build_encoding_dataloader, check_training_data
-from .finite import StepRefused, refuse_non_finite, save_rollout
+from .finite import StepRefused, lower_loss_scale, refused_steps, save_rollout
 from .rollout_stats import describe_rollout
 from .settings import find_wrong_settings
 
@@ -56,7 +63,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             without a signal. 0 keeps every group.
         max_skipped_steps: An optimizer step whose gradients are NaN or infinite is skipped and
             counted (``skipped_steps``, their share in an iteration); more than this many in a row
-            end the run, and the last batch is kept as ``not_finite_iter_N_rank_R.pth``.
+            end the run, and the last batch is kept as ``not_finite_iter_N_rank_R.pth``. Steps by
+            which a loss scaler finds a scale for float16 do not count here.
     """
 
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
@@ -98,12 +106,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self._check_settings()
         self._settle_reference()
         self._settle_resumed_state()
-        # Of an AMP wrapper with a loss scale the scaler skips such steps by itself.
-        hook = self.runner.optim_wrapper.optimizer.register_step_pre_hook(refuse_non_finite)
-        try:
+        with refused_steps(self.runner.optim_wrapper):
             return super().run()
-        finally:
-            hook.remove()
 
     def run_iter(self, data_batch: dict) -> None:
         """Rollout, rewards, advantages, update, log."""
@@ -213,7 +217,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         totals = torch.tensor([LossScale.of(self.model.loss_mask(part)) for part in parts],
                               dtype=torch.float64).sum(dim=0)
         all_reduce(totals, 'mean')
-        logs = []
+        logs, skipped = [], 0.0
         try:
             for part in passes:
                 if part.loss_scale is None:
@@ -223,10 +227,12 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                 logs.append({name: value.item() for name, value in scalars.items()})
             self.skipped_in_a_row = 0
         except StepRefused:  # in the last pass, which has no log then
+            skipped = 1.0
+            searching = lower_loss_scale(wrapper)
             wrapper.zero_grad()
-            self._count_skipped(parts)
-        return (_mean_by_name(logs[len(fillers):])
-                | dict(skipped_steps=float(self.skipped_in_a_row > 0)))
+            if not searching:
+                self._count_skipped(parts)
+        return _mean_by_name(logs[len(fillers):]) | dict(skipped_steps=skipped)
 
     def _count_skipped(self, parts: list[RolloutBatch]) -> None:
         self.skipped_in_a_row += 1
@@ -238,11 +244,30 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         path = osp.join(self.runner.log_dir,
                         f'not_finite_iter_{self._iter + 1}_rank_{get_rank()}.pth')
         save_rollout(RolloutBatch.concatenate(parts), path)
-        raise FloatingPointError(
+        first = self._iter + 1 - (self.skipped_in_a_row - 1) // self.updates
+        raise NonFiniteError(
             f'the gradients of {self.skipped_in_a_row} steps in a row were not finite, more than '
             f'`train_cfg.max_skipped_steps` ({self.max_skipped_steps}); the last batch is in '
-            f'{path}, its responses in rollouts.jsonl. Lower the learning rate or '
-            f'`optim_wrapper.clip_grad.max_norm` and go on by --resume from the last checkpoint')
+            f'{path}, its responses in rollouts.jsonl. {self._explain_non_finite(parts)}. To go '
+            f'on: --resume CHECKPOINT with one of before iteration {first}, and a lower '
+            f'`optim_wrapper.optimizer.lr`')
+
+    def _explain_non_finite(self, parts: list[RolloutBatch]) -> str:
+        """Where NaN and infinity begin: the forward passes over micro-batches once more, by all
+        processes together."""
+        model, found, about = self.model, list[str](), ''
+        with watched_outputs(model.policy.model) as seen, self.runner.optim_wrapper.optim_context(
+                self.runner.model):
+            for part in [*parts, *self._fillers(parts)]:
+                logp, _ = model.log_probs(part)
+                rows = logp.isfinite().all(dim=1).logical_not().nonzero()
+                if rows.numel() and not about:
+                    sample = part.data_samples[int(rows[0]) // part.group_size]
+                    found, about = list(seen), f' {describe_sample(sample)}'
+        if not about:
+            return ('The forward pass is finite on this process, so that the gradients overflow '
+                    'on the way back, or another process has the fault')
+        return f'{explain(model.policy.model, found, DTYPE_KEY)}.{about}'
 
     def _fillers(self, parts: list[RolloutBatch]) -> list[RolloutBatch]:
         """What makes the number of passes that of the process with the most, where the weights
@@ -278,11 +303,12 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def _settle_reference(self) -> None:
         """Make the reference equal to the start policy, whether fresh, loaded or resumed."""
         reference, hub = self.model.reference, self.runner.message_hub
+        if self._iter == 0:  # also without a reference, which a resumed run may have
+            hub.update_info('start_checkpoint', self.runner._load_from)
         if reference is None:
             return
         if self._iter == 0:
             reference.load_state_dict(self.model.policy.state_dict())
-            hub.update_info('start_checkpoint', self.runner._load_from)
         elif hub.get_info('start_checkpoint'):
             # `load_from` replaced the config's weights before the first run; do it again.
             state, prefix = read_weights(hub.get_info('start_checkpoint')), 'policy.'

@@ -27,15 +27,16 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
+from mmdpad.engine.checkpoints import PLAIN_FILE
+from mmdpad.engine.resuming import fit_optimizer
 from mmdpad.models.precision import read_dtype
 from mmdpad.models.segmentors import ReasoningSegmentor
-from mmdpad.models.weights import load_plain
+from mmdpad.models.weights import load_plain, without_config
 from mmdpad.registry import STRATEGIES
 from mmdpad.utils.files import UNFINISHED, atomic_file
 
 from .sharding import shard_as, whole
 
-PLAIN_FILE = 'plain.pth'
 _OPTIMIZER = 'optimizer.'  # opens the names of its tensors
 
 
@@ -119,11 +120,12 @@ class FSDP2Strategy(DDPStrategy):
         if not osp.isdir(filename):
             return super().load_checkpoint(filename, callback=callback, **kwargs)
         self.logger.info(f'Load checkpoint from {filename}')
-        checkpoint = load_plain(osp.join(filename, PLAIN_FILE), mmap=False)
+        checkpoint = without_config(load_plain(osp.join(filename, PLAIN_FILE), mmap=False))
         optimizer = checkpoint.get('optimizer')
         state = self.model.state_dict()
         parts = self._distinct(state)
         if optimizer is not None and hasattr(self, 'optim_wrapper'):
+            fit_optimizer(optimizer, self.optim_wrapper)
             parameters = self._parameters()
             for number, name in sharded_entries(optimizer):
                 optimizer['state'][number][name] = torch.zeros_like(parameters[number])

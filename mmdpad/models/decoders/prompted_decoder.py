@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmdpad.models.frozen import FrozenModule
 from mmdpad.models.in_parts import in_parts
+from mmdpad.models.non_finite import NonFiniteError, diagnose
 
 from .prompts import check_prompts, clip_prompts
 
@@ -37,6 +38,7 @@ class PromptedDecoder(FrozenModule, ABC):
 
         Raises:
             ValueError: See :func:`check_prompts`.
+            NonFiniteError: A score is NaN or infinite, so a mask would be empty or arbitrary.
         """
         boxes, points = check_prompts(image, boxes, points)
         if not len(boxes):
@@ -46,6 +48,16 @@ class PromptedDecoder(FrozenModule, ABC):
         parts = in_parts(lambda part: self.segment(image, boxes[part], points[part]), len(boxes),
                          f'The decoder ({type(self).__name__})', _AT_ONCE)
         masks, scores = map(torch.cat, zip(*parts, strict=True))
+        rows = scores.isfinite().logical_not().nonzero()
+        if rows.numel():
+            row = int(rows[0])
+            part = slice(row, row + 1)
+            self.feature_cache.clear()  # so that the image is looked at again
+            raise NonFiniteError(
+                f'The decoder ({type(self).__name__}) should give finite scores, but that of box '
+                f'{[round(x, 1) for x in boxes[row].tolist()]} is {float(scores[row])}. '
+                + diagnose(self, lambda: self.segment(image, boxes[part], points[part]),
+                           '`model.decoder.dtype`'))
         return masks, scores
 
     @abstractmethod

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import open_clip
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmdpad.models.frozen import FrozenModule
 from mmdpad.models.in_parts import in_parts
+from mmdpad.models.non_finite import NonFiniteError, diagnose
 from mmdpad.registry import MODELS
 
 from .caption_tokens import CaptionTokens
@@ -79,6 +80,9 @@ class CLIPDiscriminator(FrozenModule):
         Returns:
             (P, N) float32 cosines in [-1, 1] on the CPU. The column of a caption that is missing,
             says nothing or is longer than the model's context is NaN.
+
+        Raises:
+            NonFiniteError: Features are NaN or infinite.
         """
         texts = [text for text in dict.fromkeys(captions) if self.tokens.fits(text)]
         cosines = torch.full((len(pictures), len(texts) + 1), math.nan)  # the last: unusable
@@ -100,15 +104,29 @@ class CLIPDiscriminator(FrozenModule):
         def encode(part: slice) -> Tensor:
             return _unit(self.clip.encode_image(pixels[part].to(self.device, self._input_dtype)))
 
-        return [feature.clone() for features in in_parts(encode, len(pictures), _NAME, most)
-                for feature in features]
+        features = torch.cat(in_parts(encode, len(pictures), _NAME, most))
+        self._check(features, encode, 'a picture')
+        return [feature.clone() for feature in features]
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
         """Unit vectors (len(texts), D), float32, on the CPU."""
         tokens = self.tokens(texts)
-        return torch.cat(in_parts(
-            lambda part: _unit(encode_text(self.clip, tokens[part].to(self.device))),
-            len(tokens), _NAME))
+
+        def encode(part: slice) -> Tensor:
+            return _unit(encode_text(self.clip, tokens[part].to(self.device)))
+
+        features = torch.cat(in_parts(encode, len(tokens), _NAME))
+        self._check(features, encode, 'a caption')
+        return features
+
+    def _check(self, features: Tensor, encode: Callable[[slice], Tensor], what: str) -> None:
+        """A cosine that is NaN would be taken for that of a caption without any."""
+        rows = features.isfinite().all(dim=1).logical_not().nonzero()
+        if rows.numel():
+            row = int(rows[0])
+            raise NonFiniteError(
+                f'{_NAME} should have finite features of {what}, but they are not. '
+                + diagnose(self.clip, lambda: encode(slice(row, row + 1)), '`precision`'))
 
 
 def _cosines(images: list[Tensor], texts: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
+from mmdpad.models.non_finite import DTYPE_KEY, NonFiniteError, diagnose
 from mmdpad.models.precision import read_dtype
 from mmdpad.models.weights import load_pretrained
 from mmdpad.prompts import build_messages, well_formed
@@ -262,6 +264,24 @@ class VLMReasoningHead(BaseModule):
                            for value in values)
         return logp, entropies
 
+    def explain_non_finite(self, prompts: Sequence[EncodedPrompt], ids: Tensor) -> str:
+        """Why the logits behind tokens are NaN or infinite: see
+        :func:`mmdpad.models.non_finite.diagnose`.
+
+        Args:
+            prompts: B prompts.
+            ids: (B, t) long, the tokens behind them.
+        """
+        def again() -> None:
+            # Any token behind them has the logits in question.
+            ends = ids.new_full((len(ids), 1), self.end_tokens[0])
+            tokens = torch.cat([ids, ends], dim=1)
+            # A tower that is not trained would not look at the images again.
+            anew = [replace(prompt, vision=None) for prompt in prompts]
+            self.log_probs(anew, tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+        return diagnose(self.model, again, DTYPE_KEY)
+
     def supervised_loss(self, prompts: Sequence[EncodedPrompt],
                         texts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross entropy of given responses, over all tokens of the batch (end tokens too).
@@ -273,12 +293,34 @@ class VLMReasoningHead(BaseModule):
         Returns:
             The scalar loss in nats per token, and scalars for the log: ``perplexity`` and
             ``response_tokens`` (mean length).
+
+        Raises:
+            NonFiniteError: The loss is NaN or infinite, on this process or another one.
         """
         ids, mask = self.encode_responses(texts)
         logp, _ = self.log_probs(prompts, ids, mask)
         loss = -logp.sum() / mask.sum()
+        self._check_loss(loss, prompts, ids, mask, logp)
         return loss, dict(perplexity=loss.detach().exp(),
                           response_tokens=mask.sum(dim=1).float().mean())
+
+    def _check_loss(self, loss: Tensor, prompts: Sequence[EncodedPrompt], ids: Tensor,
+                    mask: Tensor, logp: Tensor) -> None:
+        """Raise on all processes if a loss is not finite on one: each repeats its pass, since those
+        of a sharded model wait for each other."""
+        failed = loss.detach().isfinite().logical_not().float()
+        all_reduce(failed, 'max')
+        if not failed:
+            return
+        anew = [replace(prompt, vision=None) for prompt in prompts]
+        why = diagnose(self.model, lambda: self.log_probs(anew, ids, mask), DTYPE_KEY)
+        rows = logp.isfinite().all(dim=1).logical_not().nonzero()
+        if not rows.numel():
+            raise NonFiniteError('The loss of a batch on another process is not finite; its '
+                                 'message says why')
+        prompt = int(rows[0]) * len(prompts) // len(ids)
+        raise NonFiniteError(f'The log-probabilities of the given response to prompt {prompt} of '
+                             f'the batch are not finite. {why}', prompt)
 
     def _load_model(self, source: str, dtype: str, **arguments: Any) -> PreTrainedModel:
         return load_pretrained(

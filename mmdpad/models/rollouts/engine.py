@@ -13,8 +13,10 @@ from transformers import LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.non_finite import NonFiniteError
 
 from .sampling import (
+    NonFiniteLogits,
     Responses,
     Sampling,
     cut_responses,
@@ -86,15 +88,27 @@ class DrawingEngine(RolloutEngine):
 
     def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                how: Sampling) -> Responses:
-        """See :class:`RolloutEngine`."""
+        """See :class:`RolloutEngine`.
+
+        Raises:
+            NonFiniteError: Logits are NaN or infinite; those of forbidden tokens aside.
+        """
         draws, warp = None, LogitsProcessorList()
         if how.temperature > 0:
             draws = uniform_draws(how.seed, how.prompt_numbers, how.group_size,
                                   how.max_new_tokens).to(head.device)
             warp = warpers(how.temperature, how.top_k, how.top_p)
         with evaluating(head.model):
-            ids, logp = self.generate(head, prompts, how.group_size, how.max_new_tokens, draws,
-                                      warp)
+            try:
+                ids, logp = self.generate(head, prompts, how.group_size, how.max_new_tokens, draws,
+                                          warp)
+            except NonFiniteLogits as found:
+                prompt = found.row // how.group_size
+                raise NonFiniteError(
+                    f'The logits of token {len(found.ids) + 1} of the response to prompt {prompt} '
+                    f'of the batch are not finite. '
+                    f'{head.explain_non_finite([prompts[prompt]], found.ids[None])}',
+                    prompt) from None
         return cut_responses(ids, head.end_tokens, head.pad_token, logp)
 
     @abstractmethod
@@ -113,4 +127,7 @@ class DrawingEngine(RolloutEngine):
         Returns:
             (N, R) long, R at most ``max_new_tokens``, and the log-probabilities (N, R) of
             :class:`Responses`, or None.
+
+        Raises:
+            NonFiniteLogits: Instead of a token chosen by logits that are NaN or infinite.
         """

@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from mmdpad.models.heads import VLMReasoningHead
@@ -15,7 +21,7 @@ from mmdpad.models.heads.prompt_encoder import EncodedPrompt, collate_images, co
 from mmdpad.registry import ROLLOUTS
 
 from .engine import DrawingEngine
-from .sampling import draw_tokens
+from .sampling import NonFiniteLogits, draw_tokens
 
 
 @ROLLOUTS.register_module()
@@ -36,7 +42,8 @@ class HFRollout(DrawingEngine):
         batch = collate_text(prompts, config.pad_token_id, head.device)
         batch['pixel_values'], _ = collate_images(prompts, head.device)
         length = batch['input_ids'].shape[1]
-        processors = LogitsProcessorList(warp)
+        faults = NonFiniteRows(head.end_tokens, length)
+        processors = LogitsProcessorList([faults, *warp])
         if draws is not None:
             processors.append(InverseTransformSampling(draws, length))
         streamer = None if self.watcher is None else NewTokens(self.watcher)
@@ -46,11 +53,46 @@ class HFRollout(DrawingEngine):
         try:
             with torch.random.fork_rng(devices=devices):
                 sequences = model.generate(**batch, generation_config=config,
-                                           logits_processor=processors, streamer=streamer)
+                                           logits_processor=processors, streamer=streamer,
+                                           stopping_criteria=StoppingCriteriaList(
+                                               [AtNonFiniteRows(faults)]))
         finally:
             model.generation_config = folder_defaults
             model.model.rope_deltas = None
+        if (rows := faults.rows.nonzero()).numel():
+            row = int(rows[0])
+            raise NonFiniteLogits(row, sequences[row, length:-1])
         return sequences[:, length:], None
+
+
+class NonFiniteRows(LogitsProcessor):
+    """Leaves scores as they are, and notes on the device which rows have none to be chosen.
+
+    Args:
+        ends: End tokens; a row that has one behind its prompt does not count.
+        prompt_length: Tokens of the padded prompts.
+    """
+
+    def __init__(self, ends: Sequence[int], prompt_length: int) -> None:
+        self.ends = ends
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(N, V) logits, unchanged; ``rows`` (N,) bool."""
+        ends = torch.tensor(self.ends, device=input_ids.device)
+        ended = torch.isin(input_ids[:, self.prompt_length:], ends).any(dim=1)
+        self.rows = ~(scores.amax(dim=-1).isfinite() | ended)
+        return scores
+
+
+class AtNonFiniteRows(StoppingCriteria):
+    """Ends all of ``generate`` behind a step with such rows, by its own look at what goes on."""
+
+    def __init__(self, faults: NonFiniteRows) -> None:
+        self.faults = faults
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        return self.faults.rows.any().expand(len(input_ids))
 
 
 class InverseTransformSampling(LogitsProcessor):
@@ -67,7 +109,9 @@ class InverseTransformSampling(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(N, V) logits -> 0 for the drawn token, -inf for the others."""
-        token = draw_tokens(scores, self.draws[:, input_ids.shape[1] - self.prompt_length])
+        token = draw_tokens(scores, self.draws[:, input_ids.shape[1] - self.prompt_length],
+                            scores.amax(dim=-1))
+        token = token.clamp(max=scores.shape[1] - 1)  # where no token can be drawn
         return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
 
 

@@ -67,17 +67,33 @@ def uniform_draws(seed: int | Sequence[int], prompt_numbers: Sequence[int], grou
         for number in prompt_numbers for g in range(group_size)]))
 
 
-def draw_tokens(scores: Tensor, draws: Tensor) -> Tensor:
+class NonFiniteLogits(Exception):
+    """For an engine that has met them.
+
+    Args:
+        row: Which sample.
+        ids: (t,) long, the sample's tokens before them.
+    """
+
+    def __init__(self, row: int, ids: Tensor) -> None:
+        super().__init__(row)
+        self.row = row
+        self.ids = ids
+
+
+def draw_tokens(scores: Tensor, draws: Tensor, highest: Tensor) -> Tensor:
     """Inverse-transform sampling: the first token whose cumulative probability exceeds the draw.
 
     Args:
         scores: (N, V) float32 logits; -inf for what cannot be drawn.
         draws: (N,) float64 in [0, 1).
+        highest: (N,), of each row of scores; finite if and only if no score is NaN or inf and some
+            token can be drawn.
 
     Returns:
-        (N,) long.
+        (N,) long; V where ``highest`` is not finite.
     """
-    weights = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+    weights = (scores - highest[:, None]).exp()
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     # Rounding must not lift a draw to the total, behind the last token that is possible.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,7 @@ from .agreement import check_agreement
 from .engine import DrawingEngine
 from .packed_linear import packed_linears
 from .prefix_cache import PrefillRow, PrefixCache
-from .sampling import draw_tokens
+from .sampling import NonFiniteLogits, draw_tokens
 
 
 @ROLLOUTS.register_module()
@@ -92,14 +93,20 @@ class SharedPrefixRollout(DrawingEngine):
             logp = torch.zeros(ids.shape, device=head.device)
         samples, goes_on = torch.arange(len(ids), device=head.device), torch.ones_like(starts) > 0
         for step in range(max_new_tokens):
-            tokens = choice(logits, samples, step)
+            tokens, highest = choice(logits, samples, step)
             ids[samples, step] = tokens
+            # One number, so that a device is waited for once a step: how many samples go on, NaN
+            # if what one of them has got is no token.
+            faults = highest.where(goes_on, 0.0) * 0
+            goes_on &= ~torch.isin(tokens, ends)
+            active = float(goes_on.sum() + faults.sum())
+            if math.isnan(active):
+                row = int(samples[faults.isnan().nonzero()[0, 0]])
+                raise NonFiniteLogits(row, ids[row, :step])
             if self.watcher is not None:
                 self.watcher(tokens)
             if logp is not None:
                 logp[samples, step] = choice.log_probs(logits, tokens)
-            goes_on &= ~torch.isin(tokens, ends)
-            active = int(goes_on.sum())
             if not active:
                 return ids[:, :step + 1], None if logp is None else logp[:, :step + 1]
             if active <= 0.75 * len(samples) and not self.compiled:
@@ -146,12 +153,16 @@ class TokenChoice:
         self.draws = draws
         self.warp = warp
 
-    def __call__(self, logits: Tensor, samples: Tensor, step: int) -> Tensor:
-        """Logits (A, V) of samples (A,) -> (A,) long tokens, their number ``step``."""
+    def __call__(self, logits: Tensor, samples: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Logits (A, V) of samples (A,) -> (A,) long tokens, their number ``step``, and the
+        highest scores (A,), which are not finite where there is none to be chosen."""
         scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
         if self.draws is None:
-            return scores.argmax(dim=-1)
-        return draw_tokens(self.warp(None, scores), self.draws[samples, step])
+            highest, tokens = scores.max(dim=-1)
+            return tokens, highest
+        scores = self.warp(None, scores)
+        highest = scores.amax(dim=-1)
+        return draw_tokens(scores, self.draws[samples, step], highest), highest
 
     def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Those of tokens (A,) long under logits (A, V), as of :class:`Responses`: (A,) float32."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.named_weights import check_handover, named_weights, weights_version
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.registry import ROLLOUTS
 
 from .engine import RolloutEngine
@@ -80,6 +82,7 @@ class VLLMRollout(RolloutEngine):
             ValueError: Prompts and responses have more than ``max_model_len`` tokens, or weights
                 are of a kind that cannot be handed over.
             RuntimeError: vLLM made another prompt, or did not take all weights.
+            NonFiniteError: vLLM chose a token by logits that are NaN or infinite.
         """
         if (needed := max(map(len, prompts)) + how.max_new_tokens) > self.max_model_len:
             raise ValueError(f'`rollout_engine.max_model_len` should be at least {needed}, the '
@@ -91,7 +94,7 @@ class VLLMRollout(RolloutEngine):
                      top_k=how.top_k)
         settings = dict(
             **(drawn if draws else greedy), max_tokens=how.max_new_tokens,
-            stop_token_ids=head.end_tokens, logprobs=0 if records else None, detokenize=False,
+            stop_token_ids=head.end_tokens, logprobs=0, detokenize=False,
             logit_bias={token: _NEVER for token in head.vision_token_ids})
         # An AMP context around the rollout is none of the engine's business.
         with torch.autocast(head.device.type, enabled=False):
@@ -103,6 +106,7 @@ class VLLMRollout(RolloutEngine):
                  for number in how.prompt_numbers], use_tqdm=False)
             self._sleep()
         check_prompts(prompts, outputs)
+        check_log_probs(outputs)
         return read_outputs(outputs, 1 if draws else how.group_size,
                             head.pad_token, records, head.device)
 
@@ -179,6 +183,20 @@ def check_prompts(prompts: Sequence[EncodedPrompt], outputs: Sequence[Any]) -> N
                 f'vLLM should see the prompt that the policy has, but prompt {number} has '
                 f'{len(own)} tokens here and {len(seen)} other ones there; see that vLLM reads the '
                 f'same processor files, and that `engine_options` do not change the image')
+
+
+def check_log_probs(outputs: Sequence[Any]) -> None:
+    """Raise a :class:`NonFiniteError` if a chosen token has no log-probability: vLLM says nothing of
+    logits that are NaN, and takes some token."""
+    for number, output in enumerate(outputs):
+        for row in output.outputs:
+            for place, (token, at) in enumerate(zip(row.token_ids, row.logprobs, strict=True)):
+                if not math.isfinite(at[token].logprob):
+                    raise NonFiniteError(
+                        f'vLLM\'s logits of token {place + 1} of a response to prompt {number} of '
+                        f'the batch are not finite. See whether the policy\'s own are, by '
+                        f"`rollout_engine=dict(type='SharedPrefixRollout')`, which says where it "
+                        f'begins; if they are finite, set `rollout_engine.dtype` to another type', number)
 
 
 def read_outputs(outputs: Sequence[Any], repeats: int, pad_token: int, records: bool,

@@ -15,6 +15,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdpad.models.heads.lora import SCALING, adapter_scaling, check_scaling
+from mmdpad.models.non_finite import naming_samples
 from mmdpad.models.precision import find_untrainable_weights
 from mmdpad.models.weights import LoadReport
 from mmdpad.prompts import (
@@ -145,7 +146,8 @@ class ReasoningSegmentor(BaseDetector):
                 **sampling: Any) -> RolloutBatch:
         """:meth:`rollout` within a forward pass: FSDP2 takes a call of that for one of its own."""
         prompts = self._encode(inputs, data_samples)
-        responses = self.rollout_engine(self.policy, prompts, **sampling)
+        with naming_samples(data_samples):
+            responses = self.rollout_engine(self.policy, prompts, **sampling)
         texts = self.policy.decode(responses.ids.where(responses.mask, self.policy.pad_token))
         group_size = sampling.get('group_size', 1)
         parsed = [self._parse(text, inputs['prompt_image'][n // group_size])
@@ -238,7 +240,9 @@ class ReasoningSegmentor(BaseDetector):
                 raise ValueError(f'`coordinates` of `ComposeResponse` should be {own!r}, which the '
                                  f'policy writes, but got {given!r}; set them so')
         prompts = self._encode(inputs, data_samples)
-        loss, scalars = self.policy.supervised_loss(prompts, [s.response for s in data_samples])
+        with naming_samples(data_samples):
+            loss, scalars = self.policy.supervised_loss(prompts,
+                                                        [s.response for s in data_samples])
         return {'loss': loss, **scalars}
 
     def loss_mask(self, rollout: RolloutBatch) -> Tensor:

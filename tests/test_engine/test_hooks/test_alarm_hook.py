@@ -202,3 +202,22 @@ def test_stop_ends_a_run_and_a_resumed_one_remembers(tiny_config, tmp_path):
     history = resumed.message_hub.get_info('alarms')
     assert [row['iter'] for row in history['first'] + history['recent']] == [1, 2, 3, 4]
     assert 'Alarm' not in next(Path(resumed.log_dir).glob('*.log')).read_text()
+
+
+@pytest.mark.parametrize('change, again', [(dict(), 0), (dict(stop=['not_finite']), 1),
+                                           (dict(window=2), 1), (dict(window=5), 1)])
+def test_with_other_arguments_a_resumed_run_may_warn_again(change, again, caplog):
+    runner = play(AlarmHook(window=3), [{}] * 4 + [{'loss': math.nan}])
+    caplog.clear()
+    hook = AlarmHook(**{'window': 3, **change})
+    play(hook, [{'loss': math.nan}], runner=runner)
+    assert len([text for text in caplog.messages if 'Alarm not_finite' in text]) == again
+    assert runner.train_loop.stop_training == bool(change.get('stop'))
+    assert [row['iter'] for row in hook.history['first']] == [1, 2, 3][:hook.window]
+
+
+def test_a_window_that_grows_takes_no_late_iterations_for_the_first():
+    runner = play(AlarmHook(window=2), [{}] * 6)
+    hook = AlarmHook(window=4)
+    play(hook, [{}] * 2, runner=runner)
+    assert [row['iter'] for row in hook.history['first']] == [1, 2]

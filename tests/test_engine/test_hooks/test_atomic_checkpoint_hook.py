@@ -1,15 +1,19 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import logging
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from mmdpad.engine.checkpoints import find_whole_checkpoint
+from mmdpad.engine.hooks import AtomicCheckpointHook
 
 
 class Toy(BaseModel):
@@ -174,3 +178,24 @@ def test_a_failure_leaves_the_old_file(tmp_path):
         file.write(b'new')
         raise KeyError
     assert (tmp_path / 'a').read_bytes() == b'old' and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize('kept, own, forgotten', [
+    ([['giou', 'greater']], ('giou', 'greater'), False),
+    ([['giou', 'greater']], ('ciou', 'greater'), True),
+    ([['giou', 'greater']], ('giou', 'less'), True),
+    (None, ('giou', 'greater'), False)], ids=['same', 'metric', 'rule', 'older'])
+def test_a_best_score_of_something_else_is_forgotten(tmp_path, caplog, kept, own, forgotten):
+    """A resumed run that would compare cIoU with the best gIoU might never find a best one."""
+    hub = MessageHub(f'best_{tmp_path}')
+    hub.update_info_dict(dict(best_score=60.0, best_ckpt='best.pth', iter=3))
+    if kept:
+        hub.update_info('best_of', kept)
+    hook = AtomicCheckpointHook(by_epoch=False, save_best=own[0], rule=own[1])
+    runner = SimpleNamespace(message_hub=hub, logger=logging.getLogger('test'),
+                             work_dir=str(tmp_path), timestamp='now')
+    hook.before_train(runner)
+    hook._stop.forget()
+    assert ('best_score' not in hub.runtime_info) == forgotten == (hook.best_ckpt_path is None)
+    assert hub.get_info('best_of') == [list(own)] and hub.get_info('iter') == 3
+    assert ('is now' in caplog.text) == forgotten

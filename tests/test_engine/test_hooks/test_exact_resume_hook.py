@@ -97,6 +97,6 @@ def test_another_number_of_processes_is_said(caplog, states):
 def test_weights_alone_are_not_resumed_from():
     hook = ExactResumeHook()
     for resume, checkpoint in ((True, dict(optimizer={})), (False, {})):
-        hook.after_load_checkpoint(SimpleNamespace(_resume=resume), checkpoint)
+        hook.after_load_checkpoint(SimpleNamespace(_resume=resume, optim_wrapper=None), checkpoint)
     with pytest.raises(ValueError, match='by `load_from`'):
         hook.after_load_checkpoint(SimpleNamespace(_resume=True), {})

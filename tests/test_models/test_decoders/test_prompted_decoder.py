@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmdpad.models.decoders.prompted_decoder import PromptedDecoder
+from mmdpad.models.non_finite import NonFiniteError
 
 
 class Recorder(PromptedDecoder):
@@ -30,3 +31,24 @@ def test_many_objects_are_segmented_in_parts(count, sizes):
     assert decoder.sizes == sizes and masks.shape == (count, 6, 8)
     assert masks[numbers, numbers % 6, numbers % 8].all() and masks.sum() == count
     assert scores.tolist() == pytest.approx((numbers / 10).tolist())
+
+
+def test_a_score_that_is_not_finite_is_an_error():
+    """Its mask would be empty."""
+    class Scores(Recorder):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(1, 1)
+            self.head.weight.data.fill_(torch.nan)
+
+        def segment(self, image, boxes, points):
+            masks, scores = super().segment(image, boxes, points)
+            return masks, self.head(scores[:, None].float())[:, 0].where(scores > 1, scores)
+
+    decoder, points = Scores(), torch.zeros(2, 1, 2)
+    decoder.sizes = []
+    boxes = torch.tensor([[0.5, 0, 3, 3], [2, 0, 5, 5]])
+    decoder(np.zeros((6, 8, 3), np.uint8), boxes[:1], points[:1])
+    with pytest.raises(NonFiniteError, match=r'that of box \[2.0, 0.0, 5.0, 5.0\] is nan.* '
+                                             r'`head` .*themselves: head.weight'):
+        decoder(np.zeros((6, 8, 3), np.uint8), boxes, points)

@@ -15,6 +15,7 @@ from segment_anything.modeling import (
 )
 
 from mmdpad.models.decoders.sam_decoder import SAMDecoder
+from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.models.weights import LoadReport
 from mmdpad.registry import MODELS
 
@@ -272,3 +273,13 @@ def test_out_of_memory(decoder, monkeypatch, tried):
     with pytest.raises(torch.OutOfMemoryError, match=r'The decoder \(SAMDecoder\) ran out'):
         decoder(scene(), boxes, points)
     tried('in SAM with several objects and with one')
+
+
+@pytest.mark.parametrize('where', ['image_encoder.blocks.0.mlp.lin1',
+                                   'mask_decoder.iou_prediction_head.layers.0'])
+def test_what_becomes_nan_is_named(decoder, where):
+    boxes, points = torch.tensor([[5., 5., 40., 30.]]), torch.tensor([[[10., 10.]]])
+    decoder(scene(), boxes, points)  # the embedding is kept
+    decoder.sam.get_submodule(where).weight.data[0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match=f'SAMDecoder.* of `sam.{where}` .*sam.{where}.weight'):
+        decoder(scene(seed=1), boxes, points)

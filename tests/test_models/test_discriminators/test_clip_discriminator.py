@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from mmdpad.models.discriminators.clip_discriminator import CLIPDiscriminator
+from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.registry import MODELS
 
 
@@ -171,3 +172,13 @@ def test_out_of_memory(clip, tried):
         clip(pictures(2), ['one'])
     assert clip(pictures(2), ['one', 'the left tree', 'a dog']).allclose(whole, atol=1e-6)
     tried('torch.OutOfMemoryError in both towers of CLIP')
+
+
+@pytest.mark.parametrize('what, where', [('a picture', 'visual.transformer.resblocks.0.mlp.c_fc'),
+                                         ('a caption', 'transformer.resblocks.0.mlp.c_fc')])
+def test_features_that_are_not_finite_are_an_error(clip, tiny, what, where):
+    """A cosine that is NaN says that a caption cannot be used, and earns nothing."""
+    broken = CLIPDiscriminator(f'local-dir:{tiny.folder}', None)
+    broken.clip.get_submodule(where).weight.data[0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match=f'features of {what}, .* `{where}` .*{where}.weight'):
+        broken(pictures(2), CAPTIONS)

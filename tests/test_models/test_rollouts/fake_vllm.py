@@ -106,8 +106,10 @@ class LLM:
             ids = responses.ids[row][responses.mask[row]].tolist()
             logprobs = None
             if params.logprobs is not None:
+                # Of greedy responses ours records none.
+                logp = [0.0] * len(ids) if responses.logp is None else responses.logp[row].tolist()
                 logprobs = [{token: SimpleNamespace(logprob=value)} for token, value in
-                            zip(ids, responses.logp[row].tolist(), strict=False)]
+                            zip(ids, logp, strict=False)]
             outputs.append(SimpleNamespace(
                 index=row, token_ids=ids, logprobs=logprobs,
                 finish_reason='length' if responses.truncated[row] else 'stop'))

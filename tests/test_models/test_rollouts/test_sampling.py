@@ -25,16 +25,16 @@ def test_draw_tokens_by_hand():
     # Cumulative .25, .25, .75, 1: a token of probability 0 is never drawn, at no edge
     scores = torch.tensor([.25, 0., .5, .25]).log().expand(6, 4)
     draws = torch.tensor([0., .2499, .2501, .7499, .7501, 1.], dtype=torch.float64)
-    assert draw_tokens(scores, draws).tolist() == [0, 0, 2, 2, 3, 3]
+    assert draw_tokens(scores, draws, scores.amax(dim=-1)).tolist() == [0, 0, 2, 2, 3, 3]
     last = torch.tensor([[.5, .5, 0.]]).log()
-    assert draw_tokens(last, torch.ones(1).double()).tolist() == [1]
+    assert draw_tokens(last, torch.ones(1).double(), last.amax(dim=-1)).tolist() == [1]
 
 
 def test_draw_tokens_of_a_large_vocabulary_keeps_small_probabilities_apart():
     """200,000 equal tokens: the cumulative sum is exact enough for each to have its own draws."""
     size = 200_000
     numbers = torch.tensor([0, 1, 77_777, size - 1])
-    drawn = draw_tokens(torch.zeros(4, size), (numbers.double() + 0.5) / size)
+    drawn = draw_tokens(torch.zeros(4, size), (numbers.double() + 0.5) / size, torch.zeros(4))
     assert drawn.equal(numbers)
 
 

@@ -23,11 +23,11 @@ def log_probs(monkeypatch):
     class Spy(shared_prefix_rollout.TokenChoice):
 
         def __call__(self, logits, samples, step):
-            tokens = super().__call__(logits, samples, step)
+            tokens, highest = super().__call__(logits, samples, step)
             scores = logits.index_fill(1, self.forbidden, -torch.inf).log_softmax(dim=-1)
             found.update({(sample, step): scores[row, tokens[row]]
                           for row, sample in enumerate(samples.tolist())})
-            return tokens
+            return tokens, highest
 
     monkeypatch.setattr(shared_prefix_rollout, 'TokenChoice', Spy)
     return found

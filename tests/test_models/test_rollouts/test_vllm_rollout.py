@@ -12,8 +12,9 @@ from mmengine.runner import Runner
 
 from mmdpad.models import SharedPrefixRollout, VLLMRollout, VLMReasoningHead
 from mmdpad.models.heads.named_weights import named_weights, weights_version
+from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.models.rollouts import vllm_rollout
-from mmdpad.models.rollouts.vllm_rollout import read_outputs, request_seed
+from mmdpad.models.rollouts.vllm_rollout import check_log_probs, read_outputs, request_seed
 
 GREEDY = dict(temperature=0, max_new_tokens=24)
 
@@ -172,6 +173,20 @@ def test_outputs_are_read_by_hand():
     outputs[0].outputs[0].finish_reason = 'abort'
     with pytest.raises(RuntimeError, match='abort'):
         read_outputs(outputs, 1, 0, False, cpu)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+def test_logits_that_are_not_finite_are_told_by_the_log_probs_of_the_tokens(value):
+    """Of the second prompt's third token."""
+    outputs = [SimpleNamespace(outputs=[SimpleNamespace(
+        token_ids=(5, 6, 0),
+        logprobs=[{token: SimpleNamespace(logprob=-1.0)} for token in (5, 6, 0)])])
+        for _ in range(2)]
+    check_log_probs(outputs)
+    outputs[1].outputs[0].logprobs[2][0].logprob = value
+    with pytest.raises(NonFiniteError, match='token 3 of a response to prompt 1') as found:
+        check_log_probs(outputs)
+    assert found.value.prompt == 1
 
 
 def test_seeds_of_requests():
