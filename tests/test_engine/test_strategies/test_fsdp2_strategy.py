@@ -72,12 +72,16 @@ def test_resumes_on_another_number_of_processes(make_config, tmp_path, lora):
 def test_resumed_by_two_processes_with_another_learning_rate_and_schedule(make_config, tmp_path,
                                                                           strategy):
     """As one process does."""
-    cosine = dict(_delete_=True, type='CosineAnnealingLR', by_epoch=False)
-    config = make_config('stopped', 2, strategy=strategy, param_scheduler=cosine)
+    def changed(*arguments, **changes):
+        config = make_config(*arguments, **changes)
+        config.param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False)
+        return config
+
+    config = changed('stopped', 2, strategy=strategy)
     lr = config.optim_wrapper.optimizer.lr
     launch(config, 2)
-    changes = {'iterations': 3, 'optim_wrapper.optimizer.lr': lr / 2, 'param_scheduler': cosine}
-    config = make_config('resumed', 2, strategy=strategy, **changes)
+    changes = {'iterations': 3, 'optim_wrapper.optimizer.lr': lr / 2}
+    config = changed('resumed', 2, strategy=strategy, **changes)
     launch(config, 2, '--resume', str(tmp_path / 'stopped/iter_2.pth'))
     log = '\n'.join(path.read_text() for path in (tmp_path / 'resumed').glob('*/*.log'))
     assert f'lr {lr} of the checkpoint -> {lr / 2} of the config' in log
@@ -85,8 +89,8 @@ def test_resumed_by_two_processes_with_another_learning_rate_and_schedule(make_c
     (line, ) = next((tmp_path / 'resumed').glob('*/vis_data/scalars.json')).read_text().splitlines()
     assert json.loads(line)['lr'] == pytest.approx(lr / 2 * (1 + math.cos(2 / 3 * math.pi)) / 2)
 
-    run_here(make_config('one', 1, param_scheduler=cosine))
-    expected = run_here(make_config('two', 1, resume=True, **changes,
+    run_here(changed('one', 1))
+    expected = run_here(changed('two', 1, resume=True, **changes,
                                     load_from=str(tmp_path / 'one/iter_2.pth')))
     assert farthest(read_weights(tmp_path / 'resumed/iter_3.pth'), expected) < 1e-12
 
