@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.dist import all_gather_object
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -40,6 +41,17 @@ def naming_samples(data_samples: Sequence[Any]) -> Iterator[None]:
             raise
         raise NonFiniteError(f'{error}. {describe_sample(data_samples[error.prompt])}',
                              error.prompt) from error.__cause__
+
+
+@contextmanager
+def told_by_all() -> Iterator[None]:
+    """An error that every process raises says on each of them what it says on the one that knows
+    the prompt, since the first that ends ends the others."""
+    try:
+        yield
+    except NonFiniteError as error:
+        texts = all_gather_object('' if error.prompt is None else str(error))
+        raise NonFiniteError(next(filter(None, texts))) from error.__cause__
 
 
 def describe_sample(sample: Any) -> str:

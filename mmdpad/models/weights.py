@@ -365,8 +365,8 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 
 def without_config(checkpoint: Any) -> Any:
-    """A checkpoint without ``meta['config']``, the text of a config in files of mmcv's time: mmengine
-    would run it as Python code to resume from there."""
+    """A checkpoint without ``meta['config']``, a config's text in files of mmcv's time: to resume,
+    mmengine would run it as Python code."""
     if isinstance(checkpoint, dict) and isinstance(meta := checkpoint.get('meta'), dict):
         meta.pop('config', None)
     return checkpoint

@@ -23,8 +23,8 @@ class StepRefused(Exception):
 
 @contextmanager
 def refused_steps(wrapper: OptimWrapper) -> Iterator[None]:
-    """Within the block the wrapper's ``step`` begins with :func:`refuse_non_finite`, before gradients
-    are clipped and before a loss scaler skips steps by itself and in silence."""
+    """Within the block the wrapper's ``step`` begins with :func:`refuse_non_finite`, before
+    gradients are clipped and before a loss scaler skips steps by itself and in silence."""
     step = wrapper.step
 
     @wraps(step)  # by an attribute of it mmengine's schedulers know theirs
@@ -40,9 +40,9 @@ def refused_steps(wrapper: OptimWrapper) -> Iterator[None]:
 
 
 def lower_loss_scale(wrapper: OptimWrapper) -> bool:
-    """After a refused step, with its gradients still there: have a loss scaler go on as after a step
-    that it skips. Returns whether the scale may have been too large, which is how the scaler finds
-    one for float16; bfloat16 has float32's range."""
+    """After a refused step, with its gradients still there: have a loss scaler go on as after a
+    step that it skips. Returns whether the scale may have been too large, which is how the scaler
+    finds one for float16; bfloat16 has float32's range."""
     scaler = getattr(wrapper, 'loss_scaler', None)
     if scaler is None or not scaler.is_enabled():
         return False

@@ -316,8 +316,7 @@ class VLMReasoningHead(BaseModule):
         why = diagnose(self.model, lambda: self.log_probs(anew, ids, mask), DTYPE_KEY)
         rows = logp.isfinite().all(dim=1).logical_not().nonzero()
         if not rows.numel():
-            raise NonFiniteError('The loss of a batch on another process is not finite; its '
-                                 'message says why')
+            raise NonFiniteError('The loss of a batch on another process is not finite')
         prompt = int(rows[0]) * len(prompts) // len(ids)
         raise NonFiniteError(f'The log-probabilities of the given response to prompt {prompt} of '
                              f'the batch are not finite. {why}', prompt)

@@ -186,8 +186,8 @@ def check_prompts(prompts: Sequence[EncodedPrompt], outputs: Sequence[Any]) -> N
 
 
 def check_log_probs(outputs: Sequence[Any]) -> None:
-    """Raise a :class:`NonFiniteError` if a chosen token has no log-probability: vLLM says nothing of
-    logits that are NaN, and takes some token."""
+    """Raise a :class:`NonFiniteError` if a chosen token has no log-probability: vLLM says nothing
+    of logits that are NaN, and takes some token."""
     for number, output in enumerate(outputs):
         for row in output.outputs:
             for place, (token, at) in enumerate(zip(row.token_ids, row.logprobs, strict=True)):
@@ -196,7 +196,7 @@ def check_log_probs(outputs: Sequence[Any]) -> None:
                         f'vLLM\'s logits of token {place + 1} of a response to prompt {number} of '
                         f'the batch are not finite. See whether the policy\'s own are, by '
                         f"`rollout_engine=dict(type='SharedPrefixRollout')`, which says where it "
-                        f'begins; if they are finite, set `rollout_engine.dtype` to another type', number)
+                        f'begins; if they are finite, set another `rollout_engine.dtype`', number)
 
 
 def read_outputs(outputs: Sequence[Any], repeats: int, pad_token: int, records: bool,

@@ -122,7 +122,8 @@ def test_what_cannot_go_on_is_refused_before_anything_is_loaded(tiny_config, cha
     before = {name: value.clone() for name, value in runner.model.policy.state_dict().items()}
     with pytest.raises(UnsuitableConfig, match=message):
         runner.train()
-    assert all(value.equal(before[name]) for name, value in runner.model.policy.state_dict().items())
+    after = runner.model.policy.state_dict()
+    assert all(value.equal(before[name]) for name, value in after.items())
 
 
 def test_a_kl_term_that_begins_later_has_the_start_policy_as_reference(tiny_config):

@@ -1,6 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Weights in parts over processes: the same training, the same checkpoints."""
 import json
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +64,55 @@ def test_resumes_on_another_number_of_processes(make_config, tmp_path, lora):
         state = weights_of(Path(config.work_dir, 'iter_3.pth'))
         assert farthest(state, whole) < NOISE[bool(lora)]
         assert bool(lora) == all('.lora_' in name for name in state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('strategy', [None, FSDP2, dict(FSDP2, full_state_dict=True)],
+                         ids=['ddp', 'parts', 'file'])
+def test_resumed_by_two_processes_with_another_learning_rate_and_schedule(make_config, tmp_path,
+                                                                          strategy):
+    """As one process does."""
+    def changed(*arguments, **changes):
+        config = make_config(*arguments, **changes)
+        config.param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False)
+        return config
+
+    config = changed('stopped', 2, strategy=strategy)
+    lr = config.optim_wrapper.optimizer.lr
+    launch(config, 2)
+    changes = {'iterations': 3, 'optim_wrapper.optimizer.lr': lr / 2}
+    config = changed('resumed', 2, strategy=strategy, **changes)
+    launch(config, 2, '--resume', str(tmp_path / 'stopped/iter_2.pth'))
+    log = '\n'.join(path.read_text() for path in (tmp_path / 'resumed').glob('*/*.log'))
+    assert f'lr {lr} of the checkpoint -> {lr / 2} of the config' in log
+    assert 'param_scheduler.T_max 2 of the checkpoint -> 3 of the config' in log
+    (line, ) = next((tmp_path / 'resumed').glob('*/vis_data/scalars.json')).read_text().splitlines()
+    assert json.loads(line)['lr'] == pytest.approx(lr / 2 * (1 + math.cos(2 / 3 * math.pi)) / 2)
+
+    run_here(changed('one', 1))
+    expected = run_here(changed('two', 1, resume=True, **changes,
+                                    load_from=str(tmp_path / 'one/iter_2.pth')))
+    assert farthest(read_weights(tmp_path / 'resumed/iter_3.pth'), expected) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('strategy', [None, FSDP2], ids=['ddp', 'parts'])
+@pytest.mark.parametrize('name', ['grpo', 'supervised'])
+def test_logits_that_are_not_finite_on_one_process_end_both(make_config, tiny_sft_config, strategy,
+                                                            name):
+    config = make_config('nan', 2, strategy=strategy)
+    if name == 'supervised':
+        tiny_sft_config.strategy = strategy
+        config = tiny_sft_config
+    config.custom_hooks = [*config.get('custom_hooks', []), dict(type='SpoilingHook')]
+    config.custom_imports.imports.append('spoiling_hook')
+    folder = str(Path(__file__).parent)
+    result = launch(config, 2, check=False,
+                    PYTHONPATH=os.pathsep.join([folder, os.environ.get('PYTHONPATH', '')]))
+    assert result.returncode not in (0, None)
+    output = result.stdout + result.stderr
+    assert 'The first output that is not finite is that of `model.visual.' in output
+    assert 'The prompt: question' in output
 
 
 @pytest.mark.slow

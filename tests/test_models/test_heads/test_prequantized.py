@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 from mmdpad.engine.cost import read_config_cost
 from mmdpad.engine.cost.memory import standing
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.heads.named_weights import check_whole
+from mmdpad.models.heads.named_weights import check_handover
 from mmdpad.models.heads.quantization import keep_trainable
 from mmdpad.models.hf_folder import export_policy, import_policy
 from mmdpad.testing import POLICY_WEIGHTS
@@ -138,7 +138,7 @@ def test_converters_say_what_they_need(folder, tiny_config, tmp_path):
     with pytest.raises(ValueError, match='should not be quantized to become a checkpoint'):
         import_policy(str(folder))
     with pytest.raises(ValueError, match='in the folder `policy.pretrained`'):
-        check_whole(VLMReasoningHead(str(folder)).model)
+        check_handover(VLMReasoningHead(str(folder)).model)
 
 
 def test_an_adapter_is_exported(folder, tiny_sft_config, tmp_path):
