@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from mmdpad.engine.config_nodes import Node
 from mmdpad.models import VLMReasoningHead
@@ -23,7 +22,7 @@ def check_weights(node: Node) -> Iterator[str]:
     """What is wrong with the files of a model of ours; nothing for what is none."""
     for kind, check in _CHECKS.items():
         if isinstance(node.kind, type) and issubclass(node.kind, kind):
-            yield from (f'`{node.path}`: {problem}' for problem in check(node.entry))
+            yield from (f'`{node.path}`: {problem}' for problem in check(node))
 
 
 def _find(entry: dict) -> tuple[str, list[str]]:
@@ -43,22 +42,23 @@ def _find(entry: dict) -> tuple[str, list[str]]:
     return str(folder), []
 
 
-def _policy(entry: dict) -> Iterator[str]:
-    source, problems = _find(entry)
-    yield from problems or policy_problems({**entry, 'pretrained': source})
+def _policy(node: Node) -> Iterator[str]:
+    source, problems = _find(node.entry)
+    yield from problems or policy_problems({**node.entry, 'pretrained': source})
 
 
-def _hf_sam(entry: dict) -> Iterator[str]:
-    source, problems = _find(entry)
+def _hf_sam(node: Node) -> Iterator[str]:
+    source, problems = _find(node.entry)
     if source:
         try:
-            check_source('pretrained', source, 'facebook/sam2.1-hiera-large', tokenizer=False)
+            node.kind.check_folder(source)
         except (OSError, ValueError) as error:
             problems = str(error).splitlines()
     yield from problems
 
 
-def _checkpoint(entry: dict) -> Iterator[str]:
+def _checkpoint(node: Node) -> Iterator[str]:
+    entry = node.entry
     if entry.get('checkpoint') is None:
         if not entry.get('allow_random'):
             yield '`checkpoint` should be a file, but got None; name one'
@@ -66,7 +66,8 @@ def _checkpoint(entry: dict) -> Iterator[str]:
         yield problem
 
 
-def _clip(entry: dict) -> Iterator[str]:
+def _clip(node: Node) -> Iterator[str]:
+    entry = node.entry
     try:
         _, _, file = check_open_clip(entry['model_name'], entry.get('pretrained', 'openai'),
                                      entry.get('allow_random', False))
@@ -77,6 +78,6 @@ def _clip(entry: dict) -> Iterator[str]:
             yield problem
 
 
-_CHECKS: dict[type, Callable[[Any], Iterator[str]]] = {
+_CHECKS: dict[type, Callable[[Node], Iterator[str]]] = {
     VLMReasoningHead: _policy, HFSAMDecoder: _hf_sam, SAMDecoder: _checkpoint,
     DetectorDecoder: _checkpoint, CLIPDiscriminator: _clip}

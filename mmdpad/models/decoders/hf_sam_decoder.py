@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from mmdpad.models.weights import check_source, from_folder, load_pretrained, read_config
+from mmdpad.models.weights import check_files, find_model, from_folder, load_pretrained, read_config
 
 from .prompted_decoder import PromptedDecoder, best_of
 
@@ -62,8 +62,7 @@ class HFSAMDecoder(PromptedDecoder):
         super().__init__(cache_size)
         if dtype not in _DTYPES:
             raise ValueError(f'`dtype` should be one of {_DTYPES}, but got {dtype!r}')
-        source = check_source('model.decoder.pretrained', pretrained, self.example)
-        self._check_type(source)
+        source = self.check_folder(pretrained)
         remedy = f'Download the whole folder of a model such as {self.example} again'
         self.processor = from_folder(self.processor_class, source, remedy)
         self.sam = load_pretrained(self.model_class, source, remedy, dtype=torch.float32)
@@ -119,10 +118,19 @@ class HFSAMDecoder(PromptedDecoder):
             seen.append(SeenImage(embeddings, tuple(int(side) for side in shape)))
         return seen
 
-    def _check_type(self, source: str) -> None:
+    @classmethod
+    def check_folder(cls, pretrained: str) -> str:
+        """A folder or hub name as transformers takes it, looked at before weights are read.
+
+        Raises:
+            FileNotFoundError, ValueError: As for the class.
+        """
+        source, folder = find_model('model.decoder.pretrained', pretrained, cls.example)
         found = read_config(source).get('model_type')
-        if found not in self.model_types:
+        if found not in cls.model_types:
             raise ValueError(
-                f'`model.decoder.pretrained` of {type(self).__name__} should be a model of type '
-                f'{" or ".join(self.model_types)}, such as {self.example}, but {source!r} is of '
+                f'`model.decoder.pretrained` of {cls.__name__} should be a model of type '
+                f'{" or ".join(cls.model_types)}, such as {cls.example}, but {source!r} is of '
                 f'type {found!r}; name such a folder, or take the decoder of that type')
+        check_files(source, folder, tokenizer=False)
+        return source

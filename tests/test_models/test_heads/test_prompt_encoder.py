@@ -1,4 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import copy
 import pickle
 from types import SimpleNamespace
 
@@ -32,6 +33,30 @@ def test_a_prompt_holds_the_image_and_the_question(head):
 def test_an_image_that_the_processor_would_resize_is_refused(head):
     with pytest.raises(ValueError, match=r'\(120, 113\) becomes .*multiples of 16'):
         head.encode_prompts([torch.zeros(3, 120, 113, dtype=torch.uint8)], ['x'])
+
+
+def test_image_tokens_are_compared_with_the_grid(head):
+    encoder = copy.copy(head.encoder)
+    encoder.processor = FewerPlaces(head.processor)
+    with pytest.raises(ValueError, match=r"as many image tokens .* 'the red circle' has 48 of 49"):
+        encoder(IMAGE, 'the red circle')
+
+
+class FewerPlaces:
+    """A processor whose prompts have an image token less than the image has features."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def __getattr__(self, name):
+        return getattr(self.processor, name)
+
+    def __call__(self, **arguments):
+        values = self.processor(**arguments)
+        kept = (values['mm_token_type_ids'].cumsum(1) != 49) | (values['mm_token_type_ids'] == 0)
+        for name in ('input_ids', 'mm_token_type_ids'):
+            values[name] = values[name][kept][None]
+        return values
 
 
 def test_a_prompt_that_is_too_long_is_refused(policy_config):
