@@ -63,7 +63,11 @@ def test_steps_that_are_skipped_in_the_end_say_which_layer(tiny_config):
         runner.train()
 
 
-def test_the_command_test_ends_with_one_line_and_another_status(tiny_config, run_here, tmp_path):
+@pytest.mark.promise('Training', 'Logits that are NaN or infinite',
+                     'an error that says which layer is the first, for which prompt, and what to '
+                     'do; the status is not 0')
+def test_the_command_test_ends_with_one_line_and_another_status(tiny_config, run_here, tmp_path,
+                                                                tried):
     tiny_config.model.rollout_engine = dict(type='SharedPrefixRollout')
     start = Runner.from_cfg(tiny_config)
     spoil(start.model.policy)
@@ -74,3 +78,4 @@ def test_the_command_test_ends_with_one_line_and_another_status(tiny_config, run
     assert result.returncode == 1 and not (tmp_path / 'out.json').exists()
     line = result.stderr.strip().splitlines()[-1]
     assert line.startswith('The logits of token 1') and f'{LAYER}.weight' in line
+    tried('tools/test.py of such a checkpoint')

@@ -37,7 +37,7 @@ def layer(head, number=1):
     return head.model.model.language_model.layers[number]
 
 
-@pytest.mark.promise('Models', 'Logits that are NaN or infinite',
+@pytest.mark.promise('Training', 'Logits that are NaN or infinite',
                      'an error that says which layer is the first, for which prompt, and what to '
                      'do; the status is not 0')
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
@@ -51,8 +51,7 @@ def test_a_weight_that_is_not_finite(engine, own_head, prompts, options, value, 
     assert f'is that of `{name}` (Linear, float32), while its input is' in text
     assert f'not finite themselves: {name}.weight.' in text and found.value.prompt == 0
     assert not any(module._forward_hooks for module in layer(own_head).modules())
-    tried('a weight, float16, one prompt of a batch, later tokens, greedy and drawn, both engines; '
-          'tools/test.py')
+    tried('NaN and infinite weights, greedy and drawn, both engines')
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
