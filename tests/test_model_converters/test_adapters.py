@@ -17,6 +17,7 @@ from mmdpad.models.heads.lora import SCALING
 from mmdpad.models.heads.named_weights import named_weights
 from mmdpad.models.heads.prompt_encoder import collate_text
 from mmdpad.models.hf_folder import export_policy, import_policy
+from mmdpad.models.rollouts import packed_linear
 from mmdpad.registry import MODELS
 from mmdpad.testing.policy_folder import make_policy_folder
 
@@ -44,7 +45,14 @@ TARGETS = dict(
     dora=dict(target_modules=['q_proj', 'embed_tokens', 'lm_head'], use_dora=True),
     biased=dict(target_modules=['q_proj', 'k_proj'], lora_bias=True),
     parameters=dict(target_modules=['q_proj'], target_parameters=['up_proj.weight']))
-FAST = [('embedding', False), ('both_ends', True), ('one_layer', True), ('biased', False)]
+FAST = [('embedding', False), ('both_ends', True), ('one_layer', True), ('biased', False),
+        ('parameters', True)]
+
+
+@pytest.fixture(autouse=True)
+def layers_are_large(monkeypatch):
+    """Enough for the engine to pack their weights on a CPU."""
+    monkeypatch.setattr(packed_linear, 'MIN_WEIGHTS', 1)
 
 
 @pytest.fixture(scope='module')
