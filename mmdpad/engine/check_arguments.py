@@ -7,7 +7,10 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
+
+from mmengine.registry import FUNCTIONS
 
 from mmdpad.models import ReasoningSegmentor, VLLMRollout, VLMReasoningHead
 from mmdpad.models.heads.lora import lora_config
@@ -48,6 +51,9 @@ def check_node(node: Node) -> Iterator[str]:
     wrong = list(find_wrong_arguments(node))
     if _is_annotated(node):
         wrong = [*_check_names(node, kind), *wrong]
+    elif node.registry is FUNCTIONS and inspect.isfunction(kind):
+        wrong = [*unknown_keys(node.entry.keys() - _TAKEN_OUT, inspect.signature(kind).parameters,
+                               node.path, kind.__name__)]
     yield from wrong
     build = _builder(node, kind, module)
     if build is not None and not wrong:
@@ -158,20 +164,24 @@ def _check_names(node: Node, kind: type) -> Iterator[str]:
 def _arguments(kind: type) -> set[str] | None:
     """The arguments of a class and of the bases that it hands the rest to; None for any."""
     names: set[str] = set()
-    for base in kind.__mro__:
-        if '__init__' not in vars(base) or base is object:
-            continue
+    bases = [base for base in kind.__mro__ if '__init__' in vars(base) and base is not object]
+    for base in bases:
         parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
         names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return names
-    return None
+    return None if bases else names
 
 
 def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     if 'dtype' in entry and (problem := find_wrong_dtype(f'{path}.dtype', entry['dtype'])):
         yield problem
     lora, quantization = entry.get('lora'), entry.get('quantization')
+    if lora is not None and find_spec('peft'):
+        from peft import LoraConfig
+        if wrong := list(find_wrong_types(LoraConfig, lora, f'{path}.lora')):
+            yield from wrong
+            return
     for name, given, read in (('lora', lora, lora_config),
                               ('quantization', quantization,
                                lambda given: quantization_config(given, lora))):
@@ -179,7 +189,8 @@ def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
             try:
                 read(given)
             except REFUSALS as error:
-                yield describe_refusal(path, {name: given, **given} if name in str(error) else {},
+                own = f'`{name}' in str(error)
+                yield describe_refusal(path if own else f'{path}.{name}', entry if own else given,
                                        error)
             except ImportError:  # a package is missing, which is told elsewhere
                 pass

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmdpad.models import VLMReasoningHead
-from mmdpad.models.precision import find_untrainable
+from mmdpad.models.precision import find_untrainable, find_wrong_dtype
 from mmdpad.registry import PARAM_SCHEDULERS
 from mmdpad.utils import LOADERS
 from mmdpad.utils.argument_types import find_wrong_types
@@ -140,11 +140,10 @@ def _check_place(key: Any, item: Any, where: str, path: str) -> Iterator[str]:
     if item is None or not path and key not in _READ or (
             path.startswith('model') and key != 'discriminator'):
         return  # a variable of the config's author, or a model's own
-    if key in _ONE and not (key == 'dataset' and isinstance(item, (list, tuple))) or (
-            not path and key in _AT_TOP | _TYPE_OPTIONAL):
+    if key in _ONE or not path and key in _AT_TOP | _TYPE_OPTIONAL:
         yield from check_place(item, where, not path and key in _TYPE_OPTIONAL)
     elif key in _ONE_OR_LISTS and isinstance(item, Mapping):
-        if 'type' in item or key == 'param_scheduler':
+        if 'metrics' not in item:  # of an Evaluator
             yield from check_place(item, where)
     elif key in _LISTS or key in _ONE_OR_LISTS:
         if not isinstance(item, (list, tuple)):
@@ -166,8 +165,14 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
     def environment(cudnn_benchmark: bool = False, mp_cfg: dict | None = None,
                     dist_cfg: dict | None = None, resource_limit: int = 4096) -> None: ...
 
-    def loader(num_batch_per_epoch: int | None = None, disable_subprocess_warning: bool = False,
+    def loader(batch_size: int | None = 1, shuffle: bool | None = None, num_workers: int = 0,
+               pin_memory: bool = False, drop_last: bool = False, timeout: float = 0.0,
+               prefetch_factor: int | None = None, persistent_workers: bool = False,
+               num_batch_per_epoch: int | None = None, disable_subprocess_warning: bool = False,
                worker_init_fn: dict | None = None) -> None: ...
+
+    def seeding(seed: int | None = None, diff_rank_seed: bool = False,
+                deterministic: bool = False) -> None: ...
 
     def clipping(max_norm: float = 1.0, norm_type: float = 2.0, clip_value: float = 1.0,
                  error_if_nonfinite: bool = False, foreach: bool | None = None,
@@ -179,13 +184,26 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_section(env, 'env_cfg', environment)
     yield from _check_section(env.get('mp_cfg'), 'env_cfg.mp_cfg', set_multi_processing)
     yield from _check_section(env.get('dist_cfg'), 'env_cfg.dist_cfg', init_dist, closed=False)
-    yield from _check_section(part.get('randomness'), 'randomness', Runner.set_randomness)
+    yield from _check_section(part.get('randomness'), 'randomness', seeding)
     yield from _check_section(part.get('auto_scale_lr'), 'auto_scale_lr', scaling)
+    if str(wrapper.get('type')).endswith('AmpOptimWrapper'):
+        yield from _check_amp(wrapper)
     yield from _check_section(wrapper.get('clip_grad'), 'optim_wrapper.clip_grad', clipping)
     for name in LOADERS:
-        yield from _check_section(part.get(name), name, DataLoader, loader)
+        yield from _check_section(part.get(name), name, loader, DataLoader)
         if part.get(name) is not None and 'dataset' not in part[name]:
             yield f'`{name}` needs the entry `dataset`; add it'
+
+
+def _check_amp(wrapper: Mapping[str, Any]) -> Iterator[str]:
+    """What its class says only where there is a GPU."""
+    if wrapper.get('dtype') is not None:
+        if problem := find_wrong_dtype('optim_wrapper.dtype', wrapper['dtype']):
+            yield problem
+    scale = wrapper.get('loss_scale', 'dynamic')
+    if not (scale == 'dynamic' or isinstance(scale, (float, Mapping))):
+        yield (f"`optim_wrapper.loss_scale` should be 'dynamic', a float or a dict of GradScaler's "
+               f'arguments, but got {scale!r}; correct it')
 
 
 def _check_section(given: Any, path: str, *takers: Callable, closed: bool = True) -> Iterator[str]:
@@ -198,10 +216,7 @@ def _check_section(given: Any, path: str, *takers: Callable, closed: bool = True
         known = {name for taker in takers for name in inspect.signature(taker).parameters}
         yield from unknown_keys(given, known - {'self', 'distributed', 'launcher'}, path,
                                 f'`{path}`')
-    for taker in reversed(takers):
-        built = ('dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn')
-        yield from find_wrong_types(taker, {key: value for key, value in given.items()
-                                            if taker is not DataLoader or key not in built}, path)
+    yield from find_wrong_types(takers[0], given, path)
 
 
 def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:

@@ -18,6 +18,7 @@ _LISTS = (list, tuple)
 # What these mean in a config, which holds no others of their kind.
 _CONTAINERS = {dict: dict, list: list, tuple: tuple, collections.abc.Mapping: dict,
                collections.abc.Sequence: list}
+_BY_DEFAULT = {bool: bool, int: float, float: float, str: str}
 _PLAIN = (dict, list, tuple, str, bool, int, float, type(None))
 
 
@@ -25,8 +26,9 @@ def find_wrong_types(taker: Callable, given: Mapping[str, Any], where: str) -> I
     """The values that are of no type which a class or a function says that it takes.
 
     Only plain types are compared, also within lists and dicts, and loosely, as a config may write
-    them: a list and a tuple are one, and so are whole numbers of either kind. What is annotated
-    otherwise, or is the default, may be anything.
+    them: a list and a tuple are one, and so are whole numbers of either kind. An argument without
+    an annotation takes what is of its default's type; what is annotated otherwise, or is the
+    default, may be anything.
 
     Args:
         taker: What takes the arguments.
@@ -52,13 +54,22 @@ def _read_signature(taker: Callable) -> tuple[dict[str, Any], dict[str, Any]]:
     hints: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     for function in functions:
-        # A name that is imported for type checkers only, or a method that is not written in Python.
-        with suppress(NameError, TypeError, ValueError):
-            parameters = inspect.signature(function).parameters.values()
-            defaults |= {one.name: one.default for one in parameters}
-            hints |= {name: hint for name, hint in typing.get_type_hints(function).items()
-                      if name != 'return'}
+        with suppress(TypeError, ValueError):  # one that is not written in Python
+            for name, one in inspect.signature(function).parameters.items():
+                defaults[name] = one.default
+                hints[name] = (_BY_DEFAULT.get(type(one.default), Any)
+                               if one.annotation is one.empty else
+                               _resolve(one.annotation, getattr(function, '__globals__', {})))
     return hints, defaults
+
+
+def _resolve(annotation: Any, names: dict[str, Any]) -> Any:
+    """What an annotation means; anything, where it names what is imported for type checkers only.
+    One by one: a name that is missing is not to hide the others."""
+    holder = types.SimpleNamespace(__annotations__={'it': annotation})
+    with suppress(NameError, TypeError, SyntaxError, AttributeError):
+        return typing.get_type_hints(holder, names)['it']
+    return Any
 
 
 def _compare(value: Any, hint: Any, key: str) -> Iterator[str]:

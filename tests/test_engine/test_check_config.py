@@ -1,0 +1,177 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Every value of every config, replaced by one of another kind: a line with its key, or rightly
+taken."""
+import copy
+import random
+import re
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdpad.engine.build import UnsuitableConfig, build_runner
+from mmdpad.engine.check_config import check_config
+from mmdpad.engine.trial import dry_run
+from mmdpad.utils import override
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(ROOT.glob('configs/dpad/*.py'))
+READ = re.compile(r'(model|(train|val|test)_(dataloader|cfg|evaluator)|optim_wrapper|strategy|'
+                  r'param_scheduler|(default|custom)_hooks|env_cfg|visualizer|log_processor|'
+                  r'randomness|model_wrapper_cfg)$')
+# What takes more than its kind, or anything.
+TAKEN = (
+    r'default_hooks\.checkpoint\.(zzz|save_best)',  # mmengine hands the rest on; several metrics
+    r'env_cfg\.dist_cfg\.zzz',  # arguments of a backend
+    r'model_wrapper_cfg\.zzz', r'visualizer.*',  # their classes take any
+    r'optim_wrapper\.loss_scale',  # a number is the scale itself
+    r'model_wrapper_cfg\.broadcast_buffers',  # torch gives it no type
+    r'param_scheduler',
+)
+
+
+def others(value):
+    """Values of other kinds."""
+    if isinstance(value, dict):
+        return ['x', ['a'], 3.5]
+    if isinstance(value, (list, tuple)):
+        return ['x', {'zzz': 1}, 3.5]
+    if isinstance(value, str):
+        return [3.5, ['a'], {'zzz': 1}]
+    return [] if value is None else ['x', ['a'], {'zzz': 1}]
+
+
+def places(value, path=()):
+    """Path of each value and what takes its place; and a key that nothing knows, in each dict."""
+    items = value.items() if isinstance(value, dict) else (
+        enumerate(value) if isinstance(value, (list, tuple)) else ())
+    for key, item in items:
+        if path or READ.match(str(key)):
+            yield from (((*path, key), other) for other in others(item))
+            yield from places(item, (*path, key))
+    if isinstance(value, dict) and path and path[-1] not in ('rewards', 'default_hooks'):
+        yield (*path, 'zzz'), 1
+
+
+def replaced(config, path, value):
+    config = holder = copy.deepcopy(config)
+    for key in path[:-1]:
+        if isinstance(holder[key], tuple):
+            holder[key] = list(holder[key])
+        holder = holder[key]
+    holder[path[-1]] = value
+    return Config(config)
+
+
+def faults(name, count):
+    """What is not told as it should be, of some replacements or of all."""
+    config = Config.fromfile(name).to_dict()
+    chosen = list(places(config))
+    if count:
+        chosen = random.Random(0).sample(chosen, min(count, len(chosen)))
+    for path, value in chosen:
+        key = '.'.join(map(str, path))
+        problems = check_config(replaced(config, path, value)).problems
+        # A list is named as a whole where its entries are looked at together.
+        names = {key, key.rpartition('.')[0]} if str(path[-1]).isdigit() or len(path) > 2 else {key}
+        if any('\n' in problem for problem in problems):
+            yield f'{key}={value!r}: more than a line: {problems}'
+        elif problems and not any(name in problem for name in names for problem in problems):
+            yield f'{key}={value!r}: not named: {problems}'
+        elif not problems and not any(re.fullmatch(one, key) for one in TAKEN):
+            yield f'{key}={value!r}: taken'
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_some_values_of_other_kinds(path):
+    assert list(faults(path, count=30)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', [ROOT / f'configs/dpad/{name}.py' for name in (
+    'tiny_shapes', 'tiny_shapes_sft', 'qwen7b_qlora_reasonseg', 'qwen7b_fsdp_reasonseg',
+    'qwen7b_vllm_reasonseg', 'qwen7b_mask2former', 'qwen7b_sam2_reasonseg')],
+    ids=lambda path: path.stem)
+def test_all_values_of_other_kinds(path):
+    assert list(faults(path, count=None)) == []
+
+
+@pytest.mark.slow
+def test_what_is_taken_starts_or_is_refused(tiny_config):
+    """In a dry run and at the start of a run, nothing else happens."""
+    config = tiny_config.to_dict()
+    for path, value in random.Random(1).sample(list(places(config)), 60):
+        changed = replaced(config, path, value)
+        problems, _ = dry_run(copy.deepcopy(changed))
+        assert all(isinstance(problem, str) for problem in problems)
+        changed.experiment_name = f'{"_".join(map(str, path))}_{id(changed)}'
+        try:
+            build_runner(changed)
+        except UnsuitableConfig as error:
+            assert problems and str(error).splitlines()[0] in problems, (path, value)
+        else:
+            assert not problems, (path, value, problems)
+
+
+@pytest.mark.parametrize('key, value, told', [
+    ('model.rollout_engine', dict(type='VLLMRollout', engine_options=[1]),
+     '`model.rollout_engine.engine_options` should be dict or None, but got [1]'),
+    ('model.rollout_engine', dict(type='VLLMRollout', engine_options=dict(dtype='half')),
+     '`model.rollout_engine.engine_options.dtype` should be an argument of `VLLMRollout` itself; '
+     'move it to `model.rollout_engine.dtype`'),
+    ('model.policy.lora', dict(r='8'), "`model.policy.lora.r` should be int, but got '8'"),
+    ('model.policy.lora', dict(rank=8), "got ['rank']"),
+    ('model.policy.lora', 'all', "`model.policy.lora` should be dict or None, but got 'all'"),
+    ('model.policy.dtype', 'bf16', "but got 'bf16'; write 'bfloat16'"),
+    ('model.train_cfg.group_size', 'x', "`model.train_cfg.group_size` should be int, but got 'x'"),
+    ('model.train_cfg.kl_coef', [0.1], '`model.train_cfg.kl_coef` should be float'),
+    ('model.test_cfg.max_new_tokens', '9', '`model.test_cfg.max_new_tokens` should be int'),
+    ('model.test_cfg.max_tokens', 9, '`model.test_cfg.max_tokens`: sampling takes no argument'),
+    ('model.policy', dict(_delete_=True, pretrained='x'),
+     '`model.policy.type` should be the name of a class, but is not there'),
+    ('train_dataloader.batch_size', 'x', '`train_dataloader.batch_size` should be int'),
+    ('train_dataloader.workers', 1, 'did you mean `num_workers`?'),
+    ('train_dataloader.dataset.pipeline.2', 'x',
+     "`train_dataloader.dataset.pipeline.2` should be a dict with a `type`, but got 'x'"),
+    ('train_dataloader.dataset.pipeline.2.size', 'x', '`train_dataloader.dataset.pipeline.2.size`'),
+    ('train_dataloader.sampler.shufle', True, 'did you mean `shuffle`?'),
+    ('optim_wrapper.clip_grad.max_norn', 1.0, 'did you mean `max_norm`?'),
+    ('optim_wrapper.optimizer.lr', 'fast', "`optim_wrapper.optimizer.lr` should be float"),
+    ('optim_wrapper.optimizer.lr', -1.0, '`optim_wrapper`: Invalid learning rate: -1.0'),
+    ('optim_wrapper.optimizer.betas', [0.9], 'should have 2 entries, but got [0.9]'),
+    ('param_scheduler', dict(type='CosineAnnealingLR', T_max='all'), '`param_scheduler.T_max`'),
+    ('default_hooks.checkpoint', 'none', "`default_hooks.checkpoint` should be a dict with"),
+    ('default_hooks.logger.intervall', 1, 'did you mean `interval`?'),
+    ('train_cfg.rewards.box_iou', 5, '`train_cfg.rewards.box_iou` should be a dict with a `type`'),
+    ('custom_hooks.0.discriminator', 'clip', '`custom_hooks.0.discriminator` should be '),
+    ('test_evaluator', 5, '`test_evaluator` should be'),
+    ('env_cfg.mp_cfg.opencv_threads', 1, 'did you mean `opencv_num_threads`?'),
+    ('randomness.seed', 'x', '`randomness.seed` should be int or None'),
+    ('log_processor.window_size', 'x', '`log_processor.window_size` should be float'),
+])
+def test_what_is_told(tiny_config, key, value, told):
+    override(tiny_config, {key: value})
+    problems = check_config(tiny_config).problems
+    assert any(told in problem for problem in problems), problems
+    assert dry_run(tiny_config)[0][:len(problems)] == problems
+    with pytest.raises(UnsuitableConfig) as refusal:
+        build_runner(tiny_config)
+    assert str(refusal.value) == '\n'.join(problems)
+
+
+@pytest.mark.parametrize('key, value', [
+    ('param_scheduler', [dict(type='LinearLR', start_factor=0.1, begin=0, end=5, by_epoch=False)]),
+    ('optim_wrapper.optimizer.lr', 1), ('train_dataloader.num_workers', 2.0),
+    ('default_hooks.timer', None), ('train_dataloader.dataset.indices', [0, 1]),
+    ('optim_wrapper.paramwise_cfg', dict(bias_decay_mult=0.0)),
+    ('model.train_cfg.clip_ratio_high', 0.3), ('randomness.seed', None),
+    ('optim_wrapper.type', 'AmpOptimWrapper'), ('visualizer.vis_backends', [])])
+def test_what_is_right_is_taken(tiny_config, key, value):
+    override(tiny_config, {key: value})
+    assert check_config(tiny_config).problems == []
+
+
+def test_what_a_test_does_not_read_may_be_wrong(tiny_config):
+    tiny_config.merge_from_dict({'train_dataloader.batch_size': 'x', 'train_cfg.max_iters': 'x'})
+    assert len(check_config(tiny_config).problems) == 2
+    assert check_config(tiny_config, training=False).problems == []
