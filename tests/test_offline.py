@@ -11,7 +11,7 @@ import pytest
 
 from mmdpad.models import SAM2Decoder, SAM3Decoder, SAMHQDecoder, VLMReasoningHead
 from mmdpad.models.discriminators.open_clip_loading import load_open_clip
-from mmdpad.models.weights import is_hub_name
+from mmdpad.models.sources import is_hub_name
 from mmdpad.testing import POLICY_WEIGHTS
 
 ROOT = Path(__file__).parents[1]

@@ -66,7 +66,7 @@ def file_problems(folder: Path, weights: bool = True, processor: bool = True,
         if not all((folder / name).is_file() for name in _VOCABULARY):
             yield (f'{folder} has neither {_TOKENIZER} nor {" with ".join(_VOCABULARY)}; copy the '
                    f'file from the model that this one was trained from')
-        elif (name := read_json(folder / 'tokenizer_config.json').get('tokenizer_class')) in _WHOLE:
+        elif (name := peek_json(folder / 'tokenizer_config.json').get('tokenizer_class')) in _WHOLE:
             yield (f'tokenizer_config.json of {folder} names {name}, which needs {_TOKENIZER}, '
                    f'which is not there; copy it from the model that this one was trained from')
 
@@ -129,7 +129,7 @@ def weight_problems(folder: Path) -> Iterator[str]:
 
 
 def _names_others(index: Path, name: str) -> bool:
-    names = read_json(index).get('weight_map')
+    names = peek_json(index).get('weight_map')
     return isinstance(names, dict) and {*names.values()} != {name}
 
 
@@ -175,7 +175,7 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def peek_json(path: Path) -> dict[str, Any]:
     """The entries of a JSON file; none where there is no such file, or a damaged one (of which
     transformers tells)."""
     try:

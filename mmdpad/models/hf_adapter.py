@@ -26,13 +26,8 @@ from mmdpad.models.heads.lora import (
     matches_layer,
     tied_and_adapted,
 )
-from mmdpad.models.weights import (
-    LoadReport,
-    check_source,
-    from_folder,
-    load_pretrained,
-    read_state_dict,
-)
+from mmdpad.models.sources import check_source
+from mmdpad.models.weights import LoadReport, from_folder, load_pretrained, read_state_dict
 
 _IN_PEFT = 'base_model.model.'  # before the names of transformers
 _IN_POLICY = 'policy.'

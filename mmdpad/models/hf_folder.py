@@ -24,14 +24,8 @@ from mmdpad.models.hf_adapter import (
     load_merged,
     save_adapter,
 )
-from mmdpad.models.weights import (
-    LoadReport,
-    check_source,
-    from_folder,
-    load_pretrained,
-    read_json,
-    read_state_dict,
-)
+from mmdpad.models.sources import check_source, read_json
+from mmdpad.models.weights import LoadReport, from_folder, load_pretrained, read_state_dict
 
 SHARD_SIZE = '5GB'
 _IN_CHECKPOINT = 'policy.model.'  # before the names of transformers

@@ -6,35 +6,25 @@ Importing this also makes mmengine read files so (``load_from``, ``--resume``, `
 
 from __future__ import annotations
 
-import json
 import os.path as osp
 import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
 
 import torch
-from huggingface_hub import hf_hub_download, is_offline_mode, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel, dynamic_module_utils
-from transformers.utils import cached_file
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers import PreTrainedModel, dynamic_module_utils
 
-from mmdpad.models.adapter_folder import CONFIG as ADAPTER_CONFIG
-from mmdpad.models.adapter_folder import find_adapter
 from mmdpad.utils.plain_pickle import LOAD_ERRORS
-
-from .folder_files import CONFIG, adapter_problems, file_problems
 
 _SHOWN = 4
 # Parts of names (with a dot before each) that programs leave when they save a wrapped model.
@@ -51,7 +41,6 @@ _WRAPPERS = {
                           'the part out of the names',
     '.module.': "`module.` is torch's DataParallel's: save the model under it again, or take the "
                 'part out of the names'}
-_FOLDERS = ('checkpoints', 'data', 'outputs', 'work_dirs')
 
 
 def read_state_dict(path: str, remedy: str) -> dict[str, Tensor]:
@@ -196,112 +185,6 @@ def load_pretrained(model_class: type[PreTrainedModel], source: str, remedy: str
     return model
 
 
-def is_hub_name(value: str) -> bool:
-    """Whether a string may name a model of the hub: ORG/NAME, where ORG is no folder here and none
-    that configs name. All else is a path, also where nothing is there: the hub has whatever
-    somebody uploaded under a name."""
-    organisation = value.partition('/')[0]
-    return bool(re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', value, re.ASCII)
-                and organisation not in _FOLDERS and not Path(organisation).is_dir())
-
-
-def find_folder(source: str) -> Path | None:
-    """The folder that a model is loaded from: it is there, or in the cache of the hub."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if is_hub_name(source):
-        cached = try_to_load_from_cache(source, 'config.json')
-        if isinstance(cached, str):
-            return Path(cached).parent
-    return None
-
-
-def check_source(name: str, value: str, example: str, weights: bool = True,
-                 processor: bool = True, tokenizer: bool = True) -> str:
-    """A folder that holds a model in Hugging Face format, or a hub name as it is: what
-    :func:`find_model` finds, with its files.
-
-    Args:
-        name, value, example: As there.
-        weights, processor, tokenizer: Whether their files have to be there, too, see
-            :func:`check_files`.
-
-    Raises:
-        FileNotFoundError, ValueError: As there.
-    """
-    source, folder = find_model(name, value, example)
-    check_files(source, folder, weights, processor, tokenizer)
-    return source
-
-
-def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
-    """What ``from_pretrained`` takes, and the folder of its config.json.
-
-    Only for a hub name (:func:`is_hub_name`) is the hub asked, for config.json and for an adapter
-    beside it; where ``HF_HUB_OFFLINE=1`` is set, only its cache.
-
-    Args:
-        name: The config's entry, for the error message.
-        value: What it holds.
-        example: A hub name of such a model, for the error message.
-
-    Raises:
-        FileNotFoundError: A path that is not there or lacks config.json (of an adapter's folder the
-            message says how to use it), or a model that the hub does not give.
-    """
-    wanted = (f'`{name}` should be a folder in Hugging Face format (with config.json, weights and '
-              f'the files of tokenizer and processor) or a hub name such as {example}')
-    if is_hub_name(value):
-        try:
-            folder = Path(hf_hub_download(value, CONFIG)).parent
-            find_adapter_config_file(value)  # into the same folder, if there is one
-        except (OSError, ValueError, EntryNotFoundError) as error:
-            with suppress(OSError, ValueError, EntryNotFoundError):
-                hf_hub_download(value, ADAPTER_CONFIG)
-            _refuse_adapter(wanted, value)
-            offline = 'HF_HUB_OFFLINE is set' if is_offline_mode() else first_line(error)
-            raise FileNotFoundError(
-                f'{wanted}, but {value!r} is not there, nor in the cache of the hub, and the hub '
-                f'does not give it ({offline}); correct the path, or run `hf download {value}` '
-                f'where the hub can be reached') from error
-        return value, folder
-    path = Path(value).expanduser()
-    if not (path / CONFIG).is_file():
-        _refuse_adapter(wanted, value)
-        raise FileNotFoundError(
-            f'{wanted}, but {str(path)!r} '
-            f'{"has no config.json" if path.exists() else "is not there"}; '
-            f'download the model there or set `{name}`')
-    return str(path), path
-
-
-def check_files(source: str, folder: Path, weights: bool = True, processor: bool = True,
-                tokenizer: bool = True) -> None:
-    """See to the files of a model, before any is read.
-
-    Args:
-        source, folder: What :func:`find_model` returns.
-        weights, processor, tokenizer: Whether their files have to be there, see
-            :func:`.folder_files.file_problems`; of a hub name only where the hub cannot give them.
-
-    Raises:
-        ValueError: Files are missing or damaged, or an adapter lies beside the weights.
-    """
-    if is_hub_name(source) and not is_offline_mode():
-        problems = list(adapter_problems(folder))
-    else:
-        problems = list(file_problems(folder, weights, processor, tokenizer))
-    if problems:
-        raise ValueError('\n'.join(problems))
-
-
-def _refuse_adapter(wanted: str, value: str) -> None:
-    if adapter := find_adapter(value):
-        raise FileNotFoundError(f'{wanted}, but {value!r} holds an adapter alone; '
-                                f'{adapter.advice}')
-
-
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, at most 300 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -340,11 +223,11 @@ def load_plain(path: str, map_location: Any = 'cpu', mmap: bool = True) -> Any:
                           mmap=mmap and is_zip)
     except (*LOAD_ERRORS, RuntimeError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f'File {path!r} should hold tensors and plain data as torch.save writes '
-                         f'them, but {_fault(error)}; take another file, or, of one that you '
+                         f'them, but {fault_of(error)}; take another file, or, of one that you '
                          'trust, save the `state_dict` alone') from error
 
 
-def _fault(error: Exception) -> str:
+def fault_of(error: Exception) -> str:
     """Why a file cannot be read, without torch's advice to run what is in it."""
     if found := re.search(r'GLOBAL (\S+)', str(error)):
         return f'asks for {found[1]}, which could run code and is not loaded'
@@ -383,38 +266,7 @@ def from_folder(loader: Any, source: str, remedy: str, **arguments: Any) -> Any:
         return loader.from_pretrained(source, trust_remote_code=False, **arguments)
     except (*LOAD_ERRORS, RuntimeError, SafetensorError) as error:
         raise ValueError(f'{source!r} cannot be loaded by {loader.__name__}: it '
-                         f'{_fault(error)}. {remedy}') from error
-
-
-def read_config(source: str) -> dict[str, Any]:
-    """The config.json of a folder or a hub name.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
-    try:
-        return dict(PreTrainedConfig.get_config_dict(source)[0])
-    except (*LOAD_ERRORS, RecursionError) as error:
-        raise ValueError(f'config.json of {source!r} {_fault(error)}; download it again'
-                         ) from error
-
-
-def read_json(source: str, name: str) -> dict[str, Any]:
-    """A JSON file of a folder or a hub name; an empty dict where it is not there.
-
-    Raises:
-        ValueError: It is damaged, or holds something else than an object.
-    """
-    path = cached_file(source, name, _raise_exceptions_for_missing_entries=False,
-                       _raise_exceptions_for_connection_errors=False)
-    try:
-        content = json.loads(Path(path).read_text(encoding='utf-8')) if path else {}
-    except (*LOAD_ERRORS, RecursionError) as error:
-        raise ValueError(f'{name} of {source!r} {_fault(error)}; download it again') from error
-    if not isinstance(content, dict):
-        raise ValueError(f'{name} of {source!r} should hold a JSON object, but holds '
-                         f'{type(content).__name__}; download it again')
-    return content
+                         f'{fault_of(error)}. {remedy}') from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import lora_targets
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
-from mmdpad.models.weights import find_folder
+from mmdpad.models.sources import find_folder
 from mmdpad.prompts import build_messages
 
 from .frozen import FrozenCost, clip_cost, sam_cost

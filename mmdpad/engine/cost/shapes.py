@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from mmdpad.models.folder_files import CONFIG, adapter_problems
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.lora import LORA_TARGETS
-from mmdpad.models.weights import find_folder
+from mmdpad.models.sources import find_folder
 
 
 @dataclass(frozen=True)

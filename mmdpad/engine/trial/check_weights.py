@@ -15,7 +15,7 @@ from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_open_clip
 from mmdpad.models.folder_files import check_weights_file
 from mmdpad.models.heads.policy_source import policy_problems
-from mmdpad.models.weights import find_folder
+from mmdpad.models.sources import find_folder
 
 
 def check_weights(node: Node) -> Iterator[str]:

@@ -30,7 +30,7 @@ from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.heads.quantization import check_trainable
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
-from mmdpad.models.weights import find_folder
+from mmdpad.models.sources import find_folder
 from mmdpad.registry import DATASETS
 from mmdpad.rewards import RewardComposition
 from mmdpad.utils import LOADERS

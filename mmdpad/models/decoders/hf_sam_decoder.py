@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from mmdpad.models.weights import check_files, find_model, from_folder, load_pretrained, read_config
+from mmdpad.models.sources import check_files, find_model, read_config
+from mmdpad.models.weights import from_folder, load_pretrained
 
 from .prompted_decoder import PromptedDecoder, best_of
 

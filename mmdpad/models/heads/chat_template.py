@@ -13,7 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from jinja2 import TemplateError
 from transformers import ProcessorMixin
 
-from mmdpad.models.weights import read_json
+from mmdpad.models.sources import read_json
 from mmdpad.prompts import TAGS
 
 REMEDY = 'The folder should hold tokenizer, processor and chat template as they were published'

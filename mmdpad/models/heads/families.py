@@ -12,7 +12,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from mmdpad.models.weights import read_config
+from mmdpad.models.sources import read_config
 from mmdpad.prompts import check_coordinates
 
 _ENTRIES = ('image_token_id', 'video_token_id', 'vision_start_token_id', 'vision_end_token_id',
@@ -63,7 +63,7 @@ def find_family(source: str) -> PolicyFamily:
     """The family of a policy; reads nothing but its config.json.
 
     Args:
-        source: Folder or hub name, see :func:`mmdpad.models.weights.check_source`.
+        source: Folder or hub name, see :func:`mmdpad.models.sources.check_source`.
 
     Raises:
         ValueError: No such family is registered.

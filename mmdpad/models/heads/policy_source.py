@@ -11,9 +11,9 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
-from mmdpad.models.folder_files import read_json
+from mmdpad.models.folder_files import peek_json
+from mmdpad.models.sources import check_files, find_model
 from mmdpad.models.weight_names import compare_names, head_problem
-from mmdpad.models.weights import check_files, find_model
 
 from .families import find_family
 from .lora import check_lora
@@ -125,7 +125,7 @@ def check_image_processor(source: str) -> None:
         ValueError: It does not, as that of the first Qwen2.5-VL folders.
     """
     path = Path(source, _PROCESSOR)
-    name = read_json(path).get('image_processor_type')
+    name = peek_json(path).get('image_processor_type')
     if isinstance(name, str) and get_image_processor_class_from_name(
             name.removesuffix('Fast')) is None:
         raise ValueError(

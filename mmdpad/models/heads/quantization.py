@@ -13,7 +13,8 @@ from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from mmdpad.models.weights import first_line, read_config
+from mmdpad.models.sources import read_config
+from mmdpad.models.weights import first_line
 
 KEPT = ('model.visual', 'lm_head')
 """Modules that keep their weights: the vision tower and the output head."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mmdpad.models.weights import read_json
+from mmdpad.models.sources import read_json
 
 from .chat_template import TAG_TEXTS, ChatTemplate
 

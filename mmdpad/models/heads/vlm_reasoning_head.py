@@ -46,7 +46,7 @@ class VLMReasoningHead(BaseModule):
 
     Args:
         pretrained: A local folder in Hugging Face format, or a hub name (``Qwen/...``), see
-            :func:`mmdpad.models.weights.is_hub_name`.
+            :func:`mmdpad.models.sources.is_hub_name`.
         prompt_template: See :func:`mmdpad.prompts.build_messages`.
         dtype: Of the weights, one of :data:`mmdpad.models.precision.DTYPES`: ``'float32'`` (master
             weights; use an AMP optimizer wrapper for bfloat16 arithmetic), ``'bfloat16'`` or

@@ -14,10 +14,8 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdpad.models.heads.lora import SCALING, adapter_scaling, check_scaling
 from mmdpad.models.non_finite import naming_samples, told_by_all
 from mmdpad.models.precision import find_untrainable_weights
-from mmdpad.models.weights import LoadReport
 from mmdpad.prompts import (
     MAX_OBJECTS,
     parse_response,
@@ -29,8 +27,9 @@ from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import check_objective, policy_loss
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
 
+from .state_hooks import check_fit, drop_frozen, expect_no_frozen
+
 Inputs = dict[str, list[Tensor]]
-FROZEN = ('decoder.', 'reference.')
 
 
 @MODELS.register_module()
@@ -93,9 +92,9 @@ class ReasoningSegmentor(BaseDetector):
                 f"use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or "
                 f'leave `importance_cap` out')
         self.test_cfg = {'temperature': 0.0, 'max_new_tokens': 1024, **(test_cfg or {})}
-        self.register_state_dict_post_hook(_drop_frozen)
-        self._register_load_state_dict_pre_hook(_check_fit, with_module=True)
-        self.register_load_state_dict_post_hook(_expect_no_frozen)
+        self.register_state_dict_post_hook(drop_frozen)
+        self._register_load_state_dict_pre_hook(check_fit, with_module=True)
+        self.register_load_state_dict_post_hook(expect_no_frozen)
 
     def init_weights(self) -> None:
         """Nothing but :meth:`check_trainable`, since this is called before training, unless
@@ -392,43 +391,3 @@ def split_train_cfg(config: dict) -> tuple[dict, dict, dict]:
                          f'narrow the choice (the ratio compares whole distributions), but got '
                          f'{objective["importance_cap"]}')
     return sampling, objective, options
-
-
-def _is_frozen(module: ReasoningSegmentor, key: str) -> bool:
-    """Whether a checkpoint leaves this key of the segmentor's state out."""
-    adapter = module.policy.adapter_keys
-    return key.startswith(FROZEN) or bool(adapter) and (
-        key.removeprefix('policy.') not in adapter | {SCALING})
-
-
-def _drop_frozen(module: ReasoningSegmentor, state: dict, prefix: str, *_: Any) -> None:
-    """Leave the frozen parts out of a state dict."""
-    for key in [k for k in state if _is_frozen(module, k.removeprefix(prefix))]:
-        del state[key]
-
-
-def _expect_no_frozen(module: ReasoningSegmentor, incompatible: Any) -> None:
-    """Do not report the parts that a checkpoint never holds as missing."""
-    incompatible.missing_keys[:] = [
-        key for key in incompatible.missing_keys if not _is_frozen(module, key)]
-
-
-def _check_fit(module: ReasoningSegmentor, state: dict, prefix: str, *_: Any) -> None:
-    """Refuse a checkpoint that is not the policy's, or the adapter's, in names, shapes or scaling,
-    before anything is loaded.
-
-    mmengine would only warn, and go on with a policy of which a part is the config's.
-    """
-    scaling = None
-    if module.policy.has_adapter:
-        # Not the buffer: a strategy may load into the model's own tensors.
-        scaling = state.setdefault(f'{prefix}policy.{SCALING}',
-                                   adapter_scaling(module.policy.model))
-    own = {key.removeprefix(prefix): value for key, value in state.items()
-           if key.startswith(prefix)}
-    LoadReport.of(module, own, 'the checkpoint').settle(
-        'It should be of this config: `model.policy` (model, `lora`) as in the run that wrote it; '
-        'to start an adapter from a whole policy, name its folder as `model.policy.pretrained`, '
-        'see `mmdpad run to_hf --help`')
-    if scaling is not None:
-        check_scaling(module.policy.model, scaling)

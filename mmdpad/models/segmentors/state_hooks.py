@@ -1,0 +1,53 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What a checkpoint holds of a reasoning segmentor, and whether one fits: hooks of its state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmdet.models.detectors import BaseDetector
+
+from mmdpad.models.heads.lora import SCALING, adapter_scaling, check_scaling
+from mmdpad.models.weights import LoadReport
+
+_FROZEN = ('decoder.', 'reference.')
+
+
+def _is_frozen(module: BaseDetector, key: str) -> bool:
+    """Whether a checkpoint leaves this key of the segmentor's state out."""
+    adapter = module.policy.adapter_keys
+    return key.startswith(_FROZEN) or bool(adapter) and (
+        key.removeprefix('policy.') not in adapter | {SCALING})
+
+
+def drop_frozen(module: BaseDetector, state: dict, prefix: str, *_: Any) -> None:
+    """Leave the frozen parts out of a state dict."""
+    for key in [k for k in state if _is_frozen(module, k.removeprefix(prefix))]:
+        del state[key]
+
+
+def expect_no_frozen(module: BaseDetector, incompatible: Any) -> None:
+    """Do not report the parts that a checkpoint never holds as missing."""
+    incompatible.missing_keys[:] = [
+        key for key in incompatible.missing_keys if not _is_frozen(module, key)]
+
+
+def check_fit(module: BaseDetector, state: dict, prefix: str, *_: Any) -> None:
+    """Refuse a checkpoint that is not the policy's, or the adapter's, in names, shapes or scaling,
+    before anything is loaded.
+
+    mmengine would only warn, and go on with a policy of which a part is the config's.
+    """
+    scaling = None
+    if module.policy.has_adapter:
+        # Not the buffer: a strategy may load into the model's own tensors.
+        scaling = state.setdefault(f'{prefix}policy.{SCALING}',
+                                   adapter_scaling(module.policy.model))
+    own = {key.removeprefix(prefix): value for key, value in state.items()
+           if key.startswith(prefix)}
+    LoadReport.of(module, own, 'the checkpoint').settle(
+        'It should be of this config: `model.policy` (model, `lora`) as in the run that wrote it; '
+        'to start an adapter from a whole policy, name its folder as `model.policy.pretrained`, '
+        'see `mmdpad run to_hf --help`')
+    if scaling is not None:
+        check_scaling(module.policy.model, scaling)
