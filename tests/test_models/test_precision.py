@@ -79,7 +79,8 @@ def test_an_adapter_on_them_moves(tiny_sft_config, base, tmp_path):
     runner.train()
     adapter = runner.model.state_dict()
     assert {value.dtype for value in adapter.values()} == {torch.float32}
-    moved = [(value != start[name]).float().mean() for name, value in adapter.items()]
+    moved = [(adapter[f'policy.{name}'] != start[f'policy.{name}']).float().mean()
+             for name in runner.model.policy.adapter_keys]
     assert min(moved) > 0.99
     tiny_sft_config.update(resume=True, experiment_name='resumed')
     tiny_sft_config.train_cfg.max_iters = 4
