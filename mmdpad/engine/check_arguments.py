@@ -13,6 +13,8 @@ from typing import Any
 from mmengine.registry import FUNCTIONS
 
 from mmdpad.models import ReasoningSegmentor, VLLMRollout, VLMReasoningHead
+from mmdpad.models.decoders import DetectorDecoder
+from mmdpad.models.discriminators import DiscriminativeOptions, DiscriminativeReward
 from mmdpad.models.heads.lora import lora_config
 from mmdpad.models.heads.quantization import quantization_config
 from mmdpad.models.precision import find_wrong_dtype
@@ -224,6 +226,31 @@ def _check_vllm(entry: Mapping[str, Any], path: str) -> Iterator[str]:
                    f'move it to `{path}.{name}`')
 
 
+def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
+    given = {name: value for name, value in entry.items()
+             if name not in (*_TAKEN_OUT, 'discriminator', 'device')}
+    known = inspect.signature(DiscriminativeOptions).parameters
+    wrong = [*unknown_keys(given, {*known, 'discriminator', 'device'}, path,
+                           'DiscriminativeReward'),
+             *find_wrong_types(DiscriminativeOptions, given, path)]
+    yield from wrong
+    if not wrong:
+        try:
+            DiscriminativeOptions(**given)
+        except REFUSALS as error:
+            yield describe_refusal(path, entry, error)
+
+
+def _check_detector(entry: Mapping[str, Any], path: str) -> Iterator[str]:
+    config = entry.get('config')
+    if isinstance(config, Mapping):
+        for name in ('model', 'test_dataloader'):
+            if not isinstance(config.get(name), Mapping):
+                yield (f'`{path}.config.{name}` should be a dict, as in the config of a detector, '
+                       f'but got {config.get(name)!r}; name that config instead')
+
+
 _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
     VLMReasoningHead: _check_policy, ReasoningSegmentor: _check_segmentor,
-    VLLMRollout: _check_vllm}
+    VLLMRollout: _check_vllm, DiscriminativeReward: _check_discriminative,
+    DetectorDecoder: _check_detector}

@@ -17,6 +17,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import nn
+from torch.cuda.amp import GradScaler
 from torch.utils.data import DataLoader
 
 from mmdpad.models import VLMReasoningHead
@@ -201,7 +202,9 @@ def _check_amp(wrapper: Mapping[str, Any]) -> Iterator[str]:
         if problem := find_wrong_dtype('optim_wrapper.dtype', wrapper['dtype']):
             yield problem
     scale = wrapper.get('loss_scale', 'dynamic')
-    if not (scale == 'dynamic' or isinstance(scale, (float, Mapping))):
+    if isinstance(scale, Mapping):
+        yield from _check_section(scale, 'optim_wrapper.loss_scale', GradScaler)
+    elif not (scale == 'dynamic' or isinstance(scale, float)):
         yield (f"`optim_wrapper.loss_scale` should be 'dynamic', a float or a dict of GradScaler's "
                f'arguments, but got {scale!r}; correct it')
 
