@@ -53,7 +53,7 @@ def peak(moments: Mapping[str, Mapping[str, float]]) -> tuple[str, float]:
 
 def full_shard(moments: Mapping[str, Mapping[str, float]], gpus: int) -> dict[str, Bytes]:
     """The same with all that has a number per weight divided by ``gpus``, without what gathering a
-    layer takes: the ideal of FSDP, which mmdpad has not built."""
+    layer takes: the ideal that ``FSDP2Strategy`` comes near."""
     shared = {'weights', 'adapter', 'optimizer state', 'gradients', 'reference',
               'bfloat16 copies of weights', 'optimizer, for a moment'}
     return {name: {part: value / gpus if part in shared else value

@@ -179,7 +179,7 @@ def _format_variants(report: Mapping[str, Any]) -> list[str]:
         lines.append(f'{cells}  {row["how"]}'.rstrip())
     if gpus > 1:
         lines.append('shards: weights, gradients, optimizer state and reference divided by the '
-                     'GPUs (FSDP, ideally); not built')
+                     'GPUs (the ideal of FSDP2Strategy, without the layers that it gathers)')
     return lines
 
 
