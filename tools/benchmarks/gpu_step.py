@@ -50,6 +50,7 @@ from common import (
 )
 from mmdet.structures import DetDataSample
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
@@ -164,10 +165,10 @@ def _ten_times(function: Callable[[], Any]) -> None:
 
 
 class RandomHead(EndlessHead):
-    """A policy whose ``pretrained`` has config and processor only. Its weights are random and made
-    on the default device."""
+    """A policy whose ``pretrained`` has no weights. Its own are random and made on the default
+    device."""
 
-    def _load_model(self, source: str, dtype: str) -> PreTrainedModel:
+    def _load_model(self, source: str, dtype: str, **_: Any) -> PreTrainedModel:
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(source),
                                                         dtype=getattr(torch, dtype))
         model.tie_weights()
@@ -194,7 +195,7 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
 
 def write_source(folder: str, model: str, side: int) -> PolicyShape:
-    """Write config and processor of a model; returns its shape."""
+    """Write config and processor of a model, and a file of no weights; returns its shape."""
     if model == 'tiny':
         config = make_config(hidden_size=192, layers=2, vocab_size=3584)
     else:
@@ -205,6 +206,7 @@ def write_source(folder: str, model: str, side: int) -> PolicyShape:
                     setattr(part, name, value)
     config.save_pretrained(folder)
     write_processor(folder, side)
+    save_file({}, f'{folder}/model.safetensors')
     return PolicyShape.of(build_on_meta(AutoConfig.from_pretrained(folder)))
 
 
