@@ -26,6 +26,7 @@ from mmdpad.models.heads.lora import (
     matches_layer,
     tied_and_adapted,
 )
+from mmdpad.models.heads.policy_source import EXAMPLE
 from mmdpad.models.sources import check_source
 from mmdpad.models.weights import LoadReport, from_folder, load_pretrained, read_state_dict
 
@@ -134,7 +135,7 @@ def import_adapter(folder: str, base: str | None, prefix: str) -> tuple[dict[str
     if base is None and adapter.base is None:
         raise ValueError(f'adapter_config.json of {folder!r} should name its model '
                          f'(`base_model_name_or_path`), but does not; name it by `--base`')
-    source = check_source('--base', base or adapter.base, 'Qwen/Qwen2.5-VL-7B-Instruct')
+    source = check_source('--base', base or adapter.base, EXAMPLE)
     with torch.device('meta'):
         model = AutoModelForImageTextToText.from_config(
             from_folder(AutoConfig, source, 'Name the model of the adapter by `--base`'))

@@ -15,15 +15,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models.folder_files import ADAPTER, weight_file
+from mmdpad.models.heads.policy_source import EXAMPLE, WEIGHTS_REMEDY
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.quantization import refuse_quantized
 from mmdpad.models.heads.response_codec import GENERATION_CONFIG
-from mmdpad.models.hf_adapter import (
-    check_adapter,
-    import_adapter,
-    load_merged,
-    save_adapter,
-)
+from mmdpad.models.hf_adapter import check_adapter, import_adapter, load_merged, save_adapter
 from mmdpad.models.sources import check_source, read_json
 from mmdpad.models.weights import LoadReport, from_folder, load_pretrained, read_state_dict
 
@@ -66,7 +62,7 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
         raise ValueError('`--merge-lora` should be given for a config with `model.policy.lora`, '
                          'but this one has none; leave it out')
     source = check_source('model.policy.pretrained', policy['pretrained'],
-                          'Qwen/Qwen2.5-VL-7B-Instruct', merge_lora, processor=False,
+                          EXAMPLE, merge_lora, processor=False,
                           tokenizer=False)
     if merge_lora:
         refuse_quantized(source, 'for an adapter to be merged into them', 'name the model that '
@@ -110,13 +106,11 @@ def import_policy(folder: str, base: str | None = None) -> tuple[dict[str, Tenso
     """
     if Path(folder, ADAPTER).is_file() and weight_file(Path(folder)) is None:
         return import_adapter(folder, base, _IN_CHECKPOINT)
-    source = check_source('FOLDER', folder, 'Qwen/Qwen2.5-VL-7B-Instruct', processor=False,
+    source = check_source('FOLDER', folder, EXAMPLE, processor=False,
                           tokenizer=False)
     refuse_quantized(source, 'to become a checkpoint', 'name the folder as '
                      '`model.policy.pretrained`')
-    model = load_pretrained(AutoModelForImageTextToText, source,
-                            'The folder should hold the weights of the model that its config.json '
-                            'describes', dtype='auto')
+    model = load_pretrained(AutoModelForImageTextToText, source, WEIGHTS_REMEDY, dtype='auto')
     return {_IN_CHECKPOINT + name: value for name, value in model.state_dict().items()}, None
 
 

@@ -33,8 +33,8 @@ def _find(entry: dict) -> tuple[str, list[str]]:
     except ValueError as error:
         return '', [str(error)]
     if adapter:
-        return '', [f'`pretrained` should be a folder with a whole model, but {source!r} holds an '
-                    f'adapter alone; {adapter.advice}']
+        return '', [f'`pretrained` should be a folder with a whole model, but {source!r} holds '
+                    f'only an adapter; {adapter.advice}']
     if (folder := find_folder(source)) is None:
         return '', [f'`pretrained` should be a folder with the model, but {source!r} is not there, '
                     f'nor a name in the cache of the hub; download it: `hf download NAME '

@@ -14,7 +14,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdpad.models.non_finite import naming_samples, told_by_all
+from mmdpad.models.non_finite import naming_samples, shared_message
 from mmdpad.models.precision import find_untrainable_weights
 from mmdpad.prompts import (
     MAX_OBJECTS,
@@ -239,7 +239,7 @@ class ReasoningSegmentor(BaseDetector):
                 raise ValueError(f'`coordinates` of `ComposeResponse` should be {own!r}, which the '
                                  f'policy writes, but got {given!r}; set them so')
         prompts = self._encode(inputs, data_samples)
-        with told_by_all(), naming_samples(data_samples):
+        with shared_message(), naming_samples(data_samples):
             loss, scalars = self.policy.supervised_loss(prompts,
                                                         [s.response for s in data_samples])
         return {'loss': loss, **scalars}
