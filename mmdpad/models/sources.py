@@ -27,9 +27,9 @@ def is_hub_name(value: str) -> bool:
     """Whether a string may name a model on the hub: ORG/NAME, where ORG is neither a folder here
     nor one that the configs use. Anything else is a path, even if nothing is there: anybody can
     upload a model under any name."""
-    organisation = value.partition('/')[0]
+    organization = value.partition('/')[0]
     return bool(re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', value, re.ASCII)
-                and organisation not in _FOLDERS and not Path(organisation).is_dir())
+                and organization not in _FOLDERS and not Path(organization).is_dir())
 
 
 def find_folder(source: str) -> Path | None:
