@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -65,6 +66,7 @@ def prepare_environment() -> None:
             '\n(`mmdpad doctor` checks all else, too)')
     _restore_find_loader()
     _offer_configs()
+    _drop_misleading_warning()
     from .utils.plain_yaml import read_yaml_plainly
     read_yaml_plainly()
 
@@ -84,6 +86,13 @@ def _offer_configs() -> None:
     """
     from mmengine.config.utils import MODULE2PACKAGE
     MODULE2PACKAGE['mmdpad'] = 'mmdpad.version'
+
+
+def _drop_misleading_warning() -> None:
+    """On a CPU with avx512_bf16, bitsandbytes, which mmengine imports if it is installed, advises
+    installing a kernel for 4-bit inference that mmdpad never uses."""
+    logging.getLogger('bitsandbytes.backends.cpu.ops').addFilter(
+        lambda record: 'gemm_4bit_forward' not in str(record.msg))
 
 
 def _is_command() -> bool:

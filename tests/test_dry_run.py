@@ -167,11 +167,11 @@ def test_files_that_were_cut_short(policy, tmp_path):
     assert f'should have {whole.stat().st_size} bytes, but has {whole.stat().st_size - 1}' in (
         check_weights_file(cut))
     cut.write_bytes(b'<html>')
-    assert 'is no safetensors file' in check_weights_file(cut)
+    assert 'is not a safetensors file' in check_weights_file(cut)
     torch.save(dict(a=torch.zeros(2)), tmp_path / 'a.pth')
     assert check_weights_file(tmp_path / 'a.pth') is None
     (tmp_path / 'b.pth').write_bytes((tmp_path / 'a.pth').read_bytes()[:-30])
-    assert 'cut short' in check_weights_file(tmp_path / 'b.pth')
+    assert 'is truncated' in check_weights_file(tmp_path / 'b.pth')
 
 
 def test_the_commands(run_here, tmp_path):

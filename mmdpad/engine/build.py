@@ -29,14 +29,15 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
 
     Args:
         config: Of a run.
-        training: Whether it is built to train; what only training reads may be wrong otherwise.
+        training: Whether the runner is for training; otherwise settings that only training reads
+            are not checked.
 
     Raises:
-        UnsuitableConfig: What :func:`check_config` finds, a line each.
+        UnsuitableConfig: The problems that :func:`check_config` finds, one line each.
     """
     if problems := check_config(config, training).problems:
         raise UnsuitableConfig('\n'.join(problems))
-    said = keep_seed(config)
+    warning = keep_seed(config)
     # mmengine knows how to leave out a hook of its own, and asserts at None for another.
     hooks = config.get('default_hooks') or {}
     for name in [name for name, hook in hooks.items() if hook is None and name not in OWN_HOOKS]:
@@ -53,17 +54,17 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
             setattr(runner, name, dict(loader, dataset=for_evaluation(loader['dataset'])))
     shield_workers(runner)
     leave_no_handler(runner)
-    if said:
-        runner.logger.warning(said)
+    if warning:
+        runner.logger.warning(warning)
     return runner
 
 
 def keep_seed(config: Config) -> str | None:
-    """Have a run that is to be resumed built with the checkpoint's seed: the order of the data
-    follows from it, and mmengine takes it over only after the data loader is built.
+    """Set the seed of a run that is to be resumed to the checkpoint's: it determines the order of
+    the data, but mmengine restores it only after the data loader is built.
 
     Returns:
-        What to say where the config has another one.
+        A warning if the config has another seed.
     """
     path = config.get('load_from')
     if not (config.get('resume') and path and osp.exists(path)):
@@ -73,6 +74,6 @@ def keep_seed(config: Config) -> str | None:
     config.randomness = dict(config.get('randomness') or {}, seed=seed)
     if own in (None, seed):
         return None
-    return (f'--resume: `randomness.seed` stays that of the checkpoint, {seed}, and is not {own} '
-            f'of the config: the order of the data and the draws go on as they were. For another '
-            f'seed start a new run from these weights by `load_from`')
+    return (f'--resume: `randomness.seed` stays that of the checkpoint, {seed}, not {own} of the '
+            f'config, so that the order of the data and the sampling continue unchanged. For '
+            f'another seed, start a new run from these weights by `load_from`')

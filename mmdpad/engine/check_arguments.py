@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whether every `type` of a config is known, and takes the arguments that it is given."""
+"""Checks that every `type` in a config is known and takes its arguments."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from mmdpad.utils.argument_types import find_wrong_types
 
 from .config_nodes import Node
 
-# Entries that mmengine or the composition of rewards takes out before a class is built.
+# Keys that mmengine or the reward composition removes before a class is built.
 _TAKEN_OUT = {'type', '_scope_', '_delete_', 'priority', 'weight', 'optimizer', 'constructor',
               'paramwise_cfg', 'convert_to_iter_based'}
-# What a class is given beside its config.
+# Arguments that a class gets in addition to its config.
 _GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset'}
-# Built to see whether their arguments are right: nothing is loaded by that.
+# Built to check their arguments, since that loads nothing.
 _LIGHT = (HOOKS, TRANSFORMS)
 _OURS = 'mmdpad.'
-# Whose annotations are right, but for these; mmdet's are not (its own configs break some).
+# Packages with correct annotations, but for these; mmdet's contradict its own configs.
 _ANNOTATED = (_OURS, 'mmengine.', 'torch.optim.')
 _MISANNOTATED = {'AmpOptimWrapper': ('loss_scale', )}
-# Wrong settings as classes refuse them when they are built.
+# Errors that classes raise for wrong settings.
 REFUSALS = (TypeError, ValueError, KeyError, AttributeError, AssertionError)
 
 
 def check_node(node: Node) -> Iterator[str]:
-    """What is wrong with the type and the arguments of one node."""
+    """Problems with the type and the arguments of one node."""
     kind = node.kind
     if kind is None:
         yield _unknown_type(node)
@@ -66,8 +66,8 @@ def check_node(node: Node) -> Iterator[str]:
 
 
 def find_wrong_arguments(node: Node) -> Iterator[str]:
-    """The arguments of a class that are of no type which it takes, and what is wrong in those that
-    are settings of something else."""
+    """Problems with the types of a class's arguments, and with arguments that are settings of
+    something else."""
     if not _is_annotated(node):
         return
     kind = node.kind
@@ -83,14 +83,13 @@ def find_wrong_arguments(node: Node) -> Iterator[str]:
 def _is_annotated(node: Node) -> bool:
     if not inspect.isclass(node.kind):
         return False
-    # Parts of others' models are given more, and take out some, before they are built.
+    # Other packages' models add and remove arguments of their parts before building them.
     known = (_OURS, ) if node.registry is MODELS else _ANNOTATED
     return node.kind.__module__.startswith(known)
 
 
 def check_place(item: Any, where: str, type_optional: bool = False) -> Iterator[str]:
-    """What is wrong with a value that should be a dict with a ``type``; with one that is built
-    already, nothing."""
+    """Problems with a value that should be a dict with a ``type``, or an object built from one."""
     if isinstance(item, Mapping):
         kind = item.get('type')
         if not (isinstance(kind, str) or callable(kind) or type_optional and 'type' not in item):
@@ -102,7 +101,7 @@ def check_place(item: Any, where: str, type_optional: bool = False) -> Iterator[
 
 
 def describe_refusal(path: str, entry: Mapping[str, Any], error: BaseException) -> str:
-    """What a class said when it was built of an entry, with the key in front."""
+    """The message of an error that a class raised for a config entry, after the entry's key."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     line = re.sub(r'^class `\w+` in \S+: ', '', first_line(Exception(text)))
     named = re.match(r'`([\w.]+)` ', line)
@@ -113,7 +112,7 @@ def describe_refusal(path: str, entry: Mapping[str, Any], error: BaseException) 
 
 def unknown_keys(given: Iterable[str], known: Iterable[str], path: str,
                  taker: str) -> Iterator[str]:
-    """A sentence for each key that something does not take, with what it does."""
+    """A sentence for each unknown key, with the known ones."""
     known = set(known)
     for name in sorted(set(given) - known, key=str):
         close = difflib.get_close_matches(str(name), sorted(known), n=1)
@@ -147,13 +146,13 @@ def _unknown_type(node: Node) -> str:
 
 
 def _check_names(node: Node, kind: type) -> Iterator[str]:
-    """Arguments that a class does not take, or lacks."""
+    """Unknown and missing arguments of a class."""
     known = _arguments(kind)
     given = node.entry.keys() - _TAKEN_OUT
     if known is not None:
         yield from unknown_keys(given, known, node.path, kind.__name__)
     if not kind.__module__.startswith(_OURS):
-        return  # mmengine gives its own classes more
+        return  # mmengine passes further arguments to its own classes
     needed = {name for name, parameter in inspect.signature(kind).parameters.items()
               if parameter.default is parameter.empty
               and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)}
@@ -164,7 +163,7 @@ def _check_names(node: Node, kind: type) -> Iterator[str]:
 
 
 def _arguments(kind: type) -> set[str] | None:
-    """The arguments of a class and of the bases that it hands the rest to; None for any."""
+    """The arguments of a class and of the bases that it passes ``**kwargs`` to; None for any."""
     names: set[str] = set()
     bases = [base for base in kind.__mro__ if '__init__' in vars(base) and base is not object]
     for base in bases:
@@ -194,7 +193,7 @@ def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
                 own = f'`{name}' in str(error)
                 yield describe_refusal(path if own else f'{path}.{name}', entry if own else given,
                                        error)
-            except ImportError:  # a package is missing, which is told elsewhere
+            except ImportError:  # a missing package is reported elsewhere
                 pass
 
 

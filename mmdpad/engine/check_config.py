@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What can be said of a config's values before anything is built of it or read from a file."""
+"""Checks of a config's values before anything is built or read from files."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from .check_arguments import (
 from .config_nodes import Node, find_nodes
 
 STRATEGY = 'mmdpad.FSDP2Strategy'
-# Keys whose value is a dict with a `type`, or dicts with one in a list or under names.
+# Keys whose values are a dict with a `type`, a list of such dicts, or a dict of them.
 _ONE = {'discriminator', 'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'optimizer'}
 _LISTS = {'pipeline', 'custom_hooks', 'vis_backends'}
 _ONE_OR_LISTS = {'param_scheduler', 'val_evaluator', 'test_evaluator', 'datasets'}
 _NAMED = {'rewards', 'default_hooks'}
-# Entries of the config itself; those of the second set without a `type` are what mmengine fills in.
+# Top-level keys; for those in the second set mmengine fills in a missing `type`.
 _AT_TOP = {'model', 'strategy', 'model_wrapper_cfg', 'log_processor', 'visualizer'}
 _TYPE_OPTIONAL = {'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'log_processor',
                   'visualizer', 'model_wrapper_cfg'}
@@ -51,13 +51,13 @@ _BY_PRECISION = ('loss_scale', 'dtype', 'use_fsdp')
 
 @dataclass
 class Findings:
-    """What is wrong with a config.
+    """The findings of :func:`check_config`.
 
     Attributes:
-        problems: A line each, with key, value and remedy.
+        problems: One line each, with key, value and remedy.
         nodes: All dicts with a ``type`` that a run reads.
-        misnamed: ``id`` of those whose type or arguments are wrong.
-        readable: Whether all values are of the types that what reads them expects.
+        misnamed: ``id`` of those with a wrong type or wrong arguments.
+        readable: Whether all values have the types that their readers expect.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -67,11 +67,11 @@ class Findings:
 
 
 def check_config(config: Config, training: bool = True) -> Findings:
-    """Look at all values of a config that a run reads.
+    """Check all values of a config that a run reads.
 
     Args:
         config: Of a run.
-        training: Of ``tools/train.py``, else of ``tools/test.py``, which reads less.
+        training: Whether it is for ``tools/train.py``; ``tools/test.py`` reads less.
     """
     part = _relevant(config, training)
     found = Findings(list(_check_entries(part)) or list(_check_shape(part, '')))
@@ -98,7 +98,7 @@ def check_config(config: Config, training: bool = True) -> Findings:
 
 
 def find_wrong_strategy(config: Mapping[str, Any]) -> str | None:
-    """What is wrong with a config's ``strategy``, with the remedy; None if nothing is."""
+    """The problem with a config's ``strategy``, with its remedy; None if it is valid."""
     strategy = config.get('strategy')
     if strategy is None or strategy.get('type') == STRATEGY:
         return None
@@ -109,7 +109,7 @@ def find_wrong_strategy(config: Mapping[str, Any]) -> str | None:
 
 
 def _relevant(config: Config, training: bool) -> dict[str, Any]:
-    """What the run reads of a config."""
+    """The part of a config that the run reads."""
     if training:
         return dict(config)
     skipped = ('train_', 'val_', 'optim_wrapper', 'param_scheduler')
@@ -117,15 +117,15 @@ def _relevant(config: Config, training: bool) -> dict[str, Any]:
 
 
 def _check_entries(part: Mapping[str, Any]) -> Iterator[str]:
-    """Entries that are of no type which mmengine's runner takes."""
-    # A level may be one of logging's numbers, too; what places hold, check_place sees.
+    """Top-level entries of types that mmengine's runner does not take."""
+    # `log_level` may also be a number; `check_place` checks the entries of `default_hooks`.
     yield from find_wrong_types(Runner, {
         key: {} if value and key == 'default_hooks' and isinstance(value, Mapping) else value
         for key, value in part.items() if key != 'log_level'}, '')
 
 
 def _check_shape(value: Any, path: str) -> Iterator[str]:
-    """Places where a dict with a ``type`` should stand, and something else does."""
+    """Values that should be a dict with a ``type`` but are not."""
     if isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
             yield from _check_shape(item, f'{path}.{number}')
@@ -140,11 +140,11 @@ def _check_shape(value: Any, path: str) -> Iterator[str]:
 def _check_place(key: Any, item: Any, where: str, path: str) -> Iterator[str]:
     if item is None or not path and key not in _READ or (
             path.startswith('model') and key != 'discriminator'):
-        return  # a variable of the config's author, or a model's own
+        return  # a variable of the config's author, or an argument of another model
     if key in _ONE or not path and key in _AT_TOP | _TYPE_OPTIONAL:
         yield from check_place(item, where, not path and key in _TYPE_OPTIONAL)
     elif key in _ONE_OR_LISTS and isinstance(item, Mapping):
-        if 'metrics' not in item:  # of an Evaluator
+        if 'metrics' not in item:  # arguments of an Evaluator
             yield from check_place(item, where)
     elif key in _LISTS or key in _ONE_OR_LISTS:
         if not isinstance(item, (list, tuple)):
@@ -162,7 +162,7 @@ _READ = frozenset((*_AT_TOP, *_LISTS, *_ONE_OR_LISTS, *_NAMED, *_TYPE_OPTIONAL, 
 
 
 def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
-    """Dicts without a ``type``, which mmengine hands to functions of fixed arguments."""
+    """Dicts without a ``type``, which mmengine passes to functions with fixed arguments."""
     def environment(cudnn_benchmark: bool = False, mp_cfg: dict | None = None,
                     dist_cfg: dict | None = None, resource_limit: int = 4096) -> None: ...
 
@@ -197,7 +197,7 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_amp(wrapper: Mapping[str, Any]) -> Iterator[str]:
-    """What its class says only where there is a GPU."""
+    """What AmpOptimWrapper itself only checks if there is a GPU."""
     if wrapper.get('dtype') is not None:
         if problem := find_wrong_dtype('optim_wrapper.dtype', wrapper['dtype']):
             yield problem
@@ -223,7 +223,7 @@ def _check_section(given: Any, path: str, *takers: Callable, closed: bool = True
 
 
 def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:
-    """Optimizer, its wrapper and schedulers are built over a weight."""
+    """Build optimizer, wrapper and schedulers for a single weight."""
     given = config.get('optim_wrapper')
     if not given:
         return
@@ -235,7 +235,7 @@ def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:
         wrapper = {key: value for key, value in wrapper.items() if key not in _BY_PRECISION}
         wrapper['type'] = 'OptimWrapper'
     if 'constructor' in wrapper:
-        return  # it may look at the model
+        return  # it may need the real model
     path, entry = 'optim_wrapper', given
     try:
         built = build_optim_wrapper(nn.Linear(1, 1), ConfigDict(wrapper))
@@ -248,7 +248,7 @@ def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:
                 default_args=dict(optimizer=built))
     except REFUSALS as error:
         yield describe_refusal(path, entry, error)
-    except ImportError:  # a package is missing, which is told elsewhere
+    except ImportError:  # a missing package is reported elsewhere
         pass
 
 

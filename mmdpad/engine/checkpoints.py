@@ -18,7 +18,7 @@ from mmdpad.models.weights import first_line, load_plain
 from mmdpad.utils.files import atomic_file
 
 _WRITERS = (mmengine.runner.checkpoint, mmengine.runner.runner)  # each has the name of its own
-PLAIN_FILE = 'plain.pth'  # of a folder of parts: all but the tensors
+PLAIN_FILE = 'plain.pth'  # in a folder of parts: everything but the tensors
 _NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 
 
@@ -91,8 +91,8 @@ def find_fault(path: str) -> str | None:
 
 
 def read_meta(path: str) -> dict[str, Any]:
-    """What a checkpoint, a file or a folder of parts, says of itself: ``seed``, ``iter``, ``cfg``
-    and the like; empty of weights alone."""
+    """The ``meta`` of a checkpoint, a file or a folder of parts: ``seed``, ``iter``, ``cfg`` etc.;
+    empty if it holds only weights."""
     plain = osp.join(path, PLAIN_FILE) if osp.isdir(path) else path
     checkpoint = load_plain(plain) if osp.isfile(plain) else None
     return (isinstance(checkpoint, dict) and checkpoint.get('meta')) or {}

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a resumed run takes from its config where that differs from the checkpoint's."""
+"""Lets a resumed run use its config's settings where they differ from the checkpoint's."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mmengine.optim import OptimWrapper, _ParamScheduler
 
 from .build import UnsuitableConfig
 
-# Of a scheduler's state: how far it is, not how it was set.
+# Entries of a scheduler's state that record progress, not settings.
 _PROGRESS = ('last_step', '_global_step', '_last_value', 'base_values', 'verbose')
-# Of a config: where a run is and what it shows, and what is compared by its values.
+# Config entries about paths and display, and those that `apply_config` compares by value.
 _ASIDE = ('work_dir', 'load_from', 'resume', 'launcher', 'log_level', 'experiment_name',
           'visualizer', 'vis_backends', 'param_scheduler', 'optim_wrapper.optimizer',
           'optim_wrapper.paramwise_cfg', 'optim_wrapper.loss_scale', 'randomness.seed')
-# Of an optimizer's state: of a weight's shape; None where a folder of parts has it.
+# Entries of an optimizer's state with a weight's shape (None in the plain file of a folder).
 _LIKE_WEIGHTS = {'exp_avg', 'momentum_buffer'}
 _SHOWN = 20
 _START_ANEW = 'start a new run from these weights by `load_from`'
@@ -30,35 +30,35 @@ _START_ANEW = 'start a new run from these weights by `load_from`'
 
 def fit_optimizer(saved: dict[str, Any], wrapper: OptimWrapper, then: str | None = None,
                   now: str | None = None) -> None:
-    """See that a checkpoint's optimizer state is one of the config's optimizer.
+    """Check that a checkpoint's optimizer state fits the config's optimizer.
 
-    The optimizer also holds what is not trained: behind the policy a decoder and a reference, which
-    a config may have changed. These are taken in or left out.
+    The optimizer also holds frozen parameters, of a decoder and a reference after those of the
+    policy. A config may add or drop these; the saved groups are adapted.
 
     Args:
-        saved: The wrapper's state in the checkpoint; its groups are fitted.
-        wrapper: That of the config.
-        then, now: The checkpoint's config, where it has one, and that of the run, as text.
+        saved: The wrapper's state in the checkpoint; its groups are adapted in place.
+        wrapper: The config's optimizer wrapper.
+        then, now: The checkpoint's config, if it has one, and the run's, as text.
 
     Raises:
-        UnsuitableConfig: It is of another type of optimizer, or of other parameters.
+        UnsuitableConfig: The state belongs to another type of optimizer or to other parameters.
     """
     optimizer, groups = wrapper.optimizer, saved['param_groups']
     before, own = (_optimizer_type(text) for text in (then, now))
     lacks = sorted(_needed(optimizer) - set(groups[0]))
     if lacks or None not in (before, own) and before != own:
         raise UnsuitableConfig(
-            f'`optim_wrapper.optimizer` should be of the type whose state the checkpoint has '
+            f'`optim_wrapper.optimizer` should be of the type whose state the checkpoint holds '
             f'({before or f"one without {lacks}"}), but got {own or type(optimizer).__name__}; '
-            f'take that type, or {_START_ANEW}')
+            f'use that type, or {_START_ANEW}')
     there, here = ([len(group['params']) for group in some]
                    for some in (groups, optimizer.param_groups))
     if not _is_same_policy(saved['state'], there, optimizer):
         then, now = (f'{sum(sizes)} in groups of {_short_list(sizes)}' for sizes in (there, here))
         raise UnsuitableConfig(
-            f'The optimizer should have the parameters that it has in the checkpoint ({then}), but '
-            f'the config gives it others ({now}); undo what was changed of the policy (`lora`, '
-            f'layers) or of `optim_wrapper.paramwise_cfg`, or {_START_ANEW}')
+            f'The optimizer should have the same parameters as in the checkpoint ({then}), but the '
+            f'config gives it others ({now}); undo the changes to the policy (`lora`, layers) or '
+            f'to `optim_wrapper.paramwise_cfg`, or {_START_ANEW}')
     numbers = iter(range(sum(here)))
     saved['param_groups'] = [
         {**(groups[number] if number < len(groups) else group),
@@ -68,23 +68,23 @@ def fit_optimizer(saved: dict[str, Any], wrapper: OptimWrapper, then: str | None
 
 def apply_config(checkpoint: dict, wrapper: OptimWrapper,
                  schedulers: Sequence[_ParamScheduler] | None) -> list[str]:
-    """Where hyperparameters of the optimizer or the schedule of the config differ from those in a
-    checkpoint, put the config's into the checkpoint, before it is loaded.
+    """Replace the optimizer's hyperparameters and the schedule in a checkpoint with those of the
+    config, if they differ, before the checkpoint is loaded.
 
-    The optimizer's moments stay as they are. The schedulers become those of the config, brought to
-    the checkpoint's iteration (and epoch), so that from there on every value is what a whole run
-    with this config has there. Where nothing differs, nothing is changed.
+    The optimizer's moments are kept. The config's schedulers are advanced to the checkpoint's
+    iteration (and epoch), so that from there on every value is that of an uninterrupted run with
+    this config. If nothing differs, nothing is changed.
 
     Args:
-        checkpoint: Of a run to be resumed; ``optimizer`` and ``param_schedulers`` are changed.
-        wrapper: The config's, newly built; its optimizer's groups are brought forward, too.
+        checkpoint: Of the run to be resumed; ``optimizer`` and ``param_schedulers`` are changed.
+        wrapper: The config's, newly built; its optimizer's groups are advanced, too.
         schedulers: The config's, newly built.
 
     Returns:
         A line for each value that differs: the checkpoint's and the config's.
 
     Raises:
-        UnsuitableConfig: The schedule follows from validations, so it cannot be brought forward.
+        UnsuitableConfig: The schedule depends on validations, so it cannot be advanced.
     """
     saved, given = checkpoint['optimizer'], list(schedulers or ())
     lines = [*_differing_groups(saved['param_groups'], wrapper.optimizer.param_groups),
@@ -93,9 +93,8 @@ def apply_config(checkpoint: dict, wrapper: OptimWrapper,
         if any(getattr(scheduler, 'need_val_args', False) for scheduler in given):
             raise UnsuitableConfig(
                 f'`param_scheduler` and `optim_wrapper.optimizer` should be those of the '
-                f'checkpoint, since ReduceOnPlateau follows from validations that a resumed run '
-                f'does not repeat, but they differ: {"; ".join(lines)}. Take those, or '
-                f'{_START_ANEW}')
+                f'checkpoint, since ReduceOnPlateau depends on validations that a resumed run does '
+                f'not repeat, but they differ: {"; ".join(lines)}. Restore them, or {_START_ANEW}')
         _bring_forward(given, checkpoint['meta']['iter'], checkpoint['meta']['epoch'])
         for old, new in zip(saved['param_groups'], wrapper.optimizer.param_groups, strict=True):
             own = {name: value for name, value in new.items() if name != 'params'}
@@ -108,8 +107,8 @@ def apply_config(checkpoint: dict, wrapper: OptimWrapper,
 
 
 def describe_changes(then: str | None, now: str) -> list[str]:
-    """How two configs differ, by their text: 'key old -> new' for each entry, apart from those
-    that say where a run is or that :func:`apply_config` compares. No code in the texts runs."""
+    """Differences between two configs' texts, as 'key old -> new', without entries about paths and
+    display and those that :func:`apply_config` compares. No code in the texts is run."""
     if not read_config_text(then):
         return []
     old, new = (dict(_leaves(read_config_text(text))) for text in (then, now))
@@ -120,23 +119,23 @@ def describe_changes(then: str | None, now: str) -> list[str]:
 
 
 def say_changes(changes: Sequence[str], logger: logging.Logger) -> None:
-    """Log what :func:`describe_changes` found, and what follows for data and validations."""
+    """Log what :func:`describe_changes` found, and what it means for data and validations."""
     if not changes:
         return
     shown = [*changes[:_SHOWN], *[f'{len(changes) - _SHOWN} more'] * (len(changes) > _SHOWN)]
-    logger.warning('--resume: these settings differ from those of the checkpoint; the config '
-                   'applies from here on: ' + '; '.join(shown))
+    logger.warning("--resume: these settings differ from the checkpoint's; the config's apply from "
+                   'here on: ' + '; '.join(shown))
     if any(line.startswith('train_dataloader.') for line in changes):
-        logger.warning('--resume: the training data differ, and go on by the number of batches '
-                       'that were drawn: samples may come again or be left out')
+        logger.warning('--resume: the training data differ; they continue after the same number of '
+                       'batches, so samples may be repeated or left out')
     if any(line.startswith('val_') for line in changes):
-        logger.warning('--resume: validations differ, and the best score so far is one of the '
-                       'earlier kind')
+        logger.warning('--resume: validations differ, but the best score so far was measured with '
+                       'the previous settings')
 
 
 def read_config_text(text: str | None) -> dict[str, Any]:
-    """The entries of a config as a checkpoint keeps it, ``name = literal`` line by line; what is no
-    literal stays source text. Empty where there is no such text."""
+    """The entries of a config as stored in a checkpoint, lines of ``name = literal``; other
+    expressions stay source text. Empty if there is no such text."""
     try:
         body = ast.parse(text or '').body
     except (SyntaxError, ValueError):
@@ -158,7 +157,7 @@ def _differing_groups(saved: Sequence[dict], own: Sequence[dict]) -> Iterator[st
 
 
 def _as_configured(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters of a group before any scheduler."""
+    """The hyperparameters of a group before schedulers changed them."""
     values = {name: value for name, value in group.items()
               if name not in ('params', 'param_names') and not name.startswith('initial_')}
     start = {name.removeprefix('initial_'): value for name, value in group.items()
@@ -182,8 +181,8 @@ def _differing_schedulers(saved: Sequence[dict], own: Sequence[_ParamScheduler])
 
 
 def _bring_forward(schedulers: Sequence[_ParamScheduler], iterations: int, epochs: int) -> None:
-    """Step new schedulers as so many iterations in so many epochs do: each value is made from the
-    one before, so there is no shorter way for all kinds of them."""
+    """Step new schedulers as a run of this many iterations and epochs would: each value is computed
+    from the previous one, so no shortcut works for all kinds of schedulers."""
     ends = Counter(iterations * epoch // epochs for epoch in range(1, epochs + 1))
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*scheduler.step')  # before optimizer.step
@@ -196,8 +195,8 @@ def _bring_forward(schedulers: Sequence[_ParamScheduler], iterations: int, epoch
 
 
 def _settle_loss_scale(saved: dict, wrapper: OptimWrapper) -> list[str]:
-    """As :func:`apply_config`, for an AMP wrapper: the scale that was found stays, unless the
-    config fixes it."""
+    """:func:`apply_config` for an AMP wrapper's loss scale: a dynamic scale is kept, unless the
+    config sets a fixed one."""
     if 'loss_scaler' not in saved or not hasattr(wrapper, 'loss_scaler'):
         return []
     own, old = wrapper.loss_scaler.state_dict(), saved['loss_scaler']
@@ -216,8 +215,8 @@ def _settle_loss_scale(saved: dict, wrapper: OptimWrapper) -> list[str]:
 
 def _is_same_policy(state: Mapping[int, Mapping[str, Any]], sizes: Sequence[int],
                     optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the parameters that an optimizer shares with the state of one with groups of these
-    sizes, its first ones, are all that either trains, in the same groups and of the same shapes."""
+    """Whether a saved state, of groups of these sizes, and an optimizer train the same parameters:
+    those at the beginning, which both have, in the same groups and with the same shapes."""
     own = [parameter for group in optimizer.param_groups for parameter in group['params']]
     shared = min(sum(sizes), len(own))
     ends = [{min(end, shared) for end in itertools.accumulate(some)}
@@ -230,7 +229,7 @@ def _is_same_policy(state: Mapping[int, Mapping[str, Any]], sizes: Sequence[int]
 
 
 def _needed(optimizer: torch.optim.Optimizer) -> set[str]:
-    """Names that tell a type of optimizer: its numbers, not how it is computed."""
+    """Names of the hyperparameters that identify a type of optimizer."""
     return {name for name, value in optimizer.defaults.items()
             if isinstance(value, (int, float, tuple)) and not isinstance(value, bool)}
 
@@ -261,7 +260,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _leaves(value: Any, where: str = '') -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of nested dicts; of lists those of dicts."""
+    """Dotted names and values in nested dicts and lists of dicts."""
     if isinstance(value, dict) and value:
         entries = list(value.items())
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):

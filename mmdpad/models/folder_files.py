@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The files of a folder in Hugging Face format, looked at before anything is read from them.
+"""Checks of the files in a folder in Hugging Face format, before weights are read.
 
-Each problem is one line that names the file and what to do. A run and its dry run ask the same
-functions, so they say the same.
+Each problem is one line that names the file and the fix. Runs and dry runs share these functions,
+so they report the same problems.
 """
 
 from __future__ import annotations
@@ -21,76 +21,77 @@ _WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.
 _PROCESSOR = ('preprocessor_config.json', 'processor_config.json')
 _VOCABULARY = ('vocab.json', 'merges.txt')
 _TOKENIZER = 'tokenizer.json'
-_WHOLE = ('TokenizersBackend', 'PreTrainedTokenizerFast')  # classes that build no tokenizer
+# Classes that only read tokenizer.json: they cannot build a tokenizer from a vocabulary.
+_NEED_TOKENIZER = ('TokenizersBackend', 'PreTrainedTokenizerFast')
 _TEXTS = (CONFIG, *_PROCESSOR, *_VOCABULARY, _TOKENIZER, 'tokenizer_config.json',
           'generation_config.json', 'chat_template.json', 'chat_template.jinja',
           'added_tokens.json', 'special_tokens_map.json', 'video_preprocessor_config.json')
 _POINTER = b'version https://git-lfs.github.com/spec/'
-_FETCH = ('is a pointer of Git LFS in place of the file; run `git lfs pull` in the folder, or '
-          'download it by `hf download`')
+_FETCH = ('is a Git LFS pointer, not the file itself; run `git lfs pull` in the folder, or '
+          'download the file with `hf download`')
+_COPY = 'copy it from the model that this one was trained from'
 _UNFINISHED = '.cache/huggingface/**/*.incomplete'  # by `hf download --local-dir`
-# What other programs leave where no weights are, and what makes a model of it.
+# What other programs leave instead of weights, and how to turn it into a model.
 _UNMERGED = {
-    _UNFINISHED: 'a download that has not ended; run `hf download` again',
-    'adapter_model.*': 'an adapter alone; name its base as `pretrained`, and the adapter as '
-                       '`load_from` (tools/model_converters/from_hf.py)',
-    '**/model_world_size_*_rank_*.pt': 'the parts of an FSDP run of verl or EasyR1; merge them by '
+    _UNFINISHED: 'an unfinished download; run `hf download` again',
+    'adapter_model.*': 'only an adapter; set `pretrained` to its base model and `load_from` to the '
+                       'adapter, converted with tools/model_converters/from_hf.py',
+    '**/model_world_size_*_rank_*.pt': 'FSDP shards of verl or EasyR1; merge them with that '
+                                       "program's model merger",
+    '../model_world_size_*_rank_*.pt': 'FSDP shards of verl or EasyR1 beside it; merge them with '
                                        "that program's model merger",
-    '../model_world_size_*_rank_*.pt': 'the parts of an FSDP run of verl or EasyR1, beside it; '
-                                       "merge them by that program's model merger",
-    'zero_to_fp32.py': 'a checkpoint of DeepSpeed; run its zero_to_fp32.py',
-    'global_step*': 'a checkpoint of DeepSpeed; run its zero_to_fp32.py',
-    'pytorch_model_fsdp*': 'the parts of an FSDP run; merge them by `accelerate merge-weights`',
-    '*.gguf': 'a GGUF file, which is not read; download the safetensors of the model',
-    'consolidated*': "weights in their makers' own format; download those for transformers"}
+    'zero_to_fp32.py': 'a DeepSpeed checkpoint; run its zero_to_fp32.py',
+    'global_step*': 'a DeepSpeed checkpoint; run its zero_to_fp32.py',
+    'pytorch_model_fsdp*': 'FSDP shards; merge them with `accelerate merge-weights`',
+    '*.gguf': 'a GGUF file, which is not supported; download the safetensors of the model',
+    'consolidated*': "weights in the publisher's own format; download those for transformers"}
 
 
 def file_problems(folder: Path, weights: bool = True, processor: bool = True,
                   tokenizer: bool = True) -> Iterator[str]:
-    """What is wrong with the files of a folder that has a config.json, a line each.
+    """Problems with the files of a folder, one line each.
 
     Args:
-        folder: Is there, with its config.json.
-        weights, processor, tokenizer: Whether these have to be there.
+        folder: An existing folder with a config.json.
+        weights, processor, tokenizer: Whether these are required.
     """
     pointers = [name for name in _TEXTS if _is_pointer(folder / name)]
     yield from (f'{folder / name} {_FETCH}' for name in pointers)
-    if weight_file(folder) or not weights:  # else it is an adapter alone
+    if weight_file(folder) or not weights:  # otherwise it is only an adapter
         yield from adapter_problems(folder)
     if weights:
         yield from weight_problems(folder)
     if processor and not any((folder / name).is_file() for name in _PROCESSOR):
-        yield (f'{folder} has neither {" nor ".join(_PROCESSOR)}; copy the file from the model '
-               f'that this one was trained from')
+        yield f'{folder} has neither {" nor ".join(_PROCESSOR)}; {_COPY}'
     if tokenizer and not (folder / _TOKENIZER).is_file():
         if not all((folder / name).is_file() for name in _VOCABULARY):
-            yield (f'{folder} has neither {_TOKENIZER} nor {" with ".join(_VOCABULARY)}; copy the '
-                   f'file from the model that this one was trained from')
-        elif (name := peek_json(folder / 'tokenizer_config.json').get('tokenizer_class')) in _WHOLE:
-            yield (f'tokenizer_config.json of {folder} names {name}, which needs {_TOKENIZER}, '
-                   f'which is not there; copy it from the model that this one was trained from')
+            yield f'{folder} has neither {_TOKENIZER} nor {" with ".join(_VOCABULARY)}; {_COPY}'
+        elif (name := peek_json(folder / 'tokenizer_config.json').get('tokenizer_class')
+              ) in _NEED_TOKENIZER:
+            yield (f'{folder / "tokenizer_config.json"} names {name}, which needs {_TOKENIZER}, '
+                   f'but there is none; {_COPY}')
 
 
 def adapter_problems(folder: Path) -> Iterator[str]:
-    """What is wrong with a folder of a whole model that holds an adapter, too."""
+    """The problem of a complete model with an adapter beside it."""
     if (folder / ADAPTER).is_file():
-        yield (f'{folder / ADAPTER} lies beside the config.json of a whole model, to which '
-               f'transformers would add that adapter and say nothing; delete or move it (and '
-               f'adapter_model.*), or, if the adapter is wanted, merge it into the weights, or '
-               f'move both to a folder of their own and make a checkpoint of that by '
+        yield (f'{folder / ADAPTER} lies beside the config.json of a complete model, so '
+               f'transformers would silently add that adapter; delete or move it (and '
+               f'adapter_model.*). To use the adapter, merge it into the weights, or move both '
+               f'files to a folder of their own and convert that to a checkpoint with '
                f'tools/model_converters/from_hf.py')
 
 
 def weight_file(folder: Path) -> Path | None:
-    """The file, or the index of files, that transformers takes the weights from; None without."""
+    """The weights file, or the index of its shards, that transformers would read, if any."""
     return next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that the weights are in, whether they are there or not; empty without any.
+    """The files that hold the weights, including missing shards that the index names.
 
     Raises:
-        ValueError: The index is none.
+        ValueError: The index cannot be read.
     """
     found = weight_file(folder)
     if found is None:
@@ -98,15 +99,14 @@ def weight_files(folder: Path) -> list[Path]:
     if found.suffix != '.json':
         return [found]
     try:
-        names = {*json.loads(found.read_text(encoding='utf-8'))['weight_map'].values()}
-        return sorted(folder / name for name in names)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return sorted({folder / name for name in load_json(found)['weight_map'].values()})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f'{found} should be JSON with a `weight_map`, but is not; download it '
                          f'again') from error
 
 
 def weight_problems(folder: Path) -> Iterator[str]:
-    """What is wrong with the files of weights in a folder."""
+    """Problems with the weights files of a folder."""
     found = weight_file(folder)
     if found is None:
         hint = next((f', but {text}' for pattern, text in _UNMERGED.items()
@@ -115,8 +115,8 @@ def weight_problems(folder: Path) -> Iterator[str]:
         return
     index = found.with_name(f'{found.name}.index.json')
     if found.suffix != '.json' and index.is_file() and _names_others(index, found.name):
-        yield (f'{folder} has weights twice, {found.name} and what {index.name} names, and nothing '
-               f'says which are meant; delete the older ones')
+        yield (f'{folder} has two sets of weights, {found.name} and the files that {index.name} '
+               f'lists, and it is unclear which to use; delete the outdated set')
         return
     try:
         files = weight_files(folder)
@@ -134,14 +134,14 @@ def _names_others(index: Path, name: str) -> bool:
 
 
 def check_weights_file(path: Path) -> str | None:
-    """What is wrong with a file of weights, by its header and its length; None if nothing is.
+    """The problem with a weights file, judged by its header and its length; None if it is fine.
 
     Args:
-        path: safetensors, or what ``torch.save`` writes.
+        path: A safetensors file, or one written by ``torch.save``.
     """
     if not path.is_file():
         unfinished = any(path.parent.glob(_UNFINISHED))
-        return f'{path} is not there; ' + ('a download there has not ended: run `hf download` again'
+        return f'{path} is not there; ' + ('its download is unfinished: run `hf download` again'
                                            if unfinished else 'download it, or correct the path')
     if _is_pointer(path):
         return f'{path} {_FETCH}'
@@ -149,7 +149,7 @@ def check_weights_file(path: Path) -> str | None:
         fault = _safetensors_fault(path)
     else:
         fault = (None if zipfile.is_zipfile(path) or _is_old_pickle(path) else
-                 'is no file of torch.save, or cut short')
+                 'is not a torch.save file, or is truncated')
     return fault and f'{path} {fault}; download it again'
 
 
@@ -157,12 +157,12 @@ def read_header(path: Path) -> dict[str, Any]:
     """Name -> ``dtype``, ``shape`` and ``data_offsets`` of the tensors in a safetensors file.
 
     Raises:
-        ValueError: It has no such header.
+        ValueError: The header is invalid or truncated.
     """
     with open(path, 'rb') as file:
         length = int.from_bytes(file.read(8), 'little')
         if length > path.stat().st_size - 8:
-            raise ValueError('is no safetensors file, or cut short')
+            raise ValueError('is not a safetensors file, or is truncated')
         try:
             header = json.loads(file.read(length))
             for name, entry in header.items():
@@ -170,19 +170,36 @@ def read_header(path: Path) -> dict[str, Any]:
                     entry['dtype'], entry['shape'], entry['data_offsets'][1]
         except (ValueError, TypeError, KeyError, IndexError, AttributeError,
                 RecursionError) as error:
-            raise ValueError('has no header of a safetensors file') from error
+            raise ValueError('has no valid safetensors header') from error
     header.pop('__metadata__', None)
     return header
 
 
-def peek_json(path: Path) -> dict[str, Any]:
-    """The entries of a JSON file; none where there is no such file, or a damaged one (of which
-    transformers tells)."""
+def load_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or holds something other than an object.
+    """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} should be a JSON file, but cannot be parsed ({error}); download '
+                         f'it again') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} should hold a JSON object, but holds {type(content).__name__}; '
+                         f'download it again')
+    return content
+
+
+def peek_json(path: Path) -> dict[str, Any]:
+    """:func:`load_json`, or an empty dict for a file that is missing or damaged (transformers
+    reports that itself)."""
+    try:
+        return load_json(path)
+    except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _safetensors_fault(path: Path) -> str | None:
@@ -198,13 +215,13 @@ def _safetensors_fault(path: Path) -> str | None:
 
 
 def _is_old_pickle(path: Path) -> bool:
-    """The format of torch before 1.6, which some published files have."""
+    """Whether this is the format of torch before 1.6, which some published files have."""
     with open(path, 'rb') as file:
         return file.read(1) == b'\x80'
 
 
 def _is_pointer(path: Path) -> bool:
-    """Whether Git left its pointer in place of a file, as a clone without LFS does."""
+    """Whether this is a Git LFS pointer, as a clone without LFS leaves it."""
     if not path.is_file():
         return False
     with open(path, 'rb') as file:

@@ -26,12 +26,16 @@ class FrozenModule(nn.Module):
         self.feature_cache = FeatureCache(cache_size)
 
     def freeze(self) -> None:
-        """Raise a ValueError if weights are NaN or infinite: what such a model gives is compared
-        with thresholds, and every comparison is false."""
+        """Freeze all weights.
+
+        Raises:
+            ValueError: Some are NaN or infinite. Scores of such a model would fail every comparison
+                with a threshold.
+        """
         if bad := non_finite_weights(self):
             raise ValueError(f'{type(self).__name__} should have finite weights, but {len(bad)} '
                              f'are NaN or infinite, for example {bad[0]}; the file is damaged, so '
-                             f'get it again')
+                             f'download it again')
         self.requires_grad_(False)
         self.eval()
 

@@ -1,6 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Adapters of policies as folders of peft, merged into their model, and such folders as
-checkpoints."""
+"""Adapters of policies: exported for peft, merged into their model, and imported from peft."""
 
 from __future__ import annotations
 
@@ -26,6 +25,7 @@ from mmdpad.models.heads.lora import (
     matches_layer,
     tied_and_adapted,
 )
+from mmdpad.models.heads.policy_source import EXAMPLE
 from mmdpad.models.sources import check_source
 from mmdpad.models.weights import LoadReport, from_folder, load_pretrained, read_state_dict
 
@@ -35,13 +35,13 @@ _IN_POLICY = 'policy.'
 
 def check_adapter(model: PreTrainedModel, lora: Mapping[str, Any], state: Mapping[str, Tensor],
                   checkpoint: str, merge: bool, remedy: str) -> dict[str, Tensor]:
-    """Put an adapter into a model without memory, and see that a checkpoint's weights are its.
+    """Add an adapter to a model on the meta device, and check that a checkpoint's weights fit it.
 
     Args:
-        model: On the meta device.
+        model: The base model, on the meta device.
         lora: See :func:`mmdpad.models.heads.lora.lora_config`.
-        state: Of the checkpoint, by the model's names.
-        checkpoint: Its name.
+        state: The checkpoint's, by the model's names.
+        checkpoint: The checkpoint's name.
         merge: Whether the adapter is to be merged.
         remedy: What to do when the weights do not fit, for the error message.
 
@@ -66,11 +66,11 @@ def save_adapter(model: PreTrainedModel, state: Mapping[str, Tensor], lora: Mapp
     """Write what ``peft.PeftModel.from_pretrained`` reads.
 
     Args:
-        model: With the adapter, on any device; its values are not used.
+        model: A model with the adapter, on any device; its values are not used.
         state: The adapter's weights, by the model's names.
         lora: See :func:`mmdpad.models.heads.lora.lora_config`.
-        source: The model under it.
-        folder: Is there.
+        source: The base model.
+        folder: An existing folder.
     """
     from safetensors.torch import save_file
     config = lora_config(lora)
@@ -85,13 +85,13 @@ def save_adapter(model: PreTrainedModel, state: Mapping[str, Tensor], lora: Mapp
 
 def load_merged(source: str, lora: Mapping[str, Any], state: Mapping[str, Tensor],
                 remedy: str) -> PreTrainedModel:
-    """A model with an adapter in its weights, in float32, and without peft's layers.
+    """A model with an adapter merged into its weights, in float32, without peft's layers.
 
-    Where embedding and output head share a weight and one of them has an adapter, each gets one of
-    its own, and the model's config says so.
+    An embedding and an output head that share a weight are untied if one of them has an adapter,
+    and the model's config says so.
 
     Args:
-        source: The model under the adapter.
+        source: The base model.
         lora: See :func:`mmdpad.models.heads.lora.lora_config`.
         state: The adapter's weights, by the model's names.
         remedy: What to do when the model's weights do not fit, for the error message.
@@ -111,12 +111,12 @@ def load_merged(source: str, lora: Mapping[str, Any], state: Mapping[str, Tensor
 def import_adapter(folder: str, base: str | None, prefix: str) -> tuple[dict[str, Tensor], str]:
     """The ``state_dict`` of a checkpoint with the adapter in a folder.
 
-    Names that the model's layers had in earlier versions of transformers are converted as it
-    converts those of whole checkpoints.
+    Layer names of earlier versions of transformers are converted as transformers converts those of
+    complete checkpoints.
 
     Args:
-        folder: What peft wrote.
-        base: The model under the adapter, of which config.json is read; None: the one that
+        folder: A folder that peft wrote.
+        base: The base model, of which only config.json is read; None: the one that
             adapter_config.json names.
         prefix: Before the model's names in a checkpoint.
 
@@ -124,20 +124,20 @@ def import_adapter(folder: str, base: str | None, prefix: str) -> tuple[dict[str
         The state, and the settings of ``model.policy`` for it, as code.
 
     Raises:
-        FileNotFoundError: A file of the folder, or the base, is not there.
+        FileNotFoundError: A file of the folder, or the base model, does not exist.
         ValueError: The adapter is of a kind that a policy cannot have, or its weights do not fit.
     """
     adapter = read_adapter(folder)
     if adapter.kind != 'LORA':
-        raise ValueError(f'`peft_type` of {folder!r} should be LORA, but is {adapter.kind!r}; a '
-                         f'policy has LoRA adapters only')
+        raise ValueError(f'`peft_type` of {folder!r} should be LORA, the only kind of adapter '
+                         f'that a policy can have, but is {adapter.kind!r}')
     if base is None and adapter.base is None:
-        raise ValueError(f'adapter_config.json of {folder!r} should name its model '
-                         f'(`base_model_name_or_path`), but does not; name it by `--base`')
-    source = check_source('--base', base or adapter.base, 'Qwen/Qwen2.5-VL-7B-Instruct')
+        raise ValueError(f'adapter_config.json of {folder!r} should name its base model '
+                         f'(`base_model_name_or_path`), but does not; name it with `--base`')
+    source = check_source('--base', base or adapter.base, EXAMPLE)
     with torch.device('meta'):
         model = AutoModelForImageTextToText.from_config(
-            from_folder(AutoConfig, source, 'Name the model of the adapter by `--base`'))
+            from_folder(AutoConfig, source, 'Name the base model of the adapter with `--base`'))
     given = {_present_name(model, name.removeprefix(_IN_PEFT)): value
              for name, value in _read_weights(adapter).items()}
     layers = {name.rpartition('.lora_')[0] for name in given if '.lora_' in name}
@@ -155,13 +155,13 @@ def import_adapter(folder: str, base: str | None, prefix: str) -> tuple[dict[str
     except ValueError as error:
         raise ValueError(f'The adapter in {folder!r} cannot be that of a policy: {error}'
                          ) from error
-    # peft writes the weight under the adapter of an embedding or an output head along with it.
+    # peft also saves the base weight of an adapted embedding or output head.
     given = {name: value for name, value in given.items() if shapes.get(name) != value.shape}
     names = _names_in_files(model)
     state = {names.get(name, name): value for name, value in given.items()}
     LoadReport.of(_adapter_weights(model), state, folder).settle(
-        f'It should hold the adapter that its adapter_config.json describes, of a model like '
-        f'{source!r}, and nothing else')
+        f'It should only hold the adapter that its adapter_config.json describes, for a model '
+        f'like {source!r}')
     state = {prefix + name: value for name, value in state.items()}
     settings = f'pretrained={source!r}, lora={as_code(lora)}'
     return {**state, _IN_POLICY + SCALING: adapter_scaling(model)}, settings
@@ -174,7 +174,7 @@ def _read_weights(adapter: AdapterFolder) -> dict[str, Tensor]:
 
 
 def _present_name(model: PreTrainedModel, name: str) -> str:
-    """What is called ``name`` in a file as it is called in the model today."""
+    """The current name of what an earlier version of transformers called ``name``."""
     renamings = [entry for entry in get_model_conversion_mapping(model)
                  if isinstance(entry, WeightRenaming)]
     return rename_source_key(name, renamings, [])[0]
@@ -182,9 +182,9 @@ def _present_name(model: PreTrainedModel, name: str) -> str:
 
 def _find_targets(model: PreTrainedModel, lora: Mapping[str, Any],
                   layers: set[str]) -> str | list[str]:
-    """``target_modules`` that reach exactly the layers of an adapter: those of its settings, if
-    they do (a pattern may have names that layers no longer have), else the first of the last parts
-    of the layers' names, :data:`LORA_TARGETS` and all names that does."""
+    """``target_modules`` that reach exactly the layers of an adapter: the first match of its own
+    settings (whose patterns may use outdated names), the last parts of the layers' names and
+    :data:`LORA_TARGETS`, or else all names."""
     own = lora.get('target_modules') or []
     if lora.get('target_parameters'):
         return own
@@ -199,14 +199,14 @@ def _reached(model: PreTrainedModel, lora: Mapping[str, Any]) -> set[str]:
     from peft.tuners.tuners_utils import check_target_module_exists
     try:
         config = lora_config(lora)
-    except ValueError:  # said when the adapter is put into the model
+    except ValueError:  # reported when the adapter is added to the model
         return set()
     return {name for name, _ in model.named_modules()
             if name and check_target_module_exists(config, name)}
 
 
 def _names_in_files(model: PreTrainedModel) -> dict[str, str]:
-    """What peft calls an adapter's weights in its files -> what they are called in a model."""
+    """Names of an adapter's weights in peft's files -> names in the model."""
     from peft import get_peft_model_state_dict
     return get_peft_model_state_dict(model, {name: name for name in model.state_dict()},
                                      save_embedding_layers=False)

@@ -15,15 +15,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models.folder_files import ADAPTER, weight_file
+from mmdpad.models.heads.policy_source import EXAMPLE, WEIGHTS_REMEDY
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.quantization import refuse_quantized
 from mmdpad.models.heads.response_codec import GENERATION_CONFIG
-from mmdpad.models.hf_adapter import (
-    check_adapter,
-    import_adapter,
-    load_merged,
-    save_adapter,
-)
+from mmdpad.models.hf_adapter import check_adapter, import_adapter, load_merged, save_adapter
 from mmdpad.models.sources import check_source, read_json
 from mmdpad.models.weights import LoadReport, from_folder, load_pretrained, read_state_dict
 
@@ -41,10 +37,10 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
 
     A whole policy becomes what ``from_pretrained`` of transformers and vLLM read: safetensors in
     shards of at most 5 GB, under the names that the start policy's files use, and the start
-    policy's config, tokenizer, processor and chat template as they are; the generation config too,
-    but for ends of a response that only other files name. An adapter becomes what
-    ``peft.PeftModel.from_pretrained`` reads; merged into an embedding or an output head that share
-    their weight, it leaves each with one of its own, as config.json then says.
+    policy's config, tokenizer, processor and chat template; its generation config also gets the
+    end tokens that only other files name. An adapter becomes what
+    ``peft.PeftModel.from_pretrained`` reads. Merging it into a tied embedding and output head
+    unties them, and config.json says so.
 
     The checkpoint is mapped, not read into memory: this takes little more than a shard, or, to
     merge an adapter, the start policy in float32.
@@ -66,12 +62,12 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
         raise ValueError('`--merge-lora` should be given for a config with `model.policy.lora`, '
                          'but this one has none; leave it out')
     source = check_source('model.policy.pretrained', policy['pretrained'],
-                          'Qwen/Qwen2.5-VL-7B-Instruct', merge_lora, processor=False,
+                          EXAMPLE, merge_lora, processor=False,
                           tokenizer=False)
     if merge_lora:
-        refuse_quantized(source, 'for an adapter to be merged into them', 'name the model that '
-                         'was quantized (--cfg-options model.policy.pretrained=...), or leave '
-                         '`--merge-lora` out')
+        refuse_quantized(source, 'for an adapter to be merged into them', 'name the unquantized '
+                         'model (--cfg-options model.policy.pretrained=...), or remove '
+                         '`--merge-lora`')
     elif lora is None:
         refuse_quantized(source, 'to be trained or exported', 'name the model that the checkpoint '
                          'was trained from')
@@ -95,28 +91,26 @@ def import_policy(folder: str, base: str | None = None) -> tuple[dict[str, Tenso
     """The ``state_dict`` of a checkpoint with the policy, or the adapter, in a folder.
 
     Args:
-        folder: In Hugging Face format, or with an adapter of peft.
-        base: The model that an adapter is for, a folder or a hub name; None: the one that its
+        folder: A folder in Hugging Face format, or with a peft adapter.
+        base: The base model of an adapter, a folder or a hub name; None: the one that its
             adapter_config.json names. Only its config.json is read.
 
     Returns:
-        The state; and of an adapter the settings that ``model.policy`` needs for it, as code.
+        The state, and for an adapter the settings of ``model.policy`` that it needs, as code.
 
     Raises:
         FileNotFoundError: The folder has neither config.json nor adapter_config.json, or the base
-            is not there.
+            model does not exist.
         ValueError: The weights do not fit the model that config.json describes, are quantized, or
             an adapter lies beside them; or an adapter is of a kind that a policy cannot have.
     """
     if Path(folder, ADAPTER).is_file() and weight_file(Path(folder)) is None:
         return import_adapter(folder, base, _IN_CHECKPOINT)
-    source = check_source('FOLDER', folder, 'Qwen/Qwen2.5-VL-7B-Instruct', processor=False,
+    source = check_source('FOLDER', folder, EXAMPLE, processor=False,
                           tokenizer=False)
     refuse_quantized(source, 'to become a checkpoint', 'name the folder as '
                      '`model.policy.pretrained`')
-    model = load_pretrained(AutoModelForImageTextToText, source,
-                            'The folder should hold the weights of the model that its config.json '
-                            'describes', dtype='auto')
+    model = load_pretrained(AutoModelForImageTextToText, source, WEIGHTS_REMEDY, dtype='auto')
     return {_IN_CHECKPOINT + name: value for name, value in model.state_dict().items()}, None
 
 
@@ -148,7 +142,7 @@ def _save_model(model: PreTrainedModel, source: str, folder: Path) -> None:
                 part[key] = name
     if not {'dtype', 'torch_dtype'} & config.keys():
         config['torch_dtype'] = name
-    if not model.config.tie_word_embeddings:  # also where merging an adapter has parted them
+    if not model.config.tie_word_embeddings:  # merging an adapter may have untied them
         config['tie_word_embeddings'] = False
         if 'tie_word_embeddings' in config.get('text_config', {}):
             config['text_config']['tie_word_embeddings'] = False
@@ -157,16 +151,16 @@ def _save_model(model: PreTrainedModel, source: str, folder: Path) -> None:
 
 
 def _name_ends(folder: Path) -> None:
-    """Let generation_config.json name all tokens that ended responses in training, so that other
-    programs stop there, too."""
+    """Add all end tokens of the training to generation_config.json, so that other programs stop at
+    them, too."""
     ends = PromptEncoder(str(folder), 'default', 1).responses.ends
     missing = [token for token, named in ends.items() if GENERATION_CONFIG not in named]
     if missing:
         path = folder / GENERATION_CONFIG
         content = read_json(str(folder), GENERATION_CONFIG) | dict(eos_token_id=list(ends))
         path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-        print_log(f'{path} names {missing} as ends of a response too, which the start policy has '
-                  f'in other files only', logger='current')
+        print_log(f'{path}: added the end tokens {missing}, which the start policy only names in '
+                  f'other files', logger='current')
 
 
 def _as_dtype(state: dict[str, Tensor], dtype: str | None) -> dict[str, Tensor]:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Where NaN and infinity come from in a model's outputs, found out when they are there."""
+"""Finds where NaN or infinity in a model's outputs comes from."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 DTYPE_KEY = '`model.policy.dtype` (under AMP `optim_wrapper.dtype`)'
-"""What sets the type that a policy computes in."""
+"""The config key of the dtype that a policy computes in."""
 _SHOWN = 4
 
 
 class NonFiniteError(FloatingPointError):
-    """Outputs of a model are NaN or infinite; the message says where that begins, and what helps.
+    """Outputs of a model are NaN or infinite; the message says where that starts, and the remedy.
 
     Args:
-        message: A sentence or more.
-        prompt: Number of the prompt in its batch, where it is one's.
+        message: One or more sentences.
+        prompt: Number of the prompt in its batch, if the error concerns a single one.
     """
 
     def __init__(self, message: str, prompt: int | None = None) -> None:
@@ -32,8 +32,7 @@ class NonFiniteError(FloatingPointError):
 
 @contextmanager
 def naming_samples(data_samples: Sequence[Any]) -> Iterator[None]:
-    """An error about a prompt of these data samples says which question it is, about which image.
-    """
+    """Add question and image to an error about a prompt of these data samples."""
     try:
         yield
     except NonFiniteError as error:
@@ -44,9 +43,9 @@ def naming_samples(data_samples: Sequence[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def told_by_all() -> Iterator[None]:
-    """An error that every process raises says on each of them what it says on the one that knows
-    the prompt, since the first that ends ends the others."""
+def shared_message() -> Iterator[None]:
+    """Give an error that every process raises the message of the process that knows the prompt,
+    since the first process to end ends the others."""
     try:
         yield
     except NonFiniteError as error:
@@ -55,7 +54,7 @@ def told_by_all() -> Iterator[None]:
 
 
 def describe_sample(sample: Any) -> str:
-    """What tells a data sample's prompt from others."""
+    """Question, image and number of a data sample."""
     about = (f'{name} {value!r}' for name in ('question', 'img_path', 'sample_idx')
              if (value := sample.get(name)) is not None)
     return f'The prompt: {", ".join(about)}'
@@ -63,11 +62,11 @@ def describe_sample(sample: Any) -> str:
 
 @contextmanager
 def watched_outputs(model: nn.Module) -> Iterator[list[str]]:
-    """Within the block a forward pass of the model writes into the list which of its modules is the
-    first to have an output that is not finite. Each output is looked at, which takes its time.
+    """Within the block, a forward pass adds a sentence about the first module with an output that
+    is not finite to the list, if there is one. This is slow, since every output is checked.
 
     Yields:
-        Empty, or one sentence.
+        A list of at most one sentence.
     """
     found: list[str] = []
     names = {module: name for name, module in model.named_modules()}
@@ -79,10 +78,10 @@ def watched_outputs(model: nn.Module) -> Iterator[list[str]]:
         given = next(_tensors([*args, kwargs.get('hidden_states')]), None)
         said = ''
         if given is not None and _is_finite(given):
-            said = f', while its input is (up to {given.abs().max():.2g})'
+            said = f', although its input is finite (up to {given.abs().max():.2g})'
         elif given is not None:
-            said = ', nor is its input, which no module before it has put out'
-        found.append(f'The first output that is not finite is that of `{names[module]}` '
+            said = '; its input, which no other module computed, is not finite either'
+        found.append(f'The first output that is not finite comes from `{names[module]}` '
                      f'({type(module).__name__}, {dtype.removeprefix("torch.")}){said}.')
 
     handles = [module.register_forward_hook(look, with_kwargs=True) for module in names]
@@ -94,13 +93,12 @@ def watched_outputs(model: nn.Module) -> Iterator[list[str]]:
 
 
 def diagnose(model: nn.Module, again: Callable[[], Any], dtype_key: str) -> str:
-    """Why outputs are not finite: which module is the first, and which weights, in sentences, with
-    what to do.
+    """Why a model's outputs are not finite: the first such module and weights, and the remedy.
 
     Args:
-        model: Whose outputs they are.
-        again: Repeats the forward pass in question.
-        dtype_key: Of the config, what sets the type that the model computes in.
+        model: The model.
+        again: Repeats the forward pass.
+        dtype_key: The config key of the dtype that the model computes in.
     """
     with torch.no_grad(), watched_outputs(model) as found:
         again()
@@ -108,44 +106,46 @@ def diagnose(model: nn.Module, again: Callable[[], Any], dtype_key: str) -> str:
 
 
 def explain(model: nn.Module, found: list[str], dtype_key: str) -> str:
-    """See :func:`diagnose`; ``found`` is that of :func:`watched_outputs`."""
+    """See :func:`diagnose`; ``found`` comes from :func:`watched_outputs`."""
     if not found:
-        found = ['When the pass is repeated all outputs are finite: weights or inputs were others, '
-                 'or the fault is in how it was computed (a compiled step, a device).']
+        found = ['All outputs are finite when the pass is repeated, so weights or inputs were '
+                 'different, or the way it was computed is at fault (a compiled step, a device).']
     if bad := non_finite_weights(model):
         more = f' and {len(bad) - _SHOWN} more' if len(bad) > _SHOWN else ''
-        return (f'{found[0]} Weights are not finite themselves: {", ".join(bad[:_SHOWN])}{more}. '
-                f'The file that they came from is damaged, or its training has diverged: take an '
-                f'earlier checkpoint, or get the file again')
+        return (f'{found[0]} Some weights are not finite: {", ".join(bad[:_SHOWN])}{more}. Their '
+                f'file is damaged, or the training that wrote it diverged: use an earlier '
+                f'checkpoint, or download the file again')
     if 'float16)' in found[0] and 'bfloat16)' not in found[0]:
-        return (f'{found[0]} All weights are finite, and float16 ends at 65504: set {dtype_key} to '
-                f"'float32' or 'bfloat16'")
-    return (f'{found[0]} All weights are finite (the largest is {_largest(model):.2g}): if the '
-            f'model was trained, its training has diverged, so take an earlier checkpoint and a '
-            f'lower learning rate; see also that {dtype_key} is a type that the model was '
-            f'published for')
+        return (f'{found[0]} All weights are finite, but float16 overflows at 65504: set '
+                f"{dtype_key} to 'float32' or 'bfloat16'")
+    return (f'{found[0]} All weights are finite (the largest is {_largest(model):.2g}): if they '
+            f'were trained, training has probably diverged, so use an earlier checkpoint and a '
+            f'lower learning rate; otherwise set {dtype_key} to the type that the model was '
+            f'published in')
 
 
 def non_finite_weights(model: nn.Module) -> list[str]:
-    """Names of parameters with NaN or infinity; of a sharded one, in this process's part."""
-    return [name for name, value in model.named_parameters() if not _is_finite(_local(value))]
+    """Names of parameters with NaN or infinity; for a sharded one, in this process's part."""
+    return [name for name, value in model.named_parameters() if not _is_finite(value)]
 
 
-def _largest(model: nn.Module) -> float:
-    return max((float(_local(value).detach().abs().max()) for value in model.parameters()
-                if value.is_floating_point() and _local(value).numel()), default=0.0)
-
-
-def _local(value: Tensor) -> Tensor:
+def local_part(value: Tensor) -> Tensor:
+    """A tensor, or this process's part of a sharded one."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
+def _largest(model: nn.Module) -> float:
+    parts = (local_part(value).detach() for value in model.parameters())
+    return max((float(part.abs().max()) for part in parts
+                if part.is_floating_point() and part.numel()), default=0.0)
+
+
 def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(_local(tensor).isfinite().all())
+    return not tensor.is_floating_point() or bool(local_part(tensor).isfinite().all())
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Those in nested tuples, lists and dicts (outputs of transformers are dicts)."""
+    """The tensors in nested tuples, lists and dicts (outputs of transformers are dicts)."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple, dict)):

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Types of weights by name, and which of them an optimizer can train."""
+"""Types of weights by name, and which of them can be trained."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import nn
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 SWITCH = 'low_precision_training'
-# As docs/benchmarks/10_weights_of_16_bits.json says of 20 steps at a learning rate of 1e-6.
+# From docs/benchmarks/10_weights_of_16_bits.json: 20 steps at a learning rate of 1e-6.
 MOVED = {'bfloat16': 0.0033, 'float32': 0.998}
 _SHORT = dict(fp32='float32', float='float32', bf16='bfloat16', fp16='float16', half='float16',
               fp64='float64', double='float64')
 _LOSS = {
-    'bfloat16': f'which rounds most of a step away: at a learning rate of 1e-6, 20 steps of AdamW '
-                f'move {MOVED["bfloat16"]:.1%} of the weights of the toy policy (float32: '
+    'bfloat16': f'which rounds most steps away: at a learning rate of 1e-6, 20 steps of AdamW move '
+                f' {MOVED["bfloat16"]:.1%} of the weights of the toy policy (float32: '
                 f'{MOVED["float32"]:.1%})',
     'float16': 'in which the squares of small gradients are 0: the first step of AdamW makes '
                'weights of the toy policy infinite or NaN'}
 
 
 def find_wrong_dtype(key: str, value: Any, known: Sequence[str] = DTYPES) -> str | None:
-    """What is wrong with the name of a type, with the remedy; None if nothing is."""
+    """The problem with the name of a type, with its remedy; None if it is valid."""
     if isinstance(value, str) and value in known:
         return None
     name = str(value).removeprefix('torch.')
@@ -35,10 +35,10 @@ def find_wrong_dtype(key: str, value: Any, known: Sequence[str] = DTYPES) -> str
 
 
 def read_dtype(key: str, value: str, known: Sequence[str] = DTYPES) -> torch.dtype:
-    """The type of a name.
+    """The type with a name.
 
     Raises:
-        ValueError: It is none of ``known``; the message names them.
+        ValueError: The name is not one of ``known``.
     """
     if problem := find_wrong_dtype(key, value, known):
         raise ValueError(problem)
@@ -53,7 +53,7 @@ def find_untrainable(policy: Mapping[str, Any], key: str = 'model.policy') -> st
         key: Its place in the config.
 
     Returns:
-        A sentence; None where they can be.
+        A sentence; None if they can be trained.
     """
     dtype = policy.get('dtype')
     if policy.get('lora') is not None or policy.get(SWITCH) or dtype not in _LOSS:
@@ -62,7 +62,8 @@ def find_untrainable(policy: Mapping[str, Any], key: str = 'model.policy') -> st
 
 
 def find_untrainable_weights(head: nn.Module) -> str | None:
-    """The same of a policy that is built, of any class, by the weights that take gradients."""
+    """:func:`find_untrainable` for a built policy of any class, by the weights that take
+    gradients."""
     names = {str(p.dtype).removeprefix('torch.') for p in head.parameters() if p.requires_grad}
     low = sorted(names & _LOSS.keys())
     return _refusal('model.policy', low[0]) if low and not getattr(head, SWITCH, False) else None
@@ -72,6 +73,6 @@ def _refusal(key: str, dtype: str) -> str:
     return (f"`{key}.dtype` should be 'float32' where weights are trained, but got {dtype!r}, "
             f"{_LOSS[dtype]}; set dtype='float32' with "
             f"`optim_wrapper=dict(type='AmpOptimWrapper', dtype='bfloat16')`, or train a float32 "
-            f'adapter on these weights by `{key}.lora` (`mmdpad run estimate_cost CONFIG` has the '
-            f'memory of both), or, for an optimizer that makes up for it itself, set '
-            f'`{key}.{SWITCH}=True` (docs/policies.md)')
+            f'adapter on these weights with `{key}.lora` (`mmdpad run estimate_cost CONFIG` '
+            f'estimates the memory of both), or set `{key}.{SWITCH}=True` for an optimizer that '
+            f'compensates for this itself (docs/policies.md)')

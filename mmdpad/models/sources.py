@@ -1,9 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Where a model in Hugging Face format is: a folder or a name of the hub; and its JSON files."""
+"""Where a model in Hugging Face format is: a folder or a hub name; and its JSON files."""
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -18,28 +17,28 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from mmdpad.utils.plain_pickle import LOAD_ERRORS
 
 from .adapter_folder import find_adapter
-from .folder_files import ADAPTER, CONFIG, adapter_problems, file_problems
+from .folder_files import ADAPTER, CONFIG, adapter_problems, file_problems, load_json
 from .weights import fault_of, first_line
 
 _FOLDERS = ('checkpoints', 'data', 'outputs', 'work_dirs')
 
 
 def is_hub_name(value: str) -> bool:
-    """Whether a string may name a model of the hub: ORG/NAME, where ORG is no folder here and none
-    that configs name. All else is a path, also where nothing is there: the hub has whatever
-    somebody uploaded under a name."""
-    organisation = value.partition('/')[0]
+    """Whether a string may name a model on the hub: ORG/NAME, where ORG is neither a folder here
+    nor one that the configs use. Anything else is a path, even if nothing is there: anybody can
+    upload a model under any name."""
+    organization = value.partition('/')[0]
     return bool(re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', value, re.ASCII)
-                and organisation not in _FOLDERS and not Path(organisation).is_dir())
+                and organization not in _FOLDERS and not Path(organization).is_dir())
 
 
 def find_folder(source: str) -> Path | None:
-    """The folder that a model is loaded from: it is there, or in the cache of the hub."""
+    """The folder that a model is loaded from: a local one, or one in the hub's cache."""
     path = Path(source).expanduser()
     if path.is_dir():
         return path
     if is_hub_name(source):
-        cached = try_to_load_from_cache(source, 'config.json')
+        cached = try_to_load_from_cache(source, CONFIG)
         if isinstance(cached, str):
             return Path(cached).parent
     return None
@@ -47,16 +46,17 @@ def find_folder(source: str) -> Path | None:
 
 def check_source(name: str, value: str, example: str, weights: bool = True,
                  processor: bool = True, tokenizer: bool = True) -> str:
-    """A folder that holds a model in Hugging Face format, or a hub name as it is: what
-    :func:`find_model` finds, with its files.
+    """:func:`find_model`, followed by :func:`check_files`.
 
     Args:
-        name, value, example: As there.
-        weights, processor, tokenizer: Whether their files have to be there, too, see
-            :func:`check_files`.
+        name, value, example: See :func:`find_model`.
+        weights, processor, tokenizer: See :func:`check_files`.
+
+    Returns:
+        What ``from_pretrained`` takes.
 
     Raises:
-        FileNotFoundError, ValueError: As there.
+        FileNotFoundError, ValueError: See both.
     """
     source, folder = find_model(name, value, example)
     check_files(source, folder, weights, processor, tokenizer)
@@ -66,17 +66,17 @@ def check_source(name: str, value: str, example: str, weights: bool = True,
 def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
     """What ``from_pretrained`` takes, and the folder of its config.json.
 
-    Only for a hub name (:func:`is_hub_name`) is the hub asked, for config.json and for an adapter
-    beside it; where ``HF_HUB_OFFLINE=1`` is set, only its cache.
+    The hub is only asked for a hub name (:func:`is_hub_name`): for config.json, and for an adapter
+    beside it. With ``HF_HUB_OFFLINE=1``, only its cache is searched.
 
     Args:
-        name: The config's entry, for the error message.
-        value: What it holds.
+        name: The config key, for the error message.
+        value: Its value, a folder or a hub name.
         example: A hub name of such a model, for the error message.
 
     Raises:
-        FileNotFoundError: A path that is not there or lacks config.json (of an adapter's folder the
-            message says how to use it), or a model that the hub does not give.
+        FileNotFoundError: The path does not exist or has no config.json (for an adapter's folder,
+            the message says how to use it), or the hub does not have the model.
     """
     wanted = (f'`{name}` should be a folder in Hugging Face format (with config.json, weights and '
               f'the files of tokenizer and processor) or a hub name such as {example}')
@@ -90,8 +90,8 @@ def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
             _refuse_adapter(wanted, value)
             offline = 'HF_HUB_OFFLINE is set' if is_offline_mode() else first_line(error)
             raise FileNotFoundError(
-                f'{wanted}, but {value!r} is not there, nor in the cache of the hub, and the hub '
-                f'does not give it ({offline}); correct the path, or run `hf download {value}` '
+                f'{wanted}, but {value!r} is neither a folder here nor in the hub cache, and '
+                f'cannot be downloaded ({offline}); correct the path, or run `hf download {value}` '
                 f'where the hub can be reached') from error
         return value, folder
     path = Path(value).expanduser()
@@ -106,12 +106,13 @@ def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
 
 def check_files(source: str, folder: Path, weights: bool = True, processor: bool = True,
                 tokenizer: bool = True) -> None:
-    """See to the files of a model, before any is read.
+    """Check the files of a model before weights are read.
 
     Args:
         source, folder: What :func:`find_model` returns.
-        weights, processor, tokenizer: Whether their files have to be there, see
-            :func:`.folder_files.file_problems`; of a hub name only where the hub cannot give them.
+        weights, processor, tokenizer: Whether these are required, see
+            :func:`.folder_files.file_problems`. Files of a hub name are only required offline,
+            since they are downloaded otherwise.
 
     Raises:
         ValueError: Files are missing or damaged, or an adapter lies beside the weights.
@@ -126,8 +127,7 @@ def check_files(source: str, folder: Path, weights: bool = True, processor: bool
 
 def _refuse_adapter(wanted: str, value: str) -> None:
     if adapter := find_adapter(value):
-        raise FileNotFoundError(f'{wanted}, but {value!r} holds an adapter alone; '
-                                f'{adapter.advice}')
+        raise FileNotFoundError(f'{wanted}, but {value!r} holds only an adapter; {adapter.advice}')
 
 
 def read_config(source: str) -> dict[str, Any]:
@@ -144,18 +144,11 @@ def read_config(source: str) -> dict[str, Any]:
 
 
 def read_json(source: str, name: str) -> dict[str, Any]:
-    """A JSON file of a folder or a hub name; an empty dict where it is not there.
+    """The object in a JSON file of a folder or a hub name; empty if there is no such file.
 
     Raises:
-        ValueError: It is damaged, or holds something else than an object.
+        ValueError: See :func:`.folder_files.load_json`.
     """
     path = cached_file(source, name, _raise_exceptions_for_missing_entries=False,
                        _raise_exceptions_for_connection_errors=False)
-    try:
-        content = json.loads(Path(path).read_text(encoding='utf-8')) if path else {}
-    except (*LOAD_ERRORS, RecursionError) as error:
-        raise ValueError(f'{name} of {source!r} {fault_of(error)}; download it again') from error
-    if not isinstance(content, dict):
-        raise ValueError(f'{name} of {source!r} should hold a JSON object, but holds '
-                         f'{type(content).__name__}; download it again')
-    return content
+    return load_json(Path(path)) if path else {}

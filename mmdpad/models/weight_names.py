@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whether a folder's weights fit the model of its config.json, without reading them."""
+"""Checks that a folder's weights fit the model of its config.json, without reading them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ _ROWS = 4096
 
 
 def compare_names(model_class: type[PreTrainedModel], folder: Path) -> LoadReport:
-    """What would become of the weights: transformers loads them without values.
+    """The report of loading a folder: transformers loads its tensors on the meta device.
 
     Args:
         model_class: A class of transformers.
-        folder: Whole, see :func:`.folder_files.file_problems`; its weights are not quantized.
+        folder: A complete folder, see :func:`.folder_files.file_problems`, whose weights are not
+            quantized.
 
     Raises:
-        ValueError: A file is damaged, or asks for code.
+        ValueError: A file is damaged, or would run code.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     state = {name: torch.empty(value.shape, device='meta')
@@ -41,10 +42,10 @@ def compare_names(model_class: type[PreTrainedModel], folder: Path) -> LoadRepor
 
 
 def head_problem(folder: Path) -> str | None:
-    """What is wrong where config.json ties the output head to the embedding, and the weights have
-    a head of other values; None if nothing is.
+    """The problem of a stored output head that differs from the embedding to which config.json
+    ties it; None if there is no such head.
 
-    transformers takes such a head from version 5 on, and did not before.
+    transformers loads such a head since version 5, and ignored it before.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if not getattr(config, 'tie_word_embeddings', False):
@@ -58,13 +59,13 @@ def head_problem(folder: Path) -> str | None:
         return None
     path, name = values['lm_head']
     return (f'{folder / "config.json"} ties the output head to the embedding '
-            f'(`tie_word_embeddings`), but {name!r} in {path.name} has other values; set '
-            f'`tie_word_embeddings` to false, there and in `text_config`, if they are meant, or '
-            f'take them out of the file')
+            f'(`tie_word_embeddings`), but {name!r} in {path.name} has other values; to use them, '
+            f'set `tie_word_embeddings` to false, also in `text_config`, otherwise remove them '
+            f'from the file')
 
 
 def _outlines(path: Path) -> dict[str, Tensor]:
-    """Tensors of the right shapes without values."""
+    """The tensors of a file on the meta device."""
     if path.suffix == '.safetensors':
         try:
             return {name: torch.empty(entry['shape'], device='meta')
@@ -94,7 +95,7 @@ def _parts(path: Path, name: str) -> Iterator[Tensor]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """transformers' own report of what does not fit is ours to give."""
+    """Without transformers' own report of what does not fit, since we give it ourselves."""
     before = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

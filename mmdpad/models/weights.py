@@ -27,16 +27,16 @@ from transformers import PreTrainedModel, dynamic_module_utils
 from mmdpad.utils.plain_pickle import LOAD_ERRORS
 
 _SHOWN = 4
-# Parts of names (with a dot before each) that programs leave when they save a wrapped model.
+# Parts of names (with a dot before each) that result from saving a wrapped model -> remedy.
 _WRAPPERS = {
     '._orig_mod.': "`_orig_mod.` is torch.compile's: save the model under it again, or take the "
                    'part out of the names',
     '._fsdp_wrapped_module.': "`_fsdp_wrapped_module.` is FSDP's: save the whole state of the "
                               'model again, or take the part out of the names',
-    '.lora_': 'They hold an adapter, not merged: merge it (`merge_and_unload()` of peft) and save '
-              'the model again',
-    '.base_layer.': 'They are those under an adapter, which is not merged: merge it '
-                    '(`merge_and_unload()` of peft) and save the model again',
+    '.lora_': "They hold an unmerged adapter: merge it (peft's `merge_and_unload()`) and save the "
+              'model again',
+    '.base_layer.': 'They belong to an unmerged adapter: merge it (peft\'s `merge_and_unload()`) '
+                    'and save the model again',
     '.base_model.model.': "`base_model.model.` is peft's: save the model under it again, or take "
                           'the part out of the names',
     '.module.': "`module.` is torch's DataParallel's: save the model under it again, or take the "
@@ -136,11 +136,11 @@ class LoadReport:
                    sorted(info['missing_keys']), sorted(info['unexpected_keys']), misshapen)
 
     def refusal(self, remedy: str) -> str:
-        """What to say of weights that do not fit; names that tell how they came about have a remedy
-        of their own."""
-        told = next((told for part, told in _WRAPPERS.items()
+        """The error message for weights that do not fit; names that reveal the cause have their own
+        remedy."""
+        remedy = next((advice for part, advice in _WRAPPERS.items()
                      if any(part in f'.{name}' for name in self.unexpected)), remedy)
-        return (f'The weights in {self.source!r} do not fit the model: {self.problems}. {told}')
+        return (f'The weights in {self.source!r} do not fit the model: {self.problems}. {remedy}')
 
     def settle(self, remedy: str) -> None:
         """Log the report of weights that fit, or refuse them.
@@ -171,7 +171,7 @@ def load_pretrained(model_class: type[PreTrainedModel], source: str, remedy: str
 
     Args:
         model_class: A class of transformers, not one of its Auto classes' configs.
-        source: A folder in Hugging Face format, or a hub name, see :func:`check_source`.
+        source: A folder in Hugging Face format, or a hub name, see :func:`.sources.check_source`.
         remedy: What to do when the weights do not fit, for the error message.
         **arguments: Of ``from_pretrained``.
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whether values of a config are what the arguments of a class or a function are annotated with."""
+"""Checks config values against the annotations of a class's or a function's arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 _LISTS = (list, tuple)
-# What these mean in a config, which holds no others of their kind.
+# Annotations -> the plain types that stand for them in a config.
 _CONTAINERS = {dict: dict, list: list, tuple: tuple, collections.abc.Mapping: dict,
                collections.abc.Sequence: list}
 _BY_DEFAULT = {bool: bool, int: float, float: float, str: str}
@@ -23,17 +23,17 @@ _PLAIN = (dict, list, tuple, str, bool, int, float, type(None))
 
 
 def find_wrong_types(taker: Callable, given: Mapping[str, Any], where: str) -> Iterator[str]:
-    """The values that are of no type which a class or a function says that it takes.
+    """Values whose types contradict the annotations of a class or a function.
 
-    Only plain types are compared, also within lists and dicts, and loosely, as a config may write
-    them: a list and a tuple are one, and so are whole numbers of either kind. An argument without
-    an annotation takes what is of its default's type; what is annotated otherwise, or is the
-    default, may be anything.
+    Only plain types are compared, also within lists and dicts, and as loosely as configs are
+    written: lists equal tuples, and whole floats equal integers. An argument without an annotation
+    takes values of its default's type; other annotations accept anything, and defaults are always
+    accepted.
 
     Args:
-        taker: What takes the arguments.
-        given: Values by the names of arguments; others are passed over.
-        where: The place of ``given`` in the config, with dots; '' for the config itself.
+        taker: The class or function.
+        given: Values by argument; unknown arguments are ignored.
+        where: The dotted key of ``given`` in the config; '' for the config itself.
 
     Yields:
         A sentence for each, with key, value and remedy.
@@ -48,13 +48,13 @@ def find_wrong_types(taker: Callable, given: Mapping[str, Any], where: str) -> I
 def _read_signature(taker: Callable) -> tuple[dict[str, Any], dict[str, Any]]:
     """Annotations and defaults by argument."""
     functions = [taker]
-    if inspect.isclass(taker):  # what a class does not name it hands on to its bases
+    if inspect.isclass(taker):  # a class passes other arguments to its bases
         functions = [vars(base)['__init__'] for base in reversed(taker.__mro__)
                      if '__init__' in vars(base)]
     hints: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     for function in functions:
-        with suppress(TypeError, ValueError):  # one that is not written in Python
+        with suppress(TypeError, ValueError):  # not written in Python
             for name, one in inspect.signature(function).parameters.items():
                 defaults[name] = one.default
                 hints[name] = (_BY_DEFAULT.get(type(one.default), Any)
@@ -64,8 +64,8 @@ def _read_signature(taker: Callable) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _resolve(annotation: Any, names: dict[str, Any]) -> Any:
-    """What an annotation means; anything, where it names what is imported for type checkers only.
-    One by one: a name that is missing is not to hide the others."""
+    """The type that an annotation means; Any if a name in it is only imported for type checkers.
+    Resolved one by one, so that one missing name does not hide the other annotations."""
     holder = types.SimpleNamespace(__annotations__={'it': annotation})
     with suppress(NameError, TypeError, SyntaxError, AttributeError):
         return typing.get_type_hints(holder, names)['it']
@@ -104,7 +104,7 @@ def _problem(key: str, value: Any, kinds: tuple[type, ...]) -> str:
     if dict in kinds and not isinstance(value, dict):
         remedy = f"on a command line: '{key}=dict(name=value)'"
     elif str in kinds:
-        remedy = f"quotes make a text of it on a command line: '{key}=\"...\"'"
+        remedy = f"on a command line, quote a string: '{key}=\"...\"'"
     return f'`{key}` should be {names}, but got {_show(value)}; {remedy}'
 
 
@@ -121,12 +121,12 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 
 
 def _plain_types(hint: Any) -> tuple[type, ...] | None:
-    """The types that a hint allows; None where it allows what cannot be compared."""
+    """The plain types that a hint allows; None if it also allows others."""
     parts = _parts(hint)
     if len(parts) > 1:
         kinds = [_plain_types(part) for part in parts if part is not Tensor]
         plain = tuple(dict.fromkeys(kind for part in kinds for kind in part or ()))
-        # Another class beside dict is what is built of it, which no config holds.
+        # A class beside dict is what is built from the dict, which no config holds.
         return plain if None not in kinds or dict in plain else None
     if typing.get_origin(hint) is typing.Literal:
         return tuple(dict.fromkeys(map(type, typing.get_args(hint))))
@@ -137,7 +137,7 @@ def _plain_types(hint: Any) -> tuple[type, ...] | None:
 
 
 def _holds(hint: Any, value: Any) -> bool:
-    """Whether a value is the container that a hint means."""
+    """Whether a value is a container of the kind that a hint means."""
     kind = _CONTAINERS.get(typing.get_origin(hint))
     return isinstance(value, _LISTS if kind in _LISTS else dict) if kind else False
 

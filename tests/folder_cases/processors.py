@@ -46,7 +46,7 @@ def _(folder: Path) -> None:
 
 
 @case('vocab.json and merges.txt where the class needs a tokenizer.json',
-      refused='tokenizer_config.json of .* names TokenizersBackend, which needs tokenizer.json')
+      refused='tokenizer_config.json names TokenizersBackend, which needs tokenizer.json')
 def _(folder: Path) -> None:
     config = (folder / 'tokenizer_config.json').read_text()
     as_vocabulary(folder)
@@ -150,7 +150,7 @@ def _(folder: Path) -> None:
     change_json(folder / 'tokenizer_config.json', processor_class='MyProcessor')
 
 
-@case('no chat template', refused='should hold the chat template of its processor')
+@case('no chat template', refused='should hold a chat template for its processor')
 def _(folder: Path) -> None:
     (folder / 'chat_template.jinja').unlink()
 
@@ -170,12 +170,12 @@ def _(folder: Path) -> None:
     (folder / 'chat_template.jinja').unlink()
 
 
-@case('an empty chat template', refused='chat template of .*(wrote no text|renders none)')
+@case('an empty chat template', refused='chat template of .* renders none')
 def _(folder: Path) -> None:
     (folder / 'chat_template.jinja').write_text('{% if messages is string %}x{% endif %}')
 
 
-@case('a chat template for text alone', refused='chat template of .*(wrote 0 of them|renders none)')
+@case('a chat template for text alone', refused='chat template of .* renders none')
 def _(folder: Path) -> None:
     (folder / 'chat_template.jinja').write_text(
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for part in m['content'] %}"

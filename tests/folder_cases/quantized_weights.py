@@ -34,7 +34,7 @@ def _(folder: Path) -> None:
     change_json(folder / 'adapter_config.json', peft_type='LORA', target_modules=['q_proj'])
 
 
-@case('an adapter with the config.json of its base', refused='no weights .* an adapter alone')
+@case('an adapter with the config.json of its base', refused='no weights .*, but only an adapter')
 def _(folder: Path) -> None:
     change_json(folder / 'adapter_config.json', peft_type='LORA', target_modules=['q_proj'])
     move(folder, 'model.safetensors', 'adapter_model.safetensors')
@@ -88,7 +88,7 @@ for published in (AWQ, GPTQ, FP8, COMPRESSED):
         change_json(folder / 'config.json', quantization_config=settings)
 
     @case(f'{name}, below an adapter', policy=LORA, needs=('peft', ),
-          refused=f'`lora` should go over whole weights or .* quantized by {name}')
+          refused=f'`lora` needs unquantized weights or .* quantized by {name}')
     def _(folder: Path, settings: dict = published) -> None:
         change_json(folder / 'config.json', quantization_config=settings)
 

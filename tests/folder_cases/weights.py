@@ -51,7 +51,8 @@ def _(folder: Path) -> None:
     torch.save(load_file(folder / 'model.safetensors'), folder / 'pytorch_model.bin')
 
 
-@case('pytorch_model.bin with more than weights', refused='pytorch_model.bin.*epoch|pytorch_model')
+@case('pytorch_model.bin with more than weights',
+      refused='pytorch_model.bin should hold names with tensors')
 def _(folder: Path) -> None:
     torch.save(dict(epoch=3, state_dict=as_bin(folder)), folder / 'pytorch_model.bin')
 
@@ -68,7 +69,7 @@ def _(folder: Path) -> None:
     (folder / 'pytorch_model-00001-of-00002.bin').unlink()
 
 
-@case('a download that has not ended', refused='00001.*is not there; a download .* has not ended')
+@case('an unfinished download', refused='00001.*is not there; its download is unfinished')
 def _(folder: Path) -> None:
     in_shards(folder, 'safetensors')
     (folder / '.cache/huggingface/download').mkdir(parents=True)
@@ -82,8 +83,8 @@ def _(folder: Path) -> None:
     (folder / 'model.safetensors.index.json').write_text('{"weight_map"')
 
 
-@case('weights of two savings', refused='has weights twice, model.safetensors and what '
-                                        'model.safetensors.index.json names')
+@case('weights of two savings', refused='has two sets of weights, model.safetensors and the '
+                                        'files that model.safetensors.index.json lists')
 def _(folder: Path) -> None:
     content = (folder / 'model.safetensors').read_bytes()
     in_shards(folder, 'safetensors')
@@ -106,28 +107,28 @@ def _(folder: Path) -> None:
     move(folder, 'model.safetensors', 'global_step100/mp_rank_00_model_states.pt')
 
 
-@case('GGUF alone', refused='no weights .*GGUF file, which is not read')
+@case('GGUF alone', refused='no weights .*GGUF file, which is not supported')
 def _(folder: Path) -> None:
     move(folder, 'model.safetensors', 'model-Q4_K_M.gguf')
 
 
-@case('Git LFS pointers in place of weights', refused='model.safetensors is a pointer of Git LFS')
+@case('Git LFS pointers in place of weights', refused='model.safetensors is a Git LFS pointer')
 def _(folder: Path) -> None:
     (folder / 'model.safetensors').write_text(POINTER)
 
 
-@case('a Git LFS pointer in place of a .bin', refused='pytorch_model.bin is a pointer of Git LFS')
+@case('a Git LFS pointer in place of a .bin', refused='pytorch_model.bin is a Git LFS pointer')
 def _(folder: Path) -> None:
     as_bin(folder)
     (folder / 'pytorch_model.bin').write_text(POINTER)
 
 
-@case('a Git LFS pointer in place of tokenizer.json', refused='tokenizer.json is a pointer of Git')
+@case('a Git LFS pointer in place of tokenizer.json', refused='tokenizer.json is a Git LFS pointer')
 def _(folder: Path) -> None:
     (folder / 'tokenizer.json').write_text(POINTER)
 
 
-@case('an empty file of weights', refused='model.safetensors is no safetensors file')
+@case('an empty file of weights', refused='model.safetensors is not a safetensors file')
 def _(folder: Path) -> None:
     (folder / 'model.safetensors').write_bytes(b'')
 

@@ -304,7 +304,7 @@ def test_an_adapter_of_earlier_transformers(exported, targets, folders):
     (dict(layer_replication=[[0, 1]]), '`lora.layer_replication` should be None'),
     (dict(of_tomorrow=3), "got .'of_tomorrow'.; correct or remove"),
     (dict(peft_type='IA3'), "`peft_type` of .* should be LORA, but is 'IA3'"),
-    (dict(base_model_name_or_path=None), 'name it by `--base`'),
+    (dict(base_model_name_or_path=None), 'name it with `--base`'),
     (dict(base_model_name_or_path='./gone'), "`--base` should be a folder .* but 'gone' is not"),
     (dict(r=8), 'of another shape'),
     (dict(use_dora=True), '24 missing .*lora_magnitude_vector'),
@@ -345,7 +345,7 @@ def test_an_adapter_as_the_policy_says_what_to_do(exported, tmp_path):
     folder, _ = exported
     entry = dict(type='VLMReasoningHead', pretrained=str(folder))
     base = json.loads((folder / 'adapter_config.json').read_text())['base_model_name_or_path']
-    told = (f"holds an adapter alone; set `model.policy.pretrained` to '{base}', "
+    told = (f"holds only an adapter; set `model.policy.pretrained` to '{base}', "
             f'`model.policy.lora` to dict(r=4, lora_alpha=8, target_modules=')
     last = f'`load_from` to OUT.pth of `python tools/model_converters/from_hf.py {folder} OUT.pth`'
     with pytest.raises(FileNotFoundError) as error:
@@ -353,7 +353,7 @@ def test_an_adapter_as_the_policy_says_what_to_do(exported, tmp_path):
     (problem, ) = check_weights(Node('model.policy', entry, MODELS))
     for text in (str(error.value), problem):
         assert told in text and last in text
-    with pytest.raises(FileNotFoundError, match='holds an adapter alone'):
+    with pytest.raises(FileNotFoundError, match='holds only an adapter'):
         export_policy('none.pth', dict(pretrained=str(folder)), tmp_path)
     (folder / 'adapter_config.json').write_text('[]')
     (problem, ) = check_weights(Node('model.policy', entry, MODELS))
@@ -378,5 +378,5 @@ def test_settings_are_refused_before_weights_are_read(folders, lora, told, monke
 def test_the_scaling_of_a_checkpoint_is_compared_when_it_is_written_out(folders, tmp_path):
     folder = folders('qwen2_5_vl', True)
     checkpoint = save(VLMReasoningHead(folder, lora=dict(r=4, lora_alpha=8)), tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match='as it was trained, by 2 in .* scales it by 4'):
+    with pytest.raises(ValueError, match='as in its training, by 2 in .* scales it by 4'):
         export_policy(checkpoint, dict(pretrained=folder, lora=dict(r=4, lora_alpha=16)), tmp_path)

@@ -14,7 +14,7 @@ from mmdpad.models.hf_folder import export_policy, import_policy
 from mmdpad.testing import POLICY_WEIGHTS
 from mmdpad.testing.sam_folders import make_sam2_folder
 
-TOLD = r'adapter_config.json lies beside the config.json of a whole model.* delete or move it'
+TOLD = r'adapter_config.json lies beside the config.json of a complete model.* delete or move it'
 
 
 @pytest.fixture

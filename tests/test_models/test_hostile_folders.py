@@ -85,7 +85,7 @@ def test_a_chat_template_reaches_nothing(folder, tmp_path, tried):
               '{% for')
     for text in attack:
         (folder / 'chat_template.jinja').write_text(text)
-        with pytest.raises(ValueError, match='chat template of .*hub.* cannot be used'):
+        with pytest.raises(ValueError, match='chat template of .*hub.* cannot be rendered'):
             PromptEncoder(str(folder), 'default', 1000).write('what?')
     assert not fired.exists()
     Template(attack[0]).render()

@@ -31,8 +31,8 @@ def test_a_weight_that_is_not_finite_is_named():
     model.first.bias.data[0] = torch.inf
     assert non_finite_weights(model) == ['first.bias', 'last.weight']
     text = explain(model)
-    assert 'is that of `first` (Linear, float32), while its input is (up to 1).' in text
-    assert 'Weights are not finite themselves: first.bias, last.weight. The file that' in text
+    assert 'comes from `first` (Linear, float32), although its input is finite (up to 1).' in text
+    assert 'Some weights are not finite: first.bias, last.weight. Their file is' in text
 
 
 def test_float16_that_overflows_is_told_from_damaged_weights():
@@ -40,24 +40,24 @@ def test_float16_that_overflows_is_told_from_damaged_weights():
     model.first.weight.data.fill_(1.0)
     model.last.weight.data.fill_(6e4)
     text = explain(model, torch.float16)
-    assert 'of `last` (Linear, float16), while its input is' in text
-    assert "float16 ends at 65504: set `dtype` to 'float32' or 'bfloat16'" in text
+    assert '`last` (Linear, float16), although its input is finite' in text
+    assert "float16 overflows at 65504: set `dtype` to 'float32' or 'bfloat16'" in text
     big = Steps()
     big.last.weight.data.fill_(3e38)
     big.first.weight.data.fill_(10.0)
     for dtype in (torch.float32, torch.bfloat16):
         text = explain(copy.deepcopy(big), dtype)
-        assert 'All weights are finite (the largest is 3e+38): if the model was trained' in text
+        assert 'All weights are finite (the largest is 3e+38): if they were trained' in text
 
 
 def test_what_arises_between_modules_is_told_by_the_next_one():
     text = explain(Steps(between=lambda x: x / 0 * 0))
-    assert '`last` (Linear, float32), nor is its input, which no module before it' in text
+    assert '`last` (Linear, float32); its input, which no other module computed, is not' in text
 
 
 def test_a_pass_that_is_finite_when_it_is_repeated():
     model = Steps()
-    assert 'When the pass is repeated all outputs are finite' in explain(model)
+    assert 'All outputs are finite when the pass is repeated' in explain(model)
     assert not any(module._forward_hooks for module in model.modules())
 
 

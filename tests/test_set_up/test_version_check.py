@@ -1,4 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import logging
 import pkgutil
 import re
 import subprocess
@@ -72,6 +73,13 @@ def test_mmengine_finds_mmcvs_operators_where_python_lacks_find_loader(monkeypat
     mmdpad.prepare_environment()
     assert mmcv_full_available()
     assert pkgutil.find_loader('no_such_module') is None
+
+
+def test_bitsandbytes_does_not_advise_a_kernel(caplog):
+    logger = logging.getLogger('bitsandbytes.backends.cpu.ops')
+    logger.warning('Failed to load CPU gemm_4bit_forward from kernels-community: %s', 'none')
+    logger.warning('something else')
+    assert caplog.messages == ['something else']
 
 
 def test_the_version_is_a_release_number():

@@ -70,8 +70,8 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
     quantization = policy.get('quantization') or {}
     if stored := getattr(model_config, 'quantization_config', None):
         quantization = stored if isinstance(stored, Mapping) else stored.to_dict()
-        notes.append(f"weights: as that file's `quantization_config` says, those of the language "
-                     f'model in {quantized_bytes(quantization):.2f} bytes')
+        notes.append(f'weights: already quantized, by the `quantization_config` of that file; the '
+                     f"language model's take {quantized_bytes(quantization):.2f} bytes each")
     vision = shape.vision
     grid = _grid(config, vision.patch, vision.merge)
     if prompt_tokens is None:
@@ -147,19 +147,19 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
 
 
 def quantized_bytes(quantization: Mapping[str, Any]) -> float:
-    """Of a weight with its share of the scales; 0 where nothing is quantized.
+    """Bytes of a weight, including its share of the scales; 0 if nothing is quantized.
 
     Args:
         quantization: Arguments of ``transformers.BitsAndBytesConfig``, or the
             ``quantization_config`` of a config.json.
 
     Raises:
-        ValueError: It is of a method that is not known here.
+        ValueError: The method cannot be estimated.
     """
     method = quantization.get('quant_method', 'bitsandbytes')
     if method in ('awq', 'gptq'):
         bits, group = quantization.get('bits', 4), quantization.get('group_size', 128)
-        # A float16 scale and a zero point of as many bits for each group of a row.
+        # Each group of a row has a float16 scale and a zero point of ``bits`` bits.
         return bits / 8 + ((2 + bits / 8) / group if group > 0 else 0.0)
     if method == 'fp8':
         rows, columns = quantization.get('weight_block_size') or (128, 128)
@@ -167,12 +167,12 @@ def quantized_bytes(quantization: Mapping[str, Any]) -> float:
     if method != 'bitsandbytes':
         raise ValueError(f"`quantization_config.quant_method` should be 'bitsandbytes', 'awq', "
                          f"'gptq' or 'fp8' to be estimated, but got {method!r}; estimate the "
-                         f'model that it was made of')
+                         f'unquantized model')
     if 'quant_method' not in quantization and 'llm_int8_skip_modules' in quantization:
         raise ValueError('`quantization.llm_int8_skip_modules` should be left out to be estimated, '
                          f"but got {quantization['llm_int8_skip_modules']}")
     if quantization.get('load_in_4bit'):
-        # Float32 scales of 64 weights each, or bytes and a float32 one of 256 of these.
+        # A float32 scale for 64 weights; or one byte, and a float32 scale for 256 of these.
         return 0.5 + (1 / 64 + 4 / (64 * 256) if quantization.get('bnb_4bit_use_double_quant')
                       else 4 / 64)
     return 1.0 if quantization.get('load_in_8bit') else 0.0

@@ -183,14 +183,13 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
     """A policy's transformers config, and in words where it came from.
 
     Args:
-        pretrained: As in :class:`mmdpad.models.VLMReasoningHead`. Its config.json says the shape,
-            whatever the folder is called; only where there is none, also not in the cache of the
-            hub, its last part may be a name of :data:`PUBLISHED`, with or without a suffix of
-            :data:`SUFFIXES`.
+        pretrained: As in :class:`mmdpad.models.VLMReasoningHead`. The shape is read from its
+            config.json, in the folder or in the hub's cache; only if there is none, the name may
+            end in one of :data:`PUBLISHED`, with or without one of :data:`SUFFIXES`.
 
     Raises:
         FileNotFoundError: Neither a folder with config.json nor a known name.
-        ValueError: config.json cannot be read, is that of another family, or an adapter lies
+        ValueError: config.json cannot be read or is of an unknown family, or an adapter lies
             beside it.
     """
     folder = find_folder(pretrained)

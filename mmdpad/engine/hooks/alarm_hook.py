@@ -32,9 +32,9 @@ REMEDIES = {
     'term_saturates':
         'Make the term stricter or graded, or remove it; a format that has been learned may stay.',
     'format_is_never_right':
-        'See by `mmdpad run show_rollouts` how responses begin and end, and at the start of the '
+        'See with `mmdpad run show_rollouts` how responses begin and end, and at the start of the '
         'log what the chat template opens and which tokens end a response. A policy that cannot '
-        'write the form yet learns it by supervised training (configs/dpad/qwen7b_sft.py).',
+        'write the format yet learns it by supervised training (configs/dpad/qwen7b_sft.py).',
     'reward_hacking':
         'Take the checkpoint of the best validation, and look for what is rewarded without being '
         'right by `mmdpad run show_rollouts`.',
@@ -67,8 +67,8 @@ class AlarmHook(Hook):
 
     Values are means over the last ``window`` iterations, "at first" over the first ones; before a
     window is full nothing but ``not_finite`` can go off. Values that are missing or not finite
-    are left out of means. All this is kept in checkpoints, so a resumed run goes on with it; with
-    other arguments than before it may warn again of what has been reported.
+    are left out of means. All this is kept in checkpoints, so a resumed run goes on with it; if
+    its arguments differ, it may repeat warnings.
 
     Args:
         window: Iterations of a window.
@@ -197,7 +197,7 @@ def term_saturates(recent: Rows, flat_std: float) -> Findings:
 
 
 def format_is_never_right(first: Rows) -> Findings:
-    """Which terms with "format" in their names give every response of all iterations 0."""
+    """Which terms with "format" in their names are 0 for every response of all iterations."""
     return {name.removeprefix('reward/'): f'0 for every response of {_span(first)}'
             for name in first[-1] if name.startswith('reward/') and 'format' in name
             and all(row.get(name) == 0 for row in first)}

@@ -69,14 +69,14 @@ class AtomicCheckpointHook(CheckpointHook):
         self._stop.forget()
 
     def _forget_another_best(self, runner: Runner) -> None:
-        """mmengine keeps one best score, whatever it is the best of."""
+        """Drop the best score of another metric or rule, which mmengine would keep."""
         hub = runner.message_hub
         own = None if self.save_best is None else [
             list(pair) for pair in zip(self.key_indicators, self.rules, strict=True)]
         before = hub.get_info('best_of', own)
         if before != own:
-            runner.logger.warning(f'The best score so far is by {before}, and `save_best` is now '
-                                  f'{own}: the next validation is the first that counts')
+            runner.logger.warning(f'The best score so far is of {before}, but `save_best` is now '
+                                  f'{own}: best scores start anew with the next validation')
             for name in [name for name in hub.runtime_info if name.startswith('best_')]:
                 hub.pop_info(name)
         hub.update_info('best_of', own)

@@ -37,29 +37,28 @@ class ExactResumeHook(Hook):
 
     This is for iteration-based training; other loops are left alone.
 
-    Where the config has other settings than the checkpoint, with whatever loop, the config's apply
-    from there on, and each is logged: also those of the optimizer and the schedule, which mmengine
-    alone would take from the checkpoint (:func:`mmdpad.engine.resuming.apply_config`).
+    With any loop, settings of the config that differ from the checkpoint's apply from there on, and
+    each is logged, including those of the optimizer and the schedule, which mmengine itself would
+    take from the checkpoint (:func:`mmdpad.engine.resuming.apply_config`).
     """
 
     priority = 'LOW'  # after all that draws, before checkpoints are written
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Before anything of it is loaded: refuse to resume from weights alone, which would train
-        on with a new optimizer, or with another type of optimizer; and have the config's settings
-        apply.
+        """Before anything is loaded, refuse to resume from weights alone or with another type of
+        optimizer, and apply the config's settings.
 
         Raises:
-            UnsuitableConfig: The run is to be resumed, and the checkpoint has no optimizer, or none
-                that fits the config.
+            UnsuitableConfig: The run is to be resumed, but the checkpoint has no optimizer, or one
+                that does not fit the config.
         """
         if not getattr(runner, '_resume', False):
             return
         if 'optimizer' not in checkpoint:
             raise UnsuitableConfig(
-                'A checkpoint to resume from should hold the optimizer, but this one does not, as '
-                'the best-so-far ones (best_*.pth); resume from iter_*.pth, or start a new run '
-                'from these weights by `load_from`')
+                'A checkpoint to resume from should hold the optimizer, but this one does not '
+                '(best_*.pth never do); resume from iter_*.pth, or start a new run from these '
+                'weights by `load_from`')
         wrapper = runner.optim_wrapper
         if not isinstance(wrapper, OptimWrapper):  # several of them
             return

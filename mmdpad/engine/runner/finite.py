@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Optimizer steps whose gradients are not finite are not taken."""
+"""Skips optimizer steps whose gradients are not finite."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.optim import OptimWrapper
-from torch.distributed.tensor import DTensor
 
+from mmdpad.models.non_finite import local_part
 from mmdpad.structures import RolloutBatch
 
 
@@ -23,11 +23,11 @@ class StepRefused(Exception):
 
 @contextmanager
 def refused_steps(wrapper: OptimWrapper) -> Iterator[None]:
-    """Within the block the wrapper's ``step`` begins with :func:`refuse_non_finite`, before
-    gradients are clipped and before a loss scaler skips steps by itself and in silence."""
+    """Within the block, the wrapper's ``step`` starts with :func:`refuse_non_finite`, before
+    gradients are clipped and before a loss scaler silently skips steps by itself."""
     step = wrapper.step
 
-    @wraps(step)  # by an attribute of it mmengine's schedulers know theirs
+    @wraps(step)  # keeps an attribute that mmengine's schedulers look for
     def checked(**kwargs: Any) -> None:
         refuse_non_finite(wrapper.optimizer)
         step(**kwargs)
@@ -40,9 +40,13 @@ def refused_steps(wrapper: OptimWrapper) -> Iterator[None]:
 
 
 def lower_loss_scale(wrapper: OptimWrapper) -> bool:
-    """After a refused step, with its gradients still there: have a loss scaler go on as after a
-    step that it skips. Returns whether the scale may have been too large, which is how the scaler
-    finds one for float16; bfloat16 has float32's range."""
+    """Update a loss scaler after a refused step as after a step that it skips itself; the gradients
+    have to be in place still.
+
+    Returns:
+        Whether the scale was lowered and may have been too large, which is how a scaler searches
+        one for float16 (not for bfloat16, which has float32's range).
+    """
     scaler = getattr(wrapper, 'loss_scaler', None)
     if scaler is None or not scaler.is_enabled():
         return False
@@ -53,16 +57,14 @@ def lower_loss_scale(wrapper: OptimWrapper) -> bool:
 
 
 def refuse_non_finite(optimizer: torch.optim.Optimizer) -> None:
-    """Lets no NaN or infinity into the weights and the optimizer's state, which would never leave
-    them. Gradients whose norm overflows count, too.
+    """Keep NaN and infinity out of the weights and the optimizer's state, where they would stay
+    forever. Gradients whose norm overflows count, too.
 
     Raises:
-        StepRefused: On every process, if it is so on any.
+        StepRefused: On every process, if the gradients of any are not finite.
     """
-    gradients = [parameter.grad for group in optimizer.param_groups
+    gradients = [local_part(parameter.grad) for group in optimizer.param_groups
                  for parameter in group['params'] if parameter.grad is not None]
-    gradients = [gradient.to_local() if isinstance(gradient, DTensor) else gradient
-                 for gradient in gradients]
     refused = torch.nn.utils.get_total_norm(gradients).isfinite().logical_not().float()
     all_reduce(refused, 'max')
     if refused:

@@ -63,8 +63,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             without a signal. 0 keeps every group.
         max_skipped_steps: An optimizer step whose gradients are NaN or infinite is skipped and
             counted (``skipped_steps``, their share in an iteration); more than this many in a row
-            end the run, and the last batch is kept as ``not_finite_iter_N_rank_R.pth``. Steps by
-            which a loss scaler finds a scale for float16 do not count here.
+            end the run, and the last batch is kept as ``not_finite_iter_N_rank_R.pth``. Steps with
+            which a loss scaler searches a scale for float16 do not count here.
     """
 
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
@@ -75,8 +75,6 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         unwrap(runner.model).check_trainable()
         super().__init__(runner, build_encoding_dataloader(runner, dataloader), max_iters, **kwargs)
         check_training_data(self.dataloader.dataset)
-        if self.model.untrainable:
-            raise ValueError(self.model.untrainable)
         self.composition = RewardComposition(rewards)
         self.prompts_per_update = prompts_per_update or self.dataloader.batch_size
         self.tokens_per_micro_batch = tokens_per_micro_batch
@@ -248,13 +246,12 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         raise NonFiniteError(
             f'the gradients of {self.skipped_in_a_row} steps in a row were not finite, more than '
             f'`train_cfg.max_skipped_steps` ({self.max_skipped_steps}); the last batch is in '
-            f'{path}, its responses in rollouts.jsonl. {self._explain_non_finite(parts)}. To go '
-            f'on: --resume CHECKPOINT with one of before iteration {first}, and a lower '
+            f'{path}, its responses in rollouts.jsonl. {self._explain_non_finite(parts)}. To '
+            f'continue, use --resume CHECKPOINT with one from before iteration {first} and a lower '
             f'`optim_wrapper.optimizer.lr`')
 
     def _explain_non_finite(self, parts: list[RolloutBatch]) -> str:
-        """Where NaN and infinity begin: the forward passes over micro-batches once more, by all
-        processes together."""
+        """Where NaN and infinity start, by repeating the forward passes on all processes."""
         model, found, about = self.model, list[str](), ''
         with watched_outputs(model.policy.model) as seen, self.runner.optim_wrapper.optim_context(
                 self.runner.model):
@@ -265,8 +262,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                     sample = part.data_samples[int(rows[0]) // part.group_size]
                     found, about = list(seen), f' {describe_sample(sample)}'
         if not about:
-            return ('The forward pass is finite on this process, so that the gradients overflow '
-                    'on the way back, or another process has the fault')
+            return ('The forward pass is finite on this process, so the gradients overflow in the '
+                    'backward pass, or another process is at fault')
         return f'{explain(model.policy.model, found, DTYPE_KEY)}.{about}'
 
     def _fillers(self, parts: list[RolloutBatch]) -> list[RolloutBatch]:
@@ -303,7 +300,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def _settle_reference(self) -> None:
         """Make the reference equal to the start policy, whether fresh, loaded or resumed."""
         reference, hub = self.model.reference, self.runner.message_hub
-        if self._iter == 0:  # also without a reference, which a resumed run may have
+        if self._iter == 0:  # also without a reference, since a resumed run may add one
             hub.update_info('start_checkpoint', self.runner._load_from)
         if reference is None:
             return

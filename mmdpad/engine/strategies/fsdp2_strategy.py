@@ -70,7 +70,7 @@ class FSDP2Strategy(DDPStrategy):
                  reshard_after_forward: bool = True, cpu_offload: bool = False,
                  full_state_dict: bool = False, **kwargs: Any) -> None:
         precision = [name and read_dtype(f'strategy.{key}', name) for key, name in
-                     dict(param_dtype=param_dtype, reduce_dtype=reduce_dtype).items()]
+                     (('param_dtype', param_dtype), ('reduce_dtype', reduce_dtype))]
         super().__init__(**kwargs)
         if not dist.is_initialized():
             raise RuntimeError('`FSDP2Strategy` should have started processes, but got '

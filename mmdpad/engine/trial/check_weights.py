@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whether the files of a config's models are there and whole, without loading them."""
+"""Checks that the files of a config's models exist and are complete, without loading them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from mmdpad.models.sources import find_folder
 
 
 def check_weights(node: Node) -> Iterator[str]:
-    """What is wrong with the files of a model of ours; nothing for what is none."""
+    """Problems with the files of a model; other nodes have none."""
     for kind, check in _CHECKS.items():
         if isinstance(node.kind, type) and issubclass(node.kind, kind):
             yield from (f'`{node.path}`: {problem}' for problem in check(node))
 
 
 def _find(entry: dict) -> tuple[str, list[str]]:
-    """Where a model is loaded from, and what is wrong with that; one of the two is empty."""
+    """Where a model is loaded from, and the problems with that; one of the two is empty."""
     source = entry['pretrained']
     try:
         adapter = find_adapter(source)
     except ValueError as error:
         return '', [str(error)]
     if adapter:
-        return '', [f'`pretrained` should be a folder with a whole model, but {source!r} holds an '
-                    f'adapter alone; {adapter.advice}']
+        return '', [f'`pretrained` should be a folder with a complete model, but {source!r} holds '
+                    f'only an adapter; {adapter.advice}']
     if (folder := find_folder(source)) is None:
-        return '', [f'`pretrained` should be a folder with the model, but {source!r} is not there, '
-                    f'nor a name in the cache of the hub; download it: `hf download NAME '
+        return '', [f'`pretrained` should be a folder with the model, but {source!r} is neither a '
+                    f'folder here nor in the hub cache; download it: `hf download NAME '
                     f'--local-dir {source}`, or correct the path']
     return str(folder), []
 

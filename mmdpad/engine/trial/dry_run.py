@@ -134,10 +134,10 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
 
 
 def _read_processor(policy: Any, training: bool) -> tuple[PromptEncoder | None, list[str]]:
-    """What encodes a policy's prompts, where its folder is there, and what is wrong with it."""
+    """The encoder of a policy's prompts, if its folder exists, and the problems with it."""
     folder = find_folder(policy['pretrained']) if policy.get('pretrained') else None
     if folder is None or not (folder / 'config.json').is_file():
-        return None, []  # of another kind than ours
+        return None, []  # not a policy of ours
     try:
         if training:
             check_trainable(str(folder), policy.get('lora'))
@@ -149,8 +149,8 @@ def _read_processor(policy: Any, training: bool) -> tuple[PromptEncoder | None, 
 
 
 def _check_responses(encoder: PromptEncoder, dataset: Any) -> Iterator[str]:
-    """The first fault of the responses that supervised training would teach: of the one that the
-    pipeline composes for the first item, and of up to 1,000 that are given whole."""
+    """The first problem with the responses that supervised training would teach: with the one that
+    the pipeline composes for the first item, or with up to 1,000 that the data contain."""
     sample = dataset[0].get('data_samples') if len(dataset) else None
     if sample is None or 'response' not in sample:
         return
@@ -177,10 +177,7 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
     train_cfg = config.get('train_cfg') or {}
     sampling = dict(group_size=8)
     if _is(config.get('model'), ReasoningSegmentor, nodes):
-        try:
-            sampling = split_train_cfg(dict(config.model.get('train_cfg') or {}))[0]
-        except (ValueError, TypeError) as error:
-            yield f'`model.train_cfg`: {error}'
+        sampling, _, _ = split_train_cfg(dict(config.model.get('train_cfg') or {}))
     if not _is(train_cfg, GRPOTrainLoop, nodes) or not config.get('train_dataloader'):
         return
     batch = config.train_dataloader.get('batch_size', 1)

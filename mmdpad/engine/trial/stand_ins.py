@@ -116,7 +116,7 @@ def _policy(entry: dict, folder: Path) -> str:
     before = entry['pretrained']
     config, _ = read_policy_config(before)
     family, stored = config.model_type, getattr(config, 'quantization_config', None)
-    if stored:  # the small one is whole, and quantized as it is loaded
+    if stored:  # the replacement is quantized when it is loaded
         check_trainable(before, entry.get('lora'))
         check_prequantized(before, entry.get('quantization'), entry.get('lora'))
         entry['quantization'] = {

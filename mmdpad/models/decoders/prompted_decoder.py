@@ -38,7 +38,7 @@ class PromptedDecoder(FrozenModule, ABC):
 
         Raises:
             ValueError: See :func:`check_prompts`.
-            NonFiniteError: A score is NaN or infinite, so a mask would be empty or arbitrary.
+            NonFiniteError: A score is NaN or infinite, so its mask would be arbitrary.
         """
         boxes, points = check_prompts(image, boxes, points)
         if not len(boxes):
@@ -52,7 +52,7 @@ class PromptedDecoder(FrozenModule, ABC):
         if rows.numel():
             row = int(rows[0])
             part = slice(row, row + 1)
-            self.feature_cache.clear()  # so that the image is looked at again
+            self.feature_cache.clear()  # to encode the image again
             raise NonFiniteError(
                 f'The decoder ({type(self).__name__}) should give finite scores, but that of box '
                 f'{[round(x, 1) for x in boxes[row].tolist()]} is {float(scores[row])}. '

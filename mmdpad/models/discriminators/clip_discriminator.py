@@ -120,7 +120,7 @@ class CLIPDiscriminator(FrozenModule):
         return features
 
     def _check(self, features: Tensor, encode: Callable[[slice], Tensor], what: str) -> None:
-        """A cosine that is NaN would be taken for that of a caption without any."""
+        """Refuse NaN, since that stands for the cosine of an unusable caption."""
         rows = features.isfinite().all(dim=1).logical_not().nonzero()
         if rows.numel():
             row = int(rows[0])

@@ -24,13 +24,13 @@ LORA_TARGETS = dict(language=_LANGUAGE, language_and_vision=f'{_LANGUAGE}|{_VISI
 """Linear layers by name: attention and MLP of the language model; the same and those of the vision
 tower's blocks."""
 SCALING = 'adapter_scaling'
-"""Name under which a policy's state holds :func:`adapter_scaling`."""
-# An adapter is matrices beside frozen weights: with it off, the model has to be what `pretrained`
-# holds, and with it on, the same in training, in sampling and in every export.
+"""Key of :func:`adapter_scaling` in a policy's state."""
+# An adapter consists of matrices beside frozen weights: with it off, the model has to equal
+# `pretrained`; with it on, it has to be the same in training, sampling and every export.
 _ALLOWED: dict[str, tuple] = dict(
     bias=('none', ), modules_to_save=(None, ), trainable_token_indices=(None, ), lora_dropout=(0, ),
     init_lora_weights=(True, 'gaussian'),
-    ensure_weight_tying=(False, ),  # two parameters in one memory, which `to` and optimizers part
+    ensure_weight_tying=(False, ),  # parameters that share memory, until `to` or an optimizer
     layer_replication=(None, ), alora_invocation_tokens=(None, ), use_qalora=(False, ),
     **dict.fromkeys(('arrow_config', 'kasa_config', 'monteclora_config', 'use_bdlora',
                      'velora_config', 'megatron_config'), (None, )))
@@ -50,13 +50,13 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
 
     Raises:
         ImportError, ValueError: See :func:`lora_config`.
-        ValueError: The targets or a pattern match nothing, or the targets are a name for all of
-            the language model's matrices and miss a kind of them.
+        ValueError: The targets or a pattern match nothing, or the targets stand for all matrices
+            of the language model's layers but miss a kind of them.
     """
     config = lora_config(lora)
     import peft
     with warnings.catch_warnings():
-        # It advises `ensure_weight_tying`; here tied weights that get an adapter are handled.
+        # It advises `ensure_weight_tying`, but tied weights with an adapter are handled here.
         warnings.filterwarnings('ignore', 'Model has `tie_word_embeddings=True`')
         tuner = peft.LoraModel(model, config, 'default',
                                low_cpu_mem_usage=next(model.parameters()).is_meta)
@@ -70,8 +70,8 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
 
 def check_lora(model_class: type[PreTrainedModel], source: str, lora: Mapping[str, Any],
                remedy: str) -> None:
-    """See that an adapter fits a model, before its weights are read: :func:`add_lora` to one
-    without memory. Reads nothing but config.json.
+    """Check that an adapter fits a model before its weights are read, by :func:`add_lora` on the
+    meta device. Only reads config.json.
 
     Args:
         model_class: The class of transformers.
@@ -94,8 +94,8 @@ def lora_config(lora: Mapping[str, Any]) -> Any:
 
     Raises:
         ImportError: peft is not installed.
-        ValueError: An argument is unknown, would change the model with the adapter off, or is for
-            a kind of adapter that not all of training, sampling and exports know.
+        ValueError: An argument is unknown, changes the model with the adapter off, or asks for a
+            kind of adapter that is not supported in training, sampling and exports alike.
     """
     try:
         import peft
@@ -144,42 +144,42 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 
 def describe_reach(model: nn.Module) -> str:
-    """How many layers of which kinds have an adapter, in words."""
+    """The number of layers with an adapter, by kind, for the log."""
     counts = Counter(_kind(name, layer) for name, layer in adapted_layers(model).items())
     return f'adapter in {counts.total()} layers: ' + ', '.join(
         f'{number} {kind}' for kind, number in sorted(counts.items()))
 
 
 def adapter_scaling(model: nn.Module) -> Tensor:
-    """(L,) float32: by what each of the L adapted layers multiplies the product of its adapter's
-    matrices, ``lora_alpha`` / ``r`` or as ``use_rslora`` says. The matrices do not tell."""
+    """(L,) float32: the factors by which L adapted layers multiply the product of their adapter's
+    matrices: ``lora_alpha`` / ``r``, or as ``use_rslora`` says. The matrices do not reveal it."""
     return torch.tensor([layer.scaling[adapter] for layer in adapted_layers(model).values()
                          for adapter in layer.active_adapters])
 
 
 def check_scaling(model: nn.Module, given: Tensor) -> None:
-    """Refuse an adapter's weights that were trained with another scaling than a model has.
+    """Refuse weights of an adapter that was trained with a scaling other than the model's.
 
     Args:
-        model: With an adapter.
-        given: :func:`adapter_scaling` of the model that the weights are of.
+        model: A model with an adapter.
+        given: :func:`adapter_scaling` of the model that the weights belong to.
 
     Raises:
-        ValueError: They differ.
+        ValueError: The two differ.
     """
     names, own = list(adapted_layers(model)), adapter_scaling(model)
     given = given.cpu().float()
     if own.shape == given.shape and not own.allclose(given):
         first = int((own - given).abs().argmax())
         raise ValueError(
-            f'`model.policy.lora` should scale the adapter as it was trained, by '
+            f'`model.policy.lora` should scale the adapter as in its training, by '
             f'{given[first].item():g} in {names[first]}, but scales it by {own[first].item():g}; '
             f'set `lora_alpha`, `use_rslora` and `alpha_pattern` as in the run that wrote it (the '
             f'scaling is lora_alpha / r, with use_rslora lora_alpha / sqrt(r))')
 
 
 def tied_and_adapted(model: PreTrainedModel) -> list[str]:
-    """Which of embedding and output head have an adapter although they share their weight."""
+    """Which of embedding and output head have an adapter, if they share a weight."""
     ends = dict(embed_tokens=model.get_input_embeddings(), lm_head=model.get_output_embeddings())
     bases = [getattr(module, 'base_layer', module) for module in ends.values()]
     if bases[0].weight is not bases[1].weight:
@@ -188,20 +188,19 @@ def tied_and_adapted(model: PreTrainedModel) -> list[str]:
 
 
 def check_mergeable(model: nn.Module) -> None:
-    """See that an adapter can be added to the weights under it.
+    """Check that an adapter can be merged into the base weights.
 
     Raises:
-        ValueError: It adds a bias where the model has none.
+        ValueError: It adds a bias to a layer that has none.
     """
     for name, layer in adapted_layers(model).items():
         if any(layer.lora_bias.values()) and getattr(layer.get_base_layer(), 'bias', None) is None:
-            raise ValueError(f'An adapter with `lora.lora_bias` should sit in layers that have a '
-                             f'bias, so that it can be merged, but {name} has none; use the '
-                             f'adapter as it is')
+            raise ValueError(f'An adapter with `lora.lora_bias` can only be merged into layers '
+                             f'with a bias, but {name} has none; use the adapter unmerged')
 
 
 def matches_layer(pattern: str, layer: str) -> bool:
-    """Whether a key of ``rank_pattern`` or ``alpha_pattern`` is for a layer, by its whole name."""
+    """Whether a key of ``rank_pattern`` or ``alpha_pattern`` matches a layer's full name."""
     return re.match(rf'(.*\.)?({pattern})$', layer) is not None
 
 
@@ -214,8 +213,8 @@ def _check_patterns(model: nn.Module, config: Any) -> None:
 
 
 def _check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
-    """Refuse a name for all matrices of the language model's layers that misses a kind of them:
-    experts that transformers keeps as one parameter are no linear layers."""
+    """Refuse targets that stand for all matrices of the language model's layers but miss a kind:
+    experts that transformers fuses into one parameter are not linear layers."""
     asked = lora.get('target_modules', 'language')
     if not (isinstance(asked, str) and asked in (*LORA_TARGETS, 'all-linear')
             and not lora.get('exclude_modules')):
@@ -232,9 +231,9 @@ def _check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
         named = [name.rpartition('.')[2] for name, is_reached in kinds.items() if is_reached]
         raise ValueError(
             f'`lora.target_modules={asked!r}` should reach every kind of matrix in the language '
-            f'model\'s layers, but none reaches {", ".join(missed)}; name what should get an '
-            f'adapter: `target_modules={named}`, and parameters that are no linear layers, such '
-            f'as fused experts, in `target_parameters`')
+            f'model\'s layers, but misses {", ".join(missed)}; list the targets yourself: '
+            f'`target_modules={named}`, and parameters outside of linear layers, such as fused '
+            f'experts, in `target_parameters`')
 
 
 def _adapted_weight(layer: Any) -> Tensor:
@@ -242,7 +241,7 @@ def _adapted_weight(layer: Any) -> Tensor:
 
 
 def _kind(name: str, layer: Any) -> str:
-    """'q_proj', 'mlp.0', or 'experts.down_proj' of a parameter."""
+    """The kind of a layer: 'q_proj', 'mlp.0', or 'experts.down_proj' for a parameter."""
     parts = name.replace('.base_layer', '').split('.')
     last = parts[-2:] if parts[-1].isdigit() else parts[-1:]
     return '.'.join([*last, *filter(None, [getattr(layer, 'parameter_name', '')])])

@@ -12,8 +12,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from mmdpad.models.non_finite import local_part
+
 from .lora import adapted_layers, check_mergeable, tied_and_adapted
 
+_OWN_ENGINE = "use `rollout_engine=dict(type='SharedPrefixRollout')`"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -48,32 +51,30 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def check_handover(model: PreTrainedModel) -> None:
-    """See that another engine can take over a policy's weights.
+    """Check that another engine can take over a policy's weights.
 
     Raises:
-        ValueError: Weights are quantized, or the adapter is more than a product of two matrices
-            beside a linear layer or an embedding, or sits in a weight that two layers share.
+        ValueError: The weights are quantized, or the adapter is not just a product of two matrices
+            beside a linear layer or an embedding, or is in a weight that two layers share.
     """
     if getattr(model, 'is_quantized', False):
-        raise ValueError('The weights of a policy should not be quantized for another engine to '
-                         'take them over, but are, by `policy.quantization` or in the folder '
-                         '`policy.pretrained`; leave it out, name the model that was quantized, or '
-                         "use `rollout_engine=dict(type='SharedPrefixRollout')`")
+        raise ValueError(f'The weights of a policy should not be quantized for another engine to '
+                         f'take them over, but are (by `policy.quantization` or in '
+                         f'`policy.pretrained`); name the unquantized model without '
+                         f'`quantization`, or {_OWN_ENGINE}')
     layers = adapted_layers(model).values()
     if other := [type(variant).__name__ for layer in layers
                  for variant in layer.lora_variant.values()]:
         raise ValueError(f'`policy.lora` should be a plain adapter for another engine to take it '
                          f'over, but got {other[0]}; leave `use_dora` and the like out')
     if any(hasattr(layer, 'parameter_name') for layer in layers):
-        raise ValueError("`policy.lora` should have no `target_parameters` for another engine to "
-                         "take it over; leave them out, or use "
-                         "`rollout_engine=dict(type='SharedPrefixRollout')`")
+        raise ValueError(f'`policy.lora` should have no `target_parameters` for another engine to '
+                         f'take it over; remove them, or {_OWN_ENGINE}')
     if tied := tied_and_adapted(model):
-        raise ValueError(f'`policy.lora` should reach neither embedding nor output head for '
+        raise ValueError(f'`policy.lora` should adapt neither embedding nor output head for '
                          f'another engine to take it over, since they share one weight in this '
-                         f'model, but it reaches {" and ".join(tied)}; take them out of '
-                         f"`target_modules`, or use "
-                         f"`rollout_engine=dict(type='SharedPrefixRollout')`")
+                         f'model, but it adapts {" and ".join(tied)}; remove them from '
+                         f'`target_modules`, or {_OWN_ENGINE}')
     check_mergeable(model)
 
 
@@ -86,10 +87,9 @@ def weights_version(model: PreTrainedModel) -> str:
     """
     parameters = [parameter.detach() for parameter in model.parameters()]
     sharded = any(isinstance(value, DTensor) for value in parameters)
-    own = [value.to_local() if isinstance(value, DTensor) else value for value in parameters]
     sums: object = torch.stack([
         value.contiguous().view(_BITS[value.element_size()]).sum(dtype=torch.int64)
-        for value in own]).tolist()
+        for value in map(local_part, parameters)]).tolist()
     if sharded:
         sums = all_gather_object(sums)
     return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]

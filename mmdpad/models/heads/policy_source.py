@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a policy is made from, looked at before its weights are read: by the head, by the
-converters and by a dry run, which so say the same."""
+"""Checks of a policy's folder before its weights are read, shared by the head, the converters and
+dry runs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig, ProcessorMixin
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from mmdpad.models.folder_files import peek_json
 from mmdpad.models.sources import check_files, find_model
 from mmdpad.models.weight_names import compare_names, head_problem
+from mmdpad.models.weights import from_folder
 
 from .families import find_family
 from .lora import check_lora
 from .quantization import check_prequantized, quantization_config, read_quantization
 
 EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
-REMEDY = 'The folder should hold the weights of the model that its config.json describes'
+WEIGHTS_REMEDY = 'The folder should hold the weights of the model that its config.json describes'
 _PROCESSOR = 'preprocessor_config.json'
-_TEMPLATES = ('chat_template.jinja', 'chat_template.json')
+_COPY = 'copy the tokenizer files from the model that this one was trained from'
 
 
 def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
-    """Look at what a policy is made from, before its weights are read.
+    """Check what a policy is made from, before its weights are read.
 
     Args:
         policy: ``pretrained``, ``lora`` and ``quantization`` of
@@ -41,49 +42,55 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     quantization, lora = policy.get('quantization'), policy.get('lora')
     settings = None if quantization is None else quantization_config(quantization, lora)
     source, folder = find_model('model.policy.pretrained', policy['pretrained'], EXAMPLE)
-    find_family(source)
+    family = find_family(source)
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
     if lora is not None:
-        check_lora(find_family(source).model_class, source, lora, REMEDY)
+        check_lora(family.model_class, source, lora, WEIGHTS_REMEDY)
     if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)
     return source, settings
 
 
 def policy_problems(policy: Mapping[str, Any]) -> Iterator[str]:
-    """What :func:`check_policy` refuses, and weights that do not fit, a line each; nothing is
-    loaded. The processor is looked at by :class:`.prompt_encoder.PromptEncoder`."""
+    """What :func:`check_policy` refuses, and weights that do not fit, one line each. Nothing is
+    loaded; :class:`.prompt_encoder.PromptEncoder` checks the processor."""
     try:
         source, _ = check_policy(policy)
         if read_quantization(source) is None:
             report = compare_names(find_family(source).model_class, Path(source))
             if report.problems:
-                yield report.refusal(REMEDY)
+                yield report.refusal(WEIGHTS_REMEDY)
     except (OSError, ValueError, ImportError) as error:
         yield from str(error).splitlines()
 
 
-def check_processor(source: str, processor: Any) -> None:
-    """Whether what transformers made of a folder can prepare a prompt with an image for its model.
+def load_processor(source: str) -> ProcessorMixin:
+    """The processor of a policy.
 
     Raises:
-        ValueError: It is no processor of text and images, limits of an image's size are missing,
-            there is no chat template, or its tokens are not those of the model.
+        ValueError: Its files are damaged, it does not process both text and images, it sets no
+            limits for an image's size, or its tokens are not those of the model.
     """
+    _check_image_processor(source)
+    processor = from_folder(AutoProcessor, source, 'The folder should hold tokenizer, processor '
+                            'and chat template as they were published')
+    _check_processor(source, processor)
+    return processor
+
+
+def _check_processor(source: str, processor: Any) -> None:
     images = getattr(processor, 'image_processor', None)
     if not (isinstance(processor, ProcessorMixin) and images
             and getattr(processor, 'tokenizer', None)):
         raise ValueError(f'{source!r} should hold a processor of text and images, but transformers '
-                         f'makes {type(processor).__name__} of it; correct `processor_class` in '
-                         f'its {_PROCESSOR} and tokenizer_config.json')
+                         f'loads it as {type(processor).__name__}; correct `processor_class` in '
+                         f'{_PROCESSOR} and tokenizer_config.json')
     if not (images.size.get('shortest_edge') and images.size.get('longest_edge')):
         raise ValueError(
             f'`size` in {_PROCESSOR} of {source!r} should hold `shortest_edge` and '
-            f'`longest_edge` (the least and the most pixels of an image), but is {_given(images)}; '
-            f'rename `min_pixels` and `max_pixels` in it so')
-    if processor.chat_template is None:
-        raise ValueError(_no_template(source, processor))
+            f'`longest_edge` (the minimum and maximum number of pixels), but is {_given(images)}; '
+            f'rename `min_pixels` and `max_pixels` to these')
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     _check_tokens(source, processor, config)
 
@@ -92,44 +99,29 @@ def _given(images: Any) -> dict[str, Any]:
     return {name: value for name, value in dict(images.size).items() if value is not None}
 
 
-def _no_template(source: str, processor: Any) -> str:
-    own = getattr(processor.tokenizer, 'chat_template', None)
-    advice = ('the one in tokenizer_config.json is not read for a prompt with images: save it as '
-              'chat_template.jinja if it has a place for them, else copy' if own else 'copy')
-    return (f'{source!r} should hold the chat template of its processor '
-            f'({" or ".join(_TEMPLATES)}), but has none; {advice} the file from the model that '
-            f'this one was trained from')
-
-
 def _check_tokens(source: str, processor: Any, config: PreTrainedConfig) -> None:
     name = getattr(processor, 'image_token', None)
     own = processor.tokenizer.convert_tokens_to_ids(name) if name else None
     if own != config.image_token_id:
         raise ValueError(
             f'The tokenizer of {source!r} should have the image token {name!r} at the '
-            f'`image_token_id` of config.json, {config.image_token_id}, but has it at {own}; copy '
-            f'the files of the tokenizer from the model that this one was trained from')
+            f'`image_token_id` of config.json, {config.image_token_id}, but has it at {own}; '
+            f'{_COPY}')
     size, highest = config.get_text_config().vocab_size, len(processor.tokenizer) - 1
     if highest >= size:
         raise ValueError(
             f'The tokenizer of {source!r} should have no token beyond the `vocab_size` of '
-            f'config.json, {size}, but has tokens up to {highest}; copy the files of the tokenizer '
-            f'from the model that this one was trained from, or enlarge the embedding '
-            f'(`resize_token_embeddings`) and save the model again')
+            f'config.json, {size}, but has tokens up to {highest}; {_COPY}, or enlarge the '
+            f'embedding (`resize_token_embeddings`) and save the model again')
 
 
-def check_image_processor(source: str) -> None:
-    """Whether transformers knows the class that preprocessor_config.json names.
-
-    Raises:
-        ValueError: It does not, as that of the first Qwen2.5-VL folders.
-    """
+def _check_image_processor(source: str) -> None:
+    """Refuse a class that transformers does not know, as in the first Qwen2.5-VL folders."""
     path = Path(source, _PROCESSOR)
     name = peek_json(path).get('image_processor_type')
     if isinstance(name, str) and get_image_processor_class_from_name(
             name.removesuffix('Fast')) is None:
         raise ValueError(
-            f'`image_processor_type` in {path} should be a class of transformers, but is {name!r}, '
-            f'which it does not know'
-            + ('; set it to "Qwen2VLImageProcessor", which does the same' if 'Qwen' in name else
-               '; correct it'))
+            f'`image_processor_type` in {path} should be a class of transformers, but is {name!r}; '
+            + ('set it to "Qwen2VLImageProcessor", which does the same' if 'Qwen' in name else
+               'correct it'))

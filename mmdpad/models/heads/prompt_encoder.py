@@ -11,14 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from mmdpad.models.weights import from_folder
 from mmdpad.prompts import build_messages
 
-from .chat_template import REMEDY, ChatTemplate
-from .policy_source import check_image_processor, check_processor
+from .chat_template import ChatTemplate
+from .policy_source import load_processor
 from .response_codec import ResponseCodec
 
 _COUNTED = 20000
@@ -65,15 +63,13 @@ class PromptEncoder:
         responses: How responses to the prompts are written.
 
     Raises:
-        ValueError: See :class:`.ChatTemplate` and :class:`.ResponseCodec`, or files of the folder
-            are damaged.
+        ValueError: See :func:`.policy_source.load_processor`, :class:`.ChatTemplate` and
+            :class:`.ResponseCodec`.
     """
 
     def __init__(self, source: str, template: str, max_tokens: int,
                  coordinates: str = 'pixels') -> None:
-        check_image_processor(source)
-        self.processor = from_folder(AutoProcessor, source, REMEDY)
-        check_processor(source, self.processor)
+        self.processor = load_processor(source)
         self.source = source
         self.processor.tokenizer.padding_side = 'left'
         self.template = template
@@ -102,14 +98,14 @@ class PromptEncoder:
         _, rows, columns = prompt.grid[0].tolist()
         problem = self.problem(tuple(image.shape[-2:]), (rows * patch, columns * patch),
                                len(prompt), question)
-        places = int((prompt.token_types == 1).sum())
-        wanted = rows * columns // self.processor.image_processor.merge_size**2
-        if places != wanted:
-            problem = (f'A prompt should have as many image tokens as its image has features, but '
-                       f'that of {question[:200]!r} has {places} of {wanted}; take image tokens '
-                       f'({self.processor.image_token}) out of the question, or the chat template '
-                       f'and the tokenizer of {self.source!r} from the model that this one was '
-                       f'trained from')
+        tokens = int((prompt.token_types == 1).sum())
+        features = rows * columns // self.processor.image_processor.merge_size**2
+        if tokens != features:
+            problem = (f'A prompt should have one image token for each of the {features} features '
+                       f'of its image, but that of {question[:200]!r} has {tokens}; remove image '
+                       f'tokens ({self.processor.image_token}) from the question, or copy chat '
+                       f'template and tokenizer of {self.source!r} from the model that this one '
+                       f'was trained from')
         if problem:
             raise ValueError(problem)
         return prompt

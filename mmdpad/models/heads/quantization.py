@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Weights in 4 or 8 bits below an adapter (QLoRA, arXiv 2305.14314), by bitsandbytes; and folders
-whose weights are quantized already."""
+"""Weights in 4 or 8 bits under an adapter (QLoRA, arXiv 2305.14314), by bitsandbytes, and
+prequantized folders."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def quantization_config(quantization: Mapping[str, Any],
 
 
 def read_quantization(source: str) -> dict[str, Any] | None:
-    """How the weights of a folder or hub name are quantized, by its config.json (in which
-    ``quant_method`` names the program); None if they are not."""
+    """The ``quantization_config`` in the config.json of a folder or hub name; None if its weights
+    are not quantized."""
     config = read_config(source)
     found = config.get('quantization_config') or (config.get('text_config') or {}).get(
         'quantization_config')
@@ -61,24 +61,24 @@ def read_quantization(source: str) -> dict[str, Any] | None:
 
 
 def refuse_quantized(source: str, purpose: str, remedy: str) -> None:
-    """Raise where weights have to be whole.
+    """Refuse quantized weights.
 
     Args:
         source: Folder or hub name.
-        purpose: What they are wanted for, as in 'to be trained'.
-        remedy: What to do.
+        purpose: What they are needed for, as in 'to be trained'.
+        remedy: What to do, for the error message.
 
     Raises:
-        ValueError: They are quantized.
+        ValueError: The weights are quantized.
     """
     if (found := read_quantization(source)) is not None:
         raise ValueError(
-            f'The weights in {source!r} should not be quantized {purpose}, but they are, as the '
-            f'`quantization_config` ({_method(found)}) in its config.json says; {remedy}')
+            f'The weights in {source!r} should not be quantized {purpose}, but its config.json '
+            f'has a `quantization_config` ({_method(found)}); {remedy}')
 
 
 def check_trainable(source: str, lora: Mapping[str, Any] | None) -> None:
-    """Whether a policy of a folder can be trained.
+    """Check that a policy can be trained.
 
     Raises:
         ValueError: Its weights are quantized, and there is no ``lora``.
@@ -86,25 +86,25 @@ def check_trainable(source: str, lora: Mapping[str, Any] | None) -> None:
     if lora is None:
         refuse_quantized(source, 'to be trained without `lora`, since quantized weights take no '
                          'gradient', 'set `model.policy.lora`, for example `lora=dict(r=64)`, or '
-                         'name the model that was quantized')
+                         'name the unquantized model')
 
 
 def check_prequantized(source: str, quantization: Mapping[str, Any] | None,
                        lora: Mapping[str, Any] | None) -> None:
-    """Whether a policy can be made of weights that are quantized already; nothing for others.
+    """Check that a policy can use prequantized weights; others always pass.
 
     Raises:
-        ValueError: ``quantization`` would quantize them again, ``lora`` is not possible over them,
-            or transformers does not know or cannot use how they are quantized here.
-        ImportError: A package is not installed that they need.
+        ValueError: ``quantization`` would quantize them again, they do not support ``lora``, or
+            transformers does not know the method or cannot use it here.
+        ImportError: A package that they need is not installed.
     """
     found = read_quantization(source)
     if found is None:
         return
     if quantization is not None:
         raise ValueError(f'`quantization` should be left out for {source!r}, whose weights are '
-                         f'quantized already ({_method(found)}, by its config.json); leave it out, '
-                         f'or name the model that was quantized')
+                         f'already quantized ({_method(found)}, by its config.json); remove it, '
+                         f'or name the unquantized model')
     if lora is not None:
         _check_adapter(source, found)
     try:
@@ -116,48 +116,48 @@ def check_prequantized(source: str, quantization: Mapping[str, Any] | None,
         raise ImportError(f'The weights in {source!r} are quantized ({_method(found)}): '
                           f'{first_line(error)}') from error
     except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
-        raise ValueError(f'The weights in {source!r} are quantized ({_method(found)}), and cannot '
-                         f'be used here: {first_line(error)}. Name the model that was quantized'
+        raise ValueError(f'The weights in {source!r} are quantized ({_method(found)}) and cannot '
+                         f'be used here: {first_line(error)}. Name the unquantized model'
                          ) from error
 
 
 def _check_adapter(source: str, found: Mapping[str, Any]) -> None:
     if _method(found) != _BITSANDBYTES:
         raise ValueError(
-            f'`lora` should go over whole weights or those of bitsandbytes, but those in '
-            f'{source!r} are quantized by {_method(found)}; name the model that was quantized '
-            f'(with `quantization=dict(load_in_4bit=True)`, if memory is short)')
+            f'`lora` needs unquantized weights or those of bitsandbytes, but the weights in '
+            f'{source!r} are quantized by {_method(found)}; name the unquantized model (with '
+            f'`quantization=dict(load_in_4bit=True)`, if memory is short)')
 
 
 def _method(found: Mapping[str, Any]) -> str:
-    """`quant_method`, which the first bitsandbytes folders left out."""
+    """``quant_method``, which early bitsandbytes folders do not have."""
     bits = found.get('load_in_4bit') or found.get('load_in_8bit')
     return str(found.get('quant_method') or (_BITSANDBYTES if bits else 'unknown'))
 
 
 def prequantized_config(source: str) -> PreTrainedConfig | None:
-    """The config of a folder of bitsandbytes, with the modules that it keeps whole under the names
-    that they have by now; None for others.
+    """The config of a folder quantized by bitsandbytes, with the current names of the modules that
+    are not quantized; None for other folders.
 
-    transformers 4 called the vision tower `visual` and the text model `model`; transformers 5
-    renames the weights, but not `llm_int8_skip_modules`.
+    transformers 4 called the vision tower ``visual`` and the text model ``model``; transformers 5
+    renames the weights, but not ``llm_int8_skip_modules``.
     """
     found = read_quantization(source)
     if found is None or _method(found) != _BITSANDBYTES:
         return None
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     kept = found.get('llm_int8_skip_modules') or ()
-    # Patterns; a name stands for the module and all within.
+    # Patterns; a name also covers all submodules.
     anywhere = [rf'(.*\.)?{name.removeprefix("model.")}' for name in kept]
     config.quantization_config = dict(found, llm_int8_skip_modules=[*kept, *anywhere] or None)
     return config
 
 
 def keep_trainable(model: nn.Module) -> None:
-    """Let quantized layers compute alike in training and evaluation mode.
+    """Keep quantized layers trainable after evaluation.
 
-    On a CPU with avx512_bf16, bitsandbytes turns a 4-bit weight into another layout in its first
-    pass without gradients, which it cannot train through afterwards.
+    On a CPU with avx512_bf16, bitsandbytes converts 4-bit weights to another layout in the first
+    pass without gradients, and cannot backpropagate through that.
     """
     for module in model.modules():
         if hasattr(module, 'support_avx512bf16_for_cpu'):
@@ -165,10 +165,10 @@ def keep_trainable(model: nn.Module) -> None:
 
 
 def check_loaded(model: nn.Module, source: str) -> None:
-    """Whether every layer for weights of bitsandbytes got such weights.
+    """Check that every layer of bitsandbytes has quantized weights.
 
     Raises:
-        ValueError: One has whole weights, which it would not compute with.
+        ValueError: The weights of a layer are not quantized, so it would ignore them.
     """
     whole = [name for name, module in model.named_modules()
              if type(module).__name__ in ('Linear4bit', 'Linear8bitLt')
@@ -177,5 +177,5 @@ def check_loaded(model: nn.Module, source: str) -> None:
     if whole:
         raise ValueError(
             f'The weights of {len(whole)} layers ({", ".join(whole[:4])}) in {source!r} should be '
-            f'quantized, but are whole; name them in `llm_int8_skip_modules` of the '
+            f'quantized, but are not; list these layers in `llm_int8_skip_modules` of the '
             f'`quantization_config` in its config.json')

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The one place where tokens of a response become text, and where text becomes tokens."""
+"""Converts between the tokens and the text of a response."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ GENERATION_CONFIG = 'generation_config.json'
 
 
 class ResponseCodec:
-    """How responses are written.
+    """How responses begin and end.
 
-    A response's text begins with what the chat template has opened for it
-    (:attr:`.ChatTemplate.opened`), although that is a part of the prompt's tokens. It ends with any
-    token that the folder names as an end: in generation_config.json, in config.json, in the
-    tokenizer or by the way in which the chat template ends the assistant's turn. Published folders
-    name different ones: engines stop at all of them. Supervised training teaches the chat
-    template's, so that a taught response has the tokens of the rendered conversation, or, where the
-    template has none, the tokenizer's.
+    A response's text begins with what the chat template opens for it
+    (:attr:`.ChatTemplate.opened`), although those tokens belong to the prompt. It ends with any
+    token that generation_config.json, config.json, the tokenizer or the chat template's end of a
+    turn names; published folders disagree, so engines stop at all of them. Supervised training
+    teaches the chat template's, so that a taught response has the tokens of the rendered
+    conversation, or the tokenizer's if the template has none.
 
     Args:
         source: Folder or hub name.
@@ -33,12 +32,12 @@ class ResponseCodec:
 
     Attributes:
         opened: See :class:`.ChatTemplate`.
-        ends: Token -> where it is named. The first is taught.
-        pad_token: For what is behind a response's end; the first end where the tokenizer has none.
+        ends: End token -> where it is named. The first one is taught.
+        pad_token: Padding after a response's end; the first end token if the tokenizer has none.
 
     Raises:
-        ValueError: A file is damaged, names something that is no token of the model's vocabulary,
-            or nothing names an end.
+        ValueError: A file is damaged, an end token is outside of the model's vocabulary, or no end
+            token is named at all.
     """
 
     def __init__(self, source: str, tokenizer: PreTrainedTokenizerBase,
@@ -60,8 +59,8 @@ class ResponseCodec:
                 ('config.json', config.get('eos_token_id')),
                 ('config.json', text_config.get('eos_token_id'))):
             for token in self._tokens(where, value, size):
-                # transformers stops at generation_config.json's, whatever they are; config.json may
-                # hold another vocabulary's, which would cut every response at some letter.
+                # transformers always stops at those of generation_config.json; config.json may hold
+                # one of another vocabulary, which would cut every response at some letter.
                 if where == 'config.json' and token not in {
                         *self.ends, *tokenizer.added_tokens_decoder}:
                     self.ignored.append(token)
@@ -69,7 +68,7 @@ class ResponseCodec:
                     named.append(where)
         if not self.ends:
             raise ValueError(
-                f'Something in {source!r} should name the token that ends a response, but neither '
+                f'{source!r} should name the token that ends a response, but neither '
                 f'{GENERATION_CONFIG} nor config.json (`eos_token_id`), nor the tokenizer '
                 f'(`eos_token`), nor the chat template does; set `eos_token` in '
                 f'tokenizer_config.json')
@@ -81,28 +80,28 @@ class ResponseCodec:
 
     @property
     def end_tokens(self) -> list[int]:
-        """Tokens that end a response; the first is the one that a given response is taught with."""
+        """Tokens that end a response; supervised training teaches the first."""
         return list(self.ends)
 
     def encode(self, text: str, forbidden: Collection[int] = ()) -> list[int]:
-        """Tokens of a given response behind a prompt, the end token included.
+        """Tokens of a given response after a prompt, including the end token.
 
-        What the chat template has opened is left out, blanks behind it included where it writes
-        such itself.
+        What the chat template opens is left out, with the whitespace after it if the template
+        writes some itself.
 
         Args:
             text: The whole response.
-            forbidden: Tokens, besides the tokenizer's special ones, that it may not hold.
+            forbidden: Tokens that it may not contain, besides the tokenizer's special ones.
 
         Raises:
-            ValueError: It does not begin with what the template opens, or holds a special token
-                other than a tag, which no response can hold.
+            ValueError: It does not begin with what the template opens, or contains a special token
+                other than a tag.
         """
         start = self.opened.rstrip()
         if not text.startswith(start):
             raise ValueError(f'A response should begin with {start!r}, which the chat template of '
-                             f'{self.source!r} opens, but got {text[:200]!r}; begin it so, or use '
-                             f'a folder whose template leaves that to the response')
+                             f'{self.source!r} opens, but got {text[:200]!r}; add it, or use a '
+                             f'folder whose template does not open it')
         rest = text[len(start):]
         if start != self.opened:
             rest = rest.lstrip()
@@ -113,31 +112,31 @@ class ResponseCodec:
         return [*ids, self.end_tokens[0]]
 
     def decode(self, rows: Iterable[list[int]]) -> list[str]:
-        """Texts of responses, from their tokens (end, padding and special tokens are left out; tags
-        are kept, also where the tokenizer calls them special)."""
+        """Texts of responses, without end, padding and special tokens; tags are kept even if the
+        tokenizer treats them as special."""
         kept = [[token for token in row if token not in self._no_text] for row in rows]
         return [self.opened + text for text in self.tokenizer.batch_decode(
             kept, clean_up_tokenization_spaces=False)]
 
     def describe(self) -> str:
-        """What a response begins and ends with, and who says so, in one line."""
+        """How a response begins and ends, and which files say so, in one line."""
         begins = (
-            f'opens {self.opened!r}, which counts as written by each response' if self.opened else
-            'opens and closes an empty <think> block (non-thinking mode), which counts as the '
-            "prompt's" if self.closes_reasoning else 'opens no tag')
+            f'opens {self.opened!r}, which counts as part of each response' if self.opened else
+            'opens and closes an empty <think> block (non-thinking mode), which counts as part of '
+            'the prompt' if self.closes_reasoning else 'opens no tag')
         ends = ' or '.join(f'{self.tokenizer.decode([token])} ({token}: {", ".join(named)})'
                            for token, named in self.ends.items())
         taught = ', of which supervised training teaches the first' if len(self.ends) > 1 else ''
-        ignored = ''.join(f'; config.json names {token} ({self.tokenizer.decode([token])!r}) too, '
-                          f'which is plain text and ends nothing'
+        ignored = ''.join(f'; {token} ({self.tokenizer.decode([token])!r}) of config.json is '
+                          f'ignored, since it is plain text'
                           for token in dict.fromkeys(self.ignored))
         return f'the chat template {begins}; a response ends with {ends}{taught}{ignored}'
 
     def _tokens(self, where: str, value: Any, size: int) -> list[int]:
         values = value if isinstance(value, list) else [] if value is None else [value]
         if not all(type(token) is int and 0 <= token < size for token in values):
-            raise ValueError(f'`eos_token_id` of {where} in {self.source!r} should be a token '
-                             f'number below {size}, the size of the vocabulary, or a list of them, '
-                             f'but got {value!r}; correct it there')
+            raise ValueError(f'`eos_token_id` of {where} in {self.source!r} should be a token id '
+                             f'below {size}, the size of the vocabulary, or a list of them, but '
+                             f'got {value!r}; correct it')
         return values
 

@@ -30,7 +30,7 @@ from mmdpad.registry import MODELS
 from . import replicated_prefix, shared_prefix
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
-from .policy_source import REMEDY, check_policy
+from .policy_source import WEIGHTS_REMEDY, check_policy
 from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .token_log_probs import token_log_probs
@@ -70,9 +70,9 @@ class VLMReasoningHead(BaseModule):
         coordinates: Those in which the policy is asked to write and is read, one of
             :data:`mmdpad.prompts.COORDINATES`; None: its family's. A model that was trained to
             write others may need it.
-        low_precision_training: Let weights of 16 bits be trained, which is refused otherwise: for
-            an optimizer that makes up for the rounding, by stochastic rounding, compensated sums
-            or float32 copies of its own.
+        low_precision_training: Allow training 16-bit weights, which is refused otherwise. Only for
+            optimizers that compensate for the rounding, by stochastic rounding, compensated sums
+            or their own float32 copies.
 
     Attributes:
         coordinates, low_precision_training: As above; the coordinates are never None.
@@ -131,7 +131,7 @@ class VLMReasoningHead(BaseModule):
             add_lora(self.model, lora)
             self.adapter_keys = frozenset(
                 name for name, p in self.named_parameters() if p.requires_grad)
-            # Adapters of another scaling have the same names and shapes: a checkpoint holds it.
+            # In checkpoints, since another scaling would have the same names and shapes.
             self.register_buffer(SCALING, adapter_scaling(self.model))
             print_log(describe_reach(self.model), logger='current')
         tower = self.model.model.visual
@@ -146,7 +146,8 @@ class VLMReasoningHead(BaseModule):
         """Nothing: the weights came with ``pretrained``. (mmengine calls this before training.)"""
 
     def check_trainable(self) -> None:
-        """
+        """Check that the weights can be trained.
+
         Raises:
             ValueError: The weights in ``pretrained`` are quantized, and there is no ``lora``.
         """
@@ -209,8 +210,8 @@ class VLMReasoningHead(BaseModule):
         return [replace(prompt, vision=next(seen)) for prompt in prompts]
 
     def encode_responses(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Tokens of N given responses behind a prompt, each with the end token behind it; what the
-        chat template has opened is in the prompt.
+        """Tokens of N given responses after a prompt, each with an end token; without what the chat
+        template opens, which is in the prompt.
 
         Returns:
             (N, R) long token ids, right-padded, and (N, R) bool, True for those of a response.
@@ -224,8 +225,8 @@ class VLMReasoningHead(BaseModule):
         return pad_sequence(rows, batch_first=True, padding_value=self.pad_token), mask
 
     def decode(self, response_ids: Tensor) -> list[str]:
-        """Texts of (N, R) token ids, see :class:`.ResponseCodec`: with what the chat template has
-        opened, without end, padding and special tokens."""
+        """Texts of (N, R) token ids, see :class:`.ResponseCodec`: with what the chat template
+        opens, without end, padding and special tokens."""
         return self.encoder.responses.decode(response_ids.tolist())
 
     def count_tokens(self, text: str | None) -> int | None:
@@ -265,22 +266,21 @@ class VLMReasoningHead(BaseModule):
         return logp, entropies
 
     def explain_non_finite(self, prompts: Sequence[EncodedPrompt], ids: Tensor) -> str:
-        """Why the logits behind tokens are NaN or infinite: see
+        """Why the logits after some tokens are NaN or infinite, see
         :func:`mmdpad.models.non_finite.diagnose`.
 
         Args:
             prompts: B prompts.
-            ids: (B, t) long, the tokens behind them.
+            ids: (B, t) long, the tokens after them.
         """
-        def again() -> None:
-            # Any token behind them has the logits in question.
-            ends = ids.new_full((len(ids), 1), self.end_tokens[0])
-            tokens = torch.cat([ids, ends], dim=1)
-            # A tower that is not trained would not look at the images again.
-            anew = [replace(prompt, vision=None) for prompt in prompts]
-            self.log_probs(anew, tokens, torch.ones_like(tokens, dtype=torch.bool))
+        # The log-probability of any further token needs the logits in question.
+        ids = torch.nn.functional.pad(ids, (0, 1), value=self.end_tokens[0])
+        return self._diagnose(prompts, ids, torch.ones_like(ids).bool())
 
-        return diagnose(self.model, again, DTYPE_KEY)
+    def _diagnose(self, prompts: Sequence[EncodedPrompt], ids: Tensor, mask: Tensor) -> str:
+        # A fixed vision tower would otherwise not see the images again.
+        prompts = [replace(prompt, vision=None) for prompt in prompts]
+        return diagnose(self.model, lambda: self.log_probs(prompts, ids, mask), DTYPE_KEY)
 
     def supervised_loss(self, prompts: Sequence[EncodedPrompt],
                         texts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -306,14 +306,13 @@ class VLMReasoningHead(BaseModule):
 
     def _check_loss(self, loss: Tensor, prompts: Sequence[EncodedPrompt], ids: Tensor,
                     mask: Tensor, logp: Tensor) -> None:
-        """Raise on all processes if a loss is not finite on one: each repeats its pass, since those
-        of a sharded model wait for each other."""
+        """Raise on all processes if the loss of one is not finite. All repeat their pass, since
+        those of a sharded model wait for each other."""
         failed = loss.detach().isfinite().logical_not().float()
         all_reduce(failed, 'max')
         if not failed:
             return
-        anew = [replace(prompt, vision=None) for prompt in prompts]
-        why = diagnose(self.model, lambda: self.log_probs(anew, ids, mask), DTYPE_KEY)
+        why = self._diagnose(prompts, ids, mask)
         rows = logp.isfinite().all(dim=1).logical_not().nonzero()
         if not rows.numel():
             raise NonFiniteError('The loss of a batch on another process is not finite')
@@ -323,12 +322,13 @@ class VLMReasoningHead(BaseModule):
 
     def _load_model(self, source: str, dtype: str, **arguments: Any) -> PreTrainedModel:
         return load_pretrained(
-            self.family.model_class, source, REMEDY, dtype=read_dtype('model.policy.dtype', dtype),
+            self.family.model_class, source, WEIGHTS_REMEDY,
+            dtype=read_dtype('model.policy.dtype', dtype),
             **{name: value for name, value in arguments.items() if value is not None})
 
 
 def check_attention(name: str) -> None:
-    """See that an attention implementation is there, before weights are read.
+    """Check that an attention implementation is available, before weights are read.
 
     Raises:
         ValueError: transformers knows none of that name.

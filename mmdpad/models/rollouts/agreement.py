@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whether an engine that goes through a policy's layers itself samples the policy that trains."""
+"""Checks that an engine with its own pass over the decoder layers samples the trained policy."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .engine import DrawingEngine
 from .sampling import evaluating
 
 TOKENS = 8
-"""Of the response that is compared."""
+"""Length of the response that is compared."""
 
 
 @torch.no_grad()
 def check_agreement(engine: DrawingEngine, head: VLMReasoningHead,
                     prompts: Sequence[EncodedPrompt]) -> None:
-    """Compare the log-probabilities of a short response as an engine has them and as the policy
-    has, where an adapter reaches beyond the decoder layers.
+    """Compare an engine's log-probabilities of a short response with the policy's, if an adapter
+    reaches beyond the decoder layers. Sharded weights are not compared.
 
-    For the comparison the adapters of embedding and output head get random weights, since a fresh
-    one has no effect that could be missed; afterwards all is as it was. Not with sharded weights.
+    During the comparison, adapters of embedding and output head have random weights, since a fresh
+    adapter has no effect that could be missed.
 
     Args:
-        engine: It records log-probabilities.
+        engine: An engine that records log-probabilities.
         head: The policy.
-        prompts: At least one; the first is taken.
+        prompts: At least one; the first is used.
 
     Raises:
         RuntimeError: They differ by more than rounding.
@@ -44,8 +44,8 @@ def check_agreement(engine: DrawingEngine, head: VLMReasoningHead,
         return
     with evaluating(head.model), _with_effect(head, beyond):
         draws = torch.linspace(0.1, 0.9, TOKENS, dtype=torch.float64, device=head.device)[None]
-        # Tokens of all kinds, since likely ones have much the same probability whatever went
-        # before; and no end, since the first of them comes from the prompt's own pass.
+        # Unlikely tokens too, since likely ones have similar probabilities whatever precedes them;
+        # and no end token, since the first token comes from the prompt's own pass.
         choice = LogitsProcessorList([
             SuppressTokensLogitsProcessor(head.end_tokens, device=head.device),
             lambda _, scores: scores / 10])
@@ -53,19 +53,19 @@ def check_agreement(engine: DrawingEngine, head: VLMReasoningHead,
         assert found is not None
         expected, _ = head.log_probs(prompts[:1], ids, torch.ones_like(ids).bool())
     distance = float((found - expected).abs().mean())
-    # bfloat16 rounds each logit by some hundredths.
+    # bfloat16 rounds each logit by a few hundredths.
     precise = torch.finfo(head.model.dtype).bits >= 32 and not torch.is_autocast_enabled(
         head.device.type)
     if not distance < (bound := 1e-2 if precise else 0.5):
         raise RuntimeError(
-            f'{type(engine).__name__} should sample the policy that trains, but with the adapter '
-            f'in {", ".join(beyond)} its log-probabilities are {distance:.2g} nats off those of '
-            f'the policy on average, more than the {bound:g} that rounding makes; use '
-            f"`rollout_engine=dict(type='HFRollout')`, or take these out of `lora.target_modules`")
+            f'{type(engine).__name__} should sample the policy that is trained, but with the '
+            f'adapter in {", ".join(beyond)} its log-probabilities are off by {distance:.2g} nats '
+            f'on average, more than rounding explains ({bound:g}); use '
+            f"`rollout_engine=dict(type='HFRollout')`, or remove these from `lora.target_modules`")
 
 
 def layers_beyond(head: VLMReasoningHead) -> list[str]:
-    """Names of the layers with an adapter that are no part of a decoder layer."""
+    """Names of the layers with an adapter outside of the decoder layers."""
     inside = {id(module) for layer in head.model.model.language_model.layers
               for module in layer.modules()}
     return [name for name, layer in adapted_layers(head.model).items() if id(layer) not in inside]
@@ -73,21 +73,21 @@ def layers_beyond(head: VLMReasoningHead) -> list[str]:
 
 @contextmanager
 def _with_effect(head: VLMReasoningHead, names: Sequence[str]) -> Iterator[None]:
-    """Within the block the adapters outside of the vision tower, which an engine only calls,
-    have an effect as large as the weights under them, or larger."""
+    """Within the block, adapters have an effect at least as large as their base weights; those of
+    the vision tower are left alone, since engines only call it."""
     tower = {id(module) for module in head.model.model.visual.modules()}
     layers = [layer for layer in map(head.model.get_submodule, names) if id(layer) not in tower]
     kept: list[tuple[nn.Parameter, Tensor]] = []
     generator = torch.Generator().manual_seed(0)
     for layer in layers:
         base = layer.get_base_layer()
-        # What follows an embedding makes up for its size; logits should not grow.
+        # A norm after the embedding rescales its output; logits should not grow.
         size = float(base.weight.float().std()) * (4 if isinstance(base, nn.Embedding) else 1)
         matrices = [p for n, p in layer.named_parameters()
                     if '.default' in n and not n.startswith('base_layer.')]
         kept += [(p, p.detach().clone()) for p in matrices]
         for p in matrices:
-            # The product of two, each of r terms, times the scaling.
+            # An entry of the product is a sum of r terms, times the scaling.
             width = (size / (layer.r['default']**0.5 * layer.scaling['default']))**0.5
             p.copy_(torch.randn(p.shape, generator=generator).mul(width))
     try:

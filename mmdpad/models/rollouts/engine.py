@@ -91,7 +91,7 @@ class DrawingEngine(RolloutEngine):
         """See :class:`RolloutEngine`.
 
         Raises:
-            NonFiniteError: Logits are NaN or infinite; those of forbidden tokens aside.
+            NonFiniteError: Logits of allowed tokens are NaN or infinite.
         """
         draws, warp = None, LogitsProcessorList()
         if how.temperature > 0:
@@ -129,5 +129,5 @@ class DrawingEngine(RolloutEngine):
             :class:`Responses`, or None.
 
         Raises:
-            NonFiniteLogits: Instead of a token chosen by logits that are NaN or infinite.
+            NonFiniteLogits: Logits of allowed tokens are NaN or infinite.
         """

@@ -55,7 +55,7 @@ class HFRollout(DrawingEngine):
                 sequences = model.generate(**batch, generation_config=config,
                                            logits_processor=processors, streamer=streamer,
                                            stopping_criteria=StoppingCriteriaList(
-                                               [AtNonFiniteRows(faults)]))
+                                               [StopAtNonFiniteRows(faults)]))
         finally:
             model.generation_config = folder_defaults
             model.model.rope_deltas = None
@@ -66,10 +66,10 @@ class HFRollout(DrawingEngine):
 
 
 class NonFiniteRows(LogitsProcessor):
-    """Leaves scores as they are, and notes on the device which rows have none to be chosen.
+    """Leaves scores unchanged, and records on the device which rows are not finite.
 
     Args:
-        ends: End tokens; a row that has one behind its prompt does not count.
+        ends: End tokens; rows that have one after their prompt are ignored.
         prompt_length: Tokens of the padded prompts.
     """
 
@@ -85,8 +85,8 @@ class NonFiniteRows(LogitsProcessor):
         return scores
 
 
-class AtNonFiniteRows(StoppingCriteria):
-    """Ends all of ``generate`` behind a step with such rows, by its own look at what goes on."""
+class StopAtNonFiniteRows(StoppingCriteria):
+    """Ends ``generate`` after a step with such rows, without waiting for the device again."""
 
     def __init__(self, faults: NonFiniteRows) -> None:
         self.faults = faults

@@ -44,7 +44,7 @@ def _packed_forward(layer: nn.Linear):
     weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 8)
 
     def forward(rows: Tensor) -> Tensor:
-        if type(layer) is not nn.Linear:  # for as long as peft puts another weight in its place
+        if type(layer) is not nn.Linear:  # while peft replaces its weight
             return nn.Linear.forward(layer, rows)
         return torch.ops.mkldnn._linear_pointwise(rows, weight, layer.bias, 'none', [], '')
 

@@ -68,10 +68,10 @@ def uniform_draws(seed: int | Sequence[int], prompt_numbers: Sequence[int], grou
 
 
 class NonFiniteLogits(Exception):
-    """For an engine that has met them.
+    """An engine found logits that are NaN or infinite.
 
     Args:
-        row: Which sample.
+        row: Number of the sample.
         ids: (t,) long, the sample's tokens before them.
     """
 
@@ -87,7 +87,7 @@ def draw_tokens(scores: Tensor, draws: Tensor, highest: Tensor) -> Tensor:
     Args:
         scores: (N, V) float32 logits; -inf for what cannot be drawn.
         draws: (N,) float64 in [0, 1).
-        highest: (N,), of each row of scores; finite if and only if no score is NaN or inf and some
+        highest: (N,), maxima of the rows; finite if and only if no score is NaN or inf and some
             token can be drawn.
 
     Returns:

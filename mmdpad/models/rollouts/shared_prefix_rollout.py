@@ -95,8 +95,8 @@ class SharedPrefixRollout(DrawingEngine):
         for step in range(max_new_tokens):
             tokens, highest = choice(logits, samples, step)
             ids[samples, step] = tokens
-            # One number, so that a device is waited for once a step: how many samples go on, NaN
-            # if what one of them has got is no token.
+            # One number, to wait for the device only once a step: how many samples continue, or
+            # NaN if the logits of one are not finite.
             faults = highest.where(goes_on, 0.0) * 0
             goes_on &= ~torch.isin(tokens, ends)
             active = float(goes_on.sum() + faults.sum())
@@ -155,7 +155,7 @@ class TokenChoice:
 
     def __call__(self, logits: Tensor, samples: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Logits (A, V) of samples (A,) -> (A,) long tokens, their number ``step``, and the
-        highest scores (A,), which are not finite where there is none to be chosen."""
+        highest scores (A,), which are not finite if no token can be chosen."""
         scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
         if self.draws is None:
             highest, tokens = scores.max(dim=-1)

@@ -82,7 +82,7 @@ class VLLMRollout(RolloutEngine):
             ValueError: Prompts and responses have more than ``max_model_len`` tokens, or weights
                 are of a kind that cannot be handed over.
             RuntimeError: vLLM made another prompt, or did not take all weights.
-            NonFiniteError: vLLM chose a token by logits that are NaN or infinite.
+            NonFiniteError: vLLM's logits are NaN or infinite.
         """
         if (needed := max(map(len, prompts)) + how.max_new_tokens) > self.max_model_len:
             raise ValueError(f'`rollout_engine.max_model_len` should be at least {needed}, the '
@@ -186,17 +186,18 @@ def check_prompts(prompts: Sequence[EncodedPrompt], outputs: Sequence[Any]) -> N
 
 
 def check_log_probs(outputs: Sequence[Any]) -> None:
-    """Raise a :class:`NonFiniteError` if a chosen token has no log-probability: vLLM says nothing
-    of logits that are NaN, and takes some token."""
+    """Raise a :class:`NonFiniteError` if a token's log-probability is not finite: with NaN logits,
+    vLLM silently chooses some token."""
     for number, output in enumerate(outputs):
         for row in output.outputs:
             for place, (token, at) in enumerate(zip(row.token_ids, row.logprobs, strict=True)):
                 if not math.isfinite(at[token].logprob):
                     raise NonFiniteError(
-                        f'vLLM\'s logits of token {place + 1} of a response to prompt {number} of '
-                        f'the batch are not finite. See whether the policy\'s own are, by '
-                        f"`rollout_engine=dict(type='SharedPrefixRollout')`, which says where it "
-                        f'begins; if they are finite, set another `rollout_engine.dtype`', number)
+                        f"vLLM's logits of token {place + 1} of a response to prompt {number} of "
+                        f'the batch are not finite. Try '
+                        f"`rollout_engine=dict(type='SharedPrefixRollout')`, which names the first "
+                        f'such layer if the policy itself is at fault; otherwise set another '
+                        f'`rollout_engine.dtype`', number)
 
 
 def read_outputs(outputs: Sequence[Any], repeats: int, pad_token: int, records: bool,

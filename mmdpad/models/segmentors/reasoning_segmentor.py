@@ -14,7 +14,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdpad.models.non_finite import naming_samples, told_by_all
+from mmdpad.models.non_finite import naming_samples, shared_message
 from mmdpad.models.precision import find_untrainable_weights
 from mmdpad.prompts import (
     MAX_OBJECTS,
@@ -97,18 +97,25 @@ class ReasoningSegmentor(BaseDetector):
         self.register_load_state_dict_post_hook(expect_no_frozen)
 
     def init_weights(self) -> None:
-        """Nothing but :meth:`check_trainable`, since this is called before training, unless
-        ``init_cfg`` says so: all parts came with their weights. (mmengine's own cannot look at
-        weights of 4 or 8 bits.)"""
+        """Only :meth:`check_trainable`, since mmengine calls this before training, and what
+        ``init_cfg`` asks for: all parts came with their weights. (mmengine's own method cannot
+        handle weights of 4 or 8 bits.)"""
         self.check_trainable()
         if self.init_cfg:
             super().init_weights()
 
     def check_trainable(self) -> None:
-        """See :meth:`VLMReasoningHead.check_trainable`; a policy without one can be trained."""
+        """Check that the policy can be trained.
+
+        Raises:
+            ValueError: See :meth:`VLMReasoningHead.check_trainable`, if the policy has that method;
+                or weights have a type in which an optimizer's steps are lost.
+        """
         check = getattr(self.policy, 'check_trainable', None)
         if check is not None:
             check()
+        if self.untrainable:
+            raise ValueError(self.untrainable)
 
     def build_reference(self) -> None:
         """Keep a frozen copy of the policy as it is now: the reference of the KL term.
@@ -187,7 +194,8 @@ class ReasoningSegmentor(BaseDetector):
             ``entropy``, and ``mismatch/...`` where the engine recorded log-probabilities.
 
         Raises:
-            ValueError: To be trained, weights have a type in which an optimizer's steps are lost.
+            ValueError: Gradients are enabled for weights of a type in which an optimizer's steps
+                are lost.
         """
         if self.untrainable and torch.is_grad_enabled():
             raise ValueError(self.untrainable)
@@ -239,7 +247,7 @@ class ReasoningSegmentor(BaseDetector):
                 raise ValueError(f'`coordinates` of `ComposeResponse` should be {own!r}, which the '
                                  f'policy writes, but got {given!r}; set them so')
         prompts = self._encode(inputs, data_samples)
-        with told_by_all(), naming_samples(data_samples):
+        with shared_message(), naming_samples(data_samples):
             loss, scalars = self.policy.supervised_loss(prompts,
                                                         [s.response for s in data_samples])
         return {'loss': loss, **scalars}

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a checkpoint holds of a reasoning segmentor, and whether one fits: hooks of its state."""
+"""State hooks of a reasoning segmentor: what a checkpoint holds, and whether one fits."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def expect_no_frozen(module: BaseDetector, incompatible: Any) -> None:
 
 
 def check_fit(module: BaseDetector, state: dict, prefix: str, *_: Any) -> None:
-    """Refuse a checkpoint that is not the policy's, or the adapter's, in names, shapes or scaling,
-    before anything is loaded.
+    """Refuse a checkpoint that does not fit the policy, or its adapter, in names, shapes or
+    scaling, before anything is loaded.
 
-    mmengine would only warn, and go on with a policy of which a part is the config's.
+    mmengine would only warn, and continue with a partially loaded policy.
     """
     scaling = None
     if module.policy.has_adapter:
-        # Not the buffer: a strategy may load into the model's own tensors.
+        # Not the model's buffer, which a strategy may already have overwritten.
         scaling = state.setdefault(f'{prefix}policy.{SCALING}',
                                    adapter_scaling(module.policy.model))
     own = {key.removeprefix(prefix): value for key, value in state.items()

@@ -155,8 +155,8 @@ def test_a_prequantized_folder_is_counted_so(tmp_path, stored, size):
         'model.policy.pretrained': str(folder)}))
     assert cost.setup.quantized_bytes == size and cost.setup.trained_bytes == 4
     assert cost.notes[:2] == [f'policy: {path}', (
-        f"weights: as that file's `quantization_config` says, those of the language model in "
-        f'{size:.2f} bytes')]
+        f'weights: already quantized, by the `quantization_config` of that file; the language '
+        f"model's take {size:.2f} bytes each")]
 
 
 def test_other_quantizations_are_refused():

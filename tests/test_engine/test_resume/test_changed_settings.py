@@ -111,7 +111,7 @@ def test_the_seed_of_the_checkpoint_stays_and_data_go_on_in_its_order(tiny_confi
 
 @pytest.mark.parametrize('changes, message', [
     ({'optim_wrapper.optimizer': dict(_delete_=True, type='SGD', lr=0.1)}, 'AdamW.*but got SGD'),
-    ({'model.policy.lora': dict(r=2)}, 'undo what was changed of the policy')],
+    ({'model.policy.lora': dict(r=2)}, 'undo the changes to the policy')],
     ids=['optimizer', 'lora'])
 def test_what_cannot_go_on_is_refused_before_anything_is_loaded(tiny_config, changes, message):
     first, _, _ = train(tiny_config, 'first', {'train_cfg.max_iters': 1})

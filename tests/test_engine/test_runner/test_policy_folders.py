@@ -153,7 +153,7 @@ def test_a_dry_run_says_what_is_opened(kind, supervised, dry, tmp_path):
     template, opened = OPENED[kind]
     problems, notes = dry(policy_folder(tmp_path / 'policy', template), supervised)
     (note, ) = [note for note in notes if note.startswith('model.policy: the chat template ')]
-    assert (f'opens {opened!r}, which counts as written by each response' in note) == bool(opened)
+    assert (f'opens {opened!r}, which counts as part of each response' in note) == bool(opened)
     assert ('non-thinking mode' in note) == (kind == 'an empty block that is closed')
     assert 'a response ends with <|im_end|> (506: ' in note
     # Responses that begin with <think> cannot be taught behind an answer, or other words.

@@ -111,7 +111,7 @@ def test_logits_that_are_not_finite_on_one_process_end_both(make_config, tiny_sf
                     PYTHONPATH=os.pathsep.join([folder, os.environ.get('PYTHONPATH', '')]))
     assert result.returncode not in (0, None)
     output = result.stdout + result.stderr
-    assert 'The first output that is not finite is that of `model.visual.' in output
+    assert 'The first output that is not finite comes from `model.visual.' in output
     assert 'The prompt: question' in output
 
 

@@ -165,7 +165,7 @@ def mixture():
 def test_a_name_for_all_that_misses_the_experts_says_so(mixture, targets):
     pytest.importorskip('peft')
     with pytest.raises(ValueError, match=(
-            f"`lora.target_modules='{targets}'` should reach every kind of matrix .* none reaches "
+            f"`lora.target_modules='{targets}'` should reach every kind of matrix .* misses "
             r"mlp.experts.gate_up_proj, mlp.experts.down_proj, mlp.gate; .*"
             r"`target_modules=\['q_proj', 'k_proj', 'v_proj', 'o_proj'\]`.*`target_parameters`")):
         add_lora(copy.deepcopy(mixture), dict(r=4, target_modules=targets))

@@ -38,7 +38,8 @@ def test_an_image_that_the_processor_would_resize_is_refused(head):
 def test_image_tokens_are_compared_with_the_grid(head):
     encoder = copy.copy(head.encoder)
     encoder.processor = FewerPlaces(head.processor)
-    with pytest.raises(ValueError, match=r"as many image tokens .* 'the red circle' has 48 of 49"):
+    with pytest.raises(ValueError,
+                       match="one image token for each of the 49 .*'the red circle' has 48"):
         encoder(IMAGE, 'the red circle')
 
 

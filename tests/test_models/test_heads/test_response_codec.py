@@ -134,7 +134,8 @@ def test_ends_are_those_of_all_files_and_the_chats_is_taught(case, made):
     assert found.encode(RESPONSE)[-1] == expected[0]
     assert found.decode([[*found.encode(RESPONSE)[:-1], end] for end in expected]) == [
         RESPONSE] * len(expected)
-    assert ('config.json names 2 (' in found.describe()) == (case == 'plain text in config.json')
+    is_ignored = 'of config.json is ignored' in found.describe()
+    assert is_ignored == (case == 'plain text in config.json')
 
 
 def test_the_tokenizers_end_is_taught_where_the_template_has_none(made):
@@ -146,7 +147,7 @@ def test_the_tokenizers_end_is_taught_where_the_template_has_none(made):
 def test_the_line_about_a_folder(made):
     found = made(chat('<think>\n'), generation_config=dict(eos_token_id=PAD))
     assert found.describe() == (
-        "the chat template opens '<think>\\n', which counts as written by each response; a "
+        "the chat template opens '<think>\\n', which counts as part of each response; a "
         'response ends with <|im_end|> (506: the chat template, the tokenizer, config.json) or '
         '<|endoftext|> (504: generation_config.json), of which supervised training teaches the '
         'first')
@@ -165,7 +166,7 @@ def test_what_is_no_token_is_named(name, value, made):
 def test_a_broken_generation_config_is_named(content, tmp_path):
     folder = policy_folder(tmp_path / 'policy')
     (tmp_path / 'policy/generation_config.json').write_text(content)
-    with pytest.raises(ValueError, match='generation_config.json of .*policy'):
+    with pytest.raises(ValueError, match='policy/generation_config.json should'):
         codec(folder)
     (tmp_path / 'policy/generation_config.json').unlink()
     assert codec(folder).end_tokens == [END]

@@ -39,7 +39,7 @@ def test_an_engine_past_a_fresh_adapter_is_refused_at_the_first_call(
         policy_config, past_the_adapter, dtype):
     head = build(policy_config, ['embed_tokens'], dtype=dtype)
     with pytest.raises(RuntimeError, match=r'with the adapter in model.language_model.embed_tokens '
-                                           r'its log-probabilities are \d.* nats off'):
+                                           r'its log-probabilities are off by \d.* nats'):
         SharedPrefixRollout()(head, encode(head), **OPTIONS)
 
 

@@ -48,8 +48,8 @@ def test_a_weight_that_is_not_finite(engine, own_head, prompts, options, value, 
     name = 'model.language_model.layers.1.mlp.down_proj'
     text = str(found.value)
     assert text.startswith('The logits of token 1 of the response to prompt 0 of the batch')
-    assert f'is that of `{name}` (Linear, float32), while its input is' in text
-    assert f'not finite themselves: {name}.weight.' in text and found.value.prompt == 0
+    assert f'comes from `{name}` (Linear, float32), although its input is finite' in text
+    assert f'weights are not finite: {name}.weight.' in text and found.value.prompt == 0
     assert not any(module._forward_hooks for module in layer(own_head).modules())
     tried('NaN and infinite weights, greedy and drawn, both engines')
 
@@ -66,7 +66,7 @@ def test_activations_that_leave_the_range_of_the_type(engine, policy_config, pro
     assert f'layers.1.mlp.down_proj` (Linear, {dtype})' in str(found.value) or (
         f'layers.1.mlp.up_proj` (Linear, {dtype})' in str(found.value))
     assert ("to 'float32' or 'bfloat16'" in str(found.value)) == (dtype == 'float16')
-    assert ('its training has diverged' in str(found.value)) == (dtype == 'bfloat16')
+    assert ('training has probably diverged' in str(found.value)) == (dtype == 'bfloat16')
 
 
 def test_one_prompt_of_a_batch_is_named(engine, own_head, prompts, options):
@@ -75,7 +75,7 @@ def test_one_prompt_of_a_batch_is_named(engine, own_head, prompts, options):
         engine(own_head, prompts, **options)
     assert found.value.prompt == 1
     assert '`model.visual.patch_embed' in str(found.value)
-    assert 'nor is its input' in str(found.value)
+    assert 'its input, which no other module computed, is not finite either' in str(found.value)
     engine(own_head, prompts[::2], **options)
 
 
@@ -95,7 +95,7 @@ def test_a_later_token_of_one_sample(engine, own_head, prompts, options, value):
     with pytest.raises(NonFiniteError, match='token 4 of the response to prompt 2') as found:
         engine(own_head, prompts, **options)
     handle.remove()
-    assert 'When the pass is repeated all outputs are finite' in str(found.value)
+    assert 'All outputs are finite when the pass is repeated' in str(found.value)
 
 
 def test_logits_of_minus_infinity_are_no_fault(engine, own_head, prompts, options):

@@ -204,7 +204,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(build_lora, saved, loaded, pr
 def test_an_adapter_of_another_scaling_is_refused(build_lora, change):
     """It has the same names and shapes."""
     state, model = build_lora(r=4).state_dict(), build_lora(r=4, **change)
-    with pytest.raises(ValueError, match=r'as it was trained, by 2 in model.*_proj, but scales it '
+    with pytest.raises(ValueError, match=r'as in its training, by 2 in model.*_proj, but scales it '
                                          r'by \d'):
         load_state_dict(model, state)
     build_lora(r=4).load_state_dict(state)
