@@ -40,6 +40,15 @@ def compare_names(model_class: type[PreTrainedModel], folder: Path) -> LoadRepor
     return LoadReport.of_loading(model, info, str(folder))
 
 
+def stored_names(folder: Path) -> list[str]:
+    """The names of all tensors in a folder.
+
+    Raises:
+        ValueError: A file is damaged, or asks for code.
+    """
+    return [name for path in weight_files(folder) for name in _outlines(path)]
+
+
 def head_problem(folder: Path) -> str | None:
     """What is wrong where config.json ties the output head to the embedding, and the weights have
     a head of other values; None if nothing is.
