@@ -41,6 +41,15 @@ def compare_names(model_class: type[PreTrainedModel], folder: Path) -> LoadRepor
     return LoadReport.of_loading(model, info, str(folder))
 
 
+def stored_names(folder: Path) -> list[str]:
+    """The names of all tensors in a folder.
+
+    Raises:
+        ValueError: A file is damaged, or asks for code.
+    """
+    return [name for path in weight_files(folder) for name in _outlines(path)]
+
+
 def head_problem(folder: Path) -> str | None:
     """The problem of a stored output head that differs from the embedding to which config.json
     ties it; None if there is no such head.

@@ -80,6 +80,16 @@ def _(folder: Path) -> None:
     change_json(folder / 'config.json', quantization_config=settings)
 
 
+@case('bitsandbytes, whole layers that nothing names', training=False, needs=('bitsandbytes', ),
+      refused=r'The weights of 3 layers \(model.language_model.layers.1.*should be quantized, but')
+def _(folder: Path) -> None:
+    quantized(folder, **NF4, llm_int8_skip_modules=[
+        'model.visual', 'lm_head', 'model.language_model.layers.1.mlp'])
+    settings = read_json(folder / 'config.json')['quantization_config']
+    settings['llm_int8_skip_modules'] = ['visual', 'lm_head']
+    change_json(folder / 'config.json', quantization_config=settings)
+
+
 for published in (AWQ, GPTQ, FP8, COMPRESSED):
     name = published['quant_method']
 

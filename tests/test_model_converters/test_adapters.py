@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from folder_cases.adapters import REFUSED, TARGETS
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
@@ -23,27 +24,6 @@ from mmdpad.testing.policy_folder import make_policy_folder
 peft = pytest.importorskip('peft')
 
 QUESTIONS = ['the red circle', 'something you could roll']
-TARGETS = dict(
-    language=dict(),
-    attention=dict(target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj']),
-    mlp=dict(target_modules=['gate_proj', 'up_proj', 'down_proj', 'mlp.fc1']),
-    all_linear=dict(target_modules='all-linear'),
-    embedding=dict(target_modules=['embed_tokens']),
-    head=dict(target_modules=['lm_head']),
-    both_ends=dict(target_modules=['embed_tokens', 'lm_head']),
-    ends_and_layers=dict(target_modules=['embed_tokens', 'lm_head', 'q_proj', 'down_proj']),
-    vision=dict(target_modules=r'.*visual\.blocks.*\.(qkv|fc1|linear_fc1|up_proj)'),
-    patches=dict(target_modules=['patch_embed.proj']),
-    merger=dict(target_modules=r'.*visual\.merger.*(mlp\.[02]|linear_fc\d)'),
-    language_and_vision=dict(target_modules='language_and_vision'),
-    pattern=dict(target_modules=r'model\.language_model\.layers\.1\..*(q|up)_proj'),
-    one_layer=dict(target_modules=['q_proj', 'v_proj'], layers_to_transform=[1],
-                   layers_pattern='layers'),
-    scaled=dict(target_modules=['q_proj', 'v_proj', 'lm_head'], use_rslora=True,
-                rank_pattern={'v_proj': 2}, alpha_pattern={'lm_head': 3}),
-    dora=dict(target_modules=['q_proj', 'embed_tokens', 'lm_head'], use_dora=True),
-    biased=dict(target_modules=['q_proj', 'k_proj'], lora_bias=True),
-    parameters=dict(target_modules=['q_proj'], target_parameters=['up_proj.weight']))
 FAST = [('embedding', False), ('both_ends', True), ('one_layer', True), ('biased', False),
         ('parameters', True)]
 
@@ -295,20 +275,12 @@ def test_an_adapter_of_earlier_transformers(exported, targets, folders):
 
 
 @pytest.mark.parametrize('entries, told', [
-    (dict(bias='all'), "`lora.bias` should be 'none'"),
-    (dict(bias='lora_only'), "`lora.bias` should be 'none'"),
-    (dict(modules_to_save=['lm_head']), '`lora.modules_to_save` should be None'),
-    (dict(trainable_token_indices=[1]), '`lora.trainable_token_indices` should be None'),
-    (dict(ensure_weight_tying=True), '`lora.ensure_weight_tying` should be False'),
-    (dict(init_lora_weights='pissa'), '`lora.init_lora_weights` should be True'),
-    (dict(layer_replication=[[0, 1]]), '`lora.layer_replication` should be None'),
-    (dict(of_tomorrow=3), "got .'of_tomorrow'.; correct or remove"),
+    *REFUSED,
     (dict(peft_type='IA3'), "`peft_type` of .* should be LORA, but is 'IA3'"),
     (dict(base_model_name_or_path=None), 'name it with `--base`'),
     (dict(base_model_name_or_path='./gone'), "`--base` should be a folder .* but 'gone' is not"),
     (dict(r=8), 'of another shape'),
     (dict(use_dora=True), '24 missing .*lora_magnitude_vector'),
-    (dict(alpha_pattern={'no_such': 3}), "`lora.alpha_pattern` should name .* got 'no_such'"),
 ])
 def test_an_adapter_that_a_policy_cannot_have_is_refused(exported, entries, told):
     change(exported[0], **entries)

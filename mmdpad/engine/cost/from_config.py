@@ -28,6 +28,9 @@ REPLICATING = ('HFRollout', )
 # Numbers of optimizer state per trained weight; those of 8-bit optimizers are a quarter of float32.
 STATE = {'AdamW': 2.0, 'Adam': 2.0, 'AdamW8bit': 0.5, 'Adam8bit': 0.5, 'SGD': 0.0}
 
+_COUNTED_LORA = ('r', 'lora_alpha', 'target_modules', 'use_rslora', 'alpha_pattern',
+                 'init_lora_weights', 'bias', 'task_type')
+
 
 @dataclass(frozen=True)
 class TrainingCost:
@@ -64,6 +67,7 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
         ValueError: The config lacks something, or has an unknown value.
     """
     policy = config['model']['policy']
+    _check_lora(policy.get('lora') or {})
     model_config, source = read_policy_config(policy['pretrained'])
     shape = PolicyShape.of(build_on_meta(model_config), lora_targets(policy.get('lora') or {}))
     notes = [f'policy: {source}']
@@ -98,6 +102,13 @@ def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
     """The same with responses of another length."""
     work = replace(cost.work, response_tokens=tokens)
     return replace(cost, work=work, setup=replace(cost.setup, groups=_groups(config, work)))
+
+
+def _check_lora(lora: Mapping[str, Any]) -> None:
+    """Refuse settings that make an adapter of another size than r and its targets say."""
+    for name, value in lora.items():
+        if name not in _COUNTED_LORA and value:
+            raise ValueError(f'`lora.{name}` should be left out to be estimated, but got {value!r}')
 
 
 def _argument(config: Mapping[str, Any], name: str, of: type = VLMReasoningHead) -> Any:

@@ -115,8 +115,9 @@ class PolicyShape:
         """
         tower = model.model.visual
         adapted = {name: m for name, m in model.named_modules()
-                   if isinstance(m, nn.Linear) and _is_target(name, targets)}
-        if not adapted or any('.visual.' in name for name in adapted):
+                   if isinstance(m, nn.Linear | nn.Embedding) and _is_target(name, targets)}
+        if not adapted or any('.visual.' in name or isinstance(m, nn.Embedding)
+                              for name, m in adapted.items()):
             raise ValueError(f'`lora.target_modules` should match linear layers of the language '
                              f'model, and none of the vision tower, to be estimated, but '
                              f'{targets!r} matches {sorted(adapted)[:2]}')

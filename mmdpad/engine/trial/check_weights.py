@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
 
 from mmdpad.engine.config_nodes import Node
+from mmdpad.engine.cost.shapes import build_on_meta
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.adapter_folder import find_adapter
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
@@ -14,7 +18,10 @@ from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_open_clip
 from mmdpad.models.folder_files import check_weights_file
+from mmdpad.models.heads.lora import add_lora
+from mmdpad.models.heads.named_weights import check_handover
 from mmdpad.models.heads.policy_source import policy_problems
+from mmdpad.models.heads.quantization import read_quantization
 from mmdpad.models.sources import find_folder
 
 
@@ -23,6 +30,24 @@ def check_weights(node: Node) -> Iterator[str]:
     for kind, check in _CHECKS.items():
         if isinstance(node.kind, type) and issubclass(node.kind, kind):
             yield from (f'`{node.path}`: {problem}' for problem in check(node))
+
+
+def handover_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Why an engine with weights of its own cannot take over those of a policy, which is looked at
+    without them: a line, or none.
+
+    Args:
+        policy: ``model.policy`` of a config, in which nothing else is wrong.
+        path: Of the engine in the config.
+    """
+    source = str(find_folder(policy['pretrained']))
+    model = build_on_meta(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    try:
+        if policy.get('lora') is not None:
+            add_lora(model, policy['lora'])
+        check_handover(model, bool(policy.get('quantization') or read_quantization(source)))
+    except ValueError as error:
+        yield f'`{path}`: {error}'
 
 
 def _find(entry: dict) -> tuple[str, list[str]]:

@@ -25,7 +25,7 @@ from mmdpad.engine.cost.report import GB
 from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.engine.runner.encoding import asked
 from mmdpad.engine.runner.settings import find_wrong_settings
-from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
+from mmdpad.models import ReasoningSegmentor, VLLMRollout, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.heads.quantization import check_trainable
@@ -37,7 +37,7 @@ from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
 from mmdpad.utils.provenance import base_datasets
 
-from .check_weights import check_weights
+from .check_weights import check_weights, handover_problems
 
 _TYPICAL_GPU = 80 * GB
 _RESPONSES = 1000
@@ -72,6 +72,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
             problems += wrong
             if encoder is not None:
                 notes.append(f'model.policy: {encoder.responses.describe()}')
+                problems += _check_handover(policy, found.nodes)
         problems += _check_data(config, training, found.misnamed, encoder, notes)
         if training:
             problems += _check_loop(config, found.nodes)
@@ -146,6 +147,15 @@ def _read_processor(policy: Any, training: bool) -> tuple[PromptEncoder | None, 
                              policy.get('max_prompt_tokens', 1300), coordinates), []
     except (OSError, ValueError) as error:
         return None, [f'`model.policy`: {error}']
+
+
+def _check_handover(policy: Any, nodes: list[Node]) -> Iterator[str]:
+    """Whether vLLM, where it samples, can take over the policy's weights."""
+    if _is(policy, VLMReasoningHead, nodes):
+        for node in nodes:
+            if node.path.startswith('model.rollout_engine') and isinstance(
+                    node.kind, type) and issubclass(node.kind, VLLMRollout):
+                yield from handover_problems(policy, node.path)
 
 
 def _check_responses(encoder: PromptEncoder, dataset: Any) -> Iterator[str]:

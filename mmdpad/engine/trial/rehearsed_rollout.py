@@ -36,6 +36,10 @@ class RehearsedRollout(RolloutEngine):
         self.own_tokens = own_tokens
         self.records_log_probs = self.engine.records_log_probs
 
+    def check_policy(self, head: VLMReasoningHead) -> None:
+        """See the other engine's."""
+        self.engine.check_policy(head)
+
     def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                how: Sampling) -> Responses:
         """See :class:`RolloutEngine`; rows 0, 2, 4, ... hold the given response."""

@@ -50,14 +50,18 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         yield name, value
 
 
-def check_handover(model: PreTrainedModel) -> None:
+def check_handover(model: PreTrainedModel, is_quantized: bool | None = None) -> None:
     """Check that another engine can take over a policy's weights.
+
+    Args:
+        model: Of the policy; may be on the meta device.
+        is_quantized: Whether its weights are quantized; None: what the model says.
 
     Raises:
         ValueError: The weights are quantized, or the adapter is not just a product of two matrices
             beside a linear layer or an embedding, or is in a weight that two layers share.
     """
-    if getattr(model, 'is_quantized', False):
+    if getattr(model, 'is_quantized', False) if is_quantized is None else is_quantized:
         raise ValueError(f'The weights of a policy should not be quantized for another engine to '
                          f'take them over, but are (by `policy.quantization` or in '
                          f'`policy.pretrained`); name the unquantized model without '

@@ -13,12 +13,17 @@ from transformers.models.auto.image_processing_auto import get_image_processor_c
 
 from mmdpad.models.folder_files import peek_json
 from mmdpad.models.sources import check_files, find_model
-from mmdpad.models.weight_names import compare_names, head_problem
+from mmdpad.models.weight_names import compare_names, head_problem, stored_names
 from mmdpad.models.weights import from_folder
 
 from .families import find_family
 from .lora import check_lora
-from .quantization import check_prequantized, quantization_config, read_quantization
+from .quantization import (
+    check_prequantized,
+    check_stored,
+    quantization_config,
+    read_quantization,
+)
 
 EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
 WEIGHTS_REMEDY = 'The folder should hold the weights of the model that its config.json describes'
@@ -57,8 +62,11 @@ def policy_problems(policy: Mapping[str, Any]) -> Iterator[str]:
     loaded; :class:`.prompt_encoder.PromptEncoder` checks the processor."""
     try:
         source, _ = check_policy(policy)
-        if read_quantization(source) is None:
-            report = compare_names(find_family(source).model_class, Path(source))
+        model_class = find_family(source).model_class
+        if read_quantization(source) is not None:
+            check_stored(model_class, source, stored_names(Path(source)))
+        else:
+            report = compare_names(model_class, Path(source))
             if report.problems:
                 yield report.refusal(WEIGHTS_REMEDY)
     except (OSError, ValueError, ImportError) as error:

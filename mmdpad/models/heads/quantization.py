@@ -5,12 +5,15 @@ prequantized folders."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from mmdpad.models.sources import read_config
@@ -170,10 +173,43 @@ def check_loaded(model: nn.Module, source: str) -> None:
     Raises:
         ValueError: The weights of a layer are not quantized, so it would ignore them.
     """
-    whole = [name for name, module in model.named_modules()
-             if type(module).__name__ in ('Linear4bit', 'Linear8bitLt')
-             and getattr(module.weight, 'quant_state', None) is None
-             and getattr(module.weight, 'SCB', None) is None]
+    _refuse_whole([name for name, module in _quantized_layers(model).items()
+                   if getattr(module.weight, 'quant_state', None) is None
+                   and getattr(module.weight, 'SCB', None) is None], source)
+
+
+def check_stored(model_class: type[PreTrainedModel], source: str, names: Iterable[str]) -> None:
+    """What :func:`check_loaded` would find, by the names of a folder's tensors; nothing for a
+    folder of another method.
+
+    Args:
+        model_class: The class of transformers.
+        source: The folder.
+        names: Of all its tensors.
+
+    Raises:
+        ValueError: As there.
+    """
+    config = prequantized_config(source)
+    if config is None:
+        return
+    with torch.device('meta'):
+        model = model_class(config)
+    AutoHfQuantizer.from_config(config.quantization_config, pre_quantized=True).preprocess_model(
+        model, device_map=None)
+    renamings = [entry for entry in get_model_conversion_mapping(model)
+                 if isinstance(entry, WeightRenaming)]
+    stored = {rename_source_key(name, renamings, [])[0] for name in names}
+    _refuse_whole([name for name in _quantized_layers(model)
+                   if not {f'{name}.weight.absmax', f'{name}.SCB'} & stored], source)
+
+
+def _quantized_layers(model: nn.Module) -> dict[str, Any]:
+    return {name: module for name, module in model.named_modules()
+            if type(module).__name__ in ('Linear4bit', 'Linear8bitLt')}
+
+
+def _refuse_whole(whole: Sequence[str], source: str) -> None:
     if whole:
         raise ValueError(
             f'The weights of {len(whole)} layers ({", ".join(whole[:4])}) in {source!r} should be '

@@ -37,6 +37,10 @@ class RolloutEngine(ABC):
     records_log_probs = False
     watcher: Callable[[Tensor], None] | None = None
 
+    def check_policy(self, head: VLMReasoningHead) -> None:
+        """Raise a ValueError if this engine cannot sample a policy; called once, at the start."""
+        return
+
     @contextmanager
     def watched(self, watcher: Callable[[Tensor], None]) -> Iterator[None]:
         """While this lasts, ``watcher`` is called with the newest tokens (A,), long, of the A

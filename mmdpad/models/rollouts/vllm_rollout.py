@@ -74,6 +74,10 @@ class VLLMRollout(RolloutEngine):
         self.version = ''  # that of the weights which the engine has
         self.asleep = False
 
+    def check_policy(self, head: VLMReasoningHead) -> None:
+        """Raise a ValueError if its weights cannot be handed over, see :func:`check_handover`."""
+        check_handover(head.model)
+
     def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                how: Sampling) -> Responses:
         """See :class:`RolloutEngine`.

@@ -79,6 +79,7 @@ class ReasoningSegmentor(BaseDetector):
         self.decoder = None if decoder is None else MODELS.build(decoder)
         self.reference: nn.Module | None = None
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
+        self.rollout_engine.check_policy(self.policy)
         self.reference_compatible = reference_compatible
         if max_objects < 1:
             raise ValueError(f'`max_objects` should be at least 1, but got {max_objects}')

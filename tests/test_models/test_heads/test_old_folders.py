@@ -82,7 +82,7 @@ def test_theirs_read_by_us_and_ours_by_them(case, tmp_path):
     changed = ask(head, tmp_path / 'case.pt')
     assert (changed[0] - ours[0]).abs().max() > 1e-3
     compare(changed, call_old(python, 'score', tmp_path / 'ours', tmp_path / 'case.pt'))
-    back = import_policy(str(tmp_path / 'ours'))
+    back, _ = import_policy(str(tmp_path / 'ours'))
     assert back.keys() == state.keys() and all(v.equal(back[k]) for k, v in state.items())
 
 

@@ -48,8 +48,9 @@ def log_probs(head: VLMReasoningHead) -> torch.Tensor:
     side = head.processor.image_processor.patch_size * 2
     image = torch.randint(0, 256, (3, 8 * side, 9 * side), dtype=torch.uint8,
                           generator=torch.Generator().manual_seed(0))
+    texts = [head.encoder.responses.opened + text for text in TEXTS]
     return head.log_probs(head.encode_prompts([image], [QUESTION]),
-                          *head.encode_responses(TEXTS))[0]
+                          *head.encode_responses(texts))[0]
 
 
 def load(folder: Path, case: Case) -> torch.Tensor:
