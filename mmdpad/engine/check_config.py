@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -191,9 +192,12 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
         yield from _check_amp(wrapper)
     yield from _check_section(wrapper.get('clip_grad'), 'optim_wrapper.clip_grad', clipping)
     for name in LOADERS:
-        yield from _check_section(part.get(name), name, loader, DataLoader)
+        wrong = list(_check_section(part.get(name), name, loader, DataLoader))
+        yield from wrong
         if part.get(name) is not None and 'dataset' not in part[name]:
             yield f'`{name}` needs the entry `dataset`; add it'
+        if part.get(name) is not None and not wrong:
+            yield from _check_loader(part[name], name)
 
 
 def _check_amp(wrapper: Mapping[str, Any]) -> Iterator[str]:
@@ -207,6 +211,17 @@ def _check_amp(wrapper: Mapping[str, Any]) -> Iterator[str]:
     elif not (scale == 'dynamic' or isinstance(scale, float)):
         yield (f"`optim_wrapper.loss_scale` should be 'dynamic', a float or a dict of GradScaler's "
                f'arguments, but got {scale!r}; correct it')
+
+
+def _check_loader(given: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Numbers that torch refuses, by themselves or together; no worker is started by that."""
+    names = ('batch_size', 'num_workers', 'persistent_workers', 'prefetch_factor', 'timeout')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # more workers than cores: the run itself says so
+            DataLoader([None], **{name: given[name] for name in names if name in given})
+    except REFUSALS as error:
+        yield describe_refusal(path, given, error)
 
 
 def _check_section(given: Any, path: str, *takers: Callable, closed: bool = True) -> Iterator[str]:

@@ -40,7 +40,7 @@ REMEDIES = {
         'right by `mmdpad run show_rollouts`.',
     'not_finite':
         'Go on from a checkpoint before this iteration by `--resume CHECKPOINT`, with a lower '
-        '`optim_wrapper.optimizer.lr` or `optim_wrapper.clip_grad.max_norm`.',
+        '`optim_wrapper.optimizer.lr`.',
 }
 METRIC = 'reasonseg/giou'
 
