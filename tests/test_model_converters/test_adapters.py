@@ -2,7 +2,6 @@
 """Every kind of adapter gives one and the same policy: in training, in both engines, merged,
 exported to peft and imported again; and adapters of other programs are read or refused."""
 import json
-import shutil
 import warnings
 
 import pytest
@@ -304,7 +303,7 @@ def test_an_adapter_of_earlier_transformers(exported, targets, folders):
     (dict(init_lora_weights='pissa'), '`lora.init_lora_weights` should be True'),
     (dict(layer_replication=[[0, 1]]), '`lora.layer_replication` should be None'),
     (dict(of_tomorrow=3), "got .'of_tomorrow'.; correct or remove"),
-    (dict(peft_type='IA3'), "`peft_type` of .* should be LORA, but is 'IA3'"),
+    (dict(peft_type='IA3'), "`peft_type` of .* should be LORA, .* but is 'IA3'"),
     (dict(base_model_name_or_path=None), 'name it with `--base`'),
     (dict(base_model_name_or_path='./gone'), "`--base` should be a folder .* but 'gone' is not"),
     (dict(r=8), 'of another shape'),
@@ -358,7 +357,7 @@ def test_an_adapter_as_the_policy_says_what_to_do(exported, tmp_path):
         export_policy('none.pth', dict(pretrained=str(folder)), tmp_path)
     (folder / 'adapter_config.json').write_text('[]')
     (problem, ) = check_weights(Node('model.policy', entry, MODELS))
-    assert 'adapter_config.json should be a JSON object' in problem
+    assert 'adapter_config.json should hold a JSON object' in problem
 
 
 @pytest.mark.parametrize('lora, told', [
@@ -366,12 +365,12 @@ def test_an_adapter_as_the_policy_says_what_to_do(exported, tmp_path):
     (dict(r=4, target_modules=['no_such']), 'no_such'),
     (dict(r=4, rank_pattern={'no_such': 2}), "`lora.rank_pattern` should name layers"),
 ])
-def test_settings_are_refused_before_weights_are_read(folders, lora, told, tmp_path):
-    folder = shutil.copytree(folders('qwen2_5_vl', True), tmp_path / 'folder')
+def test_settings_are_refused_before_weights_are_read(folders, lora, told, monkeypatch):
+    folder = folders('qwen2_5_vl', True)
     entry = dict(type='VLMReasoningHead', pretrained=str(folder), lora=lora)
     (problem, ) = check_weights(Node('model.policy', entry, MODELS))
     assert told in problem
-    (folder / 'model.safetensors').unlink()
+    monkeypatch.setattr('mmdpad.models.heads.vlm_reasoning_head.load_pretrained', None)
     with pytest.raises(ValueError, match=told):
         VLMReasoningHead(str(folder), lora=lora)
 
