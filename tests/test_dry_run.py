@@ -80,7 +80,7 @@ BROKEN = {
                              'did you mean `prompts_per_update`?'),
     'key of the sampling': (dict(model__train_cfg__groupsize=4), 'groupsize'),
     'policy': (dict(model__policy__pretrained='checkpoints/none'),
-               "'checkpoints/none' is not there"),
+               "'checkpoints/none' is neither a folder here nor in the hub cache"),
     'decoder': (dict(model__decoder__checkpoint='none.pth'), 'none.pth is not there; download'),
     'discriminator': ({'custom_hooks.0.discriminator.model_name': 'local-dir:no/clip'},
                       "'no/clip'"),

@@ -45,6 +45,8 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
     if config.get('strategy') is None:
         runner = Runner.from_cfg(config)
     else:
+        if not training:  # `init_weights` refuses a policy that cannot be trained
+            config.init_weights_for_test_or_val = False
         runner = FlexibleRunner.from_cfg(config)
         # It would build the model after the loops, which look at it.
         runner.model = MODELS.build(runner.model)

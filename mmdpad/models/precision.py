@@ -18,7 +18,7 @@ _SHORT = dict(fp32='float32', float='float32', bf16='bfloat16', fp16='float16', 
               fp64='float64', double='float64')
 _LOSS = {
     'bfloat16': f'which rounds most steps away: at a learning rate of 1e-6, 20 steps of AdamW move '
-                f' {MOVED["bfloat16"]:.1%} of the weights of the toy policy (float32: '
+                f'{MOVED["bfloat16"]:.1%} of the weights of the toy policy (float32: '
                 f'{MOVED["float32"]:.1%})',
     'float16': 'in which the squares of small gradients are 0: the first step of AdamW makes '
                'weights of the toy policy infinite or NaN'}

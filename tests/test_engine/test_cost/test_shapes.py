@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig
 
 from mmdpad.engine.cost.shapes import PUBLISHED, PolicyShape, build_on_meta, read_policy_config
-from mmdpad.models import weights
+from mmdpad.models import sources
 from mmdpad.models.heads.families import find_family
 from mmdpad.testing import POLICY_WEIGHTS
 from mmdpad.testing.policy_folder import make_policy_folder
@@ -101,7 +101,7 @@ def test_parameters_are_those_of_the_model(family, change, tmp_path):
 
 def test_a_hub_name_goes_by_the_cache(tmp_path, monkeypatch):
     folder = make_policy_folder(tmp_path / 'snapshot', 'qwen3_vl')
-    monkeypatch.setattr(weights, 'try_to_load_from_cache', lambda *_: f'{folder}/config.json')
+    monkeypatch.setattr(sources, 'try_to_load_from_cache', lambda *_: f'{folder}/config.json')
     config, source = read_policy_config('Qwen/Qwen3-VL-4B-Thinking')
     assert source == f'{folder}/config.json' and config.text_config.hidden_size == 32
 

@@ -91,7 +91,7 @@ def test_other_settings_are_said_and_those_of_the_config_apply(tiny_config):
     for line in ('optim_wrapper.clip_grad.max_norm 1.0 -> 1e-09', 'train_dataloader.batch_size '
                  '2 -> 1', 'train_cfg.max_skipped_steps (none) -> 7', 'max_iters 1 -> 2'):
         assert line in said
-    assert 'samples may come again' in log
+    assert 'samples may be repeated' in log
     assert second.optim_wrapper.clip_grad_kwargs['max_norm'] == 1e-9
     assert second.train_loop.max_skipped_steps == 7
 

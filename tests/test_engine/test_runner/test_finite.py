@@ -75,7 +75,7 @@ def test_too_many_in_a_row_end_it_and_the_batch_is_kept(tiny_config, tried):
     spoil(runner, bad=[2, 3])
     with pytest.raises(FloatingPointError, match=(
             '2 steps in a row .*skipped_steps.*_rank_0.pth.* The forward pass is finite .*'
-            'one of before iteration 2')):
+            'one from before iteration 2')):
         runner.train()
     kept = torch.load(next(Path(runner._log_dir).glob('not_finite_iter_3_rank_0.pth')),
                       weights_only=True)

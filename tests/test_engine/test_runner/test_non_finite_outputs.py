@@ -59,7 +59,7 @@ def test_steps_that_are_skipped_in_the_end_say_which_layer(tiny_config):
     runner.model.rollout = rollout
     with pytest.raises(NonFiniteError, match=(
             f'gradients of 1 steps in a row .*`{LAYER}` .*{LAYER}.weight.* The prompt: question '
-            f'.*CHECKPOINT with one of before iteration 2, and a lower')):
+            f'.*CHECKPOINT with one from before iteration 2 and a lower')):
         runner.train()
 
 

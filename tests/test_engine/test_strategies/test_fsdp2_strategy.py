@@ -158,6 +158,17 @@ def test_evaluates_parts_by_uneven_processes(make_config, tmp_path):
 
 
 @pytest.mark.slow
+def test_evaluates_weights_of_a_type_that_cannot_be_trained(make_config, tmp_path):
+    config = make_config('parts', strategy=FSDP2, **{'model.policy.dtype': 'bfloat16'})
+    config.dump(tmp_path / 'test.py')
+    found = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', 'tools/test.py',
+         str(tmp_path / 'test.py'), '--launcher', 'pytorch', '--work-dir', str(tmp_path / 'test')],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr[-5000:]
+
+
+@pytest.mark.slow
 def test_bfloat16_passes_over_float32_masters(make_config, tmp_path):
     """Weights and optimizer on the CPU, a validation after each step."""
     config = make_config('half', processes=2, strategy=dict(

@@ -82,7 +82,7 @@ def test_layers_that_an_older_transformers_kept_whole_stay_so(folder, prompts, t
     assert log_probs(head, prompts).equal(log_probs(expected, prompts))
     settings['llm_int8_skip_modules'] = ['visual', 'lm_head']
     change_json(older / 'config.json', quantization_config=settings)
-    with pytest.raises(ValueError, match=r'3 layers \(model.language_model.layers.1.*are whole'):
+    with pytest.raises(ValueError, match=r'3 layers \(model.language_model.layers.1.*but are not'):
         VLMReasoningHead(str(older))
 
 
@@ -130,7 +130,7 @@ def test_converters_say_what_they_need(folder, tiny_config, tmp_path):
             export_policy('not/read.pth', {**policy, **more}, tmp_path, **arguments)
     with pytest.raises(ValueError, match='should not be quantized to become a checkpoint'):
         import_policy(str(folder))
-    with pytest.raises(ValueError, match='in the folder `policy.pretrained`'):
+    with pytest.raises(ValueError, match='in `policy.pretrained`'):
         check_handover(VLMReasoningHead(str(folder)).model)
 
 
