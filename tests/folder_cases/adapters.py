@@ -78,3 +78,16 @@ def _(folder: Path) -> None:
 def _(folder: Path) -> None:
     adapter_alone(folder)
     (folder / 'adapter_config.json').write_text('[]')
+
+
+@case('below an adapter in a frozen vision tower', needs=('peft', ), refused='should not reach the '
+      'vision tower with `freeze_vision=True`, but has an adapter in .* of its layers',
+      policy=dict(freeze_vision=True, lora=dict(r=4, target_modules='language_and_vision')))
+def _(folder: Path) -> None:
+    pass
+
+
+@case('below an adapter beside a frozen vision tower', needs=('peft', ),
+      policy=dict(freeze_vision=True, lora=dict(r=4)))
+def _(folder: Path) -> None:
+    pass

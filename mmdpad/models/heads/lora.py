@@ -69,7 +69,7 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
 
 
 def check_lora(model_class: type[PreTrainedModel], source: str, lora: Mapping[str, Any],
-               remedy: str) -> None:
+               remedy: str, freeze_vision: bool = False) -> None:
     """Check that an adapter fits a model before its weights are read, by :func:`add_lora` on the
     meta device. Only reads config.json.
 
@@ -78,14 +78,21 @@ def check_lora(model_class: type[PreTrainedModel], source: str, lora: Mapping[st
         source: Folder or hub name.
         lora: See :func:`lora_config`.
         remedy: What to do when config.json cannot be used, for the error message.
+        freeze_vision: The vision tower is to stay as it is.
 
     Raises:
         ImportError, ValueError: As of :func:`add_lora`.
+        ValueError: The adapter reaches a vision tower that is to stay as it is.
     """
     lora_config(lora)
     with torch.device('meta'):
         model = model_class(from_folder(AutoConfig, source, remedy))
     add_lora(model, lora)
+    reached = [name for name in adapted_layers(model) if name.startswith('model.visual.')]
+    if freeze_vision and reached:
+        raise ValueError(f'`lora` should not reach the vision tower with `freeze_vision=True`, but '
+                         f'has an adapter in {len(reached)} of its layers ({reached[0]}, ...); '
+                         f'take them out of `target_modules`, or leave `freeze_vision` out')
 
 
 def lora_config(lora: Mapping[str, Any]) -> Any:

@@ -35,7 +35,7 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     """Check what a policy is made from, before its weights are read.
 
     Args:
-        policy: ``pretrained``, ``lora`` and ``quantization`` of
+        policy: ``pretrained``, ``lora``, ``quantization`` and ``freeze_vision`` of
             :class:`.vlm_reasoning_head.VLMReasoningHead`.
 
     Returns:
@@ -51,7 +51,8 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
     if lora is not None:
-        check_lora(family.model_class, source, lora, WEIGHTS_REMEDY)
+        check_lora(family.model_class, source, lora, WEIGHTS_REMEDY,
+                   policy.get('freeze_vision', False))
     if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)
     return source, settings

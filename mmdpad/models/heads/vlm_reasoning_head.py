@@ -105,8 +105,9 @@ class VLMReasoningHead(BaseModule):
         self.low_precision_training = low_precision_training
         build_messages('', prompt_template, coordinates or 'pixels')
         check_attention(attn_implementation)
-        source, settings = check_policy(
-            dict(pretrained=pretrained, lora=lora, quantization=quantization))
+        source, settings = check_policy(dict(pretrained=pretrained, lora=lora,
+                                             quantization=quantization,
+                                             freeze_vision=freeze_vision))
         self.source, self.lora = source, lora
         self.family = find_family(source)
         self.coordinates = coordinates or self.family.coordinates
