@@ -97,7 +97,7 @@ def test_offline_a_clip_of_the_hub_is_a_clear_error(name, tag, tried):
 def test_a_path_is_no_hub_name(tmp_path, monkeypatch, tried):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'runs').mkdir()
-    monkeypatch.setattr('mmdpad.models.weights.hf_hub_download', lambda *_: pytest.fail('asked'))
+    monkeypatch.setattr('mmdpad.models.sources.hf_hub_download', lambda *_: pytest.fail('asked'))
     paths = ('work_dirs/mine', 'checkpoints/Qwen2.5-VL-7B-Instruct', 'work_dirs/mine/export',
              'runs/exprot', 'export', './export', '~/export', '/export', '../a/b', 'a b/c', '')
     for path in paths:
