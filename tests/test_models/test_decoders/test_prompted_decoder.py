@@ -50,5 +50,5 @@ def test_a_score_that_is_not_finite_is_an_error():
     boxes = torch.tensor([[0.5, 0, 3, 3], [2, 0, 5, 5]])
     decoder(np.zeros((6, 8, 3), np.uint8), boxes[:1], points[:1])
     with pytest.raises(NonFiniteError, match=r'that of box \[2.0, 0.0, 5.0, 5.0\] is nan.* '
-                                             r'`head` .*themselves: head.weight'):
+                                             r'`head` .*weights are not finite: head.weight'):
         decoder(np.zeros((6, 8, 3), np.uint8), boxes, points)

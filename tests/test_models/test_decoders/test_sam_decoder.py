@@ -281,5 +281,6 @@ def test_what_becomes_nan_is_named(decoder, where):
     boxes, points = torch.tensor([[5., 5., 40., 30.]]), torch.tensor([[[10., 10.]]])
     decoder(scene(), boxes, points)  # the embedding is kept
     decoder.sam.get_submodule(where).weight.data[0, 0] = torch.nan
-    with pytest.raises(NonFiniteError, match=f'SAMDecoder.* of `sam.{where}` .*sam.{where}.weight'):
+    with pytest.raises(NonFiniteError,
+                       match=f'SAMDecoder.* from `sam.{where}` .*sam.{where}.weight'):
         decoder(scene(seed=1), boxes, points)
