@@ -63,18 +63,18 @@ def adapter_alone(folder: Path, **entries: object) -> None:
                 **entries)
 
 
-@case('an adapter alone', refused="holds an adapter alone; set `model.policy.pretrained` to "
+@case('an adapter alone', refused="holds only an adapter; set `model.policy.pretrained` to "
                                   "'somewhere/base', `model.policy.lora` to dict.r=4")
 def _(folder: Path) -> None:
     adapter_alone(folder, base_model_name_or_path='somewhere/base')
 
 
-@case('an adapter alone, to be evaluated', refused='holds an adapter alone', training=False)
+@case('an adapter alone, to be evaluated', refused='holds only an adapter', training=False)
 def _(folder: Path) -> None:
     adapter_alone(folder)
 
 
-@case('an adapter alone, damaged', refused='adapter_config.json should be a JSON object')
+@case('an adapter alone, damaged', refused='adapter_config.json should hold a JSON object')
 def _(folder: Path) -> None:
     adapter_alone(folder)
     (folder / 'adapter_config.json').write_text('[]')

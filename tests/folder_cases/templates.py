@@ -6,7 +6,7 @@ from pathlib import Path
 from chat_templates import NO_TURN, OPENED, TEXT_ONLY
 from policy_folders import case, change_json
 
-REFUSED = dict.fromkeys(TEXT_ONLY, 'should render |cannot be used') | {
+REFUSED = dict.fromkeys(TEXT_ONLY, 'should render |cannot be rendered') | {
     'ignores add_generation_prompt': 'but ignores it: the policy would have to write'}
 FILES = ('chat_template.jinja', 'chat_template.json', 'processor_config.json')
 
