@@ -38,6 +38,10 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
     if problems := check_config(config, training).problems:
         raise UnsuitableConfig('\n'.join(problems))
     warning = keep_seed(config)
+    # A tied weight has two names, by which mmengine's constructor would train it twice.
+    wrapper = config.get('optim_wrapper') or {}
+    if wrapper.get('paramwise_cfg') is not None and 'constructor' not in wrapper:
+        wrapper.paramwise_cfg.setdefault('bypass_duplicate', True)
     # mmengine knows how to leave out a hook of its own, and asserts at None for another.
     hooks = config.get('default_hooks') or {}
     for name in [name for name, hook in hooks.items() if hook is None and name not in OWN_HOOKS]:

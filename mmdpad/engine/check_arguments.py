@@ -17,8 +17,10 @@ from mmdpad.models.decoders import DetectorDecoder
 from mmdpad.models.discriminators import DiscriminativeOptions, DiscriminativeReward
 from mmdpad.models.heads.lora import lora_config
 from mmdpad.models.heads.quantization import quantization_config
+from mmdpad.models.heads.vlm_reasoning_head import check_attention
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine
+from mmdpad.models.rollouts.sampling import check_sampling
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.models.weights import first_line
 from mmdpad.registry import DATA_SAMPLERS, HOOKS, LOOPS, MODELS, REWARDS, TRANSFORMS
@@ -56,6 +58,10 @@ def check_node(node: Node) -> Iterator[str]:
     elif node.registry is FUNCTIONS and inspect.isfunction(kind):
         wrong = [*unknown_keys(node.entry.keys() - _TAKEN_OUT, inspect.signature(kind).parameters,
                                node.path, kind.__name__)]
+    if node.registry is REWARDS:
+        def weighted(weight: float = 1.0) -> None: ...
+
+        wrong += find_wrong_types(weighted, node.entry, node.path)
     yield from wrong
     build = _builder(node, kind, module)
     if build is not None and not wrong:
@@ -177,6 +183,13 @@ def _arguments(kind: type) -> set[str] | None:
 def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     if 'dtype' in entry and (problem := find_wrong_dtype(f'{path}.dtype', entry['dtype'])):
         yield problem
+    if 'attn_implementation' in entry:
+        try:
+            check_attention(entry['attn_implementation'])
+        except REFUSALS as error:
+            yield describe_refusal(path, entry, error)
+        except ImportError:  # a package is missing, which is told elsewhere
+            pass
     lora, quantization = entry.get('lora'), entry.get('quantization')
     if lora is not None and find_spec('peft'):
         from peft import LoraConfig
@@ -215,7 +228,13 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     known = set(inspect.signature(RolloutEngine.__call__).parameters) - {
         'self', 'head', 'prompts', 'group_size', 'prompt_numbers'}
     yield from unknown_keys(test, known, f'{path}.test_cfg', 'sampling')
-    yield from find_wrong_types(RolloutEngine.__call__, test, f'{path}.test_cfg')
+    wrong = list(find_wrong_types(RolloutEngine.__call__, test, f'{path}.test_cfg'))
+    yield from wrong
+    if not wrong:
+        try:
+            check_sampling(test, 'test_cfg')
+        except REFUSALS as error:
+            yield describe_refusal(path, entry, error)
 
 
 def _check_vllm(entry: Mapping[str, Any], path: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -101,8 +102,12 @@ def check_config(config: Config, training: bool = True) -> Findings:
 def find_wrong_strategy(config: Mapping[str, Any]) -> str | None:
     """The problem with a config's ``strategy``, with its remedy; None if it is valid."""
     strategy = config.get('strategy')
-    if strategy is None or strategy.get('type') == STRATEGY:
+    if strategy is None:
         return None
+    if strategy.get('type') == STRATEGY:
+        return next((problem for key in ('param_dtype', 'reduce_dtype')
+                     if isinstance(strategy.get(key), str) and (problem := find_wrong_dtype(
+                         f'strategy.{key}', strategy[key]))), None)
     return (f'`strategy.type` should be {STRATEGY!r}, but got {strategy.get("type")!r}: '
             f'`GRPOTrainLoop` accumulates gradients itself, which the optimizer wrappers of '
             f"mmengine's other strategies (DeepSpeed, ColossalAI) cannot. Leave `strategy` out "
@@ -120,9 +125,27 @@ def _relevant(config: Config, training: bool) -> dict[str, Any]:
 def _check_entries(part: Mapping[str, Any]) -> Iterator[str]:
     """Top-level entries of types that mmengine's runner does not take."""
     # `log_level` may also be a number; `check_place` checks the entries of `default_hooks`.
-    yield from find_wrong_types(Runner, {
+    wrong = list(find_wrong_types(Runner, {
         key: {} if value and key == 'default_hooks' and isinstance(value, Mapping) else value
-        for key, value in part.items() if key != 'log_level'}, '')
+        for key, value in part.items() if key != 'log_level'}, ''))
+    level = part.get('log_level', 'INFO')
+    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+        wrong.append(f"`log_level` should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR', but got "
+                     f'{level!r}; correct it')
+    yield from wrong or _check_parts(part)
+
+
+def _check_parts(part: Mapping[str, Any]) -> Iterator[str]:
+    """mmengine takes all entries of a loop or none."""
+    for names, needed in ((('train_dataloader', 'train_cfg', 'optim_wrapper'), True),
+                          (('val_dataloader', 'val_cfg', 'val_evaluator'), False),
+                          (('test_dataloader', 'test_cfg', 'test_evaluator'), False)):
+        there = [name for name in names if part.get(name) is not None]
+        if any(name in part for name in names) and len(there) < 3 and (there or needed):
+            missing = ' and '.join(f'`{name}`' for name in names if name not in there)
+            remedy = '' if needed else ', or leave all three out'
+            yield (f'{missing} should be there beside {there}, but got None; set it{remedy}'
+                   if there else f'{missing} should be there for a training; set them')
 
 
 def _check_shape(value: Any, path: str) -> Iterator[str]:
@@ -167,7 +190,7 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
     def environment(cudnn_benchmark: bool = False, mp_cfg: dict | None = None,
                     dist_cfg: dict | None = None, resource_limit: int = 4096) -> None: ...
 
-    def loader(batch_size: int | None = 1, shuffle: bool | None = None, num_workers: int = 0,
+    def loader(batch_size: int = 1, shuffle: bool | None = None, num_workers: int = 0,
                pin_memory: bool = False, drop_last: bool = False, timeout: float = 0.0,
                prefetch_factor: int | None = None, persistent_workers: bool = False,
                num_batch_per_epoch: int | None = None, disable_subprocess_warning: bool = False,
@@ -191,13 +214,53 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
     if str(wrapper.get('type')).endswith('AmpOptimWrapper'):
         yield from _check_amp(wrapper)
     yield from _check_section(wrapper.get('clip_grad'), 'optim_wrapper.clip_grad', clipping)
+    yield from _check_multipliers(wrapper.get('paramwise_cfg'), 'constructor' in wrapper)
+    yield from _check_ranges(part)
     for name in LOADERS:
         wrong = list(_check_section(part.get(name), name, loader, DataLoader))
         yield from wrong
-        if part.get(name) is not None and 'dataset' not in part[name]:
+        if part.get(name) is not None and part[name].get('dataset') is None:
             yield f'`{name}` needs the entry `dataset`; add it'
         if part.get(name) is not None and not wrong:
             yield from _check_loader(part[name], name)
+
+
+def _check_multipliers(given: Any, own_constructor: bool) -> Iterator[str]:
+    """`paramwise_cfg`, which mmengine reads weight by weight."""
+    def rules(bias_lr_mult: float = 1.0, bias_decay_mult: float = 1.0,
+              norm_decay_mult: float = 1.0, dwconv_decay_mult: float = 1.0,
+              flat_decay_mult: float = 1.0, dcn_offset_lr_mult: float = 1.0,
+              bypass_duplicate: bool = False, custom_keys: dict | None = None) -> None: ...
+
+    def multipliers(lr_mult: float = 1.0, decay_mult: float = 1.0) -> None: ...
+
+    path = 'optim_wrapper.paramwise_cfg'
+    yield from _check_section(given, path, rules, closed=not own_constructor)
+    if isinstance(given, Mapping) and isinstance(given.get('custom_keys'), Mapping):
+        for name, one in given['custom_keys'].items():
+            yield from _check_section(one or {}, f'{path}.custom_keys.{name}', multipliers,
+                                      closed=False)
+            # Others are entries of a parameter group; these are what was meant by most.
+            yield from unknown_keys([key for key in one or () if str(key).endswith('mult')]
+                                    if isinstance(one, Mapping) else (),
+                                    ('lr_mult', 'decay_mult'), f'{path}.custom_keys.{name}',
+                                    'mmengine')
+
+
+def _check_ranges(part: Mapping[str, Any]) -> Iterator[str]:
+    """Numbers of the right type that cannot be meant."""
+    loop, clip = (part.get('train_cfg') or {}), (part.get('optim_wrapper') or {}).get('clip_grad')
+    for name in ('max_iters', 'max_epochs', 'val_interval'):
+        if type(loop.get(name)) in (int, float) and loop[name] < 1:
+            yield f'`train_cfg.{name}` should be at least 1, but got {loop[name]}; correct it'
+    for name in ('max_norm', 'clip_value'):
+        value = clip.get(name) if isinstance(clip, Mapping) else None
+        if isinstance(value, (int, float)) and value <= 0:
+            yield (f'`optim_wrapper.clip_grad.{name}` should be positive (others turn gradients '
+                   f'round or take them away), but got {value}; correct it')
+    seed = (part.get('randomness') or {}).get('seed')
+    if type(seed) is int and not 0 <= seed < 2**32:
+        yield f'`randomness.seed` should be in [0, 2**32), but got {seed}; correct it'
 
 
 def _check_amp(wrapper: Mapping[str, Any]) -> Iterator[str]:
@@ -215,7 +278,8 @@ def _check_amp(wrapper: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_loader(given: Mapping[str, Any], path: str) -> Iterator[str]:
     """Numbers that torch refuses, by themselves or together; no worker is started by that."""
-    names = ('batch_size', 'num_workers', 'persistent_workers', 'prefetch_factor', 'timeout')
+    names = ('batch_size', 'drop_last', 'num_workers', 'persistent_workers', 'prefetch_factor',
+             'timeout')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # more workers than cores: the run itself says so

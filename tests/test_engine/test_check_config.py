@@ -130,12 +130,41 @@ def test_what_is_taken_starts_or_is_refused(tiny_config):
     ('model.policy', dict(_delete_=True, pretrained='x'),
      '`model.policy.type` should be the name of a class, but is not there'),
     ('train_dataloader.batch_size', 'x', '`train_dataloader.batch_size` should be int'),
+    ('model.test_cfg.temperature', -1.0,
+     '`model.test_cfg.temperature` should be at least 0 (0: greedy), but got -1.0'),
+    ('model.test_cfg.top_p', 5, '`model.test_cfg.top_p` should be in (0, 1]'),
+    ('model.train_cfg.top_p', 0, '`model.train_cfg.top_p` should be in (0, 1]'),
+    ('model.train_cfg.top_k', -3, '`model.train_cfg.top_k` should be at least 0'),
+    ('model.test_cfg.max_new_tokens', 0, '`model.test_cfg.max_new_tokens` should be at least 1'),
+    ('model.train_cfg.kl_coef', -1, '`model.train_cfg.kl_coef` should be at least 0'),
+    ('model.policy.attn_implementation', 'flash', '`model.policy.attn_implementation` should be'),
+    ('train_cfg.max_iters', 0, '`train_cfg.max_iters` should be at least 1, but got 0'),
+    ('train_cfg.val_interval', -1, '`train_cfg.val_interval` should be at least 1'),
+    ('train_cfg.rewards.box_iou.weight', 'heavy',
+     "`train_cfg.rewards.box_iou.weight` should be float, but got 'heavy'"),
+    ('optim_wrapper.clip_grad.max_norm', -1.0, '`optim_wrapper.clip_grad.max_norm` should be pos'),
+    ('optim_wrapper.paramwise_cfg', ['visual'], '`optim_wrapper.paramwise_cfg` should be dict'),
+    ('optim_wrapper.paramwise_cfg', dict(lr_mult=0.1), '`optim_wrapper.paramwise_cfg.lr_mult`'),
+    ('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(visual=0.1)),
+     '`optim_wrapper.paramwise_cfg.custom_keys.visual` should be dict, but got 0.1'),
+    ('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(visual=dict(lrmult=0.1))),
+     '`optim_wrapper.paramwise_cfg.custom_keys.visual.lrmult`'),
+    ('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(visual=dict(lr_mult='x'))),
+     '`optim_wrapper.paramwise_cfg.custom_keys.visual.lr_mult` should be float'),
+    ('optim_wrapper', None, '`optim_wrapper` should be there beside'),
+    ('test_evaluator', None, 'set it, or leave all three out'),
+    ('train_dataloader.dataset', None, '`train_dataloader` needs the entry `dataset`'),
+    ('train_dataloader.batch_size', None, '`train_dataloader.batch_size` should be int'),
+    ('randomness.seed', -1, '`randomness.seed` should be in [0, 2**32), but got -1'),
+    ('log_level', 'LOUD', "`log_level` should be 'DEBUG', 'INFO'"),
+    ('strategy', dict(type='mmdpad.FSDP2Strategy', param_dtype='bf16'),
+     "`strategy.param_dtype` should be one of 'float32'"),
     ('train_dataloader.workers', 1, 'did you mean `num_workers`?'),
     ('train_dataloader.batch_size', 0, '`train_dataloader`: batch_size should be a positive'),
-    ('val_dataloader', dict(num_workers=0, persistent_workers=True),
-     '`val_dataloader`: persistent_workers option needs num_workers > 0'),
-    ('val_dataloader', dict(num_workers=0, persistent_workers=False, prefetch_factor=2),
-     '`val_dataloader`: prefetch_factor option could only be specified in multiprocessing'),
+    ('test_dataloader', dict(num_workers=0, persistent_workers=True),
+     '`test_dataloader`: persistent_workers option needs num_workers > 0'),
+    ('test_dataloader', dict(num_workers=0, persistent_workers=False, prefetch_factor=2),
+     '`test_dataloader`: prefetch_factor option could only be specified in multiprocessing'),
     ('test_dataloader.timeout', -1, '`test_dataloader`: timeout option should be non-negative'),
     ('train_dataloader.dataset.pipeline.2', 'x',
      "`train_dataloader.dataset.pipeline.2` should be a dict with a `type`, but got 'x'"),
@@ -170,6 +199,8 @@ def test_what_is_told(tiny_config, key, value, told):
     ('optim_wrapper.optimizer.lr', 1), ('train_dataloader.num_workers', 2.0),
     ('default_hooks.timer', None), ('train_dataloader.dataset.indices', [0, 1]),
     ('optim_wrapper.paramwise_cfg', dict(bias_decay_mult=0.0)),
+    ('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(visual=dict(lr_mult=0.1, eps=1e-6)))),
+    ('val_interval', -1), ('log_level', 10),
     ('model.train_cfg.clip_ratio_high', 0.3), ('randomness.seed', None),
     ('optim_wrapper.type', 'AmpOptimWrapper'), ('visualizer.vis_backends', [])])
 def test_what_is_right_is_taken(tiny_config, key, value):
@@ -181,3 +212,18 @@ def test_what_a_test_does_not_read_may_be_wrong(tiny_config):
     tiny_config.merge_from_dict({'train_dataloader.batch_size': 'x', 'train_cfg.max_iters': 'x'})
     assert len(check_config(tiny_config).problems) == 2
     assert check_config(tiny_config, training=False).problems == []
+
+
+def test_multipliers_of_a_policy_with_tied_weights(tiny_config):
+    """mmengine's constructor gives the optimizer a weight of two names twice, which torch refuses.
+    """
+    tiny_config.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(visual=dict(lr_mult=0.1)))
+    runner = build_runner(tiny_config)
+    model = runner.model.policy.model
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    groups = runner.build_optim_wrapper(runner.optim_wrapper).param_groups
+    rates = {id(weight): group['lr'] for group in groups for weight in group['params']}
+    lr = tiny_config.optim_wrapper.optimizer.lr
+    assert sum(len(group['params']) for group in groups) == len(rates)
+    assert {rates[id(weight)] for weight in model.model.visual.parameters()} == {lr * 0.1}
+    assert rates[id(model.lm_head.weight)] == lr

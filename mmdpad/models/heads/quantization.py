@@ -43,8 +43,9 @@ def quantization_config(quantization: Mapping[str, Any],
                          'be trained, but `lora` is None; set it, for example `lora=dict(r=64)`')
     known = inspect.signature(BitsAndBytesConfig).parameters.keys() - {'kwargs'}
     if unknown := sorted(quantization.keys() - known):
-        raise ValueError(f'`quantization` should hold arguments of transformers.BitsAndBytesConfig '
-                         f'({", ".join(sorted(known))}), but got {unknown}; correct or remove them')
+        raise ValueError(f'`quantization` should hold arguments of '
+                         f'transformers.BitsAndBytesConfig, but got {unknown}; correct or remove '
+                         f'them: it takes {", ".join(sorted(known))}')
     if not (quantization.get('load_in_4bit') or quantization.get('load_in_8bit')):
         raise ValueError(f'`quantization` should hold `load_in_4bit=True` or `load_in_8bit=True`, '
                          f'but got {dict(quantization)}; add one, or leave `quantization` out')

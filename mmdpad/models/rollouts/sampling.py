@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,30 @@ class Sampling(NamedTuple):
     top_k: int
     seed: int | Sequence[int]
     prompt_numbers: Sequence[int]
+
+
+# Of each setting: what it should be, and whether a value is.
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = dict(
+    temperature=('at least 0 (0: greedy)', lambda value: 0 <= value < float('inf')),
+    max_new_tokens=('at least 1', lambda value: value >= 1),
+    top_p=('in (0, 1] (1: off)', lambda value: 0 < value <= 1),
+    top_k=('at least 0 (0: off)', lambda value: value >= 0))
+
+
+def check_sampling(settings: Mapping[str, Any], where: str) -> None:
+    """See that settings of sampling are in their ranges.
+
+    Args:
+        settings: Among others ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k``.
+        where: The key that holds them, for the message.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name, (wanted, holds) in _RANGES.items():
+        if name in settings and not holds(settings[name]):
+            raise ValueError(f'`{where}.{name}` should be {wanted}, but got {settings[name]}; '
+                             f'correct it')
 
 
 class Responses(NamedTuple):

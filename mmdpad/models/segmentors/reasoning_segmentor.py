@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmdpad.models.non_finite import naming_samples, shared_message
 from mmdpad.models.precision import find_untrainable_weights
+from mmdpad.models.rollouts.sampling import check_sampling
 from mmdpad.prompts import (
     MAX_OBJECTS,
     parse_response,
@@ -93,6 +94,7 @@ class ReasoningSegmentor(BaseDetector):
                 f"use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or "
                 f'leave `importance_cap` out')
         self.test_cfg = {'temperature': 0.0, 'max_new_tokens': 1024, **(test_cfg or {})}
+        check_sampling(self.test_cfg, 'test_cfg')
         self.register_state_dict_post_hook(drop_frozen)
         self._register_load_state_dict_pre_hook(check_fit, with_module=True)
         self.register_load_state_dict_post_hook(expect_no_frozen)
@@ -387,6 +389,9 @@ def split_train_cfg(config: dict) -> tuple[dict, dict, dict]:
     if not config.get('temperature', 1.0) > 0:
         raise ValueError(f'`train_cfg.temperature` should be positive, but got '
                          f'{config["temperature"]}')
+    check_sampling(config, 'train_cfg')
+    if config.get('kl_coef', 0.0) < 0:
+        raise ValueError(f'`train_cfg.kl_coef` should be at least 0, but got {config["kl_coef"]}')
     for name, known in (('kl_in', ('loss', 'reward')), ('truncated', ('count', 'mask'))):
         if config.get(name, options[name]) not in known:
             raise ValueError(f'`train_cfg.{name}` should be one of {known}, but got '
