@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import os.path as osp
+from collections.abc import Iterable, Iterator
 
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
 from mmdpad.datasets.reasoning_dataset import for_evaluation
+from mmdpad.models import VLMReasoningHead
+from mmdpad.models.heads.policy_source import check_policy
 from mmdpad.registry import MODELS
 
 from .check_config import check_config
 from .checkpoints import read_meta
+from .config_nodes import Node
 from .stopping import leave_no_handler, shield_workers
 
 # mmengine's own default hooks.
@@ -33,9 +37,11 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
             are not checked.
 
     Raises:
-        UnsuitableConfig: The problems that :func:`check_config` finds, one line each.
+        UnsuitableConfig: The problems that :func:`check_config` finds, or those of a policy's
+            folder, one line each.
     """
-    if problems := check_config(config, training).problems:
+    found = check_config(config, training)
+    if problems := [*found.problems] or list(_check_policies(found.nodes)):
         raise UnsuitableConfig('\n'.join(problems))
     warning = keep_seed(config)
     # A tied weight has two names, by which mmengine's constructor would train it twice.
@@ -63,6 +69,16 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
     if warning:
         runner.logger.warning(warning)
     return runner
+
+
+def _check_policies(nodes: Iterable[Node]) -> Iterator[str]:
+    """Problems of the folders that policies are loaded from."""
+    for node in nodes:
+        if isinstance(node.kind, type) and issubclass(node.kind, VLMReasoningHead):
+            try:
+                check_policy(node.entry)
+            except (OSError, ValueError, ImportError) as error:
+                yield from (f'`{node.path}`: {line}' for line in str(error).splitlines())
 
 
 def keep_seed(config: Config) -> str | None:

@@ -60,6 +60,7 @@ def test_it_is_refused_in_the_cache_of_the_hub(folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('command', [
     ['tools/train.py', '--dry-run'], ['tools/test.py', '--dry-run'], ['tools/train.py', '--smoke'],
+    ['tools/train.py'], ['tools/test.py'],
     ['tools/analysis_tools/estimate_cost.py']], ids=' '.join)
 def test_commands_say_it_in_a_line(command, folder, tiny_config, run_here, tmp_path):
     tool, *flags = command
@@ -68,3 +69,4 @@ def test_commands_say_it_in_a_line(command, folder, tiny_config, run_here, tmp_p
     told = run_here(tool, tmp_path / 'config.py', *flags)
     assert told.returncode == 1
     assert 'adapter_config.json lies beside' in told.stdout + told.stderr
+    assert 'Traceback' not in told.stderr
