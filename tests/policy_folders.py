@@ -40,6 +40,7 @@ class Case:
         same: Whether log-probabilities are those of the plain folder, to 1e-5; for what is read.
         needs: Packages without which the case is skipped.
         vocabulary: Of the plain folder, see there; 'qwen' where the tokenizer is rewritten.
+        slow: Whether it is left to the slow tests, since another test has its like.
     """
 
     make: Callable[[Path], None]
@@ -50,6 +51,7 @@ class Case:
     same: bool = True
     needs: tuple[str, ...] = ()
     vocabulary: str = 'miniature'
+    slow: bool = False
 
 
 CASES: dict[str, Case] = {}

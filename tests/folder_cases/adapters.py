@@ -42,7 +42,8 @@ REFUSED = [
 
 
 for name, settings in TARGETS.items():
-    @case(f'below an adapter: {name}', policy=dict(lora=dict(r=4, **settings)), needs=('peft', ))
+    @case(f'below an adapter: {name}', policy=dict(lora=dict(r=4, **settings)), needs=('peft', ),
+          slow=True)
     def _(folder: Path) -> None:
         """It starts without effect."""
 

@@ -20,12 +20,12 @@ def write(folder: Path, template: str, file: str = FILES[0]) -> None:
 
 
 for kind, (opens, _) in OPENED.items():
-    @case(f'the chat template of {kind}', same=False)
+    @case(f'the chat template of {kind}', same=False, slow=True)
     def _(folder: Path, template: str = opens) -> None:
         write(folder, template)
 
 for kind, template in {**TEXT_ONLY, 'ignores add_generation_prompt': NO_TURN}.items():
-    @case(f'a chat template that {kind}', refused=REFUSED[kind])
+    @case(f'a chat template that {kind}', refused=REFUSED[kind], slow=True)
     def _(folder: Path, template: str = template) -> None:
         write(folder, template)
 

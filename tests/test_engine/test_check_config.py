@@ -16,6 +16,8 @@ from mmdpad.utils import override
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(ROOT.glob('configs/dpad/*.py'))
+FEW = ('tiny_shapes', 'tiny_shapes_sft', 'qwen7b_reasonseg', 'qwen7b_qlora_reasonseg',
+       'qwen7b_fsdp_reasonseg', 'qwen7b_vllm_reasonseg')
 READ = re.compile(r'(model|(train|val|test)_(dataloader|cfg|evaluator)|optim_wrapper|strategy|'
                   r'param_scheduler|(default|custom)_hooks|env_cfg|visualizer|log_processor|'
                   r'randomness|model_wrapper_cfg)$')
@@ -82,7 +84,9 @@ def faults(name, count):
             yield f'{key}={value!r}: taken'
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', [
+    path if path.stem in FEW else pytest.param(path, marks=pytest.mark.slow) for path in CONFIGS],
+    ids=lambda path: path.stem)
 def test_some_values_of_other_kinds(path):
     assert list(faults(path, count=30)) == []
 
