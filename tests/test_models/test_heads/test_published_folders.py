@@ -70,7 +70,8 @@ def dry(folder: Path, case: Case, config: Config) -> list[str]:
 
 
 @pytest.mark.parametrize('name', [
-    pytest.param(name, marks=pytest.mark.slow if case.slow else ()) for name, case in CASES.items()])
+    pytest.param(name, marks=pytest.mark.slow if case.slow else ())
+    for name, case in CASES.items()])
 def test_the_load_and_the_dry_run_agree(name, plain, config, tmp_path):
     case = CASES[name]
     if missing := [package for package in case.needs if find_spec(package) is None]:
