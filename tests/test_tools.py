@@ -198,7 +198,6 @@ def test_what_is_not_there_is_named_at_once(run_here, command, message):
 
 
 @pytest.mark.parametrize('override, message', [
-    ('model.policy.pretrained=./no/such/policy', 'no/such/policy'),
     ('model.decoder.checkpoint=no/such/sam.pth', 'no/such/sam.pth'),
     ('custom_hooks.0.discriminator.model_name=local-dir:no/such/clip', 'no/such/clip'),
 ])
@@ -210,6 +209,15 @@ def test_bad_paths_stop_a_run_before_training(run_here, capsys, shapes_data, tmp
                  *options_here(shapes_data, **overrides))
     assert message in str(error.value).splitlines()[-1]
     assert 'Iter(train)' not in ''.join(capsys.readouterr())
+
+
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_a_policy_that_is_not_there_ends_a_run_in_a_line(run_here, shapes_data, tmp_path, tool):
+    result = run_here(f'tools/{tool}.py', CONFIG, '--work-dir', tmp_path, *options_here(
+        shapes_data, **{'model.policy.pretrained': './no/such/policy'}))
+    assert result.returncode == 1 and 'Iter(train)' not in result.stdout
+    assert "but 'no/such/policy' is not there" in result.stderr
+    assert 'Traceback' not in result.stderr
 
 
 @pytest.mark.parametrize('tool, loader', [('train', 'train'), ('test', 'test')])
