@@ -9,7 +9,8 @@ on purpose: no wheel of it exists for a current torch, and pip's own attempt to 
 `mmdpad build-mmcv` builds it, and `import mmdpad` says so where it is missing.
 
 mmdpad/.mim, where OpenMMLab's tools look for configs, holds links to configs/, tools/ and
-model-index.yml; in a wheel or sdist their files take the links' place.
+model-index.yml, and mmdpad/configs, where MMEngine's pure Python style does, links to the file that
+reads them from there; in a wheel or sdist their files take the links' place.
 """
 
 import runpy
@@ -36,7 +37,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['mmdpad', 'mmdpad.*']),
     package_data={'mmdpad': [
-        'testing/weights/*', 'testing/weights/**/*', '.mim/model-index.yml',
+        'testing/weights/*', 'testing/weights/**/*', 'configs/**/*.py', '.mim/model-index.yml',
         *(f'.mim/configs/**/*.{kind}' for kind in ('py', 'yml', 'md')),
         *(f'.mim/tools/**/*.{kind}' for kind in ('py', 'sh', 'txt'))]},
     entry_points={'console_scripts': ['mmdpad = mmdpad.cli:main']},

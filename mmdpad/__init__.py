@@ -79,13 +79,18 @@ def _restore_find_loader() -> None:
 
 
 def _offer_configs() -> None:
-    """Lets mmengine find our configs under `mmdpad::`, such as `mmdpad::dpad/tiny_shapes.py`.
+    """Lets mmengine find our configs under `mmdpad::`, such as `mmdpad::dpad/tiny_shapes.py`, and in
+    its pure Python style under `mmdpad.configs`.
 
     mmengine asks for the place of a distribution first, and that of an editable install is not
     where its package is; for the name of a module that is no distribution it takes the module's.
     """
+    import mmengine.config.config as reader
     from mmengine.config.utils import MODULE2PACKAGE
-    MODULE2PACKAGE['mmdpad'] = 'mmdpad.version'
+    place = 'mmdpad.version'
+    MODULE2PACKAGE['mmdpad'] = place
+    find = reader.get_installed_path
+    reader.get_installed_path = lambda package: find(place if package == 'mmdpad' else package)
 
 
 def _drop_misleading_warning() -> None:

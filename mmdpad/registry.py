@@ -3,19 +3,34 @@
 
 Every registry is a child of mmdet's, so with ``default_scope='mmdpad'`` a config finds our
 classes, mmdet's and mmengine's without a prefix; from a config whose scope is mmdet, ours are
-``mmdpad.Name``. ``locations`` lets mmengine import the module that registers a name on demand.
+``mmdpad.Name``, and so they are from any other. ``locations`` lets mmengine import the module that
+registers a name on demand.
 """
 
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
 from mmdet import registry as _mmdet
+from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.registry import INFERENCERS as INFERENCERS_OF_MMENGINE
 from mmengine.registry import STRATEGIES as STRATEGIES_OF_MMENGINE
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry
+
+
+def _root(registry: Registry) -> Registry:
+    return registry if registry.parent is None else _root(registry.parent)
 
 
 def _child(name: str, parent: Registry, *locations: str) -> Registry:
     # A registry searches its ancestors' names but does not import their modules: name them here.
-    return Registry(name, parent=parent, scope='mmdpad',
-                    locations=[*parent._locations, *locations])
+    child = Registry(name, parent=parent, scope='mmdpad',
+                     locations=[*parent._locations, *locations])
+    # From a scope that is neither mmdet's nor ours mmengine asks the root for `mmdpad.Name`, which
+    # looks at its own children only.
+    _root(parent).children.setdefault('mmdpad', child)
+    return child
 
 
 MODELS = _child('model', _mmdet.MODELS, 'mmdpad.models')
@@ -45,3 +60,60 @@ VISBACKENDS = _child('vis_backend', _mmdet.VISBACKENDS)
 # Kinds that mmdet does not know. The discriminative term holds a model, hence two places.
 REWARDS = Registry('reward', scope='mmdpad', locations=['mmdpad.rewards', 'mmdpad.models'])
 ROLLOUTS = Registry('rollout', scope='mmdpad', locations=['mmdpad.models'])
+
+
+def resolve(entry: Mapping[str, Any], registry: Registry, scope: str | None = None) -> Any:
+    """What the ``type`` of a config's entry means: the class or function that a build would call.
+
+    Code that asks whether an entry is of some kind asks this (or :func:`is_kind`) and never
+    compares names: a ``type`` may be a name, one with a scope (``mmdpad.Name``,
+    ``mmdet.mmdpad.Name``), the path of a class (``mmdpad.models.SAMDecoder``), or the class itself
+    or the stand-in for it that MMEngine's pure Python style has.
+
+    Args:
+        entry: A dict with a ``type``; its ``_scope_``, which a config inherited by
+            ``PACKAGE::NAME`` has, counts as in a build.
+        registry: Where a name is looked up.
+        scope: Of what is around the entry; None for the default scope of the moment.
+
+    Returns:
+        None where it means nothing, or there is no ``type``.
+    """
+    kind = entry.get('type')
+    if isinstance(kind, (LazyObject, LazyAttr)):
+        kind = kind.build()
+    if not isinstance(kind, str):
+        return kind if callable(kind) else None
+    current = DefaultScope.get_current_instance()
+    scope = entry.get('_scope_') or scope or (current and current.scope_name)
+    try:
+        return _in_scope(registry, scope).get(kind)
+    except (ImportError, AttributeError, RuntimeError):  # a dotted path to something else
+        return None
+
+
+def is_kind(entry: Mapping[str, Any], kinds: type | tuple[type, ...], registry: Registry,
+            scope: str | None = None) -> bool:
+    """Whether an entry's ``type`` means one of these classes or a subclass; see :func:`resolve`."""
+    found = resolve(entry, registry, scope)
+    return isinstance(found, type) and issubclass(found, kinds)
+
+
+def type_name(entry: Mapping[str, Any]) -> str:
+    """The ``type`` of a config's entry as people are told it."""
+    kind = entry.get('type')
+    return kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+
+
+def _in_scope(registry: Registry, scope: str | None) -> Registry:
+    """The relative of a registry that has this scope, or itself where there is none."""
+    if scope is None or scope == registry.scope:
+        return registry
+    with suppress(ImportError, AttributeError):
+        import_module(f'{scope}.registry')
+    places = [_root(registry)]
+    for place in places:
+        if place.scope == scope:
+            return place
+        places += place.children.values()
+    return registry

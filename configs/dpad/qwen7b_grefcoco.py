@@ -16,7 +16,6 @@ train_dataloader = dict(
     persistent_workers=True,
     drop_last=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    collate_fn=dict(type='pseudo_collate'),
     dataset=dict(_base_.val_dataloader.dataset, split='train', test_mode=False, num_samples=3000,
                  sample_seed=9))
 val_dataloader = dict(dataset=dict(num_samples=500))

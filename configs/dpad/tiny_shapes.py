@@ -51,7 +51,6 @@ train_dataloader = dict(
     persistent_workers=True,
     drop_last=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    collate_fn=dict(type='pseudo_collate'),
     dataset=dict(type='ReasonSegDataset', data_root=data_root, split='train', pipeline=pipeline))
 val_dataloader = dict(batch_size=64, num_workers=1,
                       dataset=dict(data_root=data_root, pipeline=pipeline))

@@ -18,9 +18,15 @@ from mmengine.infer import BaseInferencer
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmdpad.datasets.transforms import pixel_limit
+from mmdpad.datasets.transforms import (
+    LoadInstanceMasks,
+    LoadReasonSegMask,
+    TargetsFromMask,
+    TargetsFromSolution,
+    pixel_limit,
+)
 from mmdpad.models.weights import load_strictly, read_state_dict
-from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS
+from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS, is_kind
 from mmdpad.utils import find_config, open_config
 from mmdpad.utils.threads import follow_free_cores
 
@@ -29,7 +35,7 @@ from .inputs import ImageInput, Query, pair_queries
 from .streaming import Watcher, stream
 
 # Steps of a test pipeline that need the truth.
-_TRUTH_STEPS = ('LoadReasonSegMask', 'LoadInstanceMasks', 'TargetsFromMask', 'TargetsFromSolution')
+_TRUTH_STEPS = (LoadReasonSegMask, LoadInstanceMasks, TargetsFromMask, TargetsFromSolution)
 _REMEDY = ('`weights` should be a checkpoint that tools/train.py wrote for this config; without it '
            'the weights which the config names are used')
 
@@ -209,11 +215,11 @@ class ReasonSegInferencer(BaseInferencer):
 
 def build_pipeline(cfg: Config) -> Compose:
     """The steps that prepare an image and a question, see :class:`ReasonSegInferencer`."""
-    steps = cfg.get('inference_pipeline')
-    if steps is None:
-        steps = [step for step in cfg.test_dataloader.dataset.pipeline
-                 if step['type'].split('.')[-1] not in _TRUTH_STEPS]
     with DefaultScope.overwrite_default_scope('mmdpad'):
+        steps = cfg.get('inference_pipeline')
+        if steps is None:
+            steps = [step for step in cfg.test_dataloader.dataset.pipeline
+                     if not is_kind(step, _TRUTH_STEPS, TRANSFORMS)]
         return Compose([TRANSFORMS.build(step) for step in steps])
 
 

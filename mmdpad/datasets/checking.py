@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmdpad.registry import DATASETS
+from mmdpad.registry import DATASETS, type_name
 from mmdpad.utils import LOADERS
 
 from .errors import DatasetError, collecting
@@ -63,7 +63,7 @@ def check_dataset(config: dict, load: int = 0) -> str:
     Raises:
         DatasetError: All that is wrong.
     """
-    return check_items(DATASETS.build(config), config['type'], load)
+    return check_items(DATASETS.build(config), type_name(config), load)
 
 
 def check_items(dataset: Any, name: str, load: int = 0) -> str:

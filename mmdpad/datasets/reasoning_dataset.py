@@ -13,7 +13,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from mmdpad.registry import DATASETS
+from mmdpad.registry import DATASETS, is_kind
 
 from .errors import SHOWN, DatasetError, collecting
 from .transforms.probing import change_parts, pixel_limit
@@ -138,13 +138,9 @@ def for_evaluation(dataset: Any) -> Any:
     """The config of a data set with ``test_mode=True`` where it does not say: every
     :class:`ReasoningDataset` in it, however wrapped. What is no config stays as it is."""
     def change(config: Mapping[str, Any]) -> Mapping[str, Any]:
-        kind = config.get('type')
-        try:
-            kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-        except (ImportError, AttributeError):  # a dotted path to something else
+        if 'test_mode' in config or not is_kind(config, ReasoningDataset, DATASETS):
             return config
-        is_ours = isinstance(kind, type) and issubclass(kind, ReasoningDataset)
-        return dict(config, test_mode=True) if is_ours and 'test_mode' not in config else config
+        return dict(config, test_mode=True)
 
     return change_parts(dataset, change)
 

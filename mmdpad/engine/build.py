@@ -74,7 +74,7 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
 def _check_policies(nodes: Iterable[Node]) -> Iterator[str]:
     """Problems of the folders that policies are loaded from."""
     for node in nodes:
-        if isinstance(node.kind, type) and issubclass(node.kind, VLMReasoningHead):
+        if node.is_kind(VLMReasoningHead):
             try:
                 check_policy(node.entry)
             except (OSError, ValueError, ImportError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import init_dist
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.precision import find_untrainable, find_wrong_dtype
-from mmdpad.registry import PARAM_SCHEDULERS
+from mmdpad.registry import OPTIM_WRAPPERS, PARAM_SCHEDULERS, STRATEGIES, is_kind, type_name
 from mmdpad.utils import LOADERS
 from mmdpad.utils.argument_types import find_wrong_types
 
@@ -101,14 +101,16 @@ def check_config(config: Config, training: bool = True) -> Findings:
 
 def find_wrong_strategy(config: Mapping[str, Any]) -> str | None:
     """The problem with a config's ``strategy``, with its remedy; None if it is valid."""
+    from .strategies import FSDP2Strategy  # here: strategies build upon this module
     strategy = config.get('strategy')
     if strategy is None:
         return None
-    if strategy.get('type') == STRATEGY:
+    # mmengine builds it before it knows the config's scope.
+    if is_kind(strategy, FSDP2Strategy, STRATEGIES, 'mmengine'):
         return next((problem for key in ('param_dtype', 'reduce_dtype')
                      if isinstance(strategy.get(key), str) and (problem := find_wrong_dtype(
                          f'strategy.{key}', strategy[key]))), None)
-    return (f'`strategy.type` should be {STRATEGY!r}, but got {strategy.get("type")!r}: '
+    return (f'`strategy.type` should be {STRATEGY!r}, but got {type_name(strategy)!r}: '
             f'`GRPOTrainLoop` accumulates gradients itself, which the optimizer wrappers of '
             f"mmengine's other strategies (DeepSpeed, ColossalAI) cannot. Leave `strategy` out "
             f'for plain data parallel training')
@@ -211,7 +213,7 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_section(env.get('dist_cfg'), 'env_cfg.dist_cfg', init_dist, closed=False)
     yield from _check_section(part.get('randomness'), 'randomness', seeding)
     yield from _check_section(part.get('auto_scale_lr'), 'auto_scale_lr', scaling)
-    if str(wrapper.get('type')).endswith('AmpOptimWrapper'):
+    if is_kind(wrapper, AmpOptimWrapper, OPTIM_WRAPPERS):
         yield from _check_amp(wrapper)
     yield from _check_section(wrapper.get('clip_grad'), 'optim_wrapper.clip_grad', clipping)
     yield from _check_multipliers(wrapper.get('paramwise_cfg'), 'constructor' in wrapper)
@@ -310,9 +312,9 @@ def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:
     if 'optimizer' not in wrapper and 'constructor' not in wrapper:
         yield '`optim_wrapper` needs the entry `optimizer`; add it'
         return
-    if wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+    if is_kind(wrapper, AmpOptimWrapper, OPTIM_WRAPPERS) and not torch.cuda.is_available():
         wrapper = {key: value for key, value in wrapper.items() if key not in _BY_PRECISION}
-        wrapper['type'] = 'OptimWrapper'
+        wrapper['type'] = OptimWrapper
     if 'constructor' in wrapper:
         return  # it may need the real model
     path, entry = 'optim_wrapper', given
@@ -333,7 +335,6 @@ def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_precision(nodes: list[Node]) -> Iterator[str]:
     for node in nodes:
-        if node.path == 'model.policy' and inspect.isclass(node.kind) and issubclass(
-                node.kind, VLMReasoningHead):
+        if node.path == 'model.policy' and node.is_kind(VLMReasoningHead):
             if problem := find_untrainable(node.entry, node.path):
                 yield problem

@@ -45,27 +45,25 @@ class Node:
         path: Keys and indices with dots, as ``--cfg-options`` takes them.
         entry: The dict itself; changes of it change the config.
         registry: Where its kind is looked up first.
+        scope: The ``_scope_`` around it; None for the default scope.
     """
 
     path: str
     entry: dict
     registry: Registry
+    scope: str | None = None
 
     @property
     def kind(self) -> Any:
         """What its ``type`` means, a class or a function; None where it means nothing."""
-        name = self.entry['type']
-        if not isinstance(name, str):
-            return name
         # With the registry of its key first: a name may be in several.
-        for place in (self.registry, *REGISTRIES):
-            try:
-                found = place.get(name)
-            except (ImportError, AttributeError):  # a dotted path to something else
-                found = None
-            if found is not None:
-                return found
-        return None
+        return next((found for place in (self.registry, *REGISTRIES)
+                     if (found := registry.resolve(self.entry, place, self.scope)) is not None),
+                    None)
+
+    def is_kind(self, kinds: type | tuple[type, ...]) -> bool:
+        """Whether its ``type`` means one of these classes or a subclass."""
+        return isinstance(self.kind, type) and issubclass(self.kind, kinds)
 
 
 def find_nodes(config: Mapping[str, Any]) -> Iterator[Node]:
@@ -75,17 +73,18 @@ def find_nodes(config: Mapping[str, Any]) -> Iterator[Node]:
             yield from _walk(value, key, _BY_KEY.get(key, registry.RUNNERS))
 
 
-def _walk(value: Any, path: str, where: Registry) -> Iterator[Node]:
+def _walk(value: Any, path: str, where: Registry, scope: str | None = None) -> Iterator[Node]:
     if isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
-            yield from _walk(item, f'{path}.{number}', where)
+            yield from _walk(item, f'{path}.{number}', where, scope)
     elif isinstance(value, dict):
         if 'type' in value and not path.endswith(_FUNCTIONS_BY_NAME):
-            yield Node(path, value, where)
+            yield Node(path, value, where, scope)
+        scope = value.get('_scope_') or scope
         for key, item in value.items():
             inner = where
             if where is not registry.MODELS or key in ('discriminator', 'rollout_engine',
                                                        'init_cfg'):
                 # Within a model, `train_cfg`, `sampler` and the like are the model's own.
                 inner = _BY_KEY.get(key, where)
-            yield from _walk(item, f'{path}.{key}', inner)
+            yield from _walk(item, f'{path}.{key}', inner, scope)

@@ -48,7 +48,7 @@ def find_reward(config: Mapping[str, Any]) -> dict[str, Any]:
                          f'(DiscriminativeRewardHook), but has {len(hooks)}; name a config that '
                          f'trains with the discriminative term')
     return {key: value for key, value in hooks[0].items()
-            if key not in ('type', 'weight', 'priority')}
+            if key not in ('type', '_scope_', 'weight', 'priority')}
 
 
 def find_captions(dataset: Any, path: str | None = None) -> tuple[list[CaptionItem], str]:

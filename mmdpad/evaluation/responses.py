@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mmdpad.prompts import parse_objects_solution, parse_response, to_prompt_frame
-from mmdpad.registry import REWARDS
+from mmdpad.registry import REWARDS, resolve, type_name
 from mmdpad.rewards import ChainLengthReward, RewardComposition, score_response
 from mmdpad.structures import ParseFailure, RolloutBatch
 
@@ -85,10 +85,10 @@ def build_rule_terms(rewards: Mapping[str, Mapping[str, Any]]) -> RewardComposit
         KeyError, TypeError: See :func:`mmdpad.rewards.build_term`.
     """
     for name, config in rewards.items():
-        kind = config.get('term', config).get('type', '')
-        if getattr(REWARDS.get(kind), '__module__', '').startswith('mmdpad.models'):
-            raise ValueError(f'Reward terms should need no model here, but {name!r} is a {kind}; '
-                             f'leave it out')
+        term = config.get('term', config)
+        if getattr(resolve(term, REWARDS), '__module__', '').startswith('mmdpad.models'):
+            raise ValueError(f'Reward terms should need no model here, but {name!r} is a '
+                             f'{type_name(term)}; leave it out')
     return RewardComposition(dict(rewards))
 
 

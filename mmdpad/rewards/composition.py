@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdpad.registry import REWARDS
+from mmdpad.registry import REWARDS, resolve, type_name
 from mmdpad.structures import RolloutBatch
 
 
@@ -21,15 +21,15 @@ def build_term(config: dict[str, Any]) -> Callable[[RolloutBatch], Tensor]:
         KeyError: No term of this ``type`` is registered.
         TypeError: Arguments that the term does not take, or lacks.
     """
-    function = REWARDS.get(config.get('type', ''))
+    function = resolve(config, REWARDS)
     if not inspect.isfunction(function):
         return REWARDS.build(config)
-    arguments = {key: value for key, value in config.items() if key != 'type'}
+    arguments = {key: value for key, value in config.items() if key not in ('type', '_scope_')}
     try:
         inspect.signature(function).bind(None, **arguments)
     except TypeError as error:
-        raise TypeError(f'Reward term {config["type"]!r} should take a rollout and the arguments '
-                        f'{sorted(arguments)} of the config, but: {error}') from error
+        raise TypeError(f'Reward term {type_name(config)!r} should take a rollout and the '
+                        f'arguments {sorted(arguments)} of the config, but: {error}') from error
     return partial(function, **arguments)
 
 

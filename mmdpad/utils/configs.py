@@ -7,9 +7,14 @@ import difflib
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
+
+# Entries of a data loader whose arguments mmengine hands on to a function as they are.
+_FUNCTIONS = ('collate_fn', 'worker_init_fn')
 
 
 def find_config(name: str | os.PathLike) -> str:
@@ -51,17 +56,44 @@ class UnreadableConfig(ValueError):
 
 
 def open_config(path: str) -> Config:
-    """``Config.fromfile``, with errors that name the file.
+    """``Config.fromfile``, with errors that name the file, and the same for every style.
 
     A ``.py`` config is a program, and so are its bases; the entries of any config name classes and
-    functions to call once something is built of it.
+    functions to call once something is built of it. ``custom_imports`` are imported for MMEngine's
+    pure Python style, too. What is inherited by ``PACKAGE::NAME`` keeps the ``_scope_`` that
+    MMEngine notes there only where that is another one than what is around it has, and not in what
+    MMEngine builds without a registry.
 
     Raises:
         UnreadableConfig: See there.
     """
     try:
-        return Config.fromfile(path)
+        config = Config.fromfile(path)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         if path.endswith('.py'):
             raise
         raise UnreadableConfig(f'config {path!r} cannot be read: {error}; correct it') from error
+    if hasattr(config, '_imported_names'):  # of the pure Python style
+        import_modules_from_strings(**(config.get('custom_imports') or {'imports': None}))
+    drop_scopes(config._cfg_dict, config.get('default_scope'))
+    return config
+
+
+def drop_scopes(value: Any, scope: str | None) -> None:
+    """Remove each ``_scope_`` that changes nothing, in place.
+
+    Args:
+        value: A part of a config.
+        scope: Of what is around it.
+    """
+    if isinstance(value, dict):
+        if value.get('_scope_') in (None, scope):
+            value.pop('_scope_', None)
+        scope = value.get('_scope_', scope)
+        for key, item in dict.items(value):  # `items` of a ConfigDict would import classes
+            if key in _FUNCTIONS and isinstance(item, dict):
+                item.pop('_scope_', None)
+            drop_scopes(item, scope)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            drop_scopes(item, scope)

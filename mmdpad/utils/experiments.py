@@ -44,12 +44,6 @@ def load_config(args: argparse.Namespace, **entries: Any) -> Config:
     except KeyValueError as error:
         raise SystemExit(f'--cfg-options do not fit config {args.config!r}: {error}; correct '
                          f'them') from error
-    for name in LOADERS:
-        # What a config inherits from `mmdpad::NAME` says so by `_scope_`, in every part; mmengine
-        # would hand this one on to the function.
-        collate = (config.get(name) or {}).get('collate_fn')
-        if isinstance(collate, dict):
-            collate.pop('_scope_', None)
     return config
 
 

@@ -99,7 +99,10 @@ def processor_name() -> str:
 def hash_config(config: Mapping[str, Any]) -> str:
     """SHA-256 of a config's entries, in any order, without those about the place of a run
     (``work_dir``, ``load_from``, ``out_file`` ...); absolute paths count by their last part."""
-    return hash_json(_without_places(dict(config.items())))  # mmengine's Config is no Mapping
+    # mmengine's Config is no Mapping; in its pure Python style it has what was imported, too.
+    imported = getattr(config, '_imported_names', ())
+    return hash_json(_without_places({key: value for key, value in config.items()
+                                      if key not in imported}))
 
 
 def hash_file(path: str) -> str:

@@ -30,7 +30,7 @@ def main() -> None:
     from mmdpad.datasets.transforms import without_pixels
     from mmdpad.evaluation.metrics import ReasonSegMetric
     from mmdpad.evaluation.stored_masks import score_predictions
-    from mmdpad.registry import DATASETS, METRICS
+    from mmdpad.registry import DATASETS, METRICS, is_kind
     from mmdpad.utils.provenance import (
         dataset_switches,
         describe_data,
@@ -43,7 +43,7 @@ def main() -> None:
     evaluators = config.test_evaluator
     evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
     chosen = [dict(metric) for metric in evaluators
-              if METRICS.get(metric['type']) is ReasonSegMetric]
+              if is_kind(metric, ReasonSegMetric, METRICS)]
     stem = Path(args.predictions).with_suffix('')
     try:
         metric = METRICS.build(dict(chosen[0] if chosen else dict(type=ReasonSegMetric),

@@ -17,7 +17,6 @@ val_dataloader = dict(
     persistent_workers=True,
     drop_last=False,
     sampler=dict(type='LengthSortedSampler'),
-    collate_fn=dict(type='pseudo_collate'),
     # test_mode keeps annotations that mark no target, as some published ones do; training skips
     # them.
     dataset=dict(type=dataset_type, data_root=data_root, split='val', pipeline=test_pipeline,

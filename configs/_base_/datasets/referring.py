@@ -12,7 +12,6 @@ referring_pipeline = [
 referring_loader = dict(
     batch_size=4,
     sampler=dict(_delete_=True, type='LengthSortedSampler'),
-    collate_fn=dict(type='pseudo_collate'),
     # mmdet's text_mode='select_first' asks the first expression of each object, as the table being
     # reproduced does; 'original' asks every expression.
     dataset=dict(_scope_='mmdpad', type='ReferringSegDataset', pipeline=referring_pipeline,

@@ -9,10 +9,11 @@ from typing import Any
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import Compose
 
-from mmdpad.registry import TRANSFORMS
+from mmdpad.registry import TRANSFORMS, is_kind, type_name
 
 from .images import MAX_PIXELS, check_max_pixels, probe_image, probe_image_bytes
 from .loading import LoadReasoningImage
+from .prompt_frame import PromptResize
 
 
 @TRANSFORMS.register_module()
@@ -67,13 +68,13 @@ def change_parts(dataset: Any, change: Callable[[Mapping[str, Any]], Mapping[str
 
 
 def _steps_of_masks(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    names = [step['type'] for step in pipeline]
-    first, last = 'LoadReasoningImage', 'PromptResize'
-    if names[0] != first or last not in names or names.index(last) == 1:
-        raise ValueError(f'A pipeline should start with {first}, then load masks, then {last}, so '
-                         f'that masks can be had without pixels, but has {names}; take a data set '
-                         'with masks')
-    return [dict(pipeline[0], type=ProbeReasoningImage.__name__), *pipeline[1:names.index(last)]]
+    last = next((number for number, step in enumerate(pipeline)
+                 if is_kind(step, PromptResize, TRANSFORMS)), 0)
+    if last < 2 or not is_kind(pipeline[0], LoadReasoningImage, TRANSFORMS):
+        raise ValueError('A pipeline should start with LoadReasoningImage, then load masks, then '
+                         'PromptResize, so that masks can be had without pixels, but has '
+                         f'{[type_name(step) for step in pipeline]}; take a data set with masks')
+    return [dict(pipeline[0], type=ProbeReasoningImage), *pipeline[1:last]]
 
 
 def pixel_limit(pipeline: Compose) -> int:

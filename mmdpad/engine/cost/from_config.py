@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
+from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import DefaultScope
+
+from mmdpad.datasets.transforms import PromptResize
+from mmdpad.engine.hooks import MaskRewardHook
+from mmdpad.engine.runner import GRPOTrainLoop
+from mmdpad.models import HFRollout, ReasoningSegmentor, SAMDecoder, VLMReasoningHead
 from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import lora_targets
@@ -16,6 +22,18 @@ from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.models.sources import find_folder
 from mmdpad.prompts import build_messages
+from mmdpad.registry import (
+    HOOKS,
+    LOOPS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    ROLLOUTS,
+    TRANSFORMS,
+    is_kind,
+    resolve,
+    type_name,
+)
 
 from .frozen import FrozenCost, clip_cost, sam_cost
 from .shapes import PolicyShape, build_on_meta, read_policy_config
@@ -24,7 +42,7 @@ from .workload import Setup, Workload, groups_in_pass
 RESPONSE_TOKENS = 200
 QUESTION = 'the object that somebody who is tired could sit down on'
 # Rollouts that compute a prompt once per response.
-REPLICATING = ('HFRollout', )
+REPLICATING = (HFRollout, )
 # Numbers of optimizer state per trained weight; those of 8-bit optimizers are a quarter of float32.
 STATE = {'AdamW': 2.0, 'Adam': 2.0, 'AdamW8bit': 0.5, 'Adam8bit': 0.5, 'SGD': 0.0}
 
@@ -66,6 +84,12 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
         FileNotFoundError: The policy's shape is not known, see :func:`read_policy_config`.
         ValueError: The config lacks something, or has an unknown value.
     """
+    with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdpad'):
+        return _read(config, response_tokens, prompt_tokens)
+
+
+def _read(config: Mapping[str, Any], response_tokens: int | None,
+          prompt_tokens: int | None) -> TrainingCost:
     policy = config['model']['policy']
     _check_lora(policy.get('lora') or {})
     model_config, source = read_policy_config(policy['pretrained'])
@@ -86,7 +110,7 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
     if response_tokens is None:
         response_tokens = min(RESPONSE_TOKENS, sampling['max_new_tokens'])
         notes.append(f'responses: {response_tokens} tokens each (assumed; --response-tokens)')
-    is_grpo = config['train_cfg']['type'] == 'GRPOTrainLoop'
+    is_grpo = is_kind(config['train_cfg'], GRPOTrainLoop, LOOPS)
     work = Workload(config['train_dataloader']['batch_size'],
                     sampling['group_size'] if is_grpo else 1, prompt_tokens, response_tokens,
                     grid, vision.merge, _argument(policy, 'attn_implementation')
@@ -137,19 +161,20 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
     accumulates = (groups < step_prompts if is_grpo else
                    wrapper.get('accumulative_counts', 1) > 1)
     kl_in_reward = options['kl_in'] == 'reward' and objective['kl_coef'] > 0
-    engine = _argument(config['model'], 'rollout_engine', ReasoningSegmentor)['type']
+    engine = _argument(config['model'], 'rollout_engine', ReasoningSegmentor)
+    replicates = is_kind(engine, REPLICATING, ROLLOUTS)
     state, step = _optimizer_numbers(wrapper['optimizer'])
     return Setup(
         weight_bytes={'float32': 4, 'bfloat16': 2, 'float16': 2, 'float64': 8}[
             _argument(policy, 'dtype')],
-        amp=wrapper.get('type') == 'AmpOptimWrapper',
+        amp=is_kind(wrapper, AmpOptimWrapper, OPTIM_WRAPPERS),
         lora_rank=(policy.get('lora') or {}).get('r', 8) if policy.get('lora') else 0,
         quantized_bytes=bytes_below,
         freeze_vision=_argument(policy, 'freeze_vision'),
         checkpointing=_argument(policy, 'gradient_checkpointing'),
         attention='eager' if _argument(policy, 'attn_implementation') == 'eager' else 'flash',
         reference=is_grpo and objective['kl_coef'] > 0,
-        rollout='none' if not is_grpo else 'replicated' if engine in REPLICATING else 'shared',
+        rollout='none' if not is_grpo else 'replicated' if replicates else 'shared',
         kept_log_probs=is_grpo and (kl_in_reward or updates * work.prompts > step_prompts),
         updates=updates, groups=groups, accumulates=accumulates,
         entropy=None if not is_grpo else 'grad' if objective['entropy_coef'] else 'no_grad',
@@ -192,7 +217,9 @@ def quantized_bytes(quantization: Mapping[str, Any]) -> float:
 def _optimizer_numbers(optimizer: Mapping[str, Any]) -> tuple[float, float]:
     """State per trained weight, and what a step takes for a moment: torch's AdamW makes the square
     roots of all second moments at once unless ``fused=True`` or ``foreach=False``."""
-    name = optimizer['type']
+    # Where the package of an optimizer is missing, so is its class.
+    name = getattr(resolve(optimizer, OPTIMIZERS), '__name__',
+                   type_name(optimizer).rpartition('.')[2])
     if name not in STATE:
         raise ValueError(f'`optim_wrapper.optimizer.type` should be one of {sorted(STATE)} '
                          f'to be estimated, but got {name!r}; set one of these by --cfg-options')
@@ -204,7 +231,8 @@ def _optimizer_numbers(optimizer: Mapping[str, Any]) -> tuple[float, float]:
 
 def _grid(config: Mapping[str, Any], patch: int, merge: int) -> tuple[int, int]:
     """Rows and columns of patches of a prompt image."""
-    sizes = [step['size'] for step in _pipeline(config) if step['type'] == 'PromptResize']
+    sizes = [step['size'] for step in _pipeline(config)
+             if is_kind(step, PromptResize, TRANSFORMS)]
     if not sizes:
         raise ValueError('`train_dataloader.dataset.pipeline` should have a `PromptResize`, which '
                          'gives the size of the prompt image, but has none; add one')
@@ -243,7 +271,7 @@ def _frozen(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
         if 'discriminator' in hook:
             costs['CLIP'] = clip_cost(hook['discriminator'], work.prompts, work.responses)
     decoder = config['model'].get('decoder')  # of others than SAM the cost is not known
-    if decoder and decoder['type'] == 'SAMDecoder':
-        draws = any(hook['type'] == 'MaskRewardHook' for hook in hooks)
+    if decoder and is_kind(decoder, SAMDecoder, MODELS):
+        draws = any(is_kind(hook, MaskRewardHook, HOOKS) for hook in hooks)
         costs['SAM'] = sam_cost(decoder, work.prompts * draws)
     return costs

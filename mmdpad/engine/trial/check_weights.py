@@ -28,7 +28,7 @@ from mmdpad.models.sources import find_folder
 def check_weights(node: Node) -> Iterator[str]:
     """Problems with the files of a model; other nodes have none."""
     for kind, check in _CHECKS.items():
-        if isinstance(node.kind, type) and issubclass(node.kind, kind):
+        if node.is_kind(kind):
             yield from (f'`{node.path}`: {problem}' for problem in check(node))
 
 

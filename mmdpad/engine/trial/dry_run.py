@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import as_built, check_items, find_datasets
@@ -31,7 +32,7 @@ from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengt
 from mmdpad.models.heads.quantization import check_trainable
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.models.sources import find_folder
-from mmdpad.registry import DATASETS
+from mmdpad.registry import DATASETS, MODEL_WRAPPERS, is_kind, type_name
 from mmdpad.rewards import RewardComposition
 from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
@@ -91,9 +92,10 @@ def format_findings(problems: list[str], notes: list[str]) -> str:
 
 def _check_packages(node: Node) -> Iterator[str]:
     """Optional packages that a part needs and that are not installed."""
-    kind, name = node.kind, str(node.entry['type'])
+    # Where the package is missing, so may be the class.
+    name = getattr(node.kind, '__name__', type_name(node.entry).rpartition('.')[2])
     needed = {
-        'pyarrow': isinstance(kind, type) and issubclass(kind, TableDataset),
+        'pyarrow': node.is_kind(TableDataset),
         'peft': bool(node.entry.get('lora')),
         'bitsandbytes': name.endswith('8bit') or bool(
             node.entry.get('quantization') or node.entry.get('load_in_4bit')),
@@ -114,7 +116,8 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
             continue
         try:
             dataset = DATASETS.build(as_built(where, entry))
-            notes.append(f'{where} ({entry["type"]}): {check_items(dataset, entry["type"], 1)}')
+            name = type_name(entry)
+            notes.append(f'{where} ({name}): {check_items(dataset, name, 1)}')
             if encoder is not None:
                 yield from (f'`{where}`: {problem}' for problem in
                             check_prompt_lengths(encoder, *asked(dataset)))
@@ -125,7 +128,7 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
         except ImportError:
             pass  # said already
         except (OSError, ValueError, TypeError, KeyError) as error:
-            yield (f'`{where}` ({entry["type"]}) cannot be read: '
+            yield (f'`{where}` ({type_name(entry)}) cannot be read: '
                    f'{type(error).__name__}: {error}; correct its paths or arguments')
     for node in find_nodes({f'{name}_evaluator': config.get(f'{name}_evaluator')
                             for name in (('val', 'test') if training else ('test', ))}):
@@ -153,8 +156,7 @@ def _check_handover(policy: Any, nodes: list[Node]) -> Iterator[str]:
     """Whether vLLM, where it samples, can take over the policy's weights."""
     if _is(policy, VLMReasoningHead, nodes):
         for node in nodes:
-            if node.path.startswith('model.rollout_engine') and isinstance(
-                    node.kind, type) and issubclass(node.kind, VLLMRollout):
+            if node.path.startswith('model.rollout_engine') and node.is_kind(VLLMRollout):
                 yield from handover_problems(policy, node.path)
 
 
@@ -175,8 +177,7 @@ def _check_responses(encoder: PromptEncoder, dataset: Any) -> Iterator[str]:
 
 
 def _is(config: Any, kind: type, nodes: list[Node]) -> bool:
-    return any(node.entry is config and isinstance(node.kind, type)
-               and issubclass(node.kind, kind) for node in nodes)
+    return any(node.entry is config and node.is_kind(kind) for node in nodes)
 
 
 def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
@@ -223,8 +224,8 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
         notes.append(f'memory: not estimated ({error})')
         return
     gpus = max(torch.cuda.device_count(), 1)
-    shards = 'strategy' in config or 'Shard' in str(
-        (config.get('model_wrapper_cfg') or {}).get('type'))
+    shards = config.get('strategy') is not None or is_kind(
+        config.get('model_wrapper_cfg') or {}, FullyShardedDataParallel, MODEL_WRAPPERS)
     report = make_report(cost, gpus)
     need = report['variants'][0]['sharded_peak' if shards and gpus > 1 else 'peak']
     notes.append(f'memory: about {need / GB:.1f} GB on a GPU, with all responses at the limit of '

@@ -19,7 +19,7 @@ from mmdpad.datasets.conversion.coco import CATEGORY
 from mmdpad.datasets.conversion.image_files import ImageFiles
 from mmdpad.datasets.tables import import_pyarrow
 from mmdpad.prompts.template import OBJECTS_KEYS
-from mmdpad.registry import DATASETS
+from mmdpad.registry import DATASETS, resolve
 
 SIZE = (160, 120)
 """(width, height) of every picture."""
@@ -44,16 +44,15 @@ def write_made_data(config: Config, folder: Path) -> Config | None:
     Returns:
         The entries of the config that change, or None for a class that is not known.
     """
-    known = _find_writer(config['type'])
+    known = _find_writer(resolve(config, DATASETS))
     if known is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     return known(config, folder)
 
 
-def _find_writer(name: Any) -> Callable[[Config, Path], Config] | None:
-    """What writes for the class of this name, or for the nearest of its bases."""
-    kind = DATASETS.get(name) if isinstance(name, str) else name
+def _find_writer(kind: Any) -> Callable[[Config, Path], Config] | None:
+    """What writes for this class, or for the nearest of its bases."""
     for base in getattr(kind, '__mro__', ()):
         if base.__name__ in _WRITERS:
             return _WRITERS[base.__name__]
@@ -192,7 +191,7 @@ def _coco(config: Config, folder: Path) -> Config:
     _write('coco', folder, folder / prefix, 'train')
     instances = json.loads((folder / 'instances.json').read_text())
     names = ((config.get('metainfo') or {}).get('classes')
-             or DATASETS.get(config['type']).METAINFO.get('classes') or (CATEGORY['name'], ))
+             or resolve(config, DATASETS).METAINFO.get('classes') or (CATEGORY['name'], ))
     instances['categories'] = [dict(id=number, name=name) for number, name in
                                enumerate([names] if isinstance(names, str) else names, start=1)]
     path = folder / config['ann_file']

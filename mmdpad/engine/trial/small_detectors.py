@@ -5,13 +5,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmengine.model import PretrainedInit
+
+from mmdpad.registry import MODELS, WEIGHT_INITIALIZERS, is_kind, resolve
+
 _WIDTHS = [8, 16, 32, 64]
 _RESNET = {'backbone.depth': 18, 'backbone.base_channels': _WIDTHS[0]}
 _SWIN = {'backbone.embed_dims': _WIDTHS[0], 'backbone.depths': [1, 1, 1, 1],
          'backbone.num_heads': [1, 1, 2, 2]}
 _FEW_BOXES = {'test_cfg.rpn.nms_pre': 20, 'test_cfg.rpn.max_per_img': 20,
               'test_cfg.rcnn.score_thr': 0.0, 'test_cfg.rcnn.max_per_img': 10}
-# By `type` of a part: what makes it small.
+# By the class of a part: what makes it small.
 _BACKBONES: dict[str, dict[str, Any]] = dict(ResNet=_RESNET, SwinTransformer=_SWIN)
 _DETECTORS: dict[str, dict[str, Any]] = dict(
     MaskRCNN={
@@ -44,8 +48,8 @@ _DETECTORS['FasterRCNN'] = {key: value for key, value in _DETECTORS['MaskRCNN'].
 def shrinking_options(model: dict[str, Any]) -> dict[str, Any] | None:
     """Options, with dots, that make the config of a detector small; None for one that is not
     known. Paths to pretrained parts are dropped in any case by :func:`find_pretrained`."""
-    options = _DETECTORS.get(model['type'])
-    backbone = _BACKBONES.get((model.get('backbone') or {}).get('type', ''))
+    options = _DETECTORS.get(_class_name(model))
+    backbone = _BACKBONES.get(_class_name(model.get('backbone') or {}))
     if options is None or backbone is None:
         return None
     return {**backbone, **options}
@@ -56,8 +60,13 @@ def find_pretrained(model: Any, path: str = '') -> dict[str, None]:
     found: dict[str, None] = {}
     if isinstance(model, dict):
         for key, value in model.items():
-            if key == 'init_cfg' and isinstance(value, dict) and value.get('type') == 'Pretrained':
+            if key == 'init_cfg' and isinstance(value, dict) and is_kind(
+                    value, PretrainedInit, WEIGHT_INITIALIZERS):
                 found[f'{path}{key}'] = None
             else:
                 found |= find_pretrained(value, f'{path}{key}.')
     return found
+
+
+def _class_name(part: dict[str, Any]) -> str:
+    return getattr(resolve(part, MODELS, 'mmdet'), '__name__', '')

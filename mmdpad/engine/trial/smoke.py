@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmcv.transforms import Resize
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.rollouts import DrawingEngine
-from mmdpad.registry import LOOPS, MODELS, ROLLOUTS
+from mmdpad.registry import LOOPS, MODELS, OPTIM_WRAPPERS, ROLLOUTS, is_kind, type_name
 from mmdpad.utils import LOADERS
 
 from . import rehearsed_rollout  # noqa: F401 registers it
@@ -39,11 +41,12 @@ def make_smoke_config(config: Config, work_dir: str, folder: Path,
     Returns:
         The config, and what was replaced, a line each.
     """
-    config = Config(_unaliased(config.to_dict()))
+    config = copy_config(config)
     notes = replace_models(config, weights or folder / 'weights')
     notes += replace_data(config, folder / 'data')
-    _rehearse(config, notes)
-    _cut(config, notes)
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
+        _rehearse(config, notes)
+        _cut(config, notes)
     config.work_dir = work_dir
     return config, notes
 
@@ -61,15 +64,17 @@ def run_smoke(config: Config, report: Callable[[str], None] = print) -> Runner:
     Raises:
         RuntimeError: The run did not go on from the checkpoint.
     """
-    first = Config(copy.deepcopy(config.to_dict()))
-    first.train_cfg[_limit(config)] = 1
+    first, config = copy_config(config), copy_config(config)
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
+        limit = _limit(config)
+    first.train_cfg[limit] = 1
     Runner.from_cfg(first).train()
-    config = Config(dict(config.to_dict(), resume=True))
+    config.resume = True
     if config.get('experiment_name'):
         config.experiment_name += '_resumed'
     runner = Runner.from_cfg(config)
     runner.train()
-    done = runner.iter if _limit(config) == 'max_iters' else runner.epoch
+    done = runner.iter if limit == 'max_iters' else runner.epoch
     if done != STEPS or not runner._resume:
         raise RuntimeError(f'A smoke run should end after {STEPS} steps, the second of them '
                            f'resumed, but ended after {done}')
@@ -79,13 +84,10 @@ def run_smoke(config: Config, report: Callable[[str], None] = print) -> Runner:
     return runner
 
 
-def _unaliased(value: Any) -> Any:
-    """Dicts and lists anew, so that a change of one is not a change of another."""
-    if isinstance(value, dict):
-        return {key: _unaliased(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_unaliased(item) for item in value)
-    return value
+def copy_config(config: Config) -> Config:
+    """A config with dicts and lists of its own, none of which stands in two places, so that a
+    change of one is not a change of another. Classes as types stay classes."""
+    return Config(config._to_lazy_dict())
 
 
 def _set(entry: dict, path: str, notes: Notes, **values: Any) -> None:
@@ -99,31 +101,31 @@ def _set(entry: dict, path: str, notes: Notes, **values: Any) -> None:
 
 def _limit(config: Config) -> str:
     """The name of the limit of the training loop."""
-    kind = LOOPS.get(config.train_cfg.get('type', 'EpochBasedTrainLoop'))
-    if config.train_cfg.get('by_epoch') or (
-            isinstance(kind, type) and issubclass(kind, EpochBasedTrainLoop)):
+    loop = config.train_cfg
+    if 'type' not in loop:  # mmengine's own, of which `by_epoch` is the switch
+        return 'max_epochs' if loop.get('by_epoch', True) else 'max_iters'
+    if is_kind(loop, EpochBasedTrainLoop, LOOPS):
         return 'max_epochs'
-    if not (isinstance(kind, type) and issubclass(kind, IterBasedTrainLoop)):
+    if not is_kind(loop, IterBasedTrainLoop, LOOPS):
         raise ValueError(f'`train_cfg.type` should be a loop over iterations or epochs, for '
-                         f'--smoke to end it, but got {config.train_cfg.get("type")!r}; '
+                         f'--smoke to end it, but got {type_name(loop)!r}; '
                          f'derive it from IterBasedTrainLoop or EpochBasedTrainLoop')
     return 'max_iters'
 
 
 def _rehearse(config: Config, notes: Notes) -> None:
     """Let every second response be right, where a policy answers."""
-    kind = MODELS.get(config.model.type)
-    if not (isinstance(kind, type) and issubclass(kind, ReasoningSegmentor)):
+    if not is_kind(config.model, ReasoningSegmentor, MODELS):
         return
     engine = config.model.get('rollout_engine') or dict(type='SharedPrefixRollout')
-    if not issubclass(ROLLOUTS.get(engine['type']), DrawingEngine):
-        notes.append(f'model.rollout_engine: SharedPrefixRollout in place of {engine["type"]}, '
+    if not is_kind(engine, DrawingEngine, ROLLOUTS):
+        notes.append(f'model.rollout_engine: SharedPrefixRollout in place of {type_name(engine)}, '
                      f'which has a model of its own')
         engine = dict(type='SharedPrefixRollout', records_log_probs=True)
     config.model.rollout_engine = dict(type='RehearsedRollout', engine=engine, box=TARGET,
                                        several_objects=config.model.get('several_objects', False))
-    notes.append(f'model.rollout_engine ({engine["type"]}): every second response is replaced by '
-                 f'a right one, the others end after 8 tokens')
+    notes.append(f'model.rollout_engine ({type_name(engine)}): every second response is replaced '
+                 f'by a right one, the others end after 8 tokens')
 
 
 def _cut(config: Config, notes: Notes) -> None:
@@ -149,15 +151,15 @@ def _cut(config: Config, notes: Notes) -> None:
         if sampling.get('group_size', 0) > _GROUP:
             _set(sampling, f'model.{name}', notes, group_size=_GROUP)
     for node in find_nodes(config):
-        if node.entry['type'] in ('Resize', 'mmdet.Resize') and 'scale' in node.entry:
+        if node.is_kind(Resize) and 'scale' in node.entry:
             _set(node.entry, node.path, notes, scale=_IMAGE)
     wrapper = config.optim_wrapper
-    if wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+    if is_kind(wrapper, AmpOptimWrapper, OPTIM_WRAPPERS) and not torch.cuda.is_available():
         notes.append(f'optim_wrapper: OptimWrapper, in float32, in place of AmpOptimWrapper in '
                      f'{wrapper.pop("dtype", "float16")}, which needs a GPU')
         wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'use_fp64'):
             wrapper.pop(key, None)
     if 'strategy' in config:
-        notes.append(f'strategy: none in place of {config.pop("strategy").type}: one process')
+        notes.append(f'strategy: none in place of {type_name(config.pop("strategy"))}: one process')
     _set(config, '', notes, launcher='none', resume=False, log_level='WARNING')

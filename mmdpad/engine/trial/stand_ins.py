@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from mmcv.transforms import Resize
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
@@ -28,12 +29,12 @@ from mmdpad.models.decoders import (
 )
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.heads.quantization import check_prequantized, check_trainable
-from mmdpad.registry import MODELS
+from mmdpad.registry import MODELS, TRANSFORMS, is_kind, type_name
 from mmdpad.testing import SHAPES_SAM_NAME, WEIGHTS_DIR, build_sam_shapes
 from mmdpad.testing.policy_folder import make_policy_folder
 from mmdpad.testing.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
 from mmdpad.testing.seeding import seeded
-from mmdpad.utils import LOADERS
+from mmdpad.utils import LOADERS, open_config
 
 from ..cost.shapes import read_policy_config
 from .made_data import write_made_data
@@ -57,15 +58,15 @@ def replace_models(config: Config, folder: Path) -> Notes:
     with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
         for node in find_nodes(config):
             for kind, replace in _MODELS.items():
-                if isinstance(node.kind, type) and issubclass(node.kind, kind):
-                    notes.append(f'{node.path} ({node.entry["type"]}): '
+                if node.is_kind(kind):
+                    notes.append(f'{node.path} ({type_name(node.entry)}): '
                                  f'{replace(node.entry, folder)}')
                     break
             else:
                 if node.path == 'model' and node.entry.get('backbone'):
-                    notes.append(f'model ({node.entry["type"]}): {_shrink_detector(node.entry)}')
+                    notes.append(f'model ({type_name(node.entry)}): {_shrink_detector(node.entry)}')
                 elif node.registry is MODELS and (node.entry.keys() & {'pretrained', 'checkpoint'}):
-                    notes.append(f'{node.path} ({node.entry["type"]}): kept as it is, with its '
+                    notes.append(f'{node.path} ({type_name(node.entry)}): kept as it is, with its '
                                  f'own weights; --smoke knows no small one of its class')
     if config.get('load_from'):
         notes.append(f'load_from: nothing, in place of {config.load_from}')
@@ -88,13 +89,13 @@ def replace_data(config: Config, folder: Path) -> Notes:
                 changes = write_made_data(dataset, _empty(folder / f'{name}_{number}'))
             where = f'{name}.dataset' + f' {number}' * bool(number)
             if changes is None:
-                notes.append(f'{where} ({before["type"]}): kept as it is; --smoke knows no made '
+                notes.append(f'{where} ({type_name(before)}): kept as it is; --smoke knows no made '
                              f'samples in its format')
                 continue
             dataset.update(changes)
             moved |= {_annotations(before): _annotations(dataset)}
-            notes.append(f'{where} ({before["type"]}): made samples in {dataset["data_root"]} in '
-                         f'place of {before.get("data_root") or before.get("ann_file")}')
+            notes.append(f'{where} ({type_name(before)}): made samples in {dataset["data_root"]} '
+                         f'in place of {before.get("data_root") or before.get("ann_file")}')
     for node in find_nodes({key: config.get(key) for key in ('val_evaluator', 'test_evaluator')}):
         path = node.entry.get('ann_file')
         if path and osp.normpath(path) in moved:
@@ -172,18 +173,18 @@ def _clip(entry: dict, folder: Path) -> str:
 def _detector_decoder(entry: dict, folder: Path) -> str:
     before = entry['config']
     if isinstance(before, str):
-        config = get_config(before) if '::' in before else Config.fromfile(before)
+        config = get_config(before) if '::' in before else open_config(before)
     else:
         config = Config(dict(before))
     config.merge_from_dict(entry.get('cfg_options') or {})
     note = _shrink_detector(config.model)
-    path = folder / f'{config.model.type}.pth'
+    path = folder / f'{type_name(config.model)}.pth'
     if not path.exists():
         with seeded(), DefaultScope.overwrite_default_scope(
                 config.get('default_scope', 'mmdet')):
             torch.save(MODELS.build(config.model).state_dict(), path)
     for step in config.test_dataloader.dataset.pipeline:
-        if step.type.endswith('Resize'):
+        if is_kind(step, Resize, TRANSFORMS, 'mmdet'):
             step.scale = (128, 128)
     entry.update(config=dict(model=config.model.to_dict(), default_scope='mmdet',
                              test_dataloader=config.test_dataloader.to_dict()),
@@ -200,7 +201,7 @@ def _shrink_detector(model: dict) -> str:
     model.update(small.model)
     if options is None:
         return (f'random weights at its full size; --smoke knows no small '
-                f'{model["type"]} with this backbone')
+                f'{type_name(model)} with this backbone')
     return 'a random one of a few thousand weights'
 
 
