@@ -79,8 +79,8 @@ def _restore_find_loader() -> None:
 
 
 def _offer_configs() -> None:
-    """Lets mmengine find our configs under `mmdpad::`, such as `mmdpad::dpad/tiny_shapes.py`, and in
-    its pure Python style under `mmdpad.configs`.
+    """Lets mmengine find our configs under `mmdpad::`, such as `mmdpad::dpad/tiny_shapes.py`, and
+    in its pure Python style under `mmdpad.configs`.
 
     mmengine asks for the place of a distribution first, and that of an editable install is not
     where its package is; for the name of a module that is no distribution it takes the module's.

@@ -7,18 +7,16 @@ import sys
 import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import setuptools
 import yaml
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.runner import Runner
 
 import mmdpad
 from mmdpad.testing import POLICY_WEIGHTS, WEIGHTS_DIR
-from mmdpad.utils import check_config, find_config, load_config
+from mmdpad.utils import check_config, find_config
 
 ROOT = Path(__file__).parents[1]
 MIM = Path(mmdpad.__file__).parent / '.mim'
@@ -59,15 +57,6 @@ def test_mmengine_finds_our_configs_by_name(tmp_path):
     mine.write_text('_base_ = "mmdpad::dpad/tiny_shapes.py"\nmax_iters = 3\n')
     config = Config.fromfile(mine)
     assert (config.max_iters, config.model.policy.pretrained) == (3, POLICY_WEIGHTS)
-
-
-def test_a_config_that_inherits_by_name_loads_data(tmp_path, shapes_data):
-    (tmp_path / 'mine.py').write_text('_base_ = "mmdpad::dpad/tiny_shapes.py"\n')
-    config = load_config(SimpleNamespace(config=str(tmp_path / 'mine.py'), cfg_options={
-        'train_dataloader.dataset.data_root': str(shapes_data), 'train_dataloader.num_workers': 0,
-        'train_dataloader.persistent_workers': False, 'train_dataloader.batch_size': 2}))
-    batch = next(iter(Runner.build_dataloader(config.train_dataloader, seed=0)))
-    assert len(batch['data_samples']) == 2
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""`mmdpad run TOOL ...`: the scripts of tools/, wherever mmdpad is installed."""
+"""`mmdpad run TOOL ...`: the scripts of tools/, wherever mmdpad is installed; and those of another
+package of OpenMMLab's, in a process that knows mmdpad."""
 
 from __future__ import annotations
 
 import argparse
 import ast
+import runpy
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from . import TOOLS, become
@@ -19,6 +23,24 @@ def find_tools() -> dict[str, Path]:
             for path in sorted((TOOLS / folder).glob('*.py'))}
 
 
+def find_script(name: str) -> Path:
+    """The script that PACKAGE::TOOL means, such as mmdet::train or
+    mmdet::analysis_tools/analyze_logs.
+
+    Raises:
+        SystemExit: There is none.
+    """
+    package, _, tool = name.partition('::')
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise SystemExit(f'{name}: there is no package {package!r}; install it')
+    folder = Path(spec.origin).parent / '.mim' / 'tools'
+    path = folder / (tool.removesuffix('.py') + '.py')
+    if not path.is_file():
+        raise SystemExit(f'{name}: there is no {path.name} in {folder}; correct the name')
+    return path
+
+
 def main(argv: Sequence[str], prog: str | None = None) -> None:
     """Becomes a tool, or lists them.
 
@@ -29,6 +51,11 @@ def main(argv: Sequence[str], prog: str | None = None) -> None:
     Raises:
         SystemExit: There is no such tool, or help was asked for.
     """
+    if argv and '::' in argv[0]:
+        script = find_script(argv[0])
+        sys.argv = [str(script), *argv[1:]]
+        runpy.run_path(str(script), run_name='__main__')
+        return
     tools = find_tools()
     width = max(map(len, tools))
     parser = argparse.ArgumentParser(
@@ -38,7 +65,9 @@ def main(argv: Sequence[str], prog: str | None = None) -> None:
                     'same.',
         epilog='tools:\n' + '\n'.join(
             f'  {name:{width}}  {_first_line(path)}' for name, path in tools.items())
-        + '\n\n`mmdpad run TOOL --help` tells what each takes.')
+        + '\n\n`mmdpad run TOOL --help` tells what each takes. `mmdpad run mmdet::train ...` is '
+          "mmdet's own\ntools/train.py with mmdpad imported; so it is for its other tools, and for "
+          'other packages.')
     parser.add_argument('tool', choices=tools, metavar='TOOL', help=argparse.SUPPRESS)
     tool = parser.parse_args(argv[:1] or ['--help']).tool
     become(tools[tool], argv[1:])

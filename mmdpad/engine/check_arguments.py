@@ -144,7 +144,8 @@ def _unknown_type(node: Node) -> str:
     while places[-1].parent is not None:
         places.append(places[-1].parent)
     names = sorted({name for place in places for name in place.module_dict})
-    close = difflib.get_close_matches(name, names, n=3)
+    # A name that is there all the same is ours, and the config's scope another.
+    close = [f'mmdpad.{name}'] if name in names else difflib.get_close_matches(name, names, n=3)
     advice = (f'did you mean {" or ".join(close)}?' if close else
               'import the module that registers it by `custom_imports`, or correct it')
     return (f'`{node.path}.type` should be a registered {node.registry.name}, but got {name!r}; '

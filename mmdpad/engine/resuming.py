@@ -111,11 +111,11 @@ def describe_changes(then: str | None, now: str) -> list[str]:
     display and those that :func:`apply_config` compares. No code in the texts is run."""
     if not read_config_text(then):
         return []
-    old, new = (dict(_leaves(read_config_text(text))) for text in (then, now))
+    old, new = (_entries(text) for text in (then, now))
     names = [name for name in dict.fromkeys([*old, *new])
              if not any(name == aside or name.startswith(f'{aside}.') for aside in _ASIDE)]
     return [f'{name} {_short(old, name)} -> {_short(new, name)}' for name in names
-            if old.get(name, _short) != new.get(name, _short)]
+            if _meant(name, old) != _meant(name, new)]
 
 
 def say_changes(changes: Sequence[str], logger: logging.Logger) -> None:
@@ -272,8 +272,23 @@ def _leaves(value: Any, where: str = '') -> Iterator[tuple[str, Any]]:
         yield from _leaves(item, f'{where}.{name}' if where else name)
 
 
+def _entries(text: str | None) -> dict[str, Any]:
+    """Dotted names and values, without the scopes that mmengine notes at what is inherited."""
+    return {name: value for name, value in _leaves(read_config_text(text))
+            if not name.endswith('_scope_')}
+
+
+def _meant(name: str, values: Mapping[str, Any]) -> Any:
+    """A value to compare. Of a `type` it is the last part: there are several ways to write one, and
+    finding out what a checkpoint's means would import what it names."""
+    value = values.get(name, _short)
+    is_type = name.rpartition('.')[2] == 'type' and isinstance(value, str)
+    return value.rpartition('.')[2] if is_type else value
+
+
 def _optimizer_type(text: str | None) -> Any:
-    return dict(_leaves(read_config_text(text))).get('optim_wrapper.optimizer.type')
+    entries, name = _entries(text), 'optim_wrapper.optimizer.type'
+    return _meant(name, entries) if name in entries else None
 
 
 def _short_list(sizes: Sequence[int]) -> str:

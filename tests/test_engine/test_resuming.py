@@ -271,6 +271,17 @@ def test_other_settings_are_compared_by_the_text_of_the_configs(tmp_path):
     assert describe_changes(then, then) == describe_changes(None, then) == []
 
 
+def test_another_way_to_write_a_type_is_no_change():
+    texts = [f"train_cfg = dict(type='{loop}'{scope})\n"
+             f"optim_wrapper = dict(optimizer=dict(type='{optimizer}'))"
+             for loop, optimizer, scope in (('GRPOTrainLoop', 'AdamW', ''), (
+                 'mmdpad.engine.runner.GRPOTrainLoop', 'torch.optim.AdamW', ", _scope_='mmdpad'"))]
+    assert describe_changes(*texts) == describe_changes(*texts[::-1]) == []
+    fit_optimizer(Training().run(2).save()['optimizer'], Training().wrapper, *texts)
+    other = texts[1].replace('GRPOTrainLoop', 'IterBasedTrainLoop')
+    assert len(describe_changes(texts[0], other)) == 1
+
+
 @pytest.mark.parametrize('text', ['a = (', '\0', 'import os', 'a, b = 1, 2'])
 def test_a_text_that_is_no_config(text):
     assert read_config_text(text) == {}

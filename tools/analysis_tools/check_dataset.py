@@ -36,6 +36,7 @@ def main(command_line: list[str] | None = None) -> int:
 
     from mmdpad.datasets import DatasetError
     from mmdpad.datasets.checking import as_built, check_dataset, find_datasets
+    from mmdpad.registry import type_name
     init_default_scope(config.get('default_scope', 'mmdpad'))
     datasets = list(find_datasets(config))
     if not datasets:
@@ -49,7 +50,7 @@ def main(command_line: list[str] | None = None) -> int:
             report, status = error.in_full() if args.all else str(error), 1
         except OSError as error:  # what data sets of mmengine and mmdet raise
             report, status = f'1 problem(s): {error}', 1
-        print(f'{loaders}, {dataset["type"]}: {report}')
+        print(f'{loaders}, {type_name(dataset)}: {report}')
     return status
 
 
