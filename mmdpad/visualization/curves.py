@@ -19,8 +19,8 @@ from .text_panel import printable
 
 Series = dict[str, tuple[list[int], list[float]]]
 
-# Title, unit of the y axis, names of the series: a trailing '/' stands for all with this prefix, and
-# a signal for those of further terms, too, which have the term's name in front ('domain_s_roi').
+# Title, unit of the y axis, names of the series: a trailing '/' stands for all with this prefix,
+# and a signal for those of further terms, too, which have that name in front ('domain_s_roi').
 _PANELS = (
     ('Mean reward', 'sum of weighted terms', ('reward',)),
     ('Reward terms', 'mean of each term, unweighted', ('reward/',)),

@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from mmdpad.engine.cost import format_report, make_report, read_config_cost, with_response_tokens
 from mmdpad.engine.cost.from_config import quantized_bytes
+from mmdpad.engine.cost.frozen import FrozenCost
 from mmdpad.testing.policy_folder import make_policy_folder
 
 ROOT = Path(__file__).parents[3]
