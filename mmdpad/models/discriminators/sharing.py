@@ -40,16 +40,19 @@ def build_discriminator(config: Mapping[str, Any],
         KeyError: The type is not registered. What the model raises comes on top.
     """
     place = torch.empty(0, device=device or get_device()).device  # 'cuda' becomes 'cuda:0'
-    key = (discriminator_key(config), str(place))
+    key = (*discriminator_key(config), str(place))
     model = _BUILT.get(key)
     if model is None:
         model = MODELS.build(config).to(place)
-        _BUILT[key] = model
+        if callable(key[0]):
+            _BUILT[key] = model
     return model
 
 
-def discriminator_key(config: Mapping[str, Any]) -> Hashable:
-    """Equal for configs that build the same model, whether its type is a class or its name, with
+def discriminator_key(config: Mapping[str, Any]) -> tuple[Any, Hashable]:
+    """The class, or its name if it is not registered, and its arguments.
+
+    Equal for configs that build the same model, whether its type is a class or its name, with
     or without a scope, and whether defaults are written out or not."""
     given = {name: value for name, value in config.items() if name not in ('type', '_scope_')}
     name = config.get('type')
