@@ -100,7 +100,7 @@ BROKEN = {
     'two hooks of one name': (
         dict(custom_hooks=[dict(type='MaskRewardHook'), dict(type='MaskRewardHook', tiers=[0.5])]),
         "'mask_iou' is there already (terms: ['thinking_format', "),
-    'a wrong form': ({'custom_hooks.0.form': dict(binary=1, margn=5)},
+    'a wrong form': ({'custom_hooks.0.form': 'binary+5*margn'},
                      '`custom_hooks.0.form` should be one of'),
     'a list for a dict': (
         dict(model__rollout_engine__engine=dict(

@@ -44,7 +44,8 @@ def find_rewards(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     ours = HOOKS.get('DiscriminativeRewardHook')
     found = {}
     for hook in config.get('custom_hooks') or ():
-        kind = HOOKS.get(hook['type']) if isinstance(hook['type'], str) else hook['type']
+        kind = hook['type'] if isinstance(hook, Mapping) else None
+        kind = HOOKS.get(kind) if isinstance(kind, str) else kind
         if inspect.isclass(kind) and issubclass(kind, ours):
             found[hook.get('name', kind.term)] = {
                 key: value for key, value in hook.items()

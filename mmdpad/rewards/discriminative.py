@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ _FORMS: dict[str, _Form] = {
     'sigmoid': lambda s1, s2, t, a: torch.sigmoid(a * (s1 - s2)),
 }
 DISCRIMINATIVE_FORMS = tuple(_FORMS)
+_PART = re.compile(r'\s*(?:(?P<weight>\d+(?:\.\d*)?)\s*\*\s*)?(?P<name>\w+)\s*')
 
 
 def discriminative_reward(region: Tensor,
@@ -41,8 +44,8 @@ def discriminative_reward(region: Tensor,
     roi       max(0, S1)                         [0, 1]  DPAD paper, ablation (S1 not clamped)
     ========= ================================== ======= ========================================
 
-    Forms can be added, as the paper names for future work: ``'binary+margin'`` is their sum, and
-    ``dict(binary=1, margin=5)`` their weighted sum.
+    Forms can be added, as the paper names for future work: ``'binary+margin'`` is their sum,
+    ``'binary+5*margin'`` or ``dict(binary=1, margin=5)`` their weighted sum.
 
     The lowest value of every form is 0, and it is what a response gets that has no usable caption
     or whose similarity is not finite, as in the paper. To keep that true where a cosine is
@@ -52,7 +55,7 @@ def discriminative_reward(region: Tensor,
     Args:
         region: (B, G) float, S1 = cos(caption, region), in [-1, 1]; NaN without a usable caption.
         contrast: (B, G) float, S2 = cos(caption, contrast), in the paper the whole image.
-        form: One of the names above, several joined by '+', or their weights by name.
+        form: One of the names above, a sum of them, or their weights by name.
         temperature: t of 'softmax', positive.
         alpha: a of 'sigmoid', positive.
 
@@ -77,19 +80,24 @@ def check_form(form: str | Mapping[str, float], temperature: float,
                alpha: float) -> dict[str, float]:
     """The weight of each form that a form is the sum of.
 
-    >>> check_form('binary+margin', 0.1, 10.0)
-    {'binary': 1.0, 'margin': 1.0}
+    >>> check_form('binary+5*margin', 0.1, 10.0)
+    {'binary': 1.0, 'margin': 5.0}
 
     Raises:
         ValueError: An unknown form, one that is named twice, weights that are negative, not finite
             or all 0, or a temperature or alpha that is not positive.
     """
-    names = list(form) if isinstance(form, Mapping) else str(form).split('+')
-    if not names or not _FORMS.keys() >= set(names) or len(set(names)) < len(names):
-        raise ValueError(f"`form` should be one of {DISCRIMINATIVE_FORMS}, different ones joined "
-                         f"by '+', or a dict of their weights, as dict(binary=1, margin=5), but "
-                         f'got {form!r}')
-    weights = dict(form) if isinstance(form, Mapping) else dict.fromkeys(names, 1.0)
+    parts: list[tuple[Any, Any]] = []
+    if isinstance(form, Mapping):
+        parts = list(form.items())
+    elif isinstance(form, str):
+        parts = [(found['name'], float(found['weight'] or 1)) if (found := _PART.fullmatch(part))
+                 else (part, None) for part in form.split('+')]
+    weights = dict(parts)
+    if not weights or not _FORMS.keys() >= weights.keys() or len(weights) < len(parts):
+        raise ValueError(f"`form` should be one of {DISCRIMINATIVE_FORMS}, a sum of different ones "
+                         f"with or without weights, as 'binary+5*margin', or a dict of weights, as "
+                         f'dict(binary=1, margin=5), but got {form!r}')
     if not all(isinstance(weight, int | float) and 0 <= weight < math.inf
                for weight in weights.values()) or not any(weights.values()):
         raise ValueError(f'`form` should have finite weights, none negative and not all 0, but got '

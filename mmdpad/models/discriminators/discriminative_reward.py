@@ -34,7 +34,7 @@ class DiscriminativeOptions:
 
     Attributes:
         form: Form of :func:`mmdpad.rewards.discriminative_reward`, which maps S1 and S2 to a
-            value: a name, several joined by '+', or their weights by name.
+            value: a name, a sum of several, or their weights by name.
         temperature, alpha: Parameters of the forms 'softmax' and 'sigmoid'.
         region: 'target' is the ground-truth box; 'predicted' the response's own box in the prompt
             image, and a response without a box that holds a part of the image scores 0. Of several
