@@ -97,6 +97,11 @@ BROKEN = {
     'two terms of one name': (
         dict(train_cfg__rewards__discriminative=dict(type='BoxIoUReward', threshold=0.5)),
         "'discriminative' is there already"),
+    'two hooks of one name': (
+        dict(custom_hooks=[dict(type='MaskRewardHook'), dict(type='MaskRewardHook', tiers=[0.5])]),
+        "'mask_iou' is there already (terms: ['thinking_format', "),
+    'a wrong form': ({'custom_hooks.0.form': 'binary+5*margn'},
+                     '`custom_hooks.0.form` should be one of'),
     'a list for a dict': (
         dict(model__rollout_engine__engine=dict(
             _delete_=True, type='VLLMRollout', engine_options=['enforce_eager:True'])),
@@ -118,6 +123,18 @@ def test_each_fault_has_its_line(fault, problems_with):
     assert any(told in problem for problem in problems), problems
     # Prompts are those of three data sets, and what needs a package is not registered without it.
     assert len(problems) <= {'prompt length': 3, 'package': 2, 'a list for a dict': 2}.get(fault, 1)
+
+
+def test_two_named_hooks_and_an_ensemble_are_no_fault(sound, problems_with):
+    hook = sound.custom_hooks[0].to_dict()
+    clip = hook.pop('discriminator')
+    hooks = [dict(hook, discriminator=clip),
+             dict(hook, discriminator=[clip, dict(clip, precision='bf16')], name='domain',
+                  combine='min', form=dict(binary=1, margin=5))]
+    assert problems_with(custom_hooks=hooks) == []
+    hooks[1]['discriminator'][1]['model_name'] = 'local-dir:no/clip'
+    (problem, ) = problems_with(custom_hooks=hooks)
+    assert problem.startswith('`custom_hooks.1.discriminator.1`') and "'no/clip'" in problem
 
 
 def test_several_faults_come_in_one_list(problems_with):

@@ -40,9 +40,10 @@ from .config_nodes import Node, find_nodes
 
 STRATEGY = 'mmdpad.FSDP2Strategy'
 # Keys whose values are a dict with a `type`, a list of such dicts, or a dict of them.
-_ONE = {'discriminator', 'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'optimizer'}
+_ONE = {'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'optimizer'}
 _LISTS = {'pipeline', 'custom_hooks', 'vis_backends'}
-_ONE_OR_LISTS = {'param_scheduler', 'val_evaluator', 'test_evaluator', 'datasets'}
+_ONE_OR_LISTS = {'param_scheduler', 'val_evaluator', 'test_evaluator', 'datasets',
+                  'discriminator'}
 _NAMED = {'rewards', 'default_hooks'}
 # Top-level keys; for those in the second set mmengine fills in a missing `type`.
 _AT_TOP = {'model', 'strategy', 'model_wrapper_cfg', 'log_processor', 'visualizer'}

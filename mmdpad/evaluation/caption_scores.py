@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from torch import Tensor
 from mmdpad.models.discriminators import DiscriminativeReward
 from mmdpad.models.discriminators.regions import around
 from mmdpad.prompts.template import normalise_question
+from mmdpad.registry import HOOKS, resolve
 from mmdpad.structures import AnsweredObject, ReasoningOutput, RolloutBatch
 
 from .discriminator_check import KINDS, CaptionScores
@@ -36,19 +38,40 @@ class CaptionItem:
     caption: str
 
 
-def find_reward(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of :class:`DiscriminativeReward` by the hook of a config that has a discriminator.
+def find_rewards(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name of each discriminative term of a config's hooks -> arguments of
+    :class:`DiscriminativeReward`."""
+    ours = HOOKS.get('DiscriminativeRewardHook')
+    found = {}
+    for hook in config.get('custom_hooks') or ():
+        kind = resolve(hook, HOOKS) if isinstance(hook, Mapping) else None
+        if inspect.isclass(kind) and issubclass(kind, ours):
+            found[hook.get('name', kind.term)] = {
+                key: value for key, value in hook.items()
+                if key not in ('type', '_scope_', 'weight', 'priority', 'name')}
+    return found
+
+
+def find_reward(config: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """Arguments of :class:`DiscriminativeReward` of one of a config's terms.
+
+    Args:
+        config: With ``custom_hooks``.
+        name: Of the term; None where there is only one.
 
     Raises:
-        ValueError: None or several hooks have one.
+        ValueError: There is no such term, or there are several and none is named.
     """
-    hooks = [hook for hook in config.get('custom_hooks') or () if 'discriminator' in hook]
-    if len(hooks) != 1:
-        raise ValueError(f'`custom_hooks` should have one hook with a `discriminator` '
-                         f'(DiscriminativeRewardHook), but has {len(hooks)}; name a config that '
-                         f'trains with the discriminative term')
-    return {key: value for key, value in hooks[0].items()
-            if key not in ('type', '_scope_', 'weight', 'priority')}
+    found = find_rewards(config)
+    if not found:
+        raise ValueError('`custom_hooks` should have a DiscriminativeRewardHook, but has none; '
+                         'name a config that trains with the discriminative term')
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name not in found:
+        raise ValueError(f'The term should be one of {list(found)}, the names of the config\'s '
+                         f'DiscriminativeRewardHooks, but got {name!r}; name one by --term')
+    return found[name]
 
 
 def find_captions(dataset: Any, path: str | None = None) -> tuple[list[CaptionItem], str]:

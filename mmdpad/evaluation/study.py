@@ -106,8 +106,13 @@ class Arm:
     missing: list[str] = field(default_factory=list)
 
 
-def analyse_study(folder: Path) -> dict[str, Any]:
+def analyse_study(folder: Path, also: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
     """All numbers of a study as plain data; what is not known is NaN.
+
+    Args:
+        folder: Of the study.
+        also: Arms, each with another one that it is compared with beside those that its
+            ``arm.json`` names.
 
     Returns:
         ``arms``: ``name``, ``title``, ``group``, ``compare_with``, ``seeds`` (how many there should
@@ -119,7 +124,8 @@ def analyse_study(folder: Path) -> dict[str, Any]:
         (set -> how many), ``modes``, ``titles``, ``method``.
 
     Raises:
-        ValueError: No arm or no complete run, a file is damaged, or runs answered different scenes.
+        ValueError: No arm or no complete run, a file is damaged, runs answered different scenes, or
+            an arm of ``also`` is not there.
     """
     arms = read_arms(folder)
     runs = [(f'{arm.name}/seed_{seed} ({mode})', answers) for arm in arms
@@ -131,6 +137,12 @@ def analyse_study(folder: Path) -> dict[str, Any]:
     found = [set_of(key) for key in runs[0][1].keys]
     sets = [ALL, *sorted(set(found), key=lambda name: (_place(SETS, name), name))]
     by_name, differences, notes = {arm.name: arm for arm in arms}, [], []
+    for name, reference in also:
+        if not {name, reference} <= by_name.keys():
+            raise ValueError(f'Arms to compare should be two of {list(by_name)}, but got {name!r} '
+                             f'and {reference!r}')
+        if reference not in (given := by_name[name].about['compare_with']):
+            given.append(reference)
     for arm in arms:
         for name in arm.about['compare_with']:
             difference = compare_arms(by_name[name], arm, sets) if name in by_name else None

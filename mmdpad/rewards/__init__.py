@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .composition import RewardComposition, build_term
+from .composition import RewardComposition, build_term, write_term
 from .discriminative import discriminative_reward
 from .format import SegmentationFormatReward, ThinkingFormatReward
 from .geometric import (
@@ -22,5 +22,6 @@ __all__ = [
     'BoxIoUReward', 'BoxL1Reward', 'ChainLengthReward', 'PointL1Reward', 'QuantileReward',
     'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
     'box_iou', 'box_l1', 'build_term', 'discriminative_reward', 'distinct_n', 'inside',
-    'match_boxes', 'matched_point_distance', 'repetition', 'score_objects', 'score_response'
+    'match_boxes', 'matched_point_distance', 'repetition', 'score_objects', 'score_response',
+    'write_term'
 ]

@@ -13,6 +13,9 @@ from torch import Tensor
 from mmdpad.registry import REWARDS, resolve, type_name
 from mmdpad.structures import RolloutBatch
 
+TOTAL = 'total'
+"""What the weighted sum is called beside the terms."""
+
 
 def build_term(config: dict[str, Any]) -> Callable[[RolloutBatch], Tensor]:
     """A reward term from its config, see :class:`RewardComposition`.
@@ -31,6 +34,22 @@ def build_term(config: dict[str, Any]) -> Callable[[RolloutBatch], Tensor]:
         raise TypeError(f'Reward term {type_name(config)!r} should take a rollout and the '
                         f'arguments {sorted(arguments)} of the config, but: {error}') from error
     return partial(function, **arguments)
+
+
+def write_term(rollout: RolloutBatch, name: str, term: Callable[[RolloutBatch], Tensor]) -> None:
+    """Compute a term and write it into ``rollout.rewards``.
+
+    A signal that another term wrote before under the same name stays, and this term's is called
+    ``<name>_<signal>``: of two discriminative terms the second one, 'domain', writes
+    'domain_s_margin'.
+    """
+    before = dict(rollout.signals)
+    rollout.rewards[name] = term(rollout)
+    for signal, values in before.items():
+        own = rollout.signals.get(signal, values)
+        if own is not values:
+            rollout.signals[f'{name}_{signal}'] = own
+            rollout.signals[signal] = values
 
 
 class RewardComposition:
@@ -65,11 +84,16 @@ class RewardComposition:
         """Announce a term that somebody else writes into ``rollout.rewards``.
 
         Raises:
-            ValueError: A term of this name is there already.
+            ValueError: A term of this name is there already, or the name cannot be one.
         """
+        if not isinstance(name, str) or name in ('', TOTAL):
+            raise ValueError(f'The `name` of a reward term should be a text other than {TOTAL!r}, '
+                             f'which is what logs call the sum, but got {name!r}')
         if name in self.weights:
             raise ValueError(f'Reward terms should have different names, but {name!r} is there '
-                             f'already (terms: {list(self.weights)})')
+                             f'already (terms: {list(self.weights)}); give one of the hooks in '
+                             f"`custom_hooks` another one, as name='{name}_2', or rename the term "
+                             f'in `train_cfg.rewards`')
         self.weights[name] = float(weight)
 
     def score(self, rollout: RolloutBatch) -> None:
@@ -80,7 +104,7 @@ class RewardComposition:
         """
         for name, term in self.terms.items():
             try:
-                rollout.rewards[name] = term(rollout)
+                write_term(rollout, name, term)
             except Exception as error:
                 raise RuntimeError(f'Reward term {name!r} should give each response a number, but '
                                    f'raised {type(error).__name__}: {error}') from error

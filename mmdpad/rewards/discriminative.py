@@ -3,53 +3,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 # Each form maps (S1, S2, temperature, alpha) to a value that grows with the discrimination.
+# 'softmax' and 'sigmoid' are one function in two spellings, a = 1 / t.
 _Form = Callable[[Tensor, Tensor, float, float], Tensor]
 _FORMS: dict[str, _Form] = {
     'binary': lambda s1, s2, t, a: (s1 > s2).to(s1.dtype),
     'margin': lambda s1, s2, t, a: (s1 - s2).clamp(min=0),
-    'binary+margin': lambda s1, s2, t, a: (s1 > s2).to(s1.dtype) + (s1 - s2).clamp(min=0),
     'product': lambda s1, s2, t, a: s1.clamp(min=0) * (s1 - s2).clamp(min=0),
     'softmax': lambda s1, s2, t, a: torch.sigmoid((s1 - s2) / t),
     'roi': lambda s1, s2, t, a: s1.clamp(min=0),
     'sigmoid': lambda s1, s2, t, a: torch.sigmoid(a * (s1 - s2)),
 }
 DISCRIMINATIVE_FORMS = tuple(_FORMS)
+_PART = re.compile(r'\s*(?:(?P<weight>\d+(?:\.\d*)?)\s*\*\s*)?(?P<name>\w+)\s*')
 
 
 def discriminative_reward(region: Tensor,
                           contrast: Tensor,
-                          form: str = 'binary',
+                          form: str | Mapping[str, float] = 'binary',
                           temperature: float = 0.1,
                           alpha: float = 10.0) -> Tensor:
     """Reward a caption for matching its region (S1) better than the contrast (S2).
 
-    ============= ================================== ======= ===================================
-    form          value                              range   source
-    ============= ================================== ======= ===================================
-    binary        1 if S1 > S2 else 0                {0, 1}  DPAD paper, its main result
-    margin        max(0, S1 - S2)                    [0, 2]  DPAD paper, ablation
-    binary+margin the sum of these two               [0, 3]  named as future work in the paper
-    product       max(0, S1) * max(0, S1 - S2)       [0, 2]  DPAD's code (S1 not clamped there)
-    softmax       exp(S1/t) / (exp(S1/t)+exp(S2/t))  (0, 1)  DPAD paper, ablation, t = 0.1
-    roi           max(0, S1)                         [0, 1]  DPAD paper, ablation (S1 not clamped)
-    sigmoid       1 / (1 + exp(-a * (S1 - S2)))      (0, 1)  named as future work in the paper
-    ============= ================================== ======= ===================================
+    ========= ================================== ======= ========================================
+    form      value                              range   source
+    ========= ================================== ======= ========================================
+    binary    1 if S1 > S2 else 0                {0, 1}  DPAD paper, its main result
+    margin    max(0, S1 - S2)                    [0, 2]  DPAD paper, ablation
+    product   max(0, S1) * max(0, S1 - S2)       [0, 2]  DPAD's code (S1 not clamped there)
+    softmax   exp(S1/t) / (exp(S1/t)+exp(S2/t))  (0, 1)  DPAD paper, ablation, t = 0.1
+    sigmoid   1 / (1 + exp(-a * (S1 - S2)))      (0, 1)  'softmax' with t = 1/a, by its slope a
+    roi       max(0, S1)                         [0, 1]  DPAD paper, ablation (S1 not clamped)
+    ========= ================================== ======= ========================================
+
+    Forms can be added, as the paper names for future work: ``'binary+margin'`` is their sum,
+    ``'binary+5*margin'`` or ``dict(binary=1, margin=5)`` their weighted sum.
 
     The lowest value of every form is 0, and it is what a response gets that has no usable caption
     or whose similarity is not finite, as in the paper. To keep that true where a cosine is
     negative, 'product' and 'roi' count a negative S1 as 0; the sources do not, so a caption unlike
-    its region could score below a missing one. Two-way softmax at t equals sigmoid at a = 1/t.
+    its region could score below a missing one.
 
     Args:
         region: (B, G) float, S1 = cos(caption, region), in [-1, 1]; NaN without a usable caption.
         contrast: (B, G) float, S2 = cos(caption, contrast), in the paper the whole image.
-        form: One of the names above.
+        form: One of the names above, a sum of them, or their weights by name.
         temperature: t of 'softmax', positive.
         alpha: a of 'sigmoid', positive.
 
@@ -57,21 +63,46 @@ def discriminative_reward(region: Tensor,
         (B, G) tensor of the inputs' float type; always finite.
 
     Raises:
-        ValueError: Unknown form, shapes that differ, or a temperature or alpha not positive.
+        ValueError: See :func:`check_form`, or shapes that differ.
     """
-    check_form(form, temperature, alpha)
+    weights = check_form(form, temperature, alpha)
     if region.shape != contrast.shape:
         raise ValueError(f'`region` and `contrast` should have one shape, but got '
                          f'{tuple(region.shape)} and {tuple(contrast.shape)}')
     usable = region.isfinite() & contrast.isfinite()
-    reward = _FORMS[form](region, contrast, temperature, alpha)
+    reward = torch.zeros_like(region)
+    for name, weight in weights.items():
+        reward = reward + weight * _FORMS[name](region, contrast, temperature, alpha)
     return torch.where(usable, reward, torch.zeros_like(reward))
 
 
-def check_form(form: str, temperature: float, alpha: float) -> None:
-    """Raise the ValueError of :func:`discriminative_reward`, before there is anything to score."""
-    if form not in _FORMS:
-        raise ValueError(f'`form` should be one of {DISCRIMINATIVE_FORMS}, but got {form!r}')
+def check_form(form: str | Mapping[str, float], temperature: float,
+               alpha: float) -> dict[str, float]:
+    """The weight of each form that a form is the sum of.
+
+    >>> check_form('binary+5*margin', 0.1, 10.0)
+    {'binary': 1.0, 'margin': 5.0}
+
+    Raises:
+        ValueError: An unknown form, one that is named twice, weights that are negative, not finite
+            or all 0, or a temperature or alpha that is not positive.
+    """
+    parts: list[tuple[Any, Any]] = []
+    if isinstance(form, Mapping):
+        parts = list(form.items())
+    elif isinstance(form, str):
+        parts = [(found['name'], float(found['weight'] or 1)) if (found := _PART.fullmatch(part))
+                 else (part, None) for part in form.split('+')]
+    weights = dict(parts)
+    if not weights or not _FORMS.keys() >= weights.keys() or len(weights) < len(parts):
+        raise ValueError(f"`form` should be one of {DISCRIMINATIVE_FORMS}, a sum of different ones "
+                         f"with or without weights, as 'binary+5*margin', or a dict of weights, as "
+                         f'dict(binary=1, margin=5), but got {form!r}')
+    if not all(isinstance(weight, int | float) and 0 <= weight < math.inf
+               for weight in weights.values()) or not any(weights.values()):
+        raise ValueError(f'`form` should have finite weights, none negative and not all 0, but got '
+                         f'{weights}')
     if not (temperature > 0 and alpha > 0):
         raise ValueError(f'`temperature` and `alpha` should be positive, but got {temperature} '
                          f'and {alpha}')
+    return {name: float(weight) for name, weight in weights.items()}

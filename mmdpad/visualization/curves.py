@@ -19,7 +19,8 @@ from .text_panel import printable
 
 Series = dict[str, tuple[list[int], list[float]]]
 
-# Title, unit of the y axis, names of the series (a trailing '/' stands for all with this prefix).
+# Title, unit of the y axis, names of the series: a trailing '/' stands for all with this prefix,
+# and a signal for those of further terms, too, which have that name in front ('domain_s_roi').
 _PANELS = (
     ('Mean reward', 'sum of weighted terms', ('reward',)),
     ('Reward terms', 'mean of each term, unweighted', ('reward/',)),
@@ -164,8 +165,13 @@ def _panels(series: Series) -> list[tuple[str, str, Series]]:
 
 def _select(series: Series, names: tuple[str, ...]) -> Series:
     return {name: line for name, line in series.items()
-            if any(name == wanted or (wanted.endswith('/') and name.startswith(wanted))
-                   for wanted in names)}
+            if any(_is(name, wanted) for wanted in names)}
+
+
+def _is(name: str, wanted: str) -> bool:
+    kind, _, signal = wanted.partition('/')
+    return (name == wanted or wanted.endswith('/') and name.startswith(wanted)
+            or kind == 'signal' and name.startswith('signal/') and name.endswith(f'_{signal}'))
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -103,6 +103,15 @@ def _headline(claim: tuple[str, str, str, str], found: Mapping[str, float], wher
                     f'{_in_words(found, unit)}.')
 
 
+def comparison_lines(study: Study, arm: str, reference: str) -> list[str]:
+    """A sentence for each mode: how far an arm is from another one."""
+    (found, ) = (one for one in study['differences']
+                 if (one['arm'], one['reference']) == (arm, reference))
+    return [f'{arm} minus {reference}, {mode} answers: ' + '; '.join(
+        f'{name} {_in_words(found["numbers"][mode]["all"][measure], unit)}'
+        for measure, name, unit, _ in _CLAIMS[CAPTION]) + '.' for mode in study['modes']]
+
+
 def arms_table(study: Study, mode: str, sets: Sequence[str]) -> Table:
     """Each arm's numbers, set by set; a column names the set if there are several."""
     numbers = study['arms'][0]['numbers'][mode]['all']

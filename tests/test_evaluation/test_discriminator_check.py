@@ -215,11 +215,17 @@ def test_lines_keep_their_numbers(tmp_path):
 def test_the_hook_says_how_to_score():
     hook = dict(type='DiscriminativeRewardHook', discriminator=dict(type='D'), weight=2,
                 priority='LOW', contrast='others')
-    assert find_reward(dict(custom_hooks=[dict(type='Other'), hook])) == dict(
-        discriminator=dict(type='D'), contrast='others')
-    for config in ({}, dict(custom_hooks=None), dict(custom_hooks=[hook, hook])):
-        with pytest.raises(ValueError, match='one hook with a `discriminator`.* but has'):
+    settings = dict(discriminator=dict(type='D'), contrast='others')
+    assert find_reward(dict(custom_hooks=[dict(type='Other', discriminator={}), hook])) == settings
+    for config in ({}, dict(custom_hooks=None), dict(custom_hooks=[dict(type='Other')])):
+        with pytest.raises(ValueError, match='have a DiscriminativeRewardHook, but has none'):
             find_reward(config)
+    two = dict(custom_hooks=[hook, dict(hook, name='near', contrast='image', _scope_='mmdpad')])
+    assert find_reward(two, 'discriminative') == settings
+    assert find_reward(two, 'near') == dict(settings, contrast='image')
+    for name in (None, 'far'):
+        with pytest.raises(ValueError, match=r"\['discriminative', 'near'\].* got .*--term"):
+            find_reward(two, name)
 
 
 class Light(nn.Module):

@@ -79,3 +79,9 @@ def test_lines_of_samples(tmp_path):
     assert [json.loads(line) for line in out.read_text().splitlines()] == [
         dict(index=number, id=f'id {number}', image='a.jpg', question='what?', iou=iou, total=total,
              form=total / 2) for number, iou, total in ((0, 0.5, 2.0), (1, 0.0, 0.0))]
+
+
+@pytest.mark.parametrize('name', ['iou', 'index', 'question', 'total'])
+def test_a_term_cannot_have_the_name_of_another_column(name):
+    with pytest.raises(ValueError, match=f'other than .*{name}'):
+        metrics.RewardMetric({name: dict(type='ThinkingFormatReward')})

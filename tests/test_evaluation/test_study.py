@@ -217,3 +217,8 @@ def test_the_tool(study_folder, run_tool, tmp_path):
     assert text.read_text() == before and not (tmp_path / 'study_2.md').exists()
     with pytest.raises(SystemExit, match='should be the folder of a study'):
         run_tool('study_report', tmp_path / 'none')
+    printed = run_tool('study_report', folder, '--compare', 'geometric', 'discriminative')
+    assert ('geometric minus discriminative, sampled answers: cIoU +0.0 points [+0.0, +0.0] over 2 '
+            'seeds') in printed and 'chain length +100.0 %' in printed
+    with pytest.raises(SystemExit, match="two of .*'geometric'.*, but got 'geometric' and 'x'"):
+        run_tool('study_report', folder, '--compare', 'geometric', 'x')

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mmdpad.registry import REWARDS
-from mmdpad.rewards import RewardComposition
+from mmdpad.rewards import RewardComposition, write_term
 from mmdpad.structures import RolloutBatch
 
 
@@ -35,8 +35,30 @@ def test_a_term_that_was_announced_and_not_written_is_an_error():
         composition.total(make_rollout())
     with pytest.raises(RuntimeError, match=r"unannounced: \['other'\]"):
         composition.total(make_rollout(discriminative=[[0.] * 2] * 2, other=[[0.] * 2] * 2))
-    with pytest.raises(ValueError, match='different names'):
+    with pytest.raises(ValueError, match="different names, but 'discriminative' .*`custom_hooks` "
+                                         "another one, as name='discriminative_2'"):
         composition.expect('discriminative')
+
+
+@pytest.mark.parametrize('name', ['', 'total', 3, None])
+def test_a_name_that_cannot_be_one_is_refused(name):
+    with pytest.raises(ValueError, match=f"text other than 'total'.* got {name!r}"):
+        RewardComposition({}).expect(name)
+
+
+def test_the_signals_of_a_second_term_have_its_name_in_front():
+    def term(value):
+        def score(rollout):
+            rollout.signals['s_margin'] = torch.full((2, 2), value)
+            return torch.zeros(2, 2)
+        return score
+
+    rollout = make_rollout()
+    for number, name in enumerate(('first', 'domain', 'third')):
+        write_term(rollout, name, term(float(number)))
+    assert {name: values[0, 0].item() for name, values in rollout.signals.items()} == {
+        's_margin': 0, 'domain_s_margin': 1, 'third_s_margin': 2}
+    assert rollout.rewards.keys() == {'first', 'domain', 'third'}
 
 
 @pytest.mark.parametrize('values', [[[1., float('nan')], [0., 0.]], [[1., 0.]]])

@@ -63,6 +63,9 @@ def test_panels_alone(log):
     assert list(panels) == ['Mean reward', 'Similarities', 'Rank of the region']
     assert {Image.open(io.BytesIO(png)).size for png in panels.values()} == {(700, 476)}
     assert plot_panels({}) == {}
+    of_a_second_term = {f'signal/domain_{name}': ([1], [0.5]) for name in ('s_roi', 's_rank')}
+    assert list(plot_panels(of_a_second_term)) == ['Similarities', 'Rank of the region']
+    assert plot_panels({'signal/other_rank': ([1], [0.5])}) == {}
 
 
 def test_plot(log, tmp_path):

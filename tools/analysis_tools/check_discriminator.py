@@ -41,6 +41,8 @@ def main() -> None:
     parser = config_parser(__doc__.splitlines()[0], 'custom_hooks.0.region_margin=0.25')
     parser.add_argument('--loader', choices=LOADERS, default='train_dataloader',
                         help='whose data set to use (default: train_dataloader)')
+    parser.add_argument('--term', metavar='NAME', help='of the discriminative term, where the '
+                        'config has several')
     parser.add_argument('--limit', type=positive, default=200, metavar='N',
                         help='of items, spread evenly (default: 200)')
     parser.add_argument('--captions', metavar='IN.jsonl', help='true captions, as above')
@@ -62,7 +64,7 @@ def main() -> None:
     if not loader:
         raise SystemExit(f'{args.config} has no `{args.loader}`; name another one by --loader')
     try:
-        settings = find_reward(config)
+        settings = find_reward(config, args.term)
         dataset = DATASETS.build(loader['dataset'])
         found, source = find_captions(dataset, args.captions)
         reward = DiscriminativeReward(**settings)

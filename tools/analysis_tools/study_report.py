@@ -4,6 +4,8 @@
     python tools/analysis_tools/study_report.py work_dirs/study --html report.html
     python tools/analysis_tools/study_report.py work_dirs/study --markdown docs/study.md
 
+    python tools/analysis_tools/study_report.py work_dirs/study --compare form_sigmoid form_softmax
+
 Prints the headline. A file that is there is replaced; of a Markdown page only what is between
 `<!-- study -->` and `<!-- /study -->`. Run it where the paths of the images hold, usually the
 folder that the study was started in. Runs that lack files are left out and named.
@@ -21,6 +23,7 @@ from mmdpad.utils import jsonable
 from mmdpad.utils.files import atomic_file
 from mmdpad.visualization.study_page import (
     MAIN,
+    comparison_lines,
     headlines,
     missing_lines,
     put_block,
@@ -42,11 +45,16 @@ def main() -> None:
     parser.add_argument('--html', type=Path, metavar='FILE', help='the whole report as a page')
     parser.add_argument('--markdown', type=Path, metavar='FILE', help='headline and tables')
     parser.add_argument('--json', type=Path, metavar='FILE', help='all numbers')
+    parser.add_argument('--compare', nargs=2, action='append', default=[],
+                        metavar=('ARM', 'REFERENCE'),
+                        help='also say how far an arm is from another one; may be repeated')
     args = parser.parse_args()
     try:
-        study = analyse_study(args.work_dir)
+        study = analyse_study(args.work_dir, args.compare)
         for line in [f'{status}: {text}' for status, text in headlines(study)]:
             print(line)
+        for pair in args.compare:
+            print('\n'.join(comparison_lines(study, *pair)))
         for line in missing_lines(study):
             print(f'  missing: {line}')
         if args.html:

@@ -97,7 +97,7 @@ def compare(reward: DiscriminativeReward, rollout: RolloutBatch) -> dict:
     """
     rewards = reward(rollout).flatten()
     ours = torch.stack([rollout.signals[key].flatten() for key in ('s_roi', 's_image')], dim=1)
-    pairs = score_one_by_one(reward.discriminator, rollout, padded=True)
+    pairs = score_one_by_one(reward.discriminators[0], rollout, padded=True)
     margins = pairs[:, 0] - pairs[:, 1]
     result = dict(cosine=float((ours - pairs).abs().max()),
                   reward=float((rewards - torch.sigmoid(10 * margins)).abs().max()))
@@ -115,7 +115,7 @@ def main() -> None:
         reward = DiscriminativeReward(
             dict(type='CLIPDiscriminator', model_name=args.model, pretrained=None,
                  allow_random=True), device='cpu', form='sigmoid', alpha=10.0)
-    model, rollout = reward.discriminator, make_rollout(args)
+    model, rollout = reward.discriminators[0], make_rollout(args)
     tokens = [model.tokens.count(parsed.caption) for parsed in rollout.parsed]
 
     def cold() -> None:

@@ -1,4 +1,5 @@
-# sigmoid(10 * (S1 - S2)), named as future work in the paper.
+# sigmoid(10 * (S1 - S2)), which is qwen7b_form_softmax.py by another name: a run of both tells how
+# far two runs of one reward are apart. Another `alpha` makes it another reward.
 _base_ = '../qwen7b_reasonseg.py'
 
 custom_hooks = [

@@ -3,15 +3,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import torch
 from mmengine.registry import DefaultScope
+from torch import Tensor
 
 from mmdpad.apis.reason_seg_inferencer import ReasonSegInferencer
-from mmdpad.evaluation.caption_scores import find_reward
+from mmdpad.evaluation.caption_scores import find_rewards
 from mmdpad.models.discriminators import DiscriminativeReward
 
 from .asking import Model
+
+
+def _mean_cosines(reward: DiscriminativeReward, pictures: Sequence[np.ndarray],
+                  captions: Sequence[str | None]) -> Tensor:
+    """(P, N) cosines, of several discriminators their mean."""
+    return torch.stack(reward.compare(pictures, captions)).mean(0)
 
 
 def load_model(config: str, weights: str | None, device: str | None) -> Model:
@@ -29,15 +40,15 @@ def load_model(config: str, weights: str | None, device: str | None) -> Model:
     except (OSError, RuntimeError, ValueError) as error:
         raise SystemExit(f'{config} cannot be loaded: {error}') from error
     name = f'{Path(config).stem}, {Path(weights).name if weights else "start weights"}'
-    try:
-        settings = find_reward(infer.cfg)
-    except ValueError:
+    terms = find_rewards(infer.cfg)
+    if not terms:
         return Model(name, infer, note='No similarities: the config names no discriminator.')
     try:
+        settings = next(iter(terms.values()))  # of several terms the first one
         with DefaultScope.overwrite_default_scope('mmdpad'):
             reward = DiscriminativeReward(**settings, device=next(infer.model.parameters()).device)
     except (OSError, RuntimeError, ValueError) as error:
         print(f'{config}: the discriminator cannot be loaded: {error}')
         return Model(name, infer, note='No similarities: the discriminator cannot be loaded; the '
                                        'terminal says why.')
-    return Model(name, infer, reward.discriminator, reward.options.region_margin)
+    return Model(name, infer, partial(_mean_cosines, reward), reward.options.region_margin)

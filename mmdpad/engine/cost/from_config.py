@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,17 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import DefaultScope
 
 from mmdpad.datasets.transforms import PromptResize
+from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.hooks import MaskRewardHook
 from mmdpad.engine.runner import GRPOTrainLoop
-from mmdpad.models import HFRollout, ReasoningSegmentor, SAMDecoder, VLMReasoningHead
+from mmdpad.models import (
+    CLIPDiscriminator,
+    HFRollout,
+    ReasoningSegmentor,
+    SAMDecoder,
+    VLMReasoningHead,
+)
+from mmdpad.models.discriminators.sharing import discriminator_key
 from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import lora_targets
@@ -264,12 +272,25 @@ def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
     return count, f'(counted with the question {QUESTION!r})'
 
 
-def _frozen(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
+def _clips(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
+    """Of CLIPs in rewards and in the validation's metrics: each is in memory once, however many
+    name it, and computes for every reward."""
+    nodes: dict[Hashable, list[Node]] = {}
+    for node in find_nodes({key: config[key] for key in ('custom_hooks', 'train_cfg',
+                                                         'val_evaluator') if config.get(key)}):
+        if inspect.isclass(node.kind) and issubclass(node.kind, CLIPDiscriminator):
+            nodes.setdefault(discriminator_key(node.entry), []).append(node)
     costs = {}
+    for number, users in enumerate(nodes.values(), start=1):
+        one = clip_cost(users[0].entry, work.prompts, work.responses)
+        rewards = sum(not node.path.startswith('val_evaluator') for node in users)
+        costs['CLIP' + f' {number}' * (len(nodes) > 1)] = replace(one, flops=rewards * one.flops)
+    return costs
+
+
+def _frozen(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
+    costs = _clips(config, work)
     hooks = config.get('custom_hooks') or ()
-    for hook in hooks:
-        if 'discriminator' in hook:
-            costs['CLIP'] = clip_cost(hook['discriminator'], work.prompts, work.responses)
     decoder = config['model'].get('decoder')  # of others than SAM the cost is not known
     if decoder and is_kind(decoder, SAMDecoder, MODELS):
         draws = any(is_kind(hook, MaskRewardHook, HOOKS) for hook in hooks)

@@ -10,8 +10,10 @@ from .free_cores_hook import FreeCoresHook
 from .mask_reward_hook import MaskRewardHook
 from .plain_checkpoint_hook import PlainCheckpointHook
 from .provenance_hook import ProvenanceHook
+from .reward_hook import RewardHook
 from .rollout_log_hook import RolloutLogHook
 
 __all__ = ['AlarmHook', 'AnswerPictureHook', 'AnswerStoreHook', 'AtomicCheckpointHook',
            'CurvesHook', 'DiscriminativeRewardHook', 'ExactResumeHook', 'FreeCoresHook',
-           'MaskRewardHook', 'PlainCheckpointHook', 'ProvenanceHook', 'RolloutLogHook']
+           'MaskRewardHook', 'PlainCheckpointHook', 'ProvenanceHook', 'RewardHook',
+           'RolloutLogHook']

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import Tensor
 
 from mmdpad.evaluation.functional import check_ignore_regions
 from mmdpad.evaluation.scoring import score_mask
@@ -15,9 +15,11 @@ from mmdpad.registry import HOOKS
 from mmdpad.rewards.mask import tiered
 from mmdpad.structures import ParseFailure, RolloutBatch
 
+from .reward_hook import RewardHook
+
 
 @HOOKS.register_module()
-class MaskRewardHook(Hook):
+class MaskRewardHook(RewardHook):
     """Draws the mask of each response at the loop's ``after_rollout`` and scores its IoU.
 
     Writes ``rollout.rewards['mask_iou']``, (B, G) in [0, 1]; 0 for an unusable answer. The
@@ -27,21 +29,22 @@ class MaskRewardHook(Hook):
         tiers: Thresholds of :func:`mmdpad.rewards.mask.tiered`; None for the IoU itself.
         weight: Weight of the term in the sum of rewards.
         ignore_regions: As in :class:`ReasonSegMetric`.
+        name: Of the term; a further hook of a config needs another one.
     """
 
     term = 'mask_iou'
 
     def __init__(self, tiers: Sequence[float] | None = None, weight: float = 1.0,
-                 ignore_regions: str = 'target') -> None:
+                 ignore_regions: str = 'target', name: str = term) -> None:
         if tiers is not None and not all(0 <= tier < 1 for tier in tiers):
             raise ValueError(f'`tiers` should be thresholds in [0, 1), but got {tiers}')
         check_ignore_regions(ignore_regions)
         self.tiers = tiers
-        self.weight = weight
+        self.term, self.weight = name, weight
         self.ignore_regions = ignore_regions
 
-    def before_train(self, runner: Runner) -> None:
-        """Announce the term.
+    def prepare(self, runner: Runner) -> None:
+        """See whether there is what it takes.
 
         Raises:
             ValueError: The model has no decoder, or the training data no masks.
@@ -55,14 +58,12 @@ class MaskRewardHook(Hook):
                 f'`MaskRewardHook` should find masks in the training data, but '
                 f'{type(loop.dataloader.dataset).__name__} gives none; train on data with masks '
                 f'(ReasonSegDataset with `LoadReasonSegMask` in its pipeline)')
-        loop.composition.expect(self.term, self.weight)
 
-    def after_rollout(self, runner: Runner, rollout: RolloutBatch) -> None:
-        """Write the term into the rollout."""
+    def score(self, runner: Runner, rollout: RolloutBatch) -> Tensor:
+        """The term, (B, G) in [0, 1]."""
         ious = [iou for prompt in range(rollout.num_prompts)
                 for iou in self._ious(runner.train_loop.model, rollout, prompt)]
-        rollout.rewards[self.term] = rollout.per_response(
-            [tiered(iou, self.tiers) for iou in ious])
+        return rollout.per_response([tiered(iou, self.tiers) for iou in ious])
 
     def _ious(self, model: Any, rollout: RolloutBatch, prompt: int) -> list[float]:
         """IoU of each response to one prompt; the decoder sees its image once."""

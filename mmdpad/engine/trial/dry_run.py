@@ -199,8 +199,8 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         updates_per_rollout=train_cfg.get('updates_per_rollout', 1),
         max_refills=train_cfg.get('max_refills', 0),
         max_skipped_steps=train_cfg.get('max_skipped_steps', 0), group_size=sampling['group_size'])
-    hooked = [node.kind.term for node in nodes if node.path.startswith('custom_hooks.')
-              and hasattr(node.kind, 'term')]
+    hooked = [node.entry.get('name', node.kind.term) for node in nodes
+              if node.path.startswith('custom_hooks.') and getattr(node.kind, 'term', '')]
     composition = RewardComposition({})
     for term in (*(train_cfg.get('rewards') or {}), *hooked):
         try:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmcv.transforms import Resize
 from mmengine.config import Config
@@ -28,6 +29,7 @@ from mmdpad.models.decoders import (
     SAMHQDecoder,
 )
 from mmdpad.models.discriminators import CLIPDiscriminator
+from mmdpad.models.feature_cache import content_key
 from mmdpad.models.heads.quantization import check_prequantized, check_trainable
 from mmdpad.registry import MODELS, TRANSFORMS, is_kind, type_name
 from mmdpad.testing import SHAPES_SAM_NAME, WEIGHTS_DIR, build_sam_shapes
@@ -157,7 +159,9 @@ def _sam_folder(make: Callable[[Path], str]) -> Callable[[dict, Path], str]:
 
 
 def _clip(entry: dict, folder: Path) -> str:
-    before, path = entry['model_name'], folder / 'clip'
+    before = entry['model_name']
+    # A folder for each, so that several CLIPs of an ensemble stay several models.
+    path = folder / f'clip_{content_key(np.array([before, str(entry.get("pretrained"))])).hex()}'
     if not path.exists():
         shutil.copytree(WEIGHTS_DIR / 'clip', path)
         with seeded():

@@ -32,20 +32,21 @@ class DiscriminationMetric(BaseMetric):
     - ``s_roi``, ``s_image``, ``s_margin``: mean of S1, S2 and S1 - S2 over the usable boxes, in
       [-1, 1], [-1, 1] and [-2, 2]; NaN without any;
     - ``discriminated``: share of all boxes with S1 > S2, in [0, 1], unusable ones counting as
-      not; NaN without boxes.
+      not; NaN without boxes. Several discriminators' answers are combined by ``combine``.
 
     The caption of a box is the prediction's own, where ``pred_instances`` has ``captions`` (a list
     of str), else made from the name of its label: of ``label_names``, which open-vocabulary
     detectors predict, or of the data set's classes.
 
     Args:
-        discriminator: Config of the discriminator, see :class:`DiscriminativeReward`. Within a
+        discriminator: Config of the discriminator or of several, see
+            :class:`DiscriminativeReward`; S1 and S2 of several are their means. Within a
             config of mmdet its type has our prefix, too: 'mmdpad.CLIPDiscriminator'.
         template: Makes a caption from ``{label}``.
         captions: Name of a label -> its caption, in place of the template.
         score_thr: In [0, 1].
         collect_device, prefix: As in mmengine.
-        **options: ``region_margin`` and ``contrast`` ('image' or 'masked') of
+        **options: ``region_margin``, ``contrast`` ('image' or 'masked') and ``combine`` of
             :class:`DiscriminativeOptions`.
 
     Raises:
@@ -55,7 +56,7 @@ class DiscriminationMetric(BaseMetric):
     default_prefix = 'discrimination'
 
     def __init__(self,
-                 discriminator: dict,
+                 discriminator: dict | Sequence[dict],
                  template: str = 'a photo of a {label}',
                  captions: Mapping[str, str] | None = None,
                  score_thr: float = 0.3,

@@ -37,7 +37,8 @@ class RewardMetric(IgnoreRegionsMetric):
     ``signal_<name>``, the mean of what a term wrote into ``rollout.signals`` (over responses that
     have one), and ``iou_correlation_<term>`` (``total`` among them): Pearson's correlation in
     [-1, 1] of a term with the mask's IoU over the samples, absent where either is constant. A term
-    that does not go with the IoU can be earned without being right.
+    that does not go with the IoU can be earned without being right. Signals of a second term that
+    writes the same ones are called ``signal_<term>_<name>``.
     """
 
     default_prefix = 'reward'
@@ -47,6 +48,9 @@ class RewardMetric(IgnoreRegionsMetric):
                  prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         check_ignore_regions(ignore_regions)
+        if taken := rewards.keys() & {*ORIGIN, 'iou'}:
+            raise ValueError(f'`rewards` should have names other than {sorted(taken)}, which lines '
+                             f'of results have already; rename them')
         self.ignore_regions = ignore_regions
         self.out_file = out_file
         self.composition = RewardComposition(rewards)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import open_clip
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mmdpad.models.frozen import FrozenModule
@@ -19,6 +18,7 @@ from mmdpad.registry import MODELS
 
 from .caption_tokens import CaptionTokens
 from .open_clip_loading import load_open_clip
+from .sharing import to_pixels
 from .text_tower import encode_text
 
 _NAME = 'The discriminator (CLIP)'
@@ -62,6 +62,7 @@ class CLIPDiscriminator(FrozenModule):
         super().__init__(cache_size)
         self.clip, self._preprocess, tokenizer = load_open_clip(
             model_name, pretrained, precision, allow_random, context_length, quick_gelu)
+        self._preprocessing = repr(sorted(self.clip.visual.preprocess_cfg.items()))
         self.tokens = CaptionTokens(tokenizer, getattr(self.clip, 'context_length', None))
         self._input_dtype = open_clip.get_input_dtype(precision) or torch.float32
         self.freeze()
@@ -99,7 +100,7 @@ class CLIPDiscriminator(FrozenModule):
         on the others, so on what the cache holds, and a resumed run begins with an empty one.
         """
         most = 1 if self.device.type == 'cpu' else None
-        pixels = torch.stack([self._preprocess(Image.fromarray(p)) for p in pictures])
+        pixels = to_pixels(pictures, self._preprocess, self._preprocessing)
 
         def encode(part: slice) -> Tensor:
             return _unit(self.clip.encode_image(pixels[part].to(self.device, self._input_dtype)))

@@ -4,23 +4,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
-from mmengine.device import get_device
 from torch import Tensor
 
-from mmdpad.registry import MODELS, REWARDS
+from mmdpad.registry import REWARDS
 from mmdpad.rewards.discriminative import check_form, discriminative_reward
 from mmdpad.structures import RolloutBatch
 from mmdpad.structures.reasoning_output import Box
 
 from .regions import around, crop, enlarge, overlaps, paint_over
+from .sharing import build_discriminator, shared_pixels
 
 REGIONS = ('target', 'predicted')
 CONTRASTS = ('image', 'masked', 'others')
+COMBINATIONS = ('mean', 'min', 'vote')
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class DiscriminativeOptions:
     contrast.
 
     Attributes:
-        form: Form of :func:`mmdpad.rewards.discriminative_reward`, which maps S1 and S2 to a value.
+        form: Form of :func:`mmdpad.rewards.discriminative_reward`, which maps S1 and S2 to a
+            value: a name, a sum of several, or their weights by name.
         temperature, alpha: Parameters of the forms 'softmax' and 'sigmoid'.
         region: 'target' is the ground-truth box; 'predicted' the response's own box in the prompt
             image, and a response without a box that holds a part of the image scores 0. Of several
@@ -42,27 +45,37 @@ class DiscriminativeOptions:
             (:func:`paint_over`; a region that covers the image leaves the image itself); 'others'
             the best fitting of the other objects that the data names, cut out with the same margin
             (where it names none, the whole image).
+        combine: What several discriminators' values make together, each by the form: 'mean',
+            'min' (what all of them grant), or 'vote', 1 where S1 > S2 for more than half of them,
+            which needs the form 'binary'. A caption that one of them cannot use, because it is
+            too long for it, has the value 0 there.
 
     Raises:
         ValueError: A name is unknown or a number out of range.
     """
 
-    form: str = 'binary'
+    form: str | Mapping[str, float] = 'binary'
     temperature: float = 0.1
     alpha: float = 10.0
     region: str = 'target'
     region_margin: float = 0.0
     contrast: str = 'image'
+    combine: str = 'mean'
 
     def __post_init__(self) -> None:
-        check_form(self.form, self.temperature, self.alpha)
-        for name, names in (('region', REGIONS), ('contrast', CONTRASTS)):
+        forms = check_form(self.form, self.temperature, self.alpha)
+        for name, names in (('region', REGIONS), ('contrast', CONTRASTS),
+                            ('combine', COMBINATIONS)):
             if getattr(self, name) not in names:
                 raise ValueError(f'`{name}` should be one of {names}, but got '
                                  f'{getattr(self, name)!r}')
         if not 0 <= self.region_margin < math.inf:
             raise ValueError(f'`region_margin` should be a share of the box, 0 or more, but got '
                              f'{self.region_margin}')
+        if self.combine == 'vote' and forms != {'binary': 1.0}:
+            raise ValueError(f"`combine` should be one of {COMBINATIONS[:2]} with the form "
+                             f"{self.form!r}, but got 'vote', which counts wins; set "
+                             f"form='binary', or another `combine`")
 
 
 @REWARDS.register_module()
@@ -71,15 +84,21 @@ class DiscriminativeReward:
 
     Args:
         discriminator: Config of a model that maps P uint8 RGB pictures and N captions to (P, N)
-            cosines, NaN for a caption that cannot be used; see ``CLIPDiscriminator``.
-        device: Where the discriminator runs; default: mmengine's current device.
+            cosines, NaN for a caption that cannot be used; see ``CLIPDiscriminator``. A list of
+            them is an ensemble, see ``combine``. Terms with equal configs share one model
+            (:func:`build_discriminator`).
+        device: Where the discriminators run; default: mmengine's current device.
         **options: See :class:`DiscriminativeOptions`.
+
+    Raises:
+        ValueError: An empty list, or see :class:`DiscriminativeOptions`.
     """
 
-    def __init__(self, discriminator: dict, device: str | torch.device | None = None,
-                 **options) -> None:
+    def __init__(self, discriminator: dict | Sequence[dict],
+                 device: str | torch.device | None = None, **options) -> None:
         self.options = DiscriminativeOptions(**options)
-        self.discriminator = MODELS.build(discriminator).to(device or get_device())
+        self.discriminators = [build_discriminator(config, device)
+                               for config in as_configs(discriminator)]
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns (B, G) rewards in the form's range.
@@ -88,21 +107,32 @@ class DiscriminativeReward:
         's_margin' (S1 - S2), and 's_rank', 1 + the number of contrasts that fit the caption at
         least as well as the region: with the contrast 'others' the object's rank among all that
         the data names, with a single contrast 1 or 2. Each is (B, G), NaN where there is no usable
-        caption or no region.
+        caption or no region; of several discriminators it is the mean over them.
         """
         pictures, places = self._pictures(rollout)
-        cosines = self.discriminator(pictures, [parsed.caption for parsed in rollout.parsed])
-        found = torch.full((len(places), 3), math.nan)
-        for row, (place, cosine) in enumerate(zip(places, cosines.T, strict=True)):
-            own = cosine[place]
-            if len(own):
-                found[row] = torch.stack([own[0], own[1:].max(), (own >= own[0]).sum()])
-        s1, s2, rank = map(rollout.per_response, found.unbind(1))
+        captions = [parsed.caption for parsed in rollout.parsed]
+        found = torch.full((len(self.discriminators), len(places), 3), math.nan)
+        for model, cosines in enumerate(self.compare(pictures, captions)):
+            for row, (place, cosine) in enumerate(zip(places, cosines.T, strict=True)):
+                own = cosine[place]
+                if len(own):
+                    found[model, row] = torch.stack([own[0], own[1:].max(), (own >= own[0]).sum()])
+        s1, s2, rank = map(rollout.per_response, found.mean(0).unbind(1))
         margin = s1 - s2
         rollout.signals.update(s_roi=s1, s_image=s2, s_margin=margin,
                                s_rank=rank.masked_fill(margin.isnan(), math.nan))
         options = self.options
-        return discriminative_reward(s1, s2, options.form, options.temperature, options.alpha)
+        return rollout.per_response(_combine(discriminative_reward(
+            found[..., 0], found[..., 1], options.form, options.temperature, options.alpha),
+            options.combine))
+
+    def compare(self, pictures: Sequence[np.ndarray],
+                captions: Sequence[str | None]) -> list[Tensor]:
+        """The (P, N) cosines of each discriminator."""
+        if len(self.discriminators) == 1:
+            return [self.discriminators[0](pictures, captions)]
+        with shared_pixels():
+            return [model(pictures, captions).cpu() for model in self.discriminators]
 
     def _pictures(self, rollout: RolloutBatch) -> tuple[list[np.ndarray], list[slice]]:
         """All pictures, and which of them each response is compared with: its region first, then
@@ -143,3 +173,23 @@ class DiscriminativeReward:
         elif contrast == 'others' and others:
             contrasts = [crop(image, enlarge(other, margin)) for other in others]
         return [crop(image, region), *contrasts]
+
+
+def as_configs(discriminator: Mapping | Sequence[Mapping]) -> list[Mapping]:
+    """One or several configs as a list.
+
+    Raises:
+        ValueError: There is none.
+    """
+    configs = [discriminator] if isinstance(discriminator, Mapping) else list(discriminator)
+    if not configs:
+        raise ValueError('`discriminator` should be the config of a model or a list of them, but '
+                         'got an empty list; name one')
+    return configs
+
+
+def _combine(values: Tensor, how: str) -> Tensor:
+    """(N,) of the (K, N) values of K discriminators."""
+    if how == 'vote':
+        return (2 * values.sum(0) > len(values)).to(values.dtype)
+    return values.amin(0) if how == 'min' else values.mean(0)

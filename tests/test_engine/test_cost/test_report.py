@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from mmdpad.engine.cost import format_report, make_report, read_config_cost, with_response_tokens
 from mmdpad.engine.cost.from_config import quantized_bytes
+from mmdpad.engine.cost.frozen import FrozenCost
 from mmdpad.testing.policy_folder import make_policy_folder
 
 ROOT = Path(__file__).parents[3]
@@ -41,6 +42,27 @@ def test_the_published_recipe_is_read():
     assert cost.frozen['SAM'].bytes == 4 * 641_090_608 and cost.frozen['SAM'].flops == 0
     # 2 x 4.4 GFLOP-multiply-adds an image are published for ViT-B/32; two images a prompt.
     assert cost.frozen['CLIP'].flops > 32 * 8.6e9
+
+
+def test_a_clip_is_in_memory_once_and_computes_for_each_term():
+    config = config_of('qwen7b_reasonseg')
+    (hook, ) = config.custom_hooks
+    once = read_config_cost(config).frozen['CLIP']
+    config.custom_hooks.append(dict(hook, name='again', contrast='others'))
+    config.train_cfg.rewards.third = dict(type='QuantileReward', term=dict(
+        type='DiscriminativeReward', discriminator=dict(type='mmdpad.CLIPDiscriminator')))
+    config.val_evaluator = [dict(type='RewardMetric', rewards=dict(a=dict(
+        type='DiscriminativeReward', discriminator=hook.discriminator)))]
+    cost = read_config_cost(config).frozen
+    assert cost.keys() == {'CLIP', 'SAM'}
+    assert cost['CLIP'] == FrozenCost(once.bytes, 3 * once.flops)
+
+
+def test_several_clips_are_all_in_memory():
+    config = config_of('ablations/qwen7b_two_clips')
+    cost = read_config_cost(config).frozen
+    assert cost.keys() == {'CLIP 1', 'CLIP 2', 'SAM'}
+    assert cost['CLIP 1'].bytes == 4 * 151_277_313 < cost['CLIP 2'].bytes
 
 
 def test_operations_agree_with_an_estimate_by_hand():

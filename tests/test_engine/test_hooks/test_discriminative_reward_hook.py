@@ -9,6 +9,7 @@ import torch
 from torch import nn, tensor
 
 from mmdpad.engine.hooks.discriminative_reward_hook import DiscriminativeRewardHook
+from mmdpad.engine.hooks.mask_reward_hook import MaskRewardHook
 from mmdpad.registry import MODELS
 from mmdpad.rewards import RewardComposition
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
@@ -75,6 +76,30 @@ def test_options_are_passed_on(built):
         [1 / (1 + math.exp(-1)), 0.5, 0])
 
 
+def test_two_hooks_have_two_names(built):
+    stub, runner = built
+    hooks = [DiscriminativeRewardHook(dict(type='Stub'), weight=0.5),
+             DiscriminativeRewardHook(dict(type='Stub'), form='margin', name='by_how_much')]
+    batch = rollout()
+    for hook in hooks:
+        hook.before_train(runner)
+    for hook in hooks:
+        hook.after_rollout(runner, batch)
+    composition = runner.train_loop.composition
+    assert composition.weights == dict(discriminative=0.5, by_how_much=1.0)
+    assert composition.total(batch)[1].tolist() == pytest.approx([0.8, 0, 0.6])
+    assert torch.equal(batch.signals['by_how_much_s_margin'].nan_to_num(7),
+                       batch.signals['s_margin'].nan_to_num(7))
+
+
+@pytest.mark.parametrize('hook', [
+    DiscriminativeRewardHook(dict(type='Stub')), MaskRewardHook()])
+def test_a_name_that_is_taken_stops_before_anything_is_built(built, hook):
+    built[1].train_loop.composition.expect(hook.term)
+    with pytest.raises(ValueError, match=f"'{hook.term}' is there already .* name='"):
+        hook.before_train(built[1])
+
+
 def test_a_hook_that_did_not_run_is_noticed(built):
     hook = DiscriminativeRewardHook(dict(type='Stub'))
     hook.before_train(built[1])
@@ -85,6 +110,7 @@ def test_a_hook_that_did_not_run_is_noticed(built):
 @pytest.mark.parametrize('options, error', [
     (dict(form='binry'), ValueError), (dict(region='box'), ValueError),
     (dict(contrast='other'), ValueError), (dict(region_margin=-1), ValueError),
+    (dict(form=dict(binary=0)), ValueError), (dict(combine='median'), ValueError),
     (dict(froms='binary'), TypeError)])
 def test_a_wrong_option_stops_before_anything_is_built(options, error):
     with pytest.raises(error, match=next(iter(options))):

@@ -95,14 +95,14 @@ def test_without_boxes_there_is_nothing_to_average(build, sample):
 def test_captions(build, sample, options, predicted, captions):
     metric = build(**options)
     metric.process({}, [sample(BRIGHT, DIM, labels=[1, 0], **predicted)])
-    assert metric.reward.discriminator.captions == captions
+    assert metric.reward.discriminators[0].captions == captions
 
 
 def test_a_caption_stays_with_its_box_where_others_are_left_out(build, sample):
     metric = build()
     metric.process({}, [sample(DIM, BRIGHT, DIM, scores=[0.1, 0.9, 0.8],
                                captions=['low', 'high', 'middle'])])
-    assert metric.reward.discriminator.captions == ['high', 'middle']
+    assert metric.reward.discriminators[0].captions == ['high', 'middle']
 
 
 def test_the_options_of_the_reward(build, sample):

@@ -35,6 +35,20 @@ class Brightness(nn.Module):
         return tensor([[float(p.mean()) / 1000] for p in pictures]).reshape(-1, 1) * row
 
 
+@MODELS.register_module(force=True)
+class Tinted(nn.Module):
+    """A discriminator of its own opinion: the mean value of the left part / 1000; no long text."""
+
+    def __init__(self, columns=10, longest=9):
+        super().__init__()
+        self.columns, self.longest = columns, longest
+
+    def forward(self, pictures, captions):
+        row = tensor([[1. if caption and len(caption) <= self.longest else NAN
+                       for caption in captions]])
+        return tensor([[float(p[:, :self.columns].mean()) / 1000] for p in pictures]) * row
+
+
 def stripes(parsed, prompts=1, negatives=OTHERS, target=TARGET):
     """``parsed`` responses to each of ``prompts`` questions about the stripes."""
     sample = SimpleNamespace(prompt_targets=SimpleNamespace(bboxes=tensor([target])))
@@ -127,6 +141,30 @@ def test_the_rank_is_missing_where_the_margin_is(score):
     assert rollout.signals['s_rank'].isnan().all()
 
 
+# S1, the own stripe of columns 0..2, is 0.2 for all; S2 is the mean of so many columns of the
+# image: 3: 0.4 / 3, 2: 0.2 and no win, 10: 0.11, of which the last reads short captions only.
+MEMBERS = [dict(type='Tinted', columns=3), dict(type='Tinted', columns=2),
+           dict(type='Tinted', longest=2)]
+
+
+@pytest.mark.parametrize('combine, form, long, short', [
+    ('mean', 'binary', 1 / 3, 2 / 3), ('min', 'binary', 0, 0), ('vote', 'binary', 0, 1),
+    ('mean', 'margin', 0.2 / 9, (0.2 / 3 + 0.09) / 3), ('min', 'roi', 0, 0.2),
+    ('mean', dict(binary=1, margin=3), (1 + 0.2) / 3, (2 + 0.2 + 0.27) / 3)])
+def test_several_discriminators_make_one_reward(combine, form, long, short):
+    rollout = stripes([answer('long'), answer('c'), answer(None)])
+    reward = DiscriminativeReward(MEMBERS, device='cpu', combine=combine, form=form)(rollout)
+    assert reward[0].tolist() == pytest.approx([long, short, 0])
+    assert rollout.signals['s_roi'][0].tolist() == pytest.approx([NAN, 0.2, NAN], nan_ok=True)
+    assert rollout.signals['s_image'][0, 1].item() == pytest.approx((0.4 / 3 + 0.2 + 0.11) / 3)
+
+
+def test_half_of_the_votes_are_not_enough():
+    reward = DiscriminativeReward(MEMBERS[:2], device='cpu', combine='vote')
+    assert reward(stripes([answer()])).item() == 0
+    assert DiscriminativeReward(MEMBERS[:1], combine='vote')(stripes([answer()])).item() == 1
+
+
 def test_the_form_and_its_parameters_are_passed_on(score):
     margin = score(stripes([answer()]), form='margin')[0]
     assert margin == pytest.approx([0.09])
@@ -183,11 +221,18 @@ def test_defaults_are_the_papers():
     (dict(region='box'), r"`region` should be one of \('target', 'predicted'\), but got 'box'"),
     (dict(contrast='none'), "`contrast` should be one of .*'others'.*, but got 'none'"),
     (dict(region_margin=-0.1), '`region_margin` should be .* 0 or more, but got -0.1'),
+    (dict(combine='median'), "`combine` should be one of .*'vote'.*, but got 'median'"),
+    (dict(combine='vote', form='margin'), "`combine` should .* 'margin', but got 'vote'.*binary"),
     (dict(region_margin=NAN), '`region_margin` should be .* but got nan'),
 ])
 def test_a_wrong_option_is_found_before_the_model_is_built(options, message):
     with pytest.raises(ValueError, match=message):
         DiscriminativeReward(dict(type='NoSuchModel'), **options)
+
+
+def test_no_discriminator_is_an_error():
+    with pytest.raises(ValueError, match='`discriminator` should .* got an empty list'):
+        DiscriminativeReward([])
 
 
 def test_an_unknown_option_is_named():

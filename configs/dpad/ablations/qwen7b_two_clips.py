@@ -1,0 +1,15 @@
+# Two CLIPs judge each caption, each by a weighted sum of a binary and a continuous form; the reward
+# is the mean of both (`combine`: 'mean', 'min' or 'vote'). The paper's future work, and beyond it.
+_base_ = '../qwen7b_reasonseg.py'
+
+# The weights are a start, not tuned: margins of published CLIPs are a few hundredths.
+custom_hooks = [
+    dict(type='DiscriminativeRewardHook',
+         discriminator=[
+             {{_base_.discriminator}},
+             dict(type='CLIPDiscriminator', model_name='ViT-B-16-quickgelu',
+                  pretrained='metaclip_fullcc')
+         ],
+         form=dict(binary=1.0, margin=5.0),
+         combine='mean')
+]
