@@ -207,14 +207,20 @@ class ReasonSegInferencer(BaseInferencer):
         return None  # pictures are made by `Answer.draw`; the config's visualizer logs training
 
 
-def build_pipeline(cfg: Config) -> Compose:
-    """The steps that prepare an image and a question, see :class:`ReasonSegInferencer`."""
+def inference_steps(cfg: Config) -> list:
+    """Configs of the steps that prepare an image and a question, see
+    :class:`ReasonSegInferencer`."""
     steps = cfg.get('inference_pipeline')
     if steps is None:
         steps = [step for step in cfg.test_dataloader.dataset.pipeline
                  if step['type'].split('.')[-1] not in _TRUTH_STEPS]
+    return list(steps)
+
+
+def build_pipeline(cfg: Config) -> Compose:
+    """:func:`inference_steps`, built."""
     with DefaultScope.overwrite_default_scope('mmdpad'):
-        return Compose([TRANSFORMS.build(step) for step in steps])
+        return Compose([TRANSFORMS.build(step) for step in inference_steps(cfg)])
 
 
 def _item(query: Query) -> dict[str, Any]:
