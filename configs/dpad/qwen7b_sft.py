@@ -18,4 +18,5 @@ train_dataloader = dict(
                  pipeline=train_pipeline))
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=400, val_interval=200)
 optim_wrapper = dict(accumulative_counts=4, optimizer=dict(lr=5e-6))
+auto_scale_lr = dict(base_batch_size=4)  # mmengine counts no accumulation
 default_hooks = dict(checkpoint=dict(interval=200))

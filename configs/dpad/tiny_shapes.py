@@ -72,6 +72,7 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True),
     clip_grad=dict(max_norm=1.0))
+auto_scale_lr = dict(base_batch_size=prompts_per_step)
 # A line every 5 iterations, of their means: single ones are noisy with 12 prompts.
 default_hooks = dict(checkpoint=dict(interval=40), logger=dict(interval=5))
 log_processor = dict(window_size=5, mean_pattern='.*')

@@ -213,14 +213,20 @@ class ReasonSegInferencer(BaseInferencer):
         return None  # pictures are made by `Answer.draw`; the config's visualizer logs training
 
 
+def inference_steps(cfg: Config) -> list:
+    """Configs of the steps that prepare an image and a question, see
+    :class:`ReasonSegInferencer`."""
+    steps = cfg.get('inference_pipeline')
+    if steps is None:
+        steps = [step for step in cfg.test_dataloader.dataset.pipeline
+                 if not is_kind(step, _TRUTH_STEPS, TRANSFORMS)]
+    return list(steps)
+
+
 def build_pipeline(cfg: Config) -> Compose:
-    """The steps that prepare an image and a question, see :class:`ReasonSegInferencer`."""
+    """:func:`inference_steps`, built."""
     with DefaultScope.overwrite_default_scope('mmdpad'):
-        steps = cfg.get('inference_pipeline')
-        if steps is None:
-            steps = [step for step in cfg.test_dataloader.dataset.pipeline
-                     if not is_kind(step, _TRUTH_STEPS, TRANSFORMS)]
-        return Compose([TRANSFORMS.build(step) for step in steps])
+        return Compose([TRANSFORMS.build(step) for step in inference_steps(cfg)])
 
 
 def _item(query: Query) -> dict[str, Any]:

@@ -33,6 +33,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                         'start policy, with the weights that the config names')
     parser.add_argument('--out', help='also write all metrics to this JSON file, '
                         'with protocol, intervals and provenance')
+    parser.add_argument('--show', action='store_true', help='show every answer in a window')
+    parser.add_argument('--show-dir', metavar='DIR', help='write a picture of every answer to '
+                        'this folder, if relative within TIME/ of the work dir')
+    parser.add_argument('--wait-time', type=float, default=2, metavar='S', help='how many seconds '
+                        'an answer is shown; 0 is until a key is pressed (default: 2)')
+    parser.add_argument('--tta', action='store_true', help='not offered, and says why')
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted test: '
                         'take over the answers that are in the work dir already')
     args = parser.parse_args(argv)
@@ -51,9 +57,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     from mmdpad.datasets import DatasetError
     from mmdpad.engine.build import UnsuitableConfig, build_runner
     from mmdpad.engine.checkpoints import find_fault
+    from mmdpad.engine.flags import apply_flags
     from mmdpad.engine.hooks.answer_store_hook import find_answers
     from mmdpad.evaluation.results import describe_results
     from mmdpad.models.non_finite import NonFiniteError
+    if problems := apply_flags(cfg, args):
+        raise SystemExit('\n'.join(problems))
     if args.checkpoint and (fault := find_fault(args.checkpoint)):
         raise SystemExit(f'checkpoint: {fault}')
     if args.resume:

@@ -35,6 +35,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser = experiment_parser('Train a config', 'optim_wrapper.optimizer.lr=2e-6', prog)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from the latest checkpoint of the work dir, or from this one')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: AmpOptimWrapper in '
+                        'place of OptimWrapper, in bfloat16 unless `optim_wrapper.dtype` says '
+                        'otherwise')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='multiply the learning rate '
+                        'by the prompts of a step, of all processes, over '
+                        '`auto_scale_lr.base_batch_size`')
     parser.add_argument('--smoke', action='store_true', help='instead: the same config on small '
                         'random models and made data, for two steps, in a temporary work dir')
     args = parser.parse_args(argv)
@@ -57,7 +63,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     from mmdpad.datasets import DatasetError
     from mmdpad.engine.build import UnsuitableConfig, build_runner
     from mmdpad.engine.checkpoints import find_fault
+    from mmdpad.engine.flags import apply_flags
     from mmdpad.models.non_finite import NonFiniteError
+    if problems := apply_flags(cfg, args):
+        raise SystemExit('\n'.join(problems))
     if cfg.get('load_from') and (fault := find_fault(cfg.load_from)):
         raise SystemExit(f'load_from: {fault}')
     rank = next((os.environ[name] for name in _RANKS if name in os.environ), '0')

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmdpad.registry import DATASETS, type_name
@@ -49,13 +49,15 @@ def open_wrappers(dataset: Any) -> Iterator[dict]:
         yield dataset
 
 
-def check_dataset(config: dict, load: int = 0) -> str:
+def check_dataset(config: dict, load: int = 0,
+                  take: Callable[[Any], None] | None = None) -> str:
     """Build a data set, which checks its files, and load some of its items.
 
     Args:
         config: Of the data set.
         load: How many items to run through the pipeline, spread evenly; -1 for all. Building looks
             at the headers of images; their pixels are decoded here.
+        take: Gets each item that was loaded.
 
     Returns:
         What it holds, in one line; in a second, which annotations mark no target, if any.
@@ -63,10 +65,11 @@ def check_dataset(config: dict, load: int = 0) -> str:
     Raises:
         DatasetError: All that is wrong.
     """
-    return check_items(DATASETS.build(config), type_name(config), load)
+    return check_items(DATASETS.build(config), type_name(config), load, take)
 
 
-def check_items(dataset: Any, name: str, load: int = 0) -> str:
+def check_items(dataset: Any, name: str, load: int = 0,
+                take: Callable[[Any], None] | None = None) -> str:
     """:func:`check_dataset` of one that is built; ``name`` is its class."""
     dataset.full_init()
     number = len(dataset)
@@ -74,7 +77,9 @@ def check_items(dataset: Any, name: str, load: int = 0) -> str:
     problems: list[DatasetError] = []
     for i in range(loaded):
         with collecting(problems):
-            dataset[i * number // loaded]
+            item = dataset[i * number // loaded]
+            if take is not None:
+                take(item)
     if problems:
         raise DatasetError.listing(getattr(dataset, 'where', name), problems)
     images = {dataset.get_data_info(i).get('img_path') for i in range(number)}

@@ -23,7 +23,15 @@ from mmdpad.models.rollouts import RolloutEngine
 from mmdpad.models.rollouts.sampling import check_sampling
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.models.weights import first_line
-from mmdpad.registry import DATA_SAMPLERS, HOOKS, LOOPS, MODELS, REWARDS, TRANSFORMS
+from mmdpad.registry import (
+    DATA_SAMPLERS,
+    HOOKS,
+    LOOPS,
+    MODELS,
+    REWARDS,
+    TRANSFORMS,
+    VISBACKENDS,
+)
 from mmdpad.rewards.composition import build_term
 from mmdpad.rl import policy_loss
 from mmdpad.utils.argument_types import find_wrong_types
@@ -34,7 +42,7 @@ from .config_nodes import Node
 _TAKEN_OUT = {'type', '_scope_', '_delete_', 'priority', 'weight', 'optimizer', 'constructor',
               'paramwise_cfg', 'convert_to_iter_based'}
 # Arguments that a class gets in addition to its config.
-_GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset'}
+_GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset', 'save_dir'}
 # Built to check their arguments, since that loads nothing.
 _LIGHT = (HOOKS, TRANSFORMS)
 _OURS = 'mmdpad.'
@@ -163,7 +171,7 @@ def _check_names(node: Node, kind: type) -> Iterator[str]:
     needed = {name for name, parameter in inspect.signature(kind).parameters.items()
               if parameter.default is parameter.empty
               and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)}
-    if node.registry in (LOOPS, DATA_SAMPLERS):
+    if node.registry in (LOOPS, DATA_SAMPLERS, VISBACKENDS):
         needed -= _GIVEN
     for name in sorted(needed - given):
         yield f'`{node.path}`: {kind.__name__} needs the argument {name!r}; add it'

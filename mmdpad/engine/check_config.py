@@ -37,6 +37,7 @@ from .check_arguments import (
     unknown_keys,
 )
 from .config_nodes import Node, find_nodes
+from .flags import find_wrong_scaling
 
 STRATEGY = 'mmdpad.FSDP2Strategy'
 # Keys whose values are a dict with a `type`, a list of such dicts, or a dict of them.
@@ -91,6 +92,7 @@ def check_config(config: Config, training: bool = True) -> Findings:
                 found.misnamed.add(id(node.entry))
                 found.readable &= not any(find_wrong_arguments(node))
         if training and found.readable:
+            found.problems += find_wrong_scaling(config)
             if not found.problems:
                 found.problems += _check_optimizer(config)
             found.problems += _check_precision(found.nodes)

@@ -22,6 +22,7 @@ from .files import (
     write_jsonl,
 )
 from .key_values import KeyValueError, KeyValues, override, parse_value
+from .registering import register_all_modules
 from .runs import answer_pictures, lock_work_dir, raised_alarms, rollout_logs, training_logs
 from .spread import spread
 
@@ -29,5 +30,5 @@ __all__ = ['KeyValueError', 'KeyValues', 'LOADERS', 'answer_pictures', 'check_ch
            'check_config', 'check_file', 'config_parser', 'experiment_parser', 'find_config',
            'jsonable', 'load_config', 'lock_work_dir', 'new_folder', 'open_config', 'override',
            'parse_value', 'raised_alarms', 'read_config', 'read_jsonl', 'refuse_existing',
-           'rollout_logs', 'spread', 'to_jsonl', 'training_logs', 'unique_name', 'unique_path',
-           'write_atomically', 'write_jsonl']
+           'register_all_modules', 'rollout_logs', 'spread', 'to_jsonl', 'training_logs',
+           'unique_name', 'unique_path', 'write_atomically', 'write_jsonl']

@@ -8,11 +8,13 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.model import BaseDataPreprocessor
 from PIL import Image
 
 from mmdpad.datasets.checking import find_datasets
+from mmdpad.visualization.answer import BOX, POINT, TRUTH
 
 ROOT = Path(__file__).parents[2]
 SQUARE = [[2, 3, 6, 3, 6, 7, 2, 7]]
@@ -171,3 +173,20 @@ def test_training_and_testing_refuse_with_the_same_words(tool, broken, monkeypat
     assert check(tmp_path, loaders) == 1
     assert capsys.readouterr().out == (
         f'{tool}_dataloader, ReasonSegDataset: {caught.value}\n')
+
+
+def test_pictures_of_the_items(shapes_data, tmp_path, run_here):
+    """In place of mmdet's browse_dataset.py."""
+    roots = [f'{split}_dataloader.dataset.data_root={shapes_data}'
+             for split in ('train', 'val', 'test')]
+    tool = ['tools/analysis_tools/check_dataset.py', 'configs/dpad/tiny_shapes.py']
+    told = run_here(*tool, '--load', 2, '--show-dir', tmp_path / 'seen', '--cfg-options', *roots)
+    assert told.returncode == 0, told.stderr
+    assert sorted(path.name for path in (tmp_path / 'seen').iterdir()) == [
+        f'{split}_{number:04}.png' for split, number in
+        (('test', 0), ('test', 3), ('train', 0), ('train', 4), ('val', 0), ('val', 2))]
+    picture = np.asarray(Image.open(tmp_path / 'seen/train_0000.png'))
+    for colour in (TRUTH, BOX, POINT):
+        assert (picture == np.array(colour, np.uint8)).all(axis=2).any()
+    told = run_here(*tool, '--show-dir', tmp_path / 'seen')
+    assert told.returncode == 2 and 'add --load N' in told.stderr

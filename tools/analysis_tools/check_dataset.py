@@ -2,6 +2,7 @@
 """Checks every data set of a config and lists all that is wrong with its files.
 
     python tools/analysis_tools/check_dataset.py configs/dpad/qwen7b_reasonseg.py --load all
+    python tools/analysis_tools/check_dataset.py CONFIG --load 20 --show-dir pictures
 
 Its exit status is 1 if anything is wrong. Training and testing make the same checks, without
 --load, before they start.
@@ -10,8 +11,10 @@ Its exit status is 1 if anything is wrong. Training and testing make the same ch
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
-from mmdpad.utils import config_parser, load_config
+from mmdpad.utils import config_parser, load_config, unique_path
 
 
 def number_or_all(text: str) -> int:
@@ -19,6 +22,35 @@ def number_or_all(text: str) -> int:
     if text != 'all' and not text.isdecimal():
         raise ValueError
     return -1 if text == 'all' else int(text)
+
+
+class Pictures:
+    """Writes the picture of every item that it is called with, ``PREFIX_NUMBER.png``."""
+
+    def __init__(self, folder: str, prefix: str) -> None:
+        self.folder, self.prefix = Path(folder), prefix
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, item: Any) -> None:
+        from PIL import Image
+
+        from mmdpad.prompts import scale_boxes, scale_points
+        from mmdpad.visualization import draw_answer
+        try:
+            image, sample = item['inputs']['image'], item['data_samples']
+            masks, targets = sample.gt_instances.masks, sample.prompt_targets
+        except (KeyError, TypeError, AttributeError):
+            raise SystemExit('--show-dir draws what a pipeline from LoadReasoningImage to '
+                             'PackReasoningInputs makes, with masks and targets; leave it out '
+                             'for this data set') from None
+        shapes = sample.prompt_shape, sample.ori_shape
+        picture = draw_answer(
+            image.permute(1, 2, 0).numpy(), boxes=scale_boxes(targets.bboxes, *shapes).tolist(),
+            points=scale_points(targets.points, *shapes).flatten(0, 1).tolist(),
+            question=sample.question, gt_mask=masks.any(dim=0).numpy(),
+            note=f'{sample.img_path}: {len(masks)} target(s)')
+        path = self.folder / f'{self.prefix}_{sample.sample_idx:04}.png'
+        Image.fromarray(picture).save(unique_path(str(path)))
 
 
 def main(command_line: list[str] | None = None) -> int:
@@ -29,7 +61,11 @@ def main(command_line: list[str] | None = None) -> int:
     parser.add_argument('--load', type=number_or_all, default=0, metavar='N|all',
                         help='run N items of each data set, or all, through their pipelines, which '
                         'decodes the images, too (default: 0)')
+    parser.add_argument('--show-dir', metavar='DIR', help='write a picture of each item of --load '
+                        'to this folder: question, target, box and points')
     args = parser.parse_args(command_line)
+    if args.show_dir and not args.load:
+        parser.error('--show-dir shows the items of --load, which is 0; add --load N')
     config = load_config(args)
 
     from mmengine.registry import init_default_scope
@@ -45,7 +81,8 @@ def main(command_line: list[str] | None = None) -> int:
     status = 0
     for loaders, dataset in datasets:
         try:
-            report = check_dataset(as_built(loaders, dataset), args.load)
+            show = Pictures(args.show_dir, loaders.partition('_')[0]) if args.show_dir else None
+            report = check_dataset(as_built(loaders, dataset), args.load, show)
         except DatasetError as error:
             report, status = error.in_full() if args.all else str(error), 1
         except OSError as error:  # what data sets of mmengine and mmdet raise

@@ -14,4 +14,6 @@ optim_wrapper = dict(
     # Fused: without it a step makes a temporary as large as the weights.
     optimizer=dict(type='AdamW', lr=1e-6, betas=(0.9, 0.999), weight_decay=1e-2, fused=True),
     clip_grad=dict(max_norm=1.0))
+# The prompts that all processes load for a step at this learning rate, for --auto-scale-lr.
+auto_scale_lr = dict(enable=False, base_batch_size=16)
 param_scheduler = dict(type='ConstantLR', factor=1.0, by_epoch=False)

@@ -17,11 +17,12 @@ from .prompt_frame import PromptResize, TargetsFromMask
 from .response import ComposeResponse
 from .solution_targets import TargetsFromSolution
 from .targets import box_from_mask, points_from_mask
+from .text_prompt import QuestionFromTextPrompt
 
 __all__ = [
     'MAX_PIXELS', 'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
-    'PackReasoningInputs', 'ProbeReasoningImage', 'PromptResize', 'TargetsFromMask',
-    'TargetsFromSolution', 'box_from_mask', 'decode_image', 'pixel_limit',
-    'points_from_mask', 'probe_image', 'probe_image_bytes', 'read_image', 'read_image_if_any',
-    'to_rgb', 'without_pixels'
+    'PackReasoningInputs', 'ProbeReasoningImage', 'PromptResize',
+    'QuestionFromTextPrompt', 'TargetsFromMask', 'TargetsFromSolution', 'box_from_mask',
+    'decode_image', 'pixel_limit', 'points_from_mask', 'probe_image', 'probe_image_bytes',
+    'read_image', 'read_image_if_any', 'to_rgb', 'without_pixels'
 ]

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
+import numpy as np
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from PIL import Image
 
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.evaluation.scoring import score_sample
@@ -29,22 +32,33 @@ class AnswerPictureHook(Hook):
     ``val_answer_SAMPLE_ITERATION.png`` and ``test_answer_...``; other backends (TensorBoard, W&B)
     get them, too. SAMPLE is the sample's place in the order of evaluation, from 0. The places are
     evenly spread and stay the same in a run, so that progress can be seen. Of several processes
-    the first draws, and only what it evaluates itself.
+    the first draws, and only what it evaluates itself; ``test_out_dir`` gets every answer of each.
 
     Nothing is drawn of models other than :class:`ReasoningSegmentor`, nor of samples without true
     masks.
 
     Args:
         number: How many samples; 0 for none.
+        show: Show every answer of a test in a window, too (``--show`` of ``tools/test.py``).
+        wait_time: How many seconds one is shown; 0 is until a key is pressed.
+        test_out_dir: Folder for every answer of a test, ``answer_SAMPLE.png``, within
+            ``TIME/`` of the work dir where it is relative (``--show-dir``).
 
     Raises:
-        ValueError: ``number`` is negative.
+        ValueError: ``number`` or ``wait_time`` is negative.
     """
 
-    def __init__(self, number: int = 8) -> None:
+    def __init__(self, number: int = 8, show: bool = False, wait_time: float = 0.0,
+                 test_out_dir: str | None = None) -> None:
         if number < 0:
             raise ValueError(f'`number` should be 0 (no pictures) or more, but got {number}')
+        if wait_time < 0:
+            raise ValueError(f'`wait_time` should be 0 (until a key is pressed) or more seconds, '
+                             f'but got {wait_time}')
         self.number = number
+        self.show = show
+        self.wait_time = wait_time
+        self.test_out_dir = test_out_dir
 
     def before_val(self, runner: Runner) -> None:
         """Choose the samples of a validation."""
@@ -53,6 +67,8 @@ class AnswerPictureHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Choose the samples of a test."""
         self._choose(runner, runner.test_loop)
+        self._presents = isinstance(unwrap(runner.model), ReasoningSegmentor) and (
+            self.test_out_dir is not None or self.show and is_main_process())
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                        outputs: Sequence[Any] | None = None) -> None:
@@ -66,6 +82,7 @@ class AnswerPictureHook(Hook):
 
     def _choose(self, runner: Runner, loop: Any) -> None:
         self._chosen: set[int] = set()
+        self._presents = False
         self._evaluated = 0
         if is_main_process() and isinstance(unwrap(runner.model), ReasoningSegmentor):
             self._chosen = set(spread(range(len(loop.dataloader.sampler)), self.number))
@@ -74,15 +91,30 @@ class AnswerPictureHook(Hook):
                                      if hasattr(metric, 'ignore_regions')), 'target')
 
     def _draw(self, runner: Runner, mode: str, data_batch: Any, outputs: Sequence[Any]) -> None:
-        if not self._chosen:
+        if not self._chosen and not self._presents:
             return
         first, self._evaluated = self._evaluated, self._evaluated + len(outputs)
-        for row, sample in enumerate(outputs):
-            if first + row not in self._chosen or 'masks' not in sample.get('gt_instances', ()):
+        for number, sample in enumerate(outputs, first):
+            if not (self._presents or number in self._chosen) or 'masks' not in sample.get(
+                    'gt_instances', ()):
                 continue
-            image = data_batch['inputs']['image'][row].permute(1, 2, 0).cpu().numpy()
+            image = data_batch['inputs']['image'][number - first].permute(1, 2, 0).cpu().numpy()
             scored = score_sample(sample.to_dict(), self._ignore_regions, save_masks=True)
             step = trained_iterations()
             note = f'{verdict(scored)} ({scored["id"]}, iteration {step})'
-            runner.visualizer.add_image(f'{mode}_answer_{first + row:04}',
-                                        draw_row(image, scored, note), step)
+            picture = draw_row(image, scored, note)
+            if number in self._chosen:
+                runner.visualizer.add_image(f'{mode}_answer_{number:04}', picture, step)
+            if self._presents:
+                # Samples go round the processes.
+                self._present(runner, number * get_world_size() + get_rank(), picture)
+
+    def _present(self, runner: Runner, number: int, picture: np.ndarray) -> None:
+        """Write the picture of an answer of a test to the folder, and show it."""
+        name = f'answer_{number:04}'
+        if self.test_out_dir is not None:
+            folder = Path(runner.work_dir, runner.timestamp, self.test_out_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / f'{name}.png')
+        if self.show and is_main_process():
+            runner.visualizer.show(picture, name, self.wait_time)

@@ -1,6 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .evaluation_loops import ReasonSegTestLoop, ReasonSegValLoop
 from .grpo_loop import GRPOTrainLoop
+from .local_backend import LocalVisBackend
 from .log_processor import ShortLogProcessor
 
-__all__ = ['GRPOTrainLoop', 'ReasonSegTestLoop', 'ReasonSegValLoop', 'ShortLogProcessor']
+__all__ = ['GRPOTrainLoop', 'LocalVisBackend', 'ReasonSegTestLoop', 'ReasonSegValLoop',
+           'ShortLogProcessor']

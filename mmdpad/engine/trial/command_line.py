@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
 
 from mmdpad.engine.check_config import check_config
+from mmdpad.engine.flags import apply_flags
 from mmdpad.utils import load_config
 
 from .dry_run import dry_run, format_findings
@@ -31,15 +33,16 @@ def try_config(args: argparse.Namespace) -> int:
     config, smoke = load_config(args), getattr(args, 'smoke', False)
     name = Path(args.config).stem
     config.work_dir = args.work_dir or config.get('work_dir') or f'work_dirs/{name}'
+    refused = apply_flags(config, args)
     if not smoke:
-        return _check(config, training=hasattr(args, 'smoke'))
+        return _check(config, hasattr(args, 'smoke'), refused)
     if args.launcher != 'none':
         raise SystemExit(f'--smoke runs in one process, but got --launcher {args.launcher}; leave '
                          f'it out')
     if args.work_dir and Path(args.work_dir).exists() and any(Path(args.work_dir).iterdir()):
         raise SystemExit(f'{args.work_dir!r} should be empty or not there for --smoke; name '
                          f'another --work-dir, or leave it out')
-    if problems := check_config(config).problems:
+    if problems := refused + check_config(config).problems:
         raise SystemExit('\n'.join(problems))
     with tempfile.TemporaryDirectory(prefix='mmdpad_smoke_') as folder:
         work_dir = args.work_dir or f'{folder}/work_dir'
@@ -56,7 +59,8 @@ def try_config(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(config: Config, training: bool) -> int:
+def _check(config: Config, training: bool, refused: Sequence[str] = ()) -> int:
+    """``refused``: what is wrong with the flags."""
     problems, notes = dry_run(config, training)
-    print(format_findings(problems, notes))
-    return int(bool(problems))
+    print(format_findings([*refused, *problems], notes))
+    return int(bool(refused or problems))

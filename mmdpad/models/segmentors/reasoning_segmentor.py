@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import DetDataSample
+from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -98,6 +99,13 @@ class ReasoningSegmentor(BaseDetector):
         self.register_state_dict_post_hook(drop_frozen)
         self._register_load_state_dict_pre_hook(check_fit, with_module=True)
         self.register_load_state_dict_post_hook(expect_no_frozen)
+
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
+        """As in mmdet. ``inputs`` may also be a list of B dicts of one image each, as mmdet's
+        ``inference_detector`` hands them over."""
+        if isinstance(inputs, list):
+            inputs = pseudo_collate(inputs)
+        return super().forward(inputs, data_samples, mode)
 
     def init_weights(self) -> None:
         """Only :meth:`check_trainable`, since mmengine calls this before training, and what

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from PIL import Image
 
 from mmdpad.engine.hooks import AnswerPictureHook
@@ -56,11 +57,18 @@ def test_a_test_is_drawn_without_a_random_number(config, monkeypatch):
                      and torch.equal(before['numpy'][1], after['numpy'][1])
                      and torch.equal(before['python'][1], after['python'][1]))
     monkeypatch.setattr(AnswerPictureHook, '_draw', watch)
+    shown = []
+    monkeypatch.setattr(Visualizer, 'show', lambda self, picture, name, wait: shown.append(
+        (picture.shape[2], name, wait)))
+    config.default_hooks.answer_pictures.update(test_out_dir='seen', show=True, wait_time=0.5)
     config.train_dataloader.dataset.data_root = 'not/there'  # a test needs no training data
     runner = Runner.from_cfg(config)
     runner.test()
     assert pictures(runner) == [f'test_answer_{sample:04}_0.png' for sample in (0, 2, 5)]
     assert drawn == [True, True]
+    seen = sorted(path.name for path in Path(runner.log_dir, 'seen').iterdir())
+    assert seen == [f'answer_{sample:04}.png' for sample in range(6)], 'every one, of both batches'
+    assert shown == [(3, f'answer_{sample:04}', 0.5) for sample in range(6)]
 
 
 @pytest.mark.parametrize('main, number', [(False, 3), (True, 0)])
@@ -76,3 +84,5 @@ def test_of_several_processes_the_first_draws_if_asked_to(config, monkeypatch, m
 def test_a_number_that_makes_no_sense():
     with pytest.raises(ValueError, match='`number` should be 0 .* or more, but got -1'):
         AnswerPictureHook(-1)
+    with pytest.raises(ValueError, match='`wait_time` should be 0 .* but got -2'):
+        AnswerPictureHook(wait_time=-2)

@@ -1,0 +1,146 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What the flags of mmdet's train.py and test.py mean here: changes of a config."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import DefaultScope
+
+from mmdpad.models import ReasoningSegmentor
+from mmdpad.registry import MODELS, OPTIM_WRAPPERS
+
+_NO_TTA = (
+    "--tta is not offered. mmdet's views are mirrored images, in which the 'left' of a question is "
+    'on the right; its `DetTTAModel` merges boxes by NMS and refuses masks; and a policy is '
+    'trained on prompt images of one size, so that other scales are no views of the same task. '
+    'Leave it out. For several answers to a question set `model.test_cfg.temperature=1.0` and '
+    "`model.test_cfg.seed`; a detector's boxes are tested with views by mmdet's own tools/test.py")
+
+
+def apply_flags(config: Config, args: argparse.Namespace) -> list[str]:
+    """Change a config as ``--amp``, ``--auto-scale-lr``, ``--show``, ``--show-dir`` and
+    ``--wait-time`` ask.
+
+    Args:
+        config: Of a run, with its ``work_dir``.
+        args: The command line of ``tools/train.py`` or ``tools/test.py``.
+
+    Returns:
+        The flags that cannot be followed, a line each, with the remedy; ``--tta`` never can.
+    """
+    with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdpad'):
+        return list(_apply(config, args))
+
+
+def _apply(config: Config, args: argparse.Namespace) -> Iterator[str]:
+    if getattr(args, 'amp', False):
+        yield from _use_amp(config, here=not (args.dry_run or args.smoke))
+    if getattr(args, 'auto_scale_lr', False):
+        yield from _scale_lr(config)
+    if getattr(args, 'show', False) or getattr(args, 'show_dir', None):
+        yield from _show(config, args)
+    if getattr(args, 'tta', False):
+        yield _NO_TTA
+
+
+def _use_amp(config: Config, here: bool) -> Iterator[str]:
+    """``here``: whether the run is on this machine."""
+    wrapper = config.get('optim_wrapper')
+    kind = _kind(OPTIM_WRAPPERS, wrapper, OptimWrapper) if isinstance(wrapper, Mapping) else None
+    if kind is None or not issubclass(kind, AmpOptimWrapper) and kind is not OptimWrapper:
+        yield ('--amp makes an AmpOptimWrapper of the OptimWrapper in `optim_wrapper`, but got '
+               f'{wrapper if kind is None else wrapper["type"]!r}; set the precision of that in '
+               f'the config')
+        return
+    if here and get_device() in ('cpu', 'mps'):
+        yield '--amp needs a GPU, but there is none; leave it out to train here'
+    if kind is OptimWrapper:
+        wrapper['type'] = 'AmpOptimWrapper'
+        if _is_segmentor(config):  # as in configs/_base_/schedules/grpo.py
+            wrapper.setdefault('dtype', 'bfloat16')
+        wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _scale_lr(config: Config) -> Iterator[str]:
+    scaling = config.get('auto_scale_lr')
+    if not isinstance(scaling, Mapping) or 'base_batch_size' not in scaling:
+        yield ('--auto-scale-lr needs `auto_scale_lr.base_batch_size`, the number of items that '
+               'all processes together load for a step with the learning rate of the config, but '
+               f'got {scaling!r}; set it: --cfg-options auto_scale_lr.base_batch_size=16')
+        return
+    scaling['enable'] = True
+
+
+def find_wrong_scaling(config: Mapping[str, Any]) -> Iterator[str]:
+    """Why ``auto_scale_lr`` of a config would scale the learning rate by a wrong number.
+
+    mmengine multiplies it by ``batch_size`` of the train data loader x processes /
+    ``base_batch_size``. Of a loop that takes its optimizer steps on fewer prompts that is not
+    the batch of a step.
+    """
+    scaling = config.get('auto_scale_lr')
+    if not isinstance(scaling, Mapping) or not scaling.get('enable'):
+        return
+    base = scaling.get('base_batch_size')
+    if base is None or type(base) is int and base < 1:  # other types are found elsewhere
+        yield f'`auto_scale_lr.base_batch_size` should be at least 1, but got {base!r}; correct it'
+    batch = (config.get('train_dataloader') or {}).get('batch_size', 1)
+    update = (config.get('train_cfg') or {}).get('prompts_per_update')
+    if update not in (None, batch):
+        yield (f'`auto_scale_lr` scales by `train_dataloader.batch_size` ({batch}), which should '
+               f'be the prompts of an optimizer step, but `train_cfg.prompts_per_update` is '
+               f'{update}; leave one of the two out, and set `optim_wrapper.optimizer.lr` '
+               f'yourself')
+
+
+def _show(config: Config, args: argparse.Namespace) -> Iterator[str]:
+    if args.wait_time < 0:
+        yield (f'--wait-time should be 0 (until a key is pressed) or more seconds, but got '
+               f'{args.wait_time:g}; correct it')
+    if args.show and (backend := _screenless_backend()):
+        yield (f'--show needs a screen, but matplotlib has none here (its backend is '
+               f'{backend!r}); write the pictures to a folder by --show-dir')
+    if args.show_dir and os.path.isfile(args.show_dir):
+        yield f'--show-dir should be a folder, but {args.show_dir!r} is a file; name another'
+    hooks = config.setdefault('default_hooks', {})
+    if _is_segmentor(config):
+        pictures = dict(hooks.get('answer_pictures') or dict(type='mmdpad.AnswerPictureHook'))
+        pictures.update(show=args.show, wait_time=args.wait_time, test_out_dir=args.show_dir)
+        hooks['answer_pictures'] = pictures
+    elif hooks.get('visualization'):
+        # Its hook joins the folder to the work dir anew for each batch.
+        config.work_dir = os.path.abspath(config.work_dir)
+        trigger_visualization_hook(config, args)
+    else:
+        yield ("--show and --show-dir of a model of mmdet need its hook; add "
+               "`default_hooks.visualization=dict(type='DetVisualizationHook')`")
+
+
+def _screenless_backend() -> str | None:
+    """matplotlib's backend, if it opens no windows."""
+    import matplotlib.pyplot as plt
+    figure = plt.figure()
+    try:
+        interactive = figure.canvas.required_interactive_framework
+    finally:
+        plt.close(figure)
+    return None if interactive else plt.get_backend()
+
+
+def _is_segmentor(config: Mapping[str, Any]) -> bool:
+    kind = _kind(MODELS, config.get('model'))
+    return isinstance(kind, type) and issubclass(kind, ReasoningSegmentor)
+
+
+def _kind(registry: Any, entry: Any, default: Any = None) -> Any:
+    """What the ``type`` of an entry means; None for nothing."""
+    kind = entry.get('type', default) if isinstance(entry, Mapping) else None
+    return registry.get(kind) if isinstance(kind, str) else kind

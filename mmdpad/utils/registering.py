@@ -1,0 +1,23 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What mmengine and mmdet's users call before they build parts by name."""
+
+from __future__ import annotations
+
+import importlib
+
+_WITH_CLASSES = ('apis', 'datasets', 'engine.hooks', 'engine.runner', 'engine.strategies',
+                 'evaluation', 'models', 'rewards')
+
+
+def register_all_modules(init_default_scope: bool = True) -> None:
+    """Imports whatever registers a class, as mmdet's function of this name does; mmengine's
+    ``get_model('mmdpad::dpad/tiny_shapes.py')`` calls it.
+
+    Args:
+        init_default_scope: Look names up in the scope 'mmdpad' from now on.
+    """
+    for name in _WITH_CLASSES:
+        importlib.import_module(f'mmdpad.{name}')
+    if init_default_scope:
+        from mmengine.registry import init_default_scope as begin
+        begin('mmdpad')
