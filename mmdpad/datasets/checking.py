@@ -6,8 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmcv.transforms import LoadImageFromFile
+
 from mmdpad.registry import DATASETS
 from mmdpad.utils import LOADERS
+from mmdpad.utils.provenance import base_datasets
 
 from .errors import DatasetError, collecting
 from .reasoning_dataset import for_evaluation, show_names
@@ -49,26 +52,60 @@ def open_wrappers(dataset: Any) -> Iterator[dict]:
         yield dataset
 
 
-def check_dataset(config: dict, load: int = 0) -> str:
+def check_dataset(config: dict, load: int = 0, asks: bool = False) -> str:
     """Build a data set, which checks its files, and load some of its items.
 
     Args:
         config: Of the data set.
         load: How many items to run through the pipeline, spread evenly; -1 for all. Building looks
             at the headers of images; their pixels are decoded here.
+        asks: See :func:`check_first_item`.
 
     Returns:
         What it holds, in one line; in a second, which annotations mark no target, if any.
 
     Raises:
         DatasetError: All that is wrong.
+        ImportError: The data set needs a package that is not installed.
     """
-    return check_items(DATASETS.build(config), config['type'], load)
+    return check_items(DATASETS.build(config), config['type'], load, asks)
 
 
-def check_items(dataset: Any, name: str, load: int = 0) -> str:
+def check_first_item(dataset: Any) -> None:
+    """Load one item of each data set for a model that answers questions, so that a pipeline that
+    does not fit its data set is told of before a run, with the name of the transform it lacks.
+
+    Args:
+        dataset: One that is built, or wrappers of some. Of a :class:`ReasoningDataset` nothing is
+            loaded where its pipeline is empty.
+
+    Raises:
+        DatasetError: An item does not have what a step needs, or its pipeline packs no question.
+    """
+    for part in base_datasets(dataset):
+        name = type(part).__name__
+        steps = part.pipeline.transforms
+        problems: list[DatasetError] = []
+        with collecting(problems):
+            if any(isinstance(step, LoadImageFromFile) for step in steps):
+                raise DatasetError(
+                    "The pipeline has mmdet's `LoadImageFromFile`, which gives BGR; put "
+                    '`LoadReasoningImage` in its place', 'wrong pipeline')
+            sample = part[0].get('data_samples') if len(part) else None
+            if len(part) and 'question' not in (sample or ()):
+                raise DatasetError(
+                    f'The pipeline should end with `PackReasoningInputs`, which packs `question`, '
+                    f'but has {[type(step).__name__ for step in steps]}; see docs/data.md for '
+                    'one that fits the data set', 'wrong pipeline')
+        if problems:
+            raise DatasetError.listing(getattr(part, 'where', name), problems)
+
+
+def check_items(dataset: Any, name: str, load: int = 0, asks: bool = False) -> str:
     """:func:`check_dataset` of one that is built; ``name`` is its class."""
     dataset.full_init()
+    if asks:
+        check_first_item(dataset)
     number = len(dataset)
     loaded = number if load < 0 else min(load, number)
     problems: list[DatasetError] = []

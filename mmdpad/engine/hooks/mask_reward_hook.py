@@ -54,7 +54,8 @@ class MaskRewardHook(Hook):
             raise ValueError(
                 f'`MaskRewardHook` should find masks in the training data, but '
                 f'{type(loop.dataloader.dataset).__name__} gives none; train on data with masks '
-                f'(ReasonSegDataset with `LoadReasonSegMask` in its pipeline)')
+                f'(`LoadReasonSegMask` or `LoadInstanceMasks` in its pipeline). Boxes alone '
+                f'(`TargetsFromBoxes`) serve the rewards of boxes and points')
         loop.composition.expect(self.term, self.weight)
 
     def after_rollout(self, runner: Runner, rollout: RolloutBatch) -> None:

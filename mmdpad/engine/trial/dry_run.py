@@ -109,12 +109,14 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
     """Every data set is built, which checks its files, gives an item and has prompts that fit;
     but for those with a part, by ``id``, whose type or arguments are wrong."""
     wanted = LOADERS if training else ('test_dataloader', )
+    policy = (config.get('model') or {}).get('policy')
     for where, entry in find_datasets({name: config.get(name) for name in wanted}):
         if misnamed.intersection(map(id, (entry, *entry.get('pipeline', ())))):
             continue
         try:
             dataset = DATASETS.build(as_built(where, entry))
-            notes.append(f'{where} ({entry["type"]}): {check_items(dataset, entry["type"], 1)}')
+            report = check_items(dataset, entry['type'], 1, asks=bool(policy))
+            notes.append(f'{where} ({entry["type"]}): {report}')
             if encoder is not None:
                 yield from (f'`{where}`: {problem}' for problem in
                             check_prompt_lengths(encoder, *asked(dataset)))
@@ -122,8 +124,9 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
                             for problem in _check_responses(encoder, dataset))
         except DatasetError as error:
             yield f'`{where}`: {error}'
-        except ImportError:
-            pass  # said already
+        except ImportError as error:
+            if not issubclass(DATASETS.get(entry['type']), TableDataset):  # said already
+                yield f'`{where}` ({entry["type"]}): {error}'
         except (OSError, ValueError, TypeError, KeyError) as error:
             yield (f'`{where}` ({entry["type"]}) cannot be read: '
                    f'{type(error).__name__}: {error}; correct its paths or arguments')
