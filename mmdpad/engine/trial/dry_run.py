@@ -125,7 +125,9 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
         except DatasetError as error:
             yield f'`{where}`: {error}'
         except ImportError as error:
-            if not issubclass(DATASETS.get(entry['type']), TableDataset):  # said already
+            kind = entry['type']
+            kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+            if not issubclass(kind, TableDataset):  # said already
                 yield f'`{where}` ({entry["type"]}): {error}'
         except (OSError, ValueError, TypeError, KeyError) as error:
             yield (f'`{where}` ({entry["type"]}) cannot be read: '
