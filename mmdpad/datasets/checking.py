@@ -13,7 +13,9 @@ from mmdpad.utils import LOADERS
 from mmdpad.utils.provenance import base_datasets
 
 from .errors import DatasetError, collecting
+from .question_dataset import label_names
 from .reasoning_dataset import for_evaluation, show_names
+from .transforms.questions import QuestionFromLabel
 
 
 def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
@@ -91,6 +93,8 @@ def check_first_item(dataset: Any) -> None:
                 raise DatasetError(
                     "The pipeline has mmdet's `LoadImageFromFile`, which gives BGR; put "
                     '`LoadReasoningImage` in its place', 'wrong pipeline')
+            if any(isinstance(step, QuestionFromLabel) and not step.classes for step in steps):
+                _check_names(part)
             sample = part[0].get('data_samples') if len(part) else None
             if len(part) and 'question' not in (sample or ()):
                 raise DatasetError(
@@ -99,6 +103,17 @@ def check_first_item(dataset: Any) -> None:
                     'one that fits the data set', 'wrong pipeline')
         if problems:
             raise DatasetError.listing(getattr(part, 'where', name), problems)
+
+
+def _check_names(dataset: Any) -> None:
+    """Whether ``classes`` of a data set are the names of its labels."""
+    names, told = label_names(dataset), dataset.metainfo.get('classes')
+    if told is not None and list(names or ()) != list(told)[:len(names or ())]:
+        raise DatasetError(
+            f'`metainfo.classes` of {type(dataset).__name__} should name the categories of '
+            f'{dataset.ann_file} in the order of the file, by which mmdet numbers labels, but '
+            f'starts with {list(told)[:3]} in place of {list(names or ())[:3]}; set '
+            f'`metainfo=dict(classes=(...))`, or take a `QuestionDataset`', 'wrong classes')
 
 
 def check_items(dataset: Any, name: str, load: int = 0, asks: bool = False) -> str:

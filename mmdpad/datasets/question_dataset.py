@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.dataset import BaseDataset
+from mmengine.fileio import load
 
 from mmdpad.registry import DATASETS, TRANSFORMS
-from mmdpad.utils.provenance import base_datasets
 
 from .errors import DatasetError, collecting
 from .reasoning_dataset import ReasoningDataset
 from .referring_seg import check_text_mode
 from .transforms.images import probe_image
 from .transforms.loading import LoadInstanceMasks, instance_rle
+from .transforms.questions import QuestionFromLabel
 
 _COPIED = ('split', 'text_mode', 'split_file')  # settings of a source that say what is asked
 
@@ -35,15 +36,16 @@ class QuestionDataset(ReasoningDataset):
     built, and each mask by its run lengths where the pipeline loads masks.
 
     Args:
-        source: Config of a data set that mmdet or mmengine knows, wrappers included, or one that
-            is built. Its pipeline is not used.
+        source: Config of one data set that mmdet knows, whose pipeline is not used, or one that is
+            built. Wrappers (``ConcatDataset`` ...) go around the whole.
         questions: Config of :class:`mmdpad.datasets.transforms.QuestionFromExpression`,
             ``QuestionFromLabel`` or ``QuestionFromPhrase``, or one that is built.
         **kwargs: See :class:`ReasoningDataset`. Questions about labels and phrases mean several
             objects unless the transform sees to it: ``several_objects=True``, also in the model.
 
     Raises:
-        ValueError: The source draws its expressions by chance (``text_mode='random'``).
+        ValueError: The source is a wrapper, or draws its expressions by chance
+            (``text_mode='random'``).
         ImportError: The source needs a package that is not installed.
         DatasetError: See above.
     """
@@ -51,22 +53,26 @@ class QuestionDataset(ReasoningDataset):
     def __init__(self, source: dict | BaseDataset, questions: dict | Any,
                  test_mode: bool = False, **kwargs: Any) -> None:
         if isinstance(source, Mapping):
-            source = DATASETS.build(_without_pipeline(source, test_mode))
+            if not source.keys() & {'dataset', 'datasets'}:
+                source = DATASETS.build(dict(dict(source, pipeline=[]),
+                                             test_mode=source.get('test_mode', test_mode)))
+        if not isinstance(source, BaseDataset):
+            kind = source['type'] if isinstance(source, Mapping) else type(source).__name__
+            raise ValueError(f'`source` should be one data set, but got {kind}; put it around '
+                             '`QuestionDataset`s')
         self._source = source
         self._ask = TRANSFORMS.build(questions) if isinstance(questions, Mapping) else questions
-        parts = list(base_datasets(source))
-        for part in parts:
-            if hasattr(part, 'text_mode'):
-                check_text_mode(part.text_mode)
+        if hasattr(source, 'text_mode'):
+            check_text_mode(source.text_mode)
         # What provenance tells and compares.
-        self.source = ', '.join(dict.fromkeys(type(part).__name__ for part in parts))
+        self.source = type(source).__name__
         self.questions = {type(self._ask).__name__: {
             name: value for name, value in vars(self._ask).items() if name != 'seed'}}
         for name in _COPIED:
             if hasattr(source, name):
                 setattr(self, name, getattr(source, name))
         super().__init__(test_mode=test_mode, **dict(
-            ann_file=parts[0].ann_file, data_root=parts[0].data_root) | kwargs)
+            ann_file=source.ann_file, data_root=source.data_root) | kwargs)
         del self._source
 
     def _join_prefix(self) -> None:
@@ -78,12 +84,12 @@ class QuestionDataset(ReasoningDataset):
 
     def read_items(self) -> Iterator[dict]:
         """Items in the order of the source."""
-        names = self._source.metainfo.get('classes')
+        names = label_names(self._source) if isinstance(self._ask, QuestionFromLabel) else None
         for number in range(len(self._source)):
             info = self._source.get_data_info(number)
             for image in info.get('images', [info]):
                 for question in self._ask.list_questions(
-                        dict(image, classes=image.get('classes', names))):
+                        dict(image, classes=names)):
                     yield dict({key: image[key] for key in ('height', 'width')
                                 if image.get(key) is not None},
                                img_id=image.get('img_id', Path(image['img_path']).stem),
@@ -123,15 +129,13 @@ class QuestionDataset(ReasoningDataset):
         return found
 
 
-def _without_pipeline(source: Mapping[str, Any], test_mode: bool) -> dict[str, Any]:
-    """The config of a source that gives items as they are, wrappers' parts included."""
-    config = dict(source)
-    for key in ('dataset', 'datasets'):
-        inner = config.get(key)
-        if isinstance(inner, Mapping):
-            config[key] = _without_pipeline(inner, test_mode)
-        elif inner:
-            config[key] = [_without_pipeline(part, test_mode) for part in inner]
-    if not config.keys() & {'dataset', 'datasets'}:
-        config = dict(config, pipeline=[], test_mode=config.get('test_mode', test_mode))
-    return config
+def label_names(dataset: BaseDataset) -> Sequence[str] | None:
+    """The names of a data set's labels, in their order; None where it has none.
+
+    mmdet numbers the categories of COCO's files in the order of the file, and those alone that the
+    file has, so that a label need not be the place of its name in ``metainfo['classes']``.
+    """
+    if not hasattr(dataset, 'cat_ids'):
+        return dataset.metainfo.get('classes')
+    names = {category['id']: category['name'] for category in load(dataset.ann_file)['categories']}
+    return [names[number] for number in dataset.cat_ids]

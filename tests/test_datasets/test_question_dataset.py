@@ -51,7 +51,7 @@ BOTH = [('person', doubled(FIRST, SECOND)), ('dog', doubled(OTHER))]
 # Categories that the classes know, in the order of their labels.
 COCO = dict(
     CocoDataset=('person', 'dog'), DeepFashionDataset=('top', 'skirt'),
-    CityscapesDataset=('person', 'car'), iSAIDDataset=('ship', 'storage_tank'),
+    CityscapesDataset=('person', 'car'), iSAIDDataset=('ship', 'store_tank'),
     ADE20KInstanceDataset=('bed', 'cabinet'))
 
 
@@ -71,6 +71,9 @@ def test_instances_with_masks(name, tmp_path):
 def test_detection_in_the_form_of_coco(name, names, tmp_path):
     source = dict(type=name, data_root=str(tmp_path), ann_file=write_coco(tmp_path, names),
                   data_prefix=dict(img='images/'), metainfo=dict(classes=names))
+    if name == 'V3DetDataset':
+        (tmp_path / 'names.txt').write_text('person\ndog\n')
+        source['label_file'] = 'names.txt'
     if name == 'Objects365V2Dataset':  # it takes the last two parts of a name
         content = json.loads((tmp_path / 'coco.json').read_text())
         content['images'][0]['file_name'] = 'images/a.jpg'
@@ -100,10 +103,11 @@ def test_xml(name, names, tmp_path):
     """The difficult one is no target. mmdet subtracts 1 from VOC's coordinates."""
     source = dict(write_xml(tmp_path, names), type=name)
     if name == 'WIDERFaceDataset':
-        expected = [('face', doubled(FIRST, OTHER))]
+        expected = [('face', [[4, 6, 24, 26], [10, 36, 30, 56]])]  # coordinates as they are
         content = (tmp_path / 'Annotations/a.xml').read_text()
         (tmp_path / 'Annotations/a.xml').write_text(content.replace(
-            '<size>', '<folder></folder><size>'))
+            '<size>', '<folder>JPEGImages</folder><size>'))
+        source['data_prefix'] = dict(img='')
     else:
         expected = [('dog', doubled(FIRST)), ('person', doubled(OTHER))]
     assert questions(source, pipeline=BOXES) == expected
@@ -150,7 +154,7 @@ def test_one_caption_for_all_objects(tmp_path):
     source = dict(data_root=str(tmp_path), ann_file=write_mdetr(
         tmp_path, tokens_positive_eval=[[[0, 3]], [[4, 7]]]), data_prefix=dict(img='images/'))
     assert questions(dict(source, type='MDETRStyleRefCocoDataset'),
-                     dict(type='QuestionFromExpression'), BOXES) == BOTH[1:][:0] + [
+                     dict(type='QuestionFromExpression'), BOXES) == [
                          ('the dog', doubled(OTHER))]
     # Phrases of Flickr30k: 'the' and 'dog'; mmdet numbers those that have a box from 0.
     assert questions(dict(source, type='Flickr30kDataset'), dict(type='QuestionFromPhrase'),
@@ -205,16 +209,30 @@ def coco(tmp_path):
 
 
 def test_wrappers(coco):
-    """Of the source, and around the questions."""
-    for source in (dict(type='ConcatDataset', datasets=[coco, coco]),
-                   dict(type='RepeatDataset', times=2, dataset=coco)):
-        assert questions(source) == 2 * BOTH
+    """Around the questions, not of the source."""
+    with pytest.raises(ValueError, match='one data set, but got RepeatDataset; put it around'):
+        questions(dict(type='RepeatDataset', times=2, dataset=coco))
     inner = dict(type='QuestionDataset', source=coco, questions=LABELS, several_objects=True,
                  pipeline=MASKS)
     both = DATASETS.build(dict(type='ConcatDataset', datasets=[inner, inner]))
     assert [both[i]['data_samples'].question for i in range(4)] == 2 * ['person', 'dog']
     balanced = DATASETS.build(dict(type='ClassBalancedDataset', oversample_thr=1.0, dataset=inner))
     assert len(balanced) == 4  # each category in half of the questions: twice as often
+
+
+def test_names_are_those_of_the_file(coco):
+    """Labels follow the file, whatever the order of the classes; some may be missing there."""
+    assert questions(dict(coco, metainfo=dict(classes=('cat', 'dog', 'person')))) == BOTH
+    assert questions(dict(coco, metainfo=dict(classes=('dog', )))) == BOTH[1:]
+
+
+def test_names_of_a_pipeline_are_checked(coco):
+    steps = [MASKS[0], LABELS, *MASKS[1:]]
+    entry = dict(coco, return_classes=True, pipeline=steps)
+    with pytest.raises(DatasetError, match="starts with .*'bicycle'.* in place of .*'dog'"):
+        check_dataset(entry, asks=True)
+    assert check_dataset(dict(entry, metainfo=dict(classes=('person', 'dog'))),
+                         asks=True).startswith('ok: 1 items')
 
 
 def test_templates_and_single_instances(coco):

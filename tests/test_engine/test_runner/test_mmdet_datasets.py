@@ -3,6 +3,7 @@
 """
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -100,7 +101,10 @@ def test_refcoco_of_mmdet_is_evaluated(tiny_config, tmp_path):
 @pytest.fixture
 def bare(tiny_config, tmp_path):
     """mmdet's data set itself in the loader, with the pipeline of ReferringSegDataset."""
-    FILES['write_coco'](tmp_path)
+    path = tmp_path / FILES['write_coco'](tmp_path)
+    content = json.loads(path.read_text())
+    del content['annotations'][4]  # without a polygon
+    path.write_text(json.dumps(content))
     steps = [dict(type='LoadReasoningImage'), dict(type='LoadInstanceMasks'),
              dict(type='PromptResize', size=(112, 112)), dict(type='TargetsFromMask'),
              dict(type='PackReasoningInputs')]
