@@ -22,7 +22,7 @@ CONFIGS = sorted(path for path in ROOT.glob('configs/**/*.py') if '_base_' not i
 MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
 # They differ from others by a value or a size, and are run with the slow tests.
 ALIKE = re.compile(r'study/(?!geometric|discriminative)|/qwen7b_form_(?!margin)|/qwen3b_ref|'
-                   r'/qwen7b_refcoco[+g]|qwen3vl8b')
+                   r'/qwen7b_refcoco[+g]|qwen7b_refcoco_mmdet|qwen7b_odvg|qwen7b_coco|qwen3vl8b')
 numbers = itertools.count()
 
 
@@ -83,7 +83,11 @@ DATA = {
     'MaskFolderDataset': dict(ann_file='table.json'),
     'ReferringSegDataset': dict(ann_file='a/instances.json', split_file='a/refs(unc).p',
                                 data_prefix=dict(img_path='train2014/'), split='testA'),
-    'CocoDataset': dict(ann_file='annotations/x.json', data_prefix=dict(img='train2017/'))}
+    'CocoDataset': dict(ann_file='annotations/x.json', data_prefix=dict(img='train2017/')),
+    'ODVGDataset': dict(ann_file='x.jsonl', data_prefix=dict(img='a/'), return_classes=True),
+    'QuestionDataset': dict(questions=dict(type='QuestionFromLabel'), source=dict(
+        type='ODVGDataset', ann_file='x.jsonl', label_map_file='map.json',
+        data_prefix=dict(img='a/'), return_classes=True))}
 
 
 @pytest.mark.parametrize('name', DATA)

@@ -6,11 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from mmcv.transforms import LoadImageFromFile
+
 from mmdpad.registry import DATASETS, type_name
 from mmdpad.utils import LOADERS
+from mmdpad.utils.provenance import base_datasets
 
 from .errors import DatasetError, collecting
+from .question_dataset import label_names
 from .reasoning_dataset import for_evaluation, show_names
+from .transforms.questions import QuestionFromLabel
 
 
 def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
@@ -49,8 +54,8 @@ def open_wrappers(dataset: Any) -> Iterator[dict]:
         yield dataset
 
 
-def check_dataset(config: dict, load: int = 0,
-                  take: Callable[[Any], None] | None = None) -> str:
+def check_dataset(config: dict, load: int = 0, take: Callable[[Any], None] | None = None,
+                  asks: bool = False) -> str:
     """Build a data set, which checks its files, and load some of its items.
 
     Args:
@@ -58,20 +63,67 @@ def check_dataset(config: dict, load: int = 0,
         load: How many items to run through the pipeline, spread evenly; -1 for all. Building looks
             at the headers of images; their pixels are decoded here.
         take: Gets each item that was loaded.
+        asks: See :func:`check_first_item`.
 
     Returns:
         What it holds, in one line; in a second, which annotations mark no target, if any.
 
     Raises:
         DatasetError: All that is wrong.
+        ImportError: The data set needs a package that is not installed.
     """
-    return check_items(DATASETS.build(config), type_name(config), load, take)
+    return check_items(DATASETS.build(config), type_name(config), load, take, asks)
+
+
+def check_first_item(dataset: Any) -> None:
+    """Load one item of each data set for a model that answers questions, so that a pipeline that
+    does not fit its data set is told of before a run, with the name of the transform it lacks.
+
+    Args:
+        dataset: One that is built, or wrappers of some. Of a :class:`ReasoningDataset` nothing is
+            loaded where its pipeline is empty.
+
+    Raises:
+        DatasetError: An item does not have what a step needs, or its pipeline packs no question.
+    """
+    for part in base_datasets(dataset):
+        name = type(part).__name__
+        steps = part.pipeline.transforms
+        problems: list[DatasetError] = []
+        with collecting(problems):
+            if any(isinstance(step, LoadImageFromFile) for step in steps):
+                raise DatasetError(
+                    "The pipeline has mmdet's `LoadImageFromFile`, which gives BGR; put "
+                    '`LoadReasoningImage` in its place', 'wrong pipeline')
+            if any(isinstance(step, QuestionFromLabel) and not step.classes for step in steps):
+                _check_names(part)
+            sample = part[0].get('data_samples') if len(part) else None
+            if len(part) and 'question' not in (sample or ()):
+                raise DatasetError(
+                    f'The pipeline should end with `PackReasoningInputs`, which packs `question`, '
+                    f'but has {[type(step).__name__ for step in steps]}; see docs/data.md for '
+                    'one that fits the data set', 'wrong pipeline')
+        if problems:
+            raise DatasetError.listing(getattr(part, 'where', name), problems)
+
+
+def _check_names(dataset: Any) -> None:
+    """Whether ``classes`` of a data set are the names of its labels."""
+    names, told = label_names(dataset), dataset.metainfo.get('classes')
+    if told is not None and list(names or ()) != list(told)[:len(names or ())]:
+        raise DatasetError(
+            f'`metainfo.classes` of {type(dataset).__name__} should name the categories of '
+            f'{dataset.ann_file} in the order of the file, by which mmdet numbers labels, but '
+            f'starts with {list(told)[:3]} in place of {list(names or ())[:3]}; set '
+            f'`metainfo=dict(classes=(...))`, or take a `QuestionDataset`', 'wrong classes')
 
 
 def check_items(dataset: Any, name: str, load: int = 0,
-                take: Callable[[Any], None] | None = None) -> str:
+                take: Callable[[Any], None] | None = None, asks: bool = False) -> str:
     """:func:`check_dataset` of one that is built; ``name`` is its class."""
     dataset.full_init()
+    if asks:
+        check_first_item(dataset)
     number = len(dataset)
     loaded = number if load < 0 else min(load, number)
     problems: list[DatasetError] = []

@@ -56,11 +56,7 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
 
     def __init__(self, data_root: str, ann_file: str, split_file: str, data_prefix: dict,
                  split: str = 'train', text_mode: str = 'original', **kwargs: Any) -> None:
-        if text_mode not in TEXT_MODES:
-            raise ValueError(
-                f'`text_mode` should be one of {TEXT_MODES}, but got {text_mode!r}; of mmdet\'s '
-                "others 'random' would ask something else in each run, and 'concat' joins "
-                'expressions to one that nobody wrote')
+        check_text_mode(text_mode)
         super().__init__(data_root=data_root, ann_file=ann_file, split_file=split_file,
                          data_prefix=data_prefix, split=split, text_mode=text_mode, **kwargs)
 
@@ -173,6 +169,18 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
 
     def _path_of(self, image: dict) -> str:
         return osp.join(self.data_prefix['img_path'], image['file_name'])
+
+
+def check_text_mode(text_mode: str) -> None:
+    """
+    Raises:
+        ValueError: It is none of :data:`TEXT_MODES`.
+    """
+    if text_mode not in TEXT_MODES:
+        raise ValueError(
+            f'`text_mode` should be one of {TEXT_MODES}, but got {text_mode!r}; of mmdet\'s '
+            "others 'random' would ask something else in each run, and 'concat' joins "
+            'expressions to one that nobody wrote')
 
 
 def _select(entries: list[dict], ids: set[int]) -> list[dict]:

@@ -84,12 +84,21 @@ class RolloutBatch:
     def target_boxes(self) -> list[Tensor]:
         """B tensors (K, 4) float, XYXY in pixels of the prompt images: the boxes of each prompt's
         targets, K is 0 where nothing is meant."""
-        return [s.prompt_targets.bboxes for s in self.data_samples]
+        return [targets.bboxes for targets in self._targets()]
 
     @property
     def target_points(self) -> list[Tensor]:
         """B tensors (K, P, 2) float, (x, y) in pixels of the prompt images: P points of each."""
-        return [s.prompt_targets.points for s in self.data_samples]
+        return [targets.points for targets in self._targets()]
+
+    def _targets(self) -> list[Any]:
+        for sample in self.data_samples:
+            if not hasattr(sample, 'prompt_targets'):
+                raise ValueError(
+                    'Rewards that compare with a target need `prompt_targets`, which the question '
+                    f'{getattr(sample, "question", None)!r} does not have; put `TargetsFromMask` '
+                    'or `TargetsFromBoxes` into the pipeline, or take these rewards out')
+        return [sample.prompt_targets for sample in self.data_samples]
 
     @property
     def negative_boxes(self) -> list[Tensor]:

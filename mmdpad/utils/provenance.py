@@ -36,7 +36,7 @@ _SAID = ('img_id', 'text', 'texts', 'text_index', 'question', 'is_sentence', 'so
          'instances')
 # Settings of data sets, ours and mmdet's RefCocoDataset, that choose what is asked.
 _CHOSEN = ('split', 'split_file', 'texts', 'text_mode', 'num_samples', 'sample_seed',
-           'several_objects')
+           'several_objects', 'source', 'questions')
 # Files that hold images; their names and sizes have to do.
 _IMAGES = ('img_path', 'shard')
 _FOLDERS = re.compile(r'(?<![\w.])/(?:[^/\s]+/)+')  # of an absolute path, also within a text

@@ -78,14 +78,15 @@ def main(command_line: list[str] | None = None) -> int:
     if not datasets:
         raise SystemExit(f'{args.config} has no data sets: no train_dataloader, val_dataloader or '
                          'test_dataloader')
+    asks = bool((config.get('model') or {}).get('policy'))
     status = 0
     for loaders, dataset in datasets:
         try:
             show = Pictures(args.show_dir, loaders.partition('_')[0]) if args.show_dir else None
-            report = check_dataset(as_built(loaders, dataset), args.load, show)
+            report = check_dataset(as_built(loaders, dataset), args.load, show, asks)
         except DatasetError as error:
             report, status = error.in_full() if args.all else str(error), 1
-        except OSError as error:  # what data sets of mmengine and mmdet raise
+        except (OSError, ImportError) as error:  # what data sets of mmengine and mmdet raise
             report, status = f'1 problem(s): {error}', 1
         print(f'{loaders}, {type_name(dataset)}: {report}')
     return status

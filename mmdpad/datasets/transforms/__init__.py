@@ -13,7 +13,8 @@ from .images import (
 )
 from .loading import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask
 from .probing import ProbeReasoningImage, pixel_limit, without_pixels
-from .prompt_frame import PromptResize, TargetsFromMask
+from .prompt_frame import PromptResize, TargetsFromBoxes, TargetsFromMask
+from .questions import QuestionFromExpression, QuestionFromLabel, QuestionFromPhrase
 from .response import ComposeResponse
 from .solution_targets import TargetsFromSolution
 from .targets import box_from_mask, points_from_mask
@@ -21,8 +22,9 @@ from .text_prompt import QuestionFromTextPrompt
 
 __all__ = [
     'MAX_PIXELS', 'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
-    'PackReasoningInputs', 'ProbeReasoningImage', 'PromptResize',
-    'QuestionFromTextPrompt', 'TargetsFromMask', 'TargetsFromSolution', 'box_from_mask',
-    'decode_image', 'pixel_limit', 'points_from_mask', 'probe_image', 'probe_image_bytes',
-    'read_image', 'read_image_if_any', 'to_rgb', 'without_pixels'
+    'PackReasoningInputs', 'ProbeReasoningImage', 'PromptResize', 'QuestionFromExpression',
+    'QuestionFromLabel', 'QuestionFromPhrase', 'QuestionFromTextPrompt', 'TargetsFromBoxes',
+    'TargetsFromMask', 'TargetsFromSolution', 'box_from_mask', 'decode_image', 'pixel_limit',
+    'points_from_mask', 'probe_image', 'probe_image_bytes', 'read_image', 'read_image_if_any',
+    'to_rgb', 'without_pixels'
 ]

@@ -13,11 +13,12 @@ from mmdpad.prompts.template import normalise_question
 from mmdpad.registry import TRANSFORMS
 
 from .mmdet_ground_truth import mmdet_ground_truth
+from .required import require, require_masks
 from .targets import box_from_mask
 
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'prompt_shape', 'texts', 'text_index',
              'is_sentence', 'response', 'response_coordinates', 'sample_idx', 'empty_target',
-             'left_out')
+             'left_out', 'not_asked')
 
 
 @TRANSFORMS.register_module()
@@ -39,13 +40,18 @@ class PackReasoningInputs(BaseTransform):
       prompt frame, n may be 0, from ``prompt_negatives``.
 
     Required keys: ``img``, ``prompt_img``, ``question``.
+
+    Raises:
+        DatasetError: One is missing; the message names the transform that adds it.
     """
 
     def transform(self, results: dict) -> dict:
+        step = type(self).__name__
+        require(results, step, 'img', 'prompt_img', 'question')
         sample = DetDataSample(metainfo={key: results[key] for key in META_KEYS if key in results})
         sample.set_metainfo({'question': normalise_question(results['question'])})
         if 'gt_masks' in results:
-            masks = results['gt_masks']
+            masks = require_masks(results, step)
             boxes = np.array([box_from_mask(mask) for mask in masks], np.float32).reshape(-1, 4)
             sample.gt_instances = InstanceData(
                 bboxes=torch.from_numpy(boxes), masks=torch.from_numpy(masks),

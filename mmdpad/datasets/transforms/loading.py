@@ -8,11 +8,13 @@ from mmcv.transforms import BaseTransform
 from pycocotools import mask as coco_mask
 
 from mmdpad.registry import TRANSFORMS
-from mmdpad.utils.masks import segmentation_rle
+from mmdpad.utils.masks import encode_mask, segmentation_rle
 
 from ..errors import DatasetError
 from ..reason_seg_annotation import draw_target, parse_annotation
 from .images import MAX_PIXELS, check_max_pixels, decode_image, read_image
+from .required import missing, require
+from .targets import covered_pixels
 
 
 @TRANSFORMS.register_module()
@@ -63,6 +65,7 @@ class LoadReasonSegMask(BaseTransform):
     """
 
     def transform(self, results: dict) -> dict:
+        require(results, type(self).__name__, 'ori_shape', 'ann_path')
         height, width = results['ori_shape']
         path = results['ann_path']
         target, ignore = draw_target(parse_annotation(path), height, width, path)
@@ -76,27 +79,50 @@ class LoadInstanceMasks(BaseTransform):
 
     Required keys: ``ori_shape`` and ``instances``, a list (as mmdet's data sets have it) of dicts
     with ``mask`` (:func:`mmdpad.utils.masks.segmentation_rle`) and ``ignore_flag``; 1 marks a
-    region to leave out of the evaluation.
+    region to leave out of the evaluation, whose ``bbox`` serves where there is no mask.
     Added keys: ``gt_masks`` (K, H, W) bool, one of each target, K may be 0; and, where there are
     such regions, ``ignore_mask`` (H, W) bool, without the targets' pixels. An RLE that is
     background all over is none.
 
     Raises:
-        DatasetError: See :func:`check_segmentation`.
+        DatasetError: There are no instances, one has no mask, or see :func:`check_segmentation`.
     """
 
     def transform(self, results: dict) -> dict:
+        require(results, type(self).__name__, 'ori_shape', 'instances')
         height, width = results['ori_shape']
         masks: dict[int, list[np.ndarray]] = {0: [], 1: []}
         for instance in results['instances']:
-            rle = check_segmentation(instance['mask'], height, width, results['img_path'])
-            if marks_pixels(rle):
+            rle = instance_rle(instance, height, width, results)
+            if rle is not None and marks_pixels(rle):
                 masks[instance['ignore_flag']].append(coco_mask.decode(rle).astype(bool))
         results['gt_masks'] = np.stack(masks[0]) if masks[0] else np.zeros(
             (0, height, width), bool)
         if masks[1]:
             results['ignore_mask'] = np.any(masks[1], axis=0) & ~results['gt_masks'].any(axis=0)
         return results
+
+
+def instance_rle(instance: dict, height: int, width: int, results: dict) -> dict | None:
+    """The mask of one of an item's instances; None of an ignored one that has neither mask nor
+    box.
+
+    Raises:
+        DatasetError: A target has none, or see :func:`check_segmentation`.
+    """
+    if 'mask' in instance:
+        return check_segmentation(instance['mask'], height, width, results['img_path'])
+    if not instance['ignore_flag']:
+        raise missing(results, LoadInstanceMasks.__name__, '`mask` of each instance',
+                      'where there are only boxes take `TargetsFromBoxes` in place of '
+                      '`LoadInstanceMasks` and `TargetsFromMask`: rewards of boxes and points '
+                      'work, those of masks and mask metrics do not')
+    if 'bbox' not in instance:
+        return None
+    x1, y1, x2, y2 = covered_pixels([instance['bbox']], height, width)[0].astype(int)
+    mask = np.zeros((height, width), bool)
+    mask[y1:y2 + 1, x1:x2 + 1] = True
+    return encode_mask(mask)
 
 
 def check_segmentation(segmentation: object, height: int, width: int, where: str) -> dict:

@@ -14,7 +14,9 @@ from mmdpad.prompts.coordinates import scale_boxes, scale_points
 from mmdpad.registry import TRANSFORMS
 from mmdpad.utils.provenance import base_datasets
 
-from .targets import box_from_mask, points_from_mask
+from ..errors import DatasetError
+from .required import missing, require, require_masks
+from .targets import box_from_mask, covered_pixels, points_from_mask
 
 
 @TRANSFORMS.register_module()
@@ -41,6 +43,7 @@ class PromptResize(BaseTransform):
         self.size = (size[0], size[1])
 
     def transform(self, results: dict) -> dict:
+        require(results, type(self).__name__, 'img')
         results['prompt_img'] = mmcv.imresize(
             results['img'], self.size, interpolation='bilinear', backend='pillow')
         results['prompt_shape'] = results['prompt_img'].shape[:2]
@@ -74,14 +77,63 @@ class TargetsFromMask(BaseTransform):
     """
 
     def transform(self, results: dict) -> dict:
-        masks, (height, width) = results['gt_masks'], results['prompt_shape']
+        step = type(self).__name__
+        require(results, step, 'ori_shape', 'prompt_shape')
+        masks = require_masks(results, step)
         # Four points of each mask: both corners of its box, then the two inside.
         found = [np.concatenate([box_from_mask(mask).reshape(2, 2), points_from_mask(mask)])
                  for mask in masks]
-        points = scale_points(torch.from_numpy(np.array(found, np.float32).reshape(-1, 4, 2)),
-                              results['ori_shape'], results['prompt_shape'])
-        last = torch.tensor([width - 1, height - 1])
-        points = torch.minimum((points + 0.5).floor(), last)  # whole pixels, halves up
-        results['prompt_boxes'] = points[:, :2].reshape(-1, 4)
-        results['prompt_points'] = points[:, 2:]
+        _add_targets(results, np.array(found, np.float32).reshape(-1, 4, 2))
         return results
+
+
+@TRANSFORMS.register_module()
+class TargetsFromBoxes(BaseTransform):
+    """Box and center of each target, in the prompt frame, for data that has boxes and no masks.
+
+    Scaled and rounded as in :class:`TargetsFromMask`. Rewards of boxes and points work with them;
+    those of masks (``MaskRewardHook``) and metrics of masks need :class:`LoadInstanceMasks`. The
+    center of a box may lie beside an object that is hollow or bent: leave ``PointL1Reward`` out
+    where that matters.
+
+    Required keys: ``instances``, a list (as mmdet's data sets have it) of dicts with ``bbox``
+    (:func:`covered_pixels`) and ``ignore_flag``, of which 1 marks no target; ``ori_shape``,
+    ``prompt_shape``. Added keys: ``prompt_boxes`` (K, 4) float32 XYXY, both ends inclusive, and
+    ``prompt_points`` (K, 1, 2) float32, (x, y); K is 0 where nothing is meant.
+
+    Raises:
+        DatasetError: A target has no box, or one that ends before it starts or lies outside of
+            the image.
+    """
+
+    def transform(self, results: dict) -> dict:
+        step = type(self).__name__
+        require(results, step, 'ori_shape', 'prompt_shape', 'instances')
+        height, width = results['ori_shape']
+        targets = [item for item in results['instances'] if not item['ignore_flag']]
+        for target in targets:
+            if 'bbox' not in target:
+                raise missing(results, step, '`bbox` of each instance',
+                              'take `LoadInstanceMasks` and `TargetsFromMask`')
+            x1, y1, x2, y2 = target['bbox']
+            if not (max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)):
+                raise DatasetError(
+                    f'A box of {results["img_path"]} should be (x1, y1, x2, y2) with x1 < x2 and '
+                    f'y1 < y2 in the image of {width} x {height} pixels (width x height), but is '
+                    f'{list(target["bbox"])}; correct or remove it', 'wrong box')
+        boxes = covered_pixels([item['bbox'] for item in targets], height, width)
+        corners = boxes.reshape(-1, 2, 2)
+        _add_targets(results, np.concatenate([corners, corners.mean(axis=1, keepdims=True)],
+                                             axis=1))
+        return results
+
+
+def _add_targets(results: dict, points: np.ndarray) -> None:
+    """Targets in the prompt frame, from float32 (K, 2 + P, 2) in the original one: both corners of
+    a box, then P points."""
+    height, width = results['prompt_shape']
+    scaled = scale_points(torch.from_numpy(points), results['ori_shape'], results['prompt_shape'])
+    last = torch.tensor([width - 1, height - 1])
+    scaled = torch.minimum((scaled + 0.5).floor(), last)  # whole pixels, halves up
+    results['prompt_boxes'] = scaled[:, :2].reshape(-1, 4)
+    results['prompt_points'] = scaled[:, 2:]

@@ -16,6 +16,7 @@ from mmdpad.prompts import (
 from mmdpad.registry import TRANSFORMS
 
 from ..errors import DatasetError
+from .required import require
 
 
 @TRANSFORMS.register_module()
@@ -52,6 +53,7 @@ class ComposeResponse(BaseTransform):
             raise DatasetError(f'{where} lacks {" and ".join(f"`{key}`" for key in missing)} for '
                                'supervised training; add both `think` and `caption`, or a whole '
                                '`response`, or train without `ComposeResponse`')
+        require(results, type(self).__name__, 'prompt_boxes', 'prompt_points')
         boxes, points = results['prompt_boxes'], results['prompt_points']
         if self.coordinates != 'pixels':
             shape = results['prompt_shape']

@@ -9,6 +9,8 @@ from mmcv.transforms import BaseTransform
 from mmdpad.prompts import parse_objects_solution, scale_boxes, scale_points
 from mmdpad.registry import TRANSFORMS
 
+from .required import require
+
 
 @TRANSFORMS.register_module()
 class TargetsFromSolution(BaseTransform):
@@ -24,6 +26,7 @@ class TargetsFromSolution(BaseTransform):
     """
 
     def transform(self, results: dict) -> dict:
+        require(results, type(self).__name__, 'solution', 'solution_shape', 'prompt_shape')
         objects = parse_objects_solution(results['solution'])
         shapes = results['solution_shape'], results['prompt_shape']
         boxes = torch.tensor([box for box, _ in objects], dtype=torch.float32)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -24,6 +26,24 @@ def box_from_mask(mask: np.ndarray) -> np.ndarray:
     _check(mask)
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
+
+
+def covered_pixels(boxes: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
+    """The pixels that mmdet's boxes cover, also in part.
+
+    Args:
+        boxes: K boxes (x1, y1, x2, y2); a pixel spans from its index to the next, so a box around
+            the first pixel ends at 1.
+        height, width: Of the image.
+
+    Returns:
+        (K, 4) float32 XYXY, both ends inclusive as of :func:`box_from_mask`, within the image.
+    """
+    corners = np.array(boxes, np.float64).reshape(-1, 2, 2)
+    last = np.array([width - 1, height - 1])
+    first = np.clip(np.floor(corners[:, 0]), 0, last)
+    end = np.clip(np.ceil(corners[:, 1]) - 1, first, last)
+    return np.concatenate([first, end], axis=1).astype(np.float32)
 
 
 def points_from_mask(mask: np.ndarray) -> np.ndarray:

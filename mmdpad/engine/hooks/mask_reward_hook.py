@@ -57,7 +57,8 @@ class MaskRewardHook(RewardHook):
             raise ValueError(
                 f'`MaskRewardHook` should find masks in the training data, but '
                 f'{type(loop.dataloader.dataset).__name__} gives none; train on data with masks '
-                f'(ReasonSegDataset with `LoadReasonSegMask` in its pipeline)')
+                f'(`LoadReasonSegMask` or `LoadInstanceMasks` in its pipeline). Boxes alone '
+                f'(`TargetsFromBoxes`) serve the rewards of boxes and points')
 
     def score(self, runner: Runner, rollout: RolloutBatch) -> Tensor:
         """The term, (B, G) in [0, 1]."""

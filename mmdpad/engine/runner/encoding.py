@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from mmdpad.datasets.checking import check_first_item
 from mmdpad.datasets.reasoning_dataset import show_names
 from mmdpad.datasets.transforms.prompt_frame import prompt_sizes
 from mmdpad.engine.unwrap import unwrap
@@ -29,6 +30,7 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
     Raises:
         ValueError: The data set's questions may mean several objects, the model's answers only one;
             or a prompt image has a size that the processor does not keep, or a prompt is too long.
+        DatasetError: The first item of a data set cannot be had, or has no question.
     """
     if isinstance(dataloader, dict):
         dataloader = runner.build_dataloader(
@@ -43,6 +45,7 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
     encoder = getattr(getattr(model, 'policy', None), 'encoder', None)
     if encoder is None or isinstance(dataloader.collate_fn, EncodingCollate):
         return dataloader
+    check_first_item(dataloader.dataset)
     problems = check_prompt_lengths(encoder, *asked(dataloader.dataset))
     if problems:
         raise ValueError('\n'.join(problems))

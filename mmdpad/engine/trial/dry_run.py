@@ -111,13 +111,15 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
     """Every data set is built, which checks its files, gives an item and has prompts that fit;
     but for those with a part, by ``id``, whose type or arguments are wrong."""
     wanted = LOADERS if training else ('test_dataloader', )
+    policy = (config.get('model') or {}).get('policy')
     for where, entry in find_datasets({name: config.get(name) for name in wanted}):
         if misnamed.intersection(map(id, (entry, *entry.get('pipeline', ())))):
             continue
         try:
             dataset = DATASETS.build(as_built(where, entry))
             name = type_name(entry)
-            notes.append(f'{where} ({name}): {check_items(dataset, name, 1)}')
+            report = check_items(dataset, name, 1, asks=bool(policy))
+            notes.append(f'{where} ({name}): {report}')
             if encoder is not None:
                 yield from (f'`{where}`: {problem}' for problem in
                             check_prompt_lengths(encoder, *asked(dataset)))
@@ -125,8 +127,9 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
                             for problem in _check_responses(encoder, dataset))
         except DatasetError as error:
             yield f'`{where}`: {error}'
-        except ImportError:
-            pass  # said already
+        except ImportError as error:
+            if not is_kind(entry, TableDataset, DATASETS):  # said already
+                yield f'`{where}` ({type_name(entry)}): {error}'
         except (OSError, ValueError, TypeError, KeyError) as error:
             yield (f'`{where}` ({type_name(entry)}) cannot be read: '
                    f'{type(error).__name__}: {error}; correct its paths or arguments')

@@ -51,7 +51,7 @@ def write_made_data(config: Config, folder: Path) -> Config | None:
     return known(config, folder)
 
 
-def _find_writer(kind: Any) -> Callable[[Config, Path], Config] | None:
+def _find_writer(kind: Any) -> Callable[[Config, Path], Config | None] | None:
     """What writes for this class, or for the nearest of its bases."""
     for base in getattr(kind, '__mro__', ()):
         if base.__name__ in _WRITERS:
@@ -200,8 +200,38 @@ def _coco(config: Config, folder: Path) -> Config:
     return dict(data_root=str(folder))
 
 
+def _odvg(config: Config, folder: Path) -> Config:
+    """Lines with a box each, of a phrase, or with a map of labels of the first label."""
+    prefix = folder / (config.get('data_prefix') or {}).get('img', '')
+    prefix.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, colour in enumerate(COLOURS):
+        _picture(colour).save(prefix / f'made_{number}.png')
+        x1, y1, x2, y2 = _place(TARGET, SIZE)
+        box, caption = [x1, y1, x2 + 1, y2 + 1], f'the {colour} square'
+        region = dict(bbox=box, phrase=caption, tokens_positive=[[0, len(caption)]])
+        lines.append(dict(
+            filename=f'made_{number}.png', height=SIZE[1], width=SIZE[0],
+            grounding=dict(caption=caption, regions=[region]),
+            detection=dict(instances=[dict(bbox=box, label=0, category='square')])))
+    path = folder / config['ann_file']
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('\n'.join(map(json.dumps, lines)))
+    if name := config.get('label_map_file'):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps({'0': 'square'}))
+    return dict(data_root=str(folder))
+
+
+def _questions(config: Config, folder: Path) -> Config | None:
+    """What the source of a ``QuestionDataset`` reads."""
+    changes = write_made_data(config['source'], folder)
+    return changes and dict(source=dict(config['source'], **changes))
+
+
 # By the name of a class; a subclass is written for as its base.
-_WRITERS: dict[str, Callable[[Config, Path], Config]] = dict(
+_WRITERS: dict[str, Callable[[Config, Path], Config | None]] = dict(
     ReasonSegDataset=_reason_seg, ReferringSegDataset=_referring, RefCocoDataset=_referring,
     JsonLinesDataset=_json_lines, MaskFolderDataset=_mask_folder,
-    SegZeroEvalDataset=_seg_zero_eval, SegZeroDataset=_seg_zero, CocoDataset=_coco)
+    SegZeroEvalDataset=_seg_zero_eval, SegZeroDataset=_seg_zero, CocoDataset=_coco,
+    ODVGDataset=_odvg, QuestionDataset=_questions)

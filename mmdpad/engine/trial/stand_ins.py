@@ -96,8 +96,8 @@ def replace_data(config: Config, folder: Path) -> Notes:
                 continue
             dataset.update(changes)
             moved |= {_annotations(before): _annotations(dataset)}
-            notes.append(f'{where} ({type_name(before)}): made samples in {dataset["data_root"]} '
-                         f'in place of {before.get("data_root") or before.get("ann_file")}')
+            notes.append(f'{where} ({type_name(before)}): made samples in {_root(dataset)} in '
+                         f'place of {_root(before)}')
     for node in find_nodes({key: config.get(key) for key in ('val_evaluator', 'test_evaluator')}):
         path = node.entry.get('ann_file')
         if path and osp.normpath(path) in moved:
@@ -106,7 +106,13 @@ def replace_data(config: Config, folder: Path) -> Notes:
     return notes
 
 
+def _root(dataset: dict) -> str:
+    dataset = dataset.get('source', dataset)  # of a QuestionDataset
+    return dataset.get('data_root') or dataset.get('ann_file')
+
+
 def _annotations(dataset: dict) -> str:
+    dataset = dataset.get('source', dataset)
     return osp.normpath(osp.join(dataset.get('data_root') or '', dataset.get('ann_file') or ''))
 
 

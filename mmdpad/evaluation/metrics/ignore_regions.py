@@ -55,15 +55,21 @@ def check_truth(sample: Mapping[str, Any], key: str) -> None:
     """
     Raises:
         ValueError: The truth is not there: a pipeline does not load it, or a file of results does
-            not keep it.
+            not keep it. Or the image of the sample has questions that are not asked.
     """
+    if 'not_asked' in sample:
+        raise ValueError(
+            f'All questions should be evaluated, but {sample["not_asked"]} more about '
+            f'{sample.get("img_path", "an image")} are not asked, as in training on one of '
+            "mmdet's data sets; wrap it: `QuestionDataset(source=dict(...), questions=dict(...))`")
     masks = sample['pred_instances'].get('masks')
     packed = isinstance(masks, list) and all(isinstance(mask, dict) for mask in masks)
     if key not in sample or packed:
         raise ValueError(
             f'A sample should have its truth, `{key}`, and masks as arrays, but '
             f'{"its masks are RLEs" if packed else "has " + ", ".join(sorted(sample))}. A pipeline '
-            'should load masks (`LoadReasonSegMask`, `LoadInstanceMasks`). mmdet\'s '
+            'should load masks (`LoadReasonSegMask`, `LoadInstanceMasks`); data that has only '
+            'boxes is evaluated by `RewardMetric` with the rewards of boxes and points. mmdet\'s '
             "`DumpDetResults` drops the truth and packs masks: dump by mmengine's `DumpResults`, "
             'or keep masks by `ReasonSegMetric(save_masks=True)` and score them by '
             'tools/analysis_tools/evaluate_masks.py')

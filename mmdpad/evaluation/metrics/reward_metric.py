@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -37,8 +38,9 @@ class RewardMetric(IgnoreRegionsMetric):
     ``signal_<name>``, the mean of what a term wrote into ``rollout.signals`` (over responses that
     have one), and ``iou_correlation_<term>`` (``total`` among them): Pearson's correlation in
     [-1, 1] of a term with the mask's IoU over the samples, absent where either is constant. A term
-    that does not go with the IoU can be earned without being right. Signals of a second term that
-    writes the same ones are called ``signal_<term>_<name>``.
+    that does not go with the IoU can be earned without being right. Absent as well for data that
+    has boxes and no masks. Signals of a second term that writes the same ones are called
+    ``signal_<term>_<name>``.
     """
 
     default_prefix = 'reward'
@@ -57,11 +59,13 @@ class RewardMetric(IgnoreRegionsMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Score one batch. ``data_batch`` is what the data loader made, not yet moved."""
-        self.check_samples(data_samples)
         if data_batch is None:
             raise ValueError('Rewards should have the batch that was answered, with its prompt '
                              'images and targets, but got none, as from `offline_evaluate` without '
                              '`data`; score responses by tools/analysis_tools/score_responses.py')
+        # Data with boxes alone has no masks to compare; where they were lost, that is an error.
+        has_masks = [hasattr(sample, 'gt_instances') for sample in data_batch['data_samples']]
+        self.check_samples(list(compress(data_samples, has_masks)))
         rollout = RolloutBatch(
             data_samples=data_batch['data_samples'],
             prompt_images=data_batch['inputs']['prompt_image'], group_size=1,
@@ -73,7 +77,8 @@ class RewardMetric(IgnoreRegionsMetric):
         columns = {'total': self.composition.total(rollout), **rollout.rewards,
                    **{f'signal_{name}': values for name, values in rollout.signals.items()}}
         self.results.extend(
-            dict(identify(sample), iou=score_mask(sample, self.ignore_regions)[2]['iou'],
+            dict(identify(sample), iou=score_mask(sample, self.ignore_regions)[2]['iou']
+                 if has_masks[row] else math.nan,
                  **{name: float(values[row, 0]) for name, values in columns.items()})
             for row, sample in enumerate(data_samples))
 

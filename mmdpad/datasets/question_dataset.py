@@ -1,0 +1,141 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""mmdet's data sets, whose items are images, as questions about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.dataset import BaseDataset
+from mmengine.fileio import load
+
+from mmdpad.registry import DATASETS, TRANSFORMS
+
+from .errors import DatasetError, collecting
+from .reasoning_dataset import ReasoningDataset
+from .referring_seg import check_text_mode
+from .transforms.images import probe_image
+from .transforms.loading import LoadInstanceMasks, instance_rle
+from .transforms.questions import QuestionFromLabel
+
+_COPIED = ('split', 'text_mode', 'split_file')  # settings of a source that say what is asked
+
+
+@DATASETS.register_module()
+class QuestionDataset(ReasoningDataset):
+    """One item for each question that a transform can ask about the images of an mmdet data set.
+
+    Items are in the order of the source, those of an image in the order of the transform, so that
+    an evaluation asks everything, and the same in each run. A source whose items are videos
+    (``images``) is asked about each frame. An item has what :class:`ReasoningDataset` says, without
+    ``is_sentence`` where the transform cannot tell, and ``instances`` of mmdet's form: those that
+    are meant and, with ``ignore_flag=1``, ignored ones that could be.
+
+    Of the items drawn (``num_samples``) each image is looked at by its header when the data set is
+    built, and each mask by its run lengths where the pipeline loads masks.
+
+    Args:
+        source: Config of one data set that mmdet knows, whose pipeline is not used, or one that is
+            built. Wrappers (``ConcatDataset`` ...) go around the whole.
+        questions: Config of :class:`mmdpad.datasets.transforms.QuestionFromExpression`,
+            ``QuestionFromLabel`` or ``QuestionFromPhrase``, or one that is built.
+        **kwargs: See :class:`ReasoningDataset`. Questions about labels and phrases mean several
+            objects unless the transform sees to it: ``several_objects=True``, also in the model.
+
+    Raises:
+        ValueError: The source is a wrapper, or draws its expressions by chance
+            (``text_mode='random'``).
+        ImportError: The source needs a package that is not installed.
+        DatasetError: See above.
+    """
+
+    def __init__(self, source: dict | BaseDataset, questions: dict | Any,
+                 test_mode: bool = False, **kwargs: Any) -> None:
+        if isinstance(source, Mapping):
+            if not source.keys() & {'dataset', 'datasets'}:
+                source = DATASETS.build(dict(dict(source, pipeline=[]),
+                                             test_mode=source.get('test_mode', test_mode)))
+        if not isinstance(source, BaseDataset):
+            kind = source['type'] if isinstance(source, Mapping) else type(source).__name__
+            raise ValueError(f'`source` should be one data set, but got {kind}; put it around '
+                             '`QuestionDataset`s')
+        self._source = source
+        self._ask = TRANSFORMS.build(questions) if isinstance(questions, Mapping) else questions
+        if hasattr(source, 'text_mode'):
+            check_text_mode(source.text_mode)
+        # What provenance tells and compares.
+        self.source = type(source).__name__
+        self.questions = {type(self._ask).__name__: {
+            name: value for name, value in vars(self._ask).items() if name != 'seed'}}
+        for name in _COPIED:
+            if hasattr(source, name):
+                setattr(self, name, getattr(source, name))
+        super().__init__(test_mode=test_mode, **dict(
+            ann_file=source.ann_file, data_root=source.data_root) | kwargs)
+        del self._source
+
+    def _join_prefix(self) -> None:
+        """The source has joined its paths."""
+
+    @property
+    def where(self) -> str:
+        return f'{self.source}, {self.ann_file or self.data_root}'
+
+    def read_items(self) -> Iterator[dict]:
+        """Items in the order of the source."""
+        names = label_names(self._source) if isinstance(self._ask, QuestionFromLabel) else None
+        for number in range(len(self._source)):
+            info = self._source.get_data_info(number)
+            for image in info.get('images', [info]):
+                for question in self._ask.list_questions(
+                        dict(image, classes=names)):
+                    yield dict({key: image[key] for key in ('height', 'width')
+                                if image.get(key) is not None},
+                               img_id=image.get('img_id', Path(image['img_path']).stem),
+                               img_path=image['img_path'], **question)
+
+    def load_data_list(self) -> list[dict]:
+        """The items drawn, after a look at their images and masks."""
+        items = super().load_data_list()
+        draws = any(isinstance(step, LoadInstanceMasks) for step in self.pipeline.transforms)
+        problems: list[DatasetError] = []
+        shapes: dict[str, tuple[int, int]] = {}  # of images that are fine
+        for item in {item['img_path']: item for item in items}.values():
+            with collecting(problems):
+                shapes[item['img_path']] = self._check_image(item)
+        for item in items if draws else ():
+            if item['img_path'] in shapes:
+                for instance in item.get('instances', ()):
+                    with collecting(problems):
+                        instance_rle(instance, *shapes[item['img_path']], item)
+        if problems:
+            raise DatasetError.listing(self.where, problems)
+        return items
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Labels of an item, for mmengine's ``ClassBalancedDataset``."""
+        return [instance['bbox_label'] for instance in self.get_data_info(idx)['instances']]
+
+    def _check_image(self, item: dict) -> tuple[int, int]:
+        path = item['img_path']
+        found = probe_image(path, self.max_pixels)
+        told = item.get('height', found[0]), item.get('width', found[1])
+        if found != told:
+            raise DatasetError(
+                f'{path} should be {told[1]} x {told[0]} pixels (width x height) as '
+                f'{self.ann_file} says, but is {found[1]} x {found[0]}; take the image that was '
+                'annotated, not resized or rotated', 'wrong image size')
+        return found
+
+
+def label_names(dataset: BaseDataset) -> Sequence[str] | None:
+    """The names of a data set's labels, in their order; None where it has none.
+
+    mmdet numbers the categories of COCO's files in the order of the file, and those alone that the
+    file has, so that a label need not be the place of its name in ``metainfo['classes']``.
+    """
+    if not hasattr(dataset, 'cat_ids'):
+        return dataset.metainfo.get('classes')
+    names = {category['id']: category['name'] for category in load(dataset.ann_file)['categories']}
+    return [names[number] for number in dataset.cat_ids]
