@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import load
 
-from mmdpad.registry import DATASETS, TRANSFORMS
+from mmdpad.registry import DATASETS, TRANSFORMS, type_name
 
 from .errors import DatasetError, collecting
 from .reasoning_dataset import ReasoningDataset
@@ -57,7 +57,7 @@ class QuestionDataset(ReasoningDataset):
                 source = DATASETS.build(dict(dict(source, pipeline=[]),
                                              test_mode=source.get('test_mode', test_mode)))
         if not isinstance(source, BaseDataset):
-            kind = source['type'] if isinstance(source, Mapping) else type(source).__name__
+            kind = type_name(source) if isinstance(source, Mapping) else type(source).__name__
             raise ValueError(f'`source` should be one data set, but got {kind}; put it around '
                              '`QuestionDataset`s')
         self._source = source

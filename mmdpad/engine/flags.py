@@ -57,7 +57,7 @@ def _use_amp(config: Config, here: bool) -> Iterator[str]:
     kind = _kind(OPTIM_WRAPPERS, wrapper, OptimWrapper) if isinstance(wrapper, Mapping) else None
     if kind is None or not issubclass(kind, AmpOptimWrapper) and kind is not OptimWrapper:
         yield ('--amp makes an AmpOptimWrapper of the OptimWrapper in `optim_wrapper`, but got '
-               f'{wrapper if kind is None else wrapper["type"]!r}; set the precision of that in '
+               f'{wrapper if kind is None else type_name(wrapper)!r}; set the precision of that in '
                f'the config')
         return
     if here and get_device() in ('cpu', 'mps'):
@@ -143,4 +143,4 @@ def _is_segmentor(config: Mapping[str, Any]) -> bool:
 def _kind(registry: Any, entry: Any, default: Any = None) -> Any:
     """What the ``type`` of an entry means; None for nothing."""
     kind = entry.get('type', default) if isinstance(entry, Mapping) else None
-    return registry.get(kind) if isinstance(kind, str) else kind
+    return resolve(dict(entry, type=kind), registry) if kind else None
