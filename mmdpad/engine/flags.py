@@ -15,7 +15,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DefaultScope
 
 from mmdpad.models import ReasoningSegmentor
-from mmdpad.registry import MODELS, OPTIM_WRAPPERS
+from mmdpad.registry import MODELS, OPTIM_WRAPPERS, resolve, type_name
 
 _NO_TTA = (
     "--tta is not offered. mmdet's views are mirrored images, in which the 'left' of a question is "
