@@ -242,6 +242,16 @@ def test_our_configs_are_offered_in_the_pure_python_style(tmp_path):
         assert Config.fromfile(offered / f'{name}.py').to_dict() == classical
 
 
+def test_a_base_that_is_not_there_is_said_in_a_line(tmp_path):
+    path = tmp_path / 'child.py'
+    for base, remedy in {'mmdpad.configs.dpad.nope': 'nope.py not found.*; correct it$',
+                         'mmdet.configs.nope': 'wheels of mmdet have no'}.items():
+        path.write_text('from mmengine.config import read_base\n\nwith read_base():\n'
+                        f'    from {base} import *\n')
+        with pytest.raises(SystemExit, match=f'child.py.*{remedy}'):
+            load(path)
+
+
 @pytest.fixture
 def third_scope():
     """What mmseg and others have: children of mmengine's registries."""
