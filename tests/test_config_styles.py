@@ -210,8 +210,8 @@ def test_a_dump_of_the_pure_python_style_means_the_same(pure, tmp_path):
         dumped = load(tmp_path / 'dumped.py')
         assert dumped.to_dict() == config.to_dict()
         assert 'BoxIoUReward' not in dumped and 'BoxIoUReward' not in copy_config(config)
-        assert [node.kind for node in find_nodes(dumped)] == [
-            node.kind for node in find_nodes(config)]
+        assert {node.path: node.kind for node in find_nodes(dumped)} == {
+            node.path: node.kind for node in find_nodes(config)}
     assert hash_config(config) == hash_config(copy_config(config))
 
 
@@ -220,8 +220,9 @@ def test_a_smoke_run_tries_the_classes_that_run(pure, tmp_path):
     assert config.train_cfg.rewards.box_iou.type is BoxIoUReward
     config.experiment_name = f'smoke_{tmp_path.name}'
     run_smoke(config)
-    (dumped, ) = (tmp_path / 'run').glob('*.py')
-    assert Config.fromfile(dumped).train_cfg.rewards.box_iou.type == 'mmdpad.rewards.BoxIoUReward'
+    dumped = sorted((tmp_path / 'run').glob('*.py'))
+    assert dumped and all(Config.fromfile(path).train_cfg.rewards.box_iou.type
+                          == 'mmdpad.rewards.BoxIoUReward' for path in dumped)
 
 
 def test_our_configs_are_offered_in_the_pure_python_style(tmp_path):
@@ -232,13 +233,23 @@ def test_our_configs_are_offered_in_the_pure_python_style(tmp_path):
         Path('_load.py')}
     for name in names:
         assert (offered / name).samefile(offered / '_load.py'), name
-    for name in ('dpad/tiny_shapes', 'dpad/qwen7b_refcocog_test', 'study/caption'):
+    for name in ('dpad/tiny_shapes', 'dpad/qwen7b_lora_reasonseg', 'study/caption'):
         path = tmp_path / 'child.py'
         path.write_text('from mmengine.config import read_base\n\nwith read_base():\n'
                         f'    from mmdpad.configs.{name.replace("/", ".")} import *\n')
         classical = Config.fromfile(configs / f'{name}.py').to_dict()
         assert Config.fromfile(path).to_dict() == classical
         assert Config.fromfile(offered / f'{name}.py').to_dict() == classical
+
+
+def test_a_base_that_is_not_there_is_said_in_a_line(tmp_path):
+    path = tmp_path / 'child.py'
+    for base, remedy in {'mmdpad.configs.dpad.nope': 'nope.py not found.*; correct it$',
+                         'mmdet.configs.nope': 'wheels of mmdet have no'}.items():
+        path.write_text('from mmengine.config import read_base\n\nwith read_base():\n'
+                        f'    from {base} import *\n')
+        with pytest.raises(SystemExit, match=f'child.py.*{remedy}'):
+            load(path)
 
 
 @pytest.fixture

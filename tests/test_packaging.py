@@ -143,6 +143,7 @@ def test_the_content_of_the_wheel(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {'mmdpad/.mim/model-index.yml', 'mmdpad/.mim/configs/dpad/metafile.yml',
             'mmdpad/.mim/configs/dpad/tiny_shapes.py', 'mmdpad/.mim/tools/set_up/build_mmcv.py',
+            'mmdpad/configs/_load.py', 'mmdpad/configs/dpad/tiny_shapes.py',
             'mmdpad/testing/weights/policy/model.safetensors', 'mmdpad/__main__.py',
             'mmdpad/cli/doctor/files.py'} <= set(names)
     assert {name.split('/')[0] for name in names} == {'mmdpad', f'{wheel.name[:12]}.dist-info'}
@@ -169,6 +170,13 @@ def test_the_wheel_works_from_any_folder(wheel, shapes_data, tmp_path):
                'for config in (get_config("mmdpad::dpad/tiny_shapes.py"), '
                'Config.fromfile("mine.py")): print(config.model.policy.pretrained)')
     assert told.stdout.splitlines() == [str(site / 'mmdpad/testing/weights/policy')] * 2, told
+
+    # The pure Python style needs no import of mmdpad before.
+    (folder / 'pure.py').write_text('from mmengine.config import read_base\n\nwith read_base():\n'
+                                    '    from mmdpad.configs.dpad.tiny_shapes import *\n')
+    told = run('-c', 'from mmengine import Config\n'
+               'print(Config.fromfile("pure.py").model.policy.pretrained)')
+    assert told.stdout.splitlines() == [str(site / 'mmdpad/testing/weights/policy')], told
 
     image = shapes_data / 'test' / 'test_00003.jpg'
     told = run(site / 'bin' / 'mmdpad', 'infer', image, 'the object nearest to the right')

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from mmengine.config import Config
+from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import import_modules_from_strings
 
 # Entries of a data loader whose arguments mmengine hands on to a function as they are.
@@ -52,7 +53,8 @@ def find_config(name: str | os.PathLike) -> str:
 
 
 class UnreadableConfig(ValueError):
-    """A config of plain data (JSON, YAML) that is damaged, or asks for code to be run."""
+    """A config of plain data (JSON, YAML) that is damaged, or asks for code to be run; or one of
+    the pure Python style that inherits what is not there, or as MMEngine does not allow it."""
 
 
 def open_config(path: str) -> Config:
@@ -73,6 +75,12 @@ def open_config(path: str) -> Config:
         if path.endswith('.py'):
             raise
         raise UnreadableConfig(f'config {path!r} cannot be read: {error}; correct it') from error
+    except ConfigParsingError as error:
+        remedy = 'correct it'
+        if 'mmdet.configs' in str(error):
+            remedy += ('; wheels of mmdet have no `mmdet.configs`: install mmdet from a checkout, '
+                       "or inherit by `_base_ = 'mmdet::...'`")
+        raise UnreadableConfig(f'config {path!r} cannot be read: {error}; {remedy}') from error
     if hasattr(config, '_imported_names'):  # of the pure Python style
         import_modules_from_strings(**(config.get('custom_imports') or {'imports': None}))
     drop_scopes(config._cfg_dict, config.get('default_scope'))

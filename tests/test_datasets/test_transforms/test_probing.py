@@ -12,7 +12,7 @@ def test_pipelines_without_pixels():
     config = dict(type='ConcatDataset', datasets=[dict(type='RepeatDataset', dataset=dict(
         type='X', pipeline=steps))])
     inner = without_pixels(config)['datasets'][0]['dataset']
-    assert inner['pipeline'] == [dict(type='ProbeReasoningImage'), dict(type='LoadInstanceMasks')]
+    assert inner['pipeline'] == [dict(type=ProbeReasoningImage), dict(type='LoadInstanceMasks')]
     assert config['datasets'][0]['dataset']['pipeline'] == steps, 'the config is left as it is'
     for wrong in (steps[1:], steps[:2], [steps[0], *steps[2:]]):
         with pytest.raises(ValueError, match='take a data set with masks'):
