@@ -62,7 +62,8 @@ def test_several_clips_are_all_in_memory():
     config = config_of('ablations/qwen7b_two_clips')
     cost = read_config_cost(config).frozen
     assert cost.keys() == {'CLIP 1', 'CLIP 2', 'SAM'}
-    assert cost['CLIP 1'].bytes == 4 * 151_277_313 < cost['CLIP 2'].bytes
+    # ViT-B/32 and ViT-B/16, of which the smaller patches have smaller weights.
+    assert [cost[f'CLIP {i}'].bytes for i in (1, 2)] == [4 * 151_277_313, 4 * 149_620_737]
 
 
 def test_operations_agree_with_an_estimate_by_hand():

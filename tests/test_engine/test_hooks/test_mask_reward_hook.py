@@ -84,7 +84,7 @@ def test_without_masks_or_decoder_it_is_refused_before_training(tiny_config):
     loader = SimpleNamespace(dataset=[dict(data_samples=DetDataSample())])
     loop = SimpleNamespace(dataloader=loader, model=SimpleNamespace(decoder=object()))
     with pytest.raises(ValueError, match='masks in the training data'):
-        hook.before_train(SimpleNamespace(train_loop=loop))
+        hook.prepare(SimpleNamespace(train_loop=loop))
     loop.model.decoder = None
     with pytest.raises(ValueError, match='decoder'):
         hook.before_train(SimpleNamespace(train_loop=loop))
