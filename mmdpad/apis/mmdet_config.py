@@ -17,8 +17,8 @@ def config_for_mmdet(model_config: str | os.PathLike | Config) -> Config:
     """A config with which mmdet's ``inference_detector`` and ``DetInferencer`` ask questions: their
     text prompt. :class:`ReasonSegInferencer` does more.
 
-    A sample or prediction is mmdet's; arrays are BGR, as there. Without the truth about them,
-    its test data set serves for its classes only.
+    A sample or prediction is mmdet's; arrays are BGR, as there. mmdet changes the config of a model
+    that ``inference_detector`` is called on with an array: from then on it takes arrays only.
 
     Args:
         model_config: As of :class:`ReasonSegInferencer`.
@@ -39,6 +39,7 @@ def config_for_mmdet(model_config: str | os.PathLike | Config) -> Config:
     if not isinstance(model_config, Config):
         model_config = open_config(find_config(model_config))
     config = copy.deepcopy(model_config)
+    config.test_dataloader.pop('collate_fn', None)  # mmengine reads a name, and finds ours by none
     # By these names mmdet finds the step that it replaces for images in memory.
     config.test_dataloader.dataset.pipeline = [
         dict(type='LoadImageFromFile'), dict(type='QuestionFromTextPrompt'),

@@ -8,15 +8,14 @@ from mmengine.hub import get_model
 from mmengine.registry import DefaultScope
 
 from mmdpad.apis import ReasonSegInferencer, config_for_mmdet
-from mmdpad.datasets.transforms import QuestionFromTextPrompt
+from mmdpad.datasets.transforms import QuestionFromTextPrompt, read_image
 from mmdpad.models import ReasoningSegmentor
 
 QUESTION = 'the red circle'
 
 
 @pytest.fixture
-def config(tiny_config, tmp_path):
-    """With a checkpoint of the start policy."""
+def config(tiny_config):
     tiny_config.visualizer = dict(type='DetLocalVisualizer', name=tiny_config.experiment_name)
     return config_for_mmdet(tiny_config)
 
@@ -29,15 +28,16 @@ def photo(shapes_data):
 def test_inference_detector(config, tiny_config, photo):
     (expected, ) = ReasonSegInferencer(tiny_config)(photo, QUESTION)
     model = init_detector(config, device='cpu', cfg_options={})
-    samples = inference_detector(model, [photo, mmcv.imread(photo)], text_prompt=QUESTION)
-    assert [sample.question for sample in samples] == [QUESTION] * 2
-    assert samples[0].reasoning['response'] == expected['response']
-    assert np.array_equal(samples[0].pred_instances.masks.numpy().any(axis=0), expected['mask'])
-    # OpenCV decodes a JPEG a little differently.
-    assert samples[1].pred_instances.masks.shape[1:] == expected['mask'].shape
+    sample = inference_detector(model, photo, text_prompt=QUESTION)
+    assert sample.question == QUESTION
+    assert sample.reasoning['response'] == expected['response']
+    assert np.array_equal(sample.pred_instances.masks.numpy().any(axis=0), expected['mask'])
     with pytest.raises(ValueError, match='should be a question, but got None.*`text_prompt`.*'
                                          'ReasonSegInferencer'):
         inference_detector(model, photo)
+    image = np.ascontiguousarray(read_image(photo)[..., ::-1])
+    samples = inference_detector(model, [image], text_prompt=QUESTION)
+    assert [one.reasoning['response'] for one in samples] == [expected['response']]
 
 
 def test_det_inferencer(config, photo, tmp_path):
@@ -45,7 +45,9 @@ def test_det_inferencer(config, photo, tmp_path):
     found = infer([photo, mmcv.imread(photo)], texts=QUESTION, batch_size=2,
                   out_dir=str(tmp_path), no_save_pred=False, return_vis=True)
     assert len(found['predictions']) == len(found['visualization']) == 2
-    (file, ) = tmp_path.glob('preds/*.json')[:1]
+    for answer in found['predictions']:
+        assert len(answer['bboxes']) == len(answer['masks']) == len(answer['scores']) == 1
+    assert len(list(tmp_path.glob('preds/*.json'))) == len(list(tmp_path.glob('vis/*.jpg'))) == 2
 
 
 def test_get_model():
