@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Tiny files in the formats that mmdet's data sets read: one image of 40 x 30 pixels with two
+"""Tiny files in the formats that mmdet's data sets read: one image of 40 x 32 pixels with two
 objects of a first category, one of a second, and a crowd of the first where the format has it."""
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-WIDTH, HEIGHT = 40, 30
+WIDTH, HEIGHT = 40, 32
 # x1, y1, x2, y2 as mmdet has boxes: the last pixel ends at x2.
 FIRST, SECOND, OTHER, CROWD = (2, 3, 12, 13), (20, 3, 30, 13), (5, 18, 15, 28), (30, 20, 40, 30)
 

@@ -25,7 +25,7 @@ from mmdpad.datasets.checking import check_dataset
 from mmdpad.registry import DATASETS
 from mmdpad.utils.provenance import dataset_switches, describe_data
 
-SIZE = 80, 60  # twice the image's
+SIZE = 80, 64  # twice the image's
 MASKS = [dict(type='LoadReasoningImage'), dict(type='LoadInstanceMasks'),
          dict(type='PromptResize', size=SIZE), dict(type='TargetsFromMask'),
          dict(type='PackReasoningInputs')]

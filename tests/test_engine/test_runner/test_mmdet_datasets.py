@@ -127,7 +127,7 @@ WRONG = {
     'pipeline of mmdet': (lambda steps: [dict(type='LoadImageFromFile'), *steps[1:]],
                           'CocoDataset(?s:.)*`LoadImageFromFile`, which gives BGR'),
     'packed by mmdet': (lambda steps: [
-        *steps[:2], dict(type='LoadAnnotations', with_bbox=True),
+        steps[0], dict(type='LoadAnnotations', with_bbox=True),
         dict(type='PackDetInputs', meta_keys=())],
         'CocoDataset(?s:.)*should end with `PackReasoningInputs`'),
     'masks of mmdet': (lambda steps: [
