@@ -22,6 +22,7 @@ from torch import nn
 from torch.cuda.amp import GradScaler
 from torch.utils.data import DataLoader
 
+from mmdpad.evaluation.readable import find_unreadable
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.precision import find_untrainable, find_wrong_dtype
 from mmdpad.registry import PARAM_SCHEDULERS
@@ -89,6 +90,7 @@ def check_config(config: Config, training: bool = True) -> Findings:
                 found.problems += wrong
                 found.misnamed.add(id(node.entry))
                 found.readable &= not any(find_wrong_arguments(node))
+        found.problems += find_unreadable(found.nodes)
         if training and found.readable:
             if not found.problems:
                 found.problems += _check_optimizer(config)

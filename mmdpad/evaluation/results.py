@@ -7,6 +7,7 @@ import json
 import os.path as osp
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -136,27 +137,28 @@ def _read_summary(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and 'samples' in content else None
 
 
-def describe_results(metrics: dict[str, float], evaluated: Sequence[Any],
-                     path: str) -> dict[str, Any]:
+def describe_results(metrics: dict[str, float], evaluator: Any, path: str) -> dict[str, Any]:
     """All numbers of an evaluation, and what each :class:`ReasonSegMetric` says of its own.
 
     Args:
         metrics: What an evaluator gave, with prefixes.
-        evaluated: Its metrics; those without a ``summary`` are left out.
+        evaluator: It; of its metrics, those without a ``summary`` are left out.
         path: The file that this is for.
 
     Returns:
         ``metrics``; ``results``: prefix -> a metric's ``summary`` without its ``metrics``,
-        ``samples`` relative to the file's folder.
+        ``samples`` relative to the file's folder. With mmdet's ``MultiDatasetsEvaluator`` the
+        prefix is, as in the names of its numbers, that of the data set and of the metric.
     """
     results = {}
-    for metric in evaluated:
+    parts = getattr(evaluator, 'dataset_prefixes', ())
+    for metric, part in zip_longest(evaluator.metrics, parts):
         summary = dict(getattr(metric, 'summary', None) or {})
         if summary.pop('metrics', None) is None:
             continue
         if summary['samples'] is not None:
             summary['samples'] = osp.relpath(summary['samples'], osp.dirname(osp.abspath(path)))
-        results[metric.prefix] = summary
+        results[f'{part}/{metric.prefix}' if part is not None else metric.prefix] = summary
     return dict(metrics=metrics, results=results)
 
 
@@ -166,21 +168,3 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
     if None in indices or len(indices) < len(rows):
         return list(rows)
     return sorted(rows, key=lambda row: row['index'])
-
-
-def drop_padding(rows: Sequence[Row], size: int) -> list[Row]:
-    """As many rows as a data set has items, without those that a sampler repeated so that all
-    processes have as many.
-
-    Of rows above that number, repetitions of an item go first, whatever order the sampler had;
-    then, where rows tell no ``index``, the last ones (mmengine's samplers pad at the end).
-    """
-    surplus, kept, seen = len(rows) - size, [], set()
-    for row in rows:
-        item = (row['index'], row['id'], row['image'], row['question'])
-        if surplus > 0 and row['index'] is not None and item in seen:
-            surplus -= 1
-            continue
-        seen.add(item)
-        kept.append(row)
-    return kept[:size]

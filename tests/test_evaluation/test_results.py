@@ -7,7 +7,6 @@ import pytest
 
 from mmdpad.evaluation.results import (
     describe_results,
-    drop_padding,
     in_order,
     read_result,
     summarise_result,
@@ -50,7 +49,8 @@ def test_what_the_tool_wrote_leads_to_the_lines(tmp_path):
     (tmp_path / 'out').mkdir()
     out = tmp_path / 'out/metrics.json'
     content = describe_results({'reasonseg/giou': 75.0, 'reward/total': 3.0},
-                               [metric, SimpleNamespace(prefix='reward')], str(out))
+                               SimpleNamespace(metrics=[metric, SimpleNamespace(prefix='reward')]),
+                               str(out))
     assert content['metrics'] == {'reasonseg/giou': 75.0, 'reward/total': 3.0}
     assert content['results']['reasonseg']['samples'] == os.path.join('..', 'run', 'a.jsonl')
     assert 'metrics' not in content['results']['reasonseg'] and summary['metrics']['n'] == 2
@@ -60,6 +60,14 @@ def test_what_the_tool_wrote_leads_to_the_lines(tmp_path):
     out.write_text(json.dumps(content))
     with pytest.raises(ValueError, match='name the file that ReasonSegMetric wrote'):
         read_result(str(out))
+
+
+def test_results_of_several_data_sets_have_names_of_their_own():
+    metrics = [SimpleNamespace(prefix='reasonseg', summary=dict(metrics={}, samples=None, n=n))
+               for n in range(2)]
+    evaluator = SimpleNamespace(metrics=metrics, dataset_prefixes=['val', 'testA'])
+    assert describe_results({}, evaluator, 'out.json')['results'] == {
+        'val/reasonseg': dict(samples=None, n=0), 'testA/reasonseg': dict(samples=None, n=1)}
 
 
 def test_lines_and_summary_have_one_number(tmp_path):
@@ -92,18 +100,6 @@ def test_what_is_no_result_is_named(tmp_path):
 
 def indices(rows):
     return [row['index'] for row in rows]
-
-
-def test_padding_is_what_was_repeated():
-    rows = [row(i) for i in (0, 1, 1, 2, 0)]
-    assert indices(drop_padding(rows, 3)) == [0, 1, 2]
-    assert indices(drop_padding(rows, 4)) == [0, 1, 2, 0], 'a data set may have an item twice'
-    assert indices(drop_padding(rows, 5)) == [0, 1, 1, 2, 0]
-    unnumbered = [dict(row(i), index=None, id=None) for i in range(4)]
-    assert drop_padding(unnumbered, 3) == unnumbered[:3]
-    # of two data sets, each numbered from 0
-    both = [row(0), dict(row(0), id='other'), row(0)]
-    assert drop_padding(both, 2) == both[:2]
 
 
 def test_order():

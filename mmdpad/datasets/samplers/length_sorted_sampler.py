@@ -12,12 +12,20 @@ from mmdpad.registry import DATA_SAMPLERS
 
 @DATA_SAMPLERS.register_module()
 class LengthSortedSampler(DefaultSampler):
-    """mmengine's ``DefaultSampler`` without shuffling, the longest question first.
+    """mmengine's ``DefaultSampler`` without shuffling; each process takes the longest question of
+    its share first.
 
     The first batch is then the one that needs the most memory, and the time left is rather
     overestimated than underestimated. Images are not loaded: lengths are those of the ``question``
     that the data set's ``get_data_info`` gives, in characters; all images have one prompt size.
     Equal lengths keep their order, and so does a data set that gives no questions.
+
+    Evaluators and metrics may read results by their position, so this sorts only for loops that
+    restore the order of the data set: :class:`ReasonSegValLoop` and :class:`ReasonSegTestLoop`
+    set ``longest_first``. In mmengine's own loops it is a ``DefaultSampler``.
+
+    Attributes:
+        longest_first: Whether to sort.
 
     Args:
         dataset: The data set.
@@ -28,11 +36,12 @@ class LengthSortedSampler(DefaultSampler):
     def __init__(self, dataset: Sized, seed: int | None = None, round_up: bool = True) -> None:
         super().__init__(dataset, shuffle=False, seed=0 if seed is None else seed,
                          round_up=round_up)
-        lengths = _question_lengths(dataset)
-        self.order = sorted(range(len(dataset)), key=lambda i: -lengths[i])
+        self.longest_first = False
+        self._lengths = _question_lengths(dataset)
 
     def __iter__(self) -> Iterator[int]:
-        return map(self.order.__getitem__, super().__iter__())
+        share = super().__iter__()
+        return iter(sorted(share, key=lambda i: -self._lengths[i])) if self.longest_first else share
 
 
 def _question_lengths(dataset: Sized) -> list[int]:

@@ -11,26 +11,39 @@ from mmengine.runner import TestLoop, ValLoop
 from mmdpad.datasets.reasoning_dataset import for_evaluation
 from mmdpad.engine.strategies import gathered
 from mmdpad.engine.unwrap import unwrap
+from mmdpad.evaluation.readable import why_unreadable
+from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
 
+from .dataset_order import InDatasetOrder, record_batches
 from .encoding import build_encoding_dataloader
 from .progress import progress_bar
 
 
 class _EncodingLoop:
-    """Encodes prompts in the data loader's workers and shows how far it is."""
+    """Encodes prompts in the data loader's workers, shows how far it is, and gives metrics their
+    results in the order of the data set (:class:`InDatasetOrder`), whatever the sampler's."""
 
     def __init__(self, runner: Any, dataloader: Any, evaluator: Any, **kwargs: Any) -> None:
         if isinstance(dataloader, dict):
             dataloader = dict(dataloader, dataset=for_evaluation(dataloader['dataset']))
         super().__init__(runner, build_encoding_dataloader(runner, dataloader), evaluator,
                          **kwargs)
+        if isinstance(unwrap(runner.model), ReasoningSegmentor):
+            for metric in self.evaluator.metrics:
+                if reason := why_unreadable(type(metric)):
+                    raise ValueError(reason)
+        self._batches = record_batches(self.dataloader)
 
     def run(self) -> dict:
         """Evaluate all samples; the metrics."""
         name = type(self).__name__.removeprefix('ReasonSeg').removesuffix('Loop')
+        evaluator = self.evaluator
         with (progress_bar(len(self.dataloader.sampler), name, self.runner.logger) as self._bar,
               ExitStack() as self._stack):
+            if self._batches is not None:
+                self.evaluator = InDatasetOrder(evaluator, self._batches)
+                self._stack.callback(setattr, self, 'evaluator', evaluator)
             return super().run()
 
     def run_iter(self, idx: int, data_batch: dict) -> None:
@@ -46,7 +59,8 @@ class _EncodingLoop:
 class ReasonSegValLoop(_EncodingLoop, ValLoop):
     """mmengine's ``ValLoop``; prompts are encoded in the data loader's workers, and where stderr
     is a terminal a bar counts the samples and tells the time left. Data sets are built with
-    ``test_mode=True`` where their config does not say.
+    ``test_mode=True`` where their config does not say. Metrics get their results in the order of
+    the data set, without what a sampler repeated (:class:`InDatasetOrder`).
 
     Args:
         runner, dataloader, evaluator, fp16: As in mmengine.

@@ -110,7 +110,10 @@ class DiscriminationMetric(BaseMetric):
         return [self.captions.get(name, self.template.format(label=name)) for name in names]
 
     def _class_names(self, labels: list[int]) -> list[str]:
-        classes = (self.dataset_meta or {}).get('classes') or ()
+        meta = self.dataset_meta or {}
+        if isinstance(meta, Sequence):  # of concatenated data sets that differ in something
+            meta = meta[0] if len({tuple(part.get('classes') or ()) for part in meta}) == 1 else {}
+        classes = meta.get('classes') or ()
         unknown = self.captions.keys() - set(classes)
         if unknown:
             raise ValueError(f'`captions` should be for classes of the data set, but '

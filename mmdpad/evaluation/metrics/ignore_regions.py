@@ -14,8 +14,9 @@ class IgnoreRegionsMetric(BaseMetric):
     out items, or lacks the truth.
 
     Prepared copies hold the regions as part of the target, so nothing can be left out there; their
-    ``metainfo`` says ``ignore_regions='target'``. Loops hand it over before the first batch; of
-    concatenated data sets that differ it is a list.
+    ``metainfo`` says ``ignore_regions='target'``. Loops hand it over before the first batch. Of
+    concatenated data sets that differ it is a list, which is looked at with the first batch: by
+    then a metric of one of them (mmdet's ``MultiDatasetsEvaluator``) was handed that one's.
     """
 
     ignore_regions: str
@@ -26,7 +27,11 @@ class IgnoreRegionsMetric(BaseMetric):
         Raises:
             ValueError: The ``ignore_regions`` of a data set is another than the metric's.
         """
-        parts = [dataset_meta] if isinstance(dataset_meta, Mapping) else dataset_meta
+        self._dataset_meta = dataset_meta
+        if isinstance(dataset_meta, Mapping):
+            self._check_parts([dataset_meta])
+
+    def _check_parts(self, parts: Sequence[Mapping[str, Any]]) -> None:
         for number, part in enumerate(parts, start=1):
             fixed = part.get('ignore_regions') or self.ignore_regions
             if fixed != self.ignore_regions:
@@ -35,13 +40,15 @@ class IgnoreRegionsMetric(BaseMetric):
                     f'`ignore_regions` should be {fixed!r} for {which}this data set, whose masks '
                     f'hold the regions so, but got {self.ignore_regions!r}; set it in the '
                     'evaluator, or take the original annotations (ReasonSegDataset)')
-        self._dataset_meta = dataset_meta
 
     def check_samples(self, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """
         Raises:
-            ValueError: A sample has no truth, or its data set left out items as training does.
+            ValueError: A sample has no truth, its data set left out items as training does, or of
+                several data sets one fixes another ``ignore_regions``.
         """
+        if not self.results and isinstance(self.dataset_meta, Sequence):
+            self._check_parts(self.dataset_meta)
         for sample in data_samples:
             check_truth(sample, 'gt_instances')
             if 'left_out' in sample:
@@ -51,18 +58,21 @@ class IgnoreRegionsMetric(BaseMetric):
                     '`dataset` of the loader')
 
 
-def check_truth(sample: Mapping[str, Any], key: str) -> None:
+def check_truth(sample: Mapping[str, Any], key: str, packed: bool = False) -> None:
     """
+    Args:
+        packed: Whether predicted masks may be RLEs.
+
     Raises:
         ValueError: The truth is not there: a pipeline does not load it, or a file of results does
             not keep it.
     """
     masks = sample['pred_instances'].get('masks')
-    packed = isinstance(masks, list) and all(isinstance(mask, dict) for mask in masks)
-    if key not in sample or packed:
+    rles = not packed and isinstance(masks, list) and all(isinstance(mask, dict) for mask in masks)
+    if key not in sample or rles:
         raise ValueError(
             f'A sample should have its truth, `{key}`, and masks as arrays, but '
-            f'{"its masks are RLEs" if packed else "has " + ", ".join(sorted(sample))}. A pipeline '
+            f'{"its masks are RLEs" if rles else "has " + ", ".join(sorted(sample))}. A pipeline '
             'should load masks (`LoadReasonSegMask`, `LoadInstanceMasks`). mmdet\'s '
             "`DumpDetResults` drops the truth and packs masks: dump by mmengine's `DumpResults`, "
             'or keep masks by `ReasonSegMetric(save_masks=True)` and score them by '

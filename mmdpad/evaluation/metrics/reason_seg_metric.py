@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import logging
 import os.path as osp
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from mmengine.logging import MMLogger, print_log
 
 from mmdpad.evaluation.functional import check_ignore_regions
-from mmdpad.evaluation.results import drop_padding, in_order, summarise_result, write_result
+from mmdpad.evaluation.results import in_order, summarise_result, write_result
 from mmdpad.evaluation.scoring import FAILED_SAMPLES, score_sample
 from mmdpad.registry import METRICS
 from mmdpad.utils.provenance import published, trained_iterations
@@ -100,20 +99,9 @@ class ReasonSegMetric(IgnoreRegionsMetric):
         self.results.extend(score_sample(sample, self.ignore_regions, self.save_masks)
                             for sample in data_samples)
 
-    def evaluate(self, size: int) -> dict[str, float]:
-        """The metrics over a data set of ``size`` items, from what all processes scored.
-
-        mmengine would cut the rows to ``size`` by their order alone.
-        """
-        self._size = size
-        return super().evaluate(sys.maxsize)
-
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Average over all samples and write the files."""
-        rows = in_order(drop_padding(results, self._size))
-        if len(rows) < self._size:
-            print_log(f'{len(rows)} of the {self._size} items of the data set were evaluated',
-                      logger='current', level=logging.WARNING)
+        rows = in_order(results)
         known = published()
         protocol = dict(ignore_regions=self.ignore_regions, failed_samples=FAILED_SAMPLES,
                         **known.get('protocol', {}))

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 
 from mmdpad.registry import METRICS
+from mmdpad.utils.masks import decode_mask
 
 from .ignore_regions import check_truth
 
@@ -35,11 +37,20 @@ class RefSegMetric(RefSegMetricOfMMDet):
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Score samples as ``DetDataSample.to_dict()`` gives them: ``gt_masks`` of
         :func:`mmdpad.datasets.transforms.mmdet_ground_truth` and ``pred_instances`` with masks
-        bool (n, H, W)."""
+        bool (n, H, W), or RLEs of as many, as mmdet's ``DumpDetResults`` keeps both."""
         for sample in data_samples:
-            check_truth(sample, 'gt_masks')
+            check_truth(sample, 'gt_masks', packed=True)
         super().process(data_batch, [
             dict(gt_masks=sample['gt_masks'],
-                 pred_instances=dict(masks=torch.as_tensor(
-                     sample['pred_instances']['masks']).any(dim=0, keepdim=True)))
+                 pred_instances=dict(masks=_unpack(sample).any(dim=0, keepdim=True)))
             for sample in data_samples])
+
+
+def _unpack(sample: dict) -> torch.Tensor:
+    """The predicted masks, bool (n, H, W)."""
+    masks = sample['pred_instances']['masks']
+    if isinstance(masks, list):
+        truth = sample['gt_masks']
+        masks = np.array([decode_mask(mask) for mask in masks], bool).reshape(
+            -1, truth.height, truth.width)
+    return torch.as_tensor(masks)

@@ -20,6 +20,13 @@ def test_what_the_data_cannot_honour_is_refused_before_the_first_batch(build):
     with pytest.raises(ValueError, match="`ignore_regions` should be 'target' for this data set, "
                        "whose masks hold the regions so, but got 'exclude'; set it"):
         Evaluator(build(ignore_regions='exclude')).dataset_meta = prepared
+    # Of several data sets one may be another metric's: looked at with the first batch.
+    metric = build(ignore_regions='exclude')
+    Evaluator(metric).dataset_meta = [dict(classes=('object', )), prepared]
+    with pytest.raises(ValueError, match="should be 'target' for part 2 of 2 of this data set"):
+        metric.process(None, [])
+    metric.dataset_meta = dict(classes=('object', ))
+    metric.check_samples([])
 
 
 def test_the_prepared_copies_have_neither_short_nor_long_questions():

@@ -7,13 +7,10 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
-from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
-from mmdpad.datasets.samplers import LengthSortedSampler
 from mmdpad.evaluation.metrics import ReasonSegMetric
 from mmdpad.evaluation.summary import summarise
 from mmdpad.registry import METRICS
@@ -133,16 +130,6 @@ def test_padding_of_the_last_batch_is_not_counted():
     assert evaluator.evaluate(4)['reasonseg/n'] == 4
 
 
-def test_samples_that_were_not_evaluated_are_counted():
-    records, handler = [], logging.Handler()
-    handler.emit = records.append
-    MMLogger.get_current_instance().addHandler(handler)
-    evaluator = Evaluator(ReasonSegMetric())
-    evaluator.process(SAMPLES[:3])
-    assert evaluator.evaluate(5)['reasonseg/n'] == 3
-    assert records[0].getMessage() == '3 of the 5 items of the data set were evaluated'
-
-
 def numbered(samples, *indices):
     """Copies that tell their place in the data set."""
     samples = [data.clone() for data in samples]
@@ -250,54 +237,3 @@ def test_bad_arguments_and_shapes():
     data.pred_instances = InstanceData(masks=mask('10'))
     with pytest.raises(ValueError, match='one shape'):
         evaluate([data])
-
-
-def _two_processes(rank, port, queue):
-    import os
-
-    import torch.distributed as dist
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    dist.init_process_group('gloo', rank=rank, world_size=2)
-    with DefaultScope.overwrite_default_scope('mmdpad'):
-        for name, shares in SHARES.items():
-            evaluator = Evaluator(ReasonSegMetric(
-                collect_dir=f'{os.environ["MMDPAD_TEST_COLLECT"]}_{name}'))
-            evaluator.process([FIVE[i] for i in shares(rank)])
-            queue.put((rank, name, evaluator.evaluate(5)))
-    dist.destroy_process_group()
-
-
-class Asked(list):
-    """A data set that tells its questions; the longest first is another order than its own."""
-
-    def get_data_info(self, index):
-        return dict(question='x' * self[index])
-
-
-ASKED = Asked([3, 1, 4, 1, 5])
-FIVE = numbered(SAMPLES + SAMPLES[:1], 0, 1, 2, 3, 4)
-# What each of two processes evaluates of five samples.
-SHARES = dict(
-    padded=lambda rank: DefaultSampler(ASKED, shuffle=False),
-    shuffled=lambda rank: DefaultSampler(ASKED, seed=1),
-    uneven=lambda rank: DefaultSampler(ASKED, shuffle=False, round_up=False),
-    sorted=lambda rank: LengthSortedSampler(ASKED),
-    sorted_uneven=lambda rank: LengthSortedSampler(ASKED, round_up=False),
-    # Halves, the second padded at its front: by order alone, the last sample would be lost.
-    halves=lambda rank: ([0, 1, 2], [2, 3, 4])[rank])
-
-
-def test_two_processes_count_each_sample_once(tmp_path, monkeypatch):
-    import socket
-
-    import torch.multiprocessing as mp
-    monkeypatch.setenv('MMDPAD_TEST_COLLECT', str(tmp_path / 'parts'))
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    queue = mp.get_context('fork').SimpleQueue()  # as quick as no new interpreter can be
-    mp.start_processes(_two_processes, (port, queue), nprocs=2, start_method='fork')
-    results = [queue.get() for _ in range(2 * len(SHARES))]
-    expected = evaluate(FIVE)
-    for rank, name, metrics in results:
-        assert metrics == expected, f'{name} in process {rank}'

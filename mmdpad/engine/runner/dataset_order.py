@@ -1,0 +1,180 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Metrics see their results in the order of the data set, whatever order a sampler had."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmengine.dist import all_gather_object, barrier, collect_results, get_dist_info
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.logging import print_log
+from torch.utils.data import DataLoader, IterableDataset
+
+from mmdpad.datasets.samplers import LengthSortedSampler
+
+
+class RecordedBatches:
+    """A batch sampler that keeps what it gave since it was last iterated.
+
+    Attributes:
+        given: Indices in the data set, a list for each batch. Workers fetch ahead, so these may be
+            more batches than the loader has handed out.
+    """
+
+    def __init__(self, batch_sampler: Any) -> None:
+        self.batch_sampler = batch_sampler
+        self.given: list[list[int]] = []
+
+    @property
+    def sampler(self) -> Any:
+        """What hooks look for."""
+        return getattr(self.batch_sampler, 'sampler', None)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        given = self.given = []
+        for batch in self.batch_sampler:
+            given.append(list(batch))
+            yield given[-1]
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+
+def record_batches(dataloader: DataLoader) -> RecordedBatches | None:
+    """Let a loader keep which items are in its batches, and :class:`LengthSortedSampler` sort; None
+    for a loader without batches of indices."""
+    batches = dataloader.batch_sampler
+    if batches is None or isinstance(dataloader.dataset, IterableDataset):
+        return None
+    if isinstance(batches, RecordedBatches):
+        return batches
+    if isinstance(getattr(batches, 'sampler', None), LengthSortedSampler):
+        batches.sampler.longest_first = True
+    recorded = RecordedBatches(batches)
+    vars(dataloader)['batch_sampler'] = recorded  # torch refuses the assignment
+    return recorded
+
+
+class InDatasetOrder(Evaluator):
+    """An evaluator whose metrics have one result for each item, in the order of the data set, when
+    they are evaluated: as mmengine expects and as :class:`mmdet.evaluation.MultiDatasetsEvaluator`,
+    files of predictions and others need that read results by their position.
+
+    Repetitions of an item (samplers pad so that all processes have as many) are taken out. A metric
+    that keeps another number of results than one a sample has them in the sampler's order.
+    ``MultiDatasetsEvaluator`` has a metric for each data set; those beyond, such as mmdet's
+    ``DumpDetResults`` that a tool adds, are evaluated over all data sets.
+
+    Args:
+        evaluator: The one that does the work.
+        batches: Of the loader whose samples it gets, all of them in this order.
+
+    Raises:
+        ValueError: ``MultiDatasetsEvaluator`` has other parts than the data set.
+    """
+
+    def __init__(self, evaluator: Evaluator, batches: RecordedBatches) -> None:
+        self.evaluator = evaluator
+        self.batches = batches
+        self._parts: list[str] | None = getattr(evaluator, 'dataset_prefixes', None)
+        if self._parts is not None:
+            self._hand_over_parts(self._parts)
+        self._processed = 0
+        self._items: dict[int, list[int] | None] = {}  # of the results of each metric; by its id
+
+    def _hand_over_parts(self, names: Sequence[str]) -> None:
+        """Check that there is a metric for each data set, and tell each of its own. mmdet's does so
+        after the last batch."""
+        meta = self.dataset_meta
+        parts = meta if isinstance(meta, Sequence) else [meta or {}] * len(names)
+        sizes = parts[0].get('cumulative_sizes')
+        if sizes is None:
+            raise ValueError("MultiDatasetsEvaluator needs mmdet's ConcatDataset, whose metainfo "
+                             'has `cumulative_sizes`, and none with `lazy_init`; take that '
+                             'one, or another evaluator')
+        if not len(sizes) == len(names) <= len(self.metrics):
+            raise ValueError(f'MultiDatasetsEvaluator should have a prefix and a metric for each '
+                             f'of the {len(sizes)} data sets, but got {len(names)} '
+                             f'`dataset_prefixes` and {len(self.metrics)} `metrics`; set as many')
+        for metric, part in zip(self.metrics, parts, strict=False):
+            metric.dataset_meta = part
+
+    @property
+    def metrics(self) -> list[BaseMetric]:  # type: ignore[override]
+        """Those of the evaluator."""
+        return self.evaluator.metrics
+
+    @property
+    def dataset_meta(self) -> Any:
+        """That of the evaluator."""
+        return self.evaluator.dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, dataset_meta: Any) -> None:
+        self.evaluator.dataset_meta = dataset_meta
+
+    def process(self, data_samples: Sequence[Any], data_batch: Any = None) -> None:
+        """Score the next batch, and note which items the new results are of."""
+        before = [len(metric.results) for metric in self.metrics]
+        self.evaluator.process(data_samples, data_batch)
+        batch = self.batches.given[self._processed]
+        self._processed += 1
+        for metric, count in zip(self.metrics, before, strict=True):
+            items = self._items.setdefault(id(metric), [])
+            if items is None or len(metric.results) != count + len(batch):
+                self._items[id(metric)] = None
+            else:
+                items += batch
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """The metrics over a data set of ``size`` items.
+
+        Raises:
+            ValueError: The metrics are of several data sets, and some items were not evaluated.
+        """
+        self._check_all_are_there(size)
+        for metric in self.metrics:
+            _restore(metric, self._items.get(id(metric), []), size)
+        values = self.evaluator.evaluate(size)
+        for metric in self.metrics[len(self._parts):] if self._parts is not None else ():
+            values.update(metric.evaluate(size))
+        return values
+
+    def _check_all_are_there(self, size: int) -> None:
+        seen = {item for share in all_gather_object(self.batches.given) for batch in share
+                for item in batch}
+        if len(seen) == size:
+            return
+        message = f'{len(seen)} of the {size} items of the data set were evaluated'
+        if self._parts is not None:
+            raise ValueError(f'{message}, but MultiDatasetsEvaluator needs all to know which data '
+                             'set a result is of; take a sampler that leaves out none, and no '
+                             '`drop_last`')
+        print_log(message, logger='current', level=logging.WARNING)
+
+
+def _restore(metric: BaseMetric, items: list[int] | None, size: int) -> None:
+    """Reorder the results of a metric on all processes so that mmengine's way to put them together,
+    one of each process in turn, gives the order of the data set.
+
+    Args:
+        metric: Its results are of ``items``; None if that is not known.
+        size: Of the data set.
+    """
+    rank, processes = get_dist_info()
+    known = all_gather_object(items)
+    if any(share is None for share in known):
+        return
+    if all(set(range(r, size, processes)) <= set(share) for r, share in enumerate(known)):
+        own = dict(zip(items, metric.results, strict=True))
+        metric.results[:] = [own[item] for item in range(rank, size, processes)]
+        return
+    # Some process has what another would have of mmengine's sampler: the first gets all.
+    pairs = collect_results(list(zip(items, metric.results, strict=True)), sys.maxsize,
+                            metric.collect_device, getattr(metric, 'collect_dir', None))
+    barrier()  # the folder that they went through is gone before the metric uses one
+    metric.results[:] = [] if pairs is None else [
+        result for _, result in sorted(dict(pairs).items(), key=lambda pair: pair[0])]

@@ -1,0 +1,95 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Which of mmdet's metrics cannot read answers to questions, and what to use instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mmdet.evaluation import CocoMetric as CocoMetricOfMMDet
+from mmdet.evaluation import MultiDatasetsEvaluator
+from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
+
+from mmdpad.evaluation.metrics.coco_metric import NO_FAST_RECALL
+from mmdpad.models.segmentors import ReasoningSegmentor
+
+_BOXES = "CocoMetric (metric='bbox')"
+_BOTH = "CocoMetric (metric=['bbox', 'segm'])"
+_MASKS = 'ReasonSegMetric or RefSegMetric'
+UNREADABLE = dict(
+    BaseVideoMetric=('tracks objects through videos', _BOTH),
+    COCOCaptionMetric=('compares captions with given ones, and questions have none', 'RewardMetric '
+                       'with a discriminative term, or DiscriminationMetric'),
+    CityScapesMetric=("looks for Cityscapes' classes and files", _BOTH),
+    CocoOccludedSeparatedMetric=("looks for COCO's classes and images", _BOTH),
+    CocoPanopticMetric=('needs a panoptic map, and an answer is one object', _BOTH),
+    CocoVideoMetric=('tracks objects through videos', _BOTH),
+    CrowdHumanMetric=("reads CrowdHuman's annotations", _BOXES),
+    DODCocoMetric=('needs one score for each of many sentences', _BOXES),
+    DumpODVGResults=('needs the names of classes as the text', '`mmdpad test --out x.pkl` or '
+                     'DumpDetResults'),
+    Flickr30kMetric=('needs several phrases of a caption', _BOXES),
+    LVISMetric=("needs LVIS's categories", _BOTH),
+    OVCocoMetric=('needs base and novel classes', _BOTH),
+    OpenImagesMetric=("needs Open Images' hierarchy of classes", _BOXES),
+    ReIDMetrics=('compares features of persons', 'ReasonSegMetric'),
+    RefExpMetric=('needs one annotation an image and its `dataset_name`, as MDETR wrote RefCOCO, '
+                  'and ten boxes an answer', 'ReasonSegMetric (`box_accuracy` is its precision@1)'),
+    SemSegMetric=('needs a semantic map', _MASKS),
+    VOCMetric=("needs boxes to ignore and VOC's classes", _BOXES),
+    gRefCOCOMetric=("needs one annotation list an image, as MDETR wrote gRefCOCO", 'ReasonSegMetric'
+                    ' (`no_target_accuracy` and `target_accuracy` are its N-acc and T-acc)'))
+"""Name of a metric of mmdet, also for those derived from it -> why it cannot read what
+:class:`ReasoningSegmentor` predicts, and what to use instead."""
+
+
+def why_unreadable(metric: type) -> str | None:
+    """Why a class of metrics cannot read what :class:`ReasoningSegmentor` predicts, with what to
+    use instead; None if it can, or is not one of mmdet's."""
+    for kind in metric.__mro__:
+        if kind.__module__.startswith('mmdet.') and kind.__name__ in UNREADABLE:
+            reason, instead = UNREADABLE[kind.__name__]
+            return f'{metric.__name__} of mmdet {reason}; use {instead}'
+    if metric is RefSegMetricOfMMDet:
+        return ('mmdet.RefSegMetric stops at an answer without a mask; use RefSegMetric of mmdpad '
+                "(`type='RefSegMetric'` in our scope, else 'mmdpad.RefSegMetric')")
+    return None
+
+
+def find_unreadable(nodes: Iterable[Any]) -> Iterator[str]:
+    """The problems of a config's evaluators, see :func:`why_unreadable`, and of
+    ``MultiDatasetsEvaluator`` with another number of metrics than one a data set.
+
+    Args:
+        nodes: Of :func:`mmdpad.engine.config_nodes.find_nodes`.
+    """
+    nodes = [node for node in nodes if isinstance(node.kind, type)]
+    asked = any(node.path == 'model' and issubclass(node.kind, ReasoningSegmentor)
+                for node in nodes)
+    for node in nodes:
+        if not node.path.startswith(('val_evaluator', 'test_evaluator')):
+            continue
+        if issubclass(node.kind, MultiDatasetsEvaluator):
+            yield from _check_parts(node.path, node.entry)
+        elif asked and (reason := why_unreadable(node.kind)):
+            yield f'`{node.path}.type`: {reason}'
+        elif asked and issubclass(node.kind, CocoMetricOfMMDet) and (
+                'proposal_fast' in _texts(node.entry.get('metric'))):
+            yield f'`{node.path}`: {NO_FAST_RECALL}'
+        elif asked and node.kind is CocoMetricOfMMDet and node.entry.get('ann_file'):
+            yield (f'`{node.path}.type`: mmdet.CocoMetric with `ann_file` counts images that were '
+                   "not asked about as missed and needs a category 'object'; use CocoMetric of "
+                   "mmdpad (`type='CocoMetric'` in our scope, else 'mmdpad.CocoMetric')")
+
+
+def _texts(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _check_parts(path: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    metrics, names = entry.get('metrics'), entry.get('dataset_prefixes')
+    if isinstance(metrics, (list, tuple)) and isinstance(names, (list, tuple)) and (
+            len(metrics) != len(names)):
+        yield (f'`{path}.metrics` should be one for each of the {len(names)} `dataset_prefixes`, '
+               f'but got {len(metrics)}: a data set without one would not be evaluated; set as '
+               'many of both')
