@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmdpad.utils import (
     check_checkpoint,
@@ -31,17 +32,22 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                                'model.test_cfg.temperature=1.0', prog)
     parser.add_argument('checkpoint', nargs='?', help='what training wrote; left out: the '
                         'start policy, with the weights that the config names')
-    parser.add_argument('--out', help='also write all metrics to this JSON file, '
-                        'with protocol, intervals and provenance')
+    parser.add_argument('--out', help='also write all metrics to this .json file, with protocol, '
+                        'intervals and provenance; or the predictions to this .pkl file, in the '
+                        "order of the data set, as mmdet's tools read them")
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted test: '
                         'take over the answers that are in the work dir already')
     args = parser.parse_args(argv)
+    pickled = (args.out or '').endswith(('.pkl', '.pickle'))
+    if args.out and not (pickled or args.out.endswith('.json')):
+        raise SystemExit(f'--out should end in .json, for all metrics, or in .pkl, for the '
+                         f"predictions as mmdet's tools read them, but got {args.out!r}; rename it")
+    if args.out and Path(args.out).exists():
+        raise SystemExit(f'--out {args.out!r} is there already; remove it or name another file')
     check_config(args.config)  # a misspelt one is told before torch is imported
     if args.dry_run:
         from mmdpad.engine.trial import try_config
         raise SystemExit(try_config(args))
-    if args.out and Path(args.out).exists():
-        raise SystemExit(f'--out {args.out!r} is there already; remove it or name another file')
     cfg = read_config(args)
     check_checkpoint('checkpoint', args.checkpoint, cfg)
     cfg.load_from = args.checkpoint
@@ -63,9 +69,29 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         cfg.merge_from_dict({'default_hooks.answers': dict(type='AnswerStoreHook', resume=True)})
     try:
         runner = build_runner(cfg, training=False)
+        if pickled:
+            _add_dump(runner, args.out)
         metrics = runner.test()
     except (DatasetError, NonFiniteError, UnsuitableConfig) as error:
         raise SystemExit(str(error)) from error
-    if args.out and is_main_process():
-        out = describe_results(metrics, runner.test_loop.evaluator.metrics, args.out)
+    if pickled and is_main_process():
+        print(args.out)
+    elif args.out and is_main_process():
+        out = describe_results(metrics, runner.test_loop.evaluator, args.out)
         print(write_atomically(args.out, json.dumps(jsonable(out), indent=2).encode()))
+
+
+def _add_dump(runner: Any, path: str) -> None:
+    """Let a test write its predictions, as ``--out`` of mmdet's tools/test.py does.
+
+    Raises:
+        SystemExit: The loop would evaluate a metric for each data set, and no further one.
+    """
+    from mmdet.evaluation import DumpDetResults
+
+    from mmdpad.engine.runner import ReasonSegTestLoop
+    loop = runner.test_loop
+    if hasattr(loop.evaluator, 'dataset_prefixes') and not isinstance(loop, ReasonSegTestLoop):
+        raise SystemExit(f"--out {path!r} with MultiDatasetsEvaluator needs `test_cfg=dict(type="
+                         f"'ReasonSegTestLoop')`, but got {type(loop).__name__}; set it")
+    loop.evaluator.metrics.append(DumpDetResults(out_file_path=path))
