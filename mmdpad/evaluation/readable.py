@@ -10,6 +10,7 @@ from mmdet.evaluation import CocoMetric as CocoMetricOfMMDet
 from mmdet.evaluation import MultiDatasetsEvaluator
 from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 
+from mmdpad.evaluation.metrics.coco_metric import NO_FAST_RECALL
 from mmdpad.models.segmentors import ReasoningSegmentor
 
 _BOXES = "CocoMetric (metric='bbox')"
@@ -22,6 +23,7 @@ UNREADABLE = dict(
     CityScapesMetric=("looks for Cityscapes' classes and files", _BOTH),
     CocoOccludedSeparatedMetric=("looks for COCO's classes and images", _BOTH),
     CocoPanopticMetric=('needs a panoptic map, and an answer is one object', _BOTH),
+    CocoVideoMetric=('tracks objects through videos', _BOTH),
     CrowdHumanMetric=("reads CrowdHuman's annotations", _BOXES),
     DODCocoMetric=('needs one score for each of many sentences', _BOXES),
     DumpODVGResults=('needs the names of classes as the text', '`mmdpad test --out x.pkl` or '
@@ -71,10 +73,17 @@ def find_unreadable(nodes: Iterable[Any]) -> Iterator[str]:
             yield from _check_parts(node.path, node.entry)
         elif asked and (reason := why_unreadable(node.kind)):
             yield f'`{node.path}.type`: {reason}'
+        elif asked and issubclass(node.kind, CocoMetricOfMMDet) and (
+                'proposal_fast' in _texts(node.entry.get('metric'))):
+            yield f'`{node.path}`: {NO_FAST_RECALL}'
         elif asked and node.kind is CocoMetricOfMMDet and node.entry.get('ann_file'):
             yield (f'`{node.path}.type`: mmdet.CocoMetric with `ann_file` counts images that were '
                    "not asked about as missed and needs a category 'object'; use CocoMetric of "
                    "mmdpad (`type='CocoMetric'` in our scope, else 'mmdpad.CocoMetric')")
+
+
+def _texts(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _check_parts(path: str, entry: Mapping[str, Any]) -> Iterator[str]:

@@ -13,6 +13,9 @@ from mmdet.evaluation import CocoMetric as CocoMetricOfMMDet
 from mmdpad.registry import METRICS
 
 Result = tuple[dict, dict]
+NO_FAST_RECALL = ("`metric` of CocoMetric should have none of 'proposal_fast', which mmdet can "
+                  'only compute where all images have as many boxes, and an answer may have none; '
+                  "set 'proposal', which gives the same recalls")
 
 
 @METRICS.register_module()
@@ -29,6 +32,7 @@ class CocoMetric(CocoMetricOfMMDet):
       questions about an image are one image, its annotations are all to be found, asked for or not.
       An answer has no category: where the file has none with the name of the data set's class
       ('object'), all of its categories count as that one.
+    - ``proposal_fast`` is refused: mmdet's needs equally many boxes in all images.
 
     Args:
         ann_file: COCO's file of instances, whose image ids are the items' ``img_id``.
@@ -44,11 +48,13 @@ class CocoMetric(CocoMetricOfMMDet):
         """Take samples as ``DetDataSample.to_dict()`` gives them.
 
         Raises:
-            ValueError: An image is not in ``ann_file``.
+            ValueError: An image is not in ``ann_file``, or ``metric`` has 'proposal_fast'.
         """
         for sample in data_samples:
             if 'question' in sample:
                 self._asked = True
+                if 'proposal_fast' in self.metrics:
+                    raise ValueError(NO_FAST_RECALL)
                 if self._file is not None and sample['img_id'] not in self._file.imgs:
                     raise ValueError(
                         f'`ann_file` of CocoMetric should have an image with the id '

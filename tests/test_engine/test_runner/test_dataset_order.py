@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import copy
+import logging
 import os
 import pickle
 import socket
@@ -6,9 +8,10 @@ import socket
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from mmdet.evaluation import MultiDatasetsEvaluator
+from mmdet.evaluation import DumpDetResults, MultiDatasetsEvaluator
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
@@ -70,7 +73,7 @@ def sorted_sampler(**options):
     return sampler
 
 
-def test_results_are_in_the_order_of_the_data_set_and_repetitions_are_out(capsys):
+def test_results_are_in_the_order_of_the_data_set_and_repetitions_are_out():
     assert evaluate([[4, 2], [0, 0, 1], [3]], Evaluator(Seen())) == {'seen/all': WHOLE}
     assert evaluate(BatchSampler(sorted_sampler(), 2, False), in_parts()) == BY_PARTS
 
@@ -86,8 +89,16 @@ def test_results_that_are_not_one_a_sample_stay_as_they_are():
         'seen/all': [[101, 100], [104, 103, 102]]}
 
 
-def test_items_that_were_not_evaluated_are_told_or_refused(caplog):
-    assert evaluate([[2], [0]], Evaluator(Seen())) == {'seen/all': [100, 102]}
+def test_items_that_were_not_evaluated_are_told_or_refused():
+    records, handler = [], logging.Handler()
+    handler.emit = records.append
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    try:
+        assert evaluate([[2], [0]], Evaluator(Seen())) == {'seen/all': [100, 102]}
+    finally:
+        logger.removeHandler(handler)
+    assert records[0].getMessage() == '2 of the 5 items of the data set were evaluated'
     with pytest.raises(ValueError, match='2 of the 5 items of the data set were evaluated, but'):
         evaluate([[2], [0]], in_parts())
 
@@ -160,24 +171,29 @@ def test_two_processes(tmp_path):
         assert whole == {'seen/all': WHOLE} and parts == BY_PARTS, name
 
 
-def test_two_copies_in_one_test_have_equal_numbers(tiny_config):
+def test_each_part_of_a_test_has_the_numbers_of_that_part_alone(tiny_config):
+    config = copy.deepcopy(tiny_config)
+    kept, rewarded = config.test_evaluator
+    discrimination = dict(type='DiscriminationMetric',
+                          discriminator=rewarded.rewards.discriminative.discriminator)
+    metrics = [kept, kept, rewarded, discrimination, dict(type='RefSegMetric', prefix='refseg')]
+    config.test_evaluator = metrics[1:]
+    alone = Runner.from_cfg(config).test()
+
     config = tiny_config
     one = config.test_dataloader.dataset
-    config.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, one])
-    config.default_hooks.answer_pictures = dict(type='AnswerPictureHook', number=0)
-    dump = os.path.join(config.work_dir, 'dump.pkl')
-    config.test_evaluator = dict(
-        type='MultiDatasetsEvaluator', dataset_prefixes=['a', 'b'],
-        metrics=[dict(type='ReasonSegMetric'), dict(type='ReasonSegMetric')])
+    config.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[one] * 5)
+    config.test_evaluator = dict(type='MultiDatasetsEvaluator', dataset_prefixes=list('abcde'),
+                                 metrics=metrics)
     runner = Runner.from_cfg(config)
-    from mmdet.evaluation import DumpDetResults
-    runner.test_evaluator.metrics.append(DumpDetResults(dump))
-    metrics = runner.test()
-    first, second = ({name[2:]: value for name, value in metrics.items() if name[0] == part}
-                     for part in 'ab')
-    assert first == second and first['reasonseg/n'] == 6 and first['reasonseg/giou'] > 0
+    dump = os.path.join(config.work_dir, 'dump.pkl')
+    runner.test_evaluator.metrics.append(DumpDetResults(dump))  # as mmdet's tools/test.py
+    parts = {name: value for name, value in runner.test().items() if 'time' not in name}
+    assert {name[0] for name in parts} == set('abcde')
+    assert all(value == pytest.approx(alone[name[2:]]) for name, value in parts.items())
+    assert type(runner.test_evaluator) is MultiDatasetsEvaluator  # as it was
     rows = [list(read_jsonl(os.path.join(runner.log_dir, f'reasonseg{end}.jsonl')))
             for end in ('', '_2')]
     assert rows[0] == rows[1] and [row['index'] for row in rows[0]] == list(range(6))
     with open(dump, 'rb') as file:
-        assert [sample['sample_idx'] for sample in pickle.load(file)] == [*range(6)] * 2
+        assert [sample['sample_idx'] for sample in pickle.load(file)] == [*range(6)] * 5

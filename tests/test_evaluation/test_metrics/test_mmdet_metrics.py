@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import BaseTransform
-from mmdet.evaluation import CocoMetric
+from mmdet.evaluation import CocoMetric as CocoMetricOfMMDet
 from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 from mmdet.structures import DetDataSample
 from mmengine.hooks import Hook
@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 
 from mmdpad.datasets.transforms import box_from_mask
 from mmdpad.datasets.transforms.mmdet_ground_truth import mmdet_ground_truth
-from mmdpad.evaluation.metrics import RefSegMetric
+from mmdpad.evaluation import CocoMetric, RefSegMetric
 from mmdpad.prompts import scale_boxes
 from mmdpad.registry import DATASETS, TRANSFORMS
 
@@ -86,23 +86,28 @@ def test_in_one_test_of_the_miniature(build):
 
 
 def test_with_an_annotation_file_whose_ids_are_those_of_the_items(build, tiny_config, tmp_path):
-    images, annotations = [], []
+    # One image more, of another split, and categories of its own.
+    images = [dict(id='other', height=9, width=9)]
+    annotations = [dict(id=99, image_id='other', category_id=3, iscrowd=0, bbox=[0, 0, 9, 9],
+                        area=81, segmentation=[[0, 0, 9, 0, 9, 9]])]
     for number, item in enumerate(DATASETS.build(tiny_config.test_dataloader.dataset), start=1):
         sample = item['data_samples']
         x1, y1, x2, y2 = sample.gt_instances.bboxes[0].tolist()
         height, width = sample.ori_shape
         images.append(dict(id=sample.img_id, height=height, width=width))
         annotations.append(dict(
-            id=number, image_id=sample.img_id, category_id=7, iscrowd=0,
+            id=number, image_id=sample.img_id, category_id=3 + 4 * (number % 2), iscrowd=0,
             bbox=[x1, y1, x2 - x1, y2 - y1], area=(x2 - x1) * (y2 - y1),
             segmentation=[[x1, y1, x2 + 1, y1, x2 + 1, y2 + 1, x1, y2 + 1]]))
     ann_file = tmp_path / 'shapes.json'
     ann_file.write_text(json.dumps(dict(
-        images=images, annotations=annotations, categories=[dict(id=7, name='object')])))
+        images=images, annotations=annotations,
+        categories=[dict(id=3, name='dog'), dict(id=7, name='cup')])))
     runner = build(dict(COCO, ann_file=str(ann_file)))
     runner.register_hook(GivenAnswers())
-    metrics = runner.test()
-    assert metrics['coco/bbox_mAP'] == metrics['coco/segm_mAP'] == 1.0
+    for _ in range(2):
+        metrics = runner.test()
+        assert metrics['coco/bbox_mAP'] == metrics['coco/segm_mAP'] == 1.0
 
 
 def test_the_visualization_hook_draws_answers_and_failures(build):
@@ -121,7 +126,7 @@ def test_the_visualization_hook_draws_answers_and_failures(build):
         assert truth > 2 and (answer > 0.75 * truth) == (number > 0)
 
 
-def sample(target, *predicted, img_id='a', score=1.0):
+def sample(target, *predicted, img_id='a', score=1.0, **more):
     """A data sample as metrics get it, from rows of '.#'; the boxes are those of the masks."""
     def masks(rows):
         return torch.tensor([[[pixel == '#' for pixel in row] for row in mask.split()]
@@ -130,7 +135,7 @@ def sample(target, *predicted, img_id='a', score=1.0):
     truth, found = masks([target]), masks(predicted)
     boxes = torch.tensor(np.array([box_from_mask(mask) for mask in found.numpy()])).reshape(-1, 4)
     data = DetDataSample(metainfo=dict(
-        img_id=img_id, ori_shape=(2, 4),
+        img_id=img_id, ori_shape=(2, 4), **more,
         **mmdet_ground_truth(truth.numpy(), box_from_mask(truth[0].numpy())[None])))
     data.pred_instances = InstanceData(
         masks=found, bboxes=boxes, scores=torch.full((len(boxes), ), score),
@@ -166,13 +171,55 @@ def test_what_mmdets_ref_seg_metric_makes_of_none_and_of_several_masks():
     assert evaluate(RefSegMetricOfMMDet(), sample(ALL, LEFT, RIGHT))['mIoU'] == 50.0
 
 
-def test_coco_metric_puts_together_what_has_one_id():
-    """Two questions about one image, each answered by the other's object: why ids differ."""
-    swapped = dict(a=(LEFT, RIGHT), b=(RIGHT, LEFT))
-    for ids, expected in (('ab', 0.0), ('aa', 1.0)):
-        samples = [sample(*pair, img_id=img_id)
-                   for pair, img_id in zip(swapped.values(), ids, strict=True)]
-        assert evaluate(CocoMetric(metric='segm'), *samples)['coco/segm_mAP'] == expected
+@pytest.mark.parametrize('metric, more, expected', [
+    (CocoMetricOfMMDet, dict(question='x'), 1.0), (CocoMetric, dict(), 1.0),
+    (CocoMetric, dict(question='x'), 0.0)])
+def test_two_questions_about_an_image_are_two_images(metric, more, expected):
+    """Each is answered by the other's object; mmdet's metric puts together what has one id."""
+    samples = [sample(LEFT, RIGHT, **more), sample(RIGHT, LEFT, **more)]
+    for _ in range(2):  # the second is a later validation
+        evaluator = metric(metric='segm')
+        assert evaluate(evaluator, *samples)['coco/segm_mAP'] == expected
+
+
+def write_file(path, *categories):
+    """Two images of two halves each, and one that nobody asks about."""
+    annotations = [
+        dict(id=i + 1, image_id=image, category_id=categories[i % len(categories)]['id'],
+             iscrowd=0, bbox=[x, 0, 2, 2], area=4, segmentation=[[x, 0, x + 2, 0, x + 2, 2, x, 2]])
+        for i, (image, x) in enumerate([('b', 0), ('b', 2), ('a', 0), ('a', 2), ('c', 0)])]
+    path.write_text(json.dumps(dict(
+        images=[dict(id=name, height=2, width=4) for name in 'bac'], annotations=annotations,
+        categories=categories)))
+    return str(path)
+
+
+DOG, CUP = dict(id=5, name='dog'), dict(id=9, name='cup')
+
+
+def test_an_annotation_file_counts_images_that_were_asked_about(tmp_path):
+    asked = [sample(LEFT, LEFT, img_id='a', question='x'),
+             sample(RIGHT, RIGHT, img_id='a', question='y'),
+             sample(LEFT, LEFT, img_id='b', question='x')]
+    path = write_file(tmp_path / 'a.json', DOG, CUP)
+    metric = CocoMetric(path, metric='segm')
+    # Three of four objects, each found: precision 1 up to recall 3 / 4, at 76 of 101 recalls.
+    assert evaluate(metric, *asked)['coco/segm_mAP'] == round(76 / 101, 3)
+    assert evaluate(metric, *asked[:2])['coco/segm_mAP'] == 1.0, 'another evaluation, of a'
+    with pytest.raises(IndexError):  # the reason for our own
+        evaluate(CocoMetricOfMMDet(path, metric='segm'), *asked)
+    # With a category of the data set's class only that one counts.
+    path = write_file(tmp_path / 'b.json', dict(id=4, name='object'), CUP)
+    assert evaluate(CocoMetric(path, metric='segm'), asked[0])['coco/segm_mAP'] == 1.0
+
+
+def test_coco_metric_refuses_other_ids_and_fast_recall_with_the_first_batch(tmp_path):
+    path = write_file(tmp_path / 'a.json', DOG)
+    asked = sample(LEFT, LEFT, img_id='x1', question='x')
+    with pytest.raises(ValueError, match="id 'x1' of an item, but its ids are 'b', 'a', 'c', ..."):
+        CocoMetric(path).process({}, [asked])
+    with pytest.raises(ValueError, match="set 'proposal'"):
+        CocoMetric(metric=['bbox', 'proposal_fast']).process({}, [asked])
 
 
 def test_coco_metric_without_a_single_answer_has_no_values():
