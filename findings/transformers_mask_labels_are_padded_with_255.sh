@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# transformers: with `ignore_index=255` the processors of MaskFormer and Mask2Former pad the binary masks of a batch
-# of different sizes with 255 (without it, with 0). These `mask_labels` are the targets of a cross entropy and of a
-# dice loss, which ignore no pixel, so the loss of the same model on the same batch becomes negative, without a word.
-# Exits with 0 while it does, with 1 once it does not.
+# transformers: with `ignore_index=255` the processor of Mask2Former pads the binary masks of a batch of different sizes
+# with 255 (without it, with 0). These `mask_labels` are the targets of a cross entropy and of a dice loss, which ignore
+# no pixel, so the loss of the same model on the same batch becomes negative, without a word. Exits with 0 while it
+# does, with 1 once it does not.
 set -euo pipefail
 unset PYTHONPATH
 folder=$(mktemp -d)
