@@ -13,6 +13,7 @@ from mmdpad.utils import (
     experiment_parser,
     jsonable,
     read_config,
+    start_command,
     write_atomically,
 )
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                         'take over the answers that are in the work dir already')
     args = parser.parse_args(argv)
     check_config(args.config)  # a misspelt one is told before torch is imported
+    start_command()
     if args.dry_run:
         from mmdpad.engine.trial import try_config
         raise SystemExit(try_config(args))

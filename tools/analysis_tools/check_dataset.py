@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from mmdpad.utils import config_parser, load_config
+from mmdpad.utils import config_parser, load_config, start_command
 
 
 def number_or_all(text: str) -> int:
@@ -32,6 +32,7 @@ def main(command_line: list[str] | None = None) -> int:
     args = parser.parse_args(command_line)
     config = load_config(args)
 
+    start_command()
     from mmengine.registry import init_default_scope
 
     from mmdpad.datasets import DatasetError

@@ -15,18 +15,8 @@ import argparse
 import json
 from pathlib import Path
 
-from mmdpad.datasets.transforms import read_image_if_any
-from mmdpad.evaluation.study import analyse_study, first_answers
-from mmdpad.utils import jsonable
+from mmdpad.utils import jsonable, start_command
 from mmdpad.utils.files import atomic_file
-from mmdpad.visualization.study_page import (
-    MAIN,
-    headlines,
-    missing_lines,
-    put_block,
-    study_as_html,
-    study_as_markdown,
-)
 
 
 def write(path: Path, text: str) -> None:
@@ -43,6 +33,18 @@ def main() -> None:
     parser.add_argument('--markdown', type=Path, metavar='FILE', help='headline and tables')
     parser.add_argument('--json', type=Path, metavar='FILE', help='all numbers')
     args = parser.parse_args()
+
+    start_command()
+    from mmdpad.datasets.transforms import read_image_if_any
+    from mmdpad.evaluation.study import analyse_study, first_answers
+    from mmdpad.visualization.study_page import (
+        MAIN,
+        headlines,
+        missing_lines,
+        put_block,
+        study_as_html,
+        study_as_markdown,
+    )
     try:
         study = analyse_study(args.work_dir)
         for line in [f'{status}: {text}' for status, text in headlines(study)]:
