@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from mmengine.fileio import file_client
+from mmengine.logging import print_log
 
 # What others warn of in code of their own: text (a regular expression), category, module.
 _OF_OTHERS: tuple[tuple[str, type[Warning], str], ...] = (
@@ -32,16 +35,13 @@ def silence_others() -> None:
     """Ignore the warnings of :data:`_OF_OTHERS`, and mmengine's own of its own file client."""
     for message, category, module in _OF_OTHERS:
         warnings.filterwarnings('ignore', message, category, module)
-    from mmengine.fileio import file_client
-    file_client.print_log = _but_deprecations(file_client.print_log)
+    file_client.print_log = _print_others
 
 
-def _but_deprecations(print_log: Callable) -> Callable:
-    """mmengine's ``print_log`` as its file client calls it, without what that says of itself."""
-    def print_others(msg: Any, *args: Any, **kwargs: Any) -> None:
-        if not str(msg).startswith(_FILE_CLIENT):
-            print_log(msg, *args, **kwargs)
-    return print_others
+def _print_others(msg: Any, *args: Any, **kwargs: Any) -> None:
+    """mmengine's ``print_log`` for its file client, without what that says of itself."""
+    if not str(msg).startswith(_FILE_CLIENT):
+        print_log(msg, *args, **kwargs)
 
 
 def import_mmengine() -> None:
@@ -64,7 +64,7 @@ def import_mmengine() -> None:
 
 
 @contextmanager
-def _hidden(packages: list[str]):
+def _hidden(packages: list[str]) -> Iterator[None]:
     """Where each is not to be had: ``import`` raises ModuleNotFoundError, as for one that is not
     installed. None of it is imported in part."""
     sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]
