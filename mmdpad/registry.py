@@ -34,13 +34,14 @@ def _child(name: str, parent: Registry, *locations: str) -> Registry:
 
 
 MODELS = _child('model', _mmdet.MODELS, 'mmdpad.models')
-DATASETS = _child('dataset', _mmdet.DATASETS, 'mmdpad.datasets')
+DATASETS = _child('dataset', _mmdet.DATASETS, 'mmdpad.datasets.registered')
 TRANSFORMS = _child('transform', _mmdet.TRANSFORMS, 'mmdpad.datasets.transforms')
-DATA_SAMPLERS = _child('data sampler', _mmdet.DATA_SAMPLERS, 'mmdpad.datasets')
+DATA_SAMPLERS = _child('data sampler', _mmdet.DATA_SAMPLERS, 'mmdpad.datasets.samplers')
 METRICS = _child('metric', _mmdet.METRICS, 'mmdpad.evaluation')
 HOOKS = _child('hook', _mmdet.HOOKS, 'mmdpad.engine.hooks')
 LOOPS = _child('loop', _mmdet.LOOPS, 'mmdpad.engine.runner')
-INFERENCERS = _child('inferencer', INFERENCERS_OF_MMENGINE, 'mmdpad.apis')
+INFERENCERS = _child('inferencer', INFERENCERS_OF_MMENGINE,
+                     'mmdpad.apis.reason_seg_inferencer')
 STRATEGIES = _child('strategy', STRATEGIES_OF_MMENGINE, 'mmdpad.engine.strategies')
 LOG_PROCESSORS = _child('log_processor', _mmdet.LOG_PROCESSORS, 'mmdpad.engine.runner')
 VISBACKENDS = _child('vis_backend', _mmdet.VISBACKENDS, 'mmdpad.engine.runner')

@@ -7,6 +7,7 @@ not done again; to start afresh, remove the work dir.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -112,6 +113,7 @@ def report() -> Path:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition('\n')[0]).parse_args()
     start = time.perf_counter()
     run('tools/dataset_converters/shapes_world.py', DATA)
     columns = {'start, greedy': evaluate('start_greedy'),

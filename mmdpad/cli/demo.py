@@ -10,7 +10,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Sequence
 
-from mmdpad.utils import check_config, check_file
+from mmdpad.utils import check_config, check_file, start_command
 
 _REMEDY = 'the demo page needs gradio 6 or newer: pip install "gradio>=6.0"'
 _MOST_MEGAPIXELS = 89  # of MAX_PIXELS, without the import of torch that comes with it
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         SystemExit: With what is wrong.
     """
     args = _parse(argv, prog)
+    start_command()
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
     os.environ['GRADIO_ANALYTICS_MAX_EVENTS'] = '1'  # kept, and counted after each question
     # As Ctrl-C: otherwise the folder would stay.

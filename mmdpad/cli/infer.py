@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmdpad.utils import check_config, check_file, open_config
+from mmdpad.utils import check_config, check_file, open_config, start_command
 
 if TYPE_CHECKING:
     from mmdpad.apis import Answer
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     config = check_config(args.config)
     check_file('weights', args.weights)
 
+    start_command()
     # Which weights were loaded is for logs; here an answer is waited for.
     from mmengine.logging import MMLogger
     from transformers.utils import logging

@@ -14,6 +14,7 @@ from mmdpad.utils import (
     experiment_parser,
     jsonable,
     read_config,
+    start_command,
     write_atomically,
 )
 
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     if args.out and Path(args.out).exists():
         raise SystemExit(f'--out {args.out!r} is there already; remove it or name another file')
     check_config(args.config)  # a misspelt one is told before torch is imported
+    start_command()
     if args.dry_run:
         from mmdpad.engine.trial import try_config
         raise SystemExit(try_config(args))

@@ -16,6 +16,7 @@ from mmdpad.utils import (
     experiment_parser,
     lock_work_dir,
     read_config,
+    start_command,
 )
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                         'random models and made data, for two steps, in a temporary work dir')
     args = parser.parse_args(argv)
     check_config(args.config)  # a misspelt one is told before torch is imported
+    start_command()
     if args.smoke or args.dry_run:
         from mmdpad.engine.trial import try_config
         raise SystemExit(try_config(args))

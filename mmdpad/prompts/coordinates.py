@@ -11,12 +11,12 @@ outer corner of the first pixel; a frame is named by its shape (height, width), 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COORDINATES = ('pixels', 'relative_1000')
 """Conventions in which a policy writes: pixels of the prompt image, or 0 to 1000."""
@@ -40,6 +40,7 @@ def scale_points(points: Tensor, from_shape: tuple[int, int],
     if min(*from_shape, *to_shape) <= 0:
         raise ValueError(f'Shapes should be positive (height, width), but got {from_shape} and '
                          f'{to_shape}')
+    import torch  # here, so that the names come without it
     scale = torch.tensor([to_shape[1] / from_shape[1], to_shape[0] / from_shape[0]],
                          dtype=points.dtype, device=points.device)
     return points * scale
@@ -86,6 +87,7 @@ def to_prompt_frame(answer: ReasoningOutput | ParseFailure, coordinates: str,
     def convert(values: Any) -> Any:
         if values is None:
             return None
+        import torch
         pairs = torch.tensor(values, dtype=torch.float64).reshape(-1, 2)
         return scale_points(pairs, frame, prompt_shape).tolist()
 

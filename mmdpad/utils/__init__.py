@@ -25,10 +25,11 @@ from .key_values import KeyValueError, KeyValues, override, parse_value
 from .registering import register_all_modules
 from .runs import answer_pictures, lock_work_dir, raised_alarms, rollout_logs, training_logs
 from .spread import spread
+from .start_up import start_command
 
 __all__ = ['KeyValueError', 'KeyValues', 'LOADERS', 'answer_pictures', 'check_checkpoint',
            'check_config', 'check_file', 'config_parser', 'experiment_parser', 'find_config',
            'jsonable', 'load_config', 'lock_work_dir', 'new_folder', 'open_config', 'override',
            'parse_value', 'raised_alarms', 'read_config', 'read_jsonl', 'refuse_existing',
-           'register_all_modules', 'rollout_logs', 'spread', 'to_jsonl', 'training_logs',
-           'unique_name', 'unique_path', 'write_atomically', 'write_jsonl']
+           'register_all_modules', 'rollout_logs', 'spread', 'start_command', 'to_jsonl',
+           'training_logs', 'unique_name', 'unique_path', 'write_atomically', 'write_jsonl']

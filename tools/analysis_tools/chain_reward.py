@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmdpad.evaluation.chain_reward import format_stages, length_gaps
-from mmdpad.utils import check_file
-from mmdpad.visualization.rollouts import read_rollouts
+from mmdpad.utils import check_file, start_command
 
 
 def main() -> None:
@@ -26,6 +24,10 @@ def main() -> None:
     args = parser.parse_args()
     for log in args.logs:
         check_file('log', log)
+
+    start_command()
+    from mmdpad.evaluation.chain_reward import format_stages, length_gaps
+    from mmdpad.visualization.rollouts import read_rollouts
     try:
         stages = length_gaps((row for log in args.logs for row in read_rollouts(log)), args.stages)
     except ValueError as error:

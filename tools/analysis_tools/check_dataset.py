@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mmdpad.utils import config_parser, load_config, unique_path
+from mmdpad.utils import config_parser, load_config, start_command, unique_path
 
 
 def number_or_all(text: str) -> int:
@@ -68,6 +68,7 @@ def main(command_line: list[str] | None = None) -> int:
         parser.error('--show-dir shows the items of --load, which is 0; add --load N')
     config = load_config(args)
 
+    start_command()
     from mmengine.registry import init_default_scope
 
     from mmdpad.datasets import DatasetError

@@ -19,6 +19,7 @@ from mmdpad.utils import (
     config_parser,
     jsonable,
     load_config,
+    start_command,
     write_atomically,
 )
 
@@ -52,6 +53,7 @@ def main() -> None:
     check_file('captions', args.captions)
     config = load_config(args)
 
+    start_command()
     from mmengine.registry import init_default_scope
     from mmengine.utils import track_iter_progress
 

@@ -14,9 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mmdpad.evaluation.comparison import compare_results, format_comparison
-from mmdpad.evaluation.results import read_result
-from mmdpad.utils import jsonable, write_atomically
+from mmdpad.utils import jsonable, start_command, write_atomically
 
 
 def main() -> None:
@@ -30,6 +28,10 @@ def main() -> None:
     wrong = [name for name in args.out if Path(name).suffix not in ('.md', '.json')]
     if wrong:
         parser.error(f'--out should end in .md or .json, but got {wrong[0]!r}')
+
+    start_command()
+    from mmdpad.evaluation.comparison import compare_results, format_comparison
+    from mmdpad.evaluation.results import read_result
     try:
         comparison = compare_results([read_result(path) for path in args.results])
     except (OSError, ValueError) as error:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 
-from mmdpad.utils import config_parser, jsonable, load_config
+from mmdpad.utils import config_parser, jsonable, load_config, start_command
 
 
 def main() -> None:
@@ -34,6 +34,7 @@ def main() -> None:
             parser.error(f'--{name.replace("_", "-")} should be positive, but got {value}')
     config = load_config(args)
 
+    start_command()
     from mmdpad.engine.cost import (
         format_report,
         make_report,

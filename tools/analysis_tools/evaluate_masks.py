@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmdpad.utils import check_file, config_parser, load_config, read_jsonl
+from mmdpad.utils import check_file, config_parser, load_config, read_jsonl, start_command
 
 
 def main() -> None:
@@ -24,6 +24,7 @@ def main() -> None:
     check_file('predictions', args.predictions)
     config = load_config(args)
 
+    start_command()
     from mmengine.registry import init_default_scope
 
     from mmdpad.datasets.reasoning_dataset import for_evaluation

@@ -12,11 +12,18 @@ from __future__ import annotations
 import argparse
 import os.path as osp
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmdpad.datasets.transforms import read_image_if_any
-from mmdpad.evaluation.results import find_summaries, read_result
-from mmdpad.utils import check_file, rollout_logs, training_logs, write_atomically
-from mmdpad.visualization.run_page import Evaluation, run_as_html
+from mmdpad.utils import (
+    check_file,
+    rollout_logs,
+    start_command,
+    training_logs,
+    write_atomically,
+)
+
+if TYPE_CHECKING:
+    from mmdpad.visualization.run_page import Evaluation
 
 
 def main() -> None:
@@ -28,6 +35,11 @@ def main() -> None:
                         help='default WORK_DIR/report.html; a taken name gets a number')
     args = parser.parse_args()
     check_file('result', args.result)
+
+    start_command()
+    from mmdpad.datasets.transforms import read_image_if_any
+    from mmdpad.evaluation.results import find_summaries
+    from mmdpad.visualization.run_page import Evaluation, run_as_html
     summaries = find_summaries(str(args.work_dir))
     if not (training_logs(args.work_dir) or rollout_logs(args.work_dir) or summaries):
         raise SystemExit(f'{str(args.work_dir)!r} should be the work dir of a run, with '
@@ -46,6 +58,8 @@ def main() -> None:
 
 
 def read_evaluation(path: str, work_dir: Path) -> Evaluation:
+    from mmdpad.evaluation.results import read_result
+    from mmdpad.visualization.run_page import Evaluation
     result = read_result(path)
     return Evaluation(osp.relpath(path, work_dir), result.summary, result.rows)
 

@@ -13,15 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.registry import init_default_scope
-
-from mmdpad.evaluation.responses import (
-    build_rule_terms,
-    score_responses,
-    summarise_responses,
-)
 from mmdpad.prompts import COORDINATES
-from mmdpad.utils import check_file, open_config, read_jsonl, write_jsonl
+from mmdpad.utils import check_file, open_config, read_jsonl, start_command, write_jsonl
 
 PUBLISHED = Path(__file__).parents[2] / 'configs/_base_/schedules/grpo.py'
 
@@ -40,6 +33,15 @@ def main() -> None:
     args = parser.parse_args()
     check_file('responses', args.responses)
     check_file('config', args.config)
+
+    start_command()
+    from mmengine.registry import init_default_scope
+
+    from mmdpad.evaluation.responses import (
+        build_rule_terms,
+        score_responses,
+        summarise_responses,
+    )
     rewards = open_config(args.config).get('train_cfg', {}).get('rewards')
     if not rewards:
         raise SystemExit(f'config {args.config!r} has no `train_cfg.rewards`; name one that trains')

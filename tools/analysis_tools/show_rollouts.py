@@ -12,14 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmdpad.datasets.transforms import read_image_if_any
-from mmdpad.utils import check_file, write_atomically
-from mmdpad.visualization.rollouts import (
-    notable_groups,
-    read_step,
-    rollouts_as_html,
-    rollouts_as_text,
-)
+from mmdpad.utils import check_file, start_command, write_atomically
 
 
 def main() -> None:
@@ -36,6 +29,15 @@ def main() -> None:
     if args.top < 1:
         parser.error(f'--top should be at least 1, but got {args.top}')
     check_file('log', args.log)
+
+    start_command()
+    from mmdpad.datasets.transforms import read_image_if_any
+    from mmdpad.visualization.rollouts import (
+        notable_groups,
+        read_step,
+        rollouts_as_html,
+        rollouts_as_text,
+    )
     try:
         iteration, groups = read_step(args.log, args.iter)
     except ValueError as error:

@@ -17,19 +17,8 @@ import argparse
 import json
 from pathlib import Path
 
-from mmdpad.datasets.transforms import read_image_if_any
-from mmdpad.evaluation.study import analyse_study, first_answers
-from mmdpad.utils import jsonable
+from mmdpad.utils import jsonable, start_command
 from mmdpad.utils.files import atomic_file
-from mmdpad.visualization.study_page import (
-    MAIN,
-    comparison_lines,
-    headlines,
-    missing_lines,
-    put_block,
-    study_as_html,
-    study_as_markdown,
-)
 
 
 def write(path: Path, text: str) -> None:
@@ -49,6 +38,19 @@ def main() -> None:
                         metavar=('ARM', 'REFERENCE'),
                         help='also say how far an arm is from another one; may be repeated')
     args = parser.parse_args()
+
+    start_command()
+    from mmdpad.datasets.transforms import read_image_if_any
+    from mmdpad.evaluation.study import analyse_study, first_answers
+    from mmdpad.visualization.study_page import (
+        MAIN,
+        comparison_lines,
+        headlines,
+        missing_lines,
+        put_block,
+        study_as_html,
+        study_as_markdown,
+    )
     try:
         study = analyse_study(args.work_dir, args.compare)
         for line in [f'{status}: {text}' for status, text in headlines(study)]:

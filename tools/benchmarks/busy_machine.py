@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from common import environment, print_json
-
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/dpad/tiny_shapes.py'
 # How threads wait, and how many there are: a side starts from an environment without these.
@@ -103,6 +101,8 @@ def main() -> None:
     parser.add_argument('--iterations', type=int, default=6, help='that count, of each run')
     parser.add_argument('--repeats', type=int, default=2, help='runs of each side under each load')
     args = parser.parse_args()
+
+    from common import environment, print_json  # here: a help text does not wait for torch
     sides = {name: SIDES[name] for name in args.sides}
     sides.update((name, settings) for name, *settings in args.side)
 

@@ -20,6 +20,24 @@ import argparse
 from statistics import median
 from types import SimpleNamespace
 
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--model', default='ViT-B-32', help='`model_name` of the discriminator')
+    parser.add_argument('--prompts', type=int, default=4, help='prompts of the rollout (B)')
+    parser.add_argument('--group', type=int, default=8, help='responses to each (G)')
+    parser.add_argument('--size', type=int, default=840, help='side of the images, pixels')
+    parser.add_argument('--words', type=int, nargs=2, default=(15, 40), metavar=('MIN', 'MAX'),
+                        help='length of the captions')
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--seed', type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # --help does not wait for the imports below
+
 import cv2
 import numpy as np
 import open_clip
@@ -38,20 +56,6 @@ WORDS = ('a the of in on with near behind left right small large red white strip
          'woman child dog giraffe bicycle umbrella refrigerator skateboarder table window '
          'background holding wearing standing leaning reflected partially visible corrugated '
          'fence, grass, counter, which because').split()
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--model', default='ViT-B-32', help='`model_name` of the discriminator')
-    parser.add_argument('--prompts', type=int, default=4, help='prompts of the rollout (B)')
-    parser.add_argument('--group', type=int, default=8, help='responses to each (G)')
-    parser.add_argument('--size', type=int, default=840, help='side of the images, pixels')
-    parser.add_argument('--words', type=int, nargs=2, default=(15, 40), metavar=('MIN', 'MAX'),
-                        help='length of the captions')
-    parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--seed', type=int, default=0)
-    return parser.parse_args()
 
 
 def make_rollout(args: argparse.Namespace) -> RolloutBatch:

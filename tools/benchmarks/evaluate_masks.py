@@ -23,17 +23,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
-from common import alternate, environment, print_json, summary
-
-import mmdpad.evaluation.metrics
-import mmdpad.evaluation.stored_masks  # noqa: F401 what the tool imports once it runs
-from mmdpad.utils import write_jsonl
-from mmdpad.utils.masks import encode_mask
-
-ROOT = Path(__file__).parents[2]
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -46,6 +35,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # --help does not wait for the imports below
+
+import cv2
+import numpy as np
+from common import alternate, environment, print_json, summary
+
+import mmdpad.evaluation.metrics
+import mmdpad.evaluation.stored_masks  # noqa: F401 what the tool imports once it runs
+from mmdpad.utils import write_jsonl
+from mmdpad.utils.masks import encode_mask
+
+ROOT = Path(__file__).parents[2]
 
 
 def make_polygon(rng: np.random.Generator, size: tuple[int, int], corners: int) -> np.ndarray:

@@ -34,6 +34,48 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
+MODELS = ('tiny', *(f'Qwen2.5-VL-{size}' for size in ('3B', '7B', '32B', '72B')))
+PARTS = ('update', 'decode', 'step')
+
+
+def parse_args(options: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--model', choices=MODELS, default='Qwen2.5-VL-3B')
+    parser.add_argument('--device', default='cuda')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument('--prompts', type=int, default=4)
+    parser.add_argument('--group-size', type=int, default=8, help='responses to a prompt')
+    parser.add_argument('--tokens', type=int, default=200, help='of a response, at least 2')
+    parser.add_argument('--side', type=int, default=840, help='of an image, in pixels')
+    parser.add_argument('--lora', type=int, default=0, metavar='RANK', help='0: all weights')
+    parser.add_argument('--weights', choices=('float32', 'bfloat16'),
+                        help='default: bfloat16 below an adapter, else float32')
+    parser.add_argument('--frozen-vision', action='store_true')
+    parser.add_argument('--no-checkpointing', action='store_true')
+    parser.add_argument('--micro-batch-tokens', type=int, default=12288,
+                        help='of one forward and backward pass')
+    parser.add_argument('--compile', metavar='BACKEND', help='of the compiled rollout: a backend '
+                        'of torch.compile, `on` (the default on a GPU: CUDA graphs) or `off` (on '
+                        'a CPU)')
+    parser.add_argument('--repeats', type=int, default=3, help='runs that count')
+    parser.add_argument('--profile', type=int, default=0, metavar='ROWS',
+                        help='of the part `update`: as many operations that take longest')
+    args = parser.parse_args(options)
+    if args.tokens < 2:
+        parser.error('--tokens should be at least 2')
+    if args.device.startswith('cuda'):
+        import torch
+        if not torch.cuda.is_available():
+            parser.error(f'--device {args.device} needs a CUDA device, and torch finds none; use '
+                         f'--model tiny --device cpu to try the program')
+    args.weights = args.weights or ('bfloat16' if args.lora else 'float32')
+    args.compile = args.compile or ('off' if args.device == 'cpu' else 'on')
+    return args
+
+
+if __name__ == '__main__':
+    parse_args()  # --help does not wait for the imports below
+
 import torch
 from common import (
     PROMPT_TEMPLATE,
@@ -65,15 +107,12 @@ from mmdpad.engine.cost import (
     step_flops,
     step_memory,
 )
-from mmdpad.engine.cost.shapes import PUBLISHED
 from mmdpad.engine.cost.workload import groups_in_pass
 from mmdpad.models import HFRollout, ReasoningSegmentor, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt, PromptEncoder
 from mmdpad.rl import LossScale
 from mmdpad.structures import RolloutBatch
 
-MODELS = ('tiny', *(name for name in PUBLISHED if name.startswith('Qwen2.5')))
-PARTS = ('update', 'decode', 'step')
 OUT_OF_MEMORY = 'out of memory'
 
 
@@ -438,39 +477,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return dict(settings=vars(args), parameters=shape.parameters,
                 prompt_tokens=benchmark.work.prompt_tokens, device=limits, **parts,
                 environment=environment())
-
-
-def parse_args(options: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--model', choices=MODELS, default='Qwen2.5-VL-3B')
-    parser.add_argument('--device', default='cuda')
-    parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
-    parser.add_argument('--prompts', type=int, default=4)
-    parser.add_argument('--group-size', type=int, default=8, help='responses to a prompt')
-    parser.add_argument('--tokens', type=int, default=200, help='of a response, at least 2')
-    parser.add_argument('--side', type=int, default=840, help='of an image, in pixels')
-    parser.add_argument('--lora', type=int, default=0, metavar='RANK', help='0: all weights')
-    parser.add_argument('--weights', choices=('float32', 'bfloat16'),
-                        help='default: bfloat16 below an adapter, else float32')
-    parser.add_argument('--frozen-vision', action='store_true')
-    parser.add_argument('--no-checkpointing', action='store_true')
-    parser.add_argument('--micro-batch-tokens', type=int, default=12288,
-                        help='of one forward and backward pass')
-    parser.add_argument('--compile', metavar='BACKEND', help='of the compiled rollout: a backend '
-                        'of torch.compile, `on` (the default on a GPU: CUDA graphs) or `off` (on '
-                        'a CPU)')
-    parser.add_argument('--repeats', type=int, default=3, help='runs that count')
-    parser.add_argument('--profile', type=int, default=0, metavar='ROWS',
-                        help='of the part `update`: as many operations that take longest')
-    args = parser.parse_args(options)
-    if args.tokens < 2:
-        parser.error('--tokens should be at least 2')
-    if args.device.startswith('cuda') and not torch.cuda.is_available():
-        parser.error(f'--device {args.device} needs a CUDA device, and torch finds none; use '
-                     f'--model tiny --device cpu to try the program')
-    args.weights = args.weights or ('bfloat16' if args.lora else 'float32')
-    args.compile = args.compile or ('off' if args.device == 'cpu' else 'on')
-    return args
 
 
 def main() -> None:

@@ -27,14 +27,6 @@ import argparse
 from contextlib import nullcontext
 from typing import Any
 
-import torch
-from common import PROMPT_TEMPLATE, environment, make_image, print_json
-from torch import Tensor, nn
-
-from mmdpad.models import VLMReasoningHead
-from mmdpad.testing import POLICY_WEIGHTS
-from mmdpad.testing.seeding import seeded
-
 WAYS: dict[str, dict[str, Any]] = {
     'float32': dict(dtype='float32'),
     'float32, autocast': dict(dtype='float32'),
@@ -43,9 +35,6 @@ WAYS: dict[str, dict[str, Any]] = {
     'bfloat16, stochastic rounding': dict(dtype='bfloat16'),
     'bfloat16, adapter': dict(dtype='bfloat16', lora=dict(r=8)),
 }
-QUESTIONS = ('the red square', 'the blue circle')
-RESPONSES = ('<think>the red square is above the circle</think>',
-             '<think>the only blue thing is left of the square</think>')
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,6 +46,22 @@ def parse_args() -> argparse.Namespace:
                         help='float32 is always among them')
     parser.add_argument('--threads', type=int, default=1)
     return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # --help does not wait for the imports below
+
+import torch
+from common import PROMPT_TEMPLATE, environment, make_image, print_json
+from torch import Tensor, nn
+
+from mmdpad.models import VLMReasoningHead
+from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.testing.seeding import seeded
+
+QUESTIONS = ('the red square', 'the blue circle')
+RESPONSES = ('<think>the red square is above the circle</think>',
+             '<think>the only blue thing is left of the square</think>')
 
 
 def round_stochastically(values: Tensor) -> Tensor:

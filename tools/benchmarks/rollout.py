@@ -18,6 +18,22 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--repeats', type=int, default=3, help='runs of each that count')
+    parser.add_argument('--prompts', type=int, default=1, help='copies of the prompt in a batch')
+    parser.add_argument('--side', type=int, default=840, help='of the image, in pixels')
+    parser.add_argument('--group-size', type=int, default=8, help='responses to a prompt')
+    parser.add_argument('--tokens', type=int, default=200, help='length limit of a response')
+    parser.add_argument('--mean-tokens', type=int, help='responses end, by then on average')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # --help does not wait for the imports below
+
 import torch
 from common import (
     PROMPT_TEMPLATE,
@@ -49,18 +65,6 @@ def main() -> None:
         result, response_tokens=tokens, environment=environment(),
         tokens_per_second={name: tokens[name] / result['median'][name] for name in tokens},
         prompt_tokens=len(encode(heads[0], args.side)), load_average=os.getloadavg()))
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--repeats', type=int, default=3, help='runs of each that count')
-    parser.add_argument('--prompts', type=int, default=1, help='copies of the prompt in a batch')
-    parser.add_argument('--side', type=int, default=840, help='of the image, in pixels')
-    parser.add_argument('--group-size', type=int, default=8, help='responses to a prompt')
-    parser.add_argument('--tokens', type=int, default=200, help='length limit of a response')
-    parser.add_argument('--mean-tokens', type=int, help='responses end, by then on average')
-    parser.add_argument('--threads', type=int, default=1, help='CPU threads')
-    return parser.parse_args()
 
 
 def make_head(folder: str, attn_implementation: str, mean_tokens: int | None) -> VLMReasoningHead:

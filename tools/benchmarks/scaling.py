@@ -15,6 +15,19 @@ import argparse
 import tempfile
 from typing import Any
 
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--hidden-size', type=int, default=192)
+    parser.add_argument('--layers', type=int, default=4)
+    parser.add_argument('--repeats', type=int, default=2)
+    parser.add_argument('--threads', type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # --help does not wait for the imports below
+
 from common import environment, make_policy, print_json
 from transformers import AutoConfig
 from update_step import in_child
@@ -58,12 +71,7 @@ def law(shape: PolicyShape, side: str, point: dict[str, int]) -> tuple[float, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--hidden-size', type=int, default=192)
-    parser.add_argument('--layers', type=int, default=4)
-    parser.add_argument('--repeats', type=int, default=2)
-    parser.add_argument('--threads', type=int, default=1)
-    args = parser.parse_args()
+    args = parse_args()
     points: list[dict[str, Any]] = [MIDDLE]
     points += [{**MIDDLE, axis: value} for axis, values in AXES.items() for value in values
                if value != MIDDLE[axis]]

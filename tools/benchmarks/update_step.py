@@ -20,6 +20,30 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
+SIDES = ('mmdpad', 'mmdpad, nothing recomputed', 'replicated', 'naive', 'naive, one by one')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--side', type=int, default=840, help='of the image, in pixels')
+    parser.add_argument('--group-size', type=int, default=8)
+    parser.add_argument('--lengths', type=int, nargs=2, default=(200, 200), metavar=('LOW', 'HIGH'),
+                        help='tokens of the shortest and the longest response')
+    parser.add_argument('--hidden-size', type=int, default=384)
+    parser.add_argument('--layers', type=int, default=6)
+    parser.add_argument('--frozen-vision', action='store_true')
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--sides', nargs='+', choices=SIDES, default=SIDES)
+    parser.add_argument('--child', choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument('--child-repeats', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument('--folder', help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # --help does not wait for the imports below
+
 import torch
 from common import (
     PROMPT_TEMPLATE,
@@ -37,8 +61,6 @@ from common import (
 from mmengine.optim import OptimWrapper
 
 from mmdpad.models import ReasoningSegmentor
-
-SIDES = ('mmdpad', 'mmdpad, nothing recomputed', 'replicated', 'naive', 'naive, one by one')
 
 
 class Update:
@@ -105,21 +127,7 @@ def run_child(side: str, folder: str, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--side', type=int, default=840, help='of the image, in pixels')
-    parser.add_argument('--group-size', type=int, default=8)
-    parser.add_argument('--lengths', type=int, nargs=2, default=(200, 200), metavar=('LOW', 'HIGH'),
-                        help='tokens of the shortest and the longest response')
-    parser.add_argument('--hidden-size', type=int, default=384)
-    parser.add_argument('--layers', type=int, default=6)
-    parser.add_argument('--frozen-vision', action='store_true')
-    parser.add_argument('--repeats', type=int, default=3)
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--sides', nargs='+', choices=SIDES, default=SIDES)
-    parser.add_argument('--child', choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument('--child-repeats', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument('--folder', help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse_args()
     torch.set_num_threads(args.threads)
     if args.child:
         run_child(args.child, args.folder, args)

@@ -27,6 +27,19 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--repeats', type=int, default=3, help='steps of each side that count')
+    parser.add_argument('--tokens', type=int, default=200, help='length of every response')
+    parser.add_argument('--group-size', type=int, default=8, help='responses to the prompt')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads of each side')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # --help does not wait for the imports below
+
 import torch
 from common import (
     PROMPT_TEMPLATE,
@@ -71,15 +84,6 @@ def main() -> None:
     cpu_seconds = {name: fact.pop('cpu_seconds') for name, fact in facts.items()}
     print_json(dict(summary(seconds), cpu_time=summary(cpu_seconds), per_step=facts,
                     environment=environment()))
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--repeats', type=int, default=3, help='steps of each side that count')
-    parser.add_argument('--tokens', type=int, default=200, help='length of every response')
-    parser.add_argument('--group-size', type=int, default=8, help='responses to the prompt')
-    parser.add_argument('--threads', type=int, default=1, help='CPU threads of each side')
-    return parser.parse_args()
 
 
 def check_equal_work(facts: dict[str, dict], args: argparse.Namespace) -> None:

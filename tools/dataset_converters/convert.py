@@ -16,19 +16,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import init_default_scope
-
-from mmdpad.datasets import DatasetError
-from mmdpad.datasets.conversion import (
+from mmdpad.datasets.conversion.formats import (
     ONE_MASK,
     SOURCES,
-    WRITERS,
-    convert,
+    TARGETS,
     loading_steps,
-    open_sources,
     source_config,
 )
-from mmdpad.utils import KeyValueError, KeyValues, refuse_existing
+from mmdpad.utils import KeyValueError, KeyValues, refuse_existing, start_command
 
 # Flags for `masks`, and the arguments of its data set.
 MASK_FLAGS = {'images': 'data_prefix.img_path', 'masks': 'data_prefix.mask_path',
@@ -39,7 +34,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('kind', choices=sorted(SOURCES), help='format of SRC')
     parser.add_argument('source', metavar='SRC', help='a folder, or a .jsonl file')
-    parser.add_argument('target', choices=sorted(WRITERS), help='format to write')
+    parser.add_argument('target', choices=TARGETS, help='format to write')
     parser.add_argument('destination', metavar='OUT', type=Path,
                         help='a folder that is not there yet')
     parser.add_argument('--split', nargs='+', default=['train'], metavar='NAME',
@@ -105,6 +100,12 @@ def _as_call(value: Any) -> str:
 
 def main(command_line: list[str] | None = None) -> None:
     args = parse_arguments(command_line)
+
+    start_command()
+    from mmengine.registry import init_default_scope
+
+    from mmdpad.datasets import DatasetError
+    from mmdpad.datasets.conversion import convert, open_sources
     init_default_scope('mmdpad')
     try:
         refuse_existing(args.destination)  # before the sources are read, which may take a while

@@ -2,7 +2,6 @@
 """What the scripts that make the miniature models share."""
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -24,26 +23,6 @@ from mmdpad.datasets.shapes_world import (
     draw_scene,
 )
 from mmdpad.datasets.transforms import PromptResize, TargetsFromMask
-
-WEIGHTS = Path(__file__).resolve().parents[2] / 'mmdpad' / 'testing' / 'weights'
-
-
-def make_parser(description: str, folder: str) -> argparse.ArgumentParser:
-    """Command line of one script: `--out` (a folder), `--seed`, `--scale` (share of the steps)."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('--out', type=Path, default=WEIGHTS / folder, help='destination folder')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--scale', type=float, default=1.0,
-                        help='train for this share of the full number of steps')
-    return parser
-
-
-def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """What the command line says, if that can be."""
-    args = parser.parse_args()
-    if args.scale <= 0:
-        parser.error(f'`--scale` should be positive, but got {args.scale}')
-    return args
 
 
 def start(seed: int) -> np.random.Generator:

@@ -13,7 +13,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from common import WEIGHTS
+from arguments import WEIGHTS
 
 PARTS = ('clip', 'sam', 'policy')
 LIBRARIES = ('torch', 'transformers', 'tokenizers', 'open_clip_torch', 'segment-anything',

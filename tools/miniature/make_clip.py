@@ -10,6 +10,12 @@ from __future__ import annotations
 
 import json
 
+from arguments import make_parser, parse_args
+
+PARSER = make_parser(__doc__.splitlines()[0], 'clip')
+if __name__ == '__main__':
+    parse_args(PARSER)  # --help does not wait for the imports below
+
 import cv2
 import numpy as np
 import open_clip
@@ -17,8 +23,6 @@ import torch
 import torch.nn.functional as F
 from common import (
     Progress,
-    make_parser,
-    parse_args,
     save_report,
     start,
     targets_of,
@@ -148,7 +152,7 @@ def evaluate(folder, count: int = 500) -> dict:
 
 def main() -> None:
     """Trains, saves and measures."""
-    args = parse_args(make_parser(__doc__.splitlines()[0], 'clip'))
+    args = parse_args(PARSER)
     rng = start(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     save_config(args.out, save_tokenizer(args.out))

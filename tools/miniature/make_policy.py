@@ -11,12 +11,34 @@ head, thrown away, that makes the image tokens name the object they show from th
 """
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
 
+from arguments import make_parser, parse_args
+
+from mmdpad.datasets.shapes_world import MIXTURES, WORLDS
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__.splitlines()[0], 'policy')
+    parser.add_argument('--init', type=Path, help='folder of a model to go on from')
+    parser.add_argument('--world', choices=[*WORLDS, *MIXTURES], default='plain',
+                        help='what scenes are like')
+    parser.add_argument('--tied', action='store_true',
+                        help='listing chains come with vague captions, focused ones with specific '
+                             'ones')
+    parser.add_argument('--mistakes', type=float, default=0.0,
+                        help='share of answers about another object than the one asked for')
+    return parser
+
+
+if __name__ == '__main__':
+    parse_args(command_line())  # --help does not wait for the imports below
+
 import torch
 import torch.nn.functional as F
-from common import Progress, make_parser, parse_args, save_report, start
+from common import Progress, save_report, start
 from muon import Muon
 from policy_data import QUESTIONS, Batches, RowMaker
 from policy_eval import evaluate
@@ -26,11 +48,9 @@ from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from mmdpad.datasets.shapes_world import (
     COLOURS,
-    MIXTURES,
     SHAPES,
     SHAPES_PROMPT_SIZE,
     SIZES,
-    WORLDS,
 )
 
 STEPS = 3000
@@ -250,16 +270,7 @@ def train(folder: Path, seed: int, steps: int, init: Path | None = None, **style
 
 def main() -> None:
     """Trains, saves and measures."""
-    parser = make_parser(__doc__.splitlines()[0], 'policy')
-    parser.add_argument('--init', type=Path, help='folder of a model to go on from')
-    parser.add_argument('--world', choices=[*WORLDS, *MIXTURES], default='plain',
-                        help='what scenes are like')
-    parser.add_argument('--tied', action='store_true',
-                        help='listing chains come with vague captions, focused ones with specific '
-                             'ones')
-    parser.add_argument('--mistakes', type=float, default=0.0,
-                        help='share of answers about another object than the one asked for')
-    args = parse_args(parser)
+    args = parse_args(command_line())
     start(args.seed)
     steps = max(1, round(STEPS * args.scale))
     progress = train(args.out, args.seed, steps, args.init, world=args.world,

@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import os
 
+from arguments import make_parser, parse_args
+
+PARSER = make_parser(__doc__.splitlines()[0], 'sam')
+if __name__ == '__main__':
+    parse_args(PARSER)  # --help does not wait for the imports below
+
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Progress, make_parser, object_mask, parse_args, save_report, start
+from common import Progress, object_mask, save_report, start
 from segment_anything import SamPredictor
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
@@ -137,7 +143,7 @@ def evaluate(path, count: int = 200) -> dict[str, float]:
 
 def main() -> None:
     """Trains, saves and measures."""
-    args = parse_args(make_parser(__doc__.splitlines()[0], 'sam'))
+    args = parse_args(PARSER)
     rng = start(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     steps = max(1, round(STEPS * args.scale))

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import WEIGHTS
+from arguments import WEIGHTS
 from make_all import table
 
 STARTS = dict(study_tied=['--tied'], study_free=[])

@@ -16,10 +16,7 @@ import argparse
 import os
 from pathlib import Path
 
-import torch
-
-from mmdpad.models.hf_folder import import_policy
-from mmdpad.utils import refuse_existing
+from mmdpad.utils import refuse_existing, start_command
 from mmdpad.utils.files import atomic_file
 
 
@@ -31,6 +28,11 @@ def main() -> None:
     parser.add_argument('--base', help='the model that an adapter is for, a folder or a hub name; '
                         'its config.json is read (default: what adapter_config.json names)')
     args = parser.parse_args()
+
+    start_command()
+    import torch
+
+    from mmdpad.models.hf_folder import import_policy
     try:
         refuse_existing(args.out)
         state, settings = import_policy(args.folder, args.base)

@@ -9,10 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
-from mmdpad.engine.strategies import merge_shards
-from mmdpad.utils import refuse_existing
+from mmdpad.utils import refuse_existing, start_command
 from mmdpad.utils.files import atomic_file
 
 
@@ -22,6 +19,11 @@ def main() -> None:
     parser.add_argument('file', type=Path, nargs='?',
                         help='what to write (default: FOLDER with the suffix .merged.pth)')
     args = parser.parse_args()
+
+    start_command()
+    import torch
+
+    from mmdpad.engine.strategies import merge_shards
     file = args.file or args.folder.with_suffix('.merged.pth')
     try:
         refuse_existing(file)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mmdpad.utils import check_file, config_parser, load_config, new_folder
+from mmdpad.utils import check_file, config_parser, load_config, new_folder, start_command
 from mmdpad.version import __version__
 
 
@@ -30,6 +30,7 @@ def main() -> None:
     check_file('checkpoint', args.checkpoint)
     config = load_config(args)
 
+    start_command()
     from mmdpad.models.hf_folder import export_policy
     try:
         with new_folder(args.out_dir) as folder:

@@ -1,10 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Asks the shipped model about a made scene; `mmdpad doctor` runs this in a process of its own."""
 
-from mmdpad.apis import ReasonSegInferencer
-from mmdpad.datasets.shapes_world import make_scene
+from mmdpad.utils import start_command
 
 if __name__ == '__main__':
+    start_command()
+    from mmdpad.apis import ReasonSegInferencer
+    from mmdpad.datasets.shapes_world import make_scene
     scene = make_scene('test', 3)
     infer = ReasonSegInferencer('mmdpad::dpad/tiny_shapes.py')
     answer, = infer(scene.image, scene.question.text)

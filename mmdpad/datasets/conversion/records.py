@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from mmdpad.utils.argument_types import find_wrong_types
 from ..annotation_fields import ANSWER_KEYS
 from ..errors import DatasetError
 from ..reasoning_dataset import ReasoningDataset
+from .formats import source_config
 
 EXTRAS = ('other_boxes', *ANSWER_KEYS)
 """Fields that a record has in ``extras``, as far as they are known."""
@@ -90,38 +90,6 @@ def _make_record(item: dict, pipeline: Compose, ids: set[str]) -> Record:
         masks=masks,
         ignore=loaded.get('ignore_mask', np.zeros(masks.shape[1:], bool)),
         extras={key: item[key] for key in EXTRAS if key in item})
-
-
-# Formats with one mask an item, which may be background all over though an object is asked for.
-ONE_MASK = ('reasonseg', 'parquet')
-# The data sets that read each format: (class, its transform for masks, arguments from a path and
-# a split).
-SOURCES = {
-    'reasonseg': ('ReasonSegDataset', 'LoadReasonSegMask',
-                  lambda path, split: dict(data_root=path, split=split)),
-    'coco': ('ReferringSegDataset', 'LoadInstanceMasks',
-             lambda path, split: dict(data_root=path, ann_file='instances.json',
-                                      split_file='refs.json', split=split,
-                                      data_prefix=dict(img_path=''))),
-    'parquet': ('SegZeroEvalDataset', 'LoadInstanceMasks',
-                lambda path, split: dict(data_root=path, split=split)),
-    'jsonl': ('JsonLinesDataset', 'LoadInstanceMasks',
-              lambda path, split: dict(ann_file=path if os.path.isfile(path) else
-                                       os.path.join(path, f'{split}.jsonl'))),
-    'masks': ('MaskFolderDataset', 'LoadInstanceMasks',
-              lambda path, split: dict(data_root=path)),
-}
-
-
-def source_config(kind: str, path: str, split: str) -> dict:
-    """The config of the data set that reads a format of ``SOURCES``, without its pipeline."""
-    name, _, arguments = SOURCES[kind]
-    return dict(type=name, **arguments(path, split))
-
-
-def loading_steps(kind: str) -> list[dict]:
-    """The transforms that load image and masks of a format of ``SOURCES``."""
-    return [dict(type='LoadReasoningImage'), dict(type=SOURCES[kind][1])]
 
 
 def open_sources(kind: str, path: str, splits: Sequence[str],

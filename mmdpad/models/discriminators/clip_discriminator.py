@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import open_clip
 import torch
 from torch import Tensor
 
@@ -16,10 +15,7 @@ from mmdpad.models.in_parts import in_parts
 from mmdpad.models.non_finite import NonFiniteError, diagnose
 from mmdpad.registry import MODELS
 
-from .caption_tokens import CaptionTokens
-from .open_clip_loading import load_open_clip
 from .sharing import to_pixels
-from .text_tower import encode_text
 
 _NAME = 'The discriminator (CLIP)'
 
@@ -60,6 +56,11 @@ class CLIPDiscriminator(FrozenModule):
                  allow_random: bool = False,
                  cache_size: int = 8192) -> None:
         super().__init__(cache_size)
+        # Here, because most who import mmdpad.models build no CLIP, and open_clip brings timm.
+        import open_clip
+
+        from .caption_tokens import CaptionTokens
+        from .open_clip_loading import load_open_clip
         self.clip, self._preprocess, tokenizer = load_open_clip(
             model_name, pretrained, precision, allow_random, context_length, quick_gelu)
         self._preprocessing = repr(sorted(self.clip.visual.preprocess_cfg.items()))
@@ -111,6 +112,7 @@ class CLIPDiscriminator(FrozenModule):
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
         """Unit vectors (len(texts), D), float32, on the CPU."""
+        from .text_tower import encode_text
         tokens = self.tokens(texts)
 
         def encode(part: slice) -> Tensor:

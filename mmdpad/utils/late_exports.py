@@ -1,0 +1,37 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Packages whose names are imported when they are first used (PEP 562)."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def late_exports(package: str, places: Mapping[str, Iterable[str]]
+                 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The ``__getattr__`` and ``__dir__`` of a package.
+
+    Its ``__init__.py`` has the same imports below ``if TYPE_CHECKING:`` and the names in
+    ``__all__``, for tools that read it.
+
+    Args:
+        package: Its ``__name__``.
+        places: Submodule -> the names in it that the package exports. A submodule without any is
+            exported itself.
+    """
+    place_of = {name: module for module, names in places.items() for name in names or (module,)}
+
+    def get(name: str) -> Any:
+        if name not in place_of:
+            raise AttributeError(f'module {package!r} has no attribute {name!r}')
+        module = importlib.import_module(f'{package}.{place_of[name]}')
+        value = module if name == place_of[name] else getattr(module, name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *place_of})
+
+    return get, names

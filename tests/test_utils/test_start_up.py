@@ -1,0 +1,123 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What a command's start imports, and that nothing is lost by it."""
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.optim.optimizer import builder
+from mmengine.registry import OPTIMIZERS
+
+import mmdpad
+from mmdpad.utils.late_exports import late_exports
+
+ROOT = Path(mmdpad.__file__).parents[1]
+LATE_PACKAGES = ('mmdpad.apis', 'mmdpad.datasets', 'mmdpad.datasets.conversion',
+                 'mmdpad.structures')
+HEAVY = ('torch', 'transformers', 'peft', 'bitsandbytes', 'mmdet', 'mmcv', 'mmengine.runner',
+         'open_clip', 'scipy', 'matplotlib', 'pandas')
+OPTIMIZERS_OF_OTHERS = '''
+import json, logging, sys, warnings
+import mmdpad
+from mmdpad.utils import start_command
+start_command()
+start_command()
+import mmdpad.registry, mmengine.runner
+from mmengine.optim.optimizer import builder
+from mmengine.registry import OPTIMIZERS, DefaultScope
+from mmengine.fileio import FileClient
+from mmengine.logging import print_log
+late = ('bitsandbytes', 'transformers', 'peft')
+def imported():
+    return [name for name in late if name in sys.modules]
+told = dict(start=imported(), AdamW=OPTIMIZERS.get('AdamW').__module__, then=imported())
+FileClient.infer_client(uri='some/file')
+print_log('kept', 'current', logging.WARNING)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.warn_explicit('pkg_resources is deprecated as an API.', UserWarning, 'any.py', 1,
+                           'mmengine.utils.package_utils')
+    warnings.warn_explicit('what a user can act on', UserWarning, 'any.py', 1, 'mmengine')
+told['caught'] = [str(warning.message) for warning in caught]
+with DefaultScope.overwrite_default_scope('mmdpad'):
+    told['wrong'] = mmdpad.registry.OPTIMIZERS.get('AdamW9bit')
+    told['found'] = mmdpad.registry.OPTIMIZERS.get(sys.argv[1]).__name__
+told.update(names=sorted(OPTIMIZERS.module_dict), size=len(OPTIMIZERS),
+            bitsandbytes=builder.BITSANDBYTES_OPTIMIZERS,
+            transformers=builder.TRANSFORMERS_OPTIMIZERS, end=imported())
+print(json.dumps(told))
+'''
+
+
+def run(*command):
+    """What a Python program prints last, as JSON, and its stderr."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
+
+
+def test_help_texts_import_nothing_heavy():
+    found, _ = run('tests/help_texts.py', *HEAVY)
+    assert {name: modules for name, modules in found.items() if modules} == {}
+    assert {'infer', 'train', 'doctor', 'train.py', 'benchmarks/rollout.py',
+            'miniature/make_policy.py', 'analysis_tools/report.py'} <= found.keys()
+
+
+def test_what_comes_late_is_not_imported_with_its_package():
+    program = (f'import json, sys, {", ".join(LATE_PACKAGES)}; '
+               f'print(json.dumps([name for name in sys.argv[1:] if name in sys.modules]))')
+    assert run('-c', program, *HEAVY)[0] == []
+
+
+@pytest.mark.skipif(not builder.BITSANDBYTES_OPTIMIZERS, reason='bitsandbytes is not installed')
+def test_optimizers_of_others_come_when_they_are_looked_for():
+    name = builder.BITSANDBYTES_OPTIMIZERS[-1]
+    told, text = run('-c', OPTIMIZERS_OF_OTHERS, name)
+    assert told['start'] == told['then'] == [] and told['AdamW'].startswith('torch.optim')
+    assert told['wrong'] is None
+    assert told['found'] == OPTIMIZERS.get(name).__name__
+    assert told['bitsandbytes'] == builder.BITSANDBYTES_OPTIMIZERS
+    assert told['transformers'] == builder.TRANSFORMERS_OPTIMIZERS
+    torch_and_others = sorted({*builder.TORCH_OPTIMIZERS, *builder.BITSANDBYTES_OPTIMIZERS,
+                               *builder.TRANSFORMERS_OPTIMIZERS} - {'Adafactor'} | {
+                                   'Adafactor', 'TorchAdafactor'})
+    assert set(torch_and_others) <= set(told['names']) and told['size'] == len(told['names'])
+    assert {'bitsandbytes', 'transformers'} <= set(told['end'])
+    assert told['caught'] == ['what a user can act on']
+    assert 'kept' in text and 'deprecated' not in text and 'alias' not in text
+
+
+@pytest.mark.parametrize('name', LATE_PACKAGES)
+def test_late_packages_say_the_same_three_times(name):
+    package = importlib.import_module(name)
+    tree = ast.parse(Path(package.__file__).read_text(encoding='utf-8'))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {alias.name: node.module for node in block.body for alias in node.names}
+    call = next(node.value for node in tree.body
+                if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call))
+    places = ast.literal_eval(call.args[1])
+    placed = {item: module if names else None for module, names in places.items()
+              for item in names or (module,)}
+    assert typed == placed and sorted(placed) == sorted(package.__all__)
+    assert set(package.__all__) <= set(dir(package))
+    for item in package.__all__:
+        assert getattr(package, item) is vars(package)[item]
+
+
+def test_a_late_package_lacks_what_it_does_not_export():
+    get, _ = late_exports('mmdpad.structures', {'packing': ('fill',)})
+    with pytest.raises(AttributeError, match="module 'mmdpad.structures' has no attribute 'file'"):
+        get('file')
+    with pytest.raises(ImportError, match='cannot import name'):
+        exec('from mmdpad.structures import file')
+
+
+def test_all_data_sets_and_formats_are_registered():
+    from mmdpad.datasets import conversion
+    from mmdpad.registry import DATASETS
+    names = {name for name in importlib.import_module('mmdpad.datasets').__all__
+             if name.endswith('Dataset') and name != 'ReasoningDataset'}
+    assert names and all(DATASETS.get(name) is not None for name in names)
+    assert sorted(conversion.WRITERS) == sorted(conversion.TARGETS)

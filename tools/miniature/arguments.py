@@ -1,0 +1,27 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The command line of the scripts that make the miniature models. It imports nothing, so that a
+help text waits for nothing."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+WEIGHTS = Path(__file__).resolve().parents[2] / 'mmdpad' / 'testing' / 'weights'
+
+
+def make_parser(description: str, folder: str) -> argparse.ArgumentParser:
+    """Command line of one script: `--out` (a folder), `--seed`, `--scale` (share of the steps)."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('--out', type=Path, default=WEIGHTS / folder, help='destination folder')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--scale', type=float, default=1.0,
+                        help='train for this share of the full number of steps')
+    return parser
+
+
+def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What the command line says, if that can be."""
+    args = parser.parse_args()
+    if args.scale <= 0:
+        parser.error(f'`--scale` should be positive, but got {args.scale}')
+    return args
