@@ -17,7 +17,6 @@ from mmengine.registry import DefaultScope
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import as_built, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
-from mmdpad.engine.check_arguments import find_wrong_arguments
 from mmdpad.engine.check_config import check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.cost import make_report, read_config_cost, with_response_tokens
@@ -59,7 +58,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
     faulty = set(found.misnamed)
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdpad'):
         for node in found.nodes:
-            if not any(find_wrong_arguments(node)) and (wrong := list(check_weights(node))):
+            if id(node.entry) not in found.unreadable and (wrong := list(check_weights(node))):
                 problems += wrong
                 faulty.add(id(node.entry))
             problems += _check_packages(node)
@@ -219,7 +218,7 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
     try:
         cost = read_config_cost(config)
         cost = with_response_tokens(cost, config, cost.max_tokens)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         notes.append(f'memory: not estimated ({error})')
         return
     gpus = max(torch.cuda.device_count(), 1)
