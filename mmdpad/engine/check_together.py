@@ -48,14 +48,14 @@ def find_misspelt_entries(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _holds(place: Any, value: Any) -> bool:
-    """Whether a value stands somewhere in another one."""
-    if isinstance(value, (str, dict, list, tuple)) and value:
-        if place == value or isinstance(place, str) and isinstance(value, str) and value in place:
-            return True
-        inner = place.values() if isinstance(place, Mapping) else place
-        return isinstance(inner, (list, tuple)) or not isinstance(inner, str) and hasattr(
-            inner, '__iter__') and any(_holds(item, value) for item in inner)
-    return False
+    """Whether a dict, list or text stands somewhere in another value."""
+    if not isinstance(value, (dict, list, tuple, str)) or not value:
+        return False
+    if place == value or isinstance(place, str) and isinstance(value, str) and value in place:
+        return True
+    inner = place.values() if isinstance(place, Mapping) else (
+        place if isinstance(place, (list, tuple)) else ())
+    return any(_holds(item, value) for item in inner)
 
 
 def find_wrong_compile(config: Mapping[str, Any]) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _check_save_best(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[s
     """A metric that the evaluator does not compute would end the run at its first validation."""
     metrics = [node for node in nodes if node.path.startswith('val_evaluator')
                and hasattr(node.kind, 'default_prefix')]
-    if not config.get('val_cfg') or not metrics or not all(map(_is_known, metrics)):
+    if not config.get('val_cfg') or not metrics or not all(map(_prefix, metrics)):
         return
     prefixes = {_prefix(node): node.kind for node in metrics}
     for node in nodes:
@@ -146,12 +146,8 @@ def _check_save_best(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[s
                        f'{prefixes[prefix].__name__}, but got {name!r}; {advice}')
 
 
-def _is_known(node: Node) -> bool:
-    """Whether the names of a metric are all under one prefix."""
-    return bool(_prefix(node))
-
-
 def _prefix(node: Node) -> str:
+    """What stands before the names of a metric; empty where they have various ones."""
     return node.entry.get('prefix') or node.kind.default_prefix or ''
 
 

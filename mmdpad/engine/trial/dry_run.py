@@ -67,11 +67,12 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
         policy = (config.get('model') or {}).get('policy')
         encoder = None
         if policy and id(policy) not in faulty:
-            encoder, wrong = _read_processor(policy, training)
+            encoder, wrong = _read_processor(policy)
             problems += wrong
             if encoder is not None:
                 notes.append(f'model.policy: {encoder.responses.describe()}')
                 problems += _check_handover(policy, found.nodes)
+                problems += _check_trainable(policy) if training else []
         problems += _check_data(config, training, found.misnamed, encoder, notes)
         if training:
             problems += _check_loop(config, found.nodes)
@@ -133,19 +134,24 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
             yield f'`{node.path}.ann_file`: {path} is not there; download it or correct the path'
 
 
-def _read_processor(policy: Any, training: bool) -> tuple[PromptEncoder | None, list[str]]:
+def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:
     """The encoder of a policy's prompts, if its folder exists, and the problems with it."""
     folder = find_folder(policy['pretrained']) if policy.get('pretrained') else None
     if folder is None or not (folder / 'config.json').is_file():
         return None, []  # not a policy of ours
     try:
-        if training:
-            check_trainable(str(folder), policy.get('lora'))
         coordinates = policy.get('coordinates') or find_family(str(folder)).coordinates
         return PromptEncoder(str(folder), policy.get('prompt_template', 'default'),
                              policy.get('max_prompt_tokens', 1300), coordinates), []
     except (OSError, ValueError) as error:
         return None, [f'`model.policy`: {error}']
+
+
+def _check_trainable(policy: Any) -> Iterator[str]:
+    try:
+        check_trainable(str(find_folder(policy['pretrained'])), policy.get('lora'))
+    except ValueError as error:
+        yield f'`model.policy`: {error}'
 
 
 def _check_handover(policy: Any, nodes: list[Node]) -> Iterator[str]:
