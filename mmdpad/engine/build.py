@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
 from mmdpad.datasets.reasoning_dataset import for_evaluation
-from mmdpad.models import VLMReasoningHead
-from mmdpad.models.heads.policy_source import check_policy
+from mmdpad.models.heads.policy_source import is_about_policy
 from mmdpad.registry import MODELS
 
 from .check_config import check_config
 from .checkpoints import read_meta
-from .config_nodes import Node
 from .stopping import leave_no_handler, shield_workers
 
 # mmengine's own default hooks.
@@ -41,8 +40,8 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
             folder, one line each.
     """
     found = check_config(config, training)
-    if problems := [*found.problems] or list(_check_policies(found.nodes)):
-        raise UnsuitableConfig('\n'.join(problems))
+    if found.problems:
+        raise UnsuitableConfig('\n'.join(found.problems))
     warning = keep_seed(config)
     # A tied weight has two names, by which mmengine's constructor would train it twice.
     wrapper = config.get('optim_wrapper') or {}
@@ -52,14 +51,15 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
     hooks = config.get('default_hooks') or {}
     for name in [name for name, hook in hooks.items() if hook is None and name not in OWN_HOOKS]:
         del hooks[name]
-    if config.get('strategy') is None:
-        runner = Runner.from_cfg(config)
-    else:
-        if not training:  # `init_weights` refuses a policy that cannot be trained
-            config.init_weights_for_test_or_val = False
-        runner = FlexibleRunner.from_cfg(config)
-        # It would build the model after the loops, which look at it.
-        runner.model = MODELS.build(runner.model)
+    with _policy_problems_told():
+        if config.get('strategy') is None:
+            runner = Runner.from_cfg(config)
+        else:
+            if not training:  # `init_weights` refuses a policy that cannot be trained
+                config.init_weights_for_test_or_val = False
+            runner = FlexibleRunner.from_cfg(config)
+            # It would build the model after the loops, which look at it.
+            runner.model = MODELS.build(runner.model)
     for name in ('_val_dataloader', '_test_dataloader'):
         # Of mmengine's own loops, too; the config itself stays as it is.
         if isinstance(loader := getattr(runner, name), dict):
@@ -71,14 +71,16 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
     return runner
 
 
-def _check_policies(nodes: Iterable[Node]) -> Iterator[str]:
-    """Problems of the folders that policies are loaded from."""
-    for node in nodes:
-        if node.is_kind(VLMReasoningHead):
-            try:
-                check_policy(node.entry)
-            except (OSError, ValueError, ImportError) as error:
-                yield from (f'`{node.path}`: {line}' for line in str(error).splitlines())
+@contextmanager
+def _policy_problems_told() -> Iterator[None]:
+    """Within the block what is wrong with a policy's folder is an :class:`UnsuitableConfig`."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        if not is_about_policy(error):
+            raise
+        raise UnsuitableConfig('\n'.join(
+            f'`model.policy`: {line}' for line in str(error).splitlines())) from error
 
 
 def keep_seed(config: Config) -> str | None:

@@ -6,15 +6,24 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from mmdet.evaluation import CocoMetric
+from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 from mmengine.registry import FUNCTIONS
 
 from mmdpad.models import ReasoningSegmentor, VLLMRollout, VLMReasoningHead
-from mmdpad.models.decoders import DetectorDecoder
-from mmdpad.models.discriminators import DiscriminativeOptions, DiscriminativeReward
+from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
+from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder, check_image_dtype
+from mmdpad.models.decoders.sam_decoder import check_name
+from mmdpad.models.discriminators import (
+    CLIPDiscriminator,
+    DiscriminativeOptions,
+    DiscriminativeReward,
+)
+from mmdpad.models.discriminators.open_clip_loading import check_precision
 from mmdpad.models.heads.lora import lora_config
 from mmdpad.models.heads.quantization import quantization_config
 from mmdpad.models.heads.vlm_reasoning_head import check_attention
@@ -27,6 +36,7 @@ from mmdpad.registry import (
     DATA_SAMPLERS,
     HOOKS,
     LOOPS,
+    METRICS,
     MODELS,
     REWARDS,
     TRANSFORMS,
@@ -39,12 +49,13 @@ from mmdpad.utils.argument_types import find_wrong_types
 from .config_nodes import Node
 
 # Keys that mmengine or the reward composition removes before a class is built.
-_TAKEN_OUT = {'type', '_scope_', '_delete_', 'priority', 'weight', 'optimizer', 'constructor',
+TAKEN_OUT = {'type', '_scope_', '_delete_', 'priority', 'weight', 'optimizer', 'constructor',
               'paramwise_cfg', 'convert_to_iter_based'}
 # Arguments that a class gets in addition to its config.
 _GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset', 'save_dir'}
 # Built to check their arguments, since that loads nothing.
-_LIGHT = (HOOKS, TRANSFORMS)
+_LIGHT = (HOOKS, TRANSFORMS, METRICS)
+_LIGHT_METRICS_OF_MMDET = (CocoMetric, RefSegMetricOfMMDet)
 _OURS = 'mmdpad.'
 # Packages with correct annotations, but for these; mmdet's contradict its own configs.
 _ANNOTATED = (_OURS, 'mmengine.', 'torch.optim.')
@@ -53,18 +64,23 @@ _MISANNOTATED = {'AmpOptimWrapper': ('loss_scale', )}
 REFUSALS = (TypeError, ValueError, KeyError, AttributeError, AssertionError)
 
 
-def check_node(node: Node) -> Iterator[str]:
-    """Problems with the type and the arguments of one node."""
+def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
+    """Problems with the type and the arguments of one node.
+
+    Args:
+        node: The node.
+        wrong_arguments: What :func:`find_wrong_arguments` finds, which is among them.
+    """
     kind = node.kind
     if kind is None:
         yield _unknown_type(node)
         return
     module = getattr(kind, '__module__', '') or ''
-    wrong = list(find_wrong_arguments(node))
+    wrong = list(wrong_arguments)
     if _is_annotated(node):
         wrong = [*_check_names(node, kind), *wrong]
     elif node.registry is FUNCTIONS and inspect.isfunction(kind):
-        wrong = [*unknown_keys(node.entry.keys() - _TAKEN_OUT, inspect.signature(kind).parameters,
+        wrong = [*unknown_keys(node.entry.keys() - TAKEN_OUT, inspect.signature(kind).parameters,
                                node.path, kind.__name__)]
     if node.registry is REWARDS:
         def weighted(weight: float = 1.0) -> None: ...
@@ -74,8 +90,8 @@ def check_node(node: Node) -> Iterator[str]:
     build = _builder(node, kind, module)
     if build is not None and not wrong:
         try:
-            build(dict(node.entry))
-        except REFUSALS as error:
+            build(_without_files(node.entry))
+        except (*REFUSALS, RuntimeError) as error:
             yield describe_refusal(node.path, node.entry, error)
 
 
@@ -136,11 +152,28 @@ def unknown_keys(given: Iterable[str], known: Iterable[str], path: str,
 
 
 def _builder(node: Node, kind: Any, module: str) -> Callable[[dict], Any] | None:
-    if node.registry in _LIGHT and module.startswith((_OURS, 'mmengine.')):
-        return node.registry.build
-    if node.registry is REWARDS and not inspect.isclass(kind) and module.startswith(_OURS):
+    if node.registry in _LIGHT and inspect.isclass(kind) and (
+            module.startswith((_OURS, 'mmengine.'))
+            or issubclass(kind, _LIGHT_METRICS_OF_MMDET)):
+        return lambda entry: kind(**{
+            k: v for k, v in entry.items() if k not in ('type', '_scope_', 'priority')})
+    if node.registry is REWARDS and module.startswith(_OURS):
         return lambda entry: build_term({k: v for k, v in entry.items() if k != 'weight'})
     return None
+
+
+def _without_files(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry that reads no annotations and builds no discriminator, which have checks of their
+    own."""
+    made: dict[str, Any] = {}
+    for key, value in entry.items():
+        if key == 'discriminator':
+            value = dict(type='torch.nn.Identity')
+        elif isinstance(value, Mapping):
+            value = _without_files(value)
+        if key != 'ann_file':
+            made[key] = value
+    return made
 
 
 def _unknown_type(node: Node) -> str:
@@ -162,8 +195,8 @@ def _unknown_type(node: Node) -> str:
 
 def _check_names(node: Node, kind: type) -> Iterator[str]:
     """Unknown and missing arguments of a class."""
-    known = _arguments(kind)
-    given = node.entry.keys() - _TAKEN_OUT
+    known = known_arguments(kind)
+    given = node.entry.keys() - TAKEN_OUT
     if known is not None:
         yield from unknown_keys(given, known, node.path, kind.__name__)
     if not kind.__module__.startswith(_OURS):
@@ -177,7 +210,7 @@ def _check_names(node: Node, kind: type) -> Iterator[str]:
         yield f'`{node.path}`: {kind.__name__} needs the argument {name!r}; add it'
 
 
-def _arguments(kind: type) -> set[str] | None:
+def known_arguments(kind: type) -> set[str] | None:
     """The arguments of a class and of the bases that it passes ``**kwargs`` to; None for any."""
     names: set[str] = set()
     bases = [base for base in kind.__mro__ if '__init__' in vars(base) and base is not object]
@@ -255,7 +288,7 @@ def _check_vllm(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 
 def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     given = {name: value for name, value in entry.items()
-             if name not in (*_TAKEN_OUT, 'discriminator', 'device')}
+             if name not in (*TAKEN_OUT, 'discriminator', 'device')}
     known = inspect.signature(DiscriminativeOptions).parameters
     wrong = [*unknown_keys(given, {*known, 'discriminator', 'device'}, path,
                            'DiscriminativeReward'),
@@ -266,6 +299,17 @@ def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
             DiscriminativeOptions(**given)
         except REFUSALS as error:
             yield describe_refusal(path, entry, error)
+
+
+def _refusal(check: Callable[[Any], None], name: str) -> Callable[..., Iterator[str]]:
+    """A check of one argument by a function that raises."""
+    def problems(entry: Mapping[str, Any], path: str) -> Iterator[str]:
+        if name in entry:
+            try:
+                check(entry[name])
+            except REFUSALS as error:
+                yield describe_refusal(path, entry, error)
+    return problems
 
 
 def _check_detector(entry: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -280,4 +324,6 @@ def _check_detector(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
     VLMReasoningHead: _check_policy, ReasoningSegmentor: _check_segmentor,
     VLLMRollout: _check_vllm, DiscriminativeReward: _check_discriminative,
-    DetectorDecoder: _check_detector}
+    DetectorDecoder: _check_detector, SAMDecoder: _refusal(check_name, 'model'),
+    HFSAMDecoder: _refusal(check_image_dtype, 'dtype'),
+    CLIPDiscriminator: _refusal(check_precision, 'precision')}

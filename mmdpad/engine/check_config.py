@@ -14,10 +14,19 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import init_dist
+from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
+from mmengine.runner import (
+    EpochBasedTrainLoop,
+    IterBasedTrainLoop,
+    LogProcessor,
+    Runner,
+    TestLoop,
+    ValLoop,
+)
 from mmengine.utils.dl_utils import set_multi_processing
+from mmengine.visualization import Visualizer
 from torch import nn
 from torch.cuda.amp import GradScaler
 from torch.utils.data import DataLoader
@@ -31,12 +40,15 @@ from mmdpad.utils.argument_types import find_wrong_types
 
 from .check_arguments import (
     REFUSALS,
+    TAKEN_OUT,
     check_node,
     check_place,
     describe_refusal,
     find_wrong_arguments,
+    known_arguments,
     unknown_keys,
 )
+from .check_together import find_clashes, find_misspelt_entries, find_wrong_compile
 from .config_nodes import Node, find_nodes
 from .flags import find_wrong_scaling
 
@@ -51,6 +63,10 @@ _NAMED = {'rewards', 'default_hooks'}
 _AT_TOP = {'model', 'strategy', 'model_wrapper_cfg', 'log_processor', 'visualizer'}
 _TYPE_OPTIONAL = {'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'log_processor',
                   'visualizer', 'model_wrapper_cfg'}
+_DEFAULT_KINDS = dict(
+    train_cfg=(EpochBasedTrainLoop, IterBasedTrainLoop), val_cfg=(ValLoop, ), test_cfg=(TestLoop, ),
+    optim_wrapper=(OptimWrapper, ), log_processor=(LogProcessor, ), visualizer=(Visualizer, ),
+    model_wrapper_cfg=(MMDistributedDataParallel, ))
 _BY_PRECISION = ('loss_scale', 'dtype', 'use_fsdp')
 
 
@@ -62,13 +78,21 @@ class Findings:
         problems: One line each, with key, value and remedy.
         nodes: All dicts with a ``type`` that a run reads.
         misnamed: ``id`` of those with a wrong type or wrong arguments.
+        unreadable: ``id`` of those of them with arguments of wrong types.
         readable: Whether all values have the types that their readers expect.
     """
 
     problems: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     misnamed: set[int] = field(default_factory=set)
+    unreadable: set[int] = field(default_factory=set)
     readable: bool = True
+
+    @property
+    def policy(self) -> Node | None:
+        """``model.policy``, if it is one of ours."""
+        return next((node for node in self.nodes if node.path == 'model.policy'
+                     and node.is_kind(VLMReasoningHead)), None)
 
 
 def check_config(config: Config, training: bool = True) -> Findings:
@@ -80,6 +104,7 @@ def check_config(config: Config, training: bool = True) -> Findings:
     """
     part = _relevant(config, training)
     found = Findings(list(_check_entries(part)) or list(_check_shape(part, '')))
+    found.problems += find_misspelt_entries(config)
     if found.problems:
         found.readable = False
         return found
@@ -88,16 +113,22 @@ def check_config(config: Config, training: bool = True) -> Findings:
         found.readable = not found.problems
         found.nodes = list(find_nodes(part))
         for node in found.nodes:
-            if wrong := list(check_node(node)):
+            unreadable = list(find_wrong_arguments(node))
+            if wrong := list(check_node(node, unreadable)):
                 found.problems += wrong
                 found.misnamed.add(id(node.entry))
-                found.readable &= not any(find_wrong_arguments(node))
+            if unreadable:
+                found.unreadable.add(id(node.entry))
+        found.readable &= not found.unreadable
         found.problems += find_unreadable(found.nodes)
-        if training and found.readable:
-            found.problems += find_wrong_scaling(config)
-            if not found.problems:
+        if found.readable:
+            if training:
+                found.problems += find_wrong_scaling(config)
+            if training and not found.problems:
                 found.problems += _check_optimizer(config)
-            found.problems += _check_precision(found.nodes)
+            if training:
+                found.problems += _check_trainable(found.policy)
+            found.problems += find_clashes(config, found.nodes, training)
     if problem := find_wrong_strategy(config):
         found.problems.append(problem)
     found.problems = list(dict.fromkeys(found.problems))
@@ -144,6 +175,8 @@ def _check_entries(part: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_parts(part: Mapping[str, Any]) -> Iterator[str]:
     """mmengine takes all entries of a loop or none."""
+    if part.get('model') is None:
+        yield '`model` should be the config of a model, but is not there; set it'
     for names, needed in ((('train_dataloader', 'train_cfg', 'optim_wrapper'), True),
                           (('val_dataloader', 'val_cfg', 'val_evaluator'), False),
                           (('test_dataloader', 'test_cfg', 'test_evaluator'), False)):
@@ -218,6 +251,8 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_section(env.get('dist_cfg'), 'env_cfg.dist_cfg', init_dist, closed=False)
     yield from _check_section(part.get('randomness'), 'randomness', seeding)
     yield from _check_section(part.get('auto_scale_lr'), 'auto_scale_lr', scaling)
+    yield from find_wrong_compile(part)
+    yield from _check_untyped(part)
     if is_kind(wrapper, AmpOptimWrapper, OPTIM_WRAPPERS):
         yield from _check_amp(wrapper)
     yield from _check_section(wrapper.get('clip_grad'), 'optim_wrapper.clip_grad', clipping)
@@ -230,6 +265,17 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
             yield f'`{name}` needs the entry `dataset`; add it'
         if part.get(name) is not None and not wrong:
             yield from _check_loader(part[name], name)
+
+
+def _check_untyped(part: Mapping[str, Any]) -> Iterator[str]:
+    """Dicts in which mmengine fills in a `type`."""
+    for name, kinds in _DEFAULT_KINDS.items():
+        given = part.get(name)
+        if isinstance(given, Mapping) and 'type' not in given:
+            known = set().union(*(known_arguments(kind) or () for kind in kinds))
+            if known:
+                yield from unknown_keys(given, known | TAKEN_OUT | {'by_epoch'}, name,
+                                        kinds[0].__name__)
 
 
 def _check_multipliers(given: Any, own_constructor: bool) -> Iterator[str]:
@@ -338,8 +384,6 @@ def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:
         pass
 
 
-def _check_precision(nodes: list[Node]) -> Iterator[str]:
-    for node in nodes:
-        if node.path == 'model.policy' and node.is_kind(VLMReasoningHead):
-            if problem := find_untrainable(node.entry, node.path):
-                yield problem
+def _check_trainable(policy: Node | None) -> Iterator[str]:
+    if policy is not None and (problem := find_untrainable(policy.entry, policy.path)):
+        yield problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
+import math
 import os
 import types
 import typing
@@ -74,6 +75,9 @@ def _resolve(annotation: Any, names: dict[str, Any]) -> Any:
 
 def _compare(value: Any, hint: Any, key: str) -> Iterator[str]:
     kinds = _plain_types(hint)
+    if isinstance(value, float) and math.isnan(value):
+        yield f'`{key}` should be a number, but got nan; correct it'
+        return
     if kinds is None:
         return
     if not _fits(value, kinds):

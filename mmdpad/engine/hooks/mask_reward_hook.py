@@ -33,6 +33,7 @@ class MaskRewardHook(RewardHook):
     """
 
     term = 'mask_iou'
+    needs_decoder = True
 
     def __init__(self, tiers: Sequence[float] | None = None, weight: float = 1.0,
                  ignore_regions: str = 'target', name: str = term) -> None:

@@ -16,7 +16,10 @@ from mmdpad.models.adapter_folder import find_adapter
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
 from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
-from mmdpad.models.discriminators.open_clip_loading import check_open_clip
+from mmdpad.models.discriminators.open_clip_loading import (
+    check_open_clip,
+    find_missing_download,
+)
 from mmdpad.models.folder_files import check_weights_file
 from mmdpad.models.heads.lora import add_lora
 from mmdpad.models.heads.named_weights import check_handover
@@ -94,12 +97,14 @@ def _checkpoint(node: Node) -> Iterator[str]:
 def _clip(node: Node) -> Iterator[str]:
     entry = node.entry
     try:
-        _, _, file = check_open_clip(entry['model_name'], entry.get('pretrained', 'openai'),
+        name, tag, file = check_open_clip(entry['model_name'], entry.get('pretrained', 'openai'),
                                      entry.get('allow_random', False))
     except (ValueError, FileNotFoundError) as error:
         yield str(error)
     else:
         if file and (problem := check_weights_file(Path(file))):
+            yield problem
+        if problem := find_missing_download(name, tag):
             yield problem
 
 

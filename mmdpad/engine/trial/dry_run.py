@@ -18,7 +18,6 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import as_built, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
-from mmdpad.engine.check_arguments import find_wrong_arguments
 from mmdpad.engine.check_config import check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.cost import make_report, read_config_cost, with_response_tokens
@@ -60,7 +59,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
     faulty = set(found.misnamed)
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdpad'):
         for node in found.nodes:
-            if not any(find_wrong_arguments(node)) and (wrong := list(check_weights(node))):
+            if id(node.entry) not in found.unreadable and (wrong := list(check_weights(node))):
                 problems += wrong
                 faulty.add(id(node.entry))
             problems += _check_packages(node)
@@ -69,11 +68,12 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
         policy = (config.get('model') or {}).get('policy')
         encoder = None
         if policy and id(policy) not in faulty:
-            encoder, wrong = _read_processor(policy, training)
+            encoder, wrong = _read_processor(policy)
             problems += wrong
             if encoder is not None:
                 notes.append(f'model.policy: {encoder.responses.describe()}')
                 problems += _check_handover(policy, found.nodes)
+                problems += _check_trainable(policy) if training else []
         problems += _check_data(config, training, found.misnamed, encoder, notes)
         if training:
             problems += _check_loop(config, found.nodes)
@@ -140,19 +140,24 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
             yield f'`{node.path}.ann_file`: {path} is not there; download it or correct the path'
 
 
-def _read_processor(policy: Any, training: bool) -> tuple[PromptEncoder | None, list[str]]:
+def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:
     """The encoder of a policy's prompts, if its folder exists, and the problems with it."""
     folder = find_folder(policy['pretrained']) if policy.get('pretrained') else None
     if folder is None or not (folder / 'config.json').is_file():
         return None, []  # not a policy of ours
     try:
-        if training:
-            check_trainable(str(folder), policy.get('lora'))
         coordinates = policy.get('coordinates') or find_family(str(folder)).coordinates
         return PromptEncoder(str(folder), policy.get('prompt_template', 'default'),
                              policy.get('max_prompt_tokens', 1300), coordinates), []
     except (OSError, ValueError) as error:
         return None, [f'`model.policy`: {error}']
+
+
+def _check_trainable(policy: Any) -> Iterator[str]:
+    try:
+        check_trainable(str(find_folder(policy['pretrained'])), policy.get('lora'))
+    except ValueError as error:
+        yield f'`model.policy`: {error}'
 
 
 def _check_handover(policy: Any, nodes: list[Node]) -> Iterator[str]:
@@ -223,7 +228,7 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
     try:
         cost = read_config_cost(config)
         cost = with_response_tokens(cost, config, cost.max_tokens)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         notes.append(f'memory: not estimated ({error})')
         return
     gpus = max(torch.cuda.device_count(), 1)

@@ -31,6 +31,12 @@ class SeenImage(NamedTuple):
     shape: tuple[int, int]
 
 
+def check_image_dtype(dtype: str) -> None:
+    """Raises ValueError unless images can be encoded in this type."""
+    if dtype not in _DTYPES:
+        raise ValueError(f'`dtype` should be one of {_DTYPES}, but got {dtype!r}')
+
+
 class HFSAMDecoder(PromptedDecoder):
     """A frozen model of the SAM family, prompted by one box and some positive points per object.
 
@@ -61,8 +67,7 @@ class HFSAMDecoder(PromptedDecoder):
 
     def __init__(self, pretrained: str, dtype: str = 'float32', cache_size: int = 16) -> None:
         super().__init__(cache_size)
-        if dtype not in _DTYPES:
-            raise ValueError(f'`dtype` should be one of {_DTYPES}, but got {dtype!r}')
+        check_image_dtype(dtype)
         source = self.check_folder(pretrained)
         remedy = f'Download the whole folder of a model such as {self.example} again'
         self.processor = from_folder(self.processor_class, source, remedy)

@@ -48,9 +48,7 @@ class SAMDecoder(PromptedDecoder):
                  allow_random: bool = False,
                  cache_size: int = 16) -> None:
         super().__init__(cache_size)
-        if model not in sam_model_registry:
-            raise ValueError(f'`model` should be one of {sorted(sam_model_registry)} (names of '
-                             f'segment_anything.sam_model_registry), but got {model!r}')
+        check_name(model)
         # The file is read first: building a large model takes seconds, a wrong path none.
         state = read_checkpoint(checkpoint, _REMEDY, allow_random)
         self.sam = sam_model_registry[model]()
@@ -87,6 +85,13 @@ class SAMDecoder(PromptedDecoder):
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float, device=self.device)
+
+
+def check_name(model: str) -> None:
+    """Raises ValueError unless this is a name of ``segment_anything.sam_model_registry``."""
+    if model not in sam_model_registry:
+        raise ValueError(f'`model` should be one of {sorted(sam_model_registry)} (names of '
+                         f'segment_anything.sam_model_registry), but got {model!r}')
 
 
 class _AtLeastAPixel(ResizeLongestSide):

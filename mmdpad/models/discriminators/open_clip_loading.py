@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+from huggingface_hub import hf_hub_download, is_offline_mode
+from huggingface_hub.errors import EntryNotFoundError
 from mmengine.logging import print_log
 from open_clip.factory import _find_checkpoint_in_dir
 from safetensors import SafetensorError
@@ -53,8 +55,7 @@ def load_open_clip(model_name: str,
         FileNotFoundError: A folder, config or weights file that is not there.
         RuntimeError: Config, weights or tokenizer that open_clip cannot fetch, read or fit.
     """
-    if precision not in _PRECISIONS:
-        raise ValueError(f'`precision` should be one of {_PRECISIONS}, but got {precision!r}')
+    check_precision(precision)
     model_name, pretrained, file = check_open_clip(model_name, pretrained, allow_random)
     if context_length is not None and (pretrained or model_name.startswith(_HUB)):
         raise ValueError(f'`context_length` should be left out where open_clip brings the weights, '
@@ -88,6 +89,12 @@ def load_open_clip(model_name: str,
     if _is_folder(model_name):
         warn_of_other_tokens(tokenizer, Path(model_name[len(_LOCAL):]))
     return model, for_any_shape(preprocess), tokenizer
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError unless open_clip knows this precision."""
+    if precision not in _PRECISIONS:
+        raise ValueError(f'`precision` should be one of {_PRECISIONS}, but got {precision!r}')
 
 
 @contextmanager
@@ -154,6 +161,26 @@ def check_open_clip(model_name: str, pretrained: str | None,
     model_name = model_name.replace('/', '-')
     _check_name(model_name)
     return model_name, *_check_pretrained(model_name, pretrained, allow_random)
+
+
+def find_missing_download(model_name: str, tag: str | None) -> str | None:
+    """The problem with weights that open_clip would download, where it cannot
+    (``HF_HUB_OFFLINE``) and they are not in the hub's cache; None without one.
+
+    Args:
+        model_name, tag: What :func:`check_open_clip` returns.
+    """
+    if not is_offline_mode() or not (tag or model_name.startswith(_HUB)):
+        return None
+    try:
+        if tag:
+            open_clip.download_pretrained(open_clip.get_pretrained_cfg(model_name, tag))
+        else:
+            hf_hub_download(model_name[len(_HUB):], 'open_clip_config.json')
+    except (RuntimeError, OSError, EntryNotFoundError):
+        return (f'The weights of {model_name!r} {f"with the tag {tag!r} " if tag else ""}are not '
+                f'in the hub cache, and HF_HUB_OFFLINE is set. {_OFFLINE}')
+    return None
 
 
 def _check_folder(model_name: str, allow_random: bool) -> tuple[str, str | None]:

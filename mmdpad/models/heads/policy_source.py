@@ -5,6 +5,7 @@ dry runs."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .quantization import (
 
 EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
 WEIGHTS_REMEDY = 'The folder should hold the weights of the model that its config.json describes'
+_MARK = 'about_policy'
 _PROCESSOR = 'preprocessor_config.json'
 _COPY = 'copy the tokenizer files from the model that this one was trained from'
 
@@ -56,6 +58,21 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)
     return source, settings
+
+
+@contextmanager
+def about_policy() -> Iterator[None]:
+    """Within the block errors are marked for :func:`is_about_policy`; their types stay."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        setattr(error, _MARK, True)
+        raise
+
+
+def is_about_policy(error: BaseException) -> bool:
+    """Whether an error tells what is wrong with a policy's folder, or with how it is to be used."""
+    return getattr(error, _MARK, False)
 
 
 def policy_problems(policy: Mapping[str, Any]) -> Iterator[str]:

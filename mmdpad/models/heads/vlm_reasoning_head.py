@@ -30,7 +30,7 @@ from mmdpad.registry import MODELS
 from . import replicated_prefix, shared_prefix
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
-from .policy_source import WEIGHTS_REMEDY, check_policy
+from .policy_source import WEIGHTS_REMEDY, about_policy, check_policy
 from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .token_log_probs import token_log_probs
@@ -105,13 +105,15 @@ class VLMReasoningHead(BaseModule):
         self.low_precision_training = low_precision_training
         build_messages('', prompt_template, coordinates or 'pixels')
         check_attention(attn_implementation)
-        source, settings = check_policy(dict(pretrained=pretrained, lora=lora,
-                                             quantization=quantization,
-                                             freeze_vision=freeze_vision))
-        self.source, self.lora = source, lora
-        self.family = find_family(source)
-        self.coordinates = coordinates or self.family.coordinates
-        self.encoder = PromptEncoder(source, prompt_template, max_prompt_tokens, self.coordinates)
+        with about_policy():
+            source, settings = check_policy(dict(pretrained=pretrained, lora=lora,
+                                                 quantization=quantization,
+                                                 freeze_vision=freeze_vision))
+            self.source, self.lora = source, lora
+            self.family = find_family(source)
+            self.coordinates = coordinates or self.family.coordinates
+            self.encoder = PromptEncoder(source, prompt_template, max_prompt_tokens,
+                                         self.coordinates)
         self.end_tokens = self.encoder.responses.end_tokens
         self.pad_token = self.encoder.responses.pad_token
         print_log(f'{source!r}: {self.encoder.responses.describe()}', logger='current')

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmdet.models.detectors import BaseDetector
+from torch import Tensor
 
 from mmdpad.models.heads.lora import SCALING, adapter_scaling, check_scaling
 from mmdpad.models.weights import LoadReport
@@ -51,3 +53,15 @@ def check_fit(module: BaseDetector, state: dict, prefix: str, *_: Any) -> None:
         'see `mmdpad run to_hf --help`')
     if scaling is not None:
         check_scaling(module.policy.model, scaling)
+    _check_tied(module.policy.model, own)
+
+
+def _check_tied(model: Any, own: Mapping[str, Tensor]) -> None:
+    """Refuse different values of two names of one weight, of which the later would be kept."""
+    for name, twin in (getattr(model, 'all_tied_weights_keys', None) or {}).items():
+        one, other = own.get(f'policy.model.{name}'), own.get(f'policy.model.{twin}')
+        if one is not None and other is not None and one is not other and not one.equal(other):
+            raise ValueError(
+                f'{name!r} and {twin!r} should have the same values in a checkpoint, since the '
+                f'policy ties them (`tie_word_embeddings` in its config.json), but they differ; '
+                f'set it to false there to train both, or remove one of the two from the file')

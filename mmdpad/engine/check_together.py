@@ -1,0 +1,156 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Checks of a config's parts that are right by themselves but not beside each other."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import FlexibleRunner, Runner
+
+from mmdpad.evaluation.metrics import ReasonSegMetric
+from mmdpad.evaluation.summary import MEASURES, PARTS
+from mmdpad.models import ReasoningSegmentor
+from mmdpad.models.weights import first_line
+from mmdpad.utils.argument_types import find_wrong_types
+
+from .config_nodes import Node
+
+# What mmengine's runners and the command line read.
+_ENTRIES = {name for runner in (Runner, FlexibleRunner)
+            for name in inspect.signature(runner).parameters} - {'cfg'} | {
+    'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
+    'find_unused_parameters', 'model_wrapper_cfg', 'strategy', 'sync_bn', 'work_dir'}
+_CLOSE = 0.85
+_COMPILE_ERRORS = (TypeError, ValueError, RuntimeError, AssertionError)
+
+
+def find_misspelt_entries(config: Mapping[str, Any]) -> Iterator[str]:
+    """Top-level entries that mmengine would ignore, where they look like one that it reads.
+
+    Others are variables of the config's author, and so is one whose value is used elsewhere.
+    """
+    for name, value in config.items():
+        close = difflib.get_close_matches(str(name), _ENTRIES, n=1, cutoff=_CLOSE)
+        if (name in _ENTRIES or not close or close[0] in config and config[close[0]] == value
+                or str(name).startswith(f'{close[0]}_')):
+            continue
+        fits = not [*find_wrong_types(Runner, {close[0]: value}, '')]
+        rest = [other for key, other in config.items() if key != name]
+        if fits and not any(_holds(other, value) for other in rest):
+            yield (f'`{name}` is read by nothing, and its value is not used either; did you mean '
+                   f'`{close[0]}`? (A variable of your own needs another name)')
+
+
+def _holds(place: Any, value: Any) -> bool:
+    """Whether a dict, list or text stands somewhere in another value."""
+    if not isinstance(value, (dict, list, tuple, str)) or not value:
+        return False
+    if place == value or isinstance(place, str) and isinstance(value, str) and value in place:
+        return True
+    inner = place.values() if isinstance(place, Mapping) else (
+        place if isinstance(place, (list, tuple)) else ())
+    return any(_holds(item, value) for item in inner)
+
+
+def find_wrong_compile(config: Mapping[str, Any]) -> Iterator[str]:
+    """Problems with ``compile``, which torch would find when the model is trained."""
+    given = config.get('compile')
+    if given is None or isinstance(given, bool):
+        return
+    if not isinstance(given, Mapping):
+        yield (f'`compile` should be a bool or a dict of arguments of torch.compile, but got '
+               f'{given!r}; correct it')
+        return
+    options = {key: value for key, value in given.items() if key != 'target'}
+    try:
+        torch.compile(_nothing, **options)
+    except _COMPILE_ERRORS as error:
+        yield f'`compile`: {first_line(error)}; correct it'
+
+
+def _nothing() -> None:
+    """A function to compile."""
+
+
+def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -> Iterator[str]:
+    """Problems between model, loop, hooks and evaluators of a config.
+
+    Args:
+        config: All of it.
+        nodes: Of what the run reads.
+        training: Whether it is for training.
+    """
+    from .runner import GRPOTrainLoop  # here: loops build upon this module
+    kinds = {node.path: node.kind for node in nodes if inspect.isclass(node.kind)}
+    model, loop = kinds.get('model'), kinds.get('train_cfg')
+    answers = model is not None and issubclass(model, ReasoningSegmentor)
+    if training:
+        of_ours = loop is not None and issubclass(loop, GRPOTrainLoop)
+        if of_ours and model is not None and not hasattr(model, 'rollout'):
+            yield (f'`train_cfg.type` should not be {loop.__name__} for a model that samples no '
+                   f'responses, but `model.type` is {model.__name__}; take ReasoningSegmentor, or '
+                   f"mmengine's EpochBasedTrainLoop or IterBasedTrainLoop")
+        if not of_ours:
+            yield from (_no_loop(node, loop) for node in nodes if _is_reward_hook(node))
+        elif answers and config['model'].get('decoder') is None:
+            yield from (f'`{node.path}`: {node.kind.__name__} draws masks with `model.decoder`, '
+                        f'which is None; configure one' for node in nodes
+                        if getattr(node.kind, 'needs_decoder', False))
+        yield from _check_save_best(config, nodes)
+    split = 'val' if training else 'test'
+    if answers and config['model'].get('decoder') is None and config.get(f'{split}_cfg'):
+        yield (f'`model.decoder` should be configured where `{split}_cfg` asks for masks, but it '
+               f'is None; set it, or set `{split}_dataloader`, `{split}_cfg` and '
+               f'`{split}_evaluator` to None')
+
+
+def _is_reward_hook(node: Node) -> bool:
+    return node.path.startswith('custom_hooks') and hasattr(node.kind, 'term')
+
+
+def _no_loop(node: Node, loop: Any) -> str:
+    name = getattr(loop, '__name__', "mmengine's EpochBasedTrainLoop")
+    return (f'`{node.path}`: {node.kind.__name__} adds a reward term to GRPOTrainLoop, but '
+            f'`train_cfg.type` is {name}, which has no rewards; remove the hook, or take that loop')
+
+
+def _check_save_best(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str]:
+    """A metric that the evaluator does not compute would end the run at its first validation."""
+    metrics = [node for node in nodes if node.path.startswith('val_evaluator')
+               and hasattr(node.kind, 'default_prefix')]
+    if not config.get('val_cfg') or not metrics or not all(map(_prefix, metrics)):
+        return
+    prefixes = {_prefix(node): node.kind for node in metrics}
+    for node in nodes:
+        best = node.entry.get('save_best')
+        if not (best and node.is_kind(CheckpointHook)):
+            continue
+        for name in [best] if isinstance(best, str) else best:
+            prefix, _, own = name.rpartition('/')
+            if name == 'auto':
+                continue
+            if prefix not in prefixes:
+                known = ', '.join(f"'{one}/...'" for one in sorted(prefixes))
+                yield (f'`{node.path}.save_best` should be a metric of `val_evaluator` ({known}), '
+                       f'but got {name!r}; correct it')
+            elif issubclass(prefixes[prefix], ReasonSegMetric) and not _NAMES.fullmatch(own):
+                close = difflib.get_close_matches(own, MEASURES, n=1)
+                advice = f"did you mean '{prefix}/{close[0]}'?" if close else 'correct it'
+                yield (f'`{node.path}.save_best` should be a metric of '
+                       f'{prefixes[prefix].__name__}, but got {name!r}; {advice}')
+
+
+def _prefix(node: Node) -> str:
+    """What stands before the names of a metric; empty where they have various ones."""
+    return node.entry.get('prefix') or node.kind.default_prefix or ''
+
+
+# The names of ReasonSegMetric, which `summarise` and intervals write.
+_NAMES = re.compile('|'.join((*MEASURES, 'n', *(f'n_{part}' for part in (*PARTS, 'no_target')),
+                              r'failed_\w+', '[gc]iou_(low|high)')))

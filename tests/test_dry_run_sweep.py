@@ -1,0 +1,139 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Every key of three configs with a wrong type, a misspelt name and a value out of range: what
+`--dry-run` finds is what would end a run, or be read by nothing."""
+import copy
+import re
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from config_faults import faults, with_faults
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmdpad.engine import build
+from mmdpad.engine.check_config import Findings, check_config
+from mmdpad.engine.trial import dry_run, make_smoke_config
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+NAMES = ('dpad/qwen7b_reasonseg', 'dpad/qwen7b_sft',
+         'mmdet/mask-rcnn_r50_fpn_1x_coco_discrimination')
+TOGETHER = 12  # faults that are not found, in one run; of a run that ends, each by itself
+
+# Entries of mmengine that hold any key, names that are their author's own, and variables.
+FREE_KEYS = re.compile(
+    r'(train_cfg|(val|test)_evaluator\.\d+)\.rewards\.\w+$|default_hooks\.\w+$|'
+    r'custom_hooks$|model_wrapper_cfg$|randomness$|auto_scale_lr$|load_from$|resume$|'
+    r'.*metainfo.*')
+# Numbers that a run takes, but that nobody means: told by us.
+MEANINGLESS = re.compile(
+    r'train_cfg\.val_(interval|begin)$|optim_wrapper\.clip_grad\.max_norm$|.*nan$')
+
+
+@cache
+def base(name: str, folder: Path) -> dict:
+    """A config on stand-ins, cut to a step and a validation, as plain data."""
+    config, _ = make_smoke_config(Config.fromfile(ROOT / f'configs/{name}.py'),
+                                  str(folder / 'run'), folder / name, folder / 'weights')
+    engine = config.model.get('rollout_engine')
+    if engine:
+        config.model.rollout_engine = engine.engine
+    loop = config.train_cfg
+    loop['max_iters' if 'max_iters' in loop else 'max_epochs'] = loop.val_begin = 1
+    for part in ('train_cfg', 'test_cfg'):
+        if 'max_new_tokens' in (config.model.get(part) or {}):
+            config.model[part].max_new_tokens = 40
+    return shrunk(config.to_dict())
+
+
+def shrunk(value):
+    """With prompt images of 112 pixels."""
+    if isinstance(value, dict):
+        small = dict(size=(112, 112)) if value.get('type') == 'PromptResize' else {}
+        return {key: shrunk(item) for key, item in value.items()} | small
+    return type(value)(map(shrunk, value)) if isinstance(value, (list, tuple)) else value
+
+
+def find_problems(config: Config) -> list[str]:
+    config = Config(copy.deepcopy(config.to_dict()))
+    return check_config(config).problems or dry_run(config)[0]
+
+
+class Runner:
+    """Trains, validates and tests, whatever a check would say first."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self, config: Config) -> str | None:
+        """What ended it, or None."""
+        self.runs += 1
+        config = Config(copy.deepcopy(config.to_dict()))
+        config.setdefault('experiment_name', f'sweep_{id(self)}_{self.runs}')
+        with (patch.object(build, 'check_config', lambda *_: Findings()),
+              DefaultScope.overwrite_default_scope(None)):
+            try:
+                runner = build.build_runner(config)
+                runner.train()
+                if config.get('test_cfg') is not None:
+                    runner.test()
+            except Exception as error:  # any: what a run does of a wrong config is the question
+                return f'{type(error).__name__}: {error}'[:200]
+        return None
+
+
+def not_survived(config: dict, wrong: list, run: Runner) -> list[str]:
+    """Of faults that are not found, those that end a run; together as far as they go together."""
+    left, found = list(wrong), []
+    while left:
+        group = []
+        for fault in left:
+            if len(group) < TOGETHER and not any(map(fault.clashes, group)):
+                group.append(fault)
+        left = [fault for fault in left if fault not in group]
+        changed = with_faults(config, *group)
+        if find_problems(changed) or run(changed) is not None:
+            found += [f'{fault}: {error}' for fault in group
+                      if (error := run(with_faults(config, fault))) is not None]
+    return found
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp('sweep')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_dry_run_is_right(name, folder):
+    config, run = base(name, folder), Runner()
+    assert find_problems(Config(config)) == [] and run(Config(config)) is None
+    known = base(NAMES[0], folder) if name != NAMES[0] else {}
+    passed, alarms, bad = [], [], []
+    for fault in faults(config):
+        if stands_in(known, config, fault):
+            continue  # swept with the first config
+        changed = with_faults(config, fault)
+        problems = find_problems(changed)
+        bad += [f'{fault}: {problem}' for problem in problems if '\n' in problem]
+        if not problems and fault.sort == 'key' and not FREE_KEYS.match(fault.key):
+            bad.append(f'{fault}: ignored')
+        elif not problems:
+            passed.append(fault)
+        elif fault.sort == 'range' and not MEANINGLESS.match(
+                f'{fault.key}{fault.given if fault.given != fault.given else ""}'):
+            if run(changed) is None:
+                alarms.append(f'{fault}: {problems}')
+    assert [*bad, *not_survived(config, passed, run)] == []
+    assert alarms == []
+
+
+def stands_in(known: dict, config: dict, fault) -> bool:
+    """Whether another config has the same value at a fault's place."""
+    for key in fault.path:
+        try:
+            known, config = known[key], config[key]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return known == config
