@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MethodType, SimpleNamespace
 from unittest.mock import patch
 
+import psutil
 import pytest
 import torch
 from huggingface_hub import constants as hub_constants
@@ -40,7 +41,11 @@ os.environ['PYTHONPATH'] = os.pathsep.join(
     filter(None, [OFFLINE, os.environ.get('PYTHONPATH')]))
 os.environ['HF_HUB_OFFLINE'] = '1'
 hub_constants.HF_HUB_OFFLINE = True
-refused = runpy.run_path(f'{OFFLINE}/sitecustomize.py')['refused']
+# A worker of pytest-xdist has that folder on its path, and so has imported the module already.
+if getattr(sys.modules.get('sitecustomize'), '__file__', None) == f'{OFFLINE}/sitecustomize.py':
+    refused = sys.modules['sitecustomize'].refused
+else:
+    refused = runpy.run_path(f'{OFFLINE}/sitecustomize.py')['refused']
 # mmengine lays out a config anew for each log, file and checkpoint, most of a second each time.
 mmengine_config.FormatCode = lambda text, **style: (text, True)
 # It also collects garbage for each data set: a third of a second, unless imports are left out.
@@ -55,6 +60,15 @@ def set_up_numbered_run(runner: Runner, settings: dict) -> None:
 
 
 Runner.setup_env = set_up_numbered_run
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `-n auto`: one for each core that is ours, and each 4 GiB of memory; one at least. A
+    worker takes 2 GiB, and as much again for the processes that tests start."""
+    cores = (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
+             else os.cpu_count() or 1)
+    return max(1, min(cores, psutil.virtual_memory().available // 2**32))
 
 
 @pytest.fixture(autouse=True)
