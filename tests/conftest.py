@@ -4,18 +4,21 @@ import itertools
 import json
 import os
 import runpy
-import subprocess
 import sys
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 from types import MethodType, SimpleNamespace
 from unittest.mock import patch
 
+import psutil
 import pytest
 import torch
 from huggingface_hub import constants as hub_constants
 from mmengine.config import Config
 from mmengine.config import config as mmengine_config
+from mmengine.config import utils as config_utils
+from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
@@ -40,11 +43,17 @@ os.environ['PYTHONPATH'] = os.pathsep.join(
     filter(None, [OFFLINE, os.environ.get('PYTHONPATH')]))
 os.environ['HF_HUB_OFFLINE'] = '1'
 hub_constants.HF_HUB_OFFLINE = True
-refused = runpy.run_path(f'{OFFLINE}/sitecustomize.py')['refused']
+# A worker of pytest-xdist has that folder on its path, and so has imported the module already.
+if getattr(sys.modules.get('sitecustomize'), '__file__', None) == f'{OFFLINE}/sitecustomize.py':
+    refused = sys.modules['sitecustomize'].refused
+else:
+    refused = runpy.run_path(f'{OFFLINE}/sitecustomize.py')['refused']
 # mmengine lays out a config anew for each log, file and checkpoint, most of a second each time.
 mmengine_config.FormatCode = lambda text, **style: (text, True)
-# It also collects garbage for each data set: a third of a second, unless imports are left out.
-gc.freeze()
+# It reads mmdet's index of models for each `mmdet::` config, two seconds each time.
+config_utils._get_cfg_metainfo = cache(config_utils._get_cfg_metainfo)
+# It also collects garbage for each data set: up to half a second.
+base_dataset.gc = SimpleNamespace(collect=lambda: None)
 # Runs that start in the same second would share a folder, a logger and a visualizer.
 set_up_run, numbers = Runner.setup_env, itertools.count()
 
@@ -55,6 +64,20 @@ def set_up_numbered_run(runner: Runner, settings: dict) -> None:
 
 
 Runner.setup_env = set_up_numbered_run
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `-n auto`: one for each core that is ours, and each 4 GiB of memory; one at least. Two,
+    with the processes that tests start, took 5.6 GiB at most."""
+    cores = (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
+             else os.cpu_count() or 1)
+    return max(1, min(cores, psutil.virtual_memory().available // 2**32))
+
+
+def pytest_collection_finish():
+    """Leaves out of all garbage collections what is imported and collected by then."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -136,9 +159,11 @@ def lift(monkeypatch):
 @pytest.fixture(scope='session')
 def shapes_data(tmp_path_factory) -> Path:
     """A small shapes world in ReasonSeg's layout, written by the tool that users run."""
-    folder = tmp_path_factory.mktemp('data') / 'shapes'
-    subprocess.run([sys.executable, str(ROOT / 'tools/dataset_converters/shapes_world.py'),
-                    str(folder), '--train', '8', '--val', '4', '--test', '6'], check=True)
+    folder, tool = tmp_path_factory.mktemp('data') / 'shapes', 'dataset_converters/shapes_world.py'
+    arguments = [tool, str(folder), '--train', '8', '--val', '4', '--test', '6']
+    with patch.object(sys, 'argv', arguments), pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
+    assert ended.value.code == 0
     return folder
 
 

@@ -171,4 +171,4 @@ def test_make_and_continuous_integration_offer_what_they_promise():
     assert ci.stat().st_mode & 0o100
     shown = subprocess.run(['make', '-n', 'test'], cwd=ROOT, capture_output=True, text=True,
                            check=True).stdout
-    assert 'tools/set_up/set_up.py' in shown and '-m pytest -q' in shown
+    assert 'tools/set_up/set_up.py' in shown and '-m pytest -q -n auto' in shown
