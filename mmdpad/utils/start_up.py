@@ -72,7 +72,7 @@ def _hidden(packages: list[str]) -> Iterator[None]:
         yield
     finally:
         for package in packages:
-            del sys.modules[package]
+            sys.modules.pop(package, None)
 
 
 class _LateOptimizers(dict):
@@ -89,14 +89,18 @@ class _LateOptimizers(dict):
         self._packages = packages
 
     def _register(self) -> None:
-        packages, self._packages = self._packages, []
+        packages, self._packages = self._packages, []  # registering looks names up itself
         if not packages:
             return
         from mmengine.optim.optimizer import builder
-        for package in packages:
-            # Each returns names, and mmengine keeps them so.
-            names = getattr(builder, f'register_{package}_optimizers')()
-            getattr(builder, f'{package.upper()}_OPTIMIZERS').extend(names)
+        try:
+            while packages:
+                # Each returns names, and mmengine keeps them so.
+                names = getattr(builder, f'register_{packages[0]}_optimizers')()
+                getattr(builder, f'{packages[0].upper()}_OPTIMIZERS').extend(names)
+                del packages[0]
+        finally:
+            self._packages = packages  # a package that cannot be imported says so again
 
     def __missing__(self, name: str) -> type:
         self._register()

@@ -13,6 +13,7 @@ from mmengine.registry import OPTIMIZERS
 
 import mmdpad
 from mmdpad.utils.late_exports import late_exports
+from mmdpad.utils.start_up import _hidden
 
 ROOT = Path(mmdpad.__file__).parents[1]
 LATE_PACKAGES = ('mmdpad.apis', 'mmdpad.datasets', 'mmdpad.datasets.conversion',
@@ -89,6 +90,16 @@ def test_optimizers_of_others_come_when_they_are_looked_for():
     assert 'kept' in text and 'deprecated' not in text and 'alias' not in text
 
 
+def test_hidden_packages_come_back_after_an_error():
+    names = ['not_installed', 'taken_away']
+    with pytest.raises(RuntimeError, match='in between'), _hidden(names):
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(names[0])
+        del sys.modules[names[1]]
+        raise RuntimeError('in between')
+    assert not set(names) & sys.modules.keys()
+
+
 @pytest.mark.parametrize('name', LATE_PACKAGES)
 def test_late_packages_say_the_same_three_times(name):
     package = importlib.import_module(name)
@@ -102,6 +113,10 @@ def test_late_packages_say_the_same_three_times(name):
               for item in names or (module,)}
     assert typed == placed and sorted(placed) == sorted(package.__all__)
     assert set(package.__all__) <= set(dir(package))
+    # An import of a submodule would put it in the place of what the package exports by its name.
+    folder = Path(package.__file__).parent
+    assert not [item for item, module in placed.items()
+                if module and (folder / f'{item}.py').exists()]
     for item in package.__all__:
         assert getattr(package, item) is vars(package)[item]
 

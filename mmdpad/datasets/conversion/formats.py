@@ -24,7 +24,7 @@ SOURCES = {
     'masks': ('MaskFolderDataset', 'LoadInstanceMasks',
               lambda path, split: dict(data_root=path)),
 }
-# What :data:`.convert.WRITERS` writes.
+# What :data:`.writers.WRITERS` writes.
 TARGETS = ('coco', 'jsonl', 'parquet', 'reasonseg')
 
 
