@@ -103,7 +103,7 @@ def test_xml(name, names, tmp_path):
     """The difficult one is no target. mmdet subtracts 1 from VOC's coordinates."""
     source = dict(write_xml(tmp_path, names), type=name)
     if name == 'WIDERFaceDataset':
-        expected = [('face', [[4, 6, 24, 26], [10, 36, 30, 56]])]  # coordinates as they are
+        expected = [('face', [[6, 8, 24, 26], [12, 38, 30, 56]])]  # coordinates as they are
         content = (tmp_path / 'Annotations/a.xml').read_text()
         (tmp_path / 'Annotations/a.xml').write_text(content.replace(
             '<size>', '<folder>JPEGImages</folder><size>'))

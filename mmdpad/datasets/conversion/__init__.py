@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mmdpad.utils.late_exports import late_exports
 
 if TYPE_CHECKING:
-    from .convert import WRITERS, convert
+    from .converting import WRITERS, convert
     from .formats import ONE_MASK, SOURCES, TARGETS, loading_steps, source_config
     from .polygons import polygons_from_mask
     from .records import Record, open_sources, read_records
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ['ONE_MASK', 'SOURCES', 'TARGETS', 'WRITERS', 'Record', 'convert', 'loading_steps',
            'open_sources', 'polygons_from_mask', 'read_records', 'source_config']
 __getattr__, __dir__ = late_exports(__name__, {
-    'convert': ('WRITERS', 'convert'),
+    'converting': ('WRITERS', 'convert'),
     'formats': ('ONE_MASK', 'SOURCES', 'TARGETS', 'loading_steps', 'source_config'),
     'polygons': ('polygons_from_mask',),
     'records': ('Record', 'open_sources', 'read_records'),
