@@ -18,7 +18,6 @@ from mmengine.infer import BaseInferencer
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmdpad.datasets.checking import open_wrappers
 from mmdpad.datasets.transforms import (
     LoadInstanceMasks,
     LoadReasonSegMask,
@@ -27,6 +26,7 @@ from mmdpad.datasets.transforms import (
     TargetsFromSolution,
     pixel_limit,
 )
+from mmdpad.datasets.transforms.probing import open_wrappers
 from mmdpad.datasets.transforms.questions import QuestionFromInstances
 from mmdpad.models.weights import load_strictly, read_state_dict
 from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS, is_kind

@@ -26,8 +26,8 @@ def late_exports(package: str, places: Mapping[str, Iterable[str]]
     """
     for module, names_in in places.items():
         if module in names_in:
-            raise ValueError(f'{package}.{module} should not have the name of what it exports, which '
-                             'a later import of it would replace; rename the file')
+            raise ValueError(f'{package}.{module} should not have the name of what it exports, '
+                             'which a later import of it would replace; rename the file')
     place_of = {name: module for module, names in places.items() for name in names or (module,)}
 
     def get(name: str) -> Any:
