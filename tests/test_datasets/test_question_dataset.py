@@ -169,14 +169,17 @@ def test_odvg(tmp_path):
 
 def test_captions_have_no_target(tmp_path):
     write_image(tmp_path / 'a_7.jpg')
-    (tmp_path / 'captions.json').write_text('[{"image": "a_7.jpg", "caption": "a dog"}]')
+    # Of COCO's files (Karpathy's splits) that to train on has a line for each caption.
+    (tmp_path / 'captions.json').write_text('[{"image": "a_7.jpg", "caption": "a dog"}, '
+                                            '{"image": "a_7.jpg", "caption": ["a pet", "it"]}]')
     source = dict(type='CocoCaptionDataset', data_root=str(tmp_path), ann_file='captions.json',
                   data_prefix=dict(img_path=''))
     ask = dict(type='QuestionFromExpression', key='gt_caption')
     built = DATASETS.build(dict(type='QuestionDataset', source=source, questions=ask,
                                 pipeline=[*BOXES[:2], BOXES[-1]]))
-    sample = built[0]['data_samples']
-    assert sample.question == 'a dog' and not hasattr(sample, 'prompt_targets')
+    samples = [built[i]['data_samples'] for i in range(len(built))]
+    assert [sample.question for sample in samples] == ['a dog', 'a pet', 'it']
+    assert not any(hasattr(sample, 'prompt_targets') for sample in samples)
     with pytest.raises(DatasetError, match='`instances`, which the item of .*a_7.jpg does not'):
         questions(source, ask, BOXES)
 
