@@ -21,10 +21,13 @@ from torch import nn
 from mmdpad.datasets.transforms import (
     LoadInstanceMasks,
     LoadReasonSegMask,
+    TargetsFromBoxes,
     TargetsFromMask,
     TargetsFromSolution,
     pixel_limit,
 )
+from mmdpad.datasets.transforms.probing import open_wrappers
+from mmdpad.datasets.transforms.questions import QuestionFromInstances
 from mmdpad.models.weights import load_strictly, read_state_dict
 from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS, is_kind
 from mmdpad.utils import find_config, open_config
@@ -34,8 +37,9 @@ from .answer import Answer, new_log
 from .inputs import ImageInput, Query, pair_queries
 from .streaming import Watcher, stream
 
-# Steps of a test pipeline that need the truth.
-_TRUTH_STEPS = (LoadReasonSegMask, LoadInstanceMasks, TargetsFromMask, TargetsFromSolution)
+# Steps of a test pipeline that need annotations.
+_TRUTH_STEPS = (LoadReasonSegMask, LoadInstanceMasks, QuestionFromInstances, TargetsFromBoxes,
+                TargetsFromMask, TargetsFromSolution)
 _REMEDY = ('`weights` should be a checkpoint that tools/train.py wrote for this config; without it '
            'the weights which the config names are used')
 
@@ -50,8 +54,8 @@ class ReasonSegInferencer(BaseInferencer):
     Args:
         model_config: A ``Config``, or what :func:`find_config` takes: the path of a config file,
             or the name of one that came with mmdpad. The images are prepared by its
-            ``inference_pipeline``, or where there is none by the pipeline of its test data
-            without the steps that load the truth.
+            ``inference_pipeline``, or where there is none by the pipeline of its test data (of
+            several data sets the first) without the steps that need annotations.
         weights: A checkpoint of training; None for the weights that the config names.
         device: Where the model runs; None for a GPU if there is one.
         show_progress: Show a progress bar.
@@ -218,8 +222,8 @@ def inference_steps(cfg: Config) -> list:
     :class:`ReasonSegInferencer`."""
     steps = cfg.get('inference_pipeline')
     if steps is None:
-        steps = [step for step in cfg.test_dataloader.dataset.pipeline
-                 if not is_kind(step, _TRUTH_STEPS, TRANSFORMS)]
+        steps = [step for step in next(open_wrappers(cfg.test_dataloader.dataset)).pipeline
+                 if not is_kind(step, _TRUTH_STEPS, TRANSFORMS, 'mmdpad')]
     return list(steps)
 
 

@@ -15,6 +15,7 @@ from mmdpad.utils.provenance import base_datasets
 from .errors import DatasetError, collecting
 from .question_dataset import label_names
 from .reasoning_dataset import for_evaluation, show_names
+from .transforms.probing import open_wrappers
 from .transforms.questions import QuestionFromLabel
 
 
@@ -41,17 +42,6 @@ def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
 def as_built(loaders: str, config: dict) -> dict:
     """What loops build of a config that :func:`find_datasets` found."""
     return config if loaders == 'train_dataloader' else for_evaluation(config)
-
-
-def open_wrappers(dataset: Any) -> Iterator[dict]:
-    """The data sets within a config of wrappers, as they stand in it; ``dataset`` may be a list."""
-    if isinstance(dataset, (list, tuple)):
-        for part in dataset:
-            yield from open_wrappers(part)
-    elif inner := dataset.get('dataset', dataset.get('datasets')):
-        yield from open_wrappers(inner)
-    else:
-        yield dataset
 
 
 def check_dataset(config: dict, load: int = 0, take: Callable[[Any], None] | None = None,

@@ -20,7 +20,14 @@ def late_exports(package: str, places: Mapping[str, Iterable[str]]
         package: Its ``__name__``.
         places: Submodule -> the names in it that the package exports. A submodule without any is
             exported itself.
+
+    Raises:
+        ValueError: A name is that of the submodule that it is in, whose import would replace it.
     """
+    for module, names_in in places.items():
+        if module in names_in:
+            raise ValueError(f'{package}.{module} should not have the name of what it exports, '
+                             'which a later import of it would replace; rename the file')
     place_of = {name: module for module, names in places.items() for name in names or (module,)}
 
     def get(name: str) -> Any:

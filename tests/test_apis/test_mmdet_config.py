@@ -50,6 +50,19 @@ def test_det_inferencer(config, photo, tmp_path):
     assert len(list(tmp_path.glob('preds/*.json'))) == len(list(tmp_path.glob('vis/*.jpg'))) == 2
 
 
+@pytest.mark.parametrize('scope', ['mmdet', 'mmengine'])
+def test_steps_that_need_annotations_are_left_out_in_any_scope(tiny_config, scope):
+    """Of the first of several data sets, whatever scope an earlier model of mmdet left."""
+    dataset = tiny_config.test_dataloader.dataset
+    dataset.pipeline[1:1] = [dict(type='QuestionFromLabel'), dict(type='TargetsFromBoxes')]
+    tiny_config.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset] * 2)
+    with DefaultScope.overwrite_default_scope(scope):
+        steps = config_for_mmdet(tiny_config).test_dataloader.dataset.pipeline
+    assert [step['type'] for step in steps] == [
+        'LoadImageFromFile', 'QuestionFromTextPrompt', 'LoadReasoningImage', 'PromptResize',
+        'PackReasoningInputs']
+
+
 def test_get_model():
     with DefaultScope.overwrite_default_scope('mmengine'):
         model = get_model('mmdpad::dpad/tiny_shapes.py')

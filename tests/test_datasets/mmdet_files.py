@@ -123,7 +123,7 @@ def write_open_images(folder: Path, challenge: bool) -> dict:
               for x1, y1, x2, y2 in (FIRST, SECOND, OTHER)]
     owners = ['/m/1', '/m/1', '/m/2']
     if challenge:
-        (folder / 'labels.csv').write_text('person,/m/1,1\ndog,/m/2,2\n')
+        (folder / 'labels.csv').write_text('/m/1,person,1\n/m/2,dog,2\n')
         lines = ['a.jpg', f'{WIDTH} {HEIGHT}', '3', *(
             f'{owner[-1]} {x1} {y1} {x2} {y2} 0'
             for owner, (x1, y1, x2, y2) in zip(owners, shares, strict=True))]

@@ -103,7 +103,7 @@ def test_xml(name, names, tmp_path):
     """The difficult one is no target. mmdet subtracts 1 from VOC's coordinates."""
     source = dict(write_xml(tmp_path, names), type=name)
     if name == 'WIDERFaceDataset':
-        expected = [('face', [[4, 6, 24, 26], [10, 36, 30, 56]])]  # coordinates as they are
+        expected = [('face', [[6, 8, 24, 26], [12, 38, 30, 56]])]  # coordinates as they are
         content = (tmp_path / 'Annotations/a.xml').read_text()
         (tmp_path / 'Annotations/a.xml').write_text(content.replace(
             '<size>', '<folder>JPEGImages</folder><size>'))
@@ -169,14 +169,17 @@ def test_odvg(tmp_path):
 
 def test_captions_have_no_target(tmp_path):
     write_image(tmp_path / 'a_7.jpg')
-    (tmp_path / 'captions.json').write_text('[{"image": "a_7.jpg", "caption": "a dog"}]')
+    # Of COCO's files (Karpathy's splits) that to train on has a line for each caption.
+    (tmp_path / 'captions.json').write_text('[{"image": "a_7.jpg", "caption": "a dog"}, '
+                                            '{"image": "a_7.jpg", "caption": ["a pet", "it"]}]')
     source = dict(type='CocoCaptionDataset', data_root=str(tmp_path), ann_file='captions.json',
                   data_prefix=dict(img_path=''))
     ask = dict(type='QuestionFromExpression', key='gt_caption')
     built = DATASETS.build(dict(type='QuestionDataset', source=source, questions=ask,
                                 pipeline=[*BOXES[:2], BOXES[-1]]))
-    sample = built[0]['data_samples']
-    assert sample.question == 'a dog' and not hasattr(sample, 'prompt_targets')
+    samples = [built[i]['data_samples'] for i in range(len(built))]
+    assert [sample.question for sample in samples] == ['a dog', 'a pet', 'it']
+    assert not any(hasattr(sample, 'prompt_targets') for sample in samples)
     with pytest.raises(DatasetError, match='`instances`, which the item of .*a_7.jpg does not'):
         questions(source, ask, BOXES)
 

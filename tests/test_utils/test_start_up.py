@@ -129,6 +129,11 @@ def test_a_late_package_lacks_what_it_does_not_export():
         exec('from mmdpad.structures import file')
 
 
+def test_a_name_that_its_submodule_would_replace_is_refused():
+    with pytest.raises(ValueError, match='mmdpad.structures.fill should not have the name of'):
+        late_exports('mmdpad.structures', {'fill': ('fill',)})
+
+
 def test_all_data_sets_and_formats_are_registered():
     from mmdpad.datasets import conversion
     from mmdpad.registry import DATASETS

@@ -25,7 +25,7 @@ _REFER = {
                 'licheng/referit/data/refcoco+.zip',
     'refcocog': 'https://web.archive.org/web/20220413012904/https://bvisionweb1.cs.unc.edu/'
                 'licheng/referit/data/refcocog.zip'}
-_IMAGES = 'http://images.cocodataset.org/zips/train2014.zip'
+_COCO = 'http://images.cocodataset.org'
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,15 @@ PLACES = (
       for name, url in _REFER.items()),
     Place('data/coco/grefcoco', 'expressions of qwen7b_grefcoco.py', 'instances.json and '
           'grefs(unc).json, by the link in the README of github.com/henghuiding/gRefCOCO'),
-    _zip('data/coco/train2014', _IMAGES, 'images of RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO'),
+    _zip('data/coco/train2014', f'{_COCO}/zips/train2014.zip',
+         'images of RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO'),
+    _zip('data/coco/annotations', f'{_COCO}/annotations/annotations_trainval2017.zip',
+         'categories of qwen7b_coco_labels.py'),
+    *(_zip(f'data/coco/{split}2017', f'{_COCO}/zips/{split}2017.zip',
+           'images of qwen7b_coco_labels.py') for split in ('train', 'val')),
+    Place('data/flickr30k_entities', 'training data of qwen7b_odvg.py', 'flickr30k_images and '
+          'final_flickr_separateGT_train_vg.json, as configs/mm_grounding_dino/dataset_prepare.md '
+          'of mmdet says'),
 )
 
 

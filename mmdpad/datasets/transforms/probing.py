@@ -1,9 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""For what needs an item's masks and not its pixels."""
+"""Configs of data sets: those in wrappers, and those whose pixels are not needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmcv.transforms import BaseTransform
@@ -65,6 +65,17 @@ def change_parts(dataset: Any, change: Callable[[Mapping[str, Any]], Mapping[str
         if name in dataset:
             dataset[name] = change_parts(dataset[name], change)
     return dataset
+
+
+def open_wrappers(dataset: Any) -> Iterator[dict]:
+    """The data sets within a config of wrappers, as they stand in it; ``dataset`` may be a list."""
+    if isinstance(dataset, (list, tuple)):
+        for part in dataset:
+            yield from open_wrappers(part)
+    elif inner := dataset.get('dataset', dataset.get('datasets')):
+        yield from open_wrappers(inner)
+    else:
+        yield dataset
 
 
 def _steps_of_masks(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

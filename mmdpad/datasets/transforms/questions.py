@@ -63,8 +63,8 @@ class QuestionFromExpression(QuestionFromInstances):
 
     Required keys: ``text``, a list with an expression for each of ``instances`` (mmdet's
     ``RefCocoDataset``), or one text for all of them (``MDETRStyleRefCocoDataset``). An image
-    without ``instances`` (``CocoCaptionDataset``) is asked without a target, which format rewards
-    can do with and geometry rewards refuse.
+    without ``instances`` (``CocoCaptionDataset``) is asked each of its captions without a target,
+    which format rewards can do with and geometry rewards refuse.
 
     Args:
         key: Where the text is; 'gt_caption' in ``CocoCaptionDataset``.
@@ -88,6 +88,8 @@ class QuestionFromExpression(QuestionFromInstances):
         texts, instances = results[self.key], results.get('instances')
         if isinstance(texts, str):
             return _questions(results, [(texts, instances)], is_sentence=False)
+        if instances is None and self.key != 'text':  # several captions of an image
+            return _questions(results, [(text, None) for text in texts], is_sentence=False)
         require(results, name, 'instances')
         if results.get('custom_entities') or isinstance(texts, Mapping) or len(texts) != len(
                 instances):

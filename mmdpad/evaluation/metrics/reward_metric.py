@@ -59,13 +59,13 @@ class RewardMetric(IgnoreRegionsMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Score one batch. ``data_batch`` is what the data loader made, not yet moved."""
+        # Data with boxes alone has no masks to compare; a file of results has lost them.
+        has_masks = [data_batch is None or 'gt_instances' in sample for sample in data_samples]
+        self.check_samples(list(compress(data_samples, has_masks)))
         if data_batch is None:
             raise ValueError('Rewards should have the batch that was answered, with its prompt '
                              'images and targets, but got none, as from `offline_evaluate` without '
                              '`data`; score responses by tools/analysis_tools/score_responses.py')
-        # Data with boxes alone has no masks to compare; where they were lost, that is an error.
-        has_masks = [hasattr(sample, 'gt_instances') for sample in data_batch['data_samples']]
-        self.check_samples(list(compress(data_samples, has_masks)))
         rollout = RolloutBatch(
             data_samples=data_batch['data_samples'],
             prompt_images=data_batch['inputs']['prompt_image'], group_size=1,
