@@ -16,10 +16,11 @@ from mmdpad.engine.strategies import FSDP2Strategy
 from mmdpad.models import ReasoningSegmentor, VLLMRollout
 from mmdpad.prompts import parse_response
 from mmdpad.registry import HOOKS, METRICS, MODELS, OPTIMIZERS, STRATEGIES
-from mmdpad.rewards import RewardComposition
+from mmdpad.rewards import RewardComposition, discriminative_reward
 from mmdpad.testing import CLIP_WEIGHTS, POLICY_WEIGHTS, SAM_WEIGHTS, SHAPES_SAM_NAME
 from mmdpad.testing.policy_folder import make_policy_folder
 from mmdpad.testing.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
+from mmdpad.utils import LOADERS
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob('configs/dpad/**/*.py'))
@@ -45,6 +46,9 @@ def recomputes(model):
 def test_parses_and_dumps(path, tmp_path):
     config = Config.fromfile(path)
     assert config.default_scope == 'mmdpad'
+    # MMEngine hands their entries on as they are, `_scope_` of an inherited config included.
+    assert not any({'collate_fn', 'worker_init_fn'} & config.get(name, {}).keys()
+                   for name in LOADERS)
     config.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').model == config.model
     for training in (True, False):
@@ -323,6 +327,16 @@ def test_every_ablation_is_listed():
     folder = ROOT / 'configs/dpad/ablations'
     assert {path.stem for path in folder.glob('*.py')} == ABLATIONS.keys()
     assert all(f'`{name}.py`' in (folder / 'README.md').read_text() for name in ABLATIONS)
+
+
+def test_two_arms_of_the_study_have_one_reward():
+    s1, s2 = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rewards = []
+    for name in ('form_softmax', 'form_sigmoid'):
+        (hook, ) = Config.fromfile(ROOT / f'configs/study/{name}.py').custom_hooks
+        options = {key: hook[key] for key in ('form', 'temperature', 'alpha') if key in hook}
+        rewards.append(discriminative_reward(s1, s2, **options))
+    torch.testing.assert_close(*rewards)
 
 
 @pytest.mark.parametrize('name, form', ABLATIONS.items())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 # Each form maps (S1, S2, temperature, alpha) to a value that grows with the discrimination.
-# 'softmax' and 'sigmoid' are one function in two spellings, a = 1 / t.
+# 'softmax' at t and 'sigmoid' at a = 1 / t are one function; their defaults differ.
 _Form = Callable[[Tensor, Tensor, float, float], Tensor]
 _FORMS: dict[str, _Form] = {
     'binary': lambda s1, s2, t, a: (s1 > s2).to(s1.dtype),
@@ -30,7 +30,7 @@ def discriminative_reward(region: Tensor,
                           contrast: Tensor,
                           form: str | Mapping[str, float] = 'binary',
                           temperature: float = 0.1,
-                          alpha: float = 10.0) -> Tensor:
+                          alpha: float = 100.0) -> Tensor:
     """Reward a caption for matching its region (S1) better than the contrast (S2).
 
     ========= ================================== ======= ========================================
@@ -40,7 +40,7 @@ def discriminative_reward(region: Tensor,
     margin    max(0, S1 - S2)                    [0, 2]  DPAD paper, ablation
     product   max(0, S1) * max(0, S1 - S2)       [0, 2]  DPAD's code (S1 not clamped there)
     softmax   exp(S1/t) / (exp(S1/t)+exp(S2/t))  (0, 1)  DPAD paper, ablation, t = 0.1
-    sigmoid   1 / (1 + exp(-a * (S1 - S2)))      (0, 1)  'softmax' with t = 1/a, by its slope a
+    sigmoid   1 / (1 + exp(-a * (S1 - S2)))      (0, 1)  'softmax' with t = 1/a; a = 100
     roi       max(0, S1)                         [0, 1]  DPAD paper, ablation (S1 not clamped)
     ========= ================================== ======= ========================================
 
@@ -57,7 +57,7 @@ def discriminative_reward(region: Tensor,
         contrast: (B, G) float, S2 = cos(caption, contrast), in the paper the whole image.
         form: One of the names above, a sum of them, or their weights by name.
         temperature: t of 'softmax', positive.
-        alpha: a of 'sigmoid', positive.
+        alpha: a of 'sigmoid', positive. The default is about the scale of CLIP's own logits.
 
     Returns:
         (B, G) tensor of the inputs' float type; always finite.
@@ -80,7 +80,7 @@ def check_form(form: str | Mapping[str, float], temperature: float,
                alpha: float) -> dict[str, float]:
     """The weight of each form that a form is the sum of.
 
-    >>> check_form('binary+5*margin', 0.1, 10.0)
+    >>> check_form('binary+5*margin', 0.1, 100.0)
     {'binary': 1.0, 'margin': 5.0}
 
     Raises:

@@ -22,7 +22,7 @@ FORMS = (*DISCRIMINATIVE_FORMS, 'binary+margin')
     ('product', [[0.3 * 0.1, 0], [0, 0]]),  # a negative S1 counts as 0
     ('softmax', [[math.e / (math.e + 1), 1 / (math.e + 1)], [0.5, 1 / (1 + math.exp(-4))]]),
     ('roi', [[0.3, 0.2], [0.25, 0]]),
-    ('sigmoid', [[math.e / (math.e + 1), 1 / (math.e + 1)], [0.5, 1 / (1 + math.exp(-4))]]),
+    ('sigmoid', [[1 / (1 + math.exp(-10)), 1 / (1 + math.exp(10))], [0.5, 1]]),
 ])
 def test_hand_computed_values(form, expected):
     reward = discriminative_reward(ROI, IMAGE, form)

@@ -21,14 +21,12 @@ train_dataloader = dict(
     drop_last=True,
     sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
     batch_sampler=None,
-    collate_fn=dict(type='pseudo_collate'),
     dataset=dict(
         _delete_=True, type='QuestionDataset', source=_base_.train_dataloader.dataset,
         questions=questions, several_objects=True, num_samples=3000, pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=4,
     sampler=dict(_delete_=True, type='LengthSortedSampler'),
-    collate_fn=dict(type='pseudo_collate'),
     dataset=dict(
         _delete_=True, type='QuestionDataset', source=_base_.val_dataloader.dataset,
         questions=questions, several_objects=True, num_samples=500, test_mode=True,

@@ -18,7 +18,6 @@ train_dataloader = dict(
     persistent_workers=True,
     drop_last=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    collate_fn=dict(type='pseudo_collate'),
     dataset=dict(
         type='QuestionDataset',
         source=dict(_base_.val_dataloader.dataset, split='train', text_mode='original'),
@@ -26,7 +25,6 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=4,
     sampler=dict(_delete_=True, type='LengthSortedSampler'),
-    collate_fn=dict(type='pseudo_collate'),
     dataset=dict(
         _delete_=True, type='QuestionDataset', source=_base_.val_dataloader.dataset,
         questions=questions, test_mode=True, pipeline=test_pipeline))

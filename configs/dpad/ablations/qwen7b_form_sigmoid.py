@@ -1,5 +1,5 @@
-# sigmoid(10 * (S1 - S2)), which is qwen7b_form_softmax.py by another name: a run of both tells how
-# far two runs of one reward are apart. Another `alpha` makes it another reward.
+# sigmoid(100 (S1 - S2)), a form that the paper names for future work. With alpha=10.0 it would be
+# qwen7b_form_softmax.py again.
 _base_ = '../qwen7b_reasonseg.py'
 
 custom_hooks = [

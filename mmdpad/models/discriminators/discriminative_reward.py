@@ -56,7 +56,7 @@ class DiscriminativeOptions:
 
     form: str | Mapping[str, float] = 'binary'
     temperature: float = 0.1
-    alpha: float = 10.0
+    alpha: float = 100.0
     region: str = 'target'
     region_margin: float = 0.0
     contrast: str = 'image'

@@ -87,7 +87,7 @@ def test_without_masks_or_decoder_it_is_refused_before_training(tiny_config):
         hook.prepare(SimpleNamespace(train_loop=loop))
     loop.model.decoder = None
     with pytest.raises(ValueError, match='decoder'):
-        hook.before_train(SimpleNamespace(train_loop=loop))
+        hook.prepare(SimpleNamespace(train_loop=loop))
     with pytest.raises(ValueError, match='tiers'):
         MaskRewardHook(tiers=(1.5, ))
     with pytest.raises(ValueError, match="but got 'drop'"):
