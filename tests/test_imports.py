@@ -13,7 +13,7 @@ BASE = {'version', 'utils', 'registry', 'structures'}
 PURE = BASE | {'prompts', 'rewards', 'rl'}
 PARTS = PURE | {'datasets', 'models', 'testing'}
 ALLOWED = {
-    'structures': {'structures'},
+    'structures': {'structures', 'utils'},
     'prompts': PURE - {'rewards', 'rl'},
     'rewards': PURE,
     'rl': BASE | {'rl'},

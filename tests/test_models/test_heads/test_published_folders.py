@@ -18,7 +18,7 @@ from mmdpad.testing.policy_folder import make_policy_folder
 
 MAIN = Path(__file__).parents[3] / 'configs/dpad/qwen7b_reasonseg.py'
 QUESTION, TEXTS = 'the red circle', ['a red star', 'no']
-UNUSED = ('decoder', 'val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks')
+UNUSED = ('val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks')
 
 
 @pytest.fixture(scope='module')
