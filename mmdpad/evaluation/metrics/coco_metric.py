@@ -93,7 +93,9 @@ def _pool(results: Iterable[Result]) -> list[Result]:
 def _narrow(file: COCO, image_ids: Sequence[Any], classes: Sequence[str]) -> COCO:
     """The part of a file about some images, in their order, with categories of the data set's."""
     categories = list(file.cats.values())
-    annotations = [annotation for i in image_ids for annotation in file.imgToAnns[i]]
+    # pycocotools takes the id 0, with which some files begin, for "no match".
+    annotations = [dict(annotation, id=number) for number, annotation in enumerate(
+        (annotation for i in image_ids for annotation in file.imgToAnns[i]), start=1)]
     if len(classes) == 1 and classes[0] not in {category['name'] for category in categories}:
         categories = [dict(id=1, name=classes[0])]
         annotations = [dict(annotation, category_id=1) for annotation in annotations]

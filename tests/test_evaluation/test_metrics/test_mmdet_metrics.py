@@ -86,11 +86,12 @@ def test_in_one_test_of_the_miniature(build):
 
 
 def test_with_an_annotation_file_whose_ids_are_those_of_the_items(build, tiny_config, tmp_path):
-    # One image more, of another split, and categories of its own.
+    # One image more, of another split, and categories of its own; ids of annotations begin with 0,
+    # by which pycocotools marks what has no match.
     images = [dict(id='other', height=9, width=9)]
     annotations = [dict(id=99, image_id='other', category_id=3, iscrowd=0, bbox=[0, 0, 9, 9],
                         area=81, segmentation=[[0, 0, 9, 0, 9, 9]])]
-    for number, item in enumerate(DATASETS.build(tiny_config.test_dataloader.dataset), start=1):
+    for number, item in enumerate(DATASETS.build(tiny_config.test_dataloader.dataset)):
         sample = item['data_samples']
         x1, y1, x2, y2 = sample.gt_instances.bboxes[0].tolist()
         height, width = sample.ori_shape
