@@ -51,7 +51,8 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
         training: Of ``tools/train.py``, else of ``tools/test.py``, which needs less.
 
     Returns:
-        What is wrong, each with its remedy; and what else was seen, both a line each.
+        What is wrong, each with its remedy, a line each but for those of a data set; and what else
+        was seen, a line each.
     """
     notes: list[str] = []
     found = check_config(config, training)
