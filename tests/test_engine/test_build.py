@@ -29,7 +29,7 @@ def test_arguments_of_a_wrong_type_are_named(tiny_config, key, value, message):
         build_runner(tiny_config)
 
 
-@pytest.mark.parametrize('name', ['config.json', 'tokenizer.json', 'preprocessor_config.json'])
+@pytest.mark.parametrize('name', ['config.json', 'tokenizer.json'])
 @pytest.mark.parametrize('training', [True, False])
 def test_a_policy_that_is_not_whole_is_told_in_lines(tiny_config, tmp_path, name, training):
     whole = tiny_config.model.policy.pretrained

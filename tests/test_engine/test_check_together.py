@@ -73,8 +73,8 @@ def test_masks_need_a_decoder(tiny_config, key, value, told):
 
 @pytest.mark.parametrize('best, told', [
     ('reasonseg/giou', None), ('auto', None), (['reasonseg/ciou', 'reasonseg/giou'], None),
-    ('reasonseg/giuo', "did you mean 'reasonseg/giou'?"), ('coco/bbox_mAP', "('reasonseg/...')"),
-    ('giou', "('reasonseg/...')")])
+    ('reasonseg/giuo', "did you mean 'reasonseg/giou'?"), ('coco/bbox_mAP', "('reasonseg/...'"),
+    ('giou', "('reasonseg/...'")])
 def test_the_best_checkpoint_is_by_a_metric_that_is_computed(tiny_config, best, told):
     for name in ('cfg', 'dataloader', 'evaluator'):
         tiny_config[f'val_{name}'] = tiny_config[f'test_{name}']
