@@ -65,8 +65,12 @@ def faults(value: Any, path: tuple = ()):
             yield Fault(here, 'none', None)
         if isinstance(item, str) and len(item) > 1:
             yield Fault(here, 'choice', misspelt(item))
+        if type(item) is int:
+            yield Fault(here, 'type', 1.5)
+        elif type(item) is float:
+            yield Fault(here, 'type', float('nan'))
         if type(item) in (int, float):
-            numbers = [-1, 0, 1.5] if type(item) is int else [-1.0, 0.0, 1.5, float('nan')]
+            numbers = [type(item)(number) for number in (-1, 0)] + [1.5] * (type(item) is float)
             yield from (Fault(here, 'range', number) for number in numbers if number != item)
         yield from faults(item, here)
 

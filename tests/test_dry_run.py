@@ -76,12 +76,29 @@ BROKEN = {
     'argument of a data set': (dict(val_dataloader__dataset__spilt='val'), 'did you mean `split`?'),
     'argument of a reward': (dict(train_cfg__rewards__box_iou__treshold=0.5), 'treshold'),
     'argument of a hook': ({'custom_hooks.0.from': 'binary'}, 'from'),
+    'weight of a reward': (dict(train_cfg__rewards__box_iou__weight='abc'),
+                           "`train_cfg.rewards.box_iou.weight` should be float, but got 'abc'"),
+    'weight of a hook': ({'custom_hooks.0.weight': 'abc'},
+                         "`custom_hooks.0.weight` should be float, but got 'abc'"),
+    'interval of zero': (dict(train_cfg__val_interval=0),
+                         '`train_cfg.val_interval` should be at least 1, but got 0'),
+    'evaluator': (dict(val_evaluator=dict(_delete_=True, type='CocoPanopticMetric'),
+                       default_hooks__checkpoint__save_best=None), 'needs a panoptic map'),
+    'misspelt length': (dict(train_cfg__max_iter=3), 'did you mean `max_iters`?'),
     'argument of the loop': (dict(train_cfg__prompts_per_updates=2),
                              'did you mean `prompts_per_update`?'),
     'key of the sampling': (dict(model__train_cfg__groupsize=4), 'groupsize'),
     'policy': (dict(model__policy__pretrained='checkpoints/none'),
                "'checkpoints/none' is neither a folder here nor in the hub cache"),
     'decoder': (dict(model__decoder__checkpoint='none.pth'), 'none.pth is not there; download'),
+    'decoder of another kind': (
+        dict(model__decoder__type='SAM2Decoder'),
+        "`model.decoder`: SAM2Decoder needs the argument 'pretrained'; add it"),
+    'another CLIP': ({'custom_hooks.0.discriminator.model_name': 'ViT-L-41'},
+                     "ViT-L-14"),
+    'a CLIP that is not here': (
+        {'custom_hooks.0.discriminator': dict(model_name='ViT-L-14', pretrained='openai')},
+        "'ViT-L-14' with the tag 'openai' are not in the hub cache, and HF_HUB_OFFLINE is set"),
     'discriminator': ({'custom_hooks.0.discriminator.model_name': 'local-dir:no/clip'},
                       "'no/clip'"),
     'data': (dict(train_dataloader__dataset__data_root='no/data'), 'no/data is none; download'),
@@ -122,7 +139,8 @@ def test_each_fault_has_its_line(fault, problems_with):
     problems = problems_with(**entries)
     assert any(told in problem for problem in problems), problems
     # Prompts are those of three data sets, and what needs a package is not registered without it.
-    assert len(problems) <= {'prompt length': 3, 'package': 2, 'a list for a dict': 2}.get(fault, 1)
+    assert len(problems) <= {'prompt length': 3, 'package': 2, 'a list for a dict': 2,
+                             'decoder of another kind': 3}.get(fault, 1)
 
 
 def test_two_named_hooks_and_an_ensemble_are_no_fault(sound, problems_with):

@@ -12,7 +12,9 @@ from typing import Any
 
 from mmdet.evaluation import CocoMetric
 from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import FUNCTIONS
+from mmengine.runner import Runner
 
 from mmdpad.models import ReasoningSegmentor, VLLMRollout, VLMReasoningHead
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
@@ -201,17 +203,21 @@ def _check_names(node: Node, kind: type) -> Iterator[str]:
         yield from unknown_keys(given, known, node.path, kind.__name__)
     if not kind.__module__.startswith(_OURS):
         return  # mmengine passes further arguments to its own classes
-    needed = {name for name, parameter in inspect.signature(kind).parameters.items()
-              if parameter.default is parameter.empty
-              and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)}
-    if node.registry in (LOOPS, DATA_SAMPLERS, VISBACKENDS):
-        needed -= _GIVEN
-    for name in sorted(needed - given):
+    extra = _GIVEN if node.registry in (LOOPS, DATA_SAMPLERS, VISBACKENDS) else ()
+    for name in missing_arguments(kind, {*given, *extra}):
         yield f'`{node.path}`: {kind.__name__} needs the argument {name!r}; add it'
 
 
+def missing_arguments(kind: type, given: Iterable[str]) -> list[str]:
+    """The arguments without a default that a class of ours does not get."""
+    needed = {name for name, parameter in inspect.signature(kind).parameters.items()
+              if parameter.default is parameter.empty
+              and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)}
+    return sorted(needed.difference(given))
+
+
 def known_arguments(kind: type) -> set[str] | None:
-    """The arguments of a class and of the bases that it passes ``**kwargs`` to; None for any."""
+    """The arguments of a class and of what it passes ``**kwargs`` to; None for any."""
     names: set[str] = set()
     bases = [base for base in kind.__mro__ if '__init__' in vars(base) and base is not object]
     for base in bases:
@@ -219,6 +225,9 @@ def known_arguments(kind: type) -> set[str] | None:
         names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return names
+    if issubclass(kind, CheckpointHook):
+        return names | inspect.signature(Runner.save_checkpoint).parameters.keys() - {
+            'self', 'out_dir', 'filename'}
     return None if bases else names
 
 

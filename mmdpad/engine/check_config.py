@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from multiprocessing import get_all_start_methods
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from mmengine.visualization import Visualizer
 from torch import nn
 from torch.cuda.amp import GradScaler
+from torch.distributed import init_process_group
 from torch.utils.data import DataLoader
 
 from mmdpad.evaluation.readable import find_unreadable
@@ -67,6 +69,7 @@ _DEFAULT_KINDS = dict(
     train_cfg=(EpochBasedTrainLoop, IterBasedTrainLoop), val_cfg=(ValLoop, ), test_cfg=(TestLoop, ),
     optim_wrapper=(OptimWrapper, ), log_processor=(LogProcessor, ), visualizer=(Visualizer, ),
     model_wrapper_cfg=(MMDistributedDataParallel, ))
+_LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 _BY_PRECISION = ('loss_scale', 'dtype', 'use_fsdp')
 
 
@@ -108,7 +111,7 @@ def check_config(config: Config, training: bool = True) -> Findings:
     if found.problems:
         found.readable = False
         return found
-    with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdpad'):
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmengine')):
         found.problems += _check_sections(part)
         found.readable = not found.problems
         found.nodes = list(find_nodes(part))
@@ -167,9 +170,13 @@ def _check_entries(part: Mapping[str, Any]) -> Iterator[str]:
         key: {} if value and key == 'default_hooks' and isinstance(value, Mapping) else value
         for key, value in part.items() if key != 'log_level'}, ''))
     level = part.get('log_level', 'INFO')
-    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+    if not isinstance(level, int) and not (
+            isinstance(level, str) and isinstance(logging.getLevelName(level), int)):
         wrong.append(f"`log_level` should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR', but got "
                      f'{level!r}; correct it')
+    if part.get('launcher', 'none') not in _LAUNCHERS:
+        wrong.append(f'`launcher` should be one of {_LAUNCHERS}, but got {part["launcher"]!r}; '
+                     'correct it')
     yield from wrong or _check_parts(part)
 
 
@@ -227,8 +234,10 @@ _READ = frozenset((*_AT_TOP, *_LISTS, *_ONE_OR_LISTS, *_NAMED, *_TYPE_OPTIONAL, 
 
 def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
     """Dicts without a ``type``, which mmengine passes to functions with fixed arguments."""
-    def environment(cudnn_benchmark: bool = False, mp_cfg: dict | None = None,
-                    dist_cfg: dict | None = None, resource_limit: int = 4096) -> None: ...
+    def environment(mp_cfg: dict, dist_cfg: dict, cudnn_benchmark: bool = False,
+                    resource_limit: int = 4096) -> None: ...
+
+    def slurm(port: int | None = None) -> None: ...
 
     def loader(batch_size: int = 1, shuffle: bool | None = None, num_workers: int = 0,
                pin_memory: bool = False, drop_last: bool = False, timeout: float = 0.0,
@@ -245,12 +254,20 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
 
     def scaling(enable: bool = False, base_batch_size: int = 1) -> None: ...
 
+    def logs(window_size: int = 10) -> None: ...
+
     env, wrapper = part.get('env_cfg') or {}, part.get('optim_wrapper') or {}
     yield from _check_section(env, 'env_cfg', environment)
     yield from _check_section(env.get('mp_cfg'), 'env_cfg.mp_cfg', set_multi_processing)
-    yield from _check_section(env.get('dist_cfg'), 'env_cfg.dist_cfg', init_dist, closed=False)
+    start = (env.get('mp_cfg') or {}).get('mp_start_method')
+    if isinstance(start, str) and start not in get_all_start_methods():
+        yield (f'`env_cfg.mp_cfg.mp_start_method` should be one of {get_all_start_methods()}, but '
+               f'got {start!r}; correct it')
+    yield from _check_section(env.get('dist_cfg'), 'env_cfg.dist_cfg', init_dist,
+                              init_process_group, slurm)
     yield from _check_section(part.get('randomness'), 'randomness', seeding)
     yield from _check_section(part.get('auto_scale_lr'), 'auto_scale_lr', scaling)
+    yield from _check_section(part.get('log_processor'), 'log_processor', logs, closed=False)
     yield from find_wrong_compile(part)
     yield from _check_untyped(part)
     if is_kind(wrapper, AmpOptimWrapper, OPTIM_WRAPPERS):

@@ -22,7 +22,7 @@ from mmdpad.utils.argument_types import find_wrong_types
 from .config_nodes import Node
 
 # What mmengine's runners and the command line read.
-_ENTRIES = {name for runner in (Runner, FlexibleRunner)
+ENTRIES = {name for runner in (Runner, FlexibleRunner)
             for name in inspect.signature(runner).parameters} - {'cfg'} | {
     'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
     'find_unused_parameters', 'model_wrapper_cfg', 'strategy', 'sync_bn', 'work_dir'}
@@ -36,8 +36,8 @@ def find_misspelt_entries(config: Mapping[str, Any]) -> Iterator[str]:
     Others are variables of the config's author, and so is one whose value is used elsewhere.
     """
     for name, value in config.items():
-        close = difflib.get_close_matches(str(name), _ENTRIES, n=1, cutoff=_CLOSE)
-        if (name in _ENTRIES or not close or close[0] in config and config[close[0]] == value
+        close = difflib.get_close_matches(str(name), ENTRIES, n=1, cutoff=_CLOSE)
+        if (name in ENTRIES or not close or close[0] in config and config[close[0]] == value
                 or str(name).startswith(f'{close[0]}_')):
             continue
         fits = not [*find_wrong_types(Runner, {close[0]: value}, '')]
@@ -53,8 +53,8 @@ def _holds(place: Any, value: Any) -> bool:
         return False
     if place == value or isinstance(place, str) and isinstance(value, str) and value in place:
         return True
-    inner = place.values() if isinstance(place, Mapping) else (
-        place if isinstance(place, (list, tuple)) else ())
+    inner = [item for key, item in place.items() if key != '_scope_'] if isinstance(
+        place, Mapping) else (place if isinstance(place, (list, tuple)) else ())
     return any(_holds(item, value) for item in inner)
 
 

@@ -1,4 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import shutil
+from pathlib import Path
+
 import pytest
 
 from mmdpad.engine.build import UnsuitableConfig, build_runner
@@ -24,3 +27,16 @@ def test_arguments_of_a_wrong_type_are_named(tiny_config, key, value, message):
     override(tiny_config, {key: value})
     with pytest.raises(UnsuitableConfig, match=message):
         build_runner(tiny_config)
+
+
+@pytest.mark.parametrize('name', ['config.json', 'tokenizer.json'])
+@pytest.mark.parametrize('training', [True, False])
+def test_a_policy_that_is_not_whole_is_told_in_lines(tiny_config, tmp_path, name, training):
+    whole = tiny_config.model.policy.pretrained
+    folder = Path(shutil.copytree(whole, tmp_path / 'policy'))
+    tiny_config.model.policy.pretrained = str(folder)
+    (folder / name).unlink()
+    with pytest.raises(UnsuitableConfig) as refusal:
+        build_runner(tiny_config, training)
+    assert f'no {name}' in str(refusal.value) or f'neither {name}' in str(refusal.value)
+    assert all(line.startswith('`model.policy`: ') for line in str(refusal.value).splitlines())

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from mmdpad.engine.check_arguments import missing_arguments
 from mmdpad.engine.config_nodes import Node
 from mmdpad.engine.cost.shapes import build_on_meta
 from mmdpad.models import VLMReasoningHead
@@ -29,9 +30,9 @@ from mmdpad.models.sources import find_folder
 
 
 def check_weights(node: Node) -> Iterator[str]:
-    """Problems with the files of a model; other nodes have none."""
+    """Problems with the files of a model that gets all of its arguments; other nodes have none."""
     for kind, check in _CHECKS.items():
-        if node.is_kind(kind):
+        if node.is_kind(kind) and not missing_arguments(node.kind, node.entry):
             yield from (f'`{node.path}`: {problem}' for problem in check(node))
 
 

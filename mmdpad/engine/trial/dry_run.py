@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import shutil
@@ -18,6 +19,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import as_built, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
+from mmdpad.engine.check_arguments import REFUSALS
 from mmdpad.engine.check_config import check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.cost import make_report, read_config_cost, with_response_tokens
@@ -31,7 +33,8 @@ from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengt
 from mmdpad.models.heads.quantization import check_trainable
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.models.sources import find_folder
-from mmdpad.registry import DATASETS, MODEL_WRAPPERS, is_kind, type_name
+from mmdpad.models.weights import first_line
+from mmdpad.registry import DATASETS, MODEL_WRAPPERS, MODELS, is_kind, type_name
 from mmdpad.rewards import RewardComposition
 from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
@@ -51,13 +54,14 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
         training: Of ``tools/train.py``, else of ``tools/test.py``, which needs less.
 
     Returns:
-        What is wrong, each with its remedy; and what else was seen, both a line each.
+        What is wrong, each with its remedy, a line each but for those of a data set; and what else
+        was seen, a line each.
     """
     notes: list[str] = []
     found = check_config(config, training)
     problems = list(found.problems)
     faulty = set(found.misnamed)
-    with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdpad'):
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmengine')):
         for node in found.nodes:
             if id(node.entry) not in found.unreadable and (wrong := list(check_weights(node))):
                 problems += wrong
@@ -74,6 +78,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
                 notes.append(f'model.policy: {encoder.responses.describe()}')
                 problems += _check_handover(policy, found.nodes)
                 problems += _check_trainable(policy) if training else []
+        problems += _check_other_model(config, found.nodes)
         problems += _check_data(config, training, found.misnamed, encoder, notes)
         if training:
             problems += _check_loop(config, found.nodes)
@@ -138,6 +143,17 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
         path = node.entry.get('ann_file')
         if path and not os.path.isfile(path):
             yield f'`{node.path}.ann_file`: {path} is not there; download it or correct the path'
+
+
+def _check_other_model(config: Config, nodes: list[Node]) -> Iterator[str]:
+    """A model of another package, which itself checks its arguments: built with random weights."""
+    if _is(config.model, ReasoningSegmentor, nodes):
+        return
+    try:
+        MODELS.build(copy.deepcopy(config.model))
+    except (*REFUSALS, RuntimeError, LookupError, ArithmeticError, OSError, ImportError) as error:
+        yield (f'`model` ({type_name(config.model)}) cannot be built: {type(error).__name__}: '
+               f'{first_line(error)}; correct its arguments')
 
 
 def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:

@@ -1,0 +1,117 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Parts of a config that are right by themselves, but not beside each other."""
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmdpad.engine.build import UnsuitableConfig, build_runner
+from mmdpad.engine.check_config import check_config
+from mmdpad.engine.hooks import MaskRewardHook
+from mmdpad.engine.runner import GRPOTrainLoop
+from mmdpad.utils import override
+
+ROOT = Path(__file__).parents[2]
+DETECTOR = ROOT / 'configs/mmdet/mask-rcnn_r50_fpn_1x_coco_discrimination.py'
+CLIP = dict(type='mmdpad.CLIPDiscriminator', model_name='ViT-B-32')
+REWARDS = dict(thinking_format=dict(type='mmdpad.ThinkingFormatReward'))
+
+
+@pytest.fixture
+def detector() -> Config:
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return Config.fromfile(DETECTOR)
+
+
+@pytest.mark.parametrize('hook', [
+    dict(type='mmdpad.DiscriminativeRewardHook', discriminator=CLIP),
+    dict(type='mmdpad.MaskRewardHook'),
+    dict(type='mmdpad.engine.hooks.MaskRewardHook'), dict(type=MaskRewardHook)],
+    ids=lambda hook: str(hook['type']))
+def test_a_reward_hook_needs_our_loop(detector, hook):
+    detector.custom_hooks = [hook]
+    (problem, ) = check_config(detector).problems
+    assert problem.startswith('`custom_hooks.0`: ') and (
+        'adds a reward term to GRPOTrainLoop, but `train_cfg.type` is EpochBasedTrainLoop' in
+        problem)
+    with pytest.raises(UnsuitableConfig, match='remove the hook, or take that loop'):
+        build_runner(detector)
+
+
+def test_hooks_that_any_model_can_have(detector):
+    detector.custom_hooks = [dict(type='mmdpad.AlarmHook'), dict(type='mmdpad.CurvesHook'),
+                             dict(type='mmdpad.RolloutLogHook')]
+    assert check_config(detector).problems == []
+
+
+@pytest.mark.parametrize('kind', ['mmdpad.GRPOTrainLoop', GRPOTrainLoop], ids=str)
+def test_our_loop_needs_a_model_that_samples(detector, kind):
+    detector.train_cfg = dict(type=kind, max_iters=2, rewards=REWARDS)
+    (problem, ) = check_config(detector).problems
+    assert problem == (
+        '`train_cfg.type` should not be GRPOTrainLoop for a model that samples no responses, but '
+        "`model.type` is MaskRCNN; take ReasoningSegmentor, or mmengine's EpochBasedTrainLoop or "
+        'IterBasedTrainLoop')
+
+
+@pytest.mark.parametrize('key, value, told', [
+    ('custom_hooks', [dict(type=MaskRewardHook)],
+     '`custom_hooks.0`: MaskRewardHook draws masks with `model.decoder`, which is None'),
+    ('val_cfg', dict(type='ReasonSegValLoop'),
+     '`model.decoder` should be configured where `val_cfg` asks for masks')])
+def test_masks_need_a_decoder(tiny_config, key, value, told):
+    tiny_config.model.decoder = None
+    assert check_config(tiny_config).problems == []
+    tiny_config[key] = value
+    if key == 'val_cfg':
+        tiny_config.val_dataloader = tiny_config.test_dataloader
+        tiny_config.val_evaluator = tiny_config.test_evaluator
+    problems = check_config(tiny_config).problems
+    assert len(problems) == 1 and told in problems[0], problems
+
+
+@pytest.mark.parametrize('best, told', [
+    ('reasonseg/giou', None), ('auto', None), (['reasonseg/ciou', 'reasonseg/giou'], None),
+    ('reasonseg/giuo', "did you mean 'reasonseg/giou'?"), ('coco/bbox_mAP', "('reasonseg/...'"),
+    ('giou', "('reasonseg/...'")])
+def test_the_best_checkpoint_is_by_a_metric_that_is_computed(tiny_config, best, told):
+    for name in ('cfg', 'dataloader', 'evaluator'):
+        tiny_config[f'val_{name}'] = tiny_config[f'test_{name}']
+    tiny_config.val_cfg = dict(type='ReasonSegValLoop')
+    tiny_config.default_hooks.checkpoint.save_best = best
+    problems = check_config(tiny_config).problems
+    if told is None:
+        assert problems == []
+    else:
+        (problem, ) = problems
+        assert '`default_hooks.checkpoint.save_best` should be a metric of' in problem
+        assert told in problem
+
+
+@pytest.mark.parametrize('name, meant, value', [
+    ('optim_wraper', 'optim_wrapper', dict(type='OptimWrapper')),
+    ('param_schedular', 'param_scheduler', []), ('custom_hook', 'custom_hooks', []),
+    ('trian_cfg', 'train_cfg', dict(max_iters=3)), ('default_hook', 'default_hooks', {}),
+    ('val_evalutor', 'val_evaluator', dict(type='ReasonSegMetric')), ('resum', 'resume', True),
+    ('load_form', 'load_from', 'x.pth')])
+def test_an_entry_that_nothing_reads(tiny_config, name, meant, value):
+    tiny_config[name] = value
+    (problem, ) = check_config(tiny_config).problems
+    assert f'`{name}` is read by nothing' in problem and f'did you mean `{meant}`?' in problem
+
+
+def test_variables_of_the_author_are_no_entries(tiny_config):
+    tiny_config.update(test_pipeline=tiny_config.test_dataloader.dataset.pipeline, models=['a'],
+                       val_dataloader_2=dict(batch_size=1), val_interval=3,
+                       train_pipelines=tiny_config.train_dataloader.dataset.pipeline)
+    assert check_config(tiny_config).problems == []
+
+
+@pytest.mark.parametrize('value, told', [
+    (dict(backend='nonsense'), '`compile`: Invalid backend'), ('yes', '`compile` should be'),
+    (dict(mod='default'), '`compile`: '), (dict(backend='eager'), None), (True, None)])
+def test_what_torch_compile_takes(tiny_config, value, told):
+    override(tiny_config, dict(compile=value))
+    problems = check_config(tiny_config).problems
+    assert [told in problem for problem in problems] == [True] * (told is not None), problems
