@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from mmdpad import registry
 from mmdpad.datasets import ReasoningDataset
-from mmdpad.engine.check_arguments import check_node
+from mmdpad.engine.check_arguments import check_node, find_wrong_arguments
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.models.discriminators import DiscriminativeOptions
 from mmdpad.models.rollouts import RolloutEngine
@@ -77,4 +77,4 @@ def test_what_people_change_most_can_be_written_so():
             key, value = text.split('=')
             config.merge_from_dict({key: eval(value) if value[0].isdigit() else value})
         for node in find_nodes(config):
-            assert not list(check_node(node)), text
+            assert not list(check_node(node, list(find_wrong_arguments(node)))), text
