@@ -135,7 +135,8 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
         except ImportError as error:
             if not is_kind(entry, TableDataset, DATASETS):  # said already
                 yield f'`{where}` ({type_name(entry)}): {error}'
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError,
+                AssertionError) as error:
             yield (f'`{where}` ({type_name(entry)}) cannot be read: '
                    f'{type(error).__name__}: {error}; correct its paths or arguments')
     for node in find_nodes({f'{name}_evaluator': config.get(f'{name}_evaluator')
