@@ -162,10 +162,9 @@ def test_a_detector_is_built(weights):
         str(weights / 'detector'), weights / 'coco', weights)[0]
     assert dry_run(config)[0] == []
     config.model.backbone.depth = 51
-    config.model.rpn_head.loss_clss = None
     (problem, ) = dry_run(config)[0]
-    assert problem == ('`model` (MaskRCNN) cannot be built: KeyError: invalid depth 51 for resnet; '
-                       'correct its arguments')
+    assert problem == ('`model` (MaskRCNN) cannot be built: KeyError: '
+                       "'invalid depth 51 for resnet'; correct its arguments")
 
 
 def test_several_faults_come_in_one_list(problems_with):
