@@ -155,6 +155,18 @@ def test_two_named_hooks_and_an_ensemble_are_no_fault(sound, problems_with):
     assert problem.startswith('`custom_hooks.1.discriminator.1`') and "'no/clip'" in problem
 
 
+def test_a_detector_is_built(weights):
+    """Its arguments are checked by its own classes."""
+    config = make_smoke_config(
+        Config.fromfile(ROOT / 'configs/mmdet/mask-rcnn_r50_fpn_1x_coco_discrimination.py'),
+        str(weights / 'detector'), weights / 'coco', weights)[0]
+    assert dry_run(config)[0] == []
+    config.model.backbone.depth = 51
+    (problem, ) = dry_run(config)[0]
+    assert problem == ('`model` (MaskRCNN) cannot be built: KeyError: '
+                       "'invalid depth 51 for resnet'; correct its arguments")
+
+
 def test_several_faults_come_in_one_list(problems_with):
     names = ('decoder', 'data', 'batch', 'argument of a model', 'type of a reward')
     entries = {key: value for name in names for key, value in BROKEN[name][0].items()}

@@ -259,7 +259,8 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
     env, wrapper = part.get('env_cfg') or {}, part.get('optim_wrapper') or {}
     yield from _check_section(env, 'env_cfg', environment)
     yield from _check_section(env.get('mp_cfg'), 'env_cfg.mp_cfg', set_multi_processing)
-    start = (env.get('mp_cfg') or {}).get('mp_start_method')
+    processes = env.get('mp_cfg')
+    start = processes.get('mp_start_method') if isinstance(processes, Mapping) else None
     if isinstance(start, str) and start not in get_all_start_methods():
         yield (f'`env_cfg.mp_cfg.mp_start_method` should be one of {get_all_start_methods()}, but '
                f'got {start!r}; correct it')

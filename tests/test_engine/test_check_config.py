@@ -124,6 +124,7 @@ def test_all_values_of_other_kinds(path):
     ('log_level', 'LOUD', "`log_level` should be 'DEBUG', 'INFO'"),
     ('log_level', 2.5, "`log_level` should be 'DEBUG', 'INFO'"),
     ('launcher', 'torch', "`launcher` should be one of ('none', 'pytorch', 'slurm', 'mpi')"),
+    ('env_cfg.mp_cfg', 'x', '`env_cfg.mp_cfg` should be dict, but got'),
     ('env_cfg.mp_cfg', None, '`env_cfg.mp_cfg` should be dict, but got None'),
     ('env_cfg.mp_cfg.mp_start_method', 'fok', '`env_cfg.mp_cfg.mp_start_method` should be one of'),
     ('env_cfg.dist_cfg.bakend', 'gloo', 'did you mean `backend`?'),
