@@ -17,6 +17,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from mmdpad.apis.mmengine_inferencer import BaseInferencer  # before what imports mmengine.optim
 from mmdpad.datasets.transforms import (
     LoadInstanceMasks,
     LoadReasonSegMask,
@@ -33,7 +34,6 @@ from mmdpad.utils.threads import follow_free_cores
 
 from .answer import Answer, new_log
 from .inputs import ImageInput, Query, pair_queries
-from .mmengine_inferencer import BaseInferencer
 from .streaming import Watcher, stream
 
 # Steps of a test pipeline that need annotations.
