@@ -36,8 +36,11 @@ def options_here(data, **more):
 
 def test_train_resume_and_test(shapes_data, tmp_path, run_here):
     work_dir = tmp_path / 'run'
-    logged = run('tools/train.py', CONFIG, '--work-dir', work_dir, *options(shapes_data)).stdout
+    trained = run('tools/train.py', CONFIG, '--work-dir', work_dir, *options(shapes_data))
+    logged = trained.stdout
     assert ' - INFO - ' in logged and '\033' not in logged  # no colours where no terminal is
+    for warned_of_by_others in ('pkg_resources', 'FileClient', 'HardDiskBackend'):
+        assert warned_of_by_others not in logged + trained.stderr
     assert (work_dir / 'iter_2.pth').is_file()
     assert list(work_dir.glob('best_reasonseg_giou_iter_*.pth'))
     assert list(work_dir.rglob('events.out.tfevents*'))

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.infer import BaseInferencer
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from mmdpad.apis.mmengine_inferencer import BaseInferencer  # before what imports mmengine.optim
 from mmdpad.datasets.transforms import (
     LoadInstanceMasks,
     LoadReasonSegMask,
@@ -28,7 +28,6 @@ from mmdpad.datasets.transforms import (
 )
 from mmdpad.datasets.transforms.probing import open_wrappers
 from mmdpad.datasets.transforms.questions import QuestionFromInstances
-from mmdpad.models.weights import load_strictly, read_state_dict
 from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS, is_kind
 from mmdpad.utils import find_config, open_config
 from mmdpad.utils.threads import follow_free_cores
@@ -199,6 +198,9 @@ class ReasonSegInferencer(BaseInferencer):
         return preds
 
     def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
+        # transformers is imported when a model is built, not with this class.
+        from mmdpad.models.weights import load_strictly, read_state_dict
+
         # The checkpoint first: building a large model takes minutes, a wrong path none.
         state = None if weights is None else read_state_dict(weights, _REMEDY)
         model = MODELS.build(cfg.model)

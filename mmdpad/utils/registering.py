@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import importlib
 
-_WITH_CLASSES = ('apis', 'datasets', 'engine.hooks', 'engine.runner', 'engine.strategies',
+_WITH_CLASSES = ('apis.reason_seg_inferencer', 'datasets.registered', 'datasets.samplers',
+                 'datasets.transforms', 'engine.hooks', 'engine.runner', 'engine.strategies',
                  'evaluation', 'models', 'rewards')
 
 

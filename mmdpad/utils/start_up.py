@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """How our commands start: without imports that the work does not need, and without warnings that
-nobody who reads them can act on. For the process of a command only: `import mmdpad` does neither.
+nobody who reads them can act on. `import mmdpad` does neither; the import of the inferencer's
+class leaves out what it does not need, and keeps the warnings.
 """
 
 from __future__ import annotations

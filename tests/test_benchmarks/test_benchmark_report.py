@@ -23,6 +23,9 @@ def test_tables_by_hand(tmp_path):
     (tmp_path / '2_a_busy_machine.json').write_text(json.dumps(dict(
         median=dict(mmdpad={'0': 1.0, '6': 5.5}), ratio_to_idle=dict(mmdpad={'0': 1.0, '6': 5.5}),
         environment=about)))
+    (tmp_path / '3_start-up.json').write_text(json.dumps(dict(
+        cases=dict(help=dict(median=dict(mmdpad=0.5, before=4.0), ratio=dict(before=8.0),
+                             ratio_range=dict(before=[7.5, 9]))), environment=about)))
     page = tmp_path / 'page.md'
     page.write_text('before\n<!-- tables -->\nold\n<!-- /tables -->\nafter')
     report(tmp_path, '--write', page)
@@ -42,6 +45,14 @@ def test_tables_by_hand(tmp_path):
 |  | 0 busy, s | times idle | 6 busy, s | times idle |
 | --- | --- | --- | --- | --- |
 | mmdpad | 1 | 1 | 5.5 | 5.5 |
+
+`python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
+
+### start-up
+
+|  | mmdpad, s | before, s | times as long | in single turns |
+| --- | --- | --- | --- | --- |
+| help | 0.5 | 4 | 8 | 7.50 - 9.00 |
 
 `python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
 <!-- /tables -->

@@ -65,6 +65,13 @@ def test_low_precision(run):
 
 
 @pytest.mark.slow
+def test_start_up(run):
+    result = run('start_up', '--before', '.', '--cases', 'import mmdpad.apis', '--repeats', 1)
+    about = result['cases']['import mmdpad.apis']
+    assert result['cases'].keys() == {'import mmdpad.apis'}
+    assert about['seconds'].keys() == {'mmdpad', 'before'} and about['ratio']['before'] > 0
+
+
 def test_busy_machine(run):
     result = run('busy_machine', '--loads', 0, 1, '--iterations', 1, '--repeats', 1, '--sides',
                  'mmdpad', '--side', 'one thread, no hook', 'OMP_NUM_THREADS=1',

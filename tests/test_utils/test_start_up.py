@@ -44,7 +44,7 @@ with warnings.catch_warnings(record=True) as caught:
 told['caught'] = [str(warning.message) for warning in caught]
 with DefaultScope.overwrite_default_scope('mmdpad'):
     told['wrong'] = mmdpad.registry.OPTIMIZERS.get('AdamW9bit')
-    told['found'] = mmdpad.registry.OPTIMIZERS.get(sys.argv[1]).__name__
+    told['found'] = [mmdpad.registry.OPTIMIZERS.get(name).__name__ for name in sys.argv[1:]]
 told.update(names=sorted(OPTIMIZERS.module_dict), size=len(OPTIMIZERS),
             bitsandbytes=builder.BITSANDBYTES_OPTIMIZERS,
             transformers=builder.TRANSFORMERS_OPTIMIZERS, end=imported())
@@ -72,13 +72,30 @@ def test_what_comes_late_is_not_imported_with_its_package():
     assert run('-c', program, *HEAVY)[0] == []
 
 
+def test_the_inferencer_class_comes_without_what_only_a_model_needs():
+    program = ('import json, sys; from mmdpad.apis import ReasonSegInferencer; '
+               'print(json.dumps([name for name in sys.argv[1:] if name in sys.modules]))')
+    late = ('transformers', 'peft', 'bitsandbytes', 'open_clip', 'matplotlib.pyplot',
+            'mmdet.apis', 'mmdpad.models')
+    assert run('-c', program, *late)[0] == []
+
+
+def test_all_modules_register_what_is_imported_late():
+    program = ('import json; from mmdpad.utils import register_all_modules as register; '
+               'register(); from mmdpad import registry; '
+               'print(json.dumps([name in kind.module_dict for name, kind in ('
+               '("ReasonSegDataset", registry.DATASETS), '
+               '("ReasonSegInferencer", registry.INFERENCERS))]))')
+    assert run('-c', program)[0] == [True, True]
+
+
 @pytest.mark.skipif(not builder.BITSANDBYTES_OPTIMIZERS, reason='bitsandbytes is not installed')
 def test_optimizers_of_others_come_when_they_are_looked_for():
-    name = builder.BITSANDBYTES_OPTIMIZERS[-1]
-    told, text = run('-c', OPTIMIZERS_OF_OTHERS, name)
+    names = ('AdamW8bit', 'PagedAdamW32bit', 'Adafactor')
+    told, text = run('-c', OPTIMIZERS_OF_OTHERS, *names)
     assert told['start'] == told['then'] == [] and told['AdamW'].startswith('torch.optim')
     assert told['wrong'] is None
-    assert told['found'] == OPTIMIZERS.get(name).__name__
+    assert told['found'] == [OPTIMIZERS.get(name).__name__ for name in names] == list(names)
     assert told['bitsandbytes'] == builder.BITSANDBYTES_OPTIMIZERS
     assert told['transformers'] == builder.TRANSFORMERS_OPTIMIZERS
     torch_and_others = sorted({*builder.TORCH_OPTIMIZERS, *builder.BITSANDBYTES_OPTIMIZERS,

@@ -78,6 +78,15 @@ def low_precision(result: dict[str, Any]) -> str:
                         for way in next(iter(rates.values()))])
 
 
+def start_up(result: dict[str, Any]) -> str:
+    """Seconds of each case in this checkout and in the one before."""
+    return table(['', 'mmdpad, s', 'before, s', 'times as long', 'in single turns'],
+                 [[case, about['median']['mmdpad'], about['median']['before'],
+                   about['ratio']['before'],
+                   ' - '.join(f'{ratio:.2f}' for ratio in about['ratio_range']['before'])]
+                  for case, about in result['cases'].items()])
+
+
 def provenance(result: dict[str, Any]) -> str:
     """Command, date and versions of one result."""
     about = result['environment']
@@ -93,7 +102,8 @@ def report(folder: Path) -> str:
     for path in sorted(folder.glob('*.json'), key=lambda path: int(path.stem.partition('_')[0])):
         result = json.loads(path.read_text())
         body = (scaling if 'rows' in result else busy if 'ratio_to_idle' in result
-                else low_precision if 'weights' in result else comparison)(result)
+                else low_precision if 'weights' in result
+                else start_up if 'cases' in result else comparison)(result)
         parts.append(f'### {path.stem.partition("_")[2].replace("_", " ")}\n\n{body}\n\n'
                      f'{provenance(result)}')
     return '\n\n'.join(parts)

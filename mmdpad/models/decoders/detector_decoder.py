@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmcv.transforms import Compose
-from mmdet.apis import inference_detector
 from mmdet.structures.mask import mask2bbox
-from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.model import revert_sync_batchnorm
@@ -116,6 +114,7 @@ class DetectorDecoder(PromptedDecoder):
 
     def _detect(self, images: list[np.ndarray]) -> list[Instances]:
         """The instances in each image (uint8 (H, W, 3), RGB)."""
+        from mmdet.apis import inference_detector  # half a second, for this decoder alone
         self.detector.to(self.device)  # mmdet's preprocessor does not notice a parent's move
         return [self._instances(inference_detector(
             self.detector, np.ascontiguousarray(image[..., ::-1]),  # mmdet takes arrays as BGR
@@ -168,6 +167,7 @@ def _read_config(config: str | dict, options: dict | None) -> Config:
 def _build(config: Config) -> tuple[Module, Compose]:
     """The detector and its test pipeline, for images in memory; names are those of its scope,
     whatever the scope of the run that builds it."""
+    from mmdet.utils import get_test_pipeline_cfg  # brings pyplot along
     pipeline = get_test_pipeline_cfg(config)
     with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdet')):
         detector = revert_sync_batchnorm(MODELS.build(config.model))

@@ -1,0 +1,10 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""mmengine's inferencer, without the optimizers that take seconds to import with it."""
+
+from mmdpad.utils.start_up import import_mmengine
+
+import_mmengine()
+
+from mmengine.infer import BaseInferencer  # noqa: E402
+
+__all__ = ['BaseInferencer']

@@ -1,0 +1,93 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Times how two checkouts start: imports, a help text, an answer's first token, a check in small.
+
+    git worktree add ../mmdpad_before main
+    python tools/benchmarks/start_up.py --before ../mmdpad_before
+
+Each run is a new process; `mmdpad` (this checkout) and `before` take turns, case by case.
+
+Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CONFIG = 'configs/dpad/qwen7b_reasonseg.py'
+FIRST_TOKEN = '''
+import sys
+try:
+    from mmdpad.utils import start_command
+    start_command()
+except ImportError:
+    pass  # a checkout from before there was one
+from mmdpad.apis import ReasonSegInferencer
+infer = ReasonSegInferencer('mmdpad::dpad/tiny_shapes.py', device='cpu')
+print(next(infer.stream(sys.argv[1], 'What keeps the rain off?')))
+'''
+# Name -> arguments of Python; {image} is a made scene.
+CASES = {
+    'import mmdpad.apis': ['-c', 'import mmdpad.apis'],
+    'ReasonSegInferencer': ['-c', 'from mmdpad.apis import ReasonSegInferencer'],
+    'help': ['tools/analysis_tools/report.py', '--help'],
+    'first token': ['-c', FIRST_TOKEN, '{image}'],
+    'doctor': ['-m', 'mmdpad', 'doctor'],
+    'smoke': ['tools/train.py', CONFIG, '--smoke']}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--before', type=Path, required=True, metavar='FOLDER',
+                        help='the checkout to compare with')
+    parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES))
+    parser.add_argument('--repeats', type=int, default=3)
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # --help does not wait for the imports below
+
+from common import alternate, environment, print_json, summary
+from PIL import Image
+
+from mmdpad.datasets.shapes_world import make_scene
+
+
+def command(tree: Path, arguments: list[str]) -> Callable[[], None]:
+    """A process of Python that imports mmdpad from this checkout, as a function."""
+    def run() -> None:
+        done = subprocess.run([sys.executable, *arguments], cwd=tree, text=True,
+                              env={**os.environ, 'PYTHONPATH': str(tree)},
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        # A doctor that finds something ends with 1, and was as long at work.
+        if done.returncode and 'doctor' not in arguments:
+            raise SystemExit(f'{arguments} failed in {tree}:\n{done.stderr}')
+
+    return run
+
+
+def main() -> None:
+    args = parse_args()
+    about = environment()
+    trees = dict(mmdpad=ROOT.resolve(), before=args.before.resolve())
+    cases = {}
+    with tempfile.TemporaryDirectory() as folder:
+        image = str(Path(folder, 'scene.png'))
+        Image.fromarray(make_scene('test', 3).image).save(image)
+        for case in args.cases:
+            arguments = [image if part == '{image}' else part for part in CASES[case]]
+            cases[case] = summary(alternate(
+                {name: command(tree, arguments) for name, tree in trees.items()}, args.repeats))
+    print_json(dict(environment=about, setting=dict(repeats=args.repeats), cases=cases))
+
+
+if __name__ == '__main__':
+    main()
