@@ -3,7 +3,6 @@
 
     python tools/analysis_tools/study_report.py work_dirs/study --html report.html
     python tools/analysis_tools/study_report.py work_dirs/study --markdown docs/study.md
-
     python tools/analysis_tools/study_report.py work_dirs/study --compare form_sigmoid form_softmax
 
 Prints the headline. A file that is there is replaced; of a Markdown page only what is between
