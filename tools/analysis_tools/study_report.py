@@ -55,7 +55,8 @@ def main() -> None:
         for line in [f'{status}: {text}' for status, text in headlines(study)]:
             print(line)
         for pair in args.compare:
-            print('\n'.join(comparison_lines(study, *pair)))
+            for line in comparison_lines(study, *pair):
+                print(line)
         for line in missing_lines(study):
             print(f'  missing: {line}')
         if args.html:
