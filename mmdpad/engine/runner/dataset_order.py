@@ -17,7 +17,10 @@ from mmdpad.datasets.samplers import LengthSortedSampler
 
 
 class RecordedBatches:
-    """A batch sampler that keeps what it gave since it was last iterated.
+    """A batch sampler that remembers the batches of its current pass.
+
+    Args:
+        batch_sampler: The one that draws them.
 
     Attributes:
         given: Indices in the data set, a list for each batch. Workers fetch ahead, so these may be
