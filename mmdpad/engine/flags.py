@@ -111,7 +111,9 @@ def _show(config: Config, args: argparse.Namespace) -> Iterator[str]:
                f'{backend!r}); write the pictures to a folder by --show-dir')
     if args.show_dir and os.path.isfile(args.show_dir):
         yield f'--show-dir should be a folder, but {args.show_dir!r} is a file; name another'
-    hooks = config.setdefault('default_hooks', {})
+    if config.get('default_hooks') is None:
+        config.default_hooks = {}
+    hooks = config.default_hooks
     if _is_segmentor(config):
         pictures = dict(hooks.get('answer_pictures') or dict(type='mmdpad.AnswerPictureHook'))
         pictures.update(show=args.show, wait_time=args.wait_time, test_out_dir=args.show_dir)
