@@ -75,7 +75,7 @@ def resolve(entry: Mapping[str, Any], registry: Registry, scope: str | None = No
         entry: A dict with a ``type``; its ``_scope_``, which a config inherited by
             ``PACKAGE::NAME`` has, counts as in a build.
         registry: Where a name is looked up.
-        scope: Of what is around the entry; None for the default scope of the moment.
+        scope: Of what is around the entry; None for the current default scope.
 
     Returns:
         None where it means nothing, or there is no ``type``.
@@ -101,7 +101,7 @@ def is_kind(entry: Mapping[str, Any], kinds: type | tuple[type, ...], registry: 
 
 
 def type_name(entry: Mapping[str, Any]) -> str:
-    """The ``type`` of a config's entry as people are told it."""
+    """The ``type`` of a config's entry as messages name it."""
     kind = entry.get('type')
     return kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
 

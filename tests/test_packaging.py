@@ -78,7 +78,9 @@ def test_names_of_configs():
             'none.py': "config 'none.py' is not there; those that come with mmdpad",
             'mmdpad::dpad/tinyshapes.py': 'did you mean mmdpad::dpad/tiny_shapes.py',
             'mmdpad::none.py': 'mmdpad has ',
-            'no_such_package::a/b.py': "no package 'no_such_package'"}.items():
+            'no_such_package::a/b.py': "no package 'no_such_package'",
+            'no.such::b.py': "no package 'no.such'",
+            '../mmdet::b.py': "no package '../mmdet'"}.items():
         with pytest.raises(FileNotFoundError, match=message):
             find_config(name)
         with pytest.raises(SystemExit, match=message):

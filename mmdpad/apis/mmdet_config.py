@@ -39,7 +39,9 @@ def config_for_mmdet(model_config: str | os.PathLike | Config) -> Config:
     if not isinstance(model_config, Config):
         model_config = open_config(find_config(model_config))
     config = copy.deepcopy(model_config)
-    config.test_dataloader.pop('collate_fn', None)  # mmengine reads a name, and finds ours by none
+    # mmengine's inference would look it up as a name, but loaders have a dict; without it items are
+    # collated as here.
+    config.test_dataloader.pop('collate_fn', None)
     # By these names mmdet finds the step that it replaces for images in memory.
     config.test_dataloader.dataset.pipeline = [
         dict(type='LoadImageFromFile'), dict(type='QuestionFromTextPrompt'),

@@ -9,8 +9,9 @@ import ast
 import runpy
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
+
+from mmdpad.utils.configs import mim_folder
 
 from . import TOOLS, become
 
@@ -31,10 +32,10 @@ def find_script(name: str) -> Path:
         SystemExit: There is none.
     """
     package, _, tool = name.partition('::')
-    spec = find_spec(package) if package.isidentifier() else None
-    if spec is None or spec.origin is None:
+    place = mim_folder(package)
+    if place is None:
         raise SystemExit(f'{name}: there is no package {package!r}; install it')
-    folder = Path(spec.origin).parent / '.mim' / 'tools'
+    folder = place / 'tools'
     path = folder / (tool.removesuffix('.py') + '.py')
     if not path.is_file():
         raise SystemExit(f'{name}: there is no {path.name} in {folder}; correct the name')

@@ -53,7 +53,8 @@ def check_dataset(config: dict, load: int = 0, take: Callable[[Any], None] | Non
         load: How many items to run through the pipeline, spread evenly; -1 for all. Building looks
             at the headers of images; their pixels are decoded here.
         take: Gets each item that was loaded.
-        asks: See :func:`check_first_item`.
+        asks: Whether the model answers questions: then an item is loaded in any case, see
+            :func:`check_first_item`.
 
     Returns:
         What it holds, in one line; in a second, which annotations mark no target, if any.
@@ -67,11 +68,10 @@ def check_dataset(config: dict, load: int = 0, take: Callable[[Any], None] | Non
 
 def check_first_item(dataset: Any) -> None:
     """Load one item of each data set for a model that answers questions, so that a pipeline that
-    does not fit its data set is told of before a run, with the name of the transform it lacks.
+    does not fit its data set is reported before a run, with the name of the transform it lacks.
 
     Args:
-        dataset: One that is built, or wrappers of some. Of a :class:`ReasoningDataset` nothing is
-            loaded where its pipeline is empty.
+        dataset: One that is built, or wrappers of some.
 
     Raises:
         DatasetError: An item does not have what a step needs, or its pipeline packs no question.
@@ -99,12 +99,12 @@ def check_first_item(dataset: Any) -> None:
 
 def _check_names(dataset: Any) -> None:
     """Whether ``classes`` of a data set are the names of its labels."""
-    names, told = label_names(dataset), dataset.metainfo.get('classes')
-    if told is not None and list(names or ()) != list(told)[:len(names or ())]:
+    names, given = list(label_names(dataset) or ()), dataset.metainfo.get('classes')
+    if given is not None and names != list(given)[:len(names)]:
         raise DatasetError(
             f'`metainfo.classes` of {type(dataset).__name__} should name the categories of '
             f'{dataset.ann_file} in the order of the file, by which mmdet numbers labels, but '
-            f'starts with {list(told)[:3]} in place of {list(names or ())[:3]}; set '
+            f'starts with {list(given)[:3]} in place of {names[:3]}; set '
             f'`metainfo=dict(classes=(...))`, or take a `QuestionDataset`', 'wrong classes')
 
 

@@ -98,13 +98,13 @@ class QuestionDataset(ReasoningDataset):
     def load_data_list(self) -> list[dict]:
         """The items drawn, after a look at their images and masks."""
         items = super().load_data_list()
-        draws = any(isinstance(step, LoadInstanceMasks) for step in self.pipeline.transforms)
+        has_masks = any(isinstance(step, LoadInstanceMasks) for step in self.pipeline.transforms)
         problems: list[DatasetError] = []
         shapes: dict[str, tuple[int, int]] = {}  # of images that are fine
         for item in {item['img_path']: item for item in items}.values():
             with collecting(problems):
                 shapes[item['img_path']] = self._check_image(item)
-        for item in items if draws else ():
+        for item in items if has_masks else ():
             if item['img_path'] in shapes:
                 for instance in item.get('instances', ()):
                     with collecting(problems):
@@ -120,10 +120,10 @@ class QuestionDataset(ReasoningDataset):
     def _check_image(self, item: dict) -> tuple[int, int]:
         path = item['img_path']
         found = probe_image(path, self.max_pixels)
-        told = item.get('height', found[0]), item.get('width', found[1])
-        if found != told:
+        expected = item.get('height', found[0]), item.get('width', found[1])
+        if found != expected:
             raise DatasetError(
-                f'{path} should be {told[1]} x {told[0]} pixels (width x height) as '
+                f'{path} should be {expected[1]} x {expected[0]} pixels (width x height) as '
                 f'{self.ann_file} says, but is {found[1]} x {found[0]}; take the image that was '
                 'annotated, not resized or rotated', 'wrong image size')
         return found

@@ -15,7 +15,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DefaultScope
 
 from mmdpad.models import ReasoningSegmentor
-from mmdpad.registry import MODELS, OPTIM_WRAPPERS, resolve, type_name
+from mmdpad.registry import MODELS, OPTIM_WRAPPERS, is_kind, resolve, type_name
 
 _NO_TTA = (
     "--tta is not offered. mmdet's views are mirrored images, in which the 'left' of a question is "
@@ -54,8 +54,9 @@ def _apply(config: Config, args: argparse.Namespace) -> Iterator[str]:
 def _use_amp(config: Config, here: bool) -> Iterator[str]:
     """``here``: whether the run is on this machine."""
     wrapper = config.get('optim_wrapper')
-    kind = _kind(OPTIM_WRAPPERS, wrapper, OptimWrapper) if isinstance(wrapper, Mapping) else None
-    if kind is None or not issubclass(kind, AmpOptimWrapper) and kind is not OptimWrapper:
+    entry = dict(type=OptimWrapper) | dict(wrapper) if isinstance(wrapper, Mapping) else {}
+    kind = resolve(entry, OPTIM_WRAPPERS)
+    if kind is not OptimWrapper and not is_kind(entry, AmpOptimWrapper, OPTIM_WRAPPERS):
         yield ('--amp makes an AmpOptimWrapper of the OptimWrapper in `optim_wrapper`, but got '
                f'{wrapper if kind is None else type_name(wrapper)!r}; set the precision of that in '
                f'the config')
@@ -110,7 +111,9 @@ def _show(config: Config, args: argparse.Namespace) -> Iterator[str]:
                f'{backend!r}); write the pictures to a folder by --show-dir')
     if args.show_dir and os.path.isfile(args.show_dir):
         yield f'--show-dir should be a folder, but {args.show_dir!r} is a file; name another'
-    hooks = config.setdefault('default_hooks', {})
+    if config.get('default_hooks') is None:
+        config.default_hooks = {}
+    hooks = config.default_hooks
     if _is_segmentor(config):
         pictures = dict(hooks.get('answer_pictures') or dict(type='mmdpad.AnswerPictureHook'))
         pictures.update(show=args.show, wait_time=args.wait_time, test_out_dir=args.show_dir)
@@ -136,11 +139,5 @@ def _screenless_backend() -> str | None:
 
 
 def _is_segmentor(config: Mapping[str, Any]) -> bool:
-    kind = _kind(MODELS, config.get('model'))
-    return isinstance(kind, type) and issubclass(kind, ReasoningSegmentor)
-
-
-def _kind(registry: Any, entry: Any, default: Any = None) -> Any:
-    """What the ``type`` of an entry means; None for nothing."""
-    kind = entry.get('type', default) if isinstance(entry, Mapping) else None
-    return resolve(dict(entry, type=kind), registry) if kind else None
+    model = config.get('model')
+    return isinstance(model, Mapping) and is_kind(model, ReasoningSegmentor, MODELS)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from torch import Tensor
 from mmdpad.models.discriminators import DiscriminativeReward
 from mmdpad.models.discriminators.regions import around
 from mmdpad.prompts.template import normalise_question
-from mmdpad.registry import HOOKS, resolve
+from mmdpad.registry import HOOKS, is_kind, resolve
 from mmdpad.structures import AnsweredObject, ReasoningOutput, RolloutBatch
 
 from .discriminator_check import KINDS, CaptionScores
@@ -44,9 +43,8 @@ def find_rewards(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     ours = HOOKS.get('DiscriminativeRewardHook')
     found = {}
     for hook in config.get('custom_hooks') or ():
-        kind = resolve(hook, HOOKS) if isinstance(hook, Mapping) else None
-        if inspect.isclass(kind) and issubclass(kind, ours):
-            found[hook.get('name', kind.term)] = {
+        if isinstance(hook, Mapping) and is_kind(hook, ours, HOOKS):
+            found[hook.get('name', resolve(hook, HOOKS).term)] = {
                 key: value for key, value in hook.items()
                 if key not in ('type', '_scope_', 'weight', 'priority', 'name')}
     return found

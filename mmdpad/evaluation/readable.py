@@ -33,12 +33,13 @@ UNREADABLE = dict(
     OVCocoMetric=('needs base and novel classes', _BOTH),
     OpenImagesMetric=("needs Open Images' hierarchy of classes", _BOXES),
     ReIDMetrics=('compares features of persons', 'ReasonSegMetric'),
-    RefExpMetric=('needs one annotation an image and its `dataset_name`, as MDETR wrote RefCOCO, '
+    RefExpMetric=('needs one annotation per image and its `dataset_name`, as MDETR wrote RefCOCO, '
                   'and ten boxes an answer', 'ReasonSegMetric (`box_accuracy` is its precision@1)'),
     SemSegMetric=('needs a semantic map', _MASKS),
     VOCMetric=("needs boxes to ignore and VOC's classes", _BOXES),
-    gRefCOCOMetric=("needs one annotation list an image, as MDETR wrote gRefCOCO", 'ReasonSegMetric'
-                    ' (`no_target_accuracy` and `target_accuracy` are its N-acc and T-acc)'))
+    gRefCOCOMetric=('needs one annotation list per image, as MDETR wrote gRefCOCO',
+                    'ReasonSegMetric (`no_target_accuracy` and `target_accuracy` are its N-acc '
+                    'and T-acc)'))
 """Name of a metric of mmdet, also for those derived from it -> why it cannot read what
 :class:`ReasoningSegmentor` predicts, and what to use instead."""
 
@@ -58,7 +59,7 @@ def why_unreadable(metric: type) -> str | None:
 
 def find_unreadable(nodes: Iterable[Any]) -> Iterator[str]:
     """The problems of a config's evaluators, see :func:`why_unreadable`, and of
-    ``MultiDatasetsEvaluator`` with another number of metrics than one a data set.
+    ``MultiDatasetsEvaluator`` with more or fewer metrics than data sets.
 
     Args:
         nodes: Of :func:`mmdpad.engine.config_nodes.find_nodes`.

@@ -140,7 +140,7 @@ def analyse_study(folder: Path, also: Sequence[tuple[str, str]] = ()) -> dict[st
     for name, reference in also:
         if not {name, reference} <= by_name.keys():
             raise ValueError(f'Arms to compare should be two of {list(by_name)}, but got {name!r} '
-                             f'and {reference!r}')
+                             f'and {reference!r}; correct the names')
         if reference not in (given := by_name[name].about['compare_with']):
             given.append(reference)
     for arm in arms:

@@ -32,10 +32,10 @@ def find_config(name: str | os.PathLike) -> str:
     if os.path.isfile(name):
         return name
     package, _, inner = name.rpartition('::')
-    spec = importlib.util.find_spec(package or 'mmdpad')
-    if spec is None or spec.origin is None:
+    place = mim_folder(package or 'mmdpad')
+    if place is None:
         raise FileNotFoundError(f'config {name!r}: there is no package {package!r}; install it')
-    folder = Path(spec.origin).parent / '.mim' / 'configs'
+    folder = place / 'configs'
     wanted = inner.removesuffix('.py') + '.py'
     for path in (folder / wanted, folder / 'dpad' / wanted):
         if path.is_file() and not os.path.isabs(wanted):
@@ -50,6 +50,13 @@ def find_config(name: str | os.PathLike) -> str:
         + (f'did you mean {" or ".join(close)}?' if close else
            f'{package} has {len(names)} configs, in {folder}' if package else
            'those that come with mmdpad are named as mmdpad::dpad/tiny_shapes.py is'))
+
+
+def mim_folder(package: str) -> Path | None:
+    """Where a package of OpenMMLab's kind has its configs and tools; None where it is not
+    installed. It is not imported."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / '.mim'
 
 
 class UnreadableConfig(ValueError):

@@ -165,10 +165,10 @@ def _panels(series: Series) -> list[tuple[str, str, Series]]:
 
 def _select(series: Series, names: tuple[str, ...]) -> Series:
     return {name: line for name, line in series.items()
-            if any(_is(name, wanted) for wanted in names)}
+            if any(_matches(name, wanted) for wanted in names)}
 
 
-def _is(name: str, wanted: str) -> bool:
+def _matches(name: str, wanted: str) -> bool:
     kind, _, signal = wanted.partition('/')
     return (name == wanted or wanted.endswith('/') and name.startswith(wanted)
             or kind == 'signal' and name.startswith('signal/') and name.endswith(f'_{signal}'))

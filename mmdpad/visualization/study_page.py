@@ -104,12 +104,12 @@ def _headline(claim: tuple[str, str, str, str], found: Mapping[str, float], wher
 
 
 def comparison_lines(study: Study, arm: str, reference: str) -> list[str]:
-    """A sentence for each mode: how far an arm is from another one."""
-    (found, ) = (one for one in study['differences']
-                 if (one['arm'], one['reference']) == (arm, reference))
+    """A sentence for each mode in which both have a seed: how far an arm is from another one."""
     return [f'{arm} minus {reference}, {mode} answers: ' + '; '.join(
         f'{name} {_in_words(found["numbers"][mode]["all"][measure], unit)}'
-        for measure, name, unit, _ in _CLAIMS[CAPTION]) + '.' for mode in study['modes']]
+        for measure, name, unit, _ in _CLAIMS[CAPTION]) + '.'
+        for found in study['differences'] if (found['arm'], found['reference']) == (arm, reference)
+        for mode in study['modes'] if found['seeds'][mode]]
 
 
 def arms_table(study: Study, mode: str, sets: Sequence[str]) -> Table:

@@ -112,6 +112,12 @@ def test_show(config, monkeypatch):
     assert check_config(config, training=False).problems == []
 
 
+def test_show_without_default_hooks(config):
+    config.default_hooks = None  # of mmengine's own
+    assert test(config, show_dir='seen') == []
+    assert config.default_hooks.answer_pictures.test_out_dir == 'seen'
+
+
 def test_show_where_it_cannot_be(config, tmp_path, monkeypatch):
     monkeypatch.setattr(flags, '_screenless_backend', lambda: 'agg')
     file = tmp_path / 'file'

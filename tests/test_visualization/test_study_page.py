@@ -14,6 +14,7 @@ from mmdpad.utils.masks import encode_mask
 from mmdpad.visualization.study_page import (
     MAIN,
     all_tables,
+    comparison_lines,
     headlines,
     judge,
     plot_training,
@@ -88,10 +89,13 @@ def test_a_mode_that_only_one_arm_has_is_said(made):
     folder, _ = made()
     for path in folder.glob('geometric/*/greedy.samples.jsonl'):
         path.unlink()
-    lines = headlines(analyse_study(folder))
-    assert [status for status, _ in lines] == [
+    study = analyse_study(folder)
+    assert [status for status, _ in headlines(study)] == [
         'Not shown', 'Holds', 'Not shown', 'Holds', 'Not shown',
         'Not known', 'Not shown', 'Holds', 'Not shown', 'Incomplete']
+    line, = comparison_lines(study, 'discriminative', 'geometric')
+    assert line.startswith('discriminative minus geometric, sampled answers: ')
+    assert comparison_lines(study, 'geometric', 'discriminative') == []  # was not asked for
 
 
 def test_tables(made):

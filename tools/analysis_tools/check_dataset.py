@@ -87,7 +87,7 @@ def main(command_line: list[str] | None = None) -> int:
             report = check_dataset(as_built(loaders, dataset), args.load, show, asks)
         except DatasetError as error:
             report, status = error.in_full() if args.all else str(error), 1
-        except (OSError, ImportError) as error:  # what data sets of mmengine and mmdet raise
+        except (OSError, ImportError, ValueError) as error:  # of files, packages and arguments
             report, status = f'1 problem(s): {error}', 1
         print(f'{loaders}, {type_name(dataset)}: {report}')
     return status

@@ -3,7 +3,6 @@
 
     python tools/analysis_tools/study_report.py work_dirs/study --html report.html
     python tools/analysis_tools/study_report.py work_dirs/study --markdown docs/study.md
-
     python tools/analysis_tools/study_report.py work_dirs/study --compare form_sigmoid form_softmax
 
 Prints the headline. A file that is there is replaced; of a Markdown page only what is between
@@ -56,7 +55,8 @@ def main() -> None:
         for line in [f'{status}: {text}' for status, text in headlines(study)]:
             print(line)
         for pair in args.compare:
-            print('\n'.join(comparison_lines(study, *pair)))
+            for line in comparison_lines(study, *pair):
+                print(line)
         for line in missing_lines(study):
             print(f'  missing: {line}')
         if args.html:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from common import world_words
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -96,9 +95,3 @@ def make_config(tokenizer) -> Qwen2_5_VLConfig:
         image_token_id=ids['<|image_pad|>'], video_token_id=ids['<|video_pad|>'],
         vision_start_token_id=ids['<|vision_start|>'],
         vision_end_token_id=ids['<|vision_end|>'], **ends)
-
-
-def save_processor(processor: Qwen2_5_VLProcessor, folder: Path) -> None:
-    """Saves tokenizer, image processor and chat template as `AutoProcessor` reads them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    processor.save_pretrained(folder)

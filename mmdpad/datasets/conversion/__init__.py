@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ['ONE_MASK', 'SOURCES', 'TARGETS', 'WRITERS', 'Record', 'convert', 'loading_steps',
            'open_sources', 'polygons_from_mask', 'read_records', 'source_config']
 __getattr__, __dir__ = late_exports(__name__, {
-    'writers': ('WRITERS', 'convert'),
     'formats': ('ONE_MASK', 'SOURCES', 'TARGETS', 'loading_steps', 'source_config'),
     'polygons': ('polygons_from_mask',),
     'records': ('Record', 'open_sources', 'read_records'),
+    'writers': ('WRITERS', 'convert'),
 })

@@ -104,8 +104,16 @@ class LoadInstanceMasks(BaseTransform):
 
 
 def instance_rle(instance: dict, height: int, width: int, results: dict) -> dict | None:
-    """The mask of one of an item's instances; None of an ignored one that has neither mask nor
-    box.
+    """The mask of one of an item's instances.
+
+    Args:
+        instance: Has ``mask`` or, if it is to be ignored (``ignore_flag``), perhaps just ``bbox``,
+            (x1, y1, x2, y2) in pixels of the original frame as of :func:`covered_pixels`.
+        height, width: Of the image, in pixels.
+        results: The item, for messages.
+
+    Returns:
+        An RLE; None for an ignored instance that has neither mask nor box.
 
     Raises:
         DatasetError: A target has none, or see :func:`check_segmentation`.

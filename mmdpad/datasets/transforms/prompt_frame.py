@@ -93,7 +93,7 @@ class TargetsFromBoxes(BaseTransform):
 
     Scaled and rounded as in :class:`TargetsFromMask`. Rewards of boxes and points work with them;
     those of masks (``MaskRewardHook``) and metrics of masks need :class:`LoadInstanceMasks`. The
-    center of a box may lie beside an object that is hollow or bent: leave ``PointL1Reward`` out
+    center of a box may lie beside an object that is hollow or concave: leave ``PointL1Reward`` out
     where that matters.
 
     Required keys: ``instances``, a list (as mmdet's data sets have it) of dicts with ``bbox``

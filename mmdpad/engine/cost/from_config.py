@@ -273,12 +273,12 @@ def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
 
 
 def _clips(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
-    """Of CLIPs in rewards and in the validation's metrics: each is in memory once, however many
+    """The CLIPs of rewards and of the validation's metrics: each is in memory once, however many
     name it, and computes for every reward."""
     nodes: dict[Hashable, list[Node]] = {}
     for node in find_nodes({key: config[key] for key in ('custom_hooks', 'train_cfg',
                                                          'val_evaluator') if config.get(key)}):
-        if inspect.isclass(node.kind) and issubclass(node.kind, CLIPDiscriminator):
+        if node.is_kind(CLIPDiscriminator):
             nodes.setdefault(discriminator_key(node.entry), []).append(node)
     costs = {}
     for number, users in enumerate(nodes.values(), start=1):

@@ -21,7 +21,8 @@ from .reward_hook import RewardHook
 class DiscriminativeRewardHook(RewardHook):
     """Scores captions by a frozen discriminator, or several, at the loop's ``after_rollout``.
 
-    Writes ``rollout.rewards['discriminative']`` and the signals of :class:`DiscriminativeReward`.
+    Writes ``rollout.rewards[name]``, (B, G) in the form's range, and the signals of
+    :class:`DiscriminativeReward`.
 
     Args:
         discriminator: Config of the discriminator, or a list of them, see
@@ -31,6 +32,9 @@ class DiscriminativeRewardHook(RewardHook):
         name: Of the term; a further hook of a config needs another one. Its signals then have
             that name in front (:func:`mmdpad.rewards.write_term`).
         **options: See :class:`DiscriminativeOptions`.
+
+    Raises:
+        ValueError: An empty list of discriminators, or see :class:`DiscriminativeOptions`.
     """
 
     term = 'discriminative'

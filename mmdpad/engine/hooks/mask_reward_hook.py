@@ -22,7 +22,7 @@ from .reward_hook import RewardHook
 class MaskRewardHook(RewardHook):
     """Draws the mask of each response at the loop's ``after_rollout`` and scores its IoU.
 
-    Writes ``rollout.rewards['mask_iou']``, (B, G) in [0, 1]; 0 for an unusable answer. The
+    Writes ``rollout.rewards[name]``, (B, G) in [0, 1]; 0 for an unusable answer. The
     decoder is the model's own; masks are compared in the original frame.
 
     Args:

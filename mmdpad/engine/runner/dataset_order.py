@@ -17,7 +17,10 @@ from mmdpad.datasets.samplers import LengthSortedSampler
 
 
 class RecordedBatches:
-    """A batch sampler that keeps what it gave since it was last iterated.
+    """A batch sampler that remembers the batches of its current pass.
+
+    Args:
+        batch_sampler: The one that draws them.
 
     Attributes:
         given: Indices in the data set, a list for each batch. Workers fetch ahead, so these may be
@@ -59,18 +62,19 @@ def record_batches(dataloader: DataLoader) -> RecordedBatches | None:
 
 
 class InDatasetOrder(Evaluator):
-    """An evaluator whose metrics have one result for each item, in the order of the data set, when
-    they are evaluated: as mmengine expects and as :class:`mmdet.evaluation.MultiDatasetsEvaluator`,
-    files of predictions and others need that read results by their position.
+    """An evaluator that gives its metrics one result for each item, in the order of the data set.
 
-    Repetitions of an item (samplers pad so that all processes have as many) are taken out. A metric
-    that keeps another number of results than one a sample has them in the sampler's order.
-    ``MultiDatasetsEvaluator`` has a metric for each data set; those beyond, such as mmdet's
-    ``DumpDetResults`` that a tool adds, are evaluated over all data sets.
+    mmengine expects that order, and :class:`mmdet.evaluation.MultiDatasetsEvaluator`, files of
+    predictions and whatever else reads results by their position need it. Repetitions of an item
+    (samplers pad so that all processes have equally many) are dropped. The results of a metric that
+    keeps more or fewer than one for each sample stay in the order of the sampler.
+
+    ``MultiDatasetsEvaluator`` has one metric for each data set; any further ones, such as mmdet's
+    ``DumpDetResults`` that ``tools/test.py --out`` adds, are evaluated over all data sets.
 
     Args:
         evaluator: The one that does the work.
-        batches: Of the loader whose samples it gets, all of them in this order.
+        batches: Of the loader whose samples it gets, all of them and in that order.
 
     Raises:
         ValueError: ``MultiDatasetsEvaluator`` has other parts than the data set.

@@ -13,9 +13,9 @@ from mmdet.evaluation import CocoMetric as CocoMetricOfMMDet
 from mmdpad.registry import METRICS
 
 Result = tuple[dict, dict]
-NO_FAST_RECALL = ("`metric` of CocoMetric should have none of 'proposal_fast', which mmdet can "
-                  'only compute where all images have as many boxes, and an answer may have none; '
-                  "set 'proposal', which gives the same recalls")
+NO_FAST_RECALL = ("`metric` of CocoMetric should not have 'proposal_fast', which mmdet can "
+                  'compute only where all images have equally many boxes, and an answer may have '
+                  "none; set 'proposal', which gives the same recalls")
 
 
 @METRICS.register_module()

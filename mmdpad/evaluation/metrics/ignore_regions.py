@@ -61,6 +61,8 @@ class IgnoreRegionsMetric(BaseMetric):
 def check_truth(sample: Mapping[str, Any], key: str, packed: bool = False) -> None:
     """
     Args:
+        sample: As ``DetDataSample.to_dict()`` gives it.
+        key: Of the truth that a metric needs.
         packed: Whether predicted masks may be RLEs.
 
     Raises:

@@ -128,7 +128,15 @@ class DiscriminativeReward:
 
     def compare(self, pictures: Sequence[np.ndarray],
                 captions: Sequence[str | None]) -> list[Tensor]:
-        """The (P, N) cosines of each discriminator."""
+        """How well each caption fits each picture.
+
+        Args:
+            pictures: P of uint8 (h, w, 3), RGB, each of its own size.
+            captions: N; None for one that is missing.
+
+        Returns:
+            For each discriminator (P, N) cosines in [-1, 1], NaN for a caption that it cannot use.
+        """
         if len(self.discriminators) == 1:
             return [self.discriminators[0](pictures, captions)]
         with shared_pixels():

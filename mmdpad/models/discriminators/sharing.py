@@ -37,7 +37,7 @@ def build_discriminator(config: Mapping[str, Any],
         device: Where it runs; default: mmengine's current device.
 
     Raises:
-        KeyError: The type is not registered. What the model raises comes on top.
+        KeyError: The type is not registered; or whatever the model raises.
     """
     place = torch.empty(0, device=device or get_device()).device  # 'cuda' becomes 'cuda:0'
     key = (*discriminator_key(config), str(place))
@@ -53,7 +53,8 @@ def discriminator_key(config: Mapping[str, Any]) -> tuple[Any, Hashable]:
     """The class, or its name if it is not registered, and its arguments.
 
     Equal for configs that build the same model, whether its type is a class or its name, with
-    or without a scope, and whether defaults are written out or not."""
+    or without a scope, and whether defaults are written out or not.
+    """
     given = {name: value for name, value in config.items() if name not in ('type', '_scope_')}
     kind = resolve(config, MODELS) or type_name(config)
     if callable(kind):
