@@ -1,5 +1,5 @@
-# The reward's form 'sigmoid' at 10 in place of 'binary': the function of form_softmax.py again, so
-# that the two arms show how far apart runs of one reward are.
+# The reward's form 'sigmoid' at 10 in place of 'binary': the same function as form_softmax.py, so
+# that the two arms show the run-to-run noise.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, sigmoid', seeds=3,
            compare_with=['caption', 'discriminative'])

@@ -1,5 +1,5 @@
 # Visual grounding in mmdet's ODVG format, here of Flickr30k Entities: a phrase of a caption is a
-# question and means its boxes. There are no masks, so that it is to train on, by rewards of boxes
+# question and means its boxes. There are no masks, so it is for training, with rewards of boxes
 # and points; point_l1 is measured to the center of a box. The model needs `several_objects=True`.
 #
 # Object detection in this format (Objects365, V3Det ...): label_map_file in the source, and

@@ -1,8 +1,8 @@
 # Two CLIPs judge each caption, each by a weighted sum of a binary and a continuous form; the reward
-# is the mean of both (`combine`: 'mean', 'min' or 'vote'). The paper's future work, and beyond it.
+# is the mean of both (`combine`). Continuous with binary is the paper's future work.
 _base_ = '../qwen7b_reasonseg.py'
 
-# The weights are a start, not tuned: margins of published CLIPs are a few hundredths.
+# The weights are not tuned: margins of published CLIPs are a few hundredths.
 custom_hooks = [
     dict(type='DiscriminativeRewardHook',
          discriminator=[

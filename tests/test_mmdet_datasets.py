@@ -19,7 +19,7 @@ from mmdpad.datasets.checking import check_dataset
 from mmdpad.engine.trial import dry_run
 from mmdpad.prompts import format_response, scale_boxes
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[1]
 FILES = runpy.run_path(str(ROOT / 'tests/test_datasets/mmdet_files.py'))
 
 
