@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import import_modules_from_strings
 
@@ -61,7 +62,8 @@ def mim_folder(package: str) -> Path | None:
 
 class UnreadableConfig(ValueError):
     """A config of plain data (JSON, YAML) that is damaged, or asks for code to be run; or one of
-    the pure Python style that inherits what is not there, or as MMEngine does not allow it."""
+    the pure Python style that inherits or imports what is not there, or as MMEngine does not allow
+    it."""
 
 
 def open_config(path: str) -> Config:
@@ -92,6 +94,26 @@ def open_config(path: str) -> Config:
         import_modules_from_strings(**(config.get('custom_imports') or {'imports': None}))
     drop_scopes(config._cfg_dict, config.get('default_scope'))
     return config
+
+
+def import_names(value: Any) -> None:
+    """Import what a config of the pure Python style imports and uses, which MMEngine puts off.
+
+    Args:
+        value: A part of a config.
+
+    Raises:
+        UnreadableConfig: A module, or a name in it, is not there.
+    """
+    if isinstance(value, (LazyObject, LazyAttr)):
+        try:
+            value.build()
+        except ImportError as error:
+            raise UnreadableConfig(
+                f'{error}; correct the import, or install its package') from error
+    elif isinstance(value, (dict, list, tuple)):
+        for item in dict.values(value) if isinstance(value, dict) else value:
+            import_names(item)
 
 
 def drop_scopes(value: Any, scope: str | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .configs import UnreadableConfig, find_config, open_config
+from .configs import UnreadableConfig, find_config, import_names, open_config
 from .key_values import KeyValueError, KeyValues, override
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')  # of a config
@@ -37,6 +37,7 @@ def load_config(args: argparse.Namespace, **entries: Any) -> Config:
     """The config file that a command line names, with some entries, and with what it overrides."""
     try:
         config = open_config(check_config(args.config))
+        import_names(config._cfg_dict)
     except UnreadableConfig as error:
         raise SystemExit(str(error)) from error
     try:

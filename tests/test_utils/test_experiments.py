@@ -45,3 +45,13 @@ def test_an_option_that_does_not_fit_the_config_ends_with_one_line(option, messa
     with pytest.raises(SystemExit, match=f'--cfg-options do not fit config .*{message}') as ended:
         load(option)
     assert '\n' not in str(ended.value)
+
+
+@pytest.mark.parametrize('line, told', [
+    ('from mmdpad.rewards import BoxIouReward as name', 'BoxIouReward from mmdpad.rewards'),
+    ('from mmdpad.reward import BoxIoUReward as name', 'mmdpad.reward')])
+def test_an_import_of_what_is_not_there_ends_with_one_line(tmp_path, line, told):
+    config = tmp_path / 'pure.py'
+    config.write_text(f'{line}\nrewards = [dict(type=name)]\n')
+    with pytest.raises(SystemExit, match=f'Failed to import {told}.*line 1.*correct the import'):
+        load_config(config_parser('', 'a=1').parse_args([str(config)]))
