@@ -155,16 +155,31 @@ def test_two_named_hooks_and_an_ensemble_are_no_fault(sound, problems_with):
     assert problem.startswith('`custom_hooks.1.discriminator.1`') and "'no/clip'" in problem
 
 
-def test_a_detector_is_built(weights):
-    """Its arguments are checked by its own classes."""
+@pytest.fixture(scope='module')
+def detector(weights) -> dict:
     config = make_smoke_config(
         Config.fromfile(ROOT / 'configs/mmdet/mask-rcnn_r50_fpn_1x_coco_discrimination.py'),
         str(weights / 'detector'), weights / 'coco', weights)[0]
     assert dry_run(config)[0] == []
-    config.model.backbone.depth = 51
-    (problem, ) = dry_run(config)[0]
-    assert problem == ('`model` (MaskRCNN) cannot be built: KeyError: '
-                       "'invalid depth 51 for resnet'; correct its arguments")
+    return config.to_dict()
+
+
+@pytest.mark.parametrize('key, value, told', [
+    ('model.backbone.depth', 51, "`model` (MaskRCNN) cannot be built: KeyError: 'invalid depth 51"),
+    ('train_dataloader.dataset.filter_cfg.min_sise', 1, 'did you mean `min_size`?'),
+    ('train_dataloader.dataset.filter_cfg', 'x', '.filter_cfg` should be dict or None, but got'),
+    ('train_dataloader.dataset.data_prefix', None, '`train_dataloader` (CocoDataset) cannot be'),
+    ('train_dataloader.dataset.pipeline.1.with_mask', False,
+     '`train_dataloader`: MaskRCNN is trained by `gt_instances.masks`, which samples do not have'),
+    ('test_dataloader.dataset.pipeline.3.meta_keys', ['img_id', 'img_shape', 'ori_shape'],
+     "`test_dataloader`: MaskRCNN reads 'scale_factor' of a sample, which is not there"),
+    ('val_evaluator.0.ann_file', None, '`val_evaluator.0.ann_file` should be a file where'),
+    ('val_evaluator.0.ann_file', 3.5, '`val_evaluator.0.ann_file` should be str')])
+def test_what_a_detector_would_end_at(detector, key, value, told):
+    config = Config(detector)
+    config.merge_from_dict({key: value})
+    problems = dry_run(config)[0]
+    assert told in problems[0] and len(problems) <= 2
 
 
 def test_several_faults_come_in_one_list(problems_with):

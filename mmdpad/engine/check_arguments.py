@@ -59,9 +59,9 @@ _GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset', 'save_dir'}
 _LIGHT = (HOOKS, TRANSFORMS, METRICS)
 _LIGHT_METRICS_OF_MMDET = (CocoMetric, RefSegMetricOfMMDet)
 _OURS = 'mmdpad.'
-# Packages with correct annotations, but for these; mmdet's contradict its own configs.
-_ANNOTATED = (_OURS, 'mmengine.', 'torch.optim.')
-_MISANNOTATED = {'AmpOptimWrapper': ('loss_scale', )}
+# Packages with correct annotations, but for these; others of mmdet's contradict its own configs.
+_ANNOTATED = (_OURS, 'mmengine.', 'torch.optim.', 'mmdet.visualization.')
+_MISANNOTATED = {'AmpOptimWrapper': ('loss_scale', ), 'DetLocalVisualizer': ('vis_backends', )}
 # Errors that classes raise for wrong settings.
 REFUSALS = (TypeError, ValueError, KeyError, AttributeError, AssertionError)
 

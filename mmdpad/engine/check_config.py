@@ -393,10 +393,14 @@ def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:
         many = isinstance(schedulers, (list, tuple))
         for number, scheduler in enumerate(schedulers if many else [schedulers]):
             path, entry = 'param_scheduler' + f'.{number}' * many, scheduler
-            PARAM_SCHEDULERS.build(
+            made = PARAM_SCHEDULERS.build(
                 {key: value for key, value in scheduler.items() if key != 'convert_to_iter_based'},
                 default_args=dict(optimizer=built))
-    except REFUSALS as error:
+            if not getattr(made, 'need_val_args', False):
+                with warnings.catch_warnings():
+                    warnings.simplefilter('ignore')  # the optimizer takes no step before it
+                    made.step()
+    except (*REFUSALS, ArithmeticError) as error:
         yield describe_refusal(path, entry, error)
     except ImportError:  # a missing package is reported elsewhere
         pass

@@ -24,7 +24,7 @@ READ = re.compile(r'(model|(train|val|test)_(dataloader|cfg|evaluator)|optim_wra
 # What takes more than its kind, or anything.
 TAKEN = (
     r'default_hooks\.checkpoint\.save_best',  # several metrics
-    r'model_wrapper_cfg\.zzz', r'visualizer.*',  # their classes take any
+    r'model_wrapper_cfg\.zzz',  # its class takes any
     r'optim_wrapper\.loss_scale',  # a number is the scale itself
     r'model_wrapper_cfg\.broadcast_buffers',  # torch gives it no type
     r'param_scheduler',
@@ -147,6 +147,9 @@ def test_all_values_of_other_kinds(path):
     ('optim_wrapper.optimizer.lr', 'fast', "`optim_wrapper.optimizer.lr` should be float"),
     ('optim_wrapper.optimizer.lr', -1.0, '`optim_wrapper`: Invalid learning rate: -1.0'),
     ('optim_wrapper.optimizer.betas', [0.9], 'should have 2 entries, but got [0.9]'),
+    ('param_scheduler', [dict(type='LinearLR', start_factor=0.0)],
+     '`param_scheduler.0`: float division by zero'),
+    ('visualizer', dict(type='DetLocalVisualizer', vis_bakends=[]), 'did you mean `vis_backends`?'),
     ('param_scheduler', dict(type='CosineAnnealingLR', T_max='all'), '`param_scheduler.T_max`'),
     ('default_hooks.checkpoint', 'none', "`default_hooks.checkpoint` should be a dict with"),
     ('default_hooks.logger.intervall', 1, 'did you mean `interval`?'),

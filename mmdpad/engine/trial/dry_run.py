@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
 import shutil
@@ -20,7 +19,7 @@ from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import as_built, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
 from mmdpad.engine.check_arguments import REFUSALS
-from mmdpad.engine.check_config import check_config
+from mmdpad.engine.check_config import Findings, check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.cost import make_report, read_config_cost, with_response_tokens
 from mmdpad.engine.cost.report import GB
@@ -33,13 +32,13 @@ from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengt
 from mmdpad.models.heads.quantization import check_trainable
 from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
 from mmdpad.models.sources import find_folder
-from mmdpad.models.weights import first_line
-from mmdpad.registry import DATASETS, MODEL_WRAPPERS, MODELS, is_kind, type_name
+from mmdpad.registry import DATASETS, MODEL_WRAPPERS, is_kind, type_name
 from mmdpad.rewards import RewardComposition
 from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
 from mmdpad.utils.provenance import base_datasets
 
+from .check_detector import build_model, check_sample, find_wrong_filters
 from .check_weights import check_weights, handover_problems
 
 _TYPICAL_GPU = 80 * GB
@@ -78,8 +77,12 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
                 notes.append(f'model.policy: {encoder.responses.describe()}')
                 problems += _check_handover(policy, found.nodes)
                 problems += _check_trainable(policy) if training else []
-        problems += _check_other_model(config, found.nodes)
-        problems += _check_data(config, training, found.misnamed, encoder, notes)
+        model = None
+        if not _is(config.model, ReasoningSegmentor, found.nodes):
+            model, wrong = build_model(config.model)
+            problems += wrong
+        problems += find_wrong_filters(found.nodes)
+        problems += _check_data(config, training, found, encoder, model, notes)
         if training:
             problems += _check_loop(config, found.nodes)
             problems += _check_cost(config, found.nodes, notes)
@@ -111,20 +114,22 @@ def _check_packages(node: Node) -> Iterator[str]:
             yield f'`{node.path}` ({name}) needs {package}; install it: `pip install {package}`'
 
 
-def _check_data(config: Config, training: bool, misnamed: set[int],
-                encoder: PromptEncoder | None, notes: list[str]) -> Iterator[str]:
-    """Every data set is built, which checks its files, gives an item and has prompts that fit;
-    but for those with a part, by ``id``, whose type or arguments are wrong."""
+def _check_data(config: Config, training: bool, found: Findings, encoder: PromptEncoder | None,
+                model: Any, notes: list[str]) -> Iterator[str]:
+    """Every data set is built, which checks its files, gives an item, which a detector can read,
+    and has prompts that fit; but for those with a part whose type or arguments are wrong."""
     wanted = LOADERS if training else ('test_dataloader', )
     policy = (config.get('model') or {}).get('policy')
     for where, entry in find_datasets({name: config.get(name) for name in wanted}):
-        if misnamed.intersection(map(id, (entry, *entry.get('pipeline', ())))):
+        if found.misnamed.intersection(map(id, (entry, *(entry.get('pipeline') or ())))):
             continue
         try:
             dataset = DATASETS.build(as_built(where, entry))
             name = type_name(entry)
             report = check_items(dataset, name, 1, asks=bool(policy))
             notes.append(f'{where} ({name}): {report}')
+            if model is not None and len(dataset):
+                yield from check_sample(model, dataset[0], where, found.nodes)
             if encoder is not None:
                 yield from (f'`{where}`: {problem}' for problem in
                             check_prompt_lengths(encoder, *asked(dataset)))
@@ -135,26 +140,16 @@ def _check_data(config: Config, training: bool, misnamed: set[int],
         except ImportError as error:
             if not is_kind(entry, TableDataset, DATASETS):  # said already
                 yield f'`{where}` ({type_name(entry)}): {error}'
-        except (OSError, ValueError, TypeError, LookupError, AttributeError,
-                AssertionError) as error:
+        except (*REFUSALS, OSError) as error:
             yield (f'`{where}` ({type_name(entry)}) cannot be read: '
                    f'{type(error).__name__}: {error}; correct its paths or arguments')
     for node in find_nodes({f'{name}_evaluator': config.get(f'{name}_evaluator')
                             for name in (('val', 'test') if training else ('test', ))}):
         path = node.entry.get('ann_file')
-        if path and not os.path.isfile(path):
+        if path and not isinstance(path, (str, os.PathLike)):
+            yield f'`{node.path}.ann_file` should be str, but got {path!r}; correct it'
+        elif path and not os.path.isfile(path):
             yield f'`{node.path}.ann_file`: {path} is not there; download it or correct the path'
-
-
-def _check_other_model(config: Config, nodes: list[Node]) -> Iterator[str]:
-    """A model of another package, which itself checks its arguments: built with random weights."""
-    if _is(config.model, ReasoningSegmentor, nodes):
-        return
-    try:
-        MODELS.build(copy.deepcopy(config.model))
-    except (*REFUSALS, RuntimeError, LookupError, ArithmeticError, OSError, ImportError) as error:
-        yield (f'`model` ({type_name(config.model)}) cannot be built: {type(error).__name__}: '
-               f'{first_line(error)}; correct its arguments')
 
 
 def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:
