@@ -73,7 +73,6 @@ class QuestionDataset(ReasoningDataset):
                 setattr(self, name, getattr(source, name))
         super().__init__(test_mode=test_mode, **dict(
             ann_file=source.ann_file, data_root=source.data_root) | kwargs)
-        del self._source
 
     def _join_prefix(self) -> None:
         """The source has joined its paths."""
@@ -98,6 +97,7 @@ class QuestionDataset(ReasoningDataset):
     def load_data_list(self) -> list[dict]:
         """The items drawn, after a look at their images and masks."""
         items = super().load_data_list()
+        del self._source
         has_masks = any(isinstance(step, LoadInstanceMasks) for step in self.pipeline.transforms)
         problems: list[DatasetError] = []
         shapes: dict[str, tuple[int, int]] = {}  # of images that are fine

@@ -63,7 +63,7 @@ _OURS = 'mmdpad.'
 _ANNOTATED = (_OURS, 'mmengine.', 'torch.optim.', 'mmdet.visualization.')
 _MISANNOTATED = {'AmpOptimWrapper': ('loss_scale', ), 'DetLocalVisualizer': ('vis_backends', )}
 # Errors that classes raise for wrong settings.
-REFUSALS = (TypeError, ValueError, KeyError, AttributeError, AssertionError)
+REFUSALS = (TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
 
 def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:

@@ -90,7 +90,7 @@ def _texts(value: Any) -> list:
 def _check_parts(path: str, entry: Mapping[str, Any]) -> Iterator[str]:
     metrics, names = entry.get('metrics'), entry.get('dataset_prefixes')
     if isinstance(metrics, (list, tuple)) and isinstance(names, (list, tuple)) and (
-            len(metrics) != len(names)):
+            len(metrics) < len(names)):
         yield (f'`{path}.metrics` should be one for each of the {len(names)} `dataset_prefixes`, '
                f'but got {len(metrics)}: a data set without one would not be evaluated; set as '
                'many of both')

@@ -22,7 +22,7 @@ from mmdet_files import (
 
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import check_dataset
-from mmdpad.registry import DATASETS
+from mmdpad.registry import DATASETS, TRANSFORMS
 from mmdpad.utils.provenance import dataset_switches, describe_data
 
 SIZE = 80, 64  # twice the image's
@@ -165,6 +165,10 @@ def test_odvg(tmp_path):
     assert questions(write_odvg(tmp_path, False), dict(type='QuestionFromPhrase'), BOXES) == [
         ('two people', doubled(FIRST, SECOND)), ('a dog', doubled(OTHER))]
     assert questions(write_odvg(tmp_path, True), pipeline=BOXES) == BOTH
+    item = dict(instances=[dict(bbox=FIRST, bbox_label=1, ignore_flag=0)],
+                phrases={0: dict(phrase='a dog')})
+    with pytest.raises(DatasetError, match='the phrase 1 of an instance.*correct the annotation'):
+        TRANSFORMS.build(dict(type='QuestionFromPhrase'))(item)
 
 
 def test_captions_have_no_target(tmp_path):
@@ -221,6 +225,9 @@ def test_wrappers(coco):
     assert [both[i]['data_samples'].question for i in range(4)] == 2 * ['person', 'dog']
     balanced = DATASETS.build(dict(type='ClassBalancedDataset', oversample_thr=1.0, dataset=inner))
     assert len(balanced) == 4  # each category in half of the questions: twice as often
+    lazy = DATASETS.build(dict(inner, lazy_init=True))
+    lazy.full_init()
+    assert len(lazy) == 2
 
 
 def test_names_are_those_of_the_file(coco):

@@ -50,6 +50,8 @@ def test_several_data_sets_have_a_metric_each():
     one = dict(type='ReasonSegMetric')
     parts = dict(type='MultiDatasetsEvaluator', dataset_prefixes=['a', 'b'])
     assert not problems(one, one, **parts)
+    dump = dict(type='DumpDetResults', out_file_path='x.pkl')
+    assert not problems(one, one, dump, **parts), 'it is evaluated over both'
     (problem, ) = problems(one, **parts)
     assert 'one for each of the 2 `dataset_prefixes`, but got 1' in problem
     assert 'needs a semantic map' in problems(one, dict(type='SemSegMetric'), **parts)[0]

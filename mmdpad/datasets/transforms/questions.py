@@ -196,6 +196,9 @@ class QuestionFromPhrase(QuestionFromInstances):
         # One text may be there several times, as several objects.
         grounded: dict[str, list[dict]] = {text: [] for _, text in sorted(texts.items())}
         for owner, instance in zip(owners, instances, strict=True):
+            if owner not in texts:
+                raise missing(results, name, f'the phrase {owner!r} of an instance in `phrases`',
+                              'correct the annotation')
             grounded[texts[owner]].append(instance)
         return _questions(results, grounded.items(), is_sentence=False)
 
