@@ -10,12 +10,14 @@ from mmdet.evaluation import CocoMetric as CocoMetricOfMMDet
 from mmdet.evaluation import MultiDatasetsEvaluator
 from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 
+from mmdpad.evaluation.metrics import ReasonSegMetric
 from mmdpad.evaluation.metrics.coco_metric import NO_FAST_RECALL
 from mmdpad.models.segmentors import ReasoningSegmentor
 
 _BOXES = "CocoMetric (metric='bbox')"
 _BOTH = "CocoMetric (metric=['bbox', 'segm'])"
 _MASKS = 'ReasonSegMetric or RefSegMetric'
+_FIXED_NAMES = (ReasonSegMetric, RefSegMetricOfMMDet)  # whatever their arguments, but `prefix`
 UNREADABLE = dict(
     BaseVideoMetric=('tracks objects through videos', _BOTH),
     COCOCaptionMetric=('compares captions with given ones, and questions have none', 'RewardMetric '
@@ -58,8 +60,9 @@ def why_unreadable(metric: type) -> str | None:
 
 
 def find_unreadable(nodes: Iterable[Any]) -> Iterator[str]:
-    """The problems of a config's evaluators, see :func:`why_unreadable`, and of
-    ``MultiDatasetsEvaluator`` with more or fewer metrics than data sets.
+    """The problems of a config's evaluators: metrics that cannot read answers
+    (:func:`why_unreadable`), two with the same names, and a ``MultiDatasetsEvaluator`` whose parts
+    are not those of the data set.
 
     Args:
         nodes: Of :func:`mmdpad.engine.config_nodes.find_nodes`.
@@ -67,11 +70,15 @@ def find_unreadable(nodes: Iterable[Any]) -> Iterator[str]:
     nodes = [node for node in nodes if isinstance(node.kind, type)]
     asked = any(node.path == 'model' and issubclass(node.kind, ReasoningSegmentor)
                 for node in nodes)
+    datasets = {node.path: node.entry for node in nodes if node.path.endswith('.dataset')}
+    named: dict[tuple, str] = {}
     for node in nodes:
-        if not node.path.startswith(('val_evaluator', 'test_evaluator')):
+        split, _, rest = node.path.partition('_evaluator')
+        if split not in ('val', 'test'):
             continue
         if issubclass(node.kind, MultiDatasetsEvaluator):
-            yield from _check_parts(node.path, node.entry)
+            yield from _check_parts(node.path, node.entry,
+                                    datasets.get(f'{split}_dataloader.dataset'))
         elif asked and (reason := why_unreadable(node.kind)):
             yield f'`{node.path}.type`: {reason}'
         elif asked and issubclass(node.kind, CocoMetricOfMMDet) and (
@@ -81,16 +88,31 @@ def find_unreadable(nodes: Iterable[Any]) -> Iterator[str]:
             yield (f'`{node.path}.type`: mmdet.CocoMetric with `ann_file` counts images that were '
                    "not asked about as missed and needs a category 'object'; use CocoMetric of "
                    "mmdpad (`type='CocoMetric'` in our scope, else 'mmdpad.CocoMetric')")
+        if rest[1:].isdigit() and issubclass(node.kind, _FIXED_NAMES):
+            first = named.setdefault((split, node.kind, node.entry.get('prefix')), node.path)
+            if first != node.path:
+                yield (f'`{node.path}` has the names of `{first}`, another {node.kind.__name__}, '
+                       "which mmengine refuses after the last batch; set `prefix='...'` of one")
 
 
 def _texts(value: Any) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _check_parts(path: str, entry: Mapping[str, Any]) -> Iterator[str]:
+def _check_parts(path: str, entry: Mapping[str, Any],
+                 dataset: Mapping[str, Any] | None) -> Iterator[str]:
     metrics, names = entry.get('metrics'), entry.get('dataset_prefixes')
-    if isinstance(metrics, (list, tuple)) and isinstance(names, (list, tuple)) and (
-            len(metrics) < len(names)):
+    if not isinstance(names, (list, tuple)) or len({*map(str, names)}) < len(names):
+        yield (f'`{path}.dataset_prefixes` should be a list with a different name for each data '
+               f'set, but got {names!r}; correct it')
+        return
+    count = len(metrics) if isinstance(metrics, (list, tuple)) else 1
+    if count < len(names):
         yield (f'`{path}.metrics` should be one for each of the {len(names)} `dataset_prefixes`, '
-               f'but got {len(metrics)}: a data set without one would not be evaluated; set as '
+               f'but got {count}: a data set without one would not be evaluated; set as '
                'many of both')
+    if dataset is not None and 'dataset' not in dataset:
+        parts = len(dataset.get('datasets', [dataset]))
+        if 'datasets' not in dataset or parts != len(names):
+            yield (f'`{path}.dataset_prefixes` should be one for each part of a ConcatDataset, but '
+                   f'there are {len(names)} and {parts} data set(s); set as many of both')

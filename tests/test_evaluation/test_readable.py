@@ -55,6 +55,30 @@ def test_several_data_sets_have_a_metric_each():
     (problem, ) = problems(one, **parts)
     assert 'one for each of the 2 `dataset_prefixes`, but got 1' in problem
     assert 'needs a semantic map' in problems(one, dict(type='SemSegMetric'), **parts)[0]
+    for names in (['a', 'a'], 'ab', None):
+        (problem, ) = problems(one, one, **dict(parts, dataset_prefixes=names))
+        assert f'a different name for each data set, but got {names!r}' in problem
+
+
+@pytest.mark.parametrize('dataset, number', [
+    (dict(type='ReasonSegDataset'), 1),
+    (dict(type='ConcatDataset', datasets=3 * [dict(type='ReasonSegDataset')]), 3)])
+def test_several_data_sets_are_those_that_are_read(dataset, number):
+    parts = dict(type='MultiDatasetsEvaluator', dataset_prefixes=['a', 'b'],
+                 metrics=2 * [dict(type='ReasonSegMetric')])
+    (problem, ) = find_unreadable(find_nodes(Config(dict(
+        test_dataloader=dict(dataset=dataset), test_evaluator=parts))))
+    assert problem == (
+        '`test_evaluator.dataset_prefixes` should be one for each part of a ConcatDataset, but '
+        f'there are 2 and {number} data set(s); set as many of both')
+
+
+def test_metrics_with_the_names_of_others():
+    one = dict(type='ReasonSegMetric')
+    (problem, ) = problems(one, dict(one, save_masks=True))
+    assert problem.startswith('`test_evaluator.1` has the names of `test_evaluator.0`')
+    assert not problems(one, dict(one, prefix='again'), dict(type='CocoMetric', metric='bbox'),
+                        dict(type='CocoMetric', metric='segm'))
 
 
 def test_a_run_by_other_tools_is_refused_before_the_first_batch(tiny_config):
