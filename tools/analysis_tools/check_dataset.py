@@ -66,9 +66,9 @@ def main(command_line: list[str] | None = None) -> int:
     args = parser.parse_args(command_line)
     if args.show_dir and not args.load:
         parser.error('--show-dir shows the items of --load, which is 0; add --load N')
+    start_command()
     config = load_config(args)
 
-    start_command()
     from mmengine.registry import init_default_scope
 
     from mmdpad.datasets import DatasetError

@@ -51,9 +51,9 @@ def main() -> None:
                         'number')
     args = parser.parse_args()
     check_file('captions', args.captions)
+    start_command()
     config = load_config(args)
 
-    start_command()
     from mmengine.registry import init_default_scope
     from mmengine.utils import track_iter_progress
 

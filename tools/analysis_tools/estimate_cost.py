@@ -32,9 +32,9 @@ def main() -> None:
         value = getattr(args, name)
         if value is not None and not value > 0:
             parser.error(f'--{name.replace("_", "-")} should be positive, but got {value}')
+    start_command()
     config = load_config(args)
 
-    start_command()
     from mmdpad.engine.cost import (
         format_report,
         make_report,

@@ -22,9 +22,9 @@ def main() -> None:
                         'gets a number (default: PREDICTIONS_scored.jsonl)')
     args = parser.parse_args()
     check_file('predictions', args.predictions)
+    start_command()
     config = load_config(args)
 
-    start_command()
     from mmengine.registry import init_default_scope
 
     from mmdpad.datasets.reasoning_dataset import for_evaluation
