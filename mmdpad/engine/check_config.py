@@ -279,10 +279,14 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
     for name in LOADERS:
         wrong = list(_check_section(part.get(name), name, loader, DataLoader))
         yield from wrong
-        if part.get(name) is not None and part[name].get('dataset') is None:
+        if (given := part.get(name)) is None:
+            continue
+        if given.get('dataset') is None:
             yield f'`{name}` needs the entry `dataset`; add it'
-        if part.get(name) is not None and not wrong:
-            yield from _check_loader(part[name], name)
+        if 'sampler' not in given or given['sampler'] is None and given.get('batch_sampler'):
+            yield f'`{name}` needs the entry `sampler`; add it'
+        if not wrong:
+            yield from _check_loader(given, name)
 
 
 def _check_untyped(part: Mapping[str, Any]) -> Iterator[str]:

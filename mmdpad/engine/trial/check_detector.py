@@ -51,9 +51,13 @@ def check_sample(model: Any, item: Any, where: str, nodes: Iterable[Node]) -> It
         where: The key of its loader.
         nodes: Of the run's evaluators.
     """
-    sample = item.get('data_samples') if isinstance(item, Mapping) else None
-    if not isinstance(model, BaseDetector) or sample is None:
+    if not isinstance(model, BaseDetector):
         return
+    if missing := [name for name in ('inputs', 'data_samples') if name not in item]:
+        yield (f'`{where}`: {type(model).__name__} reads {missing} of an item, which are not '
+               'there; end the pipeline with the transform that packs them, PackDetInputs')
+        return
+    sample = item['data_samples']
     if where.startswith('train'):
         for field, needed, transform in (('bboxes', model.with_bbox, 'with_bbox'),
                                          ('masks', model.with_mask, 'with_mask')):
