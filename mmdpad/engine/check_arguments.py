@@ -14,7 +14,7 @@ from mmdet.evaluation import CocoMetric
 from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import FUNCTIONS
-from mmengine.runner import Runner
+from mmengine.runner import Priority, Runner, get_priority
 
 from mmdpad.models import ReasoningSegmentor, VLLMRollout, VLMReasoningHead
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
@@ -88,6 +88,13 @@ def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
         def weighted(weight: float = 1.0) -> None: ...
 
         wrong += find_wrong_types(weighted, node.entry, node.path)
+    if node.registry is HOOKS and 'priority' in node.entry:
+        try:
+            get_priority(node.entry['priority'])
+        except REFUSALS:
+            wrong.append(f'`{node.path}.priority` should be an int in [0, 100] or one of '
+                         f'{", ".join(Priority.__members__)}, but got '
+                         f'{node.entry["priority"]!r}; correct it')
     yield from wrong
     build = _builder(node, kind, module)
     if build is not None and not wrong:
@@ -169,7 +176,7 @@ def _without_files(entry: Mapping[str, Any]) -> dict[str, Any]:
     own."""
     made: dict[str, Any] = {}
     for key, value in entry.items():
-        if key == 'discriminator':
+        if key == 'discriminator' and value:
             value = dict(type='torch.nn.Identity')
         elif isinstance(value, Mapping):
             value = _without_files(value)
