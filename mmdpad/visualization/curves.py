@@ -6,16 +6,18 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from mmdpad.utils import read_jsonl, write_atomically
 
 from .text_panel import printable
+
+# Where a figure is drawn matplotlib's are imported: answers, which share this package, need none.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Series = dict[str, tuple[list[int], list[float]]]
 
@@ -176,6 +178,8 @@ def _matches(name: str, wanted: str) -> bool:
 
 def _figure(width: float, height: float) -> Figure:
     """An empty figure, in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), layout='constrained')
     FigureCanvasAgg(figure)
     return figure
@@ -188,6 +192,7 @@ def _as_png(figure: Figure, dpi: int) -> bytes:
 
 
 def _draw_panel(axes: Axes, title: str, unit: str, lines: Series) -> None:
+    from matplotlib.ticker import MaxNLocator
     for name, (steps, values) in lines.items():
         _draw(axes, name, steps, values)
     axes.set(title=title, xlabel='step', ylabel=unit)
