@@ -88,6 +88,14 @@ def scope():
 
 
 @pytest.fixture(autouse=True)
+def keep_threads():
+    """A benchmark that ran in this process may have set another number."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def stay_here():
     """A refused connection fails the test also where the code that tried it goes on."""
     yield refused
