@@ -25,7 +25,7 @@ def build_model(model: Mapping[str, Any]) -> tuple[Any, list[str]]:
     """A model of another package, with random weights, or None and what its classes refuse."""
     try:
         return MODELS.build(copy.deepcopy(model)), []
-    except (*REFUSALS, RuntimeError, LookupError, ArithmeticError, OSError, ImportError) as error:
+    except (*REFUSALS, RuntimeError, ArithmeticError, OSError, ImportError) as error:
         return None, [f'`model` ({type_name(model)}) cannot be built: {type(error).__name__}: '
                       f'{first_line(error)}; correct its arguments']
 
