@@ -27,7 +27,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         SystemExit: With what is wrong.
     """
     args = _parse(argv, prog)
-    start_command()
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
     os.environ['GRADIO_ANALYTICS_MAX_EVENTS'] = '1'  # kept, and counted after each question
     # As Ctrl-C: otherwise the folder would stay.
@@ -35,14 +34,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix='mmdpad_demo_') as folder:
         # Uploads and pictures go with the program.
         os.environ['GRADIO_TEMP_DIR'] = folder
-        try:
-            from mmdpad.apis.demo_page.page import build_page, open_page
-        except ImportError as error:
-            raise SystemExit(f'{error}; {_REMEDY}') from error
-        from mmdpad.apis.demo_page.examples import write_examples
-        from mmdpad.apis.demo_page.loading import load_model
-        models = [load_model(config, weights, args.device)
-                  for config, weights in args.checkpoints]
+        with start_command():
+            try:
+                from mmdpad.apis.demo_page.page import build_page, open_page
+            except ImportError as error:
+                raise SystemExit(f'{error}; {_REMEDY}') from error
+            from mmdpad.apis.demo_page.examples import write_examples
+            from mmdpad.apis.demo_page.loading import load_model
+            models = [load_model(config, weights, args.device)
+                      for config, weights in args.checkpoints]
         page = build_page(models, write_examples(folder), args.max_megapixels * 10**6,
                           args.queue)
         open_page(page, args.host, args.port, args.share)

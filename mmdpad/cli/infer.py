@@ -49,25 +49,25 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     config = check_config(args.config)
     check_file('weights', args.weights)
 
-    start_command()
-    # Which weights were loaded is for logs; here an answer is waited for.
-    from mmengine.logging import MMLogger
-    from transformers.utils import logging
+    with start_command():
+        # Which weights were loaded is for logs; here an answer is waited for.
+        from mmengine.logging import MMLogger
+        from transformers.utils import logging
 
-    from mmdpad.apis import ReasonSegInferencer, new_log
-    from mmdpad.apis.inputs import pair_queries
-    from mmdpad.apis.reason_seg_inferencer import build_pipeline
-    from mmdpad.datasets.transforms import pixel_limit
-    from mmdpad.models.non_finite import NonFiniteError
-    MMLogger.get_current_instance().setLevel('WARNING')
-    logging.disable_progress_bar()
-    try:
-        cfg = open_config(config)
-        # Before a large model is loaded.
-        queries = pair_queries(args.images, args.question, pixel_limit(build_pipeline(cfg)))
-        infer = ReasonSegInferencer(cfg, args.weights, args.device)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+        from mmdpad.apis import ReasonSegInferencer, new_log
+        from mmdpad.apis.inputs import pair_queries
+        from mmdpad.apis.reason_seg_inferencer import build_pipeline
+        from mmdpad.datasets.transforms import pixel_limit
+        from mmdpad.models.non_finite import NonFiniteError
+        MMLogger.get_current_instance().setLevel('WARNING')
+        logging.disable_progress_bar()
+        try:
+            cfg = open_config(config)
+            # Before a large model is loaded.
+            queries = pair_queries(args.images, args.question, pixel_limit(build_pipeline(cfg)))
+            infer = ReasonSegInferencer(cfg, args.weights, args.device)
+        except (FileNotFoundError, ValueError) as error:
+            raise SystemExit(str(error)) from error
     if args.config == MINIATURE:
         print('the miniature answers, which knows made scenes of plain shapes and nothing else; '
               '--config and --weights name another model')

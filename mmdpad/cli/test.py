@@ -52,23 +52,24 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     if args.out and Path(args.out).exists():
         raise SystemExit(f'--out {args.out!r} is there already; remove it or name another file')
     check_config(args.config)  # a misspelt one is told before torch is imported
-    start_command()
     if args.dry_run:
-        from mmdpad.engine.trial import try_config
+        with start_command():
+            from mmdpad.engine.trial import try_config
         raise SystemExit(try_config(args))
-    cfg = read_config(args)
+    with start_command():
+        cfg = read_config(args)
+
+        from mmengine.dist import is_main_process
+
+        from mmdpad.datasets import DatasetError
+        from mmdpad.engine.build import UnsuitableConfig, build_runner
+        from mmdpad.engine.checkpoints import find_fault
+        from mmdpad.engine.flags import apply_flags
+        from mmdpad.engine.hooks.answer_store_hook import find_answers
+        from mmdpad.evaluation.results import describe_results
+        from mmdpad.models.non_finite import NonFiniteError
     check_checkpoint('checkpoint', args.checkpoint, cfg)
     cfg.load_from = args.checkpoint
-
-    from mmengine.dist import is_main_process
-
-    from mmdpad.datasets import DatasetError
-    from mmdpad.engine.build import UnsuitableConfig, build_runner
-    from mmdpad.engine.checkpoints import find_fault
-    from mmdpad.engine.flags import apply_flags
-    from mmdpad.engine.hooks.answer_store_hook import find_answers
-    from mmdpad.evaluation.results import describe_results
-    from mmdpad.models.non_finite import NonFiniteError
     if problems := apply_flags(cfg, args):
         raise SystemExit('\n'.join(problems))
     if args.checkpoint and (fault := find_fault(args.checkpoint)):

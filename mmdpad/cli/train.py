@@ -46,11 +46,18 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                         'random models and made data, for two steps, in a temporary work dir')
     args = parser.parse_args(argv)
     check_config(args.config)  # a misspelt one is told before torch is imported
-    start_command()
     if args.smoke or args.dry_run:
-        from mmdpad.engine.trial import try_config
+        with start_command():
+            from mmdpad.engine.trial import try_config
         raise SystemExit(try_config(args))
-    cfg = read_config(args)
+    with start_command():
+        cfg = read_config(args)
+
+        from mmdpad.datasets import DatasetError
+        from mmdpad.engine.build import UnsuitableConfig, build_runner
+        from mmdpad.engine.checkpoints import find_fault
+        from mmdpad.engine.flags import apply_flags
+        from mmdpad.models.non_finite import NonFiniteError
     earlier = sorted(Path(cfg.work_dir).glob('*.pth'))
     if args.resume:
         cfg.resume = True
@@ -61,12 +68,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                          f'({earlier[-1].name}): go on with it by --resume, or name another '
                          f'folder by --work-dir')
     check_checkpoint('load_from: checkpoint', cfg.get('load_from'), cfg)
-
-    from mmdpad.datasets import DatasetError
-    from mmdpad.engine.build import UnsuitableConfig, build_runner
-    from mmdpad.engine.checkpoints import find_fault
-    from mmdpad.engine.flags import apply_flags
-    from mmdpad.models.non_finite import NonFiniteError
     if problems := apply_flags(cfg, args):
         raise SystemExit('\n'.join(problems))
     if cfg.get('load_from') and (fault := find_fault(cfg.load_from)):

@@ -24,9 +24,10 @@ OPTIMIZERS_OF_OTHERS = '''
 import json, logging, sys, warnings
 import mmdpad
 from mmdpad.utils import start_command
-start_command()
-start_command()
-import mmdpad.registry, mmengine.runner
+with start_command():
+    pass
+with start_command():
+    import mmdpad.registry, mmengine.runner
 from mmengine.optim.optimizer import builder
 from mmengine.registry import OPTIMIZERS, DefaultScope
 from mmengine.fileio import FileClient
@@ -158,3 +159,21 @@ def test_all_data_sets_and_formats_are_registered():
              if name.endswith('Dataset') and name != 'ReasoningDataset'}
     assert names and all(DATASETS.get(name) is not None for name in names)
     assert sorted(conversion.WRITERS) == sorted(conversion.TARGETS)
+
+
+def test_a_start_leaves_the_garbage_collector_as_it_was():
+    program = ('import gc, json\nfrom mmdpad.utils import start_command\n'
+               'told = []\n'
+               'for _ in range(2):\n'
+               '    with start_command():\n'
+               '        told.append((gc.isenabled(), gc.get_freeze_count() > 0))\n'
+               '    told.append((gc.isenabled(), gc.get_freeze_count() > 0))\n'
+               'print(json.dumps(told))')
+    assert run('-c', program)[0] == [[False, False], [True, True], [True, True], [True, True]]
+
+
+def test_a_start_that_fails_collects_garbage_again():
+    program = ('import gc, json\nfrom mmdpad.utils import start_command\n'
+               'try:\n    with start_command():\n        raise ImportError\n'
+               'except ImportError:\n    print(json.dumps(gc.isenabled()))')
+    assert run('-c', program)[0] is True

@@ -25,9 +25,9 @@ def main() -> None:
     for log in args.logs:
         check_file('log', log)
 
-    start_command()
-    from mmdpad.evaluation.chain_reward import format_stages, length_gaps
-    from mmdpad.visualization.rollouts import read_rollouts
+    with start_command():
+        from mmdpad.evaluation.chain_reward import format_stages, length_gaps
+        from mmdpad.visualization.rollouts import read_rollouts
     try:
         stages = length_gaps((row for log in args.logs for row in read_rollouts(log)), args.stages)
     except ValueError as error:

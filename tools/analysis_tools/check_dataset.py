@@ -66,14 +66,14 @@ def main(command_line: list[str] | None = None) -> int:
     args = parser.parse_args(command_line)
     if args.show_dir and not args.load:
         parser.error('--show-dir shows the items of --load, which is 0; add --load N')
-    start_command()
-    config = load_config(args)
+    with start_command():
+        config = load_config(args)
 
-    from mmengine.registry import init_default_scope
+        from mmengine.registry import init_default_scope
 
-    from mmdpad.datasets import DatasetError
-    from mmdpad.datasets.checking import as_built, check_dataset, find_datasets
-    from mmdpad.registry import type_name
+        from mmdpad.datasets import DatasetError
+        from mmdpad.datasets.checking import as_built, check_dataset, find_datasets
+        from mmdpad.registry import type_name
     init_default_scope(config.get('default_scope', 'mmdpad'))
     datasets = list(find_datasets(config))
     if not datasets:

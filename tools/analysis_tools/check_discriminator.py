@@ -51,16 +51,21 @@ def main() -> None:
                         'number')
     args = parser.parse_args()
     check_file('captions', args.captions)
-    start_command()
-    config = load_config(args)
+    with start_command():
+        config = load_config(args)
 
-    from mmengine.registry import init_default_scope
-    from mmengine.utils import track_iter_progress
+        from mmengine.registry import init_default_scope
+        from mmengine.utils import track_iter_progress
 
-    from mmdpad.evaluation.caption_scores import find_captions, find_reward, score_captions, spread
-    from mmdpad.evaluation.discriminator_check import check_scores, format_check
-    from mmdpad.models.discriminators import DiscriminativeReward
-    from mmdpad.registry import DATASETS
+        from mmdpad.evaluation.caption_scores import (
+            find_captions,
+            find_reward,
+            score_captions,
+            spread,
+        )
+        from mmdpad.evaluation.discriminator_check import check_scores, format_check
+        from mmdpad.models.discriminators import DiscriminativeReward
+        from mmdpad.registry import DATASETS
     init_default_scope(config.get('default_scope', 'mmdpad'))
     loader = config.get(args.loader)
     if not loader:

@@ -29,9 +29,9 @@ def main() -> None:
     if wrong:
         parser.error(f'--out should end in .md or .json, but got {wrong[0]!r}')
 
-    start_command()
-    from mmdpad.evaluation.comparison import compare_results, format_comparison
-    from mmdpad.evaluation.results import read_result
+    with start_command():
+        from mmdpad.evaluation.comparison import compare_results, format_comparison
+        from mmdpad.evaluation.results import read_result
     try:
         comparison = compare_results([read_result(path) for path in args.results])
     except (OSError, ValueError) as error:

@@ -32,15 +32,15 @@ def main() -> None:
         value = getattr(args, name)
         if value is not None and not value > 0:
             parser.error(f'--{name.replace("_", "-")} should be positive, but got {value}')
-    start_command()
-    config = load_config(args)
+    with start_command():
+        config = load_config(args)
 
-    from mmdpad.engine.cost import (
-        format_report,
-        make_report,
-        read_config_cost,
-        with_response_tokens,
-    )
+        from mmdpad.engine.cost import (
+            format_report,
+            make_report,
+            read_config_cost,
+            with_response_tokens,
+        )
     try:
         cost = read_config_cost(config, args.response_tokens, args.prompt_tokens)
         longest = with_response_tokens(cost, config, cost.max_tokens)

@@ -22,24 +22,24 @@ def main() -> None:
                         'gets a number (default: PREDICTIONS_scored.jsonl)')
     args = parser.parse_args()
     check_file('predictions', args.predictions)
-    start_command()
-    config = load_config(args)
+    with start_command():
+        config = load_config(args)
 
-    from mmengine.registry import init_default_scope
+        from mmengine.registry import init_default_scope
 
-    from mmdpad.datasets.reasoning_dataset import for_evaluation
-    from mmdpad.datasets.transforms import without_pixels
-    from mmdpad.evaluation.metrics import ReasonSegMetric
-    from mmdpad.evaluation.stored_masks import score_predictions
-    from mmdpad.registry import DATASETS, METRICS, is_kind
-    from mmdpad.utils.provenance import (
-        dataset_switches,
-        describe_data,
-        describe_environment,
-        hash_config,
-        hash_file,
-        publish,
-    )
+        from mmdpad.datasets.reasoning_dataset import for_evaluation
+        from mmdpad.datasets.transforms import without_pixels
+        from mmdpad.evaluation.metrics import ReasonSegMetric
+        from mmdpad.evaluation.stored_masks import score_predictions
+        from mmdpad.registry import DATASETS, METRICS, is_kind
+        from mmdpad.utils.provenance import (
+            dataset_switches,
+            describe_data,
+            describe_environment,
+            hash_config,
+            hash_file,
+            publish,
+        )
     init_default_scope(config.get('default_scope', 'mmdpad'))
     evaluators = config.test_evaluator
     evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators

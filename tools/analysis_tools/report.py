@@ -36,10 +36,10 @@ def main() -> None:
     args = parser.parse_args()
     check_file('result', args.result)
 
-    start_command()
-    from mmdpad.datasets.transforms import read_image_if_any
-    from mmdpad.evaluation.results import find_summaries
-    from mmdpad.visualization.run_page import Evaluation, run_as_html
+    with start_command():
+        from mmdpad.datasets.transforms import read_image_if_any
+        from mmdpad.evaluation.results import find_summaries
+        from mmdpad.visualization.run_page import Evaluation, run_as_html
     summaries = find_summaries(str(args.work_dir))
     if not (training_logs(args.work_dir) or rollout_logs(args.work_dir) or summaries):
         raise SystemExit(f'{str(args.work_dir)!r} should be the work dir of a run, with '

@@ -34,14 +34,14 @@ def main() -> None:
     check_file('responses', args.responses)
     check_file('config', args.config)
 
-    start_command()
-    from mmengine.registry import init_default_scope
+    with start_command():
+        from mmengine.registry import init_default_scope
 
-    from mmdpad.evaluation.responses import (
-        build_rule_terms,
-        score_responses,
-        summarise_responses,
-    )
+        from mmdpad.evaluation.responses import (
+            build_rule_terms,
+            score_responses,
+            summarise_responses,
+        )
     rewards = open_config(args.config).get('train_cfg', {}).get('rewards')
     if not rewards:
         raise SystemExit(f'config {args.config!r} has no `train_cfg.rewards`; name one that trains')

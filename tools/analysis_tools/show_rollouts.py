@@ -30,14 +30,14 @@ def main() -> None:
         parser.error(f'--top should be at least 1, but got {args.top}')
     check_file('log', args.log)
 
-    start_command()
-    from mmdpad.datasets.transforms import read_image_if_any
-    from mmdpad.visualization.rollouts import (
-        notable_groups,
-        read_step,
-        rollouts_as_html,
-        rollouts_as_text,
-    )
+    with start_command():
+        from mmdpad.datasets.transforms import read_image_if_any
+        from mmdpad.visualization.rollouts import (
+            notable_groups,
+            read_step,
+            rollouts_as_html,
+            rollouts_as_text,
+        )
     try:
         iteration, groups = read_step(args.log, args.iter)
     except ValueError as error:

@@ -38,18 +38,18 @@ def main() -> None:
                         help='also say how far an arm is from another one; may be repeated')
     args = parser.parse_args()
 
-    start_command()
-    from mmdpad.datasets.transforms import read_image_if_any
-    from mmdpad.evaluation.study import analyse_study, first_answers
-    from mmdpad.visualization.study_page import (
-        MAIN,
-        comparison_lines,
-        headlines,
-        missing_lines,
-        put_block,
-        study_as_html,
-        study_as_markdown,
-    )
+    with start_command():
+        from mmdpad.datasets.transforms import read_image_if_any
+        from mmdpad.evaluation.study import analyse_study, first_answers
+        from mmdpad.visualization.study_page import (
+            MAIN,
+            comparison_lines,
+            headlines,
+            missing_lines,
+            put_block,
+            study_as_html,
+            study_as_markdown,
+        )
     try:
         study = analyse_study(args.work_dir, args.compare)
         for line in [f'{status}: {text}' for status, text in headlines(study)]:

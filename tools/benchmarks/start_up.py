@@ -23,13 +23,15 @@ ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/dpad/qwen7b_reasonseg.py'
 FIRST_TOKEN = '''
 import sys
+from contextlib import nullcontext
 try:
     from mmdpad.utils import start_command
-    start_command()
-except ImportError:
-    pass  # a checkout from before there was one
-from mmdpad.apis import ReasonSegInferencer
-infer = ReasonSegInferencer('mmdpad::dpad/tiny_shapes.py', device='cpu')
+    context = start_command()
+except ImportError:  # a checkout from before there was one
+    context = None
+with context or nullcontext():
+    from mmdpad.apis import ReasonSegInferencer
+    infer = ReasonSegInferencer('mmdpad::dpad/tiny_shapes.py', device='cpu')
 print(next(infer.stream(sys.argv[1], 'What keeps the rain off?')))
 '''
 # Name -> arguments of Python; {image} is a made scene.

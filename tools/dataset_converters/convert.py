@@ -101,11 +101,11 @@ def _as_call(value: Any) -> str:
 def main(command_line: list[str] | None = None) -> None:
     args = parse_arguments(command_line)
 
-    start_command()
-    from mmengine.registry import init_default_scope
+    with start_command():
+        from mmengine.registry import init_default_scope
 
-    from mmdpad.datasets import DatasetError
-    from mmdpad.datasets.conversion import convert, open_sources
+        from mmdpad.datasets import DatasetError
+        from mmdpad.datasets.conversion import convert, open_sources
     init_default_scope('mmdpad')
     try:
         refuse_existing(args.destination)  # before the sources are read, which may take a while

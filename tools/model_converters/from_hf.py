@@ -29,10 +29,10 @@ def main() -> None:
                         'its config.json is read (default: what adapter_config.json names)')
     args = parser.parse_args()
 
-    start_command()
-    import torch
+    with start_command():
+        import torch
 
-    from mmdpad.models.hf_folder import import_policy
+        from mmdpad.models.hf_folder import import_policy
     try:
         refuse_existing(args.out)
         state, settings = import_policy(args.folder, args.base)

@@ -20,10 +20,10 @@ def main() -> None:
                         help='what to write (default: FOLDER with the suffix .merged.pth)')
     args = parser.parse_args()
 
-    start_command()
-    import torch
+    with start_command():
+        import torch
 
-    from mmdpad.engine.strategies import merge_shards
+        from mmdpad.engine.strategies import merge_shards
     file = args.file or args.folder.with_suffix('.merged.pth')
     try:
         refuse_existing(file)

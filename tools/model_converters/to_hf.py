@@ -28,10 +28,10 @@ def main() -> None:
                         help='type of the weights in OUT_DIR (default: as they were trained)')
     args = parser.parse_args()
     check_file('checkpoint', args.checkpoint)
-    start_command()
-    config = load_config(args)
+    with start_command():
+        config = load_config(args)
 
-    from mmdpad.models.hf_folder import export_policy
+        from mmdpad.models.hf_folder import export_policy
     try:
         with new_folder(args.out_dir) as folder:
             export_policy(args.checkpoint, config.model.policy, folder,

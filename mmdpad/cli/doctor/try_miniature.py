@@ -4,11 +4,11 @@
 from mmdpad.utils import start_command
 
 if __name__ == '__main__':
-    start_command()
-    from mmdpad.apis import ReasonSegInferencer
-    from mmdpad.datasets.shapes_world import make_scene
+    with start_command():
+        from mmdpad.apis import ReasonSegInferencer
+        from mmdpad.datasets.shapes_world import make_scene
+        infer = ReasonSegInferencer('mmdpad::dpad/tiny_shapes.py')
     scene = make_scene('test', 3)
-    infer = ReasonSegInferencer('mmdpad::dpad/tiny_shapes.py')
     answer, = infer(scene.image, scene.question.text)
     assert answer['failure'] is None, answer['failure']
     print(f'"{scene.question.text}": "{answer["caption"]}", {answer["mask"].sum()} pixels')
