@@ -37,7 +37,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['mmdpad', 'mmdpad.*']),
     package_data={'mmdpad': [
-        'testing/weights/*', 'testing/weights/**/*', 'configs/**/*.py', '.mim/model-index.yml',
+        'toy/weights/*', 'toy/weights/**/*', 'configs/**/*.py', '.mim/model-index.yml',
         *(f'.mim/configs/**/*.{kind}' for kind in ('py', 'yml', 'md')),
         *(f'.mim/tools/**/*.{kind}' for kind in ('py', 'sh', 'txt'))]},
     entry_points={'console_scripts': ['mmdpad = mmdpad.cli:main']},

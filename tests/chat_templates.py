@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.toy import POLICY_WEIGHTS
 
 _PARTS = ("{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
           "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}"

@@ -25,10 +25,10 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
 from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
 
-from mmdpad.datasets.shapes_world import SHAPES_PROMPT_TEMPLATE
-from mmdpad.engine.trial.small_detectors import shrinking_options
 from mmdpad.models import VLMReasoningHead
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.preflight.tiny_detectors import shrinking_options
+from mmdpad.toy import POLICY_WEIGHTS
+from mmdpad.toy.shapes_world import SHAPES_PROMPT_TEMPLATE
 from mmdpad.utils import write_jsonl
 
 ROOT = Path(__file__).parents[1]

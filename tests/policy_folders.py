@@ -30,7 +30,7 @@ class Case:
     """A folder and the verdict on it.
 
     Attributes:
-        make: Changes a copy of the plain folder of :func:`mmdpad.testing.policy_folder
+        make: Changes a copy of the plain folder of :func:`mmdpad.toy.policy_folder
             .make_policy_folder`, in place.
         refused: A pattern that the error and the problem of the dry run hold (`re.search`); None
             where the folder is read.

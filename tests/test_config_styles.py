@@ -14,16 +14,16 @@ from mmengine.registry import METRICS as METRICS_OF_MMENGINE
 from mmengine.registry import DefaultScope, Registry
 from mmengine.runner import Runner
 
+from mmdpad.analysis.caption_scores import find_reward
 from mmdpad.apis.reason_seg_inferencer import build_pipeline
 from mmdpad.cli.run import main as run
 from mmdpad.datasets.transforms import without_pixels
 from mmdpad.engine.check_config import check_config
 from mmdpad.engine.config_nodes import find_nodes
-from mmdpad.engine.cost import read_config_cost
-from mmdpad.engine.trial import dry_run, make_smoke_config, run_smoke
-from mmdpad.engine.trial.smoke import copy_config
-from mmdpad.evaluation.caption_scores import find_reward
 from mmdpad.models import SAMDecoder
+from mmdpad.preflight import dry_run, make_smoke_config, run_smoke
+from mmdpad.preflight.cost import read_config_cost
+from mmdpad.preflight.smoke import copy_config
 from mmdpad.registry import LOOPS, METRICS, MODELS, REWARDS, is_kind, resolve
 from mmdpad.rewards import BoxIoUReward, RewardComposition
 from mmdpad.utils import config_parser, load_config
@@ -65,7 +65,7 @@ for loader in (train_dataloader, val_dataloader, test_dataloader):
     loader.dataset.update(pipeline=pipeline)
 del loader
 test_evaluator = [dict(type=ReasonSegMetric, ignore_regions='target', save_masks=True)]
-custom_imports = dict(imports=['mmdpad.testing', 'imported_by_a_pure_config'])
+custom_imports = dict(imports=['imported_by_a_pure_config'])
 """
 
 

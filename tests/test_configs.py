@@ -17,9 +17,10 @@ from mmdpad.models import ReasoningSegmentor, VLLMRollout
 from mmdpad.prompts import parse_response
 from mmdpad.registry import HOOKS, METRICS, MODELS, OPTIMIZERS, STRATEGIES
 from mmdpad.rewards import RewardComposition, discriminative_reward
-from mmdpad.testing import CLIP_WEIGHTS, POLICY_WEIGHTS, SAM_WEIGHTS, SHAPES_SAM_NAME
-from mmdpad.testing.policy_folder import make_policy_folder
-from mmdpad.testing.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
+from mmdpad.toy import CLIP_WEIGHTS, POLICY_WEIGHTS, SAM_WEIGHTS
+from mmdpad.toy.policy_folder import make_policy_folder
+from mmdpad.toy.sam import SHAPES_SAM_NAME
+from mmdpad.toy.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
 from mmdpad.utils import LOADERS
 
 ROOT = Path(__file__).parents[1]

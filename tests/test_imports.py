@@ -10,22 +10,27 @@ import mmdpad
 ROOT = Path(mmdpad.__file__).parent
 # What a layer may import of mmdpad, itself included.
 BASE = {'version', 'utils', 'registry', 'structures'}
-PURE = BASE | {'prompts', 'rewards', 'rl'}
-PARTS = PURE | {'datasets', 'models', 'testing'}
+PURE = BASE | {'geometry', 'prompts', 'rewards', 'rl'}
+PARTS = PURE | {'datasets', 'models', 'toy'}
+METHOD = PARTS | {'engine', 'evaluation', 'visualization'}
+TOOLING = METHOD | {'preflight', 'analysis', 'apis', 'cli'}
 ALLOWED = {
     'structures': {'structures', 'utils'},
-    'prompts': PURE - {'rewards', 'rl'},
-    'rewards': PURE,
-    'rl': BASE | {'rl'},
     'utils': {'utils'},
-    'datasets': PARTS - {'models'},
+    'geometry': BASE | {'geometry'},
+    'prompts': BASE | {'geometry', 'prompts'},
+    'rl': BASE | {'rl'},
+    'rewards': PURE - {'rl'},
+    'toy': BASE | {'toy'},
+    'datasets': PARTS - {'models', 'rl', 'toy'},
     'models': PARTS - {'datasets'},
-    'testing': PARTS,
     'evaluation': PARTS | {'evaluation'},
     'visualization': PURE | {'visualization'},
-    'engine': PARTS | {'engine', 'evaluation', 'visualization'},
-    'apis': PARTS | {'apis', 'engine', 'evaluation', 'visualization'},
-    'cli': PARTS | {'cli', 'apis', 'engine', 'evaluation', 'visualization'},
+    'engine': METHOD - {'toy'},
+    'preflight': METHOD | {'preflight'},
+    'analysis': METHOD | {'analysis'},
+    'apis': METHOD | {'analysis', 'apis'},
+    'cli': TOOLING,
 }
 HEAVY = {'transformers', 'open_clip', 'segment_anything', 'mmdet', 'mmcv'}
 
@@ -53,7 +58,7 @@ def test_imports_run_one_way(layer):
         assert ours <= ALLOWED[layer], f'{path.name} imports {sorted(ours - ALLOWED[layer])}'
 
 
-@pytest.mark.parametrize('layer', ['structures', 'prompts', 'rewards', 'rl'])
+@pytest.mark.parametrize('layer', ['structures', 'geometry', 'prompts', 'rewards', 'rl'])
 def test_the_pure_folders_know_no_model(layer):
     for path in (ROOT / layer).rglob('*.py'):
         heavy = {name.split('.')[0] for name in imported(path)} & HEAVY

@@ -13,8 +13,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmdpad.datasets.shapes_world import COLOURS, make_scene
-from mmdpad.testing import CLIP_WEIGHTS
+from mmdpad.toy import CLIP_WEIGHTS
+from mmdpad.toy.shapes_world import COLOURS, make_scene
 
 ROOT = Path(__file__).parents[1]
 DISCRIMINATION = ROOT / 'configs/mmdet/mask-rcnn_r50_fpn_1x_coco_discrimination.py'

@@ -16,8 +16,9 @@ from mmengine.runner import Runner
 
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import check_dataset
-from mmdpad.engine.trial import dry_run
-from mmdpad.prompts import format_response, scale_boxes
+from mmdpad.geometry.coordinates import scale_boxes
+from mmdpad.preflight import dry_run
+from mmdpad.prompts import format_response
 
 ROOT = Path(__file__).parents[1]
 FILES = runpy.run_path(str(ROOT / 'tests/test_datasets/mmdet_files.py'))

@@ -12,7 +12,7 @@ import pytest
 from mmdpad.models import SAM2Decoder, SAM3Decoder, SAMHQDecoder, VLMReasoningHead
 from mmdpad.models.discriminators.open_clip_loading import load_open_clip
 from mmdpad.models.sources import is_hub_name
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.toy import POLICY_WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 # Counts every look at a network, loopback included.

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 
 import mmdpad
-from mmdpad.testing import POLICY_WEIGHTS, WEIGHTS_DIR
+from mmdpad.toy import POLICY_WEIGHTS, WEIGHTS_DIR
 from mmdpad.utils import check_config, find_config
 
 ROOT = Path(__file__).parents[1]
@@ -146,7 +146,7 @@ def test_the_content_of_the_wheel(wheel):
     assert {'mmdpad/.mim/model-index.yml', 'mmdpad/.mim/configs/dpad/metafile.yml',
             'mmdpad/.mim/configs/dpad/tiny_shapes.py', 'mmdpad/.mim/tools/set_up/build_mmcv.py',
             'mmdpad/configs/_load.py', 'mmdpad/configs/dpad/tiny_shapes.py',
-            'mmdpad/testing/weights/policy/model.safetensors', 'mmdpad/__main__.py',
+            'mmdpad/toy/weights/policy/model.safetensors', 'mmdpad/__main__.py',
             'mmdpad/cli/doctor/files.py'} <= set(names)
     assert {name.split('/')[0] for name in names} == {'mmdpad', f'{wheel.name[:12]}.dist-info'}
     assert not [name for name in names if any(part in name for part in (
@@ -171,14 +171,14 @@ def test_the_wheel_works_from_any_folder(wheel, shapes_data, tmp_path):
                'get_config\n'
                'for config in (get_config("mmdpad::dpad/tiny_shapes.py"), '
                'Config.fromfile("mine.py")): print(config.model.policy.pretrained)')
-    assert told.stdout.splitlines() == [str(site / 'mmdpad/testing/weights/policy')] * 2, told
+    assert told.stdout.splitlines() == [str(site / 'mmdpad/toy/weights/policy')] * 2, told
 
     # The pure Python style needs no import of mmdpad before.
     (folder / 'pure.py').write_text('from mmengine.config import read_base\n\nwith read_base():\n'
                                     '    from mmdpad.configs.dpad.tiny_shapes import *\n')
     told = run('-c', 'from mmengine import Config\n'
                'print(Config.fromfile("pure.py").model.policy.pretrained)')
-    assert told.stdout.splitlines() == [str(site / 'mmdpad/testing/weights/policy')], told
+    assert told.stdout.splitlines() == [str(site / 'mmdpad/toy/weights/policy')], told
 
     image = shapes_data / 'test' / 'test_00003.jpg'
     told = run(site / 'bin' / 'mmdpad', 'infer', image, 'the object nearest to the right')

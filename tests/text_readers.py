@@ -10,26 +10,21 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
+from mmdpad.analysis.pages.html import safe
+from mmdpad.analysis.pages.rollouts import Group, rollouts_as_html, rollouts_as_text
+from mmdpad.analysis.reward_by_length import length_gaps
 from mmdpad.apis.demo_page.asking import reasoning_in
 from mmdpad.apis.demo_page.markup import text as markup_text
 from mmdpad.engine.hooks.rollout_log_hook import rows_of
 from mmdpad.engine.runner.rollout_stats import describe_rollout
-from mmdpad.evaluation.chain_reward import length_gaps
 from mmdpad.evaluation.scoring import score_sample
+from mmdpad.geometry.coordinates import to_prompt_frame
 from mmdpad.models import BoxDecoder, ReasoningSegmentor
-from mmdpad.prompts import (
-    FAILURE_REASONS,
-    MAX_OBJECTS,
-    follows_template,
-    parse_response,
-    to_prompt_frame,
-)
+from mmdpad.prompts import FAILURE_REASONS, MAX_OBJECTS, follows_template, parse_response
 from mmdpad.prompts.parser import find_reference_object
 from mmdpad.rewards import RewardComposition, distinct_n, score_response
 from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
 from mmdpad.utils import to_jsonl
-from mmdpad.visualization.html import safe
-from mmdpad.visualization.rollouts import Group, rollouts_as_html, rollouts_as_text
 from mmdpad.visualization.text_panel import printable
 
 SWITCHES = [dict(), dict(reference_compatible=True), dict(several_objects=True)]

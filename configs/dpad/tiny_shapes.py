@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/models/dpad_qwen2_5_vl.py', '../_base_/datasets/reasonseg.py',
     '../_base_/schedules/grpo.py', '../_base_/default_runtime.py'
 ]
-import mmdpad.testing  # noqa: E402  Behind `_base_`, by which mmengine tells kinds of configs apart.
+import mmdpad.toy  # noqa: E402  Behind `_base_`, by which mmengine tells kinds of configs apart.
 
 # What people change most.
 data_root = 'data/shapes_world/'
@@ -14,9 +14,8 @@ max_iters = 120
 prompts_per_step = 12
 lr = 2e-4
 
-# The tiny models are saved in the formats of the real ones; mmdpad.testing names the tiny SAM.
-custom_imports = dict(imports=['mmdpad.testing'], allow_failed_imports=False)
-weights = str(mmdpad.testing.WEIGHTS_DIR)
+# The tiny models are saved in the formats of the real ones.
+weights = str(mmdpad.toy.WEIGHTS_DIR)
 prompt_size = (112, 112)
 
 model = dict(

@@ -13,9 +13,9 @@ from mmdet.structures import DetDataSample
 from PIL import Image
 
 from mmdpad.datasets.transforms import read_image
+from mmdpad.geometry.masks import MOST_PIXELS, encode_mask
 from mmdpad.structures import ParseFailure
 from mmdpad.utils import to_jsonl, write_atomically
-from mmdpad.utils.masks import MOST_PIXELS, encode_mask
 from mmdpad.visualization import draw_answer
 
 from .inputs import Query

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     check_config(args.config)  # a misspelt one is told before torch is imported
     if args.dry_run:
         with start_command():
-            from mmdpad.engine.trial import try_config
+            from mmdpad.preflight import try_config
         raise SystemExit(try_config(args))
     with start_command():
         cfg = read_config(args)

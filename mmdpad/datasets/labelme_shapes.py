@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmdpad.utils.masks import check_outline
+from mmdpad.geometry.masks import check_outline
 
 from .annotation_fields import are_numbers, wrong_field
 from .errors import DatasetError
@@ -72,7 +72,7 @@ class Polygon(Shape):
     is_ignored: bool
 
     def check(self, height: int, width: int) -> None:
-        """See :func:`mmdpad.utils.masks.check_outline`."""
+        """See :func:`mmdpad.geometry.masks.check_outline`."""
         check_outline(self.points, height, width)
 
     def draw(self, canvas: np.ndarray, value: int) -> None:

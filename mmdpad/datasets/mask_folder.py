@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmdpad.geometry.masks import encode_mask
 from mmdpad.registry import DATASETS
 from mmdpad.utils import unique_name
-from mmdpad.utils.masks import encode_mask
 
 from .annotation_fields import (
     ask_texts,

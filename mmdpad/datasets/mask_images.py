@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mmdpad.utils.masks import MAX_PARTS
+from mmdpad.geometry.masks import MAX_PARTS
 
 from .errors import DatasetError
 from .transforms.images import MAX_PIXELS, open_image, upright

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmdpad.utils.masks import check_parts
+from mmdpad.geometry.masks import check_parts
 
 from .annotation_fields import are_texts, parse_answer, parse_boxes, read_json, wrong_field
 from .errors import DatasetError
@@ -71,7 +71,8 @@ def draw_annotation(annotation: ReasonSegAnnotation, height: int, width: int,
 
     Raises:
         DatasetError: There are shapes that no image has (:mod:`.labelme_shapes`,
-            :func:`mmdpad.utils.masks.check_parts`), or the file is about an image of another size.
+            :func:`mmdpad.geometry.masks.check_parts`), or the file is about an image of another
+            size.
     """
     if any(stated not in (None, real) for stated, real in
            zip(annotation.size, (height, width), strict=True)):

@@ -33,7 +33,7 @@ class ReasoningDataset(BaseDataset, ABC):
     An annotation may mark no target, as some of ReasonSeg's published ones do. Where a question may
     mean none (``several_objects``) it is one like others. Else it depends on mmengine's
     ``test_mode``: an evaluation keeps the item, which has ``empty_target=True`` and counts by the
-    protocol's rule for an empty union (:func:`mmdpad.evaluation.functional.mask_iou`); training
+    protocol's rule for an empty union (:func:`mmdpad.geometry.mask_iou.mask_iou`); training
     leaves it out before anything is drawn, and the log says how many there were. ``no_target`` are
     the names of these annotations. Every item of a data set that left some out has ``left_out``,
     their number, so that metrics refuse it.

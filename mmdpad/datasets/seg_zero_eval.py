@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mmdpad.geometry.masks import encode_mask
 from mmdpad.registry import DATASETS
-from mmdpad.utils.masks import encode_mask
 
 from .errors import DatasetError
 from .table_dataset import TableDataset, read_image_bytes

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmdpad.datasets.transforms import box_from_mask
-from mmdpad.evaluation.functional import apply_protocol, mask_iou
-from mmdpad.rewards import box_iou, match_boxes, repetition
+from mmdpad.geometry.boxes import box_iou, match_boxes
+from mmdpad.geometry.mask_iou import apply_protocol, mask_iou
+from mmdpad.geometry.masks import encode_mask
+from mmdpad.geometry.targets import box_from_mask
+from mmdpad.rewards import repetition
 from mmdpad.structures import ParseFailure
-from mmdpad.utils.masks import encode_mask
 
 FAILED_SAMPLES = 'IoU 0, union = target area'
 """What becomes of a response without a usable answer, in the words of a result file."""
@@ -81,7 +82,7 @@ def score_mask(sample: dict, ignore_regions: str
     Several objects count by the union of their masks. Where nothing is meant, the IoU is 1 if the
     predicted mask is empty and 0 if not (gRefCOCO, arXiv 2306.00968). Where a target is meant but
     none is marked (``empty_target``), the protocol decides, see
-    :func:`mmdpad.evaluation.functional.mask_iou`.
+    :func:`mmdpad.geometry.mask_iou.mask_iou`.
 
     Returns:
         The predicted mask, bool (H, W), empty after a failure; the failure or None; and ``iou`` in
@@ -134,8 +135,8 @@ def boxes_are_right(boxes: list[list[float]], targets: list[list[float]],
                     threshold: float = 0.5) -> bool:
     """Whether there are as many boxes as targets and each overlaps its own by IoU > threshold.
 
-    Pairs are those of the reward (:func:`mmdpad.rewards.match_boxes`), and so is the IoU: XYXY,
-    sides with inclusive pixels. No box for no target is right.
+    Pairs are those of the reward (:func:`mmdpad.geometry.boxes.match_boxes`), and so is the IoU:
+    XYXY, sides with inclusive pixels. No box for no target is right.
     """
     return len(boxes) == len(targets) and all(
         box_iou(boxes[i], targets[j]) > threshold for i, j in match_boxes(boxes, targets))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .functional.bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios, percentile_interval
+from .bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios, percentile_interval
 
 Row = dict[str, Any]
 # What a row adds to a metric's numerator and denominator; None if it says nothing of it.

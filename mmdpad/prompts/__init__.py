@@ -1,12 +1,4 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .coordinates import (
-    COORDINATES,
-    check_coordinates,
-    scale_boxes,
-    scale_points,
-    to_prompt_frame,
-    written_shape,
-)
 from .parser import FAILURE_REASONS, MAX_OBJECTS, follows_template, parse_response
 from .solution import parse_objects_solution, parse_solution
 from .template import (
@@ -20,9 +12,7 @@ from .template import (
 )
 
 __all__ = [
-    'COORDINATES', 'FAILURE_REASONS', 'MAX_OBJECTS', 'TAGS', 'TEMPLATES',
-    'build_messages',
-    'check_coordinates', 'follows_template', 'format_objects_response', 'format_response',
-    'normalise_question', 'parse_objects_solution', 'parse_response', 'parse_solution',
-    'scale_boxes', 'scale_points', 'to_prompt_frame', 'well_formed', 'written_shape'
+    'FAILURE_REASONS', 'MAX_OBJECTS', 'TAGS', 'TEMPLATES', 'build_messages', 'follows_template',
+    'format_objects_response', 'format_response', 'normalise_question', 'parse_objects_solution',
+    'parse_response', 'parse_solution', 'well_formed'
 ]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from .coordinates import check_coordinates
+from mmdpad.geometry.coordinates import check_coordinates
 
 TAGS = ('think', 'answer', 'caption')
 """Names of the tags of a response, in their order."""

@@ -2,17 +2,7 @@
 from .composition import RewardComposition, build_term, write_term
 from .discriminative import discriminative_reward
 from .format import SegmentationFormatReward, ThinkingFormatReward
-from .geometric import (
-                        BoxIoUReward,
-                        BoxL1Reward,
-                        PointL1Reward,
-                        box_iou,
-                        box_l1,
-                        inside,
-                        match_boxes,
-                        matched_point_distance,
-                        score_objects,
-)
+from .geometric import BoxIoUReward, BoxL1Reward, PointL1Reward, score_objects
 from .length import ChainLengthReward, RepetitionReward
 from .quantile import QuantileReward
 from .reference import score_response
@@ -21,7 +11,6 @@ from .text import distinct_n, repetition
 __all__ = [
     'BoxIoUReward', 'BoxL1Reward', 'ChainLengthReward', 'PointL1Reward', 'QuantileReward',
     'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
-    'box_iou', 'box_l1', 'build_term', 'discriminative_reward', 'distinct_n', 'inside',
-    'match_boxes', 'matched_point_distance', 'repetition', 'score_objects', 'score_response',
-    'write_term'
+    'build_term', 'discriminative_reward', 'distinct_n', 'repetition', 'score_objects',
+    'score_response', 'write_term'
 ]

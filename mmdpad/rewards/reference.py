@@ -16,10 +16,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from mmdpad.geometry.boxes import box_iou, box_l1, inside, matched_point_distance
 from mmdpad.prompts import follows_template, parse_solution
 from mmdpad.prompts.parser import find_reference_object
-
-from .geometric import box_iou, box_l1, inside, matched_point_distance
 
 
 def score_response(text: str, solution: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmdpad.utils.masks import decode_mask
+from mmdpad.geometry.masks import decode_mask
 
 from .text_panel import draw_text_panel
 

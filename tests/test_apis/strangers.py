@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from visitors import ASK, FORM, JSON, form
 
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.toy import POLICY_WEIGHTS
 
 NO_IMAGE = 'cannot be read as an image'
 

@@ -29,7 +29,7 @@ from visitors import FORM, Visitor, form
 
 from mmdpad.apis.demo_page.asking import answer
 from mmdpad.apis.demo_page.loading import load_model
-from mmdpad.datasets.shapes_world import make_scene
+from mmdpad.toy.shapes_world import make_scene
 from mmdpad.utils import find_config
 
 pytest.importorskip('gradio')

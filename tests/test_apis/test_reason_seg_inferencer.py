@@ -12,9 +12,9 @@ from PIL import Image
 
 from mmdpad.apis import ReasonSegInferencer
 from mmdpad.datasets import DatasetError
+from mmdpad.geometry.masks import decode_mask
 from mmdpad.registry import INFERENCERS, MODELS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
-from mmdpad.utils.masks import decode_mask
 
 PHOTOS = Path(__file__).parents[1] / 'data' / 'photos' / 'val'
 COFFEE = str(PHOTOS / 'coffee.jpg')

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import torch
 
-from mmdpad.testing import CLIP_WEIGHTS
+from mmdpad.toy import CLIP_WEIGHTS
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from mmdpad.datasets import DatasetError, JsonLinesDataset
+from mmdpad.geometry.masks import encode_mask
 from mmdpad.registry import DATASETS
-from mmdpad.utils.masks import encode_mask
 
 SQUARE = [[2, 3, 6, 3, 6, 7, 2, 7]]
 # Without it each data set collects garbage, for longer than all else takes.

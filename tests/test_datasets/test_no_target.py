@@ -14,8 +14,8 @@ from PIL import Image
 from mmdpad.datasets import DatasetError, ReasonSegDataset
 from mmdpad.datasets.reasoning_dataset import for_evaluation
 from mmdpad.datasets.transforms import without_pixels
+from mmdpad.geometry.masks import encode_mask
 from mmdpad.registry import DATASETS
-from mmdpad.utils.masks import encode_mask
 
 SQUARE = [[2, 3], [6, 3], [6, 7], [2, 7]]
 # What stands in place of a target's polygon.

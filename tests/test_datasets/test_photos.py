@@ -10,7 +10,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmdpad.datasets import ReasonSegDataset
-from mmdpad.prompts.coordinates import scale_boxes, scale_points
+from mmdpad.geometry.coordinates import scale_boxes, scale_points
 
 # Upright (height, width), and what the file is: its mode (of 16 bits: I) and EXIF orientation.
 FILES = {

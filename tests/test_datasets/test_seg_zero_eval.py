@@ -10,7 +10,7 @@ from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader
 
 from mmdpad.datasets import DatasetError, SegZeroEvalDataset
-from mmdpad.utils.masks import decode_mask
+from mmdpad.geometry.masks import decode_mask
 
 pa = pytest.importorskip('pyarrow')
 pq = pytest.importorskip('pyarrow.parquet')

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdpad.engine.cost import make_report, read_config_cost, with_response_tokens
+from mmdpad.preflight.cost import make_report, read_config_cost, with_response_tokens
 
 ROOT = Path(__file__).parents[2]
 ROWS = re.findall(r'^\| `(\w+\.py)` \| (.*?) ?\| (\d+) \| (\d+) \|$',

@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.check_config import check_config
-from mmdpad.engine.trial import dry_run
+from mmdpad.preflight import dry_run
 from mmdpad.utils import override
 
 ROOT = Path(__file__).parents[2]

@@ -14,18 +14,18 @@ from mmengine.fileio import load
 from mmengine.runner import Runner, TestLoop
 from PIL import Image
 
+from mmdpad.analysis.comparison import compare_results, format_comparison
+from mmdpad.analysis.stored_masks import score_predictions
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.reasoning_dataset import for_evaluation
 from mmdpad.datasets.transforms import without_pixels
 from mmdpad.engine.build import build_runner
-from mmdpad.evaluation.comparison import compare_results, format_comparison
 from mmdpad.evaluation.metrics import ReasonSegMetric, RefSegMetric, RewardMetric
 from mmdpad.evaluation.results import read_result
 from mmdpad.evaluation.scoring import score_mask, score_sample
-from mmdpad.evaluation.stored_masks import score_predictions
+from mmdpad.geometry.masks import encode_mask
 from mmdpad.registry import DATASETS
 from mmdpad.structures import ParseFailure, ReasoningOutput
-from mmdpad.utils.masks import encode_mask
 
 EMPTY, SQUARE = torch.zeros(1, 2, 4, dtype=torch.bool), torch.zeros(1, 2, 4, dtype=torch.bool)
 SQUARE[0, :, 1:3] = True

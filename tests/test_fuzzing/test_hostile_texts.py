@@ -27,9 +27,11 @@ from text_readers import (
     rollout_of,
 )
 
+from mmdpad.geometry.boxes import box_iou, box_l1, match_boxes
+from mmdpad.geometry.coordinates import to_prompt_frame
 from mmdpad.models.discriminators.caption_tokens import CaptionTokens
-from mmdpad.prompts import follows_template, parse_response, to_prompt_frame
-from mmdpad.rewards import box_iou, box_l1, build_term, distinct_n, match_boxes, score_response
+from mmdpad.prompts import follows_template, parse_response
+from mmdpad.rewards import build_term, distinct_n, score_response
 from mmdpad.visualization import draw_answer
 
 ANY_TEXT = pytest.mark.promise(

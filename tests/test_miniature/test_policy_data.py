@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mmdpad.datasets.shapes_world import GENERIC_CAPTIONS
 from mmdpad.prompts import parse_response
 from mmdpad.structures import ReasoningOutput
+from mmdpad.toy.shapes_world import GENERIC_CAPTIONS
 
 TOOLS = Path(__file__).parents[2] / 'tools/miniature'
 MODULES = ('common', 'policy_data', 'policy_files')

@@ -11,15 +11,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from mmdpad.engine.config_nodes import Node
-from mmdpad.engine.trial.check_weights import check_weights
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.lora import SCALING
 from mmdpad.models.heads.named_weights import named_weights
 from mmdpad.models.heads.prompt_encoder import collate_text
 from mmdpad.models.hf_folder import export_policy, import_policy
 from mmdpad.models.rollouts import packed_linear
+from mmdpad.preflight.check_weights import check_weights
 from mmdpad.registry import MODELS
-from mmdpad.testing.policy_folder import make_policy_folder
+from mmdpad.toy.policy_folder import make_policy_folder
 
 peft = pytest.importorskip('peft')
 

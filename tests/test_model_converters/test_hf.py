@@ -14,7 +14,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from mmdpad.models import hf_folder
 from mmdpad.prompts import build_messages
 from mmdpad.registry import MODELS
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.toy import POLICY_WEIGHTS
 
 TO_HF, FROM_HF = (f'tools/model_converters/{way}_hf.py' for way in ('to', 'from'))
 

@@ -10,9 +10,9 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from mmdpad.datasets.shapes_world import SHAPES_PROMPT_TEMPLATE
 from mmdpad.models import VLMReasoningHead
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.toy import POLICY_WEIGHTS
+from mmdpad.toy.shapes_world import SHAPES_PROMPT_TEMPLATE
 
 
 @pytest.fixture(scope='session')

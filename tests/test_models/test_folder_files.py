@@ -7,12 +7,12 @@ import pytest
 from huggingface_hub import constants
 from policy_folders import change_json
 
-from mmdpad.engine.cost import read_policy_config
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.decoders import SAM2Decoder
 from mmdpad.models.hf_folder import export_policy, import_policy
-from mmdpad.testing import POLICY_WEIGHTS
-from mmdpad.testing.sam_folders import make_sam2_folder
+from mmdpad.preflight.cost import read_policy_config
+from mmdpad.toy import POLICY_WEIGHTS
+from mmdpad.toy.sam_folders import make_sam2_folder
 
 TOLD = r'adapter_config.json lies beside the config.json of a complete model.* delete or move it'
 

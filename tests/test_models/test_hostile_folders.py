@@ -16,7 +16,7 @@ from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.hf_folder import import_policy
 from mmdpad.models.weights import load_pretrained
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.toy import POLICY_WEIGHTS
 
 CONFIGS = ('config.json', 'processor_config.json', 'tokenizer_config.json')
 AUTO = ('AutoConfig', 'AutoModel', 'AutoModelForImageTextToText', 'AutoProcessor',

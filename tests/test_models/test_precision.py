@@ -8,9 +8,9 @@ import torch
 from mmengine.runner import Runner
 
 from mmdpad.engine.build import UnsuitableConfig, build_runner
-from mmdpad.engine.trial import dry_run
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.precision import MOVED, find_untrainable, find_wrong_dtype, read_dtype
+from mmdpad.preflight import dry_run
 
 ROOT = Path(__file__).parents[2]
 REFUSED = [dict(dtype='bfloat16'), dict(dtype='float16'),

@@ -61,7 +61,7 @@ def train(tiny_config, tmp_path):
             'model.train_cfg.max_new_tokens': 40, 'default_hooks.checkpoint.interval': 2})
         tiny_config.custom_hooks += hooks
         if hooks:
-            tiny_config.custom_imports.imports.append('remount')
+            tiny_config.custom_imports = dict(imports=['remount'])
             (tmp_path / 'remount.py').write_text(REMOUNT)
         tiny_config.dump(tmp_path / 'config.py')
         return subprocess.run(

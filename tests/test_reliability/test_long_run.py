@@ -26,7 +26,7 @@ def test_nothing_grows(tiny_config, tmp_path, tried):
         'train_dataloader.num_workers': 1, 'train_dataloader.persistent_workers': True,
         'default_hooks.checkpoint.interval': 100, 'default_hooks.checkpoint.max_keep_ckpts': 2})
     config.visualizer.vis_backends.append(dict(type='TensorboardVisBackend'))
-    config.custom_imports.imports.append('watching')
+    config.custom_imports = dict(imports=['watching'])
     config.custom_hooks.append(dict(type='WatchHook'))
     config.dump(tmp_path / 'config.py')
     result = subprocess.run(

@@ -7,6 +7,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
+from mmdpad.geometry.boxes import box_iou, box_l1, inside, match_boxes, matched_point_distance
 from mmdpad.prompts import format_objects_response, format_response, parse_response
 from mmdpad.rewards import (
     BoxIoUReward,
@@ -14,11 +15,6 @@ from mmdpad.rewards import (
     PointL1Reward,
     SegmentationFormatReward,
     ThinkingFormatReward,
-    box_iou,
-    box_l1,
-    inside,
-    match_boxes,
-    matched_point_distance,
 )
 from mmdpad.structures import RolloutBatch
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from mmdpad.utils.masks import encode_mask
+from mmdpad.geometry.masks import encode_mask
 from mmdpad.visualization import draw_answer, draw_grid, draw_row
 from mmdpad.visualization.answer import BOX, MASK, POINT, TRUTH, verdict
 

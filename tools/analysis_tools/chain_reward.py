@@ -26,8 +26,8 @@ def main() -> None:
         check_file('log', log)
 
     with start_command():
-        from mmdpad.evaluation.chain_reward import format_stages, length_gaps
-        from mmdpad.visualization.rollouts import read_rollouts
+        from mmdpad.analysis.pages.rollouts import read_rollouts
+        from mmdpad.analysis.reward_by_length import format_stages, length_gaps
     try:
         stages = length_gaps((row for log in args.logs for row in read_rollouts(log)), args.stages)
     except ValueError as error:

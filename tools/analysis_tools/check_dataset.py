@@ -34,7 +34,7 @@ class Pictures:
     def __call__(self, item: Any) -> None:
         from PIL import Image
 
-        from mmdpad.prompts import scale_boxes, scale_points
+        from mmdpad.geometry.coordinates import scale_boxes, scale_points
         from mmdpad.visualization import draw_answer
         try:
             image, sample = item['inputs']['image'], item['data_samples']

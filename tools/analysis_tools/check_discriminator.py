@@ -57,13 +57,13 @@ def main() -> None:
         from mmengine.registry import init_default_scope
         from mmengine.utils import track_iter_progress
 
-        from mmdpad.evaluation.caption_scores import (
+        from mmdpad.analysis.caption_scores import (
             find_captions,
             find_reward,
             score_captions,
             spread,
         )
-        from mmdpad.evaluation.discriminator_check import check_scores, format_check
+        from mmdpad.analysis.discriminator_check import check_scores, format_check
         from mmdpad.models.discriminators import DiscriminativeReward
         from mmdpad.registry import DATASETS
     init_default_scope(config.get('default_scope', 'mmdpad'))

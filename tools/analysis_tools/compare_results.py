@@ -30,7 +30,7 @@ def main() -> None:
         parser.error(f'--out should end in .md or .json, but got {wrong[0]!r}')
 
     with start_command():
-        from mmdpad.evaluation.comparison import compare_results, format_comparison
+        from mmdpad.analysis.comparison import compare_results, format_comparison
         from mmdpad.evaluation.results import read_result
     try:
         comparison = compare_results([read_result(path) for path in args.results])

@@ -35,7 +35,7 @@ def main() -> None:
     with start_command():
         config = load_config(args)
 
-        from mmdpad.engine.cost import (
+        from mmdpad.preflight.cost import (
             format_report,
             make_report,
             read_config_cost,

@@ -27,10 +27,10 @@ def main() -> None:
 
         from mmengine.registry import init_default_scope
 
+        from mmdpad.analysis.stored_masks import score_predictions
         from mmdpad.datasets.reasoning_dataset import for_evaluation
         from mmdpad.datasets.transforms import without_pixels
         from mmdpad.evaluation.metrics import ReasonSegMetric
-        from mmdpad.evaluation.stored_masks import score_predictions
         from mmdpad.registry import DATASETS, METRICS, is_kind
         from mmdpad.utils.provenance import (
             dataset_switches,

@@ -23,7 +23,7 @@ from mmdpad.utils import (
 )
 
 if TYPE_CHECKING:
-    from mmdpad.visualization.run_page import Evaluation
+    from mmdpad.analysis.pages.run_page import Evaluation
 
 
 def main() -> None:
@@ -37,9 +37,9 @@ def main() -> None:
     check_file('result', args.result)
 
     with start_command():
+        from mmdpad.analysis.pages.run_page import Evaluation, run_as_html
         from mmdpad.datasets.transforms import read_image_if_any
         from mmdpad.evaluation.results import find_summaries
-        from mmdpad.visualization.run_page import Evaluation, run_as_html
     summaries = find_summaries(str(args.work_dir))
     if not (training_logs(args.work_dir) or rollout_logs(args.work_dir) or summaries):
         raise SystemExit(f'{str(args.work_dir)!r} should be the work dir of a run, with '
@@ -58,8 +58,8 @@ def main() -> None:
 
 
 def read_evaluation(path: str, work_dir: Path) -> Evaluation:
+    from mmdpad.analysis.pages.run_page import Evaluation
     from mmdpad.evaluation.results import read_result
-    from mmdpad.visualization.run_page import Evaluation
     result = read_result(path)
     return Evaluation(osp.relpath(path, work_dir), result.summary, result.rows)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmdpad.prompts import COORDINATES
+from mmdpad.geometry.coordinates import COORDINATES
 from mmdpad.utils import check_file, open_config, read_jsonl, start_command, write_jsonl
 
 PUBLISHED = Path(__file__).parents[2] / 'configs/_base_/schedules/grpo.py'
@@ -37,11 +37,7 @@ def main() -> None:
     with start_command():
         from mmengine.registry import init_default_scope
 
-        from mmdpad.evaluation.responses import (
-            build_rule_terms,
-            score_responses,
-            summarise_responses,
-        )
+        from mmdpad.analysis.responses import build_rule_terms, score_responses, summarise_responses
     rewards = open_config(args.config).get('train_cfg', {}).get('rewards')
     if not rewards:
         raise SystemExit(f'config {args.config!r} has no `train_cfg.rewards`; name one that trains')

@@ -31,13 +31,13 @@ def main() -> None:
     check_file('log', args.log)
 
     with start_command():
-        from mmdpad.datasets.transforms import read_image_if_any
-        from mmdpad.visualization.rollouts import (
+        from mmdpad.analysis.pages.rollouts import (
             notable_groups,
             read_step,
             rollouts_as_html,
             rollouts_as_text,
         )
+        from mmdpad.datasets.transforms import read_image_if_any
     try:
         iteration, groups = read_step(args.log, args.iter)
     except ValueError as error:

@@ -39,9 +39,7 @@ def main() -> None:
     args = parser.parse_args()
 
     with start_command():
-        from mmdpad.datasets.transforms import read_image_if_any
-        from mmdpad.evaluation.study import analyse_study, first_answers
-        from mmdpad.visualization.study_page import (
+        from mmdpad.analysis.pages.study_page import (
             MAIN,
             comparison_lines,
             headlines,
@@ -50,6 +48,8 @@ def main() -> None:
             study_as_html,
             study_as_markdown,
         )
+        from mmdpad.analysis.study import analyse_study, first_answers
+        from mmdpad.datasets.transforms import read_image_if_any
     try:
         study = analyse_study(args.work_dir, args.compare)
         for line in [f'{status}: {text}' for status, text in headlines(study)]:

@@ -34,8 +34,8 @@ from transformers import (
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.structures import RolloutBatch
-from mmdpad.testing import POLICY_WEIGHTS
-from mmdpad.testing.seeding import seeded
+from mmdpad.toy import POLICY_WEIGHTS
+from mmdpad.toy.seeding import seeded
 from mmdpad.utils.provenance import package_versions, processor_name
 
 MMLogger.get_current_instance().setLevel('WARNING')  # a log goes where the result goes

@@ -44,10 +44,9 @@ import cv2
 import numpy as np
 from common import alternate, environment, print_json, summary
 
-import mmdpad.evaluation.metrics
-import mmdpad.evaluation.stored_masks  # noqa: F401 what the tool imports once it runs
+import mmdpad.analysis.stored_masks  # noqa: F401 what the tool imports once it runs
+from mmdpad.geometry.masks import encode_mask
 from mmdpad.utils import write_jsonl
-from mmdpad.utils.masks import encode_mask
 
 ROOT = Path(__file__).parents[2]
 

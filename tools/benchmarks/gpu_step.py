@@ -10,7 +10,7 @@ are random too, and responses have `--tokens` tokens each. Arithmetic is bfloat1
 float32 weights, or with `--lora` over bfloat16 weights, as in configs/dpad/.
 
 - update: loss, reference and backward pass of random responses, and the optimizer; its share of
-  the matrix-product peak, and peak memory against mmdpad.engine.cost.
+  the matrix-product peak, and peak memory against mmdpad.preflight.cost.
 - decode: `SharedPrefixRollout`, also compiled, against `HFRollout` (generate); their share of what
   the memory bandwidth allows.
 - step: rollout, reference, update and optimizer of all prompts, in micro-batches as configured.
@@ -94,7 +94,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from mmdpad.engine.cost import (
+from mmdpad.models import HFRollout, ReasoningSegmentor, SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models.heads.prompt_encoder import EncodedPrompt, PromptEncoder
+from mmdpad.preflight.cost import (
     PolicyShape,
     Setup,
     Workload,
@@ -104,9 +106,7 @@ from mmdpad.engine.cost import (
     step_flops,
     step_memory,
 )
-from mmdpad.engine.cost.workload import groups_in_pass
-from mmdpad.models import HFRollout, ReasoningSegmentor, SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt, PromptEncoder
+from mmdpad.preflight.cost.workload import groups_in_pass
 from mmdpad.rl import LossScale
 from mmdpad.structures import RolloutBatch
 

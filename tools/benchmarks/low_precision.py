@@ -56,8 +56,8 @@ from common import PROMPT_TEMPLATE, environment, make_image, print_json
 from torch import Tensor, nn
 
 from mmdpad.models import VLMReasoningHead
-from mmdpad.testing import POLICY_WEIGHTS
-from mmdpad.testing.seeding import seeded
+from mmdpad.toy import POLICY_WEIGHTS
+from mmdpad.toy.seeding import seeded
 
 QUESTIONS = ('the red square', 'the blue circle')
 RESPONSES = ('<think>the red square is above the circle</think>',

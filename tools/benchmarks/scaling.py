@@ -4,9 +4,9 @@
     python tools/benchmarks/scaling.py
 
 Every point is a process of its own (update_step.py) on a small policy. Beside each measurement
-stands what follows from the operations that mmdpad.engine.cost counts, at the speed of the middle
-point (G = 8, 200 tokens, 840 pixels), and from the bytes it estimates for what an update holds
-besides weights, gradients and optimizer. Prints JSON.
+stands what follows from the operations that mmdpad.preflight.cost counts, at the speed of the
+middle point (G = 8, 200 tokens, 840 pixels), and from the bytes it estimates for what an update
+holds besides weights, gradients and optimizer. Prints JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from common import environment, make_policy, print_json
 from transformers import AutoConfig
 from update_step import in_child
 
-from mmdpad.engine.cost import (
+from mmdpad.preflight.cost import (
     PolicyShape,
     Setup,
     Workload,

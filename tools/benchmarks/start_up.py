@@ -60,7 +60,7 @@ if __name__ == '__main__':
 from common import alternate, environment, print_json, summary
 from PIL import Image
 
-from mmdpad.datasets.shapes_world import make_scene
+from mmdpad.toy.shapes_world import make_scene
 
 
 def command(tree: Path, arguments: list[str]) -> Callable[[], None]:

@@ -20,14 +20,7 @@ from pathlib import Path
 
 import cv2
 
-from mmdpad.datasets.shapes_world import (
-    MIXTURES,
-    SPLITS,
-    WORLD_VERSION,
-    WORLDS,
-    Scene,
-    make_scene,
-)
+from mmdpad.toy.shapes_world import MIXTURES, SPLITS, WORLD_VERSION, WORLDS, Scene, make_scene
 
 MARKER = 'shapes_world.json'
 JPEG_QUALITY = 95

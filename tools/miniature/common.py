@@ -13,7 +13,8 @@ import torch
 
 from mmdpad.datasets.labelme_shapes import Polygon
 from mmdpad.datasets.reason_seg_annotation import draw_masks
-from mmdpad.datasets.shapes_world import (
+from mmdpad.datasets.transforms import PromptResize, TargetsFromMask
+from mmdpad.toy.shapes_world import (
     COLOURS,
     FUNCTIONS,
     GENERIC_CAPTIONS,
@@ -22,7 +23,6 @@ from mmdpad.datasets.shapes_world import (
     Scene,
     draw_scene,
 )
-from mmdpad.datasets.transforms import PromptResize, TargetsFromMask
 
 
 def start(seed: int) -> np.random.Generator:

@@ -25,12 +25,12 @@ def write_readme(folder: Path) -> None:
     """Writes README.md from the reports of the three scripts, and removes the reports."""
     lines = [
         '# Miniature weights', '',
-        'Tiny models of the shapes world (`mmdpad/datasets/shapes_world.py`), in the formats of '
+        'Tiny models of the shapes world (`mmdpad/toy/shapes_world.py`), in the formats of '
         'the real ones (those of the study are in [STUDY.md](STUDY.md)):', '',
         '- `policy/`: a Qwen2.5-VL for transformers\' `from_pretrained`',
         '- `clip/`: an open_clip folder, `local-dir:.../clip`',
         '- `sam/sam_shapes.pth`: a state dict for segment-anything, '
-        '`sam_model_registry[\'vit_shapes\']` (`mmdpad/testing/sam.py`)', '',
+        '`sam_model_registry[\'vit_shapes\']` (`mmdpad/toy/sam.py`)', '',
         'Stored in half precision; loaders cast to float32. This file and everything beside it '
         'was written by', '', '    python tools/miniature/make_all.py', '',
         'from fixed seeds, with ' + ', '.join(f'{name} {version(name)}' for name in LIBRARIES)

@@ -33,7 +33,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from mmdpad.datasets.shapes_world import GENERIC_CAPTIONS, captions_of, draw_scene, make_scene
+from mmdpad.toy.shapes_world import GENERIC_CAPTIONS, captions_of, draw_scene, make_scene
 
 SIZE = 56
 STEPS = 1500

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from arguments import make_parser, parse_args
 
-from mmdpad.datasets.shapes_world import MIXTURES, WORLDS
+from mmdpad.toy.shapes_world import MIXTURES, WORLDS
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -46,12 +46,7 @@ from policy_files import LARGEST_NUMBER, MERGE, PATCH, make_config, make_process
 from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
-from mmdpad.datasets.shapes_world import (
-    COLOURS,
-    SHAPES,
-    SHAPES_PROMPT_SIZE,
-    SIZES,
-)
+from mmdpad.toy.shapes_world import COLOURS, SHAPES, SHAPES_PROMPT_SIZE, SIZES
 
 STEPS = 3000
 ROWS = 8

@@ -24,9 +24,9 @@ from segment_anything import SamPredictor
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
-from mmdpad.datasets.shapes_world import draw_scene, make_scene
-from mmdpad.datasets.transforms import points_from_mask
-from mmdpad.testing.sam import build_sam_shapes
+from mmdpad.geometry.targets import points_from_mask
+from mmdpad.toy.sam import build_sam_shapes
+from mmdpad.toy.shapes_world import draw_scene, make_scene
 
 SIZE = 112
 LOW = 56

@@ -14,7 +14,8 @@ import torch
 from common import targets_of, to_prompt
 from policy_files import MERGE, PATCH
 
-from mmdpad.datasets.shapes_world import (
+from mmdpad.prompts import build_messages, format_response
+from mmdpad.toy.shapes_world import (
     COLOURS,
     SHAPES,
     SHAPES_PROMPT_SIZE,
@@ -28,7 +29,6 @@ from mmdpad.datasets.shapes_world import (
     list_questions,
     reasoning_chain,
 )
-from mmdpad.prompts import build_messages, format_response
 
 CAPTION_KINDS = ('specific', 'generic', 'other')
 CAPTION_SHARES = (0.28, 0.54, 0.18)

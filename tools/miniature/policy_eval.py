@@ -9,9 +9,9 @@ import torch
 from common import targets_of, to_prompt
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from mmdpad.datasets.shapes_world import GENERIC_CAPTIONS, SHAPES_PROMPT_TEMPLATE, make_scene
 from mmdpad.prompts import build_messages, follows_template, parse_response
 from mmdpad.structures import ReasoningOutput
+from mmdpad.toy.shapes_world import GENERIC_CAPTIONS, SHAPES_PROMPT_TEMPLATE, make_scene
 
 
 @torch.no_grad()

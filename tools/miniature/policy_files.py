@@ -14,8 +14,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from mmdpad.datasets.shapes_world import SHAPES_PROMPT_SIZE
 from mmdpad.prompts import format_response
+from mmdpad.toy.shapes_world import SHAPES_PROMPT_SIZE
 
 PATCH, MERGE = 8, 2
 LARGEST_NUMBER = 112

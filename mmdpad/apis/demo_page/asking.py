@@ -14,8 +14,8 @@ import numpy as np
 
 from mmdpad.apis.answer import Answer
 from mmdpad.apis.reason_seg_inferencer import ReasonSegInferencer
+from mmdpad.geometry.boxes import around
 from mmdpad.models.discriminators.caption_fit import caption_fit
-from mmdpad.models.discriminators.regions import around
 from mmdpad.visualization.answer import draw_regions
 from mmdpad.visualization.text_panel import printable, shorten
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmdpad.datasets.shapes_world import make_scene
+from mmdpad.toy.shapes_world import make_scene
 
 
 def write_examples(folder: str | os.PathLike, number: int = 6) -> list[tuple[str, str]]:

@@ -12,8 +12,8 @@ import torch
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
+from mmdpad.analysis.caption_scores import find_rewards
 from mmdpad.apis.reason_seg_inferencer import ReasonSegInferencer
-from mmdpad.evaluation.caption_scores import find_rewards
 from mmdpad.models.discriminators import DiscriminativeReward
 
 from .asking import Model

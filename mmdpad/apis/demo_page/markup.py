@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmdpad.analysis.pages.answer_html import legend
+from mmdpad.analysis.pages.html import safe
 from mmdpad.visualization.answer import BOX
-from mmdpad.visualization.answer_html import legend
-from mmdpad.visualization.html import safe
 
 from .asking import Shown
 

@@ -6,7 +6,7 @@ from mmdpad.utils import start_command
 if __name__ == '__main__':
     with start_command():
         from mmdpad.apis import ReasonSegInferencer
-        from mmdpad.datasets.shapes_world import make_scene
+        from mmdpad.toy.shapes_world import make_scene
         infer = ReasonSegInferencer('mmdpad::dpad/tiny_shapes.py')
     scene = make_scene('test', 3)
     answer, = infer(scene.image, scene.question.text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pycocotools import mask as coco_mask
 
-from mmdpad.utils.masks import checked_rle, encode_mask
+from mmdpad.geometry.masks import checked_rle, encode_mask
 
 from ..referring_annotation import NO_TARGET
 from .image_files import ImageFiles

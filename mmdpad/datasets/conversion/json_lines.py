@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmdpad.geometry.masks import encode_mask
 from mmdpad.utils import to_jsonl
-from mmdpad.utils.masks import encode_mask
 
 from .image_files import ImageFiles
 from .records import Record

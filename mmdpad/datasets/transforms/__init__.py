@@ -17,14 +17,12 @@ from .prompt_frame import PromptResize, TargetsFromBoxes, TargetsFromMask
 from .questions import QuestionFromExpression, QuestionFromLabel, QuestionFromPhrase
 from .response import ComposeResponse
 from .solution_targets import TargetsFromSolution
-from .targets import box_from_mask, points_from_mask
 from .text_prompt import QuestionFromTextPrompt
 
 __all__ = [
     'MAX_PIXELS', 'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
     'PackReasoningInputs', 'ProbeReasoningImage', 'PromptResize', 'QuestionFromExpression',
     'QuestionFromLabel', 'QuestionFromPhrase', 'QuestionFromTextPrompt', 'TargetsFromBoxes',
-    'TargetsFromMask', 'TargetsFromSolution', 'box_from_mask', 'decode_image', 'pixel_limit',
-    'points_from_mask', 'probe_image', 'probe_image_bytes', 'read_image', 'read_image_if_any',
-    'to_rgb', 'without_pixels'
+    'TargetsFromMask', 'TargetsFromSolution', 'decode_image', 'pixel_limit', 'probe_image',
+    'probe_image_bytes', 'read_image', 'read_image_if_any', 'to_rgb', 'without_pixels'
 ]

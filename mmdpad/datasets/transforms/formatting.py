@@ -9,12 +9,12 @@ from mmcv.transforms import BaseTransform
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
+from mmdpad.geometry.targets import box_from_mask
 from mmdpad.prompts.template import normalise_question
 from mmdpad.registry import TRANSFORMS
 
 from .mmdet_ground_truth import mmdet_ground_truth
 from .required import require, require_masks
-from .targets import box_from_mask
 
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'prompt_shape', 'texts', 'text_index',
              'is_sentence', 'response', 'response_coordinates', 'sample_idx', 'empty_target',

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
-from mmdpad.utils.masks import MOST_PIXELS
+from mmdpad.geometry.masks import MOST_PIXELS
 
 from ..errors import DatasetError
 

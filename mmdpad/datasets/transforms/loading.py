@@ -7,14 +7,14 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from pycocotools import mask as coco_mask
 
+from mmdpad.geometry.masks import encode_mask, segmentation_rle
+from mmdpad.geometry.targets import covered_pixels
 from mmdpad.registry import TRANSFORMS
-from mmdpad.utils.masks import encode_mask, segmentation_rle
 
 from ..errors import DatasetError
 from ..reason_seg_annotation import draw_target, parse_annotation
 from .images import MAX_PIXELS, check_max_pixels, decode_image, read_image
 from .required import missing, require
-from .targets import covered_pixels
 
 
 @TRANSFORMS.register_module()
@@ -78,7 +78,7 @@ class LoadInstanceMasks(BaseTransform):
     """Draw COCO segmentations in the original frame.
 
     Required keys: ``ori_shape`` and ``instances``, a list (as mmdet's data sets have it) of dicts
-    with ``mask`` (:func:`mmdpad.utils.masks.segmentation_rle`) and ``ignore_flag``; 1 marks a
+    with ``mask`` (:func:`mmdpad.geometry.masks.segmentation_rle`) and ``ignore_flag``; 1 marks a
     region to leave out of the evaluation, whose ``bbox`` serves where there is no mask.
     Added keys: ``gt_masks`` (K, H, W) bool, one of each target, K may be 0; and, where there are
     such regions, ``ignore_mask`` (H, W) bool, without the targets' pixels. An RLE that is
@@ -134,7 +134,7 @@ def instance_rle(instance: dict, height: int, width: int, results: dict) -> dict
 
 
 def check_segmentation(segmentation: object, height: int, width: int, where: str) -> dict:
-    """:func:`mmdpad.utils.masks.segmentation_rle` of a data set's file; ``where`` names it.
+    """:func:`mmdpad.geometry.masks.segmentation_rle` of a data set's file; ``where`` names it.
 
     Raises:
         DatasetError: It cannot be read, has another size, or its polygons mark no pixel. (An RLE

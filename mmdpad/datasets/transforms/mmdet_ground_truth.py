@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mmdet.structures.mask import BitmapMasks
 
-from mmdpad.utils.masks import encode_mask
+from mmdpad.geometry.masks import encode_mask
 
 
 def mmdet_ground_truth(masks: np.ndarray, boxes: np.ndarray) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 
-from mmdpad.prompts.coordinates import scale_boxes, scale_points
+from mmdpad.geometry.coordinates import scale_boxes, scale_points
+from mmdpad.geometry.targets import box_from_mask, covered_pixels, points_from_mask
 from mmdpad.registry import TRANSFORMS
 from mmdpad.utils.provenance import base_datasets
 
 from ..errors import DatasetError
 from .required import missing, require, require_masks
-from .targets import box_from_mask, covered_pixels, points_from_mask
 
 
 @TRANSFORMS.register_module()

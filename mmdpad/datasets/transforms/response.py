@@ -5,14 +5,8 @@ from __future__ import annotations
 
 from mmcv.transforms import BaseTransform
 
-from mmdpad.prompts import (
-    check_coordinates,
-    format_objects_response,
-    format_response,
-    scale_boxes,
-    scale_points,
-    written_shape,
-)
+from mmdpad.geometry.coordinates import check_coordinates, scale_boxes, scale_points, written_shape
+from mmdpad.prompts import format_objects_response, format_response
 from mmdpad.registry import TRANSFORMS
 
 from ..errors import DatasetError
@@ -31,7 +25,8 @@ class ComposeResponse(BaseTransform):
 
     Args:
         several_objects: The answer is a list, as in ``ReasoningSegmentor``.
-        coordinates: Those that the policy writes, one of :data:`mmdpad.prompts.COORDINATES`:
+        coordinates: Those that the policy writes, one of
+            :data:`mmdpad.geometry.coordinates.COORDINATES`:
             'pixels' of the prompt image for Qwen2.5-VL, 'relative_1000' for Qwen2-VL and Qwen3-VL.
 
     Raises:

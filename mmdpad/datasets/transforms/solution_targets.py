@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from mmcv.transforms import BaseTransform
 
-from mmdpad.prompts import parse_objects_solution, scale_boxes, scale_points
+from mmdpad.geometry.coordinates import scale_boxes, scale_points
+from mmdpad.prompts import parse_objects_solution
 from mmdpad.registry import TRANSFORMS
 
 from .required import require

@@ -9,8 +9,8 @@ from typing import Any
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmdpad.evaluation.functional import check_ignore_regions
 from mmdpad.evaluation.scoring import score_mask
+from mmdpad.geometry.mask_iou import check_ignore_regions
 from mmdpad.registry import HOOKS
 from mmdpad.rewards.mask import tiered
 from mmdpad.structures import ParseFailure, RolloutBatch

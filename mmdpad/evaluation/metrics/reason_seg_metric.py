@@ -10,9 +10,9 @@ from typing import Any
 
 from mmengine.logging import MMLogger, print_log
 
-from mmdpad.evaluation.functional import check_ignore_regions
 from mmdpad.evaluation.results import in_order, summarise_result, write_result
 from mmdpad.evaluation.scoring import FAILED_SAMPLES, score_sample
+from mmdpad.geometry.mask_iou import check_ignore_regions
 from mmdpad.registry import METRICS
 from mmdpad.utils.provenance import published, trained_iterations
 

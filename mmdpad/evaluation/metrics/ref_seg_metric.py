@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 
+from mmdpad.geometry.masks import decode_mask
 from mmdpad.registry import METRICS
-from mmdpad.utils.masks import decode_mask
 
 from .ignore_regions import check_truth
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from mmdpad.evaluation.functional import check_ignore_regions
 from mmdpad.evaluation.results import in_order
 from mmdpad.evaluation.scoring import ORIGIN, identify, score_mask
+from mmdpad.geometry.mask_iou import check_ignore_regions
 from mmdpad.registry import METRICS
 from mmdpad.rewards import RewardComposition
 from mmdpad.structures import RolloutBatch

@@ -20,7 +20,7 @@ class BoxDecoder(nn.Module):
     no weights and never looks at the image's content or the points.
 
     Both ends of a box are pixels that belong to it, as
-    :func:`mmdpad.datasets.transforms.box_from_mask` finds them: they are rounded to whole pixels
+    :func:`mmdpad.geometry.targets.box_from_mask` finds them: they are rounded to whole pixels
     (halves up), and the mask has the columns x1, ..., x2 and the rows y1, ..., y2. So the box
     (2, 1, 4, 2) holds 3 x 2 pixels and (2, 1, 2, 1) a single one. A box outside of the image, or
     one with its ends in the wrong order, gives an empty mask.

@@ -17,9 +17,9 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 from torch.nn import Module
 
+from mmdpad.geometry.boxes import box_iou
 from mmdpad.models.weights import load_strictly, read_checkpoint
 from mmdpad.registry import MODELS
-from mmdpad.rewards.geometric import box_iou
 from mmdpad.utils import open_config
 
 from .prompted_decoder import PromptedDecoder
@@ -55,7 +55,7 @@ class DetectorDecoder(PromptedDecoder):
         match = IoU(asked box, tight box of the instance's mask)
                 + share of the asked points that lie in the instance's mask
 
-    (:func:`mmdpad.rewards.geometric.box_iou`; a point lies in its nearest pixel). Of equal matches
+    (:func:`mmdpad.geometry.boxes.box_iou`; a point lies in its nearest pixel). Of equal matches
     the more confident instance is taken; classes play no part. Two objects may get one instance.
     Where no instance has a match above 0, the mask is empty.
 

@@ -11,6 +11,7 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
+import mmdpad.toy.sam  # noqa: F401 adds vit_shapes to sam_model_registry
 from mmdpad.models.weights import load_strictly, read_checkpoint
 from mmdpad.registry import MODELS
 
@@ -30,7 +31,8 @@ class SAMDecoder(PromptedDecoder):
     embeddings of the last images are kept, so several questions about one image encode it once.
 
     Args:
-        model: A name of ``segment_anything.sam_model_registry``.
+        model: A name of ``segment_anything.sam_model_registry``, or ``vit_shapes``, the toy one
+            (:mod:`mmdpad.toy.sam`).
         checkpoint: State dict of that model (``.pth`` or ``.safetensors``; stored in half
             precision it is converted to float32). None is refused unless ``allow_random``.
         allow_random: Accept ``checkpoint=None`` and use random weights; for smoke tests only.

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from .regions import crop, enlarge, overlaps
+from mmdpad.geometry.boxes import enlarge, overlaps
+from mmdpad.geometry.regions import crop
 
 
 def caption_fit(discriminator: Callable[[Sequence[np.ndarray], Sequence[str | None]], Tensor],

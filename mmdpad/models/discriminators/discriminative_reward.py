@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmdpad.geometry.boxes import around, enlarge, overlaps
+from mmdpad.geometry.regions import crop, paint_over
 from mmdpad.registry import REWARDS
 from mmdpad.rewards.discriminative import check_form, discriminative_reward
 from mmdpad.structures import RolloutBatch
 from mmdpad.structures.reasoning_output import Box
 
-from .regions import around, crop, enlarge, overlaps, paint_over
 from .sharing import build_discriminator, shared_pixels
 
 REGIONS = ('target', 'predicted')

@@ -12,8 +12,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from mmdpad.geometry.coordinates import check_coordinates
 from mmdpad.models.sources import read_config
-from mmdpad.prompts import check_coordinates
 
 _ENTRIES = ('image_token_id', 'video_token_id', 'vision_start_token_id', 'vision_end_token_id',
             'vision_token_id')
@@ -28,7 +28,7 @@ class PolicyFamily:
         model_class: The class of transformers. Its ``model`` has ``visual``, ``language_model``
             and ``get_rope_index`` as those of Qwen-VL have.
         coordinates: The convention that the published weights speak, one of
-            :data:`mmdpad.prompts.COORDINATES`.
+            :data:`mmdpad.geometry.coordinates.COORDINATES`.
         vision_tokens: Entries of config.json with tokens that stand for images or videos; a
             config may lack some.
     """

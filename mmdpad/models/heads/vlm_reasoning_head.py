@@ -68,8 +68,8 @@ class VLMReasoningHead(BaseModule):
             ``transformers.BitsAndBytesConfig``, see :func:`.quantization.quantization_config`.
             Needs ``pip install "mmdpad[qlora]"``.
         coordinates: Those in which the policy is asked to write and is read, one of
-            :data:`mmdpad.prompts.COORDINATES`; None: its family's. A model that was trained to
-            write others may need it.
+            :data:`mmdpad.geometry.coordinates.COORDINATES`; None: its family's. A model that was
+            trained to write others may need it.
         low_precision_training: Allow training 16-bit weights, which is refused otherwise. Only for
             optimizers that compensate for the rounding, by stochastic rounding, compensated sums
             or their own float32 copies.

@@ -15,16 +15,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmdpad.geometry.coordinates import scale_boxes, scale_points, to_prompt_frame
 from mmdpad.models.non_finite import naming_samples, shared_message
 from mmdpad.models.precision import find_untrainable_weights
 from mmdpad.models.rollouts.sampling import check_sampling
-from mmdpad.prompts import (
-    MAX_OBJECTS,
-    parse_response,
-    scale_boxes,
-    scale_points,
-    to_prompt_frame,
-)
+from mmdpad.prompts import MAX_OBJECTS, parse_response
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import check_objective, policy_loss
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch

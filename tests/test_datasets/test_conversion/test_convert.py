@@ -18,9 +18,9 @@ from mmdpad.datasets import JsonLinesDataset, ReasonSegDataset
 from mmdpad.datasets.conversion import loading_steps, source_config
 from mmdpad.datasets.conversion import parquet as parquet_module
 from mmdpad.datasets.conversion import reason_seg as reason_seg_module
+from mmdpad.geometry.masks import decode_mask, encode_mask
 from mmdpad.registry import DATASETS
 from mmdpad.utils import read_jsonl
-from mmdpad.utils.masks import decode_mask, encode_mask
 
 CONVERT = runpy.run_path(
     str(Path(__file__).parents[3] / 'tools/dataset_converters/convert.py'))['main']

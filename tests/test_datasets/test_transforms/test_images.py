@@ -22,7 +22,7 @@ from mmdpad.datasets.transforms import (
     to_rgb,
 )
 from mmdpad.datasets.transforms.images import FORMATS, MAX_PIXELS
-from mmdpad.utils.masks import MOST_PIXELS
+from mmdpad.geometry.masks import MOST_PIXELS
 
 ORIENTATION = 0x0112
 

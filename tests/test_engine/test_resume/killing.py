@@ -31,7 +31,7 @@ import mmdpad.datasets  # noqa: F401
 import mmdpad.engine.hooks  # noqa: F401
 import mmdpad.engine.runner  # noqa: F401
 import mmdpad.evaluation  # noqa: F401
-import mmdpad.testing  # noqa: F401
+import mmdpad.toy  # noqa: F401
 from mmdpad.engine.checkpoints import find_whole_checkpoint
 from mmdpad.engine.stopping import STATUS
 from mmdpad.registry import HOOKS, REWARDS, TRANSFORMS

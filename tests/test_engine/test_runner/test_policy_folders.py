@@ -13,8 +13,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 
 from mmdpad.apis import ReasonSegInferencer
-from mmdpad.engine.trial import dry_run
 from mmdpad.models import VLMReasoningHead
+from mmdpad.preflight import dry_run
 from mmdpad.prompts import format_response
 from mmdpad.utils import read_jsonl
 

@@ -8,7 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmdpad.prompts import format_objects_response, scale_boxes
+from mmdpad.geometry.coordinates import scale_boxes
+from mmdpad.prompts import format_objects_response
 
 SQUARES = [(8, 16, 39, 47), (60, 50, 99, 79)]  # XYXY, both ends inclusive, in 120 x 100 pixels
 

@@ -106,7 +106,7 @@ def test_logits_that_are_not_finite_on_one_process_end_both(make_config, tiny_sf
         tiny_sft_config.strategy = strategy
         config = tiny_sft_config
     config.custom_hooks = [*config.get('custom_hooks', []), dict(type='SpoilingHook')]
-    config.custom_imports.imports.append('spoiling_hook')
+    config.custom_imports = dict(imports=['spoiling_hook'])
     folder = str(Path(__file__).parent)
     result = launch(config, 2, check=False,
                     PYTHONPATH=os.pathsep.join([folder, os.environ.get('PYTHONPATH', '')]))

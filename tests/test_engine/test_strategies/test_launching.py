@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 def test_a_process_that_dies_or_hangs_ends_the_job(make_config, tmp_path, by, tried):
     """With its traceback; the checkpoint before is whole and goes on."""
     config = make_config('dies', processes=2, iterations=3)
-    config.custom_imports.imports.append('failing_hook')
+    config.custom_imports = dict(imports=['failing_hook'])
     config.custom_hooks.append(dict(type='FailingHook', by=by))
     if by == 'SIGSTOP':
         config.env_cfg.dist_cfg.timeout = 20

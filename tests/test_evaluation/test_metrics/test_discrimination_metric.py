@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mmdpad.datasets.shapes_world import make_scene
 from mmdpad.evaluation.metrics import DiscriminationMetric
 from mmdpad.registry import METRICS, MODELS
-from mmdpad.testing import CLIP_WEIGHTS
+from mmdpad.toy import CLIP_WEIGHTS
+from mmdpad.toy.shapes_world import make_scene
 
 # A dark image of 4 rows and 10 columns with three bright stripes; mean 110.
 STRIPES = np.zeros((4, 10, 3), np.uint8)

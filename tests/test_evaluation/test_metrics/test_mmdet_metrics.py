@@ -15,10 +15,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
-from mmdpad.datasets.transforms import box_from_mask
 from mmdpad.datasets.transforms.mmdet_ground_truth import mmdet_ground_truth
 from mmdpad.evaluation import CocoMetric, RefSegMetric
-from mmdpad.prompts import scale_boxes
+from mmdpad.geometry.coordinates import scale_boxes
+from mmdpad.geometry.targets import box_from_mask
 from mmdpad.registry import DATASETS, TRANSFORMS
 
 

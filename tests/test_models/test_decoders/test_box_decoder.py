@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmdpad.datasets.transforms import box_from_mask
+from mmdpad.geometry.targets import box_from_mask
 from mmdpad.models import BoxDecoder
 from mmdpad.registry import MODELS
 

@@ -15,7 +15,7 @@ from transformers import Sam2VideoModel, Sam3VideoModel
 from mmdpad.models import SAM2Decoder, SAM3Decoder, SAMHQDecoder
 from mmdpad.prompts import format_objects_response
 from mmdpad.registry import MODELS
-from mmdpad.testing.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
+from mmdpad.toy.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
 
 KINDS = {
     'sam2': (SAM2Decoder, make_sam2_folder, {}),

@@ -10,14 +10,15 @@ from mmengine.dataset import pseudo_collate
 from torch import nn, tensor
 
 from mmdpad.datasets import ReasonSegDataset
-from mmdpad.datasets.shapes_world import SHAPES_PROMPT_SIZE, make_scene
+from mmdpad.geometry.coordinates import scale_boxes
 from mmdpad.models import DiscriminativeReward
 from mmdpad.models.discriminators import DiscriminativeOptions
-from mmdpad.prompts import parse_response, scale_boxes
+from mmdpad.prompts import parse_response
 from mmdpad.registry import MODELS
 from mmdpad.rewards.discriminative import DISCRIMINATIVE_FORMS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
-from mmdpad.testing import CLIP_WEIGHTS
+from mmdpad.toy import CLIP_WEIGHTS
+from mmdpad.toy.shapes_world import SHAPES_PROMPT_SIZE, make_scene
 
 NAN = math.nan
 # A dark image of 4 rows and 10 columns with three bright stripes; mean 110.

@@ -12,7 +12,7 @@ from mmdpad.models.discriminators.sharing import (
     shared_pixels,
     to_pixels,
 )
-from mmdpad.testing import CLIP_WEIGHTS
+from mmdpad.toy import CLIP_WEIGHTS
 
 CLIP = dict(type='CLIPDiscriminator', model_name=CLIP_WEIGHTS, pretrained=None)
 

@@ -10,7 +10,7 @@ from mmdpad.models import VLMReasoningHead
 from mmdpad.models.heads.chat_template import ChatTemplate, find_opened
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.prompts import TEMPLATES, build_messages
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.toy import POLICY_WEIGHTS
 
 
 @pytest.fixture(scope='module')

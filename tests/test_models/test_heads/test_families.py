@@ -10,7 +10,7 @@ import torch
 import mmdpad
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.families import FAMILIES, PolicyFamily, find_family, register_family
-from mmdpad.testing.policy_folder import make_policy_folder
+from mmdpad.toy.policy_folder import make_policy_folder
 
 QUESTIONS = ['the red circle', 'something you could roll']
 TEMPLATE = 'find "{question}"'

@@ -9,11 +9,11 @@ import torch
 from mmengine.config import Config
 from old_transformers import VERSIONS, call_old, make_environment
 
-from mmdpad.engine.trial import dry_run, make_smoke_config
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.hf_folder import export_policy, import_policy
+from mmdpad.preflight import dry_run, make_smoke_config
 from mmdpad.prompts import build_messages
-from mmdpad.testing.policy_folder import make_policy_folder
+from mmdpad.toy.policy_folder import make_policy_folder
 
 MAIN = Path(__file__).parents[3] / 'configs/dpad/qwen7b_reasonseg.py'
 TEMPLATE, QUESTION, RESPONSE = 'find "{question}"', 'the red circle', 'a red star, or none'

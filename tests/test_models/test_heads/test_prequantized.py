@@ -12,13 +12,13 @@ from mmengine.runner import Runner
 from policy_folders import change_json, quantized, read_json
 from transformers import AutoModelForImageTextToText
 
-from mmdpad.engine.cost import read_config_cost
-from mmdpad.engine.cost.memory import standing
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.named_weights import check_handover
 from mmdpad.models.heads.quantization import keep_trainable
 from mmdpad.models.hf_folder import export_policy, import_policy
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.preflight.cost import read_config_cost
+from mmdpad.preflight.cost.memory import standing
+from mmdpad.toy import POLICY_WEIGHTS
 
 pytest.importorskip('bitsandbytes')
 KEPT = ['model.visual', 'lm_head', 'model.language_model.layers.1.mlp']

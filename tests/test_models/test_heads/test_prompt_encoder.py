@@ -16,8 +16,8 @@ from mmdpad.models.heads.prompt_encoder import (
     join_vision,
 )
 from mmdpad.prompts import TEMPLATES
-from mmdpad.testing import POLICY_WEIGHTS
-from mmdpad.testing.policy_folder import make_policy_folder
+from mmdpad.toy import POLICY_WEIGHTS
+from mmdpad.toy.policy_folder import make_policy_folder
 
 IMAGE = torch.full((3, 112, 112), 90, dtype=torch.uint8)
 

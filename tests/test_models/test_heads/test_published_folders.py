@@ -12,9 +12,9 @@ import torch
 from mmengine.config import Config
 from policy_folders import CASES, Case
 
-from mmdpad.engine.trial import dry_run, make_smoke_config
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
-from mmdpad.testing.policy_folder import make_policy_folder
+from mmdpad.preflight import dry_run, make_smoke_config
+from mmdpad.toy.policy_folder import make_policy_folder
 
 MAIN = Path(__file__).parents[3] / 'configs/dpad/qwen7b_reasonseg.py'
 QUESTION, TEXTS = 'the red circle', ['a red star', 'no']

@@ -14,8 +14,8 @@ from mmdpad.models import VLMReasoningHead
 from mmdpad.models.heads import vlm_reasoning_head
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.prompts import build_messages, follows_template, format_response
-from mmdpad.testing import POLICY_WEIGHTS
-from mmdpad.testing.policy_folder import make_policy_folder
+from mmdpad.toy import POLICY_WEIGHTS
+from mmdpad.toy.policy_folder import make_policy_folder
 
 RESPONSE = format_response('it is red.', (1, 2, 30, 40), ((5, 6), (7, 8)), 'a star')
 END, PAD, START = 506, 504, 505  # of the miniature: <|im_end|>, <|endoftext|>, <|im_start|>

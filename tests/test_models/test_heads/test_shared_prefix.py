@@ -8,7 +8,7 @@ from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.heads import replicated_prefix, shared_prefix
 from mmdpad.models.heads.shared_prefix import PackedGroup, PackedRow
 from mmdpad.structures import RolloutBatch
-from mmdpad.testing.policy_folder import make_policy_folder
+from mmdpad.toy.policy_folder import make_policy_folder
 
 LENGTHS = [[9, 1, 14], [5, 12, 7]]
 CPU = torch.device('cpu')

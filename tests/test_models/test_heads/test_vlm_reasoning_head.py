@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from mmdpad.models import HFRollout, VLMReasoningHead
 from mmdpad.prompts import format_response
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.toy import POLICY_WEIGHTS
 
 QUESTIONS = ['the red circle', 'something you could roll']
 

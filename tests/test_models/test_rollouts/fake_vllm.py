@@ -10,9 +10,9 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 
-from mmdpad.datasets.shapes_world import SHAPES_PROMPT_TEMPLATE
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.toy.shapes_world import SHAPES_PROMPT_TEMPLATE
 
 
 @dataclass(kw_only=True)

@@ -6,9 +6,9 @@ import torch
 from chat_templates import chat, policy_folder
 from transformers import AutoTokenizer
 
-from mmdpad.datasets.shapes_world import SHAPES_PROMPT_TEMPLATE
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLLMRollout, VLMReasoningHead
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.toy import POLICY_WEIGHTS
+from mmdpad.toy.shapes_world import SHAPES_PROMPT_TEMPLATE
 
 GREEDY = dict(temperature=0, max_new_tokens=90)
 IMAGE = torch.randint(0, 256, (3, 112, 112), generator=torch.Generator().manual_seed(0),

@@ -10,9 +10,9 @@ import folder_cases  # noqa: F401 adds to CASES
 import pytest
 from policy_folders import CASES
 
-from mmdpad.engine.trial import dry_run
 from mmdpad.models import ReasoningSegmentor
-from mmdpad.testing import POLICY_WEIGHTS
+from mmdpad.preflight import dry_run
+from mmdpad.toy import POLICY_WEIGHTS
 
 VLLM = dict(type='VLLMRollout')
 REHEARSED = dict(type='RehearsedRollout', engine=VLLM, box=(0, 0, 1, 1))

@@ -1,0 +1,197 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Results side by side: numbers with intervals, and differences of the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmdpad.evaluation.bootstrap import bootstrap_ratios, percentile_interval
+from mmdpad.evaluation.pairing import number_samples, show_keys
+from mmdpad.evaluation.results import Result
+from mmdpad.evaluation.summary import BOOTSTRAP, Row, find_intervals, ratios, summarise
+
+COLUMNS = dict(
+    giou='gIoU', ciou='cIoU', short_giou='short gIoU', short_ciou='short cIoU',
+    long_giou='long gIoU', long_ciou='long cIoU', pointing_accuracy='pointing',
+    box_accuracy='box', no_target_accuracy='N-acc', target_accuracy='T-acc',
+    parse_failure_rate='failures', truncated_rate='truncated', think_tokens='chain, tokens',
+    caption_tokens='caption, tokens', repetition='repetition')
+"""Metric -> its title, in the order of a table."""
+
+# These are shares, not percent.
+_FINE = ('parse_failure_rate', 'truncated_rate', 'repetition')
+
+
+def compare_results(results: Sequence[Result]) -> dict[str, Any]:
+    """Put results about the same samples next to each other.
+
+    Samples are paired by id, question and, where a data set has the same twice, their order.
+
+    Args:
+        results: Two or more; differences are to the first.
+
+    Returns:
+        ``results``: a dict with ``name``, ``metrics``, ``intervals``, ``protocol``, ``provenance``
+        (None if unknown) of each; ``differences``: ``name`` and ``metrics`` of each after the
+        first, metric -> what :func:`paired_differences` gives; ``warnings``: what keeps the numbers
+        from being compared, one sentence each; ``bootstrap``.
+
+    Raises:
+        ValueError: Results are about different samples.
+    """
+    first, *others = results
+    paired = [first.rows, *(pair_rows(first, other) for other in others)]
+    return dict(
+        results=[dict(name=result.name, metrics=summarise(rows), intervals=find_intervals(rows),
+                      protocol=result.summary.get('protocol'), provenance=_known(result))
+                 for result, rows in zip(results, paired, strict=True)],
+        differences=[dict(name=other.name, metrics=paired_differences(first.rows, rows))
+                     for other, rows in zip(others, paired[1:], strict=True)],
+        warnings=[warning for other in others for warning in find_obstacles(first, other)],
+        bootstrap=BOOTSTRAP)
+
+
+def pair_rows(first: Result, other: Result) -> list[Row]:
+    """The rows of ``other`` in the order of ``first``.
+
+    Raises:
+        ValueError: Either has samples that the other lacks.
+    """
+    wanted, given = (number_samples((row['id'], row['question']) for row in result.rows)
+                     for result in (first, other))
+    rows = dict(zip(given, other.rows, strict=True))
+    lacks = [f'{name!r} lacks {show_keys(missing)} of {has!r}' for name, has, missing in (
+        (other.name, first.name, [key for key in wanted if key not in rows]),
+        (first.name, other.name, sorted(rows.keys() - set(wanted)))) if missing]
+    if lacks:
+        raise ValueError(f'Results should be about the same samples, but {"; ".join(lacks)}; '
+                         f'evaluate both on one data set')
+    return [rows[key] for key in wanted]
+
+
+def paired_differences(first: Sequence[Row], second: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """How much larger each metric is in the second of two results about the same samples.
+
+    Returns:
+        Metric -> ``difference``; ``low`` and ``high``, its 95 % bootstrap interval over samples
+        that are drawn for both alike; and ``other_side``, the share of draws in which the
+        difference is zero or has the other sign (1 where it is zero itself). NaN where no draw
+        has the metric, as cIoU where all unions are empty.
+    """
+    (names, *a), (other_names, *b) = ratios(first), ratios(second)
+    shared = [name for name in names if name in other_names]
+    kept, others = [names.index(n) for n in shared], [other_names.index(n) for n in shared]
+    draws = bootstrap_ratios(*b)[:, others] - bootstrap_ratios(*a)[:, kept]
+    before, after = summarise(first), summarise(second)
+    found = {}
+    for name, values, (low, high) in zip(shared, draws.T, percentile_interval(draws),
+                                         strict=True):
+        difference = after[name] - before[name]
+        known = values[~np.isnan(values)]
+        other_side = float(np.mean(known * np.sign(difference) <= 0)) if known.size else np.nan
+        found[name] = dict(difference=difference, low=float(low), high=float(high),
+                           other_side=other_side)
+    return found
+
+
+def find_obstacles(first: Result, other: Result) -> list[str]:
+    """Sentences about what two results do not share: protocol and data."""
+    found = []
+    for what, a, b in (('protocols', *(r.summary.get('protocol') for r in (first, other))),
+                       ('data', *((_known(r) or {}).get('data') for r in (first, other)))):
+        names = f'{what} of {first.name!r} and {other.name!r}'
+        if a is None or b is None:
+            found.append(f'{names} cannot be compared: one is not known')
+            continue
+        a, b = _flat(a), _flat(b)
+        differing = [f'{key} {a.get(key, "unknown")} and {b.get(key, "unknown")}'
+                     for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
+        if differing:
+            found.append(f'{names} differ: {"; ".join(differing)}')
+    return found
+
+
+def format_comparison(comparison: Mapping[str, Any]) -> str:
+    """A page in Markdown: warnings, the table of results, the table of differences, and where
+    each result comes from."""
+    results = comparison['results']
+    columns = [name for name in COLUMNS if any(name in r['metrics'] for r in results)]
+    titles = [COLUMNS[name] for name in columns]
+    parts = [f'**Warning:** {warning}.' for warning in comparison['warnings']]
+    parts.append(_table(['result', 'n', *titles], [
+        [result['name'], _count(result['metrics']),
+         *(_cell(name, result['metrics'].get(name), *result['intervals'].get(name, ()))
+           for name in columns)] for result in results]))
+    parts.append(f'In brackets: {100 * comparison["bootstrap"]["level"]:.0f} % bootstrap intervals '
+                 f'over samples. IoU and accuracies in percent; failures, truncated and repetition '
+                 f'are shares.')
+    parts.append(f'Differences to {results[0]["name"]}, of the same samples; p is the share of '
+                 f'draws in which the difference is zero or has the other sign:')
+    parts.append(_table(['result', *titles], [
+        [other['name'], *(_difference(name, other['metrics'].get(name)) for name in columns)]
+        for other in comparison['differences']]))
+    parts.append('\n'.join(f'- {result["name"]}: {_origin(result["provenance"])}'
+                           for result in results))
+    return '\n\n'.join(parts) + '\n'
+
+
+def _known(result: Result) -> dict[str, Any] | None:
+    provenance = result.summary.get('provenance')
+    return provenance if isinstance(provenance, dict) else None
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Nested dicts as one, keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat.update(_flat(value, f'{prefix}{key}.') if isinstance(value, Mapping)
+                    else {f'{prefix}{key}': value})
+    return flat
+
+
+def _digits(name: str) -> int:
+    return 3 if name in _FINE else 1
+
+
+def _count(metrics: Mapping[str, float]) -> str:
+    nothing = metrics.get('n_no_target')
+    return f'{metrics["n"]}' + (f' ({nothing} without a target)' if nothing else '')
+
+
+def _cell(name: str, value: float | None, *interval: float) -> str:
+    if value is None:
+        return '-'
+    digits = _digits(name)
+    low, high = (f'{end:.{digits}f}' for end in interval)
+    return f'{value:.{digits}f} [{low}, {high}]'
+
+
+def _difference(name: str, found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return '-'
+    value, low, high = (f'{found[key]:+.{_digits(name)}f}' for key in ('difference', 'low', 'high'))
+    return f'{value} [{low}, {high}], p {found["other_side"]:.3f}'
+
+
+def _origin(provenance: Mapping[str, Any] | None) -> str:
+    """In a line: what answered, on which data, with which packages."""
+    if provenance is None:
+        return 'provenance unknown'
+    hashes = {**provenance.get('weights', {}), 'config': provenance.get('config'),
+              'data': provenance.get('data', {}).get('sha256')}
+    shown = [f'checkpoint {provenance.get("checkpoint")}',
+             f'data of {provenance.get("data_root")}',
+             *(f'{name} {value[:12]}' for name, value in hashes.items() if value),
+             *(f'{name} {provenance.get("versions", {}).get(name)}'
+               for name in ('mmdpad', 'torch', 'transformers')),
+             str(provenance.get('device'))]
+    return ', '.join(shown)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join(f'| {" | ".join(cell.replace("|", "/") for cell in line)} |'
+                     for line in lines)

@@ -1,0 +1,49 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""An answer of a result file as a part of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mmdpad.visualization.answer import BOX, MASK, POINT, TRUTH, draw_row, verdict
+
+from .html import as_jpeg, picture, safe
+
+
+def legend(truth: bool = True) -> str:
+    """The colours of a picture without a panel; without the true mask's if ``truth`` is False."""
+    return '<p>' + ' '.join(
+        f'<span style="color: rgb{colour}">■</span> {name}' for name, colour in (
+            ('predicted mask', MASK), ('box', BOX), ('points', POINT),
+            ('true mask', TRUTH))[:4 if truth else 3]) + '</p>'
+
+
+def answer_as_html(title: str, row: Mapping[str, Any], image: np.ndarray | None,
+                   panel: bool = True) -> str:
+    """What was drawn, and below it what was thought and said.
+
+    Args:
+        title: Above it, as text.
+        row: A line of :class:`ReasonSegMetric`.
+        image: (H, W, 3) uint8 RGB; None if it cannot be read, which is said.
+        panel: Let the picture hold question, result and legend; without it the page should show
+            the question and a :func:`legend`.
+    """
+    texts = (('Reasoning', row.get('think')), ('Description', row.get('caption')),
+             ('Result', verdict(row)))
+    return f'<div><p><b>{safe(title)}</b></p>{_drawn(title, row, image, panel)}' + ''.join(
+        f'<p><b>{name}:</b> {safe("none" if text is None else text)}</p>'
+        for name, text in texts) + '</div>'
+
+
+def _drawn(title: str, row: Mapping[str, Any], image: np.ndarray | None, panel: bool) -> str:
+    if image is None:
+        return '<p>The image is not there.</p>'
+    try:
+        drawn = draw_row(image, row, with_thoughts=False, panel=panel)
+    except ValueError as error:
+        return f'<p>The answer cannot be drawn: {safe(error)}</p>'
+    return picture(as_jpeg(drawn), 'jpeg', f'Answer of {title}')

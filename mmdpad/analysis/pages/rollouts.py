@@ -1,0 +1,205 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The groups of one training step worth reading, as text or as a page.
+
+Model text is shown with control characters replaced, so that it cannot steer a terminal, and
+escaped in HTML.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+from typing import Any
+
+import numpy as np
+
+from mmdpad.utils import read_jsonl
+from mmdpad.visualization.text_panel import printable
+
+from .html import as_jpeg, page, picture, safe
+
+_KEYS = {'iter', 'group', 'id', 'image', 'question', 'response', 'failure', 'truncated', 'rewards',
+         'total', 'advantage', 'signals'}
+_THUMBNAIL = 320  # pixels of an embedded image's longer side
+
+@dataclass(frozen=True)
+class Group:
+    """The lines of one prompt's responses, see :class:`RolloutLogHook`; the best comes first."""
+
+    rows: list[dict[str, Any]]
+
+    @property
+    def mean(self) -> float:
+        """Mean total reward."""
+        return fmean(row['total'] for row in self.rows)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the total rewards (over the group as a whole, not a sample)."""
+        return pstdev(row['total'] for row in self.rows)
+
+    @property
+    def title(self) -> str:
+        first = self.rows[0]
+        return printable(f'Group {first["group"]} ({first["id"]}): mean {self.mean:.3f}, spread '
+                         f'{self.spread:.3f}')
+
+
+def read_step(path: str, iteration: int | None = None) -> tuple[int, list[Group]]:
+    """One iteration of a rollout log.
+
+    Args:
+        path: A file of :class:`RolloutLogHook`.
+        iteration: Which one, from 1; None for the last.
+
+    Returns:
+        The iteration, and its groups in the order of the file.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: The file is no rollout log, is empty, or lacks this iteration.
+    """
+    seen: list[int] = []
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for row in read_rollouts(path):
+        if not seen or row['iter'] != seen[-1]:
+            seen.append(row['iter'])
+            if iteration is None:
+                groups = {}
+        if iteration in (None, row['iter']):
+            groups.setdefault(row['group'], []).append(row)
+    if not seen:
+        raise ValueError(f'{path} holds no rollouts; the first ones are written after one '
+                         f'`interval` of RolloutLogHook')
+    if not groups:
+        raise ValueError(f'{path} has no iteration {iteration}: it holds {len(seen)} iteration(s) '
+                         f'from {seen[0]} to {seen[-1]}')
+    return (seen[-1] if iteration is None else iteration,
+            [Group(sorted(rows, key=lambda row: -row['total'])) for rows in groups.values()])
+
+
+def find_iterations(logs: Sequence[str]) -> dict[int, str]:
+    """Iteration, rising -> the log that has it.
+
+    Args:
+        logs: Of one run, oldest first; of a resumed one the later log counts from its first
+            iteration on, as in :func:`mmdpad.visualization.curves.read_scalars`.
+
+    Raises:
+        FileNotFoundError, ValueError: As in :func:`read_step`.
+    """
+    found: dict[int, str] = {}
+    for log in logs:
+        own = dict.fromkeys((row['iter'] for row in read_rollouts(log)), log)
+        found = {iteration: before for iteration, before in found.items()
+                 if iteration < min(own, default=math.inf)} | own
+    return dict(sorted(found.items()))
+
+
+def read_rollouts(path: str) -> Iterator[dict[str, Any]]:
+    """The lines of a file of :class:`RolloutLogHook`.
+
+    Raises:
+        FileNotFoundError, ValueError: No such file; a line of it is of another kind.
+    """
+    for row in read_jsonl(path):
+        if not _KEYS <= row.keys():
+            raise ValueError(f'{path} should be a rollouts.jsonl of RolloutLogHook, but has a line '
+                             f'without {sorted(_KEYS - row.keys())}')
+        yield row
+
+
+def notable_groups(groups: list[Group], top: int) -> dict[str, list[Group]]:
+    """The ``top`` groups of three kinds; a group may be of several.
+
+    Returns:
+        'Best' and 'Worst' by mean total reward, 'Most contested' by its spread within the group.
+    """
+    return {
+        'Best': sorted(groups, key=lambda group: -group.mean)[:top],
+        'Worst': sorted(groups, key=lambda group: group.mean)[:top],
+        'Most contested': sorted(groups, key=lambda group: -group.spread)[:top],
+    }
+
+
+def rollouts_as_text(iteration: int, sections: dict[str, list[Group]]) -> str:
+    """What :func:`notable_groups` found, for a terminal."""
+    lines = [f'Iteration {iteration}']
+    for heading, groups in sections.items():
+        lines += ['', f'==== {heading} ====']
+        for group in groups:
+            lines += ['', group.title]
+            lines += [f'  {key}: {printable(str(group.rows[0][key]))}'
+                      for key in ('question', 'image')]
+            for row in group.rows:
+                numbers = [f'{name} {value}' for name, value in _columns(row).items()]
+                lines.append('  ' + '  '.join(numbers + _flags(row)))
+                lines += [f'    | {line}' for line in printable(row['response']).split('\n')]
+    return '\n'.join(lines) + '\n'
+
+
+def rollouts_as_html(iteration: int, sections: dict[str, list[Group]],
+                     read_image: Callable[[str], np.ndarray | None]) -> str:
+    """What :func:`notable_groups` found, as a page that needs no other file.
+
+    Args:
+        iteration, sections: What to show.
+        read_image: Path of an image -> (H, W, 3) uint8 RGB, or None if it cannot be read.
+    """
+    return page(f'Rollouts of iteration {iteration}', [
+        f'<h1>Iteration {iteration}</h1>', sections_as_html(sections, read_image)])
+
+
+def sections_as_html(sections: dict[str, list[Group]],
+                     read_image: Callable[[str], np.ndarray | None],
+                     shown: int | None = None) -> str:
+    """What :func:`notable_groups` found, as a part of a page; arguments as of
+    :func:`rollouts_as_html`. Of a group with more than ``shown`` responses (None: no limit) the
+    best and the worst ones are there."""
+    parts = []
+    for heading, groups in sections.items():
+        parts.append(f'<h3>{safe(heading)}</h3>')
+        for group in groups:
+            path = group.rows[0]['image']
+            parts.append(_section(group, None if path is None else read_image(path), shown))
+    return '\n'.join(parts)
+
+
+def _section(group: Group, image: np.ndarray | None, shown: int | None) -> str:
+    """A group's image beside its question and its responses, the best one first."""
+    first, rows = group.rows[0], group.rows
+    parts = [_response(row) for row in rows]
+    if shown is not None and len(rows) > shown:
+        parts[shown - shown // 2:len(rows) - shown // 2] = [
+            f'<p class="faint">{len(rows) - shown} responses between these are left out.</p>']
+    return (f'<section>{_picture(image, first["image"])}<div><h4>{safe(group.title)}</h4>'
+            f'<p>{safe(first["question"])}</p>\n{"".join(parts)}</div></section>')
+
+
+def _response(row: dict[str, Any]) -> str:
+    """Its numbers, and below them the text."""
+    numbers = ''.join(f'<span><span class="faint">{safe(name)}</span>{safe(value)}</span>'
+                      for name, value in _columns(row).items())
+    flags = ''.join(f'<span class="flag">{safe(flag)}</span>' for flag in _flags(row))
+    return f'<div class="response">{numbers}{flags}<pre>{safe(row["response"])}</pre></div>\n'
+
+
+def _columns(row: dict[str, Any]) -> dict[str, str]:
+    """The numbers of a response by name; '-' for a signal that it does not have."""
+    values = {'total': row['total'], 'advantage': row['advantage'], **row['rewards'],
+              **row['signals']}
+    return {printable(name): '-' if value is None else f'{value:.3f}'
+            for name, value in values.items()}
+
+
+def _flags(row: dict[str, Any]) -> list[str]:
+    return (['truncated'] if row['truncated'] else []) + (
+        [printable(f'unusable answer: {row["failure"]}')] if row['failure'] else [])
+
+
+def _picture(image: np.ndarray | None, path: str | None) -> str:
+    if image is None:
+        return f'<div class="flag">The image cannot be read: {safe(path)}</div>'
+    return f'<div>{picture(as_jpeg(image, _THUMBNAIL), "jpeg", str(path))}</div>'

@@ -1,0 +1,272 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The report of a study (:mod:`mmdpad.analysis.study`) as a page and as Markdown.
+
+What it says in words follows from the numbers. Model text is escaped and shown with its control
+characters replaced.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmdpad.visualization.curves import plot_seeds
+from mmdpad.visualization.text_panel import printable
+
+from .answer_html import answer_as_html
+from .html import bullets, page, picture, safe, table
+
+Study = Mapping[str, Any]
+Row = dict[str, Any]
+
+MAIN = ('geometric', 'discriminative')
+"""Reference and arm of the study's question."""
+CAPTION = 'caption'
+"""The arm that differs from the second of :data:`MAIN` in its reward alone."""
+START, END = '<!-- study -->', '<!-- /study -->'
+HIGHER, LOWER, UNCLEAR, UNKNOWN = 'higher', 'lower', 'not distinguishable from zero', 'not known'
+
+# Reference -> measure, what it is called in a sentence, its unit there, and what DPAD says of it.
+_IN_BOTH = (('ciou', 'cIoU', ' points', HIGHER),
+            ('think_tokens_percent', 'chain length', ' %', LOWER))
+_CLAIMS = {MAIN[0]: _IN_BOTH,
+           CAPTION: (*_IN_BOTH, ('specificity', 'share of specific captions', ' points', HIGHER))}
+_DIGITS = dict(rank=2, margin=3)
+_HOW = (
+    'gIoU is the mean IoU of the samples and cIoU their summed intersection over their summed '
+    'union, both in percent; chain and caption are mean lengths; specific is the share of samples '
+    "whose caption fits the true object's crop better than every other object's crop; rank is the "
+    "mean rank of the true object's crop under the caption (1 is best), over the share of samples "
+    'called ranked, which have a usable caption; margin is the mean of S1 - S2, over the samples '
+    'that have it; failures are answers that cannot be parsed.',
+    "Numbers are means over seeds; [low, high] is the 95 % interval of Student's t over seeds, "
+    'with the scenes as they are. Differences are paired by seed. Behind a slash stands a second '
+    '95 % interval, over seeds and scenes: a percentile bootstrap of {resamples} draws of seeds '
+    'and then of scenes, the same ones for both arms and all seeds. It is too narrow where seeds '
+    'are few. A difference is called higher or lower if neither interval holds zero. One seed has '
+    'no interval, and seeds that answer alike, as the start policy does greedily, have one of no '
+    'width. Nothing is corrected for the number of comparisons. "chain, %" is the length of '
+    'the chain over that of the reference, minus 1.')
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the names of the columns, and cells as text."""
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def judge(found: Mapping[str, float]) -> str:
+    """What a difference's intervals say: :data:`HIGHER` or :data:`LOWER` if all of them are on that
+    side of zero, else :data:`UNCLEAR`; :data:`UNKNOWN` where one is NaN."""
+    ends = [(found['low'], found['high'])]
+    if 'scenes_low' in found:
+        ends.append((found['scenes_low'], found['scenes_high']))
+    if any(math.isnan(end) for pair in ends for end in pair):
+        return UNKNOWN
+    if all(low > 0 for low, _ in ends):
+        return HIGHER
+    return LOWER if all(high < 0 for _, high in ends) else UNCLEAR
+
+
+def headlines(study: Study) -> list[tuple[str, str]]:
+    """The study's question answered: 'Holds', 'Does not hold', 'Not shown' or 'Not known', and a
+    sentence with the numbers, for each claim and mode; then what is incomplete."""
+    arm, lines = MAIN[1], []
+    found = {one['reference']: one for one in study['differences'] if one['arm'] == arm}
+    for mode in study['modes']:
+        for reference, claims in _CLAIMS.items():
+            if reference not in found or not found[reference]['seeds'][mode]:
+                lines.append(('Not known', f'{mode} answers: {arm} is not compared with '
+                                           f'{reference}, as no seed is complete in both.'))
+                continue
+            numbers = found[reference]['numbers'][mode]['all']
+            lines += [_headline(claim, numbers[claim[0]], f'{mode} answers', reference)
+                      for claim in claims]
+    if left_out := [line for arm in study['arms'] for line in arm['missing']]:
+        lines.append(('Incomplete', f'{len(left_out)} entries are in the list of what is missing.'))
+    return lines
+
+
+def _headline(claim: tuple[str, str, str, str], found: Mapping[str, float], where: str,
+              reference: str) -> tuple[str, str]:
+    _, name, unit, claimed = claim
+    verdict = judge(found)
+    status = {claimed: 'Holds', UNCLEAR: 'Not shown', UNKNOWN: 'Not known'}.get(
+        verdict, 'Does not hold')
+    return status, (f'{where}, {name} of {MAIN[1]} compared with {reference}: {verdict}, '
+                    f'{_in_words(found, unit)}.')
+
+
+def comparison_lines(study: Study, arm: str, reference: str) -> list[str]:
+    """A sentence for each mode in which both have a seed: how far an arm is from another one."""
+    return [f'{arm} minus {reference}, {mode} answers: ' + '; '.join(
+        f'{name} {_in_words(found["numbers"][mode]["all"][measure], unit)}'
+        for measure, name, unit, _ in _CLAIMS[CAPTION]) + '.'
+        for found in study['differences'] if (found['arm'], found['reference']) == (arm, reference)
+        for mode in study['modes'] if found['seeds'][mode]]
+
+
+def arms_table(study: Study, mode: str, sets: Sequence[str]) -> Table:
+    """Each arm's numbers, set by set; a column names the set if there are several."""
+    numbers = study['arms'][0]['numbers'][mode]['all']
+    rows = [[arm['title'], f'{len(arm["complete"][mode])} of {arm["seeds"]}',
+             *([name] if len(sets) > 1 else []),
+             *(_cell(measure, arm['numbers'][mode][name][measure]) for measure in numbers)]
+            for name in sets for arm in study['arms']]
+    head = ['arm', 'seeds', *(['set'] if len(sets) > 1 else []),
+            *(study['titles'][measure] for measure in numbers)]
+    return Table(f'Arms, {mode} answers, {_scope(sets)}', head, rows)
+
+
+def differences_table(study: Study, mode: str, sets: Sequence[str]) -> Table:
+    """Each arm minus the one that it is compared with, as :func:`arms_table`."""
+    differences = study['differences']
+    numbers = differences[0]['numbers'][mode]['all'] if differences else {}
+    rows = [[f'{found["arm"]} minus {found["reference"]}', str(len(found['seeds'][mode])),
+             *([name] if len(sets) > 1 else []),
+             *(_cell(measure, found['numbers'][mode][name][measure], '+') for measure in numbers)]
+            for name in sets for found in differences]
+    head = ['difference', 'pairs', *(['set'] if len(sets) > 1 else []),
+            *(study['titles'][measure] for measure in numbers)]
+    return Table(f'Differences, {mode} answers, {_scope(sets)}', head, rows)
+
+
+def all_tables(study: Study) -> list[Table]:
+    """Sets together, then one by one; of each mode the arms and the differences."""
+    parts = [study['sets'][:1], study['sets'][1:]]
+    return [make(study, mode, sets) for sets in parts for make in (arms_table, differences_table)
+            for mode in study['modes']]
+
+
+def missing_lines(study: Study) -> list[str]:
+    """Every run that is left out and every comparison that is not made, and why."""
+    return [*(line for arm in study['arms'] for line in arm['missing']), *study['notes']]
+
+
+def study_as_markdown(study: Study) -> str:
+    """The answers in words, how numbers are found, all tables, and what is missing, between
+    :data:`START` and :data:`END`."""
+    parts = [START, '\n'.join(f'- **{status}:** {line}' for status, line in headlines(study)),
+             *_how(study)]
+    for found in all_tables(study):
+        lines = [found.head, ['---'] * len(found.head), *found.rows]
+        parts += [f'### {found.title}', '\n'.join(
+            f'| {" | ".join(_plain(cell) for cell in line)} |' for line in lines)]
+    parts += ['### Missing', '\n'.join(f'- {line}' for line in missing_lines(study)) or 'Nothing.']
+    return '\n\n'.join([*parts, END])
+
+
+def put_block(page: str, block: str) -> str:
+    """The page with ``block`` in place of what is between (and with) its markers.
+
+    Raises:
+        ValueError: The page does not have both markers once, in order.
+    """
+    pattern = f'{re.escape(START)}.*{re.escape(END)}'
+    if page.count(START) != 1 or page.count(END) != 1 or not re.search(pattern, page, re.S):
+        raise ValueError(f'The page should have {START} and, behind it, {END} once each, but has '
+                         f'{page.count(START)} and {page.count(END)}; add both, each on a line of '
+                         f'its own, or name a new file')
+    return re.sub(pattern, lambda _: block, page, flags=re.S)
+
+
+def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]],
+                  read_image: Callable[[str], np.ndarray | None]) -> str:
+    """The report as a page that needs no other file and no script.
+
+    Args:
+        study: See :func:`mmdpad.analysis.study.analyse_study`.
+        folder: Of the study, for its training logs.
+        pairs: The same questions answered by both arms of :data:`MAIN`.
+        read_image: Path of an image -> (H, W, 3) uint8 RGB, or None if it cannot be read.
+    """
+    curves = plot_training(study, folder)
+    return page('Study', [
+        '<h1>Study: what holds and what does not</h1>',
+        bullets(f'<b>{safe(status)}:</b> {safe(line)}' for status, line in headlines(study)),
+        *(f'<p>{safe(text)}</p>' for text in _how(study)),
+        *(f'<h2>{safe(found.title)}</h2>{table(found.head, found.rows)}'
+          for found in all_tables(study)),
+        '<h2>Training</h2>',
+        '<p>Main arms: the mean over seeds, and a band from the lowest to the highest seed, '
+        'at the steps that all seeds have; each seed is smoothed first where it has 30 '
+        'values or more.</p>' + picture(curves, 'png', 'Training curves') if curves else
+        '<p>No main arm has a training log.</p>',
+        '<h2>The same questions, answered by two arms</h2>',
+        '<p>The first scenes in the order of the file, not chosen by result; sampled answers '
+        'of the first seed that both arms have.</p>' if pairs else
+        f'<p>{" and ".join(MAIN)} have no complete seed in common.</p>',
+        *(_html_pair(study, pair, read_image) for pair in pairs),
+        '<h2>Runs</h2>', bullets(safe(line) for line in _included(study)),
+        '<h2>Missing</h2>', bullets([safe(x) for x in missing_lines(study)] or ['Nothing.'])])
+
+
+def plot_training(study: Study, folder: Path) -> bytes | None:
+    """Training curves of the main arms as PNG; None where there is no log with any."""
+    return plot_seeds({arm['title']: [[str(folder / log) for log in logs]
+                                      for logs in arm['logs'].values() if logs]
+                       for arm in study['arms'] if arm['group'] == 'main'})
+
+
+def _html_pair(study: Study, pair: tuple[Row, Row],
+               read_image: Callable[[str], np.ndarray | None]) -> str:
+    titles = {arm['name']: arm['title'] for arm in study['arms']}
+    answers = ''.join(answer_as_html(titles[name], row, read_image(row['image']))
+                      for name, row in zip(MAIN, pair, strict=True))
+    scene = '/'.join(Path(pair[0]['image']).parts[-3:])
+    return (f'<h3>{safe(pair[0]["question"])}</h3><p>{safe(scene)}</p>'
+            f'<div class="pair">{answers}</div>')
+
+
+def _included(study: Study) -> list[str]:
+    """A line for each run whose numbers are in the report, by its folder."""
+    return [f'{arm["name"]}/seed_{seed}: '
+            + ', '.join(mode for mode in study['modes'] if seed in arm['complete'][mode])
+            for arm in study['arms'] for seed in sorted(set().union(*arm['complete'].values()))]
+
+
+def _how(study: Study) -> list[str]:
+    samples = ', '.join(f'{name} {count}' for name, count in study['samples'].items())
+    return [*(text.format(**study['method']) for text in _HOW), f'Samples: {samples}.']
+
+
+def _scope(sets: Sequence[str]) -> str:
+    return 'set by set' if len(sets) > 1 else 'all sets together' if sets[0] == 'all' else sets[0]
+
+
+def _cell(measure: str, found: Mapping[str, float], sign: str = '') -> str:
+    """Value and intervals; '-' for what is not known."""
+    if math.isnan(found['mean']):
+        return '-'
+    digits = _DIGITS.get(measure, 1)
+    text = _number(found['mean'], sign, digits) + _interval(found, '', sign, digits)
+    scenes = _interval(found, 'scenes_', sign, digits)
+    return f'{text} /{scenes}' if scenes else text
+
+
+def _interval(found: Mapping[str, float], kind: str, sign: str, digits: int) -> str:
+    low, high = (found.get(f'{kind}{end}', math.nan) for end in ('low', 'high'))
+    return '' if math.isnan(low) else (f' [{_number(low, sign, digits)}, '
+                                       f'{_number(high, sign, digits)}]')
+
+
+def _number(value: float, sign: str, digits: int) -> str:
+    return f'{round(value, digits) + 0.0:{sign}.{digits}f}'  # no -0.0
+
+
+def _in_words(found: Mapping[str, float], unit: str) -> str:
+    seeds = f'{found["n"]} seed{"" if found["n"] == 1 else "s"}'
+    scenes = _interval(found, 'scenes_', '+', 1)
+    return (f'{_number(found["mean"], "+", 1)}{unit}{_interval(found, "", "+", 1)} over {seeds}'
+            + (f',{scenes} over seeds and scenes' if scenes else ''))
+
+
+def _plain(text: str) -> str:
+    return printable(text).replace('|', '/').replace('\n', ' ')

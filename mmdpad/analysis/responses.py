@@ -1,0 +1,126 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The reward terms of stored responses, without any model."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from mmdpad.geometry.coordinates import to_prompt_frame
+from mmdpad.prompts import parse_objects_solution, parse_response
+from mmdpad.registry import REWARDS, resolve, type_name
+from mmdpad.rewards import ChainLengthReward, RewardComposition, score_response
+from mmdpad.structures import ParseFailure, RolloutBatch
+
+
+def score_responses(rows: Sequence[Mapping[str, Any]],
+                    composition: RewardComposition, coordinates: str = 'pixels',
+                    prompt_shape: tuple[int, int] = (840, 840)) -> list[dict[str, Any]]:
+    """Score responses by the rule terms of a config, and as the published scorer does.
+
+    Args:
+        rows: With ``response`` and ``solution`` (:func:`mmdpad.prompts.parse_objects_solution`;
+            one that is a list asks for an answer that is a list), and ``think_tokens`` where a term
+            counts them.
+        composition: See :func:`build_rule_terms`.
+        coordinates: Those in which the responses are written, one of
+            :data:`mmdpad.geometry.coordinates.COORDINATES`; solutions are in pixels.
+        prompt_shape: (height, width) of the prompt images, for others than pixels.
+
+    Returns:
+        For each row what it has, and ``failure`` (a reason or None), ``rewards`` (by term,
+        unweighted), ``total`` (weighted) and ``published``
+        (:func:`mmdpad.rewards.score_response`; None for a solution that is a list, or coordinates
+        other than pixels).
+
+    Raises:
+        ValueError: A row that cannot be scored, by its number from 1, or lacks ``think_tokens``.
+    """
+    _check_lengths(composition, rows)
+    targets = [_read_targets(number, row) for number, row in enumerate(rows, start=1)]
+    parsed = [to_prompt_frame(
+        parse_response(row['response'], several_objects=_is_list(row['solution'])), coordinates,
+        prompt_shape) for row in rows]
+    rollout = RolloutBatch(
+        data_samples=[SimpleNamespace(prompt_targets=own) for own in targets],
+        prompt_images=[], group_size=1, texts=[row['response'] for row in rows], parsed=parsed,
+        think_tokens=torch.tensor([math.nan if row.get('think_tokens') is None
+                                   else float(row['think_tokens']) for row in rows]))
+    composition.score(rollout)
+    total = composition.total(rollout)
+    return [dict(
+        row, failure=answer.reason if isinstance(answer, ParseFailure) else None,
+        rewards={name: float(values[i, 0]) for name, values in rollout.rewards.items()},
+        total=float(total[i, 0]),
+        published=(None if _is_list(row['solution']) or coordinates != 'pixels' else
+                   score_response(row['response'], row['solution'])))
+        for i, (row, answer) in enumerate(zip(rows, parsed, strict=True))]
+
+
+def summarise_responses(scored: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over rows of :func:`score_responses`: ``n``, ``total``, each term by its name, those
+    of the published scorer with ``published/`` over the rows that it can score, and
+    ``failed_<reason>``, a count for each reason that occurred."""
+    published = [row['published'] for row in scored if row['published'] is not None]
+    columns = {'total': [row['total'] for row in scored],
+               **{name: [row['rewards'][name] for row in scored] for name in scored[0]['rewards']}}
+    if published:
+        columns.update({f'published/{name}': [row[name] for row in published]
+                        for name in published[0]})
+    failures = Counter(row['failure'] for row in scored if row['failure'] is not None)
+    return dict(n=len(scored),
+                **{name: sum(values) / len(values) for name, values in columns.items()},
+                **{f'failed_{reason}': count for reason, count in sorted(failures.items())})
+
+
+def build_rule_terms(rewards: Mapping[str, Mapping[str, Any]]) -> RewardComposition:
+    """The terms of a config, none of which needs a model.
+
+    Raises:
+        ValueError: One needs a model.
+        KeyError, TypeError: See :func:`mmdpad.rewards.build_term`.
+    """
+    for name, config in rewards.items():
+        term = config.get('term', config)
+        if getattr(resolve(term, REWARDS), '__module__', '').startswith('mmdpad.models'):
+            raise ValueError(f'Reward terms should need no model here, but {name!r} is a '
+                             f'{type_name(term)}; leave it out')
+    return RewardComposition(dict(rewards))
+
+
+def _check_lengths(composition: RewardComposition, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Whether terms that count tokens can."""
+    for name, term in composition.terms.items():
+        counts = isinstance(getattr(term, 'term', term), ChainLengthReward)
+        if counts and not all('think_tokens' in row for row in rows):
+            raise ValueError(f'Reward term {name!r} counts tokens, so each line should have '
+                             f'`think_tokens`, as result files do; add it, or leave out the term')
+
+
+def _read_targets(number: int, row: Mapping[str, Any]) -> SimpleNamespace:
+    """``bboxes`` (K, 4) and ``points`` (K, P, 2) of a row's targets."""
+    for name in ('response', 'solution'):
+        if not isinstance(row.get(name), str):
+            raise ValueError(f'line {number} should have `response` and `solution`, both text, but '
+                             f'`{name}` is {row.get(name)!r}; the files of RolloutLogHook hold no '
+                             f'solutions, but rewards already (`mmdpad run '
+                             f'show_rollouts` shows them)')
+    tokens = row.get('think_tokens', 0)
+    if not isinstance(tokens, int | float | None) or (tokens or 0) > 1e9:
+        raise ValueError(f'line {number}: `think_tokens` should be a number or null, but is '
+                         f'{row["think_tokens"]!r}')
+    try:
+        objects = parse_objects_solution(row['solution'])
+    except ValueError as error:
+        raise ValueError(f'line {number}: {error}') from error
+    return SimpleNamespace(bboxes=torch.tensor([box for box, _ in objects]).reshape(-1, 4),
+                           points=torch.tensor([points for _, points in objects]))
+
+
+def _is_list(solution: str) -> bool:
+    return solution.lstrip().startswith('[')

@@ -1,0 +1,380 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Many runs of a study in numbers: arms over seeds, and how they differ.
+
+A study is a folder. Each arm has ``ARM/arm.json`` and runs ``ARM/seed_N/`` that answered the same
+scenes, in each of :data:`MODES` with three files of one line a sample (:data:`KINDS`); a run of
+an arm whose ``arm.json`` does not say ``trained: false`` has the log of its training, too. Two
+intervals are given:
+
+- over seeds: Student's t with n - 1 degrees of freedom on the numbers of n seeds (of differences:
+  of n pairs of the same seed), the scenes taken as they are;
+- over seeds and scenes, for differences: the percentile bootstrap that draws in each of its turns
+  seeds with replacement, and then scenes with replacement, the same ones for both arms and all
+  seeds, as all answered the same test sets. Of few seeds it says too little by sqrt((n - 1) / n).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmdpad.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios
+from mmdpad.evaluation.pairing import Key, number_samples, show_keys
+from mmdpad.evaluation.summary import MEASURES as OF_ANSWERS
+from mmdpad.evaluation.summary import Measure, Row
+from mmdpad.utils import read_jsonl, training_logs
+
+from .seeds import seeds_and_scenes_interval, t_interval
+
+SETS, ALL = ('few', 'many', 'look_alikes', 'shifted'), 'all'
+MODES, START, GROUPS = ('sampled', 'greedy'), 'start', ('main', 'control', 'other')
+CHAIN, CHAIN_CHANGE = 'think_tokens', 'think_tokens_percent'
+TWO_LEVEL = ('giou', 'ciou', CHAIN, CHAIN_CHANGE)
+"""Differences that also get an interval over seeds and scenes."""
+
+KINDS: dict[str, tuple[str, ...]] = dict(
+    samples=('iou', 'intersection', 'union', 'failure', 'think_tokens', 'caption_tokens'),
+    specific=('specific', 'signal_s_rank'), rewards=('signal_s_margin',))
+"""Files of a run, ``MODE.KIND.jsonl``, and what is read of each beside image and question."""
+
+
+def _mean(key: str) -> Measure:
+    """The mean of a column where it has a value: neither null nor NaN."""
+    def measure(row: Row) -> tuple[float, float] | None:
+        value = row[key]
+        return None if value is None or math.isnan(value) else (value, 1)
+    return measure
+
+
+MEASURES: dict[str, Measure] = dict(
+    {name: OF_ANSWERS[name] for name in ('giou', 'ciou', CHAIN, 'caption_tokens')},
+    specificity=lambda row: (100 * row['specific'], 1), rank=_mean('signal_s_rank'),
+    margin=_mean('signal_s_margin'),
+    ranked=lambda row: (100 * (_mean('signal_s_rank')(row) is not None), 1),
+    failures=lambda row: (100 * (row['failure'] is not None), 1))
+"""What is a ratio of sums over samples, as in :mod:`.summary`, by its name; ``ranked`` is the share
+of samples that ``rank`` says something of."""
+
+TITLES = dict(giou='gIoU', ciou='cIoU', think_tokens='chain, tokens',
+              caption_tokens='caption, tokens', specificity='specific, %', rank='rank',
+              margin='margin', ranked='ranked, %', failures='failures, %',
+              think_tokens_percent='chain, %')
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a run answered in one mode.
+
+    Attributes:
+        keys: The N samples, sorted; the id is ``SET/SPLIT/FILE``.
+        above, below: Numerators and denominators of the K :data:`MEASURES`, float64 (K, N).
+    """
+    keys: list[Key]
+    above: np.ndarray
+    below: np.ndarray
+
+    def part(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """``above`` and ``below`` of one set's samples, or of :data:`ALL`."""
+        kept = [name in (ALL, set_of(key)) for key in self.keys]
+        return self.above[:, kept], self.below[:, kept]
+
+    def values(self, name: str) -> np.ndarray:
+        """(K,) the measures over a set's samples; NaN where no sample says anything."""
+        return _ratios(self.part(name))
+
+
+@dataclass
+class Arm:
+    """An arm as it was found.
+
+    Attributes:
+        name: Of its folder.
+        about: ``title``, ``seeds``, ``compare_with`` and ``group`` of its ``arm.json``.
+        answers: mode -> seed -> what the run answered, of complete runs.
+        missing: A sentence for each run that is left out, and why.
+    """
+    name: str
+    about: dict[str, Any]
+    answers: dict[str, dict[int, Answers]] = field(
+        default_factory=lambda: {mode: {} for mode in MODES})
+    missing: list[str] = field(default_factory=list)
+
+
+def analyse_study(folder: Path, also: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """All numbers of a study as plain data; what is not known is NaN.
+
+    Args:
+        folder: Of the study.
+        also: Arms, each with another one that it is compared with beside those that its
+            ``arm.json`` names.
+
+    Returns:
+        ``arms``: ``name``, ``title``, ``group``, ``compare_with``, ``seeds`` (how many there should
+        be), ``complete`` (mode -> seeds), ``missing`` (sentences), ``logs`` (seed -> training
+        logs, relative to ``folder``), ``numbers`` (mode -> set -> measure ->
+        :func:`t_interval`, and ``values`` by seed); ``differences``: ``arm``, ``reference``,
+        ``seeds`` (mode -> the paired ones) and ``numbers`` (mode -> set ->
+        :func:`paired_over_seeds`); ``notes``: what could not be compared; ``sets``, ``samples``
+        (set -> how many), ``modes``, ``titles``, ``method``.
+
+    Raises:
+        ValueError: No arm or no complete run, a file is damaged, runs answered different scenes, or
+            an arm of ``also`` is not there.
+    """
+    arms = read_arms(folder)
+    runs = [(f'{arm.name}/seed_{seed} ({mode})', answers) for arm in arms
+            for mode, by_seed in arm.answers.items() for seed, answers in by_seed.items()]
+    if not runs:
+        raise ValueError(f'{folder} should have at least one complete run, but: '
+                         + '; '.join(line for arm in arms for line in arm.missing))
+    check_same_scenes(runs)
+    found = [set_of(key) for key in runs[0][1].keys]
+    sets = [ALL, *sorted(set(found), key=lambda name: (_place(SETS, name), name))]
+    by_name, differences, notes = {arm.name: arm for arm in arms}, [], []
+    for name, reference in also:
+        if not {name, reference} <= by_name.keys():
+            raise ValueError(f'Arms to compare should be two of {list(by_name)}, but got {name!r} '
+                             f'and {reference!r}; correct the names')
+        if reference not in (given := by_name[name].about['compare_with']):
+            given.append(reference)
+    for arm in arms:
+        for name in arm.about['compare_with']:
+            difference = compare_arms(by_name[name], arm, sets) if name in by_name else None
+            if difference and any(difference['seeds'].values()):
+                differences.append(difference)
+            else:
+                notes.append(f'{arm.name} cannot be compared with {name}: no seed is complete in '
+                             f'both')
+    return dict(
+        arms=[describe_arm(folder, arm, sets) for arm in arms], differences=differences,
+        notes=notes, sets=sets, modes=list(MODES), titles=TITLES,
+        samples={name: len(found) if name == ALL else found.count(name) for name in sets},
+        method=dict(level=LEVEL, seeds="Student's t over seeds", resamples=RESAMPLES, seed=SEED,
+                    seeds_and_scenes='percentile bootstrap over seeds, then scenes'))
+
+
+def read_arms(folder: Path) -> list[Arm]:
+    """All arms with their complete runs: the start policy, then by group, each behind those that
+    it is compared with, and by name.
+
+    Raises:
+        ValueError: No arm, an ``arm.json`` is not as it should be, or a file is damaged.
+    """
+    paths = sorted(folder.glob('*/arm.json'))
+    if not paths:
+        raise ValueError(f'{folder} should be the folder of a study, with ARM/arm.json for each '
+                         f'arm, but has none; run `mmdpad run run_study` first')
+    arms = {path.parent.name: read_arm(path.parent) for path in paths}
+
+    def steps(name: str, behind: tuple[str, ...] = ()) -> int:
+        """How many comparisons lead to an arm that is compared with none."""
+        others = arms[name].about.get('compare_with', ()) if name in arms else ()
+        return max((1 + steps(other, (*behind, name)) for other in others
+                    if other not in (*behind, name)), default=0)
+
+    return sorted(arms.values(), key=lambda arm: (
+        arm.name != START, GROUPS.index(arm.about['group']), steps(arm.name), arm.name))
+
+
+def read_arm(folder: Path) -> Arm:
+    """One arm; a run that lacks a file is left out of the mode and named in ``missing``."""
+    arm = Arm(folder.name, _read_about(folder / 'arm.json'))
+    runs = {int(path.name[5:]): path for path in folder.glob('seed_*') if path.name[5:].isdigit()}
+    for seed, run in sorted(runs.items()):
+        for mode in MODES:
+            needed = [f'{mode}.{kind}.jsonl' for kind in KINDS]
+            lacks = [name for name in needed if not _has_content(run / name)]
+            if arm.about['trained'] and not training_logs(run / 'train'):
+                lacks.append('train/TIME/vis_data/scalars.json')
+            if lacks:
+                arm.missing.append(f'{arm.name}/seed_{seed}, {mode}: no {", ".join(lacks)}')
+            else:
+                arm.answers[mode][seed] = read_answers(run, mode)
+    if len(runs) < arm.about['seeds']:
+        arm.missing.append(f'{arm.name}: {arm.about["seeds"] - len(runs)} of {arm.about["seeds"]} '
+                           f'seeds have no folder')
+    return arm
+
+
+def read_answers(run: Path, mode: str) -> Answers:
+    """The three files of a run put together, in an order that is the same for all runs.
+
+    Raises:
+        ValueError: A line lacks something, a number is none, or the files are about different
+            samples.
+    """
+    keys: list[Key] = []
+    merged: dict[Key, Row] = {}
+    for kind, names in KINDS.items():
+        path = run / f'{mode}.{kind}.jsonl'
+        rows = list(read_jsonl(str(path)))
+        for number, row in enumerate(rows, start=1):
+            lacks = [name for name in ('image', 'question', *names) if name not in row]
+            if lacks:
+                raise ValueError(f'{path} should have {", ".join(lacks)} in each line, but line '
+                                 f'{number} lacks it; evaluate the run again')
+        found = number_samples((_scene(path, row['image']), row['question']) for row in rows)
+        keys = keys or found
+        check_same_scenes([(f'{mode}.samples.jsonl', keys), (str(path), found)])
+        for key, row in zip(found, rows, strict=True):
+            merged.setdefault(key, {}).update({name: row[name] for name in names})
+    keys = sorted(keys)
+    pairs = [[measure(merged[key]) or (0, 0) for key in keys] for measure in MEASURES.values()]
+    columns = np.array(pairs, float)
+    if not np.isfinite(columns).all():
+        wrong = list(MEASURES)[np.argwhere(~np.isfinite(columns))[0][0]]
+        raise ValueError(f'{run / mode}.*.jsonl should hold finite numbers, but {wrong} of a '
+                         f'sample is not; evaluate the run again')
+    return Answers(keys, columns[..., 0], columns[..., 1])
+
+
+def check_same_scenes(runs: Sequence[tuple[str, Answers | list[Key]]]) -> None:
+    """Raises ValueError where one of the named runs is not about the samples of the first."""
+    wanted, *others = [(name, run.keys if isinstance(run, Answers) else run) for name, run in runs]
+    for name, keys in others:
+        for has, more, lacks, less in ((*wanted, name, keys), (name, keys, *wanted)):
+            if missing := sorted(set(more) - set(less)):
+                raise ValueError(f'All runs of a study should answer the same scenes, but {lacks} '
+                                 f'lacks {show_keys(missing)} of {has}; evaluate it again')
+
+
+def describe_arm(folder: Path, arm: Arm, sets: Sequence[str]) -> dict[str, Any]:
+    """An arm of :func:`analyse_study`."""
+    seeds = sorted({seed for by_seed in arm.answers.values() for seed in by_seed})
+    return dict(
+        name=arm.name, **arm.about, missing=arm.missing,
+        complete={mode: list(by_seed) for mode, by_seed in arm.answers.items()},
+        logs={seed: [str(path.relative_to(folder)) for path in
+                     training_logs(folder / arm.name / f'seed_{seed}/train')] for seed in seeds},
+        numbers={mode: {name: _over_seeds(by_seed, name) for name in sets}
+                 for mode, by_seed in arm.answers.items()})
+
+
+def compare_arms(reference: Arm, arm: Arm, sets: Sequence[str]) -> dict[str, Any]:
+    """A difference of :func:`analyse_study`: ``arm`` minus ``reference``, seed by seed."""
+    seeds, numbers = {}, {}
+    for mode in MODES:
+        before, after = reference.answers[mode], arm.answers[mode]
+        seeds[mode] = [seed for seed in after if seed in before]
+        numbers[mode] = {name: paired_over_seeds(
+            [before[seed].part(name) for seed in seeds[mode]],
+            [after[seed].part(name) for seed in seeds[mode]]) for name in sets}
+    return dict(arm=arm.name, reference=reference.name, seeds=seeds, numbers=numbers)
+
+
+def paired_over_seeds(before: Sequence[tuple[np.ndarray, np.ndarray]],
+                      after: Sequence[tuple[np.ndarray, np.ndarray]]
+                      ) -> dict[str, dict[str, float]]:
+    """How much larger each measure is in the second of two arms.
+
+    Args:
+        before, after: Numerators and denominators (K, N) of S paired seeds, all of the same N
+            samples in the same order.
+
+    Returns:
+        Measure, or :data:`CHAIN_CHANGE` (the chain's length after over before, minus 1, in
+        percent), -> :func:`t_interval` of the seeds' differences; those of :data:`TWO_LEVEL` also
+        have ``scenes_low`` and ``scenes_high``, see the module. One pair has no interval.
+    """
+    names, pairs = [*MEASURES, CHAIN_CHANGE], len(before)
+    if not pairs:
+        return {name: t_interval([]) for name in names}
+    sides = [tuple(np.concatenate(side) for side in zip(*arm, strict=True))
+             for arm in (before, after)]
+    observed = _changes(*(_ratios(side)[None] for side in sides), pairs)
+    found = {name: t_interval(observed[0, :, column]) for column, name in enumerate(names)}
+    if pairs > 1:
+        # One draw of scenes for all seeds and both arms: it hangs on N and the generator's seed.
+        drawn = _changes(*(bootstrap_ratios(*side) for side in sides), pairs)
+        for name, (low, high) in zip(names, seeds_and_scenes_interval(drawn), strict=True):
+            if name in TWO_LEVEL:
+                found[name].update(scenes_low=float(low), scenes_high=float(high))
+    return found
+
+
+def first_answers(folder: Path, study: Mapping[str, Any], names: tuple[str, str],
+                  sets: Sequence[str] = ('look_alikes', 'many'), scenes: int = 4,
+                  mode: str = 'sampled') -> list[tuple[Row, Row]]:
+    """What two arms answered to the first question about each of a set's first scenes.
+
+    Returns:
+        Pairs of lines of ReasonSegMetric, of the first seed that both arms have complete, in the
+        order of the first arm's file; none where they share no seed.
+    """
+    complete = {arm['name']: arm['complete'][mode] for arm in study['arms']}
+    shared = [seed for seed in complete.get(names[0], ()) if seed in complete.get(names[1], ())]
+    if not shared:
+        return []
+    paths = [folder / name / f'seed_{shared[0]}' / f'{mode}.samples.jsonl' for name in names]
+    rows = [dict(zip(number_samples((_scene(path, row['image']), row['question']) for row in some),
+                     some, strict=True))
+            for path in paths for some in [list(read_jsonl(str(path)))]]
+    firsts = {key[0]: key for key in reversed(rows[0])}  # image -> its first question
+    order = [key for key in rows[0] if firsts[key[0]] == key]
+    return [(rows[0][key], rows[1][key]) for name in sets
+            for key in [key for key in order if set_of(key) == name][:scenes]]
+
+
+def set_of(key: Key) -> str:
+    """The test set that a sample is of."""
+    return key[0].split('/')[0]
+
+
+def _scene(path: Path, image: str) -> str:
+    """``SET/SPLIT/FILE``, which does not hang on where the data are."""
+    parts = Path(image).parts
+    if len(parts) < 3:
+        raise ValueError(f'{path} should name images as .../SET/SPLIT/FILE, but got {image!r}')
+    return '/'.join(parts[-3:])
+
+
+def _ratios(side: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    above, below = (values.sum(axis=1) for values in side)
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
+
+
+def _changes(before: np.ndarray, after: np.ndarray, pairs: int) -> np.ndarray:
+    """(R, S * K) ratios of both arms -> (R, S, K + 1) differences, the chain's change last."""
+    before, after = (side.reshape(len(side), pairs, -1) for side in (before, after))
+    chain = list(MEASURES).index(CHAIN)
+    a, b = before[..., chain], after[..., chain]
+    percent = 100 * (np.divide(b, a, out=np.full_like(a, np.nan), where=a != 0) - 1)
+    return np.concatenate([after - before, percent[..., None]], axis=-1)
+
+
+def _over_seeds(by_seed: Mapping[int, Answers], name: str) -> dict[str, dict[str, Any]]:
+    values = {seed: answers.values(name) for seed, answers in by_seed.items()}
+    return {measure: dict(t_interval([row[column] for row in values.values()]),
+                          values={seed: float(row[column]) for seed, row in values.items()})
+            for column, measure in enumerate(MEASURES)}
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'{path} should be JSON, but is not: {error}') from error
+    rules = dict(title=lambda v: isinstance(v, str), seeds=lambda v: type(v) is int and v > 0,
+                 compare_with=lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
+                 group=lambda v: v in GROUPS, trained=lambda v: isinstance(v, bool))
+    about.setdefault('trained', True)
+    for name, holds in rules.items():
+        if name not in about or not holds(about[name]):
+            raise ValueError(f'{path} should have a title, a positive number of seeds, names of '
+                             f'arms as compare_with, whether it is trained, and a group of '
+                             f'{", ".join(GROUPS)}, but {name} is {about.get(name)!r}')
+    return {name: about[name] for name in rules}
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _place(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)

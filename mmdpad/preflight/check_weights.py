@@ -1,0 +1,114 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Checks that the files of a config's models exist and are complete, without loading them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from mmdpad.engine.check_arguments import missing_arguments
+from mmdpad.engine.config_nodes import Node
+from mmdpad.models import VLMReasoningHead
+from mmdpad.models.adapter_folder import find_adapter
+from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
+from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder
+from mmdpad.models.discriminators import CLIPDiscriminator
+from mmdpad.models.discriminators.open_clip_loading import (
+    check_open_clip,
+    find_missing_download,
+)
+from mmdpad.models.folder_files import check_weights_file
+from mmdpad.models.heads.lora import add_lora
+from mmdpad.models.heads.named_weights import check_handover
+from mmdpad.models.heads.policy_source import policy_problems
+from mmdpad.models.heads.quantization import read_quantization
+from mmdpad.models.sources import find_folder
+from mmdpad.preflight.cost.shapes import build_on_meta
+
+
+def check_weights(node: Node) -> Iterator[str]:
+    """Problems with the files of a model that gets all of its arguments; other nodes have none."""
+    for kind, check in _CHECKS.items():
+        if node.is_kind(kind) and not missing_arguments(node.kind, node.entry):
+            yield from (f'`{node.path}`: {problem}' for problem in check(node))
+
+
+def handover_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Why an engine with weights of its own cannot take over those of a policy, which is looked at
+    without them: a line, or none.
+
+    Args:
+        policy: ``model.policy`` of a config, in which nothing else is wrong.
+        path: Of the engine in the config.
+    """
+    source = str(find_folder(policy['pretrained']))
+    model = build_on_meta(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    try:
+        if policy.get('lora') is not None:
+            add_lora(model, policy['lora'])
+        check_handover(model, bool(policy.get('quantization') or read_quantization(source)))
+    except ValueError as error:
+        yield f'`{path}`: {error}'
+
+
+def _find(entry: dict) -> tuple[str, list[str]]:
+    """Where a model is loaded from, and the problems with that; one of the two is empty."""
+    source = entry['pretrained']
+    try:
+        adapter = find_adapter(source)
+    except ValueError as error:
+        return '', [str(error)]
+    if adapter:
+        return '', [f'`pretrained` should be a folder with a complete model, but {source!r} holds '
+                    f'only an adapter; {adapter.advice}']
+    if (folder := find_folder(source)) is None:
+        return '', [f'`pretrained` should be a folder with the model, but {source!r} is neither a '
+                    f'folder here nor in the hub cache; download it: `hf download NAME '
+                    f'--local-dir {source}`, or correct the path']
+    return str(folder), []
+
+
+def _policy(node: Node) -> Iterator[str]:
+    source, problems = _find(node.entry)
+    yield from problems or policy_problems({**node.entry, 'pretrained': source})
+
+
+def _hf_sam(node: Node) -> Iterator[str]:
+    source, problems = _find(node.entry)
+    if source:
+        try:
+            node.kind.check_folder(source)
+        except (OSError, ValueError) as error:
+            problems = str(error).splitlines()
+    yield from problems
+
+
+def _checkpoint(node: Node) -> Iterator[str]:
+    entry = node.entry
+    if entry.get('checkpoint') is None:
+        if not entry.get('allow_random'):
+            yield '`checkpoint` should be a file, but got None; name one'
+    elif problem := check_weights_file(Path(entry['checkpoint']).expanduser()):
+        yield problem
+
+
+def _clip(node: Node) -> Iterator[str]:
+    entry = node.entry
+    try:
+        name, tag, file = check_open_clip(entry['model_name'], entry.get('pretrained', 'openai'),
+                                     entry.get('allow_random', False))
+    except (ValueError, FileNotFoundError) as error:
+        yield str(error)
+    else:
+        if file and (problem := check_weights_file(Path(file))):
+            yield problem
+        if problem := find_missing_download(name, tag):
+            yield problem
+
+
+_CHECKS: dict[type, Callable[[Node], Iterator[str]]] = {
+    VLMReasoningHead: _policy, HFSAMDecoder: _hf_sam, SAMDecoder: _checkpoint,
+    DetectorDecoder: _checkpoint, CLIPDiscriminator: _clip}

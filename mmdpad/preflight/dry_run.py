@@ -1,0 +1,271 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Everything about a config that can be checked without loading weights, in one list."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from mmdpad.datasets import DatasetError
+from mmdpad.datasets.checking import as_built, check_items, find_datasets
+from mmdpad.datasets.table_dataset import TableDataset
+from mmdpad.engine.check_arguments import REFUSALS
+from mmdpad.engine.check_config import Findings, check_config
+from mmdpad.engine.config_nodes import Node, find_nodes
+from mmdpad.engine.runner import GRPOTrainLoop
+from mmdpad.engine.runner.encoding import asked
+from mmdpad.engine.runner.settings import find_wrong_settings
+from mmdpad.models import ReasoningSegmentor, VLLMRollout, VLMReasoningHead
+from mmdpad.models.heads.families import find_family
+from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
+from mmdpad.models.heads.quantization import check_trainable
+from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
+from mmdpad.models.sources import find_folder
+from mmdpad.preflight.cost.report import GB
+from mmdpad.registry import DATASETS, MODEL_WRAPPERS, is_kind, type_name
+from mmdpad.rewards import RewardComposition
+from mmdpad.utils import LOADERS
+from mmdpad.utils.files import nearest_folder
+from mmdpad.utils.provenance import base_datasets
+
+from .check_detector import build_model, check_sample, find_wrong_filters
+from .check_weights import check_weights, handover_problems
+from .cost import make_report, read_config_cost, with_response_tokens
+
+_TYPICAL_GPU = 80 * GB
+_RESPONSES = 1000
+
+
+def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]]:
+    """Check a config; no weights are loaded, nothing is started or written.
+
+    Args:
+        config: Of a run.
+        training: Of ``tools/train.py``, else of ``tools/test.py``, which needs less.
+
+    Returns:
+        What is wrong, each with its remedy, a line each but for those of a data set; and what else
+        was seen, a line each.
+    """
+    notes: list[str] = []
+    found = check_config(config, training)
+    problems = list(found.problems)
+    faulty = set(found.misnamed)
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmengine')):
+        for node in found.nodes:
+            if id(node.entry) not in found.unreadable and (wrong := list(check_weights(node))):
+                problems += wrong
+                faulty.add(id(node.entry))
+            problems += _check_packages(node)
+        if not found.readable:  # what follows reads the arguments
+            return list(dict.fromkeys(problems)), notes
+        policy = (config.get('model') or {}).get('policy')
+        encoder = None
+        if policy and id(policy) not in faulty:
+            encoder, wrong = _read_processor(policy)
+            problems += wrong
+            if encoder is not None:
+                notes.append(f'model.policy: {encoder.responses.describe()}')
+                problems += _check_handover(policy, found.nodes)
+                problems += _check_trainable(policy) if training else []
+        model = None
+        if not _is(config.model, ReasoningSegmentor, found.nodes):
+            model, wrong = build_model(config.model)
+            problems += wrong
+        problems += find_wrong_filters(found.nodes)
+        problems += _check_data(config, training, found, encoder, model, notes)
+        if training:
+            problems += _check_loop(config, found.nodes)
+            problems += _check_cost(config, found.nodes, notes)
+    return list(dict.fromkeys(problems)), notes
+
+
+def format_findings(problems: list[str], notes: list[str]) -> str:
+    """The findings of :func:`dry_run` for people."""
+    lines = [f'  {note}' for note in notes]
+    if not problems:
+        return '\n'.join(['dry run: no problem found; no weights were loaded', *lines])
+    return '\n'.join([*lines, f'dry run: {len(problems)} problem(s):',
+                      *('- ' + problem.replace('\n', '\n  ') for problem in problems)])
+
+
+def _check_packages(node: Node) -> Iterator[str]:
+    """Optional packages that a part needs and that are not installed."""
+    # Where the package is missing, so may be the class.
+    name = getattr(node.kind, '__name__', type_name(node.entry).rpartition('.')[2])
+    needed = {
+        'pyarrow': node.is_kind(TableDataset),
+        'peft': bool(node.entry.get('lora')),
+        'bitsandbytes': name.endswith('8bit') or bool(
+            node.entry.get('quantization') or node.entry.get('load_in_4bit')),
+        'vllm': name.startswith('VLLM'),
+        'tensorboard': name.startswith('Tensorboard')}
+    for package, is_needed in needed.items():
+        if is_needed and importlib.util.find_spec(package) is None:
+            yield f'`{node.path}` ({name}) needs {package}; install it: `pip install {package}`'
+
+
+def _check_data(config: Config, training: bool, found: Findings, encoder: PromptEncoder | None,
+                model: Any, notes: list[str]) -> Iterator[str]:
+    """Every data set is built, which checks its files, gives an item, which a detector can read,
+    and has prompts that fit; but for those with a part whose type or arguments are wrong."""
+    wanted = LOADERS if training else ('test_dataloader', )
+    policy = (config.get('model') or {}).get('policy')
+    for where, entry in find_datasets({name: config.get(name) for name in wanted}):
+        if found.misnamed.intersection(map(id, (entry, *(entry.get('pipeline') or ())))):
+            continue
+        try:
+            dataset = DATASETS.build(as_built(where, entry))
+            name = type_name(entry)
+            report = check_items(dataset, name, 1, asks=bool(policy))
+            notes.append(f'{where} ({name}): {report}')
+            if model is not None and len(dataset):
+                yield from check_sample(model, dataset[0], where, found.nodes)
+            if encoder is not None:
+                yield from (f'`{where}`: {problem}' for problem in
+                            check_prompt_lengths(encoder, *asked(dataset)))
+                yield from (f'`{where}`: {problem}'
+                            for problem in _check_responses(encoder, dataset))
+        except DatasetError as error:
+            yield f'`{where}`: {error}'
+        except ImportError as error:
+            if not is_kind(entry, TableDataset, DATASETS):  # said already
+                yield f'`{where}` ({type_name(entry)}): {error}'
+        except (*REFUSALS, OSError) as error:
+            yield (f'`{where}` ({type_name(entry)}) cannot be read: '
+                   f'{type(error).__name__}: {error}; correct its paths or arguments')
+    for node in find_nodes({f'{name}_evaluator': config.get(f'{name}_evaluator')
+                            for name in (('val', 'test') if training else ('test', ))}):
+        path = node.entry.get('ann_file')
+        if path and not isinstance(path, (str, os.PathLike)):
+            yield f'`{node.path}.ann_file` should be str, but got {path!r}; correct it'
+        elif path and not os.path.isfile(path):
+            yield f'`{node.path}.ann_file`: {path} is not there; download it or correct the path'
+
+
+def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:
+    """The encoder of a policy's prompts, if its folder exists, and the problems with it."""
+    folder = find_folder(policy['pretrained']) if policy.get('pretrained') else None
+    if folder is None or not (folder / 'config.json').is_file():
+        return None, []  # not a policy of ours
+    try:
+        coordinates = policy.get('coordinates') or find_family(str(folder)).coordinates
+        return PromptEncoder(str(folder), policy.get('prompt_template', 'default'),
+                             policy.get('max_prompt_tokens', 1300), coordinates), []
+    except (OSError, ValueError) as error:
+        return None, [f'`model.policy`: {error}']
+
+
+def _check_trainable(policy: Any) -> Iterator[str]:
+    try:
+        check_trainable(str(find_folder(policy['pretrained'])), policy.get('lora'))
+    except ValueError as error:
+        yield f'`model.policy`: {error}'
+
+
+def _check_handover(policy: Any, nodes: list[Node]) -> Iterator[str]:
+    """Whether vLLM, where it samples, can take over the policy's weights."""
+    if _is(policy, VLMReasoningHead, nodes):
+        for node in nodes:
+            if node.path.startswith('model.rollout_engine') and node.is_kind(VLLMRollout):
+                yield from handover_problems(policy, node.path)
+
+
+def _check_responses(encoder: PromptEncoder, dataset: Any) -> Iterator[str]:
+    """The first problem with the responses that supervised training would teach: with the one that
+    the pipeline composes for the first item, or with up to 1,000 that the data contain."""
+    sample = dataset[0].get('data_samples') if len(dataset) else None
+    if sample is None or 'response' not in sample:
+        return
+    given = (part.get_data_info(i).get('response') for part in base_datasets(dataset)
+             for i in range(min(len(part), _RESPONSES)))
+    for response in (sample.response, *islice(filter(None, given), _RESPONSES)):
+        try:
+            encoder.responses.encode(response)
+        except ValueError as error:
+            yield str(error)
+            return
+
+
+def _is(config: Any, kind: type, nodes: list[Node]) -> bool:
+    return any(node.entry is config and node.is_kind(kind) for node in nodes)
+
+
+def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
+    """Settings that the loop, the model or the rewards would refuse when they are built."""
+    for name in ('train_dataloader', 'optim_wrapper', 'train_cfg'):
+        if not config.get(name):
+            yield f'`{name}` should be set to train, but is not; add it'
+    train_cfg = config.get('train_cfg') or {}
+    sampling = dict(group_size=8)
+    if _is(config.get('model'), ReasoningSegmentor, nodes):
+        sampling, _, _ = split_train_cfg(dict(config.model.get('train_cfg') or {}))
+    if not _is(train_cfg, GRPOTrainLoop, nodes) or not config.get('train_dataloader'):
+        return
+    batch = config.train_dataloader.get('batch_size', 1)
+    yield from find_wrong_settings(
+        batch_size=batch, prompts_per_update=train_cfg.get('prompts_per_update') or batch,
+        accumulative_counts=(config.get('optim_wrapper') or {}).get('accumulative_counts', 1),
+        tokens_per_micro_batch=train_cfg.get('tokens_per_micro_batch'),
+        updates_per_rollout=train_cfg.get('updates_per_rollout', 1),
+        max_refills=train_cfg.get('max_refills', 0),
+        max_skipped_steps=train_cfg.get('max_skipped_steps', 0), group_size=sampling['group_size'])
+    hooked = [node.entry.get('name', node.kind.term) for node in nodes
+              if node.path.startswith('custom_hooks.') and getattr(node.kind, 'term', '')]
+    composition = RewardComposition({})
+    for term in (*(train_cfg.get('rewards') or {}), *hooked):
+        try:
+            composition.expect(term)
+        except ValueError as error:
+            yield f'`train_cfg.rewards`: {error}'
+    if not composition.weights:
+        yield ('`train_cfg.rewards` should name a reward term, unless a hook does, but there is '
+               'none; add one')
+
+
+def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator[str]:
+    """The estimate of memory against the GPUs that are there, and of the disk."""
+    policy = (config.get('model') or {}).get('policy')
+    if not _is(policy, VLMReasoningHead, nodes):
+        return
+    try:
+        cost = read_config_cost(config)
+        cost = with_response_tokens(cost, config, cost.max_tokens)
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        notes.append(f'memory: not estimated ({error})')
+        return
+    gpus = max(torch.cuda.device_count(), 1)
+    shards = config.get('strategy') is not None or is_kind(
+        config.get('model_wrapper_cfg') or {}, FullyShardedDataParallel, MODEL_WRAPPERS)
+    report = make_report(cost, gpus)
+    need = report['variants'][0]['sharded_peak' if shards and gpus > 1 else 'peak']
+    notes.append(f'memory: about {need / GB:.1f} GB on a GPU, with all responses at the limit of '
+                 f'{cost.max_tokens} tokens (`mmdpad run estimate_cost` says of what)')
+    if torch.cuda.is_available():
+        have = min(torch.cuda.get_device_properties(i).total_memory for i in range(gpus))
+        notes.append(f'GPUs here: {gpus} of {have / GB:.0f} GB')
+        if need > have:
+            yield (f'A step should fit into the memory of a GPU ({have / GB:.0f} GB), but takes '
+                   f'about {need / GB:.0f} GB; train an adapter (`model.policy.lora`), lower '
+                   f'`train_cfg.tokens_per_micro_batch`, or shard it over more GPUs')
+    elif need > _TYPICAL_GPU:
+        number = next((n for n in (2, 4, 8, 16, 32) if make_report(cost, n)['variants'][0][
+            'sharded_peak'] <= _TYPICAL_GPU), None)
+        notes.append(f'no GPU here; sharded ideally it would take {number} of 80 GB')
+    else:
+        notes.append('no GPU here; it would fit one of 80 GB')
+    checkpoint = report['trained_parameters'] * (4 + 4 * cost.setup.state)
+    free = shutil.disk_usage(nearest_folder(config.get('work_dir') or '.')).free
+    notes.append(f'disk: about {checkpoint / GB:.2f} GB a checkpoint, {free / GB:.0f} GB free')
+    if free < checkpoint:
+        yield (f'`work_dir` ({config.get("work_dir")}) should have room for a checkpoint, about '
+               f'{checkpoint / GB:.0f} GB, but has {free / GB:.0f} GB; name another by --work-dir')

@@ -1,0 +1,73 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Responses of a policy that has learned nothing, some of them replaced by right ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmdpad.geometry.coordinates import written_shape
+from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.rollouts.engine import RolloutEngine
+from mmdpad.models.rollouts.sampling import Responses, Sampling, cut_responses, evaluating
+from mmdpad.prompts import format_objects_response, format_response
+from mmdpad.registry import ROLLOUTS
+
+
+@ROLLOUTS.register_module()
+class RehearsedRollout(RolloutEngine):
+    """Lets another engine generate, and writes one right answer over every second response.
+
+    A random policy never writes an answer that can be read, so without it no reward, decoder or
+    discriminator would have anything to do, and no group a signal.
+
+    Args:
+        engine: Config of the engine that generates.
+        box: The answer's (x1, y1, x2, y2) as shares of the prompt image's width and height; its
+            points are in the middle.
+        several_objects: The answer is a list, as in ``ReasoningSegmentor``.
+        own_tokens: Most tokens that the engine is asked for: what it writes is of no use.
+    """
+
+    def __init__(self, engine: dict, box: Sequence[float], several_objects: bool = False,
+                 own_tokens: int = 8) -> None:
+        self.engine = ROLLOUTS.build(engine)
+        self.box = box
+        self.several_objects = several_objects
+        self.own_tokens = own_tokens
+        self.records_log_probs = self.engine.records_log_probs
+
+    def check_policy(self, head: VLMReasoningHead) -> None:
+        """See the other engine's."""
+        self.engine.check_policy(head)
+
+    def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
+               how: Sampling) -> Responses:
+        """See :class:`RolloutEngine`; rows 0, 2, 4, ... hold the given response."""
+        own = self.engine.sample(head, prompts, how._replace(
+            max_new_tokens=min(how.max_new_tokens, self.own_tokens)))
+        (given, ), _ = head.encode_responses([self._compose(head, prompts[0])])
+        given, width = given[:how.max_new_tokens].to(own.ids.device), own.ids.shape[1]
+        # An end behind the engine's own responses, as if they had ended there.
+        ids = own.ids.new_full((len(own.ids), max(width, len(given))), head.end_tokens[0])
+        ids[:, :width] = own.ids.where(own.mask, head.end_tokens[0])
+        ids[::2, :len(given)] = given
+        responses = cut_responses(ids, head.end_tokens, head.pad_token)
+        if own.logp is None:
+            return responses
+        with evaluating(head.model):
+            logp, _ = head.log_probs(prompts, responses.ids, responses.mask, how.temperature)
+        return responses._replace(logp=logp)
+
+    def _compose(self, head: VLMReasoningHead, prompt: EncodedPrompt) -> str:
+        """The right answer, in the coordinates that the policy writes."""
+        patch = head.processor.image_processor.patch_size
+        _, rows, columns = prompt.grid[0].tolist()
+        height, width = written_shape(head.coordinates, (rows * patch, columns * patch))
+        x1, y1, x2, y2 = self.box
+        box = (x1 * width, y1 * height, x2 * width, y2 * height)
+        points = [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)] * 2
+        text = 'it is the red square.', 'a red square'
+        if self.several_objects:
+            return format_objects_response(text[0], [(box, points)], text[1])
+        return format_response(text[0], box, points, text[1])

@@ -1,0 +1,228 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The same config on small random models and made data, all of them files in the real formats."""
+
+from __future__ import annotations
+
+import importlib.util
+import os.path as osp
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmcv.transforms import Resize
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import DefaultScope
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mmdpad.datasets.transforms.probing import open_wrappers
+from mmdpad.engine.config_nodes import find_nodes
+from mmdpad.models import VLMReasoningHead
+from mmdpad.models.decoders import (
+    DetectorDecoder,
+    SAM2Decoder,
+    SAM3Decoder,
+    SAMDecoder,
+    SAMHQDecoder,
+)
+from mmdpad.models.discriminators import CLIPDiscriminator
+from mmdpad.models.feature_cache import content_key
+from mmdpad.models.heads.quantization import check_prequantized, check_trainable
+from mmdpad.preflight.cost.shapes import read_policy_config
+from mmdpad.registry import MODELS, TRANSFORMS, is_kind, type_name
+from mmdpad.toy import WEIGHTS_DIR
+from mmdpad.toy.policy_folder import make_policy_folder
+from mmdpad.toy.sam import SHAPES_SAM_NAME, build_sam_shapes
+from mmdpad.toy.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
+from mmdpad.toy.seeding import seeded
+from mmdpad.utils import LOADERS, open_config
+
+from .synthetic_data import write_made_data
+from .tiny_detectors import find_pretrained, shrinking_options
+
+Notes = list[str]
+
+
+def replace_models(config: Config, folder: Path) -> Notes:
+    """Point every model of a config at a small random one of the same class.
+
+    Args:
+        config: Is changed.
+        folder: For the weights; those that are there already are taken.
+
+    Returns:
+        What was replaced by what, a line each, and what was kept.
+    """
+    notes = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
+        for node in find_nodes(config):
+            for kind, replace in _MODELS.items():
+                if node.is_kind(kind):
+                    notes.append(f'{node.path} ({type_name(node.entry)}): '
+                                 f'{replace(node.entry, folder)}')
+                    break
+            else:
+                if node.path == 'model' and node.entry.get('backbone'):
+                    notes.append(f'model ({type_name(node.entry)}): {_shrink_detector(node.entry)}')
+                elif node.registry is MODELS and (node.entry.keys() & {'pretrained', 'checkpoint'}):
+                    notes.append(f'{node.path} ({type_name(node.entry)}): kept as it is, with its '
+                                 f'own weights; --smoke knows no small one of its class')
+    if config.get('load_from'):
+        notes.append(f'load_from: nothing, in place of {config.load_from}')
+        config.load_from = None
+    return notes
+
+
+def replace_data(config: Config, folder: Path) -> Notes:
+    """Point every data set of a config at made samples, and metrics at their annotations.
+
+    Arguments and return value as of :func:`replace_models`.
+    """
+    notes, moved = [], {}
+    for name in LOADERS:
+        for number, dataset in enumerate(open_wrappers(
+                (config.get(name) or {}).get('dataset') or [])):
+            before = dict(dataset)
+            with DefaultScope.overwrite_default_scope(
+                    dataset.get('_scope_', config.get('default_scope', 'mmdpad'))):
+                changes = write_made_data(dataset, _empty(folder / f'{name}_{number}'))
+            where = f'{name}.dataset' + f' {number}' * bool(number)
+            if changes is None:
+                notes.append(f'{where} ({type_name(before)}): kept as it is; --smoke knows no made '
+                             f'samples in its format')
+                continue
+            dataset.update(changes)
+            moved |= {_annotations(before): _annotations(dataset)}
+            notes.append(f'{where} ({type_name(before)}): made samples in {_root(dataset)} in '
+                         f'place of {_root(before)}')
+    for node in find_nodes({key: config.get(key) for key in ('val_evaluator', 'test_evaluator')}):
+        path = node.entry.get('ann_file')
+        if path and osp.normpath(path) in moved:
+            node.entry['ann_file'] = moved[osp.normpath(path)]
+            notes.append(f'{node.path}.ann_file: that of the made samples')
+    return notes
+
+
+def _root(dataset: dict) -> str:
+    dataset = dataset.get('source', dataset)  # of a QuestionDataset
+    return dataset.get('data_root') or dataset.get('ann_file')
+
+
+def _annotations(dataset: dict) -> str:
+    dataset = dataset.get('source', dataset)
+    return osp.normpath(osp.join(dataset.get('data_root') or '', dataset.get('ann_file') or ''))
+
+
+def _empty(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _policy(entry: dict, folder: Path) -> str:
+    before = entry['pretrained']
+    config, _ = read_policy_config(before)
+    family, stored = config.model_type, getattr(config, 'quantization_config', None)
+    if stored:  # the replacement is quantized when it is loaded
+        check_trainable(before, entry.get('lora'))
+        check_prequantized(before, entry.get('quantization'), entry.get('lora'))
+        entry['quantization'] = {
+            key: value for key, value in stored.items()
+            if key.startswith(('load_in', 'bnb_4bit', 'llm_int8')) and 'skip' not in key}
+    path = folder / family
+    if not path.exists():
+        make_policy_folder(path, family)
+    # A small vocabulary has hardly any words, so that the same text has more tokens.
+    entry.update(pretrained=str(path), max_prompt_tokens=4096)
+    notes = [f'a random {family} of 2 layers with 512 tokens, max_prompt_tokens=4096, in place of '
+             f'{before}']
+    for name, package in (('lora', 'peft'), ('quantization', 'bitsandbytes')):
+        if entry.get(name) and importlib.util.find_spec(package) is None:
+            entry[name] = None
+            notes.append(f'without its `{name}`, since {package} is not installed')
+    return '; '.join(notes)
+
+
+def _sam(entry: dict, folder: Path) -> str:
+    before, path = entry.get('model', 'vit_h'), folder / 'sam.pth'
+    if not path.exists():
+        with seeded():
+            torch.save(build_sam_shapes().state_dict(), path)
+    entry.update(model=SHAPES_SAM_NAME, checkpoint=str(path))
+    return f'a random {SHAPES_SAM_NAME} in place of {before}'
+
+
+def _sam_folder(make: Callable[[Path], str]) -> Callable[[dict, Path], str]:
+    def replace(entry: dict, folder: Path) -> str:
+        before, path = entry['pretrained'], folder / make.__name__.removeprefix('make_')
+        if not path.exists():
+            make(path)
+        entry['pretrained'] = str(path)
+        return f'a random one of a few thousand weights in place of {before}'
+    return replace
+
+
+def _clip(entry: dict, folder: Path) -> str:
+    before = entry['model_name']
+    # A folder for each, so that several CLIPs of an ensemble stay several models.
+    path = folder / f'clip_{content_key(np.array([before, str(entry.get("pretrained"))])).hex()}'
+    if not path.exists():
+        shutil.copytree(WEIGHTS_DIR / 'clip', path)
+        with seeded():
+            state = load_file(path / 'open_clip_model.safetensors')
+            save_file({name: torch.randn(value.shape).mul(0.1).to(value.dtype)
+                       for name, value in state.items()}, path / 'open_clip_model.safetensors')
+    for name in ('context_length', 'quick_gelu'):  # those of the weights
+        entry.pop(name, None)
+    entry.update(model_name=f'local-dir:{path}', pretrained=None)
+    return f'a random CLIP of 0.2 million weights in place of {before}'
+
+
+def _detector_decoder(entry: dict, folder: Path) -> str:
+    before = entry['config']
+    if isinstance(before, str):
+        config = get_config(before) if '::' in before else open_config(before)
+    else:
+        config = Config(dict(before))
+    config.merge_from_dict(entry.get('cfg_options') or {})
+    note = _shrink_detector(config.model)
+    path = folder / f'{type_name(config.model)}.pth'
+    if not path.exists():
+        with seeded(), DefaultScope.overwrite_default_scope(
+                config.get('default_scope', 'mmdet')):
+            torch.save(MODELS.build(config.model).state_dict(), path)
+    for step in config.test_dataloader.dataset.pipeline:
+        if is_kind(step, Resize, TRANSFORMS, 'mmdet'):
+            step.scale = (128, 128)
+    entry.update(config=dict(model=config.model.to_dict(), default_scope='mmdet',
+                             test_dataloader=config.test_dataloader.to_dict()),
+                 cfg_options=None, checkpoint=str(path), score_thr=0.0)
+    return f'{note}, on images of 128 pixels, in place of {before}'
+
+
+def _shrink_detector(model: dict) -> str:
+    """Make the config of a detector small; says what was done."""
+    options, parts = shrinking_options(model), find_pretrained(model)
+    small = Config(dict(model=dict(model)))
+    small.merge_from_dict({f'model.{key}': value for key, value in
+                           {**parts, **(options or {})}.items()})
+    model.update(small.model)
+    if options is None:
+        return (f'random weights at its full size; --smoke knows no small '
+                f'{type_name(model)} with this backbone')
+    return 'a random one of a few thousand weights'
+
+
+# What replaces a model of each class (or of a subclass of it), and says by what.
+_MODELS: dict[type[nn.Module], Callable[[dict, Path], str]] = {
+    VLMReasoningHead: _policy,
+    SAMDecoder: _sam,
+    SAM2Decoder: _sam_folder(make_sam2_folder),
+    SAM3Decoder: _sam_folder(make_sam3_folder),
+    SAMHQDecoder: _sam_folder(make_sam_hq_folder),
+    DetectorDecoder: _detector_decoder,
+    CLIPDiscriminator: _clip,
+}

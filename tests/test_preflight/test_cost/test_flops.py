@@ -1,0 +1,101 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The estimate against torch's own count of what a real step computes."""
+from dataclasses import replace
+
+import pytest
+from measuring import made_up_rollout, segmentor, shape_of, tiny_policy
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmdpad.models import HFRollout
+from mmdpad.preflight.cost.flops import forward_flops, rollout_flops, step_flops, update_flops
+from mmdpad.preflight.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.preflight.cost.workload import Setup, Workload
+
+
+def total(passes):
+    return sum(sum(parts.values()) for parts in passes.values())
+
+
+def counted(call):
+    """Operations of ``call``; the kernel that torch can count computes hidden pairs, too."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def hidden_pairs(shape, work):
+    """Operations of a forward pass on pairs that causal attention does not need."""
+    square = work.prefixes * work.prompt_tokens**2
+    own = work.own * (work.prompt_tokens + work.response_tokens)
+    return 4 * shape.text.attention * shape.text.layers * (
+        square + own - work.prefix_pairs - work.own_pairs)
+
+
+SETUPS = {
+    'full': ({}, Setup()),
+    'checkpointing': (dict(gradient_checkpointing=True), Setup(checkpointing=True)),
+    'frozen vision': (dict(freeze_vision=True), Setup(freeze_vision=True)),
+    'lora': (dict(lora=dict(r=8, lora_alpha=8)), Setup(lora_rank=8)),
+}
+
+
+@pytest.mark.parametrize('name', SETUPS)
+def test_a_step_costs_what_torch_counts(name, tmp_path):
+    policy, setup = SETUPS[name]
+    model = segmentor(tiny_policy(tmp_path, hidden=192, side=224), policy, group_size=4)
+    rollout, work = made_up_rollout(model, 224, prompts=2, group_size=4, length=30)
+    setup = replace(setup, rollout='none', groups=2)
+    shape = PolicyShape.of(build_on_meta(model.policy.model.config))
+    measured = counted(lambda: model.loss(rollout)['loss'].backward())
+    # Policy: forward, twice as much backward, perhaps once more; reference: forward.
+    measured -= hidden_pairs(shape, work) * (4 + setup.checkpointing)
+    assert total(step_flops(shape, setup, work)) == pytest.approx(measured, rel=0.05)
+
+
+def test_a_forward_pass_costs_what_torch_counts(tmp_path):
+    model = segmentor(tiny_policy(tmp_path, vocab=4000, layers=2), group_size=5)
+    rollout, work = made_up_rollout(model, 112, prompts=1, group_size=5, length=40)
+    shape = shape_of(model)
+    measured = counted(lambda: model.log_probs(rollout)) / 2  # policy and reference
+    assert sum(forward_flops(shape, work).values()) == pytest.approx(
+        measured - hidden_pairs(shape, work), rel=0.01)
+
+
+def test_a_rollout_computes_its_prompts_once_per_response(tmp_path):
+    model = segmentor(tiny_policy(tmp_path, side=224), group_size=4)
+    rollout, work = made_up_rollout(model, 224, prompts=2, group_size=4, length=20)
+    model.policy.end_tokens = [511]  # hardly ever sampled
+    measured = counted(lambda: HFRollout()(
+        model.policy, rollout.prompts, group_size=4, max_new_tokens=20))
+    estimate = rollout_flops(shape_of(model), Setup(rollout='replicated'), work)
+    assert sum(estimate.values()) == pytest.approx(measured, rel=0.1)
+
+
+def test_what_is_frozen_costs_no_backward_pass(head):
+    shape, work = PolicyShape.of(head.model), Workload(2, 4, 65, 30, (14, 14))
+    full, frozen, lora = (step_flops(shape, setup, work) for setup in (
+        Setup(), Setup(freeze_vision=True), Setup(lora_rank=4)))
+    # Seen once, in the rollout.
+    assert [passes['vision'] > 0 for passes in frozen.values()] == [True, False, False]
+    assert full['update']['vision'] == 3 * full['rollout']['vision']
+    assert full['update']['head'] == 3 * full['reference']['head']
+    assert lora['update']['head'] == 2 * full['reference']['head']
+    assert lora['update']['text'] < 0.8 * full['update']['text']
+
+
+def test_logits_in_parts_are_computed_twice(head):
+    shape = PolicyShape.of(head.model)
+    work = Workload(1, 4, 65, 30, (14, 14))
+    whole, parts = (update_flops(shape, Setup(max_logits=size), work)['head']
+                    for size in (120 * 512, 120 * 512 - 1))
+    assert parts * 3 == whole * 4
+
+
+def test_every_pass_of_several_updates_is_counted(head):
+    shape, work = PolicyShape.of(head.model), Workload(2, 4, 65, 30, (14, 14))
+    once = step_flops(shape, Setup(), work)
+    twice = step_flops(shape, Setup(updates=2, kept_log_probs=True), work)
+    assert twice['update'] == {part: 2 * value for part, value in once['update'].items()}
+    assert twice['old log-probs'] == once['reference'] == twice['reference']
+    assert 'old log-probs' not in once

@@ -1,0 +1,163 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The estimate against what the tensors of a real update step hold.
+
+Measured and estimated peaks have to agree within 15 %, and so has what comes on top of weights,
+gradients, optimizer state and reference, which are known exactly.
+"""
+from dataclasses import replace
+
+import pytest
+import torch
+from measuring import (
+    StorageTracker,
+    made_up_rollout,
+    measure_update,
+    segmentor,
+    tiny_policy,
+    tiny_qwen3_vl,
+)
+
+from mmdpad.models import HFRollout
+from mmdpad.models.heads import token_log_probs
+from mmdpad.preflight.cost.memory import (
+    full_shard,
+    gradient_bytes,
+    peak,
+    rollout_memory,
+    standing,
+    step_memory,
+)
+from mmdpad.preflight.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.preflight.cost.workload import Setup, Workload
+
+CHECKPOINTING = dict(gradient_checkpointing=True)
+LORA = dict(lora=dict(r=8, lora_alpha=8))
+# Name -> sizes of the policy, arguments of the head, of the rollout, and of the step.
+CASES = {
+    'plain': ({}, {}, {}, {}),
+    'checkpointing': ({}, CHECKPOINTING, {}, {}),
+    'wide, checkpointing': (dict(hidden=256, intermediate=1024, layers=6), CHECKPOINTING,
+                            dict(length=60), {}),
+    'deep and narrow': (dict(hidden=64, intermediate=128, layers=10), {},
+                        dict(length=60, group_size=6), {}),
+    'large vocabulary': (dict(vocab=20000), CHECKPOINTING, dict(length=50), {}),
+    'logits in parts': (dict(vocab=20000, tied=False), {}, dict(length=50, group_size=8),
+                        dict(max_logits=20000 * 64)),
+    'large image': (dict(side=224), {}, dict(length=20, group_size=2), {}),
+    'large image, checkpointing': (dict(side=224), CHECKPOINTING,
+                                   dict(length=20, group_size=2), {}),
+    'large group': (dict(side=224), {}, dict(length=40, group_size=16), {}),
+    'two groups': ({}, CHECKPOINTING, dict(prompts=2), {}),
+    'frozen vision': (dict(side=224), dict(freeze_vision=True), {}, {}),
+    'LoRA': ({}, LORA, {}, {}),
+    'LoRA on bfloat16, autocast': ({}, dict(LORA, dtype='bfloat16'), {}, dict(amp=True)),
+    'LoRA on float32, autocast, checkpointing': (
+        dict(hidden=256, intermediate=1024), LORA | CHECKPOINTING, {}, dict(amp=True)),
+    'autocast': ({}, {}, dict(length=60), dict(amp=True)),
+    'autocast, checkpointing': ({}, CHECKPOINTING, dict(length=60), dict(amp=True)),
+    'bfloat16': ({}, dict(dtype='bfloat16', low_precision_training=True), {}, {}),
+    'accumulated': (dict(hidden=256, intermediate=1024), CHECKPOINTING, {}, dict(accumulate=2)),
+    'entropy only logged': (dict(vocab=8000), {}, {}, dict(entropy_coef=0.0)),
+    'prompts repeated': ({}, dict(attn_implementation='sdpa'), {}, {}),
+    'prompts repeated, eager': (dict(side=224), dict(attn_implementation='eager'), {}, {}),
+}
+
+
+def set_up(sizes, policy, rollout, step, folder):
+    """Model, rollout, shape, setup and workload of a case."""
+    rollout = {**dict(prompts=1, group_size=4, length=30), **rollout}
+    entropy_coef = step.get('entropy_coef', 1e-3)
+    model = segmentor(tiny_policy(folder, **sizes), policy, group_size=rollout['group_size'],
+                      entropy_coef=entropy_coef)
+    batch, work = made_up_rollout(model, sizes.get('side', 112), **rollout)
+    attention = policy.get('attn_implementation', 'shared_prefix')
+    setup = Setup(
+        weight_bytes=2 if policy.get('dtype') == 'bfloat16' else 4, amp=step.get('amp', False),
+        lora_rank=policy.get('lora', {}).get('r', 0),
+        freeze_vision=policy.get('freeze_vision', False),
+        checkpointing=policy.get('gradient_checkpointing', False),
+        attention='eager' if attention == 'eager' else 'flash', rollout='none',
+        groups=rollout['prompts'], accumulates='accumulate' in step,
+        entropy='grad' if entropy_coef else 'no_grad',
+        max_logits=step.get('max_logits', token_log_probs.MAX_LOGITS))
+    shape = PolicyShape.of(build_on_meta(model.policy.model.config))
+    return model, batch, shape, setup, replace(work, shared=attention == 'shared_prefix')
+
+
+def limit_logits(monkeypatch, size):
+    function = token_log_probs.token_log_probs
+    monkeypatch.setattr(function, '__defaults__', (*function.__defaults__[:-1], size))
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
+    sizes, policy, rollout, step = CASES[name]
+    model, batch, shape, setup, work = set_up(sizes, policy, rollout, step, tmp_path)
+    limit_logits(monkeypatch, setup.max_logits)
+    measured = measure_update(model, batch, setup.amp, accumulate=step.get('accumulate', 1))
+    moments = {moment: sum(parts.values())
+               for moment, parts in step_memory(shape, setup, work).items()}
+    in_step = moments.pop('optimizer step')
+    assert in_step == pytest.approx(measured.pop('optimizer step'), rel=0.02)
+    estimate, measured = max(moments.values()), max(measured.values())
+    assert estimate == pytest.approx(measured, rel=0.15)
+    known = sum(standing(shape, setup).values())
+    known += gradient_bytes(shape, setup) * setup.accumulates
+    assert estimate - known == pytest.approx(measured - known, rel=0.15)
+
+
+@pytest.mark.parametrize('policy', [{}, CHECKPOINTING], ids=['plain', 'checkpointing'])
+def test_an_update_of_qwen3_vl_holds_what_was_measured(policy, tmp_path):
+    model = segmentor(tiny_qwen3_vl(tmp_path), policy, group_size=4)
+    batch, work = made_up_rollout(model, 224, prompts=1, group_size=4, length=30)
+    setup = Setup(checkpointing=bool(policy), rollout='none')
+    moments = step_memory(PolicyShape.of(model.policy.model), setup, work)
+    measured = max(measure_update(model, batch).values())
+    assert peak(moments)[1] == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize('policy', [
+    {}, dict(freeze_vision=True), LORA, dict(dtype='bfloat16', low_precision_training=True)],
+    ids=['full', 'frozen vision', 'LoRA', 'bfloat16'])
+def test_what_stands_is_exact(policy, tmp_path):
+    model, batch, shape, setup, _ = set_up({}, policy, {}, {}, tmp_path)
+    parts = standing(shape, setup)
+    bytes_of = {id(p): p.numel() * p.element_size() for p in model.policy.parameters()}
+    assert parts['weights'] + parts.get('adapter', 0) == sum(bytes_of.values())
+    own = [] if model.reference is None else [
+        p for p in model.reference.parameters() if id(p) not in bytes_of]
+    assert parts.get('reference', 0) == sum(p.numel() * p.element_size() for p in own)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    model.loss(batch)['loss'].backward()
+    optimizer.step()
+    assert gradient_bytes(shape, setup) == sum(p.grad.nbytes for p in trained)
+    state = [value for one in optimizer.state.values() for value in one.values() if value.ndim]
+    assert parts['optimizer state'] == sum(value.nbytes for value in state)
+
+
+@pytest.mark.parametrize('prompts, length, amp', [(2, 20, False), (4, 150, False), (2, 60, True)])
+def test_a_rollout_holds_what_was_measured(prompts, length, amp, tmp_path):
+    model, batch, shape, setup, work = set_up(
+        {}, {}, dict(prompts=prompts, group_size=8, length=length), dict(amp=amp), tmp_path)
+    model.policy.end_tokens = [511]
+    tracker = StorageTracker([*model.parameters(), *model.buffers()])
+    with tracker, torch.autocast('cpu', torch.bfloat16, enabled=amp):
+        HFRollout()(model.policy, batch.prompts, group_size=8, max_new_tokens=length)
+    weights = sum(p.nbytes for p in model.parameters())
+    estimate = rollout_memory(shape, replace(setup, rollout='replicated'), work)
+    assert weights + sum(estimate.values()) == pytest.approx(tracker.peak, rel=0.15)
+
+
+def test_moments_are_not_added_up_and_shards_divide_what_is_per_weight(head):
+    shape, work = PolicyShape.of(head.model), Workload(2, 4, 65, 30, (14, 14))
+    moments = step_memory(shape, Setup(), work, dict(CLIP=7.0), gpus=4)
+    assert all(parts['CLIP'] == 7 and parts['gradient buckets'] == 4 * shape.parameters
+               for parts in moments.values())
+    _, size = peak(moments)
+    assert size == max(sum(parts.values()) for parts in moments.values())
+    shards = full_shard(moments, 4)['optimizer step']
+    # Weights, reference, two moments, gradients, and one more for a moment; a quarter of each.
+    assert sum(shards.values()) == 6 * 4 * shape.parameters / 4 + 7
+    views = step_memory(shape, Setup(bucket_views=True), work, gpus=4)
+    assert 'gradient buckets' not in views['forward']

@@ -1,0 +1,191 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""From a config to the numbers that are printed."""
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdpad.preflight.cost import format_report, make_report, read_config_cost, with_response_tokens
+from mmdpad.preflight.cost.from_config import quantized_bytes
+from mmdpad.preflight.cost.frozen import FrozenCost
+from mmdpad.toy.policy_folder import make_policy_folder
+
+ROOT = Path(__file__).parents[3]
+
+
+def config_of(name, **overrides):
+    config = Config.fromfile(ROOT / f'configs/dpad/{name}.py')
+    config.merge_from_dict(overrides)
+    return config
+
+
+def report_of(name, prompt=1050, response=200, gpus=1, **overrides):
+    cost = read_config_cost(config_of(name, **overrides), response, prompt)
+    return make_report(replace(cost, frozen={}), gpus)
+
+
+def test_the_published_recipe_is_read():
+    config = config_of('qwen7b_reasonseg')
+    cost = read_config_cost(config)
+    work, setup = cost.work, cost.setup
+    assert (work.prompts, work.group_size, work.grid, work.shared) == (16, 8, (60, 60), True)
+    assert work.prompt_tokens == 900 + 200 and work.response_tokens == 200
+    assert cost.max_tokens == 1300 and sum('assumed' in note for note in cost.notes) == 2
+    assert setup.amp and setup.checkpointing and setup.reference and setup.accumulates
+    assert (setup.weight_bytes, setup.lora_rank, setup.groups, setup.entropy) == (4, 0, 4, 'grad')
+    assert (setup.state, setup.step, setup.rollout) == (2.0, 0.0, 'shared')
+    # ViT-B/32 and ViT-H with the decoder, float32.
+    assert cost.frozen['CLIP'].bytes == 4 * 151_277_313
+    assert cost.frozen['SAM'].bytes == 4 * 641_090_608 and cost.frozen['SAM'].flops == 0
+    # 2 x 4.4 GFLOP-multiply-adds an image are published for ViT-B/32; two images a prompt.
+    assert cost.frozen['CLIP'].flops > 32 * 8.6e9
+
+
+def test_a_clip_is_in_memory_once_and_computes_for_each_term():
+    config = config_of('qwen7b_reasonseg')
+    (hook, ) = config.custom_hooks
+    once = read_config_cost(config).frozen['CLIP']
+    config.custom_hooks.append(dict(hook, name='again', contrast='others'))
+    config.train_cfg.rewards.third = dict(type='QuantileReward', term=dict(
+        type='DiscriminativeReward', discriminator=dict(type='mmdpad.CLIPDiscriminator')))
+    config.val_evaluator = [dict(type='RewardMetric', rewards=dict(a=dict(
+        type='DiscriminativeReward', discriminator=hook.discriminator)))]
+    cost = read_config_cost(config).frozen
+    assert cost.keys() == {'CLIP', 'SAM'}
+    assert cost['CLIP'] == FrozenCost(once.bytes, 3 * once.flops)
+
+
+def test_several_clips_are_all_in_memory():
+    config = config_of('ablations/qwen7b_two_clips')
+    cost = read_config_cost(config).frozen
+    assert cost.keys() == {'CLIP 1', 'CLIP 2', 'SAM'}
+    # ViT-B/32 and ViT-B/16, of which the smaller patches have smaller weights.
+    assert [cost[f'CLIP {i}'].bytes for i in (1, 2)] == [4 * 151_277_313, 4 * 149_620_737]
+
+
+def test_operations_agree_with_an_estimate_by_hand():
+    """3.38 and 1.71 PFLOP for reference and update, 13.9 and 7.8 with repeated prompts."""
+    for name, shared, repeated in (('qwen7b', 3.38, 13.9), ('qwen3b', 1.71, 7.8)):
+        report = report_of(f'{name}_reasonseg')
+        assert report['training_flops'] / 1e15 == pytest.approx(shared, rel=0.01)
+        assert report['replicated_training_flops'] / 1e15 == pytest.approx(repeated, rel=0.01)
+        assert report['tokens']['per_pass'] == 42400
+
+
+def test_memory_of_the_published_recipe():
+    """20 bytes a weight (master, gradient, two moments, reference); its optimizer is fused, the
+    usual one takes 4 more for a moment."""
+    report = report_of('qwen7b_reasonseg')
+    always = sum(report['memory']['moments']['backward, end'][part]
+                 for part in ('weights', 'optimizer state', 'reference'))
+    assert always == 16 * report['parameters']
+    assert report['memory']['peak'] > 20 * report['parameters']
+    peaks = {row['name']: row['peak'] for row in report['variants']}
+    assert peaks['full, AdamW'] == 24 * report['parameters']
+    assert (peaks['full, AdamW'] > peaks['full, AdamW, fused'] == peaks['as configured']
+            > peaks['full, 8-bit Adam'])
+
+
+@pytest.mark.parametrize('name, in_readme', [
+    ('qwen7b', True), ('qwen3b', True), ('qwen7b_lora', True), ('qwen7b_qlora', False),
+    ('qwen2vl7b', False), ('qwen3vl4b', False), ('qwen3vl8b', False)])
+def test_what_a_config_says_about_its_memory_is_the_estimate(name, in_readme):
+    path = f'configs/dpad/{name}_reasonseg.py'
+    said = int(re.search(r'about (\d+) GB', (ROOT / path).read_text())[1])
+    assert f'{said} GB' in (ROOT / 'README.md').read_text() or not in_readme
+    report = make_report(read_config_cost(config_of(f'{name}_reasonseg')))
+    assert report['memory']['peak'] / 1e9 == pytest.approx(said, abs=1)
+
+
+def test_the_adapter_is_its_own_reference():
+    lora = report_of('qwen7b_lora_reasonseg')
+    assert 'reference' not in lora['memory']['moments']['forward']
+    assert lora['flops']['reference']['vision'] == 0
+    assert lora['trained_parameters'] == 64 * 2523136
+    configured, *_, variant = lora['variants']
+    assert configured['peak'] == variant['peak']
+
+
+def test_four_bits_make_the_frozen_language_model_smaller():
+    """Of 6.5e9 weights in linear layers of 7B's language model, 2 bytes become 0.516 each."""
+    lora, qlora = (report_of(f'qwen7b_{name}_reasonseg') for name in ('lora', 'qlora'))
+    weights = [report['memory']['moments']['forward']['weights'] for report in (lora, qlora)]
+    # 28 layers of q and o 3584 x 3584, k and v 3584 x 512, three of 3584 x 18944.
+    linear = 28 * (2 * 3584**2 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    assert weights[0] - weights[1] == pytest.approx(linear * (2 - 0.5 - 1 / 64 - 1 / 4096))
+    (full, ) = (row for row in qlora['variants'] if row['name'] == 'full, AdamW')
+    assert full in lora['variants']  # trained weights are not quantized
+
+
+def test_supervised_training_has_neither_rollout_nor_reference():
+    report = report_of('qwen7b_sft')
+    assert report['flops'].keys() == {'update', 'rewards'} and report['rollout_flops'] == 0
+    assert report['tokens']['group_size'] == 1
+
+
+def test_every_config_of_the_miniature_is_estimated():
+    for name in ('tiny_shapes', 'tiny_shapes_sft'):
+        config = config_of(name)
+        cost = read_config_cost(config)
+        assert any('counted' in note for note in cost.notes)
+        text = format_report(make_report(cost, 2, 24.0, with_response_tokens(cost, config, 50)))
+        assert 'TFLOP' in text and 'fits' in text and 'not built' in text
+
+
+def test_switches_of_a_config():
+    cost = read_config_cost(config_of('qwen7b_reasonseg', **{
+        'train_cfg.updates_per_rollout': 2, 'model.train_cfg.kl_coef': 0.0,
+        'model.train_cfg.entropy_coef': 0.0, 'model.policy.freeze_vision': True,
+        'optim_wrapper.optimizer.fused': True, 'train_cfg.tokens_per_micro_batch': 5500,
+        'custom_hooks': [dict(type='MaskRewardHook')],
+        'model_wrapper_cfg.gradient_as_bucket_view': True}))
+    setup = cost.setup
+    assert setup.kept_log_probs and not setup.reference and setup.vision_is_fixed
+    assert (setup.step, setup.groups, setup.entropy) == (0.0, 2, 'no_grad')
+    assert setup.bucket_views and cost.frozen.keys() == {'SAM'}
+    # SAM's ViT-H is published with 2.7 to 3 tera-multiply-adds an image.
+    assert 16 * 5e12 < cost.frozen['SAM'].flops < 16 * 7e12
+
+
+@pytest.mark.parametrize('override, message', [
+    ({'optim_wrapper.optimizer.type': 'Lion'}, "AdamW8bit.*but got 'Lion'"),
+    ({'model.policy.lora': dict(r=8, target_modules='all-linear')}, 'all-linear'),
+    ({'model.policy.lora': dict(r=8, target_modules=['qkv'])}, 'vision tower.*visual.*qkv'),
+    ({'model.policy.lora': dict(r=8, target_modules=['q_proj', 'embed_tokens'])}, 'embed_tokens'),
+    ({'model.policy.lora': dict(r=8, use_dora=True)}, '`lora.use_dora` should be left out'),
+    ({'model.policy.lora': dict(r=8, rank_pattern={'q_proj': 64})}, '`lora.rank_pattern` should'),
+    ({'model.policy.lora': dict(r=8, layers_to_transform=[1])}, '`lora.layers_to_transform`'),
+    ({'model.decoder.model': 'vit_x'}, "vit_h.*but got 'vit_x'"),
+    ({'train_dataloader.dataset.pipeline': []}, 'PromptResize'),
+    ({'model.policy.pretrained': 'checkpoints/Other'}, 'checkpoints/Other'),
+])
+def test_what_cannot_be_estimated_is_named(override, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_config_cost(config_of('qwen7b_reasonseg', **override))
+
+
+@pytest.mark.parametrize('stored, size', [
+    (dict(quant_method='awq', bits=4, group_size=128), 0.5 + 2.5 / 128),
+    (dict(quant_method='gptq', bits=8, group_size=-1), 1.0),
+    (dict(quant_method='fp8', weight_block_size=[128, 128]), 1 + 4 / 128**2),
+    (dict(quant_method='bitsandbytes', load_in_4bit=True, llm_int8_skip_modules=['lm_head']),
+     0.5 + 4 / 64)])
+def test_a_prequantized_folder_is_counted_so(tmp_path, stored, size):
+    """By config.json, not by name; the adapter stays float32."""
+    folder = Path(make_policy_folder(tmp_path / 'Qwen3-VL-8B-Thinking', 'qwen3_vl'))
+    path = folder / 'config.json'
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), quantization_config=stored)))
+    cost = read_config_cost(config_of('qwen7b_lora_reasonseg', **{
+        'model.policy.pretrained': str(folder)}))
+    assert cost.setup.quantized_bytes == size and cost.setup.trained_bytes == 4
+    assert cost.notes[:2] == [f'policy: {path}', (
+        f'weights: already quantized, by the `quantization_config` of that file; the language '
+        f"model's take {size:.2f} bytes each")]
+
+
+def test_other_quantizations_are_refused():
+    with pytest.raises(ValueError, match="got 'hqq'"):
+        quantized_bytes(dict(quant_method='hqq'))

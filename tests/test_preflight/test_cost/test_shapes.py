@@ -1,0 +1,137 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+from mmdpad.models import sources
+from mmdpad.models.heads.families import find_family
+from mmdpad.preflight.cost.shapes import PUBLISHED, PolicyShape, build_on_meta, read_policy_config
+from mmdpad.toy import POLICY_WEIGHTS
+from mmdpad.toy.policy_folder import make_policy_folder
+
+# Parameters in billions, as the models' weights files add up.
+PARAMETERS = {'Qwen2-VL-2B': 2.209, 'Qwen2-VL-7B': 8.291, 'Qwen2-VL-72B': 73.406,
+              'Qwen2.5-VL-3B': 3.755, 'Qwen2.5-VL-7B': 8.292, 'Qwen2.5-VL-32B': 33.453,
+              'Qwen2.5-VL-72B': 73.411, 'Qwen3-VL-2B': 2.128, 'Qwen3-VL-4B': 4.438,
+              'Qwen3-VL-8B': 8.767}
+
+FAMILIES = ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl']
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_built_in_shapes_have_the_published_number_of_parameters(name):
+    config, source = read_policy_config(f'no/such/folder/{name}-Instruct')
+    shape = PolicyShape.of(build_on_meta(config))
+    assert shape.parameters / 1e9 == pytest.approx(PARAMETERS[name], abs=5e-4)
+    assert 'built-in' in source
+
+
+def test_a_folder_is_read_and_no_weight_is_left_out(head):
+    config, source = read_policy_config(POLICY_WEIGHTS)
+    shape = PolicyShape.of(build_on_meta(config))
+    assert source.endswith('config.json') and shape == PolicyShape.of(head.model)
+    assert shape.parameters == sum(p.numel() for p in head.model.parameters())
+    assert shape.tied and shape.vision.gated and shape.vision.window == 7
+    # Per layer: q, o 128 x 128; k, v 128 x 64; three of 128 x 384. Four layers.
+    assert shape.text.linear == 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384)
+    # Inputs and outputs of the seven maps together.
+    assert shape.adapter == 4 * (2 * 256 + 2 * 192 + 3 * 512)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_every_family_is_read(family, tmp_path):
+    shape = PolicyShape.of(build_on_meta(read_policy_config(
+        make_policy_folder(tmp_path, family))[0]))
+    patch, gated = {'qwen2_vl': (14, False), 'qwen2_5_vl': (14, True),
+                    'qwen3_vl': (16, False)}[family]
+    assert (shape.vision.patch, shape.vision.gated) == (patch, gated)
+    assert (shape.vision.hidden, shape.vision.intermediate, shape.vision.layers) == (32, 64, 2)
+    assert (shape.text.hidden, shape.text.layers, shape.text.kv) == (32, 2, 16)
+
+
+def rewrite(folder, change):
+    path = Path(folder, 'config.json')
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def flatten(config):
+    """As Qwen2-VL and Qwen2.5-VL were first published: the language model's entries at the top."""
+    text = config.pop('text_config')
+    rope = text.pop('rope_parameters')
+    config.update({key: value for key, value in text.items() if key != 'model_type'},
+                  rope_theta=rope['rope_theta'],
+                  rope_scaling=dict(type='mrope', mrope_section=rope['mrope_section']))
+
+
+def untie(config):
+    config['tie_word_embeddings'] = False
+    config.get('text_config', {})['tie_word_embeddings'] = False
+
+
+def quantize(config):
+    config['quantization_config'] = dict(quant_method='awq', bits=4, group_size=128, version='gemm')
+
+
+def flatten_untied(config):
+    untie(config)
+    flatten(config)
+
+
+@pytest.mark.parametrize('change', [flatten, flatten_untied, untie, quantize, lambda config: None],
+                         ids=['flat', 'flat, untied', 'untied', 'prequantized', 'as it is'])
+@pytest.mark.parametrize('family', FAMILIES)
+def test_parameters_are_those_of_the_model(family, change, tmp_path):
+    """As transformers builds it of the same config.json, whatever the folder is called."""
+    if change in (flatten, flatten_untied) and family == 'qwen3_vl':
+        pytest.skip('was never published so')
+    folder = make_policy_folder(tmp_path / 'Qwen2.5-VL-72B-Thinking-AWQ', family)
+    rewrite(folder, change)
+    config, source = read_policy_config(folder)
+    shape = PolicyShape.of(build_on_meta(config))
+    model = find_family(folder).model_class(AutoConfig.from_pretrained(folder))
+    assert source == f'{folder}/config.json'
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.tied == (change not in (untie, flatten_untied))
+    assert shape.text.hidden == 32 and shape.text.layers == 2
+
+
+def test_a_hub_name_goes_by_the_cache(tmp_path, monkeypatch):
+    folder = make_policy_folder(tmp_path / 'snapshot', 'qwen3_vl')
+    monkeypatch.setattr(sources, 'try_to_load_from_cache', lambda *_: f'{folder}/config.json')
+    config, source = read_policy_config('Qwen/Qwen3-VL-4B-Thinking')
+    assert source == f'{folder}/config.json' and config.text_config.hidden_size == 32
+
+
+@pytest.mark.parametrize('suffix', ['', '-Instruct', '-Thinking'])
+def test_without_config_json_a_name_counts_and_is_said(suffix):
+    path = f'checkpoints/Qwen3-VL-4B{suffix}'
+    config, source = read_policy_config(path)
+    assert config.text_config.hidden_size == 2560
+    assert source == (f'built-in shape of Qwen3-VL-4B, by its name ({path} has no config.json '
+                      f'here)')
+
+
+@pytest.mark.parametrize('name', ['Qwen3-VL-4B-Instruct-AWQ', 'Qwen3-VL-30B-A3B', 'my-tune'])
+def test_other_names_need_a_config_json(name):
+    with pytest.raises(FileNotFoundError, match=f'config.json --local-dir .*{name}'):
+        read_policy_config(f'checkpoints/{name}')
+
+
+def test_another_family_is_refused_by_name(tmp_path):
+    (tmp_path / 'config.json').write_text('{"model_type": "llava"}')
+    with pytest.raises(ValueError, match='llava'):
+        read_policy_config(str(tmp_path))
+
+
+def test_an_adapter_may_sit_in_fewer_layers(head):
+    # 128 inputs; 128 and 64 outputs; four layers.
+    assert PolicyShape.of(head.model, ['q_proj', 'v_proj']).adapter == 4 * (256 + 192)
+
+
+def test_an_unknown_model_is_named_with_what_is_known():
+    with pytest.raises(FileNotFoundError, match=r"Qwen2\.5-VL-7B.*'checkpoints/Other-7B'"):
+        read_policy_config('checkpoints/Other-7B')

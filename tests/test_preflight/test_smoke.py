@@ -1,0 +1,169 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Every config runs in small, and passes the checks of a dry run then; `tools/train.py --smoke`."""
+import itertools
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmdpad.datasets.checking import check_dataset
+from mmdpad.preflight import dry_run, make_smoke_config, run_smoke
+from mmdpad.preflight.synthetic_data import write_made_data
+from mmdpad.registry import DATASETS, MODELS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path for path in ROOT.glob('configs/**/*.py') if '_base_' not in path.parts)
+MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
+# They differ from others by a value, a term or a size: the default suite checks them, and the slow
+# tests run them.
+ALIKE = re.compile(r'study/(?!discriminative)|/ablations/(?!qwen7b_geometric)|/qwen3b_|'
+                   r'/qwen7b_refcoco[+g]|qwen7b_refcoco_mmdet|qwen7b_odvg|qwen7b_coco|qwen3vl8b')
+numbers = itertools.count()
+
+
+@pytest.fixture(scope='session')
+def weights(tmp_path_factory) -> Path:
+    """Small random models, made once for all configs."""
+    return tmp_path_factory.mktemp('stand_ins')
+
+
+@pytest.fixture
+def stand_in(weights, tmp_path):
+    """The smoke's version of a config file, or of a config, and what it replaced."""
+    def make(config: Path | Config) -> tuple[Config, list[str]]:
+        if isinstance(config, Path):
+            config = Config.fromfile(config)
+        config, notes = make_smoke_config(config, str(tmp_path / 'run'), tmp_path, weights)
+        config.experiment_name = f'smoke_{next(numbers)}'
+        config.default_hooks.pop('curves', None)  # half a second for each run
+        return config, notes
+    return make
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT / 'configs'))
+
+
+@pytest.mark.parametrize('path', filter(lambda path: ALIKE.search(path.as_posix()), CONFIGS),
+                         ids=name_of)
+def test_configs_that_are_like_others_pass_the_checks(path, stand_in):
+    config, _ = stand_in(path)
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        assert dry_run(config)[0] == []
+
+
+@pytest.mark.parametrize('path', [
+    pytest.param(path, marks=[pytest.mark.slow] * bool(ALIKE.search(path.as_posix())))
+    for path in CONFIGS], ids=name_of)
+def test_every_config_passes(path, stand_in):
+    if 'qlora' in path.stem:
+        pytest.importorskip('bitsandbytes')
+    config, notes = stand_in(path)
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        problems, _ = dry_run(config)
+        assert problems == []
+        runner = run_smoke(config)
+    original = Config.fromfile(path)
+    assert type(unwrapped(runner.model)) is MODELS.get(original.model.type)
+    for part in ('policy', 'decoder'):
+        assert config.model.get(part, {}).get('type') == original.model.get(part, {}).get('type')
+    assert not any('kept as it is' in note for note in notes)
+    values = runner.message_hub.get_scalar('train/loss').data[0]
+    assert len(values) == 2 and all(map(math.isfinite, values))
+    validated = any(name.startswith('val/') for name in runner.message_hub.log_scalars)
+    assert validated == bool(original.get('val_dataloader'))
+    assert runner.iter == 2 and runner._resume and runner._load_from is None
+    if 'rewards' in config.train_cfg:
+        # Half of the responses are right, but for questions about several objects or none.
+        rewards, norms = (runner.message_hub.get_scalar(f'train/{name}').data[0]
+                          for name in ('reward/box_iou', 'grad_norm'))
+        assert max(rewards) == pytest.approx(0.5) or 'grefcoco' in path.stem
+        assert max(rewards) > 0 and max(norms) > 0
+
+
+def unwrapped(model):
+    return getattr(model, 'module', model)
+
+
+DATA = {
+    'ReasonSegDataset': dict(split='val'), 'SegZeroDataset': dict(several_objects=True),
+    'SegZeroEvalDataset': {}, 'JsonLinesDataset': dict(ann_file='mine/data.jsonl'),
+    'MaskFolderDataset': dict(ann_file='table.json'),
+    'ReferringSegDataset': dict(ann_file='a/instances.json', split_file='a/refs(unc).p',
+                                data_prefix=dict(img_path='train2014/'), split='testA'),
+    'CocoDataset': dict(ann_file='annotations/x.json', data_prefix=dict(img='train2017/')),
+    'ODVGDataset': dict(ann_file='x.jsonl', data_prefix=dict(img='a/'), return_classes=True),
+    'QuestionDataset': dict(questions=dict(type='QuestionFromLabel'), source=dict(
+        type='ODVGDataset', ann_file='x.jsonl', label_map_file='map.json',
+        data_prefix=dict(img='a/'), return_classes=True))}
+
+
+@pytest.mark.parametrize('name', DATA)
+def test_data_is_made_in_every_format(name, tmp_path):
+    entry = dict(DATA[name], type=name, pipeline=[])
+    entry.update(write_made_data(entry, tmp_path / 'made'))
+    assert check_dataset(entry, load=-1).startswith('ok: 2 items, 2 images')
+
+
+def test_made_data_of_no_and_several_objects(tmp_path):
+    entry = dict(DATA['ReferringSegDataset'], type='ReferringSegDataset', pipeline=[],
+                 several_objects=True, split_file='grefs(unc).json')
+    entry.update(write_made_data(entry, tmp_path / 'made'))
+    built = DATASETS.build(entry)
+    assert [item['num_targets'] for item in built] == [1, 1, 2, 0]
+
+
+def test_wrapped_data_sets_and_foreign_classes(stand_in, tmp_path):
+    config = Config.fromfile(MAIN)
+    own = dict(type='ReasonSegDataset', data_root='data/mine', pipeline=[])
+    config.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[
+        dict(type='RepeatDataset', times=2, dataset=own), dict(own, data_root='data/other'),
+        dict(type='mmdet.VOCDataset', data_root='data/voc')])
+    made, notes = stand_in(config)
+    repeated, other, foreign = made.train_dataloader.dataset.datasets
+    assert repeated.dataset.data_root != other.data_root
+    assert all(Path(part.data_root).is_dir() for part in (repeated.dataset, other))
+    assert foreign.data_root == 'data/voc'
+    assert any('VOCDataset): kept as it is' in note for note in notes)
+    assert config.train_dataloader.dataset.datasets[1].data_root == 'data/other'  # left alone
+
+
+def test_what_is_replaced_is_said(stand_in):
+    _, notes = stand_in(MAIN)
+    told = '\n'.join(notes)
+    for part in ('model.policy (VLMReasoningHead): a random qwen2_5_vl',
+                 'in place of checkpoints/Qwen2.5-VL-7B-Instruct', 'a random vit_shapes in place '
+                 'of vit_h', 'custom_hooks.0.discriminator', 'in place of data/refCOCOg_9k_840/',
+                 'every second response', 'train_dataloader.batch_size: 2 in place of 16',
+                 'train_cfg.max_iters: 2 in place of 187'):
+        assert part in told
+    if not torch.cuda.is_available():
+        assert 'OptimWrapper, in float32, in place of AmpOptimWrapper' in told
+
+
+def test_the_command_writes_nothing_of_its_own(run_here, tmp_path):
+    done = run_here(ROOT / 'tools/train.py', MAIN, '--smoke', folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'which is deleted at the end' in done.stdout
+    assert ('smoke: 2 steps, a checkpoint, a resume from it and a validation went through'
+            in done.stdout)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_work_dir_in_use_is_refused(run_here, tmp_path):
+    (tmp_path / 'iter_1.pth').touch()
+    refused = run_here('tools/train.py', MAIN, '--smoke', '--work-dir', tmp_path)
+    assert refused.returncode == 1 and 'should be empty or not there' in refused.stderr
+
+
+def test_an_engine_with_a_model_of_its_own_is_replaced(stand_in):
+    made, notes = stand_in(ROOT / 'configs/dpad/qwen7b_vllm_reasonseg.py')
+    assert made.model.rollout_engine.engine == dict(type='SharedPrefixRollout',
+                                                    records_log_probs=True)
+    told = '\n'.join(notes)
+    assert 'SharedPrefixRollout in place of VLLMRollout' in told
+    assert made.model.train_cfg.importance_cap == 2.0
