@@ -12,7 +12,7 @@ from mmdpad.preflight import dry_run, make_smoke_config
 from mmdpad.preflight.check_weights import check_weights_file
 from mmdpad.toy.policy_folder import make_policy_folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
 
 

@@ -18,7 +18,7 @@ from mmdpad.engine.check_together import ENTRIES
 from mmdpad.preflight import dry_run, make_smoke_config
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = ('dpad/qwen7b_reasonseg', 'dpad/qwen7b_sft',
          'mmdet/mask-rcnn_r50_fpn_1x_coco_discrimination')
 TOGETHER = 12  # faults that are not found, in one run; of a run that ends, each by itself

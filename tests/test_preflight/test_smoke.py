@@ -15,7 +15,7 @@ from mmdpad.preflight import dry_run, make_smoke_config, run_smoke
 from mmdpad.preflight.synthetic_data import write_made_data
 from mmdpad.registry import DATASETS, MODELS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in ROOT.glob('configs/**/*.py') if '_base_' not in path.parts)
 MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
 # They differ from others by a value, a term or a size: the default suite checks them, and the slow
