@@ -74,7 +74,8 @@ def test_published_recipe(path):
     assert 'prompts_per_update' not in config.train_cfg
     assert 'accumulative_counts' not in config.optim_wrapper
     assert (train.temperature, train.max_new_tokens) == (1.0, 1300)
-    assert (train.clip_ratio, train.kl_coef, train.entropy_coef) == (0.2, 5e-3, 1e-3)
+    assert config.model.loss == dict(
+        type='GRPOLoss', clip_ratio=0.2, kl_coef=5e-3, entropy_coef=1e-3)
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1e-6, 1e-2)
     assert optimizer.betas == (0.9, 0.999) and config.optim_wrapper.clip_grad.max_norm == 1.0
     assert config.optim_wrapper.dtype == 'bfloat16'
@@ -127,7 +128,7 @@ def test_qlora_changes_nothing_but_the_frozen_weights():
 def test_vllm_changes_nothing_but_the_sampling():
     lora, vllm = (Config.fromfile(path).to_dict() for path in (
         LORA, ROOT / 'configs/dpad/qwen7b_vllm_reasonseg.py'))
-    assert vllm['model']['train_cfg'].pop('importance_cap') == 2.0
+    assert vllm['model']['loss'].pop('importance_cap') == 2.0
     engine = vllm['model'].pop('rollout_engine')
     assert engine.pop('type') == 'VLLMRollout'
     assert engine.keys() <= inspect.signature(VLLMRollout).parameters.keys()

@@ -9,4 +9,4 @@ _base_ = './qwen7b_lora_reasonseg.py'
 model = dict(
     rollout_engine=dict(type='VLLMRollout', gpu_memory_utilization=0.4),
     # vLLM's log-probabilities differ from the update's: truncated importance sampling.
-    train_cfg=dict(importance_cap=2.0))
+    loss=dict(importance_cap=2.0))

@@ -22,7 +22,8 @@ model = dict(
     policy=dict(pretrained=weights + '/policy', prompt_template='find "{question}"',
                 gradient_checkpointing=False),
     decoder=dict(model='vit_shapes', checkpoint=weights + '/sam/sam_shapes.pth'),
-    train_cfg=dict(max_new_tokens=112, kl_coef=0.03, entropy_coef=0.0),
+    loss=dict(kl_coef=0.03, entropy_coef=0.0),
+    train_cfg=dict(max_new_tokens=112),
     test_cfg=dict(max_new_tokens=112))
 discriminator = dict(type='CLIPDiscriminator', model_name='local-dir:' + weights + '/clip',
                      pretrained=None)

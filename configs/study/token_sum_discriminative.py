@@ -3,4 +3,4 @@ _base_ = './discriminative.py'
 arm = dict(group='other', title='discriminative, token sums', seeds=3,
            compare_with=['token_sum_geometric', 'discriminative'])
 
-model = dict(train_cfg=dict(aggregation='seq_mean_token_sum_norm'))
+model = dict(loss=dict(aggregation='seq_mean_token_sum_norm'))

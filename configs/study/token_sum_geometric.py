@@ -3,4 +3,4 @@
 _base_ = './geometric.py'
 arm = dict(group='other', title='geometric, token sums', seeds=3, compare_with=['geometric'])
 
-model = dict(train_cfg=dict(aggregation='seq_mean_token_sum_norm'))
+model = dict(loss=dict(aggregation='seq_mean_token_sum_norm'))

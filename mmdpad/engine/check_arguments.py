@@ -31,8 +31,7 @@ from mmdpad.models.heads.quantization import quantization_config
 from mmdpad.models.heads.vlm_reasoning_head import check_attention
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine
-from mmdpad.models.rollouts.sampling import check_sampling
-from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
+from mmdpad.models.segmentors.settings import evaluation_sampling, training_sampling
 from mmdpad.models.weights import first_line
 from mmdpad.registry import (
     DATA_SAMPLERS,
@@ -45,7 +44,7 @@ from mmdpad.registry import (
     VISBACKENDS,
 )
 from mmdpad.rewards.composition import build_term
-from mmdpad.rl import policy_loss
+from mmdpad.rl import PolicyLoss
 from mmdpad.utils.argument_types import find_wrong_types
 
 from .config_nodes import Node
@@ -161,9 +160,9 @@ def unknown_keys(given: Iterable[str], known: Iterable[str], path: str,
 
 
 def _builder(node: Node, kind: Any, module: str) -> Callable[[dict], Any] | None:
-    if node.registry in _LIGHT and inspect.isclass(kind) and (
+    if inspect.isclass(kind) and (issubclass(kind, PolicyLoss) or node.registry in _LIGHT and (
             module.startswith((_OURS, 'mmengine.'))
-            or issubclass(kind, _LIGHT_METRICS_OF_MMDET)):
+            or issubclass(kind, _LIGHT_METRICS_OF_MMDET))):
         return lambda entry: kind(**{
             k: v for k, v in entry.items() if k not in ('type', '_scope_', 'priority')})
     if node.registry is REWARDS and module.startswith(_OURS):
@@ -269,30 +268,22 @@ def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
-    def extra(kl_in: str = 'loss', truncated: str = 'count') -> None: ...
-
-    for name in ('policy', 'decoder', 'rollout_engine'):
+    for name in ('policy', 'decoder', 'rollout_engine', 'loss'):
         if name in entry and not (name == 'decoder' and entry[name] is None):
             yield from check_place(entry[name], f'{path}.{name}')
     train, test = entry.get('train_cfg') or {}, entry.get('test_cfg') or {}
-    wrong = [problem for taker in (RolloutEngine.__call__, policy_loss, extra)
-             for problem in find_wrong_types(taker, train, f'{path}.train_cfg')]
-    yield from wrong
-    if not wrong:
-        try:
-            split_train_cfg(dict(train))
-        except REFUSALS as error:
-            yield describe_refusal(path, entry, error)
     known = set(inspect.signature(RolloutEngine.__call__).parameters) - {
         'self', 'head', 'prompts', 'group_size', 'prompt_numbers'}
     yield from unknown_keys(test, known, f'{path}.test_cfg', 'sampling')
-    wrong = list(find_wrong_types(RolloutEngine.__call__, test, f'{path}.test_cfg'))
-    yield from wrong
-    if not wrong:
-        try:
-            check_sampling(test, 'test_cfg')
-        except REFUSALS as error:
-            yield describe_refusal(path, entry, error)
+    for name, given, read in (('train_cfg', train, training_sampling),
+                              ('test_cfg', test, evaluation_sampling)):
+        wrong = list(find_wrong_types(RolloutEngine.__call__, given, f'{path}.{name}'))
+        yield from wrong
+        if not wrong:
+            try:
+                read(given)
+            except REFUSALS as error:
+                yield describe_refusal(path, entry, error)
 
 
 def _check_vllm(entry: Mapping[str, Any], path: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ from mmdpad.models import ReasoningSegmentor, VLLMRollout, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.heads.quantization import check_trainable
-from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
+from mmdpad.models.segmentors.settings import TRAIN_CFG, training_sampling
 from mmdpad.models.sources import find_folder
 from mmdpad.preflight.cost.report import GB
 from mmdpad.registry import DATASETS, MODEL_WRAPPERS, is_kind, type_name
@@ -206,9 +206,9 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         if not config.get(name):
             yield f'`{name}` should be set to train, but is not; add it'
     train_cfg = config.get('train_cfg') or {}
-    sampling = dict(group_size=8)
+    sampling = TRAIN_CFG
     if _is(config.get('model'), ReasoningSegmentor, nodes):
-        sampling, _, _ = split_train_cfg(dict(config.model.get('train_cfg') or {}))
+        sampling = training_sampling(config.model.get('train_cfg') or {})
     if not _is(train_cfg, GRPOTrainLoop, nodes) or not config.get('train_dataloader'):
         return
     batch = config.train_dataloader.get('batch_size', 1)

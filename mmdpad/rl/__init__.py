@@ -7,12 +7,14 @@ from .advantage import (
     has_signal,
 )
 from .aggregation import AGGREGATIONS, LossScale, aggregate
+from .grpo_loss import GRPOLoss, LossInputs, PolicyLoss
 from .importance import truncated_importance
 from .kl import KL_ESTIMATORS, approximate_kl
 from .policy_loss import check_objective, policy_loss
 
 __all__ = [
-    'ADVANTAGES', 'AGGREGATIONS', 'KL_ESTIMATORS', 'LossScale', 'aggregate', 'approximate_kl',
-    'check_estimator', 'check_objective', 'compute_advantages', 'group_relative_advantage',
-    'has_signal', 'policy_loss', 'truncated_importance'
+    'ADVANTAGES', 'AGGREGATIONS', 'GRPOLoss', 'KL_ESTIMATORS', 'LossInputs', 'LossScale',
+    'PolicyLoss', 'aggregate', 'approximate_kl', 'check_estimator', 'check_objective',
+    'compute_advantages', 'group_relative_advantage', 'has_signal', 'policy_loss',
+    'truncated_importance'
 ]

@@ -12,7 +12,7 @@ from mmdpad.datasets import ReasoningDataset
 from mmdpad.engine.check_config import check_config
 from mmdpad.models.discriminators import DiscriminativeOptions
 from mmdpad.models.rollouts import RolloutEngine
-from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
+from mmdpad.models.segmentors.settings import TRAIN_CFG
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs/configs.md').read_text()
@@ -32,7 +32,7 @@ def arguments_of(function) -> dict[str, str]:
 
 def arguments(name: str) -> dict[str, str]:
     if name == 'model.train_cfg':
-        return {key: repr(value) for part in split_train_cfg({}) for key, value in part.items()}
+        return {key: repr(value) for key, value in TRAIN_CFG.items()}
     if name == 'model.test_cfg':  # over the defaults of ReasoningSegmentor
         return arguments_of(RolloutEngine.__call__) | dict(temperature='0.0')
     for known in (ReasoningDataset, DiscriminativeOptions):

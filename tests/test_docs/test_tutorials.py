@@ -73,3 +73,8 @@ def test_an_own_reward(follow):
     resumed = sys.modules['my_rewards'].FreshCaption()
     resumed.load_state_dict(term.state_dict())
     assert resumed.captions == term.captions
+
+
+def test_an_own_loss(follow):
+    _, printed = follow('own_loss.md')
+    assert 'went through' in printed['tools/train.py mine.py --smoke']

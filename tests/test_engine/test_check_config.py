@@ -89,7 +89,7 @@ def test_all_values_of_other_kinds(path):
     ('model.policy.lora', 'all', "`model.policy.lora` should be dict or None, but got 'all'"),
     ('model.policy.dtype', 'bf16', "but got 'bf16'; write 'bfloat16'"),
     ('model.train_cfg.group_size', 'x', "`model.train_cfg.group_size` should be int, but got 'x'"),
-    ('model.train_cfg.kl_coef', [0.1], '`model.train_cfg.kl_coef` should be float'),
+    ('model.loss.kl_coef', [0.1], '`model.loss.kl_coef` should be float'),
     ('model.test_cfg.max_new_tokens', '9', '`model.test_cfg.max_new_tokens` should be int'),
     ('model.test_cfg.max_tokens', 9, '`model.test_cfg.max_tokens`: sampling takes no argument'),
     ('model.policy', dict(_delete_=True, pretrained='x'),
@@ -101,7 +101,7 @@ def test_all_values_of_other_kinds(path):
     ('model.train_cfg.top_p', 0, '`model.train_cfg.top_p` should be in (0, 1]'),
     ('model.train_cfg.top_k', -3, '`model.train_cfg.top_k` should be at least 0'),
     ('model.test_cfg.max_new_tokens', 0, '`model.test_cfg.max_new_tokens` should be at least 1'),
-    ('model.train_cfg.kl_coef', -1, '`model.train_cfg.kl_coef` should be at least 0'),
+    ('model.loss.kl_coef', -1, '`model.loss.kl_coef` should be at least 0'),
     ('model.policy.attn_implementation', 'flash', '`model.policy.attn_implementation` should be'),
     ('train_cfg.max_iters', 0, '`train_cfg.max_iters` should be at least 1, but got 0'),
     ('train_cfg.val_interval', -1, '`train_cfg.val_interval` should be at least 1'),
@@ -178,7 +178,7 @@ def test_what_is_told(tiny_config, key, value, told):
     ('optim_wrapper.paramwise_cfg', dict(bias_decay_mult=0.0)),
     ('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(visual=dict(lr_mult=0.1, eps=1e-6)))),
     ('val_interval', -1), ('log_level', 10),
-    ('model.train_cfg.clip_ratio_high', 0.3), ('randomness.seed', None),
+    ('model.loss.clip_ratio_high', 0.3), ('randomness.seed', None),
     ('optim_wrapper.type', 'AmpOptimWrapper'), ('visualizer.vis_backends', [])])
 def test_what_is_right_is_taken(tiny_config, key, value):
     override(tiny_config, {key: value})

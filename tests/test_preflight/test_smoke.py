@@ -166,4 +166,4 @@ def test_an_engine_with_a_model_of_its_own_is_replaced(stand_in):
                                                     records_log_probs=True)
     told = '\n'.join(notes)
     assert 'SharedPrefixRollout in place of VLLMRollout' in told
-    assert made.model.train_cfg.importance_cap == 2.0
+    assert made.model.loss.importance_cap == 2.0

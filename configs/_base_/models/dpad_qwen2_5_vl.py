@@ -6,9 +6,9 @@ model = dict(
                 gradient_checkpointing=True),
     decoder=dict(type='SAMDecoder', model='vit_h',
                  checkpoint='checkpoints/sam_vit_h_4b8939.pth'),
-    # Sampling and objective of the published recipe.
-    train_cfg=dict(group_size=8, temperature=1.0, max_new_tokens=1300,
-                   clip_ratio=0.2, kl_coef=5e-3, entropy_coef=1e-3),
+    # Loss and sampling of the published recipe.
+    loss=dict(type='GRPOLoss', clip_ratio=0.2, kl_coef=5e-3, entropy_coef=1e-3),
+    train_cfg=dict(group_size=8, temperature=1.0, max_new_tokens=1300),
     test_cfg=dict(temperature=0.0, max_new_tokens=1024))
 
 discriminator = dict(type='CLIPDiscriminator', model_name='ViT-B-32', pretrained='openai')

@@ -20,14 +20,14 @@ Findings = dict[str, str]  # what an alarm is about -> what was seen, and when
 REMEDIES = {
     'chain_collapses':
         'See by `mmdpad run chain_reward` which term pays for short chains; else aggregate by '
-        "tokens, which does not favour short responses, or raise the KL term (`model.train_cfg`: "
+        "tokens, which does not favour short responses, or raise the KL term (`model.loss`: "
         "`aggregation='token_mean'`, `kl_coef`).",
     'chain_vanishes':
         'Give `ThinkingFormatReward` more weight, and see by '
         '`mmdpad run show_rollouts` what is written instead of a chain.',
     'sentences_repeat':
         'Add `RepetitionReward` to the rewards, raise '
-        '`model.train_cfg.kl_coef`, or lower `optim_wrapper.optimizer.lr`; `--resume` goes on with '
+        '`model.loss.kl_coef`, or lower `optim_wrapper.optimizer.lr`; `--resume` goes on with '
         'the new values.',
     'term_saturates':
         'Make the term stricter or graded, or remove it; a format that has been learned may stay.',

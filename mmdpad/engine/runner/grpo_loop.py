@@ -27,7 +27,7 @@ from mmdpad.models.non_finite import (
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
 from mmdpad.rewards import RewardComposition
-from mmdpad.rl import LossScale, approximate_kl, check_estimator, compute_advantages, has_signal
+from mmdpad.rl import LossScale, check_estimator, compute_advantages, has_signal
 from mmdpad.structures import RolloutBatch
 
 from .encoding import build_encoding_dataloader, check_training_data
@@ -86,8 +86,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.batches_drawn = 0
         self.skipped_in_a_row = 0
         # The reference is the start policy, so it is copied before a resumed policy is loaded.
-        if self.model.objective['kl_coef']:
-            self.model.build_reference()
+        self.model.build_reference()
 
     @property
     def model(self) -> ReasoningSegmentor:
@@ -114,12 +113,13 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         start = time.perf_counter()
 
         rollout, logs = self.collect(data_batch)
-        in_reward = (self.model.train_options['kl_in'] == 'reward'
-                     and self.model.objective['kl_coef'] > 0)
-        if in_reward or self.updates > 1:
+        objective = self.model.objective
+        if objective.penalizes_rewards or self.updates > 1:
             rollout = self.keep_log_probs(rollout)
-        if in_reward:
-            logs['kl_penalty'] = self.penalise(rollout)
+        if objective.penalizes_rewards:
+            penalty = objective.reward_penalty(rollout)
+            rollout.total_rewards = rollout.total_rewards - penalty
+            logs['kl_penalty'] = float(penalty.mean())
         rollout.advantages = self.advantages_of(rollout)
         runner.call_hook('before_update', rollout=rollout)
         collected = time.perf_counter()
@@ -162,7 +162,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.batches_drawn += 1
         with runner.optim_wrapper.optim_context(runner.model), gathered(self.model.policy):
             rollout = self.model.rollout(
-                **data, **self.model.sampling, seed=runner.seed,
+                **data, seed=runner.seed,
                 prompt_numbers=range(first, first + size * processes, processes))
         self.composition.score(rollout)
         runner.call_hook('after_rollout', rollout=rollout)
@@ -177,16 +177,6 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             for part in [*parts, *self._fillers(parts)]:
                 part.old_logp, part.ref_logp = self.model.log_probs(part)
         return RolloutBatch.concatenate(parts)
-
-    def penalise(self, rollout: RolloutBatch) -> float:
-        """Take ``kl_coef`` times the KL estimate, summed over a response's tokens, off its reward;
-        returns the mean of what was taken."""
-        kl = approximate_kl(rollout.old_logp, rollout.ref_logp,
-                            self.model.objective['kl_estimator'])
-        kl = (kl * rollout.response_mask.to(kl)).sum(dim=1).cpu()
-        penalty = self.model.objective['kl_coef'] * rollout.per_response(kl)
-        rollout.total_rewards = rollout.total_rewards - penalty
-        return float(penalty.mean())
 
     def advantages_of(self, rollout: RolloutBatch) -> Tensor:
         """(B, G) advantages of this process's groups within the batch of all processes."""
@@ -212,8 +202,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         passes = [*fillers, *parts]
         wrapper._accumulative_counts = len(passes)
         wrapper.initialize_count_status(self.runner.model, 0, len(passes))
-        totals = torch.tensor([LossScale.of(self.model.loss_mask(part)) for part in parts],
-                              dtype=torch.float64).sum(dim=0)
+        masks = map(self.model.objective.token_mask, parts)
+        totals = torch.tensor([LossScale.of(mask) for mask in masks], dtype=torch.float64).sum(0)
         all_reduce(totals, 'mean')
         logs, skipped = [], 0.0
         try:

@@ -15,6 +15,13 @@ from mmdpad.models.weights import LoadReport
 _FROZEN = ('decoder.', 'reference.')
 
 
+def keep_policy_only(module: BaseDetector) -> None:
+    """Let a segmentor's checkpoints hold its policy alone, and refuse those that do not fit."""
+    module.register_state_dict_post_hook(drop_frozen)
+    module._register_load_state_dict_pre_hook(check_fit, with_module=True)
+    module.register_load_state_dict_post_hook(expect_no_frozen)
+
+
 def _is_frozen(module: BaseDetector, key: str) -> bool:
     """Whether a checkpoint leaves this key of the segmentor's state out."""
     adapter = module.policy.adapter_keys

@@ -27,7 +27,7 @@ from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import lora_targets
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
-from mmdpad.models.segmentors.reasoning_segmentor import split_train_cfg
+from mmdpad.models.segmentors.settings import training_sampling
 from mmdpad.models.sources import find_folder
 from mmdpad.prompts import build_messages
 from mmdpad.registry import (
@@ -42,6 +42,7 @@ from mmdpad.registry import (
     resolve,
     type_name,
 )
+from mmdpad.rl import PolicyLoss
 
 from .frozen import FrozenCost, clip_cost, sam_cost
 from .shapes import PolicyShape, build_on_meta, read_policy_config
@@ -114,7 +115,8 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
         text, how = _text_tokens(policy, model_config.model_type)
         prompt_tokens = grid[0] * grid[1] // vision.merge**2 + text
         notes.append(f'text of a prompt: {text} tokens {how}')
-    sampling, objective, options = split_train_cfg(config['model'].get('train_cfg') or {})
+    sampling = training_sampling(config['model'].get('train_cfg') or {})
+    loss = MODELS.build(_argument(config['model'], 'loss', ReasoningSegmentor))
     if response_tokens is None:
         response_tokens = min(RESPONSE_TOKENS, sampling['max_new_tokens'])
         notes.append(f'responses: {response_tokens} tokens each (assumed; --response-tokens)')
@@ -123,8 +125,7 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
                     sampling['group_size'] if is_grpo else 1, prompt_tokens, response_tokens,
                     grid, vision.merge, _argument(policy, 'attn_implementation')
                     == shared_prefix.NAME)
-    setup = _setup(config, policy, work, objective, options, is_grpo,
-                   quantized_bytes(quantization))
+    setup = _setup(config, policy, work, loss, is_grpo, quantized_bytes(quantization))
     return TrainingCost(shape, work, setup, _frozen(config, work), sampling['max_new_tokens'],
                         notes)
 
@@ -160,15 +161,13 @@ def _groups(config: Mapping[str, Any], work: Workload) -> int:
 
 
 def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
-           objective: Mapping[str, Any], options: Mapping[str, Any], is_grpo: bool,
-           bytes_below: float) -> Setup:
+           loss: PolicyLoss, is_grpo: bool, bytes_below: float) -> Setup:
     loop, wrapper = config['train_cfg'], config['optim_wrapper']
     groups = _groups(config, work)
     updates, step_prompts = loop.get('updates_per_rollout', 1), _step_prompts(config, work)
     # The loop accumulates by itself; another loop as the wrapper says.
     accumulates = (groups < step_prompts if is_grpo else
                    wrapper.get('accumulative_counts', 1) > 1)
-    kl_in_reward = options['kl_in'] == 'reward' and objective['kl_coef'] > 0
     engine = _argument(config['model'], 'rollout_engine', ReasoningSegmentor)
     replicates = is_kind(engine, REPLICATING, ROLLOUTS)
     state, step = _optimizer_numbers(wrapper['optimizer'])
@@ -181,11 +180,12 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
         freeze_vision=_argument(policy, 'freeze_vision'),
         checkpointing=_argument(policy, 'gradient_checkpointing'),
         attention='eager' if _argument(policy, 'attn_implementation') == 'eager' else 'flash',
-        reference=is_grpo and objective['kl_coef'] > 0,
+        reference=is_grpo and loss.needs_reference,
         rollout='none' if not is_grpo else 'replicated' if replicates else 'shared',
-        kept_log_probs=is_grpo and (kl_in_reward or updates * work.prompts > step_prompts),
+        kept_log_probs=is_grpo and (loss.penalizes_rewards
+                                    or updates * work.prompts > step_prompts),
         updates=updates, groups=groups, accumulates=accumulates,
-        entropy=None if not is_grpo else 'grad' if objective['entropy_coef'] else 'no_grad',
+        entropy=loss.entropy if is_grpo else None,
         state=state, step=step,
         bucket_views=bool((config.get('model_wrapper_cfg') or {}).get('gradient_as_bucket_view')))
 

@@ -128,7 +128,7 @@ def test_what_cannot_go_on_is_refused_before_anything_is_loaded(tiny_config, cha
 
 def test_a_kl_term_that_begins_later_has_the_start_policy_as_reference(tiny_config):
     start, _, _ = train(tiny_config, 'start')
-    first, _, _ = train(tiny_config, 'first', {'model.train_cfg.kl_coef': 0.0},
+    first, _, _ = train(tiny_config, 'first', {'model.loss.kl_coef': 0.0},
                         load_from=saved(start, 2))
     second, _, _ = train(tiny_config, 'second', resume=True, load_from=saved(first, 1))
     expected = start.model.policy.state_dict()

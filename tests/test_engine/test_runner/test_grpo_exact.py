@@ -23,8 +23,8 @@ def segmentor(policy_config, lift):
     """In float64, with a reference that differs from it a little."""
     model = ReasoningSegmentor(
         dict(policy_config, type='VLMReasoningHead', **FLOAT64),
-        train_cfg=dict(group_size=2, temperature=TEMPERATURE, clip_ratio=CLIP, kl_coef=KL,
-                       entropy_coef=ENTROPY))
+        loss=dict(type='GRPOLoss', clip_ratio=CLIP, kl_coef=KL, entropy_coef=ENTROPY),
+        train_cfg=dict(group_size=2, temperature=TEMPERATURE))
     model.build_reference()
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
@@ -133,7 +133,7 @@ def farthest(state, other):
 @pytest.mark.parametrize('aggregation', ['seq_mean_token_mean', 'token_mean'])
 def test_one_trajectory_however_the_batch_is_cut(tiny_config, aggregation):
     """In one micro-batch, in unequal ones of some groups, and in 8 of one group."""
-    changes = {'model.train_cfg.aggregation': aggregation}
+    changes = {'model.loss.aggregation': aggregation}
     whole = run(trajectory_config(tiny_config, 'whole', **changes))
     for tokens in (450, 1):
         parts = run(trajectory_config(tiny_config, f'tokens{tokens}', tokens=tokens, **changes))
@@ -144,7 +144,7 @@ def test_one_trajectory_however_many_processes(tiny_config, tmp_path):
     """Two processes (gloo) with 4 prompts each against one with 8, with switches that need the
     whole batch; the same seed twice gives the same bits."""
     changes = {'train_cfg.advantage': 'reinforce++-baseline',
-               'model.train_cfg.aggregation': 'token_mean'}
+               'model.loss.aggregation': 'token_mean'}
     whole = run(trajectory_config(tiny_config, 'one', tokens=450, **changes))
     again = run(trajectory_config(tiny_config, 'again', tokens=450, **changes))
     assert all(again[name].equal(whole[name]) for name in whole)

@@ -146,9 +146,9 @@ def test_a_hook_with_a_misspelt_method_is_noticed(tiny_config):
     ({'optim_wrapper.accumulative_counts': 2}, 'accumulative_counts'),
     ({'model.train_cfg.group_size': 1}, 'group_size'),
     ({'model.train_cfg.temperature': 0.0}, 'temperature'),
-    ({'model.train_cfg.kl_coeff': 0.1}, 'kl_coeff'),
-    ({'model.train_cfg.kl_in': 'advantage'}, 'kl_in'),
-    ({'model.train_cfg.surrogate': 'ppo'}, 'surrogate'),
+    ({'model.train_cfg.kl_coef': 0.1}, r"\['kl_coef'\] moved to `model.loss`"),
+    ({'model.loss.kl_in': 'advantage'}, 'kl_in'),
+    ({'model.loss.surrogate': 'ppo'}, 'surrogate'),
     ({'train_cfg.advantage': 'gae'}, 'advantage'),
     ({'train_cfg.updates_per_rollout': 0}, 'updates_per_rollout'),
 ])
@@ -160,11 +160,11 @@ def test_settings_that_do_not_fit_are_refused_before_training(tiny_config, chang
 @pytest.mark.parametrize('changes', [
     {'train_cfg.advantage': 'dr_grpo'}, {'train_cfg.advantage': 'rloo'},
     {'train_cfg.advantage': 'reinforce++'}, {'train_cfg.advantage': 'reinforce++-baseline'},
-    {'model.train_cfg.aggregation': 'token_mean'},
-    {'model.train_cfg.aggregation': 'seq_mean_token_sum_norm'},
-    {'model.train_cfg.clip_ratio_high': 0.28}, {'model.train_cfg.surrogate': 'cispo'},
-    {'model.train_cfg.ratio_level': 'sequence'}, {'model.train_cfg.kl_estimator': 'k2'},
-    {'model.train_cfg.truncated': 'mask'}, {'model.train_cfg.entropy_coef': 0.01}])
+    {'model.loss.aggregation': 'token_mean'},
+    {'model.loss.aggregation': 'seq_mean_token_sum_norm'},
+    {'model.loss.clip_ratio_high': 0.28}, {'model.loss.surrogate': 'cispo'},
+    {'model.loss.ratio_level': 'sequence'}, {'model.loss.kl_estimator': 'k2'},
+    {'model.loss.mask_truncated': True}, {'model.loss.entropy_coef': 0.01}])
 def test_every_switch_trains(tiny_config, changes):
     """Two updates of one rollout: the second has ratios that differ from 1."""
     runner, (line, ) = train(tiny_config, **{'train_cfg.updates_per_rollout': 2,
@@ -174,8 +174,8 @@ def test_every_switch_trains(tiny_config, changes):
 
 
 def test_kl_in_the_reward_lowers_it_once_the_policy_has_moved(tiny_config):
-    changes = {'model.train_cfg.kl_in': 'reward', 'model.train_cfg.kl_coef': 0.5,
-               'model.train_cfg.kl_estimator': 'k2'}
+    changes = {'model.loss.kl_in': 'reward', 'model.loss.kl_coef': 0.5,
+               'model.loss.kl_estimator': 'k2'}
     _, (first, second) = train(tiny_config, **changes)
 
     def terms(line):
@@ -197,13 +197,13 @@ def test_kept_log_probs_are_computed_once_in_micro_batches(tiny_config, monkeypa
 
     monkeypatch.setattr(ReasoningSegmentor, 'log_probs', spy)
     train(tiny_config, **{'train_cfg.max_iters': 1, 'train_cfg.tokens_per_micro_batch': 1,
-                          'train_cfg.updates_per_rollout': 2, 'model.train_cfg.kl_in': 'reward'})
+                          'train_cfg.updates_per_rollout': 2, 'model.loss.kl_in': 'reward'})
     assert seen == [1, 1]
 
 
 def test_truncated_responses_are_left_out_of_the_loss_if_asked(tiny_config):
     changes = {'train_cfg.max_iters': 1, 'model.train_cfg.max_new_tokens': 10,
-               'model.train_cfg.truncated': 'mask'}
+               'model.loss.mask_truncated': True}
     _, (line, ) = train(tiny_config, **changes)
     assert line['truncated'] == 1.0 and line['grad_norm'] == 0.0
 
@@ -268,11 +268,11 @@ def test_the_mean_over_processes_is_of_those_that_have_a_number():
 
 def test_the_mismatch_of_engine_and_update_is_logged_and_corrected(tiny_config):
     tiny_config.model.rollout_engine = dict(type='SharedPrefixRollout', records_log_probs=True)
-    _, lines = train(tiny_config, **{'model.train_cfg.importance_cap': 2.0,
+    _, lines = train(tiny_config, **{'model.loss.importance_cap': 2.0,
                                      'train_cfg.tokens_per_micro_batch': 100})
     for line in lines:  # the same arithmetic but for the order of sums
         assert 0 <= line['mismatch/kl'] < 1e-6 and line['mismatch/clipped'] == 0
         assert 1 <= line['mismatch/max_ratio'] < 1.01
     tiny_config.model.rollout_engine = dict(type='HFRollout')
     with pytest.raises(ValueError, match='records_log_probs'):
-        train(tiny_config, **{'model.train_cfg.importance_cap': 2.0})
+        train(tiny_config, **{'model.loss.importance_cap': 2.0})

@@ -12,7 +12,7 @@ from mmdpad.toy.policy_folder import make_policy_folder
 
 LENGTHS = [[9, 1, 14], [5, 12, 7]]
 CPU = torch.device('cpu')
-OBJECTIVE = dict(group_size=3, temperature=1.3, kl_coef=0.05, entropy_coef=0.01)
+LOSS = dict(type='GRPOLoss', kl_coef=0.05, entropy_coef=0.01)
 
 
 def make_segmentor(policy_config, **policy):
@@ -20,7 +20,8 @@ def make_segmentor(policy_config, **policy):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # an adapter's first matrices are drawn
         model = ReasoningSegmentor(dict(type='VLMReasoningHead') | policy_config | policy,
-                                   train_cfg=OBJECTIVE).train()
+                                   loss=LOSS,
+                                   train_cfg=dict(group_size=3, temperature=1.3)).train()
     if policy.get('dtype') == 'float64':
         model.double()  # adapters are float32 by themselves
     model.build_reference()

@@ -227,7 +227,7 @@ def test_wrong_settings(own_head, prompts, made, monkeypatch):
 
 def test_a_training_syncs_once_an_update_and_logs_the_mismatch(tiny_config, made):
     tiny_config.model.rollout_engine = dict(type='VLLMRollout', dtype='float32')
-    tiny_config.model.train_cfg.importance_cap = 2.0
+    tiny_config.model.loss.importance_cap = 2.0
     runner = Runner.from_cfg(tiny_config)
     runner.train()
     (engine, ) = made

@@ -107,10 +107,10 @@ def tiny_qwen3_vl(folder):
     return str(folder)
 
 
-def segmentor(pretrained, policy=None, **train_cfg):
+def segmentor(pretrained, policy=None, loss=None, **train_cfg):
     """A segmentor in training mode, with its reference."""
     model = MODELS.build(dict(
-        type='ReasoningSegmentor', train_cfg=train_cfg,
+        type='ReasoningSegmentor', train_cfg=train_cfg, loss=dict(loss or {}, type='GRPOLoss'),
         policy=dict(type='VLMReasoningHead', pretrained=pretrained,
                     prompt_template='find "{question}"', **(policy or {}))))
     model.build_reference()

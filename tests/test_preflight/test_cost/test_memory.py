@@ -68,7 +68,7 @@ def set_up(sizes, policy, rollout, step, folder):
     rollout = {**dict(prompts=1, group_size=4, length=30), **rollout}
     entropy_coef = step.get('entropy_coef', 1e-3)
     model = segmentor(tiny_policy(folder, **sizes), policy, group_size=rollout['group_size'],
-                      entropy_coef=entropy_coef)
+                      loss=dict(entropy_coef=entropy_coef))
     batch, work = made_up_rollout(model, sizes.get('side', 112), **rollout)
     attention = policy.get('attn_implementation', 'shared_prefix')
     setup = Setup(

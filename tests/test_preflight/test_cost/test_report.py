@@ -137,8 +137,8 @@ def test_every_config_of_the_miniature_is_estimated():
 
 def test_switches_of_a_config():
     cost = read_config_cost(config_of('qwen7b_reasonseg', **{
-        'train_cfg.updates_per_rollout': 2, 'model.train_cfg.kl_coef': 0.0,
-        'model.train_cfg.entropy_coef': 0.0, 'model.policy.freeze_vision': True,
+        'train_cfg.updates_per_rollout': 2, 'model.loss.kl_coef': 0.0,
+        'model.loss.entropy_coef': 0.0, 'model.policy.freeze_vision': True,
         'optim_wrapper.optimizer.fused': True, 'train_cfg.tokens_per_micro_batch': 5500,
         'custom_hooks': [dict(type='MaskRewardHook')],
         'model_wrapper_cfg.gradient_as_bucket_view': True}))

@@ -1,0 +1,43 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""From boxes and points of an answer to instances with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mmdpad.geometry.coordinates import scale_boxes, scale_points
+from mmdpad.structures import AnsweredObject
+
+
+def draw(decoder: nn.Module | None, objects: Sequence[AnsweredObject], image: Tensor,
+         prompt_shape: tuple[int, int]) -> InstanceData:
+    """An instance for each of n objects in one image.
+
+    Args:
+        decoder: Of the masks, see :class:`mmdpad.models.decoders.SAMDecoder`.
+        objects: Boxes and points in pixels of the prompt image, as many points of each.
+        image: uint8 (3, H, W), RGB, the original frame.
+        prompt_shape: (h, w) of the prompt image.
+
+    Returns:
+        ``bboxes`` (n, 4) and ``points`` (n, P, 2) in the original frame, ``masks`` bool (n, H, W),
+        ``scores`` (n,), ``labels`` (n,).
+
+    Raises:
+        RuntimeError: There is no decoder.
+    """
+    if decoder is None:
+        raise RuntimeError('`decoder` should be configured to draw masks, but got None')
+    shape = tuple(image.shape[-2:])
+    boxes = torch.tensor([item.box for item in objects]).reshape(-1, 4)
+    points = torch.tensor([item.points for item in objects]).reshape(
+        len(objects), len(objects[0].points) if objects else 1, 2)
+    boxes = scale_boxes(boxes, prompt_shape, shape)
+    points = scale_points(points, prompt_shape, shape)
+    masks, scores = decoder(image.permute(1, 2, 0).cpu().numpy(), boxes, points)
+    return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
+                        labels=torch.zeros(len(boxes), dtype=torch.long))

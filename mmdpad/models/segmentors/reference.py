@@ -1,0 +1,38 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The policy that training started from, with which a loss compares."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def frozen_copy(policy: nn.Module) -> nn.Module:
+    """The policy as it is now; a vision tower that is not trained is shared, with its cache."""
+    tower = policy.model.model.visual
+    shared = {id(tower): tower} if policy.vision_is_fixed else {}
+    return copy.deepcopy(policy, shared).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def reference_log_probs(policy: nn.Module, reference: nn.Module | None, *tokens: Any) -> Tensor:
+    """(N, R) log-probabilities under the reference.
+
+    Args:
+        policy: Without its adapter, if it has one, it is the reference.
+        reference: The copy of a policy without an adapter.
+        *tokens: Arguments of the head's ``log_probs``.
+
+    Raises:
+        RuntimeError: There is no copy.
+    """
+    if policy.has_adapter:
+        with policy.adapter_off():
+            return policy.log_probs(*tokens)[0]
+    if reference is None:
+        raise RuntimeError('`build_reference()` should be called before training with a loss that '
+                           'needs the reference')
+    return reference.log_probs(*tokens)[0]

@@ -1,0 +1,96 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import pytest
+import torch
+
+from mmdpad.registry import MODELS
+from mmdpad.rl import GRPOLoss, LossInputs, LossScale, PolicyLoss, policy_loss
+from mmdpad.structures import RolloutBatch
+
+LOGP = torch.tensor([[-1.0, -2.0, -0.5], [-0.3, -0.7, -9.0]])
+MASK = torch.tensor([[True, True, True], [True, True, False]])
+
+
+def rollout(**more):
+    return RolloutBatch([0], [0], 2, ['a', 'b'], [None, None], response_ids=MASK.long(),
+                        response_mask=MASK, truncated=torch.tensor([True, False]),
+                        advantages=torch.tensor([[1.0, -1.0]]), **more)
+
+
+def inputs(loss, **more):
+    batch = rollout(old_logp=LOGP - 0.3, ref_logp=LOGP + 0.2, **more)
+    return LossInputs.of(batch, loss.token_mask(batch), LOGP, torch.full((2, 3), 2.0), 100)
+
+
+def test_grpo_loss_is_the_pure_function_with_its_switches():
+    switches = dict(clip_ratio=0.1, clip_ratio_high=0.3, ratio_level='sequence',
+                    surrogate='cispo', kl_estimator='k2', aggregation='seq_mean_token_sum_norm')
+    loss = GRPOLoss(kl_coef=0.5, entropy_coef=0.1, **switches)
+    given = inputs(loss)
+    expected, scalars = policy_loss(
+        LOGP, LOGP - 0.3, torch.tensor([1.0, -1.0]), MASK, ref_logp=LOGP + 0.2, kl_coef=0.5,
+        entropy=given.entropy, entropy_coef=0.1, max_tokens=100, **switches)
+    found, logs = loss(given)
+    assert torch.equal(found, expected) and logs == scalars
+    assert loss.needs_reference and loss.entropy == 'grad' and not loss.penalizes_rewards
+
+
+def test_what_is_not_needed_is_not_asked_for():
+    loss = GRPOLoss(kl_coef=0.0, entropy_coef=0.0)
+    assert not loss.needs_reference and loss.entropy == 'no_grad'
+    assert not loss.needs_sampling_logp and GRPOLoss(importance_cap=2.0).needs_sampling_logp
+    assert not GRPOLoss(kl_in='reward', kl_coef=0.0).penalizes_rewards
+
+
+def test_kl_in_the_reward_is_taken_off_once():
+    loss = GRPOLoss(kl_in='reward', kl_coef=0.5, kl_estimator='k1', entropy_coef=0.0)
+    batch = rollout(old_logp=LOGP, ref_logp=LOGP - 0.2)
+    # k1 is old - ref = 0.2 a token: 3 tokens and 2
+    assert torch.allclose(loss.reward_penalty(batch), torch.tensor([[0.3, 0.2]]))
+    total, scalars = loss(inputs(loss))
+    assert torch.equal(total, scalars['pg_loss']) and scalars['kl_loss'] < 0
+
+
+def test_truncated_responses_stay_out_where_asked():
+    batch = rollout()
+    assert torch.equal(GRPOLoss().token_mask(batch), MASK)
+    assert GRPOLoss(mask_truncated=True).token_mask(batch).tolist() == [
+        [False] * 3, [True, True, False]]
+
+
+def test_a_rollout_without_old_log_probabilities_is_on_policy():
+    batch = rollout()
+    found = LossInputs.of(batch, MASK, LOGP, None, 100)
+    assert torch.equal(found.old_logp, LOGP) and found.ref_logp is None
+    assert found.advantages.tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize('settings, message', [
+    (dict(kl_coef=-1.0), '`kl_coef` should be at least 0'),
+    (dict(kl_in='advantage'), "`kl_in` should be 'loss' or 'reward'"),
+    (dict(surrogate='ppo'), '`surrogate` should be one of'),
+    (dict(importance_cap=0.5), '`importance_cap` should be')])
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(dict(type='GRPOLoss', **settings))
+
+
+def test_a_custom_loss_adds_up_over_micro_batches():
+    class Reinforce(PolicyLoss):
+        def __call__(self, given):
+            return given.mean(-given.advantages[:, None] * given.logp), {}
+
+    loss = Reinforce()
+    whole = loss(inputs(loss))[0]
+    # -(A * mean logp): (3.5 / 3 - 1 / 2) / 2
+    assert whole.item() == pytest.approx((3.5 / 3 - 0.5) / 2)
+    given, scale = inputs(loss), LossScale.of(MASK, parts=2)
+    parts = [LossInputs(given.logp[i:i + 1], given.old_logp[i:i + 1], given.advantages[i:i + 1],
+                        MASK[i:i + 1], max_tokens=100, scale=scale) for i in range(2)]
+    assert sum(loss(part)[0] for part in parts).item() == pytest.approx(2 * whole.item())
+
+
+def test_the_base_class_needs_a_call():
+    with pytest.raises(NotImplementedError, match='PolicyLoss should have a method `__call__`'):
+        PolicyLoss()(None)
+    with pytest.raises(NotImplementedError, match='`reward_penalty`'):
+        PolicyLoss().reward_penalty(None)
