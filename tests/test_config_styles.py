@@ -20,6 +20,7 @@ from mmdpad.cli.run import main as run
 from mmdpad.datasets.transforms import without_pixels
 from mmdpad.engine.check_config import check_config
 from mmdpad.engine.config_nodes import find_nodes
+from mmdpad.evaluation.provenance import hash_config
 from mmdpad.models import SAMDecoder
 from mmdpad.preflight import dry_run, make_smoke_config, run_smoke
 from mmdpad.preflight.cost import read_config_cost
@@ -27,7 +28,6 @@ from mmdpad.preflight.smoke import copy_config
 from mmdpad.registry import LOOPS, METRICS, MODELS, REWARDS, is_kind, resolve
 from mmdpad.rewards import BoxIoUReward, RewardComposition
 from mmdpad.utils import config_parser, load_config
-from mmdpad.utils.provenance import hash_config
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / 'configs/dpad/tiny_shapes.py'

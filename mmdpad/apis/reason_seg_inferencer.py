@@ -18,17 +18,9 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmdpad.apis.mmengine_inferencer import BaseInferencer  # before what imports mmengine.optim
-from mmdpad.datasets.transforms import (
-    LoadInstanceMasks,
-    LoadReasonSegMask,
-    TargetsFromBoxes,
-    TargetsFromMask,
-    TargetsFromSolution,
-    pixel_limit,
-)
-from mmdpad.datasets.transforms.probing import open_wrappers
-from mmdpad.datasets.transforms.questions import QuestionFromInstances
-from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS, is_kind
+from mmdpad.datasets.transforms import pixel_limit
+from mmdpad.datasets.wrappers import open_wrappers
+from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS, resolve
 from mmdpad.utils import find_config, open_config
 from mmdpad.utils.threads import follow_free_cores
 
@@ -36,9 +28,6 @@ from .answer import Answer, new_log
 from .inputs import ImageInput, Query, pair_queries
 from .streaming import Watcher, stream
 
-# Steps of a test pipeline that need annotations.
-_TRUTH_STEPS = (LoadReasonSegMask, LoadInstanceMasks, QuestionFromInstances, TargetsFromBoxes,
-                TargetsFromMask, TargetsFromSolution)
 _REMEDY = ('`weights` should be a checkpoint that tools/train.py wrote for this config; without it '
            'the weights which the config names are used')
 
@@ -221,11 +210,12 @@ class ReasonSegInferencer(BaseInferencer):
 
 def inference_steps(cfg: Config) -> list:
     """Configs of the steps that prepare an image and a question, see
-    :class:`ReasonSegInferencer`."""
+    :class:`ReasonSegInferencer`. Of the test data's pipeline, steps whose class has ``reads_truth``
+    are left out: there are no annotations."""
     steps = cfg.get('inference_pipeline')
     if steps is None:
         steps = [step for step in next(open_wrappers(cfg.test_dataloader.dataset)).pipeline
-                 if not is_kind(step, _TRUTH_STEPS, TRANSFORMS, 'mmdpad')]
+                 if not getattr(resolve(step, TRANSFORMS, 'mmdpad'), 'reads_truth', False)]
     return list(steps)
 
 

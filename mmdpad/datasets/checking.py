@@ -10,13 +10,12 @@ from mmcv.transforms import LoadImageFromFile
 
 from mmdpad.registry import DATASETS, type_name
 from mmdpad.utils import LOADERS
-from mmdpad.utils.provenance import base_datasets
 
 from .errors import DatasetError, collecting
 from .question_dataset import label_names
 from .reasoning_dataset import for_evaluation, show_names
-from .transforms.probing import open_wrappers
 from .transforms.questions import QuestionFromLabel
+from .wrappers import base_datasets, open_wrappers
 
 
 def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:

@@ -16,7 +16,8 @@ from mmengine.logging import print_log
 from mmdpad.registry import DATASETS, is_kind
 
 from .errors import SHOWN, DatasetError, collecting
-from .transforms.probing import change_parts, pixel_limit
+from .transforms.probing import pixel_limit
+from .wrappers import change_parts
 
 
 class ReasoningDataset(BaseDataset, ABC):

@@ -43,7 +43,7 @@ def summarise_result(rows: Sequence[Row], protocol: dict[str, Any],
     Args:
         rows: Of :func:`score_sample`, at least one.
         protocol: Switches on which the numbers hang.
-        provenance: Where they come from, see :mod:`mmdpad.utils.provenance`; None if unknown.
+        provenance: Where they come from, see :mod:`mmdpad.evaluation.provenance`; None if unknown.
 
     Returns:
         ``protocol``; ``metrics``, see :func:`summarise`; ``intervals``, [low, high] by the name of

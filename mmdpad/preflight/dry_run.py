@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import as_built, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
+from mmdpad.datasets.wrappers import base_datasets
 from mmdpad.engine.check_arguments import REFUSALS
 from mmdpad.engine.check_config import Findings, check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
@@ -35,7 +36,6 @@ from mmdpad.registry import DATASETS, MODEL_WRAPPERS, is_kind, type_name
 from mmdpad.rewards import RewardComposition
 from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
-from mmdpad.utils.provenance import base_datasets
 
 from .check_detector import build_model, check_sample, find_wrong_filters
 from .check_weights import check_weights, handover_problems

@@ -18,7 +18,7 @@ from mmengine.registry import DefaultScope
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mmdpad.datasets.transforms.probing import open_wrappers
+from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.decoders import (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdpad.utils.provenance import publish
+from mmdpad.evaluation.provenance import publish
 
 TOOLS = Path(__file__).parents[2] / 'tools/analysis_tools'
 

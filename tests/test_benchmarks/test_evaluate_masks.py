@@ -4,7 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from mmdpad.utils.provenance import publish
+from mmdpad.evaluation.provenance import publish
 
 BENCHMARKS = Path(__file__).parents[2] / 'tools/benchmarks'
 

@@ -22,8 +22,8 @@ from mmdet_files import (
 
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import check_dataset
+from mmdpad.evaluation.provenance import dataset_switches, describe_data
 from mmdpad.registry import DATASETS, TRANSFORMS
-from mmdpad.utils.provenance import dataset_switches, describe_data
 
 SIZE = 80, 64  # twice the image's
 MASKS = [dict(type='LoadReasoningImage'), dict(type='LoadInstanceMasks'),

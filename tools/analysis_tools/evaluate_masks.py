@@ -31,8 +31,7 @@ def main() -> None:
         from mmdpad.datasets.reasoning_dataset import for_evaluation
         from mmdpad.datasets.transforms import without_pixels
         from mmdpad.evaluation.metrics import ReasonSegMetric
-        from mmdpad.registry import DATASETS, METRICS, is_kind
-        from mmdpad.utils.provenance import (
+        from mmdpad.evaluation.provenance import (
             dataset_switches,
             describe_data,
             describe_environment,
@@ -40,6 +39,7 @@ def main() -> None:
             hash_file,
             publish,
         )
+        from mmdpad.registry import DATASETS, METRICS, is_kind
     init_default_scope(config.get('default_scope', 'mmdpad'))
     evaluators = config.test_evaluator
     evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators

@@ -31,12 +31,12 @@ from transformers import (
     Qwen2VLImageProcessor,
 )
 
+from mmdpad.evaluation.provenance import package_versions, processor_name
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.structures import RolloutBatch
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.seeding import seeded
-from mmdpad.utils.provenance import package_versions, processor_name
 
 MMLogger.get_current_instance().setLevel('WARNING')  # a log goes where the result goes
 PATCH, MERGE = 14, 2

@@ -44,8 +44,8 @@ def main() -> None:
 
 def about(args, config) -> dict:
     """Where the weights come from."""
+    from mmdpad.evaluation.provenance import hash_config
     from mmdpad.models.weights import load_plain
-    from mmdpad.utils.provenance import hash_config
     meta = load_plain(args.checkpoint).get('meta')
     policy = config.model.policy
     return dict(checkpoint=Path(args.checkpoint).name, iter=(meta or {}).get('iter'),

@@ -64,6 +64,8 @@ class LoadReasonSegMask(BaseTransform):
         DatasetError: See :func:`mmdpad.datasets.reason_seg_annotation.draw_target`.
     """
 
+    reads_truth = True
+
     def transform(self, results: dict) -> dict:
         require(results, type(self).__name__, 'ori_shape', 'ann_path')
         height, width = results['ori_shape']
@@ -87,6 +89,8 @@ class LoadInstanceMasks(BaseTransform):
     Raises:
         DatasetError: There are no instances, one has no mask, or see :func:`check_segmentation`.
     """
+
+    reads_truth = True
 
     def transform(self, results: dict) -> dict:
         require(results, type(self).__name__, 'ori_shape', 'instances')

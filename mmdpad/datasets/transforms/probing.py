@@ -1,9 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Configs of data sets: those in wrappers, and those whose pixels are not needed."""
+"""Data sets without their pixels: what stands in items and masks alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcv.transforms import BaseTransform
@@ -11,6 +11,7 @@ from mmengine.dataset import Compose
 
 from mmdpad.registry import TRANSFORMS, is_kind, type_name
 
+from ..wrappers import change_parts
 from .images import MAX_PIXELS, check_max_pixels, probe_image, probe_image_bytes
 from .loading import LoadReasoningImage
 from .prompt_frame import PromptResize
@@ -51,31 +52,6 @@ def without_pixels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """
     return change_parts(dataset, lambda config: dict(
         config, pipeline=_steps_of_masks(config['pipeline'])) if config.get('pipeline') else config)
-
-
-def change_parts(dataset: Any, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
-    """The config of a data set, changed; in wrappers (``dataset``), concatenations (``datasets``)
-    and lists what is inside, too. The config itself stays as it is, and so does what is none."""
-    if isinstance(dataset, list | tuple):
-        return [change_parts(part, change) for part in dataset]
-    if not isinstance(dataset, Mapping):
-        return dataset
-    dataset = dict(change(dataset))
-    for name in ('dataset', 'datasets'):
-        if name in dataset:
-            dataset[name] = change_parts(dataset[name], change)
-    return dataset
-
-
-def open_wrappers(dataset: Any) -> Iterator[dict]:
-    """The data sets within a config of wrappers, as they stand in it; ``dataset`` may be a list."""
-    if isinstance(dataset, (list, tuple)):
-        for part in dataset:
-            yield from open_wrappers(part)
-    elif inner := dataset.get('dataset', dataset.get('datasets')):
-        yield from open_wrappers(inner)
-    else:
-        yield dataset
 
 
 def _steps_of_masks(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -13,9 +13,9 @@ from mmcv.transforms import BaseTransform
 from mmdpad.geometry.coordinates import scale_boxes, scale_points
 from mmdpad.geometry.targets import box_from_mask, covered_pixels, points_from_mask
 from mmdpad.registry import TRANSFORMS
-from mmdpad.utils.provenance import base_datasets
 
 from ..errors import DatasetError
+from ..wrappers import base_datasets
 from .required import missing, require, require_masks
 
 
@@ -76,6 +76,8 @@ class TargetsFromMask(BaseTransform):
     float32, (x, y); K is 0 where nothing is meant.
     """
 
+    reads_truth = True
+
     def transform(self, results: dict) -> dict:
         step = type(self).__name__
         require(results, step, 'ori_shape', 'prompt_shape')
@@ -105,6 +107,8 @@ class TargetsFromBoxes(BaseTransform):
         DatasetError: A target has no box, or one that ends before it starts or lies outside of
             the image.
     """
+
+    reads_truth = True
 
     def transform(self, results: dict) -> dict:
         step = type(self).__name__

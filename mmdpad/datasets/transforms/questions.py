@@ -37,6 +37,8 @@ class QuestionFromInstances(BaseTransform):
         seed: Chooses the question of an image, with ``sample_idx`` of the item.
     """
 
+    reads_truth = True
+
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 

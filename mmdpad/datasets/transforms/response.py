@@ -33,6 +33,8 @@ class ComposeResponse(BaseTransform):
         DatasetError: The item has neither, or, where the answer is one object, not one target.
     """
 
+    reads_truth = True
+
     def __init__(self, several_objects: bool = False, coordinates: str = 'pixels') -> None:
         check_coordinates(coordinates)
         self.several_objects = several_objects

@@ -26,6 +26,8 @@ class TargetsFromSolution(BaseTransform):
     object, 1 for a list, whose K may be 0.
     """
 
+    reads_truth = True
+
     def transform(self, results: dict) -> dict:
         require(results, type(self).__name__, 'solution', 'solution_shape', 'prompt_shape')
         objects = parse_objects_solution(results['solution'])

@@ -14,11 +14,11 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmdpad.engine.unwrap import unwrap
+from mmdpad.evaluation.provenance import trained_iterations
 from mmdpad.evaluation.scoring import score_sample
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import HOOKS
 from mmdpad.utils import spread
-from mmdpad.utils.provenance import trained_iterations
 from mmdpad.visualization import draw_row
 from mmdpad.visualization.answer import verdict
 

@@ -17,10 +17,10 @@ from torch import nn
 
 from mmdpad.engine.strategies.sharding import whole
 from mmdpad.engine.unwrap import unwrap
+from mmdpad.evaluation.provenance import published
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import HOOKS
 from mmdpad.utils import jsonable, read_jsonl, to_jsonl, unique_path
-from mmdpad.utils.provenance import published
 
 Answer = tuple[str, bool]
 

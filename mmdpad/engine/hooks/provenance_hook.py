@@ -12,10 +12,7 @@ from torch import nn
 
 from mmdpad.datasets.transforms.prompt_frame import prompt_sizes
 from mmdpad.engine.unwrap import unwrap
-from mmdpad.models.segmentors import ReasoningSegmentor
-from mmdpad.registry import HOOKS
-from mmdpad.utils import jsonable
-from mmdpad.utils.provenance import (
+from mmdpad.evaluation.provenance import (
     dataset_switches,
     describe_data,
     describe_environment,
@@ -23,6 +20,9 @@ from mmdpad.utils.provenance import (
     publish,
     trained_iterations,
 )
+from mmdpad.models.segmentors import ReasoningSegmentor
+from mmdpad.registry import HOOKS
+from mmdpad.utils import jsonable
 
 from .answer_store_hook import digest_weights
 
@@ -30,7 +30,8 @@ from .answer_store_hook import digest_weights
 @HOOKS.register_module()
 class ProvenanceHook(Hook):
     """Tells the metrics of a validation or test what they evaluate
-    (:func:`mmdpad.utils.provenance.publish`); :class:`ReasonSegMetric` writes it into its files.
+    (:func:`mmdpad.evaluation.provenance.publish`); :class:`ReasonSegMetric` writes it into its
+    files.
 
     - ``protocol``: ``dataset``, ``split``, ``texts`` and the like, as the data set was chosen;
       ``prompt_size`` (width, height); and of a :class:`ReasoningSegmentor` ``decoder``
@@ -39,7 +40,7 @@ class ProvenanceHook(Hook):
     - ``provenance``: ``checkpoint``, the name of the file that was loaded (None: the weights that
       the config names), and ``iter``, how long this run has trained them; ``weights``, SHA-256 of
       the policy's and the decoder's; ``config``; ``data_root`` and ``data``
-      (:func:`mmdpad.utils.provenance.describe_data`); versions of packages, device, seed and
+      (:func:`mmdpad.evaluation.provenance.describe_data`); versions of packages, device, seed and
       command.
 
     The weights are hashed before each validation, too, so that the result by which a checkpoint is

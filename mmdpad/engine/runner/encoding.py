@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from mmdpad.datasets.checking import check_first_item
 from mmdpad.datasets.reasoning_dataset import show_names
 from mmdpad.datasets.transforms.prompt_frame import prompt_sizes
+from mmdpad.datasets.wrappers import base_datasets
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.heads.prompt_encoder import EncodingCollate, check_prompt_lengths
 from mmdpad.prompts import normalise_question
-from mmdpad.utils.provenance import base_datasets
 
 
 def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> DataLoader:

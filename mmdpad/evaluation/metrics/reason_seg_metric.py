@@ -10,11 +10,11 @@ from typing import Any
 
 from mmengine.logging import MMLogger, print_log
 
+from mmdpad.evaluation.provenance import published, trained_iterations
 from mmdpad.evaluation.results import in_order, summarise_result, write_result
 from mmdpad.evaluation.scoring import FAILED_SAMPLES, score_sample
 from mmdpad.geometry.mask_iou import check_ignore_regions
 from mmdpad.registry import METRICS
-from mmdpad.utils.provenance import published, trained_iterations
 
 from .ignore_regions import IgnoreRegionsMetric
 
@@ -51,7 +51,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
     JSON line per sample (:func:`mmdpad.evaluation.scoring.score_sample`), and beside it a ``.json``
     with the protocol, the metrics, an interval for each that is a mean or ratio, and where all this
     comes from, as far as :class:`ProvenanceHook` (or another caller of
-    :func:`mmdpad.utils.provenance.publish`) told. Earlier files are kept, a taken name gets a
+    :func:`mmdpad.evaluation.provenance.publish`) told. Earlier files are kept, a taken name gets a
     number. Lines are in the order of the data set where samples tell their ``index`` in it
     (mmengine's ``sample_idx``, in the metainfo).
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A box and points become a mask, by a promptable segmentor of transformers."""
+"""A box and points become a mask, by SAM 2, SAM 3 or SAM-HQ of transformers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import (
+    PreTrainedModel,
+    ProcessorMixin,
+    Sam2Model,
+    Sam2Processor,
+    Sam3TrackerModel,
+    Sam3TrackerProcessor,
+    SamHQModel,
+    SamHQProcessor,
+)
 
 from mmdpad.models.sources import check_files, find_model, read_config
 from mmdpad.models.weights import from_folder, load_pretrained
+from mmdpad.registry import MODELS
 
 from .prompted_decoder import PromptedDecoder, best_of
 
@@ -140,3 +150,74 @@ class HFSAMDecoder(PromptedDecoder):
                 f'type {found!r}; name such a folder, or take the decoder of that type')
         check_files(source, folder, tokenizer=False)
         return source
+
+
+@MODELS.register_module()
+class SAM2Decoder(HFSAMDecoder):
+    """A frozen SAM 2 or 2.1, Hiera tiny to large; arguments as of :class:`HFSAMDecoder`.
+
+    The published folders (``facebook/sam2-hiera-large`` is the paper's) are of the video model.
+    Its memory, which single images do not need, is left in the file: the weights named
+    ``memory_*``, ``mask_downsample*``, ``object_pointer_proj*``,
+    ``temporal_positional_encoding_projection_layer*``, ``no_memory_positional_encoding``,
+    ``no_object_pointer`` and ``occlusion_spatial_embedding_parameter``. Anything else that the
+    image model lacks is an error.
+
+    The embeddings of an image take 17 MB.
+    """
+
+    model_class = Sam2Model
+    processor_class = Sam2Processor
+    model_types = ('sam2', 'sam2_video')
+    example = 'facebook/sam2-hiera-large'
+
+
+@MODELS.register_module()
+class SAM3Decoder(HFSAMDecoder):
+    """SAM 3's frozen tracker on single images, its part that takes boxes and points; arguments as
+    of :class:`HFSAMDecoder`.
+
+    The published folder, ``facebook/sam3``, holds the whole model. The tracker shares the
+    detector's image encoder and has a neck of its own; left in the file are the rest of the
+    detector (``detector_model.*``) and the memory, in the names that :class:`SAM2Decoder` lists.
+    Anything else that the tracker lacks is an error.
+
+    The embeddings of an image take 21 MB.
+    """
+
+    model_class = Sam3TrackerModel
+    processor_class = Sam3TrackerProcessor
+    model_types = ('sam3_tracker', 'sam3_video')
+    example = 'facebook/sam3'
+
+
+@MODELS.register_module()
+class SAMHQDecoder(HFSAMDecoder):
+    """A frozen SAM-HQ (arXiv 2306.01567), ViT-B to ViT-H; arguments as of :class:`HFSAMDecoder`.
+
+    Its masks are the sums of the best proposal's logits and those of the high-quality token, which
+    is transformers' default; the authors' predictor does the same.
+
+    The embeddings of an image take 17 MB (ViT-B) to 25 MB (ViT-H).
+    """
+
+    model_class = SamHQModel
+    processor_class = SamHQProcessor
+    model_types = ('sam_hq', )
+    example = 'syscv-community/sam-hq-vit-huge'
+
+    def embed(self, pixels: Tensor) -> dict[str, Any]:
+        image, layers = self.sam.get_image_embeddings(pixels)
+        # Of the layers with global attention the mask decoder reads only the first.
+        return dict(image_embeddings=image.float(), intermediate_embeddings=[layers[0].float()])
+
+    def place(self, boxes: np.ndarray, points: np.ndarray, shape: tuple[int, int],
+              seen: tuple[int, int]) -> dict[str, Tensor]:
+        # As its processor does, which cannot be asked without an image: in float64.
+        scale = np.array([seen[1] / shape[1], seen[0] / shape[0]])
+        boxes = boxes.astype(np.float32).reshape(-1, 2, 2) * scale
+        return dict(input_boxes=torch.from_numpy(boxes.reshape(1, -1, 4)),
+                    input_points=torch.from_numpy(points * scale)[None])
+
+    def finish(self, masks: Tensor, shape: tuple[int, int], seen: tuple[int, int]) -> Tensor:
+        return self.processor.post_process_masks([masks], [shape], [seen])[0]

@@ -7,9 +7,9 @@ from mmengine.runner import Runner
 
 from mmdpad.engine.hooks import answer_store_hook, provenance_hook
 from mmdpad.engine.hooks.answer_store_hook import digest_weights
+from mmdpad.evaluation.provenance import published
 from mmdpad.models import BoxDecoder
 from mmdpad.utils import read_jsonl
-from mmdpad.utils.provenance import published
 
 
 def test_a_decoder_without_variants_is_its_class():

@@ -12,11 +12,11 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.structures import InstanceData
 
 from mmdpad.evaluation.metrics import ReasonSegMetric
+from mmdpad.evaluation.provenance import publish
 from mmdpad.evaluation.summary import summarise
 from mmdpad.geometry.masks import decode_mask
 from mmdpad.registry import METRICS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
-from mmdpad.utils.provenance import publish
 
 FAILURE = ParseFailure('no_json', 'the answer holds no JSON', think='hm', caption=None)
 

@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 
 from mmdpad.datasets import ReasonSegDataset
-from mmdpad.utils.provenance import (
+from mmdpad.evaluation.provenance import (
     dataset_switches,
     describe_data,
     describe_environment,

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import BaseDataset
 from mmengine.logging import MessageHub
 
-from .files import jsonable
+from mmdpad.datasets.wrappers import base_datasets
+from mmdpad.utils.files import jsonable
 
 PACKAGES = ('mmdpad', 'torch', 'transformers', 'peft', 'mmengine', 'mmcv', 'mmdet', 'numpy',
             'scipy', 'pillow', 'opencv-python', 'opencv-python-headless', 'pycocotools',
@@ -171,16 +171,6 @@ def dataset_switches(dataset: Any) -> dict[str, Any]:
         values = [part.get(name) for part in parts]
         switches[name] = values[0] if values.count(values[0]) == len(values) else values
     return switches
-
-
-def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
-    """The data sets behind wrappers (``dataset``) and concatenations (``datasets``)."""
-    if isinstance(dataset, BaseDataset):
-        yield dataset
-        return
-    inner = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', ())
-    for part in inner:
-        yield from base_datasets(part)
 
 
 def _files_of(entries: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
