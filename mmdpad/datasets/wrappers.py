@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Data sets within wrappers (``dataset``) and concatenations (``datasets``): configs and objects."""
+"""Data sets within wrappers (``dataset``) and lists of them (``datasets``): configs and objects."""
 
 from __future__ import annotations
 
