@@ -42,6 +42,16 @@ def test_every_page_is_in_the_site():
     assert sorted(entries) == sorted(set(pages) - {'index'})
 
 
+def test_the_architecture_page_names_every_folder_of_the_package():
+    """Once in its tree, once in its table of imports."""
+    page = (ROOT / 'docs/architecture.md').read_text()
+    tree = re.search(r'^mmdpad/\n(.*?)^configs/', page, re.M | re.S)[1]
+    rows = re.findall(r'^   \| ([a-z, ]+) \|', page.split('| folders of')[1], re.M)
+    there = sorted(path.parent.name for path in ROOT.glob('mmdpad/*/__init__.py'))
+    assert sorted(re.findall(r'^  (\w+)/ ', tree, re.M)) == there
+    assert sorted(re.findall(r'\w+', ' '.join(rows))) == there
+
+
 @pytest.mark.parametrize('page', READ_TODAY, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_path_is_there(page):
     """Of what is in code: files of the repository by their path, or configs by their name."""
