@@ -60,9 +60,9 @@ def test_every_default_hook_is_listed():
         assert f'`{hook["type"]}`' in row or "mmengine's" in row
 
 
-def test_what_people_change_most_can_be_written_so():
+def test_common_changes_can_be_written_so():
     """Each entry exists: a dict is merged into the main config, a dotted name is set in it."""
-    table = re.search(r'^## What people change most\n(.*?)^## ', PAGE, re.M | re.S)[1]
+    table = re.search(r'^## Common changes\n(.*?)^## ', PAGE, re.M | re.S)[1]
     written = re.findall(r'`([^`]+)`', table)
     dicts = [text for text in written if re.match(r'\w+ = (dict|\[)', text)]
     dotted = [text for text in written if re.fullmatch(r'[\w.]+\.[\w.]+=[\w.]+', text)]
