@@ -32,7 +32,7 @@ print(json.dumps([len(names), answer['failure'], seen]))
 '''
 
 
-@pytest.mark.promise('Supply chain', 'Import and use on a machine without a network',
+@pytest.mark.promise('Supply chain', 'Import and use without a network',
                      'nothing is looked up or connected to')
 def test_imports_and_the_miniature_touch_no_network(shapes_data, tried):
     environ = {name: value for name, value in os.environ.items() if 'OFFLINE' not in name}
@@ -42,11 +42,12 @@ def test_imports_and_the_miniature_touch_no_network(shapes_data, tried):
     assert told.returncode == 0, told.stderr
     count, failure, seen = json.loads(told.stdout.splitlines()[-1])
     assert (failure, seen) == (None, []) and count > 150
-    tried(f'{count} modules imported, an answer of the miniature: no socket used')
+    tried(f'{count} modules imported, an answer of the toy model: no socket used')
 
 
-@pytest.mark.promise('Supply chain', 'A test reaches for the network',
-                     'it is refused, in processes that the test starts, too, and the test fails')
+@pytest.mark.promise('Supply chain', 'A test tries to use the network',
+                     'the connection is refused, also in processes that the test starts, and the '
+                     'test fails')
 def test_the_suite_refuses_to_leave_this_machine(stay_here, tried):
     tries = ("socket.create_connection(('192.0.2.1', 443), 1)",
              "socket.getaddrinfo('a.invalid', 443)",
@@ -70,7 +71,7 @@ OF_THE_HUB = {
 
 
 @pytest.mark.promise('Supply chain', 'A hub name in a config, and HF_HUB_OFFLINE=1',
-                     'an error that names it and the remedy at once; no connection is tried')
+                     'an immediate error that names it and the fix; no connection is tried')
 @pytest.mark.parametrize('kind', OF_THE_HUB)
 def test_offline_a_hub_name_is_a_clear_error(kind, tmp_path, monkeypatch, tried):
     monkeypatch.chdir(tmp_path)
@@ -83,7 +84,7 @@ def test_offline_a_hub_name_is_a_clear_error(kind, tmp_path, monkeypatch, tried)
 
 
 @pytest.mark.promise('Supply chain', 'A hub name in a config, and HF_HUB_OFFLINE=1',
-                     'an error that names it and the remedy at once; no connection is tried')
+                     'an immediate error that names it and the fix; no connection is tried')
 @pytest.mark.parametrize('name, tag', [
     ('ViT-B-32', 'openai'), ('hf-hub:some-lab/a-model', None), ('ViT-B-16-SigLIP2', 'webli')])
 def test_offline_a_clip_of_the_hub_is_a_clear_error(name, tag, tried):
@@ -92,8 +93,8 @@ def test_offline_a_clip_of_the_hub_is_a_clear_error(name, tag, tried):
     tried(f'CLIP {name}')
 
 
-@pytest.mark.promise('Supply chain', 'A path in a config where nothing is',
-                     'it is an error, never a name that the hub is asked for')
+@pytest.mark.promise('Supply chain', 'A path in a config that does not exist',
+                     'it is an error, and never looked up on the hub')
 def test_a_path_is_no_hub_name(tmp_path, monkeypatch, tried):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'runs').mkdir()
@@ -112,11 +113,11 @@ def test_a_path_is_no_hub_name(tmp_path, monkeypatch, tried):
     tried(f'{len(paths)} paths, for the policy and three decoders; CLIP')
 
 
-@pytest.mark.promise('Supply chain', 'A folder that bears the name of a model of the hub',
-                     'the folder is taken')
+@pytest.mark.promise('Supply chain', 'A folder with the name of a model on the hub',
+                     'the folder is used')
 def test_a_folder_goes_before_a_hub_name(tmp_path, monkeypatch, tried):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'Qwen').mkdir()
     (tmp_path / 'Qwen/Qwen2.5-VL-3B-Instruct').symlink_to(POLICY_WEIGHTS)
     assert VLMReasoningHead('Qwen/Qwen2.5-VL-3B-Instruct').family.name == 'Qwen2.5-VL'
-    tried('the miniature as Qwen/Qwen2.5-VL-3B-Instruct')
+    tried('the toy model as Qwen/Qwen2.5-VL-3B-Instruct')

@@ -109,7 +109,7 @@ def test_the_wheel_takes_every_file_of_configs_and_tools(monkeypatch):
 
 
 @pytest.mark.promise('Supply chain', 'Installed versions that do not fit together',
-                     '`pip check` tells, without a network')
+                     '`pip check` reports it, without a network')
 def test_the_environment_is_consistent(tried):
     told = subprocess.run([sys.executable, '-m', 'pip', 'check'], capture_output=True, text=True)
     assert told.returncode == 0, told.stdout

@@ -220,9 +220,9 @@ def load(site, scenes):
     return SimpleNamespace(met=met, seen=seen)
 
 
-@pytest.mark.promise('Demo page', '20 users at once for 5 minutes', 'each question is answered, '
-                     'about its own image, or told that the queue is full; the queue never exceeds '
-                     '`--queue`; the page itself always loads')
+@pytest.mark.promise('Demo page', '20 users at once for 5 minutes',
+                     'each question gets an answer about its own image, or is told that the queue '
+                     'is full; the queue never exceeds `--queue`; the page itself always loads')
 def test_each_gets_an_answer_about_their_own_image(load, tried):
     assert all(load.met[outcome] for outcome in ('answered', 'cancelled', 'gone away'))
     assert max(one.queue for one in load.seen) <= QUEUE
@@ -242,8 +242,8 @@ def growth(load, name):
     return statistics.median(values[-third:]) - statistics.median(values[:third])
 
 
-@pytest.mark.promise('Demo page', 'Users who come and go', 'memory, threads and open files stay '
-                     'as they are')
+@pytest.mark.promise('Demo page', 'Users who come and go',
+                     'memory, threads and open files stay constant')
 def test_nothing_grows(load, tried):
     memory = growth(load, 'memory') / 2**20
     last = load.seen[-1]
@@ -255,8 +255,9 @@ def test_nothing_grows(load, tried):
     assert growth(load, 'threads') < 30 and growth(load, 'handles') < 20
 
 
-@pytest.mark.promise('Demo page', 'Paths and addresses that lead elsewhere', 'no file but an '
-                     'upload, a picture and an example is read or served, and no address fetched')
+@pytest.mark.promise('Demo page', 'Paths and addresses that point elsewhere',
+                     'only uploads, answer images and examples are read or served, and no address '
+                     'is fetched')
 def test_nothing_outside_the_folder_is_reached(load, site, scenes, tried):
     with socket.create_server(('127.0.0.1', 0)) as bait:
         bait.settimeout(0)
@@ -276,8 +277,8 @@ def test_nothing_outside_the_folder_is_reached(load, site, scenes, tried):
     tried(f'{len(elsewhere)} paths and addresses, in questions and for download')
 
 
-@pytest.mark.promise('Demo page', 'Damaged and hostile uploads, odd requests', 'refused; what the '
-                     'terminal says of them is known')
+@pytest.mark.promise('Demo page', 'Damaged and hostile uploads, odd requests',
+                     'refused; the terminal shows only known errors')
 def test_only_known_errors_are_in_the_terminal(load, site, tried):
     errors = (site.folder.parent / 'errors').read_text()
     printed = re.findall(r'^[\w.]*(?:Error|Exception|Disconnect)\b.*', errors, re.M)
@@ -296,8 +297,9 @@ def test_names_of_files_do_not_tell_where_they_are(site):
         assert Visitor(site.port).get(f'/gradio_api/file={folder}')[0] == 403
 
 
-@pytest.mark.promise('Demo page', 'A network', 'listens at 127.0.0.1 alone unless told otherwise, '
-                     'and then says that there is no login')
+@pytest.mark.promise('Demo page', 'A network',
+                     'listens on 127.0.0.1 only unless told otherwise, and then says that there '
+                     'is no login')
 def test_only_this_machine_is_listened_to(site, tmp_path, tried):
     def listening(page):
         return {line.laddr.ip for line in page.about.net_connections('inet')
@@ -310,7 +312,8 @@ def test_only_this_machine_is_listened_to(site, tmp_path, tried):
     tried(f'sockets of the process; Ctrl-C ended it in {seconds:.1f} s')
 
 
-@pytest.mark.promise('Demo page', 'SIGTERM and Ctrl-C', 'it ends in seconds, and its folder goes')
+@pytest.mark.promise('Demo page', 'SIGTERM and Ctrl-C',
+                     'it ends within seconds and removes its folder')
 def test_it_ends_and_leaves_nothing(load, site, scenes, tried):
     assert asks(Visitor(site.port), scenes[0], None) == 'answered'
     waiting = [Visitor(site.port) for _ in range(3)]

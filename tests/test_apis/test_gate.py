@@ -136,8 +136,9 @@ def test_a_folder_that_went_away_is_no_error(tmp_path, monkeypatch):
     assert send(app, 'GET', '/') == 200
 
 
-@pytest.mark.promise('Demo page', 'Uploads without end', 'the folder stays within 1 GiB and 2000 '
-                     'files, the oldest go; a request may have 65 MiB, one that is no upload 1 MiB')
+@pytest.mark.promise('Demo page', 'Uploads without end',
+                     'the folder stays within 1 GiB and 2000 files, the oldest are deleted; a '
+                     'request may have 65 MiB, or 1 MiB if it is not an upload')
 def test_the_folder_is_bounded(tmp_path, monkeypatch, tried):
     example = write(tmp_path / 'scene.png', 4096, 10**6)
     app = behind(tmp_path, nothing, most_bytes=100_000)

@@ -115,7 +115,7 @@ def test_every_class_and_module_exists(page):
 def test_every_message_is_one_of_ours():
     """The fragments in the table of messages stand in the code."""
     page = (ROOT / 'docs/troubleshooting.md').read_text()
-    table = re.search(r'^## Our own messages\n(.*?)^## ', page, re.M | re.S)[1]
+    table = re.search(r'^## Error messages\n(.*?)^## ', page, re.M | re.S)[1]
     fragments = re.findall(r'^\| (?:`` (.+?)``|`([^`]+)`) \|', table, re.M)
     assert len(fragments) >= 15
     source = re.sub(r'''['"]\s*\n\s*f?['"]''', '', '\n'.join(CODE.values()))

@@ -34,7 +34,7 @@ def test_the_one_that_last_checkpoint_names_comes_first(tmp_path):
 
 
 @pytest.mark.promise('Training', 'A checkpoint is cut in half',
-                     '--resume passes over it loudly and takes the newest whole one')
+                     '--resume skips it with a warning and takes the newest whole one')
 def test_damaged_ones_are_passed_over_and_reported(tmp_path):
     older, middle = save(tmp_path, 'iter_2.pth'), save(tmp_path, 'iter_4.pth')
     last = save(tmp_path, 'iter_10.pth', last=True)
@@ -75,7 +75,7 @@ def test_mmengine_writes_through_a_file_and_has_its_own_writer_back(tmp_path):
     assert all(module.save_checkpoint is write for module in modules)
 
 
-@pytest.mark.promise('Files', 'A `last_checkpoint` that points outside of the work dir',
+@pytest.mark.promise('Files', 'A `last_checkpoint` that points outside the work dir',
                      'nothing outside is read: only its last part counts')
 def test_last_checkpoint_leads_nowhere_else(tmp_path, tried):
     outside, inside = tmp_path / 'outside', tmp_path / 'run'

@@ -35,11 +35,12 @@ from mmdpad.rewards import build_term, distinct_n, score_response
 from mmdpad.visualization import draw_answer
 
 ANY_TEXT = pytest.mark.promise(
-    'Model text', 'Any text in place of a response: broken tags and JSON, hostile numbers, Unicode',
+    'Model text', 'Any text as a response: broken tags and JSON, hostile numbers, Unicode',
     'no exception; every reward, metric and logged value is in its range')
 LONG_TEXT = pytest.mark.promise(
     'Model text', 'Responses of megabytes: loops, nesting, one word, thousands of objects',
-    'time and memory linear in the length, 50 ms a megabyte for the parser and for each reward')
+    'time and memory are linear in the length, 50 ms per megabyte for the parser and for each '
+    'reward')
 BATCH = 32
 
 

@@ -51,7 +51,7 @@ def test_the_one_unused_longest_goes_first():
     assert look(cache, 1, 4) == [] and look(cache, 3) == [[3]]
 
 
-@pytest.mark.promise('Long runs', 'Caches of pictures that are always new',
+@pytest.mark.promise('Long runs', 'Caches of images that are always new',
                      'hold no more than `cache_size`')
 @pytest.mark.parametrize('capacity', [0, 1, 2])
 def test_more_contents_than_capacity(capacity):

@@ -89,8 +89,8 @@ def ends_as_if_left_alone(config, folder):
 
 
 @pytest.mark.promise('Training', 'The disk is full when a checkpoint is written',
-                     'a warning after the checkpoint before, which stays whole; the run ends and '
-                     'says so; --resume ends as if nothing had been')
+                     'a warning after the previous checkpoint, which stays whole; the run ends '
+                     'and says so; --resume ends as if nothing had happened')
 def test_a_full_disk(train, tiny_config, tmp_path, tried):
     result = train('30m')
     assert result.returncode == 1, result.stderr[-3000:]
@@ -101,9 +101,9 @@ def test_a_full_disk(train, tiny_config, tmp_path, tried):
     tried('a disk of 30 MB for checkpoints of 19')
 
 
-@pytest.mark.promise('Training', 'The work dir becomes read-only, or is from the start',
+@pytest.mark.promise('Training', 'The work dir becomes read-only, or is read-only from the start',
                      'the run ends and says so, at the start in one line; --resume ends as if '
-                     'nothing had been')
+                     'nothing had happened')
 def test_a_disk_that_becomes_read_only(train, tiny_config, tmp_path, tried):
     result = train('90m', dict(type='ReadOnlyHook'))
     assert result.returncode == 1, result.stderr[-3000:]

@@ -16,8 +16,8 @@ STEPS, WARM = 2000, 400
 
 @pytest.mark.slow
 @pytest.mark.promise('Long runs', '2,000 iterations',
-                     'memory, open files, threads and the time of an iteration stay; logs grow by '
-                     'the same for each iteration')
+                     'memory, open files, threads and the time per iteration stay constant; logs '
+                     'grow by the same amount per iteration')
 def test_nothing_grows(tiny_config, tmp_path, tried):
     config = tiny_config
     config.merge_from_dict({

@@ -84,7 +84,8 @@ WORKERS = {'train_dataloader.num_workers': 1, 'train_dataloader.persistent_worke
 
 @pytest.mark.slow
 @pytest.mark.promise('Training', 'A data worker is killed',
-                     'the run ends at once and says which; --resume ends as if nothing had been')
+                     'the run ends at once and says which; --resume ends as if nothing had '
+                     'happened')
 def test_a_data_worker_is_killed(train, goes_on, tried):
     def kill(runner):
         for worker in active_children():
@@ -98,8 +99,8 @@ def test_a_data_worker_is_killed(train, goes_on, tried):
 
 
 @pytest.mark.slow
-@pytest.mark.promise('Training', 'An image is gone in the middle of an epoch',
-                     'the run ends and names the file; --resume ends as if nothing had been')
+@pytest.mark.promise('Training', 'An image disappears in the middle of an epoch',
+                     'the run ends and names the file; --resume ends as if nothing had happened')
 @pytest.mark.parametrize('workers', [0, 1])
 def test_an_image_is_gone(train, goes_on, tried, workers, shapes_data):
     images = sorted((shapes_data / 'train').glob('*.jpg'))
@@ -126,7 +127,7 @@ def test_an_image_is_gone(train, goes_on, tried, workers, shapes_data):
 
 @pytest.mark.slow
 @pytest.mark.promise('Training', 'A reward term raises or gives NaN',
-                     'the run ends and names the term; --resume ends as if nothing had been')
+                     'the run ends and names the term; --resume ends as if nothing had happened')
 @pytest.mark.parametrize('fault, error, message', [
     ('raises', RuntimeError, "Reward term 'faulty' .* raised ZeroDivisionError: division by zero"),
     ('nan', ValueError, "Reward term 'faulty' should be finite")])
@@ -146,7 +147,7 @@ def test_a_reward_term_fails(train, goes_on, tried, fault, error, message):
 
 @pytest.mark.slow
 @pytest.mark.promise('Training', 'The clock jumps',
-                     'the same training; times in the log are wrong for that iteration')
+                     'training is the same; times in the log are wrong for that iteration')
 @pytest.mark.parametrize('days', [-4000, 4000])
 def test_the_clock_jumps(train, tmp_path, tried, monkeypatch, days):
     now = time.time

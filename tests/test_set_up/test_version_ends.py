@@ -117,9 +117,9 @@ def environment(request, tmp_path, index):
 
 
 @pytest.mark.slow
-@pytest.mark.promise(
-    'Supply chain', 'The oldest and the newest versions that setup.py admits',
-    'they install together, answer, train and resume; golden values hold; checkpoints go both ways')
+@pytest.mark.promise('Supply chain', 'The oldest and the newest versions that setup.py admits',
+                     'they install together, answer, train and resume; golden values hold; '
+                     'checkpoints load in both directions')
 def test_both_ends_of_the_range(environment, tiny_config, shapes_data, tmp_path, run_here, tried):
     run = environment.call
     listed = {row['name'].lower().replace('-', '_'): row['version'] for row in json.loads(

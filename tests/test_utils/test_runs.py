@@ -25,8 +25,8 @@ with lock_work_dir(sys.argv[1]):
 
 
 @pytest.mark.promise('Training', 'Two runs are started on one work dir',
-                     'the second is refused and told which process has it; the lock ends with the '
-                     'first, however that ends')
+                     'the second is refused and told which process holds it; the lock ends with '
+                     'the first run, however that ends')
 def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path, tried):
     holder = subprocess.Popen([sys.executable, '-c', HOLDER, tmp_path / 'new/run'],
                               stdout=subprocess.PIPE, text=True)
@@ -46,12 +46,12 @@ def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path, tried):
         os.kill(worker, 9)
         holder.kill()
         holder.stdout.close()
-    tried('the first killed by SIGKILL while a worker of it goes on')
+    tried('the first killed by SIGKILL while one of its workers survives')
 
 
-@pytest.mark.promise('Training', 'The work dir becomes read-only, or is from the start',
+@pytest.mark.promise('Training', 'The work dir becomes read-only, or is read-only from the start',
                      'the run ends and says so, at the start in one line; --resume ends as if '
-                     'nothing had been')
+                     'nothing had happened')
 def test_a_work_dir_that_cannot_be_is_told(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(SystemExit, match='cannot be written to .*--work-dir'):

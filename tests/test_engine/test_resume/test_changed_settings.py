@@ -39,8 +39,8 @@ def config(request, tiny_config, tiny_sft_config):
 
 
 @pytest.mark.promise('Training', '`--resume` with another learning rate or a longer schedule',
-                     'the config applies from there on, as in a whole run with it, and each value '
-                     'is said')
+                     'the config applies from there on, as in an uninterrupted run with it, and '
+                     'each changed value is logged')
 def test_a_lower_learning_rate_applies(config, tried):
     """What our errors and alarms advise."""
     first, before, _ = train(config, 'first')
@@ -65,8 +65,8 @@ def test_a_lower_learning_rate_applies(config, tried):
 
 
 @pytest.mark.promise('Training', '`--resume` with another learning rate or a longer schedule',
-                     'the config applies from there on, as in a whole run with it, and each value '
-                     'is said')
+                     'the config applies from there on, as in an uninterrupted run with it, and '
+                     'each changed value is logged')
 def test_a_longer_cosine_is_that_of_a_whole_run(config, tried):
     config.param_scheduler = COSINE
     _, whole, _ = train(config, 'whole', {'train_cfg.max_iters': 4})

@@ -134,7 +134,7 @@ def test_killed_at_random_moments(config, tmp_path, kills=2):
 
 @pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGKILL at a random moment',
-                     'no data worker stays; --resume ends bit by bit as a run that was left alone')
+                     'no data worker survives; --resume ends bit for bit as an undisturbed run')
 @pytest.mark.parametrize('number', range(5))
 def test_killed_at_25_random_moments(config, tmp_path, number, tried):
     test_killed_at_random_moments(config, tmp_path, kills=5)
@@ -143,7 +143,7 @@ def test_killed_at_25_random_moments(config, tmp_path, number, tried):
 
 @pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGKILL at a random moment',
-                     'no data worker stays; --resume ends bit by bit as a run that was left alone')
+                     'no data worker survives; --resume ends bit for bit as an undisturbed run')
 def test_two_processes(config, tmp_path, tried):
     done = train(config, tmp_path, 3, processes=2)
     assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
@@ -152,8 +152,8 @@ def test_two_processes(config, tmp_path, tried):
 
 @pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGTERM at a random moment, also to data workers',
-                     'the iteration is finished, a checkpoint written, status 143; --resume does '
-                     'nothing again and ends bit by bit as a run that was left alone')
+                     'the iteration is finished, a checkpoint written, status 143; --resume '
+                     'repeats no work and ends bit for bit as an undisturbed run')
 @pytest.mark.parametrize('processes', [1, 2])
 def test_told_to_end_at_random_moments(config, tmp_path, processes, tried):
     """By SIGTERM to all processes, workers included: nothing is done again."""

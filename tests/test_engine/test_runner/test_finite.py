@@ -63,7 +63,7 @@ def test_a_run_goes_on_without_the_steps_that_are_not_finite(tiny_config, tried)
     assert [line['skipped_steps'] for line in lines_of(runner)] == [0, 1, 0]
     assert 'iteration 2 are not finite' in next(
         Path(runner._log_dir).glob('*.log')).read_text()
-    tried('one in a run: weights and optimizer bit by bit as before')
+    tried('one in a run: weights and optimizer bit for bit as before')
 
 
 @pytest.mark.promise('Training', 'Gradients are NaN or infinite',

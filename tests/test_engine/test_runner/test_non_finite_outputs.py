@@ -64,8 +64,8 @@ def test_steps_that_are_skipped_in_the_end_say_which_layer(tiny_config):
 
 
 @pytest.mark.promise('Training', 'Logits that are NaN or infinite',
-                     'an error that says which layer is the first, for which prompt, and what to '
-                     'do; the status is not 0')
+                     'an error that names the first such layer, the prompt and what to do; the '
+                     'exit status is not 0')
 def test_the_command_test_ends_with_one_line_and_another_status(tiny_config, run_here, tmp_path,
                                                                 tried):
     tiny_config.model.rollout_engine = dict(type='SharedPrefixRollout')

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 @pytest.mark.slow
 @pytest.mark.promise('Training', 'One of several processes dies or hangs',
                      'all end within a minute, or `env_cfg.dist_cfg.timeout` seconds and half a '
-                     'minute; --resume goes on from the last checkpoint')
+                     'minute; --resume continues from the last checkpoint')
 @pytest.mark.parametrize('by', ['raises', 'SIGKILL', 'SIGSTOP'])
 def test_a_process_that_dies_or_hangs_ends_the_job(make_config, tmp_path, by, tried):
     """With its traceback; the checkpoint before is whole and goes on."""

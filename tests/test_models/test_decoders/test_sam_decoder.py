@@ -253,8 +253,8 @@ def test_arguments_of_a_wrong_kind(decoder, image, boxes, points, match):
 
 
 @pytest.mark.promise('Training', 'CLIP or SAM runs out of memory',
-                     'it goes on with half as many at once; with one, an error that says what ran '
-                     'out and what to lower')
+                     'it retries with half as many at once; with a single one, an error says what '
+                     'ran out and what to lower')
 def test_out_of_memory(decoder, monkeypatch, tried):
     boxes = torch.tensor([[5., 5, 40, 40], [20, 1, 70, 30], [0, 0, 9, 9]])
     points = boxes.reshape(3, 2, 2) * 0.9 + 1

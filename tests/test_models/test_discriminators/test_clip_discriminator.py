@@ -160,8 +160,8 @@ def run_out(module, most):
 
 
 @pytest.mark.promise('Training', 'CLIP or SAM runs out of memory',
-                     'it goes on with half as many at once; with one, an error that says what ran '
-                     'out and what to lower')
+                     'it retries with half as many at once; with a single one, an error says what '
+                     'ran out and what to lower')
 def test_out_of_memory(clip, tried):
     whole = clip(pictures(2), ['one', 'the left tree', 'a dog'])
     with run_out(clip.clip.transformer, 1):

@@ -38,8 +38,8 @@ def layer(head, number=1):
 
 
 @pytest.mark.promise('Training', 'Logits that are NaN or infinite',
-                     'an error that says which layer is the first, for which prompt, and what to '
-                     'do; the status is not 0')
+                     'an error that names the first such layer, the prompt and what to do; the '
+                     'exit status is not 0')
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_a_weight_that_is_not_finite(engine, own_head, prompts, options, value, tried):
     layer(own_head).mlp.down_proj.weight.data[3, 4] = value
