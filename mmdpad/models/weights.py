@@ -271,8 +271,7 @@ def from_folder(loader: Any, source: str, remedy: str, **arguments: Any) -> Any:
 
 @contextmanager
 def own_code_refused() -> Iterator[None]:
-    """Within the block transformers runs no code that a folder brings along, also where that
-    folder says `trust_remote_code`, and asks nobody."""
+    """Within the block transformers runs no code that a folder brings along, and asks nobody."""
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise ValueError('it brings Python code of its own, which is never run; take a model that '
                          'needs none')

@@ -8,10 +8,17 @@ import torch
 from exploits import WRITERS, assert_real, write_checkpoint
 from mmengine.runner import CheckpointLoader
 from torch import nn
+from transformers import dynamic_module_utils
 
 from mmdpad.engine.checkpoints import find_fault
 from mmdpad.engine.strategies.fsdp2_strategy import merge_shards, read_weights
-from mmdpad.models.weights import first_line, load_plain, load_strictly, read_state_dict
+from mmdpad.models.weights import (
+    first_line,
+    load_plain,
+    load_strictly,
+    own_code_refused,
+    read_state_dict,
+)
 
 CODE = pytest.mark.promise(
     'Files', 'A checkpoint that carries code, in every form and for every loader',
@@ -87,6 +94,14 @@ def test_no_folder_of_parts_runs_code(tmp_path, tried):
             read(tmp_path)
     assert_real(path, tmp_path / 'fired')
     tried('a folder of parts')
+
+
+def test_code_of_a_model_is_neither_asked_about_nor_loaded(monkeypatch):
+    monkeypatch.setattr('builtins.input', lambda *_: pytest.fail('asked'))
+    for call in (lambda: dynamic_module_utils.resolve_trust_remote_code(None, 'a', False, True),
+                 lambda: dynamic_module_utils.get_class_in_module('A', 'a.py')):
+        with own_code_refused(), pytest.raises(ValueError, match='of its own, which is never run'):
+            call()
 
 
 @DAMAGE
