@@ -248,8 +248,8 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 
 def without_config(checkpoint: Any) -> Any:
-    """A checkpoint without ``meta['config']``, a config's text in files of mmcv's time: to resume,
-    mmengine would run it as Python code."""
+    """A checkpoint without ``meta['config']``, a config's text in files of mmcv's time, which
+    resuming does not need."""
     if isinstance(checkpoint, dict) and isinstance(meta := checkpoint.get('meta'), dict):
         meta.pop('config', None)
     return checkpoint

@@ -18,6 +18,7 @@ from mmdpad.datasets import (
     ReferringSegDataset,
 )
 from mmdpad.registry import TRANSFORMS
+from mmdpad.utils.masks import segmentation_rle
 
 ANNOTATIONS = pytest.mark.promise(
     'Files', 'Annotations that are deep, huge, of wrong types, or ask for all memory or time',
@@ -80,7 +81,7 @@ def test_json_lines(tmp_path, tried):
 
 
 @ANNOTATIONS
-def test_coco(tmp_path, tried):
+def test_coco(tmp_path, monkeypatch, tried):
     Image.new('RGB', (20, 10)).save(tmp_path / 'a.png')
     masks = [[[0, 0, 9, number, 5, 5]] for number in NO_NUMBERS]
     masks += [dict(size=[20, 10], counts=[200]), [BOX] * 1001]
@@ -93,9 +94,15 @@ def test_coco(tmp_path, tried):
     (tmp_path / 'refs.json').write_text(json.dumps([
         dict(ref_id=i, image_id=i, ann_id=i, split='val', sentences=[dict(sent_id=i, raw='a')])
         for i in range(len(masks))]))
+    drawn_in = set()
+
+    def spy(segmentation, height, width):
+        drawn_in.add((height, width))
+        return segmentation_rle(segmentation, height, width)
+    monkeypatch.setattr('mmdpad.datasets.transforms.loading.segmentation_rle', spy)
     problems = problems_of(lambda: ReferringSegDataset(
         str(tmp_path), 'instances.json', 'refs.json', dict(img_path=''), split='val'))
-    assert len(problems) >= len(masks)
+    assert len(problems) >= len(masks) and drawn_in == {(10, 20)}  # never in a size that is told
     for text in ('{"a":' * 10**5, '[]', '{"images": 3, "annotations": [3]}', 'NaN'):
         (tmp_path / 'instances.json').write_text(text)
         assert 'instances.json' in problems_of(lambda: ReferringSegDataset(

@@ -138,6 +138,11 @@ def test_damage_anywhere_is_one_kind_of_error(form, tmp_path, tried):
     tried(f'{count} damaged files in each of {len(WRITERS)} forms')
 
 
+def test_the_config_text_of_an_older_checkpoint_is_left_out(tmp_path):
+    torch.save(dict(meta=dict(config='a = 1', iter=3)), tmp_path / 'a.pth')
+    assert CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth')) == dict(meta=dict(iter=3))
+
+
 def test_mmengine_names_a_missing_file():
     with pytest.raises(FileNotFoundError, match="'no/such.pth' is not there"):
         CheckpointLoader.load_checkpoint('no/such.pth')
