@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,20 +64,21 @@ def test_no_decoder_runs_a_checkpoint(build, tmp_path, tried):
 def test_a_config_of_data_is_looked_at_without_running_it(tmp_path, monkeypatch, tried):
     """What docs/security.md says of both."""
     fired = tmp_path / 'fired'
-    (tmp_path / 'a.json').write_text(json.dumps(dict(
-        model=dict(type='builtins.open', file=str(fired), mode='w'))))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'their_module.py').write_text(
+        f'from pathlib import Path\nfired = Path({str(fired)!r})\nfired.touch()\n'
+        'def build():\n    return fired.exists()\n')
+    (tmp_path / 'a.json').write_text(json.dumps(dict(model=dict(type='their_module.build'))))
     config = open_config(str(tmp_path / 'a.json'))
     config.dump(tmp_path / 'again.json')
     assert not fired.exists()
-    MODELS.build(config.model).close()
-    assert fired.exists()
+    assert MODELS.build(config.model)
     fired.unlink()
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / 'their_module.py').write_text(f'open({str(fired)!r}, "w")')
+    del sys.modules['their_module']
     (tmp_path / 'b.json').write_text('{"custom_imports": {"imports": ["their_module"]}}')
     open_config(str(tmp_path / 'b.json'))
     assert fired.exists()
-    tried('a `type` that names a function of Python; `custom_imports`')
+    tried('a `type` that names a function of a module; `custom_imports`')
 
 
 @pytest.mark.promise('Files', "RefCOCO's references, a pickle, with code in it",

@@ -38,7 +38,7 @@ TERMS = dict(
     repetition=dict(type='RepetitionReward'),
     quantile=dict(type='QuantileReward', term=dict(type='BoxIoUReward', threshold=None)))
 IMAGE_SHAPE, PROMPT_SHAPE = (24, 36), (840, 840)
-# As the published code has them; they may take cubic time.
+# As the published code has them; for short texts.
 _TEMPLATES = {
     caption: re.compile(r'<think>.*?</think>\s*<answer>.*?</answer>' + end, re.DOTALL)
     for caption, end in ((True, r'\s*<caption>.*?</caption>'), (False, ''))}

@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmdpad.prompts.template import normalise_question
+from mmdpad.geometry.masks import is_coordinate
 
 from .errors import DatasetError
 
-# OpenCV fills polygons in 16-bit fixed point; beyond this, coordinates are no pixels anyway.
-MAX_COORDINATE = 1_000_000
 ANSWER_KEYS = ('think', 'caption', 'response')
 TEXTS_MODES = ('first', 'all')
 _TAGS = re.compile('</?(think|answer|caption)>')
@@ -117,9 +116,8 @@ def parse_answer(where: Where, content: dict) -> dict[str, str]:
 
 
 def are_numbers(values: object, count: int) -> bool:
-    """A list of ``count`` plain numbers within bounds; NaN fails the comparison."""
-    return (isinstance(values, list) and len(values) == count
-            and all(type(v) in (int, float) and abs(v) <= MAX_COORDINATE for v in values))
+    """A list of ``count`` numbers of which each may be a coordinate."""
+    return isinstance(values, list) and len(values) == count and all(map(is_coordinate, values))
 
 
 def are_texts(values: object) -> bool:

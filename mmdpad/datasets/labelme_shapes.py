@@ -36,8 +36,8 @@ POINTS = {'rectangle': 2, 'circle': 2, 'oriented_rectangle': 4, 'mask': 2}
 """Shapes besides polygons, and how many points each has."""
 KINDS = ('polygon', *POINTS)
 NO_AREA = ('line', 'linestrip', 'point', 'points')
-# Drawing a circle takes time by its radius, also where most of it is outside of the image.
 MAX_RADIUS = 200_000
+"""Of a circle, in pixels."""
 # Of the image in a `mask`: one value a pixel.
 _MASK_MODES = ('1', 'L')
 

@@ -202,8 +202,11 @@ def _map_stream(path: Path) -> Any:
 
 
 def _validate(batch: Any) -> None:
-    """Look at a row before its values are: pyarrow ends the process at an offset that leads out of
-    its buffer. That a text is UTF-8 shows later."""
+    """Let pyarrow check a row before its values are looked at. That a text is UTF-8 shows later.
+
+    Raises:
+        pyarrow.ArrowInvalid: It is damaged.
+    """
     pyarrow = import_pyarrow()
     for column in batch.columns:
         if pyarrow.types.is_string(column.type):
@@ -235,7 +238,7 @@ def _check_sizes(metadata: Any) -> None:
     """See that no column of a parquet file unpacks to far more than images or masks do.
 
     Raises:
-        OSError: One does; pyarrow would take the memory.
+        OSError: One does.
     """
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)

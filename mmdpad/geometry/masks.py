@@ -1,13 +1,14 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Masks as files hold them: COCO's run lengths and polygons.
 
-pycocotools does the work. It does not check what it is given: of run lengths that end too early it
-returns memory nobody wrote to, and a polygon with NaN takes all there is.
+pycocotools does the work. It does not check what it is given, so numbers, sizes and outlines are
+checked here first.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from pycocotools import mask as coco_mask
 
 MOST_PIXELS = 2 * (2**28 // 3)
 """Above it Pillow refuses an image, and no mask is unpacked without its image."""
+MOST_IN_A_RUN = 2**32 - 1
+"""The longest run of COCO's RLE, and so the most pixels of a mask that it can say."""
+MAX_COORDINATE = 1_000_000
+"""Pixels; beyond it no image has any."""
 MAX_PARTS = 1000
 """Polygons of a mask, or objects in a file of masks; each may cost a pass over the image."""
 MAX_CROSSINGS, MAX_IN_A_ROW = 256, 2000
@@ -70,14 +75,18 @@ def segmentation_rle(segmentation: Any, height: int, width: int) -> dict:
         return rle
     if not isinstance(segmentation, list) or not segmentation or not all(
             isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-            and all(type(v) in (int, float) and abs(v) < 1e6  # false for NaN
-                    for v in polygon) for polygon in segmentation):
+            and all(map(is_coordinate, polygon)) for polygon in segmentation):
         raise ValueError('it is neither an RLE nor a list of polygons [x1, y1, x2, y2, x3, y3, '
                          f'...] in pixels: {str(segmentation)[:80]}')
     for polygon in segmentation:
         check_outline(np.array(polygon, np.float64).reshape(-1, 2), height, width)
     check_parts(len(segmentation))
     return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+
+
+def is_coordinate(value: object) -> bool:
+    """Whether it is a plain number within :data:`MAX_COORDINATE`; NaN is not."""
+    return type(value) in (int, float) and abs(value) <= MAX_COORDINATE
 
 
 def check_parts(count: int) -> None:
@@ -93,8 +102,7 @@ def check_parts(count: int) -> None:
 def check_outline(points: np.ndarray, height: int, width: int) -> None:
     """A polygon (N, 2), (x, y) in pixels, that crosses rows and columns as one of an object does.
 
-    Filling takes memory by the length of the outline and time by its crossings, so that a small
-    file could ask for all there is.
+    The bounds keep filling it within the time and memory that outlines of objects take.
 
     Raises:
         ValueError: It crosses them more often than :data:`MAX_CROSSINGS` and
@@ -120,28 +128,37 @@ def checked_rle(rle: dict) -> dict:
     size, counts = rle.get('size'), rle.get('counts')
     if not (isinstance(size, (list, tuple)) and len(size) == 2
             and all(type(side) is int and side > 0 for side in size)
-            and math.prod(size) < 2**32):  # runs are 32-bit numbers to pycocotools
+            and math.prod(size) <= MOST_IN_A_RUN):
         raise ValueError(f'its RLE should have `size` [height, width], but got {size}')
     if isinstance(counts, list):
         runs = counts
     elif isinstance(counts, (str, bytes)):
         # Half of a surrogate pair becomes bytes, too, which no run has.
         counts = counts.encode('utf-8', 'surrogatepass') if isinstance(counts, str) else counts
-        runs = _runs(counts)
+        runs = read_runs(counts)
     else:
         runs = [None]
-    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != size[0] * size[1]:
-        raise ValueError(f'its RLE is broken: the counts should be run lengths that make up '
-                         f'{size[0]} x {size[1]} pixels')
+    check_runs(runs, *size)
     if isinstance(counts, list):
         return coco_mask.frPyObjects(dict(size=list(size), counts=counts), *size)
     return dict(size=list(size), counts=counts)
 
 
-def _runs(counts: bytes) -> list[int]:
+def check_runs(runs: Sequence[Any], height: int, width: int) -> None:
+    """Run lengths should be whole numbers from 0 on that make up a mask of this size.
+
+    Raises:
+        ValueError: They are not, or do not.
+    """
+    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
+        raise ValueError(f'its RLE is broken: the counts should be run lengths that make up '
+                         f'{height} x {width} pixels')
+
+
+def read_runs(counts: bytes) -> list[int]:
     """Run lengths from COCO's text form: groups of 5 bits, low ones first, from the character '0'
     on; bit 6 says that more follow, bit 5 of the last is the sign; from the fourth run on, each
-    number is the difference to the run before the last."""
+    number is the difference to the run before the last. [-1] for anything else."""
     runs: list[int] = []
     value = shift = 0
     for character in counts:

@@ -248,8 +248,8 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 
 def without_config(checkpoint: Any) -> Any:
-    """A checkpoint without ``meta['config']``, a config's text in files of mmcv's time: to resume,
-    mmengine would run it as Python code."""
+    """A checkpoint without ``meta['config']``, a config's text in files of mmcv's time, which
+    resuming does not need."""
     if isinstance(checkpoint, dict) and isinstance(meta := checkpoint.get('meta'), dict):
         meta.pop('config', None)
     return checkpoint
@@ -271,8 +271,7 @@ def from_folder(loader: Any, source: str, remedy: str, **arguments: Any) -> Any:
 
 @contextmanager
 def own_code_refused() -> Iterator[None]:
-    """Within the block transformers runs no code that a folder brings along, also where that
-    folder says `trust_remote_code`, and asks nobody."""
+    """Within the block transformers runs no code that a folder brings along, and asks nobody."""
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise ValueError('it brings Python code of its own, which is never run; take a model that '
                          'needs none')

@@ -79,8 +79,8 @@ def _only_plain(code: int, load: Callable[[Any], None]) -> Callable[[Any], None]
 class _PlainUnpickler(pickle._Unpickler):
     """Python's unpickler with a table of operations that is cut down to plain data.
 
-    The one written in Python: the faster one in C has no such table, and numbers in a damaged file
-    can make it ask for gigabytes.
+    The one written in Python: the faster one in C has no such table, and this one takes memory for
+    what it has read, not for what a file announces.
     """
 
     dispatch = {code: _only_plain(code, load)

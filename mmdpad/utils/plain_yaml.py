@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """YAML that holds nothing but data.
 
-mmengine reads a YAML config by the loader of PyYAML that runs whatever the file names.
+mmengine's own reader of YAML configs can run code.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def join_processes(launcher: str, timeout: float | None = None) -> None:
 
 
 def _part() -> None:
-    """Threads of gloo that outlive the interpreter may abort the process, its work done. They end
-    with the last that holds their group, such as a model in parts, which belongs to a cycle."""
+    """Ends gloo's threads before the interpreter. They end with the last that holds their group,
+    such as a model in parts, which belongs to a cycle."""
     gc.collect()
     dist.destroy_process_group()
 

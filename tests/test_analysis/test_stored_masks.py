@@ -100,7 +100,7 @@ def test_bare_lines_and_null_masks(dataset_config, own_result):
 
 @pytest.mark.parametrize('change, message', [
     (dict(mask=encode_mask(np.ones((3, 5), bool))), 'its mask is 3 x 5 in place of the image'),
-    (dict(mask=dict(size=[3, 5], counts='0')), 'its RLE is broken'),
+    (dict(mask=dict(size=[3, 5], counts=None)), 'its RLE is broken'),
     (dict(boxes=[[0, 'x', 1, 1]]), r'its `boxes` should be finite numbers, \(n, 4\), but'),
     (dict(boxes=[1, 2, 3, 4]), r'`boxes` should be finite numbers, \(n, 4\)'),
     (dict(points=[[1, 2]]), r'`points` should be finite numbers, \(n, P, 2\)'),

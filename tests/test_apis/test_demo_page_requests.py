@@ -1,8 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The demo page by its requests, in this process, with a model that only says what it sees."""
-import tempfile
-import threading
-import time
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,10 +17,7 @@ pytest.importorskip('gradio')
 
 
 class Inferencer:
-    may_answer = threading.Event()
-
     def stream(self, image, question):
-        assert question != 'wait' or self.may_answer.wait(60)
         yield Answer(image, response=f'{image.shape}', reasoning='', caption='', failure=None,
                      objects=[], mask=np.zeros(image.shape[:2], bool), seconds={})
 
@@ -73,31 +68,25 @@ def test_an_address_in_place_of_an_upload_is_not_fetched(picked, visitor, monkey
     assert 'Traceback' not in capsys.readouterr().err
 
 
-def test_the_queue_outlives_sessions_that_are_forgotten(site, png, monkeypatch):
-    """Of more than 2,000 gradio forgot the first, and stopped where one of them was waiting."""
-    sessions = site.queue.pending_messages_per_session
-    sessions.clear()
-    monkeypatch.setattr(sessions, 'max_size', 1)
-    waiting = [Visitor(site.port) for _ in range(4)]
-    for one, text in zip(waiting, ['wait', *'abc'], strict=True):
-        assert one.join(one.upload(png)[1], text)[0] == 200
-    assert waiting[2].session not in sessions and len(site.queue) > 1
-    Inferencer.may_answer.set()
-    while len(site.queue) and not site.queue.stopped:
-        time.sleep(0.01)
-    assert not site.queue.stopped
-    late = Visitor(site.port)
-    assert late.ask(late.upload(png)[1], 'what?')[-1] == '(30, 40, 3)'
+def test_sessions_that_get_messages_stay_and_others_get_none():
+    """The queue is a stand-in."""
+    from mmdpad.apis.demo_page.page import _outlive_sessions
+    sent, sessions = [], OrderedDict.fromkeys('abc')
+    queue = SimpleNamespace(pending_messages_per_session=sessions,
+                            send_message=lambda event, message: sent.append((event, message)))
+    _outlive_sessions(queue)
+    here, gone = SimpleNamespace(session_hash='a'), SimpleNamespace(session_hash='x')
+    queue.send_message(here, 'one')
+    queue.send_message(gone, 'two')
+    assert sent == [(here, 'one')] and list(sessions) == ['b', 'c', 'a']
 
 
-def test_a_session_that_gets_messages_is_kept_before_others(site, visitor, png):
-    sessions, late = site.queue.pending_messages_per_session, Visitor(site.port)
-    for one in (visitor, late):
-        assert one.ask(one.upload(png)[1], 'what?')[-1] == '(30, 40, 3)'
-    assert list(sessions)[-2:] == [visitor.session, late.session]
-    event = SimpleNamespace(session_hash=visitor.session, alive=True, _id='x')
-    site.queue.send_message(event, SimpleNamespace())
-    assert list(sessions)[-2:] == [late.session, visitor.session]
+def test_the_pages_queue_is_such_a_one(tmp_path, monkeypatch):
+    from mmdpad.apis.demo_page import page
+    seen = []
+    monkeypatch.setattr(page, '_outlive_sessions', seen.append)
+    built = page.build_page([Model('m', Inferencer())], write_examples(tmp_path, 1), 10**6, 4)
+    assert seen == [built._queue]
 
 
 def test_a_bad_file_is_told_after_an_example_too(visitor):
@@ -107,11 +96,9 @@ def test_a_bad_file_is_told_after_an_example_too(visitor):
     assert 'This file cannot be read as an image' in notice
 
 
-def test_nothing_is_stored_outside_of_the_folder(visitor, monkeypatch, tmp_path):
-    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
-    recording = form(b'x', 'x.mp4', 'video')
-    assert visitor.call('POST', '/gradio_api/process_recording', recording, FORM)[0] == 404
-    assert not list(tmp_path.iterdir())
+def test_what_the_page_does_not_use_is_closed(visitor):
+    told = visitor.call('POST', '/gradio_api/call/run', form(b'x', 'x.mp4', 'video'), FORM)
+    assert told == (404, b'The page does not use this.')
 
 
 @pytest.mark.parametrize('name, kind', [('x.html', 'attachment'), ('x.svg', 'attachment'),

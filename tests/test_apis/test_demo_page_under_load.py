@@ -268,7 +268,7 @@ def test_nothing_outside_the_folder_is_reached(load, site, scenes, tried):
             told = Visitor(site.port).ask(other, question)
             assert isinstance(told, str) or told[3] is None and 'alert' in told[0], other
             if isinstance(other, str) and other.isprintable():
-                for address in ('file=', 'file/', 'proxy='):
+                for address in ('file=', 'file/'):
                     status, told = Visitor(site.port).get(
                         f'/gradio_api/{address}{other.replace(" ", "%20")}')
                     assert status in (400, 403, 404), (address, other, told)

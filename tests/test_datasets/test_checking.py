@@ -49,7 +49,7 @@ def broken(tmp_path, write_pair) -> dict:
     line = dict(image='a.png', texts=['x'])
     lines = [dict(line, id=i, objects=[mask]) for i, mask in (
         ('twice', SQUARE), ('twice', SQUARE), ('size', dict(size=[20, 10], counts=[200])),
-        ('rle', dict(size=[10, 20], counts='0')), ('outside', [[50, 50, 60, 50, 60, 60]]))]
+        ('rle', dict(size=[10, 20], counts=None)), ('outside', [[50, 50, 60, 50, 60, 60]]))]
     lines += [dict(line, id=f'lost{i}', image=f'lost{i}.png', objects=[SQUARE]) for i in range(8)]
     (tmp_path / 'b.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     both = dict(type='ConcatDataset', datasets=[

@@ -132,7 +132,7 @@ def test_everything_is_listed_at_once(write):
         line('twice'), line('lost', image='images/b.png'), line('lost too', image='images/b.png'),
         line('broken', image='images/c.png'), line('outside', objects=[[[30, 3, 36, 3, 36, 7]]]),
         line('size', objects=[dict(size=[20, 10], counts=[200])]),
-        line('rle', objects=[dict(size=[10, 20], counts='0')]),
+        line('rle', objects=[dict(size=[10, 20], counts=None)]),
         line('stated', height=20, width=10),
         line('three', texts=['fine', ' ... '], objects=['?'], other_boxes=[[21, 0, 22, 3]]))
     (path.parent / 'images/c.png').write_bytes(b'no image')

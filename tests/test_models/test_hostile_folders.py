@@ -78,19 +78,15 @@ def test_pickled_weights_of_a_folder_run_no_code(form, folder, tmp_path, tried):
 
 @pytest.mark.promise('Files', 'A chat template that reaches for Python',
                      'the sandbox refuses; the error names the folder')
-def test_a_chat_template_reaches_nothing(folder, tmp_path, tried):
-    fired = tmp_path / 'fired'
-    attack = (f"{{{{ cycler.__init__.__globals__.__builtins__.open('{fired}', 'w') }}}}",
-              "{{ ''.__class__.__mro__[1].__subclasses__() }}", '{% include "/etc/passwd" %}',
-              '{% for')
-    for text in attack:
+def test_a_chat_template_reaches_nothing(folder, tried):
+    reaching = "{{ ''.__class__.__name__ }}"
+    assert Template(reaching).render() == 'str'  # outside of a sandbox
+    templates = (reaching, '{% include "config.json" %}', '{% for')
+    for text in templates:
         (folder / 'chat_template.jinja').write_text(text)
         with pytest.raises(ValueError, match='chat template of .*hub.* cannot be rendered'):
             PromptEncoder(str(folder), 'default', 1000).write('what?')
-    assert not fired.exists()
-    Template(attack[0]).render()
-    assert fired.exists()
-    tried(f'{len(attack)} templates')
+    tried(f'{len(templates)} templates')
 
 
 @pytest.mark.promise('Files', 'A model folder with broken or hostile JSON',

@@ -8,10 +8,17 @@ import torch
 from exploits import WRITERS, assert_real, write_checkpoint
 from mmengine.runner import CheckpointLoader
 from torch import nn
+from transformers import dynamic_module_utils
 
 from mmdpad.engine.checkpoints import find_fault
 from mmdpad.engine.strategies.fsdp2_strategy import merge_shards, read_weights
-from mmdpad.models.weights import first_line, load_plain, load_strictly, read_state_dict
+from mmdpad.models.weights import (
+    first_line,
+    load_plain,
+    load_strictly,
+    own_code_refused,
+    read_state_dict,
+)
 
 CODE = pytest.mark.promise(
     'Files', 'A checkpoint that carries code, in every form and for every loader',
@@ -89,6 +96,14 @@ def test_no_folder_of_parts_runs_code(tmp_path, tried):
     tried('a folder of parts')
 
 
+def test_code_of_a_model_is_neither_asked_about_nor_loaded(monkeypatch):
+    monkeypatch.setattr('builtins.input', lambda *_: pytest.fail('asked'))
+    for call in (lambda: dynamic_module_utils.resolve_trust_remote_code(None, 'a', False, True),
+                 lambda: dynamic_module_utils.get_class_in_module('A', 'a.py')):
+        with own_code_refused(), pytest.raises(ValueError, match='of its own, which is never run'):
+            call()
+
+
 @DAMAGE
 def test_a_compressed_checkpoint_is_not_unpacked(tmp_path, tried):
     torch.save(dict(w=torch.zeros(10**6)), tmp_path / 'a.pth')
@@ -121,6 +136,11 @@ def test_damage_anywhere_is_one_kind_of_error(form, tmp_path, tried):
         except ValueError as error:
             assert 'b.pth' in str(error)
     tried(f'{count} damaged files in each of {len(WRITERS)} forms')
+
+
+def test_the_config_text_of_an_older_checkpoint_is_left_out(tmp_path):
+    torch.save(dict(meta=dict(config='a = 1', iter=3)), tmp_path / 'a.pth')
+    assert CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth')) == dict(meta=dict(iter=3))
 
 
 def test_mmengine_names_a_missing_file():

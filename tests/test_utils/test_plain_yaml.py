@@ -39,7 +39,7 @@ def test_yaml_runs_no_code(tag, tmp_path, tried):
         with pytest.raises(UnreadableConfig, match=f'{name}.*line 2 has !!python/object/'):
             open_config(str(tmp_path / name))
     assert not fired.exists()
-    yaml.load(path.read_text(), yaml.Loader)  # as mmengine does
+    yaml.load(path.read_text(), yaml.Loader)
     assert fired.exists()
     tried('3 tags, in a config and in its base')
 

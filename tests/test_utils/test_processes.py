@@ -16,7 +16,7 @@ def test_says_how_to_start_processes(monkeypatch, launcher):
 
 
 def test_what_holds_a_group_goes_before_it(monkeypatch):
-    """A model in parts did not, and gloo's threads aborted one of 12 runs of four processes."""
+    """Such as a model in parts, which belongs to a cycle."""
     class Model:
         pass
     seen, model = [], Model()

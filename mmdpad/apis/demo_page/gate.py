@@ -29,8 +29,8 @@ _POSTS = ('upload', 'queue/join', 'cancel', 'reset', 'run/')
 
 
 class Gate:
-    """ASGI middleware. Gradio has more addresses than the page uses: some fetch pages of the
-    internet, some store what they are sent without a bound, outside of the page's folder too.
+    """ASGI middleware. Of gradio's addresses it lets through those that the page uses, and bounds
+    what they are sent and what they keep.
 
     Args:
         app: What it stands before.

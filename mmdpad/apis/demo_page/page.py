@@ -109,9 +109,8 @@ def open_page(page: gr.Blocks, host: str, port: int | None, share: bool = False,
 
 
 def _outlive_sessions(queue: Queue) -> None:
-    """Of more than 2,000 sessions gradio forgets the first, though they may wait for an answer, and
-    its queue ends, for everybody, at a message to one that it has forgotten. Here those that get
-    messages stay before others, and what is meant for one that is gone is dropped."""
+    """A queue of gradio's that goes on where a session is gone: messages to it are dropped, and
+    sessions that get messages are kept before others."""
     send, sessions = queue.send_message, queue.pending_messages_per_session
 
     def send_if_there(event: Event, message: EventMessage) -> None:
@@ -124,7 +123,7 @@ def _outlive_sessions(queue: Queue) -> None:
 
 def _take_only_uploads(image: gr.Image) -> None:
     """Gradio checks that a file was uploaded. It would also open it, and fail with a message of its
-    own; and it would fetch an image of which it is sent an address, however large."""
+    own; and no image is fetched from an address."""
     image.preprocess = lambda file: file and file.path
     move = image.async_move_resource_to_block_cache
 

@@ -12,8 +12,8 @@ from open_clip.tokenizer import (
 )
 from torch import Tensor
 
-# A text with more characters per available token than any vocabulary's entry has cannot fit. Byte
-# pair encoding takes quadratic time for one long word, so such a text is not tokenized at all.
+# A text with more characters per available token than any vocabulary's entry has cannot fit, and is
+# not tokenized at all.
 _MAX_CHARS_PER_TOKEN = 64
 
 

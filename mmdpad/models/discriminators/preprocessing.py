@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """open_clip's preprocessing for regions of any shape, with the values of its own.
 
-open_clip resizes a picture as a whole before it crops: a region 1 pixel high and W wide becomes
-S x SW pixels, of which S x S are kept. And where it keeps all ('longest'), a side may get 0 pixels.
+open_clip resizes a picture as a whole before it crops; of a long one only what is kept is made.
+And where it keeps all ('longest'), a side may get 0 pixels.
 """
 
 from __future__ import annotations

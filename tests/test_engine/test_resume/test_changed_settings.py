@@ -136,16 +136,6 @@ def test_a_kl_term_that_begins_later_has_the_start_policy_as_reference(tiny_conf
                for name, value in second.model.reference.state_dict().items())
 
 
-def test_a_config_in_an_older_checkpoint_is_not_run(tiny_config, tmp_path):
-    """mmengine makes a config of `meta['config']` by running it."""
-    first, _, _ = train(tiny_config, 'first', {'train_cfg.max_iters': 1})
-    checkpoint = torch.load(saved(first, 1), weights_only=True)
-    checkpoint['meta']['config'] = f'open({str(tmp_path / "ran")!r}, "w")'
-    torch.save(checkpoint, tmp_path / 'old.pth')
-    second, _, _ = train(tiny_config, 'second', resume=True, load_from=str(tmp_path / 'old.pth'))
-    assert second.iter == 2 and not (tmp_path / 'ran').exists()
-
-
 def test_a_checkpoint_without_a_config_is_compared_by_its_values(tiny_config, tmp_path):
     first, _, _ = train(tiny_config, 'first', {'train_cfg.max_iters': 1})
     checkpoint = torch.load(saved(first, 1), weights_only=True)

@@ -230,17 +230,12 @@ def test_names_of_other_sources(tiny, tmp_path):
         assert same(model, tiny.state)
 
 
-@pytest.mark.promise('Files', 'A CLIP folder that brings Python code and says that it is trusted',
-                     'no code runs; the error says that it would')
-@pytest.mark.parametrize('says_so', [True, False])
-def test_code_of_a_folder_is_not_run(says_so, tiny, tmp_path, monkeypatch, tried):
+@pytest.mark.promise('Files', 'A CLIP folder that brings Python code',
+                     'no code runs and nobody is asked; the error says that it would')
+def test_code_of_a_folder_is_not_run(tiny, tmp_path, monkeypatch, tried):
     monkeypatch.setattr('builtins.input', lambda *_: 'y')
     monkeypatch.setattr(dynamic_module_utils, 'HF_MODULES_CACHE', str(tmp_path / 'modules'))
     folder, fired = Path(shutil.copytree(tiny.hf_folder, tmp_path / 'clip')), tmp_path / 'fired'
-    config = json.loads((folder / 'open_clip_config.json').read_text())
-    config['model_cfg']['text_cfg']['tokenizer_kwargs'] = (
-        dict(trust_remote_code=True) if says_so else {})
-    (folder / 'open_clip_config.json').write_text(json.dumps(config))
     tokenizer = json.loads((folder / 'tokenizer_config.json').read_text())
     tokenizer |= dict(tokenizer_class='Evil', auto_map=dict(AutoTokenizer=['evil.Evil'] * 2))
     (folder / 'tokenizer_config.json').write_text(json.dumps(tokenizer))
@@ -251,7 +246,7 @@ def test_code_of_a_folder_is_not_run(says_so, tiny, tmp_path, monkeypatch, tried
     with contextlib.suppress(Exception):
         open_clip.get_tokenizer(f'local-dir:{folder}')
     assert fired.exists()
-    tried('`trust_remote_code` in its config and without, a user who types yes')
+    tried('a user who types yes')
 
 
 @pytest.mark.promise('Files', 'CLIP weights that are a pickle with code',
