@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 
 import mmdpad
+from mmdpad.models.sources import find_model
 from mmdpad.testing import POLICY_WEIGHTS
 from mmdpad.utils import check_config, find_config
 
@@ -124,6 +125,13 @@ def test_the_environment_is_consistent(tried):
     told = subprocess.run([sys.executable, '-m', 'pip', 'check'], capture_output=True, text=True)
     assert told.returncode == 0, told.stdout
     tried(f'this environment: {told.stdout.strip()}')
+
+
+def test_a_folder_that_the_wheel_leaves_out_is_said(tmp_path):
+    folder = tmp_path / 'mmdpad/.mim/configs/study/weights/study_free'
+    with pytest.raises(FileNotFoundError, match='the wheel of mmdpad leaves it out: run this in a '
+                                                'checkout or set `policy.pretrained`'):
+        find_model('policy.pretrained', str(folder), 'some-lab/a-model')
 
 
 @pytest.fixture(scope='module')
