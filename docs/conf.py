@@ -46,7 +46,7 @@ class LinksOutOfTheSite(SphinxPostTransform):
     downloads, by myst_parser itself.)"""
 
     default_priority = 5  # before myst_parser looks for targets
-    pages = {'configs': 'configs', 'mmdpad': 'model_zoo'}  # by a file's first folder
+    pages = {'configs/study/weights': 'model_zoo', 'configs': 'configs', 'mmdpad': 'model_zoo'}
 
     def run(self, **kwargs):
         for node in list(self.document.findall(pending_xref)):
@@ -56,7 +56,9 @@ class LinksOutOfTheSite(SphinxPostTransform):
             path = (Path(get_source_line(node)[0]).parent / node['reftarget']).resolve()
             page = self.env.path2doc(path)
             if path.with_suffix('.md').is_file() and path.is_relative_to(ROOT):
-                page = self.pages.get(path.relative_to(ROOT).parts[0], page)
+                name = path.relative_to(ROOT).as_posix()
+                page = next((self.pages[folder] for folder in self.pages
+                             if name.startswith(f'{folder}/')), page)
             if page in self.env.all_docs:
                 node.attributes |= dict(refdomain='doc', reftarget=page, reftargetid=None)
             elif path.exists() or path.with_suffix('.md').is_file():

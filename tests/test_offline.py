@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdpad.models import SAM2Decoder, SAM3Decoder, SAMHQDecoder, VLMReasoningHead
+from mmdpad.models import HFSAMDecoder, VLMReasoningHead
 from mmdpad.models.discriminators.open_clip_loading import load_open_clip
 from mmdpad.models.sources import is_hub_name
 from mmdpad.toy import POLICY_WEIGHTS
@@ -65,9 +65,7 @@ def test_the_suite_refuses_to_leave_this_machine(stay_here, tried):
     tried(f'{len(tries)} ways out, here and in a child: each refused; loopback open')
 
 
-OF_THE_HUB = {
-    'policy': lambda name: VLMReasoningHead(name), 'SAM 2': lambda name: SAM2Decoder(name),
-    'SAM 3': lambda name: SAM3Decoder(name), 'SAM-HQ': lambda name: SAMHQDecoder(name)}
+OF_THE_HUB = {kind.__name__: kind for kind in (VLMReasoningHead, *HFSAMDecoder.__subclasses__())}
 
 
 @pytest.mark.promise('Supply chain', 'A hub name in a config, and HF_HUB_OFFLINE=1',

@@ -15,12 +15,14 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 
 import mmdpad
-from mmdpad.toy import POLICY_WEIGHTS, WEIGHTS_DIR
+from mmdpad.models.sources import find_model
+from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.utils import check_config, find_config
 
 ROOT = Path(__file__).parents[1]
 MIM = Path(mmdpad.__file__).parent / '.mim'
 INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+WHEEL_BYTES = 7e6
 pytestmark = pytest.mark.filterwarnings('ignore:pkg_resources is deprecated')
 
 
@@ -52,7 +54,7 @@ def test_the_index_claims_no_weights_and_only_the_results_of_the_miniature():
 def test_mmengine_finds_our_configs_by_name(tmp_path):
     assert get_config('mmdpad::dpad/tiny_shapes.py').model.policy.pretrained == POLICY_WEIGHTS
     study = get_config('mmdpad::study/control_caption.py')
-    assert study.model.policy.pretrained == str(WEIGHTS_DIR / 'study_free')
+    assert Path(study.model.policy.pretrained).samefile(ROOT / 'configs/study/weights/study_free')
     mine = tmp_path / 'mine.py'
     mine.write_text('_base_ = "mmdpad::dpad/tiny_shapes.py"\nmax_iters = 3\n')
     config = Config.fromfile(mine)
@@ -103,9 +105,18 @@ def test_the_wheel_takes_every_file_of_configs_and_tools(monkeypatch):
     for folder in ('configs', 'tools'):
         assert (MIM / folder).samefile(ROOT / folder)
         for path in (ROOT / folder).rglob('*'):
-            if path.is_file() and path.suffix != '.pyc':
+            if path.is_file() and path.suffix != '.pyc' and 'weights' not in path.parts:
                 name = f'.mim/{path.relative_to(ROOT)}'
                 assert any(fnmatch(name, pattern.replace('**/', '')) for pattern in patterns), name
+
+
+def test_the_citation_names_this_version_and_the_paper_of_the_index():
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    (paper, ) = citation['references']
+    (collection, ) = yaml.safe_load((ROOT / INDEX['Import'][0]).read_text())['Collections']
+    assert citation['version'] == mmdpad.__version__
+    assert (paper['title'], paper['url']) == (
+        collection['Paper']['Title'], collection['Paper']['URL'])
 
 
 @pytest.mark.promise('Supply chain', 'Installed versions that do not fit together',
@@ -114,6 +125,13 @@ def test_the_environment_is_consistent(tried):
     told = subprocess.run([sys.executable, '-m', 'pip', 'check'], capture_output=True, text=True)
     assert told.returncode == 0, told.stdout
     tried(f'this environment: {told.stdout.strip()}')
+
+
+def test_a_folder_that_the_wheel_leaves_out_is_said(tmp_path):
+    folder = tmp_path / 'mmdpad/.mim/configs/study/weights/study_free'
+    with pytest.raises(FileNotFoundError, match='the wheel of mmdpad leaves it out: run this in a '
+                                                'checkout or set `policy.pretrained`'):
+        find_model('policy.pretrained', str(folder), 'some-lab/a-model')
 
 
 @pytest.fixture(scope='module')
@@ -147,11 +165,12 @@ def test_the_content_of_the_wheel(wheel):
             'mmdpad/.mim/configs/dpad/tiny_shapes.py', 'mmdpad/.mim/tools/set_up/build_mmcv.py',
             'mmdpad/configs/_load.py', 'mmdpad/configs/dpad/tiny_shapes.py',
             'mmdpad/toy/weights/policy/model.safetensors', 'mmdpad/__main__.py',
+             'mmdpad/py.typed', 'mmdpad/.mim/configs/study/control_caption.py',
             'mmdpad/cli/doctor/files.py'} <= set(names)
     assert {name.split('/')[0] for name in names} == {'mmdpad', f'{wheel.name[:12]}.dist-info'}
     assert not [name for name in names if any(part in name for part in (
-        '__pycache__', '.pyc', 'work_dirs', 'tests/', '.egg-info'))]
-    assert wheel.stat().st_size < 15e6
+        '__pycache__', '.pyc', 'work_dirs', 'tests/', '.egg-info', 'study/weights'))]
+    assert wheel.stat().st_size < WHEEL_BYTES
 
 
 @pytest.mark.slow
@@ -187,3 +206,10 @@ def test_the_wheel_works_from_any_folder(wheel, shapes_data, tmp_path):
     told = run(site / 'bin' / 'mmdpad', 'doctor', '--json')
     report = json.loads(told.stdout)
     assert told.returncode == 0 and report['ok'] and report['miniature'][0]['status'] == 'ok', told
+
+    for command in (('run', 'run_study', '--arms', 'caption'),
+                    ('train', 'mmdpad::study/caption.py', '--dry-run')):
+        told = run(site / 'bin' / 'mmdpad', *command)
+        said = told.stdout + told.stderr
+        assert told.returncode and 'the wheel of mmdpad leaves it out: run ' in said, told
+    assert not (folder / 'data').exists(), 'nothing is made before'

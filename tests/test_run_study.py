@@ -111,6 +111,18 @@ def test_arms_say_what_they_are_compared_with(run_study, path, tmp_path):
         assert other.arm.seeds >= own.arm.seeds
 
 
+def test_a_start_policy_that_is_not_there_is_said_before_any_work(run_study, monkeypatch, tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text('_base_ = "mmdpad::study/caption.py"\n'
+                      'model = dict(policy=dict(pretrained="{{ fileDirname }}/weights/none"))\n')
+    monkeypatch.setattr(run_study, 'CONFIGS', tmp_path)
+    monkeypatch.setattr(run_study, 'make_data', None)
+    monkeypatch.setattr('sys.argv', ['run_study.py'])
+    with pytest.raises(SystemExit, match='policy of mine.py should be in .*weights/none, but is '
+                                         'not there; .* run `make study` in a checkout'):
+        run_study.main()
+
+
 @pytest.mark.parametrize('arguments', [['--jobs', '0'], ['--seeds', '-1'], ['--arms', 'nothing']])
 def test_wrong_arguments_are_refused(run_study, monkeypatch, arguments):
     monkeypatch.setattr('sys.argv', ['run_study.py', *arguments])

@@ -3,5 +3,5 @@ _base_ = './caption.py'
 arm = dict(group='control', title='control: + caption without its reward', seeds=3,
            compare_with=['control_geometric'])
 
-start = _base_.weights + '/study_free'
+start = '{{ fileDirname }}/weights/study_free'
 model = dict(policy=dict(pretrained=start))

@@ -3,5 +3,5 @@ _base_ = './discriminative.py'
 arm = dict(group='control', title='control: + discriminative reward (DPAD)', seeds=3,
            compare_with=['control_geometric', 'control_caption'])
 
-start = _base_.weights + '/study_free'
+start = '{{ fileDirname }}/weights/study_free'
 model = dict(policy=dict(pretrained=start))

@@ -3,5 +3,5 @@ _base_ = './geometric.py'
 arm = dict(group='control', title='control: geometric rewards only', seeds=3,
            compare_with=['control_start'])
 
-start = _base_.weights + '/study_free'
+start = '{{ fileDirname }}/weights/study_free'
 model = dict(policy=dict(pretrained=start))

@@ -5,7 +5,8 @@ _base_ = '../dpad/tiny_shapes.py'
 arm = dict(group='main', title='+ discriminative reward (DPAD)', seeds=5,
            compare_with=['geometric', 'caption'])
 
-start = _base_.weights + '/study_tied'
+# In a checkout; the wheel leaves them out.
+start = '{{ fileDirname }}/weights/study_tied'
 data_root = 'data/study/'
 test_sets = ('few', 'many', 'look_alikes', 'shifted')
 

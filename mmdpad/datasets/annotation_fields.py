@@ -15,8 +15,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mmdpad.prompts.template import normalise_question
 from mmdpad.geometry.masks import is_coordinate
+from mmdpad.prompts.template import normalise_question
 
 from .errors import DatasetError
 

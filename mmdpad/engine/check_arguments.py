@@ -16,7 +16,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import FUNCTIONS
 from mmengine.runner import Priority, Runner, get_priority
 
-from mmdpad.models import ReasoningSegmentor, VLLMRollout, VLMReasoningHead
+from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
 from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder, check_image_dtype
 from mmdpad.models.decoders.sam_decoder import check_name
@@ -40,8 +40,10 @@ from mmdpad.registry import (
     METRICS,
     MODELS,
     REWARDS,
+    ROLLOUTS,
     TRANSFORMS,
     VISBACKENDS,
+    resolve,
 )
 from mmdpad.rewards.composition import build_term
 from mmdpad.rl import PolicyLoss
@@ -286,11 +288,12 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
                 yield describe_refusal(path, entry, error)
 
 
-def _check_vllm(entry: Mapping[str, Any], path: str) -> Iterator[str]:
+def _check_engine(entry: Mapping[str, Any], path: str) -> Iterator[str]:
+    kind = resolve(entry, ROLLOUTS)
     for name in sorted(entry.get('engine_options') or ()):
-        if name in inspect.signature(VLLMRollout).parameters:
-            yield (f'`{path}.engine_options.{name}` should be an argument of `VLLMRollout` itself; '
-                   f'move it to `{path}.{name}`')
+        if name in inspect.signature(kind).parameters:
+            yield (f'`{path}.engine_options.{name}` should be an argument of `{kind.__name__}` '
+                   f'itself; move it to `{path}.{name}`')
 
 
 def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -330,7 +333,7 @@ def _check_detector(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 
 _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
     VLMReasoningHead: _check_policy, ReasoningSegmentor: _check_segmentor,
-    VLLMRollout: _check_vllm, DiscriminativeReward: _check_discriminative,
+    RolloutEngine: _check_engine, DiscriminativeReward: _check_discriminative,
     DetectorDecoder: _check_detector, SAMDecoder: _refusal(check_name, 'model'),
     HFSAMDecoder: _refusal(check_image_dtype, 'dtype'),
     CLIPDiscriminator: _refusal(check_precision, 'precision')}

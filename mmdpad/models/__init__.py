@@ -1,19 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .decoders import (
-    BoxDecoder,
-    DetectorDecoder,
-    HFSAMDecoder,
-    SAM2Decoder,
-    SAM3Decoder,
-    SAMDecoder,
-    SAMHQDecoder,
-)
-from .discriminators import CLIPDiscriminator, DiscriminativeReward
-from .heads import VLMReasoningHead
-from .rollouts import HFRollout, SharedPrefixRollout, VLLMRollout
-from .segmentors import ReasoningSegmentor
+from . import decoders, discriminators, heads, rollouts, segmentors
+from .decoders import *  # noqa: F403
+from .discriminators import *  # noqa: F403
+from .heads import *  # noqa: F403
+from .rollouts import *  # noqa: F403
+from .segmentors import *  # noqa: F403
 
-__all__ = ['BoxDecoder', 'CLIPDiscriminator', 'DetectorDecoder', 'DiscriminativeReward',
-           'HFRollout', 'HFSAMDecoder', 'ReasoningSegmentor', 'SAM2Decoder', 'SAM3Decoder',
-           'SAMDecoder', 'SAMHQDecoder', 'SharedPrefixRollout', 'VLLMRollout',
-           'VLMReasoningHead']
+__all__ = [*decoders.__all__, *discriminators.__all__, *heads.__all__, *rollouts.__all__,
+           *segmentors.__all__]

@@ -97,10 +97,12 @@ def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
     path = Path(value).expanduser()
     if not (path / CONFIG).is_file():
         _refuse_adapter(wanted, value)
+        remedy = ('the wheel of mmdpad leaves it out: run this in a checkout'
+                  if '.mim' in path.parts else 'download the model there')
         raise FileNotFoundError(
             f'{wanted}, but {str(path)!r} '
             f'{"has no config.json" if path.exists() else "is not there"}; '
-            f'download the model there or set `{name}`')
+            f'{remedy} or set `{name}`')
     return str(path), path
 
 

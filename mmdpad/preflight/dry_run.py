@@ -25,7 +25,7 @@ from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.engine.runner.encoding import asked
 from mmdpad.engine.runner.settings import find_wrong_settings
-from mmdpad.models import ReasoningSegmentor, VLLMRollout, VLMReasoningHead
+from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.heads.quantization import check_trainable
@@ -173,10 +173,10 @@ def _check_trainable(policy: Any) -> Iterator[str]:
 
 
 def _check_handover(policy: Any, nodes: list[Node]) -> Iterator[str]:
-    """Whether vLLM, where it samples, can take over the policy's weights."""
+    """Whether an engine with a copy of the policy's weights can take them over."""
     if _is(policy, VLMReasoningHead, nodes):
         for node in nodes:
-            if node.path.startswith('model.rollout_engine') and node.is_kind(VLLMRollout):
+            if getattr(node.kind, 'copies_weights', False):
                 yield from handover_problems(policy, node.path)
 
 

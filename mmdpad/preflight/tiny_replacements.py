@@ -21,22 +21,16 @@ from torch import nn
 from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.models import VLMReasoningHead
-from mmdpad.models.decoders import (
-    DetectorDecoder,
-    SAM2Decoder,
-    SAM3Decoder,
-    SAMDecoder,
-    SAMHQDecoder,
-)
+from mmdpad.models.decoders import DetectorDecoder, HFSAMDecoder, SAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.feature_cache import content_key
 from mmdpad.models.heads.quantization import check_prequantized, check_trainable
 from mmdpad.preflight.cost.shapes import read_policy_config
-from mmdpad.registry import MODELS, TRANSFORMS, is_kind, type_name
+from mmdpad.registry import MODELS, TRANSFORMS, is_kind, resolve, type_name
 from mmdpad.toy import WEIGHTS_DIR
 from mmdpad.toy.policy_folder import make_policy_folder
 from mmdpad.toy.sam import SHAPES_SAM_NAME, build_sam_shapes
-from mmdpad.toy.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
+from mmdpad.toy.sam_folders import SAM_FOLDERS
 from mmdpad.toy.seeding import seeded
 from mmdpad.utils import LOADERS, open_config
 
@@ -44,6 +38,7 @@ from .synthetic_data import write_made_data
 from .tiny_detectors import find_pretrained, shrinking_options
 
 Notes = list[str]
+_KEPT = 'kept as it is, with its own weights; --smoke knows no small one of its class'
 
 
 def replace_models(config: Config, folder: Path) -> Notes:
@@ -69,8 +64,7 @@ def replace_models(config: Config, folder: Path) -> Notes:
                 if node.path == 'model' and node.entry.get('backbone'):
                     notes.append(f'model ({type_name(node.entry)}): {_shrink_detector(node.entry)}')
                 elif node.registry is MODELS and (node.entry.keys() & {'pretrained', 'checkpoint'}):
-                    notes.append(f'{node.path} ({type_name(node.entry)}): kept as it is, with its '
-                                 f'own weights; --smoke knows no small one of its class')
+                    notes.append(f'{node.path} ({type_name(node.entry)}): {_KEPT}')
     if config.get('load_from'):
         notes.append(f'load_from: nothing, in place of {config.load_from}')
         config.load_from = None
@@ -155,14 +149,15 @@ def _sam(entry: dict, folder: Path) -> str:
     return f'a random {SHAPES_SAM_NAME} in place of {before}'
 
 
-def _sam_folder(make: Callable[[Path], str]) -> Callable[[dict, Path], str]:
-    def replace(entry: dict, folder: Path) -> str:
-        before, path = entry['pretrained'], folder / make.__name__.removeprefix('make_')
-        if not path.exists():
-            make(path)
-        entry['pretrained'] = str(path)
-        return f'a random one of a few thousand weights in place of {before}'
-    return replace
+def _sam_folder(entry: dict, folder: Path) -> str:
+    kind = resolve(entry, MODELS).model_types[0]
+    if kind not in SAM_FOLDERS:
+        return _KEPT
+    before, path = entry['pretrained'], folder / kind
+    if not path.exists():
+        SAM_FOLDERS[kind](path)
+    entry['pretrained'] = str(path)
+    return f'a random one of a few thousand weights in place of {before}'
 
 
 def _clip(entry: dict, folder: Path) -> str:
@@ -220,9 +215,7 @@ def _shrink_detector(model: dict) -> str:
 _MODELS: dict[type[nn.Module], Callable[[dict, Path], str]] = {
     VLMReasoningHead: _policy,
     SAMDecoder: _sam,
-    SAM2Decoder: _sam_folder(make_sam2_folder),
-    SAM3Decoder: _sam_folder(make_sam3_folder),
-    SAMHQDecoder: _sam_folder(make_sam_hq_folder),
+    HFSAMDecoder: _sam_folder,
     DetectorDecoder: _detector_decoder,
     CLIPDiscriminator: _clip,
 }

@@ -125,6 +125,10 @@ def make_sam_hq_folder(folder: Folder, seed: int = 0) -> str:
     return _write(folder, SamHQModel, SamHQConfig(**_parts(_HQ)), processor, seed)
 
 
+SAM_FOLDERS = dict(sam2=make_sam2_folder, sam3_tracker=make_sam3_folder, sam_hq=make_sam_hq_folder)
+"""What makes a folder of each ``model_type``."""
+
+
 def _parts(config: dict, **more: object) -> dict:
     """A copy, for a config that takes its parts over."""
     return copy.deepcopy({**config, **more})

@@ -17,8 +17,8 @@ from mmdpad.datasets import (
     ReasonSegDataset,
     ReferringSegDataset,
 )
-from mmdpad.registry import TRANSFORMS
 from mmdpad.geometry.masks import segmentation_rle
+from mmdpad.registry import TRANSFORMS
 
 ANNOTATIONS = pytest.mark.promise(
     'Files', 'Annotations that are deep, huge, of wrong types, or ask for all memory or time',

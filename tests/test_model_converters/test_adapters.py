@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText
 
 from mmdpad.engine.config_nodes import Node
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import SCALING
 from mmdpad.models.heads.named_weights import named_weights
 from mmdpad.models.heads.prompt_encoder import collate_text
@@ -205,7 +206,7 @@ def test_an_adapter_is_the_same_policy_everywhere(folders, name, tied, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('family', ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl'])
+@pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('tied', [True, False])
 @pytest.mark.parametrize('name', TARGETS)
 def test_each_adapter_is_the_same_policy_everywhere(folders, family, tied, name, tmp_path):

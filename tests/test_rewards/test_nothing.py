@@ -4,18 +4,15 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from text_readers import TERMS as NAMED
 
 from mmdpad.prompts import format_response, parse_response
+from mmdpad.rewards import __all__ as EXPORTED
 from mmdpad.rewards import build_term
 from mmdpad.structures import RolloutBatch
 
-TERMS = [
-    dict(type='ThinkingFormatReward'), dict(type='ThinkingFormatReward', caption=False),
-    dict(type='SegmentationFormatReward'), dict(type='BoxIoUReward'),
-    dict(type='BoxIoUReward', threshold=None), dict(type='BoxL1Reward'),
-    dict(type='PointL1Reward'), dict(type='ChainLengthReward', soft=10, hard=20),
-    dict(type='RepetitionReward'),
-    dict(type='QuantileReward', term=dict(type='BoxIoUReward', threshold=None))]
+TERMS = [*(term for term in NAMED.values() if not term.get('allow_empty')),
+         dict(type='ThinkingFormatReward', caption=False)]
 NOTHING = [
     '', ' ', '\x00', '\ud800', 'no tags', '{}', '[]', 'null', '<think>', '</think><think>',
     '<think></think><answer></answer><caption></caption>',
@@ -33,6 +30,11 @@ def rollout_of(texts, box):
         [sample], [None], len(texts), texts, parsed,
         think_tokens=torch.tensor([torch.nan if p.think is None else float(len(p.think))
                                    for p in parsed]))
+
+
+def test_every_rule_term_is_tried():
+    assert {term['type'] for term in NAMED.values()} == {
+        name for name in EXPORTED if name.endswith('Reward')}
 
 
 @pytest.mark.parametrize('term', TERMS, ids=lambda term: '-'.join(map(str, term.values())))

@@ -53,6 +53,14 @@ class Arm:
     def name(self) -> str:
         return self.config.stem
 
+    def check_start(self) -> None:
+        """Raises SystemExit if the start policy is not there."""
+        folder = Path(Config.fromfile(str(self.config)).model.policy.pretrained)
+        if not (folder / 'config.json').is_file():
+            raise SystemExit(
+                f'The start policy of {self.config.name} should be in {folder}, but is not there; '
+                f'the wheel of mmdpad leaves it out: run `make study` in a checkout')
+
     @property
     def seeds(self) -> int:
         return self.about['seeds']
@@ -134,8 +142,10 @@ def main() -> None:
     if min(args.jobs, args.seeds or 1) < 1:
         parser.error(f'`--jobs` and `--seeds` should be at least 1, but got {args.jobs} and '
                      f'{args.seeds}')
-    make_data()
     chosen = [Arm.read(arms[name]) for name in args.arms]
+    for arm in chosen:
+        arm.check_start()
+    make_data()
     for arm in chosen:
         write_about(arm, args.work_dir)
     # Seed by seed, so that an interrupted study has something of every arm.

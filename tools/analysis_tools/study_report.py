@@ -4,7 +4,9 @@
     python tools/analysis_tools/study_report.py work_dirs/study --html report.html
     python tools/analysis_tools/study_report.py work_dirs/study --markdown docs/study.md
     python tools/analysis_tools/study_report.py work_dirs/study --compare form_sigmoid form_softmax
+    python tools/analysis_tools/study_report.py work_dirs/study --archive study.tar.xz
 
+An archive holds the numbers and curves without the responses, and may stand for the study's folder.
 Prints the headline. A file that is there is replaced; of a Markdown page only what is between
 `<!-- study -->` and `<!-- /study -->`. Run it where the paths of the images hold, usually the
 folder that the study was started in. Runs that lack files are left out and named.
@@ -29,10 +31,13 @@ def write(path: Path, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('work_dir', type=Path, help='the study: ARM/arm.json, ARM/seed_N/...')
+    parser.add_argument('work_dir', type=Path,
+                        help='the study: ARM/arm.json, ARM/seed_N/...; or its archive')
     parser.add_argument('--html', type=Path, metavar='FILE', help='the whole report as a page')
     parser.add_argument('--markdown', type=Path, metavar='FILE', help='headline and tables')
     parser.add_argument('--json', type=Path, metavar='FILE', help='all numbers')
+    parser.add_argument('--archive', type=Path, metavar='FILE',
+                        help='what numbers and curves are made from, as FILE.tar.xz')
     parser.add_argument('--compare', nargs=2, action='append', default=[],
                         metavar=('ARM', 'REFERENCE'),
                         help='also say how far an arm is from another one; may be repeated')
@@ -49,19 +54,24 @@ def main() -> None:
             study_as_markdown,
         )
         from mmdpad.analysis.study import analyse_study, first_answers
+        from mmdpad.analysis.study_archive import open_study, write_study_archive
         from mmdpad.datasets.transforms import read_image_if_any
     try:
-        study = analyse_study(args.work_dir, args.compare)
-        for line in [f'{status}: {text}' for status, text in headlines(study)]:
-            print(line)
-        for pair in args.compare:
-            for line in comparison_lines(study, *pair):
+        with open_study(args.work_dir) as folder:
+            study = analyse_study(folder, args.compare)
+            for line in [f'{status}: {text}' for status, text in headlines(study)]:
                 print(line)
-        for line in missing_lines(study):
-            print(f'  missing: {line}')
-        if args.html:
-            pairs = first_answers(args.work_dir, study, MAIN)
-            write(args.html, study_as_html(study, args.work_dir, pairs, read_image_if_any))
+            for pair in args.compare:
+                for line in comparison_lines(study, *pair):
+                    print(line)
+            for line in missing_lines(study):
+                print(f'  missing: {line}')
+            if args.html:
+                pairs = first_answers(folder, study, MAIN) if folder == args.work_dir else None
+                write(args.html, study_as_html(study, folder, pairs, read_image_if_any))
+            if args.archive:
+                write_study_archive(folder, args.archive)
+                print(args.archive)
         if args.markdown:
             block = study_as_markdown(study)
             page = args.markdown.read_text(encoding='utf-8') if args.markdown.exists() else None

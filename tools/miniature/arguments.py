@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-WEIGHTS = Path(__file__).resolve().parents[2] / 'mmdpad' / 'testing' / 'weights'
+ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = ROOT / 'mmdpad' / 'testing' / 'weights'
+STUDY_WEIGHTS = ROOT / 'configs' / 'study' / 'weights'
 
 
 def make_parser(description: str, folder: str) -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ def write_readme(folder: Path) -> None:
     lines = [
         '# Miniature weights', '',
         'Tiny models of the shapes world (`mmdpad/toy/shapes_world.py`), in the formats of '
-        'the real ones (those of the study are in [STUDY.md](STUDY.md)):', '',
+        'the real ones (the study has its own in `configs/study/weights/`):', '',
         '- `policy/`: a Qwen2.5-VL for transformers\' `from_pretrained`',
         '- `clip/`: an open_clip folder, `local-dir:.../clip`',
         '- `sam/sam_shapes.pth`: a state dict for segment-anything, '

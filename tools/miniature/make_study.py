@@ -5,7 +5,7 @@ They go on from the miniature policy, on the study's scenes, with a fifth of the
 the wrong object, so that there is something to be learned by reward alone. `study_tied` learns
 vague captions with chains that list all objects, and specific ones with chains that go straight to
 the target; in `study_free`, the control, captions do not hang on chains. Both learn at once, on two
-cores in half an hour; STUDY.md says what they measured.
+cores in half an hour; README.md says what they measured.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from arguments import WEIGHTS
+from arguments import STUDY_WEIGHTS, WEIGHTS
 from make_all import table
 
 STARTS = dict(study_tied=['--tied'], study_free=[])
@@ -27,7 +27,7 @@ SCALE = 0.6
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=Path, default=WEIGHTS, help='destination folder')
+    parser.add_argument('--out', type=Path, default=STUDY_WEIGHTS, help='destination folder')
     parser.add_argument('--scale', type=float, default=SCALE,
                         help=f'share of the steps of make_policy.py (default {SCALE})')
     args = parser.parse_args()
@@ -48,14 +48,14 @@ def main() -> None:
 
 
 def write_readme(folder: Path, reports: dict[str, Path]) -> None:
-    """Writes STUDY.md."""
+    """Writes README.md."""
     lines = ['# Start policies of the study', '',
              'Written by', '', '    python tools/miniature/make_study.py', '',
              'Qualities are measured on held-out scenes (split `val` of the world `study`) with '
              'the saved files; "named" is whether the chain ends with the target\'s name.']
     for name, report in reports.items():
         lines += table(folder / name, report)
-    (folder / 'STUDY.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    (folder / 'README.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':

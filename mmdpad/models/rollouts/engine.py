@@ -31,10 +31,13 @@ class RolloutEngine(ABC):
 
     Attributes:
         records_log_probs: Whether sampled responses come with the engine's log-probabilities.
+        copies_weights: Whether the engine has a copy of the policy's weights, which have to be
+            handed over by their names; preflight then checks that they can be.
         watcher: See :meth:`watched`.
     """
 
     records_log_probs = False
+    copies_weights = False
     watcher: Callable[[Tensor], None] | None = None
 
     def check_policy(self, head: VLMReasoningHead) -> None:

@@ -53,6 +53,8 @@ class VLLMRollout(RolloutEngine):
         ValueError: ``sleep_level`` is none of these.
     """
 
+    copies_weights = True
+
     def __init__(self, gpu_memory_utilization: float = 0.4, max_model_len: int = 2600,
                  dtype: str = 'bfloat16', sleep_level: int = 1, records_log_probs: bool = True,
                  engine_options: dict | None = None) -> None:
