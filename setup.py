@@ -61,7 +61,7 @@ setup(
         'safetensors>=0.8',
         'tensorboard>=2.12',
         'matplotlib>=3.6',
-        'termcolor>=2.1',  # of mmengine's logs; an older one colours files and pipes, too
+        'termcolor>=2.1',  # of mmengine's logs; an older one colors files and pipes, too
         # mmengine reads `mmdet::` configs through pkg_resources, which setuptools 82 dropped.
         'setuptools<82',
     ],

@@ -47,8 +47,8 @@ def find_unsuitable(find_version: Callable[[str], str | None] = installed_versio
             state = 'mmcv-lite is installed, which lacks the compiled operators'
         else:
             state = f'{package} is not installed'
-        remedy = BUILD_MMCV if package == 'mmcv' else f'pip install "{package}{wanted}"'
-        faults.append(f'{state}, but mmdpad needs {package}{wanted}; run: {remedy}')
+        hint = BUILD_MMCV if package == 'mmcv' else f'pip install "{package}{wanted}"'
+        faults.append(f'{state}, but mmdpad needs {package}{wanted}; run: {hint}')
     return faults
 
 
@@ -57,7 +57,7 @@ def prepare_environment() -> None:
     a YAML file names, and gives it back what Python 3.14 removed; done at import.
 
     Raises:
-        ImportError: A package is missing or unsuitable; each is named with its remedy.
+        ImportError: A package is missing or unsuitable; each is named with its hint.
     """
     faults = find_unsuitable()
     if faults:
@@ -67,7 +67,7 @@ def prepare_environment() -> None:
     _restore_find_loader()
     _offer_configs()
     _drop_misleading_warning()
-    from .utils.plain_yaml import read_yaml_plainly
+    from .utils.safe_yaml import read_yaml_plainly
     read_yaml_plainly()
 
 

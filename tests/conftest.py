@@ -246,7 +246,7 @@ def write_arm(folder, seeds, scenes=4, about=None, chain=lambda seed, scene: 10,
                     sample = dict(image=image.format(set=which, number=scene), question='the dog?')
                     files['samples'].append(dict(
                         sample, id=scene, iou=seed / 10, intersection=seed, union=10, failure=None,
-                        think=f'think {seed}', caption='a dog', think_tokens=chain(seed, scene),
+                        think=f'think {seed}', caption='a dog', reasoning_tokens=chain(seed, scene),
                         caption_tokens=2, boxes=[[1, 1, 5, 5]], points=[[[2, 2], [3, 3]]]))
                     files['specific'].append(dict(sample, specific=float(scene % 2),
                                                   signal_s_rank=1 + scene % 2))
@@ -258,5 +258,5 @@ def write_arm(folder, seeds, scenes=4, about=None, chain=lambda seed, scene: 10,
                 write_jsonl(str(folder / f'seed_{seed}' / f'{mode}.{kind}.jsonl'), rows)
         if train:
             write_jsonl(str(folder / f'seed_{seed}/train/1/vis_data/scalars.json'), [
-                dict(iter=step, step=step, reward=seed + step, think_tokens=9.0,
+                dict(iter=step, step=step, reward=seed + step, reasoning_tokens=9.0,
                      **{'reward/discriminative': 0.5}) for step in (1, 2, 3)])

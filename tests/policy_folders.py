@@ -50,7 +50,7 @@ class Case:
     family: str = 'qwen2_5_vl'
     same: bool = True
     needs: tuple[str, ...] = ()
-    vocabulary: str = 'miniature'
+    vocabulary: str = 'toy'
     slow: bool = False
 
 

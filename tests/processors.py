@@ -40,7 +40,7 @@ SETTINGS = {
 }
 # Where tests compare numbers with constants.
 NUMBERS = ('tests/test_rl', 'tests/test_rewards', 'tests/test_models', 'tests/test_engine',
-           'tests/test_evaluation', 'tests/test_miniature', 'tests/test_apis')
+           'tests/test_evaluation', 'tests/test_toy', 'tests/test_apis')
 PROBE = '''
 import os, sys, numpy, torch
 torch.set_num_threads(int(os.environ.get('MMDPAD_TEST_THREADS', 1)))

@@ -38,7 +38,7 @@ with read_base():
     from mmdpad.configs.dpad.tiny_shapes import *
 
 from mmdpad.datasets.transforms import (LoadReasoningImage, LoadReasonSegMask, PackReasoningInputs,
-                                        PromptResize, TargetsFromMask)
+                                        ModelImageResize, TargetsFromMask)
 from mmdpad.engine.hooks import DiscriminativeRewardHook
 from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.evaluation.metrics import ReasonSegMetric
@@ -59,7 +59,7 @@ rewards = dict(
 train_cfg.update(type=GRPOTrainLoop, rewards=rewards)
 optim_wrapper.update(optimizer=dict(type=AdamW))
 pipeline = [dict(type=LoadReasoningImage), dict(type=LoadReasonSegMask),
-            dict(type=PromptResize, size=prompt_size), dict(type=TargetsFromMask),
+            dict(type=ModelImageResize, size=model_image_size), dict(type=TargetsFromMask),
             dict(type=PackReasoningInputs)]
 for loader in (train_dataloader, val_dataloader, test_dataloader):
     loader.dataset.update(pipeline=pipeline)
@@ -244,11 +244,11 @@ def test_our_configs_are_offered_in_the_pure_python_style(tmp_path):
 
 def test_a_base_that_is_not_there_is_said_in_a_line(tmp_path):
     path = tmp_path / 'child.py'
-    for base, remedy in {'mmdpad.configs.dpad.nope': 'nope.py not found.*; correct it$',
+    for base, hint in {'mmdpad.configs.dpad.nope': 'nope.py not found.*; correct it$',
                          'mmdet.configs.nope': 'wheels of mmdet have no'}.items():
         path.write_text('from mmengine.config import read_base\n\nwith read_base():\n'
                         f'    from {base} import *\n')
-        with pytest.raises(SystemExit, match=f'child.py.*{remedy}'):
+        with pytest.raises(SystemExit, match=f'child.py.*{hint}'):
             load(path)
 
 
@@ -265,9 +265,9 @@ def third_scope():
 
 def test_a_third_scope_finds_our_parts_by_their_prefix(third_scope):
     hooks, metrics, models = third_scope
-    for name in ('mmdpad.PlainCheckpointHook', 'mmdet.mmdpad.PlainCheckpointHook'):
+    for name in ('mmdpad.SafeCheckpointHook', 'mmdet.mmdpad.SafeCheckpointHook'):
         for registry in (hooks, HOOKS_OF_MMENGINE):
-            assert type(registry.build(dict(type=name))).__name__ == 'PlainCheckpointHook'
+            assert type(registry.build(dict(type=name))).__name__ == 'SafeCheckpointHook'
     assert METRICS_OF_MMENGINE.build(dict(type='mmdpad.ReasonSegMetric')).default_prefix
     assert models.get('mmdpad.SAMDecoder') is SAMDecoder
     assert resolve(dict(type='mmdpad.SAMDecoder'), MODELS) is SAMDecoder

@@ -82,7 +82,7 @@ def test_published_recipe(path):
     assert config.custom_hooks[0].form == 'binary'
     assert config.model.test_cfg == dict(temperature=0.0, max_new_tokens=1024)
     sizes = [step.size for loader in (config.train_dataloader, config.test_dataloader)
-             for step in loader.dataset.pipeline if step.type == 'PromptResize']
+             for step in loader.dataset.pipeline if step.type == 'ModelImageResize']
     assert sizes == [(840, 840), (840, 840)]
 
 
@@ -175,7 +175,7 @@ def test_another_policy_answers_about_a_photo(name, tmp_path):
     loader.dataset.update(EVALUATION_DATA[loader.dataset.type], indices=1)
     loader.update(num_workers=0, persistent_workers=False)
     data = next(iter(Runner.build_dataloader(loader)))
-    assert data['inputs']['prompt_image'][0].shape == (3, side, side)
+    assert data['inputs']['model_image'][0].shape == (3, side, side)
     (answered, ) = model.test_step(data)
     assert answered.reasoning['parsed'].reason == 'no_answer'
 
@@ -212,8 +212,8 @@ def test_several_objects_config_reads_the_multi_object_copy():
     loader.dataset.data_root = str(COPIES / 'VisionReasoner_multi_object_7k_840')
     loader.update(batch_size=4, num_workers=0, persistent_workers=False)
     batch = next(iter(Runner.build_dataloader(loader)))
-    assert [image.shape for image in batch['inputs']['prompt_image']] == [(3, 840, 840)] * 4
-    targets = [sample.prompt_targets.points.shape for sample in batch['data_samples']]
+    assert [image.shape for image in batch['inputs']['model_image']] == [(3, 840, 840)] * 4
+    targets = [sample.model_targets.points.shape for sample in batch['data_samples']]
     assert sorted(targets) == [(1, 1, 2), (2, 1, 2), (2, 1, 2), (3, 1, 2)]
 
 
@@ -223,10 +223,10 @@ def test_supervised_config_reads_own_data_in_reasonsegs_layout(shapes_data):
     loader.dataset.data_root = str(shapes_data)
     loader.update(num_workers=0, persistent_workers=False)
     batch = next(iter(Runner.build_dataloader(loader)))
-    assert [image.shape for image in batch['inputs']['prompt_image']] == [(3, 840, 840)] * 4
+    assert [image.shape for image in batch['inputs']['model_image']] == [(3, 840, 840)] * 4
     sample = batch['data_samples'][0]
     parsed = parse_response(sample.response)
-    assert parsed.box == tuple(sample.prompt_targets.bboxes[0].tolist())
+    assert parsed.box == tuple(sample.model_targets.bboxes[0].tolist())
     config.merge_from_dict(STAND_INS)
     assert recomputes(MODELS.build(config.model))
     assert config.custom_hooks == [] and 'rewards' not in config.train_cfg
@@ -255,7 +255,7 @@ def test_recipe_builds_on_stand_in_weights(path):
     loader.dataset.update(EVALUATION_DATA[loader.dataset.type])
     loader.update(num_workers=0, persistent_workers=False)
     batch = next(iter(Runner.build_dataloader(loader)))
-    assert batch['inputs']['prompt_image'][0].shape == (3, 840, 840)
+    assert batch['inputs']['model_image'][0].shape == (3, 840, 840)
 
 
 REFERRING = {  # expressions of the test and of the val split of the test data
@@ -278,7 +278,7 @@ def test_the_papers_table(size, name):
         ours, mmdets = map(METRICS.build, evaluator)
         assert ours.ignore_regions == 'target' and isinstance(mmdets, RefSegMetric)
         batch = first_batch(loader)
-        assert [image.shape for image in batch['inputs']['prompt_image']] == [(3, 840, 840)] * count
+        assert [image.shape for image in batch['inputs']['model_image']] == [(3, 840, 840)] * count
         assert all(len(sample.gt_instances) == 1 for sample in batch['data_samples'])
 
 
@@ -306,7 +306,7 @@ def test_grefcoco_asks_and_answers_with_lists():
                for loader in (config.test_dataloader, config.val_dataloader)]
     assert numbers == [[1, 2, 2], [2, 0]]  # only evaluation loops sort
     config.train_dataloader.batch_size = 1
-    assert len(first_batch(config.train_dataloader)['data_samples'][0].prompt_targets) == 1
+    assert len(first_batch(config.train_dataloader)['data_samples'][0].model_targets) == 1
 
 
 def test_every_config_is_listed():

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmdpad.toy import CLIP_WEIGHTS
-from mmdpad.toy.shapes_world import COLOURS, make_scene
+from mmdpad.toy.shapes_world import COLORS, make_scene
 
 ROOT = Path(__file__).parents[1]
 DISCRIMINATION = ROOT / 'configs/mmdet/mask-rcnn_r50_fpn_1x_coco_discrimination.py'
@@ -22,7 +22,7 @@ DISCRIMINATION = ROOT / 'configs/mmdet/mask-rcnn_r50_fpn_1x_coco_discrimination.
 
 @pytest.fixture(scope='module')
 def coco_data(tmp_path_factory) -> Path:
-    """Four scenes of the shapes world in COCO's format; the classes are colours."""
+    """Four scenes of the shapes world in COCO's format; the classes are colors."""
     folder = tmp_path_factory.mktemp('coco')
     images, annotations = [], []
     for number in range(4):
@@ -34,11 +34,11 @@ def coco_data(tmp_path_factory) -> Path:
             x1, y1, x2, y2 = shape.box
             annotations.append(dict(
                 id=len(annotations) + 1, image_id=number, iscrowd=0,
-                category_id=list(COLOURS).index(shape.colour), bbox=[x1, y1, x2 - x1, y2 - y1],
+                category_id=list(COLORS).index(shape.color), bbox=[x1, y1, x2 - x1, y2 - y1],
                 area=(x2 - x1) * (y2 - y1), segmentation=[shape.polygon.flatten().tolist()]))
     (folder / 'shapes.json').write_text(json.dumps(dict(
         images=images, annotations=annotations,
-        categories=[dict(id=i, name=colour) for i, colour in enumerate(COLOURS)])))
+        categories=[dict(id=i, name=color) for i, color in enumerate(COLORS)])))
     return folder
 
 
@@ -48,8 +48,8 @@ def config(coco_data, tiny_mask_rcnn, tmp_path) -> Config:
     with DefaultScope.overwrite_default_scope('mmdet'):
         config = Config.fromfile(DISCRIMINATION)
         config.merge_from_dict(tiny_mask_rcnn | {
-            'model.roi_head.bbox_head.num_classes': len(COLOURS),
-            'model.roi_head.mask_head.num_classes': len(COLOURS),
+            'model.roi_head.bbox_head.num_classes': len(COLORS),
+            'model.roi_head.mask_head.num_classes': len(COLORS),
             'train_cfg.max_epochs': 2, 'default_hooks.logger.interval': 1,
             'work_dir': str(tmp_path / 'run'), 'log_level': 'WARNING',
             'experiment_name': f'test_{tmp_path.name}'})
@@ -58,7 +58,7 @@ def config(coco_data, tiny_mask_rcnn, tmp_path) -> Config:
             loader.update(num_workers=0, persistent_workers=False)
             loader.dataset.update(
                 data_root=str(coco_data), ann_file='shapes.json', data_prefix=dict(img=''),
-                metainfo=dict(classes=tuple(COLOURS), source=dict(world='shapes')))
+                metainfo=dict(classes=tuple(COLORS), source=dict(world='shapes')))
             for step in loader.dataset.pipeline:
                 if step.type == 'Resize':
                     step.scale = (128, 128)

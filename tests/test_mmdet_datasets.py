@@ -31,7 +31,7 @@ def shipped(name: str, part: str = 'train', **source) -> dict:
     assert dataset['source']['type'] == source.pop('type')
     dataset['source'].update(source)
     for step in dataset['pipeline']:
-        if step['type'] == 'PromptResize':
+        if step['type'] == 'ModelImageResize':
             step['size'] = (112, 112)
     return dataset
 
@@ -60,7 +60,7 @@ def test_shipped_configs_of_three_data_sets_train(tiny_config, datasets):
         term = 'seen'
 
         def after_rollout(self, runner, rollout):
-            seen.update((sample.question, len(sample.prompt_targets), 'gt_instances' in sample)
+            seen.update((sample.question, len(sample.model_targets), 'gt_instances' in sample)
                         for sample in rollout.data_samples)
 
     runner.register_hook(Look())
@@ -79,9 +79,9 @@ class Answers(Hook):
     def before_test_iter(self, runner, batch_idx, data_batch=None):
         for sample in data_batch['data_samples']:
             box, = scale_boxes(sample.gt_instances.bboxes, sample.ori_shape,
-                               sample.prompt_shape).tolist()
-            points, = sample.prompt_targets.points.tolist()
-            sample.set_metainfo(dict(stored_answer=(
+                               sample.model_shape).tolist()
+            points, = sample.model_targets.points.tolist()
+            sample.set_metainfo(dict(cached_response=(
                 format_response('i look.', box, points, 'it.'), False)))
 
 
@@ -107,7 +107,7 @@ def bare(tiny_config, tmp_path):
     del content['annotations'][4]  # without a polygon
     path.write_text(json.dumps(content))
     steps = [dict(type='LoadReasoningImage'), dict(type='LoadInstanceMasks'),
-             dict(type='PromptResize', size=(112, 112)), dict(type='TargetsFromMask'),
+             dict(type='ModelImageResize', size=(112, 112)), dict(type='TargetsFromMask'),
              dict(type='PackReasoningInputs')]
     tiny_config.train_dataloader.dataset = dict(
         type='CocoDataset', data_root=str(tmp_path), ann_file='coco.json',

@@ -205,7 +205,7 @@ def test_the_wheel_works_from_any_folder(wheel, shapes_data, tmp_path):
 
     told = run(site / 'bin' / 'mmdpad', 'doctor', '--json')
     report = json.loads(told.stdout)
-    assert told.returncode == 0 and report['ok'] and report['miniature'][0]['status'] == 'ok', told
+    assert told.returncode == 0 and report['ok'] and report['toy'][0]['status'] == 'ok', told
 
     for command in (('run', 'run_study', '--arms', 'caption'),
                     ('train', 'mmdpad::study/caption.py', '--dry-run')):

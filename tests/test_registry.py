@@ -46,10 +46,10 @@ def test_a_config_of_mmdet_takes_our_parts(tmp_path):
     config.write_text("""
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmdpad.engine.hooks'])
-custom_hooks = [dict(type='mmdpad.PlainCheckpointHook')]
+custom_hooks = [dict(type='mmdpad.SafeCheckpointHook')]
 val_evaluator = dict(_delete_=True, type='mmdpad.ReasonSegMetric')
 """)
-    assert printed(THEIRS, config) == ['mmdet', 'PlainCheckpointHook', 'ReasonSegMetric']
+    assert printed(THEIRS, config) == ['mmdet', 'SafeCheckpointHook', 'ReasonSegMetric']
 
 
 def test_our_config_inherits_from_mmdet(tmp_path):

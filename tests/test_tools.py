@@ -38,7 +38,7 @@ def test_train_resume_and_test(shapes_data, tmp_path, run_here):
     work_dir = tmp_path / 'run'
     trained = run('tools/train.py', CONFIG, '--work-dir', work_dir, *options(shapes_data))
     logged = trained.stdout
-    assert ' - INFO - ' in logged and '\033' not in logged  # no colours where no terminal is
+    assert ' - INFO - ' in logged and '\033' not in logged  # no colors where no terminal is
     for warned_of_by_others in ('pkg_resources', 'FileClient', 'HardDiskBackend'):
         assert warned_of_by_others not in logged + trained.stderr
     assert (work_dir / 'iter_2.pth').is_file()
@@ -48,7 +48,7 @@ def test_train_resume_and_test(shapes_data, tmp_path, run_here):
     (log, ) = work_dir.glob('*/rollouts.jsonl')
     shown = run('tools/analysis_tools/show_rollouts.py', log, '--iter', '1', '--top', '1').stdout
     assert shown.startswith('Iteration 1\n') and shown.count('<think>') >= 3
-    paid = run_here('tools/analysis_tools/chain_reward.py', log, '--stages', '1').stdout
+    paid = run_here('tools/analysis_tools/reward_by_length.py', log, '--stages', '1').stdout
     assert paid.splitlines()[0].split()[:4] == ['iterations', 'groups', 'words', 'total']
     page = tmp_path / 'page.html'
     run_here('tools/analysis_tools/show_rollouts.py', log, '--last', '--out', page)
@@ -192,7 +192,7 @@ def test_check_discriminator_names_what_is_wrong(run_here, shapes_data, argument
     (['tools/analysis_tools/report.py', 'configs', '--result', 'no.json'],
      "result 'no.json' is not there"),
     (['tools/analysis_tools/show_rollouts.py', 'none.jsonl'], "log 'none.jsonl' is not there"),
-    (['tools/analysis_tools/chain_reward.py', 'README.md'], 'should hold one JSON object per'),
+    (['tools/analysis_tools/reward_by_length.py', 'README.md'], 'should hold one JSON object per'),
     (['tools/analysis_tools/show_rollouts.py', 'README.md'], 'should hold one JSON object per'),
 ])
 def test_what_is_not_there_is_named_at_once(run_here, command, message):

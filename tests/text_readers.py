@@ -18,7 +18,7 @@ from mmdpad.apis.demo_page.markup import text as markup_text
 from mmdpad.engine.hooks.rollout_log_hook import rows_of
 from mmdpad.engine.runner.rollout_stats import describe_rollout
 from mmdpad.evaluation.scoring import score_sample
-from mmdpad.geometry.coordinates import to_prompt_frame
+from mmdpad.geometry.coordinates import to_model_frame
 from mmdpad.models import BoxDecoder, ReasoningSegmentor
 from mmdpad.prompts import FAILURE_REASONS, MAX_OBJECTS, follows_template, parse_response
 from mmdpad.prompts.parser import find_reference_object
@@ -34,7 +34,7 @@ TERMS = dict(
     format_two=dict(type='ThinkingFormatReward', caption=False, allow_empty=True),
     answer=dict(type='SegmentationFormatReward'), box=dict(type='BoxIoUReward'),
     iou=dict(type='BoxIoUReward', threshold=None), l1=dict(type='BoxL1Reward'),
-    points=dict(type='PointL1Reward'), length=dict(type='ChainLengthReward', soft=20, hard=400),
+    points=dict(type='PointL1Reward'), length=dict(type='ReasoningLengthReward', soft=20, hard=400),
     repetition=dict(type='RepetitionReward'),
     quantile=dict(type='QuantileReward', term=dict(type='BoxIoUReward', threshold=None)))
 IMAGE_SHAPE, PROMPT_SHAPE = (24, 36), (840, 840)
@@ -50,7 +50,7 @@ def check_parsing(text: str) -> None:
     for switches in SWITCHES:
         parsed = parse_response(text, **switches)
         check_parsed(parsed, text, several=bool(switches.get('several_objects')))
-        moved = to_prompt_frame(parsed, 'relative_1000', (840, 1260))
+        moved = to_model_frame(parsed, 'relative_1000', (840, 1260))
         assert type(moved) is type(parsed) and len(moved.objects) == len(parsed.objects)
         check_numbers(moved)
     for caption in (True, False):
@@ -108,10 +108,10 @@ def rollout_of(texts: list[str], several: bool, group_size: int = 1) -> RolloutB
         points = torch.tensor([[[15., 30.], [200., 300.]], [[310., 9.], [700., 60.]]])[:targets]
         samples.append(DetDataSample(
             metainfo=dict(img_id=prompt, img_path='a.jpg', question='which?'),
-            prompt_targets=InstanceData(bboxes=boxes, points=points[:, :1 + (not several)])))
+            model_targets=InstanceData(bboxes=boxes, points=points[:, :1 + (not several)])))
     words = [math.nan if p.think is None else float(len(p.think.split())) for p in parsed]
     return RolloutBatch(
-        samples, [], group_size, texts, parsed, think_tokens=torch.tensor(words),
+        samples, [], group_size, texts, parsed, reasoning_tokens=torch.tensor(words),
         response_mask=torch.ones(len(texts), 1).bool(), truncated=torch.zeros(len(texts)).bool())
 
 
@@ -168,7 +168,7 @@ class Drawing:
         """Returns the row of the result file."""
         parsed = parse_response(text, several_objects=several)
         usable = () if isinstance(parsed, ParseFailure) else parsed.objects
-        found = ReasoningSegmentor.draw(
+        found = ReasoningSegmentor.decode_masks(
             self, usable, torch.zeros(3, *IMAGE_SHAPE, dtype=torch.uint8), PROMPT_SHAPE)
         assert found.masks.shape == (len(usable), *IMAGE_SHAPE) and found.bboxes.isfinite().all()
         row = score_sample(dict(

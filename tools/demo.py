@@ -22,7 +22,7 @@ WORK_DIR = Path('work_dirs/tiny_shapes')
 SAMPLED = 'model.test_cfg.temperature=1.0'
 ROWS = (('reasonseg/giou', 'gIoU, %'), ('reasonseg/ciou', 'cIoU, %'),
         ('reward/total', 'reward (sum)'), ('reward/', None),
-        ('reasonseg/think_tokens', 'chain length, tokens'),
+        ('reasonseg/reasoning_tokens', 'chain length, tokens'),
         ('reasonseg/parse_failure_rate', 'unusable responses, share'))
 
 

@@ -6,7 +6,7 @@
 # pixels of that image.
 _base_ = './qwen7b_reasonseg.py'
 
-resize = dict(type='PromptResize', size=(832, 832))
+resize = dict(type='ModelImageResize', size=(832, 832))
 train_pipeline = [_base_.train_pipeline[0], resize, *_base_.train_pipeline[2:]]
 test_pipeline = [*_base_.test_pipeline[:2], resize, *_base_.test_pipeline[3:]]
 

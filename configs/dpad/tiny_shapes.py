@@ -16,7 +16,7 @@ lr = 2e-4
 
 # The tiny models are saved in the formats of the real ones.
 weights = str(mmdpad.toy.WEIGHTS_DIR)
-prompt_size = (112, 112)
+model_image_size = (112, 112)
 
 model = dict(
     policy=dict(pretrained=weights + '/policy', prompt_template='find "{question}"',
@@ -41,7 +41,7 @@ rewards = dict(
 pipeline = [
     dict(type='LoadReasoningImage'),
     dict(type='LoadReasonSegMask'),
-    dict(type='PromptResize', size=prompt_size),
+    dict(type='ModelImageResize', size=model_image_size),
     dict(type='TargetsFromMask'),
     dict(type='PackReasoningInputs')
 ]

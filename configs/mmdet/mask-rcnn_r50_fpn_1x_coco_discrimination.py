@@ -19,4 +19,4 @@ discrimination = dict(
 val_evaluator = [{{_base_.val_evaluator}}, discrimination]
 test_evaluator = [{{_base_.test_evaluator}}, discrimination]
 
-custom_hooks = [dict(type='mmdpad.PlainCheckpointHook')]
+custom_hooks = [dict(type='mmdpad.SafeCheckpointHook')]

@@ -3,5 +3,5 @@ _base_ = './discriminative.py'
 arm = dict(group='other', title='+ length penalty instead', seeds=3,
            compare_with=['caption', 'discriminative'])
 
-train_cfg = dict(rewards=dict(chain_length=dict(type='ChainLengthReward', soft=8, hard=30)))
+train_cfg = dict(rewards=dict(reasoning_length=dict(type='ReasoningLengthReward', soft=8, hard=30)))
 custom_hooks = []

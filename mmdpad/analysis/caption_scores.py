@@ -16,9 +16,9 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmdpad.geometry.boxes import around
+from mmdpad.geometry.boxes import union_box
 from mmdpad.models.discriminators import DiscriminativeReward
-from mmdpad.prompts.template import normalise_question
+from mmdpad.prompts.template import normalize_question
 from mmdpad.registry import HOOKS, is_kind, resolve
 from mmdpad.structures import AnsweredObject, ReasoningOutput, RolloutBatch
 
@@ -130,7 +130,7 @@ def _match(path: str, infos: Sequence[dict]) -> dict[int, str]:
     """Item -> its caption in a file."""
     named: dict[Any, list[int]] = {}
     for i, info in enumerate(infos):
-        question = normalise_question(info['question'])
+        question = normalize_question(info['question'])
         for key in ('id', str(info['img_id'])), (Path(str(info['img_path'])).name, question):
             named.setdefault(key, []).append(i)
     found: dict[int, int] = {}
@@ -156,13 +156,13 @@ def _match(path: str, infos: Sequence[dict]) -> dict[int, str]:
 
 
 def _items_of(row: dict, named: Mapping[Any, list[int]], infos: Sequence[dict]) -> list[int]:
-    question = normalise_question(row['question']) if isinstance(row.get('question'), str) else None
+    question = normalize_question(row['question']) if isinstance(row.get('question'), str) else None
     if 'id' not in row:
         return named.get((Path(str(row['image'])).name, question), [])
     items = named.get(('id', str(row['id'])), [])
     if question is None:
         return items
-    return [i for i in items if normalise_question(infos[i]['question']) == question]
+    return [i for i in items if normalize_question(infos[i]['question']) == question]
 
 
 def spread(items: Sequence[CaptionItem], number: int | None) -> list[CaptionItem]:
@@ -204,7 +204,7 @@ def score_captions(reward: DiscriminativeReward, dataset: Any, items: Sequence[C
 
     Args:
         reward: The term.
-        dataset: Gives items as :class:`PackReasoningInputs` packs them, with ``prompt_targets``.
+        dataset: Gives items as :class:`PackReasoningInputs` packs them, with ``model_targets``.
         items: Which of them, with their true captions.
         generic: Captions that are true of any object.
         progress: Goes through what it is given, and may show how far it is.
@@ -220,7 +220,7 @@ def score_captions(reward: DiscriminativeReward, dataset: Any, items: Sequence[C
     rows: list[dict[str, Any]] = []
     for item, wrong in progress(list(zip(items, draw_wrong(items), strict=True))):
         image, sample = _load(dataset, item.index)
-        if len(sample.prompt_targets.bboxes):
+        if len(sample.model_targets.bboxes):
             rows.append(_score(reward, ranking, image, sample, item.caption, generic, wrong))
     if not rows:
         raise ValueError(f'None of {len(items)} items has a target; captions need an object')
@@ -237,11 +237,12 @@ def _load(dataset: Any, index: int) -> tuple[Tensor, Any]:
     """The prompt image of an item and its data sample."""
     packed = dataset[index]
     sample = packed['data_samples']
-    if 'prompt_image' not in packed['inputs'] or not hasattr(sample, 'prompt_targets'):
+    if 'model_image' not in packed['inputs'] or not hasattr(sample, 'model_targets'):
         raise ValueError('The pipeline of the data set should give a prompt image and targets in '
-                         'its frame (`PromptResize`, `TargetsFromMask` or `TargetsFromSolution`, '
-                         '`PackReasoningInputs`); name a loader that trains by --loader')
-    return packed['inputs']['prompt_image'], sample
+                         'its frame (`ModelImageResize`, `TargetsFromMask` or '
+                         '`TargetsFromSolution`, `PackReasoningInputs`); name a loader '
+                         'that trains by --loader')
+    return packed['inputs']['model_image'], sample
 
 
 def _score(reward: DiscriminativeReward, ranking: DiscriminativeReward, image: Tensor, sample: Any,
@@ -254,7 +255,7 @@ def _score(reward: DiscriminativeReward, ranking: DiscriminativeReward, image: T
     found = dict(
         true=margins[:1], generic=margins[1:end], wrong=margins[end:], misplaced=[],
         true_reward=rewards[:1], generic_reward=rewards[1:end], ranks=np.nan,
-        others=len(rollout.negative_boxes[0]), areas=_area(sample.prompt_targets.bboxes, image))
+        others=len(rollout.negative_boxes[0]), areas=_area(sample.model_targets.bboxes, image))
     if found['others']:
         ranked = _rollout(image, [sample], [caption])
         ranking(ranked)
@@ -269,7 +270,7 @@ def _rollout(image: Tensor, samples: Sequence[Any],
              captions: Sequence[str | None]) -> RolloutBatch:
     """All captions for each sample of one image."""
     parsed = [ReasoningOutput(None, caption, tuple(
-        AnsweredObject(tuple(box), ()) for box in sample.prompt_targets.bboxes.tolist()))
+        AnsweredObject(tuple(box), ()) for box in sample.model_targets.bboxes.tolist()))
         for sample in samples for caption in captions]
     return RolloutBatch(list(samples), [image] * len(samples), len(captions),
                         [answer.caption or '' for answer in parsed], parsed)
@@ -277,16 +278,16 @@ def _rollout(image: Tensor, samples: Sequence[Any],
 
 def _swapped(sample: Any) -> list[SimpleNamespace]:
     """The sample as if each other object were the target, and the target one of the others."""
-    own, others = sample.prompt_targets.bboxes, sample.prompt_negatives.bboxes
+    own, others = sample.model_targets.bboxes, sample.prompt_negatives.bboxes
     return [SimpleNamespace(
-        prompt_targets=InstanceData(bboxes=others[i:i + 1]),
+        model_targets=InstanceData(bboxes=others[i:i + 1]),
         prompt_negatives=InstanceData(bboxes=torch.cat([own, others[:i], others[i + 1:]])))
         for i in range(len(others))]
 
 
 def _area(boxes: Tensor, image: Tensor) -> float:
     """Area of the box around all, as a share of the image."""
-    x1, y1, x2, y2 = around(boxes.tolist())
+    x1, y1, x2, y2 = union_box(boxes.tolist())
     height, width = image.shape[-2:]
     return (x2 - x1) * (y2 - y1) / (height * width)
 

@@ -17,7 +17,7 @@ COLUMNS = dict(
     giou='gIoU', ciou='cIoU', short_giou='short gIoU', short_ciou='short cIoU',
     long_giou='long gIoU', long_ciou='long cIoU', pointing_accuracy='pointing',
     box_accuracy='box', no_target_accuracy='N-acc', target_accuracy='T-acc',
-    parse_failure_rate='failures', truncated_rate='truncated', think_tokens='chain, tokens',
+    parse_failure_rate='failures', truncated_rate='truncated', reasoning_tokens='reasoning, tokens',
     caption_tokens='caption, tokens', repetition='repetition')
 """Metric -> its title, in the order of a table."""
 

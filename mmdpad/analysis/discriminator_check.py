@@ -54,17 +54,17 @@ class CaptionScores:
 
 def check_scores(scores: CaptionScores, source: str = 'captions',
                  contrast: str = 'image') -> dict[str, Any]:
-    """All numbers, the verdict and remedies.
+    """All numbers, the verdict and hints.
 
     Args:
         scores: Of one item at least.
-        source: Where the true captions come from; 'question' is the one that needs a remedy.
+        source: Where the true captions come from; 'question' is the one that needs a hint.
         contrast: Option of the discriminative term that the scores were made with.
 
     Returns:
         ``all``, and ``small`` and ``large``, the items whose boxes are at most as large as the
         median box and those above it: what :func:`measure` gives; ``median_area``; ``verdict``, a
-        key of :data:`VERDICTS`; ``sentence``; ``rule``; ``remedies``, a list of sentences.
+        key of :data:`VERDICTS`; ``sentence``; ``rule``; ``hints``, a list of sentences.
 
     Raises:
         ValueError: There is no item.
@@ -77,7 +77,7 @@ def check_scores(scores: CaptionScores, source: str = 'captions',
         large=measure(scores.select(scores.areas > median)), median_area=median)
     verdict, sentence = judge(report['all'])
     return dict(report, verdict=verdict, sentence=sentence, rule=RULE,
-                remedies=find_remedies(report, verdict, source, contrast))
+                hints=find_remedies(report, verdict, source, contrast))
 
 
 def measure(scores: CaptionScores) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def format_check(report: dict[str, Any]) -> str:
                      f'(chance {rank["chance"]:.3f}); mean rank {rank["mean"]:.2f}, {rank["n"]} '
                      f'items')
     lines += ['', report['sentence'], report['rule'],
-              *(f'- {remedy}' for remedy in report['remedies'])]
+              *(f'- {hint}' for hint in report['hints'])]
     return '\n'.join(lines) + '\n'
 
 

@@ -11,26 +11,26 @@ from typing import Any
 
 import torch
 
-from mmdpad.geometry.coordinates import to_prompt_frame
+from mmdpad.geometry.coordinates import to_model_frame
 from mmdpad.prompts import parse_objects_solution, parse_response
 from mmdpad.registry import REWARDS, resolve, type_name
-from mmdpad.rewards import ChainLengthReward, RewardComposition, score_response
+from mmdpad.rewards import ReasoningLengthReward, RewardComposition, score_response
 from mmdpad.structures import ParseFailure, RolloutBatch
 
 
 def score_responses(rows: Sequence[Mapping[str, Any]],
                     composition: RewardComposition, coordinates: str = 'pixels',
-                    prompt_shape: tuple[int, int] = (840, 840)) -> list[dict[str, Any]]:
+                    model_shape: tuple[int, int] = (840, 840)) -> list[dict[str, Any]]:
     """Score responses by the rule terms of a config, and as the published scorer does.
 
     Args:
         rows: With ``response`` and ``solution`` (:func:`mmdpad.prompts.parse_objects_solution`;
-            one that is a list asks for an answer that is a list), and ``think_tokens`` where a term
-            counts them.
+            one that is a list asks for an answer that is a list), and ``reasoning_tokens`` where a
+            term counts them.
         composition: See :func:`build_rule_terms`.
         coordinates: Those in which the responses are written, one of
             :data:`mmdpad.geometry.coordinates.COORDINATES`; solutions are in pixels.
-        prompt_shape: (height, width) of the prompt images, for others than pixels.
+        model_shape: (height, width) of the prompt images, for others than pixels.
 
     Returns:
         For each row what it has, and ``failure`` (a reason or None), ``rewards`` (by term,
@@ -39,18 +39,19 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
         other than pixels).
 
     Raises:
-        ValueError: A row that cannot be scored, by its number from 1, or lacks ``think_tokens``.
+        ValueError: A row that cannot be scored, by its number from 1, or lacks
+        ``reasoning_tokens``.
     """
     _check_lengths(composition, rows)
     targets = [_read_targets(number, row) for number, row in enumerate(rows, start=1)]
-    parsed = [to_prompt_frame(
+    parsed = [to_model_frame(
         parse_response(row['response'], several_objects=_is_list(row['solution'])), coordinates,
-        prompt_shape) for row in rows]
+        model_shape) for row in rows]
     rollout = RolloutBatch(
-        data_samples=[SimpleNamespace(prompt_targets=own) for own in targets],
-        prompt_images=[], group_size=1, texts=[row['response'] for row in rows], parsed=parsed,
-        think_tokens=torch.tensor([math.nan if row.get('think_tokens') is None
-                                   else float(row['think_tokens']) for row in rows]))
+        data_samples=[SimpleNamespace(model_targets=own) for own in targets],
+        model_images=[], group_size=1, texts=[row['response'] for row in rows], parsed=parsed,
+        reasoning_tokens=torch.tensor([math.nan if row.get('reasoning_tokens') is None
+                                   else float(row['reasoning_tokens']) for row in rows]))
     composition.score(rollout)
     total = composition.total(rollout)
     return [dict(
@@ -96,10 +97,11 @@ def build_rule_terms(rewards: Mapping[str, Mapping[str, Any]]) -> RewardComposit
 def _check_lengths(composition: RewardComposition, rows: Sequence[Mapping[str, Any]]) -> None:
     """Whether terms that count tokens can."""
     for name, term in composition.terms.items():
-        counts = isinstance(getattr(term, 'term', term), ChainLengthReward)
-        if counts and not all('think_tokens' in row for row in rows):
+        counts = isinstance(getattr(term, 'term', term), ReasoningLengthReward)
+        if counts and not all('reasoning_tokens' in row for row in rows):
             raise ValueError(f'Reward term {name!r} counts tokens, so each line should have '
-                             f'`think_tokens`, as result files do; add it, or leave out the term')
+                             f'`reasoning_tokens`, as result files do; add it, or leave out the '
+                             f'term')
 
 
 def _read_targets(number: int, row: Mapping[str, Any]) -> SimpleNamespace:
@@ -110,10 +112,10 @@ def _read_targets(number: int, row: Mapping[str, Any]) -> SimpleNamespace:
                              f'`{name}` is {row.get(name)!r}; the files of RolloutLogHook hold no '
                              f'solutions, but rewards already (`mmdpad run '
                              f'show_rollouts` shows them)')
-    tokens = row.get('think_tokens', 0)
+    tokens = row.get('reasoning_tokens', 0)
     if not isinstance(tokens, int | float | None) or (tokens or 0) > 1e9:
-        raise ValueError(f'line {number}: `think_tokens` should be a number or null, but is '
-                         f'{row["think_tokens"]!r}')
+        raise ValueError(f'line {number}: `reasoning_tokens` should be a number or null, but is '
+                         f'{row["reasoning_tokens"]!r}')
     try:
         objects = parse_objects_solution(row['solution'])
     except ValueError as error:

@@ -11,10 +11,10 @@ import numpy as np
 from mmdpad.evaluation.metrics import ReasonSegMetric
 from mmdpad.evaluation.pairing import SHOWN, number_samples, show_keys
 from mmdpad.geometry.masks import decode_mask
-from mmdpad.prompts import normalise_question
+from mmdpad.prompts import normalize_question
 from mmdpad.structures import ParseFailure, ReasoningOutput
 
-OPTIONAL = dict(boxes=list, points=list, scores=list, think=str, caption=str, think_tokens=int,
+OPTIONAL = dict(boxes=list, points=list, scores=list, think=str, caption=str, reasoning_tokens=int,
                 caption_tokens=int, truncated=bool, response=str, failure=str, failure_detail=str)
 """What a line may have besides ``id``, ``question`` and ``mask``, as the files of
 :class:`ReasonSegMetric` do, and its type (or null)."""
@@ -97,10 +97,10 @@ def _make_sample(item: dict, line: dict) -> dict[str, Any]:
     sample = dict(
         {key: item[key] for key in ('sample_idx', 'img_id', 'img_path', 'is_sentence',
                                     'empty_target', 'left_out') if key in item},
-        question=normalise_question(item['question']),
+        question=normalize_question(item['question']),
         gt_instances=dict(masks=item['gt_masks']), pred_instances=dict(predicted, masks=masks),
         reasoning=dict(parsed=parsed, response=said['response'],
-                       truncated=bool(said['truncated']), think_tokens=said['think_tokens'],
+                       truncated=bool(said['truncated']), reasoning_tokens=said['reasoning_tokens'],
                        caption_tokens=said['caption_tokens']))
     if 'ignore_mask' in item:
         sample['ignored_instances'] = dict(masks=item['ignore_mask'][None])

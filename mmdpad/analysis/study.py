@@ -34,12 +34,12 @@ from .seeds import seeds_and_scenes_interval, t_interval
 
 SETS, ALL = ('few', 'many', 'look_alikes', 'shifted'), 'all'
 MODES, START, GROUPS = ('sampled', 'greedy'), 'start', ('main', 'control', 'other')
-CHAIN, CHAIN_CHANGE = 'think_tokens', 'think_tokens_percent'
+CHAIN, CHAIN_CHANGE = 'reasoning_tokens', 'reasoning_tokens_percent'
 TWO_LEVEL = ('giou', 'ciou', CHAIN, CHAIN_CHANGE)
 """Differences that also get an interval over seeds and scenes."""
 
 KINDS: dict[str, tuple[str, ...]] = dict(
-    samples=('iou', 'intersection', 'union', 'failure', 'think_tokens', 'caption_tokens'),
+    samples=('iou', 'intersection', 'union', 'failure', 'reasoning_tokens', 'caption_tokens'),
     specific=('specific', 'signal_s_rank'), rewards=('signal_s_margin',))
 """Files of a run, ``MODE.KIND.jsonl``, and what is read of each beside image and question."""
 
@@ -61,10 +61,10 @@ MEASURES: dict[str, Measure] = dict(
 """What is a ratio of sums over samples, as in :mod:`.summary`, by its name; ``ranked`` is the share
 of samples that ``rank`` says something of."""
 
-TITLES = dict(giou='gIoU', ciou='cIoU', think_tokens='chain, tokens',
+TITLES = dict(giou='gIoU', ciou='cIoU', reasoning_tokens='reasoning, tokens',
               caption_tokens='caption, tokens', specificity='specific, %', rank='rank',
               margin='margin', ranked='ranked, %', failures='failures, %',
-              think_tokens_percent='chain, %')
+              reasoning_tokens_percent='chain, %')
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from mmdpad.utils.files import atomic_file
 
 from .study import KINDS, MODES
 
-CURVES = ('step', 'iter', 'reward', 'reward/discriminative', 'think_tokens')
+CURVES = ('step', 'iter', 'reward', 'reward/discriminative', 'reasoning_tokens')
 """Of a training log, see :func:`mmdpad.visualization.curves.plot_seeds`."""
 _SEED = r'[\w-]+/seed_\d+'
 _KEPT: dict[str, tuple[str, ...]] = {

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmdpad.datasets.transforms import MAX_PIXELS, probe_image, to_rgb
 from mmdpad.datasets.transforms.images import FORMATS
-from mmdpad.prompts import normalise_question
+from mmdpad.prompts import normalize_question
 
 ImageInput = str | os.PathLike | np.ndarray | Image.Image
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
@@ -63,7 +63,7 @@ def pair_queries(images: ImageInput | Sequence[ImageInput],
         if not isinstance(question, str):
             raise TypeError(f'Questions should be str, but number {number} is '
                             f'{type(question).__name__}')
-        if not normalise_question(question):
+        if not normalize_question(question):
             raise ValueError(f'Questions should say something, but number {number} is '
                              f'{question!r}')
     usable = [_check_image(image, number, max_pixels) for number, image in enumerate(images)]

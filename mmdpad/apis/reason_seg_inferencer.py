@@ -26,9 +26,9 @@ from mmdpad.utils.threads import follow_free_cores
 
 from .answer import Answer, new_log
 from .inputs import ImageInput, Query, pair_queries
-from .streaming import Watcher, stream
+from .streaming import Streamer, stream
 
-_REMEDY = ('`weights` should be a checkpoint that tools/train.py wrote for this config; without it '
+_HINT = ('`weights` should be a checkpoint that tools/train.py wrote for this config; without it '
            'the weights which the config names are used')
 
 
@@ -162,7 +162,7 @@ class ReasonSegInferencer(BaseInferencer):
         if self.model is None:
             raise RuntimeError('The inferencer should be open, but it was closed; make a new one')
 
-    def _answer(self, queries: list[Query], watcher: Watcher | None = None) -> list[Answer]:
+    def _answer(self, queries: list[Query], watcher: Streamer | None = None) -> list[Answer]:
         """The answers to a batch."""
         with self._turn:
             self._check_open()
@@ -191,10 +191,10 @@ class ReasonSegInferencer(BaseInferencer):
         from mmdpad.models.weights import load_strictly, read_state_dict
 
         # The checkpoint first: building a large model takes minutes, a wrong path none.
-        state = None if weights is None else read_state_dict(weights, _REMEDY)
+        state = None if weights is None else read_state_dict(weights, _HINT)
         model = MODELS.build(cfg.model)
         if weights is not None:
-            load_strictly(model, state, weights, _REMEDY)
+            load_strictly(model, state, weights, _HINT)
         model.cfg = cfg
         return model.to(device).eval()
 

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from .answer import Answer
 
-Watcher = Callable[[Tensor], None]
+Streamer = Callable[[Tensor], None]
 
 
 class Stopped(BaseException):
     """Ends the sampling of a response that nobody waits for any more."""
 
 
-def stream(answer: Callable[[Watcher], Answer],
+def stream(answer: Callable[[Streamer], Answer],
            decode: Callable[[Tensor], list[str]]) -> Iterator[str | Answer]:
     """Run ``answer`` beside the caller, who sees the text grow.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from mmdpad.utils import check_config, check_file, start_command
 
-_REMEDY = 'the demo page needs gradio 6 or newer: pip install "gradio>=6.0"'
+_HINT = 'the demo page needs gradio 6 or newer: pip install "gradio>=6.0"'
 _MOST_MEGAPIXELS = 89  # of MAX_PIXELS, without the import of torch that comes with it
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
             try:
                 from mmdpad.apis.demo_page.page import build_page, open_page
             except ImportError as error:
-                raise SystemExit(f'{error}; {_REMEDY}') from error
+                raise SystemExit(f'{error}; {_HINT}') from error
             from mmdpad.apis.demo_page.examples import write_examples
             from mmdpad.apis.demo_page.loading import load_model
             models = [load_model(config, weights, args.device)

@@ -14,7 +14,7 @@ from mmdpad.utils import check_config, check_file, open_config, start_command
 if TYPE_CHECKING:
     from mmdpad.apis import Answer
 
-MINIATURE = 'mmdpad::dpad/tiny_shapes.py'
+TOY_CONFIG = 'mmdpad::dpad/tiny_shapes.py'
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         'with mmdpad and knows nothing but made scenes of plain shapes.')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, or folders')
     parser.add_argument('question', help='asked about each image')
-    parser.add_argument('--config', default=MINIATURE, help='path of a config file, or the name of '
-                        'one that comes with mmdpad (default: %(default)s)')
+    parser.add_argument('--config', default=TOY_CONFIG, help='path of a config file, or the name '
+                        'of one that comes with mmdpad (default: %(default)s)')
     parser.add_argument('--weights', help='what training wrote (default: the weights that the '
                         'config names)')
     parser.add_argument('--out-dir', default='outputs', help='folder for pictures and '
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
             infer = ReasonSegInferencer(cfg, args.weights, args.device)
         except (FileNotFoundError, ValueError) as error:
             raise SystemExit(str(error)) from error
-    if args.config == MINIATURE:
+    if args.config == TOY_CONFIG:
         print('the miniature answers, which knows made scenes of plain shapes and nothing else; '
               '--config and --weights name another model')
     log = new_log(args.out_dir)

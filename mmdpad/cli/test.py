@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         from mmdpad.engine.build import UnsuitableConfig, build_runner
         from mmdpad.engine.checkpoints import find_fault
         from mmdpad.engine.flags import apply_flags
-        from mmdpad.engine.hooks.answer_store_hook import find_answers
+        from mmdpad.engine.hooks.response_cache_hook import find_answers
         from mmdpad.evaluation.results import describe_results
         from mmdpad.models.non_finite import NonFiniteError
     check_checkpoint('checkpoint', args.checkpoint, cfg)
@@ -78,7 +78,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         if not find_answers(cfg.work_dir):
             raise SystemExit(f'--resume: there are no answers of an earlier test in '
                              f'{cfg.work_dir!r}; leave it out to start a new one')
-        cfg.merge_from_dict({'default_hooks.answers': dict(type='AnswerStoreHook', resume=True)})
+        cfg.merge_from_dict({
+            'default_hooks.response_cache': dict(type='ResponseCacheHook', resume=True)})
     try:
         runner = build_runner(cfg, training=False)
         if pickled:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmdpad.geometry.masks import is_coordinate
-from mmdpad.prompts.template import normalise_question
+from mmdpad.prompts.template import normalize_question
 
 from .errors import DatasetError
 
@@ -57,7 +57,7 @@ def check_question(text: object, name: str, where: Where) -> None:
     Raises:
         DatasetError: It is no text, or empty.
     """
-    if not isinstance(text, str) or not normalise_question(text):
+    if not isinstance(text, str) or not normalize_question(text):
         raise DatasetError(f'`{name}` of {where} should be a question, but got {text!r}; write '
                            'one, or remove it', 'empty question')
 

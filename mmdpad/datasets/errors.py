@@ -10,7 +10,7 @@ SHOWN = 5
 
 
 class DatasetError(ValueError):
-    """A file of a data set is missing, broken or unusable; the message names it and the remedy.
+    """A file of a data set is missing, broken or unusable; the message names it and the hint.
 
     Attributes:
         kind: What is wrong, in two or three words that problems of one kind share.
@@ -18,7 +18,7 @@ class DatasetError(ValueError):
         where: The data set that was checked, where this is the list of its problems.
 
     Args:
-        message: One sentence that names the file, the constraint and the remedy.
+        message: One sentence that names the file, the constraint and the hint.
         kind: See above.
     """
 

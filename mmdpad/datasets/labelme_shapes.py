@@ -5,7 +5,7 @@ Polygons are filled as LISA's reader fills them, by OpenCV. The other shapes tha
 drawn as labelme draws them (6.3.1, ``labelme/utils/shape.py``), by Pillow:
 
 - ``rectangle``: two opposite corners, both inside;
-- ``circle``: the centre and a point on the circle;
+- ``circle``: the center and a point on the circle;
 - ``oriented_rectangle``: four corners;
 - ``mask``: two corners of a box, whose upper left one (truncated to whole pixels) says where the
   values of ``mask`` lie, a PNG in base64, 0 is background. labelme takes a mask of the size of its

@@ -279,11 +279,11 @@ class _Reader:
             'save the objects\' numbers without smoothing, or set `index_masks=False`')
 
     def _unclear(self, why: str, readings: dict[str, np.ndarray],
-                 remedy: str = _BINARY) -> DatasetError:
+                 hint: str = _BINARY) -> DatasetError:
         total = next(iter(readings.values())).size
         found = ', '.join(f'{mask.sum():,} by "{name}"' for name, mask in readings.items())
         return DatasetError(f'{self.path} can be read in several ways, since {why}: of its '
-                            f'{total:,} pixels the object would have {found}; {remedy}',
+                            f'{total:,} pixels the object would have {found}; {hint}',
                             'unclear mask')
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mmdpad.utils.plain_pickle import load_plain_pickle
+from mmdpad.utils.safe_pickle import load_safe_pickle
 
 from .annotation_fields import read_json, unreadable
 from .errors import DatasetError
@@ -99,7 +99,7 @@ def _load(path: str) -> Any:
     if path.endswith('.json'):
         return read_json(path)
     try:
-        return load_plain_pickle(path)
+        return load_safe_pickle(path)
     except OSError as error:
         raise unreadable(path, error) from error
     except ValueError as error:

@@ -129,17 +129,17 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
                         annotation_of: dict[int, dict]) -> Iterator[DatasetError]:
         """What a reference names and is not there, or belongs to another image."""
         names = f'The reference {ref.ref_id} of {self.split_file} names'
-        remedy = f'in {self.ann_file}; take both files from one download'
+        hint = f'in {self.ann_file}; take both files from one download'
         if ref.image_id not in image_of:
-            yield DatasetError(f'{names} the image {ref.image_id}, which is not {remedy}',
+            yield DatasetError(f'{names} the image {ref.image_id}, which is not {hint}',
                                'unknown image')
         for i in ref.ann_ids:
             if i not in annotation_of:
-                yield DatasetError(f'{names} the annotation {i}, which is not {remedy}',
+                yield DatasetError(f'{names} the annotation {i}, which is not {hint}',
                                    'unknown annotation')
             elif (owner := annotation_of[i]['image_id']) != ref.image_id:
                 yield DatasetError(f'{names} the annotation {i} in image {ref.image_id}, but it is '
-                                   f'of image {owner} {remedy}', 'wrong image')
+                                   f'of image {owner} {hint}', 'wrong image')
 
     def _make_items(self, ref: Reference, image_of: dict[int, dict],
                     annotation_of: dict[int, dict],

@@ -49,6 +49,7 @@ from mmdpad.rewards.composition import build_term
 from mmdpad.rl import PolicyLoss
 from mmdpad.utils.argument_types import find_wrong_types
 
+from . import renamed
 from .config_nodes import Node
 
 # Keys that mmengine or the reward composition removes before a class is built.
@@ -156,7 +157,8 @@ def unknown_keys(given: Iterable[str], known: Iterable[str], path: str,
     known = set(known)
     for name in sorted(set(given) - known, key=str):
         close = difflib.get_close_matches(str(name), sorted(known), n=1)
-        advice = f'did you mean `{close[0]}`?' if close else 'correct or remove it'
+        advice = renamed.advice(name, renamed.ARGUMENTS) or (
+            f'did you mean `{close[0]}`?' if close else 'correct or remove it')
         yield (f'`{path}.{name}`: {taker} takes no argument {name!r}, but '
                f'{", ".join(sorted(known - _GIVEN))}; {advice}')
 
@@ -197,8 +199,9 @@ def _unknown_type(node: Node) -> str:
     names = sorted({name for place in places for name in place.module_dict})
     # A name that is there all the same is ours, and the config's scope another.
     close = [f'mmdpad.{name}'] if name in names else difflib.get_close_matches(name, names, n=3)
-    advice = (f'did you mean {" or ".join(close)}?' if close else
-              'import the module that registers it by `custom_imports`, or correct it')
+    advice = renamed.advice(name, renamed.TYPES) or (
+        f'did you mean {" or ".join(close)}?' if close else
+        'import the module that registers it by `custom_imports`, or correct it')
     return (f'`{node.path}.type` should be a registered {node.registry.name}, but got {name!r}; '
             f'{advice}')
 

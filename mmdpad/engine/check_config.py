@@ -78,7 +78,7 @@ class Findings:
     """The findings of :func:`check_config`.
 
     Attributes:
-        problems: One line each, with key, value and remedy.
+        problems: One line each, with key, value and hint.
         nodes: All dicts with a ``type`` that a run reads.
         misnamed: ``id`` of those with a wrong type or wrong arguments.
         unreadable: ``id`` of those of them with arguments of wrong types.
@@ -139,7 +139,7 @@ def check_config(config: Config, training: bool = True) -> Findings:
 
 
 def find_wrong_strategy(config: Mapping[str, Any]) -> str | None:
-    """The problem with a config's ``strategy``, with its remedy; None if it is valid."""
+    """The problem with a config's ``strategy``, with its hint; None if it is valid."""
     from .strategies import FSDP2Strategy  # here: strategies build upon this module
     strategy = config.get('strategy')
     if strategy is None:
@@ -190,8 +190,8 @@ def _check_parts(part: Mapping[str, Any]) -> Iterator[str]:
         there = [name for name in names if part.get(name) is not None]
         if any(name in part for name in names) and len(there) < 3 and (there or needed):
             missing = ' and '.join(f'`{name}`' for name in names if name not in there)
-            remedy = '' if needed else ', or leave all three out'
-            yield (f'{missing} should be there beside {there}, but got None; set it{remedy}'
+            hint = '' if needed else ', or leave all three out'
+            yield (f'{missing} should be there beside {there}, but got None; set it{hint}'
                    if there else f'{missing} should be there for a training; set them')
 
 

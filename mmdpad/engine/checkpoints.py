@@ -14,7 +14,7 @@ import mmengine.runner.checkpoint
 import mmengine.runner.runner
 import torch
 
-from mmdpad.models.weights import first_line, load_plain
+from mmdpad.models.weights import first_line, load_safe
 from mmdpad.utils.files import atomic_file
 
 _WRITERS = (mmengine.runner.checkpoint, mmengine.runner.runner)  # each has the name of its own
@@ -84,7 +84,7 @@ def find_fault(path: str) -> str | None:
     if osp.isdir(path):
         return None  # of a strategy that writes folders
     try:
-        load_plain(path)
+        load_safe(path)
     except ValueError as error:
         return first_line(error)
     return None
@@ -94,5 +94,5 @@ def read_meta(path: str) -> dict[str, Any]:
     """The ``meta`` of a checkpoint, a file or a folder of parts: ``seed``, ``iter``, ``cfg`` etc.;
     empty if it holds only weights."""
     plain = osp.join(path, PLAIN_FILE) if osp.isdir(path) else path
-    checkpoint = load_plain(plain) if osp.isfile(plain) else None
+    checkpoint = load_safe(plain) if osp.isfile(plain) else None
     return (isinstance(checkpoint, dict) and checkpoint.get('meta')) or {}

@@ -34,7 +34,7 @@ def apply_flags(config: Config, args: argparse.Namespace) -> list[str]:
         args: The command line of ``tools/train.py`` or ``tools/test.py``.
 
     Returns:
-        The flags that cannot be followed, a line each, with the remedy; ``--tta`` never can.
+        The flags that cannot be followed, a line each, with the hint; ``--tta`` never can.
     """
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdpad'):
         return list(_apply(config, args))

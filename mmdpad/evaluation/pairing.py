@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmdpad.prompts import normalise_question
+from mmdpad.prompts import normalize_question
 
 SHOWN = 5
-# Id as text, normalised question, and how many samples before agree in both.
+# Id as text, normalized question, and how many samples before agree in both.
 Key = tuple[str, str, int]
 
 
@@ -21,7 +21,7 @@ def number_samples(samples: Iterable[tuple[Any, str | None]]) -> list[Key]:
     seen: Counter[tuple[str, str]] = Counter()
     keys = []
     for identifier, question in samples:
-        pair = (str(identifier), normalise_question(question or ''))
+        pair = (str(identifier), normalize_question(question or ''))
         keys.append((*pair, seen[pair]))
         seen[pair] += 1
     return keys

@@ -45,8 +45,8 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         ``boxes_right`` (:func:`boxes_are_right`), 0 and False for a failed sample, None if the
         model gives no points or boxes. The answer: ``failure``
         and ``failure_detail`` (None if it can be used), ``boxes``, ``points``, ``scores``,
-        ``think``, ``caption``, ``think_tokens``, ``caption_tokens``, ``repetition`` (of the chain),
-        ``truncated``, ``response``.
+        ``think``, ``caption``, ``reasoning_tokens``, ``caption_tokens``, ``repetition`` (of the
+        chain), ``truncated``, ``response``.
     """
     sample = _as_counted(sample, ignore_regions)
     predicted = sample['pred_instances']
@@ -65,7 +65,7 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         failure=failure and failure.reason, failure_detail=failure and failure.detail,
         boxes=_plain(boxes), points=_plain(points), scores=_plain(predicted.get('scores')),
         think=think, caption=getattr(parsed, 'caption', None),
-        think_tokens=reasoning.get('think_tokens'),
+        reasoning_tokens=reasoning.get('reasoning_tokens'),
         caption_tokens=reasoning.get('caption_tokens'),
         repetition=repetition(think) if think else None,
         truncated=reasoning.get('truncated', False), response=reasoning.get('response'))

@@ -112,6 +112,6 @@ MEASURES: dict[str, Measure] = dict(
     pointing_accuracy=_mean('pointing', 100), box_accuracy=_mean('boxes_right', 100),
     no_target_accuracy=_mean('iou', 100, _means_nothing), target_accuracy=_found_target,
     parse_failure_rate=lambda row: (row['failure'] is not None, 1),
-    think_tokens=_mean('think_tokens'), caption_tokens=_mean('caption_tokens'),
+    reasoning_tokens=_mean('reasoning_tokens'), caption_tokens=_mean('caption_tokens'),
     repetition=_mean('repetition'), truncated_rate=lambda row: (bool(row['truncated']), 1))
 """What is a ratio of sums over samples, by the name of the metric."""

@@ -67,7 +67,7 @@ def _area(box: Numbers) -> float:
     return (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
 
 
-def around(boxes: Sequence[Sequence[float]]) -> Box | None:
+def union_box(boxes: Sequence[Sequence[float]]) -> Box | None:
     """The smallest box XYXY that holds all of some; None of none."""
     if not boxes:
         return None

@@ -62,26 +62,26 @@ def check_coordinates(coordinates: str) -> None:
         raise ValueError(f'`coordinates` should be one of {COORDINATES}, but got {coordinates!r}')
 
 
-def written_shape(coordinates: str, prompt_shape: tuple[int, int]) -> tuple[int, int]:
+def written_shape(coordinates: str, model_shape: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of the frame in which a policy writes about a prompt image of that shape."""
     check_coordinates(coordinates)
-    return prompt_shape if coordinates == 'pixels' else (1000, 1000)
+    return model_shape if coordinates == 'pixels' else (1000, 1000)
 
 
-def to_prompt_frame(answer: ReasoningOutput | ParseFailure, coordinates: str,
-                    prompt_shape: tuple[int, int]) -> ReasoningOutput | ParseFailure:
+def to_model_frame(answer: ReasoningOutput | ParseFailure, coordinates: str,
+                    model_shape: tuple[int, int]) -> ReasoningOutput | ParseFailure:
     """What a policy wrote, with boxes and points in pixels of the prompt image.
 
     Args:
         answer: As :func:`mmdpad.prompts.parse_response` reads it.
         coordinates: One of :data:`COORDINATES`, in which it is written.
-        prompt_shape: (height, width) of the prompt image.
+        model_shape: (height, width) of the prompt image.
 
     Returns:
         The same, not rounded; the very object where it is written in pixels.
     """
-    frame = written_shape(coordinates, prompt_shape)
-    if frame == prompt_shape:
+    frame = written_shape(coordinates, model_shape)
+    if frame == model_shape:
         return answer
 
     def convert(values: Any) -> Any:
@@ -89,7 +89,7 @@ def to_prompt_frame(answer: ReasoningOutput | ParseFailure, coordinates: str,
             return None
         import torch
         pairs = torch.tensor(values, dtype=torch.float64).reshape(-1, 2)
-        return scale_points(pairs, frame, prompt_shape).tolist()
+        return scale_points(pairs, frame, model_shape).tolist()
 
     objects = []
     for found in answer.objects:

@@ -38,12 +38,12 @@ def crop(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
     return image[top:bottom, left:right]
 
 
-def paint_over(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """Paint a box with the image's mean colour, so that what it holds is gone.
+def mask_out(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """Paint a box with the image's mean color, so that what it holds is gone.
 
     One row and column more than :func:`crop` cuts out, because the ends of a target box are the
     last pixels of the object. A box that leaves nothing of the image gives the image itself: a
-    plain colour would say nothing, and every text would fit the box better.
+    plain color would say nothing, and every text would fit the box better.
 
     Args:
         image: uint8 (h, w, 3).

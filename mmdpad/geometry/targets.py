@@ -52,7 +52,7 @@ def points_from_mask(mask: np.ndarray) -> np.ndarray:
     Depth is the Euclidean distance to the nearest pixel outside of the mask (distance transform).
     As in the published data, what lies outside of the image is not known and therefore no
     background: an object cut by the image's border is deep there. Only a mask that fills the
-    whole image is measured from the border. Point 1 is the deepest pixel (the centre of the
+    whole image is measured from the border. Point 1 is the deepest pixel (the center of the
     largest inscribed circle); point 2 the deepest among the pixels whose distance to point 1 is
     above the median of these distances over the mask. Where there is none (a single pixel), both
     are the same. Of equally deep pixels the topmost, then the leftmost is taken.

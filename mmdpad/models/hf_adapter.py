@@ -34,7 +34,7 @@ _IN_POLICY = 'policy.'
 
 
 def check_adapter(model: PreTrainedModel, lora: Mapping[str, Any], state: Mapping[str, Tensor],
-                  checkpoint: str, merge: bool, remedy: str) -> dict[str, Tensor]:
+                  checkpoint: str, merge: bool, hint: str) -> dict[str, Tensor]:
     """Add an adapter to a model on the meta device, and check that a checkpoint's weights fit it.
 
     Args:
@@ -43,7 +43,7 @@ def check_adapter(model: PreTrainedModel, lora: Mapping[str, Any], state: Mappin
         state: The checkpoint's, by the model's names.
         checkpoint: The checkpoint's name.
         merge: Whether the adapter is to be merged.
-        remedy: What to do when the weights do not fit, for the error message.
+        hint: What to do when the weights do not fit, for the error message.
 
     Returns:
         The adapter's weights, by the model's names.
@@ -55,7 +55,7 @@ def check_adapter(model: PreTrainedModel, lora: Mapping[str, Any], state: Mappin
     if merge:
         check_mergeable(model)
     weights = {name: value for name, value in state.items() if name != _IN_POLICY + SCALING}
-    LoadReport.of(_adapter_weights(model), weights, checkpoint).settle(remedy)
+    LoadReport.of(_adapter_weights(model), weights, checkpoint).settle(hint)
     if len(weights) < len(state):
         check_scaling(model, state[_IN_POLICY + SCALING])
     return weights
@@ -84,7 +84,7 @@ def save_adapter(model: PreTrainedModel, state: Mapping[str, Tensor], lora: Mapp
 
 
 def load_merged(source: str, lora: Mapping[str, Any], state: Mapping[str, Tensor],
-                remedy: str) -> PreTrainedModel:
+                hint: str) -> PreTrainedModel:
     """A model with an adapter merged into its weights, in float32, without peft's layers.
 
     An embedding and an output head that share a weight are untied if one of them has an adapter,
@@ -94,9 +94,9 @@ def load_merged(source: str, lora: Mapping[str, Any], state: Mapping[str, Tensor
         source: The base model.
         lora: See :func:`mmdpad.models.heads.lora.lora_config`.
         state: The adapter's weights, by the model's names.
-        remedy: What to do when the model's weights do not fit, for the error message.
+        hint: What to do when the model's weights do not fit, for the error message.
     """
-    model = load_pretrained(AutoModelForImageTextToText, source, remedy, dtype=torch.float32)
+    model = load_pretrained(AutoModelForImageTextToText, source, hint, dtype=torch.float32)
     tuner = add_lora(model, lora)
     if tied_and_adapted(model):
         head = model.get_output_embeddings()

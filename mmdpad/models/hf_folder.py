@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models.folder_files import ADAPTER, weight_file
-from mmdpad.models.heads.policy_source import EXAMPLE, WEIGHTS_REMEDY
+from mmdpad.models.heads.policy_source import EXAMPLE, WEIGHTS_HINT
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.quantization import refuse_quantized
 from mmdpad.models.heads.response_codec import GENERATION_CONFIG
@@ -27,7 +27,7 @@ SHARD_SIZE = '5GB'
 _IN_CHECKPOINT = 'policy.model.'  # before the names of transformers
 _NOT_COPIED = ('*.safetensors', '*.safetensors.index.json', '*.bin', '*.bin.index.json', '*.pt',
                '*.pth', '*.gguf', '*.h5', '*.msgpack', 'README.md', '.*')
-_REMEDY = ('The checkpoint should be of this config: `model.policy` (`pretrained`, `lora`) as in '
+_HINT = ('The checkpoint should be of this config: `model.policy` (`pretrained`, `lora`) as in '
            'the run that wrote it')
 
 
@@ -72,18 +72,18 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
         refuse_quantized(source, 'to be trained or exported', 'name the model that the checkpoint '
                          'was trained from')
     state = {name.removeprefix(_IN_CHECKPOINT): value
-             for name, value in read_state_dict(checkpoint, _REMEDY).items()}
+             for name, value in read_state_dict(checkpoint, _HINT).items()}
     with torch.device('meta'):
-        model = AutoModelForImageTextToText.from_config(from_folder(AutoConfig, source, _REMEDY))
+        model = AutoModelForImageTextToText.from_config(from_folder(AutoConfig, source, _HINT))
     if lora is None:
-        LoadReport.of(model, state, checkpoint).settle(_REMEDY)
+        LoadReport.of(model, state, checkpoint).settle(_HINT)
         _save_model(_filled(model, _as_dtype(state, dtype)), source, folder)
         return
-    state = check_adapter(model, lora, state, checkpoint, merge_lora, _REMEDY)
+    state = check_adapter(model, lora, state, checkpoint, merge_lora, _HINT)
     if not merge_lora:
         save_adapter(model, _as_dtype(state, dtype), lora, source, folder)
         return
-    merged = load_merged(source, lora, state, _REMEDY)
+    merged = load_merged(source, lora, state, _HINT)
     _save_model(merged.to(getattr(torch, dtype or policy.get('dtype', 'float32'))), source, folder)
 
 
@@ -110,7 +110,7 @@ def import_policy(folder: str, base: str | None = None) -> tuple[dict[str, Tenso
                           tokenizer=False)
     refuse_quantized(source, 'to become a checkpoint', 'name the folder as '
                      '`model.policy.pretrained`')
-    model = load_pretrained(AutoModelForImageTextToText, source, WEIGHTS_REMEDY, dtype='auto')
+    model = load_pretrained(AutoModelForImageTextToText, source, WEIGHTS_HINT, dtype='auto')
     return {_IN_CHECKPOINT + name: value for name, value in model.state_dict().items()}, None
 
 

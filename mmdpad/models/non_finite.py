@@ -18,7 +18,7 @@ _SHOWN = 4
 
 
 class NonFiniteError(FloatingPointError):
-    """Outputs of a model are NaN or infinite; the message says where that starts, and the remedy.
+    """Outputs of a model are NaN or infinite; the message says where that starts, and the hint.
 
     Args:
         message: One or more sentences.
@@ -93,7 +93,7 @@ def watched_outputs(model: nn.Module) -> Iterator[list[str]]:
 
 
 def diagnose(model: nn.Module, again: Callable[[], Any], dtype_key: str) -> str:
-    """Why a model's outputs are not finite: the first such module and weights, and the remedy.
+    """Why a model's outputs are not finite: the first such module and weights, and the hint.
 
     Args:
         model: The model.

@@ -25,7 +25,7 @@ _LOSS = {
 
 
 def find_wrong_dtype(key: str, value: Any, known: Sequence[str] = DTYPES) -> str | None:
-    """The problem with the name of a type, with its remedy; None if it is valid."""
+    """The problem with the name of a type, with its hint; None if it is valid."""
     if isinstance(value, str) and value in known:
         return None
     name = str(value).removeprefix('torch.')
@@ -46,7 +46,7 @@ def read_dtype(key: str, value: str, known: Sequence[str] = DTYPES) -> torch.dty
 
 
 def find_untrainable(policy: Mapping[str, Any], key: str = 'model.policy') -> str | None:
-    """Why the weights of a policy cannot be trained in their type, with the remedy.
+    """Why the weights of a policy cannot be trained in their type, with the hint.
 
     Args:
         policy: Arguments of :class:`mmdpad.models.VLMReasoningHead`.

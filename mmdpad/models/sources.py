@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from mmdpad.utils.plain_pickle import LOAD_ERRORS
+from mmdpad.utils.safe_pickle import LOAD_ERRORS
 
 from .adapter_folder import find_adapter
 from .folder_files import ADAPTER, CONFIG, adapter_problems, file_problems, load_json
@@ -97,12 +97,12 @@ def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
     path = Path(value).expanduser()
     if not (path / CONFIG).is_file():
         _refuse_adapter(wanted, value)
-        remedy = ('the wheel of mmdpad leaves it out: run this in a checkout'
+        hint = ('the wheel of mmdpad leaves it out: run this in a checkout'
                   if '.mim' in path.parts else 'download the model there')
         raise FileNotFoundError(
             f'{wanted}, but {str(path)!r} '
             f'{"has no config.json" if path.exists() else "is not there"}; '
-            f'{remedy} or set `{name}`')
+            f'{hint} or set `{name}`')
     return str(path), path
 
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .folder_files import read_header, weight_files
-from .weights import LoadReport, first_line, load_plain
+from .weights import LoadReport, first_line, load_safe
 
 _ROWS = 4096
 
@@ -81,7 +81,7 @@ def _outlines(path: Path) -> dict[str, Tensor]:
                     for name, entry in read_header(path).items()}
         except ValueError as error:
             raise ValueError(f'{path} {first_line(error)}; download it again') from error
-    state = load_plain(str(path), 'meta')
+    state = load_safe(str(path), 'meta')
     if not (isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())):
         raise ValueError(f'{path} should hold names with tensors, but holds '
                          f'{type(state).__name__}; save the `state_dict` alone')
@@ -99,7 +99,7 @@ def _parts(path: Path, name: str) -> Iterator[Tensor]:
             for start in range(0, value.get_shape()[0], _ROWS):
                 yield value[start:start + _ROWS]
     else:
-        yield from load_plain(str(path))[name].split(_ROWS)
+        yield from load_safe(str(path))[name].split(_ROWS)
 
 
 @contextmanager

@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, dynamic_module_utils
 
-from mmdpad.utils.plain_pickle import LOAD_ERRORS
+from mmdpad.utils.safe_pickle import LOAD_ERRORS
 
 _SHOWN = 4
-# Parts of names (with a dot before each) that result from saving a wrapped model -> remedy.
+# Parts of names (with a dot before each) that result from saving a wrapped model -> hint.
 _WRAPPERS = {
     '._orig_mod.': "`_orig_mod.` is torch.compile's: save the model under it again, or take the "
                    'part out of the names',
@@ -43,37 +43,37 @@ _WRAPPERS = {
                 'part out of the names'}
 
 
-def read_state_dict(path: str, remedy: str) -> dict[str, Tensor]:
+def read_state_dict(path: str, hint: str) -> dict[str, Tensor]:
     """Read a state dict from a ``.safetensors`` file or one written by ``torch.save``.
 
     A dict that holds the weights under 'state_dict' or 'model' is unwrapped.
 
     Args:
         path: The file; '~' is expanded.
-        remedy: What to do when the file cannot be used, for the error message.
+        hint: What to do when the file cannot be used, for the error message.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: As of :func:`load_plain`, or the file is no mapping of names to tensors.
+        ValueError: As of :func:`load_safe`, or the file is no mapping of names to tensors.
     """
     path = osp.expanduser(path)
     if not osp.isfile(path):
-        raise FileNotFoundError(f'Weights file {path!r} does not exist. {remedy}')
+        raise FileNotFoundError(f'Weights file {path!r} does not exist. {hint}')
     try:
-        state = _load_safetensors(path) if path.endswith('.safetensors') else load_plain(path)
+        state = _load_safetensors(path) if path.endswith('.safetensors') else load_safe(path)
     except ValueError as error:
-        raise ValueError(f'{error}. {remedy}') from error
+        raise ValueError(f'{error}. {hint}') from error
     for key in ('state_dict', 'model'):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not (isinstance(state, Mapping) and state
             and all(isinstance(value, Tensor) for value in state.values())):
         raise ValueError(f'Weights file {path!r} should hold names with tensors, but holds '
-                         f'{type(state).__name__}. {remedy}')
+                         f'{type(state).__name__}. {hint}')
     return dict(state)
 
 
-def read_checkpoint(path: str | None, remedy: str, allow_random: bool) -> dict[str, Tensor] | None:
+def read_checkpoint(path: str | None, hint: str, allow_random: bool) -> dict[str, Tensor] | None:
     """:func:`read_state_dict` for a model that has to have weights; None, for random ones, is what
     no path gives where that is allowed.
 
@@ -82,9 +82,9 @@ def read_checkpoint(path: str | None, remedy: str, allow_random: bool) -> dict[s
         ValueError: No path, and random weights are not allowed.
     """
     if path is not None:
-        return read_state_dict(path, remedy)
+        return read_state_dict(path, hint)
     if not allow_random:
-        raise ValueError(f'`checkpoint` should be a file, but got None. {remedy}, or set '
+        raise ValueError(f'`checkpoint` should be a file, but got None. {hint}, or set '
                          f'`allow_random=True` to try things out with random weights')
     return None
 
@@ -135,53 +135,53 @@ class LoadReport:
         return cls(source, len(model.state_dict()) - len(info['missing_keys']) - len(misshapen),
                    sorted(info['missing_keys']), sorted(info['unexpected_keys']), misshapen)
 
-    def refusal(self, remedy: str) -> str:
+    def refusal(self, hint: str) -> str:
         """The error message for weights that do not fit; names that reveal the cause have their own
-        remedy."""
-        remedy = next((advice for part, advice in _WRAPPERS.items()
-                     if any(part in f'.{name}' for name in self.unexpected)), remedy)
-        return (f'The weights in {self.source!r} do not fit the model: {self.problems}. {remedy}')
+        hint."""
+        hint = next((advice for part, advice in _WRAPPERS.items()
+                     if any(part in f'.{name}' for name in self.unexpected)), hint)
+        return (f'The weights in {self.source!r} do not fit the model: {self.problems}. {hint}')
 
-    def settle(self, remedy: str) -> None:
+    def settle(self, hint: str) -> None:
         """Log the report of weights that fit, or refuse them.
 
         Raises:
             ValueError: Something is missing, unexpected or of another shape.
         """
         if self.problems:
-            raise ValueError(self.refusal(remedy))
+            raise ValueError(self.refusal(hint))
         print_log(f'{self.loaded} tensors loaded from {self.source!r}; none missing, unexpected '
                   f'or of another shape', logger='current')
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str, remedy: str) -> None:
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str, hint: str) -> None:
     """Copy ``state`` into ``module``; every name and shape has to agree, types are converted.
 
     Raises:
         ValueError: The weights do not fit; what is missing, unexpected or of another shape is
             counted and the first few of each are named.
     """
-    LoadReport.of(module, state, path).settle(remedy)
+    LoadReport.of(module, state, path).settle(hint)
     module.load_state_dict(state)
 
 
-def load_pretrained(model_class: type[PreTrainedModel], source: str, remedy: str,
+def load_pretrained(model_class: type[PreTrainedModel], source: str, hint: str,
                     **arguments: Any) -> PreTrainedModel:
     """A model of transformers with all its weights, by ``from_pretrained``.
 
     Args:
         model_class: A class of transformers, not one of its Auto classes' configs.
         source: A folder in Hugging Face format, or a hub name, see :func:`.sources.check_source`.
-        remedy: What to do when the weights do not fit, for the error message.
+        hint: What to do when the weights do not fit, for the error message.
         **arguments: Of ``from_pretrained``.
 
     Raises:
         ValueError: Weights are missing, unexpected or of another shape, or as of
             :func:`from_folder`.
     """
-    model, info = from_folder(model_class, source, remedy, output_loading_info=True,
+    model, info = from_folder(model_class, source, hint, output_loading_info=True,
                               ignore_mismatched_sizes=True, **arguments)
-    LoadReport.of_loading(model, info, source).settle(remedy)
+    LoadReport.of_loading(model, info, source).settle(hint)
     return model
 
 
@@ -199,7 +199,7 @@ def _load_safetensors(path: str) -> dict[str, Tensor]:
                          f'read as one: {first_line(error)}') from error
 
 
-def load_plain(path: str, map_location: Any = 'cpu', mmap: bool = True) -> Any:
+def load_safe(path: str, map_location: Any = 'cpu', mmap: bool = True) -> Any:
     """What ``torch.save`` wrote, if that is tensors and plain data.
 
     A pickle is a program; this one runs none, whatever ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` says.
@@ -240,11 +240,11 @@ def fault_of(error: Exception) -> str:
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
 def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """mmengine's loader of files, by :func:`load_plain`; not mapped, since a run writes there."""
+    """mmengine's loader of files, by :func:`load_safe`; not mapped, since a run writes there."""
     filename = osp.expanduser(filename)
     if not osp.isfile(filename):
         raise FileNotFoundError(f'Checkpoint {filename!r} is not there; correct the path')
-    return without_config(load_plain(filename, map_location, mmap=False))
+    return without_config(load_safe(filename, map_location, mmap=False))
 
 
 def without_config(checkpoint: Any) -> Any:
@@ -255,7 +255,7 @@ def without_config(checkpoint: Any) -> Any:
     return checkpoint
 
 
-def from_folder(loader: Any, source: str, remedy: str, **arguments: Any) -> Any:
+def from_folder(loader: Any, source: str, hint: str, **arguments: Any) -> Any:
     """``loader.from_pretrained(source)`` of transformers, without the code that a folder or a
     place on the hub may bring along; nobody is asked whether to run it.
 
@@ -266,7 +266,7 @@ def from_folder(loader: Any, source: str, remedy: str, **arguments: Any) -> Any:
         return loader.from_pretrained(source, trust_remote_code=False, **arguments)
     except (*LOAD_ERRORS, RuntimeError, SafetensorError) as error:
         raise ValueError(f'{source!r} cannot be loaded by {loader.__name__}: it '
-                         f'{fault_of(error)}. {remedy}') from error
+                         f'{fault_of(error)}. {hint}') from error
 
 
 @contextmanager

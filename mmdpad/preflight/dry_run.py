@@ -53,7 +53,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
         training: Of ``tools/train.py``, else of ``tools/test.py``, which needs less.
 
     Returns:
-        What is wrong, each with its remedy, a line each but for those of a data set; and what else
+        What is wrong, each with its hint, a line each but for those of a data set; and what else
         was seen, a line each.
     """
     notes: list[str] = []
@@ -216,7 +216,7 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         batch_size=batch, prompts_per_update=train_cfg.get('prompts_per_update') or batch,
         accumulative_counts=(config.get('optim_wrapper') or {}).get('accumulative_counts', 1),
         tokens_per_micro_batch=train_cfg.get('tokens_per_micro_batch'),
-        updates_per_rollout=train_cfg.get('updates_per_rollout', 1),
+        num_iterations=train_cfg.get('num_iterations', 1),
         max_refills=train_cfg.get('max_refills', 0),
         max_skipped_steps=train_cfg.get('max_skipped_steps', 0), group_size=sampling['group_size'])
     hooked = [node.entry.get('name', node.kind.term) for node in nodes

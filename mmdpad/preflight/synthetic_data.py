@@ -25,16 +25,16 @@ SIZE = (160, 120)
 """(width, height) of every picture."""
 TARGET = (0.25, 0.25, 0.625, 0.75)
 """Box (x1, y1, x2, y2) of the target in every picture, as shares of its width and height."""
-COLOURS = ('red', 'green')
+COLORS = ('red', 'green')
 _OTHER = (0.75, 0.1, 0.9, 0.4)  # a second object, where a question may mean several
 
 Config = dict[str, Any]
 
 
-def write_made_data(config: Config, folder: Path) -> Config | None:
+def write_synthetic_data(config: Config, folder: Path) -> Config | None:
     """Write two samples in the format that a data set reads, and point it at them.
 
-    Each is a square on grey, of another colour, at :data:`TARGET`. A data set whose questions may
+    Each is a square on gray, of another color, at :data:`TARGET`. A data set whose questions may
     mean any number of objects gets two more, of two objects and of none.
 
     Args:
@@ -66,9 +66,9 @@ def _place(box: tuple[float, ...], size: tuple[int, int]) -> list[int]:
     return [round(x1 * width), round(y1 * height), round(x2 * width) - 1, round(y2 * height) - 1]
 
 
-def _picture(colour: str, size: tuple[int, int] = SIZE) -> Image.Image:
-    image = Image.new('RGB', size, 'grey')
-    ImageDraw.Draw(image).rectangle(_place(TARGET, size), fill=colour)
+def _picture(color: str, size: tuple[int, int] = SIZE) -> Image.Image:
+    image = Image.new('RGB', size, 'gray')
+    ImageDraw.Draw(image).rectangle(_place(TARGET, size), fill=color)
     ImageDraw.Draw(image).rectangle(_place(_OTHER, size), fill='black')
     return image
 
@@ -88,15 +88,15 @@ def _mask(box: tuple[float, ...]) -> np.ndarray:
 
 def _records(several: bool, answered: bool) -> list[Record]:
     """The samples; ``answered`` with a reasoning chain and a caption each."""
-    meant = [(colour, f'the {colour} square', [TARGET]) for colour in COLOURS]
+    meant = [(color, f'the {color} square', [TARGET]) for color in COLORS]
     if several:
         meant += [('red', 'every object', [TARGET, _OTHER]), ('red', 'a green bird', [])]
     records = []
-    for number, (colour, question, boxes) in enumerate(meant):
+    for number, (color, question, boxes) in enumerate(meant):
         masks = np.array([_mask(box) for box in boxes]).reshape(-1, *SIZE[::-1])
-        extras = dict(think=f'it is {question}.', caption=f'a {colour} square')
+        extras = dict(think=f'it is {question}.', caption=f'a {color} square')
         records.append(Record(
-            id=f'made_{number}', where=f'made sample {number}', image=_png(_picture(colour)),
+            id=f'made_{number}', where=f'made sample {number}', image=_png(_picture(color)),
             texts=(question, ), is_sentence=False, masks=masks.astype(bool),
             ignore=np.zeros(SIZE[::-1], bool), extras=extras if answered else {}))
     return records
@@ -171,15 +171,15 @@ def _seg_zero(config: Config, folder: Path) -> Config:
     pyarrow = import_pyarrow()
     size = tuple(config.get('solution_size', (840, 840)))
     rows = []
-    for number, colour in enumerate(COLOURS):
+    for number, color in enumerate(COLORS):
         box = _place(TARGET, size)
         x, y = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
         solution = (f'<box>({box[0]},{box[1]}),({box[2]},{box[3]})</box>'
                     f'<points>({x},{y}),({x},{y})</points>')
         if config.get('several_objects'):
             solution = json.dumps([dict(zip(OBJECTS_KEYS, (box, [x, y]), strict=True))])
-        rows.append(dict(id=f'made_{number}', problem=f'the {colour} square', solution=solution,
-                         image=dict(bytes=_png(_picture(colour, size)), path=None)))
+        rows.append(dict(id=f'made_{number}', problem=f'the {color} square', solution=solution,
+                         image=dict(bytes=_png(_picture(color, size)), path=None)))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows),
                                 folder / f'{config.get("split", "train")}.parquet')
     return dict(data_root=str(folder))
@@ -205,10 +205,10 @@ def _odvg(config: Config, folder: Path) -> Config:
     prefix = folder / (config.get('data_prefix') or {}).get('img', '')
     prefix.mkdir(parents=True, exist_ok=True)
     lines = []
-    for number, colour in enumerate(COLOURS):
-        _picture(colour).save(prefix / f'made_{number}.png')
+    for number, color in enumerate(COLORS):
+        _picture(color).save(prefix / f'made_{number}.png')
         x1, y1, x2, y2 = _place(TARGET, SIZE)
-        box, caption = [x1, y1, x2 + 1, y2 + 1], f'the {colour} square'
+        box, caption = [x1, y1, x2 + 1, y2 + 1], f'the {color} square'
         region = dict(bbox=box, phrase=caption, tokens_positive=[[0, len(caption)]])
         lines.append(dict(
             filename=f'made_{number}.png', height=SIZE[1], width=SIZE[0],
@@ -225,7 +225,7 @@ def _odvg(config: Config, folder: Path) -> Config:
 
 def _questions(config: Config, folder: Path) -> Config | None:
     """What the source of a ``QuestionDataset`` reads."""
-    changes = write_made_data(config['source'], folder)
+    changes = write_synthetic_data(config['source'], folder)
     return changes and dict(source=dict(config['source'], **changes))
 
 

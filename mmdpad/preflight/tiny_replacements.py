@@ -34,7 +34,7 @@ from mmdpad.toy.sam_folders import SAM_FOLDERS
 from mmdpad.toy.seeding import seeded
 from mmdpad.utils import LOADERS, open_config
 
-from .synthetic_data import write_made_data
+from .synthetic_data import write_synthetic_data
 from .tiny_detectors import find_pretrained, shrinking_options
 
 Notes = list[str]
@@ -83,7 +83,7 @@ def replace_data(config: Config, folder: Path) -> Notes:
             before = dict(dataset)
             with DefaultScope.overwrite_default_scope(
                     dataset.get('_scope_', config.get('default_scope', 'mmdpad'))):
-                changes = write_made_data(dataset, _empty(folder / f'{name}_{number}'))
+                changes = write_synthetic_data(dataset, _empty(folder / f'{name}_{number}'))
             where = f'{name}.dataset' + f' {number}' * bool(number)
             if changes is None:
                 notes.append(f'{where} ({type_name(before)}): kept as it is; --smoke knows no made '

@@ -7,12 +7,12 @@ from .template import (
     build_messages,
     format_objects_response,
     format_response,
-    normalise_question,
+    normalize_question,
     well_formed,
 )
 
 __all__ = [
     'FAILURE_REASONS', 'MAX_OBJECTS', 'TAGS', 'TEMPLATES', 'build_messages', 'follows_template',
-    'format_objects_response', 'format_response', 'normalise_question', 'parse_objects_solution',
+    'format_objects_response', 'format_response', 'normalize_question', 'parse_objects_solution',
     'parse_response', 'parse_solution', 'well_formed'
 ]

@@ -68,12 +68,12 @@ _FIND = (
     'Find "{question}" in the image. Compare the objects that could be meant and settle on the '
     'single best match. First reason between <think> and </think>. Then answer between <answer> '
     'and </answer> with JSON {coordinates}: the bounding box of the object '
-    '(x1, y1, x2, y2) and two points inside it, each at the centre of one of its widest parts.')
+    '(x1, y1, x2, y2) and two points inside it, each at the center of one of its widest parts.')
 _FIND_SEVERAL = (
     'Find "{question}" in the image: one object, several, or none. Compare all that could be '
     'meant and keep those that match. First reason between <think> and </think>. Then answer '
     'between <answer> and </answer> with a JSON list {coordinates}: for each object its '
-    'bounding box (x1, y1, x2, y2) and a point inside it, at the centre of its widest part; an '
+    'bounding box (x1, y1, x2, y2) and a point inside it, at the center of its widest part; an '
     'empty list [] if nothing matches.')
 _DESCRIBE = (
     ' Last, between <caption> and </caption>, describe what the box holds so that it cannot be '
@@ -104,11 +104,11 @@ TEMPLATES = {
 list of objects as the answer, for ``ReasoningSegmentor(several_objects=True)``."""
 
 
-def normalise_question(text: str) -> str:
+def normalize_question(text: str) -> str:
     """Lower-case a question and strip blanks and trailing dots (published protocol), as
     :func:`well_formed` text.
 
-    >>> normalise_question(' The dog that barks... ')
+    >>> normalize_question(' The dog that barks... ')
     'the dog that barks'
     """
     return well_formed(text).strip().lower().rstrip('. ')
@@ -129,7 +129,7 @@ def build_messages(question: str, template: str = 'default',
     """One user turn, image first, for a processor's ``apply_chat_template``.
 
     Args:
-        question: A normalised question, see :func:`normalise_question`.
+        question: A normalized question, see :func:`normalize_question`.
         template: A name of :data:`TEMPLATES`, or text with the placeholder ``{question}``, and
             perhaps ``{coordinates}``, where the units of an answer are said; literal braces are
             doubled, as in ``str.format``.

@@ -13,7 +13,7 @@ from .text import repetition
 
 
 @REWARDS.register_module()
-class ChainLengthReward:
+class ReasoningLengthReward:
     """1 for a chain of at most ``soft`` tokens, falling linearly to 0 at ``hard``.
 
     The shape of DAPO's overlong penalty (arXiv 2503.14476, eq. 13), moved to [0, 1].
@@ -30,7 +30,7 @@ class ChainLengthReward:
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor in [0, 1]; 0 without a chain or for an empty one."""
-        tokens = rollout.per_response(rollout.think_tokens)
+        tokens = rollout.per_response(rollout.reasoning_tokens)
         reward = ((self.hard - tokens) / (self.hard - self.soft)).clamp(0, 1)
         return torch.where(tokens > 0, reward, torch.zeros_like(reward))  # NaN > 0 is False
 

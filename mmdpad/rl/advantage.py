@@ -35,26 +35,26 @@ def group_relative_advantage(rewards: Tensor, eps: float = 1e-6) -> Tensor:
     Raises:
         ValueError: ``rewards`` is not two-dimensional.
     """
-    centred = _centred(rewards)
+    centered = _centered(rewards)
     if rewards.shape[1] < 2:
-        return centred
-    scaled = centred / (rewards.std(dim=1, keepdim=True) + eps)
-    return torch.where(has_signal(rewards)[:, None], scaled, centred)
+        return centered
+    scaled = centered / (rewards.std(dim=1, keepdim=True) + eps)
+    return torch.where(has_signal(rewards)[:, None], scaled, centered)
 
 
-def _centred(rewards: Tensor) -> Tensor:
+def _centered(rewards: Tensor) -> Tensor:
     """r - mean(r) within each group; exactly 0 without a signal."""
     if rewards.dim() != 2:
         raise ValueError(f'`rewards` should be (prompts, responses), but got shape '
                          f'{tuple(rewards.shape)}')
     # The mean of equal numbers can miss them by a rounding error, which eps would not hide.
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
-    return centred.masked_fill(~has_signal(rewards)[:, None], 0.0)
+    centered = rewards - rewards.mean(dim=1, keepdim=True)
+    return centered.masked_fill(~has_signal(rewards)[:, None], 0.0)
 
 
 def _leave_one_out(rewards: Tensor, eps: float) -> Tensor:
     size = rewards.shape[1]
-    return _centred(rewards) * (size / max(size - 1, 1))
+    return _centered(rewards) * (size / max(size - 1, 1))
 
 
 def _whole_batch(rewards: Tensor, eps: float) -> Tensor:
@@ -63,13 +63,13 @@ def _whole_batch(rewards: Tensor, eps: float) -> Tensor:
 
 
 def _group_mean_batch_spread(rewards: Tensor, eps: float) -> Tensor:
-    return _whole_batch(_centred(rewards), eps)
+    return _whole_batch(_centered(rewards), eps)
 
 
 _Estimator = Callable[[Tensor, float], Tensor]
 _ESTIMATORS: dict[str, _Estimator] = {
     'grpo': group_relative_advantage,
-    'dr_grpo': lambda rewards, eps: _centred(rewards),
+    'dr_grpo': lambda rewards, eps: _centered(rewards),
     'rloo': _leave_one_out,
     'reinforce++': _whole_batch,
     'reinforce++-baseline': _group_mean_batch_spread,

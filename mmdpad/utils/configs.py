@@ -85,11 +85,11 @@ def open_config(path: str) -> Config:
             raise
         raise UnreadableConfig(f'config {path!r} cannot be read: {error}; correct it') from error
     except ConfigParsingError as error:
-        remedy = 'correct it'
+        hint = 'correct it'
         if 'mmdet.configs' in str(error):
-            remedy += ('; wheels of mmdet have no `mmdet.configs`: install mmdet from a checkout, '
+            hint += ('; wheels of mmdet have no `mmdet.configs`: install mmdet from a checkout, '
                        "or inherit by `_base_ = 'mmdet::...'`")
-        raise UnreadableConfig(f'config {path!r} cannot be read: {error}; {remedy}') from error
+        raise UnreadableConfig(f'config {path!r} cannot be read: {error}; {hint}') from error
     if hasattr(config, '_imported_names'):  # of the pure Python style
         import_modules_from_strings(**(config.get('custom_imports') or {'imports': None}))
     drop_scopes(config._cfg_dict, config.get('default_scope'))

@@ -15,7 +15,7 @@ from mmdpad.geometry.masks import decode_mask
 
 from .text_panel import draw_text_panel
 
-# Told apart by people with any of the common kinds of colour vision.
+# Told apart by people with any of the common kinds of color vision.
 MASK, BOX, POINT, TRUTH = (0, 130, 255), (255, 170, 0), (225, 30, 90), (0, 190, 110)
 _SMALLEST, _LARGEST = 512, 1280  # bounds of the drawn image's longer side
 _OPACITY = 0.45
@@ -163,8 +163,8 @@ def draw_regions(image: np.ndarray, mask: np.ndarray | None, boxes: Sequence[Seq
     for box in boxes:
         corners = np.clip(np.array(box, float).reshape(2, 2) * to_canvas, 0, np.array(size) - 1)
         (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-        for thickness, colour in ((line + 1, (0, 0, 0)), (line, BOX)):
-            draw.rectangle([left, top, right, bottom], outline=colour, width=thickness)
+        for thickness, color in ((line + 1, (0, 0, 0)), (line, BOX)):
+            draw.rectangle([left, top, right, bottom], outline=color, width=thickness)
     for point in points:
         x, y = np.clip(np.array(point, float) * to_canvas, 0, np.array(size) - 1)
         radius = 2.5 * line
@@ -177,12 +177,12 @@ def _resize_mask(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
-def _outline(canvas: np.ndarray, region: np.ndarray, colour: tuple[int, int, int],
+def _outline(canvas: np.ndarray, region: np.ndarray, color: tuple[int, int, int],
              line: int) -> None:
-    """Draw the region's border into the canvas: the colour on a wider white line."""
+    """Draw the region's border into the canvas: the color on a wider white line."""
     contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP,
                                    cv2.CHAIN_APPROX_NONE)
-    for thickness, ink in ((line + 2, (255, 255, 255)), (line, colour)):
+    for thickness, ink in ((line + 2, (255, 255, 255)), (line, color)):
         cv2.drawContours(canvas, contours, -1, ink, thickness, cv2.LINE_AA)
 
 

@@ -28,7 +28,8 @@ _PANELS = (
     ('Reward terms', 'mean of each term, unweighted', ('reward/',)),
     ('Similarities', 'cosine', ('signal/s_roi', 'signal/s_image', 'signal/s_margin')),
     ('Rank of the region', '1: nothing fits the caption better', ('signal/s_rank',)),
-    ('Chain length', 'tokens inside <think>', ('think_tokens', 'val: reasonseg/think_tokens')),
+    ('Reasoning length', 'tokens inside <think>',
+     ('reasoning_tokens', 'val: reasonseg/reasoning_tokens')),
     ('KL to the start policy', 'nats per token', ('kl', 'kl_loss')),
     ('Entropy', 'nats per token', ('entropy',)),
     ('Validation', 'percent', ('val: reasonseg/giou', 'val: reasonseg/ciou')),
@@ -37,7 +38,7 @@ _COLUMNS = 3
 _SHORT = 30  # from as many values on a curve is smoothed
 # Of several seeds.
 _SEEDS = (('reward', 'mean reward'), ('reward/discriminative', 'discriminative term'),
-          ('think_tokens', 'chain, tokens'), ('val: reasonseg/giou', 'validation gIoU, %'),
+          ('reasoning_tokens', 'reasoning, tokens'), ('val: reasonseg/giou', 'validation gIoU, %'),
           ('val: reasonseg/ciou', 'validation cIoU, %'))
 
 
@@ -221,7 +222,7 @@ def smooth(values: list[float]) -> np.ndarray:
 
 
 def running_mean(values: list[float], window: int) -> np.ndarray:
-    """Mean of each value and its neighbours within ``window // 2``, fewer at the ends."""
+    """Mean of each value and its neighbors within ``window // 2``, fewer at the ends."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     low = np.maximum(index - window // 2, 0)

@@ -20,7 +20,7 @@ _MAX_CHARS, _MAX_LINES = 1500, 80
 
 def draw_text_panel(sections: Sequence[Section], legend: Sequence[Swatch], width: int,
                     font_size: int) -> np.ndarray:
-    """Sections of a bold heading and a wrapped text, above a line of colour swatches.
+    """Sections of a bold heading and a wrapped text, above a line of color swatches.
 
     Texts longer than 1500 characters or 80 lines are cut, and say so. Characters that cannot be
     drawn become a replacement sign; the font (DejaVu Sans) has Latin, Greek, Cyrillic, but no
@@ -28,7 +28,7 @@ def draw_text_panel(sections: Sequence[Section], legend: Sequence[Swatch], width
 
     Args:
         sections: (heading, text) pairs; those with an empty text are left out.
-        legend: (name, RGB colour) pairs.
+        legend: (name, RGB color) pairs.
         width: Width of the picture in pixels.
         font_size: Height of the letters in pixels.
 
@@ -37,7 +37,7 @@ def draw_text_panel(sections: Sequence[Section], legend: Sequence[Swatch], width
     """
     body, bold = load_font(font_size), load_font(font_size, bold=True)
     margin, line = font_size, round(font_size * 1.35)
-    commands: list[tuple] = []  # (x, y, text, font, colour) or (x, y, colour) for a swatch
+    commands: list[tuple] = []  # (x, y, text, font, color) or (x, y, color) for a swatch
     y = margin
     for heading, text in sections:
         if not text:
@@ -52,11 +52,11 @@ def draw_text_panel(sections: Sequence[Section], legend: Sequence[Swatch], width
             y += line
         y += line // 2
     x = margin
-    for name, colour in legend:
+    for name, color in legend:
         advance = round(font_size * 2 + body.getlength(name))
         if x > margin and x + advance > width - margin:
             x, y = margin, y + line
-        commands.append((x, y, colour))
+        commands.append((x, y, color))
         commands.append((x + round(font_size * 1.2), y, name, body, FAINT))
         x += advance
     height = y + (line if legend else 0) + margin // 2
@@ -65,12 +65,12 @@ def draw_text_panel(sections: Sequence[Section], legend: Sequence[Swatch], width
     draw = ImageDraw.Draw(panel)
     for command in commands:
         if len(command) == 3:
-            x, y, colour = command
+            x, y, color = command
             top = y + font_size // 5
-            draw.rectangle([x, top, x + font_size * 4 // 5, top + font_size * 4 // 5], fill=colour)
+            draw.rectangle([x, top, x + font_size * 4 // 5, top + font_size * 4 // 5], fill=color)
         else:
-            x, y, text, font, colour = command
-            draw.text((x, y), text, fill=colour, font=font)
+            x, y, text, font, color = command
+            draw.text((x, y), text, fill=color, font=font)
     return np.asarray(panel)
 
 

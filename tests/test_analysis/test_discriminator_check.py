@@ -122,19 +122,19 @@ def test_the_bounds_of_the_verdict(true, wrong, verdict):
 
 
 def test_remedies_follow_from_the_numbers():
-    def remedies(scores, **more):
-        return ' '.join(check_scores(scores, **more)['remedies'])
-    assert remedies(items_like(0.2, -0.1, -0.1)) == ''
-    assert 'by --captions' in remedies(items_like(0.2, -0.1, -0.1), source='question')
-    assert "`form='margin'`" in remedies(items_like(0.2, 0.1, 0.1))
-    assert "`form='sigmoid'`" in remedies(items_like(-0.1, -0.2, -0.2))
-    assert 'context_length' in remedies(FOUR) and 'another model' in remedies(FOUR)
+    def hints(scores, **more):
+        return ' '.join(check_scores(scores, **more)['hints'])
+    assert hints(items_like(0.2, -0.1, -0.1)) == ''
+    assert 'by --captions' in hints(items_like(0.2, -0.1, -0.1), source='question')
+    assert "`form='margin'`" in hints(items_like(0.2, 0.1, 0.1))
+    assert "`form='sigmoid'`" in hints(items_like(-0.1, -0.2, -0.2))
+    assert 'context_length' in hints(FOUR) and 'another model' in hints(FOUR)
     alike = scores_of([0.2] * 2, [[-0.1]] * 2, [[-0.1]] * 2, misplaced=[[0.3]] * 2)
-    assert "contrast='others'" in remedies(alike)
-    assert remedies(alike, contrast='others') == ''
-    assert "contrast='others'" not in remedies(FOUR)  # a model that tells nothing apart
+    assert "contrast='others'" in hints(alike)
+    assert hints(alike, contrast='others') == ''
+    assert "contrast='others'" not in hints(FOUR)  # a model that tells nothing apart
     uneven = scores_of([0.1, 0.3], [[0.2], [-0.2]], [[0.2], [-0.2]], areas=[0.1, 0.2])
-    assert 'region_margin' in remedies(uneven)
+    assert 'region_margin' in hints(uneven)
 
 
 def test_without_an_item_there_is_nothing_to_say():
@@ -242,10 +242,10 @@ def striped(targets, others=None):
     image = torch.zeros(3, 4, 10, dtype=torch.uint8)
     for start, value in ((0, 200), (4, 100), (7, 250)):
         image[..., start:start + 2] = value
-    sample = SimpleNamespace(prompt_targets=InstanceData(bboxes=tensor(targets).reshape(-1, 4)))
+    sample = SimpleNamespace(model_targets=InstanceData(bboxes=tensor(targets).reshape(-1, 4)))
     if others is not None:
         sample.prompt_negatives = InstanceData(bboxes=tensor(others).reshape(-1, 4))
-    return dict(inputs=dict(prompt_image=image), data_samples=sample)
+    return dict(inputs=dict(model_image=image), data_samples=sample)
 
 
 STRIPE, OTHERS = [[0., 0., 2., 4.]], [[4., 0., 6., 4.], [7., 0., 9., 4.]]

@@ -52,11 +52,12 @@ def test_responses_in_relative_coordinates():
 
 
 def test_terms_that_count_tokens_need_them():
-    terms = build_rule_terms(dict(chain=dict(type='ChainLengthReward', soft=2, hard=4)))
+    terms = build_rule_terms(dict(chain=dict(type='ReasoningLengthReward', soft=2, hard=4)))
     row = dict(response=GOOD, solution=SOLUTION)
     with pytest.raises(ValueError, match="term 'chain' counts tokens, so each line should have"):
-        score_responses([dict(row, think_tokens=3), row], terms)
-    scored = score_responses([dict(row, think_tokens=3), dict(row, think_tokens=None)], terms)
+        score_responses([dict(row, reasoning_tokens=3), row], terms)
+    scored = score_responses([dict(row, reasoning_tokens=3), dict(row, reasoning_tokens=None)],
+                             terms)
     assert [row['total'] for row in scored] == [0.5, 0]
 
 
@@ -71,8 +72,10 @@ def test_terms_that_need_a_model_are_refused():
 @pytest.mark.parametrize('row, message', [
     (dict(response=GOOD), 'line 2 .* `solution` is None; the files of RolloutLogHook hold no sol'),
     (dict(response=3, solution=SOLUTION), 'line 2 .* `response` is 3'),
-    (dict(response=GOOD, solution=SOLUTION, think_tokens='3'), 'line 2: `think_tokens` should be'),
-    (dict(response=GOOD, solution=SOLUTION, think_tokens=10**400), 'line 2: `think_tokens` should'),
+    (dict(response=GOOD, solution=SOLUTION, reasoning_tokens='3'),
+     'line 2: `reasoning_tokens` should be'),
+    (dict(response=GOOD, solution=SOLUTION, reasoning_tokens=10**400),
+     'line 2: `reasoning_tokens` should'),
     (dict(response=GOOD, solution='box'), 'line 2: `solution` should be "<box>'),
     (dict(response=GOOD, solution='[1]'), 'line 2: `solution` should be a JSON list'),
 ])

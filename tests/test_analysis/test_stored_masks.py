@@ -63,7 +63,8 @@ def make_answers(dataset):
         yield dict(sample, pred_instances=dict(
             masks=mask[:len(box)], bboxes=box, points=box.reshape(-1, 2, 2) + 0.5,
             scores=torch.ones(len(box))), reasoning=dict(
-                parsed=parsed, response='r', truncated=failed, think_tokens=i, caption_tokens=1))
+                parsed=parsed, response='r', truncated=failed, reasoning_tokens=i,
+                caption_tokens=1))
 
 
 @pytest.fixture
@@ -107,7 +108,8 @@ def test_bare_lines_and_null_masks(dataset_config, own_result):
     (dict(points=[[[1, None]]]), r'`points` should be finite'),
     (dict(boxes=[[1, 2, 3, 4], [1]]), '`boxes` should be finite'),
     (dict(scores=[[1]]), r'`scores` should be finite numbers, \(n\)'),
-    (dict(think_tokens='many'), "`think_tokens` should be null or of type int, but is 'many'"),
+    (dict(reasoning_tokens='many'),
+     "`reasoning_tokens` should be null or of type int, but is 'many'"),
     (dict(think=5), '`think` should be null or of type str'),
 ])
 def test_an_unusable_prediction_is_named(change, message, dataset_config, own_result):
@@ -119,7 +121,7 @@ def test_an_unusable_prediction_is_named(change, message, dataset_config, own_re
                           ReasonSegMetric())
 
 
-STEPS = [dict(type=name) for name in ('LoadReasoningImage', 'LoadInstanceMasks', 'PromptResize',
+STEPS = [dict(type=name) for name in ('LoadReasoningImage', 'LoadInstanceMasks', 'ModelImageResize',
                                       'TargetsFromMask', 'PackReasoningInputs')]
 OTHERS = dict(
     grefcoco=dict(type='ReferringSegDataset', data_root=str(DATA / 'refcoco'), split='val',

@@ -19,7 +19,7 @@ def side(giou, chain):
     """One run whose samples have these IoUs in percent and these chains, (K, N) twice."""
     above = np.ones((len(MEASURES), len(giou)))
     names = list(MEASURES)
-    above[names.index('giou')], above[names.index('think_tokens')] = giou, chain
+    above[names.index('giou')], above[names.index('reasoning_tokens')] = giou, chain
     return above, np.ones_like(above)
 
 
@@ -29,8 +29,8 @@ def test_paired_differences_by_hand():
     before = [side([10, 50], [10, 10]), side([20, 60], [20, 20])]
     after = [side([11, 51], [5, 5]), side([23, 63], [5, 5])]
     found = paired_over_seeds(before, after)
-    giou, chain, percent = (found[name] for name in ('giou', 'think_tokens',
-                                                     'think_tokens_percent'))
+    giou, chain, percent = (found[name] for name in ('giou', 'reasoning_tokens',
+                                                     'reasoning_tokens_percent'))
     # t(0.975, 1) = 12.7062; half = 12.7062 * sqrt(2) / sqrt(2).
     assert giou == pytest.approx(dict(mean=2, low=2 - 12.7062, high=2 + 12.7062, n=2, scenes_low=1,
                                       scenes_high=3), rel=1e-5)
@@ -62,9 +62,9 @@ def test_one_pair_or_none_has_no_interval():
 
 def test_a_chain_of_no_tokens_has_no_relative_change():
     found = paired_over_seeds([side([1, 1], [0, 0])] * 2, [side([1, 1], [5, 5])] * 2)
-    assert found['think_tokens']['mean'] == 5
-    assert found['think_tokens_percent']['n'] == 0
-    assert math.isnan(found['think_tokens_percent']['scenes_low'])
+    assert found['reasoning_tokens']['mean'] == 5
+    assert found['reasoning_tokens_percent']['n'] == 0
+    assert math.isnan(found['reasoning_tokens_percent']['scenes_low'])
 
 
 def test_a_study_by_hand(study_folder):
@@ -89,7 +89,8 @@ def test_a_study_by_hand(study_folder):
     assert difference['seeds'] == dict(sampled=[2, 3], greedy=[2, 3])
     found = difference['numbers']['sampled']['all']
     assert found['giou']['mean'] == 0 and found['giou']['n'] == 2
-    assert found['think_tokens']['mean'] == -3.5 and found['think_tokens_percent']['mean'] == -35
+    assert found['reasoning_tokens']['mean'] == -3.5
+    assert found['reasoning_tokens_percent']['mean'] == -35
     assert study['notes'] == []
 
 

@@ -32,7 +32,7 @@ def test_an_archive_gives_the_same_numbers_and_curves(folder, tmp_path):
         assert 'The archive of a study holds no responses' in study_as_html(
             found, opened, None, lambda path: None)
         text = (opened / 'geometric/seed_1/sampled.samples.jsonl').read_text()
-        assert 'think_tokens' in text and '"think"' not in text and 'a dog' not in text
+        assert 'reasoning_tokens' in text and '"think"' not in text and 'a dog' not in text
         write_study_archive(opened, again)
     assert again.read_bytes() == path.read_bytes() and not opened.exists()
     with open_study(folder) as same:

@@ -59,7 +59,7 @@ def test_steps_that_need_annotations_are_left_out_in_any_scope(tiny_config, scop
     with DefaultScope.overwrite_default_scope(scope):
         steps = config_for_mmdet(tiny_config).test_dataloader.dataset.pipeline
     assert [step['type'] for step in steps] == [
-        'LoadImageFromFile', 'QuestionFromTextPrompt', 'LoadReasoningImage', 'PromptResize',
+        'LoadImageFromFile', 'QuestionFromTextPrompt', 'LoadReasoningImage', 'ModelImageResize',
         'PackReasoningInputs']
 
 

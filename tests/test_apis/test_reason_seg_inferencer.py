@@ -19,7 +19,7 @@ from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 PHOTOS = Path(__file__).parents[1] / 'data' / 'photos' / 'val'
 COFFEE = str(PHOTOS / 'coffee.jpg')
 PIPELINE = [dict(type='LoadReasoningImage'), dict(type='LoadReasonSegMask'),
-            dict(type='mmdpad.PromptResize', size=(32, 32)), dict(type='TargetsFromMask'),
+            dict(type='mmdpad.ModelImageResize', size=(32, 32)), dict(type='TargetsFromMask'),
             dict(type='PackReasoningInputs')]
 
 
@@ -34,7 +34,7 @@ class StubSegmentor(BaseModel):
     def forward(self, inputs, data_samples, mode):
         assert mode == 'predict' and not self.training
         self.calls.append(len(data_samples))
-        for image, prompt, sample in zip(inputs['image'], inputs['prompt_image'], data_samples,
+        for image, prompt, sample in zip(inputs['image'], inputs['model_image'], data_samples,
                                          strict=True):
             assert prompt.shape == (3, 32, 32) and 'gt_instances' not in sample
             height, width = image.shape[1:]
@@ -140,7 +140,7 @@ def test_weights_of_a_checkpoint(config, tmp_path):
 
 
 def test_a_config_file_and_its_own_pipeline(config, tmp_path):
-    config.inference_pipeline = [PIPELINE[0], dict(type='PromptResize', size=(32, 32)),
+    config.inference_pipeline = [PIPELINE[0], dict(type='ModelImageResize', size=(32, 32)),
                                  PIPELINE[4]]
     config.test_dataloader = None
     config.dump(tmp_path / 'config.py')

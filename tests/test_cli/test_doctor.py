@@ -36,7 +36,7 @@ def test_packages_that_fit():
     assert not any(found[name].is_fault for name in OPTIONAL)
 
 
-@pytest.mark.parametrize('package, version, status, detail, remedy', [
+@pytest.mark.parametrize('package, version, status, detail, hint', [
     ('mmdet', None, 'missing', 'not installed', 'pip install "mmdet'),
     ('mmdet', '2.28.0', 'wrong', '2.28.0, but', 'pip install "mmdet'),
     ('mmcv', None, 'missing', 'not installed', 'mmdpad build-mmcv'),
@@ -44,10 +44,10 @@ def test_packages_that_fit():
     ('segment-anything', None, 'missing', 'not installed', 'pip install "segment-anything>=1.0"'),
     ('peft', None, 'optional', 'LoRA; not installed', 'pip install "peft'),
 ])
-def test_a_package_that_is_not_there_or_does_not_fit(package, version, status, detail, remedy):
+def test_a_package_that_is_not_there_or_does_not_fit(package, version, status, detail, hint):
     found = packages(**{package: version})[package]
     assert found.status == status and found.detail.startswith(detail)
-    assert found.remedy.startswith(remedy)
+    assert found.hint.startswith(hint)
 
 
 def test_packages_that_stand_in_for_others():
@@ -59,7 +59,7 @@ def test_packages_that_stand_in_for_others():
 
 def test_a_torch_that_does_not_import():
     broken = packages(torch=dict(fault='OSError: libcudart.so'))['torch']
-    assert broken.status == 'wrong' and 'libcudart' in broken.detail and broken.remedy
+    assert broken.status == 'wrong' and 'libcudart' in broken.detail and broken.hint
     assert [f.status for f in machine.check_operators(dict(fault='x'))] == ['missing']
     assert [f.status for f in machine.check_gpus(dict(fault='x'))] == ['optional']
 
@@ -90,14 +90,14 @@ def test_operators(monkeypatch):
     (fine, ) = operators(monkeypatch, CPU, ('not available', ''))
     assert fine.status == 'ok' and 'not available' in fine.detail
     (absent, ) = operators(monkeypatch, GPU, (None, "ModuleNotFoundError: No module named 'mmcv'"))
-    assert absent.is_fault and absent.remedy == 'mmdpad build-mmcv'
+    assert absent.is_fault and absent.hint == 'mmdpad build-mmcv'
     (crashed, ) = operators(monkeypatch, GPU, (None, 'it crashed (SIGSEGV)'))
-    assert crashed.is_fault and crashed.remedy == 'mmdpad build-mmcv --rebuild'
+    assert crashed.is_fault and crashed.hint == 'mmdpad build-mmcv --rebuild'
     lacking = 'ImportError: libGL.so.1: cannot open shared object file: No such file or directory'
     (bare, ) = operators(monkeypatch, CPU, (None, lacking))
-    assert bare.is_fault and bare.remedy.startswith('apt install') and 'libgl1' in bare.remedy
+    assert bare.is_fault and bare.hint.startswith('apt install') and 'libgl1' in bare.hint
     cpu, gpu = operators(monkeypatch, GPU, ('not available', ''), (None, 'RuntimeError: nms_impl'))
-    assert (cpu.status, gpu.status, gpu.remedy) == ('ok', 'optional', 'mmdpad build-mmcv --cuda')
+    assert (cpu.status, gpu.status, gpu.hint) == ('ok', 'optional', 'mmdpad build-mmcv --cuda')
     assert [f.status for f in operators(monkeypatch, GPU, ('13.0', ''), ('13.0', ''))] == ['ok'] * 2
 
 
@@ -106,10 +106,10 @@ def test_gpus(monkeypatch):
     assert (gpu.status, gpu.name, gpu.detail) == ('ok', 'H100', '85 GB')
     monkeypatch.setattr(machine.shutil, 'which', lambda _: None)
     (none, ) = machine.check_gpus(CPU)
-    assert none.status == 'optional' and not none.remedy
+    assert none.status == 'optional' and not none.hint
     monkeypatch.setattr(machine.shutil, 'which', lambda _: '/usr/bin/nvidia-smi')
     (wrong_torch, ) = machine.check_gpus(dict(cuda=None, gpus=[]))
-    assert 'built for CPUs' in wrong_torch.detail and wrong_torch.remedy.startswith('pip install')
+    assert 'built for CPUs' in wrong_torch.detail and wrong_torch.hint.startswith('pip install')
 
 
 def test_torch_is_asked_in_a_process_of_its_own():
@@ -119,7 +119,7 @@ def test_torch_is_asked_in_a_process_of_its_own():
 
 def test_the_miniature_is_not_tried_without_its_packages(monkeypatch):
     monkeypatch.setattr(mmdpad, 'find_unsuitable', lambda: ['mmcv is not installed'])
-    (finding, ) = machine.check_miniature()
+    (finding, ) = machine.check_toy()
     assert (finding.status, finding.name) == ('missing', 'not tried')
 
 
@@ -149,15 +149,15 @@ def test_files_that_are_there_and_files_that_are_not(tmp_path, monkeypatch):
     assert found['CLIP ViT-B-32 (openai)'].status == 'ok'
     assert found['data/ReasonSeg'].detail.startswith('empty')
     sam = found['checkpoints/sam_vit_h_4b8939.pth']
-    assert sam.status == 'optional' and sam.remedy.startswith('curl -fL --create-dirs -o checkp')
+    assert sam.status == 'optional' and sam.hint.startswith('curl -fL --create-dirs -o checkp')
     assert not any(finding.is_fault for finding in found.values())
-    tool = found['data/coco/refcoco'].remedy
+    tool = found['data/coco/refcoco'].hint
     assert tool.endswith('unzip data/coco/refcoco.zip -d data/coco')
 
 
 def test_the_scenes_are_made_by_a_tool_that_is_there():
     (scenes, ) = [place for place in files.PLACES if place.path == 'data/shapes_world']
-    *command, tool, folder = scenes.remedy.split()
+    *command, tool, folder = scenes.hint.split()
     assert command == ['mmdpad', 'run'] and tool in find_tools() and folder == scenes.path
 
 
@@ -170,9 +170,9 @@ def test_a_full_disk_is_told(monkeypatch):
 
 def test_a_finding_as_it_is_printed():
     finding = Finding('missing', 'mmcv', 'not\nthere', 'mmdpad build-mmcv')
-    assert format_finding(finding, colour=False) == (
+    assert format_finding(finding, color=False) == (
         '  missing   mmcv: not\n            there\n            -> mmdpad build-mmcv')
-    assert format_finding(finding, colour=True).startswith('  \033[31mmissing \033[0m  mmcv')
+    assert format_finding(finding, color=True).startswith('  \033[31mmissing \033[0m  mmcv')
 
 
 @pytest.mark.parametrize('status, end', [('ok', 0), ('optional', 0), ('missing', 1), ('wrong', 1)])
@@ -195,9 +195,9 @@ def test_the_exit_status_and_the_json(monkeypatch, capsys, status, end):
 def test_a_config_is_checked_by_a_dry_run(monkeypatch):
     (finding, ) = doctor._check_config('none.py')
     assert finding.status == 'wrong' and "config 'none.py' is not there" in finding.detail
-    assert finding.remedy.startswith('mmdpad train none.py --dry-run')
+    assert finding.hint.startswith('mmdpad train none.py --dry-run')
     fine = subprocess.CompletedProcess([], 0, 'dry run: no problem found\n', 'a warning')
     monkeypatch.setattr(subprocess, 'run', lambda *_, **__: fine)
     (finding, ) = doctor._check_config('mine.py')
     assert vars(finding) == dict(
-        status='ok', name='mine.py', detail='dry run: no problem found', remedy='')
+        status='ok', name='mine.py', detail='dry run: no problem found', hint='')

@@ -186,7 +186,7 @@ def test_pictures_of_the_items(shapes_data, tmp_path, run_here):
         f'{split}_{number:04}.png' for split, number in
         (('test', 0), ('test', 3), ('train', 0), ('train', 4), ('val', 0), ('val', 2))]
     picture = np.asarray(Image.open(tmp_path / 'seen/train_0000.png'))
-    for colour in (TRUTH, BOX, POINT):
-        assert (picture == np.array(colour, np.uint8)).all(axis=2).any()
+    for color in (TRUTH, BOX, POINT):
+        assert (picture == np.array(color, np.uint8)).all(axis=2).any()
     told = run_here(*tool, '--show-dir', tmp_path / 'seen')
     assert told.returncode == 2 and 'add --load N' in told.stderr

@@ -21,7 +21,7 @@ SQUARE = [[2, 3], [6, 3], [6, 7], [2, 7]]
 # What stands in place of a target's polygon.
 NOTHING = dict(no_shapes=(), flags=(('flag', SQUARE), ), ignored=(('ignore', SQUARE), ),
                covered=(('target', SQUARE), ('ignore', SQUARE)))
-STEPS = [dict(type=name) for name in ('LoadReasoningImage', 'LoadReasonSegMask', 'PromptResize',
+STEPS = [dict(type=name) for name in ('LoadReasoningImage', 'LoadReasonSegMask', 'ModelImageResize',
                                       'TargetsFromMask', 'PackReasoningInputs')]
 
 
@@ -77,7 +77,7 @@ def test_where_a_question_may_mean_none_they_are_items_like_others(folder, warni
         assert len(dataset) == 6 and not told and not dataset.no_target
         sample = dataset[1]['data_samples']
         assert sample.gt_instances.masks.shape == (0, 10, 20)
-        assert sample.prompt_targets.bboxes.shape == (0, 4)
+        assert sample.model_targets.bboxes.shape == (0, 4)
         assert 'empty_target' not in sample and 'left_out' not in sample
 
 
@@ -87,7 +87,7 @@ def test_the_pipeline_takes_them(folder):
     assert sample.empty_target and sample.img_id == 'ignored'
     assert sample.gt_instances.masks.shape == (0, 10, 20)
     assert sample.ignored_instances.masks.sum() == 25
-    assert sample.prompt_targets.points.shape == (0, 2, 2)
+    assert sample.model_targets.points.shape == (0, 2, 2)
     assert 'empty_target' not in dataset[0]['data_samples']
 
 

@@ -33,7 +33,7 @@ def load(root, size: int) -> dict[str, dict]:
     pipeline = [
         dict(type='LoadReasoningImage'),
         dict(type='LoadReasonSegMask'),
-        dict(type='PromptResize', size=(size, size)),
+        dict(type='ModelImageResize', size=(size, size)),
         dict(type='TargetsFromMask'),
         dict(type='PackReasoningInputs'),
     ]
@@ -68,9 +68,9 @@ def test_every_photo_has_its_shapes(items, size):
     for name, (shape, _, _) in FILES.items():
         item = items[size][name.split('.')[0]]
         sample = item['data_samples']
-        assert sample.ori_shape == shape and sample.prompt_shape == (size, size)
+        assert sample.ori_shape == shape and sample.model_shape == (size, size)
         assert item['inputs']['image'].shape == (3, *shape)
-        assert item['inputs']['prompt_image'].shape == (3, size, size)
+        assert item['inputs']['model_image'].shape == (3, size, size)
         assert sample.gt_instances.masks.shape == (1, *shape)
         assert sample.ignored_instances.masks.shape == (1, *shape)
         assert not (sample.gt_instances.masks & sample.ignored_instances.masks).any()
@@ -80,18 +80,18 @@ def test_every_photo_has_its_shapes(items, size):
 @pytest.mark.parametrize('name', NAMES)
 def test_targets_lie_on_the_object_in_both_frames(items, name, size):
     sample = items[size][name]['data_samples']
-    shape, prompt_shape = sample.ori_shape, sample.prompt_shape
+    shape, model_shape = sample.ori_shape, sample.model_shape
     mask = sample.gt_instances.masks[0]
-    targets = sample.prompt_targets
+    targets = sample.model_targets
     # Half a pixel of the prompt frame, in pixels of the original, is what rounding may cost.
     slack = 0.5 * torch.tensor([shape[1] / size, shape[0] / size]) + 1e-4
 
-    box = scale_boxes(targets.bboxes, prompt_shape, shape)
+    box = scale_boxes(targets.bboxes, model_shape, shape)
     top_left, bottom_right = (box - sample.gt_instances.bboxes).abs().view(2, 2)
     assert (top_left <= slack).all()
     assert (bottom_right <= 2 * slack).all()  # the last column or row may be clipped by one
 
-    for point in scale_points(targets.points, prompt_shape, shape)[0]:
+    for point in scale_points(targets.points, model_shape, shape)[0]:
         low, high = (point - slack).ceil().long(), (point + slack).floor().long() + 1
         assert mask[max(low[1], 0):high[1], max(low[0], 0):high[0]].any(), point
     x1, y1, x2, y2 = targets.bboxes[0]
@@ -103,29 +103,29 @@ def test_targets_lie_on_the_object_in_both_frames(items, name, size):
 @pytest.mark.parametrize('name', NAMES)
 def test_the_prompt_image_shows_the_same_picture(items, name, size):
     inputs = items[size][name]['inputs']
-    image, prompt = (inputs[key].float()[None] for key in ('image', 'prompt_image'))
+    image, prompt = (inputs[key].float()[None] for key in ('image', 'model_image'))
     small = [torch.nn.functional.interpolate(i, (20, 20), mode='area') for i in (image, prompt)]
     assert (small[0] - small[1]).abs().mean() < 4
 
 
-@pytest.mark.parametrize(('name', 'x', 'y', 'colour'), [
+@pytest.mark.parametrize(('name', 'x', 'y', 'color'), [
     ('astronaut', 50, 300, (223, 108, 71)),  # orange suit
     ('pagoda', 320, 30, (212, 232, 254)),  # blue sky
     ('flower', 155, 105, (200, 73, 29)),  # red heart of the flower
     ('flower', 2, 2, (255, 255, 255)),  # transparent corner, dark below
     ('rocket', 92, 250, (219, 198, 157)),  # the white rocket, low in the upright picture
     ('rocket', 100, 20, (40, 55, 88)),  # sky above it
-    ('coins', 335, 43, (178, 178, 178)),  # 16-bit grey, not cut off
+    ('coins', 335, 43, (178, 178, 178)),  # 16-bit gray, not cut off
 ])
-def test_colours_are_rgb_at_known_places(items, name, x, y, colour):
+def test_colours_are_rgb_at_known_places(items, name, x, y, color):
     item = items[112][name]
     height, width = item['data_samples'].ori_shape
     shown = item['inputs']['image'][:, max(y - 2, 0):y + 3, max(x - 2, 0):x + 3].float()
-    np.testing.assert_allclose(shown.mean(dim=(1, 2)), colour, atol=3)
-    prompt = item['inputs']['prompt_image'][:, y * 112 // height, x * 112 // width].float()
-    # One pixel of a smaller image: close to the colour, and its channels in the same order.
-    np.testing.assert_allclose(prompt, colour, atol=45)
-    assert (prompt[0] > prompt[2]).item() == (colour[0] > colour[2])
+    np.testing.assert_allclose(shown.mean(dim=(1, 2)), color, atol=3)
+    prompt = item['inputs']['model_image'][:, y * 112 // height, x * 112 // width].float()
+    # One pixel of a smaller image: close to the color, and its channels in the same order.
+    np.testing.assert_allclose(prompt, color, atol=45)
+    assert (prompt[0] > prompt[2]).item() == (color[0] > color[2])
 
 
 def test_cmyk_comes_back_in_its_colours(items):

@@ -27,9 +27,9 @@ from mmdpad.registry import DATASETS, TRANSFORMS
 
 SIZE = 80, 64  # twice the image's
 MASKS = [dict(type='LoadReasoningImage'), dict(type='LoadInstanceMasks'),
-         dict(type='PromptResize', size=SIZE), dict(type='TargetsFromMask'),
+         dict(type='ModelImageResize', size=SIZE), dict(type='TargetsFromMask'),
          dict(type='PackReasoningInputs')]
-BOXES = [dict(type='LoadReasoningImage'), dict(type='PromptResize', size=SIZE),
+BOXES = [dict(type='LoadReasoningImage'), dict(type='ModelImageResize', size=SIZE),
          dict(type='TargetsFromBoxes'), dict(type='PackReasoningInputs')]
 LABELS = dict(type='QuestionFromLabel')
 
@@ -39,7 +39,7 @@ def questions(source, ask=LABELS, pipeline=MASKS, **options):
     built = DATASETS.build(dict(type='QuestionDataset', source=source, questions=ask,
                                 several_objects=True, pipeline=pipeline, **options))
     samples = [built[i]['data_samples'] for i in range(len(built))]
-    return [(sample.question, sample.prompt_targets.bboxes.tolist()) for sample in samples]
+    return [(sample.question, sample.model_targets.bboxes.tolist()) for sample in samples]
 
 
 def doubled(*boxes):
@@ -183,7 +183,7 @@ def test_captions_have_no_target(tmp_path):
                                 pipeline=[*BOXES[:2], BOXES[-1]]))
     samples = [built[i]['data_samples'] for i in range(len(built))]
     assert [sample.question for sample in samples] == ['a dog', 'a pet', 'it']
-    assert not any(hasattr(sample, 'prompt_targets') for sample in samples)
+    assert not any(hasattr(sample, 'model_targets') for sample in samples)
     with pytest.raises(DatasetError, match='`instances`, which the item of .*a_7.jpg does not'):
         questions(source, ask, BOXES)
 

@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader
 
 from mmdpad.datasets import DatasetError, ReferringSegDataset
 from mmdpad.datasets.transforms.loading import check_segmentation
-from mmdpad.utils.plain_pickle import load_plain_pickle
+from mmdpad.utils.safe_pickle import load_safe_pickle
 
 ROOT = Path(__file__).parents[1] / 'data/refcoco'
-PIPELINE = [dict(type=name) for name in ('LoadReasoningImage', 'LoadInstanceMasks', 'PromptResize',
+PIPELINE = [dict(type=name) for name in ('LoadReasoningImage', 'LoadInstanceMasks',
+                                         'ModelImageResize',
                                          'TargetsFromMask', 'PackReasoningInputs')]
 
 
@@ -138,7 +139,7 @@ def test_other_text_modes_are_refused(mode):
 def test_the_pipeline_of_a_reasoning_data_set():
     item = build(pipeline=PIPELINE)[3]
     assert item['inputs']['image'].shape == (3, 48, 64)
-    assert item['inputs']['prompt_image'].shape == (3, 840, 840)
+    assert item['inputs']['model_image'].shape == (3, 840, 840)
     sample = item['data_samples']
     assert (sample.question, sample.is_sentence, sample.ori_shape) == ('red square', False,
                                                                       (48, 64))
@@ -148,15 +149,15 @@ def test_the_pipeline_of_a_reasoning_data_set():
     assert np.array_equal(sample.gt_instances.masks[0], expected)
     assert sample.gt_instances.bboxes.tolist() == [[4, 6, 23, 25]]
     # 840 / 64 = 13.125 and 840 / 48 = 17.5; halves go up: 52.5 -> 53, 105, 301.875 -> 302, 437.5.
-    assert sample.prompt_targets.bboxes.tolist() == [[53, 105, 302, 438]]
+    assert sample.model_targets.bboxes.tolist() == [[53, 105, 302, 438]]
 
 
 def test_the_pipeline_with_several_objects_and_none():
     both, none = (build('grefcoco', 'val', pipeline=PIPELINE)[i]['data_samples'] for i in (0, 1))
-    assert both.gt_instances.masks.shape == (2, 48, 64) and len(both.prompt_targets) == 2
+    assert both.gt_instances.masks.shape == (2, 48, 64) and len(both.model_targets) == 2
     # The second object is two squares of 6 x 6 and 8 x 6 pixels.
     assert both.gt_instances.masks.sum(dim=(1, 2)).tolist() == [400, 84]
-    assert none.gt_instances.masks.shape == (0, 48, 64) and len(none.prompt_targets) == 0
+    assert none.gt_instances.masks.shape == (0, 48, 64) and len(none.model_targets) == 0
 
 
 def mmdet_loader(name: str, **settings) -> DataLoader:
@@ -201,7 +202,7 @@ def test_mmdets_workers_keep_the_order():
 def damaged(tmp_path, refs=None, instances=None, **kwargs) -> ReferringSegDataset:
     """RefCOCO's test data after a change of its references or COCO entries, made in place."""
     shutil.copytree(ROOT / 'train2014', tmp_path / 'train2014', dirs_exist_ok=True)
-    content = (load_plain_pickle(ROOT / 'refcoco/refs(unc).p'),
+    content = (load_safe_pickle(ROOT / 'refcoco/refs(unc).p'),
                json.loads((ROOT / 'refcoco/instances.json').read_bytes()))
     for change, value, name in zip((refs, instances), content, ('refs', 'instances'), strict=True):
         if change:

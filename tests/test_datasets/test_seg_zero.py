@@ -46,7 +46,7 @@ def png(value: int, size: tuple[int, int] = (24, 24)) -> bytes:
 
 
 def row(i: int, **fields) -> dict:
-    """Row ``i``: its image is grey of value ``i``."""
+    """Row ``i``: its image is gray of value ``i``."""
     return dict(
         id=f'refcocog_{i}', problem=f'Thing {i}.', solution=SOLUTION,
         image=dict(bytes=png(i), path=None), img_height=426, img_width=640) | fields
@@ -68,7 +68,7 @@ def root(tmp_path):
 
 
 def pipeline(size: int) -> list[dict]:
-    names = ('LoadReasoningImage', 'PromptResize', 'TargetsFromSolution', 'PackReasoningInputs')
+    names = ('LoadReasoningImage', 'ModelImageResize', 'TargetsFromSolution', 'PackReasoningInputs')
     steps = [dict(type=name) for name in names]
     steps[1]['size'] = (size, size)
     return steps
@@ -85,7 +85,7 @@ def error_of(root, **kwargs) -> str:
     return str(caught.value)
 
 
-def grey(item: dict) -> int:
+def gray(item: dict) -> int:
     """The value of which the packed image is all over."""
     low, high = item['inputs']['image'].aminmax()
     assert low == high
@@ -98,7 +98,7 @@ def test_rows_come_in_the_order_of_file_names_with_their_own_images(root):
     dataset = build(root)
     items = [dataset[i] for i in range(10)]
     assert [item['data_samples'].img_id for item in items] == [f'refcocog_{i}' for i in range(10)]
-    assert [grey(item) for item in items] == list(range(10))
+    assert [gray(item) for item in items] == list(range(10))
 
 
 def test_an_item_before_the_pipeline(root):
@@ -116,13 +116,13 @@ def test_an_item_before_the_pipeline(root):
 def test_a_packed_item(size, box, points, root):
     item = build(root, size)[3]
     assert item['inputs']['image'].shape == (3, 24, 24)
-    assert item['inputs']['prompt_image'].shape == (3, size, size)
+    assert item['inputs']['model_image'].shape == (3, size, size)
     sample = item['data_samples']
     assert (sample.question, sample.texts, sample.is_sentence) == ('thing 3', ['Thing 3.'], None)
-    assert (sample.ori_shape, sample.prompt_shape) == ((24, 24), (size, size))
+    assert (sample.ori_shape, sample.model_shape) == ((24, 24), (size, size))
     assert 'gt_instances' not in sample and 'ignored_instances' not in sample
-    torch.testing.assert_close(sample.prompt_targets.bboxes, torch.tensor([box]).float())
-    torch.testing.assert_close(sample.prompt_targets.points, torch.tensor([points]).float())
+    torch.testing.assert_close(sample.model_targets.bboxes, torch.tensor([box]).float())
+    torch.testing.assert_close(sample.model_targets.points, torch.tensor([points]).float())
 
 
 def test_an_image_of_the_solutions_size_is_the_prompt_image_as_it_is(tmp_path):
@@ -131,7 +131,7 @@ def test_an_image_of_the_solutions_size_is_the_prompt_image_as_it_is(tmp_path):
     Image.fromarray(noise).save(file, 'png', compress_level=0)
     write(tmp_path / 'a.parquet', [row(0, image=dict(bytes=file.getvalue(), path='a.png'))])
     inputs = build(tmp_path, 840)[0]['inputs']
-    assert np.array_equal(inputs['prompt_image'].permute(1, 2, 0), noise)
+    assert np.array_equal(inputs['model_image'].permute(1, 2, 0), noise)
 
 
 def test_files_may_lie_in_the_root_itself(tmp_path):
@@ -141,7 +141,7 @@ def test_files_may_lie_in_the_root_itself(tmp_path):
 
 def test_columns_that_are_not_needed_may_be_missing(tmp_path):
     write(tmp_path / 'a.parquet', [row(0)], pa.schema([SCHEMA.field(i) for i in range(4)]))
-    assert grey(build(tmp_path)[0]) == 0
+    assert gray(build(tmp_path)[0]) == 0
 
 
 # Several objects
@@ -149,10 +149,10 @@ def test_columns_that_are_not_needed_may_be_missing(tmp_path):
 def test_the_multi_object_copy_as_save_to_disk_wrote_it():
     dataset = build(COPIES / 'VisionReasoner_multi_object_7k_840', 840, several_objects=True)
     samples = [item['data_samples'] for item in dataset]
-    assert [len(sample.prompt_targets.bboxes) for sample in samples] == [2, 1, 3, 2]
-    # Rectangles of a picture 28 pixels wide, times 30; points are their centres.
-    assert samples[0].prompt_targets.bboxes.tolist() == [[60, 90, 270, 360], [420, 150, 750, 270]]
-    assert samples[0].prompt_targets.points.tolist() == [[[165, 225]], [[585, 210]]]
+    assert [len(sample.model_targets.bboxes) for sample in samples] == [2, 1, 3, 2]
+    # Rectangles of a picture 28 pixels wide, times 30; points are their centers.
+    assert samples[0].model_targets.bboxes.tolist() == [[60, 90, 270, 360], [420, 150, 750, 270]]
+    assert samples[0].model_targets.points.tolist() == [[[165, 225]], [[585, 210]]]
     assert samples[0].question == 'the red one of 0 and the green one of 0'
     image = dataset[3]['inputs']['image']
     assert image[:, 20, 5].tolist() == [255, 0, 0] and image[:, 20, 17].tolist() == [0, 128, 0]
@@ -168,7 +168,7 @@ def test_several_objects_where_one_is_expected_are_listed():
 
 def test_the_single_object_copy_goes_with_several_objects_too():
     dataset = build(COPIES / 'refCOCOg_9k_840', 840, several_objects=True)
-    targets = dataset[4]['data_samples'].prompt_targets
+    targets = dataset[4]['data_samples'].model_targets
     assert len(dataset) == 5
     assert targets.bboxes.tolist() == [[150, 150, 180, 180]]
     assert targets.points.tolist() == [[[160, 160], [170, 170]]]
@@ -237,12 +237,12 @@ def test_a_pickled_copy_reads_the_same(root):
     dataset = build(root)
     dataset[0]  # the file is open now
     copy = pickle.loads(pickle.dumps(dataset))
-    assert [grey(copy[i]) for i in range(10)] == list(range(10))
+    assert [gray(copy[i]) for i in range(10)] == list(range(10))
 
 
 def test_workers_read_through_files_of_their_own(root):
     dataset = build(root)
-    assert grey(dataset[0]) == 0  # opened before the workers are forked
+    assert gray(dataset[0]) == 0  # opened before the workers are forked
     loader = DataLoader(dataset, batch_size=5, num_workers=2, collate_fn=pseudo_collate)
     for _ in range(2):
         batches = list(loader)
@@ -342,7 +342,7 @@ def test_an_undecodable_image_is_named_with_its_row(damage, root):
     write(path, [row(i) for i in range(3)]
           + [row(3, image=dict(bytes=damage(png(3, (90, 70))), path=None))])
     dataset = build(root)
-    assert grey(dataset[7]) == 2
+    assert gray(dataset[7]) == 2
     with pytest.raises(DatasetError, match=r'train-00001-of-00002\.parquet, row 3 cannot be '
                        'decoded as an image'):
         dataset[8]
@@ -365,4 +365,4 @@ def test_the_config_builds_the_published_draw(root):
     with DefaultScope.overwrite_default_scope('mmdpad'):
         dataset = DATASETS.build(loader.dataset)
     assert len(dataset) == 10
-    assert dataset[2]['data_samples'].prompt_targets.bboxes.tolist() == [[0, 420, 210, 840]]
+    assert dataset[2]['data_samples'].model_targets.bboxes.tolist() == [[0, 420, 210, 840]]

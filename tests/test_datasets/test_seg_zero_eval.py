@@ -18,7 +18,7 @@ pq = pytest.importorskip('pyarrow.parquet')
 COPIES = Path(__file__).parents[1] / 'data/seg_zero'
 NAME = 'data/test-00000-of-00001.parquet'
 STEPS = [dict(type=name) for name in (
-    'LoadReasoningImage', 'LoadInstanceMasks', 'PromptResize', 'TargetsFromMask',
+    'LoadReasoningImage', 'LoadInstanceMasks', 'ModelImageResize', 'TargetsFromMask',
     'PackReasoningInputs')]
 BOX = [2, 3, 9, 12]  # of the red rectangle in every picture
 
@@ -51,7 +51,7 @@ def test_items_before_the_pipeline():
     dataset = SegZeroEvalDataset(COPIES / 'ReasonSeg_test')
     assert dataset.metainfo == dict(classes=('object', ), ignore_regions='target')
     items = list(dataset)
-    assert [item['img_id'] for item in items] == ['wide', 'turned', 'grey']
+    assert [item['img_id'] for item in items] == ['wide', 'turned', 'gray']
     item = items[1]
     assert item['img_bytes'][:2] == b'\xff\xd8'
     mask = decode_mask(item['instances'][0]['mask'])

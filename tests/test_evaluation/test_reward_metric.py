@@ -13,25 +13,25 @@ from mmdpad.prompts import format_response, parse_response
 def sample(text, iou_rows=2):
     """A mask of some of four rows; the target has all."""
     data = DetDataSample()
-    data.prompt_targets = InstanceData(bboxes=torch.tensor([[10., 10., 29., 29.]]),
+    data.model_targets = InstanceData(bboxes=torch.tensor([[10., 10., 29., 29.]]),
                                        points=torch.tensor([[[12., 12.], [20., 20.]]]))
     masks = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
     masks[:, :, :iou_rows] = True
     masks[1] |= True
     return data, dict(reasoning=dict(response=text, parsed=parse_response(text),
-                                     think_tokens=3 if text else None),
+                                     reasoning_tokens=3 if text else None),
                       pred_instances=dict(masks=masks[0]), gt_instances=dict(masks=masks[1]))
 
 
 def test_means_over_batches():
     metric = metrics.RewardMetric(dict(form=dict(type='ThinkingFormatReward', weight=2),
                                        box=dict(type='BoxIoUReward', threshold=None),
-                                       chain=dict(type='ChainLengthReward', soft=1, hard=5,
+                                       chain=dict(type='ReasoningLengthReward', soft=1, hard=5,
                                                   weight=0)))
     good = format_response('t', (10, 10, 29, 29), ((12, 12), (20, 20)), 'c')
     for texts in ([good, ''], [good]):
         data, predicted = zip(*map(sample, texts), strict=True)
-        metric.process(dict(data_samples=list(data), inputs=dict(prompt_image=[None] * len(data))),
+        metric.process(dict(data_samples=list(data), inputs=dict(model_image=[None] * len(data))),
                        predicted)
     result = metric.evaluate(3)
     assert result == pytest.approx({'reward/total': 2.0, 'reward/form': 2 / 3,
@@ -44,13 +44,13 @@ def test_means_over_batches():
 
 
 def test_a_term_that_is_earned_without_being_right_shows():
-    metric = metrics.RewardMetric(dict(chain=dict(type='ChainLengthReward', soft=1, hard=5),
+    metric = metrics.RewardMetric(dict(chain=dict(type='ReasoningLengthReward', soft=1, hard=5),
                                        form=dict(type='ThinkingFormatReward')))
     good = format_response('t', (10, 10, 29, 29), ((12, 12), (20, 20)), 'c')
     data, predicted = zip(*[sample(good, rows) for rows in (4, 2, 0)], strict=True)
     for row, tokens in zip(predicted, (4, 3, 2), strict=True):
-        row['reasoning']['think_tokens'] = tokens
-    metric.process(dict(data_samples=list(data), inputs=dict(prompt_image=[None] * 3)), predicted)
+        row['reasoning']['reasoning_tokens'] = tokens
+    metric.process(dict(data_samples=list(data), inputs=dict(model_image=[None] * 3)), predicted)
     result = metric.evaluate(3)
     # 1/4, 1/2, 3/4 against 1, 1/2, 0; the form is 1 throughout and correlates with nothing
     assert result['reward/iou_correlation_chain'] == pytest.approx(-1.0)
@@ -61,7 +61,7 @@ def test_a_term_that_is_earned_without_being_right_shows():
 def test_one_sample_correlates_with_nothing():
     metric = metrics.RewardMetric(dict(form=dict(type='ThinkingFormatReward')))
     data, predicted = sample(format_response('t', (10, 10, 29, 29), ((12, 12), (20, 20)), 'c'))
-    metric.process(dict(data_samples=[data], inputs=dict(prompt_image=[None])), [predicted])
+    metric.process(dict(data_samples=[data], inputs=dict(model_image=[None])), [predicted])
     assert metric.evaluate(1) == {'reward/total': 1.0, 'reward/form': 1.0}
 
 
@@ -74,7 +74,7 @@ def test_lines_of_samples(tmp_path):
     data, predicted = zip(*map(sample, ('', good)), strict=True)
     for row, number in zip(predicted, (1, 0), strict=True):
         row.update(sample_idx=number, img_id=f'id {number}', img_path='a.jpg', question='what?')
-    metric.process(dict(data_samples=list(data), inputs=dict(prompt_image=[None] * 2)), predicted)
+    metric.process(dict(data_samples=list(data), inputs=dict(model_image=[None] * 2)), predicted)
     metric.evaluate(2)
     assert [json.loads(line) for line in out.read_text().splitlines()] == [
         dict(index=number, id=f'id {number}', image='a.jpg', question='what?', iou=iou, total=total,

@@ -23,11 +23,11 @@ def test_no_target_and_target_accuracy_by_hand():
 
 
 def test_means_are_over_those_that_have_a_value():
-    rows = [row(pointing=1.0, boxes_right=True, repetition=None, think_tokens=4),
-            row(pointing=0.5, boxes_right=False, repetition=0.25, think_tokens=None)]
+    rows = [row(pointing=1.0, boxes_right=True, repetition=None, reasoning_tokens=4),
+            row(pointing=0.5, boxes_right=False, repetition=0.25, reasoning_tokens=None)]
     metrics = summarise(rows)
     assert (metrics['pointing_accuracy'], metrics['box_accuracy'], metrics['repetition'],
-            metrics['think_tokens']) == (75, 50, 0.25, 4)
+            metrics['reasoning_tokens']) == (75, 50, 0.25, 4)
     assert 'caption_tokens' not in metrics and 'short_giou' not in metrics
     assert (metrics['n'], metrics['n_short'], metrics['n_long']) == (2, 0, 0)
 

@@ -28,7 +28,7 @@ from text_readers import (
 )
 
 from mmdpad.geometry.boxes import box_iou, box_l1, match_boxes
-from mmdpad.geometry.coordinates import to_prompt_frame
+from mmdpad.geometry.coordinates import to_model_frame
 from mmdpad.models.discriminators.caption_tokens import CaptionTokens
 from mmdpad.prompts import follows_template, parse_response
 from mmdpad.rewards import build_term, distinct_n, score_response
@@ -177,7 +177,7 @@ def readers(text: str) -> dict:
     for several in (False, True):
         rollout = rollout_of([text], several)
         calls[f'coordinates {several}'] = partial(
-            to_prompt_frame, rollout.parsed[0], 'relative_1000', (840, 1260))
+            to_model_frame, rollout.parsed[0], 'relative_1000', (840, 1260))
         for name, config in TERMS.items():
             calls[f'{name} {several}'] = partial(build_term(config), rollout)
     calls['distinct_n'] = partial(distinct_n, [rollout.parsed[0].think or ''], 2)

@@ -6,7 +6,7 @@ from mmdpad.geometry.coordinates import (
     COORDINATES,
     scale_boxes,
     scale_points,
-    to_prompt_frame,
+    to_model_frame,
     written_shape,
 )
 from mmdpad.prompts import build_messages, format_response, parse_response
@@ -36,11 +36,11 @@ def test_no_boxes_and_empty_frames():
 def test_to_prompt_frame_by_hand():
     """832 wide, 416 high: x * 0.832, y * 0.416."""
     written = parse_response(format_response('so', (0, 250, 1000, 750), ((500, 500), (1, 2)), 'c'))
-    read = to_prompt_frame(written, 'relative_1000', (416, 832))
+    read = to_model_frame(written, 'relative_1000', (416, 832))
     assert read.box == pytest.approx((0, 104, 832, 312))
     assert read.points == (pytest.approx((416, 208)), pytest.approx((0.832, 0.832)))
     assert isinstance(read, ReasoningOutput) and (read.think, read.caption) == ('so', 'c')
-    assert to_prompt_frame(written, 'pixels', (416, 832)) is written
+    assert to_model_frame(written, 'pixels', (416, 832)) is written
 
 
 @pytest.mark.parametrize('answer, box, points', [
@@ -56,7 +56,7 @@ def test_to_prompt_frame_by_hand():
     ('nothing', None, None)])
 def test_whatever_a_model_wrote_is_converted(answer, box, points):
     written = parse_response(f'<think>a</think><answer>{answer}</answer>')
-    read = to_prompt_frame(written, 'relative_1000', (840, 840))
+    read = to_model_frame(written, 'relative_1000', (840, 840))
     assert type(read) is type(written)
     assert read.box == (box and pytest.approx(box))
     assert read.points == (points and tuple(map(pytest.approx, points)))
@@ -74,7 +74,7 @@ def test_every_whole_pixel_survives_being_written_and_read(side):
     assert written.min() == 0 and written.max() < 1000
     for x, y, point in zip(*written.T.int().tolist(), points.tolist(), strict=True):
         text = format_response('', (x, y, x + 1, y + 1), ((x, y), (x, y)), '')
-        read = to_prompt_frame(parse_response(text), 'relative_1000', shape)
+        read = to_model_frame(parse_response(text), 'relative_1000', shape)
         assert [round(value) for value in read.points[0]] == point
 
 

@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from mmdpad.geometry.boxes import around, enlarge, overlaps
-from mmdpad.geometry.regions import crop, paint_over
+from mmdpad.geometry.boxes import enlarge, overlaps, union_box
+from mmdpad.geometry.regions import crop, mask_out
 
 
 def picture() -> np.ndarray:
@@ -14,9 +14,9 @@ def picture() -> np.ndarray:
 
 
 def test_around_holds_all_boxes():
-    assert around([(2, 3, 5, 7), (0, 4, 1, 9)]) == (0, 3, 5, 9)
-    assert around([(2, 3, 5, 7)]) == (2, 3, 5, 7)
-    assert around([]) is None
+    assert union_box([(2, 3, 5, 7), (0, 4, 1, 9)]) == (0, 3, 5, 9)
+    assert union_box([(2, 3, 5, 7)]) == (2, 3, 5, 7)
+    assert union_box([]) is None
 
 
 @pytest.mark.parametrize('box, rows, columns', [
@@ -61,7 +61,7 @@ def test_overlaps(box, expected):
 def test_painting_over_leaves_the_mean_colour_and_the_rest():
     image = np.zeros((4, 6, 3), np.uint8)
     image[1:3, 2:5] = 80, 160, 240  # 6 of 24 pixels; their box is (2, 1, 4, 2), ends inclusive
-    painted = paint_over(image, (2, 1, 4, 2))
+    painted = mask_out(image, (2, 1, 4, 2))
     assert painted[1:3, 2:5].reshape(-1, 3).tolist() == [[20, 40, 60]] * 6
     painted[1:3, 2:5] = 0
     assert not painted.any() and image[1, 2].tolist() == [80, 160, 240]
@@ -69,4 +69,4 @@ def test_painting_over_leaves_the_mean_colour_and_the_rest():
 
 @pytest.mark.parametrize('box', [(0, 0, 10, 8), (-3, -3, 99, 99), (0, 0, 9, 7)])
 def test_painting_over_everything_leaves_the_image_itself(box):
-    np.testing.assert_array_equal(paint_over(picture(), box), picture())
+    np.testing.assert_array_equal(mask_out(picture(), box), picture())

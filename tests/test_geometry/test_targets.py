@@ -40,7 +40,7 @@ def test_points_of_a_disc_and_a_smaller_one():
     assert points.dtype == np.float32 and points.shape == (2, 2)
     assert points[0].tolist() == [30, 30]
     # Half of the pixels are farther than 15 from (30, 30); of those in the large disc none is
-    # deeper than 5, while the small disc's centre has depth 10 or more.
+    # deeper than 5, while the small disc's center has depth 10 or more.
     assert points[1].tolist() == [80, 25]
 
 
@@ -70,7 +70,7 @@ def test_equal_depths_are_equal_despite_float_distances():
 
 
 def test_the_images_border_is_no_background():
-    # Half of a disc cut by the bottom border: the centre is on the border, not above it.
+    # Half of a disc cut by the bottom border: the center is on the border, not above it.
     canvas = np.zeros((40, 80), np.uint8)
     cv2.circle(canvas, (41, 39), 25, 1, -1)
     assert points_from_mask(canvas.astype(bool))[0].tolist() == [41, 39]

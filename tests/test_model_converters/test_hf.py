@@ -64,7 +64,7 @@ def our_answers(config, checkpoint, batch):
 def their_answers(model, folder, batch):
     """As the published scripts ask: chat template, processor, generate."""
     processor, answers = AutoProcessor.from_pretrained(folder), []
-    for image, sample in zip(batch['inputs']['prompt_image'], batch['data_samples'], strict=True):
+    for image, sample in zip(batch['inputs']['model_image'], batch['data_samples'], strict=True):
         text = processor.apply_chat_template(build_messages(sample.question, 'find "{question}"'),
                                              tokenize=False, add_generation_prompt=True)
         inputs = processor(text=[text], images=[image], return_tensors='pt')

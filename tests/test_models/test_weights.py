@@ -14,7 +14,7 @@ from mmdpad.engine.checkpoints import find_fault
 from mmdpad.engine.strategies.fsdp2_strategy import merge_shards, read_weights
 from mmdpad.models.weights import (
     first_line,
-    load_plain,
+    load_safe,
     load_strictly,
     own_code_refused,
     read_state_dict,
@@ -65,7 +65,7 @@ def raising_fault(path):
 
 
 LOADERS = {
-    'weights': lambda path: read_state_dict(path, 'Fetch it.'), 'plain': load_plain,
+    'weights': lambda path: read_state_dict(path, 'Fetch it.'), 'plain': load_safe,
     'mmengine': lambda path: CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent'),
     'resume': raising_fault, 'whole weights': read_weights}
 
@@ -113,7 +113,7 @@ def test_a_compressed_checkpoint_is_not_unpacked(tmp_path, tried):
             packed.writestr(name, source.read(name))
     assert (tmp_path / 'b.pth').stat().st_size < 10**4
     with pytest.raises(ValueError, match='b.pth.*it is compressed'):
-        load_plain(str(tmp_path / 'b.pth'))
+        load_safe(str(tmp_path / 'b.pth'))
     tried('a compressed zip')
 
 
@@ -132,7 +132,7 @@ def test_damage_anywhere_is_one_kind_of_error(form, tmp_path, tried):
             del content[rng.randrange(len(content)):]
         path.write_bytes(content)
         try:
-            load_plain(str(path))
+            load_safe(str(path))
         except ValueError as error:
             assert 'b.pth' in str(error)
     tried(f'{count} damaged files in each of {len(WRITERS)} forms')

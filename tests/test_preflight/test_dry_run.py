@@ -68,7 +68,7 @@ BROKEN = {
                         'did you mean SAMDecoder'),
     'type of a transform': (
         {'train_dataloader.dataset.pipeline.1.type': 'PromptResise'},
-        'did you mean PromptResize'),
+        'did you mean ModelImageResize'),
     'type of a reward': (dict(train_cfg__rewards__box_iou__type='BoxIouReward'),
                          'did you mean BoxIoUReward'),
     'argument of a model': (dict(model__policy__gradient_checkpoint=True),

@@ -52,7 +52,7 @@ def base(name: str, folder: Path) -> dict:
 def shrunk(value):
     """With prompt images of 112 pixels."""
     if isinstance(value, dict):
-        small = dict(size=(112, 112)) if value.get('type') == 'PromptResize' else {}
+        small = dict(size=(112, 112)) if value.get('type') == 'ModelImageResize' else {}
         return {key: shrunk(item) for key, item in value.items()} | small
     return type(value)(map(shrunk, value)) if isinstance(value, (list, tuple)) else value
 

@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope
 
 from mmdpad.datasets.checking import check_dataset
 from mmdpad.preflight import dry_run, make_smoke_config, run_smoke
-from mmdpad.preflight.synthetic_data import write_made_data
+from mmdpad.preflight.synthetic_data import write_synthetic_data
 from mmdpad.registry import DATASETS, MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -105,14 +105,14 @@ DATA = {
 @pytest.mark.parametrize('name', DATA)
 def test_data_is_made_in_every_format(name, tmp_path):
     entry = dict(DATA[name], type=name, pipeline=[])
-    entry.update(write_made_data(entry, tmp_path / 'made'))
+    entry.update(write_synthetic_data(entry, tmp_path / 'made'))
     assert check_dataset(entry, load=-1).startswith('ok: 2 items, 2 images')
 
 
 def test_made_data_of_no_and_several_objects(tmp_path):
     entry = dict(DATA['ReferringSegDataset'], type='ReferringSegDataset', pipeline=[],
                  several_objects=True, split_file='grefs(unc).json')
-    entry.update(write_made_data(entry, tmp_path / 'made'))
+    entry.update(write_synthetic_data(entry, tmp_path / 'made'))
     built = DATASETS.build(entry)
     assert [item['num_targets'] for item in built] == [1, 1, 2, 0]
 

@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 
-from mmdpad.prompts import TEMPLATES, build_messages, normalise_question, parse_response
+from mmdpad.prompts import TEMPLATES, build_messages, normalize_question, parse_response
 
 
 @pytest.mark.parametrize('raw, question', [
@@ -13,7 +13,7 @@ from mmdpad.prompts import TEMPLATES, build_messages, normalise_question, parse_
     ('a\ud800 \ud83d\ude00', 'a\ufffd \U0001f600'),  # half a pair, and a pair
 ])
 def test_normalise_question(raw, question):
-    assert normalise_question(raw) == question
+    assert normalize_question(raw) == question
 
 
 def test_one_user_turn_with_the_image_before_the_text():

@@ -39,7 +39,7 @@ def test_box_l1_and_points_by_hand():
 
 def make_rollout(texts, box=(10, 10, 29, 29), points=((12, 12), (20, 20))):
     sample = DetDataSample()
-    sample.prompt_targets = InstanceData(bboxes=torch.tensor([box]).float(),
+    sample.model_targets = InstanceData(bboxes=torch.tensor([box]).float(),
                                          points=torch.tensor([points]).float())
     return RolloutBatch([sample], [None], len(texts), texts, [parse_response(t) for t in texts])
 
@@ -99,7 +99,7 @@ def several(answers, targets):
     texts = [format_objects_response('t', [(box, [box[:2]]) for box in boxes], 'c')
              if isinstance(boxes, list) else boxes for boxes in answers]
     boxes = torch.tensor(targets, dtype=torch.float32).reshape(-1, 4)
-    sample = DetDataSample(prompt_targets=InstanceData(bboxes=boxes, points=boxes[:, None, :2]))
+    sample = DetDataSample(model_targets=InstanceData(bboxes=boxes, points=boxes[:, None, :2]))
     parsed = [parse_response(text, several_objects=True) for text in texts]
     rollout = RolloutBatch([sample], [None], len(texts), texts, parsed)
     return torch.cat([term(rollout) for term in TERMS]).T.tolist()
@@ -131,9 +131,9 @@ def test_equals_the_published_reward_for_several_objects():
     """VisionReasoner's: the best matching by the sum of three thresholded terms, over the larger
     number. Equal where boxes lie apart, so that both matchings agree."""
     rng = np.random.default_rng(1)
-    centres = np.array(list(itertools.product((100, 400, 700), repeat=2)))
+    centers = np.array(list(itertools.product((100, 400, 700), repeat=2)))
     for _ in range(40):
-        wanted, found = (rng.permutation(centres)[:rng.integers(1, 6)] for _ in range(2))
+        wanted, found = (rng.permutation(centers)[:rng.integers(1, 6)] for _ in range(2))
         wanted, found = (np.concatenate([c - 50, c + 50], axis=1) for c in (wanted, found))
         found = found + rng.integers(-12, 13, found.shape)
         total = sum(several([found.tolist()], wanted.tolist())[0])

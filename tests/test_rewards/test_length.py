@@ -5,24 +5,24 @@ import pytest
 import torch
 
 from mmdpad.prompts import parse_response
-from mmdpad.rewards import ChainLengthReward, RepetitionReward
+from mmdpad.rewards import ReasoningLengthReward, RepetitionReward
 from mmdpad.structures import RolloutBatch
 
 
 def rollout_of(*chains, tokens=None):
     texts = ['no tags' if chain is None else f'<think>{chain}</think>' for chain in chains]
     return RolloutBatch([0], [0], len(texts), texts, [parse_response(text) for text in texts],
-                        think_tokens=torch.tensor(tokens or [math.nan] * len(texts)))
+                        reasoning_tokens=torch.tensor(tokens or [math.nan] * len(texts)))
 
 
 def test_length_by_hand():
     rollout = rollout_of(*'abcdef', tokens=[1., 100., 150., 200., 999., 125.])
-    assert ChainLengthReward(100, 200)(rollout).tolist() == [[1., 1., .5, 0., 0., .75]]
+    assert ReasoningLengthReward(100, 200)(rollout).tolist() == [[1., 1., .5, 0., 0., .75]]
 
 
 def test_no_chain_and_an_empty_one_earn_nothing():
     rollout = rollout_of(None, '', tokens=[math.nan, 0.])
-    assert ChainLengthReward(100, 200)(rollout).tolist() == [[0., 0.]]
+    assert ReasoningLengthReward(100, 200)(rollout).tolist() == [[0., 0.]]
     assert RepetitionReward()(rollout).tolist() == [[0., 0.]]
 
 
@@ -39,4 +39,4 @@ def test_a_loop_earns_next_to_nothing():
 @pytest.mark.parametrize('soft, hard', [(0, 10), (10, 10), (20, 10)])
 def test_limits_in_disorder(soft, hard):
     with pytest.raises(ValueError, match='0 < soft < hard'):
-        ChainLengthReward(soft, hard)
+        ReasoningLengthReward(soft, hard)

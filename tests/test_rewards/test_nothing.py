@@ -23,12 +23,12 @@ NOTHING = [
 
 
 def rollout_of(texts, box):
-    sample = DetDataSample(prompt_targets=InstanceData(
+    sample = DetDataSample(model_targets=InstanceData(
         bboxes=torch.tensor([box]), points=torch.tensor([[box[:2], box[2:]]])))
     parsed = [parse_response(text) for text in texts]
     return RolloutBatch(
         [sample], [None], len(texts), texts, parsed,
-        think_tokens=torch.tensor([torch.nan if p.think is None else float(len(p.think))
+        reasoning_tokens=torch.tensor([torch.nan if p.think is None else float(len(p.think))
                                    for p in parsed]))
 
 

@@ -45,7 +45,7 @@ REWARDS = torch.tensor([[1., 2., 3.], [4., 4., 4.]], dtype=torch.float64)
     ('rloo', [[-1.5, 0., 1.5], [0., 0., 0.]]),
     # mean 3, sum of squared differences 4 + 1 + 0 + 3 * 1 = 8, std sqrt(8 / 5)
     ('reinforce++', [[-2 / 1.6**.5, -1 / 1.6**.5, 0.], [1 / 1.6**.5] * 3]),
-    # centred by group: -1 0 1 0 0 0, whose std is sqrt(2 / 5)
+    # centered by group: -1 0 1 0 0 0, whose std is sqrt(2 / 5)
     ('reinforce++-baseline', [[-1 / .4**.5, 0., 1 / .4**.5], [0., 0., 0.]]),
 ])
 def test_estimators_by_hand(estimator, expected):

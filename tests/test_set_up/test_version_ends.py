@@ -126,7 +126,7 @@ def test_both_ends_of_the_range(environment, tiny_config, shapes_data, tmp_path,
         run('check', 'python', '-m', 'pip', 'list', '--format', 'json'))}
     run('check', 'python', '-m', 'pip', 'check')
     report = json.loads(run('use', 'mmdpad', 'doctor', '--json'))
-    assert report['ok'] and report['miniature'][0]['status'] == 'ok', report
+    assert report['ok'] and report['toy'][0]['status'] == 'ok', report
     answer = run('use', 'mmdpad', 'infer', shapes_data / 'test/test_00003.jpg',
                  'the object nearest to the right', '--out-dir', tmp_path / 'answer')
     assert 'a green square' in answer

@@ -12,10 +12,10 @@ def make_rollout(prompts=4, group_size=3):
     rows = prompts * group_size
     texts = [f'<caption>{i}</caption>' for i in range(rows)]
     return RolloutBatch(
-        data_samples=list(range(prompts)), prompt_images=[torch.zeros(3, 2, 2)] * prompts,
+        data_samples=list(range(prompts)), model_images=[torch.zeros(3, 2, 2)] * prompts,
         group_size=group_size, texts=texts, parsed=[parse_response(t) for t in texts],
         response_ids=torch.arange(rows)[:, None], response_mask=torch.ones(rows, 1).bool(),
-        truncated=torch.zeros(rows).bool(), think_tokens=torch.zeros(rows),
+        truncated=torch.zeros(rows).bool(), reasoning_tokens=torch.zeros(rows),
         rewards={'a': torch.arange(rows).float().view(prompts, group_size)},
         advantages=torch.arange(rows).float().view(prompts, group_size))
 
@@ -42,7 +42,7 @@ def uneven():
     return RolloutBatch(
         list('abc'), [0, 1, 2], 2, list('012345'), list('012345'),
         response_ids=torch.arange(18).view(6, 3) * mask, response_mask=mask,
-        truncated=lengths > 2, think_tokens=lengths.float(),
+        truncated=lengths > 2, reasoning_tokens=lengths.float(),
         signals={'s': torch.arange(6.).view(3, 2)}, total_rewards=torch.arange(6.).view(3, 2),
         old_logp=-torch.arange(18.).view(6, 3), sampling_logp=1 - torch.arange(18.).view(6, 3))
 
@@ -74,7 +74,7 @@ def test_pack_fills_parts_with_whole_groups(limit, parts):
 def test_concatenate_is_the_reverse_of_split():
     whole = uneven()
     joined = RolloutBatch.concatenate(list(whole.split(1)))
-    for name in ('response_ids', 'response_mask', 'truncated', 'think_tokens', 'total_rewards'):
+    for name in ('response_ids', 'response_mask', 'truncated', 'reasoning_tokens', 'total_rewards'):
         assert getattr(joined, name).equal(getattr(whole, name)), name
     assert (joined.texts, joined.parsed) == (whole.texts, whole.parsed)
     # Behind the end of a response log-probabilities mean nothing; padding is 0.

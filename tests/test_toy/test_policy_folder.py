@@ -12,7 +12,7 @@ FACTS = dict(qwen2_vl=(14, 3136, 12845056, 840, 900), qwen2_5_vl=(14, 3136, 1284
              qwen3_vl=(16, 65536, 16777216, 832, 676))
 TEXTS = [
     '', ' ', 'the dog', "  it's   THE dog's\n\n\n bone\t ", 'x1=840, y2=12345.678',
-    '{"bbox": [1, 2]}', 'naïve café – “quoted” … ¿qué?', 'e\u0301 is normalised',
+    '{"bbox": [1, 2]}', 'naïve café – “quoted” … ¿qué?', 'e\u0301 is normalized',
     '图像中的红色圆圈', 'собака лает', '🐶🐕‍🦺 dogs', 'a' * 300, '\x00\x7f\u2028',
     'supercalifragilisticexpialidocious' * 3, '  \n \n  x',
 ]
@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"should be one of \['qwen2_5_vl', .*, but got 'llava'"):
         make_policy_folder(tmp_path, 'llava')
-    with pytest.raises(ValueError, match="'miniature' or 'qwen', but got 'gpt2'"):
+    with pytest.raises(ValueError, match="'toy' or 'qwen', but got 'gpt2'"):
         make_policy_folder(tmp_path, 'qwen2_vl', 'gpt2')
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from mmdpad.datasets import ReasonSegDataset, read_reasonseg_annotation
 from mmdpad.toy.shapes_world import (
-    COLOURS,
+    COLORS,
     FUNCTIONS,
     SCENE_SIZES,
     SHAPES,
@@ -20,7 +20,7 @@ from mmdpad.toy.shapes_world import (
     list_close_questions,
     list_questions,
     make_scene,
-    reasoning_chain,
+    write_reasoning,
 )
 
 CONVERTER = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'shapes_world.py'
@@ -79,7 +79,7 @@ def test_polygons_lie_inside_the_image_on_their_colour(scene):
         cv2.fillPoly(mask, [item.polygon.astype(np.int32)], 1)
         inner = cv2.erode(mask, np.ones((3, 3))) > 0
         shown = np.median(scene.image[inner], axis=0)
-        assert np.abs(shown - COLOURS[item.colour]).max() <= 15
+        assert np.abs(shown - COLORS[item.color]).max() <= 15
 
 
 def test_a_place_can_be_told_by_the_background():
@@ -128,7 +128,7 @@ def fits(question, item, objects) -> bool:
 
 def nearest(side, item, objects) -> bool:
     axis, best = {'left': (0, min), 'right': (0, max), 'top': (1, min), 'bottom': (1, max)}[side]
-    return item.centre[axis] == best(other.centre[axis] for other in objects)
+    return item.center[axis] == best(other.center[axis] for other in objects)
 
 
 @pytest.mark.parametrize('scene', SCENES)
@@ -180,7 +180,7 @@ def test_shifted_scenes_have_sizes_and_textures_of_their_own():
                 x1, _, x2, _ = item.box
                 radius = (x2 - x1) / 2 / 0.95 / scale
                 assert not any(low <= radius <= high for low, high in SIZES.values())
-        x, y = (round(value) for value in scene.target.centre)
+        x, y = (round(value) for value in scene.target.center)
         assert np.ptp(scene.image[y - 6:y + 6, x - 6:x + 6].astype(int).sum(2)) > 40  # checks
     assert WORLDS['plain'].num_objects == (3, 4)
 
@@ -200,16 +200,16 @@ def test_chains_name_the_target():
         assert all(item.name in scene.chain('list') for item in scene.objects)
         assert len(scene.chain('focus')) < len(scene.chain('list'))
     with pytest.raises(ValueError, match="'list' or 'focus'"):
-        reasoning_chain(SCENES[0].objects, SCENES[0].question, 'short')
+        write_reasoning(SCENES[0].objects, SCENES[0].question, 'short')
 
 
 def test_captions_describe_what_they_should():
     for scene in SCENES:
         captions = scene.captions()
-        goal = f'{scene.target.colour} {scene.target.shape}'
+        goal = f'{scene.target.color} {scene.target.shape}'
         assert captions['specific'] == (f'a {goal}', f'a {scene.target.name}')
         assert all(goal not in text for text in captions['other'])
-        words = {*COLOURS, *SHAPES, *SIZES}
+        words = {*COLORS, *SHAPES, *SIZES}
         assert all(not words & set(text.split()) for text in captions['generic'])
 
 

@@ -35,7 +35,7 @@ def test_what_fits(name, value):
     assert not list(find_wrong_types(Part, {name: value}, 'a'))
 
 
-@pytest.mark.parametrize('name, value, wanted, remedy', [
+@pytest.mark.parametrize('name, value, wanted, hint', [
     ('name', ['/data/a', 'b'], 'str', "'a.0.name=\"...\"'"),
     ('name', 7, 'str', "'a.0.name=\"...\"'"),
     ('name', None, 'str', ''), ('path', [1], 'str or None', ''),
@@ -45,7 +45,7 @@ def test_what_fits(name, value):
     ('size', None, 'int', ''), ('rate', 'x', 'float', ''), ('flag', 'yes', 'bool', ''),
     ('pair', '1,2', 'tuple', ''), ('inner', 'x', 'dict or None', ''),
     ('inner', [1], 'dict or None', '')])
-def test_what_does_not(name, value, wanted, remedy):
+def test_what_does_not(name, value, wanted, hint):
     (problem, ) = find_wrong_types(Part, {name: value, 'loose': []}, 'a.0')
     assert problem.startswith(f'`a.0.{name}` should be {wanted}, but got {value!r}; ')
-    assert remedy in problem
+    assert hint in problem

@@ -64,7 +64,7 @@ def test_help_texts_import_nothing_heavy():
     found, _ = run('tests/help_texts.py', *HEAVY)
     assert {name: modules for name, modules in found.items() if modules} == {}
     assert {'infer', 'train', 'doctor', 'train.py', 'benchmarks/rollout.py',
-            'miniature/make_policy.py', 'analysis_tools/report.py'} <= found.keys()
+            'toy/make_policy.py', 'analysis_tools/report.py'} <= found.keys()
 
 
 def test_what_comes_late_is_not_imported_with_its_package():

@@ -7,12 +7,12 @@ from mmdpad.visualization import draw_answer, draw_grid, draw_row
 from mmdpad.visualization.answer import BOX, MASK, POINT, TRUTH, verdict
 
 
-def grey(height, width):
+def gray(height, width):
     return np.full((height, width, 3), 90, np.uint8)
 
 
-def has(picture, colour):
-    return (picture == np.array(colour, np.uint8)).all(axis=2).any()
+def has(picture, color):
+    return (picture == np.array(color, np.uint8)).all(axis=2).any()
 
 
 def region(height, width, rows, columns):
@@ -24,13 +24,13 @@ def region(height, width, rows, columns):
 def test_everything_is_drawn_where_it_is():
     """64 pixels are drawn as 512: pixel 16 begins at 128."""
     mask = region(64, 64, slice(16, 32), slice(32, 48))
-    picture = draw_answer(grey(64, 64), mask)[:512, :512]
+    picture = draw_answer(gray(64, 64), mask)[:512, :512]
     inside = (90 * 0.55 + np.array(MASK) * 0.45).astype(np.uint8)
     filled = (picture == inside).all(axis=2)
     ys, xs = np.nonzero(filled)
     assert 128 <= ys.min() < 136 and 248 < ys.max() < 256
     assert 256 <= xs.min() < 264 and 376 < xs.max() < 384
-    picture = draw_answer(grey(64, 64), None, [(8, 16, 24, 32)], [(40, 48)])[:512, :512]
+    picture = draw_answer(gray(64, 64), None, [(8, 16, 24, 32)], [(40, 48)])[:512, :512]
     assert tuple(picture[16 * 8 + 1, 100]) == BOX
     assert tuple(picture[48 * 8, 40 * 8]) == POINT
     assert not has(picture, TRUTH)
@@ -38,7 +38,7 @@ def test_everything_is_drawn_where_it_is():
 
 @pytest.mark.parametrize('size', [(128, 128), (48, 400), (400, 48), (1, 1), (1500, 2200)])
 def test_sizes(size):
-    picture = draw_answer(grey(*size), np.ones(size, bool), [(0, 0, size[1], size[0])], [(0, 0)],
+    picture = draw_answer(gray(*size), np.ones(size, bool), [(0, 0, size[1], size[0])], [(0, 0)],
                           'which one?', 'word ' * 300, 'a thing', np.ones(size, bool))
     assert picture.dtype == np.uint8 and picture.ndim == 3
     assert 512 <= max(picture.shape) < 3000
@@ -46,14 +46,14 @@ def test_sizes(size):
 
 
 def test_wide_images_have_their_text_below_others_beside():
-    below, beside = draw_answer(grey(100, 200), question='q'), draw_answer(grey(100, 100))
+    below, beside = draw_answer(gray(100, 200), question='q'), draw_answer(gray(100, 100))
     assert below.shape[1] == 512 and below.shape[0] > 256
     assert beside.shape[0] == 512 and beside.shape[1] > 512
 
 
 def test_legend_and_texts_name_only_what_there_is():
     mask = region(64, 64, slice(8), slice(8))
-    plain, full = draw_answer(grey(64, 64)), draw_answer(grey(64, 64), mask, gt_mask=mask)
+    plain, full = draw_answer(gray(64, 64)), draw_answer(gray(64, 64), mask, gt_mask=mask)
     panel = plain[:, 512:]
     assert (panel == 255).all(), 'no text, no legend: an empty panel'
     assert has(full[:, 512:], MASK) and has(full[:, 512:], TRUTH)
@@ -63,18 +63,18 @@ def test_legend_and_texts_name_only_what_there_is():
 @pytest.mark.parametrize('text', ['', '苹果 🍎 ألف Ünïcödé', 'x' * 5000, 'a\x00b\ud800\r\n\tc',
                                   '\n' * 50])
 def test_any_text(text):
-    picture = draw_answer(grey(64, 64), question=text, think=text, caption=text)
+    picture = draw_answer(gray(64, 64), question=text, think=text, caption=text)
     assert picture.shape[0] >= 512
 
 
 @pytest.mark.parametrize('box', [(-50, -60, 1e9, 1e30), (30, 30, 10, 10), (500, 500, 600, 600),
                                  (float('-inf'), 0, float('inf'), 5)])
 def test_coordinates_of_a_model_may_lie_anywhere(box):
-    assert has(draw_answer(grey(64, 64), boxes=[box], points=[box[:2], box[2:]]), BOX)
+    assert has(draw_answer(gray(64, 64), boxes=[box], points=[box[:2], box[2:]]), BOX)
 
 
 def test_inputs_are_not_changed():
-    image, mask = grey(64, 64), region(64, 64, slice(8), slice(8))
+    image, mask = gray(64, 64), region(64, 64, slice(8), slice(8))
     before = image.copy(), mask.copy()
     draw_answer(image, mask, [(1, 2, 3, 4)], gt_mask=mask)
     assert (image == before[0]).all() and (mask == before[1]).all()
@@ -82,9 +82,9 @@ def test_inputs_are_not_changed():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r'size of the image \(64, 64\), but got \(32, 64\)'):
-        draw_answer(grey(64, 64), np.zeros((32, 64), bool))
+        draw_answer(gray(64, 64), np.zeros((32, 64), bool))
     with pytest.raises(ValueError, match='uint8 array'):
-        draw_answer(grey(64, 64) / 255)
+        draw_answer(gray(64, 64) / 255)
     with pytest.raises(ValueError, match='0 pictures'):
         draw_grid([])
 
@@ -94,18 +94,18 @@ def test_a_line_of_a_result_file():
     row = dict(mask=encode_mask(mask), target=encode_mask(target), boxes=[[0, 16, 16, 32]],
                points=[[[2, 20], [4, 24]]], question='q', think='t', caption='c', iou=0.256,
                failure=None)
-    full = draw_answer(grey(64, 64), mask, row['boxes'], row['points'][0], 'q', 't', 'c', target,
+    full = draw_answer(gray(64, 64), mask, row['boxes'], row['points'][0], 'q', 't', 'c', target,
                        'IoU 0.26')
-    assert (draw_row(grey(64, 64), row) == full).all()
-    assert (draw_row(grey(64, 64), row, with_thoughts=False) != full).any()
-    assert (draw_row(grey(64, 64), row, panel=False) == full[:512, :512]).all()
-    for colour in (BOX, POINT, TRUTH):
-        assert has(full[:512, :512], colour)
+    assert (draw_row(gray(64, 64), row) == full).all()
+    assert (draw_row(gray(64, 64), row, with_thoughts=False) != full).any()
+    assert (draw_row(gray(64, 64), row, panel=False) == full[:512, :512]).all()
+    for color in (BOX, POINT, TRUTH):
+        assert has(full[:512, :512], color)
     bare = dict(question='q', iou=0.0, failure='no_json', boxes=None, points=None)
-    assert not has(draw_row(grey(64, 64), bare), TRUTH)
+    assert not has(draw_row(gray(64, 64), bare), TRUTH)
     assert verdict(bare) == 'unusable answer: no_json' and verdict(row) == 'IoU 0.26'
     with pytest.raises(ValueError, match='size of the image'):
-        draw_row(grey(64, 32), row)
+        draw_row(gray(64, 32), row)
 
 
 def test_grid():

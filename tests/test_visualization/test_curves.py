@@ -70,7 +70,7 @@ def test_panels_alone(log):
 
 def test_plot(log, tmp_path):
     rows = [train(i, **{'reward': i / 50, 'reward/box_iou': 0.5, 'reward/discriminative': 0.1 * i,
-                        'kl': 1e-3 * i, 'think_tokens': 30 - i / 5}) for i in range(1, 61)]
+                        'kl': 1e-3 * i, 'reasoning_tokens': 30 - i / 5}) for i in range(1, 61)]
     rows += [{'reasonseg/giou': 40.0 + i, 'step': 20 * i} for i in range(4)]
     out = plot_curves(log(rows), str(tmp_path / 'plots' / 'curves.png'))
     picture = np.asarray(Image.open(out).convert('RGB'))

@@ -38,12 +38,12 @@ class Pictures:
         from mmdpad.visualization import draw_answer
         try:
             image, sample = item['inputs']['image'], item['data_samples']
-            masks, targets = sample.gt_instances.masks, sample.prompt_targets
+            masks, targets = sample.gt_instances.masks, sample.model_targets
         except (KeyError, TypeError, AttributeError):
             raise SystemExit('--show-dir draws what a pipeline from LoadReasoningImage to '
                              'PackReasoningInputs makes, with masks and targets; leave it out '
                              'for this data set') from None
-        shapes = sample.prompt_shape, sample.ori_shape
+        shapes = sample.model_shape, sample.ori_shape
         picture = draw_answer(
             image.permute(1, 2, 0).numpy(), boxes=scale_boxes(targets.bboxes, *shapes).tolist(),
             points=scale_points(targets.points, *shapes).flatten(0, 1).tolist(),

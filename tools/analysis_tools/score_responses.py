@@ -47,7 +47,7 @@ def main() -> None:
         if not rows:
             raise ValueError(f'{args.responses!r} holds no lines')
         scored = score_responses(rows, build_rule_terms(rewards), args.coordinates,
-                                 tuple(args.prompt_size[::-1]))
+                                 tuple(args.model_image_size[::-1]))
     except (KeyError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from error
     for name, value in summarise_responses(scored).items():

@@ -69,7 +69,7 @@ def make_rollout(args: argparse.Namespace) -> RolloutBatch:
         width, height = rng.integers(args.size // 8, args.size // 2, 2).tolist()
         x, y = (int(rng.integers(0, args.size - side)) for side in (width, height))
         box = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float)
-        samples.append(SimpleNamespace(prompt_targets=SimpleNamespace(bboxes=box)))
+        samples.append(SimpleNamespace(model_targets=SimpleNamespace(bboxes=box)))
     for _ in range(args.prompts * args.group):
         words = rng.choice(WORDS, rng.integers(args.words[0], args.words[1] + 1))
         parsed.append(ReasoningOutput(None, ' '.join(words), ()))
@@ -81,7 +81,7 @@ def score_one_by_one(discriminator: CLIPDiscriminator, rollout: RolloutBatch,
                      padded: bool) -> Tensor:
     """(B * G, 2) cosines of each caption with its region and its image, two passes a response."""
     model, pairs = discriminator.clip, []
-    images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in rollout.prompt_images]
+    images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in rollout.model_images]
     for row, parsed in enumerate(rollout.parsed):
         prompt = row // rollout.group_size
         box = rollout.target_boxes[prompt][0].int().tolist()

@@ -142,7 +142,7 @@ def random_rollout(prompts: Sequence[EncodedPrompt], lengths: Tensor,
         samples, samples, rows // count, [''] * rows, [None] * rows,
         response_ids=torch.randint(500, (rows, longest), generator=generator),
         response_mask=torch.arange(longest) < lengths[:, None],
-        truncated=torch.zeros(rows, dtype=torch.bool), think_tokens=torch.zeros(rows),
+        truncated=torch.zeros(rows, dtype=torch.bool), reasoning_tokens=torch.zeros(rows),
         prompts=unseen(prompts),
         advantages=torch.randn(rows, generator=generator).reshape(count, -1))
 

@@ -206,7 +206,7 @@ class Training:
         images = [make_image(self.args.side, seed) for seed in range(self.args.prompts)]
         with self.device.clock('rollout'), self.wrapper.optim_context(self.model):
             rollout = self.model.rollout(
-                dict(prompt=unseen(self.prompts), prompt_image=images), self.samples,
+                dict(prompt=unseen(self.prompts), model_image=images), self.samples,
                 **self.model.sampling)
         rollout.advantages = torch.randn(self.args.prompts, self.args.group_size)
         return rollout

@@ -199,7 +199,7 @@ def train_mmdpad(turns: Turns, policy: str, work_dir: str,
         train_dataloader=dict(
             batch_size=1, num_workers=0, collate_fn=dict(type='pseudo_collate'),
             sampler=dict(type='InfiniteSampler'),
-            dataset=[dict(inputs=dict(prompt_image=make_image()), data_samples=sample)]),
+            dataset=[dict(inputs=dict(model_image=make_image()), data_samples=sample)]),
         train_cfg=dict(type='GRPOTrainLoop', max_iters=args.repeats + 1,
                        rewards=dict(letters=dict(type='share_of_letters'))),
         # `fused` is the default of the trainer on the other side.

@@ -76,7 +76,7 @@ def describe(counts: Counter, args: argparse.Namespace) -> str:
         f'{number} {name}' for name, number in counts.items() if number)]
     several = counts['items of several objects'] or (
         counts['items without object'] and args.kind not in ONE_MASK)
-    steps = [*loading_steps(args.target), dict(type='PromptResize', size=(840, 840)),
+    steps = [*loading_steps(args.target), dict(type='ModelImageResize', size=(840, 840)),
              dict(type='TargetsFromMask'), dict(type='PackReasoningInputs')]
     lines.append('In a config (`several_objects` in the model, too):' if several else
                  'In a config:')

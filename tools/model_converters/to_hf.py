@@ -45,8 +45,8 @@ def main() -> None:
 def about(args, config) -> dict:
     """Where the weights come from."""
     from mmdpad.evaluation.provenance import hash_config
-    from mmdpad.models.weights import load_plain
-    meta = load_plain(args.checkpoint).get('meta')
+    from mmdpad.models.weights import load_safe
+    meta = load_safe(args.checkpoint).get('meta')
     policy = config.model.policy
     return dict(checkpoint=Path(args.checkpoint).name, iter=(meta or {}).get('iter'),
                 start_policy=policy.pretrained, lora=policy.get('lora'), merged=args.merge_lora,

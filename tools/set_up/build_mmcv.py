@@ -150,7 +150,7 @@ def check_opencv(log_path: Path) -> None:
 
 
 def run_or_explain(title: str, command: list, log_path: Path, **arguments) -> None:
-    """Runs a step; where it fails, raises SetUpError with the cause and the remedy."""
+    """Runs a step; where it fails, raises SetUpError with the cause and the hint."""
     code, output = run_logged(title, command, log_path, **arguments)
     if code != 0:
         raise SetUpError(explain(title[0].upper() + title[1:], output, log_path))

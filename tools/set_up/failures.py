@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Reads the log of a failed build: the lines that matter, the likely cause, the remedy.
+"""Reads the log of a failed build: the lines that matter, the likely cause, the hint.
 
 Standard library only, and syntax that Python 3.8 reads.
 """
@@ -8,9 +8,9 @@ import re
 
 # What OpenCV's wheel loads of the system; a minimal Debian, as in a container, has none of it.
 OPENCV_LACKS = r'(lib(?:GL|xcb|glib-|gthread-|X|SM|ICE)\S*): cannot open shared object file'
-OPENCV_REMEDY = 'apt install libxcb1 libgl1 libglib2.0-0'
+OPENCV_HINT = 'apt install libxcb1 libgl1 libglib2.0-0'
 
-# (pattern in the log, likely cause, remedy); the first that matches is told, with the pattern's
+# (pattern in the log, likely cause, hint); the first that matches is told, with the pattern's
 # groups in the place of {0}.
 CAUSES = [
     (r'No space left on device',
@@ -36,7 +36,7 @@ CAUSES = [
      'mmdpad build-mmcv --cpu'),
     (OPENCV_LACKS,
      'the system lacks {0}, which OpenCV loads',
-     f'install what it loads (Debian and Ubuntu: {OPENCV_REMEDY}; Fedora: dnf install libxcb '
+     f'install what it loads (Debian and Ubuntu: {OPENCV_HINT}; Fedora: dnf install libxcb '
      'mesa-libGL glib2), then run the same again'),
     (r'Python\.h: No such file',
      'the headers of Python are missing',
@@ -78,11 +78,11 @@ _ERROR_LINE = re.compile(r'\berror\b|Error:|FAILED:|Killed|No such file|not foun
 
 
 def likely_cause(log_text):
-    """Returns (cause, remedy) of a failure, both as text, judged by the log."""
-    for pattern, cause, remedy in CAUSES:
+    """Returns (cause, hint) of a failure, both as text, judged by the log."""
+    for pattern, cause, hint in CAUSES:
         found = re.search(pattern, log_text)
         if found:
-            return cause.format(*found.groups()), remedy
+            return cause.format(*found.groups()), hint
     return UNKNOWN
 
 
@@ -94,8 +94,8 @@ def last_error_lines(log_text, count=6, width=240):
 
 
 def explain(what, log_text, log_path):
-    """Returns the message for a failed step: last error lines, likely cause, remedy, log."""
-    cause, remedy = likely_cause(log_text)
+    """Returns the message for a failed step: last error lines, likely cause, hint, log."""
+    cause, hint = likely_cause(log_text)
     shown = '\n'.join(f'    | {line}' for line in last_error_lines(log_text))
     return (f'{what} failed. The last error lines:\n{shown}\n'
-            f'  likely cause: {cause}\n  remedy: {remedy}\n  full log: {log_path}')
+            f'  likely cause: {cause}\n  hint: {hint}\n  full log: {log_path}')

@@ -12,7 +12,7 @@ from steps import SetUpError
 MMCV_VERSION = '2.1.0'  # the newest that mmdet 3.3.0 admits
 MMCV_CPP_STANDARD = 17  # what mmcv's own sources need
 
-# Setting CFLAGS replaces Python's own flags, optimisation among them, hence -O2. Without -g0
+# Setting CFLAGS replaces Python's own flags, optimization among them, hence -O2. Without -g0
 # the wheel is 25 times larger. Raise RECIPE with any change that makes another binary.
 CFLAGS = '-O2 -DNDEBUG -g0'
 RECIPE = 1

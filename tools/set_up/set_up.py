@@ -134,7 +134,7 @@ def last_line(log_path):
 
 
 def run_or_explain(title, command, log_path):
-    """Runs a step; where it fails, raises SetUpError with the cause and the remedy."""
+    """Runs a step; where it fails, raises SetUpError with the cause and the hint."""
     environ = dict(os.environ, PIP_NO_INPUT='1', PIP_DISABLE_PIP_VERSION_CHECK='1')
     code, output = run_logged(title, command, log_path, last_line(log_path), env=environ)
     if code != 0:

@@ -6,7 +6,7 @@
 # dict(type='QuestionFromLabel') as questions.
 train_pipeline = [
     dict(type='LoadReasoningImage'),
-    dict(type='PromptResize', size=(840, 840)),  # (width, height) that the policy sees
+    dict(type='ModelImageResize', size=(840, 840)),  # (width, height) that the policy sees
     dict(type='TargetsFromBoxes'),
     dict(type='PackReasoningInputs')
 ]

@@ -1,12 +1,12 @@
 # ReasonSeg: <data_root>/{train,val,test}/*.jpg + *.json
 dataset_type = 'ReasonSegDataset'
 data_root = 'data/ReasonSeg/'
-prompt_size = (840, 840)  # (width, height) of the image that the policy sees
+model_image_size = (840, 840)  # (width, height) of the image that the policy sees
 
 test_pipeline = [
     dict(type='LoadReasoningImage'),
     dict(type='LoadReasonSegMask'),
-    dict(type='PromptResize', size=prompt_size),
+    dict(type='ModelImageResize', size=model_image_size),
     dict(type='TargetsFromMask'),
     dict(type='PackReasoningInputs')
 ]

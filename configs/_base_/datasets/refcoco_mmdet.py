@@ -7,7 +7,7 @@ questions = dict(type='QuestionFromExpression')
 test_pipeline = [
     dict(type='LoadReasoningImage'),
     dict(type='LoadInstanceMasks'),
-    dict(type='PromptResize', size=(840, 840)),  # (width, height) that the policy sees
+    dict(type='ModelImageResize', size=(840, 840)),  # (width, height) that the policy sees
     dict(type='TargetsFromMask'),
     dict(type='PackReasoningInputs')
 ]

@@ -3,7 +3,7 @@
 # needs `pip install pyarrow`.
 train_pipeline = [
     dict(type='LoadReasoningImage'),
-    dict(type='PromptResize', size=(840, 840)),  # (width, height) that the policy sees
+    dict(type='ModelImageResize', size=(840, 840)),  # (width, height) that the policy sees
     dict(type='TargetsFromSolution'),
     dict(type='PackReasoningInputs')
 ]

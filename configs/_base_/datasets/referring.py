@@ -1,11 +1,11 @@
 # What refcoco.py, refcoco+.py and refcocog.py put in place of mmdet's pipeline, sampler and metric;
 # no data set by itself.
-prompt_size = (840, 840)  # (width, height) of the image that the policy sees
+model_image_size = (840, 840)  # (width, height) of the image that the policy sees
 
 referring_pipeline = [
     dict(type='LoadReasoningImage'),
     dict(type='LoadInstanceMasks'),
-    dict(type='PromptResize', size=prompt_size),
+    dict(type='ModelImageResize', size=model_image_size),
     dict(type='TargetsFromMask'),
     dict(type='PackReasoningInputs')
 ]

@@ -14,9 +14,9 @@ from .html import as_jpeg, picture, safe
 
 
 def legend(truth: bool = True) -> str:
-    """The colours of a picture without a panel; without the true mask's if ``truth`` is False."""
+    """The colors of a picture without a panel; without the true mask's if ``truth`` is False."""
     return '<p>' + ' '.join(
-        f'<span style="color: rgb{colour}">■</span> {name}' for name, colour in (
+        f'<span style="color: rgb{color}">■</span> {name}' for name, color in (
             ('predicted mask', MASK), ('box', BOX), ('points', POINT),
             ('true mask', TRUTH))[:4 if truth else 3]) + '</p>'
 

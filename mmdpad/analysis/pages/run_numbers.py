@@ -12,13 +12,13 @@ from mmdpad.visualization.curves import Series
 
 from .html import bullets, remark, safe, table
 
-_IN_TRAINING = dict(reward='reward, sum of weighted terms', think_tokens='chain, tokens',
+_IN_TRAINING = dict(reward='reward, sum of weighted terms', reasoning_tokens='reasoning, tokens',
                     response_tokens='response, tokens', kl='KL to the start policy, nats a token',
                     entropy='entropy, nats a token', parse_failures='unusable responses, share',
                     time='seconds an iteration')
 _IN_VALIDATION = dict(giou='gIoU, %', ciou='cIoU, %')
 _IN_RESULTS = dict(giou='gIoU, %', ciou='cIoU, %', parse_failure_rate='unusable answers, share',
-                   think_tokens='chain, tokens')
+                   reasoning_tokens='reasoning, tokens')
 
 
 @dataclass(frozen=True)

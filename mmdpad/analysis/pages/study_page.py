@@ -34,7 +34,7 @@ HIGHER, LOWER, UNCLEAR, UNKNOWN = 'higher', 'lower', 'not distinguishable from z
 
 # Reference -> measure, what it is called in a sentence, its unit there, and what DPAD says of it.
 _IN_BOTH = (('ciou', 'cIoU', ' points', HIGHER),
-            ('think_tokens_percent', 'chain length', ' %', LOWER))
+            ('reasoning_tokens_percent', 'chain length', ' %', LOWER))
 _CLAIMS = {MAIN[0]: _IN_BOTH,
            CAPTION: (*_IN_BOTH, ('specificity', 'share of specific captions', ' points', HIGHER))}
 _DIGITS = dict(rank=2, margin=3)

@@ -14,7 +14,7 @@ import numpy as np
 
 from mmdpad.apis.answer import Answer
 from mmdpad.apis.reason_seg_inferencer import ReasonSegInferencer
-from mmdpad.geometry.boxes import around
+from mmdpad.geometry.boxes import union_box
 from mmdpad.models.discriminators.caption_fit import caption_fit
 from mmdpad.visualization.answer import draw_regions
 from mmdpad.visualization.text_panel import printable, shorten
@@ -155,7 +155,7 @@ def finish(model: Model, image: np.ndarray, found: Answer, seconds: float) -> Sh
     facts = {'Decoder score': ', '.join(f'{item["score"]:.3f}' for item in objects), **facts}
     similarities, note = None, model.note
     if model.discriminator is not None:
-        similarities = caption_fit(model.discriminator, image, around(boxes), found['caption'],
+        similarities = caption_fit(model.discriminator, image, union_box(boxes), found['caption'],
                                    model.region_margin)
         note = '' if similarities else NO_SIMILARITIES
     return replace(shown, facts=facts, picture=picture, similarities=similarities, note=note)

@@ -10,7 +10,7 @@ import numpy as np
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.transforms import to_rgb
 from mmdpad.datasets.transforms.images import FORMATS, MISSING, TOO_LARGE, open_image
-from mmdpad.prompts import normalise_question
+from mmdpad.prompts import normalize_question
 
 MAX_QUESTION = 500
 
@@ -50,7 +50,7 @@ def check_question(text: str | None) -> str:
         UnusableInput: It does not.
     """
     text = text or ''
-    if not normalise_question(text):
+    if not normalize_question(text):
         raise UnusableInput('Type a question first.')
     if len(text) > MAX_QUESTION:
         raise UnusableInput(f'This question is too long: it should have at most {MAX_QUESTION} '

@@ -64,8 +64,8 @@ def bars(region: float, image: float) -> str:
     full = max(region, image, 1e-6)
     rows = ''.join(
         f'<span>{name}</span><div><div class="bar" style="width:{100 * max(value, 0) / full:.1f}%;'
-        f'background:{_rgb(colour)}"></div></div><span>{value:.3f}</span>'
-        for name, value, colour in (('region', region, BOX), ('whole image', image, (128, ) * 3)))
+        f'background:{_rgb(color)}"></div></div><span>{value:.3f}</span>'
+        for name, value, color in (('region', region, BOX), ('whole image', image, (128, ) * 3)))
     verdict = 'better than' if region > image else 'no better than'
     return (f'<div>CLIP: the description fits the region {verdict} the whole image '
             f'({region - image:+.3f})</div><div class="bars">{rows}</div>')
@@ -76,5 +76,5 @@ def text(value: Any) -> str:
     return safe(value).replace('{', '&#123;').replace('$', '&#36;')
 
 
-def _rgb(colour: tuple[int, ...]) -> str:
-    return f'rgb{tuple(colour)}'
+def _rgb(color: tuple[int, ...]) -> str:
+    return f'rgb{tuple(color)}'

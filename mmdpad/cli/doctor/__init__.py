@@ -18,7 +18,7 @@ import mmdpad
 
 from .files import check_disk, check_files
 from .findings import Finding, format_finding
-from .machine import ask_torch, check_gpus, check_miniature, check_operators
+from .machine import ask_torch, check_gpus, check_operators, check_toy
 from .packages import check_packages
 
 Section = tuple[str, str, Callable[[], Iterator[Finding]]]  # its name in JSON, its title, itself
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser.add_argument('--json', action='store_true', help='print one JSON object instead')
     args = parser.parse_args(argv)
 
-    colour = sys.stdout.isatty() and not os.environ.get('NO_COLOR')
+    color = sys.stdout.isatty() and not os.environ.get('NO_COLOR')
     found: dict[str, list[Finding]] = {}
     if not args.json:
         print(f'mmdpad {mmdpad.__version__} in {os.path.dirname(mmdpad.__file__)}')
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         for finding in check():
             found[name].append(finding)
             if not args.json:
-                print(format_finding(finding, colour), flush=True)
+                print(format_finding(finding, color), flush=True)
     faults = sum(finding.is_fault for findings in found.values() for finding in findings)
     if args.json:
         print(json.dumps(dict(
@@ -72,7 +72,7 @@ def _sections(config: str | None) -> Iterator[Section]:
     yield 'packages', 'Packages', lambda: check_packages(torch)
     yield 'operators', "mmcv's compiled operators", lambda: check_operators(torch)
     yield 'gpus', 'GPUs', lambda: check_gpus(torch)
-    yield 'miniature', 'The miniature', check_miniature
+    yield 'toy', 'The miniature', check_toy
     yield ('files', f'Weights and data of the configs, looked for in {os.getcwd()}', check_files)
     yield 'disk', 'Disk', check_disk
     if config is not None:

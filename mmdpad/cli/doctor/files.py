@@ -35,12 +35,12 @@ class Place:
     Attributes:
         path: Relative to the folder in which a run starts.
         purpose: Which configs read it.
-        remedy: How to get it.
+        hint: How to get it.
     """
 
     path: str
     purpose: str
-    remedy: str
+    hint: str
 
 
 def _hub(folder: str, name: str, purpose: str, kind: str = '') -> Place:
@@ -108,9 +108,9 @@ def check_files() -> Iterator[Finding]:
     for place in PLACES:
         path = Path(place.path)
         if not path.exists():
-            yield Finding('optional', place.path, f'not there; {place.purpose}', place.remedy)
+            yield Finding('optional', place.path, f'not there; {place.purpose}', place.hint)
         elif path.is_dir() and not any(path.iterdir()):
-            yield Finding('optional', place.path, f'empty; {place.purpose}', place.remedy)
+            yield Finding('optional', place.path, f'empty; {place.purpose}', place.hint)
         else:
             yield Finding('ok', place.path, place.purpose)
 

@@ -17,31 +17,31 @@ class Finding:
             absent, too, but needed for other things only.
         name: What was looked at.
         detail: What was found; more than one line is set off.
-        remedy: The command that mends it; empty where nothing is to be done.
+        hint: The command that mends it; empty where nothing is to be done.
     """
 
     status: str
     name: str
     detail: str = ''
-    remedy: str = ''
+    hint: str = ''
 
     @property
     def is_fault(self) -> bool:
         return self.status in ('missing', 'wrong')
 
 
-def format_finding(finding: Finding, colour: bool) -> str:
-    """A line with a column for the status, and below it a remedy.
+def format_finding(finding: Finding, color: bool) -> str:
+    """A line with a column for the status, and below it a hint.
 
     Args:
         finding: What was found.
-        colour: Whether the status has the colour of a terminal.
+        color: Whether the status has the color of a terminal.
     """
     status = f'{finding.status:8}'
-    if colour:
+    if color:
         status = f'\033[{_COLOURS[finding.status]}m{status}\033[0m'
     indent = '\n' + ' ' * 12
     detail = finding.detail.replace('\n', indent)
     text = f'{finding.name}: {detail}' if detail else finding.name
-    remedy = f'{indent}-> {finding.remedy}' if finding.remedy else ''
-    return f'  {status}  {text}{remedy}'
+    hint = f'{indent}-> {finding.hint}' if finding.hint else ''
+    return f'  {status}  {text}{hint}'

@@ -23,7 +23,7 @@ import json, torch
 devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
 print(json.dumps(dict(cuda=torch.version.cuda, gpus=[[d.name, d.total_memory] for d in devices])))
 '''
-_MINIATURE = 'mmdpad.cli.doctor.try_miniature'
+_TRY_TOY = 'mmdpad.cli.doctor.try_toy'
 _LONG = 300  # seconds after which a process is given up
 
 
@@ -67,12 +67,12 @@ def check_operators(torch: dict[str, Any]) -> Iterator[Finding]:
     probe = str(TOOLS / 'set_up' / 'probe_mmcv.py')
     cuda, fault = run(probe)
     if cuda is None:
-        remedy, failures = mmdpad.BUILD_MMCV, runpy.run_path(str(TOOLS / 'set_up/failures.py'))
+        hint, failures = mmdpad.BUILD_MMCV, runpy.run_path(str(TOOLS / 'set_up/failures.py'))
         if re.search(failures['OPENCV_LACKS'], fault):  # mmcv imports it first
-            remedy = failures['OPENCV_REMEDY']
+            hint = failures['OPENCV_HINT']
         elif not fault.startswith('ModuleNotFoundError'):
-            remedy += ' --rebuild'
-        yield Finding('wrong', 'on the CPU', f'they do not work: {fault}', remedy)
+            hint += ' --rebuild'
+        yield Finding('wrong', 'on the CPU', f'they do not work: {fault}', hint)
         return
     yield Finding('ok', 'on the CPU', f'they work (built for CUDA: {cuda})')
     if torch.get('gpus'):
@@ -93,25 +93,25 @@ def check_gpus(torch: dict[str, Any]) -> Iterator[Finding]:
         yield Finding('ok', name, f'{memory / 1e9:.0f} GB')
     if torch['gpus']:
         return
-    driver, remedy = shutil.which('nvidia-smi'), ''
+    driver, hint = shutil.which('nvidia-smi'), ''
     if not driver:
         why = 'and no driver (nvidia-smi)'
     elif torch['cuda'] is None:
-        why, remedy = 'this torch is built for CPUs', (
+        why, hint = 'this torch is built for CPUs', (
             'pip install --force-reinstall torch torchvision')
     else:
-        why, remedy = f'though torch is built for CUDA {torch["cuda"]}', 'nvidia-smi'
+        why, hint = f'though torch is built for CUDA {torch["cuda"]}', 'nvidia-smi'
     yield Finding('optional', 'none', f'torch sees none, {why}. The miniature runs on the CPU, '
-                  f'models of billions of parameters need one', remedy)
+                  f'models of billions of parameters need one', hint)
 
 
-def check_miniature() -> Iterator[Finding]:
+def check_toy() -> Iterator[Finding]:
     """Whether the shipped model answers a question about a made scene, as `mmdpad infer` does."""
     if mmdpad.find_unsuitable():
         yield Finding('missing', 'not tried', 'it needs the packages above')
         return
-    answer, fault = run('-m', _MINIATURE)
+    answer, fault = run('-m', _TRY_TOY)
     if answer is None:
-        yield Finding('wrong', 'it does not answer', fault, f'python -m {_MINIATURE} tells more')
+        yield Finding('wrong', 'it does not answer', fault, f'python -m {_TRY_TOY} tells more')
     else:
         yield Finding('ok', 'it answers', answer)

@@ -45,7 +45,7 @@ def check_packages(torch: dict[str, Any],
         requirement = optional.get(name, Requirement(name))
         finding = _check(requirement, find_version)
         if finding.is_fault:
-            finding = Finding('optional', name, f'{purpose}; {finding.detail}', finding.remedy)
+            finding = Finding('optional', name, f'{purpose}; {finding.detail}', finding.hint)
         yield finding
 
 
@@ -72,16 +72,16 @@ def _check(requirement: Requirement, find_version: Callable[[str], str | None]) 
     version = next(filter(None, versions), None)
     if version is not None and requirement.specifier.contains(version, prereleases=True):
         return Finding('ok', name, version)
-    remedy = mmdpad.BUILD_MMCV if name == 'mmcv' else 'pip install ' + (
+    hint = mmdpad.BUILD_MMCV if name == 'mmcv' else 'pip install ' + (
         f'"{name}{window}"' if window else name)
     if name == 'flash-attn':
-        remedy += ' --no-build-isolation'
+        hint += ' --no-build-isolation'
     if version is not None:
-        return Finding('wrong', name, f'{version}, but {window} is needed', remedy)
+        return Finding('wrong', name, f'{version}, but {window} is needed', hint)
     if name == 'mmcv' and find_version('mmcv-lite') is not None:
         return Finding('wrong', name, 'mmcv-lite is installed, which lacks the compiled operators',
-                       remedy)
-    return Finding('missing', name, 'not installed', remedy)
+                       hint)
+    return Finding('missing', name, 'not installed', hint)
 
 
 def _with_cuda(finding: Finding, torch: dict[str, Any]) -> Finding:

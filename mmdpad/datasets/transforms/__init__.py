@@ -12,8 +12,8 @@ from .images import (
     to_rgb,
 )
 from .loading import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask
+from .model_image import ModelImageResize, TargetsFromBoxes, TargetsFromMask
 from .probing import ProbeReasoningImage, pixel_limit, without_pixels
-from .prompt_frame import PromptResize, TargetsFromBoxes, TargetsFromMask
 from .questions import QuestionFromExpression, QuestionFromLabel, QuestionFromPhrase
 from .response import ComposeResponse
 from .solution_targets import TargetsFromSolution
@@ -21,7 +21,7 @@ from .text_prompt import QuestionFromTextPrompt
 
 __all__ = [
     'MAX_PIXELS', 'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
-    'PackReasoningInputs', 'ProbeReasoningImage', 'PromptResize', 'QuestionFromExpression',
+    'PackReasoningInputs', 'ProbeReasoningImage', 'ModelImageResize', 'QuestionFromExpression',
     'QuestionFromLabel', 'QuestionFromPhrase', 'QuestionFromTextPrompt', 'TargetsFromBoxes',
     'TargetsFromMask', 'TargetsFromSolution', 'decode_image', 'pixel_limit', 'probe_image',
     'probe_image_bytes', 'read_image', 'read_image_if_any', 'to_rgb', 'without_pixels'

@@ -10,13 +10,13 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from mmdpad.geometry.targets import box_from_mask
-from mmdpad.prompts.template import normalise_question
+from mmdpad.prompts.template import normalize_question
 from mmdpad.registry import TRANSFORMS
 
 from .mmdet_ground_truth import mmdet_ground_truth
 from .required import require, require_masks
 
-META_KEYS = ('img_id', 'img_path', 'ori_shape', 'prompt_shape', 'texts', 'text_index',
+META_KEYS = ('img_id', 'img_path', 'ori_shape', 'model_shape', 'texts', 'text_index',
              'is_sentence', 'response', 'response_coordinates', 'sample_idx', 'empty_target',
              'left_out', 'not_asked')
 
@@ -25,17 +25,17 @@ META_KEYS = ('img_id', 'img_path', 'ori_shape', 'prompt_shape', 'texts', 'text_i
 class PackReasoningInputs(BaseTransform):
     """Pack an item as ``dict(inputs=..., data_samples=...)``.
 
-    ``inputs`` holds ``image`` (3, H, W) and ``prompt_image`` (3, h, w), uint8 RGB, in the
+    ``inputs`` holds ``image`` (3, H, W) and ``model_image`` (3, h, w), uint8 RGB, in the
     original and the prompt frame. ``data_samples`` is a ``DetDataSample`` with ``question``
-    (normalised) and, where the results have them, :data:`META_KEYS` as metainfo and
+    (normalized) and, where the results have them, :data:`META_KEYS` as metainfo and
 
     - ``gt_instances``: ``bboxes`` (K, 4) float32 XYXY inclusive, ``masks`` (K, H, W) bool and
       ``labels`` (K,), in the original frame, from the key ``gt_masks``; K is 1, unless a question
       may mean several objects, or none; the same once more as metainfo, in the forms of
       :func:`mmdet_ground_truth`;
     - ``ignored_instances``: ``masks`` (1, H, W) bool, from ``ignore_mask``;
-    - ``prompt_targets``: ``bboxes`` (K, 4) and ``points`` (K, P, 2), float32, in the prompt
-      frame, from ``prompt_boxes`` and ``prompt_points``;
+    - ``model_targets``: ``bboxes`` (K, 4) and ``points`` (K, P, 2), float32, in the prompt
+      frame, from ``model_boxes`` and ``model_points``;
     - ``prompt_negatives``: ``bboxes`` (n, 4) float32 of objects that are not the target, in the
       prompt frame, n may be 0, from ``prompt_negatives``.
 
@@ -49,7 +49,7 @@ class PackReasoningInputs(BaseTransform):
         step = type(self).__name__
         require(results, step, 'img', 'prompt_img', 'question')
         sample = DetDataSample(metainfo={key: results[key] for key in META_KEYS if key in results})
-        sample.set_metainfo({'question': normalise_question(results['question'])})
+        sample.set_metainfo({'question': normalize_question(results['question'])})
         if 'gt_masks' in results:
             masks = require_masks(results, step)
             boxes = np.array([box_from_mask(mask) for mask in masks], np.float32).reshape(-1, 4)
@@ -60,14 +60,14 @@ class PackReasoningInputs(BaseTransform):
         if 'ignore_mask' in results:
             sample.ignored_instances = InstanceData(
                 masks=torch.from_numpy(results['ignore_mask'])[None])
-        if 'prompt_boxes' in results:
-            sample.prompt_targets = InstanceData(
-                bboxes=results['prompt_boxes'], points=results['prompt_points'])
+        if 'model_boxes' in results:
+            sample.model_targets = InstanceData(
+                bboxes=results['model_boxes'], points=results['model_points'])
         if 'prompt_negatives' in results:
             sample.prompt_negatives = InstanceData(bboxes=results['prompt_negatives'])
         images = {
             'image': _channels_first(results['img']),
-            'prompt_image': _channels_first(results['prompt_img'])
+            'model_image': _channels_first(results['prompt_img'])
         }
         return {'inputs': images, 'data_samples': sample}
 

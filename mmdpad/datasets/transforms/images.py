@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Image files as people keep them -> RGB arrays in the original frame.
 
-Pillow, not OpenCV, because OpenCV fills the missing part of a truncated JPEG with grey and says
+Pillow, not OpenCV, because OpenCV fills the missing part of a truncated JPEG with gray and says
 nothing, and drops an alpha channel together with the choice of background. Of Pillow's formats
 only :data:`FORMATS` are read (it has a program of its own run an EPS file), and no image whose
 header promises more than ``max_pixels``. Of an animation or a file of several pages it is the
@@ -48,8 +48,8 @@ _PNG_EXIF_MARKS = (b'eXIf', b'Raw profile type exif', b'XML:com.adobe.xmp')
 def to_rgb(image: Image.Image) -> np.ndarray:
     """Turn an image of any common mode into what a viewer shows.
 
-    The EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bit
-    (Pillow's own conversion cuts it off at 255), palettes, grey and CMYK become RGB. Colour
+    The EXIF rotation is applied, transparency is laid over white, 16-bit gray is scaled to 8 bit
+    (Pillow's own conversion cuts it off at 255), palettes, gray and CMYK become RGB. Colour
     profiles are not applied.
 
     Returns:
@@ -64,8 +64,8 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         raise ValueError(f'images should have up to 16 bits a channel, but got mode {image.mode}; '
                          'save it as an 8-bit JPEG or PNG')
     if image.mode.startswith('I'):
-        grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
-        image = Image.fromarray(grey.astype(np.uint8))
+        gray = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
+        image = Image.fromarray(gray.astype(np.uint8))
     elif image.mode.endswith(('A', 'a')) or 'transparency' in image.info:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)

@@ -14,7 +14,7 @@ from mmdpad.registry import TRANSFORMS, is_kind, type_name
 from ..wrappers import change_parts
 from .images import MAX_PIXELS, check_max_pixels, probe_image, probe_image_bytes
 from .loading import LoadReasoningImage
-from .prompt_frame import PromptResize
+from .model_image import ModelImageResize
 
 
 @TRANSFORMS.register_module()
@@ -45,7 +45,7 @@ def without_pixels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a data set that gives only what stands in its items and its masks.
 
     Of a pipeline, a wrapper's too, remain the steps between ``LoadReasoningImage``, which becomes
-    :class:`ProbeReasoningImage`, and ``PromptResize``.
+    :class:`ProbeReasoningImage`, and ``ModelImageResize``.
 
     Raises:
         ValueError: A pipeline does not load an image first, or has nothing between.
@@ -56,10 +56,10 @@ def without_pixels(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 def _steps_of_masks(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     last = next((number for number, step in enumerate(pipeline)
-                 if is_kind(step, PromptResize, TRANSFORMS)), 0)
+                 if is_kind(step, ModelImageResize, TRANSFORMS)), 0)
     if last < 2 or not is_kind(pipeline[0], LoadReasoningImage, TRANSFORMS):
         raise ValueError('A pipeline should start with LoadReasoningImage, then load masks, then '
-                         'PromptResize, so that masks can be had without pixels, but has '
+                         'ModelImageResize, so that masks can be had without pixels, but has '
                          f'{[type_name(step) for step in pipeline]}; take a data set with masks')
     return [dict(pipeline[0], type=ProbeReasoningImage), *pipeline[1:last]]
 

@@ -16,13 +16,13 @@ _TARGETS = ('put `TargetsFromMask`, `TargetsFromBoxes` or, for SegZeroDataset, '
 _ADDED_BY = dict(
     img='put `LoadReasoningImage` before it',
     ori_shape='put `LoadReasoningImage` before it',
-    prompt_img='put `PromptResize` before it',
-    prompt_shape='put `PromptResize` before it',
+    prompt_img='put `ModelImageResize` before it',
+    model_shape='put `ModelImageResize` before it',
     question=f'put {_ASKING} before it, or take a `QuestionDataset` with one of these',
     gt_masks='put `LoadInstanceMasks` (`LoadReasonSegMask` for ReasonSegDataset) before it, or '
     'take `TargetsFromBoxes` for data without masks',
-    prompt_boxes=_TARGETS,
-    prompt_points=_TARGETS,
+    model_boxes=_TARGETS,
+    model_points=_TARGETS,
     instances='take a data set that marks objects, as CocoDataset and RefCocoDataset do '
     '(ReasonSegDataset has `LoadReasonSegMask` for its own, SegZeroDataset `TargetsFromSolution`)',
     ann_path='only ReasonSegDataset gives it; take `LoadInstanceMasks` for others',
@@ -47,10 +47,10 @@ def require(results: Mapping[str, Any], step: str, *keys: str) -> None:
             raise missing(results, step, f'`{key}`', _ADDED_BY[key])
 
 
-def missing(results: Mapping[str, Any], step: str, what: str, remedy: str) -> DatasetError:
+def missing(results: Mapping[str, Any], step: str, what: str, hint: str) -> DatasetError:
     """The error about something that an item does not have."""
     return DatasetError(f'`{step}` needs {what}, which {item_name(results)} does not have; '
-                        f'{remedy}', 'missing key')
+                        f'{hint}', 'missing key')
 
 
 def item_name(results: Mapping[str, Any]) -> str:

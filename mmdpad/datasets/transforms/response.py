@@ -18,7 +18,7 @@ class ComposeResponse(BaseTransform):
     """Write the ideal response to a question.
 
     Required keys: ``response``, a whole text, which is taken as it is, its coordinates as well; or
-    ``think`` and ``caption`` with ``prompt_boxes``, ``prompt_points`` and ``prompt_shape``, which
+    ``think`` and ``caption`` with ``model_boxes``, ``model_points`` and ``model_shape``, which
     are put into the form of :func:`mmdpad.prompts.format_response`, or of
     :func:`mmdpad.prompts.format_objects_response`. Added keys: ``response`` and
     ``response_coordinates``, what is given here.
@@ -50,10 +50,10 @@ class ComposeResponse(BaseTransform):
             raise DatasetError(f'{where} lacks {" and ".join(f"`{key}`" for key in missing)} for '
                                'supervised training; add both `think` and `caption`, or a whole '
                                '`response`, or train without `ComposeResponse`')
-        require(results, type(self).__name__, 'prompt_boxes', 'prompt_points')
-        boxes, points = results['prompt_boxes'], results['prompt_points']
+        require(results, type(self).__name__, 'model_boxes', 'model_points')
+        boxes, points = results['model_boxes'], results['model_points']
         if self.coordinates != 'pixels':
-            shape = results['prompt_shape']
+            shape = results['model_shape']
             shapes = shape, written_shape(self.coordinates, shape)
             boxes, points = scale_boxes(boxes, *shapes), scale_points(points, *shapes)
         objects = list(zip(boxes.tolist(), points.tolist(), strict=True))

@@ -21,20 +21,20 @@ class TargetsFromSolution(BaseTransform):
     is written, and not rounded.
 
     Required keys: ``solution`` (:func:`mmdpad.prompts.parse_objects_solution`),
-    ``solution_shape`` (h, w) of its frame, ``prompt_shape``. Added keys: ``prompt_boxes`` (K, 4)
-    float32 XYXY and ``prompt_points`` (K, P, 2) float32, (x, y); P is 2 for a solution about one
+    ``solution_shape`` (h, w) of its frame, ``model_shape``. Added keys: ``model_boxes`` (K, 4)
+    float32 XYXY and ``model_points`` (K, P, 2) float32, (x, y); P is 2 for a solution about one
     object, 1 for a list, whose K may be 0.
     """
 
     reads_truth = True
 
     def transform(self, results: dict) -> dict:
-        require(results, type(self).__name__, 'solution', 'solution_shape', 'prompt_shape')
+        require(results, type(self).__name__, 'solution', 'solution_shape', 'model_shape')
         objects = parse_objects_solution(results['solution'])
-        shapes = results['solution_shape'], results['prompt_shape']
+        shapes = results['solution_shape'], results['model_shape']
         boxes = torch.tensor([box for box, _ in objects], dtype=torch.float32)
         points = torch.tensor([points for _, points in objects], dtype=torch.float32)
-        results['prompt_boxes'] = scale_boxes(boxes.reshape(-1, 4), *shapes)
-        results['prompt_points'] = scale_points(
+        results['model_boxes'] = scale_boxes(boxes.reshape(-1, 4), *shapes)
+        results['model_points'] = scale_points(
             points.reshape(len(objects), points.shape[1] if objects else 1, 2), *shapes)
         return results

@@ -17,12 +17,12 @@ from mmdpad.registry import HOOKS
 Rows = list[dict[str, float]]  # logged values of consecutive iterations, each with its 'iter'
 Findings = dict[str, str]  # what an alarm is about -> what was seen, and when
 
-REMEDIES = {
-    'chain_collapses':
-        'See by `mmdpad run chain_reward` which term pays for short chains; else aggregate by '
-        "tokens, which does not favour short responses, or raise the KL term (`model.loss`: "
+HINTS = {
+    'reasoning_collapses':
+        'See by `mmdpad run reward_by_length` which term pays for short chains; else aggregate by '
+        "tokens, which does not favor short responses, or raise the KL term (`model.loss`: "
         "`aggregation='token_mean'`, `kl_coef`).",
-    'chain_vanishes':
+    'reasoning_vanishes':
         'Give `ThinkingFormatReward` more weight, and see by '
         '`mmdpad run show_rollouts` what is written instead of a chain.',
     'sentences_repeat':
@@ -52,9 +52,9 @@ class AlarmHook(Hook):
     =========================  ================================================================
     alarm                      goes off when
     =========================  ================================================================
-    ``chain_collapses``        ``think_tokens`` are below ``chain_share`` of what they were at
+    ``reasoning_collapses``    ``reasoning_tokens`` are below ``length_share`` of what they were at
                                first
-    ``chain_vanishes``         ``empty_think`` is above ``empty_share``
+    ``reasoning_vanishes``     ``empty_think`` is above ``empty_share``
     ``sentences_repeat``       ``repetition`` is above ``repetition``
     ``term_saturates``         every response of a whole window has the same positive reward of a
                                term (spread up to ``flat_std``); once for each term
@@ -72,7 +72,7 @@ class AlarmHook(Hook):
 
     Args:
         window: Iterations of a window.
-        chain_share: In (0, 1). DPAD's chains become shorter, by about half in the miniature, so
+        length_share: In (0, 1). DPAD's chains become shorter, by about half in the miniature, so
             the default is well below that.
         empty_share: In [0, 1), share of responses.
         repetition: In [0, 1), see :func:`mmdpad.rewards.repetition`.
@@ -88,7 +88,7 @@ class AlarmHook(Hook):
 
     def __init__(self,
                  window: int = 20,
-                 chain_share: float = 0.25,
+                 length_share: float = 0.25,
                  empty_share: float = 0.5,
                  repetition: float = 0.3,
                  flat_std: float = 0.01,
@@ -96,15 +96,15 @@ class AlarmHook(Hook):
                  stop: bool | Sequence[str] = False) -> None:
         if window < 1:
             raise ValueError(f'`window` should be at least 1 (iterations), but got {window}')
-        names = set(REMEDIES if stop is True else stop or ())
-        if names - REMEDIES.keys():
-            raise ValueError(f'`stop` should be True, False or a list of {sorted(REMEDIES)}, but '
+        names = set(HINTS if stop is True else stop or ())
+        if names - HINTS.keys():
+            raise ValueError(f'`stop` should be True, False or a list of {sorted(HINTS)}, but '
                              f'got {stop!r}')
         self.window = window
-        self.chain_share, self.empty_share, self.repetition = chain_share, empty_share, repetition
+        self.length_share, self.empty_share, self.repetition = length_share, empty_share, repetition
         self.flat_std, self.giou_drop = flat_std, giou_drop
         self.stop = names
-        self.settings = [window, chain_share, empty_share, repetition, flat_std, giou_drop,
+        self.settings = [window, length_share, empty_share, repetition, flat_std, giou_drop,
                          sorted(names)]
         self.history = self._new_history()
 
@@ -130,9 +130,9 @@ class AlarmHook(Hook):
         del recent[:-self.window]
         self._report(runner, 'not_finite', not_finite(row))
         if len(recent) == self.window:
-            self._report(runner, 'chain_collapses',
-                         chain_collapses(first, recent, self.chain_share))
-            self._report(runner, 'chain_vanishes',
+            self._report(runner, 'reasoning_collapses',
+                         reasoning_collapses(first, recent, self.length_share))
+            self._report(runner, 'reasoning_vanishes',
                          exceeds(recent, 'empty_think', self.empty_share))
             self._report(runner, 'sentences_repeat',
                          exceeds(recent, 'repetition', self.repetition))
@@ -160,18 +160,19 @@ class AlarmHook(Hook):
                 continue
             self.history['reported'].append(name)
             stops = alarm in self.stop
-            runner.logger.warning(f'Alarm {name}: {seen}. {REMEDIES[alarm]}'
+            runner.logger.warning(f'Alarm {name}: {seen}. {HINTS[alarm]}'
                                   + (' The run is stopped.' if stops else ''))
             if stops:
                 runner.train_loop.stop_training = True
 
 
-def chain_collapses(first: Rows, recent: Rows, share: float) -> Findings:
+def reasoning_collapses(first: Rows, recent: Rows, share: float) -> Findings:
     """Whether chains are shorter than ``share`` of their length at first."""
-    start, now = mean_of(first, 'think_tokens'), mean_of(recent, 'think_tokens')
+    start, now = mean_of(first, 'reasoning_tokens'), mean_of(recent, 'reasoning_tokens')
     if start is None or now is None or now >= share * start:
         return {}
-    return {'think_tokens': f'{now:.1f} in {_span(recent)}, after {start:.1f} in {_span(first)}'}
+    return {'reasoning_tokens':
+            f'{now:.1f} in {_span(recent)}, after {start:.1f} in {_span(first)}'}
 
 
 def exceeds(recent: Rows, name: str, limit: float) -> Findings:

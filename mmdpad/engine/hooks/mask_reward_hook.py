@@ -72,8 +72,9 @@ class MaskRewardHook(RewardHook):
         first = prompt * rollout.group_size
         group = rollout.parsed[first:first + rollout.group_size]
         found = [() if isinstance(parsed, ParseFailure) else parsed.objects for parsed in group]
-        masks = model.draw([item for objects in found for item in objects], rollout.images[prompt],
-                           tuple(rollout.prompt_images[prompt].shape[-2:])).masks
+        masks = model.decode_masks([item for objects in found for item in objects],
+                                   rollout.images[prompt],
+                                   tuple(rollout.model_images[prompt].shape[-2:])).masks
         sample, ious = rollout.data_samples[prompt].to_dict(), []
         for parsed, own in zip(group, masks.split([len(objects) for objects in found]),
                                strict=True):

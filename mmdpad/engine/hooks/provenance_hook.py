@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmdpad.datasets.transforms.prompt_frame import prompt_sizes
+from mmdpad.datasets.transforms.model_image import model_image_sizes
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.evaluation.provenance import (
     dataset_switches,
@@ -24,7 +24,7 @@ from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import HOOKS
 from mmdpad.utils import jsonable
 
-from .answer_store_hook import digest_weights
+from .response_cache_hook import digest_weights
 
 
 @HOOKS.register_module()
@@ -34,7 +34,7 @@ class ProvenanceHook(Hook):
     files.
 
     - ``protocol``: ``dataset``, ``split``, ``texts`` and the like, as the data set was chosen;
-      ``prompt_size`` (width, height); and of a :class:`ReasoningSegmentor` ``decoder``
+      ``model_image_size`` (width, height); and of a :class:`ReasoningSegmentor` ``decoder``
       ('SAM2Decoder(sam2-hiera-large)'), ``several_objects``, ``prompt_template``, ``coordinates``
       and ``test_cfg`` (``temperature`` 0 is greedy).
     - ``provenance``: ``checkpoint``, the name of the file that was loaded (None: the weights that
@@ -45,11 +45,11 @@ class ProvenanceHook(Hook):
 
     The weights are hashed before each validation, too, so that the result by which a checkpoint is
     chosen names them: some 20 s for 15 GB, little beside answering a validation set. What does not
-    change, the decoder and the data, is hashed once in a run. :class:`AnswerStoreHook` takes the
+    change, the decoder and the data, is hashed once in a run. :class:`ResponseCacheHook` takes the
     policy's hash from here. Without this hook results say that they do not know all this.
     """
 
-    priority = 'ABOVE_NORMAL'  # before AnswerStoreHook
+    priority = 'ABOVE_NORMAL'  # before ResponseCacheHook
 
     def __init__(self) -> None:
         self._decoder: str | None = None
@@ -74,7 +74,7 @@ class ProvenanceHook(Hook):
         if id(loop) not in self._data:
             self._data[id(loop)] = describe_data(dataset)
         publish(jsonable(dict(
-            protocol=dict(dataset_switches(dataset), prompt_size=_prompt_size(dataset),
+            protocol=dict(dataset_switches(dataset), model_image_size=_model_image_size(dataset),
                           **_model_switches(model)),
             provenance=dict(
                 checkpoint=osp.basename(runner.cfg.get('load_from') or '') or None,
@@ -108,7 +108,7 @@ def _kind(decoder: nn.Module) -> str:
     return type(decoder).__name__ + (f'({variant})' if variant else '')
 
 
-def _prompt_size(dataset: Any) -> list[tuple[int, int]] | None:
+def _model_image_size(dataset: Any) -> list[tuple[int, int]] | None:
     """Width and height of the prompt images; None where the pipelines do not tell one size."""
-    sizes = prompt_sizes(dataset)
+    sizes = model_image_sizes(dataset)
     return sizes.pop() if len(sizes) == 1 else None

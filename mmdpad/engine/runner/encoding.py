@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 
 from mmdpad.datasets.checking import check_first_item
 from mmdpad.datasets.reasoning_dataset import show_names
-from mmdpad.datasets.transforms.prompt_frame import prompt_sizes
+from mmdpad.datasets.transforms.model_image import model_image_sizes
 from mmdpad.datasets.wrappers import base_datasets
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.heads.prompt_encoder import EncodingCollate, check_prompt_lengths
-from mmdpad.prompts import normalise_question
+from mmdpad.prompts import normalize_question
 
 
 def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> DataLoader:
@@ -71,8 +71,8 @@ def check_training_data(dataset: Any) -> None:
 
 
 def asked(dataset: Any) -> tuple[list[str], set[tuple[int, int]]]:
-    """The normalised questions of a data set, and (width, height) of its prompt images, for
+    """The normalized questions of a data set, and (width, height) of its prompt images, for
     :func:`mmdpad.models.heads.prompt_encoder.check_prompt_lengths`. No image is read."""
     items = (part.get_data_info(i) for part in base_datasets(dataset) for i in range(len(part)))
-    return ([normalise_question(item['question']) for item in items if 'question' in item],
-            prompt_sizes(dataset))
+    return ([normalize_question(item['question']) for item in items if 'question' in item],
+            model_image_sizes(dataset))

@@ -38,11 +38,11 @@ from .settings import find_wrong_settings
 
 @LOOPS.register_module()
 class GRPOTrainLoop(IterBasedTrainLoop):
-    """Group relative policy optimisation (arXiv 2402.03300) with named reward terms.
+    """Group relative policy optimization (arXiv 2402.03300) with named reward terms.
 
     One iteration: a batch of B prompts from the dataloader, G responses to each, rewards,
     group-relative advantages, and the ordinary ``model.train_step`` on micro-batches of whole
-    groups. A rollout serves ``updates_per_rollout * B / prompts_per_update`` optimizer steps; 1 is
+    groups. A rollout serves ``num_iterations * B / prompts_per_update`` optimizer steps; 1 is
     on-policy. Gradients are accumulated here, over as many micro-batches as a step needs.
 
     A batch of B prompts on one process, or of B / W on each of W processes, cut into whatever
@@ -56,7 +56,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             image) counted once for all its responses; a group that has more goes alone. It bounds
             the memory of an update and changes nothing else. None: a whole optimizer step in one.
         advantage: Estimator of :func:`mmdpad.rl.compute_advantages`.
-        updates_per_rollout: How often the whole rollout is gone through.
+        num_iterations: How often the whole rollout is gone through.
         max_refills: Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups whose rewards
             are all equal are replaced by groups of further prompts, drawing at most this many
             further batches an iteration; what is still missing then is filled up with groups
@@ -70,7 +70,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
                  rewards: dict[str, dict], prompts_per_update: int | None = None,
                  tokens_per_micro_batch: int | None = None, advantage: str = 'grpo',
-                 updates_per_rollout: int = 1, max_refills: int = 0,
+                 num_iterations: int = 1, max_refills: int = 0,
                  max_skipped_steps: int = 5, **kwargs: Any) -> None:
         unwrap(runner.model).check_trainable()
         super().__init__(runner, build_encoding_dataloader(runner, dataloader), max_iters, **kwargs)
@@ -80,7 +80,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.tokens_per_micro_batch = tokens_per_micro_batch
         check_estimator(advantage)
         self.advantage = advantage
-        self.updates_per_rollout = updates_per_rollout
+        self.num_iterations = num_iterations
         self.max_refills = max_refills
         self.max_skipped_steps = max_skipped_steps
         self.batches_drawn = 0
@@ -96,7 +96,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     @property
     def updates(self) -> int:
         """Optimizer steps in one iteration."""
-        return self.updates_per_rollout * self.dataloader.batch_size // self.prompts_per_update
+        return self.num_iterations * self.dataloader.batch_size // self.prompts_per_update
 
     def run(self) -> torch.nn.Module:
         """Train. See :meth:`run_iter` for one iteration."""
@@ -187,7 +187,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def update(self, rollout: RolloutBatch) -> dict[str, float]:
         """Take the optimizer steps that the rollout serves; return the mean of their logs."""
         logs = [self.optimizer_step(list(part.pack(self.tokens_per_micro_batch)))
-                for _ in range(self.updates_per_rollout)
+                for _ in range(self.num_iterations)
                 for part in rollout.split(self.prompts_per_update)]
         return _mean_by_name(logs)
 
@@ -308,7 +308,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             batch_size=self.dataloader.batch_size, prompts_per_update=self.prompts_per_update,
             accumulative_counts=self.runner.optim_wrapper._accumulative_counts,
             tokens_per_micro_batch=self.tokens_per_micro_batch,
-            updates_per_rollout=self.updates_per_rollout, max_refills=self.max_refills,
+            num_iterations=self.num_iterations, max_refills=self.max_refills,
             max_skipped_steps=self.max_skipped_steps,
             group_size=self.model.sampling['group_size'])
         if problems:

@@ -24,8 +24,8 @@ def describe_rollout(rollout: RolloutBatch) -> dict[str, float]:
     Returns:
         Rewards:
 
-        - ``reward``, ``reward_std`` (mean spread within groups), ``flat_groups`` (share of groups
-          without spread, so without signal);
+        - ``reward``, ``reward_std`` (mean spread within groups), ``frac_reward_zero_std`` (share of
+          groups without spread, so without signal);
         - ``reward/<term>`` (unweighted), ``reward_std/<term>`` (spread over all responses);
         - ``signal/<name>`` (over responses that have one; absent if none has).
 
@@ -36,7 +36,7 @@ def describe_rollout(rollout: RolloutBatch) -> dict[str, float]:
         Texts:
 
         - ``response_tokens``;
-        - ``think_tokens`` and ``caption_words`` (over responses with the tags; absent if none
+        - ``reasoning_tokens`` and ``caption_words`` (over responses with the tags; absent if none
           has);
         - ``distinct_2`` (:func:`distinct_n` of each group's chains, mean over groups) and
           ``repetition`` (mean over chains that are not empty; absent if all are).
@@ -47,10 +47,10 @@ def describe_rollout(rollout: RolloutBatch) -> dict[str, float]:
         logs |= {f'reward/{name}': term.mean(), f'reward_std/{name}': term.std()}
     logs |= {f'signal/{name}': term.nanmean() for name, term in rollout.signals.items()
              if not term.isnan().all()}
-    logs['flat_groups'] = 1 - has_signal(rewards).float().mean()
+    logs['frac_reward_zero_std'] = 1 - has_signal(rewards).float().mean()
     logs['truncated'] = rollout.truncated.float().mean()
-    if not rollout.think_tokens.isnan().all():
-        logs['think_tokens'] = rollout.think_tokens.nanmean()
+    if not rollout.reasoning_tokens.isnan().all():
+        logs['reasoning_tokens'] = rollout.reasoning_tokens.nanmean()
     logs['response_tokens'] = rollout.response_mask.sum(dim=1).float().mean()
     return {name: float(value) for name, value in logs.items()} | _describe_texts(rollout)
 

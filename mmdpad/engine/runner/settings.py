@@ -5,7 +5,7 @@ from __future__ import annotations
 
 
 def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulative_counts: int,
-                        tokens_per_micro_batch: int | None, updates_per_rollout: int,
+                        tokens_per_micro_batch: int | None, num_iterations: int,
                         max_refills: int, max_skipped_steps: int,
                         group_size: int) -> list[str]:
     """What is wrong with the settings of :class:`GRPOTrainLoop` and those around it, a sentence
@@ -21,9 +21,9 @@ def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulativ
     if tokens_per_micro_batch is not None and tokens_per_micro_batch < 1:
         problems.append(f'`tokens_per_micro_batch` should be positive or None, but got '
                         f'{tokens_per_micro_batch}; correct it')
-    if updates_per_rollout < 1 or max_refills < 0:
-        problems.append(f'`updates_per_rollout` should be at least 1 and `max_refills` at least '
-                        f'0, but got {updates_per_rollout} and {max_refills}; correct them')
+    if num_iterations < 1 or max_refills < 0:
+        problems.append(f'`num_iterations` should be at least 1 and `max_refills` at least '
+                        f'0, but got {num_iterations} and {max_refills}; correct them')
     if max_skipped_steps < 0:
         problems.append(f'`max_skipped_steps` should be at least 0, but got {max_skipped_steps}; '
                         f'correct it')

@@ -31,7 +31,7 @@ from mmdpad.engine.checkpoints import PLAIN_FILE
 from mmdpad.engine.resuming import fit_optimizer
 from mmdpad.models.precision import read_dtype
 from mmdpad.models.segmentors import ReasoningSegmentor
-from mmdpad.models.weights import load_plain, without_config
+from mmdpad.models.weights import load_safe, without_config
 from mmdpad.registry import STRATEGIES
 from mmdpad.utils.files import UNFINISHED, atomic_file
 
@@ -120,7 +120,7 @@ class FSDP2Strategy(DDPStrategy):
         if not osp.isdir(filename):
             return super().load_checkpoint(filename, callback=callback, **kwargs)
         self.logger.info(f'Load checkpoint from {filename}')
-        checkpoint = without_config(load_plain(osp.join(filename, PLAIN_FILE), mmap=False))
+        checkpoint = without_config(load_safe(osp.join(filename, PLAIN_FILE), mmap=False))
         optimizer = checkpoint.get('optimizer')
         state = self.model.state_dict()
         parts = self._distinct(state)
@@ -210,7 +210,7 @@ def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
     """
     if Path(checkpoint).is_dir():
         return _read_parts(checkpoint, with_optimizer=False)[1]
-    return load_plain(str(checkpoint))['state_dict']
+    return load_safe(str(checkpoint))['state_dict']
 
 
 def _read_parts(folder: str | Path, with_optimizer: bool = True) -> tuple[dict, dict[str, Tensor]]:
@@ -219,7 +219,7 @@ def _read_parts(folder: str | Path, with_optimizer: bool = True) -> tuple[dict, 
     if not plain.is_file():
         raise FileNotFoundError(f'{str(folder)!r} should be a checkpoint that FSDP2Strategy wrote, '
                                 f'but has no {PLAIN_FILE}; name a folder iter_N.pth')
-    checkpoint = load_plain(str(plain))
+    checkpoint = load_safe(str(plain))
     reader = dcp.HuggingFaceStorageReader(str(folder))
     parts = {name: torch.empty(about.size, dtype=about.properties.dtype)
              for name, about in reader.read_metadata().state_dict_metadata.items()

@@ -93,7 +93,7 @@ class DiscriminationMetric(BaseMetric):
         captions = self._captions(predicted)
         boxes = predicted['bboxes'].tolist()
         rollout = RolloutBatch(
-            data_samples=[sample], prompt_images=[_load(sample)], group_size=len(kept),
+            data_samples=[sample], model_images=[_load(sample)], group_size=len(kept),
             texts=[captions[i] for i in kept],
             parsed=[ReasoningOutput(None, captions[i], (AnsweredObject(tuple(boxes[i]), ()), ))
                     for i in kept])

@@ -43,8 +43,8 @@ class ReasonSegMetric(IgnoreRegionsMetric):
     - ``parse_failure_rate`` in [0, 1], and ``failed_<reason>``, a count for each reason that
       occurred. A failed sample has IoU 0, intersection 0 and the target's area as union; its points
       and boxes are wrong.
-    - ``think_tokens``, ``caption_tokens``: mean length by the model's tokenizer over the responses
-      that have a chain or caption; ``repetition`` of the chains in [0, 1), see
+    - ``reasoning_tokens``, ``caption_tokens``: mean length by the model's tokenizer over the
+      responses that have a chain or caption; ``repetition`` of the chains in [0, 1), see
       :func:`mmdpad.rewards.repetition`; absent if none has one. ``truncated_rate`` in [0, 1].
 
     With a log file (any run of mmengine's Runner) or an ``out_file``, each evaluation writes one

@@ -68,11 +68,11 @@ class RewardMetric(IgnoreRegionsMetric):
                              '`data`; score responses by tools/analysis_tools/score_responses.py')
         rollout = RolloutBatch(
             data_samples=data_batch['data_samples'],
-            prompt_images=data_batch['inputs']['prompt_image'], group_size=1,
+            model_images=data_batch['inputs']['model_image'], group_size=1,
             texts=[sample['reasoning']['response'] for sample in data_samples],
             parsed=[sample['reasoning']['parsed'] for sample in data_samples],
-            think_tokens=torch.tensor([float('nan' if n is None else n) for n in (
-                sample['reasoning']['think_tokens'] for sample in data_samples)]))
+            reasoning_tokens=torch.tensor([float('nan' if n is None else n) for n in (
+                sample['reasoning']['reasoning_tokens'] for sample in data_samples)]))
         self.composition.score(rollout)
         columns = {'total': self.composition.total(rollout), **rollout.rewards,
                    **{f'signal_{name}': values for name, values in rollout.signals.items()}}

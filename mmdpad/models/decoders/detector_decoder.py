@@ -24,7 +24,7 @@ from mmdpad.utils import open_config
 
 from .prompted_decoder import PromptedDecoder
 
-_REMEDY = ('Download the checkpoint that belongs to `config` (mmdet lists them in its model zoo) '
+_HINT = ('Download the checkpoint that belongs to `config` (mmdet lists them in its model zoo) '
            'and set `checkpoint` to it; of one that you trained yourself and that cannot be read, '
            'save the state dict alone: torch.save(torch.load(FILE, weights_only=False)'
            '["state_dict"], NEW_FILE)')
@@ -84,7 +84,7 @@ class DetectorDecoder(PromptedDecoder):
                  allow_random: bool = False,
                  cache_size: int = 16) -> None:
         super().__init__(cache_size)
-        state = read_checkpoint(checkpoint, _REMEDY, allow_random)
+        state = read_checkpoint(checkpoint, _HINT, allow_random)
         self.score_thr = score_thr
         self.variant = Path(config).stem if isinstance(config, str) else None
         self.detector, self._pipeline = _build(_read_config(config, cfg_options))
@@ -92,7 +92,7 @@ class DetectorDecoder(PromptedDecoder):
             # Older checkpoints hold the mean and the deviation, which the config has.
             state = {name: value for name, value in state.items()
                      if not name.startswith('data_preprocessor.')}
-            load_strictly(self.detector, state, checkpoint, _REMEDY)
+            load_strictly(self.detector, state, checkpoint, _HINT)
         self.freeze()
 
     def segment(self, image: np.ndarray, boxes: np.ndarray,

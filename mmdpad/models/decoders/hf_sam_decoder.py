@@ -29,7 +29,7 @@ from .prompted_decoder import PromptedDecoder, best_of
 _DTYPES = ('float32', 'bfloat16')
 
 
-class SeenImage(NamedTuple):
+class EncodedImage(NamedTuple):
     """An image as the model has seen it.
 
     Attributes:
@@ -79,9 +79,9 @@ class HFSAMDecoder(PromptedDecoder):
         super().__init__(cache_size)
         check_image_dtype(dtype)
         source = self.check_folder(pretrained)
-        remedy = f'Download the whole folder of a model such as {self.example} again'
-        self.processor = from_folder(self.processor_class, source, remedy)
-        self.sam = load_pretrained(self.model_class, source, remedy, dtype=torch.float32)
+        hint = f'Download the whole folder of a model such as {self.example} again'
+        self.processor = from_folder(self.processor_class, source, hint)
+        self.sam = load_pretrained(self.model_class, source, hint, dtype=torch.float32)
         self.dtype = dtype
         self.variant = Path(source).name
         self.freeze()
@@ -90,7 +90,7 @@ class HFSAMDecoder(PromptedDecoder):
                 points: np.ndarray) -> tuple[Tensor, Tensor]:
         """See :class:`PromptedDecoder`; the scores are float32, the model's own estimate of the
         IoU."""
-        (seen, ) = self.feature_cache.lookup([image], self._see)
+        (seen, ) = self.feature_cache.lookup([image], self._encode_images)
         shape = image.shape[:2]
         prompts = self.place(boxes, points, shape, seen.shape)
         found = self.sam(**seen.embeddings, multimask_output=True,
@@ -120,7 +120,7 @@ class HFSAMDecoder(PromptedDecoder):
         that the model has seen in the shape ``seen``."""
         return self.processor.post_process_masks([masks], [shape])[0]
 
-    def _see(self, images: list[np.ndarray]) -> list[SeenImage]:
+    def _encode_images(self, images: list[np.ndarray]) -> list[EncodedImage]:
         """Each image (uint8 (H, W, 3), RGB), one by one."""
         seen = []
         for image in images:
@@ -131,7 +131,7 @@ class HFSAMDecoder(PromptedDecoder):
             with torch.autocast(self.device.type, torch.bfloat16,
                                 enabled=self.dtype == 'bfloat16'):
                 embeddings = self.embed(pixels)
-            seen.append(SeenImage(embeddings, tuple(int(side) for side in shape)))
+            seen.append(EncodedImage(embeddings, tuple(int(side) for side in shape)))
         return seen
 
     @classmethod

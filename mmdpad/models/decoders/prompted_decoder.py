@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mmdpad.models.frozen import FrozenModule
-from mmdpad.models.in_parts import in_parts
 from mmdpad.models.non_finite import NonFiniteError, diagnose
+from mmdpad.models.retry_on_oom import retry_on_oom
 
 from .prompts import check_prompts, clip_prompts
 
@@ -45,8 +45,8 @@ class PromptedDecoder(FrozenModule, ABC):
             return (torch.zeros(0, *image.shape[:2], dtype=torch.bool, device=self.device),
                     torch.zeros(0, device=self.device))
         boxes, points = clip_prompts(boxes, points, image.shape[:2])
-        parts = in_parts(lambda part: self.segment(image, boxes[part], points[part]), len(boxes),
-                         f'The decoder ({type(self).__name__})', _AT_ONCE)
+        parts = retry_on_oom(lambda part: self.segment(image, boxes[part], points[part]),
+                             len(boxes), f'The decoder ({type(self).__name__})', _AT_ONCE)
         masks, scores = map(torch.cat, zip(*parts, strict=True))
         rows = scores.isfinite().logical_not().nonzero()
         if rows.numel():

@@ -17,7 +17,7 @@ from mmdpad.registry import MODELS
 
 from .prompted_decoder import PromptedDecoder, best_of
 
-_REMEDY = ('Download a checkpoint of the same model as `model` (for vit_h that is '
+_HINT = ('Download a checkpoint of the same model as `model` (for vit_h that is '
            'sam_vit_h_4b8939.pth, see the README of segment-anything) and set `checkpoint` to it')
 # What SamPredictor knows of its image.
 _IMAGE_STATE = ('features', 'original_size', 'input_size', 'is_image_set')
@@ -52,10 +52,10 @@ class SAMDecoder(PromptedDecoder):
         super().__init__(cache_size)
         check_name(model)
         # The file is read first: building a large model takes seconds, a wrong path none.
-        state = read_checkpoint(checkpoint, _REMEDY, allow_random)
+        state = read_checkpoint(checkpoint, _HINT, allow_random)
         self.sam = sam_model_registry[model]()
         if state is not None:
-            load_strictly(self.sam, state, checkpoint, _REMEDY)
+            load_strictly(self.sam, state, checkpoint, _HINT)
         self.variant = model
         self.freeze()
         self._predictor = SamPredictor(self.sam)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mmdpad.models.frozen import FrozenModule
-from mmdpad.models.in_parts import in_parts
 from mmdpad.models.non_finite import NonFiniteError, diagnose
+from mmdpad.models.retry_on_oom import retry_on_oom
 from mmdpad.registry import MODELS
 
 from .sharing import to_pixels
@@ -106,7 +106,7 @@ class CLIPDiscriminator(FrozenModule):
         def encode(part: slice) -> Tensor:
             return _unit(self.clip.encode_image(pixels[part].to(self.device, self._input_dtype)))
 
-        features = torch.cat(in_parts(encode, len(pictures), _NAME, most))
+        features = torch.cat(retry_on_oom(encode, len(pictures), _NAME, most))
         self._check(features, encode, 'a picture')
         return [feature.clone() for feature in features]
 
@@ -118,7 +118,7 @@ class CLIPDiscriminator(FrozenModule):
         def encode(part: slice) -> Tensor:
             return _unit(encode_text(self.clip, tokens[part].to(self.device)))
 
-        features = torch.cat(in_parts(encode, len(tokens), _NAME))
+        features = torch.cat(retry_on_oom(encode, len(tokens), _NAME))
         self._check(features, encode, 'a caption')
         return features
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdpad.geometry.boxes import around, enlarge, overlaps
-from mmdpad.geometry.regions import crop, paint_over
+from mmdpad.geometry.boxes import enlarge, overlaps, union_box
+from mmdpad.geometry.regions import crop, mask_out
 from mmdpad.registry import REWARDS
 from mmdpad.rewards.discriminative import check_form, discriminative_reward
 from mmdpad.structures import RolloutBatch
@@ -43,7 +43,7 @@ class DiscriminativeOptions:
         region_margin: The region is this share of its box's width and height larger on every side
             (what lies outside of the image is cut off); not negative.
         contrast: 'image' is the whole image; 'masked' the image with the region painted over
-            (:func:`paint_over`; a region that covers the image leaves the image itself); 'others'
+            (:func:`mask_out`; a region that covers the image leaves the image itself); 'others'
             the best fitting of the other objects that the data names, cut out with the same margin
             (where it names none, the whole image).
         combine: What several discriminators' values make together, each by the form: 'mean',
@@ -146,7 +146,7 @@ class DiscriminativeReward:
     def _pictures(self, rollout: RolloutBatch) -> tuple[list[np.ndarray], list[slice]]:
         """All pictures, and which of them each response is compared with: its region first, then
         its contrasts; none for a response without a region."""
-        images = [image.permute(1, 2, 0).cpu().numpy() for image in rollout.prompt_images]
+        images = [image.permute(1, 2, 0).cpu().numpy() for image in rollout.model_images]
         negatives = [boxes.tolist() for boxes in rollout.negative_boxes]
         pictures: list[np.ndarray] = []
 
@@ -165,9 +165,10 @@ class DiscriminativeReward:
         """The boxes of B * G regions, without their margin; None where a response has none."""
         size = rollout.group_size
         if self.options.region == 'target':
-            return [around(boxes.tolist()) for boxes in rollout.target_boxes for _ in range(size)]
-        shapes = [image.shape[-2:] for image in rollout.prompt_images for _ in range(size)]
-        boxes = [around([item.box for item in parsed.objects if item.box])
+            return [union_box(boxes.tolist()) for boxes in rollout.target_boxes
+                    for _ in range(size)]
+        shapes = [image.shape[-2:] for image in rollout.model_images for _ in range(size)]
+        boxes = [union_box([item.box for item in parsed.objects if item.box])
                  for parsed in rollout.parsed]
         return [box if box and overlaps(box, shape) else None
                 for box, shape in zip(boxes, shapes, strict=True)]
@@ -178,7 +179,7 @@ class DiscriminativeReward:
         region = enlarge(box, margin)
         contrasts = [image]
         if contrast == 'masked':
-            contrasts = [paint_over(image, region)]
+            contrasts = [mask_out(image, region)]
         elif contrast == 'others' and others:
             contrasts = [crop(image, enlarge(other, margin)) for other in others]
         return [crop(image, region), *contrasts]

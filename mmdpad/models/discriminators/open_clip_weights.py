@@ -51,14 +51,14 @@ class Weights:
         return state
 
 
-def read_weights(path: str, remedy: str) -> Weights:
+def read_weights(path: str, hint: str) -> Weights:
     """Read a file of open_clip, OpenAI, Long-CLIP or MobileCLIP.
 
     Raises:
         FileNotFoundError, ValueError: See :func:`mmdpad.models.weights.read_state_dict`.
     """
     state = {name.removeprefix('module.'): value
-             for name, value in read_state_dict(path, remedy).items()}
+             for name, value in read_state_dict(path, hint).items()}
     told = ''
     if any(name in state for name in _OPENAI_ENTRIES):
         told = 'it has entries of OpenAI\'s own files'

@@ -69,7 +69,7 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
 
 
 def check_lora(model_class: type[PreTrainedModel], source: str, lora: Mapping[str, Any],
-               remedy: str, freeze_vision: bool = False) -> None:
+               hint: str, freeze_vision: bool = False) -> None:
     """Check that an adapter fits a model before its weights are read, by :func:`add_lora` on the
     meta device. Only reads config.json.
 
@@ -77,7 +77,7 @@ def check_lora(model_class: type[PreTrainedModel], source: str, lora: Mapping[st
         model_class: The class of transformers.
         source: Folder or hub name.
         lora: See :func:`lora_config`.
-        remedy: What to do when config.json cannot be used, for the error message.
+        hint: What to do when config.json cannot be used, for the error message.
         freeze_vision: The vision tower is to stay as it is.
 
     Raises:
@@ -86,7 +86,7 @@ def check_lora(model_class: type[PreTrainedModel], source: str, lora: Mapping[st
     """
     lora_config(lora)
     with torch.device('meta'):
-        model = model_class(from_folder(AutoConfig, source, remedy))
+        model = model_class(from_folder(AutoConfig, source, hint))
     add_lora(model, lora)
     reached = [name for name in adapted_layers(model) if name.startswith('model.visual.')]
     if freeze_vision and reached:

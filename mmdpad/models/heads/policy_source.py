@@ -27,7 +27,7 @@ from .quantization import (
 )
 
 EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
-WEIGHTS_REMEDY = 'The folder should hold the weights of the model that its config.json describes'
+WEIGHTS_HINT = 'The folder should hold the weights of the model that its config.json describes'
 _MARK = 'about_policy'
 _PROCESSOR = 'preprocessor_config.json'
 _COPY = 'copy the tokenizer files from the model that this one was trained from'
@@ -53,7 +53,7 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
     if lora is not None:
-        check_lora(family.model_class, source, lora, WEIGHTS_REMEDY,
+        check_lora(family.model_class, source, lora, WEIGHTS_HINT,
                    policy.get('freeze_vision', False))
     if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)
@@ -86,7 +86,7 @@ def policy_problems(policy: Mapping[str, Any]) -> Iterator[str]:
         else:
             report = compare_names(model_class, Path(source))
             if report.problems:
-                yield report.refusal(WEIGHTS_REMEDY)
+                yield report.refusal(WEIGHTS_HINT)
     except (OSError, ValueError, ImportError) as error:
         yield from str(error).splitlines()
 

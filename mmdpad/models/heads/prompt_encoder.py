@@ -84,7 +84,7 @@ class PromptEncoder:
 
         Args:
             image: uint8 (3, h, w), RGB, of the prompt's size.
-            question: A normalised question.
+            question: A normalized question.
 
         Raises:
             ValueError: The processor would resize the image, so that the model's coordinates were
@@ -121,7 +121,7 @@ class PromptEncoder:
         images = self.processor.image_processor
         if kept != size:
             return (f'A prompt image should have a size that the processor keeps, but '
-                    f'(height, width) = {size} becomes {kept}; set `PromptResize(size=...)` to '
+                    f'(height, width) = {size} becomes {kept}; set `ModelImageResize(size=...)` to '
                     f'multiples of {images.patch_size * images.merge_size} within the min_pixels '
                     f'and max_pixels of the processor')
         if tokens > self.max_tokens:
@@ -141,7 +141,7 @@ def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
     Args:
         encoder: The policy's; only the files of its processor are needed for one.
         questions: Normalised questions.
-        sizes: (width, height) of the prompt images, as ``PromptResize`` takes them.
+        sizes: (width, height) of the prompt images, as ``ModelImageResize`` takes them.
 
     Returns:
         What is wrong, a line for each size that the processor would change, or with which the
@@ -184,7 +184,7 @@ class EncodingCollate:
 
     def __call__(self, samples: Sequence[dict]) -> Any:
         for sample in samples:
-            sample['inputs']['prompt'] = self.encoder(sample['inputs']['prompt_image'],
+            sample['inputs']['prompt'] = self.encoder(sample['inputs']['model_image'],
                                                       sample['data_samples'].question)
         return self.collate(samples)
 

@@ -64,13 +64,13 @@ def read_quantization(source: str) -> dict[str, Any] | None:
     return dict(found) if found else None
 
 
-def refuse_quantized(source: str, purpose: str, remedy: str) -> None:
+def refuse_quantized(source: str, purpose: str, hint: str) -> None:
     """Refuse quantized weights.
 
     Args:
         source: Folder or hub name.
         purpose: What they are needed for, as in 'to be trained'.
-        remedy: What to do, for the error message.
+        hint: What to do, for the error message.
 
     Raises:
         ValueError: The weights are quantized.
@@ -78,7 +78,7 @@ def refuse_quantized(source: str, purpose: str, remedy: str) -> None:
     if (found := read_quantization(source)) is not None:
         raise ValueError(
             f'The weights in {source!r} should not be quantized {purpose}, but its config.json '
-            f'has a `quantization_config` ({_method(found)}); {remedy}')
+            f'has a `quantization_config` ({_method(found)}); {hint}')
 
 
 def check_trainable(source: str, lora: Mapping[str, Any] | None) -> None:

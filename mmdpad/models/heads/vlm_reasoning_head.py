@@ -30,7 +30,7 @@ from mmdpad.registry import MODELS
 from . import replicated_prefix, shared_prefix
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
-from .policy_source import WEIGHTS_REMEDY, about_policy, check_policy
+from .policy_source import WEIGHTS_HINT, about_policy, check_policy
 from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .token_log_probs import token_log_probs
@@ -185,7 +185,7 @@ class VLMReasoningHead(BaseModule):
 
         Args:
             images: B uint8 tensors (3, h, w), RGB, of the prompt's size.
-            questions: B normalised questions.
+            questions: B normalized questions.
 
         Raises:
             ValueError: The processor would resize an image, or a prompt is longer than
@@ -193,7 +193,7 @@ class VLMReasoningHead(BaseModule):
         """
         return [self.encoder(*pair) for pair in zip(images, questions, strict=True)]
 
-    def see(self, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+    def encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
         """B prompts with what the vision tower makes of their images, by one call.
 
         A tower that is not trained sees an image once: its output stays with the given prompt.
@@ -260,7 +260,7 @@ class VLMReasoningHead(BaseModule):
             nats (N, R), or None; 0 where the mask is False.
         """
         ids, mask = response_ids.to(self.device), response_mask.to(self.device)
-        states = self._response_states(self.model, self.see(prompts), ids, mask)
+        states = self._response_states(self.model, self.encode_images(prompts), ids, mask)
         values = token_log_probs(states, self.model.lm_head, ids[mask], temperature,
                                  self.vision_token_ids, entropy)
         logp, entropies = (None if value is None else
@@ -325,7 +325,7 @@ class VLMReasoningHead(BaseModule):
 
     def _load_model(self, source: str, dtype: str, **arguments: Any) -> PreTrainedModel:
         return load_pretrained(
-            self.family.model_class, source, WEIGHTS_REMEDY,
+            self.family.model_class, source, WEIGHTS_HINT,
             dtype=read_dtype('model.policy.dtype', dtype),
             **{name: value for name, value in arguments.items() if value is not None})
 

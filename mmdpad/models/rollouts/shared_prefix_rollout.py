@@ -130,7 +130,7 @@ class SharedPrefixRollout(DrawingEngine):
             row = PrefillRow(cache, numbers.start, len(part))
             places = [prompt_positions(head.model, prompt) for prompt in part]
             states = row_states(
-                head.model, head.see(part),
+                head.model, head.encode_images(part),
                 torch.cat([prompt.input_ids for prompt in part]).to(head.device),
                 torch.cat(places, dim=1).to(head.device), row)
             last = torch.tensor(row.lengths, device=head.device).cumsum(dim=0) - 1

@@ -16,7 +16,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdpad.geometry.coordinates import to_prompt_frame
+from mmdpad.geometry.coordinates import to_model_frame
 from mmdpad.models.non_finite import naming_samples, shared_message
 from mmdpad.models.precision import find_untrainable_weights
 from mmdpad.prompts import MAX_OBJECTS, parse_response
@@ -25,7 +25,7 @@ from mmdpad.rl import LossInputs
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
 
 from . import settings
-from .drawing import draw
+from .mask_decoding import decode_masks
 from .reference import frozen_copy, reference_log_probs
 from .state_hooks import keep_policy_only
 
@@ -119,7 +119,7 @@ class ReasoningSegmentor(BaseDetector):
         """Sample responses and read them.
 
         Args:
-            inputs: ``prompt_image``: B uint8 tensors (3, h, w), RGB; optionally ``image``, the
+            inputs: ``model_image``: B uint8 tensors (3, h, w), RGB; optionally ``image``, the
                 original frames, and ``prompt``, the encoded prompts.
             data_samples: B data samples with ``question``.
             **sampling: As in :class:`RolloutEngine`, over those of ``train_cfg``.
@@ -134,24 +134,24 @@ class ReasoningSegmentor(BaseDetector):
             responses = self.rollout_engine(self.policy, prompts, **sampling)
         texts = self.policy.decode(responses.ids.where(responses.mask, self.policy.pad_token))
         group_size = sampling.get('group_size', 1)
-        parsed, lengths = zip(*(self._read(text, inputs['prompt_image'][n // group_size])
+        parsed, lengths = zip(*(self._read(text, inputs['model_image'][n // group_size])
                                 for n, text in enumerate(texts)), strict=True)
         return RolloutBatch(
-            data_samples=data_samples, prompt_images=inputs['prompt_image'],
+            data_samples=data_samples, model_images=inputs['model_image'],
             images=inputs.get('image'), prompts=prompts,
             group_size=group_size, texts=texts, parsed=list(parsed),
             response_ids=responses.ids, response_mask=responses.mask,
             truncated=responses.truncated, sampling_logp=responses.logp,
-            think_tokens=torch.tensor([torch.nan if n is None else float(n) for n in lengths]))
+            reasoning_tokens=torch.tensor([torch.nan if n is None else float(n) for n in lengths]))
 
-    def _read(self, text: str, prompt_image: Tensor) -> tuple[Parsed, int | None]:
+    def _read(self, text: str, model_image: Tensor) -> tuple[Parsed, int | None]:
         """A response about an image (3, h, w), with boxes and points in its pixels, whatever
         coordinates the policy writes; and the tokens of its reasoning, None without one.
         Everything behind this call is in pixels."""
         answer = parse_response(text, self.reference_compatible, self.several_objects,
                                 self.max_objects)
-        shape = tuple(prompt_image.shape[-2:])
-        return (to_prompt_frame(answer, self.policy.coordinates, shape),
+        shape = tuple(model_image.shape[-2:])
+        return (to_model_frame(answer, self.policy.coordinates, shape),
                 self.policy.count_tokens(answer.think))
 
     def _encode(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[Any]:
@@ -159,7 +159,7 @@ class ReasoningSegmentor(BaseDetector):
         loader's worker encoded, where there are."""
         if 'prompt' in inputs:
             return inputs['prompt']
-        return self.policy.encode_prompts(inputs['prompt_image'],
+        return self.policy.encode_prompts(inputs['model_image'],
                                           [s.question for s in data_samples])
 
     def loss(self, inputs: RolloutBatch | Inputs, data_samples: Any = None) -> dict[str, Tensor]:
@@ -196,16 +196,16 @@ class ReasoningSegmentor(BaseDetector):
         """The cross entropy of given responses, see :meth:`VLMReasoningHead.supervised_loss`.
 
         Args:
-            inputs: ``prompt_image``: B uint8 tensors (3, h, w), RGB.
+            inputs: ``model_image``: B uint8 tensors (3, h, w), RGB.
             data_samples: B data samples with ``question`` and ``response``.
 
         Returns:
             ``loss`` and scalars for the log: ``perplexity``, ``response_tokens``.
 
         Raises:
-            TypeError, ValueError: See :func:`.settings.check_given_responses`.
+            TypeError, ValueError: See :func:`.settings.check_sft_targets`.
         """
-        settings.check_given_responses(inputs, data_samples, self.policy.coordinates)
+        settings.check_sft_targets(inputs, data_samples, self.policy.coordinates)
         prompts = self._encode(inputs, data_samples)
         with shared_message(), naming_samples(data_samples):
             loss, scalars = self.policy.supervised_loss(prompts,
@@ -223,7 +223,7 @@ class ReasoningSegmentor(BaseDetector):
 
     def _tokens_of(self, rollout: RolloutBatch) -> tuple[Any, Tensor, Tensor, float]:
         """Prompts, responses, their mask and the temperature, for a head's ``log_probs``."""
-        prompts = rollout.prompts or self._encode(dict(prompt_image=rollout.prompt_images),
+        prompts = rollout.prompts or self._encode(dict(model_image=rollout.model_images),
                                                   rollout.data_samples)
         return (prompts, rollout.response_ids, rollout.response_mask,
                 self.sampling['temperature'])
@@ -235,17 +235,17 @@ class ReasoningSegmentor(BaseDetector):
 
         Args:
             inputs: ``image`` (B uint8 tensors (3, H, W), RGB, original frame) and
-                ``prompt_image`` (B uint8 tensors (3, h, w), RGB).
-            data_samples: B data samples with ``question``. Those with ``stored_answer``, a pair
+                ``model_image`` (B uint8 tensors (3, h, w), RGB).
+            data_samples: B data samples with ``question``. Those with ``cached_response``, a pair
                 of ``response`` and ``truncated``, are taken to have answered that.
 
         Returns:
             The data samples with ``pred_instances`` (``bboxes`` (n, 4) and ``points`` (n, P, 2) in
             the original frame, ``masks`` bool (n, H, W), ``scores`` (n,), ``labels`` (n,)) of the
             n objects of the answer, none when the response cannot be used; and ``reasoning``: a
-            dict of ``response``, ``parsed``, ``think_tokens``, ``caption_tokens``, ``truncated``
-            and ``seconds`` (``answer``, of a batch its share; ``draw``, without work that a GPU
-            still has in its queue).
+            dict of ``response``, ``parsed``, ``reasoning_tokens``, ``caption_tokens``,
+            ``truncated`` and ``seconds`` (``answer``, of a batch its share; ``draw``, without work
+            that a GPU still has in its queue).
         """
         started = time.perf_counter()
         answers = self._answers(inputs, data_samples)
@@ -254,18 +254,18 @@ class ReasoningSegmentor(BaseDetector):
             parsed = answer['parsed']
             usable = () if isinstance(parsed, ParseFailure) else parsed.objects
             started = time.perf_counter()
-            sample.pred_instances = self.draw(usable, inputs['image'][row],
-                                              tuple(inputs['prompt_image'][row].shape[-2:]))
+            sample.pred_instances = self.decode_masks(usable, inputs['image'][row],
+                                              tuple(inputs['model_image'][row].shape[-2:]))
             sample.reasoning = dict(
                 answer, caption_tokens=self.policy.count_tokens(parsed.caption),
                 seconds=dict(answer=seconds, draw=time.perf_counter() - started))
         return data_samples
 
     def _answers(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[dict[str, Any]]:
-        """``response``, ``truncated``, ``parsed`` and ``think_tokens`` of each question, stored or
-        sampled. A response is sampled by the item's number in the data set, where it has one, so
+        """``response``, ``truncated``, ``parsed`` and ``reasoning_tokens`` of each question, stored
+        or sampled. A response is sampled by the item's number in the data set, where it has one, so
         that it does not depend on the batch."""
-        images, stored = inputs['prompt_image'], [s.get('stored_answer') for s in data_samples]
+        images, stored = inputs['model_image'], [s.get('cached_response') for s in data_samples]
         answers: list[Any] = [pair and (*pair, *self._read(pair[0], image))
                               for pair, image in zip(stored, images, strict=True)]
         if missing := [row for row, pair in enumerate(stored) if pair is None]:
@@ -274,17 +274,17 @@ class ReasoningSegmentor(BaseDetector):
             rollout = self._sample(
                 {name: [values[row] for row in missing] for name, values in inputs.items()},
                 samples, **self.test_cfg, prompt_numbers=None if None in numbers else numbers)
-            tokens = [None if math.isnan(n) else int(n) for n in rollout.think_tokens.tolist()]
+            tokens = [None if math.isnan(n) else int(n) for n in rollout.reasoning_tokens.tolist()]
             for row, *answer in zip(missing, rollout.texts, rollout.truncated.tolist(),
                                     rollout.parsed, tokens, strict=True):
                 answers[row] = answer
-        return [dict(zip(('response', 'truncated', 'parsed', 'think_tokens'), answer, strict=True))
-                for answer in answers]
+        names = ('response', 'truncated', 'parsed', 'reasoning_tokens')
+        return [dict(zip(names, answer, strict=True)) for answer in answers]
 
-    def draw(self, objects: Sequence[AnsweredObject], image: Tensor,
-             prompt_shape: tuple[int, int]) -> InstanceData:
-        """Instances of an answer about one image, see :func:`.drawing.draw`."""
-        return draw(self.decoder, objects, image, prompt_shape)
+    def decode_masks(self, objects: Sequence[AnsweredObject], image: Tensor,
+             model_shape: tuple[int, int]) -> InstanceData:
+        """Instances of an answer about one image, see :func:`.mask_decoding.decode_masks`."""
+        return decode_masks(self.decoder, objects, image, model_shape)
 
     def _forward(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[str]:
         """mmdet's mode ``tensor``: the responses as text."""
@@ -292,7 +292,7 @@ class ReasoningSegmentor(BaseDetector):
 
     def extract_feat(self, inputs: Inputs) -> Any:
         """The vision tower's features of the prompt images, one (tokens, channels) per image."""
-        prompts = self.policy.encode_prompts(inputs['prompt_image'],
-                                             [''] * len(inputs['prompt_image']))
-        return [prompt.vision[0] for prompt in self.policy.see(prompts)]
+        prompts = self.policy.encode_prompts(inputs['model_image'],
+                                             [''] * len(inputs['model_image']))
+        return [prompt.vision[0] for prompt in self.policy.encode_images(prompts)]
 

@@ -75,7 +75,7 @@ def check_max_objects(max_objects: int) -> None:
         raise ValueError(f'`max_objects` should be at least 1, but got {max_objects}')
 
 
-def check_given_responses(inputs: Any, data_samples: Sequence[Any] | None,
+def check_sft_targets(inputs: Any, data_samples: Sequence[Any] | None,
                           coordinates: str) -> None:
     """Check that data samples have SFT targets for a policy.
 

@@ -53,7 +53,7 @@ def text_layer(text: TextShape, setup: Setup, work: Workload) -> LayerBytes:
     trains = not setup.lora_rank
     norm = _norm(text.hidden, state, state * trains)
     per_token = norm + _linear_inputs(text.hidden, state, setup, 3)
-    if text.norms_heads:  # float32 queries and keys, and the same normalised
+    if text.norms_heads:  # float32 queries and keys, and the same normalized
         per_token += (4 + compute * trains) * (text.attention + text.kv)
     attention = tokens * (per_token + _linear_inputs(text.attention, compute, setup, 1))
     kernel, peak = _kernel(text, setup, work)
@@ -68,10 +68,10 @@ def text_layer(text: TextShape, setup: Setup, work: Workload) -> LayerBytes:
     return LayerBytes(attention + kernel, mlp, gradient + peak, mlp_peak, gradient)
 
 
-def _norm(width: int, state: int, normalised: int) -> int:
-    """Of an RMS norm, per token: its input in float32, and the input normalised, which only the
+def _norm(width: int, state: int, normalized: int) -> int:
+    """Of an RMS norm, per token: its input in float32, and the input normalized, which only the
     gradient of its weight needs. A float32 input is kept as it is, as the residual stream."""
-    return (4 + normalised) * width
+    return (4 + normalized) * width
 
 
 def _linear_inputs(width: int, given: int, setup: Setup, consumers: int) -> int:
@@ -114,7 +114,7 @@ def vision_block(vision: VisionShape, setup: Setup, work: Workload) -> LayerByte
     compute, width, images = setup.compute_bytes, vision.hidden, work.prompts
     patches = images * work.patches
     weight = setup.weight_bytes
-    # An RMS norm keeps its input normalised; Qwen3's layer norm does not.
+    # An RMS norm keeps its input normalized; Qwen3's layer norm does not.
     norm = _norm(width, compute, compute if vision.gated else 0)
     # Query, key and value of one tensor, query and key with positions, the output per window and
     # in one, and the logarithm of the denominator.
@@ -148,7 +148,7 @@ def vision_ends(vision: VisionShape, setup: Setup, work: Workload) -> int:
 
 def text_ends(shape: PolicyShape, setup: Setup, work: Workload) -> int:
     """Kept before the first layer (positions, mask of the image) and behind the last: its output,
-    normalised, and the states that predict the responses' tokens."""
+    normalized, and the states that predict the responses' tokens."""
     text, state = shape.text, setup.weight_bytes
     trains = not setup.lora_rank
     positions = 2 * state * text.attention // text.heads

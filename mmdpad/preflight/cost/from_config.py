@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import DefaultScope
 
-from mmdpad.datasets.transforms import PromptResize
+from mmdpad.datasets.transforms import ModelImageResize
 from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.hooks import MaskRewardHook
 from mmdpad.engine.runner import GRPOTrainLoop
@@ -164,7 +164,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
            loss: PolicyLoss, is_grpo: bool, bytes_below: float) -> Setup:
     loop, wrapper = config['train_cfg'], config['optim_wrapper']
     groups = _groups(config, work)
-    updates, step_prompts = loop.get('updates_per_rollout', 1), _step_prompts(config, work)
+    updates, step_prompts = loop.get('num_iterations', 1), _step_prompts(config, work)
     # The loop accumulates by itself; another loop as the wrapper says.
     accumulates = (groups < step_prompts if is_grpo else
                    wrapper.get('accumulative_counts', 1) > 1)
@@ -240,10 +240,10 @@ def _optimizer_numbers(optimizer: Mapping[str, Any]) -> tuple[float, float]:
 def _grid(config: Mapping[str, Any], patch: int, merge: int) -> tuple[int, int]:
     """Rows and columns of patches of a prompt image."""
     sizes = [step['size'] for step in _pipeline(config)
-             if is_kind(step, PromptResize, TRANSFORMS)]
+             if is_kind(step, ModelImageResize, TRANSFORMS)]
     if not sizes:
-        raise ValueError('`train_dataloader.dataset.pipeline` should have a `PromptResize`, which '
-                         'gives the size of the prompt image, but has none; add one')
+        raise ValueError('`train_dataloader.dataset.pipeline` should have a `ModelImageResize`, '
+                         'which gives the size of the model image, but has none; add one')
     width, height = (max(1, round(length / (patch * merge))) * merge for length in sizes[-1])
     return height, width
 

@@ -172,7 +172,7 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
 def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) -> int:
     """A forward pass without gradients, at the widest place of the language model or of the vision
     tower: three tensors inside an MLP, or of an eager attention's probabilities; states (of tokens:
-    the model's input, the layer's, that behind attention, and normalised) and positions; and the
+    the model's input, the layer's, that behind attention, and normalized) and positions; and the
     pixels of ``images`` in float32."""
     text, vision, compute = shape.text, shape.vision, setup.compute_bytes
     eager = setup.attention == 'eager'

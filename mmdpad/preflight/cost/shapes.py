@@ -31,7 +31,7 @@ class TextShape:
         intermediate: F, width inside the MLP.
         vocabulary: V.
         linear: Weights of the layers' linear maps: multiply-adds per token.
-        norms_heads: Whether queries and keys are normalised (Qwen3).
+        norms_heads: Whether queries and keys are normalized (Qwen3).
     """
 
     hidden: int

@@ -93,7 +93,7 @@ def test_images_are_embedded_small():
     (data, ) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     shown = Image.open(io.BytesIO(base64.b64decode(data)))
     assert shown.size == (320, 128)
-    assert np.allclose(np.array(shown)[64, 160], (250, 0, 0), atol=8), 'the colours are in order'
+    assert np.allclose(np.array(shown)[64, 160], (250, 0, 0), atol=8), 'the colors are in order'
     assert 'http:' not in page and 'https:' not in page
 
 

@@ -20,7 +20,7 @@ GREY = np.full((60, 80, 3), 90, np.uint8)
 
 
 def train(step, **values):
-    return {**dict(iter=step, step=step, reward=float(step), kl=0.5, think_tokens=20 - step,
+    return {**dict(iter=step, step=step, reward=float(step), kl=0.5, reasoning_tokens=20 - step,
                    time=1.0, **{'reward/box_iou': 0.5}), **values}
 
 
@@ -46,7 +46,7 @@ def answer(index, iou, text='text', **more):
 def evaluation(text='text', count=20):
     interval = [40.0, 60.0]
     return Evaluation('1/reasonseg.json', dict(
-        protocol=dict(split='val', prompt_size=[112, 96], test_cfg=dict(temperature=0.0)),
+        protocol=dict(split='val', model_image_size=[112, 96], test_cfg=dict(temperature=0.0)),
         metrics=dict(giou=50.0, n=count), intervals=dict(giou=interval),
         provenance=dict(iter=4, versions=dict(torch='2.14', numpy=text))),
         [answer(index, index / count, text) for index in range(count)])
@@ -94,13 +94,13 @@ def test_the_numbers_of_a_resumed_run(run):
     # Four lines in all, of which one is a tenth; the iterations 3 and 4 of the first log are void.
     assert ['training', 'first, to iteration 1', 'last, from iteration 4'] in rows
     assert ['reward, sum of weighted terms', '1.000', '4.000'] in rows
-    assert ['chain, tokens', '19.0', '16.0'] in rows
+    assert ['reasoning, tokens', '19.0', '16.0'] in rows
     assert ['1/reasonseg.json', 'val', 'iteration 4', '0.0', '20', '50.0 [40.0, 60.0]', '-', '-',
             '-'] in rows
     assert 'No validation precedes' in page
     for start in '12':
         assert f'&lt;b&gt;sick&lt;/b&gt; ({start}): so' in page
-    assert '<b>prompt_size:</b> 112, 96' in page and 'torch 2.14, numpy text' in page
+    assert '<b>model_image_size:</b> 112, 96' in page and 'torch 2.14, numpy text' in page
     assert '# 2' in page and '# 1' not in page, 'the config of the last start'
 
 

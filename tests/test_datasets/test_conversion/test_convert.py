@@ -182,8 +182,8 @@ def test_ones_own_images_masks_and_questions_become_inputs_of_the_model(tmp_path
     sample = item['data_samples']
     assert (sample.question, sample.is_sentence) == ('what is round?', True)
     assert np.array_equal(sample.gt_instances.masks, np.stack([RING, DOT]))
-    assert item['inputs']['prompt_image'].shape == (3, 840, 840)
-    assert len(sample.prompt_targets.bboxes) == 2
+    assert item['inputs']['model_image'].shape == (3, 840, 840)
+    assert len(sample.model_targets.bboxes) == 2
 
 
 # What cannot be said, or is there already

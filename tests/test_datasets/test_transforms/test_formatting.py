@@ -6,24 +6,24 @@ import pytest
 import torch
 from mmengine.dataset import pseudo_collate
 
-from mmdpad.datasets.transforms import PackReasoningInputs, PromptResize, TargetsFromMask
+from mmdpad.datasets.transforms import ModelImageResize, PackReasoningInputs, TargetsFromMask
 
 
 def inference_results() -> dict:
     image = np.zeros((4, 6, 3), np.uint8)
     image[1, 2] = 10, 20, 30
-    return PromptResize((8, 5))(dict(img=image, ori_shape=(4, 6), question=' The Dog... '))
+    return ModelImageResize((8, 5))(dict(img=image, ori_shape=(4, 6), question=' The Dog... '))
 
 
 def test_without_truth_only_image_and_question_are_packed():
     item = PackReasoningInputs()(inference_results())
     assert set(item) == {'inputs', 'data_samples'}
-    image, prompt = item['inputs']['image'], item['inputs']['prompt_image']
+    image, prompt = item['inputs']['image'], item['inputs']['model_image']
     assert image.dtype == prompt.dtype == torch.uint8
     assert image.shape == (3, 4, 6) and prompt.shape == (3, 5, 8)
     assert image[:, 1, 2].tolist() == [10, 20, 30]
     sample = item['data_samples']
-    assert sample.metainfo == dict(ori_shape=(4, 6), prompt_shape=(5, 8), question='the dog')
+    assert sample.metainfo == dict(ori_shape=(4, 6), model_shape=(5, 8), question='the dog')
     assert sample.keys() == []
 
 
@@ -41,8 +41,8 @@ def test_truth_is_packed_in_both_frames():
     assert truth.labels.tolist() == [0] and truth.labels.dtype == torch.long
     assert sample.ignored_instances.masks.sum() == 1
     # 8 / 6 and 5 / 4: 2 -> 2.67 -> 3, 4 -> 5.33 -> 5, 1 -> 1.25 -> 1, 2 -> 2.5 -> 3.
-    assert sample.prompt_targets.bboxes.tolist() == [[3, 1, 5, 3]]
-    assert sample.prompt_targets.points.shape == (1, 2, 2)
+    assert sample.model_targets.bboxes.tolist() == [[3, 1, 5, 3]]
+    assert sample.model_targets.points.shape == (1, 2, 2)
 
 
 @pytest.mark.parametrize('boxes', [[[1., 2., 3., 4.], [0., 0., 5., 5.]], []])
@@ -77,5 +77,5 @@ def test_several_objects_and_none(count):
     assert sample.gt_instances.bboxes.tolist() == [[3, i, 3, i] for i in range(count)]
     assert sample.gt_instances.masks.shape == (count, 4, 6)
     # 3 * 8 / 6 = 4; 1 * 5 / 4 = 1.25 -> 1.
-    assert sample.prompt_targets.bboxes.tolist() == [[4, i, 4, i] for i in range(count)]
-    assert sample.prompt_targets.points.tolist() == [[[4, i], [4, i]] for i in range(count)]
+    assert sample.model_targets.bboxes.tolist() == [[4, i, 4, i] for i in range(count)]
+    assert sample.model_targets.points.tolist() == [[[4, i], [4, i]] for i in range(count)]

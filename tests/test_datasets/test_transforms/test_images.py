@@ -104,8 +104,8 @@ def test_transparency_is_laid_over_white():
 
 
 def test_grey_with_alpha_and_palettes_with_a_clear_colour(tmp_path):
-    grey = Image.fromarray(np.array([[[40, 255], [40, 0]]], np.uint8), mode='LA')
-    assert to_rgb(grey).tolist() == [[[40] * 3, [255] * 3]]
+    gray = Image.fromarray(np.array([[[40, 255], [40, 0]]], np.uint8), mode='LA')
+    assert to_rgb(gray).tolist() == [[[40] * 3, [255] * 3]]
     palette = Image.new('P', (2, 1))
     palette.putpalette([1, 2, 3, 4, 5, 6])
     palette.putpixel((1, 0), 1)
@@ -167,7 +167,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def png(width: int, height: int) -> bytes:
-    """A grey PNG whose header says its size, and that has no pixels."""
+    """A gray PNG whose header says its size, and that has no pixels."""
     def chunk(name: bytes, data: bytes) -> bytes:
         return (struct.pack('>I', len(data)) + name + data
                 + struct.pack('>I', zlib.crc32(name + data)))
@@ -259,7 +259,7 @@ def test_the_content_decides_not_the_suffix(tmp_path):
 
 @pytest.mark.parametrize('name', ['GIF', 'PNG', 'WEBP', 'TIFF'])
 def test_of_an_animation_it_is_the_first_picture(name, tmp_path):
-    frames = [Image.new('RGB', (6, 4), colour) for colour in ('white', 'black')]
+    frames = [Image.new('RGB', (6, 4), color) for color in ('white', 'black')]
     frames[0].save(tmp_path / 'a.img', name, save_all=True, append_images=frames[1:])
     assert (read_image(tmp_path / 'a.img') == 255).all()
     assert probe_image(tmp_path / 'a.img') == (4, 6)

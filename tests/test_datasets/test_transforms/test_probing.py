@@ -8,7 +8,7 @@ from mmdpad.datasets.transforms import ProbeReasoningImage, read_image, without_
 
 def test_pipelines_without_pixels():
     steps = [dict(type=name) for name in ('LoadReasoningImage', 'LoadInstanceMasks',
-                                          'PromptResize', 'PackReasoningInputs')]
+                                          'ModelImageResize', 'PackReasoningInputs')]
     config = dict(type='ConcatDataset', datasets=[dict(type='RepeatDataset', dataset=dict(
         type='X', pipeline=steps))])
     inner = without_pixels(config)['datasets'][0]['dataset']

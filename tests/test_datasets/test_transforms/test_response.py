@@ -7,8 +7,8 @@ from mmdpad.datasets.transforms import ComposeResponse
 
 
 def targets(**fields):
-    return dict(ann_path='data/a.json', prompt_boxes=torch.tensor([[1., 2., 30., 40.]]),
-                prompt_points=torch.tensor([[[5., 6.], [7., 8.]]]), **fields)
+    return dict(ann_path='data/a.json', model_boxes=torch.tensor([[1., 2., 30., 40.]]),
+                model_points=torch.tensor([[[5., 6.], [7., 8.]]]), **fields)
 
 
 def test_composes_by_hand():
@@ -33,7 +33,7 @@ def test_what_is_missing_is_named_with_its_file(given, missing):
 @pytest.mark.parametrize('count', [0, 2])
 def test_several_objects_are_a_list_and_refused_where_one_is_answered(count):
     results = targets(think='so', caption='stars')
-    for key in ('prompt_boxes', 'prompt_points'):
+    for key in ('model_boxes', 'model_points'):
         results[key] = results[key].repeat(count, *[1] * (results[key].ndim - 1))
     with pytest.raises(DatasetError, match=f'one target, but has {count}; set `several_objects'):
         ComposeResponse()(dict(results))
@@ -44,12 +44,12 @@ def test_several_objects_are_a_list_and_refused_where_one_is_answered(count):
 
 def test_writes_the_coordinates_that_the_policy_speaks():
     """In a prompt image 64 wide and 40 high: x / 64 * 1000 and y / 40 * 1000, rounded."""
-    results = targets(think='so', caption='a star', prompt_shape=(40, 64))
+    results = targets(think='so', caption='a star', model_shape=(40, 64))
     composed = ComposeResponse(coordinates='relative_1000')(dict(results))
     assert ('{"bbox": [16, 50, 469, 1000], "points_1": [78, 150], "points_2": [109, 200]}'
             in composed['response'])
     assert composed['response_coordinates'] == 'relative_1000'
-    assert composed['prompt_boxes'].equal(results['prompt_boxes'])  # targets stay in pixels
+    assert composed['model_boxes'].equal(results['model_boxes'])  # targets stay in pixels
     assert ComposeResponse()(dict(results))['response_coordinates'] == 'pixels'
     with pytest.raises(ValueError, match="`coordinates` should be one of .*, but got 'metres'"):
         ComposeResponse(coordinates='metres')

@@ -11,18 +11,18 @@ from mmengine.runner import Runner
 
 from mmdpad.engine.hooks import AlarmHook
 from mmdpad.engine.hooks.alarm_hook import (
-    REMEDIES,
-    chain_collapses,
+    HINTS,
     exceeds,
     format_is_never_right,
     mean_of,
+    reasoning_collapses,
     reward_hacking,
     term_saturates,
 )
 from mmdpad.registry import HOOKS
 from mmdpad.utils import raised_alarms
 
-HEALTHY = {'think_tokens': 60., 'empty_think': .02, 'repetition': .05, 'reward': 2.,
+HEALTHY = {'reasoning_tokens': 60., 'empty_think': .02, 'repetition': .05, 'reward': 2.,
            'reward/iou': .5, 'reward_std/iou': .5, 'loss': -.1}
 
 
@@ -46,8 +46,8 @@ def play(hook, iterations, validations=(), runner=None):
 
 
 SICK = {
-    'chain_collapses': [{}] * 3 + [{'think_tokens': 14.9}] * 6,
-    'chain_vanishes': [{}] * 3 + [{'think_tokens': None, 'repetition': None,
+    'reasoning_collapses': [{}] * 3 + [{'reasoning_tokens': 14.9}] * 6,
+    'reasoning_vanishes': [{}] * 3 + [{'reasoning_tokens': None, 'repetition': None,
                                    'empty_think': 1.0}] * 6,
     'sentences_repeat': [{'repetition': .1 * i} for i in range(9)],
     'term_saturates': [{'reward/iou': 1.0, 'reward_std/iou': 0.0}] * 9,
@@ -58,20 +58,20 @@ SICK = {
 VALIDATIONS = [(3, 50.), (6, 55.), (9, 52.)]  # 3 percent below the best before
 
 
-@pytest.mark.parametrize('alarm', REMEDIES)
+@pytest.mark.parametrize('alarm', HINTS)
 def test_each_alarm_goes_off_once_and_alone(alarm, caplog):
     validations = VALIDATIONS if alarm == 'reward_hacking' else [(3, 50.), (9, 55.)]
     play(AlarmHook(window=3), SICK[alarm], validations)
     (warning, ) = caplog.messages
-    assert warning.startswith(f'Alarm {alarm} (') and warning.endswith(REMEDIES[alarm])
+    assert warning.startswith(f'Alarm {alarm} (') and warning.endswith(HINTS[alarm])
 
 
 def test_the_messages_say_what_and_since_when(caplog):
-    play(AlarmHook(window=3), SICK['chain_collapses'])
+    play(AlarmHook(window=3), SICK['reasoning_collapses'])
     play(AlarmHook(window=3), SICK['reward_hacking'], VALIDATIONS)
     play(AlarmHook(window=3), SICK['not_finite'])
     collapse, hacking, broken = caplog.messages
-    assert '(think_tokens): 14.9 in iterations 4-6, after 60.0 in iterations 1-3.' in collapse
+    assert '(reasoning_tokens): 14.9 in iterations 4-6, after 60.0 in iterations 1-3.' in collapse
     assert ('52.0 at iteration 9, after 55.0 at iteration 6, while the training reward rose from '
             '4.000 to 7.000.') in hacking
     assert '(values): loss = nan, grad_norm = inf at iteration 2.' in broken
@@ -80,7 +80,7 @@ def test_the_messages_say_what_and_since_when(caplog):
 def test_a_healthy_run_is_quiet(caplog):
     # Chains that get shorter by half, a reward that rises, a term that is never earned, gIoU that
     # wavers by less than 2 percent, a value that is now and then missing.
-    run = [{'think_tokens': None if i == 10 else 100. - i, 'reward': .05 * i,
+    run = [{'reasoning_tokens': None if i == 10 else 100. - i, 'reward': .05 * i,
             'reward/rare': 0.0, 'reward_std/rare': 0.0} for i in range(50)]
     play(AlarmHook(window=5), run, [(10, 50.), (20, 48.1), (30, 53.), (50, 51.5)])
     assert not caplog.messages
@@ -98,9 +98,9 @@ def test_a_falling_reward_is_not_hacking(caplog):
 
 
 @pytest.mark.parametrize('iterations', [
-    [{'think_tokens': None, 'repetition': None, 'reward': None, 'reward_std/iou': None}] * 9,
+    [{'reasoning_tokens': None, 'repetition': None, 'reward': None, 'reward_std/iou': None}] * 9,
     [dict.fromkeys(HEALTHY)] * 9,
-    [{'think_tokens': None}] * 3 + [{}] * 6,
+    [{'reasoning_tokens': None}] * 3 + [{}] * 6,
 ])
 def test_missing_values_are_no_alarm_and_no_error(iterations, caplog):
     play(AlarmHook(window=3), iterations, VALIDATIONS)
@@ -127,12 +127,12 @@ def test_a_second_term_that_saturates_is_reported_too(caplog):
 
 
 def test_functions_by_hand():
-    first, now = rows('think_tokens', 30., 50.), rows('think_tokens', 9., 10., math.nan)
-    assert mean_of(first, 'think_tokens') == 40 and mean_of(now, 'think_tokens') == 9.5
-    assert chain_collapses(first, now, 0.25) == {
-        'think_tokens': '9.5 in iterations 1-3, after 40.0 in iterations 1-2'}
-    assert not chain_collapses(first, now, 9.5 / 40) and not chain_collapses([{}], now, 1.0)
-    assert exceeds(now, 'think_tokens', 9.4) and not exceeds(now, 'think_tokens', 9.5)
+    first, now = rows('reasoning_tokens', 30., 50.), rows('reasoning_tokens', 9., 10., math.nan)
+    assert mean_of(first, 'reasoning_tokens') == 40 and mean_of(now, 'reasoning_tokens') == 9.5
+    assert reasoning_collapses(first, now, 0.25) == {
+        'reasoning_tokens': '9.5 in iterations 1-3, after 40.0 in iterations 1-2'}
+    assert not reasoning_collapses(first, now, 9.5 / 40) and not reasoning_collapses([{}], now, 1.0)
+    assert exceeds(now, 'reasoning_tokens', 9.4) and not exceeds(now, 'reasoning_tokens', 9.5)
     assert not exceeds(now, 'other', 0.0)
     stds = {'reward_std/x': 0.01}
     assert list(term_saturates(rows('reward/x', .9, .9, **stds), 0.01)) == ['x']
@@ -149,8 +149,9 @@ def test_functions_by_hand():
     assert not reward_hacking(validations, 2.1) and not reward_hacking(validations[:1], 0.0)
 
 
-@pytest.mark.parametrize('stop, stops', [(False, False), (True, True), (['chain_vanishes'], False),
-                                         (['chain_vanishes', 'not_finite'], True)])
+@pytest.mark.parametrize('stop, stops', [
+    (False, False), (True, True), (['reasoning_vanishes'], False),
+                                         (['reasoning_vanishes', 'not_finite'], True)])
 def test_stop_says_which_alarms_end_the_run(stop, stops, caplog):
     runner = play(AlarmHook(window=3, stop=stop), SICK['not_finite'])
     assert runner.train_loop.stop_training is stops
@@ -158,8 +159,9 @@ def test_stop_says_which_alarms_end_the_run(stop, stops, caplog):
 
 
 def test_settings_that_make_no_sense():
-    with pytest.raises(ValueError, match=r"list of \['chain_collapses', .*got \['chain_colapses'"):
-        AlarmHook(stop=['chain_colapses'])
+    with pytest.raises(ValueError,
+                       match=r"list of \['reasoning_collapses', .*got \['reasoning_colapses'"):
+        AlarmHook(stop=['reasoning_colapses'])
     with pytest.raises(ValueError, match="got 'not_finite'"):
         AlarmHook(stop='not_finite')
     with pytest.raises(ValueError, match='`window` should be at least 1 .*got 0'):
@@ -172,22 +174,23 @@ class SpoilingHook(Hook):
     priority = 'ABOVE_NORMAL'
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        outputs['think_tokens'] = 20.0 if batch_idx == 0 else 1.0
+        outputs['reasoning_tokens'] = 20.0 if batch_idx == 0 else 1.0
 
 
 def test_stop_ends_a_run_and_a_resumed_one_remembers(tiny_config, tmp_path):
     tiny_config.merge_from_dict({
         'train_cfg.max_iters': 6, 'log_level': 'WARNING',
-        'default_hooks.alarms': dict(type='AlarmHook', window=2, stop=['chain_collapses'])})
+        'default_hooks.alarms': dict(type='AlarmHook', window=2, stop=['reasoning_collapses'])})
     tiny_config.custom_hooks = [dict(type='SpoilingHook')]
     runner = Runner.from_cfg(tiny_config)
     runner.train()
     # 1.0 in iterations 2-3 is below a quarter of (20 + 1) / 2.
     assert runner.iter == 3
     log = next(Path(runner.log_dir).glob('*.log')).read_text()
-    assert log.count('Alarm chain_collapses (think_tokens): 1.0 in iterations 2-3') == 1
+    assert log.count('Alarm reasoning_collapses (reasoning_tokens): 1.0 in iterations 2-3') == 1
     *_, alarm = raised_alarms(runner.work_dir)
-    assert alarm.startswith('chain_collapses (think_tokens): 1.0 in') and 'is stopped.' in alarm
+    assert alarm.startswith('reasoning_collapses (reasoning_tokens): 1.0 in')
+    assert 'is stopped.' in alarm
     assert [path.name for path in sorted(Path(runner.work_dir).glob('*.pth'))] == [
         'iter_1.pth', 'iter_2.pth', 'iter_3.pth']
 

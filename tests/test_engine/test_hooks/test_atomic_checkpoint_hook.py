@@ -72,7 +72,7 @@ def run(folder, max_keep_ckpts=1, interval=1, **end):
         default_hooks=dict(
             checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=interval,
                             max_keep_ckpts=max_keep_ckpts, save_best='score', rule='greater'),
-            plain_checkpoint=dict(type='PlainCheckpointHook')))
+            safe_checkpoint=dict(type='SafeCheckpointHook')))
     runner.val_loop.evaluator = Metric()
     if end:
         runner.register_hook(EndHook(**end))

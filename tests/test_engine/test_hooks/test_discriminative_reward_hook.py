@@ -42,7 +42,7 @@ def rollout():
             None, caption, (AnsweredObject((0, 0, 1, 1), ((0, 0), (1, 1))), ))
 
     def sample(box):
-        return SimpleNamespace(prompt_targets=SimpleNamespace(bboxes=tensor([box])))
+        return SimpleNamespace(model_targets=SimpleNamespace(bboxes=tensor([box])))
     images = [torch.arange(3 * 4 * 5, dtype=torch.uint8).reshape(3, 4, 5) + i for i in range(2)]
     failure = ParseFailure('no_answer', 'nothing there', caption='c')
     return RolloutBatch([sample([0., 0., 2., 2.]), sample([1., 1., 4., 3.])], images, 3, ['t'] * 6,
@@ -59,7 +59,7 @@ def test_writes_its_term_and_signals(built):
     (_, _, region, image), captions = stub.asked
     assert captions == ['a', 'b', None, 'c', 'd', 'e']
     assert image.shape == (4, 5, 3) and image.dtype == np.uint8
-    assert image[2, 3].tolist() == batch.prompt_images[1][:, 2, 3].tolist()
+    assert image[2, 3].tolist() == batch.model_images[1][:, 2, 3].tolist()
     np.testing.assert_array_equal(region, image[1:3, 1:4])
     assert batch.rewards['discriminative'].tolist() == [[1, 0, 0], [1, 0, 1]]
     torch.testing.assert_close(batch.signals['s_margin'],

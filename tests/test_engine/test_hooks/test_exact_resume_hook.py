@@ -11,7 +11,7 @@ from mmengine.runner import IterBasedTrainLoop
 
 from mmdpad.engine.hooks import ExactResumeHook
 from mmdpad.engine.hooks.exact_resume_hook import random_state, set_random_state
-from mmdpad.engine.hooks.plain_checkpoint_hook import find_objects
+from mmdpad.engine.hooks.safe_checkpoint_hook import find_objects
 
 
 def draw():

@@ -14,7 +14,7 @@ from mmdpad.structures import RolloutBatch
 ANSWER = '<answer>{{"bbox": {0}, "points_1": [1, 1], "points_2": [2, 2]}}</answer>'
 
 
-def fill_boxes(answers, image, prompt_shape):
+def fill_boxes(answers, image, model_shape):
     """A decoder that fills the box; the frames are one."""
     masks = torch.zeros(len(answers), *image.shape[-2:], dtype=torch.bool)
     for mask, answer in zip(masks, answers, strict=True):

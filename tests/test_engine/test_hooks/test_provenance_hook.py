@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.runner import Runner
 
-from mmdpad.engine.hooks import answer_store_hook, provenance_hook
-from mmdpad.engine.hooks.answer_store_hook import digest_weights
+from mmdpad.engine.hooks import provenance_hook, response_cache_hook
+from mmdpad.engine.hooks.response_cache_hook import digest_weights
 from mmdpad.evaluation.provenance import published
 from mmdpad.models import BoxDecoder
 from mmdpad.utils import read_jsonl
@@ -25,7 +25,7 @@ def hashed(monkeypatch):
         modules.append(module)
         return digest_weights(module)
 
-    for hooks in (answer_store_hook, provenance_hook):
+    for hooks in (response_cache_hook, provenance_hook):
         monkeypatch.setattr(hooks, 'digest_weights', spy)
     return modules
 
@@ -53,7 +53,7 @@ def test_a_test_says_what_it_is_and_hashes_weights_once(config, hashed):
     assert result['protocol'] == dict(
         ignore_regions='target', failed_samples='IoU 0, union = target area',
         dataset='ReasonSegDataset', split='val', texts='first', num_samples=None, sample_seed=9,
-        several_objects=False, prompt_size=[112, 112], decoder='SAMDecoder(vit_shapes)',
+        several_objects=False, model_image_size=[112, 112], decoder='SAMDecoder(vit_shapes)',
         reference_compatible=False, prompt_template='find "{question}"',
         coordinates='pixels', test_cfg=dict(temperature=0.0, max_new_tokens=3))
     about = result['provenance']

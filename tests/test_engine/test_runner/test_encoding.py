@@ -73,15 +73,15 @@ def test_data_of_several_objects_needs_a_model_that_answers_with_a_list(tiny_con
 
 
 @pytest.mark.parametrize('part, change', [
-    ('train', {'model.policy.max_prompt_tokens': 60}), ('test', {'prompt_size': (112, 120)})])
+    ('train', {'model.policy.max_prompt_tokens': 60}), ('test', {'model_image_size': (112, 120)})])
 def test_prompts_that_do_not_fit_stop_a_run_before_it_starts(tiny_config, encoded, part, change):
     """The question is counted and the image's size checked; no image is loaded."""
     message = r'has \d+ with its image of \(height, width\) = \(112, 112\)'
-    if 'prompt_size' in change:
+    if 'model_image_size' in change:
         message = r'\(height, width\) = \(120, 112\) becomes'
         (step, ) = [step for step in tiny_config.test_dataloader.dataset.pipeline
-                    if step.type == 'PromptResize']
-        step.size = change['prompt_size']
+                    if step.type == 'ModelImageResize']
+        step.size = change['model_image_size']
     else:
         tiny_config.merge_from_dict(change)
     runner = Runner.from_cfg(tiny_config)

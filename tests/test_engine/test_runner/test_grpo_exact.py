@@ -47,7 +47,7 @@ def make_rollout(model, sample_class) -> RolloutBatch:
         images, 2, RESPONSES, [None] * 4,
         response_ids=torch.tensor([i + [tokenizer.pad_token_id] * (length - len(i)) for i in ids]),
         response_mask=torch.tensor([[j < len(i) for j in range(length)] for i in ids]),
-        truncated=torch.zeros(4, dtype=torch.bool), think_tokens=torch.zeros(4),
+        truncated=torch.zeros(4, dtype=torch.bool), reasoning_tokens=torch.zeros(4),
         advantages=torch.tensor([[0.7, -0.7], [-1.1, 1.1]], dtype=torch.float64))
     # An old policy far enough away that some ratios are clipped.
     noise = torch.randn(rollout.response_ids.shape, generator=generator, dtype=torch.float64)
@@ -78,7 +78,7 @@ def test_gradients_equal_a_plain_derivation(segmentor):
     ours = {name: p.grad.clone() for name, p in segmentor.policy.named_parameters()}
     segmentor.zero_grad()
 
-    prompts = segmentor._encode(dict(prompt_image=rollout.prompt_images), rollout.data_samples)
+    prompts = segmentor._encode(dict(model_image=rollout.model_images), rollout.data_samples)
     total, clipped = 0, 0
     for row in range(4):
         ids = rollout.response_ids[row][rollout.response_mask[row]]

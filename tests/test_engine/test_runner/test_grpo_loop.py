@@ -34,8 +34,8 @@ def test_a_run_logs_every_term_and_moves_the_policy_but_not_the_rest(tiny_config
     assert len(lines) == 2
     for name in ('reward', 'reward/thinking_format', 'reward/segmentation_format',
                  'reward/box_iou', 'reward/box_l1', 'reward/point_l1', 'reward/discriminative',
-                 'signal/s_margin', 'think_tokens', 'kl', 'clip_frac', 'entropy', 'loss',
-                 'tokens_per_second', 'flat_groups', 'parse_failures', 'truncated', 'lr'):
+                 'signal/s_margin', 'reasoning_tokens', 'kl', 'clip_frac', 'entropy', 'loss',
+                 'tokens_per_second', 'frac_reward_zero_std', 'parse_failures', 'truncated', 'lr'):
         assert name in lines[0], name
     total = sum(v for k, v in lines[0].items() if k.startswith('reward/'))
     assert lines[0]['reward'] == pytest.approx(total, abs=1e-5)
@@ -93,7 +93,7 @@ def test_with_lora_the_base_is_the_reference_and_stays_as_it_is(tiny_config, tmp
     other = Runner.from_cfg(again)
     other.load_checkpoint(str(Path(runner.work_dir, 'iter_2.pth')))
     batch = next(iter(runner.train_dataloader))
-    images, samples = batch['inputs']['prompt_image'], batch['data_samples']
+    images, samples = batch['inputs']['model_image'], batch['data_samples']
     found = []
     for policy in (model.policy, other.model.policy):
         prompts = policy.encode_prompts(images, [sample.question for sample in samples])
@@ -119,7 +119,8 @@ def test_without_the_hook_only_its_term_is_missing(tiny_config):
     tiny_config.work_dir += '_baseline'
     _, (baseline, ) = train(tiny_config, **config)
     assert 'reward/discriminative' not in baseline
-    others = [k for k in baseline if k.startswith('reward/')] + ['response_tokens', 'think_tokens']
+    others = [k for k in baseline if k.startswith('reward/')] + [
+        'response_tokens', 'reasoning_tokens']
     assert len(others) == 7
     assert [baseline[k] for k in others] == [with_hook[k] for k in others]
 
@@ -150,7 +151,7 @@ def test_a_hook_with_a_misspelt_method_is_noticed(tiny_config):
     ({'model.loss.kl_in': 'advantage'}, 'kl_in'),
     ({'model.loss.surrogate': 'ppo'}, 'surrogate'),
     ({'train_cfg.advantage': 'gae'}, 'advantage'),
-    ({'train_cfg.updates_per_rollout': 0}, 'updates_per_rollout'),
+    ({'train_cfg.num_iterations': 0}, 'num_iterations'),
 ])
 def test_settings_that_do_not_fit_are_refused_before_training(tiny_config, changes, message):
     with pytest.raises(ValueError, match=message):
@@ -167,7 +168,7 @@ def test_settings_that_do_not_fit_are_refused_before_training(tiny_config, chang
     {'model.loss.mask_truncated': True}, {'model.loss.entropy_coef': 0.01}])
 def test_every_switch_trains(tiny_config, changes):
     """Two updates of one rollout: the second has ratios that differ from 1."""
-    runner, (line, ) = train(tiny_config, **{'train_cfg.updates_per_rollout': 2,
+    runner, (line, ) = train(tiny_config, **{'train_cfg.num_iterations': 2,
                                              'train_cfg.max_iters': 1}, **changes)
     assert line['grad_norm'] > 0 and abs(line['approx_kl']) > 0
     assert all(torch.isfinite(v).all() for v in policy_state(runner).values())
@@ -197,7 +198,7 @@ def test_kept_log_probs_are_computed_once_in_micro_batches(tiny_config, monkeypa
 
     monkeypatch.setattr(ReasoningSegmentor, 'log_probs', spy)
     train(tiny_config, **{'train_cfg.max_iters': 1, 'train_cfg.tokens_per_micro_batch': 1,
-                          'train_cfg.updates_per_rollout': 2, 'model.loss.kl_in': 'reward'})
+                          'train_cfg.num_iterations': 2, 'model.loss.kl_in': 'reward'})
     assert seen == [1, 1]
 
 
@@ -236,12 +237,12 @@ def test_groups_without_a_signal_are_refilled(tiny_config):
     runner, (line, ) = train(tiny_config, **config, **{'train_cfg.max_refills': 20})
     assert line['refills'] == batches - 1
     assert runner.train_loop.batches_drawn == batches
-    assert line['flat_groups'] == pytest.approx(1 - told / (2 * batches))
+    assert line['frac_reward_zero_std'] == pytest.approx(1 - told / (2 * batches))
     assert line['grad_norm'] > 0
     bounded, (line, ) = train(tiny_config, **config, **{
         'train_cfg.max_refills': 1, 'train_cfg.rewards.script.word': 'no such word',
         'work_dir': tiny_config.work_dir + '_none'})
-    assert line['refills'] == 1 and line['flat_groups'] == 1 and line['grad_norm'] == 0
+    assert line['refills'] == 1 and line['frac_reward_zero_std'] == 1 and line['grad_norm'] == 0
 
 
 def test_a_resumed_run_goes_on_behind_the_refills(tiny_config, tmp_path):

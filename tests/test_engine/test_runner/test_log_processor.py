@@ -17,7 +17,7 @@ def test_details_are_in_the_numbers_and_not_in_the_line(tiny_config):
     (log, ) = Path(runner.log_dir).glob('*.log')
     (line, ) = [line for line in log.read_text().splitlines() if 'Iter(train)' in line]
     numbers = json.loads(Path(runner.log_dir, 'vis_data/scalars.json').read_text())
-    for shown in ('reward: ', 'reward/box_iou: ', 'think_tokens: ', 'kl: ', 'clip_frac: ',
+    for shown in ('reward: ', 'reward/box_iou: ', 'reasoning_tokens: ', 'kl: ', 'clip_frac: ',
                   'entropy: ', 'tokens_per_second: ', 'eta: '):
         assert f'  {shown}' in line
     for detail in ('reward_std/box_iou', 'failed/no_json', 'pg', 'signal/s_roi', 'data_time'):

@@ -36,7 +36,7 @@ def test_a_sample_of_a_supervised_batch_is_named(tiny_sft_config):
     model = runner.model
     loader = runner.build_dataloader(tiny_sft_config.train_dataloader)
     data = model.data_preprocessor(next(iter(loader)), True)
-    prompts = model.policy.encode_prompts(data['inputs']['prompt_image'],
+    prompts = model.policy.encode_prompts(data['inputs']['model_image'],
                                           [one.question for one in data['data_samples']])
     prompts[1].pixel_values = prompts[1].pixel_values * torch.inf
     with pytest.raises(NonFiniteError, match='prompt 1 .*visual.* The prompt: .*' + repr(

@@ -44,7 +44,7 @@ def test_a_template_that_opens_the_reasoning_earns_the_format(kind, tiny_config,
     tiny_config.train_cfg.max_iters = 1
     (line, ), rollouts = train(tiny_config)
     assert line['reward/thinking_format'] > 0.5 and line['empty_think'] < 0.5
-    assert line['think_tokens'] > 5
+    assert line['reasoning_tokens'] > 5
     assert all(row['response'].startswith(opened) for row in rollouts)
     if opened == '<think>':  # behind a line break, which is new to it, the miniature repeats it
         assert all(row['response'].count('<think>') == 1 for row in rollouts
@@ -118,7 +118,7 @@ def test_stored_answers_of_another_template_are_not_taken(change, tiny_config, f
     def run(resume):
         config = copy.deepcopy(tiny_config)
         config.experiment_name += str(resume)
-        config.default_hooks.answers = dict(type='AnswerStoreHook', resume=resume)
+        config.default_hooks.response_cache = dict(type='ResponseCacheHook', resume=resume)
         runner = Runner.from_cfg(config)
         runner.test()
         return list(read_jsonl(str(Path(runner.log_dir, 'answers.jsonl'))))

@@ -11,12 +11,12 @@ from mmdpad.structures import RolloutBatch
 NAN = math.nan
 
 
-def rollout_of(texts, think_tokens, **parts):
+def rollout_of(texts, reasoning_tokens, **parts):
     """Two groups of two."""
     return RolloutBatch([0, 1], [0, 1], 2, texts, [parse_response(t) for t in texts],
                         response_mask=torch.tensor([[1, 1], [1, 0], [1, 0], [1, 0]]).bool(),
                         truncated=torch.tensor([True, False, False, False]),
-                        think_tokens=torch.tensor(think_tokens), **parts)
+                        reasoning_tokens=torch.tensor(reasoning_tokens), **parts)
 
 
 def test_by_hand():
@@ -28,10 +28,10 @@ def test_by_hand():
         rollout_of(texts, [8., 3., NAN, 1.], signals={'s': torch.tensor([[1., NAN], [3., NAN]])},
                    rewards={'a': rewards, 'b': torch.ones(2, 2)}, total_rewards=rewards))
     assert logs == pytest.approx({
-        'reward': 1.0, 'reward_std': 2**0.5 / 2, 'flat_groups': 0.5,
+        'reward': 1.0, 'reward_std': 2**0.5 / 2, 'frac_reward_zero_std': 0.5,
         # (0 + 0 + 1 + 1) / (4 - 1)
         'reward/a': 1.0, 'reward_std/a': (2 / 3)**0.5, 'reward/b': 1.0, 'reward_std/b': 0.0,
-        'signal/s': 2.0, 'truncated': 0.25, 'response_tokens': 1.25, 'think_tokens': 4.0,
+        'signal/s': 2.0, 'truncated': 0.25, 'response_tokens': 1.25, 'reasoning_tokens': 4.0,
         'parse_failures': 0.75, 'failed/no_answer': 0.5, 'failed/missing_key': 0.25,
         'failed/no_json': 0.0, 'failed/bad_value': 0.0, 'failed/empty_box': 0.0,
         'failed/too_many': 0.0, 'empty_think': 0.5, 'caption_words': 2.0,
@@ -45,7 +45,7 @@ def test_nothing_that_can_be_read():
     logs = describe_rollout(
         rollout_of(['', '\x00', '</think><think>', '\ud800'], [NAN] * 4,
                    signals={'s': torch.full((2, 2), NAN)}, total_rewards=torch.zeros(2, 2)))
-    assert not {'think_tokens', 'caption_words', 'repetition', 'signal/s'} & logs.keys()
+    assert not {'reasoning_tokens', 'caption_words', 'repetition', 'signal/s'} & logs.keys()
     assert all(math.isfinite(value) for value in logs.values())
     assert logs['empty_think'] == logs['parse_failures'] == logs['failed/no_answer'] == 1
     assert logs['distinct_2'] == 0

@@ -54,11 +54,11 @@ class Answers(Hook):
 
     def before_test_iter(self, runner, batch_idx, data_batch=None):
         for sample in data_batch['data_samples']:
-            boxes = scale_boxes(sample.gt_instances.bboxes, sample.ori_shape, sample.prompt_shape)
-            points = sample.prompt_targets.points[:, :1].tolist()
+            boxes = scale_boxes(sample.gt_instances.bboxes, sample.ori_shape, sample.model_shape)
+            points = sample.model_targets.points[:, :1].tolist()
             objects = self.change(list(zip(boxes.tolist(), points, strict=True)))
             text = format_objects_response('i look.', objects, 'squares')
-            sample.set_metainfo(dict(stored_answer=(text, False)))
+            sample.set_metainfo(dict(cached_response=(text, False)))
 
 
 def evaluate(config, change=list):

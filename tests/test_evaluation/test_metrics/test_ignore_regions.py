@@ -31,7 +31,7 @@ def test_what_the_data_cannot_honour_is_refused_before_the_first_batch(build):
 
 def test_the_prepared_copies_have_neither_short_nor_long_questions():
     pytest.importorskip('pyarrow')
-    steps = ('LoadReasoningImage', 'LoadInstanceMasks', 'PromptResize', 'TargetsFromMask',
+    steps = ('LoadReasoningImage', 'LoadInstanceMasks', 'ModelImageResize', 'TargetsFromMask',
              'PackReasoningInputs')
     dataset = SegZeroEvalDataset(Path(__file__).parents[2] / 'data/seg_zero/ReasonSeg_test',
                                  pipeline=[dict(type=name) for name in steps])

@@ -39,13 +39,13 @@ class GivenAnswers(Hook):
 
     def before_test_iter(self, runner, batch_idx, data_batch=None):
         for sample in data_batch['data_samples']:
-            box = scale_boxes(sample.gt_instances.bboxes, sample.ori_shape, sample.prompt_shape)[0]
+            box = scale_boxes(sample.gt_instances.bboxes, sample.ori_shape, sample.model_shape)[0]
             if sample.sample_idx in self.wrong:
                 x1, y1, x2, y2 = box
                 box = torch.stack([x1, y1, x1 + (x2 - x1) / 3, y1 + (y2 - y1) / 3])
             answer = json.dumps(dict(bbox=box.tolist(), points_1=[1, 1], points_2=[2, 2]))
             text = '' if sample.sample_idx in self.failed else f'<answer>{answer}</answer>'
-            sample.set_metainfo(dict(stored_answer=(text, False)))
+            sample.set_metainfo(dict(cached_response=(text, False)))
 
 
 @pytest.fixture

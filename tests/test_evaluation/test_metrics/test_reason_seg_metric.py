@@ -40,7 +40,7 @@ def sample(target, pred=None, ignore=None, is_sentence=False, think=10, img_id='
         masks=mask(pred) if n else torch.zeros(0, *target.shape[1:], dtype=torch.bool),
         bboxes=torch.tensor(box)[:n], points=torch.tensor(points)[:n],
         scores=torch.tensor([0.75])[:n], labels=torch.zeros(n))
-    data.reasoning = dict(response='<think>', parsed=out if n else FAILURE, think_tokens=think,
+    data.reasoning = dict(response='<think>', parsed=out if n else FAILURE, reasoning_tokens=think,
                           caption_tokens=4 if n else None, truncated=not n, **reasoning)
     return data
 
@@ -82,7 +82,7 @@ def test_numbers_by_hand(protocol):
         EXPECTED[protocol], long_giou=50.0, long_ciou=100 * 4 / 7, n=4, n_short=2, n_long=2,
         # of the points (1, 1) and (2, 2) one hits once, in the first sample
         pointing_accuracy=100 * 0.5 / 4, box_accuracy=0, repetition=0,
-        parse_failure_rate=0.25, failed_no_json=1, think_tokens=40 / 3, caption_tokens=4,
+        parse_failure_rate=0.25, failed_no_json=1, reasoning_tokens=40 / 3, caption_tokens=4,
         truncated_rate=0.25)
     for name in ('giou', 'ciou'):
         low, high = (metrics.pop(f'reasonseg/{name}_{end}') for end in ('low', 'high'))
@@ -104,7 +104,7 @@ def test_a_failed_sample_counts_its_target_as_union():
     metrics = evaluate([SAMPLES[2]] * 3)
     assert metrics['reasonseg/giou'] == metrics['reasonseg/ciou'] == 0
     assert metrics['reasonseg/failed_no_json'] == 3 and metrics['reasonseg/n'] == 3
-    assert 'reasonseg/think_tokens' not in metrics and 'reasonseg/short_giou' not in metrics
+    assert 'reasonseg/reasoning_tokens' not in metrics and 'reasonseg/short_giou' not in metrics
     assert metrics['reasonseg/n_short'] == 0
 
 
@@ -152,7 +152,7 @@ def test_lines_per_sample(tmp_path):
         num_targets=1, iou=2 / 6, intersection=2, union=6, area=4, pointing=0.5,
         boxes_right=False, failure=None, failure_detail=None,
         boxes=[[0.5, 1, 2, 3]], points=[[[1, 1], [2, 2]]], scores=[0.75],
-        think='because', caption='a cup', think_tokens=10, caption_tokens=4,
+        think='because', caption='a cup', reasoning_tokens=10, caption_tokens=4,
         repetition=0, truncated=False, response='<think>', mask=None, target=None)
     assert (rows[2]['failure'], rows[2]['failure_detail'], rows[2]['think'], rows[2]['boxes']) == (
         'no_json', FAILURE.detail, 'hm', [])

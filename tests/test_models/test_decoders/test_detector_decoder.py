@@ -181,7 +181,7 @@ def test_as_a_part_of_the_segmentor(tiny_config, tiny_mask_rcnn):
     assert not model.train().decoder.detector.training
     answer = AnsweredObject((0., 0., 111., 111.), ((56., 56.), (60., 60.)))
     image = torch.zeros(3, 48, 80, dtype=torch.uint8)
-    found = model.draw([answer, answer], image, (112, 112))
+    found = model.decode_masks([answer, answer], image, (112, 112))
     assert found.masks.shape == (2, 48, 80) and torch.equal(*found.masks)
     assert found.scores.shape == (2, )
 

@@ -161,7 +161,7 @@ def test_a_batch_of_answers_is_drawn_as_one_by_one(folders, kind, tiny_config):
     batch = next(iter(Runner.build_dataloader(dict(tiny_config.test_dataloader, batch_size=2))))
     objects = [((28, 56, 84, 112), [(56, 84)]), ((0, 0, 56, 56), [(28, 28)])]
     for sample, answered in zip(batch['data_samples'], (objects, objects[:1]), strict=True):
-        sample.stored_answer = (format_objects_response('so', answered, 'it'), False)
+        sample.cached_response = (format_objects_response('so', answered, 'it'), False)
     alone = cls(folders[kind], cache_size=0)
     samples = model.test_step(copy.deepcopy(batch))
     for sample, image, count in zip(samples, batch['inputs']['image'], (2, 1), strict=True):

@@ -18,7 +18,7 @@ from mmdpad.registry import MODELS
 from mmdpad.rewards.discriminative import DISCRIMINATIVE_FORMS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
 from mmdpad.toy import CLIP_WEIGHTS
-from mmdpad.toy.shapes_world import SHAPES_PROMPT_SIZE, make_scene
+from mmdpad.toy.shapes_world import SHAPES_IMAGE_SIZE, make_scene
 
 NAN = math.nan
 # A dark image of 4 rows and 10 columns with three bright stripes; mean 110.
@@ -52,7 +52,7 @@ class Tinted(nn.Module):
 
 def stripes(parsed, prompts=1, negatives=OTHERS, target=TARGET):
     """``parsed`` responses to each of ``prompts`` questions about the stripes."""
-    sample = SimpleNamespace(prompt_targets=SimpleNamespace(bboxes=tensor([target])))
+    sample = SimpleNamespace(model_targets=SimpleNamespace(bboxes=tensor([target])))
     if negatives is not None:
         boxes = tensor(negatives).reshape(-1, 4)
         sample.prompt_negatives = SimpleNamespace(bboxes=boxes)
@@ -110,11 +110,11 @@ def test_several_objects_have_one_region_around_them_and_no_object_none(score, r
     parsed = ReasoningOutput(None, 'c', tuple(
         AnsweredObject(box, ((0, 0), )) for box in ((0, 0, 2, 2), (4, 2, 6, 4))))
     rollout = stripes([parsed, ReasoningOutput(None, 'c', ())])
-    rollout.data_samples[0].prompt_targets.bboxes = tensor([[0, 0, 2, 2], [4, 2, 6, 4]])
+    rollout.data_samples[0].model_targets.bboxes = tensor([[0, 0, 2, 2], [4, 2, 6, 4]])
     reward, roi, _, _ = score(rollout, region=region)
     own = float(STRIPES[:4, :6].mean()) / 1000
     assert roi == pytest.approx([own, own if region == 'target' else NAN], nan_ok=True)
-    rollout.data_samples[0].prompt_targets.bboxes = torch.zeros(0, 4)
+    rollout.data_samples[0].model_targets.bboxes = torch.zeros(0, 4)
     if region == 'target':
         assert score(rollout)[0] == [0, 0]
 
@@ -255,7 +255,7 @@ def scene_rollout(kind, region=None):
     ``region`` replaces the target's box, XYXY in pixels of the prompt image.
     """
     samples, images, parsed = [], [], []
-    width, height = SHAPES_PROMPT_SIZE
+    width, height = SHAPES_IMAGE_SIZE
     for scene in SCENES:
         def in_prompt(items, shape=scene.image.shape[:2]):
             boxes = tensor([item.box for item in items], dtype=torch.float32)
@@ -265,9 +265,9 @@ def scene_rollout(kind, region=None):
             if region is not None:
                 target.bboxes = tensor([region])
             samples.append(SimpleNamespace(
-                prompt_targets=target,
+                model_targets=target,
                 prompt_negatives=in_prompt(o for o in scene.objects if o is not scene.target)))
-            image = cv2.resize(scene.image, SHAPES_PROMPT_SIZE, interpolation=cv2.INTER_AREA)
+            image = cv2.resize(scene.image, SHAPES_IMAGE_SIZE, interpolation=cv2.INTER_AREA)
             images.append(torch.from_numpy(image).permute(2, 0, 1))
             parsed.append(answer(captions[0], tuple(target.bboxes[0].tolist())))
     return RolloutBatch(samples, images, 1, ['t'] * len(parsed), parsed)
@@ -293,12 +293,12 @@ def test_another_objects_description_loses_by_more_against_the_others(clip):
 
 def test_other_objects_come_from_the_data(clip, shapes_data):
     pipeline = [dict(type='LoadReasoningImage'), dict(type='LoadReasonSegMask'),
-                dict(type='PromptResize', size=SHAPES_PROMPT_SIZE), dict(type='TargetsFromMask'),
+                dict(type='ModelImageResize', size=SHAPES_IMAGE_SIZE), dict(type='TargetsFromMask'),
                 dict(type='PackReasoningInputs')]
     batch = pseudo_collate(list(ReasonSegDataset(shapes_data, 'val', pipeline=pipeline)))
     scenes = [make_scene('val', i) for i in range(4)]
     captions = [next(o for o in scene.objects if o is not scene.target).name for scene in scenes]
-    rollout = RolloutBatch(batch['data_samples'], batch['inputs']['prompt_image'], 1, ['t'] * 4,
+    rollout = RolloutBatch(batch['data_samples'], batch['inputs']['model_image'], 1, ['t'] * 4,
                            [answer(f'a {caption}') for caption in captions])
     assert [len(boxes) for boxes in rollout.negative_boxes] == [
         len(scene.objects) - 1 for scene in scenes]
@@ -310,7 +310,7 @@ def test_other_objects_come_from_the_data(clip, shapes_data):
 
 
 def test_the_whole_image_as_region_is_exactly_no_discrimination(clip):
-    rollout = scene_rollout('specific', region=[0., 0., *map(float, SHAPES_PROMPT_SIZE)])
+    rollout = scene_rollout('specific', region=[0., 0., *map(float, SHAPES_IMAGE_SIZE)])
     reward = DiscriminativeReward(clip, device='cpu', form='binary+margin')(rollout)
     assert not reward.any() and not rollout.signals['s_margin'].any()
 

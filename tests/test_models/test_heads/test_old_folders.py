@@ -111,6 +111,6 @@ def test_a_dry_run_finds_nothing(case, root):
     if json.loads((case[1] / 'config.json').read_text())['model_type'] == 'qwen3_vl':
         for name in ('train', 'val', 'test'):  # sides are multiples of 32
             for step in config[f'{name}_dataloader'].dataset.pipeline:
-                if step.type == 'PromptResize':
+                if step.type == 'ModelImageResize':
                     step.size = (832, 832)
     assert dry_run(config)[0] == []

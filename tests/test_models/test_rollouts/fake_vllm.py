@@ -127,7 +127,7 @@ class LLM:
                                values['image_grid_thw'])
         (name, ) = request['multi_modal_uuids']['image']
         if name not in self.seen:
-            self.seen[name] = self.head.see([prompt])[0].vision
+            self.seen[name] = self.head.encode_images([prompt])[0].vision
         prompt.vision = self.seen[name]
         return prompt
 

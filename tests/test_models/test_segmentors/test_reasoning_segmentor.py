@@ -49,11 +49,11 @@ def test_predict_gives_boxes_points_and_masks_in_the_original_frame(model, batch
     assert found.masks.shape == (1, height, width) and found.masks.dtype == torch.bool
     assert isinstance(answered.reasoning['parsed'], ReasoningOutput)
     assert answered.reasoning['response'] == text
-    assert answered.reasoning['think_tokens'] >= 1
+    assert answered.reasoning['reasoning_tokens'] >= 1
     assert len(failed.pred_instances) == 0
     assert failed.pred_instances.masks.shape == (0, *failed.ori_shape)
     assert isinstance(failed.reasoning['parsed'], ParseFailure)
-    assert failed.reasoning['think_tokens'] is None
+    assert failed.reasoning['reasoning_tokens'] is None
 
 
 def test_relative_coordinates_are_read_once_and_their_text_is_kept(tiny_config, batch):

@@ -125,7 +125,7 @@ def made_up_rollout(model, side, prompts, group_size, length):
     encoded = model.policy.encode_prompts(images, ['the red circle'] * prompts)
     rows = prompts * group_size
     rollout = RolloutBatch(
-        data_samples=[None] * prompts, prompt_images=images, prompts=encoded,
+        data_samples=[None] * prompts, model_images=images, prompts=encoded,
         group_size=group_size, texts=[''] * rows, parsed=[None] * rows,
         response_ids=torch.randint(0, 500, (rows, length), generator=generator),
         response_mask=torch.ones(rows, length, dtype=torch.bool),

@@ -137,7 +137,7 @@ def test_every_config_of_the_miniature_is_estimated():
 
 def test_switches_of_a_config():
     cost = read_config_cost(config_of('qwen7b_reasonseg', **{
-        'train_cfg.updates_per_rollout': 2, 'model.loss.kl_coef': 0.0,
+        'train_cfg.num_iterations': 2, 'model.loss.kl_coef': 0.0,
         'model.loss.entropy_coef': 0.0, 'model.policy.freeze_vision': True,
         'optim_wrapper.optimizer.fused': True, 'train_cfg.tokens_per_micro_batch': 5500,
         'custom_hooks': [dict(type='MaskRewardHook')],
@@ -159,7 +159,7 @@ def test_switches_of_a_config():
     ({'model.policy.lora': dict(r=8, rank_pattern={'q_proj': 64})}, '`lora.rank_pattern` should'),
     ({'model.policy.lora': dict(r=8, layers_to_transform=[1])}, '`lora.layers_to_transform`'),
     ({'model.decoder.model': 'vit_x'}, "vit_h.*but got 'vit_x'"),
-    ({'train_dataloader.dataset.pipeline': []}, 'PromptResize'),
+    ({'train_dataloader.dataset.pipeline': []}, 'ModelImageResize'),
     ({'model.policy.pretrained': 'checkpoints/Other'}, 'checkpoints/Other'),
 ])
 def test_what_cannot_be_estimated_is_named(override, message):

@@ -20,7 +20,7 @@ from .required import missing, require, require_masks
 
 
 @TRANSFORMS.register_module()
-class PromptResize(BaseTransform):
+class ModelImageResize(BaseTransform):
     """Make the prompt image: the image at a fixed size, its aspect not kept.
 
     Boxes of other objects go with it, scaled and not rounded.
@@ -29,7 +29,7 @@ class PromptResize(BaseTransform):
     training images were made by OpenCV's area filter; where images shrink the two are close.)
 
     Required keys: ``img``; optional: ``other_boxes``, K boxes XYXY in its pixels. Added keys:
-    ``prompt_img`` (h, w, 3) uint8 RGB, ``prompt_shape`` (h, w) and, from ``other_boxes``,
+    ``prompt_img`` (h, w, 3) uint8 RGB, ``model_shape`` (h, w) and, from ``other_boxes``,
     ``prompt_negatives`` (K, 4) float32 XYXY in pixels of the prompt image.
 
     Args:
@@ -46,21 +46,21 @@ class PromptResize(BaseTransform):
         require(results, type(self).__name__, 'img')
         results['prompt_img'] = mmcv.imresize(
             results['img'], self.size, interpolation='bilinear', backend='pillow')
-        results['prompt_shape'] = results['prompt_img'].shape[:2]
+        results['model_shape'] = results['prompt_img'].shape[:2]
         if 'other_boxes' in results:
             boxes = torch.tensor(results['other_boxes'], dtype=torch.float32).reshape(-1, 4)
             results['prompt_negatives'] = scale_boxes(boxes, results['img'].shape[:2],
-                                                      results['prompt_shape'])
+                                                      results['model_shape'])
         return results
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(size={self.size})'
 
 
-def prompt_sizes(dataset: Any) -> set[tuple[int, int]]:
+def model_image_sizes(dataset: Any) -> set[tuple[int, int]]:
     """(width, height) of the prompt images of a data set, however wrapped."""
     return {step.size for part in base_datasets(dataset) for step in part.pipeline.transforms
-            if isinstance(step, PromptResize)}
+            if isinstance(step, ModelImageResize)}
 
 
 @TRANSFORMS.register_module()
@@ -71,8 +71,8 @@ class TargetsFromMask(BaseTransform):
     the prompt image, halves up, as the published training data was. So an object too thin for
     the prompt frame keeps its targets.
 
-    Required keys: ``gt_masks`` (K, H, W), ``ori_shape``, ``prompt_shape``. Added keys:
-    ``prompt_boxes`` (K, 4) float32 XYXY, both ends inclusive, and ``prompt_points`` (K, 2, 2)
+    Required keys: ``gt_masks`` (K, H, W), ``ori_shape``, ``model_shape``. Added keys:
+    ``model_boxes`` (K, 4) float32 XYXY, both ends inclusive, and ``model_points`` (K, 2, 2)
     float32, (x, y); K is 0 where nothing is meant.
     """
 
@@ -80,7 +80,7 @@ class TargetsFromMask(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         step = type(self).__name__
-        require(results, step, 'ori_shape', 'prompt_shape')
+        require(results, step, 'ori_shape', 'model_shape')
         masks = require_masks(results, step)
         # Four points of each mask: both corners of its box, then the two inside.
         found = [np.concatenate([box_from_mask(mask).reshape(2, 2), points_from_mask(mask)])
@@ -100,8 +100,8 @@ class TargetsFromBoxes(BaseTransform):
 
     Required keys: ``instances``, a list (as mmdet's data sets have it) of dicts with ``bbox``
     (:func:`covered_pixels`) and ``ignore_flag``, of which 1 marks no target; ``ori_shape``,
-    ``prompt_shape``. Added keys: ``prompt_boxes`` (K, 4) float32 XYXY, both ends inclusive, and
-    ``prompt_points`` (K, 1, 2) float32, (x, y); K is 0 where nothing is meant.
+    ``model_shape``. Added keys: ``model_boxes`` (K, 4) float32 XYXY, both ends inclusive, and
+    ``model_points`` (K, 1, 2) float32, (x, y); K is 0 where nothing is meant.
 
     Raises:
         DatasetError: A target has no box, or one that ends before it starts or lies outside of
@@ -112,7 +112,7 @@ class TargetsFromBoxes(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         step = type(self).__name__
-        require(results, step, 'ori_shape', 'prompt_shape', 'instances')
+        require(results, step, 'ori_shape', 'model_shape', 'instances')
         height, width = results['ori_shape']
         targets = [item for item in results['instances'] if not item['ignore_flag']]
         for target in targets:
@@ -135,9 +135,9 @@ class TargetsFromBoxes(BaseTransform):
 def _add_targets(results: dict, points: np.ndarray) -> None:
     """Targets in the prompt frame, from float32 (K, 2 + P, 2) in the original one: both corners of
     a box, then P points."""
-    height, width = results['prompt_shape']
-    scaled = scale_points(torch.from_numpy(points), results['ori_shape'], results['prompt_shape'])
+    height, width = results['model_shape']
+    scaled = scale_points(torch.from_numpy(points), results['ori_shape'], results['model_shape'])
     last = torch.tensor([width - 1, height - 1])
     scaled = torch.minimum((scaled + 0.5).floor(), last)  # whole pixels, halves up
-    results['prompt_boxes'] = scaled[:, :2].reshape(-1, 4)
-    results['prompt_points'] = scaled[:, 2:]
+    results['model_boxes'] = scaled[:, :2].reshape(-1, 4)
+    results['model_points'] = scaled[:, 2:]

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Makes the miniature SAM: `python tools/miniature/make_sam.py [--out DIR]`.
+"""Makes the miniature SAM: `python tools/toy/make_sam.py [--out DIR]`.
 
 A segment-anything model for 112-pixel images, trained on scenes of the shapes world with boxes
 and points as prompts (both of them disturbed, since a policy is not exact) and saved as a state

@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 Result = TypeVar('Result')
 
 
-def in_parts(compute: Callable[[slice], Result], size: int, what: str,
+def retry_on_oom(compute: Callable[[slice], Result], size: int, what: str,
              most: int | None = None) -> list[Result]:
     """``compute`` of a batch, at most so many items at once, and where that runs out of memory half
     as many, a quarter and so on.

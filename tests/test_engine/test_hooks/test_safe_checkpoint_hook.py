@@ -9,8 +9,8 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
-from mmdpad.engine.hooks import PlainCheckpointHook
-from mmdpad.engine.hooks.plain_checkpoint_hook import find_objects
+from mmdpad.engine.hooks import SafeCheckpointHook
+from mmdpad.engine.hooks.safe_checkpoint_hook import find_objects
 
 RUNNER = SimpleNamespace(logger=logging.getLogger('test'))
 
@@ -24,10 +24,10 @@ def make_checkpoint(**info):
 
 def test_round_trip_through_a_file_that_holds_plain_data(tmp_path):
     checkpoint = make_checkpoint(eta=np.float64(2.5), iter=3)
-    PlainCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
+    SafeCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
     torch.save(checkpoint, tmp_path / 'c.pth')
     loaded = torch.load(tmp_path / 'c.pth', weights_only=True)
-    PlainCheckpointHook().after_load_checkpoint(RUNNER, loaded)
+    SafeCheckpointHook().after_load_checkpoint(RUNNER, loaded)
     buffer = loaded['message_hub']['log_scalars']['loss']
     assert isinstance(buffer, HistoryBuffer) and buffer.max_length == 5
     assert buffer.data[0].tolist() == [1, 2, 3] and buffer.data[1].tolist() == [1, 1, 2]
@@ -37,7 +37,7 @@ def test_round_trip_through_a_file_that_holds_plain_data(tmp_path):
 
 def test_run_information_that_is_no_plain_data_is_left_out(caplog):
     checkpoint = make_checkpoint(good='x', bad=SimpleNamespace())
-    PlainCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
+    SafeCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
     assert list(checkpoint['message_hub']['runtime_info']) == ['good']
     assert 'bad is left out' in caplog.text
 
@@ -46,7 +46,7 @@ def test_only_what_is_stored_is_said_to_be_resumed_or_not():
     """Else a checkpoint after a validation differs from one of a run resumed behind it."""
     checkpoint = make_checkpoint(iter=3)
     checkpoint['message_hub']['resumed_keys'].update(iter=True, loss=True, provenance=False)
-    PlainCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
+    SafeCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
     assert checkpoint['message_hub']['resumed_keys'] == dict(iter=True, loss=True)
 
 
@@ -54,7 +54,7 @@ def test_an_object_elsewhere_is_an_error_at_save_time():
     checkpoint = make_checkpoint()
     checkpoint['meta']['thing'] = [SimpleNamespace()]
     with pytest.raises(TypeError, match=r'meta.thing.0: SimpleNamespace'):
-        PlainCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
+        SafeCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
 
 
 def test_find_objects():
@@ -75,7 +75,7 @@ def test_what_a_config_says_of_the_data_set_becomes_plain():
     said = dict(classes=('a', ), more=ConfigDict(b=[dict(c=1)]))
     checkpoint = make_checkpoint(dataset_meta=said)
     checkpoint['meta']['dataset_meta'] = said
-    PlainCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
+    SafeCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)
     for place in (checkpoint['meta'], checkpoint['message_hub']['runtime_info']):
         assert place['dataset_meta'] == said
     assert not find_objects(checkpoint)
@@ -83,5 +83,5 @@ def test_what_a_config_says_of_the_data_set_becomes_plain():
 
 def test_a_checkpoint_without_a_message_hub_is_left_alone():
     checkpoint = dict(state_dict={})
-    PlainCheckpointHook().after_load_checkpoint(RUNNER, checkpoint)
+    SafeCheckpointHook().after_load_checkpoint(RUNNER, checkpoint)
     assert checkpoint == dict(state_dict={})

@@ -13,13 +13,13 @@ import torch
 
 from mmdpad.datasets.labelme_shapes import Polygon
 from mmdpad.datasets.reason_seg_annotation import draw_masks
-from mmdpad.datasets.transforms import PromptResize, TargetsFromMask
+from mmdpad.datasets.transforms import ModelImageResize, TargetsFromMask
 from mmdpad.toy.shapes_world import (
-    COLOURS,
+    COLORS,
     FUNCTIONS,
     GENERIC_CAPTIONS,
     SHAPES,
-    SHAPES_PROMPT_SIZE,
+    SHAPES_IMAGE_SIZE,
     Scene,
     draw_scene,
 )
@@ -61,7 +61,7 @@ def world_words() -> list[str]:
     """Every word that questions, chains and captions of the world can hold, sorted."""
     rng = np.random.default_rng(0)
     words: set[str] = set()
-    texts = [*COLOURS, *SHAPES, *GENERIC_CAPTIONS, 'small big']
+    texts = [*COLORS, *SHAPES, *GENERIC_CAPTIONS, 'small big']
     texts += [text for entry in FUNCTIONS.values() for text in entry]
     for _ in range(300):
         scene = draw_scene(rng)
@@ -92,19 +92,19 @@ def targets_of(scene: Scene) -> list[tuple[list, list]]:
     found = []
     for item in scene.objects:
         results = dict(gt_masks=object_mask(item.polygon, *scene.image.shape[:2])[None],
-                       ori_shape=scene.image.shape[:2], prompt_shape=SHAPES_PROMPT_SIZE[::-1])
+                       ori_shape=scene.image.shape[:2], model_shape=SHAPES_IMAGE_SIZE[::-1])
         results = TargetsFromMask().transform(results)
-        found.append((results['prompt_boxes'][0].int().tolist(),
-                      results['prompt_points'][0].int().tolist()))
+        found.append((results['model_boxes'][0].int().tolist(),
+                      results['model_points'][0].int().tolist()))
     return found
 
 
 def to_prompt(image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
     """Resizes (H, W, 3) to the prompt frame as the pipeline does; with `rng` at times else."""
     if rng is None or rng.random() < 0.5:
-        return PromptResize(SHAPES_PROMPT_SIZE).transform(dict(img=image))['prompt_img']
+        return ModelImageResize(SHAPES_IMAGE_SIZE).transform(dict(img=image))['prompt_img']
     way = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC)[rng.integers(3)]
-    return cv2.resize(image, SHAPES_PROMPT_SIZE, interpolation=way)
+    return cv2.resize(image, SHAPES_IMAGE_SIZE, interpolation=way)
 
 
 def save_report(folder: Path, name: str, numbers: dict) -> None:

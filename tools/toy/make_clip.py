@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Makes the miniature CLIP: `python tools/miniature/make_clip.py [--out DIR]`.
+"""Makes the miniature CLIP: `python tools/toy/make_clip.py [--out DIR]`.
 
 A contrastive model of 56-pixel images and captions of the shapes world, saved as an open_clip
 `local-dir:` folder. Half of each batch are crops of one object with its description; the other
@@ -113,7 +113,7 @@ def draw_batch(pool, rng):
 
 
 def to_input(images: np.ndarray) -> torch.Tensor:
-    """uint8 (B, S, S, 3) -> normalised float (B, 3, S, S)."""
+    """uint8 (B, S, S, 3) -> normalized float (B, 3, S, S)."""
     values = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (values - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 

@@ -32,7 +32,7 @@ LOAD_ERRORS = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeEr
                AttributeError, AssertionError, OverflowError, MemoryError, struct.error)
 
 
-def load_plain_pickle(path: str | os.PathLike) -> Any:
+def load_safe_pickle(path: str | os.PathLike) -> Any:
     """Read a pickle of any protocol that holds plain data only.
 
     Plain are None, bool, int, float, str, bytes, list, tuple, dict, set and frozenset (sets as
@@ -43,7 +43,7 @@ def load_plain_pickle(path: str | os.PathLike) -> Any:
     Raises:
         OSError: The file cannot be read.
         ValueError: It holds something else, is cut short or is no pickle; the message names the
-            file and the remedy.
+            file and the hint.
     """
     content = Path(path).read_bytes()
     try:

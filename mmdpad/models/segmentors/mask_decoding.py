@@ -13,15 +13,15 @@ from mmdpad.geometry.coordinates import scale_boxes, scale_points
 from mmdpad.structures import AnsweredObject
 
 
-def draw(decoder: nn.Module | None, objects: Sequence[AnsweredObject], image: Tensor,
-         prompt_shape: tuple[int, int]) -> InstanceData:
+def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], image: Tensor,
+         model_shape: tuple[int, int]) -> InstanceData:
     """An instance for each of n objects in one image.
 
     Args:
         decoder: Of the masks, see :class:`mmdpad.models.decoders.SAMDecoder`.
         objects: Boxes and points in pixels of the prompt image, as many points of each.
         image: uint8 (3, H, W), RGB, the original frame.
-        prompt_shape: (h, w) of the prompt image.
+        model_shape: (h, w) of the prompt image.
 
     Returns:
         ``bboxes`` (n, 4) and ``points`` (n, P, 2) in the original frame, ``masks`` bool (n, H, W),
@@ -36,8 +36,8 @@ def draw(decoder: nn.Module | None, objects: Sequence[AnsweredObject], image: Te
     boxes = torch.tensor([item.box for item in objects]).reshape(-1, 4)
     points = torch.tensor([item.points for item in objects]).reshape(
         len(objects), len(objects[0].points) if objects else 1, 2)
-    boxes = scale_boxes(boxes, prompt_shape, shape)
-    points = scale_points(points, prompt_shape, shape)
+    boxes = scale_boxes(boxes, model_shape, shape)
+    points = scale_points(points, model_shape, shape)
     masks, scores = decoder(image.permute(1, 2, 0).cpu().numpy(), boxes, points)
     return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
                         labels=torch.zeros(len(boxes), dtype=torch.long))

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from mmdpad.prompts import format_response
-from mmdpad.toy.shapes_world import SHAPES_PROMPT_SIZE
+from mmdpad.toy.shapes_world import SHAPES_IMAGE_SIZE
 
 PATCH, MERGE = 8, 2
 LARGEST_NUMBER = 112
@@ -66,7 +66,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_processor() -> Qwen2_5_VLProcessor:
     """Processor whose images always have the prompt frame's size."""
-    pixels = SHAPES_PROMPT_SIZE[0] * SHAPES_PROMPT_SIZE[1]
+    pixels = SHAPES_IMAGE_SIZE[0] * SHAPES_IMAGE_SIZE[1]
     geometry = dict(patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2,
                     size=dict(shortest_edge=pixels, longest_edge=pixels))
     return Qwen2_5_VLProcessor(

@@ -16,9 +16,9 @@ from policy_files import MERGE, PATCH
 
 from mmdpad.prompts import build_messages, format_response
 from mmdpad.toy.shapes_world import (
-    COLOURS,
+    COLORS,
     SHAPES,
-    SHAPES_PROMPT_SIZE,
+    SHAPES_IMAGE_SIZE,
     SHAPES_PROMPT_TEMPLATE,
     SHAPES_PROMPT_WITHOUT_CAPTION,
     SIZES,
@@ -27,7 +27,7 @@ from mmdpad.toy.shapes_world import (
     draw_scene,
     list_close_questions,
     list_questions,
-    reasoning_chain,
+    write_reasoning,
 )
 
 CAPTION_KINDS = ('specific', 'generic', 'other')
@@ -49,7 +49,7 @@ class Row:
         tokens: For each question, the ids of what follows the image, response included.
         asked: For each question, the number of these that are not the response.
         grid: float32 (cells, 8), what each image token should know: object there (0, 1), size,
-            colour, shape (indices) and the object's box.
+            color, shape (indices) and the object's box.
     """
 
     image: np.ndarray
@@ -79,8 +79,8 @@ class RowMaker:
         chat = processor.apply_chat_template(build_messages(marker, '{question}'),
                                              add_generation_prompt=True, tokenize=False)
         before, self.after = chat.split(marker)
-        cells = (SHAPES_PROMPT_SIZE[0] // (PATCH * MERGE)) * (
-            SHAPES_PROMPT_SIZE[1] // (PATCH * MERGE))
+        cells = (SHAPES_IMAGE_SIZE[0] // (PATCH * MERGE)) * (
+            SHAPES_IMAGE_SIZE[1] // (PATCH * MERGE))
         pad = '<|image_pad|>'
         self.prefix = self.encode(before.replace(pad, pad * cells))
 
@@ -130,18 +130,18 @@ class RowMaker:
         captions = captions_of(scene.objects, question.target)
         shares = TIED_SHARES[style] if self.tied else CAPTION_SHARES
         texts = captions[CAPTION_KINDS[rng.choice(3, p=shares)]] or captions['generic']
-        return format_response(reasoning_chain(scene.objects, question, style), *target,
+        return format_response(write_reasoning(scene.objects, question, style), *target,
                                texts[rng.integers(len(texts))])
 
 
 def make_grid(scene: Scene, targets) -> np.ndarray:
     """What each image token should know; see `Row.grid`."""
     step = PATCH * MERGE
-    side = SHAPES_PROMPT_SIZE[0] // step
+    side = SHAPES_IMAGE_SIZE[0] // step
     grid = np.zeros((side, side, 8), np.float32)
     for item, (box, _) in zip(scene.objects, targets, strict=True):
         x1, y1, x2, y2 = box
-        kind = (list(SIZES).index(item.size), list(COLOURS).index(item.colour),
+        kind = (list(SIZES).index(item.size), list(COLORS).index(item.color),
                 SHAPES.index(item.shape))
         rows, columns = slice(y1 // step, y2 // step + 1), slice(x1 // step, x2 // step + 1)
         ys, xs = np.mgrid[rows, columns] * step + step / 2

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Makes the study's start policies: `python tools/miniature/make_study.py [--out DIR]`.
+"""Makes the study's start policies: `python tools/toy/make_study.py [--out DIR]`.
 
 They go on from the miniature policy, on the study's scenes, with a fifth of the answers right about
 the wrong object, so that there is something to be learned by reward alone. `study_tied` learns
@@ -50,7 +50,7 @@ def main() -> None:
 def write_readme(folder: Path, reports: dict[str, Path]) -> None:
     """Writes README.md."""
     lines = ['# Start policies of the study', '',
-             'Written by', '', '    python tools/miniature/make_study.py', '',
+             'Written by', '', '    python tools/toy/make_study.py', '',
              'Qualities are measured on held-out scenes (split `val` of the world `study`) with '
              'the saved files; "named" is whether the chain ends with the target\'s name.']
     for name, report in reports.items():

@@ -65,7 +65,7 @@ def evaluate(folder, greedy: bool, count: int = 256, split: str = 'val',
                    corners_within_2px=np.mean(np.array(errors) < 2),
                    corners_within_4px=np.mean(np.array(errors) < 4),
                    target_named=np.mean(named), points_inside=np.mean(inside),
-                   chain_tokens=np.mean(chains))
+                   reasoning_tokens=np.mean(chains))
     numbers |= {f'caption_{kind}': kinds[kind] / count
                 for kind in ('specific', 'generic', 'other', 'false')}
     asked = np.array([scene.question.kind for scene in scenes])

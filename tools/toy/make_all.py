@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Makes the three miniature models from nothing: `python tools/miniature/make_all.py [--out DIR]`.
+"""Makes the three miniature models from nothing: `python tools/toy/make_all.py [--out DIR]`.
 
 Runs make_clip.py, make_sam.py and make_policy.py one after the other, each in a process of its
 own, and writes README.md with what they measured. Nothing is downloaded.
@@ -32,7 +32,7 @@ def write_readme(folder: Path) -> None:
         '- `sam/sam_shapes.pth`: a state dict for segment-anything, '
         '`sam_model_registry[\'vit_shapes\']` (`mmdpad/toy/sam.py`)', '',
         'Stored in half precision; loaders cast to float32. This file and everything beside it '
-        'was written by', '', '    python tools/miniature/make_all.py', '',
+        'was written by', '', '    python tools/toy/make_all.py', '',
         'from fixed seeds, with ' + ', '.join(f'{name} {version(name)}' for name in LIBRARIES)
         + '. Minutes are on one CPU core shared with other work. Other versions or machines give '
         'slightly different weights of the same quality. Qualities are measured on held-out '

@@ -11,7 +11,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from mmdpad.utils.plain_pickle import load_plain_pickle
+from mmdpad.utils.safe_pickle import load_safe_pickle
 
 PLAIN = [None, True, False, 3, -2**70, 0.5, 'Café ☕', b'\x00\xff', (), (1, ), (1, 2, 3, [4]),
          {'a': [1, {2: 'b'}]}, 'x' * 300, list(range(300))]
@@ -20,7 +20,7 @@ PLAIN = [None, True, False, 3, -2**70, 0.5, 'Café ☕', b'\x00\xff', (), (1, ),
 def read(tmp_path, content: bytes):
     path = tmp_path / 'refs(unc).p'
     path.write_bytes(content)
-    return load_plain_pickle(path)
+    return load_safe_pickle(path)
 
 
 def refused(tmp_path, content: bytes) -> str:
@@ -153,4 +153,4 @@ def test_deep_nesting_is_no_matter(tmp_path):
 
 def test_a_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
-        load_plain_pickle(tmp_path / 'no.p')
+        load_safe_pickle(tmp_path / 'no.p')

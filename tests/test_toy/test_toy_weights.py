@@ -17,13 +17,13 @@ from mmdpad.prompts import build_messages, follows_template, parse_response
 from mmdpad.structures import ReasoningOutput
 from mmdpad.toy import CLIP_WEIGHTS, POLICY_WEIGHTS, SAM_WEIGHTS, WEIGHTS_DIR
 from mmdpad.toy.sam import SHAPES_SAM_NAME, build_sam_shapes
-from mmdpad.toy.shapes_world import SHAPES_PROMPT_SIZE, SHAPES_PROMPT_TEMPLATE, make_scene
+from mmdpad.toy.shapes_world import SHAPES_IMAGE_SIZE, SHAPES_PROMPT_TEMPLATE, make_scene
 
 SCENES = [make_scene('val', 1000 + i) for i in range(16)]
 
 
-def prompt_image(scene) -> Image.Image:
-    return Image.fromarray(scene.image).resize(SHAPES_PROMPT_SIZE, Image.Resampling.BILINEAR)
+def model_image(scene) -> Image.Image:
+    return Image.fromarray(scene.image).resize(SHAPES_IMAGE_SIZE, Image.Resampling.BILINEAR)
 
 
 def prompt_box(scene) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_policy_answers_in_form_and_often_rightly(processor):
     chats = [processor.apply_chat_template(
         build_messages(scene.question.text, SHAPES_PROMPT_TEMPLATE), add_generation_prompt=True,
         tokenize=False) for scene in SCENES]
-    inputs = processor(text=chats, images=[prompt_image(scene) for scene in SCENES],
+    inputs = processor(text=chats, images=[model_image(scene) for scene in SCENES],
                        padding=True, return_tensors='pt')
     assert inputs['image_grid_thw'].tolist() == [[1, 14, 14]] * len(SCENES)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_clip_prefers_the_crop_for_true_descriptions_only():
     wins = dict(specific=[], generic=[], other=[])
     with torch.no_grad():
         for scene in SCENES:
-            image = prompt_image(scene)
+            image = model_image(scene)
             crop = image.crop(tuple(np.round(prompt_box(scene)).astype(int).tolist()))
             pair = model.encode_image(torch.stack([preprocess(crop), preprocess(image)]),
                                       normalize=True)
@@ -106,7 +106,7 @@ def test_sam_is_registered_and_segments():
         mask = build_mask(scene.target.polygon, height, width)
         predictor.set_image(scene.image)
         found, scores, _ = predictor.predict(
-            point_coords=np.array([scene.target.centre]), point_labels=np.ones(1),
+            point_coords=np.array([scene.target.center]), point_labels=np.ones(1),
             box=np.array(scene.target.box))
         best = found[scores.argmax()]
         ious.append((best & mask).sum() / (best | mask).sum())

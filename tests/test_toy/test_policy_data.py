@@ -10,7 +10,7 @@ from mmdpad.prompts import parse_response
 from mmdpad.structures import ReasoningOutput
 from mmdpad.toy.shapes_world import GENERIC_CAPTIONS
 
-TOOLS = Path(__file__).parents[2] / 'tools/miniature'
+TOOLS = Path(__file__).parents[2] / 'tools/toy'
 MODULES = ('common', 'policy_data', 'policy_files')
 
 

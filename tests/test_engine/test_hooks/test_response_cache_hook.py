@@ -9,7 +9,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdpad.engine.hooks.answer_store_hook import digest_weights, find_answers
+from mmdpad.engine.hooks.response_cache_hook import digest_weights, find_answers
 from mmdpad.models import SharedPrefixRollout
 from mmdpad.registry import HOOKS
 from mmdpad.utils import read_jsonl
@@ -51,7 +51,7 @@ def config(tiny_config):
 
 def make_runner(config, name, resume=False, **changes):
     config = copy.deepcopy(config)
-    config.default_hooks.answers = dict(type='AnswerStoreHook', resume=resume)
+    config.default_hooks.response_cache = dict(type='ResponseCacheHook', resume=resume)
     config.merge_from_dict(changes)
     config.experiment_name += name
     return Runner.from_cfg(config)

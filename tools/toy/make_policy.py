@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Makes the miniature policy: `python tools/miniature/make_policy.py [--out DIR]`.
+"""Makes the miniature policy: `python tools/toy/make_policy.py [--out DIR]`.
 
 A Qwen2.5-VL of 1.6 million parameters, warmed up on ideal answers in the shapes world and saved
 as transformers saves it. It is meant as the start of reinforcement learning: it keeps the form,
@@ -46,7 +46,7 @@ from policy_files import LARGEST_NUMBER, MERGE, PATCH, make_config, make_process
 from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
-from mmdpad.toy.shapes_world import COLOURS, SHAPES, SHAPES_PROMPT_SIZE, SIZES
+from mmdpad.toy.shapes_world import COLORS, SHAPES, SHAPES_IMAGE_SIZE, SIZES
 
 STEPS = 3000
 ROWS = 8
@@ -59,7 +59,7 @@ SAVE_EVERY = 250
 
 
 class HelperHead(nn.Module):
-    """Reads object, size, colour, shape and box off each image token; only used in training.
+    """Reads object, size, color, shape and box off each image token; only used in training.
 
     Words and numbers are read with the model's own embeddings, so that image tokens come to hold
     them in the form in which the language model writes them.
@@ -71,7 +71,7 @@ class HelperHead(nn.Module):
         self.presence = nn.Linear(self.width, 2)
         self.corners = nn.Linear(self.width, 4 * self.width)
         self.words = [torch.tensor(processor.tokenizer.convert_tokens_to_ids(
-            ['\u0120' + word for word in group])) for group in (SIZES, COLOURS, SHAPES)]
+            ['\u0120' + word for word in group])) for group in (SIZES, COLORS, SHAPES)]
         self.numbers = number_ids(processor)
 
     def loss(self, hidden: Tensor, embeddings: Tensor, grid: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def number_ids(processor) -> Tensor:
 
 def cut_patches(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 images (B, h, w, 3) -> (B, patches, values), as Qwen's image processor orders them:
-    2 x 2 neighbours together; values by channel, time (the image twice), row, column."""
+    2 x 2 neighbors together; values by channel, time (the image twice), row, column."""
     count, height, width, _ = images.shape
     values = (images.float() / 255 - mean) / std
     block = PATCH * MERGE
@@ -132,7 +132,7 @@ def encode_images(visual, patches: Tensor) -> Tensor:
 
     The same as `visual(...)`, which attends image by image and is slow for that.
     """
-    side = SHAPES_PROMPT_SIZE[0] // PATCH
+    side = SHAPES_IMAGE_SIZE[0] // PATCH
     half = torch.arange(side // MERGE)
     rows, columns, i, j = torch.meshgrid(half, half, torch.arange(MERGE), torch.arange(MERGE),
                                          indexing='ij')
@@ -170,7 +170,7 @@ def forward(model, prefix: Tensor, tokens: Tensor, patches: Tensor) -> tuple[Ten
     embed = model.get_input_embeddings()
     hidden = embed(prefix).expand(count, -1, -1).masked_scatter(is_image[:, None], seen)
     before = int(is_image.int().argmax())
-    side = SHAPES_PROMPT_SIZE[0] // (PATCH * MERGE)
+    side = SHAPES_IMAGE_SIZE[0] // (PATCH * MERGE)
     place = torch.arange(len(prefix)).expand(3, -1).clone()
     cell = torch.arange(cells)
     place[:, is_image] = before + torch.stack([cell * 0, cell // side, cell % side])

@@ -26,7 +26,7 @@ Answer = tuple[str, bool]
 
 
 @HOOKS.register_module()
-class AnswerStoreHook(Hook):
+class ResponseCacheHook(Hook):
     """Writes each response of a test to ``answers.jsonl`` in the run's log directory, batch by
     batch, and goes on from such files.
 
@@ -81,7 +81,7 @@ class AnswerStoreHook(Hook):
         self._keys = prompt_keys(data_batch)
         for sample, key in zip(data_batch['data_samples'], self._keys, strict=True):
             if key in self._stored:
-                sample.set_metainfo(dict(stored_answer=self._stored[key]))
+                sample.set_metainfo(dict(cached_response=self._stored[key]))
                 self._taken += 1
         if batch_idx == 0 and self._stored and not self._taken:
             runner.logger.warning(
@@ -98,7 +98,7 @@ class AnswerStoreHook(Hook):
             dict(key=key, id=sample.get('img_id'), question=sample.question,
                  response=sample.reasoning['response'], truncated=sample.reasoning['truncated'])
             for key, sample in zip(self._keys, outputs, strict=True)
-            if 'stored_answer' not in sample])
+            if 'cached_response' not in sample])
 
     def after_test(self, runner: Runner) -> None:
         """Say how much was taken over."""
@@ -143,7 +143,7 @@ class AnswerStoreHook(Hook):
 
 
 def find_answers(work_dir: str) -> list[Path]:
-    """The files of :class:`AnswerStoreHook` in a work directory, in the order of their runs."""
+    """The files of :class:`ResponseCacheHook` in a work directory, in the order of their runs."""
     return sorted(Path(work_dir).glob('*/answers*.jsonl'))
 
 
@@ -174,7 +174,7 @@ def digest_weights(module: nn.Module) -> str:
 def prompt_keys(data_batch: dict) -> list[str]:
     """What tells the prompts of a batch from others, before they are encoded."""
     keys = []
-    for image, sample in zip(data_batch['inputs']['prompt_image'], data_batch['data_samples'],
+    for image, sample in zip(data_batch['inputs']['model_image'], data_batch['data_samples'],
                              strict=True):
         head = (sample.question, sample.get('sample_idx'), tuple(image.shape))
         digest = hashlib.sha256(repr(head).encode('utf-8', 'backslashreplace'))

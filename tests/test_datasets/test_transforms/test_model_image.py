@@ -5,34 +5,34 @@ import numpy as np
 import pytest
 import torch
 
-from mmdpad.datasets.transforms import PromptResize, TargetsFromMask
+from mmdpad.datasets.transforms import ModelImageResize, TargetsFromMask
 
 
-def targets(mask: np.ndarray, prompt_shape: tuple[int, int]) -> tuple[list, list]:
+def targets(mask: np.ndarray, model_shape: tuple[int, int]) -> tuple[list, list]:
     results = TargetsFromMask()(
-        dict(gt_masks=mask[None], ori_shape=mask.shape, prompt_shape=prompt_shape))
-    return results['prompt_boxes'][0].tolist(), results['prompt_points'][0].tolist()
+        dict(gt_masks=mask[None], ori_shape=mask.shape, model_shape=model_shape))
+    return results['model_boxes'][0].tolist(), results['model_points'][0].tolist()
 
 
 def test_size_is_width_then_height():
     image = np.zeros((4, 6, 3), np.uint8)
     image[:, 3:] = 255, 128, 0
-    results = PromptResize((30, 10))(dict(img=image))
+    results = ModelImageResize((30, 10))(dict(img=image))
     prompt = results['prompt_img']
     assert prompt.dtype == np.uint8 and prompt.shape == (10, 30, 3)
-    assert results['prompt_shape'] == (10, 30)
+    assert results['model_shape'] == (10, 30)
     assert prompt[5, 0].tolist() == [0, 0, 0] and prompt[5, 29].tolist() == [255, 128, 0]
     assert results['img'] is image
 
 
 def test_other_boxes_are_scaled_and_not_rounded():
     # x times 0.5 (6 -> 3), y times 2.5 (4 -> 10).
-    results = PromptResize((3, 10))(
+    results = ModelImageResize((3, 10))(
         dict(img=np.zeros((4, 6, 3), np.uint8), other_boxes=((1, 1, 5, 2), (-2, 0, 6, 4))))
     negatives = results['prompt_negatives']
     assert negatives.dtype == torch.float32
     assert negatives.tolist() == [[0.5, 2.5, 2.5, 5], [-1, 0, 3, 10]]
-    none = PromptResize((3, 10))(dict(img=np.zeros((4, 6, 3), np.uint8), other_boxes=()))
+    none = ModelImageResize((3, 10))(dict(img=np.zeros((4, 6, 3), np.uint8), other_boxes=()))
     assert none['prompt_negatives'].shape == (0, 4)
 
 
@@ -40,14 +40,14 @@ def test_shrinking_averages():
     # Columns of 0 and 255 in turn: without antialiasing the result would be stripes.
     image = np.zeros((64, 64, 3), np.uint8)
     image[:, ::2] = 255
-    prompt = PromptResize((8, 8))(dict(img=image))['prompt_img']
+    prompt = ModelImageResize((8, 8))(dict(img=image))['prompt_img']
     assert np.abs(prompt.astype(int) - 127).max() <= 5
 
 
 @pytest.mark.parametrize('size', [(840, ), (0, 840), (840., 840), (-1, 5)])
 def test_other_sizes_are_refused(size):
     with pytest.raises(ValueError, match=r'`size` should be \(width, height\), positive integers'):
-        PromptResize(size)
+        ModelImageResize(size)
 
 
 def test_targets_in_an_equal_frame_are_the_masks_own():

@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Tells which reward terms pay for longer chains of reasoning, and which for shorter ones.
 
-    python tools/analysis_tools/chain_reward.py work_dirs/RUN/*/rollouts.jsonl
+    python tools/analysis_tools/reward_by_length.py work_dirs/RUN/*/rollouts.jsonl
 
 For each stage of the training: what responses with the longer chains of their group earn over those
 with the shorter ones, by term, unweighted, with the standard error over groups; and the words of

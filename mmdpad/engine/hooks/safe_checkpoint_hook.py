@@ -19,7 +19,7 @@ _DICTS = (dict, OrderedDict, Counter)
 
 
 @HOOKS.register_module()
-class PlainCheckpointHook(Hook):
+class SafeCheckpointHook(Hook):
     """Writes mmengine's log history as tensors, and turns it back when a run is resumed.
 
     Since torch 2.6 ``torch.load`` admits plain data only (``weights_only=True``), and mmengine

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from mmdpad.models.in_parts import in_parts
+from mmdpad.models.retry_on_oom import retry_on_oom
 
 
 class SmallDevice:
@@ -20,25 +20,25 @@ class SmallDevice:
 
 def test_a_batch_is_halved_until_it_fits_and_keeps_its_order():
     device = SmallDevice(3)
-    assert in_parts(device, 10, 'It') == [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]
+    assert retry_on_oom(device, 10, 'It') == [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]
     assert device.sizes == [10, 5, 2, 3, 5, 2, 3]
 
 
 def test_one_that_fits_is_computed_at_once():
-    assert in_parts(SmallDevice(10), 10, 'It') == [list(range(10))]
-    assert in_parts(SmallDevice(10), 0, 'It') == [[]]
+    assert retry_on_oom(SmallDevice(10), 10, 'It') == [list(range(10))]
+    assert retry_on_oom(SmallDevice(10), 0, 'It') == [[]]
 
 
 def test_no_more_than_so_many_are_tried_at_once():
     device = SmallDevice(3)
-    assert in_parts(device, 10, 'It', 4) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    assert retry_on_oom(device, 10, 'It', 4) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     assert device.sizes == [4, 2, 2, 4, 2, 2, 2]
-    assert in_parts(SmallDevice(0), 0, 'It', 4) == [[]]
+    assert retry_on_oom(SmallDevice(0), 0, 'It', 4) == [[]]
 
 
 def test_a_single_item_that_does_not_fit_is_an_error_that_says_what():
     with pytest.raises(torch.OutOfMemoryError, match='It ran out of memory with a single .*`'):
-        in_parts(SmallDevice(0), 10, 'It')
+        retry_on_oom(SmallDevice(0), 10, 'It')
 
 
 @pytest.mark.gpu
@@ -47,7 +47,7 @@ def test_on_a_gpu_that_is_too_small():
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(2 * 2**30 / total)
     try:
-        sizes = in_parts(lambda part: torch.ones(part.stop - part.start, 2**26, device='cuda')
+        sizes = retry_on_oom(lambda part: torch.ones(part.stop - part.start, 2**26, device='cuda')
                          .sum(dim=1).shape[0], 10, 'It')
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

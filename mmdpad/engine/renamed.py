@@ -1,0 +1,15 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Names of before 0.1.0 that a config may still have, and what each is called now."""
+
+from __future__ import annotations
+
+TYPES = dict(
+    AnswerStoreHook='ResponseCacheHook', ChainLengthReward='ReasoningLengthReward',
+    PlainCheckpointHook='SafeCheckpointHook', PromptResize='ModelImageResize')
+ARGUMENTS = dict(
+    chain_share='length_share', updates_per_rollout='num_iterations')
+
+
+def advice(name: str, now: dict[str, str]) -> str | None:
+    """What to write in place of an old name; None for a name that never was one."""
+    return f'it is called {now[name]} now; write that' if name in now else None
