@@ -58,9 +58,20 @@ PARAM_SCHEDULERS = _child('parameter scheduler', _mmdet.PARAM_SCHEDULERS)
 EVALUATOR = _child('evaluator', _mmdet.EVALUATOR)
 TASK_UTILS = _child('task util', _mmdet.TASK_UTILS)
 VISUALIZERS = _child('visualizer', _mmdet.VISUALIZERS)
-# Kinds that mmdet does not know. The discriminative term holds a model, hence two places.
-REWARDS = Registry('reward', scope='mmdpad', locations=['mmdpad.rewards', 'mmdpad.models'])
+# Kinds that mmdet does not know.
+REWARDS = Registry('reward', scope='mmdpad', locations=['mmdpad.rewards'])
 ROLLOUTS = Registry('rollout', scope='mmdpad', locations=['mmdpad.models'])
+
+
+def scope_of(config: Mapping[str, Any], default: str = 'mmengine') -> str:
+    """The scope in which the names of a config are looked up.
+
+    Args:
+        config: Of a run, or a part of one.
+        default: Where it says none. A run takes mmengine's, as its runner does; a tool that reads
+            parts of ours ('mmdpad') needs no whole config.
+    """
+    return config.get('default_scope') or default
 
 
 def resolve(entry: Mapping[str, Any], registry: Registry, scope: str | None = None) -> Any:

@@ -197,7 +197,8 @@ def test_the_pure_python_style_is_read_as_the_classical_one(pure, shapes_data):
     assert [type(step) for step in build_pipeline(config).transforms] == [
         type(step) for step in build_pipeline(classical).transforms]
     assert len(RewardComposition(config.train_cfg.rewards).weights) == 5
-    changed = load(pure, 'train_cfg=dict(max_iters=3)', 'custom_hooks.0.form=margin',
+    changed = load(pure, 'train_cfg=dict(max_iters=3)',
+                   'custom_hooks.DiscriminativeRewardHook.form=margin',
                    'train_cfg.rewards.box_iou.threshold=0.7')
     assert changed.train_cfg.max_iters == 3 and changed.custom_hooks[0].form == 'margin'
     assert changed.train_cfg.rewards.box_iou == dict(type=BoxIoUReward, threshold=0.7)

@@ -248,7 +248,7 @@ def test_recipe_builds_on_stand_in_weights(path):
     assert list(RewardComposition(config.train_cfg.rewards).weights) == [
         'thinking_format', 'segmentation_format', 'box_iou', 'box_l1', 'point_l1']
     hook = HOOKS.build(config.custom_hooks[0])
-    assert MODELS.build(hook._config['discriminator']) is not None
+    assert MODELS.build(hook.config['discriminator']) is not None
     METRICS.build(config.test_evaluator)
     OPTIMIZERS.build(dict(config.optim_wrapper.optimizer, params=model.parameters()))
     loader = config.test_dataloader
@@ -348,7 +348,7 @@ def test_an_ablation_changes_one_thing(name, form):
         assert config.custom_hooks == []
     else:
         (hook, ) = config.custom_hooks
-        given = HOOKS.build(hook)._config
+        given = HOOKS.build(hook).config
         first = given['discriminator']
         assert given['form'] == form
         assert (first[0] if isinstance(first, list) else first) == base.discriminator

@@ -1,9 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Names resolve in both directions, each in a fresh interpreter with nothing imported before."""
+import inspect
 import subprocess
 import sys
 
 from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmdpad.registry import scope_of
 
 OURS = '''
 from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS, MODELS, init_default_scope
@@ -39,6 +43,13 @@ def test_in_our_scope_no_name_needs_a_prefix():
         'mmdpad.models.segmentors.reasoning_segmentor', 'mmdet.models.detectors.mask_rcnn',
         'mmengine.runner.loops', 'mmdpad.engine.hooks.discriminative_reward_hook',
         'mmdpad.datasets.samplers.length_sorted_sampler', 'mmengine.dataset.sampler']
+
+
+def test_the_scope_of_a_config_is_that_of_its_run():
+    assert scope_of(dict(default_scope='mmdet')) == 'mmdet'
+    default = inspect.signature(Runner).parameters['default_scope'].default
+    assert scope_of({}) == scope_of(dict(default_scope=None)) == default
+    assert scope_of({}, 'mmdpad') == 'mmdpad'
 
 
 def test_a_config_of_mmdet_takes_our_parts(tmp_path):

@@ -159,8 +159,9 @@ def test_check_discriminator(run_here, shapes_data, tmp_path):
     (['--cfg-options', 'train_dataloader.dataset.data_root=no/such/data'], 'no/such/data'),
     (['--cfg-options', 'custom_hooks=[]'], 'should have a DiscriminativeRewardHook'),
     (['--cfg-options', 'train_dataloader=None'], 'has no `train_dataloader`'),
-    (['--cfg-options', 'custom_hooks.0.regoin=target'], "'regoin'"),
-    (['--cfg-options', 'custom_hooks.0.discriminator.model_name=local-dir:no/such/clip'],
+    (['--cfg-options', 'custom_hooks.DiscriminativeRewardHook.regoin=target'], "'regoin'"),
+    (['--cfg-options',
+      'custom_hooks.DiscriminativeRewardHook.discriminator.model_name=local-dir:no/such/clip'],
      'no/such/clip'),
 ])
 def test_check_discriminator_names_what_is_wrong(run_here, shapes_data, arguments, message):
@@ -203,7 +204,8 @@ def test_what_is_not_there_is_named_at_once(run_here, command, message):
 
 @pytest.mark.parametrize('override, message', [
     ('model.decoder.checkpoint=no/such/sam.pth', 'no/such/sam.pth'),
-    ('custom_hooks.0.discriminator.model_name=local-dir:no/such/clip', 'no/such/clip'),
+    ('custom_hooks.DiscriminativeRewardHook.discriminator.model_name=local-dir:no/such/clip',
+     'no/such/clip'),
 ])
 def test_bad_paths_stop_a_run_before_training(run_here, capsys, shapes_data, tmp_path, override,
                                               message):

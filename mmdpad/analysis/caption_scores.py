@@ -17,9 +17,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmdpad.geometry.boxes import union_box
-from mmdpad.models.discriminators import DiscriminativeReward
 from mmdpad.prompts.template import normalize_question
-from mmdpad.registry import HOOKS, is_kind, resolve
+from mmdpad.rewards import DiscriminativeReward, list_rewards
 from mmdpad.structures import AnsweredObject, ReasoningOutput, RolloutBatch
 
 from .discriminator_check import KINDS, CaptionScores
@@ -38,23 +37,19 @@ class CaptionItem:
 
 
 def find_rewards(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name of each discriminative term of a config's hooks -> arguments of
-    :class:`DiscriminativeReward`."""
-    ours = HOOKS.get('DiscriminativeRewardHook')
-    found = {}
-    for hook in config.get('custom_hooks') or ():
-        if isinstance(hook, Mapping) and is_kind(hook, ours, HOOKS):
-            found[hook.get('name', resolve(hook, HOOKS).term)] = {
-                key: value for key, value in hook.items()
-                if key not in ('type', '_scope_', 'weight', 'priority', 'name')}
-    return found
+    """Name of each discriminative term of a config (:func:`list_rewards`) -> arguments of
+    :class:`DiscriminativeReward`; also of one within another term."""
+    return {reward.name: {key: value for key, value in part.items()
+                          if key not in ('type', '_scope_', 'weight')}
+            for reward in list_rewards(config) for kind, part in reward.parts
+            if isinstance(kind, type) and issubclass(kind, DiscriminativeReward)}
 
 
 def find_reward(config: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
     """Arguments of :class:`DiscriminativeReward` of one of a config's terms.
 
     Args:
-        config: With ``custom_hooks``.
+        config: Of a run.
         name: Of the term; None where there is only one.
 
     Raises:
@@ -62,13 +57,14 @@ def find_reward(config: Mapping[str, Any], name: str | None = None) -> dict[str,
     """
     found = find_rewards(config)
     if not found:
-        raise ValueError('`custom_hooks` should have a DiscriminativeRewardHook, but has none; '
-                         'name a config that trains with the discriminative term')
+        raise ValueError('The config should have a DiscriminativeRewardHook, but has none, nor a '
+                         'DiscriminativeReward in `train_cfg.rewards`; name a config that trains '
+                         'with the discriminative term')
     if name is None and len(found) == 1:
         return next(iter(found.values()))
     if name not in found:
         raise ValueError(f'The term should be one of {list(found)}, the names of the config\'s '
-                         f'DiscriminativeRewardHooks, but got {name!r}; name one by --term')
+                         f'discriminative terms, but got {name!r}; name one by --term')
     return found[name]
 
 

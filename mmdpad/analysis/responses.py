@@ -13,8 +13,8 @@ import torch
 
 from mmdpad.geometry.coordinates import to_model_frame
 from mmdpad.prompts import parse_objects_solution, parse_response
-from mmdpad.registry import REWARDS, resolve, type_name
-from mmdpad.rewards import ReasoningLengthReward, RewardComposition, score_response
+from mmdpad.registry import type_name
+from mmdpad.rewards import ReasoningLengthReward, RewardComposition, list_rewards, score_response
 from mmdpad.structures import ParseFailure, RolloutBatch
 
 
@@ -86,12 +86,21 @@ def build_rule_terms(rewards: Mapping[str, Mapping[str, Any]]) -> RewardComposit
         ValueError: One needs a model.
         KeyError, TypeError: See :func:`mmdpad.rewards.build_term`.
     """
-    for name, config in rewards.items():
-        term = config.get('term', config)
-        if getattr(resolve(term, REWARDS), '__module__', '').startswith('mmdpad.models'):
-            raise ValueError(f'Reward terms should need no model here, but {name!r} is a '
-                             f'{type_name(term)}; leave it out')
+    for reward in list_rewards(dict(train_cfg=dict(rewards=rewards))):
+        for kind, part in reward.parts:
+            if getattr(kind, 'needs_model', False):
+                raise ValueError(f'Reward terms should need no model here, but {reward.name!r} is '
+                                 f'a {type_name(part)}; leave it out')
     return RewardComposition(dict(rewards))
+
+
+def find_rule_terms(config: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
+    """The terms of a config, by name, without those of hooks that need a model; and the names of
+    these."""
+    listed = list_rewards(config)
+    left_out = [reward.name for reward in listed if reward.is_hook and reward.needs('model')]
+    found = {reward.name: reward.config for reward in listed if reward.name not in left_out}
+    return found, left_out
 
 
 def _check_lengths(composition: RewardComposition, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -20,11 +20,7 @@ from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
 from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder, check_image_dtype
 from mmdpad.models.decoders.sam_decoder import check_name
-from mmdpad.models.discriminators import (
-    CLIPDiscriminator,
-    DiscriminativeOptions,
-    DiscriminativeReward,
-)
+from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_precision
 from mmdpad.models.heads.lora import lora_config
 from mmdpad.models.heads.quantization import quantization_config
@@ -45,7 +41,7 @@ from mmdpad.registry import (
     VISBACKENDS,
     resolve,
 )
-from mmdpad.rewards.composition import build_term
+from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward, build_term
 from mmdpad.rl import PolicyLoss
 from mmdpad.utils.argument_types import find_wrong_types
 

@@ -33,10 +33,11 @@ from torch.cuda.amp import GradScaler
 from torch.distributed import init_process_group
 from torch.utils.data import DataLoader
 
+from mmdpad import registry
 from mmdpad.evaluation.readable import find_unreadable
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.precision import find_untrainable, find_wrong_dtype
-from mmdpad.registry import OPTIM_WRAPPERS, PARAM_SCHEDULERS, STRATEGIES, is_kind, type_name
+from mmdpad.registry import OPTIM_WRAPPERS, STRATEGIES, is_kind, scope_of, type_name
 from mmdpad.utils import LOADERS
 from mmdpad.utils.argument_types import find_wrong_types
 
@@ -111,7 +112,7 @@ def check_config(config: Config, training: bool = True) -> Findings:
     if found.problems:
         found.readable = False
         return found
-    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmengine')):
+    with DefaultScope.overwrite_default_scope(scope_of(config)):
         found.problems += _check_sections(part)
         found.readable = not found.problems
         found.nodes = list(find_nodes(part))
@@ -397,7 +398,7 @@ def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:
         many = isinstance(schedulers, (list, tuple))
         for number, scheduler in enumerate(schedulers if many else [schedulers]):
             path, entry = 'param_scheduler' + f'.{number}' * many, scheduler
-            made = PARAM_SCHEDULERS.build(
+            made = registry.PARAM_SCHEDULERS.build(
                 {key: value for key, value in scheduler.items() if key != 'convert_to_iter_based'},
                 default_args=dict(optimizer=built))
             if not getattr(made, 'need_val_args', False):

@@ -17,6 +17,8 @@ from mmdpad.evaluation.metrics import ReasonSegMetric
 from mmdpad.evaluation.summary import MEASURES, PARTS
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.weights import first_line
+from mmdpad.registry import type_name
+from mmdpad.rewards import ListedReward, list_rewards
 from mmdpad.utils.argument_types import find_wrong_types
 
 from .config_nodes import Node
@@ -97,11 +99,11 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
                    f'responses, but `model.type` is {model.__name__}; take ReasoningSegmentor, or '
                    f"mmengine's EpochBasedTrainLoop or IterBasedTrainLoop")
         if not of_ours:
-            yield from (_no_loop(node, loop) for node in nodes if _is_reward_hook(node))
+            yield from (_no_loop(one, loop) for one in list_rewards(config) if one.is_hook)
         elif answers and config['model'].get('decoder') is None:
-            yield from (f'`{node.path}`: {node.kind.__name__} draws masks with `model.decoder`, '
-                        f'which is None; configure one' for node in nodes
-                        if getattr(node.kind, 'needs_decoder', False))
+            yield from (f'`{one.path}`: {_name(one)} draws masks with `model.decoder`, '
+                        f'which is None; configure one' for one in list_rewards(config)
+                        if one.needs('decoder'))
         yield from _check_save_best(config, nodes)
     split = 'val' if training else 'test'
     if answers and config['model'].get('decoder') is None and config.get(f'{split}_cfg'):
@@ -110,13 +112,13 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
                f'`{split}_evaluator` to None')
 
 
-def _is_reward_hook(node: Node) -> bool:
-    return node.path.startswith('custom_hooks') and hasattr(node.kind, 'term')
+def _name(reward: ListedReward) -> str:
+    return type_name(reward.entry).rpartition('.')[2]
 
 
-def _no_loop(node: Node, loop: Any) -> str:
+def _no_loop(reward: ListedReward, loop: Any) -> str:
     name = getattr(loop, '__name__', "mmengine's EpochBasedTrainLoop")
-    return (f'`{node.path}`: {node.kind.__name__} adds a reward term to GRPOTrainLoop, but '
+    return (f'`{reward.path}`: {_name(reward)} adds a reward term to GRPOTrainLoop, but '
             f'`train_cfg.type` is {name}, which has no rewards; remove the hook, or take that loop')
 
 

@@ -15,7 +15,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DefaultScope
 
 from mmdpad.models import ReasoningSegmentor
-from mmdpad.registry import MODELS, OPTIM_WRAPPERS, is_kind, resolve, type_name
+from mmdpad.registry import MODELS, OPTIM_WRAPPERS, is_kind, resolve, scope_of, type_name
 
 _NO_TTA = (
     "--tta is not offered. mmdet's views are mirrored images, in which the 'left' of a question is "
@@ -36,7 +36,7 @@ def apply_flags(config: Config, args: argparse.Namespace) -> list[str]:
     Returns:
         The flags that cannot be followed, a line each, with the hint; ``--tta`` never can.
     """
-    with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdpad'):
+    with DefaultScope.overwrite_default_scope(scope_of(config)):
         return list(_apply(config, args))
 
 

@@ -6,10 +6,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from mmdpad.geometry.boxes import box_iou, match_boxes
-from mmdpad.geometry.mask_iou import apply_protocol, mask_iou
+from mmdpad.geometry.mask_iou import (
+    apply_protocol,
+    dense_masks,
+    score_mask,
+    target_and_ignored,
+    union_of,
+)
 from mmdpad.geometry.masks import encode_mask
 from mmdpad.geometry.targets import box_from_mask
 from mmdpad.rewards import repetition
@@ -70,43 +75,9 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         repetition=repetition(think) if think else None,
         truncated=reasoning.get('truncated', False), response=reasoning.get('response'))
     if save_masks:
-        _, target = apply_protocol(mask, *_target_and_ignored(sample), ignore_regions)
+        _, target = apply_protocol(mask, *target_and_ignored(sample), ignore_regions)
         row.update(mask=encode_mask(mask), target=encode_mask(target))
     return row
-
-
-def score_mask(sample: dict, ignore_regions: str
-               ) -> tuple[np.ndarray, ParseFailure | None, dict[str, float]]:
-    """Compare a sample's mask with its target, see :class:`ReasonSegMetric`.
-
-    Several objects count by the union of their masks. Where nothing is meant, the IoU is 1 if the
-    predicted mask is empty and 0 if not (gRefCOCO, arXiv 2306.00968). Where a target is meant but
-    none is marked (``empty_target``), the protocol decides, see
-    :func:`mmdpad.geometry.mask_iou.mask_iou`.
-
-    Returns:
-        The predicted mask, bool (H, W), empty after a failure; the failure or None; and ``iou`` in
-        [0, 1], ``intersection``, ``union`` and the prediction's ``area``, in pixels of the
-        original frame that the protocol counts.
-    """
-    target, ignored = _target_and_ignored(sample)
-    predicted = sample['pred_instances']['masks']
-    parsed = sample.get('reasoning', {}).get('parsed')
-    failure = parsed if isinstance(parsed, ParseFailure) else None
-    if not len(predicted) and failure is None and getattr(parsed, 'objects', ()):
-        failure = ParseFailure('no_mask', 'the decoder gave no mask')
-    mask = np.zeros_like(target) if failure else _union(predicted)
-    kept, wanted = apply_protocol(mask, target, ignored, ignore_regions)
-    area = int(np.count_nonzero(kept))
-    intersection = int(np.count_nonzero(kept & wanted))
-    union = area + int(np.count_nonzero(wanted)) - intersection
-    if failure:
-        iou = 0.0
-    elif not len(sample['gt_instances']['masks']) and not sample.get('empty_target'):
-        iou = float(not area)
-    else:
-        iou = mask_iou(intersection, union, ignore_regions)
-    return mask, failure, dict(iou=iou, intersection=intersection, union=union, area=area)
 
 
 def score_points(points: np.ndarray, target: np.ndarray, ignored: np.ndarray,
@@ -150,7 +121,7 @@ def _pointing(points: Any, sample: dict, failure: ParseFailure | None,
         return 0.0
     if not len(sample['gt_instances']['masks']):
         return float(not len(found))
-    return score_points(found, *_target_and_ignored(sample), ignore_regions)
+    return score_points(found, *target_and_ignored(sample), ignore_regions)
 
 
 def _target_boxes(sample: dict) -> list[list[float]]:
@@ -158,7 +129,7 @@ def _target_boxes(sample: dict) -> list[list[float]]:
     truth = sample['gt_instances']
     if 'bboxes' in truth:
         return truth['bboxes'].tolist()
-    return [box_from_mask(mask).tolist() for mask in _dense(truth['masks'])]
+    return [box_from_mask(mask).tolist() for mask in dense_masks(truth['masks'])]
 
 
 def _as_counted(sample: dict, ignore_regions: str) -> dict:
@@ -166,29 +137,9 @@ def _as_counted(sample: dict, ignore_regions: str) -> dict:
     counts them so; a prepared copy says the same of it."""
     ignored = sample.get('ignored_instances', {}).get('masks', ())
     if not sample.get('empty_target') or ignore_regions != 'target' or not (
-            len(ignored) and _union(ignored).any()):
+            len(ignored) and union_of(ignored).any()):
         return sample
     return dict(sample, gt_instances=dict(masks=ignored), empty_target=False)
-
-
-def _target_and_ignored(sample: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Union of the targets and of the regions to ignore, bool (H, W)."""
-    target = _union(sample['gt_instances']['masks'])
-    ignored = sample.get('ignored_instances', {}).get('masks', ())
-    return target, _union(ignored) if len(ignored) else np.zeros_like(target)
-
-
-def _union(masks: Any) -> np.ndarray:
-    """(n, H, W) masks of any kind -> bool (H, W)."""
-    masks = _dense(masks)
-    return masks[0] if len(masks) == 1 else masks.any(axis=0)
-
-
-def _dense(masks: Any) -> np.ndarray:
-    """Masks of any kind (tensor, array, mmdet's mask structures) -> bool (n, H, W)."""
-    if hasattr(masks, 'to_ndarray'):
-        masks = masks.to_ndarray()
-    return torch.as_tensor(masks).cpu().numpy().astype(bool, copy=False)
 
 
 def _plain(values: Any) -> list | None:

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
+
+from mmdpad.structures import ParseFailure
 
 # What becomes of ReasonSeg's 'ignore' regions: part of the target (the prepared copies of
 # Seg-Zero, which DPAD evaluates on), or left out of both intersection and union (LISA).
@@ -49,3 +54,56 @@ def mask_iou(intersection: int, union: int, ignore_regions: str) -> float:
     if union == 0:
         return float(ignore_regions == 'exclude')
     return intersection / union
+
+
+def score_mask(sample: dict, ignore_regions: str
+               ) -> tuple[np.ndarray, ParseFailure | None, dict[str, float]]:
+    """Compare a sample's mask with its target, see :class:`ReasonSegMetric`.
+
+    Several objects count by the union of their masks. Where nothing is meant, the IoU is 1 if the
+    predicted mask is empty and 0 if not (gRefCOCO, arXiv 2306.00968). Where a target is meant but
+    none is marked (``empty_target``), the protocol decides, see :func:`mask_iou`.
+
+    Returns:
+        The predicted mask, bool (H, W), empty after a failure; the failure or None; and ``iou`` in
+        [0, 1], ``intersection``, ``union`` and the prediction's ``area``, in pixels of the
+        original frame that the protocol counts.
+    """
+    target, ignored = target_and_ignored(sample)
+    predicted = sample['pred_instances']['masks']
+    parsed = sample.get('reasoning', {}).get('parsed')
+    failure = parsed if isinstance(parsed, ParseFailure) else None
+    if not len(predicted) and failure is None and getattr(parsed, 'objects', ()):
+        failure = ParseFailure('no_mask', 'the decoder gave no mask')
+    mask = np.zeros_like(target) if failure else union_of(predicted)
+    kept, wanted = apply_protocol(mask, target, ignored, ignore_regions)
+    area = int(np.count_nonzero(kept))
+    intersection = int(np.count_nonzero(kept & wanted))
+    union = area + int(np.count_nonzero(wanted)) - intersection
+    if failure:
+        iou = 0.0
+    elif not len(sample['gt_instances']['masks']) and not sample.get('empty_target'):
+        iou = float(not area)
+    else:
+        iou = mask_iou(intersection, union, ignore_regions)
+    return mask, failure, dict(iou=iou, intersection=intersection, union=union, area=area)
+
+
+def target_and_ignored(sample: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Union of the targets and of the regions to ignore, bool (H, W)."""
+    target = union_of(sample['gt_instances']['masks'])
+    ignored = sample.get('ignored_instances', {}).get('masks', ())
+    return target, union_of(ignored) if len(ignored) else np.zeros_like(target)
+
+
+def union_of(masks: Any) -> np.ndarray:
+    """(n, H, W) masks of any kind -> bool (H, W)."""
+    masks = dense_masks(masks)
+    return masks[0] if len(masks) == 1 else masks.any(axis=0)
+
+
+def dense_masks(masks: Any) -> np.ndarray:
+    """Masks of any kind (tensor, array, mmdet's mask structures) -> bool (n, H, W)."""
+    if hasattr(masks, 'to_ndarray'):
+        masks = masks.to_ndarray()
+    return torch.as_tensor(masks).cpu().numpy().astype(bool, copy=False)

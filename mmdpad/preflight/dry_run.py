@@ -32,8 +32,9 @@ from mmdpad.models.heads.quantization import check_trainable
 from mmdpad.models.segmentors.settings import TRAIN_CFG, training_sampling
 from mmdpad.models.sources import find_folder
 from mmdpad.preflight.cost.report import GB
-from mmdpad.registry import DATASETS, MODEL_WRAPPERS, is_kind, type_name
-from mmdpad.rewards import RewardComposition
+from mmdpad.registry import DATASETS, MODEL_WRAPPERS, is_kind, scope_of, type_name
+from mmdpad.rewards import list_rewards
+from mmdpad.rewards.composition import check_name
 from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
 
@@ -60,7 +61,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
     found = check_config(config, training)
     problems = list(found.problems)
     faulty = set(found.misnamed)
-    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmengine')):
+    with DefaultScope.overwrite_default_scope(scope_of(config)):
         for node in found.nodes:
             if id(node.entry) not in found.unreadable and (wrong := list(check_weights(node))):
                 problems += wrong
@@ -219,15 +220,14 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         num_iterations=train_cfg.get('num_iterations', 1),
         max_refills=train_cfg.get('max_refills', 0),
         max_skipped_steps=train_cfg.get('max_skipped_steps', 0), group_size=sampling['group_size'])
-    hooked = [node.entry.get('name', node.kind.term) for node in nodes
-              if node.path.startswith('custom_hooks.') and getattr(node.kind, 'term', '')]
-    composition = RewardComposition({})
-    for term in (*(train_cfg.get('rewards') or {}), *hooked):
+    names: list[str] = []
+    for reward in list_rewards(config):
         try:
-            composition.expect(term)
+            check_name(reward.name, names)
         except ValueError as error:
-            yield f'`train_cfg.rewards`: {error}'
-    if not composition.weights:
+            yield f'`{reward.path}`: {error}'
+        names.append(reward.name)
+    if not names:
         yield ('`train_cfg.rewards` should name a reward term, unless a hook does, but there is '
                'none; add one')
 

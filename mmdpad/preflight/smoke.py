@@ -17,7 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.rollouts import DrawingEngine
-from mmdpad.registry import LOOPS, MODELS, OPTIM_WRAPPERS, ROLLOUTS, is_kind, type_name
+from mmdpad.registry import LOOPS, MODELS, OPTIM_WRAPPERS, ROLLOUTS, is_kind, scope_of, type_name
 from mmdpad.utils import LOADERS
 
 from . import scripted_rollout  # noqa: F401 registers it
@@ -44,7 +44,7 @@ def make_smoke_config(config: Config, work_dir: str, folder: Path,
     config = copy_config(config)
     notes = replace_models(config, weights or folder / 'weights')
     notes += replace_data(config, folder / 'data')
-    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
+    with DefaultScope.overwrite_default_scope(scope_of(config)):
         _rehearse(config, notes)
         _cut(config, notes)
     config.work_dir = work_dir
@@ -65,7 +65,7 @@ def run_smoke(config: Config, report: Callable[[str], None] = print) -> Runner:
         RuntimeError: The run did not go on from the checkpoint.
     """
     first, config = copy_config(config), copy_config(config)
-    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
+    with DefaultScope.overwrite_default_scope(scope_of(config)):
         limit = _limit(config)
     first.train_cfg[limit] = 1
     Runner.from_cfg(first).train()

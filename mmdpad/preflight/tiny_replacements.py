@@ -26,7 +26,7 @@ from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.feature_cache import content_key
 from mmdpad.models.heads.quantization import check_prequantized, check_trainable
 from mmdpad.preflight.cost.shapes import read_policy_config
-from mmdpad.registry import MODELS, TRANSFORMS, is_kind, resolve, type_name
+from mmdpad.registry import MODELS, TRANSFORMS, is_kind, resolve, scope_of, type_name
 from mmdpad.toy import WEIGHTS_DIR
 from mmdpad.toy.policy_folder import make_policy_folder
 from mmdpad.toy.sam import SHAPES_SAM_NAME, build_sam_shapes
@@ -53,7 +53,7 @@ def replace_models(config: Config, folder: Path) -> Notes:
     """
     notes = []
     folder.mkdir(parents=True, exist_ok=True)
-    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdpad')):
+    with DefaultScope.overwrite_default_scope(scope_of(config)):
         for node in find_nodes(config):
             for kind, replace in _MODELS.items():
                 if node.is_kind(kind):
@@ -82,7 +82,7 @@ def replace_data(config: Config, folder: Path) -> Notes:
                 (config.get(name) or {}).get('dataset') or [])):
             before = dict(dataset)
             with DefaultScope.overwrite_default_scope(
-                    dataset.get('_scope_', config.get('default_scope', 'mmdpad'))):
+                    dataset.get('_scope_', scope_of(config))):
                 changes = write_synthetic_data(dataset, _empty(folder / f'{name}_{number}'))
             where = f'{name}.dataset' + f' {number}' * bool(number)
             if changes is None:

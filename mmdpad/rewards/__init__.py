@@ -1,16 +1,21 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .composition import RewardComposition, build_term, write_term
 from .discriminative import discriminative_reward
+from .discriminative_term import DiscriminativeOptions, DiscriminativeReward
 from .format import SegmentationFormatReward, ThinkingFormatReward
 from .geometric import BoxIoUReward, BoxL1Reward, PointL1Reward, score_objects
 from .length import ReasoningLengthReward, RepetitionReward
+from .listing import ListedReward, list_rewards
+from .mask import MaskReward
 from .quantile import QuantileReward
 from .reference import score_response
+from .sharing import build_discriminator
 from .text import distinct_n, repetition
 
 __all__ = [
-    'BoxIoUReward', 'BoxL1Reward', 'ReasoningLengthReward', 'PointL1Reward', 'QuantileReward',
+    'BoxIoUReward', 'BoxL1Reward', 'ReasoningLengthReward', 'DiscriminativeOptions',
+    'DiscriminativeReward', 'ListedReward', 'MaskReward', 'PointL1Reward', 'QuantileReward',
     'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
-    'build_term', 'discriminative_reward', 'distinct_n', 'repetition', 'score_objects',
-    'score_response', 'write_term'
+    'build_discriminator', 'build_term', 'discriminative_reward', 'distinct_n', 'list_rewards',
+    'repetition', 'score_objects', 'score_response', 'write_term'
 ]

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmdpad.registry import REWARDS, resolve, type_name
@@ -16,8 +17,10 @@ from mmdpad.structures import RolloutBatch
 TOTAL = 'total'
 """What the weighted sum is called beside the terms."""
 
+Term = Callable[[RolloutBatch], Tensor]
 
-def build_term(config: dict[str, Any]) -> Callable[[RolloutBatch], Tensor]:
+
+def build_term(config: dict[str, Any]) -> Term:
     """A reward term from its config, see :class:`RewardComposition`.
 
     Raises:
@@ -36,7 +39,13 @@ def build_term(config: dict[str, Any]) -> Callable[[RolloutBatch], Tensor]:
     return partial(function, **arguments)
 
 
-def write_term(rollout: RolloutBatch, name: str, term: Callable[[RolloutBatch], Tensor]) -> None:
+def prepare_term(term: Term, model: Any, dataset: Any) -> None:
+    """Call a term's ``prepare``, if it has one; see :meth:`RewardComposition.prepare`."""
+    if hasattr(term, 'prepare'):
+        term.prepare(model, dataset)
+
+
+def write_term(rollout: RolloutBatch, name: str, term: Term) -> None:
     """Compute a term and write it into ``rollout.rewards``.
 
     A signal that another term wrote before under the same name stays, and this term's is called
@@ -52,17 +61,37 @@ def write_term(rollout: RolloutBatch, name: str, term: Callable[[RolloutBatch], 
             rollout.signals[signal] = values
 
 
-class RewardComposition:
-    """The terms of a config and the sum R = sum_k weight_k * term_k.
+def check_name(name: Any, taken: Iterable[str]) -> None:
+    """Refuse a name that cannot be one of a further term.
 
-    Rule terms are computed by :meth:`score`. A term that needs a model is written into
-    ``rollout.rewards`` by whoever owns the model, usually a hook, which announces it by
-    :meth:`expect`; so a hook that was mounted but did not run is an error, never a missing term.
+    Raises:
+        ValueError: It is none, or is taken.
+    """
+    if not isinstance(name, str) or name in ('', TOTAL):
+        raise ValueError(f'The `name` of a reward term should be a text other than {TOTAL!r}, '
+                         f'which is what logs call the sum, but got {name!r}')
+    if name in taken:
+        raise ValueError(f'Reward terms should have different names, but {name!r} is there '
+                         f'already (terms: {list(taken)}); give one of the hooks in '
+                         f"`custom_hooks` another one, as name='{name}_2', or rename the term "
+                         f'in `train_cfg.rewards`')
+
+
+class RewardComposition:
+    """The terms of a run and the sum R = sum_k weight_k * term_k.
+
+    A term is a callable ``term(rollout) -> (B, G)`` float tensor: an object of a registered class,
+    or a registered function ``term(rollout, **rest of the config)``. An object may have more:
+
+    - ``prepare(model, dataset)``, called once before anything is scored, for what a config does
+      not hold; there it refuses what it cannot score. See :meth:`prepare`.
+    - ``state_dict()`` and ``load_state_dict(state)``, plain data that a resumed run takes up.
+
+    Its class says ``needs_model = True`` if texts alone do not suffice for it (it asks a network),
+    and ``needs_decoder = True`` if that is the decoder of the model which is trained.
 
     Args:
-        terms: Name -> config of a registered reward term, with an optional ``weight`` (1.0).
-            A term is a callable ``term(rollout) -> (B, G)`` float tensor: an object of a registered
-            class, or a registered function ``term(rollout, **rest of the config)``.
+        terms: Name -> config of a registered term, with an optional ``weight`` (1.0).
 
     Example:
         >>> composition = RewardComposition(dict(
@@ -73,38 +102,52 @@ class RewardComposition:
     """
 
     def __init__(self, terms: dict[str, dict[str, Any]]) -> None:
-        self.terms: dict[str, Any] = {}
+        self.terms: dict[str, Term] = {}
         self.weights: dict[str, float] = {}
+        self._given: tuple[Any, Any] | None = None
+        self._state: dict[str, Any] = {}
         for name, config in terms.items():
             config = dict(config)
-            self.expect(name, config.pop('weight', 1.0))
-            self.terms[name] = build_term(config)
+            weight = config.pop('weight', 1.0)
+            self.add(name, build_term(config), weight)
 
-    def expect(self, name: str, weight: float = 1.0) -> None:
-        """Announce a term that somebody else writes into ``rollout.rewards``.
+    def add(self, name: str, term: Term, weight: float = 1.0) -> None:
+        """Add a term, also after :meth:`prepare` and :meth:`load_state_dict`.
 
         Raises:
-            ValueError: A term of this name is there already, or the name cannot be one.
+            ValueError: A term of this name is there already, or the name cannot be one; or
+                whatever the term's ``prepare`` raises.
         """
-        if not isinstance(name, str) or name in ('', TOTAL):
-            raise ValueError(f'The `name` of a reward term should be a text other than {TOTAL!r}, '
-                             f'which is what logs call the sum, but got {name!r}')
-        if name in self.weights:
-            raise ValueError(f'Reward terms should have different names, but {name!r} is there '
-                             f'already (terms: {list(self.weights)}); give one of the hooks in '
-                             f"`custom_hooks` another one, as name='{name}_2', or rename the term "
-                             f'in `train_cfg.rewards`')
-        self.weights[name] = float(weight)
+        check_name(name, self.terms)
+        if self._given is not None:
+            prepare_term(term, *self._given)
+        self.terms[name], self.weights[name] = term, float(weight)
+        self._restore(name)
+
+    def prepare(self, model: Any = None, dataset: Any = None) -> None:
+        """Hand every term, those that are added later as well, what it may need.
+
+        Args:
+            model: The model that is trained (:class:`ReasoningSegmentor`); None where there is
+                none, as in a metric.
+            dataset: The training data; None where there are none.
+        """
+        self._given = model, dataset
+        for term in self.terms.values():
+            prepare_term(term, model, dataset)
 
     def score(self, rollout: RolloutBatch) -> None:
-        """Write every rule term into ``rollout.rewards``.
+        """Write every term into ``rollout.rewards``, in their order.
 
         Raises:
-            RuntimeError: A term raised something; the message names it.
+            RuntimeError: A term raised something; the message names it. What a network raises
+                where memory or its numbers fail passes as it is.
         """
         for name, term in self.terms.items():
             try:
                 write_term(rollout, name, term)
+            except (FloatingPointError, torch.OutOfMemoryError):
+                raise
             except Exception as error:
                 raise RuntimeError(f'Reward term {name!r} should give each response a number, but '
                                    f'raised {type(error).__name__}: {error}') from error
@@ -113,17 +156,17 @@ class RewardComposition:
         """The weighted sum, (B, G).
 
         Raises:
-            RuntimeError: A configured term was not written, or was written by nobody announced.
+            RuntimeError: A term is missing in ``rollout.rewards``, or another value is there.
             ValueError: A term has a wrong shape or a value that is not finite.
         """
-        missing = self.weights.keys() - rollout.rewards.keys()
-        unknown = rollout.rewards.keys() - self.weights.keys()
+        missing = self.terms.keys() - rollout.rewards.keys()
+        unknown = rollout.rewards.keys() - self.terms.keys()
         if missing or unknown:
             raise RuntimeError(
-                f'Each announced reward term should be written once per rollout, but '
-                f'missing: {sorted(missing)}, unannounced: {sorted(unknown)}. A hook writes its '
-                f'term in `after_rollout(self, runner, rollout)` (a misspelt method is never '
-                f'called) and announces it by `runner.train_loop.composition.expect(name)`')
+                f'`rollout.rewards` should hold the terms of the run, but missing: '
+                f'{sorted(missing)}, added by nobody: {sorted(unknown)}. A hook that rewards adds '
+                f'its term in `before_train(self, runner)`, by '
+                f'`runner.train_loop.composition.add(name, term, weight)`')
         shape = (rollout.num_prompts, rollout.group_size)
         for name, values in rollout.rewards.items():
             if tuple(values.shape) != shape or not values.isfinite().all():
@@ -140,6 +183,13 @@ class RewardComposition:
                 if hasattr(term, 'state_dict')}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave; terms that are new start afresh."""
-        for name in state.keys() & self.terms.keys():
-            self.terms[name].load_state_dict(state[name])
+        """Take up what :meth:`state_dict` gave, for terms that are added later as well; terms that
+        are new start afresh."""
+        self._state = dict(state)
+        for name in self.terms:
+            self._restore(name)
+
+    def _restore(self, name: str) -> None:
+        term = self.terms[name]
+        if name in self._state and hasattr(term, 'load_state_dict'):
+            term.load_state_dict(self._state[name])

@@ -1,9 +1,85 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""From the IoU of a mask to a reward."""
+"""The IoU of the mask that the decoder draws, as a reward. Beyond DPAD."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mmdpad.geometry.mask_iou import check_ignore_regions, score_mask
+from mmdpad.registry import REWARDS
+from mmdpad.structures import ParseFailure, RolloutBatch
+
+
+@REWARDS.register_module()
+class MaskReward:
+    """Draws the mask of each response with the decoder of the model and scores its IoU.
+
+    Masks are compared in the original frame.
+
+    Args:
+        tiers: Thresholds of :func:`tiered`; None for the IoU itself.
+        ignore_regions: As in :class:`ReasonSegMetric`.
+
+    Raises:
+        ValueError: A threshold outside of [0, 1), or an unknown protocol.
+    """
+
+    needs_model = needs_decoder = True
+
+    def __init__(self, tiers: Sequence[float] | None = None,
+                 ignore_regions: str = 'target') -> None:
+        if tiers is not None and not all(0 <= tier < 1 for tier in tiers):
+            raise ValueError(f'`tiers` should be thresholds in [0, 1), but got {tiers}')
+        check_ignore_regions(ignore_regions)
+        self.tiers = tiers
+        self.ignore_regions = ignore_regions
+        self.model: Any = None
+
+    def prepare(self, model: Any, dataset: Any) -> None:
+        """Keep the model, which draws.
+
+        Raises:
+            ValueError: There is no model, it has no decoder, or the training data have no masks.
+        """
+        if model is None:
+            raise ValueError('`MaskReward` draws masks with the model that is trained, and there '
+                             'is none here; name it in `train_cfg.rewards`, and measure masks by '
+                             '`ReasonSegMetric`')
+        if model.decoder is None:
+            raise ValueError('`MaskReward` should find a `decoder` in the model, but it is None; '
+                             'configure one')
+        if 'gt_instances' not in dataset[0]['data_samples']:
+            raise ValueError(
+                f'`MaskReward` should find masks in the training data, but '
+                f'{type(dataset).__name__} gives none; train on data with masks '
+                f'(`LoadReasonSegMask` or `LoadInstanceMasks` in its pipeline). Boxes alone '
+                f'(`TargetsFromBoxes`) serve the rewards of boxes and points')
+        self.model = model
+
+    def __call__(self, rollout: RolloutBatch) -> Tensor:
+        """Returns a (B, G) tensor in [0, 1]; 0 for an unusable answer."""
+        ious = [iou for prompt in range(rollout.num_prompts)
+                for iou in self._ious(rollout, prompt)]
+        return rollout.per_response([tiered(iou, self.tiers) for iou in ious])
+
+    def _ious(self, rollout: RolloutBatch, prompt: int) -> list[float]:
+        """IoU of each response to one prompt; the decoder sees its image once."""
+        assert rollout.images is not None  # the loop's rollouts have them
+        first = prompt * rollout.group_size
+        group = rollout.parsed[first:first + rollout.group_size]
+        found = [() if isinstance(parsed, ParseFailure) else parsed.objects for parsed in group]
+        masks = self.model.decode_masks(
+            [item for objects in found for item in objects], rollout.images[prompt],
+            tuple(rollout.model_images[prompt].shape[-2:])).masks
+        sample, ious = rollout.data_samples[prompt].to_dict(), []
+        for parsed, own in zip(group, masks.split([len(objects) for objects in found]),
+                               strict=True):
+            answer = dict(pred_instances=dict(masks=own), reasoning=dict(parsed=parsed))
+            ious.append(score_mask(sample | answer, self.ignore_regions)[2]['iou'])
+        return ious
 
 
 def tiered(iou: float, tiers: Sequence[float] | None) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.dist import all_gather_object
@@ -13,7 +14,7 @@ from torch import Tensor
 from mmdpad.registry import REWARDS
 from mmdpad.structures import RolloutBatch
 
-from .composition import build_term
+from .composition import build_term, prepare_term
 
 
 @REWARDS.register_module()
@@ -37,6 +38,10 @@ class QuantileReward:
         self.lowest = lowest
         self.values: deque[float] = deque(maxlen=window)
 
+    def prepare(self, model: Any, dataset: Any) -> None:
+        """Prepare the term."""
+        prepare_term(self.term, model, dataset)
+
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor in [0, 1]: the share of remembered values below the response's,
         and half of those equal to it. The rollout's own values are remembered first."""
@@ -49,11 +54,14 @@ class QuantileReward:
                                      for value, rank in zip(own, ranks, strict=True)])
 
     def state_dict(self) -> dict:
-        return dict(values=list(self.values))
+        own = dict(values=list(self.values))
+        return own | (dict(term=self.term.state_dict()) if hasattr(self.term, 'state_dict') else {})
 
     def load_state_dict(self, state: dict) -> None:
         self.values.clear()
         self.values.extend(state['values'])
+        if 'term' in state and hasattr(self.term, 'load_state_dict'):
+            self.term.load_state_dict(state['term'])
 
 
 def quantile_ranks(values: Sequence[float], among: Iterable[float]) -> list[float]:

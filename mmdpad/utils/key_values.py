@@ -235,7 +235,8 @@ def override(config: Config, options: Mapping[str, Any]) -> None:
 
     Args:
         config: What is changed; parts that other entries share are copied.
-        options: Keys with dots between names, and numbers in lists, to values. A dict is merged
+        options: Keys with dots between names to values. An entry of a list is named by its number,
+            its ``type`` (without what stands before the last dot) or its ``name``. A dict is merged
             into one that is there, unless it has ``_delete_=True``; anything else replaces.
 
     Raises:
@@ -269,10 +270,20 @@ def _find(holder: Any, name: str, where: str) -> str | int:
         return name
     if not isinstance(holder, list):
         raise KeyValueError(f'`{where}` is {_shorten(holder)}, which has no entry `{name}` to set')
-    if not name.isdecimal() or int(name) >= len(holder):
-        raise KeyValueError(f'`{where}` is a list of {len(holder)}, whose entries are numbered '
-                            f'from 0, but got `{name}`')
-    return int(name)
+    places = [number for number, item in enumerate(holder)
+              if name == str(number) or isinstance(item, dict) and name in (
+                  item.get('name'), _type_name(item.get('type')))]
+    if len(places) != 1:
+        raise KeyValueError(
+            f'`{where}` is a list of {len(holder)}, whose entries have their type or `name` as '
+            f'names and are numbered from 0, but got `{name}`'
+            + (f', which {places} are called; take one of these numbers' if places else ''))
+    return places[0]
+
+
+def _type_name(kind: Any) -> str:
+    """The name of a class, by which or by whose import path a config calls it."""
+    return (kind.__name__ if isinstance(kind, type) else str(kind)).rpartition('.')[2]
 
 
 def _merge(value: dict, old: Any, key: str) -> dict:

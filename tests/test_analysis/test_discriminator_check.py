@@ -25,8 +25,8 @@ from mmdpad.analysis.discriminator_check import (
     measure,
     wilson,
 )
-from mmdpad.models import DiscriminativeReward
 from mmdpad.registry import MODELS
+from mmdpad.rewards import DiscriminativeReward
 
 NAN = math.nan
 
@@ -226,6 +226,14 @@ def test_the_hook_says_how_to_score():
     for name in (None, 'far'):
         with pytest.raises(ValueError, match=r"\['discriminative', 'near'\].* got .*--term"):
             find_reward(two, name)
+
+
+def test_a_term_that_the_loop_names_says_how_to_score_too():
+    term = dict(type='DiscriminativeReward', discriminator=dict(type='D'), form='margin')
+    rewards = dict(ranked=dict(type='QuantileReward', term=term, weight=2),
+                   format=dict(type='ThinkingFormatReward'))
+    assert find_reward(dict(train_cfg=dict(rewards=rewards))) == dict(
+        discriminator=dict(type='D'), form='margin')
 
 
 class Light(nn.Module):

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mmdpad.analysis.responses import build_rule_terms, score_responses, summarise_responses
+from mmdpad.analysis.responses import (
+    build_rule_terms,
+    find_rule_terms,
+    score_responses,
+    summarise_responses,
+)
 from mmdpad.prompts import format_objects_response, format_response
 from mmdpad.utils import read_jsonl
 
@@ -62,11 +67,20 @@ def test_terms_that_count_tokens_need_them():
 
 
 def test_terms_that_need_a_model_are_refused():
-    import mmdpad.models  # noqa: F401  (registers it)
     for config in (dict(type='DiscriminativeReward'),
                    dict(type='QuantileReward', term=dict(type='DiscriminativeReward'))):
         with pytest.raises(ValueError, match="'clip' is a DiscriminativeReward; leave it out"):
             build_rule_terms(dict(clip=config))
+
+
+def test_terms_of_hooks_that_need_a_model_are_left_out():
+    config = dict(train_cfg=dict(rewards=TERMS), custom_hooks=[
+        dict(type='DiscriminativeRewardHook', discriminator=dict(type='CLIPDiscriminator')),
+        dict(type='IterTimerHook')])
+    assert find_rule_terms(config) == (TERMS, ['discriminative'])
+    term = dict(type='MaskReward')  # where it is named, it is refused
+    named = dict(train_cfg=dict(rewards=dict(mask=term)))
+    assert find_rule_terms(named) == (dict(mask=term), [])
 
 
 @pytest.mark.parametrize('row, message', [

@@ -10,9 +10,10 @@ from mmengine.config import Config
 from mmdpad import registry
 from mmdpad.datasets import ReasoningDataset
 from mmdpad.engine.check_config import check_config
-from mmdpad.models.discriminators import DiscriminativeOptions
 from mmdpad.models.rollouts import RolloutEngine
 from mmdpad.models.segmentors.settings import TRAIN_CFG
+from mmdpad.rewards import DiscriminativeOptions
+from mmdpad.utils.key_values import override
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs/configs.md').read_text()
@@ -74,5 +75,5 @@ def test_common_changes_can_be_written_so():
             config = Config(Config._merge_a_into_b(change, config.to_dict()))
         else:
             key, value = text.split('=')
-            config.merge_from_dict({key: eval(value) if value[0].isdigit() else value})
+            override(config, {key: eval(value) if value[0].isdigit() else value})
         assert not check_config(config).problems, text

@@ -58,12 +58,14 @@ def test_our_loop_needs_a_model_that_samples(detector, kind):
 @pytest.mark.parametrize('key, value, told', [
     ('custom_hooks', [dict(type=MaskRewardHook)],
      '`custom_hooks.0`: MaskRewardHook draws masks with `model.decoder`, which is None'),
+    ('train_cfg.rewards.mask', dict(type='QuantileReward', term=dict(type='MaskReward')),
+     '`train_cfg.rewards.mask`: QuantileReward draws masks with `model.decoder`, which is None'),
     ('val_cfg', dict(type='ReasonSegValLoop'),
      '`model.decoder` should be configured where `val_cfg` asks for masks')])
 def test_masks_need_a_decoder(tiny_config, key, value, told):
     tiny_config.model.decoder = None
     assert check_config(tiny_config).problems == []
-    tiny_config[key] = value
+    override(tiny_config, {key: value})
     if key == 'val_cfg':
         tiny_config.val_dataloader = tiny_config.test_dataloader
         tiny_config.val_evaluator = tiny_config.test_evaluator

@@ -22,7 +22,8 @@ from mmdpad.datasets.transforms import without_pixels
 from mmdpad.engine.build import build_runner
 from mmdpad.evaluation.metrics import ReasonSegMetric, RefSegMetric, RewardMetric
 from mmdpad.evaluation.results import read_result
-from mmdpad.evaluation.scoring import score_mask, score_sample
+from mmdpad.evaluation.scoring import score_sample
+from mmdpad.geometry.mask_iou import score_mask
 from mmdpad.geometry.masks import encode_mask
 from mmdpad.registry import DATASETS
 from mmdpad.structures import ParseFailure, ReasoningOutput

@@ -12,10 +12,14 @@ def make_rollout(**rewards):
                         rewards={k: torch.tensor(v) for k, v in rewards.items()})
 
 
+def nothing(rollout):
+    return torch.zeros(2, 2)
+
+
 def test_weighted_sum():
     composition = RewardComposition({})
-    composition.expect('a', 2)
-    composition.expect('b', -0.5)
+    composition.add('a', nothing, 2)
+    composition.add('b', nothing, -0.5)
     rollout = make_rollout(a=[[1., 0.], [3., 4.]], b=[[2., 2.], [0., 2.]])
     assert composition.total(rollout).tolist() == [[1., -1.], [6., 7.]]
 
@@ -28,22 +32,82 @@ def test_rule_terms_are_scored_by_name():
     assert rollout.rewards['form'].tolist() == [[0., 0.], [0., 0.]]
 
 
-def test_a_term_that_was_announced_and_not_written_is_an_error():
+def test_rewards_that_are_no_terms_or_terms_without_reward_are_errors():
     composition = RewardComposition({})
-    composition.expect('discriminative')
+    composition.add('discriminative', nothing)
     with pytest.raises(RuntimeError, match=r"missing: \['discriminative'\]"):
         composition.total(make_rollout())
-    with pytest.raises(RuntimeError, match=r"unannounced: \['other'\]"):
+    with pytest.raises(RuntimeError, match=r"added by nobody: \['other'\].* `before_train"):
         composition.total(make_rollout(discriminative=[[0.] * 2] * 2, other=[[0.] * 2] * 2))
     with pytest.raises(ValueError, match="different names, but 'discriminative' .*`custom_hooks` "
                                          "another one, as name='discriminative_2'"):
-        composition.expect('discriminative')
+        composition.add('discriminative', nothing)
+
+
+class Picky:
+    """Wants a model of three and remembers how often it was asked."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def prepare(self, model, dataset):
+        if model != 3:
+            raise ValueError(f'{model} and {dataset}')
+
+    def __call__(self, rollout):
+        self.calls += 1
+        return torch.zeros(2, 2)
+
+    def state_dict(self):
+        return dict(calls=self.calls)
+
+    def load_state_dict(self, state):
+        self.calls = state['calls']
+
+
+def test_a_term_that_comes_late_gets_what_the_others_got():
+    early, late = Picky(), Picky()
+    composition = RewardComposition({})
+    composition.add('early', early)
+    with pytest.raises(ValueError, match='None and None'):
+        composition.prepare()
+    composition.prepare(3, 'data')
+    composition.load_state_dict(dict(early=dict(calls=5), late=dict(calls=7), gone={}))
+    composition.add('late', late)
+    composition.add('new', new := Picky())
+    composition.score(make_rollout())
+    assert composition.state_dict() == dict(
+        early=dict(calls=6), late=dict(calls=8), new=dict(calls=1))
+    composition.load_state_dict(dict(new=dict(calls=2)))  # saved before the others were there
+    assert (early.calls, late.calls, new.calls) == (6, 8, 2)
+
+
+def test_a_late_term_that_cannot_be_scored_is_not_added():
+    composition = RewardComposition({})
+    composition.prepare(4, 'data')
+    with pytest.raises(ValueError, match='4 and data'):
+        composition.add('picky', Picky())
+    assert not composition.terms and not composition.weights
+
+
+@pytest.mark.parametrize('error, raised', [
+    (KeyError('x'), RuntimeError), (FloatingPointError('NaN'), FloatingPointError),
+    (torch.OutOfMemoryError('full'), torch.OutOfMemoryError)])
+def test_a_term_that_raises_is_named_and_what_a_network_raises_passes(error, raised):
+    def term(rollout):
+        raise error
+
+    composition = RewardComposition({})
+    composition.add('broken', term)
+    with pytest.raises(raised) as caught:
+        composition.score(make_rollout())
+    assert caught.value is error or "'broken' should" in str(caught.value)
 
 
 @pytest.mark.parametrize('name', ['', 'total', 3, None])
 def test_a_name_that_cannot_be_one_is_refused(name):
     with pytest.raises(ValueError, match=f"text other than 'total'.* got {name!r}"):
-        RewardComposition({}).expect(name)
+        RewardComposition({}).add(name, nothing)
 
 
 def test_the_signals_of_a_second_term_have_its_name_in_front():
@@ -64,7 +128,7 @@ def test_the_signals_of_a_second_term_have_its_name_in_front():
 @pytest.mark.parametrize('values', [[[1., float('nan')], [0., 0.]], [[1., 0.]]])
 def test_a_term_that_is_not_finite_or_of_another_shape_is_an_error(values):
     composition = RewardComposition({})
-    composition.expect('a')
+    composition.add('a', nothing)
     with pytest.raises(ValueError, match="'a'"):
         composition.total(make_rollout(a=values))
 

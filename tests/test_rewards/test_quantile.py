@@ -57,3 +57,16 @@ def test_its_memory_is_plain_data_and_is_taken_up():
 def test_window_too_small():
     with pytest.raises(ValueError, match='window'):
         term(window=1)
+
+
+def test_the_term_within_is_prepared_and_keeps_its_memory():
+    class Model:
+        decoder = None
+
+    nested, other = (QuantileReward(dict(type='QuantileReward', term=dict(type='given_values')))
+                     for _ in range(2))
+    nested(rollout_of(.1, .2))
+    other.load_state_dict(nested.state_dict())
+    assert list(other.term.values) == list(nested.term.values) == pytest.approx([.1, .2])
+    with pytest.raises(ValueError, match='`decoder`'):
+        QuantileReward(dict(type='MaskReward')).prepare(Model, None)

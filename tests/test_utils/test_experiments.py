@@ -16,6 +16,15 @@ def test_options_override_entries():
     assert config.new.size == [1, (2, 3)]
 
 
+def test_entries_of_a_list_are_named_by_type_or_name():
+    config = load('custom_hooks.DiscriminativeRewardHook.form=raw',
+                  'train_dataloader.dataset.pipeline.ModelImageResize.size=[56,84]',
+                  'custom_hooks.DiscriminativeRewardHook.name=near', 'custom_hooks.near.weight=2')
+    assert config.custom_hooks[0].form == 'raw' and config.custom_hooks[0].weight == 2
+    assert [step['size'] for step in config.train_dataloader.dataset.pipeline
+            if step.type == 'ModelImageResize'] == [[56, 84]]
+
+
 def test_what_was_typed_arrives():
     config = load('model.policy.prompt_template=Find {question} in the image',
                   'train_dataloader.dataset.data_root=/content/drive/My Drive/x',
@@ -40,6 +49,7 @@ def test_an_option_that_cannot_be_read_is_a_usage_error(option, capsys):
 
 @pytest.mark.parametrize('option, message', [
     ('custom_hooks.9.form=raw', 'a list of 1'), ('custom_hooks.form=raw', 'a list of 1'),
+    ('custom_hooks.MaskRewardHook.weight=2', 'have their type or `name` as names and .* got `Mask'),
     ('train_cfg.max_iters.x=1', 'max_iters')])
 def test_an_option_that_does_not_fit_the_config_ends_with_one_line(option, message):
     with pytest.raises(SystemExit, match=f'--cfg-options do not fit config .*{message}') as ended:

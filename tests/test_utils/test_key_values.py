@@ -194,6 +194,15 @@ def test_what_entries_share_is_left_alone():
     assert config.a.list[0].y == 2 and config.b.list[0].y == 1
 
 
+def test_entries_of_a_list_have_names():
+    config = Config(dict(hooks=[dict(type='a.Twice'), dict(type=Config),
+                                dict(type='Twice', name='near')]))
+    override(config, {'hooks.near.x': 1, 'hooks.Config.x': 2, 'hooks.0.x': 3})
+    assert [hook.x for hook in config.hooks] == [3, 2, 1]
+    with pytest.raises(KeyValueError, match=r'list of 3, .*got `Twice`, which \[0, 2\] are called'):
+        override(config, {'hooks.Twice.x': 4})
+
+
 @pytest.mark.parametrize('options, message', [
     ({'model.rates.2': 1}, '`model.rates` is a list of 2, .* numbered from 0, but got `2`'),
     ({'model.rates.x': 1}, '`model.rates` is a list of 2'),

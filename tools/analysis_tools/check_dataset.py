@@ -73,8 +73,8 @@ def main(command_line: list[str] | None = None) -> int:
 
         from mmdpad.datasets import DatasetError
         from mmdpad.datasets.checking import as_built, check_dataset, find_datasets
-        from mmdpad.registry import type_name
-    init_default_scope(config.get('default_scope', 'mmdpad'))
+        from mmdpad.registry import scope_of, type_name
+    init_default_scope(scope_of(config, 'mmdpad'))
     datasets = list(find_datasets(config))
     if not datasets:
         raise SystemExit(f'{args.config} has no data sets: no train_dataloader, val_dataloader or '

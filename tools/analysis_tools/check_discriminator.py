@@ -39,7 +39,8 @@ def positive(text: str) -> int:
 
 
 def main() -> None:
-    parser = config_parser(__doc__.splitlines()[0], 'custom_hooks.0.region_margin=0.25')
+    parser = config_parser(__doc__.splitlines()[0],
+                           'custom_hooks.DiscriminativeRewardHook.region_margin=0.25')
     parser.add_argument('--loader', choices=LOADERS, default='train_dataloader',
                         help='whose data set to use (default: train_dataloader)')
     parser.add_argument('--term', metavar='NAME', help='of the discriminative term, where the '
@@ -64,9 +65,9 @@ def main() -> None:
             spread,
         )
         from mmdpad.analysis.discriminator_check import check_scores, format_check
-        from mmdpad.models.discriminators import DiscriminativeReward
-        from mmdpad.registry import DATASETS
-    init_default_scope(config.get('default_scope', 'mmdpad'))
+        from mmdpad.registry import DATASETS, scope_of
+        from mmdpad.rewards import DiscriminativeReward
+    init_default_scope(scope_of(config, 'mmdpad'))
     loader = config.get(args.loader)
     if not loader:
         raise SystemExit(f'{args.config} has no `{args.loader}`; name another one by --loader')
@@ -75,6 +76,7 @@ def main() -> None:
         dataset = DATASETS.build(loader['dataset'])
         found, source = find_captions(dataset, args.captions)
         reward = DiscriminativeReward(**settings)
+        reward.prepare()
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from error
     items = spread(found, args.limit)

@@ -39,8 +39,8 @@ def main() -> None:
             hash_file,
             publish,
         )
-        from mmdpad.registry import DATASETS, METRICS, is_kind
-    init_default_scope(config.get('default_scope', 'mmdpad'))
+        from mmdpad.registry import DATASETS, METRICS, is_kind, scope_of
+    init_default_scope(scope_of(config, 'mmdpad'))
     evaluators = config.test_evaluator
     evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
     chosen = [dict(metric) for metric in evaluators

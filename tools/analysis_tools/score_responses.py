@@ -5,12 +5,13 @@
 
 Each line has `response` (the text) and `solution`: "<box>(x1,y1),(x2,y2)</box><points>(x,y),(x,y)
 </points>", or a JSON list where the answer is one. Lines of RolloutLogHook have no solution; they
-hold their rewards already. No model is needed, so terms that need one cannot be among them.
+hold their rewards already. No model is needed, so hooks' terms that need one are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from mmdpad.geometry.coordinates import COORDINATES
@@ -22,8 +23,8 @@ PUBLISHED = Path(__file__).parents[2] / 'configs/_base_/schedules/grpo.py'
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('responses', metavar='IN.jsonl', help='lines as above')
-    parser.add_argument('--config', default=str(PUBLISHED), help='whose `train_cfg.rewards` to '
-                        'score by (default: the published recipe)')
+    parser.add_argument('--config', default=str(PUBLISHED), help='whose rewards to score '
+                        'by (default: the published recipe)')
     parser.add_argument('--coordinates', default='pixels', choices=COORDINATES,
                         help='that the responses are written in (default: pixels)')
     parser.add_argument('--prompt-size', type=int, nargs=2, metavar=('W', 'H'), default=(840, 840),
@@ -37,11 +38,18 @@ def main() -> None:
     with start_command():
         from mmengine.registry import init_default_scope
 
-        from mmdpad.analysis.responses import build_rule_terms, score_responses, summarise_responses
-    rewards = open_config(args.config).get('train_cfg', {}).get('rewards')
+        from mmdpad.analysis.responses import (
+            build_rule_terms,
+            find_rule_terms,
+            score_responses,
+            summarise_responses,
+        )
+    init_default_scope('mmdpad')
+    rewards, left_out = find_rule_terms(open_config(args.config))
     if not rewards:
         raise SystemExit(f'config {args.config!r} has no `train_cfg.rewards`; name one that trains')
-    init_default_scope('mmdpad')
+    if left_out:
+        print(f'left out, as they need a model: {", ".join(left_out)}', file=sys.stderr)
     try:
         rows = list(read_jsonl(args.responses))
         if not rows:

@@ -47,8 +47,9 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import Tensor
 
-from mmdpad.models import CLIPDiscriminator, DiscriminativeReward
+from mmdpad.models import CLIPDiscriminator
 from mmdpad.models.discriminators.text_tower import encode_text
+from mmdpad.rewards import DiscriminativeReward
 from mmdpad.structures import ReasoningOutput, RolloutBatch
 
 TOLERANCE = 1e-4
@@ -119,6 +120,7 @@ def main() -> None:
         reward = DiscriminativeReward(
             dict(type='CLIPDiscriminator', model_name=args.model, pretrained=None,
                  allow_random=True), device='cpu', form='sigmoid', alpha=10.0)
+        reward.prepare()
     model, rollout = reward.discriminators[0], make_rollout(args)
     tokens = [model.tokens.count(parsed.caption) for parsed in rollout.parsed]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmdpad.analysis.caption_scores import find_rewards
 from mmdpad.apis.reason_seg_inferencer import ReasonSegInferencer
-from mmdpad.models.discriminators import DiscriminativeReward
+from mmdpad.rewards import DiscriminativeReward
 
 from .asking import Model
 
@@ -46,7 +46,8 @@ def load_model(config: str, weights: str | None, device: str | None) -> Model:
     try:
         settings = next(iter(terms.values()))  # of several terms the first one
         with DefaultScope.overwrite_default_scope('mmdpad'):
-            reward = DiscriminativeReward(**settings, device=next(infer.model.parameters()).device)
+            reward = DiscriminativeReward(**settings)
+            reward.prepare(infer.model)
     except (OSError, RuntimeError, ValueError) as error:
         print(f'{config}: the discriminator cannot be loaded: {error}')
         return Model(name, infer, note='No similarities: the discriminator cannot be loaded; the '

@@ -1,50 +1,74 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Base of the hooks that give a reward."""
+"""Base of the hooks that add a reward."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import Tensor
 
-from mmdpad.rewards import write_term
+from mmdpad.registry import type_name
+from mmdpad.rewards import build_term
 from mmdpad.structures import RolloutBatch
 
 
 class RewardHook(Hook):
-    """Announces a term when training starts and writes it at the loop's ``after_rollout``.
+    """Adds a reward term to those of the loop when training starts.
 
-    A subclass has :meth:`score`, perhaps :meth:`prepare`, and an ``__init__`` that sets
-    ``self.term`` and ``self.weight`` by its arguments ``name`` and ``weight``, so that a config can
-    have the hook twice.
+    ``dict(type=HOOK, **arguments)`` in ``custom_hooks`` is the same as
+    ``NAME=dict(type=KIND, **arguments)`` in ``train_cfg.rewards``. A subclass has two attributes:
 
     Attributes:
+        kind: Class of the term, or its name in the registry ``REWARDS``.
         term: Name of the term in logs, curves and alarms; of the class: the name where a config
             gives none.
+
+    Args:
         weight: Of the term in the sum of rewards.
+        name: Of the term; a further hook of a config needs another one.
+        **arguments: Of the term.
     """
 
+    kind: Callable[..., Any] | str = ''
     term: str = ''
-    weight: float = 1.0
 
-    def prepare(self, runner: Runner) -> None:
-        """Build models, or refuse what cannot be scored; before anything is trained."""
+    def __init__(self, weight: float = 1.0, name: str | None = None, **arguments: Any) -> None:
+        self.term = self.term if name is None else name
+        self.weight = weight
+        self.config = dict(arguments, type=self.kind)
+        self.reward = build_term(self.config)
 
-    def score(self, runner: Runner, rollout: RolloutBatch) -> Tensor:
-        """The term, (B, G), finite; the lowest value is that of a response that says nothing."""
-        raise NotImplementedError(f'{type(self).__name__} should have a method `score`')
+    @classmethod
+    def as_term(cls, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Name and config of the term that a hook of this config adds, for the checks and tools
+        that look for rewards (:func:`mmdpad.rewards.list_rewards`).
+
+        A subclass whose ``__init__`` changes the arguments says so here, too.
+        """
+        arguments = {key: value for key, value in entry.items() if key not in ('name', 'priority')}
+        name = entry.get('name')
+        return cls.term if name is None else name, dict(arguments, type=cls.kind)
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare and announce the term.
+        """Add the term, which prepares it.
 
         Raises:
-            ValueError: Another term has its name.
+            ValueError: Another term has its name, or it cannot score this model or data.
         """
-        runner.train_loop.composition.expect(self.term, self.weight)
-        self.prepare(runner)
+        runner.train_loop.composition.add(self.term, self.reward, self.weight)
+        arguments = {key: value for key, value in self.config.items() if key != 'type'}
+        runner.logger.info(f'Reward term {self.term!r} ({type_name(self.config)}): weight '
+                           f'{self.weight}, {arguments}')
 
     def after_rollout(self, runner: Runner, rollout: RolloutBatch) -> None:
-        """Write the term and its signals into the rollout."""
-        write_term(rollout, self.term, partial(self.score, runner))
+        """See whether the term is there.
+
+        Raises:
+            RuntimeError: It is not.
+        """
+        if self.term not in rollout.rewards:
+            raise RuntimeError(f'{type(self).__name__} should have added its reward term '
+                               f'{self.term!r}, but the terms are {list(rollout.rewards)}; call '
+                               f'`super().before_train(runner)` in its `before_train`')

@@ -50,7 +50,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     Args:
         runner, dataloader, max_iters, val_begin, val_interval: As in mmengine.
-        rewards: Name -> config of a reward term, see :class:`RewardComposition`.
+        rewards: Name -> config of a reward term, see :class:`RewardComposition`. Hooks may add more
+            (:class:`RewardHook`).
         prompts_per_update: Prompts (times G responses) in one optimizer step; None for all B.
         tokens_per_micro_batch: Most tokens in one forward and backward pass, a prompt (with its
             image) counted once for all its responses; a group that has more goes alone. It bounds
@@ -101,6 +102,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def run(self) -> torch.nn.Module:
         """Train. See :meth:`run_iter` for one iteration."""
         self._check_settings()
+        self.composition.prepare(self.model, self.dataloader.dataset)
         self._settle_reference()
         self._settle_resumed_state()
         with refused_steps(self.runner.optim_wrapper):

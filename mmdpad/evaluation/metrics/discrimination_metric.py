@@ -12,8 +12,8 @@ import torch
 from mmengine.evaluator import BaseMetric
 
 from mmdpad.datasets.transforms import read_image
-from mmdpad.models.discriminators import DiscriminativeReward
 from mmdpad.registry import METRICS
+from mmdpad.rewards import DiscriminativeReward
 from mmdpad.structures import AnsweredObject, ReasoningOutput, RolloutBatch
 
 _SIGNALS = ('s_roi', 's_image', 's_margin')
@@ -72,6 +72,7 @@ class DiscriminationMetric(BaseMetric):
         self.score_thr = score_thr
         self.reward = DiscriminativeReward(discriminator, form='binary', region='predicted',
                                            **options)
+        self.reward.prepare()
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Score samples as ``DetDataSample.to_dict()`` gives them: ``img_path`` and

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from mmdpad.evaluation.results import in_order
-from mmdpad.evaluation.scoring import ORIGIN, identify, score_mask
-from mmdpad.geometry.mask_iou import check_ignore_regions
+from mmdpad.evaluation.scoring import ORIGIN, identify
+from mmdpad.geometry.mask_iou import check_ignore_regions, score_mask
 from mmdpad.registry import METRICS
 from mmdpad.rewards import RewardComposition
 from mmdpad.structures import RolloutBatch
@@ -27,7 +27,7 @@ class RewardMetric(IgnoreRegionsMetric):
 
     Args:
         rewards: Name -> config of a reward term, see :class:`RewardComposition`;
-            :class:`DiscriminativeReward` may be among them.
+            :class:`DiscriminativeReward` may be among them, :class:`MaskReward` not.
         ignore_regions: As in :class:`ReasonSegMetric`.
         out_file: Where a JSON line for each sample goes: ``index`` in the data set, ``id``,
             ``image``, ``question`` and all of the below, null where a signal is missing; a taken
@@ -56,6 +56,7 @@ class RewardMetric(IgnoreRegionsMetric):
         self.ignore_regions = ignore_regions
         self.out_file = out_file
         self.composition = RewardComposition(rewards)
+        self.composition.prepare()
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Score one batch. ``data_batch`` is what the data loader made, not yet moved."""

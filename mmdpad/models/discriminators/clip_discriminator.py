@@ -14,8 +14,7 @@ from mmdpad.models.frozen import FrozenModule
 from mmdpad.models.non_finite import NonFiniteError, diagnose
 from mmdpad.models.retry_on_oom import retry_on_oom
 from mmdpad.registry import MODELS
-
-from .sharing import to_pixels
+from mmdpad.rewards.sharing import to_pixels
 
 _NAME = 'The discriminator (CLIP)'
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +13,7 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import DefaultScope
 
 from mmdpad.datasets.transforms import ModelImageResize
-from mmdpad.engine.config_nodes import Node, find_nodes
-from mmdpad.engine.hooks import MaskRewardHook
+from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.models import (
     CLIPDiscriminator,
@@ -22,7 +22,6 @@ from mmdpad.models import (
     SAMDecoder,
     VLMReasoningHead,
 )
-from mmdpad.models.discriminators.sharing import discriminator_key
 from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import lora_targets
@@ -31,7 +30,6 @@ from mmdpad.models.segmentors.settings import training_sampling
 from mmdpad.models.sources import find_folder
 from mmdpad.prompts import build_messages
 from mmdpad.registry import (
-    HOOKS,
     LOOPS,
     MODELS,
     OPTIM_WRAPPERS,
@@ -40,8 +38,11 @@ from mmdpad.registry import (
     TRANSFORMS,
     is_kind,
     resolve,
+    scope_of,
     type_name,
 )
+from mmdpad.rewards import list_rewards
+from mmdpad.rewards.sharing import discriminator_key
 from mmdpad.rl import PolicyLoss
 
 from .frozen import FrozenCost, clip_cost, sam_cost
@@ -93,7 +94,7 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
         FileNotFoundError: The policy's shape is not known, see :func:`read_policy_config`.
         ValueError: The config lacks something, or has an unknown value.
     """
-    with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdpad'):
+    with DefaultScope.overwrite_default_scope(scope_of(config)):
         return _read(config, response_tokens, prompt_tokens)
 
 
@@ -275,24 +276,27 @@ def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
 def _clips(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     """The CLIPs of rewards and of the validation's metrics: each is in memory once, however many
     name it, and computes for every reward."""
-    nodes: dict[Hashable, list[Node]] = {}
-    for node in find_nodes({key: config[key] for key in ('custom_hooks', 'train_cfg',
-                                                         'val_evaluator') if config.get(key)}):
-        if node.is_kind(CLIPDiscriminator):
-            nodes.setdefault(discriminator_key(node.entry), []).append(node)
+    entries = dict(_discriminators({name: config[name] for name in (
+        'custom_hooks', 'train_cfg', 'val_evaluator') if config.get(name)}))
+    uses = Counter(key for reward in list_rewards(config) for key, _ in
+                   _discriminators(dict(train_cfg=dict(rewards={reward.name: reward.config}))))
     costs = {}
-    for number, users in enumerate(nodes.values(), start=1):
-        one = clip_cost(users[0].entry, work.prompts, work.responses)
-        rewards = sum(not node.path.startswith('val_evaluator') for node in users)
-        costs['CLIP' + f' {number}' * (len(nodes) > 1)] = replace(one, flops=rewards * one.flops)
+    for number, (key, entry) in enumerate(entries.items(), start=1):
+        one = clip_cost(entry, work.prompts, work.responses)
+        name = 'CLIP' + f' {number}' * (len(entries) > 1)
+        costs[name] = replace(one, flops=uses[key] * one.flops)
     return costs
+
+
+def _discriminators(part: Mapping[str, Any]) -> list[tuple[Hashable, Mapping[str, Any]]]:
+    return [(discriminator_key(node.entry), node.entry) for node in find_nodes(part)
+            if node.is_kind(CLIPDiscriminator)]
 
 
 def _frozen(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     costs = _clips(config, work)
-    hooks = config.get('custom_hooks') or ()
     decoder = config['model'].get('decoder')  # of others than SAM the cost is not known
     if decoder and is_kind(decoder, SAMDecoder, MODELS):
-        draws = any(is_kind(hook, MaskRewardHook, HOOKS) for hook in hooks)
+        draws = any(reward.needs('decoder') for reward in list_rewards(config))
         costs['SAM'] = sam_cost(decoder, work.prompts * draws)
     return costs

@@ -33,6 +33,7 @@ def built(monkeypatch):
     monkeypatch.setattr(MODELS, 'build', lambda config: stub)
     runner = SimpleNamespace(model=nn.Linear(1, 1), logger=logging.getLogger('test'),
                              train_loop=SimpleNamespace(composition=RewardComposition({})))
+    runner.train_loop.composition.prepare(runner.model, None)
     return stub, runner
 
 
@@ -55,7 +56,7 @@ def test_writes_its_term_and_signals(built):
     hook = DiscriminativeRewardHook(dict(type='Stub'), weight=0.5)
     hook.before_train(runner)
     batch = rollout()
-    hook.after_rollout(runner, batch)
+    runner.train_loop.composition.score(batch)
     (_, _, region, image), captions = stub.asked
     assert captions == ['a', 'b', None, 'c', 'd', 'e']
     assert image.shape == (4, 5, 3) and image.dtype == np.uint8
@@ -71,7 +72,7 @@ def test_options_are_passed_on(built):
     hook = DiscriminativeRewardHook(dict(type='Stub'), form='softmax', temperature=0.2)
     hook.before_train(built[1])
     batch = rollout()
-    hook.after_rollout(built[1], batch)
+    built[1].train_loop.composition.score(batch)
     assert batch.rewards['discriminative'][0].tolist() == pytest.approx(
         [1 / (1 + math.exp(-1)), 0.5, 0])
 
@@ -83,9 +84,8 @@ def test_two_hooks_have_two_names(built):
     batch = rollout()
     for hook in hooks:
         hook.before_train(runner)
-    for hook in hooks:
-        hook.after_rollout(runner, batch)
     composition = runner.train_loop.composition
+    composition.score(batch)
     assert composition.weights == dict(discriminative=0.5, by_how_much=1.0)
     assert composition.total(batch)[1].tolist() == pytest.approx([0.8, 0, 0.6])
     assert torch.equal(batch.signals['by_how_much_s_margin'].nan_to_num(7),
@@ -93,18 +93,22 @@ def test_two_hooks_have_two_names(built):
 
 
 @pytest.mark.parametrize('hook', [
-    DiscriminativeRewardHook(dict(type='Stub')), MaskRewardHook()])
+    DiscriminativeRewardHook(dict(type='NoSuchModel')), MaskRewardHook()])
 def test_a_name_that_is_taken_stops_before_anything_is_built(built, hook):
-    built[1].train_loop.composition.expect(hook.term)
+    built[1].train_loop.composition.add(hook.term, None)
     with pytest.raises(ValueError, match=f"'{hook.term}' is there already .* name='"):
         hook.before_train(built[1])
 
 
-def test_a_hook_that_did_not_run_is_noticed(built):
-    hook = DiscriminativeRewardHook(dict(type='Stub'))
+def test_a_hook_that_did_not_add_its_term_is_noticed(built):
+    class Forgetful(DiscriminativeRewardHook):
+        def before_train(self, runner):
+            pass
+
+    hook = Forgetful(dict(type='Stub'))
     hook.before_train(built[1])
-    with pytest.raises(RuntimeError, match=r"missing: \['discriminative'\]"):
-        built[1].train_loop.composition.total(rollout())
+    with pytest.raises(RuntimeError, match="Forgetful should have added .* 'discriminative'"):
+        hook.after_rollout(built[1], rollout())
 
 
 @pytest.mark.parametrize('options, error', [

@@ -125,19 +125,41 @@ def test_without_the_hook_only_its_term_is_missing(tiny_config):
     assert [baseline[k] for k in others] == [with_hook[k] for k in others]
 
 
-def test_a_hook_with_a_misspelt_method_is_noticed(tiny_config):
+def test_a_term_is_the_same_whether_a_hook_or_the_loop_names_it(tiny_config):
+    (hook, ) = tiny_config.custom_hooks
+    term = dict(hook, type='DiscriminativeReward', weight=0.5)
+    tiers = [0.3, 0.5]
+    tiny_config.custom_hooks = [dict(hook, weight=0.5), dict(type='MaskRewardHook', tiers=tiers)]
+    by_hooks, lines = train(tiny_config)
+    tiny_config.custom_hooks = []
+    tiny_config.train_cfg.rewards.update(
+        discriminative=term, mask_iou=dict(type='MaskReward', tiers=tiers))
+    tiny_config.work_dir += '_named'
+    named, others = train(tiny_config)
+    assert list(by_hooks.train_loop.composition.weights.items()) == list(
+        named.train_loop.composition.weights.items())
+    assert 'reward/mask_iou' in lines[0] and 'signal/s_margin' in lines[0]
+    assert [{k: v for k, v in line.items() if not k.endswith(('time', 'per_second', 'memory'))}
+            for line in lines] == [
+        {k: v for k, v in line.items() if not k.endswith(('time', 'per_second', 'memory'))}
+        for line in others]
+    expected = policy_state(by_hooks)
+    assert all(v.equal(expected[k]) for k, v in policy_state(named).items())
+
+
+def test_a_reward_that_is_no_term_is_noticed(tiny_config):
 
     @HOOKS.register_module(force=True)
     class ForgetfulHook(Hook):
 
-        def before_train(self, runner):
-            runner.train_loop.composition.expect('forgotten')
+        def before_trian(self, runner):
+            runner.train_loop.composition.add('forgotten', lambda rollout: torch.zeros(2, 4))
 
-        def after_roll_out(self, runner, rollout):
+        def after_rollout(self, runner, rollout):
             rollout.rewards['forgotten'] = torch.zeros(2, 4)
 
     tiny_config.custom_hooks = [dict(type='ForgetfulHook')]
-    with pytest.raises(RuntimeError, match=r"missing: \['forgotten'\]"):
+    with pytest.raises(RuntimeError, match=r"added by nobody: \['forgotten'\]"):
         train(tiny_config)
 
 

@@ -150,6 +150,17 @@ def test_switches_of_a_config():
     assert 16 * 5e12 < cost.frozen['SAM'].flops < 16 * 7e12
 
 
+def test_a_term_costs_the_same_whether_a_hook_or_the_loop_names_it():
+    by_hooks = config_of('qwen7b_reasonseg')
+    by_hooks.custom_hooks.append(dict(type='MaskRewardHook'))
+    named = config_of('qwen7b_reasonseg', custom_hooks=[])
+    (hook, _) = by_hooks.custom_hooks
+    named.train_cfg.rewards.update(discriminative=dict(hook, type='DiscriminativeReward'),
+                                   mask_iou=dict(type='MaskReward'))
+    cost = read_config_cost(named)
+    assert cost == read_config_cost(by_hooks) and cost.frozen['SAM'].flops
+
+
 @pytest.mark.parametrize('override, message', [
     ({'optim_wrapper.optimizer.type': 'Lion'}, "AdamW8bit.*but got 'Lion'"),
     ({'model.policy.lora': dict(r=8, target_modules='all-linear')}, 'all-linear'),

@@ -11,10 +11,9 @@ from torch import nn, tensor
 
 from mmdpad.datasets import ReasonSegDataset
 from mmdpad.geometry.coordinates import scale_boxes
-from mmdpad.models import DiscriminativeReward
-from mmdpad.models.discriminators import DiscriminativeOptions
 from mmdpad.prompts import parse_response
 from mmdpad.registry import MODELS
+from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward
 from mmdpad.rewards.discriminative import DISCRIMINATIVE_FORMS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
 from mmdpad.toy import CLIP_WEIGHTS

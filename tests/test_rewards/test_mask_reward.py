@@ -7,8 +7,9 @@ from mmdet.structures import DetDataSample
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
-from mmdpad.engine.hooks import MaskRewardHook
+from mmdpad.evaluation.metrics import RewardMetric
 from mmdpad.prompts import format_objects_response, parse_response
+from mmdpad.rewards import MaskReward
 from mmdpad.structures import RolloutBatch
 
 ANSWER = '<answer>{{"bbox": {0}, "points_1": [1, 1], "points_2": [2, 2]}}</answer>'
@@ -23,30 +24,30 @@ def fill_boxes(answers, image, model_shape):
     return InstanceData(masks=masks)
 
 
-def score(hook, boxes, ignored=None):
+def score(reward, boxes, ignored=None):
     texts = ['nothing' if box is None else ANSWER.format(box) for box in boxes]
     target = torch.zeros(1, 10, 10, dtype=torch.bool)
     target[:, :4, :4] = True
-    return score_texts(hook, texts, target, ignored)
+    return score_texts(reward, texts, target, ignored)
 
 
-def score_texts(hook, texts, target, ignored=None, **reading):
+def score_texts(reward, texts, target, ignored=None, **reading):
     sample = DetDataSample(gt_instances=InstanceData(masks=target))
     if ignored is not None:
         sample.ignored_instances = InstanceData(masks=ignored)
     image = torch.zeros(3, 10, 10, dtype=torch.uint8)
     rollout = RolloutBatch([sample], [image], len(texts), texts,
                            [parse_response(text, **reading) for text in texts], images=[image])
-    runner = SimpleNamespace(train_loop=SimpleNamespace(model=SimpleNamespace(draw=fill_boxes)))
-    hook.after_rollout(runner, rollout)
-    return rollout.rewards['mask_iou'].tolist()[0]
+    reward.prepare(SimpleNamespace(draw=fill_boxes, decoder=object()),
+                   [dict(data_samples=sample)])
+    return reward(rollout).tolist()[0]
 
 
 def test_by_hand():
     # The target has 16 pixels; half of it; twice it; elsewhere; no answer
     boxes = [[0, 0, 4, 4], [0, 0, 4, 2], None, [0, 0, 4, 8], [5, 5, 9, 9]]
-    assert score(MaskRewardHook(), boxes) == [1., .5, 0., .5, 0.]
-    assert score(MaskRewardHook(tiers=(.3, .5)), boxes) == [1., .5, 0., .5, 0.]
+    assert score(MaskReward(), boxes) == [1., .5, 0., .5, 0.]
+    assert score(MaskReward(tiers=(.3, .5)), boxes) == [1., .5, 0., .5, 0.]
 
 
 def test_several_objects_count_together():
@@ -56,18 +57,18 @@ def test_several_objects_count_together():
     texts = [format_objects_response('t', objects, 'c')
              for objects in ([second, first], [first], [])]
     texts.insert(1, 'no list')
-    assert score_texts(MaskRewardHook(), texts, target, several_objects=True) == [1, 0, .5, 0]
+    assert score_texts(MaskReward(), texts, target, several_objects=True) == [1, 0, .5, 0]
     nothing = target[:0]
-    assert score_texts(MaskRewardHook(), texts, nothing, several_objects=True) == [0, 0, 0, 1]
+    assert score_texts(MaskReward(), texts, nothing, several_objects=True) == [0, 0, 0, 1]
 
 
 def test_ignored_regions_follow_the_protocol():
     ignored = torch.zeros(1, 10, 10, dtype=torch.bool)
     ignored[:, 4:8, :4] = True
-    assert score(MaskRewardHook(), [[0, 0, 4, 8]], ignored) == [1.]
-    assert score(MaskRewardHook(ignore_regions='exclude'), [[0, 0, 4, 8]], ignored) == [1.]
-    assert score(MaskRewardHook(), [[0, 0, 4, 4]], ignored) == [.5]
-    assert score(MaskRewardHook(ignore_regions='exclude'), [[0, 0, 4, 4]], ignored) == [1.]
+    assert score(MaskReward(), [[0, 0, 4, 8]], ignored) == [1.]
+    assert score(MaskReward(ignore_regions='exclude'), [[0, 0, 4, 8]], ignored) == [1.]
+    assert score(MaskReward(), [[0, 0, 4, 4]], ignored) == [.5]
+    assert score(MaskReward(ignore_regions='exclude'), [[0, 0, 4, 4]], ignored) == [1.]
 
 
 def test_it_trains_with_the_real_decoder(tiny_config):
@@ -79,16 +80,17 @@ def test_it_trains_with_the_real_decoder(tiny_config):
     assert 0 < mean < 1  # some answers of the warmed-up policy are right, not all
 
 
-def test_without_masks_or_decoder_it_is_refused_before_training(tiny_config):
-    hook = MaskRewardHook()
-    loader = SimpleNamespace(dataset=[dict(data_samples=DetDataSample())])
-    loop = SimpleNamespace(dataloader=loader, model=SimpleNamespace(decoder=object()))
+def test_without_masks_or_decoder_it_is_refused_before_training():
+    reward, data = MaskReward(), [dict(data_samples=DetDataSample())]
+    model = SimpleNamespace(decoder=object())
     with pytest.raises(ValueError, match='masks in the training data'):
-        hook.prepare(SimpleNamespace(train_loop=loop))
-    loop.model.decoder = None
+        reward.prepare(model, data)
+    model.decoder = None
     with pytest.raises(ValueError, match='decoder'):
-        hook.prepare(SimpleNamespace(train_loop=loop))
+        reward.prepare(model, data)
+    with pytest.raises(ValueError, match='none here.*ReasonSegMetric'):
+        RewardMetric(dict(mask=dict(type='MaskReward')))
     with pytest.raises(ValueError, match='tiers'):
-        MaskRewardHook(tiers=(1.5, ))
+        MaskReward(tiers=(1.5, ))
     with pytest.raises(ValueError, match="but got 'drop'"):
-        MaskRewardHook(ignore_regions='drop')
+        MaskReward(ignore_regions='drop')

@@ -6,19 +6,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmdpad.geometry.boxes import enlarge, overlaps, union_box
 from mmdpad.geometry.regions import crop, mask_out
 from mmdpad.registry import REWARDS
-from mmdpad.rewards.discriminative import check_form, discriminative_reward
 from mmdpad.structures import RolloutBatch
 from mmdpad.structures.reasoning_output import Box
 
+from .discriminative import check_form, discriminative_reward
 from .sharing import build_discriminator, shared_pixels
 
 REGIONS = ('target', 'predicted')
@@ -88,18 +89,36 @@ class DiscriminativeReward:
             cosines, NaN for a caption that cannot be used; see ``CLIPDiscriminator``. A list of
             them is an ensemble, see ``combine``. Terms with equal configs share one model
             (:func:`build_discriminator`).
-        device: Where the discriminators run; default: mmengine's current device.
+        device: Where the discriminators run; default: the device of the model that is trained, or
+            mmengine's current one where there is none.
         **options: See :class:`DiscriminativeOptions`.
 
     Raises:
         ValueError: An empty list, or see :class:`DiscriminativeOptions`.
     """
 
+    needs_model = True
+
     def __init__(self, discriminator: dict | Sequence[dict],
-                 device: str | torch.device | None = None, **options) -> None:
+                 device: str | torch.device | None = None, **options: Any) -> None:
         self.options = DiscriminativeOptions(**options)
-        self.discriminators = [build_discriminator(config, device)
-                               for config in as_configs(discriminator)]
+        self.configs = as_configs(discriminator)
+        self.device = device
+
+    @cached_property
+    def discriminators(self) -> list[nn.Module]:
+        """The models, built when they are asked for first."""
+        return [build_discriminator(config, self.device) for config in self.configs]
+
+    def prepare(self, model: Any = None, dataset: Any = None) -> None:
+        """Build the discriminators, so that nothing starts without their weights.
+
+        Raises:
+            KeyError: A type is not registered; or whatever a discriminator raises.
+        """
+        if self.device is None and model is not None:
+            self.device = next(model.parameters()).device
+        _ = self.discriminators
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns (B, G) rewards in the form's range.
@@ -167,7 +186,8 @@ class DiscriminativeReward:
         if self.options.region == 'target':
             return [union_box(boxes.tolist()) for boxes in rollout.target_boxes
                     for _ in range(size)]
-        shapes = [image.shape[-2:] for image in rollout.model_images for _ in range(size)]
+        shapes = [(image.shape[-2], image.shape[-1]) for image in rollout.model_images
+                  for _ in range(size)]
         boxes = [union_box([item.box for item in parsed.objects if item.box])
                  for parsed in rollout.parsed]
         return [box if box and overlaps(box, shape) else None

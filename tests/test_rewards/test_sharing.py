@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmdpad.models import CLIPDiscriminator, DiscriminativeReward
-from mmdpad.models.discriminators.sharing import (
+from mmdpad.models import CLIPDiscriminator
+from mmdpad.rewards import DiscriminativeReward
+from mmdpad.rewards.sharing import (
     build_discriminator,
     discriminator_key,
     shared_pixels,

@@ -1,0 +1,76 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""The reward terms that a config names, wherever it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmdpad.registry import HOOKS, REWARDS, resolve
+
+
+@dataclass(frozen=True)
+class ListedReward:
+    """A reward term of a config.
+
+    Attributes:
+        name: Of the term.
+        path: Keys with dots between them that lead to ``entry``.
+        entry: What stands in the config: a term, or a hook that adds one.
+        config: The term as it would stand in ``train_cfg.rewards``, with its ``weight``.
+        scope: Of the config's names; None for the current default scope.
+    """
+
+    name: str
+    path: str
+    entry: Mapping[str, Any]
+    config: Mapping[str, Any]
+    scope: str | None = None
+
+    @property
+    def is_hook(self) -> bool:
+        """Whether a hook adds it."""
+        return self.entry is not self.config
+
+    @property
+    def parts(self) -> list[tuple[Any, Mapping[str, Any]]]:
+        """Class (or function) and config of the term, and of the terms within it."""
+        return list(_parts(self.config, self.scope))
+
+    def needs(self, what: str) -> bool:
+        """Whether the term, or one within it, has ``needs_<what>`` ('model', 'decoder')."""
+        return any(getattr(kind, f'needs_{what}', False) for kind, _ in self.parts)
+
+
+def list_rewards(config: Mapping[str, Any]) -> list[ListedReward]:
+    """The reward terms of a config: those of ``train_cfg.rewards``, then those of hooks.
+
+    A hook adds a term if its class has ``as_term``, as every :class:`RewardHook` does. What is no
+    dict with a ``type``, or names nothing that is registered, is left to the checks of configs.
+
+    Args:
+        config: Of a run, as far as it is there.
+    """
+    scope = config.get('default_scope')
+    found = []
+    rewards = (config.get('train_cfg') or {}).get('rewards')
+    for name, entry in rewards.items() if isinstance(rewards, Mapping) else ():
+        if isinstance(entry, Mapping):
+            found.append(ListedReward(name, f'train_cfg.rewards.{name}', entry, entry, scope))
+    for number, entry in enumerate(config.get('custom_hooks') or ()):
+        if isinstance(entry, Mapping) and hasattr(kind := resolve(entry, HOOKS, scope), 'as_term'):
+            name, term = kind.as_term(entry)
+            found.append(ListedReward(name, f'custom_hooks.{number}', entry, term, scope))
+    return found
+
+
+def _parts(config: Mapping[str, Any],
+           scope: str | None) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    kind = resolve(config, REWARDS, scope)
+    if kind is not None:
+        yield kind, config
+    for value in config.values():
+        for inner in value if isinstance(value, (list, tuple)) else (value, ):
+            if isinstance(inner, Mapping):
+                yield from _parts(inner, config.get('_scope_') or scope)
