@@ -293,7 +293,7 @@ def test_a_packed_arrow_stream_is_refused(packing, tmp_path, tried):
 
 
 @pytest.mark.promise('Files', 'A parquet or Arrow file that is damaged',
-                     'it is read, or one kind of error names it')
+                     'it is read, or there is one kind of error, which names it')
 @pytest.mark.parametrize('count', [60, pytest.param(3000, marks=pytest.mark.slow)])
 def test_damage_anywhere_is_one_kind_of_error(count, path, tried):
     good, rng, refused = path.read_bytes(), random.Random(0), 0
