@@ -284,7 +284,7 @@ def test_a_packed_arrow_stream_is_refused(packing, tmp_path, tried):
 
 
 DAMAGED = pytest.mark.promise('Files', 'A parquet or Arrow file that is damaged',
-                              'it is read, or one kind of error names it')
+                              'it is read, or there is one kind of error, which names it')
 
 
 @DAMAGED

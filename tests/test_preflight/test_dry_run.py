@@ -18,7 +18,7 @@ MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp('stand_ins')
+    return tmp_path_factory.mktemp('tiny_replacements')
 
 
 @pytest.fixture(scope='module')
