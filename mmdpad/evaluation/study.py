@@ -61,10 +61,10 @@ MEASURES: dict[str, Measure] = dict(
 """What is a ratio of sums over samples, as in :mod:`.summary`, by its name; ``ranked`` is the share
 of samples that ``rank`` says something of."""
 
-TITLES = dict(giou='gIoU', ciou='cIoU', think_tokens='chain, tokens',
+TITLES = dict(giou='gIoU', ciou='cIoU', think_tokens='reasoning, tokens',
               caption_tokens='caption, tokens', specificity='specific, %', rank='rank',
               margin='margin', ranked='ranked, %', failures='failures, %',
-              think_tokens_percent='chain, %')
+              think_tokens_percent='reasoning, %')
 
 
 @dataclass(frozen=True)
