@@ -220,14 +220,15 @@ def put_block(page: str, block: str) -> str:
     return re.sub(pattern, lambda _: block, page, flags=re.S)
 
 
-def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]],
+def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]] | None,
                   read_image: Callable[[str], np.ndarray | None]) -> str:
     """The report as a page that needs no other file and no script.
 
     Args:
         study: See :func:`mmdpad.evaluation.study.analyse_study`.
         folder: Of the study, for its training logs.
-        pairs: The same questions answered by both arms of :data:`MAIN`.
+        pairs: The same questions answered by both arms of :data:`MAIN`; None if the responses were
+            not kept.
         read_image: Path of an image -> (H, W, 3) uint8 RGB, or None if it cannot be read.
     """
     curves = plot_training(study, folder)
@@ -245,8 +246,9 @@ def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]],
         '<h2>The same questions, answered by two arms</h2>',
         '<p>The first scenes in the order of the file, not chosen by result; sampled answers '
         'of the first seed that both arms have.</p>' if pairs else
-        f'<p>{" and ".join(MAIN)} have no complete seed in common.</p>',
-        *(_html_pair(study, pair, read_image) for pair in pairs),
+        '<p>The archive of a study holds no responses; <code>make study</code> makes them.</p>'
+        if pairs is None else f'<p>{" and ".join(MAIN)} have no complete seed in common.</p>',
+        *(_html_pair(study, pair, read_image) for pair in pairs or ()),
         '<h2>Runs</h2>', bullets(safe(line) for line in _included(study)),
         '<h2>Missing</h2>', bullets([safe(x) for x in missing_lines(study)] or ['Nothing.'])])
 

@@ -5,7 +5,9 @@
     python tools/analysis_tools/study_report.py work_dirs/study --markdown study_appendix.md
     python tools/analysis_tools/study_report.py work_dirs/study --summary study.md
     python tools/analysis_tools/study_report.py work_dirs/study --compare form_sigmoid form_softmax
+    python tools/analysis_tools/study_report.py work_dirs/study --archive study.tar.xz
 
+An archive holds the numbers and curves without the responses, and may stand for the study's folder.
 Prints the headline. An existing file is replaced; in a Markdown page, only what is between
 `<!-- study -->` and `<!-- /study -->`. Run it where the paths of the images hold, usually the
 folder that the study was started in. Runs that lack files are left out and named.
@@ -30,11 +32,14 @@ def write(path: Path, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('work_dir', type=Path, help='the study: ARM/arm.json, ARM/seed_N/...')
+    parser.add_argument('work_dir', type=Path,
+                        help='the study: ARM/arm.json, ARM/seed_N/...; or its archive')
     parser.add_argument('--html', type=Path, metavar='FILE', help='the whole report as a page')
     parser.add_argument('--markdown', type=Path, metavar='FILE', help='headline and all tables')
     parser.add_argument('--summary', type=Path, metavar='FILE', help='Markdown, main tables only')
     parser.add_argument('--json', type=Path, metavar='FILE', help='all numbers')
+    parser.add_argument('--archive', type=Path, metavar='FILE',
+                        help='what numbers and curves are made from, as FILE.tar.xz')
     parser.add_argument('--compare', nargs=2, action='append', default=[],
                         metavar=('ARM', 'REFERENCE'),
                         help='also say how far an arm is from another one; may be repeated')
@@ -43,6 +48,7 @@ def main() -> None:
     with start_command():
         from mmdpad.datasets.transforms import read_image_if_any
         from mmdpad.evaluation.study import analyse_study, first_answers
+        from mmdpad.evaluation.study_archive import open_study, write_study_archive
         from mmdpad.visualization.study_page import (
             MAIN,
             comparison_lines,
@@ -54,17 +60,21 @@ def main() -> None:
             summary_as_markdown,
         )
     try:
-        study = analyse_study(args.work_dir, args.compare)
-        for line in [f'{status}: {text}' for status, text in headlines(study)]:
-            print(line)
-        for pair in args.compare:
-            for line in comparison_lines(study, *pair):
+        with open_study(args.work_dir) as folder:
+            study = analyse_study(folder, args.compare)
+            for line in [f'{status}: {text}' for status, text in headlines(study)]:
                 print(line)
-        for line in missing_lines(study):
-            print(f'  missing: {line}')
-        if args.html:
-            pairs = first_answers(args.work_dir, study, MAIN)
-            write(args.html, study_as_html(study, args.work_dir, pairs, read_image_if_any))
+            for pair in args.compare:
+                for line in comparison_lines(study, *pair):
+                    print(line)
+            for line in missing_lines(study):
+                print(f'  missing: {line}')
+            if args.html:
+                pairs = first_answers(folder, study, MAIN) if folder == args.work_dir else None
+                write(args.html, study_as_html(study, folder, pairs, read_image_if_any))
+            if args.archive:
+                write_study_archive(folder, args.archive)
+                print(args.archive)
         for path, as_markdown in ((args.markdown, study_as_markdown),
                                   (args.summary, summary_as_markdown)):
             if path:

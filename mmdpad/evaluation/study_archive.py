@@ -1,0 +1,96 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What the numbers and curves of a study are made from, in one small file.
+
+An archive (``.tar.xz``) has the folders of a study (:mod:`.study`) with the files that
+:func:`.study.analyse_study` reads, and of their lines only what is counted: no responses, no masks.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mmdpad.utils import read_jsonl
+from mmdpad.utils.files import atomic_file
+
+from .study import KINDS, MODES
+
+CURVES = ('step', 'iter', 'reward', 'reward/discriminative', 'think_tokens')
+"""Of a training log, see :func:`mmdpad.visualization.curves.plot_seeds`."""
+_SEED = r'[\w-]+/seed_\d+'
+_KEPT: dict[str, tuple[str, ...]] = {
+    rf'{_SEED}/(?:{"|".join(MODES)})\.{kind}\.jsonl': ('image', 'question', *names)
+    for kind, names in KINDS.items()}
+_KEPT[rf'{_SEED}/train/\w+/vis_data/scalars\.json'] = CURVES
+"""Pattern of a file's name, from the study's folder -> the keys of a line that are kept."""
+_ABOUT = r'[\w-]+/arm\.json'
+
+
+def write_study_archive(folder: Path, path: Path) -> None:
+    """Write the archive of a study; one that is there is replaced. Equal studies give equal bytes.
+
+    Raises:
+        ValueError: ``folder`` has no arm, or a line of a file is no JSON object.
+    """
+    names = sorted(str(file.relative_to(folder).as_posix()) for file in folder.rglob('*.json*'))
+    about = [name for name in names if re.fullmatch(_ABOUT, name)]
+    if not about:
+        raise ValueError(f'{folder} should be the folder of a study, with ARM/arm.json for each '
+                         f'arm, but has none; run `mmdpad run run_study` first')
+    with atomic_file(path) as file, tarfile.open(
+            fileobj=file, mode='w:xz', preset=9 | lzma.PRESET_EXTREME) as archive:
+        for name in about:
+            _add(archive, name, (folder / name).read_text(encoding='utf-8'))
+        # Kind by kind, as what is alike is small if it stands together.
+        for pattern, keys in _KEPT.items():
+            for name in names:
+                if re.fullmatch(pattern, name):
+                    _add(archive, name, _only(folder / name, keys))
+
+
+@contextmanager
+def open_study(path: Path) -> Iterator[Path]:
+    """The folder of a study: ``path`` itself, or, of an archive, one that is removed afterwards.
+
+    Raises:
+        ValueError: ``path`` is a file, but not an archive of a study.
+    """
+    if not path.is_file():
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        try:
+            with tarfile.open(path, 'r:xz') as archive:
+                for member in archive:
+                    _extract(archive, member, Path(folder))
+        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+            raise ValueError(f'{path} should be a whole archive of a study, but cannot be read '
+                             f'({error}); restore it or make it anew with --archive') from error
+        yield Path(folder)
+
+
+def _only(path: Path, keys: Sequence[str]) -> str:
+    return ''.join(json.dumps({key: row[key] for key in keys if key in row}) + '\n'
+                   for row in read_jsonl(str(path)))
+
+
+def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
+    member, data = tarfile.TarInfo(name), text.encode()
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    file = archive.extractfile(member)
+    if file is None or not any(re.fullmatch(name, member.name) for name in (_ABOUT, *_KEPT)):
+        raise tarfile.TarError(f'it holds {member.name!r}, which is no file of a study')
+    target = folder / member.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(file.read())
