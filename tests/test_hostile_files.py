@@ -58,8 +58,9 @@ def test_no_decoder_runs_a_checkpoint(build, tmp_path, tried):
     tried('SAMDecoder, DetectorDecoder; two forms')
 
 
-@pytest.mark.promise('Files', 'A config of a stranger, in JSON',
-                     'reading it runs nothing but `custom_imports`; building it does, as is said')
+@pytest.mark.promise('Files', "A stranger's config, in JSON",
+                     'reading it runs nothing but `custom_imports`; building it runs what it '
+                     'names, as documented')
 def test_a_config_of_data_is_looked_at_without_running_it(tmp_path, monkeypatch, tried):
     """What docs/security.md says of both."""
     fired = tmp_path / 'fired'
@@ -94,7 +95,7 @@ def test_references_run_no_code(protocol, tmp_path, tried):
     tried('protocols 0, 2, 4, 5')
 
 
-@pytest.mark.promise('Files', 'An image at the limits of use: 1 x 1, or a side of 20,000',
+@pytest.mark.promise('Files', 'An image of extreme shape: 1 x 1, or a side of 20,000',
                      'it is read as it is')
 def test_odd_shapes_are_answered_and_drawn(tmp_path, tried):
     """From file to picture, by the miniature with its SAM, whose own input is 80 times smaller."""

@@ -64,7 +64,7 @@ of samples that ``rank`` says something of."""
 TITLES = dict(giou='gIoU', ciou='cIoU', reasoning_tokens='reasoning, tokens',
               caption_tokens='caption, tokens', specificity='specific, %', rank='rank',
               margin='margin', ranked='ranked, %', failures='failures, %',
-              reasoning_tokens_percent='chain, %')
+              reasoning_tokens_percent='reasoning, %')
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def paired_over_seeds(before: Sequence[tuple[np.ndarray, np.ndarray]],
     observed = _changes(*(_ratios(side)[None] for side in sides), pairs)
     found = {name: t_interval(observed[0, :, column]) for column, name in enumerate(names)}
     if pairs > 1:
-        # One draw of scenes for all seeds and both arms: it hangs on N and the generator's seed.
+        # One draw of scenes for all seeds and both arms: it depends on N and the generator's seed.
         drawn = _changes(*(bootstrap_ratios(*side) for side in sides), pairs)
         for name, (low, high) in zip(names, seeds_and_scenes_interval(drawn), strict=True):
             if name in TWO_LEVEL:
@@ -327,7 +327,7 @@ def set_of(key: Key) -> str:
 
 
 def _scene(path: Path, image: str) -> str:
-    """``SET/SPLIT/FILE``, which does not hang on where the data are."""
+    """``SET/SPLIT/FILE``, which does not depend on where the data are."""
     parts = Path(image).parts
     if len(parts) < 3:
         raise ValueError(f'{path} should name images as .../SET/SPLIT/FILE, but got {image!r}')

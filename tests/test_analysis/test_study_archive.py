@@ -70,7 +70,9 @@ def test_the_archive_of_the_repository_is_small():
 
 
 @pytest.mark.slow
-def test_the_page_about_the_study_is_made_from_the_archive(tmp_path, run_tool):
-    page = shutil.copy(ROOT / 'docs/study.md', tmp_path)
-    run_tool('study_report', ARCHIVE, '--markdown', page)
-    assert Path(page).read_text() == (ROOT / 'docs/study.md').read_text()
+def test_the_pages_about_the_study_are_made_from_the_archive(tmp_path, run_tool):
+    names = ('study.md', 'study_appendix.md')
+    short, full = (Path(shutil.copy(ROOT / 'docs' / name, tmp_path)) for name in names)
+    run_tool('study_report', ARCHIVE, '--summary', short, '--markdown', full)
+    for page in (short, full):
+        assert page.read_text() == (ROOT / 'docs' / page.name).read_text()

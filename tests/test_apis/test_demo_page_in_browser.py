@@ -114,7 +114,7 @@ def ask(page, path, question):
     page.click('#ask')
 
 
-def encode_images(page, selector, text):
+def see(page, selector, text):
     """Waits until a part of the page has a text."""
     playwright.expect(page.locator(selector).first).to_contain_text(text, timeout=60_000)
 

@@ -283,8 +283,8 @@ def test_a_packed_arrow_stream_is_refused(packing, tmp_path, tried):
     tried('Arrow streams by zstd and lz4')
 
 
-DAMAGED = pytest.mark.promise('Files', 'A parquet or Arrow file that is damaged',
-                              'it is read, or there is one kind of error, which names it')
+DAMAGED = pytest.mark.promise(
+    'Files', 'A parquet or Arrow file that is damaged', 'it is read, or one kind of error names it')
 
 
 @DAMAGED

@@ -75,7 +75,7 @@ def test_mmengine_writes_through_a_file_and_has_its_own_writer_back(tmp_path):
     assert all(module.save_checkpoint is write for module in modules)
 
 
-@pytest.mark.promise('Files', 'A `last_checkpoint` that points outside of the work dir',
+@pytest.mark.promise('Files', 'A `last_checkpoint` that points outside the work dir',
                      'nothing outside is read: only its last part counts')
 def test_last_checkpoint_leads_nowhere_else(tmp_path, tried):
     outside, inside = tmp_path / 'outside', tmp_path / 'run'

@@ -47,7 +47,7 @@ def bring_code(folder: Path, sentinel: Path, **replaced: str) -> None:
 
 
 @pytest.mark.promise('Files', 'A model folder that brings Python code (`auto_map`)',
-                     'no code runs and nobody is asked; where it is needed that is the error')
+                     'no code runs and no prompt appears; if the code is needed, that is the error')
 def test_code_of_a_folder_is_not_run(folder, tmp_path, tried):
     bring_code(folder, tmp_path / 'fired')
     PromptEncoder(str(folder), 'default', 1000).write('what?')  # transformers has such a class

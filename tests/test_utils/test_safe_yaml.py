@@ -45,7 +45,7 @@ def test_yaml_runs_no_code(tag, tmp_path, tried):
 
 
 @pytest.mark.promise('Files', 'A YAML or JSON config that is broken or deep',
-                     'one kind of error, which names the file')
+                     'one kind of error names the file')
 @pytest.mark.parametrize('name, content', [
     ('a.json', '{"a":'), ('a.json', '{"a":' * 10**5), ('a.yaml', 'a: [1'), ('a.yaml', 'a: ' * 99),
     ('a.yaml', '!!python/name:os.system'), ('a.yaml', '[' * 3000)])
@@ -56,7 +56,7 @@ def test_broken_configs_are_named(name, content, tmp_path, tried):
     tried('6 files')
 
 
-@pytest.mark.promise('Files', 'A value of --cfg-options that looks like code', 'it stays a text')
+@pytest.mark.promise('Files', 'A value of --cfg-options that looks like code', 'it stays a string')
 def test_options_of_the_command_line_are_data(tmp_path, tried):
     fired = tmp_path / 'fired'
     code = f'__import__("os").system("touch {fired}")'

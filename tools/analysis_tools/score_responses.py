@@ -28,7 +28,8 @@ def main() -> None:
     parser.add_argument('--coordinates', default='pixels', choices=COORDINATES,
                         help='that the responses are written in (default: pixels)')
     parser.add_argument('--model-image-size', type=int, nargs=2, metavar=('W', 'H'),
-                        default=(840, 840), help='of the image that was asked about, for relative coordinates')
+                        default=(840, 840),
+                        help='of the image that was asked about, for relative coordinates')
     parser.add_argument('--out', metavar='OUT.jsonl', help='write each line with its scores; a '
                         'taken name gets a number')
     args = parser.parse_args()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +34,28 @@ HIGHER, LOWER, UNCLEAR, UNKNOWN = 'higher', 'lower', 'not distinguishable from z
 
 # Reference -> measure, what it is called in a sentence, its unit there, and what DPAD says of it.
 _IN_BOTH = (('ciou', 'cIoU', ' points', HIGHER),
-            ('reasoning_tokens_percent', 'chain length', ' %', LOWER))
+            ('reasoning_tokens_percent', 'reasoning length', ' %', LOWER))
 _CLAIMS = {MAIN[0]: _IN_BOTH,
            CAPTION: (*_IN_BOTH, ('specificity', 'share of specific captions', ' points', HIGHER))}
 _DIGITS = dict(rank=2, margin=3)
+_MAIN_ARMS = ('giou', 'ciou', 'reasoning_tokens', 'specificity')
+_MAIN_CHANGES = ('ciou', 'reasoning_tokens_percent', 'specificity')
 _HOW = (
-    'gIoU is the mean IoU of the samples and cIoU their summed intersection over their summed '
-    'union, both in percent; chain and caption are mean lengths; specific is the share of samples '
-    "whose caption fits the true object's crop better than every other object's crop; rank is the "
-    "mean rank of the true object's crop under the caption (1 is best), over the share of samples "
-    'called ranked, which have a usable caption; margin is the mean of S1 - S2, over the samples '
-    'that have it; failures are answers that cannot be parsed.',
+    'gIoU is the mean IoU of the samples. cIoU is their summed intersection over their summed '
+    'union. Both are in percent. "reasoning" and "caption" are mean lengths in tokens. "specific" '
+    "is the share of samples whose caption fits the true object's crop better than every other "
+    "object's crop. \"rank\" is the mean rank of the true object's crop under the caption (1 is "
+    'best), over the samples with a usable caption; "ranked" is their share. "margin" is the mean '
+    'of S1 - S2, over the samples that have it. "failures" are answers that cannot be parsed.',
     "Numbers are means over seeds; [low, high] is the 95 % interval of Student's t over seeds, "
-    'with the scenes as they are. Differences are paired by seed. Behind a slash stands a second '
-    '95 % interval, over seeds and scenes: a percentile bootstrap of {resamples} draws of seeds '
-    'and then of scenes, the same ones for both arms and all seeds. It is too narrow where seeds '
-    'are few. A difference is called higher or lower if neither interval holds zero. One seed has '
-    'no interval, and seeds that answer alike, as the start policy does greedily, have one of no '
-    'width. Nothing is corrected for the number of comparisons. "chain, %" is the length of '
-    'the chain over that of the reference, minus 1.')
+    'with the scenes taken as fixed. Differences are paired by seed. "reasoning, %" is the change '
+    'in reasoning length relative to the reference. After a slash comes a second 95 % interval, '
+    'over seeds and scenes: a percentile bootstrap that draws seeds, then scenes, {resamples} '
+    'times, with the same draws for both arms and all seeds. With few seeds it is too narrow. A '
+    'difference is called higher or lower if neither interval contains zero. A single seed has no '
+    'interval. Seeds with identical answers, such as those of the start policy in greedy decoding, '
+    'have an interval of width zero. Nothing is corrected for multiple comparisons.')
+
 
 @dataclass(frozen=True)
 class Table:
@@ -113,29 +116,57 @@ def comparison_lines(study: Study, arm: str, reference: str) -> list[str]:
         for mode in study['modes'] if found['seeds'][mode]]
 
 
-def arms_table(study: Study, mode: str, sets: Sequence[str]) -> Table:
-    """Each arm's numbers, set by set; a column names the set if there are several."""
-    numbers = study['arms'][0]['numbers'][mode]['all']
+def arms_table(study: Study, mode: str, sets: Sequence[str],
+               measures: Sequence[str] = ()) -> Table:
+    """Each arm's numbers, set by set; a column names the set if there are several. ``measures``
+    are the columns, all by default."""
+    measures = measures or list(study['arms'][0]['numbers'][mode]['all'])
     rows = [[arm['title'], f'{len(arm["complete"][mode])} of {arm["seeds"]}',
              *([name] if len(sets) > 1 else []),
-             *(_cell(measure, arm['numbers'][mode][name][measure]) for measure in numbers)]
+             *(_cell(measure, arm['numbers'][mode][name][measure]) for measure in measures)]
             for name in sets for arm in study['arms']]
     head = ['arm', 'seeds', *(['set'] if len(sets) > 1 else []),
-            *(study['titles'][measure] for measure in numbers)]
+            *(study['titles'][measure] for measure in measures)]
     return Table(f'Arms, {mode} answers, {_scope(sets)}', head, rows)
 
 
-def differences_table(study: Study, mode: str, sets: Sequence[str]) -> Table:
+def differences_table(study: Study, mode: str, sets: Sequence[str],
+                      measures: Sequence[str] = ()) -> Table:
     """Each arm minus the one that it is compared with, as :func:`arms_table`."""
     differences = study['differences']
-    numbers = differences[0]['numbers'][mode]['all'] if differences else {}
+    if not measures:
+        measures = list(differences[0]['numbers'][mode]['all']) if differences else []
     rows = [[f'{found["arm"]} minus {found["reference"]}', str(len(found['seeds'][mode])),
              *([name] if len(sets) > 1 else []),
-             *(_cell(measure, found['numbers'][mode][name][measure], '+') for measure in numbers)]
+             *(_cell(measure, found['numbers'][mode][name][measure], '+') for measure in measures)]
             for name in sets for found in differences]
     head = ['difference', 'pairs', *(['set'] if len(sets) > 1 else []),
-            *(study['titles'][measure] for measure in numbers)]
+            *(study['titles'][measure] for measure in measures)]
     return Table(f'Differences, {mode} answers, {_scope(sets)}', head, rows)
+
+
+def main_tables(study: Study) -> list[Table]:
+    """The four tables to read first, of all sets together: the main and control arms, how they
+    differ, how every other arm differs from one of :data:`MAIN`, and the greedy answers of the main
+    arms. A table without rows is left out."""
+    groups = {arm['name']: arm['group'] for arm in study['arms']}
+
+    def part(*wanted: str, references: Sequence[str] = tuple(groups)) -> dict[str, Any]:
+        return dict(study, arms=[arm for arm in study['arms'] if arm['group'] in wanted],
+                    differences=[found for found in study['differences'] if groups[found['arm']]
+                                 in wanted and found['reference'] in references])
+
+    both, sets = part('main', 'control'), study['sets'][:1]
+    tables = [
+        replace(arms_table(both, 'sampled', sets, _MAIN_ARMS),
+                title='Main and control arms, sampled answers'),
+        replace(differences_table(both, 'sampled', sets, _MAIN_CHANGES),
+                title='Differences between them, sampled answers'),
+        replace(differences_table(part('other', references=MAIN), 'sampled', sets, _MAIN_CHANGES),
+                title='Variants, sampled answers'),
+        replace(arms_table(part('main'), 'greedy', sets, _MAIN_ARMS),
+                title='Main arms, greedy answers')]
+    return [found for found in tables if found.rows]
 
 
 def all_tables(study: Study) -> list[Table]:
@@ -153,14 +184,27 @@ def missing_lines(study: Study) -> list[str]:
 def study_as_markdown(study: Study) -> str:
     """The answers in words, how numbers are found, all tables, and what is missing, between
     :data:`START` and :data:`END`."""
-    parts = [START, '\n'.join(f'- **{status}:** {line}' for status, line in headlines(study)),
-             *_how(study)]
-    for found in all_tables(study):
-        lines = [found.head, ['---'] * len(found.head), *found.rows]
-        parts += [f'### {found.title}', '\n'.join(
-            f'| {" | ".join(_plain(cell) for cell in line)} |' for line in lines)]
-    parts += ['### Missing', '\n'.join(f'- {line}' for line in missing_lines(study)) or 'Nothing.']
-    return '\n\n'.join([*parts, END])
+    missing = '\n'.join(f'- {line}' for line in missing_lines(study)) or 'Nothing.'
+    return _as_block(['\n'.join(f'- **{status}:** {line}' for status, line in headlines(study)),
+                      *_how(study), *map(_as_markdown, all_tables(study)),
+                      '### Missing', missing])
+
+
+def summary_as_markdown(study: Study) -> str:
+    """:func:`main_tables` between :data:`START` and :data:`END`, and how much is missing."""
+    left_out = len(missing_lines(study))
+    return _as_block([*map(_as_markdown, main_tables(study)),
+                      *([f'Missing runs and comparisons: {left_out}.'] if left_out else [])])
+
+
+def _as_block(parts: Sequence[str]) -> str:
+    return '\n\n'.join([START, *parts, END])
+
+
+def _as_markdown(found: Table) -> str:
+    lines = [found.head, ['---'] * len(found.head), *found.rows]
+    return f'### {found.title}\n\n' + '\n'.join(
+        f'| {" | ".join(_plain(cell) for cell in line)} |' for line in lines)
 
 
 def put_block(page: str, block: str) -> str:

@@ -15,10 +15,12 @@ from mmdpad.analysis.pages.study_page import (
     comparison_lines,
     headlines,
     judge,
+    main_tables,
     plot_training,
     put_block,
     study_as_html,
     study_as_markdown,
+    summary_as_markdown,
 )
 from mmdpad.analysis.study import analyse_study, first_answers
 from mmdpad.geometry.masks import encode_mask
@@ -55,8 +57,8 @@ def test_a_difference_counts_if_all_its_intervals_agree(low, high, scenes, verdi
 def test_headlines_follow_from_the_numbers(made):
     lines = headlines(made()[1])
     # Chains of 11, 12, 13 in place of 20: -45, -40, -35 %; half = 4.302653 * 5 / sqrt(3) = 12.42.
-    assert lines[1] == ('Holds', 'sampled answers, chain length of discriminative compared with '
-                                 'geometric: lower, -40.0 % [-52.4, -27.6] over 3 seeds, '
+    assert lines[1] == ('Holds', 'sampled answers, reasoning length of discriminative compared '
+                                 'with geometric: lower, -40.0 % [-52.4, -27.6] over 3 seeds, '
                                  '[-45.0, -35.0] over seeds and scenes.')
     assert 'not distinguishable from zero, +0.0 points' in lines[0][1]
     assert 'compared with caption: lower, -40.0 %' in lines[3][1]
@@ -71,8 +73,8 @@ def test_the_opposite_does_not_hold(made):
 
 def test_one_pair_is_not_known_and_missing_runs_are_said(made):
     lines = headlines(made(seeds=(3, ), about=dict(seeds=2))[1])
-    assert lines[1] == ('Not known', 'sampled answers, chain length of discriminative compared '
-                                     'with geometric: not known, -35.0 % over 1 seed.')
+    assert lines[1] == ('Not known', 'sampled answers, reasoning length of discriminative '
+                                     'compared with geometric: not known, -35.0 % over 1 seed.')
     assert lines[-1][0] == 'Incomplete'
 
 
@@ -110,9 +112,34 @@ def test_tables(made):
     assert arms['gIoU'] == '20.0 [-4.8, 44.8]' and arms['margin'] == '0.250 [0.250, 0.250]'
     differences = dict(zip(tables[2].head, tables[2].rows[0], strict=True))
     assert differences['difference'] == 'discriminative minus geometric'
-    assert differences['chain, %'] == '-40.0 [-52.4, -27.6] / [-45.0, -35.0]'
+    assert differences['reasoning, %'] == '-40.0 [-52.4, -27.6] / [-45.0, -35.0]'
     assert differences['rank'] == '+0.00 [+0.00, +0.00]'
     assert [row[2] for row in tables[4].rows] == ['many'] * 3 + ['look_alikes'] * 3
+
+
+def test_main_tables_go_by_group(made, study_folder):
+    study_folder('variant', seeds=(1, 2, 3), about=dict(
+        group='other', compare_with=['caption', 'discriminative']))
+    study_folder('control', seeds=(1, 2), about=dict(group='control'))
+    arms, differences, variants, greedy = main_tables(made()[1])
+    assert arms.head == ['arm', 'seeds', 'gIoU', 'cIoU', 'reasoning, tokens', 'specific, %']
+    assert differences.head == ['difference', 'pairs', 'cIoU', 'reasoning, %', 'specific, %']
+    assert [row[0] for row in arms.rows] == [
+        f'Arm {name}' for name in ('caption', 'geometric', 'discriminative', 'control')]
+    assert [row[0] for row in differences.rows] == [
+        f'discriminative minus {name}' for name in ('geometric', 'caption')]
+    assert [row[0] for row in variants.rows] == ['variant minus discriminative']
+    assert [row[0] for row in greedy.rows] == [row[0] for row in arms.rows[:3]]
+    assert differences.rows[0][3] == '-40.0 [-52.4, -27.6] / [-45.0, -35.0]'
+
+
+def test_a_summary_leaves_empty_tables_out_and_says_what_is_missing(made):
+    study = made(about=dict(seeds=4))[1]
+    block = summary_as_markdown(study)
+    assert 'Variants' not in block and block.count('\n### ') == 3
+    assert block.endswith('\n\nMissing runs and comparisons: 1.\n\n<!-- /study -->')
+    whole = dict(study, arms=[dict(arm, missing=[]) for arm in study['arms']])
+    assert 'Missing' not in summary_as_markdown(whole)
 
 
 def test_markdown_takes_its_place_in_a_page(made):

@@ -210,7 +210,7 @@ def test_a_limit_is_an_integer_that_pillow_can_hold(limit):
     assert LoadReasoningImage().max_pixels == MAX_PIXELS == Image.MAX_IMAGE_PIXELS
 
 
-@pytest.mark.promise('Files', 'An image at the limits of use: 1 x 1, or a side of 20,000',
+@pytest.mark.promise('Files', 'An image of extreme shape: 1 x 1, or a side of 20,000',
                      'it is read as it is')
 @pytest.mark.parametrize('size', [(1, 1), (20000, 1), (1, 20000), (20000, 40)])
 def test_odd_shapes_are_read(size, tmp_path, tried):
@@ -221,8 +221,9 @@ def test_odd_shapes_are_read(size, tmp_path, tried):
     tried('4 shapes in 4 formats')
 
 
-@pytest.mark.promise('Files', 'A format whose reader runs a program (EPS), or that is none of ours',
-                     'not looked at; the error names the file and the formats that are read')
+@pytest.mark.promise('Files',
+                     'A format whose reader runs a program (EPS), or that is not supported',
+                     'not opened; the error names the file and the supported formats')
 def test_other_formats_are_not_even_looked_at(tmp_path, monkeypatch, tried):
     """For an EPS file Pillow calls `gs`."""
     ghost = tmp_path / 'bin' / 'gs'
@@ -265,7 +266,7 @@ def test_of_an_animation_it_is_the_first_picture(name, tmp_path):
 
 
 @pytest.mark.promise('Files', 'A damaged image, in any format',
-                     'it is read, or there is one kind of error, which names it')
+                     'it is read, or one kind of error names it')
 @pytest.mark.parametrize('count', [60, pytest.param(20000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('name', FORMATS)
 @pytest.mark.filterwarnings('ignore')
