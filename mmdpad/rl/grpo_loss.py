@@ -103,9 +103,10 @@ class GRPOLoss(PolicyLoss):
     with its switches. The defaults are the published ones.
 
     Args:
-        clip_ratio, clip_ratio_high, ratio_level, surrogate, kl_coef, kl_estimator, entropy_coef,
-            aggregation, importance_cap: See :func:`mmdpad.rl.policy_loss`.
-            'seq_mean_token_sum_norm' divides by ``model.train_cfg.max_new_tokens``.
+        clip_ratio, clip_ratio_high, ratio_level, surrogate: See :func:`mmdpad.rl.policy_loss`.
+        kl_coef, kl_estimator, entropy_coef, importance_cap: See there.
+        aggregation: See :func:`mmdpad.rl.aggregate`; 'seq_mean_token_sum_norm' divides by
+            ``model.train_cfg.max_new_tokens``.
         kl_in: 'loss', or 'reward': there ``kl_coef`` times the KL estimate, summed over a
             response's tokens, is taken off its reward.
         mask_truncated: Leave responses that hit the length limit out of the loss (DAPO, arXiv
