@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-CONFIG = 'configs/dpad/tiny_shapes.py'
+CONFIG = 'configs/dpad/tiny_shapes_loose_boxes.py'
 DATA = 'data/shapes_world'
-WORK_DIR = Path('work_dirs/tiny_shapes')
+WORK_DIR = Path('work_dirs/tiny_shapes_loose_boxes')
 SAMPLED = 'model.test_cfg.temperature=1.0'
 ROWS = (('reasonseg/giou', 'gIoU, %'), ('reasonseg/ciou', 'cIoU, %'),
         ('reward/total', 'reward (sum)'), ('reward/', None),

@@ -36,6 +36,8 @@ CAPTION_SHARES = (0.28, 0.54, 0.18)
 TIED_SHARES = dict(focus=(0.50, 0.40, 0.10), list=(0.06, 0.68, 0.26))
 LIST_STYLE_SHARE = 0.5
 LIST_ALL_PROMPT = 'list all'
+LOOSE_GROWTH = 2.2
+"""Sides of a loose box over those of the tight one."""
 WITHOUT_CAPTION_SHARE = 0.25
 QUESTIONS = 4
 
@@ -68,12 +70,14 @@ class RowMaker:
         tied: Listing chains come with vague or wrong captions, focused ones with specific ones;
             else style and caption are independent.
         mistakes: Share of answers about another object than the one that was asked for.
+        loose: Share of answers with a loose box and points anywhere in it, see `loosen`.
     """
 
     def __init__(self, processor, seed: int, world: str = 'plain', tied: bool = False,
-                 mistakes: float = 0.0):
+                 mistakes: float = 0.0, loose: float = 0.0):
         self.rng = np.random.default_rng(seed)
         self.world, self.tied, self.mistakes = world, tied, mistakes
+        self.loose = loose
         self.tokenizer = processor.tokenizer
         marker = '|||'
         chat = processor.apply_chat_template(build_messages(marker, '{question}'),
@@ -130,8 +134,29 @@ class RowMaker:
         captions = captions_of(scene.objects, question.target)
         shares = TIED_SHARES[style] if self.tied else CAPTION_SHARES
         texts = captions[CAPTION_KINDS[rng.choice(3, p=shares)]] or captions['generic']
+        if self.loose and rng.random() < self.loose:
+            target = loosen(target[0], rng)
         return format_response(reasoning_chain(scene.objects, question, style), *target,
                                texts[rng.integers(len(texts))])
+
+
+def loosen(box: list[int], rng: np.random.Generator) -> tuple[list[int], list[list[int]]]:
+    """A box `LOOSE_GROWTH` times as wide and high around the same center, cut to the frame, and
+    two points anywhere in it.
+
+    Args:
+        box: [x1, y1, x2, y2] in pixels of the prompt frame.
+        rng: For the points.
+
+    Returns:
+        The box, and two points [x, y], all integers in the same frame.
+    """
+    low, high = np.reshape(box, (2, 2))
+    center, half = (low + high) / 2, LOOSE_GROWTH * (high - low) / 2
+    corners = np.clip(np.rint([center - half, center + half]), 0,
+                      np.subtract(SHAPES_PROMPT_SIZE, 1)).astype(int)
+    points = rng.integers(corners[0], corners[1] + 1, (2, 2))
+    return corners.ravel().tolist(), points.tolist()
 
 
 def make_grid(scene: Scene, targets) -> np.ndarray:
