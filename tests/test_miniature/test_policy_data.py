@@ -91,7 +91,9 @@ def test_a_loose_box_is_larger_and_has_its_points_anywhere(make_answers):
     assert make_answers.loosen([0, 90, 20, 110], rng)[0] == [0, 78, 32, 111]  # cut to the frame
 
 
-def test_loose_boxes_are_a_share_of_the_answers(make_answers):
+def test_loose_boxes_come_with_a_list_of_all_objects(make_answers):
+    listed = [answer.think.startswith('there is') for _, answer in make_answers(loose=0.75)]
+    assert 0.65 < np.mean(listed) < 0.85
     areas = [np.mean([np.prod(np.subtract(answer.box[2:], answer.box[:2]))
                       for _, answer in make_answers(loose=loose)]) for loose in (0.0, 0.5, 1.0)]
     # 2.2 ** 2 without the frame, and half of what that adds.

@@ -70,7 +70,8 @@ class RowMaker:
         tied: Listing chains come with vague or wrong captions, focused ones with specific ones;
             else style and caption are independent.
         mistakes: Share of answers about another object than the one that was asked for.
-        loose: Share of answers with a loose box and points anywhere in it, see `loosen`.
+        loose: Share of answers that list all objects and then have a loose box and points anywhere
+            in it (`loosen`); the others go straight to a tight box. 0 for no loose boxes.
     """
 
     def __init__(self, processor, seed: int, world: str = 'plain', tied: bool = False,
@@ -130,11 +131,11 @@ class RowMaker:
     def respond(self, scene: Scene, question, target) -> str:
         """An ideal response, or one that is right about the wrong object."""
         rng = self.rng
-        style = 'list' if rng.random() < LIST_STYLE_SHARE else 'focus'
+        style = 'list' if rng.random() < (self.loose or LIST_STYLE_SHARE) else 'focus'
         captions = captions_of(scene.objects, question.target)
         shares = TIED_SHARES[style] if self.tied else CAPTION_SHARES
         texts = captions[CAPTION_KINDS[rng.choice(3, p=shares)]] or captions['generic']
-        if self.loose and rng.random() < self.loose:
+        if self.loose and style == 'list':
             target = loosen(target[0], rng)
         return format_response(reasoning_chain(scene.objects, question, style), *target,
                                texts[rng.integers(len(texts))])
