@@ -22,7 +22,7 @@ from mmdpad.utils import check_config, find_config
 ROOT = Path(__file__).parents[1]
 MIM = Path(mmdpad.__file__).parent / '.mim'
 INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
-WHEEL_BYTES = 7e6
+WHEEL_BYTES = 9e6
 pytestmark = pytest.mark.filterwarnings('ignore:pkg_resources is deprecated')
 
 
@@ -46,7 +46,7 @@ def test_the_index_lists_every_config_of_dpad():
 def test_the_index_claims_no_weights_and_only_the_results_of_the_miniature():
     assert not any('Weights' in model for model in models())
     (measured, ) = [model for model in models() if 'Results' in model]
-    assert measured['Name'] == 'tiny_shapes'
+    assert measured['Name'] == 'tiny_shapes_loose_boxes'
     for name, value in measured['Results'][0]['Metrics'].items():
         assert f'{value:.1f} [' in (ROOT / 'docs/results.md').read_text(), name
 

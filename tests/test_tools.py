@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The commands that users type."""
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,12 @@ def test_data_that_is_not_there_ends_a_run_with_its_list(run_here, shapes_data, 
     assert result.returncode == 1
     assert '1 problem(s) in the data set no/such/data' in result.stderr
     assert 'Traceback' not in result.stderr
+
+
+def test_the_demo_draws_gains_and_losses_alike():
+    typical_pairs = runpy.run_path(str(ROOT / 'tools/demo.py'))['typical_pairs']
+    changes = [-0.4, 0.0, 0.9, 0.1, -0.1, 0.3, 0.2, 0.0]
+    pairs = [(dict(iou=0.5), dict(iou=0.5 + change)) for change in changes]
+    drawn = [round(end['iou'] - start['iou'], 1) for start, end in typical_pairs(pairs, 4)]
+    # Of 0.9, 0.3 | 0.2, 0.1 | 0, 0 | -0.1, -0.4.
+    assert drawn == [0.3, 0.1, 0.0, -0.4]

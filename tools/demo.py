@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-CONFIG = 'configs/dpad/tiny_shapes.py'
+CONFIG = 'configs/dpad/tiny_shapes_loose_boxes.py'
 DATA = 'data/shapes_world'
-WORK_DIR = Path('work_dirs/tiny_shapes')
+WORK_DIR = Path('work_dirs/tiny_shapes_loose_boxes')
 SAMPLED = 'model.test_cfg.temperature=1.0'
 ROWS = (('reasonseg/giou', 'gIoU, %'), ('reasonseg/ciou', 'cIoU, %'),
         ('reward/total', 'reward (sum)'), ('reward/', None),
@@ -79,8 +79,15 @@ def print_table(columns: dict[str, dict[str, float]]) -> None:
                                             for v in values))
 
 
-def draw_pictures(scenes: int = 4) -> list[str]:
-    """The first held-out scenes, greedily answered at the start and the end; training curves."""
+def typical_pairs(pairs: list[tuple[dict, dict]], count: int) -> list[tuple[dict, dict]]:
+    """Of the answers to each scene at the start and the end, those in the middle of `count` equal
+    parts of all scenes, ordered from the largest gain in IoU to the largest loss."""
+    ordered = sorted(pairs, key=lambda pair: pair[0]['iou'] - pair[1]['iou'])
+    return [ordered[(2 * part + 1) * len(ordered) // (2 * count)] for part in range(count)]
+
+
+def draw_pictures(scenes: int = 6) -> list[str]:
+    """Held-out scenes, greedily answered at the start and the end; training curves."""
     from PIL import Image
 
     from mmdpad.datasets.transforms import read_image
@@ -91,9 +98,9 @@ def draw_pictures(scenes: int = 4) -> list[str]:
     pictures = []
     stages = [(WORK_DIR / 'eval' / f'{stage}_greedy.samples.jsonl').read_text().splitlines()
               for stage in ('start', 'end')]
-    for lines in list(zip(*stages, strict=True))[:scenes]:
-        for stage, line in zip(('start', 'end'), lines, strict=True):
-            row = json.loads(line)
+    pairs = [(json.loads(start), json.loads(end)) for start, end in zip(*stages, strict=True)]
+    for pair in typical_pairs(pairs, scenes):
+        for stage, row in zip(('start', 'end'), pair, strict=True):
             pictures.append(draw_row(read_image(row['image']), row,
                                      note=f'{stage} of training, {verdict(row)}'))
     answers, curves = WORK_DIR / 'answers.png', WORK_DIR / 'curves.png'
@@ -124,7 +131,8 @@ def main() -> None:
     print_table({name: columns[name] for name in
                  ('start, greedy', 'end, greedy', 'start, T=1', 'end, T=1')})
     pictures, page = draw_pictures(), report()
-    print(f'\nHeld-out scenes answered by the start policy and after training: {pictures[0]}'
+    print('\nHeld-out scenes before and after training, from most gained to most lost (each stands '
+          f'for a sixth of them): {pictures[0]}'
           f'\nTraining curves: {pictures[1]}'
           f'\nThe whole run on one page, for a browser: {page}'
           f'\n{time.perf_counter() - start:.0f} s. To start afresh, remove {WORK_DIR}/')

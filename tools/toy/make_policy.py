@@ -225,22 +225,24 @@ def save(model, processor, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def train(folder: Path, seed: int, steps: int, init: Path | None = None, **style) -> Progress:
+def train(folder: Path, seed: int, steps: int, init: Path | None = None, rate: float = 1.0,
+          **style) -> Progress:
     """Trains a policy (a fresh one, or that of `init`) on answers of a style (arguments of
-    `RowMaker`); saves it now and then and at the end."""
+    `RowMaker`); saves it now and then and at the end. At a `rate` below 1, a share of the learning
+    rates, it is to stay much as it was: no helper head, and no objects to list."""
     processor = make_processor()
     model = make_model(processor)
     if init is not None:
         model.load_state_dict(Qwen2_5_VLForConditionalGeneration.from_pretrained(
             init, dtype=torch.float32).state_dict())
     helper = HelperHead(model, processor)
+    helper_weight, fade = (HELPER_WEIGHT, FADE) if rate == 1 else (0.0, 0.0)
     optimizers = make_optimizers(model, helper)
     numbers = number_ids(processor)
     mean, std = (torch.tensor(value) for value in (processor.image_processor.image_mean,
                                                    processor.image_processor.image_std))
     prefix = torch.tensor(RowMaker(processor, seed).prefix)
-    batches = Batches(processor, seed, ROWS, fade=max(1, round(FADE * steps)),
-                      **style)
+    batches = Batches(processor, seed, ROWS, fade=max(1, round(fade * steps)), **style)
     loader = iter(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1,
                                               prefetch_factor=8))
     progress, mean_loss = Progress('policy', steps), 0.0
@@ -250,10 +252,10 @@ def train(folder: Path, seed: int, steps: int, init: Path | None = None, **style
                                cut_patches(batch['images'], mean, std))
         loss = answer_loss(model, hidden, batch, numbers)
         extra = helper.loss(seen, model.get_input_embeddings().weight, batch['grid'])
-        (loss + HELPER_WEIGHT * extra).backward()
+        (loss + helper_weight * extra).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, rate in zip(optimizers, (MUON_RATE, ADAM_RATE), strict=True):
-            optimizer.param_groups[0]['lr'] = rate * rate_at(step, steps)
+        for optimizer, full in zip(optimizers, (MUON_RATE, ADAM_RATE), strict=True):
+            optimizer.param_groups[0]['lr'] = full * rate * rate_at(step, steps)
             optimizer.step()
             optimizer.zero_grad()
         mean_loss = loss.item() if step == 1 else 0.98 * mean_loss + 0.02 * loss.item()

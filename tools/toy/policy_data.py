@@ -36,6 +36,8 @@ CAPTION_SHARES = (0.28, 0.54, 0.18)
 TIED_SHARES = dict(focus=(0.50, 0.40, 0.10), list=(0.06, 0.68, 0.26))
 LIST_STYLE_SHARE = 0.5
 LIST_ALL_PROMPT = 'list all'
+LOOSE_GROWTH = 2.2
+"""Sides of a loose box over those of the tight one."""
 WITHOUT_CAPTION_SHARE = 0.25
 QUESTIONS = 4
 
@@ -68,12 +70,15 @@ class RowMaker:
         tied: Listing chains come with vague or wrong captions, focused ones with specific ones;
             else style and caption are independent.
         mistakes: Share of answers about another object than the one that was asked for.
+        loose: Share of answers that list all objects and then have a loose box and points anywhere
+            in it (`loosen`); the others go straight to a tight box. 0 for no loose boxes.
     """
 
     def __init__(self, processor, seed: int, world: str = 'plain', tied: bool = False,
-                 mistakes: float = 0.0):
+                 mistakes: float = 0.0, loose: float = 0.0):
         self.rng = np.random.default_rng(seed)
         self.world, self.tied, self.mistakes = world, tied, mistakes
+        self.loose = loose
         self.tokenizer = processor.tokenizer
         marker = '|||'
         chat = processor.apply_chat_template(build_messages(marker, '{question}'),
@@ -126,12 +131,33 @@ class RowMaker:
     def respond(self, scene: Scene, question, target) -> str:
         """An ideal response, or one that is right about the wrong object."""
         rng = self.rng
-        style = 'list' if rng.random() < LIST_STYLE_SHARE else 'focus'
+        style = 'list' if rng.random() < (self.loose or LIST_STYLE_SHARE) else 'focus'
         captions = captions_of(scene.objects, question.target)
         shares = TIED_SHARES[style] if self.tied else CAPTION_SHARES
         texts = captions[CAPTION_KINDS[rng.choice(3, p=shares)]] or captions['generic']
+        if self.loose and style == 'list':
+            target = loosen(target[0], rng)
         return format_response(write_reasoning(scene.objects, question, style), *target,
                                texts[rng.integers(len(texts))])
+
+
+def loosen(box: list[int], rng: np.random.Generator) -> tuple[list[int], list[list[int]]]:
+    """A box `LOOSE_GROWTH` times as wide and high around the same center, cut to the frame, and
+    two points anywhere in it.
+
+    Args:
+        box: [x1, y1, x2, y2] in pixels of the prompt frame.
+        rng: For the points.
+
+    Returns:
+        The box, and two points [x, y], all integers in the same frame.
+    """
+    low, high = np.reshape(box, (2, 2))
+    center, half = (low + high) / 2, LOOSE_GROWTH * (high - low) / 2
+    corners = np.clip(np.rint([center - half, center + half]), 0,
+                      np.subtract(SHAPES_IMAGE_SIZE, 1)).astype(int)
+    points = rng.integers(corners[0], corners[1] + 1, (2, 2))
+    return corners.ravel().tolist(), points.tolist()
 
 
 def make_grid(scene: Scene, targets) -> np.ndarray:
