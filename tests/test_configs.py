@@ -48,7 +48,7 @@ def test_parses_and_dumps(path, tmp_path):
     config = Config.fromfile(path)
     assert config.default_scope == 'mmdpad'
     # MMEngine hands their entries on as they are, `_scope_` of an inherited config included.
-    assert not any({'collate_fn', 'worker_init_fn'} & config.get(name, {}).keys()
+    assert not any({'collate_fn', 'worker_init_fn'} & (config.get(name) or {}).keys()
                    for name in LOADERS)
     config.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').model == config.model
