@@ -128,7 +128,7 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
 
     def _find_strangers(self, ref: Reference, image_of: dict[int, dict],
                         annotation_of: dict[int, dict]) -> Iterator[DatasetError]:
-        """Yield a problem for each id in a reference that is missing or belongs to another image."""
+        """Yield a problem for each id that does not exist or belongs to another image."""
         names = f'The reference {ref.ref_id} of {self.split_file} names'
         hint = f'in {self.ann_file}; use both files from one download'
         if ref.image_id not in image_of:
