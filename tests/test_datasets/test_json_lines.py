@@ -107,7 +107,7 @@ def test_a_missing_file_names_those_that_are_there(write):
 
 
 def test_an_empty_file_is_refused(write):
-    assert 'holds no items' in problems_of(write())['empty split'][0]
+    assert 'has no items' in problems_of(write())['empty split'][0]
 
 
 @pytest.mark.parametrize('text', ['{"id": 1', '[1]', '3', '[' * 100_000])

@@ -160,7 +160,7 @@ def test_a_mask_of_another_file_format_is_refused(read):
     file = io.BytesIO()
     Image.new('L', (2, 2), 255).save(file, 'GIF')
     text = base64.b64encode(file.getvalue()).decode()
-    assert 'a PNG with one value a pixel' in str(
+    assert 'a PNG with one value per pixel' in str(
         error_of(read, shape('mask', [[0, 0], [1, 1]], mask=text)))
 
 

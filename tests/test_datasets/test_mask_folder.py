@@ -112,7 +112,7 @@ def test_everything_is_listed_at_once(tmp_path):
 
 def test_colors_are_no_index_mask(tmp_path):
     write(tmp_path, a=np.stack([BOX, BOX, BOX // 2], axis=2))
-    assert 'holds colors' in str(error_of(tmp_path, index_masks=True))
+    assert 'has colors' in str(error_of(tmp_path, index_masks=True))
 
 
 @pytest.mark.parametrize('index_masks', [False, True])

@@ -165,7 +165,7 @@ def test_what_annotation_tools_number(read, name):
 def test_colors_of_annotation_tools(read, refusal, colors):
     image = Image.fromarray(np.array([[0, 0, 0], *colors], np.uint8)[INDEX])
     np.testing.assert_array_equal(read(image).marked, INDEX > 0)
-    assert 'holds colors; save it as gray or palette image' in refusal(image, index_masks=True)
+    assert 'has colors; save it as a gray or palette image' in refusal(image, index_masks=True)
 
 
 def test_void_of_voc_is_neither_object_nor_background(read):
@@ -247,7 +247,7 @@ def test_what_can_be_read_in_several_ways_is_refused(refusal, image, message):
 def test_colors_of_16_bits_are_refused(refusal):
     """Pillow keeps their upper 8 bits, so that numbers become 0."""
     ok, data = cv2.imencode('.png', np.stack([SHAPE.astype(np.uint16)] * 3, axis=2))
-    assert ok and 'has colors of 16 bits' in refusal(data.tobytes())
+    assert ok and 'has 16-bit colors' in refusal(data.tobytes())
 
 
 @pytest.mark.parametrize('quality', [30, 75, 95, 100])
@@ -263,7 +263,7 @@ def test_a_jpeg_under_the_name_of_a_png(read, refusal, quality, mode):
 
 
 def test_jpeg_does_not_keep_numbers(refusal):
-    assert 'JPEG does not keep values' in refusal(Image.fromarray(INDEX), format='JPEG')
+    assert 'JPEG does not preserve values' in refusal(Image.fromarray(INDEX), format='JPEG')
 
 
 SOFT = {
@@ -291,7 +291,7 @@ def test_soft_edges_are_cut_at_half(read, refusal, name):
     assert (soft > 0).sum() > expected.sum() + 100
     np.testing.assert_array_equal(read(image).marked, expected)
     if name == 'red':
-        assert 'holds colors' in refusal(image, index_masks=True)
+        assert 'has colors' in refusal(image, index_masks=True)
     elif name != 'alpha':
         assert 'as in a mask with soft edges' in refusal(image, index_masks=True)
 

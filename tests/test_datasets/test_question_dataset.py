@@ -239,7 +239,7 @@ def test_names_are_those_of_the_file(coco):
 def test_names_of_a_pipeline_are_checked(coco):
     steps = [MASKS[0], LABELS, *MASKS[1:]]
     entry = dict(coco, return_classes=True, pipeline=steps)
-    with pytest.raises(DatasetError, match="starts with .*'bicycle'.* in place of .*'dog'"):
+    with pytest.raises(DatasetError, match="starts with .*'bicycle'.* instead of .*'dog'"):
         check_dataset(entry, asks=True)
     assert check_dataset(dict(entry, metainfo=dict(classes=('person', 'dog'))),
                          asks=True).startswith('ok: 1 items')
@@ -251,7 +251,7 @@ def test_templates_and_single_instances(coco):
     with pytest.raises(ValueError, match="should have the field '{label}'"):
         questions(coco, dict(LABELS, template='Find {it}'))
     # The dog's category also has an instance that is ignored, so it is not single either.
-    with pytest.raises(DatasetError, match='holds no items'):
+    with pytest.raises(DatasetError, match='has no items'):
         questions(coco, dict(LABELS, single_instance=True))
 
 

@@ -130,7 +130,7 @@ def test_a_crowd_alone_is_a_target(tmp_path):
 @pytest.mark.parametrize('mode', ['random', 'concat', 'all'])
 def test_other_text_modes_are_refused(mode):
     with pytest.raises(ValueError, match=rf"`text_mode` should be one of .* but got '{mode}'; .*"
-                       "'random' would ask something else in each run, and 'concat' joins"):
+                       "'random' would ask different questions in each run, and 'concat' joins"):
         build(text_mode=mode)
 
 

@@ -159,7 +159,7 @@ class QuestionFromLabel(QuestionFromInstances):
 
     def _name(self, results: Mapping[str, Any], label: int) -> str:
         names = self.classes or results.get('classes')
-        if not names and 'sent_ids' not in results:  # with `sent_ids`, `text` has only some of the names
+        if not names and 'sent_ids' not in results:  # with them `text` has only some names
             names = results.get('text')
         try:
             found = (names or {})[str(label) if isinstance(names, Mapping) else label]
@@ -230,8 +230,8 @@ def _questions(results: Mapping[str, Any], meant: Iterable[tuple[str, list[dict]
 
 
 def _as_mmdet_reads(instance: dict) -> dict:
-    """An instance without the polygons that mmdet's ``LoadAnnotations`` drops. If none are left, its
-    RLE is incomplete or its box is empty, it is ignored."""
+    """An instance without the polygons that mmdet's ``LoadAnnotations`` drops. If none are left, or
+    its RLE is incomplete, or its box is empty, it is ignored."""
     mask = instance.get('mask')
     if 'bbox' in instance:
         x1, y1, x2, y2 = instance['bbox']
