@@ -165,7 +165,7 @@ def _read_table(path: Path) -> Iterator[tuple[str, Any]]:
             yield f'{path}, line {table.line_num}', row
     except csv.Error as error:
         raise DatasetError(f'{path} cannot be read as CSV after line {table.line_num} ({error}); '
-                           'put text with commas or quotes in "quotes", and double quotes in it',
+                           'put text with commas or quotes in "quotes", with quotes in it doubled',
                            'unreadable line') from error
 
 

@@ -101,7 +101,7 @@ BROKEN = {
         "'ViT-L-14' with the tag 'openai' are not in the hub cache, and HF_HUB_OFFLINE is set"),
     'discriminator': ({'custom_hooks.0.discriminator.model_name': 'local-dir:no/clip'},
                       "'no/clip'"),
-    'data': (dict(train_dataloader__dataset__data_root='no/data'), 'no/data is not a folder; download'),
+    'data': (dict(train_dataloader__dataset__data_root='no/data'), 'no/data is not a folder'),
     'split': (dict(test_dataloader__dataset__split='testing'), "got 'testing'"),
     'prompt length': (dict(model__policy__max_prompt_tokens=1000),
                       '`max_prompt_tokens` = 1000 tokens, but that of'),
