@@ -35,7 +35,7 @@ LABELS = dict(type='QuestionFromLabel')
 
 
 def questions(source, ask=LABELS, pipeline=MASKS, **options):
-    """(question, boxes of the targets in the prompt frame) of each item, which all load."""
+    """(question, boxes of the targets in the model frame) of each item, which all load."""
     built = DATASETS.build(dict(type='QuestionDataset', source=source, questions=ask,
                                 several_objects=True, pipeline=pipeline, **options))
     samples = [built[i]['data_samples'] for i in range(len(built))]
@@ -43,7 +43,7 @@ def questions(source, ask=LABELS, pipeline=MASKS, **options):
 
 
 def doubled(*boxes):
-    """Boxes of mmdet in the prompt frame, both ends inclusive: (x2 - 1) * 2."""
+    """Boxes of mmdet in the model frame, both ends inclusive: (x2 - 1) * 2."""
     return [[2.0 * x1, 2.0 * y1, 2.0 * (x2 - 1), 2.0 * (y2 - 1)] for x1, y1, x2, y2 in boxes]
 
 

@@ -25,7 +25,7 @@ BOX = [2, 3, 9, 12]  # of the red rectangle in every picture
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """A copy of the miniature of ReasonSeg_test, to change."""
+    """A small copy in the form of ReasonSeg_test, to change."""
     return Path(shutil.copytree(COPIES / 'ReasonSeg_test', tmp_path / 'copy'))
 
 

@@ -111,7 +111,7 @@ def test_a_file_that_breaks_off_inside_is_named_when_it_is_read(tmp_path):
         list(file.rows(['text']))
 
 
-def test_without_pyarrow_the_remedy_is_named(path, monkeypatch):
+def test_without_pyarrow_the_hint_is_named(path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
     with pytest.raises(ImportError, match=r'pip install pyarrow.*\[data\]'):
