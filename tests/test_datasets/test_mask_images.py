@@ -213,7 +213,7 @@ def test_voids_color_at_another_entry_of_a_palette_is_void(read):
 
 def test_both_readings_are_in_the_message(refusal):
     assert refusal(palette(SHAPE, [[120, 120, 120], [6, 230, 230]])).endswith(
-        'a.png can be read in several ways, since no color that it uses of its palette is black: '
+        'a.png can be read in several ways, since it uses no black entry of its palette: '
         'of its 2,400 pixels the object would have 200 by "all entries of its palette but 0", '
         '2,400 by "all that is not black"; save the numbers, '
         '`Image.fromarray(np.asarray(image))`, or the colors, `image.convert("L")`, with 0 for '
@@ -226,9 +226,9 @@ def test_both_readings_are_in_the_message(refusal):
      'entries 0, 2 of its palette are black: of its 2,400 pixels the object would have 250 by "all '
      'entries of its palette but 0", 200 by'),
     (Image.fromarray(SHAPE * np.uint8(15) + OBJECT_2 * np.uint8(255)),
-     '255 beside 15 may be void, an object or a bright pixel beside noise'),
+     '255 next to 15 may be void, an object or a bright pixel next to noise'),
     (Image.fromarray(SHAPE * np.uint8(255) + OBJECT_2 * np.uint8(128)),  # a trimap: 128 is unknown
-     '255 beside 128 may be'),
+     '255 next to 128 may be'),
     (Image.fromarray(INDEX + np.uint8(1)), 'none of its pixels is black'),  # Oxford pets' trimaps
     (Image.fromarray(np.array([[9, 9, 9], [255, 0, 0]], np.uint8)[SHAPE * 1]), 'none of its pixels '
      'is black'),
@@ -236,7 +236,7 @@ def test_both_readings_are_in_the_message(refusal):
      '200 by "all that is not black"'),
     (rgba(WHITE, WHITE | INDEX * 100), '250 by "all that is visible", 200 by'),
     (rgba(WHITE, WHITE * 0), '0 by "all that is visible", 0 by "what of that is not black", 200'),
-    (Image.fromarray(SHAPE.astype(np.float32)), 'has floating point numbers'),
+    (Image.fromarray(SHAPE.astype(np.float32)), 'has floating-point values'),
     (Image.fromarray(-SHAPE.astype(np.int32)), 'has -1 to 0'),
     (Image.fromarray(SHAPE * np.int32(70000)), 'has 0 to 70000'),
 ])

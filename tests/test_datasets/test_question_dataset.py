@@ -217,7 +217,7 @@ def coco(tmp_path):
 
 def test_wrappers(coco):
     """Around the questions, not of the source."""
-    with pytest.raises(ValueError, match='one data set, but got RepeatDataset; put it around'):
+    with pytest.raises(ValueError, match='single data set, but got RepeatDataset; put it around'):
         questions(dict(type='RepeatDataset', times=2, dataset=coco))
     inner = dict(type='QuestionDataset', source=coco, questions=LABELS, several_objects=True,
                  pipeline=MASKS)

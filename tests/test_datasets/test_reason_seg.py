@@ -81,7 +81,7 @@ def test_upper_case_suffixes_count(folder):
 
 
 def test_a_missing_root_is_named(tmp_path):
-    with pytest.raises(DatasetError, match=r'`data_root` should be a folder .*nowhere is none; '
+    with pytest.raises(DatasetError, match=r'`data_root` should be a folder .*nowhere is not a folder; '
                        'download the data or correct the path'):
         ReasonSegDataset(tmp_path / 'nowhere')
 
@@ -116,7 +116,7 @@ def test_two_images_of_one_name_are_named(folder):
 
 def test_a_broken_annotation_is_named(folder):
     (folder / 'b.json').write_text('{')
-    assert 'b.json should hold JSON, but: ' in error_of(folder)
+    assert 'b.json should contain JSON, but: ' in error_of(folder)
 
 
 @pytest.mark.parametrize('text', ['', '  \n', ' ... '])
@@ -174,7 +174,7 @@ def test_all_problems_are_counted_and_the_first_of_each_kind_listed(folder):
     lines = error_of(folder).splitlines()
     assert lines[0] == f'13 problem(s) in the data set {folder}:'
     assert lines[1] == 'missing annotation (12):' and lines[7] == '  ... and 7 more'
-    assert lines[8] == 'unusable file (1):' and 'b.json should hold JSON' in lines[9]
+    assert lines[8] == 'unusable file (1):' and 'b.json should contain JSON' in lines[9]
     assert len(lines) == 10
 
 

@@ -269,7 +269,7 @@ def test_references_to_what_is_not_there(tmp_path):
         'unknown annotation', 'unknown image', 'wrong image', 'wrong image']
     assert 'names the annotation 5, which is not in ' in problems[0][1]
     assert 'names the image 77, which is not in ' in problems[1][1]
-    assert 'the annotation 302 in image 9, but it is of image 30 in' in problems[3][1]
+    assert 'the annotation 302 in image 9, but it belongs to image 30 in' in problems[3][1]
 
 
 def test_images_that_are_missing_broken_or_of_another_size(tmp_path):
