@@ -146,7 +146,7 @@ def test_everything_is_listed_at_once(write):
     assert 'line 9, `objects[0]` marks no pixel' in found['empty mask'][0]
     assert 'its RLE should have the size of the image, ' in found['wrong mask'][0]
     assert 'its RLE is broken' in found['wrong mask'][1]
-    assert 'height and width (20, 10), but its image images/a.png has (10, 20)' in found['wrong size'][0]
+    assert '(20, 10), but its image images/a.png has (10, 20)' in found['wrong size'][0]
     assert '`texts[1]` of' in found['empty question'][0]
 
 

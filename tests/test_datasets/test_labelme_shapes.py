@@ -136,8 +136,8 @@ def test_what_has_no_area_is_refused_by_name_except_on_flags(read, kind):
     (shape('ellipse', [[1, 1], [5, 5]]), "should be polygon or rectangle or circle or oriented_rec"
      "tangle or mask, but got 'ellipse'"),
     (shape(3, [[1, 1], [5, 5]]), r'shape_type` of .* but got 3'),
-    (shape('rectangle', [[1, 1], [5, 1], [5, 5], [1, 5]]), r'`shapes\[0\].points` of .* should be the '
-     '2 points of a rectangle'),
+    (shape('rectangle', [[1, 1], [5, 1], [5, 5], [1, 5]]), r'`shapes\[0\].points` of .* should be '
+     'the 2 points of a rectangle'),
     (shape('circle', [[1, 1]]), '2 points of a circle'),
     (shape('oriented_rectangle', [[1, 1], [2, 2]]), '4 points of a oriented_rectangle'),
     (shape('rectangle', []), 'a list of at least one'),

@@ -81,8 +81,8 @@ def test_upper_case_suffixes_count(folder):
 
 
 def test_a_missing_root_is_named(tmp_path):
-    with pytest.raises(DatasetError, match=r'`data_root` should be a folder .*nowhere is not a folder; '
-                       'download the data or correct the path'):
+    with pytest.raises(DatasetError, match=r'`data_root` should be a folder .*nowhere is not a '
+                       'folder; download the data or correct the path'):
         ReasonSegDataset(tmp_path / 'nowhere')
 
 

@@ -134,7 +134,8 @@ def test_text_that_is_not_utf8_is_named(column, root):
     at = table.schema.get_field_index(column)
     pq.write_table(table.set_column(at, table.schema.field(at), texts), root / NAME)
     problem = problem_of(root)
-    assert problem.kind == 'unreadable text' and 'row 1 should contain text in UTF-8' in str(problem)
+    assert problem.kind == 'unreadable text'
+    assert 'row 1 should contain text in UTF-8' in str(problem)
 
 
 def test_a_cut_off_image_is_found_when_the_data_set_is_built(root):
