@@ -61,7 +61,7 @@ def test_other_json_is_no_list_of_references(content, tmp_path):
 def test_broken_json_is_named(content, tmp_path):
     path = tmp_path / 'instances.json'
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match=r'instances\.json should contain JSON, but: .*; rest'):
+    with pytest.raises(DatasetError, match=r'instances\.json should contain JSON, .*; restore'):
         read_instances(str(path))
 
 
