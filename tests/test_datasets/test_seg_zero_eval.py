@@ -51,7 +51,7 @@ def test_items_before_the_pipeline():
     dataset = SegZeroEvalDataset(COPIES / 'ReasonSeg_test')
     assert dataset.metainfo == dict(classes=('object', ), ignore_regions='target')
     items = list(dataset)
-    assert [item['img_id'] for item in items] == ['wide', 'turned', 'gray']
+    assert [item['img_id'] for item in items] == ['wide', 'turned', 'grey']
     item = items[1]
     assert item['img_bytes'][:2] == b'\xff\xd8'
     mask = decode_mask(item['instances'][0]['mask'])

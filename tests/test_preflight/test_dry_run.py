@@ -67,7 +67,7 @@ BROKEN = {
                         "`model.decoder.type` should be a registered model, but got 'SAMDecodr'; "
                         'did you mean SAMDecoder'),
     'type of a transform': (
-        {'train_dataloader.dataset.pipeline.1.type': 'PromptResise'},
+        {'train_dataloader.dataset.pipeline.1.type': 'ModelImageResise'},
         'did you mean ModelImageResize'),
     'type of a reward': (dict(train_cfg__rewards__box_iou__type='BoxIouReward'),
                          'did you mean BoxIoUReward'),
