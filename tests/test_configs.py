@@ -132,7 +132,7 @@ def test_vllm_changes_nothing_but_the_sampling():
     assert vllm == lora
 
 
-# Folder of the weights, side of the prompt image, family.
+# Folder of the weights, side of the model image, family.
 OTHER_POLICIES = dict(
     qwen2vl7b=('Qwen2-VL-7B-Instruct', 840, 'qwen2_vl'),
     qwen3vl4b=('Qwen3-VL-4B-Instruct', 832, 'qwen3_vl'),
