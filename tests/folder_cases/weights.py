@@ -52,7 +52,7 @@ def _(folder: Path) -> None:
 
 
 @case('pytorch_model.bin with more than weights',
-      refused='pytorch_model.bin should hold names with tensors')
+      refused='pytorch_model.bin should map names to tensors')
 def _(folder: Path) -> None:
     torch.save(dict(epoch=3, state_dict=as_bin(folder)), folder / 'pytorch_model.bin')
 
