@@ -162,7 +162,7 @@ def test_weights_that_do_not_tell_their_activation(tiny, tmp_path, path, monkeyp
     (tmp_path / path).parent.mkdir()
     torch.save(tiny.state, tmp_path / path)
     assert not is_quick(load_open_clip(tiny.name, str(tmp_path / path))[0])
-    assert len(logged) == 1 and 'uses GELU; the file does not tell whether' in logged[0]
+    assert len(logged) == 1 and 'uses GELU; the file does not say whether' in logged[0]
     load_open_clip(tiny.name, str(tmp_path / path), quick_gelu=True)
     assert len(logged) == 2 and logged[1].endswith('uses QuickGELU')
 
