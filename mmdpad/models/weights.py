@@ -32,7 +32,7 @@ _SHOWN = 4
 _WRAPPERS = {
     '._orig_mod.': "`_orig_mod.` is torch.compile's: save the model under it again, or take the "
                    'part out of the names',
-    '._fsdp_wrapped_module.': "`_fsdp_wrapped_module.` is FSDP's: save the whole state of the "
+    '._fsdp_wrapped_module.': "`_fsdp_wrapped_module.` is FSDP's: save the full state of the "
                               'model again, or take the part out of the names',
     '.lora_': "They hold an unmerged adapter: merge it (peft's `merge_and_unload()`) and save the "
               'model again',

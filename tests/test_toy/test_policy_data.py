@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the miniature policies learn from."""
+"""The training data of the toy policies, and where their scripts write."""
 import sys
 from collections import Counter
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 
 from mmdpad.prompts import parse_response
 from mmdpad.structures import ReasoningOutput
+from mmdpad.toy import WEIGHTS_DIR
 from mmdpad.toy.shapes_world import GENERIC_CAPTIONS
 
 TOOLS = Path(__file__).parents[2] / 'tools/toy'
@@ -76,3 +77,9 @@ def test_mistakes_name_another_object_than_was_asked_for(make_answers):
 
     assert right(make_answers(world='look_alikes')) == 1
     assert 0.3 < right(make_answers(world='look_alikes', mistakes=0.5)) < 0.7
+
+
+def test_scripts_write_to_the_shipped_weights(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    from arguments import WEIGHTS
+    assert WEIGHTS == WEIGHTS_DIR

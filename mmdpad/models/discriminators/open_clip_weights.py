@@ -59,19 +59,19 @@ def read_weights(path: str, hint: str) -> Weights:
     """
     state = {name.removeprefix('module.'): value
              for name, value in read_state_dict(path, hint).items()}
-    told = ''
+    evidence = ''
     if any(name in state for name in _OPENAI_ENTRIES):
-        told = 'it has entries of OpenAI\'s own files'
+        evidence = 'it has entries of OpenAI\'s own files'
         state = {name: value for name, value in state.items() if name not in _OPENAI_ENTRIES}
     if 'positional_embedding_res' in state:  # Long-CLIP, which is fine-tuned from OpenAI's weights
-        told = 'it has an entry of Long-CLIP\'s own files'
+        evidence = 'it has an entry of Long-CLIP\'s own files'
         state['positional_embedding'] = torch.cat([
             state['positional_embedding'][:_LONG_CLIP_KEPT],
             state.pop('positional_embedding_res')[_LONG_CLIP_KEPT:]])
-    return Weights(path, state, told or _told_by_name(path))
+    return Weights(path, state, evidence or _evidence_in_name(path))
 
 
-def _told_by_name(path: str) -> str:
+def _evidence_in_name(path: str) -> str:
     folder, name = osp.split(osp.abspath(path))
     if name in _published_names():
         return 'it is named as a published file that was'

@@ -33,11 +33,11 @@ def warn_of_other_tokens(tokenizer: Any, folder: Path) -> None:
     stored.no_truncation()
     for text in map(tokenizer.clean_fn, _PROBES):
         built = tokenizer.tokenizer.tokenize(text)
-        told = stored.encode(text, add_special_tokens=False).tokens
-        if built != told:
+        expected = stored.encode(text, add_special_tokens=False).tokens
+        if built != expected:
             print_log(
                 f'The tokenizer of {str(folder)!r} reads {text!r} as {built}, but its '
-                f'tokenizer.json as {told}: transformers {transformers.__version__} builds a '
+                f'tokenizer.json as {expected}: transformers {transformers.__version__} builds a '
                 f'{type(tokenizer.tokenizer).__name__} from its vocabulary alone. If the model was '
                 'trained with the tokens of the file, set "tokenizer_class": '
                 '"PreTrainedTokenizerFast" in tokenizer_config.json', logger='current',

@@ -57,14 +57,14 @@ class ChatTemplate:
         self._check_exists()
         prompt = self.render(messages)
         self._check_image(prompt)
-        tail = self._behind_question(prompt, messages)
-        self.opened = find_opened(self._behind_added_tokens(tail))
+        tail = self._after_question(prompt, messages)
+        self.opened = find_opened(self._after_added_tokens(tail))
         self.closes_reasoning = bool(re.search(r'<think>\s*</think>\s*\Z', tail))
         self.turn_end: int | None = None
         if turn := self._find_turn(messages):
-            header, behind = turn
+            header, after = turn
             self._check_generation_prompt(messages, tail, header)
-            self.turn_end = self._first_added_token(behind)
+            self.turn_end = self._first_added_token(after)
 
     def render(self, messages: Sequence[dict[str, Any]], generate: bool = True) -> str:
         """Render messages as text, with one image token for an image.
@@ -106,7 +106,7 @@ class ChatTemplate:
                 f'{self._name()} should render the image of a prompt as one {token!r}, but renders '
                 f'{count or "none"}{"" if count else ": it is for text only"}; {_REPLACE}')
 
-    def _behind_question(self, text: str, messages: Sequence[dict[str, Any]]) -> str:
+    def _after_question(self, text: str, messages: Sequence[dict[str, Any]]) -> str:
         """Return the text after the question in a rendered text."""
         question = messages[-1]['content'][-1]['text'].strip()
         _, found, tail = text.rpartition(question)
@@ -121,27 +121,27 @@ class ChatTemplate:
         None if the template has no assistant's turn."""
         for content in (_MARK, [dict(type='text', text=_MARK)]):
             try:
-                text = self._behind_question(self.render(
+                text = self._after_question(self.render(
                     [*messages, dict(role='assistant', content=content)], False), messages)
             except ValueError:  # a template may only render questions
                 continue
             if _MARK in text:
-                header, _, behind = text.partition(_MARK)
-                return header, behind
+                header, _, after = text.partition(_MARK)
+                return header, after
         return None
 
     def _check_generation_prompt(self, messages: Sequence[dict[str, Any]], tail: str,
                                  header: str) -> None:
         """Refuse a template that begins the assistant's turn only if it has a response."""
         missing = _EMPTY_BLOCK.sub('', header.removeprefix(tail)).strip()
-        if header.startswith(tail) and missing and self._behind_question(
+        if header.startswith(tail) and missing and self._after_question(
                 self.render(messages, False), messages) == tail:
             raise ValueError(
                 f"{self._name()} should begin the assistant's turn if `add_generation_prompt` is "
                 f'true, but ignores it: the policy would have to write {missing!r} itself; add it '
                 f'at the end of the template: {{% if add_generation_prompt %}}...{{% endif %}}')
 
-    def _behind_added_tokens(self, text: str) -> str:
+    def _after_added_tokens(self, text: str) -> str:
         """Return the text after its last added token that is not a tag."""
         added = (token.content for token in self.processor.tokenizer.added_tokens_decoder.values()
                  if token.content not in TAG_TEXTS)

@@ -174,7 +174,7 @@ def check_loaded(model: nn.Module, source: str) -> None:
     Raises:
         ValueError: The weights of a layer are not quantized, so it would ignore them.
     """
-    _refuse_whole([name for name, module in _quantized_layers(model).items()
+    _refuse_unquantized([name for name, module in _quantized_layers(model).items()
                    if getattr(module.weight, 'quant_state', None) is None
                    and getattr(module.weight, 'SCB', None) is None], source)
 
@@ -201,7 +201,7 @@ def check_stored(model_class: type[PreTrainedModel], source: str, names: Iterabl
     renamings = [entry for entry in get_model_conversion_mapping(model)
                  if isinstance(entry, WeightRenaming)]
     stored = {rename_source_key(name, renamings, [])[0] for name in names}
-    _refuse_whole([name for name in _quantized_layers(model)
+    _refuse_unquantized([name for name in _quantized_layers(model)
                    if not {f'{name}.weight.absmax', f'{name}.SCB'} & stored], source)
 
 
@@ -210,9 +210,9 @@ def _quantized_layers(model: nn.Module) -> dict[str, Any]:
             if type(module).__name__ in ('Linear4bit', 'Linear8bitLt')}
 
 
-def _refuse_whole(whole: Sequence[str], source: str) -> None:
-    if whole:
+def _refuse_unquantized(layers: Sequence[str], source: str) -> None:
+    if layers:
         raise ValueError(
-            f'The weights of {len(whole)} layers ({", ".join(whole[:4])}) in {source!r} should be '
+            f'The weights of {len(layers)} layers ({", ".join(layers[:4])}) in {source!r} should be '
             f'quantized, but are not; list these layers in `llm_int8_skip_modules` of the '
             f'`quantization_config` in its config.json')

@@ -83,7 +83,7 @@ class PackedGroup:
         if not len(self.rows):
             return prefix
         own = scaled_dot_product_attention(
-            self._own(query), self._behind_prompt(key), self._behind_prompt(value),
+            self._own(query), self._with_prompt(key), self._with_prompt(value),
             attn_mask=self.visible, scale=scale)
         return torch.cat([prefix, own.transpose(1, 2)[self.rows, self.columns]])
 
@@ -94,7 +94,7 @@ class PackedGroup:
         grid = grid.index_put((self.rows, self.columns), tokens[:, self.prompt:].transpose(0, 1))
         return grid.transpose(1, 2)
 
-    def _behind_prompt(self, tokens: Tensor) -> Tensor:
+    def _with_prompt(self, tokens: Tensor) -> Tensor:
         """(H, P + T, d) -> (G, H, P + R, d): the prompt's tokens before those of each response."""
         own = self._own(tokens)
         return torch.cat([tokens[:, :self.prompt].expand(len(own), -1, -1, -1), own], dim=2)

@@ -120,13 +120,13 @@ class NewTokens(BaseStreamer):
 
     def __init__(self, watcher: Callable[[Tensor], None]) -> None:
         self.watcher = watcher
-        self.behind_prompt = False
+        self.after_prompt = False
 
     def put(self, value: Tensor) -> None:
         """Take the newest tokens (1,) of ``generate``, or the prompt (1, L)."""
-        if self.behind_prompt:
+        if self.after_prompt:
             self.watcher(value)
-        self.behind_prompt = True
+        self.after_prompt = True
 
     def end(self) -> None:
         """Do nothing; ``generate`` returns."""

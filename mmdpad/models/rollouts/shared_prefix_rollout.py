@@ -169,7 +169,7 @@ class TokenChoice:
         return draw_tokens(scores, self.draws[samples, step], highest), highest
 
     def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probabilities (A,) float32 of tokens (A,) under logits (A, V); see :class:`Responses`."""
+        """Log-probabilities (A,), float32, of tokens (A,) under logits (A, V); see `Responses`."""
         scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
         for warper in self.warp:
             if isinstance(warper, TemperatureLogitsWarper):
