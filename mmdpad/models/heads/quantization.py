@@ -175,8 +175,8 @@ def check_loaded(model: nn.Module, source: str) -> None:
         ValueError: The weights of a layer are not quantized, so it would ignore them.
     """
     _refuse_unquantized([name for name, module in _quantized_layers(model).items()
-                   if getattr(module.weight, 'quant_state', None) is None
-                   and getattr(module.weight, 'SCB', None) is None], source)
+                         if getattr(module.weight, 'quant_state', None) is None
+                         and getattr(module.weight, 'SCB', None) is None], source)
 
 
 def check_stored(model_class: type[PreTrainedModel], source: str, names: Iterable[str]) -> None:
@@ -202,7 +202,7 @@ def check_stored(model_class: type[PreTrainedModel], source: str, names: Iterabl
                  if isinstance(entry, WeightRenaming)]
     stored = {rename_source_key(name, renamings, [])[0] for name in names}
     _refuse_unquantized([name for name in _quantized_layers(model)
-                   if not {f'{name}.weight.absmax', f'{name}.SCB'} & stored], source)
+                         if not {f'{name}.weight.absmax', f'{name}.SCB'} & stored], source)
 
 
 def _quantized_layers(model: nn.Module) -> dict[str, Any]:
@@ -213,6 +213,6 @@ def _quantized_layers(model: nn.Module) -> dict[str, Any]:
 def _refuse_unquantized(layers: Sequence[str], source: str) -> None:
     if layers:
         raise ValueError(
-            f'The weights of {len(layers)} layers ({", ".join(layers[:4])}) in {source!r} should be '
-            f'quantized, but are not; list these layers in `llm_int8_skip_modules` of the '
+            f'The weights of {len(layers)} layers ({", ".join(layers[:4])}) in {source!r} should '
+            f'be quantized, but are not; list these layers in `llm_int8_skip_modules` of the '
             f'`quantization_config` in its config.json')
