@@ -160,7 +160,8 @@ def _(folder: Path) -> None:
         'lm_head.weight': state['model.embed_tokens.weight'].clone()})
 
 
-@case('a head that is tied and another', refused='config.json ties the output head .*different values')
+@case('a head that is tied and another',
+      refused='config.json ties the output head .*different values')
 def _(folder: Path) -> None:
     change_weights(folder, lambda state: state | {
         'lm_head.weight': state['model.embed_tokens.weight'] * 2})
