@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""R_dpad as a reward term: which pictures a caption is compared with, and what that earns."""
+"""The discriminative reward R_dpad: what a caption is compared with, and what it earns."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ COMBINATIONS = ('mean', 'min', 'vote')
 
 @dataclass(frozen=True)
 class DiscriminativeOptions:
-    """The switches of the discriminative term, checked when they are set.
+    """The options of the discriminative term, checked on construction.
 
-    The defaults are the paper's. S1 is the similarity of a caption with its region, S2 with the
+    The defaults are the paper's. S1 is the similarity of a caption to its region, S2 to the
     contrast.
 
     Attributes:
         form: Form of :func:`mmdpad.rewards.discriminative_reward`, which maps S1 and S2 to a
             value: a name, a sum of several, or their weights by name.
         temperature, alpha: Parameters of the forms 'softmax' and 'sigmoid'.
-        region: 'target' is the ground-truth box; 'predicted' the response's own box in the prompt
-            image, and a response without a box that holds a part of the image scores 0. Of several
-            objects it is the box around all; where there is none, every response scores 0.
-        region_margin: The region is this share of its box's width and height larger on every side
-            (what lies outside of the image is cut off); not negative.
-        contrast: 'image' is the whole image; 'masked' the image with the region painted over
-            (:func:`mask_out`; a region that covers the image leaves the image itself); 'others'
-            the best fitting of the other objects that the data names, cut out with the same margin
-            (where it names none, the whole image).
-        combine: What several discriminators' values make together, each by the form: 'mean',
-            'min' (what all of them grant), or 'vote', 1 where S1 > S2 for more than half of them,
-            which needs the form 'binary'. A caption that one of them cannot use, because it is
-            too long for it, has the value 0 there.
+        region: 'target' is the ground-truth box. 'predicted' is the response's own box in the model
+            image; a response scores 0 if it has no box that overlaps the image. For several
+            objects it is the union box. If there are no objects, every response scores 0.
+        region_margin: The region extends beyond its box by this share of the box's width and height
+            on every side, clipped to the image; not negative.
+        contrast: 'image' is the whole image. 'masked' is the image with the region masked out
+            (:func:`mask_out`; if the region covers the image, the image itself). 'others' is the
+            best match among the other objects in the data, cropped with the same margin (if there
+            are none, the whole image).
+        combine: How to combine the values of several discriminators, each computed by the form:
+            'mean', 'min', or 'vote', which is 1 where S1 > S2 for more than half of them and needs
+            the form 'binary'. A discriminator that cannot use a caption, because it is too long,
+            gives it the value 0.
 
     Raises:
-        ValueError: A name is unknown or a number out of range.
+        ValueError: A name is unknown, or a number is out of range.
     """
 
     form: str | Mapping[str, float] = 'binary'
@@ -82,19 +82,19 @@ class DiscriminativeOptions:
 
 @REWARDS.register_module()
 class DiscriminativeReward:
-    """How much better captions fit their object than what it is contrasted with.
+    """Rewards captions that fit their object better than its contrast.
 
     Args:
-        discriminator: Config of a model that maps P uint8 RGB pictures and N captions to (P, N)
+        discriminator: Config of a model that maps P uint8 RGB images and N captions to (P, N)
             cosines, NaN for a caption that cannot be used; see ``CLIPDiscriminator``. A list of
-            them is an ensemble, see ``combine``. Terms with equal configs share one model
+            configs makes an ensemble, see ``combine``. Terms with equal configs share one model
             (:func:`build_discriminator`).
         device: Where the discriminators run; default: the device of the model that is trained, or
             mmengine's current one where there is none.
         **options: See :class:`DiscriminativeOptions`.
 
     Raises:
-        ValueError: An empty list, or see :class:`DiscriminativeOptions`.
+        ValueError: The list is empty, or see :class:`DiscriminativeOptions`.
     """
 
     needs_model = True
@@ -121,18 +121,18 @@ class DiscriminativeReward:
         _ = self.discriminators
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
-        """Returns (B, G) rewards in the form's range.
+        """Return (B, G) rewards in the form's range.
 
-        Writes ``rollout.signals`` 's_roi' (S1), 's_image' (S2, whatever the contrast) and
-        's_margin' (S1 - S2), and 's_rank', 1 + the number of contrasts that fit the caption at
-        least as well as the region: with the contrast 'others' the object's rank among all that
-        the data names, with a single contrast 1 or 2. Each is (B, G), NaN where there is no usable
-        caption or no region; of several discriminators it is the mean over them.
+        Writes to ``rollout.signals``: 's_roi' (S1), 's_image' (S2, for any contrast), 's_margin'
+        (S1 - S2), and 's_rank', 1 + the number of contrasts that fit the caption at least as well
+        as the region. With the contrast 'others' this is the object's rank among all objects in the
+        data; with a single contrast it is 1 or 2. Each signal is (B, G), the mean over several
+        discriminators, and NaN without a usable caption or a region.
         """
-        pictures, places = self._pictures(rollout)
+        views, places = self._all_views(rollout)
         captions = [parsed.caption for parsed in rollout.parsed]
         found = torch.full((len(self.discriminators), len(places), 3), math.nan)
-        for model, cosines in enumerate(self.compare(pictures, captions)):
+        for model, cosines in enumerate(self.compare(views, captions)):
             for row, (place, cosine) in enumerate(zip(places, cosines.T, strict=True)):
                 own = cosine[place]
                 if len(own):
@@ -146,42 +146,42 @@ class DiscriminativeReward:
             found[..., 0], found[..., 1], options.form, options.temperature, options.alpha),
             options.combine))
 
-    def compare(self, pictures: Sequence[np.ndarray],
+    def compare(self, images: Sequence[np.ndarray],
                 captions: Sequence[str | None]) -> list[Tensor]:
-        """How well each caption fits each picture.
+        """Compare each caption with each image.
 
         Args:
-            pictures: P of uint8 (h, w, 3), RGB, each of its own size.
-            captions: N; None for one that is missing.
+            images: P uint8 arrays (h, w, 3), RGB; sizes may differ.
+            captions: N captions, None where one is missing.
 
         Returns:
-            For each discriminator (P, N) cosines in [-1, 1], NaN for a caption that it cannot use.
+            For each discriminator, (P, N) cosines in [-1, 1], NaN for a caption that it cannot use.
         """
         if len(self.discriminators) == 1:
-            return [self.discriminators[0](pictures, captions)]
+            return [self.discriminators[0](images, captions)]
         with shared_pixels():
-            return [model(pictures, captions).cpu() for model in self.discriminators]
+            return [model(images, captions).cpu() for model in self.discriminators]
 
-    def _pictures(self, rollout: RolloutBatch) -> tuple[list[np.ndarray], list[slice]]:
-        """All pictures, and which of them each response is compared with: its region first, then
-        its contrasts; none for a response without a region."""
+    def _all_views(self, rollout: RolloutBatch) -> tuple[list[np.ndarray], list[slice]]:
+        """Collect all views, and the slice of them that each response is compared with: its region,
+        then its contrasts. The slice is empty for a response without a region."""
         images = [image.permute(1, 2, 0).cpu().numpy() for image in rollout.model_images]
         negatives = [boxes.tolist() for boxes in rollout.negative_boxes]
-        pictures: list[np.ndarray] = []
+        views: list[np.ndarray] = []
 
         @cache
         def look(prompt: int, box: Box | None) -> slice:
-            start = len(pictures)
+            start = len(views)
             if box is not None:
-                pictures.extend(self._views(images[prompt], box, negatives[prompt]))
-            return slice(start, len(pictures))
+                views.extend(self._views(images[prompt], box, negatives[prompt]))
+            return slice(start, len(views))
 
         places = [look(row // rollout.group_size, box)
                   for row, box in enumerate(self._boxes(rollout))]
-        return pictures, places
+        return views, places
 
     def _boxes(self, rollout: RolloutBatch) -> list[Box | None]:
-        """The boxes of B * G regions, without their margin; None where a response has none."""
+        """Find the boxes of B * G regions, without their margin; None where a response has none."""
         size = rollout.group_size
         if self.options.region == 'target':
             return [union_box(boxes.tolist()) for boxes in rollout.target_boxes
@@ -194,7 +194,7 @@ class DiscriminativeReward:
                 for box, shape in zip(boxes, shapes, strict=True)]
 
     def _views(self, image: np.ndarray, box: Box, others: list[list[float]]) -> list[np.ndarray]:
-        """The region of a box in an image, then what it is contrasted with."""
+        """Crop the region of a box, followed by its contrasts."""
         margin, contrast = self.options.region_margin, self.options.contrast
         region = enlarge(box, margin)
         contrasts = [image]
@@ -206,20 +206,20 @@ class DiscriminativeReward:
 
 
 def as_configs(discriminator: Mapping | Sequence[Mapping]) -> list[Mapping]:
-    """One or several configs as a list.
+    """Return one or several configs as a list.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The list is empty.
     """
     configs = [discriminator] if isinstance(discriminator, Mapping) else list(discriminator)
     if not configs:
-        raise ValueError('`discriminator` should be the config of a model or a list of them, but '
-                         'got an empty list; name one')
+        raise ValueError('`discriminator` should be the config of a model or a list of configs, '
+                         'but got an empty list; name one')
     return configs
 
 
 def _combine(values: Tensor, how: str) -> Tensor:
-    """(N,) of the (K, N) values of K discriminators."""
+    """Combine the values (K, N) of K discriminators into (N,)."""
     if how == 'vote':
         return (2 * values.sum(0) > len(values)).to(values.dtype)
     return values.amin(0) if how == 'min' else values.mean(0)

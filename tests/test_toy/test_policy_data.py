@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the miniature policies learn from."""
+"""The training data of the toy policies, and where their scripts write."""
 import sys
 from collections import Counter
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 
 from mmdpad.prompts import parse_response
 from mmdpad.structures import ReasoningOutput
+from mmdpad.toy import WEIGHTS_DIR
 from mmdpad.toy.shapes_world import GENERIC_CAPTIONS
 
 TOOLS = Path(__file__).parents[2] / 'tools/toy'
@@ -98,3 +99,9 @@ def test_loose_boxes_come_with_a_list_of_all_objects(make_answers):
         areas[answer.think.startswith('there is')].append(np.prod(sides))
     assert 0.65 < len(areas[True]) / 240 < 0.85
     assert 3 < np.mean(areas[True]) / np.mean(areas[False]) < 2.2**2  # the frame cuts some
+
+
+def test_scripts_write_to_the_shipped_weights(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    from arguments import WEIGHTS
+    assert WEIGHTS == WEIGHTS_DIR

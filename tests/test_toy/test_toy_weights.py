@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The shipped miniature models load with their own libraries and do what they are for.
+"""The shipped toy models load with their own libraries and do what they are for.
 
-Bounds are generous; what the models really reach is in mmdpad/toy/weights/README.md.
+Bounds are generous; the measured quality is in mmdpad/toy/weights/README.md.
 """
 from pathlib import Path
 

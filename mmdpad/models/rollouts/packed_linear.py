@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 MIN_WEIGHTS = 2**18
-"""Smaller layers gain nothing: their weights stay in the core's cache."""
+"""Smaller layers gain nothing, since their weights stay in the core's cache."""
 
 
 @contextmanager
@@ -18,11 +18,11 @@ def packed_linears(*modules: nn.Module) -> Iterator[None]:
     """A context in which large float32 linear layers on a CPU have weights in oneDNN's own layout.
 
     A product of a few rows with a large weight is bound by reading the weight, and the usual
-    kernel arranges it anew for every product. In the context the weights must not change. Other
-    layers, autocast, and torch without oneDNN are left alone.
+    kernel repacks it for every product. The weights must not change within the context. Other
+    layers, layers under autocast, and torch without oneDNN are not affected.
 
     Args:
-        modules: Their linear layers, however deep.
+        modules: Modules whose linear layers, at any depth, are packed.
     """
     layers = [layer for module in modules for layer in module.modules() if _gains(layer)]
     for layer in layers:

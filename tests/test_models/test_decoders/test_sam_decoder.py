@@ -231,7 +231,7 @@ def test_checkpoints_that_do_not_fit(checkpoint, tmp_path):
                  '1 of another shape (mask_decoder.iou_token.weight (2, 16) instead of (1, 16))'):
         assert part in str(caught.value)
     torch.save([1, 2], path)
-    with pytest.raises(ValueError, match='should hold names with tensors, but holds list'):
+    with pytest.raises(ValueError, match='should map names to tensors, but holds list'):
         SAMDecoder(TINY, str(path))
     for content in (b'', b'<html>', pickle.dumps(Code(str(tmp_path / 'executed')), protocol=2),
                     open(checkpoint, 'rb').read()[:5000]):
