@@ -182,7 +182,7 @@ def test_check_discriminator_names_what_is_wrong(run_here, shapes_data, argument
      "checkpoint 'none.pth' is not there"),
     (['tools/test.py', CONFIG, 'none.pth'], "checkpoint 'none.pth' is not there"),
     (['tools/test.py', CONFIG, '--out', 'docs/benchmarks/4_rollout.json'],
-     'is there already'),
+     'already exists'),
     (['tools/test.py', CONFIG, '--resume', '--work-dir', 'no/such/run'], 'no answers of an'),
     (['tools/analysis_tools/estimate_cost.py', 'none.py'], "config 'none.py' is not there"),
     (['tools/analysis_tools/estimate_cost.py', 'configs/dpad/qwen7b_reasonseg.py',

@@ -28,7 +28,7 @@ def test_a_wrong_command_line_ends_before_anything_is_loaded(arguments, message,
 def test_a_taken_port_is_told():
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SystemExit, match=f'127.0.0.1:{port} cannot be listened at'):
+        with pytest.raises(SystemExit, match=f'cannot listen on 127.0.0.1:{port} '):
             demo.main(['--port', str(port)])
 
 

@@ -184,7 +184,7 @@ def test_the_exit_status_and_the_json(monkeypatch, capsys, status, end):
     shown = capsys.readouterr().out
     assert ended.value.code == end and '\033' not in shown
     assert '\nA title\n' in shown and f'  {status:8}  mmcv: so and so\n' in shown
-    assert ('1 thing(s) to mend' in shown) == bool(end)
+    assert ('1 problem(s) found' in shown) == bool(end)
     with pytest.raises(SystemExit) as ended:
         doctor.main(['--json'])
     report = json.loads(capsys.readouterr().out)
