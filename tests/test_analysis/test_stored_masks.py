@@ -177,7 +177,7 @@ def test_the_tool(run_tool, own_result, shapes_data, tmp_path):
     write_jsonl(str(tmp_path / 'few.jsonl'), list(read_jsonl(str(path)))[1:])
     for arguments, message in (
             ([tmp_path / 'few.jsonl', *options], 'Each item should have a prediction, but none is'),
-            ([tmp_path / 'no.jsonl', *options], 'is not there'),
+            ([tmp_path / 'no.jsonl', *options], 'does not exist'),
             ([path, '--cfg-options', 'test_dataloader.dataset.data_root=no/such'], 'no/such')):
         with pytest.raises(SystemExit, match=message):
             run_tool('evaluate_masks', CONFIG, *arguments)

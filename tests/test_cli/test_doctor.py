@@ -194,7 +194,7 @@ def test_the_exit_status_and_the_json(monkeypatch, capsys, status, end):
 
 def test_a_config_is_checked_by_a_dry_run(monkeypatch):
     (finding, ) = doctor._check_config('none.py')
-    assert finding.status == 'wrong' and "config 'none.py' is not there" in finding.detail
+    assert finding.status == 'wrong' and "config 'none.py' does not exist" in finding.detail
     assert finding.hint.startswith('mmdpad train none.py --dry-run')
     fine = subprocess.CompletedProcess([], 0, 'dry run: no problem found\n', 'a warning')
     monkeypatch.setattr(subprocess, 'run', lambda *_, **__: fine)
