@@ -33,7 +33,7 @@ def test_each_item_gets_its_line():
 
 
 @pytest.mark.parametrize('lines, message', [
-    ([line(1, 'a'), line('b', 'same')], r"none is to 1 \('b' 'same'\) of 3; add them"),
+    ([line(1, 'a'), line('b', 'same')], r"none is for 1 \('b' 'same'\) of 3; add them"),
     ([line(1, 'a'), *[line('b', 'same')] * 2, line(1, 'A')], r"also 1 \('1' 'a'\); remove what"),
     ([line(1, 'a'), *[line('b', 'same')] * 2, line('c', 'new')], r"also 1 \('c' 'new'\)"),
     ([dict(id=1, question='a'), line(None, 'a'), line(1, 2), line(1, 'a', 'rle')],
@@ -115,7 +115,7 @@ def test_bare_lines_and_null_masks(dataset_config, own_result):
 def test_an_unusable_prediction_is_named(change, message, dataset_config, own_result):
     lines = list(read_jsonl(str(own_result[0])))
     lines[3].update(change)
-    with pytest.raises(ValueError, match=f'The prediction to {lines[3]["id"]!r}.* cannot be used: '
+    with pytest.raises(ValueError, match=f'The prediction for {lines[3]["id"]!r}.* cannot be used: '
                        f'.*{message}'):
         score_predictions(DATASETS.build(without_pixels(dataset_config)), lines,
                           ReasonSegMetric())

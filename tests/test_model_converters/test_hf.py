@@ -174,7 +174,7 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(run_here, whole, tmp_pat
             ([config, 'none.pth', out], "checkpoint 'none.pth' does not exist"),
             ([config, checkpoint, out, '--cfg-options', 'model.policy.pretrained=./none'],
              'none'),
-            ([config, checkpoint, tmp_path / 'config'], 'is there already')):
+            ([config, checkpoint, tmp_path / 'config'], 'already exists')):
         result = run_here(TO_HF, *arguments)
         assert result.returncode == 1 and message in result.stderr
     for folder, message in (('none/at/all', "'none/at/all'"), (tmp_path / 'config', 'config.json')):
