@@ -135,7 +135,7 @@ def test_check_discriminator(run_here, shapes_data, tmp_path):
     tool, here = 'tools/analysis_tools/check_discriminator.py', options_here(shapes_data)
     out = tmp_path / 'out.json'
     result = run_here(tool, CONFIG, '--out', out, *here)
-    assert '8 of 8 items' in result.stdout and 'of the data set itself' in result.stdout
+    assert '8 of 8 items' in result.stdout and 'from the data set itself' in result.stdout
     assert 'This discriminator carries the reward' in result.stdout
     report = json.loads(out.read_text())
     assert report['verdict'] == 'carries' and report['source'] == 'data set'

@@ -54,9 +54,9 @@ def test_a_difference_counts_if_all_its_intervals_agree(low, high, scenes, verdi
 
 def test_headlines_follow_from_the_numbers(made):
     lines = headlines(made()[1])
-    # Chains of 11, 12, 13 in place of 20: -45, -40, -35 %; half = 4.302653 * 5 / sqrt(3) = 12.42.
-    assert lines[1] == ('Holds', 'sampled answers, reasoning length of discriminative compared with '
-                                 'geometric: lower, -40.0 % [-52.4, -27.6] over 3 seeds, '
+    # Lengths of 11, 12, 13 in place of 20: -45, -40, -35 %; half = 4.302653 * 5 / sqrt(3) = 12.42.
+    assert lines[1] == ('Holds', 'sampled answers, reasoning length of discriminative compared '
+                                 'with geometric: lower, -40.0 % [-52.4, -27.6] over 3 seeds, '
                                  '[-45.0, -35.0] over seeds and scenes.')
     assert 'not distinguishable from zero, +0.0 points' in lines[0][1]
     assert 'compared with caption: lower, -40.0 %' in lines[3][1]
