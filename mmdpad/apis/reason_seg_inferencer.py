@@ -35,10 +35,11 @@ _HINT = ('`weights` should be a checkpoint that tools/train.py wrote for this co
 @INFERENCERS.register_module()
 class ReasonSegInferencer(BaseInferencer):
     """Answers questions about images with a mask, a box, two points, a caption and the reasoning.
+
     Threads may share one; they take turns. As a context manager (``with``) it frees its memory on
     exit.
-    back at the end.
 
+    Args:
         model_config: A ``Config``, or an argument of :func:`find_config`: the path of a config
             file, or the name of one shipped with mmdpad. Images are prepared by its
             ``inference_pipeline``; if it has none, by the pipeline of its test data (the first of

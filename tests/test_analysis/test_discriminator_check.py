@@ -138,7 +138,7 @@ def test_remedies_follow_from_the_numbers():
 
 
 def test_without_an_item_there_is_nothing_to_say():
-    with pytest.raises(ValueError, match='one item at least'):
+    with pytest.raises(ValueError, match='at least one item'):
         check_scores(scores_of([], [], []))
 
 

@@ -34,7 +34,7 @@ def test_each_item_gets_its_line():
 
 @pytest.mark.parametrize('lines, message', [
     ([line(1, 'a'), line('b', 'same')], r"none is for 1 \('b' 'same'\) of 3; add them"),
-    ([line(1, 'a'), *[line('b', 'same')] * 2, line(1, 'A')], r"also 1 \('1' 'a'\); remove dup"),
+    ([line(1, 'a'), *[line('b', 'same')] * 2, line(1, 'A')], r"also 1 \('1' 'a'\); remove du"),
     ([line(1, 'a'), *[line('b', 'same')] * 2, line('c', 'new')], r"also 1 \('c' 'new'\)"),
     ([dict(id=1, question='a'), line(None, 'a'), line(1, 2), line(1, 'a', 'rle')],
      r'lines \[1, 2, 3, 4\] do not \(4 in all\)'),

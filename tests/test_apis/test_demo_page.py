@@ -83,7 +83,7 @@ def test_the_page_sees_the_text_grow_and_the_answer(monkeypatch):
     monkeypatch.setattr(asking, 'INTERVAL', 0)
     model = Model('m', StubInferencer('<think>h', '<think>hm', an_answer()), halves)
     first, one, two, last = answer(model, IMAGE, 'what?')
-    assert 'Looks' in first.status
+    assert 'Looking' in first.status
     assert [one.reasoning, two.reasoning] == ['h', 'hm'] and two.response == '<think>hm'
     assert 'Answered' in last.status and not last.failed and last.similarities == (0.75, 0.25)
     assert (last.caption, last.reasoning) == ('a dog', 'hm')

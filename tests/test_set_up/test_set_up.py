@@ -139,7 +139,8 @@ def test_an_unfinished_set_up_goes_on_and_is_stamped_only_at_its_end(tmp_path, m
     set_up.set_up(env)
     assert (env / '.mmdpad-set-up').exists()
     assert (env / 'mmdpad-constraints.txt').read_text() == 'torch==2.6.0'
-    assert steps == 2 * ['installing torch and torchvision', 'installing mmdpad and its requirements']
+    assert steps == 2 * ['installing torch and torchvision',
+                         'installing mmdpad and its requirements']
 
 
 def test_the_constraints_agree_with_the_table_of_requirements():

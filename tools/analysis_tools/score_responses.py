@@ -27,8 +27,8 @@ def main() -> None:
                         '(default: the published recipe)')
     parser.add_argument('--coordinates', default='pixels', choices=COORDINATES,
                         help='coordinates in the responses (default: pixels)')
-    parser.add_argument('--prompt-size', type=int, nargs=2, metavar=('W', 'H'), default=(840, 840),
-                        help='size of the model image, for relative coordinates')
+    parser.add_argument('--model-image-size', type=int, nargs=2, metavar=('W', 'H'),
+                        default=(840, 840), help='for relative coordinates (default: 840 840)')
     parser.add_argument('--out', metavar='OUT.jsonl', help='write each line with its scores; a '
                         'taken name gets a number')
     args = parser.parse_args()
