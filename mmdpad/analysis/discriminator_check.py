@@ -77,7 +77,7 @@ def check_scores(scores: CaptionScores, source: str = 'captions',
         large=measure(scores.select(scores.areas > median)), median_area=median)
     verdict, sentence = judge(report['all'])
     return dict(report, verdict=verdict, sentence=sentence, rule=RULE,
-                hints=find_remedies(report, verdict, source, contrast))
+                hints=find_hints(report, verdict, source, contrast))
 
 
 def measure(scores: CaptionScores) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def judge(numbers: dict[str, Any]) -> tuple[str, str]:
                      f'and the lower AUC ({KINDS[kind]}) is {_interval(auc)}.')
 
 
-def find_remedies(report: dict[str, Any], verdict: str, source: str, contrast: str) -> list[str]:
+def find_hints(report: dict[str, Any], verdict: str, source: str, contrast: str) -> list[str]:
     """What to try, judging by the numbers. ``report`` has the results of :func:`measure` for all
     items and for small and large boxes; the other arguments are as in :func:`check_scores`."""
     numbers, found = report['all'], []

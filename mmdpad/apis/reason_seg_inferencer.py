@@ -145,7 +145,7 @@ class ReasonSegInferencer(BaseInferencer):
             raise ValueError(f'`stream` should get one image and one question, but got '
                              f'{len(queries)} pairs; call the inferencer for several')
         self._check_open()
-        return stream(lambda watcher: self._answer(queries, watcher)[0], self.model.policy.decode)
+        return stream(lambda streamer: self._answer(queries, streamer)[0], self.model.policy.decode)
 
     def close(self) -> None:
         """Release the model and its memory; the inferencer cannot be used afterwards."""
@@ -163,7 +163,7 @@ class ReasonSegInferencer(BaseInferencer):
         if self.model is None:
             raise RuntimeError('The inferencer should be open, but it was closed; make a new one')
 
-    def _answer(self, queries: list[Query], watcher: Streamer | None = None) -> list[Answer]:
+    def _answer(self, queries: list[Query], streamer: Streamer | None = None) -> list[Answer]:
         """The answers to a batch."""
         with self._turn:
             self._check_open()
@@ -171,8 +171,8 @@ class ReasonSegInferencer(BaseInferencer):
                 started = time.perf_counter()
                 batch, = self.preprocess([_item(query) for query in queries], len(queries))
                 seconds = (time.perf_counter() - started) / len(queries)
-                with (nullcontext() if watcher is None
-                      else self.model.rollout_engine.watched(watcher)):
+                with (nullcontext() if streamer is None
+                      else self.model.rollout_engine.watched(streamer)):
                     samples = self.forward(batch)
         return [Answer.of(sample, query, seconds)
                 for sample, query in zip(samples, queries, strict=True)]

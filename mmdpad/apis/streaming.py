@@ -35,14 +35,14 @@ def stream(answer: Callable[[Streamer], Answer],
     found: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stopped = threading.Event()
 
-    def watcher(tokens: Tensor) -> None:
+    def streamer(tokens: Tensor) -> None:
         if stopped.is_set():
             raise Stopped
         found.put(tokens.item())
 
     def work() -> None:
         try:
-            found.put(answer(watcher))
+            found.put(answer(streamer))
         except BaseException as error:
             found.put(error)
 

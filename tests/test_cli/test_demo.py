@@ -12,7 +12,8 @@ from mmdpad.utils import find_config
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['no_such_config'], 'no_such_config'), (['--weights', 'no.pth'], "--weights 'no.pth' does not"),
+    (['no_such_config'], 'no_such_config'),
+    (['--weights', 'no.pth'], "--weights 'no.pth' does not exist"),
     (['--second-weights', 'no.pth'], '--second-weights'), (['--second', 'no_such'], 'no_such'),
     (['--port', '0'], 'integer from 1 to 65535'), (['--queue', '0'], 'integer from 1'),
     (['--max-megapixels', '500'], 'integer from 1 to 89'), (['--host', '1.2.3.4'], 'name another')])

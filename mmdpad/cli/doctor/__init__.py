@@ -83,6 +83,6 @@ def _check_config(config: str) -> Iterator[Finding]:
     """Run the dry run of a config and report its output."""
     command = [sys.executable, '-m', 'mmdpad', 'train', config, '--dry-run']
     tried = subprocess.run(command, capture_output=True, text=True)
-    told = tried.stdout.strip() or tried.stderr.strip()
-    yield Finding('ok' if tried.returncode == 0 else 'wrong', config, told,
+    output = tried.stdout.strip() or tried.stderr.strip()
+    yield Finding('ok' if tried.returncode == 0 else 'wrong', config, output,
                   f'mmdpad train {config} --dry-run, after each change' if tried.returncode else '')
