@@ -77,12 +77,12 @@ def test_names_of_configs():
         assert Path(find_config(name)).samefile(ROOT / 'configs/dpad/tiny_shapes.py')
     for name, message in {
             'tiny_shape': 'did you mean .*mmdpad::dpad/tiny_shapes.py',
-            'none.py': "config 'none.py' is not there; those that come with mmdpad",
+            'none.py': "config 'none.py' does not exist; those shipped with mmdpad",
             'mmdpad::dpad/tinyshapes.py': 'did you mean mmdpad::dpad/tiny_shapes.py',
             'mmdpad::none.py': 'mmdpad has ',
-            'no_such_package::a/b.py': "no package 'no_such_package'",
-            'no.such::b.py': "no package 'no.such'",
-            '../mmdet::b.py': "no package '../mmdet'"}.items():
+            'no_such_package::a/b.py': "package 'no_such_package' is not installed",
+            'no.such::b.py': "package 'no.such' is not installed",
+            '../mmdet::b.py': "package '../mmdet' is not installed"}.items():
         with pytest.raises(FileNotFoundError, match=message):
             find_config(name)
         with pytest.raises(SystemExit, match=message):

@@ -123,7 +123,7 @@ def test_the_tool_names_what_is_wrong(run_tool, tmp_path):
     (tmp_path / 'empty.jsonl').touch()
     (tmp_path / 'config.py').write_text('a = 1')
     for arguments, message in (
-            (['none.jsonl'], "responses 'none.jsonl' is not there"),
+            (['none.jsonl'], "responses 'none.jsonl' does not exist"),
             ([tmp_path / 'empty.jsonl'], 'holds no lines'),
             ([GOLDEN, '--config', tmp_path / 'config.py'], 'has no `train_cfg.rewards`')):
         with pytest.raises(SystemExit, match=message):

@@ -60,7 +60,7 @@ def test_one_pair_or_none_has_no_interval():
     assert paired_over_seeds([], [])['giou']['n'] == 0
 
 
-def test_a_chain_of_no_tokens_has_no_relative_change():
+def test_reasoning_of_no_tokens_has_no_relative_change():
     found = paired_over_seeds([side([1, 1], [0, 0])] * 2, [side([1, 1], [5, 5])] * 2)
     assert found['reasoning_tokens']['mean'] == 5
     assert found['reasoning_tokens_percent']['n'] == 0

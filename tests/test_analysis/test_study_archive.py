@@ -29,7 +29,7 @@ def test_an_archive_gives_the_same_numbers_and_curves(folder, tmp_path):
         found = analyse_study(opened)
         assert study_as_markdown(found) == study_as_markdown(study)
         assert plot_training(found, opened) == plot_training(study, folder)
-        assert 'The archive of a study holds no responses' in study_as_html(
+        assert 'The archive of a study has no responses' in study_as_html(
             found, opened, None, lambda path: None)
         text = (opened / 'geometric/seed_1/sampled.samples.jsonl').read_text()
         assert 'reasoning_tokens' in text and '"think"' not in text and 'a dog' not in text
@@ -45,7 +45,7 @@ def test_what_is_no_archive_of_a_study_is_refused(folder, tmp_path):
     whole = path.read_bytes()
     for content in (whole[:len(whole) // 2], b'text', b''):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match='should be a whole archive of a study'), \
+        with pytest.raises(ValueError, match='should be a complete archive of a study'), \
                 open_study(path):
             pass
     with tarfile.open(path, 'w:xz') as other:

@@ -60,7 +60,7 @@ def test_nothing_is_left_of_a_folder_that_fails(tmp_path):
 
 def test_a_folder_that_is_there_stays_even_if_it_came_meanwhile(tmp_path):
     path = tmp_path / 'a'
-    with pytest.raises(FileExistsError, match='a is there already; remove it or'), \
+    with pytest.raises(FileExistsError, match='a already exists; remove it or'), \
             new_folder(path) as folder:
         (folder / 'file').write_text('x')
         path.mkdir()

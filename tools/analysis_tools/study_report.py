@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Reports what a study of many runs found: headline, tables, curves and answers side by side.
+"""Reports the findings of a study: headline, tables, curves and answers side by side.
 
     python tools/analysis_tools/study_report.py work_dirs/study --html report.html
     python tools/analysis_tools/study_report.py work_dirs/study --markdown study_appendix.md
@@ -7,10 +7,10 @@
     python tools/analysis_tools/study_report.py work_dirs/study --compare form_sigmoid form_softmax
     python tools/analysis_tools/study_report.py work_dirs/study --archive study.tar.xz
 
-An archive holds the numbers and curves without the responses, and may stand for the study's folder.
-Prints the headline. An existing file is replaced; in a Markdown page, only what is between
-`<!-- study -->` and `<!-- /study -->`. Run it where the paths of the images hold, usually the
-folder that the study was started in. Runs that lack files are left out and named.
+An archive holds the numbers and curves without the responses and can replace the study's folder.
+Prints the headline. An existing file is replaced; in a Markdown page, only the part between
+`<!-- study -->` and `<!-- /study -->`. Run this where the image paths are valid, usually in the
+folder in which the study was started. Runs that lack files are left out and named.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('work_dir', type=Path,
                         help='the study: ARM/arm.json, ARM/seed_N/...; or its archive')
-    parser.add_argument('--html', type=Path, metavar='FILE', help='the whole report as a page')
+    parser.add_argument('--html', type=Path, metavar='FILE', help='the full report as a page')
     parser.add_argument('--markdown', type=Path, metavar='FILE', help='headline and all tables')
     parser.add_argument('--summary', type=Path, metavar='FILE', help='Markdown, main tables only')
     parser.add_argument('--json', type=Path, metavar='FILE', help='all numbers')
     parser.add_argument('--archive', type=Path, metavar='FILE',
-                        help='what numbers and curves are made from, as FILE.tar.xz')
+                        help='the data behind the numbers and curves, as FILE.tar.xz')
     parser.add_argument('--compare', nargs=2, action='append', default=[],
                         metavar=('ARM', 'REFERENCE'),
-                        help='also say how far an arm is from another one; may be repeated')
+                        help='also compare one arm with another; may be repeated')
     args = parser.parse_args()
 
     with start_command():

@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The report of a study (:mod:`mmdpad.analysis.study`) as a page and as Markdown.
 
-What it says in words follows from the numbers. Model text is escaped and shown with its control
-characters replaced.
+Its conclusions are derived from the numbers. Model text is escaped, and its control characters
+are replaced.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Row = dict[str, Any]
 MAIN = ('geometric', 'discriminative')
 """Reference and arm of the study's question."""
 CAPTION = 'caption'
-"""The arm that differs from the second of :data:`MAIN` in its reward alone."""
+"""The arm that differs from the second one of :data:`MAIN` only in its reward."""
 START, END = '<!-- study -->', '<!-- /study -->'
-HIGHER, LOWER, UNCLEAR, UNKNOWN = 'higher', 'lower', 'not distinguishable from zero', 'not known'
+HIGHER, LOWER, UNCLEAR, UNKNOWN = 'higher', 'lower', 'not distinguishable from zero', 'unknown'
 
-# Reference -> measure, what it is called in a sentence, its unit there, and what DPAD says of it.
+# Reference -> measure, its name in a sentence, its unit there, and DPAD's claim about it.
 _IN_BOTH = (('ciou', 'cIoU', ' points', HIGHER),
             ('reasoning_tokens_percent', 'reasoning length', ' %', LOWER))
 _CLAIMS = {MAIN[0]: _IN_BOTH,
@@ -66,8 +66,8 @@ class Table:
 
 
 def judge(found: Mapping[str, float]) -> str:
-    """What a difference's intervals say: :data:`HIGHER` or :data:`LOWER` if all of them are on that
-    side of zero, else :data:`UNCLEAR`; :data:`UNKNOWN` where one is NaN."""
+    """The conclusion from a difference's intervals: :data:`HIGHER` or :data:`LOWER` if all of them
+    are on that side of zero, else :data:`UNCLEAR`; :data:`UNKNOWN` if one is NaN."""
     ends = [(found['low'], found['high'])]
     if 'scenes_low' in found:
         ends.append((found['scenes_low'], found['scenes_high']))
@@ -79,15 +79,15 @@ def judge(found: Mapping[str, float]) -> str:
 
 
 def headlines(study: Study) -> list[tuple[str, str]]:
-    """The study's question answered: 'Holds', 'Does not hold', 'Not shown' or 'Not known', and a
+    """Answers to the study's question: 'Holds', 'Does not hold', 'Not shown' or 'Unknown', and a
     sentence with the numbers, for each claim and mode; then what is incomplete."""
     arm, lines = MAIN[1], []
     found = {one['reference']: one for one in study['differences'] if one['arm'] == arm}
     for mode in study['modes']:
         for reference, claims in _CLAIMS.items():
             if reference not in found or not found[reference]['seeds'][mode]:
-                lines.append(('Not known', f'{mode} answers: {arm} is not compared with '
-                                           f'{reference}, as no seed is complete in both.'))
+                lines.append(('Unknown', f'{mode} answers: {arm} is not compared with '
+                                         f'{reference}, as no seed is complete in both.'))
                 continue
             numbers = found[reference]['numbers'][mode]['all']
             lines += [_headline(claim, numbers[claim[0]], f'{mode} answers', reference)
@@ -101,14 +101,14 @@ def _headline(claim: tuple[str, str, str, str], found: Mapping[str, float], wher
               reference: str) -> tuple[str, str]:
     _, name, unit, claimed = claim
     verdict = judge(found)
-    status = {claimed: 'Holds', UNCLEAR: 'Not shown', UNKNOWN: 'Not known'}.get(
+    status = {claimed: 'Holds', UNCLEAR: 'Not shown', UNKNOWN: 'Unknown'}.get(
         verdict, 'Does not hold')
     return status, (f'{where}, {name} of {MAIN[1]} compared with {reference}: {verdict}, '
                     f'{_in_words(found, unit)}.')
 
 
 def comparison_lines(study: Study, arm: str, reference: str) -> list[str]:
-    """A sentence for each mode in which both have a seed: how far an arm is from another one."""
+    """A sentence for each mode in which both have a seed: how an arm differs from another one."""
     return [f'{arm} minus {reference}, {mode} answers: ' + '; '.join(
         f'{name} {_in_words(found["numbers"][mode]["all"][measure], unit)}'
         for measure, name, unit, _ in _CLAIMS[CAPTION]) + '.'
@@ -170,14 +170,14 @@ def main_tables(study: Study) -> list[Table]:
 
 
 def all_tables(study: Study) -> list[Table]:
-    """Sets together, then one by one; of each mode the arms and the differences."""
+    """All sets together, then one by one; for each mode, the arms and the differences."""
     parts = [study['sets'][:1], study['sets'][1:]]
     return [make(study, mode, sets) for sets in parts for make in (arms_table, differences_table)
             for mode in study['modes']]
 
 
 def missing_lines(study: Study) -> list[str]:
-    """Every run that is left out and every comparison that is not made, and why."""
+    """Every run that is excluded and every comparison that is not made, with the reason."""
     return [*(line for arm in study['arms'] for line in arm['missing']), *study['notes']]
 
 
@@ -208,26 +208,26 @@ def _as_markdown(found: Table) -> str:
 
 
 def put_block(page: str, block: str) -> str:
-    """The page with ``block`` in place of what is between (and with) its markers.
+    """The page with ``block`` in place of its markers and everything between them.
 
     Raises:
-        ValueError: The page does not have both markers once, in order.
+        ValueError: The page does not have both markers exactly once, in order.
     """
     pattern = f'{re.escape(START)}.*{re.escape(END)}'
     if page.count(START) != 1 or page.count(END) != 1 or not re.search(pattern, page, re.S):
         raise ValueError(f'The page should have {START} and, behind it, {END} once each, but has '
-                         f'{page.count(START)} and {page.count(END)}; add both, each on a line of '
-                         f'its own, or name a new file')
+                         f'{page.count(START)} and {page.count(END)}; add both, each on a separate '
+                         f'line, or name a new file')
     return re.sub(pattern, lambda _: block, page, flags=re.S)
 
 
 def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]] | None,
                   read_image: Callable[[str], np.ndarray | None]) -> str:
-    """The report as a page that needs no other file and no script.
+    """The report as a self-contained page without scripts.
 
     Args:
         study: See :func:`mmdpad.analysis.study.analyse_study`.
-        folder: Of the study, for its training logs.
+        folder: The study's folder, for its training logs.
         pairs: The same questions answered by both arms of :data:`MAIN`; None if the responses were
             not kept.
         read_image: Path of an image -> (H, W, 3) uint8 RGB, or None if it cannot be read.
@@ -247,7 +247,7 @@ def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]] |
         '<h2>The same questions, answered by two arms</h2>',
         '<p>The first scenes in the order of the file, not chosen by result; sampled answers '
         'of the first seed that both arms have.</p>' if pairs else
-        '<p>The archive of a study holds no responses; <code>make study</code> makes them.</p>'
+        '<p>The archive of a study has no responses; <code>make study</code> generates them.</p>'
         if pairs is None else f'<p>{" and ".join(MAIN)} have no complete seed in common.</p>',
         *(_html_pair(study, pair, read_image) for pair in pairs or ()),
         '<h2>Runs</h2>', bullets(safe(line) for line in _included(study)),
@@ -255,7 +255,7 @@ def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]] |
 
 
 def plot_training(study: Study, folder: Path) -> bytes | None:
-    """Training curves of the main arms as PNG; None where there is no log with any."""
+    """Training curves of the main arms as PNG; None if there are no logs."""
     return plot_seeds({arm['title']: [[str(folder / log) for log in logs]
                                       for logs in arm['logs'].values() if logs]
                        for arm in study['arms'] if arm['group'] == 'main'})
@@ -288,7 +288,7 @@ def _scope(sets: Sequence[str]) -> str:
 
 
 def _cell(measure: str, found: Mapping[str, float], sign: str = '') -> str:
-    """Value and intervals; '-' for what is not known."""
+    """Value and intervals; '-' if unknown."""
     if math.isnan(found['mean']):
         return '-'
     digits = _DIGITS.get(measure, 1)

@@ -47,7 +47,7 @@ def made(study_folder):
     (1, 2, (), 'higher'), (-2, -1, (), 'lower'), (-1, 1, (), 'not distinguishable from zero'),
     (1, 2, (-1, 3), 'not distinguishable from zero'), (-2, -1, (-3, -0.5), 'lower'),
     (0, 2, (), 'not distinguishable from zero'), (1, 2, (-2, -1), 'not distinguishable from zero'),
-    (math.nan, math.nan, (), 'not known'), (1, 2, (math.nan, math.nan), 'not known')])
+    (math.nan, math.nan, (), 'unknown'), (1, 2, (math.nan, math.nan), 'unknown')])
 def test_a_difference_counts_if_all_its_intervals_agree(low, high, scenes, verdict):
     both = zip(('scenes_low', 'scenes_high'), scenes, strict=False)
     found = dict(low=low, high=high, **dict(both))
@@ -56,7 +56,7 @@ def test_a_difference_counts_if_all_its_intervals_agree(low, high, scenes, verdi
 
 def test_headlines_follow_from_the_numbers(made):
     lines = headlines(made()[1])
-    # Chains of 11, 12, 13 in place of 20: -45, -40, -35 %; half = 4.302653 * 5 / sqrt(3) = 12.42.
+    # Lengths of 11, 12, 13 in place of 20: -45, -40, -35 %; half = 4.302653 * 5 / sqrt(3) = 12.42.
     assert lines[1] == ('Holds', 'sampled answers, reasoning length of discriminative compared '
                                  'with geometric: lower, -40.0 % [-52.4, -27.6] over 3 seeds, '
                                  '[-45.0, -35.0] over seeds and scenes.')
@@ -73,15 +73,15 @@ def test_the_opposite_does_not_hold(made):
 
 def test_one_pair_is_not_known_and_missing_runs_are_said(made):
     lines = headlines(made(seeds=(3, ), about=dict(seeds=2))[1])
-    assert lines[1] == ('Not known', 'sampled answers, reasoning length of discriminative '
-                                     'compared with geometric: not known, -35.0 % over 1 seed.')
+    assert lines[1] == ('Unknown', 'sampled answers, reasoning length of discriminative compared '
+                                     'with geometric: unknown, -35.0 % over 1 seed.')
     assert lines[-1][0] == 'Incomplete'
 
 
 def test_without_the_main_arms_nothing_is_claimed(study_folder):
     about = dict(group='other', trained=False)
     study = analyse_study(study_folder('start', train=False, about=about))
-    assert [status for status, _ in headlines(study)] == ['Not known'] * 4
+    assert [status for status, _ in headlines(study)] == ['Unknown'] * 4
     assert plot_training(study, None) is None
     assert 'greedy answers: discriminative is not compared with geometric, as no seed' \
         in study_as_markdown(study)
@@ -94,7 +94,7 @@ def test_a_mode_that_only_one_arm_has_is_said(made):
     study = analyse_study(folder)
     assert [status for status, _ in headlines(study)] == [
         'Not shown', 'Holds', 'Not shown', 'Holds', 'Not shown',
-        'Not known', 'Not shown', 'Holds', 'Not shown', 'Incomplete']
+        'Unknown', 'Not shown', 'Holds', 'Not shown', 'Incomplete']
     line, = comparison_lines(study, 'discriminative', 'geometric')
     assert line.startswith('discriminative minus geometric, sampled answers: ')
     assert comparison_lines(study, 'geometric', 'discriminative') == []  # was not asked for
@@ -166,7 +166,7 @@ def test_no_text_leaves_its_place_in_the_page(made):
     page.encode()  # no half surrogate is left
     tags = Tags(page)
     assert not tags.open and 'script' not in tags.seen and 'alert("x")' in tags.data
-    assert '\x1b' not in page and page.count('The image is not there.') == 2 * 8
+    assert '\x1b' not in page and page.count('The image is not available.') == 2 * 8
     assert 'unusable answer' in page and '<p><b>Reasoning:</b> think 1</p>' in page
     for text in ('name="viewport"', 'discriminative/seed_1: sampled, greedy', '<h2>Missing</h2>'):
         assert text in page
@@ -190,4 +190,4 @@ def test_answers_and_curves_are_embedded(made):
     assert [kind for kind, _ in pictures] == ['png'] + ['jpeg'] * 16
     sizes = [Image.open(io.BytesIO(base64.b64decode(data))).size for _, data in pictures]
     assert all(max(size) <= 900 for size in sizes[1:])
-    assert sizes[0] == (1100, 700), 'reward, the discriminative term, and the chain'
+    assert sizes[0] == (1100, 700), 'reward, the discriminative term, and the reasoning length'

@@ -249,7 +249,7 @@ def test_images_of_other_formats_are_not_encoded_again(lines, tmp_path):
 def test_what_is_there_is_never_replaced(lines, tmp_path):
     (tmp_path / 'out').mkdir()
     source = lines(objects(RING))
-    assert 'is there already; remove it or' in error_of('jsonl', source, 'coco', tmp_path / 'out')
+    assert 'already exists; remove it or' in error_of('jsonl', source, 'coco', tmp_path / 'out')
     assert names(tmp_path) == {'out', 'source'} and not names(tmp_path / 'out')
 
 
