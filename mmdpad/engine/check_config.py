@@ -341,9 +341,9 @@ def _check_ranges(part: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_amp(wrapper: Mapping[str, Any]) -> Iterator[str]:
     """What AmpOptimWrapper itself only checks if there is a GPU."""
-    if wrapper.get('dtype') is not None:
-        if problem := find_wrong_dtype('optim_wrapper.dtype', wrapper['dtype']):
-            yield problem
+    dtype = wrapper.get('dtype')
+    if dtype is not None and (problem := find_wrong_dtype('optim_wrapper.dtype', dtype)):
+        yield problem
     scale = wrapper.get('loss_scale', 'dynamic')
     if isinstance(scale, Mapping):
         yield from _check_section(scale, 'optim_wrapper.loss_scale', GradScaler)

@@ -32,9 +32,9 @@ _OPENED = re.compile(r'\{[^}]')
 
 
 def follows_template(text: str, caption: bool = True) -> bool:
-    """Whether the whole text is think, answer and caption in this order (blanks between them).
+    r"""Whether the whole text is think, answer and caption in this order (blanks between them).
 
-    The same as a full match of ``<think>.*?</think>\\s*<answer>.*?</answer>\\s*<caption>.*?
+    The same as a full match of ``<think>.*?</think>\s*<answer>.*?</answer>\s*<caption>.*?
     </caption>``, in time linear in the text's length. Without ``caption`` the text ends with
     ``</answer>``.
     """

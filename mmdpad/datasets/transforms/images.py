@@ -81,7 +81,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 def _fits_16_bit(image: Image.Image) -> bool:
     lowest, highest = image.getextrema()
-    return 0 <= lowest and highest <= 65535
+    return lowest >= 0 and highest <= 65535
 
 
 def check_max_pixels(limit: int) -> int:

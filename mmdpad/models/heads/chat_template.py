@@ -28,7 +28,7 @@ _EMPTY_BLOCK = re.compile(r'<think>\s*</think>\s*')
 
 
 class ChatTemplate:
-    """A chat template, and what rendering a question and a response reveals about it.
+    r"""A chat template, and what rendering a question and a response reveals about it.
 
     Args:
         processor: Of the policy's folder.
@@ -38,7 +38,7 @@ class ChatTemplate:
     Attributes:
         opened: The beginning of the response that is already in the prompt: from the first of
             the tags think, answer and caption that the template opens after the question without
-            closing it, to the end of the prompt, for example ``'<think>\\n'`` for
+            closing it, to the end of the prompt, for example ``'<think>\n'`` for
             Qwen3-VL-Thinking; empty if it opens none.
         closes_reasoning: Whether a prompt ends with an empty think block (non-thinking mode).
         turn_end: Token with which the template ends the assistant's turn; None if that is plain
@@ -157,11 +157,11 @@ class ChatTemplate:
 
 
 def find_opened(text: str) -> str:
-    """A text from the first unclosed think, answer or caption tag to its end.
+    r"""A text from the first unclosed think, answer or caption tag to its end.
 
-    >>> find_opened('assistant\\n<think>\\n')
-    '<think>\\n'
-    >>> find_opened('assistant\\n<think>\\n\\n</think>\\n\\n')
+    >>> find_opened('assistant\n<think>\n')
+    '<think>\n'
+    >>> find_opened('assistant\n<think>\n\n</think>\n\n')
     ''
     """
     starts = [text.rfind(f'<{tag}>') for tag in TAGS if text.rfind(f'<{tag}>') > text.rfind(
