@@ -359,7 +359,7 @@ def _check_loader(given: Mapping[str, Any], path: str) -> Iterator[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # more workers than cores: the run itself says so
-            DataLoader([None], **{name: given[name] for name in names if name in given})
+            DataLoader([None], **{name: given[name] for name in names if name in given})  # type: ignore[arg-type]
     except REFUSALS as error:
         yield describe_refusal(path, given, error)
 
