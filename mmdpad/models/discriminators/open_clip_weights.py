@@ -44,8 +44,9 @@ class Weights:
             own = getattr(model, name, None)
             if own is not None and name in state and state[name].numel() == own.numel():
                 state[name] = state[name].reshape(own.shape)
-        if getattr(model, 'logit_bias', None) is not None:  # of SigLIP's loss, in no cosine
-            state.setdefault('logit_bias', torch.zeros_like(model.logit_bias))
+        bias = getattr(model, 'logit_bias', None)
+        if bias is not None:  # of SigLIP's loss, in no cosine
+            state.setdefault('logit_bias', torch.zeros_like(bias))
         # Older checkpoints hold the numbers of a Hugging Face tower's positions.
         state.pop('text.transformer.embeddings.position_ids', None)
         return state

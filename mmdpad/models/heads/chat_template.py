@@ -52,7 +52,7 @@ class ChatTemplate:
 
     def __init__(self, processor: ProcessorMixin, source: str,
                  messages: Sequence[dict[str, Any]]) -> None:
-        self.processor = processor
+        self.processor: Any = processor
         self.source = source
         self._check_exists()
         prompt = self.render(messages)
