@@ -16,7 +16,7 @@ help:
 	@echo 'make test       the test suite, in WORKERS=auto processes (sets up first if need be)'
 	@echo 'make test-slow  the tests marked slow, and a table of what was tried and what survived'
 	@echo 'make test-processors  the tests that compare numbers, as on other processors: a table'
-	@echo 'make lint       ruff, codespell, and mypy on the pure folders'
+	@echo 'make lint       ruff, codespell and mypy'
 	@echo 'make env        only the set-up: .venv/ here, or the virtual environment that is active'
 	@echo 'make clean-env  delete .venv/ (built mmcv wheels stay in the user cache)'
 
