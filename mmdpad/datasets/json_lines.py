@@ -74,7 +74,7 @@ class JsonLinesDataset(ReasoningDataset):
     """
 
     def __init__(self, ann_file: str, data_root: str = '', data_prefix: dict | None = None,
-                 texts: str = 'first', **kwargs) -> None:
+                 texts: str = 'first', **kwargs: Any) -> None:
         self.texts = check_texts_mode(texts)
         super().__init__(ann_file=str(ann_file), data_root=str(data_root),
                          data_prefix=data_prefix or {}, **kwargs)

@@ -63,7 +63,7 @@ class MaskFolderDataset(ReasoningDataset):
 
     def __init__(self, data_root: str, data_prefix: dict | None = None,
                  ann_file: str = 'questions.csv', index_masks: bool = False, texts: str = 'first',
-                 **kwargs) -> None:
+                 **kwargs: Any) -> None:
         self.index_masks = index_masks
         self.texts = check_texts_mode(texts)
         prefix = dict(img_path='images', mask_path='masks') | (data_prefix or {})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -75,13 +76,14 @@ def read_mask_image(path: str | os.PathLike, height: int, width: int, index_mask
 
 def _check_depth(image: Image.Image, path: str | os.PathLike) -> None:
     """Reject what Pillow cuts to 8 bits, or does not return as integers."""
-    is_cut = not image.mode.startswith('I') and any(';16' in str(tile) for tile in image.tile)
+    is_cut = not image.mode.startswith('I') and any(
+        ';16' in str(tile) for tile in getattr(image, 'tile', ()))
     if image.mode == 'F' or is_cut:
         raise DatasetError(f'{path} should have 8 bits per channel, or 16 in gray, but has '
                            f'{"16-bit colors" if is_cut else "floating-point values"}; '
                            f'{_BINARY}', 'wrong mask')
     if image.mode == 'I':
-        lowest, highest = image.getextrema()
+        lowest, highest = cast(tuple[int, int], image.getextrema())
         if lowest < 0 or highest > 65535:
             raise DatasetError(f'{path} should have values from 0 to 65535, but has {lowest} to '
                                f'{highest}; {_BINARY}', 'wrong mask')

@@ -53,10 +53,9 @@ class QuestionDataset(ReasoningDataset):
 
     def __init__(self, source: dict | BaseDataset, questions: dict | Any,
                  test_mode: bool = False, **kwargs: Any) -> None:
-        if isinstance(source, Mapping):
-            if not source.keys() & {'dataset', 'datasets'}:
-                source = DATASETS.build(dict(dict(source, pipeline=[]),
-                                             test_mode=source.get('test_mode', test_mode)))
+        if isinstance(source, Mapping) and not source.keys() & {'dataset', 'datasets'}:
+            source = DATASETS.build(dict(dict(source, pipeline=[]),
+                                         test_mode=source.get('test_mode', test_mode)))
         if not isinstance(source, BaseDataset):
             kind = type_name(source) if isinstance(source, Mapping) else type(source).__name__
             raise ValueError(f'`source` should be a single data set, but got {kind}; put it around '

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmdpad.registry import DATASETS
 
@@ -42,7 +43,7 @@ class ReasonSegDataset(ReasoningDataset):
     """
 
     def __init__(self, data_root: str, split: str = 'train', texts: str = 'first',
-                 **kwargs) -> None:
+                 **kwargs: Any) -> None:
         self.split = split
         self.texts = check_texts_mode(texts)
         super().__init__(data_root=str(data_root), **kwargs)
@@ -84,7 +85,7 @@ class ReasonSegDataset(ReasoningDataset):
             check_questions(annotation.texts, 'text', ann_path)
         with collecting(problems):
             target, _ = draw_target(annotation, height, width, ann_path)
-        optional = dict(annotation.answer)
+        optional: dict[str, Any] = dict(annotation.answer)
         if annotation.other_boxes is not None:
             optional['other_boxes'] = annotation.other_boxes
             with collecting(problems):

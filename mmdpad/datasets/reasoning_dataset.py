@@ -50,7 +50,7 @@ class ReasoningDataset(BaseDataset, ABC):
         **kwargs: For :class:`mmengine.dataset.BaseDataset`, ``pipeline`` above all.
     """
 
-    METAINFO = dict(classes=('object', ), ignore_regions=None)
+    METAINFO: dict = dict(classes=('object', ), ignore_regions=None)
     no_target: tuple[str, ...] = ()
 
     def __init__(self, num_samples: int | None = None, sample_seed: int = 9,

@@ -78,9 +78,9 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
         if not of_split:
             yield _no_split(self.split_file, self.split, {ref['split'] for ref in entries})
         refs: list[Reference] = []
-        for ref in of_split:
+        for entry in of_split:
             with collecting(problems):
-                refs.append(parse_reference(ref, self.split_file))
+                refs.append(parse_reference(entry, self.split_file))
         images = _select(instances['images'], {ref.image_id for ref in refs})
         annotations = _select(instances['annotations'], {i for ref in refs for i in ref.ann_ids})
         problems += self._find_duplicates(refs, images, annotations)

@@ -73,7 +73,7 @@ def score_mask(sample: dict, ignore_regions: str
     predicted = sample['pred_instances']['masks']
     parsed = sample.get('reasoning', {}).get('parsed')
     failure = parsed if isinstance(parsed, ParseFailure) else None
-    if not len(predicted) and failure is None and getattr(parsed, 'objects', ()):
+    if not len(predicted) and failure is None and getattr(parsed, 'objects', None):
         failure = ParseFailure('no_mask', 'the decoder gave no mask')
     mask = np.zeros_like(target) if failure else union_of(predicted)
     kept, wanted = apply_protocol(mask, target, ignored, ignore_regions)

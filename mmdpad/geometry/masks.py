@@ -85,7 +85,7 @@ def segmentation_rle(segmentation: Any, height: int, width: int) -> dict:
     return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
 
 
-def is_coordinate(value: object) -> bool:
+def is_coordinate(value: Any) -> bool:
     """Whether this is a plain number within :data:`MAX_COORDINATE`; NaN is not."""
     return type(value) in (int, float) and abs(value) <= MAX_COORDINATE
 

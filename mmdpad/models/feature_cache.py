@@ -67,5 +67,5 @@ class FeatureCache:
 def content_key(array: np.ndarray) -> bytes:
     """Hash an array's type, shape and values, regardless of its memory layout."""
     key = blake2b(f'{array.dtype.str} {array.shape}'.encode(), digest_size=16)
-    key.update(np.ascontiguousarray(array))
+    key.update(np.ascontiguousarray(array))  # type: ignore[arg-type]
     return key.digest()

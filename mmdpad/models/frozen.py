@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -46,11 +48,11 @@ class FrozenModule(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def _apply(self, *args, **kwargs) -> FrozenModule:
+    def _apply(self, *args: Any, **kwargs: Any) -> FrozenModule:
         self.feature_cache.clear()
         return super()._apply(*args, **kwargs)
 
     # Not load_state_dict: a parent's and mmengine's loader call only this method.
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.feature_cache.clear()
         super()._load_from_state_dict(*args, **kwargs)

@@ -131,10 +131,11 @@ def import_adapter(folder: str, base: str | None, prefix: str) -> tuple[dict[str
     if adapter.kind != 'LORA':
         raise ValueError(f'`peft_type` of {folder!r} should be LORA, the only kind of adapter '
                          f'that a policy can have, but is {adapter.kind!r}')
-    if base is None and adapter.base is None:
+    base = base or adapter.base
+    if base is None:
         raise ValueError(f'adapter_config.json of {folder!r} should name its base model '
                          f'(`base_model_name_or_path`), but does not; name it with `--base`')
-    source = check_source('--base', base or adapter.base, EXAMPLE)
+    source = check_source('--base', base, EXAMPLE)
     with torch.device('meta'):
         model = AutoModelForImageTextToText.from_config(
             from_folder(AutoConfig, source, 'Name the base model of the adapter with `--base`'))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -35,7 +35,7 @@ def compare_names(model_class: type[PreTrainedModel], folder: Path) -> LoadRepor
     state = {name: torch.empty(value.shape, device='meta')
              for path in weight_files(folder) for name, value in _outlines(path).items()}
     with _silence():
-        model, info = model_class.from_pretrained(
+        model, info = cast(Any, model_class).from_pretrained(
             None, config=config, state_dict=state, device_map='meta', output_loading_info=True,
             ignore_mismatched_sizes=True)
     return LoadReport.of_loading(model, info, str(folder))

@@ -165,7 +165,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str, hin
     module.load_state_dict(state)
 
 
-def load_pretrained(model_class: type[PreTrainedModel], source: str, hint: str,
+def load_pretrained(model_class: Any, source: str, hint: str,
                     **arguments: Any) -> PreTrainedModel:
     """Load a transformers model with all its weights, by ``from_pretrained``.
 

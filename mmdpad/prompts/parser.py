@@ -32,10 +32,10 @@ _OPENED = re.compile(r'\{[^}]')
 
 
 def follows_template(text: str, caption: bool = True) -> bool:
-    """Whether the text consists of think, answer and caption in this order, with only whitespace
+    r"""Whether the text consists of think, answer and caption in this order, with only whitespace
     between them.
 
-    Equivalent to a full match of ``<think>.*?</think>\\s*<answer>.*?</answer>\\s*<caption>.*?
+    Equivalent to a full match of ``<think>.*?</think>\s*<answer>.*?</answer>\s*<caption>.*?
     </caption>``, but in time linear in the text's length. Without ``caption`` the text ends with
     ``</answer>``.
     """

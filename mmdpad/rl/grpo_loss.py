@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -52,11 +52,12 @@ class LossInputs:
         def like(kept: Tensor | None) -> Tensor | None:
             return None if kept is None else kept.to(logp)
 
+        assert rollout.advantages is not None
         old_logp = like(rollout.old_logp)
         return cls(logp, logp.detach() if old_logp is None else old_logp,
                    rollout.advantages.flatten().to(logp), mask.to(logp.device),
                    like(rollout.ref_logp), entropy, like(rollout.sampling_logp), max_tokens,
-                   rollout.loss_scale)
+                   cast(LossScale | None, rollout.loss_scale))
 
     def mean(self, values: Tensor, aggregation: str = 'seq_mean_token_mean') -> Tensor:
         """Reduce (N, T) values to a scalar, see :func:`mmdpad.rl.aggregate`. A loss that is a sum
@@ -125,10 +126,10 @@ class GRPOLoss(PolicyLoss):
             raise ValueError(f'`kl_coef` should be at least 0, but got {kl_coef}')
         if kl_in not in ('loss', 'reward'):
             raise ValueError(f"`kl_in` should be 'loss' or 'reward', but got {kl_in!r}")
-        self.switches = dict(clip_ratio=clip_ratio, clip_ratio_high=clip_ratio_high,
-                             ratio_level=ratio_level, surrogate=surrogate,
-                             kl_estimator=kl_estimator, aggregation=aggregation,
-                             importance_cap=importance_cap)
+        self.switches: dict[str, Any] = dict(
+            clip_ratio=clip_ratio, clip_ratio_high=clip_ratio_high, ratio_level=ratio_level,
+            surrogate=surrogate, kl_estimator=kl_estimator, aggregation=aggregation,
+            importance_cap=importance_cap)
         check_objective(max_tokens=1, **self.switches)
         self.kl_coef = kl_coef
         self.entropy_coef = entropy_coef
@@ -155,6 +156,7 @@ class GRPOLoss(PolicyLoss):
 
     def reward_penalty(self, rollout: RolloutBatch) -> Tensor:
         """(B, G) float: ``kl_coef`` times the KL estimate, summed over a response's tokens."""
+        assert rollout.old_logp is not None and rollout.ref_logp is not None
         kl = approximate_kl(rollout.old_logp, rollout.ref_logp, self.switches['kl_estimator'])
         kl = (kl * rollout.response_mask.to(kl)).sum(dim=1).cpu()
         return self.kl_coef * rollout.per_response(kl)

@@ -33,7 +33,7 @@ def lock_work_dir(work_dir: str | Path) -> Iterator[None]:
     """
     try:
         Path(work_dir).mkdir(parents=True, exist_ok=True)
-        file = Path(work_dir, '.lock').open('a+')
+        file = Path(work_dir, '.lock').open('a+')  # noqa: SIM115
     except OSError as error:
         raise SystemExit(f'{str(work_dir)!r} cannot be written to ({error.strerror}); name another '
                          f'folder by --work-dir') from error

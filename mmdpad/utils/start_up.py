@@ -133,7 +133,7 @@ class _LateOptimizers(dict):
         return super().__contains__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401 - it would call itself
 
     def __iter__(self):
         self._register()

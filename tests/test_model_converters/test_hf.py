@@ -46,7 +46,7 @@ def weights(path):
 
 def keys_and_types(folder):
     with safe_open(Path(folder, 'model.safetensors'), 'pt') as file:
-        return {name: file.get_slice(name).get_dtype() for name in file.keys()}
+        return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
 
 
 def published_keys():

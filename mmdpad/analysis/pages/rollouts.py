@@ -105,7 +105,7 @@ def read_rollouts(path: str) -> Iterator[dict[str, Any]]:
         FileNotFoundError, ValueError: There is no such file; a line is of another kind.
     """
     for row in read_jsonl(path):
-        if not _KEYS <= row.keys():
+        if not row.keys() >= _KEYS:
             raise ValueError(f'{path} should be a rollouts.jsonl of RolloutLogHook, but has a line '
                              f'without {sorted(_KEYS - row.keys())}')
         yield row

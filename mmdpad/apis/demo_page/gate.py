@@ -49,7 +49,8 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         await anyio.to_thread.run_sync(self.tidy)
         method, path = scope['method'], scope['path']
         upload = method == 'POST' and path.rstrip('/') == f'{_API}upload'

@@ -70,6 +70,7 @@ def image_suffix(image: Path | bytes) -> str:
     if isinstance(image, Path):
         return image.suffix.lower()
     with Image.open(io.BytesIO(image), formats=tuple(FORMATS)) as opened:
+        assert opened.format is not None  # of one of `FORMATS`
         return f'.{opened.format.lower()}'.replace('.jpeg', '.jpg')
 
 

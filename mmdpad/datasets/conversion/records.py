@@ -55,7 +55,7 @@ class Record:
             raise DatasetError(
                 f'{self.where} should have one object, since {target} has one mask per image, but '
                 f'has {len(self.masks)}; choose jsonl or coco, or remove it', 'not one target')
-        return self.masks.any(axis=0)
+        return np.asarray(self.masks.any(axis=0))
 
 
 def read_records(dataset: ReasoningDataset, load: list[dict]) -> Iterator[Record | DatasetError]:

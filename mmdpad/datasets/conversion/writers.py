@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from mmdpad.utils import new_folder
 
@@ -18,10 +19,23 @@ from .parquet import ParquetWriter
 from .reason_seg import ReasonSegWriter
 from .records import Record, read_records
 
-# A writer is built with a folder and the images of the data set, gets one record after another with
-# its split, and is closed. `cannot_hold` lists the fields of a record that it cannot store.
-WRITERS = {'reasonseg': ReasonSegWriter, 'coco': CocoWriter, 'parquet': ParquetWriter,
-           'jsonl': JsonLinesWriter}
+
+class Writer(Protocol):
+    """Gets one record after another with its split, and is closed. ``cannot_hold`` lists the
+    fields of a record that it cannot store."""
+
+    @property
+    def cannot_hold(self) -> Collection[str]: ...
+
+    def write(self, record: Record, split: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+# A writer is built with a folder and the images of the data set.
+WRITERS: dict[str, Callable[[Path, ImageFiles], Writer]] = {
+    'reasonseg': ReasonSegWriter, 'coco': CocoWriter, 'parquet': ParquetWriter,
+    'jsonl': JsonLinesWriter}
 
 
 def convert(sources: Mapping[str, ReasoningDataset], load: list[dict], target: str,

@@ -15,7 +15,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -74,13 +74,13 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 def upright(image: Image.Image) -> Image.Image:
     """Rotate an image as its EXIF says."""
     # Pillow's `exif_transpose` also rewrites the EXIF, which fails if that is damaged.
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if turn is None else image.transpose(turn)
 
 
 def _fits_16_bit(image: Image.Image) -> bool:
-    lowest, highest = image.getextrema()
-    return 0 <= lowest and highest <= 65535
+    lowest, highest = cast(tuple[int, int], image.getextrema())
+    return lowest >= 0 and highest <= 65535
 
 
 def check_max_pixels(limit: int) -> int:

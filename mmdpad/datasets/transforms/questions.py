@@ -96,6 +96,7 @@ class QuestionFromExpression(QuestionFromInstances):
         if instances is None and self.key != 'text':  # several captions of an image
             return _questions(results, [(text, None) for text in texts], is_sentence=False)
         require(results, name, 'instances')
+        instances = results['instances']
         if results.get('custom_entities') or isinstance(texts, Mapping) or len(texts) != len(
                 instances):
             raise DatasetError(
@@ -158,7 +159,7 @@ class QuestionFromLabel(QuestionFromInstances):
             and not all(instance['ignore_flag'] for instance in meant)])
 
     def _name(self, results: Mapping[str, Any], label: int) -> str:
-        names = self.classes or results.get('classes')
+        names: Any = self.classes or results.get('classes')
         if not names and 'sent_ids' not in results:  # with them `text` has only some names
             names = results.get('text')
         try:

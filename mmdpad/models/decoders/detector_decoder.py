@@ -90,6 +90,7 @@ class DetectorDecoder(PromptedDecoder):
         self.variant = Path(config).stem if isinstance(config, str) else None
         self.detector, self._pipeline = _build(_read_config(config, cfg_options))
         if state is not None:
+            assert checkpoint is not None
             # Older checkpoints hold the mean and standard deviation, which the config also has.
             state = {name: value for name, value in state.items()
                      if not name.startswith('data_preprocessor.')}
@@ -153,16 +154,16 @@ def match_instances(found: Instances, boxes: np.ndarray, points: np.ndarray) -> 
 
 def _read_config(config: str | dict, options: dict | None) -> Config:
     if isinstance(config, str):
-        config = get_config(config) if '::' in config else open_config(config)
+        whole: Config = get_config(config) if '::' in config else open_config(config)
     else:
-        config = Config(dict(config))
-    config.merge_from_dict(options or {})
-    missing = [name for name in ('model', 'test_dataloader') if not config.get(name)]
+        whole = Config(dict(config))
+    whole.merge_from_dict(options or {})
+    missing = [name for name in ('model', 'test_dataloader') if not whole.get(name)]
     if missing:
         raise ValueError(f'`config` should be the complete config of a detector, but has no '
                          f'{" and no ".join(f"`{name}`" for name in missing)}; name an mmdet '
                          f'config (`mmdet::...`) or your own file')
-    return config
+    return whole
 
 
 def _build(config: Config) -> tuple[Module, Compose]:

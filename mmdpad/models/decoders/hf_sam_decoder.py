@@ -83,7 +83,7 @@ class HFSAMDecoder(PromptedDecoder):
         source = self.check_folder(pretrained)
         hint = f'Download the complete folder of a model such as {self.example} again'
         self.processor = from_folder(self.processor_class, source, hint)
-        self.sam = load_pretrained(self.model_class, source, hint, dtype=torch.float32)
+        self.sam: Any = load_pretrained(self.model_class, source, hint, dtype=torch.float32)
         self.dtype = dtype
         self.variant = Path(source).name
         self.freeze()
@@ -141,7 +141,8 @@ class HFSAMDecoder(PromptedDecoder):
             with torch.autocast(self.device.type, torch.bfloat16,
                                 enabled=self.dtype == 'bfloat16'):
                 embeddings = self.embed(pixels)
-            seen.append(EncodedImage(embeddings, tuple(int(side) for side in shape)))
+            height, width = map(int, shape)
+            seen.append(EncodedImage(embeddings, (height, width)))
         return seen
 
     @classmethod

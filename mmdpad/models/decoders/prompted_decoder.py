@@ -40,13 +40,13 @@ class PromptedDecoder(FrozenModule, ABC):
             ValueError: See :func:`check_prompts`.
             NonFiniteError: A score is NaN or infinite, so its mask would be arbitrary.
         """
-        boxes, points = check_prompts(image, boxes, points)
-        if not len(boxes):
+        xyxy, xy = check_prompts(image, boxes, points)
+        if not len(xyxy):
             return (torch.zeros(0, *image.shape[:2], dtype=torch.bool, device=self.device),
                     torch.zeros(0, device=self.device))
-        boxes, points = clip_prompts(boxes, points, image.shape[:2])
-        parts = retry_on_oom(lambda part: self.segment(image, boxes[part], points[part]),
-                             len(boxes), f'The decoder ({type(self).__name__})', _AT_ONCE)
+        xyxy, xy = clip_prompts(xyxy, xy, image.shape[:2])
+        parts = retry_on_oom(lambda part: self.segment(image, xyxy[part], xy[part]),
+                             len(xyxy), f'The decoder ({type(self).__name__})', _AT_ONCE)
         masks, scores = map(torch.cat, zip(*parts, strict=True))
         rows = scores.isfinite().logical_not().nonzero()
         if rows.numel():
@@ -55,8 +55,8 @@ class PromptedDecoder(FrozenModule, ABC):
             self.feature_cache.clear()  # to encode the image again
             raise NonFiniteError(
                 f'The decoder ({type(self).__name__}) should give finite scores, but that of box '
-                f'{[round(x, 1) for x in boxes[row].tolist()]} is {float(scores[row])}. '
-                + diagnose(self, lambda: self.segment(image, boxes[part], points[part]),
+                f'{[round(x, 1) for x in xyxy[row].tolist()]} is {float(scores[row])}. '
+                + diagnose(self, lambda: self.segment(image, xyxy[part], xy[part]),
                            '`model.decoder.dtype`'))
         return masks, scores
 

@@ -55,6 +55,7 @@ class SAMDecoder(PromptedDecoder):
         state = read_checkpoint(checkpoint, _HINT, allow_random)
         self.sam = sam_model_registry[model]()
         if state is not None:
+            assert checkpoint is not None
             load_strictly(self.sam, state, checkpoint, _HINT)
         self.variant = model
         self.freeze()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,7 @@ class CLIPDiscriminator(FrozenModule):
 
         from .caption_tokens import CaptionTokens
         from .open_clip_loading import load_open_clip
+        self.clip: Any
         self.clip, self._preprocess, tokenizer = load_open_clip(
             model_name, pretrained, precision, allow_random, context_length, quick_gelu)
         self._preprocessing = repr(sorted(self.clip.visual.preprocess_cfg.items()))
@@ -85,12 +87,13 @@ class CLIPDiscriminator(FrozenModule):
         Raises:
             NonFiniteError: Features are NaN or infinite.
         """
-        texts = [text for text in dict.fromkeys(captions) if self.tokens.fits(text)]
+        texts = [text for text in dict.fromkeys(captions)
+                 if text is not None and self.tokens.fits(text)]
         cosines = torch.full((len(images), len(texts) + 1), math.nan)  # the last: unusable
         if len(images) and texts:
             features = self.feature_cache.lookup(images, self._encode_images)
             cosines[:, :-1] = _cosines(features, self._encode_texts(texts))
-        column = {text: number for number, text in enumerate(texts)}
+        column: dict[str | None, int] = {text: number for number, text in enumerate(texts)}
         return cosines[:, [column.get(text, -1) for text in captions]]
 
     def _encode_images(self, images: list[np.ndarray]) -> list[Tensor]:

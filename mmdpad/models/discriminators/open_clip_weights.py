@@ -44,8 +44,9 @@ class Weights:
             own = getattr(model, name, None)
             if own is not None and name in state and state[name].numel() == own.numel():
                 state[name] = state[name].reshape(own.shape)
-        if getattr(model, 'logit_bias', None) is not None:  # SigLIP's loss uses it, cosines do not
-            state.setdefault('logit_bias', torch.zeros_like(model.logit_bias))
+        bias = getattr(model, 'logit_bias', None)
+        if bias is not None:  # SigLIP's loss uses it, cosines do not
+            state.setdefault('logit_bias', torch.zeros_like(bias))
         # Older checkpoints hold the position ids of a Hugging Face tower.
         state.pop('text.transformer.embeddings.position_ids', None)
         return state

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from open_clip import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
 
-def encode_text(clip: nn.Module, tokens: Tensor) -> Tensor:
+def encode_text(clip: Any, tokens: Tensor) -> Tensor:
     """Run ``clip.encode_text`` without the padding that no text of the batch needs.
 
     In a causal tower, tokens after the end token do not affect it, so the batch is cut after its

@@ -28,7 +28,7 @@ _EMPTY_BLOCK = re.compile(r'<think>\s*</think>\s*')
 
 
 class ChatTemplate:
-    """A chat template, and its properties, found by rendering a question and a response.
+    r"""A chat template, and its properties, found by rendering a question and a response.
 
     Args:
         processor: The policy's processor.
@@ -38,7 +38,7 @@ class ChatTemplate:
     Attributes:
         opened: The beginning of the response that is already in the prompt: from the first of
             the tags think, answer and caption that the template opens after the question without
-            closing it, to the end of the prompt, for example ``'<think>\\n'`` for
+            closing it, to the end of the prompt, for example ``'<think>\n'`` for
             Qwen3-VL-Thinking; empty if it opens none.
         closes_reasoning: Whether a prompt ends with an empty think block (non-thinking mode).
         turn_end: Token that ends the assistant's turn; None if the template ends it with plain
@@ -52,7 +52,7 @@ class ChatTemplate:
 
     def __init__(self, processor: ProcessorMixin, source: str,
                  messages: Sequence[dict[str, Any]]) -> None:
-        self.processor = processor
+        self.processor: Any = processor
         self.source = source
         self._check_exists()
         prompt = self.render(messages)
@@ -157,11 +157,11 @@ class ChatTemplate:
 
 
 def find_opened(text: str) -> str:
-    """Return a text from its first unclosed think, answer or caption tag on.
+    r"""Return a text from its first unclosed think, answer or caption tag on.
 
-    >>> find_opened('assistant\\n<think>\\n')
-    '<think>\\n'
-    >>> find_opened('assistant\\n<think>\\n\\n</think>\\n\\n')
+    >>> find_opened('assistant\n<think>\n')
+    '<think>\n'
+    >>> find_opened('assistant\n<think>\n\n</think>\n\n')
     ''
     """
     starts = [text.rfind(f'<{tag}>') for tag in TAGS if text.rfind(f'<{tag}>') > text.rfind(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object
@@ -41,7 +42,7 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         path, in_layer, leaf = name.rpartition('.base_layer.')
         if in_layer:
             name = f'{path}.{leaf}'
-            layer = model.get_submodule(path)
+            layer: Any = model.get_submodule(path)
             for adapter in layer.active_adapters:
                 if leaf == 'weight':
                     value = value + _whole(layer.get_delta_weight(adapter))

@@ -68,7 +68,7 @@ class PromptEncoder:
 
     def __init__(self, source: str, template: str, max_tokens: int,
                  coordinates: str = 'pixels') -> None:
-        self.processor = load_processor(source)
+        self.processor: Any = load_processor(source)
         self.source = source
         self.processor.tokenizer.padding_side = 'left'
         self.template = template
@@ -95,7 +95,8 @@ class PromptEncoder:
                                values['pixel_values'], values['image_grid_thw'], image=image)
         patch = self.processor.image_processor.patch_size
         _, rows, columns = prompt.grid[0].tolist()
-        problem = self.problem(tuple(image.shape[-2:]), (rows * patch, columns * patch),
+        height, width = image.shape[-2:]
+        problem = self.problem((height, width), (rows * patch, columns * patch),
                                len(prompt), question)
         tokens = int((prompt.token_types == 1).sum())
         features = rows * columns // self.processor.image_processor.merge_size**2

@@ -165,7 +165,7 @@ def keep_trainable(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, 'support_avx512bf16_for_cpu'):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def check_loaded(model: nn.Module, source: str) -> None:

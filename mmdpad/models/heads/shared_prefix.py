@@ -16,7 +16,7 @@ describes the row, is passed from the model's forward to every attention layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,8 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling,
                                       **kwargs)
-    return layout.attend(query, key, value, scaling, module.layer_idx), None
+    return layout.attend(query, key, value, cast(float, scaling),
+                         cast(int, module.layer_idx)), None
 
 
 AttentionInterface.register(NAME, attention)
@@ -77,8 +78,8 @@ class PackedGroup:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """(H, P + T, d) each -> (P + T, H, d)."""
-        prefix = scaled_dot_product_attention(
-            *(x[None, :, :self.prompt] for x in (query, key, value)), is_causal=True, scale=scale)
+        q, k, v = (x[None, :, :self.prompt] for x in (query, key, value))
+        prefix = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
         prefix = prefix[0].transpose(0, 1)
         if not len(self.rows):
             return prefix

@@ -6,7 +6,8 @@ Notation: T tokens of all responses, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +18,15 @@ from torch.utils.checkpoint import checkpoint
 MAX_LOGITS = 2**26
 
 
-def token_log_probs(hidden: Tensor, output_head: Callable[[Tensor], Tensor], ids: Tensor,
+class OutputHead(Protocol):
+    """(t, D) states -> (t, V) logits."""
+
+    out_features: int
+
+    def __call__(self, states: Tensor, /) -> Tensor: ...
+
+
+def token_log_probs(hidden: Tensor, output_head: OutputHead, ids: Tensor,
                     temperature: float = 1.0, forbidden: Sequence[int] = (),
                     entropy: str | None = None,
                     max_logits: int = MAX_LOGITS) -> tuple[Tensor, Tensor | None]:

@@ -261,12 +261,13 @@ class VLMReasoningHead(BaseModule):
         """
         ids, mask = response_ids.to(self.device), response_mask.to(self.device)
         states = self._response_states(self.model, self.encode_images(prompts), ids, mask)
-        values = token_log_probs(states, self.model.lm_head, ids[mask], temperature,
-                                 self.vision_token_ids, entropy)
-        logp, entropies = (None if value is None else
-                           value.new_zeros(mask.shape).masked_scatter(mask, value)
-                           for value in values)
-        return logp, entropies
+        logp, entropies = token_log_probs(
+            states, self.model.lm_head, ids[mask], temperature, self.vision_token_ids, entropy)
+
+        def placed(values: Tensor) -> Tensor:
+            return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+        return placed(logp), None if entropies is None else placed(entropies)
 
     def explain_non_finite(self, prompts: Sequence[EncodedPrompt], ids: Tensor) -> str:
         """Explain why the logits after some tokens are NaN or infinite, see

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,8 @@ def check_agreement(engine: DrawingEngine, head: VLMReasoningHead,
         # Unlikely tokens too, since likely ones have similar probabilities whatever precedes them;
         # and no end token, since the first token comes from the prompt's own pass.
         choice = LogitsProcessorList([
-            SuppressTokensLogitsProcessor(head.end_tokens, device=head.device),
+            SuppressTokensLogitsProcessor(
+                head.end_tokens, device=head.device),  # type: ignore[arg-type]
             lambda _, scores: scores / 10])
         ids, found = engine.generate(head, prompts[:1], 1, TOKENS, draws, choice)
         assert found is not None
@@ -76,7 +78,8 @@ def _with_effect(head: VLMReasoningHead, names: Sequence[str]) -> Iterator[None]
     """Within the block, give adapters an effect at least as large as their base weights. Those in
     the vision tower do not change, since engines only call it."""
     tower = {id(module) for module in head.model.model.visual.modules()}
-    layers = [layer for layer in map(head.model.get_submodule, names) if id(layer) not in tower]
+    layers: list[Any] = [layer for layer in map(head.model.get_submodule, names)
+                         if id(layer) not in tower]
     kept: list[tuple[nn.Parameter, Tensor]] = []
     generator = torch.Generator().manual_seed(0)
     for layer in layers:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class HFRollout(DrawingEngine):
                  max_new_tokens: int, draws: Tensor | None,
                  warp: LogitsProcessorList) -> tuple[Tensor, None]:
         """See :class:`DrawingEngine`."""
-        model = head.model
+        model: Any = head.model
         config = GenerationConfig(
             max_new_tokens=max_new_tokens, num_return_sequences=group_size, use_cache=True,
             eos_token_id=head.end_tokens, pad_token_id=head.pad_token,

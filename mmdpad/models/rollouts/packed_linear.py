@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ def packed_linears(*modules: nn.Module) -> Iterator[None]:
     Args:
         modules: Modules whose linear layers, at any depth, are packed.
     """
-    layers = [layer for module in modules for layer in module.modules() if _gains(layer)]
+    layers: list[Any] = [layer for module in modules for layer in module.modules() if _gains(layer)]
     for layer in layers:
         layer.forward = _packed_forward(layer)
     try:
@@ -40,7 +41,7 @@ def _gains(layer: nn.Module) -> bool:
             and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled('cpu'))
 
 
-def _packed_forward(layer: nn.Linear):
+def _packed_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 8)
 
     def forward(rows: Tensor) -> Tensor:

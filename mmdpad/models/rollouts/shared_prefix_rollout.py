@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,8 @@ class SharedPrefixRollout(DrawingEngine):
         self.compiled = bool(compile)
         self.step = decode_step
         if compile:
-            how = dict(mode='reduce-overhead') if compile is True else dict(backend=compile)
+            how: dict[str, Any] = (dict(mode='reduce-overhead') if compile is True
+                                   else dict(backend=compile))
             self.step = torch.compile(decode_step, fullgraph=True, **how)
 
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
@@ -164,7 +166,7 @@ class TokenChoice:
         if self.draws is None:
             highest, tokens = scores.max(dim=-1)
             return tokens, highest
-        scores = self.warp(None, scores)
+        scores = self.warp(None, scores)  # type: ignore[arg-type]
         highest = scores.amax(dim=-1)
         return draw_tokens(scores, self.draws[samples, step], highest), highest
 

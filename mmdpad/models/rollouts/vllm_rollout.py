@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmdpad.models.heads import VLMReasoningHead
@@ -238,7 +238,7 @@ def read_outputs(outputs: Sequence[Any], repeats: int, pad_token: int, records: 
         torch.tensor([row.finish_reason == 'length' for row in rows], device=device), logp)
 
 
-def _load(model: nn.Module, head: VLMReasoningHead) -> list[str]:
+def _load(model: Any, head: VLMReasoningHead) -> list[str]:
     """Load the policy's weights into vLLM's model; return the names that got no weights."""
     loaded = model.load_weights(named_weights(head.model))
     return sorted({name for name, _ in model.named_parameters()} - loaded)

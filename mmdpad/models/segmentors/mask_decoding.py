@@ -32,12 +32,12 @@ def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], i
     """
     if decoder is None:
         raise RuntimeError('`model.decoder` should be a mask decoder, but got None; configure one')
-    shape = tuple(image.shape[-2:])
+    height, width = image.shape[-2:]
     boxes = torch.tensor([item.box for item in objects]).reshape(-1, 4)
     points = torch.tensor([item.points for item in objects]).reshape(
-        len(objects), len(objects[0].points) if objects else 1, 2)
-    boxes = scale_boxes(boxes, model_shape, shape)
-    points = scale_points(points, model_shape, shape)
+        len(objects), len(objects[0].points or ()) if objects else 1, 2)
+    boxes = scale_boxes(boxes, model_shape, (height, width))
+    points = scale_points(points, model_shape, (height, width))
     masks, scores = decoder(image.permute(1, 2, 0).cpu().numpy(), boxes, points)
     return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
                         labels=torch.zeros(len(boxes), dtype=torch.long))

@@ -150,8 +150,8 @@ class ReasoningSegmentor(BaseDetector):
         image, as everything after this call expects."""
         answer = parse_response(text, self.reference_compatible, self.several_objects,
                                 self.max_objects)
-        shape = tuple(model_image.shape[-2:])
-        return (to_model_frame(answer, self.policy.coordinates, shape),
+        height, width = model_image.shape[-2:]
+        return (to_model_frame(answer, self.policy.coordinates, (height, width)),
                 self.policy.count_tokens(answer.think))
 
     def _encode(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[Any]:
@@ -253,8 +253,9 @@ class ReasoningSegmentor(BaseDetector):
             parsed = answer['parsed']
             usable = () if isinstance(parsed, ParseFailure) else parsed.objects
             started = time.perf_counter()
+            height, width = inputs['model_image'][row].shape[-2:]
             sample.pred_instances = self.decode_masks(usable, inputs['image'][row],
-                                              tuple(inputs['model_image'][row].shape[-2:]))
+                                                      (height, width))
             sample.reasoning = dict(
                 answer, caption_tokens=self.policy.count_tokens(parsed.caption),
                 seconds=dict(answer=seconds, draw=time.perf_counter() - started))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-def frozen_copy(policy: nn.Module) -> nn.Module:
+def frozen_copy(policy: Any) -> nn.Module:
     """Copy the current policy; a vision tower that is not trained is shared, with its cache."""
     tower = policy.model.model.visual
     shared = {id(tower): tower} if policy.vision_is_fixed else {}
@@ -18,7 +18,7 @@ def frozen_copy(policy: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def reference_log_probs(policy: nn.Module, reference: nn.Module | None, *tokens: Any) -> Tensor:
+def reference_log_probs(policy: Any, reference: Any, *tokens: Any) -> Tensor:
     """Compute (N, R) log-probabilities under the reference.
 
     Args:
