@@ -238,7 +238,7 @@ def test_our_configs_are_offered_in_the_pure_python_style(tmp_path):
         path = tmp_path / 'child.py'
         path.write_text('from mmengine.config import read_base\n\nwith read_base():\n'
                         f'    from mmdpad.configs.{name.replace("/", ".")} import *\n')
-        classical = Config.fromfile(configs / f'{name}.py').to_dict()
+        classical = Config.fromfile(ROOT / f'mmdpad/.mim/configs/{name}.py').to_dict()
         assert Config.fromfile(path).to_dict() == classical
         assert Config.fromfile(offered / f'{name}.py').to_dict() == classical
 

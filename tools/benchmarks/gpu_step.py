@@ -206,8 +206,7 @@ class Training:
         images = [make_image(self.args.side, seed) for seed in range(self.args.prompts)]
         with self.device.clock('rollout'), self.wrapper.optim_context(self.model):
             rollout = self.model.rollout(
-                dict(prompt=unseen(self.prompts), model_image=images), self.samples,
-                **self.model.sampling)
+                dict(prompt=unseen(self.prompts), model_image=images), self.samples)
         rollout.advantages = torch.randn(self.args.prompts, self.args.group_size)
         return rollout
 

@@ -72,8 +72,7 @@ class ReasoningSegmentor(BaseDetector):
         self.rollout_engine.check_policy(self.policy)
         self.reference_compatible = reference_compatible
         settings.check_max_objects(max_objects)
-        self.several_objects = several_objects
-        self.max_objects = max_objects
+        self.several_objects, self.max_objects = several_objects, max_objects
         self.objective = MODELS.build(loss)
         self.sampling = settings.training_sampling(train_cfg or {})
         settings.check_loss(self.objective, self.sampling, self.rollout_engine)
@@ -182,8 +181,7 @@ class ReasoningSegmentor(BaseDetector):
         tokens = self._tokens_of(inputs)
         logp, entropy = self.policy.log_probs(*tokens, entropy=self.objective.entropy)
         if inputs.ref_logp is None and self.objective.needs_reference:
-            inputs = replace(inputs, ref_logp=reference_log_probs(
-                self.policy, self.reference, *tokens))
+            inputs = replace(inputs, ref_logp=self._reference_log_probs(*tokens))
         total, scalars = self.objective(LossInputs.of(
             inputs, self.objective.token_mask(inputs), logp, entropy,
             self.sampling['max_new_tokens']))
@@ -217,8 +215,11 @@ class ReasoningSegmentor(BaseDetector):
         the reference if the loss needs them, else None."""
         tokens = self._tokens_of(rollout)
         return (self.policy.log_probs(*tokens)[0],
-                reference_log_probs(self.policy, self.reference, *tokens)
-                if self.objective.needs_reference else None)
+                self._reference_log_probs(*tokens) if self.objective.needs_reference else None)
+
+    def _reference_log_probs(self, *tokens: Any) -> Tensor:
+        """(N, R), see :func:`.reference.reference_log_probs`."""
+        return reference_log_probs(self.policy, self.reference, *tokens)
 
     def _tokens_of(self, rollout: RolloutBatch) -> tuple[Any, Tensor, Tensor, float]:
         """Collect the prompts, responses, mask and temperature for a head's ``log_probs``."""
