@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""R_dpad as a reward term: which pictures a caption is compared with, and what that earns."""
+"""R_dpad as a reward term: which images a caption is compared with, and what that earns."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ COMBINATIONS = ('mean', 'min', 'vote')
 
 @dataclass(frozen=True)
 class DiscriminativeOptions:
-    """The switches of the discriminative term, checked when they are set.
+    """The options of the discriminative term, checked on construction.
 
-    The defaults are the paper's. S1 is the similarity of a caption with its region, S2 with the
+    The defaults are the paper's. S1 is the similarity of a caption to its region, S2 to the
     contrast.
 
     Attributes:
         form: Form of :func:`mmdpad.rewards.discriminative_reward`, which maps S1 and S2 to a
             value: a name, a sum of several, or their weights by name.
         temperature, alpha: Parameters of the forms 'softmax' and 'sigmoid'.
-        region: 'target' is the ground-truth box; 'predicted' the response's own box in the prompt
-            image, and a response without a box that holds a part of the image scores 0. Of several
-            objects it is the box around all; where there is none, every response scores 0.
-        region_margin: The region is this share of its box's width and height larger on every side
-            (what lies outside of the image is cut off); not negative.
-        contrast: 'image' is the whole image; 'masked' the image with the region painted over
-            (:func:`mask_out`; a region that covers the image leaves the image itself); 'others'
-            the best fitting of the other objects that the data names, cut out with the same margin
-            (where it names none, the whole image).
-        combine: What several discriminators' values make together, each by the form: 'mean',
-            'min' (what all of them grant), or 'vote', 1 where S1 > S2 for more than half of them,
-            which needs the form 'binary'. A caption that one of them cannot use, because it is
-            too long for it, has the value 0 there.
+        region: 'target' is the ground-truth box; 'predicted' is the response's own box in the model
+            image, and a response whose box is missing or holds no part of the image scores 0. For
+            several objects the region is their union box; where there is no object, every response
+            scores 0.
+        region_margin: Extends the region on every side by this share of its box's width and height
+            (cropped to the image); not negative.
+        contrast: 'image' is the whole image; 'masked' is the image with the region masked out
+            (:func:`mask_out`; if the region covers the image, the image itself); 'others' is the
+            best match among the other objects that the data names, cropped with the same margin
+            (the whole image if the data names none).
+        combine: How to combine several discriminators' values, each computed by the form: 'mean',
+            'min' (what all of them grant), or 'vote', which is 1 where S1 > S2 for more than half
+            of them and needs the form 'binary'. A discriminator for which a caption is too long
+            contributes the value 0.
 
     Raises:
         ValueError: A name is unknown or a number out of range.
@@ -72,7 +73,7 @@ class DiscriminativeOptions:
                 raise ValueError(f'`{name}` should be one of {names}, but got '
                                  f'{getattr(self, name)!r}')
         if not 0 <= self.region_margin < math.inf:
-            raise ValueError(f'`region_margin` should be a share of the box, 0 or more, but got '
+            raise ValueError(f'`region_margin` should be a share of the box, at least 0, but got '
                              f'{self.region_margin}')
         if self.combine == 'vote' and forms != {'binary': 1.0}:
             raise ValueError(f"`combine` should be one of {COMBINATIONS[:2]} with the form "
@@ -82,19 +83,19 @@ class DiscriminativeOptions:
 
 @REWARDS.register_module()
 class DiscriminativeReward:
-    """How much better captions fit their object than what it is contrasted with.
+    """How much better captions fit their object than its contrast.
 
     Args:
-        discriminator: Config of a model that maps P uint8 RGB pictures and N captions to (P, N)
-            cosines, NaN for a caption that cannot be used; see ``CLIPDiscriminator``. A list of
-            them is an ensemble, see ``combine``. Terms with equal configs share one model
+        discriminator: Config of a model that maps P uint8 RGB images and N captions to (P, N)
+            cosines, NaN for a caption that it cannot use; see ``CLIPDiscriminator``. A list of
+            configs is an ensemble, see ``combine``. Terms with equal configs share one model
             (:func:`build_discriminator`).
-        device: Where the discriminators run; default: the device of the model that is trained, or
-            mmengine's current one where there is none.
+        device: Where the discriminators run; default: the device of the trained model, or
+            mmengine's current one if there is no model.
         **options: See :class:`DiscriminativeOptions`.
 
     Raises:
-        ValueError: An empty list, or see :class:`DiscriminativeOptions`.
+        ValueError: The list is empty, or see :class:`DiscriminativeOptions`.
     """
 
     needs_model = True
@@ -107,11 +108,11 @@ class DiscriminativeReward:
 
     @cached_property
     def discriminators(self) -> list[nn.Module]:
-        """The models, built when they are asked for first."""
+        """The models, built on first use."""
         return [build_discriminator(config, self.device) for config in self.configs]
 
     def prepare(self, model: Any = None, dataset: Any = None) -> None:
-        """Build the discriminators, so that nothing starts without their weights.
+        """Build the discriminators, so that missing weights raise before anything starts.
 
         Raises:
             KeyError: A type is not registered; or whatever a discriminator raises.
@@ -123,11 +124,11 @@ class DiscriminativeReward:
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns (B, G) rewards in the form's range.
 
-        Writes ``rollout.signals`` 's_roi' (S1), 's_image' (S2, whatever the contrast) and
-        's_margin' (S1 - S2), and 's_rank', 1 + the number of contrasts that fit the caption at
-        least as well as the region: with the contrast 'others' the object's rank among all that
-        the data names, with a single contrast 1 or 2. Each is (B, G), NaN where there is no usable
-        caption or no region; of several discriminators it is the mean over them.
+        Writes ``rollout.signals`` 's_roi' (S1), 's_image' (S2, whatever the contrast), 's_margin'
+        (S1 - S2) and 's_rank', which is 1 + the number of contrasts that fit the caption at least
+        as well as the region: with the contrast 'others' the object's rank among all that the data
+        names, with a single contrast 1 or 2. Each is (B, G), NaN where there is no usable caption
+        or no region, and the mean over several discriminators.
         """
         pictures, places = self._pictures(rollout)
         captions = [parsed.caption for parsed in rollout.parsed]
@@ -148,11 +149,11 @@ class DiscriminativeReward:
 
     def compare(self, pictures: Sequence[np.ndarray],
                 captions: Sequence[str | None]) -> list[Tensor]:
-        """How well each caption fits each picture.
+        """How well each caption fits each image.
 
         Args:
-            pictures: P of uint8 (h, w, 3), RGB, each of its own size.
-            captions: N; None for one that is missing.
+            pictures: P images, each uint8 (h, w, 3), RGB; sizes may differ.
+            captions: N captions; None for a missing one.
 
         Returns:
             For each discriminator (P, N) cosines in [-1, 1], NaN for a caption that it cannot use.
@@ -163,8 +164,8 @@ class DiscriminativeReward:
             return [model(pictures, captions).cpu() for model in self.discriminators]
 
     def _pictures(self, rollout: RolloutBatch) -> tuple[list[np.ndarray], list[slice]]:
-        """All pictures, and which of them each response is compared with: its region first, then
-        its contrasts; none for a response without a region."""
+        """All images, and which of them each response is compared with: its region first, then its
+        contrasts; none for a response without a region."""
         images = [image.permute(1, 2, 0).cpu().numpy() for image in rollout.model_images]
         negatives = [boxes.tolist() for boxes in rollout.negative_boxes]
         pictures: list[np.ndarray] = []
@@ -194,7 +195,7 @@ class DiscriminativeReward:
                 for box, shape in zip(boxes, shapes, strict=True)]
 
     def _views(self, image: np.ndarray, box: Box, others: list[list[float]]) -> list[np.ndarray]:
-        """The region of a box in an image, then what it is contrasted with."""
+        """The region of a box in an image, then its contrasts."""
         margin, contrast = self.options.region_margin, self.options.contrast
         region = enlarge(box, margin)
         contrasts = [image]
@@ -209,7 +210,7 @@ def as_configs(discriminator: Mapping | Sequence[Mapping]) -> list[Mapping]:
     """One or several configs as a list.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The list is empty.
     """
     configs = [discriminator] if isinstance(discriminator, Mapping) else list(discriminator)
     if not configs:
@@ -219,7 +220,7 @@ def as_configs(discriminator: Mapping | Sequence[Mapping]) -> list[Mapping]:
 
 
 def _combine(values: Tensor, how: str) -> Tensor:
-    """(N,) of the (K, N) values of K discriminators."""
+    """Combine the (K, N) values of K discriminators into (N,)."""
     if how == 'vote':
         return (2 * values.sum(0) > len(values)).to(values.dtype)
     return values.amin(0) if how == 'min' else values.mean(0)

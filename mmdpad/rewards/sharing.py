@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""One model for all terms with the same discriminator, one look at a picture for all models."""
+"""Shares one model among all terms with the same discriminator, and preprocessed images among
+models."""
 
 from __future__ import annotations
 
@@ -18,19 +19,19 @@ from torch import Tensor, nn
 
 from mmdpad.registry import MODELS, resolve, type_name
 
-# Those that somebody still holds, by their config and device.
+# Models that are still in use, by config and device.
 _BUILT: WeakValueDictionary[Hashable, nn.Module] = WeakValueDictionary()
-# Preprocessing and picture -> the picture, so that its id stays taken, and its pixels.
+# (Preprocessing, id of an image) -> the image, which keeps its id taken, and its pixels.
 _Pixels = dict[tuple[Hashable, int], tuple[np.ndarray, Tensor]]
 _PIXELS: ContextVar[_Pixels | None] = ContextVar('_PIXELS', default=None)
 
 
 def build_discriminator(config: Mapping[str, Any],
                         device: str | torch.device | None = None) -> nn.Module:
-    """A discriminator; where one of the same config is in use on the device, that very model.
+    """Build a discriminator, or return the one with the same config already in use on the device.
 
-    So the weights of a CLIP that several terms or metrics name are in memory once, and its feature
-    cache serves all of them. It is gone when the last of its users is.
+    The weights of a CLIP that several terms or metrics name are therefore in memory once, and its
+    feature cache serves all of them. The model is freed with its last user.
 
     Args:
         config: Of a registered model, see :func:`discriminator_key`.
@@ -52,15 +53,15 @@ def build_discriminator(config: Mapping[str, Any],
 def discriminator_key(config: Mapping[str, Any]) -> tuple[Any, Hashable]:
     """The class, or its name if it is not registered, and its arguments.
 
-    Equal for configs that build the same model, whether its type is a class or its name, with
-    or without a scope, and whether defaults are written out or not.
+    Equal for configs that build the same model: the type may be a class or a name, with or without
+    a scope, and defaults may be written out or not.
     """
     given = {name: value for name, value in config.items() if name not in ('type', '_scope_')}
     kind = resolve(config, MODELS) or type_name(config)
     if callable(kind):
         try:
             bound = inspect.signature(kind).bind(**given)
-        except TypeError:  # for the model itself to refuse
+        except TypeError:  # the model itself will raise
             pass
         else:
             bound.apply_defaults()
@@ -78,8 +79,8 @@ def _hashable(value: Any) -> Hashable:
 
 @contextmanager
 def shared_pixels() -> Iterator[None]:
-    """What :func:`to_pixels` makes within is kept until the end, for other models that prepare
-    pictures alike."""
+    """Keep what :func:`to_pixels` returns within this context, for other models with the same
+    preprocessing."""
     token = _PIXELS.set({})
     try:
         yield
@@ -89,12 +90,12 @@ def shared_pixels() -> Iterator[None]:
 
 def to_pixels(pictures: Sequence[np.ndarray], preprocess: Callable[[Image.Image], Tensor],
               key: Hashable) -> Tensor:
-    """P pictures as a model sees them.
+    """Preprocess P images for a model.
 
     Args:
-        pictures: uint8 (h, w, 3), RGB.
-        preprocess: Makes a float (3, S, S) tensor of a picture.
-        key: Equal for preprocessing that makes the same of every picture.
+        pictures: Images, uint8 (h, w, 3), RGB.
+        preprocess: Turns an image into a float (3, S, S) tensor.
+        key: Equal for preprocessing with equal results.
 
     Returns:
         (P, 3, S, S) float on the CPU.
