@@ -141,7 +141,7 @@ def test_the_fitting_one_of_several_tests_is_gone_on_with(config, interrupted, g
 def test_answers_to_other_prompts_are_not_taken(config, interrupted, generated, capfd):
     evaluate(config, 'other', resume=True, **{'test_dataloader.dataset.split': 'train'})
     assert generated == [2, 2, 2, 2]
-    assert 'No stored answer is to a prompt of the first batch' in capfd.readouterr().out
+    assert 'No cached answer matches a prompt of the first batch' in capfd.readouterr().out
 
 
 def test_nothing_to_resume(config, generated):

@@ -114,7 +114,7 @@ def test_the_options_of_the_reward(build, sample):
 
 
 def test_what_is_refused(build, sample):
-    with pytest.raises(ValueError, match='`template` should have "{label}".*got .a photo'):
+    with pytest.raises(ValueError, match='`template` should contain "{label}".*got .a photo'):
         build(template='a photo')
     with pytest.raises(ValueError, match='`contrast` should be one of'):
         build(contrast='none')
