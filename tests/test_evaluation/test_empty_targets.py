@@ -146,11 +146,11 @@ def test_dumped_results_are_taken_with_their_truth_and_refused_without(config, t
     packed = load(tmp_path / 'DumpDetResults.pkl')
     for metric in (ReasonSegMetric(), RewardMetric({})):
         with pytest.raises(ValueError, match='its ground truth, `gt_instances`, and masks as '
-                           'arrays, but its masks are RLEs.*`DumpDetResults` drops the ground truth'):
+                           'arrays, but its masks are RLEs.*drops the ground truth'):
             Evaluator([metric]).offline_evaluate(packed)
     offline = Evaluator([RefSegMetric()]).offline_evaluate(packed)
     assert offline == {name: metrics[name] for name in ('mIoU', 'cIoU')}
-    with pytest.raises(ValueError, match='Rewards should have the batch that was answered'):
+    with pytest.raises(ValueError, match='`data_batch` should be the answered batch'):
         Evaluator([RewardMetric({})]).offline_evaluate(
             load(tmp_path / 'mmengine.DumpResults.pkl'))
 

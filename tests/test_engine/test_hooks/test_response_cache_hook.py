@@ -108,7 +108,7 @@ def test_a_line_cut_off_is_answered_again(config, interrupted, generated, capfd)
     assert generated == [1, 2] and len(rows) == 6
     output = capfd.readouterr().out
     assert f'{interrupted} ends in the middle of a line' in output
-    assert '3 answers were taken over' in output
+    assert '3 answers were reused' in output
 
 
 def test_without_resume_everything_is_answered(config, interrupted, generated):
