@@ -1,23 +1,23 @@
-# `make demo` and `make test` set up the environment by themselves; a second run does not redo it.
+# `make demo` and `make test` set up the environment automatically; a second run skips it.
 PYTHON ?= python3
 SET_UP := $(PYTHON) tools/set_up/set_up.py
-# Processes of `make test`: `auto` is by cores and memory (tests/conftest.py), 0 starts no others.
+# Processes for `make test`: `auto` depends on cores and memory (tests/conftest.py), 0 starts none.
 WORKERS ?= auto
-# The environment's python: .venv's, or that of the virtual environment that is active.
+# The environment's python: that of .venv, or of the active virtual environment.
 RUN = "$$($(SET_UP) --which)"
 
 .PHONY: help env demo study docs test test-slow test-processors lint clean-env
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make demo       train and evaluate in the miniature world (sets up first if need be)'
-	@echo 'make study      train every arm of configs/study with its seeds: hours; a report (go on by the same command)'
+	@echo 'make demo       train and evaluate on toy data (sets up first if necessary)'
+	@echo 'make study      train every arm of configs/study with its seeds, then report (hours; run again to resume)'
 	@echo 'make docs       the documentation as a site, docs/_build/index.html'
-	@echo 'make test       the test suite, in WORKERS=auto processes (sets up first if need be)'
-	@echo 'make test-slow  the tests marked slow, and a table of what was tried and what survived'
-	@echo 'make test-processors  the tests that compare numbers, as on other processors: a table'
-	@echo 'make lint       ruff, codespell, and mypy on the pure folders'
-	@echo 'make env        only the set-up: .venv/ here, or the virtual environment that is active'
+	@echo 'make test       the test suite, in WORKERS=auto processes (sets up first if necessary)'
+	@echo 'make test-slow  the slow tests, and a table of what was tried and what passed'
+	@echo 'make test-processors  the numerical tests under the settings of other processors: a table'
+	@echo 'make lint       ruff, codespell and mypy'
+	@echo 'make env        only the set-up: .venv/ here, or the active virtual environment'
 	@echo 'make clean-env  delete .venv/ (built mmcv wheels stay in the user cache)'
 
 env:

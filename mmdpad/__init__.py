@@ -19,7 +19,7 @@ BUILD_MMCV = 'mmdpad build-mmcv'
 
 
 def installed_version(package: str) -> str | None:
-    """The version of a distribution, or None where it is not installed."""
+    """The version of a distribution, or None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -27,14 +27,14 @@ def installed_version(package: str) -> str | None:
 
 
 def find_unsuitable(find_version: Callable[[str], str | None] = installed_version) -> list[str]:
-    """Compares what is installed with ``REQUIRED``, without importing any of it.
+    """Compare the installed packages with ``REQUIRED``, without importing any of them.
 
     Args:
-        find_version: Maps a distribution's name to its version, or None where it is missing.
+        find_version: Maps a distribution's name to its version, or None if it is missing.
 
     Returns:
-        One sentence for each missing or unsuitable package: what is there, what is wanted, and
-        the command that fixes it. Empty when everything fits.
+        One sentence for each missing or unsuitable package: what is installed, what is required,
+        and the command that fixes it. Empty if everything fits.
     """
     faults = []
     for package, wanted in REQUIRED.items():
@@ -53,8 +53,8 @@ def find_unsuitable(find_version: Callable[[str], str | None] = installed_versio
 
 
 def prepare_environment() -> None:
-    """Checks what mmdpad builds on, lets mmengine find our configs, keeps it from running code that
-    a YAML file names, and gives it back what Python 3.14 removed; done at import.
+    """Check the packages mmdpad builds on, let mmengine find our configs, keep it from running
+    code named in a YAML file, and restore what Python 3.14 removed; runs at import.
 
     Raises:
         ImportError: A package is missing or unsuitable; each is named with its hint.
@@ -63,7 +63,7 @@ def prepare_environment() -> None:
     if faults:
         raise ImportError(
             f'mmdpad {__version__} does not fit this environment:\n  ' + '\n  '.join(faults) +
-            '\n(`mmdpad doctor` checks all else, too)')
+            '\n(`mmdpad doctor` also checks everything else)')
     _restore_find_loader()
     _offer_configs()
     _drop_misleading_warning()
@@ -72,18 +72,18 @@ def prepare_environment() -> None:
 
 
 def _restore_find_loader() -> None:
-    """mmengine 0.10.7 asks `pkgutil.find_loader`, which Python 3.14 no longer has, whether mmcv has
-    its operators, whenever it builds an optimizer."""
+    """Restore `pkgutil.find_loader` for mmengine 0.10.7: Python 3.14 removed it, and mmengine calls
+    it whenever it builds an optimizer, to see whether mmcv has its operators."""
     if not hasattr(pkgutil, 'find_loader'):
         pkgutil.find_loader = importlib.util.find_spec  # type: ignore[attr-defined]
 
 
 def _offer_configs() -> None:
-    """Lets mmengine find our configs under `mmdpad::`, such as `mmdpad::dpad/tiny_shapes.py`, and
+    """Let mmengine find our configs under `mmdpad::`, such as `mmdpad::dpad/tiny_shapes.py`, and
     in its pure Python style under `mmdpad.configs`.
 
-    mmengine asks for the place of a distribution first, and that of an editable install is not
-    where its package is; for the name of a module that is no distribution it takes the module's.
+    mmengine first asks for the location of a distribution, and for an editable install that is not
+    the package's folder; for a module name that is no distribution it uses the module's folder.
     """
     import mmengine.config.config as reader
     from mmengine.config.utils import MODULE2PACKAGE
@@ -94,18 +94,18 @@ def _offer_configs() -> None:
 
 
 def _drop_misleading_warning() -> None:
-    """On a CPU with avx512_bf16, bitsandbytes, which mmengine imports if it is installed, advises
-    installing a kernel for 4-bit inference that mmdpad never uses."""
+    """Drop a warning of bitsandbytes, which mmengine imports if it is installed: on a CPU with
+    avx512_bf16 it advises installing a kernel for 4-bit inference that mmdpad never uses."""
     logging.getLogger('bitsandbytes.backends.cpu.ops').addFilter(
         lambda record: 'gemm_4bit_forward' not in str(record.msg))
 
 
 def _is_command() -> bool:
-    """Whether this is `mmdpad ...` or `python -m mmdpad ...`, which start in any environment:
-    `mmdpad doctor` tells what is missing, `mmdpad build-mmcv` mends it."""
+    """Whether this is `mmdpad ...` or `python -m mmdpad ...`, which must start in any environment:
+    `mmdpad doctor` reports what is missing, `mmdpad build-mmcv` fixes it."""
     if Path(sys.argv[0]).name == 'mmdpad':
         return True
-    # While a package is imported for `-m`, its name is in the interpreter's own arguments only.
+    # While a package is imported for `-m`, only the interpreter's own arguments have its name.
     return sys.argv[0] == '-m' and 'mmdpad' in sys.orig_argv
 
 

@@ -1,10 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Where a config's ``type='Name'`` is looked up.
+"""Registries: where a config's ``type='Name'`` is looked up.
 
 Every registry is a child of mmdet's, so with ``default_scope='mmdpad'`` a config finds our
-classes, mmdet's and mmengine's without a prefix; from a config whose scope is mmdet, ours are
-``mmdpad.Name``, and so they are from any other. ``locations`` lets mmengine import the module that
-registers a name on demand.
+classes, mmdet's and mmengine's without a prefix; configs with another scope, such as mmdet, name
+ours ``mmdpad.Name``. ``locations`` lets mmengine import the module that registers a name on
+demand.
 """
 
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ def _root(registry: Registry) -> Registry:
 
 
 def _child(name: str, parent: Registry, *locations: str) -> Registry:
-    # A registry searches its ancestors' names but does not import their modules: name them here.
+    # A registry searches its ancestors' names but does not import their modules: list them here.
     child = Registry(name, parent=parent, scope='mmdpad',
                      locations=[*parent._locations, *locations])
-    # From a scope that is neither mmdet's nor ours mmengine asks the root for `mmdpad.Name`, which
-    # looks at its own children only.
+    # From a scope that is neither mmdet's nor ours, mmengine asks the root for `mmdpad.Name`, and
+    # the root only looks at its own children.
     _root(parent).children.setdefault('mmdpad', child)
     return child
 
@@ -45,7 +45,7 @@ INFERENCERS = _child('inferencer', INFERENCERS_OF_MMENGINE,
 STRATEGIES = _child('strategy', STRATEGIES_OF_MMENGINE, 'mmdpad.engine.strategies')
 LOG_PROCESSORS = _child('log_processor', _mmdet.LOG_PROCESSORS, 'mmdpad.engine.runner')
 VISBACKENDS = _child('vis_backend', _mmdet.VISBACKENDS, 'mmdpad.engine.runner')
-# Kinds of parts that mmdpad adds nothing to: a config of our scope finds mmdet's and mmengine's.
+# Kinds to which mmdpad adds nothing: a config in our scope finds mmdet's and mmengine's.
 RUNNERS = _child('runner', _mmdet.RUNNERS)
 RUNNER_CONSTRUCTORS = _child('runner constructor', _mmdet.RUNNER_CONSTRUCTORS)
 WEIGHT_INITIALIZERS = _child('weight initializer', _mmdet.WEIGHT_INITIALIZERS)
@@ -58,38 +58,38 @@ PARAM_SCHEDULERS = _child('parameter scheduler', _mmdet.PARAM_SCHEDULERS)
 EVALUATOR = _child('evaluator', _mmdet.EVALUATOR)
 TASK_UTILS = _child('task util', _mmdet.TASK_UTILS)
 VISUALIZERS = _child('visualizer', _mmdet.VISUALIZERS)
-# Kinds that mmdet does not know.
+# Kinds that mmdet does not have.
 REWARDS = Registry('reward', scope='mmdpad', locations=['mmdpad.rewards'])
 ROLLOUTS = Registry('rollout', scope='mmdpad', locations=['mmdpad.models'])
 
 
 def scope_of(config: Mapping[str, Any], default: str = 'mmengine') -> str:
-    """The scope in which the names of a config are looked up.
+    """The scope in which a config's names are looked up.
 
     Args:
-        config: Of a run, or a part of one.
-        default: Where it says none. A run takes mmengine's, as its runner does; a tool that reads
-            parts of ours ('mmdpad') needs no whole config.
+        config: A run's config, or a part of one.
+        default: The scope if the config names none. A run uses mmengine's, as its runner does; a
+            tool that reads parts of our configs ('mmdpad') needs no complete config.
     """
     return config.get('default_scope') or default
 
 
 def resolve(entry: Mapping[str, Any], registry: Registry, scope: str | None = None) -> Any:
-    """What the ``type`` of a config's entry means: the class or function that a build would call.
+    """Resolve the ``type`` of a config entry to the class or function that a build would call.
 
-    Code that asks whether an entry is of some kind asks this (or :func:`is_kind`) and never
-    compares names: a ``type`` may be a name, one with a scope (``mmdpad.Name``,
-    ``mmdet.mmdpad.Name``), the path of a class (``mmdpad.models.SAMDecoder``), or the class itself
-    or the stand-in for it that MMEngine's pure Python style has.
+    To find out whether an entry is of some kind, call this (or :func:`is_kind`) and never compare
+    names: a ``type`` may be a name, a name with a scope (``mmdpad.Name``, ``mmdet.mmdpad.Name``),
+    the path of a class (``mmdpad.models.SAMDecoder``), the class itself, or the lazy object that
+    MMEngine's pure Python style uses for it.
 
     Args:
         entry: A dict with a ``type``; its ``_scope_``, which a config inherited by
             ``PACKAGE::NAME`` has, counts as in a build.
-        registry: Where a name is looked up.
-        scope: Of what is around the entry; None for the current default scope.
+        registry: Where the name is looked up.
+        scope: The scope around the entry; None for the current default scope.
 
     Returns:
-        None where it means nothing, or there is no ``type``.
+        None if it cannot be resolved or there is no ``type``.
     """
     kind = entry.get('type')
     if isinstance(kind, (LazyObject, LazyAttr)):
@@ -106,19 +106,19 @@ def resolve(entry: Mapping[str, Any], registry: Registry, scope: str | None = No
 
 def is_kind(entry: Mapping[str, Any], kinds: type | tuple[type, ...], registry: Registry,
             scope: str | None = None) -> bool:
-    """Whether an entry's ``type`` means one of these classes or a subclass; see :func:`resolve`."""
+    """Whether an entry's ``type`` is one of these classes or a subclass; see :func:`resolve`."""
     found = resolve(entry, registry, scope)
     return isinstance(found, type) and issubclass(found, kinds)
 
 
 def type_name(entry: Mapping[str, Any]) -> str:
-    """The ``type`` of a config's entry as messages name it."""
+    """The ``type`` of a config entry, as shown in messages."""
     kind = entry.get('type')
     return kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
 
 
 def _in_scope(registry: Registry, scope: str | None) -> Registry:
-    """The relative of a registry that has this scope, or itself where there is none."""
+    """The related registry with this scope, or ``registry`` itself if there is none."""
     if scope is None or scope == registry.scope:
         return registry
     with suppress(ImportError, AttributeError):

@@ -11,6 +11,7 @@ import os
 import platform
 import re
 from collections import Counter, defaultdict
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
@@ -102,7 +103,5 @@ def as_markdown(rows) -> str:
 
 def installed_versions():
     for name in VERSIONS:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             yield f'{name} {importlib.metadata.version(name)}'
-        except importlib.metadata.PackageNotFoundError:
-            pass

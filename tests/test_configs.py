@@ -48,7 +48,7 @@ def test_parses_and_dumps(path, tmp_path):
     config = Config.fromfile(path)
     assert config.default_scope == 'mmdpad'
     # MMEngine hands their entries on as they are, `_scope_` of an inherited config included.
-    assert not any({'collate_fn', 'worker_init_fn'} & config.get(name, {}).keys()
+    assert not any({'collate_fn', 'worker_init_fn'} & (config.get(name) or {}).keys()
                    for name in LOADERS)
     config.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').model == config.model
@@ -132,7 +132,7 @@ def test_vllm_changes_nothing_but_the_sampling():
     assert vllm == lora
 
 
-# Folder of the weights, side of the prompt image, family.
+# Folder of the weights, side of the model image, family.
 OTHER_POLICIES = dict(
     qwen2vl7b=('Qwen2-VL-7B-Instruct', 840, 'qwen2_vl'),
     qwen3vl4b=('Qwen3-VL-4B-Instruct', 832, 'qwen3_vl'),

@@ -1,6 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The layers of the package: imports run one way."""
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,9 @@ def test_the_pure_folders_know_no_model(layer):
     for path in (ROOT / layer).rglob('*.py'):
         heavy = {name.split('.')[0] for name in imported(path)} & HEAVY
         assert not heavy, f'{path.name} imports {sorted(heavy)}'
+
+
+def test_the_reader_of_annotations_can_be_imported_first():
+    """Its steps of pipelines import it, and it needs their reader of images."""
+    subprocess.run([sys.executable, '-c', 'import mmdpad.datasets.reason_seg_annotation'],
+                   check=True)

@@ -133,7 +133,7 @@ WRONG = {
         'CocoDataset(?s:.)*should end with `PackReasoningInputs`'),
     'masks of mmdet': (lambda steps: [
         steps[0], QUESTION, dict(type='LoadAnnotations', with_mask=True), *steps[2:]],
-        "CocoDataset(?s:.)*is BitmapMasks; put `LoadInstanceMasks` in the place of mmdet's"),
+        "CocoDataset(?s:.)*is BitmapMasks; use `LoadInstanceMasks` instead of mmdet's"),
 }
 
 

@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The commands that users type."""
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -135,7 +136,7 @@ def test_check_discriminator(run_here, shapes_data, tmp_path):
     tool, here = 'tools/analysis_tools/check_discriminator.py', options_here(shapes_data)
     out = tmp_path / 'out.json'
     result = run_here(tool, CONFIG, '--out', out, *here)
-    assert '8 of 8 items' in result.stdout and 'of the data set itself' in result.stdout
+    assert '8 of 8 items' in result.stdout and 'from the data set itself' in result.stdout
     assert 'This discriminator carries the reward' in result.stdout
     report = json.loads(out.read_text())
     assert report['verdict'] == 'carries' and report['source'] == 'data set'
@@ -153,7 +154,7 @@ def test_check_discriminator(run_here, shapes_data, tmp_path):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['--captions', 'none.jsonl'], "captions 'none.jsonl' is not there"),
+    (['--captions', 'none.jsonl'], "captions 'none.jsonl' does not exist"),
     (['--captions', 'README.md'], 'README.md, line 1 should be a JSON object'),
     (['--limit', '0'], "--limit: invalid positive value: '0'"),
     (['--cfg-options', 'train_dataloader.dataset.data_root=no/such/data'], 'no/such/data'),
@@ -175,24 +176,24 @@ def test_check_discriminator_names_what_is_wrong(run_here, shapes_data, argument
 
 
 @pytest.mark.parametrize('command, message', [
-    (['tools/train.py', 'configs/none.py'], "config 'configs/none.py' is not there"),
+    (['tools/train.py', 'configs/none.py'], "config 'configs/none.py' does not exist"),
     (['tools/train.py', CONFIG, '--resume', '--work-dir', 'no/such/run'], 'no checkpoint in'),
     (['tools/train.py', CONFIG, '--work-dir', 'no/such/run', '--cfg-options',
       'load_from=none.pth'],
-     "checkpoint 'none.pth' is not there"),
-    (['tools/test.py', CONFIG, 'none.pth'], "checkpoint 'none.pth' is not there"),
+     "checkpoint 'none.pth' does not exist"),
+    (['tools/test.py', CONFIG, 'none.pth'], "checkpoint 'none.pth' does not exist"),
     (['tools/test.py', CONFIG, '--out', 'docs/benchmarks/4_rollout.json'],
-     'is there already'),
+     'already exists'),
     (['tools/test.py', CONFIG, '--resume', '--work-dir', 'no/such/run'], 'no answers of an'),
-    (['tools/analysis_tools/estimate_cost.py', 'none.py'], "config 'none.py' is not there"),
+    (['tools/analysis_tools/estimate_cost.py', 'none.py'], "config 'none.py' does not exist"),
     (['tools/analysis_tools/estimate_cost.py', 'configs/dpad/qwen7b_reasonseg.py',
       '--cfg-options', 'model.policy.pretrained=none'],
      "whose shapes are built in, but got 'none'"),
     (['tools/analysis_tools/report.py', 'no/such/run'], "'no/such/run' should be the work dir of"),
     (['tools/analysis_tools/report.py', 'configs'], "'configs' should be the work dir of a run"),
     (['tools/analysis_tools/report.py', 'configs', '--result', 'no.json'],
-     "result 'no.json' is not there"),
-    (['tools/analysis_tools/show_rollouts.py', 'none.jsonl'], "log 'none.jsonl' is not there"),
+     "result 'no.json' does not exist"),
+    (['tools/analysis_tools/show_rollouts.py', 'none.jsonl'], "log 'none.jsonl' does not exist"),
     (['tools/analysis_tools/reward_by_length.py', 'README.md'], 'should hold one JSON object per'),
     (['tools/analysis_tools/show_rollouts.py', 'README.md'], 'should hold one JSON object per'),
 ])
@@ -234,3 +235,12 @@ def test_data_that_is_not_there_ends_a_run_with_its_list(run_here, shapes_data, 
     assert result.returncode == 1
     assert '1 problem(s) in the data set no/such/data' in result.stderr
     assert 'Traceback' not in result.stderr
+
+
+def test_the_demo_draws_gains_and_losses_alike():
+    typical_pairs = runpy.run_path(str(ROOT / 'tools/demo.py'))['typical_pairs']
+    changes = [-0.4, 0.0, 0.9, 0.1, -0.1, 0.3, 0.2, 0.0]
+    pairs = [(dict(iou=0.5), dict(iou=0.5 + change)) for change in changes]
+    drawn = [round(end['iou'] - start['iou'], 1) for start, end in typical_pairs(pairs, 4)]
+    # Of 0.9, 0.3 | 0.2, 0.1 | 0, 0 | -0.1, -0.4.
+    assert drawn == [0.3, 0.1, 0.0, -0.4]

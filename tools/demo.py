@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What `make demo` runs: DPAD in miniature, from scenes to a table, two pictures and a report.
+"""The script behind `make demo`: DPAD on toy data, from scenes to a table, pictures and a report.
 
-Every step is an ordinary command of this project, shown before it runs. Steps that are done are
-not done again; to start afresh, remove the work dir.
+Every step is an ordinary command of this project, shown before it runs. Finished steps are
+skipped; to start over, remove the work dir.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import sys
 import time
 from pathlib import Path
 
-CONFIG = 'configs/dpad/tiny_shapes.py'
+CONFIG = 'configs/dpad/tiny_shapes_loose_boxes.py'
 DATA = 'data/shapes_world'
-WORK_DIR = Path('work_dirs/tiny_shapes')
+WORK_DIR = Path('work_dirs/tiny_shapes_loose_boxes')
 SAMPLED = 'model.test_cfg.temperature=1.0'
 ROWS = (('reasonseg/giou', 'gIoU, %'), ('reasonseg/ciou', 'cIoU, %'),
         ('reward/total', 'reward (sum)'), ('reward/', None),
-        ('reasonseg/reasoning_tokens', 'chain length, tokens'),
+        ('reasonseg/reasoning_tokens', 'reasoning length, tokens'),
         ('reasonseg/parse_failure_rate', 'unusable responses, share'))
 
 
 def run(*command: str) -> None:
-    """Run a python command of the project, shown as a user would type it."""
+    """Run a python command of the project, displayed as a user would type it."""
     print(f'\n$ python {shlex.join(command)}', flush=True)
     start = time.perf_counter()
     result = subprocess.run([sys.executable, *command])
@@ -38,7 +38,7 @@ def run(*command: str) -> None:
 
 
 def train() -> Path:
-    """Train, or go on with an interrupted training; returns the last checkpoint."""
+    """Train, or resume an interrupted training; return the last checkpoint."""
     done = WORK_DIR / 'trained'
     if not done.exists():
         resume = ['--resume'] if any(WORK_DIR.glob('iter_*.pth')) else []
@@ -48,13 +48,13 @@ def train() -> Path:
 
 
 def evaluate(name: str, *arguments: str) -> dict[str, float]:
-    """Evaluate on the held-out scenes; metrics and per-sample lines go to <name>.json[l]."""
+    """Evaluate on the held-out scenes; write metrics and per-sample lines to <name>.json[l]."""
     out = WORK_DIR / 'eval' / f'{name}.json'
     if not out.exists():
         options = [a for a in arguments if '=' in a]
         options.append(f'test_evaluator.0.out_file={out.with_name(f"{name}.samples.jsonl")}')
         for stale in out.parent.glob(f'{name}.samples.json*'):
-            stale.unlink()  # of an evaluation that did not finish
+            stale.unlink()  # left by an evaluation that did not finish
         run('tools/test.py', CONFIG, *(a for a in arguments if '=' not in a), '--out', str(out),
             '--cfg-options', *options)
     return json.loads(out.read_text())['metrics']
@@ -79,8 +79,15 @@ def print_table(columns: dict[str, dict[str, float]]) -> None:
                                             for v in values))
 
 
-def draw_pictures(scenes: int = 4) -> list[str]:
-    """The first held-out scenes, greedily answered at the start and the end; training curves."""
+def typical_pairs(pairs: list[tuple[dict, dict]], count: int) -> list[tuple[dict, dict]]:
+    """Of the answers to each scene at the start and the end, those in the middle of `count` equal
+    parts of all scenes, ordered from the largest gain in IoU to the largest loss."""
+    ordered = sorted(pairs, key=lambda pair: pair[0]['iou'] - pair[1]['iou'])
+    return [ordered[(2 * part + 1) * len(ordered) // (2 * count)] for part in range(count)]
+
+
+def draw_pictures(scenes: int = 6) -> list[str]:
+    """Held-out scenes, greedily answered at the start and the end; training curves."""
     from PIL import Image
 
     from mmdpad.datasets.transforms import read_image
@@ -91,9 +98,9 @@ def draw_pictures(scenes: int = 4) -> list[str]:
     pictures = []
     stages = [(WORK_DIR / 'eval' / f'{stage}_greedy.samples.jsonl').read_text().splitlines()
               for stage in ('start', 'end')]
-    for lines in list(zip(*stages, strict=True))[:scenes]:
-        for stage, line in zip(('start', 'end'), lines, strict=True):
-            row = json.loads(line)
+    pairs = [(json.loads(start), json.loads(end)) for start, end in zip(*stages, strict=True)]
+    for pair in typical_pairs(pairs, scenes):
+        for stage, row in zip(('start', 'end'), pair, strict=True):
             pictures.append(draw_row(read_image(row['image']), row,
                                      note=f'{stage} of training, {verdict(row)}'))
     answers, curves = WORK_DIR / 'answers.png', WORK_DIR / 'curves.png'
@@ -104,7 +111,7 @@ def draw_pictures(scenes: int = 4) -> list[str]:
 
 
 def report() -> Path:
-    """The run on one page."""
+    """Write the run's report page."""
     page = WORK_DIR / 'report.html'
     page.unlink(missing_ok=True)
     run('tools/analysis_tools/report.py', str(WORK_DIR), '--result',
@@ -124,10 +131,11 @@ def main() -> None:
     print_table({name: columns[name] for name in
                  ('start, greedy', 'end, greedy', 'start, T=1', 'end, T=1')})
     pictures, page = draw_pictures(), report()
-    print(f'\nHeld-out scenes answered by the start policy and after training: {pictures[0]}'
+    print('\nHeld-out scenes before and after training, from most gained to most lost (each stands '
+          f'for a sixth of them): {pictures[0]}'
           f'\nTraining curves: {pictures[1]}'
-          f'\nThe whole run on one page, for a browser: {page}'
-          f'\n{time.perf_counter() - start:.0f} s. To start afresh, remove {WORK_DIR}/')
+          f'\nReport of the run, for a browser: {page}'
+          f'\n{time.perf_counter() - start:.0f} s. To start over, remove {WORK_DIR}/')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Ask: python tools/infer.py photo.jpg "What keeps the rain off?" [--config C] [--weights W]"""
+"""Infer: python tools/infer.py photo.jpg "What keeps the rain off?" [--config C] [--weights W]"""
 
 from mmdpad.cli.infer import main
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Evaluate: python tools/test.py CONFIG [CHECKPOINT] [--resume]; without a checkpoint the start
+"""Evaluate: python tools/test.py CONFIG [CHECKPOINT] [--resume]; without a checkpoint, the start
 policy."""
 
 from mmdpad.cli.test import main

@@ -3,7 +3,7 @@ default_scope = 'mmdpad'
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork'),
                dist_cfg=dict(backend='nccl'))
 randomness = dict(seed=0)
-# Several processes: data parallel. Without device ids it runs on CPUs as well.
+# Data parallelism for several processes. Without device ids it also runs on CPUs.
 model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
                          broadcast_buffers=False, gradient_as_bucket_view=True)
 

@@ -1,4 +1,4 @@
-# RefCOCO testA: evaluates what qwen3b_reasonseg.py trains, otherwise as
+# RefCOCO testA: evaluates the model that qwen3b_reasonseg.py trains, otherwise as
 # qwen7b_refcoco_testA.py.
 #   python tools/test.py configs/dpad/qwen3b_refcoco_testA.py \
 #       work_dirs/qwen3b_reasonseg/iter_187.pth

@@ -1,4 +1,4 @@
-# RefCOCOg test (UMD): evaluates what qwen3b_reasonseg.py trains, otherwise as
+# RefCOCOg test (UMD): evaluates the model that qwen3b_reasonseg.py trains, otherwise as
 # qwen7b_refcocog_test.py.
 #   python tools/test.py configs/dpad/qwen3b_refcocog_test.py \
 #       work_dirs/qwen3b_reasonseg/iter_187.pth

@@ -1,9 +1,9 @@
 # DPAD with Qwen3-VL-4B, otherwise as qwen7b_reasonseg.py: about 108 GB of accelerator
 # memory, by tools/analysis_tools/estimate_cost.py.
 #   python tools/train.py configs/dpad/qwen3vl4b_reasonseg.py
-# Not run with the real weights, and no published recipe. The prompt image is 832 x 832, since sides
-# have to be multiples of 32; the policy is asked for coordinates from 0 to 1000, which are read as
-# pixels of that image.
+# Not a published recipe, and not run with the published weights. The model image is 832 x 832,
+# since sides must be multiples of 32. The prompt asks for coordinates from 0 to 1000, which are
+# converted to pixels of that image.
 _base_ = './qwen7b_reasonseg.py'
 
 resize = dict(type='ModelImageResize', size=(832, 832))

@@ -1,9 +1,10 @@
-# DPAD with several objects a question, or none, on gRefCOCO: trained on 3,000 expressions of its
+# DPAD on gRefCOCO, with several objects per question, or none: trained on 3,000 expressions of the
 # train split, evaluated on testA.
 #   python tools/train.py configs/dpad/qwen7b_grefcoco.py
 #   python tools/test.py configs/dpad/qwen7b_grefcoco.py work_dirs/qwen7b_grefcoco/iter_187.pth
-# No published recipe: DPAD's, with VisionReasoner's form of an answer and its bound on points.
-# Needs data/coco/ as configs/_base_/datasets/grefcoco.py says. Not run with the real weights.
+# Not a published recipe: DPAD's, with VisionReasoner's answer format and point threshold. Needs
+# data/coco/ as described in configs/_base_/datasets/grefcoco.py. Not run with the published
+# weights.
 _base_ = [
     '../_base_/models/dpad_qwen2_5_vl.py', '../_base_/datasets/grefcoco.py',
     '../_base_/schedules/grpo.py', '../_base_/default_runtime.py'

@@ -1,7 +1,7 @@
 # DPAD with a low-rank adapter on Qwen2.5-VL-7B, otherwise as qwen7b_reasonseg.py.
 #   pip install -e .[data,lora]
 #   python tools/train.py configs/dpad/qwen7b_lora_reasonseg.py
-# Not run at full size. It takes about 29 GB of accelerator memory, by
+# Not run at full size. Takes about 29 GB of accelerator memory, by
 # tools/analysis_tools/estimate_cost.py. Rank and learning rate are guesses; the paper trains all
 # weights.
 _base_ = './qwen7b_reasonseg.py'

@@ -1,7 +1,7 @@
-# As qwen7b_reasonseg.py, with masks by a detector of mmdet in place of SAM: for each answer the
-# instance of Mask2Former that fits its box and points best.
+# As qwen7b_reasonseg.py, with masks from an mmdet detector instead of SAM: each answer gets the
+# Mask2Former instance that best matches its box and points.
 #   python tools/test.py configs/dpad/qwen7b_mask2former.py work_dirs/qwen7b_reasonseg/iter_187.pth
-# The checkpoint is the one that mmdet's model zoo lists for this config.
+# The decoder's checkpoint is the one that mmdet's model zoo lists for its config.
 _base_ = 'qwen7b_reasonseg.py'
 model = dict(
     decoder=dict(

@@ -1,9 +1,9 @@
-# DPAD on grounded phrases, boxes without masks: trained on 3,000 phrases of Flickr30k Entities in
+# DPAD on grounded phrases with boxes, no masks: trained on 3,000 phrases of Flickr30k Entities in
 # mmdet's ODVG format, evaluated on the prepared ReasonSeg copies.
 #   python tools/train.py configs/dpad/qwen7b_odvg.py
 #   python tools/test.py configs/dpad/qwen7b_odvg.py work_dirs/qwen7b_odvg/iter_187.pth
-# No published recipe: DPAD's, with VisionReasoner's form of an answer and its bound on points.
-# Needs data as configs/_base_/datasets/odvg.py says. Not run with the real weights.
+# Not a published recipe: DPAD's, with VisionReasoner's answer format and point threshold. Needs
+# data as described in configs/_base_/datasets/odvg.py. Not run with the published weights.
 _base_ = [
     '../_base_/models/dpad_qwen2_5_vl.py', '../_base_/datasets/seg_zero_eval.py',
     '../_base_/datasets/odvg.py', '../_base_/schedules/grpo.py', '../_base_/default_runtime.py'

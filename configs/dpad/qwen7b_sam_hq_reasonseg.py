@@ -1,7 +1,7 @@
-# As qwen7b_reasonseg.py, with masks by SAM-HQ ViT-H in place of SAM.
+# As qwen7b_reasonseg.py, with SAM-HQ ViT-H as the mask decoder.
 #   python tools/test.py configs/dpad/qwen7b_sam_hq_reasonseg.py \
 #       work_dirs/qwen7b_reasonseg/iter_187.pth
-# Needs: the folder syscv-community/sam-hq-vit-huge of the hub as checkpoints/sam-hq-vit-huge.
+# Needs syscv-community/sam-hq-vit-huge from the hub in checkpoints/sam-hq-vit-huge.
 _base_ = './qwen7b_reasonseg.py'
 
 model = dict(decoder=dict(

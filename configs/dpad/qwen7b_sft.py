@@ -3,7 +3,7 @@
 #   python tools/train.py configs/dpad/qwen7b_reasonseg.py \
 #       --cfg-options load_from=work_dirs/qwen7b_sft/iter_400.pth
 # Not run at full size; batch size, length and learning rate are guesses. Each annotation needs
-# `think` and `caption`, or a whole `response` in pixels of the 840 x 840 prompt image.
+# `think` and `caption`, or a complete `response` in pixels of the 840 x 840 model image.
 _base_ = './qwen7b_reasonseg.py'
 
 custom_hooks = []  # no rollouts, no rewards
@@ -18,5 +18,5 @@ train_dataloader = dict(
                  pipeline=train_pipeline))
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=400, val_interval=200)
 optim_wrapper = dict(accumulative_counts=4, optimizer=dict(lr=5e-6))
-auto_scale_lr = dict(base_batch_size=4)  # mmengine counts no accumulation
+auto_scale_lr = dict(base_batch_size=4)  # mmengine does not count accumulation
 default_hooks = dict(checkpoint=dict(interval=200))

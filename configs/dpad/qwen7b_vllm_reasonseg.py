@@ -2,11 +2,12 @@
 # the same GPU (docs/rollouts.md).
 #   pip install -e .[data,lora,vllm]
 #   python tools/train.py configs/dpad/qwen7b_vllm_reasonseg.py
-# Not run: neither at full size nor with vLLM itself. While it samples, vLLM takes
-# `gpu_memory_utilization` of the GPU's memory beside the policy; between rollouts it sleeps.
+# Not run at full size or with vLLM itself. While sampling, vLLM takes the fraction
+# `gpu_memory_utilization` of the GPU's memory in addition to the policy; between rollouts it
+# sleeps.
 _base_ = './qwen7b_lora_reasonseg.py'
 
 model = dict(
     rollout_engine=dict(type='VLLMRollout', gpu_memory_utilization=0.4),
-    # vLLM's log-probabilities differ from the update's: truncated importance sampling.
+    # vLLM's log-probabilities differ from the model's, hence truncated importance sampling.
     loss=dict(importance_cap=2.0))

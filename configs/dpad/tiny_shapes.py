@@ -1,4 +1,4 @@
-# DPAD in miniature: the whole method on made scenes, on a CPU, in minutes.
+# A toy version of DPAD: the complete method on synthetic scenes, on a CPU, in minutes.
 #   python tools/dataset_converters/shapes_world.py data/shapes_world
 #   python tools/train.py configs/dpad/tiny_shapes.py
 #   python tools/test.py configs/dpad/tiny_shapes.py work_dirs/tiny_shapes/iter_120.pth
@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/models/dpad_qwen2_5_vl.py', '../_base_/datasets/reasonseg.py',
     '../_base_/schedules/grpo.py', '../_base_/default_runtime.py'
 ]
-import mmdpad.toy  # noqa: E402  Behind `_base_`, by which mmengine tells kinds of configs apart.
+import mmdpad.toy  # noqa: E402  After `_base_`, by which mmengine tells kinds of configs apart.
 
 # What people change most.
 data_root = 'data/shapes_world/'
@@ -14,7 +14,7 @@ max_iters = 120
 prompts_per_step = 12
 lr = 2e-4
 
-# The tiny models are saved in the formats of the real ones.
+# The toy models are saved in the same formats as the real ones.
 weights = str(mmdpad.toy.WEIGHTS_DIR)
 model_image_size = (112, 112)
 
@@ -30,7 +30,7 @@ discriminator = dict(type='CLIPDiscriminator', model_name='local-dir:' + weights
 custom_hooks = [
     dict(type='DiscriminativeRewardHook', discriminator=discriminator, form='binary')
 ]
-# Thresholds in pixels of the 112-pixel prompt image.
+# Thresholds in pixels of the 112-pixel model image.
 rewards = dict(
     thinking_format=dict(type='ThinkingFormatReward'),
     segmentation_format=dict(type='SegmentationFormatReward'),
@@ -57,7 +57,7 @@ val_dataloader = dict(batch_size=64, num_workers=1,
 test_dataloader = dict(batch_size=64, num_workers=1,
                        dataset=dict(data_root=data_root, pipeline=pipeline))
 
-# On held-out scenes also the reward terms, the discriminative one included.
+# On held-out scenes, also measure the reward terms, including the discriminative one.
 val_evaluator = [
     dict(type='ReasonSegMetric', ignore_regions='target', save_masks=True),
     dict(type='RewardMetric', rewards=dict(
@@ -73,6 +73,6 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True),
     clip_grad=dict(max_norm=1.0))
 auto_scale_lr = dict(base_batch_size=prompts_per_step)
-# A line every 5 iterations, of their means: single ones are noisy with 12 prompts.
+# Log the means of every 5 iterations: with 12 prompts, a single iteration is noisy.
 default_hooks = dict(checkpoint=dict(interval=40), logger=dict(interval=5))
 log_processor = dict(window_size=5, mean_pattern='.*')

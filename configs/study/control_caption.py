@@ -1,4 +1,4 @@
-# Control: the start policy's captions do not hang on the style of its chains.
+# Control: the start policy's captions do not depend on the style of its reasoning.
 _base_ = './caption.py'
 arm = dict(group='control', title='control: + caption without its reward', seeds=3,
            compare_with=['control_geometric'])

@@ -1,11 +1,11 @@
-# The study's main arm: DPAD in miniature, on scenes in which telling the target apart is the task.
-# All other arms change this one. tools/analysis_tools/run_study.py runs them.
+# The study's main arm: toy DPAD on scenes where the challenge is telling the target from others.
+# All other arms modify this one. tools/analysis_tools/run_study.py runs them.
 _base_ = '../dpad/tiny_shapes.py'
-# What the study does with the config: its title, the number of seeds, and what it is compared with.
+# For the study: the title, the number of seeds, and the arms to compare with.
 arm = dict(group='main', title='+ discriminative reward (DPAD)', seeds=5,
            compare_with=['geometric', 'caption'])
 
-# In a checkout; the wheel leaves them out.
+# Only in a checkout; the wheel does not include the weights.
 start = '{{ fileDirname }}/weights/study_tied'
 data_root = 'data/study/'
 test_sets = ('few', 'many', 'look_alikes', 'shifted')
@@ -24,7 +24,7 @@ test_dataloader = dict(dataset=dict(
         dict(type='ReasonSegDataset', data_root=data_root + name, split='test',
              pipeline={{_base_.pipeline}}, test_mode=True) for name in test_sets
     ]))
-# How well captions discriminate, and how often they fit their object better than any other one.
+# How well captions discriminate, and how often they match their object better than any other.
 test_evaluator = [
     dict(type='ReasonSegMetric', ignore_regions='target', save_masks=True),
     dict(type='RewardMetric', rewards=dict(discriminative=dict(

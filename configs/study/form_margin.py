@@ -1,4 +1,4 @@
-# The reward's form 'margin' in place of 'binary'.
+# The reward's form 'margin' instead of 'binary'.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, margin', seeds=3,
            compare_with=['caption', 'discriminative'])

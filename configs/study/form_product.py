@@ -1,4 +1,4 @@
-# The reward's form 'product' in place of 'binary'.
+# The reward's form 'product' instead of 'binary'.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, product', seeds=3,
            compare_with=['caption', 'discriminative'])

@@ -1,5 +1,5 @@
-# The reward's form 'sigmoid' at 10 in place of 'binary': the same function as form_softmax.py, so
-# that the two arms show the run-to-run noise.
+# The reward's form 'sigmoid' with alpha 10 instead of 'binary': the same function as in
+# form_softmax.py, so the two arms show the run-to-run noise.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, sigmoid', seeds=3,
            compare_with=['caption', 'discriminative'])

@@ -1,4 +1,4 @@
-# The reward's form 'softmax' in place of 'binary'.
+# The reward's form 'softmax' instead of 'binary'.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, softmax', seeds=3,
            compare_with=['caption', 'discriminative'])

@@ -1,4 +1,4 @@
-# Format and geometric rewards only; no caption is asked for (Seg-Zero).
+# Format and geometric rewards only; the prompt asks for no caption (Seg-Zero).
 _base_ = './discriminative.py'
 arm = dict(group='main', title='geometric rewards only', seeds=5,
            compare_with=['start'])

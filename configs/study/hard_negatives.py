@@ -1,4 +1,4 @@
-# The best fitting other object in place of the whole image.
+# Contrasts with the best matching other object instead of the whole image.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, hard negatives', seeds=3,
            compare_with=['caption', 'discriminative'])

@@ -1,4 +1,4 @@
-# Is it only shortness? A length penalty in place of the discriminative reward.
+# Is shorter reasoning all that matters? A length penalty instead of the discriminative reward.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ length penalty instead', seeds=3,
            compare_with=['caption', 'discriminative'])

@@ -1,4 +1,4 @@
-# The crop of the response's own box in place of the target's.
+# Crops the box of the response instead of the target's.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, predicted box', seeds=3,
            compare_with=['caption', 'discriminative'])

@@ -1,4 +1,4 @@
-# The crop a quarter of its box larger on every side.
+# Crops the target's box enlarged by a quarter on every side.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ discriminative, margin of 25 %', seeds=3,
            compare_with=['caption', 'discriminative'])

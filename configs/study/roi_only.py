@@ -1,4 +1,4 @@
-# S1 alone: the caption has to fit the region, and is not contrasted with anything.
+# S1 alone: the caption must match the region, without any contrast.
 _base_ = './discriminative.py'
 arm = dict(group='other', title='+ S1 of the region alone', seeds=3,
            compare_with=['caption', 'discriminative'])

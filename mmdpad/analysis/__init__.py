@@ -1,2 +1,2 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What tools/analysis_tools/ compute: studies, comparisons, checks, and their pages."""
+"""Studies, comparisons and checks behind tools/analysis_tools/, and their pages."""

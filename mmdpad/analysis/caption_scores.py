@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""True, generic and wrong captions of a data set's items, scored by the discriminative term."""
+"""Scores true, generic and wrong captions of a data set's items by the discriminative term."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NUM_WRONG = 3
 
 @dataclass(frozen=True)
 class CaptionItem:
-    """An item of a data set: its number there, its image's path, and a true caption."""
+    """An item of a data set: its index, its image's path, and a true caption."""
 
     index: int
     image: str
@@ -37,8 +37,8 @@ class CaptionItem:
 
 
 def find_rewards(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name of each discriminative term of a config (:func:`list_rewards`) -> arguments of
-    :class:`DiscriminativeReward`; also of one within another term."""
+    """Name of each discriminative term in a config (:func:`list_rewards`) -> arguments of
+    :class:`DiscriminativeReward`; includes terms nested in other terms."""
     return {reward.name: {key: value for key, value in part.items()
                           if key not in ('type', '_scope_', 'weight')}
             for reward in list_rewards(config) for kind, part in reward.parts
@@ -46,14 +46,14 @@ def find_rewards(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def find_reward(config: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-    """Arguments of :class:`DiscriminativeReward` of one of a config's terms.
+    """Arguments of :class:`DiscriminativeReward` for one of a config's terms.
 
     Args:
-        config: Of a run.
-        name: Of the term; None where there is only one.
+        config: A run's config.
+        name: The term's name; None if there is only one.
 
     Raises:
-        ValueError: There is no such term, or there are several and none is named.
+        ValueError: There is no such term, or there are several and none was named.
     """
     found = find_rewards(config)
     if not found:
@@ -69,10 +69,10 @@ def find_reward(config: Mapping[str, Any], name: str | None = None) -> dict[str,
 
 
 def find_captions(dataset: Any, path: str | None = None) -> tuple[list[CaptionItem], str]:
-    """True captions of a data set's items, all from the best source that there is.
+    """True captions of a data set's items, all from the best available source.
 
     Args:
-        dataset: Its ``get_data_info`` has ``img_id``, ``img_path``, ``question`` and perhaps
+        dataset: Its ``get_data_info`` has ``img_id``, ``img_path``, ``question`` and optionally
             ``caption``.
         path: A file of captions, see :func:`read_captions`.
 
@@ -80,7 +80,7 @@ def find_captions(dataset: Any, path: str | None = None) -> tuple[list[CaptionIt
         The items that have a caption, and the source: 'file', 'data set' or 'question'.
 
     Raises:
-        ValueError: The file is wrong, or has no caption of an item of the data set.
+        ValueError: The file is invalid or has no caption for any item of the data set.
     """
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     source = 'question'
@@ -95,13 +95,13 @@ def find_captions(dataset: Any, path: str | None = None) -> tuple[list[CaptionIt
 
 
 def read_captions(path: str) -> dict[int, dict]:
-    """Lines of a file of captions by their number, from 1.
+    """Lines of a caption file by their number, from 1.
 
     Each is a JSON object with the text ``caption``, and ``id``, or ``image`` (the image's path or
-    file name) and ``question``; empty lines are left out.
+    file name) and ``question``; empty lines are skipped.
 
     Raises:
-        ValueError: A line is something else, or there is none.
+        ValueError: A line is something else, or there are no lines.
     """
     rows = {}
     for number, line in enumerate(Path(path).read_text('utf-8', 'replace').split('\n'), start=1):
@@ -135,10 +135,10 @@ def _match(path: str, infos: Sequence[dict]) -> dict[int, str]:
         items = _items_of(row, named, infos)
         if len(items) > 1:
             raise ValueError(f'{path}, line {number} should name one item of the data set, but '
-                             f'{len(items)} are meant; give `id` and `question`')
+                             f'it names {len(items)}; give `id` and `question`')
         for item in items:
             if item in found:
-                raise ValueError(f'{path} should have one caption an item, but lines '
+                raise ValueError(f'{path} should have one caption per item, but lines '
                                  f'{found[item]} and {number} are about the same; remove one')
             found[item] = number
     if not found:
@@ -162,7 +162,7 @@ def _items_of(row: dict, named: Mapping[Any, list[int]], infos: Sequence[dict]) 
 
 
 def spread(items: Sequence[CaptionItem], number: int | None) -> list[CaptionItem]:
-    """``number`` of the items, or all if there are no more, at even steps."""
+    """``number`` of the items, evenly spaced; all of them if there are no more."""
     if number is None or number >= len(items):
         return list(items)
     return [items[i * len(items) // number] for i in range(number)]
@@ -170,8 +170,8 @@ def spread(items: Sequence[CaptionItem], number: int | None) -> list[CaptionItem
 
 def draw_wrong(items: Sequence[CaptionItem], number: int = NUM_WRONG,
                seed: int = 0) -> list[list[str | None]]:
-    """For each item ``number`` captions of items of other images with other texts, drawn without
-    replacement; None in place of those that are missing."""
+    """For each item, ``number`` captions of other images' items with other texts, drawn without
+    replacement; None in place of missing ones."""
     rng = np.random.default_rng(seed)
     drawn = []
     for item in items:
@@ -193,23 +193,23 @@ def _plain(text: str) -> str:
 def score_captions(reward: DiscriminativeReward, dataset: Any, items: Sequence[CaptionItem],
                    generic: Sequence[str] = GENERIC_CAPTIONS,
                    progress: Callable[[Any], Any] = iter) -> tuple[CaptionScores, int]:
-    """Score items by the discriminative term, as training does.
+    """Score items with the discriminative term, as in training.
 
-    Each caption stands in an answer that has the target's boxes, so that the region 'predicted'
-    is the target's, too.
+    Each caption is part of an answer with the target's boxes, so the region 'predicted' is also
+    the target's.
 
     Args:
         reward: The term.
-        dataset: Gives items as :class:`PackReasoningInputs` packs them, with ``model_targets``.
-        items: Which of them, with their true captions.
-        generic: Captions that are true of any object.
-        progress: Goes through what it is given, and may show how far it is.
+        dataset: Returns items packed by :class:`PackReasoningInputs`, with ``model_targets``.
+        items: The items to score, with their true captions.
+        generic: Captions that are true for any object.
+        progress: Iterates over its argument and may display the progress.
 
     Returns:
-        The scores of the items that have a target, and the number of those that have none.
+        The scores of the items that have a target, and the number of items without one.
 
     Raises:
-        ValueError: The pipeline gives no targets, or no item has one.
+        ValueError: The pipeline provides no targets, or no item has one.
     """
     ranking = copy.copy(reward)
     ranking.options = replace(reward.options, contrast='others')
@@ -230,11 +230,11 @@ def score_captions(reward: DiscriminativeReward, dataset: Any, items: Sequence[C
 
 
 def _load(dataset: Any, index: int) -> tuple[Tensor, Any]:
-    """The prompt image of an item and its data sample."""
+    """The model image of an item and its data sample."""
     packed = dataset[index]
     sample = packed['data_samples']
     if 'model_image' not in packed['inputs'] or not hasattr(sample, 'model_targets'):
-        raise ValueError('The pipeline of the data set should give a prompt image and targets in '
+        raise ValueError('The pipeline of the data set should give a model image and targets in '
                          'its frame (`ModelImageResize`, `TargetsFromMask` or '
                          '`TargetsFromSolution`, `PackReasoningInputs`); name a loader '
                          'that trains by --loader')
@@ -243,7 +243,8 @@ def _load(dataset: Any, index: int) -> tuple[Tensor, Any]:
 
 def _score(reward: DiscriminativeReward, ranking: DiscriminativeReward, image: Tensor, sample: Any,
            caption: str, generic: Sequence[str], wrong: Sequence[str | None]) -> dict[str, Any]:
-    """Margins, rewards, rank, other objects and area of one item; see :class:`CaptionScores`."""
+    """Margins, rewards, rank, number of other objects and area for one item; see
+    :class:`CaptionScores`."""
     rollout = _rollout(image, [sample], [caption, *generic, *wrong])
     rewards = reward(rollout)[0].tolist()
     margins = rollout.signals['s_margin'][0].tolist()
@@ -264,7 +265,7 @@ def _score(reward: DiscriminativeReward, ranking: DiscriminativeReward, image: T
 
 def _rollout(image: Tensor, samples: Sequence[Any],
              captions: Sequence[str | None]) -> RolloutBatch:
-    """All captions for each sample of one image."""
+    """All captions, for each sample of one image."""
     parsed = [ReasoningOutput(None, caption, tuple(
         AnsweredObject(tuple(box), ()) for box in sample.model_targets.bboxes.tolist()))
         for sample in samples for caption in captions]
@@ -273,7 +274,7 @@ def _rollout(image: Tensor, samples: Sequence[Any],
 
 
 def _swapped(sample: Any) -> list[SimpleNamespace]:
-    """The sample as if each other object were the target, and the target one of the others."""
+    """The sample as if each of the other objects were the target, and the target another object."""
     own, others = sample.model_targets.bboxes, sample.prompt_negatives.bboxes
     return [SimpleNamespace(
         model_targets=InstanceData(bboxes=others[i:i + 1]),
@@ -282,14 +283,14 @@ def _swapped(sample: Any) -> list[SimpleNamespace]:
 
 
 def _area(boxes: Tensor, image: Tensor) -> float:
-    """Area of the box around all, as a share of the image."""
+    """Area of the union box, as a share of the image."""
     x1, y1, x2, y2 = union_box(boxes.tolist())
     height, width = image.shape[-2:]
     return (x2 - x1) * (y2 - y1) / (height * width)
 
 
 def _stack(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    """Rows of different lengths as (N, K) with NaN behind the short ones, K >= 1."""
+    """Rows of different lengths as (N, K), padded with NaN at the end, K >= 1."""
     stacked = np.full((len(rows), max(1, *map(len, rows))), np.nan)
     for out, row in zip(stacked, rows, strict=True):
         out[:len(row)] = row

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Results side by side: numbers with intervals, and differences of the same samples."""
+"""Compares results side by side: numbers with intervals, and paired differences."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ COLUMNS = dict(
     box_accuracy='box', no_target_accuracy='N-acc', target_accuracy='T-acc',
     parse_failure_rate='failures', truncated_rate='truncated', reasoning_tokens='reasoning, tokens',
     caption_tokens='caption, tokens', repetition='repetition')
-"""Metric -> its title, in the order of a table."""
+"""Metric -> its title, in the order of the table."""
 
-# These are shares, not percent.
+# These are shares, not percentages.
 _FINE = ('parse_failure_rate', 'truncated_rate', 'repetition')
 
 
 def compare_results(results: Sequence[Result]) -> dict[str, Any]:
-    """Put results about the same samples next to each other.
+    """Compare results about the same samples.
 
-    Samples are paired by id, question and, where a data set has the same twice, their order.
+    Samples are paired by id, question and, if a data set has duplicates, their order.
 
     Args:
-        results: Two or more; differences are to the first.
+        results: Two or more; differences are relative to the first.
 
     Returns:
         ``results``: a dict with ``name``, ``metrics``, ``intervals``, ``protocol``, ``provenance``
-        (None if unknown) of each; ``differences``: ``name`` and ``metrics`` of each after the
-        first, metric -> what :func:`paired_differences` gives; ``warnings``: what keeps the numbers
-        from being compared, one sentence each; ``bootstrap``.
+        (None if unknown) for each; ``differences``: ``name`` and ``metrics`` for each after the
+        first, metric -> the result of :func:`paired_differences`; ``warnings``: why the numbers
+        are not comparable, one sentence each; ``bootstrap``.
 
     Raises:
-        ValueError: Results are about different samples.
+        ValueError: The results are about different samples.
     """
     first, *others = results
     paired = [first.rows, *(pair_rows(first, other) for other in others)]
@@ -58,7 +58,7 @@ def pair_rows(first: Result, other: Result) -> list[Row]:
     """The rows of ``other`` in the order of ``first``.
 
     Raises:
-        ValueError: Either has samples that the other lacks.
+        ValueError: One of them has samples that the other lacks.
     """
     wanted, given = (number_samples((row['id'], row['question']) for row in result.rows)
                      for result in (first, other))
@@ -77,9 +77,9 @@ def paired_differences(first: Sequence[Row], second: Sequence[Row]) -> dict[str,
 
     Returns:
         Metric -> ``difference``; ``low`` and ``high``, its 95 % bootstrap interval over samples
-        that are drawn for both alike; and ``other_side``, the share of draws in which the
-        difference is zero or has the other sign (1 where it is zero itself). NaN where no draw
-        has the metric, as cIoU where all unions are empty.
+        that are resampled identically for both; and ``other_side``, the share of draws in which
+        the difference is zero or has the other sign (1 if it is zero itself). NaN if no draw has
+        the metric, such as cIoU if all unions are empty.
     """
     (names, *a), (other_names, *b) = ratios(first), ratios(second)
     shared = [name for name in names if name in other_names]
@@ -98,13 +98,13 @@ def paired_differences(first: Sequence[Row], second: Sequence[Row]) -> dict[str,
 
 
 def find_obstacles(first: Result, other: Result) -> list[str]:
-    """Sentences about what two results do not share: protocol and data."""
+    """Sentences about differences in protocol and data between two results."""
     found = []
     for what, a, b in (('protocols', *(r.summary.get('protocol') for r in (first, other))),
                        ('data', *((_known(r) or {}).get('data') for r in (first, other)))):
         names = f'{what} of {first.name!r} and {other.name!r}'
         if a is None or b is None:
-            found.append(f'{names} cannot be compared: one is not known')
+            found.append(f'{names} cannot be compared: one is unknown')
             continue
         a, b = _flat(a), _flat(b)
         differing = [f'{key} {a.get(key, "unknown")} and {b.get(key, "unknown")}'
@@ -115,8 +115,8 @@ def find_obstacles(first: Result, other: Result) -> list[str]:
 
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
-    """A page in Markdown: warnings, the table of results, the table of differences, and where
-    each result comes from."""
+    """A Markdown page: warnings, the table of results, the table of differences, and the origin of
+    each result."""
     results = comparison['results']
     columns = [name for name in COLUMNS if any(name in r['metrics'] for r in results)]
     titles = [COLUMNS[name] for name in columns]
@@ -126,9 +126,9 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
          *(_cell(name, result['metrics'].get(name), *result['intervals'].get(name, ()))
            for name in columns)] for result in results]))
     parts.append(f'In brackets: {100 * comparison["bootstrap"]["level"]:.0f} % bootstrap intervals '
-                 f'over samples. IoU and accuracies in percent; failures, truncated and repetition '
-                 f'are shares.')
-    parts.append(f'Differences to {results[0]["name"]}, of the same samples; p is the share of '
+                 f'over samples. IoU and accuracies are in percent; failures, truncated and '
+                 f'repetition are shares.')
+    parts.append(f'Differences to {results[0]["name"]}, on the same samples; p is the share of '
                  f'draws in which the difference is zero or has the other sign:')
     parts.append(_table(['result', *titles], [
         [other['name'], *(_difference(name, other['metrics'].get(name)) for name in columns)]
@@ -144,7 +144,7 @@ def _known(result: Result) -> dict[str, Any] | None:
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Nested dicts as one, keys joined by dots."""
+    """Flatten nested dicts, with keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         flat.update(_flat(value, f'{prefix}{key}.') if isinstance(value, Mapping)
@@ -177,7 +177,7 @@ def _difference(name: str, found: Mapping[str, float] | None) -> str:
 
 
 def _origin(provenance: Mapping[str, Any] | None) -> str:
-    """In a line: what answered, on which data, with which packages."""
+    """One line: the checkpoint, the data set and the package versions."""
     if provenance is None:
         return 'provenance unknown'
     hashes = {**provenance.get('weights', {}), 'config': provenance.get('config'),

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Does a discriminator tell true captions from generic and wrong ones? From scores to a verdict."""
+"""Can a discriminator separate true captions from generic and wrong ones? Scores and verdict."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 KINDS = dict(
     true='true', generic='generic', wrong='of another image',
     misplaced='true, of another object')
-"""Kind of caption -> its title. ``generic`` captions are true of any object, ``wrong`` ones are
-true captions of other images' objects, and ``misplaced`` is the true caption scored at the place
-of another object of the same image."""
+"""Kind of caption -> its title. ``generic`` captions are true for any object, ``wrong`` ones are
+true captions of objects in other images, and ``misplaced`` is the true caption scored at the
+position of another object in the same image."""
 
 STRONG, WEAK = 0.8, 0.65
 VERDICTS = dict(carries='carries the reward', weak='carries the reward only weakly',
@@ -22,20 +22,20 @@ VERDICTS = dict(carries='carries the reward', weak='carries the reward only weak
 RULE = (f'It carries the reward if true captions win for at least half of the items and more often '
         f'than generic and wrong ones, and both AUCs are {STRONG} or more; it does not if an AUC '
         f'is below {WEAK}; else weakly.')
-_Z = 1.959963984540054  # of a two-sided 95 % interval
+_Z = 1.959963984540054  # for a two-sided 95 % interval
 
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """What a discriminator gave to the captions of N items.
+    """A discriminator's scores for the captions of N items.
 
     Attributes:
-        margins: Kind -> S1 - S2 of its K captions, float (N, K); NaN where an item has fewer, or
-            where one cannot be used. 'true' has K = 1.
+        margins: Kind -> S1 - S2 of its K captions, float (N, K); NaN if an item has fewer, or if
+            one cannot be used. 'true' has K = 1.
         rewards: 'true' and 'generic' -> the rewards of the same captions, float (N, K).
-        ranks: (N,) rank of the own object among all that the data names, by the true caption; NaN
-            where it names no other one or the caption cannot be used.
-        others: (N,) number of other objects that the data names.
+        ranks: (N,) rank of the item's object among all annotated objects under the true caption;
+            NaN if there are no others or the caption cannot be used.
+        others: (N,) number of other annotated objects.
         areas: (N,) area of the target's box as a share of the image.
     """
 
@@ -46,7 +46,7 @@ class CaptionScores:
     areas: np.ndarray
 
     def select(self, items: np.ndarray) -> CaptionScores:
-        """Those of some items, by a bool (N,)."""
+        """The scores of some items, selected by a bool (N,)."""
         return CaptionScores({kind: values[items] for kind, values in self.margins.items()},
                              {kind: values[items] for kind, values in self.rewards.items()},
                              self.ranks[items], self.others[items], self.areas[items])
@@ -57,34 +57,34 @@ def check_scores(scores: CaptionScores, source: str = 'captions',
     """All numbers, the verdict and hints.
 
     Args:
-        scores: Of one item at least.
-        source: Where the true captions come from; 'question' is the one that needs a hint.
-        contrast: Option of the discriminative term that the scores were made with.
+        scores: Scores of at least one item.
+        source: Where the true captions come from; 'question' needs a hint.
+        contrast: The discriminative term's option that the scores were computed with.
 
     Returns:
-        ``all``, and ``small`` and ``large``, the items whose boxes are at most as large as the
-        median box and those above it: what :func:`measure` gives; ``median_area``; ``verdict``, a
-        key of :data:`VERDICTS`; ``sentence``; ``rule``; ``hints``, a list of sentences.
+        ``all``, and ``small`` and ``large``, the items with boxes up to the median area and those
+        above it: results of :func:`measure`; ``median_area``; ``verdict``, a key of
+        :data:`VERDICTS`; ``sentence``; ``rule``; ``hints``, a list of sentences.
 
     Raises:
         ValueError: There is no item.
     """
     if not len(scores.areas):
-        raise ValueError('`scores` should be of one item at least, but there is none')
+        raise ValueError('`scores` should be of at least one item, but there are none')
     median = float(np.median(scores.areas))
     report: dict[str, Any] = dict(
         all=measure(scores), small=measure(scores.select(scores.areas <= median)),
         large=measure(scores.select(scores.areas > median)), median_area=median)
     verdict, sentence = judge(report['all'])
     return dict(report, verdict=verdict, sentence=sentence, rule=RULE,
-                hints=find_remedies(report, verdict, source, contrast))
+                hints=find_hints(report, verdict, source, contrast))
 
 
 def measure(scores: CaptionScores) -> dict[str, Any]:
-    """Shares and margins of some items.
+    """Shares and margins over some items.
 
     Every share has ``value``, ``low`` and ``high``, a 95 % interval over items (:func:`wilson`),
-    and ``n``, the items that have such captions; values are NaN where n is 0.
+    and ``n``, the items that have such captions; values are NaN if n is 0.
 
     Returns:
         - ``n``: items;
@@ -92,13 +92,14 @@ def measure(scores: CaptionScores) -> dict[str, Any]:
         - ``margin``: kind -> ``mean`` and ``std`` (divided by n - 1) of S1 - S2, and ``n``, over
           usable captions;
         - ``auc``: kind -> probability that an item's true caption has a larger margin than its
-          captions of this kind, ties half. Pairs are those of one item, because GRPO compares
-          captions of one prompt only;
+          captions of this kind, with ties counted half. Pairs are within one item, because GRPO
+          only compares captions of the same prompt;
         - ``unusable``: share of true captions that are empty, too long, or have no region;
         - ``differs``, ``better``: share of pairs of a true and a generic caption whose rewards
-          differ, and whose true one has the higher reward; an unusable caption has reward 0;
-        - ``rank``: of items with other objects: ``first``, the share whose own object fits the
-          true caption best; ``mean`` rank, and ``n``; ``chance``, what ``first`` is by chance.
+          differ, and share in which the true one has the higher reward; an unusable caption has
+          reward 0;
+        - ``rank``: over items with other objects: ``first``, the share whose own object fits the
+          true caption best; ``mean`` rank, and ``n``; ``chance``, the expected ``first`` by chance.
     """
     margins = scores.margins
     rewards, generic = scores.rewards['true'], scores.rewards['generic']
@@ -119,10 +120,10 @@ def measure(scores: CaptionScores) -> dict[str, Any]:
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share of n items; NaN of none.
+    """Wilson's 95 % score interval for a share of n items; NaN if n is 0.
 
-    Where an item's own value is a mean over captions, in [0, 1], the interval is at least as wide
-    as it has to be: nothing in [0, 1] varies more than what is 0 or 1.
+    If an item's value is a mean over captions, in [0, 1], the interval is at least as wide as
+    necessary: no distribution on [0, 1] varies more than one on 0 and 1.
     """
     if not n:
         return math.nan, math.nan
@@ -133,10 +134,10 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def judge(numbers: dict[str, Any]) -> tuple[str, str]:
-    """The verdict by :data:`RULE`, a key of :data:`VERDICTS`, and the sentence that says it.
+    """The verdict by :data:`RULE`, a key of :data:`VERDICTS`, and a sentence that states it.
 
     Args:
-        numbers: What :func:`measure` gives.
+        numbers: The result of :func:`measure`.
     """
     wins = numbers['wins']
     aucs = {kind: auc for kind, auc in numbers['auc'].items()
@@ -155,32 +156,33 @@ def judge(numbers: dict[str, Any]) -> tuple[str, str]:
                      f'and the lower AUC ({KINDS[kind]}) is {_interval(auc)}.')
 
 
-def find_remedies(report: dict[str, Any], verdict: str, source: str, contrast: str) -> list[str]:
-    """What to try, by the numbers; ``report`` has what :func:`measure` gives of all items and of
-    small and large boxes, the others are as in :func:`check_scores`."""
+def find_hints(report: dict[str, Any], verdict: str, source: str, contrast: str) -> list[str]:
+    """What to try, judging by the numbers. ``report`` has the results of :func:`measure` for all
+    items and for small and large boxes; the other arguments are as in :func:`check_scores`."""
     numbers, found = report['all'], []
     if source == 'question':
-        found.append('give descriptions of the objects by --captions, unless the questions are '
-                     'such: of others the numbers say little about the model')
+        found.append('pass captions of the objects by --captions, unless the questions already '
+                     'are: otherwise the numbers say little about the model')
     if numbers['unusable']['value'] > 0.05:
-        found.append('shorten the captions, or take a model with a longer context '
+        found.append('shorten the captions, or use a model with a longer context '
                      '(`context_length`)')
     small, large = (report[size]['auc'] for size in ('small', 'large'))
     if any(small[kind]['value'] < large[kind]['value'] - 0.1 for kind in ('generic', 'wrong')):
-        found.append('small boxes are told worse: try `region_margin=0.25`')
+        found.append('captions of small boxes are separated worse: try `region_margin=0.25`')
     misplaced = numbers['auc']['misplaced']['value']
     if verdict != 'fails' and contrast != 'others' and misplaced < STRONG:
-        found.append('other objects of an image fit its captions, too: try `contrast=\'others\'`')
+        found.append('other objects in an image also fit its captions: try `contrast=\'others\'`')
     if verdict == 'weak' and not _true_wins(numbers['wins']):
         form = 'margin' if numbers['margin']['true']['mean'] > 0 else 'sigmoid'
-        found.append(f'whether S1 > S2 says less here than by how much: try `form=\'{form}\'`')
+        found.append(f'S1 > S2 alone says less here than the size of S1 - S2: try '
+                     f'`form=\'{form}\'`')
     if verdict != 'carries':
         found.append('try another model as `discriminator`')
     return found
 
 
 def format_check(report: dict[str, Any]) -> str:
-    """What :func:`check_scores` gives, as a table and sentences."""
+    """The result of :func:`check_scores` as a table and sentences."""
     numbers = report['all']
     lines = [f'{"caption":24}{"n":>5}  {"S1 > S2":21}{"S1 - S2":18}AUC of true ones']
     lines += [_line(numbers, kind, KINDS[kind]) for kind in KINDS]
@@ -215,15 +217,15 @@ def _true_wins(wins: dict[str, dict]) -> bool:
 
 
 def _rows(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Means of the rows of (N, K) over the entries where ``known`` is not NaN; rows without any
-    are left out."""
+    """Means of the rows of (N, K) over the entries where ``known`` is not NaN; rows without such
+    entries are skipped."""
     known = ~np.isnan(known)
     some = known.any(axis=1)
     return np.where(known, values, 0).sum(axis=1)[some] / known.sum(axis=1)[some]
 
 
 def _share(values: np.ndarray) -> dict[str, float]:
-    """Mean of (n,) values in [0, 1]."""
+    """Mean of (n,) values in [0, 1], as a share with its interval."""
     value = _mean(values)
     low, high = wilson(value, len(values))
     return dict(value=value, low=low, high=high, n=len(values))

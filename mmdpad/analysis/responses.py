@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The reward terms of stored responses, without any model."""
+"""Computes the reward terms of stored responses without any model."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from mmdpad.structures import ParseFailure, RolloutBatch
 def score_responses(rows: Sequence[Mapping[str, Any]],
                     composition: RewardComposition, coordinates: str = 'pixels',
                     model_shape: tuple[int, int] = (840, 840)) -> list[dict[str, Any]]:
-    """Score responses by the rule terms of a config, and as the published scorer does.
+    """Score responses by the rule terms of a config, and by the published scorer.
 
     Args:
         rows: With ``response`` and ``solution`` (:func:`mmdpad.prompts.parse_objects_solution`;
-            one that is a list asks for an answer that is a list), and ``reasoning_tokens`` where a
-            term counts them.
+            if it is a list, the answer must be one too), and ``reasoning_tokens`` if a term counts
+            them.
         composition: See :func:`build_rule_terms`.
-        coordinates: Those in which the responses are written, one of
+        coordinates: The coordinates used in the responses, one of
             :data:`mmdpad.geometry.coordinates.COORDINATES`; solutions are in pixels.
-        model_shape: (height, width) of the prompt images, for others than pixels.
+        model_shape: (height, width) of the model images; needed unless coordinates are pixels.
 
     Returns:
-        For each row what it has, and ``failure`` (a reason or None), ``rewards`` (by term,
-        unweighted), ``total`` (weighted) and ``published``
-        (:func:`mmdpad.rewards.score_response`; None for a solution that is a list, or coordinates
-        other than pixels).
+        Each row with its original entries and ``failure`` (a reason or None), ``rewards`` (by
+        term, unweighted), ``total`` (weighted) and ``published``
+        (:func:`mmdpad.rewards.score_response`; None if the solution is a list or the coordinates
+        are not pixels).
 
     Raises:
-        ValueError: A row that cannot be scored, by its number from 1, or lacks
-        ``reasoning_tokens``.
+        ValueError: A row cannot be scored (given by its number, from 1) or lacks
+            ``reasoning_tokens``.
     """
     _check_lengths(composition, rows)
     targets = [_read_targets(number, row) for number, row in enumerate(rows, start=1)]
@@ -65,7 +65,7 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
 
 def summarise_responses(scored: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Means over rows of :func:`score_responses`: ``n``, ``total``, each term by its name, those
-    of the published scorer with ``published/`` over the rows that it can score, and
+    of the published scorer, prefixed with ``published/``, over the rows it can score, and
     ``failed_<reason>``, a count for each reason that occurred."""
     published = [row['published'] for row in scored if row['published'] is not None]
     columns = {'total': [row['total'] for row in scored],
@@ -80,10 +80,10 @@ def summarise_responses(scored: Sequence[Mapping[str, Any]]) -> dict[str, float]
 
 
 def build_rule_terms(rewards: Mapping[str, Mapping[str, Any]]) -> RewardComposition:
-    """The terms of a config, none of which needs a model.
+    """Build the terms of a config, none of which may need a model.
 
     Raises:
-        ValueError: One needs a model.
+        ValueError: A term needs a model.
         KeyError, TypeError: See :func:`mmdpad.rewards.build_term`.
     """
     for reward in list_rewards(dict(train_cfg=dict(rewards=rewards))):
@@ -95,8 +95,8 @@ def build_rule_terms(rewards: Mapping[str, Mapping[str, Any]]) -> RewardComposit
 
 
 def find_rule_terms(config: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
-    """The terms of a config, by name, without those of hooks that need a model; and the names of
-    these."""
+    """The terms of a config by name, except those of hooks that need a model; and the names of
+    the excluded ones."""
     listed = list_rewards(config)
     left_out = [reward.name for reward in listed if reward.is_hook and reward.needs('model')]
     found = {reward.name: reward.config for reward in listed if reward.name not in left_out}
@@ -104,7 +104,7 @@ def find_rule_terms(config: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, A
 
 
 def _check_lengths(composition: RewardComposition, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Whether terms that count tokens can."""
+    """Check that the rows have what terms that count tokens need."""
     for name, term in composition.terms.items():
         counts = isinstance(getattr(term, 'term', term), ReasoningLengthReward)
         if counts and not all('reasoning_tokens' in row for row in rows):

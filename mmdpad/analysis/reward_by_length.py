@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Which reward terms pay for longer chains of reasoning, and which for shorter ones."""
+"""Which reward terms pay for longer reasoning, and which for shorter reasoning."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Any
 from mmdpad.prompts import parse_response
 
 Group = Sequence[tuple[int, Mapping[str, float]]]
-"""Words of the chain and rewards, response by response."""
+"""Words of reasoning and rewards, per response."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training.
+    """A stage of training.
 
     Attributes:
         first, last: Iterations, from 1.
-        groups: How many have chains of different lengths.
-        words: Mean words of the chains of the longer and the shorter responses.
-        gaps: Term, and 'total' -> what the longer responses of a group earn over its shorter ones:
-            mean over groups and its standard error (NaN for one group).
+        groups: Number of groups whose responses differ in reasoning length.
+        words: Mean words of reasoning of the longer and of the shorter responses.
+        gaps: Term, and 'total' -> how much more the longer responses of a group earn than its
+            shorter ones: mean over groups and its standard error (NaN for one group).
     """
 
     first: int
@@ -37,16 +37,16 @@ class Stage:
 
 
 def length_gaps(rows: Iterable[Mapping[str, Any]], stages: int = 5) -> list[Stage]:
-    """Compares the longer chains of each group with its shorter ones, by stage of training.
+    """Compare responses with longer and shorter reasoning within each group, by training stage.
 
-    Within a group all answer the same prompt, so that hard questions, which have longer chains and
-    earn less, make no difference. Longer is a chain with more words than its group's mean, a
-    missing one has none; terms are as the log has them, without their weights.
+    All responses in a group answer the same prompt, so hard questions, which have longer reasoning
+    and earn less, do not bias the comparison. Longer means more words of reasoning than the
+    group's mean; missing reasoning has none. Terms are unweighted, as in the log.
 
     Args:
-        rows: Lines of :class:`RolloutLogHook`, of one run or of several; the lines of a group
-            follow one another.
-        stages: Equally many iterations each.
+        rows: Lines of :class:`RolloutLogHook`, from one run or several; the lines of a group are
+            consecutive.
+        stages: Number of stages, with equally many iterations each.
 
     Returns:
         The stages that have such groups.
@@ -75,7 +75,7 @@ def _compare(first: int, last: int, groups: Sequence[Group]) -> Stage:
         mean = fmean(length for length, _ in group)
         longer = [entry for entry in group if entry[0] > mean]
         shorter = [entry for entry in group if entry[0] < mean]
-        if not longer:  # all are equally long
+        if not longer:  # all have the same length
             continue
         words.append([fmean(length for length, _ in part) for part in (longer, shorter)])
         for name in group[0][1]:
@@ -87,7 +87,7 @@ def _compare(first: int, last: int, groups: Sequence[Group]) -> Stage:
 
 
 def format_stages(stages: Sequence[Stage]) -> str:
-    """A table for the terminal, a line for each stage."""
+    """A table for the terminal, one line per stage."""
     names = list(dict.fromkeys(name for stage in stages for name in stage.gaps))
     table = [['iterations', 'groups', 'words', *names]]
     for stage in stages:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How far a number could be off by the seeds of the runs that it is a mean of."""
+"""Uncertainty due to random seeds of numbers averaged over runs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mmdpad.evaluation.bootstrap import LEVEL, SEED, percentile_interval
 
 
 def t_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """``mean`` of the values that are not NaN, how many these are (``n``), and ``low`` and
-    ``high``, the interval of Student's t with n - 1 degrees of freedom; NaN for one value, without
-    any the mean, too."""
+    """``mean`` of the values that are not NaN, their number (``n``), and ``low`` and ``high``,
+    the interval of Student's t with n - 1 degrees of freedom. The interval is NaN for one value;
+    without any value, so is the mean."""
     known = np.array([value for value in values if not math.isnan(value)], float)
     n = len(known)
     mean = float(known.mean()) if n else math.nan
@@ -25,19 +25,19 @@ def t_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
 
 
 def seeds_and_scenes_interval(drawn: np.ndarray) -> np.ndarray:
-    """The percentile interval of means over seeds: in each draw, S of the S seeds are drawn with
+    """The percentile interval of means over seeds: each draw resamples S of the S seeds with
     replacement.
 
-    Of few seeds it is too narrow by about sqrt((S - 1) / S) in what it says of them.
+    With few seeds its contribution is too narrow, by about sqrt((S - 1) / S).
 
     Args:
-        drawn: (R, S, K) float, each seed's K numbers over the scenes of each of R draws, which
-            are the same scenes for all seeds of a draw.
+        drawn: (R, S, K) float, each seed's K numbers over the scenes of each of R draws; all seeds
+            of a draw use the same scenes.
 
     Returns:
-        (K, 2) low and high; NaN for a number that no draw has.
+        (K, 2) low and high; NaN for a number without any draw.
     """
     draws, number, _ = drawn.shape
-    # A stream of its own: that of `bootstrap_ratios` has drawn the scenes.
+    # A separate random stream: that of `bootstrap_ratios` has drawn the scenes.
     seeds = np.random.default_rng([SEED, number]).integers(number, size=(draws, number))
     return percentile_interval(np.take_along_axis(drawn, seeds[..., None], axis=1).mean(axis=1))

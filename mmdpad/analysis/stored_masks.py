@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Masks that somebody predicted and stored, scored against a data set without any model."""
+"""Scores stored predicted masks against a data set without any model."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from mmdpad.structures import ParseFailure, ReasoningOutput
 
 OPTIONAL = dict(boxes=list, points=list, scores=list, think=str, caption=str, reasoning_tokens=int,
                 caption_tokens=int, truncated=bool, response=str, failure=str, failure_detail=str)
-"""What a line may have besides ``id``, ``question`` and ``mask``, as the files of
-:class:`ReasonSegMetric` do, and its type (or null)."""
+"""Optional entries of a line besides ``id``, ``question`` and ``mask``, as in the files of
+:class:`ReasonSegMetric`, and their types (or null)."""
 # Name in a line -> name in a sample, dimensions, and entries along the last (None: any number).
 _ARRAYS = dict(boxes=('bboxes', 2, 4), points=('points', 3, 2), scores=('scores', 1, None))
 
 
 def score_predictions(dataset: Any, predictions: Sequence[dict],
                       metric: ReasonSegMetric) -> dict[str, float]:
-    """Let a metric score stored predictions; its files are those of any evaluation.
+    """Score stored predictions with a metric; it writes the same files as in any evaluation.
 
     Args:
         dataset: Built from :func:`mmdpad.datasets.transforms.without_pixels`.
-        predictions: See :func:`match_predictions`; :data:`OPTIONAL` entries are taken over.
-        metric: Of which samples are scored one by one.
+        predictions: See :func:`match_predictions`; :data:`OPTIONAL` entries are kept.
+        metric: A metric that scores samples one by one.
 
     Raises:
-        ValueError: As in :func:`match_predictions`, or a protocol that the data cannot follow,
-            before any work; or a mask is no RLE or not of its image's size, or an optional entry
-            of another form.
+        ValueError: As in :func:`match_predictions`, or the data cannot follow the protocol, both
+            before any work; or a mask is no RLE or does not have its image's size, or an optional
+            entry has another form.
     """
     metric.dataset_meta = dataset.metainfo
     items = [dataset.get_data_info(i) for i in range(len(dataset))]
@@ -44,17 +44,17 @@ def score_predictions(dataset: Any, predictions: Sequence[dict],
 
 
 def match_predictions(predictions: Sequence[dict], items: Sequence[dict]) -> list[dict]:
-    """The prediction to each item of a data set.
+    """Match a prediction to each item of a data set.
 
     Args:
-        predictions: Lines with ``id``, ``question`` and ``mask`` (COCO's RLE; null: none could be
-            predicted, which counts as failed).
-        items: With ``img_id`` and ``question``; of several that agree in both, the first gets the
-            first line.
+        predictions: Lines with ``id``, ``question`` and ``mask`` (COCO RLE; null if the prediction
+            failed, which counts as a failure).
+        items: With ``img_id`` and ``question``; if several agree in both, lines are assigned in
+            order.
 
     Raises:
-        ValueError: A line lacks an entry, an item has no line, or a line no item (a second one to
-            the same item among them); all are counted and the first few named.
+        ValueError: A line lacks an entry, an item has no line, or a line has no item (a second
+            line for the same item included); all are counted and the first few named.
     """
     unusable = [number for number, line in enumerate(predictions, start=1)
                 if not (isinstance(line.get('id'), str | int) and isinstance(
@@ -68,19 +68,20 @@ def match_predictions(predictions: Sequence[dict], items: Sequence[dict]) -> lis
                      predictions, strict=True))
     missing = [key for key in asked if key not in given]
     if missing:
-        raise ValueError(f'Each item should have a prediction, but none is to {show_keys(missing)} '
-                         f'of {len(asked)}; add them, with a `mask` of null where a prediction '
+        raise ValueError(f'Each item should have a prediction, but none is for '
+                         f'{show_keys(missing)} of {len(asked)}; add them, with a `mask` of null '
+                         f'if a prediction '
                          f'failed')
     extra = sorted(given.keys() - set(asked))
     if extra:
-        raise ValueError(f'Each prediction should be to an item of the data set, and one to each, '
-                         f'but there are also {show_keys(extra)}; remove what is twice there, or '
-                         f'name the data set that was predicted')
+        raise ValueError(f'Each prediction should be for an item of the data set, one per item, '
+                         f'but there are also {show_keys(extra)}; remove duplicates, or name the '
+                         f'data set that the predictions are for')
     return [given[key] for key in asked]
 
 
 def _make_sample(item: dict, line: dict) -> dict[str, Any]:
-    """What :meth:`ReasonSegMetric.process` takes, from an item with masks and its prediction."""
+    """The input of :meth:`ReasonSegMetric.process`, from an item with masks and its prediction."""
     said = {name: line.get(name) for name in OPTIONAL}
     reason = said['failure'] or (line['mask'] is None and 'no_mask')
     try:
@@ -89,7 +90,7 @@ def _make_sample(item: dict, line: dict) -> dict[str, Any]:
         predicted = {name: _read_array(key, said[key], *form) for key, (name, *form) in
                      _ARRAYS.items() if said[key] is not None}
     except ValueError as error:
-        raise ValueError(f'The prediction to {item["img_id"]!r}, {item["question"]!r} cannot be '
+        raise ValueError(f'The prediction for {item["img_id"]!r}, {item["question"]!r} cannot be '
                          f'used: {error}') from error
     parts = dict(think=said['think'], caption=said['caption'])
     parsed = (ParseFailure(reason, said['failure_detail'] or 'the stored mask is null', **parts)
@@ -115,10 +116,10 @@ def _check_types(said: dict[str, Any]) -> None:
 
 
 def _read_array(name: str, values: list, dimensions: int, last: int | None) -> np.ndarray:
-    """The array of so many dimensions, or an empty one."""
+    """The array with this number of dimensions, or an empty one."""
     try:
         array = np.array(values, np.float64)
-    except (TypeError, ValueError):  # ragged, or no numbers
+    except (TypeError, ValueError):  # ragged, or not numbers
         array = np.array(np.nan)
     if values and (array.ndim != dimensions or last not in (None, array.shape[-1])
                    or not np.isfinite(array).all()):

@@ -1,16 +1,16 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Many runs of a study in numbers: arms over seeds, and how they differ.
+"""Aggregates the runs of a study: arms over seeds, and differences between arms.
 
 A study is a folder. Each arm has ``ARM/arm.json`` and runs ``ARM/seed_N/`` that answered the same
-scenes, in each of :data:`MODES` with three files of one line a sample (:data:`KINDS`); a run of
-an arm whose ``arm.json`` does not say ``trained: false`` has the log of its training, too. Two
-intervals are given:
+scenes, in each of :data:`MODES` with three files of one line per sample (:data:`KINDS`). Unless an
+arm's ``arm.json`` says ``trained: false``, its runs also have a training log. Two intervals are
+given:
 
-- over seeds: Student's t with n - 1 degrees of freedom on the numbers of n seeds (of differences:
-  of n pairs of the same seed), the scenes taken as they are;
-- over seeds and scenes, for differences: the percentile bootstrap that draws in each of its turns
-  seeds with replacement, and then scenes with replacement, the same ones for both arms and all
-  seeds, as all answered the same test sets. Of few seeds it says too little by sqrt((n - 1) / n).
+- over seeds: Student's t with n - 1 degrees of freedom on the numbers of n seeds (for differences,
+  of n pairs with the same seed), for fixed scenes;
+- over seeds and scenes, for differences: a percentile bootstrap that in each draw resamples seeds
+  and then scenes with replacement. Both arms and all seeds share the scenes, as all answered the
+  same test sets. With few seeds it is too narrow, by sqrt((n - 1) / n).
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ TWO_LEVEL = ('giou', 'ciou', CHAIN, CHAIN_CHANGE)
 KINDS: dict[str, tuple[str, ...]] = dict(
     samples=('iou', 'intersection', 'union', 'failure', 'reasoning_tokens', 'caption_tokens'),
     specific=('specific', 'signal_s_rank'), rewards=('signal_s_margin',))
-"""Files of a run, ``MODE.KIND.jsonl``, and what is read of each beside image and question."""
+"""Files of a run, ``MODE.KIND.jsonl``, and the keys read from each besides image and question."""
 
 
 def _mean(key: str) -> Measure:
-    """The mean of a column where it has a value: neither null nor NaN."""
+    """The mean of a column over its values, ignoring null and NaN."""
     def measure(row: Row) -> tuple[float, float] | None:
         value = row[key]
         return None if value is None or math.isnan(value) else (value, 1)
@@ -58,18 +58,18 @@ MEASURES: dict[str, Measure] = dict(
     margin=_mean('signal_s_margin'),
     ranked=lambda row: (100 * (_mean('signal_s_rank')(row) is not None), 1),
     failures=lambda row: (100 * (row['failure'] is not None), 1))
-"""What is a ratio of sums over samples, as in :mod:`.summary`, by its name; ``ranked`` is the share
-of samples that ``rank`` says something of."""
+"""Ratios of sums over samples, as in :mod:`.summary`, by name; ``ranked`` is the share of samples
+that have a ``rank``."""
 
 TITLES = dict(giou='gIoU', ciou='cIoU', reasoning_tokens='reasoning, tokens',
               caption_tokens='caption, tokens', specificity='specific, %', rank='rank',
               margin='margin', ranked='ranked, %', failures='failures, %',
-              reasoning_tokens_percent='chain, %')
+              reasoning_tokens_percent='reasoning, %')
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a run answered in one mode.
+    """The answers of a run in one mode.
 
     Attributes:
         keys: The N samples, sorted; the id is ``SET/SPLIT/FILE``.
@@ -80,24 +80,24 @@ class Answers:
     below: np.ndarray
 
     def part(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """``above`` and ``below`` of one set's samples, or of :data:`ALL`."""
+        """``above`` and ``below`` for one set's samples, or for :data:`ALL`."""
         kept = [name in (ALL, set_of(key)) for key in self.keys]
         return self.above[:, kept], self.below[:, kept]
 
     def values(self, name: str) -> np.ndarray:
-        """(K,) the measures over a set's samples; NaN where no sample says anything."""
+        """(K,) the measures over a set's samples; NaN for a measure without samples."""
         return _ratios(self.part(name))
 
 
 @dataclass
 class Arm:
-    """An arm as it was found.
+    """An arm as read from its folder.
 
     Attributes:
-        name: Of its folder.
-        about: ``title``, ``seeds``, ``compare_with`` and ``group`` of its ``arm.json``.
-        answers: mode -> seed -> what the run answered, of complete runs.
-        missing: A sentence for each run that is left out, and why.
+        name: The folder's name.
+        about: ``title``, ``seeds``, ``compare_with`` and ``group`` from its ``arm.json``.
+        answers: mode -> seed -> the answers of the run, for complete runs.
+        missing: A sentence for each excluded run, with the reason.
     """
     name: str
     about: dict[str, Any]
@@ -107,12 +107,12 @@ class Arm:
 
 
 def analyse_study(folder: Path, also: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
-    """All numbers of a study as plain data; what is not known is NaN.
+    """All numbers of a study as plain data; unknown values are NaN.
 
     Args:
-        folder: Of the study.
-        also: Arms, each with another one that it is compared with beside those that its
-            ``arm.json`` names.
+        folder: The study's folder.
+        also: Further pairs (arm, reference) to compare besides those that ``arm.json`` files
+            name.
 
     Returns:
         ``arms``: ``name``, ``title``, ``group``, ``compare_with``, ``seeds`` (how many there should
@@ -124,8 +124,8 @@ def analyse_study(folder: Path, also: Sequence[tuple[str, str]] = ()) -> dict[st
         (set -> how many), ``modes``, ``titles``, ``method``.
 
     Raises:
-        ValueError: No arm or no complete run, a file is damaged, runs answered different scenes, or
-            an arm of ``also`` is not there.
+        ValueError: There is no arm or no complete run, a file is damaged, runs answered different
+            scenes, or an arm in ``also`` does not exist.
     """
     arms = read_arms(folder)
     runs = [(f'{arm.name}/seed_{seed} ({mode})', answers) for arm in arms
@@ -160,11 +160,11 @@ def analyse_study(folder: Path, also: Sequence[tuple[str, str]] = ()) -> dict[st
 
 
 def read_arms(folder: Path) -> list[Arm]:
-    """All arms with their complete runs: the start policy, then by group, each behind those that
-    it is compared with, and by name.
+    """All arms with their complete runs: the start policy, then by group, each after the arms it
+    is compared with, and by name.
 
     Raises:
-        ValueError: No arm, an ``arm.json`` is not as it should be, or a file is damaged.
+        ValueError: There is no arm, an ``arm.json`` is invalid, or a file is damaged.
     """
     paths = sorted(folder.glob('*/arm.json'))
     if not paths:
@@ -173,7 +173,7 @@ def read_arms(folder: Path) -> list[Arm]:
     arms = {path.parent.name: read_arm(path.parent) for path in paths}
 
     def steps(name: str, behind: tuple[str, ...] = ()) -> int:
-        """How many comparisons lead to an arm that is compared with none."""
+        """The number of comparisons that lead to an arm without a reference."""
         others = arms[name].about.get('compare_with', ()) if name in arms else ()
         return max((1 + steps(other, (*behind, name)) for other in others
                     if other not in (*behind, name)), default=0)
@@ -183,7 +183,7 @@ def read_arms(folder: Path) -> list[Arm]:
 
 
 def read_arm(folder: Path) -> Arm:
-    """One arm; a run that lacks a file is left out of the mode and named in ``missing``."""
+    """Read one arm; a run that lacks a file is excluded from that mode and named in ``missing``."""
     arm = Arm(folder.name, _read_about(folder / 'arm.json'))
     runs = {int(path.name[5:]): path for path in folder.glob('seed_*') if path.name[5:].isdigit()}
     for seed, run in sorted(runs.items()):
@@ -203,10 +203,10 @@ def read_arm(folder: Path) -> Arm:
 
 
 def read_answers(run: Path, mode: str) -> Answers:
-    """The three files of a run put together, in an order that is the same for all runs.
+    """Join the three files of a run, in an order that is the same for all runs.
 
     Raises:
-        ValueError: A line lacks something, a number is none, or the files are about different
+        ValueError: A line lacks an entry, a number is not finite, or the files are about different
             samples.
     """
     keys: list[Key] = []
@@ -235,7 +235,7 @@ def read_answers(run: Path, mode: str) -> Answers:
 
 
 def check_same_scenes(runs: Sequence[tuple[str, Answers | list[Key]]]) -> None:
-    """Raises ValueError where one of the named runs is not about the samples of the first."""
+    """Raise ValueError if one of the named runs is not about the samples of the first."""
     wanted, *others = [(name, run.keys if isinstance(run, Answers) else run) for name, run in runs]
     for name, keys in others:
         for has, more, lacks, less in ((*wanted, name, keys), (name, keys, *wanted)):
@@ -245,7 +245,7 @@ def check_same_scenes(runs: Sequence[tuple[str, Answers | list[Key]]]) -> None:
 
 
 def describe_arm(folder: Path, arm: Arm, sets: Sequence[str]) -> dict[str, Any]:
-    """An arm of :func:`analyse_study`."""
+    """The entry of an arm in :func:`analyse_study`."""
     seeds = sorted({seed for by_seed in arm.answers.values() for seed in by_seed})
     return dict(
         name=arm.name, **arm.about, missing=arm.missing,
@@ -257,7 +257,7 @@ def describe_arm(folder: Path, arm: Arm, sets: Sequence[str]) -> dict[str, Any]:
 
 
 def compare_arms(reference: Arm, arm: Arm, sets: Sequence[str]) -> dict[str, Any]:
-    """A difference of :func:`analyse_study`: ``arm`` minus ``reference``, seed by seed."""
+    """A difference in :func:`analyse_study`: ``arm`` minus ``reference``, seed by seed."""
     seeds, numbers = {}, {}
     for mode in MODES:
         before, after = reference.answers[mode], arm.answers[mode]
@@ -274,12 +274,12 @@ def paired_over_seeds(before: Sequence[tuple[np.ndarray, np.ndarray]],
     """How much larger each measure is in the second of two arms.
 
     Args:
-        before, after: Numerators and denominators (K, N) of S paired seeds, all of the same N
+        before, after: Numerators and denominators (K, N) for S paired seeds, all with the same N
             samples in the same order.
 
     Returns:
-        Measure, or :data:`CHAIN_CHANGE` (the chain's length after over before, minus 1, in
-        percent), -> :func:`t_interval` of the seeds' differences; those of :data:`TWO_LEVEL` also
+        Measure, or :data:`CHAIN_CHANGE` (the reasoning length after over before, minus 1, in
+        percent), -> :func:`t_interval` of the seeds' differences; those in :data:`TWO_LEVEL` also
         have ``scenes_low`` and ``scenes_high``, see the module. One pair has no interval.
     """
     names, pairs = [*MEASURES, CHAIN_CHANGE], len(before)
@@ -290,7 +290,7 @@ def paired_over_seeds(before: Sequence[tuple[np.ndarray, np.ndarray]],
     observed = _changes(*(_ratios(side)[None] for side in sides), pairs)
     found = {name: t_interval(observed[0, :, column]) for column, name in enumerate(names)}
     if pairs > 1:
-        # One draw of scenes for all seeds and both arms: it hangs on N and the generator's seed.
+        # All seeds and both arms share the draws of scenes, which depend on N and the seed only.
         drawn = _changes(*(bootstrap_ratios(*side) for side in sides), pairs)
         for name, (low, high) in zip(names, seeds_and_scenes_interval(drawn), strict=True):
             if name in TWO_LEVEL:
@@ -301,11 +301,11 @@ def paired_over_seeds(before: Sequence[tuple[np.ndarray, np.ndarray]],
 def first_answers(folder: Path, study: Mapping[str, Any], names: tuple[str, str],
                   sets: Sequence[str] = ('look_alikes', 'many'), scenes: int = 4,
                   mode: str = 'sampled') -> list[tuple[Row, Row]]:
-    """What two arms answered to the first question about each of a set's first scenes.
+    """The answers of two arms to the first question about each of a set's first scenes.
 
     Returns:
-        Pairs of lines of ReasonSegMetric, of the first seed that both arms have complete, in the
-        order of the first arm's file; none where they share no seed.
+        Pairs of lines of ReasonSegMetric, from the first seed that is complete in both arms, in
+        the order of the first arm's file; empty if they share no seed.
     """
     complete = {arm['name']: arm['complete'][mode] for arm in study['arms']}
     shared = [seed for seed in complete.get(names[0], ()) if seed in complete.get(names[1], ())]
@@ -322,12 +322,12 @@ def first_answers(folder: Path, study: Mapping[str, Any], names: tuple[str, str]
 
 
 def set_of(key: Key) -> str:
-    """The test set that a sample is of."""
+    """The test set that a sample belongs to."""
     return key[0].split('/')[0]
 
 
 def _scene(path: Path, image: str) -> str:
-    """``SET/SPLIT/FILE``, which does not hang on where the data are."""
+    """``SET/SPLIT/FILE``, which does not depend on where the data are stored."""
     parts = Path(image).parts
     if len(parts) < 3:
         raise ValueError(f'{path} should name images as .../SET/SPLIT/FILE, but got {image!r}')
@@ -340,7 +340,7 @@ def _ratios(side: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def _changes(before: np.ndarray, after: np.ndarray, pairs: int) -> np.ndarray:
-    """(R, S * K) ratios of both arms -> (R, S, K + 1) differences, the chain's change last."""
+    """(R, S * K) ratios of both arms -> (R, S, K + 1) differences, the length change last."""
     before, after = (side.reshape(len(side), pairs, -1) for side in (before, after))
     chain = list(MEASURES).index(CHAIN)
     a, b = before[..., chain], after[..., chain]

@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the numbers and curves of a study are made from, in one small file.
+"""Stores the sources of a study's numbers and curves in one small file.
 
 An archive (``.tar.xz``) has the folders of a study (:mod:`.study`) with the files that
-:func:`.study.analyse_study` reads, and of their lines only what is counted: no responses, no masks.
+:func:`.study.analyse_study` reads, reduced to the entries it uses: no responses, no masks.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from mmdpad.utils.files import atomic_file
 from .study import KINDS, MODES
 
 CURVES = ('step', 'iter', 'reward', 'reward/discriminative', 'reasoning_tokens')
-"""Of a training log, see :func:`mmdpad.visualization.curves.plot_seeds`."""
+"""Keys of a training log, see :func:`mmdpad.visualization.curves.plot_seeds`."""
 _SEED = r'[\w-]+/seed_\d+'
 _KEPT: dict[str, tuple[str, ...]] = {
     rf'{_SEED}/(?:{"|".join(MODES)})\.{kind}\.jsonl': ('image', 'question', *names)
     for kind, names in KINDS.items()}
 _KEPT[rf'{_SEED}/train/\w+/vis_data/scalars\.json'] = CURVES
-"""Pattern of a file's name, from the study's folder -> the keys of a line that are kept."""
+"""Pattern of a file's path in the study's folder -> the keys of a line to keep."""
 _ABOUT = r'[\w-]+/arm\.json'
 
 
 def write_study_archive(folder: Path, path: Path) -> None:
-    """Write the archive of a study; one that is there is replaced. Equal studies give equal bytes.
+    """Write the archive of a study, replacing an existing one. Equal studies give equal bytes.
 
     Raises:
-        ValueError: ``folder`` has no arm, or a line of a file is no JSON object.
+        ValueError: ``folder`` has no arm, or a line of a file is not a JSON object.
     """
     names = sorted(str(file.relative_to(folder).as_posix()) for file in folder.rglob('*.json*'))
     about = [name for name in names if re.fullmatch(_ABOUT, name)]
@@ -48,7 +48,7 @@ def write_study_archive(folder: Path, path: Path) -> None:
             fileobj=file, mode='w:xz', preset=9 | lzma.PRESET_EXTREME) as archive:
         for name in about:
             _add(archive, name, (folder / name).read_text(encoding='utf-8'))
-        # Kind by kind, as what is alike is small if it stands together.
+        # Grouped by kind, because similar data compress better together.
         for pattern, keys in _KEPT.items():
             for name in names:
                 if re.fullmatch(pattern, name):
@@ -57,7 +57,7 @@ def write_study_archive(folder: Path, path: Path) -> None:
 
 @contextmanager
 def open_study(path: Path) -> Iterator[Path]:
-    """The folder of a study: ``path`` itself, or, of an archive, one that is removed afterwards.
+    """The folder of a study: ``path`` itself or, for an archive, a temporary one.
 
     Raises:
         ValueError: ``path`` is a file, but not an archive of a study.
@@ -71,8 +71,8 @@ def open_study(path: Path) -> Iterator[Path]:
                 for member in archive:
                     _extract(archive, member, Path(folder))
         except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-            raise ValueError(f'{path} should be a whole archive of a study, but cannot be read '
-                             f'({error}); restore it or make it anew with --archive') from error
+            raise ValueError(f'{path} should be a complete archive of a study, but cannot be read '
+                             f'({error}); restore it or recreate it with --archive') from error
         yield Path(folder)
 
 
@@ -90,7 +90,7 @@ def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
     file = archive.extractfile(member)
     if file is None or not any(re.fullmatch(name, member.name) for name in (_ABOUT, *_KEPT)):
-        raise tarfile.TarError(f'it holds {member.name!r}, which is no file of a study')
+        raise tarfile.TarError(f'it holds {member.name!r}, which is not a file of a study')
     target = folder / member.name
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(file.read())

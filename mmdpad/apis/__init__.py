@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Asking a model from Python. Its names are imported when they are first used."""
+"""Inference from Python. Names are imported on first use."""
 
 from typing import TYPE_CHECKING
 

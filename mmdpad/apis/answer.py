@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the model said about one image, as data and as a picture."""
+"""The model's answer for one image, as data and as a picture."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .inputs import Query
 
 
 class Answer(dict):
-    """The dict that :meth:`ReasonSegInferencer.__call__` describes; a notebook shows its picture.
+    """The dict that :meth:`ReasonSegInferencer.__call__` describes; a notebook displays it.
 
     Args:
-        picture_of: The image: its path, or (H, W, 3) uint8 RGB.
-        **items: The keys and values.
+        picture_of: The image: a path, or (H, W, 3) uint8 RGB.
+        **items: Keys and values.
     """
 
     def __init__(self, picture_of: str | np.ndarray, **items: Any) -> None:
@@ -35,7 +35,7 @@ class Answer(dict):
 
     @classmethod
     def of(cls, sample: DetDataSample, query: Query, prepare_seconds: float) -> Answer:
-        """The answer in a data sample of the model's ``predict``."""
+        """Build the answer from a data sample that the model's ``predict`` returned."""
         found, reasoning = sample.pred_instances, sample.reasoning
         parsed = reasoning['parsed']
         failure = (f'{parsed.reason}: {parsed.detail}' if isinstance(parsed, ParseFailure)
@@ -52,10 +52,10 @@ class Answer(dict):
             failure=failure, seconds=dict(prepare=prepare_seconds, **reasoning['seconds']))
 
     def draw(self) -> np.ndarray:
-        """The image with mask, box and points, and the texts beside it: (h, w, 3) uint8 RGB.
+        """The image with mask, box and points, and the text beside it: (h, w, 3) uint8 RGB.
 
         Raises:
-            DatasetError, ValueError: The file is gone, or another one by now.
+            DatasetError, ValueError: The file is gone or has been replaced.
         """
         image = self._image
         if isinstance(image, str):
@@ -68,12 +68,12 @@ class Answer(dict):
             note=self['failure'] and f'No answer: {self["failure"]}')
 
     def write(self, log: str, picture: np.ndarray | None = None) -> str:
-        """Add a line to a :func:`new_log` (the mask as COCO RLE), and beside it the picture, named
-        after the image.
+        """Append a line to a :func:`new_log` (the mask as COCO RLE) and save the picture beside
+        it, named after the image.
 
         Args:
             log: Path of the log.
-            picture: What :meth:`draw` made, where that is at hand.
+            picture: The result of :meth:`draw`, if available.
 
         Returns:
             The picture's path.
@@ -87,7 +87,7 @@ class Answer(dict):
         return path
 
     def _repr_png_(self) -> bytes:
-        """What IPython shows."""
+        """What IPython displays."""
         return _as_png(self.draw())
 
 
@@ -98,5 +98,5 @@ def _as_png(picture: np.ndarray) -> bytes:
 
 
 def new_log(out_dir: str) -> str:
-    """An empty ``results.jsonl`` in a folder; a taken name gets a number."""
+    """Create an empty ``results.jsonl`` in a folder; a number is added if the name is taken."""
     return write_atomically(osp.join(out_dir, 'results.jsonl'), b'')

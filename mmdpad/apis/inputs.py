@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a user asks: images and questions, paired and checked before any work starts."""
+"""Images and questions from the user, paired and checked before any work starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmdpad.prompts import normalize_question
 
 ImageInput = str | os.PathLike | np.ndarray | Image.Image
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-"""By them an image is known in a folder."""
+"""Suffixes that identify images in a folder."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class Query:
 
 def pair_queries(images: ImageInput | Sequence[ImageInput],
                  questions: str | Sequence[str], max_pixels: int = MAX_PIXELS) -> list[Query]:
-    """Pair images with questions: equal numbers, or one of either for all of the other. The path
-    of a folder stands for the images in it (:data:`IMAGE_SUFFIXES`), by name.
+    """Pair images with questions: equal numbers, or one of either for all of the other. A folder's
+    path stands for the images in it (:data:`IMAGE_SUFFIXES`), sorted by name.
 
-    The headers of image files are read; a file that is not there, no image, or one of more than
-    ``max_pixels`` is found here.
+    Only the headers of image files are read here; they reveal a missing file, a file that is not
+    an image, or one of more than ``max_pixels``.
 
     Raises:
-        ValueError: No image or question, numbers that do not match, an empty question, or an image
-            that cannot be used (:class:`mmdpad.datasets.DatasetError` for files).
-        TypeError: Something that is neither of the accepted kinds.
+        ValueError: No image or question, numbers that do not match, an empty question, or an
+            unusable image (:class:`mmdpad.datasets.DatasetError` for files).
+        TypeError: An image or question has the wrong type.
     """
     images = [image for given in (images if isinstance(images, (list, tuple)) else [images])
               for image in _in_folder(given)]
@@ -64,7 +64,7 @@ def pair_queries(images: ImageInput | Sequence[ImageInput],
             raise TypeError(f'Questions should be str, but number {number} is '
                             f'{type(question).__name__}')
         if not normalize_question(question):
-            raise ValueError(f'Questions should say something, but number {number} is '
+            raise ValueError(f'Questions should not be empty, but number {number} is '
                              f'{question!r}')
     usable = [_check_image(image, number, max_pixels) for number, image in enumerate(images)]
     count = max(len(usable), len(questions))
@@ -74,7 +74,7 @@ def pair_queries(images: ImageInput | Sequence[ImageInput],
 
 
 def _in_folder(image: ImageInput) -> list[ImageInput]:
-    """The images of a folder; anything else by itself."""
+    """The images in a folder; any other input unchanged."""
     if not isinstance(image, (str, os.PathLike)):
         return [image]
     if os.fspath(image).startswith(('http://', 'https://')):
@@ -86,7 +86,7 @@ def _in_folder(image: ImageInput) -> list[ImageInput]:
                    if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise ValueError(f'A folder should hold images ({", ".join(IMAGE_SUFFIXES)}), but '
-                         f'{os.fspath(image)} has none; folders in it are not looked into')
+                         f'{os.fspath(image)} has none; its subfolders are not searched')
     return list(found)
 
 

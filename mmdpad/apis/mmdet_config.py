@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Our models in mmdet's own interface for inference."""
+"""Run mmdpad models through mmdet's own inference interface."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .reason_seg_inferencer import inference_steps
 
 
 def config_for_mmdet(model_config: str | os.PathLike | Config) -> Config:
-    """A config with which mmdet's ``inference_detector`` and ``DetInferencer`` ask questions: their
-    text prompt. :class:`ReasonSegInferencer` does more.
+    """A config with which mmdet's ``inference_detector`` and ``DetInferencer`` ask questions,
+    passed as their text prompt. :class:`ReasonSegInferencer` offers more.
 
-    A sample or prediction is mmdet's; arrays are BGR, as there. mmdet changes the config of a model
-    that ``inference_detector`` is called on with an array: from then on it takes arrays only.
+    Samples and predictions are mmdet's; arrays are BGR, as there. Calling ``inference_detector``
+    with an array makes mmdet change the model's config: from then on it accepts arrays only.
 
     Args:
-        model_config: As of :class:`ReasonSegInferencer`.
+        model_config: See :class:`ReasonSegInferencer`.
 
     Returns:
         A copy with another test pipeline.
 
     Raises:
-        FileNotFoundError: There is no such config.
+        FileNotFoundError: The config does not exist.
 
     Example:
         >>> config = config_for_mmdet('tiny_shapes')  # doctest: +SKIP
@@ -39,10 +39,10 @@ def config_for_mmdet(model_config: str | os.PathLike | Config) -> Config:
     if not isinstance(model_config, Config):
         model_config = open_config(find_config(model_config))
     config = copy.deepcopy(model_config)
-    # mmengine's inference would look it up as a name, but loaders have a dict; without it items are
-    # collated as here.
+    # mmengine's inferencer would look it up by name, but loaders have a dict; without it, items are
+    # collated the same way as here.
     config.test_dataloader.pop('collate_fn', None)
-    # By these names mmdet finds the step that it replaces for images in memory.
+    # mmdet finds the step to replace for in-memory images by these names.
     config.test_dataloader.dataset.pipeline = [
         dict(type='LoadImageFromFile'), dict(type='QuestionFromTextPrompt'),
         *inference_steps(config)]

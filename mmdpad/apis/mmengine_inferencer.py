@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""mmengine's inferencer, without the optimizers that take seconds to import with it."""
+"""mmengine's inferencer, without the optimizers that add seconds to its import."""
 
 from mmdpad.utils.start_up import import_mmengine
 

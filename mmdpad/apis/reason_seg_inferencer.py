@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""An image and a question become a mask and a reason."""
+"""Inference: from an image and a question to a mask and the reasoning."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from .answer import Answer, new_log
 from .inputs import ImageInput, Query, pair_queries
 from .streaming import Streamer, stream
 
-_HINT = ('`weights` should be a checkpoint that tools/train.py wrote for this config; without it '
-           'the weights which the config names are used')
+_HINT = ('`weights` should be a checkpoint that tools/train.py wrote for this config; leave it out '
+         'to use the weights that the config names')
 
 
 @INFERENCERS.register_module()
 class ReasonSegInferencer(BaseInferencer):
     """Answers questions about images with a mask, a box, two points, a caption and the reasoning.
 
-    One may be shared by several threads: they take turns. Used with ``with``, it gives its memory
-    back at the end.
+    Threads may share one; they take turns. As a context manager (``with``) it frees its memory on
+    exit.
 
     Args:
-        model_config: A ``Config``, or what :func:`find_config` takes: the path of a config file,
-            or the name of one that came with mmdpad. The images are prepared by its
-            ``inference_pipeline``, or where there is none by the pipeline of its test data (of
-            several data sets the first) without the steps that need annotations.
-        weights: A checkpoint of training; None for the weights that the config names.
-        device: Where the model runs; None for a GPU if there is one.
-        show_progress: Show a progress bar.
+        model_config: A ``Config``, or an argument of :func:`find_config`: the path of a config
+            file, or the name of one shipped with mmdpad. Images are prepared by its
+            ``inference_pipeline``; if it has none, by the pipeline of its test data (the first of
+            several data sets) without the steps that need annotations.
+        weights: A training checkpoint; None for the weights that the config names.
+        device: Where the model runs; None for a GPU if available.
+        show_progress: Whether to show a progress bar.
 
     Raises:
-        FileNotFoundError, ValueError: A config or weights that are not there or do not fit.
+        FileNotFoundError, ValueError: The config or the weights do not exist or do not fit.
 
     Example:
         >>> infer = ReasonSegInferencer('tiny_shapes')  # doctest: +SKIP
@@ -65,7 +65,7 @@ class ReasonSegInferencer(BaseInferencer):
         if not isinstance(model_config, Config):
             model_config = open_config(find_config(model_config))
         self._turn = threading.Lock()
-        # mmengine reads a config's types in the scope of the moment.
+        # mmengine resolves a config's types in the current default scope.
         with DefaultScope.overwrite_default_scope('mmdpad'):
             super().__init__(model_config, weights, device, scope='mmdpad',
                              show_progress=show_progress)
@@ -77,32 +77,33 @@ class ReasonSegInferencer(BaseInferencer):
                  batch_size: int = 1,
                  return_vis: bool = False,
                  out_dir: str | None = None) -> list[Answer]:
-        """Answer one question about each image, several about one, or pair by pair.
+        """Answer one question about each image, several about one image, or one per image.
 
         Args:
-            images: A path, uint8 RGB array (H, W, 3) or PIL image, or a list of them; the path of
-                a folder stands for the images in it.
+            images: A path, uint8 RGB array (H, W, 3) or PIL image, or a list of them; a folder's
+                path stands for the images in it.
             questions: A question or a list; as many as images, or one of either for all.
-            batch_size: Pairs that the model sees at once.
-            return_vis: Add the answer's picture to its result.
+            batch_size: Pairs per forward pass.
+            return_vis: Whether to add the answer's picture to its result.
             out_dir: Folder for one picture per answer and ``results.jsonl`` (masks as COCO RLE),
-                a line as soon as its answer is there; what is there already is kept, a taken name
-                gets a number.
+                one line as soon as each answer is ready; existing files are kept, and a number is
+                added to a name that is taken.
 
         Returns:
             One dict per pair, in order: ``image`` (path or None), ``question``, ``mask`` (H, W)
             bool, ``box`` (XYXY) and ``points`` (two (x, y)) in pixels of the original image,
-            ``score`` (the decoder's), ``caption``, ``reasoning``, ``response`` (the model's whole
-            text), ``seconds`` (of ``prepare``, ``answer``, ``draw``; of a batch its share) and
-            ``failure``: None, or why the response could not be used; then ``mask`` is empty and
-            ``box``, ``points`` and ``score`` are None. Where an answer may name several
-            objects, ``mask`` is that of all, ``objects`` has a dict of ``box``, ``points`` and
-            ``score`` for each, and the three keys above are the first one's. With ``return_vis``
-            also ``visualization`` (h, w, 3) uint8 RGB; :meth:`Answer.draw` makes it later, too.
+            ``score`` (the decoder's), ``caption``, ``reasoning``, ``response`` (the model's full
+            text), ``seconds`` (for ``prepare``, ``answer``, ``draw``; each answer's share of its
+            batch) and ``failure``: None, or why the response could not be used; then ``mask`` is
+            empty and ``box``, ``points`` and ``score`` are None. If an answer may name several
+            objects, ``mask`` covers all of them, ``objects`` has a dict of ``box``, ``points``
+            and ``score`` for each, and the three keys above belong to the first. With
+            ``return_vis``, also ``visualization`` (h, w, 3) uint8 RGB; :meth:`Answer.draw` makes
+            it on request.
 
         Raises:
-            ValueError, TypeError: Input that cannot be used, see :func:`pair_queries`, or a
-                batch size below 1; before any work.
+            ValueError, TypeError: The input cannot be used, see :func:`pair_queries`, or the
+                batch size is below 1; raised before any work.
             RuntimeError: The inferencer was closed.
         """
         queries = pair_queries(images, questions, pixel_limit(self.pipeline))
@@ -126,28 +127,28 @@ class ReasonSegInferencer(BaseInferencer):
         return answers
 
     def stream(self, image: ImageInput, question: str) -> Iterator[str | Answer]:
-        """The response to one question while it is written.
+        """Yield the response to one question while it is being written.
 
         Args:
-            image, question: As of :meth:`__call__`, one of each.
+            image, question: As in :meth:`__call__`, one of each.
 
         Yields:
-            The response so far, each longer than the last; then the :class:`Answer`. A closed
-            iterator (``break``) ends the writing. An engine that samples elsewhere (vLLM) yields
-            the answer alone.
+            The response so far, longer each time; finally the :class:`Answer`. Closing the
+            iterator (``break``) stops the sampling. An engine that samples elsewhere (vLLM)
+            yields the answer only.
 
         Raises:
-            ValueError, TypeError, RuntimeError: As :meth:`__call__`, at once.
+            ValueError, TypeError, RuntimeError: As in :meth:`__call__`, at once.
         """
         queries = pair_queries(image, question, pixel_limit(self.pipeline))
         if len(queries) > 1:
             raise ValueError(f'`stream` should get one image and one question, but got '
                              f'{len(queries)} pairs; call the inferencer for several')
         self._check_open()
-        return stream(lambda watcher: self._answer(queries, watcher)[0], self.model.policy.decode)
+        return stream(lambda streamer: self._answer(queries, streamer)[0], self.model.policy.decode)
 
     def close(self) -> None:
-        """Give the model and its memory back; nothing can be asked afterwards."""
+        """Release the model and its memory; the inferencer cannot be used afterwards."""
         with self._turn:
             self.model = None
         torch.cuda.empty_cache()
@@ -162,7 +163,7 @@ class ReasonSegInferencer(BaseInferencer):
         if self.model is None:
             raise RuntimeError('The inferencer should be open, but it was closed; make a new one')
 
-    def _answer(self, queries: list[Query], watcher: Streamer | None = None) -> list[Answer]:
+    def _answer(self, queries: list[Query], streamer: Streamer | None = None) -> list[Answer]:
         """The answers to a batch."""
         with self._turn:
             self._check_open()
@@ -170,8 +171,8 @@ class ReasonSegInferencer(BaseInferencer):
                 started = time.perf_counter()
                 batch, = self.preprocess([_item(query) for query in queries], len(queries))
                 seconds = (time.perf_counter() - started) / len(queries)
-                with (nullcontext() if watcher is None
-                      else self.model.rollout_engine.watched(watcher)):
+                with (nullcontext() if streamer is None
+                      else self.model.rollout_engine.watched(streamer)):
                     samples = self.forward(batch)
         return [Answer.of(sample, query, seconds)
                 for sample, query in zip(samples, queries, strict=True)]
@@ -183,14 +184,14 @@ class ReasonSegInferencer(BaseInferencer):
 
     def postprocess(self, preds: list[Answer], *args: Any,  # type: ignore[override]
                     **kwargs: Any) -> list[Answer]:
-        """Nothing: answers are plain data already."""
+        """Return nothing: answers are already plain data."""
         return preds
 
     def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
         # transformers is imported when a model is built, not with this class.
         from mmdpad.models.weights import load_strictly, read_state_dict
 
-        # The checkpoint first: building a large model takes minutes, a wrong path none.
+        # Check the checkpoint first: a wrong path fails at once, a large model takes minutes.
         state = None if weights is None else read_state_dict(weights, _HINT)
         model = MODELS.build(cfg.model)
         if weights is not None:
@@ -205,13 +206,13 @@ class ReasonSegInferencer(BaseInferencer):
         return pseudo_collate  # images of different sizes stay lists
 
     def _init_visualizer(self, cfg: Config) -> None:
-        return None  # pictures are made by `Answer.draw`; the config's visualizer logs training
+        return None  # `Answer.draw` makes the pictures; the config's visualizer logs training
 
 
 def inference_steps(cfg: Config) -> list:
     """Configs of the steps that prepare an image and a question, see
-    :class:`ReasonSegInferencer`. Of the test data's pipeline, steps whose class has ``reads_truth``
-    are left out: there are no annotations."""
+    :class:`ReasonSegInferencer`. Without annotations, steps of the test pipeline whose class has
+    ``reads_truth`` are left out."""
     steps = cfg.get('inference_pipeline')
     if steps is None:
         steps = [step for step in next(open_wrappers(cfg.test_dataloader.dataset)).pipeline
@@ -226,6 +227,6 @@ def build_pipeline(cfg: Config) -> Compose:
 
 
 def _item(query: Query) -> dict[str, Any]:
-    """What the first step of a pipeline gets."""
+    """The input of a pipeline's first step."""
     image = dict(img_path=query.image) if query.path else dict(img=query.image)
     return dict(image, question=query.question, texts=[query.question], img_id=query.path)

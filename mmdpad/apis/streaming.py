@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A response while it is written."""
+"""Stream a response while it is being written."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ Streamer = Callable[[Tensor], None]
 
 
 class Stopped(BaseException):
-    """Ends the sampling of a response that nobody waits for any more."""
+    """Ends the sampling of a response that nobody is waiting for."""
 
 
 def stream(answer: Callable[[Streamer], Answer],
            decode: Callable[[Tensor], list[str]]) -> Iterator[str | Answer]:
-    """Run ``answer`` beside the caller, who sees the text grow.
+    """Run ``answer`` in a thread while the caller receives the growing text.
 
     Args:
-        answer: Has the model answer one question, watched as :meth:`RolloutEngine.watched` says.
+        answer: Has the model answer one question, as :meth:`RolloutEngine.watched` says.
         decode: Token ids (N, R), long, -> N texts.
 
     Yields:
-        The response so far, without the bytes of a letter that is not complete; then what
-        ``answer`` returns. Tokens that came while the caller was busy are yielded as one.
+        The response so far, without the bytes of an incomplete character; finally the result of
+        ``answer``. Tokens that arrive while the caller is busy are yielded together.
     """
     found: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stopped = threading.Event()
 
-    def watcher(tokens: Tensor) -> None:
+    def streamer(tokens: Tensor) -> None:
         if stopped.is_set():
             raise Stopped
         found.put(tokens.item())
 
     def work() -> None:
         try:
-            found.put(answer(watcher))
+            found.put(answer(streamer))
         except BaseException as error:
             found.put(error)
 

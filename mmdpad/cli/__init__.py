@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The command `mmdpad`, also `python -m mmdpad`. A command's module is imported when it is asked
-for, and brings torch along only when it has work to do."""
+"""The command `mmdpad`, also `python -m mmdpad`. A command's module is imported only when it is
+called, and imports torch only when it has work to do."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ import mmdpad
 
 # Name -> what it does. `doctor` and `build-mmcv` work in an environment that lacks packages.
 COMMANDS = {
-    'infer': 'ask a question about images: a mask, a box and a reason for each',
-    'demo': 'a page in the browser: ask, watch the reasoning, see the mask',
-    'train': 'train a config, try it in small, or check it',
+    'infer': 'ask a question about images: a mask, a box and the reasoning for each',
+    'demo': 'a browser page: ask, watch the reasoning, see the mask',
+    'train': 'train a config, smoke-test it, or check it',
     'test': 'evaluate a checkpoint on the test set',
-    'run': 'a script of tools/ by name: report, convert, check_dataset, ...',
-    'doctor': 'what is installed, what is missing, and the commands that mend it',
+    'run': 'run a script of tools/ by name: report, convert, check_dataset, ...',
+    'doctor': 'what is installed, what is missing, and the commands that fix it',
     'build-mmcv': 'build mmcv with its operators for the installed torch',
 }
-# tools/, in a checkout and in a wheel. Those in set_up/ do not import mmdpad.
+# tools/, in a checkout and in a wheel. Scripts in set_up/ do not import mmdpad.
 TOOLS = (Path(mmdpad.__file__).parent / '.mim' / 'tools').resolve()
 _WORKS_ANYWHERE = ('doctor', 'build-mmcv')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs `mmdpad COMMAND ...`.
+    """Run `mmdpad COMMAND ...`.
 
     Args:
         argv: COMMAND and its arguments; None for those of this process.
 
     Raises:
-        SystemExit: With the command's exit status, or with what is wrong.
+        SystemExit: With the command's exit status, or a message about what is wrong.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
         'mmdpad', usage='mmdpad COMMAND ...',
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='Reasoning segmentation: ask about an image, get a mask and a reason.',
+        description='Reasoning segmentation: ask about an image, get a mask and the reasoning.',
         epilog='commands:\n' + '\n'.join(
             f'  {name:{width}}  {text}' for name, text in COMMANDS.items())
-        + '\n\n`mmdpad COMMAND --help` tells what each takes.')
+        + '\n\n`mmdpad COMMAND --help` lists the options of a command.')
     parser.add_argument('--version', action='version', version=f'mmdpad {mmdpad.__version__}')
     parser.add_argument('command', choices=COMMANDS, metavar='COMMAND', help=argparse.SUPPRESS)
     if not argv:
@@ -63,6 +63,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def become(script: Path, argv: Sequence[str]) -> NoReturn:
-    """Runs a script of TOOLS in place of this process, as `python SCRIPT ...` would."""
+    """Replace this process by a script of TOOLS, as `python SCRIPT ...` would run it."""
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(script), *argv])

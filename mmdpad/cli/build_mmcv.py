@@ -9,5 +9,5 @@ from . import TOOLS, become
 
 
 def main(argv: Sequence[str] = (), prog: str | None = None) -> None:
-    """Becomes the tool, which has a process of its own, as in the set-up of a checkout."""
+    """Run the tool in place of this process, as the set-up of a checkout does."""
     become(TOOLS / 'set_up' / 'build_mmcv.py', argv)

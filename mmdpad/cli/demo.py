@@ -13,26 +13,26 @@ from collections.abc import Callable, Sequence
 from mmdpad.utils import check_config, check_file, start_command
 
 _HINT = 'the demo page needs gradio 6 or newer: pip install "gradio>=6.0"'
-_MOST_MEGAPIXELS = 89  # of MAX_PIXELS, without the import of torch that comes with it
+_MOST_MEGAPIXELS = 89  # from MAX_PIXELS, without importing torch
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Checks the command line, loads the models, serves the page until Ctrl-C.
+    """Check the command line, load the models, and serve the page until Ctrl-C.
 
     Args:
         argv: The arguments; None for those of this process.
-        prog: What the help text calls the command.
+        prog: The command's name in the help text.
 
     Raises:
-        SystemExit: With what is wrong.
+        SystemExit: With a message about what is wrong.
     """
     args = _parse(argv, prog)
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
-    os.environ['GRADIO_ANALYTICS_MAX_EVENTS'] = '1'  # kept, and counted after each question
-    # As Ctrl-C: otherwise the folder would stay.
+    os.environ['GRADIO_ANALYTICS_MAX_EVENTS'] = '1'  # events are kept and counted per question
+    # Handle it like Ctrl-C; otherwise the folder would be left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix='mmdpad_demo_') as folder:
-        # Uploads and pictures go with the program.
+        # Uploads and pictures are deleted when the program ends.
         os.environ['GRADIO_TEMP_DIR'] = folder
         with start_command():
             try:
@@ -49,32 +49,32 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 
 def _parse(argv: Sequence[str] | None, prog: str | None = None) -> argparse.Namespace:
-    """The arguments, with ``checkpoints``: one or two pairs of a config's path and weights.
+    """The arguments, plus ``checkpoints``: one or two pairs of a config's path and weights.
 
     Raises:
-        SystemExit: Something is wrong with them; nothing was loaded yet.
+        SystemExit: An argument is invalid; nothing has been loaded yet.
     """
     parser = argparse.ArgumentParser(
-        prog, description='A page in the browser: ask questions about images, watch the '
-        'reasoning, see the mask.')
+        prog, description='A browser page: ask questions about images, watch the reasoning, see '
+        'the mask.')
     parser.add_argument('config', nargs='?', default='tiny_shapes', help='path of a config, or '
-                        'the name of one that came with mmdpad (default: tiny_shapes, the '
-                        'miniature, whose weights are here)')
-    parser.add_argument('--weights', metavar='FILE', help='a checkpoint of training (default: the '
+                        'the name of one shipped with mmdpad (default: tiny_shapes, the toy '
+                        'model, whose weights are included)')
+    parser.add_argument('--weights', metavar='FILE', help='a training checkpoint (default: the '
                         'weights that the config names)')
-    parser.add_argument('--second', metavar='CONFIG', help='a second model, which answers beside '
+    parser.add_argument('--second', metavar='CONFIG', help='a second model that answers beside '
                         'the first (default with --second-weights: CONFIG itself)')
-    parser.add_argument('--second-weights', metavar='FILE', help='its checkpoint')
-    parser.add_argument('--device', help='where the models run (default: a GPU if there is one)')
-    parser.add_argument('--host', default='127.0.0.1', help='address to listen at (default: '
-                        '127.0.0.1, this machine alone)')
+    parser.add_argument('--second-weights', metavar='FILE', help='checkpoint of the second model')
+    parser.add_argument('--device', help='where the models run (default: a GPU if available)')
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen on (default: '
+                        '127.0.0.1, this machine only)')
     parser.add_argument('--port', type=_count(1, 65535), default=7860, help='default: 7860')
-    parser.add_argument('--share', action='store_true', help='also by a public address of '
-                        "gradio's own service, open to all who know it")
+    parser.add_argument('--share', action='store_true', help='also serve at a public address '
+                        "through gradio's own service, open to anyone who knows it")
     parser.add_argument('--queue', type=_count(1, 10**6), default=16, metavar='N',
                         help='questions that may wait; more are refused (default: 16)')
     parser.add_argument('--max-megapixels', type=_count(1, _MOST_MEGAPIXELS), default=40,
-                        metavar='N', help=f'largest image that is decoded, at most '
+                        metavar='N', help=f'largest image to decode, at most '
                         f'{_MOST_MEGAPIXELS} (default: 40)')
     args = parser.parse_args(argv)
     check_file('--weights', args.weights)
@@ -86,13 +86,13 @@ def _parse(argv: Sequence[str] | None, prog: str | None = None) -> argparse.Name
     try:
         socket.create_server((args.host, args.port)).close()
     except OSError as error:
-        raise SystemExit(f'{args.host}:{args.port} cannot be listened at ({error}); name another '
+        raise SystemExit(f'cannot listen on {args.host}:{args.port} ({error}); name another '
                          f'--port or --host') from error
     return args
 
 
 def _count(low: int, high: int) -> Callable[[str], int]:
-    """A parser of integers in a range."""
+    """A parser for integers in a range."""
     def number(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
             raise argparse.ArgumentTypeError(f'should be an integer from {low} to {high}, but is '

@@ -18,39 +18,39 @@ TOY_CONFIG = 'mmdpad::dpad/tiny_shapes.py'
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Answers a question about each image, and prints and draws the answers.
+    """Answer a question about each image; print and draw the answers.
 
     Args:
         argv: The arguments; None for those of this process.
-        prog: What the help text calls the command.
+        prog: The command's name in the help text.
 
     Raises:
-        SystemExit: With what is wrong.
+        SystemExit: With a message about what is wrong.
     """
     parser = argparse.ArgumentParser(
         prog, description='Ask a question about images: the answer is a picture with mask, box and '
-        'points, the reasoning and a description. The default model is the miniature, which comes '
-        'with mmdpad and knows nothing but made scenes of plain shapes.')
+        'points, the reasoning and a caption. The default is the toy model, which ships with '
+        'mmdpad and only knows synthetic scenes of plain shapes.')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, or folders')
     parser.add_argument('question', help='asked about each image')
     parser.add_argument('--config', default=TOY_CONFIG, help='path of a config file, or the name '
-                        'of one that comes with mmdpad (default: %(default)s)')
-    parser.add_argument('--weights', help='what training wrote (default: the weights that the '
+                        'of one shipped with mmdpad (default: %(default)s)')
+    parser.add_argument('--weights', help='a training checkpoint (default: the weights that the '
                         'config names)')
     parser.add_argument('--out-dir', default='outputs', help='folder for pictures and '
-                        'results.jsonl; what is there is kept (default: %(default)s)')
-    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
+                        'results.jsonl; existing files are kept (default: %(default)s)')
+    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     args = parser.parse_args(argv)
     for image in args.images:
         if not osp.exists(image):
-            raise SystemExit(f'image {image!r} is not there')
+            raise SystemExit(f'image {image!r} does not exist')
     if not args.question.strip():
         raise SystemExit('the question is empty; ask something, such as "what keeps the rain off?"')
     config = check_config(args.config)
     check_file('weights', args.weights)
 
     with start_command():
-        # Which weights were loaded is for logs; here an answer is waited for.
+        # Hide the log of which weights were loaded: the user is waiting for an answer.
         from mmengine.logging import MMLogger
         from transformers.utils import logging
 
@@ -63,14 +63,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         logging.disable_progress_bar()
         try:
             cfg = open_config(config)
-            # Before a large model is loaded.
+            # Fail before a large model is loaded.
             queries = pair_queries(args.images, args.question, pixel_limit(build_pipeline(cfg)))
             infer = ReasonSegInferencer(cfg, args.weights, args.device)
         except (FileNotFoundError, ValueError) as error:
             raise SystemExit(str(error)) from error
     if args.config == TOY_CONFIG:
-        print('the miniature answers, which knows made scenes of plain shapes and nothing else; '
-              '--config and --weights name another model')
+        print('this is the toy model, which only knows synthetic scenes of plain shapes; name '
+              'another model by --config and --weights')
     log = new_log(args.out_dir)
     for query in queries:
         print(f'\n{query.path}', flush=True)
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 
 def show(pieces: Iterator[str | Answer], live: bool) -> Answer:
-    """The answer at the end of a stream; on a terminal its text is printed while it is written."""
+    """The answer at the end of a stream; on a terminal, the text is printed as it is written."""
     from mmdpad.visualization.text_panel import printable
     shown = 0
     for piece in pieces:
@@ -98,7 +98,7 @@ def show(pieces: Iterator[str | Answer], live: bool) -> Answer:
 
 
 def format_answer(answer: dict[str, Any], picture: str) -> str:
-    """An answer for people; ``picture`` is where it was drawn."""
+    """An answer as readable text; ``picture`` is the path of its drawing."""
     from mmdpad.visualization.text_panel import printable
     rows = dict(question=answer['question'], reasoning=answer['reasoning'],
                 caption=answer['caption'])

@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""`mmdpad run TOOL ...`: the scripts of tools/, wherever mmdpad is installed; and those of another
-package of OpenMMLab's, in a process that knows mmdpad."""
+"""`mmdpad run TOOL ...`: the scripts of tools/, wherever mmdpad is installed; also those of other
+OpenMMLab packages, with mmdpad imported."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def find_tools() -> dict[str, Path]:
 
 
 def find_script(name: str) -> Path:
-    """The script that PACKAGE::TOOL means, such as mmdet::train or
+    """Find the script for PACKAGE::TOOL, such as mmdet::train or
     mmdet::analysis_tools/analyze_logs.
 
     Raises:
-        SystemExit: There is none.
+        SystemExit: There is no such script.
     """
     package, _, tool = name.partition('::')
     place = mim_folder(package)
     if place is None:
-        raise SystemExit(f'{name}: there is no package {package!r}; install it')
+        raise SystemExit(f'{name}: package {package!r} is not installed; install it')
     folder = place / 'tools'
     path = folder / (tool.removesuffix('.py') + '.py')
     if not path.is_file():
@@ -43,11 +43,11 @@ def find_script(name: str) -> Path:
 
 
 def main(argv: Sequence[str], prog: str | None = None) -> None:
-    """Becomes a tool, or lists them.
+    """Run a tool in place of this process, or list the tools.
 
     Args:
         argv: TOOL and its arguments.
-        prog: What the help text calls the command.
+        prog: The command's name in the help text.
 
     Raises:
         SystemExit: There is no such tool, or help was asked for.
@@ -62,13 +62,13 @@ def main(argv: Sequence[str], prog: str | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog, usage=f'{prog or "run"} TOOL ...',
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='Runs a script of tools/; in a checkout, python tools/FOLDER/TOOL.py is the '
+        description='Run a script of tools/; in a checkout, python tools/FOLDER/TOOL.py is the '
                     'same.',
         epilog='tools:\n' + '\n'.join(
             f'  {name:{width}}  {_first_line(path)}' for name, path in tools.items())
-        + '\n\n`mmdpad run TOOL --help` tells what each takes. `mmdpad run mmdet::train ...` is '
-          "mmdet's own\ntools/train.py with mmdpad imported; so it is for its other tools, and for "
-          'other packages.')
+        + '\n\n`mmdpad run TOOL --help` lists the options of a tool. `mmdpad run mmdet::train ...` '
+          "runs mmdet's\ntools/train.py with mmdpad imported; the same works for its other tools "
+          'and other packages.')
     parser.add_argument('tool', choices=tools, metavar='TOOL', help=argparse.SUPPRESS)
     tool = parser.parse_args(argv[:1] or ['--help']).tool
     become(tools[tool], argv[1:])

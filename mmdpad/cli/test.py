@@ -20,38 +20,38 @@ from mmdpad.utils import (
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Evaluates a checkpoint, or checks the config.
+    """Evaluate a checkpoint, or check the config.
 
     Args:
         argv: The arguments; None for those of this process.
-        prog: What the help text calls the command.
+        prog: The command's name in the help text.
 
     Raises:
-        SystemExit: With what is wrong, or the status of ``--dry-run``.
+        SystemExit: With a message about what is wrong, or the status of ``--dry-run``.
     """
     parser = experiment_parser('Evaluate a checkpoint on the test set',
                                'model.test_cfg.temperature=1.0', prog)
-    parser.add_argument('checkpoint', nargs='?', help='what training wrote; left out: the '
-                        'start policy, with the weights that the config names')
+    parser.add_argument('checkpoint', nargs='?', help='a training checkpoint (default: the start '
+                        'policy, with the weights that the config names)')
     parser.add_argument('--out', help='also write all metrics to this .json file, with protocol, '
                         'intervals and provenance; or the predictions to this .pkl file, in the '
-                        "order of the data set, as mmdet's tools read them")
+                        "order of the data set, for mmdet's tools")
     parser.add_argument('--show', action='store_true', help='show every answer in a window')
     parser.add_argument('--show-dir', metavar='DIR', help='write a picture of every answer to '
-                        'this folder, if relative within TIME/ of the work dir')
-    parser.add_argument('--wait-time', type=float, default=2, metavar='S', help='how many seconds '
-                        'an answer is shown; 0 is until a key is pressed (default: 2)')
-    parser.add_argument('--tta', action='store_true', help='not offered, and says why')
-    parser.add_argument('--resume', action='store_true', help='go on with an interrupted test: '
-                        'take over the answers that are in the work dir already')
+                        'this folder; a relative path is inside TIME/ of the work dir')
+    parser.add_argument('--wait-time', type=float, default=2, metavar='S', help='seconds for which '
+                        'an answer is shown; 0 waits for a key (default: 2)')
+    parser.add_argument('--tta', action='store_true', help='not supported; says why')
+    parser.add_argument('--resume', action='store_true', help='continue an interrupted test: '
+                        'reuse the answers that are already in the work dir')
     args = parser.parse_args(argv)
     pickled = (args.out or '').endswith(('.pkl', '.pickle'))
     if args.out and not (pickled or args.out.endswith('.json')):
         raise SystemExit(f'--out should end in .json, for all metrics, or in .pkl, for the '
-                         f"predictions as mmdet's tools read them, but got {args.out!r}; rename it")
+                         f"predictions that mmdet's tools read, but got {args.out!r}; rename it")
     if args.out and Path(args.out).exists():
-        raise SystemExit(f'--out {args.out!r} is there already; remove it or name another file')
-    check_config(args.config)  # a misspelt one is told before torch is imported
+        raise SystemExit(f'--out {args.out!r} already exists; remove it or name another file')
+    check_config(args.config)  # report a misspelled one before torch is imported
     if args.dry_run:
         with start_command():
             from mmdpad.preflight import try_config
@@ -95,10 +95,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 
 def _add_dump(runner: Any, path: str) -> None:
-    """Let a test write its predictions, as ``--out`` of mmdet's tools/test.py does.
+    """Make a test write its predictions, as ``--out`` of mmdet's tools/test.py does.
 
     Raises:
-        SystemExit: The loop would evaluate a metric for each data set, and no further one.
+        SystemExit: The loop evaluates one metric per data set and cannot take another one.
     """
     from mmdet.evaluation import DumpDetResults
 

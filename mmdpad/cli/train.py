@@ -24,28 +24,29 @@ _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')  # of --launcher pytor
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Trains a config, or tries it.
+    """Train a config, or smoke-test or check it.
 
     Args:
         argv: The arguments; None for those of this process.
-        prog: What the help text calls the command.
+        prog: The command's name in the help text.
 
     Raises:
-        SystemExit: With what is wrong, or the status of ``--smoke`` and ``--dry-run``.
+        SystemExit: With a message about what is wrong, or the status of ``--smoke`` and
+            ``--dry-run``.
     """
     parser = experiment_parser('Train a config', 'optim_wrapper.optimizer.lr=2e-6', prog)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on from the latest checkpoint of the work dir, or from this one')
+                        help='resume from the latest checkpoint in the work dir, or from this one')
     parser.add_argument('--amp', action='store_true', help='mixed precision: AmpOptimWrapper in '
                         'place of OptimWrapper, in bfloat16 unless `optim_wrapper.dtype` says '
                         'otherwise')
     parser.add_argument('--auto-scale-lr', action='store_true', help='multiply the learning rate '
-                        'by the prompts of a step, of all processes, over '
+                        'by the number of prompts per step, over all processes, divided by '
                         '`auto_scale_lr.base_batch_size`')
-    parser.add_argument('--smoke', action='store_true', help='instead: the same config on small '
-                        'random models and made data, for two steps, in a temporary work dir')
+    parser.add_argument('--smoke', action='store_true', help='instead: run the same config on tiny '
+                        'random models and synthetic data, for two steps, in a temporary work dir')
     args = parser.parse_args(argv)
-    check_config(args.config)  # a misspelt one is told before torch is imported
+    check_config(args.config)  # report a misspelled one before torch is imported
     if args.smoke or args.dry_run:
         with start_command():
             from mmdpad.preflight import try_config
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                          else args.resume)
     elif earlier:
         raise SystemExit(f'{cfg.work_dir!r} holds the checkpoints of an earlier run '
-                         f'({earlier[-1].name}): go on with it by --resume, or name another '
+                         f'({earlier[-1].name}): resume it with --resume, or name another '
                          f'folder by --work-dir')
     check_checkpoint('load_from: checkpoint', cfg.get('load_from'), cfg)
     if problems := apply_flags(cfg, args):
@@ -81,17 +82,17 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
-        raise SystemExit(f'the run has ended because it could not write to {cfg.work_dir!r} any '
-                         f'more ({error}). Checkpoints there are whole; once it can be written to, '
-                         f'go on by --resume') from error
+        raise SystemExit(f'training stopped because it could no longer write to {cfg.work_dir!r} '
+                         f'({error}). The checkpoints there are complete; once the folder is '
+                         f'writable, continue with --resume') from error
 
 
 def _checkpoint_to_resume(work_dir: str) -> str:
     from mmdpad.engine.checkpoints import find_whole_checkpoint
     path, faults = find_whole_checkpoint(work_dir)
     for damaged, fault in faults.items():
-        print(f'WARNING: --resume: {damaged} is damaged and passed over: {fault}', file=sys.stderr)
+        print(f'WARNING: --resume: {damaged} is damaged; skipping it: {fault}', file=sys.stderr)
     if path is None:
-        raise SystemExit(f'--resume: there is no {"whole " if faults else ""}checkpoint in '
+        raise SystemExit(f'--resume: there is no {"complete " if faults else ""}checkpoint in '
                          f'{work_dir!r}; leave it out to start a new run there')
     return path

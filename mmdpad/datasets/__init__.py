@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Data sets, the steps of their pipelines, and the order in which they are read.
+"""Data sets, pipeline transforms and samplers.
 
-The names are imported when they are first used; a config finds them by ``registered.py``.
+Names are imported on first use; a config finds them through ``registered.py``.
 """
 
 from typing import TYPE_CHECKING

@@ -1,10 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Fields of an annotation that several formats share, and the checks of their form.
+"""Annotation fields that several formats share, and their checks.
 
-An annotation has one or more ``texts`` for one target. Optional are ``other_boxes``, objects that
-are not the target, a list of [x1, y1, x2, y2] in pixels of the image after its EXIF rotation, and
-three strings for supervised training (:class:`.transforms.ComposeResponse`): ``think`` and
-``caption``, the parts of a response that no mask tells, or a whole ``response``.
+An annotation has one or more ``texts`` for one target. Optional fields are ``other_boxes``, a list
+of [x1, y1, x2, y2] in pixels of the image after its EXIF rotation, for objects other than the
+target, and three strings for supervised training (:class:`.transforms.ComposeResponse`):
+``think`` and ``caption``, the parts of a response that do not follow from a mask, or a complete
+``response``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Where = str | os.PathLike
 
 
 def check_texts_mode(texts: str) -> str:
-    """The argument ``texts`` of a data set.
+    """Check and return the argument ``texts`` of a data set.
 
     Raises:
         ValueError: It is not one of ``TEXTS_MODES``.
@@ -39,9 +40,9 @@ def check_texts_mode(texts: str) -> str:
 
 
 def ask_texts(item: dict, texts: Sequence[str], mode: str) -> list[dict]:
-    """One item that asks the first text (``mode`` 'first'), or one a text ('all').
+    """One item that asks the first text (``mode`` 'first'), or one item per text ('all').
 
-    Where there are several, each ``img_id`` is followed by '#' and ``text_index``.
+    If there are several items, '#' and ``text_index`` are appended to each ``img_id``.
     """
     asked = texts[:1] if mode == 'first' else texts
     several = len(asked) > 1
@@ -52,10 +53,10 @@ def ask_texts(item: dict, texts: Sequence[str], mode: str) -> list[dict]:
 
 
 def check_question(text: object, name: str, where: Where) -> None:
-    """A text that asks something; ``name`` is the field it is in.
+    """Check that a text is a question; ``name`` is the field that contains it.
 
     Raises:
-        DatasetError: It is no text, or empty.
+        DatasetError: It is not a string, or is empty.
     """
     if not isinstance(text, str) or not normalize_question(text):
         raise DatasetError(f'`{name}` of {where} should be a question, but got {text!r}; write '
@@ -63,13 +64,13 @@ def check_question(text: object, name: str, where: Where) -> None:
 
 
 def check_questions(texts: Sequence[str], name: str, where: Where) -> None:
-    """:func:`check_question` for every text of a list."""
+    """:func:`check_question` for every text in a list."""
     for i, text in enumerate(texts):
         check_question(text, f'{name}[{i}]', where)
 
 
 def check_inside(boxes: Sequence[Sequence[float]], where: Where, height: int, width: int) -> None:
-    """Every one of ``other_boxes`` should share a point with its image.
+    """Check that each of ``other_boxes`` overlaps its image.
 
     Raises:
         DatasetError: One lies outside.
@@ -77,15 +78,15 @@ def check_inside(boxes: Sequence[Sequence[float]], where: Where, height: int, wi
     for i, (x1, y1, x2, y2) in enumerate(boxes):
         if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
             raise DatasetError(f'`other_boxes[{i}]` of {where} should lie in its image of '
-                               f'{width} x {height} pixels (width x height), at least in part, but '
+                               f'{width} x {height} pixels (width x height), at least partly, but '
                                f'got {[x1, y1, x2, y2]}; correct or remove the box', 'box outside')
 
 
 def parse_boxes(where: Where, content: dict) -> tuple[tuple[float, ...], ...] | None:
-    """``other_boxes`` of an annotation, None where it does not say.
+    """``other_boxes`` of an annotation; None if it has no such field.
 
     Raises:
-        DatasetError: No list of boxes with a size.
+        DatasetError: It is not a list of boxes with positive area.
     """
     if 'other_boxes' not in content:
         return None
@@ -100,33 +101,33 @@ def parse_boxes(where: Where, content: dict) -> tuple[tuple[float, ...], ...] | 
 
 
 def parse_answer(where: Where, content: dict) -> dict[str, str]:
-    """Those of ``ANSWER_KEYS`` that are given; a tag inside of ``think`` or ``caption`` would
-    break the response.
+    """Those of ``ANSWER_KEYS`` that are present. A tag inside ``think`` or ``caption`` would break
+    the response.
 
     Raises:
-        DatasetError: One is no text, or has such a tag.
+        DatasetError: One is not a string with text, or contains such a tag.
     """
     answer = {key: content[key] for key in ANSWER_KEYS if key in content}
     for key, text in answer.items():
         if not isinstance(text, str) or not text.strip():
-            raise wrong_field(where, key, 'a string with text in it', text)
+            raise wrong_field(where, key, 'a string that is not empty', text)
         if key != 'response' and _TAGS.search(text):
             raise wrong_field(where, key, 'text without the tags of a response', text)
     return answer
 
 
 def are_numbers(values: object, count: int) -> bool:
-    """A list of ``count`` numbers of which each may be a coordinate."""
+    """Whether this is a list of ``count`` numbers that are valid coordinates."""
     return isinstance(values, list) and len(values) == count and all(map(is_coordinate, values))
 
 
 def are_texts(values: object) -> bool:
-    """A list of at least one string."""
+    """Whether this is a list of at least one string."""
     return isinstance(values, list) and bool(values) and all(isinstance(t, str) for t in values)
 
 
 def wrong_field(where: Where, name: str, wanted: str, got: object) -> DatasetError:
-    """What to say of a field of another form."""
+    """The error for a malformed field."""
     shown = repr(got)
     shown = shown if len(shown) <= 80 else shown[:77] + '...'
     return DatasetError(f'`{name}` of {where} should be {wanted}, but got {shown}; correct it, or '
@@ -134,10 +135,10 @@ def wrong_field(where: Where, name: str, wanted: str, got: object) -> DatasetErr
 
 
 def read_text(path: Where) -> str:
-    """A text file in UTF-8 (a byte-order mark is fine) or, where it is not that, in cp1252.
+    """Read a text file as UTF-8 (a byte-order mark is fine) or, failing that, as cp1252.
 
     Raises:
-        DatasetError: It cannot be read, or is in neither.
+        DatasetError: It cannot be read, or has neither encoding.
     """
     try:
         with open(path, 'rb') as file:
@@ -154,20 +155,20 @@ def read_text(path: Where) -> str:
 
 
 def unreadable(path: Where, error: OSError) -> DatasetError:
-    """What to say of a file that cannot be opened."""
+    """The error for a file that cannot be opened."""
     return DatasetError(f'{path} cannot be read ({error.strerror}); restore the file or its '
                         'permissions, or correct the path', 'missing file')
 
 
 def read_json(path: Where) -> Any:
-    """What a JSON file holds, its text being read by :func:`read_text`.
+    """The content of a JSON file, read by :func:`read_text`.
 
     Raises:
-        DatasetError: It cannot be read, or is no JSON.
+        DatasetError: It cannot be read, or is not JSON.
     """
     text = read_text(path)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f'{path} should hold JSON, but: {error}; restore the file, or '
+        raise DatasetError(f'{path} should contain JSON, but: {error}; restore the file, or '
                            'correct it') from error

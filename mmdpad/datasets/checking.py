@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whether the data sets of a config can be used, before a run finds out."""
+"""Check the data sets of a config before a run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .wrappers import base_datasets, open_wrappers
 
 
 def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
-    """The data sets of a config's data loaders, each with the names of the loaders that use it; one
-    to train on and to evaluate on comes twice.
+    """Yield the data sets of a config's data loaders, each with the names of the loaders that use
+    it. A data set used for both training and evaluation is yielded twice.
 
-    Wrappers (mmengine's ``RepeatDataset``, ``ConcatDataset`` and the like) are opened: what is in
-    their ``dataset`` or ``datasets`` comes instead of them.
+    Wrappers (mmengine's ``RepeatDataset``, ``ConcatDataset`` and the like) are replaced by the
+    contents of their ``dataset`` or ``datasets``.
     """
     found: list[tuple[list[str], dict]] = []
     for name in LOADERS:
@@ -39,7 +39,7 @@ def find_datasets(config: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
 
 
 def as_built(loaders: str, config: dict) -> dict:
-    """What loops build of a config that :func:`find_datasets` found."""
+    """The config, found by :func:`find_datasets`, in the form in which the loops build it."""
     return config if loaders == 'train_dataloader' else for_evaluation(config)
 
 
@@ -49,31 +49,32 @@ def check_dataset(config: dict, load: int = 0, take: Callable[[Any], None] | Non
 
     Args:
         config: Of the data set.
-        load: How many items to run through the pipeline, spread evenly; -1 for all. Building looks
-            at the headers of images; their pixels are decoded here.
-        take: Gets each item that was loaded.
-        asks: Whether the model answers questions: then an item is loaded in any case, see
+        load: How many items to run through the pipeline, evenly spaced; -1 for all. Building reads
+            only image headers; loading decodes the pixels.
+        take: Called with each loaded item.
+        asks: Whether the model answers questions. If so, at least one item is loaded, see
             :func:`check_first_item`.
 
     Returns:
-        What it holds, in one line; in a second, which annotations mark no target, if any.
+        One line that summarizes the content, and a second one that lists the annotations without a
+        target, if any.
 
     Raises:
-        DatasetError: All that is wrong.
+        DatasetError: Lists every problem.
         ImportError: The data set needs a package that is not installed.
     """
     return check_items(DATASETS.build(config), type_name(config), load, take, asks)
 
 
 def check_first_item(dataset: Any) -> None:
-    """Load one item of each data set for a model that answers questions, so that a pipeline that
-    does not fit its data set is reported before a run, with the name of the transform it lacks.
+    """Load one item of each data set for a model that answers questions. This reports a pipeline
+    that does not match its data set before a run, and names the missing transform.
 
     Args:
-        dataset: One that is built, or wrappers of some.
+        dataset: A built data set, which may be wrapped.
 
     Raises:
-        DatasetError: An item does not have what a step needs, or its pipeline packs no question.
+        DatasetError: An item lacks what a step needs, or its pipeline packs no question.
     """
     for part in base_datasets(dataset):
         name = type(part).__name__
@@ -82,8 +83,8 @@ def check_first_item(dataset: Any) -> None:
         with collecting(problems):
             if any(isinstance(step, LoadImageFromFile) for step in steps):
                 raise DatasetError(
-                    "The pipeline has mmdet's `LoadImageFromFile`, which gives BGR; put "
-                    '`LoadReasoningImage` in its place', 'wrong pipeline')
+                    "The pipeline has mmdet's `LoadImageFromFile`, which gives BGR; replace it by "
+                    '`LoadReasoningImage`', 'wrong pipeline')
             if any(isinstance(step, QuestionFromLabel) and not step.classes for step in steps):
                 _check_names(part)
             sample = part[0].get('data_samples') if len(part) else None
@@ -91,25 +92,25 @@ def check_first_item(dataset: Any) -> None:
                 raise DatasetError(
                     f'The pipeline should end with `PackReasoningInputs`, which packs `question`, '
                     f'but has {[type(step).__name__ for step in steps]}; see docs/data.md for '
-                    'one that fits the data set', 'wrong pipeline')
+                    'a pipeline that matches the data set', 'wrong pipeline')
         if problems:
             raise DatasetError.listing(getattr(part, 'where', name), problems)
 
 
 def _check_names(dataset: Any) -> None:
-    """Whether ``classes`` of a data set are the names of its labels."""
+    """Check that ``classes`` of a data set are the names of its labels."""
     names, given = list(label_names(dataset) or ()), dataset.metainfo.get('classes')
     if given is not None and names != list(given)[:len(names)]:
         raise DatasetError(
-            f'`metainfo.classes` of {type(dataset).__name__} should name the categories of '
+            f'`metainfo.classes` of {type(dataset).__name__} should list the categories of '
             f'{dataset.ann_file} in the order of the file, by which mmdet numbers labels, but '
-            f'starts with {list(given)[:3]} in place of {names[:3]}; set '
-            f'`metainfo=dict(classes=(...))`, or take a `QuestionDataset`', 'wrong classes')
+            f'starts with {list(given)[:3]} instead of {names[:3]}; set '
+            f'`metainfo=dict(classes=(...))`, or use a `QuestionDataset`', 'wrong classes')
 
 
 def check_items(dataset: Any, name: str, load: int = 0,
                 take: Callable[[Any], None] | None = None, asks: bool = False) -> str:
-    """:func:`check_dataset` of one that is built; ``name`` is its class."""
+    """:func:`check_dataset` for a built data set; ``name`` is its class."""
     dataset.full_init()
     if asks:
         check_first_item(dataset)
@@ -127,6 +128,7 @@ def check_items(dataset: Any, name: str, load: int = 0,
     report = f'ok: {number} items, {len(images)} images' + (f', {loaded} loaded' if loaded else '')
     if names := getattr(dataset, 'no_target', ()):
         report += (f'\n  note: {len(names)} annotation(s) mark no target and '
-                   + ('count by the protocol: ' if dataset.test_mode else 'are not trained on: ')
+                   + ('are scored by the protocol: ' if dataset.test_mode else
+                      'are not used in training: ')
                    + show_names(names))
     return report

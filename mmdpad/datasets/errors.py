@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""One error for everything that is wrong with a data set's files."""
+"""The error for all problems with the files of a data set."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ SHOWN = 5
 
 
 class DatasetError(ValueError):
-    """A file of a data set is missing, broken or unusable; the message names it and the hint.
+    """A file of a data set is missing, broken or unusable; the message names it and the fix.
 
     Attributes:
-        kind: What is wrong, in two or three words that problems of one kind share.
-        problems: All problems of a data set where this is their list, else this one.
-        where: The data set that was checked, where this is the list of its problems.
+        kind: The problem in two or three words, which problems of the same kind share.
+        problems: All problems of a data set if this error lists them, otherwise just this one.
+        where: The data set that was checked, if this error lists its problems.
 
     Args:
-        message: One sentence that names the file, the constraint and the hint.
+        message: One sentence with the file, the constraint and the fix.
         kind: See above.
     """
 
@@ -31,13 +31,13 @@ class DatasetError(ValueError):
     @classmethod
     def listing(cls, where: str, problems: Sequence[DatasetError],
                 shown: int | None = SHOWN) -> DatasetError:
-        """Put all problems of one data set into one error: how many of each kind, and the first
-        of them.
+        """Combine all problems of a data set into one error, with the number and the first few of
+        each kind.
 
         Args:
             where: The data set that was checked.
             problems: At least one.
-            shown: How many of a kind the message shows; None for all.
+            shown: How many problems of each kind the message shows; None for all.
         """
         kinds: dict[str, list[DatasetError]] = {}
         for problem in problems:
@@ -53,14 +53,14 @@ class DatasetError(ValueError):
         return error
 
     def in_full(self) -> str:
-        """The message with every problem, where :meth:`listing` shows some of each kind."""
+        """The message with every problem; :meth:`listing` shows only some of each kind."""
         return str(self if self.where is None else
                    self.listing(self.where, self.problems, shown=None))
 
 
 @contextmanager
 def collecting(problems: list[DatasetError]) -> Iterator[None]:
-    """Put a :class:`DatasetError` of the block into the list, so that the checks go on."""
+    """Append a :class:`DatasetError` raised in the block to the list, so that checks continue."""
     try:
         yield
     except DatasetError as error:

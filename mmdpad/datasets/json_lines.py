@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Our own format: JSON lines, a target and the questions about it in each line."""
+"""mmdpad's own format: JSON lines, each with one target and the questions about it."""
 
 from __future__ import annotations
 
@@ -31,50 +31,50 @@ def _is_side(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
-# Field: (whether it has to be there, its form, and that form in words).
+# Field: (whether it is required, a check of its form, and that form in words).
 FIELDS = {
     'id': (True, lambda v: type(v) is int or (isinstance(v, str) and v != ''),
-           'a string with text in it, or a whole number'),
+           'a string that is not empty, or an integer'),
     'image': (True, lambda v: isinstance(v, str) and v != '', 'the path of an image'),
     'texts': (True, are_texts, 'a list of at least one string'),
-    'objects': (True, lambda v: isinstance(v, list), 'a list of segmentations, one an object'),
+    'objects': (True, lambda v: isinstance(v, list), 'a list of segmentations, one per object'),
     'ignore': (False, lambda v: isinstance(v, list), 'a list of segmentations'),
     'is_sentence': (False, lambda v: isinstance(v, bool), 'true or false'),
-    'height': (False, _is_side, 'the height of the image in pixels, a positive whole number'),
-    'width': (False, _is_side, 'the width of the image in pixels, a positive whole number'),
+    'height': (False, _is_side, 'the height of the image in pixels, a positive integer'),
+    'width': (False, _is_side, 'the width of the image in pixels, a positive integer'),
 }
 
 
 @DATASETS.register_module()
 class JsonLinesDataset(ReasoningDataset):
-    """A file of JSON lines, as docs/data.md describes it and the converter writes it.
+    """A file of JSON lines, as described in docs/data.md and written by the converter.
 
     A line is an object with ``id``, ``image``, ``texts`` (questions about one target) and
-    ``objects`` (COCO segmentations, one of each object that is meant, [] where none is). Optional
-    are ``is_sentence`` (None where missing), ``ignore`` (segmentations of regions to leave out of
-    the evaluation), ``height`` and ``width`` of the image, and those of
-    :mod:`.annotation_fields`. Other keys are left alone; so are empty lines.
+    ``objects`` (COCO segmentations, one per target object, [] for no target). Optional fields are
+    ``is_sentence`` (None if missing), ``ignore`` (segmentations of regions that the evaluation
+    leaves out), ``height`` and ``width`` of the image, and those of :mod:`.annotation_fields`.
+    Other keys and empty lines are ignored.
 
     An item also has ``ann_path`` (file and line, for messages), ``instances`` for the transform
     ``LoadInstanceMasks``, ``num_targets``, and the optional fields of the line.
 
-    Images' headers, lines and masks are checked when the data set is built; pixels are decoded
-    later. It is wrong: a line that is no object, a missing or malformed field, an id that is there
-    twice, a missing or unreadable image, one of another size than its line says, an empty
-    question, a mask of another size than its image or broken, polygons without a pixel in it. (An
-    RLE without one marks nothing.)
+    Lines, masks and image headers are checked when the data set is built; pixels are decoded
+    later. Errors are: a line that is not an object, a missing or malformed field, a duplicate id,
+    a missing or unreadable image, an image size that differs from the one in the line, an empty
+    question, a mask that is broken or has another size than its image, and polygons that mark no
+    pixel of the image. (An RLE may mark none: it counts as no object.)
 
     Args:
-        ann_file: The file, in ``data_root`` where it is relative and that is given.
-        data_root: See there.
-        data_prefix: ``dict(img_path=FOLDER)``, in ``data_root`` too, is where images' paths start;
-            without it they start in the folder of ``ann_file``.
-        texts: ``'first'`` asks the first text of each line, ``'all'`` makes one item a text.
+        ann_file: The file; a relative path is relative to ``data_root``, if that is given.
+        data_root: See ``ann_file``.
+        data_prefix: ``dict(img_path=FOLDER)``, also relative to ``data_root``: the folder that
+            image paths are relative to. The default is the folder of ``ann_file``.
+        texts: ``'first'`` asks the first text of each line, ``'all'`` makes one item per text.
         **kwargs: See :class:`ReasoningDataset`.
     """
 
     def __init__(self, ann_file: str, data_root: str = '', data_prefix: dict | None = None,
-                 texts: str = 'first', **kwargs) -> None:
+                 texts: str = 'first', **kwargs: Any) -> None:
         self.texts = check_texts_mode(texts)
         super().__init__(ann_file=str(ann_file), data_root=str(data_root),
                          data_prefix=data_prefix or {}, **kwargs)
@@ -84,7 +84,7 @@ class JsonLinesDataset(ReasoningDataset):
         return self.ann_file
 
     def read_items(self) -> Iterator[dict | DatasetError]:
-        """Items in the order of lines; each image is looked at once."""
+        """Yield items in the order of lines; each image is read only once."""
         lines: dict[str, dict] = {}
         for where, line in self._read_lines():
             faults = _find_malformed(line, where)
@@ -104,13 +104,13 @@ class JsonLinesDataset(ReasoningDataset):
             yield from self._make_items(line, where, sizes[image])
 
     def _read_lines(self) -> Iterator[tuple[str, Any]]:
-        """Where it is, and what is read, of each line; None of one that is no JSON."""
+        """Yield the location and the content of each line; the content is None if not JSON."""
         path = Path(self.ann_file)
         if not path.is_file():
             found = ', '.join(sorted(p.name for p in path.parent.glob('*.jsonl'))) or 'none'
-            raise DatasetError(f'`ann_file` should be a file of JSON lines, but {path} is none; '
-                               f'such files in its folder: {found}', 'missing split')
-        # Only \n ends a line: texts may hold other characters that `splitlines` breaks at.
+            raise DatasetError(f'`ann_file` should be a file of JSON lines, but {path} is not a '
+                               f'file; *.jsonl in its folder: {found}', 'missing split')
+        # Only \n ends a line: texts may contain other characters that `splitlines` splits at.
         for number, text in enumerate(read_text(path).split('\n'), start=1):
             if text.strip():
                 try:
@@ -125,14 +125,14 @@ class JsonLinesDataset(ReasoningDataset):
 
     def _make_items(self, line: dict, where: str,
                     size: tuple[int, int] | None) -> Iterator[dict | DatasetError]:
-        """The items of a line of the right form, or all that is wrong with it. ``size`` is the
-        (height, width) of its image, None where that cannot be read."""
+        """Yield the items of a well-formed line, or all problems with it. ``size`` is the (height,
+        width) of its image; None if the image cannot be read."""
         problems: list[DatasetError] = []
         stated = (line.get('height'), line.get('width'))
         if size and any(side not in (None, real) for side, real in zip(stated, size, strict=True)):
             problems.append(DatasetError(
-                f'{where} says that its image has height and width {stated}, but {line["image"]} '
-                f'has {size}; correct the line, or take the right image', 'wrong size'))
+                f'{where} states height and width {stated}, but its image {line["image"]} has '
+                f'{size}; correct the line, or use the right image', 'wrong size'))
         height, width = size or stated
         with collecting(problems):
             check_questions(line['texts'], 'texts', where)
@@ -167,7 +167,7 @@ class JsonLinesDataset(ReasoningDataset):
 
 
 def _find_malformed(line: Any, where: str) -> list[DatasetError]:
-    """What is wrong with the form of a line's fields."""
+    """The problems with the form of a line's fields."""
     if not isinstance(line, dict):
         return [DatasetError(f'{where} should be a JSON object on one line, but cannot be read as '
                              'one; correct or remove it', 'unreadable line')]

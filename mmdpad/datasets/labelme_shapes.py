@@ -1,16 +1,16 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What labelme's `shapes` mark in an image.
+"""The pixels that labelme's `shapes` mark in an image.
 
-Polygons are filled as LISA's reader fills them, by OpenCV. The other shapes that have an area are
-drawn as labelme draws them (6.3.1, ``labelme/utils/shape.py``), by Pillow:
+Polygons are filled by OpenCV, as in LISA's reader. The other shapes with an area are drawn by
+Pillow, as in labelme (6.3.1, ``labelme/utils/shape.py``):
 
 - ``rectangle``: two opposite corners, both inside;
 - ``circle``: the center and a point on the circle;
 - ``oriented_rectangle``: four corners;
-- ``mask``: two corners of a box, whose upper left one (truncated to whole pixels) says where the
-  values of ``mask`` lie, a PNG in base64, 0 is background. labelme takes a mask of the size of its
-  box inside of the image; here one that is larger is cut to the box, and what lies outside of the
-  image is left out.
+- ``mask``: two corners of a box; the upper left one (truncated to whole pixels) is the position of
+  ``mask``, a PNG in base64 in which 0 is background. labelme expects a mask of the size of its
+  box, inside the image; here a larger mask is cut to the box, and pixels outside the image are
+  dropped.
 """
 
 from __future__ import annotations
@@ -30,29 +30,28 @@ from mmdpad.geometry.masks import check_outline
 
 from .annotation_fields import are_numbers, wrong_field
 from .errors import DatasetError
-from .transforms.images import open_image
 
 POINTS = {'rectangle': 2, 'circle': 2, 'oriented_rectangle': 4, 'mask': 2}
-"""Shapes besides polygons, and how many points each has."""
+"""Shapes other than polygons, and their number of points."""
 KINDS = ('polygon', *POINTS)
 NO_AREA = ('line', 'linestrip', 'point', 'points')
 MAX_RADIUS = 200_000
 """Of a circle, in pixels."""
-# Of the image in a `mask`: one value a pixel.
+# Pillow's modes of the image in a `mask`: one value per pixel.
 _MASK_MODES = ('1', 'L')
 
 
 class Shape(ABC):
-    """What one entry marks, as target or as ignored region (``is_ignored``)."""
+    """One entry, which marks a target or an ignored region (``is_ignored``)."""
     is_ignored: bool
 
     @abstractmethod
     def check(self, height: int, width: int) -> None:
-        """Raises ValueError for a shape that no image of this size has."""
+        """Raise a ValueError for a shape that no image of this size has."""
 
     @abstractmethod
     def draw(self, canvas: np.ndarray, value: int) -> None:
-        """Set what it marks of a uint8 array (H, W)."""
+        """Set the marked pixels of a uint8 array (H, W) to a value."""
 
     def area(self, height: int, width: int) -> int:
         """The number of pixels that it marks in an image."""
@@ -61,13 +60,13 @@ class Shape(ABC):
         return cv2.countNonZero(canvas)
 
     def is_outside(self, height: int, width: int) -> bool:
-        """Whether it lies outside of an image."""
+        """Whether it lies outside an image."""
         return not self.area(height, width)
 
 
 @dataclass(frozen=True)
 class Polygon(Shape):
-    """A closed polygon: ``points`` (N, 2) int32, (x, y), N >= 1; its outline belongs to it."""
+    """A closed polygon: ``points`` (N, 2) int32, (x, y), N >= 1; it includes its outline."""
     points: np.ndarray
     is_ignored: bool
 
@@ -76,7 +75,7 @@ class Polygon(Shape):
         check_outline(self.points, height, width)
 
     def draw(self, canvas: np.ndarray, value: int) -> None:
-        """Filled by OpenCV."""
+        """Fill it with OpenCV."""
         cv2.fillPoly(canvas, [self.points], color=value)
 
 
@@ -90,8 +89,8 @@ class Figure(Shape):
     png: bytes | None = None
 
     def check(self, height: int, width: int) -> None:
-        """Also whether a mask is a PNG with one value a pixel, as large as its box and not larger
-        than the image."""
+        """Also check that a mask is a PNG with one value per pixel, at least as large as its box
+        and not larger than the image."""
         if self.kind == 'circle' and self._radius() > MAX_RADIUS:
             raise ValueError(f'a circle should have a radius of at most {MAX_RADIUS} pixels, but '
                              f'one has {self._radius():.0f}')
@@ -99,11 +98,11 @@ class Figure(Shape):
             self._read_mask(height, width)
 
     def draw(self, canvas: np.ndarray, value: int) -> None:
-        """Drawn by Pillow."""
+        """Draw it with Pillow."""
         canvas[self._pixels(*canvas.shape)] = value
 
     def is_outside(self, height: int, width: int) -> bool:
-        """A mask may be background all over and lie inside."""
+        """A mask may consist of background only and still lie inside."""
         if self.kind != 'mask':
             return super().is_outside(height, width)
         (x1, y1), (x2, y2) = self.points
@@ -132,7 +131,7 @@ class Figure(Shape):
     def _place_mask(self, height: int, width: int) -> np.ndarray:
         values = self._read_mask(height, width)
         (left, top), _ = self.points.astype(int).tolist()
-        # What of the values is inside of the image, in their own frame.
+        # The part of the values inside the image, in their own frame.
         x1, y1 = max(-left, 0), max(-top, 0)
         x2, y2 = min(width - left, values.shape[1]), min(height - top, values.shape[0])
         placed = np.zeros((height, width), bool)
@@ -142,12 +141,14 @@ class Figure(Shape):
 
     def _read_mask(self, height: int, width: int) -> np.ndarray:
         """The values within the box, bool."""
+        from .transforms.images import open_image  # its package imports this module
+
         (x1, y1), (x2, y2) = self.points.astype(int).tolist()
         with open_image(io.BytesIO(self.png or b''), 'its `mask`') as image:
             if image.format != 'PNG' or image.mode not in _MASK_MODES:
-                raise DatasetError('its `mask` should be a PNG with one value a pixel (mode '
-                                   f'{" or ".join(_MASK_MODES)}), but is {image.format} of mode '
-                                   f'{image.mode}; save the annotation again by labelme')
+                raise DatasetError('its `mask` should be a PNG with one value per pixel (mode '
+                                   f'{" or ".join(_MASK_MODES)}), but is {image.format} with mode '
+                                   f'{image.mode}; save the annotation again with labelme')
             if image.width > width or image.height > height or not (
                     0 < x2 - x1 + 1 <= image.width and 0 < y2 - y1 + 1 <= image.height):
                 raise DatasetError(
@@ -159,19 +160,19 @@ class Figure(Shape):
 
 
 def parse_shape(path: str | os.PathLike, name: str, shape: object) -> Shape | None:
-    """One entry of an annotation's ``shapes``; None for one labelled ``flag``, whatever it is.
+    """Parse an entry of an annotation's ``shapes``; None for any entry labeled ``flag``.
 
-    A label that contains ``ignore`` marks an ignored region, any other the target; case does not
-    matter. Without ``shape_type``, or where it is null, it is a polygon, whose coordinates are
-    truncated towards zero, as the reference does.
+    A label that contains ``ignore`` marks an ignored region, any other label the target; case does
+    not matter. A missing or null ``shape_type`` means a polygon. Its coordinates are truncated
+    toward zero, as in the reference.
 
     Args:
         path: The file, for messages.
         name: Of the entry.
-        shape: As JSON has it.
+        shape: The entry as parsed from JSON.
 
     Raises:
-        DatasetError: It has another form, or no area.
+        DatasetError: It is malformed, or has no area.
     """
     if not isinstance(shape, dict) or not isinstance(shape.get('label'), str):
         raise wrong_field(path, name, 'an object with a string `label` and a list `points`', shape)
@@ -183,7 +184,7 @@ def parse_shape(path: str | os.PathLike, name: str, shape: object) -> Shape | No
     if kind in NO_AREA:
         raise DatasetError(
             f'`{name}` of {path} should mark an area, but is a {kind} (`shape_type`), which has '
-            f'none; draw it as {" or ".join(KINDS)}, or label it `flag` to leave it out', 'no area')
+            f'none; draw it as {" or ".join(KINDS)}, or label it `flag` to skip it', 'no area')
     if kind not in KINDS:
         raise wrong_field(path, f'{name}.shape_type', ' or '.join(KINDS), kind)
     points = shape.get('points')
@@ -194,7 +195,7 @@ def parse_shape(path: str | os.PathLike, name: str, shape: object) -> Shape | No
     if kind == 'polygon':
         return Polygon(array.astype(np.int32), is_ignored)
     if len(points) != POINTS[kind]:
-        raise wrong_field(path, f'{name}.points', f'{POINTS[kind]} points, which a {kind} has',
+        raise wrong_field(path, f'{name}.points', f'the {POINTS[kind]} points of a {kind}',
                           points)
     png = _decode(path, f'{name}.mask', shape.get('mask')) if kind == 'mask' else None
     return Figure(kind, array, is_ignored, png)

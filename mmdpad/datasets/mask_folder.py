@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""One's own images, mask images and questions, as they come out of an annotation tool."""
+"""Custom images, mask images and questions, as exported from an annotation tool."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ class MaskFolderDataset(ReasoningDataset):
     """A folder of images, a folder of masks (PNG) and a table of questions.
 
     The table is a CSV file with a header, or a JSON list of objects. Its columns are ``image`` (a
-    file name in the folder of images), ``question`` and, optional, ``is_sentence`` (true or false,
-    None where empty) and ``mask`` (the name of the mask without ``.png``; where empty, that of the
-    image). Rows with the same image, mask and ``is_sentence`` are one item with several texts.
+    file name in the image folder), ``question`` and optionally ``is_sentence`` (true or false,
+    None if empty) and ``mask`` (the mask's name without ``.png``; by default the image's name).
+    Rows with the same image, mask and ``is_sentence`` become one item with several texts.
 
-    The mask of ``cat.jpg`` is ``cat.png``, or one mask an object ``cat_1.png``, ``cat_2.png``, ...,
-    of the image's size (after its EXIF rotation). Black (0) is background, all else is the object;
-    :mod:`.mask_images` tells what that means for palettes, transparency and soft edges, and refuses
-    what can be read in two ways. Where a mask is background all over, nothing is meant.
+    The mask of ``cat.jpg`` is ``cat.png``, or one mask per object: ``cat_1.png``, ``cat_2.png``,
+    ... Masks have the size of the image after its EXIF rotation. Black (0) is background,
+    everything else is the object; :mod:`.mask_images` defines what that means for palettes,
+    transparency and soft edges, and rejects ambiguous masks. An empty mask means "no target".
 
-    An item is like those of :class:`.JsonLinesDataset`: its masks are in ``instances``.
+    Items are like those of :class:`.JsonLinesDataset`, with masks in ``instances``.
 
-    Images' headers and all masks are read when the data set is built. It is wrong: a table that
-    cannot be read, an empty question, a missing or unreadable image or mask, a mask of another
-    size than its image, one that can be read in two ways, or one that two names lay claim to.
+    All masks and image headers are read when the data set is built. Errors are: an unreadable
+    table, an empty question, a missing or unreadable image or mask, a mask of another size than
+    its image, an ambiguous mask, and a mask that could belong to two names.
 
     Args:
-        data_root: What the other paths are relative to.
+        data_root: The folder that the other paths are relative to.
         data_prefix: The folders, ``dict(img_path=..., mask_path=...)``.
         ann_file: The table.
-        index_masks: A mask's values (of a palette image its indices) number its objects.
-        texts: ``'first'`` asks the first text of each item, ``'all'`` makes one item a text.
+        index_masks: The values of a mask (the indices of a palette image) number its objects.
+        texts: ``'first'`` asks the first text of each item, ``'all'`` makes one item per text.
         **kwargs: See :class:`ReasoningDataset`.
     """
 
     def __init__(self, data_root: str, data_prefix: dict | None = None,
                  ann_file: str = 'questions.csv', index_masks: bool = False, texts: str = 'first',
-                 **kwargs) -> None:
+                 **kwargs: Any) -> None:
         self.index_masks = index_masks
         self.texts = check_texts_mode(texts)
         prefix = dict(img_path='images', mask_path='masks') | (data_prefix or {})
@@ -75,7 +75,7 @@ class MaskFolderDataset(ReasoningDataset):
         return self.ann_file
 
     def read_items(self) -> Iterator[dict | DatasetError]:
-        """Items in the order of the table."""
+        """Yield items in the order of the table."""
         masks = _list_masks(Path(self.data_prefix['mask_path']))
         groups: dict[tuple, list[str]] = defaultdict(list)
         for where, row in _read_table(Path(self.ann_file)):
@@ -98,7 +98,7 @@ class MaskFolderDataset(ReasoningDataset):
 
     def _make_item(self, image: str, mask: str, masks: dict[str, list[tuple[int, Path]]],
                    names: set[str]) -> dict:
-        """What an item says of its image and masks."""
+        """The fields of an item that concern its image and masks."""
         path = Path(self.data_prefix['img_path']) / image
         height, width = probe_image(path, self.max_pixels)
         found = sorted(masks.get(mask, []))
@@ -107,20 +107,20 @@ class MaskFolderDataset(ReasoningDataset):
         if not files:
             raise DatasetError(
                 f'{path} has no mask {mask}.png or {mask}_1.png in '
-                f'{self.data_prefix["mask_path"]}; add it (background all over where nothing is '
-                'meant), or remove the question', 'missing mask')
+                f'{self.data_prefix["mask_path"]}; add it (all background if there is no target), '
+                'or remove the question', 'missing mask')
         for file in files:
             if file.stem != mask and file.stem in names:
                 raise DatasetError(
-                    f'{file} could be of {mask!r} and of {file.stem!r}; rename it and its image, '
-                    'or name masks in the column `mask`', 'ambiguous mask')
+                    f'{file} could belong to {mask!r} or to {file.stem!r}; rename it and its '
+                    'image, or name masks in the column `mask`', 'ambiguous mask')
         instances = [instance for file in files
                      for instance in self._read_instances(file, height, width)]
         return dict(img_path=str(path), instances=instances,
                     num_targets=sum(not instance['ignore_flag'] for instance in instances))
 
     def _read_instances(self, path: Path, height: int, width: int) -> Iterator[dict]:
-        """The objects of a mask file, and what it leaves open."""
+        """The objects of a mask file, and its void pixels as an ignored one."""
         mask = read_mask_image(path, height, width, self.index_masks, self.max_pixels)
         for pixels in mask.objects() if self.index_masks else [mask.marked]:
             if pixels.any():
@@ -130,8 +130,8 @@ class MaskFolderDataset(ReasoningDataset):
 
 
 def _list_masks(folder: Path) -> dict[str, list[tuple[int, Path]]]:
-    """Mask files with their number, by name: ``a_2.png`` is number 2 of ``a``, and the whole of
-    ``a_2``."""
+    """Mask files with their number, by name: ``a_2.png`` is number 2 of ``a``, and the only mask
+    of ``a_2``."""
     masks: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for path in sorted(folder.glob('*.[pP][nN][gG]')):
         masks[path.stem].append((_WHOLE, path))
@@ -141,10 +141,10 @@ def _list_masks(folder: Path) -> dict[str, list[tuple[int, Path]]]:
 
 
 def _read_table(path: Path) -> Iterator[tuple[str, Any]]:
-    """Where it is, and what it holds, of each row."""
+    """Yield the location and the content of each row."""
     if not path.is_file():
         raise DatasetError(f'`ann_file` should be a table of questions (.csv or .json), but {path} '
-                           'is no file; correct the path', 'missing file')
+                           'is not a file; correct the path', 'missing file')
     if path.suffix.lower() == '.json':
         rows = read_json(path)
         if not isinstance(rows, list):
@@ -152,7 +152,7 @@ def _read_table(path: Path) -> Iterator[tuple[str, Any]]:
         yield from ((f'{path}, entry {i}', row) for i, row in enumerate(rows))
         return
     text = read_text(path)
-    # Strict: a quote that is never closed would take in all rows that follow.
+    # Strict, because an unclosed quote would swallow all rows that follow.
     table = csv.DictReader(io.StringIO(text, newline=''), restval='', strict=True)
     try:
         missing = {'image', 'question'} - set(table.fieldnames or ())
@@ -160,17 +160,17 @@ def _read_table(path: Path) -> Iterator[tuple[str, Any]]:
             raise DatasetError(
                 f'{path} lacks the column(s) {", ".join(sorted(missing))}; its first line should '
                 'be image,question or image,question,is_sentence, but is '
-                f'{text[:60].splitlines()[:1]}', 'missing column')
+                f'{text[:60].splitlines()[:1]}; correct it', 'missing column')
         for row in table:
             yield f'{path}, line {table.line_num}', row
     except csv.Error as error:
         raise DatasetError(f'{path} cannot be read as CSV after line {table.line_num} ({error}); '
-                           'put text with commas or quotes in "quotes", and quotes in it twice',
+                           'put text with commas or quotes in "quotes", with quotes in it doubled',
                            'unreadable line') from error
 
 
 def _parse_row(row: Any, where: str) -> tuple[tuple[str, str, bool | None], str]:
-    """A row as (image, mask's name, is_sentence), which tells its item, and the question."""
+    """A row as (image, mask's name, is_sentence), which identifies its item, and the question."""
     if not isinstance(row, dict):
         raise wrong_field(where, 'row', 'an object with `image` and `question`', row)
     if any(row.get(None, ())):  # csv's key for fields without a column

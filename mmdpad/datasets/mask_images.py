@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Mask image files, in whatever way a program writes them -> which pixels are the object.
+"""Read mask image files from any program: which pixels are the object?
 
-Black is background and all else the object, as a viewer shows the file. Where that would be a
-guess, the file is refused with both readings. docs/data.md has the rules in words.
+Black is background and everything else the object, as a viewer shows the file. If that would be a
+guess, the file is rejected and the error gives both readings. docs/data.md has the rules.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -19,13 +20,13 @@ from mmdpad.geometry.masks import MAX_PARTS
 from .errors import DatasetError
 from .transforms.images import MAX_PIXELS, open_image, upright
 
-_VOID_INDEX, _VOID_COLOR = 255, 0xE0E0C0  # of Pascal VOC's palette and those made after it
-_NUMBERS_BELOW = 32  # such gray values number objects
-_FEW = 8  # objects in shades of gray, and objects too thin for a square of 2 x 2 pixels
-_SOFT = 3  # a soft edge has at least so many values
+_VOID_INDEX, _VOID_COLOR = 255, 0xE0E0C0  # in Pascal VOC's palette and those derived from it
+_NUMBERS_BELOW = 32  # lower gray values number objects
+_FEW = 8  # objects in shades of gray, or objects too thin for a square of 2 x 2 pixels
+_SOFT = 3  # a soft edge has at least this many values
 _NOT_BLACK, _NOT_ZERO = 'all that is not black', 'all values but 0'
 _BRIGHT, _VISIBLE = 'what is brighter than half of the brightest', 'all that is visible'
-_BINARY = 'save the object as 255 and all else as 0 in an 8-bit gray PNG'
+_BINARY = 'save the object as 255 and everything else as 0 in an 8-bit gray PNG'
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class MaskImage:
     """What a mask file marks.
 
     Attributes:
-        values: (H, W) integers; of an index mask, the number of each pixel's object.
+        values: (H, W) integers; in an index mask, the number of each pixel's object.
         marked: (H, W) bool, the object, or all objects of an index mask.
-        void: (H, W) bool, apart from ``marked``: neither object nor background.
+        void: (H, W) bool, disjoint from ``marked``: neither object nor background.
     """
 
     values: np.ndarray
@@ -53,13 +54,13 @@ def read_mask_image(path: str | os.PathLike, height: int, width: int, index_mask
     """Read a mask from an image file.
 
     Args:
-        path: The file, of one of :data:`.transforms.images.FORMATS` and of any mode.
-        height, width: Of its image, after the EXIF rotation; the mask is turned by its own.
+        path: The file, in one of :data:`.transforms.images.FORMATS` and in any mode.
+        height, width: Of its image, after the EXIF rotation; the mask is rotated by its own EXIF.
         index_masks: The values of the file number its objects.
         max_pixels: As in :func:`.transforms.images.read_image`.
 
     Raises:
-        DatasetError: It cannot be decoded, has another size, or can be read in two ways.
+        DatasetError: It cannot be decoded, has another size, or is ambiguous.
     """
     with open_image(path, path, max_pixels) as image:
         _check_depth(image, path)
@@ -74,14 +75,15 @@ def read_mask_image(path: str | os.PathLike, height: int, width: int, index_mask
 
 
 def _check_depth(image: Image.Image, path: str | os.PathLike) -> None:
-    """Refuse what Pillow cuts to 8 bits, or does not give as whole numbers."""
-    is_cut = not image.mode.startswith('I') and any(';16' in str(tile) for tile in image.tile)
+    """Reject what Pillow cuts to 8 bits, or does not return as integers."""
+    is_cut = not image.mode.startswith('I') and any(
+        ';16' in str(tile) for tile in getattr(image, 'tile', ()))
     if image.mode == 'F' or is_cut:
-        raise DatasetError(f'{path} should have 8 bits a channel, or 16 in gray, but has '
-                           f'{"colors of 16 bits" if is_cut else "floating point numbers"}; '
+        raise DatasetError(f'{path} should have 8 bits per channel, or 16 in gray, but has '
+                           f'{"16-bit colors" if is_cut else "floating-point values"}; '
                            f'{_BINARY}', 'wrong mask')
     if image.mode == 'I':
-        lowest, highest = image.getextrema()
+        lowest, highest = cast(tuple[int, int], image.getextrema())
         if lowest < 0 or highest > 65535:
             raise DatasetError(f'{path} should have values from 0 to 65535, but has {lowest} to '
                                f'{highest}; {_BINARY}', 'wrong mask')
@@ -94,9 +96,9 @@ class _Picture:
     Attributes:
         values: (H, W) integers: gray values, entries of the palette, or ``colors``.
         colors: (H, W) integers, as a viewer shows them: gray values, or 0xRRGGBB; 0 is black.
-        is_gray: Which of both.
-        entries: Colors of the palette's entries, if there is one.
-        alpha: (H, W) uint8, if not all is opaque.
+        is_gray: Whether ``colors`` are gray values.
+        entries: Colors of the palette's entries, if there is a palette.
+        alpha: (H, W) uint8, unless every pixel is opaque.
     """
 
     values: np.ndarray
@@ -149,8 +151,9 @@ class _Reader:
     def read(self, image: Image.Image) -> MaskImage:
         picture = _decode(image)
         if self.index_masks and not picture.is_gray and picture.entries is None:
-            raise DatasetError(f'{self.path} should have one value a pixel, the object\'s number, '
-                               'but holds colors; save it as gray or palette image', 'wrong mask')
+            raise DatasetError(f'{self.path} should have one value per pixel, the number of its '
+                               'object, but has colors; save it as a gray or palette image',
+                               'wrong mask')
         if self.index_masks and (count := np.count_nonzero(_unique(picture.values))) > MAX_PARTS:
             raise DatasetError(f'{self.path} should mark at most {MAX_PARTS} objects, but has '
                                f'{count} values; write fewer, or set `index_masks=False`',
@@ -171,7 +174,7 @@ class _Reader:
         return MaskImage(picture.values, marked, void)
 
     def _visible(self, picture: _Picture) -> np.ndarray | None:
-        """What the alpha channel marks, (H, W) bool; None where it is the same everywhere."""
+        """What the alpha channel marks, (H, W) bool; None if it is the same everywhere."""
         alpha, colored = picture.alpha, picture.colors > 0
         if alpha is None:
             return None
@@ -187,13 +190,14 @@ class _Reader:
             'save one of them without the other: `image.getchannel("A")` or `image.convert("RGB")`')
 
     def _read_palette(self, picture: _Picture) -> tuple[np.ndarray, np.ndarray]:
-        """Black is background, which entry 0 has to be if it is used and no other one is."""
+        """Black is background. If entry 0 is used, a black entry must be used as well; if entry 0
+        itself is black, no other used entry may be."""
         assert picture.entries is not None
         values, colors = picture.values, picture.colors
         used = _unique(values)
         black = used[picture.entries[used] == 0]
         if 0 in used and not len(black):
-            raise self._two_palettes('no color that it uses of its palette is black', picture)
+            raise self._two_palettes('it uses no black entry of its palette', picture)
         if 0 in black and len(black) > 1:
             raise self._two_palettes(f'entries {_show(black)} of its palette are black', picture)
         if picture.is_gray:
@@ -216,7 +220,7 @@ class _Reader:
             '`image.convert("L")`, with 0 for the background')
 
     def _read_colors(self, colors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Black is background, and VOC's color for it beside others is void."""
+        """Black is background, and VOC's void color is void if there are other colors."""
         used = _unique(colors)
         if self.is_jpeg or used[0] > 0 or _has_shades(colors, used):
             brightest = np.maximum.reduce([colors >> shift & 255 for shift in (16, 8, 0)])
@@ -225,17 +229,18 @@ class _Reader:
         return (colors > 0) & ~void, void
 
     def _cut(self, gray: np.ndarray, numbered: bool) -> np.ndarray:
-        """The object (H, W) bool in gray values: all but 0, or by half where edges are soft.
+        """The object (H, W) bool in gray values: all but 0, or above half if edges are soft.
 
-        ``numbered`` says that the values number objects, so that soft edges cannot be.
+        ``numbered`` says that the values number objects, so edges cannot be soft.
         """
         largest = int(gray.max())
         marked, bright = gray > 0, gray > largest // 2
         if not largest or gray.min() == largest:
             return marked
         if self.is_jpeg and largest < _NUMBERS_BELOW:
-            raise self._unclear('JPEG does not keep values', {_NOT_ZERO: marked, _BRIGHT: bright})
-        middle = (largest + 1) // 2  # 128 beside 255: what a trimap does not know
+            raise self._unclear('JPEG does not preserve values',
+                                {_NOT_ZERO: marked, _BRIGHT: bright})
+        middle = (largest + 1) // 2  # 128 next to 255: the unknown region of a trimap
         if not marked.all() and np.array_equal(marked, bright) and not (
                 largest >= 224 and (gray == middle).any()):
             return marked
@@ -257,14 +262,14 @@ class _Reader:
 
     def _check_levels(self, used: np.ndarray, edges: int, numbered: bool,
                       readings: dict[str, np.ndarray]) -> None:
-        """See that gray values are numbers or shades of objects."""
+        """Check that gray values are numbers or shades of objects."""
         largest = used[-1]
         dark = used[(used > 0) & (used < largest * 7 / 8)]
         is_white = largest >= (224 if largest < 256 else 57344)
         if is_white and len(dark) and dark.max() <= (largest + 1) / 2:
             raise self._unclear(
-                f'{largest} beside {_show(dark)} may be void, an object or a bright pixel beside '
-                'noise', readings, f'{_BINARY}, void as 0')
+                f'{largest} next to {_show(dark)} may be void, an object or a bright pixel next to '
+                'noise', readings, f'{_BINARY}, with void as 0')
         if largest >= _NUMBERS_BELOW and edges > max(len(used) - edges, _FEW):
             if numbered:
                 raise self._soft_numbers(edges, *readings.values())
@@ -288,7 +293,7 @@ class _Reader:
 
 
 def _find_void(picture: _Picture, visible: np.ndarray) -> np.ndarray:
-    """Void (H, W) bool in colors that are transparent elsewhere; none in gray values."""
+    """Void (H, W) bool among visible colors, in an image with transparency; none in gray values."""
     void = np.zeros(visible.shape, bool)
     if picture.is_gray:
         return void
@@ -301,7 +306,7 @@ def _find_void(picture: _Picture, visible: np.ndarray) -> np.ndarray:
 
 
 def _is_void_entry(values: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Where entries of a palette are void: 255 beside those of objects."""
+    """Where entries of a palette are void: 255 next to those of objects."""
     others = used[(used > 0) & (used < _VOID_INDEX)]
     beside_few = len(others) > 0 and others[-1] <= _VOID_INDEX // 2
     return (values == _VOID_INDEX) & beside_few
@@ -312,7 +317,7 @@ def _is_void_color(colors: np.ndarray, used: np.ndarray) -> np.ndarray:
 
 
 def _has_shades(colors: np.ndarray, used: np.ndarray) -> bool:
-    """Whether more colors are along edges than fill areas: soft edges, and photographs."""
+    """Whether more colors lie along edges than fill areas, as in soft edges and photographs."""
     flat = len(_flat(colors))
     return len(used) - flat > max(flat, _FEW)
 
@@ -327,7 +332,7 @@ def _pack(colors: np.ndarray) -> np.ndarray:
 
 
 def _unique(values: np.ndarray) -> np.ndarray:
-    """``np.unique`` of values from 0 to 2**24, without the time and memory for sorting them."""
+    """``np.unique`` for values from 0 to 2**24, without the time and memory of sorting."""
     seen = np.zeros(int(values.max(initial=0)) + 1, bool)
     for part in np.array_split(values.ravel(), values.size // 2**20 + 1):
         seen[part] = True
@@ -335,7 +340,7 @@ def _unique(values: np.ndarray) -> np.ndarray:
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
-    """The values that fill a square of 2 x 2 pixels somewhere; those of smooth edges hardly do."""
+    """The values that fill a square of 2 x 2 pixels somewhere; those of soft edges rarely do."""
     corner = values[:-1, :-1]
     is_flat = (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
     return _unique(corner[is_flat])

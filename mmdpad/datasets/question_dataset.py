@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""mmdet's data sets, whose items are images, as questions about them."""
+"""Turn mmdet's data sets, whose items are images, into questions about them."""
 
 from __future__ import annotations
 
@@ -26,45 +26,45 @@ _COPIED = ('split', 'text_mode', 'split_file')  # settings of a source that say 
 class QuestionDataset(ReasoningDataset):
     """One item for each question that a transform can ask about the images of an mmdet data set.
 
-    Items are in the order of the source, those of an image in the order of the transform, so that
-    an evaluation asks everything, and the same in each run. A source whose items are videos
-    (``images``) is asked about each frame. An item has what :class:`ReasoningDataset` says, without
-    ``is_sentence`` where the transform cannot tell, and ``instances`` of mmdet's form: those that
-    are meant and, with ``ignore_flag=1``, ignored ones that could be.
+    Items follow the order of the source, and within an image the order of the transform, so an
+    evaluation asks every question, the same ones in each run. If the items of a source are videos
+    (``images``), each frame is asked about. Items have the keys of :class:`ReasoningDataset`, but
+    ``is_sentence`` only if the transform knows it, and ``instances`` in mmdet's form: the targets
+    and, with ``ignore_flag=1``, ignored instances that the question could also mean.
 
-    Of the items drawn (``num_samples``) each image is looked at by its header when the data set is
-    built, and each mask by its run lengths where the pipeline loads masks.
+    For the drawn items (``num_samples``), the header of each image is checked when the data set is
+    built, and the run lengths of each mask if the pipeline loads masks.
 
     Args:
-        source: Config of one data set that mmdet knows, whose pipeline is not used, or one that is
-            built. Wrappers (``ConcatDataset`` ...) go around the whole.
+        source: Config of a data set that mmdet can build (its pipeline is not used), or a built
+            one. Put wrappers (``ConcatDataset`` ...) around ``QuestionDataset`` instead.
         questions: Config of :class:`mmdpad.datasets.transforms.QuestionFromExpression`,
-            ``QuestionFromLabel`` or ``QuestionFromPhrase``, or one that is built.
-        **kwargs: See :class:`ReasoningDataset`. Questions about labels and phrases mean several
-            objects unless the transform sees to it: ``several_objects=True``, also in the model.
+            ``QuestionFromLabel`` or ``QuestionFromPhrase``, or a built one.
+        **kwargs: See :class:`ReasoningDataset`. Questions about labels and phrases may mean several
+            objects unless the transform prevents it: set ``several_objects=True``, also in the
+            model.
 
     Raises:
-        ValueError: The source is a wrapper, or draws its expressions by chance
+        ValueError: The source is a wrapper, or draws its expressions at random
             (``text_mode='random'``).
         ImportError: The source needs a package that is not installed.
-        DatasetError: See above.
+        DatasetError: Lists every problem with images and masks.
     """
 
     def __init__(self, source: dict | BaseDataset, questions: dict | Any,
                  test_mode: bool = False, **kwargs: Any) -> None:
-        if isinstance(source, Mapping):
-            if not source.keys() & {'dataset', 'datasets'}:
-                source = DATASETS.build(dict(dict(source, pipeline=[]),
-                                             test_mode=source.get('test_mode', test_mode)))
+        if isinstance(source, Mapping) and not source.keys() & {'dataset', 'datasets'}:
+            source = DATASETS.build(dict(dict(source, pipeline=[]),
+                                         test_mode=source.get('test_mode', test_mode)))
         if not isinstance(source, BaseDataset):
             kind = type_name(source) if isinstance(source, Mapping) else type(source).__name__
-            raise ValueError(f'`source` should be one data set, but got {kind}; put it around '
+            raise ValueError(f'`source` should be a single data set, but got {kind}; put it around '
                              '`QuestionDataset`s')
         self._source = source
         self._ask = TRANSFORMS.build(questions) if isinstance(questions, Mapping) else questions
         if hasattr(source, 'text_mode'):
             check_text_mode(source.text_mode)
-        # What provenance tells and compares.
+        # What provenance reports and compares.
         self.source = type(source).__name__
         self.questions = {type(self._ask).__name__: {
             name: value for name, value in vars(self._ask).items() if name != 'seed'}}
@@ -75,14 +75,14 @@ class QuestionDataset(ReasoningDataset):
             ann_file=source.ann_file, data_root=source.data_root) | kwargs)
 
     def _join_prefix(self) -> None:
-        """The source has joined its paths."""
+        """Do nothing: the source has already joined its paths."""
 
     @property
     def where(self) -> str:
         return f'{self.source}, {self.ann_file or self.data_root}'
 
     def read_items(self) -> Iterator[dict]:
-        """Items in the order of the source."""
+        """Yield items in the order of the source."""
         names = label_names(self._source) if isinstance(self._ask, QuestionFromLabel) else None
         for number in range(len(self._source)):
             info = self._source.get_data_info(number)
@@ -95,12 +95,12 @@ class QuestionDataset(ReasoningDataset):
                                img_path=image['img_path'], **question)
 
     def load_data_list(self) -> list[dict]:
-        """The items drawn, after a look at their images and masks."""
+        """Draw the items, then check their images and masks."""
         items = super().load_data_list()
         del self._source
         has_masks = any(isinstance(step, LoadInstanceMasks) for step in self.pipeline.transforms)
         problems: list[DatasetError] = []
-        shapes: dict[str, tuple[int, int]] = {}  # of images that are fine
+        shapes: dict[str, tuple[int, int]] = {}  # of the intact images
         for item in {item['img_path']: item for item in items}.values():
             with collecting(problems):
                 shapes[item['img_path']] = self._check_image(item)
@@ -114,7 +114,7 @@ class QuestionDataset(ReasoningDataset):
         return items
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Labels of an item, for mmengine's ``ClassBalancedDataset``."""
+        """The labels of an item, for mmengine's ``ClassBalancedDataset``."""
         return [instance['bbox_label'] for instance in self.get_data_info(idx)['instances']]
 
     def _check_image(self, item: dict) -> tuple[int, int]:
@@ -124,16 +124,16 @@ class QuestionDataset(ReasoningDataset):
         if found != expected:
             raise DatasetError(
                 f'{path} should be {expected[1]} x {expected[0]} pixels (width x height) as '
-                f'{self.ann_file} says, but is {found[1]} x {found[0]}; take the image that was '
+                f'{self.ann_file} says, but is {found[1]} x {found[0]}; use the image that was '
                 'annotated, not resized or rotated', 'wrong image size')
         return found
 
 
 def label_names(dataset: BaseDataset) -> Sequence[str] | None:
-    """The names of a data set's labels, in their order; None where it has none.
+    """The names of a data set's labels, in order; None if it has none.
 
-    mmdet numbers the categories of COCO's files in the order of the file, and those alone that the
-    file has, so that a label need not be the place of its name in ``metainfo['classes']``.
+    mmdet numbers COCO categories in the order of the file, and only those that the file has, so a
+    label need not be the index of its name in ``metainfo['classes']``.
     """
     if not hasattr(dataset, 'cat_ids'):
         return dataset.metainfo.get('classes')

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmdpad.registry import DATASETS
 
@@ -19,31 +20,30 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 @DATASETS.register_module()
 class ReasonSegDataset(ReasoningDataset):
-    """Images with a question and a mask, in the layout that ReasonSeg is published in.
+    """Images with a question and a mask, in the published layout of ReasonSeg.
 
-    ``<data_root>/<split>/`` holds images (``.jpg``, ``.jpeg``, ``.png``) and beside each a JSON
-    file of the same name (:mod:`.reason_seg_annotation`). Items come in the order of their file
-    names, so every machine sees the same list. An item also has ``ann_path`` and, where the
-    annotation has them, ``other_boxes``, ``think``, ``caption`` and ``response``; its ``img_id`` is
-    the file name without suffix, of an image with several items followed by '#' and
-    ``text_index``.
+    ``<data_root>/<split>/`` contains images (``.jpg``, ``.jpeg``, ``.png``), each with a JSON file
+    of the same name (:mod:`.reason_seg_annotation`). Items are sorted by file name, so every
+    machine sees the same list. An item also has ``ann_path`` and, if the annotation has them,
+    ``other_boxes``, ``think``, ``caption`` and ``response``. Its ``img_id`` is the file name
+    without suffix, followed by '#' and ``text_index`` if the image has several items.
 
-    Headers, annotations and masks are checked when the data set is built; pixels are decoded
-    later. It is wrong: an image without an annotation and the reverse, two images of one name, an
-    unreadable image or JSON, an empty question, a target that lies outside of its image, another
-    object's box that does. An annotation without any target marks nothing (as some of the
-    published ones do), see :class:`ReasoningDataset`.
+    Image headers, annotations and masks are checked when the data set is built; pixels are decoded
+    later. Errors are: an image without an annotation or the reverse, two images of the same name,
+    an unreadable image or JSON file, an empty question, and a target or one of ``other_boxes`` that
+    lies outside its image. An annotation may have no target (as some of the published ones do),
+    see :class:`ReasoningDataset`.
 
     Args:
-        data_root: Folder that holds the splits.
-        split: Sub-folder to read; ReasonSeg has ``train``, ``val`` and ``test``.
+        data_root: Folder that contains the splits.
+        split: Subfolder to read; ReasonSeg has ``train``, ``val`` and ``test``.
         texts: ``'first'`` asks the first text of each annotation (the published protocol),
-            ``'all'`` makes one item a text.
+            ``'all'`` makes one item per text.
         **kwargs: See :class:`ReasoningDataset`.
     """
 
     def __init__(self, data_root: str, split: str = 'train', texts: str = 'first',
-                 **kwargs) -> None:
+                 **kwargs: Any) -> None:
         self.split = split
         self.texts = check_texts_mode(texts)
         super().__init__(data_root=str(data_root), **kwargs)
@@ -53,7 +53,7 @@ class ReasonSegDataset(ReasoningDataset):
         return str(Path(self.data_root) / self.split)
 
     def read_items(self) -> Iterator[dict | DatasetError]:
-        """Items in the order of file names."""
+        """Yield items in the order of file names."""
         images, annotations, problems = _list_pairs(self._find_folder())
         yield from problems
         for name in sorted(images.keys() & annotations.keys()):
@@ -63,7 +63,7 @@ class ReasonSegDataset(ReasoningDataset):
         root = Path(self.data_root)
         if not root.is_dir():
             raise DatasetError(f'`data_root` should be a folder with ReasonSeg\'s splits, but '
-                               f'{root} is none; download the data or correct the path',
+                               f'{root} is not a folder; download the data or correct the path',
                                'missing folder')
         folder = root / self.split
         if not folder.is_dir():
@@ -73,7 +73,7 @@ class ReasonSegDataset(ReasoningDataset):
         return folder
 
     def _load_pair(self, img_path: Path, ann_path: Path) -> Sequence[dict | DatasetError]:
-        """Check one image and its annotation; its item, or one item a text, or what is wrong."""
+        """Check an image and its annotation; returns its items, or the problems."""
         problems: list[DatasetError] = []
         with collecting(problems):
             height, width = probe_image(img_path, self.max_pixels)
@@ -85,7 +85,7 @@ class ReasonSegDataset(ReasoningDataset):
             check_questions(annotation.texts, 'text', ann_path)
         with collecting(problems):
             target, _ = draw_target(annotation, height, width, ann_path)
-        optional = dict(annotation.answer)
+        optional: dict[str, Any] = dict(annotation.answer)
         if annotation.other_boxes is not None:
             optional['other_boxes'] = annotation.other_boxes
             with collecting(problems):
@@ -104,9 +104,10 @@ class ReasonSegDataset(ReasoningDataset):
 
 def _list_pairs(
         folder: Path) -> tuple[dict[str, Path], dict[str, Path], list[DatasetError]]:
-    """Images and annotations of a folder by their name without suffix, and what does not pair.
+    """Images and annotations of a folder by name without suffix, and a problem for each unpaired
+    file.
 
-    Hidden files and other kinds of files are left alone.
+    Hidden files and files of other kinds are ignored.
     """
     images: dict[str, Path] = {}
     annotations: dict[str, Path] = {}
@@ -117,22 +118,22 @@ def _list_pairs(
             continue
         files = annotations if suffix == '.json' else images
         if path.stem in files:
-            problems.append(DatasetError(f'{path} has the name of {files[path.stem]}; rename or '
-                                         'remove one', 'duplicate id'))
+            problems.append(DatasetError(f'{path} has the same name as {files[path.stem]}; rename '
+                                         'or remove one', 'duplicate id'))
         files[path.stem] = path
     problems += [
-        DatasetError(f'{images[name]} has no annotation {name}.json beside it; add it or remove '
+        DatasetError(f'{images[name]} has no annotation {name}.json next to it; add it or remove '
                      'the image', 'missing annotation')
         for name in sorted(images.keys() - annotations.keys())
     ]
     problems += [
         DatasetError(f'{annotations[name]} has no image ('
-                     f'{", ".join(name + s for s in IMAGE_SUFFIXES)}) beside it; add it or remove '
+                     f'{", ".join(name + s for s in IMAGE_SUFFIXES)}) next to it; add it or remove '
                      'the annotation', 'missing image')
         for name in sorted(annotations.keys() - images.keys())
     ]
     if not images and not annotations:
         problems.append(DatasetError(
-            f'{folder} holds no images ({", ".join(IMAGE_SUFFIXES)}) with annotations (.json); '
+            f'{folder} contains no images ({", ".join(IMAGE_SUFFIXES)}) with annotations (.json); '
             'download the data or correct `data_root`', 'empty split'))
     return images, annotations, problems

@@ -1,12 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Annotation files of ReasonSeg: JSON as the tool ``labelme`` writes it, shapes to masks.
+"""Read ReasonSeg's annotation files, JSON as written by ``labelme``, and draw their masks.
 
-A file holds ``text`` (a list of questions or phrases), ``is_sentence`` (whether they are whole
-sentences, "long queries", or phrases) and ``shapes`` (:mod:`.labelme_shapes`) with a label. Points
-are in pixels of the image after its EXIF rotation, (x, y). The way shapes become a mask follows
-LISA's reader to the pixel, so that numbers compare.
+A file contains ``text`` (a list of questions or phrases), ``is_sentence`` (whether they are
+complete sentences, "long queries", or phrases) and labeled ``shapes`` (:mod:`.labelme_shapes`).
+Points are (x, y) in pixels of the image after its EXIF rotation. Drawing shapes as a mask follows
+LISA's reader to the pixel, so that numbers are comparable.
 
-Ours are the optional keys of :mod:`.annotation_fields`.
+mmdpad adds the optional keys of :mod:`.annotation_fields`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ TARGET, IGNORE = 1, 255
 
 @dataclass(frozen=True)
 class ReasonSegAnnotation:
-    """What one annotation file says; ``shapes`` in the file's order, flags left out.
+    """The content of an annotation file; ``shapes`` are in the file's order, without flags.
 
-    ``size`` is the (height, width) of the image, where labelme wrote the file; ``other_boxes`` are
-    (x1, y1, x2, y2) in pixels of the image; None where the file does not say. ``answer`` has those
+    ``size`` is the (height, width) of the image if labelme wrote the file; ``other_boxes`` are (x1,
+    y1, x2, y2) in pixels of the image. Both are None if the file does not say. ``answer`` has those
     of ``ANSWER_KEYS`` that are in the file.
     """
     shapes: tuple[Shape, ...]
@@ -48,17 +48,16 @@ def read_reasonseg_annotation(
     """Read a ReasonSeg annotation as masks of the given size.
 
     Args:
-        path: A JSON file in UTF-8 (a byte-order mark is fine) or, where its bytes are not UTF-8,
-            in cp1252.
+        path: A JSON file in UTF-8 (a byte-order mark is fine) or, failing that, in cp1252.
         height: Height of the image in pixels, after its EXIF rotation.
         width: Its width.
 
     Returns:
-        The target mask and the mask of the regions to leave out of the evaluation, both bool
+        The target mask and the mask of the regions that the evaluation leaves out, both bool
         (height, width) and disjoint, then all texts and ``is_sentence``. A mask may be empty.
 
     Raises:
-        DatasetError: The file cannot be read, is no JSON or not of ReasonSeg's form.
+        DatasetError: The file cannot be read, is not JSON, or does not have ReasonSeg's form.
     """
     annotation = parse_annotation(path)
     target, ignore = draw_annotation(annotation, height, width, path)
@@ -67,20 +66,19 @@ def read_reasonseg_annotation(
 
 def draw_annotation(annotation: ReasonSegAnnotation, height: int, width: int,
                     where: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`draw_masks` of what a file holds.
+    """Check the content of a file and call :func:`draw_masks`.
 
     Raises:
-        DatasetError: There are shapes that no image has (:mod:`.labelme_shapes`,
-            :func:`mmdpad.geometry.masks.check_parts`), or the file is about an image of another
-            size.
+        DatasetError: Shapes are too large, too complex or too many (:mod:`.labelme_shapes`,
+            :func:`mmdpad.geometry.masks.check_parts`), or the file states another image size.
     """
     if any(stated not in (None, real) for stated, real in
            zip(annotation.size, (height, width), strict=True)):
         raise DatasetError(
             f'`imageHeight` and `imageWidth` of {where} should be those of its image after the '
             f'EXIF rotation, ({height}, {width}), but got {annotation.size}: its shapes are in '
-            'pixels of another image; take the image that was annotated, or save the annotation '
-            'again by labelme', 'wrong size')
+            'pixels of another image; use the image that was annotated, or save the annotation '
+            'again with labelme', 'wrong size')
     try:
         check_parts(len(annotation.shapes))
         for shape in annotation.shapes:
@@ -93,11 +91,11 @@ def draw_annotation(annotation: ReasonSegAnnotation, height: int, width: int,
 
 def draw_target(annotation: ReasonSegAnnotation, height: int, width: int,
                 where: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`draw_annotation`, whose target is empty only where none was drawn in the image: there
-    is no shape of a target, its values are all background, or ignored regions cover it.
+    """:func:`draw_annotation`, with an empty target only if none was drawn in the image: there is
+    no target shape, its values are all background, or ignored regions cover it.
 
     Raises:
-        DatasetError: As there; or all that was drawn lies outside of the image.
+        DatasetError: As in :func:`draw_annotation`, or all target shapes lie outside the image.
     """
     target, ignore = draw_annotation(annotation, height, width, where)
     drawn = [shape for shape in annotation.shapes if not shape.is_ignored]
@@ -111,14 +109,14 @@ def draw_target(annotation: ReasonSegAnnotation, height: int, width: int,
 
 def draw_masks(shapes: Sequence[Shape], height: int,
                width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw shapes from the largest to the smallest, each over those before it.
+    """Draw shapes from the largest to the smallest, each over the previous ones.
 
-    The outline belongs to a polygon, so one of one or two points still marks pixels; what lies
-    outside of the image is cut off. Size is the number of pixels inside the image; among equals
-    the one that comes first in the file is drawn last.
+    A polygon includes its outline, so even one with one or two points marks pixels. What lies
+    outside the image is cut off. Size is the number of pixels inside the image; among shapes of
+    equal size, the first in the file is drawn last.
 
-    OpenCV fills (outline included); since its version 4.11 a few pixels on edges, some 0.02 % of
-    a mask, differ from those of earlier versions.
+    OpenCV fills polygons, outline included. Since OpenCV 4.11 a few edge pixels, about 0.02 % of a
+    mask, differ from earlier versions.
 
     Returns:
         Target and ignore mask, bool (height, width), disjoint.
@@ -133,11 +131,11 @@ def draw_masks(shapes: Sequence[Shape], height: int,
 
 
 def parse_annotation(path: str | os.PathLike) -> ReasonSegAnnotation:
-    """Read an annotation file and check its form; its shapes as :func:`.labelme_shapes.parse_shape`
-    does.
+    """Read an annotation file and check its form, with :func:`.labelme_shapes.parse_shape` for its
+    shapes.
 
     Raises:
-        DatasetError: The file cannot be read, is no JSON or not of ReasonSeg's form.
+        DatasetError: The file cannot be read, is not JSON, or does not have ReasonSeg's form.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -154,7 +152,7 @@ def parse_annotation(path: str | os.PathLike) -> ReasonSegAnnotation:
         raise wrong_field(path, 'is_sentence', 'true or false', is_sentence)
     if not isinstance(shapes, list):
         raise wrong_field(path, 'shapes', 'a list of polygons or other shapes', shapes)
-    # Only labelme says so of the image that its shapes are drawn on: LISA's reader does not look.
+    # Trusted only if labelme wrote the file; LISA's reader ignores these keys.
     size = ((content.get('imageHeight'), content.get('imageWidth')) if 'version' in content
             else (None, None))
     parsed = (parse_shape(path, f'shapes[{i}]', shape) for i, shape in enumerate(shapes))

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What all data sets of questions share: nothing starts on half of one, and a fixed draw."""
+"""The base of all data sets of questions: complete checks, and a reproducible draw."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from .wrappers import change_parts
 class ReasoningDataset(BaseDataset, ABC):
     """A data set whose items are questions about images.
 
-    A subclass reads its files in :meth:`read_items`. When the data set is built, all of them are
-    read, and everything that is wrong is listed in one :class:`DatasetError`, so that no run
-    starts on half a data set; ``tools/analysis_tools/check_dataset.py`` prints the same list.
+    A subclass reads its files in :meth:`read_items`. Building the data set reads all of them and
+    lists every problem in one :class:`DatasetError`, so that no run starts on an incomplete data
+    set; ``tools/analysis_tools/check_dataset.py`` prints the same list.
 
-    An item before the pipeline has the keys ``img_id``, ``img_path``, ``texts`` (all raw texts),
+    Before the pipeline, an item has the keys ``img_id``, ``img_path``, ``texts`` (all raw texts),
     ``text_index``, ``question`` (the raw text that is asked) and ``is_sentence``, and
-    ``num_targets`` where that may be other than 1.
+    ``num_targets`` if that may differ from 1.
 
-    An annotation may mark no target, as some of ReasonSeg's published ones do. Where a question may
-    mean none (``several_objects``) it is one like others. Else it depends on mmengine's
-    ``test_mode``: an evaluation keeps the item, which has ``empty_target=True`` and counts by the
-    protocol's rule for an empty union (:func:`mmdpad.geometry.mask_iou.mask_iou`); training
-    leaves it out before anything is drawn, and the log says how many there were. ``no_target`` are
-    the names of these annotations. Every item of a data set that left some out has ``left_out``,
-    their number, so that metrics refuse it.
+    An annotation may mark no target, as some of ReasonSeg's published ones do. If questions may
+    have no target (``several_objects``), it is an ordinary item. Otherwise mmengine's ``test_mode``
+    decides: evaluation keeps the item, with ``empty_target=True``, and scores it by the protocol's
+    rule for an empty union (:func:`mmdpad.geometry.mask_iou.mask_iou`); training leaves it out
+    before items are drawn, and logs how many there were. ``no_target`` lists the names of these
+    annotations. If any were left out, every item has their number as ``left_out``, so that metrics
+    refuse the data set.
 
     Args:
-        num_samples: Number of items to draw where there are more; None takes all.
+        num_samples: Number of items to draw if there are more; None takes all.
         sample_seed: Seed of the draw, see :func:`draw_items`. The published recipe draws 3,000
             with seed 9.
-        several_objects: A question may mean any number of objects, or none; without it each item
-            has to have one target, or none that is marked.
-        test_mode: The data set is to evaluate on, see above; the loops of this package see to it
-            (:func:`for_evaluation`).
+        several_objects: A question may mean any number of objects, or none. Otherwise each item
+            must have one target, or none that is marked.
+        test_mode: Whether the data set is for evaluation, see above; the loops of this package set
+            it (:func:`for_evaluation`).
         **kwargs: For :class:`mmengine.dataset.BaseDataset`, ``pipeline`` above all.
     """
 
-    METAINFO = dict(classes=('object', ), ignore_regions=None)
+    METAINFO: dict = dict(classes=('object', ), ignore_regions=None)
     no_target: tuple[str, ...] = ()
 
     def __init__(self, num_samples: int | None = None, sample_seed: int = 9,
@@ -65,13 +65,13 @@ class ReasoningDataset(BaseDataset, ABC):
 
     @property
     def max_pixels(self) -> int:
-        """Of an image: the limit of the pipeline."""
+        """The pipeline's limit on the pixels of an image."""
         return pixel_limit(self.pipeline)
 
     @abstractmethod
     def read_items(self) -> Iterator[dict | DatasetError]:
-        """Yield every item, in an order that is the same on all machines, or what is wrong with
-        it; raise what keeps all others from being read."""
+        """Yield every item, or the problem with it, in an order that is the same on all machines.
+        Raise a problem that prevents reading the others."""
 
     @property
     def where(self) -> str:
@@ -79,10 +79,10 @@ class ReasoningDataset(BaseDataset, ABC):
         return str(self.data_root)
 
     def load_data_list(self) -> list[dict]:
-        """Read and check everything, and draw.
+        """Read and check everything, then draw the items.
 
         Raises:
-            DatasetError: All problems, or there is no item.
+            DatasetError: Lists every problem, or says that there are no items.
         """
         items: list[dict] = []
         no_target: list[str] = []
@@ -100,8 +100,8 @@ class ReasoningDataset(BaseDataset, ABC):
                     items += [dict(found, empty_target=True)] * self.test_mode
         if not items and not problems:
             problems.append(DatasetError(
-                f'{self.where} holds no items with a target, but {len(no_target)} that mark none; '
-                'annotate them' if no_target else f'{self.where} holds no items; download the data '
+                f'{self.where} has no items with a target, but {len(no_target)} that mark none; '
+                'annotate them' if no_target else f'{self.where} has no items; download the data '
                 'or correct the path or split', 'empty split'))
         if problems:
             raise DatasetError.listing(self.where, problems)
@@ -115,11 +115,11 @@ class ReasoningDataset(BaseDataset, ABC):
 
 
 def draw_items(items: list[dict], number: int | None, seed: int) -> list[dict]:
-    """The first ``number`` of ``numpy.random.default_rng(seed).permutation(len(items))``, in the
-    order of ``items``; all where there are no more or ``number`` is None.
+    """Draw the first ``number`` of ``numpy.random.default_rng(seed).permutation(len(items))``, in
+    the order of ``items``; all items if there are no more or ``number`` is None.
 
-    Items drawn are those of the published loader, ``datasets.Dataset.shuffle(seed).select(...)``,
-    the same on every machine.
+    These are the items of the published loader, ``datasets.Dataset.shuffle(seed).select(...)``, and
+    the same ones on every machine.
     """
     if number is None or number >= len(items):
         return items
@@ -128,7 +128,7 @@ def draw_items(items: list[dict], number: int | None, seed: int) -> list[dict]:
 
 
 def find_duplicates(ids: Iterable[Hashable], name: str, where: str) -> Iterator[DatasetError]:
-    """Yield a problem for each id that is there more than once; ``name`` says what has it."""
+    """Yield a problem for each id that occurs more than once; ``name`` names the kind of id."""
     for value, count in Counter(ids).items():
         if count > 1:
             yield DatasetError(f'{where} has {name} {value!r} {count} times; ids should differ: '
@@ -136,8 +136,8 @@ def find_duplicates(ids: Iterable[Hashable], name: str, where: str) -> Iterator[
 
 
 def for_evaluation(dataset: Any) -> Any:
-    """The config of a data set with ``test_mode=True`` where it does not say: every
-    :class:`ReasoningDataset` in it, however wrapped. What is no config stays as it is."""
+    """The config of a data set with ``test_mode=True``, unless it is set already, for every
+    :class:`ReasoningDataset` in it, however wrapped. Anything but a config is returned as is."""
     def change(config: Mapping[str, Any]) -> Mapping[str, Any]:
         if 'test_mode' in config or not is_kind(config, ReasoningDataset, DATASETS):
             return config
@@ -147,7 +147,7 @@ def for_evaluation(dataset: Any) -> Any:
 
 
 def show_names(names: Sequence[str]) -> str:
-    """The first few of some names, and how many more there are."""
+    """The first few names, and how many more there are."""
     more = len(names) - SHOWN
     return ', '.join(names[:SHOWN]) + (f' and {more} more' if more > 0 else '')
 

@@ -1,11 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Files of RefCOCO and its relatives: COCO's annotations, and references to them in words.
+"""Files of the RefCOCO family: COCO annotations, and expressions that refer to them.
 
 ``instances.json`` is COCO's. A file of references, ``refs(unc).p`` (a pickle) or
-``grefs(unc).json``, holds a list of dicts with ``ref_id``, ``image_id``, ``split``, ``ann_id`` and
-``sentences``, a list of dicts with ``sent_id``, ``raw`` (the expression as it was typed) and others
-that are not needed. In gRefCOCO ``ann_id`` is a list, [-1] where nothing in the image is meant,
-and some references have no sentence.
+``grefs(unc).json``, contains a list of dicts with ``ref_id``, ``image_id``, ``split``, ``ann_id``
+and ``sentences``, a list of dicts with ``sent_id``, ``raw`` (the expression as typed) and other
+keys that are not needed. In gRefCOCO ``ann_id`` is a list, [-1] for no target, and some references
+have no sentence.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ NO_TARGET = -1
 
 @dataclass(frozen=True)
 class Reference:
-    """One object (or several, or none) of an image, and the expressions that mean it.
+    """One object (or several, or none) in an image, and the expressions that refer to it.
 
-    ``ann_ids`` are ids of COCO annotations, none where nothing is meant; ``texts`` are as typed,
-    one of each of ``sent_ids``; there may be none.
+    ``ann_ids`` are ids of COCO annotations, empty for no target. ``texts`` are as typed, one for
+    each of ``sent_ids``; there may be none.
     """
     ref_id: int
     image_id: int
@@ -36,7 +36,7 @@ class Reference:
 
 
 def read_references(path: str) -> list[dict]:
-    """The references of a file as it has them; only ``split`` is looked at.
+    """The references in a file, unchanged; only ``split`` is checked.
 
     Raises:
         DatasetError: The file is missing, or not a list of dicts with a ``split``.
@@ -44,16 +44,16 @@ def read_references(path: str) -> list[dict]:
     refs = _load(path)
     if not isinstance(refs, list) or not refs or not all(
             isinstance(ref, dict) and isinstance(ref.get('split'), str) for ref in refs):
-        raise DatasetError(f'{path} should hold a list of references with a `split` each, but does '
-                           'not; download it again', 'unusable file')
+        raise DatasetError(f'{path} should contain a list of references with a `split` each, but '
+                           'does not; download it again', 'unusable file')
     return refs
 
 
 def parse_reference(ref: dict, path: str) -> Reference:
-    """Check the form of an entry of ``path``.
+    """Check an entry of the file ``path`` and convert it.
 
     Raises:
-        DatasetError: A field is missing or of another type.
+        DatasetError: A field is missing or has the wrong type.
     """
     ann_ids, sentences = ref.get('ann_id'), ref.get('sentences')
     if not isinstance(ann_ids, list):
@@ -78,7 +78,7 @@ def read_instances(path: str) -> dict[str, list[dict]]:
     ``annotations``, with ``id``, ``image_id`` and ``segmentation``.
 
     Raises:
-        DatasetError: The file is missing, or of another form.
+        DatasetError: The file is missing or malformed.
     """
     instances = _load(path)
     for name, fields in (('images', dict(id=int, file_name=str, height=int, width=int)),
@@ -89,13 +89,13 @@ def read_instances(path: str) -> dict[str, list[dict]]:
                     isinstance(entry.get(key), kind) for key, kind in fields.items())
                 for entry in entries):
             raise DatasetError(f'`{name}` of {path} should be a list of dicts with '
-                               f'{", ".join(f"`{key}`" for key in fields)}, as COCO has them, but '
-                               'is not; download it again', 'unusable file')
+                               f'{", ".join(f"`{key}`" for key in fields)}, as in COCO, but is '
+                               'not; download it again', 'unusable file')
     return instances
 
 
 def _load(path: str) -> Any:
-    """What a ``.json`` file or, with another name, a pickle of plain data holds."""
+    """The content of a ``.json`` file or, for any other suffix, of a pickle of plain data."""
     if path.endswith('.json'):
         return read_json(path)
     try:
@@ -108,5 +108,5 @@ def _load(path: str) -> Any:
 
 def _wrong(ref: dict, path: str, wanted: str) -> DatasetError:
     shown = str({key: ref.get(key) for key in ('ref_id', 'image_id', 'ann_id', 'sentences')})
-    return DatasetError(f'A reference of {path} should have {wanted}, but got {shown[:120]}; '
+    return DatasetError(f'A reference in {path} should have {wanted}, but got {shown[:120]}; '
                         'correct or remove it', 'wrong reference')

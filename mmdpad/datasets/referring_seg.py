@@ -24,33 +24,33 @@ TEXT_MODES = ('original', 'select_first')
 class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
     """mmdet's ``RefCocoDataset`` with one item per expression, in the order of the file.
 
-    mmdet's has one item per image, in the order of a set, and keeps one of several references to an
-    object. Here a question is one expression, as typed (``raw``), and mmdet's configs and pipelines
-    serve as they are: an item also has ``text`` (the expression in lower case, in a list) and
-    ``instances`` (one for each object that is meant), and ours are ``num_targets``, ``ref_id`` and
-    ``ann_ids``. Its ``img_id`` is COCO's, ``texts`` are all expressions of its reference, and
+    mmdet's class has one item per image, in the order of a set, and keeps only one of several
+    references to an object. Here each question is one expression, as typed (``raw``). mmdet's
+    configs and pipelines work unchanged: an item also has ``text`` (the lowercase expression, in a
+    list) and ``instances`` (one per target object). mmdpad adds ``num_targets``, ``ref_id`` and
+    ``ann_ids``. ``img_id`` is COCO's, ``texts`` are all expressions of the reference, and
     ``is_sentence`` is False (referring expressions are phrases).
 
     gRefCOCO (``split_file='grefcoco/grefs(unc).json'``) needs ``several_objects=True``: an
-    expression may mean several objects, or none. Crowds among several objects are left out and
-    references without a sentence have no item, as with its own reader.
+    expression may mean several objects, or none. As in its own reader, crowds among several
+    objects are left out, and references without a sentence have no item.
 
-    What the split uses is checked when the data set is built, each image by its header and each
-    segmentation by its run lengths. It is wrong: a reference, image or annotation whose id is
-    there twice, a reference to an annotation or image that is not there or to one of another
-    image, an image that is missing, unreadable or not of the size that ``ann_file`` says, a
-    segmentation that is broken or whose polygons mark no pixel (an RLE without one marks nothing),
-    an expression without any text.
+    Everything that the split uses is checked when the data set is built: images by their headers,
+    segmentations by their run lengths. Errors are: a duplicate id of a reference, image or
+    annotation; a reference to a missing image or annotation, or to an annotation in another image;
+    an image that is missing, unreadable or not of the size in ``ann_file``; a broken segmentation
+    or polygons that mark no pixel (an RLE may mark none: it counts as no object); and an
+    expression without text.
 
     Args:
-        data_root: Folder that the other paths are below.
+        data_root: Folder that the other paths are relative to.
         data_prefix: ``img_path`` is the folder of images, such as COCO's ``train2014/``.
         ann_file: ``instances.json``.
-        split_file: ``refs(*).p``, a pickle (of plain data: it runs no code), or a ``.json``.
+        split_file: ``refs(*).p``, a pickle (of plain data; no code is run), or a ``.json``.
         split: RefCOCO, RefCOCO+ and gRefCOCO have train, val, testA and testB; RefCOCOg (umd)
             train, val and test; RefCOCOg (google) train and val.
         text_mode: 'original' asks each expression, 'select_first' the first of each reference (as
-            VisionReasoner's tables do). mmdet's 'random' and 'concat' are refused.
+            in VisionReasoner's tables). mmdet's 'random' and 'concat' raise an error.
         **kwargs: See :class:`ReasoningDataset`.
     """
 
@@ -65,7 +65,7 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
         return f'{self.split_file}, split {self.split}'
 
     def read_items(self) -> Iterator[dict | DatasetError]:
-        """Items in the order of the file."""
+        """Yield items in the order of the file."""
         problems: list[DatasetError] = []
         with collecting(problems):
             entries = read_references(self.split_file)
@@ -78,20 +78,20 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
         if not of_split:
             yield _no_split(self.split_file, self.split, {ref['split'] for ref in entries})
         refs: list[Reference] = []
-        for ref in of_split:
+        for entry in of_split:
             with collecting(problems):
-                refs.append(parse_reference(ref, self.split_file))
+                refs.append(parse_reference(entry, self.split_file))
         images = _select(instances['images'], {ref.image_id for ref in refs})
         annotations = _select(instances['annotations'], {i for ref in refs for i in ref.ann_ids})
         problems += self._find_duplicates(refs, images, annotations)
         image_of = {image['id']: image for image in images}
         annotation_of = {annotation['id']: annotation for annotation in annotations}
-        sound: dict[int, dict] = {}  # whose size is that of a file
+        sound: dict[int, dict] = {}  # images whose file has the stated size
         for image in images:
             with collecting(problems):
                 self._check_image(image)
                 sound[image['id']] = image
-        empty: set[int] = set()  # ids of annotations without a pixel
+        empty: set[int] = set()  # ids of annotations that mark no pixel
         for annotation in annotations:
             with collecting(problems):
                 if not self._check_mask(annotation, sound):
@@ -112,14 +112,15 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
 
     def _check_image(self, image: dict) -> None:
         path = self._path_of(image)
-        found, told = probe_image(path, self.max_pixels), (image['height'], image['width'])
-        if found != told:
-            raise DatasetError(f'{path} should be {told[1]} x {told[0]} pixels (width x height) as '
-                               f'{self.ann_file} says, but is {found[1]} x {found[0]}; take the '
-                               'image of COCO itself, not resized or rotated', 'wrong image size')
+        found, stated = probe_image(path, self.max_pixels), (image['height'], image['width'])
+        if found != stated:
+            raise DatasetError(f'{path} should be {stated[1]} x {stated[0]} pixels (width x '
+                               f'height) as {self.ann_file} says, but is {found[1]} x {found[0]}; '
+                               'use the original COCO image, not resized or rotated',
+                               'wrong image size')
 
     def _check_mask(self, annotation: dict, sound: dict[int, dict]) -> bool:
-        """Whether it marks a pixel; True where its image cannot be had."""
+        """Whether it marks a pixel; True if its image is not available."""
         image = sound.get(annotation['image_id'])
         return image is None or marks_pixels(check_segmentation(
             annotation['segmentation'], image['height'], image['width'],
@@ -127,9 +128,9 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
 
     def _find_strangers(self, ref: Reference, image_of: dict[int, dict],
                         annotation_of: dict[int, dict]) -> Iterator[DatasetError]:
-        """What a reference names and is not there, or belongs to another image."""
+        """Yield a problem for each id that does not exist or belongs to another image."""
         names = f'The reference {ref.ref_id} of {self.split_file} names'
-        hint = f'in {self.ann_file}; take both files from one download'
+        hint = f'in {self.ann_file}; use both files from one download'
         if ref.image_id not in image_of:
             yield DatasetError(f'{names} the image {ref.image_id}, which is not {hint}',
                                'unknown image')
@@ -138,21 +139,21 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
                 yield DatasetError(f'{names} the annotation {i}, which is not {hint}',
                                    'unknown annotation')
             elif (owner := annotation_of[i]['image_id']) != ref.image_id:
-                yield DatasetError(f'{names} the annotation {i} in image {ref.image_id}, but it is '
-                                   f'of image {owner} {hint}', 'wrong image')
+                yield DatasetError(f'{names} the annotation {i} in image {ref.image_id}, but it '
+                                   f'belongs to image {owner} {hint}', 'wrong image')
 
     def _make_items(self, ref: Reference, image_of: dict[int, dict],
                     annotation_of: dict[int, dict],
                     empty: set[int]) -> Iterator[dict | DatasetError]:
-        """One item for each expression to ask."""
+        """Yield an item for each expression to ask."""
         meant = [annotation_of[i] for i in ref.ann_ids if i not in empty]
         meant = [item for item in meant if not item.get('iscrowd')] or meant
         asked = ref.texts[:1] if self.text_mode == 'select_first' else ref.texts
         for i, text in enumerate(asked):
             if not text.strip():
                 yield DatasetError(
-                    f'The expression {ref.sent_ids[i]} of {self.split_file} should have text in '
-                    f'it, but is {text!r}; write some, or remove it', 'empty question')
+                    f'The expression {ref.sent_ids[i]} of {self.split_file} should contain text, '
+                    f'but is {text!r}; write some, or remove it', 'empty question')
                 continue
             yield dict(
                 img_id=ref.image_id,
@@ -172,15 +173,16 @@ class ReferringSegDataset(ReasoningDataset, RefCocoDataset):
 
 
 def check_text_mode(text_mode: str) -> None:
-    """
+    """Check the argument ``text_mode``.
+
     Raises:
-        ValueError: It is none of :data:`TEXT_MODES`.
+        ValueError: It is not one of :data:`TEXT_MODES`.
     """
     if text_mode not in TEXT_MODES:
         raise ValueError(
             f'`text_mode` should be one of {TEXT_MODES}, but got {text_mode!r}; of mmdet\'s '
-            "others 'random' would ask something else in each run, and 'concat' joins "
-            'expressions to one that nobody wrote')
+            "other modes, 'random' would ask different questions in each run, and 'concat' joins "
+            'expressions into one that nobody wrote')
 
 
 def _select(entries: list[dict], ids: set[int]) -> list[dict]:

@@ -1,4 +1,4 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Imports all data sets, which registers them: where the registry looks."""
+"""Import all data sets to register them; the registry imports this module."""
 
 from . import *  # noqa: F403

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The prepared training data of Seg-Zero, VisionReasoner and DPAD: tables with images inside."""
+"""The prepared training data of Seg-Zero, VisionReasoner and DPAD: tables with embedded images."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .table_dataset import TableDataset
 
 @DATASETS.register_module()
 class SegZeroDataset(TableDataset):
-    """Images with a question, boxes and points: the copies to train on.
+    """Images with a question, boxes and points: the copies for training.
 
-    These are ``Ricky06662/refCOCOg_2k_840``, ``refCOCOg_9k_840`` and, with several objects a
-    question, ``VisionReasoner_multi_object_7k_840``, in the forms of :class:`TableDataset`. A row
+    These are ``Ricky06662/refCOCOg_2k_840``, ``refCOCOg_9k_840`` and, with several objects per
+    question, ``VisionReasoner_multi_object_7k_840``, in the formats of :class:`TableDataset`. A row
     has ``id``, ``problem`` (the question), ``solution`` (the targets,
-    :func:`mmdpad.prompts.parse_objects_solution`) and ``image``. The published copies store the
-    image at 840 x 840 already and write the solution in its pixels; their ``img_height`` and
-    ``img_width``, the size before that, are not needed. There are no masks.
+    :func:`mmdpad.prompts.parse_objects_solution`) and ``image``. The published copies store images
+    already resized to 840 x 840, and solutions in pixels of these; ``img_height`` and
+    ``img_width``, the original size, are not needed. There are no masks.
 
     Every text is checked when the data set is built; ids may repeat. An item also has
     ``solution``, ``solution_shape`` (h, w) and ``num_targets``.
 
     Args:
         data_root: Folder of the copy.
-        split: Which split of it.
-        solution_size: (width, height) of the frame in whose pixels solutions are written.
+        split: The split to read.
+        solution_size: (width, height) of the frame that solutions are in, in pixels.
         **kwargs: See :class:`ReasoningDataset`; ``num_samples=3000`` is the published recipe,
             ``several_objects=True`` is for the multi-object copy.
     """
@@ -46,7 +46,7 @@ class SegZeroDataset(TableDataset):
         super().__init__(data_root, split, **kwargs)
 
     def read_row(self, row: dict[str, Any], where: str) -> dict:
-        """Its solution, after a look at every box and point."""
+        """The solution of a row, after checking every box and point."""
         solution, (width, height) = row['solution'].as_py(), self.solution_size
         try:
             objects = parse_objects_solution(str(solution))

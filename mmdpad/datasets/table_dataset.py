@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the data sets of prepared tables share: images stay in the files until asked for."""
+"""The base of the data sets in prepared tables: images stay in the files until they are needed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _OPEN_FILES = 64
 
 
 class TableDataset(ReasoningDataset):
-    """Items are rows of the files that :func:`.find_table_files` finds, with an ``image`` column, a
+    """Items are rows of the files that :func:`.find_table_files` finds. Their ``image`` column is a
     struct with the ``bytes`` of an image file.
 
-    A subclass says which ``columns`` it reads when it is built and what an item has of them. Every
-    item has ``shard`` (the file), ``row`` (in the file, from 0) and, when it is asked for,
-    ``img_bytes``; its ``img_path`` is file and row, for messages, and ``is_sentence`` is None: the
-    files do not say.
+    A subclass defines the ``columns`` it reads when it is built, and what an item takes from them.
+    Every item has ``shard`` (the file), ``row`` (in the file, from 0) and, once it is loaded,
+    ``img_bytes``. Its ``img_path`` is file and row, for messages, and ``is_sentence`` is None,
+    because the files do not say.
 
     Args:
         data_root: Folder of the copy, as downloaded from the hub or written by ``save_to_disk``.
-        split: Which split of it.
+        split: The split to read.
         **kwargs: See :class:`ReasoningDataset`.
     """
 
@@ -42,10 +42,10 @@ class TableDataset(ReasoningDataset):
         super().__init__(data_root=str(data_root), **kwargs)
 
     def check_file(self, file: TableFile) -> None:
-        """See that a file has all columns, in a form that can be read.
+        """Check that a file has all columns, in a readable form.
 
         Raises:
-            DatasetError: It has not.
+            DatasetError: It does not.
         """
         file.check_columns(sorted({*self.columns, 'image'}))
         kind = file.schema.field('image').type
@@ -55,18 +55,18 @@ class TableDataset(ReasoningDataset):
 
     @abstractmethod
     def read_row(self, row: dict[str, Any], where: str) -> dict:
-        """``img_id`` and what else an item has of its row.
+        """``img_id`` and whatever else an item takes from its row.
 
         Args:
-            row: pyarrow's scalars by column.
-            where: What messages call the row.
+            row: pyarrow scalars by column.
+            where: The name of the row in messages.
 
         Raises:
             DatasetError: The row cannot be used.
         """
 
     def read_items(self) -> Iterator[dict | DatasetError]:
-        """Rows in the order of the files."""
+        """Yield the rows in the order of the files."""
         for path in find_table_files(Path(self.data_root), self.split):
             try:
                 file = TableFile(path)
@@ -77,7 +77,7 @@ class TableDataset(ReasoningDataset):
                 yield error
 
     def _make_item(self, shard: str, i: int, row: dict[str, Any]) -> Sequence[dict | DatasetError]:
-        """The item of a row, or all that is wrong with it."""
+        """The item of a row, or all problems with it."""
         problems: list[DatasetError] = []
         where = f'{shard}, row {i}'
         try:
@@ -86,15 +86,15 @@ class TableDataset(ReasoningDataset):
                 check_question(question, self.question_column, where)
             with collecting(problems):
                 fields = self.read_row(row, where)
-        except UnicodeDecodeError as error:  # pyarrow looks at the bytes of a text here only
-            problems.append(DatasetError(f'{where} should hold text in UTF-8, but: {error}; '
+        except UnicodeDecodeError as error:  # pyarrow decodes text only here
+            problems.append(DatasetError(f'{where} should contain text in UTF-8, but: {error}; '
                                          'correct it, or remove the row', 'unreadable text'))
         return problems or [dict(
             img_path=where, shard=shard, row=i, texts=[question], text_index=0, question=question,
             is_sentence=None, **fields)]
 
     def prepare_data(self, idx: int) -> Any:
-        """Read the image's bytes of item ``idx`` and run the pipeline."""
+        """Read the image bytes of item ``idx`` and run the pipeline."""
         item = self.get_data_info(idx)
         row = next(_open_file(item['shard'], os.getpid()).rows(['image'], item['row']))
         item['img_bytes'] = read_image_bytes(row, item['img_path'])
@@ -109,12 +109,12 @@ def read_image_bytes(row: dict[str, Any], where: str) -> bytes:
     """
     image = row['image'].as_py()
     if image is None or image['bytes'] is None:
-        raise DatasetError(f'{where} holds no image bytes; write the data set with embedded '
+        raise DatasetError(f'{where} has no image bytes; write the data set with embedded '
                            'images, or remove the row', 'missing image')
     return image['bytes']
 
 
 @functools.lru_cache(maxsize=_OPEN_FILES)
 def _open_file(path: str, process: int) -> TableFile:
-    """An open file; ``process`` (its id) keeps a forked worker from taking its parent's."""
+    """An open file; ``process`` (its id) keeps a forked worker from using its parent's."""
     return TableFile(Path(path))

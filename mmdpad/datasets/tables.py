@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Tables of prepared data: parquet files of the hub, and folders that `save_to_disk` wrote.
+"""Tables of prepared data: parquet files from the hub, and folders written by `save_to_disk`.
 
-Both are read row by row, so that no file is ever in memory as a whole. pyarrow does the work and is
-imported at first use.
+Both are read row by row, so an entire file is never in memory. pyarrow does the work and is
+imported on first use.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from .errors import DatasetError
 
 _SHARD = re.compile(r'(?P<split>.+)-(?P<index>\d+)-of-(?P<count>\d+)\b.*')
 _SPLITS = ('train', 'validation', 'val', 'test')
-# Bytes or values of a column: as many as this are no harm.
+# Up to this many bytes or values in a column are harmless.
 _HARMLESS = 2**28
-# Images hardly get smaller when they are packed, and masks some hundred times.
+# The largest compression ratio: images hardly shrink, masks by a factor of a few hundred.
 _MOST_PACKED = 1000
-# What a complete Arrow stream ends with.
+# The end of a complete Arrow stream.
 _END_OF_STREAM = b'\xff\xff\xff\xff\x00\x00\x00\x00'
 
 
 class TableFile:
-    """A file of rows, open for reading: parquet, or an Arrow stream where its suffix is another.
+    """A file of rows, open for reading: parquet, or an Arrow stream if it has another suffix.
 
     Args:
         path: The file.
 
     Raises:
-        DatasetError: It is missing, cut off, of another format, or unpacks to far more than it is.
-        ImportError: pyarrow is missing.
+        DatasetError: It is missing, truncated or in another format, or would decompress to far
+            more than its size.
+        ImportError: pyarrow is not installed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +46,7 @@ class TableFile:
         self._file: Any
         with _naming(path):
             if path.suffix == '.parquet':
-                # A small buffer and none in advance: a row group may be a hundred images.
+                # A small buffer and no prefetching: a row group may contain a hundred images.
                 self._file = import_pyarrow().parquet.ParquetFile(
                     path, buffer_size=2**20, pre_buffer=False)
                 self.schema = self._file.schema_arrow
@@ -55,26 +56,26 @@ class TableFile:
                 self.schema = self._file.schema
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """See that the file has these columns.
+        """Check that the file has these columns.
 
         Raises:
-            DatasetError: Some are missing; it lists those that are there.
+            DatasetError: Some are missing; the message lists those that exist.
         """
         with _naming(self.path):
             names = self.schema.names
         missing = [name for name in columns if name not in names]
         if missing:
             raise DatasetError(f'{self.path} lacks the column(s) {", ".join(missing)}, but has '
-                               f'{", ".join(names)}; take another copy, or rename its '
+                               f'{", ".join(names)}; use another copy, or rename its '
                                'columns', 'missing column')
 
     def rows(self, columns: Sequence[str], start: int = 0) -> Iterator[dict[str, Any]]:
-        """Yield the rows from ``start`` on, one at a time, as pyarrow's scalars by column.
+        """Yield the rows from ``start`` on, one at a time, as pyarrow scalars by column.
 
-        Parquet has no way to a single row: its row group is read as a stream up to there, a page
-        at a time. (A page is a few rows as recent versions of `datasets` write it, up to a whole
-        group, often 100 rows, as older ones did.) An Arrow stream is mapped into memory and read
-        in place.
+        Parquet cannot access a single row: its row group is read as a stream up to that row, one
+        page at a time. (A page has a few rows if written by a recent version of `datasets`; older
+        versions wrote up to an entire group, often 100 rows.) An Arrow stream is memory-mapped and
+        read in place.
         """
         with _naming(self.path):
             for batch in self._batches(list(columns), start):
@@ -98,17 +99,18 @@ def find_table_files(root: Path, split: str) -> list[Path]:
     """The files of one split, in the order of their rows.
 
     Args:
-        root: A folder that ``save_to_disk`` wrote, of several splits or of one; or one with
-            ``*.parquet`` files, in it or in ``data/`` below it. Their names tell the split:
-            ``train-00000-of-00002.parquet`` or ``train.parquet``; where none does, all are taken.
-        split: One of the splits there.
+        root: A folder written by ``save_to_disk``, with one or several splits; or a folder with
+            ``*.parquet`` files, directly or in ``data/``. Their names give the split:
+            ``train-00000-of-00002.parquet`` or ``train.parquet``; if no name does, all files are
+            used.
+        split: One of its splits.
 
     Raises:
-        DatasetError: There is no such folder or split, or not all of its files.
+        DatasetError: The folder or the split does not exist, or some of its files are missing.
     """
     if not root.is_dir():
-        raise DatasetError(f'`data_root` should be a folder of prepared data, but {root} is none; '
-                           'download the data or correct the path', 'missing folder')
+        raise DatasetError(f'`data_root` should be a folder of prepared data, but {root} is not a '
+                           'folder; download the data or correct the path', 'missing folder')
     if (root / 'dataset_dict.json').exists():
         splits = _read_json(root / 'dataset_dict.json', 'splits', list)
         if split not in splits:
@@ -123,29 +125,29 @@ def find_table_files(root: Path, split: str) -> list[Path]:
     if not files:
         raise DatasetError(
             f'`data_root` should be a folder with parquet files, or one that `save_to_disk` wrote, '
-            f'but neither {root} nor {root / "data"} holds *.parquet, and there is no '
+            f'but neither {root} nor {root / "data"} contains *.parquet, and there is no '
             'dataset_dict.json or state.json; download the data or correct the path',
             'empty split')
     return _files_of_split(root, files, split)
 
 
 def _files_of_split(root: Path, files: list[Path], split: str) -> list[Path]:
-    """Parquet files that a split's name starts; all where no name tells a split."""
+    """The parquet files whose names start with the split; all files if no name gives a split."""
     shards = {path: _SHARD.fullmatch(path.stem) for path in files}
-    told = {path: shard['split'] if shard else path.stem if path.stem in _SPLITS else None
-            for path, shard in shards.items()}
-    taken = [path for path in files if split in (told[path], path.stem)]
-    if not taken and not any(told.values()):
+    named = {path: shard['split'] if shard else path.stem if path.stem in _SPLITS else None
+             for path, shard in shards.items()}
+    taken = [path for path in files if split in (named[path], path.stem)]
+    if not taken and not any(named.values()):
         taken = files
     if not taken:
-        raise _missing_split(root, split, sorted({name for name in told.values() if name}))
+        raise _missing_split(root, split, sorted({name for name in named.values() if name}))
     numbers = [(int(shard['index']), int(shard['count']))
                for shard in map(shards.get, taken) if shard]
     if numbers and numbers != [(i, len(taken)) for i in range(len(taken))]:
         names = ', '.join(path.name for path in taken)
         raise DatasetError(
-            f'{taken[0].parent} should hold each file of the split {split!r} once, as their names '
-            f'count them, but holds {names}; download what is missing, or remove what is too much',
+            f'{taken[0].parent} should contain each file of the split {split!r} once, as numbered '
+            f'in their names, but contains {names}; download missing files, or remove extra ones',
             'missing file')
     return taken
 
@@ -161,12 +163,12 @@ def _files_of_state(folder: Path) -> list[Path]:
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise DatasetError(f'{folder} lacks {", ".join(missing)}, which its state.json lists; '
-                           'copy the whole folder', 'missing file')
+                           'copy the complete folder', 'missing file')
     return files
 
 
 def _read_json(path: Path, key: str, kind: Any) -> Any:
-    """What a JSON file has under a key, of this type."""
+    """The value of a key in a JSON file, which should have this type."""
     try:
         value = json.loads(path.read_text(encoding='utf-8'))[key]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -187,7 +189,7 @@ def _missing_split(root: Path, split: str, there: Sequence[str]) -> DatasetError
 
 
 def _map_stream(path: Path) -> Any:
-    """The table of an Arrow stream, its values left in the file."""
+    """The table of an Arrow stream, memory-mapped."""
     pyarrow = import_pyarrow()
     source = pyarrow.memory_map(str(path))
     source.seek(max(source.size() - len(_END_OF_STREAM), 0))
@@ -202,7 +204,7 @@ def _map_stream(path: Path) -> Any:
 
 
 def _validate(batch: Any) -> None:
-    """Let pyarrow check a row before its values are looked at. That a text is UTF-8 shows later.
+    """Let pyarrow check a row before its values are used. UTF-8 is checked later.
 
     Raises:
         pyarrow.ArrowInvalid: It is damaged.
@@ -215,12 +217,12 @@ def _validate(batch: Any) -> None:
 
 
 def _is_packed(metadata: memoryview) -> bool:
-    """Whether an Arrow record batch says that its values are compressed; pyarrow does not tell.
+    """Whether an Arrow record batch declares compressed values, which pyarrow does not report.
 
     The message is a flatbuffer: its third field is the batch, whose fourth is the compression.
     """
     def field(table: int, number: int) -> int:
-        """Where a field of a table is, 0 where it is not there."""
+        """The position of a field of a table; 0 if it is missing."""
         fields = table - struct.unpack_from('<i', metadata, table)[0]
         place = 4 + 2 * number
         if place >= struct.unpack_from('<H', metadata, fields)[0]:
@@ -235,7 +237,7 @@ def _is_packed(metadata: memoryview) -> bool:
 
 
 def _check_sizes(metadata: Any) -> None:
-    """See that no column of a parquet file unpacks to far more than images or masks do.
+    """Check that no column of a parquet file decompresses to more than images or masks would.
 
     Raises:
         OSError: One does.
@@ -248,13 +250,13 @@ def _check_sizes(metadata: Any) -> None:
                     size > group.num_rows * _HARMLESS or column.total_uncompressed_size
                     > _MOST_PACKED * column.total_compressed_size):
                 raise OSError(f'{column.total_compressed_size:,} bytes of its column '
-                              f'{column.path_in_schema} unpack to {size:,} bytes or values, which '
-                              'no images or masks do')
+                              f'{column.path_in_schema} unpack to {size:,} bytes or values, more '
+                              'than images or masks do')
 
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn what pyarrow says of a broken file into a :class:`DatasetError` that names it."""
+    """Turn pyarrow's errors about a broken file into a :class:`DatasetError` that names it."""
     pyarrow = import_pyarrow()
     try:
         yield
@@ -265,15 +267,15 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def import_pyarrow() -> Any:
-    """pyarrow with its parquet module.
+    """Import pyarrow with its parquet module.
 
     Raises:
-        ImportError: It is not there; says how to get it.
+        ImportError: It is not installed; the message says how to install it.
     """
     try:
         importlib.import_module('pyarrow.parquet')
         return importlib.import_module('pyarrow')
     except ImportError as error:
-        raise ImportError(f'Prepared data (parquet, or written by `save_to_disk`) are read with '
-                          f'pyarrow ({error}); install it: `pip install pyarrow`, or mmdpad with '
-                          'its extra [data]') from error
+        raise ImportError(f'Prepared data (parquet, or written by `save_to_disk`) needs pyarrow '
+                          f'({error}); install it by `pip install pyarrow`, or install mmdpad '
+                          'with its extra [data]') from error

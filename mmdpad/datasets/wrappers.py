@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Data sets within wrappers (``dataset``) and lists of them (``datasets``): configs and objects."""
+"""Data sets inside wrappers (``dataset``) and lists (``datasets``), as configs and as objects."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
 
 
 def change_parts(dataset: Any, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
-    """The config of a data set, changed; in wrappers (``dataset``), concatenations (``datasets``)
-    and lists what is inside, too. The config itself stays as it is, and so does what is none."""
+    """A changed copy of a data set's config; also changes the data sets inside wrappers
+    (``dataset``), concatenations (``datasets``) and lists. Anything else is returned as is."""
     if isinstance(dataset, list | tuple):
         return [change_parts(part, change) for part in dataset]
     if not isinstance(dataset, Mapping):
@@ -34,7 +34,7 @@ def change_parts(dataset: Any, change: Callable[[Mapping[str, Any]], Mapping[str
 
 
 def open_wrappers(dataset: Any) -> Iterator[dict]:
-    """The data sets within a config of wrappers, as they stand in it; ``dataset`` may be a list."""
+    """Yield the configs of the data sets inside wrappers; ``dataset`` may be a list."""
     if isinstance(dataset, (list, tuple)):
         for part in dataset:
             yield from open_wrappers(part)

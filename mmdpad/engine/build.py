@@ -6,6 +6,7 @@ from __future__ import annotations
 import os.path as osp
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
@@ -44,7 +45,7 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
         raise UnsuitableConfig('\n'.join(found.problems))
     warning = keep_seed(config)
     # A tied weight has two names, by which mmengine's constructor would train it twice.
-    wrapper = config.get('optim_wrapper') or {}
+    wrapper: Any = config.get('optim_wrapper') or {}
     if wrapper.get('paramwise_cfg') is not None and 'constructor' not in wrapper:
         wrapper.paramwise_cfg.setdefault('bypass_duplicate', True)
     # mmengine knows how to leave out a hook of its own, and asserts at None for another.

@@ -228,7 +228,7 @@ def known_arguments(kind: type) -> set[str] | None:
     names: set[str] = set()
     bases = [base for base in kind.__mro__ if '__init__' in vars(base) and base is not object]
     for base in bases:
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        parameters = list(inspect.signature(vars(base)['__init__']).parameters.values())[1:]
         names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return names

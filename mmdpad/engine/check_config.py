@@ -341,9 +341,9 @@ def _check_ranges(part: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_amp(wrapper: Mapping[str, Any]) -> Iterator[str]:
     """What AmpOptimWrapper itself only checks if there is a GPU."""
-    if wrapper.get('dtype') is not None:
-        if problem := find_wrong_dtype('optim_wrapper.dtype', wrapper['dtype']):
-            yield problem
+    dtype = wrapper.get('dtype')
+    if dtype is not None and (problem := find_wrong_dtype('optim_wrapper.dtype', dtype)):
+        yield problem
     scale = wrapper.get('loss_scale', 'dynamic')
     if isinstance(scale, Mapping):
         yield from _check_section(scale, 'optim_wrapper.loss_scale', GradScaler)
@@ -359,7 +359,7 @@ def _check_loader(given: Mapping[str, Any], path: str) -> Iterator[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # more workers than cores: the run itself says so
-            DataLoader([None], **{name: given[name] for name in names if name in given})
+            DataLoader([None], **{name: given[name] for name in names if name in given})  # type: ignore[arg-type]
     except REFUSALS as error:
         yield describe_refusal(path, given, error)
 

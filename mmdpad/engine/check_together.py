@@ -94,7 +94,7 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
     answers = model is not None and issubclass(model, ReasoningSegmentor)
     if training:
         of_ours = loop is not None and issubclass(loop, GRPOTrainLoop)
-        if of_ours and model is not None and not hasattr(model, 'rollout'):
+        if loop is not None and of_ours and model is not None and not hasattr(model, 'rollout'):
             yield (f'`train_cfg.type` should not be {loop.__name__} for a model that samples no '
                    f'responses, but `model.type` is {model.__name__}; take ReasoningSegmentor, or '
                    f"mmengine's EpochBasedTrainLoop or IterBasedTrainLoop")

@@ -72,7 +72,7 @@ def _use_amp(config: Config, here: bool) -> Iterator[str]:
 
 def _scale_lr(config: Config) -> Iterator[str]:
     scaling = config.get('auto_scale_lr')
-    if not isinstance(scaling, Mapping) or 'base_batch_size' not in scaling:
+    if not isinstance(scaling, dict) or 'base_batch_size' not in scaling:
         yield ('--auto-scale-lr needs `auto_scale_lr.base_batch_size`, the number of items that '
                'all processes together load for a step with the learning rate of the config, but '
                f'got {scaling!r}; set it: --cfg-options auto_scale_lr.base_batch_size=16')

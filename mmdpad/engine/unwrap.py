@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.model import is_model_wrapper
 from torch import nn
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> Any:
     """The model itself, whether a runner has wrapped it or not."""
     return model.module if is_model_wrapper(model) else model

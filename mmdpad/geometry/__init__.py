@@ -1,2 +1,2 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Boxes, points and masks as plain functions: which frame, what counts as inside, what overlaps."""
+"""Plain functions on boxes, points and masks: frames, distances, overlap and targets."""

@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Boxes (x1, y1, x2, y2) and points (x, y): how far apart they are, which belong together, and
-larger boxes around them. All of one call are in one frame, in pixels."""
+"""Boxes (x1, y1, x2, y2) and points (x, y): distances, matching, and enclosing boxes. All inputs
+of a call share one frame, in pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def box_iou(box: Numbers, target: Numbers) -> float:
     """IoU with inclusive pixels: a side has x2 - x1 + 1 pixels (reference convention).
 
     Returns:
-        A value in [0, 1]; 0 for boxes that do not overlap, and for a box inside out.
+        A value in [0, 1]; 0 if the boxes do not overlap or one of them is inverted.
     """
     left, top = max(box[0], target[0]), max(box[1], target[1])
     right, bottom = min(box[2], target[2]), min(box[3], target[3])
@@ -35,8 +35,8 @@ def box_l1(box: Numbers, target: Numbers) -> float:
 
 
 def matched_point_distance(points: Points, targets: Points) -> float:
-    """Mean Euclidean distance of points to targets in pixels: of two to two under the better
-    matching; of the first to the first where either has only one."""
+    """Mean Euclidean distance of points to targets, in pixels. Two points are compared with two
+    targets under the better matching; if either side has only one, the first ones are compared."""
     if min(len(points), len(targets)) < 2:
         return math.dist(points[0], targets[0])
     (a, b), (s, t) = points, targets
@@ -44,22 +44,22 @@ def matched_point_distance(points: Points, targets: Points) -> float:
 
 
 def match_boxes(boxes: Sequence[Numbers], targets: Sequence[Numbers]) -> list[tuple[int, int]]:
-    """Pair M boxes with N targets one to one, min(M, N) pairs of indices (box, target).
+    """Match M boxes to N targets one to one; gives min(M, N) index pairs (box, target).
 
-    The pairs with the largest sum of IoUs (Hungarian algorithm); where these leave a choice, as
-    among boxes that overlap no target, those with the smallest differences of coordinates.
+    Maximizes the sum of IoUs (Hungarian algorithm). Ties, as among boxes that overlap no target,
+    go to the pairs with the smallest coordinate differences.
     """
     if not boxes or not targets:
         return []
-    from scipy.optimize import linear_sum_assignment  # here: it takes 0.2 s to import
+    from scipy.optimize import linear_sum_assignment  # not at the top: the import takes 0.2 s
     cost = np.array([[box_l1(box, target) for target in targets] for box in boxes])
-    cost *= 1e-6 / max(cost.max(), 1)  # all differences together stay below any real gain in IoU
+    cost *= 1e-6 / max(cost.max(), 1)  # in total, less than any real gain in IoU
     cost -= [[box_iou(box, target) for target in targets] for box in boxes]
     return [(int(i), int(j)) for i, j in zip(*linear_sum_assignment(cost), strict=True)]
 
 
 def inside(point: Numbers, box: Numbers) -> bool:
-    """Whether a point lies in a box, its border included."""
+    """Whether a point lies in a box, border included."""
     return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
@@ -68,7 +68,7 @@ def _area(box: Numbers) -> float:
 
 
 def union_box(boxes: Sequence[Sequence[float]]) -> Box | None:
-    """The smallest box XYXY that holds all of some; None of none."""
+    """The smallest box XYXY that encloses all boxes; None if there are none."""
     if not boxes:
         return None
     left, top, right, bottom = zip(*boxes, strict=True)
@@ -76,17 +76,17 @@ def union_box(boxes: Sequence[Sequence[float]]) -> Box | None:
 
 
 def overlaps(box: Sequence[float], shape: tuple[int, int]) -> bool:
-    """Whether a box XYXY has an area in an image of this shape (height, width), in pixels."""
+    """Whether a box XYXY in pixels covers any area of an image of shape (height, width)."""
     x1, y1, x2, y2 = box
     return max(x1, 0) < min(x2, shape[1]) and max(y1, 0) < min(y2, shape[0])
 
 
 def enlarge(box: Sequence[float], margin: float) -> Box:
-    """Move every side of a box XYXY outwards by a share of the box's width or height.
+    """Move every side of a box XYXY outward by a fraction of the box's width or height.
 
     Args:
-        box: (x1, y1, x2, y2); the result has its frame and unit.
-        margin: Share on each side, not negative; 0.5 doubles width and height.
+        box: (x1, y1, x2, y2); the result has the same frame and unit.
+        margin: Fraction per side, not negative; 0.5 doubles width and height.
     """
     x1, y1, x2, y2 = box
     dx, dy = margin * (x2 - x1), margin * (y2 - y1)

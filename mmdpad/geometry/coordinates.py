@@ -1,11 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Which pixels: conversions between the frames in which boxes and points are written.
+"""Conversions between the frames of boxes and points.
 
-``original``: pixels of the image file after its EXIF rotation. ``prompt``: pixels of the image
-resized to the prompt's size, without keeping its aspect. ``relative_1000``: the same image as if
-it were 1000 wide and 1000 high. All have (x, y) order, x to the right, y down, the origin at the
-outer corner of the first pixel; a frame is named by its shape (height, width), the order of
-``ndarray.shape``.
+``original``: pixels of the image file after its EXIF rotation. ``model``: pixels of the model
+image, which is resized to a fixed size without keeping its aspect ratio. ``relative_1000``: the
+same image as if it were 1000 wide and 1000 high. All use (x, y) order, x to the right, y down,
+with the origin at the outer corner of the first pixel. A frame is identified by its shape
+(height, width), the order of ``ndarray.shape``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 COORDINATES = ('pixels', 'relative_1000')
-"""Conventions in which a policy writes: pixels of the prompt image, or 0 to 1000."""
+"""Coordinates that a policy may write: pixels of the model image, or 0 to 1000."""
 
 
 def scale_points(points: Tensor, from_shape: tuple[int, int],
@@ -28,11 +28,11 @@ def scale_points(points: Tensor, from_shape: tuple[int, int],
 
     Args:
         points: (..., 2) float, (x, y) in pixels of a frame of shape ``from_shape``.
-        from_shape: (height, width) of the frame in which the points are.
-        to_shape: (height, width) of the wanted frame.
+        from_shape: (height, width) of the source frame.
+        to_shape: (height, width) of the target frame.
 
     Returns:
-        (..., 2) float in the wanted frame, not rounded; inverse to itself with shapes swapped.
+        (..., 2) float in the target frame, not rounded. Swapping the shapes inverts it.
 
     Raises:
         ValueError: A height or width is not positive.
@@ -40,7 +40,7 @@ def scale_points(points: Tensor, from_shape: tuple[int, int],
     if min(*from_shape, *to_shape) <= 0:
         raise ValueError(f'Shapes should be positive (height, width), but got {from_shape} and '
                          f'{to_shape}')
-    import torch  # here, so that the names come without it
+    import torch  # not at the top: `COORDINATES` and its check do not need torch
     scale = torch.tensor([to_shape[1] / from_shape[1], to_shape[0] / from_shape[0]],
                          dtype=points.dtype, device=points.device)
     return points * scale
@@ -53,7 +53,7 @@ def scale_boxes(boxes: Tensor, from_shape: tuple[int, int], to_shape: tuple[int,
 
 
 def check_coordinates(coordinates: str) -> None:
-    """Refuse what is not one of :data:`COORDINATES`.
+    """Check that this is one of :data:`COORDINATES`.
 
     Raises:
         ValueError: It is not.
@@ -63,22 +63,22 @@ def check_coordinates(coordinates: str) -> None:
 
 
 def written_shape(coordinates: str, model_shape: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the frame in which a policy writes about a prompt image of that shape."""
+    """(height, width) of the frame a policy writes in, given the shape of its model image."""
     check_coordinates(coordinates)
     return model_shape if coordinates == 'pixels' else (1000, 1000)
 
 
 def to_model_frame(answer: ReasoningOutput | ParseFailure, coordinates: str,
                     model_shape: tuple[int, int]) -> ReasoningOutput | ParseFailure:
-    """What a policy wrote, with boxes and points in pixels of the prompt image.
+    """Convert the boxes and points of an answer to pixels of the model image.
 
     Args:
         answer: As :func:`mmdpad.prompts.parse_response` reads it.
-        coordinates: One of :data:`COORDINATES`, in which it is written.
-        model_shape: (height, width) of the prompt image.
+        coordinates: One of :data:`COORDINATES`: those the answer is written in.
+        model_shape: (height, width) of the model image.
 
     Returns:
-        The same, not rounded; the very object where it is written in pixels.
+        The converted answer, not rounded; the same object if it is written in pixels.
     """
     frame = written_shape(coordinates, model_shape)
     if frame == model_shape:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Overlap of masks, by the protocols that papers on reasoning segmentation follow."""
+"""Mask overlap under the protocols that papers on reasoning segmentation use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 from mmdpad.structures import ParseFailure
 
-# What becomes of ReasonSeg's 'ignore' regions: part of the target (the prepared copies of
-# Seg-Zero, which DPAD evaluates on), or left out of both intersection and union (LISA).
+# ReasonSeg's 'ignore' regions either count as target (the prepared copies of Seg-Zero, which DPAD
+# evaluates on) or are left out of both intersection and union (LISA).
 IGNORE_REGIONS = ('target', 'exclude')
 
 
 def check_ignore_regions(ignore_regions: str) -> None:
-    """Raises ValueError unless this is one of :data:`IGNORE_REGIONS`."""
+    """Raise a ValueError unless this is one of :data:`IGNORE_REGIONS`."""
     if ignore_regions not in IGNORE_REGIONS:
         raise ValueError(f'`ignore_regions` should be one of {IGNORE_REGIONS}, but got '
                          f'{ignore_regions!r}')
@@ -24,21 +24,21 @@ def check_ignore_regions(ignore_regions: str) -> None:
 
 def apply_protocol(mask: np.ndarray, target: np.ndarray, ignore: np.ndarray,
                    ignore_regions: str) -> tuple[np.ndarray, np.ndarray]:
-    """The prediction and the target as the protocol counts them.
+    """Prediction and target as the protocol counts them.
 
     Args:
         mask, target, ignore: bool (H, W).
         ignore_regions: One of ``IGNORE_REGIONS``.
 
     Returns:
-        Two bool masks (H, W) whose intersection and union count.
+        Two bool masks (H, W), whose intersection and union give the IoU.
 
     Raises:
-        ValueError: Shapes that differ, or an unknown protocol.
+        ValueError: The shapes differ, or the protocol is unknown.
     """
     if not mask.shape == target.shape == ignore.shape:
-        raise ValueError(f'Prediction, target and ignore region should have one shape, but got '
-                         f'{mask.shape}, {target.shape} and {ignore.shape}')
+        raise ValueError(f'Prediction, target and ignore region should have the same shape, but '
+                         f'got {mask.shape}, {target.shape} and {ignore.shape}')
     check_ignore_regions(ignore_regions)
     if ignore_regions == 'target':
         return mask, target | ignore
@@ -48,8 +48,8 @@ def apply_protocol(mask: np.ndarray, target: np.ndarray, ignore: np.ndarray,
 def mask_iou(intersection: int, union: int, ignore_regions: str) -> float:
     """Intersection / union of one image, in [0, 1].
 
-    Where the union is empty LISA's protocol ('exclude') gives 1, the evaluation script of
-    Seg-Zero and DPAD ('target') gives 0.
+    For an empty union, LISA's protocol ('exclude') gives 1, and the evaluation script of Seg-Zero
+    and DPAD ('target') gives 0.
     """
     if union == 0:
         return float(ignore_regions == 'exclude')
@@ -60,20 +60,20 @@ def score_mask(sample: dict, ignore_regions: str
                ) -> tuple[np.ndarray, ParseFailure | None, dict[str, float]]:
     """Compare a sample's mask with its target, see :class:`ReasonSegMetric`.
 
-    Several objects count by the union of their masks. Where nothing is meant, the IoU is 1 if the
-    predicted mask is empty and 0 if not (gRefCOCO, arXiv 2306.00968). Where a target is meant but
-    none is marked (``empty_target``), the protocol decides, see :func:`mask_iou`.
+    Several objects count as the union of their masks. If the question has no target, the IoU is 1
+    for an empty prediction and 0 otherwise (gRefCOCO, arXiv 2306.00968). If it has one but the
+    annotation marks none (``empty_target``), the protocol decides, see :func:`mask_iou`.
 
     Returns:
         The predicted mask, bool (H, W), empty after a failure; the failure or None; and ``iou`` in
-        [0, 1], ``intersection``, ``union`` and the prediction's ``area``, in pixels of the
-        original frame that the protocol counts.
+        [0, 1], with ``intersection``, ``union`` and the prediction's ``area`` in those pixels of
+        the original frame that the protocol counts.
     """
     target, ignored = target_and_ignored(sample)
     predicted = sample['pred_instances']['masks']
     parsed = sample.get('reasoning', {}).get('parsed')
     failure = parsed if isinstance(parsed, ParseFailure) else None
-    if not len(predicted) and failure is None and getattr(parsed, 'objects', ()):
+    if not len(predicted) and failure is None and getattr(parsed, 'objects', None):
         failure = ParseFailure('no_mask', 'the decoder gave no mask')
     mask = np.zeros_like(target) if failure else union_of(predicted)
     kept, wanted = apply_protocol(mask, target, ignored, ignore_regions)
@@ -90,7 +90,7 @@ def score_mask(sample: dict, ignore_regions: str
 
 
 def target_and_ignored(sample: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Union of the targets and of the regions to ignore, bool (H, W)."""
+    """The union of the targets and the union of the ignore regions, bool (H, W) each."""
     target = union_of(sample['gt_instances']['masks'])
     ignored = sample.get('ignored_instances', {}).get('masks', ())
     return target, union_of(ignored) if len(ignored) else np.zeros_like(target)

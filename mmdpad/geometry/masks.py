@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Masks as files hold them: COCO's run lengths and polygons.
+"""Masks in files: COCO's run-length encoding (RLE) and polygons.
 
-pycocotools does the work. It does not check what it is given, so numbers, sizes and outlines are
-checked here first.
+pycocotools does the work. It does not check its input, so numbers, sizes and outlines are checked
+here first.
 """
 
 from __future__ import annotations
@@ -15,35 +15,36 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 MOST_PIXELS = 2 * (2**28 // 3)
-"""Above it Pillow refuses an image, and no mask is unpacked without its image."""
+"""Pillow refuses larger images, and every mask belongs to an image."""
 MOST_IN_A_RUN = 2**32 - 1
-"""The longest run of COCO's RLE, and so the most pixels of a mask that it can say."""
+"""The longest run in COCO's RLE, and so the most pixels that it can express for a mask."""
 MAX_COORDINATE = 1_000_000
-"""Pixels; beyond it no image has any."""
+"""In pixels, more than any image has."""
 MAX_PARTS = 1000
-"""Polygons of a mask, or objects in a file of masks; each may cost a pass over the image."""
+"""Polygons per mask, or objects per mask file; each may cost a pass over the image."""
 MAX_CROSSINGS, MAX_IN_A_ROW = 256, 2000
-"""How often an outline may cross a row or a column of the image on average, and one row."""
+"""How often an outline may cross a row or column of the image: on average, and any one row."""
 
 
 def encode_mask(mask: np.ndarray) -> dict:
-    """A bool mask (H, W) as ``dict(size=[H, W], counts=str)``, COCO's RLE with text counts.
+    """Encode a bool mask (H, W) as ``dict(size=[H, W], counts=str)``, COCO's RLE as text.
 
     Raises:
-        ValueError: It is not bool: pycocotools starts a run at every change of value.
+        ValueError: It is not bool. (pycocotools starts a run at every change of value.)
     """
     if mask.dtype != bool or mask.ndim != 2:
         raise ValueError(f'`mask` should be a bool array (H, W), but got {mask.dtype} '
-                         f'{mask.shape}; compare it with background first, such as `mask > 0`')
+                         f'{mask.shape}; convert it first, for example by `mask > 0`')
     rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return dict(size=[int(side) for side in rle['size']], counts=rle['counts'].decode('ascii'))
 
 
 def decode_mask(rle: dict) -> np.ndarray:
-    """The bool mask (H, W) of COCO's RLE, its counts compressed (text or bytes) or a list.
+    """Decode COCO's RLE, with counts compressed (text or bytes) or as a list, to bool (H, W).
 
     Raises:
-        ValueError: No RLE, more than :data:`MOST_PIXELS`, or its counts do not make up its size.
+        ValueError: It is not an RLE, has more than :data:`MOST_PIXELS`, or its counts do not add
+            up to its size.
     """
     rle = checked_rle(rle)
     if math.prod(rle['size']) > MOST_PIXELS:
@@ -53,16 +54,16 @@ def decode_mask(rle: dict) -> np.ndarray:
 
 
 def segmentation_rle(segmentation: Any, height: int, width: int) -> dict:
-    """A COCO ``segmentation`` as RLE with compressed counts (bytes), as pycocotools takes it.
+    """A COCO ``segmentation`` as RLE with compressed counts (bytes), which pycocotools accepts.
 
     Args:
-        segmentation: Polygons, each [x1, y1, x2, y2, ...] of at least 3 points, in pixels, the
-            mask being all they cover; an RLE (:func:`decode_mask`); or a list with one RLE.
+        segmentation: Polygons, each [x1, y1, x2, y2, ...] with at least 3 points, in pixels (the
+            mask is everything they cover); an RLE (:func:`decode_mask`); or a list with one RLE.
         height, width: Of the image.
 
     Raises:
-        ValueError: Another form, a number that is not finite, an RLE of another size, or polygons
-            that no image has (:func:`check_outline`).
+        ValueError: The form is another one, a number is not finite, the RLE has another size, or
+            a polygon is too complex (:func:`check_outline`).
     """
     if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(
             segmentation[0], dict):
@@ -70,27 +71,27 @@ def segmentation_rle(segmentation: Any, height: int, width: int) -> dict:
     if isinstance(segmentation, dict):
         rle = checked_rle(segmentation)
         if rle['size'] != [height, width]:
-            raise ValueError(f'its RLE has size {rle["size"]} in place of the image\'s '
-                             f'[{height}, {width}] (height, width)')
+            raise ValueError(f'its RLE should have the size of the image, [{height}, {width}] '
+                             f'(height, width), but has {rle["size"]}')
         return rle
     if not isinstance(segmentation, list) or not segmentation or not all(
             isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
             and all(map(is_coordinate, polygon)) for polygon in segmentation):
-        raise ValueError('it is neither an RLE nor a list of polygons [x1, y1, x2, y2, x3, y3, '
-                         f'...] in pixels: {str(segmentation)[:80]}')
+        raise ValueError('it should be an RLE or a list of polygons [x1, y1, x2, y2, x3, y3, ...] '
+                         f'in pixels, but is {str(segmentation)[:80]}')
     for polygon in segmentation:
         check_outline(np.array(polygon, np.float64).reshape(-1, 2), height, width)
     check_parts(len(segmentation))
     return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
 
 
-def is_coordinate(value: object) -> bool:
-    """Whether it is a plain number within :data:`MAX_COORDINATE`; NaN is not."""
+def is_coordinate(value: Any) -> bool:
+    """Whether this is a plain number within :data:`MAX_COORDINATE`; NaN is not."""
     return type(value) in (int, float) and abs(value) <= MAX_COORDINATE
 
 
 def check_parts(count: int) -> None:
-    """A mask should have at most :data:`MAX_PARTS` polygons.
+    """Check that a mask has at most :data:`MAX_PARTS` polygons.
 
     Raises:
         ValueError: It has more.
@@ -100,13 +101,13 @@ def check_parts(count: int) -> None:
 
 
 def check_outline(points: np.ndarray, height: int, width: int) -> None:
-    """A polygon (N, 2), (x, y) in pixels, that crosses rows and columns as one of an object does.
+    """Check that a polygon (N, 2), (x, y) in pixels, is no more complex than real outlines are.
 
-    The bounds keep filling it within the time and memory that outlines of objects take.
+    The bounds keep the time and memory of filling it within what outlines of objects need.
 
     Raises:
-        ValueError: It crosses them more often than :data:`MAX_CROSSINGS` and
-            :data:`MAX_IN_A_ROW` say.
+        ValueError: It crosses rows or columns more often than :data:`MAX_CROSSINGS` and
+            :data:`MAX_IN_A_ROW` allow.
     """
     after = np.roll(points, 1, axis=0)
     crossings = (np.abs(points - after).sum(axis=0) / (width, height)).max()
@@ -115,12 +116,12 @@ def check_outline(points: np.ndarray, height: int, width: int) -> None:
     if crossings > MAX_CROSSINGS or in_a_row > MAX_IN_A_ROW:
         raise ValueError(f'an outline should cross the rows and columns of its image of {width} x '
                          f'{height} pixels (width x height) at most {MAX_CROSSINGS} times on '
-                         f'average and {MAX_IN_A_ROW} in a row, but one of {len(points)} points '
-                         f'does so {crossings:.0f} and {in_a_row} times')
+                         f'average and any one row at most {MAX_IN_A_ROW} times, but one with '
+                         f'{len(points)} points does so {crossings:.0f} and {in_a_row} times')
 
 
 def checked_rle(rle: dict) -> dict:
-    """An RLE with compressed counts (bytes), as pycocotools takes it, after a look at its runs.
+    """Check an RLE and return it with compressed counts (bytes), which pycocotools accepts.
 
     Raises:
         ValueError: As in :func:`decode_mask`.
@@ -133,7 +134,7 @@ def checked_rle(rle: dict) -> dict:
     if isinstance(counts, list):
         runs = counts
     elif isinstance(counts, (str, bytes)):
-        # Half of a surrogate pair becomes bytes, too, which no run has.
+        # Half of a surrogate pair becomes bytes as well, and no run contains such bytes.
         counts = counts.encode('utf-8', 'surrogatepass') if isinstance(counts, str) else counts
         runs = read_runs(counts)
     else:
@@ -145,20 +146,23 @@ def checked_rle(rle: dict) -> dict:
 
 
 def check_runs(runs: Sequence[Any], height: int, width: int) -> None:
-    """Run lengths should be whole numbers from 0 on that make up a mask of this size.
+    """Check that run lengths are non-negative integers that add up to a mask of this size.
 
     Raises:
-        ValueError: They are not, or do not.
+        ValueError: They are not.
     """
     if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
-        raise ValueError(f'its RLE is broken: the counts should be run lengths that make up '
+        raise ValueError(f'its RLE is broken: the counts should be run lengths that add up to '
                          f'{height} x {width} pixels')
 
 
 def read_runs(counts: bytes) -> list[int]:
-    """Run lengths from COCO's text form: groups of 5 bits, low ones first, from the character '0'
-    on; bit 6 says that more follow, bit 5 of the last is the sign; from the fourth run on, each
-    number is the difference to the run before the last. [-1] for anything else."""
+    """Run lengths from COCO's text form; [-1] for anything else.
+
+    Each character, counted from '0', holds 5 bits, lowest first. Bit 6 says that more follow; bit
+    5 of the last one is the sign. From the fourth run on, a number is the difference from the run
+    two places earlier.
+    """
     runs: list[int] = []
     value = shift = 0
     for character in counts:

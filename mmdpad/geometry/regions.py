@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Parts of an image by a box: cut out, or painted over."""
+"""Crop a box from an image, or mask it out."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 
 
 def crop(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """Cut a box out of an image; the result is a view of its pixels.
+    """Crop a box from an image; the result is a view of its pixels.
 
-    Left and top are rounded down, right and bottom up, so that no pixel which the box touches is
-    lost; the box is clipped into the image and at least one pixel is left.
+    Left and top are rounded down, right and bottom up, so that the crop keeps every pixel that the
+    box touches. The box is clipped to the image; at least one pixel remains.
 
     Args:
         image: uint8 (h, w, 3).
-        box: XYXY in pixels; x2 and y2 are the outer edges (column ceil(x2) - 1 is the last one in).
-            A target box, whose ends are the last pixels of the object, so loses its last row and
+        box: XYXY in pixels; x2 and y2 are outer edges (column ceil(x2) - 1 is the last one kept).
+            A target box ends at the last pixels of the object, so the crop loses its last row and
             column, as in the published code.
 
     Raises:
@@ -39,11 +39,11 @@ def crop(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
 
 
 def mask_out(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """Paint a box with the image's mean color, so that what it holds is gone.
+    """Mask out a box: fill it with the image's mean color.
 
-    One row and column more than :func:`crop` cuts out, because the ends of a target box are the
-    last pixels of the object. A box that leaves nothing of the image gives the image itself: a
-    plain color would say nothing, and every text would fit the box better.
+    This covers one row and column more than :func:`crop` keeps, because a target box ends at the
+    last pixels of the object. If the box covers the entire image, the image is returned unchanged:
+    every text would match the box better than a plain color.
 
     Args:
         image: uint8 (h, w, 3).

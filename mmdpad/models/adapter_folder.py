@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Folders with a peft adapter, read without peft."""
+"""Reads folders with a peft adapter, without peft."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .folder_files import ADAPTER, CONFIG, load_json
 WEIGHTS = ('adapter_model.safetensors', 'adapter_model.bin')
 # Shown first; other settings follow.
 _FIRST = ('r', 'lora_alpha', 'target_modules')
-# About the file, about training only, or options of features that an adapter does not use.
+# Settings about the file or training only, and options of features that an adapter does not use.
 _LEFT_OUT = ('peft_type', 'task_type', 'auto_mapping', 'peft_version', 'base_model_name_or_path',
              'revision', 'inference_mode', 'runtime_config', 'lora_dropout', 'eva_config',
              'corda_config', 'lora_ga_config', 'loftq_config', 'megatron_core',
@@ -51,7 +51,7 @@ class AdapterFolder:
 
 
 def find_adapter(source: str) -> AdapterFolder | None:
-    """The adapter in a folder, or in the hub's cache, that has no config.json.
+    """Find an adapter without a config.json, in a folder or in the hub's cache.
 
     Raises:
         ValueError: adapter_config.json is damaged.
@@ -68,11 +68,11 @@ def find_adapter(source: str) -> AdapterFolder | None:
 
 
 def read_adapter(folder: str | Path) -> AdapterFolder:
-    """The contents of a folder's adapter_config.json.
+    """Read a folder's adapter_config.json.
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is damaged.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged.
     """
     entries = load_json(Path(folder) / ADAPTER)
     settings = {name: value for name, value in sorted(entries.items())

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Features of pictures that were seen lately, found by the pictures' content."""
+"""A cache of the features of recent images, keyed by image content."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 
 class FeatureCache:
-    """The features of the last distinct contents that were asked for; the oldest go first.
+    """A least-recently-used cache of features, one for each distinct content.
 
-    A cache belongs to one model in one state; whoever changes the model calls :meth:`clear`.
+    A cache belongs to one model in one state: code that changes the model must call :meth:`clear`.
 
     Args:
-        capacity: Number of features that are kept from call to call; with 0 only what is equal
-            within a call is computed once.
+        capacity: Number of features kept between calls. With 0, only equal contents within one
+            call are computed once.
 
     Raises:
         ValueError: The capacity is negative.
@@ -27,7 +27,7 @@ class FeatureCache:
     def __init__(self, capacity: int) -> None:
         if capacity < 0:
             raise ValueError(f'The size of a cache should be 0 (nothing is kept) or more, but got '
-                             f'{capacity}')
+                             f'{capacity}; set `cache_size` to such a number')
         self.capacity = capacity
         self._kept: OrderedDict[bytes, Any] = OrderedDict()
 
@@ -39,16 +39,16 @@ class FeatureCache:
 
     def lookup(self, contents: Sequence[np.ndarray],
                compute: Callable[[list[np.ndarray]], Iterable[Any]]) -> list[Any]:
-        """The feature of each content.
+        """Return the feature of each content.
 
         Args:
-            contents: P arrays; the type and shape of an array are part of its content.
-            compute: Maps the distinct contents that are not known, in order of appearance, to one
-                feature each; called once, and only if there are any. What it returns is kept as it
-                is: a view keeps its whole batch in memory.
+            contents: P arrays. An array's type and shape are part of its content.
+            compute: Maps the distinct contents that are not cached, in order of appearance, to one
+                feature each. Called once, and only if there are any. The features are stored
+                without copying, so a view keeps its whole batch in memory.
 
         Returns:
-            P features; equal contents have the very same object.
+            P features; equal contents share one object.
         """
         keys = [content_key(content) for content in contents]
         known = {key: self._kept[key] for key in keys if key in self._kept}
@@ -65,7 +65,7 @@ class FeatureCache:
 
 
 def content_key(array: np.ndarray) -> bytes:
-    """A hash of an array's type, shape and values, whatever its layout in memory."""
+    """Hash an array's type, shape and values, regardless of its memory layout."""
     key = blake2b(f'{array.dtype.str} {array.shape}'.encode(), digest_size=16)
-    key.update(np.ascontiguousarray(array))
+    key.update(np.ascontiguousarray(array))  # type: ignore[arg-type]
     return key.digest()

@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Checks of the files in a folder in Hugging Face format, before weights are read.
 
-Each problem is one line that names the file and the fix. Runs and dry runs share these functions,
-so they report the same problems.
+Each problem is one line that names the file and the fix. Runs and dry runs share these functions
+and so report the same problems.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 ADAPTER = 'adapter_config.json'
 CONFIG = 'config.json'
-# In the order in which transformers looks for them.
+# In the order that transformers looks for them.
 _WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin',
             'pytorch_model.bin.index.json')
 _PROCESSOR = ('preprocessor_config.json', 'processor_config.json')
@@ -31,7 +31,7 @@ _FETCH = ('is a Git LFS pointer, not the file itself; run `git lfs pull` in the 
           'download the file with `hf download`')
 _COPY = 'copy it from the model that this one was trained from'
 _UNFINISHED = '.cache/huggingface/**/*.incomplete'  # by `hf download --local-dir`
-# What other programs leave instead of weights, and how to turn it into a model.
+# What other programs leave in place of weights, and how to turn it into a model.
 _UNMERGED = {
     _UNFINISHED: 'an unfinished download; run `hf download` again',
     'adapter_model.*': 'only an adapter; set `pretrained` to its base model and `load_from` to the '
@@ -49,7 +49,7 @@ _UNMERGED = {
 
 def file_problems(folder: Path, weights: bool = True, processor: bool = True,
                   tokenizer: bool = True) -> Iterator[str]:
-    """Problems with the files of a folder, one line each.
+    """Yield the problems with the files of a folder, one line each.
 
     Args:
         folder: An existing folder with a config.json.
@@ -73,22 +73,22 @@ def file_problems(folder: Path, weights: bool = True, processor: bool = True,
 
 
 def adapter_problems(folder: Path) -> Iterator[str]:
-    """The problem of a complete model with an adapter beside it."""
+    """Report an adapter that lies beside a complete model."""
     if (folder / ADAPTER).is_file():
         yield (f'{folder / ADAPTER} lies beside the config.json of a complete model, so '
                f'transformers would silently add that adapter; delete or move it (and '
                f'adapter_model.*). To use the adapter, merge it into the weights, or move both '
-               f'files to a folder of their own and convert that to a checkpoint with '
+               f'files to a separate folder and convert that to a checkpoint with '
                f'tools/model_converters/from_hf.py')
 
 
 def weight_file(folder: Path) -> Path | None:
-    """The weights file, or the index of its shards, that transformers would read, if any."""
+    """Find the weights file, or the index of its shards, that transformers would read."""
     return next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, including missing shards that the index names.
+    """List the files that hold the weights, including missing shards that the index names.
 
     Raises:
         ValueError: The index cannot be read.
@@ -101,12 +101,12 @@ def weight_files(folder: Path) -> list[Path]:
     try:
         return sorted({folder / name for name in load_json(found)['weight_map'].values()})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f'{found} should be JSON with a `weight_map`, but is not; download it '
-                         f'again') from error
+        raise ValueError(f'{found} should be JSON with a `weight_map`, but is not; download '
+                         f'it again') from error
 
 
 def weight_problems(folder: Path) -> Iterator[str]:
-    """Problems with the weights files of a folder."""
+    """Yield the problems with the weights files of a folder."""
     found = weight_file(folder)
     if found is None:
         hint = next((f', but {text}' for pattern, text in _UNMERGED.items()
@@ -134,7 +134,7 @@ def _names_others(index: Path, name: str) -> bool:
 
 
 def check_weights_file(path: Path) -> str | None:
-    """The problem with a weights file, judged by its header and its length; None if it is fine.
+    """Check a weights file by its header and length; return the problem, or None if it is fine.
 
     Args:
         path: A safetensors file, or one written by ``torch.save``.
@@ -154,7 +154,7 @@ def check_weights_file(path: Path) -> str | None:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Name -> ``dtype``, ``shape`` and ``data_offsets`` of the tensors in a safetensors file.
+    """Read the ``dtype``, ``shape`` and ``data_offsets`` of each tensor in a safetensors file.
 
     Raises:
         ValueError: The header is invalid or truncated.
@@ -176,11 +176,11 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or holds something other than an object.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, or holds something other than an object.
     """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
@@ -194,8 +194,8 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def peek_json(path: Path) -> dict[str, Any]:
-    """:func:`load_json`, or an empty dict for a file that is missing or damaged (transformers
-    reports that itself)."""
+    """As :func:`load_json`, but return an empty dict for a missing or damaged file, which
+    transformers reports itself."""
     try:
         return load_json(path)
     except (OSError, ValueError):
@@ -215,13 +215,13 @@ def _safetensors_fault(path: Path) -> str | None:
 
 
 def _is_old_pickle(path: Path) -> bool:
-    """Whether this is the format of torch before 1.6, which some published files have."""
+    """Whether a file has the format of torch before 1.6, as some published files do."""
     with open(path, 'rb') as file:
         return file.read(1) == b'\x80'
 
 
 def _is_pointer(path: Path) -> bool:
-    """Whether this is a Git LFS pointer, as a clone without LFS leaves it."""
+    """Whether a file is a Git LFS pointer, which a clone without LFS leaves behind."""
     if not path.is_file():
         return False
     with open(path, 'rb') as file:

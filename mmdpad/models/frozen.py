@@ -1,7 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Models that are used and never trained."""
+"""The base class of models that are never trained."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,11 +13,11 @@ from mmdpad.models.non_finite import non_finite_weights
 
 
 class FrozenModule(nn.Module):
-    """A module that stays in evaluation mode and whose parameters take no gradient.
+    """A module that stays in evaluation mode and whose parameters get no gradients.
 
-    A subclass calls :meth:`freeze` at the end of its ``__init__``. ``train()`` of a parent leaves
-    it in evaluation mode. ``feature_cache`` is emptied when the module, alone or within a parent,
-    is moved, cast or gets weights; whoever changes one of its parts alone empties it by hand.
+    A subclass calls :meth:`freeze` at the end of its ``__init__``. Calling ``train()`` on a parent
+    leaves it in evaluation mode. Moving, casting or loading weights into the module or a parent
+    empties ``feature_cache``; code that changes only a submodule must clear it explicitly.
 
     Args:
         cache_size: Capacity of ``feature_cache``; see :class:`FeatureCache`.
@@ -29,8 +31,8 @@ class FrozenModule(nn.Module):
         """Freeze all weights.
 
         Raises:
-            ValueError: Some are NaN or infinite. Scores of such a model would fail every comparison
-                with a threshold.
+            ValueError: Some are NaN or infinite. The scores of such a model would fail every
+                threshold.
         """
         if bad := non_finite_weights(self):
             raise ValueError(f'{type(self).__name__} should have finite weights, but {len(bad)} '
@@ -46,11 +48,11 @@ class FrozenModule(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def _apply(self, *args, **kwargs) -> FrozenModule:
+    def _apply(self, *args: Any, **kwargs: Any) -> FrozenModule:
         self.feature_cache.clear()
         return super()._apply(*args, **kwargs)
 
-    # Not load_state_dict: a parent's, and mmengine's own loader, call only this one.
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
+    # Not load_state_dict: a parent's and mmengine's loader call only this method.
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.feature_cache.clear()
         super()._load_from_state_dict(*args, **kwargs)

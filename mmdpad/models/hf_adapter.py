@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Adapters of policies: exported for peft, merged into their model, and imported from peft."""
+"""Exports policy adapters for peft, merges them into their model, and imports them from peft."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mmdpad.models.heads.policy_source import EXAMPLE
 from mmdpad.models.sources import check_source
 from mmdpad.models.weights import LoadReport, from_folder, load_pretrained, read_state_dict
 
-_IN_PEFT = 'base_model.model.'  # before the names of transformers
+_IN_PEFT = 'base_model.model.'  # precedes transformers' names
 _IN_POLICY = 'policy.'
 
 
@@ -40,13 +40,13 @@ def check_adapter(model: PreTrainedModel, lora: Mapping[str, Any], state: Mappin
     Args:
         model: The base model, on the meta device.
         lora: See :func:`mmdpad.models.heads.lora.lora_config`.
-        state: The checkpoint's, by the model's names.
+        state: The checkpoint's weights, under the model's names.
         checkpoint: The checkpoint's name.
-        merge: Whether the adapter is to be merged.
+        merge: Whether the adapter will be merged.
         hint: What to do when the weights do not fit, for the error message.
 
     Returns:
-        The adapter's weights, by the model's names.
+        The adapter's weights, under the model's names.
 
     Raises:
         ValueError: Names, shapes or the scaling differ, or the adapter cannot be merged.
@@ -66,8 +66,8 @@ def save_adapter(model: PreTrainedModel, state: Mapping[str, Tensor], lora: Mapp
     """Write what ``peft.PeftModel.from_pretrained`` reads.
 
     Args:
-        model: A model with the adapter, on any device; its values are not used.
-        state: The adapter's weights, by the model's names.
+        model: A model with the adapter, on any device. Its values are not used.
+        state: The adapter's weights, under the model's names.
         lora: See :func:`mmdpad.models.heads.lora.lora_config`.
         source: The base model.
         folder: An existing folder.
@@ -85,15 +85,15 @@ def save_adapter(model: PreTrainedModel, state: Mapping[str, Tensor], lora: Mapp
 
 def load_merged(source: str, lora: Mapping[str, Any], state: Mapping[str, Tensor],
                 hint: str) -> PreTrainedModel:
-    """A model with an adapter merged into its weights, in float32, without peft's layers.
+    """Load a model with an adapter merged into its weights, in float32, without peft's layers.
 
-    An embedding and an output head that share a weight are untied if one of them has an adapter,
-    and the model's config says so.
+    If an embedding and an output head share a weight and one of them has an adapter, they are
+    untied, and the model's config says so.
 
     Args:
         source: The base model.
         lora: See :func:`mmdpad.models.heads.lora.lora_config`.
-        state: The adapter's weights, by the model's names.
+        state: The adapter's weights, under the model's names.
         hint: What to do when the model's weights do not fit, for the error message.
     """
     model = load_pretrained(AutoModelForImageTextToText, source, hint, dtype=torch.float32)
@@ -109,32 +109,33 @@ def load_merged(source: str, lora: Mapping[str, Any], state: Mapping[str, Tensor
 
 
 def import_adapter(folder: str, base: str | None, prefix: str) -> tuple[dict[str, Tensor], str]:
-    """The ``state_dict`` of a checkpoint with the adapter in a folder.
+    """Convert the adapter in a folder to a checkpoint's ``state_dict``.
 
-    Layer names of earlier versions of transformers are converted as transformers converts those of
+    Layer names from earlier versions of transformers are converted the way transformers converts
     complete checkpoints.
 
     Args:
         folder: A folder that peft wrote.
-        base: The base model, of which only config.json is read; None: the one that
+        base: The base model, of which only config.json is read; None for the one that
             adapter_config.json names.
-        prefix: Before the model's names in a checkpoint.
+        prefix: Prefix of the model's names in a checkpoint.
 
     Returns:
-        The state, and the settings of ``model.policy`` for it, as code.
+        The state, and the settings of ``model.policy`` that fit it, as code.
 
     Raises:
         FileNotFoundError: A file of the folder, or the base model, does not exist.
-        ValueError: The adapter is of a kind that a policy cannot have, or its weights do not fit.
+        ValueError: A policy does not support this kind of adapter, or its weights do not fit.
     """
     adapter = read_adapter(folder)
     if adapter.kind != 'LORA':
         raise ValueError(f'`peft_type` of {folder!r} should be LORA, the only kind of adapter '
                          f'that a policy can have, but is {adapter.kind!r}')
-    if base is None and adapter.base is None:
+    base = base or adapter.base
+    if base is None:
         raise ValueError(f'adapter_config.json of {folder!r} should name its base model '
                          f'(`base_model_name_or_path`), but does not; name it with `--base`')
-    source = check_source('--base', base or adapter.base, EXAMPLE)
+    source = check_source('--base', base, EXAMPLE)
     with torch.device('meta'):
         model = AutoModelForImageTextToText.from_config(
             from_folder(AutoConfig, source, 'Name the base model of the adapter with `--base`'))
@@ -153,7 +154,7 @@ def import_adapter(folder: str, base: str | None, prefix: str) -> tuple[dict[str
     try:
         add_lora(model, lora)
     except ValueError as error:
-        raise ValueError(f'The adapter in {folder!r} cannot be that of a policy: {error}'
+        raise ValueError(f'The adapter in {folder!r} cannot be used by a policy: {error}'
                          ) from error
     # peft also saves the base weight of an adapted embedding or output head.
     given = {name: value for name, value in given.items() if shapes.get(name) != value.shape}
@@ -174,7 +175,7 @@ def _read_weights(adapter: AdapterFolder) -> dict[str, Tensor]:
 
 
 def _present_name(model: PreTrainedModel, name: str) -> str:
-    """The current name of what an earlier version of transformers called ``name``."""
+    """Translate a name from an earlier version of transformers to the current one."""
     renamings = [entry for entry in get_model_conversion_mapping(model)
                  if isinstance(entry, WeightRenaming)]
     return rename_source_key(name, renamings, [])[0]
@@ -182,9 +183,11 @@ def _present_name(model: PreTrainedModel, name: str) -> str:
 
 def _find_targets(model: PreTrainedModel, lora: Mapping[str, Any],
                   layers: set[str]) -> str | list[str]:
-    """``target_modules`` that reach exactly the layers of an adapter: the first match of its own
-    settings (whose patterns may use outdated names), the last parts of the layers' names and
-    :data:`LORA_TARGETS`, or else all names."""
+    """Find ``target_modules`` that match exactly the layers of an adapter.
+
+    Tries the adapter's own settings (whose patterns may use outdated names), the last parts of the
+    layers' names and :data:`LORA_TARGETS`; if none match, returns all names.
+    """
     own = lora.get('target_modules') or []
     if lora.get('target_parameters'):
         return own
@@ -206,7 +209,7 @@ def _reached(model: PreTrainedModel, lora: Mapping[str, Any]) -> set[str]:
 
 
 def _names_in_files(model: PreTrainedModel) -> dict[str, str]:
-    """Names of an adapter's weights in peft's files -> names in the model."""
+    """Map names of an adapter's weights in peft's files to names in the model."""
     from peft import get_peft_model_state_dict
     return get_peft_model_state_dict(model, {name: name for name in model.state_dict()},
                                      save_embedding_layers=False)

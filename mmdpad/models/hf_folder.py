@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Trained policies as folders in Hugging Face format, and such folders as checkpoints."""
+"""Exports trained policies as folders in Hugging Face format, and imports such folders."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from mmdpad.models.sources import check_source, read_json
 from mmdpad.models.weights import LoadReport, from_folder, load_pretrained, read_state_dict
 
 SHARD_SIZE = '5GB'
-_IN_CHECKPOINT = 'policy.model.'  # before the names of transformers
+_IN_CHECKPOINT = 'policy.model.'  # precedes transformers' names
 _NOT_COPIED = ('*.safetensors', '*.safetensors.index.json', '*.bin', '*.bin.index.json', '*.pt',
                '*.pth', '*.gguf', '*.h5', '*.msgpack', 'README.md', '.*')
-_HINT = ('The checkpoint should be of this config: `model.policy` (`pretrained`, `lora`) as in '
-           'the run that wrote it')
+_HINT = ('The checkpoint should match this config: `model.policy` (`pretrained`, `lora`) as in '
+         'the run that wrote it')
 
 
 def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
                   merge_lora: bool = False, dtype: str | None = None) -> None:
     """Fill a folder with the policy of a checkpoint.
 
-    A whole policy becomes what ``from_pretrained`` of transformers and vLLM read: safetensors in
-    shards of at most 5 GB, under the names that the start policy's files use, and the start
-    policy's config, tokenizer, processor and chat template; its generation config also gets the
-    end tokens that only other files name. An adapter becomes what
-    ``peft.PeftModel.from_pretrained`` reads. Merging it into a tied embedding and output head
-    unties them, and config.json says so.
+    A full policy is written for ``from_pretrained`` of transformers and for vLLM: safetensors in
+    shards of at most 5 GB, under the names that the start policy's files use, with the start
+    policy's config, tokenizer, processor and chat template. Its generation config also gets the
+    end tokens that only other files name. An adapter is written for
+    ``peft.PeftModel.from_pretrained``. Merging it into a tied embedding and output head unties
+    them, and config.json says so.
 
-    The checkpoint is mapped, not read into memory: this takes little more than a shard, or, to
-    merge an adapter, the start policy in float32.
+    The checkpoint is memory-mapped, so this needs little more memory than one shard, or, to merge
+    an adapter, than the start policy in float32.
 
     Args:
-        checkpoint: What ``tools/train.py`` wrote.
+        checkpoint: A checkpoint that ``tools/train.py`` wrote.
         policy: ``model.policy`` of its config.
         folder: An empty folder.
-        merge_lora: Add the adapter to the weights under it, in float32.
-        dtype: Of the weights in the folder; None for that of the checkpoint, or of ``policy``
-            where an adapter is merged.
+        merge_lora: Merge the adapter into the base weights, in float32.
+        dtype: Type of the weights in the folder; None for that of the checkpoint, or of
+            ``policy`` if an adapter is merged.
 
     Raises:
-        FileNotFoundError: The start policy or the checkpoint is not there.
+        FileNotFoundError: The start policy or the checkpoint does not exist.
         ValueError: The checkpoint does not fit the config, or there is no adapter to merge.
     """
     lora = policy.get('lora')
@@ -88,11 +88,11 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
 
 
 def import_policy(folder: str, base: str | None = None) -> tuple[dict[str, Tensor], str | None]:
-    """The ``state_dict`` of a checkpoint with the policy, or the adapter, in a folder.
+    """Convert the policy, or the adapter, in a folder to a checkpoint's ``state_dict``.
 
     Args:
         folder: A folder in Hugging Face format, or with a peft adapter.
-        base: The base model of an adapter, a folder or a hub name; None: the one that its
+        base: The base model of an adapter, a folder or a hub name; None for the one that its
             adapter_config.json names. Only its config.json is read.
 
     Returns:
@@ -102,7 +102,7 @@ def import_policy(folder: str, base: str | None = None) -> tuple[dict[str, Tenso
         FileNotFoundError: The folder has neither config.json nor adapter_config.json, or the base
             model does not exist.
         ValueError: The weights do not fit the model that config.json describes, are quantized, or
-            an adapter lies beside them; or an adapter is of a kind that a policy cannot have.
+            an adapter lies beside them; or a policy does not support this kind of adapter.
     """
     if Path(folder, ADAPTER).is_file() and weight_file(Path(folder)) is None:
         return import_adapter(folder, base, _IN_CHECKPOINT)
@@ -115,7 +115,7 @@ def import_policy(folder: str, base: str | None = None) -> tuple[dict[str, Tenso
 
 
 def _filled(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedModel:
-    """A model without memory of its own, with these very tensors as weights."""
+    """Fill a model on the meta device with these tensors, without copying them."""
     for name, twin in getattr(model, 'all_tied_weights_keys', {}).items():
         if state[name].equal(state[twin]):  # tied, and stored twice
             state[name] = state[twin]
@@ -132,8 +132,8 @@ def _save_model(model: PreTrainedModel, source: str, folder: Path) -> None:
     for path in start.iterdir():
         if path.is_file() and not any(map(path.match, _NOT_COPIED)):
             shutil.copy(path, folder)
-    # The start policy's config as it is, since any version of transformers that reads that one
-    # should read this one; but `from_pretrained` converts the weights to the type it names.
+    # Keep the start policy's config, so that any version of transformers that reads it can read
+    # this one, but update the type, since `from_pretrained` converts the weights to it.
     config = json.loads((start / 'config.json').read_text(encoding='utf-8'))
     name = str(next(model.parameters()).dtype).removeprefix('torch.')
     for part in (config, config.get('text_config'), config.get('vision_config')):
@@ -151,15 +151,15 @@ def _save_model(model: PreTrainedModel, source: str, folder: Path) -> None:
 
 
 def _name_ends(folder: Path) -> None:
-    """Add all end tokens of the training to generation_config.json, so that other programs stop at
-    them, too."""
+    """Add all end tokens used in training to generation_config.json, so that other programs also
+    stop at them."""
     ends = PromptEncoder(str(folder), 'default', 1).responses.ends
     missing = [token for token, named in ends.items() if GENERATION_CONFIG not in named]
     if missing:
         path = folder / GENERATION_CONFIG
         content = read_json(str(folder), GENERATION_CONFIG) | dict(eos_token_id=list(ends))
         path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-        print_log(f'{path}: added the end tokens {missing}, which the start policy only names in '
+        print_log(f'{path}: added the end tokens {missing}, which the start policy names only in '
                   f'other files', logger='current')
 
 

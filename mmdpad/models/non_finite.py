@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 DTYPE_KEY = '`model.policy.dtype` (under AMP `optim_wrapper.dtype`)'
-"""The config key of the dtype that a policy computes in."""
+"""Config key of the dtype that a policy computes in."""
 _SHOWN = 4
 
 
 class NonFiniteError(FloatingPointError):
-    """Outputs of a model are NaN or infinite; the message says where that starts, and the hint.
+    """A model's outputs are NaN or infinite; the message names the first such layer and the fix.
 
     Args:
         message: One or more sentences.
-        prompt: Number of the prompt in its batch, if the error concerns a single one.
+        prompt: Index of the prompt in its batch, if the error concerns a single one.
     """
 
     def __init__(self, message: str, prompt: int | None = None) -> None:
@@ -32,7 +32,7 @@ class NonFiniteError(FloatingPointError):
 
 @contextmanager
 def naming_samples(data_samples: Sequence[Any]) -> Iterator[None]:
-    """Add question and image to an error about a prompt of these data samples."""
+    """Add the question and the image to an error about a prompt of these data samples."""
     try:
         yield
     except NonFiniteError as error:
@@ -44,8 +44,10 @@ def naming_samples(data_samples: Sequence[Any]) -> Iterator[None]:
 
 @contextmanager
 def shared_message() -> Iterator[None]:
-    """Give an error that every process raises the message of the process that knows the prompt,
-    since the first process to end ends the others."""
+    """When every process raises an error, use the message of the process that knows the prompt.
+
+    The first process to exit ends the others, so any of them may be the one that is seen.
+    """
     try:
         yield
     except NonFiniteError as error:
@@ -54,7 +56,7 @@ def shared_message() -> Iterator[None]:
 
 
 def describe_sample(sample: Any) -> str:
-    """Question, image and number of a data sample."""
+    """Describe a data sample by its question, image and index."""
     about = (f'{name} {value!r}' for name in ('question', 'img_path', 'sample_idx')
              if (value := sample.get(name)) is not None)
     return f'The prompt: {", ".join(about)}'
@@ -62,11 +64,12 @@ def describe_sample(sample: Any) -> str:
 
 @contextmanager
 def watched_outputs(model: nn.Module) -> Iterator[list[str]]:
-    """Within the block, a forward pass adds a sentence about the first module with an output that
-    is not finite to the list, if there is one. This is slow, since every output is checked.
+    """Find the first module whose output is not finite, in forward passes within the block.
+
+    This is slow, since every output is checked.
 
     Yields:
-        A list of at most one sentence.
+        A list that gets one sentence about that module, or stays empty.
     """
     found: list[str] = []
     names = {module: name for name, module in model.named_modules()}
@@ -93,7 +96,7 @@ def watched_outputs(model: nn.Module) -> Iterator[list[str]]:
 
 
 def diagnose(model: nn.Module, again: Callable[[], Any], dtype_key: str) -> str:
-    """Why a model's outputs are not finite: the first such module and weights, and the hint.
+    """Explain why a model's outputs are not finite: the first such module and weights, and the fix.
 
     Args:
         model: The model.
@@ -108,8 +111,8 @@ def diagnose(model: nn.Module, again: Callable[[], Any], dtype_key: str) -> str:
 def explain(model: nn.Module, found: list[str], dtype_key: str) -> str:
     """See :func:`diagnose`; ``found`` comes from :func:`watched_outputs`."""
     if not found:
-        found = ['All outputs are finite when the pass is repeated, so weights or inputs were '
-                 'different, or the way it was computed is at fault (a compiled step, a device).']
+        found = ['All outputs are finite when the pass is repeated, so the weights or inputs were '
+                 'different, or the computation is at fault (a compiled step, a device).']
     if bad := non_finite_weights(model):
         more = f' and {len(bad) - _SHOWN} more' if len(bad) > _SHOWN else ''
         return (f'{found[0]} Some weights are not finite: {", ".join(bad[:_SHOWN])}{more}. Their '
@@ -119,18 +122,18 @@ def explain(model: nn.Module, found: list[str], dtype_key: str) -> str:
         return (f'{found[0]} All weights are finite, but float16 overflows at 65504: set '
                 f"{dtype_key} to 'float32' or 'bfloat16'")
     return (f'{found[0]} All weights are finite (the largest is {_largest(model):.2g}): if they '
-            f'were trained, training has probably diverged, so use an earlier checkpoint and a '
+            f'were trained, training probably diverged, so use an earlier checkpoint and a '
             f'lower learning rate; otherwise set {dtype_key} to the type that the model was '
             f'published in')
 
 
 def non_finite_weights(model: nn.Module) -> list[str]:
-    """Names of parameters with NaN or infinity; for a sharded one, in this process's part."""
+    """List parameters with NaN or infinity (of a sharded one, in this process's part)."""
     return [name for name, value in model.named_parameters() if not _is_finite(value)]
 
 
 def local_part(value: Tensor) -> Tensor:
-    """A tensor, or this process's part of a sharded one."""
+    """Return a tensor, or this process's part of a sharded one."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
@@ -145,7 +148,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts (outputs of transformers are dicts)."""
+    """Yield the tensors in nested tuples, lists and dicts (transformers' outputs are dicts)."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple, dict)):

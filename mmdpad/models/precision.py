@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Types of weights by name, and which of them can be trained."""
+"""Names of weight dtypes, and which of them can be trained."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import nn
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 SWITCH = 'low_precision_training'
-# From docs/benchmarks/10_weights_of_16_bits.json: 20 steps at a learning rate of 1e-6.
+# Measured in docs/benchmarks/10_weights_of_16_bits.json: 20 steps at a learning rate of 1e-6.
 MOVED = {'bfloat16': 0.0033, 'float32': 0.998}
 _SHORT = dict(fp32='float32', float='float32', bf16='bfloat16', fp16='float16', half='float16',
               fp64='float64', double='float64')
 _LOSS = {
-    'bfloat16': f'which rounds most steps away: at a learning rate of 1e-6, 20 steps of AdamW move '
-                f'{MOVED["bfloat16"]:.1%} of the weights of the toy policy (float32: '
+    'bfloat16': f'which rounds most updates away: at a learning rate of 1e-6, 20 steps of AdamW '
+                f'move {MOVED["bfloat16"]:.1%} of the weights of the toy policy (float32: '
                 f'{MOVED["float32"]:.1%})',
     'float16': 'in which the squares of small gradients are 0: the first step of AdamW makes '
                'weights of the toy policy infinite or NaN'}
 
 
 def find_wrong_dtype(key: str, value: Any, known: Sequence[str] = DTYPES) -> str | None:
-    """The problem with the name of a type, with its hint; None if it is valid."""
+    """Check the name of a dtype; return the problem and its fix, or None if it is valid."""
     if isinstance(value, str) and value in known:
         return None
     name = str(value).removeprefix('torch.')
@@ -35,7 +35,7 @@ def find_wrong_dtype(key: str, value: Any, known: Sequence[str] = DTYPES) -> str
 
 
 def read_dtype(key: str, value: str, known: Sequence[str] = DTYPES) -> torch.dtype:
-    """The type with a name.
+    """Return the dtype with a name.
 
     Raises:
         ValueError: The name is not one of ``known``.
@@ -46,14 +46,14 @@ def read_dtype(key: str, value: str, known: Sequence[str] = DTYPES) -> torch.dty
 
 
 def find_untrainable(policy: Mapping[str, Any], key: str = 'model.policy') -> str | None:
-    """Why the weights of a policy cannot be trained in their type, with the hint.
+    """Explain why the weights of a policy cannot be trained in their dtype, and how to fix it.
 
     Args:
         policy: Arguments of :class:`mmdpad.models.VLMReasoningHead`.
-        key: Its place in the config.
+        key: Its key in the config.
 
     Returns:
-        A sentence; None if they can be trained.
+        One sentence; None if they can be trained.
     """
     dtype = policy.get('dtype')
     if policy.get('lora') is not None or policy.get(SWITCH) or dtype not in _LOSS:
@@ -62,7 +62,7 @@ def find_untrainable(policy: Mapping[str, Any], key: str = 'model.policy') -> st
 
 
 def find_untrainable_weights(head: nn.Module) -> str | None:
-    """:func:`find_untrainable` for a built policy of any class, by the weights that take
+    """As :func:`find_untrainable`, for a built policy of any class: checks the weights that require
     gradients."""
     names = {str(p.dtype).removeprefix('torch.') for p in head.parameters() if p.requires_grad}
     low = sorted(names & _LOSS.keys())

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What to do where a device has too little memory for a batch: take less of it at once."""
+"""Retries a batch in smaller parts when the device runs out of memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ Result = TypeVar('Result')
 
 def retry_on_oom(compute: Callable[[slice], Result], size: int, what: str,
              most: int | None = None) -> list[Result]:
-    """``compute`` of a batch, at most so many items at once, and where that runs out of memory half
-    as many, a quarter and so on.
+    """Run ``compute`` on a batch in parts, and split a part in half whenever it runs out of memory.
 
     Args:
         compute: Maps a part of the batch to a result that does not depend on the other parts.
-        size: Of the batch.
-        what: Who computes, for messages.
-        most: Items at once; None for all.
+        size: Number of items in the batch.
+        what: Name of the model that computes, for messages.
+        most: Maximum number of items in a part; None for all.
 
     Returns:
         The results of the parts, in order.
 
     Raises:
-        torch.OutOfMemoryError: Of a single item; the message says what ran out.
+        torch.OutOfMemoryError: A single item ran out of memory; the message names the model.
     """
     results: list[Result] = []
     most = most or max(size, 1)
@@ -42,12 +41,13 @@ def retry_on_oom(compute: Callable[[slice], Result], size: int, what: str,
         except torch.OutOfMemoryError as error:
             if number <= 1:
                 raise torch.OutOfMemoryError(
-                    f'{what} ran out of memory with a single item. Leave it more: a smaller model '
-                    f'or precision for it, fewer responses or tokens of the policy at once '
-                    f'(`model.train_cfg.group_size`, `train_cfg.tokens_per_micro_batch`). '
+                    f'{what} ran out of memory with a single item. Free some: choose a smaller '
+                    f'model or lower precision for it, or fewer responses or tokens of the policy '
+                    f'at a time (`model.train_cfg.group_size`, '
+                    f'`train_cfg.tokens_per_micro_batch`). '
                     f'{error}') from error
-            print_log(f'{what} ran out of memory with {number} at once; it goes on with half as '
-                      f'many', logger='current', level=logging.WARNING)
+            print_log(f'{what} ran out of memory with {number} items at once; retrying with half '
+                      f'as many', logger='current', level=logging.WARNING)
             middle = part.start + number // 2
             waiting += [slice(middle, part.stop), slice(part.start, middle)]
     return results

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Where a model in Hugging Face format is: a folder or a hub name; and its JSON files."""
+"""Finds models in Hugging Face format, by folder or hub name, and reads their JSON files."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ _FOLDERS = ('checkpoints', 'data', 'outputs', 'work_dirs')
 
 
 def is_hub_name(value: str) -> bool:
-    """Whether a string may name a model on the hub: ORG/NAME, where ORG is neither a folder here
-    nor one that the configs use. Anything else is a path, even if nothing is there: anybody can
-    upload a model under any name."""
+    """Whether a string may name a model on the hub.
+
+    That is ORG/NAME, where ORG is neither a folder in the working directory nor one that the
+    configs use. Anything else is a path, even if it does not exist, since anyone can upload a model
+    under any name.
+    """
     organization = value.partition('/')[0]
     return bool(re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', value, re.ASCII)
                 and organization not in _FOLDERS and not Path(organization).is_dir())
 
 
 def find_folder(source: str) -> Path | None:
-    """The folder that a model is loaded from: a local one, or one in the hub's cache."""
+    """Find the folder that a model is loaded from: a local one, or one in the hub's cache."""
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -46,14 +49,14 @@ def find_folder(source: str) -> Path | None:
 
 def check_source(name: str, value: str, example: str, weights: bool = True,
                  processor: bool = True, tokenizer: bool = True) -> str:
-    """:func:`find_model`, followed by :func:`check_files`.
+    """Run :func:`find_model`, then :func:`check_files`.
 
     Args:
         name, value, example: See :func:`find_model`.
         weights, processor, tokenizer: See :func:`check_files`.
 
     Returns:
-        What ``from_pretrained`` takes.
+        The argument for ``from_pretrained``.
 
     Raises:
         FileNotFoundError, ValueError: See both.
@@ -64,10 +67,10 @@ def check_source(name: str, value: str, example: str, weights: bool = True,
 
 
 def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
-    """What ``from_pretrained`` takes, and the folder of its config.json.
+    """Return the argument for ``from_pretrained``, and the folder of its config.json.
 
-    The hub is only asked for a hub name (:func:`is_hub_name`): for config.json, and for an adapter
-    beside it. With ``HF_HUB_OFFLINE=1``, only its cache is searched.
+    The hub is only contacted for a hub name (:func:`is_hub_name`): for config.json, and for an
+    adapter beside it. With ``HF_HUB_OFFLINE=1``, only its cache is searched.
 
     Args:
         name: The config key, for the error message.
@@ -76,14 +79,14 @@ def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
 
     Raises:
         FileNotFoundError: The path does not exist or has no config.json (for an adapter's folder,
-            the message says how to use it), or the hub does not have the model.
+            the message explains how to use it), or the hub does not have the model.
     """
     wanted = (f'`{name}` should be a folder in Hugging Face format (with config.json, weights and '
               f'the files of tokenizer and processor) or a hub name such as {example}')
     if is_hub_name(value):
         try:
             folder = Path(hf_hub_download(value, CONFIG)).parent
-            find_adapter_config_file(value)  # into the same folder, if there is one
+            find_adapter_config_file(value)  # downloads it to the same folder, if there is one
         except (OSError, ValueError, EntryNotFoundError) as error:
             with suppress(OSError, ValueError, EntryNotFoundError):
                 hf_hub_download(value, ADAPTER)
@@ -98,11 +101,11 @@ def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
     if not (path / CONFIG).is_file():
         _refuse_adapter(wanted, value)
         hint = ('the wheel of mmdpad leaves it out: run this in a checkout'
-                  if '.mim' in path.parts else 'download the model there')
+                if '.mim' in path.parts else 'download the model there')
         raise FileNotFoundError(
             f'{wanted}, but {str(path)!r} '
             f'{"has no config.json" if path.exists() else "is not there"}; '
-            f'{hint} or set `{name}`')
+            f'{hint}, or set `{name}`')
     return str(path), path
 
 
@@ -113,7 +116,7 @@ def check_files(source: str, folder: Path, weights: bool = True, processor: bool
     Args:
         source, folder: What :func:`find_model` returns.
         weights, processor, tokenizer: Whether these are required, see
-            :func:`.folder_files.file_problems`. Files of a hub name are only required offline,
+            :func:`.folder_files.file_problems`. For a hub name they are only required offline,
             since they are downloaded otherwise.
 
     Raises:
@@ -133,7 +136,7 @@ def _refuse_adapter(wanted: str, value: str) -> None:
 
 
 def read_config(source: str) -> dict[str, Any]:
-    """The config.json of a folder or a hub name.
+    """Read the config.json of a folder or a hub name.
 
     Raises:
         ValueError: The file is damaged.
@@ -146,7 +149,7 @@ def read_config(source: str) -> dict[str, Any]:
 
 
 def read_json(source: str, name: str) -> dict[str, Any]:
-    """The object in a JSON file of a folder or a hub name; empty if there is no such file.
+    """Read a JSON file of a folder or a hub name; return an empty dict if it does not exist.
 
     Raises:
         ValueError: See :func:`.folder_files.load_json`.

@@ -1,12 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Checks that a folder's weights fit the model of its config.json, without reading them."""
+"""Checks that a folder's weights fit the model in its config.json, without reading them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -21,7 +21,7 @@ _ROWS = 4096
 
 
 def compare_names(model_class: type[PreTrainedModel], folder: Path) -> LoadReport:
-    """The report of loading a folder: transformers loads its tensors on the meta device.
+    """Load a folder's tensors on the meta device with transformers, and report what does not fit.
 
     Args:
         model_class: A class of transformers.
@@ -29,20 +29,20 @@ def compare_names(model_class: type[PreTrainedModel], folder: Path) -> LoadRepor
             quantized.
 
     Raises:
-        ValueError: A file is damaged, or would run code.
+        ValueError: A file is damaged, or asks for code.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     state = {name: torch.empty(value.shape, device='meta')
              for path in weight_files(folder) for name, value in _outlines(path).items()}
     with _silence():
-        model, info = model_class.from_pretrained(
+        model, info = cast(Any, model_class).from_pretrained(
             None, config=config, state_dict=state, device_map='meta', output_loading_info=True,
             ignore_mismatched_sizes=True)
     return LoadReport.of_loading(model, info, str(folder))
 
 
 def stored_names(folder: Path) -> list[str]:
-    """The names of all tensors in a folder.
+    """List the names of all tensors in a folder.
 
     Raises:
         ValueError: A file is damaged, or asks for code.
@@ -51,10 +51,12 @@ def stored_names(folder: Path) -> list[str]:
 
 
 def head_problem(folder: Path) -> str | None:
-    """The problem of a stored output head that differs from the embedding to which config.json
-    ties it; None if there is no such head.
+    """Report a stored output head that differs from the embedding that config.json ties it to.
 
-    transformers loads such a head since version 5, and ignored it before.
+    transformers 5 loads such a head; earlier versions ignored it.
+
+    Returns:
+        The problem, or None if there is no such head.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if not getattr(config, 'tie_word_embeddings', False):
@@ -68,13 +70,13 @@ def head_problem(folder: Path) -> str | None:
         return None
     path, name = values['lm_head']
     return (f'{folder / "config.json"} ties the output head to the embedding '
-            f'(`tie_word_embeddings`), but {name!r} in {path.name} has other values; to use them, '
-            f'set `tie_word_embeddings` to false, also in `text_config`, otherwise remove them '
-            f'from the file')
+            f'(`tie_word_embeddings`), but {name!r} in {path.name} has different values; to use '
+            f'them, set `tie_word_embeddings` to false, also in `text_config`; otherwise remove '
+            f'them from the file')
 
 
 def _outlines(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file on the meta device."""
+    """Read the tensors of a file on the meta device."""
     if path.suffix == '.safetensors':
         try:
             return {name: torch.empty(entry['shape'], device='meta')
@@ -83,7 +85,7 @@ def _outlines(path: Path) -> dict[str, Tensor]:
             raise ValueError(f'{path} {first_line(error)}; download it again') from error
     state = load_safe(str(path), 'meta')
     if not (isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())):
-        raise ValueError(f'{path} should hold names with tensors, but holds '
+        raise ValueError(f'{path} should map names to tensors, but holds '
                          f'{type(state).__name__}; save the `state_dict` alone')
     return dict(state)
 
@@ -104,7 +106,7 @@ def _parts(path: Path, name: str) -> Iterator[Tensor]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without transformers' own report of what does not fit, since we give it ourselves."""
+    """Silence transformers' own report of what does not fit, since we print one."""
     before = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,7 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Weights from files: read without running code that a file may carry, and loaded whole or not.
+"""Reads weights without running code in the file, and loads them completely or not at all.
 
-Importing this also makes mmengine read files so (``load_from``, ``--resume``, ``init_cfg``).
+Importing this module makes mmengine read files the same way (``load_from``, ``--resume``,
+``init_cfg``).
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from transformers import PreTrainedModel, dynamic_module_utils
 from mmdpad.utils.safe_pickle import LOAD_ERRORS
 
 _SHOWN = 4
-# Parts of names (with a dot before each) that result from saving a wrapped model -> hint.
+# Parts of names (each after a dot) that show a wrapped model was saved -> hint.
 _WRAPPERS = {
     '._orig_mod.': "`_orig_mod.` is torch.compile's: save the model under it again, or take the "
                    'part out of the names',
-    '._fsdp_wrapped_module.': "`_fsdp_wrapped_module.` is FSDP's: save the whole state of the "
+    '._fsdp_wrapped_module.': "`_fsdp_wrapped_module.` is FSDP's: save the full state of the "
                               'model again, or take the part out of the names',
     '.lora_': "They hold an unmerged adapter: merge it (peft's `merge_and_unload()`) and save the "
               'model again',
@@ -53,8 +54,8 @@ def read_state_dict(path: str, hint: str) -> dict[str, Tensor]:
         hint: What to do when the file cannot be used, for the error message.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: As of :func:`load_safe`, or the file is no mapping of names to tensors.
+        FileNotFoundError: The file does not exist.
+        ValueError: See :func:`load_safe`; or the file does not map names to tensors.
     """
     path = osp.expanduser(path)
     if not osp.isfile(path):
@@ -68,36 +69,35 @@ def read_state_dict(path: str, hint: str) -> dict[str, Tensor]:
             state = state[key]
     if not (isinstance(state, Mapping) and state
             and all(isinstance(value, Tensor) for value in state.values())):
-        raise ValueError(f'Weights file {path!r} should hold names with tensors, but holds '
+        raise ValueError(f'Weights file {path!r} should map names to tensors, but holds '
                          f'{type(state).__name__}. {hint}')
     return dict(state)
 
 
 def read_checkpoint(path: str | None, hint: str, allow_random: bool) -> dict[str, Tensor] | None:
-    """:func:`read_state_dict` for a model that has to have weights; None, for random ones, is what
-    no path gives where that is allowed.
+    """As :func:`read_state_dict`, but return None without a path if random weights are allowed.
 
     Raises:
-        FileNotFoundError, ValueError: As there.
-        ValueError: No path, and random weights are not allowed.
+        FileNotFoundError, ValueError: See :func:`read_state_dict`.
+        ValueError: There is no path, and random weights are not allowed.
     """
     if path is not None:
         return read_state_dict(path, hint)
     if not allow_random:
         raise ValueError(f'`checkpoint` should be a file, but got None. {hint}, or set '
-                         f'`allow_random=True` to try things out with random weights')
+                         f'`allow_random=True` to use random weights in a smoke test')
     return None
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the weights in a file or folder.
+    """How the weights in a file or folder fit a model.
 
     Attributes:
         source: The file, folder or hub name.
-        loaded: Number of tensors that were taken over.
-        missing: Names of the model that the source lacks.
-        unexpected: Names of the source that the model lacks.
+        loaded: Number of tensors that fit.
+        missing: Names that only the model has.
+        unexpected: Names that only the source has.
         misshapen: Names with both shapes, ``'NAME (2,) instead of (3,)'``.
     """
 
@@ -109,7 +109,7 @@ class LoadReport:
 
     @property
     def problems(self) -> str:
-        """What does not fit, counted, the first few of each named; empty if all does."""
+        """Counts and first names of the tensors that do not fit; empty if all do."""
         found = (_summary('missing', self.missing), _summary('unexpected', self.unexpected),
                  _summary('of another shape', self.misshapen))
         return '; '.join(filter(None, found))
@@ -117,7 +117,7 @@ class LoadReport:
     @classmethod
     def of(cls, module: nn.Module | Mapping[str, Tensor], state: Mapping[str, Tensor],
            source: str) -> LoadReport:
-        """Compares a module's state with another one, without loading anything."""
+        """Compare a module's state with another one, without loading anything."""
         own = module.state_dict() if isinstance(module, nn.Module) else module
         misshapen = [f'{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}'
                      for name, value in state.items()
@@ -129,15 +129,15 @@ class LoadReport:
     @classmethod
     def of_loading(cls, model: PreTrainedModel, info: Mapping[str, Any],
                    source: str) -> LoadReport:
-        """That of ``from_pretrained(..., output_loading_info=True)``."""
+        """Make the report of ``from_pretrained(..., output_loading_info=True)``."""
         misshapen = [f'{name} {tuple(given)} instead of {tuple(own)}'
                      for name, given, own in sorted(info['mismatched_keys'])]
         return cls(source, len(model.state_dict()) - len(info['missing_keys']) - len(misshapen),
                    sorted(info['missing_keys']), sorted(info['unexpected_keys']), misshapen)
 
     def refusal(self, hint: str) -> str:
-        """The error message for weights that do not fit; names that reveal the cause have their own
-        hint."""
+        """The error message for weights that do not fit. A name that reveals the cause replaces
+        ``hint`` with a more specific one."""
         hint = next((advice for part, advice in _WRAPPERS.items()
                      if any(part in f'.{name}' for name in self.unexpected)), hint)
         return (f'The weights in {self.source!r} do not fit the model: {self.problems}. {hint}')
@@ -146,7 +146,7 @@ class LoadReport:
         """Log the report of weights that fit, or refuse them.
 
         Raises:
-            ValueError: Something is missing, unexpected or of another shape.
+            ValueError: A tensor is missing, unexpected or of another shape.
         """
         if self.problems:
             raise ValueError(self.refusal(hint))
@@ -155,28 +155,28 @@ class LoadReport:
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str, hint: str) -> None:
-    """Copy ``state`` into ``module``; every name and shape has to agree, types are converted.
+    """Copy ``state`` into ``module``. All names and shapes must match; dtypes are converted.
 
     Raises:
-        ValueError: The weights do not fit; what is missing, unexpected or of another shape is
-            counted and the first few of each are named.
+        ValueError: The weights do not fit. The message counts the missing, unexpected and
+            misshapen tensors and names the first few of each.
     """
     LoadReport.of(module, state, path).settle(hint)
     module.load_state_dict(state)
 
 
-def load_pretrained(model_class: type[PreTrainedModel], source: str, hint: str,
+def load_pretrained(model_class: Any, source: str, hint: str,
                     **arguments: Any) -> PreTrainedModel:
-    """A model of transformers with all its weights, by ``from_pretrained``.
+    """Load a transformers model with all its weights, by ``from_pretrained``.
 
     Args:
-        model_class: A class of transformers, not one of its Auto classes' configs.
+        model_class: A model class of transformers.
         source: A folder in Hugging Face format, or a hub name, see :func:`.sources.check_source`.
         hint: What to do when the weights do not fit, for the error message.
-        **arguments: Of ``from_pretrained``.
+        **arguments: Arguments of ``from_pretrained``.
 
     Raises:
-        ValueError: Weights are missing, unexpected or of another shape, or as of
+        ValueError: Weights are missing, unexpected or of another shape; or see
             :func:`from_folder`.
     """
     model, info = from_folder(model_class, source, hint, output_loading_info=True,
@@ -186,7 +186,7 @@ def load_pretrained(model_class: type[PreTrainedModel], source: str, hint: str,
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, at most 300 characters."""
+    """Return the first line of an error's text, at most 300 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]
 
@@ -195,14 +195,15 @@ def _load_safetensors(path: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
-        raise ValueError(f'Weights file {path!r} should be a whole safetensors file, but cannot be '
-                         f'read as one: {first_line(error)}') from error
+        raise ValueError(f'Weights file {path!r} should be a complete safetensors file, but cannot '
+                         f'be read as one: {first_line(error)}') from error
 
 
 def load_safe(path: str, map_location: Any = 'cpu', mmap: bool = True) -> Any:
-    """What ``torch.save`` wrote, if that is tensors and plain data.
+    """Load a file of ``torch.save`` that holds only tensors and plain data.
 
-    A pickle is a program; this one runs none, whatever ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` says.
+    Pickles can run code; this function never does, whatever ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``
+    says.
 
     Args:
         path: The file.
@@ -210,8 +211,8 @@ def load_safe(path: str, map_location: Any = 'cpu', mmap: bool = True) -> Any:
         mmap: Leave tensors in the file until they are used, where the format allows it.
 
     Raises:
-        ValueError: The file is damaged or asks for anything else, code for instance. The message
-            names it.
+        ValueError: The file is damaged or asks for anything else, such as code. The message names
+            it.
     """
     try:
         is_zip = zipfile.is_zipfile(path)
@@ -223,24 +224,24 @@ def load_safe(path: str, map_location: Any = 'cpu', mmap: bool = True) -> Any:
                           mmap=mmap and is_zip)
     except (*LOAD_ERRORS, RuntimeError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f'File {path!r} should hold tensors and plain data as torch.save writes '
-                         f'them, but {fault_of(error)}; take another file, or, of one that you '
-                         'trust, save the `state_dict` alone') from error
+                         f'them, but {fault_of(error)}; use another file, or, if you trust this '
+                         'one, save only its `state_dict`') from error
 
 
 def fault_of(error: Exception) -> str:
-    """Why a file cannot be read, without torch's advice to run what is in it."""
+    """Describe why a file cannot be read, without torch's advice to run what is in it."""
     if found := re.search(r'GLOBAL (\S+)', str(error)):
         return f'asks for {found[1]}, which could run code and is not loaded'
     if 'custom code' in str(error):
         return 'brings Python code of its own, which is never run'
     if isinstance(error, pickle.UnpicklingError):
-        return 'cannot be read (damaged, cut short, or something else)'
-    return f'cannot be read (damaged, or cut short): {first_line(error)}'
+        return 'cannot be read (damaged, truncated, or another kind of file)'
+    return f'cannot be read (damaged or truncated): {first_line(error)}'
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
 def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """mmengine's loader of files, by :func:`load_safe`; not mapped, since a run writes there."""
+    """mmengine's file loader, by :func:`load_safe`; not memory-mapped, since a run writes there."""
     filename = osp.expanduser(filename)
     if not osp.isfile(filename):
         raise FileNotFoundError(f'Checkpoint {filename!r} is not there; correct the path')
@@ -248,19 +249,19 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 
 def without_config(checkpoint: Any) -> Any:
-    """A checkpoint without ``meta['config']``, a config's text in files of mmcv's time, which
-    resuming does not need."""
+    """Remove ``meta['config']``, the config's text in files from mmcv, which resuming does not
+    need."""
     if isinstance(checkpoint, dict) and isinstance(meta := checkpoint.get('meta'), dict):
         meta.pop('config', None)
     return checkpoint
 
 
 def from_folder(loader: Any, source: str, hint: str, **arguments: Any) -> Any:
-    """``loader.from_pretrained(source)`` of transformers, without the code that a folder or a
-    place on the hub may bring along; nobody is asked whether to run it.
+    """Call transformers' ``loader.from_pretrained(source)`` without running code from a folder or
+    the hub, and without asking whether to run it.
 
     Raises:
-        ValueError: It needs that code, or a file of it is damaged or holds something else.
+        ValueError: The model needs that code, or a file is damaged or holds something else.
     """
     try:
         return loader.from_pretrained(source, trust_remote_code=False, **arguments)
@@ -271,9 +272,9 @@ def from_folder(loader: Any, source: str, hint: str, **arguments: Any) -> Any:
 
 @contextmanager
 def own_code_refused() -> Iterator[None]:
-    """Within the block transformers runs no code that a folder brings along, and asks nobody."""
+    """Keep transformers from running code from a folder, or asking to, within the block."""
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise ValueError('it brings Python code of its own, which is never run; take a model that '
+        raise ValueError('it brings Python code of its own, which is never run; use a model that '
                          'needs none')
 
     with patch.multiple(dynamic_module_utils, TIME_OUT_REMOTE_CODE=0, _raise_timeout_error=refuse,

@@ -13,17 +13,17 @@ from .template import OBJECT_KEYS, OBJECTS_KEYS
 
 FAILURE_REASONS = {
     'no_answer': 'there is no <answer> block',
-    'no_json': 'the answer holds no JSON object, or list of objects, that can be read',
+    'no_json': 'the answer contains no readable JSON object or list of objects',
     'missing_key': 'the box or a point is missing',
     'bad_value': 'a coordinate is not a finite number, or there are too few or too many',
     'empty_box': 'the box has no area: x2 <= x1 or y2 <= y1',
     'too_many': 'the list has more objects than an answer may have',
 }
 MAX_OBJECTS = 100
-"""Objects that an answer may list, unless told otherwise: as many as COCO's evaluation counts of an
+"""Default limit on the objects in an answer: as many detections as COCO's evaluation counts per
 image, and several times what fits into the published response length."""
-# Characters of an answer that is read at all, twenty times what 100 objects need: JSON may take
-# many times its own length in time and memory.
+# Longer answers are not read. This is twenty times what 100 objects need; parsing JSON may need
+# many times its length in time and memory.
 _LONGEST_ANSWER = 100_000
 
 _THINK_THEN_ANSWER = re.compile(r'</think>\s*<answer>')
@@ -32,10 +32,11 @@ _OPENED = re.compile(r'\{[^}]')
 
 
 def follows_template(text: str, caption: bool = True) -> bool:
-    """Whether the whole text is think, answer and caption in this order (blanks between them).
+    r"""Whether the text consists of think, answer and caption in this order, with only whitespace
+    between them.
 
-    The same as a full match of ``<think>.*?</think>\\s*<answer>.*?</answer>\\s*<caption>.*?
-    </caption>``, in time linear in the text's length. Without ``caption`` the text ends with
+    Equivalent to a full match of ``<think>.*?</think>\s*<answer>.*?</answer>\s*<caption>.*?
+    </caption>``, but in time linear in the text's length. Without ``caption`` the text ends with
     ``</answer>``.
     """
     end = '</caption>' if caption else '</answer>'
@@ -50,21 +51,21 @@ def follows_template(text: str, caption: bool = True) -> bool:
 def parse_response(text: str, reference_compatible: bool = False,
                    several_objects: bool = False,
                    max_objects: int = MAX_OBJECTS) -> ReasoningOutput | ParseFailure:
-    """Read a response, in time and memory linear in its length.
+    """Parse a response, in time and memory linear in its length.
 
     Args:
         text: Anything a model may have written.
-        reference_compatible: Where no <answer> block holds a JSON object, fall back to the first
+        reference_compatible: If no <answer> block contains a JSON object, fall back to the first
             ``{...}`` anywhere in the text, as the reference implementation always does.
-        several_objects: The answer is a JSON list of objects, an empty one says that there is no
-            target; without it the answer is one object. :mod:`.template` has both forms.
-        max_objects: Of such a list; of a longer one no object is read.
+        several_objects: The answer is a JSON list of objects; an empty list means "no target".
+            Otherwise the answer is a single object. :mod:`.template` has both forms.
+        max_objects: The longest list accepted; no object of a longer list is read.
 
     Returns:
-        A :class:`ReasoningOutput` when each object of the answer has a box with area and its
-        points, else a :class:`ParseFailure` with one of ``FAILURE_REASONS``. Missing or empty
-        think and caption tags are no failure (they cost the format reward). JSON of more than
-        100,000 characters counts as none.
+        A :class:`ReasoningOutput` if every object in the answer has its points and a box with
+        positive area, otherwise a :class:`ParseFailure` with one of ``FAILURE_REASONS``. Missing
+        or empty think and caption tags are not failures (they lose the format reward). JSON of
+        more than 100,000 characters counts as missing.
     """
     think, after_think = _between(text, 'think', 0)
     body, after_answer = _between(text, 'answer', after_think)
@@ -89,7 +90,7 @@ def parse_response(text: str, reference_compatible: bool = False,
 
 def _read_object(entry: Any, box_key: str,
                  *point_keys: str) -> tuple[AnsweredObject, tuple[str, str] | None]:
-    """What can be read of an entry, and, unless that is everything, reason and detail."""
+    """Whatever can be read from an entry, and the reason and detail if something cannot."""
     values = entry if isinstance(entry, dict) else {}
     box = _numbers(values.get(box_key), 4)
     points = tuple(_numbers(values.get(key), 2) for key in point_keys)
@@ -107,8 +108,8 @@ def _read_object(entry: Any, box_key: str,
 def find_reference_object(text: str) -> dict[str, Any] | None:
     """The first ``{...}`` without an inner closing brace, if it is a JSON object (reference).
 
-    What ``re.search(r'{[^}]+}', text)`` finds, in linear time; None for one that is too long, as in
-    :func:`parse_response`.
+    Finds what ``re.search(r'{[^}]+}', text)`` does, but in linear time; None if it is too long, as
+    in :func:`parse_response`.
     """
     opened = _OPENED.search(text)
     end = text.find('}', opened.end()) if opened else -1
@@ -119,7 +120,7 @@ def find_reference_object(text: str) -> dict[str, Any] | None:
 
 
 def _between(text: str, tag: str, start: int) -> tuple[str | None, int]:
-    """The stripped text of the first ``<tag>..</tag>`` from ``start`` on, and where it ends."""
+    """The stripped text of the first ``<tag>..</tag>`` after ``start``, and where it ends."""
     opening, closing = f'<{tag}>', f'</{tag}>'
     begin = text.find(opening, start)
     end = text.find(closing, begin + len(opening)) if begin >= 0 else -1
@@ -129,8 +130,8 @@ def _between(text: str, tag: str, start: int) -> tuple[str | None, int]:
 
 
 def _bracketed(body: str, brackets: str) -> Any:
-    """The JSON object or list from the first opening to the last closing bracket (fences
-    allowed); None if it is no JSON."""
+    """The JSON object or list from the first opening to the last closing bracket (code fences are
+    allowed); None if it is not JSON."""
     begin, end = body.find(brackets[0]), body.rfind(brackets[1])
     return _load(body[begin:end + 1]) if 0 <= begin < end else None
 
@@ -145,14 +146,14 @@ def _load(text: str) -> Any:
 
 
 def _numbers(value: Any, count: int) -> Any:
-    """``count`` finite floats from a JSON list, as a tuple; None if it holds anything else."""
+    """``count`` finite floats from a JSON list, as a tuple; None for anything else."""
     if not isinstance(value, list) or len(value) != count:
         return None
     numbers = []
     for item in value:
         if isinstance(item, bool) or not isinstance(item, (int, float)):
             return None
-        # No picture has such pixels; an integer of 400 digits has not even a float.
+        # No image is that large, and an integer of 400 digits does not even fit a float.
         if not abs(item) < 1e9:
             return None
         numbers.append(float(item))

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Solutions of the prepared training data: a target's box and points in one line of text."""
+"""Solutions in the prepared training data: a target's box and points in one line of text."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from .template import OBJECTS_KEYS
 Pair = tuple[int, int]
 Box = tuple[int, int, int, int]
 
-_PAIR = r'\((\d{1,9}),(\d{1,9})\)'  # no picture has more pixels along a side
+_PAIR = r'\((\d{1,9}),(\d{1,9})\)'  # no image has more pixels along a side
 _BOX = re.compile(rf'<box>{_PAIR},{_PAIR}</box>')
 _POINTS = re.compile(rf'<points>{_PAIR},{_PAIR}</points>')
 
 
 def parse_solution(text: str) -> tuple[Box, tuple[Pair, Pair]]:
-    """Read a solution.
+    """Parse a solution.
 
     >>> parse_solution('<box>(10,20),(30,40)</box><points>(15,25),(18,30)</points>')
     ((10, 20, 30, 40), ((15, 25), (18, 30)))
 
     Args:
         text: ``<box>(x1,y1),(x2,y2)</box><points>(x,y),(x,y)</points>``, non-negative integers
-            below 1e9, pixels of the image that goes with it (840 x 840 in the published copies).
-            What stands around the two tags is left alone.
+            below 1e9, in pixels of the accompanying image (840 x 840 in the published copies).
+            Text around the two tags is ignored.
 
     Returns:
         The box (x1, y1, x2, y2) and two points (x, y).
 
     Raises:
-        ValueError: ``text`` is not of that form.
+        ValueError: ``text`` does not have that form.
     """
     box, points = _BOX.search(text), _POINTS.search(text)
     if box is None or points is None:
@@ -44,21 +44,21 @@ def parse_solution(text: str) -> tuple[Box, tuple[Pair, Pair]]:
 
 
 def parse_objects_solution(text: str) -> list[tuple[Box, tuple[Pair, ...]]]:
-    """Read a solution of either kind: that of :func:`parse_solution`, one object, or a JSON list.
+    """Parse a solution of either kind: one object (:func:`parse_solution`) or a JSON list.
 
     >>> parse_objects_solution('[{"bbox_2d": [10, 20, 30, 40], "point_2d": [15, 25]}]')
     [((10, 20, 30, 40), ((15, 25),))]
 
     Args:
-        text: As there; or a list whose entries have ``bbox_2d`` [x1, y1, x2, y2] and ``point_2d``
-            [x, y], such integers, as the multi-object copies have it (VisionReasoner). An empty
-            list: no target.
+        text: As in :func:`parse_solution`; or, as in the multi-object copies (VisionReasoner), a
+            list whose entries have ``bbox_2d`` [x1, y1, x2, y2] and ``point_2d`` [x, y], integers
+            in the same range. An empty list means "no target".
 
     Returns:
-        Box and points of each object; one point each where the solution is a list.
+        Box and points of each object; one point per object if the solution is a list.
 
     Raises:
-        ValueError: ``text`` is of neither form.
+        ValueError: ``text`` has neither form.
     """
     if not text.lstrip().startswith('['):
         return [parse_solution(text)]
@@ -76,5 +76,5 @@ def _whole(values: Any, count: int) -> Any:
     """``count`` non-negative integers below 1e9 as a tuple."""
     if (not isinstance(values, list) or len(values) != count
             or not all(type(value) is int and 0 <= value < 10**9 for value in values)):
-        raise ValueError(f'{values} in place of {count} numbers')
+        raise ValueError(f'{values} instead of {count} numbers')
     return tuple(values)

@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The only place where the form of a question and of a response is written down.
+"""The single source for the form of prompts and responses.
 
-``mmdpad.prompts.parser`` reads back what :func:`format_response` writes; a test holds the two
-together, the template's own example included.
+``mmdpad.prompts.parser`` reads what :func:`format_response` writes; a test checks this, also for
+the example in the template.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Any
 from mmdpad.geometry.coordinates import check_coordinates
 
 TAGS = ('think', 'answer', 'caption')
-"""Names of the tags of a response, in their order."""
+"""Names of the tags in a response, in order."""
 OBJECT_KEYS = ('bbox', 'points_1', 'points_2')
 """Keys of an answer about one object: its box, then its points (DPAD, Seg-Zero)."""
 OBJECTS_KEYS = ('bbox_2d', 'point_2d')
-"""Keys of each entry of an answer that is a list of objects (VisionReasoner)."""
+"""Keys of each entry in an answer that is a list of objects (VisionReasoner)."""
 
 
 def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[float]],
                     caption: str) -> str:
-    """Write a response about one object in the one form that the format reward accepts.
+    """Write a response about one object in the form that the format reward accepts.
 
     Args:
-        think: The reasoning chain.
+        think: The reasoning.
         box: (x1, y1, x2, y2) in the policy's coordinates; rounded to integers.
         points: Two (x, y) in the policy's coordinates; rounded to integers.
-        caption: What the box holds.
+        caption: Describes the object in the box.
 
     Returns:
-        ``<think>..</think>``, ``<answer>{json}</answer>`` and ``<caption>..</caption>``, a line
-        break between them.
+        ``<think>..</think>``, ``<answer>{json}</answer>`` and ``<caption>..</caption>``, separated
+        by line breaks.
     """
     return _response(think, _entry(OBJECT_KEYS, box, points), caption)
 
@@ -41,11 +41,12 @@ def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[
 def format_objects_response(think: str,
                             objects: Sequence[tuple[Sequence[float], Sequence[Sequence[float]]]],
                             caption: str) -> str:
-    """:func:`format_response` where the answer is a list.
+    """:func:`format_response` for an answer that is a list.
 
     Args:
-        think, caption: As there.
-        objects: Box and points of each, as there; the first point is written. None: no target.
+        think, caption: As in :func:`format_response`.
+        objects: Box and points of each object; only the first point is written. An empty list
+            means "no target".
     """
     return _response(think, [_entry(OBJECTS_KEYS, *item) for item in objects], caption)
 
@@ -81,7 +82,7 @@ _DESCRIBE = (
 _DESCRIBE_SEVERAL = (
     ' Last, between <caption> and </caption>, describe what the boxes hold so that it cannot be '
     'taken for anything else in the image.')
-# Numbers that either convention may have.
+# Numbers that are valid in either coordinate convention.
 _EXAMPLE_BOX, _EXAMPLE_POINTS = (10, 100, 200, 210), ((30, 110), (35, 180))
 EXAMPLE_RESPONSE = format_response('your reasoning', _EXAMPLE_BOX, _EXAMPLE_POINTS,
                                    'a description of the object')
@@ -100,13 +101,13 @@ TEMPLATES = {
     'without_caption': _template(_FIND, EXAMPLE_RESPONSE[:EXAMPLE_RESPONSE.index('\n<caption>')]),
     'several_objects': _template(_FIND_SEVERAL + _DESCRIBE_SEVERAL, EXAMPLE_OBJECTS_RESPONSE),
 }
-"""Prompts by name: DPAD's; the same without the description (what Seg-Zero asks for); and with a
-list of objects as the answer, for ``ReasoningSegmentor(several_objects=True)``."""
+"""Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); and one that asks
+for a list of objects, for ``ReasoningSegmentor(several_objects=True)``."""
 
 
 def normalize_question(text: str) -> str:
-    """Lower-case a question and strip blanks and trailing dots (published protocol), as
-    :func:`well_formed` text.
+    """Make a question :func:`well_formed`, lowercase it, and strip surrounding whitespace and
+    trailing periods (published protocol).
 
     >>> normalize_question(' The dog that barks... ')
     'the dog that barks'
@@ -115,8 +116,7 @@ def normalize_question(text: str) -> str:
 
 
 def well_formed(text: str) -> str:
-    r"""The text with each half of a surrogate pair, which JSON can hold and no tokenizer reads,
-    replaced.
+    r"""Replace every lone surrogate, which JSON can contain and no tokenizer accepts.
 
     >>> well_formed('a\ud800b')
     'a�b'
@@ -130,24 +130,24 @@ def build_messages(question: str, template: str = 'default',
 
     Args:
         question: A normalized question, see :func:`normalize_question`.
-        template: A name of :data:`TEMPLATES`, or text with the placeholder ``{question}``, and
-            perhaps ``{coordinates}``, where the units of an answer are said; literal braces are
-            doubled, as in ``str.format``.
-        coordinates: One of :data:`.coordinates.COORDINATES`, in which the answer is wanted.
+        template: A name in :data:`TEMPLATES`, or text with the placeholder ``{question}`` and
+            optionally ``{coordinates}``, which becomes the unit of the answer. Double literal
+            braces, as in ``str.format``.
+        coordinates: One of :data:`.coordinates.COORDINATES`: those the answer should use.
 
     Raises:
-        ValueError: The template has no ``{question}``, or a placeholder of another name; or
-            unknown ``coordinates``.
+        ValueError: The template lacks ``{question}`` or has another placeholder, or
+            ``coordinates`` is unknown.
     """
     check_coordinates(coordinates)
     template = TEMPLATES.get(template, template)
     try:
         text = template.format(question=question, coordinates=_UNITS[coordinates])
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f'`prompt_template` should hold `{{question}}`, perhaps '
-                         f'`{{coordinates}}` and no other placeholder (double literal braces), '
-                         f'but got {template!r}') from error
+        raise ValueError(f'`prompt_template` should contain `{{question}}`, optionally '
+                         f'`{{coordinates}}`, and no other placeholder, but got {template!r}; '
+                         'double literal braces') from error
     if '{question}' not in template:
-        raise ValueError(f'`prompt_template` should be one of {sorted(TEMPLATES)} or hold '
+        raise ValueError(f'`prompt_template` should be one of {sorted(TEMPLATES)} or contain '
                          f'`{{question}}`, but got {template!r}')
     return [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': text}]}]

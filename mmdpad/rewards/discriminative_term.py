@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""R_dpad as a reward term: which images a caption is compared with, and what that earns."""
+"""The discriminative reward R_dpad: what a caption is compared with, and what it earns."""
 
 from __future__ import annotations
 
@@ -38,23 +38,22 @@ class DiscriminativeOptions:
         form: Form of :func:`mmdpad.rewards.discriminative_reward`, which maps S1 and S2 to a
             value: a name, a sum of several, or their weights by name.
         temperature, alpha: Parameters of the forms 'softmax' and 'sigmoid'.
-        region: 'target' is the ground-truth box; 'predicted' is the response's own box in the model
-            image, and a response whose box is missing or holds no part of the image scores 0. For
-            several objects the region is their union box; where there is no object, every response
-            scores 0.
-        region_margin: Extends the region on every side by this share of its box's width and height
-            (cropped to the image); not negative.
-        contrast: 'image' is the whole image; 'masked' is the image with the region masked out
-            (:func:`mask_out`; if the region covers the image, the image itself); 'others' is the
-            best match among the other objects that the data names, cropped with the same margin
-            (the whole image if the data names none).
-        combine: How to combine several discriminators' values, each computed by the form: 'mean',
-            'min' (what all of them grant), or 'vote', which is 1 where S1 > S2 for more than half
-            of them and needs the form 'binary'. A discriminator for which a caption is too long
-            contributes the value 0.
+        region: 'target' is the ground-truth box. 'predicted' is the response's own box in the model
+            image; a response scores 0 if it has no box that overlaps the image. For several
+            objects it is the union box. If there are no objects, every response scores 0.
+        region_margin: The region extends beyond its box by this share of the box's width and height
+            on every side, clipped to the image; not negative.
+        contrast: 'image' is the whole image. 'masked' is the image with the region masked out
+            (:func:`mask_out`; if the region covers the image, the image itself). 'others' is the
+            best match among the other objects in the data, cropped with the same margin (if there
+            are none, the whole image).
+        combine: How to combine the values of several discriminators, each computed by the form:
+            'mean', 'min', or 'vote', which is 1 where S1 > S2 for more than half of them and needs
+            the form 'binary'. A discriminator that cannot use a caption, because it is too long,
+            gives it the value 0.
 
     Raises:
-        ValueError: A name is unknown or a number out of range.
+        ValueError: A name is unknown, or a number is out of range.
     """
 
     form: str | Mapping[str, float] = 'binary'
@@ -73,7 +72,7 @@ class DiscriminativeOptions:
                 raise ValueError(f'`{name}` should be one of {names}, but got '
                                  f'{getattr(self, name)!r}')
         if not 0 <= self.region_margin < math.inf:
-            raise ValueError(f'`region_margin` should be a share of the box, at least 0, but got '
+            raise ValueError(f'`region_margin` should be a share of the box, 0 or more, but got '
                              f'{self.region_margin}')
         if self.combine == 'vote' and forms != {'binary': 1.0}:
             raise ValueError(f"`combine` should be one of {COMBINATIONS[:2]} with the form "
@@ -83,15 +82,15 @@ class DiscriminativeOptions:
 
 @REWARDS.register_module()
 class DiscriminativeReward:
-    """How much better captions fit their object than its contrast.
+    """Rewards captions that fit their object better than its contrast.
 
     Args:
         discriminator: Config of a model that maps P uint8 RGB images and N captions to (P, N)
-            cosines, NaN for a caption that it cannot use; see ``CLIPDiscriminator``. A list of
-            configs is an ensemble, see ``combine``. Terms with equal configs share one model
+            cosines, NaN for a caption that cannot be used; see ``CLIPDiscriminator``. A list of
+            configs makes an ensemble, see ``combine``. Terms with equal configs share one model
             (:func:`build_discriminator`).
-        device: Where the discriminators run; default: the device of the trained model, or
-            mmengine's current one if there is no model.
+        device: Where the discriminators run; default: the device of the model that is trained, or
+            mmengine's current one where there is none.
         **options: See :class:`DiscriminativeOptions`.
 
     Raises:
@@ -108,11 +107,11 @@ class DiscriminativeReward:
 
     @cached_property
     def discriminators(self) -> list[nn.Module]:
-        """The models, built on first use."""
+        """The models, built when they are asked for first."""
         return [build_discriminator(config, self.device) for config in self.configs]
 
     def prepare(self, model: Any = None, dataset: Any = None) -> None:
-        """Build the discriminators, so that missing weights raise before anything starts.
+        """Build the discriminators, so that nothing starts without their weights.
 
         Raises:
             KeyError: A type is not registered; or whatever a discriminator raises.
@@ -122,18 +121,18 @@ class DiscriminativeReward:
         _ = self.discriminators
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
-        """Returns (B, G) rewards in the form's range.
+        """Return (B, G) rewards in the form's range.
 
-        Writes ``rollout.signals`` 's_roi' (S1), 's_image' (S2, whatever the contrast), 's_margin'
-        (S1 - S2) and 's_rank', which is 1 + the number of contrasts that fit the caption at least
-        as well as the region: with the contrast 'others' the object's rank among all that the data
-        names, with a single contrast 1 or 2. Each is (B, G), NaN where there is no usable caption
-        or no region, and the mean over several discriminators.
+        Writes to ``rollout.signals``: 's_roi' (S1), 's_image' (S2, for any contrast), 's_margin'
+        (S1 - S2), and 's_rank', 1 + the number of contrasts that fit the caption at least as well
+        as the region. With the contrast 'others' this is the object's rank among all objects in the
+        data; with a single contrast it is 1 or 2. Each signal is (B, G), the mean over several
+        discriminators, and NaN without a usable caption or a region.
         """
-        pictures, places = self._pictures(rollout)
+        views, places = self._all_views(rollout)
         captions = [parsed.caption for parsed in rollout.parsed]
         found = torch.full((len(self.discriminators), len(places), 3), math.nan)
-        for model, cosines in enumerate(self.compare(pictures, captions)):
+        for model, cosines in enumerate(self.compare(views, captions)):
             for row, (place, cosine) in enumerate(zip(places, cosines.T, strict=True)):
                 own = cosine[place]
                 if len(own):
@@ -147,42 +146,42 @@ class DiscriminativeReward:
             found[..., 0], found[..., 1], options.form, options.temperature, options.alpha),
             options.combine))
 
-    def compare(self, pictures: Sequence[np.ndarray],
+    def compare(self, images: Sequence[np.ndarray],
                 captions: Sequence[str | None]) -> list[Tensor]:
-        """How well each caption fits each image.
+        """Compare each caption with each image.
 
         Args:
-            pictures: P images, each uint8 (h, w, 3), RGB; sizes may differ.
-            captions: N captions; None for a missing one.
+            images: P uint8 arrays (h, w, 3), RGB; sizes may differ.
+            captions: N captions, None where one is missing.
 
         Returns:
-            For each discriminator (P, N) cosines in [-1, 1], NaN for a caption that it cannot use.
+            For each discriminator, (P, N) cosines in [-1, 1], NaN for a caption that it cannot use.
         """
         if len(self.discriminators) == 1:
-            return [self.discriminators[0](pictures, captions)]
+            return [self.discriminators[0](images, captions)]
         with shared_pixels():
-            return [model(pictures, captions).cpu() for model in self.discriminators]
+            return [model(images, captions).cpu() for model in self.discriminators]
 
-    def _pictures(self, rollout: RolloutBatch) -> tuple[list[np.ndarray], list[slice]]:
-        """All images, and which of them each response is compared with: its region first, then its
-        contrasts; none for a response without a region."""
+    def _all_views(self, rollout: RolloutBatch) -> tuple[list[np.ndarray], list[slice]]:
+        """Collect all views, and the slice of them that each response is compared with: its region,
+        then its contrasts. The slice is empty for a response without a region."""
         images = [image.permute(1, 2, 0).cpu().numpy() for image in rollout.model_images]
         negatives = [boxes.tolist() for boxes in rollout.negative_boxes]
-        pictures: list[np.ndarray] = []
+        views: list[np.ndarray] = []
 
         @cache
         def look(prompt: int, box: Box | None) -> slice:
-            start = len(pictures)
+            start = len(views)
             if box is not None:
-                pictures.extend(self._views(images[prompt], box, negatives[prompt]))
-            return slice(start, len(pictures))
+                views.extend(self._views(images[prompt], box, negatives[prompt]))
+            return slice(start, len(views))
 
         places = [look(row // rollout.group_size, box)
                   for row, box in enumerate(self._boxes(rollout))]
-        return pictures, places
+        return views, places
 
     def _boxes(self, rollout: RolloutBatch) -> list[Box | None]:
-        """The boxes of B * G regions, without their margin; None where a response has none."""
+        """Find the boxes of B * G regions, without their margin; None where a response has none."""
         size = rollout.group_size
         if self.options.region == 'target':
             return [union_box(boxes.tolist()) for boxes in rollout.target_boxes
@@ -195,7 +194,7 @@ class DiscriminativeReward:
                 for box, shape in zip(boxes, shapes, strict=True)]
 
     def _views(self, image: np.ndarray, box: Box, others: list[list[float]]) -> list[np.ndarray]:
-        """The region of a box in an image, then its contrasts."""
+        """Crop the region of a box, followed by its contrasts."""
         margin, contrast = self.options.region_margin, self.options.contrast
         region = enlarge(box, margin)
         contrasts = [image]
@@ -207,20 +206,20 @@ class DiscriminativeReward:
 
 
 def as_configs(discriminator: Mapping | Sequence[Mapping]) -> list[Mapping]:
-    """One or several configs as a list.
+    """Return one or several configs as a list.
 
     Raises:
         ValueError: The list is empty.
     """
     configs = [discriminator] if isinstance(discriminator, Mapping) else list(discriminator)
     if not configs:
-        raise ValueError('`discriminator` should be the config of a model or a list of them, but '
-                         'got an empty list; name one')
+        raise ValueError('`discriminator` should be the config of a model or a list of configs, '
+                         'but got an empty list; name one')
     return configs
 
 
 def _combine(values: Tensor, how: str) -> Tensor:
-    """Combine the (K, N) values of K discriminators into (N,)."""
+    """Combine the values (K, N) of K discriminators into (N,)."""
     if how == 'vote':
         return (2 * values.sum(0) > len(values)).to(values.dtype)
     return values.amin(0) if how == 'min' else values.mean(0)

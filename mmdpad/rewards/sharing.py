@@ -1,6 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Shares one model among all terms with the same discriminator, and preprocessed images among
-models."""
+"""Shares discriminators between terms, and preprocessed images between discriminators."""
 
 from __future__ import annotations
 
@@ -19,26 +18,26 @@ from torch import Tensor, nn
 
 from mmdpad.registry import MODELS, resolve, type_name
 
-# Models that are still in use, by config and device.
+# Models that are still referenced, by config and device.
 _BUILT: WeakValueDictionary[Hashable, nn.Module] = WeakValueDictionary()
-# (Preprocessing, id of an image) -> the image, which keeps its id taken, and its pixels.
+# (preprocessing, id of the image) -> the image, which keeps its id in use, and its pixels.
 _Pixels = dict[tuple[Hashable, int], tuple[np.ndarray, Tensor]]
 _PIXELS: ContextVar[_Pixels | None] = ContextVar('_PIXELS', default=None)
 
 
 def build_discriminator(config: Mapping[str, Any],
                         device: str | torch.device | None = None) -> nn.Module:
-    """Build a discriminator, or return the one with the same config already in use on the device.
+    """Build a discriminator, or return the one with the same config that is in use on the device.
 
-    The weights of a CLIP that several terms or metrics name are therefore in memory once, and its
-    feature cache serves all of them. The model is freed with its last user.
+    If several terms or metrics name the same CLIP, its weights are in memory once, and they share
+    its feature cache. The model is freed with its last user.
 
     Args:
-        config: Of a registered model, see :func:`discriminator_key`.
+        config: Config of a registered model, see :func:`discriminator_key`.
         device: Where it runs; default: mmengine's current device.
 
     Raises:
-        KeyError: The type is not registered; or whatever the model raises.
+        KeyError: The type is not registered. Errors of the model itself are passed on.
     """
     place = torch.empty(0, device=device or get_device()).device  # 'cuda' becomes 'cuda:0'
     key = (*discriminator_key(config), str(place))
@@ -51,17 +50,17 @@ def build_discriminator(config: Mapping[str, Any],
 
 
 def discriminator_key(config: Mapping[str, Any]) -> tuple[Any, Hashable]:
-    """The class, or its name if it is not registered, and its arguments.
+    """Return the class, or its name if it is not registered, and its arguments.
 
-    Equal for configs that build the same model: the type may be a class or a name, with or without
-    a scope, and defaults may be written out or not.
+    The key is equal for configs that build the same model: the type may be a class or a name, with
+    or without a scope, and defaults may be written out or not.
     """
     given = {name: value for name, value in config.items() if name not in ('type', '_scope_')}
     kind = resolve(config, MODELS) or type_name(config)
     if callable(kind):
         try:
             bound = inspect.signature(kind).bind(**given)
-        except TypeError:  # the model itself will raise
+        except TypeError:  # the model itself reports it
             pass
         else:
             bound.apply_defaults()
@@ -79,7 +78,7 @@ def _hashable(value: Any) -> Hashable:
 
 @contextmanager
 def shared_pixels() -> Iterator[None]:
-    """Keep what :func:`to_pixels` returns within this context, for other models with the same
+    """Keep the results of :func:`to_pixels` until the block ends, for other models with the same
     preprocessing."""
     token = _PIXELS.set({})
     try:
@@ -88,26 +87,26 @@ def shared_pixels() -> Iterator[None]:
         _PIXELS.reset(token)
 
 
-def to_pixels(pictures: Sequence[np.ndarray], preprocess: Callable[[Image.Image], Tensor],
+def to_pixels(images: Sequence[np.ndarray], preprocess: Callable[[Image.Image], Tensor],
               key: Hashable) -> Tensor:
     """Preprocess P images for a model.
 
     Args:
-        pictures: Images, uint8 (h, w, 3), RGB.
-        preprocess: Turns an image into a float (3, S, S) tensor.
-        key: Equal for preprocessing with equal results.
+        images: P uint8 arrays (h, w, 3), RGB.
+        preprocess: Maps an image to a float (3, S, S) tensor.
+        key: Identifies the preprocessing; equal keys mean equal results for every image.
 
     Returns:
         (P, 3, S, S) float on the CPU.
     """
     known = _PIXELS.get()
 
-    def look(picture: np.ndarray) -> Tensor:
-        place = (key, id(picture))
+    def look(image: np.ndarray) -> Tensor:
+        place = (key, id(image))
         if known is None:
-            return preprocess(Image.fromarray(picture))
+            return preprocess(Image.fromarray(image))
         if place not in known:
-            known[place] = picture, preprocess(Image.fromarray(picture))
+            known[place] = image, preprocess(Image.fromarray(image))
         return known[place][1]
 
-    return torch.stack([look(picture) for picture in pictures])
+    return torch.stack([look(image) for image in images])

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""From rewards to advantages. N prompts, G responses to each; r is a reward, A an advantage."""
+"""From rewards to advantages. N prompts, G responses each; r is a reward, A an advantage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def has_signal(rewards: Tensor) -> Tensor:
-    """Which groups tell good from bad: False where all rewards of a group are equal.
+    """Which groups carry a learning signal: False if all rewards of a group are equal.
 
     Args:
         rewards: (N, G) float.
@@ -29,8 +29,8 @@ def group_relative_advantage(rewards: Tensor, eps: float = 1e-6) -> Tensor:
         eps: Added to the standard deviation, which is the unbiased one (G - 1), as in verl.
 
     Returns:
-        (N, G) float. A group whose rewards are all equal gets 0, and so does a group of one:
-        there is nothing to compare with.
+        (N, G) float. A group whose rewards are all equal gets 0, and so does a group of one, which
+        has nothing to compare with.
 
     Raises:
         ValueError: ``rewards`` is not two-dimensional.
@@ -47,7 +47,7 @@ def _centered(rewards: Tensor) -> Tensor:
     if rewards.dim() != 2:
         raise ValueError(f'`rewards` should be (prompts, responses), but got shape '
                          f'{tuple(rewards.shape)}')
-    # The mean of equal numbers can miss them by a rounding error, which eps would not hide.
+    # The mean of equal numbers can differ from them by a rounding error, which eps would not hide.
     centered = rewards - rewards.mean(dim=1, keepdim=True)
     return centered.masked_fill(~has_signal(rewards)[:, None], 0.0)
 
@@ -58,7 +58,7 @@ def _leave_one_out(rewards: Tensor, eps: float) -> Tensor:
 
 
 def _whole_batch(rewards: Tensor, eps: float) -> Tensor:
-    """One group of all: the mean and the spread are those of the batch."""
+    """Treat the batch as one group: mean and standard deviation are those of the batch."""
     return group_relative_advantage(rewards.reshape(1, -1), eps).reshape(rewards.shape)
 
 
@@ -91,12 +91,12 @@ def compute_advantages(rewards: Tensor, estimator: str = 'grpo', eps: float = 1e
     ======================  ==========================================  ==========================
 
     Args:
-        rewards: (N, G) float: the whole batch, those of all processes included.
+        rewards: (N, G) float: the complete batch, across all processes.
         estimator: One of the names above.
         eps: Added to a standard deviation (unbiased).
 
     Returns:
-        (N, G) float; 0 where there is nothing to compare with.
+        (N, G) float; 0 if there is nothing to compare with.
 
     Raises:
         ValueError: Unknown estimator, or ``rewards`` is not two-dimensional.

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""From a value per token to one number. N sequences, T tokens, padded on any side."""
+"""Reduce per-token values to a scalar. N sequences, T tokens, padded on any side."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ AGGREGATIONS = ('seq_mean_token_mean', 'token_mean', 'seq_mean_token_sum_norm')
 
 
 class LossScale(NamedTuple):
-    """What a mean divides by, where the tensors at hand are only a part of the batch.
+    """Divisors for means over tensors that are only a part of the batch.
 
-    The sum of the parts' losses is then that of the whole batch, however it is cut into
-    micro-batches and spread over processes.
+    With them, the losses of the parts add up to the loss of the complete batch, however it is
+    split into micro-batches and across processes.
 
     Attributes:
-        sequences: Sequences with a token that counts, per part on average.
-        tokens: Tokens that count, per part on average.
+        sequences: Sequences with at least one token that counts, averaged over the parts.
+        tokens: Tokens that count, averaged over the parts.
     """
 
     sequences: float
@@ -27,7 +27,7 @@ class LossScale(NamedTuple):
 
     @classmethod
     def of(cls, mask: Tensor, parts: int = 1) -> LossScale:
-        """The scale of a mask (N, T) that is cut into ``parts``."""
+        """The scale for a mask (N, T) that is split into ``parts``."""
         return cls(float(mask.bool().any(dim=1).sum()) / parts, float(mask.sum()) / parts)
 
 
@@ -49,20 +49,20 @@ def aggregate(values: Tensor,
     Args:
         values: (N, T) float.
         mask: (N, T) bool or 0/1, True for tokens that count.
-        aggregation: One of the names above. The first is what the reference's micro-batches of
-            one sequence amount to.
-        max_tokens: The constant length of 'seq_mean_token_sum_norm'.
-        scale: Instead of N and the number of tokens, where this is a part of a batch.
+        aggregation: One of the names above. The reference's micro-batches of one sequence amount
+            to the first.
+        max_tokens: The constant length in 'seq_mean_token_sum_norm'.
+        scale: Replaces N and the number of tokens if this is a part of a batch.
 
     Returns:
         Scalar. A sequence without tokens counts as 0.
 
     Raises:
-        ValueError: Unknown aggregation, or one that lacks ``max_tokens``.
+        ValueError: The aggregation is unknown, or needs ``max_tokens`` and it is not positive.
     """
     check_aggregation(aggregation, max_tokens)
     mask = mask.bool()
-    # Where a token does not count its value may be anything, infinities included.
+    # The value of a token that does not count may be anything, even infinite.
     values = torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
     scale = scale or LossScale(len(mask), float(mask.sum()))
     if aggregation == 'token_mean':

@@ -1,10 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Losses that a config can name, and what each is given: the log-probabilities of a rollout."""
+"""Losses that a config can name, and their inputs: the log-probabilities of a rollout."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -28,10 +28,10 @@ class LossInputs:
         ref_logp: (N, T) float, those under the frozen start policy; None unless
             :attr:`PolicyLoss.needs_reference`.
         entropy: (N, T) float, of the policy at each token, in nats.
-        sampling_logp: (N, T) float, those that the engine recorded when it sampled; None where it
-            recorded none.
+        sampling_logp: (N, T) float, those recorded by the rollout engine while sampling; None if
+            it recorded none.
         max_tokens: Length limit of a response.
-        scale: What :meth:`mean` divides by, so that micro-batches add up to the whole batch.
+        scale: Divisors for :meth:`mean`, so that micro-batches add up to the complete batch.
     """
 
     logp: Tensor
@@ -47,33 +47,34 @@ class LossInputs:
     @classmethod
     def of(cls, rollout: RolloutBatch, mask: Tensor, logp: Tensor, entropy: Tensor | None,
            max_tokens: int) -> LossInputs:
-        """The inputs for a rollout, on the device and in the type of ``logp``, which is also
-        ``old_logp`` where the rollout has none."""
+        """The inputs for a rollout, with the device and dtype of ``logp``, which also serves as
+        ``old_logp`` if the rollout has none."""
         def like(kept: Tensor | None) -> Tensor | None:
             return None if kept is None else kept.to(logp)
 
+        assert rollout.advantages is not None
         old_logp = like(rollout.old_logp)
         return cls(logp, logp.detach() if old_logp is None else old_logp,
                    rollout.advantages.flatten().to(logp), mask.to(logp.device),
                    like(rollout.ref_logp), entropy, like(rollout.sampling_logp), max_tokens,
-                   rollout.loss_scale)
+                   cast(LossScale | None, rollout.loss_scale))
 
     def mean(self, values: Tensor, aggregation: str = 'seq_mean_token_mean') -> Tensor:
         """Reduce (N, T) values to a scalar, see :func:`mmdpad.rl.aggregate`. A loss that is a sum
-        of such means is the same however the batch is cut into micro-batches."""
+        of such means does not depend on how the batch is split into micro-batches."""
         return aggregate(values, self.mask, aggregation, self.max_tokens, self.scale)
 
 
 class PolicyLoss:
-    """Base of ``model.loss``. A subclass has ``__call__``; the rest has defaults.
+    """Base class for ``model.loss``. A subclass implements ``__call__``; the rest has defaults.
 
     Attributes:
         needs_reference: Whether ``LossInputs.ref_logp`` is computed, by a frozen copy of the start
             policy.
-        needs_sampling_logp: Whether the rollout engine has to record log-probabilities.
-        entropy: 'grad' where gradients flow through ``LossInputs.entropy``, 'no_grad' where it is
-            only logged.
-        penalizes_rewards: Whether :meth:`reward_penalty` takes something off the rewards.
+        needs_sampling_logp: Whether the rollout engine must record log-probabilities.
+        entropy: 'grad' if gradients flow through ``LossInputs.entropy``, 'no_grad' if it is only
+            logged.
+        penalizes_rewards: Whether :meth:`reward_penalty` is subtracted from the rewards.
     """
 
     needs_reference: bool = False
@@ -82,37 +83,38 @@ class PolicyLoss:
     penalizes_rewards: bool = False
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar loss of a micro-batch, and detached scalars for the log. A name with 'loss' in
-        it is logged without that part, since mmengine adds up everything called so."""
-        raise NotImplementedError(f'{type(self).__name__} should have a method `__call__`')
+        """The scalar loss of a micro-batch, and detached scalars to log. 'loss' is dropped from
+        their names in the log, because mmengine adds up everything named so."""
+        raise NotImplementedError(f'{type(self).__name__} should implement `__call__`')
 
     def token_mask(self, rollout: RolloutBatch) -> Tensor:
-        """(N, T) bool: the tokens that the loss counts; by default all that the policy chose."""
+        """(N, T) bool: the tokens that count in the loss; by default all that the policy chose."""
         return rollout.response_mask
 
     def reward_penalty(self, rollout: RolloutBatch) -> Tensor:
-        """(B, G) float: what is taken off the sum of rewards before advantages are computed, where
-        :attr:`penalizes_rewards`. The rollout has ``old_logp`` and, where the loss needs it,
+        """(B, G) float: subtracted from the sum of rewards before advantages are computed, if
+        :attr:`penalizes_rewards`. The rollout has ``old_logp`` and, if the loss needs it,
         ``ref_logp``."""
-        raise NotImplementedError(f'{type(self).__name__} should have a method `reward_penalty`')
+        raise NotImplementedError(f'{type(self).__name__} should implement `reward_penalty`')
 
 
 @MODELS.register_module()
 class GRPOLoss(PolicyLoss):
-    """Clipped surrogate, KL to the start policy and an entropy bonus: :func:`mmdpad.rl.policy_loss`
-    with its switches. The defaults are the published ones.
+    """Clipped surrogate, KL to the start policy and an entropy bonus, computed by
+    :func:`mmdpad.rl.policy_loss`. The defaults are the published ones.
 
     Args:
-        clip_ratio, clip_ratio_high, ratio_level, surrogate, kl_coef, kl_estimator, entropy_coef,
-            aggregation, importance_cap: See :func:`mmdpad.rl.policy_loss`.
-            'seq_mean_token_sum_norm' divides by ``model.train_cfg.max_new_tokens``.
-        kl_in: 'loss', or 'reward': there ``kl_coef`` times the KL estimate, summed over a
-            response's tokens, is taken off its reward.
+        clip_ratio, clip_ratio_high, ratio_level, surrogate: See :func:`mmdpad.rl.policy_loss`.
+        kl_coef, kl_estimator, entropy_coef, importance_cap: See there.
+        aggregation: See :func:`mmdpad.rl.aggregate`; 'seq_mean_token_sum_norm' divides by
+            ``model.train_cfg.max_new_tokens``.
+        kl_in: 'loss' or 'reward'. With 'reward', ``kl_coef`` times the KL estimate, summed over a
+            response's tokens, is subtracted from its reward instead.
         mask_truncated: Leave responses that hit the length limit out of the loss (DAPO, arXiv
             2503.14476).
 
     Raises:
-        ValueError: A value out of range or an unknown switch.
+        ValueError: A value is out of range, or an option is unknown.
     """
 
     def __init__(self, clip_ratio: float = 0.2, clip_ratio_high: float | None = None,
@@ -124,10 +126,10 @@ class GRPOLoss(PolicyLoss):
             raise ValueError(f'`kl_coef` should be at least 0, but got {kl_coef}')
         if kl_in not in ('loss', 'reward'):
             raise ValueError(f"`kl_in` should be 'loss' or 'reward', but got {kl_in!r}")
-        self.switches = dict(clip_ratio=clip_ratio, clip_ratio_high=clip_ratio_high,
-                             ratio_level=ratio_level, surrogate=surrogate,
-                             kl_estimator=kl_estimator, aggregation=aggregation,
-                             importance_cap=importance_cap)
+        self.switches: dict[str, Any] = dict(
+            clip_ratio=clip_ratio, clip_ratio_high=clip_ratio_high, ratio_level=ratio_level,
+            surrogate=surrogate, kl_estimator=kl_estimator, aggregation=aggregation,
+            importance_cap=importance_cap)
         check_objective(max_tokens=1, **self.switches)
         self.kl_coef = kl_coef
         self.entropy_coef = entropy_coef
@@ -146,13 +148,15 @@ class GRPOLoss(PolicyLoss):
             sampling_logp=inputs.sampling_logp, scale=inputs.scale, **self.switches)
 
     def token_mask(self, rollout: RolloutBatch) -> Tensor:
-        """(N, T) bool: what the policy chose, with ``mask_truncated`` of whole responses only."""
+        """(N, T) bool: the tokens that the policy chose; with ``mask_truncated``, only those of
+        responses that are not truncated."""
         if not self.mask_truncated:
             return rollout.response_mask
         return rollout.response_mask & ~rollout.truncated.to(rollout.response_mask.device)[:, None]
 
     def reward_penalty(self, rollout: RolloutBatch) -> Tensor:
         """(B, G) float: ``kl_coef`` times the KL estimate, summed over a response's tokens."""
+        assert rollout.old_logp is not None and rollout.ref_logp is not None
         kl = approximate_kl(rollout.old_logp, rollout.ref_logp, self.switches['kl_estimator'])
         kl = (kl * rollout.response_mask.to(kl)).sum(dim=1).cpu()
         return self.kl_coef * rollout.per_response(kl)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The mismatch between the engine that samples and the model that learns, and its correction."""
+"""Correct the mismatch between the engine that samples and the model that is trained."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def truncated_importance(logp: Tensor, sampling_logp: Tensor, cap: float) -> Ten
     sampling (TIS; Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL
     Training", https://fengyao.notion.site/off-policy-rl).
 
-    A gradient weighted so has the expectation of tokens that the model itself samples, up to the
-    tokens whose weight is cut.
+    Up to the tokens whose weight is capped, a gradient weighted this way has the same expectation
+    as with tokens that the model itself sampled.
 
     Args:
-        logp: (N, T) float, log-probabilities under the model that learns, before its update.
+        logp: (N, T) float, log-probabilities under the trained model, before its update.
         sampling_logp: (N, T) float, those under the engine that sampled.
-        cap: At least 1.
+        cap: The largest weight, at least 1.
 
     Returns:
         (N, T) float in (0, cap], without gradients.
@@ -26,7 +26,7 @@ def truncated_importance(logp: Tensor, sampling_logp: Tensor, cap: float) -> Ten
 
 
 def check_importance_cap(cap: float | None) -> None:
-    """Raise a ValueError unless it is None or a number of at least 1."""
+    """Raise a ValueError unless it is None or at least 1."""
     if cap is not None and not cap >= 1:
         raise ValueError(f'`importance_cap` should be None or at least 1 (the weight of a token '
-                         f'without a mismatch), but got {cap}')
+                         f'without mismatch), but got {cap}')

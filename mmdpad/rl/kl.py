@@ -14,14 +14,14 @@ def approximate_kl(logp: Tensor, ref_logp: Tensor, estimator: str = 'k3') -> Ten
     =========  ===================  ==========  ==================================================
     estimator  value                range       as a term of the loss
     =========  ===================  ==========  ==================================================
-    k1         d                    any         its expected gradient is 0: use it in the reward
-    k2         d^2 / 2              >= 0        its gradient is that of the true KL, on-policy
+    k1         d                    any         expected gradient is 0: use it in the reward
+    k2         d^2 / 2              >= 0        on-policy, has the gradient of the true KL
     k3         exp(-d) + d - 1      [0, 10]     GRPO's choice; verl's ``low_var_kl``
     =========  ===================  ==========  ==================================================
 
     k3 clamps d to [-20, 20] and the estimate to at most 10, as verl does. It is computed as
-    expm1(-d) + d and never below 0: exp(-d) - 1 has an error of 6e-8 in float32, more than the
-    whole estimate where d is below 3e-4, and of either sign.
+    expm1(-d) + d and clamped at 0, because exp(-d) - 1 has an error of 6e-8 of either sign in
+    float32, which exceeds the estimate itself for d below 3e-4.
 
     Args:
         logp, ref_logp: (N, T) float, log-probabilities of the sampled tokens.

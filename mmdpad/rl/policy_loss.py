@@ -36,13 +36,13 @@ def policy_loss(logp: Tensor,
     """Clipped surrogate + KL to the reference - entropy (GRPO, arXiv 2402.03300, eq. 3).
 
     ``loss = pg_loss + kl_coef * kl_loss - entropy_coef * entropy``, each term reduced by
-    :func:`aggregate`. With the ratio w, l = 1 - clip_ratio and h = 1 + clip_ratio_high, pg_loss
-    has per token
+    :func:`aggregate`. With the ratio w, l = 1 - clip_ratio and h = 1 + clip_ratio_high, the value
+    of pg_loss per token is
 
     =========  ================================  ==============================================
     surrogate  value                             source
     =========  ================================  ==============================================
-    clip       max(-A * w, -A * clip(w, l, h))   PPO, GRPO; h apart from l: DAPO, 2503.14476
+    clip       max(-A * w, -A * clip(w, l, h))   PPO, GRPO; separate h: DAPO, 2503.14476
     cispo      -A * stop_grad(min(w, h)) * logp  CISPO of MiniMax-M1, arXiv 2506.13585, eq. 4-5
     =========  ================================  ==============================================
 
@@ -63,29 +63,30 @@ def policy_loss(logp: Tensor,
         old_logp: (N, T) float, those under the policy that sampled, by the same model code.
         advantages: (N,) or (N, T) float.
         mask: (N, T) bool or 0/1, True for tokens that the policy chose.
-        ref_logp: (N, T) float, those under the frozen start policy; needed if ``kl_coef`` > 0.
+        ref_logp: (N, T) float, those under the frozen start policy; required if ``kl_coef`` > 0.
         clip_ratio: How far the ratio may fall below 1.
-        clip_ratio_high: How far it may rise above 1; None for ``clip_ratio``.
+        clip_ratio_high: How far it may rise above 1; None for the same as ``clip_ratio``.
         ratio_level, surrogate: See above.
         kl_coef: Weight of the KL estimate.
         kl_estimator: See :func:`approximate_kl`.
         entropy: (N, T) float, entropy of the policy at each token, in nats; gradients flow.
         entropy_coef: Weight of the mean entropy (a bonus).
         aggregation, max_tokens, scale: See :func:`aggregate`.
-        sampling_logp: (N, T) float, those under the policy that sampled as the engine that sampled
-            has them; needed with ``importance_cap``.
+        sampling_logp: (N, T) float, those under the policy that sampled, as recorded by the
+            rollout engine; required with ``importance_cap``.
         importance_cap: At least 1, or None for no correction.
 
     Returns:
         The scalar loss, and detached scalars: ``pg_loss``, ``kl_loss`` (0 without a reference),
-        ``clip_frac`` (share of tokens whose ratio is clipped), ``approx_kl`` (mean of old_logp -
-        logp over tokens: KL of the step), ``entropy`` when given, and with ``sampling_logp``
+        ``clip_frac`` (fraction of tokens whose ratio is clipped), ``approx_kl`` (mean of old_logp -
+        logp over tokens: KL of the step), ``entropy`` if given, and with ``sampling_logp``
         ``mismatch/kl`` (mean over tokens of the k3 estimate of KL(engine || old policy)),
-        ``mismatch/max_ratio`` (largest ratio, old policy to engine, either way round) and, with
-        ``importance_cap``, ``mismatch/clipped`` (share of tokens whose weight is cut).
+        ``mismatch/max_ratio`` (largest ratio between old policy and engine, in either direction)
+        and, with ``importance_cap``, ``mismatch/clipped`` (fraction of tokens whose weight is
+        capped).
 
     Raises:
-        ValueError: Shapes differ, a coefficient is set without the tensor it weighs, or a switch
+        ValueError: Shapes differ, a coefficient is set without the tensor it weighs, or an option
             has an unknown value.
     """
     check_objective(clip_ratio=clip_ratio, clip_ratio_high=clip_ratio_high,
@@ -93,14 +94,14 @@ def policy_loss(logp: Tensor,
                     aggregation=aggregation, max_tokens=max_tokens,
                     importance_cap=importance_cap)
     if logp.dim() != 2 or not logp.shape == old_logp.shape == mask.shape:
-        raise ValueError('`logp`, `old_logp` and `mask` should have one shape (N, T), but got '
+        raise ValueError('`logp`, `old_logp` and `mask` should have the same shape (N, T), but got '
                          f'{tuple(logp.shape)}, {tuple(old_logp.shape)}, {tuple(mask.shape)}')
     for coefficient, tensor, name in ((kl_coef, ref_logp, 'ref_logp'),
                                       (entropy_coef, entropy, 'entropy'),
                                       (importance_cap, sampling_logp, 'sampling_logp')):
         if coefficient and tensor is None:
-            raise ValueError(f'`{name}` should be given when what uses it is switched on '
-                             f'({coefficient})')
+            raise ValueError(f'`{name}` should be given if its coefficient or cap is set, but got '
+                             f'None with {coefficient}')
 
     def mean(values: Tensor) -> Tensor:
         return aggregate(values, mask, aggregation, max_tokens, scale)
@@ -111,7 +112,7 @@ def policy_loss(logp: Tensor,
     def chosen(values: Tensor) -> Tensor:
         return torch.where(mask.bool(), values, torch.zeros_like(values))
 
-    logp = chosen(logp)  # padding may hold anything, infinities included
+    logp = chosen(logp)  # padding may contain anything, even infinities
     old_logp = chosen(old_logp)
     log_ratio = logp - old_logp
     per_token, is_clipped = _surrogate(
@@ -171,7 +172,7 @@ def check_objective(clip_ratio: float = 0.2, clip_ratio_high: float | None = Non
                     ratio_level: str = 'token', surrogate: str = 'clip',
                     kl_estimator: str = 'k3', aggregation: str = 'seq_mean_token_mean',
                     max_tokens: int | None = None, importance_cap: float | None = None) -> None:
-    """Raise the ValueErrors of :func:`policy_loss` that concern its switches."""
+    """Raise the ValueErrors of :func:`policy_loss` that concern its options."""
     check_kl_estimator(kl_estimator)
     check_aggregation(aggregation, max_tokens)
     check_importance_cap(importance_cap)

@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What passes between the parts. Its names are imported when they are first used: only
-``RolloutBatch`` brings torch."""
+"""Data structures that pass between the components. Names are imported on first use; only
+``RolloutBatch`` needs torch."""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Things of different sizes go into as few passes as a budget allows, in their order."""
+"""Pack items of different sizes, in order, into as few passes as a budget allows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 
 def fill(sizes: Sequence[int], limit: int) -> Iterator[range]:
-    """Yield consecutive ranges of indices, each as long as its sizes add up to at most ``limit``,
-    or of one size that is above it; without sizes none."""
+    """Yield consecutive index ranges, each as long as its sizes add up to at most ``limit``. A size
+    above the limit gets a range of its own; without sizes there are no ranges."""
     start, total = 0, 0
     for index, size in enumerate(sizes):
         if start < index and total + size > limit:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a response says, or why it cannot be used."""
+"""The content of a response, or why it cannot be used."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class AnsweredObject:
-    """One object of an answer, as the model wrote it, in pixels of the prompt image (or, straight
-    from :func:`mmdpad.prompts.parse_response`, in the coordinates that the model writes).
+    """One object in an answer, in pixels of the model image (or, straight from
+    :func:`mmdpad.prompts.parse_response`, in the coordinates that the policy writes).
 
     Attributes:
-        box: (x1, y1, x2, y2); None where it could not be read.
-        points: (x, y) of two points, or of one where an answer may name several objects; None
-            where they could not be read.
+        box: (x1, y1, x2, y2); None if it could not be read.
+        points: (x, y) of two points, or of one if an answer may list several objects; None if
+            they could not be read.
     """
 
     box: Box | None
@@ -25,7 +25,7 @@ class AnsweredObject:
 
 
 class _Objects:
-    """What an answer with ``objects`` says of its first, often its only one."""
+    """Shortcuts to the first, and often only, object in ``objects``."""
 
     objects: tuple[AnsweredObject, ...]
 
@@ -42,13 +42,13 @@ class _Objects:
 
 @dataclass(frozen=True)
 class ReasoningOutput(_Objects):
-    """The parts of a response whose answer can be used.
+    """The parts of a response with a usable answer.
 
     Attributes:
-        think: Text between the think tags, stripped; None when the tags are missing.
-        caption: Text between the caption tags, stripped; None when the tags are missing.
-        objects: What the answer names, each with box and points. One, unless the answer may be a
-            list; none then means that nothing in the image is meant ("no target").
+        think: Text between the think tags, stripped; None if the tags are missing.
+        caption: Text between the caption tags, stripped; None if the tags are missing.
+        objects: The objects in the answer, each with box and points. Exactly one, unless the
+            answer may be a list; an empty list means "no target".
     """
 
     think: str | None
@@ -61,10 +61,10 @@ class ParseFailure(_Objects):
     """A response without a usable answer: data, not an error.
 
     Attributes:
-        reason: One of ``mmdpad.prompts.parser.FAILURE_REASONS``; what metrics count by.
-        detail: One line for a person: what was found.
-        think, caption: The other parts, as in :class:`ReasoningOutput`; they may be present.
-        objects: Entries of the answer, with whatever of each could be read.
+        reason: One of ``mmdpad.prompts.parser.FAILURE_REASONS``, by which metrics count.
+        detail: One line for people: what was found.
+        think, caption: The other parts, if present, as in :class:`ReasoningOutput`.
+        objects: The entries of the answer, each with whatever could be read.
     """
 
     reason: str

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""B prompts, G responses to each, and all that is known about them."""
+"""B prompts, G responses to each, and everything known about them."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from .reasoning_output import ParseFailure, ReasoningOutput
 
 @dataclass
 class RolloutBatch:
-    """A rollout on its way from the policy through the rewards to the update.
+    """A rollout, which passes from the policy through the rewards to the update.
 
     Lists and rows over responses are prompt-major: response g of prompt b is row b * G + g.
 
     Attributes:
         data_samples: B data samples (``DetDataSample``) with metainfo and, in training,
-            ``model_targets``; ``prompt_negatives`` where the data names other objects.
+            ``model_targets``; also ``prompt_negatives`` if the data names other objects.
         model_images: B uint8 tensors (3, h, w), RGB.
         prompts: B prompts as the policy encoded them, or None.
-        images: B uint8 tensors (3, H, W), RGB, the original frames, or None.
+        images: B uint8 tensors (3, H, W), RGB, in the original frame, or None.
         group_size: G.
         texts: B * G decoded responses, without special tokens.
         parsed: B * G parse results of the texts.
-        response_ids: (B * G, R) long, right-padded token ids, the end token included.
+        response_ids: (B * G, R) long, right-padded token ids, including the end token.
         response_mask: (B * G, R) bool, True for the tokens that the policy chose.
-        truncated: (B * G,) bool, True where the length limit ended the response.
+        truncated: (B * G,) bool, True if the length limit ended the response.
         reasoning_tokens: (B * G,) float, tokens inside the think tags; NaN without tags.
-        signals: Name -> (B, G) float: worth logging, but no reward.
+        signals: Name -> (B, G) float: values to log that are not rewards.
         rewards: Name of a term -> (B, G) float, unweighted.
         total_rewards: (B, G) float, the weighted sum, or None before it is computed.
         advantages: (B, G) float, or None before they are computed.
-        old_logp: (B * G, R) float log-probabilities under the policy that sampled, kept only when
+        old_logp: (B * G, R) float log-probabilities under the policy that sampled, kept only if
             one rollout serves several updates; None means "the policy being updated, detached".
-        ref_logp: (B * G, R) float, those under the reference, where they are needed more than
-            once; else None.
-        sampling_logp: (B * G, R) float, those that the engine itself had when it sampled, at the
-            sampling's temperature; None where it does not record them.
-        loss_scale: What the means of the loss divide by (:class:`mmdpad.rl.LossScale`) where this
-            is one of several micro-batches; None for this batch alone.
+        ref_logp: (B * G, R) float, those under the reference policy, if they are needed more than
+            once; otherwise None.
+        sampling_logp: (B * G, R) float, those recorded by the rollout engine while sampling, at
+            the sampling temperature; None if it does not record them.
+        loss_scale: Divisors for the means in the loss (:class:`mmdpad.rl.LossScale`) if this is
+            one of several micro-batches; None if it is the entire batch.
     """
 
     data_samples: list[Any]
@@ -82,13 +82,13 @@ class RolloutBatch:
 
     @property
     def target_boxes(self) -> list[Tensor]:
-        """B tensors (K, 4) float, XYXY in pixels of the prompt images: the boxes of each prompt's
-        targets, K is 0 where nothing is meant."""
+        """B tensors (K, 4) float, XYXY in pixels of the model images: the boxes of each prompt's
+        targets; K is 0 if there is no target."""
         return [targets.bboxes for targets in self._targets()]
 
     @property
     def target_points(self) -> list[Tensor]:
-        """B tensors (K, P, 2) float, (x, y) in pixels of the prompt images: P points of each."""
+        """B tensors (K, P, 2) float, (x, y) in pixels of the model images: P points per target."""
         return [targets.points for targets in self._targets()]
 
     def _targets(self) -> list[Any]:
@@ -96,14 +96,14 @@ class RolloutBatch:
             if not hasattr(sample, 'model_targets'):
                 raise ValueError(
                     'Rewards that compare with a target need `model_targets`, which the question '
-                    f'{getattr(sample, "question", None)!r} does not have; put `TargetsFromMask` '
-                    'or `TargetsFromBoxes` into the pipeline, or take these rewards out')
+                    f'{getattr(sample, "question", None)!r} does not have; add `TargetsFromMask` '
+                    'or `TargetsFromBoxes` to the pipeline, or remove these rewards')
         return [sample.model_targets for sample in self.data_samples]
 
     @property
     def negative_boxes(self) -> list[Tensor]:
-        """B tensors (K, 4) float, XYXY in pixels of the prompt images: objects that are not the
-        target, as far as the data names them (K may be 0)."""
+        """B tensors (K, 4) float, XYXY in pixels of the model images: the objects other than the
+        target that the data names (K may be 0)."""
         return [s.prompt_negatives.bboxes if hasattr(s, 'prompt_negatives') else torch.zeros(0, 4)
                 for s in self.data_samples]
 
@@ -113,7 +113,7 @@ class RolloutBatch:
         return tensor.reshape(self.num_prompts, self.group_size)
 
     def select(self, prompts: Sequence[int]) -> RolloutBatch:
-        """The groups of some prompts, in the given order, cut to their longest response."""
+        """The groups of these prompts, in the given order, cut to their longest response."""
         index = torch.as_tensor(prompts, dtype=torch.long)
         rows = (index[:, None] * self.group_size + torch.arange(self.group_size)).flatten()
         picked = {name: _pick(getattr(self, name), rows if per_row else index)
@@ -125,10 +125,10 @@ class RolloutBatch:
         return replace(self, **picked)
 
     def split(self, prompts: int) -> Iterator[RolloutBatch]:
-        """Yield consecutive parts of ``prompts`` prompts each; groups are never divided.
+        """Yield consecutive parts of ``prompts`` prompts each; groups are never split.
 
         Raises:
-            ValueError: ``num_prompts`` is no multiple of ``prompts``.
+            ValueError: ``num_prompts`` is not a multiple of ``prompts``.
         """
         if prompts < 1 or self.num_prompts % prompts:
             raise ValueError(f'num_prompts ({self.num_prompts}) should be divisible by the prompts '
@@ -138,14 +138,15 @@ class RolloutBatch:
 
     @property
     def group_tokens(self) -> list[int]:
-        """Tokens of each of B groups: the prompt (with its image) once, and all its responses."""
+        """Tokens in each of B groups: the prompt (with its image) once, plus all its responses."""
         own = self.response_mask.reshape(self.num_prompts, -1).sum(dim=1).tolist()
         return [len(prompt) + tokens
                 for prompt, tokens in zip(self.prompts or (), own, strict=True)]
 
     def pack(self, max_tokens: int | None) -> Iterator[RolloutBatch]:
-        """Yield consecutive parts of whole groups, each of as many as have ``max_tokens`` tokens
-        together (:attr:`group_tokens`) or of one group that has more; None: everything at once.
+        """Yield consecutive parts of entire groups, each with as many groups as fit into
+        ``max_tokens`` (:attr:`group_tokens`), or with a single group that exceeds it. With None,
+        yield everything at once.
         """
         if max_tokens is None:
             yield self
@@ -155,14 +156,14 @@ class RolloutBatch:
 
     @classmethod
     def concatenate(cls, parts: Sequence[RolloutBatch]) -> RolloutBatch:
-        """Several rollouts of one group size as one; token tensors are padded to one length.
+        """Join rollouts of the same group size; token tensors are padded to the same length.
 
         Raises:
-            ValueError: Group sizes differ, or a field is set in some parts only.
+            ValueError: Group sizes differ, or a field is set in only some of the parts.
         """
         first = parts[0]
         if any(part.group_size != first.group_size for part in parts):
-            raise ValueError(f'Rollouts should have one group size, but got '
+            raise ValueError(f'Rollouts should have the same group size, but got '
                              f'{[part.group_size for part in parts]}')
         joined = {}
         for name in _PARTS:
@@ -176,7 +177,7 @@ class RolloutBatch:
         return replace(first, **joined)
 
 
-# Fields with an entry per prompt (False) or per response (True).
+# Fields with one entry per prompt (False) or per response (True).
 _PARTS = dict(data_samples=False, model_images=False, images=False, prompts=False, texts=True,
               parsed=True, response_ids=True, response_mask=True, truncated=True,
               reasoning_tokens=True, signals=False, rewards=False, total_rewards=False,

@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The whole system as a toy: synthetic scenes of shapes (`shapes_world`), and a tiny policy, CLIP
-and SAM with their weights, which `python tools/toy/make_all.py` trains from scratch."""
+"""The complete system as a toy: synthetic scenes of shapes (`shapes_world`), and a tiny policy,
+CLIP and SAM with their weights, which `python tools/toy/make_all.py` trains from scratch."""
 from pathlib import Path
 
 WEIGHTS_DIR = Path(__file__).parent / 'weights'

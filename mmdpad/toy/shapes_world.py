@@ -1,9 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A made world of colored shapes: scenes, questions, reasoning chains and captions.
+"""A synthetic world of colored shapes: scenes, questions, reasoning and captions.
 
-It stands in for a reasoning segmentation data set wherever the real one is too large: in tests,
-in the miniature models' training, in examples. Everything follows from integers (seed, split,
-index), so that scene i of a split is the same on every machine.
+It replaces a reasoning segmentation data set where real ones are too large: in tests, in examples
+and in the training of the toy models. Everything follows from integers (seed, split, index), so
+scene i of a split is the same on every machine.
 """
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import cv2
 import numpy as np
 
 SHAPES_IMAGE_SIZE = (112, 112)
-"""Width and height in pixels of the prompt frame that the miniature models work in."""
+"""Width and height in pixels of the model image of the toy models."""
 
 SHAPES_PROMPT_TEMPLATE = 'find "{question}"'
-"""Prompt of the miniature policy (it is too small to read the long default prompt)."""
+"""Prompt template of the toy policy (it is too small for the long default prompt)."""
 
 SHAPES_PROMPT_WITHOUT_CAPTION = 'which "{question}"'
-"""What the policies of the study take as a question to be answered without a caption."""
+"""Prompt template that asks the study's policies for an answer without a caption."""
 
 SCENE_SIZES = ((160, 120), (128, 128), (120, 160))
-"""Widths and heights in pixels that scenes are drawn in (the original frame)."""
+"""Widths and heights of scenes in pixels (the original frame)."""
 
 WORLD_VERSION = 3
-"""Counts changes to what a scene looks like or asks, and to what is written of it, so that data
-written before are made anew."""
+"""Version of what scenes look like, ask and write to files. Data written by an earlier version is
+generated again."""
 
 COLORS = {
     'red': (214, 40, 40),
@@ -52,7 +52,7 @@ FUNCTIONS = {
     'star': ('a star shines at night', 'the one that shines at night',
              'which of these would you see in the sky at night?'),
 }
-"""Shape -> why it fits, a short phrase, a whole-sentence question."""
+"""Shape -> why it fits, a short phrase, a question in a full sentence."""
 
 GENERIC_CAPTIONS = ('an object in the picture', 'something in the picture',
                     'a shape on a plain background')
@@ -60,13 +60,13 @@ GENERIC_CAPTIONS = ('an object in the picture', 'something in the picture',
 
 @dataclass(frozen=True)
 class World:
-    """What scenes are like.
+    """The settings of scenes.
 
     Attributes:
-        num_objects: Fewest and most objects in a scene.
-        look_alikes: All objects differ from the first one in one attribute only, and questions
-            name all attributes, or a relation among those that share one.
-        shifted: Sizes, textures and backgrounds that the miniature models have not seen.
+        num_objects: Minimum and maximum number of objects in a scene.
+        look_alikes: All objects differ from the first one in only one attribute, and questions
+            name all attributes, or a relation among objects that share one.
+        shifted: Use sizes, textures and backgrounds that the toy models were not trained on.
     """
 
     num_objects: tuple[int, int] = (3, 4)
@@ -83,7 +83,7 @@ WORLDS = dict(
 """The worlds of single scenes by name."""
 
 MIXTURES = dict(study=('few', 'many', 'look_alikes'))
-"""Worlds that scene by scene are one of others, equally often."""
+"""Mixtures of worlds: each scene is from one of them, with equal probability."""
 
 _SHIFTED_SIZES = {'small': (12.5, 13.5), 'big': (20.5, 22.0)}
 _GAP = 3.0
@@ -120,7 +120,7 @@ class ShapeObject:
 
     @property
     def center(self) -> tuple[float, float]:
-        """Centre of `box`: (x, y) in pixels of the original frame."""
+        """Center of `box`: (x, y) in pixels of the original frame."""
         x1, y1, x2, y2 = self.box
         return (x1 + x2) / 2, (y1 + y2) / 2
 
@@ -133,8 +133,8 @@ class Question:
         text: Lower case, without a final dot.
         kind: 'attribute', 'superlative', 'position' or 'function'; with look-alikes 'name' or
             'relation'.
-        target: Index of the object that is meant.
-        is_sentence: Whether the text is a whole sentence, ReasonSeg's long queries.
+        target: Index of the object that it asks for.
+        is_sentence: Whether the text is a full sentence, like ReasonSeg's long queries.
     """
 
     text: str
@@ -145,7 +145,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, what it shows and one question about it.
+    """An image, its objects and one question about it.
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
@@ -159,25 +159,25 @@ class Scene:
 
     @property
     def target(self) -> ShapeObject:
-        """The object that the question means."""
+        """The object that the question asks for."""
         return self.objects[self.question.target]
 
     def chain(self, style: str) -> str:
-        """An ideal reasoning chain; see `write_reasoning`."""
+        """Write ideal reasoning; see `write_reasoning`."""
         return write_reasoning(self.objects, self.question, style)
 
     def captions(self) -> dict[str, tuple[str, ...]]:
-        """All captions by kind ('specific', 'generic', 'other'); see `captions_of`."""
+        """List captions by kind ('specific', 'generic', 'other'); see `captions_of`."""
         return captions_of(self.objects, self.question.target)
 
 
 def make_scene(split: str, index: int, seed: int = 0, world: str = 'plain') -> Scene:
-    """Makes scene `index` of a split.
+    """Make scene `index` of a split.
 
     Args:
         split: One of `SPLITS`.
-        index: Number of the scene, from 0.
-        seed: Seed of the whole world, >= 0.
+        index: Index of the scene, from 0.
+        seed: Seed of the world, >= 0.
         world: Key of `WORLDS` or `MIXTURES`.
 
     Returns:
@@ -196,10 +196,10 @@ def make_scene(split: str, index: int, seed: int = 0, world: str = 'plain') -> S
 
 
 def draw_scene(rng: np.random.Generator, world: str = 'plain') -> Scene:
-    """Draws a random scene with one of the questions that it allows.
+    """Draw a random scene with one of its possible questions.
 
     The kind of question is drawn first, so that the many attribute questions do not crowd out
-    the others. `world` as in `make_scene`.
+    the others. See `make_scene` for `world`.
     """
     if world in MIXTURES:
         world = MIXTURES[world][rng.integers(len(MIXTURES[world]))]
@@ -221,7 +221,7 @@ def draw_scene(rng: np.random.Generator, world: str = 'plain') -> Scene:
 
 
 def list_questions(objects, width: int, height: int) -> list[Question]:
-    """Lists every question with exactly one right answer in a scene.
+    """List every question with exactly one right answer in a scene.
 
     Args:
         objects: The scene's objects.
@@ -261,8 +261,9 @@ def list_questions(objects, width: int, height: int) -> list[Question]:
 
 
 def list_close_questions(objects, width: int, height: int) -> list[Question]:
-    """Lists questions with exactly one right answer that look-alikes make hard: by the full name,
-    or by the place among those of one color or shape. Arguments as in `list_questions`."""
+    """List questions with exactly one right answer that look-alikes make hard: by the full name, or
+    by the position among objects of one color or shape. The arguments are as in
+    `list_questions`."""
     found = [Question(f'the {item.name}', 'name', i) for i, item in enumerate(objects)]
     groups = [(f'{color} object', [i for i, o in enumerate(objects) if o.color == color])
               for color in COLORS]
@@ -276,7 +277,7 @@ def list_close_questions(objects, width: int, height: int) -> list[Question]:
 
 
 def _extremes(objects, members, width: int, height: int) -> list[tuple[str, int]]:
-    """Sides of the picture to which one of the members (indices) is clearly nearest."""
+    """Find the sides of the image to which one of the members (indices) is clearly nearest."""
     found = []
     for axis, extent, low, high in ((0, width, 'left', 'right'), (1, height, 'top', 'bottom')):
         centers = np.array([objects[i].center[axis] for i in members])
@@ -288,11 +289,11 @@ def _extremes(objects, members, width: int, height: int) -> list[tuple[str, int]
 
 
 def write_reasoning(objects, question: Question, style: str) -> str:
-    """Writes an ideal chain.
+    """Write ideal reasoning.
 
     Args:
         objects: The scene's objects.
-        question: The question that it answers.
+        question: The question to answer.
         style: 'list' names every object first; 'focus' goes straight to the target.
 
     Returns:
@@ -313,7 +314,7 @@ def write_reasoning(objects, question: Question, style: str) -> str:
 
 
 def captions_of(objects, target: int) -> dict[str, tuple[str, ...]]:
-    """Lists captions by how well they describe the target.
+    """List captions by how well they describe the target.
 
     Args:
         objects: The scene's objects.
@@ -337,7 +338,7 @@ def _describe(item: ShapeObject) -> tuple[str, str]:
 
 
 def _outline(shape: str, radius: float, tilt: float) -> np.ndarray:
-    """Outline (N, 2) around (0, 0); `tilt` in radians is ignored for a circle."""
+    """Make an outline (N, 2) around (0, 0); `tilt`, in radians, does not affect a circle."""
     if shape == 'star':
         angles = np.arange(10) * np.pi / 5 - np.pi / 2 + tilt
         radii = np.where(np.arange(10) % 2 == 0, radius, radius * 0.48)
@@ -353,7 +354,7 @@ def _outline(shape: str, radius: float, tilt: float) -> np.ndarray:
 
 def _place_objects(rng, width: int, height: int, count: int,
                    style: World) -> tuple[ShapeObject, ...]:
-    """Places objects without overlap, no two alike in all three attributes, left to right."""
+    """Place objects without overlap, no two equal in all three attributes, from left to right."""
     scale = np.sqrt(width * height / 112.0**2)
     sizes = _SHIFTED_SIZES if style.shifted else SIZES
     while True:
@@ -384,10 +385,11 @@ def _touch(a, b, gap: float) -> bool:
 
 
 def _paint(rng, objects, width: int, height: int) -> np.ndarray:
-    """Paints a noisy background, and the objects on it.
+    """Paint a noisy background with the objects on it.
 
-    The background is redder on the left and bluer at the top, so that a place can be told by its
-    color: a network without absolute positions, as Qwen2.5-VL's, cannot tell it from plain gray.
+    The background is redder on the left and bluer at the top, so that its color reveals the
+    position: a network without absolute positions, like Qwen2.5-VL's, cannot infer it from plain
+    gray.
     """
     gray = rng.uniform(185, 225) + rng.normal(0, 3, (height, width))
     image = np.repeat(gray[..., None], 3, axis=2)
@@ -402,7 +404,7 @@ def _paint(rng, objects, width: int, height: int) -> np.ndarray:
 
 
 def _add_texture(rng, image: np.ndarray, objects) -> np.ndarray:
-    """Stripes over the background and a checkerboard over the objects."""
+    """Add stripes to the background and a checkerboard to the objects."""
     height, width = image.shape[:2]
     ys, xs = np.mgrid[:height, :width]
     angle, period = rng.uniform(0, np.pi), rng.uniform(6, 12)

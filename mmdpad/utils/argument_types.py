@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 _LISTS = (list, tuple)
-# Annotations -> the plain types that stand for them in a config.
+# Annotations -> the plain types that represent them in a config.
 _CONTAINERS = {dict: dict, list: list, tuple: tuple, collections.abc.Mapping: dict,
                collections.abc.Sequence: list}
 _BY_DEFAULT = {bool: bool, int: float, float: float, str: str}
@@ -24,7 +24,7 @@ _PLAIN = (dict, list, tuple, str, bool, int, float, type(None))
 
 
 def find_wrong_types(taker: Callable, given: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Values whose types contradict the annotations of a class or a function.
+    """Find values whose types contradict the annotations of a class or a function.
 
     Only plain types are compared, also within lists and dicts, and as loosely as configs are
     written: lists equal tuples, and whole floats equal integers. An argument without an annotation
@@ -37,7 +37,7 @@ def find_wrong_types(taker: Callable, given: Mapping[str, Any], where: str) -> I
         where: The dotted key of ``given`` in the config; '' for the config itself.
 
     Yields:
-        A sentence for each, with key, value and hint.
+        A sentence for each one, with key, value and hint.
     """
     hints, defaults = _read_signature(taker)
     for name, value in given.items():
@@ -55,7 +55,7 @@ def _read_signature(taker: Callable) -> tuple[dict[str, Any], dict[str, Any]]:
     hints: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     for function in functions:
-        with suppress(TypeError, ValueError):  # not written in Python
+        with suppress(TypeError, ValueError):  # not implemented in Python
             for name, one in inspect.signature(function).parameters.items():
                 defaults[name] = one.default
                 hints[name] = (_BY_DEFAULT.get(type(one.default), Any)
@@ -65,8 +65,9 @@ def _read_signature(taker: Callable) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _resolve(annotation: Any, names: dict[str, Any]) -> Any:
-    """The type that an annotation means; Any if a name in it is only imported for type checkers.
-    Resolved one by one, so that one missing name does not hide the other annotations."""
+    """The type that an annotation refers to; Any if a name in it is only imported for type
+    checkers. Annotations are resolved one by one, so that a missing name does not hide the others.
+    """
     holder = types.SimpleNamespace(__annotations__={'it': annotation})
     with suppress(NameError, TypeError, SyntaxError, AttributeError):
         return typing.get_type_hints(holder, names)['it']
@@ -130,7 +131,7 @@ def _plain_types(hint: Any) -> tuple[type, ...] | None:
     if len(parts) > 1:
         kinds = [_plain_types(part) for part in parts if part is not Tensor]
         plain = tuple(dict.fromkeys(kind for part in kinds for kind in part or ()))
-        # A class beside dict is what is built from the dict, which no config holds.
+        # A class beside dict is the object built from the dict; a config never holds it.
         return plain if None not in kinds or dict in plain else None
     if typing.get_origin(hint) is typing.Literal:
         return tuple(dict.fromkeys(map(type, typing.get_args(hint))))
@@ -141,7 +142,7 @@ def _plain_types(hint: Any) -> tuple[type, ...] | None:
 
 
 def _holds(hint: Any, value: Any) -> bool:
-    """Whether a value is a container of the kind that a hint means."""
+    """Whether a value is a container of the hinted kind."""
     kind = _CONTAINERS.get(typing.get_origin(hint))
     return isinstance(value, _LISTS if kind in _LISTS else dict) if kind else False
 

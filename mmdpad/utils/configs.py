@@ -15,19 +15,19 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import import_modules_from_strings
 
-# Entries of a data loader whose arguments mmengine hands on to a function as they are.
+# Entries of a data loader whose arguments mmengine passes on to a function unchanged.
 _FUNCTIONS = ('collate_fn', 'worker_init_fn')
 
 
 def find_config(name: str | os.PathLike) -> str:
-    """The config file that ``name`` means.
+    """Find the config file for ``name``.
 
     Args:
-        name: A path; or ``PACKAGE::NAME`` for one that comes with a package of OpenMMLab's kind
+        name: A path; or ``PACKAGE::NAME`` for a config shipped with an OpenMMLab-style package
             (mmdpad, mmdet); or just the name of one of ours: 'tiny_shapes', 'mmdet/NAME.py'.
 
     Raises:
-        FileNotFoundError: There is none; the message has names that are close.
+        FileNotFoundError: There is no such config; the message suggests similar names.
     """
     name = os.fspath(name)
     if os.path.isfile(name):
@@ -35,7 +35,8 @@ def find_config(name: str | os.PathLike) -> str:
     package, _, inner = name.rpartition('::')
     place = mim_folder(package or 'mmdpad')
     if place is None:
-        raise FileNotFoundError(f'config {name!r}: there is no package {package!r}; install it')
+        raise FileNotFoundError(f'config {name!r}: package {package!r} is not installed; '
+                                f'install it')
     folder = place / 'configs'
     wanted = inner.removesuffix('.py') + '.py'
     for path in (folder / wanted, folder / 'dpad' / wanted):
@@ -47,36 +48,36 @@ def find_config(name: str | os.PathLike) -> str:
             wanted, [other.removeprefix('dpad/') for other in names if other[:5] == 'dpad/'])]
     close = [f'{package or "mmdpad"}::{match}' for match in dict.fromkeys(close)]
     raise FileNotFoundError(
-        f'config {name!r} is not there; '
+        f'config {name!r} does not exist; '
         + (f'did you mean {" or ".join(close)}?' if close else
            f'{package} has {len(names)} configs, in {folder}' if package else
-           'those that come with mmdpad are named as mmdpad::dpad/tiny_shapes.py is'))
+           'those shipped with mmdpad are named like mmdpad::dpad/tiny_shapes.py'))
 
 
 def mim_folder(package: str) -> Path | None:
-    """Where a package of OpenMMLab's kind has its configs and tools; None where it is not
-    installed. It is not imported."""
+    """The folder with the configs and tools of an OpenMMLab-style package; None if it is not
+    installed. The package is not imported."""
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     return None if spec is None or spec.origin is None else Path(spec.origin).parent / '.mim'
 
 
 class UnreadableConfig(ValueError):
-    """A config of plain data (JSON, YAML) that is damaged, or asks for code to be run; or one of
-    the pure Python style that inherits or imports what is not there, or as MMEngine does not allow
-    it."""
+    """A plain-data config (JSON, YAML) is damaged or asks for code to be run; or a pure Python
+    config inherits or imports something that does not exist, or does so in a way that MMEngine
+    does not allow."""
 
 
 def open_config(path: str) -> Config:
-    """``Config.fromfile``, with errors that name the file, and the same for every style.
+    """``Config.fromfile``, with errors that name the file, and consistent for every style.
 
     A ``.py`` config is a program, and so are its bases; the entries of any config name classes and
-    functions to call once something is built of it. ``custom_imports`` are imported for MMEngine's
-    pure Python style, too. What is inherited by ``PACKAGE::NAME`` keeps the ``_scope_`` that
-    MMEngine notes there only where that is another one than what is around it has, and not in what
-    MMEngine builds without a registry.
+    functions that are called once something is built from it. ``custom_imports`` also works in
+    MMEngine's pure Python style. Entries inherited by ``PACKAGE::NAME`` keep the ``_scope_`` that
+    MMEngine adds only if it differs from the surrounding scope, and not in parts that MMEngine
+    builds without a registry.
 
     Raises:
-        UnreadableConfig: See there.
+        UnreadableConfig: See its description.
     """
     try:
         config = Config.fromfile(path)
@@ -90,20 +91,20 @@ def open_config(path: str) -> Config:
             hint += ('; wheels of mmdet have no `mmdet.configs`: install mmdet from a checkout, '
                        "or inherit by `_base_ = 'mmdet::...'`")
         raise UnreadableConfig(f'config {path!r} cannot be read: {error}; {hint}') from error
-    if hasattr(config, '_imported_names'):  # of the pure Python style
+    if hasattr(config, '_imported_names'):  # the pure Python style
         import_modules_from_strings(**(config.get('custom_imports') or {'imports': None}))
     drop_scopes(config._cfg_dict, config.get('default_scope'))
     return config
 
 
 def import_names(value: Any) -> None:
-    """Import what a config of the pure Python style imports and uses, which MMEngine puts off.
+    """Import the names that a pure Python config uses; MMEngine imports them lazily.
 
     Args:
         value: A part of a config.
 
     Raises:
-        UnreadableConfig: A module, or a name in it, is not there.
+        UnreadableConfig: A module, or a name in it, does not exist.
     """
     if isinstance(value, (LazyObject, LazyAttr)):
         try:
@@ -117,11 +118,11 @@ def import_names(value: Any) -> None:
 
 
 def drop_scopes(value: Any, scope: str | None) -> None:
-    """Remove each ``_scope_`` that changes nothing, in place.
+    """Remove every ``_scope_`` that has no effect, in place.
 
     Args:
         value: A part of a config.
-        scope: Of what is around it.
+        scope: The surrounding scope.
     """
     if isinstance(value, dict):
         if value.get('_scope_') in (None, scope):

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Result files: whole or not there, and never in place of an earlier one."""
+"""Result files: complete or absent, and never overwriting an earlier one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ UNFINISHED = '.unfinished'
 
 
 def unique_path(path: str, *beside: str) -> str:
-    """``path`` if nothing is there, else the first free one of name_2.ext, name_3.ext, ...; free
-    with each extension in ``beside`` (with its dot), too."""
+    """``path`` if it is free, else the first free one of name_2.ext, name_3.ext, ...; it must also
+    be free with each extension in ``beside`` (given with its dot)."""
     return next(name for name in _numbered(path) if not any(map(osp.lexists, (
         name, *(osp.splitext(name)[0] + extension for extension in beside)))))
 
 
 def unique_name(name: str, taken: set[str]) -> str:
-    """:func:`unique_path` among the names in ``taken``, which it joins."""
+    """:func:`unique_path` among the names in ``taken``, to which the result is added."""
     name = next(name for name in _numbered(name) if name not in taken)
     taken.add(name)
     return name
@@ -40,18 +40,18 @@ def _numbered(path: str) -> Iterator[str]:
 
 
 def nearest_folder(path: str | os.PathLike) -> Path:
-    """``path`` itself, or the nearest folder above it that is there."""
+    """``path`` itself, or its nearest parent folder that exists."""
     path = Path(os.path.abspath(path))
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 @contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A folder to fill, which is at ``path`` when the block ends well, and nowhere if it fails;
-    so are folders above it that are missing.
+    """A folder to fill. It appears at ``path`` if the block succeeds and not at all if it fails;
+    the same applies to missing parent folders.
 
     Raises:
-        FileExistsError: There is something at ``path``; it is left as it is.
+        FileExistsError: ``path`` exists; it is left unchanged.
     """
     path = Path(os.path.abspath(path))
     refuse_existing(path)
@@ -68,17 +68,17 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def refuse_existing(path: str | os.PathLike) -> None:
-    """Raises FileExistsError, which says so, if there is something at ``path``."""
+    """Raise FileExistsError with a clear message if ``path`` exists."""
     if osp.lexists(path):
-        raise FileExistsError(f'{path} is there already; remove it or name another folder')
+        raise FileExistsError(f'{path} already exists; remove it or name another folder')
 
 
 @contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write, which is at ``path``, in place of what was there, when the block ends well:
-    a process that is killed at any byte leaves the old file or the new one, whole and on disk.
+    """A file to write. It replaces ``path`` when the block succeeds: a process killed at any time
+    leaves either the old file or the new one, complete and on disk.
 
-    What a killed process wrote stays beside it as ``path`` with :data:`UNFINISHED` added.
+    The data a killed process wrote stay beside it as ``path`` with :data:`UNFINISHED` appended.
     """
     path = os.fspath(path)
     unfinished = path + UNFINISHED
@@ -100,7 +100,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: str, content: bytes) -> str:
-    """Write a file so that a reader sees all of it or nothing, with its folders.
+    """Write a file and its parent folders so that a reader sees either all of it or nothing.
 
     Returns:
         Where it was written: ``unique_path(path)``.
@@ -120,17 +120,17 @@ def write_jsonl(path: str, rows: Iterable[dict]) -> str:
 def to_jsonl(rows: Iterable[dict]) -> bytes:
     """JSON lines (UTF-8), converted by :func:`jsonable`."""
     lines = [json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + '\n' for row in rows]
-    # Half of a surrogate pair, which model text may hold, becomes the JSON escape of itself.
+    # A lone surrogate, which model text may contain, is written as its JSON escape.
     return ''.join(lines).encode('utf-8', 'backslashreplace')
 
 
 def read_jsonl(path: str) -> Iterator[dict]:
-    """Yield the objects of a file of JSON lines; an unreadable last line, which a killed run may
-    leave cut off, is left out.
+    """Yield the objects in a JSON lines file. An unreadable last line, which a killed run may
+    leave cut off, is skipped.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: Another line is no JSON object.
+        FileNotFoundError: There is no such file.
+        ValueError: Another line is not a JSON object.
     """
     fault = ''
     with open(path, encoding='utf-8', errors='replace') as file:
@@ -151,10 +151,11 @@ def read_jsonl(path: str) -> Iterator[dict]:
 
 
 def jsonable(value: Any) -> Any:
-    """Tensors, arrays, tuples and dataclasses as plain JSON data; what is not finite as None.
+    """Convert tensors, arrays, tuples and dataclasses to plain JSON data; non-finite numbers become
+    None.
 
     Raises:
-        TypeError: Something that JSON has no form for.
+        TypeError: A value has no JSON form.
     """
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
@@ -162,7 +163,7 @@ def jsonable(value: Any) -> Any:
         return [jsonable(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return jsonable(dataclasses.asdict(value))
-    if hasattr(value, 'tolist'):  # of NumPy and torch, which are not imported for this
+    if hasattr(value, 'tolist'):  # NumPy and torch, without importing them
         return jsonable(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""KEY=VALUE of a command line: how a value is read, and how it changes a config."""
+"""KEY=VALUE on a command line: how a value is parsed, and how it changes a config."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config.config import BASE_KEY, DELETE_KEY, RESERVED_KEYS
 
-MAX_DEPTH = 50  # of brackets in brackets
+MAX_DEPTH = 50  # nested brackets
 _BRACKETS = {'[': ']', '(': ')', '{': '}'}
 _CALL = re.compile(r'(dict|list|tuple|set)\(')
 _QUOTED = re.compile(r'''(['"])((?:(?!\1)[^\\]|\\.)*)\1''', re.S)
-# Python's; another backslash is one, there as here.
+# Python's escapes; any other backslash is kept, as in Python.
 _ESCAPE = re.compile(r'''\\(?:[\n\\'"abfnrtv]|[0-7]{1,3}|x[\da-fA-F]{2}|u[\da-fA-F]{4}|'''
                      r'U[\da-fA-F]{8}|N\{[^}]+\})')
-# What mmengine replaces whenever it reads a config file, as that which a run writes.
+# What mmengine replaces whenever it reads a config file, including the one that a run writes.
 _REPLACED = re.compile(r'''\{\{\s*(?:file(?:Dirname|Basename|BasenameNoExtension|Extname)|'''
                        rf'''{BASE_KEY}\.[\w.]+)\s*\}}\}}|\{{\{{['"]?\s*\$\w+\s*:''')
 
 
 class KeyValueError(ValueError):
-    """A KEY=VALUE that cannot be read, or does not fit the config."""
+    """A KEY=VALUE that cannot be parsed or does not fit the config."""
 
 
 class KeyValues(argparse.Action):
-    """Arguments KEY=VALUE, as a dict of :func:`parse_key_value`; what cannot be read is a usage
-    error. An option that is repeated adds to what it had."""
+    """Arguments KEY=VALUE, as a dict of :func:`parse_key_value`; an invalid one is a usage error.
+    Repeating the option adds to the earlier values."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
                  values: Any, option_string: str | None = None) -> None:
@@ -42,7 +42,7 @@ class KeyValues(argparse.Action):
                 key, value = parse_key_value(argument)
             except KeyValueError as error:
                 raise argparse.ArgumentError(self, str(error)) from None
-            # The last one counts, in its place: what is in it comes before or after it.
+            # The last one counts, at its position: a key within it may come before or after it.
             read.pop(key, None)
             read[key] = value
         setattr(namespace, self.dest, read)
@@ -52,31 +52,31 @@ def parse_key_value(argument: str) -> tuple[str, Any]:
     """The key and the value (:func:`parse_value`) of an argument KEY=VALUE.
 
     Raises:
-        KeyValueError: It cannot be read; the message shows it.
+        KeyValueError: It cannot be parsed; the message shows it.
     """
     shown = repr(argument if len(argument) <= 200 else argument[:200] + '...')
     key, equals, text = argument.partition('=')
     if not equals or not all(key.split('.')) or re.search(r'\s', key):
         raise KeyValueError(f'should be KEY=VALUE, a KEY names and numbers with dots between them, '
-                            f'but got {shown}; correct it (where VALUE has blanks, quotes go '
-                            f"around all of it: 'KEY=VALUE')")
+                            f'but got {shown}; correct it (if VALUE has blanks, quote the complete '
+                            f"argument: 'KEY=VALUE')")
     try:
         return key, parse_value(text)
     except KeyValueError as error:
-        raise KeyValueError(f'{shown} cannot be read: {error}; correct it, or put a text in quotes '
-                            f"of its own: '{key[:100]}=\"TEXT\"'") from None
+        raise KeyValueError(f'{shown} cannot be read: {error}; correct it, or quote a text '
+                            f"separately: '{key[:100]}=\"TEXT\"'") from None
 
 
 def parse_value(text: str) -> Any:
-    """What a value means; nothing in it is ever evaluated.
+    """Parse a value; nothing in it is ever evaluated.
 
-    The first that fits: a number, ``True``, ``False`` (in any case) or ``None``; a text in quotes,
+    The first match counts: a number, ``True``, ``False`` (in any case) or ``None``; a quoted text,
     as in Python; ``[...]``, ``(...)``, ``{key: ...}`` and ``dict(key=...)`` of values, in which
-    texts without comma need no quotes; values with commas between them, a list, where none is an
-    unquoted text with blanks; anything else is a text, as it stands.
+    texts without a comma need no quotes; comma-separated values, a list, unless one of them is an
+    unquoted text with blanks; anything else is a text, unchanged.
 
     Raises:
-        KeyValueError: A bracket that should be one of these is none.
+        KeyValueError: A bracket is not one of these.
 
     Example:
         >>> parse_value('1,a'), parse_value('[(1,a),dict(b=None)]'), parse_value('Find a, then b')
@@ -94,7 +94,7 @@ def parse_value(text: str) -> Any:
         if has_blanks:
             return text
         raise
-    if not pieces[-1]:  # `1,` is a list of one
+    if not pieces[-1]:  # `1,` is a list with one entry
         pieces.pop()
     values = [_read(piece) for piece in pieces]
     if not all(pieces) or len(text) == len(pieces[0]) or any(
@@ -105,11 +105,11 @@ def parse_value(text: str) -> Any:
             for piece, value in zip(pieces, values, strict=True)]
 
 
-_PLAIN: Any = object()  # what _read gives for an unquoted text
+_PLAIN: Any = object()  # returned by _read for an unquoted text
 
 
 def _read(text: str) -> Any:
-    """A value without commas of its own; ``_PLAIN`` for an unquoted text."""
+    """A value without top-level commas; ``_PLAIN`` for an unquoted text."""
     text = text.strip()
     for number in (int, float, lambda digits: int(digits, 0)):  # the last reads 0xff
         try:
@@ -131,7 +131,7 @@ def _read(text: str) -> Any:
         return _PLAIN  # a text that begins with a bracket
     inside = text[start + 1:-1]
     if text[0] == '{' and end and inside.strip() and not re.search('[:,]', inside):
-        return _PLAIN  # a placeholder of a text: {question}
+        return _PLAIN  # a placeholder in a text: {question}
     if end is None:
         raise KeyValueError('its brackets do not match')
     if call and call[1] != 'dict':
@@ -165,12 +165,12 @@ def _item(text: str) -> Any:
 
 
 def _items(inside: str) -> list[str]:
-    """What stands between the commas within a bracket."""
+    """The parts between the commas inside a bracket."""
     items = _split(inside, ',')
     if not items[-1].strip():
         items.pop()
     if not all(item.strip() for item in items):
-        raise KeyValueError('between two commas in it is nothing')
+        raise KeyValueError('there is nothing between two commas in it')
     return items
 
 
@@ -178,11 +178,11 @@ def _unescape(match: re.Match) -> str:
     try:
         return ast.literal_eval(f'"{match[0]}"')
     except SyntaxError:
-        raise KeyValueError(f'{match[0]!r} in it is no character') from None
+        raise KeyValueError(f'{match[0]!r} in it is not a character') from None
 
 
 def _walk(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
-    """Place and character of all that is not within quotes, which open where a value begins."""
+    """Index and character of everything outside quotes, which open where a value begins."""
     place, opens = start, True
     while place < len(text):
         quoted = _QUOTED.match(text, place) if opens else None
@@ -196,13 +196,13 @@ def _walk(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
 
 
 def _closing(text: str, start: int) -> int | None:
-    """Where the bracket at ``start`` is closed; None if it is not."""
+    """Index at which the bracket at ``start`` is closed; None if it is not."""
     awaited: list[str] = []
     for place, char in _walk(text, start):
         if char in _BRACKETS:
             awaited.append(_BRACKETS[char])
             if len(awaited) > MAX_DEPTH:
-                raise KeyValueError(f'brackets stand in each other more than {MAX_DEPTH} deep')
+                raise KeyValueError(f'brackets are nested more than {MAX_DEPTH} deep')
         elif char in _BRACKETS.values():
             if awaited.pop() != char:
                 return None
@@ -212,7 +212,7 @@ def _closing(text: str, start: int) -> int | None:
 
 
 def _split(text: str, separator: str, most: int = -1) -> list[str]:
-    """The pieces of a text between separators that are in no quotes and no brackets."""
+    """The pieces of a text between separators outside quotes and brackets."""
     awaited: list[str] = []
     ends: list[int] = []
     for place, char in _walk(text):
@@ -230,14 +230,14 @@ def _split(text: str, separator: str, most: int = -1) -> list[str]:
 
 
 def override(config: Config, options: Mapping[str, Any]) -> None:
-    """Changes entries of a config, one after the other, as mmengine's ``merge_from_dict`` does, and
-    where that fails, too: an entry of a list may be any value, and what is None may become a dict.
+    """Change entries of a config one by one, as mmengine's ``merge_from_dict`` does, and also where
+    that fails: an entry of a list may be any value, and None may become a dict.
 
     Args:
-        config: What is changed; parts that other entries share are copied.
-        options: Keys with dots between names to values. An entry of a list is named by its number,
-            its ``type`` (without what stands before the last dot) or its ``name``. A dict is merged
-            into one that is there, unless it has ``_delete_=True``; anything else replaces.
+        config: The config to change; parts shared with other entries are copied.
+        options: Dotted keys to values. An entry of a list is named by its number, its ``type``
+            (without anything before the last dot) or its ``name``. A dict is merged into an
+            existing one unless it has ``_delete_=True``; anything else replaces the old value.
 
     Raises:
         KeyValueError: A key that the config has no place for.
@@ -265,7 +265,7 @@ def override(config: Config, options: Mapping[str, Any]) -> None:
 
 
 def _find(holder: Any, name: str, where: str) -> str | int:
-    """What an entry of a dict or a list is found by."""
+    """The key or index of an entry of a dict or a list."""
     if isinstance(holder, (Config, dict)):
         return name
     if not isinstance(holder, list):
@@ -282,12 +282,12 @@ def _find(holder: Any, name: str, where: str) -> str | int:
 
 
 def _type_name(kind: Any) -> str:
-    """The name of a class, by which or by whose import path a config calls it."""
+    """The name of a class, by which (or by its import path) a config refers to it."""
     return (kind.__name__ if isinstance(kind, type) else str(kind)).rpartition('.')[2]
 
 
 def _merge(value: dict, old: Any, key: str) -> dict:
-    """What a dict makes of the one that is there."""
+    """Merge a dict into the existing value."""
     value = dict(value)
     if value.pop(DELETE_KEY, False) or old is None:
         return value
@@ -301,7 +301,7 @@ def _merge(value: dict, old: Any, key: str) -> dict:
 
 
 def _as_config(value: Any) -> Any:
-    """The same with dicts that have their entries as attributes, too."""
+    """The same value, with dicts that also have their entries as attributes."""
     if isinstance(value, dict):
         return ConfigDict(value)
     if isinstance(value, (list, tuple)):

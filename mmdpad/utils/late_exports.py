@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Packages whose names are imported when they are first used (PEP 562)."""
+"""Packages whose names are imported on first use (PEP 562)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def late_exports(package: str, places: Mapping[str, Iterable[str]]
                  ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The ``__getattr__`` and ``__dir__`` of a package.
 
-    Its ``__init__.py`` has the same imports below ``if TYPE_CHECKING:`` and the names in
+    Its ``__init__.py`` repeats the imports below ``if TYPE_CHECKING:`` and lists the names in
     ``__all__``, for tools that read it.
 
     Args:
         package: Its ``__name__``.
-        places: Submodule -> the names in it that the package exports. A submodule without any is
-            exported itself.
+        places: Submodule -> the names that the package exports from it. A submodule without names
+            is exported itself.
 
     Raises:
-        ValueError: A name is that of the submodule that it is in, whose import would replace it.
+        ValueError: A submodule exports its own name; importing the submodule would replace it.
     """
     for module, names_in in places.items():
         if module in names_in:

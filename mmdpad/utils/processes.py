@@ -13,16 +13,16 @@ import torch.distributed as dist
 
 
 def join_processes(launcher: str, timeout: float | None = None) -> None:
-    """Join the processes of a CPU run by gloo; they part at exit.
+    """Join the processes of a CPU run with gloo; they separate at exit.
 
-    mmengine's own start of processes sets a CUDA device; it leaves a started group alone.
+    mmengine's own start-up sets a CUDA device, but it does not touch an existing process group.
 
     Args:
         launcher: 'pytorch' (torchrun) or 'slurm' (srun).
-        timeout: Seconds after which a process that waits for the others gives up.
+        timeout: Seconds after which a process stops waiting for the others.
 
     Raises:
-        SystemExit: Another launcher, or the process was not started by it.
+        SystemExit: The launcher is another one, or did not start the process.
     """
     try:
         if launcher == 'slurm':
@@ -31,7 +31,7 @@ def join_processes(launcher: str, timeout: float | None = None) -> None:
             raise KeyError('RANK')
     except KeyError as error:
         raise SystemExit(
-            f'--launcher {launcher}: without a GPU processes should be started by torchrun '
+            f'--launcher {launcher}: without a GPU, processes should be started by torchrun '
             f'(tools/dist_train.sh) or srun (tools/slurm_train.sh), but {error} is not in the '
             f'environment; use one of these') from error
     dist.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
@@ -39,14 +39,14 @@ def join_processes(launcher: str, timeout: float | None = None) -> None:
 
 
 def _part() -> None:
-    """Ends gloo's threads before the interpreter. They end with the last that holds their group,
-    such as a model in parts, which belongs to a cycle."""
+    """End gloo's threads before the interpreter exits. They end with the last object that holds
+    their group, such as a sharded model, which is part of a reference cycle."""
     gc.collect()
     dist.destroy_process_group()
 
 
 def _take_over_slurm() -> None:
-    """Say in torchrun's words what srun has put into the environment."""
+    """Translate srun's environment variables into torchrun's."""
     os.environ.update(RANK=os.environ['SLURM_PROCID'], WORLD_SIZE=os.environ['SLURM_NTASKS'],
                       LOCAL_RANK=os.environ['SLURM_LOCALID'])
     os.environ.setdefault('MASTER_PORT', '29500')

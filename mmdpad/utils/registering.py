@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What mmengine and mmdet's users call before they build parts by name."""
+"""Called by mmengine and by mmdet users before they build parts by name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _WITH_CLASSES = ('apis.reason_seg_inferencer', 'datasets.registered', 'datasets.
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:
-    """Imports whatever registers a class, as mmdet's function of this name does; mmengine's
-    ``get_model('mmdpad::dpad/tiny_shapes.py')`` calls it.
+    """Import every module that registers a class, like mmdet's function of the same name;
+    mmengine's ``get_model('mmdpad::dpad/tiny_shapes.py')`` calls it.
 
     Args:
-        init_default_scope: Look names up in the scope 'mmdpad' from now on.
+        init_default_scope: Whether to look names up in the scope 'mmdpad' from now on.
     """
     for name in _WITH_CLASSES:
         importlib.import_module(f'mmdpad.{name}')

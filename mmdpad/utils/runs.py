@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A run's work dir: one training at a time, and what it leaves there: ``TIME/`` for each start,
+"""A run's work dir: one training at a time, and its contents: ``TIME/`` for each start, with
 ``TIME/vis_data/`` in it."""
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ _PICTURE = re.compile(r'val_answer_(\d+)_(\d+)\.png')
 
 @contextmanager
 def lock_work_dir(work_dir: str | Path) -> Iterator[None]:
-    """Keeps other trainings out of a work dir, which would write over each other's checkpoints.
+    """Keep other training runs out of a work dir, where they would overwrite each other's
+    checkpoints.
 
-    The lock is the process's: it ends with it, however that ends, and is not handed on to workers.
-    A file system that has no locks is taken as it is.
+    The lock belongs to the process: it ends with the process in any case, and workers do not
+    inherit it. On a file system without locks there is none.
 
     Raises:
-        SystemExit: Another process has it (which one is in the file ``.lock``), or it cannot be
-            written to.
+        SystemExit: Another process holds the lock (the file ``.lock`` says which), or the work dir
+            is not writable.
     """
     try:
         Path(work_dir).mkdir(parents=True, exist_ok=True)
-        file = Path(work_dir, '.lock').open('a+')
+        file = Path(work_dir, '.lock').open('a+')  # noqa: SIM115
     except OSError as error:
         raise SystemExit(f'{str(work_dir)!r} cannot be written to ({error.strerror}); name another '
                          f'folder by --work-dir') from error
@@ -43,8 +44,8 @@ def lock_work_dir(work_dir: str | Path) -> Iterator[None]:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 file.seek(0)
                 raise SystemExit(
-                    f'another training writes to {str(work_dir)!r} ({file.read().strip()}): let '
-                    f'it end, or name another folder by --work-dir') from None
+                    f'another training writes to {str(work_dir)!r} ({file.read().strip()}): wait '
+                    f'until it ends, or name another folder by --work-dir') from None
         file.truncate(0)
         file.write(f'process {os.getpid()} on {socket.gethostname()}, since '
                    f'{datetime.now():%Y-%m-%d %H:%M:%S}\n')
@@ -53,28 +54,28 @@ def lock_work_dir(work_dir: str | Path) -> Iterator[None]:
 
 
 def training_logs(work_dir: str | Path) -> list[Path]:
-    """The logged numbers of a run, oldest first; a resumed one has several files. Tests write
+    """Files with the logged numbers of a run, oldest first; a resumed run has several. Tests write
     none."""
     return [path for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
             if path.stat().st_size]
 
 
 def rollout_logs(work_dir: str | Path) -> list[Path]:
-    """What the first process wrote by :class:`RolloutLogHook`, oldest first."""
+    """The logs that :class:`RolloutLogHook` wrote in the first process, oldest first."""
     return sorted(Path(work_dir).glob('*/rollouts.jsonl'))
 
 
 def raised_alarms(work_dir: str | Path) -> list[str]:
-    """What :class:`AlarmHook` said, in the order of time; a resumed run may say the same again,
-    which counts once."""
+    """The messages of :class:`AlarmHook` in chronological order; a message that a resumed run
+    repeats is listed once."""
     found = [match[1] for path in sorted(Path(work_dir).glob('*/*.log'))
              for match in _ALARM.finditer(path.read_text(encoding='utf-8', errors='replace'))]
     return list(dict.fromkeys(found))
 
 
 def answer_pictures(work_dir: str | Path) -> dict[int, dict[int, Path]]:
-    """The pictures that :class:`AnswerPictureHook` drew of validations: sample -> iteration ->
-    file, both rising; of two of an iteration the later one."""
+    """The pictures that :class:`AnswerPictureHook` drew in validation: sample -> iteration ->
+    file, both ascending; if an iteration has two, the later one."""
     found: dict[int, dict[int, Path]] = defaultdict(dict)
     for path in sorted(Path(work_dir).glob('*/vis_data/vis_image/*.png')):
         if match := _PICTURE.fullmatch(path.name):

@@ -1,9 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Pickles that hold nothing but data.
+"""Pickles that contain only data.
 
-A pickle is a program: whoever opens an unknown one with :func:`pickle.load` runs what its author
-liked. Lists, dicts, text and numbers need none of the operations that can do harm, so a file that
-has any other is refused, and nothing that it names is looked up.
+A pickle is a program: opening an untrusted one with :func:`pickle.load` runs its author's code.
+Lists, dicts, text and numbers need none of the operations that can do harm, so a file with any
+other operation is refused, and no name in it is looked up.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _PLAIN = frozenset('''
     UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
     EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
     EMPTY_DICT DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET'''.split())
-# These look a name up, and `find_class` refuses them by that name.
+# These look up a name, and `find_class` refuses them by that name.
 _NAMING = frozenset(('GLOBAL', 'STACK_GLOBAL', 'INST'))
-# What an unpickler raises on operations whose order or arguments make no sense.
+# Exceptions of an unpickler for operations with an invalid order or arguments.
 LOAD_ERRORS = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError,
                AttributeError, AssertionError, OverflowError, MemoryError, struct.error)
 
@@ -37,13 +37,13 @@ def load_safe_pickle(path: str | os.PathLike) -> Any:
 
     Plain are None, bool, int, float, str, bytes, list, tuple, dict, set and frozenset (sets as
     written by protocol 4 or newer). Python 2's ``str`` becomes ``str``: its bytes are read as UTF-8
-    or, where those of any text are not UTF-8, all as Latin-1. A broken or hostile file runs no
-    code, and takes no more memory than some times its size.
+    or, if any text is not valid UTF-8, all as Latin-1. A broken or hostile file runs no code, and
+    memory use is limited to a few times its size.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It holds something else, is cut short or is no pickle; the message names the
-            file and the hint.
+        ValueError: It contains something else, is truncated or is not a pickle; the message names
+            the file and the hint.
     """
     content = Path(path).read_bytes()
     try:
@@ -56,16 +56,16 @@ def load_safe_pickle(path: str | os.PathLike) -> Any:
                          f'{error}; if you trust the file, load it yourself, convert what it '
                          'holds (NumPy: `.tolist()` or `.item()`) and write it again') from None
     except LOAD_ERRORS as error:
-        raise ValueError(f'{path} should be a whole pickle, but cannot be read as one ({error!r}); '
-                         'download or write it again') from error
+        raise ValueError(f'{path} should be a complete pickle, but cannot be read as one '
+                         f'({error!r}); download or write it again') from error
 
 
 class _NotPlain(Exception):
-    """The file may be a good pickle, but of more than plain data."""
+    """The file may be a valid pickle, but it contains more than plain data."""
 
 
 def _only_plain(code: int, load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """What to do at an operation: ``load`` it if plain data needs it, else refuse."""
+    """The handler of an operation: ``load`` it if plain data needs it, else refuse."""
     name = pickletools.code2op[chr(code)].name
     if name in _PLAIN | _NAMING:
         return load
@@ -77,10 +77,10 @@ def _only_plain(code: int, load: Callable[[Any], None]) -> Callable[[Any], None]
 
 
 class _PlainUnpickler(pickle._Unpickler):
-    """Python's unpickler with a table of operations that is cut down to plain data.
+    """Python's unpickler with its table of operations reduced to plain data.
 
-    The one written in Python: the faster one in C has no such table, and this one takes memory for
-    what it has read, not for what a file announces.
+    It is the pure Python version: the faster C version has no such table, and this one allocates
+    memory for the data it has read, not for the size a file declares.
     """
 
     dispatch = {code: _only_plain(code, load)

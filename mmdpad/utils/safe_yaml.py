@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""YAML that holds nothing but data.
+"""YAML that contains only data.
 
 mmengine's own reader of YAML configs can run code.
 """
@@ -16,7 +16,7 @@ _PYTHON = 'tag:yaml.org,2002:python/'
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, and tuples, as mmengine writes them."""
+    """PyYAML's safe loader, plus tuples as mmengine writes them."""
 
 
 def _tuple(loader: _PlainLoader, node: yaml.Node) -> tuple:
@@ -39,5 +39,5 @@ class _PlainYamlHandler(YamlHandler):
 
 
 def read_yaml_plainly() -> None:
-    """Makes mmengine read ``.yaml`` and ``.yml`` so, in configs and their bases."""
+    """Make mmengine read ``.yaml`` and ``.yml`` this way, in configs and their bases."""
     register_handler(['yaml', 'yml'])(_PlainYamlHandler)

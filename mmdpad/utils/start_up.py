@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How our commands start: without imports that the work does not need, and without warnings that
-nobody who reads them can act on. `import mmdpad` does neither; the import of the inferencer's
-class leaves out what it does not need, and keeps the warnings.
+"""How our commands start: without imports that the work does not need, and without third-party
+warnings that the user cannot act on. `import mmdpad` changes neither; importing the inferencer
+class skips what it does not need, but keeps the warnings.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from typing import Any
 from mmengine.fileio import file_client
 from mmengine.logging import print_log
 
-# What others warn of in code of their own: text (a regular expression), category, module.
+# Misleading third-party warnings: text (a regular expression), category, module.
 _OF_OTHERS: tuple[tuple[str, type[Warning], str], ...] = (
     ('pkg_resources is deprecated', UserWarning, ''),
     ('pkg_resources is deprecated', DeprecationWarning, ''),
     ('Deprecated call to `pkg_resources', DeprecationWarning, ''),
 )
 _FILE_CLIENT = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
-# The packages of which mmengine registers optimizers that take seconds to import.
+# The packages whose optimizers mmengine registers, at the cost of seconds of import.
 _LATE = ('bitsandbytes', 'transformers')
 
 
 @contextmanager
 def start_command() -> Iterator[None]:
-    """Around a command's heavy imports, and its building of models: Python's garbage collector
-    waits, and passes over what was made here from then on.
+    """Wrap a command's heavy imports and model building: Python's garbage collector pauses, and
+    afterwards ignores the objects made here.
 
-    Imports make a million objects and next to no garbage; looking through them again and again
-    takes a fifth of a start, and at exit a second more. Once in a process is enough, and later it
-    changes nothing.
+    Imports make a million objects and next to no garbage; scanning them repeatedly takes a fifth
+    of the start, and another second at exit. Once per process is enough; later calls change
+    nothing.
     """
     silence_others()
     if gc.get_freeze_count():
@@ -51,31 +51,31 @@ def start_command() -> Iterator[None]:
 
 
 def silence_others() -> None:
-    """Ignore the warnings of :data:`_OF_OTHERS`, and mmengine's own of its own file client."""
+    """Ignore the warnings in :data:`_OF_OTHERS`, and mmengine's about its own file client."""
     for message, category, module in _OF_OTHERS:
         warnings.filterwarnings('ignore', message, category, module)
     file_client.print_log = _print_others
 
 
 def _print_others(msg: Any, *args: Any, **kwargs: Any) -> None:
-    """mmengine's ``print_log`` for its file client, without what that says of itself."""
+    """mmengine's ``print_log`` for its file client, without the file client's deprecation notes."""
     if not str(msg).startswith(_FILE_CLIENT):
         print_log(msg, *args, **kwargs)
 
 
 def import_mmengine() -> None:
-    """Import mmengine's optimizers, as nearly all of mmengine and mmdet does, but those of
-    bitsandbytes and transformers only when a name is looked up that is not of torch.
+    """Import mmengine's optimizers, as nearly all of mmengine and mmdet does, but import those of
+    bitsandbytes and transformers only when a name is looked up that torch does not have.
 
-    mmengine registers them at import, whether a config names one or not, which takes 3 of the 8
-    seconds of a start. Whoever looks for one finds it all the same (:class:`_LateOptimizers`).
-    Does nothing where mmengine's are imported already, or these packages are.
+    mmengine registers them at import, whether or not a config names one, which takes 3 of the 8
+    seconds of a start. A lookup still finds them (:class:`_LateOptimizers`). Does nothing if
+    mmengine's optimizers or these packages have already been imported.
     """
     name = 'mmengine.optim.optimizer.builder'
     late = [package for package in _LATE if package not in sys.modules]
     if name in sys.modules or not late:
         return
-    import torch  # noqa: F401 so that nothing but mmengine is imported below
+    import torch  # noqa: F401 so that only mmengine is imported below
     with _hidden(late):
         from mmengine.optim.optimizer import builder
     optimizers = builder.OPTIMIZERS
@@ -84,8 +84,8 @@ def import_mmengine() -> None:
 
 @contextmanager
 def _hidden(packages: list[str]) -> Iterator[None]:
-    """Where each is not to be had: ``import`` raises ModuleNotFoundError, as for one that is not
-    installed. None of it is imported in part."""
+    """Make packages unavailable: ``import`` raises ModuleNotFoundError, as if they were not
+    installed. None of them may be partially imported."""
     sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]
     try:
         yield
@@ -95,12 +95,12 @@ def _hidden(packages: list[str]) -> Iterator[None]:
 
 
 class _LateOptimizers(dict):
-    """The optimizers of mmengine's registry by name, of which some are registered when a name is
-    not found, or all are asked for.
+    """The optimizers in mmengine's registry by name; some of them are only registered when a name
+    is not found or all are requested.
 
     Args:
-        found: Those that are registered.
-        packages: Whose optimizers are not yet.
+        found: The registered optimizers.
+        packages: Packages whose optimizers are not registered yet.
     """
 
     def __init__(self, found: dict[str, type], packages: list[str]) -> None:
@@ -108,18 +108,18 @@ class _LateOptimizers(dict):
         self._packages = packages
 
     def _register(self) -> None:
-        packages, self._packages = self._packages, []  # registering looks names up itself
+        packages, self._packages = self._packages, []  # registering looks up names itself
         if not packages:
             return
         from mmengine.optim.optimizer import builder
         try:
             while packages:
-                # Each returns names, and mmengine keeps them so.
+                # Each returns names; mmengine stores them too.
                 names = getattr(builder, f'register_{packages[0]}_optimizers')()
                 getattr(builder, f'{packages[0].upper()}_OPTIMIZERS').extend(names)
                 del packages[0]
         finally:
-            self._packages = packages  # a package that cannot be imported says so again
+            self._packages = packages  # a package that cannot be imported fails again next time
 
     def __missing__(self, name: str) -> type:
         self._register()
@@ -133,7 +133,7 @@ class _LateOptimizers(dict):
         return super().__contains__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401 - it would call itself
 
     def __iter__(self):
         self._register()

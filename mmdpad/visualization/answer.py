@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""One picture per answer: what was asked, found, thought and said."""
+"""One picture per answer: question, mask, reasoning and caption."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mmdpad.geometry.masks import decode_mask
 
 from .text_panel import draw_text_panel
 
-# Told apart by people with any of the common kinds of color vision.
+# Distinguishable for people with the common kinds of color blindness.
 MASK, BOX, POINT, TRUTH = (0, 130, 255), (255, 170, 0), (225, 30, 90), (0, 190, 110)
-_SMALLEST, _LARGEST = 512, 1280  # bounds of the drawn image's longer side
+_SMALLEST, _LARGEST = 512, 1280  # limits of the drawn image's longer side
 _OPACITY = 0.45
 _BACKGROUND = 255
 
@@ -34,17 +34,17 @@ def draw_answer(image: np.ndarray,
                 panel: bool = True) -> np.ndarray:
     """Draw mask, boxes and points on the image, with the texts beside it or (if it is wide) below.
 
-    Small images are enlarged and large ones reduced, so that lines and letters can be read.
+    Small images are enlarged and large ones reduced so that lines and text are readable.
 
     Args:
         image: (H, W, 3) uint8 RGB, the original frame.
         mask: (H, W) bool, the predicted region.
         boxes: XYXY in pixels of ``image``.
         points: (x, y) in pixels of ``image``.
-        question, think, caption: What was asked, the reasoning, the anchored description.
+        question, think, caption: The question, the reasoning and the caption.
         gt_mask: (H, W) bool, the true region; drawn as an outline.
-        note: A further line, such as an IoU or the reason of a failure.
-        panel: Put the texts and a legend beside or below the image; without it there are none.
+        note: A further line, such as an IoU or the reason for a failure.
+        panel: Whether to put the texts and a legend beside or below the image.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -77,21 +77,21 @@ def draw_answer(image: np.ndarray,
 
 def draw_row(image: np.ndarray, row: Mapping[str, Any], note: str | None = None,
              with_thoughts: bool = True, panel: bool = True) -> np.ndarray:
-    """Draw what a line of a result file says.
+    """Draw a line of a result file.
 
     Args:
         image: (H, W, 3) uint8 RGB, the original frame.
-        row: Of :class:`ReasonSegMetric`; without ``mask`` and ``target`` (``save_masks``) no masks
-            are drawn.
-        note: Ends the picture; None for :func:`verdict`.
-        with_thoughts: Write chain and description into the panel, too.
+        row: A line of :class:`ReasonSegMetric`; without ``mask`` and ``target`` (``save_masks``),
+            no masks are drawn.
+        note: The last line of the picture; None for :func:`verdict`.
+        with_thoughts: Whether to add reasoning and caption to the panel.
         panel: As in :func:`draw_answer`.
 
     Returns:
         (h, w, 3) uint8 RGB.
 
     Raises:
-        ValueError: A mask is broken or of another size than the image.
+        ValueError: A mask is broken or has another size than the image.
     """
     mask, target = (None if row.get(name) is None else decode_mask(row[name])
                     for name in ('mask', 'target'))
@@ -103,21 +103,21 @@ def draw_row(image: np.ndarray, row: Mapping[str, Any], note: str | None = None,
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """How good the answer of a result file's line is, in words."""
+    """The quality of the answer in a result file's line, in words."""
     return f'unusable answer: {row["failure"]}' if row['failure'] else f'IoU {row["iou"]:.2f}'
 
 
 def draw_grid(pictures: Sequence[np.ndarray], columns: int | None = None, gap: int = 12
               ) -> np.ndarray:
-    """Pictures (uint8 RGB, any sizes) in rows, each at the top left of its cell.
+    """Arrange pictures (uint8 RGB, any sizes) in rows, each at the top left of its cell.
 
     Args:
         pictures: At least one.
-        columns: Pictures in a row; None for about as many rows as columns.
+        columns: Pictures per row; None for about as many rows as columns.
         gap: White pixels between cells.
 
     Raises:
-        ValueError: No picture, or ``columns`` not positive.
+        ValueError: There is no picture, or ``columns`` is not positive.
     """
     if not pictures or (columns is not None and columns < 1):
         raise ValueError(f'There should be pictures and at least one column, but got '
@@ -158,7 +158,7 @@ def draw_regions(image: np.ndarray, mask: np.ndarray | None, boxes: Sequence[Seq
         _outline(canvas, _resize_mask(gt_mask, size), TRUTH, line)
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    # Coordinates of a model's answer may lie anywhere; drawing needs them near the picture.
+    # Coordinates from a model may lie anywhere; drawing needs them near the picture.
     to_canvas = [size[0] / image.shape[1], size[1] / image.shape[0]]
     for box in boxes:
         corners = np.clip(np.array(box, float).reshape(2, 2) * to_canvas, 0, np.array(size) - 1)
@@ -179,7 +179,7 @@ def _resize_mask(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 def _outline(canvas: np.ndarray, region: np.ndarray, color: tuple[int, int, int],
              line: int) -> None:
-    """Draw the region's border into the canvas: the color on a wider white line."""
+    """Draw the region's outline into the canvas: the color on a wider white line."""
     contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP,
                                    cv2.CHAIN_APPROX_NONE)
     for thickness, ink in ((line + 2, (255, 255, 255)), (line, color)):
@@ -187,7 +187,7 @@ def _outline(canvas: np.ndarray, region: np.ndarray, color: tuple[int, int, int]
 
 
 def _stack(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
-    """Two pictures below (axis 0) or beside (axis 1) each other, the shorter one padded."""
+    """Join two pictures vertically (axis 0) or horizontally (axis 1); the shorter is padded."""
     other = 1 - axis
     longest = max(first.shape[other], second.shape[other])
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Training curves from the numbers that MMEngine writes."""
+"""Training curves from the numbers that MMEngine logs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mmdpad.utils import read_jsonl, write_atomically
 
 from .text_panel import printable
 
-# Where a figure is drawn matplotlib's are imported: answers, which share this package, need none.
+# matplotlib is imported where a figure is drawn: drawing answers, in this package too, needs none.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Series = dict[str, tuple[list[int], list[float]]]
 
-# Title, unit of the y axis, names of the series: a trailing '/' stands for all with this prefix,
-# and a signal for those of further terms, too, which have that name in front ('domain_s_roi').
+# Title, unit of the y axis, names of the series: a trailing '/' matches all names with this
+# prefix, and a signal also matches those of other terms, prefixed with their name ('domain_s_roi').
 _PANELS = (
     ('Mean reward', 'sum of weighted terms', ('reward',)),
     ('Reward terms', 'mean of each term, unweighted', ('reward/',)),
@@ -35,27 +35,27 @@ _PANELS = (
     ('Validation', 'percent', ('val: reasonseg/giou', 'val: reasonseg/ciou')),
 )
 _COLUMNS = 3
-_SHORT = 30  # from as many values on a curve is smoothed
-# Of several seeds.
+_SHORT = 30  # curves with at least this many values are smoothed
+# For several seeds.
 _SEEDS = (('reward', 'mean reward'), ('reward/discriminative', 'discriminative term'),
           ('reasoning_tokens', 'reasoning, tokens'), ('val: reasonseg/giou', 'validation gIoU, %'),
           ('val: reasonseg/ciou', 'validation cIoU, %'))
 
 
 def plot_curves(logs: str | Sequence[str], out_png: str) -> str:
-    """Draw reward, its terms, chain length, KL, entropy and validation IoU over training steps.
+    """Plot reward, its terms, reasoning length, KL, entropy and validation IoU over training steps.
 
     Args:
-        logs: ``vis_data/scalars.json`` of a run (or the ``.json`` beside it); of a resumed run all
-            of them, oldest first, see :func:`read_scalars`.
-        out_png: Where the picture goes; a taken name gets a number.
+        logs: ``vis_data/scalars.json`` of a run (or the ``.json`` beside it); for a resumed run
+            all of them, oldest first, see :func:`read_scalars`.
+        out_png: Path of the picture; a number is added if the name is taken.
 
     Returns:
         Path of the written PNG.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: A file is no log of MMEngine, or none has any of the known series.
+        FileNotFoundError: There is no such file.
+        ValueError: A file is not a log of MMEngine, or none has any of the known series.
     """
     logs = [logs] if isinstance(logs, str) else list(logs)
     series = read_scalars(*logs)
@@ -72,7 +72,7 @@ def plot_curves(logs: str | Sequence[str], out_png: str) -> str:
 
 
 def plot_panels(series: Series) -> dict[str, bytes]:
-    """The panels of :func:`plot_curves`, each as a PNG of its own: title -> file content."""
+    """The panels of :func:`plot_curves`, each as a separate PNG: title -> file content."""
     pictures = {}
     for panel in _panels(series):
         figure = _figure(5, 3.4)
@@ -82,16 +82,15 @@ def plot_panels(series: Series) -> dict[str, bytes]:
 
 
 def read_scalars(*logs: str) -> Series:
-    """Read the JSON lines of MMEngine's local visualisation backend.
+    """Read the JSON lines of MMEngine's local visualization backend.
 
     Args:
-        logs: Of one run, oldest first. Where a run was resumed, the later log counts from the
-            first training step in it on; what an earlier one has of these steps was trained anew.
+        logs: The logs of one run, oldest first. After a resume, the later log takes over from its
+            first training step; an earlier log's values from there on are dropped.
 
     Returns:
-        Name -> (steps, values), steps rising. Names of validation results start with 'val: '.
-        Where a step occurs twice in a log, the later line counts; values that are not finite are
-        left out.
+        Name -> (steps, values), steps ascending. Names of validation results start with 'val: '.
+        If a step occurs twice in a log, the later line counts; non-finite values are dropped.
 
     Raises:
         FileNotFoundError, ValueError: See :func:`mmdpad.utils.read_jsonl`.
@@ -104,7 +103,7 @@ def read_scalars(*logs: str) -> Series:
         points = {name: {step: value for step, value in by_step.items() if step < start}
                   for name, by_step in points.items()}
         for step, row in rows:
-            # MMEngine gives 'iter' to lines of training only.
+            # MMEngine adds 'iter' to training lines only.
             prefix = '' if 'iter' in row else 'val: '
             for name, value in row.items():
                 if isinstance(value, (int, float)) and math.isfinite(value):
@@ -114,14 +113,14 @@ def read_scalars(*logs: str) -> Series:
 
 
 def plot_seeds(runs: Mapping[str, Sequence[Sequence[str]]]) -> bytes | None:
-    """Draw reward, discriminative term, chain length and validation IoU of several arms: the mean
-    over seeds in a :func:`band` from the lowest to the highest.
+    """Plot reward, discriminative term, reasoning length and validation IoU for several arms: the
+    mean over seeds in a :func:`band` from the lowest to the highest.
 
     Args:
         runs: Title of an arm -> the logs of each seed, oldest first, see :func:`read_scalars`.
 
     Returns:
-        A PNG; None where no run has one of these series.
+        A PNG; None if no run has any of these series.
     """
     read = {arm: [read_scalars(*logs) for logs in seeds] for arm, seeds in runs.items()}
     panels = []
@@ -138,7 +137,7 @@ def plot_seeds(runs: Mapping[str, Sequence[Sequence[str]]]) -> bytes | None:
         axes = figure.add_subplot(rows, 2, number)
         for arm, (steps, mean, low, high) in found.items():
             look = dict(color=f'C{list(runs).index(arm) % 10}')
-            # matplotlib would set what is between dollars as a formula.
+            # matplotlib would typeset text between dollar signs as a formula.
             axes.plot(steps, mean, marker='o' if len(steps) < _SHORT else '', markersize=3,
                       label=printable(arm).replace('$', r'\$'), **look)
             axes.fill_between(steps, low, high, alpha=0.2, **look)
@@ -150,8 +149,8 @@ def plot_seeds(runs: Mapping[str, Sequence[Sequence[str]]]) -> bytes | None:
 
 def band(lines: Sequence[Mapping[int, float]]
          ) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
-    """Seeds' curves (step -> value) as the steps that all have, and mean, lowest and highest value
-    at each; long curves are smoothed first."""
+    """The steps that all seeds' curves (step -> value) share, and the mean, lowest and highest
+    value at each; long curves are smoothed first."""
     steps = sorted(set(lines[0]).intersection(*lines[1:]))
     values = [[line[step] for step in steps] for line in lines]
     if len(steps) >= _SHORT:
@@ -161,7 +160,7 @@ def band(lines: Sequence[Mapping[int, float]]
 
 
 def _panels(series: Series) -> list[tuple[str, str, Series]]:
-    """Title, unit and lines of each of :data:`_PANELS` that has any."""
+    """Title, unit and lines of each of :data:`_PANELS` that has data."""
     panels = [(title, unit, _select(series, names)) for title, unit, names in _PANELS]
     return [panel for panel in panels if panel[2]]
 
@@ -199,7 +198,7 @@ def _draw_panel(axes: Axes, title: str, unit: str, lines: Series) -> None:
     axes.set(title=title, xlabel='step', ylabel=unit)
     axes.grid(alpha=0.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(lines) > 2:  # above the plot, where it hides no line
+    if len(lines) > 2:  # above the plot, where it covers no line
         axes.legend(fontsize='x-small', ncols=3, loc='lower center', bbox_to_anchor=(0.5, 1.0))
         axes.set_title(title, pad=12 + 10 * math.ceil(len(lines) / 3))
     elif len(lines) > 1:
@@ -207,7 +206,8 @@ def _draw_panel(axes: Axes, title: str, unit: str, lines: Series) -> None:
 
 
 def _draw(axes: Axes, name: str, steps: list[int], values: list[float]) -> None:
-    """A line with a dot for each value; of a long series a smoothed line over the faint values."""
+    """A line with a dot for each value; for a long series, a smoothed line over the faint values.
+    """
     label = name.split('/')[-1] + (' (validation)' if name.startswith('val: ') else '')
     if len(values) < _SHORT:
         axes.plot(steps, values, marker='o', markersize=3, label=label)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Wrapped text with headings, as a picture."""
+"""Wrapped text with headings, rendered as a picture."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _MAX_CHARS, _MAX_LINES = 1500, 80
 
 def draw_text_panel(sections: Sequence[Section], legend: Sequence[Swatch], width: int,
                     font_size: int) -> np.ndarray:
-    """Sections of a bold heading and a wrapped text, above a line of color swatches.
+    """Draw sections with a bold heading and wrapped text, above a line of color swatches.
 
-    Texts longer than 1500 characters or 80 lines are cut, and say so. Characters that cannot be
-    drawn become a replacement sign; the font (DejaVu Sans) has Latin, Greek, Cyrillic, but no
-    Chinese.
+    Texts longer than 1500 characters or 80 lines are cut, which is indicated. Characters that
+    cannot be drawn become a replacement character; the font (DejaVu Sans) covers Latin, Greek and
+    Cyrillic, but not Chinese.
 
     Args:
-        sections: (heading, text) pairs; those with an empty text are left out.
+        sections: (heading, text) pairs; those with an empty text are skipped.
         legend: (name, RGB color) pairs.
         width: Width of the picture in pixels.
         font_size: Height of the letters in pixels.
 
     Returns:
-        (h, width, 3) uint8 RGB on white, as high as the text needs.
+        (h, width, 3) uint8 RGB on white, as tall as the text requires.
     """
     body, bold = load_font(font_size), load_font(font_size, bold=True)
     margin, line = font_size, round(font_size * 1.35)
@@ -76,28 +76,28 @@ def draw_text_panel(sections: Sequence[Section], legend: Sequence[Swatch], width
 
 @cache
 def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib ships."""
+    """DejaVu Sans, which ships with matplotlib."""
     name = 'DejaVuSans-Bold.ttf' if bold else 'DejaVuSans.ttf'
     path = osp.join(matplotlib.get_data_path(), 'fonts', 'ttf', name)
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def printable(text: str) -> str:
-    """Line breaks kept, tabs as blanks, other control characters and half surrogates replaced."""
+    """Keep line breaks, turn tabs into blanks, replace other control characters and surrogates."""
     text = text.replace('\r\n', '\n').replace('\t', ' ')
     return ''.join(c if c == '\n' or c.isprintable() else '\N{REPLACEMENT CHARACTER}'
                    for c in text)
 
 
 def shorten(text: str, limit: int = _MAX_CHARS) -> str:
-    """At most ``limit`` characters of the text, and how many more there are."""
+    """At most ``limit`` characters of the text, and the number of characters left out."""
     if len(text) <= limit:
         return text
     return f'{text[:limit]}… ({len(text) - limit} more characters)'
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """Lines no wider than ``width`` pixels; a word that is wider alone is broken anywhere."""
+    """Lines no wider than ``width`` pixels; a word that is too wide is broken anywhere."""
     lines = []
     for paragraph in text.split('\n'):
         line = ''

@@ -163,7 +163,7 @@ def _(folder: Path) -> None:
 
 
 @case('a chat template in tokenizer_config.json alone', refused='one in tokenizer_config.json is '
-      'not read')
+      'not used')
 def _(folder: Path) -> None:
     change_json(folder / 'tokenizer_config.json',
                 chat_template=(folder / 'chat_template.jinja').read_text())

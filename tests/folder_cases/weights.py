@@ -52,7 +52,7 @@ def _(folder: Path) -> None:
 
 
 @case('pytorch_model.bin with more than weights',
-      refused='pytorch_model.bin should hold names with tensors')
+      refused='pytorch_model.bin should map names to tensors')
 def _(folder: Path) -> None:
     torch.save(dict(epoch=3, state_dict=as_bin(folder)), folder / 'pytorch_model.bin')
 
@@ -160,7 +160,8 @@ def _(folder: Path) -> None:
         'lm_head.weight': state['model.embed_tokens.weight'].clone()})
 
 
-@case('a head that is tied and another', refused='config.json ties the output head .*other values')
+@case('a head that is tied and another',
+      refused='config.json ties the output head .*different values')
 def _(folder: Path) -> None:
     change_weights(folder, lambda state: state | {
         'lm_head.weight': state['model.embed_tokens.weight'] * 2})

@@ -95,8 +95,8 @@ def test_other_protocols_and_data_are_named():
         "protocols of 'A' and 'B' differ: split val and test; test_cfg.temperature 0 and 1; "
         'texts unknown and all',
         "data of 'A' and 'B' differ: items 30 and 29",
-        "protocols of 'A' and 'C' cannot be compared: one is not known",
-        "data of 'A' and 'C' cannot be compared: one is not known"]
+        "protocols of 'A' and 'C' cannot be compared: one is unknown",
+        "data of 'A' and 'C' cannot be compared: one is unknown"]
 
 
 def test_the_page():

@@ -138,7 +138,7 @@ def test_remedies_follow_from_the_numbers():
 
 
 def test_without_an_item_there_is_nothing_to_say():
-    with pytest.raises(ValueError, match='one item at least'):
+    with pytest.raises(ValueError, match='at least one item'):
         check_scores(scores_of([], [], []))
 
 
@@ -198,7 +198,7 @@ def test_the_best_source_of_captions_is_taken(tmp_path):
     ([], 'is empty'),
     ([dict(id='b', caption='c'), dict(image='b.jpg', question='the box', caption='d')],
      'lines 1 and 2 are about the same'),
-    ([dict(id=7, caption='c')], 'line 1 should name one item .* 2 are meant'),
+    ([dict(id=7, caption='c')], 'line 1 should name one item .* it names 2;'),
     ([dict(id='z', caption='c')], "None of the 1 captions .* 3 items .*'id': 'z'.*id 7, image"),
     ([dict(image='z.jpg', question='the box', caption='c')], 'None of the 1 captions'),
 ])
@@ -291,5 +291,5 @@ def test_data_without_targets_are_refused(monkeypatch):
         score_captions(reward, [striped([])], ITEMS[:1])
     item = striped(STRIPE)
     item['data_samples'] = SimpleNamespace()
-    with pytest.raises(ValueError, match='should give a prompt image and targets'):
+    with pytest.raises(ValueError, match='should give a model image and targets'):
         score_captions(reward, [item], ITEMS[:1])

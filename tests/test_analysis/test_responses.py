@@ -115,7 +115,7 @@ def test_the_tool_reads_relative_coordinates(run_tool, tmp_path):
     text = format_response('t', (250, 250, 750, 500), ((375, 312), (450, 375)), 'c')
     path = tmp_path / 'in.jsonl'
     path.write_text(json.dumps(dict(response=text, solution=SOLUTION)) + '\n')
-    found = run_tool(TOOL, path, '--coordinates', 'relative_1000', '--prompt-size', 40, 80)
+    found = run_tool(TOOL, path, '--coordinates', 'relative_1000', '--model-image-size', 40, 80)
     assert re.search(r'^box_iou +1$', found, re.M), found
 
 
@@ -123,7 +123,7 @@ def test_the_tool_names_what_is_wrong(run_tool, tmp_path):
     (tmp_path / 'empty.jsonl').touch()
     (tmp_path / 'config.py').write_text('a = 1')
     for arguments, message in (
-            (['none.jsonl'], "responses 'none.jsonl' is not there"),
+            (['none.jsonl'], "responses 'none.jsonl' does not exist"),
             ([tmp_path / 'empty.jsonl'], 'holds no lines'),
             ([GOLDEN, '--config', tmp_path / 'config.py'], 'has no `train_cfg.rewards`')):
         with pytest.raises(SystemExit, match=message):

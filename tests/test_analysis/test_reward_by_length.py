@@ -8,7 +8,7 @@ from mmdpad.prompts import format_response
 
 
 def lines(iteration, *responses, group=0):
-    """(words of the chain, box, form) for each response; total is box + 2 form."""
+    """(words of reasoning, box, form) for each response; total is box + 2 form."""
     return [dict(iter=iteration, group=group, total=box + 2 * form,
                  rewards=dict(box=box, form=form), response=respond(words))
             for words, box, form in responses]

@@ -33,8 +33,8 @@ def test_each_item_gets_its_line():
 
 
 @pytest.mark.parametrize('lines, message', [
-    ([line(1, 'a'), line('b', 'same')], r"none is to 1 \('b' 'same'\) of 3; add them"),
-    ([line(1, 'a'), *[line('b', 'same')] * 2, line(1, 'A')], r"also 1 \('1' 'a'\); remove what"),
+    ([line(1, 'a'), line('b', 'same')], r"none is for 1 \('b' 'same'\) of 3; add them"),
+    ([line(1, 'a'), *[line('b', 'same')] * 2, line(1, 'A')], r"also 1 \('1' 'a'\); remove du"),
     ([line(1, 'a'), *[line('b', 'same')] * 2, line('c', 'new')], r"also 1 \('c' 'new'\)"),
     ([dict(id=1, question='a'), line(None, 'a'), line(1, 2), line(1, 'a', 'rle')],
      r'lines \[1, 2, 3, 4\] do not \(4 in all\)'),
@@ -115,7 +115,7 @@ def test_bare_lines_and_null_masks(dataset_config, own_result):
 def test_an_unusable_prediction_is_named(change, message, dataset_config, own_result):
     lines = list(read_jsonl(str(own_result[0])))
     lines[3].update(change)
-    with pytest.raises(ValueError, match=f'The prediction to {lines[3]["id"]!r}.* cannot be used: '
+    with pytest.raises(ValueError, match=f'The prediction for {lines[3]["id"]!r}.* cannot be used: '
                        f'.*{message}'):
         score_predictions(DATASETS.build(without_pixels(dataset_config)), lines,
                           ReasonSegMetric())
@@ -177,7 +177,7 @@ def test_the_tool(run_tool, own_result, shapes_data, tmp_path):
     write_jsonl(str(tmp_path / 'few.jsonl'), list(read_jsonl(str(path)))[1:])
     for arguments, message in (
             ([tmp_path / 'few.jsonl', *options], 'Each item should have a prediction, but none is'),
-            ([tmp_path / 'no.jsonl', *options], 'is not there'),
+            ([tmp_path / 'no.jsonl', *options], 'does not exist'),
             ([path, '--cfg-options', 'test_dataloader.dataset.data_root=no/such'], 'no/such')):
         with pytest.raises(SystemExit, match=message):
             run_tool('evaluate_masks', CONFIG, *arguments)

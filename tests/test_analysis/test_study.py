@@ -60,7 +60,7 @@ def test_one_pair_or_none_has_no_interval():
     assert paired_over_seeds([], [])['giou']['n'] == 0
 
 
-def test_a_chain_of_no_tokens_has_no_relative_change():
+def test_reasoning_of_no_tokens_has_no_relative_change():
     found = paired_over_seeds([side([1, 1], [0, 0])] * 2, [side([1, 1], [5, 5])] * 2)
     assert found['reasoning_tokens']['mean'] == 5
     assert found['reasoning_tokens_percent']['n'] == 0
@@ -203,23 +203,27 @@ def test_the_tool(study_folder, run_tool, tmp_path):
     study_folder('geometric')
     folder = study_folder('discriminative', chain=lambda seed, scene: 5,
                           about=dict(compare_with=['geometric'], title='<b>DPAD</b>'))
-    page, text, numbers = (tmp_path / name for name in ('p.html', 'study.md', 'n.json'))
+    page, text, short, numbers = (tmp_path / name for name in ('p.html', 'study.md', 'short.md',
+                                                               'n.json'))
     text.write_text('# Study\n\n<!-- study -->\nearlier\n<!-- /study -->\nend\n')
-    arguments = ('study_report', folder, '--html', page, '--markdown', text, '--json', numbers)
+    arguments = ('study_report', folder, '--html', page, '--markdown', text, '--summary', short,
+                 '--json', numbers)
     printed = run_tool(*arguments)
-    assert 'Holds: sampled answers, chain length of discriminative compared with geometric: ' \
+    assert 'Holds: sampled answers, reasoning length of discriminative compared with geometric: ' \
            'lower, -50.0 % [-50.0, -50.0] over 2 seeds' in printed
     assert text.read_text().startswith('# Study\n\n<!-- study -->\n\n- **')
     assert 'earlier' not in text.read_text() and text.read_text().endswith('<!-- /study -->\nend\n')
     assert len(json.loads(numbers.read_text())['arms']) == 2
     assert '&lt;b&gt;DPAD' in page.read_text() and str(tmp_path) not in page.read_text()
-    before = text.read_text()
+    assert short.read_text().startswith('<!-- study -->\n\n### Main and control arms, sampled')
+    before = text.read_text(), short.read_text()
     run_tool(*arguments)
-    assert text.read_text() == before and not (tmp_path / 'study_2.md').exists()
+    assert (text.read_text(), short.read_text()) == before
+    assert not (tmp_path / 'study_2.md').exists()
     with pytest.raises(SystemExit, match='should be the folder of a study'):
         run_tool('study_report', tmp_path / 'none')
     printed = run_tool('study_report', folder, '--compare', 'geometric', 'discriminative')
     assert ('geometric minus discriminative, sampled answers: cIoU +0.0 points [+0.0, +0.0] over 2 '
-            'seeds') in printed and 'chain length +100.0 %' in printed
+            'seeds') in printed and 'reasoning length +100.0 %' in printed
     with pytest.raises(SystemExit, match="two of .*'geometric'.*, but got 'geometric' and 'x'"):
         run_tool('study_report', folder, '--compare', 'geometric', 'x')

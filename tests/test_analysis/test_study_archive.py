@@ -29,7 +29,7 @@ def test_an_archive_gives_the_same_numbers_and_curves(folder, tmp_path):
         found = analyse_study(opened)
         assert study_as_markdown(found) == study_as_markdown(study)
         assert plot_training(found, opened) == plot_training(study, folder)
-        assert 'The archive of a study holds no responses' in study_as_html(
+        assert 'The archive of a study has no responses' in study_as_html(
             found, opened, None, lambda path: None)
         text = (opened / 'geometric/seed_1/sampled.samples.jsonl').read_text()
         assert 'reasoning_tokens' in text and '"think"' not in text and 'a dog' not in text
@@ -45,7 +45,7 @@ def test_what_is_no_archive_of_a_study_is_refused(folder, tmp_path):
     whole = path.read_bytes()
     for content in (whole[:len(whole) // 2], b'text', b''):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match='should be a whole archive of a study'), \
+        with pytest.raises(ValueError, match='should be a complete archive of a study'), \
                 open_study(path):
             pass
     with tarfile.open(path, 'w:xz') as other:
@@ -70,7 +70,9 @@ def test_the_archive_of_the_repository_is_small():
 
 
 @pytest.mark.slow
-def test_the_page_about_the_study_is_made_from_the_archive(tmp_path, run_tool):
-    page = shutil.copy(ROOT / 'docs/study.md', tmp_path)
-    run_tool('study_report', ARCHIVE, '--markdown', page)
-    assert Path(page).read_text() == (ROOT / 'docs/study.md').read_text()
+def test_the_pages_about_the_study_are_made_from_the_archive(tmp_path, run_tool):
+    names = ('study.md', 'study_appendix.md')
+    short, full = (Path(shutil.copy(ROOT / 'docs' / name, tmp_path)) for name in names)
+    run_tool('study_report', ARCHIVE, '--summary', short, '--markdown', full)
+    for page in (short, full):
+        assert page.read_text() == (ROOT / 'docs' / page.name).read_text()

@@ -83,7 +83,7 @@ def test_the_page_sees_the_text_grow_and_the_answer(monkeypatch):
     monkeypatch.setattr(asking, 'INTERVAL', 0)
     model = Model('m', StubInferencer('<think>h', '<think>hm', an_answer()), halves)
     first, one, two, last = answer(model, IMAGE, 'what?')
-    assert 'Looks' in first.status
+    assert 'Looking' in first.status
     assert [one.reasoning, two.reasoning] == ['h', 'hm'] and two.response == '<think>hm'
     assert 'Answered' in last.status and not last.failed and last.similarities == (0.75, 0.25)
     assert (last.caption, last.reasoning) == ('a dog', 'hm')
@@ -141,8 +141,8 @@ def test_closing_ends_the_sampling(png):
 def test_two_models_answer_in_turn_and_one_may_fail(png):
     models = [Model('1', StubInferencer(ValueError('no'))), Model('2', StubInferencer(an_answer()))]
     steps = [columns for problem, columns in ask(models, png, 'what?', 600) if not problem]
-    assert [column.status for column in steps[0]] == ['Looks at the image ...',
-                                                     'Waits for its turn ...']
+    assert [column.status for column in steps[0]] == ['Looking at the image ...',
+                                                     'Waiting for its turn ...']
     assert steps[-1][0].failed and steps[-1][1].picture is not None
 
 

@@ -153,8 +153,8 @@ def test_upload_ask_text_result(site, visit):
     path, question = site.examples[3]
     with held(site):
         ask(page, path, question)
-        see(page, '#model_0 [role=status]', 'Writes')
-        see(page, '#model_1 [role=status]', 'Waits for its turn')
+        see(page, '#model_0 [role=status]', 'Writing')
+        see(page, '#model_1 [role=status]', 'Waiting for its turn')
         page.wait_for_function(WRITTEN)
         assert not page.locator('#model_0 .facts').count()
     see(page, '#model_0 [role=status]', 'Answered in')
@@ -239,7 +239,7 @@ def test_two_users_at_once_get_each_their_own_answer(site, visit):
     pages = [visit() for _ in asked]
     with held(site):
         ask(pages[0], *asked[0])
-        see(pages[0], '#model_0 [role=status]', 'Writes')
+        see(pages[0], '#model_0 [role=status]', 'Writing')
         ask(pages[1], *asked[1])
         see(pages[1], '#problem', 'queue: 1/1')
     for page, (path, question) in zip(pages, asked, strict=True):

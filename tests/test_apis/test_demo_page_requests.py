@@ -64,7 +64,7 @@ def test_an_address_in_place_of_an_upload_is_not_fetched(picked, visitor, monkey
         monkeypatch.setattr(f'gradio.processing_utils.{name}', lambda *_: pytest.fail('fetched'))
     if picked:
         visitor.post('run/pick', data=[0], session_hash=visitor.session)
-    assert 'has to be uploaded' in visitor.ask('http://example.org/image.png', 'what?')
+    assert 'Upload an image' in visitor.ask('http://example.org/image.png', 'what?')
     assert 'Traceback' not in capsys.readouterr().err
 
 

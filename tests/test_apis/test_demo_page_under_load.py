@@ -85,13 +85,13 @@ def scenes():
     """For each user an image, a question, and what the page has to answer."""
     model = load_model(find_config('tiny_shapes'), None, 'cpu')
     found = []
-    for index in itertools.count():
-        scene = make_scene('test', index)
+    indices = itertools.count()
+    while len(found) < USERS:
+        scene = make_scene('test', next(indices))
         *_, shown = answer(model, scene.image, scene.question.text)
         if shown.picture is not None:
             found.append((scene.image, scene.question.text, shown))
-        if len(found) == USERS:
-            return found
+    return found
 
 
 def photo(image):

@@ -52,5 +52,5 @@ def test_what_is_no_image_file(tmp_path):
     with pytest.raises(ValueError, match='got the address https://a/b.jpg; download it'):
         pair_queries('https://a/b.jpg', 'a?')
     (tmp_path / 'sub').mkdir()
-    with pytest.raises(ValueError, match='has none; folders in it are not looked into'):
+    with pytest.raises(ValueError, match='has none; its subfolders are not searched'):
         pair_queries(tmp_path, 'a?')

@@ -37,9 +37,9 @@ def test_an_unknown_command_is_an_error(capsys):
     (['train', '--help'], 'usage: mmdpad train'),
     (['test', '--help'], 'usage: mmdpad test'),
     (['doctor', '--help'], 'usage: mmdpad doctor'),
-    (['infer', 'none.jpg', 'what?'], "image 'none.jpg' is not there"),
+    (['infer', 'none.jpg', 'what?'], "image 'none.jpg' does not exist"),
     (['infer', 'x'], 'the following arguments are required: question'),
-    (['train', 'none.py'], "config 'none.py' is not there"),
+    (['train', 'none.py'], "config 'none.py' does not exist"),
     (['test', 'mmdpad::dpad/tinyshapes.py'], 'did you mean mmdpad::dpad/tiny_shapes.py'),
 ])
 def test_help_and_wrong_arguments_do_not_wait_for_torch(arguments, shown):

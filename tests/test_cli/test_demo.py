@@ -12,7 +12,8 @@ from mmdpad.utils import find_config
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['no_such_config'], 'no_such_config'), (['--weights', 'no.pth'], "--weights 'no.pth' is not"),
+    (['no_such_config'], 'no_such_config'),
+    (['--weights', 'no.pth'], "--weights 'no.pth' does not exist"),
     (['--second-weights', 'no.pth'], '--second-weights'), (['--second', 'no_such'], 'no_such'),
     (['--port', '0'], 'integer from 1 to 65535'), (['--queue', '0'], 'integer from 1'),
     (['--max-megapixels', '500'], 'integer from 1 to 89'), (['--host', '1.2.3.4'], 'name another')])
@@ -28,7 +29,7 @@ def test_a_wrong_command_line_ends_before_anything_is_loaded(arguments, message,
 def test_a_taken_port_is_told():
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SystemExit, match=f'127.0.0.1:{port} cannot be listened at'):
+        with pytest.raises(SystemExit, match=f'cannot listen on 127.0.0.1:{port} '):
             demo.main(['--port', str(port)])
 
 

@@ -184,7 +184,7 @@ def test_the_exit_status_and_the_json(monkeypatch, capsys, status, end):
     shown = capsys.readouterr().out
     assert ended.value.code == end and '\033' not in shown
     assert '\nA title\n' in shown and f'  {status:8}  mmcv: so and so\n' in shown
-    assert ('1 thing(s) to mend' in shown) == bool(end)
+    assert ('1 problem(s) found' in shown) == bool(end)
     with pytest.raises(SystemExit) as ended:
         doctor.main(['--json'])
     report = json.loads(capsys.readouterr().out)
@@ -194,7 +194,7 @@ def test_the_exit_status_and_the_json(monkeypatch, capsys, status, end):
 
 def test_a_config_is_checked_by_a_dry_run(monkeypatch):
     (finding, ) = doctor._check_config('none.py')
-    assert finding.status == 'wrong' and "config 'none.py' is not there" in finding.detail
+    assert finding.status == 'wrong' and "config 'none.py' does not exist" in finding.detail
     assert finding.hint.startswith('mmdpad train none.py --dry-run')
     fine = subprocess.CompletedProcess([], 0, 'dry run: no problem found\n', 'a warning')
     monkeypatch.setattr(subprocess, 'run', lambda *_, **__: fine)

@@ -62,10 +62,10 @@ def test_several_objects_have_a_line_each_and_a_failure_says_why():
 
 @pytest.mark.parametrize('arguments, message', [
     (['README.md', 'what?'], 'README.md'),
-    (['no/such.jpg', 'what?'], "image 'no/such.jpg' is not there"),
+    (['no/such.jpg', 'what?'], "image 'no/such.jpg' does not exist"),
     (['{image}', ' '], 'the question is empty'),
-    (['{image}', 'what?', '--config', 'mmdpad::none.py'], "'mmdpad::none.py' is not there"),
-    (['{image}', 'what?', '--weights', 'none.pth'], "weights 'none.pth' is not there"),
+    (['{image}', 'what?', '--config', 'mmdpad::none.py'], "'mmdpad::none.py' does not exist"),
+    (['{image}', 'what?', '--weights', 'none.pth'], "weights 'none.pth' does not exist"),
 ])
 def test_what_cannot_be_used_is_named_at_once(run_here, shapes_data, tmp_path, arguments, message,
                                               monkeypatch):

@@ -147,9 +147,9 @@ def test_annotations_without_a_target_are_a_note(tmp_path, write_pair, capsys):
     path = tmp_path / 'train/b.json'
     assert out == [
         'train_dataloader, ReasonSegDataset: ok: 2 items, 2 images, 2 loaded',
-        f'  note: 1 annotation(s) mark no target and are not trained on: {path}',
+        f'  note: 1 annotation(s) mark no target and are not used in training: {path}',
         'val_dataloader, ReasonSegDataset: ok: 3 items, 3 images, 3 loaded',
-        f'  note: 1 annotation(s) mark no target and count by the protocol: {path}',
+        f'  note: 1 annotation(s) mark no target and are scored by the protocol: {path}',
         'test_dataloader, ReasonSegDataset: ok: 3 items, 3 images, 3 loaded']
 
 

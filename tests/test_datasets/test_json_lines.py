@@ -103,11 +103,11 @@ def test_several_objects_or_none(write, count):
 def test_a_missing_file_names_those_that_are_there(write):
     path = write(line())
     (message, ) = problems_of(path.with_name('val.jsonl'))['missing split']
-    assert message.endswith('such files in its folder: train.jsonl')
+    assert message.endswith('*.jsonl in its folder: train.jsonl')
 
 
 def test_an_empty_file_is_refused(write):
-    assert 'holds no items' in problems_of(write())['empty split'][0]
+    assert 'has no items' in problems_of(write())['empty split'][0]
 
 
 @pytest.mark.parametrize('text', ['{"id": 1', '[1]', '3', '[' * 100_000])
@@ -144,9 +144,9 @@ def test_everything_is_listed_at_once(write):
     assert 'lacks `id`, `objects`; add it' in found['missing key'][0]
     assert "has the id 'twice' 2 times" in found['duplicate id'][0]
     assert 'line 9, `objects[0]` marks no pixel' in found['empty mask'][0]
-    assert 'its RLE has size [20, 10] in place of' in found['wrong mask'][0]
+    assert 'its RLE should have the size of the image, ' in found['wrong mask'][0]
     assert 'its RLE is broken' in found['wrong mask'][1]
-    assert 'height and width (20, 10), but images/a.png has (10, 20)' in found['wrong size'][0]
+    assert '(20, 10), but its image images/a.png has (10, 20)' in found['wrong size'][0]
     assert '`texts[1]` of' in found['empty question'][0]
 
 

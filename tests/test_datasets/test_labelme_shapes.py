@@ -137,9 +137,9 @@ def test_what_has_no_area_is_refused_by_name_except_on_flags(read, kind):
      "tangle or mask, but got 'ellipse'"),
     (shape(3, [[1, 1], [5, 5]]), r'shape_type` of .* but got 3'),
     (shape('rectangle', [[1, 1], [5, 1], [5, 5], [1, 5]]), r'`shapes\[0\].points` of .* should be '
-     '2 points, which a rectangle has'),
-    (shape('circle', [[1, 1]]), '2 points, which a circle has'),
-    (shape('oriented_rectangle', [[1, 1], [2, 2]]), '4 points, which a oriented_rectangle has'),
+     'the 2 points of a rectangle'),
+    (shape('circle', [[1, 1]]), '2 points of a circle'),
+    (shape('oriented_rectangle', [[1, 1], [2, 2]]), '4 points of a oriented_rectangle'),
     (shape('rectangle', []), 'a list of at least one'),
     (shape('mask', [[1, 1], [2, 2]]), r'`shapes\[0\].mask` of .* a PNG in base64, .* but got None'),
     (shape('mask', [[1, 1], [2, 2]], mask='A'), "a PNG in base64, .* but got 'A'"),
@@ -148,8 +148,8 @@ def test_what_has_no_area_is_refused_by_name_except_on_flags(read, kind):
      'as large as its box of 3 x 2 pixels .* of 20 x 10, but is 2 x 2'),
     (shape('mask', [[3, 2], [1, 1]], mask=png(np.ones((2, 2)))), 'its box of -1 x 0 pixels'),
     (shape('mask', [[0, 0], [20, 9]], mask=png(np.ones((10, 21)))), 'but is 21 x 10'),
-    (shape('mask', [[0, 0], [1, 1]], mask=png(np.ones((2, 2)), 'RGB')), 'is PNG of mode RGB'),
-    (shape('mask', [[0, 0], [1, 1]], mask=png(np.ones((2, 2)), 'P')), 'is PNG of mode P'),
+    (shape('mask', [[0, 0], [1, 1]], mask=png(np.ones((2, 2)), 'RGB')), 'is PNG with mode RGB'),
+    (shape('mask', [[0, 0], [1, 1]], mask=png(np.ones((2, 2)), 'P')), 'is PNG with mode P'),
 ])
 def test_a_shape_that_cannot_be_drawn_is_named(read, wrong, message):
     with pytest.raises(DatasetError, match=message):
@@ -160,7 +160,7 @@ def test_a_mask_of_another_file_format_is_refused(read):
     file = io.BytesIO()
     Image.new('L', (2, 2), 255).save(file, 'GIF')
     text = base64.b64encode(file.getvalue()).decode()
-    assert 'a PNG with one value a pixel' in str(
+    assert 'a PNG with one value per pixel' in str(
         error_of(read, shape('mask', [[0, 0], [1, 1]], mask=text)))
 
 

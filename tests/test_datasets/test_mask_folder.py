@@ -105,14 +105,14 @@ def test_everything_is_listed_at_once(tmp_path):
     assert sorted(kinds) == ['ambiguous mask', 'empty question', 'missing image', 'missing mask',
                              'unreadable image', 'wrong annotation',
                              'wrong mask']
-    assert "b_1.png could be of 'b' and of 'b_1'" in kinds['ambiguous mask']
+    assert "b_1.png could belong to 'b' or to 'b_1'" in kinds['ambiguous mask']
     assert '20 x 10 pixels' in kinds['wrong mask'] and 'has 10 x 20' in kinds['wrong mask']
     assert 'no mask c.png or c_1.png in ' in kinds['missing mask']
 
 
 def test_colors_are_no_index_mask(tmp_path):
     write(tmp_path, a=np.stack([BOX, BOX, BOX // 2], axis=2))
-    assert 'holds colors' in str(error_of(tmp_path, index_masks=True))
+    assert 'has colors' in str(error_of(tmp_path, index_masks=True))
 
 
 @pytest.mark.parametrize('index_masks', [False, True])
@@ -163,4 +163,4 @@ def test_a_table_that_would_be_misread_is_refused(tmp_path, table, message):
 
 
 def test_a_missing_table_is_named(tmp_path):
-    assert 'questions.csv is no file' in str(error_of(tmp_path))
+    assert 'questions.csv is not a file' in str(error_of(tmp_path))

@@ -165,7 +165,7 @@ def test_what_annotation_tools_number(read, name):
 def test_colors_of_annotation_tools(read, refusal, colors):
     image = Image.fromarray(np.array([[0, 0, 0], *colors], np.uint8)[INDEX])
     np.testing.assert_array_equal(read(image).marked, INDEX > 0)
-    assert 'holds colors; save it as gray or palette image' in refusal(image, index_masks=True)
+    assert 'has colors; save it as a gray or palette image' in refusal(image, index_masks=True)
 
 
 def test_void_of_voc_is_neither_object_nor_background(read):
@@ -213,7 +213,7 @@ def test_voids_color_at_another_entry_of_a_palette_is_void(read):
 
 def test_both_readings_are_in_the_message(refusal):
     assert refusal(palette(SHAPE, [[120, 120, 120], [6, 230, 230]])).endswith(
-        'a.png can be read in several ways, since no color that it uses of its palette is black: '
+        'a.png can be read in several ways, since it uses no black entry of its palette: '
         'of its 2,400 pixels the object would have 200 by "all entries of its palette but 0", '
         '2,400 by "all that is not black"; save the numbers, '
         '`Image.fromarray(np.asarray(image))`, or the colors, `image.convert("L")`, with 0 for '
@@ -226,9 +226,9 @@ def test_both_readings_are_in_the_message(refusal):
      'entries 0, 2 of its palette are black: of its 2,400 pixels the object would have 250 by "all '
      'entries of its palette but 0", 200 by'),
     (Image.fromarray(SHAPE * np.uint8(15) + OBJECT_2 * np.uint8(255)),
-     '255 beside 15 may be void, an object or a bright pixel beside noise'),
+     '255 next to 15 may be void, an object or a bright pixel next to noise'),
     (Image.fromarray(SHAPE * np.uint8(255) + OBJECT_2 * np.uint8(128)),  # a trimap: 128 is unknown
-     '255 beside 128 may be'),
+     '255 next to 128 may be'),
     (Image.fromarray(INDEX + np.uint8(1)), 'none of its pixels is black'),  # Oxford pets' trimaps
     (Image.fromarray(np.array([[9, 9, 9], [255, 0, 0]], np.uint8)[SHAPE * 1]), 'none of its pixels '
      'is black'),
@@ -236,7 +236,7 @@ def test_both_readings_are_in_the_message(refusal):
      '200 by "all that is not black"'),
     (rgba(WHITE, WHITE | INDEX * 100), '250 by "all that is visible", 200 by'),
     (rgba(WHITE, WHITE * 0), '0 by "all that is visible", 0 by "what of that is not black", 200'),
-    (Image.fromarray(SHAPE.astype(np.float32)), 'has floating point numbers'),
+    (Image.fromarray(SHAPE.astype(np.float32)), 'has floating-point values'),
     (Image.fromarray(-SHAPE.astype(np.int32)), 'has -1 to 0'),
     (Image.fromarray(SHAPE * np.int32(70000)), 'has 0 to 70000'),
 ])
@@ -247,7 +247,7 @@ def test_what_can_be_read_in_several_ways_is_refused(refusal, image, message):
 def test_colors_of_16_bits_are_refused(refusal):
     """Pillow keeps their upper 8 bits, so that numbers become 0."""
     ok, data = cv2.imencode('.png', np.stack([SHAPE.astype(np.uint16)] * 3, axis=2))
-    assert ok and 'has colors of 16 bits' in refusal(data.tobytes())
+    assert ok and 'has 16-bit colors' in refusal(data.tobytes())
 
 
 @pytest.mark.parametrize('quality', [30, 75, 95, 100])
@@ -263,7 +263,7 @@ def test_a_jpeg_under_the_name_of_a_png(read, refusal, quality, mode):
 
 
 def test_jpeg_does_not_keep_numbers(refusal):
-    assert 'JPEG does not keep values' in refusal(Image.fromarray(INDEX), format='JPEG')
+    assert 'JPEG does not preserve values' in refusal(Image.fromarray(INDEX), format='JPEG')
 
 
 SOFT = {
@@ -291,7 +291,7 @@ def test_soft_edges_are_cut_at_half(read, refusal, name):
     assert (soft > 0).sum() > expected.sum() + 100
     np.testing.assert_array_equal(read(image).marked, expected)
     if name == 'red':
-        assert 'holds colors' in refusal(image, index_masks=True)
+        assert 'has colors' in refusal(image, index_masks=True)
     elif name != 'alpha':
         assert 'as in a mask with soft edges' in refusal(image, index_masks=True)
 

@@ -83,7 +83,7 @@ def test_targets_lie_on_the_object_in_both_frames(items, name, size):
     shape, model_shape = sample.ori_shape, sample.model_shape
     mask = sample.gt_instances.masks[0]
     targets = sample.model_targets
-    # Half a pixel of the prompt frame, in pixels of the original, is what rounding may cost.
+    # Half a pixel of the model frame, in pixels of the original, is what rounding may cost.
     slack = 0.5 * torch.tensor([shape[1] / size, shape[0] / size]) + 1e-4
 
     box = scale_boxes(targets.bboxes, model_shape, shape)

@@ -35,7 +35,7 @@ LABELS = dict(type='QuestionFromLabel')
 
 
 def questions(source, ask=LABELS, pipeline=MASKS, **options):
-    """(question, boxes of the targets in the prompt frame) of each item, which all load."""
+    """(question, boxes of the targets in the model frame) of each item, which all load."""
     built = DATASETS.build(dict(type='QuestionDataset', source=source, questions=ask,
                                 several_objects=True, pipeline=pipeline, **options))
     samples = [built[i]['data_samples'] for i in range(len(built))]
@@ -43,7 +43,7 @@ def questions(source, ask=LABELS, pipeline=MASKS, **options):
 
 
 def doubled(*boxes):
-    """Boxes of mmdet in the prompt frame, both ends inclusive: (x2 - 1) * 2."""
+    """Boxes of mmdet in the model frame, both ends inclusive: (x2 - 1) * 2."""
     return [[2.0 * x1, 2.0 * y1, 2.0 * (x2 - 1), 2.0 * (y2 - 1)] for x1, y1, x2, y2 in boxes]
 
 
@@ -217,7 +217,7 @@ def coco(tmp_path):
 
 def test_wrappers(coco):
     """Around the questions, not of the source."""
-    with pytest.raises(ValueError, match='one data set, but got RepeatDataset; put it around'):
+    with pytest.raises(ValueError, match='single data set, but got RepeatDataset; put it around'):
         questions(dict(type='RepeatDataset', times=2, dataset=coco))
     inner = dict(type='QuestionDataset', source=coco, questions=LABELS, several_objects=True,
                  pipeline=MASKS)
@@ -239,7 +239,7 @@ def test_names_are_those_of_the_file(coco):
 def test_names_of_a_pipeline_are_checked(coco):
     steps = [MASKS[0], LABELS, *MASKS[1:]]
     entry = dict(coco, return_classes=True, pipeline=steps)
-    with pytest.raises(DatasetError, match="starts with .*'bicycle'.* in place of .*'dog'"):
+    with pytest.raises(DatasetError, match="starts with .*'bicycle'.* instead of .*'dog'"):
         check_dataset(entry, asks=True)
     assert check_dataset(dict(entry, metainfo=dict(classes=('person', 'dog'))),
                          asks=True).startswith('ok: 1 items')
@@ -251,7 +251,7 @@ def test_templates_and_single_instances(coco):
     with pytest.raises(ValueError, match="should have the field '{label}'"):
         questions(coco, dict(LABELS, template='Find {it}'))
     # The dog's category also has an instance that is ignored, so it is not single either.
-    with pytest.raises(DatasetError, match='holds no items'):
+    with pytest.raises(DatasetError, match='has no items'):
         questions(coco, dict(LABELS, single_instance=True))
 
 

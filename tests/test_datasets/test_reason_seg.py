@@ -81,8 +81,8 @@ def test_upper_case_suffixes_count(folder):
 
 
 def test_a_missing_root_is_named(tmp_path):
-    with pytest.raises(DatasetError, match=r'`data_root` should be a folder .*nowhere is none; '
-                       'download the data or correct the path'):
+    with pytest.raises(DatasetError, match=r'`data_root` should be a folder .*nowhere is not a '
+                       'folder; download the data or correct the path'):
         ReasonSegDataset(tmp_path / 'nowhere')
 
 
@@ -93,7 +93,7 @@ def test_a_missing_split_lists_what_is_there(folder):
 
 def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / 'train').mkdir()
-    assert 'train holds no images (.jpg, .jpeg, .png) with annotations (.json); download' in (
+    assert 'train contains no images (.jpg, .jpeg, .png) with annotations (.json); download' in (
         error_of(tmp_path / 'train'))
 
 
@@ -101,22 +101,22 @@ def test_an_image_without_annotation_is_named(folder):
     (folder / 'b.json').unlink()
     message = error_of(folder)
     assert message.startswith(f'1 problem(s) in the data set {folder}:')
-    assert 'b.jpg has no annotation b.json beside it; add it or remove the image' in message
+    assert 'b.jpg has no annotation b.json next to it; add it or remove the image' in message
 
 
 def test_an_annotation_without_image_is_named(folder):
     (folder / 'b.jpg').unlink()
-    assert 'b.json has no image (b.jpg, b.jpeg, b.png) beside it; add it or' in error_of(folder)
+    assert 'b.json has no image (b.jpg, b.jpeg, b.png) next to it; add it or' in error_of(folder)
 
 
 def test_two_images_of_one_name_are_named(folder):
     (folder / 'b.png').write_bytes((folder / 'b.jpg').read_bytes())
-    assert f'b.png has the name of {folder / "b.jpg"}; rename or remove one' in error_of(folder)
+    assert f'b.png has the same name as {folder / "b.jpg"}; rename or' in error_of(folder)
 
 
 def test_a_broken_annotation_is_named(folder):
     (folder / 'b.json').write_text('{')
-    assert 'b.json should hold JSON, but: ' in error_of(folder)
+    assert 'b.json should contain JSON, but: ' in error_of(folder)
 
 
 @pytest.mark.parametrize('text', ['', '  \n', ' ... '])
@@ -136,9 +136,9 @@ def test_given_answers_are_part_of_the_items(folder, write_pair):
 
 
 @pytest.mark.parametrize('key, value, wanted', [
-    ('think', 3, 'a string with text in it, but got 3'),
-    ('caption', ' ', "a string with text in it, but got ' '"),
-    ('response', ['x'], "a string with text in it, but got ['x']"),
+    ('think', 3, 'a string that is not empty, but got 3'),
+    ('caption', ' ', "a string that is not empty, but got ' '"),
+    ('response', ['x'], "a string that is not empty, but got ['x']"),
     ('think', 'a </think> b', 'text without the tags of a response'),
 ])
 def test_an_answer_of_the_wrong_form_is_named(folder, write_pair, key, value, wanted):
@@ -174,7 +174,7 @@ def test_all_problems_are_counted_and_the_first_of_each_kind_listed(folder):
     lines = error_of(folder).splitlines()
     assert lines[0] == f'13 problem(s) in the data set {folder}:'
     assert lines[1] == 'missing annotation (12):' and lines[7] == '  ... and 7 more'
-    assert lines[8] == 'unusable file (1):' and 'b.json should hold JSON' in lines[9]
+    assert lines[8] == 'unusable file (1):' and 'b.json should contain JSON' in lines[9]
     assert len(lines) == 10
 
 

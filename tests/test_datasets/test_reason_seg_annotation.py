@@ -141,10 +141,10 @@ def test_other_boxes_may_be_named(fields, expected, tmp_path, write_pair):
 
 
 @pytest.mark.parametrize(('raw', 'message'), [
-    (b'{"text": [', r'a\.json should hold JSON, but: .*line 1.*; restore the file'),
-    (b'', r'a\.json should hold JSON'),
-    (b'[' * 100_000, r'a\.json should hold JSON, but: (maximum recursion|Stack overflow)'),
-    (b'9' * 5000, r'a\.json should hold JSON, but: Exceeds the limit'),
+    (b'{"text": [', r'a\.json should contain JSON, but: .*line 1.*; restore the file'),
+    (b'', r'a\.json should contain JSON'),
+    (b'[' * 100_000, r'a\.json should contain JSON, but: (maximum recursion|Stack overflow)'),
+    (b'9' * 5000, r'a\.json should contain JSON, but: Exceeds the limit'),
     (b'[1]', r'`content` of .*a\.json should be an object .* got \[1\]'),
     (b'{"text": ["x"]}', r'a\.json lacks `is_sentence`, `shapes`; add it'),
     (b'{"text": ["\xff\x81"]}', r'a\.json should be text in UTF-8 or cp1252'),

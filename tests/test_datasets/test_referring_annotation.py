@@ -44,7 +44,7 @@ def test_a_reference_may_have_no_sentence():
     dict(sentences=[dict(raw=b'a cat', sent_id=1)]), dict(sentences=[dict(sent_id=1)]),
 ])
 def test_a_reference_of_another_form_is_named(fields):
-    with pytest.raises(DatasetError, match='A reference of the_file should have `') as caught:
+    with pytest.raises(DatasetError, match='A reference in the_file should have `') as caught:
         parse_reference(ref(**fields), 'the_file')
     assert caught.value.kind == 'wrong reference' and len(str(caught.value)) < 300
 
@@ -53,7 +53,7 @@ def test_a_reference_of_another_form_is_named(fields):
 def test_other_json_is_no_list_of_references(content, tmp_path):
     path = tmp_path / 'refs.json'
     path.write_text(content)
-    with pytest.raises(DatasetError, match=r'refs\.json should hold a list of references'):
+    with pytest.raises(DatasetError, match=r'refs\.json should contain a list of references'):
         read_references(str(path))
 
 
@@ -61,7 +61,7 @@ def test_other_json_is_no_list_of_references(content, tmp_path):
 def test_broken_json_is_named(content, tmp_path):
     path = tmp_path / 'instances.json'
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match=r'instances\.json should hold JSON, but: .*; restore'):
+    with pytest.raises(DatasetError, match=r'instances\.json should contain JSON, .*; restore'):
         read_instances(str(path))
 
 

@@ -130,7 +130,7 @@ def test_a_crowd_alone_is_a_target(tmp_path):
 @pytest.mark.parametrize('mode', ['random', 'concat', 'all'])
 def test_other_text_modes_are_refused(mode):
     with pytest.raises(ValueError, match=rf"`text_mode` should be one of .* but got '{mode}'; .*"
-                       "'random' would ask something else in each run, and 'concat' joins"):
+                       "'random' would ask different questions in each run, and 'concat' joins"):
         build(text_mode=mode)
 
 
@@ -269,7 +269,7 @@ def test_references_to_what_is_not_there(tmp_path):
         'unknown annotation', 'unknown image', 'wrong image', 'wrong image']
     assert 'names the annotation 5, which is not in ' in problems[0][1]
     assert 'names the image 77, which is not in ' in problems[1][1]
-    assert 'the annotation 302 in image 9, but it is of image 30 in' in problems[3][1]
+    assert 'the annotation 302 in image 9, but it belongs to image 30 in' in problems[3][1]
 
 
 def test_images_that_are_missing_broken_or_of_another_size(tmp_path):

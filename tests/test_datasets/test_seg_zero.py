@@ -331,7 +331,7 @@ def test_all_problems_are_counted(root):
 
 def test_files_without_rows_are_refused(tmp_path):
     write(tmp_path / 'a.parquet', [])
-    assert 'holds no items' in error_of(tmp_path)
+    assert 'has no items' in error_of(tmp_path)
 
 
 @pytest.mark.parametrize('damage', [
@@ -351,7 +351,7 @@ def test_an_undecodable_image_is_named_with_its_row(damage, root):
 @pytest.mark.parametrize('image', [None, dict(bytes=None, path='a.png')])
 def test_a_row_without_an_image_is_named(image, tmp_path):
     write(tmp_path / 'a.parquet', [row(0), row(1, image=image)])
-    with pytest.raises(DatasetError, match=r'a\.parquet, row 1 holds no image bytes; write'):
+    with pytest.raises(DatasetError, match=r'a\.parquet, row 1 has no image bytes; write'):
         build(tmp_path)[1]
 
 

@@ -25,7 +25,7 @@ BOX = [2, 3, 9, 12]  # of the red rectangle in every picture
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """A copy of the miniature of ReasonSeg_test, to change."""
+    """A small copy in the form of ReasonSeg_test, to change."""
     return Path(shutil.copytree(COPIES / 'ReasonSeg_test', tmp_path / 'copy'))
 
 
@@ -51,7 +51,7 @@ def test_items_before_the_pipeline():
     dataset = SegZeroEvalDataset(COPIES / 'ReasonSeg_test')
     assert dataset.metainfo == dict(classes=('object', ), ignore_regions='target')
     items = list(dataset)
-    assert [item['img_id'] for item in items] == ['wide', 'turned', 'gray']
+    assert [item['img_id'] for item in items] == ['wide', 'turned', 'grey']
     item = items[1]
     assert item['img_bytes'][:2] == b'\xff\xd8'
     mask = decode_mask(item['instances'][0]['mask'])
@@ -104,14 +104,14 @@ MASK[3, 2] = True
 @pytest.mark.parametrize('fields, kind, message', [
     (dict(text=' ..'), 'empty question', "`text` of .*, row 1 should be a question, but got ' ..'"),
     (dict(text=None), 'empty question', 'but got None; write one'),
-    (dict(image=None), 'missing image', 'row 1 holds no image bytes'),
-    (dict(image=dict(bytes=None, path='a.jpg')), 'missing image', 'row 1 holds no image bytes'),
+    (dict(image=None), 'missing image', 'row 1 has no image bytes'),
+    (dict(image=dict(bytes=None, path='a.jpg')), 'missing image', 'row 1 has no image bytes'),
     (dict(image=dict(bytes=b'no image', path=None)), 'unreadable image', 'row 1 cannot be decoded'),
-    (dict(mask=None), 'wrong mask', '`mask` of .*, row 1 should be rows of one length'),
-    (dict(mask=[]), 'wrong mask', 'should be rows of one length'),
-    (dict(mask=[[True, False], [True]]), 'wrong mask', 'should be rows of one length'),
-    (dict(mask=[None, *MASK.tolist()[1:]]), 'wrong mask', 'holds null'),
-    (dict(mask=[[None] * 18, *MASK.tolist()[1:]]), 'wrong mask', 'holds null'),
+    (dict(mask=None), 'wrong mask', '`mask` of .*, row 1 should be rows of equal length'),
+    (dict(mask=[]), 'wrong mask', 'should be rows of equal length'),
+    (dict(mask=[[True, False], [True]]), 'wrong mask', 'should be rows of equal length'),
+    (dict(mask=[None, *MASK.tolist()[1:]]), 'wrong mask', 'contains null'),
+    (dict(mask=[[None] * 18, *MASK.tolist()[1:]]), 'wrong mask', 'contains null'),
     (dict(mask=MASK.T.tolist()), 'wrong size',
      r'image is \(32, 18\), its mask \(18, 32\), and `img_height` and `img_width` say \(32, 18'),
     (dict(mask=MASK[:-1].tolist()), 'wrong size', r'its mask \(31, 18\)'),
@@ -134,7 +134,8 @@ def test_text_that_is_not_utf8_is_named(column, root):
     at = table.schema.get_field_index(column)
     pq.write_table(table.set_column(at, table.schema.field(at), texts), root / NAME)
     problem = problem_of(root)
-    assert problem.kind == 'unreadable text' and 'row 1 should hold text in UTF-8' in str(problem)
+    assert problem.kind == 'unreadable text'
+    assert 'row 1 should contain text in UTF-8' in str(problem)
 
 
 def test_a_cut_off_image_is_found_when_the_data_set_is_built(root):

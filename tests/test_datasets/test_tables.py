@@ -111,7 +111,7 @@ def test_a_file_that_breaks_off_inside_is_named_when_it_is_read(tmp_path):
         list(file.rows(['text']))
 
 
-def test_without_pyarrow_the_remedy_is_named(path, monkeypatch):
+def test_without_pyarrow_the_hint_is_named(path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
     with pytest.raises(ImportError, match=r'pip install pyarrow.*\[data\]'):
@@ -181,19 +181,20 @@ def test_where_no_name_tells_a_split_all_files_are_taken(touch):
 ], ids=['one is missing', 'of two copies', 'twice'])
 def test_shards_that_are_not_all_there_once_are_refused(names, touch):
     kind, message = refusal(touch(*names))
-    assert kind == 'missing file' and f'but holds {min(names)}' in message
+    assert kind == 'missing file' and f'but contains {min(names)}' in message
 
 
 @pytest.mark.parametrize('name', [None, 'train.txt', 'train.arrow'])
 def test_a_folder_without_data_is_named(name, touch, tmp_path):
     kind, message = refusal(touch(name) if name else tmp_path)
     assert kind == 'empty split'
-    assert f'neither {tmp_path} nor {tmp_path / "data"} holds *.parquet, and there is' in message
+    assert f'neither {tmp_path} nor {tmp_path / "data"} contains *.parquet, and there is' in message
 
 
 def test_a_missing_folder_is_named(tmp_path):
     kind, message = refusal(tmp_path / 'no')
-    assert kind == 'missing folder' and f'but {tmp_path / "no"} is none; download' in message
+    assert kind == 'missing folder'
+    assert f'but {tmp_path / "no"} is not a folder; download' in message
 
 
 @pytest.fixture
@@ -283,8 +284,8 @@ def test_a_packed_arrow_stream_is_refused(packing, tmp_path, tried):
     tried('Arrow streams by zstd and lz4')
 
 
-DAMAGED = pytest.mark.promise('Files', 'A parquet or Arrow file that is damaged',
-                              'it is read, or one kind of error names it')
+DAMAGED = pytest.mark.promise(
+    'Files', 'A parquet or Arrow file that is damaged', 'it is read, or one kind of error names it')
 
 
 @DAMAGED

@@ -12,7 +12,6 @@ from mmdpad.cli.run import find_tools
 ROOT = Path(__file__).parents[2]
 SITE = sorted(ROOT.glob('docs/*.md')) + sorted(ROOT.glob('docs/api/*.md'))
 PAGES = [*ROOT.glob('*.md'), *SITE, *ROOT.glob('configs/**/*.md')]
-READ_TODAY = [page for page in PAGES if page.name not in ('CHANGELOG.md', 'study.md')]
 OPTION = re.compile(r'(?<!\S)(--[a-z][\w-]+)')
 
 
@@ -52,7 +51,7 @@ def test_the_architecture_page_names_every_folder_of_the_package():
     assert sorted(re.findall(r'\w+', ' '.join(rows))) == there
 
 
-@pytest.mark.parametrize('page', READ_TODAY, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_path_is_there(page):
     """Of what is in code: files of the repository by their path, or configs by their name."""
     for path in re.findall(r'`((?:configs|docs|mmdpad|tests|tools)/[^\s`*{]*)`', page.read_text()):
@@ -62,7 +61,7 @@ def test_every_path_is_there(page):
         assert name in configs, name
 
 
-@pytest.mark.parametrize('page', READ_TODAY, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_can_be_typed(page):
     """Its script and its config are there, and the script, or what it shares, knows its flags."""
     shared = (ROOT / 'mmdpad/utils/experiments.py').read_text()
@@ -98,7 +97,7 @@ DEFINED = {name for text in CODE.values() for name in re.findall(r'^class (\w+)'
 REGISTRIES = [part for part in vars(registry).values() if isinstance(part, registry.Registry)]
 
 
-@pytest.mark.parametrize('page', READ_TODAY, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_class_and_module_exists(page):
     text = page.read_text()
     known = DEFINED | set(re.findall(r'^class (\w+)', text, re.M))  # a tutorial's

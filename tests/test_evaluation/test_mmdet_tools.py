@@ -36,5 +36,5 @@ def test_mmdets_tool_reads_predictions_in_the_order_of_the_data(run_here, tiny_c
 def test_other_files_are_refused_before_anything_else(run_here, name):
     told = run_here('tools/test.py', 'configs/dpad/tiny_shapes.py', '--out', name, '--dry-run')
     assert told.returncode == 1
-    assert ('--out should end in .json, for all metrics, or in .pkl, for the predictions as '
-            f"mmdet's tools read them, but got '{name}'; rename it") in told.stderr
+    assert ('--out should end in .json, for all metrics, or in .pkl, for the predictions that '
+            f"mmdet's tools read, but got '{name}'; rename it") in told.stderr

@@ -24,7 +24,7 @@ def test_protocols_by_hand(protocol, intersection, union):
 def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match=r"one of \('target', 'exclude'\), but got 'drop'"):
         apply_protocol(MASK, TARGET, IGNORE, 'drop')
-    with pytest.raises(ValueError, match=r'one shape, but got \(1, 7\), \(1, 8\)'):
+    with pytest.raises(ValueError, match=r'the same shape, but got \(1, 7\), \(1, 8\)'):
         apply_protocol(MASK[:, 1:], TARGET, IGNORE, 'target')
 
 

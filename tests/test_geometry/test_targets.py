@@ -105,7 +105,7 @@ def test_points_do_not_depend_on_where_the_mask_lies():
 
 @pytest.mark.parametrize('function', [box_from_mask, points_from_mask])
 @pytest.mark.parametrize(('mask', 'message'), [
-    (np.zeros((4, 4), bool), 'should have at least one pixel, but is empty'),
+    (np.zeros((4, 4), bool), 'should mark at least one pixel, but is empty'),
     (np.ones((4, 4), np.uint8), r'bool array \(H, W\), but got uint8 \(4, 4\)'),
     (np.ones((1, 4, 4), bool), r'bool array \(H, W\), but got bool \(1, 4, 4\)'),
 ])

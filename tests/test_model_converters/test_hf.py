@@ -46,7 +46,7 @@ def weights(path):
 
 def keys_and_types(folder):
     with safe_open(Path(folder, 'model.safetensors'), 'pt') as file:
-        return {name: file.get_slice(name).get_dtype() for name in file.keys()}
+        return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
 
 
 def published_keys():
@@ -171,10 +171,10 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(run_here, whole, tmp_pat
     for arguments, message in (
             ([config, checkpoint, out, '--merge-lora'], 'this one has none; leave it out'),
             ([config, checkpoint, out, *lora], r'81 unexpected'),
-            ([config, 'none.pth', out], "checkpoint 'none.pth' is not there"),
+            ([config, 'none.pth', out], "checkpoint 'none.pth' does not exist"),
             ([config, checkpoint, out, '--cfg-options', 'model.policy.pretrained=./none'],
              'none'),
-            ([config, checkpoint, tmp_path / 'config'], 'is there already')):
+            ([config, checkpoint, tmp_path / 'config'], 'already exists')):
         result = run_here(TO_HF, *arguments)
         assert result.returncode == 1 and message in result.stderr
     for folder, message in (('none/at/all', "'none/at/all'"), (tmp_path / 'config', 'config.json')):

@@ -18,7 +18,7 @@ from mmdpad.toy.shapes_world import SHAPES_PROMPT_TEMPLATE
 @pytest.fixture(scope='session')
 def qwen3_folder(tmp_path_factory) -> str:
     """A random Qwen3-VL of 200,000 parameters with deepstack features and grouped heads; its
-    tokenizer is the miniature's, and images have sides that are multiples of 32 pixels."""
+    tokenizer is the toy policy's, and images have sides that are multiples of 32 pixels."""
     folder = str(tmp_path_factory.mktemp('qwen3'))
     tokenizer = AutoProcessor.from_pretrained(POLICY_WEIGHTS).tokenizer
     geometry = dict(patch_size=16, merge_size=2, temporal_patch_size=2,

@@ -77,7 +77,7 @@ def test_no_checkpoint_runs_code(form, tmp_path, monkeypatch, tried):
     for forced in ('0', '1'):  # many set this for an older mmengine
         monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', forced)
         for load in LOADERS.values():
-            with pytest.raises(ValueError, match='evil.pth.*take another file') as caught:
+            with pytest.raises(ValueError, match='evil.pth.*use another file') as caught:
                 load(path)
             assert 'which could run code' in str(caught.value) or form == 'pickle 5'
             assert 'weights_only' not in str(caught.value)  # torch's advice

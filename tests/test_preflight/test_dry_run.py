@@ -18,7 +18,7 @@ MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp('stand_ins')
+    return tmp_path_factory.mktemp('tiny_replacements')
 
 
 @pytest.fixture(scope='module')
@@ -56,7 +56,7 @@ def test_annotations_without_a_target_are_a_note(sound, tmp_path):
     problems, notes = dry_run(config)
     assert problems == []
     (note, ) = [note for note in notes if 'test_dataloader' in note]
-    assert 'ok: 2 items' in note and 'note: 1 annotation(s) mark no target and count' in note
+    assert 'ok: 2 items' in note and 'note: 1 annotation(s) mark no target and are scored' in note
     dataset.spilt = 'x'
     (problem, ) = dry_run(config)[0]
     assert 'did you mean `split`?' in problem
@@ -67,7 +67,7 @@ BROKEN = {
                         "`model.decoder.type` should be a registered model, but got 'SAMDecodr'; "
                         'did you mean SAMDecoder'),
     'type of a transform': (
-        {'train_dataloader.dataset.pipeline.1.type': 'PromptResise'},
+        {'train_dataloader.dataset.pipeline.1.type': 'ModelImageResise'},
         'did you mean ModelImageResize'),
     'type of a reward': (dict(train_cfg__rewards__box_iou__type='BoxIouReward'),
                          'did you mean BoxIoUReward'),
@@ -101,7 +101,7 @@ BROKEN = {
         "'ViT-L-14' with the tag 'openai' are not in the hub cache, and HF_HUB_OFFLINE is set"),
     'discriminator': ({'custom_hooks.0.discriminator.model_name': 'local-dir:no/clip'},
                       "'no/clip'"),
-    'data': (dict(train_dataloader__dataset__data_root='no/data'), 'no/data is none; download'),
+    'data': (dict(train_dataloader__dataset__data_root='no/data'), 'no/data is not a folder'),
     'split': (dict(test_dataloader__dataset__split='testing'), "got 'testing'"),
     'prompt length': (dict(model__policy__max_prompt_tokens=1000),
                       '`max_prompt_tokens` = 1000 tokens, but that of'),

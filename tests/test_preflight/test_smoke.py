@@ -28,7 +28,7 @@ numbers = itertools.count()
 @pytest.fixture(scope='session')
 def weights(tmp_path_factory) -> Path:
     """Small random models, made once for all configs."""
-    return tmp_path_factory.mktemp('stand_ins')
+    return tmp_path_factory.mktemp('tiny_replacements')
 
 
 @pytest.fixture

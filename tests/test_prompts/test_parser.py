@@ -91,7 +91,7 @@ def test_without_an_answer_block_only_the_reference_finds_json():
     assert isinstance(parse_response(text, reference_compatible=True), ReasoningOutput)
 
 
-def test_json_in_the_chain_is_not_the_answer():
+def test_json_in_the_reasoning_is_not_the_answer():
     text = f'<think>maybe <answer>{ANSWER.replace("10", "1")}</answer></think>' + wrap(ANSWER)
     assert parse_response(text).box[0] == 10.
 

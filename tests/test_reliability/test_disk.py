@@ -94,7 +94,8 @@ def ends_as_if_left_alone(config, folder):
 def test_a_full_disk(train, tiny_config, tmp_path, tried):
     result = train('30m')
     assert result.returncode == 1, result.stderr[-3000:]
-    assert 'could not write to' in result.stderr and 'No space left on device' in result.stderr
+    assert 'could no longer write to' in result.stderr
+    assert 'No space left on device' in result.stderr
     assert 'Traceback' not in result.stderr
     assert 'make room, or the next one ends the run' in result.stdout + result.stderr
     ends_as_if_left_alone(tiny_config, tmp_path / 'run.after')
@@ -107,7 +108,7 @@ def test_a_full_disk(train, tiny_config, tmp_path, tried):
 def test_a_disk_that_becomes_read_only(train, tiny_config, tmp_path, tried):
     result = train('90m', dict(type='ReadOnlyHook'))
     assert result.returncode == 1, result.stderr[-3000:]
-    assert 'could not write to' in result.stderr and 'Read-only file system' in result.stderr
+    assert 'could no longer write to' in result.stderr and 'Read-only file system' in result.stderr
     assert 'Traceback' not in result.stderr
     ends_as_if_left_alone(tiny_config, tmp_path / 'run.after')
     tried('a disk that is mounted read-only in the third iteration')

@@ -220,7 +220,7 @@ def test_defaults_are_the_papers():
     (dict(alpha=0), 'positive, but got 0.1 and 0'),
     (dict(region='box'), r"`region` should be one of \('target', 'predicted'\), but got 'box'"),
     (dict(contrast='none'), "`contrast` should be one of .*'others'.*, but got 'none'"),
-    (dict(region_margin=-0.1), '`region_margin` should be .* at least 0, but got -0.1'),
+    (dict(region_margin=-0.1), '`region_margin` should be .* 0 or more, but got -0.1'),
     (dict(combine='median'), "`combine` should be one of .*'vote'.*, but got 'median'"),
     (dict(combine='vote', form='margin'), "`combine` should .* 'margin', but got 'vote'.*binary"),
     (dict(region_margin=NAN), '`region_margin` should be .* but got nan'),

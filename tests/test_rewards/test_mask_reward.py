@@ -38,7 +38,7 @@ def score_texts(reward, texts, target, ignored=None, **reading):
     image = torch.zeros(3, 10, 10, dtype=torch.uint8)
     rollout = RolloutBatch([sample], [image], len(texts), texts,
                            [parse_response(text, **reading) for text in texts], images=[image])
-    reward.prepare(SimpleNamespace(draw=fill_boxes, decoder=object()),
+    reward.prepare(SimpleNamespace(decode_masks=fill_boxes, decoder=object()),
                    [dict(data_samples=sample)])
     return reward(rollout).tolist()[0]
 

@@ -43,7 +43,7 @@ def test_what_one_term_has_looked_at_is_known_to_the_other():
     pictures = [np.full((8, 8, 3), value, np.uint8) for value in (10, 200)]
     first, second = (DiscriminativeReward(CLIP, device='cpu') for _ in range(2))
     (cosines, ) = first.compare(pictures, ['a red square'])
-    second.discriminators[0]._encode_pictures = None  # it must not be needed
+    second.discriminators[0]._encode_images = None  # it must not be needed
     assert torch.equal(second.compare(pictures, ['a red square'])[0], cosines)
 
 

@@ -90,7 +90,7 @@ def test_a_custom_loss_adds_up_over_micro_batches():
 
 
 def test_the_base_class_needs_a_call():
-    with pytest.raises(NotImplementedError, match='PolicyLoss should have a method `__call__`'):
+    with pytest.raises(NotImplementedError, match='PolicyLoss should implement `__call__`'):
         PolicyLoss()(None)
     with pytest.raises(NotImplementedError, match='`reward_penalty`'):
         PolicyLoss().reward_penalty(None)

@@ -60,7 +60,7 @@ def test_a_coefficient_without_its_tensor_and_unequal_shapes_are_errors():
         policy_loss(x, x, torch.ones(2), mask, kl_coef=0.1)
     with pytest.raises(ValueError, match='entropy'):
         policy_loss(x, x, torch.ones(2), mask, entropy_coef=0.1)
-    with pytest.raises(ValueError, match='one shape'):
+    with pytest.raises(ValueError, match='the same shape'):
         policy_loss(x, x[:, :2], torch.ones(2), mask)
 
 

@@ -132,14 +132,15 @@ def test_an_unfinished_set_up_goes_on_and_is_stamped_only_at_its_end(tmp_path, m
     monkeypatch.setattr(set_up, 'installed_versions', lambda python: {'torch': '2.6.0'})
     monkeypatch.setattr(set_up, 'run_or_explain', lambda title, *_: steps.append(title))
     monkeypatch.setattr(set_up, 'build_mmcv', lambda python: 1)
-    with pytest.raises(SetUpError, match='goes on from here'):
+    with pytest.raises(SetUpError, match='continues from here'):
         set_up.set_up(env)
     assert not (env / '.mmdpad-set-up').exists()
     monkeypatch.setattr(set_up, 'build_mmcv', lambda python: 0)
     set_up.set_up(env)
     assert (env / '.mmdpad-set-up').exists()
     assert (env / 'mmdpad-constraints.txt').read_text() == 'torch==2.6.0'
-    assert steps == 2 * ['installing torch and torchvision', 'installing mmdpad and what it needs']
+    assert steps == 2 * ['installing torch and torchvision',
+                         'installing mmdpad and its requirements']
 
 
 def test_the_constraints_agree_with_the_table_of_requirements():

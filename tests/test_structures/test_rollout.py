@@ -83,7 +83,7 @@ def test_concatenate_is_the_reverse_of_split():
 
 
 def test_rollouts_that_do_not_belong_together_are_not_joined():
-    with pytest.raises(ValueError, match='one group size'):
+    with pytest.raises(ValueError, match='the same group size'):
         RolloutBatch.concatenate([uneven(), make_rollout()])
     scored, unscored = uneven(), uneven()
     unscored.total_rewards = None

@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,8 +46,8 @@ def test_plain_transformers_loads_it_and_sees_an_image_of_the_configs_size(famil
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):
-    weights = [open(f'{make_policy_folder(tmp_path / str(number), "qwen2_vl", seed=seed)}/'
-                    'model.safetensors', 'rb').read() for number, seed in enumerate([0, 0, 1])]
+    weights = [Path(make_policy_folder(tmp_path / str(number), 'qwen2_vl', seed=seed),
+                    'model.safetensors').read_bytes() for number, seed in enumerate([0, 0, 1])]
     assert weights[0] == weights[1] != weights[2]
 
 

@@ -2,6 +2,7 @@
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def test_an_earlier_file_is_never_overwritten(tmp_path):
     path = str(tmp_path / 'new' / 'a.jsonl')
     assert [write_atomically(path, text) for text in (b'1', b'2', b'3')] == [
         path, str(tmp_path / 'new' / 'a_2.jsonl'), str(tmp_path / 'new' / 'a_3.jsonl')]
-    assert open(path, 'rb').read() == b'1'
+    assert Path(path).read_bytes() == b'1'
     assert sorted(p.name for p in (tmp_path / 'new').iterdir()) == [
         'a.jsonl', 'a_2.jsonl', 'a_3.jsonl']
 
@@ -60,7 +61,7 @@ def test_nothing_is_left_of_a_folder_that_fails(tmp_path):
 
 def test_a_folder_that_is_there_stays_even_if_it_came_meanwhile(tmp_path):
     path = tmp_path / 'a'
-    with pytest.raises(FileExistsError, match='a is there already; remove it or'), \
+    with pytest.raises(FileExistsError, match='a already exists; remove it or'), \
             new_folder(path) as folder:
         (folder / 'file').write_text('x')
         path.mkdir()
@@ -78,7 +79,7 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path):
 def test_json_lines_keep_any_text(tmp_path):
     rows = [{'text': 'Äpfel 苹果 \n "x" \ud800 \x00'}, {'n': 1.5}]
     path = write_jsonl(str(tmp_path / 'a.jsonl'), rows)
-    content = open(path, encoding='utf-8').read()
+    content = Path(path).read_text(encoding='utf-8')
     assert 'Äpfel 苹果' in content
     assert [json.loads(line) for line in content.splitlines()] == rows
 

@@ -84,9 +84,9 @@ UNREADABLE = {
     'should be key: value': ['{1, 2}', '{a,b}', '{a:1, b}'],
     'a name that stands there once': ['dict(a=1,a=2)', 'dict(a b=1)', "{'a': 1, a: 2}",
                                       '{(1,): 2}'],
-    'between two commas in it is nothing': ['[1,,2]', '[,]'],
+    'nothing between two commas in it': ['[1,,2]', '[,]'],
     r'`list\(...\)` is not known': ['list(1,2)'],
-    'is no character': [r'"\N{no such}"', r'"\U99999999"']}
+    'is not a character': [r'"\N{no such}"', r'"\U99999999"']}
 
 
 @pytest.mark.parametrize('message, text', [

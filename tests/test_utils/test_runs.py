@@ -32,10 +32,10 @@ def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path, tried):
                               stdout=subprocess.PIPE, text=True)
     worker = int(holder.stdout.readline())
     try:
-        with pytest.raises(SystemExit, match=rf"another training writes to '\S+new/run' \(process "
-                                             rf'{holder.pid} on \S+, since 2\d'):
-            with lock_work_dir(tmp_path / 'new/run'):
-                pytest.fail('it was let in')
+        with (pytest.raises(SystemExit, match=rf"another training writes to '\S+new/run' \(process "
+                                              rf'{holder.pid} on \S+, since 2\d'),
+              lock_work_dir(tmp_path / 'new/run')):
+            pytest.fail('it was let in')
         with lock_work_dir(tmp_path / 'new'):
             pass
         holder.kill()
@@ -54,9 +54,9 @@ def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path, tried):
                      'nothing had happened')
 def test_a_work_dir_that_cannot_be_is_told(tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(SystemExit, match='cannot be written to .*--work-dir'):
-        with lock_work_dir(tmp_path / 'file' / 'run'):
-            pytest.fail('it was let in')
+    with (pytest.raises(SystemExit, match='cannot be written to .*--work-dir'),
+          lock_work_dir(tmp_path / 'file' / 'run')):
+        pytest.fail('it was let in')
 
 
 def test_files_of_a_run_are_found_in_the_order_of_time(tmp_path):

@@ -107,14 +107,14 @@ def test_every_operation_that_reaches_out_is_refused(content, tmp_path):
     b'X\x01\x00\x00\x00\xff.', b'G\x00.',
 ], ids=range(13))
 def test_garbage_is_named(content, tmp_path):
-    assert 'should be a whole pickle, but cannot be read as one (' in refused(tmp_path, content)
+    assert 'should be a complete pickle, but cannot be read as one (' in refused(tmp_path, content)
 
 
 @pytest.mark.parametrize('protocol', [0, 2, 5])
 def test_a_file_cut_short_anywhere_is_named(protocol, tmp_path):
     content = pickle.dumps([{'raw': 'the cat', 'ids': [1, 2]}], protocol)
     for end in range(len(content)):
-        assert 'should be a whole pickle' in refused(tmp_path, content[:end])
+        assert 'should be a complete pickle' in refused(tmp_path, content[:end])
 
 
 @pytest.mark.parametrize('content', [

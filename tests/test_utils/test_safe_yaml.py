@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -23,7 +24,7 @@ def test_plain_data_is_read(suffix, tmp_path):
 def test_tuples_that_mmengine_writes_are_read(tmp_path):
     path = str(tmp_path / 'a.yaml')
     Config(dict(size=(1, (2, 3)))).dump(path)
-    assert 'python/tuple' in open(path).read() and open_config(path)['size'] == (1, (2, 3))
+    assert 'python/tuple' in Path(path).read_text() and open_config(path)['size'] == (1, (2, 3))
 
 
 @pytest.mark.promise('Files', 'A YAML or JSON config that asks for code to be run',

@@ -1,10 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Checks every data set of a config and lists all that is wrong with its files.
+"""Checks every data set of a config and lists all problems in its files.
 
     python tools/analysis_tools/check_dataset.py configs/dpad/qwen7b_reasonseg.py --load all
     python tools/analysis_tools/check_dataset.py CONFIG --load 20 --show-dir pictures
 
-Its exit status is 1 if anything is wrong. Training and testing make the same checks, without
+The exit status is 1 if there is a problem. Training and testing make the same checks, without
 --load, before they start.
 """
 
@@ -18,14 +18,14 @@ from mmdpad.utils import config_parser, load_config, start_command, unique_path
 
 
 def number_or_all(text: str) -> int:
-    """A number of items; 'all' is -1."""
+    """A number of items; -1 for 'all'."""
     if text != 'all' and not text.isdecimal():
         raise ValueError
     return -1 if text == 'all' else int(text)
 
 
 class Pictures:
-    """Writes the picture of every item that it is called with, ``PREFIX_NUMBER.png``."""
+    """Writes a picture of each item it is called with, ``PREFIX_NUMBER.png``."""
 
     def __init__(self, folder: str, prefix: str) -> None:
         self.folder, self.prefix = Path(folder), prefix
@@ -40,9 +40,9 @@ class Pictures:
             image, sample = item['inputs']['image'], item['data_samples']
             masks, targets = sample.gt_instances.masks, sample.model_targets
         except (KeyError, TypeError, AttributeError):
-            raise SystemExit('--show-dir draws what a pipeline from LoadReasoningImage to '
-                             'PackReasoningInputs makes, with masks and targets; leave it out '
-                             'for this data set') from None
+            raise SystemExit('--show-dir draws the output of a pipeline from LoadReasoningImage '
+                             'to PackReasoningInputs, with masks and targets; leave it out for '
+                             'this data set') from None
         shapes = sample.model_shape, sample.ori_shape
         picture = draw_answer(
             image.permute(1, 2, 0).numpy(), boxes=scale_boxes(targets.bboxes, *shapes).tolist(),
@@ -54,13 +54,13 @@ class Pictures:
 
 
 def main(command_line: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = config_parser(__doc__.splitlines()[0], 'train_dataloader.dataset.data_root=data/mine')
     parser.add_argument('--all', action='store_true',
-                        help='show every problem, not the first few of each kind')
+                        help='show every problem, not only the first few of each kind')
     parser.add_argument('--load', type=number_or_all, default=0, metavar='N|all',
                         help='run N items of each data set, or all, through their pipelines, which '
-                        'decodes the images, too (default: 0)')
+                        'also decodes the images (default: 0)')
     parser.add_argument('--show-dir', metavar='DIR', help='write a picture of each item of --load '
                         'to this folder: question, target, box and points')
     args = parser.parse_args(command_line)
@@ -87,7 +87,7 @@ def main(command_line: list[str] | None = None) -> int:
             report = check_dataset(as_built(loaders, dataset), args.load, show, asks)
         except DatasetError as error:
             report, status = error.in_full() if args.all else str(error), 1
-        except (OSError, ImportError, ValueError) as error:  # of files, packages and arguments
+        except (OSError, ImportError, ValueError) as error:  # from files, packages and arguments
             report, status = f'1 problem(s): {error}', 1
         print(f'{loaders}, {type_name(dataset)}: {report}')
     return status

@@ -1,11 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Checks whether a config's discriminator tells true captions from generic and wrong ones.
+"""Checks whether a config's discriminator can separate true captions from generic and wrong ones.
 
     python tools/analysis_tools/check_discriminator.py configs/dpad/tiny_shapes.py
 
-It builds the discriminator and the data set, no policy and no decoder. True captions are those of
---captions (JSON lines with `id`, or `image` and `question`, and `caption`), else the data set's
-own, else its questions. docs/method.md says what the numbers mean.
+Builds the discriminator and the data set, but no policy and no decoder. True captions come from
+--captions (JSON lines with `id`, or `image` and `question`, and `caption`); without it, from the
+data set's captions, or else its questions. docs/method.md explains the numbers.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mmdpad.utils import (
 )
 
 SOURCES = {
-    'file': 'of {}',
-    'data set': 'of the data set itself',
+    'file': 'from {}',
+    'data set': 'from the data set itself',
     'question': 'the QUESTIONS of the data set, as it has no captions: referring expressions are '
-                'descriptions, reasoning questions are not, and say little about the model',
+                'captions; reasoning questions are not, and say little about the model',
 }
 
 
@@ -42,12 +42,12 @@ def main() -> None:
     parser = config_parser(__doc__.splitlines()[0],
                            'custom_hooks.DiscriminativeRewardHook.region_margin=0.25')
     parser.add_argument('--loader', choices=LOADERS, default='train_dataloader',
-                        help='whose data set to use (default: train_dataloader)')
-    parser.add_argument('--term', metavar='NAME', help='of the discriminative term, where the '
+                        help='which data set to use (default: train_dataloader)')
+    parser.add_argument('--term', metavar='NAME', help='name of the discriminative term, if the '
                         'config has several')
     parser.add_argument('--limit', type=positive, default=200, metavar='N',
-                        help='of items, spread evenly (default: 200)')
-    parser.add_argument('--captions', metavar='IN.jsonl', help='true captions, as above')
+                        help='number of items, spread evenly (default: 200)')
+    parser.add_argument('--captions', metavar='IN.jsonl', help='true captions, see above')
     parser.add_argument('--out', metavar='OUT.json', help='write all numbers; a taken name gets a '
                         'number')
     args = parser.parse_args()

@@ -1,11 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Compares results of one test set: a table with intervals, and paired differences to the first.
+"""Compares results on one test set: a table with intervals, and paired differences to the first.
 
     python tools/analysis_tools/compare_results.py work_dirs/A work_dirs/B
     python tools/analysis_tools/compare_results.py a.json b.jsonl --out table.md table.json
 
-A result is a file that ReasonSegMetric or `tools/test.py --out` wrote, or a folder, below which
-the newest is taken. Where protocols or data differ, the page says so first.
+A result is a file written by ReasonSegMetric or `tools/test.py --out`, or a folder, in which the
+newest is used. If protocols or data differ, the page says so first.
 """
 
 from __future__ import annotations

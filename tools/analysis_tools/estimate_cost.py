@@ -1,12 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Estimates tokens, operations and accelerator memory of a config's training step.
+"""Estimates tokens, operations and GPU memory for a config's training step.
 
     python tools/analysis_tools/estimate_cost.py configs/dpad/qwen7b_reasonseg.py
     python tools/analysis_tools/estimate_cost.py CONFIG --gpus 8 --gpu-memory 80 --json
 
-Nothing is loaded but config.json and the tokenizer, where they are there or in the hub's cache.
-Without a config.json, the shape of a published Qwen-VL model is taken by its name. What was taken
-and what is assumed is printed.
+Only config.json and the tokenizer are loaded, if they exist locally or in the hub's cache. Without
+a config.json, the shape of a published Qwen-VL model is chosen by its name. The sources and
+assumptions are printed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from mmdpad.utils import config_parser, jsonable, load_config, start_command
 def main() -> None:
     parser = config_parser(__doc__.splitlines()[0], 'train_dataloader.batch_size=8')
     parser.add_argument('--gpus', type=int, default=1, metavar='N',
-                        help='processes with a GPU and a batch each (default 1)')
+                        help='processes with one GPU and one batch each (default 1)')
     parser.add_argument('--gpu-memory', type=float, metavar='GB',
-                        help='of one GPU, in 10^9 bytes, to say what fits')
+                        help='memory of one GPU, in 10^9 bytes, to report what fits')
     parser.add_argument('--response-tokens', type=int, metavar='R',
                         help='mean length of a response (default: an assumption)')
     parser.add_argument('--prompt-tokens', type=int, metavar='P',

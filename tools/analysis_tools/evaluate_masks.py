@@ -1,11 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Scores stored masks against a config's test set; no model, no pixels.
+"""Scores stored masks against a config's test set, without a model and without pixels.
 
     python tools/analysis_tools/evaluate_masks.py configs/dpad/qwen7b_reasonseg.py masks.jsonl
 
-Each line has `id` and `question` of an item and `mask`, COCO's RLE, or null where a prediction
-failed. The lines that ReasonSegMetric writes with `save_masks=True` are such lines; what else
-they say is taken over. The result files are those of tools/test.py.
+Each line has `id` and `question` of an item and `mask`, COCO RLE, or null if the prediction
+failed. Lines that ReasonSegMetric writes with `save_masks=True` have this form; their other
+entries are kept. The result files are those of tools/test.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from mmdpad.utils import check_file, config_parser, load_config, read_jsonl, sta
 
 def main() -> None:
     parser = config_parser(__doc__.splitlines()[0], 'test_evaluator.ignore_regions=exclude')
-    parser.add_argument('predictions', metavar='PREDICTIONS.jsonl', help='lines as above')
-    parser.add_argument('--out', metavar='FILE.jsonl', help='where the result goes; a taken name '
+    parser.add_argument('predictions', metavar='PREDICTIONS.jsonl', help='lines, see above')
+    parser.add_argument('--out', metavar='FILE.jsonl', help='path of the result; a taken name '
                         'gets a number (default: PREDICTIONS_scored.jsonl)')
     args = parser.parse_args()
     check_file('predictions', args.predictions)
@@ -54,7 +54,7 @@ def main() -> None:
             predictions=hash_file(args.predictions), config=hash_config(config),
             **describe_data(dataset), **describe_environment(None))))
         metrics = score_predictions(dataset, list(read_jsonl(args.predictions)), metric)
-    except (OSError, ValueError) as error:  # DatasetError among them
+    except (OSError, ValueError) as error:  # includes DatasetError
         raise SystemExit(str(error)) from error
     for name, value in metrics.items():
         print(f'{name:36}{value:10.4g}')

@@ -1,10 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Tells of a training run on one page: numbers, curves, alarms, responses, best and worst answers.
+"""Summarizes a run on one page: numbers, curves, alarms, responses, best and worst answers.
 
     python tools/analysis_tools/report.py work_dirs/RUN --out report.html
 
-The page needs no other file and no network. Run it where the paths of the images hold, usually the
-folder that training was started in. What the run does not have is said on the page.
+The page needs no other file and no network. Run this where the image paths are valid, usually in
+the folder in which training was started. The page states what the run lacks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('work_dir', type=Path, help='the work dir of a run, with TIME/ in it')
     parser.add_argument('--result', metavar='FILE', help='show the answers of this result of '
-                        'ReasonSegMetric (default: of the one in the work dir written last)')
+                        'ReasonSegMetric (default: the newest one in the work dir)')
     parser.add_argument('--out', metavar='PAGE.html',
                         help='default WORK_DIR/report.html; a taken name gets a number')
     args = parser.parse_args()
@@ -44,8 +44,8 @@ def main() -> None:
     if not (training_logs(args.work_dir) or rollout_logs(args.work_dir) or summaries):
         raise SystemExit(f'{str(args.work_dir)!r} should be the work dir of a run, with '
                          f'TIME/vis_data/scalars.json, TIME/rollouts.jsonl or results of '
-                         f'ReasonSegMetric in it, but has none; name the folder that '
-                         f'tools/train.py was given as --work-dir')
+                         f'ReasonSegMetric in it, but has none; name the folder that was passed '
+                         f'to tools/train.py as --work-dir')
     try:
         shown = args.result or next(map(str, reversed(summaries)), None)
         page = run_as_html(

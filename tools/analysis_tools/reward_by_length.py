@@ -1,12 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Tells which reward terms pay for longer chains of reasoning, and which for shorter ones.
+"""Reports which reward terms pay for longer reasoning, and which for shorter reasoning.
 
     python tools/analysis_tools/reward_by_length.py work_dirs/RUN/*/rollouts.jsonl
 
-For each stage of the training: what responses with the longer chains of their group earn over those
-with the shorter ones, by term, unweighted, with the standard error over groups; and the words of
-both kinds of chains. Logs of several runs (seeds) are taken together. A chain that shrinks where no
-term has a negative number here shrinks for another reason than reward.
+For each stage of training: how much more responses with longer reasoning earn than the others of
+their group, by term, unweighted, with the standard error over groups; and the words of reasoning
+of both kinds. Logs of several runs (seeds) are pooled. If reasoning gets shorter although no term
+has a negative number here, the cause is not the reward.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('logs', nargs='+', metavar='LOG.jsonl', help='rollouts.jsonl of runs')
     parser.add_argument('--stages', type=int, default=5, metavar='N',
-                        help='parts that the training is cut into (default 5)')
+                        help='number of stages that training is divided into (default 5)')
     args = parser.parse_args()
     for log in args.logs:
         check_file('log', log)
@@ -33,7 +33,7 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(str(error)) from error
     if not stages:
-        raise SystemExit('all chains of a group are equally long, in every group')
+        raise SystemExit('in every group, all responses have the same reasoning length')
     print(format_stages(stages))
 
 

@@ -1,13 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Runs the study: every arm of configs/study/ with its seeds, then the report.
+"""Runs the study: every arm in configs/study/ with its seeds, then the report.
 
     python tools/analysis_tools/run_study.py
     python tools/analysis_tools/run_study.py --arms start geometric discriminative --jobs 2
 
-A run is a training and two evaluations (greedy, and at temperature 1), each by the ordinary
-command. What is done is not done again, and a training that was interrupted goes on where it
-stopped; to start afresh, remove the work dir. Runs take one thread each, so that they are the same
-to the bit however many run at once.
+A run consists of a training and two evaluations (greedy, and at temperature 1), each by the
+ordinary command. Finished steps are skipped, and an interrupted training resumes; to start over,
+remove the work dir. Each run uses one thread, so results are bit-for-bit the same for any number
+of concurrent runs.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from typing import Any
 
 from mmengine.config import Config
 
-ROOT = Path(__file__).resolve().parents[2]  # of a checkout, or .mim/ of a wheel
+ROOT = Path(__file__).resolve().parents[2]  # a checkout, or .mim/ in a wheel
 CONFIGS = ROOT / 'configs/study'
 DATA = Path('data/study')
 SCENES = dict(study=(2000, 0), few=(0, 128), many=(0, 128), look_alikes=(0, 128),
               shifted=(0, 128))
-"""Scenes to train on and to test on, by world."""
+"""Scenes for training and for testing, by world."""
 MODES = dict(greedy=0.0, sampled=1.0)
 """Temperatures of the evaluations."""
 METRICS = ('samples', 'rewards', 'specific')
-"""What the evaluator's metrics write, in their order."""
+"""What the evaluator's metrics write, in order."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm of the study; ``about`` is what its config's ``arm`` says."""
+    """An arm of the study; ``about`` is its config's ``arm``."""
 
     config: Path
     about: dict[str, Any]
@@ -54,11 +54,11 @@ class Arm:
         return self.config.stem
 
     def check_start(self) -> None:
-        """Raises SystemExit if the start policy is not there."""
+        """Raise SystemExit if the start policy does not exist."""
         folder = Path(Config.fromfile(str(self.config)).model.policy.pretrained)
         if not (folder / 'config.json').is_file():
             raise SystemExit(
-                f'The start policy of {self.config.name} should be in {folder}, but is not there; '
+                f'The start policy of {self.config.name} should be in {folder}, but is missing; '
                 f'the wheel of mmdpad leaves it out: run `make study` in a checkout')
 
     @property
@@ -71,7 +71,7 @@ class Arm:
 
 
 class Run:
-    """One arm with one seed, in a folder of its own."""
+    """One arm with one seed, in a separate folder."""
 
     def __init__(self, arm: Arm, seed: int, work_dir: Path) -> None:
         self.arm, self.seed = arm, seed
@@ -86,7 +86,7 @@ class Run:
         return all((self.folder / f'{mode}.json').exists() for mode in MODES)
 
     def __call__(self) -> float:
-        """Do what is left to do; returns the seconds that it took."""
+        """Do the remaining steps; return the seconds they took."""
         start = time.perf_counter()
         checkpoint = [self.train()] if self.arm.trained else []
         for mode in MODES:
@@ -95,7 +95,7 @@ class Run:
         return time.perf_counter() - start
 
     def train(self) -> str:
-        """Train, or go on with an interrupted training; returns the last checkpoint."""
+        """Train, or resume an interrupted training; return the last checkpoint."""
         folder, done = self.folder / 'train', self.folder / 'trained'
         if not done.exists():
             resume = ['--resume'] if any(folder.glob('iter_*.pth')) else []
@@ -105,10 +105,10 @@ class Run:
         return str(folder / done.read_text())
 
     def evaluate(self, mode: str, *checkpoint: str) -> None:
-        """Evaluate on all test sets; ``<mode>.json`` is there when the lines are, too."""
+        """Evaluate on all test sets; ``<mode>.json`` exists only once the lines do, too."""
         lines = [self.folder / f'{mode}.{name}.jsonl' for name in METRICS]
         for stale in self.folder.glob(f'{mode}.*.json*'):
-            stale.unlink()  # of an evaluation that did not finish
+            stale.unlink()  # left by an evaluation that did not finish
         self._call('tools/test.py', str(self.arm.config), *checkpoint,
                    '--work-dir', str(self.folder / 'test'),
                    '--out', str(self.folder / f'{mode}.json'), '--cfg-options',
@@ -117,7 +117,7 @@ class Run:
                    *(f'test_evaluator.{i}.out_file={str(path)!r}' for i, path in enumerate(lines)))
 
     def _call(self, *command: str) -> None:
-        """Run a python command of the project, what it prints at the end of ``log.txt``."""
+        """Run a python command of the project, appending its output to ``log.txt``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / 'log.txt'
         with log.open('a') as stream:
@@ -133,10 +133,10 @@ def main() -> None:
     arms = {path.stem: path for path in sorted(CONFIGS.glob('*.py'))}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--arms', nargs='+', choices=arms, default=list(arms), metavar='ARM',
-                        help=f'of {", ".join(arms)} (default: all)')
-    parser.add_argument('--seeds', type=int, help='of each arm (default: what its config says)')
+                        help=f'some of {", ".join(arms)} (default: all)')
+    parser.add_argument('--seeds', type=int, help='seeds per arm (default: see its config)')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(),
-                        help='runs at once (default: the number of cores)')
+                        help='concurrent runs (default: the number of cores)')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/study'))
     args = parser.parse_args()
     if min(args.jobs, args.seeds or 1) < 1:
@@ -148,7 +148,7 @@ def main() -> None:
     make_data()
     for arm in chosen:
         write_about(arm, args.work_dir)
-    # Seed by seed, so that an interrupted study has something of every arm.
+    # Seed by seed, so that an interrupted study has some seeds of every arm.
     runs = [Run(arm, seed, args.work_dir) for seed in range(max(a.seeds for a in chosen))
             for arm in chosen if seed < (args.seeds or arm.seeds)]
     failed = work_off([run for run in runs if not run.is_done], len(runs), args.jobs)
@@ -160,7 +160,7 @@ def main() -> None:
 
 
 def make_data() -> None:
-    """The scenes; those that are there are left alone."""
+    """Make the scenes; existing ones are left unchanged."""
     for world, (train, test) in SCENES.items():
         subprocess.run([sys.executable, ROOT / 'tools/dataset_converters/shapes_world.py',
                         str(DATA / world), '--world', world, '--train', str(train), '--val', '0',
@@ -168,16 +168,16 @@ def make_data() -> None:
 
 
 def write_about(arm: Arm, work_dir: Path) -> None:
-    """What the report has to know of an arm."""
+    """Write what the report needs to know about an arm."""
     folder = work_dir / arm.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'arm.json').write_text(json.dumps(arm.about, indent=2) + '\n')
 
 
 def work_off(runs: Sequence[Run], total: int, jobs: int) -> list[str]:
-    """Do the runs, ``jobs`` at once, with a line for each; returns what failed."""
+    """Do the runs, ``jobs`` at a time, printing a line for each; return the failures."""
     failed, start, before = [], time.perf_counter(), total - len(runs)
-    print(f'{total} runs, {before} of them done before, {jobs} at once', flush=True)
+    print(f'{total} runs, {before} of them already done, {jobs} at a time', flush=True)
     with ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(run): run for run in runs}
         for number, future in enumerate(as_completed(waiting), 1):

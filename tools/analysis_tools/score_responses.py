@@ -1,11 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Scores stored responses by the reward terms of a config and as the published scorer does.
+"""Scores stored responses by the reward terms of a config and by the published scorer.
 
     python tools/analysis_tools/score_responses.py responses.jsonl --out scored.jsonl
 
 Each line has `response` (the text) and `solution`: "<box>(x1,y1),(x2,y2)</box><points>(x,y),(x,y)
-</points>", or a JSON list where the answer is one. Lines of RolloutLogHook have no solution; they
-hold their rewards already. No model is needed, so hooks' terms that need one are left out.
+</points>", or a JSON list if the answer is one. Lines of RolloutLogHook have no solution; they
+already contain their rewards. No model is used, so terms of hooks that need one are left out.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ PUBLISHED = Path(__file__).parents[2] / 'configs/_base_/schedules/grpo.py'
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('responses', metavar='IN.jsonl', help='lines as above')
-    parser.add_argument('--config', default=str(PUBLISHED), help='whose rewards to score '
-                        'by (default: the published recipe)')
+    parser.add_argument('responses', metavar='IN.jsonl', help='lines, see above')
+    parser.add_argument('--config', default=str(PUBLISHED), help='config with the rewards '
+                        '(default: the published recipe)')
     parser.add_argument('--coordinates', default='pixels', choices=COORDINATES,
-                        help='that the responses are written in (default: pixels)')
-    parser.add_argument('--prompt-size', type=int, nargs=2, metavar=('W', 'H'), default=(840, 840),
-                        help='of the image that was asked about, for relative coordinates')
+                        help='coordinates in the responses (default: pixels)')
+    parser.add_argument('--model-image-size', type=int, nargs=2, metavar=('W', 'H'),
+                        default=(840, 840), help='for relative coordinates (default: 840 840)')
     parser.add_argument('--out', metavar='OUT.jsonl', help='write each line with its scores; a '
                         'taken name gets a number')
     args = parser.parse_args()
@@ -47,7 +47,8 @@ def main() -> None:
     init_default_scope('mmdpad')
     rewards, left_out = find_rule_terms(open_config(args.config))
     if not rewards:
-        raise SystemExit(f'config {args.config!r} has no `train_cfg.rewards`; name one that trains')
+        raise SystemExit(f'config {args.config!r} has no `train_cfg.rewards`; name a training '
+                         f'config')
     if left_out:
         print(f'left out, as they need a model: {", ".join(left_out)}', file=sys.stderr)
     try:

@@ -4,8 +4,8 @@
     python tools/analysis_tools/show_rollouts.py work_dirs/RUN/TIME/rollouts.jsonl --iter 40
     python tools/analysis_tools/show_rollouts.py work_dirs/RUN/TIME/rollouts.jsonl --out page.html
 
-The log is what RolloutLogHook writes. Run it where the paths of the images hold, usually the
-folder that training was started in.
+RolloutLogHook writes the log. Run this where the image paths are valid, usually in the folder in
+which training was started.
 """
 
 from __future__ import annotations

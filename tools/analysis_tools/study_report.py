@@ -1,15 +1,16 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Says what a study of many runs found: headline, tables, curves and answers side by side.
+"""Reports the findings of a study: headline, tables, curves and answers side by side.
 
     python tools/analysis_tools/study_report.py work_dirs/study --html report.html
-    python tools/analysis_tools/study_report.py work_dirs/study --markdown docs/study.md
+    python tools/analysis_tools/study_report.py work_dirs/study --markdown study_appendix.md
+    python tools/analysis_tools/study_report.py work_dirs/study --summary study.md
     python tools/analysis_tools/study_report.py work_dirs/study --compare form_sigmoid form_softmax
     python tools/analysis_tools/study_report.py work_dirs/study --archive study.tar.xz
 
-An archive holds the numbers and curves without the responses, and may stand for the study's folder.
-Prints the headline. A file that is there is replaced; of a Markdown page only what is between
-`<!-- study -->` and `<!-- /study -->`. Run it where the paths of the images hold, usually the
-folder that the study was started in. Runs that lack files are left out and named.
+An archive holds the numbers and curves without the responses and can replace the study's folder.
+Prints the headline. An existing file is replaced; in a Markdown page, only the part between
+`<!-- study -->` and `<!-- /study -->`. Run this where the image paths are valid, usually in the
+folder in which the study was started. Runs that lack files are left out and named.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('work_dir', type=Path,
                         help='the study: ARM/arm.json, ARM/seed_N/...; or its archive')
-    parser.add_argument('--html', type=Path, metavar='FILE', help='the whole report as a page')
-    parser.add_argument('--markdown', type=Path, metavar='FILE', help='headline and tables')
+    parser.add_argument('--html', type=Path, metavar='FILE', help='the full report as a page')
+    parser.add_argument('--markdown', type=Path, metavar='FILE', help='headline and all tables')
+    parser.add_argument('--summary', type=Path, metavar='FILE', help='Markdown, main tables only')
     parser.add_argument('--json', type=Path, metavar='FILE', help='all numbers')
     parser.add_argument('--archive', type=Path, metavar='FILE',
-                        help='what numbers and curves are made from, as FILE.tar.xz')
+                        help='the data behind the numbers and curves, as FILE.tar.xz')
     parser.add_argument('--compare', nargs=2, action='append', default=[],
                         metavar=('ARM', 'REFERENCE'),
-                        help='also say how far an arm is from another one; may be repeated')
+                        help='also compare one arm with another; may be repeated')
     args = parser.parse_args()
 
     with start_command():
@@ -52,6 +54,7 @@ def main() -> None:
             put_block,
             study_as_html,
             study_as_markdown,
+            summary_as_markdown,
         )
         from mmdpad.analysis.study import analyse_study, first_answers
         from mmdpad.analysis.study_archive import open_study, write_study_archive
@@ -72,10 +75,12 @@ def main() -> None:
             if args.archive:
                 write_study_archive(folder, args.archive)
                 print(args.archive)
-        if args.markdown:
-            block = study_as_markdown(study)
-            page = args.markdown.read_text(encoding='utf-8') if args.markdown.exists() else None
-            write(args.markdown, block + '\n' if page is None else put_block(page, block))
+        for path, as_markdown in ((args.markdown, study_as_markdown),
+                                  (args.summary, summary_as_markdown)):
+            if path:
+                block = as_markdown(study)
+                page = path.read_text(encoding='utf-8') if path.exists() else None
+                write(path, block + '\n' if page is None else put_block(page, block))
         if args.json:
             write(args.json, json.dumps(jsonable(study), indent=1) + '\n')
     except (OSError, ValueError) as error:

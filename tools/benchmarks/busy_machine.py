@@ -1,12 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""An iteration of the toy training beside other programs, with several settings of torch's threads.
+"""A toy training iteration beside other programs, with several settings of torch's threads.
 
     python tools/benchmarks/busy_machine.py
     python tools/benchmarks/busy_machine.py --loads 0 2 --side '3000 spins' GOMP_SPINCOUNT=3000
 
-Threads of OpenMP that wait for each other spin, each on a core that another program could use, or
-the thread that they wait for. `mmdpad` adapts their number to the free cores (`FreeCoresHook`),
-`torch` does not. Sides take turns, each beside all loads.
+OpenMP threads that wait for each other spin, each on a core that another program, or the thread
+they wait for, could use. `mmdpad` adapts their number to the free cores (`FreeCoresHook`), `torch`
+does not. Sides take turns, each under every load.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from statistics import median
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/dpad/tiny_shapes.py'
-# How threads wait, and how many there are: a side starts from an environment without these.
+# How threads wait, and how many there are: every side starts without these variables.
 VARIABLES = ('GOMP_SPINCOUNT', 'KMP_BLOCKTIME', 'OMP_WAIT_POLICY', 'OMP_NUM_THREADS',
              'MKL_NUM_THREADS')
 HOOK_OFF = 'default_hooks.threads=None'
@@ -35,7 +35,7 @@ SPIN = 'import time; end = time.monotonic() + 3600\nwhile time.monotonic() < end
 
 
 class BusyProcesses:
-    """Processes that each keep a core busy; as a context manager, it leaves none behind."""
+    """Processes that each keep a core busy; as a context manager, it stops them all."""
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen] = []
@@ -47,7 +47,7 @@ class BusyProcesses:
         self.set_number(0)
 
     def set_number(self, number: int) -> None:
-        """Start or end as many as it takes."""
+        """Start or end processes to reach this number."""
         while len(self._processes) < number:
             self._processes.append(subprocess.Popen([sys.executable, '-c', SPIN]))
         while len(self._processes) > number:
@@ -58,11 +58,11 @@ class BusyProcesses:
 
 def train(data: str, settings: Sequence[str], loads: Sequence[int],
           iterations: int) -> dict[int, list[float]]:
-    """Train under some environment variables and options of the config, beside a changing number
-    of busy processes.
+    """Train with some environment variables and config options, beside a varying number of busy
+    processes.
 
     Returns:
-        Load -> seconds of the iterations that count; the one in which the load changes does not.
+        Load -> seconds of the measured iterations; the one in which the load changes is excluded.
     """
     variables = [setting for setting in settings if setting.partition('=')[0].isupper()]
     environ = {name: value for name, value in os.environ.items() if name not in VARIABLES}
@@ -84,7 +84,7 @@ def train(data: str, settings: Sequence[str], loads: Sequence[int],
                 times = [line['time'] for line in lines if 'time' in line]
     if process.returncode:
         raise SystemExit(f'`tools/train.py {CONFIG}` with {settings} failed (exit status '
-                         f'{process.returncode}); run it by itself to see why')
+                         f'{process.returncode}); run it separately to see why')
     parts = range(2, len(times), iterations + 1)
     return {load: times[start:start + iterations]
             for load, start in zip(loads, parts, strict=True)}
@@ -98,11 +98,11 @@ def main() -> None:
     parser.add_argument('--sides', nargs='+', choices=SIDES, default=list(SIDES))
     parser.add_argument('--side', nargs='+', action='append', default=[], metavar='NAME KEY=VALUE',
                         help='a custom side, by environment variables and config options')
-    parser.add_argument('--iterations', type=int, default=6, help='that count, of each run')
+    parser.add_argument('--iterations', type=int, default=6, help='measured iterations per load')
     parser.add_argument('--repeats', type=int, default=2, help='runs of each side under each load')
     args = parser.parse_args()
 
-    from common import environment, print_json  # here: a help text does not wait for torch
+    from common import environment, print_json  # imported here so that --help stays fast
     sides = {name: SIDES[name] for name in args.sides}
     sides.update((name, settings) for name, *settings in args.side)
 

@@ -3,15 +3,15 @@
 
     python tools/benchmarks/clip_reward.py
 
-Weights are random: neither time nor equality hangs on them. What is timed, in turns:
+Weights are random: neither time nor equality depends on them. These are timed in turn:
 
-    cold                  the term on a rollout whose pictures are new
-    warm                  the same pictures again, as in a later epoch
-    reference             each response alone: region and caption, image and caption; pictures
-                          preprocessed and captions padded to the context for each pass
-    reference_unpadded    the same, each caption cut behind its end
+    cold                  the term on a rollout with new images
+    warm                  the same images again, as in a later epoch
+    reference             each response separately: region and caption, image and caption; images
+                          are preprocessed and captions padded to the context for each pass
+    reference_unpadded    the same, with each caption cut at its end
 
-Prints JSON. Fails where the two ways do not give the same cosines and rewards.
+Prints JSON. Fails if the two ways do not give the same cosines and rewards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--model', default='ViT-B-32', help='`model_name` of the discriminator')
     parser.add_argument('--prompts', type=int, default=4, help='prompts of the rollout (B)')
-    parser.add_argument('--group', type=int, default=8, help='responses to each (G)')
+    parser.add_argument('--group', type=int, default=8, help='responses per prompt (G)')
     parser.add_argument('--size', type=int, default=840, help='side of the images, pixels')
     parser.add_argument('--words', type=int, nargs=2, default=(15, 40), metavar=('MIN', 'MAX'),
                         help='length of the captions')
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    parse_args()  # --help does not wait for the imports below
+    parse_args()  # so that --help does not wait for the imports below
 
 import cv2
 import numpy as np
@@ -80,7 +80,7 @@ def make_rollout(args: argparse.Namespace) -> RolloutBatch:
 @torch.no_grad()
 def score_one_by_one(discriminator: CLIPDiscriminator, rollout: RolloutBatch,
                      padded: bool) -> Tensor:
-    """(B * G, 2) cosines of each caption with its region and its image, two passes a response."""
+    """(B * G, 2) cosines of each caption with its region and its image, two passes per response."""
     model, pairs = discriminator.clip, []
     images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in rollout.model_images]
     for row, parsed in enumerate(rollout.parsed):
@@ -95,7 +95,7 @@ def score_one_by_one(discriminator: CLIPDiscriminator, rollout: RolloutBatch,
 
 
 def compare(reward: DiscriminativeReward, rollout: RolloutBatch) -> dict:
-    """Largest differences of the two ways.
+    """Largest differences between the two ways.
 
     Raises:
         SystemExit: One is above ``TOLERANCE``, or a caption was not scored.

@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the benchmarks share: a random policy with its prompt, runs in turn, and their summary.
+"""Shared by the benchmarks: a random policy with its prompt, alternating runs, and their summary.
 
 A benchmark prints one JSON object. Its ratios come from runs of one process tree that took turns,
-so that a machine which slows down slows both sides.
+so a machine that slows down affects both sides.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mmdpad.structures import RolloutBatch
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.seeding import seeded
 
-MMLogger.get_current_instance().setLevel('WARNING')  # a log goes where the result goes
+MMLogger.get_current_instance().setLevel('WARNING')  # logs would go where the result goes
 PATCH, MERGE = 14, 2
 HEAD_DIM = 64
 PROMPT_TEMPLATE = 'find "{question}"'
@@ -53,16 +53,16 @@ def make_policy(folder: str | Path, hidden_size: int = 384, layers: int = 6, sid
     A small copy of the 7B model in its proportions: at the default sizes, the output head has 8 %
     of the language model's parameters and the vision tower takes about a quarter of the language
     model's time for a prompt (see :func:`make_config`). Tokenizer and chat template are the
-    miniature policy's; the vocabulary is padded, as Qwen's is.
+    toy policy's; the vocabulary is padded, as Qwen's is.
 
     Args:
-        folder: Where to write; made if need be.
-        hidden_size: A multiple of 192: 3 query heads of 64 channels share one of keys and values.
-        layers: Of the language model.
-        side: The processor keeps images as they are whose sides are multiples of 28 pixels and
-            whose area is at most ``side * side``; 840 makes 900 tokens.
+        folder: Where to write; created if missing.
+        hidden_size: A multiple of 192: 3 query heads of 64 channels share one key-value head.
+        layers: Layers of the language model.
+        side: The processor keeps images unchanged if their sides are multiples of 28 pixels and
+            their area is at most ``side * side``; 840 makes 900 tokens.
         vocab_size: At least the tokenizer's 512.
-        seed: Of the weights.
+        seed: Seed of the weights.
 
     Returns:
         The folder as a string.
@@ -78,7 +78,7 @@ def make_policy(folder: str | Path, hidden_size: int = 384, layers: int = 6, sid
 
 
 def write_processor(folder: str | Path, side: int) -> None:
-    """Write the miniature's tokenizer and chat template with an image processor of 14 pixels a
+    """Write the toy policy's tokenizer and chat template with an image processor of 14 pixels per
     patch; see :func:`make_policy` for ``side``."""
     processor = Qwen2_5_VLProcessor.from_pretrained(POLICY_WEIGHTS)
     processor.image_processor = Qwen2VLImageProcessor(
@@ -121,7 +121,7 @@ def make_image(side: int = 840, seed: int = 0) -> torch.Tensor:
 
 
 class EndlessHead(VLMReasoningHead):
-    """Its responses never end: end tokens are as impossible as vision tokens."""
+    """A policy whose responses never end: end tokens are masked, just like vision tokens."""
 
     @property
     def vision_token_ids(self) -> list[int]:
@@ -129,7 +129,7 @@ class EndlessHead(VLMReasoningHead):
 
 
 def unseen(prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
-    """The same prompts in a new step: a frozen vision tower has not seen their images yet."""
+    """The same prompts as in a new step: a frozen vision tower has no features for them yet."""
     return [replace(prompt, vision=None) for prompt in prompts]
 
 
@@ -148,18 +148,18 @@ def random_rollout(prompts: Sequence[EncodedPrompt], lengths: Tensor,
 
 
 def peak_memory() -> float:
-    """MB that this process held at most since it started, or since :func:`forget_peak` (Linux)."""
+    """Peak memory of this process in MB since it started, or since :func:`forget_peak` (Linux)."""
     status = Path('/proc/self/status').read_text()
     return int(re.search(r'VmHWM:\s*(\d+) kB', status)[1]) / 1024
 
 
 def forget_peak() -> None:
-    """Let :func:`peak_memory` begin anew."""
+    """Restart the measurement of :func:`peak_memory`."""
     Path('/proc/self/clear_refs').write_text('5')
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers depend on besides the code, as far as a program can know it."""
+    """What the numbers depend on besides the code, as far as a program can determine it."""
     return dict(
         date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
         command=' '.join(['python', *sys.argv]),
@@ -169,10 +169,10 @@ def environment() -> dict[str, Any]:
 
 def alternate(functions: dict[str, Callable[[], Any]],
               repeats: int = 5) -> dict[str, list[float]]:
-    """Run functions in turn, each once more at first to warm up.
+    """Run functions in turn, after one warm-up run each.
 
     Returns:
-        Name -> seconds of each of the ``repeats`` runs that count.
+        Name -> seconds of each of the ``repeats`` measured runs.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats + 1):
@@ -184,7 +184,7 @@ def alternate(functions: dict[str, Callable[[], Any]],
 
 
 def summary(seconds: dict[str, list[float]], ours: str = 'mmdpad') -> dict[str, Any]:
-    """Medians of what :func:`alternate` returns, and how many times as long the others take.
+    """Medians of the result of :func:`alternate`, and how many times as long the others take.
 
     Returns:
         ``seconds`` (all runs), ``median`` and ``ratio`` by name; ``ratio_range``: the lowest and

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What gpu_step.py measures on: a device with its clock, its memory and its limits."""
+"""The device that gpu_step.py measures on, with its clock, its memory and its limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Device:
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
-        """Add the time of what runs inside to ``seconds[name]``."""
+        """Add the duration of the block to ``seconds[name]``."""
         self.synchronize()
         start = time.perf_counter()
         yield
@@ -36,10 +36,10 @@ class Device:
         self.seconds[name] += time.perf_counter() - start
 
     def repeat(self, function: Callable[[], Any], repeats: int) -> dict[str, list[float]]:
-        """Run a function, once more at first to warm up; the peak of memory is that of the others.
+        """Run a function repeatedly after one warm-up; the peak of memory excludes the warm-up.
 
         Returns:
-            Name -> seconds of each run, of ``total`` and of the clocks within.
+            Name -> seconds of each run, for ``total`` and for the clocks inside.
         """
         runs = []
         for number in range(repeats + 1):
@@ -52,8 +52,8 @@ class Device:
         return {name: [run[name] for run in runs[1:]] for name in runs[0]}
 
     def profile(self, function: Callable[[], Any], rows: int) -> list[dict[str, Any]]:
-        """The operations that take most of a run: name, calls, and milliseconds of the device and
-        of the CPU in themselves. Where the CPU's sum is the larger one, launches are the limit."""
+        """The most expensive operations of a run: name, calls, and self time on the device and on
+        the CPU in milliseconds. If the CPU's total is larger, launches are the bottleneck."""
         kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * self.is_cuda
         with profile(activities=kinds) as found:
             function()
@@ -65,23 +65,23 @@ class Device:
                 for event in sorted(events, key=lambda e: -getattr(e, own))[:rows]]
 
     def allocated(self) -> int | None:
-        """Bytes, where the device tells."""
+        """Allocated bytes, if the device reports them."""
         return torch.cuda.memory_allocated(self.device) if self.is_cuda else None
 
     def peak_allocated(self) -> int | None:
-        """The most bytes since the warm-up."""
+        """Peak of allocated bytes since the warm-up."""
         return torch.cuda.max_memory_allocated(self.device) if self.is_cuda else None
 
     def free(self) -> None:
-        """Give back what nothing refers to any more, compiled graphs with their memory included."""
+        """Free unreferenced memory, including that of compiled graphs."""
         torch.compiler.reset()
         gc.collect()
         if self.is_cuda:
             torch.cuda.empty_cache()
 
     def limits(self, repeats: int) -> dict[str, Any]:
-        """What the device reaches at best: FLOP/s of bfloat16 products of square matrices, and
-        bytes read and written in a second by a copy."""
+        """What the device can reach: FLOP/s of bfloat16 products of square matrices, and bytes
+        read and written per second by a copy."""
         size, length = (8192, 2**30) if self.is_cuda else (256, 2**24)
         a, b, product = (torch.randn(size, size, device=self.device).bfloat16() for _ in range(3))
         source = torch.zeros(length, dtype=torch.uint8, device=self.device)

@@ -1,12 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Times the evaluation of stored masks on made data in ReasonSeg's layout.
+"""Times the evaluation of stored masks on synthetic data in ReasonSeg's layout.
 
     python tools/benchmarks/evaluate_masks.py
 
-The data is made in a temporary folder: JPEG files with annotations of some polygons, and masks
-that are polygons, too, stored as JSON lines. What is timed is what
-tools/analysis_tools/evaluate_masks.py does after its imports: to build the data set with all its
-checks, to take its fingerprint, to score every mask, and to write the result.
+The data are generated in a temporary folder: JPEG files with annotations of several polygons, and
+masks that are also polygons, stored as JSON lines. It times the work of
+tools/analysis_tools/evaluate_masks.py after its imports: building the data set with all checks,
+computing its fingerprint, scoring every mask, and writing the result.
 
 Prints JSON.
 """
@@ -38,13 +38,13 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    parse_args()  # --help does not wait for the imports below
+    parse_args()  # so that --help does not wait for the imports below
 
 import cv2
 import numpy as np
 from common import alternate, environment, print_json, summary
 
-import mmdpad.analysis.stored_masks  # noqa: F401 what the tool imports once it runs
+import mmdpad.analysis.stored_masks  # noqa: F401 imported by the tool when it runs
 from mmdpad.geometry.masks import encode_mask
 from mmdpad.utils import write_jsonl
 
@@ -60,7 +60,7 @@ def make_polygon(rng: np.random.Generator, size: tuple[int, int], corners: int) 
 
 
 def make_data(args: argparse.Namespace, folder: Path) -> Path:
-    """Write the split `test` and the masks; returns the file of the masks."""
+    """Write the split `test` and the masks; return the file with the masks."""
     rng = np.random.default_rng(args.seed)
     width, height = args.size
     _, image = cv2.imencode('.jpg', cv2.resize(

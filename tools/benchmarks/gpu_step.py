@@ -1,22 +1,22 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A training step at full size on one GPU, against the device's limits and mmdpad's estimates.
+"""A full-size training step on one GPU, compared with the device's limits and mmdpad's estimates.
 
     python tools/benchmarks/gpu_step.py --model Qwen2.5-VL-3B
     python tools/benchmarks/gpu_step.py --model Qwen2.5-VL-7B --lora 64
     python tools/benchmarks/gpu_step.py --model tiny --device cpu --side 112 --tokens 20
 
-Random weights of the published shapes are made on the device itself; nothing is downloaded. Images
-are random too, and responses have `--tokens` tokens each. Arithmetic is bfloat16 by autocast, over
-float32 weights, or with `--lora` over bfloat16 weights, as in configs/dpad/.
+Random weights of the published shapes are created on the device itself; nothing is downloaded.
+Images are random too, and responses have `--tokens` tokens each. Arithmetic is bfloat16 by
+autocast, over float32 weights, or with `--lora` over bfloat16 weights, as in configs/dpad/.
 
 - update: loss, reference and backward pass of random responses, and the optimizer; its share of
   the matrix-product peak, and peak memory against mmdpad.preflight.cost.
-- decode: `SharedPrefixRollout`, also compiled, against `HFRollout` (generate); their share of what
-  the memory bandwidth allows.
+- decode: `SharedPrefixRollout`, also compiled, against `HFRollout` (generate); their share of the
+  memory bandwidth's limit.
 - step: rollout, reference, update and optimizer of all prompts, in micro-batches as configured.
 
-A part that runs out of memory says so in its place, and the others go on. Prints JSON; exits with
-1 where a part failed otherwise.
+If a part runs out of memory, this is reported in its place and the others continue. Prints JSON;
+exits with 1 if a part failed for another reason.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def parse_args(options: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--device', default='cuda')
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
     parser.add_argument('--prompts', type=int, default=4)
-    parser.add_argument('--group-size', type=int, default=8, help='responses to a prompt')
-    parser.add_argument('--tokens', type=int, default=200, help='of a response, at least 2')
-    parser.add_argument('--side', type=int, default=840, help='of an image, in pixels')
+    parser.add_argument('--group-size', type=int, default=8, help='responses per prompt')
+    parser.add_argument('--tokens', type=int, default=200, help='length of a response, at least 2')
+    parser.add_argument('--side', type=int, default=840, help='side of the images, in pixels')
     parser.add_argument('--lora', type=int, default=0, metavar='RANK', help='0: all weights')
     parser.add_argument('--weights', choices=('float32', 'bfloat16'),
                         help='default: bfloat16 below an adapter, else float32')
@@ -54,9 +54,9 @@ def parse_args(options: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--compile', metavar='BACKEND', help='of the compiled rollout: a backend '
                         'of torch.compile, `on` (the default on a GPU: CUDA graphs) or `off` (on '
                         'a CPU)')
-    parser.add_argument('--repeats', type=int, default=3, help='runs that count')
+    parser.add_argument('--repeats', type=int, default=3, help='measured runs')
     parser.add_argument('--profile', type=int, default=0, metavar='ROWS',
-                        help='of the part `update`: as many operations that take longest')
+                        help='list this number of the most expensive operations of `update`')
     args = parser.parse_args(options)
     if args.tokens < 2:
         parser.error('--tokens should be at least 2')
@@ -71,7 +71,7 @@ def parse_args(options: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    parse_args()  # --help does not wait for the imports below
+    parse_args()  # so that --help does not wait for the imports below
 
 import torch
 from common import (
@@ -114,7 +114,7 @@ OUT_OF_MEMORY = 'out of memory'
 
 
 class RandomHead(EndlessHead):
-    """A policy whose ``pretrained`` has no weights. Its own are random and made on the default
+    """A policy whose ``pretrained`` has no weights; it creates random ones on the default
     device."""
 
     def _load_model(self, source: str, dtype: str, **_: Any) -> PreTrainedModel:
@@ -125,7 +125,7 @@ class RandomHead(EndlessHead):
 
 
 class TimedSegmentor(ReasoningSegmentor):
-    """Clocks the reference within the loss."""
+    """Times the reference pass within the loss."""
 
     device_clock: Device
 
@@ -135,7 +135,7 @@ class TimedSegmentor(ReasoningSegmentor):
 
 
 class CPUAmpOptimWrapper(OptimWrapper):
-    """What ``AmpOptimWrapper``, which needs a GPU, does about arithmetic."""
+    """Does the mixed-precision arithmetic of ``AmpOptimWrapper``, which needs a GPU."""
 
     @contextmanager
     def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
@@ -144,12 +144,12 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
 
 def write_source(folder: str, model: str, side: int) -> PolicyShape:
-    """Write config and processor of a model, and a file of no weights; returns its shape."""
+    """Write the config and processor of a model, and an empty weight file; return its shape."""
     if model == 'tiny':
         config = make_config(hidden_size=192, layers=2, vocab_size=3584)
     else:
         config, _ = read_policy_config(model)
-        for name, value in token_ids().items():  # the tokenizer is the miniature's
+        for name, value in token_ids().items():  # the tokenizer is the toy policy's
             for part in (config, config.text_config):
                 if hasattr(part, name):
                     setattr(part, name, value)
@@ -160,7 +160,7 @@ def write_source(folder: str, model: str, side: int) -> PolicyShape:
 
 
 def make_model(folder: str, args: argparse.Namespace, device: Device) -> TimedSegmentor:
-    """The policy, on the device."""
+    """Build the policy on the device."""
     policy = dict(type=RandomHead, pretrained=folder, prompt_template=PROMPT_TEMPLATE,
                   dtype=args.weights, freeze_vision=args.frozen_vision, max_prompt_tokens=10000,
                   gradient_checkpointing=not args.no_checkpointing, low_precision_training=True)
@@ -175,13 +175,13 @@ def make_model(folder: str, args: argparse.Namespace, device: Device) -> TimedSe
 
 
 def encode(folder: str, args: argparse.Namespace) -> list[EncodedPrompt]:
-    """A prompt about each of B random images."""
+    """One prompt for each of B random images."""
     encoder = PromptEncoder(folder, PROMPT_TEMPLATE, max_tokens=10000)
     return [encoder(make_image(args.side, seed), QUESTION) for seed in range(args.prompts)]
 
 
 class Training:
-    """A policy, its reference and its optimizer, and what the training loop does with them."""
+    """A policy, its reference and its optimizer, and the training loop's steps with them."""
 
     def __init__(self, folder: str, args: argparse.Namespace, device: Device) -> None:
         self.args, self.device = args, device
@@ -197,12 +197,12 @@ class Training:
         self.samples = [DetDataSample(metainfo=dict(question=QUESTION)) for _ in self.prompts]
 
     def random_rollout(self) -> RolloutBatch:
-        """Random responses to all prompts."""
+        """Random responses for all prompts."""
         rows = self.args.prompts * self.args.group_size
         return random_rollout(self.prompts, torch.full((rows, ), self.args.tokens))
 
     def rollout(self) -> RolloutBatch:
-        """Sampled responses to all prompts."""
+        """Sampled responses for all prompts."""
         images = [make_image(self.args.side, seed) for seed in range(self.args.prompts)]
         with self.device.clock('rollout'), self.wrapper.optim_context(self.model):
             rollout = self.model.rollout(
@@ -227,19 +227,19 @@ class Training:
             self.wrapper.zero_grad()
 
     def step(self) -> None:
-        """A whole step."""
+        """A complete step."""
         self.update(self.rollout())
 
 
 def workload(folder: str, args: argparse.Namespace) -> Workload:
-    """What a step of these settings works on."""
+    """The workload of a step with these settings."""
     prompt = encode(folder, args)[0]
     rows, columns = prompt.grid[0, 1:].tolist()
     return Workload(args.prompts, args.group_size, len(prompt), args.tokens, (rows, columns))
 
 
 def make_setup(args: argparse.Namespace, work: Workload, rollout: str) -> Setup:
-    """How it is computed; ``rollout`` as in :class:`Setup`."""
+    """The set-up for it; ``rollout`` as in :class:`Setup`."""
     group = dataclasses.replace(work, prompts=1).tokens
     groups = groups_in_pass(args.micro_batch_tokens, work.prompts, group)
     return Setup(weight_bytes=dict(float32=4, bfloat16=2)[args.weights], amp=True,
@@ -252,9 +252,9 @@ class Benchmark:
     """The parts of the benchmark.
 
     Args:
-        folder: Config and processor, see :func:`write_source`.
-        shape: Of the policy.
-        args: Settings.
+        folder: Folder with config and processor, see :func:`write_source`.
+        shape: The policy's shape.
+        args: The settings.
         device: Where it runs.
         limits: See :meth:`Device.limits`.
     """
@@ -266,7 +266,7 @@ class Benchmark:
         self.work = workload(folder, args)
 
     def update(self) -> dict[str, Any]:
-        """Updates of random responses. The share of the peak leaves the optimizer out."""
+        """Updates with random responses. The share of the peak excludes the optimizer."""
         training = Training(self.folder, self.args, self.device)
         runs = self.device.repeat(lambda: training.update(training.random_rollout()),
                                   self.args.repeats)
@@ -282,7 +282,7 @@ class Benchmark:
         return result
 
     def step(self) -> dict[str, Any]:
-        """Whole steps. A rollout's operations are those of its prefill and decoding."""
+        """Complete steps. A rollout's operations are those of its prefill and decoding."""
         training = Training(self.folder, self.args, self.device)
         runs = self.device.repeat(training.step, self.args.repeats)
         setup = make_setup(self.args, self.work, rollout='shared')
@@ -327,7 +327,7 @@ class Benchmark:
                     share_of_bandwidth=bound * (args.tokens - 1) / (seconds - prefill))
 
     def _bytes_per_token(self) -> int:
-        """What one more token of all responses has to read: the weights of language model and
+        """Bytes to read for one more token of all responses: the weights of language model and
         output head, keys and values of each prompt, and on average half of the responses'."""
         text, work, args = self.shape.text, self.work, self.args
         weights = text.linear + text.hidden * text.vocabulary + args.lora * self.shape.adapter
@@ -343,8 +343,8 @@ class Benchmark:
         return flops / seconds / self.limits['matmul_flops']
 
     def _memory(self, setup: Setup, at_start: int | None) -> dict[str, Any]:
-        """The peak as measured and as estimated, in bytes; ``at_start`` is what was there before,
-        which should be no more than cuBLAS's workspace (32 MiB)."""
+        """The measured and the estimated peak, in bytes; ``at_start`` is the memory in use before,
+        which should not exceed cuBLAS's workspace (32 MiB)."""
         moment, estimate = peak(step_memory(self.shape, setup, self.work))
         measured = self.device.peak_allocated()
         return dict(at_start=at_start, measured=measured, estimate=estimate, moment=moment,
@@ -356,7 +356,7 @@ def medians(runs: dict[str, list[float]]) -> dict[str, float]:
 
 
 def attempt(function: Callable[[], dict[str, Any]], device: Device) -> dict[str, Any]:
-    """What a part returns, or its error; what it held is free behind it."""
+    """The result of a part, or its error; its memory is freed afterwards."""
     try:
         result = function()
     except torch.OutOfMemoryError as error:
@@ -369,7 +369,7 @@ def attempt(function: Callable[[], dict[str, Any]], device: Device) -> dict[str,
 
 
 def has_failed(result: Any) -> bool:
-    """Whether a part failed for another reason than memory."""
+    """Whether a part failed for a reason other than memory."""
     if not isinstance(result, dict):
         return False
     return (result.get('error', OUT_OF_MEMORY) != OUT_OF_MEMORY

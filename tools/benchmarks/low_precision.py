@@ -1,24 +1,24 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Measures how much of an optimizer's steps arrives in weights of 16 bits.
+"""Measures how much of an optimizer's steps survives in 16-bit weights.
 
     python tools/benchmarks/low_precision.py
 
-The miniature policy learns given responses about random images by AdamW, as the recipe sets it but
-for the learning rate; every way sees the same batches. The ways:
+The toy policy learns SFT targets about random images with AdamW, set as in the recipe except for
+the learning rate; every variant sees the same batches. The variants:
 
     float32                           arithmetic in float32
     float32, autocast                 float32 weights, arithmetic in bfloat16 (AmpOptimWrapper's)
     bfloat16, float16                 weights, gradients and optimizer state in that type
-    bfloat16, stochastic rounding     float32 steps and state; a weight is rounded up or down by
-                                      chance, in proportion to what lies between (arXiv 2010.06192)
-    bfloat16, adapter                 a float32 adapter (`lora`) on weights of bfloat16
+    bfloat16, stochastic rounding     float32 steps and state; a weight is randomly rounded up or
+                                      down, in proportion to the distance (arXiv 2010.06192)
+    bfloat16, adapter                 a float32 adapter (`lora`) on bfloat16 weights
 
-Prints JSON: for each learning rate and way, after the first and after the last step,
+Prints JSON: for each learning rate and variant, after the first and after the last step,
 
-    moved     share of the trained weights that are no longer what they were
-    arrived   the way's change of all weights, projected on that of float32: 1 is the whole of it
-              (None for the adapter, whose weights are others)
-    finite    whether all weights are
+    moved     share of the trained weights that have changed
+    arrived   the variant's change of all weights, projected on that of float32: 1 is all of it
+              (None for the adapter, which has other weights)
+    finite    whether all weights are finite
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def parse_args() -> argparse.Namespace:
                         metavar='LR', help='learning rates')
     parser.add_argument('--steps', type=int, default=20)
     parser.add_argument('--ways', nargs='+', choices=WAYS, default=list(WAYS),
-                        help='float32 is always among them')
+                        help='float32 is always included')
     parser.add_argument('--threads', type=int, default=1)
     return parser.parse_args()
 
 
 if __name__ == '__main__':
-    parse_args()  # --help does not wait for the imports below
+    parse_args()  # so that --help does not wait for the imports below
 
 import torch
 from common import PROMPT_TEMPLATE, environment, make_image, print_json
@@ -65,13 +65,13 @@ RESPONSES = ('<think>the red square is above the circle</think>',
 
 
 def round_stochastically(values: Tensor) -> Tensor:
-    """float32 to bfloat16: up with the probability of the part that is cut off."""
+    """float32 to bfloat16: rounded up with the probability given by the truncated part."""
     noise = torch.randint(1 << 16, values.shape, dtype=torch.int32)
     return ((values.view(torch.int32) + noise) & -(1 << 16)).view(torch.float32).bfloat16()
 
 
 class RoundedAdamW:
-    """AdamW whose steps and state are float32, over bfloat16 weights and nothing else."""
+    """AdamW with float32 steps and state, and only bfloat16 weights."""
 
     def __init__(self, weights: list[nn.Parameter], **options: Any) -> None:
         self.weights = weights
@@ -111,7 +111,7 @@ def train(way: str, rate: float, steps: int) -> dict[int, list[Tensor]]:
 
 
 def change(seen: dict[int, list[Tensor]], step: int) -> Tensor:
-    """What became of all weights, one behind the other."""
+    """The change of all weights, concatenated."""
     return torch.cat([(after - before).flatten()
                       for before, after in zip(seen[0], seen[step], strict=True)])
 

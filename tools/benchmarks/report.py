@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The tables of docs/performance.md from the JSON files that the benchmarks print.
+"""Makes the tables of docs/performance.md from the JSON files that the benchmarks print.
 
     python tools/benchmarks/report.py docs/benchmarks --write docs/performance.md
 """
@@ -26,7 +26,7 @@ def table(head: list[str], rows: Rows) -> str:
 
 
 def comparison(result: dict[str, Any]) -> str:
-    """Seconds of each side, how many times ours, and memory where it was measured."""
+    """Seconds of each side, relative to ours, and memory if measured."""
     memory, ratios = result.get('memory_mb', {}), result.get('memory_ratio', {})
     rows: Rows = []
     for name, seconds in result['median'].items():
@@ -40,7 +40,7 @@ def comparison(result: dict[str, Any]) -> str:
 
 
 def scaling(result: dict[str, Any]) -> str:
-    """Measured and expected, point by point."""
+    """Measured and expected values for each point."""
     head = ['G', 'tokens', 'side', 's', 'expected', 'naive, s', 'expected', 'ratio', 'expected',
             'MB', 'expected', 'naive, MB', 'expected']
     rows = []
@@ -54,7 +54,7 @@ def scaling(result: dict[str, Any]) -> str:
 
 
 def busy(result: dict[str, Any]) -> str:
-    """Seconds of an iteration beside busy processes, and how many times those beside none."""
+    """Seconds per iteration beside busy processes, and relative to none."""
     loads = list(next(iter(result['median'].values())))
     head = [''] + [text for load in loads for text in (f'{load} busy, s', 'times idle')]
     return table(head, [[name, *(number for load in loads for number in
@@ -63,7 +63,7 @@ def busy(result: dict[str, Any]) -> str:
 
 
 def low_precision(result: dict[str, Any]) -> str:
-    """Percent of the weights that moved, and of the change that arrived, by rate and way."""
+    """Percent of the weights that moved, and of the change that arrived, by rate and variant."""
     rates = result['weights']
     steps = list(next(iter(next(iter(rates.values())).values())))
     head = ['% moved (% arrived)', *(f'lr {rate}, {step}' for rate in rates for step in steps)]
@@ -79,7 +79,7 @@ def low_precision(result: dict[str, Any]) -> str:
 
 
 def start_up(result: dict[str, Any]) -> str:
-    """Seconds of each case in this checkout and in the one before."""
+    """Seconds of each case in this checkout and in the earlier one."""
     return table(['', 'mmdpad, s', 'before, s', 'times as long', 'in single turns'],
                  [[case, about['median']['mmdpad'], about['median']['before'],
                    about['ratio']['before'],
@@ -97,7 +97,7 @@ def provenance(result: dict[str, Any]) -> str:
 
 
 def report(folder: Path) -> str:
-    """All results of a folder, each under the title that its file name holds."""
+    """All results of a folder, each with the title in its file name."""
     parts = []
     for path in sorted(folder.glob('*.json'), key=lambda path: int(path.stem.partition('_')[0])):
         result = json.loads(path.read_text())
@@ -113,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path, help='JSON files, named NUMBER_TITLE.json')
     parser.add_argument('--write', type=Path, metavar='PAGE',
-                        help=f'put them between {START} and {END} of this page')
+                        help=f'insert them between {START} and {END} of this page')
     args = parser.parse_args()
     tables = report(args.folder)
     if args.write is None:

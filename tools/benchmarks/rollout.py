@@ -1,12 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""One rollout: `SharedPrefixRollout` against `model.generate`, the same work.
+"""One rollout: `SharedPrefixRollout` against `model.generate`, with the same work.
 
     python tools/benchmarks/rollout.py
     python tools/benchmarks/rollout.py --mean-tokens 100 --tokens 400
 
 G responses to one question about one image by a random policy (fp32). By default end tokens are
-forbidden, so every response has the same length; with `--mean-tokens` each one may end at any
-token. `generate` is `HFRollout`, with `num_return_sequences=G` and with the prompt given G times.
+masked, so every response has the same length; with `--mean-tokens` each one may end at any token.
+`generate` is `HFRollout`, with `num_return_sequences=G` and with the prompt repeated G times.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from typing import Any
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--repeats', type=int, default=3, help='runs of each that count')
+    parser.add_argument('--repeats', type=int, default=3, help='measured runs of each')
     parser.add_argument('--prompts', type=int, default=1, help='copies of the prompt in a batch')
     parser.add_argument('--side', type=int, default=840, help='of the image, in pixels')
-    parser.add_argument('--group-size', type=int, default=8, help='responses to a prompt')
+    parser.add_argument('--group-size', type=int, default=8, help='responses per prompt')
     parser.add_argument('--tokens', type=int, default=200, help='length limit of a response')
-    parser.add_argument('--mean-tokens', type=int, help='responses end, by then on average')
+    parser.add_argument('--mean-tokens', type=int, help='let responses end, at this mean length')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads')
     return parser.parse_args()
 
 
 if __name__ == '__main__':
-    parse_args()  # --help does not wait for the imports below
+    parse_args()  # so that --help does not wait for the imports below
 
 import torch
 from common import (
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def make_head(folder: str, attn_implementation: str, mean_tokens: int | None) -> VLMReasoningHead:
-    """A policy whose responses never end, or with probability 1 / ``mean_tokens`` at each token."""
+    """A policy whose responses never end, or end with probability 1 / ``mean_tokens`` per token."""
     head = VLMReasoningHead(folder, prompt_template=PROMPT_TEMPLATE,
                             attn_implementation=attn_implementation)
     others = head.model.config.text_config.vocab_size - len(head.vision_token_ids) - 1
@@ -78,7 +78,7 @@ def make_head(folder: str, attn_implementation: str, mean_tokens: int | None) ->
 
 
 class EndOdds(nn.Module):
-    """An output head under which an end token is ``odds`` times as likely as a usual token."""
+    """An output head for which an end token is ``odds`` times as likely as a usual token."""
 
     def __init__(self, head: nn.Module, end_tokens: list[int], odds: float) -> None:
         super().__init__()
@@ -94,13 +94,13 @@ class EndOdds(nn.Module):
 
 
 def encode(head: VLMReasoningHead, side: int) -> Any:
-    """The prompt, of about 1050 tokens with an image of 840 pixels."""
+    """The prompt, about 1050 tokens with an image of 840 pixels."""
     return head.encode_prompts([make_image(side)], [QUESTION])[0]
 
 
 def make_rollouts(shared: VLMReasoningHead, plain: VLMReasoningHead,
                   args: argparse.Namespace) -> dict[str, Callable[[], Responses]]:
-    """Name -> one rollout, preprocessing left out."""
+    """Name -> one rollout, excluding preprocessing."""
     prompts, count = [encode(shared, args.side)] * args.prompts, args.group_size
     options = dict(max_new_tokens=args.tokens, seed=0)
     return {

@@ -1,12 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How the update's time and memory grow with group size, response length and image side.
+"""How the update's time and memory scale with group size, response length and image side.
 
     python tools/benchmarks/scaling.py
 
-Every point is a process of its own (update_step.py) on a small policy. Beside each measurement
-stands what follows from the operations that mmdpad.preflight.cost counts, at the speed of the
-middle point (G = 8, 200 tokens, 840 pixels), and from the bytes it estimates for what an update
-holds besides weights, gradients and optimizer. Prints JSON.
+Every point is measured in a separate process (update_step.py) on a small policy. Beside each
+measurement is the expected value: time from the operations that mmdpad.preflight.cost counts, at
+the speed of the middle point (G = 8, 200 tokens, 840 pixels), and memory from its estimate of what
+an update holds besides weights, gradients and optimizer. Prints JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    parse_args()  # --help does not wait for the imports below
+    parse_args()  # so that --help does not wait for the imports below
 
 from common import environment, make_policy, print_json
 from transformers import AutoConfig
@@ -44,7 +44,7 @@ from mmdpad.preflight.cost import (
 MIDDLE = dict(group_size=8, tokens=200, side=840)
 AXES = dict(group_size=(2, 4, 8, 16, 32), tokens=(50, 100, 200, 400, 800),
             side=(280, 560, 840, 1120))
-TEXT_TOKENS = 153  # of the prompt, besides its image
+TEXT_TOKENS = 153  # of the prompt, excluding its image
 PATCH = 14
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Times how two checkouts start: imports, a help text, an answer's first token, a check in small.
+"""Times how two checkouts start: imports, a help text, an answer's first token, a smoke test.
 
     git worktree add ../mmdpad_before main
     python tools/benchmarks/start_up.py --before ../mmdpad_before
@@ -34,7 +34,7 @@ with context or nullcontext():
     infer = ReasonSegInferencer('mmdpad::dpad/tiny_shapes.py', device='cpu')
 print(next(infer.stream(sys.argv[1], 'What keeps the rain off?')))
 '''
-# Name -> arguments of Python; {image} is a made scene.
+# Name -> arguments of Python; {image} is a toy scene.
 CASES = {
     'import mmdpad.apis': ['-c', 'import mmdpad.apis'],
     'ReasonSegInferencer': ['-c', 'from mmdpad.apis import ReasonSegInferencer'],
@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    parse_args()  # --help does not wait for the imports below
+    parse_args()  # so that --help does not wait for the imports below
 
 from common import alternate, environment, print_json, summary
 from PIL import Image
@@ -64,12 +64,12 @@ from mmdpad.toy.shapes_world import make_scene
 
 
 def command(tree: Path, arguments: list[str]) -> Callable[[], None]:
-    """A process of Python that imports mmdpad from this checkout, as a function."""
+    """A function that runs a Python process which imports mmdpad from this checkout."""
     def run() -> None:
         done = subprocess.run([sys.executable, *arguments], cwd=tree, text=True,
                               env={**os.environ, 'PYTHONPATH': str(tree)},
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        # A doctor that finds something ends with 1, and was as long at work.
+        # A doctor that finds a problem exits with 1 but does the same work.
         if done.returncode and 'doctor' not in arguments:
             raise SystemExit(f'{arguments} failed in {tree}:\n{done.stderr}')
 

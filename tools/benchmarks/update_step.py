@@ -1,14 +1,14 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The update of one GRPO step against the naive way, in time and memory.
+"""The update of one GRPO step compared with the naive way, in time and memory.
 
     python tools/benchmarks/update_step.py [--frozen-vision] [--lengths 60 340]
 
 `mmdpad` computes prompt and image once for all G responses, and no old log-probabilities (one
 update per rollout). `naive` repeats prompt and image for every response, padded to the longest, and
 computes old and reference log-probabilities before the update: all responses in one batch, or
-(`naive, one by one`) a batch of one response after the other. `replicated` is mmdpad with an
-attention of transformers: the prompt once per response, the image once. All use gradient
-checkpointing, but for `mmdpad, nothing recomputed`. Prints JSON.
+(`naive, one by one`) one response per batch. `replicated` is mmdpad with an attention of
+transformers: the prompt once per response, the image once. All use gradient checkpointing except
+`mmdpad, nothing recomputed`. Prints JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIDES = ('mmdpad', 'mmdpad, nothing recomputed', 'replicated', 'naive', 'naive, 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--side', type=int, default=840, help='of the image, in pixels')
+    parser.add_argument('--side', type=int, default=840, help='side of the image, in pixels')
     parser.add_argument('--group-size', type=int, default=8)
     parser.add_argument('--lengths', type=int, nargs=2, default=(200, 200), metavar=('LOW', 'HIGH'),
                         help='tokens of the shortest and the longest response')
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    parse_args()  # --help does not wait for the imports below
+    parse_args()  # so that --help does not wait for the imports below
 
 import torch
 from common import (
@@ -64,7 +64,7 @@ from mmdpad.models import ReasoningSegmentor
 
 
 class Update:
-    """A policy, its reference and AdamW, and the update that one of :data:`SIDES` makes."""
+    """A policy, its reference and AdamW, and the update as done by one of :data:`SIDES`."""
 
     def __init__(self, side: str, folder: str, args: argparse.Namespace) -> None:
         self.side = side
@@ -79,7 +79,7 @@ class Update:
             self.model.policy.vision_is_fixed = self.model.reference.vision_is_fixed = False
         trained = [p for p in self.model.policy.parameters() if p.requires_grad]
         self.wrapper = OptimWrapper(torch.optim.AdamW(trained, lr=0.0, fused=True))
-        # For the naive side G prompts of one response each.
+        # The naive side has G prompts with one response each.
         prompts = args.group_size if 'naive' in side else 1
         self.prompts = self.model.policy.encode_prompts([make_image(args.side)] * prompts,
                                                         [QUESTION] * prompts)
@@ -104,15 +104,15 @@ class Update:
 
 
 def in_child(side: str, folder: str, options: Sequence[str]) -> dict[str, float]:
-    """What :func:`run_child` prints in a process of its own."""
+    """The output of :func:`run_child`, run in a separate process."""
     command = [sys.executable, __file__, *options, '--child', side, '--folder', folder]
     child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(child.stdout.splitlines()[-1])
 
 
 def run_child(side: str, folder: str, args: argparse.Namespace) -> None:
-    """Print MB at rest before an update, MB that the update adds at most, and the seconds of the
-    quicker of two more updates."""
+    """Print MB in use before an update, the most MB that the update adds, and the seconds of the
+    faster of two more updates."""
     update = Update(side, folder, args)
     for parameter in update.model.policy.parameters():
         if parameter.requires_grad:

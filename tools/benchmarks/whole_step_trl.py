@@ -1,19 +1,19 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""One whole GRPO step: `GRPOTrainLoop` against `trl.GRPOTrainer`, the same work.
+"""One complete GRPO step: `GRPOTrainLoop` against `trl.GRPOTrainer`, with the same work.
 
     pip install -r tools/benchmarks/requirements-trl.txt    # into a copy of the environment
     python tools/benchmarks/whole_step_trl.py
 
-A step is what lies between two optimizer steps: preprocessing, the rollout of G responses to one
+A step is everything between two optimizer steps: preprocessing, the rollout of G responses to one
 question about one image, rewards, log-probabilities under the reference, and the update by AdamW
-with a clipped gradient. Both sides load the same random policy (fp32, sdpa, gradient checkpointing)
-and the same prompt; end tokens are forbidden, so every response has the same length. Reading the
-image is left out. Each side is a process of its own, and steps only when told to. `cpu_time` is
-the processor time of the same steps, which other programs on the machine disturb less.
+with gradient clipping. Both sides load the same random policy (fp32, sdpa, gradient checkpointing)
+and the same prompt; end tokens are masked, so every response has the same length. Reading the image
+is excluded. Each side is a separate process and only steps on request. `cpu_time` is the processor
+time of the same steps, which other programs on the machine disturb less.
 
-Where TRL leaves a choice it gets the fastest: one batch of G (one update per rollout, so no pass
-for old log-probabilities), no logging, no checkpoints; and its output head may skip the prompt's
-positions, which by itself it only does on a GPU.
+TRL is set up for speed: one batch of G (one update per rollout, so no pass for old
+log-probabilities), no logging, no checkpoints; and its output head may skip the prompt's positions,
+which by default it only does on a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--repeats', type=int, default=3, help='steps of each side that count')
+    parser.add_argument('--repeats', type=int, default=3, help='measured steps of each side')
     parser.add_argument('--tokens', type=int, default=200, help='length of every response')
     parser.add_argument('--group-size', type=int, default=8, help='responses to the prompt')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads of each side')
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    parse_args()  # --help does not wait for the imports below
+    parse_args()  # so that --help does not wait for the imports below
 
 import torch
 from common import (
@@ -68,7 +68,7 @@ MODELS.register_module(module=EndlessHead)
 def main() -> None:
     args = parse_args()
     if environment().get('trl') is None:
-        raise SystemExit('trl is not there: pip install -r tools/benchmarks/requirements-trl.txt')
+        raise SystemExit('trl is missing: pip install -r tools/benchmarks/requirements-trl.txt')
     os.environ.update(OMP_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE='1')
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -87,10 +87,10 @@ def main() -> None:
 
 
 def check_equal_work(facts: dict[str, dict], args: argparse.Namespace) -> None:
-    """Both sides should have had prompts and responses of the same lengths in every step.
+    """Check that both sides had prompts and responses of the same lengths in every step.
 
     Raises:
-        RuntimeError: They had not.
+        RuntimeError: They did not.
     """
     steps = [[args.tokens] * args.group_size] * (args.repeats + 1)
     prompt = facts['mmdpad']['prompt_tokens']
@@ -102,11 +102,11 @@ def check_equal_work(facts: dict[str, dict], args: argparse.Namespace) -> None:
 
 
 class Side:
-    """A training in a process of its own, which takes each step when told to.
+    """A training in a separate process, which takes each step on request.
 
     Args:
-        train: ``train(turns, *args)``, a function of this module. It calls ``turns.wait()`` before
-            each step and ``turns.done()`` behind it, and returns what is to be told of the run.
+        train: ``train(turns, *args)``, a function in this module. It calls ``turns.wait()`` before
+            each step and ``turns.done()`` after it, and returns facts about the run.
         args: Further arguments.
     """
 
@@ -118,12 +118,12 @@ class Side:
         theirs.close()
 
     def step(self) -> None:
-        """Have one step taken, and wait for its end."""
+        """Have one step taken, and wait until it ends."""
         self.pipe.send(None)
         self.pipe.recv()
 
     def finish(self) -> dict[str, Any]:
-        """What ``train`` returned and the peak memory, behind the last step."""
+        """The result of ``train`` and the peak memory, after the last step."""
         facts = self.pipe.recv()
         self.process.join()
         return facts
@@ -141,19 +141,19 @@ class Turns:
         self.cpu_seconds: list[float] = []
 
     def wait(self, *_: Any, **__: Any) -> None:
-        """Until the next step shall be taken. A callback: arguments are ignored."""
+        """Wait for the request of the next step. A callback: arguments are ignored."""
         self.pipe.recv()
         self.start = time.process_time()
 
     def done(self, *_: Any, **__: Any) -> None:
-        """Say that it is taken."""
+        """Report that the step is done."""
         self.cpu_seconds.append(time.process_time() - self.start)
         self.pipe.send(None)
 
 
 def run_side(pipe: Connection, train: Any, *args: Any) -> None:
-    """What the process of a :class:`Side` does."""
-    sys.stdout = sys.stderr  # what the trainers say is no part of the result
+    """The main function of a :class:`Side`'s process."""
+    sys.stdout = sys.stderr  # the trainers' output is not part of the result
     torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
     turns = Turns(pipe)
     facts = train(turns, *args)
@@ -161,7 +161,7 @@ def run_side(pipe: Connection, train: Any, *args: Any) -> None:
 
 
 def reward_of(text: str) -> float:
-    """A reward that costs nothing: the share of letters."""
+    """A reward at no cost: the share of letters."""
     return sum(letter.isalpha() for letter in text) / max(len(text), 1)
 
 
@@ -172,7 +172,7 @@ def share_of_letters(rollout: RolloutBatch) -> Tensor:
 
 
 class TurnsHook(Hook):
-    """Makes ``GRPOTrainLoop`` take turns, and notes the size of its rollouts."""
+    """Makes ``GRPOTrainLoop`` take turns, and records the size of its rollouts."""
 
     def __init__(self, turns: Turns) -> None:
         self.before_train_iter = turns.wait
@@ -230,7 +230,7 @@ def train_trl(turns: Turns, policy: str, work_dir: str,
         lengths.append([len(ids) for ids in completion_ids])
         return [reward_of(message['content']) for message, in completions]
 
-    # As TRL does on a GPU: the output head sees the response's positions only.
+    # As TRL does on a GPU: the output head only sees the response's positions.
     trl.trainer.utils._use_triton = lambda device: True
     steps = args.repeats + 1
     prompt = [dict(role='user', content=PROMPT_TEMPLATE.format(question=QUESTION))]

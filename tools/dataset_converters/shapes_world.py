@@ -3,10 +3,10 @@
 
     python tools/dataset_converters/shapes_world.py data/shapes_world
 
-Makes OUT_DIR/train, val and test with an image (.jpg) and an annotation (.json) for each scene;
-those of train hold an ideal chain and caption, too, for supervised training.
-It can be repeated: equal arguments leave what is there, other ones replace it; a folder that was
-not made by this tool is never touched. OUT_DIR appears only when it is complete.
+Creates OUT_DIR/train, val and test with an image (.jpg) and an annotation (.json) for each scene.
+Annotations in train also contain ideal reasoning and an ideal caption, for supervised training.
+Run it as often as you like: with the same arguments it changes nothing, with others it replaces the
+data. It never touches a folder that it did not create. OUT_DIR appears only once it is complete.
 """
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ JPEG_QUALITY = 95
 
 
 class ConversionError(Exception):
-    """What is wrong with the destination, and what to do."""
+    """The problem with the destination, and how to fix it."""
 
 
 def annotation_of(scene: Scene, image_name: str, answered: bool = False) -> dict:
-    """The scene's annotation as ReasonSeg has it, and the boxes of all objects but the target.
+    """The scene's annotation in ReasonSeg's form, with the boxes of all objects but the target.
 
-    Points are (x, y) and boxes (x1, y1, x2, y2) in pixels of the image. Where it is ``answered``,
-    it has a focused chain and the caption that names all three attributes, so that it is true of
-    no other object.
+    Points are (x, y) and boxes (x1, y1, x2, y2) in pixels of the image. If ``answered``, it also
+    has focused reasoning and the caption with all three attributes, which matches no other object.
     """
     shape = dict(label='target', labels=['target'], shape_type='polygon', image_name=image_name,
                  points=scene.target.polygon.tolist(), group_id=None)
@@ -47,7 +46,7 @@ def annotation_of(scene: Scene, image_name: str, answered: bool = False) -> dict
 
 
 def write_scene(scene: Scene, folder: Path, name: str, answered: bool) -> None:
-    """Writes `name`.jpg and `name`.json into a folder; see `annotation_of` for `answered`.
+    """Write `name`.jpg and `name`.json into a folder; see `annotation_of` for `answered`.
 
     Raises:
         OSError: If a file cannot be written.
@@ -55,25 +54,25 @@ def write_scene(scene: Scene, folder: Path, name: str, answered: bool) -> None:
     image_path = folder / f'{name}.jpg'
     bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
     if not cv2.imwrite(str(image_path), bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
-        raise OSError(f'{image_path} could not be written')
+        raise OSError(f'{image_path} cannot be written')
     text = json.dumps(annotation_of(scene, image_path.name, answered))
     (folder / f'{name}.json').write_text(text + '\n', encoding='utf-8')
 
 
 def convert(out_dir: Path, counts: dict[str, int], seed: int = 0, world: str = 'plain') -> bool:
-    """Writes the whole data set.
+    """Write the complete data set.
 
     Args:
-        out_dir: Destination, made if missing.
+        out_dir: Destination, created if missing.
         counts: Number of scenes by split.
         seed: Seed of the world.
-        world: Which one, see `make_scene`.
+        world: The kind of world, see `make_scene`.
 
     Returns:
-        Whether anything was written; False if `out_dir` already holds just this.
+        Whether anything was written; False if `out_dir` already contains exactly this.
 
     Raises:
-        ConversionError: If `out_dir` exists and was not made by this tool.
+        ConversionError: If `out_dir` exists and was not created by this tool.
     """
     out_dir = Path(os.path.abspath(out_dir))
     recipe = dict(made_by='mmdpad tools/dataset_converters/shapes_world.py', counts=counts,
@@ -91,7 +90,7 @@ def convert(out_dir: Path, counts: dict[str, int], seed: int = 0, world: str = '
             out_dir.rename(building / 'old')
         (building / 'new').rename(out_dir)
     finally:
-        # The old one is put back if the last step failed.
+        # Restore the old folder if the last step failed.
         if (building / 'old').exists() and not out_dir.exists():
             (building / 'old').rename(out_dir)
         shutil.rmtree(building)
@@ -107,7 +106,7 @@ def _write_splits(folder: Path, counts: dict[str, int], seed: int, world: str) -
 
 
 def _read_recipe(out_dir: Path) -> dict | None:
-    """What `out_dir` was made with; None if it is missing or empty."""
+    """The arguments that `out_dir` was created with; None if it is missing or empty."""
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return None
     marker = out_dir / MARKER
@@ -117,13 +116,13 @@ def _read_recipe(out_dir: Path) -> dict | None:
         recipe = None
     if not isinstance(recipe, dict) or 'made_by' not in recipe:
         raise ConversionError(
-            f'`OUT_DIR` should be new, empty or made by this tool, but {out_dir} has no readable '
-            f'{MARKER}; choose another folder or remove this one yourself')
+            f'`OUT_DIR` should be new, empty or created by this tool, but {out_dir} has no '
+            f'readable {MARKER}; choose another folder or remove this one yourself')
     return recipe
 
 
 def main() -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('out_dir', type=Path, metavar='OUT_DIR')
     for split, count in zip(SPLITS, (2000, 192, 192), strict=True):
@@ -131,7 +130,7 @@ def main() -> int:
                             help=f'number of {split} scenes (default {count})')
     parser.add_argument('--seed', type=int, default=0, help='seed of the world (default 0)')
     parser.add_argument('--world', choices=[*WORLDS, *MIXTURES], default='plain',
-                        help='what scenes are like (default plain)')
+                        help='kind of scenes (default plain)')
     args = parser.parse_args()
     counts = {split: getattr(args, split) for split in SPLITS}
     if min(*counts.values(), args.seed) < 0:

@@ -1,13 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Turns a folder in Hugging Face format, or of a LoRA adapter, into a checkpoint.
+"""Converts a folder in Hugging Face format, or with a LoRA adapter, to a checkpoint.
 
     python tools/model_converters/from_hf.py FOLDER OUT.pth
     python tools/model_converters/from_hf.py ADAPTER OUT.pth --base FOLDER
     python tools/test.py CONFIG OUT.pth
 
-The way back of to_hf.py. `tools/test.py` and `load_from` read OUT.pth, with a config whose
-`model.policy` is of the same size, or, of an adapter, has the settings that are printed. OUT.pth of
-an adapter holds its scaling, so that other ones are refused.
+The reverse of to_hf.py. `tools/test.py` and `load_from` read OUT.pth with a config whose
+`model.policy` has the same size or, for an adapter, the printed settings. For an adapter, OUT.pth
+holds its scaling, so that a config with another one is refused.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', metavar='FOLDER', help='with config.json and weights, or with '
                         'adapter_config.json and an adapter')
-    parser.add_argument('out', metavar='OUT.pth', help='a file that is not there yet')
-    parser.add_argument('--base', help='the model that an adapter is for, a folder or a hub name; '
-                        'its config.json is read (default: what adapter_config.json names)')
+    parser.add_argument('out', metavar='OUT.pth', help='the new file; it must not exist')
+    parser.add_argument('--base', help='base model of an adapter, a folder or a hub name; only its '
+                        'config.json is read (default: the one in adapter_config.json)')
     args = parser.parse_args()
 
     with start_command():

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Makes a checkpoint file of a folder of parts.
+"""Merges the shards of a checkpoint folder into one file.
 
     python tools/model_converters/merge_shards.py FOLDER [FILE]
 """
@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path, help='iter_N.pth of a run with FSDP2Strategy')
     parser.add_argument('file', type=Path, nargs='?',
-                        help='what to write (default: FOLDER with the suffix .merged.pth)')
+                        help='the new file (default: FOLDER with the suffix .merged.pth)')
     args = parser.parse_args()
 
     with start_command():

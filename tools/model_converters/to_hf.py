@@ -1,11 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Turns a checkpoint into a folder that plain transformers, vLLM or peft loads.
+"""Converts a checkpoint to a folder that plain transformers, vLLM or peft loads.
 
     python tools/model_converters/to_hf.py CONFIG CHECKPOINT OUT_DIR [--dtype bfloat16]
     python tools/model_converters/to_hf.py LORA_CONFIG CHECKPOINT OUT_DIR --merge-lora
 
-docs/checkpoints.md says what is in the folder. OUT_DIR appears only when it is complete, and is
-never replaced. from_hf.py is the way back.
+docs/checkpoints.md describes the folder. OUT_DIR only appears once it is complete, and is never
+replaced. from_hf.py is the reverse.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from mmdpad.version import __version__
 
 def main() -> None:
     parser = config_parser(__doc__.splitlines()[0], 'model.policy.pretrained=models/Qwen2.5-VL-7B')
-    parser.add_argument('checkpoint', help='what tools/train.py wrote with this config')
+    parser.add_argument('checkpoint', help='checkpoint that tools/train.py wrote with this config')
     parser.add_argument('out_dir', metavar='OUT_DIR', type=Path,
-                        help='a folder that is not there yet')
-    parser.add_argument('--merge-lora', action='store_true', help='add the adapter to the weights; '
-                        'left out, OUT_DIR holds the adapter alone, for peft')
+                        help='the new folder; it must not exist')
+    parser.add_argument('--merge-lora', action='store_true', help='merge the adapter into the '
+                        'weights; without this, OUT_DIR holds only the adapter, for peft')
     parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'],
-                        help='type of the weights in OUT_DIR (default: as they were trained)')
+                        help='type of the weights in OUT_DIR (default: as trained)')
     args = parser.parse_args()
     check_file('checkpoint', args.checkpoint)
     with start_command():
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def about(args, config) -> dict:
-    """Where the weights come from."""
+    """Describe where the weights come from."""
     from mmdpad.evaluation.provenance import hash_config
     from mmdpad.models.weights import load_safe
     meta = load_safe(args.checkpoint).get('meta')

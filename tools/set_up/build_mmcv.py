@@ -4,17 +4,17 @@
     mmdpad build-mmcv [--cpu | --cuda] [--rebuild]
     python tools/set_up/build_mmcv.py ...              # the same, where mmdpad is not installed
 
-mmdet needs mmcv's operators, no wheel of mmcv fits a current torch, and mmcv's sdist asks for an
-older C++ standard than torch's headers take. This tool takes the sdist from the package index
-(and wheel and ninja, where they are missing), asks for the standard that the installed torch
-demands, compiles (some minutes on two cores), and keeps the wheel in a user cache
+mmdet needs mmcv's operators, no wheel of mmcv fits a current torch, and mmcv's sdist requests an
+older C++ standard than torch's headers accept. This tool downloads the sdist from the package
+index (and wheel and ninja, if they are missing), sets the standard that the installed torch
+requires, compiles (some minutes on two cores), and keeps the wheel in a user cache
 ($XDG_CACHE_HOME or ~/.cache, mmdpad/wheels), so that the next environment with the same
-versions takes seconds. It does nothing where an mmcv with working operators is installed already.
+versions takes seconds. If an mmcv with working operators is already installed, it does nothing.
 
-The CUDA operators are built when torch is a CUDA build, sees a GPU, and nvcc of the same CUDA
-version is found; without them mmdpad runs on a GPU all the same, but mmdet's detectors need
-them there. `--cuda` or FORCE_CUDA=1 builds them where no GPU is visible (on a cluster's login
-node, say; name the architectures by TORCH_CUDA_ARCH_LIST). Other settings: MAX_JOBS, CC, CXX,
+The CUDA operators are built if torch is a CUDA build, sees a GPU, and nvcc of the same CUDA
+version is found. Without them mmdpad still runs on a GPU, but mmdet's detectors need them there.
+`--cuda` or FORCE_CUDA=1 builds them even if no GPU is visible (for example on a cluster's login
+node; name the architectures in TORCH_CUDA_ARCH_LIST). Other settings: MAX_JOBS, CC, CXX,
 CUDA_HOME.
 """
 
@@ -39,11 +39,11 @@ import mmcv_recipe as recipe  # noqa: E402
 from failures import explain  # noqa: E402
 from steps import SetUpError, clock, run_logged  # noqa: E402
 
-# Module -> what pip calls it.
+# Module -> its name for pip.
 NEEDED = {'torch': 'torch', 'mmengine': 'mmengine', 'cv2': 'opencv-python',
           'setuptools': '"setuptools<82"'}
 BUILD_TOOLS = ('wheel', 'ninja')
-# In a checkout tools/ lies beside the package, in an installed one within it, as .mim/tools/.
+# In a checkout tools/ is beside the package, in an installed one inside it, as .mim/tools/.
 VERSION = next(path for path in (HERE.parents[1] / 'mmdpad/version.py',
                                  HERE.parents[2] / 'version.py') if path.is_file())
 PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
@@ -57,7 +57,7 @@ def cache_folder() -> Path:
 
 
 def run_probe() -> subprocess.CompletedProcess:
-    """Runs PROBE; where it crashes, its standard error has the stack."""
+    """Runs PROBE; if it crashes, its standard error contains the stack."""
     return subprocess.run([sys.executable, '-X', 'faulthandler', PROBE],
                           capture_output=True, text=True)
 
@@ -99,7 +99,7 @@ def cuda_toolkits(torch_cuda: str | None) -> list[tuple[str, str]]:
 
 
 def bundled_headers(packages: Path, torch_cuda: str | None) -> list[str]:
-    """Returns the folders of CUDA headers that came with torch: a toolkit with nvcc alone lacks
+    """Returns the folders of CUDA headers that came with torch: a toolkit with only nvcc lacks
     those of cuSPARSE and others, which torch's headers include.
 
     Args:
@@ -113,7 +113,7 @@ def bundled_headers(packages: Path, torch_cuda: str | None) -> list[str]:
 
 
 def free_memory() -> int:
-    """Returns the free memory in bytes (where the system does not tell: 4 GiB)."""
+    """Returns the free memory in bytes (4 GiB if the system does not report it)."""
     try:
         for line in Path('/proc/meminfo').read_text().splitlines():
             if line.startswith('MemAvailable:'):
@@ -124,7 +124,7 @@ def free_memory() -> int:
 
 
 def check_compiler(standard: int, log_path: Path) -> None:
-    """Compiles two lines, so that a missing or old compiler shows at once, not in the build."""
+    """Compiles two lines, so that a missing or old compiler is reported before the build."""
     compiler = os.environ.get('CXX') or 'c++'
     include = sysconfig.get_paths()['include']
     try:
@@ -141,7 +141,7 @@ def check_compiler(standard: int, log_path: Path) -> None:
 
 
 def check_opencv(log_path: Path) -> None:
-    """Imports OpenCV, as mmcv does: system libraries that it lacks show before the build."""
+    """Imports OpenCV, as mmcv does: missing system libraries are reported before the build."""
     tried = subprocess.run([sys.executable, '-c', 'import cv2'], capture_output=True, text=True)
     if tried.returncode != 0:
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,18 +150,18 @@ def check_opencv(log_path: Path) -> None:
 
 
 def run_or_explain(title: str, command: list, log_path: Path, **arguments) -> None:
-    """Runs a step; where it fails, raises SetUpError with the cause and the hint."""
+    """Runs a step; if it fails, raises SetUpError with the cause and the hint."""
     code, output = run_logged(title, command, log_path, **arguments)
     if code != 0:
         raise SetUpError(explain(title[0].upper() + title[1:], output, log_path))
 
 
 def precompile_header(header: Path, standard: int, env: dict, log_path: Path) -> None:
-    """Lets GCC read torch's headers once instead of once a file, which is most of the time.
+    """Makes GCC parse torch's headers once instead of once per file, which is most of the time.
 
-    Nearly all of mmcv's files include this header first. GCC takes the precompiled one only when
-    the options agree with those of the build, and else reads the header as usual: then, and with
-    another compiler, the build just takes longer.
+    Nearly all of mmcv's files include this header first. GCC uses the precompiled one only if its
+    options match those of the build, and otherwise reads the header as usual: then, and with
+    another compiler, the build merely takes longer.
     """
     compiler = (env.get('CXX') or 'c++').split()
     about = subprocess.run([*compiler, '--version'], capture_output=True, text=True).stdout
@@ -185,7 +185,7 @@ def build_wheel(device: str, toolkit: str | None, standard: int, log_path: Path,
     if tools:
         run_or_explain(f'installing {" and ".join(tools)}, needed to build it',
                        [*PIP, 'install', *tools], log_path)
-    # torch looks for ninja on the PATH, where an environment that is not activated is not.
+    # torch looks for ninja on PATH, which lacks an environment that is not activated.
     path = os.pathsep.join([sysconfig.get_path('scripts'), os.environ.get('PATH', '')])
     env = dict(os.environ, MMCV_WITH_OPS='1', PATH=path)
     env['CFLAGS'] = f'{recipe.CFLAGS} {os.environ.get("CFLAGS", "")}'.strip()
@@ -193,7 +193,7 @@ def build_wheel(device: str, toolkit: str | None, standard: int, log_path: Path,
     if device == 'cuda':
         import torch
         env.update(FORCE_CUDA='1', CUDA_HOME=toolkit)
-        # Searched behind the toolkit's own.
+        # Searched after the toolkit's.
         headers = bundled_headers(Path(torch.__file__).parents[1], torch.version.cuda)
         env['CPATH'] = os.pathsep.join(filter(None, [os.environ.get('CPATH'), *headers]))
     else:
@@ -244,49 +244,49 @@ def build_wheel(device: str, toolkit: str | None, standard: int, log_path: Path,
 
 def cached_wheel(folder: Path, rebuild: bool, device: str, toolkit: str | None, standard: int,
                  log_path: Path) -> Path:
-    """Returns the wheel in `folder`, building it where it is missing or `rebuild` is True."""
+    """Returns the wheel in `folder`, building it if it is missing or `rebuild` is True."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / 'lock', 'w') as lock:  # a second set-up waits, then takes this one's wheel
+    with open(folder / 'lock', 'w') as lock:  # a second set-up waits, then uses this one's wheel
         fcntl.flock(lock, fcntl.LOCK_EX)
         wheels = sorted(folder.glob('mmcv-*.whl'))
         if wheels and not rebuild:
-            print(f'  using the wheel built before: {wheels[0]}')
+            print(f'  using the cached wheel: {wheels[0]}')
             return wheels[0]
         log_path.write_text('')
         check_compiler(standard, log_path)
         work = folder / 'building'
-        shutil.rmtree(work, ignore_errors=True)  # of a build that was killed
+        shutil.rmtree(work, ignore_errors=True)  # left by a build that was killed
         work.mkdir()
         try:
             built = build_wheel(device, toolkit, standard, log_path, work)
             target = folder / built.name
-            os.replace(built, target)  # one step, so that no half wheel is ever found
+            os.replace(built, target)  # atomic, so that no partial wheel is ever found
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return target
 
 
 def install(wheel: Path, log_path: Path) -> None:
-    """Installs the wheel, leaving every other package alone; raises unless its operators work."""
+    """Installs the wheel without touching any other package; raises unless its operators work."""
     if importlib.util.find_spec('mmcv') is not None:  # mmcv-lite shares mmcv's folder
         run_or_explain('removing the unsuitable mmcv',
                        [*PIP, 'uninstall', '-y', 'mmcv', 'mmcv-lite'], log_path)
     run_or_explain('installing mmcv', [*PIP, 'install', '--no-deps', wheel], log_path)
     probe = run_probe()
     if probe.returncode != 0:
-        aside = wheel.with_name(f'{wheel.name}.failed')  # minutes of work, not to be taken again
+        aside = wheel.with_name(f'{wheel.name}.failed')  # took minutes, but must not be reused
         os.replace(wheel, aside)
         with log_path.open('a') as log:
             log.write(f'\nthe check of the operators, exit status {probe.returncode}:\n'
                       f'{probe.stderr}')
         raise SetUpError(explain('The check of mmcv\'s operators', probe.stderr, log_path) +
-                         f'\n  the wheel is set aside as {aside}\n  If the fault was none of its '
-                         f'own, mend that and rename it to {wheel.name}; else the next run builds '
+                         f'\n  the wheel was moved to {aside}\n  If the wheel is not the cause, '
+                         f'fix that and rename it to {wheel.name}; otherwise the next run builds '
                          f'another.')
 
 
 def build_and_install(device: str, toolkit: str | None, rebuild: bool) -> None:
-    """Installs the wheel for this torch and `device`, from the cache or freshly built."""
+    """Installs the wheel for this torch and `device`, cached or newly built."""
     import torch
     standard = recipe.required_cpp_standard(Path(torch.__file__).parent / 'include')
     target = device
@@ -312,7 +312,7 @@ def main(argv: list[str] | None = None) -> None:
     device_flags = parser.add_mutually_exclusive_group()
     device_flags.add_argument('--cpu', dest='device', action='store_const', const='cpu')
     device_flags.add_argument('--cuda', dest='device', action='store_const', const='cuda')
-    parser.add_argument('--rebuild', action='store_true', help='build though a wheel is there')
+    parser.add_argument('--rebuild', action='store_true', help='build even if a wheel is cached')
     args = parser.parse_args(argv)
     wanted = args.device or ('cuda' if os.environ.get('FORCE_CUDA') == '1' else 'auto')
     started = time.time()
@@ -337,7 +337,7 @@ def main(argv: list[str] | None = None) -> None:
     except SetUpError as error:
         if device == 'cpu' or wanted == 'cuda':
             raise
-        print(f'{error}\n  Going on with the CPU operators.')
+        print(f'{error}\n  Continuing with the CPU operators.')
         build_and_install('cpu', None, args.rebuild)
     print(f'  mmcv {recipe.MMCV_VERSION} is ready ({clock(time.time() - started)})')
 
@@ -348,4 +348,4 @@ if __name__ == '__main__':
     except SetUpError as error:
         sys.exit(f'\n{error}')
     except KeyboardInterrupt:
-        sys.exit('\ninterrupted; run the same command again to go on')
+        sys.exit('\ninterrupted; run the same command again to continue')

@@ -1,17 +1,17 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Reads the log of a failed build: the lines that matter, the likely cause, the hint.
+"""Reads the log of a failed build and reports the relevant lines, the likely cause and a hint.
 
 Standard library only, and syntax that Python 3.8 reads.
 """
 
 import re
 
-# What OpenCV's wheel loads of the system; a minimal Debian, as in a container, has none of it.
+# System libraries that OpenCV's wheel loads; a minimal Debian, as in a container, has none of them.
 OPENCV_LACKS = r'(lib(?:GL|xcb|glib-|gthread-|X|SM|ICE)\S*): cannot open shared object file'
 OPENCV_HINT = 'apt install libxcb1 libgl1 libglib2.0-0'
 
-# (pattern in the log, likely cause, hint); the first that matches is told, with the pattern's
-# groups in the place of {0}.
+# (pattern in the log, likely cause, hint); the first match is reported, with the pattern's groups
+# in place of {0}.
 CAUSES = [
     (r'No space left on device',
      'the disk is full',
@@ -36,8 +36,8 @@ CAUSES = [
      'mmdpad build-mmcv --cpu'),
     (OPENCV_LACKS,
      'the system lacks {0}, which OpenCV loads',
-     f'install what it loads (Debian and Ubuntu: {OPENCV_HINT}; Fedora: dnf install libxcb '
-     'mesa-libGL glib2), then run the same again'),
+     f'install the libraries (Debian and Ubuntu: {OPENCV_HINT}; Fedora: dnf install libxcb '
+     'mesa-libGL glib2), then run the same command again'),
     (r'Python\.h: No such file',
      'the headers of Python are missing',
      'install them (Debian and Ubuntu: apt install python3-dev; Fedora: dnf install '
@@ -54,12 +54,13 @@ CAUSES = [
      'conda: conda install gxx_linux-64) or name one with CXX=...'),
     (r'ResolutionImpossible|conflicting dependencies',
      'the versions asked for contradict each other',
-     'in an environment of your own: deactivate it and run the same again, so that mmdpad gets '
+     'in an active environment: deactivate it and run the same command again, so that mmdpad gets '
      'one in .venv/; or change the packages named above'),
     (r'Temporary failure in name resolution|Connection(?: refused|Error)|Retrying \(Retry|'
      r'Read timed out|CERTIFICATE_VERIFY_FAILED',
      'the package index could not be reached',
-     'check the connection and `pip config list` (index-url, proxy), then run the same again'),
+     'check the connection and `pip config list` (index-url, proxy), then run the same command '
+     'again'),
     (r'No matching distribution found for (\S+)',
      'the package index has no {0} for this Python and this system',
      'use another Python (make clean-env, then make env PYTHON=python3.12), or another index '
@@ -70,15 +71,15 @@ CAUSES = [
      '(CXX=..., CC=...); the end of the log names the line that crashed'),
     (r"No module named '(?:torch|setuptools|wheel)'",
      'a package that the build needs is missing',
-     'pip install torch "setuptools<82" wheel ninja, then run the same again'),
+     'pip install torch "setuptools<82" wheel ninja, then run the same command again'),
 ]
-UNKNOWN = ('not recognised', 'read the log; the first "error" in it is usually the cause')
+UNKNOWN = ('not recognized', 'read the log; the first "error" in it is usually the cause')
 
 _ERROR_LINE = re.compile(r'\berror\b|Error:|FAILED:|Killed|No such file|not found', re.IGNORECASE)
 
 
 def likely_cause(log_text):
-    """Returns (cause, hint) of a failure, both as text, judged by the log."""
+    """Returns the likely (cause, hint) of a failure, both as text, based on the log."""
     for pattern, cause, hint in CAUSES:
         found = re.search(pattern, log_text)
         if found:
@@ -87,7 +88,7 @@ def likely_cause(log_text):
 
 
 def last_error_lines(log_text, count=6, width=240):
-    """Returns the last `count` different lines that speak of an error, else the last lines."""
+    """Returns the last `count` different lines that mention an error, else the last lines."""
     lines = [line.strip()[:width] for line in log_text.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR_LINE.search(line)]
     return list(dict.fromkeys(errors or lines))[-count:]

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The decisions behind a build of mmcv, apart from running it. Standard library only."""
+"""The decisions behind a build of mmcv, separate from running it. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from steps import SetUpError
 
-MMCV_VERSION = '2.1.0'  # the newest that mmdet 3.3.0 admits
+MMCV_VERSION = '2.1.0'  # the newest that mmdet 3.3.0 supports
 MMCV_CPP_STANDARD = 17  # what mmcv's own sources need
 
 # Setting CFLAGS replaces Python's own flags, optimization among them, hence -O2. Without -g0
-# the wheel is 25 times larger. Raise RECIPE with any change that makes another binary.
+# the wheel is 25 times larger. Increase RECIPE with any change that produces another binary.
 CFLAGS = '-O2 -DNDEBUG -g0'
 RECIPE = 1
 
 GIB = 2**30
-BYTES_PER_JOB = 2.5 * GIB  # pybind.cpp, the hungriest file, takes 2.1 GiB
+BYTES_PER_JOB = 2.5 * GIB  # pybind.cpp, the largest file, takes 2.1 GiB
 
 # In place of pkg_resources, which mmcv's setup.py imports and setuptools 82 no longer has.
 PKG_RESOURCES_STAND_IN = '''\
@@ -28,8 +28,8 @@ from importlib.metadata import distribution as get_distribution
 from packaging.version import parse as parse_version
 '''
 
-# mmcv's setup.py reads its version by an `exec` without namespaces and takes it from `locals()`;
-# since Python 3.13 (PEP 667) that finds nothing. As sitecustomize.py on PYTHONPATH this lets such
+# mmcv's setup.py reads its version with an `exec` without namespaces and gets it from `locals()`;
+# since Python 3.13 (PEP 667) that finds nothing. As sitecustomize.py on PYTHONPATH, this makes such
 # an `exec` write to its caller's variables again.
 EXEC_INTO_LOCALS = '''\
 import builtins
@@ -50,7 +50,7 @@ builtins.exec = exec
 
 
 def required_cpp_standard(include_dir: Path) -> int:
-    """Returns the C++ standard that torch's headers demand, as the number in `-std=c++NN`.
+    """Returns the C++ standard that torch's headers require, as the number in `-std=c++NN`.
 
     torch's headers refuse an older standard with a check such as `__cplusplus < 202002L`, whose
     number is the year and month of the standard, so C++20 here.
@@ -80,7 +80,7 @@ def set_cpp_standard(setup_text: str, standard: int) -> str:
 
 def wheel_key(torch_version: str, python_tag: str, device: str, platform: str,
               cxx11_abi: bool) -> str:
-    """Returns the name of the cache folder for one build: all that the binary depends on.
+    """Returns the name of the cache folder for one build: everything the binary depends on.
 
     Args:
         torch_version: `torch.__version__`, such as '2.14.1+cu130'.
@@ -95,12 +95,12 @@ def wheel_key(torch_version: str, python_tag: str, device: str, platform: str,
 
 
 def parallel_jobs(cpus: int, free_bytes: int) -> int:
-    """Returns how many files to compile at once: as many as processors and memory allow."""
+    """Returns how many files to compile at once: as many as CPUs and memory allow."""
     return max(1, min(cpus, int(free_bytes // BYTES_PER_JOB)))
 
 
 def nvcc_release(nvcc_output: str) -> str | None:
-    """Returns '13.0' from what `nvcc --version` prints, or None."""
+    """Returns '13.0' from the output of `nvcc --version`, or None."""
     match = re.search(r'release (\d+\.\d+)', nvcc_output)
     return match.group(1) if match else None
 
@@ -110,8 +110,8 @@ def choose_device(wanted: str, torch_cuda: str | None, toolkits: Iterable[tuple[
     """Decides between a CPU and a CUDA build.
 
     Args:
-        wanted: 'auto', 'cpu' or 'cuda'. 'auto' builds with CUDA where that can work and a GPU is
-            there to use it.
+        wanted: 'auto', 'cpu' or 'cuda'. 'auto' builds with CUDA if that is possible and there is
+            a GPU to use it.
         torch_cuda: `torch.version.cuda`, such as '13.0'; None for a torch without CUDA.
         toolkits: (folder, nvcc's release) of the CUDA toolkits found, the preferred first.
         gpu_visible: Whether torch sees a GPU.
@@ -120,7 +120,7 @@ def choose_device(wanted: str, torch_cuda: str | None, toolkits: Iterable[tuple[
         ('cpu' or 'cuda', the toolkit's folder or None, why).
 
     Raises:
-        SetUpError: `wanted` is 'cuda', which cannot work here.
+        SetUpError: `wanted` is 'cuda', which is not possible here.
     """
     if wanted == 'cpu':
         return 'cpu', None, 'asked for'
@@ -140,7 +140,7 @@ def choose_device(wanted: str, torch_cuda: str | None, toolkits: Iterable[tuple[
             raise SetUpError(f'a CUDA build of mmcv is not possible: {obstacle}')
         return 'cuda', fitting, 'asked for'
     if not gpu_visible:
-        return 'cpu', None, 'torch sees no GPU (--cuda builds for one all the same)'
+        return 'cpu', None, 'torch sees no GPU (--cuda builds for one anyway)'
     if fitting is None:
         return 'cpu', None, obstacle
-    return 'cuda', fitting, f'torch sees a GPU, and nvcc of CUDA {torch_cuda} is there'
+    return 'cuda', fitting, f'torch sees a GPU, and nvcc of CUDA {torch_cuda} was found'

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whether mmcv's operators load and work; run in a process of its own, which they may crash.
+"""Checks whether mmcv's operators load and work; run in a separate process, which they may crash.
 
     python -X faulthandler tools/set_up/probe_mmcv.py [cpu | cuda]
 

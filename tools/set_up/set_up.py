@@ -1,15 +1,15 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Sets up what mmdpad runs in; `make env`, and every other make target first, call it.
+"""Sets up mmdpad's environment; `make env` runs it, and so does every other make target first.
 
     python3 tools/set_up/set_up.py           # set up; a repeated run does nothing
     python3 tools/set_up/set_up.py --which   # print the environment's python
 
-Where no virtual environment is active it makes .venv/ in the checkout and installs the versions
-of constraints.txt, which were tested together. In an active one (venv, or conda other than base)
-it keeps torch, torchvision and numpy as they are and adds what is missing. Then it builds mmcv
-(build_mmcv.py). An interrupted set-up goes on where it stopped.
+If no virtual environment is active, it makes .venv/ in the checkout and installs the versions in
+constraints.txt, which were tested together. In an active one (venv, or conda other than base)
+it keeps torch, torchvision and numpy unchanged and adds what is missing. Then it builds mmcv
+(build_mmcv.py). An interrupted set-up continues where it stopped.
 
-Standard library only, and syntax that Python 3.8 reads: it looks for a fitting Python itself.
+Standard library only, and syntax that Python 3.8 reads: it looks for a suitable Python itself.
 """
 
 import argparse
@@ -29,16 +29,16 @@ from steps import SetUpError, clock, run_logged  # noqa: E402
 
 ROOT = HERE.parents[1]
 OWN = ROOT / '.venv'
-PYTHONS = ((3, 14), (3, 13), (3, 12), (3, 11), (3, 10))  # those that mmdpad supports
+PYTHONS = ((3, 14), (3, 13), (3, 12), (3, 11), (3, 10))  # supported by mmdpad
 SUPPORTED = 'Python {}.{} to {}.{}'.format(*PYTHONS[-1], *PYTHONS[0])
-KEPT = ('torch', 'torchvision', 'numpy')  # what an active environment keeps as it is
-# What decides how the environment should look; a change of any makes `make env` act again.
+KEPT = ('torch', 'torchvision', 'numpy')  # left unchanged in an active environment
+# Inputs that determine the environment; if any changes, `make env` runs again.
 INPUTS = ('setup.py', 'mmdpad/version.py', 'tools/set_up/constraints.txt',
           'tools/set_up/mmcv_recipe.py')
 
 
 def active_environment(environ, prefix, base_prefix):
-    """Returns the folder of the virtual environment that is active, or None.
+    """Returns the folder of the active virtual environment, or None.
 
     Args:
         environ (dict): `os.environ`.
@@ -93,7 +93,7 @@ def find_interpreter(running=sys.executable, which=shutil.which, ask=ask_python)
 
 
 def stamp_text(python, root=ROOT):
-    """Returns the digest of everything that decides how the environment should look."""
+    """Returns the digest of everything that determines the environment."""
     digest = hashlib.sha256(f'{python}\n{root}\n'.encode())
     for name in INPUTS:
         digest.update((root / name).read_bytes())
@@ -101,14 +101,14 @@ def stamp_text(python, root=ROOT):
 
 
 def kept_constraints(installed, pinned):
-    """Returns constraint lines for an active environment, which must not be disturbed.
+    """Returns constraint lines for an active environment, whose packages must stay unchanged.
 
     Args:
         installed (dict[str, str]): Version of each package of KEPT that is installed.
         pinned (list[str]): The lines of constraints.txt.
     """
     lines = [f'{name}=={version}' for name, version in installed.items()]
-    if 'torch' not in installed:  # then the pair that belongs together
+    if 'torch' not in installed:  # then both, because they belong together
         lines += [line for line in pinned if line.split('==')[0] in ('torch', 'torchvision')
                   and line.split('==')[0] not in installed]
     return lines
@@ -126,7 +126,7 @@ def installed_versions(python):
 
 
 def last_line(log_path):
-    """Returns a function that gives the log's last line, for the line of progress."""
+    """Returns a function that returns the log's last line, for the progress line."""
     def status(_):
         lines = log_path.read_text(errors='replace').strip().splitlines()
         return lines[-1].strip() if lines else ''
@@ -134,7 +134,7 @@ def last_line(log_path):
 
 
 def run_or_explain(title, command, log_path):
-    """Runs a step; where it fails, raises SetUpError with the cause and the hint."""
+    """Runs a step; if it fails, raises SetUpError with the cause and the hint."""
     environ = dict(os.environ, PIP_NO_INPUT='1', PIP_DISABLE_PIP_VERSION_CHECK='1')
     code, output = run_logged(title, command, log_path, last_line(log_path), env=environ)
     if code != 0:
@@ -142,18 +142,18 @@ def run_or_explain(title, command, log_path):
 
 
 def build_mmcv(python):
-    """Runs build_mmcv.py, which reports for itself; returns its exit status."""
+    """Runs build_mmcv.py, which prints its own messages; returns its exit status."""
     process = subprocess.Popen([str(python), str(HERE / 'build_mmcv.py')],
                                stdin=subprocess.DEVNULL)
     try:
         return process.wait()
-    except KeyboardInterrupt:  # it got the signal too: let it clear its work folder
+    except KeyboardInterrupt:  # it got the signal too: let it delete its work folder
         process.wait()
         raise
 
 
 def prepare_own(log_path):
-    """Makes .venv/ where it is missing or unfinished; returns its python."""
+    """Makes .venv/ if it is missing or unfinished; returns its python."""
     python = OWN / 'bin' / 'python'
     if python.exists():
         version = ask_python(python)[0]
@@ -169,7 +169,7 @@ def prepare_own(log_path):
 
 
 def set_up(active):
-    """Brings the environment into the state that INPUTS ask for; quick where it is there."""
+    """Brings the environment into the state that INPUTS require; fast if it already is."""
     prefix = active or OWN
     python = prefix / 'bin' / 'python'
     stamp = prefix / '.mmdpad-set-up'
@@ -190,17 +190,17 @@ def set_up(active):
     else:
         log_path = ROOT / '.venv.log'
         log_path.write_text('')
-        print('Setting up mmdpad in .venv/ (about 6 GB; a first time takes 5 to 15 minutes)',
+        print('Setting up mmdpad in .venv/ (about 6 GB; the first time takes 5 to 15 minutes)',
               flush=True)
         prepare_own(log_path)
     pip = [python, '-m', 'pip', 'install', '--progress-bar', 'off', '-c', constraints]
     run_or_explain('installing torch and torchvision',
                    [*pip, 'setuptools>=64,<82', 'wheel', 'ninja', 'torch', 'torchvision'], log_path)
-    run_or_explain('installing mmdpad and what it needs',
+    run_or_explain('installing mmdpad and its requirements',
                    [*pip, '--no-build-isolation', '-e', f'{ROOT}[dev]'], log_path)
     if build_mmcv(python) != 0:
-        raise SetUpError('mmcv could not be built (see above); once that is settled, run the '
-                         'same command again: it goes on from here')
+        raise SetUpError('mmcv could not be built (see above); once that is fixed, run the same '
+                         'command again: it continues from here')
     stamp.write_text(stamp_text(python))
     hint = '' if active else f'; to use it: source {OWN.name}/bin/activate'
     print(f'The environment is ready ({clock(time.time() - started)}){hint}', flush=True)
@@ -227,4 +227,4 @@ if __name__ == '__main__':
     except SetUpError as error:
         sys.exit(f'\n{error}')
     except KeyboardInterrupt:
-        sys.exit('\ninterrupted; run the same command again to go on')
+        sys.exit('\ninterrupted; run the same command again to continue')

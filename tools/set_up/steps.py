@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Runs one long command quietly: output into a log file, one line of progress on the terminal.
+"""Runs a long command quietly: its output goes to a log file, one progress line to the terminal.
 
-Standard library only, and syntax that Python 3.8 reads: set_up.py starts on whatever python3 is.
+Standard library only, and syntax that Python 3.8 reads: set_up.py starts with any python3.
 """
 
 import shutil
@@ -11,7 +11,7 @@ import time
 
 
 class SetUpError(Exception):
-    """Something that the user has to settle; the message says what, and how."""
+    """A problem that the user has to solve; the message says what, and how."""
 
 
 def clock(seconds):
@@ -21,20 +21,20 @@ def clock(seconds):
 
 
 def run_logged(title, command, log_path, status=None, **popen_args):
-    """Runs a command, appending all of its output to a log file.
+    """Runs a command, appending its complete output to a log file.
 
-    While it runs, the terminal shows the title, the time passed and `status()`; where the output
-    is no terminal (a CI log), such a line comes every half minute instead.
+    While it runs, the terminal shows the title, the elapsed time and `status()`; if the output
+    is not a terminal (a CI log), such a line appears every half minute instead.
 
     Args:
         title (str): What the step does.
         command (list[str]): The command and its arguments.
         log_path (pathlib.Path): The log, appended to.
-        status (callable, optional): Takes the seconds passed, returns a short text.
-        popen_args: Given to `subprocess.Popen` (env, cwd).
+        status (callable, optional): Takes the elapsed seconds, returns a short text.
+        popen_args: Passed to `subprocess.Popen` (env, cwd).
 
     Returns:
-        tuple[int, str]: The exit status, and what this command added to the log.
+        tuple[int, str]: The exit status, and the output that this command added to the log.
     """
     live = sys.stdout.isatty()
     started = printed = time.time()
@@ -63,7 +63,7 @@ def run_logged(title, command, log_path, status=None, **popen_args):
                     width = shutil.get_terminal_size().columns - 1 if live else 120
                     print(f'\r\033[K{line[:width]}' if live else line[:width],
                           end='' if live else '\n', flush=True)
-        except BaseException:  # also Ctrl-C: leave no compiler behind
+        except BaseException:  # including Ctrl-C: leave no compiler running
             process.kill()
             process.wait()
             raise

@@ -1,18 +1,18 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The command line of the scripts that make the miniature models. It imports nothing, so that a
-help text waits for nothing."""
+"""The command line of the scripts that make the toy models. It imports nothing slow, so that
+`--help` is fast."""
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS = ROOT / 'mmdpad' / 'testing' / 'weights'
+WEIGHTS = ROOT / 'mmdpad' / 'toy' / 'weights'
 STUDY_WEIGHTS = ROOT / 'configs' / 'study' / 'weights'
 
 
 def make_parser(description: str, folder: str) -> argparse.ArgumentParser:
-    """Command line of one script: `--out` (a folder), `--seed`, `--scale` (share of the steps)."""
+    """Make the parser of a script: `--out` (a folder), `--seed`, `--scale` (share of the steps)."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--out', type=Path, default=WEIGHTS / folder, help='destination folder')
     parser.add_argument('--seed', type=int, default=0)
@@ -22,7 +22,7 @@ def make_parser(description: str, folder: str) -> argparse.ArgumentParser:
 
 
 def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """What the command line says, if that can be."""
+    """Parse and check the command line."""
     args = parser.parse_args()
     if args.scale <= 0:
         parser.error(f'`--scale` should be positive, but got {args.scale}')

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the scripts that make the miniature models share."""
+"""Code that the scripts that make the toy models share."""
 from __future__ import annotations
 
 import json
@@ -26,7 +26,7 @@ from mmdpad.toy.shapes_world import (
 
 
 def start(seed: int) -> np.random.Generator:
-    """One thread and fixed seeds (several threads make such small models slower)."""
+    """Use one thread (more would make such small models slower) and fixed seeds."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     torch.manual_seed(seed)
@@ -41,7 +41,7 @@ class Progress:
         self.began = self.printed = time.time()
 
     def __call__(self, step: int, **numbers: float) -> None:
-        """Reports that `step` (from 1) is done."""
+        """Report that `step` (from 1) is done."""
         now = time.time()
         if now - self.printed < self.every and step != self.steps:
             return
@@ -58,7 +58,7 @@ class Progress:
 
 
 def world_words() -> list[str]:
-    """Every word that questions, chains and captions of the world can hold, sorted."""
+    """List every word that the world's questions, reasoning and captions can contain, sorted."""
     rng = np.random.default_rng(0)
     words: set[str] = set()
     texts = [*COLORS, *SHAPES, *GENERIC_CAPTIONS, 'small big']
@@ -73,12 +73,12 @@ def world_words() -> list[str]:
 
 
 def object_mask(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Mask of an outline, drawn as the reader of annotations draws it.
+    """Draw the mask of an outline in the same way as the annotation reader.
 
     Args:
         polygon: (N, 2) outline, (x, y) in pixels.
-        height: Of the mask.
-        width: Of the mask.
+        height: Height of the mask.
+        width: Width of the mask.
 
     Returns:
         bool (height, width).
@@ -88,7 +88,7 @@ def object_mask(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def targets_of(scene: Scene) -> list[tuple[list, list]]:
-    """Box [x1, y1, x2, y2] and two points of every object, as the data pipeline finds them."""
+    """Find the box [x1, y1, x2, y2] and two points of every object with the data pipeline."""
     found = []
     for item in scene.objects:
         results = dict(gt_masks=object_mask(item.polygon, *scene.image.shape[:2])[None],
@@ -100,7 +100,7 @@ def targets_of(scene: Scene) -> list[tuple[list, list]]:
 
 
 def to_prompt(image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Resizes (H, W, 3) to the prompt frame as the pipeline does; with `rng` at times else."""
+    """Resize (H, W, 3) to the model image as the pipeline does; with `rng`, sometimes otherwise."""
     if rng is None or rng.random() < 0.5:
         return ModelImageResize(SHAPES_IMAGE_SIZE).transform(dict(img=image))['prompt_img']
     way = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC)[rng.integers(3)]
@@ -108,7 +108,7 @@ def to_prompt(image: np.ndarray, rng: np.random.Generator | None = None) -> np.n
 
 
 def save_report(folder: Path, name: str, numbers: dict) -> None:
-    """Writes `<folder>/../<name>_report.json`, which the README is made from."""
+    """Write `<folder>/../<name>_report.json`, from which the README is made."""
     path = folder.parent / f'{name}_report.json'
     temporary = path.with_suffix('.tmp')
     temporary.write_text(json.dumps(numbers, indent=1) + '\n', encoding='utf-8')

@@ -1,10 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Makes the miniature CLIP: `python tools/toy/make_clip.py [--out DIR]`.
+"""Trains the toy CLIP: `python tools/toy/make_clip.py [--out DIR]`.
 
-A contrastive model of 56-pixel images and captions of the shapes world, saved as an open_clip
-`local-dir:` folder. Half of each batch are crops of one object with its description; the other
-half are whole scenes, described generically or (45 %) by one of their members. Without the
-latter the model only learns that a description means a crop, and rewards wrong ones as well.
+A contrastive model for 56-pixel images and captions of the shapes world, saved as an open_clip
+`local-dir:` folder. Half of each batch are crops of one object with its caption; the other half are
+whole scenes with a generic caption or (45 %) the caption of one of their objects. Without the
+latter, the model would only learn that a specific caption means a crop, and reward wrong ones too.
 """
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def save_tokenizer(folder) -> int:
-    """Saves a word tokenizer for open_clip's HFTokenizer; returns the size of its vocabulary."""
+    """Save a word tokenizer for open_clip's HFTokenizer; return the size of its vocabulary."""
     words = ['[PAD]', '[UNK]', '[START]', *world_words(), ',', '.', '[END]']
     vocab = {word: i for i, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token='[UNK]'))
@@ -63,7 +63,7 @@ def save_tokenizer(folder) -> int:
 
 
 def save_config(folder, vocab_size: int) -> None:
-    """Saves open_clip's description of the model and of its preprocessing."""
+    """Save open_clip's config of the model and its preprocessing."""
     model = dict(
         embed_dim=64,
         vision_cfg=dict(image_size=SIZE, patch_size=8, width=64, layers=3, head_width=16),
@@ -75,7 +75,7 @@ def save_config(folder, vocab_size: int) -> None:
 
 
 def crop(image: np.ndarray, box, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Cuts a box (XYXY, prompt frame) out of an image and resizes it to the model's input."""
+    """Crop a box (XYXY, pixels of the model image) and resize it to CLIP's input."""
     height, width = image.shape[:2]
     shift = np.zeros(4) if rng is None else rng.uniform(-2, 2, 4)
     x1, y1, x2, y2 = np.round(np.asarray(box) + shift).astype(int)
@@ -86,7 +86,7 @@ def crop(image: np.ndarray, box, rng: np.random.Generator | None = None) -> np.n
 
 
 def prepare(scene, rng=None):
-    """The small image, and per object its crop and its descriptions."""
+    """Return the small image, and the crop and the captions of each object."""
     image = to_prompt(scene.image, rng)
     scale = np.array([112 / scene.image.shape[1], 112 / scene.image.shape[0]] * 2)
     crops = [crop(image, np.array(item.box) * scale, rng) for item in scene.objects]
@@ -96,7 +96,7 @@ def prepare(scene, rng=None):
 
 
 def draw_batch(pool, rng):
-    """uint8 images (BATCH, SIZE, SIZE, 3) and as many captions: half crops, half scenes."""
+    """Draw uint8 images (BATCH, SIZE, SIZE, 3), half crops and half scenes, and their captions."""
     images, texts = [], []
     for i, chosen in enumerate(rng.integers(len(pool), size=BATCH)):
         whole, crops, names = pool[chosen]
@@ -119,7 +119,7 @@ def to_input(images: np.ndarray) -> torch.Tensor:
 
 
 def loss_of(model, images, texts, tokens):
-    """Symmetric contrastive loss; pairs with the same text count as matches, too."""
+    """Symmetric contrastive loss; pairs with the same text also count as matches."""
     visual, textual, scale = model(images, tokens)
     logits = scale * visual @ textual.t()
     same = torch.tensor([[a == b for b in texts] for a in texts], dtype=torch.float32)
@@ -129,7 +129,7 @@ def loss_of(model, images, texts, tokens):
 
 @torch.no_grad()
 def evaluate(folder, count: int = 500) -> dict:
-    """Share of captions nearer to the target's crop than to the whole image, by kind."""
+    """Compute the share of captions nearer to the target's crop than to the image, by kind."""
     name = f'local-dir:{folder}'
     model, _, preprocess = open_clip.create_model_and_transforms(name)
     tokenizer = open_clip.get_tokenizer(name)
@@ -151,7 +151,7 @@ def evaluate(folder, count: int = 500) -> dict:
 
 
 def main() -> None:
-    """Trains, saves and measures."""
+    """Train, save and evaluate."""
     args = parse_args(PARSER)
     rng = start(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)

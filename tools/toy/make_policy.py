@@ -1,13 +1,15 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Makes the miniature policy: `python tools/toy/make_policy.py [--out DIR]`.
+"""Trains the toy policy: `python tools/toy/make_policy.py [--out DIR]`.
 
-A Qwen2.5-VL of 1.6 million parameters, warmed up on ideal answers in the shapes world and saved
-as transformers saves it. It is meant as the start of reinforcement learning: it keeps the form,
-is often right when greedy, clearly less often when sampled, and its captions are of every kind.
+A Qwen2.5-VL with 1.6 million parameters, trained on ideal answers in the shapes world and saved in
+transformers' format. It is a start policy for reinforcement learning: it follows the template, is
+often right with greedy decoding and clearly less often when sampled, and writes captions of every
+kind.
 
-What makes it quick: rows that share one image (`policy_data`), soft targets for numbers (a
-neighbouring pixel is nearly right), number embeddings that start as a smooth curve, and a helper
-head, thrown away, that makes the image tokens name the object they show from the first step on.
+Four things make training fast: rows that share one image (`policy_data`), soft targets for numbers
+(a neighboring pixel is nearly right), number embeddings initialized on a smooth curve, and an
+auxiliary head, discarded later, that teaches image tokens from the first step to name the object
+they show.
 """
 from __future__ import annotations
 
@@ -22,14 +24,14 @@ from mmdpad.toy.shapes_world import MIXTURES, WORLDS
 
 def command_line() -> argparse.ArgumentParser:
     parser = make_parser(__doc__.splitlines()[0], 'policy')
-    parser.add_argument('--init', type=Path, help='folder of a model to go on from')
+    parser.add_argument('--init', type=Path, help='folder of a model to start from')
     parser.add_argument('--world', choices=[*WORLDS, *MIXTURES], default='plain',
                         help='what scenes are like')
     parser.add_argument('--tied', action='store_true',
-                        help='listing chains come with vague captions, focused ones with specific '
-                             'ones')
+                        help='reasoning that lists objects comes with vague captions, focused '
+                             'reasoning with specific ones')
     parser.add_argument('--mistakes', type=float, default=0.0,
-                        help='share of answers about another object than the one asked for')
+                        help='share of answers about an object other than the one asked for')
     return parser
 
 
@@ -59,10 +61,10 @@ SAVE_EVERY = 250
 
 
 class HelperHead(nn.Module):
-    """Reads object, size, color, shape and box off each image token; only used in training.
+    """Predicts object, size, color, shape and box from each image token; only used in training.
 
-    Words and numbers are read with the model's own embeddings, so that image tokens come to hold
-    them in the form in which the language model writes them.
+    Words and numbers are predicted with the model's own embeddings, so that image tokens learn to
+    represent them as the language model writes them.
     """
 
     def __init__(self, model, processor):
@@ -75,7 +77,7 @@ class HelperHead(nn.Module):
         self.numbers = number_ids(processor)
 
     def loss(self, hidden: Tensor, embeddings: Tensor, grid: Tensor) -> Tensor:
-        """Loss of image tokens (B, N, C) against `policy_data.Row.grid` (B, N, 8)."""
+        """Compute the loss of image tokens (B, N, C) against `policy_data.Row.grid` (B, N, 8)."""
         hidden = F.rms_norm(hidden, hidden.shape[-1:])
         shown = grid[..., 0] > 0
         loss = F.cross_entropy(self.presence(hidden).flatten(0, 1), shown.long().flatten())
@@ -89,13 +91,13 @@ class HelperHead(nn.Module):
 
 
 def soften(values: Tensor, count: int, spread: float) -> Tensor:
-    """Numbers (N,) -> (N, count): a bell around each, of the given standard deviation."""
+    """Turn numbers (N,) into bell curves (N, count) with the given standard deviation."""
     distance = values[:, None] - torch.arange(count)
     return (-0.5 * (distance / spread)**2).softmax(-1)
 
 
 def make_model(processor) -> Qwen2_5_VLForConditionalGeneration:
-    """A fresh model whose number embeddings lie on a smooth curve."""
+    """Make a new model whose number embeddings lie on a smooth curve."""
     config = make_config(processor.tokenizer)
     config._attn_implementation = 'eager'
     model = Qwen2_5_VLForConditionalGeneration(config)
@@ -116,8 +118,8 @@ def number_ids(processor) -> Tensor:
 
 
 def cut_patches(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 images (B, h, w, 3) -> (B, patches, values), as Qwen's image processor orders them:
-    2 x 2 neighbors together; values by channel, time (the image twice), row, column."""
+    """Cut uint8 images (B, h, w, 3) into (B, patches, values) in the order of Qwen's image
+    processor: 2 x 2 neighbors together; values by channel, time (the image twice), row, column."""
     count, height, width, _ = images.shape
     values = (images.float() / 255 - mean) / std
     block = PATCH * MERGE
@@ -128,9 +130,9 @@ def cut_patches(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def encode_images(visual, patches: Tensor) -> Tensor:
-    """The vision tower on equally large images at once: (B, patches, values) -> (B, tokens, C).
+    """Run the vision tower on B images of one size: (B, patches, values) -> (B, tokens, C).
 
-    The same as `visual(...)`, which attends image by image and is slow for that.
+    This equals `visual(...)`, which is slower because it attends image by image.
     """
     side = SHAPES_IMAGE_SIZE[0] // PATCH
     half = torch.arange(side // MERGE)
@@ -153,12 +155,12 @@ def encode_images(visual, patches: Tensor) -> Tensor:
 
 
 def forward(model, prefix: Tensor, tokens: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Runs B images with K questions each; the shared beginning is computed once per image.
+    """Run B images with K questions each; the shared prefix is computed once per image.
 
     Args:
         model: The policy.
-        prefix: (P,), tokens up to and with the image.
-        tokens: (B * K, L), tokens after it, padded on the right.
+        prefix: (P,), tokens up to and including the image.
+        tokens: (B * K, L), tokens after the prefix, padded on the right.
         patches: (B, patches, values), see `cut_patches`.
 
     Returns:
@@ -204,7 +206,7 @@ def answer_loss(model, hidden: Tensor, batch: dict[str, Tensor], numbers: Tensor
 
 
 def make_optimizers(model, helper) -> list[torch.optim.Optimizer]:
-    """Muon for the inner matrices, AdamW for embeddings, vectors and the helper head."""
+    """Use Muon for the inner matrices, AdamW for embeddings, vectors and the helper head."""
     inner, rest = [], list(helper.parameters())
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim == 2 and 'embed_tokens' not in name
@@ -214,33 +216,35 @@ def make_optimizers(model, helper) -> list[torch.optim.Optimizer]:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Share of the full learning rate: short rise, plateau, linear fall over the last half."""
+    """Share of the full learning rate: short warm-up, plateau, linear decay in the last half."""
     return min(step / 100, 1.0, 2 * (steps - step) / steps + 0.01)
 
 
 def save(model, processor, folder: Path) -> None:
-    """Saves model (rounded to half precision) and processor where `from_pretrained` looks."""
+    """Save model (in half precision) and processor for `from_pretrained`."""
     state = {name: value.half() for name, value in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=state)
     processor.save_pretrained(folder)
 
 
-def train(folder: Path, seed: int, steps: int, init: Path | None = None, **style) -> Progress:
-    """Trains a policy (a fresh one, or that of `init`) on answers of a style (arguments of
-    `RowMaker`); saves it now and then and at the end."""
+def train(folder: Path, seed: int, steps: int, init: Path | None = None, rate: float = 1.0,
+          **style) -> Progress:
+    """Train a policy (a new one, or that in `init`) on answers in a style (arguments of
+    `RowMaker`); save it every `SAVE_EVERY` steps and at the end. With a `rate` below 1, a share of
+    the learning rates, it should stay much as it was: no helper head, and no objects to list."""
     processor = make_processor()
     model = make_model(processor)
     if init is not None:
         model.load_state_dict(Qwen2_5_VLForConditionalGeneration.from_pretrained(
             init, dtype=torch.float32).state_dict())
     helper = HelperHead(model, processor)
+    helper_weight, fade = (HELPER_WEIGHT, FADE) if rate == 1 else (0.0, 0.0)
     optimizers = make_optimizers(model, helper)
     numbers = number_ids(processor)
     mean, std = (torch.tensor(value) for value in (processor.image_processor.image_mean,
                                                    processor.image_processor.image_std))
     prefix = torch.tensor(RowMaker(processor, seed).prefix)
-    batches = Batches(processor, seed, ROWS, fade=max(1, round(FADE * steps)),
-                      **style)
+    batches = Batches(processor, seed, ROWS, fade=max(1, round(fade * steps)), **style)
     loader = iter(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1,
                                               prefetch_factor=8))
     progress, mean_loss = Progress('policy', steps), 0.0
@@ -250,10 +254,10 @@ def train(folder: Path, seed: int, steps: int, init: Path | None = None, **style
                                cut_patches(batch['images'], mean, std))
         loss = answer_loss(model, hidden, batch, numbers)
         extra = helper.loss(seen, model.get_input_embeddings().weight, batch['grid'])
-        (loss + HELPER_WEIGHT * extra).backward()
+        (loss + helper_weight * extra).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, rate in zip(optimizers, (MUON_RATE, ADAM_RATE), strict=True):
-            optimizer.param_groups[0]['lr'] = rate * rate_at(step, steps)
+        for optimizer, full in zip(optimizers, (MUON_RATE, ADAM_RATE), strict=True):
+            optimizer.param_groups[0]['lr'] = full * rate * rate_at(step, steps)
             optimizer.step()
             optimizer.zero_grad()
         mean_loss = loss.item() if step == 1 else 0.98 * mean_loss + 0.02 * loss.item()
@@ -264,7 +268,7 @@ def train(folder: Path, seed: int, steps: int, init: Path | None = None, **style
 
 
 def main() -> None:
-    """Trains, saves and measures."""
+    """Train, save and evaluate."""
     args = parse_args(command_line())
     start(args.seed)
     steps = max(1, round(STEPS * args.scale))

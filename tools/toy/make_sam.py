@@ -1,9 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Makes the miniature SAM: `python tools/toy/make_sam.py [--out DIR]`.
+"""Trains the toy SAM: `python tools/toy/make_sam.py [--out DIR]`.
 
-A segment-anything model for 112-pixel images, trained on scenes of the shapes world with boxes
-and points as prompts (both of them disturbed, since a policy is not exact) and saved as a state
-dict for `sam_model_registry['vit_shapes']`.
+A segment-anything model for 112-pixel images, trained on scenes of the shapes world with box and
+point prompts (with noise on both, since a policy is not exact) and saved as a state dict for
+`sam_model_registry['vit_shapes']`.
 """
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BOX_NOISE = 3.0
 
 
 def prepare(scene) -> tuple[np.ndarray, list[dict]]:
-    """The padded image (SIZE, SIZE, 3) uint8 and per object its prompt and its mask.
+    """Return the padded image (SIZE, SIZE, 3) uint8, and the prompts and mask of each object.
 
     Coordinates are pixels of the padded image; `mask` is float32 (LOW, LOW), the share of each
     cell that the object covers; `inside` are pixels (x, y) of the object.
@@ -64,7 +64,7 @@ def prepare(scene) -> tuple[np.ndarray, list[dict]]:
 
 
 def draw_batch(pool, rng) -> dict[str, Tensor]:
-    """Images (BATCH, 3, SIZE, SIZE) float, boxes (BATCH, 4), points (BATCH, 2, 2), and masks."""
+    """Draw images (BATCH, 3, SIZE, SIZE) float, boxes (BATCH, 4), points (BATCH, 2, 2), masks."""
     rows = []
     for chosen in rng.integers(len(pool), size=BATCH):
         image, objects = pool[chosen]
@@ -81,9 +81,10 @@ def draw_batch(pool, rng) -> dict[str, Tensor]:
 
 
 def predict(sam, batch: dict[str, Tensor], use_box: bool, use_points: bool):
-    """Mask logits (BATCH, 4, LOW, LOW) and predicted IoU (BATCH, 4).
+    """Predict mask logits (BATCH, 4, LOW, LOW) and IoU (BATCH, 4).
 
-    As `sam.mask_decoder`, which takes one image and many prompts, for many images with one each.
+    Unlike `sam.mask_decoder`, which takes one image with many prompts, this takes many images with
+    one prompt each.
     """
     embedding = sam.image_encoder((batch['images'] - sam.pixel_mean) / sam.pixel_std)
     labels = torch.ones(batch['points'].shape[:2])
@@ -103,7 +104,7 @@ def predict(sam, batch: dict[str, Tensor], use_box: bool, use_points: bool):
 
 
 def loss_of(logits: Tensor, predicted: Tensor, masks: Tensor) -> Tensor:
-    """Cross entropy + dice of the single mask and of the best of three, + error of the IoU."""
+    """Cross entropy and dice loss of the single mask and the best of three, plus IoU error."""
     goal = masks[:, None].expand_as(logits)
     area = (2, 3)
     entropy = F.binary_cross_entropy_with_logits(logits, goal, reduction='none').mean(area)
@@ -120,7 +121,7 @@ def loss_of(logits: Tensor, predicted: Tensor, masks: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(path, count: int = 200) -> dict[str, float]:
-    """Mean IoU through SamPredictor with the true box and points, best of three as predicted."""
+    """Measure the IoU by SamPredictor with the true box and points, best of three as predicted."""
     predictor = SamPredictor(build_sam_shapes(str(path)))
     ious, filled, errors = [], [], []
     for i in range(count):
@@ -142,7 +143,7 @@ def evaluate(path, count: int = 200) -> dict[str, float]:
 
 
 def main() -> None:
-    """Trains, saves and measures."""
+    """Train, save and evaluate."""
     args = parse_args(PARSER)
     rng = start(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,7 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1,
                                                    pct_start=0.1)
     for step in range(1, steps + 1):
-        # Mostly box and points, at times one of them only.
+        # Mostly box and points, sometimes only one of them.
         use = rng.random()
         batch = draw_batch(pool, rng)
         logits, predicted = predict(sam, batch, use < 0.85, not 0.7 < use < 0.85)

@@ -1,11 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Makes the study's start policies: `python tools/toy/make_study.py [--out DIR]`.
+"""Trains the study's start policies: `python tools/toy/make_study.py [--out DIR]`.
 
-They go on from the miniature policy, on the study's scenes, with a fifth of the answers right about
-the wrong object, so that there is something to be learned by reward alone. `study_tied` learns
-vague captions with chains that list all objects, and specific ones with chains that go straight to
-the target; in `study_free`, the control, captions do not hang on chains. Both learn at once, on two
-cores in half an hour; README.md says what they measured.
+They start from the toy policy and train on the study's scenes. A fifth of the answers is right
+about the wrong object, which leaves something to learn from rewards alone. `study_tied` learns
+vague captions with reasoning that lists all objects, and specific captions with reasoning that goes
+straight to the target. In `study_free`, the control, captions do not depend on the reasoning. Both
+train in parallel, in half an hour on two cores; README.md has their measurements.
 """
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def main() -> None:
 
 
 def write_readme(folder: Path, reports: dict[str, Path]) -> None:
-    """Writes README.md."""
+    """Write README.md."""
     lines = ['# Start policies of the study', '',
              'Written by', '', '    python tools/toy/make_study.py', '',
              'Qualities are measured on held-out scenes (split `val` of the world `study`) with '
-             'the saved files; "named" is whether the chain ends with the target\'s name.']
+             'the saved files; "named" is whether the reasoning ends with the target\'s name.']
     for name, report in reports.items():
         lines += table(folder / name, report)
     (folder / 'README.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')

@@ -1,13 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Muon in float32 (torch's own works in bfloat16, which many CPUs do very slowly)."""
+"""Muon in float32 (torch's own uses bfloat16, which is very slow on many CPUs)."""
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
 
-def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """Moves the singular values of matrices (N, R, C) close to 1, by a quintic iteration."""
+def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
+    """Move the singular values of matrices (N, R, C) close to 1 with a quintic iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -19,12 +19,12 @@ def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose step is orthogonalised, for matrices inside a network.
+    """Momentum with orthogonalized steps, for matrices inside a network.
 
     Args:
         params: Parameters with two dimensions.
         lr: Learning rate.
-        momentum: Of the running mean of gradients (Nesterov's form).
+        momentum: Decay rate of the running mean of gradients (Nesterov's form).
         weight_decay: Decoupled, times `lr`.
     """
 
@@ -33,7 +33,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step; equally shaped matrices are orthogonalised together."""
+        """Take one step; matrices of the same shape are orthogonalized together."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = {}
             for parameter in group['params']:
@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
                                                               torch.zeros_like(parameter))
                     buffer.lerp_(parameter.grad, 1 - group['momentum'])
                     parameter.grad.lerp_(buffer, group['momentum'])
-                updates = orthogonalise(torch.stack([p.grad for p in parameters]))
+                updates = orthogonalize(torch.stack([p.grad for p in parameters]))
                 scale = group['lr'] * max(1, shape[0] / shape[1])**0.5
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group['lr'] * group['weight_decay'])

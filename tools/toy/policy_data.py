@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Warm-up data of the miniature policy: several answered questions on each image.
+"""Training data of the toy policy: several answered questions about each image.
 
-The chat's opening and the image are the same for all questions on an image, so they are encoded
-once (`make_policy.forward`); each answer is learned exactly as if it stood alone.
+The beginning of the chat and the image are the same for all questions about an image, so they are
+encoded once (`make_policy.forward`); each answer is learned exactly as if it were on its own.
 """
 from __future__ import annotations
 
@@ -32,10 +32,12 @@ from mmdpad.toy.shapes_world import (
 
 CAPTION_KINDS = ('specific', 'generic', 'other')
 CAPTION_SHARES = (0.28, 0.54, 0.18)
-# Of each style of chain; their mean is the above.
+# For each style of reasoning; their mean is `CAPTION_SHARES`.
 TIED_SHARES = dict(focus=(0.50, 0.40, 0.10), list=(0.06, 0.68, 0.26))
 LIST_STYLE_SHARE = 0.5
 LIST_ALL_PROMPT = 'list all'
+LOOSE_GROWTH = 2.2
+"""Sides of a loose box over those of the tight one."""
 WITHOUT_CAPTION_SHARE = 0.25
 QUESTIONS = 4
 
@@ -45,11 +47,11 @@ class Row:
     """One image with answered questions.
 
     Attributes:
-        image: uint8 (h, w, 3), prompt frame.
-        tokens: For each question, the ids of what follows the image, response included.
-        asked: For each question, the number of these that are not the response.
-        grid: float32 (cells, 8), what each image token should know: object there (0, 1), size,
-            color, shape (indices) and the object's box.
+        image: uint8 (h, w, 3), the model image.
+        tokens: For each question, the token ids after the image, response included.
+        asked: For each question, the number of these before the response.
+        grid: float32 (cells, 8), what each image token should represent: whether it shows an object
+            (0, 1), and the object's size, color, shape (indices) and box.
     """
 
     image: np.ndarray
@@ -63,17 +65,20 @@ class RowMaker:
 
     Args:
         processor: The policy's processor.
-        seed: Of everything drawn.
-        world: Of the scenes, see `make_scene`.
-        tied: Listing chains come with vague or wrong captions, focused ones with specific ones;
-            else style and caption are independent.
-        mistakes: Share of answers about another object than the one that was asked for.
+        seed: Seed of all draws.
+        world: World of the scenes, see `make_scene`.
+        tied: Reasoning that lists objects comes with vague or wrong captions, focused reasoning
+            with specific ones; otherwise style and caption are independent.
+        mistakes: Share of answers about an object other than the one asked for.
+        loose: Share of answers that list all objects and then have a loose box and points anywhere
+            in it (`loosen`); the others go straight to a tight box. 0 for no loose boxes.
     """
 
     def __init__(self, processor, seed: int, world: str = 'plain', tied: bool = False,
-                 mistakes: float = 0.0):
+                 mistakes: float = 0.0, loose: float = 0.0):
         self.rng = np.random.default_rng(seed)
         self.world, self.tied, self.mistakes = world, tied, mistakes
+        self.loose = loose
         self.tokenizer = processor.tokenizer
         marker = '|||'
         chat = processor.apply_chat_template(build_messages(marker, '{question}'),
@@ -85,11 +90,11 @@ class RowMaker:
         self.prefix = self.encode(before.replace(pad, pad * cells))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
+        """Encode a text as token ids."""
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def __call__(self, list_all: float) -> Row:
-        """Draws a scene and asks about it; one question is to list all objects at this share."""
+        """Draw a scene and questions; `list_all` is the probability of a list-all question."""
         rng = self.rng
         scene = draw_scene(rng, self.world)
         targets = targets_of(scene)
@@ -124,18 +129,39 @@ class RowMaker:
         return row
 
     def respond(self, scene: Scene, question, target) -> str:
-        """An ideal response, or one that is right about the wrong object."""
+        """Write the ideal response about the question's target."""
         rng = self.rng
-        style = 'list' if rng.random() < LIST_STYLE_SHARE else 'focus'
+        style = 'list' if rng.random() < (self.loose or LIST_STYLE_SHARE) else 'focus'
         captions = captions_of(scene.objects, question.target)
         shares = TIED_SHARES[style] if self.tied else CAPTION_SHARES
         texts = captions[CAPTION_KINDS[rng.choice(3, p=shares)]] or captions['generic']
+        if self.loose and style == 'list':
+            target = loosen(target[0], rng)
         return format_response(write_reasoning(scene.objects, question, style), *target,
                                texts[rng.integers(len(texts))])
 
 
+def loosen(box: list[int], rng: np.random.Generator) -> tuple[list[int], list[list[int]]]:
+    """A box `LOOSE_GROWTH` times as wide and high around the same center, cut to the frame, and
+    two points anywhere in it.
+
+    Args:
+        box: [x1, y1, x2, y2] in pixels of the prompt frame.
+        rng: For the points.
+
+    Returns:
+        The box, and two points [x, y], all integers in the same frame.
+    """
+    low, high = np.reshape(box, (2, 2))
+    center, half = (low + high) / 2, LOOSE_GROWTH * (high - low) / 2
+    corners = np.clip(np.rint([center - half, center + half]), 0,
+                      np.subtract(SHAPES_IMAGE_SIZE, 1)).astype(int)
+    points = rng.integers(corners[0], corners[1] + 1, (2, 2))
+    return corners.ravel().tolist(), points.tolist()
+
+
 def make_grid(scene: Scene, targets) -> np.ndarray:
-    """What each image token should know; see `Row.grid`."""
+    """Make the targets of image tokens; see `Row.grid`."""
     step = PATCH * MERGE
     side = SHAPES_IMAGE_SIZE[0] // step
     grid = np.zeros((side, side, 8), np.float32)
@@ -152,8 +178,8 @@ def make_grid(scene: Scene, targets) -> np.ndarray:
 
 
 def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
-    """Stacks B rows of K questions, padding on the right: images (B, h, w, 3) uint8, tokens
-    (B * K, L) long, learn (B * K, L) bool (whether it is part of a response), grid."""
+    """Stack B rows of K questions, padded on the right: images (B, h, w, 3) uint8, tokens
+    (B * K, L) long, learn (B * K, L) bool (whether a token is part of a response), grid."""
     texts = [tokens for row in rows for tokens in row.tokens]
     asked = [count for row in rows for count in row.asked]
     length = max(len(tokens) for tokens in texts)
@@ -165,8 +191,8 @@ def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
 
 
 class Batches(torch.utils.data.IterableDataset):
-    """Endless batches; the share of list-all questions falls to 0 over `fade` batches. Further
-    arguments are those of `RowMaker`."""
+    """Yields batches without end; the share of list-all questions falls to 0 over `fade` batches.
+    See `RowMaker` for the other arguments."""
 
     def __init__(self, processor, seed: int, rows: int, fade: int, **style):
         self.processor, self.seed, self.rows, self.fade = processor, seed, rows, fade

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Measures a saved policy on held-out scenes, through `from_pretrained` and `generate`."""
+"""Evaluates a saved policy on held-out scenes with `from_pretrained` and `generate`."""
 from __future__ import annotations
 
 from collections import Counter
@@ -16,7 +16,7 @@ from mmdpad.toy.shapes_world import GENERIC_CAPTIONS, SHAPES_PROMPT_TEMPLATE, ma
 
 @torch.no_grad()
 def answer(model, processor, scenes, greedy: bool, batch_size: int = 64) -> list[str]:
-    """One response to each scene's question."""
+    """Generate one response to each scene's question."""
     texts = []
     banned = [processor.tokenizer.convert_tokens_to_ids(token) for token in
               ('<|image_pad|>', '<|video_pad|>', '<|vision_start|>', '<|vision_end|>')]
@@ -36,7 +36,7 @@ def answer(model, processor, scenes, greedy: bool, batch_size: int = 64) -> list
 
 def evaluate(folder, greedy: bool, count: int = 256, split: str = 'val',
              world: str = 'plain') -> dict[str, float]:
-    """Shares of good form, boxes (IoU > 0.5, mean IoU), points and kinds of captions.
+    """Measure format, boxes (IoU > 0.5, mean IoU), points and kinds of captions.
 
     Points count as right if both lie inside the target's box. Keys start with 'greedy' or
     'sampled' (temperature 1, fixed seed).
@@ -47,13 +47,13 @@ def evaluate(folder, greedy: bool, count: int = 256, split: str = 'val',
         folder, dtype=torch.float32, attn_implementation='eager').eval()
     scenes = [make_scene(split, i, world=world) for i in range(count)]
     texts = answer(model, processor, scenes, greedy)
-    ious, inside, kinds, errors, chains, named = [], [], Counter(), [], [], []
+    ious, inside, kinds, errors, lengths, named = [], [], Counter(), [], [], []
     for scene, text in zip(scenes, texts, strict=True):
         box, _ = targets_of(scene)[scene.question.target]
         parsed = parse_response(text)
         kinds[caption_kind(scene, parsed.caption)] += 1
         named.append(scene.target.name in (parsed.think or '').split('it is')[-1])
-        chains.append(len(processor.tokenizer(parsed.think or '').input_ids))
+        lengths.append(len(processor.tokenizer(parsed.think or '').input_ids))
         usable = isinstance(parsed, ReasoningOutput)
         ious.append(box_iou(parsed.box, box) if usable else 0.0)
         errors.append(float(np.abs(np.subtract(parsed.box, box)).mean()) if usable else 112.0)
@@ -65,7 +65,7 @@ def evaluate(folder, greedy: bool, count: int = 256, split: str = 'val',
                    corners_within_2px=np.mean(np.array(errors) < 2),
                    corners_within_4px=np.mean(np.array(errors) < 4),
                    target_named=np.mean(named), points_inside=np.mean(inside),
-                   reasoning_tokens=np.mean(chains))
+                   reasoning_tokens=np.mean(lengths))
     numbers |= {f'caption_{kind}': kinds[kind] / count
                 for kind in ('specific', 'generic', 'other', 'false')}
     asked = np.array([scene.question.kind for scene in scenes])
@@ -77,7 +77,7 @@ def evaluate(folder, greedy: bool, count: int = 256, split: str = 'val',
 
 
 def caption_kind(scene, caption: str | None) -> str:
-    """'specific', 'generic', 'other', or 'false' for what is true of nothing in the scene."""
+    """Return 'specific', 'generic', 'other', or 'false' if it describes nothing in the scene."""
     for kind, texts in scene.captions().items():
         if caption in texts:
             return kind

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The miniature policy's tokenizer, processor and configuration, in their libraries' formats."""
+"""The toy policy's tokenizer, processor and configuration, in their libraries' formats."""
 from __future__ import annotations
 
 import re
@@ -33,13 +33,13 @@ CHAT_TEMPLATE = (
 
 
 def response_fragments() -> list[str]:
-    """The fixed parts of a response, cut at its chain, numbers and caption; longest first."""
+    """List the fixed parts of a response, without reasoning, numbers and caption; longest first."""
     text = format_response('7', (7, 7, 7, 7), ((7, 7), (7, 7)), '7')
     return sorted({part for part in text.split('7') if part}, key=lambda part: (-len(part), part))
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per integer up to 112, word of the world and fragment; single bytes otherwise."""
+    """Make a tokenizer with a token per integer up to 112, word and fragment, otherwise bytes."""
     fragments = response_fragments()
     words = [*world_words(), 'find', 'user', 'assistant', 'system']
     pieces = [*fragments, *(str(number) for number in range(10, LARGEST_NUMBER + 1)),
@@ -65,7 +65,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_processor() -> Qwen2_5_VLProcessor:
-    """Processor whose images always have the prompt frame's size."""
+    """Make a processor whose images always have the size of the model image."""
     pixels = SHAPES_IMAGE_SIZE[0] * SHAPES_IMAGE_SIZE[1]
     geometry = dict(patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2,
                     size=dict(shortest_edge=pixels, longest_edge=pixels))
@@ -76,12 +76,12 @@ def make_processor() -> Qwen2_5_VLProcessor:
 
 
 def make_config(tokenizer) -> Qwen2_5_VLConfig:
-    """Configuration of a Qwen2.5-VL with about 1.6 million parameters."""
+    """Make the config of a Qwen2.5-VL with about 1.6 million parameters."""
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     ends = dict(bos_token_id=None, eos_token_id=ids['<|im_end|>'],
                 pad_token_id=ids['<|endoftext|>'])
-    # A small theta: the column of an image token turns the last six angles, and with the usual
-    # ones it would turn them by next to nothing on a grid of 7 x 7.
+    # A small theta: the column of an image token rotates the last six angles, which the usual theta
+    # would hardly change on a grid of 7 x 7.
     rope = dict(rope_type='default', rope_theta=30.0, mrope_section=[4, 6, 6])
     text = dict(vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384,
                 num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,

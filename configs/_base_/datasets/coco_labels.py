@@ -1,9 +1,10 @@
-# COCO as questions: each category that an image shows is one, and means all its instances; crowds
-# are ignored. Laid out as mmdet has it: data/coco/annotations/instances_{train,val}2017.json and
-# data/coco/{train,val}2017/*.jpg. The model needs `several_objects=True`, too.
+# COCO as questions: one for each category in an image, with all instances of the category as its
+# targets; crowds are ignored. Files are laid out as for mmdet:
+# data/coco/annotations/instances_{train,val}2017.json and data/coco/{train,val}2017/*.jpg. The
+# model also needs `several_objects=True`.
 #
-# Another set of mmdet with masks and labels: inherit its file in place of coco_instance.py
-# (lvis_v1_instance.py, cityscapes_instance.py ...). One without masks: odvg.py's pipeline.
+# For another mmdet data set with masks and labels, inherit its file instead of coco_instance.py
+# (lvis_v1_instance.py, cityscapes_instance.py ...). For one without masks, use odvg.py's pipeline.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 questions = dict(type='QuestionFromLabel', template='{label}')

@@ -1,8 +1,8 @@
-# Visual grounding in mmdet's ODVG format, here of Flickr30k Entities: a phrase of a caption is a
-# question and means its boxes. There are no masks, so it is for training, with rewards of boxes
-# and points; point_l1 is measured to the center of a box. The model needs `several_objects=True`.
+# Visual grounding in mmdet's ODVG format, here Flickr30k Entities: each phrase of a caption is a
+# question, and its boxes are the targets. Without masks the data is for training only, with box and
+# point rewards; point_l1 measures to the center of a box. The model needs `several_objects=True`.
 #
-# Object detection in this format (Objects365, V3Det ...): label_map_file in the source, and
+# For object detection in this format (Objects365, V3Det ...), set label_map_file in the source and
 # dict(type='QuestionFromLabel') as questions.
 train_pipeline = [
     dict(type='LoadReasoningImage'),

@@ -17,7 +17,7 @@ val_dataloader = dict(
     persistent_workers=True,
     drop_last=False,
     sampler=dict(type='LengthSortedSampler'),
-    # test_mode keeps annotations that mark no target, as some published ones do; training skips
+    # test_mode keeps annotations without a target (some published ones have none); training skips
     # them.
     dataset=dict(type=dataset_type, data_root=data_root, split='val', pipeline=test_pipeline,
                  test_mode=True))
@@ -26,8 +26,8 @@ test_dataloader = dict(
     dataset=dict(type=dataset_type, data_root=data_root, split='test', pipeline=test_pipeline,
                  test_mode=True))
 
-# The table being reproduced counts ReasonSeg's "ignore" regions as target (Seg-Zero, DPAD);
-# LISA's protocol is ignore_regions='exclude'.
+# The published table counts ReasonSeg's "ignore" regions as target (Seg-Zero, DPAD); LISA's
+# protocol is ignore_regions='exclude'.
 val_evaluator = dict(type='ReasonSegMetric', ignore_regions='target')
 test_evaluator = val_evaluator
 val_cfg = dict(type='ReasonSegValLoop')

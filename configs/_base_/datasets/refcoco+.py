@@ -1,4 +1,4 @@
-# RefCOCO+ (UNC): data/coco/refcoco+/{instances.json,refs(unc).p}, images and splits as RefCOCO.
+# RefCOCO+ (UNC): data/coco/refcoco+/{instances.json,refs(unc).p}; images and splits as for RefCOCO.
 _base_ = ['mmdet::_base_/datasets/refcoco+.py', './referring.py']
 
 test_pipeline = _base_.referring_pipeline

@@ -1,4 +1,4 @@
-# RefCOCO (UNC), laid out as mmdet has it: data/coco/refcoco/{instances.json,refs(unc).p} and
+# RefCOCO (UNC), laid out as for mmdet: data/coco/refcoco/{instances.json,refs(unc).p} and
 # data/coco/train2014/*.jpg. Splits: train, val, testA, testB.
 _base_ = ['mmdet::_base_/datasets/refcoco.py', './referring.py']
 

@@ -1,6 +1,7 @@
-# RefCOCO by mmdet's own RefCocoDataset, to train on and to evaluate on; files as refcoco.py says.
-# refcoco.py asks the same by ReferringSegDataset, which checks the files, keeps all references to
-# an object and runs no code of a pickle: take it unless a config has mmdet's data set already.
+# RefCOCO through mmdet's own RefCocoDataset, for training and evaluation; files as in refcoco.py.
+# refcoco.py asks the same questions through ReferringSegDataset, which checks the files, keeps all
+# references to an object and runs no code from a pickle. Use this file only if a config already
+# has mmdet's data set.
 _base_ = 'mmdet::_base_/datasets/refcoco.py'
 
 questions = dict(type='QuestionFromExpression')

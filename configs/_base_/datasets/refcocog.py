@@ -1,4 +1,4 @@
-# RefCOCOg (UMD): data/coco/refcocog/{instances.json,refs(umd).p}, images as RefCOCO.
+# RefCOCOg (UMD): data/coco/refcocog/{instances.json,refs(umd).p}; images as for RefCOCO.
 # Splits: train, val, test.
 _base_ = ['mmdet::_base_/datasets/refcocog.py', './referring.py']
 

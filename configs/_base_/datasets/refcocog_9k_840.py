@@ -1,6 +1,6 @@
 # The published training data, RefCOCOg prepared at 840 x 840 (Ricky06662/refCOCOg_9k_840): 3,000
-# rows, drawn as published. <data_root>/data/*.parquet as downloaded, or what `save_to_disk` wrote;
-# needs `pip install pyarrow`.
+# rows, drawn as published. Expects <data_root>/data/*.parquet as downloaded, or what `save_to_disk`
+# wrote. Needs `pip install pyarrow`.
 train_pipeline = [
     dict(type='LoadReasoningImage'),
     dict(type='ModelImageResize', size=(840, 840)),  # (width, height) that the policy sees

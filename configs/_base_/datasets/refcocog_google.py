@@ -1,4 +1,4 @@
-# RefCOCOg in Google's splits, train and val (its test split is not public).
+# RefCOCOg with Google's splits, train and val (the test split is not public).
 _base_ = './refcocog.py'
 
 val_dataloader = dict(dataset=dict(split_file='refcocog/refs(google).p'))

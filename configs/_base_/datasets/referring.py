@@ -1,5 +1,5 @@
-# What refcoco.py, refcoco+.py and refcocog.py put in place of mmdet's pipeline, sampler and metric;
-# no data set by itself.
+# The pipeline, sampler and metrics with which refcoco.py, refcoco+.py and refcocog.py replace
+# mmdet's; not a data set on its own.
 model_image_size = (840, 840)  # (width, height) of the image that the policy sees
 
 referring_pipeline = [
@@ -12,12 +12,12 @@ referring_pipeline = [
 referring_loader = dict(
     batch_size=4,
     sampler=dict(_delete_=True, type='LengthSortedSampler'),
-    # mmdet's text_mode='select_first' asks the first expression of each object, as the table being
-    # reproduced does; 'original' asks every expression.
+    # mmdet's text_mode='select_first' asks the first expression of each object, as in the published
+    # table; 'original' asks every expression.
     dataset=dict(_scope_='mmdpad', type='ReferringSegDataset', pipeline=referring_pipeline,
                  test_mode=True))
 
-# mIoU and cIoU of the second are giou and ciou of the first.
+# The second metric's mIoU and cIoU are the first one's giou and ciou.
 referring_evaluator = [dict(type='ReasonSegMetric'), dict(type='RefSegMetric')]
 val_cfg = dict(type='ReasonSegValLoop')
 test_cfg = dict(type='ReasonSegTestLoop')

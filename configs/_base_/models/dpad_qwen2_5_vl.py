@@ -1,5 +1,5 @@
-# A Qwen2.5-VL policy, a frozen SAM ViT-H as decoder, a frozen CLIP ViT-B/32 as discriminator.
-# Weights are local files and folders, or a hub name for the policy and a tag for CLIP.
+# A Qwen2.5-VL policy, a frozen SAM ViT-H as decoder, and a frozen CLIP ViT-B/32 as discriminator.
+# Weights are local files or folders; the policy may also be a hub name, and CLIP a tag.
 model = dict(
     type='ReasoningSegmentor',
     policy=dict(type='VLMReasoningHead', pretrained='checkpoints/Qwen2.5-VL-7B-Instruct',
@@ -12,7 +12,7 @@ model = dict(
     test_cfg=dict(temperature=0.0, max_new_tokens=1024))
 
 discriminator = dict(type='CLIPDiscriminator', model_name='ViT-B-32', pretrained='openai')
-# Without this hook training is the baseline with format and geometry rewards only (Seg-Zero).
+# Remove this hook for the baseline with format and geometric rewards only (Seg-Zero).
 custom_hooks = [
     dict(type='DiscriminativeRewardHook', discriminator=discriminator, form='binary')
 ]

@@ -1,4 +1,4 @@
-# Binary and continuous together, named as future work in the paper.
+# Binary plus continuous, which the paper names as future work.
 _base_ = '../qwen7b_reasonseg.py'
 
 custom_hooks = [

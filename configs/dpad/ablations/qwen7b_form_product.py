@@ -1,4 +1,4 @@
-# S1 * max(0, S1 - S2), what the paper's public code computes.
+# S1 * max(0, S1 - S2), as in the paper's public code.
 _base_ = '../qwen7b_reasonseg.py'
 
 custom_hooks = [

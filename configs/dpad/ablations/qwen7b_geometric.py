@@ -1,4 +1,4 @@
-# Seg-Zero: format and geometry rewards only, and no description is asked for.
+# Seg-Zero: format and geometric rewards only; the prompt asks for no caption.
 _base_ = '../qwen7b_reasonseg.py'
 
 model = dict(policy=dict(prompt_template='without_caption'))

@@ -1,4 +1,4 @@
-# No reward for the form of a response; both terms are still logged.
+# No reward for the format of a response; both terms are still logged.
 _base_ = '../qwen7b_reasonseg.py'
 
 train_cfg = dict(rewards=dict(

@@ -1,4 +1,4 @@
-# S1 alone: the description has to fit the region, and is not contrasted with anything.
+# S1 alone: the caption must match the region, without any contrast.
 _base_ = '../qwen7b_reasonseg.py'
 
 custom_hooks = [

@@ -1,8 +1,8 @@
-# Two CLIPs judge each caption, each by a weighted sum of a binary and a continuous form; the reward
-# is the mean of both (`combine`). Continuous with binary is the paper's future work.
+# Two CLIPs score each caption by a weighted sum of a binary and a continuous form; the reward is
+# the mean of both scores (`combine`). The paper names continuous plus binary as future work.
 _base_ = '../qwen7b_reasonseg.py'
 
-# The weights are not tuned: margins of published CLIPs are a few hundredths.
+# The weights are not tuned. Margins of published CLIPs are a few hundredths.
 custom_hooks = [
     dict(type='DiscriminativeRewardHook',
          discriminator=[

@@ -1,2 +1,2 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""HTML pages about a run, its rollouts, and a study."""
+"""HTML pages about a run, its rollouts, or a study."""

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""An answer of a result file as a part of a page."""
+"""An answer from a result file as part of a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .html import as_jpeg, picture, safe
 
 
 def legend(truth: bool = True) -> str:
-    """The colors of a picture without a panel; without the true mask's if ``truth`` is False."""
+    """The colors used in a picture without a panel; omits the true mask if ``truth`` is False."""
     return '<p>' + ' '.join(
         f'<span style="color: rgb{color}">■</span> {name}' for name, color in (
             ('predicted mask', MASK), ('box', BOX), ('points', POINT),
@@ -23,14 +23,14 @@ def legend(truth: bool = True) -> str:
 
 def answer_as_html(title: str, row: Mapping[str, Any], image: np.ndarray | None,
                    panel: bool = True) -> str:
-    """What was drawn, and below it what was thought and said.
+    """The drawn answer, with the reasoning and the caption below it.
 
     Args:
-        title: Above it, as text.
-        row: A line of :class:`ReasonSegMetric`.
-        image: (H, W, 3) uint8 RGB; None if it cannot be read, which is said.
-        panel: Let the picture hold question, result and legend; without it the page should show
-            the question and a :func:`legend`.
+        title: Text above the answer.
+        row: A line written by :class:`ReasonSegMetric`.
+        image: (H, W, 3) uint8 RGB; None if it cannot be read, which is stated.
+        panel: Whether the picture includes question, result and legend; without it, the page
+            should show the question and a :func:`legend`.
     """
     texts = (('Reasoning', row.get('think')), ('Description', row.get('caption')),
              ('Result', verdict(row)))
@@ -41,7 +41,7 @@ def answer_as_html(title: str, row: Mapping[str, Any], image: np.ndarray | None,
 
 def _drawn(title: str, row: Mapping[str, Any], image: np.ndarray | None, panel: bool) -> str:
     if image is None:
-        return '<p>The image is not there.</p>'
+        return '<p>The image is not available.</p>'
     try:
         drawn = draw_row(image, row, with_thoughts=False, panel=panel)
     except ValueError as error:

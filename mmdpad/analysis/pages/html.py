@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the pages have in common: one look, text that stays text, and pictures in the file itself.
+"""Common to all pages: one style, text that is always escaped, and embedded pictures.
 
-A page needs no other file and has no script; its policy lets a browser run and fetch nothing, so
-that model text could not even if it were not escaped.
+A page needs no other file and has no script. Its policy forbids the browser to run or fetch
+anything, so model text could not do so even if it were not escaped.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ nav a { margin-right: 1em; display: inline-block }
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """A whole page.
+    """A complete page.
 
     Args:
-        title: As text.
-        parts: Of its body, as HTML.
+        title: Plain text.
+        parts: Parts of its body, as HTML.
     """
     return '\n'.join([
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -67,13 +67,13 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def safe(value: Any) -> str:
-    """Any text, model text too, escaped and with its control characters replaced."""
+    """Any value as escaped text, model text included, with control characters replaced."""
     return escape(printable(str(value)))
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], wraps: bool = False) -> str:
-    """Cells (as text) below the names of columns; on a narrow screen it scrolls, and where it
-    ``wraps`` cells are broken before."""
+    """Cells (plain text) below the column names. On a narrow screen the table scrolls; if it
+    ``wraps``, the cells break first."""
     names = ''.join(f'<th>{safe(cell)}</th>' for cell in head)
     body = ''.join('<tr>' + ''.join(f'<td>{safe(cell)}</td>' for cell in row) + '</tr>\n'
                    for row in rows)
@@ -82,24 +82,23 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], wraps: bool = Fals
 
 
 def bullets(items: Iterable[str]) -> str:
-    """A list; its items are HTML."""
+    """A bullet list; its items are HTML."""
     return '<ul>' + ''.join(f'<li>{item}</li>' for item in items) + '</ul>'
 
 
 def remark(text: str) -> str:
-    """A paragraph that may be passed over."""
+    """A less prominent paragraph."""
     return f'<p class="faint">{safe(text)}</p>'
 
 
 def picture(data: bytes, kind: str, name: str) -> str:
-    """An img element that holds a picture file's content; ``kind`` is 'png' or 'jpeg'."""
+    """An img element with a picture file embedded; ``kind`` is 'png' or 'jpeg'."""
     source = f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
     return f'<img alt="{safe(name)}" title="{safe(name)}" src="{source}">'
 
 
 def as_jpeg(image: np.ndarray, longest: int = WIDEST) -> bytes:
-    """An image (H, W, 3) uint8 RGB as JPEG, made smaller if a side has more than ``longest``
-    pixels."""
+    """An image (H, W, 3) uint8 RGB as JPEG, reduced if a side has more than ``longest`` pixels."""
     smaller = Image.fromarray(image)
     smaller.thumbnail((longest, longest))
     buffer = io.BytesIO()

@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The groups of one training step worth reading, as text or as a page.
+"""The most informative groups of one training step, as text or as a page.
 
-Model text is shown with control characters replaced, so that it cannot steer a terminal, and
-escaped in HTML.
+Control characters in model text are replaced, so that it cannot control a terminal; in HTML the
+text is also escaped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _THUMBNAIL = 320  # pixels of an embedded image's longer side
 
 @dataclass(frozen=True)
 class Group:
-    """The lines of one prompt's responses, see :class:`RolloutLogHook`; the best comes first."""
+    """The lines for one prompt's responses, see :class:`RolloutLogHook`; best first."""
 
     rows: list[dict[str, Any]]
 
@@ -37,7 +37,7 @@ class Group:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the total rewards (over the group as a whole, not a sample)."""
+        """Standard deviation of the total rewards (population, not sample)."""
         return pstdev(row['total'] for row in self.rows)
 
     @property
@@ -48,18 +48,18 @@ class Group:
 
 
 def read_step(path: str, iteration: int | None = None) -> tuple[int, list[Group]]:
-    """One iteration of a rollout log.
+    """Read one iteration of a rollout log.
 
     Args:
-        path: A file of :class:`RolloutLogHook`.
-        iteration: Which one, from 1; None for the last.
+        path: A log written by :class:`RolloutLogHook`.
+        iteration: The iteration, from 1; None for the last.
 
     Returns:
-        The iteration, and its groups in the order of the file.
+        The iteration, and its groups in file order.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: The file is no rollout log, is empty, or lacks this iteration.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a rollout log, is empty, or lacks this iteration.
     """
     seen: list[int] = []
     groups: dict[int, list[dict[str, Any]]] = {}
@@ -81,11 +81,11 @@ def read_step(path: str, iteration: int | None = None) -> tuple[int, list[Group]
 
 
 def find_iterations(logs: Sequence[str]) -> dict[int, str]:
-    """Iteration, rising -> the log that has it.
+    """Iteration, ascending -> the log that contains it.
 
     Args:
-        logs: Of one run, oldest first; of a resumed one the later log counts from its first
-            iteration on, as in :func:`mmdpad.visualization.curves.read_scalars`.
+        logs: The logs of one run, oldest first; after a resume, the later log takes over from its
+            first iteration, as in :func:`mmdpad.visualization.curves.read_scalars`.
 
     Raises:
         FileNotFoundError, ValueError: As in :func:`read_step`.
@@ -99,20 +99,20 @@ def find_iterations(logs: Sequence[str]) -> dict[int, str]:
 
 
 def read_rollouts(path: str) -> Iterator[dict[str, Any]]:
-    """The lines of a file of :class:`RolloutLogHook`.
+    """The lines of a log written by :class:`RolloutLogHook`.
 
     Raises:
-        FileNotFoundError, ValueError: No such file; a line of it is of another kind.
+        FileNotFoundError, ValueError: There is no such file; a line is of another kind.
     """
     for row in read_jsonl(path):
-        if not _KEYS <= row.keys():
+        if not row.keys() >= _KEYS:
             raise ValueError(f'{path} should be a rollouts.jsonl of RolloutLogHook, but has a line '
                              f'without {sorted(_KEYS - row.keys())}')
         yield row
 
 
 def notable_groups(groups: list[Group], top: int) -> dict[str, list[Group]]:
-    """The ``top`` groups of three kinds; a group may be of several.
+    """The ``top`` groups of three kinds; a group may appear in several.
 
     Returns:
         'Best' and 'Worst' by mean total reward, 'Most contested' by its spread within the group.
@@ -125,7 +125,7 @@ def notable_groups(groups: list[Group], top: int) -> dict[str, list[Group]]:
 
 
 def rollouts_as_text(iteration: int, sections: dict[str, list[Group]]) -> str:
-    """What :func:`notable_groups` found, for a terminal."""
+    """The result of :func:`notable_groups`, formatted for a terminal."""
     lines = [f'Iteration {iteration}']
     for heading, groups in sections.items():
         lines += ['', f'==== {heading} ====']
@@ -142,7 +142,7 @@ def rollouts_as_text(iteration: int, sections: dict[str, list[Group]]) -> str:
 
 def rollouts_as_html(iteration: int, sections: dict[str, list[Group]],
                      read_image: Callable[[str], np.ndarray | None]) -> str:
-    """What :func:`notable_groups` found, as a page that needs no other file.
+    """The result of :func:`notable_groups`, as a self-contained page.
 
     Args:
         iteration, sections: What to show.
@@ -155,9 +155,9 @@ def rollouts_as_html(iteration: int, sections: dict[str, list[Group]],
 def sections_as_html(sections: dict[str, list[Group]],
                      read_image: Callable[[str], np.ndarray | None],
                      shown: int | None = None) -> str:
-    """What :func:`notable_groups` found, as a part of a page; arguments as of
-    :func:`rollouts_as_html`. Of a group with more than ``shown`` responses (None: no limit) the
-    best and the worst ones are there."""
+    """The result of :func:`notable_groups`, as part of a page; for the arguments see
+    :func:`rollouts_as_html`. A group with more than ``shown`` responses (None: no limit) shows
+    only its best and worst ones."""
     parts = []
     for heading, groups in sections.items():
         parts.append(f'<h3>{safe(heading)}</h3>')
@@ -168,18 +168,18 @@ def sections_as_html(sections: dict[str, list[Group]],
 
 
 def _section(group: Group, image: np.ndarray | None, shown: int | None) -> str:
-    """A group's image beside its question and its responses, the best one first."""
+    """A group's image beside its question and its responses, best first."""
     first, rows = group.rows[0], group.rows
     parts = [_response(row) for row in rows]
     if shown is not None and len(rows) > shown:
         parts[shown - shown // 2:len(rows) - shown // 2] = [
-            f'<p class="faint">{len(rows) - shown} responses between these are left out.</p>']
+            f'<p class="faint">{len(rows) - shown} responses between these are not shown.</p>']
     return (f'<section>{_picture(image, first["image"])}<div><h4>{safe(group.title)}</h4>'
             f'<p>{safe(first["question"])}</p>\n{"".join(parts)}</div></section>')
 
 
 def _response(row: dict[str, Any]) -> str:
-    """Its numbers, and below them the text."""
+    """A response's numbers, and its text below them."""
     numbers = ''.join(f'<span><span class="faint">{safe(name)}</span>{safe(value)}</span>'
                       for name, value in _columns(row).items())
     flags = ''.join(f'<span class="flag">{safe(flag)}</span>' for flag in _flags(row))
@@ -187,7 +187,7 @@ def _response(row: dict[str, Any]) -> str:
 
 
 def _columns(row: dict[str, Any]) -> dict[str, str]:
-    """The numbers of a response by name; '-' for a signal that it does not have."""
+    """The numbers of a response by name; '-' for a missing signal."""
     values = {'total': row['total'], 'advantage': row['advantage'], **row['rewards'],
               **row['signals']}
     return {printable(name): '-' if value is None else f'{value:.3f}'

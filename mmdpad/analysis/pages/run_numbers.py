@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The numbers of a training run as parts of its page; what is not there is said."""
+"""The numbers of a training run as parts of its page; missing parts are stated."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mmdpad.visualization.curves import Series
 from .html import bullets, remark, safe, table
 
 _IN_TRAINING = dict(reward='reward, sum of weighted terms', reasoning_tokens='reasoning, tokens',
-                    response_tokens='response, tokens', kl='KL to the start policy, nats a token',
-                    entropy='entropy, nats a token', parse_failures='unusable responses, share',
-                    time='seconds an iteration')
+                    response_tokens='response, tokens', kl='KL to the start policy, nats per token',
+                    entropy='entropy, nats per token', parse_failures='unusable responses, share',
+                    time='seconds per iteration')
 _IN_VALIDATION = dict(giou='gIoU, %', ciou='cIoU, %')
 _IN_RESULTS = dict(giou='gIoU, %', ciou='cIoU, %', parse_failure_rate='unusable answers, share',
                    reasoning_tokens='reasoning, tokens')
@@ -26,9 +26,10 @@ class Evaluation:
     """A result of :class:`ReasonSegMetric`.
 
     Attributes:
-        name: Its file, relative to the run's folder.
-        summary: What its ``.json`` holds, see :func:`mmdpad.evaluation.results.summarise_result`.
-        rows: Its lines; empty where only the numbers are shown.
+        name: The result file, relative to the run's folder.
+        summary: The content of its ``.json``, see
+            :func:`mmdpad.evaluation.results.summarise_result`.
+        rows: Its lines; empty if only the numbers are shown.
     """
     name: str
     summary: Mapping[str, Any]
@@ -36,7 +37,7 @@ class Evaluation:
 
 
 def numbers_as_html(series: Series) -> str:
-    """Of training at first and at last, and of validations."""
+    """Numbers at the start and the end of training, and those of validations."""
     trained = {name: series[name] for name in _IN_TRAINING if name in series}
     if not trained:
         return _validated(series) + remark('There is no log of training (LocalVisBackend writes '
@@ -54,7 +55,7 @@ def numbers_as_html(series: Series) -> str:
 
 
 def _validated(series: Series) -> str:
-    """The first validation, the one with the best gIoU, by which a checkpoint is chosen, and the
+    """The first validation, the one with the best gIoU, which selects the checkpoint, and the
     last."""
     found = {title: dict(zip(*series[key], strict=True)) for name, title in _IN_VALIDATION.items()
              if (key := f'val: reasonseg/{name}') in series}
@@ -72,7 +73,7 @@ def _validated(series: Series) -> str:
 
 
 def evaluations_as_html(evaluations: Sequence[Evaluation]) -> str:
-    """A line for each result: what answered what, and how well."""
+    """A line for each result: which weights answered which data, and how well."""
     if not evaluations:
         return remark('There is no result of ReasonSegMetric in this folder.')
     rows = []
@@ -83,20 +84,20 @@ def evaluations_as_html(evaluations: Sequence[Evaluation]) -> str:
                      (protocol.get('test_cfg') or {}).get('temperature', '-'),
                      found.summary.get('metrics', {}).get('n', '-'), *numbers])
     head = ['file', 'split', 'weights', 'temperature', 'samples', *_IN_RESULTS.values()]
-    return table(head, rows) + remark('Oldest first; in brackets 95 % bootstrap intervals over '
+    return table(head, rows) + remark('Oldest first; in brackets, 95 % bootstrap intervals over '
                                       'samples; temperature 0 is greedy.')
 
 
 def origin_as_html(shown: Evaluation | None) -> str:
     """Protocol and provenance of a result."""
     if shown is None:
-        return remark('It stands in results of ReasonSegMetric, of which there are none.')
+        return remark('Results of ReasonSegMetric state it, and there are none.')
     parts = [f'<p>Of {safe(shown.name)}.</p>']
     for key in ('protocol', 'provenance'):
         about = _known(shown, key)
         parts.append(bullets(f'<b>{safe(name)}:</b> {safe(_in_words(value))}'
                              for name, value in about.items()) if about else
-                     remark(f'The {key} is not known (ProvenanceHook tells it).'))
+                     remark(f'The {key} is unknown (ProvenanceHook records it).'))
     return '\n'.join(parts)
 
 
@@ -106,9 +107,9 @@ def _known(found: Evaluation, key: str) -> Mapping[str, Any]:
 
 
 def _weights(origin: Mapping[str, Any]) -> str:
-    """What answered: a checkpoint, or the weights of an iteration."""
+    """Which weights answered: a checkpoint, or the weights at an iteration."""
     if not origin:
-        return 'not known'
+        return 'unknown'
     if origin.get('iter'):
         return f'iteration {origin["iter"]}'
     return str(origin.get('checkpoint') or 'of the config')

@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The report of a training run as a page: its numbers, curves, responses and answers.
+"""The report of a training run as a page: numbers, curves, responses and answers.
 
-What a run does not have is said at its place. Model text is escaped and shown with its control
-characters replaced.
+If a run lacks something, the page says so in its place. Model text is escaped, and its control
+characters are replaced.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .run_numbers import Evaluation, evaluations_as_html, numbers_as_html, origi
 
 ReadImage = Callable[[str], np.ndarray | None]
 
-_ITERATIONS = 3  # of which rollouts are shown
-_RESPONSES = 8  # of a group
+_ITERATIONS = 3  # for which rollouts are shown
+_RESPONSES = 8  # per group
 _ANSWERS = 6  # of each kind
-_SAMPLES, _STAGES = 4, 3  # of the pictures of validations
+_SAMPLES, _STAGES = 4, 3  # of the validation pictures
 
 
 def run_as_html(work_dir: Path, evaluations: Sequence[Evaluation], shown: Evaluation | None,
                 read_image: ReadImage) -> str:
-    """The report as a page that needs no other file and no script.
+    """The report as a self-contained page without scripts.
 
     Args:
-        work_dir: Of the run.
+        work_dir: The run's work dir.
         evaluations: All results in it, oldest first.
         shown: The one whose best and worst answers, protocol and origin are shown, with rows.
         read_image: Path of an image -> (H, W, 3) uint8 RGB, or None if it cannot be read.
@@ -64,7 +64,7 @@ def run_as_html(work_dir: Path, evaluations: Sequence[Evaluation], shown: Evalua
 
 def _alarms(work_dir: Path) -> str:
     if not list(work_dir.glob('*/*.log')):
-        return remark('There is no text log, so it is not known whether AlarmHook spoke up.')
+        return remark('There is no text log, so it is unknown whether AlarmHook raised an alarm.')
     alarms = raised_alarms(work_dir)
     return bullets(f'<span class="flag">{safe(alarm)}</span>' for alarm in alarms) if alarms else (
         '<p>None is in the logs.</p>')
@@ -96,10 +96,10 @@ def _answers(shown: Evaluation | None, read_image: ReadImage) -> str:
         return remark('There is no evaluation whose answers could be shown.')
     ranked = sorted(shown.rows, key=lambda row: row['iou'])
     few = min(_ANSWERS, (len(ranked) + 1) // 2)
-    parts = [f'<p>Of {safe(shown.name)}. Of answers with the same IoU those are here that '
-             f'come first in the file.</p>', legend()]
+    parts = [f'<p>Of {safe(shown.name)}. Among answers with the same IoU, the first ones in the '
+             f'file are shown.</p>', legend()]
     if not any('mask' in row for row in ranked):
-        parts.append(remark('The masks were not kept: ReasonSegMetric(save_masks=True) does so.'))
+        parts.append(remark('The masks were not saved: set ReasonSegMetric(save_masks=True).'))
     best = sorted(shown.rows, key=lambda row: -row['iou'])[:few]
     for title, rows in (('Worst', ranked[:few]), ('Best', best)):
         answers = ''.join(answer_as_html(row['question'], row, _image(row, read_image), panel=False)
@@ -115,9 +115,9 @@ def _rollouts(work_dir: Path, read_image: ReadImage) -> str:
         return remark(f'They cannot be read: {error}')
     if not logs:
         return remark('There are none (RolloutLogHook writes TIME/rollouts.jsonl).')
-    parts = [f'<p>{_ITERATIONS} iterations at most, spread over those in the log, and of each the '
+    parts = [f'<p>At most {_ITERATIONS} iterations, spread over those in the log, each with the '
              f'prompts with the best and the worst mean reward and with the widest spread. The '
-             f'best response comes first. Of several processes these are the first one\'s.</p>']
+             f'best response comes first. With several processes, these are the first one\'s.</p>']
     for iteration, log in spread(logs.items(), _ITERATIONS):
         _, groups = read_step(log, iteration)
         sections = {f'Iteration {iteration}: {kind.lower()}': some

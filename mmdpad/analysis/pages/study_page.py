@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The report of a study (:mod:`mmdpad.analysis.study`) as a page and as Markdown.
 
-What it says in words follows from the numbers. Model text is escaped and shown with its control
-characters replaced.
+Its conclusions are derived from the numbers. Model text is escaped, and its control characters
+are replaced.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +28,34 @@ Row = dict[str, Any]
 MAIN = ('geometric', 'discriminative')
 """Reference and arm of the study's question."""
 CAPTION = 'caption'
-"""The arm that differs from the second of :data:`MAIN` in its reward alone."""
+"""The arm that differs from the second one of :data:`MAIN` only in its reward."""
 START, END = '<!-- study -->', '<!-- /study -->'
-HIGHER, LOWER, UNCLEAR, UNKNOWN = 'higher', 'lower', 'not distinguishable from zero', 'not known'
+HIGHER, LOWER, UNCLEAR, UNKNOWN = 'higher', 'lower', 'not distinguishable from zero', 'unknown'
 
-# Reference -> measure, what it is called in a sentence, its unit there, and what DPAD says of it.
+# Reference -> measure, its name in a sentence, its unit there, and DPAD's claim about it.
 _IN_BOTH = (('ciou', 'cIoU', ' points', HIGHER),
-            ('reasoning_tokens_percent', 'chain length', ' %', LOWER))
+            ('reasoning_tokens_percent', 'reasoning length', ' %', LOWER))
 _CLAIMS = {MAIN[0]: _IN_BOTH,
            CAPTION: (*_IN_BOTH, ('specificity', 'share of specific captions', ' points', HIGHER))}
 _DIGITS = dict(rank=2, margin=3)
+_MAIN_ARMS = ('giou', 'ciou', 'reasoning_tokens', 'specificity')
+_MAIN_CHANGES = ('ciou', 'reasoning_tokens_percent', 'specificity')
 _HOW = (
-    'gIoU is the mean IoU of the samples and cIoU their summed intersection over their summed '
-    'union, both in percent; chain and caption are mean lengths; specific is the share of samples '
-    "whose caption fits the true object's crop better than every other object's crop; rank is the "
-    "mean rank of the true object's crop under the caption (1 is best), over the share of samples "
-    'called ranked, which have a usable caption; margin is the mean of S1 - S2, over the samples '
-    'that have it; failures are answers that cannot be parsed.',
+    'gIoU is the mean IoU of the samples. cIoU is their summed intersection over their summed '
+    'union. Both are in percent. "reasoning" and "caption" are mean lengths in tokens. "specific" '
+    "is the share of samples whose caption fits the true object's crop better than every other "
+    "object's crop. \"rank\" is the mean rank of the true object's crop under the caption (1 is "
+    'best), over the samples with a usable caption; "ranked" is their share. "margin" is the mean '
+    'of S1 - S2, over the samples that have it. "failures" are answers that cannot be parsed.',
     "Numbers are means over seeds; [low, high] is the 95 % interval of Student's t over seeds, "
-    'with the scenes as they are. Differences are paired by seed. Behind a slash stands a second '
-    '95 % interval, over seeds and scenes: a percentile bootstrap of {resamples} draws of seeds '
-    'and then of scenes, the same ones for both arms and all seeds. It is too narrow where seeds '
-    'are few. A difference is called higher or lower if neither interval holds zero. One seed has '
-    'no interval, and seeds that answer alike, as the start policy does greedily, have one of no '
-    'width. Nothing is corrected for the number of comparisons. "chain, %" is the length of '
-    'the chain over that of the reference, minus 1.')
+    'with the scenes taken as fixed. Differences are paired by seed. "reasoning, %" is the change '
+    'in reasoning length relative to the reference. After a slash comes a second 95 % interval, '
+    'over seeds and scenes: a percentile bootstrap that draws seeds, then scenes, {resamples} '
+    'times, with the same draws for both arms and all seeds. With few seeds it is too narrow. A '
+    'difference is called higher or lower if neither interval contains zero. A single seed has no '
+    'interval. Seeds with identical answers, such as those of the start policy in greedy decoding, '
+    'have an interval of width zero. Nothing is corrected for multiple comparisons.')
+
 
 @dataclass(frozen=True)
 class Table:
@@ -63,8 +66,8 @@ class Table:
 
 
 def judge(found: Mapping[str, float]) -> str:
-    """What a difference's intervals say: :data:`HIGHER` or :data:`LOWER` if all of them are on that
-    side of zero, else :data:`UNCLEAR`; :data:`UNKNOWN` where one is NaN."""
+    """The conclusion from a difference's intervals: :data:`HIGHER` or :data:`LOWER` if all of them
+    are on that side of zero, else :data:`UNCLEAR`; :data:`UNKNOWN` if one is NaN."""
     ends = [(found['low'], found['high'])]
     if 'scenes_low' in found:
         ends.append((found['scenes_low'], found['scenes_high']))
@@ -76,15 +79,15 @@ def judge(found: Mapping[str, float]) -> str:
 
 
 def headlines(study: Study) -> list[tuple[str, str]]:
-    """The study's question answered: 'Holds', 'Does not hold', 'Not shown' or 'Not known', and a
+    """Answers to the study's question: 'Holds', 'Does not hold', 'Not shown' or 'Unknown', and a
     sentence with the numbers, for each claim and mode; then what is incomplete."""
     arm, lines = MAIN[1], []
     found = {one['reference']: one for one in study['differences'] if one['arm'] == arm}
     for mode in study['modes']:
         for reference, claims in _CLAIMS.items():
             if reference not in found or not found[reference]['seeds'][mode]:
-                lines.append(('Not known', f'{mode} answers: {arm} is not compared with '
-                                           f'{reference}, as no seed is complete in both.'))
+                lines.append(('Unknown', f'{mode} answers: {arm} is not compared with '
+                                         f'{reference}, as no seed is complete in both.'))
                 continue
             numbers = found[reference]['numbers'][mode]['all']
             lines += [_headline(claim, numbers[claim[0]], f'{mode} answers', reference)
@@ -98,14 +101,14 @@ def _headline(claim: tuple[str, str, str, str], found: Mapping[str, float], wher
               reference: str) -> tuple[str, str]:
     _, name, unit, claimed = claim
     verdict = judge(found)
-    status = {claimed: 'Holds', UNCLEAR: 'Not shown', UNKNOWN: 'Not known'}.get(
+    status = {claimed: 'Holds', UNCLEAR: 'Not shown', UNKNOWN: 'Unknown'}.get(
         verdict, 'Does not hold')
     return status, (f'{where}, {name} of {MAIN[1]} compared with {reference}: {verdict}, '
                     f'{_in_words(found, unit)}.')
 
 
 def comparison_lines(study: Study, arm: str, reference: str) -> list[str]:
-    """A sentence for each mode in which both have a seed: how far an arm is from another one."""
+    """A sentence for each mode in which both have a seed: how an arm differs from another one."""
     return [f'{arm} minus {reference}, {mode} answers: ' + '; '.join(
         f'{name} {_in_words(found["numbers"][mode]["all"][measure], unit)}'
         for measure, name, unit, _ in _CLAIMS[CAPTION]) + '.'
@@ -113,77 +116,118 @@ def comparison_lines(study: Study, arm: str, reference: str) -> list[str]:
         for mode in study['modes'] if found['seeds'][mode]]
 
 
-def arms_table(study: Study, mode: str, sets: Sequence[str]) -> Table:
-    """Each arm's numbers, set by set; a column names the set if there are several."""
-    numbers = study['arms'][0]['numbers'][mode]['all']
+def arms_table(study: Study, mode: str, sets: Sequence[str],
+               measures: Sequence[str] = ()) -> Table:
+    """Each arm's numbers, set by set; a column names the set if there are several. ``measures``
+    are the columns, all by default."""
+    measures = measures or list(study['arms'][0]['numbers'][mode]['all'])
     rows = [[arm['title'], f'{len(arm["complete"][mode])} of {arm["seeds"]}',
              *([name] if len(sets) > 1 else []),
-             *(_cell(measure, arm['numbers'][mode][name][measure]) for measure in numbers)]
+             *(_cell(measure, arm['numbers'][mode][name][measure]) for measure in measures)]
             for name in sets for arm in study['arms']]
     head = ['arm', 'seeds', *(['set'] if len(sets) > 1 else []),
-            *(study['titles'][measure] for measure in numbers)]
+            *(study['titles'][measure] for measure in measures)]
     return Table(f'Arms, {mode} answers, {_scope(sets)}', head, rows)
 
 
-def differences_table(study: Study, mode: str, sets: Sequence[str]) -> Table:
+def differences_table(study: Study, mode: str, sets: Sequence[str],
+                      measures: Sequence[str] = ()) -> Table:
     """Each arm minus the one that it is compared with, as :func:`arms_table`."""
     differences = study['differences']
-    numbers = differences[0]['numbers'][mode]['all'] if differences else {}
+    if not measures:
+        measures = list(differences[0]['numbers'][mode]['all']) if differences else []
     rows = [[f'{found["arm"]} minus {found["reference"]}', str(len(found['seeds'][mode])),
              *([name] if len(sets) > 1 else []),
-             *(_cell(measure, found['numbers'][mode][name][measure], '+') for measure in numbers)]
+             *(_cell(measure, found['numbers'][mode][name][measure], '+') for measure in measures)]
             for name in sets for found in differences]
     head = ['difference', 'pairs', *(['set'] if len(sets) > 1 else []),
-            *(study['titles'][measure] for measure in numbers)]
+            *(study['titles'][measure] for measure in measures)]
     return Table(f'Differences, {mode} answers, {_scope(sets)}', head, rows)
 
 
+def main_tables(study: Study) -> list[Table]:
+    """The four tables to read first, of all sets together: the main and control arms, how they
+    differ, how every other arm differs from one of :data:`MAIN`, and the greedy answers of the main
+    arms. A table without rows is left out."""
+    groups = {arm['name']: arm['group'] for arm in study['arms']}
+
+    def part(*wanted: str, references: Sequence[str] = tuple(groups)) -> dict[str, Any]:
+        return dict(study, arms=[arm for arm in study['arms'] if arm['group'] in wanted],
+                    differences=[found for found in study['differences'] if groups[found['arm']]
+                                 in wanted and found['reference'] in references])
+
+    both, sets = part('main', 'control'), study['sets'][:1]
+    tables = [
+        replace(arms_table(both, 'sampled', sets, _MAIN_ARMS),
+                title='Main and control arms, sampled answers'),
+        replace(differences_table(both, 'sampled', sets, _MAIN_CHANGES),
+                title='Differences between them, sampled answers'),
+        replace(differences_table(part('other', references=MAIN), 'sampled', sets, _MAIN_CHANGES),
+                title='Variants, sampled answers'),
+        replace(arms_table(part('main'), 'greedy', sets, _MAIN_ARMS),
+                title='Main arms, greedy answers')]
+    return [found for found in tables if found.rows]
+
+
 def all_tables(study: Study) -> list[Table]:
-    """Sets together, then one by one; of each mode the arms and the differences."""
+    """All sets together, then one by one; for each mode, the arms and the differences."""
     parts = [study['sets'][:1], study['sets'][1:]]
     return [make(study, mode, sets) for sets in parts for make in (arms_table, differences_table)
             for mode in study['modes']]
 
 
 def missing_lines(study: Study) -> list[str]:
-    """Every run that is left out and every comparison that is not made, and why."""
+    """Every run that is excluded and every comparison that is not made, with the reason."""
     return [*(line for arm in study['arms'] for line in arm['missing']), *study['notes']]
 
 
 def study_as_markdown(study: Study) -> str:
     """The answers in words, how numbers are found, all tables, and what is missing, between
     :data:`START` and :data:`END`."""
-    parts = [START, '\n'.join(f'- **{status}:** {line}' for status, line in headlines(study)),
-             *_how(study)]
-    for found in all_tables(study):
-        lines = [found.head, ['---'] * len(found.head), *found.rows]
-        parts += [f'### {found.title}', '\n'.join(
-            f'| {" | ".join(_plain(cell) for cell in line)} |' for line in lines)]
-    parts += ['### Missing', '\n'.join(f'- {line}' for line in missing_lines(study)) or 'Nothing.']
-    return '\n\n'.join([*parts, END])
+    missing = '\n'.join(f'- {line}' for line in missing_lines(study)) or 'Nothing.'
+    return _as_block(['\n'.join(f'- **{status}:** {line}' for status, line in headlines(study)),
+                      *_how(study), *map(_as_markdown, all_tables(study)),
+                      '### Missing', missing])
+
+
+def summary_as_markdown(study: Study) -> str:
+    """:func:`main_tables` between :data:`START` and :data:`END`, and how much is missing."""
+    left_out = len(missing_lines(study))
+    return _as_block([*map(_as_markdown, main_tables(study)),
+                      *([f'Missing runs and comparisons: {left_out}.'] if left_out else [])])
+
+
+def _as_block(parts: Sequence[str]) -> str:
+    return '\n\n'.join([START, *parts, END])
+
+
+def _as_markdown(found: Table) -> str:
+    lines = [found.head, ['---'] * len(found.head), *found.rows]
+    return f'### {found.title}\n\n' + '\n'.join(
+        f'| {" | ".join(_plain(cell) for cell in line)} |' for line in lines)
 
 
 def put_block(page: str, block: str) -> str:
-    """The page with ``block`` in place of what is between (and with) its markers.
+    """The page with ``block`` in place of its markers and everything between them.
 
     Raises:
-        ValueError: The page does not have both markers once, in order.
+        ValueError: The page does not have both markers exactly once, in order.
     """
     pattern = f'{re.escape(START)}.*{re.escape(END)}'
     if page.count(START) != 1 or page.count(END) != 1 or not re.search(pattern, page, re.S):
         raise ValueError(f'The page should have {START} and, behind it, {END} once each, but has '
-                         f'{page.count(START)} and {page.count(END)}; add both, each on a line of '
-                         f'its own, or name a new file')
+                         f'{page.count(START)} and {page.count(END)}; add both, each on a separate '
+                         f'line, or name a new file')
     return re.sub(pattern, lambda _: block, page, flags=re.S)
 
 
 def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]] | None,
                   read_image: Callable[[str], np.ndarray | None]) -> str:
-    """The report as a page that needs no other file and no script.
+    """The report as a self-contained page without scripts.
 
     Args:
         study: See :func:`mmdpad.analysis.study.analyse_study`.
-        folder: Of the study, for its training logs.
+        folder: The study's folder, for its training logs.
         pairs: The same questions answered by both arms of :data:`MAIN`; None if the responses were
             not kept.
         read_image: Path of an image -> (H, W, 3) uint8 RGB, or None if it cannot be read.
@@ -203,7 +247,7 @@ def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]] |
         '<h2>The same questions, answered by two arms</h2>',
         '<p>The first scenes in the order of the file, not chosen by result; sampled answers '
         'of the first seed that both arms have.</p>' if pairs else
-        '<p>The archive of a study holds no responses; <code>make study</code> makes them.</p>'
+        '<p>The archive of a study has no responses; <code>make study</code> generates them.</p>'
         if pairs is None else f'<p>{" and ".join(MAIN)} have no complete seed in common.</p>',
         *(_html_pair(study, pair, read_image) for pair in pairs or ()),
         '<h2>Runs</h2>', bullets(safe(line) for line in _included(study)),
@@ -211,7 +255,7 @@ def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]] |
 
 
 def plot_training(study: Study, folder: Path) -> bytes | None:
-    """Training curves of the main arms as PNG; None where there is no log with any."""
+    """Training curves of the main arms as PNG; None if there are no logs."""
     return plot_seeds({arm['title']: [[str(folder / log) for log in logs]
                                       for logs in arm['logs'].values() if logs]
                        for arm in study['arms'] if arm['group'] == 'main'})
@@ -244,7 +288,7 @@ def _scope(sets: Sequence[str]) -> str:
 
 
 def _cell(measure: str, found: Mapping[str, float], sign: str = '') -> str:
-    """Value and intervals; '-' for what is not known."""
+    """Value and intervals; '-' if unknown."""
     if math.isnan(found['mean']):
         return '-'
     digits = _DIGITS.get(measure, 1)

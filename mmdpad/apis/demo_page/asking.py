@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""From a question to what the page shows of each model, step by step; knows nothing of gradio."""
+"""Turns a question into what the page shows for each model, step by step; independent of gradio."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from mmdpad.visualization.text_panel import printable, shorten
 from .inputs import UnusableInput, check_question, read_upload
 
 INTERVAL = 0.1
-"""Seconds between two looks at the text while it is written."""
-NO_SIMILARITIES = 'No similarities: the description or the box is missing or cannot be used.'
+"""Seconds between two checks of the text while it is being written."""
+NO_SIMILARITIES = 'No similarities: the caption or the box is missing or cannot be used.'
 
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint that is asked.
+    """A checkpoint that answers questions.
 
     Attributes:
-        name: What the page calls it.
+        name: Its name on the page.
         infer: The inferencer.
-        discriminator: What compares descriptions and pictures, see :func:`caption_fit`; None
-            without one, then ``note`` says why.
-        region_margin: As of :func:`caption_fit`.
+        discriminator: Compares captions and images, see :func:`caption_fit`; None if there is
+            none, and then ``note`` says why.
+        region_margin: See :func:`caption_fit`.
         note: Why there is no discriminator.
     """
 
@@ -48,15 +48,15 @@ class Model:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows of one model. Every text may hold anything, markup too.
+    """What the page shows for one model. Every text may contain anything, markup included.
 
     Attributes:
-        status: One line: how far it is, or what went wrong.
-        failed: Whether the status is bad news.
-        reasoning, caption, response: What the model wrote; the reasoning so far while it writes.
+        status: One line: the progress, or what went wrong.
+        failed: Whether the status reports a failure.
+        reasoning, caption, response: The model's text; the reasoning so far while it is writing.
         picture: (H, W, 3) uint8 RGB, the image with mask, box and points; None without an answer.
-        facts: Name -> value, of the finished answer.
-        similarities: Of the description with region and whole image; None without.
+        facts: Name -> value, for the finished answer.
+        similarities: Of the caption with the region and with the whole image; None if unavailable.
         note: Why there are no similarities.
     """
 
@@ -75,15 +75,15 @@ def ask(models: Sequence[Model], path: str | None, question: str | None,
         max_pixels: int) -> Iterator[tuple[str, list[Shown]]]:
     """Ask all models the same question, one after the other.
 
-    A closed iterator ends the sampling.
+    Closing the iterator stops the sampling.
 
     Args:
         models: At least one.
         path, question: See :func:`read_upload` and :func:`check_question`.
-        max_pixels: Of the image.
+        max_pixels: The most pixels an image may have.
 
     Yields:
-        What is wrong with image or question ('' if nothing is), and what to show of each model.
+        The problem with the image or question ('' if none), and what to show for each model.
     """
     columns = [Shown() for _ in models]
     try:
@@ -91,7 +91,7 @@ def ask(models: Sequence[Model], path: str | None, question: str | None,
     except UnusableInput as problem:
         yield str(problem), columns
         return
-    columns = [Shown('Waits for its turn ...') for _ in models]
+    columns = [Shown('Waiting for its turn ...') for _ in models]
     for number, model in enumerate(models):
         with closing(answer(model, image, question)) as steps:
             for shown in steps:
@@ -100,12 +100,12 @@ def ask(models: Sequence[Model], path: str | None, question: str | None,
 
 
 def answer(model: Model, image: np.ndarray, question: str) -> Iterator[Shown]:
-    """One model's answer, from 'looks at the image' to the result or an error in short.
+    """One model's answer, from 'Looking at the image' to the result or a short error.
 
     Args:
         image: (H, W, 3) uint8 RGB.
     """
-    shown = Shown('Looks at the image ...')
+    shown = Shown('Looking at the image ...')
     yield shown
     started = seen = time.perf_counter()
     try:
@@ -116,7 +116,7 @@ def answer(model: Model, image: np.ndarray, question: str) -> Iterator[Shown]:
                     shown = finish(model, image, piece, now - started)
                 elif now - seen >= INTERVAL or not shown.response:
                     text, seen = printable(piece), now
-                    shown = Shown(f'Writes ... {now - started:.0f} s', response=text,
+                    shown = Shown(f'Writing ... {now - started:.0f} s', response=text,
                                   reasoning=reasoning_in(text))
                 else:
                     continue
@@ -130,11 +130,11 @@ def answer(model: Model, image: np.ndarray, question: str) -> Iterator[Shown]:
 
 
 def finish(model: Model, image: np.ndarray, found: Answer, seconds: float) -> Shown:
-    """What to show of an answer.
+    """What to show for an answer.
 
     Args:
-        image: The image that it is about.
-        seconds: From question to answer.
+        image: The image it is about.
+        seconds: Time from question to answer.
     """
     response = printable(found['response'])
     shown = Shown(f'Answered in {seconds:.1f} s', response=response,
@@ -162,6 +162,6 @@ def finish(model: Model, image: np.ndarray, found: Answer, seconds: float) -> Sh
 
 
 def reasoning_in(text: str) -> str:
-    """The reasoning of a response that may be unfinished: what stands between the think tags; all
-    from the start, or to the end, where a tag is not there (yet)."""
+    """The reasoning in a response that may be unfinished: the text between the think tags. If the
+    opening tag is missing it starts at the beginning; if the closing one is, it runs to the end."""
     return text.partition('<think>')[2 if '<think>' in text else 0].partition('</think>')[0].strip()

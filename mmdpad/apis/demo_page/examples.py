@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Scenes to try the page with."""
+"""Example scenes for the page."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mmdpad.toy.shapes_world import make_scene
 
 
 def write_examples(folder: str | os.PathLike, number: int = 6) -> list[tuple[str, str]]:
-    """The first held-out scenes of the miniature's world, as PNG files.
+    """Write the first held-out toy scenes as PNG files.
 
     Returns:
-        For each the file's path and a question that has one right answer in it.
+        For each, the path and a question with exactly one correct answer.
     """
     examples = []
     for index in range(number):

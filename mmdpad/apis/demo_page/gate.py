@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What stands before gradio's server: lets through what the page needs, bounds its folder."""
+"""Guards gradio's server: admits only the requests the page needs and bounds its folder."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_FILE = 64 * 2**20
-"""Bytes of an upload."""
+"""Most bytes in an upload."""
 MAX_BODY = 2**20
-"""Bytes of any other request, and of what an upload may have around its file."""
+"""Most bytes in any other request, and in the part of an upload around its file."""
 MOST_UPLOADS = 16
-"""At the same time; more wait."""
+"""Uploads at the same time; further ones wait."""
 _EVERY = 1.0  # seconds
 _API = '/gradio_api/'
 _POSTS = ('upload', 'queue/join', 'cancel', 'reset', 'run/')
 
 
 class Gate:
-    """ASGI middleware. Of gradio's addresses it lets through those that the page uses, and bounds
-    what they are sent and what they keep.
+    """ASGI middleware. Lets through only the gradio routes that the page uses, and bounds what
+    they receive and store.
 
     Args:
-        app: What it stands before.
-        folder: Where uploads and pictures lie; what is in it by now stays.
-        most_bytes, most_files, most_seconds: Of all later files, and of their age; the oldest go.
+        app: The app to guard.
+        folder: Holds uploads and pictures; files that are already there are kept.
+        most_bytes, most_files, most_seconds: Limits on the total size, number and age of later
+            files; the oldest are deleted first.
     """
 
     def __init__(self, app: ASGIApp, folder: str | os.PathLike, most_bytes: int = 2**30,
@@ -48,7 +49,8 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         await anyio.to_thread.run_sync(self.tidy)
         method, path = scope['method'], scope['path']
         upload = method == 'POST' and path.rstrip('/') == f'{_API}upload'
@@ -59,11 +61,11 @@ class Gate:
             await PlainTextResponse('The page does not use this.', 404)(scope, receive, send)
         else:
             async with self.uploads if upload else nullcontext():
-                with suppress(ClientDisconnect):  # a visitor who left in the middle of an upload
+                with suppress(ClientDisconnect):  # a visitor who left during an upload
                     await self.app(scope, _bounded(receive, MAX_BODY + MAX_FILE * upload), send)
 
     def tidy(self) -> None:
-        """Deletes the oldest files beyond the limits, if it did not just do so."""
+        """Delete the oldest files beyond the limits, unless it has just done so."""
         with self.lock:
             if time.monotonic() - self.tidied < _EVERY:
                 return
@@ -73,9 +75,9 @@ class Gate:
 
 def delete_oldest(paths: Iterable[Path], most_bytes: int, most_files: int,
                   most_seconds: float) -> None:
-    """Keep the newest files as far as they are within all limits, and no folder without a file.
+    """Keep the newest files that fit all limits; delete the others, and folders without a file.
 
-    A file is as old as its last change.
+    A file's age is the time since its last change.
     """
     found = []
     for path in paths:
@@ -85,7 +87,7 @@ def delete_oldest(paths: Iterable[Path], most_bytes: int, most_files: int,
     size, number, now = 0, 0, time.time()
     for about, path in found:
         if path.is_dir():
-            if now - about.st_mtime > 60:  # what is new may be about to be filled
+            if now - about.st_mtime > 60:  # a new folder may be about to receive files
                 with suppress(OSError):
                     path.rmdir()
             continue
@@ -95,13 +97,13 @@ def delete_oldest(paths: Iterable[Path], most_bytes: int, most_files: int,
 
 
 def _paths(folder: Path) -> Iterator[Path]:
-    """All below; unlike `Path.rglob` it goes on where something goes away meanwhile."""
+    """All paths below; unlike `Path.rglob`, it tolerates entries that disappear meanwhile."""
     for here, folders, files in os.walk(folder):
         yield from (Path(here, name) for name in folders + files)
 
 
 def _bounded(receive: Receive, most: int) -> Receive:
-    """The same, but a request of more than so many bytes is refused while it comes."""
+    """Wrap ``receive`` so that a request is refused once it exceeds ``most`` bytes."""
     async def bounded() -> Message:
         nonlocal most
         message = await receive()

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a stranger sends: an image file and a question, checked before anything is decoded."""
+"""Untrusted input: an image file and a question, checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ MAX_QUESTION = 500
 
 
 class UnusableInput(ValueError):
-    """What was sent cannot be used; the message is for the one who sent it."""
+    """The input cannot be used; the message is meant for the visitor who sent it."""
 
 
 def read_upload(path: str | os.PathLike | None, max_pixels: int) -> np.ndarray:
-    """Decode an image file of a stranger, if its header promises no more than ``max_pixels``.
+    """Decode an untrusted image file if its header declares at most ``max_pixels``.
 
     Returns:
         (H, W, 3) uint8 RGB, upright (see :func:`mmdpad.datasets.transforms.to_rgb`).
 
     Raises:
-        UnusableInput: No file, no image of :data:`FORMATS`, a damaged one, or one too large, of
-            which only the header was read.
+        UnusableInput: There is no file, it is damaged or not an image of :data:`FORMATS`, or it
+            is too large (then only the header was read).
     """
     if path is None:
         raise UnusableInput('Choose an image first.')
@@ -44,10 +44,10 @@ def read_upload(path: str | os.PathLike | None, max_pixels: int) -> np.ndarray:
 
 
 def check_question(text: str | None) -> str:
-    """The question, if it says something in at most :data:`MAX_QUESTION` characters.
+    """The question, if it has text and at most :data:`MAX_QUESTION` characters.
 
     Raises:
-        UnusableInput: It does not.
+        UnusableInput: It is empty or too long.
     """
     text = text or ''
     if not normalize_question(text):

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the page asks: a model, and the CLIP that its config names."""
+"""What the page needs for each config: the model, and the CLIP that the config names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .asking import Model
 
 def _mean_cosines(reward: DiscriminativeReward, pictures: Sequence[np.ndarray],
                   captions: Sequence[str | None]) -> Tensor:
-    """(P, N) cosines, of several discriminators their mean."""
+    """(P, N) cosines; with several discriminators, their mean."""
     return torch.stack(reward.compare(pictures, captions)).mean(0)
 
 
@@ -32,8 +32,8 @@ def load_model(config: str, weights: str | None, device: str | None) -> Model:
         config, weights, device: See :class:`ReasonSegInferencer`.
 
     Raises:
-        SystemExit: The inferencer cannot be made. Without a discriminator the page works, and
-            says so.
+        SystemExit: The inferencer cannot be made. Without a discriminator the page still works
+            and says so.
     """
     try:
         infer = ReasonSegInferencer(config, weights, device)
@@ -44,12 +44,12 @@ def load_model(config: str, weights: str | None, device: str | None) -> Model:
     if not terms:
         return Model(name, infer, note='No similarities: the config names no discriminator.')
     try:
-        settings = next(iter(terms.values()))  # of several terms the first one
+        settings = next(iter(terms.values()))  # the first of several terms
         with DefaultScope.overwrite_default_scope('mmdpad'):
             reward = DiscriminativeReward(**settings)
             reward.prepare(infer.model)
     except (OSError, RuntimeError, ValueError) as error:
         print(f'{config}: the discriminator cannot be loaded: {error}')
-        return Model(name, infer, note='No similarities: the discriminator cannot be loaded; the '
-                                       'terminal says why.')
+        return Model(name, infer, note='No similarities: the discriminator cannot be loaded; see '
+                                       'the terminal for the reason.')
     return Model(name, infer, partial(_mean_cosines, reward), reward.options.region_margin)

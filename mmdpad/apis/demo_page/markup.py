@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The few parts of the page that are HTML. Whatever is put in is text and stays text."""
+"""The few HTML parts of the page. Inserted text is escaped and stays text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmdpad.visualization.answer import BOX
 
 from .asking import Shown
 
-# Gradio cuts off its own line about the queue, and at times calls a cancelled question an error.
+# Hides gradio's own queue line and error box; the page shows its own.
 CSS = """
 #problem { min-height: 3.5em; }
 #problem .wrap { overflow: visible; }
@@ -32,18 +32,18 @@ CSS = """
 
 
 def notice(problem: str) -> str:
-    """What is wrong with image or question; empty if nothing is."""
+    """The problem with the image or question; empty if there is none."""
     return f'<div class="notice bad" role="alert">{text(problem)}</div>' if problem else ''
 
 
 def status(shown: Shown) -> str:
-    """How far a model is."""
+    """A model's progress."""
     kind = 'status bad' if shown.failed else 'status'
     return f'<div class="{kind}" role="status">{text(shown.status)}</div>'
 
 
 def details(shown: Shown) -> str:
-    """Legend, facts and similarities of a finished answer; empty before."""
+    """Legend, facts and similarities of a finished answer; empty before that."""
     parts = []
     if shown.picture is not None:
         parts.append(legend(truth=False))
@@ -59,20 +59,20 @@ def details(shown: Shown) -> str:
 
 
 def bars(region: float, image: float) -> str:
-    """CLIP's similarities of the description with region and whole image, in [-1, 1], as bars from
-    0 to the larger of both (a negative one has no length), and what follows from them."""
+    """CLIP's similarities of the caption with the region and the whole image, in [-1, 1], as bars
+    from 0 to the larger one (a negative one has no length), and the conclusion."""
     full = max(region, image, 1e-6)
     rows = ''.join(
         f'<span>{name}</span><div><div class="bar" style="width:{100 * max(value, 0) / full:.1f}%;'
         f'background:{_rgb(color)}"></div></div><span>{value:.3f}</span>'
         for name, value, color in (('region', region, BOX), ('whole image', image, (128, ) * 3)))
     verdict = 'better than' if region > image else 'no better than'
-    return (f'<div>CLIP: the description fits the region {verdict} the whole image '
+    return (f'<div>CLIP: the caption fits the region {verdict} the whole image '
             f'({region - image:+.3f})</div><div class="bars">{rows}</div>')
 
 
 def text(value: Any) -> str:
-    """Escaped for HTML, and for the templates that gradio reads HTML as."""
+    """Escaped for HTML, and for the templates that gradio treats HTML as."""
     return safe(value).replace('{', '&#123;').replace('$', '&#36;')
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The page itself, in gradio."""
+"""The page, built with gradio."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _SESSIONS = 100
 
 def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max_pixels: int,
                queue_size: int) -> gr.Blocks:
-    """The page, ready to be opened.
+    """Build the page.
 
     Args:
         models: One, or two that answer side by side.
-        examples: Image files and questions to pick from.
-        max_pixels: Of an image.
+        examples: Image files and questions to choose from.
+        max_pixels: The most pixels an image may have.
         queue_size: Questions that may wait; more are refused.
     """
     with gr.Blocks(title='mmdpad', analytics_enabled=False) as page:
         gr.HTML('<h1>Ask about an image</h1><p>The model reasons, names a box and two points, and '
-                'describes the object; a frozen decoder draws the mask.</p>')
+                'writes a caption; a frozen decoder draws the mask.</p>')
         with gr.Row():
             with gr.Column(min_width=280):
                 image = gr.Image(type='filepath', image_mode=None, label='Image', height=300,
@@ -48,9 +48,9 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
                     stop = gr.Button('Cancel', min_width=100, elem_id='cancel')
                 problem = gr.HTML(elem_id='problem')
             columns = [_column(model, number) for number, model in enumerate(models)]
-        # `gr.Examples` would make the session another image component at each choice.
+        # `gr.Examples` would change the session's image component at each choice.
         choice = gr.Dataset(
-            label='Examples: plain shapes, all that the miniature (tiny_shapes) knows',
+            label='Examples: plain shapes, all that the toy model (tiny_shapes) knows',
             components=[image, question], samples=[list(example) for example in examples])
 
         def pick(example: list[str]) -> list[str]:
@@ -70,7 +70,7 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
             [go.click, question.submit], run, [image, question], outputs, concurrency_limit=1,
             trigger_mode='once', show_progress='minimal', show_progress_on=problem,
             api_visibility='private')
-        # Half-written texts stay; what says that a model writes goes.
+        # Keep partial text; clear the status that says a model is writing.
         stop.click(None, cancels=[asking]).then(
             lambda: [markup.notice('Cancelled.'), *[''] * len(models)], None,
             [problem, *(column[0] for column in columns)], queue=False, show_progress='hidden',
@@ -82,14 +82,14 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
 
 def open_page(page: gr.Blocks, host: str, port: int | None, share: bool = False,
               wait: bool = True) -> str:
-    """Serve a page and print its address; return it at once, or at the end if ``wait``. Files in
-    gradio's temporary folder (``GRADIO_TEMP_DIR``) that come later are deleted, see :class:`Gate`.
+    """Serve a page and print its address; return at once, or on Ctrl-C if ``wait``. Files that are
+    added to gradio's temporary folder (``GRADIO_TEMP_DIR``) are deleted later, see :class:`Gate`.
 
     Args:
-        page: What :func:`build_page` made.
-        host, port: Where; None for any free port.
-        share: Also through a public address of gradio's own service.
-        wait: Until Ctrl-C.
+        page: The result of :func:`build_page`.
+        host, port: Where to listen; None for any free port.
+        share: Also serve at a public address through gradio's own service.
+        wait: Block until Ctrl-C.
     """
     plain = [gr.themes.Font('sans-serif')]
     _, address, _ = page.launch(
@@ -101,16 +101,16 @@ def open_page(page: gr.Blocks, host: str, port: int | None, share: bool = False,
         state_session_capacity=_SESSIONS,
         app_kwargs=dict(middleware=[Middleware(Gate, get_upload_folder())]))
     if share or not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
-        print('The page has no login: whoever reaches its address can use it.')
-    print(f'The page is at {address}' + ('; Ctrl-C ends it' if wait else ''), flush=True)
+        print('The page has no login: anyone who can reach its address can use it.')
+    print(f'The page is at {address}' + ('; press Ctrl-C to stop' if wait else ''), flush=True)
     if wait:
         page.block_thread()
     return address
 
 
 def _outlive_sessions(queue: Queue) -> None:
-    """A queue of gradio's that goes on where a session is gone: messages to it are dropped, and
-    sessions that get messages are kept before others."""
+    """Make a gradio queue survive closed sessions: messages to them are dropped, and sessions
+    that receive messages are kept longest."""
     send, sessions = queue.send_message, queue.pending_messages_per_session
 
     def send_if_there(event: Event, message: EventMessage) -> None:
@@ -122,25 +122,25 @@ def _outlive_sessions(queue: Queue) -> None:
 
 
 def _take_only_uploads(image: gr.Image) -> None:
-    """Gradio checks that a file was uploaded. It would also open it, and fail with a message of its
-    own; and no image is fetched from an address."""
+    """Accept uploaded files only, never an address. Gradio's check that a file was uploaded is
+    kept; its decoding, which has its own error message, is skipped."""
     image.preprocess = lambda file: file and file.path
     move = image.async_move_resource_to_block_cache
 
     async def move_no_address(path: str | None) -> str | None:
         if path and '://' in path:
-            raise gr.Error('An image has to be uploaded.', print_exception=False)
+            raise gr.Error('Upload an image.', print_exception=False)
         return await move(path)
 
     image.async_move_resource_to_block_cache = move_no_address
 
 
 def _column(model: Model, number: int) -> list[gr.components.Component]:
-    """What shows the answer of one model; :func:`_values` gives the values in this order."""
+    """The components for one model's answer; :func:`_values` gives the values in this order."""
     with gr.Column(min_width=280, elem_id=f'model_{number}', elem_classes='model'):
         gr.HTML(f'<h2>{markup.text(model.name)}</h2>')
         status = gr.HTML()
-        # Boxes of plain text: what a model writes is never read as HTML or Markdown.
+        # Plain-text boxes: model output is never rendered as HTML or Markdown.
         reasoning = gr.Textbox(label='Reasoning', lines=3, max_lines=12, interactive=False,
                                elem_classes='reasoning')
         picture = gr.Image(label='Answer', interactive=False, format='jpeg',
@@ -148,7 +148,7 @@ def _column(model: Model, number: int) -> list[gr.components.Component]:
         caption = gr.Textbox(label='Description', lines=1, max_lines=6, interactive=False,
                              elem_classes='description')
         details = gr.HTML(elem_classes='details')
-        with gr.Accordion('The whole response', open=False):
+        with gr.Accordion('Full response', open=False):
             response = gr.Textbox(show_label=False, lines=3, max_lines=20, interactive=False,
                                   elem_classes='response')
     return [status, reasoning, picture, caption, details, response]

@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""`mmdpad doctor [CONFIG]`: what is here, what is missing, and the commands that mend it.
+"""`mmdpad doctor [CONFIG]`: what is installed, what is missing, and the commands that fix it.
 
-Nothing of torch, mmcv or mmdet is imported in this process: a broken package is found by a process
-that may crash.
+This process imports neither torch nor mmcv nor mmdet: a subprocess, which may crash, tries each
+of them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from .findings import Finding, format_finding
 from .machine import ask_torch, check_gpus, check_operators, check_toy
 from .packages import check_packages
 
-Section = tuple[str, str, Callable[[], Iterator[Finding]]]  # its name in JSON, its title, itself
+Section = tuple[str, str, Callable[[], Iterator[Finding]]]  # name in JSON, title, check
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Prints the findings section by section.
+    """Print the findings section by section.
 
     Args:
         argv: The arguments; None for those of this process.
-        prog: What the help text calls the command.
+        prog: The command's name in the help text.
 
     Raises:
-        SystemExit: With 0 if the miniature can run, and CONFIG as well where one is named, else 1.
+        SystemExit: With 0 if the toy model can run, and CONFIG too if one is named, else 1.
     """
     parser = argparse.ArgumentParser(
-        prog, description='Check packages, compiled operators, GPUs, weights, data and disk; for '
-        'what is missing, print the command that mends it. "optional" is what the miniature does '
-        'without. The exit status is 0 if the miniature can run (and CONFIG, if it is named).')
+        prog, description='Check packages, compiled operators, GPUs, weights, data and disk, and '
+        'print the command that fixes each problem. The toy model does not need what is marked '
+        '"optional". The exit status is 0 if the toy model (and CONFIG, if named) can run.')
     parser.add_argument('config', nargs='?', help='also check everything about this config, as '
                         '`mmdpad train CONFIG --dry-run` does')
     parser.add_argument('--json', action='store_true', help='print one JSON object instead')
@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
             mmdpad=mmdpad.__version__, ok=not faults,
             **{name: list(map(vars, findings)) for name, findings in found.items()}), indent=2))
     elif faults:
-        print(f'\n{faults} thing(s) to mend, see above; the first may be the cause of others.')
+        print(f'\n{faults} problem(s) found, see above; the first may be the cause of others.')
     else:
-        print('\nNothing is wrong; what is optional is for other configs and uses.')
+        print('\nNo problem found; the optional items are for other configs and uses.')
     raise SystemExit(int(faults > 0))
 
 
@@ -72,7 +72,7 @@ def _sections(config: str | None) -> Iterator[Section]:
     yield 'packages', 'Packages', lambda: check_packages(torch)
     yield 'operators', "mmcv's compiled operators", lambda: check_operators(torch)
     yield 'gpus', 'GPUs', lambda: check_gpus(torch)
-    yield 'toy', 'The miniature', check_toy
+    yield 'toy', 'The toy model', check_toy
     yield ('files', f'Weights and data of the configs, looked for in {os.getcwd()}', check_files)
     yield 'disk', 'Disk', check_disk
     if config is not None:
@@ -80,9 +80,9 @@ def _sections(config: str | None) -> Iterator[Section]:
 
 
 def _check_config(config: str) -> Iterator[Finding]:
-    """The dry run of a config, as it prints it."""
+    """Run the dry run of a config and report its output."""
     command = [sys.executable, '-m', 'mmdpad', 'train', config, '--dry-run']
     tried = subprocess.run(command, capture_output=True, text=True)
-    told = tried.stdout.strip() or tried.stderr.strip()
-    yield Finding('ok' if tried.returncode == 0 else 'wrong', config, told,
+    output = tried.stdout.strip() or tried.stderr.strip()
+    yield Finding('ok' if tried.returncode == 0 else 'wrong', config, output,
                   f'mmdpad train {config} --dry-run, after each change' if tried.returncode else '')

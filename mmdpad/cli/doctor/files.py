@@ -12,12 +12,12 @@ from pathlib import Path
 from .findings import Finding
 
 _SAM = 'https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth'
-_CLIP = 'timm/vit_base_patch32_clip_224.openai'  # what the configs' tag stands for
+_CLIP = 'timm/vit_base_patch32_clip_224.openai'  # the repository behind the configs' tag
 _DETECTOR = 'checkpoints/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.pth'
 _MASK2FORMER = ('https://download.openmmlab.com/mmdetection/v3.0/mask2former/'
                 'mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco/'
                 'mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth')
-# The university's server is down; copies of its files.
+# The university's server is down; these are copies of its files.
 _REFER = {
     'refcoco': 'https://web.archive.org/web/20220413011718/https://bvisionweb1.cs.unc.edu/licheng/'
                'referit/data/refcoco.zip',
@@ -34,7 +34,7 @@ class Place:
 
     Attributes:
         path: Relative to the folder in which a run starts.
-        purpose: Which configs read it.
+        purpose: Which configs use it.
         hint: How to get it.
     """
 
@@ -65,14 +65,14 @@ def _zip(folder: str, url: str, purpose: str) -> Place:
 
 
 PLACES = (
-    Place('data/shapes_world', 'scenes of the miniature (tiny_shapes*.py), to train and test it',
+    Place('data/shapes_world', 'toy scenes (tiny_shapes*.py), for training and testing',
           'mmdpad run shapes_world data/shapes_world'),
     _policy('Qwen2.5-VL-7B-Instruct', 'qwen7b_*.py'),
     _policy('Qwen2.5-VL-3B-Instruct', 'qwen3b_*.py'),
     _policy('Qwen2-VL-7B-Instruct', 'qwen2vl7b_reasonseg.py'),
     _policy('Qwen3-VL-4B-Instruct', 'qwen3vl4b_reasonseg.py'),
     _policy('Qwen3-VL-8B-Instruct', 'qwen3vl8b_reasonseg.py'),
-    Place('checkpoints/sam_vit_h_4b8939.pth', 'SAM, which draws the masks unless a config names '
+    Place('checkpoints/sam_vit_h_4b8939.pth', 'SAM, which decodes the masks unless a config names '
           'another decoder', _get('checkpoints/sam_vit_h_4b8939.pth', _SAM)),
     _hub('checkpoints/sam2-hiera-large', 'facebook/sam2-hiera-large', 'SAM 2 of *_sam2_*.py'),
     _hub('checkpoints/sam3', 'facebook/sam3', 'SAM 3 of qwen7b_sam3_reasonseg.py'),
@@ -81,14 +81,14 @@ PLACES = (
     Place(_DETECTOR, 'Mask2Former of qwen7b_mask2former.py', _get(_DETECTOR, _MASK2FORMER)),
     _copy('refCOCOg_9k_840', 'training data of qwen*_reasonseg.py'),
     _copy('VisionReasoner_multi_object_7k_840', 'training data of qwen7b_several_objects.py'),
-    *(_copy(f'ReasonSeg_{split}', 'a prepared copy, in place of data/ReasonSeg '
+    *(_copy(f'ReasonSeg_{split}', 'a prepared copy, an alternative to data/ReasonSeg '
             '(qwen7b_several_objects.py)') for split in ('val', 'test')),
     Place('data/ReasonSeg', 'validation and test of qwen*_reasonseg.py', 'the folders train, val '
-          'and test, by the link in the README of github.com/dvlab-research/LISA'),
+          'and test, from the link in the README of github.com/dvlab-research/LISA'),
     *(_zip(f'data/coco/{name}', url, f'expressions of qwen*_{name}_test*.py')
       for name, url in _REFER.items()),
     Place('data/coco/grefcoco', 'expressions of qwen7b_grefcoco.py', 'instances.json and '
-          'grefs(unc).json, by the link in the README of github.com/henghuiding/gRefCOCO'),
+          'grefs(unc).json, from the link in the README of github.com/henghuiding/gRefCOCO'),
     _zip('data/coco/train2014', f'{_COCO}/zips/train2014.zip',
          'images of RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO'),
     _zip('data/coco/annotations', f'{_COCO}/annotations/annotations_trainval2017.zip',
@@ -96,19 +96,19 @@ PLACES = (
     *(_zip(f'data/coco/{split}2017', f'{_COCO}/zips/{split}2017.zip',
            'images of qwen7b_coco_labels.py') for split in ('train', 'val')),
     Place('data/flickr30k_entities', 'training data of qwen7b_odvg.py', 'flickr30k_images and '
-          'final_flickr_separateGT_train_vg.json, as configs/mm_grounding_dino/dataset_prepare.md '
-          'of mmdet says'),
+          'final_flickr_separateGT_train_vg.json, as described in mmdet\'s '
+          'configs/mm_grounding_dino/dataset_prepare.md')
 )
 
 
 def check_files() -> Iterator[Finding]:
-    """Whether CLIP and which of :data:`PLACES` are there; what is not hinders only the configs that
+    """Whether CLIP and each of :data:`PLACES` exist; a missing one only affects the configs that
     name it."""
     yield from check_clip()
     for place in PLACES:
         path = Path(place.path)
         if not path.exists():
-            yield Finding('optional', place.path, f'not there; {place.purpose}', place.hint)
+            yield Finding('optional', place.path, f'not found; {place.purpose}', place.hint)
         elif path.is_dir() and not any(path.iterdir()):
             yield Finding('optional', place.path, f'empty; {place.purpose}', place.hint)
         else:
@@ -116,15 +116,15 @@ def check_files() -> Iterator[Finding]:
 
 
 def check_clip() -> Iterator[Finding]:
-    """Whether open_clip finds its tag `openai` of ViT-B-32 in the cache of the hub."""
+    """Whether the hub's cache has the weights for open_clip's tag `openai` of ViT-B-32."""
     home = os.environ.get('HF_HOME') or '~/.cache/huggingface'
     cache = Path(os.environ.get('HF_HUB_CACHE') or Path(home, 'hub')).expanduser()
     name = 'CLIP ViT-B-32 (openai)'
     if (cache / f'models--{_CLIP.replace("/", "--")}').is_dir():
         yield Finding('ok', name, 'discriminator of qwen*.py')
     else:
-        yield Finding('optional', name, 'not in the cache; discriminator of qwen*.py, fetched at '
-                      'first use', f'hf download {_CLIP}')
+        yield Finding('optional', name, 'not in the cache; discriminator of qwen*.py, downloaded '
+                      'on first use', f'hf download {_CLIP}')
 
 
 def check_disk() -> Iterator[Finding]:
@@ -134,4 +134,4 @@ def check_disk() -> Iterator[Finding]:
         yield Finding('ok', 'free in this folder', f'{free:.0f} GB')
     else:
         yield Finding('wrong', 'free in this folder', f'{free:.1f} GB',
-                      'make room for checkpoints and logs, 1 GB at least, or go to another folder')
+                      'free at least 1 GB for checkpoints and logs, or use another folder')

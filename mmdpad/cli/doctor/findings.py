@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a check found, and how it is printed."""
+"""The findings of the checks, and how they are printed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        status: 'ok'; 'missing' or 'wrong', without which the miniature does not run; 'optional',
-            absent, too, but needed for other things only.
-        name: What was looked at.
-        detail: What was found; more than one line is set off.
-        hint: The command that mends it; empty where nothing is to be done.
+        status: 'ok'; 'missing' or 'wrong' if the toy model cannot run because of it; 'optional'
+            if it is absent but only needed for other uses.
+        name: What was checked.
+        detail: What was found; several lines are indented.
+        hint: The command that fixes it; empty if nothing needs to be done.
     """
 
     status: str
@@ -31,11 +31,11 @@ class Finding:
 
 
 def format_finding(finding: Finding, color: bool) -> str:
-    """A line with a column for the status, and below it a hint.
+    """A line with a column for the status, and the hint below it.
 
     Args:
-        finding: What was found.
-        color: Whether the status has the color of a terminal.
+        finding: The finding.
+        color: Whether to color the status for a terminal.
     """
     status = f'{finding.status:8}'
     if color:

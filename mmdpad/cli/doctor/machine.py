@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What works, tried in processes of their own."""
+"""Checks of what works, each in a separate process."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_
 print(json.dumps(dict(cuda=torch.version.cuda, gpus=[[d.name, d.total_memory] for d in devices])))
 '''
 _TRY_TOY = 'mmdpad.cli.doctor.try_toy'
-_LONG = 300  # seconds after which a process is given up
+_LONG = 300  # seconds before a process is given up
 
 
 def run(*command: str) -> tuple[str | None, str]:
-    """Runs a Python program.
+    """Run a Python program.
 
     Args:
-        command: What follows `python`.
+        command: The arguments after `python`.
 
     Returns:
-        Its last line of output, or None if it failed; and why: the error, or the signal that ended
-        it.
+        The last line of its output, or None if it failed; and why it failed: the error, or the
+        signal that ended it.
     """
     try:
         tried = subprocess.run([sys.executable, '-X', 'faulthandler', *command],
@@ -53,16 +53,16 @@ def run(*command: str) -> tuple[str | None, str]:
 
 
 def ask_torch() -> dict[str, Any]:
-    """``cuda``, the version that torch was built with or None, and ``gpus``, their names and bytes
-    of memory; or ``fault``, why torch does not tell."""
+    """``cuda``, the CUDA version that torch was built with, or None; and ``gpus``, their names and
+    memory in bytes; or ``fault``, why torch could not be asked."""
     output, fault = run('-c', _TORCH)
     return dict(fault=fault) if output is None else json.loads(output)
 
 
 def check_operators(torch: dict[str, Any]) -> Iterator[Finding]:
-    """Whether mmcv's operators load and work, on a GPU as well if there is one."""
+    """Whether mmcv's operators load and work, also on a GPU if there is one."""
     if 'fault' in torch:
-        yield Finding('missing', 'not tried', 'torch does not import')
+        yield Finding('missing', 'not tried', 'torch cannot be imported')
         return
     probe = str(TOOLS / 'set_up' / 'probe_mmcv.py')
     cuda, fault = run(probe)
@@ -87,7 +87,7 @@ def check_operators(torch: dict[str, Any]) -> Iterator[Finding]:
 def check_gpus(torch: dict[str, Any]) -> Iterator[Finding]:
     """The GPUs that torch sees."""
     if 'fault' in torch:
-        yield Finding('optional', 'unknown', 'torch does not import')
+        yield Finding('optional', 'unknown', 'torch cannot be imported')
         return
     for name, memory in torch['gpus']:
         yield Finding('ok', name, f'{memory / 1e9:.0f} GB')
@@ -101,17 +101,17 @@ def check_gpus(torch: dict[str, Any]) -> Iterator[Finding]:
             'pip install --force-reinstall torch torchvision')
     else:
         why, hint = f'though torch is built for CUDA {torch["cuda"]}', 'nvidia-smi'
-    yield Finding('optional', 'none', f'torch sees none, {why}. The miniature runs on the CPU, '
-                  f'models of billions of parameters need one', hint)
+    yield Finding('optional', 'none', f'torch sees none, {why}. The toy model runs on the CPU, '
+                  f'models with billions of parameters need a GPU', hint)
 
 
 def check_toy() -> Iterator[Finding]:
-    """Whether the shipped model answers a question about a made scene, as `mmdpad infer` does."""
+    """Whether the shipped model answers a question about a toy scene, as `mmdpad infer` does."""
     if mmdpad.find_unsuitable():
         yield Finding('missing', 'not tried', 'it needs the packages above')
         return
     answer, fault = run('-m', _TRY_TOY)
     if answer is None:
-        yield Finding('wrong', 'it does not answer', fault, f'python -m {_TRY_TOY} tells more')
+        yield Finding('wrong', 'it does not answer', fault, f'for details, python -m {_TRY_TOY}')
     else:
         yield Finding('ok', 'it answers', answer)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Which packages are installed, by what they say of themselves; none is imported."""
+"""Which packages are installed, according to their metadata; none is imported."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmdpad.version import REQUIRED
 
 from .findings import Finding
 
-# What an optional package is for.
+# The purpose of each optional package.
 OPTIONAL = {
     'peft': 'LoRA', 'bitsandbytes': 'QLoRA, 8-bit Adam', 'vllm': 'sampling by vLLM',
     'gradio': 'the demo page', 'pyarrow': 'the published training data (parquet)',
     'flash-attn': 'flash attention on a GPU'}
-# Distributions that hold the same package.
+# Distributions that provide the same package.
 _SAME = {'opencv-python': ('opencv-python-headless', 'opencv-contrib-python',
                            'opencv-contrib-python-headless')}
 
@@ -31,7 +31,7 @@ def check_packages(torch: dict[str, Any],
     """Python, mmdpad's requirements with their versions, and its optional packages.
 
     Args:
-        torch: What :func:`.machine.ask_torch` was told.
+        torch: The result of :func:`.machine.ask_torch`.
         find_version: Maps a distribution's name to its version, or None where it is missing.
     """
     yield Finding('ok', 'python', platform.python_version())
@@ -50,12 +50,12 @@ def check_packages(torch: dict[str, Any],
 
 
 def _requirements() -> tuple[list[Requirement], dict[str, Requirement]]:
-    """What mmdpad needs, the stack it builds on first, and by name what its extras need."""
+    """mmdpad's requirements, the stack it builds on first, and those of its extras by name."""
     needed = {name: Requirement(name + window) for name, window in REQUIRED.items()}
     optional: dict[str, Requirement] = {}
     try:
         declared = metadata.requires('mmdpad') or []
-    except metadata.PackageNotFoundError:  # a checkout that is not installed
+    except metadata.PackageNotFoundError:  # a checkout that has not been installed
         declared = []
     for requirement in map(Requirement, declared):
         name = requirement.name.lower()

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Asks the shipped model about a made scene; `mmdpad doctor` runs this in a process of its own."""
+"""Asks the shipped model about a toy scene; `mmdpad doctor` runs this in a separate process."""
 
 from mmdpad.utils import start_command
 

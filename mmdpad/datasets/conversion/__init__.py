@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""From one format of reasoning data to another; the data sets themselves are the readers. The names
-are imported when they are first used: those of ``formats.py`` bring nothing along."""
+"""Conversion between formats of reasoning data; the data sets themselves are the readers. Names
+are imported on first use, and those in ``formats.py`` import nothing else."""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Writes COCO instances with RefCOCO's or gRefCOCO's references."""
+"""Write COCO instances with RefCOCO's or gRefCOCO's references."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CATEGORY = dict(id=1, name='object', supercategory='object')
 
 
 class CocoWriter:
-    """``instances.json`` and ``refs.json``, which hold all splits.
+    """Writes ``instances.json`` and ``refs.json``, which contain all splits.
 
-    Masks are RLE; an object that several records of an image mean is there once. Where every record
-    has one object, references are RefCOCO's (``ann_id`` is a number); else they are gRefCOCO's
-    (a list, [-1] where nothing is meant, and ``no_target``).
+    Masks are RLE. An object shared by several records of an image is written once. If every record
+    has exactly one object, the references have RefCOCO's form (``ann_id`` is a number); otherwise
+    they have gRefCOCO's (``ann_id`` is a list, [-1] for no target, and there is ``no_target``).
     """
 
     cannot_hold = OPTIONAL_FIELDS
@@ -49,7 +49,7 @@ class CocoWriter:
         self._sentences += len(record.texts)
 
     def _annotate(self, image_id: int, rle: dict) -> int:
-        """The id of the annotation of a mask."""
+        """The id of a mask's annotation, which is added if it is new."""
         key = image_id, rle['counts']
         if key not in self._annotations:
             packed = checked_rle(rle)

@@ -1,14 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The formats of reasoning data by name, and what reads them in a config."""
+"""The formats of reasoning data by name, and the config that reads each."""
 
 from __future__ import annotations
 
 import os
 
-# Formats with one mask an item, which may be background all over though an object is asked for.
+# Formats with one mask per item, which may be empty even if the question asks for an object.
 ONE_MASK = ('reasonseg', 'parquet')
-# The data sets that read each format: (class, its transform for masks, arguments from a path and
-# a split).
+# The data set for each format: (class, transform that loads masks, arguments from path and split).
 SOURCES = {
     'reasonseg': ('ReasonSegDataset', 'LoadReasonSegMask',
                   lambda path, split: dict(data_root=path, split=split)),
@@ -24,16 +23,16 @@ SOURCES = {
     'masks': ('MaskFolderDataset', 'LoadInstanceMasks',
               lambda path, split: dict(data_root=path)),
 }
-# What :data:`.writers.WRITERS` writes.
+# The formats that :data:`.writers.WRITERS` can write.
 TARGETS = ('coco', 'jsonl', 'parquet', 'reasonseg')
 
 
 def source_config(kind: str, path: str, split: str) -> dict:
-    """The config of the data set that reads a format of ``SOURCES``, without its pipeline."""
+    """The config of the data set for a format in ``SOURCES``, without a pipeline."""
     name, _, arguments = SOURCES[kind]
     return dict(type=name, **arguments(path, split))
 
 
 def loading_steps(kind: str) -> list[dict]:
-    """The transforms that load image and masks of a format of ``SOURCES``."""
+    """The transforms that load image and masks for a format in ``SOURCES``."""
     return [dict(type='LoadReasoningImage'), dict(type=SOURCES[kind][1])]

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Images of a data set that is being written: never encoded again."""
+"""Images of a data set that is being written; they are never re-encoded."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from ..transforms.images import FORMATS
 
 
 class ImageFiles:
-    """Images of a new data set, each once: copied into its folder ``images``, or left where they
-    are.
+    """The images of a new data set, each once: copied into its folder ``images``, or left in place.
 
     Args:
-        folder: Where the data set is written for now.
-        destination: Where it will be; paths to images elsewhere start there.
-        copy: Copy images that are files; those that are not are written in any case.
+        folder: Where the data set is being written.
+        destination: Where it will end up; paths to images elsewhere are relative to it.
+        copy: Copy images that are files. Images in memory are always written.
     """
 
     def __init__(self, folder: Path, destination: Path, copy: bool) -> None:
@@ -35,8 +34,8 @@ class ImageFiles:
         self._taken: set[str] = set()
 
     def add(self, image: Path | bytes, stem: str) -> str:
-        """The path of an image, relative to the data set, with '/'; ``stem`` names one that is no
-        file."""
+        """The path of an image relative to the data set, with '/'; ``stem`` names an image that is
+        not a file."""
         key = image_key(image)
         if key not in self._paths:
             self._paths[key] = self._place(image, stem)
@@ -53,7 +52,7 @@ class ImageFiles:
 
 
 def image_key(image: Path | bytes) -> str | bytes:
-    """What tells an image from others: its path, or a hash of its content."""
+    """What identifies an image: its path, or a hash of its content."""
     return hashlib.sha256(image).digest() if isinstance(image, bytes) else str(image)
 
 
@@ -67,13 +66,14 @@ def write_image(image: Path | bytes, path: Path) -> None:
 
 
 def image_suffix(image: Path | bytes) -> str:
-    """The suffix of an image, in lower case, from its name or its content."""
+    """The lowercase suffix of an image, from its name or its content."""
     if isinstance(image, Path):
         return image.suffix.lower()
     with Image.open(io.BytesIO(image), formats=tuple(FORMATS)) as opened:
+        assert opened.format is not None  # of one of `FORMATS`
         return f'.{opened.format.lower()}'.replace('.jpeg', '.jpg')
 
 
 def file_stem(name: str) -> str:
-    """A name as the stem of a visible file."""
+    """Turn a name into the stem of a valid file name that is not hidden."""
     return re.sub(r'^\.|[/\\:*?"<>|\x00-\x1f]', '_', name)[:60]

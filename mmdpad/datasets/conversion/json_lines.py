@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Writes our JSON lines (:class:`mmdpad.datasets.JsonLinesDataset`)."""
+"""Write mmdpad's JSON lines (:class:`mmdpad.datasets.JsonLinesDataset`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .records import Record
 
 
 class JsonLinesWriter:
-    """``<split>.jsonl``, a line a record, masks as RLE."""
+    """Writes ``<split>.jsonl``, one line per record, with masks as RLE."""
 
     cannot_hold = ()
 

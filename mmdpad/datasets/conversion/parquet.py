@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Writes parquet as the published evaluation copies are (:class:`.SegZeroEvalDataset`)."""
+"""Write parquet in the format of the published evaluation copies (:class:`.SegZeroEvalDataset`)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..tables import import_pyarrow
 from .image_files import ImageFiles
 from .records import OPTIONAL_FIELDS, Record
 
-# Of content (images, and masks at a bit a pixel): about this much is in memory, and in a file.
+# Approximate bytes of content (images, and masks at one bit per pixel) in memory, and per file.
 GROUP_BYTES, SHARD_BYTES = 32 * 2**20, 400 * 2**20
 _STRING = dict(dtype='string', _type='Value')
 _NUMBER = dict(dtype='int64', _type='Value')
-# What the `datasets` library makes of the columns.
+# The types of the columns for the `datasets` library.
 FEATURES = dict(
     image=dict(_type='Image'), text=_STRING,
     mask=dict(feature=dict(feature=dict(dtype='bool', _type='Value'), _type='Sequence'),
@@ -26,10 +26,11 @@ FEATURES = dict(
 
 
 class ParquetWriter:
-    """``<split>-00000-of-00001.parquet`` and so on, a row a question.
+    """Writes ``<split>-00000-of-00001.parquet`` and so on, one row per question.
 
-    One object a record; images are inside in any case. Rows of a record share ``image_id`` (its
-    id); ``ann_id`` is that, followed by '#' and the number of the text where there are several.
+    A record may have at most one object; images are always embedded. Rows of a record share
+    ``image_id`` (its id). ``ann_id`` is the same id, followed by '#' and the number of the text if
+    there are several texts.
     """
 
     cannot_hold = OPTIONAL_FIELDS
@@ -40,7 +41,7 @@ class ParquetWriter:
 
     def write(self, record: Record, split: str) -> None:
         """Raises:
-            DatasetError: The format cannot say this.
+            DatasetError: The format cannot express the record.
         """
         mask = record.only_mask('parquet')
         if split not in self._splits:
@@ -54,13 +55,13 @@ class ParquetWriter:
                 img_height=mask.shape[0], img_width=mask.shape[1]))
 
     def close(self) -> None:
-        """Write what is in memory, and give the files their names."""
+        """Write the remaining rows and rename the files to their final names."""
         for shards in self._splits.values():
             shards.close()
 
 
 class _Shards:
-    """The files of a split, filled one after the other."""
+    """The files of a split, filled one by one."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self.folder, self.split = folder, split
@@ -76,7 +77,7 @@ class _Shards:
             self._write_group()
 
     def _write_group(self) -> None:
-        """Write the rows in memory as a row group, and begin a new file when this one is full."""
+        """Write the rows in memory as a row group, and close the file when it is full."""
         if not self._rows:
             return
         if self._writer is None:
@@ -112,7 +113,7 @@ def _schema() -> Any:
 
 
 def _as_table(rows: list[dict]) -> Any:
-    """Rows as a table; masks are not turned into Python's bools on the way."""
+    """Rows as a table, without converting masks to Python bools."""
     pa, schema = import_pyarrow(), _schema()
     masks = [row['mask'] for row in rows]
     ends = np.cumsum([0] + [mask.shape[1] for mask in masks for _ in range(mask.shape[0])])

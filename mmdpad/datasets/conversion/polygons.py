@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Masks as polygons that draw just these pixels again."""
+"""Convert masks to polygons that reproduce exactly the same pixels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def polygons_from_mask(mask: np.ndarray) -> list[np.ndarray]:
-    """Outlines of a mask, one of each connected part (pixels that touch at a corner are one part).
+    """Outlines of a mask, one per connected part (pixels that touch at a corner are connected).
 
-    A filled polygon includes its outline. Here an outline runs through the middle of a part's
-    outermost pixels, so it draws that part and no other pixel. A hole is cut out by the even-odd
-    rule: the outline goes to the hole's edge along one row of the part, around it, and back on the
-    same way.
+    A filled polygon includes its outline. Here an outline runs through the centers of a part's
+    outermost pixels, so filling it reproduces that part exactly. Holes are cut out by the even-odd
+    rule: the outline runs along one row of the part to the hole's edge, around the hole, and back
+    the same way.
 
     Args:
         mask: (H, W) bool.
@@ -25,14 +25,14 @@ def polygons_from_mask(mask: np.ndarray) -> list[np.ndarray]:
                                            cv2.CHAIN_APPROX_NONE)
     if not contours:
         return []
-    # Of each contour [next, previous, first child, parent]; a hole's parent is its part's outline.
+    # Per contour: [next, previous, first child, parent]; a hole's parent is its part's outline.
     parents = hierarchy[0, :, 3]
     rings = [contour[:, 0] for contour in contours]
     polygons = []
     for i in np.flatnonzero(parents < 0):
         holes = [rings[hole] for hole in np.flatnonzero(parents == i)]
         outline = rings[i]
-        # From the left: what lies on the way to the left of a hole is part of the outline then.
+        # From left to right, so that anything to the left of a hole is already in the outline.
         for hole in sorted(holes, key=lambda ring: ring[:, 0].min()):
             outline = _cut_out(outline, hole, mask)
         polygons.append(_without_straights(outline))
@@ -40,8 +40,8 @@ def polygons_from_mask(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _cut_out(outline: np.ndarray, hole: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Join the ring of a hole to an outline, from the ring's leftmost pixel straight to the left,
-    to where the mask ends."""
+    """Connect the ring of a hole to the outline, from the ring's leftmost pixel straight left to
+    where the mask ends."""
     start = hole[:, 0].argmin()
     x, y = hole[start]
     while x > 0 and mask[y, x - 1]:
@@ -52,7 +52,7 @@ def _cut_out(outline: np.ndarray, hole: np.ndarray, mask: np.ndarray) -> np.ndar
 
 
 def _without_straights(outline: np.ndarray) -> np.ndarray:
-    """An outline without the points at which it goes on in the same direction."""
+    """An outline without the points at which its direction does not change."""
     before = np.sign(outline - np.roll(outline, 1, axis=0))
     after = np.sign(np.roll(outline, -1, axis=0) - outline)
     kept = (before != after).any(axis=1)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Writes ReasonSeg's folder layout (:class:`mmdpad.datasets.ReasonSegDataset`)."""
+"""Write ReasonSeg's folder layout (:class:`mmdpad.datasets.ReasonSegDataset`)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .records import Record
 
 
 class ReasonSegWriter:
-    """``<split>/``, an image and an annotation of the same name for each record.
+    """Writes ``<split>/`` with an image and an annotation of the same name for each record.
 
-    Masks become polygons, which are drawn again to see that they are the same masks. One object a
-    record; images are copied in any case.
+    Masks become polygons, which are drawn again to verify that the masks stay the same. A record
+    may have at most one object; images are always copied.
     """
 
     cannot_hold = ()
@@ -33,7 +33,7 @@ class ReasonSegWriter:
 
     def write(self, record: Record, split: str) -> None:
         """Raises:
-            DatasetError: The format cannot say this.
+            DatasetError: The format cannot express the record.
         """
         polygons = _draw_again(record)
         suffix = image_suffix(record.image)
@@ -41,7 +41,7 @@ class ReasonSegWriter:
             raise DatasetError(
                 f'The image of {record.where} should be one of {", ".join(IMAGE_SUFFIXES)} in '
                 f'ReasonSeg\'s layout, but is {suffix or "without suffix"}; save it as one of '
-                'them, or take another format', 'image format')
+                'them, or choose another format', 'image format')
         stem = unique_name(file_stem(record.id), self._taken.setdefault(split, set()))
         image_path = self.folder / split / f'{stem}{suffix}'
         write_image(record.image, image_path)
@@ -62,7 +62,7 @@ def _draw_again(record: Record) -> list[Polygon]:
     """The polygons of a record's masks.
 
     Raises:
-        DatasetError: Drawn again they are other masks.
+        DatasetError: Drawing them does not reproduce the masks.
     """
     wanted = (record.only_mask('ReasonSeg\'s layout'), record.ignore)
     polygons = [Polygon(points, bool(is_ignored)) for is_ignored, mask in enumerate(wanted)
@@ -70,6 +70,7 @@ def _draw_again(record: Record) -> list[Polygon]:
     drawn = draw_masks(polygons, *record.ignore.shape)
     if not all(np.array_equal(*pair) for pair in zip(drawn, wanted, strict=True)):
         iou = (drawn[0] & wanted[0]).sum() / (drawn[0] | wanted[0]).sum()
-        raise DatasetError(f'The mask of {record.where} cannot be drawn by polygons: they would '
-                           f'have IoU {iou:.4f} with it; take another format', 'inexact mask')
+        raise DatasetError(f'The mask of {record.where} cannot be converted to polygons exactly: '
+                           f'they would have IoU {iou:.4f} with it; choose another format',
+                           'inexact mask')
     return polygons

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a conversion carries: one target and the questions about it, in no format."""
+"""The unit of a conversion, independent of formats: one target and the questions about it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from ..reasoning_dataset import ReasoningDataset
 from .formats import source_config
 
 EXTRAS = ('other_boxes', *ANSWER_KEYS)
-"""Fields that a record has in ``extras``, as far as they are known."""
+"""Fields that a record has in ``extras`` if they are known."""
 OPTIONAL_FIELDS = ('ignore', 'is_sentence', *EXTRAS)
-"""Fields that say something of some records only; not every format has a place for them."""
+"""Fields that only some records have; not every format can store them."""
 
 
 @dataclass(frozen=True)
 class Record:
     """One target in one image, and the questions about it.
 
-    ``image`` is a file, or the content of one. ``is_sentence`` is None where nobody says. ``masks``
-    (K, H, W) bool has one mask an object, K may be 0; ``ignore`` (H, W) bool marks what the
+    ``image`` is a file, or the content of one. ``is_sentence`` is None if unknown. ``masks``
+    (K, H, W) bool has one mask per object, K may be 0; ``ignore`` (H, W) bool marks what the
     evaluation leaves out. Both are in the original frame: the image's pixels after its EXIF
-    rotation. ``extras`` has those of ``EXTRAS`` that are known. ``where`` is what messages call it.
+    rotation. ``extras`` has those of ``EXTRAS`` that are known. ``where`` names it in messages.
     """
     id: str
     where: str
@@ -46,27 +46,27 @@ class Record:
     extras: dict[str, Any] = field(default_factory=dict)
 
     def only_mask(self, target: str) -> np.ndarray:
-        """The mask (H, W) of the one object, background all over where there is none.
+        """The mask (H, W) of the only object, all background if there is none.
 
         Raises:
-            DatasetError: There are several; ``target`` is the format that cannot say so.
+            DatasetError: There are several; ``target`` is the format that does not allow this.
         """
         if len(self.masks) > 1:
             raise DatasetError(
-                f'{self.where} should have one object, since {target} has one mask an image, but '
-                f'has {len(self.masks)}; take jsonl or coco, or remove it', 'not one target')
-        return self.masks.any(axis=0)
+                f'{self.where} should have one object, since {target} has one mask per image, but '
+                f'has {len(self.masks)}; choose jsonl or coco, or remove it', 'not one target')
+        return np.asarray(self.masks.any(axis=0))
 
 
 def read_records(dataset: ReasoningDataset, load: list[dict]) -> Iterator[Record | DatasetError]:
-    """The records of a data set, in its order, or what is wrong with one.
+    """Yield the records of a data set in order, or the problem with a record.
 
-    Images are decoded, so that a broken one is found here.
+    Images are decoded, so a broken image is found here.
 
     Args:
-        dataset: Built without a pipeline. Of items with the same ``texts`` that ask one each, the
-            first stands for all.
-        load: Transforms that add ``gt_masks`` to an item, and ``ignore_mask`` where there is one.
+        dataset: Built without a pipeline. Items that each ask one of the same ``texts`` become one
+            record.
+        load: Transforms that add ``gt_masks`` and, if any, ``ignore_mask`` to an item.
     """
     pipeline = Compose([TRANSFORMS.build(step) for step in load])
     ids: set[str] = set()
@@ -100,11 +100,11 @@ def open_sources(kind: str, path: str, splits: Sequence[str],
         kind: One of ``SOURCES``.
         path: Folder or file.
         splits: Names of splits.
-        options: Entries that replace those of the data sets' configs, with dots for nested ones.
+        options: Entries that override the data sets' configs, with dots for nested ones.
 
     Raises:
-        DatasetError: All that is wrong with the files.
-        KeyValueError: Options that the data set has no place for.
+        DatasetError: Lists every problem with the files.
+        KeyValueError: The data set does not have such an option.
     """
     sources: dict[str, ReasoningDataset] = {}
     problems: list[DatasetError] = []

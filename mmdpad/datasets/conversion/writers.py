@@ -1,11 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""From any data set that gives masks to a format on disk."""
+"""Write any data set with masks in one of the formats."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from mmdpad.utils import new_folder
 
@@ -18,10 +19,23 @@ from .parquet import ParquetWriter
 from .reason_seg import ReasonSegWriter
 from .records import Record, read_records
 
-# A writer is built with a folder and the images of the data set, takes one record after the other
-# with its split, and is closed; `cannot_hold` are fields of a record that are lost with it.
-WRITERS = {'reasonseg': ReasonSegWriter, 'coco': CocoWriter, 'parquet': ParquetWriter,
-           'jsonl': JsonLinesWriter}
+
+class Writer(Protocol):
+    """Gets one record after another with its split, and is closed. ``cannot_hold`` lists the
+    fields of a record that it cannot store."""
+
+    @property
+    def cannot_hold(self) -> Collection[str]: ...
+
+    def write(self, record: Record, split: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+# A writer is built with a folder and the images of the data set.
+WRITERS: dict[str, Callable[[Path, ImageFiles], Writer]] = {
+    'reasonseg': ReasonSegWriter, 'coco': CocoWriter, 'parquet': ParquetWriter,
+    'jsonl': JsonLinesWriter}
 
 
 def convert(sources: Mapping[str, ReasoningDataset], load: list[dict], target: str,
@@ -32,17 +46,17 @@ def convert(sources: Mapping[str, ReasoningDataset], load: list[dict], target: s
         sources: A data set for each split, see :func:`.records.read_records`.
         load: Their transforms for image and masks.
         target: One of ``WRITERS``.
-        destination: A folder that is not there yet; it appears when it is complete.
-        copy_images: Copy them into ``destination``, in place of paths to where they are.
-        lossy: Leave out what the format has no place for.
+        destination: A new folder; it appears only once it is complete.
+        copy_images: Copy images into ``destination`` instead of storing paths to them.
+        lossy: Leave out what the format cannot store.
 
     Returns:
         How many ``items``, ``questions``, ``objects``, ``items of several objects``, ``items
         without object`` and ``images`` were written, and ``left out: <field>`` for what was lost.
 
     Raises:
-        DatasetError: All records that cannot be read or written; nothing is written then.
-        FileExistsError: ``destination`` is there already.
+        DatasetError: Lists all records that cannot be read or written; nothing is written then.
+        FileExistsError: ``destination`` already exists.
     """
     counts: Counter[str] = Counter()
     problems: list[DatasetError] = []
@@ -70,14 +84,14 @@ def convert(sources: Mapping[str, ReasoningDataset], load: list[dict], target: s
 
 
 def find_fields(record: Record) -> list[str]:
-    """Which of the optional fields a record has."""
+    """The optional fields that a record has."""
     fields = ['ignore'] * bool(record.ignore.any()) + ['is_sentence'] * bool(record.is_sentence)
     return [*fields, *record.extras]
 
 
 def _would_lose(record: Record, lost: list[str], target: str) -> DatasetError:
     return DatasetError(f'{record.where} has {", ".join(f"`{name}`" for name in lost)}, which '
-                        f'{target} has no place for; take another format, or leave it out by '
+                        f'{target} cannot store; choose another format, or leave it out with '
                         '--lossy', f'no place in {target}')
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Questions of about one length next to each other, so that a batch has little padding."""
+"""Group questions of similar length, so that batches need little padding."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class LengthSortedSampler(DefaultSampler):
     """mmengine's ``DefaultSampler`` without shuffling; each process takes the longest question of
     its share first.
 
-    The first batch is then the one that needs the most memory, and the time left is rather
-    overestimated than underestimated. Images are not loaded: lengths are those of the ``question``
-    that the data set's ``get_data_info`` gives, in characters; all images have one prompt size.
-    Equal lengths keep their order, and so does a data set that gives no questions.
+    The first batch then needs the most memory, and the remaining time is overestimated rather than
+    underestimated. Images are not loaded: the length is that of ``question`` in the data set's
+    ``get_data_info``, in characters, since all model images have the same size. Equal lengths keep
+    their order, and so does a data set without questions.
 
-    Evaluators and metrics may read results by their position, so this sorts only for loops that
+    Evaluators and metrics may identify results by position, so this sorts only for loops that
     restore the order of the data set: :class:`ReasonSegValLoop` and :class:`ReasonSegTestLoop`
-    set ``longest_first``. In mmengine's own loops it is a ``DefaultSampler``.
+    set ``longest_first``. In mmengine's own loops it acts as a ``DefaultSampler``.
 
     Attributes:
         longest_first: Whether to sort.
@@ -45,7 +45,7 @@ class LengthSortedSampler(DefaultSampler):
 
 
 def _question_lengths(dataset: Sized) -> list[int]:
-    """Characters of each item's question; all 0 where the data set does not tell."""
+    """Characters in each item's question; all 0 if the data set does not say."""
     if not hasattr(dataset, 'get_data_info'):
         return [0] * len(dataset)
     questions = (dataset.get_data_info(i).get('question') for i in range(len(dataset)))

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Steps of the data pipeline: load, resize to the prompt frame, find targets, pack."""
+"""Transforms of the data pipeline: load, resize to the model image, compute targets, pack."""
 
 from .formatting import PackReasoningInputs
 from .images import (

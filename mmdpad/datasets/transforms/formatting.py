@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Last step of a pipeline: what the data loader hands to the model."""
+"""The last step of a pipeline: pack what the data loader passes to the model."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ META_KEYS = ('img_id', 'img_path', 'ori_shape', 'model_shape', 'texts', 'text_in
 class PackReasoningInputs(BaseTransform):
     """Pack an item as ``dict(inputs=..., data_samples=...)``.
 
-    ``inputs`` holds ``image`` (3, H, W) and ``model_image`` (3, h, w), uint8 RGB, in the
-    original and the prompt frame. ``data_samples`` is a ``DetDataSample`` with ``question``
-    (normalized) and, where the results have them, :data:`META_KEYS` as metainfo and
+    ``inputs`` has ``image`` (3, H, W) and ``model_image`` (3, h, w), uint8 RGB, in the original
+    and the model frame. ``data_samples`` is a ``DetDataSample`` with ``question`` (normalized) and,
+    if the results have them, :data:`META_KEYS` as metainfo and
 
     - ``gt_instances``: ``bboxes`` (K, 4) float32 XYXY inclusive, ``masks`` (K, H, W) bool and
       ``labels`` (K,), in the original frame, from the key ``gt_masks``; K is 1, unless a question
-      may mean several objects, or none; the same once more as metainfo, in the forms of
+      may mean several objects, or none; also as metainfo, in the forms of
       :func:`mmdet_ground_truth`;
     - ``ignored_instances``: ``masks`` (1, H, W) bool, from ``ignore_mask``;
-    - ``model_targets``: ``bboxes`` (K, 4) and ``points`` (K, P, 2), float32, in the prompt
-      frame, from ``model_boxes`` and ``model_points``;
-    - ``prompt_negatives``: ``bboxes`` (n, 4) float32 of objects that are not the target, in the
-      prompt frame, n may be 0, from ``prompt_negatives``.
+    - ``model_targets``: ``bboxes`` (K, 4) and ``points`` (K, P, 2), float32, in the model frame,
+      from ``model_boxes`` and ``model_points``;
+    - ``prompt_negatives``: ``bboxes`` (n, 4) float32 of objects other than the target, in the
+      model frame, n may be 0, from ``prompt_negatives``.
 
     Required keys: ``img``, ``prompt_img``, ``question``.
 
     Raises:
-        DatasetError: One is missing; the message names the transform that adds it.
+        DatasetError: A key is missing; the message names the transform that adds it.
     """
 
     def transform(self, results: dict) -> dict:

@@ -1,11 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Image files as people keep them -> RGB arrays in the original frame.
+"""Read image files of many kinds as RGB arrays in the original frame.
 
-Pillow, not OpenCV, because OpenCV fills the missing part of a truncated JPEG with gray and says
-nothing, and drops an alpha channel together with the choice of background. Of Pillow's formats
-only :data:`FORMATS` are read (it has a program of its own run an EPS file), and no image whose
-header promises more than ``max_pixels``. Of an animation or a file of several pages it is the
-first picture.
+This uses Pillow, because OpenCV silently fills the missing part of a truncated JPEG with gray, and
+drops an alpha channel without a choice of background. Only :data:`FORMATS` are read (for EPS,
+Pillow would run an external program), and no image whose header declares more than ``max_pixels``.
+Animations and multi-page files yield their first image.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -27,9 +26,9 @@ from ..errors import DatasetError
 
 FORMATS = {'JPEG': ('.jpg', '.jpeg'), 'PNG': ('.png', ), 'WEBP': ('.webp', ), 'BMP': ('.bmp', ),
            'TIFF': ('.tif', '.tiff'), 'GIF': ('.gif', ), 'PPM': ('.ppm', '.pgm')}
-"""Pillow's names of the formats that are read, with their usual suffixes; the content decides."""
+"""Pillow's names of the supported formats, with their usual suffixes; the content decides."""
 MAX_PIXELS = MOST_PIXELS // 2
-"""Of the largest image that is read, unless another limit is set: 89 megapixels, 256 MB as RGB."""
+"""Default limit on the size of an image: 89 megapixels, 256 MB as RGB."""
 TOO_LARGE, MISSING = 'too large image', 'missing image'
 """Kinds of :class:`DatasetError`."""
 # What Pillow's decoders raise on broken files.
@@ -41,28 +40,28 @@ _TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTO
 _SIDEWAYS = (5, 6, 7, 8)
 # The last bytes of an undamaged file, by format.
 _END_MARKS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}
-# One of these is in a PNG that says how it is turned.
+# A PNG that states its rotation contains one of these.
 _PNG_EXIF_MARKS = (b'eXIf', b'Raw profile type exif', b'XML:com.adobe.xmp')
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Turn an image of any common mode into what a viewer shows.
+    """Convert an image of any common mode to what a viewer shows.
 
-    The EXIF rotation is applied, transparency is laid over white, 16-bit gray is scaled to 8 bit
-    (Pillow's own conversion cuts it off at 255), palettes, gray and CMYK become RGB. Colour
+    The EXIF rotation is applied, transparency is composited over white, and 16-bit gray is scaled
+    to 8 bits (Pillow's own conversion clips it at 255). Palettes, gray and CMYK become RGB. Color
     profiles are not applied.
 
     Returns:
         (H, W, 3) uint8 RGB, the original frame.
 
     Raises:
-        ValueError: The image has floating point or more than 16-bit values, whose range is not
-            known.
+        ValueError: The image has floating-point values, or values of more than 16 bits, whose range
+            is unknown.
     """
     image = upright(image)
     if image.mode == 'F' or (image.mode == 'I' and not _fits_16_bit(image)):
-        raise ValueError(f'images should have up to 16 bits a channel, but got mode {image.mode}; '
-                         'save it as an 8-bit JPEG or PNG')
+        raise ValueError(f'images should have at most 16 bits per channel, but got mode '
+                         f'{image.mode}; save it as an 8-bit JPEG or PNG')
     if image.mode.startswith('I'):
         gray = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
         image = Image.fromarray(gray.astype(np.uint8))
@@ -73,26 +72,26 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image turned as its EXIF says."""
-    # Pillow's `exif_transpose` also writes the EXIF anew, which fails where that is damaged.
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    """Rotate an image as its EXIF says."""
+    # Pillow's `exif_transpose` also rewrites the EXIF, which fails if that is damaged.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if turn is None else image.transpose(turn)
 
 
 def _fits_16_bit(image: Image.Image) -> bool:
-    lowest, highest = image.getextrema()
-    return 0 <= lowest and highest <= 65535
+    lowest, highest = cast(tuple[int, int], image.getextrema())
+    return lowest >= 0 and highest <= 65535
 
 
 def check_max_pixels(limit: int) -> int:
-    """The argument ``max_pixels`` of a transform.
+    """Check and return the argument ``max_pixels`` of a transform.
 
     Raises:
-        ValueError: It is no integer from 1 to :data:`MOST_PIXELS`.
+        ValueError: It is not an integer from 1 to :data:`MOST_PIXELS`.
     """
     if type(limit) is not int or not 1 <= limit <= MOST_PIXELS:
-        raise ValueError(f'`max_pixels` should be an integer from 1 to {MOST_PIXELS:,}, above '
-                         f'which Pillow refuses, but got {limit!r}')
+        raise ValueError(f'`max_pixels` should be an integer from 1 to {MOST_PIXELS:,} (Pillow '
+                         f'refuses larger images), but got {limit!r}')
     return limit
 
 
@@ -103,14 +102,14 @@ def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndar
         (H, W, 3) uint8 RGB, the original frame.
 
     Raises:
-        DatasetError: The file is missing, truncated, no image that can be decoded, or its header
-            says that it has more than ``max_pixels``.
+        DatasetError: The file is missing or truncated, cannot be decoded as an image, or declares
+            more than ``max_pixels`` in its header.
     """
     return _decode(path, path, max_pixels)
 
 
 def read_image_if_any(path: str | os.PathLike) -> np.ndarray | None:
-    """:func:`read_image`, but None for a file that is missing or broken."""
+    """:func:`read_image`, but None if the file is missing or broken."""
     try:
         return read_image(path)
     except DatasetError:
@@ -118,7 +117,7 @@ def read_image_if_any(path: str | os.PathLike) -> np.ndarray | None:
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """:func:`read_image` for the content of a file; an error calls it ``name``."""
+    """:func:`read_image` for the content of a file, called ``name`` in errors."""
     return _decode(io.BytesIO(data), name, max_pixels)
 
 
@@ -131,7 +130,7 @@ def _decode(source: str | os.PathLike | io.BytesIO, name: str | os.PathLike,
 @contextlib.contextmanager
 def open_image(source: str | os.PathLike | BinaryIO, name: str | os.PathLike,
                max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """An image whose header was read and is fine; errors within the block are named, too.
+    """Open an image and check its header; errors inside the block name the file as well.
 
     Raises:
         DatasetError: As :func:`read_image`.
@@ -146,8 +145,8 @@ def open_image(source: str | os.PathLike | BinaryIO, name: str | os.PathLike,
 def probe_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Height and width of the original frame, from the file's header.
 
-    The pixels are decoded only where the file does not end as its format should (a download cut
-    short), to tell real damage from trailing bytes.
+    The pixels are decoded only if the file does not end as its format requires (an interrupted
+    download), to tell real damage from trailing bytes.
 
     Raises:
         DatasetError: As :func:`read_image`.
@@ -157,7 +156,7 @@ def probe_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[
 
 
 def probe_image_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """:func:`probe_image` for the content of a file; an error calls it ``name``."""
+    """:func:`probe_image` for the content of a file, called ``name`` in errors."""
     return _probe(io.BytesIO(data), name, max_pixels)
 
 
@@ -172,13 +171,14 @@ def _probe(file: BinaryIO, name: str | os.PathLike, max_pixels: int) -> tuple[in
 
 
 def _ends_properly(file: BinaryIO, image_format: str | None) -> bool:
-    """Whether the end mark of the format is there."""
+    """Whether a file ends with the end marker of its format."""
     mark = _END_MARKS.get(image_format or '')
     return mark is not None and _peek(file, -len(mark), os.SEEK_END) == mark
 
 
 def _may_be_turned(file: BinaryIO, image_format: str | None) -> bool:
-    """False for a PNG without a word of it: Pillow decodes all pixels to look behind them."""
+    """Whether a file may state a rotation. A PNG is searched for it, since Pillow would decode all
+    pixels to find metadata after them."""
     if image_format != 'PNG':
         return True
     content = _peek(file, 0, os.SEEK_SET)
@@ -186,7 +186,7 @@ def _may_be_turned(file: BinaryIO, image_format: str | None) -> bool:
 
 
 def _peek(file: BinaryIO, offset: int, whence: int) -> bytes:
-    """What a file holds from a place on; it stays where it was."""
+    """The content of a file from a position on; the current position does not change."""
     place = file.tell()
     file.seek(offset, whence)
     content = file.read()
@@ -196,7 +196,7 @@ def _peek(file: BinaryIO, offset: int, whence: int) -> bytes:
 
 @contextlib.contextmanager
 def _naming(name: str | os.PathLike, max_pixels: int) -> Iterator[None]:
-    """Turn what is raised for a broken image into a :class:`DatasetError` that names it."""
+    """Turn errors about a broken image into a :class:`DatasetError` that names it."""
     try:
         yield
     except DatasetError:
@@ -207,7 +207,7 @@ def _naming(name: str | os.PathLike, max_pixels: int) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise _too_large(name, 'far larger', max_pixels) from None
     except _UNDECODABLE as error:
-        raise DatasetError(f'{name} cannot be decoded as an image ({error}); replace it by an '
+        raise DatasetError(f'{name} cannot be decoded as an image ({error}); replace it with an '
                            f'intact copy ({", ".join(FORMATS)}), or remove it and its annotation',
                            'unreadable image') from error
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""First steps of a pipeline: the image and its masks, in the original frame."""
+"""The first steps of a pipeline: load the image and its masks, in the original frame."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .required import missing, require
 
 @TRANSFORMS.register_module()
 class LoadReasoningImage(BaseTransform):
-    """Load an image as RGB in the original frame (see :mod:`.images` for what that means).
+    """Load an image as RGB in the original frame (defined in :mod:`.images`).
 
-    Required keys: ``img_path``, or ``img`` where the image is in memory already (uint8 RGB). A
-    file's content in ``img_bytes`` takes the file's place (and is removed); ``img_path`` is then
-    what errors call it.
+    Required keys: ``img_path``, or ``img`` if the image is already in memory (uint8 RGB). The
+    content of a file in ``img_bytes`` is used instead of the file, and removed; errors then still
+    name ``img_path``.
     Added keys: ``img`` (H, W, 3) uint8 RGB, ``ori_shape`` and ``img_shape``, both (H, W).
 
     Args:
         max_pixels: No larger image is decoded. Data sets and the inferencer take this limit from
-            their pipeline, and look at all headers before work starts. At most twice the default.
+            their pipeline, and check all headers before work starts. At most twice the default.
     """
 
     def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
@@ -57,7 +57,7 @@ class LoadReasonSegMask(BaseTransform):
     """Draw the shapes of a ReasonSeg annotation in the original frame.
 
     Required keys: ``ann_path``, ``ori_shape``.
-    Added keys: ``gt_masks`` (K, H, W), K being 1, or 0 where no target is marked, and
+    Added keys: ``gt_masks`` (K, H, W), where K is 1, or 0 if no target is marked, and
     ``ignore_mask`` (H, W), bool, disjoint.
 
     Raises:
@@ -79,12 +79,12 @@ class LoadReasonSegMask(BaseTransform):
 class LoadInstanceMasks(BaseTransform):
     """Draw COCO segmentations in the original frame.
 
-    Required keys: ``ori_shape`` and ``instances``, a list (as mmdet's data sets have it) of dicts
-    with ``mask`` (:func:`mmdpad.geometry.masks.segmentation_rle`) and ``ignore_flag``; 1 marks a
-    region to leave out of the evaluation, whose ``bbox`` serves where there is no mask.
-    Added keys: ``gt_masks`` (K, H, W) bool, one of each target, K may be 0; and, where there are
-    such regions, ``ignore_mask`` (H, W) bool, without the targets' pixels. An RLE that is
-    background all over is none.
+    Required keys: ``ori_shape`` and ``instances``, a list (as in mmdet's data sets) of dicts with
+    ``mask`` (:func:`mmdpad.geometry.masks.segmentation_rle`) and ``ignore_flag``; 1 marks a region
+    that the evaluation leaves out, for which ``bbox`` can replace the mask.
+    Added keys: ``gt_masks`` (K, H, W) bool, one per target, K may be 0; and, if there are regions
+    to ignore, ``ignore_mask`` (H, W) bool, without the targets' pixels. An RLE that is all
+    background does not count as an instance.
 
     Raises:
         DatasetError: There are no instances, one has no mask, or see :func:`check_segmentation`.
@@ -111,8 +111,8 @@ def instance_rle(instance: dict, height: int, width: int, results: dict) -> dict
     """The mask of one of an item's instances.
 
     Args:
-        instance: Has ``mask`` or, if it is to be ignored (``ignore_flag``), perhaps just ``bbox``,
-            (x1, y1, x2, y2) in pixels of the original frame as of :func:`covered_pixels`.
+        instance: Has ``mask``; an ignored one (``ignore_flag``) may have only ``bbox``, (x1, y1,
+            x2, y2) in pixels of the original frame as in :func:`covered_pixels`.
         height, width: Of the image, in pixels.
         results: The item, for messages.
 
@@ -126,9 +126,9 @@ def instance_rle(instance: dict, height: int, width: int, results: dict) -> dict
         return check_segmentation(instance['mask'], height, width, results['img_path'])
     if not instance['ignore_flag']:
         raise missing(results, LoadInstanceMasks.__name__, '`mask` of each instance',
-                      'where there are only boxes take `TargetsFromBoxes` in place of '
-                      '`LoadInstanceMasks` and `TargetsFromMask`: rewards of boxes and points '
-                      'work, those of masks and mask metrics do not')
+                      'for data with boxes only, use `TargetsFromBoxes` instead of '
+                      '`LoadInstanceMasks` and `TargetsFromMask`: box and point rewards work, '
+                      'mask rewards and mask metrics do not')
     if 'bbox' not in instance:
         return None
     x1, y1, x2, y2 = covered_pixels([instance['bbox']], height, width)[0].astype(int)
@@ -138,11 +138,11 @@ def instance_rle(instance: dict, height: int, width: int, results: dict) -> dict
 
 
 def check_segmentation(segmentation: object, height: int, width: int, where: str) -> dict:
-    """:func:`mmdpad.geometry.masks.segmentation_rle` of a data set's file; ``where`` names it.
+    """:func:`mmdpad.geometry.masks.segmentation_rle` for a data set's file; ``where`` names it.
 
     Raises:
         DatasetError: It cannot be read, has another size, or its polygons mark no pixel. (An RLE
-            without one says that nothing is there.)
+            may mark none: it counts as no object.)
     """
     try:
         rle = segmentation_rle(segmentation, height, width)
@@ -156,10 +156,10 @@ def check_segmentation(segmentation: object, height: int, width: int, where: str
 
 
 def marks_pixels(rle: dict) -> bool:
-    """Whether a mask, as RLE with compressed counts, is more than background."""
+    """Whether a mask, as RLE with compressed counts, marks any pixel."""
     return bool(coco_mask.area(rle))
 
 
 def _is_drawn(segmentation: object) -> bool:
-    """Whether it is polygons."""
+    """Whether a segmentation consists of polygons."""
     return isinstance(segmentation, list) and not isinstance(segmentation[0], dict)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The truth about an item in the forms in which mmdet's metrics look for it."""
+"""The ground truth of an item in the forms that mmdet's metrics expect."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mmdpad.geometry.masks import encode_mask
 
 
 def mmdet_ground_truth(masks: np.ndarray, boxes: np.ndarray) -> dict[str, Any]:
-    """What a data sample needs as metainfo for mmdet's ``RefSegMetric`` and ``CocoMetric``.
+    """The metainfo that mmdet's ``RefSegMetric`` and ``CocoMetric`` need in a data sample.
 
-    Boxes stay as they are, both ends inclusive, like those that the model predicts. COCO takes
-    x2 - x1 for the width, so for ``CocoMetric`` a side is one pixel shorter on both sides of the
-    comparison, and an object one pixel wide or high has no area: no box matches it, its mask does.
+    Boxes keep both ends inclusive, like those that the model predicts. COCO computes the width as
+    x2 - x1, so for ``CocoMetric`` predictions and targets alike are one pixel smaller, and an
+    object one pixel wide or high has no area: no box matches it, but its mask does.
 
     Args:
-        masks: (K, H, W) bool, the objects that an item asks for; K may be 0.
+        masks: (K, H, W) bool, the target objects of an item; K may be 0.
         boxes: (K, 4) float, XYXY in pixels of the masks.
 
     Returns:
         ``gt_masks``: the union of the masks, as ``BitmapMasks`` (1, H, W); ``instances``: for each
-        mask a dict of ``bbox`` (list), ``bbox_label`` (0), ``ignore_flag`` (0) and ``mask``
+        mask a dict with ``bbox`` (list), ``bbox_label`` (0), ``ignore_flag`` (0) and ``mask``
         (COCO's RLE).
 
     Raises:

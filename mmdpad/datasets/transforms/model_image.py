@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""From the original frame to the prompt frame: the image and the targets."""
+"""Convert the image and the targets from the original frame to the model frame."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from .required import missing, require, require_masks
 
 @TRANSFORMS.register_module()
 class ModelImageResize(BaseTransform):
-    """Make the prompt image: the image at a fixed size, its aspect not kept.
+    """Create the model image: the image resized to a fixed size, without keeping its aspect ratio.
 
-    Boxes of other objects go with it, scaled and not rounded.
+    Boxes of other objects are scaled along, not rounded.
 
-    Pillow's antialiased bilinear filter, as in the published evaluation code. (The published
-    training images were made by OpenCV's area filter; where images shrink the two are close.)
+    This uses Pillow's antialiased bilinear filter, like the published evaluation code. (The
+    published training images were made with OpenCV's area filter; for downscaling, the two are
+    close.)
 
     Required keys: ``img``; optional: ``other_boxes``, K boxes XYXY in its pixels. Added keys:
     ``prompt_img`` (h, w, 3) uint8 RGB, ``model_shape`` (h, w) and, from ``other_boxes``,
-    ``prompt_negatives`` (K, 4) float32 XYXY in pixels of the prompt image.
+    ``prompt_negatives`` (K, 4) float32 XYXY in pixels of the model image.
 
     Args:
-        size: Width and height of the prompt image in pixels.
+        size: Width and height of the model image in pixels.
     """
 
     def __init__(self, size: tuple[int, int] = (840, 840)) -> None:
@@ -58,22 +59,22 @@ class ModelImageResize(BaseTransform):
 
 
 def model_image_sizes(dataset: Any) -> set[tuple[int, int]]:
-    """(width, height) of the prompt images of a data set, however wrapped."""
+    """(width, height) of the model images of a data set, however wrapped."""
     return {step.size for part in base_datasets(dataset) for step in part.pipeline.transforms
             if isinstance(step, ModelImageResize)}
 
 
 @TRANSFORMS.register_module()
 class TargetsFromMask(BaseTransform):
-    """Box and two points of each target, in the prompt frame.
+    """Box and two points of each target, in the model frame.
 
-    They are found in the original frame (:mod:`.targets`), scaled and rounded to whole pixels of
-    the prompt image, halves up, as the published training data was. So an object too thin for
-    the prompt frame keeps its targets.
+    They are computed in the original frame (:mod:`mmdpad.geometry.targets`), then scaled and
+    rounded to whole pixels of the model image, halves up, like the published training data. So
+    even an object too thin for the model frame keeps its targets.
 
     Required keys: ``gt_masks`` (K, H, W), ``ori_shape``, ``model_shape``. Added keys:
     ``model_boxes`` (K, 4) float32 XYXY, both ends inclusive, and ``model_points`` (K, 2, 2)
-    float32, (x, y); K is 0 where nothing is meant.
+    float32, (x, y); K is 0 if there is no target.
     """
 
     reads_truth = True
@@ -82,7 +83,7 @@ class TargetsFromMask(BaseTransform):
         step = type(self).__name__
         require(results, step, 'ori_shape', 'model_shape')
         masks = require_masks(results, step)
-        # Four points of each mask: both corners of its box, then the two inside.
+        # Four points per mask: both corners of its box, then the two inside it.
         found = [np.concatenate([box_from_mask(mask).reshape(2, 2), points_from_mask(mask)])
                  for mask in masks]
         _add_targets(results, np.array(found, np.float32).reshape(-1, 4, 2))
@@ -91,21 +92,20 @@ class TargetsFromMask(BaseTransform):
 
 @TRANSFORMS.register_module()
 class TargetsFromBoxes(BaseTransform):
-    """Box and center of each target, in the prompt frame, for data that has boxes and no masks.
+    """Box and center of each target, in the model frame, for data with boxes but no masks.
 
-    Scaled and rounded as in :class:`TargetsFromMask`. Rewards of boxes and points work with them;
-    those of masks (``MaskRewardHook``) and metrics of masks need :class:`LoadInstanceMasks`. The
-    center of a box may lie beside an object that is hollow or concave: leave ``PointL1Reward`` out
-    where that matters.
+    Scaled and rounded as in :class:`TargetsFromMask`. These targets support box and point rewards;
+    mask rewards (``MaskRewardHook``) and mask metrics need :class:`LoadInstanceMasks`. The center
+    of a box may not lie on an object that is hollow or concave: leave out ``PointL1Reward`` if that
+    matters.
 
-    Required keys: ``instances``, a list (as mmdet's data sets have it) of dicts with ``bbox``
-    (:func:`covered_pixels`) and ``ignore_flag``, of which 1 marks no target; ``ori_shape``,
+    Required keys: ``instances``, a list (as in mmdet's data sets) of dicts with ``bbox``
+    (:func:`covered_pixels`) and ``ignore_flag`` (1 if it is not a target); ``ori_shape``,
     ``model_shape``. Added keys: ``model_boxes`` (K, 4) float32 XYXY, both ends inclusive, and
-    ``model_points`` (K, 1, 2) float32, (x, y); K is 0 where nothing is meant.
+    ``model_points`` (K, 1, 2) float32, (x, y); K is 0 if there is no target.
 
     Raises:
-        DatasetError: A target has no box, or one that ends before it starts or lies outside of
-            the image.
+        DatasetError: A target has no box, or its box is inverted or lies outside the image.
     """
 
     reads_truth = True
@@ -118,7 +118,7 @@ class TargetsFromBoxes(BaseTransform):
         for target in targets:
             if 'bbox' not in target:
                 raise missing(results, step, '`bbox` of each instance',
-                              'take `LoadInstanceMasks` and `TargetsFromMask`')
+                              'use `LoadInstanceMasks` and `TargetsFromMask`')
             x1, y1, x2, y2 = target['bbox']
             if not (max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)):
                 raise DatasetError(
@@ -133,8 +133,8 @@ class TargetsFromBoxes(BaseTransform):
 
 
 def _add_targets(results: dict, points: np.ndarray) -> None:
-    """Targets in the prompt frame, from float32 (K, 2 + P, 2) in the original one: both corners of
-    a box, then P points."""
+    """Add targets in the model frame, from float32 (K, 2 + P, 2) in the original frame: both
+    corners of a box, then P points."""
     height, width = results['model_shape']
     scaled = scale_points(torch.from_numpy(points), results['ori_shape'], results['model_shape'])
     last = torch.tensor([width - 1, height - 1])

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Data sets without their pixels: what stands in items and masks alone."""
+"""Data sets without pixels: only items and masks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .model_image import ModelImageResize
 
 @TRANSFORMS.register_module()
 class ProbeReasoningImage(BaseTransform):
-    """Read the shape of an image from its header, in place of :class:`LoadReasoningImage`.
+    """Read the shape of an image from its header, as a replacement of :class:`LoadReasoningImage`.
 
-    Required keys: ``img_path``; a file's content in ``img_bytes`` takes the file's place (and is
-    removed). Added keys: ``ori_shape`` and ``img_shape``, both (H, W), after the EXIF rotation.
+    Required keys: ``img_path``; the content of a file in ``img_bytes`` is used instead of the file,
+    and removed. Added keys: ``ori_shape`` and ``img_shape``, both (H, W), after the EXIF rotation.
 
     Args:
-        max_pixels: See there.
+        max_pixels: As in :class:`LoadReasoningImage`.
     """
 
     def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
@@ -42,13 +42,13 @@ class ProbeReasoningImage(BaseTransform):
 
 
 def without_pixels(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a data set that gives only what stands in its items and its masks.
+    """The config of a data set that gives only its items and masks.
 
-    Of a pipeline, a wrapper's too, remain the steps between ``LoadReasoningImage``, which becomes
-    :class:`ProbeReasoningImage`, and ``ModelImageResize``.
+    Each pipeline, also in wrappers, keeps only the steps before ``ModelImageResize``, with
+    :class:`ProbeReasoningImage` instead of ``LoadReasoningImage``.
 
     Raises:
-        ValueError: A pipeline does not load an image first, or has nothing between.
+        ValueError: A pipeline does not load an image first, or has no step between the two.
     """
     return change_parts(dataset, lambda config: dict(
         config, pipeline=_steps_of_masks(config['pipeline'])) if config.get('pipeline') else config)
@@ -59,12 +59,12 @@ def _steps_of_masks(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, 
                  if is_kind(step, ModelImageResize, TRANSFORMS)), 0)
     if last < 2 or not is_kind(pipeline[0], LoadReasoningImage, TRANSFORMS):
         raise ValueError('A pipeline should start with LoadReasoningImage, then load masks, then '
-                         'ModelImageResize, so that masks can be had without pixels, but has '
-                         f'{[type_name(step) for step in pipeline]}; take a data set with masks')
+                         'ModelImageResize, so that masks can be read without pixels, but has '
+                         f'{[type_name(step) for step in pipeline]}; use a data set with masks')
     return [dict(pipeline[0], type=ProbeReasoningImage), *pipeline[1:last]]
 
 
 def pixel_limit(pipeline: Compose) -> int:
-    """``max_pixels`` of the step that loads the image; the default where there is none."""
+    """``max_pixels`` of the step that loads the image; the default if there is none."""
     return next((step.max_pixels for step in pipeline.transforms
                  if isinstance(step, (LoadReasoningImage, ProbeReasoningImage))), MAX_PIXELS)

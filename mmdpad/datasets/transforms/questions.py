@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Questions about the images of mmdet's data sets, and the instances that each means."""
+"""Questions about the images of mmdet's data sets, and the instances that each refers to."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from .required import item_name, missing, require
 
 
 class QuestionFromInstances(BaseTransform):
-    """Base of the transforms that ask about an image of one of mmdet's data sets.
+    """Base of the transforms that ask about an image from one of mmdet's data sets.
 
-    Items of mmdet's data sets are images with many ``instances``; ours are questions. In
-    :class:`mmdpad.datasets.QuestionDataset` an image has an item for each of its questions. In the
-    pipeline of a data set itself an image is asked one of them, always the same; metrics refuse
-    items of which others were left out. An image without a question is passed over in training, as
-    mmengine does where a pipeline returns None.
+    Items of mmdet's data sets are images with many ``instances``; mmdpad's are questions. In
+    :class:`mmdpad.datasets.QuestionDataset` there is an item for each question about an image. In
+    the pipeline of another data set, only one question is asked about each image, always the same
+    one; metrics refuse items with questions left out. Training skips an image without a question,
+    as mmengine does if a pipeline returns None.
 
-    As in mmdet, instances with ``ignore_flag=1`` (crowds, difficult ones) are no targets, and
-    neither are those without a polygon of three points or with a box without an area. Of these a
-    question keeps what it could mean, for ``ignore_mask``.
+    As in mmdet, instances with ``ignore_flag=1`` (crowds, difficult ones) are not targets, and
+    neither are those without a polygon of at least three points or with an empty box. A question
+    keeps those that it could refer to, for ``ignore_mask``.
 
-    Added keys: ``question``, ``texts`` (a list of it), ``text_index`` (0), ``num_targets``,
-    ``instances`` (those of the question) and, if there are others, ``not_asked``, their number.
+    Added keys: ``question``, ``texts`` (a list with the question), ``text_index`` (0),
+    ``num_targets``, ``instances`` (those of the question) and, if there are other questions,
+    ``not_asked``, their number.
 
     Args:
-        seed: Chooses the question of an image, with ``sample_idx`` of the item.
+        seed: Selects the question about an image, together with the item's ``sample_idx``.
     """
 
     reads_truth = True
@@ -44,11 +45,11 @@ class QuestionFromInstances(BaseTransform):
 
     @abstractmethod
     def list_questions(self, results: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """All questions about an image that mean at least one object, in a fixed order, each with
-        the keys that :meth:`transform` adds."""
+        """All questions about an image that have a target, in a fixed order, each with the keys
+        that :meth:`transform` adds."""
 
     def transform(self, results: dict) -> dict | None:
-        """Add the keys of one question; None where there is none."""
+        """Add the keys of one question; None if there are no questions."""
         questions = self.list_questions(results)
         if not questions:
             return None
@@ -61,15 +62,15 @@ class QuestionFromInstances(BaseTransform):
 
 @TRANSFORMS.register_module()
 class QuestionFromExpression(QuestionFromInstances):
-    """Ask a referring expression, or a caption that means all objects of an image.
+    """Ask a referring expression, or a caption that refers to all objects in an image.
 
     Required keys: ``text``, a list with an expression for each of ``instances`` (mmdet's
-    ``RefCocoDataset``), or one text for all of them (``MDETRStyleRefCocoDataset``). An image
-    without ``instances`` (``CocoCaptionDataset``) is asked each of its captions without a target,
-    which format rewards can do with and geometry rewards refuse.
+    ``RefCocoDataset``), or one text for all of them (``MDETRStyleRefCocoDataset``). For an image
+    without ``instances`` (``CocoCaptionDataset``), each caption is a question without targets:
+    format rewards work, geometric rewards raise an error.
 
     Args:
-        key: Where the text is; 'gt_caption' in ``CocoCaptionDataset``.
+        key: The key of the text; 'gt_caption' in ``CocoCaptionDataset``.
         seed: See the base class.
     """
 
@@ -78,14 +79,16 @@ class QuestionFromExpression(QuestionFromInstances):
         self.key = key
 
     def list_questions(self, results: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """
+        """One question per expression or caption.
+
         Raises:
-            DatasetError: There is no such text, or another number of expressions than instances.
+            DatasetError: There is no such text, or the numbers of expressions and instances
+                differ.
         """
         name = type(self).__name__
         if self.key not in results:
             raise missing(results, name, f'`{self.key}`',
-                          'take `QuestionFromLabel` for classes, `QuestionFromPhrase` for phrases '
+                          'use `QuestionFromLabel` for classes, `QuestionFromPhrase` for phrases '
                           "or `key='gt_caption'` for CocoCaptionDataset")
         texts, instances = results[self.key], results.get('instances')
         if isinstance(texts, str):
@@ -93,11 +96,12 @@ class QuestionFromExpression(QuestionFromInstances):
         if instances is None and self.key != 'text':  # several captions of an image
             return _questions(results, [(text, None) for text in texts], is_sentence=False)
         require(results, name, 'instances')
+        instances = results['instances']
         if results.get('custom_entities') or isinstance(texts, Mapping) or len(texts) != len(
                 instances):
             raise DatasetError(
                 f'`{self.key}` of {item_name(results)} should be one text, or one for each of its '
-                f'{len(instances)} instance(s), but is {len(texts)} name(s); take '
+                f'{len(instances)} instance(s), but is {len(texts)} name(s); use '
                 '`QuestionFromLabel` for classes', 'missing key')
         return _questions(results, zip(texts, ([item] for item in instances), strict=True),
                           is_sentence=False)
@@ -105,21 +109,21 @@ class QuestionFromExpression(QuestionFromInstances):
 
 @TRANSFORMS.register_module()
 class QuestionFromLabel(QuestionFromInstances):
-    """Ask for all instances of a category; an image has a question for each that it shows.
+    """Ask for all instances of a category; there is a question for each category in an image.
 
     Required keys: ``instances`` with ``bbox_label``, and the names of the categories: ``classes``
-    (of a :class:`mmdpad.datasets.QuestionDataset`), or ``text``, which mmdet's data sets give with
-    ``return_classes=True`` and ``ODVGDataset`` with a ``label_map_file``.
+    (from a :class:`mmdpad.datasets.QuestionDataset`), or ``text``, which mmdet's data sets provide
+    with ``return_classes=True``, and ``ODVGDataset`` with a ``label_map_file``.
 
     Args:
-        template: The question; ``{label}`` stands for the name, underscores as spaces.
-        single_instance: Ask only for categories with one instance in the image and no ignored
-            one, for models whose answer is one object (no ``several_objects``).
-        classes: Names by label, where the item does not have them.
+        template: The question; ``{label}`` is replaced by the name, with spaces for underscores.
+        single_instance: Ask only for categories with exactly one instance in the image and no
+            ignored one, for models that answer with a single object (no ``several_objects``).
+        classes: Names by label, if the item does not have them.
         seed: See the base class.
 
     Raises:
-        ValueError: The template has another field, or none.
+        ValueError: The template does not have exactly the field ``{label}``.
     """
 
     def __init__(self, template: str = '{label}', single_instance: bool = False,
@@ -135,7 +139,8 @@ class QuestionFromLabel(QuestionFromInstances):
         self.classes = classes
 
     def list_questions(self, results: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """
+        """One question per category.
+
         Raises:
             DatasetError: There are no instances, labels or names.
         """
@@ -145,7 +150,7 @@ class QuestionFromLabel(QuestionFromInstances):
         for instance in results['instances']:
             if 'bbox_label' not in instance:
                 raise missing(results, name, '`bbox_label` of each instance',
-                              'take `QuestionFromExpression` for data without labels')
+                              'use `QuestionFromExpression` for data without labels')
             by_label.setdefault(int(instance['bbox_label']), []).append(instance)
         return _questions(results, [
             (self.template.format(label=self._name(results, label)), meant)
@@ -154,8 +159,8 @@ class QuestionFromLabel(QuestionFromInstances):
             and not all(instance['ignore_flag'] for instance in meant)])
 
     def _name(self, results: Mapping[str, Any], label: int) -> str:
-        names = self.classes or results.get('classes')
-        if not names and 'sent_ids' not in results:  # with them text is a choice of the names
+        names: Any = self.classes or results.get('classes')
+        if not names and 'sent_ids' not in results:  # with them `text` has only some names
             names = results.get('text')
         try:
             found = (names or {})[str(label) if isinstance(names, Mapping) else label]
@@ -168,18 +173,19 @@ class QuestionFromLabel(QuestionFromInstances):
 
 @TRANSFORMS.register_module()
 class QuestionFromPhrase(QuestionFromInstances):
-    """Ask a phrase of a caption; it means the instances that it is grounded in.
+    """Ask a phrase of a caption; it refers to the instances that it is grounded in.
 
-    Required keys: ``instances`` and ``phrases``: of ``ODVGDataset`` for visual grounding a dict of
-    dicts with ``phrase``, by ``bbox_label``; of ``Flickr30kDataset`` a list, of which
-    ``phrase_ids`` names one for each instance.
+    Required keys: ``instances`` and ``phrases``: in ``ODVGDataset`` for visual grounding, a dict of
+    dicts with ``phrase``, by ``bbox_label``; in ``Flickr30kDataset``, a list, and ``phrase_ids``
+    has the index of a phrase for each instance.
 
     Args:
         seed: See the base class.
     """
 
     def list_questions(self, results: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """
+        """One question per distinct phrase.
+
         Raises:
             DatasetError: There are no phrases or instances.
         """
@@ -187,15 +193,15 @@ class QuestionFromPhrase(QuestionFromInstances):
         require(results, name, 'instances')
         if 'phrases' not in results:
             raise missing(results, name, '`phrases`',
-                          'take `QuestionFromLabel` for classes or `QuestionFromExpression` for '
-                          'expressions and whole captions')
+                          'use `QuestionFromLabel` for classes or `QuestionFromExpression` for '
+                          'expressions and entire captions')
         phrases, instances = results['phrases'], results['instances']
         owners = results.get('phrase_ids', [item['bbox_label'] for item in instances])
         if isinstance(phrases, Mapping):
             texts = {owner: phrase['phrase'] for owner, phrase in phrases.items()}
         else:
             texts = dict(enumerate(phrases))
-        # One text may be there several times, as several objects.
+        # The same text may occur several times, for several objects.
         grounded: dict[str, list[dict]] = {text: [] for _, text in sorted(texts.items())}
         for owner, instance in zip(owners, instances, strict=True):
             if owner not in texts:
@@ -207,12 +213,12 @@ class QuestionFromPhrase(QuestionFromInstances):
 
 def _questions(results: Mapping[str, Any], meant: Iterable[tuple[str, list[dict] | None]],
                **about: Any) -> list[dict[str, Any]]:
-    """The keys of an item's questions from their texts and instances (None: nothing is marked),
-    without those that mean only what is ignored."""
+    """The keys of an item's questions, from their texts and instances (None: nothing is marked).
+    Questions that refer only to ignored instances are left out."""
     questions = []
     for text, instances in meant:
         if not text.strip(' .'):
-            raise DatasetError(f'A question about {item_name(results)} should have text in it, but '
+            raise DatasetError(f'A question about {item_name(results)} should contain text, but '
                                f'is {text!r}; write some, or remove it', 'empty question')
         question = dict(about, question=text, texts=[text], text_index=0)
         if instances is not None:
@@ -225,8 +231,8 @@ def _questions(results: Mapping[str, Any], meant: Iterable[tuple[str, list[dict]
 
 
 def _as_mmdet_reads(instance: dict) -> dict:
-    """An instance without the polygons that mmdet's ``LoadAnnotations`` leaves out; with nothing
-    left, with an RLE that is incomplete or with a box without an area it is ignored."""
+    """An instance without the polygons that mmdet's ``LoadAnnotations`` drops. If none are left, or
+    its RLE is incomplete, or its box is empty, it is ignored."""
     mask = instance.get('mask')
     if 'bbox' in instance:
         x1, y1, x2, y2 = instance['bbox']

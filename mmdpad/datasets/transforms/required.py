@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a step of a pipeline needs from those before it, and from the data set."""
+"""Check what a pipeline step needs from earlier steps and from the data set."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ _ADDED_BY = dict(
     ori_shape='put `LoadReasoningImage` before it',
     prompt_img='put `ModelImageResize` before it',
     model_shape='put `ModelImageResize` before it',
-    question=f'put {_ASKING} before it, or take a `QuestionDataset` with one of these',
+    question=f'put {_ASKING} before it, or use a `QuestionDataset` with one of these',
     gt_masks='put `LoadInstanceMasks` (`LoadReasonSegMask` for ReasonSegDataset) before it, or '
-    'take `TargetsFromBoxes` for data without masks',
+    'use `TargetsFromBoxes` for data without masks',
     model_boxes=_TARGETS,
     model_points=_TARGETS,
-    instances='take a data set that marks objects, as CocoDataset and RefCocoDataset do '
-    '(ReasonSegDataset has `LoadReasonSegMask` for its own, SegZeroDataset `TargetsFromSolution`)',
-    ann_path='only ReasonSegDataset gives it; take `LoadInstanceMasks` for others',
-    solution='only SegZeroDataset gives it; take `TargetsFromMask` or `TargetsFromBoxes` for '
+    instances='use a data set that marks objects, as CocoDataset and RefCocoDataset do '
+    '(ReasonSegDataset needs `LoadReasonSegMask`, SegZeroDataset `TargetsFromSolution` instead)',
+    ann_path='only ReasonSegDataset has it; use `LoadInstanceMasks` for others',
+    solution='only SegZeroDataset has it; use `TargetsFromMask` or `TargetsFromBoxes` for '
     'others',
-    solution_shape='only SegZeroDataset gives it; take `TargetsFromMask` or `TargetsFromBoxes` '
+    solution_shape='only SegZeroDataset has it; use `TargetsFromMask` or `TargetsFromBoxes` '
     'for others')
 
 
 def require(results: Mapping[str, Any], step: str, *keys: str) -> None:
-    """
+    """Check that the results have all keys that a step needs.
+
     Args:
-        results: What a pipeline has so far.
+        results: The results of the pipeline so far.
         step: Name of the transform that needs the keys.
         keys: Entries of the results.
 
     Raises:
-        DatasetError: One is not there; the message names the transform that adds it.
+        DatasetError: A key is missing; the message names the transform that adds it.
     """
     for key in keys:
         if key not in results:
@@ -48,13 +49,13 @@ def require(results: Mapping[str, Any], step: str, *keys: str) -> None:
 
 
 def missing(results: Mapping[str, Any], step: str, what: str, hint: str) -> DatasetError:
-    """The error about something that an item does not have."""
+    """The error for something that an item does not have."""
     return DatasetError(f'`{step}` needs {what}, which {item_name(results)} does not have; '
                         f'{hint}', 'missing key')
 
 
 def item_name(results: Mapping[str, Any]) -> str:
-    """What messages call an item."""
+    """The name of an item in messages."""
     return f'the item of {results["img_path"]}' if 'img_path' in results else 'an item'
 
 
@@ -62,13 +63,13 @@ def require_masks(results: Mapping[str, Any], step: str) -> np.ndarray:
     """``gt_masks`` of the results.
 
     Raises:
-        DatasetError: They are not there, or not those of this package.
+        DatasetError: They are missing, or were not made by this package.
     """
     require(results, step, 'gt_masks')
     masks = results['gt_masks']
     if not isinstance(masks, np.ndarray):
         raise DatasetError(
             f'`gt_masks` of {item_name(results)} should be a bool array (K, H, W) for `{step}`, '
-            f"but is {type(masks).__name__}; put `LoadInstanceMasks` in the place of mmdet's "
+            f"but is {type(masks).__name__}; use `LoadInstanceMasks` instead of mmdet's "
             '`LoadAnnotations`', 'missing key')
     return masks

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The response that supervised training teaches."""
+"""The SFT target: the response that supervised training teaches."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from .required import require
 
 @TRANSFORMS.register_module()
 class ComposeResponse(BaseTransform):
-    """Write the ideal response to a question.
+    """Compose the SFT target, the ideal response to a question.
 
-    Required keys: ``response``, a whole text, which is taken as it is, its coordinates as well; or
-    ``think`` and ``caption`` with ``model_boxes``, ``model_points`` and ``model_shape``, which
-    are put into the form of :func:`mmdpad.prompts.format_response`, or of
+    Required keys: ``response``, a complete text, which is used unchanged, coordinates included; or
+    ``think`` and ``caption`` with ``model_boxes``, ``model_points`` and ``model_shape``, which are
+    formatted by :func:`mmdpad.prompts.format_response` or
     :func:`mmdpad.prompts.format_objects_response`. Added keys: ``response`` and
-    ``response_coordinates``, what is given here.
+    ``response_coordinates``, the argument ``coordinates``.
 
     Args:
         several_objects: The answer is a list, as in ``ReasoningSegmentor``.
         coordinates: Those that the policy writes, one of
             :data:`mmdpad.geometry.coordinates.COORDINATES`:
-            'pixels' of the prompt image for Qwen2.5-VL, 'relative_1000' for Qwen2-VL and Qwen3-VL.
+            'pixels' of the model image for Qwen2.5-VL, 'relative_1000' for Qwen2-VL and Qwen3-VL.
 
     Raises:
-        DatasetError: The item has neither, or, where the answer is one object, not one target.
+        DatasetError: The item has neither; or the answer is a single object, but the item does not
+            have exactly one target.
     """
 
     reads_truth = True
@@ -48,8 +49,8 @@ class ComposeResponse(BaseTransform):
         where = results.get('ann_path', results.get('img_path'))
         if missing:
             raise DatasetError(f'{where} lacks {" and ".join(f"`{key}`" for key in missing)} for '
-                               'supervised training; add both `think` and `caption`, or a whole '
-                               '`response`, or train without `ComposeResponse`')
+                               'supervised training; add both `think` and `caption`, or a '
+                               'complete `response`, or train without `ComposeResponse`')
         require(results, type(self).__name__, 'model_boxes', 'model_points')
         boxes, points = results['model_boxes'], results['model_points']
         if self.coordinates != 'pixels':

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Targets that the data brings along as text, where there is no mask to find them in."""
+"""Targets that the data provides as text instead of masks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from .required import require
 
 @TRANSFORMS.register_module()
 class TargetsFromSolution(BaseTransform):
-    """Box and points of each target, in the prompt frame, from a solution.
+    """Box and points of each target, in the model frame, from a solution.
 
-    They are scaled where the prompt image has another size than the frame in which the solution
-    is written, and not rounded.
+    They are scaled if the model image differs in size from the solution's frame, and not rounded.
 
     Required keys: ``solution`` (:func:`mmdpad.prompts.parse_objects_solution`),
     ``solution_shape`` (h, w) of its frame, ``model_shape``. Added keys: ``model_boxes`` (K, 4)
-    float32 XYXY and ``model_points`` (K, P, 2) float32, (x, y); P is 2 for a solution about one
-    object, 1 for a list, whose K may be 0.
+    float32 XYXY and ``model_points`` (K, P, 2) float32, (x, y). P is 2 for a solution about one
+    object, and 1 for a list, for which K may be 0.
     """
 
     reads_truth = True

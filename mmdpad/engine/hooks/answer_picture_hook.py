@@ -74,12 +74,12 @@ class AnswerPictureHook(Hook):
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                        outputs: Sequence[Any] | None = None) -> None:
         """Draw those of a batch of a validation that are chosen."""
-        self._draw(runner, 'val', data_batch, outputs)
+        self._draw(runner, 'val', data_batch, outputs or ())
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                         outputs: Sequence[Any] | None = None) -> None:
         """Draw those of a batch of a test that are chosen."""
-        self._draw(runner, 'test', data_batch, outputs)
+        self._draw(runner, 'test', data_batch, outputs or ())
 
     def _choose(self, runner: Runner, loop: Any) -> None:
         self._chosen: set[int] = set()

@@ -36,6 +36,8 @@ class AtomicCheckpointHook(CheckpointHook):
         **kwargs: Of mmengine's hook.
     """
 
+    file_backend: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._stop = StopRequest()

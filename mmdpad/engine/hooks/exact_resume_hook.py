@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -114,7 +114,7 @@ class ExactResumeHook(Hook):
 def random_state() -> RandomState:
     """The states of Python's, NumPy's and torch's generators, as plain data."""
     version, numbers, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = cast(tuple, np.random.get_state())
     state = dict(python=[version, torch.tensor(numbers), gauss],
                  numpy=[name, torch.tensor(keys.astype(np.int64)), *rest],
                  torch=torch.get_rng_state())

@@ -108,7 +108,7 @@ def _kind(decoder: nn.Module) -> str:
     return type(decoder).__name__ + (f'({variant})' if variant else '')
 
 
-def _model_image_size(dataset: Any) -> list[tuple[int, int]] | None:
+def _model_image_size(dataset: Any) -> tuple[int, int] | None:
     """Width and height of the model images; None if the pipelines do not fix the size."""
     sizes = model_image_sizes(dataset)
     return sizes.pop() if len(sizes) == 1 else None

@@ -98,7 +98,7 @@ class ResponseCacheHook(Hook):
         self._append([
             dict(key=key, id=sample.get('img_id'), question=sample.question,
                  response=sample.reasoning['response'], truncated=sample.reasoning['truncated'])
-            for key, sample in zip(self._keys, outputs, strict=True)
+            for key, sample in zip(self._keys, outputs or (), strict=True)
             if 'cached_response' not in sample])
 
     def after_test(self, runner: Runner) -> None:

@@ -80,6 +80,7 @@ class RolloutLogHook(Hook):
 def rows_of(rollout: RolloutBatch, iteration: int) -> list[dict[str, Any]]:
     """The lines of :class:`RolloutLogHook` in row order."""
     terms, signals = _rows(rollout.rewards), _rows(rollout.signals)
+    assert rollout.total_rewards is not None and rollout.advantages is not None
     totals = rollout.total_rewards.flatten().tolist()
     advantages = rollout.advantages.flatten().tolist()
     truncated = rollout.truncated.tolist()

@@ -54,8 +54,8 @@ def record_batches(dataloader: DataLoader) -> RecordedBatches | None:
         return None
     if isinstance(batches, RecordedBatches):
         return batches
-    if isinstance(getattr(batches, 'sampler', None), LengthSortedSampler):
-        batches.sampler.longest_first = True
+    if isinstance(sampler := getattr(batches, 'sampler', None), LengthSortedSampler):
+        sampler.longest_first = True
     recorded = RecordedBatches(batches)
     vars(dataloader)['batch_sampler'] = recorded  # torch refuses the assignment
     return recorded
@@ -107,7 +107,7 @@ class InDatasetOrder(Evaluator):
             metric.dataset_meta = part
 
     @property
-    def metrics(self) -> list[BaseMetric]:  # type: ignore[override]
+    def metrics(self) -> list[BaseMetric]:
         """Those of the evaluator."""
         return self.evaluator.metrics
 
@@ -170,7 +170,7 @@ def _restore(metric: BaseMetric, items: list[int] | None, size: int) -> None:
     """
     rank, processes = get_dist_info()
     known = all_gather_object(items)
-    if any(share is None for share in known):
+    if items is None or any(share is None for share in known):
         return
     if all(set(range(r, size, processes)) <= set(share) for r, share in enumerate(known)):
         own = dict(zip(items, metric.results, strict=True))

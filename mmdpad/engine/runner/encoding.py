@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 from torch.utils.data import DataLoader
 
@@ -33,9 +33,9 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
         DatasetError: The first item of a data set cannot be had, or has no question.
     """
     if isinstance(dataloader, dict):
-        dataloader = runner.build_dataloader(
+        dataloader = cast(DataLoader, runner.build_dataloader(
             dataloader, seed=runner.seed,
-            diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False))
+            diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False)))
     model = unwrap(runner.model)
     if getattr(dataloader.dataset, 'several_objects', False) and not getattr(
             model, 'several_objects', True):

@@ -24,11 +24,15 @@ class _EncodingLoop:
     """Encodes prompts in the data loader's workers, shows how far it is, and gives metrics their
     results in the order of the data set (:class:`InDatasetOrder`), whatever the sampler's."""
 
+    runner: Any
+    dataloader: Any
+    evaluator: Any
+
     def __init__(self, runner: Any, dataloader: Any, evaluator: Any, **kwargs: Any) -> None:
         if isinstance(dataloader, dict):
             dataloader = dict(dataloader, dataset=for_evaluation(dataloader['dataset']))
-        super().__init__(runner, build_encoding_dataloader(runner, dataloader), evaluator,
-                         **kwargs)
+        super().__init__(  # type: ignore[call-arg]
+            runner, build_encoding_dataloader(runner, dataloader), evaluator, **kwargs)
         if isinstance(unwrap(runner.model), ReasoningSegmentor):
             for metric in self.evaluator.metrics:
                 if reason := why_unreadable(type(metric)):
@@ -44,14 +48,14 @@ class _EncodingLoop:
             if self._batches is not None:
                 self.evaluator = InDatasetOrder(evaluator, self._batches)
                 self._stack.callback(setattr, self, 'evaluator', evaluator)
-            return super().run()
+            return super().run()  # type: ignore[misc]
 
     def run_iter(self, idx: int, data_batch: dict) -> None:
         """Evaluate one batch."""
         if idx == 0:  # after hooks have looked at the weights
             model = unwrap(self.runner.model)
             self._stack.enter_context(gathered(getattr(model, 'policy', model)))
-        super().run_iter(idx, data_batch)
+        super().run_iter(idx, data_batch)  # type: ignore[misc]
         self._bar.update(len(data_batch['data_samples']))
 
 

@@ -145,6 +145,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             refills += 1
         logs = describe_rollout(pool)
         if self.max_refills:
+            assert pool.total_rewards is not None
             logs['refills'] = float(refills)
             best_first = has_signal(pool.total_rewards).logical_not().argsort(stable=True)
             pool = pool.select(best_first[:size].tolist())
@@ -274,6 +275,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     def _is_short(self, rollout: RolloutBatch, size: int) -> bool:
         """Whether any process has fewer than ``size`` groups with a signal."""
+        assert rollout.total_rewards is not None
         missing = int(has_signal(rollout.total_rewards).sum()) < size
         return any(all_gather_object(missing))
 

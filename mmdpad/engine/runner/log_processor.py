@@ -27,6 +27,8 @@ class ShortLogProcessor(LogProcessor):
         **kwargs: As in mmengine.
     """
 
+    mean_pattern: re.Pattern
+
     def __init__(self, details: Sequence[str] = DETAILS, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.details = tuple(details)

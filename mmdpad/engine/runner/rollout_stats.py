@@ -42,6 +42,7 @@ def describe_rollout(rollout: RolloutBatch) -> dict[str, float]:
           ``repetition`` (mean over chains that are not empty; absent if all are).
     """
     rewards = rollout.total_rewards
+    assert rewards is not None
     logs = {'reward': rewards.mean(), 'reward_std': rewards.std(dim=1).mean()}
     for name, term in rollout.rewards.items():
         logs |= {f'reward/{name}': term.mean(), f'reward_std/{name}': term.std()}

@@ -69,13 +69,13 @@ class FSDP2Strategy(DDPStrategy):
     def __init__(self, *, param_dtype: str | None = None, reduce_dtype: str | None = None,
                  reshard_after_forward: bool = True, cpu_offload: bool = False,
                  full_state_dict: bool = False, **kwargs: Any) -> None:
-        precision = [name and read_dtype(f'strategy.{key}', name) for key, name in
-                     (('param_dtype', param_dtype), ('reduce_dtype', reduce_dtype))]
+        param, reduced = (read_dtype(f'strategy.{key}', name) if name else None for key, name in
+                          (('param_dtype', param_dtype), ('reduce_dtype', reduce_dtype)))
         super().__init__(**kwargs)
         if not dist.is_initialized():
             raise RuntimeError('`FSDP2Strategy` should have started processes, but got '
                                "`launcher='none'`; use tools/dist_train.sh CONFIG GPUS")
-        self.precision = MixedPrecisionPolicy(*precision, cast_forward_inputs=False)
+        self.precision = MixedPrecisionPolicy(param, reduced, cast_forward_inputs=False)
         self.reshard_after_forward = reshard_after_forward
         self.cpu_offload = cpu_offload
         self.full_state_dict = full_state_dict
@@ -86,7 +86,7 @@ class FSDP2Strategy(DDPStrategy):
                             f'got {type(model).__name__}; leave `strategy` out')
         device = get_device()
         pin = device != 'cpu'
-        options = dict(
+        options: dict[str, Any] = dict(
             mesh=dist.device_mesh.init_device_mesh(device, (dist.get_world_size(), )),
             mp_policy=self.precision,
             offload_policy=CPUOffloadPolicy(pin) if self.cpu_offload else OffloadPolicy())
@@ -221,8 +221,9 @@ def _read_parts(folder: str | Path, with_optimizer: bool = True) -> tuple[dict, 
                                 f'but has no {PLAIN_FILE}; name a folder iter_N.pth')
     checkpoint = load_safe(str(plain))
     reader = dcp.HuggingFaceStorageReader(str(folder))
+    saved: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
     parts = {name: torch.empty(about.size, dtype=about.properties.dtype)
-             for name, about in reader.read_metadata().state_dict_metadata.items()
+             for name, about in saved.items()
              if with_optimizer or not name.startswith(_OPTIMIZER)}
     dcp.load(parts, storage_reader=reader, no_dist=True)
     return checkpoint, parts | {name: parts[first]

@@ -34,7 +34,7 @@ def gathered(model: nn.Module) -> Iterator[None]:
     finally:
         for part in parts:
             part.reshard()
-            part.set_reshard_after_forward(part.reshards, recurse=False)
+            part.set_reshard_after_forward(bool(part.reshards), recurse=False)
 
 
 def shard_as(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

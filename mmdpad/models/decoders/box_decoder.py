@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A box becomes the mask of its own pixels."""
+"""A mask decoder that fills the box."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from .prompts import check_prompts
 
 @MODELS.register_module()
 class BoxDecoder(nn.Module):
-    """The mask of an object is its box, cut off at the image's border.
+    """Uses the box of an object, clipped to the image, as its mask.
 
-    For metrics of detection, and for trying things out without the weights of a segmentor. It has
-    no weights and never looks at the image's content or the points.
+    It serves detection metrics, and experiments without the weights of a segmentor. It has no
+    weights and ignores the image's content and the points.
 
-    Both ends of a box are pixels that belong to it, as
-    :func:`mmdpad.geometry.targets.box_from_mask` finds them: they are rounded to whole pixels
-    (halves up), and the mask has the columns x1, ..., x2 and the rows y1, ..., y2. So the box
-    (2, 1, 4, 2) holds 3 x 2 pixels and (2, 1, 2, 1) a single one. A box outside of the image, or
-    one with its ends in the wrong order, gives an empty mask.
+    Both ends of a box are inclusive, as in :func:`mmdpad.geometry.targets.box_from_mask`. They are
+    rounded to the nearest pixel (halves up), and the mask has the columns x1, ..., x2 and the rows
+    y1, ..., y2: the box (2, 1, 4, 2) holds 3 x 2 pixels, and (2, 1, 2, 1) a single one. A box
+    outside the image, or one with its ends in the wrong order, gives an empty mask.
     """
 
     def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +34,7 @@ class BoxDecoder(nn.Module):
             points: (N, P, 2) float, (x, y) in pixels of ``image``; not used.
 
         Returns:
-            masks (N, H, W) bool and scores (N,) float, all 1, both on the CPU.
+            Masks (N, H, W) bool and scores (N,) float, all 1, both on the CPU.
 
         Raises:
             ValueError: See :func:`check_prompts`.

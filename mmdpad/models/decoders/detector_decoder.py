@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A box and points become a mask, by whichever instance an mmdet segmentor found there."""
+"""A mask decoder that picks the best matching instance of an mmdet segmentor."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from mmdpad.utils import open_config
 from .prompted_decoder import PromptedDecoder
 
 _HINT = ('Download the checkpoint that belongs to `config` (mmdet lists them in its model zoo) '
-           'and set `checkpoint` to it; of one that you trained yourself and that cannot be read, '
-           'save the state dict alone: torch.save(torch.load(FILE, weights_only=False)'
-           '["state_dict"], NEW_FILE)')
+         'and set `checkpoint` to it; if you trained it yourself and it cannot be read, save only '
+         'its state dict: torch.save(torch.load(FILE, weights_only=False)["state_dict"], '
+         'NEW_FILE)')
 
 
 @dataclass(frozen=True)
 class Instances:
-    """What a detector found in an image, the most confident first.
+    """The instances that a detector found in an image, the most confident first.
 
     Attributes:
         masks: (n, H, W) bool on the CPU, the original frame.
@@ -47,32 +47,33 @@ class Instances:
 
 @MODELS.register_module()
 class DetectorDecoder(PromptedDecoder):
-    """A frozen instance segmentor of mmdet, whose instances are matched to boxes and points.
+    """A frozen mmdet instance segmentor, whose instances are matched to boxes and points.
 
-    It looks at an image once, without knowing what is asked. An asked object then gets the
-    instance with the highest match, in [0, 2]:
+    It runs once on each image, without knowing the boxes and points. Each requested object then
+    gets the instance with the highest match, in [0, 2]:
 
-        match = IoU(asked box, tight box of the instance's mask)
-                + share of the asked points that lie in the instance's mask
+        match = IoU(requested box, tight box of the instance's mask)
+                + share of the requested points that lie in the instance's mask
 
-    (:func:`mmdpad.geometry.boxes.box_iou`; a point lies in its nearest pixel). Of equal matches
-    the more confident instance is taken; classes play no part. Two objects may get one instance.
-    Where no instance has a match above 0, the mask is empty.
+    (:func:`mmdpad.geometry.boxes.box_iou`; a point lies in its nearest pixel). Ties go to the more
+    confident instance; classes are ignored. Two objects may get the same instance. If no instance
+    has a match above 0, the mask is empty.
 
     Args:
-        config: Of the detector: a path, a name such as
-            'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', or a whole config as a dict. It should
-            have ``model`` and ``test_dataloader``, whose pipeline prepares the images.
-        checkpoint: Weights of that detector, as mmengine saves or mmdet publishes them. None is
-            refused unless ``allow_random``.
-        cfg_options: Changes of the config, as in mmdet: ``{'model.test_cfg.rcnn.score_thr': 0.1}``.
-        score_thr: Instances with a lower score are not considered, in [0, 1].
+        config: The detector's config: a path, a name such as
+            'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', or a complete config as a dict. It
+            must have ``model`` and ``test_dataloader``, whose pipeline prepares the images.
+        checkpoint: Weights of that detector, as mmengine saves or mmdet publishes them. None is an
+            error unless ``allow_random`` is set.
+        cfg_options: Config overrides, as in mmdet: ``{'model.test_cfg.rcnn.score_thr': 0.1}``.
+        score_thr: Instances with a lower score are ignored, in [0, 1].
         allow_random: Accept ``checkpoint=None`` and use random weights; for smoke tests only.
-        cache_size: Images whose instances are kept, in main memory, n x H x W bytes each (15 MB
-            for 50 instances of a 640 x 480 image); 0 keeps none.
+        cache_size: Number of images whose instances are cached, in main memory, n x H x W bytes
+            each (15 MB for 50 instances of a 640 x 480 image); 0 disables the cache.
 
     Raises:
-        ValueError: ``config`` is no detector's, no checkpoint, or one that does not fit the model.
+        ValueError: ``config`` is not a detector's, there is no checkpoint, or it does not fit the
+            model.
         FileNotFoundError: The config or the checkpoint does not exist.
     """
 
@@ -89,7 +90,8 @@ class DetectorDecoder(PromptedDecoder):
         self.variant = Path(config).stem if isinstance(config, str) else None
         self.detector, self._pipeline = _build(_read_config(config, cfg_options))
         if state is not None:
-            # Older checkpoints hold the mean and the deviation, which the config has.
+            assert checkpoint is not None
+            # Older checkpoints hold the mean and standard deviation, which the config also has.
             state = {name: value for name, value in state.items()
                      if not name.startswith('data_preprocessor.')}
             load_strictly(self.detector, state, checkpoint, _HINT)
@@ -97,36 +99,36 @@ class DetectorDecoder(PromptedDecoder):
 
     def segment(self, image: np.ndarray, boxes: np.ndarray,
                 points: np.ndarray) -> tuple[Tensor, Tensor]:
-        """See :class:`PromptedDecoder`; both ends of a box are inclusive, and the scores are the
-        detector's confidence in the picked instance, in [0, 1] (0 with an empty mask).
+        """See :class:`PromptedDecoder`. Both ends of a box are inclusive, and the scores are the
+        detector's confidence in the chosen instance, in [0, 1] (0 with an empty mask).
 
         Raises:
-            TypeError: The detector gives no masks.
+            TypeError: The detector predicts no masks.
         """
         masks = torch.zeros(len(boxes), *image.shape[:2], dtype=torch.bool, device=self.device)
         scores = torch.zeros(len(boxes), device=self.device)
         (found, ) = self.feature_cache.lookup([image], self._detect)
         for row, match in enumerate(match_instances(found, boxes, points)):
             if match.any():
-                best = match.argmax()  # of equal ones the first, which is the most confident
+                best = match.argmax()  # the first of equal ones, which is the most confident
                 masks[row], scores[row] = found.masks[best], found.scores[best]
         return masks, scores
 
     def _detect(self, images: list[np.ndarray]) -> list[Instances]:
-        """The instances in each image (uint8 (H, W, 3), RGB)."""
-        from mmdet.apis import inference_detector  # half a second, for this decoder alone
+        """Detect the instances in each image (uint8 (H, W, 3), RGB)."""
+        from mmdet.apis import inference_detector  # takes half a second; only this decoder needs it
         self.detector.to(self.device)  # mmdet's preprocessor does not notice a parent's move
         return [self._instances(inference_detector(
             self.detector, np.ascontiguousarray(image[..., ::-1]),  # mmdet takes arrays as BGR
             test_pipeline=self._pipeline).get('pred_instances', {})) for image in images]
 
     def _instances(self, predicted: dict) -> Instances:
-        """The instances above the threshold, in order."""
+        """Keep the instances above the threshold, the most confident first."""
         if not isinstance(predicted.get('masks'), Tensor):
             raise TypeError(f'`config` should be of an instance segmentor, but a '
                             f'{type(self.detector).__name__} predicts no masks, only '
-                            f'{sorted(predicted.keys())}; take one that does (Mask R-CNN, '
-                            f'Mask2Former, RTMDet-Ins, ...), or BoxDecoder for its boxes alone')
+                            f'{sorted(predicted.keys())}; use one that does (Mask R-CNN, '
+                            f'Mask2Former, RTMDet-Ins, ...), or BoxDecoder to use boxes only')
         scores, order = predicted['scores'].cpu().sort(descending=True, stable=True)
         scores = scores[scores >= self.score_thr]
         masks = predicted['masks'].cpu().bool()[order[:len(scores)]]
@@ -134,12 +136,12 @@ class DetectorDecoder(PromptedDecoder):
 
 
 def match_instances(found: Instances, boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """How well each instance fits each asked object, see :class:`DetectorDecoder`.
+    """Score how well each instance matches each requested object, see :class:`DetectorDecoder`.
 
     Args:
         found: n instances.
         boxes: (N, 4), XYXY in pixels, both ends inclusive.
-        points: (N, P, 2), (x, y) in pixels, inside of the image.
+        points: (N, P, 2), (x, y) in pixels, inside the image.
 
     Returns:
         (N, n) float64 in [0, 2].
@@ -152,22 +154,22 @@ def match_instances(found: Instances, boxes: np.ndarray, points: np.ndarray) -> 
 
 def _read_config(config: str | dict, options: dict | None) -> Config:
     if isinstance(config, str):
-        config = get_config(config) if '::' in config else open_config(config)
+        whole: Config = get_config(config) if '::' in config else open_config(config)
     else:
-        config = Config(dict(config))
-    config.merge_from_dict(options or {})
-    missing = [name for name in ('model', 'test_dataloader') if not config.get(name)]
+        whole = Config(dict(config))
+    whole.merge_from_dict(options or {})
+    missing = [name for name in ('model', 'test_dataloader') if not whole.get(name)]
     if missing:
-        raise ValueError(f'`config` should be the whole config of a detector, but has no '
-                         f'{" and no ".join(f"`{name}`" for name in missing)}; name a config of '
-                         f'mmdet (`mmdet::...`) or the file of your own')
-    return config
+        raise ValueError(f'`config` should be the complete config of a detector, but has no '
+                         f'{" and no ".join(f"`{name}`" for name in missing)}; name an mmdet '
+                         f'config (`mmdet::...`) or your own file')
+    return whole
 
 
 def _build(config: Config) -> tuple[Module, Compose]:
-    """The detector and its test pipeline, for images in memory; names are those of its scope,
-    whatever the scope of the run that builds it."""
-    from mmdet.utils import get_test_pipeline_cfg  # brings pyplot along
+    """Build the detector and its test pipeline for images in memory, in the config's own scope,
+    regardless of the current scope."""
+    from mmdet.utils import get_test_pipeline_cfg  # imports pyplot
     pipeline = get_test_pipeline_cfg(config)
     with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdet')):
         detector = revert_sync_batchnorm(MODELS.build(config.model))

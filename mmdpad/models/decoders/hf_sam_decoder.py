@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A box and points become a mask, by SAM 2, SAM 3 or SAM-HQ of transformers."""
+"""Mask decoders for SAM 2, SAM 3 and SAM-HQ of transformers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _DTYPES = ('float32', 'bfloat16')
 
 
 class EncodedImage(NamedTuple):
-    """An image as the model has seen it.
+    """An encoded image.
 
     Attributes:
-        embeddings: Arguments of the model's ``forward`` in place of pixels, float32.
+        embeddings: Arguments of the model's ``forward`` that replace pixels, float32.
         shape: (height, width) of the resized image, without padding.
     """
 
@@ -42,7 +42,7 @@ class EncodedImage(NamedTuple):
 
 
 def check_image_dtype(dtype: str) -> None:
-    """Raises ValueError unless images can be encoded in this type."""
+    """Raise ValueError unless images can be encoded in this dtype."""
     if dtype not in _DTYPES:
         raise ValueError(f'`dtype` should be one of {_DTYPES}, but got {dtype!r}')
 
@@ -50,10 +50,10 @@ def check_image_dtype(dtype: str) -> None:
 class HFSAMDecoder(PromptedDecoder):
     """A frozen model of the SAM family, prompted by one box and some positive points per object.
 
-    Of the three masks that the model proposes, the one with the highest predicted IoU is taken.
-    The embeddings of the last images are kept, so several questions about one image encode it
-    once. Images are encoded one by one: in a batch, low bits of an image's mask would hang on the
-    images beside it.
+    Of the three masks that the model proposes, it returns the one with the highest predicted IoU.
+    Embeddings of recent images are cached, so several questions about one image encode it once.
+    Images are encoded one by one: in a batch, the low bits of an image's mask would depend on the
+    other images.
 
     A subclass names the classes of transformers and, where its model differs, overrides
     :meth:`embed`, :meth:`place` and :meth:`finish`.
@@ -61,35 +61,36 @@ class HFSAMDecoder(PromptedDecoder):
     Args:
         pretrained: A folder in Hugging Face format (config.json, weights and the files of the
             processor), or a hub name.
-        dtype: 'bfloat16' encodes images under autocast; prompts, masks and weights are float32 in
-            any case (a coordinate in bfloat16 is off by some pixels).
-        cache_size: Images whose embeddings are kept, on the decoder's device; 0 keeps none.
+        dtype: 'bfloat16' encodes images under autocast. Box and point prompts, masks and weights
+            are always float32 (a coordinate in bfloat16 is off by several pixels).
+        cache_size: Number of images whose embeddings are cached, on the decoder's device; 0
+            disables the cache.
 
     Raises:
-        ValueError: Another kind of model, weights that do not fit, or an unknown ``dtype``.
-        FileNotFoundError: ``pretrained`` looks like a path and is no such folder.
+        ValueError: The folder holds another kind of model, the weights do not fit, or ``dtype`` is
+            unknown.
+        FileNotFoundError: ``pretrained`` looks like a path and is not such a folder.
     """
 
     model_class: type[PreTrainedModel]
     processor_class: type[ProcessorMixin]
-    model_types: tuple[str, ...]  # in config.json, of the folders that hold such a model
+    model_types: tuple[str, ...]  # supported values in config.json
     example: str  # a hub name
 
     def __init__(self, pretrained: str, dtype: str = 'float32', cache_size: int = 16) -> None:
         super().__init__(cache_size)
         check_image_dtype(dtype)
         source = self.check_folder(pretrained)
-        hint = f'Download the whole folder of a model such as {self.example} again'
+        hint = f'Download the complete folder of a model such as {self.example} again'
         self.processor = from_folder(self.processor_class, source, hint)
-        self.sam = load_pretrained(self.model_class, source, hint, dtype=torch.float32)
+        self.sam: Any = load_pretrained(self.model_class, source, hint, dtype=torch.float32)
         self.dtype = dtype
         self.variant = Path(source).name
         self.freeze()
 
     def segment(self, image: np.ndarray, boxes: np.ndarray,
                 points: np.ndarray) -> tuple[Tensor, Tensor]:
-        """See :class:`PromptedDecoder`; the scores are float32, the model's own estimate of the
-        IoU."""
+        """See :class:`PromptedDecoder`. The scores are the model's own IoU estimates, float32."""
         (seen, ) = self.feature_cache.lookup([image], self._encode_images)
         shape = image.shape[:2]
         prompts = self.place(boxes, points, shape, seen.shape)
@@ -99,16 +100,25 @@ class HFSAMDecoder(PromptedDecoder):
         return self.finish(masks[:, None], shape, seen.shape)[:, 0], scores
 
     def embed(self, pixels: Tensor) -> dict[str, Any]:
-        """Arguments of the model's ``forward`` for one image, (1, 3, S, S) as the processor gives
-        it."""
+        """Encode one image, (1, 3, S, S) from the processor, as arguments of the model's
+        ``forward``."""
         return dict(image_embeddings=[
             level.float() for level in self.sam.get_image_embeddings(pixels)])
 
     def place(self, boxes: np.ndarray, points: np.ndarray, shape: tuple[int, int],
               seen: tuple[int, int]) -> dict[str, Tensor]:
-        """Boxes (N, 4) and points (N, P, 2) in pixels of an image of ``shape`` (H, W) as
-        ``input_boxes`` (1, N, 4) and, where there are any, ``input_points`` (1, N, P, 2) in pixels
-        of what the model has seen, of the shape ``seen``; without labels points are positive."""
+        """Convert boxes and points to the frame of the resized image.
+
+        Args:
+            boxes: (N, 4), XYXY in pixels of the original image.
+            points: (N, P, 2), (x, y) in pixels of the original image.
+            shape: (H, W) of the original image.
+            seen: (height, width) of the resized image, without padding.
+
+        Returns:
+            ``input_boxes`` (1, N, 4) and, if there are any points, ``input_points`` (1, N, P, 2).
+            Points without labels are positive.
+        """
         prompts = dict(input_boxes=[boxes.tolist()])
         if points.size:
             prompts['input_points'] = [points.tolist()]
@@ -116,12 +126,12 @@ class HFSAMDecoder(PromptedDecoder):
         return {name: placed[name] for name in prompts}
 
     def finish(self, masks: Tensor, shape: tuple[int, int], seen: tuple[int, int]) -> Tensor:
-        """Masks (N, 1, h, w) of the model as bool (N, 1, H, W) of an image of ``shape`` (H, W)
-        that the model has seen in the shape ``seen``."""
+        """Convert the model's masks (N, 1, h, w) to bool (N, 1, H, W) in the original frame; the
+        shapes are as in :meth:`place`."""
         return self.processor.post_process_masks([masks], [shape])[0]
 
     def _encode_images(self, images: list[np.ndarray]) -> list[EncodedImage]:
-        """Each image (uint8 (H, W, 3), RGB), one by one."""
+        """Encode each image (uint8 (H, W, 3), RGB), one by one."""
         seen = []
         for image in images:
             inputs = self.processor(images=image, return_tensors='pt',
@@ -131,12 +141,13 @@ class HFSAMDecoder(PromptedDecoder):
             with torch.autocast(self.device.type, torch.bfloat16,
                                 enabled=self.dtype == 'bfloat16'):
                 embeddings = self.embed(pixels)
-            seen.append(EncodedImage(embeddings, tuple(int(side) for side in shape)))
+            height, width = map(int, shape)
+            seen.append(EncodedImage(embeddings, (height, width)))
         return seen
 
     @classmethod
     def check_folder(cls, pretrained: str) -> str:
-        """A folder or hub name as transformers takes it, looked at before weights are read.
+        """Check a folder or hub name before weights are read, and return it for transformers.
 
         Raises:
             FileNotFoundError, ValueError: As for the class.
@@ -147,20 +158,20 @@ class HFSAMDecoder(PromptedDecoder):
             raise ValueError(
                 f'`model.decoder.pretrained` of {cls.__name__} should be a model of type '
                 f'{" or ".join(cls.model_types)}, such as {cls.example}, but {source!r} is of '
-                f'type {found!r}; name such a folder, or take the decoder of that type')
+                f'type {found!r}; name such a folder, or use the decoder for that type')
         check_files(source, folder, tokenizer=False)
         return source
 
 
 @MODELS.register_module()
 class SAM2Decoder(HFSAMDecoder):
-    """A frozen SAM 2 or 2.1, Hiera tiny to large; arguments as of :class:`HFSAMDecoder`.
+    """A frozen SAM 2 or 2.1, Hiera tiny to large. See :class:`HFSAMDecoder` for the arguments.
 
-    The published folders (``facebook/sam2-hiera-large`` is the paper's) are of the video model.
-    Its memory, which single images do not need, is left in the file: the weights named
-    ``memory_*``, ``mask_downsample*``, ``object_pointer_proj*``,
+    The published folders (``facebook/sam2-hiera-large`` is the paper's) hold the video model. Its
+    memory weights, which single images do not need, are not loaded: ``memory_*``,
+    ``mask_downsample*``, ``object_pointer_proj*``,
     ``temporal_positional_encoding_projection_layer*``, ``no_memory_positional_encoding``,
-    ``no_object_pointer`` and ``occlusion_spatial_embedding_parameter``. Anything else that the
+    ``no_object_pointer`` and ``occlusion_spatial_embedding_parameter``. Any other weight that the
     image model lacks is an error.
 
     The embeddings of an image take 17 MB.
@@ -174,13 +185,12 @@ class SAM2Decoder(HFSAMDecoder):
 
 @MODELS.register_module()
 class SAM3Decoder(HFSAMDecoder):
-    """SAM 3's frozen tracker on single images, its part that takes boxes and points; arguments as
-    of :class:`HFSAMDecoder`.
+    """SAM 3's frozen tracker, the part that takes boxes and points, on single images.
 
-    The published folder, ``facebook/sam3``, holds the whole model. The tracker shares the
-    detector's image encoder and has a neck of its own; left in the file are the rest of the
-    detector (``detector_model.*``) and the memory, in the names that :class:`SAM2Decoder` lists.
-    Anything else that the tracker lacks is an error.
+    See :class:`HFSAMDecoder` for the arguments. The published folder, ``facebook/sam3``, holds the
+    complete model. The tracker shares the detector's image encoder and has its own neck. The rest
+    of the detector (``detector_model.*``) and the memory weights, which have the names that
+    :class:`SAM2Decoder` lists, are not loaded. Any other weight that the tracker lacks is an error.
 
     The embeddings of an image take 21 MB.
     """
@@ -193,10 +203,11 @@ class SAM3Decoder(HFSAMDecoder):
 
 @MODELS.register_module()
 class SAMHQDecoder(HFSAMDecoder):
-    """A frozen SAM-HQ (arXiv 2306.01567), ViT-B to ViT-H; arguments as of :class:`HFSAMDecoder`.
+    """A frozen SAM-HQ (arXiv 2306.01567), ViT-B to ViT-H. See :class:`HFSAMDecoder` for the
+    arguments.
 
-    Its masks are the sums of the best proposal's logits and those of the high-quality token, which
-    is transformers' default; the authors' predictor does the same.
+    Its mask logits are the sum of the best proposal's logits and those of the high-quality token,
+    which is transformers' default; the authors' predictor does the same.
 
     The embeddings of an image take 17 MB (ViT-B) to 25 MB (ViT-H).
     """
@@ -208,12 +219,12 @@ class SAMHQDecoder(HFSAMDecoder):
 
     def embed(self, pixels: Tensor) -> dict[str, Any]:
         image, layers = self.sam.get_image_embeddings(pixels)
-        # Of the layers with global attention the mask decoder reads only the first.
+        # The mask decoder reads only the first of the layers with global attention.
         return dict(image_embeddings=image.float(), intermediate_embeddings=[layers[0].float()])
 
     def place(self, boxes: np.ndarray, points: np.ndarray, shape: tuple[int, int],
               seen: tuple[int, int]) -> dict[str, Tensor]:
-        # As its processor does, which cannot be asked without an image: in float64.
+        # The same as its processor, which needs an image for this: in float64.
         scale = np.array([seen[1] / shape[1], seen[0] / shape[0]])
         boxes = boxes.astype(np.float32).reshape(-1, 2, 2) * scale
         return dict(input_boxes=torch.from_numpy(boxes.reshape(1, -1, 4)),

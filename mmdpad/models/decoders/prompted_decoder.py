@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What decoders that look at the image do around it."""
+"""The base class of decoders that take box and point prompts for an image."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmdpad.models.retry_on_oom import retry_on_oom
 
 from .prompts import check_prompts, clip_prompts
 
-# Objects that are segmented at once: three proposals of each in the image's size are in memory.
+# Objects that are segmented at once; each has three full-size proposals in memory.
 _AT_ONCE = 16
 
 
 class PromptedDecoder(FrozenModule, ABC):
-    """A frozen model that is prompted by one box and some positive points per object."""
+    """A frozen model, prompted by one box and some positive points per object."""
 
     @torch.no_grad()
     def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,20 +33,20 @@ class PromptedDecoder(FrozenModule, ABC):
                 [0, W - 1] x [0, H - 1].
 
         Returns:
-            masks (N, H, W) bool and scores (N,) float, as :meth:`segment` says, both on the
-            decoder's device.
+            Masks (N, H, W) bool and scores (N,) float, see :meth:`segment`, both on the decoder's
+            device.
 
         Raises:
             ValueError: See :func:`check_prompts`.
             NonFiniteError: A score is NaN or infinite, so its mask would be arbitrary.
         """
-        boxes, points = check_prompts(image, boxes, points)
-        if not len(boxes):
+        xyxy, xy = check_prompts(image, boxes, points)
+        if not len(xyxy):
             return (torch.zeros(0, *image.shape[:2], dtype=torch.bool, device=self.device),
                     torch.zeros(0, device=self.device))
-        boxes, points = clip_prompts(boxes, points, image.shape[:2])
-        parts = retry_on_oom(lambda part: self.segment(image, boxes[part], points[part]),
-                             len(boxes), f'The decoder ({type(self).__name__})', _AT_ONCE)
+        xyxy, xy = clip_prompts(xyxy, xy, image.shape[:2])
+        parts = retry_on_oom(lambda part: self.segment(image, xyxy[part], xy[part]),
+                             len(xyxy), f'The decoder ({type(self).__name__})', _AT_ONCE)
         masks, scores = map(torch.cat, zip(*parts, strict=True))
         rows = scores.isfinite().logical_not().nonzero()
         if rows.numel():
@@ -55,21 +55,28 @@ class PromptedDecoder(FrozenModule, ABC):
             self.feature_cache.clear()  # to encode the image again
             raise NonFiniteError(
                 f'The decoder ({type(self).__name__}) should give finite scores, but that of box '
-                f'{[round(x, 1) for x in boxes[row].tolist()]} is {float(scores[row])}. '
-                + diagnose(self, lambda: self.segment(image, boxes[part], points[part]),
+                f'{[round(x, 1) for x in xyxy[row].tolist()]} is {float(scores[row])}. '
+                + diagnose(self, lambda: self.segment(image, xyxy[part], xy[part]),
                            '`model.decoder.dtype`'))
         return masks, scores
 
     @abstractmethod
     def segment(self, image: np.ndarray, boxes: np.ndarray,
                 points: np.ndarray) -> tuple[Tensor, Tensor]:
-        """:meth:`forward` for N > 0 objects, with float64 arrays of boxes and points that are
-        checked and clipped."""
+        """As :meth:`forward`, for N > 0 objects, with checked and clipped boxes and points as
+        float64 arrays."""
 
 
 def best_of(masks: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Of K proposals for each of N objects, masks (N, K, ...) with scores (N, K), those with the
-    highest score: (N, ...) and (N,)."""
+    """Choose the proposal with the highest score for each of N objects.
+
+    Args:
+        masks: (N, K, ...), K proposals per object.
+        scores: (N, K).
+
+    Returns:
+        The masks (N, ...) and scores (N,) of the best proposals.
+    """
     best = scores.argmax(dim=1)
     rows = torch.arange(len(best), device=scores.device)
     return masks[rows, best], scores[rows, best]

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What every mask decoder is asked with: an image, a box and points for each object."""
+"""Checks of the inputs of every mask decoder: an image, and a box and points for each object."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 def check_prompts(image: np.ndarray, boxes: Tensor,
                   points: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes and points as arrays, after a look at all three.
+    """Check an image, boxes and points; return boxes and points as arrays.
 
     Args:
         image: uint8 (H, W, 3), RGB, the original frame.
@@ -18,10 +18,10 @@ def check_prompts(image: np.ndarray, boxes: Tensor,
         points: (N, P, 2) float, (x, y) in pixels of ``image``.
 
     Returns:
-        float64 arrays (N, 4) and (N, P, 2) of the same numbers.
+        The boxes (N, 4) and points (N, P, 2) as float64 arrays.
 
     Raises:
-        ValueError: Wrong type or shape of the image, boxes or points, or a coordinate is NaN.
+        ValueError: The image, boxes or points have the wrong type or shape, or a coordinate is NaN.
     """
     if (not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3
             or image.shape[2] != 3 or image.size == 0):
@@ -42,8 +42,8 @@ def check_prompts(image: np.ndarray, boxes: Tensor,
 
 def clip_prompts(boxes: np.ndarray, points: np.ndarray,
                  shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (N, 4) clipped to [0, W] x [0, H] and points (N, P, 2) to [0, W - 1] x [0, H - 1], for
-    an image of ``shape`` (H, W)."""
+    """Clip boxes (N, 4) to [0, W] x [0, H] and points (N, P, 2) to [0, W - 1] x [0, H - 1], for an
+    image of ``shape`` (H, W)."""
     height, width = shape
     return (boxes.clip(0, [width, height, width, height]),
             points.clip(0, [width - 1, height - 1]))

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A box and points become a mask, by segment-anything."""
+"""A mask decoder for segment-anything models."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mmdpad.registry import MODELS
 from .prompted_decoder import PromptedDecoder, best_of
 
 _HINT = ('Download a checkpoint of the same model as `model` (for vit_h that is '
-           'sam_vit_h_4b8939.pth, see the README of segment-anything) and set `checkpoint` to it')
-# What SamPredictor knows of its image.
+         'sam_vit_h_4b8939.pth, see the README of segment-anything) and set `checkpoint` to it')
+# Attributes of SamPredictor that belong to its image.
 _IMAGE_STATE = ('features', 'original_size', 'input_size', 'is_image_set')
 
 
@@ -27,20 +27,20 @@ _IMAGE_STATE = ('features', 'original_size', 'input_size', 'is_image_set')
 class SAMDecoder(PromptedDecoder):
     """A frozen segment-anything model, prompted by one box and some positive points per object.
 
-    Of the three masks that SAM proposes, the one with the highest predicted IoU is taken. The
-    embeddings of the last images are kept, so several questions about one image encode it once.
+    Of the three masks that SAM proposes, it returns the one with the highest predicted IoU.
+    Embeddings of recent images are cached, so several questions about one image encode it once.
 
     Args:
-        model: A name of ``segment_anything.sam_model_registry``, or ``vit_shapes``, the toy one
+        model: A name in ``segment_anything.sam_model_registry``, or ``vit_shapes``, the toy SAM
             (:mod:`mmdpad.toy.sam`).
-        checkpoint: State dict of that model (``.pth`` or ``.safetensors``; stored in half
-            precision it is converted to float32). None is refused unless ``allow_random``.
+        checkpoint: State dict of that model (``.pth`` or ``.safetensors``; half precision is
+            converted to float32). None is an error unless ``allow_random`` is set.
         allow_random: Accept ``checkpoint=None`` and use random weights; for smoke tests only.
-        cache_size: Images whose embeddings are kept, on the decoder's device: 4 MB each for all of
-            SAM's own models, 64 MB for the default number; 0 keeps none.
+        cache_size: Number of images whose embeddings are cached, on the decoder's device: 4 MB
+            each for all of SAM's own models, 64 MB for the default; 0 disables the cache.
 
     Raises:
-        ValueError: Unknown model name, no checkpoint, or one that does not fit the model.
+        ValueError: The model name is unknown, there is no checkpoint, or it does not fit the model.
         FileNotFoundError: The checkpoint does not exist.
     """
 
@@ -51,10 +51,11 @@ class SAMDecoder(PromptedDecoder):
                  cache_size: int = 16) -> None:
         super().__init__(cache_size)
         check_name(model)
-        # The file is read first: building a large model takes seconds, a wrong path none.
+        # Read the file first, so that a wrong path fails before a large model is built.
         state = read_checkpoint(checkpoint, _HINT, allow_random)
         self.sam = sam_model_registry[model]()
         if state is not None:
+            assert checkpoint is not None
             load_strictly(self.sam, state, checkpoint, _HINT)
         self.variant = model
         self.freeze()
@@ -63,8 +64,8 @@ class SAMDecoder(PromptedDecoder):
 
     def segment(self, image: np.ndarray, boxes: np.ndarray,
                 points: np.ndarray) -> tuple[Tensor, Tensor]:
-        """See :class:`PromptedDecoder`; the scores are SAM's own estimate of the IoU (near [0, 1],
-        not clipped)."""
+        """See :class:`PromptedDecoder`. The scores are SAM's own IoU estimates (near [0, 1], not
+        clipped)."""
         self._set_image(image)
         shape, transform = image.shape[:2], self._predictor.transform
         masks, scores, _ = self._predictor.predict_torch(
@@ -78,7 +79,7 @@ class SAMDecoder(PromptedDecoder):
         vars(self._predictor).update(state)
 
     def _encode(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
-        """The predictor's state with each image."""
+        """Encode each image and return the predictor's state for it."""
         states = []
         for image in images:
             self._predictor.set_image(image)
@@ -90,14 +91,14 @@ class SAMDecoder(PromptedDecoder):
 
 
 def check_name(model: str) -> None:
-    """Raises ValueError unless this is a name of ``segment_anything.sam_model_registry``."""
+    """Raise ValueError unless this is a name in ``segment_anything.sam_model_registry``."""
     if model not in sam_model_registry:
-        raise ValueError(f'`model` should be one of {sorted(sam_model_registry)} (names of '
+        raise ValueError(f'`model` should be one of {sorted(sam_model_registry)} (names in '
                          f'segment_anything.sam_model_registry), but got {model!r}')
 
 
 class _AtLeastAPixel(ResizeLongestSide):
-    """segment-anything's transform, by which the short side of a very long image becomes 0."""
+    """segment-anything's transform, but every side of a resized image has at least one pixel."""
 
     @staticmethod
     def get_preprocess_shape(*shape: int) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How well one caption fits what it is about."""
+"""Compares a caption with its region and with the whole image."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mmdpad.geometry.regions import crop
 def caption_fit(discriminator: Callable[[Sequence[np.ndarray], Sequence[str | None]], Tensor],
                 image: np.ndarray, box: Sequence[float], caption: str | None,
                 region_margin: float = 0.0) -> tuple[float, float] | None:
-    """Similarities of a caption with a region and with the whole image, S1 and S2 of R_dpad.
+    """Compute a caption's similarity to a region and to the whole image, S1 and S2 of R_dpad.
 
     Args:
-        discriminator: Maps P pictures and N captions to (P, N) cosines, see ``CLIPDiscriminator``.
+        discriminator: Maps P images and N captions to (P, N) cosines, see ``CLIPDiscriminator``.
         image: uint8 (H, W, 3), RGB.
         box: XYXY in pixels of ``image``.
-        caption: A text or None.
+        caption: The caption, or None.
         region_margin: As in :class:`DiscriminativeOptions`.
 
     Returns:
-        Two cosines in [-1, 1]; None where there is nothing to compare: the box is not finite or has
-        no area in the image, or the caption is missing, says nothing or is too long for the model.
+        Two cosines in [-1, 1]. None if there is nothing to compare: the box is not finite or has
+        no area in the image, or the caption is missing, empty or too long for the model.
     """
     if not all(map(math.isfinite, box)) or not overlaps(box, image.shape[:2]):
         return None

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The length of a caption in the tokens of a CLIP model, and whether it can be scored."""
+"""Counts a caption's CLIP tokens, and checks whether it can be scored."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from open_clip.tokenizer import (
 )
 from torch import Tensor
 
-# A text with more characters per available token than any vocabulary's entry has cannot fit, and is
-# not tokenized at all.
+# No vocabulary has entries longer than this, so a text with more characters per available token
+# cannot fit, and is not tokenized at all.
 _MAX_CHARS_PER_TOKEN = 64
 
 
 class CaptionTokens:
-    """open_clip's tokenizer, which cuts long texts, with the length that it does not tell.
+    """Wraps open_clip's tokenizer, which truncates long texts, and adds their full token counts.
 
     Args:
-        tokenizer: What ``open_clip.get_tokenizer`` gives.
-        model_context: Positions of the model's text tower, if known; the smaller of this and the
-            tokenizer's own limit counts (77 for OpenAI's models, start and end included).
+        tokenizer: A tokenizer from ``open_clip.get_tokenizer``.
+        model_context: Number of positions of the model's text tower, if known. The smaller of this
+            and the tokenizer's own limit applies (77 for OpenAI's models, with start and end).
     """
 
     def __init__(self, tokenizer: SimpleTokenizer | HFTokenizer | SigLipTokenizer,
@@ -39,7 +39,7 @@ class CaptionTokens:
         return self._tokenizer(texts)
 
     def count(self, text: str) -> int:
-        """Tokens of a text with start and end tokens, before anything is cut off."""
+        """Count the tokens of a text, with start and end tokens, before truncation."""
         tokenizer = self._tokenizer
         if isinstance(tokenizer, SimpleTokenizer):
             return len(self._encode(text)) + 2
@@ -48,21 +48,21 @@ class CaptionTokens:
         return len(self._encode(text, add_special_tokens=True))
 
     def _encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Token ids of a text, cleaned as open_clip does."""
+        """Clean a text as open_clip does, and return its token ids."""
         tokenizer = self._tokenizer
         if isinstance(tokenizer, SimpleTokenizer):
             return tokenizer.encode(text)
         clean = (tokenizer.clean_fn if isinstance(tokenizer, HFTokenizer) else
                  lambda text: canonicalize_text(basic_clean(text)))
-        # Not verbose: whether a text is too long for the model is just the question.
+        # Not verbose: no warning about long texts, since the caller checks the length.
         return tokenizer.tokenizer(clean(text), add_special_tokens=add_special_tokens,
                                    verbose=False).input_ids
 
     def fits(self, text: str | None) -> bool:
-        """Whether a text says something, is not longer than the context, and is read to its end.
+        """Whether a text is not empty, fits in the context, and is read to its end.
 
-        A text that holds a special token, such as '<end_of_text>', is not: the model would not see
-        what follows it.
+        A text with a special token, such as '<end_of_text>', does not fit: the model would not see
+        what follows the token.
         """
         if text is None:
             return False
@@ -74,10 +74,10 @@ class CaptionTokens:
 
 
 def _special_ids(tokenizer: SimpleTokenizer | HFTokenizer | SigLipTokenizer) -> frozenset[int]:
-    """Tokens that no word has: start, end, padding and the like, but not the unknown word.
+    """Special tokens such as start, end and padding, but not the unknown word.
 
     Raises:
-        TypeError: It is none of open_clip's tokenizers.
+        TypeError: The tokenizer is none of open_clip's.
     """
     if isinstance(tokenizer, SimpleTokenizer):
         return frozenset(tokenizer.all_special_ids)

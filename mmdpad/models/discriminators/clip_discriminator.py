@@ -1,10 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How well captions fit pictures, by a frozen CLIP model."""
+"""Compares captions with images by a frozen CLIP model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,29 +22,29 @@ _NAME = 'The discriminator (CLIP)'
 
 @MODELS.register_module()
 class CLIPDiscriminator(FrozenModule):
-    """Cosine similarities of pictures and captions.
+    """Computes cosine similarities of images and captions.
 
     Args:
         model_name: An architecture of ``open_clip.list_models()``, 'local-dir:PATH' (a folder with
             ``open_clip_config.json`` and weights) or 'hf-hub:ORG/REPO'. The default with
             ``pretrained='openai'`` is the published choice, CLIP ViT-B/32.
         pretrained: A tag of that architecture or a local weights file; None for the two prefixes.
-            A tag's activation is set here. A file with weights of OpenAI, MetaCLIP or DFN needs the
-            '-quickgelu' variant of the architecture, and is refused by another one where its name
-            or content tells.
-        precision: 'fp32', 'fp16', 'bf16', 'pure_fp16' or 'pure_bf16', as open_clip means them.
-            Cosines are float32 in any case.
-        context_length: Positions of the text tower, for a weights file that has another number
-            than the architecture (248 for Long-CLIP on 'ViT-B-16-quickgelu').
-        quick_gelu: The activation: QuickGELU (True) or GELU (False), whatever the architecture, tag
-            or file says; None believes them.
+            For a tag, the right activation is set. A file with weights of OpenAI, MetaCLIP or DFN
+            needs the '-quickgelu' variant of the architecture; any other variant is an error if
+            the file's name or content reveals this.
+        precision: 'fp32', 'fp16', 'bf16', 'pure_fp16' or 'pure_bf16', as in open_clip. Cosines are
+            always float32.
+        context_length: Number of positions of the text tower, for a weights file that differs from
+            the architecture (248 for Long-CLIP on 'ViT-B-16-quickgelu').
+        quick_gelu: The activation, QuickGELU (True) or GELU (False); overrides the architecture,
+            tag and file. None uses theirs.
         allow_random: Accept missing weights and use random ones; for smoke tests only.
-        cache_size: Pictures whose features are kept from call to call, so that a picture that
-            comes again is neither preprocessed nor encoded; 0 keeps none. A feature takes 4 bytes
-            a dimension in main memory: 2 KB for ViT-B/32, 16 MB for the default number.
+        cache_size: Number of images whose features are cached between calls, so that a repeated
+            image is neither preprocessed nor encoded again; 0 disables the cache. A feature takes
+            4 bytes per dimension in main memory: 2 KB for ViT-B/32, 16 MB for the default size.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: see :func:`load_open_clip`.
+        ValueError, FileNotFoundError, RuntimeError: See :func:`load_open_clip`.
     """
 
     def __init__(self,
@@ -55,11 +56,12 @@ class CLIPDiscriminator(FrozenModule):
                  allow_random: bool = False,
                  cache_size: int = 8192) -> None:
         super().__init__(cache_size)
-        # Here, because most who import mmdpad.models build no CLIP, and open_clip brings timm.
+        # Imported here, since most users of mmdpad.models build no CLIP and open_clip imports timm.
         import open_clip
 
         from .caption_tokens import CaptionTokens
         from .open_clip_loading import load_open_clip
+        self.clip: Any
         self.clip, self._preprocess, tokenizer = load_open_clip(
             model_name, pretrained, precision, allow_random, context_length, quick_gelu)
         self._preprocessing = repr(sorted(self.clip.visual.preprocess_cfg.items()))
@@ -68,49 +70,51 @@ class CLIPDiscriminator(FrozenModule):
         self.freeze()
 
     @torch.no_grad()
-    def forward(self, pictures: Sequence[np.ndarray], captions: Sequence[str | None]) -> Tensor:
-        """Compare every picture with every caption.
+    def forward(self, images: Sequence[np.ndarray], captions: Sequence[str | None]) -> Tensor:
+        """Compare every image with every caption.
 
-        Every distinct picture that is not in the cache is encoded once, the distinct captions in
-        one batch; equal pictures have exactly equal cosines.
+        Each distinct image that is not cached is encoded once, and the distinct captions in one
+        batch. Equal images have exactly equal cosines.
 
         Args:
-            pictures: P uint8 arrays (h, w, 3), RGB; sizes may differ.
-            captions: N texts or None.
+            images: P uint8 arrays (h, w, 3), RGB; sizes may differ.
+            captions: N captions, None where one is missing.
 
         Returns:
             (P, N) float32 cosines in [-1, 1] on the CPU. The column of a caption that is missing,
-            says nothing or is longer than the model's context is NaN.
+            empty or longer than the model's context is NaN.
 
         Raises:
             NonFiniteError: Features are NaN or infinite.
         """
-        texts = [text for text in dict.fromkeys(captions) if self.tokens.fits(text)]
-        cosines = torch.full((len(pictures), len(texts) + 1), math.nan)  # the last: unusable
-        if len(pictures) and texts:
-            images = self.feature_cache.lookup(pictures, self._encode_pictures)
-            cosines[:, :-1] = _cosines(images, self._encode_texts(texts))
-        column = {text: number for number, text in enumerate(texts)}
+        texts = [text for text in dict.fromkeys(captions)
+                 if text is not None and self.tokens.fits(text)]
+        cosines = torch.full((len(images), len(texts) + 1), math.nan)  # the last: unusable
+        if len(images) and texts:
+            features = self.feature_cache.lookup(images, self._encode_images)
+            cosines[:, :-1] = _cosines(features, self._encode_texts(texts))
+        column: dict[str | None, int] = {text: number for number, text in enumerate(texts)}
         return cosines[:, [column.get(text, -1) for text in captions]]
 
-    def _encode_pictures(self, pictures: list[np.ndarray]) -> list[Tensor]:
-        """A unit vector (D,), float32, on the CPU, for each picture.
+    def _encode_images(self, images: list[np.ndarray]) -> list[Tensor]:
+        """Encode each image as a unit vector (D,), float32, on the CPU.
 
-        On a CPU one by one, which takes some 40 % longer: in a batch a picture's last bits depend
-        on the others, so on what the cache holds, and a resumed run begins with an empty one.
+        On a CPU, images are encoded one by one, which takes about 40 % longer. In a batch, an
+        image's last bits depend on the other images, and so on what is cached; a resumed run starts
+        with an empty cache.
         """
         most = 1 if self.device.type == 'cpu' else None
-        pixels = to_pixels(pictures, self._preprocess, self._preprocessing)
+        pixels = to_pixels(images, self._preprocess, self._preprocessing)
 
         def encode(part: slice) -> Tensor:
             return _unit(self.clip.encode_image(pixels[part].to(self.device, self._input_dtype)))
 
-        features = torch.cat(retry_on_oom(encode, len(pictures), _NAME, most))
-        self._check(features, encode, 'a picture')
+        features = torch.cat(retry_on_oom(encode, len(images), _NAME, most))
+        self._check(features, encode, 'an image')
         return [feature.clone() for feature in features]
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
-        """Unit vectors (len(texts), D), float32, on the CPU."""
+        """Encode texts as unit vectors (len(texts), D), float32, on the CPU."""
         from .text_tower import encode_text
         tokens = self.tokens(texts)
 
@@ -122,19 +126,20 @@ class CLIPDiscriminator(FrozenModule):
         return features
 
     def _check(self, features: Tensor, encode: Callable[[slice], Tensor], what: str) -> None:
-        """Refuse NaN, since that stands for the cosine of an unusable caption."""
+        """Refuse NaN, which is reserved for the cosines of unusable captions."""
         rows = features.isfinite().all(dim=1).logical_not().nonzero()
         if rows.numel():
             row = int(rows[0])
             raise NonFiniteError(
-                f'{_NAME} should have finite features of {what}, but they are not. '
+                f'{_NAME} should give finite features of {what}, but some are not. '
                 + diagnose(self.clip, lambda: encode(slice(row, row + 1)), '`precision`'))
 
 
 def _cosines(images: list[Tensor], texts: Tensor) -> Tensor:
-    """(P, N) of P unit vectors (D,) and N unit vectors (N, D).
+    """Cosines (P, N) of P unit vectors (D,) and N unit vectors (N, D).
 
-    One product for each distinct object: within a matrix product, equal rows may round differently.
+    Computes one product per distinct object, since equal rows of a matrix product may round
+    differently.
     """
     rows = {id(image): texts @ image for image in images}
     return torch.stack([rows[id(image)] for image in images]).clamp(-1, 1)

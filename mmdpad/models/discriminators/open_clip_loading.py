@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Build an open_clip model with its preprocessing and tokenizer, or say what is in the way."""
+"""Builds an open_clip model with its preprocessing and tokenizer, or explains what is missing."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from .tokenizer_file import warn_of_other_tokens
 _PRECISIONS = ('fp32', 'fp16', 'bf16', 'pure_fp16', 'pure_bf16')
 _LOCAL, _HUB = 'local-dir:', 'hf-hub:'
 _WEIGHT_FILES = ('*.safetensors', '*.bin', '*.pth')
-_OFFLINE = ('Without access to the hub, fetch the weights where there is one, and set '
+_OFFLINE = ('Without access to the hub, download the weights on a machine that has it, and set '
             '`pretrained` to the file or `model_name` to "local-dir:PATH" of a folder with '
-            'open_clip_config.json, the weights and, where the config names one, the tokenizer')
-_FILE = ('A weights file should hold a state dict of exactly this architecture, in the names of '
+            'open_clip_config.json, the weights and, if the config names one, the tokenizer')
+_FILE = ('A weights file should hold a state dict of exactly this architecture, under the names of '
          'open_clip, OpenAI, Long-CLIP or MobileCLIP (OpenAI\'s own .pt files are TorchScript: '
          'save `torch.jit.load(path).state_dict()` with torch.save and use that file)')
 
@@ -43,24 +43,25 @@ def load_open_clip(model_name: str,
                    allow_random: bool = False,
                    context_length: int | None = None,
                    quick_gelu: bool | None = None) -> tuple[nn.Module, Callable, Any]:
-    """The model, its evaluation preprocessing (PIL image -> (3, S, S)) and its tokenizer.
+    """Load a model, its evaluation preprocessing (PIL image -> (3, S, S)) and its tokenizer.
 
-    Args are those of :class:`CLIPDiscriminator`. Weights of a file or a folder have to fit exactly:
-    open_clip itself interpolates positions of another number in silence. Checkpoint files are read
+    See :class:`CLIPDiscriminator` for the arguments. Weights in a file or folder must fit exactly:
+    open_clip itself silently interpolates positions to another number. Checkpoint files are read
     with ``weights_only=True``; code in them is not run.
 
     Raises:
-        ValueError: Unknown architecture, tag or precision, no weights named, or weights of a file
-            or folder that cannot be read, do not fit, or were trained with another activation.
-        FileNotFoundError: A folder, config or weights file that is not there.
-        RuntimeError: Config, weights or tokenizer that open_clip cannot fetch, read or fit.
+        ValueError: The architecture, tag or precision is unknown, no weights are named, or the
+            weights in a file or folder cannot be read, do not fit, or were trained with another
+            activation.
+        FileNotFoundError: A folder, config or weights file does not exist.
+        RuntimeError: open_clip cannot fetch, read or fit the config, weights or tokenizer.
     """
     check_precision(precision)
     model_name, pretrained, file = check_open_clip(model_name, pretrained, allow_random)
     if context_length is not None and (pretrained or model_name.startswith(_HUB)):
-        raise ValueError(f'`context_length` should be left out where open_clip brings the weights, '
-                         f'which have their own, but got {context_length} with '
-                         f'{pretrained or model_name!r}; set it for a weights file')
+        raise ValueError(f'`context_length` should be left out where open_clip provides the '
+                         f'weights, which have their own, but got {context_length} with '
+                         f'{pretrained or model_name!r}; set it only for a weights file')
     weights = None if file is None else read_weights(file, _FILE)
     if quick_gelu is None:
         quick_gelu = _tag_wants_quick_gelu(model_name, pretrained) or None
@@ -74,7 +75,7 @@ def load_open_clip(model_name: str,
                 precision=precision,
                 load_weights=file is None,
                 require_pretrained=file is None and not allow_random,
-                pretrained_text=False,  # of a tower alone
+                pretrained_text=False,  # weights of the text tower only
                 force_context_length=context_length,
                 force_quick_gelu=bool(quick_gelu),
                 **({} if quick_gelu is None else dict(quick_gelu=quick_gelu)))
@@ -92,18 +93,18 @@ def load_open_clip(model_name: str,
 
 
 def check_precision(precision: str) -> None:
-    """Raises ValueError unless open_clip knows this precision."""
+    """Raise ValueError unless open_clip supports this precision."""
     if precision not in _PRECISIONS:
         raise ValueError(f'`precision` should be one of {_PRECISIONS}, but got {precision!r}')
 
 
 @contextmanager
 def _without_word_of_random_weights() -> Iterator[None]:
-    """Keeps open_clip from saying that it loaded no weights, where we load them right after."""
+    """Keep open_clip from warning that it loaded no weights, since we load them right after."""
     def keep(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith('No pretrained weights loaded')
 
-    root = logging.getLogger()  # which open_clip logs to
+    root = logging.getLogger()  # open_clip logs to it
     root.addFilter(keep)
     try:
         yield
@@ -112,46 +113,46 @@ def _without_word_of_random_weights() -> Iterator[None]:
 
 
 def _load(model: nn.Module, weights: Weights, model_name: str, activation_is_set: bool) -> None:
-    """Weights of a file into a model, if it is what they were trained in."""
+    """Load the weights of a file into a model, if they were trained in the same architecture."""
     state = weights.for_model(model)
     for name in ('positional_embedding', 'text.positional_embedding'):
         own = dict(model.named_parameters()).get(name)
         if own is not None and name in state and len(state[name]) != len(own):
             raise ValueError(
                 f'{weights.path!r} has positions for texts of {len(state[name])} tokens, but the '
-                f'model for {len(own)}; set `context_length={len(state[name])}`')
+                f'model has them for {len(own)}; set `context_length={len(state[name])}`')
     quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in model.modules())
     if not (activation_is_set or quick) and weights.quick_gelu and not _is_folder(model_name):
         raise ValueError(
             f'{weights.path!r} was trained with QuickGELU ({weights.quick_gelu}), but '
-            f'{model_name!r} has GELU, which shifts every similarity; set `model_name` to '
-            f'\'{model_name}-quickgelu\' or `quick_gelu=True` (or `quick_gelu=False` if you know '
-            f'better)')
+            f'{model_name!r} uses GELU, which shifts every similarity; set `model_name` to '
+            f'\'{model_name}-quickgelu\' or `quick_gelu=True` (or `quick_gelu=False` if you are '
+            f'sure that it was not)')
     load_strictly(model, state, weights.path, _FILE)
     print_log(f'{model_name!r} with {weights.path!r} uses {"QuickGELU" if quick else "GELU"}'
               + ('' if activation_is_set or weights.quick_gelu or _is_folder(model_name) else
-                 '; the file does not tell whether it was trained so (`quick_gelu` sets it)'),
+                 '; the file does not say whether it was trained with that (`quick_gelu` sets it)'),
               logger='current')
 
 
 def _is_folder(model_name: str) -> bool:
-    """Whether the model's config lies beside the weights, and so tells the activation."""
+    """Whether the model's config lies beside the weights, and so determines the activation."""
     return model_name.startswith(_LOCAL)
 
 
 def check_open_clip(model_name: str, pretrained: str | None,
                     allow_random: bool = False) -> tuple[str, str | None, str | None]:
-    """See whether a model is there, as far as that is known without loading anything.
+    """Check that a model exists, without loading anything.
 
-    Args are those of :class:`CLIPDiscriminator`.
+    See :class:`CLIPDiscriminator` for the arguments.
 
     Returns:
-        The model's name for open_clip; the tag of its weights, where open_clip brings them; and
-        the file with its weights, where that is known.
+        The model's name for open_clip; the tag of its weights, if open_clip provides them; and the
+        file with its weights, if known.
 
     Raises:
-        ValueError: Unknown architecture or tag, or no weights named.
-        FileNotFoundError: A folder, config or weights file that is not there.
+        ValueError: The architecture or tag is unknown, or no weights are named.
+        FileNotFoundError: A folder, config or weights file does not exist.
     """
     if model_name.startswith(_LOCAL):
         model_name, file = _check_folder(model_name, allow_random)
@@ -164,11 +165,11 @@ def check_open_clip(model_name: str, pretrained: str | None,
 
 
 def find_missing_download(model_name: str, tag: str | None) -> str | None:
-    """The problem with weights that open_clip would download, where it cannot
-    (``HF_HUB_OFFLINE``) and they are not in the hub's cache; None without one.
+    """Report weights that open_clip cannot download (``HF_HUB_OFFLINE``) and that are not in the
+    hub's cache; None if there are none.
 
     Args:
-        model_name, tag: What :func:`check_open_clip` returns.
+        model_name, tag: As returned by :func:`check_open_clip`.
     """
     if not is_offline_mode() or not (tag or model_name.startswith(_HUB)):
         return None
@@ -184,15 +185,15 @@ def find_missing_download(model_name: str, tag: str | None) -> str | None:
 
 
 def _check_folder(model_name: str, allow_random: bool) -> tuple[str, str | None]:
-    """The model name with '~' expanded and the weights file, if the folder is complete."""
+    """Check that a folder is complete; return its name with '~' expanded, and the weights file."""
     folder = Path(model_name[len(_LOCAL):]).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f'`model_name` names the folder {str(folder)!r}, which does not '
                                 f'exist. {_OFFLINE}')
     if not (folder / 'open_clip_config.json').is_file():
         raise FileNotFoundError(f'Folder {str(folder)!r} has no open_clip_config.json. It should '
-                                f'hold a model as open_clip saves it for a hub: that file, the '
-                                f'weights and, where the config names one, the tokenizer')
+                                f'hold a model as open_clip saves it for the hub: that file, the '
+                                f'weights and, if the config names one, the tokenizer')
     if not allow_random and not any(any(folder.glob(p)) for p in _WEIGHT_FILES):
         raise FileNotFoundError(f'Folder {str(folder)!r} has no weights file '
                                 f'({", ".join(_WEIGHT_FILES)}). {_OFFLINE}')
@@ -203,21 +204,21 @@ def _check_name(model_name: str) -> None:
     names = open_clip.list_models()
     if model_name not in names:
         close = difflib.get_close_matches(model_name, names, n=5, cutoff=0.3) or names[:5]
-        raise ValueError(f'`model_name` should be a name of open_clip.list_models() ({len(names)} '
+        raise ValueError(f'`model_name` should be a name in open_clip.list_models() ({len(names)} '
                          f'names, close ones: {", ".join(close)}), "{_LOCAL}PATH" or '
                          f'"{_HUB}ORG/REPO", but got {model_name!r}')
 
 
 def _check_pretrained(model_name: str, pretrained: str | None,
                       allow_random: bool) -> tuple[str | None, str | None]:
-    """The tag, and the path of an existing file with '~' expanded: one of them or none."""
+    """Return the tag or the path of an existing file with '~' expanded; at most one is set."""
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if not pretrained:
         if allow_random:
             return None, None
         raise ValueError(f'`pretrained` should be a tag of {model_name} ({", ".join(tags)}) or a '
-                         f'weights file, but got {pretrained!r}; set `allow_random=True` to try '
-                         f'things out with random weights')
+                         f'weights file, but got {pretrained!r}; set `allow_random=True` to use '
+                         f'random weights in a smoke test')
     if open_clip.is_pretrained_cfg(model_name, pretrained):
         return pretrained, None
     path = osp.expanduser(pretrained)
@@ -228,6 +229,6 @@ def _check_pretrained(model_name: str, pretrained: str | None,
 
 
 def _tag_wants_quick_gelu(model_name: str, pretrained: str | None) -> bool:
-    """Whether the weights of this tag were trained with QuickGELU; open_clip only warns."""
+    """Whether the weights with this tag were trained with QuickGELU; open_clip only warns."""
     config = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
     return bool(config.get('quick_gelu', False))

@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""open_clip's preprocessing for regions of any shape, with the values of its own.
+"""open_clip's preprocessing for regions of any shape, with the same pixel values.
 
-open_clip resizes a picture as a whole before it crops; of a long one only what is kept is made.
-And where it keeps all ('longest'), a side may get 0 pixels.
+open_clip resizes the whole image before it crops. Here, only the part of a long image that is kept
+is computed. With 'longest', which crops nothing, open_clip may also shrink a side to 0 pixels.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from torchvision.transforms import functional as F
 
-_ROOM = 16  # as many times the pixels that are kept are resized as a whole
+_ROOM = 16  # an image is resized as a whole up to this many times the pixels that are kept
 _PRECISION = 22  # bits of Pillow's weights
 _SUPPORT = {InterpolationMode.BILINEAR: 1.0, InterpolationMode.BICUBIC: 2.0}
 Size = tuple[int, int]
 
 
 def for_any_shape(preprocess: Compose) -> Compose:
-    """The evaluation preprocessing that open_clip made, fit for pictures of any shape."""
+    """Adapt open_clip's evaluation preprocessing to images of any shape."""
     resize, crop, *others = preprocess.transforms
     if isinstance(crop, CenterCrop):
         return Compose([_ResizeAndCrop(resize, crop), *others])
@@ -35,66 +35,67 @@ class _KeepRatio:
     def __init__(self, resize: ResizeKeepRatio) -> None:
         self.resize = resize
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        sides = self.resize.get_params(picture, self.resize.size, self.resize.longest)
-        return F.resize(picture, [max(side, 1) for side in sides], self.resize.interpolation)
+    def __call__(self, image: Image.Image) -> Image.Image:
+        sides = self.resize.get_params(image, self.resize.size, self.resize.longest)
+        return F.resize(image, [max(side, 1) for side in sides], self.resize.interpolation)
 
 
 class _ResizeAndCrop:
-    """The shorter side to the size of the model, then the middle; of a long picture in one step."""
+    """Resizes the shorter side to the model's size and crops the center, in one step for a long
+    image."""
 
     def __init__(self, resize: Resize | ResizeKeepRatio, crop: CenterCrop) -> None:
         self.resize, self.crop = resize, crop
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image) -> Image.Image:
         height, width = self.crop.size
-        whole = self._resized(picture)
+        whole = self._resized(image)
         if whole[0] * whole[1] <= _ROOM * width * height:
-            return self.crop(self.resize(picture))
+            return self.crop(self.resize(image))
         left, top = (round((side - kept) / 2) for side, kept in zip(whole, (width, height),
                                                                     strict=True))
-        return resize_part(picture, whole, (left, top, left + width, top + height),
+        return resize_part(image, whole, (left, top, left + width, top + height),
                            self.resize.interpolation)
 
-    def _resized(self, picture: Image.Image) -> Size:
-        """(width, height) of the whole picture after resizing."""
+    def _resized(self, image: Image.Image) -> Size:
+        """Return the (width, height) of the whole image after resizing."""
         if isinstance(self.resize, ResizeKeepRatio):
-            height, width = self.resize.get_params(picture, self.resize.size, self.resize.longest)
+            height, width = self.resize.get_params(image, self.resize.size, self.resize.longest)
             return width, height
-        short, long = sorted(picture.size)
+        short, long = sorted(image.size)
         sides = self.resize.size, int(self.resize.size * long / short)
-        return sides if picture.width <= picture.height else (sides[1], sides[0])
+        return sides if image.width <= image.height else (sides[1], sides[0])
 
 
-def resize_part(picture: Image.Image, size: Size, box: tuple[int, int, int, int],
+def resize_part(image: Image.Image, size: Size, box: tuple[int, int, int, int],
                 interpolation: InterpolationMode) -> Image.Image:
-    """``picture.resize(size).crop(box)`` of Pillow, bit for bit, without making the rest.
+    """Compute Pillow's ``image.resize(size).crop(box)``, bit for bit, without the discarded part.
 
-    (Pillow's own ``resize(box=...)`` takes a box as 32-bit floats, which rounds other values.)
+    (Pillow's own ``resize(box=...)`` takes the box as 32-bit floats, which rounds differently.)
 
     Args:
-        picture: RGB.
-        size: (width, height) of the whole.
-        box: Left, upper, right and lower edge in the resized picture, in pixels.
+        image: RGB.
+        size: (width, height) of the whole resized image.
+        box: Left, upper, right and lower edge in the resized image, in pixels.
         interpolation: Bicubic or bilinear.
     """
     left, top, right, bottom = box
-    columns = _Taps(picture.width, size[0], left, right, interpolation)
-    rows = _Taps(picture.height, size[1], top, bottom, interpolation)
-    used = picture.crop((columns.first, rows.first, columns.last + 1, rows.last + 1))
+    columns = _Taps(image.width, size[0], left, right, interpolation)
+    rows = _Taps(image.height, size[1], top, bottom, interpolation)
+    used = image.crop((columns.first, rows.first, columns.last + 1, rows.last + 1))
     # Columns first, rounded to 8 bits in between, as Pillow does.
     across = columns.apply(np.asarray(used).swapaxes(0, 1)).swapaxes(0, 1)
     return Image.fromarray(np.ascontiguousarray(rows.apply(across)))
 
 
 class _Taps:
-    """Which pixels of a line make those from ``start`` to ``stop`` of the resized line.
+    """The weights of a line's pixels in the pixels ``start`` to ``stop`` of the resized line.
 
     Args:
-        length: Pixels of the line.
-        resized: Pixels of the whole resized line.
-        start, stop: Its part.
-        interpolation: As above.
+        length: Number of pixels in the line.
+        resized: Number of pixels in the whole resized line.
+        start, stop: The part of the resized line to compute.
+        interpolation: Bicubic or bilinear.
     """
 
     def __init__(self, length: int, resized: int, start: int, stop: int,
@@ -115,7 +116,7 @@ class _Taps:
         self._weights = np.rint(weights * (1 << _PRECISION)).astype(np.int64)
 
     def apply(self, lines: np.ndarray) -> np.ndarray:
-        """(stop - start, ..., 3) uint8 of the pixels ``first`` to ``last``, (L, ..., 3) uint8."""
+        """Resize the pixels ``first`` to ``last``, (L, ..., 3) uint8, to (stop - start, ..., 3)."""
         total = np.full((len(self._places), *lines.shape[1:]), 1 << (_PRECISION - 1), np.int64)
         for places, weights in zip(self._places.T, self._weights.T, strict=True):
             total += weights[:, None, None] * lines[places]
@@ -123,7 +124,7 @@ class _Taps:
 
 
 def _kernel(distance: np.ndarray, interpolation: InterpolationMode) -> np.ndarray:
-    """The filter's value at a distance in pixels, not negative."""
+    """Evaluate the filter at a non-negative distance in pixels."""
     x = distance
     if interpolation is InterpolationMode.BILINEAR:
         return np.maximum(1 - x, 0)

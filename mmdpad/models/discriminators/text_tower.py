@@ -1,7 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""open_clip's text towers, without the positions that change nothing."""
+"""Runs open_clip's text towers without positions that change nothing."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from open_clip import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer
@@ -9,11 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 
-def encode_text(clip: nn.Module, tokens: Tensor) -> Tensor:
-    """``clip.encode_text``, without the padding that no text of the batch needs.
+def encode_text(clip: Any, tokens: Tensor) -> Tensor:
+    """Run ``clip.encode_text`` without the padding that no text of the batch needs.
 
-    In a causal tower nothing behind the end token reaches it, so the batch is cut behind its last
-    end token. Any other tower sees the tokens as they are.
+    In a causal tower, tokens after the end token do not affect it, so the batch is cut after its
+    last end token. Other towers get the tokens unchanged.
 
     Args:
         clip: A model of open_clip.
@@ -34,7 +36,7 @@ def encode_text(clip: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def _is_cuttable(tower: nn.Module) -> bool:
-    """Whether the tower is causal and reads its result at the largest token, the end token."""
+    """Whether the tower is causal and takes its result from the largest token, the end token."""
     if isinstance(tower, CLIP):
         pool = tower.text_pool_type
     elif isinstance(tower, TextTransformer) and tower.cls_emb is None:

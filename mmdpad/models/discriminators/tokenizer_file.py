@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whether a folder's tokenizer reads texts as the file that it comes from does."""
+"""Checks that a folder's tokenizer splits texts as its tokenizer.json does."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PROBES = ('a red apple', 'A Red APPLE', 'a café, naïve', "the dog's left-hand
 
 
 def warn_of_other_tokens(tokenizer: Any, folder: Path) -> None:
-    """Log a warning where a text has other tokens than in the folder's ``tokenizer.json``.
+    """Log a warning if a text gets different tokens than by the folder's ``tokenizer.json``.
 
     transformers 5 builds a named class (``tokenizer_class`` in ``tokenizer_config.json``) from the
-    vocabulary alone: of normalization and splitting it takes what the class has, in silence.
+    vocabulary alone, and silently uses the class's own normalization and splitting.
 
     Args:
-        tokenizer: Of open_clip; only Hugging Face's are looked at.
-        folder: Of a model.
+        tokenizer: A tokenizer from open_clip; only those of Hugging Face are checked.
+        folder: The model's folder.
     """
     file = folder / 'tokenizer.json'
     if not isinstance(tokenizer, HFTokenizer) or not file.is_file():
@@ -33,11 +33,11 @@ def warn_of_other_tokens(tokenizer: Any, folder: Path) -> None:
     stored.no_truncation()
     for text in map(tokenizer.clean_fn, _PROBES):
         built = tokenizer.tokenizer.tokenize(text)
-        told = stored.encode(text, add_special_tokens=False).tokens
-        if built != told:
+        expected = stored.encode(text, add_special_tokens=False).tokens
+        if built != expected:
             print_log(
                 f'The tokenizer of {str(folder)!r} reads {text!r} as {built}, but its '
-                f'tokenizer.json as {told}: transformers {transformers.__version__} builds a '
+                f'tokenizer.json as {expected}: transformers {transformers.__version__} builds a '
                 f'{type(tokenizer.tokenizer).__name__} from its vocabulary alone. If the model was '
                 'trained with the tokens of the file, set "tokenizer_class": '
                 '"PreTrainedTokenizerFast" in tokenizer_config.json', logger='current',

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a policy's chat template writes around a question and around a response."""
+"""Reads from a chat template what it writes around a question and a response."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transformers import ProcessorMixin
 from mmdpad.models.sources import find_folder, read_json
 from mmdpad.prompts import TAGS
 
-_REPLACE = ('replace it with the template of the vision-language model that this one was made '
+_REPLACE = ('replace it with the template of the vision-language model that this one was trained '
             'from')
 # What a template may raise in Jinja's sandbox.
 _ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 _MARK = 'a response to find again'
-# Where transformers looks for a template, by precedence -> its entry; None where it is the file.
+# Where transformers looks for a template, by precedence -> its key; None if it is the whole file.
 _FILES = {'processor_config.json': 'chat_template', 'chat_template.json': None,
           'chat_template.jinja': None, 'tokenizer_config.json': 'chat_template'}
 TAG_TEXTS = frozenset(f'<{slash}{tag}>' for tag in TAGS for slash in ('', '/'))
@@ -28,21 +28,21 @@ _EMPTY_BLOCK = re.compile(r'<think>\s*</think>\s*')
 
 
 class ChatTemplate:
-    """A chat template, and what rendering a question and a response reveals about it.
+    r"""A chat template, and its properties, found by rendering a question and a response.
 
     Args:
-        processor: Of the policy's folder.
-        source: The folder or its hub name, for messages.
-        messages: A question as put to the policy (:func:`mmdpad.prompts.build_messages`).
+        processor: The policy's processor.
+        source: The policy's folder or hub name, for messages.
+        messages: A question to the policy (:func:`mmdpad.prompts.build_messages`).
 
     Attributes:
         opened: The beginning of the response that is already in the prompt: from the first of
             the tags think, answer and caption that the template opens after the question without
-            closing it, to the end of the prompt, for example ``'<think>\\n'`` for
+            closing it, to the end of the prompt, for example ``'<think>\n'`` for
             Qwen3-VL-Thinking; empty if it opens none.
         closes_reasoning: Whether a prompt ends with an empty think block (non-thinking mode).
-        turn_end: Token with which the template ends the assistant's turn; None if that is plain
-            text, or the template has no such turn.
+        turn_end: Token that ends the assistant's turn; None if the template ends it with plain
+            text or has no such turn.
 
     Raises:
         ValueError: There is no template; it cannot be rendered; it does not render the image as
@@ -52,25 +52,25 @@ class ChatTemplate:
 
     def __init__(self, processor: ProcessorMixin, source: str,
                  messages: Sequence[dict[str, Any]]) -> None:
-        self.processor = processor
+        self.processor: Any = processor
         self.source = source
         self._check_exists()
         prompt = self.render(messages)
         self._check_image(prompt)
-        tail = self._behind_question(prompt, messages)
-        self.opened = find_opened(self._behind_added_tokens(tail))
+        tail = self._after_question(prompt, messages)
+        self.opened = find_opened(self._after_added_tokens(tail))
         self.closes_reasoning = bool(re.search(r'<think>\s*</think>\s*\Z', tail))
         self.turn_end: int | None = None
         if turn := self._find_turn(messages):
-            header, behind = turn
+            header, after = turn
             self._check_generation_prompt(messages, tail, header)
-            self.turn_end = self._first_added_token(behind)
+            self.turn_end = self._first_added_token(after)
 
     def render(self, messages: Sequence[dict[str, Any]], generate: bool = True) -> str:
-        """Messages as text, with one image token in place of an image.
+        """Render messages as text, with one image token for an image.
 
         Args:
-            messages: As of ``apply_chat_template``.
+            messages: As for ``apply_chat_template``.
             generate: Whether to begin the assistant's turn.
         """
         try:
@@ -82,7 +82,7 @@ class ChatTemplate:
 
     @property
     def digest(self) -> str:
-        """The start of the SHA-256 of the template's text."""
+        """The first 16 digits of the SHA-256 of the template's text."""
         return hashlib.sha256(repr(self.processor.chat_template).encode()).hexdigest()[:16]
 
     def _name(self) -> str:
@@ -93,7 +93,7 @@ class ChatTemplate:
             return
         advice = 'copy'
         if getattr(self.processor.tokenizer, 'chat_template', None):
-            advice = ('the one in tokenizer_config.json is not read for prompts with images: save '
+            advice = ('the one in tokenizer_config.json is not used for prompts with images: save '
                       'it as chat_template.jinja if it renders them, otherwise copy')
         raise ValueError(f'{self.source!r} should hold a chat template for its processor '
                          f'(chat_template.jinja or chat_template.json), but has none; {advice} the '
@@ -106,8 +106,8 @@ class ChatTemplate:
                 f'{self._name()} should render the image of a prompt as one {token!r}, but renders '
                 f'{count or "none"}{"" if count else ": it is for text only"}; {_REPLACE}')
 
-    def _behind_question(self, text: str, messages: Sequence[dict[str, Any]]) -> str:
-        """What follows the question in a rendered text."""
+    def _after_question(self, text: str, messages: Sequence[dict[str, Any]]) -> str:
+        """Return the text after the question in a rendered text."""
         question = messages[-1]['content'][-1]['text'].strip()
         _, found, tail = text.rpartition(question)
         if not found:
@@ -117,39 +117,39 @@ class ChatTemplate:
         return tail
 
     def _find_turn(self, messages: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
-        """What stands between the question and a response to it, and what follows the response;
-        None if the template has no such turn."""
+        """Return the text between a question and its response, and the text after the response;
+        None if the template has no assistant's turn."""
         for content in (_MARK, [dict(type='text', text=_MARK)]):
             try:
-                text = self._behind_question(self.render(
+                text = self._after_question(self.render(
                     [*messages, dict(role='assistant', content=content)], False), messages)
             except ValueError:  # a template may only render questions
                 continue
             if _MARK in text:
-                header, _, behind = text.partition(_MARK)
-                return header, behind
+                header, _, after = text.partition(_MARK)
+                return header, after
         return None
 
     def _check_generation_prompt(self, messages: Sequence[dict[str, Any]], tail: str,
                                  header: str) -> None:
-        """Refuse a template that begins the assistant's turn only for a given response."""
+        """Refuse a template that begins the assistant's turn only if it has a response."""
         missing = _EMPTY_BLOCK.sub('', header.removeprefix(tail)).strip()
-        if header.startswith(tail) and missing and self._behind_question(
+        if header.startswith(tail) and missing and self._after_question(
                 self.render(messages, False), messages) == tail:
             raise ValueError(
                 f"{self._name()} should begin the assistant's turn if `add_generation_prompt` is "
                 f'true, but ignores it: the policy would have to write {missing!r} itself; add it '
                 f'at the end of the template: {{% if add_generation_prompt %}}...{{% endif %}}')
 
-    def _behind_added_tokens(self, text: str) -> str:
-        """The end of a text: what follows its last added token other than a tag."""
+    def _after_added_tokens(self, text: str) -> str:
+        """Return the text after its last added token that is not a tag."""
         added = (token.content for token in self.processor.tokenizer.added_tokens_decoder.values()
                  if token.content not in TAG_TEXTS)
         return text[max((text.rfind(token) + len(token) for token in added if token in text),
                         default=0):]
 
     def _first_added_token(self, text: str) -> int | None:
-        """The first token of a text, if it is an added token other than a tag."""
+        """Return the first token of a text if it is an added token, but not a tag; else None."""
         tokenizer = self.processor.tokenizer
         first = tokenizer(text.lstrip(), add_special_tokens=False)['input_ids'][:1]
         added = tokenizer.added_tokens_decoder.get(first[0]) if first else None
@@ -157,11 +157,11 @@ class ChatTemplate:
 
 
 def find_opened(text: str) -> str:
-    """A text from the first unclosed think, answer or caption tag to its end.
+    r"""Return a text from its first unclosed think, answer or caption tag on.
 
-    >>> find_opened('assistant\\n<think>\\n')
-    '<think>\\n'
-    >>> find_opened('assistant\\n<think>\\n\\n</think>\\n\\n')
+    >>> find_opened('assistant\n<think>\n')
+    '<think>\n'
+    >>> find_opened('assistant\n<think>\n\n</think>\n\n')
     ''
     """
     starts = [text.rfind(f'<{tag}>') for tag in TAGS if text.rfind(f'<{tag}>') > text.rfind(
@@ -170,7 +170,7 @@ def find_opened(text: str) -> str:
 
 
 def _find_file(source: str) -> str:
-    """The file with a model's chat template, as ' (NAME)'; empty if it is not found."""
+    """Find the file with a model's chat template, as ' (NAME)'; empty if there is none."""
     if folder := find_folder(source):
         for name, entry in _FILES.items():
             if (folder / name).is_file() and (entry is None or entry in read_json(source, name)):

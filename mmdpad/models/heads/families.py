@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What differs between families of policies, by the ``model_type`` of a config.json."""
+"""The families of policies, by the ``model_type`` of a config.json."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class PolicyFamily:
     """A family of vision-language models.
 
     Attributes:
-        name: For people.
-        model_class: The class of transformers. Its ``model`` has ``visual``, ``language_model``
-            and ``get_rope_index`` as those of Qwen-VL have.
-        coordinates: The convention that the published weights speak, one of
+        name: The name to display.
+        model_class: The class of transformers. Its ``model`` must have ``visual``,
+            ``language_model`` and ``get_rope_index``, as in Qwen-VL.
+        coordinates: The coordinates that the published weights write, one of
             :data:`mmdpad.geometry.coordinates.COORDINATES`.
-        vision_tokens: Entries of config.json with tokens that stand for images or videos; a
-            config may lack some.
+        vision_tokens: Keys in config.json of the tokens that represent images or videos; a config
+            may lack some.
     """
 
     name: str
@@ -43,11 +43,11 @@ class PolicyFamily:
 
 
 FAMILIES: dict[str, PolicyFamily] = {}
-"""``model_type`` -> family."""
+"""Maps ``model_type`` to the family."""
 
 
 def register_family(model_type: str, family: PolicyFamily) -> None:
-    """Make a family known under the ``model_type`` of its config.json."""
+    """Register a family under the ``model_type`` of its config.json."""
     FAMILIES[model_type] = family
 
 
@@ -60,7 +60,7 @@ register_family('qwen3_vl', PolicyFamily('Qwen3-VL', Qwen3VLForConditionalGenera
 
 
 def find_family(source: str) -> PolicyFamily:
-    """The family of a policy; reads nothing but its config.json.
+    """Find the family of a policy. Reads only its config.json.
 
     Args:
         source: Folder or hub name, see :func:`mmdpad.models.sources.check_source`.

@@ -18,45 +18,45 @@ from transformers import AutoConfig, PreTrainedModel
 from mmdpad.models.weights import from_folder
 
 _LANGUAGE = r'.*language_model.*\.(q|k|v|o|gate|up|down)_proj'
-# Names of the towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL; their mergers are left out.
+# Layers in the vision towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, without their mergers.
 _VISION = r'.*visual\.blocks.*\.(qkv|proj|fc1|fc2|(gate|up|down)_proj|linear_fc1|linear_fc2)'
 LORA_TARGETS = dict(language=_LANGUAGE, language_and_vision=f'{_LANGUAGE}|{_VISION}')
-"""Linear layers by name: attention and MLP of the language model; the same and those of the vision
+"""Patterns of linear layers: attention and MLP of the language model, or these and the vision
 tower's blocks."""
 SCALING = 'adapter_scaling'
 """Key of :func:`adapter_scaling` in a policy's state."""
-# An adapter consists of matrices beside frozen weights: with it off, the model has to equal
-# `pretrained`; with it on, it has to be the same in training, sampling and every export.
+# An adapter consists of matrices beside frozen weights. With it off, the model must equal
+# `pretrained`; with it on, it must be the same in training, sampling and every export.
 _ALLOWED: dict[str, tuple] = dict(
     bias=('none', ), modules_to_save=(None, ), trainable_token_indices=(None, ), lora_dropout=(0, ),
     init_lora_weights=(True, 'gaussian'),
-    ensure_weight_tying=(False, ),  # parameters that share memory, until `to` or an optimizer
+    ensure_weight_tying=(False, ),  # ties parameters only until `to` or an optimizer step
     layer_replication=(None, ), alora_invocation_tokens=(None, ), use_qalora=(False, ),
     **dict.fromkeys(('arrow_config', 'kasa_config', 'monteclora_config', 'use_bdlora',
                      'velora_config', 'megatron_config'), (None, )))
 
 
 def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
-    """Put an adapter into a model, in place; modules keep their names.
+    """Add an adapter to a model in place; modules keep their names.
 
-    It starts without effect, its weights are float32, and only they take gradients.
+    It has no effect at first. Its weights are float32, and only they require gradients.
 
     Args:
-        model: A model of transformers; on the meta device the adapter is there, too.
+        model: A transformers model. If it is on the meta device, so is the adapter.
         lora: See :func:`lora_config`.
 
     Returns:
-        The ``peft.LoraModel`` around it, which can merge the adapter.
+        The ``peft.LoraModel`` around the model, which can merge the adapter.
 
     Raises:
         ImportError, ValueError: See :func:`lora_config`.
-        ValueError: The targets or a pattern match nothing, or the targets stand for all matrices
-            of the language model's layers but miss a kind of them.
+        ValueError: The targets or a pattern match nothing; or the targets should cover all matrices
+            in the language model's layers, but miss a kind of them.
     """
     config = lora_config(lora)
     import peft
     with warnings.catch_warnings():
-        # It advises `ensure_weight_tying`, but tied weights with an adapter are handled here.
+        # peft recommends `ensure_weight_tying`, but tied weights with an adapter are handled here.
         warnings.filterwarnings('ignore', 'Model has `tie_word_embeddings=True`')
         tuner = peft.LoraModel(model, config, 'default',
                                low_cpu_mem_usage=next(model.parameters()).is_meta)
@@ -70,19 +70,20 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
 
 def check_lora(model_class: type[PreTrainedModel], source: str, lora: Mapping[str, Any],
                hint: str, freeze_vision: bool = False) -> None:
-    """Check that an adapter fits a model before its weights are read, by :func:`add_lora` on the
-    meta device. Only reads config.json.
+    """Check that an adapter fits a model before its weights are read.
+
+    Runs :func:`add_lora` on the meta device, and reads only config.json.
 
     Args:
         model_class: The class of transformers.
         source: Folder or hub name.
         lora: See :func:`lora_config`.
         hint: What to do when config.json cannot be used, for the error message.
-        freeze_vision: The vision tower is to stay as it is.
+        freeze_vision: Whether the vision tower is frozen.
 
     Raises:
-        ImportError, ValueError: As of :func:`add_lora`.
-        ValueError: The adapter reaches a vision tower that is to stay as it is.
+        ImportError, ValueError: See :func:`add_lora`.
+        ValueError: The adapter reaches a frozen vision tower.
     """
     lora_config(lora)
     with torch.device('meta'):
@@ -96,13 +97,13 @@ def check_lora(model_class: type[PreTrainedModel], source: str, lora: Mapping[st
 
 
 def lora_config(lora: Mapping[str, Any]) -> Any:
-    """The ``peft.LoraConfig`` of these arguments; ``target_modules`` may also be a name of
+    """Build the ``peft.LoraConfig``. ``target_modules`` may also be a name in
     :data:`LORA_TARGETS`, by default 'language'.
 
     Raises:
         ImportError: peft is not installed.
-        ValueError: An argument is unknown, changes the model with the adapter off, or asks for a
-            kind of adapter that is not supported in training, sampling and exports alike.
+        ValueError: An argument is unknown, changes the model with the adapter off, or selects a
+            kind of adapter that training, sampling or exports do not support.
     """
     try:
         import peft
@@ -117,19 +118,19 @@ def lora_config(lora: Mapping[str, Any]) -> Any:
         if lora.get(name, allowed[0]) not in allowed:
             raise ValueError(
                 f'`lora.{name}` should be {" or ".join(map(repr, allowed))}, so that the model '
-                f'without its adapter is the reference policy and log-probabilities compare, but '
-                f'got {lora[name]!r}; leave it out')
+                f'without its adapter is the reference policy and log-probabilities are '
+                f'comparable, but got {lora[name]!r}; leave it out')
     return peft.LoraConfig(**{**lora, 'target_modules': lora_targets(lora)})
 
 
 def lora_targets(lora: Mapping[str, Any]) -> str | Sequence[str]:
-    """The layers that get an adapter: a pattern of whole names, or last parts of names."""
+    """Return the layers that get an adapter: a pattern for full names, or last parts of names."""
     given = lora.get('target_modules', 'language')
     return LORA_TARGETS.get(given, given) if isinstance(given, str) else given
 
 
 def adapted_layers(model: nn.Module) -> dict[str, Any]:
-    """The layers of peft in a model, by name; none without an adapter."""
+    """Find peft's layers in a model, by name; there are none without an adapter."""
     if not hasattr(model, 'peft_config'):
         return {}
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -139,7 +140,7 @@ def adapted_layers(model: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
-    """The model as it was before :func:`add_lora`, for as long as the context lasts."""
+    """A context in which the model is as before :func:`add_lora`."""
     layers = adapted_layers(model).values()
     for layer in layers:
         layer.enable_adapters(False)
@@ -151,15 +152,16 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 
 def describe_reach(model: nn.Module) -> str:
-    """The number of layers with an adapter, by kind, for the log."""
+    """Describe the number of layers with an adapter, by kind, for the log."""
     counts = Counter(_kind(name, layer) for name, layer in adapted_layers(model).items())
     return f'adapter in {counts.total()} layers: ' + ', '.join(
         f'{number} {kind}' for kind, number in sorted(counts.items()))
 
 
 def adapter_scaling(model: nn.Module) -> Tensor:
-    """(L,) float32: the factors by which L adapted layers multiply the product of their adapter's
-    matrices: ``lora_alpha`` / ``r``, or as ``use_rslora`` says. The matrices do not reveal it."""
+    """Return (L,) float32, the factors of the adapter's matrix product in L adapted layers:
+    ``lora_alpha`` / ``r``, or ``lora_alpha`` / sqrt(``r``) with ``use_rslora``. The matrices do not
+    reveal them."""
     return torch.tensor([layer.scaling[adapter] for layer in adapted_layers(model).values()
                          for adapter in layer.active_adapters])
 
@@ -186,7 +188,7 @@ def check_scaling(model: nn.Module, given: Tensor) -> None:
 
 
 def tied_and_adapted(model: PreTrainedModel) -> list[str]:
-    """Which of embedding and output head have an adapter, if they share a weight."""
+    """List which of the embedding and output head have an adapter, if they share a weight."""
     ends = dict(embed_tokens=model.get_input_embeddings(), lm_head=model.get_output_embeddings())
     bases = [getattr(module, 'base_layer', module) for module in ends.values()]
     if bases[0].weight is not bases[1].weight:
@@ -198,7 +200,7 @@ def check_mergeable(model: nn.Module) -> None:
     """Check that an adapter can be merged into the base weights.
 
     Raises:
-        ValueError: It adds a bias to a layer that has none.
+        ValueError: The adapter adds a bias to a layer that has none.
     """
     for name, layer in adapted_layers(model).items():
         if any(layer.lora_bias.values()) and getattr(layer.get_base_layer(), 'bias', None) is None:
@@ -220,7 +222,7 @@ def _check_patterns(model: nn.Module, config: Any) -> None:
 
 
 def _check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
-    """Refuse targets that stand for all matrices of the language model's layers but miss a kind:
+    """Refuse targets that should cover all matrices in the language model's layers but miss a kind:
     experts that transformers fuses into one parameter are not linear layers."""
     asked = lora.get('target_modules', 'language')
     if not (isinstance(asked, str) and asked in (*LORA_TARGETS, 'all-linear')
@@ -239,7 +241,7 @@ def _check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
         raise ValueError(
             f'`lora.target_modules={asked!r}` should reach every kind of matrix in the language '
             f'model\'s layers, but misses {", ".join(missed)}; list the targets yourself: '
-            f'`target_modules={named}`, and parameters outside of linear layers, such as fused '
+            f'`target_modules={named}`, and parameters outside linear layers, such as fused '
             f'experts, in `target_parameters`')
 
 

@@ -1,10 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The weights of a policy as another engine takes them over."""
+"""Hands a policy's weights over to another engine."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object
@@ -22,16 +23,16 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @torch.no_grad()
 def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Each weight once, whole and with the adapter in it, under the name that it has without one.
+    """Yield each weight once, complete, with the adapter merged and under its original name.
 
-    One weight at a time is put together, so that little memory is needed. Tied weights come once.
-    Where weights are sharded, all processes have to take part.
+    Weights are assembled one at a time, so little memory is needed. Tied weights are yielded once.
+    If weights are sharded, all processes must take part.
 
     Args:
-        model: A model of transformers, with or without an adapter of :func:`.lora.add_lora`.
+        model: A transformers model, with or without an adapter from :func:`.lora.add_lora`.
 
     Raises:
-        ValueError: As of :func:`check_handover`.
+        ValueError: See :func:`check_handover`.
     """
     check_handover(model)
     for name, parameter in model.named_parameters():
@@ -41,7 +42,7 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         path, in_layer, leaf = name.rpartition('.base_layer.')
         if in_layer:
             name = f'{path}.{leaf}'
-            layer = model.get_submodule(path)
+            layer: Any = model.get_submodule(path)
             for adapter in layer.active_adapters:
                 if leaf == 'weight':
                     value = value + _whole(layer.get_delta_weight(adapter))
@@ -54,12 +55,12 @@ def check_handover(model: PreTrainedModel, is_quantized: bool | None = None) -> 
     """Check that another engine can take over a policy's weights.
 
     Args:
-        model: Of the policy; may be on the meta device.
-        is_quantized: Whether its weights are quantized; None: what the model says.
+        model: The policy's model; may be on the meta device.
+        is_quantized: Whether its weights are quantized; None to ask the model.
 
     Raises:
-        ValueError: The weights are quantized, or the adapter is not just a product of two matrices
-            beside a linear layer or an embedding, or is in a weight that two layers share.
+        ValueError: The weights are quantized; or the adapter is not just a product of two matrices
+            beside a linear layer or an embedding; or it adapts a weight that two layers share.
     """
     if getattr(model, 'is_quantized', False) if is_quantized is None else is_quantized:
         raise ValueError(f'The weights of a policy should not be quantized for another engine to '
@@ -70,7 +71,7 @@ def check_handover(model: PreTrainedModel, is_quantized: bool | None = None) -> 
     if other := [type(variant).__name__ for layer in layers
                  for variant in layer.lora_variant.values()]:
         raise ValueError(f'`policy.lora` should be a plain adapter for another engine to take it '
-                         f'over, but got {other[0]}; leave `use_dora` and the like out')
+                         f'over, but got {other[0]}; leave out `use_dora` and the like')
     if any(hasattr(layer, 'parameter_name') for layer in layers):
         raise ValueError(f'`policy.lora` should have no `target_parameters` for another engine to '
                          f'take it over; remove them, or {_OWN_ENGINE}')
@@ -84,10 +85,10 @@ def check_handover(model: PreTrainedModel, is_quantized: bool | None = None) -> 
 
 @torch.no_grad()
 def weights_version(model: PreTrainedModel) -> str:
-    """A name for the present weights: another one after any change, however it was made.
+    """Hash the current weights; any change to them, however it was made, gives another hash.
 
-    It is made of a sum over each weight's bits, which reads every weight once; where weights are
-    sharded, all processes have to take part.
+    The hash is of a sum over each weight's bits, so every weight is read once. If weights are
+    sharded, all processes must take part.
     """
     parameters = [parameter.detach() for parameter in model.parameters()]
     sharded = any(isinstance(value, DTensor) for value in parameters)

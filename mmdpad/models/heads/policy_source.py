@@ -34,14 +34,14 @@ _COPY = 'copy the tokenizer files from the model that this one was trained from'
 
 
 def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
-    """Check what a policy is made from, before its weights are read.
+    """Check the folder and settings of a policy before its weights are read.
 
     Args:
         policy: ``pretrained``, ``lora``, ``quantization`` and ``freeze_vision`` of
             :class:`.vlm_reasoning_head.VLMReasoningHead`.
 
     Returns:
-        The folder or hub name, and the ``quantization_config`` of ``from_pretrained``, or None.
+        The folder or hub name, and the ``quantization_config`` for ``from_pretrained``, or None.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: As for that class.
@@ -62,7 +62,7 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
 
 @contextmanager
 def about_policy() -> Iterator[None]:
-    """Within the block errors are marked for :func:`is_about_policy`; their types stay."""
+    """Mark errors within the block for :func:`is_about_policy`; their types do not change."""
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
@@ -71,13 +71,15 @@ def about_policy() -> Iterator[None]:
 
 
 def is_about_policy(error: BaseException) -> bool:
-    """Whether an error tells what is wrong with a policy's folder, or with how it is to be used."""
+    """Whether an error is about a policy's folder, or about how it is used."""
     return getattr(error, _MARK, False)
 
 
 def policy_problems(policy: Mapping[str, Any]) -> Iterator[str]:
-    """What :func:`check_policy` refuses, and weights that do not fit, one line each. Nothing is
-    loaded; :class:`.prompt_encoder.PromptEncoder` checks the processor."""
+    """Yield what :func:`check_policy` refuses, and weights that do not fit, one line each.
+
+    Nothing is loaded. :class:`.prompt_encoder.PromptEncoder` checks the processor.
+    """
     try:
         source, _ = check_policy(policy)
         model_class = find_family(source).model_class
@@ -92,11 +94,11 @@ def policy_problems(policy: Mapping[str, Any]) -> Iterator[str]:
 
 
 def load_processor(source: str) -> ProcessorMixin:
-    """The processor of a policy.
+    """Load the processor of a policy.
 
     Raises:
         ValueError: Its files are damaged, it does not process both text and images, it sets no
-            limits for an image's size, or its tokens are not those of the model.
+            limits for the image size, or its tokens do not match the model.
     """
     _check_image_processor(source)
     processor = from_folder(AutoProcessor, source, 'The folder should hold tokenizer, processor '
@@ -142,7 +144,7 @@ def _check_tokens(source: str, processor: Any, config: PreTrainedConfig) -> None
 
 
 def _check_image_processor(source: str) -> None:
-    """Refuse a class that transformers does not know, as in the first Qwen2.5-VL folders."""
+    """Refuse a class that transformers lacks, as in the first Qwen2.5-VL folders."""
     path = Path(source, _PROCESSOR)
     name = peek_json(path).get('image_processor_type')
     if isinstance(name, str) and get_image_processor_class_from_name(

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A question about an image becomes tokens and pixels, by the model's own processor."""
+"""Encodes questions about images as tokens and pixels, by the model's own processor."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ _COUNTED = 20000
 
 @dataclass
 class EncodedPrompt:
-    """One prompt with one image, without padding, as a data loader's worker hands it over.
+    """One prompt with one image, without padding, as a data loader's worker returns it.
 
     Attributes:
         input_ids: (P,) long.
         token_types: (P,) int, 1 for image tokens, else 0.
         pixel_values: (patches, C) float, the patches of the image.
         grid: (1, 3) long: frames (1), rows and columns of patches.
-        vision: What the vision tower made of the image, where it has seen it: (image tokens, D)
-            for the language model's input, and for further levels where the model has some.
-        image: uint8 (3, h, w), the image itself (no copy), for an engine with a processor of its
-            own.
+        vision: The vision tower's features of the image, once it is encoded: (image tokens, D) for
+            the language model's input, and for deeper levels if the model has them.
+        image: uint8 (3, h, w), the image itself (no copy), for an engine with its own processor.
     """
 
     input_ids: Tensor
@@ -45,22 +44,22 @@ class EncodedPrompt:
     image: Tensor | None = None
 
     def __len__(self) -> int:
-        """Tokens of the prompt, those of the image included."""
+        """Number of tokens in the prompt, image tokens included."""
         return len(self.input_ids)
 
 
 class PromptEncoder:
-    """Encodes a prompt; of plain data only, so that a data loader's worker can do it.
+    """Encodes prompts. It holds only plain data, so that it can run in a data loader's workers.
 
     Args:
         source: Folder or hub name of the processor.
         template: See :func:`mmdpad.prompts.build_messages`.
         max_tokens: Longer prompts (image tokens included) are an error.
-        coordinates: Those in which an answer is wanted.
+        coordinates: The coordinates that the prompt asks for.
 
     Attributes:
         chat: The folder's chat template.
-        responses: How responses to the prompts are written.
+        responses: Converts responses to the prompts between text and tokens.
 
     Raises:
         ValueError: See :func:`.policy_source.load_processor`, :class:`.ChatTemplate` and
@@ -69,7 +68,7 @@ class PromptEncoder:
 
     def __init__(self, source: str, template: str, max_tokens: int,
                  coordinates: str = 'pixels') -> None:
-        self.processor = load_processor(source)
+        self.processor: Any = load_processor(source)
         self.source = source
         self.processor.tokenizer.padding_side = 'left'
         self.template = template
@@ -83,12 +82,12 @@ class PromptEncoder:
         """Encode one prompt, on the CPU.
 
         Args:
-            image: uint8 (3, h, w), RGB, of the prompt's size.
+            image: uint8 (3, h, w), RGB, the model image.
             question: A normalized question.
 
         Raises:
-            ValueError: The processor would resize the image, so that the model's coordinates were
-                not those of the prompt image; or the prompt is longer than ``max_tokens``.
+            ValueError: The processor would resize the image, so that the model's coordinates would
+                not be those of the model image; or the prompt is longer than ``max_tokens``.
         """
         values = self.processor(text=[self.write(question)], images=[image.cpu()],
                                 return_mm_token_type_ids=True, return_tensors='pt')
@@ -96,7 +95,8 @@ class PromptEncoder:
                                values['pixel_values'], values['image_grid_thw'], image=image)
         patch = self.processor.image_processor.patch_size
         _, rows, columns = prompt.grid[0].tolist()
-        problem = self.problem(tuple(image.shape[-2:]), (rows * patch, columns * patch),
+        height, width = image.shape[-2:]
+        problem = self.problem((height, width), (rows * patch, columns * patch),
                                len(prompt), question)
         tokens = int((prompt.token_types == 1).sum())
         features = rows * columns // self.processor.image_processor.merge_size**2
@@ -111,47 +111,54 @@ class PromptEncoder:
         return prompt
 
     def write(self, question: str) -> str:
-        """The text of a prompt, with one token in place of the image's."""
+        """Write the text of a prompt, with a single image token."""
         return self.chat.render(build_messages(question, self.template, self.coordinates))
 
     def problem(self, size: tuple[int, int], kept: tuple[int, int], tokens: int,
                 question: str) -> str:
-        """What is wrong with a prompt: its image is ``size`` (height, width), which the processor
-        makes ``kept``, and it has that many tokens. Empty if nothing is."""
+        """Describe the problem with a prompt; empty if there is none.
+
+        Args:
+            size: (height, width) of its image.
+            kept: (height, width) to which the processor resizes the image.
+            tokens: Number of its tokens, image tokens included.
+            question: Its question.
+        """
         images = self.processor.image_processor
         if kept != size:
-            return (f'A prompt image should have a size that the processor keeps, but '
+            return (f'A model image should have a size that the processor keeps, but '
                     f'(height, width) = {size} becomes {kept}; set `ModelImageResize(size=...)` to '
                     f'multiples of {images.patch_size * images.merge_size} within the min_pixels '
                     f'and max_pixels of the processor')
         if tokens > self.max_tokens:
             return (f'A prompt should have at most `max_prompt_tokens` = {self.max_tokens} tokens, '
                     f'but that of {question[:200]!r} has {tokens} with its image of (height, '
-                    f'width) = {size}; use a smaller prompt image or raise the limit')
+                    f'width) = {size}; use a smaller model image or raise the limit')
         return ''
 
 
 def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
                          sizes: Iterable[tuple[int, int]]) -> list[str]:
-    """Whether the prompts of a data set can be encoded, before anything is trained.
+    """Check, before training, that the prompts of a data set can be encoded.
 
-    Counts the tokens of text and image without images or weights, in about a second for 20,000
-    questions; of more, the 20,000 longest by characters are looked at.
+    Counts text and image tokens without images or weights, in about a second for 20,000 questions.
+    If there are more, only the 20,000 longest by characters are checked.
 
     Args:
-        encoder: The policy's; only the files of its processor are needed for one.
-        questions: Normalised questions.
-        sizes: (width, height) of the prompt images, as ``ModelImageResize`` takes them.
+        encoder: The policy's encoder, which needs only the files of the processor.
+        questions: Normalized questions.
+        sizes: (width, height) of the model images, as for ``ModelImageResize``.
 
     Returns:
-        What is wrong, a line for each size that the processor would change, or with which the
-        longest question has more than ``encoder.max_tokens``; empty if all fit. Nothing is raised.
+        The problems, one line for each size that the processor would change, or with which the
+        longest question has more than ``encoder.max_tokens`` tokens; empty if all fit. Nothing is
+        raised.
     """
     tokenizer, images = encoder.processor.tokenizer, encoder.processor.image_processor
     candidates = sorted({*questions}, key=len)[-_COUNTED:]
     if not candidates:
         return []
-    # The few longest by their own tokens; what joins at a question's ends is a token or two.
+    # The few questions with the most tokens: merging at their ends changes the count by one or two.
     counts = map(len, tokenizer(candidates, add_special_tokens=False)['input_ids'])
     longest = heapq.nlargest(8, zip(counts, candidates, strict=True))
     texts = [encoder.write(question) for _, question in longest]
@@ -163,19 +170,19 @@ def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
             kept = smart_resize(height, width, side, images.size['shortest_edge'],
                                 images.size['longest_edge'])
         except ValueError as error:  # an aspect beyond 200
-            problems.append(f'A prompt image of (height, width) = {(height, width)} is refused by '
+            problems.append(f'A model image of (height, width) = {(height, width)} is refused by '
                             f'the processor: {error}')
             continue
-        tokens = text - 1 + kept[0] * kept[1] // side**2  # one token stands for the image
+        tokens = text - 1 + kept[0] * kept[1] // side**2  # the text has one image token
         problems.append(encoder.problem((height, width), kept, tokens, question))
     return [problem for problem in problems if problem]
 
 
 class EncodingCollate:
-    """A data loader's ``collate_fn`` that encodes prompts before another one collates.
+    """A data loader's ``collate_fn`` that encodes prompts before calling another one.
 
-    So the processor works in the loader's workers, next to the decoding of images. Each sample's
-    ``inputs`` get a ``prompt``, an :class:`EncodedPrompt`.
+    This runs the processor in the loader's workers, which also decode the images. It adds
+    ``prompt``, an :class:`EncodedPrompt`, to each sample's ``inputs``.
     """
 
     def __init__(self, encoder: PromptEncoder, collate: Any) -> None:
@@ -191,8 +198,8 @@ class EncodingCollate:
 
 def collate_text(prompts: Sequence[EncodedPrompt], pad_token: int,
                  device: torch.device) -> dict[str, Tensor]:
-    """``input_ids``, ``attention_mask`` and ``mm_token_type_ids`` of B prompts, (B, P) each,
-    padded on the left, and ``image_grid_thw`` (B, 3), as transformers takes a batch."""
+    """Collate B prompts for transformers: ``input_ids``, ``attention_mask`` and
+    ``mm_token_type_ids``, (B, P) each, padded on the left, and ``image_grid_thw`` (B, 3)."""
     longest = max(map(len, prompts))
 
     def pad(rows: list[Tensor], value: int) -> Tensor:
@@ -207,12 +214,12 @@ def collate_text(prompts: Sequence[EncodedPrompt], pad_token: int,
 
 def collate_images(prompts: Sequence[EncodedPrompt],
                    device: torch.device) -> tuple[Tensor, Tensor]:
-    """``pixel_values`` of B images and ``image_grid_thw`` (B, 3), as a vision tower takes them."""
+    """Collate the ``pixel_values`` of B images and ``image_grid_thw`` (B, 3) for a vision tower."""
     return (torch.cat([p.pixel_values for p in prompts]).to(device),
             torch.cat([p.grid for p in prompts]).to(device))
 
 
 def join_vision(prompts: Sequence[EncodedPrompt]) -> SimpleNamespace:
-    """What the vision tower made of B images, as the models' ``mm_encoder_outputs`` take it."""
+    """Join the vision tower's features of B images for the models' ``mm_encoder_outputs``."""
     merged, *levels = zip(*[prompt.vision for prompt in prompts], strict=True)
     return SimpleNamespace(pooler_output=merged, deepstack_features=levels)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Weights in 4 or 8 bits under an adapter (QLoRA, arXiv 2305.14314), by bitsandbytes, and
+"""4- and 8-bit weights under an adapter (QLoRA, arXiv 2305.14314), by bitsandbytes, and
 prequantized folders."""
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from mmdpad.models.sources import read_config
 from mmdpad.models.weights import first_line
 
 KEPT = ('model.visual', 'lm_head')
-"""Modules that keep their weights: the vision tower and the output head."""
+"""Modules that are not quantized: the vision tower and the output head."""
 _BITSANDBYTES = 'bitsandbytes'
 
 
 def quantization_config(quantization: Mapping[str, Any],
                         lora: Mapping[str, Any] | None) -> BitsAndBytesConfig:
-    """What ``from_pretrained`` needs to quantize a policy as it loads it.
+    """Build the config with which ``from_pretrained`` quantizes a policy while loading it.
 
     Args:
         quantization: Arguments of ``transformers.BitsAndBytesConfig``; ``llm_int8_skip_modules``,
-            which both 4 and 8 bits heed, is :data:`KEPT` by default.
-        lora: That of the policy.
+            which applies to both 4 and 8 bits, is :data:`KEPT` by default.
+        lora: The policy's ``lora``.
 
     Raises:
-        ValueError: No ``lora`` (quantized weights take no gradient), an argument is unknown, or
-            there is neither ``load_in_4bit`` nor ``load_in_8bit``.
+        ValueError: There is no ``lora`` (quantized weights cannot be trained), an argument is
+            unknown, or there is neither ``load_in_4bit`` nor ``load_in_8bit``.
         ImportError: bitsandbytes is not installed.
     """
     if lora is None:
@@ -56,8 +56,8 @@ def quantization_config(quantization: Mapping[str, Any],
 
 
 def read_quantization(source: str) -> dict[str, Any] | None:
-    """The ``quantization_config`` in the config.json of a folder or hub name; None if its weights
-    are not quantized."""
+    """Read the ``quantization_config`` in the config.json of a folder or hub name; None if its
+    weights are not quantized."""
     config = read_config(source)
     found = config.get('quantization_config') or (config.get('text_config') or {}).get(
         'quantization_config')
@@ -69,7 +69,7 @@ def refuse_quantized(source: str, purpose: str, hint: str) -> None:
 
     Args:
         source: Folder or hub name.
-        purpose: What they are needed for, as in 'to be trained'.
+        purpose: What the weights are needed for, such as 'to be trained'.
         hint: What to do, for the error message.
 
     Raises:
@@ -88,19 +88,19 @@ def check_trainable(source: str, lora: Mapping[str, Any] | None) -> None:
         ValueError: Its weights are quantized, and there is no ``lora``.
     """
     if lora is None:
-        refuse_quantized(source, 'to be trained without `lora`, since quantized weights take no '
-                         'gradient', 'set `model.policy.lora`, for example `lora=dict(r=64)`, or '
+        refuse_quantized(source, 'to be trained without `lora`, since quantized weights get no '
+                         'gradients', 'set `model.policy.lora`, for example `lora=dict(r=64)`, or '
                          'name the unquantized model')
 
 
 def check_prequantized(source: str, quantization: Mapping[str, Any] | None,
                        lora: Mapping[str, Any] | None) -> None:
-    """Check that a policy can use prequantized weights; others always pass.
+    """Check that a policy can use prequantized weights; other weights always pass.
 
     Raises:
         ValueError: ``quantization`` would quantize them again, they do not support ``lora``, or
-            transformers does not know the method or cannot use it here.
-        ImportError: A package that they need is not installed.
+            transformers does not support the method, in general or on this machine.
+        ImportError: A required package is not installed.
     """
     found = read_quantization(source)
     if found is None:
@@ -134,14 +134,14 @@ def _check_adapter(source: str, found: Mapping[str, Any]) -> None:
 
 
 def _method(found: Mapping[str, Any]) -> str:
-    """``quant_method``, which early bitsandbytes folders do not have."""
+    """Return the ``quant_method``, which early bitsandbytes folders lack."""
     bits = found.get('load_in_4bit') or found.get('load_in_8bit')
     return str(found.get('quant_method') or (_BITSANDBYTES if bits else 'unknown'))
 
 
 def prequantized_config(source: str) -> PreTrainedConfig | None:
-    """The config of a folder quantized by bitsandbytes, with the current names of the modules that
-    are not quantized; None for other folders.
+    """Read the config of a folder quantized by bitsandbytes, with the current names of the modules
+    that are not quantized; None for other folders.
 
     transformers 4 called the vision tower ``visual`` and the text model ``model``; transformers 5
     renames the weights, but not ``llm_int8_skip_modules``.
@@ -151,7 +151,7 @@ def prequantized_config(source: str) -> PreTrainedConfig | None:
         return None
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     kept = found.get('llm_int8_skip_modules') or ()
-    # Patterns; a name also covers all submodules.
+    # These are patterns; a name also covers all its submodules.
     anywhere = [rf'(.*\.)?{name.removeprefix("model.")}' for name in kept]
     config.quantization_config = dict(found, llm_int8_skip_modules=[*kept, *anywhere] or None)
     return config
@@ -161,11 +161,11 @@ def keep_trainable(model: nn.Module) -> None:
     """Keep quantized layers trainable after evaluation.
 
     On a CPU with avx512_bf16, bitsandbytes converts 4-bit weights to another layout in the first
-    pass without gradients, and cannot backpropagate through that.
+    pass without gradients, and cannot backpropagate through it.
     """
     for module in model.modules():
         if hasattr(module, 'support_avx512bf16_for_cpu'):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def check_loaded(model: nn.Module, source: str) -> None:
@@ -174,22 +174,22 @@ def check_loaded(model: nn.Module, source: str) -> None:
     Raises:
         ValueError: The weights of a layer are not quantized, so it would ignore them.
     """
-    _refuse_whole([name for name, module in _quantized_layers(model).items()
-                   if getattr(module.weight, 'quant_state', None) is None
-                   and getattr(module.weight, 'SCB', None) is None], source)
+    _refuse_unquantized([name for name, module in _quantized_layers(model).items()
+                         if getattr(module.weight, 'quant_state', None) is None
+                         and getattr(module.weight, 'SCB', None) is None], source)
 
 
 def check_stored(model_class: type[PreTrainedModel], source: str, names: Iterable[str]) -> None:
-    """What :func:`check_loaded` would find, by the names of a folder's tensors; nothing for a
-    folder of another method.
+    """Predict the outcome of :func:`check_loaded` from the names of a folder's tensors; folders
+    that another method quantized always pass.
 
     Args:
         model_class: The class of transformers.
         source: The folder.
-        names: Of all its tensors.
+        names: The names of all its tensors.
 
     Raises:
-        ValueError: As there.
+        ValueError: See :func:`check_loaded`.
     """
     config = prequantized_config(source)
     if config is None:
@@ -201,8 +201,8 @@ def check_stored(model_class: type[PreTrainedModel], source: str, names: Iterabl
     renamings = [entry for entry in get_model_conversion_mapping(model)
                  if isinstance(entry, WeightRenaming)]
     stored = {rename_source_key(name, renamings, [])[0] for name in names}
-    _refuse_whole([name for name in _quantized_layers(model)
-                   if not {f'{name}.weight.absmax', f'{name}.SCB'} & stored], source)
+    _refuse_unquantized([name for name in _quantized_layers(model)
+                         if not {f'{name}.weight.absmax', f'{name}.SCB'} & stored], source)
 
 
 def _quantized_layers(model: nn.Module) -> dict[str, Any]:
@@ -210,9 +210,9 @@ def _quantized_layers(model: nn.Module) -> dict[str, Any]:
             if type(module).__name__ in ('Linear4bit', 'Linear8bitLt')}
 
 
-def _refuse_whole(whole: Sequence[str], source: str) -> None:
-    if whole:
+def _refuse_unquantized(layers: Sequence[str], source: str) -> None:
+    if layers:
         raise ValueError(
-            f'The weights of {len(whole)} layers ({", ".join(whole[:4])}) in {source!r} should be '
-            f'quantized, but are not; list these layers in `llm_int8_skip_modules` of the '
+            f'The weights of {len(layers)} layers ({", ".join(layers[:4])}) in {source!r} should '
+            f'be quantized, but are not; list these layers in `llm_int8_skip_modules` of the '
             f'`quantization_config` in its config.json')

@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The prompt once per response: for any attention of transformers, and the yardstick of
-:mod:`.shared_prefix`."""
+"""Computes the prompt once per response: for any attention of transformers, and as the reference
+for :mod:`.shared_prefix`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .prompt_encoder import EncodedPrompt, collate_text, join_vision
 
 def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], ids: Tensor,
                     mask: Tensor) -> Tensor:
-    """As :func:`.shared_prefix.response_states`; prompts are padded on the left, responses on the
-    right."""
+    """As :func:`.shared_prefix.response_states`, with prompts padded on the left and responses on
+    the right."""
     repeated = [prompt for prompt in prompts for _ in range(len(ids) // len(prompts))]
     batch = collate_text(repeated, model.config.text_config.pad_token_id or 0, ids.device)
     input_ids = torch.cat([batch['input_ids'], ids.masked_fill(~mask, 0)], dim=1)
@@ -27,5 +27,5 @@ def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], id
     states = model.model(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
         mm_encoder_outputs={'image': join_vision(repeated)}, use_cache=False).last_hidden_state
-    # The state that predicts a token stands one position before it.
+    # The state that predicts a token is one position before it.
     return states[:, -ids.shape[1] - 1:-1][mask]

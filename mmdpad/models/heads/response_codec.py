@@ -16,13 +16,13 @@ GENERATION_CONFIG = 'generation_config.json'
 
 
 class ResponseCodec:
-    """How responses begin and end.
+    """Encodes and decodes responses, and determines how they begin and end.
 
-    A response's text begins with what the chat template opens for it
+    A response's text begins with the tag that the chat template opens for it
     (:attr:`.ChatTemplate.opened`), although those tokens belong to the prompt. It ends with any
     token that generation_config.json, config.json, the tokenizer or the chat template's end of a
     turn names; published folders disagree, so engines stop at all of them. Supervised training
-    teaches the chat template's, so that a taught response has the tokens of the rendered
+    uses the chat template's end token, so that an SFT target has the tokens of the rendered
     conversation, or the tokenizer's if the template has none.
 
     Args:
@@ -32,12 +32,12 @@ class ResponseCodec:
 
     Attributes:
         opened: See :class:`.ChatTemplate`.
-        ends: End token -> where it is named. The first one is taught.
+        ends: End token -> the files that name it. Supervised training uses the first one.
         pad_token: Padding after a response's end; the first end token if the tokenizer has none.
 
     Raises:
-        ValueError: A file is damaged, an end token is outside of the model's vocabulary, or no end
-            token is named at all.
+        ValueError: A file is damaged, an end token is outside the model's vocabulary, or no end
+            token is named.
     """
 
     def __init__(self, source: str, tokenizer: PreTrainedTokenizerBase,
@@ -59,8 +59,8 @@ class ResponseCodec:
                 ('config.json', config.get('eos_token_id')),
                 ('config.json', text_config.get('eos_token_id'))):
             for token in self._tokens(where, value, size):
-                # transformers always stops at those of generation_config.json; config.json may hold
-                # one of another vocabulary, which would cut every response at some letter.
+                # transformers always stops at those in generation_config.json. config.json may hold
+                # one from another vocabulary, which would cut every response at some letter.
                 if where == 'config.json' and token not in {
                         *self.ends, *tokenizer.added_tokens_decoder}:
                     self.ignored.append(token)
@@ -80,22 +80,22 @@ class ResponseCodec:
 
     @property
     def end_tokens(self) -> list[int]:
-        """Tokens that end a response; supervised training teaches the first."""
+        """Tokens that end a response; supervised training uses the first."""
         return list(self.ends)
 
     def encode(self, text: str, forbidden: Collection[int] = ()) -> list[int]:
-        """Tokens of a given response after a prompt, including the end token.
+        """Encode an SFT target as the tokens after a prompt, including the end token.
 
-        What the chat template opens is left out, with the whitespace after it if the template
-        writes some itself.
+        Leaves out the tag that the chat template opens, and the whitespace after it if the template
+        writes some.
 
         Args:
-            text: The whole response.
+            text: The complete response.
             forbidden: Tokens that it may not contain, besides the tokenizer's special ones.
 
         Raises:
-            ValueError: It does not begin with what the template opens, or contains a special token
-                other than a tag.
+            ValueError: It does not begin with the tag that the template opens, or contains a
+                special token other than a tag.
         """
         start = self.opened.rstrip()
         if not text.startswith(start):
@@ -112,21 +112,21 @@ class ResponseCodec:
         return [*ids, self.end_tokens[0]]
 
     def decode(self, rows: Iterable[list[int]]) -> list[str]:
-        """Texts of responses, without end, padding and special tokens; tags are kept even if the
+        """Decode responses without end, padding and special tokens; tags are kept even if the
         tokenizer treats them as special."""
         kept = [[token for token in row if token not in self._no_text] for row in rows]
         return [self.opened + text for text in self.tokenizer.batch_decode(
             kept, clean_up_tokenization_spaces=False)]
 
     def describe(self) -> str:
-        """How a response begins and ends, and which files say so, in one line."""
+        """Describe in one line how a response begins and ends, and which files determine it."""
         begins = (
             f'opens {self.opened!r}, which counts as part of each response' if self.opened else
             'opens and closes an empty <think> block (non-thinking mode), which counts as part of '
             'the prompt' if self.closes_reasoning else 'opens no tag')
         ends = ' or '.join(f'{self.tokenizer.decode([token])} ({token}: {", ".join(named)})'
                            for token, named in self.ends.items())
-        taught = ', of which supervised training teaches the first' if len(self.ends) > 1 else ''
+        taught = ', of which supervised training uses the first' if len(self.ends) > 1 else ''
         ignored = ''.join(f'; {token} ({self.tokenizer.decode([token])!r}) of config.json is '
                           f'ignored, since it is plain text'
                           for token in dict.fromkeys(self.ignored))

@@ -1,22 +1,22 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""One prompt, G responses, one pass: prompt and image are computed once for all their responses.
+"""Computes a prompt and its image once for all G responses, in one pass.
 
-A row holds groups one behind the other, each its prompt and then its responses, without padding:
+A row concatenates groups without padding, each a prompt followed by its responses:
 
     p p p p p a a a b b b b b c c   q q q q d d d d e e
 
-A response's tokens attend to the prompt and to their own earlier tokens, and have the positions
-that they had directly behind the prompt. So loss and gradients are those of B * G sequences that
-each repeat the prompt (cf. Prefix Grouper, arXiv 2506.05433).
+A response's tokens attend to the prompt and to the response's earlier tokens, and have the
+positions that they would have directly after the prompt. Loss and gradients therefore equal those
+of B * G sequences that each repeat the prompt (cf. Prefix Grouper, arXiv 2506.05433).
 
-The attention is one of transformers' own attention interfaces: what a row looks like travels as
-the keyword ``layout`` from the model's forward to every attention layer.
+The attention is registered as an attention interface of transformers. The keyword ``layout``, which
+describes the row, is passed from the model's forward to every attention layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,21 +31,22 @@ NAME = 'shared_prefix'
 
 
 class Layout(Protocol):
-    """What says how the tokens of a forward pass attend to each other."""
+    """Determines how the tokens of a forward pass attend to each other."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
-        """Queries (B, H, L, d), keys and values (B, K, L, d) of K <= H heads -> (B, L, H, d)."""
+        """Map queries (B, H, L, d), keys and values (B, K, L, d), K <= H, to (B, L, H, d)."""
 
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
               attention_mask: Tensor | None, scaling: float | None = None,
               layout: Layout | None = None, **kwargs: Any) -> tuple[Tensor, None]:
-    """transformers' attention interface: ``layout.attend``, or SDPA where there is no layout."""
+    """transformers' attention interface: ``layout.attend``, or SDPA without a layout."""
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling,
                                       **kwargs)
-    return layout.attend(query, key, value, scaling, module.layer_idx), None
+    return layout.attend(query, key, value, cast(float, scaling),
+                         cast(int, module.layer_idx)), None
 
 
 AttentionInterface.register(NAME, attention)
@@ -57,18 +58,18 @@ class PackedGroup:
 
     Args:
         prompt: P.
-        responses: The responses' lengths.
-        device: That of the queries, keys and values.
+        responses: The lengths of the responses.
+        device: Device of the queries, keys and values.
     """
 
     def __init__(self, prompt: int, responses: Sequence[int], device: torch.device) -> None:
         self.prompt = prompt
         self.responses = list(responses)
         self.longest = max(self.responses, default=0)
-        # Row (response) and column (place in it) of each response token.
+        # Row (response) and column (position in it) of each response token.
         grid = torch.arange(self.longest) < torch.tensor(self.responses)[:, None]
         self.rows, self.columns = (index.to(device) for index in grid.nonzero(as_tuple=True))
-        # What a response's tokens see: (R, P + R). Padding stands behind them, unseen.
+        # What a response's tokens attend to: (R, P + R). Padding comes last and stays hidden.
         self.visible = torch.ones(self.longest, prompt + self.longest, dtype=torch.bool,
                                   device=device).tril(prompt)
 
@@ -77,13 +78,13 @@ class PackedGroup:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """(H, P + T, d) each -> (P + T, H, d)."""
-        prefix = scaled_dot_product_attention(
-            *(x[None, :, :self.prompt] for x in (query, key, value)), is_causal=True, scale=scale)
+        q, k, v = (x[None, :, :self.prompt] for x in (query, key, value))
+        prefix = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
         prefix = prefix[0].transpose(0, 1)
         if not len(self.rows):
             return prefix
         own = scaled_dot_product_attention(
-            self._own(query), self._behind_prompt(key), self._behind_prompt(value),
+            self._own(query), self._with_prompt(key), self._with_prompt(value),
             attn_mask=self.visible, scale=scale)
         return torch.cat([prefix, own.transpose(1, 2)[self.rows, self.columns]])
 
@@ -94,7 +95,7 @@ class PackedGroup:
         grid = grid.index_put((self.rows, self.columns), tokens[:, self.prompt:].transpose(0, 1))
         return grid.transpose(1, 2)
 
-    def _behind_prompt(self, tokens: Tensor) -> Tensor:
+    def _with_prompt(self, tokens: Tensor) -> Tensor:
         """(H, P + T, d) -> (G, H, P + R, d): the prompt's tokens before those of each response."""
         own = self._own(tokens)
         return torch.cat([tokens[:, :self.prompt].expand(len(own), -1, -1, -1), own], dim=2)
@@ -104,9 +105,9 @@ class PackedRow:
     """The :class:`Layout` of a row of groups.
 
     Attributes:
-        predictors: (T,) long, where in the row the states stand that predict the responses'
-            tokens; the last token of a prompt stands there once for each of its responses.
-        offsets: (L,) long, how far each token is behind the last one of its prompt; 0 for a
+        predictors: (T,) long, indices in the row of the states that predict the responses' tokens;
+            the last token of a prompt appears once for each of its responses.
+        offsets: (L,) long, the distance of each token from the last one of its prompt; 0 for a
             prompt's own tokens.
     """
 
@@ -136,13 +137,13 @@ class PackedRow:
 
 def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], ids: Tensor,
                     mask: Tensor) -> Tensor:
-    """The last hidden states that predict the tokens of responses.
+    """Compute the last hidden states that predict the tokens of responses.
 
     Args:
         model: A Qwen-VL model for conditional generation whose text part attends by :data:`NAME`.
-        prompts: B prompts whose images have been seen.
+        prompts: B prompts with encoded images.
         ids: (N, R) long, N = B * G, prompt-major, on the model's device.
-        mask: (N, R) bool, True for a response's tokens, which stand on the left.
+        mask: (N, R) bool, True for a response's tokens; padding is on the right.
 
     Returns:
         (T, D) for the T tokens of all responses, in the order of ``ids[mask]``.
@@ -157,15 +158,14 @@ def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], id
         positions += [places, places.max().expand(3, len(own))]
     states = row_states(model, prompts, torch.cat(tokens),
                         torch.cat(positions, dim=1) + row.offsets, row)
-    # By `embedding`, since the gradient of `states[...]` adds up a place that stands there several
-    # times in the order in which threads come to it.
+    # Not `states[...]`: its gradient sums repeated indices in whatever order the threads run.
     return embedding(row.predictors, states)
 
 
 def row_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], tokens: Tensor,
                positions: Tensor, row: PackedRow) -> Tensor:
-    """The last hidden states (L, D) of a row of tokens (L,) at positions (3, L), with the images
-    of its B prompts."""
+    """Compute the last hidden states (L, D) of a row of tokens (L,) at positions (3, L), with the
+    images of its B prompts."""
     return model.model(
         input_ids=tokens[None], position_ids=positions[:, None],
         mm_encoder_outputs={'image': join_vision(prompts)}, use_cache=False,
@@ -173,7 +173,7 @@ def row_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], tokens:
 
 
 def prompt_positions(model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:
-    """(3, P) long: a prompt's positions in time, height and width."""
+    """Return a prompt's positions in time, height and width, (3, P) long."""
     positions, _ = model.model.get_rope_index(prompt.input_ids[None], prompt.token_types[None],
                                               prompt.grid)
     return positions[:, 0]

@@ -1,30 +1,39 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""From hidden states to log-probabilities of tokens, a part of the vocabulary's logits at a time.
+"""Computes log-probabilities of tokens from hidden states, with part of the logits at a time.
 
 Notation: T tokens of all responses, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-# Logits that stand in memory at once: 2^26 are 256 MiB in float32.
+# Logits that are in memory at once: 2^26 are 256 MiB in float32.
 MAX_LOGITS = 2**26
 
 
-def token_log_probs(hidden: Tensor, output_head: Callable[[Tensor], Tensor], ids: Tensor,
+class OutputHead(Protocol):
+    """(t, D) states -> (t, V) logits."""
+
+    out_features: int
+
+    def __call__(self, states: Tensor, /) -> Tensor: ...
+
+
+def token_log_probs(hidden: Tensor, output_head: OutputHead, ids: Tensor,
                     temperature: float = 1.0, forbidden: Sequence[int] = (),
                     entropy: str | None = None,
                     max_logits: int = MAX_LOGITS) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of tokens under softmax(logits / temperature).
+    """Compute log-probabilities of tokens under softmax(logits / temperature).
 
-    Where the logits of all tokens were more than ``max_logits``, they are made in parts, and made
-    again in the backward pass.
+    If there are more than ``max_logits`` logits, they are computed in parts, and recomputed in the
+    backward pass.
 
     Args:
         hidden: (T, D) states that predict the tokens.
@@ -32,11 +41,12 @@ def token_log_probs(hidden: Tensor, output_head: Callable[[Tensor], Tensor], ids
         ids: (T,) long.
         temperature: Positive.
         forbidden: Tokens of probability 0.
-        entropy: 'grad' or 'no_grad' to return the entropy of each token's distribution too, with
+        entropy: 'grad' or 'no_grad' to also return the entropy of each token's distribution, with
             or without gradients.
+        max_logits: Maximum number of logits in memory at once.
 
     Returns:
-        (T,) float32 log-probabilities (float64 of float64 states), and the entropies in nats (T,),
+        (T,) float32 log-probabilities (float64 for float64 states), and the entropies in nats (T,),
         or None.
     """
     def score(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -58,6 +68,6 @@ def token_log_probs(hidden: Tensor, output_head: Callable[[Tensor], Tensor], ids
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of softmax(logits), (..., V) -> (...); impossible tokens add nothing."""
+    """Entropy of softmax(logits) in nats, (..., V) -> (...); impossible tokens add nothing."""
     logp = logits.log_softmax(dim=-1)
     return -(logp.exp() * logp.masked_fill(logp == -torch.inf, 0.0)).sum(dim=-1)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The policy: a vision-language model that is asked a question about an image.
+"""The policy: a vision-language model that answers questions about images.
 
 Notation: B prompts, G responses to each, N = B * G (prompt-major), P prompt tokens, R response
 tokens (right-padded).
@@ -38,51 +38,51 @@ from .token_log_probs import token_log_probs
 
 @MODELS.register_module()
 class VLMReasoningHead(BaseModule):
-    """A vision-language model with its own processor: prompts to tokens, and log-probabilities of
-    responses.
+    """A vision-language model with its own processor: encodes prompts, and computes
+    log-probabilities of responses.
 
-    The ``model_type`` in the config.json of ``pretrained`` says which family it is of
-    (:mod:`.families`): Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or one that was registered.
+    The ``model_type`` in the config.json of ``pretrained`` determines its family
+    (:mod:`.families`): Qwen2-VL, Qwen2.5-VL, Qwen3-VL or a registered one.
 
     Args:
         pretrained: A local folder in Hugging Face format, or a hub name (``Qwen/...``), see
             :func:`mmdpad.models.sources.is_hub_name`.
         prompt_template: See :func:`mmdpad.prompts.build_messages`.
-        dtype: Of the weights, one of :data:`mmdpad.models.precision.DTYPES`: ``'float32'`` (master
-            weights; use an AMP optimizer wrapper for bfloat16 arithmetic), ``'bfloat16'`` or
-            ``'float16'`` under an adapter and for evaluation, ``'float64'`` to check numbers.
-        attn_implementation: 'shared_prefix': prompt and image are computed once for all G
-            responses (:mod:`.shared_prefix`). With one of transformers' own ('sdpa', 'eager',
-            'flash_attention_2') the text part computes them once per response
-            (:mod:`.replicated_prefix`); the numbers are the same.
-        freeze_vision: Keep the vision tower as it is.
+        dtype: Type of the weights, one of :data:`mmdpad.models.precision.DTYPES`: ``'float32'``
+            (master weights; use an AMP optimizer wrapper for bfloat16 arithmetic), ``'bfloat16'``
+            or ``'float16'`` under an adapter and for evaluation, ``'float64'`` to check numbers.
+        attn_implementation: 'shared_prefix' computes prompt and image once for all G responses
+            (:mod:`.shared_prefix`). With one of transformers' own ('sdpa', 'eager',
+            'flash_attention_2'), the text part computes them once per response
+            (:mod:`.replicated_prefix`); the results are the same.
+        freeze_vision: Freeze the vision tower.
         gradient_checkpointing: Recompute activations in the backward pass.
         max_prompt_tokens: Longer prompts (image tokens included) are an error.
         lora: Train a low-rank adapter instead of the weights, for example ``dict(r=16,
             lora_alpha=32)``: arguments of ``peft.LoraConfig``, see :func:`.lora.add_lora`. By
-            default it sits in the linear layers of the language model's attention and MLP; with
-            ``target_modules='language_and_vision'`` also in those of the vision tower's blocks.
+            default it adapts the linear layers of the language model's attention and MLP; with
+            ``target_modules='language_and_vision'`` also those of the vision tower's blocks.
             Needs ``pip install "mmdpad[lora]"``.
         quantization: With ``lora``, keep the language model's linear weights in 4 or 8 bits
             (QLoRA, arXiv 2305.14314), for example ``dict(load_in_4bit=True)``: arguments of
             ``transformers.BitsAndBytesConfig``, see :func:`.quantization.quantization_config`.
             Needs ``pip install "mmdpad[qlora]"``.
-        coordinates: Those in which the policy is asked to write and is read, one of
-            :data:`mmdpad.geometry.coordinates.COORDINATES`; None: its family's. A model that was
-            trained to write others may need it.
-        low_precision_training: Allow training 16-bit weights, which is refused otherwise. Only for
+        coordinates: The coordinates that the prompt asks for and that responses are parsed in, one
+            of :data:`mmdpad.geometry.coordinates.COORDINATES`; None for its family's. Set it for a
+            model that was trained to write others.
+        low_precision_training: Allow training 16-bit weights, which is an error otherwise. Only for
             optimizers that compensate for the rounding, by stochastic rounding, compensated sums
             or their own float32 copies.
 
     Attributes:
         coordinates, low_precision_training: As above; the coordinates are never None.
         end_tokens: Tokens that end a response, see :class:`.ResponseCodec`.
-        pad_token: Token behind a response's end.
+        pad_token: Padding after a response's end.
         adapter_keys: Names of the adapter's weights in this module's state; empty without one.
         vision_is_fixed: Whether the vision tower is never trained (frozen, or no adapter in it).
 
     Raises:
-        FileNotFoundError: ``pretrained`` looks like a path and is not there, or lacks
+        FileNotFoundError: ``pretrained`` looks like a path and does not exist, or lacks
             config.json.
         ValueError: The family is unknown, the weights do not fit the model (missing or unexpected
             keys, shapes), or an argument is wrong.
@@ -134,7 +134,7 @@ class VLMReasoningHead(BaseModule):
             add_lora(self.model, lora)
             self.adapter_keys = frozenset(
                 name for name, p in self.named_parameters() if p.requires_grad)
-            # In checkpoints, since another scaling would have the same names and shapes.
+            # Saved in checkpoints, since names and shapes do not depend on the scaling.
             self.register_buffer(SCALING, adapter_scaling(self.model))
             print_log(describe_reach(self.model), logger='current')
         tower = self.model.model.visual
@@ -146,7 +146,7 @@ class VLMReasoningHead(BaseModule):
             enable({'use_reentrant': False})
 
     def init_weights(self) -> None:
-        """Nothing: the weights came with ``pretrained``. (mmengine calls this before training.)"""
+        """Do nothing, since the weights are loaded. (mmengine calls this before training.)"""
 
     def check_trainable(self) -> None:
         """Check that the weights can be trained.
@@ -169,22 +169,22 @@ class VLMReasoningHead(BaseModule):
         return bool(self.adapter_keys)
 
     def adapter_off(self) -> AbstractContextManager[None]:
-        """A context in which the model is what ``pretrained`` holds, without its adapter."""
+        """A context in which the model has the weights of ``pretrained``, without its adapter."""
         return adapter_off(self.model)
 
     @property
     def vision_token_ids(self) -> list[int]:
-        """Tokens that stand for images or videos. A response may not hold them: the model would
-        take a sampled one for a further image."""
+        """Tokens that represent images or videos. A response may not contain them, since the model
+        would take them for another image."""
         ids = (getattr(self.model.config, name, None) for name in self.family.vision_tokens)
         return sorted({number for number in ids if number is not None})
 
     def encode_prompts(self, images: Sequence[Tensor],
                        questions: Sequence[str]) -> list[EncodedPrompt]:
-        """Tokens and pixels of B prompts, see :class:`PromptEncoder`.
+        """Encode B prompts as tokens and pixels, see :class:`PromptEncoder`.
 
         Args:
-            images: B uint8 tensors (3, h, w), RGB, of the prompt's size.
+            images: B uint8 tensors (3, h, w), RGB, the model images.
             questions: B normalized questions.
 
         Raises:
@@ -194,9 +194,10 @@ class VLMReasoningHead(BaseModule):
         return [self.encoder(*pair) for pair in zip(images, questions, strict=True)]
 
     def encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
-        """B prompts with what the vision tower makes of their images, by one call.
+        """Encode the images of B prompts with one call of the vision tower.
 
-        A tower that is not trained sees an image once: its output stays with the given prompt.
+        If the tower is not trained, it encodes each image once: the features are stored in the
+        given prompt.
         """
         new = [prompt for prompt in prompts if prompt.vision is None]
         if not new:
@@ -213,11 +214,11 @@ class VLMReasoningHead(BaseModule):
         return [replace(prompt, vision=next(seen)) for prompt in prompts]
 
     def encode_responses(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Tokens of N given responses after a prompt, each with an end token; without what the chat
-        template opens, which is in the prompt.
+        """Encode N SFT targets as the tokens after a prompt, each with an end token, without the
+        tag that the chat template opens, which is in the prompt.
 
         Returns:
-            (N, R) long token ids, right-padded, and (N, R) bool, True for those of a response.
+            (N, R) long token ids, right-padded, and (N, R) bool, True for a response's tokens.
 
         Raises:
             ValueError: See :meth:`.ResponseCodec.encode`.
@@ -228,12 +229,12 @@ class VLMReasoningHead(BaseModule):
         return pad_sequence(rows, batch_first=True, padding_value=self.pad_token), mask
 
     def decode(self, response_ids: Tensor) -> list[str]:
-        """Texts of (N, R) token ids, see :class:`.ResponseCodec`: with what the chat template
+        """Decode (N, R) token ids, see :class:`.ResponseCodec`: with the tag that the chat template
         opens, without end, padding and special tokens."""
         return self.encoder.responses.decode(response_ids.tolist())
 
     def count_tokens(self, text: str | None) -> int | None:
-        """Length of a text by the model's tokenizer, without special tokens; None for None."""
+        """Count the tokens of a text, without special tokens; None for None."""
         if text is None:
             return None
         return len(self.processor.tokenizer(well_formed(text),
@@ -242,56 +243,57 @@ class VLMReasoningHead(BaseModule):
     def log_probs(self, prompts: Sequence[EncodedPrompt], response_ids: Tensor,
                   response_mask: Tensor, temperature: float = 1.0,
                   entropy: str | None = None) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities of responses under softmax(logits / temperature).
+        """Compute log-probabilities of responses under softmax(logits / temperature).
 
-        The vision tower sees each of the B images once. Vision tokens have probability 0, as in
-        sampling.
+        Each of the B images is encoded once. Vision tokens have probability 0, as in sampling.
 
         Args:
             prompts: B prompts.
             response_ids: (N, R) long; N a multiple of B, prompt-major.
-            response_mask: (N, R) bool, True for a response's tokens, which stand on the left.
-            temperature: That of the sampling.
-            entropy: 'grad' or 'no_grad' to return the entropy of each token's distribution too,
+            response_mask: (N, R) bool, True for a response's tokens; padding is on the right.
+            temperature: The sampling temperature.
+            entropy: 'grad' or 'no_grad' to also return the entropy of each token's distribution,
                 with or without gradients.
 
         Returns:
-            (N, R) float32 log-probabilities (float64 of a float64 model), and the entropies in
+            (N, R) float32 log-probabilities (float64 for a float64 model), and the entropies in
             nats (N, R), or None; 0 where the mask is False.
         """
         ids, mask = response_ids.to(self.device), response_mask.to(self.device)
         states = self._response_states(self.model, self.encode_images(prompts), ids, mask)
-        values = token_log_probs(states, self.model.lm_head, ids[mask], temperature,
-                                 self.vision_token_ids, entropy)
-        logp, entropies = (None if value is None else
-                           value.new_zeros(mask.shape).masked_scatter(mask, value)
-                           for value in values)
-        return logp, entropies
+        logp, entropies = token_log_probs(
+            states, self.model.lm_head, ids[mask], temperature, self.vision_token_ids, entropy)
+
+        def placed(values: Tensor) -> Tensor:
+            return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+        return placed(logp), None if entropies is None else placed(entropies)
 
     def explain_non_finite(self, prompts: Sequence[EncodedPrompt], ids: Tensor) -> str:
-        """Why the logits after some tokens are NaN or infinite, see
+        """Explain why the logits after some tokens are NaN or infinite, see
         :func:`mmdpad.models.non_finite.diagnose`.
 
         Args:
             prompts: B prompts.
             ids: (B, t) long, the tokens after them.
         """
-        # The log-probability of any further token needs the logits in question.
+        # The log-probability of one more token, whichever it is, needs the logits in question.
         ids = torch.nn.functional.pad(ids, (0, 1), value=self.end_tokens[0])
         return self._diagnose(prompts, ids, torch.ones_like(ids).bool())
 
     def _diagnose(self, prompts: Sequence[EncodedPrompt], ids: Tensor, mask: Tensor) -> str:
-        # A fixed vision tower would otherwise not see the images again.
+        # Otherwise a fixed vision tower would not encode the images again.
         prompts = [replace(prompt, vision=None) for prompt in prompts]
         return diagnose(self.model, lambda: self.log_probs(prompts, ids, mask), DTYPE_KEY)
 
     def supervised_loss(self, prompts: Sequence[EncodedPrompt],
                         texts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross entropy of given responses, over all tokens of the batch (end tokens too).
+        """Compute the mean cross entropy of SFT targets over all tokens of the batch, end tokens
+        included.
 
         Args:
             prompts: B prompts.
-            texts: N responses; N a multiple of B, prompt-major.
+            texts: N SFT targets; N a multiple of B, prompt-major.
 
         Returns:
             The scalar loss in nats per token, and scalars for the log: ``perplexity`` and
@@ -309,8 +311,8 @@ class VLMReasoningHead(BaseModule):
 
     def _check_loss(self, loss: Tensor, prompts: Sequence[EncodedPrompt], ids: Tensor,
                     mask: Tensor, logp: Tensor) -> None:
-        """Raise on all processes if the loss of one is not finite. All repeat their pass, since
-        those of a sharded model wait for each other."""
+        """Raise on all processes if the loss of one is not finite. All processes repeat their pass,
+        since a sharded model needs all of them."""
         failed = loss.detach().isfinite().logical_not().float()
         all_reduce(failed, 'max')
         if not failed:
@@ -320,8 +322,8 @@ class VLMReasoningHead(BaseModule):
         if not rows.numel():
             raise NonFiniteError('The loss of a batch on another process is not finite')
         prompt = int(rows[0]) * len(prompts) // len(ids)
-        raise NonFiniteError(f'The log-probabilities of the given response to prompt {prompt} of '
-                             f'the batch are not finite. {why}', prompt)
+        raise NonFiniteError(f'The log-probabilities of the SFT target for prompt {prompt} of the '
+                             f'batch are not finite. {why}', prompt)
 
     def _load_model(self, source: str, dtype: str, **arguments: Any) -> PreTrainedModel:
         return load_pretrained(
@@ -334,7 +336,7 @@ def check_attention(name: str) -> None:
     """Check that an attention implementation is available, before weights are read.
 
     Raises:
-        ValueError: transformers knows none of that name.
+        ValueError: transformers has none of that name.
         ImportError: It needs a package that is not installed.
     """
     known = sorted(['eager', *AttentionInterface().valid_keys()])

@@ -1,10 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Checks that an engine with its own pass over the decoder layers samples the trained policy."""
+"""Checks that an engine that runs the decoder layers itself samples the trained policy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from .engine import DrawingEngine
 from .sampling import evaluating
 
 TOKENS = 8
-"""Length of the response that is compared."""
+"""Length of the response to compare."""
 
 
 @torch.no_grad()
@@ -28,8 +29,8 @@ def check_agreement(engine: DrawingEngine, head: VLMReasoningHead,
     """Compare an engine's log-probabilities of a short response with the policy's, if an adapter
     reaches beyond the decoder layers. Sharded weights are not compared.
 
-    During the comparison, adapters of embedding and output head have random weights, since a fresh
-    adapter has no effect that could be missed.
+    During the comparison, the adapters of embedding and output head have random weights, since a
+    fresh adapter has no effect, and ignoring it would go unnoticed.
 
     Args:
         engine: An engine that records log-probabilities.
@@ -47,7 +48,8 @@ def check_agreement(engine: DrawingEngine, head: VLMReasoningHead,
         # Unlikely tokens too, since likely ones have similar probabilities whatever precedes them;
         # and no end token, since the first token comes from the prompt's own pass.
         choice = LogitsProcessorList([
-            SuppressTokensLogitsProcessor(head.end_tokens, device=head.device),
+            SuppressTokensLogitsProcessor(
+                head.end_tokens, device=head.device),  # type: ignore[arg-type]
             lambda _, scores: scores / 10])
         ids, found = engine.generate(head, prompts[:1], 1, TOKENS, draws, choice)
         assert found is not None
@@ -65,7 +67,7 @@ def check_agreement(engine: DrawingEngine, head: VLMReasoningHead,
 
 
 def layers_beyond(head: VLMReasoningHead) -> list[str]:
-    """Names of the layers with an adapter outside of the decoder layers."""
+    """List the layers with an adapter outside the decoder layers."""
     inside = {id(module) for layer in head.model.model.language_model.layers
               for module in layer.modules()}
     return [name for name, layer in adapted_layers(head.model).items() if id(layer) not in inside]
@@ -73,10 +75,11 @@ def layers_beyond(head: VLMReasoningHead) -> list[str]:
 
 @contextmanager
 def _with_effect(head: VLMReasoningHead, names: Sequence[str]) -> Iterator[None]:
-    """Within the block, adapters have an effect at least as large as their base weights; those of
-    the vision tower are left alone, since engines only call it."""
+    """Within the block, give adapters an effect at least as large as their base weights. Those in
+    the vision tower do not change, since engines only call it."""
     tower = {id(module) for module in head.model.model.visual.modules()}
-    layers = [layer for layer in map(head.model.get_submodule, names) if id(layer) not in tower]
+    layers: list[Any] = [layer for layer in map(head.model.get_submodule, names)
+                         if id(layer) not in tower]
     kept: list[tuple[nn.Parameter, Tensor]] = []
     generator = torch.Generator().manual_seed(0)
     for layer in layers:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What every engine is called with, and what ours do around the model's forward passes."""
+"""The interface of rollout engines, and the base class of those that draw tokens themselves."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class RolloutEngine(ABC):
     """Samples responses.
 
     Attributes:
-        records_log_probs: Whether sampled responses come with the engine's log-probabilities.
-        copies_weights: Whether the engine has a copy of the policy's weights, which have to be
-            handed over by their names; preflight then checks that they can be.
-        watcher: See :meth:`watched`.
+        records_log_probs: Whether sampled responses include the engine's log-probabilities.
+        copies_weights: Whether the engine has its own copy of the policy's weights, which are
+            handed over by name; preflight then checks that this works.
+        watcher: The current streamer, see :meth:`watched`.
     """
 
     records_log_probs = False
@@ -41,14 +41,17 @@ class RolloutEngine(ABC):
     watcher: Callable[[Tensor], None] | None = None
 
     def check_policy(self, head: VLMReasoningHead) -> None:
-        """Raise a ValueError if this engine cannot sample a policy; called once, at the start."""
+        """Raise a ValueError if this engine cannot sample a policy. Called once, at the start."""
         return
 
     @contextmanager
     def watched(self, watcher: Callable[[Tensor], None]) -> Iterator[None]:
-        """While this lasts, ``watcher`` is called with the newest tokens (A,), long, of the A
-        samples that go on, as soon as they are chosen. What it raises ends the sampling. For one
-        sample; an engine that works elsewhere (vLLM) never calls it."""
+        """Stream tokens to ``watcher`` within the block.
+
+        It is called with the newest tokens (A,), long, of the A active samples as soon as they are
+        chosen. An exception in it ends the sampling. It is meant for a single sample; an engine
+        that runs elsewhere (vLLM) never calls it.
+        """
         self.watcher = watcher
         try:
             yield
@@ -69,15 +72,15 @@ class RolloutEngine(ABC):
         """Generate G responses to each of B prompts.
 
         Args:
-            head: The policy. Its mode (train or eval) is kept.
+            head: The policy. Its mode (train or eval) does not change.
             prompts: B prompts.
             group_size: G.
-            temperature: 0 for the greedy response, else that of the sampling.
-            max_new_tokens: Limit of a response's length.
-            top_p, top_k: Nucleus and top-k sampling; 1.0 and 0 leave the distribution as it is.
-            seed: Non-negative integer, or several. What is drawn for a response depends on it, the
-                prompt's number and the response's place in its group, so neither on the batch nor
-                on the process that a prompt is in. The global generators are untouched.
+            temperature: The sampling temperature; 0 for the greedy response.
+            max_new_tokens: Maximum length of a response.
+            top_p, top_k: Nucleus and top-k sampling; 1.0 and 0 disable them.
+            seed: Non-negative integer, or several. The draws for a response depend only on the
+                seed, the prompt's number and the response's index in its group, not on the batch or
+                process of the prompt. The global generators are untouched.
             prompt_numbers: A number >= 0 for each prompt; default 0 ... B - 1.
         """
         numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
@@ -91,7 +94,7 @@ class RolloutEngine(ABC):
 
 
 class DrawingEngine(RolloutEngine):
-    """Draws tokens from the policy module itself; a subclass says how logits come from it."""
+    """Draws tokens from the policy module itself; a subclass computes the logits."""
 
     def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                how: Sampling) -> Responses:
@@ -122,14 +125,15 @@ class DrawingEngine(RolloutEngine):
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
                  max_new_tokens: int, draws: Tensor | None,
                  warp: LogitsProcessorList) -> tuple[Tensor, Tensor | None]:
-        """Tokens of N = B * G responses, with anything behind the end of a response.
+        """Generate the tokens of N = B * G responses; tokens after the end of a response may be
+        anything.
 
         Args:
             head: The policy, in evaluation mode.
-            prompts, group_size, max_new_tokens: As of :class:`RolloutEngine`.
+            prompts, group_size, max_new_tokens: See :class:`RolloutEngine`.
             draws: (N, max_new_tokens) float64 in [0, 1), see :func:`draw_tokens`; None for the
-                likeliest tokens.
-            warp: What departs from the model's own distribution before a token is drawn.
+                most likely tokens.
+            warp: Processors that change the model's own distribution before a token is drawn.
 
         Returns:
             (N, R) long, R at most ``max_new_tokens``, and the log-probabilities (N, R) of

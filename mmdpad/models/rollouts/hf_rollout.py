@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,12 +33,12 @@ class HFRollout(DrawingEngine):
                  max_new_tokens: int, draws: Tensor | None,
                  warp: LogitsProcessorList) -> tuple[Tensor, None]:
         """See :class:`DrawingEngine`."""
-        model = head.model
+        model: Any = head.model
         config = GenerationConfig(
             max_new_tokens=max_new_tokens, num_return_sequences=group_size, use_cache=True,
             eos_token_id=head.end_tokens, pad_token_id=head.pad_token,
             suppress_tokens=head.vision_token_ids,
-            # The processors below leave one token; generate's own sampling has no choice.
+            # The processors below leave one token, so generate's own sampling has no choice.
             do_sample=draws is not None, temperature=1.0, top_k=0, top_p=1.0)
         batch = collate_text(prompts, config.pad_token_id, head.device)
         batch['pixel_values'], _ = collate_images(prompts, head.device)
@@ -47,7 +48,7 @@ class HFRollout(DrawingEngine):
         if draws is not None:
             processors.append(InverseTransformSampling(draws, length))
         streamer = None if self.watcher is None else NewTokens(self.watcher)
-        # `generate` would fill gaps from the folder's own sampling defaults (Qwen ships some).
+        # `generate` would take unset values from the folder's sampling defaults (Qwen ships some).
         folder_defaults, model.generation_config = model.generation_config, config
         devices = [head.device] if head.device.type == 'cuda' else []
         try:
@@ -78,7 +79,7 @@ class NonFiniteRows(LogitsProcessor):
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """(N, V) logits, unchanged; ``rows`` (N,) bool."""
+        """Return the (N, V) logits unchanged, and set ``rows``, (N,) bool."""
         ends = torch.tensor(self.ends, device=input_ids.device)
         ended = torch.isin(input_ids[:, self.prompt_length:], ends).any(dim=1)
         self.rows = ~(scores.amax(dim=-1).isfinite() | ended)
@@ -86,7 +87,7 @@ class NonFiniteRows(LogitsProcessor):
 
 
 class StopAtNonFiniteRows(StoppingCriteria):
-    """Ends ``generate`` after a step with such rows, without waiting for the device again."""
+    """Ends ``generate`` after a step with non-finite rows, without another wait for the device."""
 
     def __init__(self, faults: NonFiniteRows) -> None:
         self.faults = faults
@@ -96,7 +97,7 @@ class StopAtNonFiniteRows(StoppingCriteria):
 
 
 class InverseTransformSampling(LogitsProcessor):
-    """Leaves one token possible, see :func:`draw_tokens`.
+    """Leaves only the drawn token possible, see :func:`draw_tokens`.
 
     Args:
         draws: (N, R) float64 in [0, 1).
@@ -108,7 +109,7 @@ class InverseTransformSampling(LogitsProcessor):
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """(N, V) logits -> 0 for the drawn token, -inf for the others."""
+        """Map (N, V) logits to 0 for the drawn token and -inf for the others."""
         token = draw_tokens(scores, self.draws[:, input_ids.shape[1] - self.prompt_length],
                             scores.amax(dim=-1))
         token = token.clamp(max=scores.shape[1] - 1)  # where no token can be drawn
@@ -116,17 +117,17 @@ class InverseTransformSampling(LogitsProcessor):
 
 
 class NewTokens(BaseStreamer):
-    """Hands on what ``generate`` writes behind the prompt, which it puts first."""
+    """Passes on the tokens that ``generate`` puts after the prompt, which it puts first."""
 
     def __init__(self, watcher: Callable[[Tensor], None]) -> None:
         self.watcher = watcher
-        self.behind_prompt = False
+        self.after_prompt = False
 
     def put(self, value: Tensor) -> None:
-        """``generate``'s newest tokens (1,), or the prompt (1, L)."""
-        if self.behind_prompt:
+        """Take the newest tokens (1,) of ``generate``, or the prompt (1, L)."""
+        if self.after_prompt:
             self.watcher(value)
-        self.behind_prompt = True
+        self.after_prompt = True
 
     def end(self) -> None:
-        """Nothing: ``generate`` returns."""
+        """Do nothing; ``generate`` returns."""

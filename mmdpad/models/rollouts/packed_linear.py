@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 MIN_WEIGHTS = 2**18
-"""Smaller layers gain nothing: their weights stay in the core's cache."""
+"""Smaller layers gain nothing, since their weights stay in the core's cache."""
 
 
 @contextmanager
@@ -18,13 +19,13 @@ def packed_linears(*modules: nn.Module) -> Iterator[None]:
     """A context in which large float32 linear layers on a CPU have weights in oneDNN's own layout.
 
     A product of a few rows with a large weight is bound by reading the weight, and the usual
-    kernel arranges it anew for every product. In the context the weights must not change. Other
-    layers, autocast, and torch without oneDNN are left alone.
+    kernel repacks it for every product. The weights must not change within the context. Other
+    layers, layers under autocast, and torch without oneDNN are not affected.
 
     Args:
-        modules: Their linear layers, however deep.
+        modules: Modules whose linear layers, at any depth, are packed.
     """
-    layers = [layer for module in modules for layer in module.modules() if _gains(layer)]
+    layers: list[Any] = [layer for module in modules for layer in module.modules() if _gains(layer)]
     for layer in layers:
         layer.forward = _packed_forward(layer)
     try:
@@ -40,7 +41,7 @@ def _gains(layer: nn.Module) -> bool:
             and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled('cpu'))
 
 
-def _packed_forward(layer: nn.Linear):
+def _packed_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 8)
 
     def forward(rows: Tensor) -> Tensor:

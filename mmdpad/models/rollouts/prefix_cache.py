@@ -1,9 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Keys and values of prompts, kept once each, and those of the samples that go on from them.
+"""A cache of keys and values: of each prompt once, and of the samples that continue it.
 
-Notation: B prompts of at most P tokens, A samples that are still being written, prompt-major, at
-most S to a prompt; K heads of keys and values with r query heads each, of d channels; T places for
-a sample's own tokens.
+Notation: B prompts of at most P tokens, A active samples, prompt-major, at most S per prompt; K
+key-value heads with r query heads each, of d channels; T slots for a sample's own tokens.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from torch.nn.utils.rnn import pad_sequence
 from mmdpad.models.heads.shared_prefix import PackedGroup, PackedRow
 
 BLOCK = 64
-"""Places by which the room for a sample's own tokens grows."""
+"""Number of slots by which the space for a sample's own tokens grows."""
 
 
 class PrefixCache:
-    """The :class:`Layout` of one further token of each sample.
+    """The :class:`Layout` of the next token of each sample.
 
-    A sample's token attends to its prompt and to the sample's own tokens. The samples of a prompt
-    and the r query heads that share keys meet the prompt's keys in one matrix product, so a prompt
-    is read once per layer however many samples it has; one softmax runs over both parts. Products
-    have the model's dtype, the softmax is float32 for bfloat16.
+    A sample's token attends to its prompt and to the sample's own tokens. All samples of a prompt,
+    and the r query heads that share keys, are multiplied with the prompt's keys in one matrix
+    product, so a prompt is read once per layer, however many samples it has. One softmax runs over
+    both parts. Products have the model's dtype; the softmax is float32 for bfloat16.
 
-    Between two calls of :meth:`keep` and :meth:`make_room` all shapes stay as they are, and a
-    forward pass changes tensors in place only.
+    Between calls of :meth:`keep` and :meth:`make_room`, all shapes are constant, and a forward pass
+    changes tensors only in place.
 
     Args:
-        lengths: Tokens of each of B prompts.
-        device: That of keys and values.
+        lengths: Number of tokens in each of B prompts.
+        device: Device of the keys and values.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
@@ -45,16 +44,16 @@ class PrefixCache:
         self.values: list[Tensor] = []
         self.own_keys: list[Tensor] = []
         self.own_values: list[Tensor] = []
-        # 0 for what a query may see, else -inf: (1, B, 1, P), None where it is all; and (1, 1, T).
+        # 0 where a query may attend, else -inf: (1, B, 1, P), None if all are 0; and (1, 1, T).
         self.prompt_bias: Tensor | None = None
         self.own_bias = torch.empty(1, 1, 0, device=device)
-        # The place of the next token, (1,) long.
+        # The slot of the next token, (1,) long.
         self.place = torch.zeros(1, dtype=torch.long, device=device)
         self.used = 0
 
     def put_prompts(self, first: int, layer: int, keys: Sequence[Tensor],
                     values: Sequence[Tensor]) -> None:
-        """Store (K, P, d) of each of a few prompts, the first of which is number ``first``."""
+        """Store keys and values, (K, P, d) each, of consecutive prompts, from ``first`` on."""
         for cache, parts in ((self.keys, keys), (self.values, values)):
             if layer == len(cache):
                 heads, _, size = parts[0].shape
@@ -63,14 +62,14 @@ class PrefixCache:
                 cache[layer][:, number, :self.lengths[number]] = part
 
     def start_samples(self, group_size: int) -> None:
-        """Begin ``group_size`` samples of each prompt, which have no tokens yet."""
+        """Start ``group_size`` samples of each prompt, without tokens."""
         self.owners = [b for b in range(len(self.lengths)) for _ in range(group_size)]
         for prompts, own in ((self.keys, self.own_keys), (self.values, self.own_values)):
             own += [x.new_empty(x.shape[0], len(self.owners), 0, x.shape[3]) for x in prompts]
         self._arrange()
 
     def make_room(self) -> bool:
-        """See to it that each sample has a place for one token more; whether tensors are new."""
+        """Make room for one more token per sample; return whether this allocated new tensors."""
         grows = self.used == self.own_bias.shape[-1]
         if grows:
             for own in (self.own_keys, self.own_values):
@@ -86,7 +85,7 @@ class PrefixCache:
             torch._dynamo.mark_static_address(tensor, guard=False)
 
     def keep(self, samples: Tensor) -> None:
-        """Go on with some samples, indices (A',) long in rising order, and with their prompts."""
+        """Continue only the samples with indices (A',), long and ascending, and their prompts."""
         owners = [self.owners[row] for row in samples.tolist()]
         prompts = sorted(set(owners))
         for own in (self.own_keys, self.own_values):
@@ -100,10 +99,10 @@ class PrefixCache:
         self._arrange()
 
     def _arrange(self) -> None:
-        """What follows from which samples go on: the prompts' padding, and the samples in a grid.
+        """Update the mask of the prompts' padding, and the grid of samples.
 
-        ``slots`` (B * S,) says which sample fills each slot of the (B, S) grid (any one where it
-        is empty), ``seats`` (A,) says in which slot each sample is; None where all slots are full.
+        ``slots`` (B * S,) holds the sample in each cell of the (B, S) grid (an arbitrary one in an
+        empty cell), ``seats`` (A,) the cell of each sample; both are None if all cells are full.
         """
         longest = max(self.lengths)
         self.prompt_bias = None
@@ -122,12 +121,12 @@ class PrefixCache:
             self.slots = self.slots.flatten().to(self.device)
 
     def advance(self) -> None:
-        """Let the samples' next tokens be seen; before a forward pass."""
+        """Unmask the samples' next tokens; call this before a forward pass."""
         self.own_bias.index_fill_(2, self.place, 0.0)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
-        """(A, K * r, 1, d) and (A, K, 1, d) -> (A, 1, K * r, d)."""
+        """Map (A, K * r, 1, d) and (A, K, 1, d) to (A, 1, K * r, d)."""
         keys, values = self.own_keys[layer], self.own_values[layer]
         keys.index_copy_(2, self.place, key.transpose(0, 1).to(keys.dtype))
         values.index_copy_(2, self.place, value.transpose(0, 1).to(keys.dtype))
@@ -157,10 +156,10 @@ class PrefixCache:
 
 
 class PrefillRow(PackedRow):
-    """A row of prompts whose keys and values a cache keeps.
+    """A row of prompts that stores its keys and values in a cache.
 
     Args:
-        cache: Where to keep them.
+        cache: Where to store them.
         first: Number of the row's first prompt.
         count: Number of prompts in the row.
     """

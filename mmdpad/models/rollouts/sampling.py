@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the engines have in common: a token is chosen by a draw that no batch or process changes."""
+"""Sampling that all engines share: draws do not depend on the batch or the process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sampling(NamedTuple):
     prompt_numbers: Sequence[int]
 
 
-# Of each setting: what it should be, and whether a value is.
+# The range of each setting in words, and as a check.
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = dict(
     temperature=('at least 0 (0: greedy)', lambda value: 0 <= value < float('inf')),
     max_new_tokens=('at least 1', lambda value: value >= 1),
@@ -39,14 +39,14 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = dict(
 
 
 def check_sampling(settings: Mapping[str, Any], where: str) -> None:
-    """See that settings of sampling are in their ranges.
+    """Check that sampling settings are in range.
 
     Args:
-        settings: Among others ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k``.
-        where: The key that holds them, for the message.
+        settings: May hold ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k`` and others.
+        where: The config key that holds them, for the message.
 
     Raises:
-        ValueError: One is not.
+        ValueError: A setting is out of range.
     """
     for name, (wanted, holds) in _RANGES.items():
         if name in settings and not holds(settings[name]):
@@ -60,10 +60,10 @@ class Responses(NamedTuple):
     Attributes:
         ids: (N, R) long, right-padded; the end token is part of a response.
         mask: (N, R) bool, True for tokens that the policy chose.
-        truncated: (N,) bool, True where the length limit came before an end token.
-        logp: (N, R) float32, log-probabilities of the tokens as the engine had them when it
-            sampled: of the distribution at the sampling's temperature, without vision tokens and
-            before top-k and top-p; 0 for padding. None where they were not recorded.
+        truncated: (N,) bool, True where a response reached the length limit without an end token.
+        logp: (N, R) float32, the engine's log-probabilities of the tokens during sampling: at the
+            sampling temperature, without vision tokens and before top-k and top-p; 0 for padding.
+            None if they were not recorded.
     """
 
     ids: Tensor
@@ -74,7 +74,7 @@ class Responses(NamedTuple):
 
 def cut_responses(ids: Tensor, end_tokens: Sequence[int], pad_token: int,
                   logp: Tensor | None = None) -> Responses:
-    """Responses end with their first end token; what stands behind it in (N, R) is padding."""
+    """Cut responses (N, R) after their first end token; the rest becomes padding."""
     ends = torch.isin(ids, torch.tensor(end_tokens, device=ids.device))
     mask = ends.cumsum(dim=1) - ends.long() == 0
     return Responses(ids.masked_fill(~mask, pad_token), mask, ~ends.any(dim=1),
@@ -83,8 +83,8 @@ def cut_responses(ids: Tensor, end_tokens: Sequence[int], pad_token: int,
 
 def uniform_draws(seed: int | Sequence[int], prompt_numbers: Sequence[int], group_size: int,
                   length: int) -> Tensor:
-    """(B * G, length) float64 in [0, 1): row b * G + g follows from the seed, prompt number b
-    and g alone, so it is the same in any batch and process."""
+    """Draw (B * G, length) float64 numbers in [0, 1). Row b * G + g depends only on the seed, the
+    number of prompt b and g, so it is the same in any batch and process."""
     seed = [seed] if isinstance(seed, int) else [*seed]
     return torch.from_numpy(np.stack([
         np.random.default_rng([*seed, number, g]).random(length)
@@ -95,8 +95,8 @@ class NonFiniteLogits(Exception):
     """An engine found logits that are NaN or infinite.
 
     Args:
-        row: Number of the sample.
-        ids: (t,) long, the sample's tokens before them.
+        row: Index of the sample.
+        ids: (t,) long, the sample's previous tokens.
     """
 
     def __init__(self, row: int, ids: Tensor) -> None:
@@ -109,10 +109,10 @@ def draw_tokens(scores: Tensor, draws: Tensor, highest: Tensor) -> Tensor:
     """Inverse-transform sampling: the first token whose cumulative probability exceeds the draw.
 
     Args:
-        scores: (N, V) float32 logits; -inf for what cannot be drawn.
+        scores: (N, V) float32 logits; -inf for tokens that cannot be drawn.
         draws: (N,) float64 in [0, 1).
-        highest: (N,), maxima of the rows; finite if and only if no score is NaN or inf and some
-            token can be drawn.
+        highest: (N,), maxima of the rows; finite if and only if no score is NaN or inf and at least
+            one token can be drawn.
 
     Returns:
         (N,) long; V where ``highest`` is not finite.
@@ -120,13 +120,13 @@ def draw_tokens(scores: Tensor, draws: Tensor, highest: Tensor) -> Tensor:
     weights = (scores - highest[:, None]).exp()
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:]
-    # Rounding must not lift a draw to the total, behind the last token that is possible.
+    # Rounding must not raise a draw to the total, past the last token that is possible.
     draw = torch.minimum(draws[:, None] * total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cumulative, draw, right=True)[:, 0]
 
 
 def warpers(temperature: float, top_k: int, top_p: float) -> LogitsProcessorList:
-    """transformers' processors for what departs from the model's own distribution."""
+    """Build transformers' processors that change the model's own distribution."""
     processors = LogitsProcessorList()
     if temperature != 1:
         processors.append(TemperatureLogitsWarper(float(temperature)))
@@ -139,7 +139,7 @@ def warpers(temperature: float, top_k: int, top_p: float) -> LogitsProcessorList
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A context in which the model is in evaluation mode; each of its modules gets its own back."""
+    """A context in which the model is in evaluation mode; the mode of each module is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

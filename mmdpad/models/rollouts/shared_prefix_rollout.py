@@ -1,10 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Responses with prompt and image computed and kept once for all G samples of a prompt."""
+"""Samples responses with prompt and image computed and cached once for all G samples."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,21 +26,21 @@ from .sampling import NonFiniteLogits, draw_tokens
 
 @ROLLOUTS.register_module()
 class SharedPrefixRollout(DrawingEngine):
-    """Samples as :class:`HFRollout` does, and several times as fast; the same draws, so the same
-    tokens up to rounding.
+    """Samples like :class:`HFRollout`, several times as fast. It uses the same draws, and so gives
+    the same tokens up to rounding.
 
-    A prompt runs through the model once, without padding, and its keys and values are kept once
-    (:class:`.prefix_cache.PrefixCache`). Samples that have ended leave the batch when they are a
+    A prompt runs through the model once, without padding, and its keys and values are cached once
+    (:class:`.prefix_cache.PrefixCache`). Finished samples leave the batch once they make up a
     quarter of it.
 
     Args:
         prefill_tokens: Prompts run through the model together up to this many tokens (a longer
             one runs alone).
         compile: Compile a decoding step: True for ``torch.compile(mode='reduce-overhead')``, which
-            uses CUDA graphs, or the name of a backend. Samples that have ended then stay, since
-            each other shape is another graph. It has not been run on a GPU yet.
-        records_log_probs: Keep the log-probabilities that the sampling had: the log then shows how
-            far they are from those of the update (``mismatch/...``).
+            uses CUDA graphs, or the name of a backend. Finished samples then stay in the batch,
+            since every new shape needs a new graph. It has not been run on a GPU yet.
+        records_log_probs: Record the log-probabilities during sampling. The log then shows how much
+            they differ from those of the update (``mismatch/...``).
     """
 
     def __init__(self, prefill_tokens: int = 16384, compile: bool | str = False,
@@ -50,7 +51,8 @@ class SharedPrefixRollout(DrawingEngine):
         self.compiled = bool(compile)
         self.step = decode_step
         if compile:
-            how = dict(mode='reduce-overhead') if compile is True else dict(backend=compile)
+            how: dict[str, Any] = (dict(mode='reduce-overhead') if compile is True
+                                   else dict(backend=compile))
             self.step = torch.compile(decode_step, fullgraph=True, **how)
 
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
@@ -95,8 +97,8 @@ class SharedPrefixRollout(DrawingEngine):
         for step in range(max_new_tokens):
             tokens, highest = choice(logits, samples, step)
             ids[samples, step] = tokens
-            # One number, to wait for the device only once a step: how many samples continue, or
-            # NaN if the logits of one are not finite.
+            # One number, so that a step waits for the device only once: how many samples continue,
+            # or NaN if the logits of one are not finite.
             faults = highest.where(goes_on, 0.0) * 0
             goes_on &= ~torch.isin(tokens, ends)
             active = float(goes_on.sum() + faults.sum())
@@ -122,7 +124,7 @@ class SharedPrefixRollout(DrawingEngine):
 
     def _prefill(self, head: VLMReasoningHead,
                  prompts: Sequence[EncodedPrompt]) -> tuple[PrefixCache, Tensor, Tensor]:
-        """The cache of B prompts, the logits (B, V) behind them and the positions (B,) there."""
+        """Return the cache of B prompts, and the logits (B, V) and positions (B,) after them."""
         cache = PrefixCache([len(prompt) for prompt in prompts], head.device)
         logits, starts = [], []
         for numbers in fill(cache.lengths, self.prefill_tokens):
@@ -144,7 +146,7 @@ class TokenChoice:
 
     Args:
         head: The policy; its vision tokens are never chosen.
-        draws, warp: As of :meth:`DrawingEngine.generate`.
+        draws, warp: See :meth:`DrawingEngine.generate`.
     """
 
     def __init__(self, head: VLMReasoningHead, draws: Tensor | None,
@@ -154,18 +156,22 @@ class TokenChoice:
         self.warp = warp
 
     def __call__(self, logits: Tensor, samples: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Logits (A, V) of samples (A,) -> (A,) long tokens, their number ``step``, and the
-        highest scores (A,), which are not finite if no token can be chosen."""
+        """Choose token number ``step`` of the samples (A,) from their logits (A, V).
+
+        Returns:
+            The tokens (A,), long, and the highest scores (A,), which are not finite if no token can
+            be chosen.
+        """
         scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
         if self.draws is None:
             highest, tokens = scores.max(dim=-1)
             return tokens, highest
-        scores = self.warp(None, scores)
+        scores = self.warp(None, scores)  # type: ignore[arg-type]
         highest = scores.amax(dim=-1)
         return draw_tokens(scores, self.draws[samples, step], highest), highest
 
     def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """Those of tokens (A,) long under logits (A, V), as of :class:`Responses`: (A,) float32."""
+        """Log-probabilities (A,), float32, of tokens (A,) under logits (A, V); see `Responses`."""
         scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
         for warper in self.warp:
             if isinstance(warper, TemperatureLogitsWarper):
@@ -175,12 +181,14 @@ class TokenChoice:
 
 def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, starts: Tensor,
                 rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """One token further. It goes through the decoder layers itself: the model's own forward would
-    make masks and rotary tables anew, and cannot be compiled as one graph.
+    """Decode one more token of each sample.
+
+    This runs the decoder layers itself, since the model's own forward would rebuild masks and
+    rotary tables and cannot be compiled as one graph.
 
     Args:
         model: A Qwen-VL model for conditional generation.
-        cache: It has room for the tokens.
+        cache: The cache, with room for the tokens.
         tokens: (A,) long, the samples' last tokens.
         starts: (A,) long, the positions of the samples' first tokens.
         rotary: See :func:`rotary_table`.
@@ -192,7 +200,7 @@ def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, star
     cache.advance()
     angles = tuple(table.index_select(0, starts + cache.place)[:, None] for table in rotary)
     # Not the weight, since an adapter may wrap it; and without the hook that gradient checkpointing
-    # puts on the module, which no graph can hold.
+    # adds to the module, which a graph cannot hold.
     states = language.embed_tokens.forward(tokens)[:, None]
     for layer in language.layers:
         states = layer(states, position_embeddings=angles, attention_mask=None, layout=cache)
@@ -201,7 +209,7 @@ def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, star
 
 
 def rotary_table(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (length, d) of text tokens, which have one position in all three rows."""
+    """Compute cosines and sines (length, d) of text tokens, whose three positions are equal."""
     language = model.model.language_model
     positions = torch.arange(length, device=language.device)
     like = torch.empty(0, dtype=language.dtype, device=language.device)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Responses by vLLM, on the device that trains."""
+"""Samples responses with vLLM on the training device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmdpad.models.heads import VLMReasoningHead
@@ -32,17 +32,17 @@ _NEVER = -100.0  # the strongest bias that vLLM allows
 class VLLMRollout(RolloutEngine):
     """Samples with vLLM in the same process (colocated): paged attention and continuous batching.
 
-    Each process has an engine of its own for its own prompts. It is started at the first rollout,
-    gets the policy's weights (an adapter merged into them) whenever they have changed, and sleeps
-    between rollouts, so that the update has the memory. Its draws are vLLM's own: they follow from
-    the seed, the prompt's number and the response's place in its group, but not bit for bit from
-    these alone, since vLLM's arithmetic may depend on the batch. Written by the documentation of
-    vLLM 0.29 to 0.32 and tested on a stand-in of that interface, not yet with vLLM itself.
+    Each process has its own engine for its prompts. It starts at the first rollout, gets the
+    policy's weights (with an adapter merged) whenever they have changed, and sleeps between
+    rollouts to free memory for the update. Draws are vLLM's own: they depend on the seed, the
+    prompt's number and the response's index in its group, but tokens are not reproducible bit for
+    bit, since vLLM's arithmetic may depend on the batch. Written from the documentation of vLLM
+    0.29 to 0.32 and tested with a fake of that interface, not yet with vLLM itself.
 
     Args:
         gpu_memory_utilization: Share of the device's memory that vLLM may use while it is awake.
-        max_model_len: Most tokens of a prompt and its response together.
-        dtype: Of the engine's weights.
+        max_model_len: Maximum number of tokens in a prompt and its response together.
+        dtype: Type of the engine's weights.
         sleep_level: What vLLM does between rollouts: 1 moves its weights to the CPU and drops the
             cache; 2 drops both; 0 keeps both on the device.
         records_log_probs: See :class:`RolloutEngine`; not with top-k, top-p or temperature 0.
@@ -50,7 +50,7 @@ class VLLMRollout(RolloutEngine):
 
     Raises:
         ImportError: vLLM is not installed.
-        ValueError: ``sleep_level`` is none of these.
+        ValueError: ``sleep_level`` is not one of these.
     """
 
     copies_weights = True
@@ -73,7 +73,7 @@ class VLLMRollout(RolloutEngine):
             logprobs_mode='processed_logprobs', limit_mm_per_prompt={'image': 1, 'video': 0},
             **(engine_options or {}))
         self.llm: Any = None
-        self.version = ''  # that of the weights which the engine has
+        self.version = ''  # of the weights that the engine has
         self.asleep = False
 
     def check_policy(self, head: VLMReasoningHead) -> None:
@@ -87,7 +87,7 @@ class VLLMRollout(RolloutEngine):
         Raises:
             ValueError: Prompts and responses have more than ``max_model_len`` tokens, or weights
                 are of a kind that cannot be handed over.
-            RuntimeError: vLLM made another prompt, or did not take all weights.
+            RuntimeError: vLLM built a different prompt, or did not take all weights.
             NonFiniteError: vLLM's logits are NaN or infinite.
         """
         if (needed := max(map(len, prompts)) + how.max_new_tokens) > self.max_model_len:
@@ -102,7 +102,7 @@ class VLLMRollout(RolloutEngine):
             **(drawn if draws else greedy), max_tokens=how.max_new_tokens,
             stop_token_ids=head.end_tokens, logprobs=0, detokenize=False,
             logit_bias={token: _NEVER for token in head.vision_token_ids})
-        # An AMP context around the rollout is none of the engine's business.
+        # An AMP context around the rollout must not affect the engine.
         with torch.autocast(head.device.type, enabled=False):
             self._wake(head)
             from vllm import SamplingParams
@@ -117,7 +117,7 @@ class VLLMRollout(RolloutEngine):
                             head.pad_token, records, head.device)
 
     def _wake(self, head: VLMReasoningHead) -> None:
-        """An engine that is awake and has the policy's weights."""
+        """Start or wake the engine, and give it the policy's weights if they have changed."""
         version = weights_version(head.model)
         if self.llm is None:
             self.llm = self._start(head)
@@ -130,12 +130,12 @@ class VLLMRollout(RolloutEngine):
             if missing:
                 raise RuntimeError(f'vLLM should have taken all weights of the policy, but '
                                    f'{len(missing)} of its own got none, for example {missing[0]}; '
-                                   f'this version of vLLM names them otherwise')
+                                   f'this version of vLLM gives them other names')
             self.version = version
         if self.asleep:
             self.llm.wake_up(tags=['kv_cache'])
             self.asleep = False
-        if changed:  # what was kept of prompts is that of other weights
+        if changed:  # cached prompts were computed with the old weights
             self.llm.reset_prefix_cache()
 
     def _sleep(self) -> None:
@@ -158,10 +158,10 @@ class VLLMRollout(RolloutEngine):
 
 
 def make_request(prompt: EncodedPrompt, version: str) -> dict[str, Any]:
-    """A prompt as vLLM takes it: one image token, which vLLM makes as many as the image has.
+    """Make vLLM's request for a prompt, with one image token, which vLLM expands for the image.
 
-    vLLM keeps what the vision tower made of an image under the image's name, also when weights
-    change; so the name holds their version.
+    vLLM caches the vision tower's features by the image's name, even when weights change, so the
+    name includes their version.
     """
     assert prompt.image is not None
     is_image = prompt.token_types == 1
@@ -174,7 +174,7 @@ def make_request(prompt: EncodedPrompt, version: str) -> dict[str, Any]:
 
 
 def request_seed(seed: int | Sequence[int], number: int) -> int:
-    """A seed in [0, 2^62) for a prompt; vLLM adds a response's place in its group."""
+    """Derive a prompt's seed in [0, 2^62); vLLM adds the response's index in its group."""
     seeds = [seed] if isinstance(seed, int) else [*seed]
     digest = hashlib.sha256(repr([*map(int, seeds), int(number)]).encode()).digest()
     return int.from_bytes(digest[:8], 'big') >> 2
@@ -186,9 +186,9 @@ def check_prompts(prompts: Sequence[EncodedPrompt], outputs: Sequence[Any]) -> N
         own, seen = prompt.input_ids.tolist(), list(output.prompt_token_ids)
         if own != seen:
             raise RuntimeError(
-                f'vLLM should see the prompt that the policy has, but prompt {number} has '
-                f'{len(own)} tokens here and {len(seen)} other ones there; see that vLLM reads the '
-                f'same processor files, and that `engine_options` do not change the image')
+                f'vLLM should see the same prompt as the policy, but prompt {number} has '
+                f'{len(own)} tokens here and {len(seen)} different ones there; check that vLLM '
+                f'reads the same processor files, and that `engine_options` keep the image as is')
 
 
 def check_log_probs(outputs: Sequence[Any]) -> None:
@@ -208,19 +208,19 @@ def check_log_probs(outputs: Sequence[Any]) -> None:
 
 def read_outputs(outputs: Sequence[Any], repeats: int, pad_token: int, records: bool,
                  device: torch.device) -> Responses:
-    """What vLLM returned as :class:`Responses`.
+    """Convert vLLM's output to :class:`Responses`.
 
     Args:
         outputs: B ``RequestOutput`` of vLLM, with a ``CompletionOutput`` for each response.
         repeats: How often each response counts.
-        pad_token: For what is behind a response's end.
-        records: Whether log-probabilities were asked for.
-        device: For the tensors.
+        pad_token: Padding after a response's end.
+        records: Whether log-probabilities were requested.
+        device: Device of the tensors.
     """
     rows = [row for output in outputs for row in sorted(output.outputs, key=lambda one: one.index)
             for _ in range(repeats)]
     if unknown := {row.finish_reason for row in rows} - {'stop', 'length'}:
-        raise RuntimeError(f'vLLM should end a response by an end token or the length limit, but '
+        raise RuntimeError(f'vLLM should end a response at an end token or the length limit, but '
                            f'got {sorted(map(str, unknown))}')
 
     def padded(values: list[list], dtype: torch.dtype, padding: float) -> Tensor:
@@ -238,8 +238,8 @@ def read_outputs(outputs: Sequence[Any], repeats: int, pad_token: int, records: 
         torch.tensor([row.finish_reason == 'length' for row in rows], device=device), logp)
 
 
-def _load(model: nn.Module, head: VLMReasoningHead) -> list[str]:
-    """Hand the policy's weights to vLLM's model; returns its own weights that got none."""
+def _load(model: Any, head: VLMReasoningHead) -> list[str]:
+    """Load the policy's weights into vLLM's model; return the names that got no weights."""
     loaded = model.load_weights(named_weights(head.model))
     return sorted({name for name, _ in model.named_parameters()} - loaded)
 

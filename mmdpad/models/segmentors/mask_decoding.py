@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""From boxes and points of an answer to instances with masks."""
+"""Turns the boxes and points of an answer into instances with masks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mmdpad.structures import AnsweredObject
 
 
 def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], image: Tensor,
-         model_shape: tuple[int, int]) -> InstanceData:
-    """An instance for each of n objects in one image.
+                 model_shape: tuple[int, int]) -> InstanceData:
+    """Decode the masks of n objects in one image.
 
     Args:
-        decoder: Of the masks, see :class:`mmdpad.models.decoders.SAMDecoder`.
-        objects: Boxes and points in pixels of the prompt image, as many points of each.
+        decoder: The mask decoder, see :class:`mmdpad.models.decoders.SAMDecoder`.
+        objects: Boxes and points in pixels of the model image, with equally many points each.
         image: uint8 (3, H, W), RGB, the original frame.
-        model_shape: (h, w) of the prompt image.
+        model_shape: (h, w) of the model image.
 
     Returns:
         ``bboxes`` (n, 4) and ``points`` (n, P, 2) in the original frame, ``masks`` bool (n, H, W),
@@ -31,13 +31,13 @@ def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], i
         RuntimeError: There is no decoder.
     """
     if decoder is None:
-        raise RuntimeError('`decoder` should be configured to draw masks, but got None')
-    shape = tuple(image.shape[-2:])
+        raise RuntimeError('`model.decoder` should be a mask decoder, but got None; configure one')
+    height, width = image.shape[-2:]
     boxes = torch.tensor([item.box for item in objects]).reshape(-1, 4)
     points = torch.tensor([item.points for item in objects]).reshape(
-        len(objects), len(objects[0].points) if objects else 1, 2)
-    boxes = scale_boxes(boxes, model_shape, shape)
-    points = scale_points(points, model_shape, shape)
+        len(objects), len(objects[0].points or ()) if objects else 1, 2)
+    boxes = scale_boxes(boxes, model_shape, (height, width))
+    points = scale_points(points, model_shape, (height, width))
     masks, scores = decoder(image.permute(1, 2, 0).cpu().numpy(), boxes, points)
     return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
                         labels=torch.zeros(len(boxes), dtype=torch.long))

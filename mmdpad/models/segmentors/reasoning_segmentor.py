@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The detector that mmdet sees: a policy that answers, and a frozen decoder that draws."""
+"""The mmdet detector: a policy that answers, and a frozen decoder that predicts masks."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ Parsed = ReasoningOutput | ParseFailure
 class ReasoningSegmentor(BaseDetector):
     """Answers a question about an image with reasoning, a box, two points, a caption and a mask.
 
-    Checkpoints hold the policy only, or only its adapter where it has one: the decoder's weights,
-    the reference policy's and those under the adapter come from the config.
+    Checkpoints hold only the policy, or only its adapter if it has one. The weights of the decoder
+    and the reference policy, and those under the adapter, come from the config.
 
     Args:
         policy: Config of a policy head, see :class:`VLMReasoningHead`.
         decoder: Config of a mask decoder; None if only the policy is trained.
-        rollout_engine: Config of what samples responses; ``dict(type='HFRollout')`` for a policy
-            whose ``attn_implementation`` is not 'shared_prefix'.
+        rollout_engine: Config of the engine that samples responses; use ``dict(type='HFRollout')``
+            for a policy whose ``attn_implementation`` is not 'shared_prefix'.
         reference_compatible: See :func:`mmdpad.prompts.parse_response`.
-        several_objects: An answer is a list of objects, an empty one where nothing is meant; for a
-            policy that is asked so (``prompt_template='several_objects'``).
-        max_objects: Of such an answer; a longer one cannot be used.
+        several_objects: An answer is a list of objects, empty if no object matches; for a policy
+            with ``prompt_template='several_objects'``.
+        max_objects: Maximum number of objects in such an answer; a longer one cannot be used.
         loss: Config of a :class:`mmdpad.rl.PolicyLoss`, such as :class:`mmdpad.rl.GRPOLoss`.
         train_cfg: ``group_size`` (G), ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k`` of
             the rollout.
@@ -64,7 +64,7 @@ class ReasoningSegmentor(BaseDetector):
                  data_preprocessor: dict | None = None, init_cfg: dict | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.policy = MODELS.build(policy)
-        # Of the weights as built: within a pass of FSDP2 they are copies of another type.
+        # Checked on the weights as built: in FSDP2's passes they are copies of another dtype.
         self.untrainable = find_untrainable_weights(self.policy)
         self.decoder = None if decoder is None else MODELS.build(decoder)
         self.reference: nn.Module | None = None
@@ -82,28 +82,28 @@ class ReasoningSegmentor(BaseDetector):
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
         """As in mmdet. ``inputs`` may also be a list of B dicts of one image each, as mmdet's
-        ``inference_detector`` hands them over."""
+        ``inference_detector`` passes them."""
         if isinstance(inputs, list):
             inputs = pseudo_collate(inputs)
         return super().forward(inputs, data_samples, mode)
 
     def init_weights(self) -> None:
-        """What mmengine calls before training: :meth:`check_trainable`, and ``init_cfg``. All parts
-        have their weights, and mmengine's method cannot handle those of 4 or 8 bits."""
+        """Run :meth:`check_trainable` and apply ``init_cfg``; mmengine calls this before training.
+        All parts have their weights, and mmengine's method cannot handle 4- or 8-bit weights."""
         self.check_trainable()
         if self.init_cfg:
             super().init_weights()
 
     def check_trainable(self) -> None:
-        """Raise ValueError if the policy cannot be trained: by its own ``check_trainable``, where
-        it has one, or since its weights have a type in which an optimizer's steps are lost."""
+        """Raise ValueError if the policy cannot be trained: its own ``check_trainable``, if it has
+        one, fails, or the dtype of its weights loses the optimizer's updates."""
         getattr(self.policy, 'check_trainable', lambda: None)()
         if self.untrainable:
             raise ValueError(self.untrainable)
 
     def build_reference(self) -> None:
-        """Keep a frozen copy of the policy as it is now, where the loss compares with one (KL) and
-        the policy has no adapter, without which it is its own reference."""
+        """Keep a frozen copy of the current policy if the loss needs a reference (KL) and the
+        policy has no adapter; with its adapter off, a policy is its own reference."""
         if self.objective.needs_reference and not self.policy.has_adapter:
             self.reference = frozen_copy(self.policy)
 
@@ -116,19 +116,19 @@ class ReasoningSegmentor(BaseDetector):
 
     def rollout(self, inputs: Inputs, data_samples: list[DetDataSample],
                 **sampling: Any) -> RolloutBatch:
-        """Sample responses and read them.
+        """Sample responses and parse them.
 
         Args:
             inputs: ``model_image``: B uint8 tensors (3, h, w), RGB; optionally ``image``, the
                 original frames, and ``prompt``, the encoded prompts.
             data_samples: B data samples with ``question``.
-            **sampling: As in :class:`RolloutEngine`, over those of ``train_cfg``.
+            **sampling: Overrides of ``train_cfg``, see :class:`RolloutEngine`.
         """
         return self._sample(inputs, data_samples, **self.sampling | sampling)
 
     def _sample(self, inputs: Inputs, data_samples: list[DetDataSample],
                 **sampling: Any) -> RolloutBatch:
-        """:meth:`rollout` within a forward pass: FSDP2 takes a call of that for one of its own."""
+        """:meth:`rollout` within a forward pass; FSDP2 would treat a call of it as another pass."""
         prompts = self._encode(inputs, data_samples)
         with naming_samples(data_samples):
             responses = self.rollout_engine(self.policy, prompts, **sampling)
@@ -145,36 +145,35 @@ class ReasoningSegmentor(BaseDetector):
             reasoning_tokens=torch.tensor([torch.nan if n is None else float(n) for n in lengths]))
 
     def _read(self, text: str, model_image: Tensor) -> tuple[Parsed, int | None]:
-        """A response about an image (3, h, w), with boxes and points in its pixels, whatever
-        coordinates the policy writes; and the tokens of its reasoning, None without one.
-        Everything behind this call is in pixels."""
+        """Parse a response about an image (3, h, w), and count the tokens of its reasoning (None
+        without any). Boxes and points are converted from the policy's coordinates to pixels of the
+        image, as everything after this call expects."""
         answer = parse_response(text, self.reference_compatible, self.several_objects,
                                 self.max_objects)
-        shape = tuple(model_image.shape[-2:])
-        return (to_model_frame(answer, self.policy.coordinates, shape),
+        height, width = model_image.shape[-2:]
+        return (to_model_frame(answer, self.policy.coordinates, (height, width)),
                 self.policy.count_tokens(answer.think))
 
     def _encode(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[Any]:
-        """The policy's prompts for B images and the samples' questions; those that a data
-        loader's worker encoded, where there are."""
+        """Encode the prompts of B images and the samples' questions, or return those that a data
+        loader's worker has encoded."""
         if 'prompt' in inputs:
             return inputs['prompt']
         return self.policy.encode_prompts(inputs['model_image'],
                                           [s.question for s in data_samples])
 
     def loss(self, inputs: RolloutBatch | Inputs, data_samples: Any = None) -> dict[str, Tensor]:
-        """The loss of a finished rollout, by the config's :class:`mmdpad.rl.PolicyLoss`.
+        """Compute the loss of a finished rollout, by the config's :class:`mmdpad.rl.PolicyLoss`.
 
         Args:
             inputs: A rollout with advantages; or a batch of images, see :meth:`supervised_loss`.
             data_samples: Unused with a rollout, which holds them.
 
         Returns:
-            ``loss`` and its scalars for the log, such as ``pg`` and ``kl``.
+            ``loss``, and scalars for the log such as ``pg`` and ``kl``.
 
         Raises:
-            ValueError: Gradients are enabled for weights of a type in which an optimizer's steps
-                are lost.
+            ValueError: Gradients are enabled for weights whose dtype loses the optimizer's updates.
         """
         if self.untrainable and torch.is_grad_enabled():
             raise ValueError(self.untrainable)
@@ -188,12 +187,12 @@ class ReasoningSegmentor(BaseDetector):
         total, scalars = self.objective(LossInputs.of(
             inputs, self.objective.token_mask(inputs), logp, entropy,
             self.sampling['max_new_tokens']))
-        # mmengine adds up everything whose name has 'loss' in it: only `loss` may.
+        # mmengine sums all entries with 'loss' in their name, so only `loss` may have it.
         return {'loss': total, **{name.removesuffix('_loss'): v for name, v in scalars.items()}}
 
     def supervised_loss(self, inputs: Inputs,
                         data_samples: list[DetDataSample]) -> dict[str, Tensor]:
-        """The cross entropy of given responses, see :meth:`VLMReasoningHead.supervised_loss`.
+        """Compute the cross entropy of SFT targets, see :meth:`VLMReasoningHead.supervised_loss`.
 
         Args:
             inputs: ``model_image``: B uint8 tensors (3, h, w), RGB.
@@ -214,15 +213,15 @@ class ReasoningSegmentor(BaseDetector):
 
     @torch.no_grad()
     def log_probs(self, rollout: RolloutBatch) -> tuple[Tensor, Tensor | None]:
-        """(N, R) log-probabilities of a rollout under the present policy, and those under the
-        reference where the loss needs one, else None."""
+        """Compute (N, R) log-probabilities of a rollout under the current policy, and those under
+        the reference if the loss needs them, else None."""
         tokens = self._tokens_of(rollout)
         return (self.policy.log_probs(*tokens)[0],
                 reference_log_probs(self.policy, self.reference, *tokens)
                 if self.objective.needs_reference else None)
 
     def _tokens_of(self, rollout: RolloutBatch) -> tuple[Any, Tensor, Tensor, float]:
-        """Prompts, responses, their mask and the temperature, for a head's ``log_probs``."""
+        """Collect the prompts, responses, mask and temperature for a head's ``log_probs``."""
         prompts = rollout.prompts or self._encode(dict(model_image=rollout.model_images),
                                                   rollout.data_samples)
         return (prompts, rollout.response_ids, rollout.response_mask,
@@ -231,21 +230,21 @@ class ReasoningSegmentor(BaseDetector):
     @torch.no_grad()
     def predict(self, inputs: Inputs, data_samples: list[DetDataSample],
                 **kwargs: Any) -> list[DetDataSample]:
-        """Answer each question and draw the mask.
+        """Answer each question and decode the masks.
 
         Args:
             inputs: ``image`` (B uint8 tensors (3, H, W), RGB, original frame) and
                 ``model_image`` (B uint8 tensors (3, h, w), RGB).
-            data_samples: B data samples with ``question``. Those with ``cached_response``, a pair
-                of ``response`` and ``truncated``, are taken to have answered that.
+            data_samples: B data samples with ``question``. A sample with ``cached_response``, a
+                pair of ``response`` and ``truncated``, uses that response instead of a new one.
 
         Returns:
             The data samples with ``pred_instances`` (``bboxes`` (n, 4) and ``points`` (n, P, 2) in
-            the original frame, ``masks`` bool (n, H, W), ``scores`` (n,), ``labels`` (n,)) of the
-            n objects of the answer, none when the response cannot be used; and ``reasoning``: a
+            the original frame, ``masks`` bool (n, H, W), ``scores`` (n,), ``labels`` (n,)) for the
+            n objects of the answer, none if the response cannot be used; and ``reasoning``, a
             dict of ``response``, ``parsed``, ``reasoning_tokens``, ``caption_tokens``,
-            ``truncated`` and ``seconds`` (``answer``, of a batch its share; ``draw``, without work
-            that a GPU still has in its queue).
+            ``truncated`` and ``seconds`` (``answer``, averaged over the batch; ``draw``, without
+            work that is still queued on a GPU).
         """
         started = time.perf_counter()
         answers = self._answers(inputs, data_samples)
@@ -254,17 +253,18 @@ class ReasoningSegmentor(BaseDetector):
             parsed = answer['parsed']
             usable = () if isinstance(parsed, ParseFailure) else parsed.objects
             started = time.perf_counter()
+            height, width = inputs['model_image'][row].shape[-2:]
             sample.pred_instances = self.decode_masks(usable, inputs['image'][row],
-                                              tuple(inputs['model_image'][row].shape[-2:]))
+                                                      (height, width))
             sample.reasoning = dict(
                 answer, caption_tokens=self.policy.count_tokens(parsed.caption),
                 seconds=dict(answer=seconds, draw=time.perf_counter() - started))
         return data_samples
 
     def _answers(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[dict[str, Any]]:
-        """``response``, ``truncated``, ``parsed`` and ``reasoning_tokens`` of each question, stored
-        or sampled. A response is sampled by the item's number in the data set, where it has one, so
-        that it does not depend on the batch."""
+        """Get ``response``, ``truncated``, ``parsed`` and ``reasoning_tokens`` for each question,
+        cached or sampled. The draws depend on the item's index in the data set, if it has one, and
+        not on the batch."""
         images, stored = inputs['model_image'], [s.get('cached_response') for s in data_samples]
         answers: list[Any] = [pair and (*pair, *self._read(pair[0], image))
                               for pair, image in zip(stored, images, strict=True)]
@@ -282,16 +282,16 @@ class ReasoningSegmentor(BaseDetector):
         return [dict(zip(names, answer, strict=True)) for answer in answers]
 
     def decode_masks(self, objects: Sequence[AnsweredObject], image: Tensor,
-             model_shape: tuple[int, int]) -> InstanceData:
-        """Instances of an answer about one image, see :func:`.mask_decoding.decode_masks`."""
+                     model_shape: tuple[int, int]) -> InstanceData:
+        """Decode the masks of an answer, see :func:`.mask_decoding.decode_masks`."""
         return decode_masks(self.decoder, objects, image, model_shape)
 
     def _forward(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[str]:
-        """mmdet's mode ``tensor``: the responses as text."""
+        """mmdet's mode ``tensor``: return the responses as text."""
         return self._sample(inputs, data_samples, **self.test_cfg).texts
 
     def extract_feat(self, inputs: Inputs) -> Any:
-        """The vision tower's features of the prompt images, one (tokens, channels) per image."""
+        """The vision tower's features of the model images, one (tokens, channels) per image."""
         prompts = self.policy.encode_prompts(inputs['model_image'],
                                              [''] * len(inputs['model_image']))
         return [prompt.vision[0] for prompt in self.policy.encode_images(prompts)]

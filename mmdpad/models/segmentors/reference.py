@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The policy that training started from, with which a loss compares."""
+"""The reference policy, from which training started."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 
 
-def frozen_copy(policy: nn.Module) -> nn.Module:
-    """The policy as it is now; a vision tower that is not trained is shared, with its cache."""
+def frozen_copy(policy: Any) -> nn.Module:
+    """Copy the current policy; a vision tower that is not trained is shared, with its cache."""
     tower = policy.model.model.visual
     shared = {id(tower): tower} if policy.vision_is_fixed else {}
     return copy.deepcopy(policy, shared).requires_grad_(False).eval()
 
 
 @torch.no_grad()
-def reference_log_probs(policy: nn.Module, reference: nn.Module | None, *tokens: Any) -> Tensor:
-    """(N, R) log-probabilities under the reference.
+def reference_log_probs(policy: Any, reference: Any, *tokens: Any) -> Tensor:
+    """Compute (N, R) log-probabilities under the reference.
 
     Args:
-        policy: Without its adapter, if it has one, it is the reference.
-        reference: The copy of a policy without an adapter.
+        policy: The policy. If it has an adapter, it is the reference with the adapter off.
+        reference: The frozen copy of a policy without an adapter.
         *tokens: Arguments of the head's ``log_probs``.
 
     Raises:
-        RuntimeError: There is no copy.
+        RuntimeError: The policy has no adapter, and there is no copy.
     """
     if policy.has_adapter:
         with policy.adapter_off():

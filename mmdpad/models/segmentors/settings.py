@@ -1,6 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What `model.train_cfg`, `model.test_cfg`, `model.loss` and SFT targets may say, alone and
-together."""
+"""Checks `model.train_cfg`, `model.test_cfg`, `model.loss` and SFT targets, alone and together."""
 
 from __future__ import annotations
 
@@ -13,15 +12,15 @@ from mmdpad.models.rollouts.sampling import check_sampling
 from mmdpad.rl import GRPOLoss, PolicyLoss
 
 TRAIN_CFG = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
-"""How a rollout samples; the published values."""
+"""Sampling settings of rollouts; the published values."""
 TEST_CFG = dict(temperature=0.0, max_new_tokens=1024)
 
 
 def training_sampling(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """How a rollout samples, by `model.train_cfg` over :data:`TRAIN_CFG`.
+    """Merge `model.train_cfg` into :data:`TRAIN_CFG`, the sampling settings of rollouts.
 
     Raises:
-        ValueError: An unknown key, or a value that no rollout can have.
+        ValueError: A key is unknown, or a value is out of range.
     """
     if unknown := sorted(train_cfg.keys() - TRAIN_CFG.keys()):
         moved = {'truncated', *inspect.signature(GRPOLoss).parameters} & set(unknown)
@@ -37,10 +36,10 @@ def training_sampling(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluation_sampling(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """How an evaluation samples, by `model.test_cfg` over :data:`TEST_CFG`.
+    """Merge `model.test_cfg` into :data:`TEST_CFG`, the sampling settings of evaluation.
 
     Raises:
-        ValueError: A value that no rollout can have.
+        ValueError: A value is out of range.
     """
     sampling = TEST_CFG | dict(test_cfg)
     check_sampling(sampling, 'test_cfg')
@@ -48,53 +47,53 @@ def evaluation_sampling(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEngine) -> None:
-    """Check that the rollout gives what a loss needs.
+    """Check that the rollout provides what a loss needs.
 
     Raises:
-        ValueError: The engine records no log-probabilities of what it samples, or samples from a
-            part of the distribution (the ratio compares whole ones).
+        ValueError: The engine does not record log-probabilities, or samples from a truncated
+            distribution (the ratio compares complete ones).
     """
     if not loss.needs_sampling_logp:
         return
     if sampling['top_p'] < 1 or sampling['top_k'] > 0:
         raise ValueError(
             f'`train_cfg.top_p` should be 1 and `train_cfg.top_k` 0 where `model.loss` compares '
-            f'the log-probabilities of the engine (`importance_cap`; the ratio compares whole '
+            f'the engine\'s log-probabilities (`importance_cap`; the ratio compares complete '
             f'distributions), but got {sampling["top_p"]} and {sampling["top_k"]}; leave them out')
     if not engine.records_log_probs:
         raise ValueError(
-            f'`rollout_engine` should record the log-probabilities of what it samples where '
-            f'`model.loss` compares them (`importance_cap`), but got {type(engine).__name__}; use '
-            f"`dict(type='SharedPrefixRollout', records_log_probs=True)`, or leave '"
-            f"`importance_cap` out")
+            f'`rollout_engine` should record the log-probabilities of its samples where '
+            f'`model.loss` compares them (`importance_cap`), but got {type(engine).__name__}, '
+            f"which does not; use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or "
+            f'leave `importance_cap` out')
 
 
 def check_max_objects(max_objects: int) -> None:
-    """Raise ValueError unless an answer may be about one object at least."""
+    """Raise ValueError unless an answer may hold at least one object."""
     if max_objects < 1:
         raise ValueError(f'`max_objects` should be at least 1, but got {max_objects}')
 
 
 def check_sft_targets(inputs: Any, data_samples: Sequence[Any] | None,
-                          coordinates: str) -> None:
+                      coordinates: str) -> None:
     """Check that data samples have SFT targets for a policy.
 
     Args:
-        inputs: What the model was given, for the message.
-        data_samples: Of the batch.
-        coordinates: Those that the policy writes.
+        inputs: The model's input, for the message.
+        data_samples: The data samples of the batch.
+        coordinates: The coordinates that the policy writes.
 
     Raises:
         TypeError: A sample has no ``response``.
-        ValueError: Its coordinates are others.
+        ValueError: A response has other coordinates.
     """
     if not data_samples or not all('response' in sample for sample in data_samples):
         raise TypeError(
-            f'`inputs` should be a RolloutBatch, as `GRPOTrainLoop` hands it over, or data '
-            f'samples should have a `response`, but got {type(inputs).__name__} and samples '
-            f"without it; set `train_cfg=dict(type='GRPOTrainLoop', ...)`, or, to learn given "
-            f"responses, put `dict(type='ComposeResponse')` before `PackReasoningInputs`")
+            f'`inputs` should be a RolloutBatch, as `GRPOTrainLoop` passes it, or data samples '
+            f'should have a `response`, but got {type(inputs).__name__} and samples without it; '
+            f"set `train_cfg=dict(type='GRPOTrainLoop', ...)`, or, for supervised training, put "
+            f"`dict(type='ComposeResponse')` before `PackReasoningInputs`")
     for sample in data_samples:
         if (given := sample.get('response_coordinates', coordinates)) != coordinates:
             raise ValueError(f'`coordinates` of `ComposeResponse` should be {coordinates!r}, which '
-                             f'the policy writes, but got {given!r}; set them so')
+                             f'the policy writes, but got {given!r}; set that value')

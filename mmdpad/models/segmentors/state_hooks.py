@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""State hooks of a reasoning segmentor: what a checkpoint holds, and whether one fits."""
+"""State hooks of a reasoning segmentor: what a checkpoint holds, and whether it fits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _FROZEN = ('decoder.', 'reference.')
 
 
 def keep_policy_only(module: BaseDetector) -> None:
-    """Let a segmentor's checkpoints hold its policy alone, and refuse those that do not fit."""
+    """Make a segmentor's checkpoints hold only its policy, and refuse those that do not fit."""
     module.register_state_dict_post_hook(drop_frozen)
     module._register_load_state_dict_pre_hook(check_fit, with_module=True)
     module.register_load_state_dict_post_hook(expect_no_frozen)
 
 
 def _is_frozen(module: BaseDetector, key: str) -> bool:
-    """Whether a checkpoint leaves this key of the segmentor's state out."""
+    """Whether checkpoints leave out this key of the segmentor's state."""
     adapter = module.policy.adapter_keys
     return key.startswith(_FROZEN) or bool(adapter) and (
         key.removeprefix('policy.') not in adapter | {SCALING})
@@ -36,7 +36,7 @@ def drop_frozen(module: BaseDetector, state: dict, prefix: str, *_: Any) -> None
 
 
 def expect_no_frozen(module: BaseDetector, incompatible: Any) -> None:
-    """Do not report the parts that a checkpoint never holds as missing."""
+    """Do not report parts that checkpoints never hold as missing."""
     incompatible.missing_keys[:] = [
         key for key in incompatible.missing_keys if not _is_frozen(module, key)]
 
@@ -55,8 +55,8 @@ def check_fit(module: BaseDetector, state: dict, prefix: str, *_: Any) -> None:
     own = {key.removeprefix(prefix): value for key, value in state.items()
            if key.startswith(prefix)}
     LoadReport.of(module, own, 'the checkpoint').settle(
-        'It should be of this config: `model.policy` (model, `lora`) as in the run that wrote it; '
-        'to start an adapter from a whole policy, name its folder as `model.policy.pretrained`, '
+        'It should match this config: `model.policy` (model, `lora`) as in the run that wrote it; '
+        'to start an adapter from a full policy, name its folder as `model.policy.pretrained`, '
         'see `mmdpad run to_hf --help`')
     if scaling is not None:
         check_scaling(module.policy.model, scaling)
@@ -64,7 +64,7 @@ def check_fit(module: BaseDetector, state: dict, prefix: str, *_: Any) -> None:
 
 
 def _check_tied(model: Any, own: Mapping[str, Tensor]) -> None:
-    """Refuse different values of two names of one weight, of which the later would be kept."""
+    """Refuse different values for two names of one weight, since the later would silently win."""
     for name, twin in (getattr(model, 'all_tied_weights_keys', None) or {}).items():
         one, other = own.get(f'policy.model.{name}'), own.get(f'policy.model.{twin}')
         if one is not None and other is not None and one is not other and not one.equal(other):

@@ -58,7 +58,7 @@ def test_the_middle_of_a_large_group_may_be_left_out():
     group = Group([line(1, 0, float(total), response=f'text {total}') for total in range(9, 0, -1)])
     page = sections_as_html({'Best': [group]}, lambda path: None, shown=3)
     assert re.findall('text [0-9]', page) == ['text 9', 'text 8', 'text 1']
-    assert '6 responses between these are left out' in page
+    assert '6 responses between these are not shown' in page
     page = sections_as_html({'Best': [group]}, lambda path: None, shown=9)
     assert page.count('<pre>') == 9 and 'left out' not in page
 

@@ -113,7 +113,7 @@ def test_responses_and_answers_that_are_shown(run):
                       for kind in kinds]
     responses = re.findall('<pre>(text of start .)</pre>', page)
     assert responses == ['text of start 1'] * 3 * 8 + ['text of start 2'] * 6 * 8
-    assert page.count('2 responses between these are left out') == 9
+    assert page.count('2 responses between these are not shown') == 9
     worst, best = page.split('<h3>Worst</h3>')[1].split('<h3>Best</h3>')
     assert re.findall(r'<b>text (\d+)\?', worst) == ['0', '1', '2', '3', '4', '5']
     assert re.findall(r'<b>text (\d+)\?', best) == ['19', '18', '17', '16', '15', '14']
@@ -142,7 +142,7 @@ def test_no_text_leaves_its_place_in_the_page(run):
     page.encode()  # no half surrogate is left
     tags = Tags(page)
     assert not tags.open and 'script' not in tags.seen and 'alert("x")' in tags.data
-    assert '\x1b' not in page and page.count('The image is not there.') == 12
+    assert '\x1b' not in page and page.count('The image is not available.') == 12
     assert page.count('The image cannot be read') == 9
 
 
@@ -153,13 +153,13 @@ def test_what_a_run_does_not_have_is_said(tmp_path):
     for said in ('no log of training', 'no validation of ReasonSegMetric', 'no text log',
                  'nothing to draw', 'no result of ReasonSegMetric', 'no pictures of validations',
                  'no evaluation whose answers', 'There are none (RolloutLogHook',
-                 'of which there are none', 'none beside the log'):
+                 'and there are none', 'none beside the log'):
         assert said in page, said
     found = Evaluation('a.jsonl', {}, [dict(answer(0, 0.5), mask=None)])
     del found.rows[0]['mask']
     page = run_as_html(tmp_path, [found], found, read)
-    assert 'The masks were not kept' in page and 'The protocol is not known' in page
-    assert cells(page)[-1] == ['a.jsonl', '-', 'not known', '-', '-', '-', '-', '-', '-']
+    assert 'The masks were not saved' in page and 'The protocol is unknown' in page
+    assert cells(page)[-1] == ['a.jsonl', '-', 'unknown', '-', '-', '-', '-', '-', '-']
 
 
 def test_what_is_damaged_is_said(run):

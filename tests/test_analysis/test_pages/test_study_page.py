@@ -15,10 +15,12 @@ from mmdpad.analysis.pages.study_page import (
     comparison_lines,
     headlines,
     judge,
+    main_tables,
     plot_training,
     put_block,
     study_as_html,
     study_as_markdown,
+    summary_as_markdown,
 )
 from mmdpad.analysis.study import analyse_study, first_answers
 from mmdpad.geometry.masks import encode_mask
@@ -45,7 +47,7 @@ def made(study_folder):
     (1, 2, (), 'higher'), (-2, -1, (), 'lower'), (-1, 1, (), 'not distinguishable from zero'),
     (1, 2, (-1, 3), 'not distinguishable from zero'), (-2, -1, (-3, -0.5), 'lower'),
     (0, 2, (), 'not distinguishable from zero'), (1, 2, (-2, -1), 'not distinguishable from zero'),
-    (math.nan, math.nan, (), 'not known'), (1, 2, (math.nan, math.nan), 'not known')])
+    (math.nan, math.nan, (), 'unknown'), (1, 2, (math.nan, math.nan), 'unknown')])
 def test_a_difference_counts_if_all_its_intervals_agree(low, high, scenes, verdict):
     both = zip(('scenes_low', 'scenes_high'), scenes, strict=False)
     found = dict(low=low, high=high, **dict(both))
@@ -54,9 +56,9 @@ def test_a_difference_counts_if_all_its_intervals_agree(low, high, scenes, verdi
 
 def test_headlines_follow_from_the_numbers(made):
     lines = headlines(made()[1])
-    # Chains of 11, 12, 13 in place of 20: -45, -40, -35 %; half = 4.302653 * 5 / sqrt(3) = 12.42.
-    assert lines[1] == ('Holds', 'sampled answers, chain length of discriminative compared with '
-                                 'geometric: lower, -40.0 % [-52.4, -27.6] over 3 seeds, '
+    # Lengths of 11, 12, 13 in place of 20: -45, -40, -35 %; half = 4.302653 * 5 / sqrt(3) = 12.42.
+    assert lines[1] == ('Holds', 'sampled answers, reasoning length of discriminative compared '
+                                 'with geometric: lower, -40.0 % [-52.4, -27.6] over 3 seeds, '
                                  '[-45.0, -35.0] over seeds and scenes.')
     assert 'not distinguishable from zero, +0.0 points' in lines[0][1]
     assert 'compared with caption: lower, -40.0 %' in lines[3][1]
@@ -71,15 +73,15 @@ def test_the_opposite_does_not_hold(made):
 
 def test_one_pair_is_not_known_and_missing_runs_are_said(made):
     lines = headlines(made(seeds=(3, ), about=dict(seeds=2))[1])
-    assert lines[1] == ('Not known', 'sampled answers, chain length of discriminative compared '
-                                     'with geometric: not known, -35.0 % over 1 seed.')
+    assert lines[1] == ('Unknown', 'sampled answers, reasoning length of discriminative compared '
+                                     'with geometric: unknown, -35.0 % over 1 seed.')
     assert lines[-1][0] == 'Incomplete'
 
 
 def test_without_the_main_arms_nothing_is_claimed(study_folder):
     about = dict(group='other', trained=False)
     study = analyse_study(study_folder('start', train=False, about=about))
-    assert [status for status, _ in headlines(study)] == ['Not known'] * 4
+    assert [status for status, _ in headlines(study)] == ['Unknown'] * 4
     assert plot_training(study, None) is None
     assert 'greedy answers: discriminative is not compared with geometric, as no seed' \
         in study_as_markdown(study)
@@ -92,7 +94,7 @@ def test_a_mode_that_only_one_arm_has_is_said(made):
     study = analyse_study(folder)
     assert [status for status, _ in headlines(study)] == [
         'Not shown', 'Holds', 'Not shown', 'Holds', 'Not shown',
-        'Not known', 'Not shown', 'Holds', 'Not shown', 'Incomplete']
+        'Unknown', 'Not shown', 'Holds', 'Not shown', 'Incomplete']
     line, = comparison_lines(study, 'discriminative', 'geometric')
     assert line.startswith('discriminative minus geometric, sampled answers: ')
     assert comparison_lines(study, 'geometric', 'discriminative') == []  # was not asked for
@@ -110,9 +112,34 @@ def test_tables(made):
     assert arms['gIoU'] == '20.0 [-4.8, 44.8]' and arms['margin'] == '0.250 [0.250, 0.250]'
     differences = dict(zip(tables[2].head, tables[2].rows[0], strict=True))
     assert differences['difference'] == 'discriminative minus geometric'
-    assert differences['chain, %'] == '-40.0 [-52.4, -27.6] / [-45.0, -35.0]'
+    assert differences['reasoning, %'] == '-40.0 [-52.4, -27.6] / [-45.0, -35.0]'
     assert differences['rank'] == '+0.00 [+0.00, +0.00]'
     assert [row[2] for row in tables[4].rows] == ['many'] * 3 + ['look_alikes'] * 3
+
+
+def test_main_tables_go_by_group(made, study_folder):
+    study_folder('variant', seeds=(1, 2, 3), about=dict(
+        group='other', compare_with=['caption', 'discriminative']))
+    study_folder('control', seeds=(1, 2), about=dict(group='control'))
+    arms, differences, variants, greedy = main_tables(made()[1])
+    assert arms.head == ['arm', 'seeds', 'gIoU', 'cIoU', 'reasoning, tokens', 'specific, %']
+    assert differences.head == ['difference', 'pairs', 'cIoU', 'reasoning, %', 'specific, %']
+    assert [row[0] for row in arms.rows] == [
+        f'Arm {name}' for name in ('caption', 'geometric', 'discriminative', 'control')]
+    assert [row[0] for row in differences.rows] == [
+        f'discriminative minus {name}' for name in ('geometric', 'caption')]
+    assert [row[0] for row in variants.rows] == ['variant minus discriminative']
+    assert [row[0] for row in greedy.rows] == [row[0] for row in arms.rows[:3]]
+    assert differences.rows[0][3] == '-40.0 [-52.4, -27.6] / [-45.0, -35.0]'
+
+
+def test_a_summary_leaves_empty_tables_out_and_says_what_is_missing(made):
+    study = made(about=dict(seeds=4))[1]
+    block = summary_as_markdown(study)
+    assert 'Variants' not in block and block.count('\n### ') == 3
+    assert block.endswith('\n\nMissing runs and comparisons: 1.\n\n<!-- /study -->')
+    whole = dict(study, arms=[dict(arm, missing=[]) for arm in study['arms']])
+    assert 'Missing' not in summary_as_markdown(whole)
 
 
 def test_markdown_takes_its_place_in_a_page(made):
@@ -139,7 +166,7 @@ def test_no_text_leaves_its_place_in_the_page(made):
     page.encode()  # no half surrogate is left
     tags = Tags(page)
     assert not tags.open and 'script' not in tags.seen and 'alert("x")' in tags.data
-    assert '\x1b' not in page and page.count('The image is not there.') == 2 * 8
+    assert '\x1b' not in page and page.count('The image is not available.') == 2 * 8
     assert 'unusable answer' in page and '<p><b>Reasoning:</b> think 1</p>' in page
     for text in ('name="viewport"', 'discriminative/seed_1: sampled, greedy', '<h2>Missing</h2>'):
         assert text in page
@@ -163,4 +190,4 @@ def test_answers_and_curves_are_embedded(made):
     assert [kind for kind, _ in pictures] == ['png'] + ['jpeg'] * 16
     sizes = [Image.open(io.BytesIO(base64.b64decode(data))).size for _, data in pictures]
     assert all(max(size) <= 900 for size in sizes[1:])
-    assert sizes[0] == (1100, 700), 'reward, the discriminative term, and the chain'
+    assert sizes[0] == (1100, 700), 'reward, the discriminative term, and the reasoning length'

@@ -223,7 +223,7 @@ def test_an_item_without_an_object_stays_one(lines, tmp_path, capsys, kind, targ
 def test_what_has_no_place_is_left_out_only_when_asked(lines, tmp_path, capsys, target):
     source = lines(dict(objects(RING), ignore=[encode_mask(DOT)], caption='x'), objects(DOT))
     message = error_of('jsonl', source, target, tmp_path / 'out')
-    assert f'line 1 has `ignore`, `caption`, which {target} has no place for' in message
+    assert f'line 1 has `ignore`, `caption`, which {target} cannot store' in message
     assert names(tmp_path) == {'source'}
     convert('jsonl', source, target, tmp_path / 'out', '--lossy')
     assert '1 left out: ignore, 1 left out: caption' in capsys.readouterr().out
@@ -249,7 +249,7 @@ def test_images_of_other_formats_are_not_encoded_again(lines, tmp_path):
 def test_what_is_there_is_never_replaced(lines, tmp_path):
     (tmp_path / 'out').mkdir()
     source = lines(objects(RING))
-    assert 'is there already; remove it or' in error_of('jsonl', source, 'coco', tmp_path / 'out')
+    assert 'already exists; remove it or' in error_of('jsonl', source, 'coco', tmp_path / 'out')
     assert names(tmp_path) == {'out', 'source'} and not names(tmp_path / 'out')
 
 
@@ -304,7 +304,7 @@ def test_splits_that_are_no_names_are_refused(lines, tmp_path, split, capsys):
     with pytest.raises(SystemExit):
         convert('jsonl', lines(objects(RING)) / 'train.jsonl', 'jsonl', tmp_path / 'out',
                 '--split', split)
-    assert f'but got {split!r}; name other folders' in capsys.readouterr().err
+    assert f'but got {split!r}; give other folders' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('option, message', [

@@ -135,10 +135,10 @@ def test_cmyk_is_converted():
     Image.new('F', (2, 2), 0.5), Image.new('I', (2, 2), 70000)
 ])
 def test_values_of_unknown_range_are_refused(image, tmp_path):
-    with pytest.raises(ValueError, match='should have up to 16 bits a channel, but got mode'):
+    with pytest.raises(ValueError, match='should have at most 16 bits per channel, but got mode'):
         to_rgb(image)
     image.save(tmp_path / 'a.tif')
-    with pytest.raises(DatasetError, match=r'a\.tif cannot be decoded .*up to 16 bits'):
+    with pytest.raises(DatasetError, match=r'a\.tif cannot be decoded .*at most 16 bits'):
         read_image(tmp_path / 'a.tif')
 
 

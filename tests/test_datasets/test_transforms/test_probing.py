@@ -15,7 +15,7 @@ def test_pipelines_without_pixels():
     assert inner['pipeline'] == [dict(type=ProbeReasoningImage), dict(type='LoadInstanceMasks')]
     assert config['datasets'][0]['dataset']['pipeline'] == steps, 'the config is left as it is'
     for wrong in (steps[1:], steps[:2], [steps[0], *steps[2:]]):
-        with pytest.raises(ValueError, match='take a data set with masks'):
+        with pytest.raises(ValueError, match='use a data set with masks'):
             without_pixels(dict(type='X', pipeline=wrong))
 
 

@@ -43,7 +43,7 @@ def test_several_objects_are_a_list_and_refused_where_one_is_answered(count):
 
 
 def test_writes_the_coordinates_that_the_policy_speaks():
-    """In a prompt image 64 wide and 40 high: x / 64 * 1000 and y / 40 * 1000, rounded."""
+    """In a model image 64 wide and 40 high: x / 64 * 1000 and y / 40 * 1000, rounded."""
     results = targets(think='so', caption='a star', model_shape=(40, 64))
     composed = ComposeResponse(coordinates='relative_1000')(dict(results))
     assert ('{"bbox": [16, 50, 469, 1000], "points_1": [78, 150], "points_2": [109, 200]}'

@@ -23,7 +23,7 @@ def test_grpo_ends_with_the_prompt(tiny_config):
 def test_a_supervised_training_ends_before_the_weights_are_nan(tiny_sft_config):
     runner = Runner.from_cfg(tiny_sft_config)
     spoil(runner.model.policy)
-    with pytest.raises(NonFiniteError, match=r'given response to prompt 0 of the batch .*'
+    with pytest.raises(NonFiniteError, match=r'SFT target for prompt 0 of the batch .*'
                                              f'`{LAYER}` .* The prompt: question'):
         runner.train()
     weights = runner.model.policy.state_dict()

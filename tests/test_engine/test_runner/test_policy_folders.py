@@ -177,7 +177,7 @@ def test_a_dry_run_names_ends_and_where_they_are_from(dry, tmp_path):
     assert problems == []
     assert any(note.endswith(
         'a response ends with <|im_end|> (506: the chat template, the tokenizer, config.json) or '
-        '<|endoftext|> (504: generation_config.json), of which supervised training teaches the '
+        '<|endoftext|> (504: generation_config.json), of which supervised training uses the '
         'first') for note in notes)
     (problem, ), _ = dry(policy_folder(tmp_path / 'other', config=dict(eos_token_id=9999)))
     assert '`eos_token_id` of config.json in' in problem and 'got 9999' in problem

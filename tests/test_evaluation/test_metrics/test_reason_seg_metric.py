@@ -18,7 +18,7 @@ from mmdpad.geometry.masks import decode_mask
 from mmdpad.registry import METRICS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 
-FAILURE = ParseFailure('no_json', 'the answer holds no JSON', think='hm', caption=None)
+FAILURE = ParseFailure('no_json', 'the answer contains no readable JSON', think='hm', caption=None)
 
 
 def mask(text):
@@ -235,5 +235,5 @@ def test_bad_arguments_and_shapes():
         ReasonSegMetric(out_file='a.json')
     data = sample('1100', '1000')
     data.pred_instances = InstanceData(masks=mask('10'))
-    with pytest.raises(ValueError, match='one shape'):
+    with pytest.raises(ValueError, match='the same shape'):
         evaluate([data])

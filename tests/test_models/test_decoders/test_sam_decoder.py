@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pickle
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,10 +232,10 @@ def test_checkpoints_that_do_not_fit(checkpoint, tmp_path):
                  '1 of another shape (mask_decoder.iou_token.weight (2, 16) instead of (1, 16))'):
         assert part in str(caught.value)
     torch.save([1, 2], path)
-    with pytest.raises(ValueError, match='should hold names with tensors, but holds list'):
+    with pytest.raises(ValueError, match='should map names to tensors, but holds list'):
         SAMDecoder(TINY, str(path))
     for content in (b'', b'<html>', pickle.dumps(Code(str(tmp_path / 'executed')), protocol=2),
-                    open(checkpoint, 'rb').read()[:5000]):
+                    Path(checkpoint).read_bytes()[:5000]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match='bad.pth.*(cannot be read|could run code)'):
             SAMDecoder(TINY, str(path))

@@ -174,7 +174,7 @@ def test_out_of_memory(clip, tried):
     tried('torch.OutOfMemoryError in both towers of CLIP')
 
 
-@pytest.mark.parametrize('what, where', [('a picture', 'visual.transformer.resblocks.0.mlp.c_fc'),
+@pytest.mark.parametrize('what, where', [('an image', 'visual.transformer.resblocks.0.mlp.c_fc'),
                                          ('a caption', 'transformer.resblocks.0.mlp.c_fc')])
 def test_features_that_are_not_finite_are_an_error(clip, tiny, what, where):
     """A cosine that is NaN says that a caption cannot be used, and earns nothing."""

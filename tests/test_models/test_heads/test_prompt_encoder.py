@@ -138,7 +138,7 @@ def test_sizes_that_do_not_fit_are_all_named(real):
     assert 'refused by the processor' in problems[0]
     assert f'{(side + 1, side)} becomes' in problems[1]
     assert f'multiples of {multiple}' in problems[1]
-    assert f'{(2 * side, side)}; use a smaller prompt image' in problems[2]
+    assert f'{(2 * side, side)}; use a smaller model image' in problems[2]
 
 
 def test_the_longest_by_tokens_is_found_among_many(head):

@@ -151,7 +151,7 @@ def test_the_line_about_a_folder(made):
     assert found.describe() == (
         "the chat template opens '<think>\\n', which counts as part of each response; a "
         'response ends with <|im_end|> (506: the chat template, the tokenizer, config.json) or '
-        '<|endoftext|> (504: generation_config.json), of which supervised training teaches the '
+        '<|endoftext|> (504: generation_config.json), of which supervised training uses the '
         'first')
 
 

@@ -144,7 +144,7 @@ def test_in_bfloat16(family, policy):
 def leak(monkeypatch):
     """A response sees its neighbor's tokens instead of its own."""
     original = PackedGroup._own
-    monkeypatch.setattr(PackedGroup, '_behind_prompt', lambda self, tokens: torch.cat([
+    monkeypatch.setattr(PackedGroup, '_with_prompt', lambda self, tokens: torch.cat([
         tokens[:, :self.prompt].expand(len(self.responses), -1, -1, -1),
         original(self, tokens).roll(1, dims=0)], dim=2))
 

@@ -2,6 +2,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,5 +162,5 @@ def test_a_template_without_question_is_refused_before_loading():
 
 
 def test_the_folder_is_a_real_one():
-    config = json.loads(open(f'{POLICY_WEIGHTS}/config.json').read())
+    config = json.loads(Path(POLICY_WEIGHTS, 'config.json').read_text())
     assert config['architectures'] == ['Qwen2_5_VLForConditionalGeneration']

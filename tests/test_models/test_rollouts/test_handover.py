@@ -20,7 +20,7 @@ TOLD = {
     'as transformers writes it': None,
     'below an adapter: language': None,
     'below an adapter: scaled': 'since they share one weight in this model, but .* lm_head',
-    'below an adapter: dora': 'should be a plain adapter .* leave `use_dora`',
+    'below an adapter: dora': 'should be a plain adapter .* leave out `use_dora`',
     'below an adapter: parameters': 'should have no `target_parameters`',
     'bitsandbytes in 4 bits, below an adapter': 'weights of a policy should not be quantized'}
 

@@ -66,7 +66,7 @@ def test_activations_that_leave_the_range_of_the_type(engine, policy_config, pro
     assert f'layers.1.mlp.down_proj` (Linear, {dtype})' in str(found.value) or (
         f'layers.1.mlp.up_proj` (Linear, {dtype})' in str(found.value))
     assert ("to 'float32' or 'bfloat16'" in str(found.value)) == (dtype == 'float16')
-    assert ('training has probably diverged' in str(found.value)) == (dtype == 'bfloat16')
+    assert ('training probably diverged' in str(found.value)) == (dtype == 'bfloat16')
 
 
 def test_one_prompt_of_a_batch_is_named(engine, own_head, prompts, options):
@@ -131,9 +131,9 @@ def test_a_sample_that_has_ended_may_have_any_logits(engine, own_head, prompts):
 def test_the_watcher_sees_no_such_token(engine, own_head, prompts):
     layer(own_head).mlp.down_proj.weight.data[3, 4] = torch.nan
     seen = []
-    with engine.watched(lambda tokens: seen.append(tokens.tolist())):
-        with pytest.raises(NonFiniteError):
-            engine(own_head, prompts[:1], **GREEDY)
+    with (engine.watched(lambda tokens: seen.append(tokens.tolist())),
+          pytest.raises(NonFiniteError)):
+        engine(own_head, prompts[:1], **GREEDY)
     assert len(seen) <= isinstance(engine, HFRollout)
 
 

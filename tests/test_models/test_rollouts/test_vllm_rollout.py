@@ -203,7 +203,7 @@ def test_another_prompt_there_is_an_error(own_head, prompts, made, monkeypatch):
         return expand(self, request)
 
     monkeypatch.setattr(fake_vllm.LLM, '_expand', longer)
-    with pytest.raises(RuntimeError, match='should see the prompt that the policy has'):
+    with pytest.raises(RuntimeError, match='should see the same prompt as the policy'):
         make()(own_head, prompts, **GREEDY)
 
 
