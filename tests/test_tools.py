@@ -111,7 +111,7 @@ def test_train_resume_and_test(shapes_data, tmp_path, run_here):
     out = tmp_path / 'again.json'
     again = run_here('tools/test.py', CONFIG, work_dir / 'iter_3.pth', '--work-dir', work_dir,
                      '--out', out, '--resume', *options_here(shapes_data))
-    assert '6 answers were taken over' in again.stdout
+    assert '6 answers were reused' in again.stdout
     assert json.loads(out.read_text())['metrics'] == metrics
     with pytest.raises(ValueError, match='differs in `weights`'):
         run_here('tools/test.py', CONFIG, work_dir / 'iter_2.pth', '--work-dir', work_dir,

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How far a number could be off by the choice of samples: the percentile bootstrap."""
+"""How much a number depends on the choice of samples: the percentile bootstrap."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def bootstrap_ratios(numerators: np.ndarray, denominators: np.ndarray,
 
     N samples are drawn from N with replacement (Efron, 1979); w_i says how often sample i was
     drawn. A mean has b_i = 1, a mean over a part of the samples b_i = 1 there and a_i = b_i = 0
-    elsewhere. All K numbers are computed from one draw, and the draw hangs on N and the seed only:
-    two results about the same samples, in the same order, are resampled in pairs.
+    elsewhere. All K numbers are computed from one draw, which depends only on N and the seed: two
+    results about the same samples, in the same order, are resampled in pairs.
 
     Args:
         numerators, denominators: a and b, float (K, N), N >= 1.
@@ -27,7 +27,7 @@ def bootstrap_ratios(numerators: np.ndarray, denominators: np.ndarray,
         (R, K) float64; NaN where a draw's denominators add up to 0.
 
     Raises:
-        ValueError: Other shapes, or no sample.
+        ValueError: The shapes are different, or there is no sample.
     """
     if numerators.ndim != 2 or numerators.shape != denominators.shape or not numerators.shape[1]:
         raise ValueError(f'`numerators` and `denominators` should both be (K, N) with N >= 1, but '
@@ -43,9 +43,11 @@ def bootstrap_ratios(numerators: np.ndarray, denominators: np.ndarray,
 
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> np.ndarray:
-    """The middle ``level`` of each column of (R, K) values: (K, 2), low and high. NaN is left out;
-    a column of nothing else has NaN. What no sample has varies in no draw: its interval has no
-    width, which is less than is known of it."""
+    """The middle ``level`` of each column of (R, K) values: (K, 2), low and high.
+
+    NaN values are left out; a column of nothing but NaN gives NaN. A property that no sample has
+    varies in no draw: its interval has zero width, which understates the uncertainty.
+    """
     tail = (1 - level) / 2
     known = [column[~np.isnan(column)] for column in values.T]
     return np.array([np.quantile(column, [tail, 1 - tail]) if column.size else [np.nan] * 2

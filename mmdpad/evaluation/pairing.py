@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Which line of one file is about the same sample as which of another."""
+"""Matches the lines of two result files that are about the same sample."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from mmdpad.prompts import normalize_question
 
 SHOWN = 5
-# Id as text, normalized question, and how many samples before agree in both.
+# Id as text, normalized question, and the number of earlier samples with the same two.
 Key = tuple[str, str, int]
 
 
 def number_samples(samples: Iterable[tuple[Any, str | None]]) -> list[Key]:
-    """A key for each (id, question), different ones for all: a data set may ask the same of an
-    image twice, meaning different objects. Models of mmdet that are asked nothing have no question.
+    """A unique key for each (id, question). A data set may ask the same question about an image
+    twice and mean different objects. Results of plain mmdet models have no question (None).
     """
     seen: Counter[tuple[str, str]] = Counter()
     keys = []
@@ -28,7 +28,7 @@ def number_samples(samples: Iterable[tuple[Any, str | None]]) -> list[Key]:
 
 
 def show_keys(keys: Sequence[Key]) -> str:
-    """How many, and the first few for a message."""
+    """The number of keys and the first few, for a message."""
     shown = ', '.join(f'{identifier!r} {question[:40]!r}' for identifier, question, _ in
                       keys[:SHOWN])
     return f'{len(keys)} ({shown}{", ..." if len(keys) > SHOWN else ""})'

@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Where numbers come from: packages, machine, config and data, in a form that two runs compare by.
+"""Where numbers come from: packages, machine, config and data, in a form that can be compared.
 
-Nothing that is compared names a folder of the machine. Only the command line is kept as typed.
+No compared value contains a folder of the machine. Only the command line is kept as typed.
 """
 
 from __future__ import annotations
@@ -28,39 +28,40 @@ from mmdpad.utils.files import jsonable
 PACKAGES = ('mmdpad', 'torch', 'transformers', 'peft', 'mmengine', 'mmcv', 'mmdet', 'numpy',
             'scipy', 'pillow', 'opencv-python', 'opencv-python-headless', 'pycocotools',
             'segment-anything', 'open-clip-torch', 'pyarrow')
-# Entries of a config, at any depth, that say where and how a run goes on, not what it computes.
+# Config entries, at any depth, about where and how a run proceeds, not what it computes.
 _WHERE = ('work_dir', 'log_dir', 'load_from', 'resume', 'launcher', 'log_level', 'experiment_name',
           'out_file')
-# What an item says of its question and target, besides its files.
+# Keys of an item about its question and target, besides its files.
 _SAID = ('img_id', 'text', 'texts', 'text_index', 'question', 'is_sentence', 'solution',
          'instances')
-# Settings of data sets, ours and mmdet's RefCocoDataset, that choose what is asked.
+# Settings of data sets (ours and mmdet's RefCocoDataset) that select the questions.
 _CHOSEN = ('split', 'split_file', 'texts', 'text_mode', 'num_samples', 'sample_seed',
            'several_objects', 'source', 'questions')
-# Files that hold images; their names and sizes have to do.
+# Image files, which are identified by name and size alone.
 _IMAGES = ('img_path', 'shard')
-_FOLDERS = re.compile(r'(?<![\w.])/(?:[^/\s]+/)+')  # of an absolute path, also within a text
+_FOLDERS = re.compile(r'(?<![\w.])/(?:[^/\s]+/)+')  # of an absolute path, also inside a text
 _KEY = 'provenance'
 
 
 def publish(record: dict[str, Any] | None) -> None:
-    """Tell the metrics of this process where what they see comes from; None: it is unknown.
+    """Report the provenance of the evaluated answers to the metrics of this process.
 
     Args:
-        record: ``protocol``, switches on which the numbers hang, and ``provenance``, the rest.
+        record: ``protocol``, the options on which the numbers depend, and ``provenance``, the rest;
+            None if unknown.
     """
     MessageHub.get_current_instance().update_info(_KEY, record, resumed=False)
 
 
 def published() -> dict[str, Any]:
-    """What :func:`publish` was told last; empty if unknown."""
+    """The last record of :func:`publish`; empty if unknown."""
     return MessageHub.get_current_instance().get_info(_KEY) or {}
 
 
 def trained_iterations() -> int:
     """How many iterations the current run has trained; 0 if it only evaluates.
 
-    Runner's own ``iter`` builds the training, its data included, to say so.
+    Reading ``runner.iter`` instead would build the training loop and its data.
     """
     last = MessageHub.get_current_instance().get_info('iter')  # the last one, counted from 0
     return 0 if last is None else last + 1
@@ -73,7 +74,7 @@ def describe_environment(seed: int | None) -> dict[str, Any]:
 
 
 def package_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Name -> version of Python and of those packages that are installed."""
+    """Name -> version of Python and of the packages that are installed."""
     versions = dict(python=platform.python_version())
     for name in packages:
         try:
@@ -84,12 +85,12 @@ def package_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 
 def device_name() -> str:
-    """The GPU's name, without one the processor's."""
+    """The GPU's name, or the processor's if there is no GPU."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
 
 
 def processor_name() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, as far as the system reports it."""
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
@@ -97,9 +98,9 @@ def processor_name() -> str:
 
 
 def hash_config(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a config's entries, in any order, without those about the place of a run
+    """SHA-256 of a config's entries, whatever their order, without those about where a run is
     (``work_dir``, ``load_from``, ``out_file`` ...); absolute paths count by their last part."""
-    # mmengine's Config is no Mapping; in its pure Python style it has what was imported, too.
+    # mmengine's Config is not a Mapping; a pure Python style config also holds its imports.
     imported = getattr(config, '_imported_names', ())
     return hash_json(_without_places({key: value for key, value in config.items()
                                       if key not in imported}))
@@ -115,14 +116,14 @@ def hash_file(path: str) -> str:
 
 
 def hash_json(value: Any) -> str:
-    """SHA-256 of plain data, numbers of NumPy and torch among it, in any order of a dict's keys."""
+    """SHA-256 of plain data and of NumPy and torch numbers, whatever the order of dict keys."""
     text = json.dumps(value, sort_keys=True, default=_as_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def describe_data(dataset: Any) -> dict[str, Any]:
-    """``data_root``, the last part of that folder's path (of prepared copies it says which one it
-    is), without a folder the name of ``ann_file``; and ``data``, see :func:`fingerprint_dataset`.
+    """``data_root``, the last part of that folder's path (which identifies a prepared copy), or the
+    name of ``ann_file`` if there is no folder; and ``data``, see :func:`fingerprint_dataset`.
     """
     roots = dict.fromkeys(Path(part.data_root or part.ann_file).name
                           for part in base_datasets(dataset))
@@ -130,17 +131,17 @@ def describe_data(dataset: Any) -> dict[str, Any]:
 
 
 def fingerprint_dataset(dataset: Any) -> dict[str, Any]:
-    """What tells a data set from another version of it, the same on every machine.
+    """Distinguishes versions of a data set; the same on every machine.
 
     Args:
         dataset: An mmengine ``BaseDataset``, or wrappers and concatenations of some.
 
     Returns:
-        ``items``; ``annotations``, their targets (``instances`` or ``num_targets`` of an item, else
-        one each); ``files``, how many different ones items (``img_path``, ``ann_path``, ``shard``
-        ...) and data set (``ann_file`` ...) name, and their ``bytes``; ``sha256`` of the names and
-        sizes of all files, the content of those without images, and, item by item, id, question,
-        texts, solution and instances.
+        ``items``, their number; ``annotations``, the number of targets (``instances`` or
+        ``num_targets`` of an item, else one each); ``files``, the number of different files that
+        items (``img_path``, ``ann_path``, ``shard`` ...) and data set (``ann_file`` ...) name, and
+        their ``bytes``; ``sha256`` of the names and sizes of all files, the content of those
+        without images, and each item's id, question, texts, solution and instances.
     """
     items: list[dict] = []
     files: dict[str, int] = {}
@@ -162,7 +163,8 @@ def fingerprint_dataset(dataset: Any) -> dict[str, Any]:
 
 
 def dataset_switches(dataset: Any) -> dict[str, Any]:
-    """What was chosen of a data set: its class and its settings; a list where several differ."""
+    """The class of a data set and the settings that select its items; a list where several differ.
+    """
     parts = [dict(dataset=type(part).__name__,
                   **{name: _file_name(name, getattr(part, name)) for name in _CHOSEN
                      if hasattr(part, name)}) for part in base_datasets(dataset)]
@@ -182,12 +184,12 @@ def _files_of(entries: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _file_name(name: str, value: Any) -> Any:
-    """A setting as it is told: a file by its name, not by its folder."""
+    """A setting as it is reported: a file by its name, without its folder."""
     return Path(value).name if name.endswith('_file') else value
 
 
 def _as_plain(value: Any) -> Any:
-    """What JSON has no form for: numbers and arrays as plain ones, anything else by its text."""
+    """A value that JSON cannot represent: numbers and arrays as plain ones, others as text."""
     return (jsonable(value) if isinstance(value, np.generic | np.ndarray | torch.Tensor)
             else str(value))
 
@@ -197,8 +199,8 @@ def _count_targets(item: Mapping[str, Any]) -> int:
 
 
 def _without_places(value: Any) -> Any:
-    """A config's entries as plain data: absolute paths by their last part, classes and functions
-    by name, and none of ``_WHERE``."""
+    """A config's entries as plain data, without those in ``_WHERE``: absolute paths by their last
+    part, classes and functions by name."""
     if isinstance(value, Mapping):
         return {str(key): _without_places(item) for key, item in value.items()
                 if key not in _WHERE}

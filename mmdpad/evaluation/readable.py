@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Which of mmdet's metrics cannot read answers to questions, and what to use instead."""
+"""Which of mmdet's metrics cannot read answers to questions, and which to use instead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmdpad.models.segmentors import ReasoningSegmentor
 _BOXES = "CocoMetric (metric='bbox')"
 _BOTH = "CocoMetric (metric=['bbox', 'segm'])"
 _MASKS = 'ReasonSegMetric or RefSegMetric'
-_FIXED_NAMES = (ReasonSegMetric, RefSegMetricOfMMDet)  # whatever their arguments, but `prefix`
+_FIXED_NAMES = (ReasonSegMetric, RefSegMetricOfMMDet)  # names depend on no argument but `prefix`
 UNREADABLE = dict(
     BaseVideoMetric=('tracks objects through videos', _BOTH),
     COCOCaptionMetric=('compares captions with given ones, and questions have none', 'RewardMetric '
@@ -42,27 +42,27 @@ UNREADABLE = dict(
     gRefCOCOMetric=('needs one annotation list per image, as MDETR wrote gRefCOCO',
                     'ReasonSegMetric (`no_target_accuracy` and `target_accuracy` are its N-acc '
                     'and T-acc)'))
-"""Name of a metric of mmdet, also for those derived from it -> why it cannot read what
-:class:`ReasoningSegmentor` predicts, and what to use instead."""
+"""Name of an mmdet metric (subclasses included) -> why it cannot read the predictions of
+:class:`ReasoningSegmentor`, and which metric to use instead."""
 
 
 def why_unreadable(metric: type) -> str | None:
-    """Why a class of metrics cannot read what :class:`ReasoningSegmentor` predicts, with what to
+    """Why a metric class cannot read the predictions of :class:`ReasoningSegmentor`, and which to
     use instead; None if it can, or is not one of mmdet's."""
     for kind in metric.__mro__:
         if kind.__module__.startswith('mmdet.') and kind.__name__ in UNREADABLE:
             reason, instead = UNREADABLE[kind.__name__]
             return f'{metric.__name__} of mmdet {reason}; use {instead}'
     if metric is RefSegMetricOfMMDet:
-        return ('mmdet.RefSegMetric stops at an answer without a mask; use RefSegMetric of mmdpad '
+        return ('mmdet.RefSegMetric fails on an answer without a mask; use RefSegMetric of mmdpad '
                 "(`type='RefSegMetric'` in our scope, else 'mmdpad.RefSegMetric')")
     return None
 
 
 def find_unreadable(nodes: Iterable[Any]) -> Iterator[str]:
-    """The problems of a config's evaluators: metrics that cannot read answers
-    (:func:`why_unreadable`), two with the same names, and a ``MultiDatasetsEvaluator`` whose parts
-    are not those of the data set.
+    """Problems with a config's evaluators: metrics that cannot read answers
+    (:func:`why_unreadable`), two metrics with the same names, and a ``MultiDatasetsEvaluator``
+    whose parts do not match the data set.
 
     Args:
         nodes: Of :func:`mmdpad.engine.config_nodes.find_nodes`.
@@ -91,8 +91,9 @@ def find_unreadable(nodes: Iterable[Any]) -> Iterator[str]:
         if rest[1:].isdigit() and issubclass(node.kind, _FIXED_NAMES):
             first = named.setdefault((split, node.kind, node.entry.get('prefix')), node.path)
             if first != node.path:
-                yield (f'`{node.path}` has the names of `{first}`, another {node.kind.__name__}, '
-                       "which mmengine refuses after the last batch; set `prefix='...'` of one")
+                yield (f'`{node.path}` has the same names as `{first}`, another '
+                       f'{node.kind.__name__}, which mmengine refuses after the last batch; set '
+                       "`prefix='...'` of one")
 
 
 def _texts(value: Any) -> list:
@@ -108,11 +109,12 @@ def _check_parts(path: str, entry: Mapping[str, Any],
         return
     count = len(metrics) if isinstance(metrics, (list, tuple)) else 1
     if count < len(names):
-        yield (f'`{path}.metrics` should be one for each of the {len(names)} `dataset_prefixes`, '
-               f'but got {count}: a data set without one would not be evaluated; set as '
-               'many of both')
+        yield (f'`{path}.metrics` should have one metric for each of the {len(names)} '
+               f'`dataset_prefixes`, but got {count}: a data set without one would not be '
+               'evaluated; set equal numbers of both')
     if dataset is not None and 'dataset' not in dataset:
         parts = len(dataset.get('datasets', [dataset]))
         if 'datasets' not in dataset or parts != len(names):
-            yield (f'`{path}.dataset_prefixes` should be one for each part of a ConcatDataset, but '
-                   f'there are {len(names)} and {parts} data set(s); set as many of both')
+            yield (f'`{path}.dataset_prefixes` should have one prefix for each part of a '
+                   f'ConcatDataset, but got {len(names)} for {parts} data set(s); set equal '
+                   'numbers of both')

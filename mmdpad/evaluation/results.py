@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Result files: JSON lines about samples, and beside them a JSON file of what they add up to."""
+"""Result files: JSON lines about samples, and next to them a JSON file with the summary."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mmdpad.utils import jsonable, read_jsonl, unique_path, write_atomically, wr
 
 from .summary import BOOTSTRAP, Row, find_intervals, summarise
 
-UNKNOWN = 'unknown: nothing told where the answers come from (a run with ProvenanceHook does)'
+UNKNOWN = 'unknown: nothing reported where the answers come from (a run with ProvenanceHook does)'
 
 
-# Without these a row is none of :func:`score_sample`, of whatever version.
+# Every version of :func:`score_sample` writes these; a row without them comes from elsewhere.
 _NEEDED = ('id', 'question', 'is_sentence', 'iou', 'intersection', 'union', 'failure', 'truncated')
 
 
@@ -27,9 +27,9 @@ class Result:
     """A result read back.
 
     Attributes:
-        name: As it was asked for.
+        name: As requested.
         rows: Its samples.
-        summary: See :func:`summarise_result`; empty where only the lines are there.
+        summary: See :func:`summarise_result`; empty if there are only lines.
     """
     name: str
     rows: list[Row]
@@ -38,11 +38,11 @@ class Result:
 
 def summarise_result(rows: Sequence[Row], protocol: dict[str, Any],
                      provenance: dict[str, Any] | None) -> dict[str, Any]:
-    """What the JSON file of a result holds but for ``samples``.
+    """The content of a result's JSON file, except ``samples``.
 
     Args:
         rows: Of :func:`score_sample`, at least one.
-        protocol: Switches on which the numbers hang.
+        protocol: Options on which the numbers depend.
         provenance: Where they come from, see :mod:`mmdpad.evaluation.provenance`; None if unknown.
 
     Returns:
@@ -54,10 +54,10 @@ def summarise_result(rows: Sequence[Row], protocol: dict[str, Any],
 
 
 def write_result(path: str, rows: Sequence[Row], summary: dict[str, Any]) -> str:
-    """Write both files; where the name of either is taken, both get one number.
+    """Write both files; if either name is taken, the same number is added to both.
 
     Args:
-        path: Of the lines; the other file has ``.json`` in place of its extension.
+        path: Of the lines; the other file has the extension ``.json``.
         rows, summary: See :func:`summarise_result`; ``samples``, the name of the file with the
             lines, is added.
 
@@ -72,15 +72,16 @@ def write_result(path: str, rows: Sequence[Row], summary: dict[str, Any]) -> str
 
 
 def read_result(path: str) -> Result:
-    """Read a result from either of its files, from what ``tools/test.py --out`` wrote, or from a
-    folder, below which the newest is taken.
+    """Read a result from either of its files, from a file of ``tools/test.py --out``, or the newest
+    result below a folder.
 
     Raises:
-        ValueError: There is no result, its lines were not written, or are none of a result.
+        ValueError: There is no result, its lines were not written, or they are not those of a
+            result.
     """
     place = find_newest_result(path) if Path(path).is_dir() else Path(path)
     if not place.is_file():
-        raise ValueError(f'{path!r} should be a result (.json or .jsonl) or a folder with some, '
+        raise ValueError(f'{path!r} should be a result (.json or .jsonl) or a folder with results, '
                          f'but is not there')
     if place.suffix == '.jsonl':
         lines, beside = place, place.with_suffix('.json')
@@ -104,7 +105,7 @@ def read_result(path: str) -> Result:
 
 
 def find_newest_result(folder: str) -> Path:
-    """The summary that was written last below a folder.
+    """The newest summary below a folder.
 
     Raises:
         ValueError: There is none.
@@ -117,16 +118,15 @@ def find_newest_result(folder: str) -> Path:
 
 
 def find_summaries(folder: str) -> dict[Path, dict[str, Any]]:
-    """All results below a folder, in the order in which they were written: file -> what it holds,
-    see :func:`summarise_result`. Their lines are beside them, ``NAME.jsonl`` by ``NAME.json``."""
+    """All results below a folder, oldest first: file -> content, see :func:`summarise_result`.
+    The lines of ``NAME.json`` are next to it, in ``NAME.jsonl``."""
     found = {path: summary for path in Path(folder).rglob('*.json')
              if path.with_suffix('.jsonl').is_file() and (summary := _read_summary(path))}
     return dict(sorted(found.items(), key=lambda item: (item[0].stat().st_mtime_ns, item[0])))
 
 
 def _read_summary(path: Path) -> dict[str, Any] | None:
-    """A summary; of a file of :func:`describe_results` the only one in it; None if it is neither.
-    """
+    """A summary; for a file of :func:`describe_results`, its only one; None if it is neither."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError:
@@ -138,17 +138,17 @@ def _read_summary(path: Path) -> dict[str, Any] | None:
 
 
 def describe_results(metrics: dict[str, float], evaluator: Any, path: str) -> dict[str, Any]:
-    """All numbers of an evaluation, and what each :class:`ReasonSegMetric` says of its own.
+    """All numbers of an evaluation, and the summary of each :class:`ReasonSegMetric`.
 
     Args:
-        metrics: What an evaluator gave, with prefixes.
-        evaluator: It; of its metrics, those without a ``summary`` are left out.
-        path: The file that this is for.
+        metrics: The evaluator's numbers, with prefixes.
+        evaluator: The evaluator; its metrics without a ``summary`` are left out.
+        path: The file to be written.
 
     Returns:
         ``metrics``; ``results``: prefix -> a metric's ``summary`` without its ``metrics``,
         ``samples`` relative to the file's folder. With mmdet's ``MultiDatasetsEvaluator`` the
-        prefix is, as in the names of its numbers, that of the data set and of the metric.
+        prefix consists of the data set's and the metric's, as in the names of its numbers.
     """
     results = {}
     parts = getattr(evaluator, 'dataset_prefixes', ())
@@ -163,7 +163,7 @@ def describe_results(metrics: dict[str, float], evaluator: Any, path: str) -> di
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Rows by ``index``, whatever order a sampler had; as they are where that tells no order."""
+    """Rows sorted by ``index``, whatever the sampler's order; unchanged if rows lack an index."""
     indices = {row['index'] for row in rows}
     if None in indices or len(indices) < len(rows):
         return list(rows)

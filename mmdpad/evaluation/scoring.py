@@ -21,37 +21,36 @@ from mmdpad.rewards import repetition
 from mmdpad.structures import ParseFailure
 
 FAILED_SAMPLES = 'IoU 0, union = target area'
-"""What becomes of a response without a usable answer, in the words of a result file."""
+"""How a response without a usable answer is scored, as result files say it."""
 
 
 ORIGIN = dict(index='sample_idx', id='img_id', image='img_path', question='question')
-"""What a row says of where its sample comes from -> where the sample has it."""
+"""Column of a row that identifies its sample -> key of the sample."""
 
 
 def identify(sample: dict) -> dict[str, Any]:
-    """The entries :data:`ORIGIN` of a row about a sample; None for what it does not tell."""
+    """The columns :data:`ORIGIN` of a sample's row; None for what the sample lacks."""
     return {name: sample.get(key) for name, key in ORIGIN.items()}
 
 
 def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) -> dict[str, Any]:
-    """The row of a result file about one sample, plain data but for its numbers' types.
+    """The row of a result file about one sample: plain data, except for NumPy number types.
 
     Args:
         sample: See :meth:`ReasonSegMetric.process`.
         ignore_regions: One of ``IGNORE_REGIONS``.
-        save_masks: Add ``mask``, the predicted one, and ``target``, the one that counts, as COCO's
+        save_masks: Add ``mask``, the predicted one, and ``target``, the one that is scored, as COCO
             RLE.
 
     Returns:
         Of the sample: ``index``, ``id``, ``image``, ``question``, ``is_sentence``,
         ``num_targets``, and ``empty_target`` (True) where that is 0 and should be 1. Its scores:
-        those of :func:`score_mask`; ``pointing``
-        (:func:`score_points`; where nothing is meant, 1 if no point is given and 0 if one is) and
-        ``boxes_right`` (:func:`boxes_are_right`), 0 and False for a failed sample, None if the
-        model gives no points or boxes. The answer: ``failure``
-        and ``failure_detail`` (None if it can be used), ``boxes``, ``points``, ``scores``,
-        ``think``, ``caption``, ``reasoning_tokens``, ``caption_tokens``, ``repetition`` (of the
-        chain), ``truncated``, ``response``.
+        those of :func:`score_mask`; ``pointing`` (:func:`score_points`; for a question without a
+        target, 1 if no point is given, else 0) and ``boxes_right`` (:func:`boxes_are_right`), 0 and
+        False for a failed sample, None if the model gives no points or boxes. The answer:
+        ``failure`` and ``failure_detail`` (None if it is usable), ``boxes``, ``points``,
+        ``scores``, ``think``, ``caption``, ``reasoning_tokens``, ``caption_tokens``, ``repetition``
+        (of the reasoning), ``truncated``, ``response``.
     """
     sample = _as_counted(sample, ignore_regions)
     predicted = sample['pred_instances']
@@ -84,8 +83,8 @@ def score_points(points: np.ndarray, target: np.ndarray, ignored: np.ndarray,
                  ignore_regions: str) -> float:
     """The share of points that lie on the target, in [0, 1]; 0 without a point that counts.
 
-    A point belongs to the pixel that it lies in; outside of the image it misses. Ignored pixels
-    are target or left out, points on them too, see :func:`apply_protocol`.
+    A point belongs to the pixel that it lies in; a point outside the image misses. Ignored pixels
+    count as target or are left out, and so are points on them, see :func:`apply_protocol`.
 
     Args:
         points: (N, 2) float, (x, y) in pixels of the masks' frame.
@@ -104,10 +103,10 @@ def score_points(points: np.ndarray, target: np.ndarray, ignored: np.ndarray,
 
 def boxes_are_right(boxes: list[list[float]], targets: list[list[float]],
                     threshold: float = 0.5) -> bool:
-    """Whether there are as many boxes as targets and each overlaps its own by IoU > threshold.
+    """Whether there are as many boxes as targets and each matches its own with IoU > threshold.
 
-    Pairs are those of the reward (:func:`mmdpad.geometry.boxes.match_boxes`), and so is the IoU:
-    XYXY, sides with inclusive pixels. No box for no target is right.
+    Pairs and IoU are those of the reward (:func:`mmdpad.geometry.boxes.match_boxes`): XYXY, sides
+    with inclusive pixels. No box for no target is right.
     """
     return len(boxes) == len(targets) and all(
         box_iou(boxes[i], targets[j]) > threshold for i, j in match_boxes(boxes, targets))
@@ -125,7 +124,7 @@ def _pointing(points: Any, sample: dict, failure: ParseFailure | None,
 
 
 def _target_boxes(sample: dict) -> list[list[float]]:
-    """Boxes of the targets: those that are given, else the tight ones of the masks."""
+    """Boxes of the targets: those of the sample, else the tight boxes of its masks."""
     truth = sample['gt_instances']
     if 'bboxes' in truth:
         return truth['bboxes'].tolist()
@@ -133,8 +132,8 @@ def _target_boxes(sample: dict) -> list[list[float]]:
 
 
 def _as_counted(sample: dict, ignore_regions: str) -> dict:
-    """The sample with its ignored regions as its target, where there is no other and the protocol
-    counts them so; a prepared copy says the same of it."""
+    """The sample with its ignored regions as its target, if it has no other target and the protocol
+    counts them as target; this matches what a prepared copy holds."""
     ignored = sample.get('ignored_instances', {}).get('masks', ())
     if not sample.get('empty_target') or ignore_regions != 'target' or not (
             len(ignored) and union_of(ignored).any()):
@@ -143,5 +142,5 @@ def _as_counted(sample: dict, ignore_regions: str) -> dict:
 
 
 def _plain(values: Any) -> list | None:
-    """A row of plain numbers for each predicted object; None where the model gives none."""
+    """A row of plain numbers for each predicted object; None if the model gives none."""
     return None if values is None else values.tolist()

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""From rows about samples to the numbers of a table, and how sure these are."""
+"""Computes a table's numbers and their intervals from rows about samples."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 from .bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios, percentile_interval
 
 Row = dict[str, Any]
-# What a row adds to a metric's numerator and denominator; None if it says nothing of it.
+# What a row adds to a metric's numerator and denominator; None if it does not count for it.
 Measure = Callable[[Row], tuple[float, float] | None]
 
 BOOTSTRAP = dict(method='percentile, over samples', level=LEVEL, resamples=RESAMPLES, seed=SEED)
-"""How intervals are found, in the words of a result file."""
+"""How intervals are computed, as result files say it."""
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, float]:
@@ -49,14 +49,14 @@ def ratios(rows: Sequence[Row]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Every metric that is a ratio of sums over samples: sum_i a_i / sum_i b_i.
 
     Returns:
-        Names of the K metrics that at least one row says something of; a and b, float64 (K, N),
-        both 0 where a row says nothing.
+        Names of the K metrics that at least one row counts for; a and b, float64 (K, N), both 0
+        where a row does not count.
 
     Raises:
         ValueError: No rows.
     """
     if not rows:
-        raise ValueError('There should be at least one sample to average over, but got none')
+        raise ValueError('`rows` should have at least one sample to average over, but got none')
     found = {name: [measure(row) for row in rows] for name, measure in MEASURES.items()}
     if not any(map(_means_nothing, rows)):
         del found['target_accuracy']
@@ -78,7 +78,8 @@ def _is_long(row: Row) -> bool:
 
 
 def _means_nothing(row: Row) -> bool:
-    """Not where a target is meant but none is marked: there the protocol says what is right."""
+    """Whether a row's question has no target. False if a target is meant but not marked: then the
+    protocol decides what is right."""
     return row.get('num_targets') == 0 and not row.get('empty_target')
 
 
@@ -96,14 +97,14 @@ def _pooled_iou(belongs: Callable[[Row], bool]) -> Measure:
 
 
 def _found_target(row: Row) -> tuple[float, float] | None:
-    """Of a sample with a target, whether the answer says so: usable, and not empty."""
+    """For a sample with a target, whether the answer is usable and not empty."""
     if row.get('num_targets') == 0:
         return None
     return 100 * (row['failure'] is None and row.get('area', 1) > 0), 1
 
 
 PARTS = dict(short=_is_short, long=_is_long)
-"""Parts of a data set that are reported apart: LISA's short and long queries."""
+"""Parts of a data set that are reported separately: LISA's short and long queries."""
 
 MEASURES: dict[str, Measure] = dict(
     giou=_mean('iou', 100), ciou=_pooled_iou(_always),
@@ -114,4 +115,4 @@ MEASURES: dict[str, Measure] = dict(
     parse_failure_rate=lambda row: (row['failure'] is not None, 1),
     reasoning_tokens=_mean('reasoning_tokens'), caption_tokens=_mean('caption_tokens'),
     repetition=_mean('repetition'), truncated_rate=lambda row: (bool(row['truncated']), 1))
-"""What is a ratio of sums over samples, by the name of the metric."""
+"""Metrics that are ratios of sums over samples, by name."""

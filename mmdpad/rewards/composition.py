@@ -15,17 +15,17 @@ from mmdpad.registry import REWARDS, resolve, type_name
 from mmdpad.structures import RolloutBatch
 
 TOTAL = 'total'
-"""What the weighted sum is called beside the terms."""
+"""Name of the weighted sum, next to the names of the terms."""
 
 Term = Callable[[RolloutBatch], Tensor]
 
 
 def build_term(config: dict[str, Any]) -> Term:
-    """A reward term from its config, see :class:`RewardComposition`.
+    """Build a reward term from its config, see :class:`RewardComposition`.
 
     Raises:
         KeyError: No term of this ``type`` is registered.
-        TypeError: Arguments that the term does not take, or lacks.
+        TypeError: The config has arguments that the term does not take, or lacks one.
     """
     function = resolve(config, REWARDS)
     if not inspect.isfunction(function):
@@ -48,9 +48,9 @@ def prepare_term(term: Term, model: Any, dataset: Any) -> None:
 def write_term(rollout: RolloutBatch, name: str, term: Term) -> None:
     """Compute a term and write it into ``rollout.rewards``.
 
-    A signal that another term wrote before under the same name stays, and this term's is called
-    ``<name>_<signal>``: of two discriminative terms the second one, 'domain', writes
-    'domain_s_margin'.
+    If another term already wrote a signal of the same name, that signal stays and this term's is
+    stored as ``<name>_<signal>``: with two discriminative terms, the second of which is called
+    'domain', the second one's margin is 'domain_s_margin'.
     """
     before = dict(rollout.signals)
     rollout.rewards[name] = term(rollout)
@@ -62,33 +62,33 @@ def write_term(rollout: RolloutBatch, name: str, term: Term) -> None:
 
 
 def check_name(name: Any, taken: Iterable[str]) -> None:
-    """Refuse a name that cannot be one of a further term.
+    """Refuse a name that a new term cannot have.
 
     Raises:
-        ValueError: It is none, or is taken.
+        ValueError: The name is not valid, or is taken.
     """
     if not isinstance(name, str) or name in ('', TOTAL):
-        raise ValueError(f'The `name` of a reward term should be a text other than {TOTAL!r}, '
-                         f'which is what logs call the sum, but got {name!r}')
+        raise ValueError(f'The `name` of a reward term should be a non-empty string other than '
+                         f'{TOTAL!r}, which logs use for the sum, but got {name!r}')
     if name in taken:
-        raise ValueError(f'Reward terms should have different names, but {name!r} is there '
-                         f'already (terms: {list(taken)}); give one of the hooks in '
-                         f"`custom_hooks` another one, as name='{name}_2', or rename the term "
-                         f'in `train_cfg.rewards`')
+        raise ValueError(f'Reward terms should have different names, but {name!r} is taken '
+                         f'(terms: {list(taken)}); rename one of the hooks in `custom_hooks`, '
+                         f"for example to name='{name}_2', or rename the term in "
+                         f'`train_cfg.rewards`')
 
 
 class RewardComposition:
     """The terms of a run and the sum R = sum_k weight_k * term_k.
 
     A term is a callable ``term(rollout) -> (B, G)`` float tensor: an object of a registered class,
-    or a registered function ``term(rollout, **rest of the config)``. An object may have more:
+    or a registered function ``term(rollout, **rest of the config)``. An object may also have:
 
-    - ``prepare(model, dataset)``, called once before anything is scored, for what a config does
-      not hold; there it refuses what it cannot score. See :meth:`prepare`.
-    - ``state_dict()`` and ``load_state_dict(state)``, plain data that a resumed run takes up.
+    - ``prepare(model, dataset)``, called once before anything is scored. It hands the term what a
+      config does not hold, and the term raises there if it cannot score them. See :meth:`prepare`.
+    - ``state_dict()`` and ``load_state_dict(state)``, plain data that a resumed run restores.
 
-    Its class says ``needs_model = True`` if texts alone do not suffice for it (it asks a network),
-    and ``needs_decoder = True`` if that is the decoder of the model which is trained.
+    Its class sets ``needs_model = True`` if the term runs a network and cannot work from the texts
+    alone, and ``needs_decoder = True`` if that network is the decoder of the trained model.
 
     Args:
         terms: Name -> config of a registered term, with an optional ``weight`` (1.0).
@@ -112,11 +112,10 @@ class RewardComposition:
             self.add(name, build_term(config), weight)
 
     def add(self, name: str, term: Term, weight: float = 1.0) -> None:
-        """Add a term, also after :meth:`prepare` and :meth:`load_state_dict`.
+        """Add a term; works after :meth:`prepare` and :meth:`load_state_dict` as well.
 
         Raises:
-            ValueError: A term of this name is there already, or the name cannot be one; or
-                whatever the term's ``prepare`` raises.
+            ValueError: The name is taken or not valid; or whatever the term's ``prepare`` raises.
         """
         check_name(name, self.terms)
         if self._given is not None:
@@ -125,11 +124,11 @@ class RewardComposition:
         self._restore(name)
 
     def prepare(self, model: Any = None, dataset: Any = None) -> None:
-        """Hand every term, those that are added later as well, what it may need.
+        """Hand every term what it may need, including terms that are added later.
 
         Args:
-            model: The model that is trained (:class:`ReasoningSegmentor`); None where there is
-                none, as in a metric.
+            model: The trained model (:class:`ReasoningSegmentor`); None where there is none, as in
+                a metric.
             dataset: The training data; None where there are none.
         """
         self._given = model, dataset
@@ -137,11 +136,11 @@ class RewardComposition:
             prepare_term(term, model, dataset)
 
     def score(self, rollout: RolloutBatch) -> None:
-        """Write every term into ``rollout.rewards``, in their order.
+        """Write every term into ``rollout.rewards``, in order.
 
         Raises:
-            RuntimeError: A term raised something; the message names it. What a network raises
-                where memory or its numbers fail passes as it is.
+            RuntimeError: A term raised an error; the message names the term. Out-of-memory and
+                floating-point errors of a network pass through unchanged.
         """
         for name, term in self.terms.items():
             try:
@@ -156,8 +155,8 @@ class RewardComposition:
         """The weighted sum, (B, G).
 
         Raises:
-            RuntimeError: A term is missing in ``rollout.rewards``, or another value is there.
-            ValueError: A term has a wrong shape or a value that is not finite.
+            RuntimeError: ``rollout.rewards`` lacks a term or has one that the run does not.
+            ValueError: A term has the wrong shape or a value that is not finite.
         """
         missing = self.terms.keys() - rollout.rewards.keys()
         unknown = rollout.rewards.keys() - self.terms.keys()
@@ -173,18 +172,18 @@ class RewardComposition:
                 raise ValueError(f'Reward term {name!r} should be finite and of shape (prompts, '
                                  f'responses) = {shape}, but got shape {tuple(values.shape)}: '
                                  f'{values}')
-        # float64, so that batches and their parts give one sum
+        # float64, so that a batch and its parts give the same sum
         return sum(weight * rollout.rewards[name].double().cpu()  # type: ignore[return-value]
                    for name, weight in self.weights.items())
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data of the terms that remember something (those with a ``state_dict``)."""
+        """Plain data of the terms that keep state (those with a ``state_dict``)."""
         return {name: term.state_dict() for name, term in self.terms.items()
                 if hasattr(term, 'state_dict')}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave, for terms that are added later as well; terms that
-        are new start afresh."""
+        """Restore what :meth:`state_dict` returned, also in terms that are added later; new terms
+        start fresh."""
         self._state = dict(state)
         for name in self.terms:
             self._restore(name)

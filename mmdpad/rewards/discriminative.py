@@ -44,17 +44,17 @@ def discriminative_reward(region: Tensor,
     roi       max(0, S1)                         [0, 1]  DPAD paper, ablation (S1 not clamped)
     ========= ================================== ======= ========================================
 
-    Forms can be added, as the paper names for future work: ``'binary+margin'`` is their sum,
+    Forms can be added, which the paper names as future work: ``'binary+margin'`` is their sum,
     ``'binary+5*margin'`` or ``dict(binary=1, margin=5)`` their weighted sum.
 
-    The lowest value of every form is 0, and it is what a response gets that has no usable caption
-    or whose similarity is not finite, as in the paper. To keep that true where a cosine is
-    negative, 'product' and 'roi' count a negative S1 as 0; the sources do not, so a caption unlike
-    its region could score below a missing one.
+    The lowest value of every form is 0. A response without a usable caption, or whose similarity
+    is not finite, gets this value, as in the paper. So that 0 stays the lowest value where a cosine
+    is negative, 'product' and 'roi' count a negative S1 as 0; in the sources, which do not, a
+    caption unlike its region could score below a missing one.
 
     Args:
         region: (B, G) float, S1 = cos(caption, region), in [-1, 1]; NaN without a usable caption.
-        contrast: (B, G) float, S2 = cos(caption, contrast), in the paper the whole image.
+        contrast: (B, G) float, S2 = cos(caption, contrast); in the paper, the whole image.
         form: One of the names above, a sum of them, or their weights by name.
         temperature: t of 'softmax', positive.
         alpha: a of 'sigmoid', positive. The default is about the scale of CLIP's own logits.
@@ -63,11 +63,11 @@ def discriminative_reward(region: Tensor,
         (B, G) tensor of the inputs' float type; always finite.
 
     Raises:
-        ValueError: See :func:`check_form`, or shapes that differ.
+        ValueError: The shapes differ, or see :func:`check_form`.
     """
     weights = check_form(form, temperature, alpha)
     if region.shape != contrast.shape:
-        raise ValueError(f'`region` and `contrast` should have one shape, but got '
+        raise ValueError(f'`region` and `contrast` should have the same shape, but got '
                          f'{tuple(region.shape)} and {tuple(contrast.shape)}')
     usable = region.isfinite() & contrast.isfinite()
     reward = torch.zeros_like(region)
@@ -78,14 +78,14 @@ def discriminative_reward(region: Tensor,
 
 def check_form(form: str | Mapping[str, float], temperature: float,
                alpha: float) -> dict[str, float]:
-    """The weight of each form that a form is the sum of.
+    """The weight of each form in a sum of forms.
 
     >>> check_form('binary+5*margin', 0.1, 100.0)
     {'binary': 1.0, 'margin': 5.0}
 
     Raises:
-        ValueError: An unknown form, one that is named twice, weights that are negative, not finite
-            or all 0, or a temperature or alpha that is not positive.
+        ValueError: A form is unknown or named twice, a weight is negative or not finite, all
+            weights are 0, or the temperature or alpha is not positive.
     """
     parts: list[tuple[Any, Any]] = []
     if isinstance(form, Mapping):
@@ -96,8 +96,8 @@ def check_form(form: str | Mapping[str, float], temperature: float,
     weights = dict(parts)
     if not weights or not _FORMS.keys() >= weights.keys() or len(weights) < len(parts):
         raise ValueError(f"`form` should be one of {DISCRIMINATIVE_FORMS}, a sum of different ones "
-                         f"with or without weights, as 'binary+5*margin', or a dict of weights, as "
-                         f'dict(binary=1, margin=5), but got {form!r}')
+                         f"with or without weights, as in 'binary+5*margin', or a dict of "
+                         f'weights, as in dict(binary=1, margin=5), but got {form!r}')
     if not all(isinstance(weight, int | float) and 0 <= weight < math.inf
                for weight in weights.values()) or not any(weights.values()):
         raise ValueError(f'`form` should have finite weights, none negative and not all 0, but got '

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whether a response has the form that was asked for (R_format of DPAD)."""
+"""Whether a response has the requested format (R_format of DPAD)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mmdpad.structures import ReasoningOutput, RolloutBatch
 
 @REWARDS.register_module()
 class ThinkingFormatReward:
-    """1 if the whole text is think, answer and caption in this order, else 0.
+    """1 if the complete text is think, answer and caption tags in this order, else 0.
 
     Args:
-        caption: False asks for think and answer only (Seg-Zero).
-        allow_empty: A chain or caption may say nothing, as in the reference, whose pattern matches
-            empty tags.
+        caption: False requires think and answer only (Seg-Zero).
+        allow_empty: Accept empty reasoning or an empty caption, as the reference does, whose
+            pattern matches empty tags.
     """
 
     def __init__(self, caption: bool = True, allow_empty: bool = False) -> None:

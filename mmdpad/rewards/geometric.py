@@ -1,11 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How well boxes and points fit the truth (R_geo of DPAD, taken over from Seg-Zero).
+"""How well boxes and points fit the ground truth (R_geo of DPAD, taken from Seg-Zero).
 
-All boxes are (x1, y1, x2, y2) and all points (x, y), in pixels of the prompt image. Where answer
-and truth may be several objects, a term is the sum over matched pairs (:func:`match_boxes`) divided
-by the larger of both numbers, so that what is missed and what is too much cost alike; where nothing
-is meant, an answer that says so earns 1 (VisionReasoner, arXiv 2505.12081, has these three terms
-and this mean; it matches by their sum).
+All boxes are (x1, y1, x2, y2) and all points (x, y), in pixels of the model image. Where answer and
+ground truth may hold several objects, a term is the sum over matched pairs (:func:`match_boxes`)
+divided by the larger of the two counts, so missed and superfluous objects cost the same. Where the
+question has no target, an answer that says so earns 1. (VisionReasoner, arXiv 2505.12081, has these
+three terms and this mean; it matches by their sum.)
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mmdpad.geometry.boxes import (
 from mmdpad.registry import REWARDS
 from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
 
-# Box and points that were found (None: points that could not be read), then the target's.
+# The predicted box and points (None: points that could not be read), then the target's.
 Score = Callable[[Numbers, Points | None, Numbers, Points], float]
 
 
 @REWARDS.register_module()
 class BoxIoUReward:
-    """1 if the predicted box overlaps the truth by more than ``threshold``, else 0.
+    """1 if the IoU of the predicted box with the target exceeds ``threshold``, else 0.
 
     Args:
         threshold: IoU to exceed, in [0, 1); None gives the IoU itself, in [0, 1].
@@ -53,7 +53,7 @@ class BoxIoUReward:
 
 @REWARDS.register_module()
 class BoxL1Reward:
-    """1 if the mean corner difference is below ``threshold`` pixels of the prompt image."""
+    """1 if the mean corner difference is below ``threshold`` pixels of the model image."""
 
     def __init__(self, threshold: float = 10.0) -> None:
         self.threshold = threshold
@@ -70,10 +70,10 @@ class BoxL1Reward:
 
 @REWARDS.register_module()
 class PointL1Reward:
-    """1 if all points lie in the predicted box and on average within ``threshold`` of the truth.
+    """1 if all points lie in the predicted box and on average within ``threshold`` of the target's.
 
     Args:
-        threshold: Bound of :func:`matched_point_distance`, in pixels of the prompt image.
+        threshold: Bound of :func:`matched_point_distance`, in pixels of the model image.
     """
 
     def __init__(self, threshold: float = 100.0) -> None:
@@ -105,13 +105,13 @@ def score_objects(parsed: ReasoningOutput | ParseFailure, boxes: Sequence[Number
     """The sum of the scores of matched objects over the larger number of objects.
 
     Args:
-        parsed: An answer about M objects; of one that cannot be used, what could be read of them.
+        parsed: An answer about M objects; for an unusable one, the objects that could be read.
         boxes, points: Of N targets.
-        score: What a found box with its points earns against a target's.
+        score: What a predicted box with its points earns against a target's.
 
     Returns:
-        The mean, in the range of ``score``. 1 if M and N are 0 and the answer can be used: to say
-        nothing is not to say "nothing".
+        The mean, in the range of ``score``. 1 if M and N are 0 and the answer is usable: failing to
+        answer is not the same as answering "nothing".
     """
     larger = max(len(parsed.objects), len(boxes))
     if not larger:

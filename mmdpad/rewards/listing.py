@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The reward terms that a config names, wherever it does."""
+"""All reward terms that a config names."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class ListedReward:
 
     Attributes:
         name: Of the term.
-        path: Keys with dots between them that lead to ``entry``.
-        entry: What stands in the config: a term, or a hook that adds one.
-        config: The term as it would stand in ``train_cfg.rewards``, with its ``weight``.
+        path: Dotted keys that lead to ``entry``.
+        entry: The config's entry: a term, or a hook that adds one.
+        config: The term as it would appear in ``train_cfg.rewards``, with its ``weight``.
         scope: Of the config's names; None for the current default scope.
     """
 
@@ -35,22 +35,22 @@ class ListedReward:
 
     @property
     def parts(self) -> list[tuple[Any, Mapping[str, Any]]]:
-        """Class (or function) and config of the term, and of the terms within it."""
+        """Class (or function) and config of the term and of the terms nested in it."""
         return list(_parts(self.config, self.scope))
 
     def needs(self, what: str) -> bool:
-        """Whether the term, or one within it, has ``needs_<what>`` ('model', 'decoder')."""
+        """Whether the term, or one nested in it, has ``needs_<what>`` ('model', 'decoder')."""
         return any(getattr(kind, f'needs_{what}', False) for kind, _ in self.parts)
 
 
 def list_rewards(config: Mapping[str, Any]) -> list[ListedReward]:
     """The reward terms of a config: those of ``train_cfg.rewards``, then those of hooks.
 
-    A hook adds a term if its class has ``as_term``, as every :class:`RewardHook` does. What is no
-    dict with a ``type``, or names nothing that is registered, is left to the checks of configs.
+    A hook adds a term if its class has ``as_term``, as every :class:`RewardHook` does. Entries that
+    are not a dict with a registered ``type`` are left to the config checks.
 
     Args:
-        config: Of a run, as far as it is there.
+        config: Of a run; may be incomplete.
     """
     scope = config.get('default_scope')
     found = []

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The IoU of the mask that the decoder draws, as a reward. Beyond DPAD."""
+"""The IoU of the decoded mask, as a reward. Beyond DPAD."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmdpad.structures import ParseFailure, RolloutBatch
 
 @REWARDS.register_module()
 class MaskReward:
-    """Draws the mask of each response with the decoder of the model and scores its IoU.
+    """Decodes the mask of each response with the model's decoder and scores its IoU.
 
     Masks are compared in the original frame.
 
@@ -39,24 +39,23 @@ class MaskReward:
         self.model: Any = None
 
     def prepare(self, model: Any, dataset: Any) -> None:
-        """Keep the model, which draws.
+        """Keep the model, which decodes the masks.
 
         Raises:
             ValueError: There is no model, it has no decoder, or the training data have no masks.
         """
         if model is None:
-            raise ValueError('`MaskReward` draws masks with the model that is trained, and there '
-                             'is none here; name it in `train_cfg.rewards`, and measure masks by '
+            raise ValueError('`MaskReward` decodes masks with the trained model, and there is none '
+                             'here; use it in `train_cfg.rewards`, and measure masks with '
                              '`ReasonSegMetric`')
         if model.decoder is None:
-            raise ValueError('`MaskReward` should find a `decoder` in the model, but it is None; '
-                             'configure one')
+            raise ValueError('`MaskReward` needs `model.decoder`, which is None; configure one')
         if 'gt_instances' not in dataset[0]['data_samples']:
             raise ValueError(
-                f'`MaskReward` should find masks in the training data, but '
-                f'{type(dataset).__name__} gives none; train on data with masks '
-                f'(`LoadReasonSegMask` or `LoadInstanceMasks` in its pipeline). Boxes alone '
-                f'(`TargetsFromBoxes`) serve the rewards of boxes and points')
+                f'`MaskReward` needs masks in the training data, but {type(dataset).__name__} has '
+                f'none; train on data with masks (`LoadReasonSegMask` or `LoadInstanceMasks` in '
+                f'its pipeline). Boxes alone (`TargetsFromBoxes`) suffice only for the box and '
+                f'point rewards')
         self.model = model
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
@@ -66,7 +65,7 @@ class MaskReward:
         return rollout.per_response([tiered(iou, self.tiers) for iou in ious])
 
     def _ious(self, rollout: RolloutBatch, prompt: int) -> list[float]:
-        """IoU of each response to one prompt; the decoder sees its image once."""
+        """IoU of each response to one prompt; the decoder encodes its image once."""
         assert rollout.images is not None  # the loop's rollouts have them
         first = prompt * rollout.group_size
         group = rollout.parsed[first:first + rollout.group_size]
@@ -85,8 +84,8 @@ class MaskReward:
 def tiered(iou: float, tiers: Sequence[float] | None) -> float:
     """The share of thresholds that an IoU exceeds, or the IoU itself without thresholds.
 
-    Both kinds stand in SAM-R1 (arXiv 2505.22596) and later work; how many tiers and where is a
-    choice.
+    SAM-R1 (arXiv 2505.22596) and later work use both; the number of tiers and their values are a
+    free choice.
 
     >>> tiered(0.8, (0.5, 0.7, 0.9, 0.95))
     0.5

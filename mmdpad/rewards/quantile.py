@@ -19,15 +19,15 @@ from .composition import build_term, prepare_term
 
 @REWARDS.register_module()
 class QuantileReward:
-    """Replaces a term's value by its rank among the term's last values.
+    """Replaces a term's value with its rank among the term's recent values.
 
-    Terms whose raw values lie close together (IoU near 0.9, margins near 0.02) get one common
+    Puts terms whose raw values lie close together (IoU near 0.9, margins near 0.02) on a common
     scale; Dr. Seg reports that a raw continuous sum trains worse than binary terms. The lowest
-    value keeps 0, so that nothing is earned by nothing.
+    value maps to 0, so a response that earns nothing gets nothing.
 
     Args:
-        term: Config of the term; :class:`DiscriminativeReward` may be it.
-        window: How many values are remembered, those of all processes together.
+        term: Config of the term, for example of a :class:`DiscriminativeReward`.
+        window: How many values to remember, over all processes together.
         lowest: The term's value for a response that earned nothing.
     """
 
@@ -44,7 +44,7 @@ class QuantileReward:
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor in [0, 1]: the share of remembered values below the response's,
-        and half of those equal to it. The rollout's own values are remembered first."""
+        plus half of those equal to it. The rollout's own values are added to the window first."""
         raw = self.term(rollout)
         own = raw.flatten().tolist()
         for values in all_gather_object(own):

@@ -1,13 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The published scorer's view of one response, its leniencies included.
+"""Scores one response as the published scorer does, including where that is lenient.
 
 For comparing stored responses with published runs. Training uses the registered terms, which read
-the answer by :func:`mmdpad.prompts.parse_response`. Where the reference is more lenient:
+the answer with :func:`mmdpad.prompts.parse_response`. The reference is more lenient:
 
 * it takes the first ``{...}`` anywhere in the text;
-* the answer's format asks for lists of the right length, whatever they hold;
-* each geometric term needs only the entries that it uses (a box may be scored without points);
-* points are truncated to integers, digits in quotes included.
+* the answer's format requires lists of the right length, whatever they hold;
+* each geometric term needs only the entries that it uses (a box can be scored without points);
+* points are truncated to integers, including quoted digits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def score_response(text: str, solution: str) -> dict[str, float]:
 
     Args:
         text: Raw response.
-        solution: ``<box>(x1,y1),(x2,y2)</box><points>(x,y),(x,y)</points>``, prompt pixels.
+        solution: ``<box>(x1,y1),(x2,y2)</box><points>(x,y),(x,y)</points>``, in pixels of the model
+            image.
 
     Returns:
         ``thinking_format``, ``segmentation_format``, ``box_iou_reward`` (IoU > 0.5),
@@ -34,7 +35,7 @@ def score_response(text: str, solution: str) -> dict[str, float]:
         predicted box, mean matched distance < 100): 0 or 1; and ``box_iou``, the IoU itself.
 
     Raises:
-        ValueError: ``solution`` is not of that form.
+        ValueError: ``solution`` does not have that form.
     """
     target_box, target_points = parse_solution(solution)
 
@@ -55,7 +56,8 @@ def score_response(text: str, solution: str) -> dict[str, float]:
 
 
 def _value(function: Callable[..., float], *of: Any, beyond_floats: float = math.inf) -> float:
-    """What a function gives, also where no float can hold it: JSON's integers have no bound."""
+    """A function's value, or ``beyond_floats`` if no float holds it (JSON integers are unbounded).
+    """
     try:
         return function(*of)
     except OverflowError:

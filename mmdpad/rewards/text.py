@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How much texts repeat. A word is whatever stands between blanks; upper and lower case differ."""
+"""How much texts repeat. Words are separated by whitespace; upper and lower case differ."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Share of different word n-grams among all n-grams of the texts together.
+    """Share of distinct word n-grams among all n-grams of the texts together.
 
     Args:
-        texts: Any texts, for example the chains of one group.
+        texts: Any texts, for example the reasoning of each response in a group.
         n: Words in an n-gram.
 
     Returns:
-        A value in [0, 1]: 1 if no n-gram occurs twice, 0 if there is none at all (no text, or
-        each shorter than n words).
+        A value in [0, 1]: 1 if no n-gram occurs twice, 0 if there is no n-gram (no text, or each
+        shorter than n words).
 
     Raises:
         ValueError: ``n`` is not positive.
@@ -29,15 +29,15 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 
 def repetition(text: str, n: int = 4) -> float:
-    """Share of the text's word n-grams that occurred before in it, in time linear in its length.
+    """Share of the text's word n-grams that occur earlier in it; takes near-linear time.
 
     Args:
-        text: Anything a model may have written.
+        text: Any model output.
         n: Words in an n-gram.
 
     Returns:
-        A value in [0, 1): 0 if nothing occurs twice or the text has less than n words, and near 1
-        for a loop. A text without blanks is one word, so a language written without them has 0.
+        A value in [0, 1): 0 if nothing occurs twice or the text has fewer than n words, and near 1
+        for a loop. A text without whitespace is one word, so a language written without it gets 0.
 
     Raises:
         ValueError: ``n`` is not positive.
@@ -51,10 +51,10 @@ def repetition(text: str, n: int = 4) -> float:
 
 
 def _count_ngrams(texts: Sequence[str], n: int) -> tuple[int, int]:
-    """How many different n-grams there are, and how many in all.
+    """The number of distinct n-grams, and of all n-grams.
 
-    Numbers in place of words: a megabyte of text has up to 500,000 n-grams, too many for an object
-    each.
+    Works on numbers in place of words: a megabyte of text has up to 500,000 n-grams, too many for
+    one Python object each.
     """
     if n < 1:
         raise ValueError(f'`n` should be at least 1 (words in an n-gram), but got {n}')
@@ -65,7 +65,7 @@ def _count_ngrams(texts: Sequence[str], n: int) -> tuple[int, int]:
     written = np.fromiter(map(numbers.__getitem__, chain(*split)), np.int64)
     grams = written
     for start in range(1, n):
-        if grams.max() >= 2**62 // len(numbers):  # else numbers might not fit
+        if grams.max() >= 2**62 // len(numbers):  # renumber before int64 overflows
             grams = np.unique(grams, return_inverse=True)[1]
         grams = grams[:-1] * len(numbers) + written[start:]
     inside = np.concatenate([np.arange(len(words)) <= len(words) - n for words in split])

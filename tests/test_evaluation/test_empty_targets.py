@@ -129,7 +129,7 @@ def test_no_item_is_left_out_in_silence(config, build):
         assert runner.test()['reasonseg/n'] == 3
         assert 'test_mode' not in config.test_dataloader.dataset
     else:
-        with pytest.raises(ValueError, match='left out 1 that mark no target, as training does; '
+        with pytest.raises(ValueError, match='left out 1 that mark no target, as in training; '
                            'set `test_mode=True`'):
             runner.test()
 
@@ -145,12 +145,12 @@ def test_dumped_results_are_taken_with_their_truth_and_refused_without(config, t
     assert offline == {name: pytest.approx(metrics[name]) for name in offline}
     packed = load(tmp_path / 'DumpDetResults.pkl')
     for metric in (ReasonSegMetric(), RewardMetric({})):
-        with pytest.raises(ValueError, match='its truth, `gt_instances`, and masks as arrays, but '
-                           'its masks are RLEs.*`DumpDetResults` drops the truth'):
+        with pytest.raises(ValueError, match='its ground truth, `gt_instances`, and masks as '
+                           'arrays, but its masks are RLEs.*drops the ground truth'):
             Evaluator([metric]).offline_evaluate(packed)
     offline = Evaluator([RefSegMetric()]).offline_evaluate(packed)
     assert offline == {name: metrics[name] for name in ('mIoU', 'cIoU')}
-    with pytest.raises(ValueError, match='Rewards should have the batch that was answered'):
+    with pytest.raises(ValueError, match='`data_batch` should be the answered batch'):
         Evaluator([RewardMetric({})]).offline_evaluate(
             load(tmp_path / 'mmengine.DumpResults.pkl'))
 

@@ -29,7 +29,7 @@ def test_every_metric_of_mmdet_is_readable_or_refused():
 @pytest.mark.parametrize('metric, told', [
     (dict(type='CocoPanopticMetric'), "`test_evaluator.0.type`: CocoPanopticMetric of mmdet needs a"
      " panoptic map, and an answer is one object; use CocoMetric (metric=['bbox', 'segm'])"),
-    (dict(type='mmdet.RefSegMetric'), 'stops at an answer without a mask'),
+    (dict(type='mmdet.RefSegMetric'), 'fails on an answer without a mask'),
     (dict(type='mmdet.CocoMetric', ann_file='x.json'), "needs a category 'object'"),
     (dict(type='CocoMetric', metric=['proposal_fast']), "set 'proposal'"),
     (dict(type=mmdet.evaluation.VOCMetric), 'VOCMetric of mmdet needs')])
@@ -53,7 +53,7 @@ def test_several_data_sets_have_a_metric_each():
     dump = dict(type='DumpDetResults', out_file_path='x.pkl')
     assert not problems(one, one, dump, **parts), 'it is evaluated over both'
     (problem, ) = problems(one, **parts)
-    assert 'one for each of the 2 `dataset_prefixes`, but got 1' in problem
+    assert 'one metric for each of the 2 `dataset_prefixes`, but got 1' in problem
     assert 'needs a semantic map' in problems(one, dict(type='SemSegMetric'), **parts)[0]
     for names in (['a', 'a'], 'ab', None):
         (problem, ) = problems(one, one, **dict(parts, dataset_prefixes=names))
@@ -69,14 +69,14 @@ def test_several_data_sets_are_those_that_are_read(dataset, number):
     (problem, ) = find_unreadable(find_nodes(Config(dict(
         test_dataloader=dict(dataset=dataset), test_evaluator=parts))))
     assert problem == (
-        '`test_evaluator.dataset_prefixes` should be one for each part of a ConcatDataset, but '
-        f'there are 2 and {number} data set(s); set as many of both')
+        '`test_evaluator.dataset_prefixes` should have one prefix for each part of a '
+        f'ConcatDataset, but got 2 for {number} data set(s); set equal numbers of both')
 
 
 def test_metrics_with_the_names_of_others():
     one = dict(type='ReasonSegMetric')
     (problem, ) = problems(one, dict(one, save_masks=True))
-    assert problem.startswith('`test_evaluator.1` has the names of `test_evaluator.0`')
+    assert problem.startswith('`test_evaluator.1` has the same names as `test_evaluator.0`')
     assert not problems(one, dict(one, prefix='again'), dict(type='CocoMetric', metric='bbox'),
                         dict(type='CocoMetric', metric='segm'))
 

@@ -113,10 +113,10 @@ BROKEN = {
     'strategy': (dict(strategy=dict(type='DeepSpeedStrategy')), 'Leave `strategy` out'),
     'two terms of one name': (
         dict(train_cfg__rewards__discriminative=dict(type='BoxIoUReward', threshold=0.5)),
-        "'discriminative' is there already"),
+        "'discriminative' is taken"),
     'two hooks of one name': (
         dict(custom_hooks=[dict(type='MaskRewardHook'), dict(type='MaskRewardHook', tiers=[0.5])]),
-        "'mask_iou' is there already (terms: ['thinking_format', "),
+        "'mask_iou' is taken (terms: ['thinking_format', "),
     'a wrong form': ({'custom_hooks.0.form': 'binary+5*margn'},
                      '`custom_hooks.0.form` should be one of'),
     'a list for a dict': (

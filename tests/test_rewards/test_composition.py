@@ -39,8 +39,8 @@ def test_rewards_that_are_no_terms_or_terms_without_reward_are_errors():
         composition.total(make_rollout())
     with pytest.raises(RuntimeError, match=r"added by nobody: \['other'\].* `before_train"):
         composition.total(make_rollout(discriminative=[[0.] * 2] * 2, other=[[0.] * 2] * 2))
-    with pytest.raises(ValueError, match="different names, but 'discriminative' .*`custom_hooks` "
-                                         "another one, as name='discriminative_2'"):
+    with pytest.raises(ValueError, match="different names, but 'discriminative' .*`custom_hooks`"
+                                         ", for example to name='discriminative_2'"):
         composition.add('discriminative', nothing)
 
 
@@ -106,7 +106,7 @@ def test_a_term_that_raises_is_named_and_what_a_network_raises_passes(error, rai
 
 @pytest.mark.parametrize('name', ['', 'total', 3, None])
 def test_a_name_that_cannot_be_one_is_refused(name):
-    with pytest.raises(ValueError, match=f"text other than 'total'.* got {name!r}"):
+    with pytest.raises(ValueError, match=f"string other than 'total'.* got {name!r}"):
         RewardComposition({}).add(name, nothing)
 
 

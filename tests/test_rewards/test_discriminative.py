@@ -49,7 +49,7 @@ def test_a_single_form_and_a_sum_are_what_their_parts_are_to_the_bit():
 
 
 @pytest.mark.parametrize('form, message', [
-    ('binary+margn', "as 'binary.5.margin', .*dict.binary=1, margin=5.*'binary.margn'"),
+    ('binary+margn', "as in 'binary.5.margin', .*dict.binary=1, margin=5.*'binary.margn'"),
     ('margin+margin', 'different ones'), ('x*margin', "got 'x.margin'"), ('-margin', 'one of'),
     ('0*binary', 'not all 0'), ('', "one of .* got ''"), ({}, 'one of .* got {}'),
     (dict(margn=1), "got {'margn': 1}"), (7, 'one of .* got 7'),
@@ -90,7 +90,7 @@ def test_no_valid_caption_scores_below_a_missing_one(form):
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="'binary', 'margin'.*but got 'cubic'"):
         discriminative_reward(ROI, IMAGE, 'cubic')
-    with pytest.raises(ValueError, match=r'one shape, but got \(2, 2\) and \(1, 2\)'):
+    with pytest.raises(ValueError, match=r'same shape, but got \(2, 2\) and \(1, 2\)'):
         discriminative_reward(ROI, IMAGE[:1])
     with pytest.raises(ValueError, match='positive, but got 0'):
         discriminative_reward(ROI, IMAGE, 'softmax', temperature=0)

@@ -68,5 +68,5 @@ def test_the_term_within_is_prepared_and_keeps_its_memory():
     nested(rollout_of(.1, .2))
     other.load_state_dict(nested.state_dict())
     assert list(other.term.values) == list(nested.term.values) == pytest.approx([.1, .2])
-    with pytest.raises(ValueError, match='`decoder`'):
+    with pytest.raises(ValueError, match='`model.decoder`'):
         QuantileReward(dict(type='MaskReward')).prepare(Model, None)

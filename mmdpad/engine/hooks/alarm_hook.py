@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Says when a run goes wrong in one of the ways that people have met with GRPO."""
+"""Warns when a run shows one of the known failures of GRPO training."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Findings = dict[str, str]  # what an alarm is about -> what was seen, and when
 
 HINTS = {
     'reasoning_collapses':
-        'See by `mmdpad run reward_by_length` which term pays for short chains; else aggregate by '
-        "tokens, which does not favor short responses, or raise the KL term (`model.loss`: "
+        'See with `mmdpad run reward_by_length` which term rewards short reasoning; else aggregate '
+        "by tokens, which does not favor short responses, or raise the KL term (`model.loss`: "
         "`aggregation='token_mean'`, `kl_coef`).",
     'reasoning_vanishes':
-        'Give `ThinkingFormatReward` more weight, and see by '
-        '`mmdpad run show_rollouts` what is written instead of a chain.',
+        'Give `ThinkingFormatReward` more weight, and see with '
+        '`mmdpad run show_rollouts` what is written instead of reasoning.',
     'sentences_repeat':
         'Add `RepetitionReward` to the rewards, raise '
-        '`model.loss.kl_coef`, or lower `optim_wrapper.optimizer.lr`; `--resume` goes on with '
+        '`model.loss.kl_coef`, or lower `optim_wrapper.optimizer.lr`; `--resume` continues with '
         'the new values.',
     'term_saturates':
         'Make the term stricter or graded, or remove it; a format that has been learned may stay.',
@@ -36,10 +36,10 @@ HINTS = {
         'log what the chat template opens and which tokens end a response. A policy that cannot '
         'write the format yet learns it by supervised training (configs/dpad/qwen7b_sft.py).',
     'reward_hacking':
-        'Take the checkpoint of the best validation, and look for what is rewarded without being '
-        'right by `mmdpad run show_rollouts`.',
+        'Use the checkpoint of the best validation, and look with `mmdpad run show_rollouts` for '
+        'what is rewarded without being right.',
     'not_finite':
-        'Go on from a checkpoint before this iteration by `--resume CHECKPOINT`, with a lower '
+        'Resume from a checkpoint before this iteration by `--resume CHECKPOINT`, with a lower '
         '`optim_wrapper.optimizer.lr`.',
 }
 METRIC = 'reasonseg/giou'
@@ -66,20 +66,20 @@ class AlarmHook(Hook):
     =========================  ================================================================
 
     Values are means over the last ``window`` iterations, "at first" over the first ones; before a
-    window is full nothing but ``not_finite`` can go off. Values that are missing or not finite
-    are left out of means. All this is kept in checkpoints, so a resumed run goes on with it; if
-    its arguments differ, it may repeat warnings.
+    window is full only ``not_finite`` can go off. Values that are missing or not finite are left
+    out of means. Checkpoints hold this state, so a resumed run continues with it; if the arguments
+    differ, it may repeat warnings.
 
     Args:
         window: Iterations of a window.
-        length_share: In (0, 1). DPAD's chains become shorter, by about half in the miniature, so
+        length_share: In (0, 1). DPAD's reasoning becomes shorter, by about half in the toy run, so
             the default is well below that.
         empty_share: In [0, 1), share of responses.
         repetition: In [0, 1), see :func:`mmdpad.rewards.repetition`.
         flat_std: Standard deviation, in the term's own unit.
         giou_drop: In percent, the unit of ``reasonseg/giou``.
         stop: Names of alarms that end the run after the iteration or validation in which they
-            go off; True for all, a format that has been learned (``term_saturates``) included.
+            go off; True for all, including a format that has been learned (``term_saturates``).
             What was learned since the last checkpoint is not saved.
 
     Raises:
@@ -109,7 +109,7 @@ class AlarmHook(Hook):
         self.history = self._new_history()
 
     def before_train(self, runner: Runner) -> None:
-        """Start, or go on with the history of the checkpoint that is resumed."""
+        """Start a history, or restore that of the resumed checkpoint."""
         kept = runner.message_hub.get_info('alarms') if runner.iter else None
         self.history = kept or self._new_history()
         if self.history.get('settings', self.settings) != self.settings:
@@ -167,7 +167,7 @@ class AlarmHook(Hook):
 
 
 def reasoning_collapses(first: Rows, recent: Rows, share: float) -> Findings:
-    """Whether chains are shorter than ``share`` of their length at first."""
+    """Whether the reasoning is shorter than ``share`` of its initial length."""
     start, now = mean_of(first, 'reasoning_tokens'), mean_of(recent, 'reasoning_tokens')
     if start is None or now is None or now >= share * start:
         return {}

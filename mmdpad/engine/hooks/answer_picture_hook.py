@@ -26,23 +26,24 @@ from mmdpad.visualization.answer import verdict
 @HOOKS.register_module()
 class AnswerPictureHook(Hook):
     """Hands pictures of answers to the visualizer: box, points, mask and true mask on the image,
-    beside them question, chain, description, and the IoU or why the answer cannot be used.
+    next to it question, reasoning, caption, and the IoU or why the answer cannot be used.
 
     With ``LocalVisBackend`` they are PNG files in ``TIME/vis_data/vis_image/`` of the work dir,
     ``val_answer_SAMPLE_ITERATION.png`` and ``test_answer_...``; other backends (TensorBoard, W&B)
-    get them, too. SAMPLE is the sample's place in the order of evaluation, from 0. The places are
-    evenly spread and stay the same in a run, so that progress can be seen. Of several processes
-    the first draws, and only what it evaluates itself; ``test_out_dir`` gets every answer of each.
+    receive them, too. SAMPLE is the sample's position in the order of evaluation, from 0. Positions
+    are evenly spaced and stay the same during a run, so that progress is visible. Of several
+    processes only the first draws, and only samples that it evaluates itself; ``test_out_dir`` gets
+    every answer of each process.
 
-    Nothing is drawn of models other than :class:`ReasoningSegmentor`, nor of samples without true
-    masks.
+    Models other than :class:`ReasoningSegmentor` and samples without ground-truth masks are
+    skipped.
 
     Args:
         number: How many samples; 0 for none.
-        show: Show every answer of a test in a window, too (``--show`` of ``tools/test.py``).
-        wait_time: How many seconds one is shown; 0 is until a key is pressed.
-        test_out_dir: Folder for every answer of a test, ``answer_SAMPLE.png``, within
-            ``TIME/`` of the work dir where it is relative (``--show-dir``).
+        show: Also show every answer of a test in a window (``--show`` of ``tools/test.py``).
+        wait_time: Seconds to show each; 0 waits until a key is pressed.
+        test_out_dir: Folder for every answer of a test, ``answer_SAMPLE.png``; a relative path is
+            within ``TIME/`` of the work dir (``--show-dir``).
 
     Raises:
         ValueError: ``number`` or ``wait_time`` is negative.
@@ -106,7 +107,7 @@ class AnswerPictureHook(Hook):
             if number in self._chosen:
                 runner.visualizer.add_image(f'{mode}_answer_{number:04}', picture, step)
             if self._presents:
-                # Samples go round the processes.
+                # Samples are distributed round-robin.
                 self._present(runner, number * get_world_size() + get_rank(), picture)
 
     def _present(self, runner: Runner, number: int, picture: np.ndarray) -> None:

@@ -20,17 +20,17 @@ from mmdpad.utils.files import UNFINISHED, atomic_file
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's CheckpointHook, with every file whole or not there.
+    """mmengine's CheckpointHook, with every file either complete or absent.
 
-    A checkpoint is written beside its place, straight to disk and not by way of memory, and takes
-    its place when it is complete; so does ``last_checkpoint``, after the file that it names. What
-    ``max_keep_ckpts`` and ``save_best`` have no use for any more is removed after that: a process
-    that is killed at any byte leaves the last checkpoint and the best one whole, and what they
-    say of each other true. What a killed process left unfinished is removed by the next run.
+    A checkpoint is written to a temporary name, directly to disk without a copy in memory, and
+    renamed when it is complete; so is ``last_checkpoint``, after the file that it names. Only then
+    are the files removed that ``max_keep_ckpts`` and ``save_best`` no longer need. A process that
+    is killed at any byte leaves the last and the best checkpoint complete and consistent. The next
+    run removes unfinished files of a killed process.
 
     A run that receives SIGTERM finishes its iteration (or, on one process, the batch of a
-    validation), writes a checkpoint and ends with status 143; a second SIGTERM ends it at once. Not
-    where checkpoints are counted ``by_epoch``.
+    validation), writes a checkpoint and exits with status 143; a second SIGTERM ends it at once.
+    This does not apply if checkpoints are counted ``by_epoch``.
 
     Args:
         **kwargs: Of mmengine's hook.
@@ -43,7 +43,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._stop = StopRequest()
 
     def before_train(self, runner: Runner) -> None:
-        """Go on with the files of the run that is resumed, and tidy up after it."""
+        """Restore the record of the resumed run's files, and remove unfinished ones."""
         self._forget_another_best(runner)
         super().before_train(runner)
         self.file_backend = _LateRemoval(self.file_backend)
@@ -55,18 +55,18 @@ class AtomicCheckpointHook(CheckpointHook):
             self._stop.listen()
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Write a checkpoint if one is due, or the last if the run is to end."""
+        """Write a checkpoint if one is due, or a final one if the run has to stop."""
         super().after_train_iter(runner, *args, **kwargs)
         self._end_if_told(runner, runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """End if the run is to. Of several processes one may have fewer batches than others, so
-        that they cannot ask each other here."""
+        """End the run if requested. Several processes may have different numbers of batches, so
+        they cannot synchronize here."""
         if not is_distributed():
             self._end_if_told(runner, runner.iter)
 
     def after_train(self, runner: Runner) -> None:
-        """The end has come by itself."""
+        """Training ended normally; stop listening."""
         super().after_train(runner)
         self._stop.forget()
 
@@ -78,7 +78,7 @@ class AtomicCheckpointHook(CheckpointHook):
         before = hub.get_info('best_of', own)
         if before != own:
             runner.logger.warning(f'The best score so far is of {before}, but `save_best` is now '
-                                  f'{own}: best scores start anew with the next validation')
+                                  f'{own}: best scores start over with the next validation')
             for name in [name for name in hub.runtime_info if name.startswith('best_')]:
                 hub.pop_info(name)
         hub.update_info('best_of', own)
@@ -88,7 +88,7 @@ class AtomicCheckpointHook(CheckpointHook):
             return
         if Path(self.last_ckpt or '').name != self.filename_tmpl.format(step):
             self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=step))
-        runner.logger.warning(f'Ended by SIGTERM after iteration {step}; go on by --resume')
+        runner.logger.warning(f'Ended by SIGTERM after iteration {step}; continue with --resume')
         runner.visualizer.close()
         raise SystemExit(STATUS)
 
@@ -115,7 +115,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self._warn_of_a_full_disk(runner)
 
     def _warn_of_a_full_disk(self, runner: Runner) -> None:
-        """While there is time: the next checkpoint is as large as the last."""
+        """Warn early: the next checkpoint is as large as the last."""
         if not osp.isfile(self.last_ckpt):
             return  # on no disk of ours, or a folder of parts
         size, free = osp.getsize(self.last_ckpt), shutil.disk_usage(self.out_dir).free
@@ -132,7 +132,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 class _LateRemoval:
-    """A file backend that removes nothing before it is told to."""
+    """A file backend that defers removals until :meth:`settle`."""
 
     def __init__(self, backend: Any) -> None:
         self._backend, self._outdated = backend, list[str]()
@@ -146,7 +146,7 @@ class _LateRemoval:
     rmtree = remove
 
     def settle(self) -> None:
-        """Remove what has become outdated: files, or folders of parts."""
+        """Remove outdated files and folders of parts."""
         while self._outdated:
             path = self._outdated.pop()
             if self._backend.isfile(path):

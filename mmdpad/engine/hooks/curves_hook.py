@@ -17,11 +17,12 @@ from mmdpad.visualization import plot_curves
 @HOOKS.register_module()
 class CurvesHook(Hook):
     """Draws ``curves.png`` in the run's log directory when training ends
-    (:func:`mmdpad.visualization.plot_curves`): reward and its terms, chain length, KL, entropy,
-    validation IoU. All logs of the work dir count, so a resumed run has its curves from the start.
+    (:func:`mmdpad.visualization.plot_curves`): reward and its terms, reasoning length, KL, entropy,
+    validation IoU. It reads all logs of the work dir, so a resumed run has its curves from the
+    start.
 
-    It needs what ``LocalVisBackend`` writes. Without it, or where the logs have none of these
-    numbers, nothing is drawn, and the log says so.
+    It needs the files of ``LocalVisBackend``. Without them, or if they have none of these numbers,
+    it draws nothing, and the log says so.
     """
 
     priority = 'VERY_LOW'  # after all that is logged

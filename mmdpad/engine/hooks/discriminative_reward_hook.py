@@ -21,8 +21,8 @@ class DiscriminativeRewardHook(RewardHook):
             :class:`DiscriminativeReward`. It is built before training starts, on the device of the
             policy, and not saved.
         weight: Weight of the term in the sum of rewards.
-        name: Of the term; a further hook of a config needs another one. Its signals then have
-            that name in front (:func:`mmdpad.rewards.write_term`).
+        name: Of the term; each hook in a config needs a different one. The signals of a second
+            term are prefixed with its name (:func:`mmdpad.rewards.write_term`).
         **options: See :class:`DiscriminativeOptions`.
 
     Raises:

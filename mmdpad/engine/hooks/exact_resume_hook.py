@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a resumed run needs beyond mmengine's checkpoint, so that it ends bit by bit as it would
-have."""
+"""What a resumed run needs beyond mmengine's checkpoint to end bit for bit like an uninterrupted
+one."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ RandomState = dict[str, Any]
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Lets a run that is killed at any moment and resumed go on as if nothing had happened.
+    """Lets a run that is killed at any moment and resumed continue as if nothing had happened.
 
     - The random states (Python, NumPy, torch, its CUDA device) of every process are part of each
-      checkpoint. They are set when mmengine has gone through the data that was trained on, which
+      checkpoint. They are restored after mmengine has skipped the data already trained on, which
       may draw from them.
-    - A validation leaves the random states as they were.
-    - A validation that was due at the checkpoint and was not finished is made up for. It is made
-      again if it was no improvement, since no checkpoint is written after such a one.
-    - A run that is at its end already trains no further, and says so.
+    - A validation leaves the random states unchanged.
+    - A validation that was due at the checkpoint but not finished is run on resuming. A finished
+      one without improvement is repeated, since no checkpoint is written after it.
+    - A run that has reached its last iteration trains no further, and says so.
 
-    This is for iteration-based training; other loops are left alone.
+    This applies to iteration-based training; other loops are not changed.
 
     With any loop, settings of the config that differ from the checkpoint's apply from there on, and
     each is logged, including those of the optimizer and the schedule, which mmengine itself would
@@ -82,11 +82,11 @@ class ExactResumeHook(Hook):
         runner.message_hub.update_info('iter_of_validation', runner.iter)
 
     def after_val(self, runner: Runner) -> None:
-        """Back to the random states before it."""
+        """Restore the random states from before it."""
         set_random_state(self._before_val)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Take up a resumed run, before its data is gone through."""
+        """Restore a resumed run, before mmengine skips its data."""
         loop, hub = runner.train_loop, runner.message_hub
         if not isinstance(loop, IterBasedTrainLoop) or not loop.iter:
             return
@@ -96,17 +96,17 @@ class ExactResumeHook(Hook):
         else:
             runner.logger.warning(
                 f'The checkpoint has the random states of {len(states)} processes, but there are '
-                f'{get_world_size()}: the run goes on, but not exactly as it would have')
+                f'{get_world_size()}: the run continues, but not exactly as it would have')
         if _validation_is_due(loop, runner.val_loop) and (
                 hub.get_info('iter_of_validation') != loop.iter):
-            runner.logger.info(f'The validation at iteration {loop.iter} is made up for')
+            runner.logger.info(f'The validation at iteration {loop.iter} is run now')
             hub.update_info('iter', loop.iter - 1)  # the last one, counted from 0
             runner.val_loop.run()
         if loop.iter < loop.max_iters:
             loop.dataloader_iterator = _restoring(loop.dataloader_iterator, loop.iter)
         else:
             runner.logger.warning(f'Nothing is left to train: the checkpoint is of iteration '
-                                  f'{loop.iter} of {loop.max_iters}; to go on, raise '
+                                  f'{loop.iter} of {loop.max_iters}; to continue, raise '
                                   f'`train_cfg.max_iters`')
             loop.dataloader_iterator = itertools.repeat(None)
 
@@ -124,7 +124,7 @@ def random_state() -> RandomState:
 
 
 def set_random_state(state: RandomState) -> None:
-    """Go back to what :func:`random_state` gave."""
+    """Restore what :func:`random_state` returned."""
     version, numbers, gauss = state['python']
     random.setstate((version, tuple(numbers.tolist()), gauss))
     name, keys, *rest = state['numpy']
@@ -135,8 +135,8 @@ def set_random_state(state: RandomState) -> None:
 
 
 def _restoring(batches: Iterator[Any], skipped: int) -> Iterator[Any]:
-    """The same batches; the first ones, which mmengine only goes through, leave the random states
-    as they are now."""
+    """The same batches; the first ones, which mmengine only skips, leave the random states
+    unchanged."""
     state = random_state()
     yield from itertools.islice(batches, skipped - 1)
     last = next(batches)

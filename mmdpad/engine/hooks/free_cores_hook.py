@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Threads of tiny models on a machine that does other work, too."""
+"""Adapts the thread count of tiny models on a machine that is shared with other programs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mmdpad.utils.threads import FreeCores, follow_free_cores
 @HOOKS.register_module()
 class FreeCoresHook(Hook):
     """Adapts the number of torch's threads to the cores that other programs leave free, before
-    each iteration and each update (:class:`mmdpad.utils.threads.FreeCores`). It does so for tiny
-    models on a CPU (:func:`mmdpad.utils.threads.follow_free_cores`), and nothing for others.
+    each iteration and each update (:class:`mmdpad.utils.threads.FreeCores`). It only applies to
+    tiny models on a CPU (:func:`mmdpad.utils.threads.follow_free_cores`).
     """
 
     def __init__(self) -> None:
         self._cores: FreeCores | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Look at the model."""
+        """Check whether the model is tiny and on a CPU."""
         self._cores = follow_free_cores(runner.model)
 
     def after_run(self, runner: Runner) -> None:
-        """Leave the process as it was."""
+        """Restore the number of threads."""
         if self._cores is not None:
             self._cores.restore()
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Adds the IoU of the mask that the decoder draws to the rewards. Beyond DPAD."""
+"""Adds the IoU of the decoded mask to the rewards. Beyond DPAD."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .reward_hook import RewardHook
 
 @HOOKS.register_module()
 class MaskRewardHook(RewardHook):
-    """Adds a :class:`MaskReward`: the mask of each response is drawn and its IoU scored.
+    """Adds a :class:`MaskReward`: decodes the mask of each response and scores its IoU.
 
     Args:
         tiers, ignore_regions: See :class:`MaskReward`.
         weight: Weight of the term in the sum of rewards.
-        name: Of the term; a further hook of a config needs another one.
+        name: Of the term; each hook in a config needs a different one.
     """
 
     kind = MaskReward

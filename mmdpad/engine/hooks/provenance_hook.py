@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Result files say which protocol they follow and where they come from."""
+"""Records protocol and provenance in result files."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from .response_cache_hook import digest_weights
 
 @HOOKS.register_module()
 class ProvenanceHook(Hook):
-    """Tells the metrics of a validation or test what they evaluate
+    """Reports to the metrics of a validation or test what they evaluate
     (:func:`mmdpad.evaluation.provenance.publish`); :class:`ReasonSegMetric` writes it into its
     files.
 
-    - ``protocol``: ``dataset``, ``split``, ``texts`` and the like, as the data set was chosen;
-      ``model_image_size`` (width, height); and of a :class:`ReasoningSegmentor` ``decoder``
+    - ``protocol``: ``dataset``, ``split``, ``texts`` and other options that select the data;
+      ``model_image_size`` (width, height); and for a :class:`ReasoningSegmentor` ``decoder``
       ('SAM2Decoder(sam2-hiera-large)'), ``several_objects``, ``prompt_template``, ``coordinates``
       and ``test_cfg`` (``temperature`` 0 is greedy).
     - ``provenance``: ``checkpoint``, the name of the file that was loaded (None: the weights that
@@ -43,10 +43,10 @@ class ProvenanceHook(Hook):
       (:func:`mmdpad.evaluation.provenance.describe_data`); versions of packages, device, seed and
       command.
 
-    The weights are hashed before each validation, too, so that the result by which a checkpoint is
-    chosen names them: some 20 s for 15 GB, little beside answering a validation set. What does not
-    change, the decoder and the data, is hashed once in a run. :class:`ResponseCacheHook` takes the
-    policy's hash from here. Without this hook results say that they do not know all this.
+    The weights are also hashed before each validation, so that the result that selects a checkpoint
+    names them. This takes about 20 s for 15 GB, little compared to answering a validation set. The
+    decoder and the data do not change and are hashed once per run. :class:`ResponseCacheHook` takes
+    the policy's hash from here. Without this hook, results say that their provenance is unknown.
     """
 
     priority = 'ABOVE_NORMAL'  # before ResponseCacheHook
@@ -64,7 +64,7 @@ class ProvenanceHook(Hook):
         self._describe(runner, runner.test_loop)
 
     def after_val(self, runner: Runner) -> None:
-        """What was said holds no longer."""
+        """Clear the record."""
         publish(None)
 
     after_test = after_val
@@ -91,7 +91,7 @@ class ProvenanceHook(Hook):
 
 
 def _model_switches(model: nn.Module) -> dict[str, Any]:
-    """What a number hangs on besides weights and data."""
+    """The options that a number depends on besides weights and data."""
     if not isinstance(model, ReasoningSegmentor):
         return dict(model=type(model).__name__)
     return dict(decoder=model.decoder and _kind(model.decoder),
@@ -103,12 +103,12 @@ def _model_switches(model: nn.Module) -> dict[str, Any]:
 
 
 def _kind(decoder: nn.Module) -> str:
-    """'SAMDecoder(vit_h)': the class and, where it tells one, the variant."""
+    """'SAMDecoder(vit_h)': the class and, if it has one, the variant."""
     variant = getattr(decoder, 'variant', None)
     return type(decoder).__name__ + (f'({variant})' if variant else '')
 
 
 def _model_image_size(dataset: Any) -> tuple[int, int] | None:
-    """Width and height of the prompt images; None where the pipelines do not tell one size."""
+    """Width and height of the model images; None if the pipelines do not fix the size."""
     sizes = model_image_sizes(dataset)
     return sizes.pop() if len(sizes) == 1 else None

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Answers of a test, kept one by one, so that an interrupted test can go on."""
+"""Caches the responses of a test, so that an interrupted test can be resumed."""
 
 from __future__ import annotations
 
@@ -28,36 +28,37 @@ Answer = tuple[str, bool]
 @HOOKS.register_module()
 class ResponseCacheHook(Hook):
     """Writes each response of a test to ``answers.jsonl`` in the run's log directory, batch by
-    batch, and goes on from such files.
+    batch, and resumes from such files.
 
-    What is kept is what takes time: the response. A resumed test reads, draws and scores it anew,
-    so every metric sees all samples and comes out as in a test that was not interrupted. Each
-    process has a file of its own, those after the first ``answers_rank1.jsonl`` and so on; a
-    resumed test reads the files of all processes and all earlier tests of its work directory, and
-    starts a new one. No file is ever changed by a later run.
+    Only the response is cached, since it is what takes time. A resumed test parses it, decodes its
+    masks and scores it again, so every metric sees all samples and has the same value as in an
+    uninterrupted test. Each process has its own file, after the first ``answers_rank1.jsonl`` and
+    so on; a resumed test reads the files of all processes and all earlier tests of its work
+    directory, and starts a new one. Later runs never change a file.
 
-    The first line says what answers: ``weights`` (SHA-256 of the policy's), ``dtype``,
+    The first line describes what generated the responses: ``weights`` (SHA-256 of the policy's),
+    ``dtype``,
     ``prompt_template``, ``coordinates``, ``chat_template`` (the start of its SHA-256),
     ``end_tokens``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of the loop.
-    Files that differ in any of it are left alone. Each further line is an answer: ``key`` (of the
-    prompt image's pixels, the question and the item's number in the data set: another prompt is
-    never taken for this one), ``id``, ``question``, ``response``, ``truncated``.
+    Files that differ in any of these are ignored. Each further line is an answer: ``key`` (a hash
+    of the model image's pixels, the question and the item's index in the data set, so no other
+    prompt matches), ``id``, ``question``, ``response``, ``truncated``.
 
-    Models other than :class:`ReasoningSegmentor` are tested as without this hook.
+    The hook does nothing for models other than :class:`ReasoningSegmentor`.
 
     Args:
-        resume: Take over the answers that earlier tests in the work directory gave.
+        resume: Reuse the answers of earlier tests in the work directory.
     """
 
     def __init__(self, resume: bool = False) -> None:
         self.resume = resume
 
     def before_test(self, runner: Runner) -> None:
-        """Read what is there and start this run's file.
+        """Read earlier answers and start this run's file.
 
         Raises:
-            ValueError: ``resume``, and there are no answers of an earlier test, or all are those
-                of another policy or other settings.
+            ValueError: ``resume`` is set, but there are no answers of an earlier test, or all come
+                from another policy or other settings.
         """
         model = unwrap(runner.model)
         self._active = isinstance(model, ReasoningSegmentor)
@@ -67,7 +68,7 @@ class ResponseCacheHook(Hook):
         self._stored: dict[str, Answer] = {}
         if self.resume:
             self._stored = self._read(runner, maker)
-            runner.logger.info(f'{len(self._stored)} answers of earlier tests are there')
+            runner.logger.info(f'{len(self._stored)} answers of earlier tests are available')
         self._taken = 0
         rank = get_rank()
         name = f'answers_rank{rank}.jsonl' if rank else 'answers.jsonl'
@@ -75,7 +76,7 @@ class ResponseCacheHook(Hook):
         self._append([maker])
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Give samples that were answered before their answer."""
+        """Attach cached answers to samples that were answered before."""
         if not self._active:
             return
         self._keys = prompt_keys(data_batch)
@@ -85,9 +86,9 @@ class ResponseCacheHook(Hook):
                 self._taken += 1
         if batch_idx == 0 and self._stored and not self._taken:
             runner.logger.warning(
-                'No stored answer is to a prompt of the first batch: the data, its order or the '
-                'size of the prompt images differ from the earlier test. What was not answered '
-                'before is answered now')
+                'No cached answer matches a prompt of the first batch: the data, its order or the '
+                'size of the model images differs from the earlier test. All prompts without a '
+                'cached answer are answered now')
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                         outputs: Sequence[Any] | None = None) -> None:
@@ -101,25 +102,25 @@ class ResponseCacheHook(Hook):
             if 'cached_response' not in sample])
 
     def after_test(self, runner: Runner) -> None:
-        """Say how much was taken over."""
+        """Log how many answers were reused."""
         if self._active and self.resume:
-            runner.logger.info(f'{self._taken} answers were taken over from earlier tests')
+            runner.logger.info(f'{self._taken} answers were reused from earlier tests')
 
     def _append(self, rows: list[dict]) -> None:
         if rows:
             lines = to_jsonl(rows)
-            with open(self._path, 'ab', buffering=len(lines)) as file:  # so that it is one write
+            with open(self._path, 'ab', buffering=len(lines)) as file:  # a single write
                 file.write(lines)
 
     def _read(self, runner: Runner, maker: dict) -> dict[str, Answer]:
-        """The answers of all earlier files whose first line is ``maker``; of two to one prompt
-        the later."""
+        """The answers of all earlier files whose first line equals ``maker``; the latest one for
+        each prompt."""
         stored: dict[str, Answer] = {}
         differences: list[str] = []
         found = False
         for path in find_answers(runner.work_dir):
             if path.parent == Path(runner.log_dir):
-                continue  # of this run: of another process
+                continue  # another process of this run
             rows = _read_rows(path, runner)
             if not rows:
                 continue
@@ -148,8 +149,8 @@ def find_answers(work_dir: str) -> list[Path]:
 
 
 def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
-    """What a response depends on besides its prompt, as plain data. The weights' digest is that of
-    :class:`ProvenanceHook` where there is one, which has made it for this test."""
+    """What a response depends on besides its prompt, as plain data. The weights' digest is taken
+    from :class:`ProvenanceHook` if it has computed one for this test."""
     known = published().get('provenance', {}).get('weights', {})
     return jsonable(dict(
         weights=known.get('policy') or digest_weights(model.policy),
@@ -162,8 +163,8 @@ def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
 
 @torch.no_grad()
 def digest_weights(module: nn.Module) -> str:
-    """SHA-256 of names and values of a module's state, whatever file they came from and whatever
-    device they are on. Some 20 s for 15 GB."""
+    """SHA-256 of the names and values of a module's state, independent of file and device. Takes
+    about 20 s for 15 GB."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(f'{name} {value.dtype} {tuple(value.shape)}\n'.encode())
@@ -172,7 +173,7 @@ def digest_weights(module: nn.Module) -> str:
 
 
 def prompt_keys(data_batch: dict) -> list[str]:
-    """What tells the prompts of a batch from others, before they are encoded."""
+    """A key for each prompt of a batch, computed before encoding."""
     keys = []
     for image, sample in zip(data_batch['inputs']['model_image'], data_batch['data_samples'],
                              strict=True):

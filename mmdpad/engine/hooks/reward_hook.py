@@ -22,12 +22,11 @@ class RewardHook(Hook):
 
     Attributes:
         kind: Class of the term, or its name in the registry ``REWARDS``.
-        term: Name of the term in logs, curves and alarms; of the class: the name where a config
-            gives none.
+        term: Name of the term in logs, curves and alarms; the class attribute is the default.
 
     Args:
         weight: Of the term in the sum of rewards.
-        name: Of the term; a further hook of a config needs another one.
+        name: Of the term; each hook in a config needs a different one.
         **arguments: Of the term.
     """
 
@@ -45,7 +44,7 @@ class RewardHook(Hook):
         """Name and config of the term that a hook of this config adds, for the checks and tools
         that look for rewards (:func:`mmdpad.rewards.list_rewards`).
 
-        A subclass whose ``__init__`` changes the arguments says so here, too.
+        A subclass whose ``__init__`` changes the arguments must change them here as well.
         """
         arguments = {key: value for key, value in entry.items() if key not in ('name', 'priority')}
         name = entry.get('name')
@@ -55,7 +54,7 @@ class RewardHook(Hook):
         """Add the term, which prepares it.
 
         Raises:
-            ValueError: Another term has its name, or it cannot score this model or data.
+            ValueError: Its name is taken, or it cannot score this model or data.
         """
         runner.train_loop.composition.add(self.term, self.reward, self.weight)
         arguments = {key: value for key, value in self.config.items() if key != 'type'}
@@ -63,10 +62,10 @@ class RewardHook(Hook):
                            f'{self.weight}, {arguments}')
 
     def after_rollout(self, runner: Runner, rollout: RolloutBatch) -> None:
-        """See whether the term is there.
+        """Check that the term was added.
 
         Raises:
-            RuntimeError: It is not.
+            RuntimeError: It was not.
         """
         if self.term not in rollout.rewards:
             raise RuntimeError(f'{type(self).__name__} should have added its reward term '

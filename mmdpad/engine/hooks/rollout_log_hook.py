@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the policy wrote while it was trained, kept beside the log."""
+"""Logs the policy's responses during training."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class RolloutLogHook(Hook):
 
     Each process has a file of its own, those after the first ``rollouts_rank1.jsonl`` and so on.
     A resumed run starts a new file, since it has a new log directory. The lines of an iteration
-    are written by one call, before the update: they are there if the update fails.
-    ``tools/analysis_tools/show_rollouts.py`` shows what is in a file. Keys of a line:
+    are written in one call, before the update, so they exist even if the update fails.
+    ``tools/analysis_tools/show_rollouts.py`` shows the content of a file. Keys of a line:
 
     - ``iter``, from 1, as in the log; ``group`` (prompt of the batch) and ``index`` (response of
       the group), from 0;
@@ -36,9 +36,9 @@ class RolloutLogHook(Hook):
 
     Args:
         interval: Write every so many iterations.
-        max_bytes: Size that a file does not exceed. When the lines of an iteration would not fit
-            any more, they and all later ones are left out, after one warning. The published
-            recipe writes about 0.3 MB an iteration (an estimate).
+        max_bytes: Maximum size of a file. Once the lines of an iteration no longer fit, they and
+            all later ones are left out, with one warning. The published recipe writes about 0.3 MB
+            per iteration (an estimate).
 
     Raises:
         ValueError: ``interval`` or ``max_bytes`` is not positive.
@@ -73,7 +73,7 @@ class RolloutLogHook(Hook):
                 f'iteration {runner.iter + 1}: no more rollouts are written. Raise `max_bytes` or '
                 f'`interval` of RolloutLogHook for a longer record')
             return
-        with open(path, 'ab', buffering=len(lines)) as file:  # so that it is one write
+        with open(path, 'ab', buffering=len(lines)) as file:  # a single write
             file.write(lines)
 
 

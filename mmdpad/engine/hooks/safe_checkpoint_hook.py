@@ -20,10 +20,10 @@ _DICTS = (dict, OrderedDict, Counter)
 
 @HOOKS.register_module()
 class SafeCheckpointHook(Hook):
-    """Writes mmengine's log history as tensors, and turns it back when a run is resumed.
+    """Writes mmengine's log history as tensors, and restores it when a run is resumed.
 
-    Since torch 2.6 ``torch.load`` admits plain data only (``weights_only=True``), and mmengine
-    0.10 stores its log history as objects: without this hook ``resume=True`` fails. Put it into
+    Since torch 2.6 ``torch.load`` accepts plain data only (``weights_only=True``), but mmengine
+    0.10 stores its log history as objects: without this hook ``resume=True`` fails. Add it to
     ``default_hooks`` of a config.
     """
 
@@ -34,15 +34,14 @@ class SafeCheckpointHook(Hook):
         (with a warning) run information that is no plain data.
 
         Raises:
-            TypeError: Anything else in the checkpoint is no plain data, so that nobody could
-                load it.
+            TypeError: Anything else in the checkpoint is not plain data, so it could not be loaded.
         """
         hub = checkpoint['message_hub']
         checkpoint['meta'] = {name: _plain(value) for name, value in checkpoint['meta'].items()}
         hub['log_scalars'] = {name: _pack(buffer) for name, buffer in hub['log_scalars'].items()}
         hub['runtime_info'] = {name: _plain(value) for name, value in hub['runtime_info'].items()}
         for name in [k for k, v in hub['runtime_info'].items() if find_objects(v)]:
-            runner.logger.warning(f'{name} is left out of the checkpoint: it is no plain data')
+            runner.logger.warning(f'{name} is left out of the checkpoint: it is not plain data')
             del hub['runtime_info'][name]
         # mmengine also names what it does not store, if the process has ever had it.
         hub['resumed_keys'] = {name: value for name, value in hub['resumed_keys'].items()
@@ -54,7 +53,7 @@ class SafeCheckpointHook(Hook):
                             f'`before_save_checkpoint`')
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Restore the history where a checkpoint has one."""
+        """Restore the history if the checkpoint has one."""
         hub = checkpoint.get('message_hub')
         if hub is not None:
             hub['log_scalars'] = {name: _unpack(buffer) if isinstance(buffer, dict) else buffer

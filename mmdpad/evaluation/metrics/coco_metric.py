@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""mmdet's metric of detection, for answers to questions."""
+"""mmdet's detection metric, for answers to questions."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from mmdpad.registry import METRICS
 
 Result = tuple[dict, dict]
 NO_FAST_RECALL = ("`metric` of CocoMetric should not have 'proposal_fast', which mmdet can "
-                  'compute only where all images have equally many boxes, and an answer may have '
+                  'compute only if all images have equally many boxes, and an answer may have '
                   "none; set 'proposal', which gives the same recalls")
 
 
 @METRICS.register_module()
 class CocoMetric(CocoMetricOfMMDet):
-    """mmdet's ``CocoMetric``, which takes answers to questions for what they are.
+    """mmdet's ``CocoMetric``, adapted to answers to questions.
 
-    In the scope of mmdpad this takes the place of mmdet's ('mmdet.CocoMetric' is still that one),
-    and does the same where samples have no question. Otherwise:
+    In the scope of mmdpad this replaces mmdet's metric (still available as 'mmdet.CocoMetric'), and
+    does the same for samples without a question. Otherwise:
 
-    - Without ``ann_file`` every question is an image of its own. mmdet's puts together what has one
-      ``img_id``, as several questions about an image have in RefCOCO, so that the answer to one may
-      hit what another means.
-    - With ``ann_file`` only images that were asked about count, not those of other splits. All
-      questions about an image are one image, its annotations are all to be found, asked for or not.
-      An answer has no category: where the file has none with the name of the data set's class
-      ('object'), all of its categories count as that one.
-    - ``proposal_fast`` is refused: mmdet's needs equally many boxes in all images.
+    - Without ``ann_file`` every question is an image of its own. mmdet's metric merges samples with
+      the same ``img_id``, as several questions about an image have in RefCOCO, so the answer to one
+      question could match the target of another.
+    - With ``ann_file`` only images with a question count, not those of other splits. All questions
+      about an image form one image, and all of its annotations are to be found, whether asked for
+      or not. An answer has no category: if no category of the file has the name of the data set's
+      class ('object'), all of its categories count as that class.
+    - ``proposal_fast`` is refused: mmdet's needs the same number of boxes in all images.
 
     Args:
         ann_file: COCO's file of instances, whose image ids are the items' ``img_id``.
@@ -45,7 +45,7 @@ class CocoMetric(CocoMetricOfMMDet):
         self._asked = False
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Take samples as ``DetDataSample.to_dict()`` gives them.
+        """Add samples in the form of ``DetDataSample.to_dict()``.
 
         Raises:
             ValueError: An image is not in ``ann_file``, or ``metric`` has 'proposal_fast'.
@@ -60,8 +60,8 @@ class CocoMetric(CocoMetricOfMMDet):
                         f'`ann_file` of CocoMetric should have an image with the id '
                         f'{sample["img_id"]!r} of an item, but its ids are '
                         f'{", ".join(map(repr, list(self._file.imgs)[:3]))}, ...; name the file '
-                        'that the data set reads, or leave `ann_file` out: the truth is then what '
-                        'the items ask for')
+                        'that the data set reads, or leave `ann_file` out to use the targets of '
+                        'the items as the ground truth')
         super().process(data_batch, data_samples)
 
     def compute_metrics(self, results: list[Result]) -> dict[str, float]:
@@ -78,7 +78,7 @@ class CocoMetric(CocoMetricOfMMDet):
 
 
 def _pool(results: Iterable[Result]) -> list[Result]:
-    """Results with all predictions about an image together."""
+    """Merge the predictions of all questions about an image."""
     pooled: dict[Any, Result] = {}
     for gt, predicted in results:
         first = pooled.setdefault(gt['img_id'], (gt, predicted))[1]
@@ -91,9 +91,9 @@ def _pool(results: Iterable[Result]) -> list[Result]:
 
 
 def _narrow(file: COCO, image_ids: Sequence[Any], classes: Sequence[str]) -> COCO:
-    """The part of a file about some images, in their order, with categories of the data set's."""
+    """The part of a file about some images, in their order, with the data set's categories."""
     categories = list(file.cats.values())
-    # pycocotools takes the id 0, with which some files begin, for "no match".
+    # pycocotools reads the id 0, with which some files start, as "no match".
     annotations = [dict(annotation, id=number) for number, annotation in enumerate(
         (annotation for i in image_ids for annotation in file.imgToAnns[i]), start=1)]
     if len(classes) == 1 and classes[0] not in {category['name'] for category in categories}:

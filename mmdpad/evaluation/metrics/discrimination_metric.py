@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Do a detector's boxes hold what their captions say, better than the whole image does?"""
+"""Do captions fit a detector's boxes better than the whole image?"""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _COLUMNS = (*_SIGNALS, 'discriminated')
 
 @METRICS.register_module()
 class DiscriminationMetric(BaseMetric):
-    """Scores the predicted boxes of any detector by :class:`DiscriminativeReward`.
+    """Scores the predicted boxes of any detector with :class:`DiscriminativeReward`.
 
-    S1 is the cosine of a box's caption and the box's part of the image, S2 that of the caption and
-    the whole image. No ground truth is needed. Metrics (prefix ``discrimination``):
+    S1 is the cosine of a box's caption with the box's part of the image, S2 with the whole image.
+    No ground truth is needed. Metrics (prefix ``discrimination``):
 
     - ``num_boxes``: boxes with a score of at least ``score_thr``; ``num_unusable``: those of them
       that hold no part of the image or whose caption is empty or too long for the discriminator;
     - ``s_roi``, ``s_image``, ``s_margin``: mean of S1, S2 and S1 - S2 over the usable boxes, in
-      [-1, 1], [-1, 1] and [-2, 2]; NaN without any;
-    - ``discriminated``: share of all boxes with S1 > S2, in [0, 1], unusable ones counting as
-      not; NaN without boxes. Several discriminators' answers are combined by ``combine``.
+      [-1, 1], [-1, 1] and [-2, 2]; NaN without usable boxes;
+    - ``discriminated``: share of all boxes with S1 > S2, in [0, 1], where unusable boxes count as
+      not discriminated; NaN without boxes. ``combine`` combines several discriminators' answers.
 
-    The caption of a box is the prediction's own, where ``pred_instances`` has ``captions`` (a list
-    of str), else made from the name of its label: of ``label_names``, which open-vocabulary
-    detectors predict, or of the data set's classes.
+    The caption of a box comes from the prediction if ``pred_instances`` has ``captions`` (a list of
+    str). Otherwise it is made from the name of the box's label: from ``label_names``, which
+    open-vocabulary detectors predict, or from the data set's classes.
 
     Args:
-        discriminator: Config of the discriminator or of several, see
-            :class:`DiscriminativeReward`; S1 and S2 of several are their means. Within a
-            config of mmdet its type has our prefix, too: 'mmdpad.CLIPDiscriminator'.
+        discriminator: Config of the discriminator or a list of them, see
+            :class:`DiscriminativeReward`; S1 and S2 of several are their means. In a config of
+            mmdet, its type needs the scope as well: 'mmdpad.CLIPDiscriminator'.
         template: Makes a caption from ``{label}``.
         captions: Name of a label -> its caption, in place of the template.
         score_thr: In [0, 1].
@@ -65,8 +65,8 @@ class DiscriminationMetric(BaseMetric):
                  **options: Any) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         if '{label}' not in template:
-            raise ValueError(f'`template` should have "{{label}}" where the name of the label '
-                             f'goes, but got {template!r}')
+            raise ValueError(f'`template` should contain "{{label}}" in place of the label\'s '
+                             f'name, but got {template!r}')
         self.template = template
         self.captions = dict(captions or {})
         self.score_thr = score_thr
@@ -75,18 +75,18 @@ class DiscriminationMetric(BaseMetric):
         self.reward.prepare()
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Score samples as ``DetDataSample.to_dict()`` gives them: ``img_path`` and
+        """Score samples in the form of ``DetDataSample.to_dict()``: ``img_path`` and
         ``pred_instances`` with ``bboxes`` (n, 4) XYXY in pixels of the original frame, ``scores``
         (n,) and ``labels`` (n,) or ``captions``.
 
         Raises:
-            ValueError: The image file has another size than the boxes' frame (``ori_shape``), or
+            ValueError: The size of the image file differs from the boxes' frame (``ori_shape``), or
                 a label has no name.
         """
         self.results.extend(self._score(sample) for sample in data_samples)
 
     def _score(self, sample: dict) -> dict[str, list[float]]:
-        """The columns of one image: a value for each of its boxes that count."""
+        """The columns of one image: a value for each box above the score threshold."""
         predicted = sample['pred_instances']
         kept = (predicted['scores'] >= self.score_thr).nonzero().flatten().tolist()
         if not kept:
@@ -98,7 +98,7 @@ class DiscriminationMetric(BaseMetric):
             texts=[captions[i] for i in kept],
             parsed=[ReasoningOutput(None, captions[i], (AnsweredObject(tuple(boxes[i]), ()), ))
                     for i in kept])
-        discriminated = self.reward(rollout)  # writes the signals, too
+        discriminated = self.reward(rollout)  # also writes the signals
         columns = dict(rollout.signals, discriminated=discriminated)
         return {name: columns[name][0].tolist() for name in _COLUMNS}
 
@@ -113,13 +113,13 @@ class DiscriminationMetric(BaseMetric):
 
     def _class_names(self, labels: list[int]) -> list[str]:
         meta = self.dataset_meta or {}
-        if isinstance(meta, Sequence):  # of concatenated data sets that differ in something
+        if isinstance(meta, Sequence):  # concatenated data sets whose metainfo differs
             meta = meta[0] if len({tuple(part.get('classes') or ()) for part in meta}) == 1 else {}
         classes = meta.get('classes') or ()
         unknown = self.captions.keys() - set(classes)
         if unknown:
-            raise ValueError(f'`captions` should be for classes of the data set, but '
-                             f'{sorted(unknown)} are none of {list(classes)}')
+            raise ValueError(f'`captions` should name classes of the data set, but got '
+                             f'{sorted(unknown)}, which are not in {list(classes)}')
         if max(labels) >= len(classes):
             raise ValueError(f"`dataset_meta['classes']` should name every label, but label "
                              f'{max(labels)} was predicted and there are {len(classes)} names; '
@@ -145,5 +145,5 @@ def _load(sample: dict) -> torch.Tensor:
     shape = sample.get('ori_shape', image.shape[:2])
     if tuple(shape) != image.shape[:2]:
         raise ValueError(f'{sample["img_path"]} should have the size of the boxes\' frame, '
-                         f'`ori_shape` {tuple(shape)}, but has {image.shape[:2]} (height, width)')
+                         f'`ori_shape` {tuple(shape)}, but got {image.shape[:2]} (height, width)')
     return torch.from_numpy(image).permute(2, 0, 1)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""gIoU and cIoU of reasoning segmentation, and what the responses were like."""
+"""gIoU and cIoU of reasoning segmentation, and statistics of the responses."""
 
 from __future__ import annotations
 
@@ -28,48 +28,50 @@ class ReasonSegMetric(IgnoreRegionsMetric):
     - ``giou``, the mean IoU of the samples, and ``ciou``, total intersection / total union (0 if
       all unions are empty), as LISA defines them, in percent; the same with ``short_`` and
       ``long_`` over samples whose ``is_sentence`` is False or True; ``n``, ``n_short``, ``n_long``.
-      A part without samples has its ``n_`` (0) only. ``giou_low``, ``giou_high``, ``ciou_low`` and
+      A part without samples only has its ``n_`` (0). ``giou_low``, ``giou_high``, ``ciou_low`` and
       ``ciou_high`` bound 95 % bootstrap intervals.
-    - ``pointing_accuracy``: the share of a response's points that lie on the target, mean over
-      samples; ``box_accuracy``: samples with as many boxes as targets and, matched one to one, each
-      with IoU > 0.5. Both in percent; absent if the model gives no points or boxes. Where nothing
-      is meant, only an answer without points or boxes is right.
+    - ``pointing_accuracy``: the share of a response's points that lie on the target, averaged over
+      samples; ``box_accuracy``: the share of samples with as many boxes as targets, each box with
+      IoU > 0.5 after one-to-one matching. Both in percent; absent if the model gives no points or
+      boxes. For a question without a target, only an answer without points or boxes is right.
     - ``no_target_accuracy``, ``target_accuracy`` (N-acc and T-acc of gRefCOCO, arXiv 2306.00968),
-      in percent, where the data has questions that mean nothing: how many of these got a usable
-      answer with an empty mask, and how many of the others one with a mask. ``n_no_target``: how
-      many samples have no target; also where each should have one, but some annotations mark none
-      (:class:`mmdpad.datasets.ReasoningDataset`). These count by ``ignore_regions``, and there are
-      no such accuracies.
+      in percent, if the data have questions without a target: the share of these that got a usable
+      answer with an empty mask, and the share of the others that got an answer with a mask.
+      ``n_no_target``: the number of samples without a target. It is also given if every sample
+      should have a target but some annotations mark none
+      (:class:`mmdpad.datasets.ReasoningDataset`); such samples are scored by ``ignore_regions``,
+      without these accuracies.
     - ``parse_failure_rate`` in [0, 1], and ``failed_<reason>``, a count for each reason that
       occurred. A failed sample has IoU 0, intersection 0 and the target's area as union; its points
-      and boxes are wrong.
-    - ``reasoning_tokens``, ``caption_tokens``: mean length by the model's tokenizer over the
-      responses that have a chain or caption; ``repetition`` of the chains in [0, 1), see
-      :func:`mmdpad.rewards.repetition`; absent if none has one. ``truncated_rate`` in [0, 1].
+      and boxes count as wrong.
+    - ``reasoning_tokens``, ``caption_tokens``: mean length in tokens of the model's tokenizer, over
+      the responses with reasoning or a caption; ``repetition`` of the reasoning in [0, 1), see
+      :func:`mmdpad.rewards.repetition`; absent if no response has any. ``truncated_rate`` in
+      [0, 1].
 
     With a log file (any run of mmengine's Runner) or an ``out_file``, each evaluation writes one
-    JSON line per sample (:func:`mmdpad.evaluation.scoring.score_sample`), and beside it a ``.json``
-    with the protocol, the metrics, an interval for each that is a mean or ratio, and where all this
-    comes from, as far as :class:`ProvenanceHook` (or another caller of
-    :func:`mmdpad.evaluation.provenance.publish`) told. Earlier files are kept, a taken name gets a
-    number. Lines are in the order of the data set where samples tell their ``index`` in it
+    JSON line per sample (:func:`mmdpad.evaluation.scoring.score_sample`), and next to it a
+    ``.json`` with the protocol, the metrics, an interval for each mean or ratio, and their
+    provenance, as far as :class:`ProvenanceHook` (or another caller of
+    :func:`mmdpad.evaluation.provenance.publish`) reported it. Earlier files are kept; if the name
+    is taken, a number is added. Lines are in data set order if samples report their ``index``
     (mmengine's ``sample_idx``, in the metainfo).
 
     Attributes:
-        summary: What the last ``.json`` holds, its ``samples`` with the whole path (None if no
-            file was written); in the process that computed it.
+        summary: The content of the last ``.json``, with the full path as ``samples`` (None if no
+            file was written); only in the process that computed it.
 
     Args:
-        ignore_regions: 'target' counts ReasonSeg's 'ignore' regions as target (the prepared data
-            that DPAD and Seg-Zero report on); 'exclude' leaves them out of intersection and union,
-            and an empty union gives IoU 1 (LISA), not 0; refused for data that cannot tell them
-            apart.
-        out_file: Where the JSON lines go; None for ``reasonseg[_iter_N].jsonl`` beside the log.
+        ignore_regions: 'target' counts ReasonSeg's 'ignore' regions as target (like the prepared
+            data that DPAD and Seg-Zero report on); 'exclude' leaves them out of intersection and
+            union, and an empty union gives IoU 1 (LISA) instead of 0. 'exclude' is refused for data
+            that do not keep the regions apart.
+        out_file: Where the JSON lines go; None for ``reasonseg[_iter_N].jsonl`` next to the log.
         save_masks: Put the predicted mask and the target into the sample's line, as COCO RLE.
         collect_device, prefix, collect_dir: As in mmengine.
 
     Raises:
-        ValueError: An unknown ``ignore_regions``, or an ``out_file`` that is no .jsonl.
+        ValueError: ``ignore_regions`` is unknown, or ``out_file`` does not end in .jsonl.
     """
 
     default_prefix = 'reasonseg'
@@ -84,7 +86,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
         super().__init__(collect_device, prefix, collect_dir)
         check_ignore_regions(ignore_regions)
         if out_file is not None and not out_file.endswith('.jsonl'):
-            raise ValueError(f'`out_file` should end in .jsonl (beside it a .json is written), but '
+            raise ValueError(f'`out_file` should end in .jsonl (a .json is written beside it), but '
                              f'got {out_file!r}')
         self.ignore_regions = ignore_regions
         self.out_file = out_file
@@ -92,9 +94,9 @@ class ReasonSegMetric(IgnoreRegionsMetric):
         self.summary: dict[str, Any] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Score samples as ``DetDataSample.to_dict()`` gives them: ``gt_instances``,
+        """Score samples in the form of ``DetDataSample.to_dict()``: ``gt_instances``,
         ``ignored_instances`` (optional), ``pred_instances`` with masks bool (n, H, W), and
-        ``reasoning`` as :class:`ReasoningSegmentor` writes it."""
+        ``reasoning`` as written by :class:`ReasoningSegmentor`."""
         self.check_samples(data_samples)
         self.results.extend(score_sample(sample, self.ignore_regions, self.save_masks)
                             for sample in data_samples)
@@ -118,7 +120,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
 
 
 def _default_out_file(prefix: str) -> str | None:
-    """Beside the log file of the current run, named by how far it has trained, if it has."""
+    """A path next to the current run's log file, with the number of trained iterations, if any."""
     files = [handler.baseFilename for handler in MMLogger.get_current_instance().handlers
              if isinstance(handler, logging.FileHandler)]
     if not files:

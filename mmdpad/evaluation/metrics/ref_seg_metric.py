@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""mmdet's metric of referring segmentation, for models whose answers may fail."""
+"""mmdet's referring segmentation metric, for models whose answers may fail."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .ignore_regions import check_truth
 class RefSegMetric(RefSegMetricOfMMDet):
     """mIoU and cIoU, in percent, of the union of an answer's masks.
 
-    In the scope of mmdpad this takes the place of mmdet's ``RefSegMetric`` ('mmdet.RefSegMetric'
-    is still that one), and has its numbers where every answer has exactly one mask. mmdet's cannot
-    take an answer without a mask: with a torch that refuses to reshape an empty tensor it raises,
-    in the middle of a test, and by its formula the answer is left out of the mean, which rewards
-    giving none. It compares each of several masks with the whole target. Here a sample counts once,
-    one without masks with IoU 0.
+    In the scope of mmdpad this replaces mmdet's ``RefSegMetric`` (still available as
+    'mmdet.RefSegMetric') and gives the same numbers if every answer has exactly one mask. mmdet's
+    metric cannot handle an answer without a mask: with versions of torch that refuse to reshape an
+    empty tensor it raises in the middle of a test, and its formula leaves the answer out of the
+    mean, which rewards not answering. It also compares each of several masks with the complete
+    target. Here each sample counts once, and a sample without masks has IoU 0.
 
-    Regions that ReasonSeg ignores are background here; :class:`ReasonSegMetric` knows them.
+    Regions that ReasonSeg ignores are background here; :class:`ReasonSegMetric` handles them.
 
     Args:
-        metric: Some of 'cIoU' and 'mIoU'.
+        metric: 'cIoU', 'mIoU' or both.
         **kwargs: Of mmengine's ``BaseMetric``.
     """
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Score samples as ``DetDataSample.to_dict()`` gives them: ``gt_masks`` of
+        """Score samples in the form of ``DetDataSample.to_dict()``: ``gt_masks`` of
         :func:`mmdpad.datasets.transforms.mmdet_ground_truth` and ``pred_instances`` with masks
-        bool (n, H, W), or RLEs of as many, as mmdet's ``DumpDetResults`` keeps both."""
+        bool (n, H, W), or n RLEs as mmdet's ``DumpDetResults`` keeps them."""
         for sample in data_samples:
             check_truth(sample, 'gt_masks', packed=True)
         super().process(data_batch, [

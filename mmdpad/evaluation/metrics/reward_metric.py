@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The reward terms of a test set's responses: what training looks at, on data it has not seen."""
+"""Reward terms of responses on held-out data."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class RewardMetric(IgnoreRegionsMetric):
     """Mean of every reward term and of their weighted sum, one response per sample.
 
     Args:
-        rewards: Name -> config of a reward term, see :class:`RewardComposition`;
-            :class:`DiscriminativeReward` may be among them, :class:`MaskReward` not.
+        rewards: Name -> config of a reward term, see :class:`RewardComposition`; includes
+            :class:`DiscriminativeReward`, but not :class:`MaskReward`.
         ignore_regions: As in :class:`ReasonSegMetric`.
-        out_file: Where a JSON line for each sample goes: ``index`` in the data set, ``id``,
-            ``image``, ``question`` and all of the below, null where a signal is missing; a taken
-            name gets a number. None for none.
+        out_file: Where to write a JSON line for each sample: ``index`` in the data set, ``id``,
+            ``image``, ``question`` and all values below, null where a signal is missing. If the
+            name is taken, a number is added. None writes no file.
         collect_device, prefix: As in mmengine.
 
     Returns (of ``evaluate``): ``<name of a term>`` in the term's own range, ``total`` (weighted),
     ``signal_<name>``, the mean of what a term wrote into ``rollout.signals`` (over responses that
-    have one), and ``iou_correlation_<term>`` (``total`` among them): Pearson's correlation in
-    [-1, 1] of a term with the mask's IoU over the samples, absent where either is constant. A term
-    that does not go with the IoU can be earned without being right. Absent as well for data that
-    has boxes and no masks. Signals of a second term that writes the same ones are called
-    ``signal_<term>_<name>``.
+    have a value), and ``iou_correlation_<term>`` (also for ``total``): Pearson's correlation in
+    [-1, 1] of a term with the mask's IoU over the samples. A term that does not correlate with the
+    IoU can be earned without being right. The correlation is absent if either is constant, or if
+    the data have boxes but no masks. If a second term writes a signal of the same name, its signal
+    is called ``signal_<term>_<name>``.
     """
 
     default_prefix = 'reward'
@@ -51,22 +51,22 @@ class RewardMetric(IgnoreRegionsMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         check_ignore_regions(ignore_regions)
         if taken := rewards.keys() & {*ORIGIN, 'iou'}:
-            raise ValueError(f'`rewards` should have names other than {sorted(taken)}, which lines '
-                             f'of results have already; rename them')
+            raise ValueError(f'`rewards` should have names other than {sorted(taken)}, which are '
+                             f'columns of the result lines; rename them')
         self.ignore_regions = ignore_regions
         self.out_file = out_file
         self.composition = RewardComposition(rewards)
         self.composition.prepare()
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Score one batch. ``data_batch`` is what the data loader made, not yet moved."""
-        # Data with boxes alone has no masks to compare; a file of results has lost them.
+        """Score one batch. ``data_batch`` comes from the data loader, before any device move."""
+        # Data with boxes only have no masks to compare; a results file has lost them.
         has_masks = [data_batch is None or 'gt_instances' in sample for sample in data_samples]
         self.check_samples(list(compress(data_samples, has_masks)))
         if data_batch is None:
-            raise ValueError('Rewards should have the batch that was answered, with its prompt '
-                             'images and targets, but got none, as from `offline_evaluate` without '
-                             '`data`; score responses by tools/analysis_tools/score_responses.py')
+            raise ValueError('`data_batch` should be the answered batch, with its model images and '
+                             'targets, but got none, as from `offline_evaluate` without `data`; '
+                             'score responses with tools/analysis_tools/score_responses.py')
         rollout = RolloutBatch(
             data_samples=data_batch['data_samples'],
             model_images=data_batch['inputs']['model_image'], group_size=1,

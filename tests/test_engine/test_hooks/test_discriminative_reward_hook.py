@@ -96,7 +96,7 @@ def test_two_hooks_have_two_names(built):
     DiscriminativeRewardHook(dict(type='NoSuchModel')), MaskRewardHook()])
 def test_a_name_that_is_taken_stops_before_anything_is_built(built, hook):
     built[1].train_loop.composition.add(hook.term, None)
-    with pytest.raises(ValueError, match=f"'{hook.term}' is there already .* name='"):
+    with pytest.raises(ValueError, match=f"'{hook.term}' is taken .* name='"):
         hook.before_train(built[1])
 
 

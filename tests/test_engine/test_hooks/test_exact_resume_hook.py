@@ -83,7 +83,7 @@ def test_a_validation_is_made_up_for_when_it_was_due(iteration, interval, due):
 def test_a_run_at_its_end_draws_no_data(caplog):
     runner = make_runner(8, random_states=[random_state()], iter_of_validation=8)
     ExactResumeHook().before_train_epoch(runner)
-    assert 'iteration 8 of 8; to go on, raise `train_cfg.max_iters`' in caplog.text
+    assert 'iteration 8 of 8; to continue, raise `train_cfg.max_iters`' in caplog.text
     assert [next(runner.train_loop.dataloader_iterator) for _ in range(8)] == [None] * 8
 
 
@@ -91,7 +91,7 @@ def test_a_run_at_its_end_draws_no_data(caplog):
 def test_another_number_of_processes_is_said(caplog, states):
     runner = make_runner(4, random_states=states)
     ExactResumeHook().before_train_epoch(runner)
-    assert 'there are 1: the run goes on, but not exactly' in caplog.text
+    assert 'there are 1: the run continues, but not exactly' in caplog.text
 
 
 def test_weights_alone_are_not_resumed_from():

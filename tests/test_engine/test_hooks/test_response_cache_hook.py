@@ -108,7 +108,7 @@ def test_a_line_cut_off_is_answered_again(config, interrupted, generated, capfd)
     assert generated == [1, 2] and len(rows) == 6
     output = capfd.readouterr().out
     assert f'{interrupted} ends in the middle of a line' in output
-    assert '3 answers were taken over' in output
+    assert '3 answers were reused' in output
 
 
 def test_without_resume_everything_is_answered(config, interrupted, generated):
@@ -141,7 +141,7 @@ def test_the_fitting_one_of_several_tests_is_gone_on_with(config, interrupted, g
 def test_answers_to_other_prompts_are_not_taken(config, interrupted, generated, capfd):
     evaluate(config, 'other', resume=True, **{'test_dataloader.dataset.split': 'train'})
     assert generated == [2, 2, 2, 2]
-    assert 'No stored answer is to a prompt of the first batch' in capfd.readouterr().out
+    assert 'No cached answer matches a prompt of the first batch' in capfd.readouterr().out
 
 
 def test_nothing_to_resume(config, generated):

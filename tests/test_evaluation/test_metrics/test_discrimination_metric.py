@@ -114,15 +114,15 @@ def test_the_options_of_the_reward(build, sample):
 
 
 def test_what_is_refused(build, sample):
-    with pytest.raises(ValueError, match='`template` should have "{label}".*got .a photo'):
+    with pytest.raises(ValueError, match='`template` should contain "{label}".*got .a photo'):
         build(template='a photo')
     with pytest.raises(ValueError, match='`contrast` should be one of'):
         build(contrast='none')
-    with pytest.raises(ValueError, match=r"for classes of the data set, but \['dgo'\] are none of"):
+    with pytest.raises(ValueError, match=r"name classes of the data set, but got \['dgo'\]"):
         build(captions=dict(dgo='a puppy')).process({}, [sample(BRIGHT)])
     with pytest.raises(ValueError, match='label 2 was predicted and there are 2 names'):
         build().process({}, [sample(BRIGHT, labels=[2])])
-    with pytest.raises(ValueError, match=r'`ori_shape` \(10, 4\), but has \(4, 10\)'):
+    with pytest.raises(ValueError, match=r'`ori_shape` \(10, 4\), but got \(4, 10\)'):
         build().process({}, [sample(BRIGHT, ori_shape=(10, 4))])
 
 

@@ -18,7 +18,7 @@ def test_what_the_data_cannot_honour_is_refused_before_the_first_batch(build):
         Evaluator(metric).dataset_meta = meta
         assert metric.dataset_meta == meta
     with pytest.raises(ValueError, match="`ignore_regions` should be 'target' for this data set, "
-                       "whose masks hold the regions so, but got 'exclude'; set it"):
+                       "whose masks include the regions that way, but got 'exclude'; set it"):
         Evaluator(build(ignore_regions='exclude')).dataset_meta = prepared
     # Of several data sets one may be another metric's: looked at with the first batch.
     metric = build(ignore_regions='exclude')
