@@ -275,10 +275,10 @@ def _rollout(image: Tensor, samples: Sequence[Any],
 
 def _swapped(sample: Any) -> list[SimpleNamespace]:
     """The sample as if each of the other objects were the target, and the target another object."""
-    own, others = sample.model_targets.bboxes, sample.prompt_negatives.bboxes
+    own, others = sample.model_targets.bboxes, sample.model_negatives.bboxes
     return [SimpleNamespace(
         model_targets=InstanceData(bboxes=others[i:i + 1]),
-        prompt_negatives=InstanceData(bboxes=torch.cat([own, others[:i], others[i + 1:]])))
+        model_negatives=InstanceData(bboxes=torch.cat([own, others[:i], others[i + 1:]])))
         for i in range(len(others))]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from mmdpad.evaluation.bootstrap import bootstrap_ratios, percentile_interval
 from mmdpad.evaluation.pairing import number_samples, show_keys
 from mmdpad.evaluation.results import Result
-from mmdpad.evaluation.summary import BOOTSTRAP, Row, find_intervals, ratios, summarise
+from mmdpad.evaluation.summary import BOOTSTRAP, Row, find_intervals, ratios, summarize
 
 COLUMNS = dict(
     giou='gIoU', ciou='cIoU', short_giou='short gIoU', short_ciou='short cIoU',
@@ -45,7 +45,7 @@ def compare_results(results: Sequence[Result]) -> dict[str, Any]:
     first, *others = results
     paired = [first.rows, *(pair_rows(first, other) for other in others)]
     return dict(
-        results=[dict(name=result.name, metrics=summarise(rows), intervals=find_intervals(rows),
+        results=[dict(name=result.name, metrics=summarize(rows), intervals=find_intervals(rows),
                       protocol=result.summary.get('protocol'), provenance=_known(result))
                  for result, rows in zip(results, paired, strict=True)],
         differences=[dict(name=other.name, metrics=paired_differences(first.rows, rows))
@@ -85,7 +85,7 @@ def paired_differences(first: Sequence[Row], second: Sequence[Row]) -> dict[str,
     shared = [name for name in names if name in other_names]
     kept, others = [names.index(n) for n in shared], [other_names.index(n) for n in shared]
     draws = bootstrap_ratios(*b)[:, others] - bootstrap_ratios(*a)[:, kept]
-    before, after = summarise(first), summarise(second)
+    before, after = summarize(first), summarize(second)
     found = {}
     for name, values, (low, high) in zip(shared, draws.T, percentile_interval(draws),
                                          strict=True):

@@ -63,7 +63,7 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
         for i, (row, answer) in enumerate(zip(rows, parsed, strict=True))]
 
 
-def summarise_responses(scored: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def summarize_responses(scored: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Means over rows of :func:`score_responses`: ``n``, ``total``, each term by its name, those
     of the published scorer, prefixed with ``published/``, over the rows it can score, and
     ``failed_<reason>``, a count for each reason that occurred."""

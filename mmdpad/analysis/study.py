@@ -34,8 +34,8 @@ from .seeds import seeds_and_scenes_interval, t_interval
 
 SETS, ALL = ('few', 'many', 'look_alikes', 'shifted'), 'all'
 MODES, START, GROUPS = ('sampled', 'greedy'), 'start', ('main', 'control', 'other')
-CHAIN, CHAIN_CHANGE = 'reasoning_tokens', 'reasoning_tokens_percent'
-TWO_LEVEL = ('giou', 'ciou', CHAIN, CHAIN_CHANGE)
+CHAIN, LENGTH_CHANGE = 'reasoning_tokens', 'reasoning_tokens_percent'
+TWO_LEVEL = ('giou', 'ciou', CHAIN, LENGTH_CHANGE)
 """Differences that also get an interval over seeds and scenes."""
 
 KINDS: dict[str, tuple[str, ...]] = dict(
@@ -106,7 +106,7 @@ class Arm:
     missing: list[str] = field(default_factory=list)
 
 
-def analyse_study(folder: Path, also: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+def analyze_study(folder: Path, also: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
     """All numbers of a study as plain data; unknown values are NaN.
 
     Args:
@@ -245,7 +245,7 @@ def check_same_scenes(runs: Sequence[tuple[str, Answers | list[Key]]]) -> None:
 
 
 def describe_arm(folder: Path, arm: Arm, sets: Sequence[str]) -> dict[str, Any]:
-    """The entry of an arm in :func:`analyse_study`."""
+    """The entry of an arm in :func:`analyze_study`."""
     seeds = sorted({seed for by_seed in arm.answers.values() for seed in by_seed})
     return dict(
         name=arm.name, **arm.about, missing=arm.missing,
@@ -257,7 +257,7 @@ def describe_arm(folder: Path, arm: Arm, sets: Sequence[str]) -> dict[str, Any]:
 
 
 def compare_arms(reference: Arm, arm: Arm, sets: Sequence[str]) -> dict[str, Any]:
-    """A difference in :func:`analyse_study`: ``arm`` minus ``reference``, seed by seed."""
+    """A difference in :func:`analyze_study`: ``arm`` minus ``reference``, seed by seed."""
     seeds, numbers = {}, {}
     for mode in MODES:
         before, after = reference.answers[mode], arm.answers[mode]
@@ -278,11 +278,11 @@ def paired_over_seeds(before: Sequence[tuple[np.ndarray, np.ndarray]],
             samples in the same order.
 
     Returns:
-        Measure, or :data:`CHAIN_CHANGE` (the reasoning length after over before, minus 1, in
+        Measure, or :data:`LENGTH_CHANGE` (the reasoning length after over before, minus 1, in
         percent), -> :func:`t_interval` of the seeds' differences; those in :data:`TWO_LEVEL` also
         have ``scenes_low`` and ``scenes_high``, see the module. One pair has no interval.
     """
-    names, pairs = [*MEASURES, CHAIN_CHANGE], len(before)
+    names, pairs = [*MEASURES, LENGTH_CHANGE], len(before)
     if not pairs:
         return {name: t_interval([]) for name in names}
     sides = [tuple(np.concatenate(side) for side in zip(*arm, strict=True))

@@ -2,7 +2,7 @@
 """Stores the sources of a study's numbers and curves in one small file.
 
 An archive (``.tar.xz``) has the folders of a study (:mod:`.study`) with the files that
-:func:`.study.analyse_study` reads, reduced to the entries it uses: no responses, no masks.
+:func:`.study.analyze_study` reads, reduced to the entries it uses: no responses, no masks.
 """
 
 from __future__ import annotations

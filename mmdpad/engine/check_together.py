@@ -153,6 +153,6 @@ def _prefix(node: Node) -> str:
     return node.entry.get('prefix') or node.kind.default_prefix or ''
 
 
-# The names of ReasonSegMetric, which `summarise` and intervals write.
+# The names of ReasonSegMetric, which `summarize` and intervals write.
 _NAMES = re.compile('|'.join((*MEASURES, 'n', *(f'n_{part}' for part in (*PARTS, 'no_target')),
                               r'failed_\w+', '[gc]iou_(low|high)')))

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmdpad.utils import jsonable, read_jsonl, unique_path, write_atomically, write_jsonl
 
-from .summary import BOOTSTRAP, Row, find_intervals, summarise
+from .summary import BOOTSTRAP, Row, find_intervals, summarize
 
 UNKNOWN = 'unknown: nothing reported where the answers come from (a run with ProvenanceHook does)'
 
@@ -29,14 +29,14 @@ class Result:
     Attributes:
         name: As requested.
         rows: Its samples.
-        summary: See :func:`summarise_result`; empty if there are only lines.
+        summary: See :func:`summarize_result`; empty if there are only lines.
     """
     name: str
     rows: list[Row]
     summary: dict[str, Any]
 
 
-def summarise_result(rows: Sequence[Row], protocol: dict[str, Any],
+def summarize_result(rows: Sequence[Row], protocol: dict[str, Any],
                      provenance: dict[str, Any] | None) -> dict[str, Any]:
     """The content of a result's JSON file, except ``samples``.
 
@@ -46,10 +46,10 @@ def summarise_result(rows: Sequence[Row], protocol: dict[str, Any],
         provenance: Where they come from, see :mod:`mmdpad.evaluation.provenance`; None if unknown.
 
     Returns:
-        ``protocol``; ``metrics``, see :func:`summarise`; ``intervals``, [low, high] by the name of
+        ``protocol``; ``metrics``, see :func:`summarize`; ``intervals``, [low, high] by the name of
         a metric; ``bootstrap``, how these were found; ``provenance``.
     """
-    return dict(protocol=protocol, metrics=summarise(rows), intervals=find_intervals(rows),
+    return dict(protocol=protocol, metrics=summarize(rows), intervals=find_intervals(rows),
                 bootstrap=BOOTSTRAP, provenance=UNKNOWN if provenance is None else provenance)
 
 
@@ -58,7 +58,7 @@ def write_result(path: str, rows: Sequence[Row], summary: dict[str, Any]) -> str
 
     Args:
         path: Of the lines; the other file has the extension ``.json``.
-        rows, summary: See :func:`summarise_result`; ``samples``, the name of the file with the
+        rows, summary: See :func:`summarize_result`; ``samples``, the name of the file with the
             lines, is added.
 
     Returns:
@@ -118,7 +118,7 @@ def find_newest_result(folder: str) -> Path:
 
 
 def find_summaries(folder: str) -> dict[Path, dict[str, Any]]:
-    """All results below a folder, oldest first: file -> content, see :func:`summarise_result`.
+    """All results below a folder, oldest first: file -> content, see :func:`summarize_result`.
     The lines of ``NAME.json`` are next to it, in ``NAME.jsonl``."""
     found = {path: summary for path in Path(folder).rglob('*.json')
              if path.with_suffix('.jsonl').is_file() and (summary := _read_summary(path))}

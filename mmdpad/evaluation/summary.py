@@ -19,7 +19,7 @@ BOOTSTRAP = dict(method='percentile, over samples', level=LEVEL, resamples=RESAM
 """How intervals are computed, as result files say it."""
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, float]:
+def summarize(rows: Sequence[Row]) -> dict[str, float]:
     """The metrics of :class:`ReasonSegMetric` from its rows (or the lines of its file), without
     intervals.
 

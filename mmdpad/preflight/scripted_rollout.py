@@ -15,7 +15,7 @@ from mmdpad.registry import ROLLOUTS
 
 
 @ROLLOUTS.register_module()
-class RehearsedRollout(RolloutEngine):
+class ScriptedRollout(RolloutEngine):
     """Lets another engine generate, and writes one right answer over every second response.
 
     A random policy never writes an answer that can be read, so without it no reward, decoder or

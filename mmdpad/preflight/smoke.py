@@ -45,7 +45,7 @@ def make_smoke_config(config: Config, work_dir: str, folder: Path,
     notes = replace_models(config, weights or folder / 'weights')
     notes += replace_data(config, folder / 'data')
     with DefaultScope.overwrite_default_scope(scope_of(config)):
-        _rehearse(config, notes)
+        _play_script(config, notes)
         _cut(config, notes)
     config.work_dir = work_dir
     return config, notes
@@ -113,7 +113,7 @@ def _limit(config: Config) -> str:
     return 'max_iters'
 
 
-def _rehearse(config: Config, notes: Notes) -> None:
+def _play_script(config: Config, notes: Notes) -> None:
     """Let every second response be right, where a policy answers."""
     if not is_kind(config.model, ReasoningSegmentor, MODELS):
         return
@@ -122,7 +122,7 @@ def _rehearse(config: Config, notes: Notes) -> None:
         notes.append(f'model.rollout_engine: SharedPrefixRollout in place of {type_name(engine)}, '
                      f'which has a model of its own')
         engine = dict(type='SharedPrefixRollout', records_log_probs=True)
-    config.model.rollout_engine = dict(type='RehearsedRollout', engine=engine, box=TARGET,
+    config.model.rollout_engine = dict(type='ScriptedRollout', engine=engine, box=TARGET,
                                        several_objects=config.model.get('several_objects', False))
     notes.append(f'model.rollout_engine ({type_name(engine)}): every second response is replaced '
                  f'by a right one, the others end after 8 tokens')

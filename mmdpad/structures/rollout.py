@@ -23,7 +23,7 @@ class RolloutBatch:
 
     Attributes:
         data_samples: B data samples (``DetDataSample``) with metainfo and, in training,
-            ``model_targets``; also ``prompt_negatives`` if the data names other objects.
+            ``model_targets``; also ``model_negatives`` if the data names other objects.
         model_images: B uint8 tensors (3, h, w), RGB.
         prompts: B prompts as the policy encoded them, or None.
         images: B uint8 tensors (3, H, W), RGB, in the original frame, or None.
@@ -104,7 +104,7 @@ class RolloutBatch:
     def negative_boxes(self) -> list[Tensor]:
         """B tensors (K, 4) float, XYXY in pixels of the model images: the objects other than the
         target that the data names (K may be 0)."""
-        return [s.prompt_negatives.bboxes if hasattr(s, 'prompt_negatives') else torch.zeros(0, 4)
+        return [s.model_negatives.bboxes if hasattr(s, 'model_negatives') else torch.zeros(0, 4)
                 for s in self.data_samples]
 
     def per_response(self, values: list[float] | Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def draw_answer(image: np.ndarray,
 
 
 def draw_row(image: np.ndarray, row: Mapping[str, Any], note: str | None = None,
-             with_thoughts: bool = True, panel: bool = True) -> np.ndarray:
+             with_reasoning: bool = True, panel: bool = True) -> np.ndarray:
     """Draw a line of a result file.
 
     Args:
@@ -84,7 +84,7 @@ def draw_row(image: np.ndarray, row: Mapping[str, Any], note: str | None = None,
         row: A line of :class:`ReasonSegMetric`; without ``mask`` and ``target`` (``save_masks``),
             no masks are drawn.
         note: The last line of the picture; None for :func:`verdict`.
-        with_thoughts: Whether to add reasoning and caption to the panel.
+        with_reasoning: Whether to add reasoning and caption to the panel.
         panel: As in :func:`draw_answer`.
 
     Returns:
@@ -98,8 +98,8 @@ def draw_row(image: np.ndarray, row: Mapping[str, Any], note: str | None = None,
     return draw_answer(
         image, mask, row.get('boxes') or [],
         [point for points in row.get('points') or [] for point in points], row['question'],
-        row.get('think') if with_thoughts else None,
-        row.get('caption') if with_thoughts else None, target, note or verdict(row), panel)
+        row.get('think') if with_reasoning else None,
+        row.get('caption') if with_reasoning else None, target, note or verdict(row), panel)
 
 
 def verdict(row: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmdpad.analysis.comparison import compare_results, format_comparison, paired_differences
-from mmdpad.evaluation.results import Result, summarise_result, write_result
+from mmdpad.evaluation.results import Result, summarize_result, write_result
 
 DATA = dict(items=30, files=60, sha256='a' * 64)
 
@@ -20,7 +20,7 @@ def make_result(name, ious, data=DATA, protocol=(), **more):
     rows = make_rows(ious, **more)
     about = dict(checkpoint='x.pth', weights=dict(policy='b' * 64), config='c' * 64,
                  data_root='ReasonSeg', data=data, versions=dict(torch='2'), device='a CPU')
-    summary = summarise_result(rows, dict(dict(split='val', test_cfg=dict(temperature=0)),
+    summary = summarize_result(rows, dict(dict(split='val', test_cfg=dict(temperature=0)),
                                           **dict(protocol)), about)
     return Result(name, rows, summary)
 

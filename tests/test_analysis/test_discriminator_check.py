@@ -252,7 +252,7 @@ def striped(targets, others=None):
         image[..., start:start + 2] = value
     sample = SimpleNamespace(model_targets=InstanceData(bboxes=tensor(targets).reshape(-1, 4)))
     if others is not None:
-        sample.prompt_negatives = InstanceData(bboxes=tensor(others).reshape(-1, 4))
+        sample.model_negatives = InstanceData(bboxes=tensor(others).reshape(-1, 4))
     return dict(inputs=dict(model_image=image), data_samples=sample)
 
 

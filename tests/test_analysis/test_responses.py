@@ -9,7 +9,7 @@ from mmdpad.analysis.responses import (
     build_rule_terms,
     find_rule_terms,
     score_responses,
-    summarise_responses,
+    summarize_responses,
 )
 from mmdpad.prompts import format_objects_response, format_response
 from mmdpad.utils import read_jsonl
@@ -35,7 +35,7 @@ def test_by_hand():
     assert [row['failure'] for row in scored] == [None, 'no_answer', None, None]
     assert scored[0]['id'] == 7 and scored[0]['published']['box_iou'] == 1
     assert scored[2]['published'] is None
-    summary = summarise_responses(scored)
+    summary = summarize_responses(scored)
     assert summary['n'] == 4 and summary['total'] == 8.5 / 4 and summary['box'] == 2.5 / 4
     assert summary['published/box_iou'] == 0.5, 'over the two that the published scorer can score'
     assert summary['failed_no_answer'] == 1

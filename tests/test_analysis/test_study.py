@@ -7,7 +7,7 @@ import pytest
 
 from mmdpad.analysis.study import (
     MEASURES,
-    analyse_study,
+    analyze_study,
     first_answers,
     paired_over_seeds,
     read_answers,
@@ -72,7 +72,7 @@ def test_a_study_by_hand(study_folder):
     study_folder('start', seeds=(1, ), train=False, about=dict(group='other', trained=False))
     folder = study_folder('discriminative', seeds=(2, 3), chain=lambda seed, scene: 5 + scene,
                           about=dict(seeds=3, compare_with=['geometric']))
-    study = analyse_study(folder)
+    study = analyze_study(folder)
     start, reference, arm = study['arms']
     assert [one['name'] for one in study['arms']] == ['start', 'geometric', 'discriminative']
     assert study['sets'] == ['all', 'many', 'look_alikes'] and study['samples']['all'] == 8
@@ -112,7 +112,7 @@ def test_arms_that_share_no_seed_are_named(study_folder):
     study_folder('geometric', seeds=(1, ))
     study_folder('discriminative', seeds=(2, ), about=dict(compare_with=['geometric']))
     folder = study_folder('control', seeds=(2, ), about=dict(compare_with=['nothing']))
-    study = analyse_study(folder)
+    study = analyze_study(folder)
     assert study['differences'] == [] and len(study['notes']) == 2
     assert first_answers(folder, study, ('geometric', 'discriminative')) == []
 
@@ -127,7 +127,7 @@ def test_null_and_nan_say_nothing_of_rank_and_margin(study_folder):
     path = folder / 'geometric/seed_1/sampled.rewards.jsonl'
     lines = path.read_text().splitlines()
     path.write_text('\n'.join([lines[0].replace('null', 'NaN'), *lines[1:]]) + '\n')
-    numbers = analyse_study(folder)['arms'][0]['numbers']['sampled']['all']
+    numbers = analyze_study(folder)['arms'][0]['numbers']['sampled']['all']
     assert numbers['rank']['mean'] == pytest.approx((2 + 1 + 2) / 3)
     assert numbers['ranked']['mean'] == 75 and numbers['specificity']['mean'] == 50
     assert math.isnan(numbers['margin']['mean']) and numbers['margin']['n'] == 0
@@ -138,7 +138,7 @@ def test_other_scenes_are_refused(study_folder):
     folder = study_folder('discriminative', scenes=5)
     with pytest.raises(ValueError, match=r'same scenes, but geometric/seed_1 \(sampled\) lacks 2 '
                                          r'\(.look_alikes/test/test_00004.jpg. .*discriminative/'):
-        analyse_study(folder)
+        analyze_study(folder)
     path = folder / 'geometric/seed_1/greedy.specific.jsonl'
     path.write_text(''.join(path.read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(ValueError, match=r'greedy.specific.jsonl lacks 1 .*test_00000'):
@@ -157,7 +157,7 @@ def test_the_order_of_lines_does_not_matter(study_folder):
 def test_a_sample_that_cannot_count_is_refused(study_folder):
     folder = study_folder('geometric', change=lambda kind, row: row.pop('specific', None))
     with pytest.raises(ValueError, match='should have specific in each line, but line 1 lacks it'):
-        analyse_study(folder)
+        analyze_study(folder)
     folder = study_folder('other', image='{number}.jpg')
     with pytest.raises(ValueError, match="name images as .../SET/SPLIT/FILE, but got '0.jpg'"):
         read_arm(folder / 'other')
@@ -173,15 +173,15 @@ def test_a_sample_that_cannot_count_is_refused(study_folder):
     (dict(compare_with=3), 'compare_with is 3'), (dict(title=None), 'title is None')])
 def test_an_arm_says_what_it_is(study_folder, about, wrong):
     with pytest.raises(ValueError, match=f'but {wrong}'):
-        analyse_study(study_folder('geometric', about=about))
+        analyze_study(study_folder('geometric', about=about))
 
 
 def test_a_folder_without_arms_or_runs(study_folder, tmp_path):
     with pytest.raises(ValueError, match='should be the folder of a study, with ARM/arm.json'):
-        analyse_study(tmp_path)
+        analyze_study(tmp_path)
     folder = study_folder('geometric', train=False)
     with pytest.raises(ValueError, match='at least one complete run, but: geometric/seed_1'):
-        analyse_study(folder)
+        analyze_study(folder)
 
 
 def test_first_answers_go_by_the_order_of_the_file(study_folder):
@@ -191,7 +191,7 @@ def test_first_answers_go_by_the_order_of_the_file(study_folder):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows.reverse()
     path.write_text('\n'.join(map(json.dumps, rows)))
-    pairs = first_answers(folder, analyse_study(folder), ('geometric', 'discriminative'), scenes=2)
+    pairs = first_answers(folder, analyze_study(folder), ('geometric', 'discriminative'), scenes=2)
     assert [a['image'] for a, _ in pairs] == [
         f'data/{name}/test/test_0000{number}.jpg' for name in ('look_alikes', 'many')
         for number in (3, 2)]

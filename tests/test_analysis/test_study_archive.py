@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmdpad.analysis.pages.study_page import plot_training, study_as_html, study_as_markdown
-from mmdpad.analysis.study import analyse_study
+from mmdpad.analysis.study import analyze_study
 from mmdpad.analysis.study_archive import open_study, write_study_archive
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +24,9 @@ def folder(study_folder):
 def test_an_archive_gives_the_same_numbers_and_curves(folder, tmp_path):
     path, again = tmp_path / 'study.tar.xz', tmp_path / 'again.tar.xz'
     write_study_archive(folder, path)
-    study = analyse_study(folder)
+    study = analyze_study(folder)
     with open_study(path) as opened:
-        found = analyse_study(opened)
+        found = analyze_study(opened)
         assert study_as_markdown(found) == study_as_markdown(study)
         assert plot_training(found, opened) == plot_training(study, folder)
         assert 'The archive of a study has no responses' in study_as_html(

@@ -9,7 +9,7 @@ from mmdpad.evaluation.results import (
     describe_results,
     in_order,
     read_result,
-    summarise_result,
+    summarize_result,
     write_result,
 )
 from mmdpad.utils import write_jsonl
@@ -25,7 +25,7 @@ ROWS = [row(0), row(1, 1.0)]
 
 
 def write(path, rows=ROWS, **protocol):
-    return write_result(str(path), rows, summarise_result(rows, protocol, dict(seed=0)))
+    return write_result(str(path), rows, summarize_result(rows, protocol, dict(seed=0)))
 
 
 def test_either_file_and_the_folder_give_the_result(tmp_path):

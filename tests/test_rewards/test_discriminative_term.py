@@ -54,7 +54,7 @@ def stripes(parsed, prompts=1, negatives=OTHERS, target=TARGET):
     sample = SimpleNamespace(model_targets=SimpleNamespace(bboxes=tensor([target])))
     if negatives is not None:
         boxes = tensor(negatives).reshape(-1, 4)
-        sample.prompt_negatives = SimpleNamespace(bboxes=boxes)
+        sample.model_negatives = SimpleNamespace(bboxes=boxes)
     image = torch.from_numpy(STRIPES).permute(2, 0, 1)
     return RolloutBatch([sample] * prompts, [image] * prompts, len(parsed),
                         ['t'] * len(parsed) * prompts, parsed * prompts)
@@ -265,7 +265,7 @@ def scene_rollout(kind, region=None):
                 target.bboxes = tensor([region])
             samples.append(SimpleNamespace(
                 model_targets=target,
-                prompt_negatives=in_prompt(o for o in scene.objects if o is not scene.target)))
+                model_negatives=in_prompt(o for o in scene.objects if o is not scene.target)))
             image = cv2.resize(scene.image, SHAPES_IMAGE_SIZE, interpolation=cv2.INTER_AREA)
             images.append(torch.from_numpy(image).permute(2, 0, 1))
             parsed.append(answer(captions[0], tuple(target.bboxes[0].tolist())))

@@ -93,7 +93,7 @@ def test_rollouts_that_do_not_belong_together_are_not_joined():
 
 def test_negative_boxes_are_empty_where_the_data_name_none():
     boxes = torch.tensor([[1., 2., 3., 4.]])
-    named = SimpleNamespace(prompt_negatives=SimpleNamespace(bboxes=boxes))
+    named = SimpleNamespace(model_negatives=SimpleNamespace(bboxes=boxes))
     rollout = RolloutBatch([named, SimpleNamespace()], [], 1, ['x'] * 2, ['x'] * 2)
     assert [found.tolist() for found in rollout.negative_boxes] == [[[1, 2, 3, 4]], []]
     assert rollout.negative_boxes[1].shape == (0, 4)

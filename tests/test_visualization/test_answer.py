@@ -97,7 +97,7 @@ def test_a_line_of_a_result_file():
     full = draw_answer(gray(64, 64), mask, row['boxes'], row['points'][0], 'q', 't', 'c', target,
                        'IoU 0.26')
     assert (draw_row(gray(64, 64), row) == full).all()
-    assert (draw_row(gray(64, 64), row, with_thoughts=False) != full).any()
+    assert (draw_row(gray(64, 64), row, with_reasoning=False) != full).any()
     assert (draw_row(gray(64, 64), row, panel=False) == full[:512, :512]).all()
     for color in (BOX, POINT, TRUTH):
         assert has(full[:512, :512], color)

@@ -42,7 +42,7 @@ def main() -> None:
             build_rule_terms,
             find_rule_terms,
             score_responses,
-            summarise_responses,
+            summarize_responses,
         )
     init_default_scope('mmdpad')
     rewards, left_out = find_rule_terms(open_config(args.config))
@@ -59,7 +59,7 @@ def main() -> None:
                                  tuple(args.model_image_size[::-1]))
     except (KeyError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    for name, value in summarise_responses(scored).items():
+    for name, value in summarize_responses(scored).items():
         print(f'{name:36}{value:10.4g}')
     if args.out:
         print(write_jsonl(args.out, scored))

@@ -56,12 +56,12 @@ def main() -> None:
             study_as_markdown,
             summary_as_markdown,
         )
-        from mmdpad.analysis.study import analyse_study, first_answers
+        from mmdpad.analysis.study import analyze_study, first_answers
         from mmdpad.analysis.study_archive import open_study, write_study_archive
         from mmdpad.datasets.transforms import read_image_if_any
     try:
         with open_study(args.work_dir) as folder:
-            study = analyse_study(folder, args.compare)
+            study = analyze_study(folder, args.compare)
             for line in [f'{status}: {text}' for status, text in headlines(study)]:
                 print(line)
             for pair in args.compare:

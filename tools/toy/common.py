@@ -102,7 +102,7 @@ def targets_of(scene: Scene) -> list[tuple[list, list]]:
 def to_prompt(image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
     """Resize (H, W, 3) to the model image as the pipeline does; with `rng`, sometimes otherwise."""
     if rng is None or rng.random() < 0.5:
-        return ModelImageResize(SHAPES_IMAGE_SIZE).transform(dict(img=image))['prompt_img']
+        return ModelImageResize(SHAPES_IMAGE_SIZE).transform(dict(img=image))['model_img']
     way = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC)[rng.integers(3)]
     return cv2.resize(image, SHAPES_IMAGE_SIZE, interpolation=way)
 

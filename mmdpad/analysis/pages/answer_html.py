@@ -43,7 +43,7 @@ def _drawn(title: str, row: Mapping[str, Any], image: np.ndarray | None, panel: 
     if image is None:
         return '<p>The image is not available.</p>'
     try:
-        drawn = draw_row(image, row, with_thoughts=False, panel=panel)
+        drawn = draw_row(image, row, with_reasoning=False, panel=panel)
     except ValueError as error:
         return f'<p>The answer cannot be drawn: {safe(error)}</p>'
     return picture(as_jpeg(drawn), 'jpeg', f'Answer of {title}')

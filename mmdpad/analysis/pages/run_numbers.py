@@ -28,7 +28,7 @@ class Evaluation:
     Attributes:
         name: The result file, relative to the run's folder.
         summary: The content of its ``.json``, see
-            :func:`mmdpad.evaluation.results.summarise_result`.
+            :func:`mmdpad.evaluation.results.summarize_result`.
         rows: Its lines; empty if only the numbers are shown.
     """
     name: str

@@ -226,7 +226,7 @@ def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]] |
     """The report as a self-contained page without scripts.
 
     Args:
-        study: See :func:`mmdpad.analysis.study.analyse_study`.
+        study: See :func:`mmdpad.analysis.study.analyze_study`.
         folder: The study's folder, for its training logs.
         pairs: The same questions answered by both arms of :data:`MAIN`; None if the responses were
             not kept.

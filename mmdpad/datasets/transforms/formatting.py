@@ -36,10 +36,10 @@ class PackReasoningInputs(BaseTransform):
     - ``ignored_instances``: ``masks`` (1, H, W) bool, from ``ignore_mask``;
     - ``model_targets``: ``bboxes`` (K, 4) and ``points`` (K, P, 2), float32, in the model frame,
       from ``model_boxes`` and ``model_points``;
-    - ``prompt_negatives``: ``bboxes`` (n, 4) float32 of objects other than the target, in the
-      model frame, n may be 0, from ``prompt_negatives``.
+    - ``model_negatives``: ``bboxes`` (n, 4) float32 of objects other than the target, in the
+      model frame, n may be 0, from ``model_negatives``.
 
-    Required keys: ``img``, ``prompt_img``, ``question``.
+    Required keys: ``img``, ``model_img``, ``question``.
 
     Raises:
         DatasetError: A key is missing; the message names the transform that adds it.
@@ -47,7 +47,7 @@ class PackReasoningInputs(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         step = type(self).__name__
-        require(results, step, 'img', 'prompt_img', 'question')
+        require(results, step, 'img', 'model_img', 'question')
         sample = DetDataSample(metainfo={key: results[key] for key in META_KEYS if key in results})
         sample.set_metainfo({'question': normalize_question(results['question'])})
         if 'gt_masks' in results:
@@ -63,11 +63,11 @@ class PackReasoningInputs(BaseTransform):
         if 'model_boxes' in results:
             sample.model_targets = InstanceData(
                 bboxes=results['model_boxes'], points=results['model_points'])
-        if 'prompt_negatives' in results:
-            sample.prompt_negatives = InstanceData(bboxes=results['prompt_negatives'])
+        if 'model_negatives' in results:
+            sample.model_negatives = InstanceData(bboxes=results['model_negatives'])
         images = {
             'image': _channels_first(results['img']),
-            'model_image': _channels_first(results['prompt_img'])
+            'model_image': _channels_first(results['model_img'])
         }
         return {'inputs': images, 'data_samples': sample}
 

@@ -30,8 +30,8 @@ class ModelImageResize(BaseTransform):
     close.)
 
     Required keys: ``img``; optional: ``other_boxes``, K boxes XYXY in its pixels. Added keys:
-    ``prompt_img`` (h, w, 3) uint8 RGB, ``model_shape`` (h, w) and, from ``other_boxes``,
-    ``prompt_negatives`` (K, 4) float32 XYXY in pixels of the model image.
+    ``model_img`` (h, w, 3) uint8 RGB, ``model_shape`` (h, w) and, from ``other_boxes``,
+    ``model_negatives`` (K, 4) float32 XYXY in pixels of the model image.
 
     Args:
         size: Width and height of the model image in pixels.
@@ -45,12 +45,12 @@ class ModelImageResize(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         require(results, type(self).__name__, 'img')
-        results['prompt_img'] = mmcv.imresize(
+        results['model_img'] = mmcv.imresize(
             results['img'], self.size, interpolation='bilinear', backend='pillow')
-        results['model_shape'] = results['prompt_img'].shape[:2]
+        results['model_shape'] = results['model_img'].shape[:2]
         if 'other_boxes' in results:
             boxes = torch.tensor(results['other_boxes'], dtype=torch.float32).reshape(-1, 4)
-            results['prompt_negatives'] = scale_boxes(boxes, results['img'].shape[:2],
+            results['model_negatives'] = scale_boxes(boxes, results['img'].shape[:2],
                                                       results['model_shape'])
         return results
 

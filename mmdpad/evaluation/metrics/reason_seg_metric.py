@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.logging import MMLogger, print_log
 
 from mmdpad.evaluation.provenance import published, trained_iterations
-from mmdpad.evaluation.results import in_order, summarise_result, write_result
+from mmdpad.evaluation.results import in_order, summarize_result, write_result
 from mmdpad.evaluation.scoring import FAILED_SAMPLES, score_sample
 from mmdpad.geometry.mask_iou import check_ignore_regions
 from mmdpad.registry import METRICS
@@ -107,7 +107,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
         known = published()
         protocol = dict(ignore_regions=self.ignore_regions, failed_samples=FAILED_SAMPLES,
                         **known.get('protocol', {}))
-        summary = summarise_result(rows, protocol, known.get('provenance'))
+        summary = summarize_result(rows, protocol, known.get('provenance'))
         out_file = self.out_file or _default_out_file(self.prefix)
         where = out_file and write_result(out_file, rows, summary)
         print_log(f'{self.prefix} protocol: {protocol}; samples: '

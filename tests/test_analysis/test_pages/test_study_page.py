@@ -22,7 +22,7 @@ from mmdpad.analysis.pages.study_page import (
     study_as_markdown,
     summary_as_markdown,
 )
-from mmdpad.analysis.study import analyse_study, first_answers
+from mmdpad.analysis.study import analyze_study, first_answers
 from mmdpad.geometry.masks import encode_mask
 
 HOSTILE = '</p><script>alert("x")</script> & $\\x$ \x1b[31m 苹果 \ud83d'
@@ -39,7 +39,7 @@ def made(study_folder):
         folder = study_folder('discriminative', **{
             'seeds': (1, 2, 3), 'chain': lambda seed, scene: 10 + seed, 'change': change,
             **options, 'about': about})
-        return folder, analyse_study(folder)
+        return folder, analyze_study(folder)
     return build
 
 
@@ -80,7 +80,7 @@ def test_one_pair_is_not_known_and_missing_runs_are_said(made):
 
 def test_without_the_main_arms_nothing_is_claimed(study_folder):
     about = dict(group='other', trained=False)
-    study = analyse_study(study_folder('start', train=False, about=about))
+    study = analyze_study(study_folder('start', train=False, about=about))
     assert [status for status, _ in headlines(study)] == ['Unknown'] * 4
     assert plot_training(study, None) is None
     assert 'greedy answers: discriminative is not compared with geometric, as no seed' \
@@ -91,7 +91,7 @@ def test_a_mode_that_only_one_arm_has_is_said(made):
     folder, _ = made()
     for path in folder.glob('geometric/*/greedy.samples.jsonl'):
         path.unlink()
-    study = analyse_study(folder)
+    study = analyze_study(folder)
     assert [status for status, _ in headlines(study)] == [
         'Not shown', 'Holds', 'Not shown', 'Holds', 'Not shown',
         'Unknown', 'Not shown', 'Holds', 'Not shown', 'Incomplete']

@@ -48,10 +48,10 @@ def test_truth_is_packed_in_both_frames():
 @pytest.mark.parametrize('boxes', [[[1., 2., 3., 4.], [0., 0., 5., 5.]], []])
 def test_negatives_are_packed_even_if_there_are_none(boxes):
     negatives = torch.tensor(boxes).reshape(-1, 4)
-    results = inference_results() | dict(prompt_negatives=negatives)
+    results = inference_results() | dict(model_negatives=negatives)
     sample = PackReasoningInputs()(results)['data_samples']
-    assert sample.prompt_negatives.bboxes.dtype == torch.float32
-    assert sample.prompt_negatives.bboxes.tolist() == boxes
+    assert sample.model_negatives.bboxes.dtype == torch.float32
+    assert sample.model_negatives.bboxes.tolist() == boxes
 
 
 def test_a_response_is_packed_where_there_is_one():

@@ -18,7 +18,7 @@ def test_size_is_width_then_height():
     image = np.zeros((4, 6, 3), np.uint8)
     image[:, 3:] = 255, 128, 0
     results = ModelImageResize((30, 10))(dict(img=image))
-    prompt = results['prompt_img']
+    prompt = results['model_img']
     assert prompt.dtype == np.uint8 and prompt.shape == (10, 30, 3)
     assert results['model_shape'] == (10, 30)
     assert prompt[5, 0].tolist() == [0, 0, 0] and prompt[5, 29].tolist() == [255, 128, 0]
@@ -29,18 +29,18 @@ def test_other_boxes_are_scaled_and_not_rounded():
     # x times 0.5 (6 -> 3), y times 2.5 (4 -> 10).
     results = ModelImageResize((3, 10))(
         dict(img=np.zeros((4, 6, 3), np.uint8), other_boxes=((1, 1, 5, 2), (-2, 0, 6, 4))))
-    negatives = results['prompt_negatives']
+    negatives = results['model_negatives']
     assert negatives.dtype == torch.float32
     assert negatives.tolist() == [[0.5, 2.5, 2.5, 5], [-1, 0, 3, 10]]
     none = ModelImageResize((3, 10))(dict(img=np.zeros((4, 6, 3), np.uint8), other_boxes=()))
-    assert none['prompt_negatives'].shape == (0, 4)
+    assert none['model_negatives'].shape == (0, 4)
 
 
 def test_shrinking_averages():
     # Columns of 0 and 255 in turn: without antialiasing the result would be stripes.
     image = np.zeros((64, 64, 3), np.uint8)
     image[:, ::2] = 255
-    prompt = ModelImageResize((8, 8))(dict(img=image))['prompt_img']
+    prompt = ModelImageResize((8, 8))(dict(img=image))['model_img']
     assert np.abs(prompt.astype(int) - 127).max() <= 5
 
 

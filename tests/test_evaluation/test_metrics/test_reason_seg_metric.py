@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 
 from mmdpad.evaluation.metrics import ReasonSegMetric
 from mmdpad.evaluation.provenance import publish
-from mmdpad.evaluation.summary import summarise
+from mmdpad.evaluation.summary import summarize
 from mmdpad.geometry.masks import decode_mask
 from mmdpad.registry import METRICS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
@@ -161,7 +161,7 @@ def test_lines_per_sample(tmp_path):
     assert summary['protocol'] == dict(ignore_regions='target',
                                        failed_samples='IoU 0, union = target area')
     assert summary['provenance'].startswith('unknown')
-    assert summarise(rows) == summary['metrics'], 'the file alone gives the same numbers'
+    assert summarize(rows) == summary['metrics'], 'the file alone gives the same numbers'
     assert {f'reasonseg/{k}': v for k, v in summary['metrics'].items()}.items() <= metrics.items()
     assert summary['intervals']['giou'] == [metrics['reasonseg/giou_low'],
                                             metrics['reasonseg/giou_high']]

@@ -15,7 +15,7 @@ from mmdpad.preflight import dry_run
 from mmdpad.toy import POLICY_WEIGHTS
 
 VLLM = dict(type='VLLMRollout')
-REHEARSED = dict(type='RehearsedRollout', engine=VLLM, box=(0, 0, 1, 1))
+REHEARSED = dict(type='ScriptedRollout', engine=VLLM, box=(0, 0, 1, 1))
 TOLD = {
     'as transformers writes it': None,
     'below an adapter: language': None,
