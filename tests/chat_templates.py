@@ -83,11 +83,11 @@ NO_TURN = _TURNS  # ignores `add_generation_prompt`
 
 def policy_folder(path: Path, template: str | None = None, file: str = 'chat_template.jinja',
                   **files: Any) -> str:
-    """The shipped miniature as a folder of another kind.
+    """The shipped toy policy as a folder of another kind.
 
     Args:
         path: Is made.
-        template: Of the chat; None for the miniature's.
+        template: Of the chat; None for the toy model's.
         file: That holds it: one of those where transformers finds it.
         **files: Names of JSON files without their endings -> entries to set; None takes one out.
     """

@@ -129,7 +129,7 @@ def run_here(monkeypatch, capsys):
 
 @pytest.fixture(scope='session')
 def policy_config() -> dict:
-    """The shipped miniature policy: arguments of `VLMReasoningHead`."""
+    """The shipped toy policy: arguments of `VLMReasoningHead`."""
     return dict(pretrained=POLICY_WEIGHTS, prompt_template=SHAPES_PROMPT_TEMPLATE)
 
 
@@ -188,7 +188,7 @@ def tiny_sft_config(shapes_data, tmp_path) -> Config:
 
 
 def cut_down(name: str, shapes_data: Path, tmp_path: Path) -> Config:
-    """A config of the miniature without validation, which has tests of its own."""
+    """A config of the toy model without validation, which has tests of its own."""
     config = Config.fromfile(ROOT / f'configs/dpad/{name}.py')
     config.merge_from_dict({
         'train_dataloader.batch_size': 2, 'train_cfg.max_iters': 2,

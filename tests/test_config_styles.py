@@ -85,7 +85,7 @@ def inherited(tmp_path) -> Path:
 
 @pytest.fixture
 def pure(tmp_path, monkeypatch) -> Path:
-    """The miniature's config with classes as types, in MMEngine's pure Python style."""
+    """The toy model's config with classes as types, in MMEngine's pure Python style."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / 'imported_by_a_pure_config.py').touch()
     path = tmp_path / 'pure.py'

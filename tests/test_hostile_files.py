@@ -98,7 +98,7 @@ def test_references_run_no_code(protocol, tmp_path, tried):
 @pytest.mark.promise('Files', 'An image of extreme shape: 1 x 1, or a side of 20,000',
                      'it is read as it is')
 def test_odd_shapes_are_answered_and_drawn(tmp_path, tried):
-    """From file to picture, by the miniature with its SAM, whose own input is 80 times smaller."""
+    """From file to picture, by the toy model with its SAM, whose own input is 80 times smaller."""
     infer = ReasonSegInferencer('tiny_shapes', device='cpu')
     sizes = ((1, 1), (20000, 40), (1, 20000))
     for size in sizes:

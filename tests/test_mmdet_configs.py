@@ -44,7 +44,7 @@ def coco_data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(coco_data, tiny_mask_rcnn, tmp_path) -> Config:
-    """The config with a small detector, the miniature CLIP and that data, for two epochs."""
+    """The config with a small detector, the toy CLIP and that data, for two epochs."""
     with DefaultScope.overwrite_default_scope('mmdet'):
         config = Config.fromfile(DISCRIMINATION)
         config.merge_from_dict(tiny_mask_rcnn | {

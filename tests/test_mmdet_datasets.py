@@ -25,7 +25,7 @@ FILES = runpy.run_path(str(ROOT / 'tests/test_datasets/mmdet_files.py'))
 
 
 def shipped(name: str, part: str = 'train', **source) -> dict:
-    """The data set of a shipped config, for the miniature, on other files."""
+    """The data set of a shipped config, for the toy model, on other files."""
     config = Config.fromfile(ROOT / f'configs/dpad/{name}.py')
     dataset = config[f'{part}_dataloader'].dataset.to_dict()
     assert dataset['source']['type'] == source.pop('type')

@@ -34,7 +34,7 @@ print(json.dumps([len(names), answer['failure'], seen]))
 
 @pytest.mark.promise('Supply chain', 'Import and use without a network',
                      'nothing is looked up or connected to')
-def test_imports_and_the_miniature_touch_no_network(shapes_data, tried):
+def test_imports_and_the_toy_touch_no_network(shapes_data, tried):
     environ = {name: value for name, value in os.environ.items() if 'OFFLINE' not in name}
     image = shapes_data / 'test/test_00003.jpg'
     told = subprocess.run([sys.executable, '-c', EVERYTHING, str(image)], cwd=ROOT, env=environ,

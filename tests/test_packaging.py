@@ -43,7 +43,7 @@ def test_the_index_lists_every_config_of_dpad():
     assert all(model['Name'] == Path(model['Config']).stem for model in models())
 
 
-def test_the_index_claims_no_weights_and_only_the_results_of_the_miniature():
+def test_the_index_claims_no_weights_and_only_the_results_of_the_toy_model():
     assert not any('Weights' in model for model in models())
     (measured, ) = [model for model in models() if 'Results' in model]
     assert measured['Name'] == 'tiny_shapes_loose_boxes'

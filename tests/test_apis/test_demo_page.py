@@ -182,7 +182,7 @@ def test_examples_are_images_with_questions(tmp_path):
     assert read_upload(examples[0][0], 10**6).shape == (160, 120, 3)
 
 
-def test_the_miniature_has_a_discriminator():
+def test_the_toy_has_a_discriminator():
     model = load_model(find_config('tiny_shapes'), None, 'cpu')
     assert model.name == 'tiny_shapes, start weights' and model.discriminator is not None
     with pytest.raises(SystemExit, match='cannot be loaded'):

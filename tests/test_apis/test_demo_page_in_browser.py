@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The demo page in a headless Chromium, with the miniature and with a model that writes markup."""
+"""The demo page in a headless Chromium, with the toy model and with a model that writes markup."""
 import itertools
 import json
 import shutil
@@ -43,17 +43,17 @@ class MarkupInferencer:
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    """The page's address, its miniature, how many tokens that wrote, and examples. While `gate` is
+    """The page's address, its toy model, how many tokens that wrote, and examples. While `gate` is
     closed it writes no more than a few tokens, see `held`."""
     from mmdpad.apis.demo_page.page import build_page, open_page
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp('demo')
         patch.setenv('GRADIO_TEMP_DIR', str(folder / 'cache'))
-        miniature = load_model(find_config('tiny_shapes'), None, 'cpu')
+        toy = load_model(find_config('tiny_shapes'), None, 'cpu')
         found = SimpleNamespace(address='', tokens=0, gate=threading.Event(),
-                                examples=write_examples(folder), infer=miniature.infer)
+                                examples=write_examples(folder), infer=toy.infer)
         found.gate.set()
-        engine = miniature.infer.model.rollout_engine
+        engine = toy.infer.model.rollout_engine
         watched = engine.watched
 
         @contextmanager
@@ -70,7 +70,7 @@ def site(tmp_path_factory):
                 yield
 
         patch.setattr(engine, 'watched', slowly)
-        page = build_page([miniature, Model('hostile', MarkupInferencer(), note='none')],
+        page = build_page([toy, Model('hostile', MarkupInferencer(), note='none')],
                           found.examples, 10**6, 4)
         found.address = open_page(page, '127.0.0.1', None, wait=False)
         yield found

@@ -117,7 +117,7 @@ def test_torch_is_asked_in_a_process_of_its_own():
     assert answer.keys() == {'cuda', 'gpus'}
 
 
-def test_the_miniature_is_not_tried_without_its_packages(monkeypatch):
+def test_the_toy_is_not_tried_without_its_packages(monkeypatch):
     monkeypatch.setattr(mmdpad, 'find_unsuitable', lambda: ['mmcv is not installed'])
     (finding, ) = machine.check_toy()
     assert (finding.status, finding.name) == ('missing', 'not tried')

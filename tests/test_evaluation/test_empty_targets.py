@@ -67,7 +67,7 @@ def test_a_question_that_means_nothing_is_answered_by_nothing_under_both():
 
 @pytest.fixture
 def config(tiny_config, shapes_data, tmp_path):
-    """The miniature on a test split of three, the second without a target, and four to train on,
+    """The toy model on a test split of three, the second without a target, and four to train on,
     the first without; nothing says `test_mode`, as in a config of before."""
     for split, names in (('test', '000 003 001'), ('train', '000 001 002 003')):
         (tmp_path / 'data' / split).mkdir(parents=True)

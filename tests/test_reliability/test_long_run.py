@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""2,000 iterations of the miniature, with a data worker, logs and checkpoints: nothing grows."""
+"""2,000 iterations of the toy model, with a data worker, logs and checkpoints: nothing grows."""
 import os
 import subprocess
 import sys

@@ -21,7 +21,7 @@ TIMES = re.compile(r'time|tokens_per_second|memory|eta|data_time')
 
 @pytest.fixture
 def config(shapes_data) -> Config:
-    """The miniature with all that a run remembers: a reference, refills, a term with a window, a
+    """The toy model with all that a run remembers: a reference, refills, a term with a window, a
     schedule, workers, validations between checkpoints."""
     return resumable('tiny_shapes', shapes_data)
 

@@ -46,7 +46,7 @@ def test_a_template_that_opens_the_reasoning_earns_the_format(kind, tiny_config,
     assert line['reward/thinking_format'] > 0.5 and line['empty_think'] < 0.5
     assert line['reasoning_tokens'] > 5
     assert all(row['response'].startswith(opened) for row in rollouts)
-    if opened == '<think>':  # behind a line break, which is new to it, the miniature repeats it
+    if opened == '<think>':  # behind a line break, which is new to it, the toy model repeats it
         assert all(row['response'].count('<think>') == 1 for row in rollouts
                    if row['rewards']['thinking_format'])
 

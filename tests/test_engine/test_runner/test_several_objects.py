@@ -33,7 +33,7 @@ def lines(tmp_path):
 
 @pytest.fixture
 def config(tiny_config, lines):
-    """The miniature on these lines, with boxes as masks."""
+    """The toy model on these lines, with boxes as masks."""
     steps = tiny_config.test_dataloader.dataset.pipeline
     steps[1] = dict(type='LoadInstanceMasks')
     for name in ('train', 'test'):
@@ -93,7 +93,7 @@ def test_each_object_counts(config):
 
 
 def test_it_trains(config):
-    """The miniature's policy never learned lists, so every answer fails and no reward differs."""
+    """The toy policy never learned lists, so every answer fails and no reward differs."""
     runner = Runner.from_cfg(config)
     runner.train()
     scalars = runner.message_hub

@@ -126,7 +126,7 @@ def test_what_is_refused(build, sample):
         build().process({}, [sample(BRIGHT, ori_shape=(10, 4))])
 
 
-def test_the_miniature_clip_tells_objects_apart(tmp_path):
+def test_the_toy_clip_tells_objects_apart(tmp_path):
     """True boxes with their names, against the same names in another order."""
     metric = DiscriminationMetric(dict(type='CLIPDiscriminator', model_name=CLIP_WEIGHTS,
                                        pretrained=None))

@@ -71,7 +71,7 @@ def build(tiny_config):
 COCO = dict(type='CocoMetric', metric=['bbox', 'segm'])
 
 
-def test_in_one_test_of_the_miniature(build):
+def test_in_one_test_of_the_toy_model(build):
     runner = build(COCO, dict(type='RefSegMetric'), dict(type='ReasonSegMetric'))
     runner.register_hook(GivenAnswers(wrong=[5], failed=[4]))
     metrics = runner.test()

@@ -28,7 +28,7 @@ TEXTS = ['a red star', 'no']
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
-    """The miniature in 4 bits, the second MLP whole."""
+    """The toy model in 4 bits, the second MLP whole."""
     folder = tmp_path_factory.mktemp('quantized') / 'nf4'
     shutil.copytree(POLICY_WEIGHTS, folder)
     quantized(folder, **NF4, llm_int8_skip_modules=KEPT)

@@ -18,7 +18,7 @@ from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.policy_folder import make_policy_folder
 
 RESPONSE = format_response('it is red.', (1, 2, 30, 40), ((5, 6), (7, 8)), 'a star')
-END, PAD, START = 506, 504, 505  # of the miniature: <|im_end|>, <|endoftext|>, <|im_start|>
+END, PAD, START = 506, 504, 505  # of the toy model: <|im_end|>, <|endoftext|>, <|im_start|>
 
 
 def codec(folder):

@@ -26,7 +26,7 @@ def engine(request, monkeypatch):
 
 @pytest.fixture
 def answers(engine, tmp_path):
-    """Greedy texts, token ids and cuts of the miniature as a folder of another kind."""
+    """Greedy texts, token ids and cuts of the toy model as a folder of another kind."""
     def answers(*args, **files):
         folder = policy_folder(tmp_path / f'policy{len(list(tmp_path.iterdir()))}', *args, **files)
         head = VLMReasoningHead(folder, prompt_template=SHAPES_PROMPT_TEMPLATE).eval()
@@ -38,7 +38,7 @@ def answers(engine, tmp_path):
 
 
 def test_a_tag_that_the_template_opens_is_a_part_of_the_text(answers):
-    """The miniature writes it first anyway, so that all else is the same."""
+    """The toy model writes it first anyway, so that all else is the same."""
     texts, own = answers(chat())
     assert all(text.startswith('<think>') and len(text) > 50 for text in texts)
     opened, rest = answers(chat('<think>'))

@@ -55,7 +55,7 @@ class StorageTracker(TorchDispatchMode):
 
 def tiny_policy(folder, hidden=128, layers=4, heads=4, kv_heads=2, intermediate=384, vocab=512,
                 tied=True, depth=2, vision_hidden=128, side=112):
-    """A folder with a random policy of these sizes and the miniature's processor for square images
+    """A folder with a random policy of these sizes and the toy model's processor for square images
     of ``side`` pixels."""
     folder = Path(folder)
     for path in Path(POLICY_WEIGHTS).iterdir():

@@ -126,7 +126,7 @@ def test_supervised_training_has_neither_rollout_nor_reference():
     assert report['tokens']['group_size'] == 1
 
 
-def test_every_config_of_the_miniature_is_estimated():
+def test_every_config_of_the_toy_is_estimated():
     for name in ('tiny_shapes', 'tiny_shapes_sft'):
         config = config_of(name)
         cost = read_config_cost(config)
