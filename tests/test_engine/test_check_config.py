@@ -159,7 +159,7 @@ def test_all_values_of_other_kinds(path):
     ('default_hooks.logger.intervall', 1, 'did you mean `interval`?'),
     ('train_cfg.rewards.box_iou', 5, '`train_cfg.rewards.box_iou` should be a dict with a `type`'),
     ('custom_hooks.0.discriminator', 'clip', '`custom_hooks.0.discriminator` should be '),
-    ('custom_hooks.0.discriminator', [], 'a list of them, but got an empty list'),
+    ('custom_hooks.0.discriminator', [], 'a list of configs, but got an empty list'),
     ('custom_hooks.0.priority', 'HIGHEST_', '`custom_hooks.0.priority` should be an int in [0, '),
     ('test_evaluator', 5, '`test_evaluator` should be'),
     ('env_cfg.mp_cfg.opencv_threads', 1, 'did you mean `opencv_num_threads`?'),

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Parts of a config that are right by themselves, but not beside each other."""
+"""Parts of a config that are each valid but do not work together."""
 from pathlib import Path
 
 import pytest
