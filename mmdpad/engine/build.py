@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The runner that a config asks for."""
+"""Builds the runner for a config."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ from .check_config import check_config
 from .checkpoints import read_meta
 from .stopping import leave_no_handler, shield_workers
 
-# mmengine's own default hooks.
+# mmengine's default hooks.
 OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
 class UnsuitableConfig(ValueError):
-    """A config of which no runner can be built."""
+    """A config from which no runner can be built."""
 
 
 def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunner:
-    """mmengine's Runner, or its FlexibleRunner where the config has a ``strategy``. A default hook
-    that is None is left out.
+    """Build mmengine's Runner, or its FlexibleRunner if the config has a ``strategy``. Default
+    hooks that are None are left out.
 
     Args:
-        config: Of a run.
-        training: Whether the runner is for training; otherwise settings that only training reads
+        config: The config of a run.
+        training: Whether the runner is for training. If not, settings that only training reads
             are not checked.
 
     Raises:
-        UnsuitableConfig: The problems that :func:`check_config` finds, or those of a policy's
-            folder, one line each.
+        UnsuitableConfig: With the problems that :func:`check_config` finds, or those of a policy's
+            folder, one per line.
     """
     found = check_config(config, training)
     if found.problems:
         raise UnsuitableConfig('\n'.join(found.problems))
     warning = keep_seed(config)
-    # A tied weight has two names, by which mmengine's constructor would train it twice.
+    # A tied weight has two names, so mmengine's constructor would train it twice.
     wrapper: Any = config.get('optim_wrapper') or {}
     if wrapper.get('paramwise_cfg') is not None and 'constructor' not in wrapper:
         wrapper.paramwise_cfg.setdefault('bypass_duplicate', True)
-    # mmengine knows how to leave out a hook of its own, and asserts at None for another.
+    # mmengine accepts None only for its own default hooks and asserts for any other.
     hooks = config.get('default_hooks') or {}
     for name in [name for name, hook in hooks.items() if hook is None and name not in OWN_HOOKS]:
         del hooks[name]
-    with _policy_problems_told():
+    with _reported_policy_problems():
         if config.get('strategy') is None:
             runner = Runner.from_cfg(config)
         else:
             if not training:  # `init_weights` refuses a policy that cannot be trained
                 config.init_weights_for_test_or_val = False
             runner = FlexibleRunner.from_cfg(config)
-            # It would build the model after the loops, which look at it.
+            # FlexibleRunner builds the model after the loops, which already need it.
             runner.model = MODELS.build(runner.model)
     for name in ('_val_dataloader', '_test_dataloader'):
-        # Of mmengine's own loops, too; the config itself stays as it is.
+        # For mmengine's own loops, too; the config itself is not changed.
         if isinstance(loader := getattr(runner, name), dict):
             setattr(runner, name, dict(loader, dataset=for_evaluation(loader['dataset'])))
     shield_workers(runner)
@@ -73,8 +73,8 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
 
 
 @contextmanager
-def _policy_problems_told() -> Iterator[None]:
-    """Within the block what is wrong with a policy's folder is an :class:`UnsuitableConfig`."""
+def _reported_policy_problems() -> Iterator[None]:
+    """Turn errors about a policy's folder into an :class:`UnsuitableConfig` within the block."""
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
@@ -85,7 +85,7 @@ def _policy_problems_told() -> Iterator[None]:
 
 
 def keep_seed(config: Config) -> str | None:
-    """Set the seed of a run that is to be resumed to the checkpoint's: it determines the order of
+    """Set the seed of a run to be resumed to the checkpoint's. The seed determines the order of
     the data, but mmengine restores it only after the data loader is built.
 
     Returns:
@@ -99,6 +99,6 @@ def keep_seed(config: Config) -> str | None:
     config.randomness = dict(config.get('randomness') or {}, seed=seed)
     if own in (None, seed):
         return None
-    return (f'--resume: `randomness.seed` stays that of the checkpoint, {seed}, not {own} of the '
-            f'config, so that the order of the data and the sampling continue unchanged. For '
-            f'another seed, start a new run from these weights by `load_from`')
+    return (f'--resume: `randomness.seed` stays {seed}, as in the checkpoint, not {own}, as in the '
+            f'config, so that the order of the data and the sampling continue unchanged. To use '
+            f'another seed, start a new run from these weights with `load_from`')

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Checks that every `type` in a config is known and takes its arguments."""
+"""Checks that every `type` in a config is known and accepts its arguments."""
 
 from __future__ import annotations
 
@@ -51,13 +51,14 @@ from .config_nodes import Node
 # Keys that mmengine or the reward composition removes before a class is built.
 TAKEN_OUT = {'type', '_scope_', '_delete_', 'priority', 'weight', 'optimizer', 'constructor',
               'paramwise_cfg', 'convert_to_iter_based'}
-# Arguments that a class gets in addition to its config.
+# Arguments passed to a class in addition to its config.
 _GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset', 'save_dir'}
-# Built to check their arguments, since that loads nothing.
+# Built to check their arguments, since building them loads nothing.
 _LIGHT = (HOOKS, TRANSFORMS, METRICS)
 _LIGHT_METRICS_OF_MMDET = (CocoMetric, RefSegMetricOfMMDet)
 _OURS = 'mmdpad.'
-# Packages with correct annotations, but for these; others of mmdet's contradict its own configs.
+# Packages with correct annotations, except for `_MISANNOTATED`; elsewhere in mmdet, annotations
+# contradict mmdet's own configs.
 _ANNOTATED = (_OURS, 'mmengine.', 'torch.optim.', 'mmdet.visualization.')
 _MISANNOTATED = {'AmpOptimWrapper': ('loss_scale', ), 'DetLocalVisualizer': ('vis_backends', )}
 # Errors that classes raise for wrong settings.
@@ -65,11 +66,11 @@ REFUSALS = (TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
 
 def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
-    """Problems with the type and the arguments of one node.
+    """Yield the problems with the type and the arguments of one node.
 
     Args:
         node: The node.
-        wrong_arguments: What :func:`find_wrong_arguments` finds, which is among them.
+        wrong_arguments: The result of :func:`find_wrong_arguments`, which is included.
     """
     kind = node.kind
     if kind is None:
@@ -103,7 +104,7 @@ def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
 
 
 def find_wrong_arguments(node: Node) -> Iterator[str]:
-    """Problems with the types of a class's arguments, and with arguments that are settings of
+    """Yield the problems with the types of a class's arguments, and with arguments that configure
     something else."""
     if not _is_annotated(node):
         return
@@ -126,19 +127,20 @@ def _is_annotated(node: Node) -> bool:
 
 
 def check_place(item: Any, where: str, type_optional: bool = False) -> Iterator[str]:
-    """Problems with a value that should be a dict with a ``type``, or an object built from one."""
+    """Yield the problems with a value that should be a dict with a ``type``, or an object built
+    from one."""
     if isinstance(item, Mapping):
         kind = item.get('type')
         if not (isinstance(kind, str) or callable(kind) or type_optional and 'type' not in item):
             yield (f'`{where}.type` should be the name of a class, but '
-                   + (f'got {kind!r}' if 'type' in item else 'is not there') + '; correct it')
+                   + (f'got {kind!r}' if 'type' in item else 'is missing') + '; correct it')
     elif item is None or isinstance(item, (str, int, float, list, tuple)):
         yield (f'`{where}` should be a dict with a `type`, but got {item!r}; on a command line: '
                f"'{where}=dict(type=NAME)'")
 
 
 def describe_refusal(path: str, entry: Mapping[str, Any], error: BaseException) -> str:
-    """The message of an error that a class raised for a config entry, after the entry's key."""
+    """The key of a config entry and the message of the error that a class raised for it."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     line = re.sub(r'^class `\w+` in \S+: ', '', first_line(Exception(text)))
     named = re.match(r'`([\w.]+)` ', line)
@@ -149,7 +151,7 @@ def describe_refusal(path: str, entry: Mapping[str, Any], error: BaseException) 
 
 def unknown_keys(given: Iterable[str], known: Iterable[str], path: str,
                  taker: str) -> Iterator[str]:
-    """A sentence for each unknown key, with the known ones."""
+    """Yield a sentence for each unknown key that lists the known ones."""
     known = set(known)
     for name in sorted(set(given) - known, key=str):
         close = difflib.get_close_matches(str(name), sorted(known), n=1)
@@ -171,8 +173,7 @@ def _builder(node: Node, kind: Any, module: str) -> Callable[[dict], Any] | None
 
 
 def _without_files(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry that reads no annotations and builds no discriminator, which have checks of their
-    own."""
+    """The entry without annotation files and discriminators, which are checked separately."""
     made: dict[str, Any] = {}
     for key, value in entry.items():
         if key == 'discriminator' and value:
@@ -193,17 +194,17 @@ def _unknown_type(node: Node) -> str:
     while places[-1].parent is not None:
         places.append(places[-1].parent)
     names = sorted({name for place in places for name in place.module_dict})
-    # A name that is there all the same is ours, and the config's scope another.
+    # If the name is registered anyway, it is ours, and the config has another scope.
     close = [f'mmdpad.{name}'] if name in names else difflib.get_close_matches(name, names, n=3)
     advice = renamed.advice(name, renamed.TYPES) or (
         f'did you mean {" or ".join(close)}?' if close else
-        'import the module that registers it by `custom_imports`, or correct it')
+        'import the module that registers it with `custom_imports`, or correct it')
     return (f'`{node.path}.type` should be a registered {node.registry.name}, but got {name!r}; '
             f'{advice}')
 
 
 def _check_names(node: Node, kind: type) -> Iterator[str]:
-    """Unknown and missing arguments of a class."""
+    """Yield the unknown and the missing arguments of a class."""
     known = known_arguments(kind)
     given = node.entry.keys() - TAKEN_OUT
     if known is not None:
@@ -216,7 +217,7 @@ def _check_names(node: Node, kind: type) -> Iterator[str]:
 
 
 def missing_arguments(kind: type, given: Iterable[str]) -> list[str]:
-    """The arguments without a default that a class of ours does not get."""
+    """The required arguments of a class of ours that are not given."""
     needed = {name for name, parameter in inspect.signature(kind).parameters.items()
               if parameter.default is parameter.empty
               and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)}
@@ -224,7 +225,7 @@ def missing_arguments(kind: type, given: Iterable[str]) -> list[str]:
 
 
 def known_arguments(kind: type) -> set[str] | None:
-    """The arguments of a class and of what it passes ``**kwargs`` to; None for any."""
+    """The arguments of a class and of what it passes ``**kwargs`` to; None if it accepts any."""
     names: set[str] = set()
     bases = [base for base in kind.__mro__ if '__init__' in vars(base) and base is not object]
     for base in bases:
@@ -246,7 +247,7 @@ def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
             check_attention(entry['attn_implementation'])
         except REFUSALS as error:
             yield describe_refusal(path, entry, error)
-        except ImportError:  # a package is missing, which is told elsewhere
+        except ImportError:  # a missing package is reported elsewhere
             pass
     lora, quantization = entry.get('lora'), entry.get('quantization')
     if lora is not None and find_spec('peft'):
@@ -311,7 +312,7 @@ def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 def _refusal(check: Callable[[Any], None], name: str) -> Callable[..., Iterator[str]]:
-    """A check of one argument by a function that raises."""
+    """Make a check of one argument from a function that raises."""
     def problems(entry: Mapping[str, Any], path: str) -> Iterator[str]:
         if name in entry:
             try:
@@ -327,7 +328,7 @@ def _check_detector(entry: Mapping[str, Any], path: str) -> Iterator[str]:
         for name in ('model', 'test_dataloader'):
             if not isinstance(config.get(name), Mapping):
                 yield (f'`{path}.config.{name}` should be a dict, as in the config of a detector, '
-                       f'but got {config.get(name)!r}; name that config instead')
+                       f'but got {config.get(name)!r}; use such a config instead')
 
 
 _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Checks of a config's values before anything is built or read from files."""
+"""Checks the values of a config before anything is built or read from files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _LISTS = {'pipeline', 'custom_hooks', 'vis_backends'}
 _ONE_OR_LISTS = {'param_scheduler', 'val_evaluator', 'test_evaluator', 'datasets',
                   'discriminator'}
 _NAMED = {'rewards', 'default_hooks'}
-# Top-level keys; for those in the second set mmengine fills in a missing `type`.
+# Top-level keys; mmengine fills in a missing `type` for those in the second set.
 _AT_TOP = {'model', 'strategy', 'model_wrapper_cfg', 'log_processor', 'visualizer'}
 _TYPE_OPTIONAL = {'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'log_processor',
                   'visualizer', 'model_wrapper_cfg'}
@@ -79,10 +79,10 @@ class Findings:
     """The findings of :func:`check_config`.
 
     Attributes:
-        problems: One line each, with key, value and hint.
+        problems: One line per problem, with key, value and hint.
         nodes: All dicts with a ``type`` that a run reads.
-        misnamed: ``id`` of those with a wrong type or wrong arguments.
-        unreadable: ``id`` of those of them with arguments of wrong types.
+        misnamed: ``id`` of the nodes' entries with a wrong type or wrong arguments.
+        unreadable: ``id`` of the entries among them whose arguments have wrong types.
         readable: Whether all values have the types that their readers expect.
     """
 
@@ -103,8 +103,8 @@ def check_config(config: Config, training: bool = True) -> Findings:
     """Check all values of a config that a run reads.
 
     Args:
-        config: Of a run.
-        training: Whether it is for ``tools/train.py``; ``tools/test.py`` reads less.
+        config: The config of a run.
+        training: Whether the run is ``tools/train.py``; ``tools/test.py`` reads less.
     """
     part = _relevant(config, training)
     found = Findings(list(_check_entries(part)) or list(_check_shape(part, '')))
@@ -140,12 +140,12 @@ def check_config(config: Config, training: bool = True) -> Findings:
 
 
 def find_wrong_strategy(config: Mapping[str, Any]) -> str | None:
-    """The problem with a config's ``strategy``, with its hint; None if it is valid."""
-    from .strategies import FSDP2Strategy  # here: strategies build upon this module
+    """The problem with a config's ``strategy``, with a hint; None if the strategy is valid."""
+    from .strategies import FSDP2Strategy  # here, since strategies import this module
     strategy = config.get('strategy')
     if strategy is None:
         return None
-    # mmengine builds it before it knows the config's scope.
+    # mmengine builds the strategy before it knows the config's scope.
     if is_kind(strategy, FSDP2Strategy, STRATEGIES, 'mmengine'):
         return next((problem for key in ('param_dtype', 'reduce_dtype')
                      if isinstance(strategy.get(key), str) and (problem := find_wrong_dtype(
@@ -165,7 +165,7 @@ def _relevant(config: Config, training: bool) -> dict[str, Any]:
 
 
 def _check_entries(part: Mapping[str, Any]) -> Iterator[str]:
-    """Top-level entries of types that mmengine's runner does not take."""
+    """Yield the top-level entries of types that mmengine's runner does not accept."""
     # `log_level` may also be a number; `check_place` checks the entries of `default_hooks`.
     wrong = list(find_wrong_types(Runner, {
         key: {} if value and key == 'default_hooks' and isinstance(value, Mapping) else value
@@ -182,9 +182,9 @@ def _check_entries(part: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_parts(part: Mapping[str, Any]) -> Iterator[str]:
-    """mmengine takes all entries of a loop or none."""
+    """Yield the incomplete loops: mmengine requires all entries of a loop or none."""
     if part.get('model') is None:
-        yield '`model` should be the config of a model, but is not there; set it'
+        yield '`model` should be the config of a model, but is missing; set it'
     for names, needed in ((('train_dataloader', 'train_cfg', 'optim_wrapper'), True),
                           (('val_dataloader', 'val_cfg', 'val_evaluator'), False),
                           (('test_dataloader', 'test_cfg', 'test_evaluator'), False)):
@@ -192,12 +192,12 @@ def _check_parts(part: Mapping[str, Any]) -> Iterator[str]:
         if any(name in part for name in names) and len(there) < 3 and (there or needed):
             missing = ' and '.join(f'`{name}`' for name in names if name not in there)
             hint = '' if needed else ', or leave all three out'
-            yield (f'{missing} should be there beside {there}, but got None; set it{hint}'
-                   if there else f'{missing} should be there for a training; set them')
+            yield (f'{missing} should be set along with {there}, but got None; set it{hint}'
+                   if there else f'{missing} should be set for training, but got None; set them')
 
 
 def _check_shape(value: Any, path: str) -> Iterator[str]:
-    """Values that should be a dict with a ``type`` but are not."""
+    """Yield the values that should be a dict with a ``type`` but are not."""
     if isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
             yield from _check_shape(item, f'{path}.{number}')
@@ -212,7 +212,7 @@ def _check_shape(value: Any, path: str) -> Iterator[str]:
 def _check_place(key: Any, item: Any, where: str, path: str) -> Iterator[str]:
     if item is None or not path and key not in _READ or (
             path.startswith('model') and key != 'discriminator'):
-        return  # a variable of the config's author, or an argument of another model
+        return  # a variable of the config's author, or an argument of another package's model
     if key in _ONE or not path and key in _AT_TOP | _TYPE_OPTIONAL:
         yield from check_place(item, where, not path and key in _TYPE_OPTIONAL)
     elif key in _ONE_OR_LISTS and isinstance(item, Mapping):
@@ -234,7 +234,7 @@ _READ = frozenset((*_AT_TOP, *_LISTS, *_ONE_OR_LISTS, *_NAMED, *_TYPE_OPTIONAL, 
 
 
 def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
-    """Dicts without a ``type``, which mmengine passes to functions with fixed arguments."""
+    """Check dicts without a ``type``, which mmengine passes to functions with fixed arguments."""
     def environment(mp_cfg: dict, dist_cfg: dict, cudnn_benchmark: bool = False,
                     resource_limit: int = 4096) -> None: ...
 
@@ -291,7 +291,7 @@ def _check_sections(part: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_untyped(part: Mapping[str, Any]) -> Iterator[str]:
-    """Dicts in which mmengine fills in a `type`."""
+    """Check the dicts in which mmengine fills in a `type`."""
     for name, kinds in _DEFAULT_KINDS.items():
         given = part.get(name)
         if isinstance(given, Mapping) and 'type' not in given:
@@ -302,7 +302,7 @@ def _check_untyped(part: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_multipliers(given: Any, own_constructor: bool) -> Iterator[str]:
-    """`paramwise_cfg`, which mmengine reads weight by weight."""
+    """Check `paramwise_cfg`, which mmengine reads for each weight."""
     def rules(bias_lr_mult: float = 1.0, bias_decay_mult: float = 1.0,
               norm_decay_mult: float = 1.0, dwconv_decay_mult: float = 1.0,
               flat_decay_mult: float = 1.0, dcn_offset_lr_mult: float = 1.0,
@@ -316,7 +316,7 @@ def _check_multipliers(given: Any, own_constructor: bool) -> Iterator[str]:
         for name, one in given['custom_keys'].items():
             yield from _check_section(one or {}, f'{path}.custom_keys.{name}', multipliers,
                                       closed=False)
-            # Others are entries of a parameter group; these are what was meant by most.
+            # Other keys are entries of a parameter group; these are most likely misspelled.
             yield from unknown_keys([key for key in one or () if str(key).endswith('mult')]
                                     if isinstance(one, Mapping) else (),
                                     ('lr_mult', 'decay_mult'), f'{path}.custom_keys.{name}',
@@ -324,7 +324,7 @@ def _check_multipliers(given: Any, own_constructor: bool) -> Iterator[str]:
 
 
 def _check_ranges(part: Mapping[str, Any]) -> Iterator[str]:
-    """Numbers of the right type that cannot be meant."""
+    """Yield the numbers of the right type that make no sense."""
     loop, clip = (part.get('train_cfg') or {}), (part.get('optim_wrapper') or {}).get('clip_grad')
     for name in ('max_iters', 'max_epochs', 'val_interval'):
         if type(loop.get(name)) in (int, float) and loop[name] < 1:
@@ -332,15 +332,15 @@ def _check_ranges(part: Mapping[str, Any]) -> Iterator[str]:
     for name in ('max_norm', 'clip_value'):
         value = clip.get(name) if isinstance(clip, Mapping) else None
         if isinstance(value, (int, float)) and value <= 0:
-            yield (f'`optim_wrapper.clip_grad.{name}` should be positive (others turn gradients '
-                   f'round or take them away), but got {value}; correct it')
+            yield (f'`optim_wrapper.clip_grad.{name}` should be positive (other values reverse or '
+                   f'erase the gradients), but got {value}; correct it')
     seed = (part.get('randomness') or {}).get('seed')
     if type(seed) is int and not 0 <= seed < 2**32:
         yield f'`randomness.seed` should be in [0, 2**32), but got {seed}; correct it'
 
 
 def _check_amp(wrapper: Mapping[str, Any]) -> Iterator[str]:
-    """What AmpOptimWrapper itself only checks if there is a GPU."""
+    """Check what AmpOptimWrapper itself only checks if there is a GPU."""
     dtype = wrapper.get('dtype')
     if dtype is not None and (problem := find_wrong_dtype('optim_wrapper.dtype', dtype)):
         yield problem
@@ -353,12 +353,12 @@ def _check_amp(wrapper: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_loader(given: Mapping[str, Any], path: str) -> Iterator[str]:
-    """Numbers that torch refuses, by themselves or together; no worker is started by that."""
+    """Check the numbers that torch rejects, alone or in combination. No worker is started."""
     names = ('batch_size', 'drop_last', 'num_workers', 'persistent_workers', 'prefetch_factor',
              'timeout')
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # more workers than cores: the run itself says so
+            warnings.simplefilter('ignore')  # more workers than cores: the run itself warns
             DataLoader([None], **{name: given[name] for name in names if name in given})  # type: ignore[arg-type]
     except REFUSALS as error:
         yield describe_refusal(path, given, error)
@@ -378,7 +378,7 @@ def _check_section(given: Any, path: str, *takers: Callable, closed: bool = True
 
 
 def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:
-    """Build optimizer, wrapper and schedulers for a single weight."""
+    """Build the optimizer, its wrapper and the schedulers for a tiny layer."""
     given = config.get('optim_wrapper')
     if not given:
         return
@@ -403,7 +403,7 @@ def _check_optimizer(config: Mapping[str, Any]) -> Iterator[str]:
                 default_args=dict(optimizer=built))
             if not getattr(made, 'need_val_args', False):
                 with warnings.catch_warnings():
-                    warnings.simplefilter('ignore')  # the optimizer takes no step before it
+                    warnings.simplefilter('ignore')  # no optimizer step comes before it
                     made.step()
     except (*REFUSALS, ArithmeticError) as error:
         yield describe_refusal(path, entry, error)

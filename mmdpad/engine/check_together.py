@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Checks of a config's parts that are right by themselves but not beside each other."""
+"""Checks the parts of a config that are each valid but do not work together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmdpad.utils.argument_types import find_wrong_types
 
 from .config_nodes import Node
 
-# What mmengine's runners and the command line read.
+# Entries that mmengine's runners and the command line read.
 ENTRIES = {name for runner in (Runner, FlexibleRunner)
             for name in inspect.signature(runner).parameters} - {'cfg'} | {
     'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
@@ -33,9 +33,9 @@ _COMPILE_ERRORS = (TypeError, ValueError, RuntimeError, AssertionError)
 
 
 def find_misspelt_entries(config: Mapping[str, Any]) -> Iterator[str]:
-    """Top-level entries that mmengine would ignore, where they look like one that it reads.
+    """Yield the top-level entries that mmengine would ignore but that look like one it reads.
 
-    Others are variables of the config's author, and so is one whose value is used elsewhere.
+    Other entries are variables of the config's author, as are those whose value is used elsewhere.
     """
     for name, value in config.items():
         close = difflib.get_close_matches(str(name), ENTRIES, n=1, cutoff=_CLOSE)
@@ -45,12 +45,12 @@ def find_misspelt_entries(config: Mapping[str, Any]) -> Iterator[str]:
         fits = not [*find_wrong_types(Runner, {close[0]: value}, '')]
         rest = [other for key, other in config.items() if key != name]
         if fits and not any(_holds(other, value) for other in rest):
-            yield (f'`{name}` is read by nothing, and its value is not used either; did you mean '
+            yield (f'`{name}` is never read, and its value is not used elsewhere; did you mean '
                    f'`{close[0]}`? (A variable of your own needs another name)')
 
 
 def _holds(place: Any, value: Any) -> bool:
-    """Whether a dict, list or text stands somewhere in another value."""
+    """Whether a non-empty dict, list or text occurs anywhere in another value."""
     if not isinstance(value, (dict, list, tuple, str)) or not value:
         return False
     if place == value or isinstance(place, str) and isinstance(value, str) and value in place:
@@ -61,7 +61,7 @@ def _holds(place: Any, value: Any) -> bool:
 
 
 def find_wrong_compile(config: Mapping[str, Any]) -> Iterator[str]:
-    """Problems with ``compile``, which torch would find when the model is trained."""
+    """Yield the problems with ``compile`` that torch would otherwise find only in training."""
     given = config.get('compile')
     if given is None or isinstance(given, bool):
         return
@@ -81,14 +81,14 @@ def _nothing() -> None:
 
 
 def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -> Iterator[str]:
-    """Problems between model, loop, hooks and evaluators of a config.
+    """Yield the conflicts between model, loop, hooks and evaluators of a config.
 
     Args:
-        config: All of it.
-        nodes: Of what the run reads.
-        training: Whether it is for training.
+        config: The complete config.
+        nodes: The nodes that the run reads.
+        training: Whether the run is for training.
     """
-    from .runner import GRPOTrainLoop  # here: loops build upon this module
+    from .runner import GRPOTrainLoop  # here, since loops import this module
     kinds = {node.path: node.kind for node in nodes if inspect.isclass(node.kind)}
     model, loop = kinds.get('model'), kinds.get('train_cfg')
     answers = model is not None and issubclass(model, ReasoningSegmentor)
@@ -96,12 +96,12 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
         of_ours = loop is not None and issubclass(loop, GRPOTrainLoop)
         if loop is not None and of_ours and model is not None and not hasattr(model, 'rollout'):
             yield (f'`train_cfg.type` should not be {loop.__name__} for a model that samples no '
-                   f'responses, but `model.type` is {model.__name__}; take ReasoningSegmentor, or '
+                   f'responses, but `model.type` is {model.__name__}; use ReasoningSegmentor, or '
                    f"mmengine's EpochBasedTrainLoop or IterBasedTrainLoop")
         if not of_ours:
             yield from (_no_loop(one, loop) for one in list_rewards(config) if one.is_hook)
         elif answers and config['model'].get('decoder') is None:
-            yield from (f'`{one.path}`: {_name(one)} draws masks with `model.decoder`, '
+            yield from (f'`{one.path}`: {_name(one)} decodes masks with `model.decoder`, '
                         f'which is None; configure one' for one in list_rewards(config)
                         if one.needs('decoder'))
         yield from _check_save_best(config, nodes)
@@ -119,11 +119,12 @@ def _name(reward: ListedReward) -> str:
 def _no_loop(reward: ListedReward, loop: Any) -> str:
     name = getattr(loop, '__name__', "mmengine's EpochBasedTrainLoop")
     return (f'`{reward.path}`: {_name(reward)} adds a reward term to GRPOTrainLoop, but '
-            f'`train_cfg.type` is {name}, which has no rewards; remove the hook, or take that loop')
+            f'`train_cfg.type` is {name}, which has no rewards; remove the hook, or use that loop')
 
 
 def _check_save_best(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str]:
-    """A metric that the evaluator does not compute would end the run at its first validation."""
+    """Check ``save_best``: a metric that the evaluator does not compute would end the run at its
+    first validation."""
     metrics = [node for node in nodes if node.path.startswith('val_evaluator')
                and hasattr(node.kind, 'default_prefix')]
     if not config.get('val_cfg') or not metrics or not all(map(_prefix, metrics)):
@@ -149,10 +150,10 @@ def _check_save_best(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[s
 
 
 def _prefix(node: Node) -> str:
-    """What stands before the names of a metric; empty where they have various ones."""
+    """The prefix of a metric's names; empty if its names have various prefixes."""
     return node.entry.get('prefix') or node.kind.default_prefix or ''
 
 
-# The names of ReasonSegMetric, which `summarize` and intervals write.
+# The names in the results of ReasonSegMetric, from `summarize` and its intervals.
 _NAMES = re.compile('|'.join((*MEASURES, 'n', *(f'n_{part}' for part in (*PARTS, 'no_target')),
                               r'failed_\w+', '[gc]iou_(low|high)')))

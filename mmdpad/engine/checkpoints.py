@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Checkpoint files: written whole, and found whole."""
+"""Writes checkpoint files atomically, and finds complete ones."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ import torch
 from mmdpad.models.weights import first_line, load_safe
 from mmdpad.utils.files import atomic_file
 
-_WRITERS = (mmengine.runner.checkpoint, mmengine.runner.runner)  # each has the name of its own
-PLAIN_FILE = 'plain.pth'  # in a folder of parts: everything but the tensors
+_WRITERS = (mmengine.runner.checkpoint, mmengine.runner.runner)  # each has its own name for it
+PLAIN_FILE = 'plain.pth'  # in a folder of shards: everything but the tensors
 _NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 
 
 @contextmanager
 def written_atomically() -> Iterator[None]:
-    """Within the block mmengine writes local checkpoints by :func:`atomic_file`, straight to disk.
+    """Let mmengine write local checkpoints with :func:`atomic_file`, straight to disk, within the
+    block.
 
-    Its own writer first lays the file out in memory, twice, and a kill leaves half a file.
+    mmengine's own writer first builds the file in memory, twice, and leaves a partial file when it
+    is killed.
     """
     write = mmengine.runner.checkpoint.save_checkpoint
 
@@ -37,7 +39,7 @@ def written_atomically() -> Iterator[None]:
         with atomic_file(filename) as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # of the end mark that torch cannot write either
+            except RuntimeError as error:  # torch cannot write the end of the file either
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
@@ -52,14 +54,14 @@ def written_atomically() -> Iterator[None]:
 
 
 def find_whole_checkpoint(folder: str) -> tuple[str | None, dict[str, str]]:
-    """The checkpoint from which a run in ``folder`` can go on.
+    """Find the checkpoint from which a run in ``folder`` can continue.
 
-    That is the one that the file ``last_checkpoint`` names, by its last part, if it is whole, else
-    the one with the highest number that is. Best-so-far checkpoints have no optimizer and do not
+    This is the one whose file name ``last_checkpoint`` records, if it is complete; otherwise, the
+    complete one with the highest number. Best-so-far checkpoints have no optimizer state and do not
     count.
 
     Returns:
-        Its path, or None; and what is wrong with those that were passed over, by path.
+        The path of the checkpoint, or None; and the faults of the skipped checkpoints, by path.
     """
     there = list(Path(folder).glob('*.pth'))
     numbered = {path: int(match[1]) for path in there
@@ -79,10 +81,10 @@ def find_whole_checkpoint(folder: str) -> tuple[str | None, dict[str, str]]:
 
 
 def find_fault(path: str) -> str | None:
-    """Why a checkpoint cannot be read, in one line; None if it can. Its tensors are not read, so
-    that this takes no time and no memory."""
+    """Why a checkpoint cannot be read, in one line; None if it can. Tensors are not read, so this
+    takes almost no time or memory."""
     if osp.isdir(path):
-        return None  # of a strategy that writes folders
+        return None  # written by a strategy that writes folders
     try:
         load_safe(path)
     except ValueError as error:
@@ -91,8 +93,8 @@ def find_fault(path: str) -> str | None:
 
 
 def read_meta(path: str) -> dict[str, Any]:
-    """The ``meta`` of a checkpoint, a file or a folder of parts: ``seed``, ``iter``, ``cfg`` etc.;
-    empty if it holds only weights."""
+    """The ``meta`` of a checkpoint (a file or a folder of shards): ``seed``, ``iter``, ``cfg``
+    etc.; empty if the checkpoint holds only weights."""
     plain = osp.join(path, PLAIN_FILE) if osp.isdir(path) else path
     checkpoint = load_safe(plain) if osp.isfile(plain) else None
     return (isinstance(checkpoint, dict) and checkpoint.get('meta')) or {}

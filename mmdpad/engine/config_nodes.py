@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Everything in a config that names a registered class, with where it stands."""
+"""Finds everything in a config that names a registered class, and its path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmengine.registry import FUNCTIONS, Registry
 
 from mmdpad import registry
 
-# What a key's `type` is looked up in; what is below it, too, until another key says otherwise.
+# The registry for a key's `type`, and for everything below it up to another of these keys.
 _BY_KEY: dict[str, Registry] = dict(
     model=registry.MODELS, discriminator=registry.MODELS, dataset=registry.DATASETS,
     datasets=registry.DATASETS, pipeline=registry.TRANSFORMS, sampler=registry.DATA_SAMPLERS,
@@ -27,9 +27,9 @@ _BY_KEY: dict[str, Registry] = dict(
 REGISTRIES = (*{id(r): r for r in (*_BY_KEY.values(), registry.TASK_UTILS, registry.EVALUATOR,
                                    registry.RUNNERS, registry.OPTIM_WRAPPER_CONSTRUCTORS)
                 }.values(), )
-# Entries whose `type` is the name of a function that its user looks up itself.
+# Entries whose `type` names a function, which the code that uses it looks up itself.
 _FUNCTIONS_BY_NAME = ('.nms', '.nms_cfg', '.roi_layer')
-# What mmengine's runner reads; other entries of a config are variables of its author.
+# Entries that mmengine's runner reads; others are variables of the config's author.
 _READ_BY_RUNNER = frozenset((
     'model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg',
     'test_cfg', 'auto_scale_lr', 'optim_wrapper', 'param_scheduler', 'val_evaluator',
@@ -42,9 +42,9 @@ class Node:
     """A dict with a ``type`` in a config.
 
     Attributes:
-        path: Keys and indices with dots, as ``--cfg-options`` takes them.
-        entry: The dict itself; changes of it change the config.
-        registry: Where its kind is looked up first.
+        path: Keys and indices joined by dots, as in ``--cfg-options``.
+        entry: The dict itself; changing it changes the config.
+        registry: The registry in which its kind is looked up first.
         scope: The ``_scope_`` around it; None for the default scope.
     """
 
@@ -55,19 +55,19 @@ class Node:
 
     @property
     def kind(self) -> Any:
-        """What its ``type`` means, a class or a function; None where it means nothing."""
-        # With the registry of its key first: a name may be in several.
+        """The class or function that its ``type`` names; None if there is none."""
+        # The registry of its key comes first, since a name may be in several.
         return next((found for place in (self.registry, *REGISTRIES)
                      if (found := registry.resolve(self.entry, place, self.scope)) is not None),
                     None)
 
     def is_kind(self, kinds: type | tuple[type, ...]) -> bool:
-        """Whether its ``type`` means one of these classes or a subclass."""
+        """Whether its ``type`` names one of these classes or a subclass."""
         return isinstance(self.kind, type) and issubclass(self.kind, kinds)
 
 
 def find_nodes(config: Mapping[str, Any]) -> Iterator[Node]:
-    """The nodes of what a run reads from a config, outer ones before those in them."""
+    """Yield the nodes of a config that a run reads, outer nodes before inner ones."""
     for key, value in config.items():
         if key in _READ_BY_RUNNER:
             yield from _walk(value, key, _BY_KEY.get(key, registry.RUNNERS))
@@ -85,6 +85,6 @@ def _walk(value: Any, path: str, where: Registry, scope: str | None = None) -> I
             inner = where
             if where is not registry.MODELS or key in ('discriminator', 'rollout_engine',
                                                        'init_cfg'):
-                # Within a model, `train_cfg`, `sampler` and the like are the model's own.
+                # Within a model, `train_cfg`, `sampler` and the like belong to the model.
                 inner = _BY_KEY.get(key, where)
             yield from _walk(item, f'{path}.{key}', inner, scope)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the flags of mmdet's train.py and test.py mean here: changes of a config."""
+"""Translates the flags of mmdet's train.py and test.py into changes to a config."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from mmdpad.models import ReasoningSegmentor
 from mmdpad.registry import MODELS, OPTIM_WRAPPERS, is_kind, resolve, scope_of, type_name
 
 _NO_TTA = (
-    "--tta is not offered. mmdet's views are mirrored images, in which the 'left' of a question is "
-    'on the right; its `DetTTAModel` merges boxes by NMS and refuses masks; and a policy is '
-    'trained on prompt images of one size, so that other scales are no views of the same task. '
-    'Leave it out. For several answers to a question set `model.test_cfg.temperature=1.0` and '
-    "`model.test_cfg.seed`; a detector's boxes are tested with views by mmdet's own tools/test.py")
+    "--tta is not supported. mmdet's views are flipped images, in which 'left' in a question means "
+    'right; its `DetTTAModel` merges boxes by NMS and rejects masks; and a policy is trained on '
+    'model images of one size, so other scales change the task. Leave it out. For several answers '
+    'to a question, set `model.test_cfg.temperature=1.0` and `model.test_cfg.seed`; to test the '
+    "boxes of a detector with views, use mmdet's own tools/test.py")
 
 
 def apply_flags(config: Config, args: argparse.Namespace) -> list[str]:
-    """Change a config as ``--amp``, ``--auto-scale-lr``, ``--show``, ``--show-dir`` and
-    ``--wait-time`` ask.
+    """Apply ``--amp``, ``--auto-scale-lr``, ``--show``, ``--show-dir`` and ``--wait-time`` to a
+    config.
 
     Args:
-        config: Of a run, with its ``work_dir``.
+        config: The config of a run, with its ``work_dir``.
         args: The command line of ``tools/train.py`` or ``tools/test.py``.
 
     Returns:
-        The flags that cannot be followed, a line each, with the hint; ``--tta`` never can.
+        One line, with a hint, for each flag that cannot be applied; ``--tta`` never can.
     """
     with DefaultScope.overwrite_default_scope(scope_of(config)):
         return list(_apply(config, args))
@@ -57,9 +57,9 @@ def _use_amp(config: Config, here: bool) -> Iterator[str]:
     entry = dict(type=OptimWrapper) | dict(wrapper) if isinstance(wrapper, Mapping) else {}
     kind = resolve(entry, OPTIM_WRAPPERS)
     if kind is not OptimWrapper and not is_kind(entry, AmpOptimWrapper, OPTIM_WRAPPERS):
-        yield ('--amp makes an AmpOptimWrapper of the OptimWrapper in `optim_wrapper`, but got '
-               f'{wrapper if kind is None else type_name(wrapper)!r}; set the precision of that in '
-               f'the config')
+        yield ('--amp turns the OptimWrapper in `optim_wrapper` into an AmpOptimWrapper, but got '
+               f'{wrapper if kind is None else type_name(wrapper)!r}; set its precision in the '
+               f'config')
         return
     if here and get_device() in ('cpu', 'mps'):
         yield '--amp needs a GPU, but there is none; leave it out to train here'
@@ -74,31 +74,31 @@ def _scale_lr(config: Config) -> Iterator[str]:
     scaling = config.get('auto_scale_lr')
     if not isinstance(scaling, dict) or 'base_batch_size' not in scaling:
         yield ('--auto-scale-lr needs `auto_scale_lr.base_batch_size`, the number of items that '
-               'all processes together load for a step with the learning rate of the config, but '
+               'all processes together load for a step at the learning rate of the config, but '
                f'got {scaling!r}; set it: --cfg-options auto_scale_lr.base_batch_size=16')
         return
     scaling['enable'] = True
 
 
 def find_wrong_scaling(config: Mapping[str, Any]) -> Iterator[str]:
-    """Why ``auto_scale_lr`` of a config would scale the learning rate by a wrong number.
+    """Yield the reasons why ``auto_scale_lr`` of a config would scale the learning rate wrongly.
 
-    mmengine multiplies it by ``batch_size`` of the train data loader x processes /
-    ``base_batch_size``. Of a loop that takes its optimizer steps on fewer prompts that is not
-    the batch of a step.
+    mmengine multiplies the learning rate by ``batch_size`` of the train data loader x processes /
+    ``base_batch_size``. If a loop's optimizer steps use fewer prompts, this is not the batch size
+    of a step.
     """
     scaling = config.get('auto_scale_lr')
     if not isinstance(scaling, Mapping) or not scaling.get('enable'):
         return
     base = scaling.get('base_batch_size')
-    if base is None or type(base) is int and base < 1:  # other types are found elsewhere
+    if base is None or type(base) is int and base < 1:  # wrong types are reported elsewhere
         yield f'`auto_scale_lr.base_batch_size` should be at least 1, but got {base!r}; correct it'
     batch = (config.get('train_dataloader') or {}).get('batch_size', 1)
     update = (config.get('train_cfg') or {}).get('prompts_per_update')
     if update not in (None, batch):
         yield (f'`auto_scale_lr` scales by `train_dataloader.batch_size` ({batch}), which should '
                f'be the prompts of an optimizer step, but `train_cfg.prompts_per_update` is '
-               f'{update}; leave one of the two out, and set `optim_wrapper.optimizer.lr` '
+               f'{update}; remove one of the two, and set `optim_wrapper.optimizer.lr` '
                f'yourself')
 
 
@@ -108,9 +108,9 @@ def _show(config: Config, args: argparse.Namespace) -> Iterator[str]:
                f'{args.wait_time:g}; correct it')
     if args.show and (backend := _screenless_backend()):
         yield (f'--show needs a screen, but matplotlib has none here (its backend is '
-               f'{backend!r}); write the pictures to a folder by --show-dir')
+               f'{backend!r}); write the pictures to a folder with --show-dir')
     if args.show_dir and os.path.isfile(args.show_dir):
-        yield f'--show-dir should be a folder, but {args.show_dir!r} is a file; name another'
+        yield f'--show-dir should be a folder, but {args.show_dir!r} is a file; choose another'
     if config.get('default_hooks') is None:
         config.default_hooks = {}
     hooks = config.default_hooks
@@ -119,11 +119,11 @@ def _show(config: Config, args: argparse.Namespace) -> Iterator[str]:
         pictures.update(show=args.show, wait_time=args.wait_time, test_out_dir=args.show_dir)
         hooks['answer_pictures'] = pictures
     elif hooks.get('visualization'):
-        # Its hook joins the folder to the work dir anew for each batch.
+        # The hook joins the folder to the work dir again for each batch.
         config.work_dir = os.path.abspath(config.work_dir)
         trigger_visualization_hook(config, args)
     else:
-        yield ("--show and --show-dir of a model of mmdet need its hook; add "
+        yield ("--show and --show-dir need mmdet's hook if the model is from mmdet; add "
                "`default_hooks.visualization=dict(type='DetVisualizationHook')`")
 
 

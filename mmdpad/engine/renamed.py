@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Names of before 0.1.0 that a config may still have, and what each is called now."""
+"""Names from before 0.1.0 that a config may still use, with their new names."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ ARGUMENTS = dict(
 
 
 def advice(name: str, now: dict[str, str]) -> str | None:
-    """What to write in place of an old name; None for a name that never was one."""
+    """What to write instead of an old name; None if the name is not an old one."""
     return f'it is called {now[name]} now; write that' if name in now else None

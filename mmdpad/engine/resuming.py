@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Lets a resumed run use its config's settings where they differ from the checkpoint's."""
+"""Lets a resumed run use the settings of its config where they differ from the checkpoint's."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from mmengine.optim import OptimWrapper, _ParamScheduler
 
 from .build import UnsuitableConfig
 
-# Entries of a scheduler's state that record progress, not settings.
+# Entries of a scheduler's state that record progress rather than settings.
 _PROGRESS = ('last_step', '_global_step', '_last_value', 'base_values', 'verbose')
 # Config entries about paths and display, and those that `apply_config` compares by value.
 _ASIDE = ('work_dir', 'load_from', 'resume', 'launcher', 'log_level', 'experiment_name',
           'visualizer', 'vis_backends', 'param_scheduler', 'optim_wrapper.optimizer',
           'optim_wrapper.paramwise_cfg', 'optim_wrapper.loss_scale', 'randomness.seed')
-# Entries of an optimizer's state with a weight's shape (None in the plain file of a folder).
+# Entries of an optimizer's state with the shape of a weight (None in the plain file of a folder).
 _LIKE_WEIGHTS = {'exp_avg', 'momentum_buffer'}
 _SHOWN = 20
-_START_ANEW = 'start a new run from these weights by `load_from`'
+_START_ANEW = 'start a new run from these weights with `load_from`'
 
 
 def fit_optimizer(saved: dict[str, Any], wrapper: OptimWrapper, then: str | None = None,
                   now: str | None = None) -> None:
     """Check that a checkpoint's optimizer state fits the config's optimizer.
 
-    The optimizer also holds frozen parameters, of a decoder and a reference after those of the
-    policy. A config may add or drop these; the saved groups are adapted.
+    The optimizer also holds frozen parameters, those of a decoder and a reference, after the
+    parameters of the policy. A config may add or drop them; the saved groups are adapted.
 
     Args:
         saved: The wrapper's state in the checkpoint; its groups are adapted in place.
@@ -57,7 +57,7 @@ def fit_optimizer(saved: dict[str, Any], wrapper: OptimWrapper, then: str | None
         then, now = (f'{sum(sizes)} in groups of {_short_list(sizes)}' for sizes in (there, here))
         raise UnsuitableConfig(
             f'The optimizer should have the same parameters as in the checkpoint ({then}), but the '
-            f'config gives it others ({now}); undo the changes to the policy (`lora`, layers) or '
+            f'config has others ({now}); undo the changes to the policy (`lora`, layers) or '
             f'to `optim_wrapper.paramwise_cfg`, or {_START_ANEW}')
     numbers = iter(range(sum(here)))
     saved['param_groups'] = [
@@ -72,16 +72,18 @@ def apply_config(checkpoint: dict, wrapper: OptimWrapper,
     config, if they differ, before the checkpoint is loaded.
 
     The optimizer's moments are kept. The config's schedulers are advanced to the checkpoint's
-    iteration (and epoch), so that from there on every value is that of an uninterrupted run with
-    this config. If nothing differs, nothing is changed.
+    iteration (and epoch), so that from then on every value is that of an uninterrupted run with
+    this config. If nothing differs, nothing changes.
 
     Args:
-        checkpoint: Of the run to be resumed; ``optimizer`` and ``param_schedulers`` are changed.
-        wrapper: The config's, newly built; its optimizer's groups are advanced, too.
-        schedulers: The config's, newly built.
+        checkpoint: The checkpoint of the run to resume; ``optimizer`` and ``param_schedulers`` are
+            changed.
+        wrapper: The config's optimizer wrapper, newly built; its optimizer's groups are advanced,
+            too.
+        schedulers: The config's schedulers, newly built.
 
     Returns:
-        A line for each value that differs: the checkpoint's and the config's.
+        A line for each value that differs, with the checkpoint's and the config's value.
 
     Raises:
         UnsuitableConfig: The schedule depends on validations, so it cannot be advanced.
@@ -107,8 +109,9 @@ def apply_config(checkpoint: dict, wrapper: OptimWrapper,
 
 
 def describe_changes(then: str | None, now: str) -> list[str]:
-    """Differences between two configs' texts, as 'key old -> new', without entries about paths and
-    display and those that :func:`apply_config` compares. No code in the texts is run."""
+    """The differences between the texts of two configs, as 'key old -> new', except for entries
+    about paths and display and those that :func:`apply_config` compares. No code in the texts is
+    run."""
     if not read_config_text(then):
         return []
     old, new = (_entries(text) for text in (then, now))
@@ -119,7 +122,7 @@ def describe_changes(then: str | None, now: str) -> list[str]:
 
 
 def say_changes(changes: Sequence[str], logger: logging.Logger) -> None:
-    """Log what :func:`describe_changes` found, and what it means for data and validations."""
+    """Log the result of :func:`describe_changes` and its effect on data and validations."""
     if not changes:
         return
     shown = [*changes[:_SHOWN], *[f'{len(changes) - _SHOWN} more'] * (len(changes) > _SHOWN)]
@@ -134,8 +137,8 @@ def say_changes(changes: Sequence[str], logger: logging.Logger) -> None:
 
 
 def read_config_text(text: str | None) -> dict[str, Any]:
-    """The entries of a config as stored in a checkpoint, lines of ``name = literal``; other
-    expressions stay source text. Empty if there is no such text."""
+    """The entries of a config as stored in a checkpoint, in lines of ``name = literal``; other
+    expressions remain source text. Empty if the text is missing or does not parse."""
     try:
         body = ast.parse(text or '').body
     except (SyntaxError, ValueError):
@@ -145,7 +148,7 @@ def read_config_text(text: str | None) -> dict[str, Any]:
 
 
 def _differing_groups(saved: Sequence[dict], own: Sequence[dict]) -> Iterator[str]:
-    """Hyperparameters that differ, one line for each pair of values."""
+    """Yield the hyperparameters that differ, one line for each pair of values."""
     pairs: dict[tuple[str, str], int] = Counter()
     for old, new in zip(map(_as_configured, saved), map(_as_configured, own), strict=True):
         for name in old.keys() & new.keys():
@@ -162,7 +165,7 @@ def _as_configured(group: Mapping[str, Any]) -> dict[str, Any]:
               if name not in ('params', 'param_names') and not name.startswith('initial_')}
     start = {name.removeprefix('initial_'): value for name, value in group.items()
              if name.startswith('initial_')}
-    if 'momentum' in start and 'betas' in values:  # a momentum scheduler of an Adam
+    if 'momentum' in start and 'betas' in values:  # a momentum scheduler with an Adam optimizer
         values['betas'] = (start['momentum'], *values['betas'][1:])
     return values | start
 
@@ -181,8 +184,8 @@ def _differing_schedulers(saved: Sequence[dict], own: Sequence[_ParamScheduler])
 
 
 def _bring_forward(schedulers: Sequence[_ParamScheduler], iterations: int, epochs: int) -> None:
-    """Step new schedulers as a run of this many iterations and epochs would: each value is computed
-    from the previous one, so no shortcut works for all kinds of schedulers."""
+    """Step new schedulers as a run of this many iterations and epochs would. Each value is computed
+    from the previous one, so no shortcut works for every kind of scheduler."""
     ends = Counter(iterations * epoch // epochs for epoch in range(1, epochs + 1))
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*scheduler.step')  # before optimizer.step
@@ -203,7 +206,7 @@ def _settle_loss_scale(saved: dict, wrapper: OptimWrapper) -> list[str]:
     found = {'_growth_tracker'}
     if wrapper._scale_update_param is None:
         found.add('scale')
-    if not old or not own:  # either does not scale
+    if not old or not own:  # at least one of them does not scale
         new = own
     else:
         new = {name: old[name] if name in found else value for name, value in own.items()}
@@ -215,8 +218,8 @@ def _settle_loss_scale(saved: dict, wrapper: OptimWrapper) -> list[str]:
 
 def _is_same_policy(state: Mapping[int, Mapping[str, Any]], sizes: Sequence[int],
                     optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a saved state, of groups of these sizes, and an optimizer train the same parameters:
-    those at the beginning, which both have, in the same groups and with the same shapes."""
+    """Whether a saved state, whose groups have these sizes, and an optimizer train the same
+    parameters: those at the beginning, in both, in the same groups and with the same shapes."""
     own = [parameter for group in optimizer.param_groups for parameter in group['params']]
     shared = min(sum(sizes), len(own))
     ends = [{min(end, shared) for end in itertools.accumulate(some)}
@@ -229,7 +232,7 @@ def _is_same_policy(state: Mapping[int, Mapping[str, Any]], sizes: Sequence[int]
 
 
 def _needed(optimizer: torch.optim.Optimizer) -> set[str]:
-    """Names of the hyperparameters that identify a type of optimizer."""
+    """The names of the hyperparameters that identify a type of optimizer."""
     return {name for name, value in optimizer.defaults.items()
             if isinstance(value, (int, float, tuple)) and not isinstance(value, bool)}
 
@@ -260,7 +263,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _leaves(value: Any, where: str = '') -> Iterator[tuple[str, Any]]:
-    """Dotted names and values in nested dicts and lists of dicts."""
+    """Yield the dotted names and the values in nested dicts and lists of dicts."""
     if isinstance(value, dict) and value:
         entries = list(value.items())
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
@@ -273,14 +276,14 @@ def _leaves(value: Any, where: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def _entries(text: str | None) -> dict[str, Any]:
-    """Dotted names and values, without the scopes that mmengine notes at what is inherited."""
+    """Dotted names and values, without the scopes that mmengine records for inherited entries."""
     return {name: value for name, value in _leaves(read_config_text(text))
             if not name.endswith('_scope_')}
 
 
 def _meant(name: str, values: Mapping[str, Any]) -> Any:
-    """A value to compare. Of a `type` it is the last part: there are several ways to write one, and
-    finding out what a checkpoint's means would import what it names."""
+    """A value to compare. For a `type`, it is the last part: a `type` can be written in several
+    ways, and resolving one from a checkpoint would import what it names."""
     value = values.get(name, _short)
     is_type = name.rpartition('.')[2] == 'type' and isinstance(value, str)
     return value.rpartition('.')[2] if is_type else value

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""SIGTERM, by which a machine is taken back, as something that training answers."""
+"""Handles SIGTERM, which clusters send to preempt a run, so that training ends cleanly."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ import torch
 from mmengine.dist import all_reduce
 
 STATUS = 128 + signal.SIGTERM
-"""With which a run ends that was told to."""
+"""Exit status of a run that ends because of SIGTERM."""
 _NOTICE = b'SIGTERM: the run ends after this iteration, with a checkpoint; a second ends it now\n'
 
 
 class StopRequest:
-    """From :meth:`listen` on, a first SIGTERM to this process ends nothing but is remembered."""
+    """Remembers the first SIGTERM after :meth:`listen`, which then does not end the process."""
 
     def __init__(self) -> None:
         self.received = False
         self._before: Any = None
 
     def listen(self) -> None:
-        """Only a process's main thread can; in another one nothing changes."""
+        """Install the handler; does nothing outside the main thread, where Python allows none."""
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._remember)
 
     def forget(self) -> None:
-        """SIGTERM does again what it did before."""
+        """Restore the previous handler of SIGTERM."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None
@@ -43,14 +43,14 @@ class StopRequest:
         os.write(2, _NOTICE)
 
     def anywhere(self) -> bool:
-        """Whether any process has received it; all have to ask, and get the same answer."""
+        """Whether any process has received SIGTERM: a collective call with one result for all."""
         received = torch.tensor(float(self.received))
         all_reduce(received, 'max')
         return bool(received)
 
 
 def leave_no_handler(runner: Any) -> None:
-    """Whatever ends a runner's training: SIGTERM then does again what it did before."""
+    """Restore the handler of SIGTERM when a runner's training ends, however it ends."""
     train = runner.train
 
     def train_and_restore(*args: Any, **kwargs: Any) -> Any:
@@ -65,12 +65,13 @@ def leave_no_handler(runner: Any) -> None:
 
 
 def shield_workers(runner: Any) -> None:
-    """Let the workers of all data loaders that a runner builds be process groups of their own, and
-    end with the run.
+    """Put each worker of the data loaders that a runner builds into its own process group, and end
+    the workers with the run.
 
-    A signal to the run's whole group (of Slurm, torchrun or a terminal) is the run's to answer. It
-    would end its workers, and their end the run, in the middle of an iteration. On the other hand
-    torch's workers outlive a run that was killed, waiting for their last batches to be read.
+    A signal to the run's entire process group (from Slurm, torchrun or a terminal) is for the run
+    to handle. Otherwise it would end the workers, whose end would stop the run in the middle of an
+    iteration. Conversely, torch's workers outlive a killed run, waiting for their last batches to
+    be read.
     """
     build = runner.build_dataloader
 

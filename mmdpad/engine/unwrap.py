@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The model behind its distributed wrapper."""
+"""Gets the model inside its distributed wrapper."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from torch import nn
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The model itself, whether a runner has wrapped it or not."""
+    """The model itself, whether or not a runner has wrapped it."""
     return model.module if is_model_wrapper(model) else model

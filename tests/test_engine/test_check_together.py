@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Parts of a config that are right by themselves, but not beside each other."""
+"""Parts of a config that are each valid but do not work together."""
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ def test_a_reward_hook_needs_our_loop(detector, hook):
     assert problem.startswith('`custom_hooks.0`: ') and (
         'adds a reward term to GRPOTrainLoop, but `train_cfg.type` is EpochBasedTrainLoop' in
         problem)
-    with pytest.raises(UnsuitableConfig, match='remove the hook, or take that loop'):
+    with pytest.raises(UnsuitableConfig, match='remove the hook, or use that loop'):
         build_runner(detector)
 
 
@@ -51,15 +51,15 @@ def test_our_loop_needs_a_model_that_samples(detector, kind):
     (problem, ) = check_config(detector).problems
     assert problem == (
         '`train_cfg.type` should not be GRPOTrainLoop for a model that samples no responses, but '
-        "`model.type` is MaskRCNN; take ReasoningSegmentor, or mmengine's EpochBasedTrainLoop or "
+        "`model.type` is MaskRCNN; use ReasoningSegmentor, or mmengine's EpochBasedTrainLoop or "
         'IterBasedTrainLoop')
 
 
 @pytest.mark.parametrize('key, value, told', [
     ('custom_hooks', [dict(type=MaskRewardHook)],
-     '`custom_hooks.0`: MaskRewardHook draws masks with `model.decoder`, which is None'),
+     '`custom_hooks.0`: MaskRewardHook decodes masks with `model.decoder`, which is None'),
     ('train_cfg.rewards.mask', dict(type='QuantileReward', term=dict(type='MaskReward')),
-     '`train_cfg.rewards.mask`: QuantileReward draws masks with `model.decoder`, which is None'),
+     '`train_cfg.rewards.mask`: QuantileReward decodes masks with `model.decoder`, which is None'),
     ('val_cfg', dict(type='ReasonSegValLoop'),
      '`model.decoder` should be configured where `val_cfg` asks for masks')])
 def test_masks_need_a_decoder(tiny_config, key, value, told):
@@ -100,7 +100,7 @@ def test_the_best_checkpoint_is_by_a_metric_that_is_computed(tiny_config, best, 
 def test_an_entry_that_nothing_reads(tiny_config, name, meant, value):
     tiny_config[name] = value
     (problem, ) = check_config(tiny_config).problems
-    assert f'`{name}` is read by nothing' in problem and f'did you mean `{meant}`?' in problem
+    assert f'`{name}` is never read' in problem and f'did you mean `{meant}`?' in problem
 
 
 def test_variables_of_the_author_are_no_entries(tiny_config):

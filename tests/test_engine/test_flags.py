@@ -153,6 +153,6 @@ def test_before_work_starts(command, run_here, tmp_path):
     script, *arguments = command
     told = run_here(script, TINY, '--work-dir', tmp_path / 'run', *arguments)
     assert told.returncode == 1 and not (tmp_path / 'run').exists()
-    problem = {'--tta': "mirrored images, in which the 'left' of a question is on the right",
+    problem = {'--tta': "flipped images, in which 'left' in a question means right",
                '--auto-scale-lr': 'base_batch_size` should be at least 1, but got 0'}[arguments[0]]
     assert problem in (told.stdout if '--dry-run' in arguments else told.stderr)

@@ -169,9 +169,9 @@ def test_a_rate_that_follows_from_validations_cannot_be_changed():
 @pytest.mark.parametrize('then', [None, 'AdamW'])
 @pytest.mark.parametrize('new, message', [
     (dict(type='SGD', momentum=0.9), 'but got SGD; use that type, or start a new run'),
-    (dict(layers=3), r'\(4 in groups of 4\), but the config gives it others \(6 in groups of 6\)'),
-    (dict(layers=1), r'but the config gives it others \(2 in groups of 2\)'),
-    (dict(per_layer=True), r'but the config gives it others \(4 in groups of 2, 2\)')],
+    (dict(layers=3), r'\(4 in groups of 4\), but the config has others \(6 in groups of 6\)'),
+    (dict(layers=1), r'but the config has others \(2 in groups of 2\)'),
+    (dict(per_layer=True), r'but the config has others \(4 in groups of 2, 2\)')],
     ids=['type', 'more', 'less', 'groups'])
 def test_another_optimizer_is_refused_before_anything_is_loaded(new, message, then):
     saved = Training().run(2).save()['optimizer']

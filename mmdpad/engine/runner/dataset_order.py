@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Metrics see their results in the order of the data set, whatever order a sampler had."""
+"""Gives metrics their results in the order of the data set, whatever the sampler's order."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mmdpad.datasets.samplers import LengthSortedSampler
 
 
 class RecordedBatches:
-    """A batch sampler that remembers the batches of its current pass.
+    """A batch sampler that records the batches of its current pass.
 
     Args:
-        batch_sampler: The one that draws them.
+        batch_sampler: The batch sampler that draws them.
 
     Attributes:
-        given: Indices in the data set, a list for each batch. Workers fetch ahead, so these may be
-            more batches than the loader has handed out.
+        given: Indices in the data set, one list per batch. Workers prefetch, so there may be more
+            batches here than the loader has returned.
     """
 
     def __init__(self, batch_sampler: Any) -> None:
@@ -33,7 +33,7 @@ class RecordedBatches:
 
     @property
     def sampler(self) -> Any:
-        """What hooks look for."""
+        """The inner sampler, which hooks look for."""
         return getattr(self.batch_sampler, 'sampler', None)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -47,8 +47,8 @@ class RecordedBatches:
 
 
 def record_batches(dataloader: DataLoader) -> RecordedBatches | None:
-    """Let a loader keep which items are in its batches, and :class:`LengthSortedSampler` sort; None
-    for a loader without batches of indices."""
+    """Let a loader record which items are in its batches, and let :class:`LengthSortedSampler` sort
+    them. Returns None for a loader without batches of indices."""
     batches = dataloader.batch_sampler
     if batches is None or isinstance(dataloader.dataset, IterableDataset):
         return None
@@ -57,27 +57,27 @@ def record_batches(dataloader: DataLoader) -> RecordedBatches | None:
     if isinstance(sampler := getattr(batches, 'sampler', None), LengthSortedSampler):
         sampler.longest_first = True
     recorded = RecordedBatches(batches)
-    vars(dataloader)['batch_sampler'] = recorded  # torch refuses the assignment
+    vars(dataloader)['batch_sampler'] = recorded  # torch rejects an ordinary assignment
     return recorded
 
 
 class InDatasetOrder(Evaluator):
     """An evaluator that gives its metrics one result for each item, in the order of the data set.
 
-    mmengine expects that order, and :class:`mmdet.evaluation.MultiDatasetsEvaluator`, files of
-    predictions and whatever else reads results by their position need it. Repetitions of an item
-    (samplers pad so that all processes have equally many) are dropped. The results of a metric that
-    keeps more or fewer than one for each sample stay in the order of the sampler.
+    mmengine expects that order, and everything that reads results by position needs it, such as
+    :class:`mmdet.evaluation.MultiDatasetsEvaluator` and files of predictions. Repeated items are
+    dropped (samplers pad so that all processes have equally many). The results of a metric that
+    does not keep exactly one per sample stay in the order of the sampler.
 
     ``MultiDatasetsEvaluator`` has one metric for each data set; any further ones, such as mmdet's
     ``DumpDetResults`` that ``tools/test.py --out`` adds, are evaluated over all data sets.
 
     Args:
-        evaluator: The one that does the work.
-        batches: Of the loader whose samples it gets, all of them and in that order.
+        evaluator: The evaluator that does the work.
+        batches: The batches of the loader whose samples it gets, all of them and in that order.
 
     Raises:
-        ValueError: ``MultiDatasetsEvaluator`` has other parts than the data set.
+        ValueError: The parts of ``MultiDatasetsEvaluator`` are not those of the data set.
     """
 
     def __init__(self, evaluator: Evaluator, batches: RecordedBatches) -> None:
@@ -87,33 +87,34 @@ class InDatasetOrder(Evaluator):
         if self._parts is not None:
             self._hand_over_parts(self._parts)
         self._processed = 0
-        self._items: dict[int, list[int] | None] = {}  # of the results of each metric; by its id
+        self._items: dict[int, list[int] | None] = {}  # of the results, by metric id
 
     def _hand_over_parts(self, names: Sequence[str]) -> None:
-        """Check that there is a metric for each data set, and tell each of its own. mmdet's does so
-        after the last batch."""
+        """Check that there is a metric for each data set, and give each its metainfo. mmdet does so
+        only after the last batch."""
         meta = self.dataset_meta
         parts = meta if isinstance(meta, Sequence) else [meta or {}] * len(names)
         sizes = parts[0].get('cumulative_sizes')
         if sizes is None:
             raise ValueError("MultiDatasetsEvaluator needs mmdet's ConcatDataset, whose metainfo "
-                             'has `cumulative_sizes`, and none with `lazy_init`; take that '
-                             'one, or another evaluator')
+                             'has `cumulative_sizes`, without `lazy_init`; use that one, '
+                             'or another evaluator')
         if not len(sizes) == len(names) <= len(self.metrics):
             raise ValueError(f'MultiDatasetsEvaluator should have a prefix and a metric for each '
                              f'of the {len(sizes)} data sets, but got {len(names)} '
-                             f'`dataset_prefixes` and {len(self.metrics)} `metrics`; set as many')
+                             f'`dataset_prefixes` and {len(self.metrics)} `metrics`; set one '
+                             f'of each for every data set')
         for metric, part in zip(self.metrics, parts, strict=False):
             metric.dataset_meta = part
 
     @property
     def metrics(self) -> list[BaseMetric]:
-        """Those of the evaluator."""
+        """The metrics of the evaluator."""
         return self.evaluator.metrics
 
     @property
     def dataset_meta(self) -> Any:
-        """That of the evaluator."""
+        """The metainfo of the data set, which the evaluator has."""
         return self.evaluator.dataset_meta
 
     @dataset_meta.setter
@@ -121,7 +122,7 @@ class InDatasetOrder(Evaluator):
         self.evaluator.dataset_meta = dataset_meta
 
     def process(self, data_samples: Sequence[Any], data_batch: Any = None) -> None:
-        """Score the next batch, and note which items the new results are of."""
+        """Score the next batch, and record which items the new results belong to."""
         before = [len(metric.results) for metric in self.metrics]
         self.evaluator.process(data_samples, data_batch)
         batch = self.batches.given[self._processed]
@@ -134,10 +135,10 @@ class InDatasetOrder(Evaluator):
                 items += batch
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """The metrics over a data set of ``size`` items.
+        """Compute the metrics over a data set of ``size`` items.
 
         Raises:
-            ValueError: The metrics are of several data sets, and some items were not evaluated.
+            ValueError: The metrics belong to several data sets, and some items were not evaluated.
         """
         self._check_all_are_there(size)
         for metric in self.metrics:
@@ -154,19 +155,20 @@ class InDatasetOrder(Evaluator):
             return
         message = f'{len(seen)} of the {size} items of the data set were evaluated'
         if self._parts is not None:
-            raise ValueError(f'{message}, but MultiDatasetsEvaluator needs all to know which data '
-                             'set a result is of; take a sampler that leaves out none, and no '
-                             '`drop_last`')
+            raise ValueError(f'{message}, but MultiDatasetsEvaluator needs all, to know which '
+                             'data set a result belongs to; use a sampler that leaves none out, '
+                             'and no `drop_last`')
         print_log(message, logger='current', level=logging.WARNING)
 
 
 def _restore(metric: BaseMetric, items: list[int] | None, size: int) -> None:
-    """Reorder the results of a metric on all processes so that mmengine's way to put them together,
-    one of each process in turn, gives the order of the data set.
+    """Reorder the results of a metric on all processes. mmengine then merges them, taking one from
+    each process in turn, into the order of the data set.
 
     Args:
-        metric: Its results are of ``items``; None if that is not known.
-        size: Of the data set.
+        metric: The metric, with one result for each of ``items``.
+        items: Indices of the items in the data set; None if they are unknown.
+        size: The number of items in the data set.
     """
     rank, processes = get_dist_info()
     known = all_gather_object(items)
@@ -176,9 +178,9 @@ def _restore(metric: BaseMetric, items: list[int] | None, size: int) -> None:
         own = dict(zip(items, metric.results, strict=True))
         metric.results[:] = [own[item] for item in range(rank, size, processes)]
         return
-    # Some process has what another would have of mmengine's sampler: the first gets all.
+    # Some process has items that mmengine's sampler gives to another: the first gets all.
     pairs = collect_results(list(zip(items, metric.results, strict=True)), sys.maxsize,
                             metric.collect_device, getattr(metric, 'collect_dir', None))
-    barrier()  # the folder that they went through is gone before the metric uses one
+    barrier()  # the exchange folder is removed before the metric uses one
     metric.results[:] = [] if pairs is None else [
         result for _, result in sorted(dict(pairs).items(), key=lambda pair: pair[0])]

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A data loader whose workers do the work of the model's processor, too."""
+"""Builds data loaders whose workers also run the model's processor."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from mmdpad.prompts import normalize_question
 def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> DataLoader:
     """Build a data loader as mmengine's loops do, and let it encode prompts as it collates.
 
-    A loop has to call this before its loader is iterated, since workers take ``collate_fn`` along
-    when they start. A model whose policy has no ``encoder`` gets the loader as it is.
+    A loop must call this before it iterates over its loader, since workers copy ``collate_fn`` when
+    they start. If the model's policy has no ``encoder``, the loader is not changed.
 
     Args:
         runner: The runner, with its model.
         dataloader: A config, or a loader, whose ``collate_fn`` is replaced.
 
     Raises:
-        ValueError: The data set's questions may mean several objects, the model's answers only one;
-            or a prompt image has a size that the processor does not keep, or a prompt is too long.
-        DatasetError: The first item of a data set cannot be had, or has no question.
+        ValueError: The data set's questions may mean several objects, but the model's answers only
+            one; or the processor would change the size of a model image; or a prompt is too long.
+        DatasetError: The first item of a data set cannot be loaded, or has no question.
     """
     if isinstance(dataloader, dict):
         dataloader = cast(DataLoader, runner.build_dataloader(
@@ -39,9 +39,10 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
     model = unwrap(runner.model)
     if getattr(dataloader.dataset, 'several_objects', False) and not getattr(
             model, 'several_objects', True):
-        raise ValueError('`model.several_objects` should be True where that of the data set is, '
+        raise ValueError('`model.several_objects` should be True if that of the data set is, '
                          'but got False; set it, with a prompt that asks for a list '
-                         "(`policy.prompt_template='several_objects'`), or take it off the data")
+                         "(`policy.prompt_template='several_objects'`), or remove it from the data "
+                         'set')
     encoder = getattr(getattr(model, 'policy', None), 'encoder', None)
     if encoder is None or isinstance(dataloader.collate_fn, EncodingCollate):
         return dataloader
@@ -50,28 +51,29 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
     if problems:
         raise ValueError('\n'.join(problems))
     if dataloader.num_workers:
-        # Workers are the parallelism. Threads of a tokenizer do not survive a fork: it would warn.
+        # Workers run in parallel already; a tokenizer warns that its threads do not survive a fork.
         os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     dataloader.collate_fn = EncodingCollate(encoder, dataloader.collate_fn)
     return dataloader
 
 
 def check_training_data(dataset: Any) -> None:
-    """
+    """Check that a data set has no items that training should leave out.
+
     Raises:
-        ValueError: It has items without a target that training should leave out.
+        ValueError: The data set keeps annotations that mark no target.
     """
     kept = [name for part in base_datasets(dataset) if part.test_mode
             for name in getattr(part, 'no_target', ())]
     if kept:
         raise ValueError(
             f'A data set to train on should leave out the {len(kept)} annotation(s) that mark no '
-            f'target ({show_names(kept)}), but `test_mode=True` keeps them; take it off the '
-            '`dataset` of `train_dataloader`')
+            f'target ({show_names(kept)}), but `test_mode=True` keeps them; remove it '
+            'from the `dataset` of `train_dataloader`')
 
 
 def asked(dataset: Any) -> tuple[list[str], set[tuple[int, int]]]:
-    """The normalized questions of a data set, and (width, height) of its prompt images, for
+    """The normalized questions of a data set, and (width, height) of its model images, for
     :func:`mmdpad.models.heads.prompt_encoder.check_prompt_lengths`. No image is read."""
     items = (part.get_data_info(i) for part in base_datasets(dataset) for i in range(len(part)))
     return ([normalize_question(item['question']) for item in items if 'question' in item],

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""mmengine's loops for validation and test, for a model that takes its time over a sample."""
+"""Validation and test loops for models that need a long time per sample."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .progress import progress_bar
 
 
 class _EncodingLoop:
-    """Encodes prompts in the data loader's workers, shows how far it is, and gives metrics their
-    results in the order of the data set (:class:`InDatasetOrder`), whatever the sampler's."""
+    """Encodes prompts in the data loader's workers, shows progress, and gives metrics their results
+    in the order of the data set (:class:`InDatasetOrder`), whatever the sampler's order."""
 
     runner: Any
     dataloader: Any
@@ -40,7 +40,7 @@ class _EncodingLoop:
         self._batches = record_batches(self.dataloader)
 
     def run(self) -> dict:
-        """Evaluate all samples; the metrics."""
+        """Evaluate all samples, and return the metrics."""
         name = type(self).__name__.removeprefix('ReasonSeg').removesuffix('Loop')
         evaluator = self.evaluator
         with (progress_bar(len(self.dataloader.sampler), name, self.runner.logger) as self._bar,
@@ -52,7 +52,7 @@ class _EncodingLoop:
 
     def run_iter(self, idx: int, data_batch: dict) -> None:
         """Evaluate one batch."""
-        if idx == 0:  # after hooks have looked at the weights
+        if idx == 0:  # after hooks have read the weights
             model = unwrap(self.runner.model)
             self._stack.enter_context(gathered(getattr(model, 'policy', model)))
         super().run_iter(idx, data_batch)  # type: ignore[misc]
@@ -61,10 +61,10 @@ class _EncodingLoop:
 
 @LOOPS.register_module()
 class ReasonSegValLoop(_EncodingLoop, ValLoop):
-    """mmengine's ``ValLoop``; prompts are encoded in the data loader's workers, and where stderr
-    is a terminal a bar counts the samples and tells the time left. Data sets are built with
-    ``test_mode=True`` where their config does not say. Metrics get their results in the order of
-    the data set, without what a sampler repeated (:class:`InDatasetOrder`).
+    """mmengine's ``ValLoop``, with prompts encoded in the data loader's workers. If stderr is a
+    terminal, a progress bar counts the samples and shows the time left. Data sets are built with
+    ``test_mode=True`` unless their config sets it. Metrics get their results in the order of the
+    data set, without the items that a sampler repeats (:class:`InDatasetOrder`).
 
     Args:
         runner, dataloader, evaluator, fp16: As in mmengine.
@@ -73,7 +73,7 @@ class ReasonSegValLoop(_EncodingLoop, ValLoop):
 
 @LOOPS.register_module()
 class ReasonSegTestLoop(_EncodingLoop, TestLoop):
-    """mmengine's ``TestLoop`` with what :class:`ReasonSegValLoop` adds.
+    """mmengine's ``TestLoop`` with the additions of :class:`ReasonSegValLoop`.
 
     Args:
         runner, dataloader, evaluator, fp16: As in mmengine.

@@ -18,16 +18,16 @@ from mmdpad.structures import RolloutBatch
 
 
 class StepRefused(Exception):
-    """The gradients of a step are not finite; weights and optimizer are as they were."""
+    """The gradients of a step are not finite; weights and optimizer are unchanged."""
 
 
 @contextmanager
 def refused_steps(wrapper: OptimWrapper) -> Iterator[None]:
-    """Within the block, the wrapper's ``step`` starts with :func:`refuse_non_finite`, before
-    gradients are clipped and before a loss scaler silently skips steps by itself."""
+    """Let the wrapper's ``step`` start with :func:`refuse_non_finite` within the block, before
+    gradients are clipped and before a loss scaler silently skips steps on its own."""
     step = wrapper.step
 
-    @wraps(step)  # keeps an attribute that mmengine's schedulers look for
+    @wraps(step)  # keeps an attribute that mmengine's schedulers need
     def checked(**kwargs: Any) -> None:
         refuse_non_finite(wrapper.optimizer)
         step(**kwargs)
@@ -40,12 +40,12 @@ def refused_steps(wrapper: OptimWrapper) -> Iterator[None]:
 
 
 def lower_loss_scale(wrapper: OptimWrapper) -> bool:
-    """Update a loss scaler after a refused step as after a step that it skips itself; the gradients
-    have to be in place still.
+    """Update a loss scaler after a refused step as after a step that it skips itself. The
+    gradients must still be in place.
 
     Returns:
-        Whether the scale was lowered and may have been too large, which is how a scaler searches
-        one for float16 (not for bfloat16, which has float32's range).
+        Whether the scale was lowered and may have been too large. This is how a scaler searches for
+        a scale for float16; bfloat16 needs none, since it has the range of float32.
     """
     scaler = getattr(wrapper, 'loss_scaler', None)
     if scaler is None or not scaler.is_enabled():
@@ -57,7 +57,7 @@ def lower_loss_scale(wrapper: OptimWrapper) -> bool:
 
 
 def refuse_non_finite(optimizer: torch.optim.Optimizer) -> None:
-    """Keep NaN and infinity out of the weights and the optimizer's state, where they would stay
+    """Keep NaN and infinity out of the weights and the optimizer's state, where they would remain
     forever. Gradients whose norm overflows count, too.
 
     Raises:
@@ -72,8 +72,8 @@ def refuse_non_finite(optimizer: torch.optim.Optimizer) -> None:
 
 
 def save_rollout(rollout: RolloutBatch, path: str) -> None:
-    """Writes what is plain in a rollout, to be read by ``torch.load(path, weights_only=True)``:
-    tensors, texts and, as ``samples``, what is known of each prompt's sample."""
+    """Save the plain data of a rollout, for ``torch.load(path, weights_only=True)``: tensors, texts
+    and, as ``samples``, the plain metainfo of each prompt's sample."""
     content = {item.name: getattr(rollout, item.name) for item in fields(rollout)
                if item.name not in ('data_samples', 'parsed', 'prompts', 'loss_scale')}
     content['samples'] = [{name: value for name, value in sample.metainfo.items()

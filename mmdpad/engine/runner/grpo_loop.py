@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""DPAD's training, top to bottom."""
+"""The training loop of DPAD."""
 
 from __future__ import annotations
 
@@ -41,31 +41,32 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     """Group relative policy optimization (arXiv 2402.03300) with named reward terms.
 
     One iteration: a batch of B prompts from the dataloader, G responses to each, rewards,
-    group-relative advantages, and the ordinary ``model.train_step`` on micro-batches of whole
+    group-relative advantages, and the usual ``model.train_step`` on micro-batches of complete
     groups. A rollout serves ``num_iterations * B / prompts_per_update`` optimizer steps; 1 is
-    on-policy. Gradients are accumulated here, over as many micro-batches as a step needs.
+    on-policy. The loop accumulates gradients over as many micro-batches as a step needs.
 
-    A batch of B prompts on one process, or of B / W on each of W processes, cut into whatever
-    micro-batches, gives one and the same update (up to rounding).
+    A batch of B prompts on one process, or of B / W on each of W processes, gives the same update
+    (up to rounding), however it is split into micro-batches.
 
     Args:
         runner, dataloader, max_iters, val_begin, val_interval: As in mmengine.
-        rewards: Name -> config of a reward term, see :class:`RewardComposition`. Hooks may add more
+        rewards: Name -> config of a reward term; see :class:`RewardComposition`. Hooks may add more
             (:class:`RewardHook`).
         prompts_per_update: Prompts (times G responses) in one optimizer step; None for all B.
-        tokens_per_micro_batch: Most tokens in one forward and backward pass, a prompt (with its
-            image) counted once for all its responses; a group that has more goes alone. It bounds
-            the memory of an update and changes nothing else. None: a whole optimizer step in one.
+        tokens_per_micro_batch: Maximum number of tokens in one forward and backward pass; a prompt
+            (with its image) counts once for all its responses. A larger group forms a micro-batch
+            of its own. The setting only bounds the memory of an update. None: one micro-batch for
+            each optimizer step.
         advantage: Estimator of :func:`mmdpad.rl.compute_advantages`.
-        num_iterations: How often the whole rollout is gone through.
+        num_iterations: How many times each rollout is used for updates.
         max_refills: Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups whose rewards
-            are all equal are replaced by groups of further prompts, drawing at most this many
-            further batches an iteration; what is still missing then is filled up with groups
-            without a signal. 0 keeps every group.
+            are all equal are replaced with groups of further prompts, from at most this many
+            further batches per iteration. Groups without a signal fill what is still missing. 0
+            keeps every group.
         max_skipped_steps: An optimizer step whose gradients are NaN or infinite is skipped and
-            counted (``skipped_steps``, their share in an iteration); more than this many in a row
-            end the run, and the last batch is kept as ``not_finite_iter_N_rank_R.pth``. Steps with
-            which a loss scaler searches a scale for float16 do not count here.
+            counted (``skipped_steps``, their share in an iteration). More than this many in a row
+            end the run and save the last batch as ``not_finite_iter_N_rank_R.pth``. Steps in which
+            a loss scaler searches for a float16 scale do not count here.
     """
 
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
@@ -86,7 +87,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.max_skipped_steps = max_skipped_steps
         self.batches_drawn = 0
         self.skipped_in_a_row = 0
-        # The reference is the start policy, so it is copied before a resumed policy is loaded.
+        # The reference is the initial policy, so it is copied before a resumed policy is loaded.
         self.model.build_reference()
 
     @property
@@ -96,11 +97,11 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     @property
     def updates(self) -> int:
-        """Optimizer steps in one iteration."""
+        """The number of optimizer steps in one iteration."""
         return self.num_iterations * self.dataloader.batch_size // self.prompts_per_update
 
     def run(self) -> torch.nn.Module:
-        """Train. See :meth:`run_iter` for one iteration."""
+        """Train; see :meth:`run_iter` for one iteration."""
         self._check_settings()
         self.composition.prepare(self.model, self.dataloader.dataset)
         self._settle_reference()
@@ -136,8 +137,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self._iter += 1
 
     def collect(self, data_batch: dict) -> tuple[RolloutBatch, dict[str, float]]:
-        """A scored rollout of B groups, and its log; with refills, of groups with a signal as far
-        as they were found. The log describes everything that was sampled."""
+        """Sample and score a rollout of B groups, and describe it for the log. With refills, it
+        has as many groups with a signal as were found. The log describes all samples."""
         pool = self.sample(data_batch)
         size, refills = pool.num_prompts, 0
         while refills < self.max_refills and self._is_short(pool, size):
@@ -152,11 +153,12 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         return pool, logs
 
     def sample(self, data_batch: dict) -> RolloutBatch:
-        """G responses to each prompt of the batch, in the arithmetic (AMP) of the updates, with
-        every reward term and the sum.
+        """Sample G responses to each prompt of the batch, in the precision (AMP) of the updates,
+        and compute every reward term and the sum.
 
-        What is drawn for a response depends on the run's seed, the prompt's place in the stream
-        of data and the response's in its group: not on earlier draws, micro-batches or processes.
+        The sample for a response depends on the run's seed, the prompt's position in the data
+        stream and the response's position in its group, but not on earlier samples, micro-batches
+        or processes.
         """
         runner = self.runner
         data = self.model.data_preprocessor(data_batch, False)
@@ -173,8 +175,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         return rollout
 
     def keep_log_probs(self, rollout: RolloutBatch) -> RolloutBatch:
-        """The rollout with the log-probabilities of the policy that sampled, to which several
-        optimizer steps refer, and of the reference; computed in micro-batches."""
+        """Add log-probabilities to the rollout, computed in micro-batches: those of the sampling
+        policy, which several optimizer steps refer to, and those of the reference."""
         parts = list(rollout.pack(self.tokens_per_micro_batch))
         with self.runner.optim_wrapper.optim_context(self.runner.model):
             for part in [*parts, *self._fillers(parts)]:
@@ -182,23 +184,23 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         return RolloutBatch.concatenate(parts)
 
     def advantages_of(self, rollout: RolloutBatch) -> Tensor:
-        """(B, G) advantages of this process's groups within the batch of all processes."""
+        """The (B, G) advantages of this process's groups within the batch of all processes."""
         everyone = torch.cat(all_gather(rollout.total_rewards))
         first = get_rank() * rollout.num_prompts
         return compute_advantages(everyone, self.advantage)[first:first + rollout.num_prompts]
 
     def update(self, rollout: RolloutBatch) -> dict[str, float]:
-        """Take the optimizer steps that the rollout serves; return the mean of their logs."""
+        """Take the optimizer steps for a rollout, and return the mean of their logs."""
         logs = [self.optimizer_step(list(part.pack(self.tokens_per_micro_batch)))
                 for _ in range(self.num_iterations)
                 for part in rollout.split(self.prompts_per_update)]
         return _mean_by_name(logs)
 
     def optimizer_step(self, parts: list[RolloutBatch]) -> dict[str, float]:
-        """Hand micro-batches to ``train_step``, which steps after the last; return their mean log.
+        """Pass micro-batches to ``train_step``, which steps after the last; return their mean log.
 
-        The losses are scaled so that they sum up to that of the whole batch of all processes,
-        whatever micro-batches it is cut into here and there.
+        The losses are scaled so that they sum to the loss of the complete batch of all processes,
+        however each process splits its part into micro-batches.
         """
         wrapper = self.runner.optim_wrapper
         fillers = self._fillers(parts)
@@ -217,7 +219,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                                                        optim_wrapper=wrapper)
                 logs.append({name: value.item() for name, value in scalars.items()})
             self.skipped_in_a_row = 0
-        except StepRefused:  # in the last pass, which has no log then
+        except StepRefused:  # in the last pass, which then has no log
             skipped = 1.0
             searching = lower_loss_scale(wrapper)
             wrapper.zero_grad()
@@ -228,7 +230,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def _count_skipped(self, parts: list[RolloutBatch]) -> None:
         self.skipped_in_a_row += 1
         self.runner.logger.warning(
-            f'The gradients of iteration {self._iter + 1} are not finite: its step is skipped '
+            f'The gradients of iteration {self._iter + 1} are not finite; its step is skipped '
             f'({self.skipped_in_a_row} in a row)')
         if self.skipped_in_a_row <= self.max_skipped_steps:
             return
@@ -244,7 +246,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             f'`optim_wrapper.optimizer.lr`')
 
     def _explain_non_finite(self, parts: list[RolloutBatch]) -> str:
-        """Where NaN and infinity start, by repeating the forward passes on all processes."""
+        """Find where NaN and infinity start by repeating the forward passes on all processes."""
         model, found, about = self.model, list[str](), ''
         with watched_outputs(model.policy.model) as seen, self.runner.optim_wrapper.optim_context(
                 self.runner.model):
@@ -256,12 +258,12 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                     found, about = list(seen), f' {describe_sample(sample)}'
         if not about:
             return ('The forward pass is finite on this process, so the gradients overflow in the '
-                    'backward pass, or another process is at fault')
+                    'backward pass, or the problem is on another process')
         return f'{explain(model.policy.model, found, DTYPE_KEY)}.{about}'
 
     def _fillers(self, parts: list[RolloutBatch]) -> list[RolloutBatch]:
-        """What makes the number of passes that of the process with the most, where the weights
-        are spread over processes: a group again, of no weight in the loss."""
+        """Extra micro-batches that give every process as many passes as the one with the most, if
+        the weights are sharded: repetitions of a group with zero weight in the loss."""
         if not is_sharded(self.model):
             return []
         missing = max(all_gather_object(len(parts))) - len(parts)
@@ -269,7 +271,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         return [replace(filler) for _ in range(missing)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data that a resumed run needs; equal on all processes."""
+        """The plain data that a resumed run needs; equal on all processes."""
         return dict(batches_drawn=self.batches_drawn, rewards=self.composition.state_dict(),
                     skipped_in_a_row=self.skipped_in_a_row)
 
@@ -280,19 +282,19 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         return any(all_gather_object(missing))
 
     def _settle_resumed_state(self) -> None:
-        """Go on in the stream of data, and with the state of reward terms, where a run stopped."""
+        """Restore the position in the data stream and the state of reward terms on resume."""
         state = self.runner.message_hub.get_info('grpo_loop') if self._iter else None
         if state is None:
             self.batches_drawn = self._iter
             return
         self.batches_drawn = state['batches_drawn']
-        self.skipped_in_a_row = state.get('skipped_in_a_row', 0)  # of older checkpoints: none
+        self.skipped_in_a_row = state.get('skipped_in_a_row', 0)  # older checkpoints have none
         self.composition.load_state_dict(state['rewards'])
-        for _ in range(self.batches_drawn - self._iter):  # mmengine skips one an iteration
+        for _ in range(self.batches_drawn - self._iter):  # mmengine skips one per iteration
             next(self.dataloader_iterator)
 
     def _settle_reference(self) -> None:
-        """Make the reference equal to the start policy, whether fresh, loaded or resumed."""
+        """Make the reference equal to the initial policy in a fresh, loaded or resumed run."""
         reference, hub = self.model.reference, self.runner.message_hub
         if self._iter == 0:  # also without a reference, since a resumed run may add one
             hub.update_info('start_checkpoint', self.runner._load_from)
@@ -301,7 +303,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         if self._iter == 0:
             reference.load_state_dict(self.model.policy.state_dict())
         elif hub.get_info('start_checkpoint'):
-            # `load_from` replaced the config's weights before the first run; do it again.
+            # In the first run, `load_from` replaced the config's weights; repeat that here.
             state, prefix = read_weights(hub.get_info('start_checkpoint')), 'policy.'
             reference.load_state_dict(shard_as(
                 {name.removeprefix(prefix): value for name, value in state.items()
@@ -325,7 +327,7 @@ def mean_over_processes(logs: dict[str, float]) -> dict[str, float]:
 
 
 def _mean_by_name(logs: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each number over the logs that have it; of a maximum, the maximum."""
+    """The mean of each number over the logs that have it; for a maximum, the maximum."""
     names = dict.fromkeys(name for one in logs for name in one)
     return {name: (max if '/max_' in name else mean)([one[name] for one in logs if name in one])
             for name in names}

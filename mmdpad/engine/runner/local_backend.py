@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The log of numbers as mmdet's ``analyze_logs.py`` reads it."""
+"""Writes scalars in the order that mmdet's ``analyze_logs.py`` needs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from mmdpad.registry import VISBACKENDS
 
 @VISBACKENDS.register_module()
 class LocalVisBackend(LocalVisBackendOfMMEngine):
-    """mmengine's; a line of training begins with the names that have no ``/``, ``step`` among them.
+    """mmengine's, but a training line begins with the names without a ``/``, including ``step``.
 
-    mmdet's ``analyze_logs.py`` takes a line for that of a validation from its first name with a
-    ``/`` on, and passes over the names behind it: loss, time and step, if ``reward/...`` comes
-    first.
+    From the first name with a ``/`` on, mmdet's ``analyze_logs.py`` treats a line as one of a
+    validation and skips the remaining names: loss, time and step, if ``reward/...`` comes first.
     """
 
     def add_scalars(self, scalar_dict: dict, step: int = 0, file_path: str | None = None,
                     **kwargs: Any) -> None:
         """As in mmengine."""
-        if 'iter' in scalar_dict:  # of training
+        if 'iter' in scalar_dict:  # a training line
             plain = {name: value for name, value in scalar_dict.items() if '/' not in name}
             scalar_dict = plain | dict(step=step) | scalar_dict
         super().add_scalars(scalar_dict, step, file_path, **kwargs)

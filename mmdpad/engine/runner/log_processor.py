@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A training line that a person can read; every number is in scalars.json and TensorBoard."""
+"""Keeps the lines of the text log readable; scalars.json and TensorBoard have every number."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DETAILS = ('reward_std/', 'signal/', 'failed/', 'empty_think', 'distinct_2', 're
 
 @LOG_PROCESSORS.register_module()
 class ShortLogProcessor(LogProcessor):
-    """mmengine's, with details left out of the text log, and with a validation's own numbers where
-    ``mean_pattern`` asks for means: mmengine would average them over the last ``window_size``
-    validations.
+    """mmengine's, but with details left out of the text log, and with the numbers of each
+    validation as they are. mmengine averages those that match ``mean_pattern`` over the last
+    ``window_size`` validations.
 
     Args:
-        details: Beginnings of the names that are left out.
+        details: Prefixes of the names to leave out.
         **kwargs: As in mmengine.
     """
 
@@ -34,7 +34,7 @@ class ShortLogProcessor(LogProcessor):
         self.details = tuple(details)
 
     def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple[dict, str]:
-        """The numbers, and the line: ``name: number`` parted by two blanks."""
+        """The numbers, and the line: ``name: number`` separated by two spaces."""
         numbers, line = super().get_log_after_iter(runner, batch_idx, mode)
         parts = [part for part in line.split('  ') if not part.startswith(self.details)]
         return numbers, '  '.join(parts)

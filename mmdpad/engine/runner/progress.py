@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How far an evaluation is, for who is watching."""
+"""A progress bar for evaluations."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from tqdm import tqdm
 
 @contextmanager
 def progress_bar(total: int, description: str, logger: logging.Logger) -> Iterator[tqdm]:
-    """A bar that counts samples and tells the time left, under the log's lines.
+    """Show a bar below the log that counts samples and shows the time left.
 
-    Only the main process shows one, and only where stderr is a terminal: elsewhere there is
-    nothing but the log, whose lines carry an ``eta`` of their own.
+    Only the main process shows a bar, and only if stderr is a terminal. Otherwise there is only the
+    log, whose lines have their own ``eta``.
 
     Args:
-        total: Samples of this process.
-        description: What stands before the bar.
-        logger: Its lines on the console go above the bar.
+        total: The number of samples of this process.
+        description: The text before the bar.
+        logger: The logger whose lines on the console go above the bar.
     """
     bar = tqdm(total=total, desc=description, unit='sample', dynamic_ncols=True,
                disable=None if is_main_process() else True)
-    # Not files, whose handlers are of a subclass.
+    # Not files, whose handlers are subclasses.
     handlers = [] if bar.disable else [
         handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
     streams = [handler.stream for handler in handlers]
@@ -41,7 +41,7 @@ def progress_bar(total: int, description: str, logger: logging.Logger) -> Iterat
 
 
 class _AboveTheBar:
-    """A stream that clears bars, writes, and draws them again."""
+    """A stream that clears the bars, writes, and redraws them."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a rollout was like, in numbers for the log."""
+"""Describes a rollout in numbers for the log."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mmdpad.structures import ParseFailure, RolloutBatch
 def describe_rollout(rollout: RolloutBatch) -> dict[str, float]:
     """Means over a rollout for the log.
 
-    MMEngine logs the last value of a name again while none follows; so whatever has a value for
-    every rollout is always there, shares of 0 included.
+    MMEngine repeats the last value of a name until it gets a new one. So every number that is
+    defined for all rollouts is always included, even shares of 0.
 
     Args:
         rollout: A rollout with reward terms, their sum and signals.
@@ -30,16 +30,16 @@ def describe_rollout(rollout: RolloutBatch) -> dict[str, float]:
         - ``signal/<name>`` (over responses that have one; absent if none has).
 
         Shares of all responses, in [0, 1]: ``parse_failures``, ``failed/<reason>`` for each of
-        ``mmdpad.prompts.FAILURE_REASONS``, ``truncated``, ``empty_think`` (no chain, or nothing
-        in it).
+        ``mmdpad.prompts.FAILURE_REASONS``, ``truncated``, ``empty_think`` (no reasoning,
+        or an empty one).
 
         Texts:
 
         - ``response_tokens``;
         - ``reasoning_tokens`` and ``caption_words`` (over responses with the tags; absent if none
           has);
-        - ``distinct_2`` (:func:`distinct_n` of each group's chains, mean over groups) and
-          ``repetition`` (mean over chains that are not empty; absent if all are).
+        - ``distinct_2`` (:func:`distinct_n` of each group's reasoning texts, mean over groups) and
+          ``repetition`` (mean over reasoning texts that are not empty; absent if all are).
     """
     rewards = rollout.total_rewards
     assert rewards is not None
@@ -63,13 +63,13 @@ def _describe_texts(rollout: RolloutBatch) -> dict[str, float]:
     logs = {'parse_failures': failures.total() / len(parsed)}
     logs |= {f'failed/{reason}': count / len(parsed) for reason, count in failures.items()}
 
-    chains = [p.think or '' for p in parsed]
-    logs['empty_think'] = chains.count('') / len(chains)
-    logs['distinct_2'] = fmean([distinct_n(chains[i:i + size], 2)
-                                for i in range(0, len(chains), size)])
+    reasonings = [p.think or '' for p in parsed]
+    logs['empty_think'] = reasonings.count('') / len(reasonings)
+    logs['distinct_2'] = fmean([distinct_n(reasonings[i:i + size], 2)
+                                for i in range(0, len(reasonings), size)])
     captions = [len(p.caption.split()) for p in parsed if p.caption is not None]
     if captions:
         logs['caption_words'] = fmean(captions)
-    if any(chains):
-        logs['repetition'] = fmean([repetition(chain) for chain in chains if chain])
+    if any(reasonings):
+        logs['repetition'] = fmean([repetition(text) for text in reasonings if text])
     return logs

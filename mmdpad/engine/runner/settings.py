@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Which numbers of a GRPO run do not go together."""
+"""Checks that the settings of a GRPO run are compatible."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulativ
                         tokens_per_micro_batch: int | None, num_iterations: int,
                         max_refills: int, max_skipped_steps: int,
                         group_size: int) -> list[str]:
-    """What is wrong with the settings of :class:`GRPOTrainLoop` and those around it, a sentence
-    each; none if they fit."""
+    """The problems with the settings of :class:`GRPOTrainLoop` and related ones, one sentence each;
+    empty if they are valid."""
     problems = []
     if batch_size % prompts_per_update:
         problems.append(f'`train_dataloader.batch_size` ({batch_size}) should be divisible by '

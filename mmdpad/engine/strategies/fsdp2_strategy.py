@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Fully sharded data parallel training by torch's FSDP2, for mmengine's FlexibleRunner."""
+"""Fully sharded data parallel training with torch's FSDP2, for mmengine's FlexibleRunner."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ from mmdpad.utils.files import UNFINISHED, atomic_file
 
 from .sharding import shard_as, whole
 
-_OPTIMIZER = 'optimizer.'  # opens the names of its tensors
+_OPTIMIZER = 'optimizer.'  # prefix of the names of its tensors
 
 
 @STRATEGIES.register_module()
 class FSDP2Strategy(DDPStrategy):
-    """Weights, gradients and optimizer state in as many parts as there are processes.
+    """Shards weights, gradients and optimizer state over all processes.
 
     Each layer of the language models (policy and reference) and each block of the vision tower is
-    gathered for its own forward and backward pass; embeddings, norms and output head together, for
-    a whole pass. Rollouts, validation and test hold the policy gathered. The frozen decoder is on
-    every process.
+    gathered for its own forward and backward pass; embeddings, norms and output head are gathered
+    together, for a complete pass. Rollouts, validation and test keep the policy gathered. The
+    frozen decoder is on every process.
 
-    A checkpoint is a folder ``iter_N.pth``: every process writes its part in safetensors, by
-    torch.distributed.checkpoint, and ``plain.pth`` holds the rest. It is resumed by any number of
-    processes under this strategy. A file of another run is loaded or resumed, too.
+    A checkpoint is a folder ``iter_N.pth``: every process writes its shard in safetensors format
+    with torch.distributed.checkpoint, and ``plain.pth`` holds the rest. Any number of processes can
+    resume it under this strategy. The strategy also loads or resumes files of other runs.
 
     Args:
-        param_dtype: Of weights in forward and backward passes, 'bfloat16' for instance; None for
-            that of the master weights.
-        reduce_dtype: Of gradients as they are summed; None for that of the passes.
-        reshard_after_forward: Give a layer's weights up between its forward and backward pass (as
-            ZeRO-3); False keeps them, for more memory and less to send (as ZeRO-2).
-        cpu_offload: Keep parts and optimizer on the CPU; set
-            ``env_cfg.dist_cfg.backend='cpu:gloo,cuda:nccl'`` along with it on GPUs.
-        full_state_dict: Checkpoints are one file as without this strategy, which every process
-            reads whole.
+        param_dtype: The dtype of weights in forward and backward passes, for example 'bfloat16';
+            None for that of the master weights.
+        reduce_dtype: The dtype in which gradients are summed; None for that of the passes.
+        reshard_after_forward: Free a layer's weights between its forward and backward pass (as
+            ZeRO-3); False keeps them, with more memory and less communication (as ZeRO-2).
+        cpu_offload: Keep shards and optimizer on the CPU; on GPUs, also set
+            ``env_cfg.dist_cfg.backend='cpu:gloo,cuda:nccl'``.
+        full_state_dict: Write each checkpoint as one file, as without this strategy. Every process
+            reads the complete file.
         **kwargs: As in mmengine.
     """
 
@@ -73,7 +73,7 @@ class FSDP2Strategy(DDPStrategy):
                           (('param_dtype', param_dtype), ('reduce_dtype', reduce_dtype)))
         super().__init__(**kwargs)
         if not dist.is_initialized():
-            raise RuntimeError('`FSDP2Strategy` should have started processes, but got '
+            raise RuntimeError('`FSDP2Strategy` needs processes started by a launcher, but got '
                                "`launcher='none'`; use tools/dist_train.sh CONFIG GPUS")
         self.precision = MixedPrecisionPolicy(param, reduced, cast_forward_inputs=False)
         self.reshard_after_forward = reshard_after_forward
@@ -98,9 +98,9 @@ class FSDP2Strategy(DDPStrategy):
         # The reference may share the policy's vision tower: `modules` names it once.
         for layer in [m for m in model.modules() if type(m).__name__ in names]:
             fully_shard(layer, reshard_after_forward=self.reshard_after_forward, **options)
-            layer.reshards = self.reshard_after_forward  # torch does not tell
+            layer.reshards = self.reshard_after_forward  # torch does not expose it
         fully_shard(model, ignored_params=frozen, **options)
-        # What the loop calls besides `forward`.
+        # Methods that the loop calls besides `forward`.
         for method in ('rollout', 'log_probs'):
             register_fsdp_forward_method(model, method)
         return model
@@ -116,7 +116,7 @@ class FSDP2Strategy(DDPStrategy):
 
     def load_checkpoint(self, filename: str, *, callback: Callable | None = None,
                         **kwargs: Any) -> dict:
-        """As in mmengine, of a file or of a folder of parts."""
+        """As in mmengine, from a file or a folder of shards."""
         if not osp.isdir(filename):
             return super().load_checkpoint(filename, callback=callback, **kwargs)
         self.logger.info(f'Load checkpoint from {filename}')
@@ -140,7 +140,7 @@ class FSDP2Strategy(DDPStrategy):
     def save_checkpoint(self, filename: str, *, save_optimizer: bool = True,
                         save_param_scheduler: bool = True, extra_ckpt: dict | None = None,
                         callback: Callable | None = None) -> None:
-        """As in mmengine, by all processes together; a folder appears when it is complete."""
+        """As in mmengine, on all processes together. A folder appears only when it is complete."""
         checkpoint = dict(state_dict=self.model.state_dict())
         if save_optimizer and hasattr(self, 'optim_wrapper'):
             checkpoint['optimizer'] = self.optim_state_dict()
@@ -171,7 +171,7 @@ class FSDP2Strategy(DDPStrategy):
         dist.barrier()
 
     def _distinct(self, state: dict) -> dict:
-        """A state without the second names of tied weights, which safetensors refuses."""
+        """A state without the second names of tied weights, which safetensors rejects."""
         tied = self._tied()
         return {name: value for name, value in state.items() if name not in tied}
 
@@ -183,16 +183,16 @@ class FSDP2Strategy(DDPStrategy):
                 if name != first[parameter]}
 
     def _parameters(self) -> list[nn.Parameter]:
-        """The optimizer's, in the order of the numbers in its state."""
+        """The optimizer's parameters, in the order of the numbers in its state."""
         return [parameter for group in self.optim_wrapper.optimizer.param_groups
                 for parameter in group['params']]
 
 
 def merge_shards(folder: str | Path) -> dict:
-    """What one process would have written as a file.
+    """Merge a folder of shards into the checkpoint that a single process would have written.
 
     Raises:
-        FileNotFoundError: It is no folder that :class:`FSDP2Strategy` wrote.
+        FileNotFoundError: ``folder`` is not a checkpoint that :class:`FSDP2Strategy` wrote.
     """
     checkpoint, parts = _read_parts(folder)
     optimizer = checkpoint.get('optimizer', dict(state={}))
@@ -202,11 +202,11 @@ def merge_shards(folder: str | Path) -> dict:
 
 
 def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
-    """Whole weights on the CPU, by name, of a checkpoint: a file, or a folder of parts, of which
-    the optimizer is not read.
+    """Read the full weights of a checkpoint on the CPU, by name, from a file or a folder of shards.
+    The optimizer in a folder is not read.
 
     Raises:
-        FileNotFoundError: It is a folder, but none that :class:`FSDP2Strategy` wrote.
+        FileNotFoundError: The checkpoint is a folder that :class:`FSDP2Strategy` did not write.
     """
     if Path(checkpoint).is_dir():
         return _read_parts(checkpoint, with_optimizer=False)[1]
@@ -214,11 +214,11 @@ def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
 
 
 def _read_parts(folder: str | Path, with_optimizer: bool = True) -> tuple[dict, dict[str, Tensor]]:
-    """What :data:`PLAIN_FILE` holds, and whole tensors by the names they were saved by."""
+    """The content of :data:`PLAIN_FILE`, and the full tensors by the names in the folder."""
     plain = Path(folder, PLAIN_FILE)
     if not plain.is_file():
         raise FileNotFoundError(f'{str(folder)!r} should be a checkpoint that FSDP2Strategy wrote, '
-                                f'but has no {PLAIN_FILE}; name a folder iter_N.pth')
+                                f'but has no {PLAIN_FILE}; choose a folder iter_N.pth')
     checkpoint = load_safe(str(plain))
     reader = dcp.HuggingFaceStorageReader(str(folder))
     saved: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
@@ -231,7 +231,7 @@ def _read_parts(folder: str | Path, with_optimizer: bool = True) -> tuple[dict, 
 
 
 def sharded_entries(optimizer: dict) -> Iterator[tuple[int, str]]:
-    """Number of a parameter and name of what :data:`PLAIN_FILE` has no value for."""
+    """Yield the parameter number and the name of each entry without a value in the plain file."""
     for number, state in optimizer['state'].items():
         for name, value in state.items():
             if value is None:
@@ -244,7 +244,7 @@ def _flat(optimizer: dict) -> dict[str, DTensor]:
 
 
 def _map(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Nested dicts, lists and tuples with each leaf changed, in one order on all processes."""
+    """Change each leaf of nested dicts, lists and tuples, in the same order on all processes."""
     if isinstance(value, dict):
         return {key: _map(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

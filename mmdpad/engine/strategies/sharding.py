@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Models whose weights are spread over processes (FSDP2), and whole tensors next to them."""
+"""Tools for models whose weights are sharded over processes (FSDP2), and for their full tensors."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether a forward pass exchanges weights, so that every process has to do as many."""
+    """Whether forward passes exchange weights, so that every process must run equally many."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """A context in which each process holds all weights of a part of a model (not of the whole
-    model, whose own are gathered by its forward pass), so that it may do as many forward passes as
-    it likes without the others. Where nothing is sharded nothing changes.
+    """Within the block, each process holds all weights of a part of a model and can run any number
+    of forward passes without the other processes. Pass a part, not the full model, whose own
+    weights are gathered by its forward pass. Does nothing if nothing is sharded.
 
-    Nothing in it may ask for the model's state, which shards it again, nor train.
+    Do not train in the block or get the model's state, which shards the model again.
     """
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for part in parts:
@@ -38,12 +38,12 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
 
 def shard_as(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Whole tensors, equal on all processes, cut as those of the same names in ``own`` are."""
+    """Shard full tensors, equal on all processes, like those of the same names in ``own``."""
     return {name: _cut(value, own.get(name)) for name, value in given.items()}
 
 
 def whole(tensor: Any) -> Any:
-    """A sharded tensor as a whole one on the CPU, by all processes together; else the same."""
+    """Gather a sharded tensor on the CPU, on all processes together; return anything else as is."""
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 

@@ -106,7 +106,7 @@ def test_the_seed_of_the_checkpoint_stays_and_data_go_on_in_its_order(tiny_confi
                                     resume=True, load_from=saved(whole, 1))
         assert resumed.seed == whole.seed
         assert [later[n]['reward'] for n in (2, 3, 4)] == [values[n]['reward'] for n in (2, 3, 4)]
-        assert (seed is not None) == (f'stays that of the checkpoint, {whole.seed}' in log)
+        assert (seed is not None) == (f'stays {whole.seed}, as in the checkpoint' in log)
 
 
 @pytest.mark.parametrize('changes, message', [
