@@ -172,7 +172,7 @@ def detector(weights) -> dict:
     ('train_dataloader.dataset.pipeline.1.with_mask', False,
      '`train_dataloader`: MaskRCNN is trained by `gt_instances.masks`, which samples do not have'),
     ('test_dataloader.dataset.pipeline.3.meta_keys', ['img_id', 'img_shape', 'ori_shape'],
-     "`test_dataloader`: MaskRCNN reads 'scale_factor' of a sample, which is not there"),
+     "`test_dataloader`: MaskRCNN reads 'scale_factor' of a sample, which is missing"),
     ('val_dataloader.dataset.pipeline', [], "`val_dataloader`: MaskRCNN reads ['inputs', 'data_"),
     ('train_dataloader.sampler', None, '`train_dataloader` needs the entry `sampler`'),
     ('val_evaluator.0.ann_file', None, '`val_evaluator.0.ann_file` should be a file where'),
