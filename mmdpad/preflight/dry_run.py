@@ -254,7 +254,7 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
         have = min(torch.cuda.get_device_properties(i).total_memory for i in range(gpus))
         notes.append(f'GPUs: {gpus} with {have / GB:.0f} GB each')
         if need > have:
-            yield (f'A step should fit into the memory of a GPU ({have / GB:.0f} GB), but needs '
+            yield (f'A step should fit into the memory of a GPU ({have / GB:.0f} GB), but takes '
                    f'about {need / GB:.0f} GB; train an adapter (`model.policy.lora`), lower '
                    f'`train_cfg.tokens_per_micro_batch`, or shard it over more GPUs')
     elif need > _TYPICAL_GPU:
