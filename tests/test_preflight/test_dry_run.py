@@ -45,6 +45,12 @@ def test_a_sound_config_has_a_summary_and_no_problem(sound):
     assert 'memory: about' in told and 'disk: about' in told
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason='the note compares with the GPUs here')
+def test_a_step_that_no_number_of_gpus_holds_is_a_note(sound, monkeypatch):
+    monkeypatch.setattr('mmdpad.preflight.dry_run._TYPICAL_GPU', 1)
+    assert 'sharded ideally, it does not even fit 32 GPUs' in '\n'.join(dry_run(sound)[1])
+
+
 def test_annotations_without_a_target_are_a_note(sound, tmp_path):
     """Of a test set whose config does not say `test_mode`; a wrong argument is found once."""
     config = Config(sound.to_dict())
