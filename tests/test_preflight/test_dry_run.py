@@ -2,6 +2,7 @@
 """What `--dry-run` finds in broken configs: each fault on its own, and all of them in one list."""
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_sound_config_has_a_summary_and_no_problem(sound):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the note compares with the GPUs here')
 def test_a_step_that_no_number_of_gpus_holds_is_a_note(sound, monkeypatch):
-    monkeypatch.setattr('mmdpad.preflight.dry_run._TYPICAL_GPU', 1)
+    monkeypatch.setattr(import_module('mmdpad.preflight.dry_run'), '_TYPICAL_GPU', 1)
     assert 'sharded ideally, it does not even fit 32 GPUs' in '\n'.join(dry_run(sound)[1])
 
 
