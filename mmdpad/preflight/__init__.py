@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Trying a config without its weights: a whole run on stand-ins, or checks without any run."""
+"""Try a config without its weights: a complete run on tiny replacements, or checks only."""
 
 from .command_line import try_config
 from .dry_run import dry_run, format_findings

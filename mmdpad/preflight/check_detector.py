@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Checks of what mmdet's own models, data sets and metrics would find in a run."""
+"""Checks for the models, data sets and metrics of mmdet."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from mmdpad.engine.config_nodes import Node
 from mmdpad.models.weights import first_line
 from mmdpad.registry import MODELS, type_name
 
-# What `predict` of a detector and its metrics read of a sample's metainfo.
+# The metainfo that a detector's `predict` and its metrics read.
 _READ = ('img_id', 'img_shape', 'ori_shape', 'scale_factor')
 _FILTERS = ('filter_empty_gt', 'min_size', 'bbox_min_size')
 
 
 def build_model(model: Mapping[str, Any]) -> tuple[Any, list[str]]:
-    """A model of another package, with random weights, or None and what its classes refuse."""
+    """Build a model of another package with random weights.
+
+    Returns:
+        The model and no problems, or None and why it cannot be built.
+    """
     try:
         return MODELS.build(copy.deepcopy(model)), []
     except (*REFUSALS, RuntimeError, ArithmeticError, OSError, ImportError) as error:
@@ -31,7 +35,7 @@ def build_model(model: Mapping[str, Any]) -> tuple[Any, list[str]]:
 
 
 def find_wrong_filters(nodes: Iterable[Node]) -> Iterator[str]:
-    """Keys of ``filter_cfg`` that no data set of mmdet reads."""
+    """Find keys of ``filter_cfg`` that no data set of mmdet reads."""
     for node in nodes:
         given = node.entry.get('filter_cfg')
         if not node.is_kind(BaseDetDataset) or given is None:
@@ -43,19 +47,19 @@ def find_wrong_filters(nodes: Iterable[Node]) -> Iterator[str]:
 
 
 def check_sample(model: Any, item: Any, where: str, nodes: Iterable[Node]) -> Iterator[str]:
-    """What a detector and its metrics would miss in an item of a loader's data set.
+    """Find what a detector and its metrics need but an item of the data set lacks.
 
     Args:
-        model: Of the run, built; others than mmdet's need nothing.
-        item: Of the data set.
-        where: The key of its loader.
-        nodes: Of the run's evaluators.
+        model: The run's model, built. Only mmdet's detectors are checked.
+        item: An item of the data set.
+        where: The config key of the data set's loader.
+        nodes: The config nodes of the run's evaluators.
     """
     if not isinstance(model, BaseDetector):
         return
     if missing := [name for name in ('inputs', 'data_samples') if name not in item]:
-        yield (f'`{where}`: {type(model).__name__} reads {missing} of an item, which are not '
-               'there; end the pipeline with the transform that packs them, PackDetInputs')
+        yield (f'`{where}`: {type(model).__name__} reads {missing} of an item, which has '
+               'none; end the pipeline with PackDetInputs, the transform that packs them')
         return
     sample = item['data_samples']
     if where.startswith('train'):
@@ -67,11 +71,11 @@ def check_sample(model: Any, item: Any, where: str, nodes: Iterable[Node]) -> It
         return
     for name in _READ:
         if name not in sample:
-            yield (f'`{where}`: {type(model).__name__} reads {name!r} of a sample, which is not '
-                   f'there; add it to `meta_keys` of the transform that packs samples')
+            yield (f'`{where}`: {type(model).__name__} reads {name!r} of a sample, which is '
+                   f'missing; add it to `meta_keys` of the transform that packs samples')
     split = where.partition('_')[0]
     for node in nodes:
         if node.path.startswith(f'{split}_evaluator') and node.kind is CocoMetric and (
                 node.entry.get('ann_file') is None and 'instances' not in sample):
             yield (f'`{node.path}.ann_file` should be a file where samples have no `instances`, '
-                   f'but got None; name it')
+                   f'but got None; set it')

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Checks that the files of a config's models exist and are complete, without loading them."""
+"""Check that the files of a config's models exist and are complete, without loading them."""
 
 from __future__ import annotations
 
@@ -30,19 +30,23 @@ from mmdpad.preflight.cost.shapes import build_on_meta
 
 
 def check_weights(node: Node) -> Iterator[str]:
-    """Problems with the files of a model that gets all of its arguments; other nodes have none."""
+    """Find problems with a model's files. Nodes that lack a required argument are skipped."""
     for kind, check in _CHECKS.items():
         if node.is_kind(kind) and not missing_arguments(node.kind, node.entry):
             yield from (f'`{node.path}`: {problem}' for problem in check(node))
 
 
 def handover_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
-    """Why an engine with weights of its own cannot take over those of a policy, which is looked at
-    without them: a line, or none.
+    """Report why an engine with its own copy of the weights cannot take over the policy's.
+
+    The policy is built without its weights.
 
     Args:
-        policy: ``model.policy`` of a config, in which nothing else is wrong.
-        path: Of the engine in the config.
+        policy: ``model.policy`` of a config, with no other problems.
+        path: The engine's path in the config.
+
+    Yields:
+        One line, or nothing.
     """
     source = str(find_folder(policy['pretrained']))
     model = build_on_meta(AutoConfig.from_pretrained(source, trust_remote_code=False))
@@ -55,7 +59,7 @@ def handover_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 def _find(entry: dict) -> tuple[str, list[str]]:
-    """Where a model is loaded from, and the problems with that; one of the two is empty."""
+    """Find the folder of a model, and the problems with it; one of the two is empty."""
     source = entry['pretrained']
     try:
         adapter = find_adapter(source)
@@ -90,7 +94,7 @@ def _checkpoint(node: Node) -> Iterator[str]:
     entry = node.entry
     if entry.get('checkpoint') is None:
         if not entry.get('allow_random'):
-            yield '`checkpoint` should be a file, but got None; name one'
+            yield '`checkpoint` should be a file, but got None; set it'
     elif problem := check_weights_file(Path(entry['checkpoint']).expanduser()):
         yield problem
 

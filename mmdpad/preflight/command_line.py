@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What ``--smoke`` and ``--dry-run`` of the tools do."""
+"""The ``--smoke`` and ``--dry-run`` flags of the tools."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from .smoke import make_smoke_config, run_smoke
 
 
 def try_config(args: argparse.Namespace) -> int:
-    """Try the config of a command line; of ``tools/train.py``, where it may have ``--smoke``.
+    """Smoke-test or check the config of a command line.
 
-    With both flags the config that ``--smoke`` would run is checked.
+    Only ``tools/train.py`` has ``--smoke``. With both flags, the config that ``--smoke`` would run
+    is checked.
 
     Returns:
-        The exit status: 1 if something is wrong.
+        The exit status: 1 if a problem was found, else 0.
 
     Raises:
-        SystemExit: ``--smoke`` with other processes, with something in its work dir, or for a
-            policy that cannot be trained.
+        SystemExit: ``--smoke`` was given with a launcher, a work dir that is not empty, or a config
+            that cannot be trained.
     """
     config, smoke = load_config(args), getattr(args, 'smoke', False)
     name = Path(args.config).stem
@@ -40,7 +41,7 @@ def try_config(args: argparse.Namespace) -> int:
         raise SystemExit(f'--smoke runs in one process, but got --launcher {args.launcher}; leave '
                          f'it out')
     if args.work_dir and Path(args.work_dir).exists() and any(Path(args.work_dir).iterdir()):
-        raise SystemExit(f'{args.work_dir!r} should be empty or not there for --smoke; name '
+        raise SystemExit(f'{args.work_dir!r} should be empty or missing for --smoke; set '
                          f'another --work-dir, or leave it out')
     if problems := refused + check_config(config).problems:
         raise SystemExit('\n'.join(problems))
@@ -60,7 +61,7 @@ def try_config(args: argparse.Namespace) -> int:
 
 
 def _check(config: Config, training: bool, refused: Sequence[str] = ()) -> int:
-    """``refused``: what is wrong with the flags."""
+    """Print a dry run; ``refused`` lists the problems with the flags."""
     problems, notes = dry_run(config, training)
     print(format_findings([*refused, *problems], notes))
     return int(bool(refused or problems))

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Everything about a config that can be checked without loading weights, in one list."""
+"""Check everything about a config that needs no weights, and report it in one list."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ _RESPONSES = 1000
 
 
 def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]]:
-    """Check a config; no weights are loaded, nothing is started or written.
+    """Check a config. No weights are loaded, and nothing is started or written.
 
     Args:
-        config: Of a run.
-        training: Of ``tools/train.py``, else of ``tools/test.py``, which needs less.
+        config: The config of a run.
+        training: Whether it is for ``tools/train.py``. ``tools/test.py`` needs less.
 
     Returns:
-        What is wrong, each with its hint, a line each but for those of a data set; and what else
-        was seen, a line each.
+        The problems, each with its hint, and the notes. Each is one line, except that the problems
+        of a data set may span several.
     """
     notes: list[str] = []
     found = check_config(config, training)
@@ -67,7 +67,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
                 problems += wrong
                 faulty.add(id(node.entry))
             problems += _check_packages(node)
-        if not found.readable:  # what follows reads the arguments
+        if not found.readable:  # the checks below read the arguments
             return list(dict.fromkeys(problems)), notes
         policy = (config.get('model') or {}).get('policy')
         encoder = None
@@ -91,7 +91,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
 
 
 def format_findings(problems: list[str], notes: list[str]) -> str:
-    """The findings of :func:`dry_run` for people."""
+    """Format the findings of :func:`dry_run` as text."""
     lines = [f'  {note}' for note in notes]
     if not problems:
         return '\n'.join(['dry run: no problem found; no weights were loaded', *lines])
@@ -100,8 +100,8 @@ def format_findings(problems: list[str], notes: list[str]) -> str:
 
 
 def _check_packages(node: Node) -> Iterator[str]:
-    """Optional packages that a part needs and that are not installed."""
-    # Where the package is missing, so may be the class.
+    """Find optional packages that a part needs but that are not installed."""
+    # If the package is missing, the class may be, too.
     name = getattr(node.kind, '__name__', type_name(node.entry).rpartition('.')[2])
     needed = {
         'pyarrow': node.is_kind(TableDataset),
@@ -117,8 +117,8 @@ def _check_packages(node: Node) -> Iterator[str]:
 
 def _check_data(config: Config, training: bool, found: Findings, encoder: PromptEncoder | None,
                 model: Any, notes: list[str]) -> Iterator[str]:
-    """Every data set is built, which checks its files, gives an item, which a detector can read,
-    and has prompts that fit; but for those with a part whose type or arguments are wrong."""
+    """Build every data set, which checks its files, load one item, and check that a detector can
+    read it and that the prompts fit. Data sets with a wrong type or argument are skipped."""
     wanted = LOADERS if training else ('test_dataloader', )
     policy = (config.get('model') or {}).get('policy')
     for where, entry in find_datasets({name: config.get(name) for name in wanted}):
@@ -139,7 +139,7 @@ def _check_data(config: Config, training: bool, found: Findings, encoder: Prompt
         except DatasetError as error:
             yield f'`{where}`: {error}'
         except ImportError as error:
-            if not is_kind(entry, TableDataset, DATASETS):  # said already
+            if not is_kind(entry, TableDataset, DATASETS):  # already reported
                 yield f'`{where}` ({type_name(entry)}): {error}'
         except (*REFUSALS, OSError) as error:
             yield (f'`{where}` ({type_name(entry)}) cannot be read: '
@@ -150,14 +150,14 @@ def _check_data(config: Config, training: bool, found: Findings, encoder: Prompt
         if path and not isinstance(path, (str, os.PathLike)):
             yield f'`{node.path}.ann_file` should be str, but got {path!r}; correct it'
         elif path and not os.path.isfile(path):
-            yield f'`{node.path}.ann_file`: {path} is not there; download it or correct the path'
+            yield f'`{node.path}.ann_file`: {path} does not exist; download it or correct the path'
 
 
 def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:
-    """The encoder of a policy's prompts, if its folder exists, and the problems with it."""
+    """Build the prompt encoder of a policy whose folder exists; also return its problems."""
     folder = find_folder(policy['pretrained']) if policy.get('pretrained') else None
     if folder is None or not (folder / 'config.json').is_file():
-        return None, []  # not a policy of ours
+        return None, []  # not one of this plugin's policies
     try:
         coordinates = policy.get('coordinates') or find_family(str(folder)).coordinates
         return PromptEncoder(str(folder), policy.get('prompt_template', 'default'),
@@ -174,7 +174,7 @@ def _check_trainable(policy: Any) -> Iterator[str]:
 
 
 def _check_handover(policy: Any, nodes: list[Node]) -> Iterator[str]:
-    """Whether an engine with a copy of the policy's weights can take them over."""
+    """Check that an engine with a copy of the policy's weights can take over new ones."""
     if _is(policy, VLMReasoningHead, nodes):
         for node in nodes:
             if getattr(node.kind, 'copies_weights', False):
@@ -182,14 +182,14 @@ def _check_handover(policy: Any, nodes: list[Node]) -> Iterator[str]:
 
 
 def _check_responses(encoder: PromptEncoder, dataset: Any) -> Iterator[str]:
-    """The first problem with the responses that supervised training would teach: with the one that
-    the pipeline composes for the first item, or with up to 1,000 that the data contain."""
+    """Report the first problem with the SFT targets: the one that the pipeline composes for the
+    first item, then up to 1,000 that the data contain."""
     sample = dataset[0].get('data_samples') if len(dataset) else None
     if sample is None or 'response' not in sample:
         return
-    given = (part.get_data_info(i).get('response') for part in base_datasets(dataset)
+    targets = (part.get_data_info(i).get('response') for part in base_datasets(dataset)
              for i in range(min(len(part), _RESPONSES)))
-    for response in (sample.response, *islice(filter(None, given), _RESPONSES)):
+    for response in (sample.response, *islice(filter(None, targets), _RESPONSES)):
         try:
             encoder.responses.encode(response)
         except ValueError as error:
@@ -202,10 +202,10 @@ def _is(config: Any, kind: type, nodes: list[Node]) -> bool:
 
 
 def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
-    """Settings that the loop, the model or the rewards would refuse when they are built."""
+    """Find settings that the loop, the model or the rewards would reject when they are built."""
     for name in ('train_dataloader', 'optim_wrapper', 'train_cfg'):
         if not config.get(name):
-            yield f'`{name}` should be set to train, but is not; add it'
+            yield f'`{name}` should be set for training, but is not; add it'
     train_cfg = config.get('train_cfg') or {}
     sampling = TRAIN_CFG
     if _is(config.get('model'), ReasoningSegmentor, nodes):
@@ -228,12 +228,12 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
             yield f'`{reward.path}`: {error}'
         names.append(reward.name)
     if not names:
-        yield ('`train_cfg.rewards` should name a reward term, unless a hook does, but there is '
-               'none; add one')
+        yield ('`train_cfg.rewards` should have a reward term, unless a hook adds one, but '
+               'there is none; add one')
 
 
 def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator[str]:
-    """The estimate of memory against the GPUs that are there, and of the disk."""
+    """Compare the estimated memory with the available GPUs, and a checkpoint with the disk."""
     policy = (config.get('model') or {}).get('policy')
     if not _is(policy, VLMReasoningHead, nodes):
         return
@@ -248,11 +248,11 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
         config.get('model_wrapper_cfg') or {}, FullyShardedDataParallel, MODEL_WRAPPERS)
     report = make_report(cost, gpus)
     need = report['variants'][0]['sharded_peak' if shards and gpus > 1 else 'peak']
-    notes.append(f'memory: about {need / GB:.1f} GB on a GPU, with all responses at the limit of '
-                 f'{cost.max_tokens} tokens (`mmdpad run estimate_cost` says of what)')
+    notes.append(f'memory: about {need / GB:.1f} GB per GPU, with all responses at the limit of '
+                 f'{cost.max_tokens} tokens (`mmdpad run estimate_cost` has the details)')
     if torch.cuda.is_available():
         have = min(torch.cuda.get_device_properties(i).total_memory for i in range(gpus))
-        notes.append(f'GPUs here: {gpus} of {have / GB:.0f} GB')
+        notes.append(f'GPUs: {gpus} with {have / GB:.0f} GB each')
         if need > have:
             yield (f'A step should fit into the memory of a GPU ({have / GB:.0f} GB), but takes '
                    f'about {need / GB:.0f} GB; train an adapter (`model.policy.lora`), lower '
@@ -260,12 +260,13 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
     elif need > _TYPICAL_GPU:
         number = next((n for n in (2, 4, 8, 16, 32) if make_report(cost, n)['variants'][0][
             'sharded_peak'] <= _TYPICAL_GPU), None)
-        notes.append(f'no GPU here; sharded ideally it would take {number} of 80 GB')
+        fits = f'it needs {number}' if number else 'it does not even fit 32'
+        notes.append(f'no GPU found; sharded ideally, {fits} GPUs of 80 GB')
     else:
-        notes.append('no GPU here; it would fit one of 80 GB')
+        notes.append('no GPU found; it fits one of 80 GB')
     checkpoint = report['trained_parameters'] * (4 + 4 * cost.setup.state)
     free = shutil.disk_usage(nearest_folder(config.get('work_dir') or '.')).free
-    notes.append(f'disk: about {checkpoint / GB:.2f} GB a checkpoint, {free / GB:.0f} GB free')
+    notes.append(f'disk: about {checkpoint / GB:.2f} GB per checkpoint, {free / GB:.0f} GB free')
     if free < checkpoint:
         yield (f'`work_dir` ({config.get("work_dir")}) should have room for a checkpoint, about '
-               f'{checkpoint / GB:.0f} GB, but has {free / GB:.0f} GB; name another by --work-dir')
+               f'{checkpoint / GB:.0f} GB, but has {free / GB:.0f} GB; set another --work-dir')

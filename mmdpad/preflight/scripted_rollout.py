@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Responses of a policy that has learned nothing, some of them replaced by right ones."""
+"""Responses of an untrained policy, half of them replaced by a correct one."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mmdpad.registry import ROLLOUTS
 
 @ROLLOUTS.register_module()
 class ScriptedRollout(RolloutEngine):
-    """Lets another engine generate, and writes one right answer over every second response.
+    """Generates with another engine, then replaces every second response by a correct one.
 
-    A random policy never writes an answer that can be read, so without it no reward, decoder or
-    discriminator would have anything to do, and no group a signal.
+    A random policy never writes an answer that can be parsed. Without this engine, no reward,
+    decoder or discriminator would have any input, and no group a learning signal.
 
     Args:
         engine: Config of the engine that generates.
-        box: The answer's (x1, y1, x2, y2) as shares of the prompt image's width and height; its
-            points are in the middle.
-        several_objects: The answer is a list, as in ``ReasoningSegmentor``.
-        own_tokens: Most tokens that the engine is asked for: what it writes is of no use.
+        box: The answer's (x1, y1, x2, y2) as fractions of the model image's width and height. Its
+            points are at the center.
+        several_objects: Whether the answer is a list, as in ``ReasoningSegmentor``.
+        own_tokens: Most tokens that the engine generates; its text is not used.
     """
 
     def __init__(self, engine: dict, box: Sequence[float], several_objects: bool = False,
@@ -38,20 +38,20 @@ class ScriptedRollout(RolloutEngine):
         self.records_log_probs = self.engine.records_log_probs
 
     def check_policy(self, head: VLMReasoningHead) -> None:
-        """See the other engine's."""
+        """Check the policy as the wrapped engine does."""
         self.engine.check_policy(head)
 
     def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                how: Sampling) -> Responses:
-        """See :class:`RolloutEngine`; rows 0, 2, 4, ... hold the given response."""
+        """See :class:`RolloutEngine`; rows 0, 2, 4, ... hold the scripted response."""
         own = self.engine.sample(head, prompts, how._replace(
             max_new_tokens=min(how.max_new_tokens, self.own_tokens)))
-        (given, ), _ = head.encode_responses([self._compose(head, prompts[0])])
-        given, width = given[:how.max_new_tokens].to(own.ids.device), own.ids.shape[1]
-        # An end behind the engine's own responses, as if they had ended there.
-        ids = own.ids.new_full((len(own.ids), max(width, len(given))), head.end_tokens[0])
+        (scripted, ), _ = head.encode_responses([self._compose(head, prompts[0])])
+        scripted, width = scripted[:how.max_new_tokens].to(own.ids.device), own.ids.shape[1]
+        # End the engine's own responses with an end token, as if it had generated one.
+        ids = own.ids.new_full((len(own.ids), max(width, len(scripted))), head.end_tokens[0])
         ids[:, :width] = own.ids.where(own.mask, head.end_tokens[0])
-        ids[::2, :len(given)] = given
+        ids[::2, :len(scripted)] = scripted
         responses = cut_responses(ids, head.end_tokens, head.pad_token)
         if own.logp is None:
             return responses
@@ -60,7 +60,7 @@ class ScriptedRollout(RolloutEngine):
         return responses._replace(logp=logp)
 
     def _compose(self, head: VLMReasoningHead, prompt: EncodedPrompt) -> str:
-        """The right answer, in the coordinates that the policy writes."""
+        """Write the correct answer in the coordinates that the policy uses."""
         patch = head.processor.image_processor.patch_size
         _, rows, columns = prompt.grid[0].tolist()
         height, width = written_shape(head.coordinates, (rows * patch, columns * patch))

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A whole run of any config in seconds: two steps, a validation, a checkpoint, a resume."""
+"""Run any config in seconds: two steps, a validation, a checkpoint, a resume."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _PROMPTS, _GROUP, _TOKENS, _IMAGE = 2, 4, 400, (128, 128)
 
 def make_smoke_config(config: Config, work_dir: str, folder: Path,
                       weights: Path | None = None) -> tuple[Config, Notes]:
-    """The same config on small random models, made data and settings cut to two steps.
+    """Make the same config with tiny random models, synthetic data and only two steps.
 
     Args:
-        config: Of a training run; is left as it is.
-        work_dir: Of the run.
-        folder: For the stand-ins.
-        weights: For those of the models; a folder that several configs may share.
+        config: The config of a training run; it is not changed.
+        work_dir: The work dir of the smoke run.
+        folder: Where to write the tiny replacements.
+        weights: Where to write those of the models; several configs may share this folder.
 
     Returns:
-        The config, and what was replaced, a line each.
+        The config, and one line for each replacement.
     """
     config = copy_config(config)
     notes = replace_models(config, weights or folder / 'weights')
@@ -52,17 +52,17 @@ def make_smoke_config(config: Config, work_dir: str, folder: Path,
 
 
 def run_smoke(config: Config, report: Callable[[str], None] = print) -> Runner:
-    """Train a step with a checkpoint; resume from it in a new runner, train the other, validate.
+    """Train one step and save a checkpoint; resume in a new runner, train the second, validate.
 
     Args:
-        config: Of :func:`make_smoke_config`; its work dir should hold no checkpoints.
-        report: Takes what was done, line by line.
+        config: From :func:`make_smoke_config`; its work dir should hold no checkpoints.
+        report: Called with each line of the result.
 
     Returns:
         The second runner.
 
     Raises:
-        RuntimeError: The run did not go on from the checkpoint.
+        RuntimeError: The run did not resume from the checkpoint.
     """
     first, config = copy_config(config), copy_config(config)
     with DefaultScope.overwrite_default_scope(scope_of(config)):
@@ -80,18 +80,18 @@ def run_smoke(config: Config, report: Callable[[str], None] = print) -> Runner:
                            f'resumed, but ended after {done}')
     report(f'smoke: {STEPS} steps, a checkpoint, a resume from it'
            + (' and a validation' if config.get('val_cfg') else '')
-           + ' went through')
+           + ' succeeded')
     return runner
 
 
 def copy_config(config: Config) -> Config:
-    """A config with dicts and lists of its own, none of which stands in two places, so that a
-    change of one is not a change of another. Classes as types stay classes."""
+    """Copy a config so that no dict or list is shared, within it or with the original. Types given
+    as classes stay classes."""
     return Config(config._to_lazy_dict())
 
 
 def _set(entry: dict, path: str, notes: Notes, **values: Any) -> None:
-    """Change entries and say so; what is the same already is left."""
+    """Set entries and note each change of a value."""
     for name, value in values.items():
         before = entry.get(name)
         if before != value:
@@ -100,36 +100,36 @@ def _set(entry: dict, path: str, notes: Notes, **values: Any) -> None:
 
 
 def _limit(config: Config) -> str:
-    """The name of the limit of the training loop."""
+    """Return the name of the training loop's limit."""
     loop = config.train_cfg
-    if 'type' not in loop:  # mmengine's own, of which `by_epoch` is the switch
+    if 'type' not in loop:  # mmengine's default loop, chosen by `by_epoch`
         return 'max_epochs' if loop.get('by_epoch', True) else 'max_iters'
     if is_kind(loop, EpochBasedTrainLoop, LOOPS):
         return 'max_epochs'
     if not is_kind(loop, IterBasedTrainLoop, LOOPS):
-        raise ValueError(f'`train_cfg.type` should be a loop over iterations or epochs, for '
-                         f'--smoke to end it, but got {type_name(loop)!r}; '
+        raise ValueError(f'`train_cfg.type` should be a loop over iterations or epochs, so '
+                         f'that --smoke can limit it, but got {type_name(loop)!r}; '
                          f'derive it from IterBasedTrainLoop or EpochBasedTrainLoop')
     return 'max_iters'
 
 
 def _play_script(config: Config, notes: Notes) -> None:
-    """Let every second response be right, where a policy answers."""
+    """Make every second response of a policy correct."""
     if not is_kind(config.model, ReasoningSegmentor, MODELS):
         return
     engine = config.model.get('rollout_engine') or dict(type='SharedPrefixRollout')
     if not is_kind(engine, DrawingEngine, ROLLOUTS):
         notes.append(f'model.rollout_engine: SharedPrefixRollout in place of {type_name(engine)}, '
-                     f'which has a model of its own')
+                     f'which loads its own model')
         engine = dict(type='SharedPrefixRollout', records_log_probs=True)
     config.model.rollout_engine = dict(type='ScriptedRollout', engine=engine, box=TARGET,
                                        several_objects=config.model.get('several_objects', False))
     notes.append(f'model.rollout_engine ({type_name(engine)}): every second response is replaced '
-                 f'by a right one, the others end after 8 tokens')
+                 f'by a correct one, the others end after 8 tokens')
 
 
 def _cut(config: Config, notes: Notes) -> None:
-    """Settings that cost time or memory."""
+    """Reduce settings that cost time or memory."""
     by_epoch = _limit(config) == 'max_epochs'
     for name in LOADERS:
         if loader := config.get(name):
@@ -161,5 +161,6 @@ def _cut(config: Config, notes: Notes) -> None:
         for key in ('loss_scale', 'use_fp64'):
             wrapper.pop(key, None)
     if 'strategy' in config:
-        notes.append(f'strategy: none in place of {type_name(config.pop("strategy"))}: one process')
+        notes.append(f'strategy: none in place of {type_name(config.pop("strategy"))} '
+                     f'(one process)')
     _set(config, '', notes, launcher='none', resume=False, log_level='WARNING')

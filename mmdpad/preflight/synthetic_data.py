@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A few made samples in the format of any data set that this plugin knows."""
+"""Write a few synthetic samples in the format of any supported data set."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ from mmdpad.prompts.template import OBJECTS_KEYS
 from mmdpad.registry import DATASETS, resolve
 
 SIZE = (160, 120)
-"""(width, height) of every picture."""
+"""(width, height) of every image, in pixels."""
 TARGET = (0.25, 0.25, 0.625, 0.75)
-"""Box (x1, y1, x2, y2) of the target in every picture, as shares of its width and height."""
+"""Box (x1, y1, x2, y2) of the target in every image, as fractions of its width and height."""
 COLORS = ('red', 'green')
-_OTHER = (0.75, 0.1, 0.9, 0.4)  # a second object, where a question may mean several
+_OTHER = (0.75, 0.1, 0.9, 0.4)  # a second object, for questions about several
 
 Config = dict[str, Any]
 
 
 def write_synthetic_data(config: Config, folder: Path) -> Config | None:
-    """Write two samples in the format that a data set reads, and point it at them.
+    """Write two samples in the format that a data set reads.
 
-    Each is a square on gray, of another color, at :data:`TARGET`. A data set whose questions may
-    mean any number of objects gets two more, of two objects and of none.
+    Each image shows a square at :data:`TARGET` on gray, in a different color. A data set whose
+    questions may refer to any number of objects gets two more samples: one with two objects, one
+    with none.
 
     Args:
-        config: Of the data set. File names below its ``data_root`` stay as they are.
-        folder: Where to; should be empty or not there.
+        config: The config of the data set. File names below its ``data_root`` stay the same.
+        folder: Where to write; should be empty or missing.
 
     Returns:
-        The entries of the config that change, or None for a class that is not known.
+        The config entries that point the data set to the samples, or None if its class is unknown.
     """
-    known = _find_writer(resolve(config, DATASETS))
-    if known is None:
+    write = _find_writer(resolve(config, DATASETS))
+    if write is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    return known(config, folder)
+    return write(config, folder)
 
 
 def _find_writer(kind: Any) -> Callable[[Config, Path], Config | None] | None:
-    """What writes for this class, or for the nearest of its bases."""
+    """Find the writer for this class, or for the nearest of its base classes."""
     for base in getattr(kind, '__mro__', ()):
         if base.__name__ in _WRITERS:
             return _WRITERS[base.__name__]
@@ -60,13 +61,13 @@ def _find_writer(kind: Any) -> Callable[[Config, Path], Config | None] | None:
 
 
 def _place(box: tuple[float, ...], size: tuple[int, int]) -> list[int]:
-    """A box of shares as pixels, both ends inclusive."""
+    """Convert a box from fractions to pixels, both ends inclusive."""
     width, height = size
     x1, y1, x2, y2 = box
     return [round(x1 * width), round(y1 * height), round(x2 * width) - 1, round(y2 * height) - 1]
 
 
-def _picture(color: str, size: tuple[int, int] = SIZE) -> Image.Image:
+def _draw_image(color: str, size: tuple[int, int] = SIZE) -> Image.Image:
     image = Image.new('RGB', size, 'gray')
     ImageDraw.Draw(image).rectangle(_place(TARGET, size), fill=color)
     ImageDraw.Draw(image).rectangle(_place(_OTHER, size), fill='black')
@@ -87,7 +88,7 @@ def _mask(box: tuple[float, ...]) -> np.ndarray:
 
 
 def _records(several: bool, answered: bool) -> list[Record]:
-    """The samples; ``answered`` with a reasoning chain and a caption each."""
+    """Make the samples; if ``answered``, each has a reasoning text and a caption."""
     meant = [(color, f'the {color} square', [TARGET]) for color in COLORS]
     if several:
         meant += [('red', 'every object', [TARGET, _OTHER]), ('red', 'a green bird', [])]
@@ -96,15 +97,16 @@ def _records(several: bool, answered: bool) -> list[Record]:
         masks = np.array([_mask(box) for box in boxes]).reshape(-1, *SIZE[::-1])
         extras = dict(think=f'it is {question}.', caption=f'a {color} square')
         records.append(Record(
-            id=f'made_{number}', where=f'made sample {number}', image=_png(_picture(color)),
-            texts=(question, ), is_sentence=False, masks=masks.astype(bool),
-            ignore=np.zeros(SIZE[::-1], bool), extras=extras if answered else {}))
+            id=f'synthetic_{number}', where=f'synthetic sample {number}',
+            image=_png(_draw_image(color)), texts=(question, ), is_sentence=False,
+            masks=masks.astype(bool), ignore=np.zeros(SIZE[::-1], bool),
+            extras=extras if answered else {}))
     return records
 
 
 def _write(kind: str, folder: Path, images: Path, split: str, several: bool = False,
            answered: bool = False) -> None:
-    """By the writer of the converter; images go below ``images``."""
+    """Write the samples as the converter does, with the images below ``images``."""
     writer = WRITERS[kind](folder, ImageFiles(images, images, copy=True))
     images.mkdir(parents=True, exist_ok=True)
     for record in _records(several, answered):
@@ -136,9 +138,9 @@ def _referring(config: Config, folder: Path) -> Config:
 def _json_lines(config: Config, folder: Path) -> Config:
     name = Path(config['ann_file']).name
     prefix = (config.get('data_prefix') or {}).get('img_path', '')
-    _write('jsonl', folder, folder / prefix, 'made', bool(config.get('several_objects')),
+    _write('jsonl', folder, folder / prefix, 'synthetic', bool(config.get('several_objects')),
            answered=True)
-    (folder / 'made.jsonl').rename(folder / name)
+    (folder / 'synthetic.jsonl').rename(folder / name)
     return dict(data_root=str(folder), ann_file=name)
 
 
@@ -178,15 +180,15 @@ def _seg_zero(config: Config, folder: Path) -> Config:
                     f'<points>({x},{y}),({x},{y})</points>')
         if config.get('several_objects'):
             solution = json.dumps([dict(zip(OBJECTS_KEYS, (box, [x, y]), strict=True))])
-        rows.append(dict(id=f'made_{number}', problem=f'the {color} square', solution=solution,
-                         image=dict(bytes=_png(_picture(color, size)), path=None)))
+        rows.append(dict(id=f'synthetic_{number}', problem=f'the {color} square', solution=solution,
+                         image=dict(bytes=_png(_draw_image(color, size)), path=None)))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows),
                                 folder / f'{config.get("split", "train")}.parquet')
     return dict(data_root=str(folder))
 
 
 def _coco(config: Config, folder: Path) -> Config:
-    """Instances of COCO's format, all of the data set's first class."""
+    """Write instances in COCO format, all of the data set's first class."""
     prefix = (config.get('data_prefix') or {}).get('img', '')
     _write('coco', folder, folder / prefix, 'train')
     instances = json.loads((folder / 'instances.json').read_text())
@@ -201,17 +203,17 @@ def _coco(config: Config, folder: Path) -> Config:
 
 
 def _odvg(config: Config, folder: Path) -> Config:
-    """Lines with a box each, of a phrase, or with a map of labels of the first label."""
+    """Write lines with one box each: of a phrase, or, with a label map, of the first label."""
     prefix = folder / (config.get('data_prefix') or {}).get('img', '')
     prefix.mkdir(parents=True, exist_ok=True)
     lines = []
     for number, color in enumerate(COLORS):
-        _picture(color).save(prefix / f'made_{number}.png')
+        _draw_image(color).save(prefix / f'synthetic_{number}.png')
         x1, y1, x2, y2 = _place(TARGET, SIZE)
         box, caption = [x1, y1, x2 + 1, y2 + 1], f'the {color} square'
         region = dict(bbox=box, phrase=caption, tokens_positive=[[0, len(caption)]])
         lines.append(dict(
-            filename=f'made_{number}.png', height=SIZE[1], width=SIZE[0],
+            filename=f'synthetic_{number}.png', height=SIZE[1], width=SIZE[0],
             grounding=dict(caption=caption, regions=[region]),
             detection=dict(instances=[dict(bbox=box, label=0, category='square')])))
     path = folder / config['ann_file']
@@ -224,12 +226,12 @@ def _odvg(config: Config, folder: Path) -> Config:
 
 
 def _questions(config: Config, folder: Path) -> Config | None:
-    """What the source of a ``QuestionDataset`` reads."""
+    """Write samples for the source of a ``QuestionDataset``."""
     changes = write_synthetic_data(config['source'], folder)
     return changes and dict(source=dict(config['source'], **changes))
 
 
-# By the name of a class; a subclass is written for as its base.
+# Name of a class -> its writer. A subclass uses the writer of its base.
 _WRITERS: dict[str, Callable[[Config, Path], Config | None]] = dict(
     ReasonSegDataset=_reason_seg, ReferringSegDataset=_referring, RefCocoDataset=_referring,
     JsonLinesDataset=_json_lines, MaskFolderDataset=_mask_folder,

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""mmdet's detectors, of the same classes and a few thousand weights."""
+"""Options that shrink mmdet's detectors to a few thousand weights of the same classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SWIN = {'backbone.embed_dims': _WIDTHS[0], 'backbone.depths': [1, 1, 1, 1],
          'backbone.num_heads': [1, 1, 2, 2]}
 _FEW_BOXES = {'test_cfg.rpn.nms_pre': 20, 'test_cfg.rpn.max_per_img': 20,
               'test_cfg.rcnn.score_thr': 0.0, 'test_cfg.rcnn.max_per_img': 10}
-# By the class of a part: what makes it small.
+# Class of a part -> options that make it small.
 _BACKBONES: dict[str, dict[str, Any]] = dict(ResNet=_RESNET, SwinTransformer=_SWIN)
 _DETECTORS: dict[str, dict[str, Any]] = dict(
     MaskRCNN={
@@ -46,8 +46,8 @@ _DETECTORS['FasterRCNN'] = {key: value for key, value in _DETECTORS['MaskRCNN'].
 
 
 def shrinking_options(model: dict[str, Any]) -> dict[str, Any] | None:
-    """Options, with dots, that make the config of a detector small; None for one that is not
-    known. Paths to pretrained parts are dropped in any case by :func:`find_pretrained`."""
+    """Return dotted options that shrink the config of a detector, or None if its class is unknown.
+    :func:`find_pretrained` drops paths to pretrained parts in either case."""
     options = _DETECTORS.get(_class_name(model))
     backbone = _BACKBONES.get(_class_name(model.get('backbone') or {}))
     if options is None or backbone is None:
@@ -56,7 +56,7 @@ def shrinking_options(model: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def find_pretrained(model: Any, path: str = '') -> dict[str, None]:
-    """Options that drop every ``init_cfg`` with the weights of a part."""
+    """Return options that drop every ``init_cfg`` that loads pretrained weights."""
     found: dict[str, None] = {}
     if isinstance(model, dict):
         for key, value in model.items():

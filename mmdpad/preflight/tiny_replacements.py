@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The same config on small random models and made data, all of them files in the real formats."""
+"""Replace a config's models by tiny random ones and its data by synthetic data, in files of the
+real formats."""
 
 from __future__ import annotations
 
@@ -38,18 +39,18 @@ from .synthetic_data import write_synthetic_data
 from .tiny_detectors import find_pretrained, shrinking_options
 
 Notes = list[str]
-_KEPT = 'kept as it is, with its own weights; --smoke knows no small one of its class'
+_KEPT = 'kept as it is, with its own weights; --smoke has no tiny replacement for its class'
 
 
 def replace_models(config: Config, folder: Path) -> Notes:
-    """Point every model of a config at a small random one of the same class.
+    """Replace every model of a config by a tiny random one of the same class.
 
     Args:
-        config: Is changed.
-        folder: For the weights; those that are there already are taken.
+        config: Changed in place.
+        folder: Where to write the weights; existing files are reused.
 
     Returns:
-        What was replaced by what, a line each, and what was kept.
+        One line for each model: what replaced it, or that it was kept.
     """
     notes = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,9 +73,9 @@ def replace_models(config: Config, folder: Path) -> Notes:
 
 
 def replace_data(config: Config, folder: Path) -> Notes:
-    """Point every data set of a config at made samples, and metrics at their annotations.
+    """Point every data set of a config to synthetic samples, and metrics to their annotations.
 
-    Arguments and return value as of :func:`replace_models`.
+    Arguments and return value are as in :func:`replace_models`.
     """
     notes, moved = [], {}
     for name in LOADERS:
@@ -86,23 +87,23 @@ def replace_data(config: Config, folder: Path) -> Notes:
                 changes = write_synthetic_data(dataset, _empty(folder / f'{name}_{number}'))
             where = f'{name}.dataset' + f' {number}' * bool(number)
             if changes is None:
-                notes.append(f'{where} ({type_name(before)}): kept as it is; --smoke knows no made '
-                             f'samples in its format')
+                notes.append(f'{where} ({type_name(before)}): kept as it is; --smoke cannot write '
+                             f'synthetic samples in its format')
                 continue
             dataset.update(changes)
             moved |= {_annotations(before): _annotations(dataset)}
-            notes.append(f'{where} ({type_name(before)}): made samples in {_root(dataset)} in '
-                         f'place of {_root(before)}')
+            notes.append(f'{where} ({type_name(before)}): synthetic samples in '
+                         f'{_root(dataset)} in place of {_root(before)}')
     for node in find_nodes({key: config.get(key) for key in ('val_evaluator', 'test_evaluator')}):
         path = node.entry.get('ann_file')
         if path and osp.normpath(path) in moved:
             node.entry['ann_file'] = moved[osp.normpath(path)]
-            notes.append(f'{node.path}.ann_file: that of the made samples')
+            notes.append(f'{node.path}.ann_file: that of the synthetic samples')
     return notes
 
 
 def _root(dataset: dict) -> str:
-    dataset = dataset.get('source', dataset)  # of a QuestionDataset
+    dataset = dataset.get('source', dataset)  # the source of a QuestionDataset
     return dataset.get('data_root') or dataset.get('ann_file')
 
 
@@ -120,7 +121,7 @@ def _policy(entry: dict, folder: Path) -> str:
     before = entry['pretrained']
     config, _ = read_policy_config(before)
     family, stored = config.model_type, getattr(config, 'quantization_config', None)
-    if stored:  # the replacement is quantized when it is loaded
+    if stored:  # the replacement is quantized on loading
         check_trainable(before, entry.get('lora'))
         check_prequantized(before, entry.get('quantization'), entry.get('lora'))
         entry['quantization'] = {
@@ -129,7 +130,7 @@ def _policy(entry: dict, folder: Path) -> str:
     path = folder / family
     if not path.exists():
         make_policy_folder(path, family)
-    # A small vocabulary has hardly any words, so that the same text has more tokens.
+    # A small vocabulary has few whole words, so the same text takes more tokens.
     entry.update(pretrained=str(path), max_prompt_tokens=4096)
     notes = [f'a random {family} of 2 layers with 512 tokens, max_prompt_tokens=4096, in place of '
              f'{before}']
@@ -157,12 +158,12 @@ def _sam_folder(entry: dict, folder: Path) -> str:
     if not path.exists():
         SAM_FOLDERS[kind](path)
     entry['pretrained'] = str(path)
-    return f'a random one of a few thousand weights in place of {before}'
+    return f'a random model of a few thousand weights in place of {before}'
 
 
 def _clip(entry: dict, folder: Path) -> str:
     before = entry['model_name']
-    # A folder for each, so that several CLIPs of an ensemble stay several models.
+    # One folder for each, so that the CLIPs of an ensemble stay separate models.
     path = folder / f'clip_{content_key(np.array([before, str(entry.get("pretrained"))])).hex()}'
     if not path.exists():
         shutil.copytree(WEIGHTS_DIR / 'clip', path)
@@ -170,7 +171,7 @@ def _clip(entry: dict, folder: Path) -> str:
             state = load_file(path / 'open_clip_model.safetensors')
             save_file({name: torch.randn(value.shape).mul(0.1).to(value.dtype)
                        for name, value in state.items()}, path / 'open_clip_model.safetensors')
-    for name in ('context_length', 'quick_gelu'):  # those of the weights
+    for name in ('context_length', 'quick_gelu'):  # set by the weights
         entry.pop(name, None)
     entry.update(model_name=f'local-dir:{path}', pretrained=None)
     return f'a random CLIP of 0.2 million weights in place of {before}'
@@ -199,19 +200,19 @@ def _detector_decoder(entry: dict, folder: Path) -> str:
 
 
 def _shrink_detector(model: dict) -> str:
-    """Make the config of a detector small; says what was done."""
+    """Shrink the config of a detector, and return a note about it."""
     options, parts = shrinking_options(model), find_pretrained(model)
     small = Config(dict(model=dict(model)))
     small.merge_from_dict({f'model.{key}': value for key, value in
                            {**parts, **(options or {})}.items()})
     model.update(small.model)
     if options is None:
-        return (f'random weights at its full size; --smoke knows no small '
+        return (f'random weights at full size; --smoke cannot shrink '
                 f'{type_name(model)} with this backbone')
-    return 'a random one of a few thousand weights'
+    return 'a random model of a few thousand weights'
 
 
-# What replaces a model of each class (or of a subclass of it), and says by what.
+# Class of a model (or its base class) -> function that replaces it and returns a note.
 _MODELS: dict[type[nn.Module], Callable[[dict, Path], str]] = {
     VLMReasoningHead: _policy,
     SAMDecoder: _sam,

@@ -33,7 +33,7 @@ def test_own_data(follow):
     (pipeline, ) = re.findall(r'^pipeline = .*?^\]\n', convert, re.M | re.S)
     assert pipeline.replace('840', '112') in config
     assert check == shown('own_data.md', 'train_dataloader')
-    assert dry.startswith('dry run: no problem found') and 'went through' in smoke
+    assert dry.startswith('dry run: no problem found') and 'succeeded' in smoke
     with Image.open(folder / 'mine/look.png') as picture:
         assert min(picture.size) > 300
     written = json.loads((folder / 'mine/result.json').read_text())
@@ -67,7 +67,7 @@ def test_an_own_decoder(follow):
 def test_an_own_reward(follow):
     _, printed = follow('own_reward.md')
     assert printed['try_rewards.py'] == shown('own_reward.md', 'brief_chain')
-    assert 'went through' in printed['tools/train.py mine.py --smoke']
+    assert 'succeeded' in printed['tools/train.py mine.py --smoke']
     term = sys.modules['my_rewards'].FreshCaption()
     term.captions.extend(['a', 'b'])
     resumed = sys.modules['my_rewards'].FreshCaption()
@@ -77,4 +77,4 @@ def test_an_own_reward(follow):
 
 def test_an_own_loss(follow):
     _, printed = follow('own_loss.md')
-    assert 'went through' in printed['tools/train.py mine.py --smoke']
+    assert 'succeeded' in printed['tools/train.py mine.py --smoke']

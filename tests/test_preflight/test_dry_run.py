@@ -2,6 +2,7 @@
 """What `--dry-run` finds in broken configs: each fault on its own, and all of them in one list."""
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,12 @@ def test_a_sound_config_has_a_summary_and_no_problem(sound):
     assert problems == []
     assert 'train_dataloader (SegZeroDataset): ok: 2 items' in told
     assert 'memory: about' in told and 'disk: about' in told
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='the note compares with the GPUs here')
+def test_a_step_that_no_number_of_gpus_holds_is_a_note(sound, monkeypatch):
+    monkeypatch.setattr(import_module('mmdpad.preflight.dry_run'), '_TYPICAL_GPU', 1)
+    assert 'sharded ideally, it does not even fit 32 GPUs' in '\n'.join(dry_run(sound)[1])
 
 
 def test_annotations_without_a_target_are_a_note(sound, tmp_path):
@@ -172,7 +179,7 @@ def detector(weights) -> dict:
     ('train_dataloader.dataset.pipeline.1.with_mask', False,
      '`train_dataloader`: MaskRCNN is trained by `gt_instances.masks`, which samples do not have'),
     ('test_dataloader.dataset.pipeline.3.meta_keys', ['img_id', 'img_shape', 'ori_shape'],
-     "`test_dataloader`: MaskRCNN reads 'scale_factor' of a sample, which is not there"),
+     "`test_dataloader`: MaskRCNN reads 'scale_factor' of a sample, which is missing"),
     ('val_dataloader.dataset.pipeline', [], "`val_dataloader`: MaskRCNN reads ['inputs', 'data_"),
     ('train_dataloader.sampler', None, '`train_dataloader` needs the entry `sampler`'),
     ('val_evaluator.0.ann_file', None, '`val_evaluator.0.ann_file` should be a file where'),

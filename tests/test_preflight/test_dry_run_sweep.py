@@ -35,7 +35,7 @@ MEANINGLESS = re.compile(
 
 @cache
 def base(name: str, folder: Path) -> dict:
-    """A config on stand-ins, cut to a step and a validation, as plain data."""
+    """A config on tiny replacements, cut to a step and a validation, as plain data."""
     config, _ = make_smoke_config(Config.fromfile(ROOT / f'configs/{name}.py'),
                                   str(folder / 'run'), folder / name, folder / 'weights')
     engine = config.model.get('rollout_engine')
@@ -50,7 +50,7 @@ def base(name: str, folder: Path) -> dict:
 
 
 def shrunk(value):
-    """With prompt images of 112 pixels."""
+    """With model images of 112 pixels."""
     if isinstance(value, dict):
         small = dict(size=(112, 112)) if value.get('type') == 'ModelImageResize' else {}
         return {key: shrunk(item) for key, item in value.items()} | small
@@ -58,7 +58,7 @@ def shrunk(value):
 
 
 def find_problems(config: Config) -> list[str]:
-    """What a dry run tells; an error that it ends in is told, too."""
+    """What a dry run reports, or the error that it ends in."""
     config = Config(copy.deepcopy(config.to_dict()))
     try:
         return check_config(config).problems or dry_run(config)[0]

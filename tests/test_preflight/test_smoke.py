@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Every config runs in small, and passes the checks of a dry run then; `tools/train.py --smoke`."""
+"""Every config passes a smoke run and then a dry run; `tools/train.py --smoke`."""
 import itertools
 import math
 import re
@@ -149,7 +149,7 @@ def test_the_command_writes_nothing_of_its_own(run_here, tmp_path):
     done = run_here(ROOT / 'tools/train.py', MAIN, '--smoke', folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert 'which is deleted at the end' in done.stdout
-    assert ('smoke: 2 steps, a checkpoint, a resume from it and a validation went through'
+    assert ('smoke: 2 steps, a checkpoint, a resume from it and a validation succeeded'
             in done.stdout)
     assert list(tmp_path.iterdir()) == []
 
@@ -157,7 +157,7 @@ def test_the_command_writes_nothing_of_its_own(run_here, tmp_path):
 def test_a_work_dir_in_use_is_refused(run_here, tmp_path):
     (tmp_path / 'iter_1.pth').touch()
     refused = run_here('tools/train.py', MAIN, '--smoke', '--work-dir', tmp_path)
-    assert refused.returncode == 1 and 'should be empty or not there' in refused.stderr
+    assert refused.returncode == 1 and 'should be empty or missing' in refused.stderr
 
 
 def test_an_engine_with_a_model_of_its_own_is_replaced(stand_in):

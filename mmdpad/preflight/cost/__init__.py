@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Estimates of what a training step costs, before anything is loaded."""
+"""Estimate the cost of a training step before loading anything."""
 from .flops import step_flops
 from .from_config import TrainingCost, read_config_cost, with_response_tokens
 from .memory import peak, step_memory

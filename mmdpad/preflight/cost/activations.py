@@ -2,9 +2,8 @@
 """What a forward pass keeps for the backward pass, in bytes.
 
 Every term is a tensor that autograd saves in transformers' Qwen-VL layers and in
-:mod:`mmdpad.models.heads.shared_prefix`; each is named where it is counted. Notation: c bytes of a
-number that a linear map or attention computes, w bytes of a weight, r bytes of a token's state
-between layers; D hidden size, A width of all queries, F width inside the MLP.
+:mod:`mmdpad.models.heads.shared_prefix`; a comment names each where it is counted. Bytes of one
+number: c in the output of a linear map or attention, w in a weight, r in the residual stream.
 
     arithmetic                     w  c  r (language)  r (vision)
     float32                        4  4  4             4
@@ -22,13 +21,13 @@ from .workload import Setup, Workload
 
 @dataclass(frozen=True)
 class LayerBytes:
-    """One layer.
+    """Bytes of one layer.
 
     Attributes:
-        attention, mlp: What its two halves keep until their backward pass.
-        attention_peak, mlp_peak: What the backward pass of a half holds at its peak beyond what
-            was kept: gradients of activations, less what is freed by then.
-        state: Its input, all that is kept where it is computed again.
+        attention, mlp: What each half keeps until its backward pass.
+        attention_peak, mlp_peak: What the backward pass of a half holds at its peak in addition:
+            gradients of activations, minus what is freed by then.
+        state: The layer's input, all that is kept if the layer is recomputed.
     """
 
     attention: int
@@ -39,56 +38,59 @@ class LayerBytes:
 
     @property
     def kept(self) -> int:
+        """What both halves keep."""
         return self.attention + self.mlp
 
     @property
     def backward_peak(self) -> int:
-        """Of a layer's backward pass, what it kept included; the MLP goes first."""
+        """Peak of the backward pass, including what was kept; the MLP comes first."""
         return max(self.kept + self.mlp_peak, self.attention + self.attention_peak)
 
 
 def text_layer(text: TextShape, setup: Setup, work: Workload) -> LayerBytes:
-    """A layer of the language model, for all prompts and responses of ``work``."""
+    """One layer of the language model, for all prompts and responses of ``work``."""
     tokens, compute, state = work.tokens, setup.compute_bytes, setup.weight_bytes
     trains = not setup.lora_rank
     norm = _norm(text.hidden, state, state * trains)
     per_token = norm + _linear_inputs(text.hidden, state, setup, 3)
-    if text.norms_heads:  # float32 queries and keys, and the same normalized
+    if text.norms_heads:  # float32 queries and keys, also normalized
         per_token += (4 + compute * trains) * (text.attention + text.kv)
     attention = tokens * (per_token + _linear_inputs(text.attention, compute, setup, 1))
     kernel, peak = _kernel(text, setup, work)
     gate = 4 * compute * text.intermediate  # gate, its activation, up, and their product
     mlp = tokens * (norm + _linear_inputs(text.hidden, state, setup, 2) + gate)
-    if setup.lora_rank:  # what its first half passes to its second
+    if setup.lora_rank:  # outputs of the adapters' first matrices
         attention += 4 * setup.lora_rank * compute * tokens
         mlp += 3 * setup.lora_rank * compute * tokens
     gradient = state * text.hidden * tokens
-    # Gradients of product, activation and up at once, when the product itself is freed.
+    # Gradients of product, activation and up together, after the product itself is freed.
     mlp_peak = gradient + 2 * compute * text.intermediate * tokens
     return LayerBytes(attention + kernel, mlp, gradient + peak, mlp_peak, gradient)
 
 
 def _norm(width: int, state: int, normalized: int) -> int:
-    """Of an RMS norm, per token: its input in float32, and the input normalized, which only the
-    gradient of its weight needs. A float32 input is kept as it is, as the residual stream."""
+    """Kept by an RMS norm per token: its input in float32, and the normalized input, which only the
+    gradient of its weight needs. A float32 input is the residual stream itself, not a copy."""
     return (4 + normalized) * width
 
 
 def _linear_inputs(width: int, given: int, setup: Setup, consumers: int) -> int:
-    """Per token, the input of ``consumers`` linear maps, for the gradient of their weights: one
-    tensor of ``given`` bytes a number, or where they compute in another type a copy for each (an
-    adapter makes its own by way of float32)."""
+    """Kept per token: the input of ``consumers`` linear maps, for the gradient of their weights.
+
+    It is one tensor of ``given`` bytes per number, or one copy for each map if they compute in
+    another type (an adapter makes its own copy, through float32).
+    """
     wanted = setup.compute_bytes
     if setup.lora_rank and not setup.amp:
         wanted = 4
-    by_way_of_float32 = setup.lora_rank and setup.weight_bytes != 4
-    if given == wanted and not by_way_of_float32:
+    through_float32 = setup.lora_rank and setup.weight_bytes != 4
+    if given == wanted and not through_float32:
         return width * given
     return consumers * width * wanted
 
 
 def _kernel(text: TextShape, setup: Setup, work: Workload) -> tuple[int, int]:
-    """Between the projections of attention: kept, and the peak of its gradients."""
+    """Attention without its projections: what it keeps, and the peak of its gradients."""
     compute, tokens, width = setup.compute_bytes, work.tokens, text.attention
     length = work.prompt_tokens + work.response_tokens
     if not work.shared:
@@ -96,11 +98,11 @@ def _kernel(text: TextShape, setup: Setup, work: Workload) -> tuple[int, int]:
         if setup.attention == 'eager':  # probabilities in float32, and in the type of the values
             kept = pairs * (4 + (compute if compute != 4 else 0)) + 4 * tokens * width * compute
             return kept, pairs * (4 + compute)
-        # Query, keys and values once a head, output and the logarithm of its denominator.
+        # Query, key and value of each head, output, and the logarithm of its denominator.
         return tokens * (4 * width * compute + 4 * text.heads), 3 * tokens * width * compute
-    keys = work.responses * length  # a response's keys: the prompt's and its own
+    keys = work.responses * length  # keys of a response: the prompt's and its own
     prompts = work.prompts * work.prompt_tokens
-    # Where query and keys get another type for the kernel, the responses' part of them is not kept.
+    # If queries and keys are cast for the kernel, the responses' part of them is not kept.
     cast = setup.amp and setup.weight_bytes == 4
     prefix = (2 * (prompts if cast else tokens) + tokens) * width * compute
     own = (work.own + 2 * keys) * width * compute
@@ -110,14 +112,14 @@ def _kernel(text: TextShape, setup: Setup, work: Workload) -> tuple[int, int]:
 
 
 def vision_block(vision: VisionShape, setup: Setup, work: Workload) -> LayerBytes:
-    """A block of the vision tower that is trained, the mean of those with and without windows."""
+    """One block of a trained vision tower: the mean of those with and without windows."""
     compute, width, images = setup.compute_bytes, vision.hidden, work.prompts
     patches = images * work.patches
     weight = setup.weight_bytes
-    # An RMS norm keeps its input normalized; Qwen3's layer norm does not.
+    # An RMS norm keeps its normalized input; Qwen3's layer norm does not.
     norm = _norm(width, compute, compute if vision.gated else 0)
-    # Query, key and value of one tensor, query and key with positions, the output per window and
-    # in one, and the logarithm of the denominator.
+    # Query, key and value in one tensor, query and key with positions, the output per window and
+    # concatenated, and the logarithm of the denominator.
     attention = norm + _linear_inputs(width, weight, setup, 1) + 7 * width * compute
     attention += 4 * vision.heads
     inside = (4 if vision.gated else 2) * compute * vision.intermediate
@@ -136,10 +138,10 @@ def vision_block(vision: VisionShape, setup: Setup, work: Workload) -> LayerByte
 
 
 def vision_ends(vision: VisionShape, setup: Setup, work: Workload) -> int:
-    """Kept before the first block (the patches) and behind the last (the mergers)."""
+    """Kept before the first block (the patches) and after the last (the mergers)."""
     compute = setup.compute_bytes
     patch = 3 * 2 * vision.patch**2 * compute
-    # Norm, and input, inside and activation of two linear maps of merge^2 patches at once.
+    # The norm, and the input, hidden state and activation of two linear maps over merge^2 patches.
     merger = _norm(vision.hidden, compute, compute if vision.gated else 0)
     merger += _linear_inputs(vision.hidden, setup.weight_bytes, setup, 1)
     merger += 2 * vision.hidden * compute
@@ -147,7 +149,7 @@ def vision_ends(vision: VisionShape, setup: Setup, work: Workload) -> int:
 
 
 def text_ends(shape: PolicyShape, setup: Setup, work: Workload) -> int:
-    """Kept before the first layer (positions, mask of the image) and behind the last: its output,
+    """Kept before the first layer (positions, image mask) and after the last: its output,
     normalized, and the states that predict the responses' tokens."""
     text, state = shape.text, setup.weight_bytes
     trains = not setup.lora_rank
@@ -159,7 +161,7 @@ def text_ends(shape: PolicyShape, setup: Setup, work: Workload) -> int:
 
 @dataclass(frozen=True)
 class LogitBytes:
-    """The output head: what it keeps until its backward pass, and the peaks of both passes."""
+    """Bytes of the output head: kept until its backward pass, and the peaks of both passes."""
 
     kept: int
     forward: int
@@ -167,12 +169,12 @@ class LogitBytes:
 
 
 def logit_bytes(shape: PolicyShape, setup: Setup, work: Workload) -> LogitBytes:
-    """V numbers in float32 for each token of a response, so many times:
+    """Count tensors of V float32 numbers for each token of a response (V: vocabulary size).
 
-    Forward: logits and their logarithmic softmax; with the entropy also a second logarithmic
-    softmax, its exponential, itself without impossible tokens, the product of the two, and a mask
-    of one byte. Backward: the softmax and two gradients, or, with the entropy's gradient, what was
-    kept for it and two more. Where logits are made in parts, none is kept.
+    Forward: the logits and their log-softmax; with the entropy also a second log-softmax, its
+    exponential, itself without impossible tokens, the product of the two, and a mask of one byte.
+    Backward: the softmax and two gradients, or, with the entropy's gradient, what was kept for it
+    and two more. If logits are computed in chunks, none are kept.
     """
     size = max(1, setup.max_logits // shape.text.vocabulary)
     kept, forward, backward = {None: (1, 2, 3), 'no_grad': (1, 6.25, 3),

@@ -2,10 +2,10 @@
 """Floating point operations of a training step: 2 per multiply-add, matrix products only.
 
 A linear map with W weights costs 2 W per token; attention costs 4 A per pair of query and key (A
-numbers a query, once for the scores and once for the values). The backward pass of either costs
-twice the forward pass, half of it for the gradient of the input and half for that of the weights
-(cf. Kaplan et al., arXiv 2001.08361, section 2.1). Attention is counted as its mathematics needs
-it: a kernel that computes hidden pairs, or scores again in the backward pass, does more.
+is the width of a query; half is for the scores, half for the values). The backward pass of either
+costs twice the forward pass, half of it for the gradient of the input and half for that of the
+weights (cf. Kaplan et al., arXiv 2001.08361, section 2.1). Attention is counted by its formula: a
+kernel that computes masked pairs, or recomputes scores in the backward pass, does more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def text_flops(shape: PolicyShape, linear_tokens: int, pairs: int) -> int:
 
 
 def head_flops(shape: PolicyShape, positions: int) -> int:
-    """One forward pass of the output head, for some positions."""
+    """One forward pass of the output head for a number of positions."""
     return 2 * shape.text.hidden * shape.text.vocabulary * positions
 
 
@@ -52,15 +52,15 @@ def adapter_flops(shape: PolicyShape, setup: Setup, tokens: int) -> int:
 
 
 def forward_flops(shape: PolicyShape, work: Workload) -> dict[str, int]:
-    """A forward pass of all prompts and responses, as ``log_probs`` makes it."""
+    """One forward pass of all prompts and responses, as in ``log_probs``."""
     return dict(text=text_flops(shape, work.tokens, work.prefix_pairs + work.own_pairs),
                 head=head_flops(shape, work.own),
                 vision=work.images * image_flops(shape, work))
 
 
 def update_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, int]:
-    """Forward, recomputation and backward of all prompts and responses, once; without what a
-    vision tower that is not trained saw before."""
+    """One forward pass, recomputation and backward pass of all prompts and responses. The pass of a
+    vision tower that is not trained is not included."""
     forward = forward_flops(shape, work)
     pairs = text_flops(shape, 0, work.prefix_pairs + work.own_pairs)
     linear = forward['text'] - pairs
@@ -75,13 +75,13 @@ def update_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, 
 
 
 def head_passes(shape: PolicyShape, setup: Setup, work: Workload) -> int:
-    """How often an update computes logits: twice where they are made in parts."""
+    """How often an update computes logits: twice if they are computed in chunks."""
     in_pass = setup.groups * work.group_size * work.response_tokens
     return 2 if in_pass * shape.text.vocabulary > setup.max_logits else 1
 
 
 def rollout_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, int]:
-    """Prefill and decode; the output head sees each token of a response."""
+    """Prefill and decode; the output head runs on each token of a response."""
     work = replace(work, shared=setup.rollout == 'shared')
     forward = forward_flops(shape, work)
     return {**forward, 'text': forward['text'] + adapter_flops(shape, setup, work.tokens)}
@@ -90,22 +90,22 @@ def rollout_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str,
 def step_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, dict[str, int]]:
     """Operations of one training step by pass and part (text, head, vision).
 
-    A vision tower that is not trained sees an image once: in the rollout where that shares
-    prompts, else in the first pass behind it.
+    A vision tower that is not trained encodes an image once: in the rollout if that shares
+    prompts, else in the first pass after it.
     """
     forward = forward_flops(shape, work)
     passes: dict[str, dict[str, int]] = {}
-    seen = False
+    encoded = False
     if setup.rollout != 'none':
         passes['rollout'] = rollout_flops(shape, setup, work)
-        seen = setup.vision_is_fixed and setup.rollout == 'shared'
+        encoded = setup.vision_is_fixed and setup.rollout == 'shared'
     if setup.kept_log_probs:
         passes['old log-probs'] = dict(
             text=forward['text'] + adapter_flops(shape, setup, work.tokens), head=forward['head'],
-            vision=0 if seen else forward['vision'])
-        seen = seen or setup.vision_is_fixed
+            vision=0 if encoded else forward['vision'])
+        encoded = encoded or setup.vision_is_fixed
     update = update_flops(shape, setup, work)
-    if setup.vision_is_fixed and not seen:
+    if setup.vision_is_fixed and not encoded:
         update['vision'] += forward['vision'] // setup.updates
     if setup.reference:
         passes['reference'] = {**forward, 'vision': 0 if setup.vision_is_fixed else

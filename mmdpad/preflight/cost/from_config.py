@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A config of mmdpad, read for what its training step costs."""
+"""Read the cost of a training step from a config."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ _COUNTED_LORA = ('r', 'lora_alpha', 'target_modules', 'use_rslora', 'alpha_patte
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What the estimates need of a config.
+    """What the estimates need from a config.
 
     Attributes:
-        shape: Of the policy.
-        work: Of a step on one process, with responses of the assumed length.
-        setup: How it is computed.
+        shape: Sizes of the policy.
+        work: Workload of a step in one process, with responses of the assumed length.
+        setup: How a step is computed.
         frozen: Name -> cost of models that are not trained.
         max_tokens: Limit of a response's length.
-        notes: Where numbers come from, and what is assumed.
+        notes: Where the numbers come from, and what is assumed.
     """
 
     shape: PolicyShape
@@ -83,16 +83,16 @@ class TrainingCost:
 
 def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = None,
                      prompt_tokens: int | None = None) -> TrainingCost:
-    """Read a config; nothing is loaded but config.json and the tokenizer, where they are there.
+    """Read a config. Only config.json and the tokenizer are loaded, if they exist.
 
     Args:
-        config: For a run of ``tools/train.py``.
+        config: The config of a run of ``tools/train.py``.
         response_tokens: Mean length of a response; None assumes :data:`RESPONSE_TOKENS`.
         prompt_tokens: Length of a prompt, image included; None counts or assumes it.
 
     Raises:
-        FileNotFoundError: The policy's shape is not known, see :func:`read_policy_config`.
-        ValueError: The config lacks something, or has an unknown value.
+        FileNotFoundError: The policy's shape is unknown, see :func:`read_policy_config`.
+        ValueError: The config lacks a setting, or has an unknown value.
     """
     with DefaultScope.overwrite_default_scope(scope_of(config)):
         return _read(config, response_tokens, prompt_tokens)
@@ -133,20 +133,20 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
 
 def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
                          tokens: int) -> TrainingCost:
-    """The same with responses of another length."""
+    """The same cost with responses of another length."""
     work = replace(cost.work, response_tokens=tokens)
     return replace(cost, work=work, setup=replace(cost.setup, groups=_groups(config, work)))
 
 
 def _check_lora(lora: Mapping[str, Any]) -> None:
-    """Refuse settings that make an adapter of another size than r and its targets say."""
+    """Reject settings that give an adapter another size than r and its targets do."""
     for name, value in lora.items():
         if name not in _COUNTED_LORA and value:
             raise ValueError(f'`lora.{name}` should be left out to be estimated, but got {value!r}')
 
 
 def _argument(config: Mapping[str, Any], name: str, of: type = VLMReasoningHead) -> Any:
-    """An argument that a config gives to a class, by default the policy head, or its default."""
+    """Return an argument of a class from its config, or its default."""
     return config.get(name, inspect.signature(of).parameters[name].default)
 
 
@@ -166,7 +166,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
     loop, wrapper = config['train_cfg'], config['optim_wrapper']
     groups = _groups(config, work)
     updates, step_prompts = loop.get('num_iterations', 1), _step_prompts(config, work)
-    # The loop accumulates by itself; another loop as the wrapper says.
+    # The GRPO loop accumulates on its own; in other loops the wrapper decides.
     accumulates = (groups < step_prompts if is_grpo else
                    wrapper.get('accumulative_counts', 1) > 1)
     engine = _argument(config['model'], 'rollout_engine', ReasoningSegmentor)
@@ -224,9 +224,9 @@ def quantized_bytes(quantization: Mapping[str, Any]) -> float:
 
 
 def _optimizer_numbers(optimizer: Mapping[str, Any]) -> tuple[float, float]:
-    """State per trained weight, and what a step takes for a moment: torch's AdamW makes the square
-    roots of all second moments at once unless ``fused=True`` or ``foreach=False``."""
-    # Where the package of an optimizer is missing, so is its class.
+    """Numbers of state, and temporary ones of a step, per trained weight. torch's AdamW computes
+    the square roots of all second moments at once unless ``fused=True`` or ``foreach=False``."""
+    # If an optimizer's package is missing, so is its class.
     name = getattr(resolve(optimizer, OPTIMIZERS), '__name__',
                    type_name(optimizer).rpartition('.')[2])
     if name not in STATE:
@@ -239,7 +239,7 @@ def _optimizer_numbers(optimizer: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _grid(config: Mapping[str, Any], patch: int, merge: int) -> tuple[int, int]:
-    """Rows and columns of patches of a prompt image."""
+    """Rows and columns of patches of a model image."""
     sizes = [step['size'] for step in _pipeline(config)
              if is_kind(step, ModelImageResize, TRANSFORMS)]
     if not sizes:
@@ -257,7 +257,7 @@ def _pipeline(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
-    """Tokens of a prompt without its image, and in words how they were found."""
+    """Tokens of a prompt without its image, and a note on how they were counted."""
     coordinates = policy.get('coordinates') or FAMILIES[model_type].coordinates
     template = _argument(policy, 'prompt_template')
     folder = find_folder(policy['pretrained'])
@@ -265,17 +265,17 @@ def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
                                  for name in ('tokenizer.json', 'vocab.json')):
         messages = build_messages(QUESTION, template, coordinates)
         text = ''.join(part.get('text', '') for part in messages[0]['content'])
-        # A chat's frame takes about 20 tokens, English and JSON about 4 characters a token.
-        return 20 + len(text) // 4, '(assumed: 20 and one for every 4 characters; no tokenizer)'
+        # A chat template takes about 20 tokens; English and JSON have about 4 characters per token.
+        return 20 + len(text) // 4, '(assumed: 20, and one per 4 characters; no tokenizer)'
     encoder = PromptEncoder(str(folder), template, 0, coordinates)
     ids = encoder.processor.tokenizer(encoder.write(QUESTION))['input_ids']
-    count = len(ids) - 1  # one stands for the image
+    count = len(ids) - 1  # one token is the image placeholder
     return count, f'(counted with the question {QUESTION!r})'
 
 
 def _clips(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
-    """The CLIPs of rewards and of the validation's metrics: each is in memory once, however many
-    name it, and computes for every reward."""
+    """Cost of the CLIPs of rewards and validation metrics: each is in memory once, even if several
+    use it, and runs for every reward."""
     entries = dict(_discriminators({name: config[name] for name in (
         'custom_hooks', 'train_cfg', 'val_evaluator') if config.get(name)}))
     uses = Counter(key for reward in list_rewards(config) for key, _ in
@@ -295,8 +295,8 @@ def _discriminators(part: Mapping[str, Any]) -> list[tuple[Hashable, Mapping[str
 
 def _frozen(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     costs = _clips(config, work)
-    decoder = config['model'].get('decoder')  # of others than SAM the cost is not known
+    decoder = config['model'].get('decoder')  # the cost of other decoders is unknown
     if decoder and is_kind(decoder, SAMDecoder, MODELS):
-        draws = any(reward.needs('decoder') for reward in list_rewards(config))
-        costs['SAM'] = sam_cost(decoder, work.prompts * draws)
+        decodes = any(reward.needs('decoder') for reward in list_rewards(config))
+        costs['SAM'] = sam_cost(decoder, work.prompts * decodes)
     return costs

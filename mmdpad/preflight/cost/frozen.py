@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the models that are never trained cost: CLIP for a reward, SAM as mask decoder."""
+"""The cost of models that are never trained: CLIP for a reward, SAM as mask decoder."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from torch import nn
 
 @dataclass(frozen=True)
 class FrozenCost:
-    """Bytes of a model's weights, and its operations in a training step."""
+    """Bytes of a model's weights, and its floating point operations in a training step."""
 
     bytes: int
     flops: int
 
 
 def clip_cost(config: Mapping[str, Any], prompts: int, responses: int) -> FrozenCost:
-    """A discriminator's: two pictures of a prompt (region and image), a text of each response.
+    """Cost of a discriminator: two images per prompt (region and whole image), one text per
+    response.
 
     Args:
-        config: Of a :class:`mmdpad.models.CLIPDiscriminator`.
-        prompts, responses: Of a step.
+        config: Config of a :class:`mmdpad.models.CLIPDiscriminator`.
+        prompts, responses: Their numbers in a step.
     """
     name = config.get('model_name', 'ViT-B-32').replace('/', '-')
     if name.startswith('local-dir:'):
         name = config['model_name']
-    disabled, logging.root.disabled = logging.root.disabled, True  # it warns of missing weights
+    disabled, logging.root.disabled = logging.root.disabled, True  # it warns about missing weights
     try:
         with torch.device('meta'):
             model = open_clip.create_model(name, load_weights=False, device='meta')
@@ -45,22 +46,22 @@ def clip_cost(config: Mapping[str, Any], prompts: int, responses: int) -> Frozen
     patch = model.visual.conv1.kernel_size[0] if hasattr(model.visual, 'conv1') else 16
     side = model.visual.image_size
     side = side if isinstance(side, int) else side[0]
-    pictures = 2 * prompts * 2 * visual * ((side // patch)**2 + 1)
+    images = 2 * prompts * 2 * visual * ((side // patch)**2 + 1)
     texts = responses * 2 * (weights - visual - embeddings) * (model.context_length or 77)
-    return FrozenCost(size * weights, pictures + texts)
+    return FrozenCost(size * weights, images + texts)
 
 
 def sam_cost(config: Mapping[str, Any], images: int) -> FrozenCost:
-    """A decoder's, with the operations of its image encoder for some images (the rest is small).
+    """Cost of a mask decoder. Operations are those of its image encoder (the rest is small).
 
     Args:
-        config: Of a :class:`mmdpad.models.SAMDecoder`.
-        images: Whose masks are drawn in a step.
+        config: Config of a :class:`mmdpad.models.SAMDecoder`.
+        images: Number of images whose masks are decoded in a step.
     """
     name = config.get('model', 'vit_h')
     if name not in sam_model_registry:
         raise ValueError(f'`model.decoder.model` should be one of {sorted(sam_model_registry)}, '
-                         f'but got {name!r}; correct it, or import what registers it '
+                         f'but got {name!r}; correct it, or import the module that registers it '
                          f'(`custom_imports`)')
     with torch.device('meta'):
         model = sam_model_registry[name]()

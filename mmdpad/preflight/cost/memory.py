@@ -1,8 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Accelerator memory of a training step, in bytes, moment by moment.
 
-Weights, optimizer state and reference are there all the time. What comes on top has its peak at
-one of a few moments; the step needs the largest of these, not their sum.
+Weights, optimizer state and reference are in memory all the time. Everything else peaks at one of
+a few moments; the step needs the largest of these, not their sum.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Bytes = dict[str, float]
 
 def step_memory(shape: PolicyShape, setup: Setup, work: Workload,
                 frozen: Mapping[str, float] | None = None, gpus: int = 1) -> dict[str, Bytes]:
-    """Moment -> component -> bytes on each of ``gpus``, data parallel.
+    """Return moment -> component -> bytes on each GPU, with data parallel training.
 
     Args:
         shape: The policy.
         setup: How it is trained.
         work: The step's prompts and responses on one GPU.
-        frozen: Bytes of further models.
-        gpus: With several, gradients are kept a second time, in the buckets that are exchanged,
-            unless ``setup.bucket_views``.
+        frozen: Name -> bytes of other models.
+        gpus: Number of GPUs. With several, the buckets that are exchanged hold a second copy of the
+            gradients, unless ``setup.bucket_views``.
     """
     always = {**standing(shape, setup), **(frozen or {})}
     trained = trained_weights(shape, setup)
@@ -38,45 +38,46 @@ def step_memory(shape: PolicyShape, setup: Setup, work: Workload,
                for name, parts in update_moments(shape, setup, micro).items()}
     moments['optimizer step'] = {
         **always, **buckets, 'gradients': gradients,
-        'optimizer, for a moment': setup.step * setup.trained_bytes * trained}
+        'optimizer, temporary': setup.step * setup.trained_bytes * trained}
     if setup.rollout != 'none':
         moments['rollout'] = {**always, **buckets, **rollout_memory(shape, setup, work)}
     return moments
 
 
 def peak(moments: Mapping[str, Mapping[str, float]]) -> tuple[str, float]:
-    """The moment that needs most, and its bytes."""
+    """Return the moment that needs the most memory, and its bytes."""
     totals = {name: sum(parts.values()) for name, parts in moments.items()}
     moment = max(totals, key=totals.__getitem__)
     return moment, totals[moment]
 
 
 def full_shard(moments: Mapping[str, Mapping[str, float]], gpus: int) -> dict[str, Bytes]:
-    """The same with all that has a number per weight divided by ``gpus``, without what gathering a
-    layer takes: the ideal that ``FSDP2Strategy`` comes near."""
+    """Divide everything that scales with the number of weights by ``gpus``. Gathered layers are not
+    counted: this is the ideal that ``FSDP2Strategy`` approaches."""
     shared = {'weights', 'adapter', 'optimizer state', 'gradients', 'reference',
-              'bfloat16 copies of weights', 'optimizer, for a moment'}
+              'bfloat16 copies of weights', 'optimizer, temporary'}
     return {name: {part: value / gpus if part in shared else value
                    for part, value in parts.items() if part != 'gradient buckets'}
             for name, parts in moments.items()}
 
 
 def trained_weights(shape: PolicyShape, setup: Setup) -> int:
+    """Number of weights that are trained."""
     if setup.lora_rank:
         return setup.lora_rank * shape.adapter
     return shape.parameters - shape.vision_parameters * setup.freeze_vision
 
 
 def gradient_bytes(shape: PolicyShape, setup: Setup) -> int:
-    """Gradients have the type of the weight."""
+    """Bytes of all gradients; each has the type of its weight, or float32 with ``offload``."""
     return (4 if setup.offload else setup.trained_bytes) * trained_weights(shape, setup)
 
 
 def standing(shape: PolicyShape, setup: Setup) -> Bytes:
-    """What is there from the first step's end on, gradients left out.
+    """What stays in memory after the first step, without gradients.
 
-    The reference shares a vision tower that is not trained, and is the policy itself without its
-    adapter where there is one.
+    The reference shares a vision tower that is not trained. With an adapter, the reference is the
+    policy with its adapter disabled.
     """
     quantized = shape.text.linear if setup.quantized_bytes else 0
     parts: Bytes = {'weights': (shape.parameters - quantized) * setup.weight_bytes
@@ -95,15 +96,15 @@ def standing(shape: PolicyShape, setup: Setup) -> Bytes:
 
 
 def _casts(setup: Setup) -> int:
-    """Bytes of a weight's bfloat16 copy, 0 where there is none."""
+    """Bytes of a weight's bfloat16 copy; 0 if there is none."""
     return 2 if setup.amp and setup.weight_bytes == 4 else 0
 
 
 def cast_bytes(shape: PolicyShape, setup: Setup) -> int:
-    """The bfloat16 copies of linear maps' float32 weights at the end of a forward pass.
+    """Bytes of the bfloat16 copies of linear maps' float32 weights at the end of a forward pass.
 
-    Autocast keeps those of weights that are trained until the pass ends; of frozen ones below an
-    adapter autograd keeps them, unless layers are computed again.
+    Autocast keeps the copies of trained weights until the pass ends. Autograd keeps those of frozen
+    weights below an adapter, unless layers are recomputed.
     """
     if setup.lora_rank:
         below = 0 if setup.checkpointing else shape.castable - shape.vision_castable
@@ -113,10 +114,10 @@ def cast_bytes(shape: PolicyShape, setup: Setup) -> int:
 
 
 def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, Bytes]:
-    """What an update of the groups of ``work`` holds beyond :func:`standing`.
+    """What an update of the groups of ``work`` holds in addition to :func:`standing`.
 
-    Where one pass makes an optimizer step, gradients appear one by one in the backward pass, while
-    activations go; either is largest at one of its ends.
+    If one pass makes an optimizer step, gradients appear one by one during the backward pass while
+    activations are freed; each is largest at one end of the pass.
     """
     text = shape.text
     layer, block = text_layer(text, setup, work), vision_block(shape.vision, setup, work)
@@ -135,10 +136,10 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
     of_vision = 0 if setup.vision_is_fixed else setup.weight_bytes * shape.vision_parameters
     of_text = gradients - of_vision * (not setup.accumulates)
     head = 0 if setup.lora_rank else setup.weight_bytes * text.hidden * text.vocabulary
-    # The gradient of an MLP's weights before it is added to what is there.
+    # The gradient of an MLP's weights before it is added to the accumulated one.
     new = 0 if setup.lora_rank else setup.weight_bytes * text.hidden * text.intermediate
     copies = cast_bytes(shape, setup)
-    # Layers that are computed again drop their copies with the first forward pass.
+    # Recomputed layers drop their copies after the first forward pass.
     remaining = copies if not again else _casts(setup) * (text.linear // text.layers + head // 4)
 
     def moment(gradients: int, copies: int, activations: int, logits: int = 0) -> Bytes:
@@ -147,7 +148,7 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
 
     moments = {
         'forward': moment(before, copies, activations, logits.forward),
-        # Logits in parts find the gradient of an earlier part.
+        # With logits in chunks, the gradient of an earlier chunk is already there.
         'backward, logits': moment(before + head * (not logits.kept), remaining, activations,
                                    logits.backward),
         'backward, last layer': moment(
@@ -158,7 +159,7 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
         'backward, end': moment(gradients + head * (setup.accumulates or shape.tied), 0, 0),
     }
     if setup.reference:
-        # Its weights take no gradient, so autocast keeps no copy of them but the one in use.
+        # Its weights have no gradient, so autocast keeps only the copy in use.
         peak = forward_peak(shape, setup, work,
                             0 if setup.vision_is_fixed else work.prompts)
         in_use = _casts(setup) * text.hidden * text.vocabulary
@@ -170,10 +171,12 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
 
 
 def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) -> int:
-    """A forward pass without gradients, at the widest place of the language model or of the vision
-    tower: three tensors inside an MLP, or of an eager attention's probabilities; states (of tokens:
-    the model's input, the layer's, that behind attention, and normalized) and positions; and the
-    pixels of ``images`` in float32."""
+    """Peak of a forward pass without gradients: the language model's or the vision tower's.
+
+    It holds three tensors inside an MLP, or of eager attention's probabilities; states (for tokens:
+    the model's input, the layer's input, the state after attention, and the normalized one) and
+    positions; and the pixels of ``images`` in float32.
+    """
     text, vision, compute = shape.text, shape.vision, setup.compute_bytes
     eager = setup.attention == 'eager'
     length = work.prompt_tokens + work.response_tokens
@@ -189,10 +192,10 @@ def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) 
 
 
 def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:
-    """A rollout of all prompts at its peak: that of the prefill, or the end of the decoding.
+    """Peak of a rollout of all prompts: in the prefill, or at the end of decoding.
 
-    With float32 weights under autocast the keys, which get their positions in float32, stay
-    float32; values are bfloat16. Sampling takes float32 logits and three float64 tensors of them.
+    With float32 weights under autocast, keys stay float32, since positions are added in float32;
+    values are bfloat16. Sampling needs float32 logits and three float64 tensors of the same size.
     """
     work = replace(work, shared=setup.rollout == 'shared')
     text = shape.text

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The estimate of a training step as plain data, and as text."""
+"""Report the estimate of a training step as plain data and as text."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LORA_RANK = 64
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train that the table compares.
+    """A way to train, one row of the comparison table.
 
     Attributes:
-        name: What it is.
-        how: The settings that choose it, or what is missing.
-        setup: How a step is computed then.
+        name: Its label.
+        how: The settings that choose it, or 'not built' if it is not implemented.
+        setup: How a step is computed.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Variant:
 
 
 def variants(setup: Setup) -> list[Variant]:
-    """The ways to train, the configured one first."""
+    """List the ways to train, the configured one first."""
     full = replace(setup, lora_rank=0, weight_bytes=4, quantized_bytes=0.0, state=2.0, step=1.0)
     rank = setup.lora_rank or LORA_RANK
     return [
@@ -51,13 +51,13 @@ def variants(setup: Setup) -> list[Variant]:
 
 def make_report(cost: TrainingCost, gpus: int = 1, gpu_memory: float | None = None,
                 longest: TrainingCost | None = None) -> dict[str, Any]:
-    """The estimate as plain data.
+    """Return the estimate as plain data.
 
     Args:
-        cost: Of the config.
-        gpus: Data parallel processes, a GPU and a batch each.
-        gpu_memory: Of one, in units of 10^9 bytes; None to leave open what fits.
-        longest: Of the config with all responses at the length limit.
+        cost: The cost of the config.
+        gpus: Number of data parallel processes, each with its own GPU and batch.
+        gpu_memory: Memory of one GPU, in units of 10^9 bytes; None to not judge what fits.
+        longest: The cost of the config with all responses at the length limit.
     """
     flops = step_flops(cost.shape, cost.setup, cost.work)
     flops['rewards'] = {name: part.flops for name, part in cost.frozen.items()}
@@ -111,7 +111,7 @@ def _variant(cost: TrainingCost, variant: Variant, gpus: int,
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """The estimate for people."""
+    """Format the estimate as text."""
     return '\n'.join([*_format_work(report), '', *_format_flops(report), '',
                       *_format_memory(report), '', *_format_variants(report), ''])
 
@@ -123,9 +123,9 @@ def _format_work(report: Mapping[str, Any]) -> list[str]:
         f'parameters: {_billions(report["parameters"])} '
         f'({_billions(report["vision_parameters"])} vision tower), '
         f'{_billions(report["trained_parameters"])} trained',
-        f'a step on one GPU: {tokens["prompts"]} prompts x {tokens["group_size"]} responses; a '
-        f'prompt of {tokens["prompt"]} tokens ({tokens["image"]} of its image), '
-        f'{tokens["response"]} a response',
+        f'a step on one GPU: {tokens["prompts"]} prompts x {tokens["group_size"]} responses, '
+        f'{tokens["prompt"]} tokens per prompt ({tokens["image"]} of its image), '
+        f'{tokens["response"]} per response',
         f'a pass: {tokens["per_pass"]:,} tokens, {tokens["images_per_pass"]} images '
         f'(prompts repeated: {tokens["per_pass_replicated"]:,}, '
         f'{tokens["images_per_pass_replicated"]})',
@@ -152,13 +152,13 @@ def _format_memory(report: Mapping[str, Any]) -> list[str]:
     always = dict.items(moments[0][1])
     for _, parts in moments:
         always = [item for item in always if item in parts.items()]
-    lines = ['GB per GPU (10^9 bytes; the CUDA context and what the allocator loses come on top)',
+    lines = ['GB per GPU (10^9 bytes; without the CUDA context and fragmentation by the allocator)',
              f'{sum(size for _, size in always) / GB:8.2f}  always{_list_parts(always)}']
     for name, parts in moments:
         own = [item for item in parts.items() if item not in always]
-        lines.append(f'{sum(parts.values()) / GB:8.2f}  in all, {name}{_list_parts(own)}')
+        lines.append(f'{sum(parts.values()) / GB:8.2f}  total, {name}{_list_parts(own)}')
     if report['longest']:
-        lines.append(f'{report["longest"]["peak"] / GB:8.2f}  at most, with all responses at the '
+        lines.append(f'{report["longest"]["peak"] / GB:8.2f}  peak, with all responses at the '
                      f'limit of {report["longest"]["response_tokens"]} tokens')
     return lines
 
@@ -178,8 +178,8 @@ def _format_variants(report: Mapping[str, Any]) -> list[str]:
             cells += f'{row["sharded_peak"] / GB:9.1f}{_verdict(row["sharded_fits"]):>6}'
         lines.append(f'{cells}  {row["how"]}'.rstrip())
     if gpus > 1:
-        lines.append('shards: weights, gradients, optimizer state and reference divided by the '
-                     'GPUs (the ideal of FSDP2Strategy, without the layers that it gathers)')
+        lines.append('shards: weights, gradients, optimizer state and reference divided by '
+                     'the number of GPUs (ideal for FSDP2Strategy, without the layers it gathers)')
     return lines
 
 

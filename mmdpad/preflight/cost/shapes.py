@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What has to be known of a policy to count its work: sizes, and weights by what they are for."""
+"""The sizes of a policy that the estimates need, with its weights counted by purpose."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from mmdpad.models.sources import find_folder
 
 @dataclass(frozen=True)
 class TextShape:
-    """The language model.
+    """Sizes of the language model.
 
     Attributes:
         hidden: D, width of a token's state.
         layers: Number of layers.
-        heads, kv_heads: Of the queries, and of the keys and values.
+        heads, kv_heads: Number of heads of the queries, and of the keys and values.
         attention: A, width of all queries; kv: K, width of all keys.
         intermediate: F, width inside the MLP.
-        vocabulary: V.
+        vocabulary: V, number of tokens that the output head scores.
         linear: Weights of the layers' linear maps: multiply-adds per token.
         norms_heads: Whether queries and keys are normalized (Qwen3).
     """
@@ -48,17 +48,17 @@ class TextShape:
 
 @dataclass(frozen=True)
 class VisionShape:
-    """The vision tower.
+    """Sizes of the vision tower.
 
     Attributes:
         hidden: Width of a patch's state.
         layers, heads: As in the language model.
         intermediate: Width inside the MLP.
         gated: Whether the MLP has a gate (three linear maps instead of two).
-        full_blocks: Blocks that attend to the whole image; the others within windows.
+        full_blocks: Number of blocks that attend to the whole image; the others use windows.
         window: Side of a window in image tokens; 0 without windows.
         patch, merge: Side of a patch in pixels, of an image token in patches.
-        mergers: How many patch mergers there are (one, and one per further level).
+        mergers: Number of patch mergers (one, plus one per further level).
         linear: Weights of the patch embedding and the blocks' linear maps: multiply-adds per
             patch.
         merger_linear: Weights of the mergers' linear maps: multiply-adds per image token.
@@ -80,13 +80,14 @@ class VisionShape:
 
 @dataclass(frozen=True)
 class PolicyShape:
-    """A vision-language model.
+    """Sizes of a vision-language model.
 
     Attributes:
-        text, vision: Its parts.
-        parameters: All weights, tied ones once; vision_parameters: those of the vision tower.
-        castable, vision_castable: Weights and biases of linear maps, of all and of the vision
-            tower: what autocast turns into bfloat16.
+        text, vision: The language model and the vision tower.
+        parameters, vision_parameters: Weights of the model and of its vision tower; tied ones count
+            once.
+        castable, vision_castable: Weights and biases of linear maps, which autocast turns into
+            bfloat16, in the model and in its vision tower.
         adapter: Weights of an adapter of rank 1 in the layers that get one.
         tied: Whether the output head is the embedding.
     """
@@ -103,15 +104,15 @@ class PolicyShape:
     @classmethod
     def of(cls, model: PreTrainedModel,
            targets: str | Sequence[str] = LORA_TARGETS['language']) -> PolicyShape:
-        """The shape of a Qwen-VL model, which may be on the meta device.
+        """Read the shape of a Qwen-VL model, which may be on the meta device.
 
         Args:
             model: The model.
-            targets: Where an adapter sits, as in ``peft.LoraConfig``: a pattern of whole names, or
-                last parts of names.
+            targets: Layers that get an adapter, as in ``peft.LoraConfig``: a pattern for full
+                names, or the last parts of names.
 
         Raises:
-            ValueError: It would sit nowhere, or in the vision tower.
+            ValueError: The adapter would be in no layer, in the vision tower, or in an embedding.
         """
         tower = model.model.visual
         adapted = {name: m for name, m in model.named_modules()
@@ -134,7 +135,7 @@ def _is_target(name: str, targets: str | Sequence[str]) -> bool:
 
 
 def build_on_meta(config: Any) -> PreTrainedModel:
-    """The model of a transformers config, without memory for its weights."""
+    """Build the model of a transformers config, without memory for its weights."""
     with torch.device('meta'):
         model = AutoModelForImageTextToText.from_config(config)
     model.tie_weights()
@@ -166,7 +167,7 @@ def _vision_shape(tower: nn.Module) -> VisionShape:
     config = tower.config
     mergers = [tower.merger, *getattr(tower, 'deepstack_merger_list', ())]
     full = getattr(config, 'fullatt_block_indexes', None)
-    # `hidden_size` of Qwen2-VL's is the width of its output.
+    # In Qwen2-VL's tower, `hidden_size` is the width of its output.
     hidden = getattr(config, 'embed_dim', config.hidden_size)
     return VisionShape(
         hidden=hidden, layers=config.depth, heads=config.num_heads,
@@ -181,17 +182,17 @@ def _vision_shape(tower: nn.Module) -> VisionShape:
 
 
 def read_policy_config(pretrained: str) -> tuple[Any, str]:
-    """A policy's transformers config, and in words where it came from.
+    """Read a policy's transformers config, and return it with a note on its source.
 
     Args:
         pretrained: As in :class:`mmdpad.models.VLMReasoningHead`. The shape is read from its
-            config.json, in the folder or in the hub's cache; only if there is none, the name may
+            config.json, in the folder or in the hub cache. Only if there is none, the name may
             end in one of :data:`PUBLISHED`, with or without one of :data:`SUFFIXES`.
 
     Raises:
-        FileNotFoundError: Neither a folder with config.json nor a known name.
-        ValueError: config.json cannot be read or is of an unknown family, or an adapter lies
-            beside it.
+        FileNotFoundError: It is neither a folder with config.json nor a known name.
+        ValueError: config.json cannot be read or is of an unknown family, or there is an
+            adapter beside it.
     """
     folder = find_folder(pretrained)
     if folder is not None and (folder / CONFIG).is_file():
@@ -207,7 +208,7 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
             f'`model.policy.pretrained` should be a folder with config.json or end in one of '
             f'{", ".join(PUBLISHED)} (with {" or ".join(SUFFIXES)}, if any), whose shapes are '
             f'built in, but got {pretrained!r}; download the config.json of the model there '
-            f'(`hf download NAME config.json --local-dir {pretrained}`), or name one of these')
+            f'(`hf download NAME config.json --local-dir {pretrained}`), or use one of these')
     return _published_config(name), (f'built-in shape of {name}, by its name ({pretrained} has no '
                                      f'config.json here)')
 
@@ -224,7 +225,7 @@ def _published_config(name: str) -> Any:
                                 vision_config=dict(tower, **{_OUTPUT[kind]: hidden}))
 
 
-# The name that the width of a vision tower's output has in its config.
+# Model type -> name of the vision tower's output width in its config.
 _OUTPUT = dict(qwen2_vl='hidden_size', qwen2_5_vl='out_hidden_size', qwen3_vl='out_hidden_size')
 _TOWER_2 = dict(depth=32, embed_dim=1280, num_heads=16, mlp_ratio=4, patch_size=14,
                 spatial_merge_size=2)
@@ -242,8 +243,8 @@ def _tower_3(depth: int, hidden: int, intermediate: int, levels: list[int]) -> d
 
 
 SUFFIXES = ('-Instruct', '-Thinking')
-# Shapes as the models' published config.json files give them: hidden, intermediate, layers, heads,
-# key and value heads, tied embeddings, vision tower.
+# Shapes from the models' published config.json files: hidden, intermediate, layers, heads, key and
+# value heads, tied embeddings, vision tower.
 PUBLISHED: dict[str, tuple] = {
     'Qwen2-VL-2B': (1536, 8960, 28, 12, 2, True, _TOWER_2),
     'Qwen2-VL-7B': (3584, 18944, 28, 28, 4, False, _TOWER_2),

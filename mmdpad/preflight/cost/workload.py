@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What a training step works on, and how: the numbers behind every estimate.
+"""The data and the setup of a training step: the numbers behind every estimate.
 
 Notation: B prompts, G responses to each, P prompt tokens (image included), R response tokens.
 """
@@ -22,8 +22,8 @@ class Workload:
         response_tokens: R.
         grid: Rows and columns of patches of an image.
         merge: Side of an image token in patches.
-        shared: Whether a prompt is computed once per group, or once per response.
-        images_once: The same of its image.
+        shared: Whether a prompt is computed once per group, instead of once per response.
+        images_once: The same for its image.
     """
 
     prompts: int
@@ -47,21 +47,21 @@ class Workload:
 
     @property
     def prefixes(self) -> int:
-        """How often a prompt is computed."""
+        """How many prompts are computed."""
         return self.prompts if self.shared else self.responses
 
     @property
     def images(self) -> int:
-        """How often an image goes through the vision tower."""
+        """How many images the vision tower encodes."""
         return self.prompts if self.images_once else self.responses
 
     def replicated(self) -> Workload:
-        """The same with prompt and image once per response."""
+        """The same workload with prompt and image computed once per response."""
         return replace(self, shared=False, images_once=False)
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the language model."""
+        """Tokens that the language model processes."""
         return self.prefixes * self.prompt_tokens + self.own
 
     @property
@@ -81,13 +81,13 @@ class Workload:
 
     @property
     def own_pairs(self) -> int:
-        """Pairs of the responses' tokens: token i of R sees P + i."""
+        """Pairs (query, key) of the responses' tokens: token i of R attends to P + i."""
         length = self.response_tokens
         return self.responses * (length * self.prompt_tokens + length * (length + 1) // 2)
 
     def window_pairs(self, side: int) -> int:
-        """Pairs of patches within one image's windows of ``side`` x ``side`` image tokens; those
-        at the right and lower edge are smaller. 0 for the whole image."""
+        """Pairs of patches within one image's windows of ``side`` x ``side`` image tokens; windows
+        at the right and bottom edges are smaller. A side of 0 means the whole image."""
         if not side:
             return self.patches**2
         rows, columns = (_squares(length // self.merge, side) for length in self.grid)
@@ -95,7 +95,7 @@ class Workload:
 
 
 def _squares(length: int, side: int) -> int:
-    """The sum of squares of the parts of ``length`` that is cut into pieces of ``side``."""
+    """Sum of squares of the pieces when ``length`` is cut into pieces of ``side``."""
     return length // side * side**2 + (length % side)**2
 
 
@@ -104,30 +104,30 @@ class Setup:
     """How a step is computed.
 
     Attributes:
-        weight_bytes: Of a weight: 4 for float32, 2 for bfloat16.
+        weight_bytes: Bytes of a weight: 4 for float32, 2 for bfloat16.
         amp: Whether linear maps and attention compute in bfloat16 by autocast.
         lora_rank: Rank of the adapter (float32); 0 to train the weights.
-        quantized_bytes: Of a quantized weight, with its share of the scales: those of the language
-            model's linear maps are then; 0 where none is.
+        quantized_bytes: Bytes of a quantized weight, including its share of the scales; applies to
+            the language model's linear maps. 0 without quantization.
         freeze_vision: As in :class:`mmdpad.models.VLMReasoningHead`.
-        checkpointing: Whether layers are computed again in the backward pass.
+        checkpointing: Whether layers are recomputed in the backward pass.
         attention: 'flash' for any kernel that keeps no probabilities (SDPA, flash attention), or
             'eager'.
-        reference: Whether a reference policy is asked (``kl_coef`` > 0).
+        reference: Whether a reference policy is used (``kl_coef`` > 0).
         rollout: 'none', 'replicated' (each response computes its own prompt, though not its image)
             or 'shared'.
-        kept_log_probs: Whether the sampling policy's log-probabilities are computed before the
+        kept_log_probs: Whether log-probabilities of the sampling policy are computed before the
             updates.
         updates: Updates per rollout.
         groups: Groups in one forward and backward pass.
-        accumulates: Whether gradients outlast a pass (several to an optimizer step).
+        accumulates: Whether gradients outlive a pass (several passes per optimizer step).
         entropy: 'grad', 'no_grad' or None: as in ``token_log_probs``.
         state: Numbers of optimizer state per trained weight, in the type of the weight.
-        step: Numbers that an optimizer step needs per trained weight for a moment.
-        offload: Whether float32 master weights and optimizer state are in the CPU's memory;
-            gradients are float32 then.
+        step: Temporary numbers that an optimizer step needs per trained weight.
+        offload: Whether float32 master weights and optimizer state are in CPU memory;
+            gradients are then float32.
         bucket_views: Whether gradients are views of the buckets that data parallel exchanges
-            (``gradient_as_bucket_view`` of the wrapper), instead of being kept twice.
+            (``gradient_as_bucket_view`` of the wrapper), instead of a second copy.
         max_logits: As in ``token_log_probs``.
     """
 
@@ -153,25 +153,26 @@ class Setup:
 
     @property
     def compute_bytes(self) -> int:
-        """Of an activation of a linear map."""
+        """Bytes of one number in the output of a linear map."""
         return 2 if self.amp else self.weight_bytes
 
     @property
     def trained_bytes(self) -> int:
-        """Of a trained weight: an adapter is float32."""
+        """Bytes of a trained weight; an adapter is float32."""
         return 4 if self.lora_rank else self.weight_bytes
 
     @property
     def vision_is_fixed(self) -> bool:
+        """Whether the vision tower is not trained."""
         return self.freeze_vision or self.lora_rank > 0
 
 
 def groups_in_pass(budget: int | None, prompts: int, group_tokens: int) -> int:
-    """How many groups the loop sends through the policy at once.
+    """How many groups the loop passes to the policy at once, at least one.
 
     Args:
-        budget: Its ``tokens_per_micro_batch``, which at least one group passes; None for all.
-        prompts: Prompts of an optimizer step.
-        group_tokens: Tokens that one group takes.
+        budget: The loop's ``tokens_per_micro_batch``; None for all groups.
+        prompts: Prompts in an optimizer step.
+        group_tokens: Tokens of one group.
     """
     return min(prompts, max(1, budget // group_tokens)) if budget else prompts
