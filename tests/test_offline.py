@@ -105,7 +105,7 @@ def test_a_path_is_no_hub_name(tmp_path, monkeypatch, tried):
                 build(path)
     with pytest.raises(FileNotFoundError, match='or an existing weights file, but got .runs/a.pt'):
         load_open_clip('ViT-B-32', 'runs/a.pt')
-    with pytest.raises(ValueError, match='should be a name of open_clip.*but got .runs-a'):
+    with pytest.raises(ValueError, match='should be a name in open_clip.*but got .runs-a'):
         load_open_clip('runs/a', None)
     assert is_hub_name('Qwen/Qwen2.5-VL-7B-Instruct') and is_hub_name('run/exprot')
     tried(f'{len(paths)} paths, for the policy and three decoders; CLIP')

@@ -130,7 +130,7 @@ def test_the_environment_is_consistent(tried):
 def test_a_folder_that_the_wheel_leaves_out_is_said(tmp_path):
     folder = tmp_path / 'mmdpad/.mim/configs/study/weights/study_free'
     with pytest.raises(FileNotFoundError, match='the wheel of mmdpad leaves it out: run this in a '
-                                                'checkout or set `policy.pretrained`'):
+                                                'checkout, or set `policy.pretrained`'):
         find_model('policy.pretrained', str(folder), 'some-lab/a-model')
 
 
