@@ -119,7 +119,7 @@ def test_a_start_policy_that_is_not_there_is_said_before_any_work(run_study, mon
     monkeypatch.setattr(run_study, 'make_data', None)
     monkeypatch.setattr('sys.argv', ['run_study.py'])
     with pytest.raises(SystemExit, match='policy of mine.py should be in .*weights/none, but is '
-                                         'not there; .* run `make study` in a checkout'):
+                                         'missing; .* run `make study` in a checkout'):
         run_study.main()
 
 
