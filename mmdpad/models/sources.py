@@ -100,13 +100,18 @@ def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
     path = Path(value).expanduser()
     if not (path / CONFIG).is_file():
         _refuse_adapter(wanted, value)
-        hint = ('the wheel of mmdpad leaves it out: run this in a checkout'
-                if '.mim' in path.parts else 'download the model there')
+        hint = how_to_get(path, 'download the model there')
         raise FileNotFoundError(
             f'{wanted}, but {str(path)!r} '
             f'{"has no config.json" if path.exists() else "is not there"}; '
             f'{hint}, or set `{name}`')
     return str(path), path
+
+
+def how_to_get(path: Path, otherwise: str) -> str:
+    """What to do about a missing folder: ``otherwise``, unless it is one of mmdpad's own."""
+    return ('the wheel of mmdpad leaves it out: run this in a checkout' if '.mim' in path.parts
+            else otherwise)
 
 
 def check_files(source: str, folder: Path, weights: bool = True, processor: bool = True,

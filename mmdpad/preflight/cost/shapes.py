@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from mmdpad.models.folder_files import CONFIG, adapter_problems
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.lora import LORA_TARGETS
-from mmdpad.models.sources import find_folder
+from mmdpad.models.sources import find_folder, how_to_get
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,12 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
     given = Path(pretrained).name
     name = re.sub(rf'(?:{"|".join(SUFFIXES)})$', '', given)
     if name not in PUBLISHED:
+        hint = how_to_get(Path(pretrained), 'download the config.json of the model there (`hf '
+                          f'download NAME config.json --local-dir {pretrained}`)')
         raise FileNotFoundError(
             f'`model.policy.pretrained` should be a folder with config.json or end in one of '
             f'{", ".join(PUBLISHED)} (with {" or ".join(SUFFIXES)}, if any), whose shapes are '
-            f'built in, but got {pretrained!r}; download the config.json of the model there '
-            f'(`hf download NAME config.json --local-dir {pretrained}`), or use one of these')
+            f'built in, but got {pretrained!r}; {hint}, or use one of these')
     return _published_config(name), (f'built-in shape of {name}, by its name ({pretrained} has no '
                                      f'config.json here)')
 
