@@ -65,7 +65,7 @@ def draw_answer(image: np.ndarray,
     legend = [item for item, given in (
         (('predicted mask', MASK), mask is not None), (('box', BOX), len(boxes)),
         (('points', POINT), len(points)), (('true mask', TRUTH), gt_mask is not None)) if given]
-    sections = [('Question', question), ('Reasoning', think or ''), ('Description', caption or ''),
+    sections = [('Question', question), ('Reasoning', think or ''), ('Caption', caption or ''),
                 ('Result', note or '')]
     height, width = picture.shape[:2]
     font_size = max(14, round(max(height, width) / 55))

@@ -161,14 +161,14 @@ def test_upload_ask_text_result(site, visit):
     see(page, '#model_1 [role=status]', 'The response cannot be used')
     truth = expected(site, path, question)
     assert value(page, 'reasoning') == truth['reasoning']
-    assert value(page, 'description') == truth['caption']
+    assert value(page, 'caption') == truth['caption']
     see(page, '#model_0 .details', f'{truth["score"]:.3f}')
     assert page.locator('#model_0 .bars .bar').count() == 2
     picture = page.locator('#model_0 .picture img')
     playwright.expect(picture).to_be_visible()
     assert picture.evaluate('image => image.naturalWidth') == 512
     # What the second model writes is text, wherever it stands.
-    assert value(page, 'reasoning', 1) == value(page, 'description', 1) == READABLE
+    assert value(page, 'reasoning', 1) == value(page, 'caption', 1) == READABLE
     see(page, '#model_1 [role=status]', f'bad_value: {READABLE}')
     assert not page.locator('img[src="x"]').count() and not page.seen.dialogs
     assert page.seen.hosts == {site.address.split('/')[2]}
@@ -246,7 +246,7 @@ def test_two_users_at_once_get_each_their_own_answer(site, visit):
         see(page, '#model_0 [role=status]', 'Answered in')
         truth = expected(site, path, question)
         assert value(page, 'reasoning') == truth['reasoning']
-        assert value(page, 'description') == truth['caption']
+        assert value(page, 'caption') == truth['caption']
 
 
 def test_a_phone_shows_all_without_scrolling_sideways(site, visit):

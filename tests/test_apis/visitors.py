@@ -69,7 +69,7 @@ class Visitor:
                     yield json.loads(text[5:])
 
     def ask(self, path, question):
-        """The last that is shown: notice, status, reasoning, picture, description, details, whole
+        """The last that is shown: notice, status, reasoning, picture, caption, details, whole
         response; or, in place of a list, why there is none."""
         status, told = self.join(path, question)
         if status != 200:

@@ -32,7 +32,7 @@ def answer_as_html(title: str, row: Mapping[str, Any], image: np.ndarray | None,
         panel: Whether the picture includes question, result and legend; without it, the page
             should show the question and a :func:`legend`.
     """
-    texts = (('Reasoning', row.get('think')), ('Description', row.get('caption')),
+    texts = (('Reasoning', row.get('think')), ('Caption', row.get('caption')),
              ('Result', verdict(row)))
     return f'<div><p><b>{safe(title)}</b></p>{_drawn(title, row, image, panel)}' + ''.join(
         f'<p><b>{name}:</b> {safe("none" if text is None else text)}</p>'

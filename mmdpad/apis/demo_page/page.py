@@ -145,8 +145,8 @@ def _column(model: Model, number: int) -> list[gr.components.Component]:
                                elem_classes='reasoning')
         picture = gr.Image(label='Answer', interactive=False, format='jpeg',
                            buttons=['fullscreen', 'download'], elem_classes='picture')
-        caption = gr.Textbox(label='Description', lines=1, max_lines=6, interactive=False,
-                             elem_classes='description')
+        caption = gr.Textbox(label='Caption', lines=1, max_lines=6, interactive=False,
+                             elem_classes='caption')
         details = gr.HTML(elem_classes='details')
         with gr.Accordion('Full response', open=False):
             response = gr.Textbox(show_label=False, lines=3, max_lines=20, interactive=False,
