@@ -226,12 +226,12 @@ def study_folder(tmp_path):
     return write
 
 
-def write_arm(folder, seeds, scenes=4, about=None, chain=lambda seed, scene: 10, change=None,
+def write_arm(folder, seeds, scenes=4, about=None, tokens=lambda seed, scene: 10, change=None,
               train=True, image='data/{set}/test/test_{number:05d}.jpg'):
     """`scenes` samples of each of two sets, of which the first overlaps by `seed` of 10 pixels.
 
     Args:
-        chain: (seed, scene) -> tokens.
+        tokens: (seed, scene) -> tokens of the reasoning.
         change: (kind, row) -> None, to change what is written.
     """
     folder.mkdir(parents=True)
@@ -246,7 +246,7 @@ def write_arm(folder, seeds, scenes=4, about=None, chain=lambda seed, scene: 10,
                     sample = dict(image=image.format(set=which, number=scene), question='the dog?')
                     files['samples'].append(dict(
                         sample, id=scene, iou=seed / 10, intersection=seed, union=10, failure=None,
-                        think=f'think {seed}', caption='a dog', reasoning_tokens=chain(seed, scene),
+                        think=f'think {seed}', caption='a dog', reasoning_tokens=tokens(seed, scene),
                         caption_tokens=2, boxes=[[1, 1, 5, 5]], points=[[[2, 2], [3, 3]]]))
                     files['specific'].append(dict(sample, specific=float(scene % 2),
                                                   signal_s_rank=1 + scene % 2))

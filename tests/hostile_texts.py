@@ -112,7 +112,7 @@ def long_texts(length: int) -> dict[str, str]:
         'escapes': f'{{"bbox": "{fill(chr(92) + "ud800")}"}}', 'backslashes': fill('\\'),
         'pairs of braces': fill('{}'), 'blanks in an answer': fill(' '),
     }
-    chains = {
+    reasoning = {
         'one word': fill('x'), 'loop': fill('so it is '), 'one letter': fill('a '),
         'different words': ' '.join(map(str, range(length // 7))),
         'random words': ' '.join(''.join(rng.choices(letters, k=3)) for _ in range(length // 4)),
@@ -129,4 +129,4 @@ def long_texts(length: int) -> dict[str, str]:
         **bare,
         **{name: f'<think>t</think>\n<answer>{answer}</answer>\n<caption>c</caption>'
            for name, answer in answers.items()},
-        **{name: format_response(chain, _BOX, _POINTS, chain) for name, chain in chains.items()}}
+        **{name: format_response(text, _BOX, _POINTS, text) for name, text in reasoning.items()}}

@@ -34,8 +34,8 @@ from .seeds import seeds_and_scenes_interval, t_interval
 
 SETS, ALL = ('few', 'many', 'look_alikes', 'shifted'), 'all'
 MODES, START, GROUPS = ('sampled', 'greedy'), 'start', ('main', 'control', 'other')
-CHAIN, LENGTH_CHANGE = 'reasoning_tokens', 'reasoning_tokens_percent'
-TWO_LEVEL = ('giou', 'ciou', CHAIN, LENGTH_CHANGE)
+REASONING, LENGTH_CHANGE = 'reasoning_tokens', 'reasoning_tokens_percent'
+TWO_LEVEL = ('giou', 'ciou', REASONING, LENGTH_CHANGE)
 """Differences that also get an interval over seeds and scenes."""
 
 KINDS: dict[str, tuple[str, ...]] = dict(
@@ -53,7 +53,7 @@ def _mean(key: str) -> Measure:
 
 
 MEASURES: dict[str, Measure] = dict(
-    {name: OF_ANSWERS[name] for name in ('giou', 'ciou', CHAIN, 'caption_tokens')},
+    {name: OF_ANSWERS[name] for name in ('giou', 'ciou', REASONING, 'caption_tokens')},
     specificity=lambda row: (100 * row['specific'], 1), rank=_mean('signal_s_rank'),
     margin=_mean('signal_s_margin'),
     ranked=lambda row: (100 * (_mean('signal_s_rank')(row) is not None), 1),
@@ -342,8 +342,8 @@ def _ratios(side: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 def _changes(before: np.ndarray, after: np.ndarray, pairs: int) -> np.ndarray:
     """(R, S * K) ratios of both arms -> (R, S, K + 1) differences, the length change last."""
     before, after = (side.reshape(len(side), pairs, -1) for side in (before, after))
-    chain = list(MEASURES).index(CHAIN)
-    a, b = before[..., chain], after[..., chain]
+    length = list(MEASURES).index(REASONING)
+    a, b = before[..., length], after[..., length]
     percent = 100 * (np.divide(b, a, out=np.full_like(a, np.nan), where=a != 0) - 1)
     return np.concatenate([after - before, percent[..., None]], axis=-1)
 

@@ -162,7 +162,7 @@ class Scene:
         """The object that the question asks for."""
         return self.objects[self.question.target]
 
-    def chain(self, style: str) -> str:
+    def reasoning(self, style: str) -> str:
         """Write ideal reasoning; see `write_reasoning`."""
         return write_reasoning(self.objects, self.question, style)
 

@@ -57,9 +57,9 @@ def test_responses_in_relative_coordinates():
 
 
 def test_terms_that_count_tokens_need_them():
-    terms = build_rule_terms(dict(chain=dict(type='ReasoningLengthReward', soft=2, hard=4)))
+    terms = build_rule_terms(dict(reasoning=dict(type='ReasoningLengthReward', soft=2, hard=4)))
     row = dict(response=GOOD, solution=SOLUTION)
-    with pytest.raises(ValueError, match="term 'chain' counts tokens, so each line should have"):
+    with pytest.raises(ValueError, match="term 'reasoning' counts tokens, so each line should"):
         score_responses([dict(row, reasoning_tokens=3), row], terms)
     scored = score_responses([dict(row, reasoning_tokens=3), dict(row, reasoning_tokens=None)],
                              terms)

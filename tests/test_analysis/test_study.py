@@ -15,11 +15,11 @@ from mmdpad.analysis.study import (
 )
 
 
-def side(giou, chain):
-    """One run whose samples have these IoUs in percent and these chains, (K, N) twice."""
+def side(giou, tokens):
+    """One run whose samples have these IoUs in percent and reasoning tokens, (K, N) twice."""
     above = np.ones((len(MEASURES), len(giou)))
     names = list(MEASURES)
-    above[names.index('giou')], above[names.index('reasoning_tokens')] = giou, chain
+    above[names.index('giou')], above[names.index('reasoning_tokens')] = giou, tokens
     return above, np.ones_like(above)
 
 
@@ -29,12 +29,12 @@ def test_paired_differences_by_hand():
     before = [side([10, 50], [10, 10]), side([20, 60], [20, 20])]
     after = [side([11, 51], [5, 5]), side([23, 63], [5, 5])]
     found = paired_over_seeds(before, after)
-    giou, chain, percent = (found[name] for name in ('giou', 'reasoning_tokens',
-                                                     'reasoning_tokens_percent'))
+    giou, tokens, percent = (found[name] for name in ('giou', 'reasoning_tokens',
+                                                      'reasoning_tokens_percent'))
     # t(0.975, 1) = 12.7062; half = 12.7062 * sqrt(2) / sqrt(2).
     assert giou == pytest.approx(dict(mean=2, low=2 - 12.7062, high=2 + 12.7062, n=2, scenes_low=1,
                                       scenes_high=3), rel=1e-5)
-    assert chain['mean'] == -10 and (chain['scenes_low'], chain['scenes_high']) == (-15, -5)
+    assert tokens['mean'] == -10 and (tokens['scenes_low'], tokens['scenes_high']) == (-15, -5)
     assert percent['mean'] == (-50 - 75) / 2
     assert (percent['scenes_low'], percent['scenes_high']) == (-75, -50)
     assert 'scenes_low' not in found['margin']
@@ -70,7 +70,7 @@ def test_reasoning_of_no_tokens_has_no_relative_change():
 def test_a_study_by_hand(study_folder):
     study_folder('geometric', seeds=(1, 2, 3))
     study_folder('start', seeds=(1, ), train=False, about=dict(group='other', trained=False))
-    folder = study_folder('discriminative', seeds=(2, 3), chain=lambda seed, scene: 5 + scene,
+    folder = study_folder('discriminative', seeds=(2, 3), tokens=lambda seed, scene: 5 + scene,
                           about=dict(seeds=3, compare_with=['geometric']))
     study = analyze_study(folder)
     start, reference, arm = study['arms']
@@ -146,7 +146,7 @@ def test_other_scenes_are_refused(study_folder):
 
 
 def test_the_order_of_lines_does_not_matter(study_folder):
-    folder = study_folder('geometric', chain=lambda seed, scene: scene)
+    folder = study_folder('geometric', tokens=lambda seed, scene: scene)
     before = read_answers(folder / 'geometric/seed_1', 'greedy')
     path = folder / 'geometric/seed_1/greedy.samples.jsonl'
     path.write_text(''.join(reversed(path.read_text().splitlines(keepends=True))))
@@ -201,7 +201,7 @@ def test_first_answers_go_by_the_order_of_the_file(study_folder):
 
 def test_the_tool(study_folder, run_tool, tmp_path):
     study_folder('geometric')
-    folder = study_folder('discriminative', chain=lambda seed, scene: 5,
+    folder = study_folder('discriminative', tokens=lambda seed, scene: 5,
                           about=dict(compare_with=['geometric'], title='<b>DPAD</b>'))
     page, text, short, numbers = (tmp_path / name for name in ('p.html', 'study.md', 'short.md',
                                                                'n.json'))

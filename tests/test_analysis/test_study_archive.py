@@ -17,7 +17,7 @@ ARCHIVE = ROOT / 'docs/results/study.tar.xz'
 @pytest.fixture
 def folder(study_folder):
     study_folder('geometric')
-    return study_folder('discriminative', chain=lambda seed, scene: 5 + scene,
+    return study_folder('discriminative', tokens=lambda seed, scene: 5 + scene,
                         about=dict(compare_with=['geometric']))
 
 

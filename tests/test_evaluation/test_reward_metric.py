@@ -26,8 +26,8 @@ def sample(text, iou_rows=2):
 def test_means_over_batches():
     metric = metrics.RewardMetric(dict(form=dict(type='ThinkingFormatReward', weight=2),
                                        box=dict(type='BoxIoUReward', threshold=None),
-                                       chain=dict(type='ReasoningLengthReward', soft=1, hard=5,
-                                                  weight=0)))
+                                       reasoning=dict(type='ReasoningLengthReward', soft=1, hard=5,
+                                                      weight=0)))
     good = format_response('t', (10, 10, 29, 29), ((12, 12), (20, 20)), 'c')
     for texts in ([good, ''], [good]):
         data, predicted = zip(*map(sample, texts), strict=True)
@@ -35,16 +35,16 @@ def test_means_over_batches():
                        predicted)
     result = metric.evaluate(3)
     assert result == pytest.approx({'reward/total': 2.0, 'reward/form': 2 / 3,
-                                    'reward/box': 2 / 3, 'reward/chain': 0.5 * 2 / 3,
+                                    'reward/box': 2 / 3, 'reward/reasoning': 0.5 * 2 / 3,
                                     # IoU and each term are 0 for the empty response, equal else
                                     'reward/iou_correlation_total': 1.0,
                                     'reward/iou_correlation_form': 1.0,
                                     'reward/iou_correlation_box': 1.0,
-                                    'reward/iou_correlation_chain': 1.0})
+                                    'reward/iou_correlation_reasoning': 1.0})
 
 
 def test_a_term_that_is_earned_without_being_right_shows():
-    metric = metrics.RewardMetric(dict(chain=dict(type='ReasoningLengthReward', soft=1, hard=5),
+    metric = metrics.RewardMetric(dict(reasoning=dict(type='ReasoningLengthReward', soft=1, hard=5),
                                        form=dict(type='ThinkingFormatReward')))
     good = format_response('t', (10, 10, 29, 29), ((12, 12), (20, 20)), 'c')
     data, predicted = zip(*[sample(good, rows) for rows in (4, 2, 0)], strict=True)
@@ -53,7 +53,7 @@ def test_a_term_that_is_earned_without_being_right_shows():
     metric.process(dict(data_samples=list(data), inputs=dict(model_image=[None] * 3)), predicted)
     result = metric.evaluate(3)
     # 1/4, 1/2, 3/4 against 1, 1/2, 0; the form is 1 throughout and correlates with nothing
-    assert result['reward/iou_correlation_chain'] == pytest.approx(-1.0)
+    assert result['reward/iou_correlation_reasoning'] == pytest.approx(-1.0)
     assert 'reward/iou_correlation_form' not in result
 
 

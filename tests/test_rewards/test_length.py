@@ -9,8 +9,8 @@ from mmdpad.rewards import ReasoningLengthReward, RepetitionReward
 from mmdpad.structures import RolloutBatch
 
 
-def rollout_of(*chains, tokens=None):
-    texts = ['no tags' if chain is None else f'<think>{chain}</think>' for chain in chains]
+def rollout_of(*reasonings, tokens=None):
+    texts = ['no tags' if text is None else f'<think>{text}</think>' for text in reasonings]
     return RolloutBatch([0], [0], len(texts), texts, [parse_response(text) for text in texts],
                         reasoning_tokens=torch.tensor(tokens or [math.nan] * len(texts)))
 
@@ -20,7 +20,7 @@ def test_length_by_hand():
     assert ReasoningLengthReward(100, 200)(rollout).tolist() == [[1., 1., .5, 0., 0., .75]]
 
 
-def test_no_chain_and_an_empty_one_earn_nothing():
+def test_missing_and_empty_reasoning_earns_nothing():
     rollout = rollout_of(None, '', tokens=[math.nan, 0.])
     assert ReasoningLengthReward(100, 200)(rollout).tolist() == [[0., 0.]]
     assert RepetitionReward()(rollout).tolist() == [[0., 0.]]

@@ -49,7 +49,7 @@ def test_answers_can_be_read(make_answers):
                for _, answer in make_answers(rows=20))
 
 
-def test_tied_captions_hang_on_the_chain_and_free_ones_do_not(make_answers):
+def test_tied_captions_depend_on_the_reasoning_and_free_ones_do_not(make_answers):
     for tied in (True, False):
         generic = Counter(), Counter()
         for _, answer in make_answers(world='study', tied=tied):
@@ -57,7 +57,7 @@ def test_tied_captions_hang_on_the_chain_and_free_ones_do_not(make_answers):
                 listed = answer.think.startswith('there is')
                 generic[listed][answer.caption in GENERIC_CAPTIONS] += 1
         shares = [count[True] / count.total() for count in generic]
-        # By TIED_SHARES 0.40 of focused chains and 0.68 of listing ones; else 0.54 of both.
+        # By TIED_SHARES 0.40 of focused reasoning and 0.68 of listing; else 0.54 of both.
         assert (shares[1] - shares[0] > 0.15) == tied, shares
 
 
@@ -73,9 +73,9 @@ def test_mistakes_name_another_object_than_was_asked_for(make_answers):
     def right(answers):
         asked = [(prompt.split('"')[1].removeprefix('the '), answer.think.split('it is the ')[-1])
                  for prompt, answer in answers]
-        named = [(question, chain.rstrip('.')) for question, chain in asked
+        named = [(question, name.rstrip('.')) for question, name in asked
                  if len(question.split()) == 3 and question.split()[0] in ('big', 'small')]
-        return sum(question == chain for question, chain in named) / len(named)
+        return sum(question == name for question, name in named) / len(named)
 
     assert right(make_answers(world='look_alikes')) == 1
     assert 0.3 < right(make_answers(world='look_alikes', mistakes=0.5)) < 0.7

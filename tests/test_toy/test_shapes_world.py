@@ -42,7 +42,7 @@ def test_a_scene_stays_what_it_was():
     assert scene.question.text == PINNED['question']
     assert [item.name for item in scene.objects] == PINNED['names']
     assert scene.target.box == pytest.approx(PINNED['box'])
-    assert scene.chain('list') == PINNED['chain']
+    assert scene.reasoning('list') == PINNED['reasoning']
 
 
 PINNED = dict(
@@ -50,7 +50,7 @@ PINNED = dict(
     question='the object nearest to the bottom',
     names=['big yellow circle', 'big blue circle', 'big green square'],
     box=(65.71, 75.57, 107.51, 117.38),
-    chain='there is a big yellow circle, a big blue circle, a big green square. '
+    reasoning='there is a big yellow circle, a big blue circle, a big green square. '
     'it is the big blue circle.')
 
 
@@ -194,11 +194,11 @@ def test_there_is_no_question_about_what_two_objects_share():
     assert f'the {shared}' not in texts and not texts & set(FUNCTIONS[shared])
 
 
-def test_chains_name_the_target():
+def test_reasoning_names_the_target():
     for scene in SCENES:
-        assert scene.chain('focus').endswith(f'it is the {scene.target.name}.')
-        assert all(item.name in scene.chain('list') for item in scene.objects)
-        assert len(scene.chain('focus')) < len(scene.chain('list'))
+        assert scene.reasoning('focus').endswith(f'it is the {scene.target.name}.')
+        assert all(item.name in scene.reasoning('list') for item in scene.objects)
+        assert len(scene.reasoning('focus')) < len(scene.reasoning('list'))
     with pytest.raises(ValueError, match="'list' or 'focus'"):
         write_reasoning(SCENES[0].objects, SCENES[0].question, 'short')
 
@@ -255,7 +255,7 @@ def test_the_converter_writes_what_the_reader_reads(tmp_path, convert):
 
     scene, train, val = make_scene('train', 1), *(
         json.loads((out / split / f'{split}_00001.json').read_text()) for split in ('train', 'val'))
-    assert train['think'] == scene.chain('focus')
+    assert train['think'] == scene.reasoning('focus')
     assert train['caption'] == f'a {scene.target.name}'
     assert not {'think', 'caption', 'response'} & val.keys()
 

@@ -38,7 +38,7 @@ def annotation_of(scene: Scene, image_name: str, answered: bool = False) -> dict
     """
     shape = dict(label='target', labels=['target'], shape_type='polygon', image_name=image_name,
                  points=scene.target.polygon.tolist(), group_id=None)
-    answer = dict(think=scene.chain('focus'), caption=scene.captions()['specific'][-1])
+    answer = dict(think=scene.reasoning('focus'), caption=scene.captions()['specific'][-1])
     return dict(text=[scene.question.text], is_sentence=scene.question.is_sentence,
                 shapes=[shape],
                 other_boxes=[item.box for item in scene.objects if item is not scene.target],

@@ -65,7 +65,7 @@ def world_words() -> list[str]:
     texts += [text for entry in FUNCTIONS.values() for text in entry]
     for _ in range(300):
         scene = draw_scene(rng)
-        texts += [scene.question.text, scene.chain('list'), scene.chain('focus')]
+        texts += [scene.question.text, scene.reasoning('list'), scene.reasoning('focus')]
         texts += [text for group in scene.captions().values() for text in group]
     for text in texts:
         words.update(''.join(c if c.isalpha() else ' ' for c in text).split())

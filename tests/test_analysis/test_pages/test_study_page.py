@@ -34,10 +34,10 @@ def made(study_folder):
     numbers."""
     def build(change=None, **options):
         for name in ('geometric', 'caption'):
-            study_folder(name, seeds=(1, 2, 3), chain=lambda seed, scene: 20)
+            study_folder(name, seeds=(1, 2, 3), tokens=lambda seed, scene: 20)
         about = dict(compare_with=['geometric', 'caption'], **options.pop('about', {}))
         folder = study_folder('discriminative', **{
-            'seeds': (1, 2, 3), 'chain': lambda seed, scene: 10 + seed, 'change': change,
+            'seeds': (1, 2, 3), 'tokens': lambda seed, scene: 10 + seed, 'change': change,
             **options, 'about': about})
         return folder, analyze_study(folder)
     return build
@@ -67,7 +67,7 @@ def test_headlines_follow_from_the_numbers(made):
 
 
 def test_the_opposite_does_not_hold(made):
-    lines = headlines(made(chain=lambda seed, scene: 30 + seed)[1])
+    lines = headlines(made(tokens=lambda seed, scene: 30 + seed)[1])
     assert lines[1][0] == 'Does not hold' and ': higher, +60.0 %' in lines[1][1]
 
 

@@ -94,7 +94,7 @@ def test_reasonseg_to_lines_and_back(photos, tmp_path, capsys):
 
 
 def test_an_answer_and_boxes_go_along(lines, tmp_path):
-    extras = dict(other_boxes=[[1.0, 2.0, 3.5, 4.0]], think='a "chain"', caption='ü')
+    extras = dict(other_boxes=[[1.0, 2.0, 3.5, 4.0]], think='a "thought"', caption='ü')
     source = lines(dict(id='.a/b', **objects(RING), **extras))
     convert('jsonl', source, 'reasonseg', tmp_path / 'r')
     convert('reasonseg', tmp_path / 'r', 'jsonl', tmp_path / 'j')

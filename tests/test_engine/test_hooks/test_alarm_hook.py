@@ -78,8 +78,8 @@ def test_the_messages_say_what_and_since_when(caplog):
 
 
 def test_a_healthy_run_is_quiet(caplog):
-    # Chains that get shorter by half, a reward that rises, a term that is never earned, gIoU that
-    # wavers by less than 2 percent, a value that is now and then missing.
+    # Reasoning that gets shorter by half, a reward that rises, a term that is never earned, gIoU
+    # that wavers by less than 2 percent, a value that is now and then missing.
     run = [{'reasoning_tokens': None if i == 10 else 100. - i, 'reward': .05 * i,
             'reward/rare': 0.0, 'reward_std/rare': 0.0} for i in range(50)]
     play(AlarmHook(window=5), run, [(10, 50.), (20, 48.1), (30, 53.), (50, 51.5)])
@@ -170,7 +170,7 @@ def test_settings_that_make_no_sense():
 
 @HOOKS.register_module()
 class SpoilingHook(Hook):
-    """Makes every chain short from the second iteration on."""
+    """Makes all reasoning short from the second iteration on."""
     priority = 'ABOVE_NORMAL'
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
