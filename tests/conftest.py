@@ -246,8 +246,9 @@ def write_arm(folder, seeds, scenes=4, about=None, tokens=lambda seed, scene: 10
                     sample = dict(image=image.format(set=which, number=scene), question='the dog?')
                     files['samples'].append(dict(
                         sample, id=scene, iou=seed / 10, intersection=seed, union=10, failure=None,
-                        think=f'think {seed}', caption='a dog', reasoning_tokens=tokens(seed, scene),
-                        caption_tokens=2, boxes=[[1, 1, 5, 5]], points=[[[2, 2], [3, 3]]]))
+                        think=f'think {seed}', reasoning_tokens=tokens(seed, scene),
+                        caption='a dog', caption_tokens=2, boxes=[[1, 1, 5, 5]],
+                        points=[[[2, 2], [3, 3]]]))
                     files['specific'].append(dict(sample, specific=float(scene % 2),
                                                   signal_s_rank=1 + scene % 2))
                     files['rewards'].append(dict(sample, discriminative=1, signal_s_margin=0.25))
