@@ -172,7 +172,7 @@ class ReasonSegInferencer(BaseInferencer):
                 batch, = self.preprocess([_item(query) for query in queries], len(queries))
                 seconds = (time.perf_counter() - started) / len(queries)
                 with (nullcontext() if streamer is None
-                      else self.model.rollout_engine.watched(streamer)):
+                      else self.model.rollout_engine.streaming(streamer)):
                     samples = self.forward(batch)
         return [Answer.of(sample, query, seconds)
                 for sample, query in zip(samples, queries, strict=True)]

@@ -25,7 +25,7 @@ def stream(answer: Callable[[Streamer], Answer],
     """Run ``answer`` in a thread while the caller receives the growing text.
 
     Args:
-        answer: Has the model answer one question, as :meth:`RolloutEngine.watched` says.
+        answer: Has the model answer one question, as :meth:`RolloutEngine.streaming` says.
         decode: Token ids (N, R), long, -> N texts.
 
     Yields:

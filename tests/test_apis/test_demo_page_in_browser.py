@@ -54,22 +54,22 @@ def site(tmp_path_factory):
                                 examples=write_examples(folder), infer=toy.infer)
         found.gate.set()
         engine = toy.infer.model.rollout_engine
-        watched = engine.watched
+        streaming = engine.streaming
 
         @contextmanager
-        def slowly(watcher):
+        def slowly(streamer):
             count = itertools.count()
 
-            def watch(tokens):
+            def stream(tokens):
                 found.tokens += 1
                 if next(count) == 5:
                     found.gate.wait(60)
                 time.sleep(PAUSE)
-                watcher(tokens)
-            with watched(watch):
+                streamer(tokens)
+            with streaming(stream):
                 yield
 
-        patch.setattr(engine, 'watched', slowly)
+        patch.setattr(engine, 'streaming', slowly)
         page = build_page([toy, Model('hostile', MarkupInferencer(), note='none')],
                           found.examples, 10**6, 4)
         found.address = open_page(page, '127.0.0.1', None, wait=False)

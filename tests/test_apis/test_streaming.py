@@ -47,7 +47,7 @@ def test_a_closed_stream_ends_the_writing(infer, image):
     pieces = infer.stream(image, QUESTION)
     assert isinstance(next(pieces), str)
     pieces.close()
-    assert infer.model.rollout_engine.watcher is None
+    assert infer.model.rollout_engine.streamer is None
     assert not [t for t in threading.enumerate() if t.daemon and 'work' in t.name]
     again, = infer(image, QUESTION)
     assert again['failure'] is None or again['response']
@@ -85,9 +85,9 @@ def decode(ids):
 def test_half_a_letter_is_held_back():
     steps = [threading.Event() for _ in range(4)]
 
-    def answer(watcher):
+    def answer(streamer):
         for token, step in zip('aé'.encode(), steps[1:], strict=True):
-            watcher(torch.tensor([token]))
+            streamer(torch.tensor([token]))
             step.wait(5)
         return Answer(None, response='aé')
 
@@ -100,8 +100,8 @@ def test_half_a_letter_is_held_back():
 
 
 def test_an_error_of_the_model_is_the_callers():
-    def answer(watcher):
-        watcher(torch.tensor([97]))
+    def answer(streamer):
+        streamer(torch.tensor([97]))
         raise RuntimeError('out of memory')
 
     with pytest.raises(RuntimeError, match='out of memory'):
@@ -111,10 +111,10 @@ def test_an_error_of_the_model_is_the_callers():
 def test_stopping_reaches_the_sampling():
     ended = []
 
-    def answer(watcher):
+    def answer(streamer):
         try:
             while True:
-                watcher(torch.tensor([97]))
+                streamer(torch.tensor([97]))
         except Stopped:
             ended.append(True)
             raise

@@ -33,30 +33,30 @@ class RolloutEngine(ABC):
         records_log_probs: Whether sampled responses include the engine's log-probabilities.
         copies_weights: Whether the engine has its own copy of the policy's weights, which are
             handed over by name; preflight then checks that this works.
-        watcher: The current streamer, see :meth:`watched`.
+        streamer: The current streamer, see :meth:`streaming`.
     """
 
     records_log_probs = False
     copies_weights = False
-    watcher: Callable[[Tensor], None] | None = None
+    streamer: Callable[[Tensor], None] | None = None
 
     def check_policy(self, head: VLMReasoningHead) -> None:
         """Raise a ValueError if this engine cannot sample a policy. Called once, at the start."""
         return
 
     @contextmanager
-    def watched(self, watcher: Callable[[Tensor], None]) -> Iterator[None]:
-        """Stream tokens to ``watcher`` within the block.
+    def streaming(self, streamer: Callable[[Tensor], None]) -> Iterator[None]:
+        """Stream tokens to ``streamer`` within the block.
 
         It is called with the newest tokens (A,), long, of the A active samples as soon as they are
         chosen. An exception in it ends the sampling. It is meant for a single sample; an engine
         that runs elsewhere (vLLM) never calls it.
         """
-        self.watcher = watcher
+        self.streamer = streamer
         try:
             yield
         finally:
-            self.watcher = None
+            self.streamer = None
 
     @torch.no_grad()
     def __call__(self,

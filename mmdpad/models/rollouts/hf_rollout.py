@@ -47,7 +47,7 @@ class HFRollout(DrawingEngine):
         processors = LogitsProcessorList([faults, *warp])
         if draws is not None:
             processors.append(InverseTransformSampling(draws, length))
-        streamer = None if self.watcher is None else NewTokens(self.watcher)
+        streamer = None if self.streamer is None else NewTokens(self.streamer)
         # `generate` would take unset values from the folder's sampling defaults (Qwen ships some).
         folder_defaults, model.generation_config = model.generation_config, config
         devices = [head.device] if head.device.type == 'cuda' else []
@@ -119,14 +119,14 @@ class InverseTransformSampling(LogitsProcessor):
 class NewTokens(BaseStreamer):
     """Passes on the tokens that ``generate`` puts after the prompt, which it puts first."""
 
-    def __init__(self, watcher: Callable[[Tensor], None]) -> None:
-        self.watcher = watcher
+    def __init__(self, streamer: Callable[[Tensor], None]) -> None:
+        self.streamer = streamer
         self.after_prompt = False
 
     def put(self, value: Tensor) -> None:
         """Take the newest tokens (1,) of ``generate``, or the prompt (1, L)."""
         if self.after_prompt:
-            self.watcher(value)
+            self.streamer(value)
         self.after_prompt = True
 
     def end(self) -> None:

@@ -105,8 +105,8 @@ class SharedPrefixRollout(DrawingEngine):
             if math.isnan(active):
                 row = int(samples[faults.isnan().nonzero()[0, 0]])
                 raise NonFiniteLogits(row, ids[row, :step])
-            if self.watcher is not None:
-                self.watcher(tokens)
+            if self.streamer is not None:
+                self.streamer(tokens)
             if logp is not None:
                 logp[samples, step] = choice.log_probs(logits, tokens)
             if not active:
