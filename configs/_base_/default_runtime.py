@@ -19,7 +19,7 @@ default_hooks = dict(
     rollout_log=dict(type='RolloutLogHook'),
     provenance=dict(type='ProvenanceHook'),
     response_cache=dict(type='ResponseCacheHook'),
-    answer_pictures=dict(type='AnswerPictureHook'),
+    answer_pictures=dict(type='ReasonSegVisualizationHook'),
     curves=dict(type='CurvesHook'),
     alarms=dict(type='AlarmHook'),
     threads=dict(type='FreeCoresHook'))

@@ -115,9 +115,10 @@ def _show(config: Config, args: argparse.Namespace) -> Iterator[str]:
         config.default_hooks = {}
     hooks = config.default_hooks
     if _is_segmentor(config):
-        pictures = dict(hooks.get('answer_pictures') or dict(type='mmdpad.AnswerPictureHook'))
-        pictures.update(show=args.show, wait_time=args.wait_time, test_out_dir=args.show_dir)
-        hooks['answer_pictures'] = pictures
+        hook = dict(hooks.get('answer_pictures')
+                    or dict(type='mmdpad.ReasonSegVisualizationHook'))
+        hook.update(show=args.show, wait_time=args.wait_time, test_out_dir=args.show_dir)
+        hooks['answer_pictures'] = hook
     elif hooks.get('visualization'):
         # The hook joins the folder to the work dir again for each batch.
         config.work_dir = os.path.abspath(config.work_dir)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 TYPES = dict(
-    AnswerStoreHook='ResponseCacheHook', ChainLengthReward='ReasoningLengthReward',
-    PlainCheckpointHook='SafeCheckpointHook', PromptResize='ModelImageResize')
+    AnswerPictureHook='ReasonSegVisualizationHook', AnswerStoreHook='ResponseCacheHook',
+    ChainLengthReward='ReasoningLengthReward', PlainCheckpointHook='SafeCheckpointHook',
+    PromptResize='ModelImageResize')
 ARGUMENTS = dict(
     chain_share='length_share', updates_per_rollout='num_iterations')
 

@@ -74,8 +74,8 @@ def raised_alarms(work_dir: str | Path) -> list[str]:
 
 
 def answer_pictures(work_dir: str | Path) -> dict[int, dict[int, Path]]:
-    """The pictures that :class:`AnswerPictureHook` drew in validation: sample -> iteration ->
-    file, both ascending; if an iteration has two, the later one."""
+    """The pictures that :class:`ReasonSegVisualizationHook` drew in validation: sample ->
+    iteration -> file, both ascending; if an iteration has two, the later one."""
     found: dict[int, dict[int, Path]] = defaultdict(dict)
     for path in sorted(Path(work_dir).glob('*/vis_data/vis_image/*.png')):
         if match := _PICTURE.fullmatch(path.name):

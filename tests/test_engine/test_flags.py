@@ -104,11 +104,11 @@ def test_show(config, monkeypatch):
     monkeypatch.setattr(flags, '_screenless_backend', lambda: None)
     assert test(config, show=True, show_dir='seen', wait_time=0.5) == []
     assert config.default_hooks.answer_pictures == dict(
-        type='AnswerPictureHook', show=True, wait_time=0.5, test_out_dir='seen')
+        type='ReasonSegVisualizationHook', show=True, wait_time=0.5, test_out_dir='seen')
     config.default_hooks.answer_pictures = None
     assert test(config, show_dir='seen') == []
     assert config.default_hooks.answer_pictures == dict(
-        type='mmdpad.AnswerPictureHook', show=False, wait_time=2.0, test_out_dir='seen')
+        type='mmdpad.ReasonSegVisualizationHook', show=False, wait_time=2.0, test_out_dir='seen')
     assert check_config(config, training=False).problems == []
 
 

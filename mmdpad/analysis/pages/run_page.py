@@ -79,7 +79,7 @@ def _curves(series: Series) -> str:
 def _pictures(work_dir: Path, read_image: ReadImage) -> str:
     found = answer_pictures(work_dir)
     if not found:
-        return remark('There are no pictures of validations (AnswerPictureHook with '
+        return remark('There are no pictures of validations (ReasonSegVisualizationHook with '
                         'LocalVisBackend draws them).')
     parts = []
     for files in spread(found.values(), _SAMPLES):

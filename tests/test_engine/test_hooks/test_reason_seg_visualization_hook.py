@@ -8,8 +8,8 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from PIL import Image
 
-from mmdpad.engine.hooks import AnswerPictureHook
-from mmdpad.engine.hooks import answer_picture_hook as module
+from mmdpad.engine.hooks import ReasonSegVisualizationHook
+from mmdpad.engine.hooks import reason_seg_visualization_hook as module
 from mmdpad.engine.hooks.exact_resume_hook import random_state
 from mmdpad.utils import answer_pictures
 from mmdpad.visualization.answer import TRUTH
@@ -47,7 +47,7 @@ def test_the_same_samples_at_each_validation(config):
 
 
 def test_a_test_is_drawn_without_a_random_number(config, monkeypatch):
-    drawn, draw = [], AnswerPictureHook._draw
+    drawn, draw = [], ReasonSegVisualizationHook._draw
 
     def watch(hook, *args):
         before = random_state()
@@ -56,7 +56,7 @@ def test_a_test_is_drawn_without_a_random_number(config, monkeypatch):
         drawn.append(torch.equal(before['torch'], after['torch'])
                      and torch.equal(before['numpy'][1], after['numpy'][1])
                      and torch.equal(before['python'][1], after['python'][1]))
-    monkeypatch.setattr(AnswerPictureHook, '_draw', watch)
+    monkeypatch.setattr(ReasonSegVisualizationHook, '_draw', watch)
     shown = []
     monkeypatch.setattr(Visualizer, 'show', lambda self, picture, name, wait: shown.append(
         (picture.shape[2], name, wait)))
@@ -83,6 +83,6 @@ def test_of_several_processes_the_first_draws_if_asked_to(config, monkeypatch, m
 
 def test_a_number_that_makes_no_sense():
     with pytest.raises(ValueError, match='`number` should be 0 .* or more, but got -1'):
-        AnswerPictureHook(-1)
+        ReasonSegVisualizationHook(-1)
     with pytest.raises(ValueError, match='`wait_time` should be 0 .* but got -2'):
-        AnswerPictureHook(wait_time=-2)
+        ReasonSegVisualizationHook(wait_time=-2)

@@ -24,7 +24,7 @@ from mmdpad.visualization.answer import verdict
 
 
 @HOOKS.register_module()
-class AnswerPictureHook(Hook):
+class ReasonSegVisualizationHook(Hook):
     """Hands pictures of answers to the visualizer: box, points, mask and true mask on the image,
     next to it question, reasoning, caption, and the IoU or why the answer cannot be used.
 
