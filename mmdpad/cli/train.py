@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 
 def _checkpoint_to_resume(work_dir: str) -> str:
-    from mmdpad.engine.checkpoints import find_whole_checkpoint
-    path, faults = find_whole_checkpoint(work_dir)
+    from mmdpad.engine.checkpoints import find_complete_checkpoint
+    path, faults = find_complete_checkpoint(work_dir)
     for damaged, fault in faults.items():
         print(f'WARNING: --resume: {damaged} is damaged; skipping it: {fault}', file=sys.stderr)
     if path is None:

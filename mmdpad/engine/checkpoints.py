@@ -53,7 +53,7 @@ def written_atomically() -> Iterator[None]:
             module.save_checkpoint = write
 
 
-def find_whole_checkpoint(folder: str) -> tuple[str | None, dict[str, str]]:
+def find_complete_checkpoint(folder: str) -> tuple[str | None, dict[str, str]]:
     """Find the checkpoint from which a run in ``folder`` can continue.
 
     This is the one whose file name ``last_checkpoint`` records, if it is complete; otherwise, the

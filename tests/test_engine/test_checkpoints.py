@@ -6,7 +6,7 @@ import mmengine.runner.runner
 import pytest
 import torch
 
-from mmdpad.engine.checkpoints import find_fault, find_whole_checkpoint, written_atomically
+from mmdpad.engine.checkpoints import find_fault, find_complete_checkpoint, written_atomically
 
 
 def save(folder, name, last=False):
@@ -23,27 +23,27 @@ def halve(path):
 
 
 def test_the_one_that_last_checkpoint_names_comes_first(tmp_path):
-    assert find_whole_checkpoint(str(tmp_path)) == (None, {})
+    assert find_complete_checkpoint(str(tmp_path)) == (None, {})
     named = save(tmp_path, 'iter_9.pth', last=True)
     newest = save(tmp_path, 'iter_10.pth')
     save(tmp_path, 'best_reasonseg_giou_iter_11.pth')
-    assert find_whole_checkpoint(str(tmp_path)) == (named, {})
+    assert find_complete_checkpoint(str(tmp_path)) == (named, {})
     for said in ('', 'gone/iter_8.pth'):
         (tmp_path / 'last_checkpoint').write_text(said)
-        assert find_whole_checkpoint(str(tmp_path))[0] == newest
+        assert find_complete_checkpoint(str(tmp_path))[0] == newest
 
 
 @pytest.mark.promise('Training', 'A checkpoint is cut in half',
-                     '--resume skips it with a warning and takes the newest whole one')
+                     '--resume skips it with a warning and takes the newest complete one')
 def test_damaged_ones_are_passed_over_and_reported(tmp_path):
     older, middle = save(tmp_path, 'iter_2.pth'), save(tmp_path, 'iter_4.pth')
     last = save(tmp_path, 'iter_10.pth', last=True)
     halve(last)
-    path, faults = find_whole_checkpoint(str(tmp_path))
+    path, faults = find_complete_checkpoint(str(tmp_path))
     assert path == middle and list(faults) == [last] and faults[last]
     halve(middle)
     halve(older)
-    path, faults = find_whole_checkpoint(str(tmp_path))
+    path, faults = find_complete_checkpoint(str(tmp_path))
     assert path is None and list(faults) == [last, middle, older]
 
 
@@ -87,5 +87,5 @@ def test_last_checkpoint_leads_nowhere_else(tmp_path, tried):
             '\udcff')
     for text in said:
         (inside / 'last_checkpoint').write_text(text, errors='surrogateescape')
-        assert find_whole_checkpoint(str(inside))[0] == own, text
+        assert find_complete_checkpoint(str(inside))[0] == own, text
     tried(f'{len(said)} texts')

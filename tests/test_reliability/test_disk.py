@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from mmdpad.engine.checkpoints import find_whole_checkpoint
+from mmdpad.engine.checkpoints import find_complete_checkpoint
 
 ROOT = Path(__file__).parents[2]
 # In a mount namespace of its own, so that the disk is gone with the process; what is on it then is
@@ -74,7 +74,7 @@ def train(tiny_config, tmp_path):
 
 def ends_as_if_left_alone(config, folder):
     """The first checkpoint is whole, and a run goes on from it."""
-    path, faults = find_whole_checkpoint(str(folder))
+    path, faults = find_complete_checkpoint(str(folder))
     assert Path(path).name == 'iter_2.pth' and not faults
     assert not list(folder.glob('*.unfinished'))
     config.custom_hooks = [hook for hook in config.custom_hooks if hook['type'] != 'ReadOnlyHook']

@@ -12,7 +12,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from mmdpad.engine.checkpoints import find_whole_checkpoint
+from mmdpad.engine.checkpoints import find_complete_checkpoint
 from mmdpad.engine.hooks import AtomicCheckpointHook
 
 
@@ -112,7 +112,7 @@ def test_whatever_step_is_the_last_the_files_are_whole_and_name_each_other(tmp_p
         folder = tmp_path / str(steps)
         killed = killed_after(folder, steps)
         files = sorted(path.name for path in folder.glob('*.pth'))
-        path, faults = find_whole_checkpoint(str(folder))
+        path, faults = find_complete_checkpoint(str(folder))
         assert not faults
         for name in files:
             checkpoint = torch.load(folder / name, weights_only=True)
@@ -147,7 +147,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint(end, interval, written, tmp_path):
         run(tmp_path, interval=interval, **end)
     assert error.value.code == 143
     assert {path.name for path in tmp_path.glob('*.pth')} == written
-    path, _ = find_whole_checkpoint(str(tmp_path))
+    path, _ = find_complete_checkpoint(str(tmp_path))
     step = int(path[:-4].rsplit('_')[-1])
     assert torch.load(path, weights_only=True)['meta']['iter'] == step
     assert signal.getsignal(signal.SIGTERM) is before

@@ -32,7 +32,7 @@ import mmdpad.engine.hooks  # noqa: F401
 import mmdpad.engine.runner  # noqa: F401
 import mmdpad.evaluation  # noqa: F401
 import mmdpad.toy  # noqa: F401
-from mmdpad.engine.checkpoints import find_whole_checkpoint
+from mmdpad.engine.checkpoints import find_complete_checkpoint
 from mmdpad.engine.stopping import STATUS
 from mmdpad.registry import HOOKS, REWARDS, TRANSFORMS
 
@@ -77,7 +77,7 @@ def NoisyImage():
 def last_iter(work_dir: str) -> int:
     """The iteration at which a run will go on. One that was killed between a checkpoint and
     `last_checkpoint` has the former only."""
-    path, _ = find_whole_checkpoint(work_dir)
+    path, _ = find_complete_checkpoint(work_dir)
     return int(re.findall(r'iter_(\d+)', path)[-1]) if path else 0
 
 
