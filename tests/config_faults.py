@@ -45,26 +45,26 @@ def others(value):
     return [] if value is None else ['x', ['a'], {'zzz': 1}]
 
 
-def misspelt(name: str) -> str:
+def misspelled(name: str) -> str:
     """A name without the letter in its middle."""
     middle = len(name) // 2
     return name[:middle] + name[middle + 1:]
 
 
 def faults(value: Any, path: tuple = ()):
-    """Every fault of a config: a wrong type, no value, a misspelt name and numbers out of range."""
+    """Every fault of a config: a wrong type, no value, a misspelled name and numbers out of range."""
     items = value.items() if isinstance(value, dict) else (
         enumerate(value) if isinstance(value, (list, tuple)) else ())
     for key, item in items:
         here = (*path, key)
         if isinstance(key, str) and len(key) > 1:
-            yield Fault(here, 'key', misspelt(key))
+            yield Fault(here, 'key', misspelled(key))
         for other in others(item)[:1]:
             yield Fault(here, 'type', other)
         if item is not None:
             yield Fault(here, 'none', None)
         if isinstance(item, str) and len(item) > 1:
-            yield Fault(here, 'choice', misspelt(item))
+            yield Fault(here, 'choice', misspelled(item))
         if type(item) is int:
             yield Fault(here, 'type', 1.5)
         elif type(item) is float:

@@ -51,7 +51,7 @@ from .check_arguments import (
     known_arguments,
     unknown_keys,
 )
-from .check_together import find_clashes, find_misspelt_entries, find_wrong_compile
+from .check_together import find_clashes, find_misspelled_entries, find_wrong_compile
 from .config_nodes import Node, find_nodes
 from .flags import find_wrong_scaling
 
@@ -108,7 +108,7 @@ def check_config(config: Config, training: bool = True) -> Findings:
     """
     part = _relevant(config, training)
     found = Findings(list(_check_entries(part)) or list(_check_shape(part, '')))
-    found.problems += find_misspelt_entries(config)
+    found.problems += find_misspelled_entries(config)
     if found.problems:
         found.readable = False
         return found

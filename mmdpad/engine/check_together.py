@@ -32,7 +32,7 @@ _CLOSE = 0.85
 _COMPILE_ERRORS = (TypeError, ValueError, RuntimeError, AssertionError)
 
 
-def find_misspelt_entries(config: Mapping[str, Any]) -> Iterator[str]:
+def find_misspelled_entries(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield the top-level entries that mmengine would ignore but that look like one it reads.
 
     Other entries are variables of the config's author, as are those whose value is used elsewhere.

@@ -91,7 +91,7 @@ BROKEN = {
                          '`train_cfg.val_interval` should be at least 1, but got 0'),
     'evaluator': (dict(val_evaluator=dict(_delete_=True, type='CocoPanopticMetric'),
                        default_hooks__checkpoint__save_best=None), 'needs a panoptic map'),
-    'misspelt length': (dict(train_cfg__max_iter=3), 'did you mean `max_iters`?'),
+    'misspelled length': (dict(train_cfg__max_iter=3), 'did you mean `max_iters`?'),
     'argument of the loop': (dict(train_cfg__prompts_per_updates=2),
                              'did you mean `prompts_per_update`?'),
     'key of the sampling': (dict(model__train_cfg__groupsize=4), 'groupsize'),

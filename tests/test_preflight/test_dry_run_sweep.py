@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Every key of three configs with a wrong type, a misspelt name and a value out of range: what
+"""Every key of three configs with a wrong type, a misspelled name and a value out of range: what
 `--dry-run` finds is what would end a run, or be read by nothing. About six minutes."""
 import copy
 import re
