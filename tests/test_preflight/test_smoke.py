@@ -109,7 +109,7 @@ def test_data_is_made_in_every_format(name, tmp_path):
     assert check_dataset(entry, load=-1).startswith('ok: 2 items, 2 images')
 
 
-def test_made_data_of_no_and_several_objects(tmp_path):
+def test_synthetic_data_of_no_and_several_objects(tmp_path):
     entry = dict(DATA['ReferringSegDataset'], type='ReferringSegDataset', pipeline=[],
                  several_objects=True, split_file='grefs(unc).json')
     entry.update(write_synthetic_data(entry, tmp_path / 'made'))

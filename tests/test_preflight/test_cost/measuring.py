@@ -117,7 +117,7 @@ def segmentor(pretrained, policy=None, loss=None, **train_cfg):
     return model.train()
 
 
-def made_up_rollout(model, side, prompts, group_size, length):
+def synthetic_rollout(model, side, prompts, group_size, length):
     """A rollout of random tokens, and the workload that it is."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, side, side), dtype=torch.uint8, generator=generator)

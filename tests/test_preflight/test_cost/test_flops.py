@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from measuring import made_up_rollout, segmentor, shape_of, tiny_policy
+from measuring import synthetic_rollout, segmentor, shape_of, tiny_policy
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -44,7 +44,7 @@ SETUPS = {
 def test_a_step_costs_what_torch_counts(name, tmp_path):
     policy, setup = SETUPS[name]
     model = segmentor(tiny_policy(tmp_path, hidden=192, side=224), policy, group_size=4)
-    rollout, work = made_up_rollout(model, 224, prompts=2, group_size=4, length=30)
+    rollout, work = synthetic_rollout(model, 224, prompts=2, group_size=4, length=30)
     setup = replace(setup, rollout='none', groups=2)
     shape = PolicyShape.of(build_on_meta(model.policy.model.config))
     measured = counted(lambda: model.loss(rollout)['loss'].backward())
@@ -55,7 +55,7 @@ def test_a_step_costs_what_torch_counts(name, tmp_path):
 
 def test_a_forward_pass_costs_what_torch_counts(tmp_path):
     model = segmentor(tiny_policy(tmp_path, vocab=4000, layers=2), group_size=5)
-    rollout, work = made_up_rollout(model, 112, prompts=1, group_size=5, length=40)
+    rollout, work = synthetic_rollout(model, 112, prompts=1, group_size=5, length=40)
     shape = shape_of(model)
     measured = counted(lambda: model.log_probs(rollout)) / 2  # policy and reference
     assert sum(forward_flops(shape, work).values()) == pytest.approx(
@@ -64,7 +64,7 @@ def test_a_forward_pass_costs_what_torch_counts(tmp_path):
 
 def test_a_rollout_computes_its_prompts_once_per_response(tmp_path):
     model = segmentor(tiny_policy(tmp_path, side=224), group_size=4)
-    rollout, work = made_up_rollout(model, 224, prompts=2, group_size=4, length=20)
+    rollout, work = synthetic_rollout(model, 224, prompts=2, group_size=4, length=20)
     model.policy.end_tokens = [511]  # hardly ever sampled
     measured = counted(lambda: HFRollout()(
         model.policy, rollout.prompts, group_size=4, max_new_tokens=20))

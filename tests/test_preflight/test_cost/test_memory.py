@@ -10,7 +10,7 @@ import pytest
 import torch
 from measuring import (
     StorageTracker,
-    made_up_rollout,
+    synthetic_rollout,
     measure_update,
     segmentor,
     tiny_policy,
@@ -69,7 +69,7 @@ def set_up(sizes, policy, rollout, step, folder):
     entropy_coef = step.get('entropy_coef', 1e-3)
     model = segmentor(tiny_policy(folder, **sizes), policy, group_size=rollout['group_size'],
                       loss=dict(entropy_coef=entropy_coef))
-    batch, work = made_up_rollout(model, sizes.get('side', 112), **rollout)
+    batch, work = synthetic_rollout(model, sizes.get('side', 112), **rollout)
     attention = policy.get('attn_implementation', 'shared_prefix')
     setup = Setup(
         weight_bytes=2 if policy.get('dtype') == 'bfloat16' else 4, amp=step.get('amp', False),
@@ -109,7 +109,7 @@ def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize('policy', [{}, CHECKPOINTING], ids=['plain', 'checkpointing'])
 def test_an_update_of_qwen3_vl_holds_what_was_measured(policy, tmp_path):
     model = segmentor(tiny_qwen3_vl(tmp_path), policy, group_size=4)
-    batch, work = made_up_rollout(model, 224, prompts=1, group_size=4, length=30)
+    batch, work = synthetic_rollout(model, 224, prompts=1, group_size=4, length=30)
     setup = Setup(checkpointing=bool(policy), rollout='none')
     moments = step_memory(PolicyShape.of(model.policy.model), setup, work)
     measured = max(measure_update(model, batch).values())
