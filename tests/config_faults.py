@@ -52,7 +52,7 @@ def misspelled(name: str) -> str:
 
 
 def faults(value: Any, path: tuple = ()):
-    """Every fault of a config: a wrong type, no value, a misspelled name and numbers out of range."""
+    """All faults of a config: a wrong type, no value, a misspelled name, a number out of range."""
     items = value.items() if isinstance(value, dict) else (
         enumerate(value) if isinstance(value, (list, tuple)) else ())
     for key, item in items:

@@ -219,7 +219,7 @@ def tiny_mask_rcnn() -> dict:
 
 @pytest.fixture
 def study_folder(tmp_path):
-    """Writes an arm of a made-up study and returns the study's folder; see `write_arm`."""
+    """Writes an arm of a synthetic study and returns the study's folder; see `write_arm`."""
     def write(name, seeds=(1, 2), **options):
         write_arm(tmp_path / 'study' / name, seeds, **options)
         return tmp_path / 'study'

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Configs of mmdet that take parts of ours train, resume and test on made data."""
+"""Configs of mmdet that take parts of ours train, resume and test on synthetic data."""
 import json
 import math
 import re

@@ -64,7 +64,7 @@ def parse_objects_solution(text: str) -> list[tuple[Box, tuple[Pair, ...]]]:
         return [parse_solution(text)]
     try:
         entries = json.loads(text)
-        return [(_whole(entry[OBJECTS_KEYS[0]], 4), (_whole(entry[OBJECTS_KEYS[1]], 2), ))
+        return [(_integers(entry[OBJECTS_KEYS[0]], 4), (_integers(entry[OBJECTS_KEYS[1]], 2), ))
                 for entry in entries]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
@@ -72,7 +72,7 @@ def parse_objects_solution(text: str) -> list[tuple[Box, tuple[Pair, ...]]]:
             f'with non-negative integers, but got {text[:200]!r} ({error})') from error
 
 
-def _whole(values: Any, count: int) -> Any:
+def _integers(values: Any, count: int) -> Any:
     """``count`` non-negative integers below 1e9 as a tuple."""
     if (not isinstance(values, list) or len(values) != count
             or not all(type(value) is int and 0 <= value < 10**9 for value in values)):

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Adapters beside a whole model, and weights that are quantized already."""
+"""Adapters beside a full model, and weights that are quantized already."""
 
 from pathlib import Path
 

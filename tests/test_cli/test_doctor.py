@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The checks of `mmdpad doctor`, in environments that are made up; the real one is in
+"""The checks of `mmdpad doctor`, in simulated environments; the real one is in
 test_packaging.py."""
 import json
 import re
@@ -155,7 +155,7 @@ def test_files_that_are_there_and_files_that_are_not(tmp_path, monkeypatch):
     assert tool.endswith('unzip data/coco/refcoco.zip -d data/coco')
 
 
-def test_the_scenes_are_made_by_a_tool_that_is_there():
+def test_the_tool_that_generates_the_scenes_exists():
     (scenes, ) = [place for place in files.PLACES if place.path == 'data/shapes_world']
     *command, tool, folder = scenes.hint.split()
     assert command == ['mmdpad', 'run'] and tool in find_tools() and folder == scenes.path

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Real photographs through the whole pipeline: whatever their files' form, frames must agree."""
+"""Real photographs through the full pipeline: whatever the file format, frames must agree."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_arguments_of_a_wrong_type_are_named(tiny_config, key, value, message):
 
 @pytest.mark.parametrize('name', ['config.json', 'tokenizer.json'])
 @pytest.mark.parametrize('training', [True, False])
-def test_a_policy_that_is_not_whole_is_told_in_lines(tiny_config, tmp_path, name, training):
+def test_an_incomplete_policy_is_reported_line_by_line(tiny_config, tmp_path, name, training):
     whole = tiny_config.model.policy.pretrained
     folder = Path(shutil.copytree(whole, tmp_path / 'policy'))
     tiny_config.model.policy.pretrained = str(folder)

@@ -6,7 +6,7 @@ import mmengine.runner.runner
 import pytest
 import torch
 
-from mmdpad.engine.checkpoints import find_fault, find_complete_checkpoint, written_atomically
+from mmdpad.engine.checkpoints import find_complete_checkpoint, find_fault, written_atomically
 
 
 def save(folder, name, last=False):

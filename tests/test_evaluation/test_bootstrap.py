@@ -40,7 +40,7 @@ def test_percentiles_by_hand():
 
 @pytest.mark.parametrize('kind', ['mean', 'ratio'])
 def test_intervals_cover_as_often_as_they_say(kind):
-    """On made data the interval is that of the normal approximation (the delta method for a
+    """On synthetic data the interval is that of the normal approximation (the delta method for a
     ratio), and holds the truth in about 95 % of repetitions."""
     rng = np.random.default_rng(3)
     covered, widths, n = [], [], 150

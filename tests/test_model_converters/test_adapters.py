@@ -51,7 +51,7 @@ def folders(tmp_path_factory):
 
 
 def untie(path):
-    """The head a little off the embedding, as a whole training of both leaves it."""
+    """The head a little off the embedding, as full training of both leaves it."""
     model = AutoModelForImageTextToText.from_pretrained(path)
     generator = torch.Generator().manual_seed(1)
     weight = model.lm_head.weight.detach()

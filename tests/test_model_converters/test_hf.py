@@ -83,7 +83,7 @@ def batch(tiny_config):
     return next(iter(Runner.build_dataloader(dict(tiny_config.test_dataloader, batch_size=3))))
 
 
-def test_a_whole_policy_there_and_back(run_here, whole, tiny_sft_config, batch, tmp_path):
+def test_a_full_policy_there_and_back(run_here, whole, tiny_sft_config, batch, tmp_path):
     config, checkpoint = whole
     folder, back = tmp_path / 'folder', tmp_path / 'back.pth'
     assert run_here(TO_HF, config, checkpoint, folder).returncode == 0

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""An adapter beside a whole model, by every way in; the other cases are in `folder_cases/`."""
+"""An adapter beside a full model, by every way in; the other cases are in `folder_cases/`."""
 import shutil
 from pathlib import Path
 

@@ -224,7 +224,7 @@ def policy(tmp_path) -> Path:
     ('config.json', 'has no config.json'),
     ('tokenizer.json', 'has neither tokenizer.json nor'),
     ('preprocessor_config.json', 'has neither preprocessor_config.json nor')])
-def test_a_folder_that_is_not_whole(policy, problems_with, name, told):
+def test_an_incomplete_folder(policy, problems_with, name, told):
     assert problems_with(model__policy__pretrained=str(policy)) == []
     (policy / name).unlink()
     problems = problems_with(model__policy__pretrained=str(policy))

@@ -103,7 +103,7 @@ DATA = {
 
 
 @pytest.mark.parametrize('name', DATA)
-def test_data_is_made_in_every_format(name, tmp_path):
+def test_synthetic_data_in_every_format(name, tmp_path):
     entry = dict(DATA[name], type=name, pipeline=[])
     entry.update(write_synthetic_data(entry, tmp_path / 'made'))
     assert check_dataset(entry, load=-1).startswith('ok: 2 items, 2 images')

@@ -73,7 +73,7 @@ def train(tiny_config, tmp_path):
 
 
 def ends_as_if_left_alone(config, folder):
-    """The first checkpoint is whole, and a run goes on from it."""
+    """The first checkpoint is complete, and a run can resume from it."""
     path, faults = find_complete_checkpoint(str(folder))
     assert Path(path).name == 'iter_2.pth' and not faults
     assert not list(folder.glob('*.unfinished'))

@@ -284,7 +284,7 @@ def test_the_converter_names_the_boxes_of_all_objects_but_the_target(tmp_path, c
         assert {*item['other_boxes'], scene.target.box} == {o.box for o in scene.objects}
 
 
-def test_data_of_an_earlier_version_of_the_world_are_made_anew(tmp_path, convert):
+def test_data_of_an_earlier_version_of_the_world_is_generated_again(tmp_path, convert):
     counts = ('--train', '1', '--val', '0', '--test', '0')
     convert(tmp_path / 'world', *counts)
     marker, annotation = (tmp_path / 'world' / name for name in (

@@ -51,8 +51,8 @@ def test_logs_of_a_resumed_run_are_one(log):
         assert series['reward'] == ([1, 2, 3], [1.0, 2.0, 3.0])
         assert series['val: reasonseg/giou'] == ([2, 3], [40.0, 50.0])
         assert 'old' not in series
-    made_up_for = log([{'reasonseg/giou': 60.0, 'step': 2}, train(3, reward=3.0)], name='made')
-    assert read_scalars(first, made_up_for)['val: reasonseg/giou'] == ([2], [60.0])
+    rerun = log([{'reasonseg/giou': 60.0, 'step': 2}, train(3, reward=3.0)], name='made')
+    assert read_scalars(first, rerun)['val: reasonseg/giou'] == ([2], [60.0])
     assert read_scalars() == {}
 
 

@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmdpad.engine.strategies.sharding import whole
+from mmdpad.engine.strategies.sharding import to_full
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.evaluation.provenance import published
 from mmdpad.models.segmentors import ReasoningSegmentor
@@ -168,7 +168,7 @@ def digest_weights(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(f'{name} {value.dtype} {tuple(value.shape)}\n'.encode())
-        digest.update(whole(value).cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(to_full(value).cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

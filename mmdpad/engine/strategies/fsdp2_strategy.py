@@ -35,7 +35,7 @@ from mmdpad.models.weights import load_safe, without_config
 from mmdpad.registry import STRATEGIES
 from mmdpad.utils.files import UNFINISHED, atomic_file
 
-from .sharding import shard_as, whole
+from .sharding import shard_as, to_full
 
 _OPTIMIZER = 'optimizer.'  # prefix of the names of its tensors
 
@@ -151,7 +151,7 @@ class FSDP2Strategy(DDPStrategy):
         if callback is not None:
             callback(checkpoint)
         if self.full_state_dict:
-            checkpoint = _map(checkpoint, whole)
+            checkpoint = _map(checkpoint, to_full)
             if is_main_process():
                 with atomic_file(filename) as file:
                     torch.save(checkpoint, file)

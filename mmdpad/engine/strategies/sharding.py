@@ -42,14 +42,14 @@ def shard_as(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     return {name: _cut(value, own.get(name)) for name, value in given.items()}
 
 
-def whole(tensor: Any) -> Any:
+def to_full(tensor: Any) -> Any:
     """Gather a sharded tensor on the CPU, on all processes together; return anything else as is."""
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
 def _cut(value: Any, own: Any) -> Any:
-    is_whole = isinstance(value, Tensor) and not isinstance(value, DTensor)
-    if not (is_whole and isinstance(own, DTensor) and value.shape == own.shape):
+    is_full = isinstance(value, Tensor) and not isinstance(value, DTensor)
+    if not (is_full and isinstance(own, DTensor) and value.shape == own.shape):
         return value
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements,
                              src_data_rank=None)

@@ -38,16 +38,16 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         if '.lora_' in name:
             continue
-        value = _whole(parameter)
+        value = _to_full(parameter)
         path, in_layer, leaf = name.rpartition('.base_layer.')
         if in_layer:
             name = f'{path}.{leaf}'
             layer: Any = model.get_submodule(path)
             for adapter in layer.active_adapters:
                 if leaf == 'weight':
-                    value = value + _whole(layer.get_delta_weight(adapter))
+                    value = value + _to_full(layer.get_delta_weight(adapter))
                 elif layer.lora_bias[adapter]:
-                    value = value + layer.scaling[adapter] * _whole(layer.lora_B[adapter].bias)
+                    value = value + layer.scaling[adapter] * _to_full(layer.lora_B[adapter].bias)
         yield name, value
 
 
@@ -100,6 +100,6 @@ def weights_version(model: PreTrainedModel) -> str:
     return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
 
 
-def _whole(value: Tensor) -> Tensor:
+def _to_full(value: Tensor) -> Tensor:
     value = value.detach()
     return value.full_tensor() if isinstance(value, DTensor) else value

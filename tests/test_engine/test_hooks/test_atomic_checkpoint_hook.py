@@ -106,7 +106,7 @@ def killed_after(folder, steps) -> bool:
         os._exit(status)
 
 
-def test_whatever_step_is_the_last_the_files_are_whole_and_name_each_other(tmp_path):
+def test_whatever_step_is_the_last_the_files_are_complete_and_name_each_other(tmp_path):
     """Also with only one checkpoint kept."""
     for steps in range(100):
         folder = tmp_path / str(steps)

@@ -74,7 +74,7 @@ def test_data_is_gone_through_and_leaves_the_random_states(validated):
 
 
 @pytest.mark.parametrize('iteration, interval, due', [(3, 2, 0), (4, 2, 1), (8, 5, 1), (0, 2, 0)])
-def test_a_validation_is_made_up_for_when_it_was_due(iteration, interval, due):
+def test_a_missed_validation_runs_when_it_was_due(iteration, interval, due):
     runner = make_runner(iteration, val_interval=interval, random_states=[random_state()])
     ExactResumeHook().before_train_epoch(runner)
     assert runner.val_loop.runs == due

@@ -63,7 +63,7 @@ def test_every_interval_is_appended_by_one_write(runner):
     assert [row['iter'] for row in read_jsonl(str(path))] == [2] * 4 + [4] * 4
 
 
-def test_a_full_file_stays_whole_and_is_reported_once(runner, caplog):
+def test_a_file_at_its_limit_keeps_complete_rollouts_and_is_reported_once(runner, caplog):
     RolloutLogHook().before_update(runner, rollout())
     path = Path(runner.log_dir, 'rollouts.jsonl')
     one = path.stat().st_size

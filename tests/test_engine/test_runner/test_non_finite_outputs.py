@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whole runs whose policy puts out NaN or infinity: they end, and say why."""
+"""Complete runs whose policy outputs NaN or infinity: they end, and say why."""
 import pytest
 import torch
 from mmengine.runner import Runner

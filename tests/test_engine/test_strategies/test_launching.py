@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
                      'minute; --resume continues from the last checkpoint')
 @pytest.mark.parametrize('by', ['raises', 'SIGKILL', 'SIGSTOP'])
 def test_a_process_that_dies_or_hangs_ends_the_job(make_config, tmp_path, by, tried):
-    """With its traceback; the checkpoint before is whole and goes on."""
+    """With its traceback; the checkpoint before it is complete and can be resumed."""
     config = make_config('dies', processes=2, iterations=3)
     config.custom_imports = dict(imports=['failing_hook'])
     config.custom_hooks.append(dict(type='FailingHook', by=by))

@@ -34,7 +34,7 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory) -> Config:
-    """A training and a test, on made data."""
+    """A training and a test, on synthetic data."""
     root = tmp_path_factory.mktemp('config')
     config = make_smoke_config(Config.fromfile(MAIN), str(root / 'run'), root, root)[0].to_dict()
     for name in UNUSED:

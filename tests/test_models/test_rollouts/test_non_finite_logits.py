@@ -128,7 +128,7 @@ def test_a_sample_that_has_ended_may_have_any_logits(engine, own_head, prompts):
     assert responses.mask.sum(dim=1).tolist() == [1, 4, 4]
 
 
-def test_the_watcher_sees_no_such_token(engine, own_head, prompts):
+def test_the_streamer_sees_no_such_token(engine, own_head, prompts):
     layer(own_head).mlp.down_proj.weight.data[3, 4] = torch.nan
     seen = []
     with (engine.streaming(lambda tokens: seen.append(tokens.tolist())),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from measuring import synthetic_rollout, segmentor, shape_of, tiny_policy
+from measuring import segmentor, shape_of, synthetic_rollout, tiny_policy
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from measuring import (
     StorageTracker,
-    synthetic_rollout,
     measure_update,
     segmentor,
+    synthetic_rollout,
     tiny_policy,
     tiny_qwen3_vl,
 )
