@@ -72,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def change_json(path: Path, /, *dropped: str, **entries: Any) -> None:
-    """Sets and drops entries of a JSON file; a file that is not there is made."""
+    """Sets and drops entries of a JSON file; a file that does not exist is made."""
     content = read_json(path) if path.exists() else {}
     content = {key: value for key, value in content.items() if key not in dropped} | entries
     path.write_text(json.dumps(content, indent=2), encoding='utf-8')

@@ -101,7 +101,7 @@ def test_a_path_is_no_hub_name(tmp_path, monkeypatch, tried):
              'runs/exprot', 'export', './export', '~/export', '/export', '../a/b', 'a b/c', '')
     for path in paths:
         for build in OF_THE_HUB.values():
-            with pytest.raises(FileNotFoundError, match='is not there|has no config.json'):
+            with pytest.raises(FileNotFoundError, match='does not exist|has no config.json'):
                 build(path)
     with pytest.raises(FileNotFoundError, match='or an existing weights file, but got .runs/a.pt'):
         load_open_clip('ViT-B-32', 'runs/a.pt')

@@ -223,7 +223,7 @@ def test_a_policy_that_is_not_there_ends_a_run_in_a_line(run_here, shapes_data, 
     result = run_here(f'tools/{tool}.py', CONFIG, '--work-dir', tmp_path, *options_here(
         shapes_data, **{'model.policy.pretrained': './no/such/policy'}))
     assert result.returncode == 1 and 'Iter(train)' not in result.stdout
-    assert "but 'no/such/policy' is not there" in result.stderr
+    assert "but 'no/such/policy' does not exist" in result.stderr
     assert 'Traceback' not in result.stderr
 
 

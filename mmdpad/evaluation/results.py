@@ -82,7 +82,7 @@ def read_result(path: str) -> Result:
     place = find_newest_result(path) if Path(path).is_dir() else Path(path)
     if not place.is_file():
         raise ValueError(f'{path!r} should be a result (.json or .jsonl) or a folder with results, '
-                         f'but is not there')
+                         f'but does not exist')
     if place.suffix == '.jsonl':
         lines, beside = place, place.with_suffix('.json')
         summary = _read_summary(beside) if beside.is_file() else None

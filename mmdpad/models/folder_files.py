@@ -141,8 +141,9 @@ def check_weights_file(path: Path) -> str | None:
     """
     if not path.is_file():
         unfinished = any(path.parent.glob(_UNFINISHED))
-        return f'{path} is not there; ' + ('its download is unfinished: run `hf download` again'
-                                           if unfinished else 'download it, or correct the path')
+        return f'{path} does not exist; ' + (
+            'its download is unfinished: run `hf download` again' if unfinished else
+            'download it, or correct the path')
     if _is_pointer(path):
         return f'{path} {_FETCH}'
     if path.suffix == '.safetensors':

@@ -103,7 +103,7 @@ def find_model(name: str, value: str, example: str) -> tuple[str, Path]:
         hint = how_to_get(path, 'download the model there')
         raise FileNotFoundError(
             f'{wanted}, but {str(path)!r} '
-            f'{"has no config.json" if path.exists() else "is not there"}; '
+            f'{"has no config.json" if path.exists() else "does not exist"}; '
             f'{hint}, or set `{name}`')
     return str(path), path
 

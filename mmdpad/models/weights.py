@@ -244,7 +244,7 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     """mmengine's file loader, by :func:`load_safe`; not memory-mapped, since a run writes there."""
     filename = osp.expanduser(filename)
     if not osp.isfile(filename):
-        raise FileNotFoundError(f'Checkpoint {filename!r} is not there; correct the path')
+        raise FileNotFoundError(f'Checkpoint {filename!r} does not exist; correct the path')
     return without_config(load_safe(filename, map_location, mmap=False))
 
 

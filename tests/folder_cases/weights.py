@@ -57,19 +57,19 @@ def _(folder: Path) -> None:
     torch.save(dict(epoch=3, state_dict=as_bin(folder)), folder / 'pytorch_model.bin')
 
 
-@case('a shard is missing', refused='model-00002-of-00002.safetensors is not there')
+@case('a shard is missing', refused='model-00002-of-00002.safetensors does not exist')
 def _(folder: Path) -> None:
     in_shards(folder, 'safetensors')
     (folder / 'model-00002-of-00002.safetensors').unlink()
 
 
-@case('a shard of .bin is missing', refused='pytorch_model-00001-of-00002.bin is not there')
+@case('a shard of .bin is missing', refused='pytorch_model-00001-of-00002.bin does not exist')
 def _(folder: Path) -> None:
     in_shards(folder, 'bin')
     (folder / 'pytorch_model-00001-of-00002.bin').unlink()
 
 
-@case('an unfinished download', refused='00001.*is not there; its download is unfinished')
+@case('an unfinished download', refused='00001.*does not exist; its download is unfinished')
 def _(folder: Path) -> None:
     in_shards(folder, 'safetensors')
     (folder / '.cache/huggingface/download').mkdir(parents=True)

@@ -120,7 +120,7 @@ def test_the_tool(run_tool, tmp_path):
     assert output.startswith('**Warning:** protocols of ') and 'split val and test.' in output
     assert output.startswith(out[0].read_text())
     assert json.loads(out[1].read_text())['results'][1]['metrics']['n'] == 30
-    with pytest.raises(SystemExit, match='is not there'):
+    with pytest.raises(SystemExit, match='does not exist'):
         run_tool('compare_results', tmp_path / 'a', tmp_path / 'c.json')
     (tmp_path / 'b/r.jsonl').rename(tmp_path / 'b/moved.jsonl')
     with pytest.raises(SystemExit, match='r.jsonl'):

@@ -90,7 +90,7 @@ def test_what_is_no_result_is_named(tmp_path):
     (tmp_path / 'unwritten.json').write_text(json.dumps(dict(samples=None)))
     write_jsonl(str(tmp_path / 'log.jsonl'), [row(0), dict(id=1, question='q', failure=None)])
     for name, message in (
-            ('missing', 'or a folder with results, but is not there'),
+            ('missing', 'or a folder with results, but does not exist'),
             ('empty', 'but holds none'), ('none.jsonl', 'but is empty'),
             ('unwritten.json', 'should name the lines of one result'),
             ('log.jsonl', 'line 2 lacks is_sentence, iou, intersection, union, truncated')):

@@ -144,7 +144,7 @@ def test_the_config_text_of_an_older_checkpoint_is_left_out(tmp_path):
 
 
 def test_mmengine_names_a_missing_file():
-    with pytest.raises(FileNotFoundError, match="'no/such.pth' is not there"):
+    with pytest.raises(FileNotFoundError, match="'no/such.pth' does not exist"):
         CheckpointLoader.load_checkpoint('no/such.pth')
     assert Path(CheckpointLoader._get_checkpoint_loader('a.pth').__code__.co_filename).name == (
         'weights.py')

@@ -97,7 +97,7 @@ BROKEN = {
     'key of the sampling': (dict(model__train_cfg__groupsize=4), 'groupsize'),
     'policy': (dict(model__policy__pretrained='checkpoints/none'),
                "'checkpoints/none' is neither a folder here nor in the hub cache"),
-    'decoder': (dict(model__decoder__checkpoint='none.pth'), 'none.pth is not there; download'),
+    'decoder': (dict(model__decoder__checkpoint='none.pth'), 'none.pth does not exist; download'),
     'decoder of another kind': (
         dict(model__decoder__type='SAM2Decoder'),
         "`model.decoder`: SAM2Decoder needs the argument 'pretrained'; add it"),
@@ -220,7 +220,7 @@ def policy(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize('name, told', [
-    ('model-00002-of-00002.safetensors', 'model-00002-of-00002.safetensors is not there'),
+    ('model-00002-of-00002.safetensors', 'model-00002-of-00002.safetensors does not exist'),
     ('config.json', 'has no config.json'),
     ('tokenizer.json', 'has neither tokenizer.json nor'),
     ('preprocessor_config.json', 'has neither preprocessor_config.json nor')])
@@ -250,7 +250,7 @@ def test_the_commands(run_here, tmp_path):
     assert found.returncode == 1
     lines = [line for line in found.stdout.splitlines() if line.startswith('- ')]
     assert f'dry run: {len(lines)} problem(s):' in found.stdout and len(lines) >= 5
-    assert 'sam_vit_h_4b8939.pth is not there' in found.stdout
+    assert 'sam_vit_h_4b8939.pth does not exist' in found.stdout
     tested = run_here('tools/test.py', MAIN, '--dry-run', '--work-dir', tmp_path / 'run')
     assert tested.returncode == 1 and 'refCOCOg' not in tested.stdout
     both = run_here('tools/train.py', MAIN, '--smoke', '--dry-run')

@@ -58,8 +58,8 @@ class Arm:
         folder = Path(Config.fromfile(str(self.config)).model.policy.pretrained)
         if not (folder / 'config.json').is_file():
             raise SystemExit(
-                f'The start policy of {self.config.name} should be in {folder}, but is missing; '
-                f'the wheel of mmdpad leaves it out: run `make study` in a checkout')
+                f'The start policy of {self.config.name} should be in {folder}, but does not '
+                f'exist; the wheel of mmdpad leaves it out: run `make study` in a checkout')
 
     @property
     def seeds(self) -> int:

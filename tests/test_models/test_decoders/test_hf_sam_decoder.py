@@ -240,7 +240,7 @@ def test_weights_that_do_not_fit(folders, kind, tmp_path):
 def test_folders_of_another_kind(folders, tmp_path):
     with pytest.raises(ValueError, match="SAM2Decoder should be .* sam2 or sam2_video.*'sam_hq'"):
         SAM2Decoder(folders['sam_hq'])
-    with pytest.raises(FileNotFoundError, match='model.decoder.pretrained.*is not there'):
+    with pytest.raises(FileNotFoundError, match='model.decoder.pretrained.*does not exist'):
         SAM3Decoder(str(tmp_path / 'sam3'))
     (tmp_path / 'config.json').write_text(json.dumps(dict(model_type='qwen2_5_vl')))
     with pytest.raises(ValueError, match="SAMHQDecoder should be .*sam_hq.*'qwen2_5_vl'"):

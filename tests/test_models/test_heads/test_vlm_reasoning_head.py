@@ -135,7 +135,7 @@ def test_count_tokens(head):
 
 @pytest.mark.parametrize('name', ['./no/such/folder', '/no/such/folder', 'a/b/c'])
 def test_a_missing_folder_is_a_clear_error(name):
-    with pytest.raises(FileNotFoundError, match='is not there; download'):
+    with pytest.raises(FileNotFoundError, match='does not exist; download'):
         VLMReasoningHead(name)
 
 
