@@ -25,13 +25,13 @@ class Answer(dict):
     """The dict that :meth:`ReasonSegInferencer.__call__` describes; a notebook displays it.
 
     Args:
-        picture_of: The image: a path, or (H, W, 3) uint8 RGB.
+        image: The image: a path, or (H, W, 3) uint8 RGB.
         **items: Keys and values.
     """
 
-    def __init__(self, picture_of: str | np.ndarray, **items: Any) -> None:
+    def __init__(self, image: str | np.ndarray, /, **items: Any) -> None:
         super().__init__(items)
-        self._image = picture_of
+        self._image = image
 
     @classmethod
     def of(cls, sample: DetDataSample, query: Query, prepare_seconds: float) -> Answer:

@@ -90,7 +90,7 @@ def _check_depth(image: Image.Image, path: str | os.PathLike) -> None:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Decoded:
     """The pixels of a mask.
 
     Attributes:
@@ -108,7 +108,7 @@ class _Picture:
     alpha: np.ndarray | None
 
 
-def _decode(image: Image.Image) -> _Picture:
+def _decode(image: Image.Image) -> _Decoded:
     if image.mode not in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA') and not image.mode.startswith('I'):
         image = image.convert('RGBA' if image.mode.lower().endswith('a') else 'RGB')
     alpha = None
@@ -128,16 +128,16 @@ def _decode(image: Image.Image) -> _Picture:
         used = palette[_unique(values)]
         is_gray = bool((used == used[:, :1]).all())
         entries = palette[:, 0] if is_gray else _pack(palette)
-        return _Picture(values, entries[values], is_gray, entries, alpha)
+        return _Decoded(values, entries[values], is_gray, entries, alpha)
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         gray = pixels.astype(np.uint8) if image.mode == '1' else pixels
-        return _Picture(gray, gray, True, None, alpha)
+        return _Decoded(gray, gray, True, None, alpha)
     pixels = pixels[..., :len(image.getbands()) - image.mode.endswith('A')]
     if (pixels == pixels[..., :1]).all():
-        return _Picture(pixels[..., 0], pixels[..., 0], True, None, alpha)
+        return _Decoded(pixels[..., 0], pixels[..., 0], True, None, alpha)
     colors = _pack(pixels)
-    return _Picture(colors, colors, False, None, alpha)
+    return _Decoded(colors, colors, False, None, alpha)
 
 
 @dataclass(frozen=True)
@@ -149,33 +149,33 @@ class _Reader:
     is_jpeg: bool
 
     def read(self, image: Image.Image) -> MaskImage:
-        picture = _decode(image)
-        if self.index_masks and not picture.is_gray and picture.entries is None:
+        decoded = _decode(image)
+        if self.index_masks and not decoded.is_gray and decoded.entries is None:
             raise DatasetError(f'{self.path} should have one value per pixel, the number of its '
                                'object, but has colors; save it as a gray or palette image',
                                'wrong mask')
-        if self.index_masks and (count := np.count_nonzero(_unique(picture.values))) > MAX_PARTS:
+        if self.index_masks and (count := np.count_nonzero(_unique(decoded.values))) > MAX_PARTS:
             raise DatasetError(f'{self.path} should mark at most {MAX_PARTS} objects, but has '
                                f'{count} values; write fewer, or set `index_masks=False`',
                                'wrong mask')
-        visible = self._visible(picture)
-        void = np.zeros(picture.colors.shape, bool)
+        visible = self._visible(decoded)
+        void = np.zeros(decoded.colors.shape, bool)
         if visible is not None:
-            void = visible & _find_void(picture, visible)
+            void = visible & _find_void(decoded, visible)
             marked = visible & ~void
-            if self.index_masks and picture.is_gray:
-                self._cut(np.where(visible, picture.colors, 0), numbered=True)
-        elif picture.entries is not None:
-            marked, void = self._read_palette(picture)
-        elif picture.is_gray:
-            marked = self._cut(picture.colors, self.index_masks)
+            if self.index_masks and decoded.is_gray:
+                self._cut(np.where(visible, decoded.colors, 0), numbered=True)
+        elif decoded.entries is not None:
+            marked, void = self._read_palette(decoded)
+        elif decoded.is_gray:
+            marked = self._cut(decoded.colors, self.index_masks)
         else:
-            marked, void = self._read_colors(picture.colors)
-        return MaskImage(picture.values, marked, void)
+            marked, void = self._read_colors(decoded.colors)
+        return MaskImage(decoded.values, marked, void)
 
-    def _visible(self, picture: _Picture) -> np.ndarray | None:
+    def _visible(self, decoded: _Decoded) -> np.ndarray | None:
         """What the alpha channel marks, (H, W) bool; None if it is the same everywhere."""
-        alpha, colored = picture.alpha, picture.colors > 0
+        alpha, colored = decoded.alpha, decoded.colors > 0
         if alpha is None:
             return None
         visible = self._cut(alpha, numbered=False) if alpha.any() else alpha > 0
@@ -189,18 +189,18 @@ class _Reader:
             {_VISIBLE: visible, 'what of that is not black': shown, _NOT_BLACK: colored},
             'save one of them without the other: `image.getchannel("A")` or `image.convert("RGB")`')
 
-    def _read_palette(self, picture: _Picture) -> tuple[np.ndarray, np.ndarray]:
+    def _read_palette(self, decoded: _Decoded) -> tuple[np.ndarray, np.ndarray]:
         """Black is background. If entry 0 is used, a black entry must be used as well; if entry 0
         itself is black, no other used entry may be."""
-        assert picture.entries is not None
-        values, colors = picture.values, picture.colors
+        assert decoded.entries is not None
+        values, colors = decoded.values, decoded.colors
         used = _unique(values)
-        black = used[picture.entries[used] == 0]
+        black = used[decoded.entries[used] == 0]
         if 0 in used and not len(black):
-            raise self._two_palettes('it uses no black entry of its palette', picture)
+            raise self._two_palettes('it uses no black entry of its palette', decoded)
         if 0 in black and len(black) > 1:
-            raise self._two_palettes(f'entries {_show(black)} of its palette are black', picture)
-        if picture.is_gray:
+            raise self._two_palettes(f'entries {_show(black)} of its palette are black', decoded)
+        if decoded.is_gray:
             return self._cut(colors, self.index_masks), np.zeros(values.shape, bool)
         void = _is_void_entry(values, used)
         colors = np.where(void, 0, colors)
@@ -212,10 +212,10 @@ class _Reader:
         marked, void_color = self._read_colors(colors)
         return marked, void | void_color
 
-    def _two_palettes(self, why: str, picture: _Picture) -> DatasetError:
+    def _two_palettes(self, why: str, decoded: _Decoded) -> DatasetError:
         return self._unclear(
-            why, {'all entries of its palette but 0': picture.values != 0,
-                  _NOT_BLACK: picture.colors > 0},
+            why, {'all entries of its palette but 0': decoded.values != 0,
+                  _NOT_BLACK: decoded.colors > 0},
             'save the numbers, `Image.fromarray(np.asarray(image))`, or the colors, '
             '`image.convert("L")`, with 0 for the background')
 
@@ -292,15 +292,15 @@ class _Reader:
                             'unclear mask')
 
 
-def _find_void(picture: _Picture, visible: np.ndarray) -> np.ndarray:
+def _find_void(decoded: _Decoded, visible: np.ndarray) -> np.ndarray:
     """Void (H, W) bool among visible colors, in an image with transparency; none in gray values."""
     void = np.zeros(visible.shape, bool)
-    if picture.is_gray:
+    if decoded.is_gray:
         return void
-    if picture.entries is not None:
-        values = np.where(visible, picture.values, 0)
+    if decoded.entries is not None:
+        values = np.where(visible, decoded.values, 0)
         void |= _is_void_entry(values, _unique(values))
-    colors = np.where(visible, picture.colors, 0)
+    colors = np.where(visible, decoded.colors, 0)
     used = _unique(colors)
     return void if _has_shades(colors, used) else void | _is_void_color(colors, used)
 

@@ -237,12 +237,12 @@ def test_a_term_that_the_loop_names_says_how_to_score_too():
 
 
 class Light(nn.Module):
-    """A discriminator by which 'bright' and 'dark' fit pictures of that kind: mean value / 1000."""
+    """A discriminator by which 'bright' and 'dark' fit images of that kind: mean value / 1000."""
 
-    def forward(self, pictures, captions):
+    def forward(self, images, captions):
         sign = {'bright': 1., 'dark': -1.}
         return tensor([[float(p.mean()) / 1000 * sign.get(caption, NAN) for caption in captions]
-                       for p in pictures]).reshape(-1, len(captions))
+                       for p in images]).reshape(-1, len(captions))
 
 
 def striped(targets, others=None):

@@ -101,7 +101,7 @@ def test_targets_lie_on_the_object_in_both_frames(items, name, size):
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('name', NAMES)
-def test_the_prompt_image_shows_the_same_picture(items, name, size):
+def test_the_model_image_shows_the_same_content(items, name, size):
     inputs = items[size][name]['inputs']
     image, prompt = (inputs[key].float()[None] for key in ('image', 'model_image'))
     small = [torch.nn.functional.interpolate(i, (20, 20), mode='area') for i in (image, prompt)]
@@ -113,7 +113,7 @@ def test_the_prompt_image_shows_the_same_picture(items, name, size):
     ('pagoda', 320, 30, (212, 232, 254)),  # blue sky
     ('flower', 155, 105, (200, 73, 29)),  # red heart of the flower
     ('flower', 2, 2, (255, 255, 255)),  # transparent corner, dark below
-    ('rocket', 92, 250, (219, 198, 157)),  # the white rocket, low in the upright picture
+    ('rocket', 92, 250, (219, 198, 157)),  # the white rocket, low in the upright image
     ('rocket', 100, 20, (40, 55, 88)),  # sky above it
     ('coins', 335, 43, (178, 178, 178)),  # 16-bit gray, not cut off
 ])

@@ -150,7 +150,7 @@ def test_the_multi_object_copy_as_save_to_disk_wrote_it():
     dataset = build(COPIES / 'VisionReasoner_multi_object_7k_840', 840, several_objects=True)
     samples = [item['data_samples'] for item in dataset]
     assert [len(sample.model_targets.bboxes) for sample in samples] == [2, 1, 3, 2]
-    # Rectangles of a picture 28 pixels wide, times 30; points are their centers.
+    # Rectangles of an image 28 pixels wide, times 30; points are their centers.
     assert samples[0].model_targets.bboxes.tolist() == [[60, 90, 270, 360], [420, 150, 750, 270]]
     assert samples[0].model_targets.points.tolist() == [[[165, 225]], [[585, 210]]]
     assert samples[0].question == 'the red one of 0 and the green one of 0'

@@ -20,7 +20,7 @@ NAME = 'data/test-00000-of-00001.parquet'
 STEPS = [dict(type=name) for name in (
     'LoadReasoningImage', 'LoadInstanceMasks', 'ModelImageResize', 'TargetsFromMask',
     'PackReasoningInputs')]
-BOX = [2, 3, 9, 12]  # of the red rectangle in every picture
+BOX = [2, 3, 9, 12]  # of the red rectangle in every image
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from mmdpad.geometry.boxes import enlarge, overlaps, union_box
 from mmdpad.geometry.regions import crop, mask_out
 
 
-def picture() -> np.ndarray:
+def gradient() -> np.ndarray:
     """8 rows, 10 columns, no two values equal."""
     return np.arange(8 * 10 * 3, dtype=np.uint8).reshape(8, 10, 3)
 
@@ -28,14 +28,14 @@ def test_around_holds_all_boxes():
     ((6, 6, 2, 2), (6, 7), (6, 7)),  # inside out
 ])
 def test_crop(box, rows, columns):
-    np.testing.assert_array_equal(crop(picture(), box), picture()[slice(*rows), slice(*columns)])
+    np.testing.assert_array_equal(crop(gradient(), box), gradient()[slice(*rows), slice(*columns)])
 
 
 def test_crop_refuses_what_is_no_box_or_image():
     with pytest.raises(ValueError, match='finite, but got'):
-        crop(picture(), (0, 0, math.nan, 4))
+        crop(gradient(), (0, 0, math.nan, 4))
     with pytest.raises(ValueError, match=r'uint8 arrays \(h, w, 3\), but got float64'):
-        crop(picture().astype(float), (0, 0, 4, 4))
+        crop(gradient().astype(float), (0, 0, 4, 4))
 
 
 def test_enlarge_moves_every_side_by_a_share_of_its_length():
@@ -69,4 +69,4 @@ def test_painting_over_leaves_the_mean_colour_and_the_rest():
 
 @pytest.mark.parametrize('box', [(0, 0, 10, 8), (-3, -3, 99, 99), (0, 0, 9, 7)])
 def test_painting_over_everything_leaves_the_image_itself(box):
-    np.testing.assert_array_equal(mask_out(picture(), box), picture())
+    np.testing.assert_array_equal(mask_out(gradient(), box), gradient())

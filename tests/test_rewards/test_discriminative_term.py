@@ -27,12 +27,12 @@ TARGET, OTHERS = [0., 0., 2., 4.], [[4., 0., 6., 4.], [7., 0., 9., 4.]]
 
 
 class Brightness(nn.Module):
-    """A discriminator by which every caption fits bright pictures: mean value / 1000."""
+    """A discriminator by which every caption fits bright images: mean value / 1000."""
 
-    def forward(self, pictures, captions):
-        self.pictures = pictures
+    def forward(self, images, captions):
+        self.images = images
         row = tensor([[NAN if caption is None else 1. for caption in captions]])
-        return tensor([[float(p.mean()) / 1000] for p in pictures]).reshape(-1, 1) * row
+        return tensor([[float(p.mean()) / 1000] for p in images]).reshape(-1, 1) * row
 
 
 @MODELS.register_module(force=True)
@@ -43,10 +43,10 @@ class Tinted(nn.Module):
         super().__init__()
         self.columns, self.longest = columns, longest
 
-    def forward(self, pictures, captions):
+    def forward(self, images, captions):
         row = tensor([[1. if caption and len(caption) <= self.longest else NAN
                        for caption in captions]])
-        return tensor([[float(p[:, :self.columns].mean()) / 1000] for p in pictures]) * row
+        return tensor([[float(p[:, :self.columns].mean()) / 1000] for p in images]) * row
 
 
 def stripes(parsed, prompts=1, negatives=OTHERS, target=TARGET):
@@ -66,7 +66,7 @@ def answer(caption='c', box=(4, 0, 6, 4)):
 
 @pytest.fixture
 def score(monkeypatch):
-    """Score a rollout by brightness; rewards, S1 and S2 of the first prompt, and the pictures."""
+    """Score a rollout by brightness; rewards, S1 and S2 of the first prompt, and the images."""
 
     def run(rollout, **options):
         model = Brightness()
@@ -76,7 +76,7 @@ def score(monkeypatch):
         torch.testing.assert_close(signals['s_margin'], signals['s_roi'] - signals['s_image'],
                                    equal_nan=True)
         return (reward[0].tolist(), signals['s_roi'][0].tolist(), signals['s_image'][0].tolist(),
-                model.pictures)
+                model.images)
 
     return run
 
@@ -177,8 +177,8 @@ def test_a_response_without_a_readable_box_earns_nothing_by_its_own_region(score
     failure = ParseFailure('no_answer', 'nothing there', caption='c')
     boxes = [(2, 0, 2, 4), (6, 0, 4, 4), (10, 0, 12, 4), (-1e9, -1e9, 0, 0)]
     rollout = stripes([failure, *(answer(box=box) for box in boxes)])
-    reward, roi, contrast, pictures = score(rollout, region='predicted', form=form)
-    assert reward == [0] * 5 and not pictures
+    reward, roi, contrast, images = score(rollout, region='predicted', form=form)
+    assert reward == [0] * 5 and not images
     assert all(map(math.isnan, roi + contrast))
     assert score(rollout, form='binary')[0] == [1] * 5  # by the target's region they count
 

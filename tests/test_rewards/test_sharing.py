@@ -40,33 +40,33 @@ def test_terms_with_one_config_have_one_model_as_long_as_they_live():
 
 
 def test_what_one_term_has_looked_at_is_known_to_the_other():
-    pictures = [np.full((8, 8, 3), value, np.uint8) for value in (10, 200)]
+    images = [np.full((8, 8, 3), value, np.uint8) for value in (10, 200)]
     first, second = (DiscriminativeReward(CLIP, device='cpu') for _ in range(2))
-    (cosines, ) = first.compare(pictures, ['a red square'])
+    (cosines, ) = first.compare(images, ['a red square'])
     second.discriminators[0]._encode_images = None  # it must not be needed
-    assert torch.equal(second.compare(pictures, ['a red square'])[0], cosines)
+    assert torch.equal(second.compare(images, ['a red square'])[0], cosines)
 
 
-def test_an_ensemble_prepares_a_picture_once_and_says_what_its_members_say():
+def test_an_ensemble_prepares_an_image_once_and_says_what_its_members_say():
     others = [dict(CLIP, cache_size=0), dict(CLIP, cache_size=1)]
     ensemble = DiscriminativeReward(others, device='cpu')
     calls = []
     for model in ensemble.discriminators:
         inner = model._preprocess
         model._preprocess = lambda image, inner=inner: calls.append(image.size) or inner(image)
-    pictures = [np.full((8, 6 + i, 3), 40 * i, np.uint8) for i in range(3)]
-    found = ensemble.compare(pictures, ['a red square', None])
+    images = [np.full((8, 6 + i, 3), 40 * i, np.uint8) for i in range(3)]
+    found = ensemble.compare(images, ['a red square', None])
     assert len(calls) == 3  # not 6
-    alone = build_discriminator(CLIP, 'cpu')(pictures, ['a red square', None])
+    alone = build_discriminator(CLIP, 'cpu')(images, ['a red square', None])
     for cosines in found:
         torch.testing.assert_close(cosines, alone, rtol=0, atol=0, equal_nan=True)
-    ensemble.compare(pictures[:1], ['a red square'])
+    ensemble.compare(images[:1], ['a red square'])
     assert len(calls) == 4  # nothing is kept from call to call
 
 
 def test_pixels_of_other_preprocessing_are_not_taken():
-    picture = np.zeros((2, 2, 3), np.uint8)
+    image = np.zeros((2, 2, 3), np.uint8)
     with shared_pixels():
-        one = to_pixels([picture], lambda image: torch.zeros(3, 2, 2), 'a')
-        other = to_pixels([picture], lambda image: torch.ones(3, 2, 2), 'b')
+        one = to_pixels([image], lambda image: torch.zeros(3, 2, 2), 'a')
+        other = to_pixels([image], lambda image: torch.ones(3, 2, 2), 'b')
     assert not one.any() and other.all()

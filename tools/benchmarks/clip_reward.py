@@ -86,8 +86,8 @@ def score_one_by_one(discriminator: CLIPDiscriminator, rollout: RolloutBatch,
     for row, parsed in enumerate(rollout.parsed):
         prompt = row // rollout.group_size
         box = rollout.target_boxes[prompt][0].int().tolist()
-        for picture in (images[prompt].crop(box), images[prompt]):
-            pixels, tokens = discriminator._preprocess(picture), discriminator.tokens
+        for image in (images[prompt].crop(box), images[prompt]):
+            pixels, tokens = discriminator._preprocess(image), discriminator.tokens
             text = (model.encode_text(tokens([parsed.caption]), normalize=True) if padded
                     else encode_text(model, tokens([parsed.caption])))
             pairs.append((model.encode_image(pixels[None], normalize=True) * text).sum())

@@ -19,10 +19,10 @@ from mmdpad.rewards import DiscriminativeReward
 from .asking import Model
 
 
-def _mean_cosines(reward: DiscriminativeReward, pictures: Sequence[np.ndarray],
+def _mean_cosines(reward: DiscriminativeReward, images: Sequence[np.ndarray],
                   captions: Sequence[str | None]) -> Tensor:
     """(P, N) cosines; with several discriminators, their mean."""
-    return torch.stack(reward.compare(pictures, captions)).mean(0)
+    return torch.stack(reward.compare(images, captions)).mean(0)
 
 
 def load_model(config: str, weights: str | None, device: str | None) -> Model:

@@ -6,7 +6,7 @@ DPAD publish, in the forms that users have them in.
     python tests/data/seg_zero/make_seg_zero.py tests/data/seg_zero
 
 The `datasets` library itself writes them, so they are of the real formats byte for byte. The
-pictures are rectangles on grey, whose boxes are known.
+images are rectangles on grey, whose boxes are known.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EVALUATION = Features({
 
 
 def draw(size: tuple[int, int], boxes: list[list[int]]) -> Image.Image:
-    """A picture of ``size`` (width, height): rectangles in the order of ``COLOURS``."""
+    """An image of ``size`` (width, height): rectangles in the order of ``COLOURS``."""
     image = Image.new('RGB', size, 'grey')
     for box, colour in zip(boxes, COLOURS, strict=False):
         ImageDraw.Draw(image).rectangle(box, fill=colour)
@@ -64,13 +64,13 @@ def objects_solution(boxes: list[list[int]]) -> str:
         for x1, y1, x2, y2 in map(scaled, boxes)])
 
 
-def training_copy(pictures: list[list[list[int]]], solve) -> Dataset:
-    """One row a picture; images are stored as PNG."""
+def training_copy(drawn: list[list[list[int]]], solve) -> Dataset:
+    """One row an image; images are stored as PNG."""
     return Dataset.from_list([
         dict(id='refcocog_' + '_'.join(str(10 * i + k) for k in range(len(boxes))),
              problem=' and '.join(f'The {COLOURS[k]} one of {i}' for k in range(len(boxes))) + '.',
              solution=solve(boxes), image=draw((SIDE, SIDE), boxes), img_height=426, img_width=640)
-        for i, boxes in enumerate(pictures)], features=TRAINING)
+        for i, boxes in enumerate(drawn)], features=TRAINING)
 
 
 def evaluation_row(name: str, image: Image.Image, boxes: list[list[int]], **save) -> dict:

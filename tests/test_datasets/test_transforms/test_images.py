@@ -258,7 +258,7 @@ def test_the_content_decides_not_the_suffix(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['GIF', 'PNG', 'WEBP', 'TIFF'])
-def test_of_an_animation_it_is_the_first_picture(name, tmp_path):
+def test_of_an_animation_the_first_frame_is_read(name, tmp_path):
     frames = [Image.new('RGB', (6, 4), color) for color in ('white', 'black')]
     frames[0].save(tmp_path / 'a.img', name, save_all=True, append_images=frames[1:])
     assert (read_image(tmp_path / 'a.img') == 255).all()

@@ -22,8 +22,8 @@ class StubDiscriminator(nn.Module):
     roi = tensor([[0.3, 0.2, NAN], [0.4, 0.1, 0.2]])
     image = tensor([[0.1, 0.2, NAN], [0.1, 0.3, 0.1]])
 
-    def forward(self, pictures, captions):
-        self.asked = pictures, captions
+    def forward(self, images, captions):
+        self.asked = images, captions
         return torch.stack([self.roi[0], self.image[0], self.roi[1], self.image[1]]).repeat(1, 2)
 
 

@@ -16,7 +16,7 @@ SQUARES = [(8, 16, 39, 47), (60, 50, 99, 79)]  # XYXY, both ends inclusive, in 1
 
 @pytest.fixture
 def lines(tmp_path):
-    """Three questions about one picture: both squares, the second, none."""
+    """Three questions about one image: both squares, the second, none."""
     image = np.full((100, 120, 3), 200, np.uint8)
     polygons = []
     for x1, y1, x2, y2 in SQUARES:

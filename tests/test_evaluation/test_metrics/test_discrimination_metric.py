@@ -17,12 +17,12 @@ STRIPES[:, 0:2], STRIPES[:, 4:6], STRIPES[:, 7:9] = 200, 100, 250
 
 
 class Brightness(torch.nn.Module):
-    """Every caption fits bright pictures, by mean value / 1000; an empty one cannot be used."""
+    """Every caption fits bright images, by mean value / 1000; an empty one cannot be used."""
 
-    def forward(self, pictures, captions):
+    def forward(self, images, captions):
         self.captions = list(captions)
         row = torch.tensor([[1.0 if caption else math.nan for caption in captions]])
-        return torch.tensor([[float(p.mean()) / 1000] for p in pictures]) * row
+        return torch.tensor([[float(p.mean()) / 1000] for p in images]) * row
 
 
 @pytest.fixture

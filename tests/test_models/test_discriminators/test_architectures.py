@@ -21,7 +21,7 @@ FAMILIES = {
     'mobileclip2': ('MobileCLIP2-S2', dict(image_size=64, timm_model_name='fastvit_t8'), 77),
     'eva02': ('EVA02-B-16', dict(timm_model_name='eva02_tiny_patch14_224'), 77)}
 CAPTIONS = ['a red apple', 'left of a blue apple', 'a', 'red ' * 90, 'blue ' * 500]
-PICTURES = [np.random.default_rng(seed).integers(0, 256, (48, 40 + seed, 3), dtype=np.uint8)
+IMAGES = [np.random.default_rng(seed).integers(0, 256, (48, 40 + seed, 3), dtype=np.uint8)
             for seed in range(2)]
 
 
@@ -53,11 +53,11 @@ def test_cosines_are_those_of_open_clip(family):
     model, preprocess = open_clip.create_model_from_pretrained(folder)
     tokenizer = open_clip.get_tokenizer(folder)
     model.eval()
-    images = model.encode_image(torch.stack([preprocess(Image.fromarray(p)) for p in PICTURES]),
+    images = model.encode_image(torch.stack([preprocess(Image.fromarray(p)) for p in IMAGES]),
                                 normalize=True)
     texts = model.encode_text(tokenizer(CAPTIONS[:3]), normalize=True)
     discriminator = CLIPDiscriminator(folder)
-    found = discriminator(PICTURES, CAPTIONS)
+    found = discriminator(IMAGES, CAPTIONS)
     torch.testing.assert_close(found[:, :3], images @ texts.T, atol=1e-5, rtol=0)
     assert found[:, :3].unique().numel() == 6
     assert discriminator.tokens.context_length == FAMILIES[name][2]
@@ -85,7 +85,7 @@ def test_texts_are_encoded_as_open_clip_does(family):
 def test_the_activation_shifts_cosines(tiny, tmp_path):
     torch.save(tiny.state, tmp_path / 'plain.pt')
     quick, exact = (CLIPDiscriminator(tiny.name, str(tmp_path / 'plain.pt'), quick_gelu=value)(
-        PICTURES, CAPTIONS[:3]) for value in (True, False))
+        IMAGES, CAPTIONS[:3]) for value in (True, False))
     shift = (quick - exact).abs().max()
     assert 1e-4 < shift < 0.5
 
@@ -98,13 +98,13 @@ def test_captions_of_248_tokens(tiny, tmp_path):
     torch.save(state, tmp_path / 'long.pt')
     captions = ['apple ' * count for count in (5, 246, 247)]
     discriminator = CLIPDiscriminator(tiny.name, str(tmp_path / 'long.pt'), context_length=248)
-    found = discriminator(PICTURES, captions)
+    found = discriminator(IMAGES, captions)
     model = open_clip.create_model(tiny.name, str(tmp_path / 'long.pt'),
                                    force_context_length=248).eval()
     tokens = open_clip.get_tokenizer(tiny.name, context_length=248)(captions[:2])
     texts = model.encode_text(tokens, normalize=True)
-    images = torch.stack([discriminator._preprocess(Image.fromarray(p)) for p in PICTURES])
+    images = torch.stack([discriminator._preprocess(Image.fromarray(p)) for p in IMAGES])
     images = model.encode_image(images, normalize=True)
     torch.testing.assert_close(found[:, :2], images @ texts.T, atol=1e-5, rtol=0)
     assert found[:, 2].isnan().all()
-    assert CLIPDiscriminator(tiny.name, tiny.file)(PICTURES, captions)[:, 1].isnan().all()
+    assert CLIPDiscriminator(tiny.name, tiny.file)(IMAGES, captions)[:, 1].isnan().all()

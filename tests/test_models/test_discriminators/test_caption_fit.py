@@ -10,10 +10,10 @@ from mmdpad.models.discriminators.caption_fit import caption_fit
 IMAGE = np.zeros((40, 80, 3), np.uint8)
 
 
-def by_size(pictures, captions):
-    """A discriminator: a picture's share of the image; NaN for an empty caption."""
+def by_size(images, captions):
+    """A discriminator: an image's share of the full one; NaN for an empty caption."""
     return torch.tensor([[p.shape[0] * p.shape[1] / 3200 if text else math.nan
-                          for text in captions] for p in pictures])
+                          for text in captions] for p in images])
 
 
 def test_region_and_image_are_compared():

@@ -24,14 +24,14 @@ def clip(module):
 
 @pytest.fixture
 def encoded(clip):
-    """Pictures that its image tower has seen, a number for each time."""
+    """Images that its image tower has seen, a number for each time."""
     counts = []
     handle = clip.clip.visual.register_forward_hook(lambda _, args, out: counts.append(len(out)))
     yield counts
     handle.remove()
 
 
-def pictures(count, seed=0):
+def random_images(count, seed=0):
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, (40 + 8 * i, 64 - 4 * i, 3), dtype=np.uint8)
             for i in range(count)]
@@ -43,7 +43,7 @@ CAPTIONS = ['a red apple', None, '  ', 'the left tree', 'a red apple']
 def test_cosines_are_those_of_open_clip(clip, tiny):
     model, _, preprocess = open_clip.create_model_and_transforms(f'local-dir:{tiny.folder}')
     model.eval()
-    images = pictures(2)
+    images = random_images(2)
     out = clip(images, CAPTIONS)
     with torch.no_grad():
         text = model.encode_text(open_clip.get_tokenizer(f'local-dir:{tiny.folder}')(
@@ -54,7 +54,7 @@ def test_cosines_are_those_of_open_clip(clip, tiny):
 
 
 def test_unusable_captions_are_data(clip):
-    out = clip(pictures(2), CAPTIONS)
+    out = clip(random_images(2), CAPTIONS)
     assert out.shape == (2, 5) and out.dtype == torch.float32 and out.device.type == 'cpu'
     assert out.isnan().tolist() == [[False, True, True, False, False]] * 2
     assert out[:, [0, 3, 4]].abs().max() <= 1
@@ -62,16 +62,16 @@ def test_unusable_captions_are_data(clip):
 
 @pytest.mark.parametrize('text', ['\ud800', '\x00 b', '<end_of_text>', '&#x110000;', '\u202e', '{'])
 def test_no_text_raises(clip, text):
-    assert clip(pictures(1), [text]).shape == (1, 1)
+    assert clip(random_images(1), [text]).shape == (1, 1)
 
 
 def test_nothing_to_compare(clip):
     assert clip([], ['a red apple', None]).shape == (0, 2)
-    assert clip(pictures(1), [None, '']).isnan().all()
+    assert clip(random_images(1), [None, '']).isnan().all()
 
 
 def test_one_by_one_gives_the_same(clip):
-    images = pictures(2)
+    images = random_images(2)
     together = clip(images, CAPTIONS)
     for p, image in enumerate(images):
         for n, caption in enumerate(CAPTIONS):
@@ -79,25 +79,25 @@ def test_one_by_one_gives_the_same(clip):
             torch.testing.assert_close(alone, together[p:p + 1, n:n + 1], equal_nan=True)
 
 
-def test_the_bits_of_a_picture_do_not_depend_on_the_others(clip):
+def test_the_bits_of_an_image_do_not_depend_on_the_others(clip):
     """A resumed run begins with an empty cache."""
-    images = pictures(5)
+    images = random_images(5)
     alone = [clip([image], CAPTIONS) for image in images]
     clip.feature_cache.clear()
     assert clip(images, CAPTIONS).nan_to_num(2.0).equal(torch.cat(alone).nan_to_num(2.0))
 
 
-def test_each_picture_and_text_is_encoded_once(clip, encoded):
+def test_each_image_and_text_is_encoded_once(clip, encoded):
     rows = []
     handle = clip.clip.transformer.register_forward_hook(lambda _, args, out: rows.append(len(out)))
-    first, second = pictures(2)
+    first, second = random_images(2)
     clip([first, second, first.copy(), first[:-1]], ['a', 'b', 'a', 'c', None, 'b'])
     handle.remove()
     assert sum(encoded) == 3 and rows == [3]
 
 
 def test_what_came_before_is_not_encoded_again(clip, encoded):
-    first, second, third = pictures(3)
+    first, second, third = random_images(3)
     before = clip([first, second], CAPTIONS)
     after = clip([third, second.copy(), first], ['a dog', *CAPTIONS])
     assert sum(encoded) == 3
@@ -106,7 +106,7 @@ def test_what_came_before_is_not_encoded_again(clip, encoded):
 
 
 def test_a_cache_smaller_than_a_batch_gives_the_same(clip, tiny):
-    images = [*pictures(4), *pictures(2)]
+    images = [*random_images(4), *random_images(2)]
     expected = clip(images, CAPTIONS)
     for size in (0, 1):
         small = CLIPDiscriminator(f'local-dir:{tiny.folder}', None, cache_size=size)
@@ -116,14 +116,14 @@ def test_a_cache_smaller_than_a_batch_gives_the_same(clip, tiny):
 
 
 def test_a_kept_feature_keeps_no_batch(clip):
-    clip(pictures(3), ['a'])
-    (feature, ) = clip.feature_cache.lookup(pictures(1), None)
+    clip(random_images(3), ['a'])
+    (feature, ) = clip.feature_cache.lookup(random_images(1), None)
     assert feature.untyped_storage().nbytes() == 16 * 4
 
 
-def test_equal_pictures_have_exactly_equal_cosines(clip):
-    """Rounding must not decide a binary reward where both pictures are the same."""
-    first, other = pictures(2)
+def test_equal_images_have_exactly_equal_cosines(clip):
+    """Rounding must not decide a binary reward where both images are the same."""
+    first, other = random_images(2)
     captions = ['a red apple', 'the left tree', 'a red apple', 'a dog']
     out = clip([first, first.copy(), other, first], captions)
     assert torch.equal(out[0], out[1]) and torch.equal(out[0], out[3])
@@ -135,7 +135,8 @@ def test_a_caption_one_token_too_long_is_invalid(clip):
     """The context has 12 positions, two of them for start and end."""
     fits, long = ' '.join(['red'] * 10), ' '.join(['red'] * 11)
     assert clip.tokens.count(fits) == 12
-    assert clip(pictures(1), [fits, long, 'x' * 1000]).isnan().tolist() == [[False, True, True]]
+    cosines = clip(random_images(1), [fits, long, 'x' * 1000])
+    assert cosines.isnan().tolist() == [[False, True, True]]
 
 
 def test_frozen_and_registered(tiny):
@@ -147,7 +148,7 @@ def test_frozen_and_registered(tiny):
 
 def test_half_precision_is_close(tiny, clip):
     half = CLIPDiscriminator(f'local-dir:{tiny.folder}', None, precision='bf16')
-    out, expected = half(pictures(2), CAPTIONS), clip(pictures(2), CAPTIONS)
+    out, expected = half(random_images(2), CAPTIONS), clip(random_images(2), CAPTIONS)
     torch.testing.assert_close(out, expected, atol=0.02, rtol=0, equal_nan=True)
 
 
@@ -163,14 +164,14 @@ def run_out(module, most):
                      'it retries with half as many at once; with a single one, an error says what '
                      'ran out and what to lower')
 def test_out_of_memory(clip, tried):
-    whole = clip(pictures(2), ['one', 'the left tree', 'a dog'])
+    whole = clip(random_images(2), ['one', 'the left tree', 'a dog'])
     with run_out(clip.clip.transformer, 1):
-        assert clip(pictures(2), ['one', 'the left tree', 'a dog']).allclose(whole, atol=1e-6)
+        assert clip(random_images(2), ['one', 'the left tree', 'a dog']).allclose(whole, atol=1e-6)
     clip.feature_cache.clear()
     with run_out(clip.clip.visual, 0), pytest.raises(
             torch.OutOfMemoryError, match=r'discriminator \(CLIP\) ran out .*`model.train_cfg'):
-        clip(pictures(2), ['one'])
-    assert clip(pictures(2), ['one', 'the left tree', 'a dog']).allclose(whole, atol=1e-6)
+        clip(random_images(2), ['one'])
+    assert clip(random_images(2), ['one', 'the left tree', 'a dog']).allclose(whole, atol=1e-6)
     tried('torch.OutOfMemoryError in both towers of CLIP')
 
 
@@ -181,4 +182,4 @@ def test_features_that_are_not_finite_are_an_error(clip, tiny, what, where):
     broken = CLIPDiscriminator(f'local-dir:{tiny.folder}', None)
     broken.clip.get_submodule(where).weight.data[0, 0] = torch.nan
     with pytest.raises(NonFiniteError, match=f'features of {what}, .* `{where}` .*{where}.weight'):
-        broken(pictures(2), CAPTIONS)
+        broken(random_images(2), CAPTIONS)
