@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Train on several GPUs, or by several processes on CPUs:
+# Train on several GPUs, or with several processes on CPUs:
 #   tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
-# On several machines run it on each, with GPUS of one machine:
+# On several machines, run it on each; GPUS is the number per machine:
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST_OF_THE_FIRST PORT=29500 tools/dist_train.sh ...
 set -euo pipefail
 usage="usage: $0 CONFIG GPUS [arguments of tools/train.py]"

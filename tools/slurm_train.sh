@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train under Slurm:
 #   GPUS=16 tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of tools/train.py]
-# GPUS (8), GPUS_PER_NODE (8, or GPUS where that is less; 0 for nodes without), CPUS_PER_TASK (5)
+# GPUS (8), GPUS_PER_NODE (8, or GPUS if that is less; 0 for nodes without GPUs), CPUS_PER_TASK (5)
 # and SRUN_ARGS come from the environment.
 set -euo pipefail
 usage="usage: $0 PARTITION JOB_NAME CONFIG [arguments of tools/train.py]"

@@ -64,7 +64,7 @@ def find_reward(config: Mapping[str, Any], name: str | None = None) -> dict[str,
         return next(iter(found.values()))
     if name not in found:
         raise ValueError(f'The term should be one of {list(found)}, the names of the config\'s '
-                         f'discriminative terms, but got {name!r}; name one by --term')
+                         f'discriminative terms, but got {name!r}; name one with --term')
     return found[name]
 
 
@@ -237,7 +237,7 @@ def _load(dataset: Any, index: int) -> tuple[Tensor, Any]:
         raise ValueError('The pipeline of the data set should give a model image and targets in '
                          'its frame (`ModelImageResize`, `TargetsFromMask` or '
                          '`TargetsFromSolution`, `PackReasoningInputs`); name a loader '
-                         'that trains by --loader')
+                         'that trains with --loader')
     return packed['inputs']['model_image'], sample
 
 

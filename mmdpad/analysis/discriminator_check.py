@@ -161,7 +161,7 @@ def find_hints(report: dict[str, Any], verdict: str, source: str, contrast: str)
     items and for small and large boxes; the other arguments are as in :func:`check_scores`."""
     numbers, found = report['all'], []
     if source == 'question':
-        found.append('pass captions of the objects by --captions, unless the questions already '
+        found.append('pass captions of the objects with --captions, unless the questions already '
                      'are: otherwise the numbers say little about the model')
     if numbers['unusable']['value'] > 0.05:
         found.append('shorten the captions, or use a model with a longer context '

@@ -119,7 +119,7 @@ def _read_targets(number: int, row: Mapping[str, Any]) -> SimpleNamespace:
         if not isinstance(row.get(name), str):
             raise ValueError(f'line {number} should have `response` and `solution`, both text, but '
                              f'`{name}` is {row.get(name)!r}; the files of RolloutLogHook hold no '
-                             f'solutions, but rewards already (`mmdpad run '
+                             f'solutions, but already contain rewards (`mmdpad run '
                              f'show_rollouts` shows them)')
     tokens = row.get('reasoning_tokens', 0)
     if not isinstance(tokens, int | float | None) or (tokens or 0) > 1e9:

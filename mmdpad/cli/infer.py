@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
             raise SystemExit(str(error)) from error
     if args.config == TOY_CONFIG:
         print('this is the toy model, which only knows synthetic scenes of plain shapes; name '
-              'another model by --config and --weights')
+              'another model with --config and --weights')
     log = new_log(args.out_dir)
     for query in queries:
         print(f'\n{query.path}', flush=True)

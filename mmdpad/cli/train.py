@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     elif earlier:
         raise SystemExit(f'{cfg.work_dir!r} holds the checkpoints of an earlier run '
                          f'({earlier[-1].name}): resume it with --resume, or name another '
-                         f'folder by --work-dir')
+                         f'folder with --work-dir')
     check_checkpoint('load_from: checkpoint', cfg.get('load_from'), cfg)
     if problems := apply_flags(cfg, args):
         raise SystemExit('\n'.join(problems))

@@ -66,7 +66,7 @@ def check_sample(model: Any, item: Any, where: str, nodes: Iterable[Node]) -> It
         for field, needed, transform in (('bboxes', model.with_bbox, 'with_bbox'),
                                          ('masks', model.with_mask, 'with_mask')):
             if needed and field not in sample.get('gt_instances', ()):
-                yield (f'`{where}`: {type(model).__name__} is trained by `gt_instances.{field}`, '
+                yield (f'`{where}`: {type(model).__name__} needs `gt_instances.{field}`, '
                        f'which samples do not have; set `{transform}=True` in LoadAnnotations')
         return
     for name in _READ:

@@ -77,7 +77,7 @@ def open_config(path: str) -> Config:
     builds without a registry.
 
     Raises:
-        UnreadableConfig: See its description.
+        UnreadableConfig: See that class.
     """
     try:
         config = Config.fromfile(path)

@@ -64,8 +64,8 @@ def experiment_parser(description: str, example: str,
                         '(default: work_dirs/<name of the config>)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
                         default='none', help='how the processes were started')
-    parser.add_argument('--dry-run', action='store_true', help='instead: check everything that can '
-                        'be checked without loading weights, and list the problems')
+    parser.add_argument('--dry-run', action='store_true', help='only check what can be '
+                        'checked without loading weights, and list the problems')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help=argparse.SUPPRESS)
     return parser

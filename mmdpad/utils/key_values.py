@@ -57,7 +57,7 @@ def parse_key_value(argument: str) -> tuple[str, Any]:
     shown = repr(argument if len(argument) <= 200 else argument[:200] + '...')
     key, equals, text = argument.partition('=')
     if not equals or not all(key.split('.')) or re.search(r'\s', key):
-        raise KeyValueError(f'should be KEY=VALUE, a KEY names and numbers with dots between them, '
+        raise KeyValueError(f'should be KEY=VALUE, where KEY is names and numbers joined by dots, '
                             f'but got {shown}; correct it (if VALUE has blanks, quote the complete '
                             f"argument: 'KEY=VALUE')")
     try:
@@ -153,7 +153,7 @@ def _read_pairs(items: list[str], separator: str) -> dict:
         key = name.strip() if separator == '=' else _item(name)
         if separator == '=' and not key.isidentifier() or not isinstance(
                 key, (str, int, float, type(None))) or key in pairs:
-            raise KeyValueError(f'{name.strip()[:100]!r} in it should be a name that stands there '
+            raise KeyValueError(f'{name.strip()[:100]!r} in it should be a name that occurs only '
                                 f'once')
         pairs[key] = _item(rest[0])
     return pairs

@@ -36,7 +36,7 @@ def lock_work_dir(work_dir: str | Path) -> Iterator[None]:
         file = Path(work_dir, '.lock').open('a+')  # noqa: SIM115
     except OSError as error:
         raise SystemExit(f'{str(work_dir)!r} cannot be written to ({error.strerror}); name another '
-                         f'folder by --work-dir') from error
+                         f'folder with --work-dir') from error
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +45,7 @@ def lock_work_dir(work_dir: str | Path) -> Iterator[None]:
                 file.seek(0)
                 raise SystemExit(
                     f'another training writes to {str(work_dir)!r} ({file.read().strip()}): wait '
-                    f'until it ends, or name another folder by --work-dir') from None
+                    f'until it ends, or name another folder with --work-dir') from None
         file.truncate(0)
         file.write(f'process {os.getpid()} on {socket.gethostname()}, since '
                    f'{datetime.now():%Y-%m-%d %H:%M:%S}\n')

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How our commands start: without imports that the work does not need, and without third-party
+"""How commands start: without imports that the work does not need, and without third-party
 warnings that the user cannot act on. `import mmdpad` changes neither; importing the inferencer
 class skips what it does not need, but keeps the warnings.
 """
@@ -17,7 +17,7 @@ from mmengine.fileio import file_client
 from mmengine.logging import print_log
 
 # Misleading third-party warnings: text (a regular expression), category, module.
-_OF_OTHERS: tuple[tuple[str, type[Warning], str], ...] = (
+_MISLEADING: tuple[tuple[str, type[Warning], str], ...] = (
     ('pkg_resources is deprecated', UserWarning, ''),
     ('pkg_resources is deprecated', DeprecationWarning, ''),
     ('Deprecated call to `pkg_resources', DeprecationWarning, ''),
@@ -36,7 +36,7 @@ def start_command() -> Iterator[None]:
     of the start, and another second at exit. Once per process is enough; later calls change
     nothing.
     """
-    silence_others()
+    silence_third_party()
     if gc.get_freeze_count():
         import_mmengine()
         yield
@@ -50,14 +50,14 @@ def start_command() -> Iterator[None]:
         gc.enable()
 
 
-def silence_others() -> None:
-    """Ignore the warnings in :data:`_OF_OTHERS`, and mmengine's about its own file client."""
-    for message, category, module in _OF_OTHERS:
+def silence_third_party() -> None:
+    """Ignore the warnings in :data:`_MISLEADING`, and mmengine's about its own file client."""
+    for message, category, module in _MISLEADING:
         warnings.filterwarnings('ignore', message, category, module)
-    file_client.print_log = _print_others
+    file_client.print_log = _print_relevant
 
 
-def _print_others(msg: Any, *args: Any, **kwargs: Any) -> None:
+def _print_relevant(msg: Any, *args: Any, **kwargs: Any) -> None:
     """mmengine's ``print_log`` for its file client, without the file client's deprecation notes."""
     if not str(msg).startswith(_FILE_CLIENT):
         print_log(msg, *args, **kwargs)

@@ -125,7 +125,7 @@ def test_remedies_follow_from_the_numbers():
     def hints(scores, **more):
         return ' '.join(check_scores(scores, **more)['hints'])
     assert hints(items_like(0.2, -0.1, -0.1)) == ''
-    assert 'by --captions' in hints(items_like(0.2, -0.1, -0.1), source='question')
+    assert 'with --captions' in hints(items_like(0.2, -0.1, -0.1), source='question')
     assert "`form='margin'`" in hints(items_like(0.2, 0.1, 0.1))
     assert "`form='sigmoid'`" in hints(items_like(-0.1, -0.2, -0.2))
     assert 'context_length' in hints(FOUR) and 'another model' in hints(FOUR)

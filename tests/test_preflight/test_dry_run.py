@@ -177,7 +177,7 @@ def detector(weights) -> dict:
     ('train_dataloader.dataset.filter_cfg', 'x', '.filter_cfg` should be dict or None, but got'),
     ('train_dataloader.dataset.data_prefix', None, '`train_dataloader` (CocoDataset) cannot be'),
     ('train_dataloader.dataset.pipeline.1.with_mask', False,
-     '`train_dataloader`: MaskRCNN is trained by `gt_instances.masks`, which samples do not have'),
+     '`train_dataloader`: MaskRCNN needs `gt_instances.masks`, which samples do not have'),
     ('test_dataloader.dataset.pipeline.3.meta_keys', ['img_id', 'img_shape', 'ori_shape'],
      "`test_dataloader`: MaskRCNN reads 'scale_factor' of a sample, which is missing"),
     ('val_dataloader.dataset.pipeline', [], "`val_dataloader`: MaskRCNN reads ['inputs', 'data_"),

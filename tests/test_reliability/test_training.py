@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Faults in the middle of a run of tools/train.py: what is said, and that nothing written is lost.
 
-Each run that ends by a fault goes on by --resume and ends bit by bit as one without the fault.
+Each run that a fault ends resumes with --resume, and ends bit for bit like one without the fault.
 """
 import json
 import os

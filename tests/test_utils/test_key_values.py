@@ -82,7 +82,7 @@ UNREADABLE = {
     f'more than {MAX_DEPTH} deep': ['[' * 51 + ']' * 51, '[' * 99, '[a,' + 'dict(a=' * 99],
     'should be key=value': ['dict(1)', 'dict(a=)'],
     'should be key: value': ['{1, 2}', '{a,b}', '{a:1, b}'],
-    'a name that stands there once': ['dict(a=1,a=2)', 'dict(a b=1)', "{'a': 1, a: 2}",
+    'a name that occurs only once': ['dict(a=1,a=2)', 'dict(a b=1)', "{'a': 1, a: 2}",
                                       '{(1,): 2}'],
     'nothing between two commas in it': ['[1,,2]', '[,]'],
     r'`list\(...\)` is not known': ['list(1,2)'],

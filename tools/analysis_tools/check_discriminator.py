@@ -70,7 +70,7 @@ def main() -> None:
     init_default_scope(scope_of(config, 'mmdpad'))
     loader = config.get(args.loader)
     if not loader:
-        raise SystemExit(f'{args.config} has no `{args.loader}`; name another one by --loader')
+        raise SystemExit(f'{args.config} has no `{args.loader}`; name another one with --loader')
     try:
         settings = find_reward(config, args.term)
         dataset = DATASETS.build(loader['dataset'])

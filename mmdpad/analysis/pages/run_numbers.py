@@ -40,7 +40,7 @@ def numbers_as_html(series: Series) -> str:
     """Numbers at the start and the end of training, and those of validations."""
     trained = {name: series[name] for name in _IN_TRAINING if name in series}
     if not trained:
-        return _validated(series) + remark('There is no log of training (LocalVisBackend writes '
+        return _validated(series) + remark('There is no training log (LocalVisBackend writes '
                                            'TIME/vis_data/scalars.json).')
     steps = sorted({step for found, _ in trained.values() for step in found})
     few = max(1, len(steps) // 10)
@@ -49,7 +49,7 @@ def numbers_as_html(series: Series) -> str:
     return (_validated(series)
             + table(['training', f'first, to iteration {steps[few - 1]}',
                      f'last, from iteration {steps[-few]}'], rows, wraps=True)
-            + remark(f'The log has {len(steps)} line(s), the last of iteration {steps[-1]}; '
+            + remark(f'The log has {len(steps)} line(s), the last from iteration {steps[-1]}; '
                      f'"first" and "last" are means over a tenth of them. A line may itself hold '
                      f'means over some iterations (log_processor.window_size).'))
 

@@ -67,7 +67,7 @@ def _alarms(work_dir: Path) -> str:
         return remark('There is no text log, so it is unknown whether AlarmHook raised an alarm.')
     alarms = raised_alarms(work_dir)
     return bullets(f'<span class="flag">{safe(alarm)}</span>' for alarm in alarms) if alarms else (
-        '<p>None is in the logs.</p>')
+        '<p>The logs contain none.</p>')
 
 
 def _curves(series: Series) -> str:
@@ -130,7 +130,7 @@ def _config(work_dir: Path) -> str:
     logs = training_logs(work_dir)
     path = logs[-1].with_name('config.py') if logs else None
     if path is None or not path.is_file():
-        return remark('There is none beside the log of training.')
+        return remark('There is none beside the training log.')
     return (f'<details><summary>{safe(path.relative_to(work_dir))}</summary>'
             f'<pre>{safe(path.read_text(encoding="utf-8", errors="replace"))}</pre></details>')
 

@@ -215,7 +215,7 @@ def put_block(page: str, block: str) -> str:
     """
     pattern = f'{re.escape(START)}.*{re.escape(END)}'
     if page.count(START) != 1 or page.count(END) != 1 or not re.search(pattern, page, re.S):
-        raise ValueError(f'The page should have {START} and, behind it, {END} once each, but has '
+        raise ValueError(f'The page should have {START} and, after it, {END}, once each, but has '
                          f'{page.count(START)} and {page.count(END)}; add both, each on a separate '
                          f'line, or name a new file')
     return re.sub(pattern, lambda _: block, page, flags=re.S)

@@ -19,27 +19,29 @@ Findings = dict[str, str]  # what an alarm is about -> what was seen, and when
 
 HINTS = {
     'reasoning_collapses':
-        'See with `mmdpad run reward_by_length` which term rewards short reasoning; else aggregate '
-        "by tokens, which does not favor short responses, or raise the KL term (`model.loss`: "
-        "`aggregation='token_mean'`, `kl_coef`).",
+        'Find the term that rewards short reasoning with `mmdpad run reward_by_length`. If there '
+        'is none, aggregate by tokens, which does not favor short responses, or raise the KL term '
+        "(`model.loss`: `aggregation='token_mean'`, `kl_coef`).",
     'reasoning_vanishes':
-        'Give `ThinkingFormatReward` more weight, and see with '
-        '`mmdpad run show_rollouts` what is written instead of reasoning.',
+        'Give `ThinkingFormatReward` more weight, and look at what is written instead of reasoning '
+        '(`mmdpad run show_rollouts`).',
     'sentences_repeat':
         'Add `RepetitionReward` to the rewards, raise '
         '`model.loss.kl_coef`, or lower `optim_wrapper.optimizer.lr`; `--resume` continues with '
         'the new values.',
     'term_saturates':
-        'Make the term stricter or graded, or remove it; a format that has been learned may stay.',
+        'Make the term stricter or graded, or remove it; keep it if it rewards a format that has '
+        'been learned.',
     'format_is_never_right':
-        'See with `mmdpad run show_rollouts` how responses begin and end, and at the start of the '
-        'log what the chat template opens and which tokens end a response. A policy that cannot '
-        'write the format yet learns it by supervised training (configs/dpad/qwen7b_sft.py).',
+        'Look at how responses begin and end (`mmdpad run show_rollouts`), and at the start of the '
+        'log for what the chat template opens and which tokens end a response. A policy that '
+        'cannot write the format yet learns it by supervised training '
+        '(configs/dpad/qwen7b_sft.py).',
     'reward_hacking':
-        'Use the checkpoint of the best validation, and look with `mmdpad run show_rollouts` for '
-        'what is rewarded without being right.',
+        'Use the checkpoint of the best validation, and look for responses that are rewarded '
+        'without being right (`mmdpad run show_rollouts`).',
     'not_finite':
-        'Resume from a checkpoint before this iteration by `--resume CHECKPOINT`, with a lower '
+        'Resume from a checkpoint before this iteration with `--resume CHECKPOINT` and a lower '
         '`optim_wrapper.optimizer.lr`.',
 }
 METRIC = 'reasonseg/giou'
@@ -47,12 +49,12 @@ METRIC = 'reasonseg/giou'
 
 @HOOKS.register_module()
 class AlarmHook(Hook):
-    """Warns once when an alarm goes off: what was seen, since when, and what helps.
+    """Warns once when an alarm goes off: what was seen, in which iterations, and a hint.
 
     =========================  ================================================================
     alarm                      goes off when
     =========================  ================================================================
-    ``reasoning_collapses``    ``reasoning_tokens`` are below ``length_share`` of what they were at
+    ``reasoning_collapses``    ``reasoning_tokens`` are below ``length_share`` of their number at
                                first
     ``reasoning_vanishes``     ``empty_think`` is above ``empty_share``
     ``sentences_repeat``       ``repetition`` is above ``repetition``
@@ -109,7 +111,7 @@ class AlarmHook(Hook):
         self.history = self._new_history()
 
     def before_train(self, runner: Runner) -> None:
-        """Start a history, or restore that of the resumed checkpoint."""
+        """Start a history, or restore the one in the resumed checkpoint."""
         kept = runner.message_hub.get_info('alarms') if runner.iter else None
         self.history = kept or self._new_history()
         if self.history.get('settings', self.settings) != self.settings:
@@ -140,7 +142,7 @@ class AlarmHook(Hook):
             self._report(runner, 'format_is_never_right', format_is_never_right(first))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Compare a validation during training with those before."""
+        """Compare a validation during training with earlier ones."""
         giou = (metrics or {}).get(METRIC, math.nan)
         reward = mean_of(self.history['recent'], 'reward')
         if reward is None or not math.isfinite(giou):

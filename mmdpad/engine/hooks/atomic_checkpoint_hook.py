@@ -25,7 +25,7 @@ class AtomicCheckpointHook(CheckpointHook):
     A checkpoint is written to a temporary name, directly to disk without a copy in memory, and
     renamed when it is complete; so is ``last_checkpoint``, after the file that it names. Only then
     are the files removed that ``max_keep_ckpts`` and ``save_best`` no longer need. A process that
-    is killed at any byte leaves the last and the best checkpoint complete and consistent. The next
+    is killed at any point leaves the last and the best checkpoint complete and consistent. The next
     run removes unfinished files of a killed process.
 
     A run that receives SIGTERM finishes its iteration (or, on one process, the batch of a
@@ -33,7 +33,7 @@ class AtomicCheckpointHook(CheckpointHook):
     This does not apply if checkpoints are counted ``by_epoch``.
 
     Args:
-        **kwargs: Of mmengine's hook.
+        **kwargs: As in mmengine's hook.
     """
 
     file_backend: Any
@@ -117,7 +117,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _warn_of_a_full_disk(self, runner: Runner) -> None:
         """Warn early: the next checkpoint is as large as the last."""
         if not osp.isfile(self.last_ckpt):
-            return  # on no disk of ours, or a folder of parts
+            return  # not on a local disk, or a folder of shards
         size, free = osp.getsize(self.last_ckpt), shutil.disk_usage(self.out_dir).free
         if free < size:
             runner.logger.warning(
@@ -146,7 +146,7 @@ class _LateRemoval:
     rmtree = remove
 
     def settle(self) -> None:
-        """Remove outdated files and folders of parts."""
+        """Remove outdated files and folders of shards."""
         while self._outdated:
             path = self._outdated.pop()
             if self._backend.isfile(path):

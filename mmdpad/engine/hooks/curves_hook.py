@@ -25,7 +25,7 @@ class CurvesHook(Hook):
     it draws nothing, and the log says so.
     """
 
-    priority = 'VERY_LOW'  # after all that is logged
+    priority = 'VERY_LOW'  # after everything is logged
 
     @master_only
     def after_train(self, runner: Runner) -> None:

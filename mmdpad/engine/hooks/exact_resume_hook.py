@@ -42,7 +42,7 @@ class ExactResumeHook(Hook):
     take from the checkpoint (:func:`mmdpad.engine.resuming.apply_config`).
     """
 
-    priority = 'LOW'  # after all that draws, before checkpoints are written
+    priority = 'LOW'  # after hooks that draw, before checkpoints are written
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Before anything is loaded, refuse to resume from weights alone or with another type of
@@ -70,7 +70,7 @@ class ExactResumeHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: dict | None = None) -> None:
-        """Have every process's random states in the checkpoint that may follow."""
+        """Add every process's random states to the checkpoint that may follow."""
         runner.message_hub.update_info('random_states', all_gather_object(random_state()))
 
     def before_val(self, runner: Runner) -> None:
@@ -146,7 +146,7 @@ def _restoring(batches: Iterator[Any], skipped: int) -> Iterator[Any]:
 
 
 def _validation_is_due(loop: IterBasedTrainLoop, val_loop: Any) -> bool:
-    """Whether the loop validates after the iteration that it is at."""
+    """Whether the loop validates after its current iteration."""
     loop._decide_current_val_interval()
     return (val_loop is not None and loop.iter >= loop.val_begin
             and (loop.iter % loop.val_interval == 0 or loop.iter == loop.max_iters))

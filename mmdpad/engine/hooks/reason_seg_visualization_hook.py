@@ -25,7 +25,7 @@ from mmdpad.visualization.answer import verdict
 
 @HOOKS.register_module()
 class ReasonSegVisualizationHook(Hook):
-    """Hands pictures of answers to the visualizer: box, points, mask and true mask on the image,
+    """Passes pictures of answers to the visualizer: box, points, mask and true mask on the image,
     next to it question, reasoning, caption, and the IoU or why the answer cannot be used.
 
     With ``LocalVisBackend`` they are PNG files in ``TIME/vis_data/vis_image/`` of the work dir,
@@ -73,12 +73,12 @@ class ReasonSegVisualizationHook(Hook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                        outputs: Sequence[Any] | None = None) -> None:
-        """Draw those of a batch of a validation that are chosen."""
+        """Draw the chosen samples of a validation batch."""
         self._draw(runner, 'val', data_batch, outputs or ())
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                         outputs: Sequence[Any] | None = None) -> None:
-        """Draw those of a batch of a test that are chosen."""
+        """Draw the chosen samples of a test batch."""
         self._draw(runner, 'test', data_batch, outputs or ())
 
     def _choose(self, runner: Runner, loop: Any) -> None:
@@ -87,7 +87,7 @@ class ReasonSegVisualizationHook(Hook):
         self._evaluated = 0
         if is_main_process() and isinstance(unwrap(runner.model), ReasoningSegmentor):
             self._chosen = set(spread(range(len(loop.dataloader.sampler)), self.number))
-        # As a metric counts the mask's IoU, so does the picture.
+        # The picture shows the IoU as the metric counts it.
         self._ignore_regions = next((metric.ignore_regions for metric in loop.evaluator.metrics
                                      if hasattr(metric, 'ignore_regions')), 'target')
 
@@ -111,7 +111,7 @@ class ReasonSegVisualizationHook(Hook):
                 self._present(runner, number * get_world_size() + get_rank(), picture)
 
     def _present(self, runner: Runner, number: int, picture: np.ndarray) -> None:
-        """Write the picture of an answer of a test to the folder, and show it."""
+        """Write the picture of a test answer to the folder, and show it."""
         name = f'answer_{number:04}'
         if self.test_out_dir is not None:
             folder = Path(runner.work_dir, runner.timestamp, self.test_out_dir)

@@ -187,6 +187,6 @@ def prompt_keys(data_batch: dict) -> list[str]:
 def _read_rows(path: Path, runner: Runner) -> list[dict]:
     rows = list(read_jsonl(str(path)))
     if not path.read_bytes().endswith(b'\n'):
-        runner.logger.warning(f'{path} ends in the middle of a line, as a killed run may leave it; '
-                              f'what cannot be read of that line is answered again')
+        runner.logger.warning(f'{path} ends in the middle of a line, probably because its run was '
+                              f'killed; if the line is unreadable, its prompt is answered again')
     return rows

@@ -29,7 +29,7 @@ class RolloutLogHook(Hook):
     - ``iter``, from 1, as in the log; ``group`` (prompt of the batch) and ``index`` (response of
       the group), from 0;
     - ``id``, ``image`` (path) and ``question`` of the prompt; null where it has none;
-    - ``response``, the whole text; ``failure``, the reason if the answer cannot be used, else
+    - ``response``, the complete text; ``failure``, the reason if the answer cannot be used, else
       null; ``truncated``;
     - ``rewards``, each term, unweighted; ``total``, their weighted sum; ``advantage``;
       ``signals``, null where a response has none.

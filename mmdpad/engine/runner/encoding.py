@@ -39,8 +39,8 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
     model = unwrap(runner.model)
     if getattr(dataloader.dataset, 'several_objects', False) and not getattr(
             model, 'several_objects', True):
-        raise ValueError('`model.several_objects` should be True if that of the data set is, '
-                         'but got False; set it, with a prompt that asks for a list '
+        raise ValueError('`model.several_objects` should be True, as in the data set, but got '
+                         'False; set it, with a prompt that asks for a list '
                          "(`policy.prompt_template='several_objects'`), or remove it from the data "
                          'set')
     encoder = getattr(getattr(model, 'policy', None), 'encoder', None)

@@ -231,7 +231,7 @@ def _optimizer_numbers(optimizer: Mapping[str, Any]) -> tuple[float, float]:
                    type_name(optimizer).rpartition('.')[2])
     if name not in STATE:
         raise ValueError(f'`optim_wrapper.optimizer.type` should be one of {sorted(STATE)} '
-                         f'to be estimated, but got {name!r}; set one of these by --cfg-options')
+                         f'to be estimated, but got {name!r}; set one of these with --cfg-options')
     state = 1.0 if name == 'SGD' and optimizer.get('momentum') else STATE[name]
     at_once = (name in ('AdamW', 'Adam') and not optimizer.get('fused')
                and optimizer.get('foreach') is not False)

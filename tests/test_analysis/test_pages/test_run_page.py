@@ -150,7 +150,7 @@ def test_what_a_run_does_not_have_is_said(tmp_path):
     write_jsonl(str(tmp_path / '1/vis_data/scalars.json'), [dict(iter=1, step=1, loss=1.0)])
     page = run_as_html(tmp_path, [], None, read)
     assert not Tags(page).open and '<img' not in page
-    for said in ('no log of training', 'no validation of ReasonSegMetric', 'no text log',
+    for said in ('no training log', 'no validation of ReasonSegMetric', 'no text log',
                  'nothing to draw', 'no result of ReasonSegMetric', 'no pictures of validations',
                  'no evaluation whose answers', 'There are none (RolloutLogHook',
                  'and there are none', 'none beside the log'):

@@ -149,7 +149,7 @@ def test_markdown_takes_its_place_in_a_page(made):
     page = put_block('before\n<!-- study --><!-- /study -->\nafter', block)
     assert page == f'before\n{block}\nafter' and put_block(page, block) == page
     for wrong in ('none', '<!-- /study --> <!-- study -->', block + block):
-        with pytest.raises(ValueError, match='should have <!-- study --> and, behind it'):
+        with pytest.raises(ValueError, match='should have <!-- study --> and, after it'):
             put_block(wrong, block)
 
 

@@ -43,7 +43,7 @@ def test_run_information_that_is_no_plain_data_is_left_out(caplog):
 
 
 def test_only_what_is_stored_is_said_to_be_resumed_or_not():
-    """Else a checkpoint after a validation differs from one of a run resumed behind it."""
+    """Else a checkpoint after a validation differs from one of a run resumed after it."""
     checkpoint = make_checkpoint(iter=3)
     checkpoint['message_hub']['resumed_keys'].update(iter=True, loss=True, provenance=False)
     SafeCheckpointHook().before_save_checkpoint(RUNNER, checkpoint)

@@ -109,7 +109,7 @@ def test_logits_of_minus_infinity_are_no_fault(engine, own_head, prompts, option
 
 
 def test_a_sample_that_has_ended_may_have_any_logits(engine, own_head, prompts):
-    """It stays in the batch for a while, behind its end token."""
+    """It stays in the batch for a while after its end token."""
     ends = own_head.end_tokens[0]
     before = []
 
