@@ -301,7 +301,7 @@ def _check_untyped(part: Mapping[str, Any]) -> Iterator[str]:
                                         kinds[0].__name__)
 
 
-def _check_multipliers(given: Any, own_constructor: bool) -> Iterator[str]:
+def _check_multipliers(given: Any, custom_constructor: bool) -> Iterator[str]:
     """Check `paramwise_cfg`, which mmengine reads for each weight."""
     def rules(bias_lr_mult: float = 1.0, bias_decay_mult: float = 1.0,
               norm_decay_mult: float = 1.0, dwconv_decay_mult: float = 1.0,
@@ -311,7 +311,7 @@ def _check_multipliers(given: Any, own_constructor: bool) -> Iterator[str]:
     def multipliers(lr_mult: float = 1.0, decay_mult: float = 1.0) -> None: ...
 
     path = 'optim_wrapper.paramwise_cfg'
-    yield from _check_section(given, path, rules, closed=not own_constructor)
+    yield from _check_section(given, path, rules, closed=not custom_constructor)
     if isinstance(given, Mapping) and isinstance(given.get('custom_keys'), Mapping):
         for name, one in given['custom_keys'].items():
             yield from _check_section(one or {}, f'{path}.custom_keys.{name}', multipliers,

@@ -233,7 +233,7 @@ def fault_of(error: Exception) -> str:
     if found := re.search(r'GLOBAL (\S+)', str(error)):
         return f'asks for {found[1]}, which could run code and is not loaded'
     if 'custom code' in str(error):
-        return 'brings Python code of its own, which is never run'
+        return 'needs custom Python code, which is never run'
     if isinstance(error, pickle.UnpicklingError):
         return 'cannot be read (damaged, truncated, or another kind of file)'
     return f'cannot be read (damaged or truncated): {first_line(error)}'
@@ -271,10 +271,10 @@ def from_folder(loader: Any, source: str, hint: str, **arguments: Any) -> Any:
 
 
 @contextmanager
-def own_code_refused() -> Iterator[None]:
+def remote_code_refused() -> Iterator[None]:
     """Keep transformers from running code from a folder, or asking to, within the block."""
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise ValueError('it brings Python code of its own, which is never run; use a model that '
+        raise ValueError('it needs custom Python code, which is never run; use a model that '
                          'needs none')
 
     with patch.multiple(dynamic_module_utils, TIME_OUT_REMOTE_CODE=0, _raise_timeout_error=refuse,

@@ -26,15 +26,15 @@ class ScriptedRollout(RolloutEngine):
         box: The answer's (x1, y1, x2, y2) as fractions of the model image's width and height. Its
             points are at the center.
         several_objects: Whether the answer is a list, as in ``ReasoningSegmentor``.
-        own_tokens: Most tokens that the engine generates; its text is not used.
+        engine_tokens: Most tokens that the engine generates; its text is not used.
     """
 
     def __init__(self, engine: dict, box: Sequence[float], several_objects: bool = False,
-                 own_tokens: int = 8) -> None:
+                 engine_tokens: int = 8) -> None:
         self.engine = ROLLOUTS.build(engine)
         self.box = box
         self.several_objects = several_objects
-        self.own_tokens = own_tokens
+        self.engine_tokens = engine_tokens
         self.records_log_probs = self.engine.records_log_probs
 
     def check_policy(self, head: VLMReasoningHead) -> None:
@@ -45,7 +45,7 @@ class ScriptedRollout(RolloutEngine):
                how: Sampling) -> Responses:
         """See :class:`RolloutEngine`; rows 0, 2, 4, ... hold the scripted response."""
         own = self.engine.sample(head, prompts, how._replace(
-            max_new_tokens=min(how.max_new_tokens, self.own_tokens)))
+            max_new_tokens=min(how.max_new_tokens, self.engine_tokens)))
         (scripted, ), _ = head.encode_responses([self._compose(head, prompts[0])])
         scripted, width = scripted[:how.max_new_tokens].to(own.ids.device), own.ids.shape[1]
         # End the engine's own responses with an end token, as if it had generated one.

@@ -42,7 +42,7 @@ def test_own_data(follow):
     assert 'last, from iteration 4' in (folder / 'work_dirs/mine/report.html').read_text()
 
 
-def test_an_own_decoder(follow):
+def test_a_custom_decoder(follow):
     folder, printed = follow('own_decoder.md')
     said, seen = (re.findall(r'[\d.]+', text) for text in (
         shown('own_decoder.md', 'cat: IoU'), printed['try_decoder.py']))
@@ -64,7 +64,7 @@ def test_an_own_decoder(follow):
     assert masks.shape == (0, 6, 8) and scores.shape == (0, )
 
 
-def test_an_own_reward(follow):
+def test_a_custom_reward(follow):
     _, printed = follow('own_reward.md')
     assert printed['try_rewards.py'] == shown('own_reward.md', 'brief_chain')
     assert 'succeeded' in printed['tools/train.py mine.py --smoke']
@@ -75,6 +75,6 @@ def test_an_own_reward(follow):
     assert resumed.captions == term.captions
 
 
-def test_an_own_loss(follow):
+def test_a_custom_loss(follow):
     _, printed = follow('own_loss.md')
     assert 'succeeded' in printed['tools/train.py mine.py --smoke']

@@ -53,7 +53,7 @@ def test_code_of_a_folder_is_not_run(folder, tmp_path, tried):
     PromptEncoder(str(folder), 'default', 1000).write('what?')  # transformers has such a class
     import_policy(str(folder))
     bring_code(folder, tmp_path / 'fired', processor_class='Evil', tokenizer_class='Evil')
-    with pytest.raises(ValueError, match='hub.*brings Python code of its own, which is never run'):
+    with pytest.raises(ValueError, match='hub.*needs custom Python code, which is never run'):
         PromptEncoder(str(folder), 'default', 1000)
     assert not (tmp_path / 'fired').exists()
     with contextlib.suppress(Exception):

@@ -16,8 +16,8 @@ from mmdpad.models.weights import (
     first_line,
     load_safe,
     load_strictly,
-    own_code_refused,
     read_state_dict,
+    remote_code_refused,
 )
 
 CODE = pytest.mark.promise(
@@ -100,7 +100,7 @@ def test_code_of_a_model_is_neither_asked_about_nor_loaded(monkeypatch):
     monkeypatch.setattr('builtins.input', lambda *_: pytest.fail('asked'))
     for call in (lambda: dynamic_module_utils.resolve_trust_remote_code(None, 'a', False, True),
                  lambda: dynamic_module_utils.get_class_in_module('A', 'a.py')):
-        with own_code_refused(), pytest.raises(ValueError, match='of its own, which is never run'):
+        with remote_code_refused(), pytest.raises(ValueError, match='which is never run'):
             call()
 
 

@@ -53,6 +53,6 @@ def test_a_template_asks_in_the_wanted_units(name):
                for value in (*item.box, *sum(item.points, ())))
 
 
-def test_a_template_of_ones_own_may_say_the_units():
+def test_a_custom_template_may_state_the_units():
     (turn, ) = build_messages('a cup', 'find {question} {coordinates}', 'relative_1000')
     assert turn['content'][1]['text'].startswith('find a cup in coordinates from 0 to 1000')

@@ -141,7 +141,7 @@ def test_the_rank_is_missing_where_the_margin_is(score):
     assert rollout.signals['s_rank'].isnan().all()
 
 
-# S1, the own stripe of columns 0..2, is 0.2 for all; S2 is the mean of so many columns of the
+# S1, the stripe of columns 0..2, is 0.2 for all; S2 is the mean of so many columns of the
 # image: 3: 0.4 / 3, 2: 0.2 and no win, 10: 0.11, of which the last reads short captions only.
 MEMBERS = [dict(type='Tinted', columns=3), dict(type='Tinted', columns=2),
            dict(type='Tinted', longest=2)]

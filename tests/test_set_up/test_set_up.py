@@ -32,7 +32,7 @@ def test_an_active_environment_is_used_and_our_own_is_not_foreign(tmp_path):
     assert set_up.active_environment({}, str(env), '/usr') == env  # run by that python itself
     assert set_up.active_environment(
         {'CONDA_DEFAULT_ENV': 'mm', 'CONDA_PREFIX': str(env)}, *plain) == env
-    assert set_up.active_environment({'VIRTUAL_ENV': str(set_up.OWN)}, *plain) is None
+    assert set_up.active_environment({'VIRTUAL_ENV': str(set_up.VENV)}, *plain) is None
 
 
 def test_an_active_environment_that_is_gone_is_an_error(tmp_path):

@@ -322,7 +322,7 @@ class Benchmark:
         seconds, prefill = median(runs), median(prefills)
         bound = self._bytes_per_token() / self.limits['bandwidth']
         return dict(seconds=seconds, prefill_seconds=prefill, runs=runs,
-                    tokens_per_second=self.work.own / seconds,
+                    tokens_per_second=self.work.generated / seconds,
                     share_of_bandwidth=bound * (args.tokens - 1) / (seconds - prefill))
 
     def _bytes_per_token(self) -> int:
@@ -330,7 +330,7 @@ class Benchmark:
         output head, keys and values of each prompt, and on average half of the responses'."""
         text, work, args = self.shape.text, self.work, self.args
         weights = text.linear + text.hidden * text.vocabulary + args.lora * self.shape.adapter
-        tokens = work.prompts * work.prompt_tokens + work.own // 2
+        tokens = work.prompts * work.prompt_tokens + work.generated // 2
         return 2 * (weights + 2 * text.layers * text.kv * tokens)
 
     def _flops(self, setup: Setup) -> dict[str, int]:

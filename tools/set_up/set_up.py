@@ -28,7 +28,7 @@ from failures import explain  # noqa: E402
 from steps import SetUpError, clock, run_logged  # noqa: E402
 
 ROOT = HERE.parents[1]
-OWN = ROOT / '.venv'
+VENV = ROOT / '.venv'
 PYTHONS = ((3, 14), (3, 13), (3, 12), (3, 11), (3, 10))  # supported by mmdpad
 SUPPORTED = 'Python {}.{} to {}.{}'.format(*PYTHONS[-1], *PYTHONS[0])
 KEPT = ('torch', 'torchvision', 'numpy')  # left unchanged in an active environment
@@ -50,7 +50,7 @@ def active_environment(environ, prefix, base_prefix):
         folder = prefix
     if not folder and environ.get('CONDA_DEFAULT_ENV', 'base') != 'base':
         folder = environ.get('CONDA_PREFIX')
-    if not folder or Path(folder).resolve() == OWN.resolve():
+    if not folder or Path(folder).resolve() == VENV.resolve():
         return None
     if not (Path(folder) / 'bin' / 'python').exists():
         raise SetUpError(f'the active environment should have a bin/python, but {folder} has '
@@ -152,25 +152,25 @@ def build_mmcv(python):
         raise
 
 
-def prepare_own(log_path):
+def prepare_venv(log_path):
     """Makes .venv/ if it is missing or unfinished; returns its python."""
-    python = OWN / 'bin' / 'python'
+    python = VENV / 'bin' / 'python'
     if python.exists():
         version = ask_python(python)[0]
         if version is not None and version not in PYTHONS:
-            raise SetUpError(f'{OWN} should hold {SUPPORTED}, but holds '
+            raise SetUpError(f'{VENV} should hold {SUPPORTED}, but holds '
                              f'{version[0]}.{version[1]}; run `make clean-env` and try again')
         if subprocess.run([str(python), '-m', 'pip', '--version'], stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL).returncode == 0:
             return python
-    run_or_explain(f'making {OWN.name}/', [find_interpreter(), '-m', 'venv', '--clear', OWN],
+    run_or_explain(f'making {VENV.name}/', [find_interpreter(), '-m', 'venv', '--clear', VENV],
                    log_path)
     return python
 
 
 def set_up(active):
     """Brings the environment into the state that INPUTS require; fast if it already is."""
-    prefix = active or OWN
+    prefix = active or VENV
     python = prefix / 'bin' / 'python'
     stamp = prefix / '.mmdpad-set-up'
     if python.exists() and stamp.exists() and stamp.read_text() == stamp_text(python):
@@ -192,7 +192,7 @@ def set_up(active):
         log_path.write_text('')
         print('Setting up mmdpad in .venv/ (about 6 GB; the first time takes 5 to 15 minutes)',
               flush=True)
-        prepare_own(log_path)
+        prepare_venv(log_path)
     pip = [python, '-m', 'pip', 'install', '--progress-bar', 'off', '-c', constraints]
     run_or_explain('installing torch and torchvision',
                    [*pip, 'setuptools>=64,<82', 'wheel', 'ninja', 'torch', 'torchvision'], log_path)
@@ -202,7 +202,7 @@ def set_up(active):
         raise SetUpError('mmcv could not be built (see above); once that is fixed, run the same '
                          'command again: it continues from here')
     stamp.write_text(stamp_text(python))
-    hint = '' if active else f'; to use it: source {OWN.name}/bin/activate'
+    hint = '' if active else f'; to use it: source {VENV.name}/bin/activate'
     print(f'The environment is ready ({clock(time.time() - started)}){hint}', flush=True)
 
 
@@ -214,7 +214,7 @@ def main():
     args = parser.parse_args()
     active = active_environment(os.environ, sys.prefix, sys.base_prefix)
     if args.which:
-        print((active or OWN) / 'bin' / 'python')
+        print((active or VENV) / 'bin' / 'python')
         return
     with open(ROOT / '.set_up.lock', 'w') as lock:  # `make demo` and `make test` side by side
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -20,7 +20,7 @@ from open_clip.factory import _find_checkpoint_in_dir
 from safetensors import SafetensorError
 from torch import nn
 
-from mmdpad.models.weights import load_strictly, own_code_refused
+from mmdpad.models.weights import load_strictly, remote_code_refused
 
 from .open_clip_weights import Weights, read_weights
 from .preprocessing import for_any_shape
@@ -66,7 +66,7 @@ def load_open_clip(model_name: str,
     if quick_gelu is None:
         quick_gelu = _tag_wants_quick_gelu(model_name, pretrained) or None
     try:
-        with (own_code_refused(),
+        with (remote_code_refused(),
               nullcontext() if file is None else _without_word_of_random_weights()):
             tokenizer = open_clip.get_tokenizer(model_name, context_length=context_length)
             model, _, preprocess = open_clip.create_model_and_transforms(

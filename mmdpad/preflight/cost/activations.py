@@ -105,7 +105,7 @@ def _kernel(text: TextShape, setup: Setup, work: Workload) -> tuple[int, int]:
     # If queries and keys are cast for the kernel, the responses' part of them is not kept.
     cast = setup.amp and setup.weight_bytes == 4
     prefix = (2 * (prompts if cast else tokens) + tokens) * width * compute
-    own = (work.own + 2 * keys) * width * compute
+    own = (work.generated + 2 * keys) * width * compute
     outputs = tokens * (width * compute + 4 * text.heads)
     mask = work.prompts * work.response_tokens * length * compute
     return prefix + own + outputs + mask, own + 2 * tokens * width * compute
@@ -156,7 +156,7 @@ def text_ends(shape: PolicyShape, setup: Setup, work: Workload) -> int:
     positions = 2 * state * text.attention // text.heads
     per_token = positions + text.hidden * (1 + 4 + state * trains)
     return (work.tokens * per_token
-            + work.own * text.hidden * (setup.compute_bytes if trains else 0))
+            + work.generated * text.hidden * (setup.compute_bytes if trains else 0))
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,6 @@ def logit_bytes(shape: PolicyShape, setup: Setup, work: Workload) -> LogitBytes:
     size = max(1, setup.max_logits // shape.text.vocabulary)
     kept, forward, backward = {None: (1, 2, 3), 'no_grad': (1, 6.25, 3),
                                'grad': (4.25, 6.25, 6.25)}[setup.entropy]
-    cells = 4 * shape.text.vocabulary * min(work.own, size)
-    return LogitBytes(int(kept * cells) if work.own <= size else 0, int(forward * cells),
-                      int(max(forward if work.own > size else 0, backward) * cells))
+    cells = 4 * shape.text.vocabulary * min(work.generated, size)
+    return LogitBytes(int(kept * cells) if work.generated <= size else 0, int(forward * cells),
+                      int(max(forward if work.generated > size else 0, backward) * cells))

@@ -53,8 +53,8 @@ def adapter_flops(shape: PolicyShape, setup: Setup, tokens: int) -> int:
 
 def forward_flops(shape: PolicyShape, work: Workload) -> dict[str, int]:
     """One forward pass of all prompts and responses, as in ``log_probs``."""
-    return dict(text=text_flops(shape, work.tokens, work.prefix_pairs + work.own_pairs),
-                head=head_flops(shape, work.own),
+    return dict(text=text_flops(shape, work.tokens, work.prefix_pairs + work.response_pairs),
+                head=head_flops(shape, work.generated),
                 vision=work.images * image_flops(shape, work))
 
 
@@ -62,7 +62,7 @@ def update_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, 
     """One forward pass, recomputation and backward pass of all prompts and responses. The pass of a
     vision tower that is not trained is not included."""
     forward = forward_flops(shape, work)
-    pairs = text_flops(shape, 0, work.prefix_pairs + work.own_pairs)
+    pairs = text_flops(shape, 0, work.prefix_pairs + work.response_pairs)
     linear = forward['text'] - pairs
     adapter = adapter_flops(shape, setup, work.tokens)
     again = 1 if setup.checkpointing else 0

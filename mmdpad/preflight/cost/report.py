@@ -81,7 +81,7 @@ def _tokens(cost: TrainingCost) -> dict[str, Any]:
     work = cost.work
     return dict(
         prompts=work.prompts, group_size=work.group_size, prompt=work.prompt_tokens,
-        image=work.image_tokens, response=work.response_tokens, responses=work.own,
+        image=work.image_tokens, response=work.response_tokens, responses=work.generated,
         per_pass=work.tokens, per_pass_replicated=work.replicated().tokens,
         images_per_pass=work.images, images_per_pass_replicated=work.responses,
         micro_batch=replace(work, prompts=cost.setup.groups).tokens, groups=cost.setup.groups)

@@ -41,7 +41,7 @@ class Workload:
         return self.prompts * self.group_size
 
     @property
-    def own(self) -> int:
+    def generated(self) -> int:
         """Tokens of all responses."""
         return self.responses * self.response_tokens
 
@@ -62,7 +62,7 @@ class Workload:
     @property
     def tokens(self) -> int:
         """Tokens that the language model processes."""
-        return self.prefixes * self.prompt_tokens + self.own
+        return self.prefixes * self.prompt_tokens + self.generated
 
     @property
     def patches(self) -> int:
@@ -80,7 +80,7 @@ class Workload:
         return self.prefixes * self.prompt_tokens * (self.prompt_tokens + 1) // 2
 
     @property
-    def own_pairs(self) -> int:
+    def response_pairs(self) -> int:
         """Pairs (query, key) of the responses' tokens: token i of R attends to P + i."""
         length = self.response_tokens
         return self.responses * (length * self.prompt_tokens + length * (length + 1) // 2)

@@ -165,7 +165,7 @@ def test_lines_to_parquet_in_groups_and_files(lines, tmp_path, monkeypatch):
     assert (tmp_path / 'j/images/x0.png').read_bytes() == (source / 'b.png').read_bytes()
 
 
-def test_ones_own_images_masks_and_questions_become_inputs_of_the_model(tmp_path, capsys):
+def test_custom_images_masks_and_questions_become_inputs_of_the_model(tmp_path, capsys):
     source = tmp_path / 'mine'
     for folder in ('photos', 'masks'):
         (source / folder).mkdir(parents=True)

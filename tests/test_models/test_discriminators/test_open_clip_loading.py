@@ -240,7 +240,7 @@ def test_code_of_a_folder_is_not_run(tiny, tmp_path, monkeypatch, tried):
     tokenizer |= dict(tokenizer_class='Evil', auto_map=dict(AutoTokenizer=['evil.Evil'] * 2))
     (folder / 'tokenizer_config.json').write_text(json.dumps(tokenizer))
     (folder / 'evil.py').write_text(f'open({str(fired)!r}, "w")\nclass Evil: pass\n')
-    with pytest.raises(RuntimeError, match='brings Python code of its own, which is never run'):
+    with pytest.raises(RuntimeError, match='needs custom Python code, which is never run'):
         load_open_clip(f'local-dir:{folder}', None)
     assert not fired.exists()
     with contextlib.suppress(Exception):

@@ -27,9 +27,9 @@ def counted(call):
 def hidden_pairs(shape, work):
     """Operations of a forward pass on pairs that causal attention does not need."""
     square = work.prefixes * work.prompt_tokens**2
-    own = work.own * (work.prompt_tokens + work.response_tokens)
+    own = work.generated * (work.prompt_tokens + work.response_tokens)
     return 4 * shape.text.attention * shape.text.layers * (
-        square + own - work.prefix_pairs - work.own_pairs)
+        square + own - work.prefix_pairs - work.response_pairs)
 
 
 SETUPS = {

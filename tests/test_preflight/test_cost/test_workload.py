@@ -7,13 +7,13 @@ WORK = Workload(prompts=2, group_size=3, prompt_tokens=5, response_tokens=4, gri
 
 
 def test_tokens_and_pairs_by_hand():
-    assert (WORK.own, WORK.tokens, WORK.image_tokens) == (24, 2 * 5 + 24, 15)
+    assert (WORK.generated, WORK.tokens, WORK.image_tokens) == (24, 2 * 5 + 24, 15)
     assert WORK.prefix_pairs == 2 * (1 + 2 + 3 + 4 + 5)
-    assert WORK.own_pairs == 6 * (6 + 7 + 8 + 9)
+    assert WORK.response_pairs == 6 * (6 + 7 + 8 + 9)
     repeated = WORK.replicated()
     assert (repeated.tokens, repeated.images) == (6 * 9, 6)
     # The same as causal attention over nine tokens, six times.
-    assert repeated.prefix_pairs + repeated.own_pairs == 6 * 45
+    assert repeated.prefix_pairs + repeated.response_pairs == 6 * 45
 
 
 def test_windows_at_the_edge_are_smaller():
