@@ -243,7 +243,7 @@ def test_our_configs_are_offered_in_the_pure_python_style(tmp_path):
         assert Config.fromfile(offered / f'{name}.py').to_dict() == classical
 
 
-def test_a_base_that_is_not_there_is_said_in_a_line(tmp_path):
+def test_a_missing_base_is_reported_in_a_line(tmp_path):
     path = tmp_path / 'child.py'
     for base, hint in {'mmdpad.configs.dpad.nope': 'nope.py not found.*; correct it$',
                          'mmdet.configs.nope': 'wheels of mmdet have no'}.items():

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Every config parses; the published recipe is what the paper says and builds on stand-ins."""
+"""Every config parses; the published recipe is what the paper says and builds with tiny weights."""
 import inspect
 from pathlib import Path
 
@@ -233,7 +233,7 @@ def test_supervised_config_reads_own_data_in_reasonsegs_layout(shapes_data):
 
 
 @pytest.mark.parametrize('path', [*RECIPES[:2], LORA, SEVERAL], ids=lambda p: p.stem)
-def test_recipe_builds_on_stand_in_weights(path):
+def test_recipe_builds_on_tiny_weights(path):
     if path == SEVERAL:
         pytest.importorskip('pyarrow')
     config = Config.fromfile(path)

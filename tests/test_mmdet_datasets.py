@@ -138,7 +138,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize('name', WRONG)
-def test_a_pipeline_that_does_not_fit_is_told_alike(bare, name):
+def test_a_pipeline_that_does_not_fit_is_reported_alike(bare, name):
     """By check_dataset, the dry run and the run, before a worker starts."""
     change, told = WRONG[name]
     dataset = bare.train_dataloader.dataset

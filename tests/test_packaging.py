@@ -127,7 +127,7 @@ def test_the_environment_is_consistent(tried):
     tried(f'this environment: {told.stdout.strip()}')
 
 
-def test_a_folder_that_the_wheel_leaves_out_is_said(tmp_path):
+def test_a_folder_that_the_wheel_leaves_out_is_reported(tmp_path):
     folder = tmp_path / 'mmdpad/.mim/configs/study/weights/study_free'
     with pytest.raises(FileNotFoundError, match='the wheel of mmdpad leaves it out: run this in a '
                                                 'checkout, or set `policy.pretrained`'):

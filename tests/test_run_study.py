@@ -66,7 +66,7 @@ def test_the_start_policy_is_not_trained(run_study):
     assert all('.pth' not in word for _, command in run_study.calls for word in command)
 
 
-def test_what_failed_is_named_and_the_rest_goes_on(run_study, capsys):
+def test_what_failed_is_named_and_the_rest_continues(run_study, capsys):
     run_study.broken.add(('geometric, seed 1', 'test'))
     runs = make_runs(run_study, 'geometric', seeds=3)
     assert run_study.work_off(runs, 3, 2) == ['geometric, seed 1: it broke']
@@ -111,7 +111,7 @@ def test_arms_say_what_they_are_compared_with(run_study, path, tmp_path):
         assert other.arm.seeds >= own.arm.seeds
 
 
-def test_a_start_policy_that_is_not_there_is_said_before_any_work(run_study, monkeypatch, tmp_path):
+def test_a_missing_start_policy_is_reported_before_any_work(run_study, monkeypatch, tmp_path):
     config = tmp_path / 'mine.py'
     config.write_text('_base_ = "mmdpad::study/caption.py"\n'
                       'model = dict(policy=dict(pretrained="{{ fileDirname }}/weights/none"))\n')

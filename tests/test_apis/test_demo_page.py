@@ -121,7 +121,7 @@ def test_without_similarities_the_page_says_why():
     assert last.similarities is None and last.note == asking.NO_SIMILARITIES
 
 
-def test_an_error_is_short_on_the_page_and_whole_in_the_terminal(capsys):
+def test_an_error_is_short_on_the_page_and_complete_in_the_terminal(capsys):
     error = RuntimeError('out of memory' + '!' * 300 + '\nmore')
     *_, last = answer(Model('m', StubInferencer('<think>hm', error)), IMAGE, 'what?')
     assert last.failed and last.status.startswith('The model failed. RuntimeError: out of memory!')
@@ -146,7 +146,7 @@ def test_two_models_answer_in_turn_and_one_may_fail(png):
     assert steps[-1][0].failed and steps[-1][1].picture is not None
 
 
-def test_bad_input_is_told_before_a_model_is_asked(png):
+def test_bad_input_is_reported_before_a_model_is_asked(png):
     model = Model('1', StubInferencer())
     for path, question, message in ((None, 'what?', 'Choose an image'), (png, '', 'Type a')):
         (problem, columns), = ask([model], path, question, 600)
@@ -189,6 +189,6 @@ def test_the_toy_has_a_discriminator():
         load_model(find_config('tiny_shapes'), 'no.pth', 'cpu')
 
 
-def test_a_config_without_a_discriminator_is_told():
+def test_a_config_without_a_discriminator_is_reported():
     model = load_model(find_config('tiny_shapes_sft'), None, 'cpu')
     assert model.discriminator is None and 'names no discriminator' in model.note

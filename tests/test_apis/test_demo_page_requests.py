@@ -69,7 +69,7 @@ def test_an_address_in_place_of_an_upload_is_not_fetched(picked, visitor, monkey
 
 
 def test_sessions_that_get_messages_stay_and_others_get_none():
-    """The queue is a stand-in."""
+    """The queue is a stub."""
     from mmdpad.apis.demo_page.page import _outlive_sessions
     sent, sessions = [], OrderedDict.fromkeys('abc')
     queue = SimpleNamespace(pending_messages_per_session=sessions,
@@ -89,7 +89,7 @@ def test_the_pages_queue_is_such_a_one(tmp_path, monkeypatch):
     assert seen == [built._queue]
 
 
-def test_a_bad_file_is_told_after_an_example_too(visitor):
+def test_a_bad_file_is_reported_after_an_example_too(visitor):
     status, told = visitor.post('run/pick', data=[0], session_hash=visitor.session)
     assert status == 200 and b'scene_0.png' in told
     notice, *_ = visitor.ask(visitor.upload(b'no image')[1], 'what?')

@@ -71,7 +71,7 @@ def test_streams_take_turns(infer, image):
     assert [found[question] for question in questions] == expected
 
 
-def test_what_is_wrong_is_said_before_anything_runs(infer, image):
+def test_what_is_wrong_is_reported_before_anything_runs(infer, image):
     with pytest.raises(ValueError, match="number 0 is '  '"):
         infer.stream(image, '  ')
     with pytest.raises(ValueError, match='one image and one question, but got 2 pairs'):

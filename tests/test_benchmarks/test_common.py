@@ -31,7 +31,7 @@ def test_the_policy_loads_and_its_prompt_has_the_published_size(common, tmp_path
     assert logp.isfinite().all()
 
 
-def test_a_width_without_whole_heads_is_refused(common, tmp_path):
+def test_a_width_that_heads_do_not_divide_is_refused(common, tmp_path):
     with pytest.raises(ValueError, match='multiple of 192'):
         common.make_policy(tmp_path, hidden_size=200)
 

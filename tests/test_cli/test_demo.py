@@ -26,14 +26,14 @@ def test_a_wrong_command_line_ends_before_anything_is_loaded(arguments, message,
     assert message in f'{end.value}{capsys.readouterr().err}'
 
 
-def test_a_taken_port_is_told():
+def test_a_taken_port_is_reported():
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SystemExit, match=f'cannot listen on 127.0.0.1:{port} '):
             demo.main(['--port', str(port)])
 
 
-def test_a_missing_gradio_is_told(monkeypatch):
+def test_a_missing_gradio_is_reported(monkeypatch):
     real = builtins.__import__
 
     def without_gradio(name, *rest):

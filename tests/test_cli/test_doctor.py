@@ -50,7 +50,7 @@ def test_a_package_that_is_not_there_or_does_not_fit(package, version, status, d
     assert found.hint.startswith(hint)
 
 
-def test_packages_that_stand_in_for_others():
+def test_packages_that_replace_others():
     lite = packages(**{'mmcv': None, 'mmcv-lite': '2.1.0'})['mmcv']
     assert lite.status == 'wrong' and 'mmcv-lite' in lite.detail
     headless = packages(**{'opencv-python': None, 'opencv-python-headless': '4.12.0'})
@@ -161,7 +161,7 @@ def test_the_tool_that_generates_the_scenes_exists():
     assert command == ['mmdpad', 'run'] and tool in find_tools() and folder == scenes.path
 
 
-def test_a_full_disk_is_told(monkeypatch):
+def test_a_full_disk_is_reported(monkeypatch):
     usage = type(files.shutil.disk_usage('.'))
     monkeypatch.setattr(files.shutil, 'disk_usage', lambda _: usage(10**12, 10**12, 3 * 10**8))
     (finding, ) = files.check_disk()

@@ -288,7 +288,7 @@ def test_files_are_checked(coco, tmp_path):
         'wrong image size', 'missing image', 'empty mask']
 
 
-def test_provenance_tells_the_source(coco):
+def test_provenance_names_the_source(coco):
     built = DATASETS.build(dict(type='QuestionDataset', source=coco, questions=LABELS,
                                 several_objects=True, pipeline=MASKS))
     switches = dataset_switches(built)
@@ -299,7 +299,7 @@ def test_provenance_tells_the_source(coco):
     json.dumps(switches)
 
 
-def test_a_missing_package_is_told(coco, monkeypatch):
+def test_a_missing_package_is_reported(coco, monkeypatch):
     monkeypatch.setitem(sys.modules, 'lvis', None)
     source = dict(coco, type='LVISV1Dataset')
     for entry in (source, dict(type='QuestionDataset', source=source, questions=LABELS)):

@@ -170,7 +170,7 @@ def test_a_name_alone_may_tell_the_split(touch):
     assert refusal(root, 'val')[0] == 'missing split'
 
 
-def test_where_no_name_tells_a_split_all_files_are_taken(touch):
+def test_where_no_name_gives_a_split_all_files_are_taken(touch):
     assert found(touch('0001.parquet', '0000.parquet'), 'test') == ['0000.parquet', '0001.parquet']
 
 

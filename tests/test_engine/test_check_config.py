@@ -165,7 +165,7 @@ def test_all_values_of_other_kinds(path):
     ('env_cfg.mp_cfg.opencv_threads', 1, 'did you mean `opencv_num_threads`?'),
     ('randomness.seed', 'x', '`randomness.seed` should be int or None'),
 ])
-def test_what_is_told(tiny_config, key, value, told):
+def test_what_is_reported(tiny_config, key, value, told):
     override(tiny_config, {key: value})
     problems = check_config(tiny_config).problems
     assert any(told in problem for problem in problems), problems

@@ -56,7 +56,7 @@ def test_a_fault_is_one_line(tmp_path):
     assert 'asks for mmdpad.engine.checkpoints.find_fault' in find_fault(str(tmp_path / 'a.pth'))
 
 
-def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_as_such(tmp_path, monkeypatch):
     monkeypatch.setattr('mmdpad.engine.checkpoints.atomic_file', lambda _: open('/dev/full', 'wb'))  # noqa: SIM115
     with pytest.raises(OSError, match='No space left'), written_atomically():
         mmengine.runner.runner.save_checkpoint(dict(a=torch.ones(10**6)), str(tmp_path / 'a.pth'))

@@ -109,7 +109,7 @@ def test_with_the_same_settings_nothing_changes(schedulers, per_layer):
 ])
 @pytest.mark.parametrize('lr', [0.1, 0.05])
 @pytest.mark.parametrize('per_layer', [False, True])
-def test_the_rate_is_that_of_a_whole_run_with_the_new_config(before, after, said, lr, per_layer):
+def test_the_rate_is_that_of_a_full_run_with_the_new_config(before, after, said, lr, per_layer):
     new = dict(lr=lr, weight_decay=0.5 if lr == 0.05 else 0.01)
     checkpoint = Training({}, before, per_layer).run(4).save()
     moments = copy.deepcopy(checkpoint['optimizer']['state'])
@@ -146,7 +146,7 @@ def test_every_kind_of_hyperparameter():
     assert resumed.wrapper.optimizer.param_groups[0]['betas'] == (0.8, 0.99)
 
 
-def test_a_momentum_schedule_goes_on_with_other_betas():
+def test_a_momentum_schedule_continues_with_other_betas():
     schedule = [dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=8, eta_min=0.1)]
     checkpoint = Training({}, schedule).run(4).save()
     resumed = Training(dict(betas=(0.8, 0.999)), schedule).resume(checkpoint)

@@ -58,7 +58,7 @@ def test_a_signal_is_remembered_and_the_next_one_does_what_it_did():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_thread_cannot_listen_and_goes_on():
+def test_a_thread_cannot_listen_and_continues():
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=StopRequest().listen)
     thread.start()

@@ -38,7 +38,7 @@ def test_a_fingerprint_is_the_same_at_every_place(shapes_data, root):
 
 
 @pytest.mark.parametrize('change', ['annotation', 'image size', 'image name', 'items', 'texts'])
-def test_a_fingerprint_tells_changes(change, root):
+def test_a_fingerprint_changes_with_the_data(change, root):
     before, kwargs = fingerprint(root), {}
     annotation, image = (sorted((root / 'test').glob(f'*.{kind}'))[0] for kind in ('json', 'jpg'))
     if change == 'annotation':  # of the same size

@@ -164,7 +164,7 @@ def test_types_and_shards(run_here, whole, monkeypatch, tmp_path):
                for name, value in load_theirs(tmp_path / 's').state_dict().items())
 
 
-def test_what_cannot_be_done_is_said_and_leaves_nothing(run_here, whole, tmp_path):
+def test_what_cannot_be_done_is_reported_and_leaves_nothing(run_here, whole, tmp_path):
     config, checkpoint = whole
     out = tmp_path / 'out'
     lora = ['--cfg-options', 'model.policy.lora.r=4']

@@ -50,7 +50,7 @@ def test_float16_that_overflows_is_told_from_damaged_weights():
         assert 'All weights are finite (the largest is 3e+38): if they were trained' in text
 
 
-def test_what_arises_between_modules_is_told_by_the_next_one():
+def test_what_arises_between_modules_is_found_at_the_next_one():
     text = explain(Steps(between=lambda x: x / 0 * 0))
     assert '`last` (Linear, float32); its input, which no other module computed, is not' in text
 

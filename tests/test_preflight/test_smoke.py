@@ -32,7 +32,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def stand_in(weights, tmp_path):
+def smoke_config(weights, tmp_path):
     """The smoke's version of a config file, or of a config, and what it replaced."""
     def make(config: Path | Config) -> tuple[Config, list[str]]:
         if isinstance(config, Path):
@@ -50,8 +50,8 @@ def name_of(path: Path) -> str:
 
 @pytest.mark.parametrize('path', filter(lambda path: ALIKE.search(path.as_posix()), CONFIGS),
                          ids=name_of)
-def test_configs_that_are_like_others_pass_the_checks(path, stand_in):
-    config, _ = stand_in(path)
+def test_configs_that_are_like_others_pass_the_checks(path, smoke_config):
+    config, _ = smoke_config(path)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         assert dry_run(config)[0] == []
 
@@ -59,10 +59,10 @@ def test_configs_that_are_like_others_pass_the_checks(path, stand_in):
 @pytest.mark.parametrize('path', [
     pytest.param(path, marks=[pytest.mark.slow] * bool(ALIKE.search(path.as_posix())))
     for path in CONFIGS], ids=name_of)
-def test_every_config_passes(path, stand_in):
+def test_every_config_passes(path, smoke_config):
     if 'qlora' in path.stem:
         pytest.importorskip('bitsandbytes')
-    config, notes = stand_in(path)
+    config, notes = smoke_config(path)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         problems, _ = dry_run(config)
         assert problems == []
@@ -117,13 +117,13 @@ def test_synthetic_data_of_no_and_several_objects(tmp_path):
     assert [item['num_targets'] for item in built] == [1, 1, 2, 0]
 
 
-def test_wrapped_data_sets_and_foreign_classes(stand_in, tmp_path):
+def test_wrapped_data_sets_and_foreign_classes(smoke_config, tmp_path):
     config = Config.fromfile(MAIN)
     own = dict(type='ReasonSegDataset', data_root='data/mine', pipeline=[])
     config.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[
         dict(type='RepeatDataset', times=2, dataset=own), dict(own, data_root='data/other'),
         dict(type='mmdet.VOCDataset', data_root='data/voc')])
-    made, notes = stand_in(config)
+    made, notes = smoke_config(config)
     repeated, other, foreign = made.train_dataloader.dataset.datasets
     assert repeated.dataset.data_root != other.data_root
     assert all(Path(part.data_root).is_dir() for part in (repeated.dataset, other))
@@ -132,8 +132,8 @@ def test_wrapped_data_sets_and_foreign_classes(stand_in, tmp_path):
     assert config.train_dataloader.dataset.datasets[1].data_root == 'data/other'  # left alone
 
 
-def test_what_is_replaced_is_said(stand_in):
-    _, notes = stand_in(MAIN)
+def test_what_is_replaced_is_reported(smoke_config):
+    _, notes = smoke_config(MAIN)
     told = '\n'.join(notes)
     for part in ('model.policy (VLMReasoningHead): a random qwen2_5_vl',
                  'in place of checkpoints/Qwen2.5-VL-7B-Instruct', 'a random vit_shapes in place '
@@ -160,8 +160,8 @@ def test_a_work_dir_in_use_is_refused(run_here, tmp_path):
     assert refused.returncode == 1 and 'should be empty or missing' in refused.stderr
 
 
-def test_an_engine_with_a_model_of_its_own_is_replaced(stand_in):
-    made, notes = stand_in(ROOT / 'configs/dpad/qwen7b_vllm_reasonseg.py')
+def test_an_engine_with_a_model_of_its_own_is_replaced(smoke_config):
+    made, notes = smoke_config(ROOT / 'configs/dpad/qwen7b_vllm_reasonseg.py')
     assert made.model.rollout_engine.engine == dict(type='SharedPrefixRollout',
                                                     records_log_probs=True)
     told = '\n'.join(notes)

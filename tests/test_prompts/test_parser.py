@@ -180,7 +180,7 @@ def test_json_without_end_is_not_read():
 
 
 @pytest.mark.parametrize('several', [False, True])
-def test_as_deep_as_json_can_be_read_it_can_be_told(several):
+def test_as_deep_as_json_can_be_read_it_can_be_reported(several):
     def reason(depth):
         answer = '{"bbox": ' + '[' * depth + ']' * depth + ', "points_1": 1, "points_2": 2}'
         if several:

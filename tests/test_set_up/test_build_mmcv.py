@@ -115,7 +115,7 @@ def test_an_old_compiler_shows_before_the_build(cache, monkeypatch, tmp_path):
         build_mmcv.check_compiler(20, cache / 'log')
 
 
-def test_a_cuda_build_that_fails_of_itself_goes_on_with_the_cpu(monkeypatch, capsys):
+def test_an_automatic_cuda_build_that_fails_continues_with_the_cpu(monkeypatch, capsys):
     tried = []
 
     def build_and_install(device, toolkit, rebuild):
@@ -172,7 +172,7 @@ def test_cuda_headers_that_came_with_torch(tmp_path):
     assert build_mmcv.bundled_headers(tmp_path, '13.0') == [str(tmp_path / 'nvidia/cu13/include')]
 
 
-def test_operators_that_crash_are_told(cache, monkeypatch):
+def test_operators_that_crash_are_reported(cache, monkeypatch):
     """On a GPU machine they did, and the message had been empty."""
     wheel, log = cache / 'mmcv-2.1.0-any.whl', cache / 'key.log'
     wheel.touch()

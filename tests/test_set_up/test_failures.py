@@ -37,7 +37,7 @@ LOGS = {
 
 
 @pytest.mark.parametrize('cause', LOGS)
-def test_each_cause_is_told_from_a_log_that_shows_it(cause):
+def test_each_cause_is_found_in_a_log_that_shows_it(cause):
     assert likely_cause('[1/77] c++ -MMD\n' + LOGS[cause])[0] == cause
 
 

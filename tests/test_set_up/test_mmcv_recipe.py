@@ -101,9 +101,9 @@ def test_an_impossible_cuda_build_says_why():
         recipe.choose_device('cuda', '13.0', [CUDA_12], True)
 
 
-def test_the_stand_in_for_pkg_resources_offers_what_mmcv_imports():
+def test_the_replacement_of_pkg_resources_offers_what_mmcv_imports():
     names = {}
-    exec(recipe.PKG_RESOURCES_STAND_IN, names)
+    exec(recipe.PKG_RESOURCES, names)
     assert names['parse_version']('2.14.1') > names['parse_version']('1.12.1')
     assert names['get_distribution']('packaging')
     with pytest.raises(names['DistributionNotFound']):

@@ -126,7 +126,7 @@ def test_a_finished_set_up_is_not_repeated(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == ''
 
 
-def test_an_unfinished_set_up_goes_on_and_is_stamped_only_at_its_end(tmp_path, monkeypatch):
+def test_an_unfinished_set_up_continues_and_is_stamped_only_at_its_end(tmp_path, monkeypatch):
     env = make_environment(tmp_path / 'env')
     steps = []
     monkeypatch.setattr(set_up, 'installed_versions', lambda python: {'torch': '2.6.0'})

@@ -61,7 +61,7 @@ def test_select_takes_groups_in_order_and_cuts_them_to_their_longest_response():
 @pytest.mark.parametrize('limit, parts', [
     (None, ['abc']), (1000, ['abc']), (25, ['ab', 'c']), (24, ['a', 'bc']), (13, ['a', 'b', 'c']),
     (1, ['a', 'b', 'c'])])
-def test_pack_fills_parts_with_whole_groups(limit, parts):
+def test_pack_fills_parts_with_complete_groups(limit, parts):
     """Groups of 10 + 4, 7 + 4 and 11 + 2 tokens: the prompt counts once."""
     rollout = uneven()
     rollout.prompts = [range(10), range(7), range(11)]

@@ -82,7 +82,7 @@ def test_polygons_lie_inside_the_image_on_their_colour(scene):
         assert np.abs(shown - COLORS[item.color]).max() <= 15
 
 
-def test_a_place_can_be_told_by_the_background():
+def test_the_background_shows_the_place():
     """Redder on the left, bluer at the top: needed by models without absolute positions."""
     for scene in SCENES[:10]:
         height, width = scene.image.shape[:2]

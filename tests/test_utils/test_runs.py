@@ -52,7 +52,7 @@ def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path, tried):
 @pytest.mark.promise('Training', 'The work dir becomes read-only, or is read-only from the start',
                      'the run ends and says so, at the start in one line; --resume ends as if '
                      'nothing had happened')
-def test_a_work_dir_that_cannot_be_is_told(tmp_path):
+def test_a_work_dir_that_cannot_be_is_reported(tmp_path):
     (tmp_path / 'file').touch()
     with (pytest.raises(SystemExit, match='cannot be written to .*--work-dir'),
           lock_work_dir(tmp_path / 'file' / 'run')):

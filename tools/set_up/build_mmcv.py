@@ -198,15 +198,15 @@ def build_wheel(device: str, toolkit: str | None, standard: int, log_path: Path,
         env['CPATH'] = os.pathsep.join(filter(None, [os.environ.get('CPATH'), *headers]))
     else:
         env.update(FORCE_CUDA='0', CUDA_VISIBLE_DEVICES='')
-    stand_ins = {}
+    patches = {}
     if importlib.util.find_spec('pkg_resources') is None:
-        stand_ins['pkg_resources'] = recipe.PKG_RESOURCES_STAND_IN
+        patches['pkg_resources'] = recipe.PKG_RESOURCES
     if sys.version_info >= (3, 13):
-        stand_ins['sitecustomize'] = recipe.EXEC_INTO_LOCALS
-    if stand_ins:
-        folder = work / 'stand_ins'
+        patches['sitecustomize'] = recipe.EXEC_INTO_LOCALS
+    if patches:
+        folder = work / 'patches'
         folder.mkdir()
-        for module, text in stand_ins.items():
+        for module, text in patches.items():
             (folder / f'{module}.py').write_text(text)
         env['PYTHONPATH'] = os.pathsep.join(
             filter(None, [str(folder), os.environ.get('PYTHONPATH')]))

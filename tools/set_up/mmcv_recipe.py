@@ -21,7 +21,7 @@ GIB = 2**30
 BYTES_PER_JOB = 2.5 * GIB  # pybind.cpp, the largest file, takes 2.1 GiB
 
 # In place of pkg_resources, which mmcv's setup.py imports and setuptools 82 no longer has.
-PKG_RESOURCES_STAND_IN = '''\
+PKG_RESOURCES = '''\
 from importlib.metadata import PackageNotFoundError as DistributionNotFound
 from importlib.metadata import distribution as get_distribution
 

@@ -146,7 +146,7 @@ def test_no_text_leaves_its_place_in_the_page(run):
     assert page.count('The image cannot be read') == 9
 
 
-def test_what_a_run_does_not_have_is_said(tmp_path):
+def test_what_a_run_does_not_have_is_reported(tmp_path):
     write_jsonl(str(tmp_path / '1/vis_data/scalars.json'), [dict(iter=1, step=1, loss=1.0)])
     page = run_as_html(tmp_path, [], None, read)
     assert not Tags(page).open and '<img' not in page
@@ -162,7 +162,7 @@ def test_what_a_run_does_not_have_is_said(tmp_path):
     assert cells(page)[-1] == ['a.jsonl', '-', 'unknown', '-', '-', '-', '-', '-', '-']
 
 
-def test_what_is_damaged_is_said(run):
+def test_what_is_damaged_is_reported(run):
     folder = run()
     (folder / '1/rollouts.jsonl').write_text('<html>\n{}\n')
     broken = evaluation(count=1)

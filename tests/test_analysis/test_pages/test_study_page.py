@@ -71,7 +71,7 @@ def test_the_opposite_does_not_hold(made):
     assert lines[1][0] == 'Does not hold' and ': higher, +60.0 %' in lines[1][1]
 
 
-def test_one_pair_is_not_known_and_missing_runs_are_said(made):
+def test_one_pair_is_not_known_and_missing_runs_are_reported(made):
     lines = headlines(made(seeds=(3, ), about=dict(seeds=2))[1])
     assert lines[1] == ('Unknown', 'sampled answers, reasoning length of discriminative compared '
                                      'with geometric: unknown, -35.0 % over 1 seed.')
@@ -87,7 +87,7 @@ def test_without_the_main_arms_nothing_is_claimed(study_folder):
         in study_as_markdown(study)
 
 
-def test_a_mode_that_only_one_arm_has_is_said(made):
+def test_a_mode_that_only_one_arm_has_is_reported(made):
     folder, _ = made()
     for path in folder.glob('geometric/*/greedy.samples.jsonl'):
         path.unlink()

@@ -88,7 +88,7 @@ def test_a_run_at_its_end_draws_no_data(caplog):
 
 
 @pytest.mark.parametrize('states', [None, [1, 2]])
-def test_another_number_of_processes_is_said(caplog, states):
+def test_another_number_of_processes_is_reported(caplog, states):
     runner = make_runner(4, random_states=states)
     ExactResumeHook().before_train_epoch(runner)
     assert 'there are 1: the run continues, but not exactly' in caplog.text

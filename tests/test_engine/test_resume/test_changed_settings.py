@@ -67,7 +67,7 @@ def test_a_lower_learning_rate_applies(config, tried):
 @pytest.mark.promise('Training', '`--resume` with another learning rate or a longer schedule',
                      'the config applies from there on, as in an uninterrupted run with it, and '
                      'each changed value is logged')
-def test_a_longer_cosine_is_that_of_a_whole_run(config, tried):
+def test_a_longer_cosine_is_that_of_an_uninterrupted_run(config, tried):
     config.param_scheduler = COSINE
     _, whole, _ = train(config, 'whole', {'train_cfg.max_iters': 4})
     first, short, _ = train(config, 'first', {'train_cfg.max_iters': 2})
@@ -82,7 +82,7 @@ def test_a_longer_cosine_is_that_of_a_whole_run(config, tried):
     tried('GRPO and supervised, a lower rate and a longer cosine')
 
 
-def test_other_settings_are_said_and_those_of_the_config_apply(tiny_config):
+def test_other_settings_are_reported_and_those_of_the_config_apply(tiny_config):
     first, _, _ = train(tiny_config, 'first', {'train_cfg.max_iters': 1})
     changes = {'optim_wrapper.clip_grad.max_norm': 1e-9, 'train_dataloader.batch_size': 1,
                'train_cfg.max_skipped_steps': 7, 'train_cfg.max_iters': 2}

@@ -89,7 +89,7 @@ def test_results_that_are_not_one_a_sample_stay_as_they_are():
         'seen/all': [[101, 100], [104, 103, 102]]}
 
 
-def test_items_that_were_not_evaluated_are_told_or_refused():
+def test_items_that_were_not_evaluated_are_reported_or_refused():
     records, handler = [], logging.Handler()
     handler.emit = records.append
     logger = MMLogger.get_current_instance()
@@ -114,7 +114,7 @@ def test_other_parts_than_the_data_set_has_are_refused_before_the_first_batch(me
         InDatasetOrder(evaluator, RecordedBatches([]))
 
 
-def test_each_metric_is_told_of_its_own_data_set():
+def test_each_metric_gets_the_metainfo_of_its_data_set():
     evaluator = retry_on_oom()
     evaluator.dataset_meta = [dict(cumulative_sizes=[2, 5], n=n) for n in (0, 1)]
     InDatasetOrder(evaluator, RecordedBatches([]))

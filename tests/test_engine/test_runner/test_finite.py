@@ -51,7 +51,7 @@ def lines_of(runner):
 @pytest.mark.promise('Training', 'Gradients are NaN or infinite',
                      'the step is skipped on all processes and counted; after '
                      '`train_cfg.max_skipped_steps` in a row the run ends with the batch saved')
-def test_a_run_goes_on_without_the_steps_that_are_not_finite(tiny_config, tried):
+def test_a_run_continues_without_the_steps_that_are_not_finite(tiny_config, tried):
     tiny_config.train_cfg.update(max_iters=3, max_skipped_steps=1)
     runner = Runner.from_cfg(tiny_config)
     spoil(runner, bad=[2])

@@ -267,7 +267,7 @@ def test_groups_without_a_signal_are_refilled(tiny_config):
     assert line['refills'] == 1 and line['frac_reward_zero_std'] == 1 and line['grad_norm'] == 0
 
 
-def test_a_resumed_run_goes_on_behind_the_refills(tiny_config, tmp_path):
+def test_a_resumed_run_continues_after_the_refills(tiny_config, tmp_path):
     """Also the memory of a term with a window is taken up."""
     tiny_config.train_cfg.rewards.box_iou = dict(
         type='QuantileReward', term=dict(type='BoxIoUReward', threshold=None))

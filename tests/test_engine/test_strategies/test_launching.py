@@ -68,7 +68,7 @@ def test_two_machines(make_config, tmp_path):
     assert farthest(state, run_here(make_config('one'))) < 1e-12
 
 
-def stand_in(folder, name, text):
+def fake(folder, name, text):
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f'#!/usr/bin/env bash\n{text}\n')
     (folder / name).chmod(0o755)
@@ -87,7 +87,7 @@ def slurm(folder, script, *arguments, **variables):
       '--exclusive']),
     (dict(GPUS='2', GPUS_PER_NODE='0'), ['--ntasks=2'])])
 def test_what_slurm_is_asked_for(tmp_path, variables, expected):
-    stand_in(tmp_path, 'srun', 'printf "%s\\n" "$@"')
+    fake(tmp_path, 'srun', 'printf "%s\\n" "$@"')
     asked = slurm(tmp_path, 'train', 'part', 'job', 'a config.py', '--resume',
                   **variables).stdout.splitlines()
     assert asked[:2] == ['-p', 'part'] and '--job-name=job' in asked
@@ -99,9 +99,9 @@ def test_what_slurm_is_asked_for(tmp_path, variables, expected):
 
 @pytest.mark.slow
 def test_slurm_without_gpus(make_config, tmp_path):
-    """A stand-in for srun that starts the tasks here with Slurm's variables."""
-    stand_in(tmp_path / 'bin', 'scontrol', 'echo 127.0.0.1')
-    stand_in(tmp_path / 'bin', 'srun', f'''while [ "$1" != {sys.executable} ]; do shift; done
+    """A fake srun that starts the tasks here with Slurm's variables."""
+    fake(tmp_path / 'bin', 'scontrol', 'echo 127.0.0.1')
+    fake(tmp_path / 'bin', 'srun', f'''while [ "$1" != {sys.executable} ]; do shift; done
 export SLURM_NTASKS=2 SLURM_NODELIST=here
 for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & pids+=($!); done
 for pid in "${{pids[@]}}"; do wait "$pid" || exit 1; done''')

@@ -171,7 +171,7 @@ def test_a_name_for_all_that_misses_the_experts_says_so(mixture, targets):
         add_lora(copy.deepcopy(mixture), dict(r=4, target_modules=targets))
 
 
-def test_what_is_reached_is_said(mixture):
+def test_what_is_reached_is_reported(mixture):
     pytest.importorskip('peft')
     model = copy.deepcopy(mixture)
     add_lora(model, dict(r=4, target_modules=['q_proj', 'v_proj'],

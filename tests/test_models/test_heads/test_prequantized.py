@@ -70,7 +70,7 @@ def test_numbers_are_those_of_transformers(folder, prompts):
         torch.testing.assert_close(found[:len(own)], expected, rtol=0, atol=1e-4)
 
 
-def test_layers_that_an_older_transformers_kept_whole_stay_so(folder, prompts, tmp_path):
+def test_layers_that_an_older_transformers_left_unquantized_stay_so(folder, prompts, tmp_path):
     """It named them as its modules were called."""
     older = Path(shutil.copytree(folder, tmp_path / 'older'))
     settings = read_json(older / 'config.json')['quantization_config']
@@ -156,7 +156,7 @@ def test_the_estimate_counts_what_is_stored(folder, tiny_config):
     assert any('already quantized' in note for note in costs[1].notes)
 
 
-def test_the_stand_in_is_quantized_likewise(folder, tiny_config, run_here, tmp_path):
+def test_the_tiny_replacement_is_quantized_likewise(folder, tiny_config, run_here, tmp_path):
     pytest.importorskip('peft')
     options = [f'model.policy.pretrained={folder}']
     tiny_config.dump(tmp_path / 'config.py')

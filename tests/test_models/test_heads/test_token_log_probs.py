@@ -44,7 +44,7 @@ def test_parts_change_nothing(output_head, entropy):
         torch.testing.assert_close(part, whole)
 
 
-def test_logits_never_stand_whole():
+def test_the_full_logits_are_never_in_memory():
     """The widest tensor that the output head makes is the limit's, also in the backward pass."""
     sizes = []
     layer = nn.Linear(4, 50)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""A stand-in for the package vllm: the part of its interface that is used, on a copy of the tiny
+"""A fake of the package vllm: the part of its interface that is used, on a copy of the tiny
 policy of its own. What it does not know, or what vLLM would not do, is an error."""
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class LLM:
 
 
 def install(monkeypatch) -> list[LLM]:
-    """Puts the stand-in where ``import vllm`` finds it; returns the engines that get made."""
+    """Puts the fake where ``import vllm`` finds it; returns the engines that get made."""
     module = ModuleType('vllm')
     module.__spec__ = ModuleSpec('vllm', None)
     module.LLM, module.SamplingParams = LLM, SamplingParams

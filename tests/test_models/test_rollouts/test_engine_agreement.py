@@ -44,7 +44,7 @@ def test_an_engine_past_a_fresh_adapter_is_refused_at_the_first_call(
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_a_sound_engine_goes_on_and_everything_stays_as_it_was(policy_config, dtype, monkeypatch):
+def test_a_sound_engine_continues_and_everything_stays_as_it_was(policy_config, dtype, monkeypatch):
     head = build(policy_config, ['embed_tokens', 'lm_head', 'merger.mlp.0'], dtype=dtype).train()
     before = {name: value.clone() for name, value in head.state_dict().items()}
     random = torch.get_rng_state()

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""On a stand-in of vLLM's interface: vLLM itself needs a GPU."""
+"""On a fake of vLLM's interface: vLLM itself needs a GPU."""
 import importlib.util
 import sys
 from dataclasses import replace
@@ -176,7 +176,7 @@ def test_outputs_are_read_by_hand():
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-def test_logits_that_are_not_finite_are_told_by_the_log_probs_of_the_tokens(value):
+def test_logits_that_are_not_finite_are_found_by_the_log_probs_of_the_tokens(value):
     """Of the second prompt's third token."""
     outputs = [SimpleNamespace(outputs=[SimpleNamespace(
         token_ids=(5, 6, 0),

@@ -119,7 +119,7 @@ def test_an_update_of_qwen3_vl_holds_what_was_measured(policy, tmp_path):
 @pytest.mark.parametrize('policy', [
     {}, dict(freeze_vision=True), LORA, dict(dtype='bfloat16', low_precision_training=True)],
     ids=['full', 'frozen vision', 'LoRA', 'bfloat16'])
-def test_what_stands_is_exact(policy, tmp_path):
+def test_what_stays_in_memory_is_exact(policy, tmp_path):
     model, batch, shape, setup, _ = set_up({}, policy, {}, {}, tmp_path)
     parts = standing(shape, setup)
     bytes_of = {id(p): p.numel() * p.element_size() for p in model.policy.parameters()}

@@ -107,7 +107,7 @@ def test_a_hub_name_goes_by_the_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('suffix', ['', '-Instruct', '-Thinking'])
-def test_without_config_json_a_name_counts_and_is_said(suffix):
+def test_without_config_json_a_name_counts_and_is_reported(suffix):
     path = f'checkpoints/Qwen3-VL-4B{suffix}'
     config, source = read_policy_config(path)
     assert config.text_config.hidden_size == 2560
