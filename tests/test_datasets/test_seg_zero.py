@@ -125,7 +125,7 @@ def test_a_packed_item(size, box, points, root):
     torch.testing.assert_close(sample.model_targets.points, torch.tensor([points]).float())
 
 
-def test_an_image_of_the_solutions_size_is_the_prompt_image_as_it_is(tmp_path):
+def test_an_image_of_the_solutions_size_is_the_model_image_as_it_is(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (840, 840, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).save(file, 'png', compress_level=0)

@@ -33,7 +33,7 @@ def test_no_boxes_and_empty_frames():
         scale_points(torch.zeros(1, 2), (0, 10), (84, 84))
 
 
-def test_to_prompt_frame_by_hand():
+def test_to_model_frame_by_hand():
     """832 wide, 416 high: x * 0.832, y * 0.416."""
     written = parse_response(format_response('so', (0, 250, 1000, 750), ((500, 500), (1, 2)), 'c'))
     read = to_model_frame(written, 'relative_1000', (416, 832))

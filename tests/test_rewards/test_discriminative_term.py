@@ -251,7 +251,7 @@ SCENES = [make_scene('val', 1000 + i) for i in range(24)]
 def scene_rollout(kind, region=None):
     """The scenes that have a caption of this kind, each with its first one.
 
-    ``region`` replaces the target's box, XYXY in pixels of the prompt image.
+    ``region`` replaces the target's box, XYXY in pixels of the model image.
     """
     samples, images, parsed = [], [], []
     width, height = SHAPES_IMAGE_SIZE

@@ -8,7 +8,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpad.toy.policy_folder import make_policy_folder, qwen_tokenizer
 
-# Patch, fewest and most pixels, size of the configs' prompt image, image tokens of that.
+# Patch, fewest and most pixels, size of the configs' model image, image tokens of that.
 FACTS = dict(qwen2_vl=(14, 3136, 12845056, 840, 900), qwen2_5_vl=(14, 3136, 12845056, 840, 900),
              qwen3_vl=(16, 65536, 16777216, 832, 676))
 TEXTS = [

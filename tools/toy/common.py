@@ -99,7 +99,7 @@ def targets_of(scene: Scene) -> list[tuple[list, list]]:
     return found
 
 
-def to_prompt(image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+def to_model_image(image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
     """Resize (H, W, 3) to the model image as the pipeline does; with `rng`, sometimes otherwise."""
     if rng is None or rng.random() < 0.5:
         return ModelImageResize(SHAPES_IMAGE_SIZE).transform(dict(img=image))['model_img']

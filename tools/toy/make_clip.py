@@ -26,7 +26,7 @@ from common import (
     save_report,
     start,
     targets_of,
-    to_prompt,
+    to_model_image,
     world_words,
 )
 from PIL import Image
@@ -87,7 +87,7 @@ def crop(image: np.ndarray, box, rng: np.random.Generator | None = None) -> np.n
 
 def prepare(scene, rng=None):
     """Return the small image, and the crop and the captions of each object."""
-    image = to_prompt(scene.image, rng)
+    image = to_model_image(scene.image, rng)
     scale = np.array([112 / scene.image.shape[1], 112 / scene.image.shape[0]] * 2)
     crops = [crop(image, np.array(item.box) * scale, rng) for item in scene.objects]
     whole = cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
@@ -137,7 +137,7 @@ def evaluate(folder, count: int = 500) -> dict:
     wins: dict[str, list[bool]] = dict(specific=[], generic=[], other=[])
     for i in range(count):
         scene = make_scene('val', i)
-        image = to_prompt(scene.image)
+        image = to_model_image(scene.image)
         x1, y1, x2, y2 = targets_of(scene)[scene.question.target][0]
         roi = image[y1:y2 + 1, x1:x2 + 1]
         pair = torch.stack([preprocess(Image.fromarray(part)) for part in (roi, image)])

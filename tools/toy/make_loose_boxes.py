@@ -31,8 +31,8 @@ def main() -> None:
     args = parse_args(PARSER)
     init = args.out.with_name('policy')
     if not init.is_dir():
-        PARSER.error(f'`--out` should be beside the policy to continue from, but {init} is not '
-                     'there; run make_policy.py first')
+        PARSER.error(f'`--out` should be beside the policy to continue from, but {init} does not '
+                     'exist; run make_policy.py first')
     start(args.seed)
     steps = max(1, round(STEPS * args.scale))
     progress = train(args.out, args.seed, steps, init, RATE, loose=LOOSE)

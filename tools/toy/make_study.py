@@ -1,9 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Trains the study's start policies: `python tools/toy/make_study.py [--out DIR]`.
 
-They start from the toy policy and train on the study's scenes. A fifth of the answers is right
-about the wrong object, which leaves something to learn from rewards alone. `study_tied` learns
-vague captions with reasoning that lists all objects, and specific captions with reasoning that goes
+They start from the toy policy and train on the study's scenes. A fifth of the answers are correct
+for another object, which leaves something to learn from rewards alone. `study_tied` learns vague
+captions with reasoning that lists all objects, and specific captions with reasoning that goes
 straight to the target. In `study_free`, the control, captions do not depend on the reasoning. Both
 train in parallel, in half an hour on two cores; README.md has their measurements.
 """

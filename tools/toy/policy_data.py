@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import torch
-from common import targets_of, to_prompt
+from common import targets_of, to_model_image
 from policy_files import MERGE, PATCH
 
 from mmdpad.prompts import build_messages, format_response
@@ -98,7 +98,7 @@ class RowMaker:
         rng = self.rng
         scene = draw_scene(rng, self.world)
         targets = targets_of(scene)
-        row = Row(to_prompt(scene.image, rng), [], [], make_grid(scene, targets))
+        row = Row(to_model_image(scene.image, rng), [], [], make_grid(scene, targets))
         height, width = scene.image.shape[:2]
         questions = list_questions(scene.objects, width, height)
         if self.world != 'plain':
@@ -146,7 +146,7 @@ def loosen(box: list[int], rng: np.random.Generator) -> tuple[list[int], list[li
     two points anywhere in it.
 
     Args:
-        box: [x1, y1, x2, y2] in pixels of the prompt frame.
+        box: [x1, y1, x2, y2] in pixels of the model image.
         rng: For the points.
 
     Returns:

