@@ -38,6 +38,6 @@ def seeds_and_scenes_interval(drawn: np.ndarray) -> np.ndarray:
         (K, 2) low and high; NaN for a number without any draw.
     """
     draws, number, _ = drawn.shape
-    # A separate random stream: that of `bootstrap_ratios` has drawn the scenes.
+    # Not the random stream of `bootstrap_ratios`, which has drawn the scenes.
     seeds = np.random.default_rng([SEED, number]).integers(number, size=(draws, number))
     return percentile_interval(np.take_along_axis(drawn, seeds[..., None], axis=1).mean(axis=1))

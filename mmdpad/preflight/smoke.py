@@ -36,7 +36,7 @@ def make_smoke_config(config: Config, work_dir: str, folder: Path,
         config: The config of a training run; it is not changed.
         work_dir: The work dir of the smoke run.
         folder: Where to write the tiny replacements.
-        weights: Where to write those of the models; several configs may share this folder.
+        weights: Where to write the models' weights; several configs may share this folder.
 
     Returns:
         The config, and one line for each replacement.

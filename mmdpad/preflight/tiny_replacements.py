@@ -98,7 +98,7 @@ def replace_data(config: Config, folder: Path) -> Notes:
         path = node.entry.get('ann_file')
         if path and osp.normpath(path) in moved:
             node.entry['ann_file'] = moved[osp.normpath(path)]
-            notes.append(f'{node.path}.ann_file: that of the synthetic samples')
+            notes.append(f'{node.path}.ann_file: the file of the synthetic samples')
     return notes
 
 

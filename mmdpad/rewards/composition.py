@@ -163,8 +163,8 @@ class RewardComposition:
         if missing or unknown:
             raise RuntimeError(
                 f'`rollout.rewards` should hold the terms of the run, but missing: '
-                f'{sorted(missing)}, added by nobody: {sorted(unknown)}. A hook that rewards adds '
-                f'its term in `before_train(self, runner)`, by '
+                f'{sorted(missing)}, not among them: {sorted(unknown)}. A hook adds a reward term '
+                f'in `before_train(self, runner)`, with '
                 f'`runner.train_loop.composition.add(name, term, weight)`')
         shape = (rollout.num_prompts, rollout.group_size)
         for name, values in rollout.rewards.items():

@@ -37,7 +37,7 @@ def test_rewards_that_are_no_terms_or_terms_without_reward_are_errors():
     composition.add('discriminative', nothing)
     with pytest.raises(RuntimeError, match=r"missing: \['discriminative'\]"):
         composition.total(make_rollout())
-    with pytest.raises(RuntimeError, match=r"added by nobody: \['other'\].* `before_train"):
+    with pytest.raises(RuntimeError, match=r"not among them: \['other'\].* `before_train"):
         composition.total(make_rollout(discriminative=[[0.] * 2] * 2, other=[[0.] * 2] * 2))
     with pytest.raises(ValueError, match="different names, but 'discriminative' .*`custom_hooks`"
                                          ", for example to name='discriminative_2'"):

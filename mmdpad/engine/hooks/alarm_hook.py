@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from mmdpad.registry import HOOKS
 
 Rows = list[dict[str, float]]  # logged values of consecutive iterations, each with its 'iter'
-Findings = dict[str, str]  # what an alarm is about -> what was seen, and when
+Findings = dict[str, str]  # subject of an alarm -> what was seen, and when
 
 HINTS = {
     'reasoning_collapses':

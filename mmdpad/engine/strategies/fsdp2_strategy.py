@@ -55,8 +55,8 @@ class FSDP2Strategy(DDPStrategy):
 
     Args:
         param_dtype: The dtype of weights in forward and backward passes, for example 'bfloat16';
-            None for that of the master weights.
-        reduce_dtype: The dtype in which gradients are summed; None for that of the passes.
+            None for the dtype of the master weights.
+        reduce_dtype: The dtype in which gradients are summed; None for the dtype of the passes.
         reshard_after_forward: Free a layer's weights between its forward and backward pass (as
             ZeRO-3); False keeps them, with more memory and less communication (as ZeRO-2).
         cpu_offload: Keep shards and optimizer on the CPU; on GPUs, also set

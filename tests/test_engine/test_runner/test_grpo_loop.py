@@ -159,7 +159,7 @@ def test_a_reward_that_is_no_term_is_noticed(tiny_config):
             rollout.rewards['forgotten'] = torch.zeros(2, 4)
 
     tiny_config.custom_hooks = [dict(type='ForgetfulHook')]
-    with pytest.raises(RuntimeError, match=r"added by nobody: \['forgotten'\]"):
+    with pytest.raises(RuntimeError, match=r"not among them: \['forgotten'\]"):
         train(tiny_config)
 
 
