@@ -83,8 +83,8 @@ def check_first_item(dataset: Any) -> None:
         with collecting(problems):
             if any(isinstance(step, LoadImageFromFile) for step in steps):
                 raise DatasetError(
-                    "The pipeline has mmdet's `LoadImageFromFile`, which gives BGR; replace it by "
-                    '`LoadReasoningImage`', 'wrong pipeline')
+                    "The pipeline has mmdet's `LoadImageFromFile`, which gives BGR; replace it "
+                    'with `LoadReasoningImage`', 'wrong pipeline')
             if any(isinstance(step, QuestionFromLabel) and not step.classes for step in steps):
                 _check_names(part)
             sample = part[0].get('data_samples') if len(part) else None

@@ -24,8 +24,8 @@ _VOID_INDEX, _VOID_COLOR = 255, 0xE0E0C0  # in Pascal VOC's palette and those de
 _NUMBERS_BELOW = 32  # lower gray values number objects
 _FEW = 8  # objects in shades of gray, or objects too thin for a square of 2 x 2 pixels
 _SOFT = 3  # a soft edge has at least this many values
-_NOT_BLACK, _NOT_ZERO = 'all that is not black', 'all values but 0'
-_BRIGHT, _VISIBLE = 'what is brighter than half of the brightest', 'all that is visible'
+_NOT_BLACK, _NOT_ZERO = 'everything not black', 'all values but 0'
+_BRIGHT, _VISIBLE = 'everything brighter than half of the brightest', 'everything visible'
 _BINARY = 'save the object as 255 and everything else as 0 in an 8-bit gray PNG'
 
 
@@ -186,7 +186,7 @@ class _Reader:
             return visible
         raise self._unclear(
             'its transparency and its colors mark different pixels',
-            {_VISIBLE: visible, 'what of that is not black': shown, _NOT_BLACK: colored},
+            {_VISIBLE: visible, 'everything visible and not black': shown, _NOT_BLACK: colored},
             'save one of them without the other: `image.getchannel("A")` or `image.convert("RGB")`')
 
     def _read_palette(self, decoded: _Decoded) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Responses of an untrained policy, half of them replaced by a correct one."""
+"""Responses of an untrained policy, half of them replaced with a correct one."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_an_unusable_response_is_shown_with_its_reasoning():
 def test_an_answer_that_nothing_is_meant():
     model = Model('m', StubInferencer(an_answer(objects=[])), halves)
     *_, last = answer(model, IMAGE, 'what?')
-    assert 'nothing in the image is meant' in last.status and last.picture is not None
+    assert 'the question refers to nothing' in last.status and last.picture is not None
 
 
 def test_without_similarities_the_page_says_why():

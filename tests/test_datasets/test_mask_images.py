@@ -215,7 +215,7 @@ def test_both_readings_are_in_the_message(refusal):
     assert refusal(palette(SHAPE, [[120, 120, 120], [6, 230, 230]])).endswith(
         'a.png can be read in several ways, since it uses no black entry of its palette: '
         'of its 2,400 pixels the object would have 200 by "all entries of its palette but 0", '
-        '2,400 by "all that is not black"; save the numbers, '
+        '2,400 by "everything not black"; save the numbers, '
         '`Image.fromarray(np.asarray(image))`, or the colors, `image.convert("L")`, with 0 for '
         'the background')
 
@@ -232,10 +232,11 @@ def test_both_readings_are_in_the_message(refusal):
     (Image.fromarray(INDEX + np.uint8(1)), 'none of its pixels is black'),  # Oxford pets' trimaps
     (Image.fromarray(np.array([[9, 9, 9], [255, 0, 0]], np.uint8)[SHAPE * 1]), 'none of its pixels '
      'is black'),
-    (rgba(WHITE, 255 - WHITE), '2,200 by "all that is visible", 0 by "what of that is not black", '
-     '200 by "all that is not black"'),
-    (rgba(WHITE, WHITE | INDEX * 100), '250 by "all that is visible", 200 by'),
-    (rgba(WHITE, WHITE * 0), '0 by "all that is visible", 0 by "what of that is not black", 200'),
+    (rgba(WHITE, 255 - WHITE), '2,200 by "everything visible", 0 by "everything visible '
+     'and not black", 200 by "everything not black"'),
+    (rgba(WHITE, WHITE | INDEX * 100), '250 by "everything visible", 200 by'),
+    (rgba(WHITE, WHITE * 0), '0 by "everything visible", 0 by "everything visible and not '
+     'black", 200'),
     (Image.fromarray(SHAPE.astype(np.float32)), 'has floating-point values'),
     (Image.fromarray(-SHAPE.astype(np.int32)), 'has -1 to 0'),
     (Image.fromarray(SHAPE * np.int32(70000)), 'has 0 to 70000'),

@@ -151,7 +151,7 @@ def finish(model: Model, image: np.ndarray, found: Answer, seconds: float) -> Sh
                            [point for item in objects for point in item['points']])
     if not objects:
         return replace(shown, facts=facts, picture=picture,
-                       status=f'{shown.status}: nothing in the image is meant')
+                       status=f'{shown.status}: the question refers to nothing here')
     facts = {'Decoder score': ', '.join(f'{item["score"]:.3f}' for item in objects), **facts}
     similarities, note = None, model.note
     if model.discriminator is not None:
