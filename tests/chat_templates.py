@@ -39,7 +39,7 @@ OPENED = {
     'a thinking model': (chat('<think>\n', _THINKING_TURNS), '<think>\n'),
     'a tag without a line break': (chat('<think>'), '<think>'),
     'words before the tag': (chat('Let me look at it.\n<think>'), '<think>'),
-    'words behind the tag': (chat('<think>\nOkay, '), '<think>\nOkay, '),
+    'words after the tag': (chat('<think>\nOkay, '), '<think>\nOkay, '),
     'an empty block that is closed': (chat('<think>\n\n</think>\n\n'), ''),
     'a switch that is left alone': (chat(_SWITCH), '<think>\n'),
     'reasoning closed, an answer opened': (chat('<think>\n\n</think>\n\n<answer>'), '<answer>'),

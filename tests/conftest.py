@@ -48,7 +48,7 @@ if getattr(sys.modules.get('sitecustomize'), '__file__', None) == f'{OFFLINE}/si
     refused = sys.modules['sitecustomize'].refused
 else:
     refused = runpy.run_path(f'{OFFLINE}/sitecustomize.py')['refused']
-# mmengine lays out a config anew for each log, file and checkpoint, most of a second each time.
+# mmengine formats a config again for each log, file and checkpoint, most of a second each time.
 mmengine_config.FormatCode = lambda text, **style: (text, True)
 # It reads mmdet's index of models for each `mmdet::` config, two seconds each time.
 config_utils._get_cfg_metainfo = cache(config_utils._get_cfg_metainfo)
@@ -97,7 +97,7 @@ def keep_threads():
 
 @pytest.fixture(autouse=True)
 def stay_here():
-    """A refused connection fails the test also where the code that tried it goes on."""
+    """A refused connection fails the test even if the code that tried it continues."""
     yield refused
     reached, refused[:] = list(refused), []
     assert not reached

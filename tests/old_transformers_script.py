@@ -91,7 +91,7 @@ def adapter(folder: str, out: str) -> dict:
 
 
 def score(folder: str, path: str, adapter_folder: str = '') -> dict:
-    """The log-probabilities of a response behind a prompt that this version's processor makes."""
+    """The log-probabilities of a response after a prompt that this version's processor makes."""
     case = torch.load(path, weights_only=True)
     model = load(folder)
     if adapter_folder:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""mmdet's data sets in the loops: the shipped configs of three, and what a wrong pipeline is told.
+"""mmdet's data sets in the loops: the shipped configs of three, and the error for a wrong pipeline.
 """
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The launcher of the study: what is done is kept, what failed is named, the rest goes on."""
+"""The launcher of the study: what is done is kept, what failed is named, the rest continues."""
 import importlib.util
 import json
 from pathlib import Path

@@ -48,7 +48,7 @@ def test_scenes_widen_the_interval_and_are_drawn_for_both_arms_alike():
     found = paired_over_seeds(before, [side(scenes + gains, np.ones(40)) for _ in range(5)])['giou']
     assert found['low'] == found['high'] == 5, 'seeds agree'
     # The gain's standard error over scenes is 5 / sqrt(40) = 0.79, and 1.96 * 0.79 = 1.55; if
-    # scenes were drawn anew for each seed it would be 1.55 / sqrt(5).
+    # scenes were drawn again for each seed it would be 1.55 / sqrt(5).
     assert found['scenes_low'] == pytest.approx(5 - 1.55, abs=0.3)
     assert found['scenes_high'] == pytest.approx(5 + 1.55, abs=0.3)
 

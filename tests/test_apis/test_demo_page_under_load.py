@@ -103,7 +103,7 @@ def photo(image):
 
 
 def check(visitor, scene, told):
-    """What is told is the answer to one's own question, with one's own picture."""
+    """The answer shown is to the user's own question, with their own image."""
     _, _, shown = scene
     notice, status, reasoning, picture, caption, _, response = told
     assert (notice, reasoning, caption, response) == (

@@ -58,7 +58,7 @@ class Visitor:
         return self.post('cancel', session_hash=self.session, fn_index=ASK, event_id=event)
 
     def messages(self):
-        """What the page sends, to the end; who closes the iterator goes away."""
+        """What the page sends, to the end; closing the iterator is leaving the page."""
         line, response = self.request(
             'GET', f'/gradio_api/queue/data?session_hash={self.session}')
         latest = time.monotonic() + 300
@@ -69,7 +69,7 @@ class Visitor:
                     yield json.loads(text[5:])
 
     def ask(self, path, question):
-        """The last that is shown: notice, status, reasoning, picture, caption, details, whole
+        """What is shown last: notice, status, reasoning, picture, caption, details, full
         response; or, in place of a list, why there is none."""
         status, told = self.join(path, question)
         if status != 200:

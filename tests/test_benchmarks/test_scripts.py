@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Each benchmark at a size that takes seconds: its fields, and what does not hang on time."""
+"""Each benchmark at a size that takes seconds: its fields, and what does not depend on time."""
 import json
 import subprocess
 

@@ -177,7 +177,7 @@ def test_a_finding_as_it_is_printed():
 
 @pytest.mark.parametrize('status, end', [('ok', 0), ('optional', 0), ('missing', 1), ('wrong', 1)])
 def test_the_exit_status_and_the_json(monkeypatch, capsys, status, end):
-    finding = Finding(status, 'mmcv', 'so and so', 'mend it')
+    finding = Finding(status, 'mmcv', 'so and so', 'fix it')
     monkeypatch.setattr(doctor, '_sections', lambda _: [('a', 'A title', lambda: [finding])])
     with pytest.raises(SystemExit) as ended:
         doctor.main([])

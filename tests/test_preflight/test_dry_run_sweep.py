@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 NAMES = ('dpad/qwen7b_reasonseg', 'dpad/qwen7b_sft',
          'mmdet/mask-rcnn_r50_fpn_1x_coco_discrimination')
-TOGETHER = 12  # faults that are not found, in one run; of a run that ends, each by itself
+TOGETHER = 12  # faults that are not found, in one run; of a run that ends, each alone
 
 # Dicts that hold any key, names that are their author's own, entries that are read when a file is
 # opened, and the scope of a config in which mmengine wrote a scope to all that it inherited.

@@ -40,7 +40,7 @@ def test_a_work_dir_is_one_training_s_until_that_ends(tmp_path, tried):
             pass
         holder.kill()
         holder.wait()
-        with lock_work_dir(tmp_path / 'new/run'):  # though a worker of the killed one goes on
+        with lock_work_dir(tmp_path / 'new/run'):  # though a worker of the killed one continues
             assert f'process {os.getpid()}' in (tmp_path / 'new/run/.lock').read_text()
     finally:
         os.kill(worker, 9)

@@ -40,7 +40,7 @@ def test_read_scalars(log):
 
 
 def test_logs_of_a_resumed_run_are_one(log):
-    """It was killed at iteration 4 and resumed from 2; what came after 2 was trained anew."""
+    """It was killed at iteration 4 and resumed from 2; what came after 2 was trained again."""
     first = log([train(1, reward=1.0), train(2, reward=2.0), {'reasonseg/giou': 40.0, 'step': 2},
                  train(3, reward=0.0, old=1.0), train(4, reward=0.0),
                  {'reasonseg/giou': 0.0, 'step': 4}], name='first')

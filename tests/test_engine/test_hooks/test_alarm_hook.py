@@ -194,7 +194,7 @@ def test_stop_ends_a_run_and_a_resumed_one_remembers(tiny_config, tmp_path):
     assert [path.name for path in sorted(Path(runner.work_dir).glob('*.pth'))] == [
         'iter_1.pth', 'iter_2.pth', 'iter_3.pth']
 
-    # Resumed where the alarm was reported already, so that the run goes on.
+    # Resumed where the alarm was reported already, so that the run continues.
     tiny_config.merge_from_dict({'resume': True, 'train_cfg.max_iters': 4,
                                  'load_from': f'{runner.work_dir}/iter_3.pth',
                                  'work_dir': str(tmp_path / 'resumed')})

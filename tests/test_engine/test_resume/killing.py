@@ -75,7 +75,7 @@ def NoisyImage():
 
 
 def last_iter(work_dir: str) -> int:
-    """The iteration at which a run will go on. One that was killed between a checkpoint and
+    """The iteration from which a run will continue. One that was killed between a checkpoint and
     `last_checkpoint` has the former only."""
     path, _ = find_complete_checkpoint(work_dir)
     return int(re.findall(r'iter_(\d+)', path)[-1]) if path else 0
@@ -83,7 +83,7 @@ def last_iter(work_dir: str) -> int:
 
 def train(config: str, work_dir: str, processes: int, kill_at: int = -1, after: float = 0.0,
           by: int = signal.SIGKILL) -> int:
-    """Start a run or go on with it; its (first) process."""
+    """Start or resume a run; its (first) process."""
     if child := os.fork():
         return child
     os.setpgrp()  # KillHook kills them all
@@ -95,7 +95,7 @@ def train(config: str, work_dir: str, processes: int, kill_at: int = -1, after: 
     sys.argv = ['tools/train.py', config, '--work-dir', work_dir]
     sys.argv += ['--resume'] * (last_iter(work_dir) > 0)
     others = fork_ranks(processes) if processes > 1 else []
-    torch.set_num_threads(1)  # makes anew, before several threads do, the pool that a fork loses
+    torch.set_num_threads(1)  # recreates, before several threads do, the pool that a fork loses
     status = 1
     try:
         runpy.run_path('tools/train.py', run_name='__main__')

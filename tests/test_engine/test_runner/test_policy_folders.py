@@ -46,7 +46,7 @@ def test_a_template_that_opens_the_reasoning_earns_the_format(kind, tiny_config,
     assert line['reward/thinking_format'] > 0.5 and line['empty_think'] < 0.5
     assert line['reasoning_tokens'] > 5
     assert all(row['response'].startswith(opened) for row in rollouts)
-    if opened == '<think>':  # behind a line break, which is new to it, the toy model repeats it
+    if opened == '<think>':  # after a line break, which is new to it, the toy model repeats it
         assert all(row['response'].count('<think>') == 1 for row in rollouts
                    if row['rewards']['thinking_format'])
 
@@ -156,7 +156,7 @@ def test_a_dry_run_says_what_is_opened(kind, supervised, dry, tmp_path):
     assert (f'opens {opened!r}, which counts as part of each response' in note) == bool(opened)
     assert ('non-thinking mode' in note) == (kind == 'an empty block that is closed')
     assert 'a response ends with <|im_end|> (506: ' in note
-    # Responses that begin with <think> cannot be taught behind an answer, or other words.
+    # Responses that begin with <think> cannot be taught after an answer, or after other words.
     wrong = supervised and opened.rstrip() not in ('', '<think>')
     assert [('A response should begin with' in problem) for problem in problems] == [True] * wrong
 

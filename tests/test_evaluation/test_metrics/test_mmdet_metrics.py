@@ -75,7 +75,7 @@ def test_in_one_test_of_the_toy_model(build):
     runner = build(COCO, dict(type='RefSegMetric'), dict(type='ReasonSegMetric'))
     runner.register_hook(GivenAnswers(wrong=[5], failed=[4]))
     metrics = runner.test()
-    # Six targets, four hits, one miss behind them (all scores are 1; files come in their order):
+    # Six targets, four hits, one miss after them (all scores are 1; files come in their order):
     # precision 1 up to a recall of 4 / 6, so at 67 of COCO's 101 recalls; 0 beyond.
     for kind in ('bbox', 'segm'):
         for name in ('mAP', 'mAP_50', 'mAP_75'):

@@ -76,7 +76,7 @@ def test_texts_are_encoded_as_open_clip_does(family):
         tokens = tokenizer(texts)
         expected = model.encode_text(tokens, normalize=True)
         got = encode_text(model, tokens)
-        if name in ('openai', 'eva02'):  # causal, so cut behind the longest text
+        if name in ('openai', 'eva02'):  # causal, so cut after the longest text
             torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
         else:
             assert torch.equal(got, expected)

@@ -179,7 +179,7 @@ def test_another_attention_implementation_is_refused(policy_config, prompts):
     dict(), dict(gradient_checkpointing=True),
     dict(gradient_checkpointing=True, lora=dict(r=2, lora_alpha=4))])
 def test_a_decoding_step_is_one_graph(policy_config, prompts, training):
-    """Before and behind the first block of places; `fullgraph` refuses any break."""
+    """Before and after the first block of places; `fullgraph` refuses any break."""
     head = VLMReasoningHead(**policy_config, **training)
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
