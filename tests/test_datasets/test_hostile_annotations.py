@@ -102,7 +102,7 @@ def test_coco(tmp_path, monkeypatch, tried):
     monkeypatch.setattr('mmdpad.datasets.transforms.loading.segmentation_rle', spy)
     problems = problems_of(lambda: ReferringSegDataset(
         str(tmp_path), 'instances.json', 'refs.json', dict(img_path=''), split='val'))
-    assert len(problems) >= len(masks) and drawn_in == {(10, 20)}  # never in a size that a file states
+    assert len(problems) >= len(masks) and drawn_in == {(10, 20)}  # never in a file's size
     for text in ('{"a":' * 10**5, '[]', '{"images": 3, "annotations": [3]}', 'NaN'):
         (tmp_path / 'instances.json').write_text(text)
         assert 'instances.json' in problems_of(lambda: ReferringSegDataset(

@@ -28,7 +28,7 @@ from mmdpad.models.heads.lora import SCALING
 
 
 def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
-    """Two processes; what they wrote is merged and resumed in one process as if that had written it."""
+    """Two processes; what they wrote is merged, and one process resumes it as its own."""
     whole = run_here(make_config('one', iterations=3))
     config = make_config('parts', processes=2, strategy=FSDP2)
     launch(config, 2)
