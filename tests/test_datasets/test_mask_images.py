@@ -92,8 +92,8 @@ BY_PILLOW = {
     'quantize, RGB': Image.fromarray(RED).quantize(2),
     'adaptive': Image.fromarray(RED).convert('P', palette=Image.Palette.ADAPTIVE, colors=2),
     'entry 0 is unused': palette(SHAPE * 2 + 1, [[9, 9, 9], [0, 0, 0], [9, 9, 9], [255, 0, 0]]),
-    'two black entries at the end': palette(np.where(SHAPE, 0, 1 + np.indices(SHAPE.shape)[1] % 2),
-                                        [[255, 255, 255], [0, 0, 0], [0, 0, 0]]),
+    'two black entries last': palette(np.where(SHAPE, 0, 1 + np.indices(SHAPE.shape)[1] % 2),
+                                      [[255, 255, 255], [0, 0, 0], [0, 0, 0]]),
     'constant alpha': rgba(WHITE, WHITE * 0 + 128),
     'alpha alone, white': rgba(255, WHITE), 'alpha alone, black': rgba(0, WHITE),
     'alpha alone, half': rgba(255, WHITE // 2), 'colors under alpha 0': rgba(

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What the pages tell a reader to do works, command by command."""
+"""The tutorials work as written, command by command."""
 import json
 import re
 import sys

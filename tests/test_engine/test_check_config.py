@@ -44,7 +44,7 @@ def places(value, path=()):
 
 
 def untold(name, count):
-    """What is not told as it should be, of some replacements or of all."""
+    """The replacements, some or all, that are not reported as they should be."""
     config = Config.fromfile(name).to_dict()
     chosen = list(places(config))
     if count:

@@ -28,7 +28,7 @@ TOGETHER = 12  # faults that are not found, in one run; of a run that ends, each
 FREE_KEYS = re.compile(
     r'(train_cfg|(val|test)_evaluator\.\d+)\.rewards\.\w+$|default_hooks\.\w+$|'
     r'.*metainfo.*|custom_imports\..*|default_scope$')
-# Numbers that a run takes, but that nobody means: told by us.
+# Numbers that a run accepts, but that nobody means: mmdpad reports them.
 MEANINGLESS = re.compile(
     r'train_cfg\.(val_interval|val_begin|max_epochs)$|optim_wrapper\.clip_grad\.max_norm$')
 
