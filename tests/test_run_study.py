@@ -118,8 +118,8 @@ def test_a_missing_start_policy_is_reported_before_any_work(run_study, monkeypat
     monkeypatch.setattr(run_study, 'CONFIGS', tmp_path)
     monkeypatch.setattr(run_study, 'make_data', None)
     monkeypatch.setattr('sys.argv', ['run_study.py'])
-    with pytest.raises(SystemExit, match='policy of mine.py should be in .*weights/none, but is '
-                                         'missing; .* run `make study` in a checkout'):
+    with pytest.raises(SystemExit, match='policy of mine.py should be in .*weights/none, but does '
+                                         'not exist; .* run `make study` in a checkout'):
         run_study.main()
 
 

@@ -153,7 +153,7 @@ def test_what_a_run_does_not_have_is_reported(tmp_path):
     for said in ('no training log', 'no validation of ReasonSegMetric', 'no text log',
                  'nothing to draw', 'no result of ReasonSegMetric', 'no pictures of validations',
                  'no evaluation whose answers', 'There are none (RolloutLogHook',
-                 'and there are none', 'none beside the log'):
+                 'and there are none', 'none beside the training log'):
         assert said in page, said
     found = Evaluation('a.jsonl', {}, [dict(answer(0, 0.5), mask=None)])
     del found.rows[0]['mask']
