@@ -12,6 +12,7 @@ from typing import Any
 
 from mmdet.evaluation import CocoMetric
 from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
+from mmengine.dataset import BaseDataset
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import FUNCTIONS
 from mmengine.runner import Priority, Runner, get_priority
@@ -60,7 +61,9 @@ _OURS = 'mmdpad.'
 # Packages with correct annotations, except for `_MISANNOTATED`; elsewhere in mmdet, annotations
 # contradict mmdet's own configs.
 _ANNOTATED = (_OURS, 'mmengine.', 'torch.optim.', 'mmdet.visualization.')
+_ANNOTATED_DATASETS = (*_ANNOTATED, 'mmdet.datasets.')
 _MISANNOTATED = {'AmpOptimWrapper': ('loss_scale', ), 'DetLocalVisualizer': ('vis_backends', )}
+_BASE_DATASET = set(inspect.signature(BaseDataset).parameters)
 # Errors that classes raise for wrong settings.
 REFUSALS = (TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
@@ -78,6 +81,10 @@ def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
         return
     module = getattr(kind, '__module__', '') or ''
     wrong = list(wrong_arguments)
+    scope = node.entry.get('_scope_')
+    if not isinstance(scope, str | None):
+        wrong.append(f'`{node.path}._scope_` should be the scope of a registry, such as '
+                     f"'mmdet', but got {scope!r}; correct it")
     if _is_annotated(node):
         wrong = [*_check_names(node, kind), *wrong]
     elif node.registry is FUNCTIONS and inspect.isfunction(kind):
@@ -106,12 +113,17 @@ def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
 def find_wrong_arguments(node: Node) -> Iterator[str]:
     """Yield the problems with the types of a class's arguments, and with arguments that configure
     something else."""
-    if not _is_annotated(node):
-        return
     kind = node.kind
-    given = {name: value for name, value in node.entry.items()
-             if name not in _MISANNOTATED.get(kind.__name__, ())}
-    wrong = list(find_wrong_types(kind, given, node.path))
+    if _is_annotated(node):
+        given = {name: value for name, value in node.entry.items()
+                 if name not in _MISANNOTATED.get(kind.__name__, ())}
+        wrong = list(find_wrong_types(kind, given, node.path))
+    elif inspect.isclass(kind) and issubclass(kind, BaseDataset):
+        # Data sets of other packages hand these on to mmengine, whose annotations are correct.
+        wrong = list(find_wrong_types(BaseDataset, {
+            name: value for name, value in node.entry.items() if name in _BASE_DATASET}, node.path))
+    else:
+        return
     yield from wrong
     for part, check in _SETTINGS.items():
         if issubclass(kind, part) and not wrong:
@@ -122,7 +134,8 @@ def _is_annotated(node: Node) -> bool:
     if not inspect.isclass(node.kind):
         return False
     # Other packages' models add and remove arguments of their parts before building them.
-    known = (_OURS, ) if node.registry is MODELS else _ANNOTATED
+    known = (_OURS, ) if node.registry is MODELS else (
+        _ANNOTATED_DATASETS if node.is_kind(BaseDataset) else _ANNOTATED)
     return node.kind.__module__.startswith(known)
 
 
@@ -322,6 +335,13 @@ def _refusal(check: Callable[[Any], None], name: str) -> Callable[..., Iterator[
     return problems
 
 
+def _check_dataset(entry: Mapping[str, Any], path: str) -> Iterator[str]:
+    for name, folder in (entry.get('data_prefix') or {}).items():
+        if not isinstance(folder, str | None):
+            yield (f'`{path}.data_prefix.{name}` should be a folder, but got {folder!r}; '
+                   'correct it')
+
+
 def _check_detector(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     config = entry.get('config')
     if isinstance(config, Mapping):
@@ -332,6 +352,7 @@ def _check_detector(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
+    BaseDataset: _check_dataset,
     VLMReasoningHead: _check_policy, ReasoningSegmentor: _check_segmentor,
     RolloutEngine: _check_engine, DiscriminativeReward: _check_discriminative,
     DetectorDecoder: _check_detector, SAMDecoder: _refusal(check_name, 'model'),

@@ -28,6 +28,8 @@ TAKEN = (
     r'optim_wrapper\.loss_scale',  # a number is the scale itself
     r'model_wrapper_cfg\.broadcast_buffers',  # torch gives it no type
     r'param_scheduler',
+    r'\w+\.dataset\.source\.pipeline\..*',  # nothing runs it
+    r'\w+\.dataset\.source\.filter_cfg\..*',  # each class of mmdet reads keys of its own
 )
 
 
@@ -123,6 +125,13 @@ def test_all_values_of_other_kinds(path):
     ('optim_wrapper', None, '`optim_wrapper` should be set along with'),
     ('test_evaluator', None, 'set it, or leave all three out'),
     ('train_dataloader.dataset', None, '`train_dataloader` needs the entry `dataset`'),
+    ('train_dataloader.dataset._scope_', 3, '`train_dataloader.dataset._scope_` should be the sco'),
+    ('train_dataloader.dataset.data_prefix', dict(img_path=3),
+     '`train_dataloader.dataset.data_prefix.img_path` should be a folder, but got 3'),
+    ('train_dataloader.dataset', dict(_delete_=True, type='CocoDataset', tset_mode=True),
+     'did you mean `test_mode`?'),
+    ('train_dataloader.dataset', dict(_delete_=True, type='CocoDataset', test_mode='no'),
+     "`train_dataloader.dataset.test_mode` should be bool, but got 'no'"),
     ('train_dataloader.batch_size', None, '`train_dataloader.batch_size` should be int'),
     ('randomness.seed', -1, '`randomness.seed` should be in [0, 2**32), but got -1'),
     ('log_level', 'LOUD', "`log_level` should be 'DEBUG', 'INFO'"),
