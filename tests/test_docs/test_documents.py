@@ -41,6 +41,14 @@ def test_every_page_is_in_the_site():
     assert sorted(entries) == sorted(set(pages) - {'index'})
 
 
+def test_lines_have_the_width_of_the_hook():
+    """pre-commit runs it on changed files only."""
+    (hook, ) = re.findall(r"docs-width.*?entry: '(.*?)'",
+                          (ROOT / '.pre-commit-config.yaml').read_text(), re.S)
+    for page in {*PAGES, *ROOT.glob('mmdpad/**/*.md'), *ROOT.glob('tests/**/*.md')}:
+        assert not re.findall(hook, page.read_text(), re.M), page
+
+
 def test_the_architecture_page_names_every_folder_of_the_package():
     """Once in its tree, once in its table of imports."""
     page = (ROOT / 'docs/architecture.md').read_text()

@@ -43,3 +43,9 @@ def test_no_page_loads_anything_from_elsewhere(site):
                             r'<link [^>]*rel="(?:stylesheet|preload|icon)"[^>]*href="([^"]+)"',
                             page.read_text())
         assert not any('//' in ''.join(address) for address in loaded), page.name
+
+
+def test_every_image_is_in_the_site(site):
+    for page in site.rglob('*.html'):
+        for path in re.findall(r'<img[^>]* src="([^":]+)"', page.read_text()):
+            assert (page.parent / path).is_file(), f'{page.name}: {path}'

@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mmdpad.utils.markdown import wrap_markdown
+
 START, END = '<!-- tables -->', '<!-- /tables -->'
 Rows = list[list[Any]]
 
@@ -106,7 +108,7 @@ def report(folder: Path) -> str:
                 else start_up if 'cases' in result else comparison)(result)
         parts.append(f'### {path.stem.partition("_")[2].replace("_", " ")}\n\n{body}\n\n'
                      f'{provenance(result)}')
-    return '\n\n'.join(parts)
+    return wrap_markdown('\n\n'.join(parts))
 
 
 def main() -> None:

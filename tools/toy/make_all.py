@@ -42,9 +42,15 @@ def write_readme(folder: Path) -> None:
     ]
     for part in PARTS:
         lines += table(folder / part, folder / f'{part}_report.json')
-    (folder / 'README.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    write_page(folder / 'README.md', lines)
     for part in PARTS:
         (folder / f'{part}_report.json').unlink()
+
+
+def write_page(path: Path, lines: list[str]) -> None:
+    """Write lines of Markdown, broken to the usual width."""
+    from mmdpad.utils.markdown import wrap_markdown
+    path.write_text(wrap_markdown('\n'.join(lines) + '\n'), encoding='utf-8')
 
 
 def table(part: Path, report: Path) -> list[str]:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from arguments import STUDY_WEIGHTS, WEIGHTS
-from make_all import table
+from make_all import table, write_page
 
 STARTS = dict(study_tied=['--tied'], study_free=[])
 STYLE = ['--init', str(WEIGHTS / 'policy'), '--world', 'study', '--mistakes', '0.2']
@@ -55,7 +55,7 @@ def write_readme(folder: Path, reports: dict[str, Path]) -> None:
              'the saved files; "named" is whether the reasoning ends with the target\'s name.']
     for name, report in reports.items():
         lines += table(folder / name, report)
-    (folder / 'README.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    write_page(folder / 'README.md', lines)
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mmdpad.utils.markdown import wrap_markdown
 from mmdpad.visualization.curves import plot_seeds
 from mmdpad.visualization.text_panel import printable
 
@@ -198,7 +199,7 @@ def summary_as_markdown(study: Study) -> str:
 
 
 def _as_block(parts: Sequence[str]) -> str:
-    return '\n\n'.join([START, *parts, END])
+    return wrap_markdown('\n\n'.join([START, *parts, END]))
 
 
 def _as_markdown(found: Table) -> str:
