@@ -47,12 +47,15 @@ def evaluation_sampling(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEngine) -> None:
-    """Check that the rollout provides what a loss needs.
+    """Check that `model.loss` is a policy loss, and that the rollout provides what it needs.
 
     Raises:
+        TypeError: It is the loss of another kind of model.
         ValueError: The engine does not record log-probabilities, or samples from a truncated
             distribution (the ratio compares complete ones).
     """
+    if not isinstance(loss, PolicyLoss):
+        raise TypeError(not_a_policy_loss('model.loss', type(loss)))
     if not loss.needs_sampling_logp:
         return
     if sampling['top_p'] < 1 or sampling['top_k'] > 0:
@@ -66,6 +69,12 @@ def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEng
             f'`model.loss` compares them (`importance_cap`), but got {type(engine).__name__}, '
             f"which does not; use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or "
             f'leave `importance_cap` out')
+
+
+def not_a_policy_loss(path: str, kind: type) -> str:
+    """The problem with a loss of another kind, as a message."""
+    return (f'`{path}` should be GRPOLoss or another subclass of `mmdpad.rl.PolicyLoss`, but got '
+            f'{kind.__name__}; use such a loss')
 
 
 def check_max_objects(max_objects: int) -> None:
