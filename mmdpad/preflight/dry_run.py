@@ -34,7 +34,7 @@ from mmdpad.models.sources import find_folder
 from mmdpad.preflight.cost.report import GB
 from mmdpad.registry import DATASETS, MODEL_WRAPPERS, is_kind, scope_of, type_name
 from mmdpad.rewards import list_rewards
-from mmdpad.rewards.composition import check_name
+from mmdpad.rewards.composition import check_name, check_weight
 from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
 
@@ -224,6 +224,7 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
     for reward in list_rewards(config):
         try:
             check_name(reward.name, names)
+            check_weight(reward.name, reward.config.get('weight', 1.0))
         except ValueError as error:
             yield f'`{reward.path}`: {error}'
         names.append(reward.name)

@@ -87,6 +87,9 @@ BROKEN = {
                            "`train_cfg.rewards.box_iou.weight` should be float, but got 'abc'"),
     'weight of a hook': ({'custom_hooks.0.weight': 'abc'},
                          "`custom_hooks.0.weight` should be float, but got 'abc'"),
+    'infinite weight of a hook': (
+        {'custom_hooks.0.weight': float('inf')},
+        "`custom_hooks.0`: The `weight` of the reward term 'discriminative' should be a finite"),
     'interval of zero': (dict(train_cfg__val_interval=0),
                          '`train_cfg.val_interval` should be at least 1, but got 0'),
     'evaluator': (dict(val_evaluator=dict(_delete_=True, type='CocoPanopticMetric'),
