@@ -199,7 +199,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def optimizer_step(self, parts: list[RolloutBatch]) -> dict[str, float]:
         """Pass micro-batches to ``train_step``, which steps after the last; return their mean log.
 
-        The losses are scaled so that they sum to the loss of the complete batch of all processes,
+        The losses are scaled so that their mean is the loss of the complete batch of all processes,
         however each process splits its part into micro-batches.
         """
         wrapper = self.runner.optim_wrapper
