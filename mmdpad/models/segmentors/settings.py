@@ -9,6 +9,7 @@ from typing import Any
 
 from mmdpad.models.rollouts.engine import RolloutEngine
 from mmdpad.models.rollouts.sampling import check_sampling
+from mmdpad.registry import MODELS
 from mmdpad.rl import GRPOLoss, PolicyLoss
 
 TRAIN_CFG = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
@@ -46,16 +47,25 @@ def evaluation_sampling(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     return sampling
 
 
-def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEngine) -> None:
-    """Check that `model.loss` is a policy loss, and that the rollout provides what it needs.
+def build_loss(config: Mapping[str, Any]) -> PolicyLoss:
+    """Build `model.loss`.
 
     Raises:
-        TypeError: It is the loss of another kind of model.
+        ValueError: It is the loss of another kind of model, or a value is out of range.
+    """
+    loss = MODELS.build(config)
+    if not isinstance(loss, PolicyLoss):
+        raise ValueError(not_a_policy_loss('model.loss', type(loss)))
+    return loss
+
+
+def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEngine) -> None:
+    """Check that the rollout provides what a loss needs.
+
+    Raises:
         ValueError: The engine does not record log-probabilities, or samples from a truncated
             distribution (the ratio compares complete ones).
     """
-    if not isinstance(loss, PolicyLoss):
-        raise TypeError(not_a_policy_loss('model.loss', type(loss)))
     if not loss.needs_sampling_logp:
         return
     if sampling['top_p'] < 1 or sampling['top_k'] > 0:

@@ -230,5 +230,5 @@ def test_unknown_settings_are_refused(tiny_config):
 
 def test_the_loss_of_another_kind_of_model_is_refused(tiny_config):
     tiny_config.model.loss = dict(type='CrossEntropyLoss')
-    with pytest.raises(TypeError, match='`model.loss` should be GRPOLoss or .* got CrossEntr'):
+    with pytest.raises(ValueError, match='`model.loss` should be GRPOLoss or .* got CrossEntr'):
         MODELS.build(tiny_config.model)
