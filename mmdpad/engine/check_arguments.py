@@ -165,8 +165,8 @@ def unknown_keys(given: Iterable[str], known: Iterable[str], path: str,
     known = set(known)
     for name in sorted(set(given) - known, key=str):
         close = difflib.get_close_matches(str(name), sorted(known), n=1)
-        advice = _NOTHING_TO_DELETE if name == '_delete_' else renamed.advice(
-            name, renamed.ARGUMENTS) or (
+        advice = renamed.advice(name, renamed.ARGUMENTS) or (
+            _NOTHING_TO_DELETE if name == '_delete_' else
             f'did you mean `{close[0]}`?' if close else 'correct or remove it')
         yield (f'`{path}.{name}`: {taker} takes no argument {name!r}, but '
                f'{", ".join(sorted(known - _GIVEN))}; {advice}')
@@ -284,7 +284,8 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     for name in ('policy', 'decoder', 'rollout_engine', 'loss'):
         if name in entry and not (name == 'decoder' and entry[name] is None):
             yield from check_place(entry[name], f'{path}.{name}')
-    kind = resolve(entry.get('loss') or {}, MODELS)
+    loss = entry.get('loss')
+    kind = resolve(loss, MODELS) if isinstance(loss, Mapping) else None
     if inspect.isclass(kind) and not issubclass(kind, PolicyLoss):
         yield not_a_policy_loss(f'{path}.loss', kind)
     train, test = entry.get('train_cfg') or {}, entry.get('test_cfg') or {}

@@ -121,6 +121,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             rollout = self.keep_log_probs(rollout)
         if objective.penalizes_rewards:
             penalty = objective.reward_penalty(rollout)
+            assert rollout.total_rewards is not None
             rollout.total_rewards = rollout.total_rewards - penalty
             logs['kl_penalty'] = float(penalty.mean())
         rollout.advantages = self.advantages_of(rollout)
