@@ -91,7 +91,9 @@ def build_rule_terms(rewards: Mapping[str, Mapping[str, Any]]) -> RewardComposit
             if getattr(kind, 'needs_model', False):
                 raise ValueError(f'Reward terms should need no model here, but {reward.name!r} is '
                                  f'a {type_name(part)}; leave it out')
-    return RewardComposition(dict(rewards))
+    composition = RewardComposition(dict(rewards))
+    composition.prepare()
+    return composition
 
 
 def find_rule_terms(config: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:

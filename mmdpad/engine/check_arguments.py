@@ -28,7 +28,11 @@ from mmdpad.models.heads.quantization import quantization_config
 from mmdpad.models.heads.vlm_reasoning_head import check_attention
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine
-from mmdpad.models.segmentors.settings import evaluation_sampling, training_sampling
+from mmdpad.models.segmentors.settings import (
+    evaluation_sampling,
+    not_a_policy_loss,
+    training_sampling,
+)
 from mmdpad.models.weights import first_line
 from mmdpad.registry import (
     DATA_SAMPLERS,
@@ -50,8 +54,10 @@ from . import renamed
 from .config_nodes import Node
 
 # Keys that mmengine or the reward composition removes before a class is built.
-TAKEN_OUT = {'type', '_scope_', '_delete_', 'priority', 'weight', 'optimizer', 'constructor',
+TAKEN_OUT = {'type', '_scope_', 'priority', 'weight', 'optimizer', 'constructor',
               'paramwise_cfg', 'convert_to_iter_based'}
+# mmengine takes `_delete_` out only where an inherited dict is replaced.
+_NOTHING_TO_DELETE = 'remove it, since the inherited config has no such dict to delete'
 # Arguments passed to a class in addition to its config.
 _GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset', 'save_dir'}
 # Built to check their arguments, since building them loads nothing.
@@ -101,6 +107,10 @@ def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
             wrong.append(f'`{node.path}.priority` should be an int in [0, 100] or one of '
                          f'{", ".join(Priority.__members__)}, but got '
                          f'{node.entry["priority"]!r}; correct it')
+    if hasattr(kind, 'as_term') and not module.startswith(_OURS):
+        # A custom hook may load anything when it is built, so its term is checked instead.
+        term = Node(node.path, kind.as_term(node.entry)[1], REWARDS, node.scope)
+        wrong += check_node(term, list(find_wrong_arguments(term)))
     yield from wrong
     build = _builder(node, kind, module)
     if build is not None and not wrong:
@@ -169,6 +179,7 @@ def unknown_keys(given: Iterable[str], known: Iterable[str], path: str,
     for name in sorted(set(given) - known, key=str):
         close = difflib.get_close_matches(str(name), sorted(known), n=1)
         advice = renamed.advice(name, renamed.ARGUMENTS) or (
+            _NOTHING_TO_DELETE if name == '_delete_' else
             f'did you mean `{close[0]}`?' if close else 'correct or remove it')
         yield (f'`{path}.{name}`: {taker} takes no argument {name!r}, but '
                f'{", ".join(sorted(known - _GIVEN))}; {advice}')
@@ -286,6 +297,10 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     for name in ('policy', 'decoder', 'rollout_engine', 'loss'):
         if name in entry and not (name == 'decoder' and entry[name] is None):
             yield from check_place(entry[name], f'{path}.{name}')
+    loss = entry.get('loss')
+    kind = resolve(loss, MODELS) if isinstance(loss, Mapping) else None
+    if inspect.isclass(kind) and not issubclass(kind, PolicyLoss):
+        yield not_a_policy_loss(f'{path}.loss', kind)
     train, test = entry.get('train_cfg') or {}, entry.get('test_cfg') or {}
     known = set(inspect.signature(RolloutEngine.__call__).parameters) - {
         'self', 'head', 'prompts', 'group_size', 'prompt_numbers'}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import as_built, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
 from mmdpad.datasets.wrappers import base_datasets
-from mmdpad.engine.check_arguments import REFUSALS
+from mmdpad.engine.check_arguments import REFUSALS, describe_refusal
 from mmdpad.engine.check_config import Findings, check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.runner import GRPOTrainLoop
@@ -34,7 +35,8 @@ from mmdpad.models.sources import find_folder
 from mmdpad.preflight.cost.report import GB
 from mmdpad.registry import DATASETS, MODEL_WRAPPERS, is_kind, scope_of, type_name
 from mmdpad.rewards import list_rewards
-from mmdpad.rewards.composition import check_name
+from mmdpad.rewards.composition import check_name, check_weight
+from mmdpad.rl import check_estimator
 from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
 
@@ -220,10 +222,16 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         num_iterations=train_cfg.get('num_iterations', 1),
         max_refills=train_cfg.get('max_refills', 0),
         max_skipped_steps=train_cfg.get('max_skipped_steps', 0), group_size=sampling['group_size'])
+    try:
+        check_estimator(train_cfg.get('advantage', 'grpo'))
+    except ValueError as error:
+        yield describe_refusal('train_cfg', train_cfg, error)
     names: list[str] = []
     for reward in list_rewards(config):
         try:
             check_name(reward.name, names)
+            if (weight := reward.config.get('weight')) in (math.inf, -math.inf):
+                check_weight(reward.name, weight)  # other wrong weights have been found by type
         except ValueError as error:
             yield f'`{reward.path}`: {error}'
         names.append(reward.name)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -77,6 +78,17 @@ def check_name(name: Any, taken: Iterable[str]) -> None:
                          f'`train_cfg.rewards`')
 
 
+def check_weight(name: str, weight: Any) -> None:
+    """Refuse a weight that is not a finite number.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(weight, (int, float)) or not math.isfinite(weight):
+        raise ValueError(f'The `weight` of the reward term {name!r} should be a finite number, but '
+                         f'got {weight!r}; correct it')
+
+
 class RewardComposition:
     """The terms of a run and the sum R = sum_k weight_k * term_k.
 
@@ -115,9 +127,11 @@ class RewardComposition:
         """Add a term; works after :meth:`prepare` and :meth:`load_state_dict` as well.
 
         Raises:
-            ValueError: The name is taken or not valid; or whatever the term's ``prepare`` raises.
+            ValueError: The name is taken or not valid, or the weight is not finite; or whatever the
+                term's ``prepare`` raises.
         """
         check_name(name, self.terms)
+        check_weight(name, weight)
         if self._given is not None:
             prepare_term(term, *self._given)
         self.terms[name], self.weights[name] = term, float(weight)
@@ -156,8 +170,13 @@ class RewardComposition:
 
         Raises:
             RuntimeError: ``rollout.rewards`` lacks a term or has one that the run does not.
-            ValueError: A term has the wrong shape or a value that is not finite.
+            ValueError: There are no terms, or a term has the wrong shape or a value that is not
+                finite.
         """
+        if not self.terms:
+            raise ValueError('Rewards should have at least one term, but there is none; add one to '
+                             '`train_cfg.rewards` (or to the metric), or a hook such as '
+                             'DiscriminativeRewardHook to `custom_hooks`')
         missing = self.terms.keys() - rollout.rewards.keys()
         unknown = rollout.rewards.keys() - self.terms.keys()
         if missing or unknown:

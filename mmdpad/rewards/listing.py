@@ -58,11 +58,20 @@ def list_rewards(config: Mapping[str, Any]) -> list[ListedReward]:
     for name, entry in rewards.items() if isinstance(rewards, Mapping) else ():
         if isinstance(entry, Mapping):
             found.append(ListedReward(name, f'train_cfg.rewards.{name}', entry, entry, scope))
-    for number, entry in enumerate(config.get('custom_hooks') or ()):
+    for path, entry in _hooks(config):
         if isinstance(entry, Mapping) and hasattr(kind := resolve(entry, HOOKS, scope), 'as_term'):
             name, term = kind.as_term(entry)
-            found.append(ListedReward(name, f'custom_hooks.{number}', entry, term, scope))
+            found.append(ListedReward(name, path, entry, term, scope))
     return found
+
+
+def _hooks(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the paths and entries of hooks, in the order in which mmengine registers them."""
+    default = config.get('default_hooks')
+    for name, entry in default.items() if isinstance(default, Mapping) else ():
+        yield f'default_hooks.{name}', entry
+    for number, entry in enumerate(config.get('custom_hooks') or ()):
+        yield f'custom_hooks.{number}', entry
 
 
 def _parts(config: Mapping[str, Any],

@@ -14,8 +14,8 @@ AGGREGATIONS = ('seq_mean_token_mean', 'token_mean', 'seq_mean_token_sum_norm')
 class LossScale(NamedTuple):
     """Divisors for means over tensors that are only a part of the batch.
 
-    With them, the losses of the parts add up to the loss of the complete batch, however it is
-    split into micro-batches and across processes.
+    With them, the mean of the parts' losses is the loss of the complete batch, however it is split
+    into micro-batches and across processes.
 
     Attributes:
         sequences: Sequences with at least one token that counts, averaged over the parts.

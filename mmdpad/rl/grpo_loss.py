@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor
 
 from mmdpad.registry import MODELS
@@ -31,7 +33,8 @@ class LossInputs:
         sampling_logp: (N, T) float, those recorded by the rollout engine while sampling; None if
             it recorded none.
         max_tokens: Length limit of a response.
-        scale: Divisors for :meth:`mean`, so that micro-batches add up to the complete batch.
+        scale: Divisors for :meth:`mean`, with which the mean over the micro-batches is the loss of
+            the complete batch.
     """
 
     logp: Tensor
@@ -83,9 +86,33 @@ class PolicyLoss:
     penalizes_rewards: bool = False
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar loss of a micro-batch, and detached scalars to log. 'loss' is dropped from
-        their names in the log, because mmengine adds up everything named so."""
+        """The scalar loss of a micro-batch, and scalars to log, named as in :meth:`entries`."""
         raise NotImplementedError(f'{type(self).__name__} should implement `__call__`')
+
+    def entries(self, inputs: LossInputs) -> dict[str, Tensor]:
+        """Compute ``loss`` and the scalars to log, detached, as mmengine expects them.
+
+        mmengine minimizes the sum of all entries with 'loss' in their name, so the others are
+        logged without that word: 'pg' for ``pg_loss``.
+
+        Raises:
+            TypeError: ``__call__`` does not return a loss and a dict.
+            ValueError: The name of a scalar is nothing but 'loss', or has it inside a word.
+        """
+        result = self(inputs)
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+            raise TypeError(f'`{type(self).__name__}.__call__` should return the loss and a dict '
+                            f'of scalars to log, but got {type(result).__name__}; return '
+                            f'`loss, {{}}` to log nothing')
+        entries = {'loss': result[0]}
+        for name, value in result[1].items():
+            short = '_'.join(word for word in name.split('_') if word != 'loss')
+            if not short or 'loss' in short:
+                raise ValueError(f"`{type(self).__name__}` should log names without 'loss', since "
+                                 f'mmengine adds such entries to the loss, but got {name!r}; '
+                                 f'rename it')
+            entries[short] = torch.as_tensor(value).detach()
+        return entries
 
     def token_mask(self, rollout: RolloutBatch) -> Tensor:
         """(N, T) bool: the tokens that count in the loss; by default all that the policy chose."""
@@ -122,8 +149,8 @@ class GRPOLoss(PolicyLoss):
                  kl_estimator: str = 'k3', kl_in: str = 'loss', entropy_coef: float = 1e-3,
                  aggregation: str = 'seq_mean_token_mean', importance_cap: float | None = None,
                  mask_truncated: bool = False) -> None:
-        if kl_coef < 0:
-            raise ValueError(f'`kl_coef` should be at least 0, but got {kl_coef}')
+        if not 0 <= kl_coef < math.inf:
+            raise ValueError(f'`kl_coef` should be at least 0 and finite, but got {kl_coef}')
         if kl_in not in ('loss', 'reward'):
             raise ValueError(f"`kl_in` should be 'loss' or 'reward', but got {kl_in!r}")
         self.switches: dict[str, Any] = dict(

@@ -156,7 +156,8 @@ class RolloutBatch:
 
     @classmethod
     def concatenate(cls, parts: Sequence[RolloutBatch]) -> RolloutBatch:
-        """Join rollouts of the same group size; token tensors are padded to the same length.
+        """Join rollouts of the same group size; token tensors are padded to the same length. A
+        signal that only some of the parts have is NaN in the others.
 
         Raises:
             ValueError: Group sizes differ, or a field is set in only some of the parts.
@@ -170,11 +171,19 @@ class RolloutBatch:
             values = [getattr(part, name) for part in parts]
             if any((value is None) != (values[0] is None) for value in values):
                 raise ValueError(f'`{name}` should be set in all rollouts or in none')
-            if name in _PER_TOKEN and values[0] is not None:
+            if name == 'signals':
+                all_signals = {key: value for signals in values for key, value in signals.items()}
+                values = [part._signals_like(all_signals) for part in parts]
+            elif name in _PER_TOKEN and values[0] is not None:
                 width = max(value.shape[1] for value in values)
                 values = [pad(value, (0, width - value.shape[1])) for value in values]
             joined[name] = _join(values)
         return replace(first, **joined)
+
+    def _signals_like(self, others: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The signals with the names of others, NaN where there is none."""
+        missing = torch.full((self.num_prompts, self.group_size), torch.nan)
+        return {name: self.signals.get(name, missing.to(other)) for name, other in others.items()}
 
 
 # Fields with one entry per prompt (False) or per response (True).

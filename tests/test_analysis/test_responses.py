@@ -12,6 +12,7 @@ from mmdpad.analysis.responses import (
     summarize_responses,
 )
 from mmdpad.prompts import format_objects_response, format_response
+from mmdpad.registry import REWARDS
 from mmdpad.utils import read_jsonl
 
 TOOL = 'score_responses'
@@ -71,6 +72,22 @@ def test_terms_that_need_a_model_are_refused():
                    dict(type='QuantileReward', term=dict(type='DiscriminativeReward'))):
         with pytest.raises(ValueError, match="'clip' is a DiscriminativeReward; leave it out"):
             build_rule_terms(dict(clip=config))
+
+
+def test_terms_are_prepared_before_they_score():
+    @REWARDS.register_module(force=True)
+    class Prepared:
+        given = None
+
+        def prepare(self, model, dataset):
+            self.given = [model, dataset]
+
+        def __call__(self, rollout):
+            return rollout.per_response([float(self.given == [None, None])])
+
+    (row, ) = score_responses([dict(response=GOOD, solution=SOLUTION)],
+                              build_rule_terms(dict(own=dict(type='Prepared'))))
+    assert row['total'] == 1
 
 
 def test_terms_of_hooks_that_need_a_model_are_left_out():

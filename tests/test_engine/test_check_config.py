@@ -11,7 +11,9 @@ from mmengine.config import Config
 
 from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.check_config import check_config
+from mmdpad.engine.hooks import RewardHook
 from mmdpad.preflight import dry_run
+from mmdpad.registry import HOOKS
 from mmdpad.utils import override
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +33,13 @@ TAKEN = (
     r'\w+\.dataset\.source\.pipeline\..*',  # nothing runs it
     r'\w+\.dataset\.source\.filter_cfg\..*',  # each class of mmdet reads keys of its own
 )
+
+
+@HOOKS.register_module(force=True)
+class OfRank(RewardHook):
+    """A custom hook, which the checks do not build."""
+
+    kind, term = 'QuantileReward', 'rank'
 
 
 def places(value, path=()):
@@ -169,6 +178,12 @@ def test_all_values_of_other_kinds(path):
     ('train_cfg.rewards.box_iou', 5, '`train_cfg.rewards.box_iou` should be a dict with a `type`'),
     ('custom_hooks.0.discriminator', 'clip', '`custom_hooks.0.discriminator` should be '),
     ('custom_hooks.0.discriminator', [], 'a list of configs, but got an empty list'),
+    ('model.loss', dict(_delete_=True, type='CrossEntropyLoss'),
+     '`model.loss` should be GRPOLoss or another subclass of `mmdpad.rl.PolicyLoss`, but got Cro'),
+    ('custom_hooks', [dict(type='OfRank', widnow=3, term=dict(type='BoxIoUReward'))],
+     '`custom_hooks.0.widnow`: QuantileReward takes no argument'),
+    ('custom_hooks', [dict(type='OfRank', term=dict(type='BoxIoUReward'), window=1)],
+     '`custom_hooks.0.window` should be at least 2, but got 1'),
     ('custom_hooks.0.priority', 'HIGHEST_', '`custom_hooks.0.priority` should be an int in [0, '),
     ('test_evaluator', 5, '`test_evaluator` should be'),
     ('env_cfg.mp_cfg.opencv_threads', 1, 'did you mean `opencv_num_threads`?'),
@@ -185,6 +200,8 @@ def test_what_is_reported(tiny_config, key, value, told):
 
 
 @pytest.mark.parametrize('key, value', [
+    ('custom_hooks', [dict(type='OfRank', term=dict(type='BoxIoUReward'), window=8, weight=0.5,
+                           name='ranks', priority='LOW')]),
     ('param_scheduler', [dict(type='LinearLR', start_factor=0.1, begin=0, end=5, by_epoch=False)]),
     ('optim_wrapper.optimizer.lr', 1), ('train_dataloader.num_workers', 2.0),
     ('default_hooks.timer', None), ('train_dataloader.dataset.indices', [0, 1]),
@@ -196,6 +213,17 @@ def test_what_is_reported(tiny_config, key, value, told):
 def test_what_is_right_is_taken(tiny_config, key, value):
     override(tiny_config, {key: value})
     assert check_config(tiny_config).problems == []
+
+
+def test_a_delete_that_deletes_nothing(tmp_path):
+    """mmengine leaves it in the config, and no class takes it."""
+    path = tmp_path / 'child.py'
+    path.write_text(f"_base_ = ['{ROOT}/configs/dpad/tiny_shapes.py']\n"
+                    "model = dict(rollout_engine=dict(_delete_=True, type='HFRollout'),\n"
+                    "             loss=dict(_delete_=True, type='GRPOLoss'))")
+    (problem, ) = check_config(Config.fromfile(path)).problems
+    assert problem.startswith('`model.rollout_engine._delete_`: HFRollout takes no')
+    assert problem.endswith('remove it, since the inherited config has no such dict to delete')
 
 
 def test_what_a_test_does_not_read_may_be_wrong(tiny_config):

@@ -8,6 +8,7 @@ from mmengine.structures import InstanceData
 
 from mmdpad.evaluation import metrics
 from mmdpad.prompts import format_response, parse_response
+from mmdpad.registry import REWARDS
 
 
 def sample(text, iou_rows=2):
@@ -41,6 +42,20 @@ def test_means_over_batches():
                                     'reward/iou_correlation_form': 1.0,
                                     'reward/iou_correlation_box': 1.0,
                                     'reward/iou_correlation_reasoning': 1.0})
+
+
+def test_a_signal_of_some_batches_is_averaged_over_them():
+    @REWARDS.register_module(force=True)
+    def notes_long_texts(rollout):
+        if len(rollout.texts[0]) > 4:
+            rollout.signals['long'] = rollout.per_response([float(len(rollout.texts[0]))])
+        return rollout.per_response([0.0])
+
+    metric = metrics.RewardMetric(dict(notes=dict(type='notes_long_texts')))
+    for text in ('one', 'three', 'twelve'):
+        data, predicted = sample(text)
+        metric.process(dict(data_samples=[data], inputs=dict(model_image=[None])), [predicted])
+    assert metric.evaluate(3)['reward/signal_long'] == 5.5
 
 
 def test_a_term_that_is_earned_without_being_right_shows():

@@ -149,3 +149,14 @@ def test_a_registered_function_is_a_term():
         RewardComposition(dict(polite=dict(type='says_please', gian=0.5)))
     with pytest.raises(KeyError, match='NoSuchTerm'):
         RewardComposition(dict(polite=dict(type='NoSuchTerm')))
+
+
+@pytest.mark.parametrize('weight', [float('nan'), float('inf'), 'two', None])
+def test_a_weight_that_is_no_finite_number_is_refused(weight):
+    with pytest.raises(ValueError, match=f"`weight` of the .* 'a' should be a finite .*{weight!r}"):
+        RewardComposition({}).add('a', nothing, weight)
+
+
+def test_no_terms_are_an_error():
+    with pytest.raises(ValueError, match='at least one term, but there is none; add one to `train'):
+        RewardComposition({}).total(make_rollout())

@@ -2,7 +2,7 @@
 import pytest
 from mmengine.registry import DefaultScope
 
-from mmdpad.engine.hooks import MaskRewardHook, RewardHook
+from mmdpad.engine.hooks import DiscriminativeRewardHook, MaskRewardHook, RewardHook
 from mmdpad.registry import HOOKS
 from mmdpad.rewards import MaskReward, RepetitionReward, build_term, list_rewards
 
@@ -35,6 +35,8 @@ CONFIG = dict(
         ranked=dict(type='QuantileReward', term=dict(type='DiscriminativeReward',
                                                      discriminator=CLIP)),
         mask=dict(type=MaskReward), broken=3)),
+    default_hooks=dict(near=dict(type='DiscriminativeRewardHook', discriminator=CLIP, name='near'),
+                       logger=dict(type='LoggerHook'), rollout_log=None),
     custom_hooks=[
         dict(type='mmdpad.DiscriminativeRewardHook', discriminator=[CLIP, CLIP], priority='LOW'),
         dict(type='NoSuchHook'), dict(type='IterTimerHook'), 'no hook', Trigrams(),
@@ -50,13 +52,13 @@ def test_every_reward_of_a_config_is_listed_once(scope):
                  for name, reward in found.items()}
     assert {name: reward.path for name, reward in found.items()} == dict(
         form='train_cfg.rewards.form', ranked='train_cfg.rewards.ranked',
-        mask='train_cfg.rewards.mask', discriminative='custom_hooks.0', tiered='custom_hooks.5',
-        trigrams='custom_hooks.6', words='custom_hooks.7')
+        mask='train_cfg.rewards.mask', near='default_hooks.near', discriminative='custom_hooks.0',
+        tiered='custom_hooks.5', trigrams='custom_hooks.6', words='custom_hooks.7')
     assert needs == dict(form=[], ranked=['model'], mask=['model', 'decoder'],
-                         discriminative=['model'], tiered=['model', 'decoder'], trigrams=[],
-                         words=[])
+                         near=['model'], discriminative=['model'], tiered=['model', 'decoder'],
+                         trigrams=[], words=[])
     assert [name for name, reward in found.items() if reward.is_hook] == [
-        'discriminative', 'tiered', 'trigrams', 'words']
+        'near', 'discriminative', 'tiered', 'trigrams', 'words']
     assert [kind.__name__ for kind, _ in found['ranked'].parts] == [
         'QuantileReward', 'DiscriminativeReward']
 
@@ -81,3 +83,13 @@ def test_a_hook_of_two_attributes_builds_its_term():
     assert isinstance(Trigrams(n=2).reward, RepetitionReward)
     with pytest.raises(TypeError, match="'m'"):
         Trigrams(m=2)
+
+
+@pytest.mark.parametrize('kind, arguments', [
+    (DiscriminativeRewardHook, dict(discriminator=CLIP)), (MaskRewardHook, {})])
+def test_a_subclass_names_its_term(kind, arguments):
+    class Named(kind):
+        term = 'named'
+
+    for given, name in (({}, 'named'), (dict(name='other'), 'other')):
+        assert Named(**arguments, **given).term == Named.as_term(given)[0] == name

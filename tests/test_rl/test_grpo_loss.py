@@ -66,6 +66,7 @@ def test_a_rollout_without_old_log_probabilities_is_on_policy():
 
 @pytest.mark.parametrize('settings, message', [
     (dict(kl_coef=-1.0), '`kl_coef` should be at least 0'),
+    (dict(kl_coef=float('inf')), '`kl_coef` should be at least 0 and finite'),
     (dict(kl_in='advantage'), "`kl_in` should be 'loss' or 'reward'"),
     (dict(surrogate='ppo'), '`surrogate` should be one of'),
     (dict(importance_cap=0.5), '`importance_cap` should be')])
@@ -94,3 +95,32 @@ def test_the_base_class_needs_a_call():
         PolicyLoss()(None)
     with pytest.raises(NotImplementedError, match='`reward_penalty`'):
         PolicyLoss().reward_penalty(None)
+
+
+@pytest.mark.parametrize('name, logged', [
+    ('pg_loss', 'pg'), ('loss_kl', 'kl'), ('one_loss_term', 'one_term'),
+    ('part/kl_loss', 'part/kl'), ('distance', 'distance')])
+def test_what_is_logged_is_not_minimized(name, logged):
+    """mmengine minimizes all entries with 'loss' in their name together."""
+    class Named(PolicyLoss):
+        def __call__(self, given):
+            return given.logp.sum(), {name: 2 * given.logp.sum(), 'count': 3.0}
+
+    logp = LOGP.clone().requires_grad_()
+    entries = Named().entries(LossInputs(logp, LOGP, torch.ones(2), MASK))
+    assert list(entries) == ['loss', logged, 'count'] and entries['loss'].requires_grad
+    assert entries[logged].item() == 2 * LOGP.sum() and not entries[logged].requires_grad
+
+
+@pytest.mark.parametrize('result, error, message', [
+    ((LOGP.sum(), dict(loss=LOGP.sum())), ValueError, "`Wrong` should log .* got 'loss'; rename"),
+    ((LOGP.sum(), dict(losses=LOGP.sum())), ValueError, "got 'losses'"),
+    (LOGP.sum(), TypeError, '`Wrong.__call__` should return the loss and a dict .* got Tensor; r'),
+    ((LOGP.sum(), [LOGP.sum()]), TypeError, 'and a dict')])
+def test_a_result_that_cannot_be_used_is_an_error(result, error, message):
+    class Wrong(PolicyLoss):
+        def __call__(self, given):
+            return result
+
+    with pytest.raises(error, match=message):
+        Wrong().entries(LossInputs(LOGP, LOGP, torch.ones(2), MASK))

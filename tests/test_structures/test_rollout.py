@@ -82,6 +82,16 @@ def test_concatenate_is_the_reverse_of_split():
     assert ((joined.sampling_logp - whole.sampling_logp) * whole.response_mask == 0).all()
 
 
+def test_a_signal_that_some_parts_lack_is_missing_there():
+    parts = list(make_rollout(prompts=3, group_size=1).split(1))
+    parts[0].signals['early'] = torch.tensor([[1.0]])
+    parts[2].signals.update(early=torch.tensor([[3.0]]), late=torch.tensor([[4.0]]))
+    signals = RolloutBatch.concatenate(parts).signals
+    assert {name: values.flatten().tolist() for name, values in signals.items()} == {
+        'early': pytest.approx([1, torch.nan, 3], nan_ok=True),
+        'late': pytest.approx([torch.nan, torch.nan, 4], nan_ok=True)}
+
+
 def test_rollouts_that_do_not_belong_together_are_not_joined():
     with pytest.raises(ValueError, match='the same group size'):
         RolloutBatch.concatenate([uneven(), make_rollout()])

@@ -21,8 +21,9 @@ class DiscriminativeRewardHook(RewardHook):
             :class:`DiscriminativeReward`. It is built before training starts, on the device of the
             policy, and not saved.
         weight: Weight of the term in the sum of rewards.
-        name: Of the term; each hook in a config needs a different one. The signals of a second
-            term are prefixed with its name (:func:`mmdpad.rewards.write_term`).
+        name: Of the term, 'discriminative' by default; each hook in a config needs a different one.
+            The signals of a second term are prefixed with its name
+            (:func:`mmdpad.rewards.write_term`).
         **options: See :class:`DiscriminativeOptions`.
 
     Raises:
@@ -33,5 +34,5 @@ class DiscriminativeRewardHook(RewardHook):
     term = 'discriminative'
 
     def __init__(self, discriminator: dict | Sequence[dict], weight: float = 1.0,
-                 name: str = term, **options: Any) -> None:
+                 name: str | None = None, **options: Any) -> None:
         super().__init__(weight, name, discriminator=discriminator, **options)

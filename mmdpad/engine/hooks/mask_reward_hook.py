@@ -18,12 +18,12 @@ class MaskRewardHook(RewardHook):
     Args:
         tiers, ignore_regions: See :class:`MaskReward`.
         weight: Weight of the term in the sum of rewards.
-        name: Of the term; each hook in a config needs a different one.
+        name: Of the term, 'mask_iou' by default; each hook in a config needs a different one.
     """
 
     kind = MaskReward
     term = 'mask_iou'
 
     def __init__(self, tiers: Sequence[float] | None = None, weight: float = 1.0,
-                 ignore_regions: str = 'target', name: str = term) -> None:
+                 ignore_regions: str = 'target', name: str | None = None) -> None:
         super().__init__(weight, name, tiers=tiers, ignore_regions=ignore_regions)

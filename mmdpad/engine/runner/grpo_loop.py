@@ -121,6 +121,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             rollout = self.keep_log_probs(rollout)
         if objective.penalizes_rewards:
             penalty = objective.reward_penalty(rollout)
+            assert rollout.total_rewards is not None
             rollout.total_rewards = rollout.total_rewards - penalty
             logs['kl_penalty'] = float(penalty.mean())
         rollout.advantages = self.advantages_of(rollout)
@@ -199,7 +200,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def optimizer_step(self, parts: list[RolloutBatch]) -> dict[str, float]:
         """Pass micro-batches to ``train_step``, which steps after the last; return their mean log.
 
-        The losses are scaled so that they sum to the loss of the complete batch of all processes,
+        The losses are scaled so that their mean is the loss of the complete batch of all processes,
         however each process splits its part into micro-batches.
         """
         wrapper = self.runner.optim_wrapper

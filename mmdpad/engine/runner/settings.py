@@ -11,7 +11,10 @@ def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulativ
     """The problems with the settings of :class:`GRPOTrainLoop` and related ones, one sentence each;
     empty if they are valid."""
     problems = []
-    if batch_size % prompts_per_update:
+    if prompts_per_update < 1:
+        problems.append(f'`prompts_per_update` should be at least 1, but got {prompts_per_update}; '
+                        f'correct it')
+    elif batch_size % prompts_per_update:
         problems.append(f'`train_dataloader.batch_size` ({batch_size}) should be divisible by '
                         f'`prompts_per_update` ({prompts_per_update}); change one of them')
     if accumulative_counts != 1:

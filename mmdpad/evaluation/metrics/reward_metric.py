@@ -87,8 +87,9 @@ class RewardMetric(IgnoreRegionsMetric):
         """Means over all samples; NaN entries (no usable caption) are left out of signals."""
         if self.out_file is not None:
             write_jsonl(self.out_file, in_order(results))
-        columns = {name: torch.tensor([row[name] for row in results], dtype=torch.float64)
-                   for name in results[0] if name not in ORIGIN}
+        names = dict.fromkeys(name for row in results for name in row if name not in ORIGIN)
+        columns = {name: torch.tensor([row.get(name, math.nan) for row in results],
+                                      dtype=torch.float64) for name in names}
         iou = columns.pop('iou')
         metrics = {name: float(values.nanmean()) for name, values in columns.items()}
         for name in ('total', *self.composition.weights) if len(results) > 1 else ():

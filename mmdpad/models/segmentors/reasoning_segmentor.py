@@ -73,7 +73,7 @@ class ReasoningSegmentor(BaseDetector):
         self.reference_compatible = reference_compatible
         settings.check_max_objects(max_objects)
         self.several_objects, self.max_objects = several_objects, max_objects
-        self.objective = MODELS.build(loss)
+        self.objective = settings.build_loss(loss)
         self.sampling = settings.training_sampling(train_cfg or {})
         settings.check_loss(self.objective, self.sampling, self.rollout_engine)
         self.test_cfg = settings.evaluation_sampling(test_cfg or {})
@@ -182,11 +182,9 @@ class ReasoningSegmentor(BaseDetector):
         logp, entropy = self.policy.log_probs(*tokens, entropy=self.objective.entropy)
         if inputs.ref_logp is None and self.objective.needs_reference:
             inputs = replace(inputs, ref_logp=self._reference_log_probs(*tokens))
-        total, scalars = self.objective(LossInputs.of(
+        return self.objective.entries(LossInputs.of(
             inputs, self.objective.token_mask(inputs), logp, entropy,
             self.sampling['max_new_tokens']))
-        # mmengine sums all entries with 'loss' in their name, so only `loss` may have it.
-        return {'loss': total, **{name.removesuffix('_loss'): v for name, v in scalars.items()}}
 
     def supervised_loss(self, inputs: Inputs,
                         data_samples: list[DetDataSample]) -> dict[str, Tensor]:

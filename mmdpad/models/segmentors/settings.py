@@ -9,6 +9,7 @@ from typing import Any
 
 from mmdpad.models.rollouts.engine import RolloutEngine
 from mmdpad.models.rollouts.sampling import check_sampling
+from mmdpad.registry import MODELS
 from mmdpad.rl import GRPOLoss, PolicyLoss
 
 TRAIN_CFG = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
@@ -46,6 +47,18 @@ def evaluation_sampling(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     return sampling
 
 
+def build_loss(config: Mapping[str, Any]) -> PolicyLoss:
+    """Build `model.loss`.
+
+    Raises:
+        ValueError: It is the loss of another kind of model, or a value is out of range.
+    """
+    loss = MODELS.build(config)
+    if not isinstance(loss, PolicyLoss):
+        raise ValueError(not_a_policy_loss('model.loss', type(loss)))
+    return loss
+
+
 def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEngine) -> None:
     """Check that the rollout provides what a loss needs.
 
@@ -66,6 +79,12 @@ def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEng
             f'`model.loss` compares them (`importance_cap`), but got {type(engine).__name__}, '
             f"which does not; use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or "
             f'leave `importance_cap` out')
+
+
+def not_a_policy_loss(path: str, kind: type) -> str:
+    """The problem with a loss of another kind, as a message."""
+    return (f'`{path}` should be GRPOLoss or another subclass of `mmdpad.rl.PolicyLoss`, but got '
+            f'{kind.__name__}; use such a loss')
 
 
 def check_max_objects(max_objects: int) -> None:

@@ -57,7 +57,7 @@ def evaluate(batches, evaluator, size=5):
     return ordered.evaluate(size)
 
 
-def retry_on_oom(*extra):
+def by_parts(*extra):
     evaluator = MultiDatasetsEvaluator([Seen(), Seen(), *extra], ['a', 'b'])
     evaluator.dataset_meta = dict(cumulative_sizes=[2, 5])
     return evaluator
@@ -75,12 +75,12 @@ def sorted_sampler(**options):
 
 def test_results_are_in_the_order_of_the_data_set_and_repetitions_are_out():
     assert evaluate([[4, 2], [0, 0, 1], [3]], Evaluator(Seen())) == {'seen/all': WHOLE}
-    assert evaluate(BatchSampler(sorted_sampler(), 2, False), retry_on_oom()) == BY_PARTS
+    assert evaluate(BatchSampler(sorted_sampler(), 2, False), by_parts()) == BY_PARTS
 
 
 def test_a_metric_beyond_those_of_the_data_sets_sees_all():
     """mmdet's zip() leaves it out: DumpDetResults, which its tools/test.py adds, wrote nothing."""
-    assert evaluate([[4, 2], [0, 1, 3]], retry_on_oom(Seen(prefix='more'))) == {
+    assert evaluate([[4, 2], [0, 1, 3]], by_parts(Seen(prefix='more'))) == {
         **BY_PARTS, 'more/all': WHOLE}
 
 
@@ -100,7 +100,7 @@ def test_items_that_were_not_evaluated_are_reported_or_refused():
         logger.removeHandler(handler)
     assert records[0].getMessage() == '2 of the 5 items of the data set were evaluated'
     with pytest.raises(ValueError, match='2 of the 5 items of the data set were evaluated, but'):
-        evaluate([[2], [0]], retry_on_oom())
+        evaluate([[2], [0]], by_parts())
 
 
 @pytest.mark.parametrize('meta, match', [
@@ -108,14 +108,14 @@ def test_items_that_were_not_evaluated_are_reported_or_refused():
     (dict(cumulative_sizes=[1, 2, 5]), 'each of the 3 data sets, but got 2 `dataset_prefixes` and '
      '2 `metrics`')])
 def test_other_parts_than_the_data_set_has_are_refused_before_the_first_batch(meta, match):
-    evaluator = retry_on_oom()
+    evaluator = by_parts()
     evaluator.dataset_meta = meta
     with pytest.raises(ValueError, match=match):
         InDatasetOrder(evaluator, RecordedBatches([]))
 
 
 def test_each_metric_gets_the_metainfo_of_its_data_set():
-    evaluator = retry_on_oom()
+    evaluator = by_parts()
     evaluator.dataset_meta = [dict(cumulative_sizes=[2, 5], n=n) for n in (0, 1)]
     InDatasetOrder(evaluator, RecordedBatches([]))
     assert [metric.dataset_meta['n'] for metric in evaluator.metrics] == [0, 1]
@@ -155,7 +155,7 @@ def two_processes(rank, port, queue, folder):
     for name, shares in SHARES.items():
         batches = list(BatchSampler(shares(rank), 2, False))
         whole = Evaluator(Seen(collect_dir=os.path.join(folder, name)))
-        queue.put((name, evaluate(batches, whole), evaluate(batches, retry_on_oom())))
+        queue.put((name, evaluate(batches, whole), evaluate(batches, by_parts())))
     dist.destroy_process_group()
 
 

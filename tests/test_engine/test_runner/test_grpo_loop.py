@@ -165,6 +165,7 @@ def test_a_reward_that_is_no_term_is_noticed(tiny_config):
 
 @pytest.mark.parametrize('changes, message', [
     ({'train_cfg.prompts_per_update': 3}, 'divisible'),
+    ({'train_cfg.prompts_per_update': -2}, '`prompts_per_update` should be at least 1'),
     ({'train_cfg.tokens_per_micro_batch': 0}, 'tokens_per_micro_batch'),
     ({'optim_wrapper.accumulative_counts': 2}, 'accumulative_counts'),
     ({'model.train_cfg.group_size': 1}, 'group_size'),

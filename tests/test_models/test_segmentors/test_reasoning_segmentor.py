@@ -226,3 +226,9 @@ def test_unknown_settings_are_refused(tiny_config):
     config.train_cfg = dict(groupsize=8)
     with pytest.raises(ValueError, match='groupsize'):
         MODELS.build(config)
+
+
+def test_the_loss_of_another_kind_of_model_is_refused(tiny_config):
+    tiny_config.model.loss = dict(type='CrossEntropyLoss')
+    with pytest.raises(ValueError, match='`model.loss` should be GRPOLoss or .* got CrossEntr'):
+        MODELS.build(tiny_config.model)

@@ -157,8 +157,11 @@ def test_a_term_costs_the_same_whether_a_hook_or_the_loop_names_it():
     (hook, _) = by_hooks.custom_hooks
     named.train_cfg.rewards.update(discriminative=dict(hook, type='DiscriminativeReward'),
                                    mask_iou=dict(type='MaskReward'))
+    by_default_hooks = config_of('qwen7b_reasonseg', custom_hooks=[])
+    by_default_hooks.default_hooks.update(dpad=hook, mask=dict(type='MaskRewardHook'))
     cost = read_config_cost(named)
-    assert cost == read_config_cost(by_hooks) and cost.frozen['SAM'].flops
+    assert cost == read_config_cost(by_hooks) == read_config_cost(by_default_hooks)
+    assert cost.frozen['SAM'].flops
 
 
 @pytest.mark.parametrize('override, message', [
@@ -169,6 +172,7 @@ def test_a_term_costs_the_same_whether_a_hook_or_the_loop_names_it():
     ({'model.policy.lora': dict(r=8, use_dora=True)}, '`lora.use_dora` should be left out'),
     ({'model.policy.lora': dict(r=8, rank_pattern={'q_proj': 64})}, '`lora.rank_pattern` should'),
     ({'model.policy.lora': dict(r=8, layers_to_transform=[1])}, '`lora.layers_to_transform`'),
+    ({'model.loss': dict(_delete_=True, type='CrossEntropyLoss')}, 'but got CrossEntropyLoss'),
     ({'model.decoder.model': 'vit_x'}, "vit_h.*but got 'vit_x'"),
     ({'train_dataloader.dataset.pipeline': []}, 'ModelImageResize'),
     ({'model.policy.pretrained': 'checkpoints/Other'}, 'checkpoints/Other'),
