@@ -160,6 +160,10 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         stream and the response's position in its group, but not on earlier samples, micro-batches
         or processes.
         """
+        if not self.composition.terms:
+            raise ValueError('`train_cfg.rewards` should have a reward term where no hook in '
+                             '`custom_hooks` adds one, but got none; add a term, for example '
+                             "`box_iou=dict(type='BoxIoUReward')`")
         runner = self.runner
         data = self.model.data_preprocessor(data_batch, False)
         size, processes = len(data['data_samples']), get_world_size()
