@@ -27,7 +27,11 @@ from mmdpad.models.heads.quantization import quantization_config
 from mmdpad.models.heads.vlm_reasoning_head import check_attention
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine
-from mmdpad.models.segmentors.settings import evaluation_sampling, training_sampling
+from mmdpad.models.segmentors.settings import (
+    check_loss_class,
+    evaluation_sampling,
+    training_sampling,
+)
 from mmdpad.models.weights import first_line
 from mmdpad.registry import (
     DATA_SAMPLERS,
@@ -273,6 +277,12 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     for name in ('policy', 'decoder', 'rollout_engine', 'loss'):
         if name in entry and not (name == 'decoder' and entry[name] is None):
             yield from check_place(entry[name], f'{path}.{name}')
+    loss = entry.get('loss')
+    if isinstance(loss, Mapping) and inspect.isclass(kind := resolve(loss, MODELS)):
+        try:
+            check_loss_class(kind)
+        except TypeError as error:
+            yield describe_refusal(path, entry, error)
     train, test = entry.get('train_cfg') or {}, entry.get('test_cfg') or {}
     known = set(inspect.signature(RolloutEngine.__call__).parameters) - {
         'self', 'head', 'prompts', 'group_size', 'prompt_numbers'}

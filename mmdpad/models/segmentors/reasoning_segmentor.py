@@ -73,7 +73,7 @@ class ReasoningSegmentor(BaseDetector):
         self.reference_compatible = reference_compatible
         settings.check_max_objects(max_objects)
         self.several_objects, self.max_objects = several_objects, max_objects
-        self.objective = MODELS.build(loss)
+        self.objective = settings.build_loss(loss)
         self.sampling = settings.training_sampling(train_cfg or {})
         settings.check_loss(self.objective, self.sampling, self.rollout_engine)
         self.test_cfg = settings.evaluation_sampling(test_cfg or {})

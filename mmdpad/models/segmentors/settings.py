@@ -9,6 +9,7 @@ from typing import Any
 
 from mmdpad.models.rollouts.engine import RolloutEngine
 from mmdpad.models.rollouts.sampling import check_sampling
+from mmdpad.registry import MODELS
 from mmdpad.rl import GRPOLoss, PolicyLoss
 
 TRAIN_CFG = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
@@ -44,6 +45,32 @@ def evaluation_sampling(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     sampling = TEST_CFG | dict(test_cfg)
     check_sampling(sampling, 'test_cfg')
     return sampling
+
+
+def build_loss(config: Mapping[str, Any]) -> PolicyLoss:
+    """Build `model.loss`.
+
+    Raises:
+        TypeError: See :func:`check_loss_class`.
+        ValueError: Its ``entropy`` is neither 'grad' nor 'no_grad'; or whatever the loss raises.
+    """
+    loss = MODELS.build(config)
+    check_loss_class(type(loss))
+    if loss.entropy not in ('grad', 'no_grad'):
+        raise ValueError(f"`entropy` of {type(loss).__name__} should be 'grad' or 'no_grad', but "
+                         f'got {loss.entropy!r}; correct the class of `model.loss`')
+    return loss
+
+
+def check_loss_class(kind: type) -> None:
+    """Check that a class can stand in `model.loss`.
+
+    Raises:
+        TypeError: It is not a :class:`mmdpad.rl.PolicyLoss`.
+    """
+    if not issubclass(kind, PolicyLoss):
+        raise TypeError(f'`loss` should be of a class derived from mmdpad.rl.PolicyLoss, but got '
+                        f'{kind.__name__}; use `GRPOLoss`, or derive the class from PolicyLoss')
 
 
 def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEngine) -> None:

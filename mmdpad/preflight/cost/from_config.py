@@ -26,7 +26,7 @@ from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import lora_targets
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
-from mmdpad.models.segmentors.settings import training_sampling
+from mmdpad.models.segmentors.settings import build_loss, training_sampling
 from mmdpad.models.sources import find_folder
 from mmdpad.prompts import build_messages
 from mmdpad.registry import (
@@ -117,7 +117,7 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
         prompt_tokens = grid[0] * grid[1] // vision.merge**2 + text
         notes.append(f'text of a prompt: {text} tokens {how}')
     sampling = training_sampling(config['model'].get('train_cfg') or {})
-    loss = MODELS.build(_argument(config['model'], 'loss', ReasoningSegmentor))
+    loss = build_loss(_argument(config['model'], 'loss', ReasoningSegmentor))
     if response_tokens is None:
         response_tokens = min(RESPONSE_TOKENS, sampling['max_new_tokens'])
         notes.append(f'responses: {response_tokens} tokens each (assumed; --response-tokens)')

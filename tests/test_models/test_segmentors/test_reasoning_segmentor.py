@@ -11,6 +11,7 @@ from mmdpad.models.heads.lora import SCALING
 from mmdpad.models.rollouts import Responses
 from mmdpad.prompts import format_objects_response, format_response
 from mmdpad.registry import MODELS
+from mmdpad.rl import PolicyLoss
 from mmdpad.structures import ParseFailure, ReasoningOutput
 
 
@@ -226,3 +227,16 @@ def test_unknown_settings_are_refused(tiny_config):
     config.train_cfg = dict(groupsize=8)
     with pytest.raises(ValueError, match='groupsize'):
         MODELS.build(config)
+
+
+class LossOfAnotherEntropy(PolicyLoss):
+    entropy = 'gradient'
+
+
+@pytest.mark.parametrize('loss, told', [
+    (dict(type='mmdet.FocalLoss'), '`loss` should be of a class derived .*, but got FocalLoss'),
+    (dict(type=LossOfAnotherEntropy), "'grad' or 'no_grad', but got 'gradient'; correct the class"),
+])
+def test_a_loss_of_another_kind_is_refused(tiny_config, loss, told):
+    with pytest.raises((TypeError, ValueError), match=told):
+        MODELS.build(dict(tiny_config.model, loss=loss))
