@@ -69,7 +69,7 @@ def written_shape(coordinates: str, model_shape: tuple[int, int]) -> tuple[int, 
 
 
 def to_model_frame(answer: ReasoningOutput | ParseFailure, coordinates: str,
-                    model_shape: tuple[int, int]) -> ReasoningOutput | ParseFailure:
+                   model_shape: tuple[int, int]) -> ReasoningOutput | ParseFailure:
     """Convert the boxes and points of an answer to pixels of the model image.
 
     Args:

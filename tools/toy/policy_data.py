@@ -146,7 +146,7 @@ def loosen(box: list[int], rng: np.random.Generator) -> tuple[list[int], list[li
     two points anywhere in it.
 
     Args:
-        box: [x1, y1, x2, y2] in pixels of the prompt frame.
+        box: [x1, y1, x2, y2] in pixels of the model image.
         rng: For the points.
 
     Returns:
