@@ -120,6 +120,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         if objective.penalizes_rewards or self.updates > 1:
             rollout = self.keep_log_probs(rollout)
         if objective.penalizes_rewards:
+            assert rollout.total_rewards is not None
             penalty = objective.reward_penalty(rollout)
             rollout.total_rewards = rollout.total_rewards - penalty
             logs['kl_penalty'] = float(penalty.mean())
