@@ -14,7 +14,7 @@ Result = TypeVar('Result')
 
 
 def retry_on_oom(compute: Callable[[slice], Result], size: int, what: str,
-             most: int | None = None) -> list[Result]:
+                 most: int | None = None) -> list[Result]:
     """Run ``compute`` on a batch in parts, and split a part in half whenever it runs out of memory.
 
     Args:

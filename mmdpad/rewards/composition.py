@@ -123,6 +123,13 @@ class RewardComposition:
             weight = config.pop('weight', 1.0)
             self.add(name, build_term(config), weight)
 
+    def check_terms(self) -> None:
+        """Raise a ValueError if there are no terms."""
+        if not self.terms:
+            raise ValueError('Rewards should have at least one term, but there is none; add one to '
+                             '`train_cfg.rewards` (or to the metric), or a hook such as '
+                             'DiscriminativeRewardHook to `custom_hooks`')
+
     def add(self, name: str, term: Term, weight: float = 1.0) -> None:
         """Add a term; works after :meth:`prepare` and :meth:`load_state_dict` as well.
 
@@ -173,10 +180,7 @@ class RewardComposition:
             ValueError: There are no terms, or a term has the wrong shape or a value that is not
                 finite.
         """
-        if not self.terms:
-            raise ValueError('Rewards should have at least one term, but there is none; add one to '
-                             '`train_cfg.rewards` (or to the metric), or a hook such as '
-                             'DiscriminativeRewardHook to `custom_hooks`')
+        self.check_terms()
         missing = self.terms.keys() - rollout.rewards.keys()
         unknown = rollout.rewards.keys() - self.terms.keys()
         if missing or unknown:

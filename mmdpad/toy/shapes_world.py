@@ -366,8 +366,8 @@ def _place_objects(rng, width: int, height: int, count: int,
             if style.look_alikes and placed:
                 first, changed = placed[0], rng.integers(3)
                 size, color, shape = (first.size if changed != 0 else size,
-                                       first.color if changed != 1 else color,
-                                       first.shape if changed != 2 else shape)
+                                      first.color if changed != 1 else color,
+                                      first.shape if changed != 2 else shape)
             outline = _outline(shape, rng.uniform(*sizes[size]) * scale, rng.uniform(-0.2, 0.2))
             low, high = outline.min(0), outline.max(0)
             x = rng.uniform(2 - low[0], width - 3 - high[0])

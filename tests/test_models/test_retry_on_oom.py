@@ -48,7 +48,7 @@ def test_on_a_gpu_that_is_too_small():
     torch.cuda.set_per_process_memory_fraction(2 * 2**30 / total)
     try:
         sizes = retry_on_oom(lambda part: torch.ones(part.stop - part.start, 2**26, device='cuda')
-                         .sum(dim=1).shape[0], 10, 'It')
+                             .sum(dim=1).shape[0], 10, 'It')
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert sizes == [5, 5]

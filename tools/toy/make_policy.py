@@ -230,8 +230,9 @@ def save(model, processor, folder: Path) -> None:
 def train(folder: Path, seed: int, steps: int, init: Path | None = None, rate: float = 1.0,
           **style) -> Progress:
     """Train a policy (a new one, or that in `init`) on answers in a style (arguments of
-    `RowMaker`); save it every `SAVE_EVERY` steps and at the end. With a `rate` below 1, a share of
-    the learning rates, it should stay much as it was: no helper head, and no objects to list."""
+    `RowMaker`); save it every `SAVE_EVERY` steps and at the end. `rate` scales the learning rates;
+    below 1 the policy should change little, so there is no helper head, and list-all questions come
+    only in the first batch."""
     processor = make_processor()
     model = make_model(processor)
     if init is not None:

@@ -51,7 +51,7 @@ class ModelImageResize(BaseTransform):
         if 'other_boxes' in results:
             boxes = torch.tensor(results['other_boxes'], dtype=torch.float32).reshape(-1, 4)
             results['model_negatives'] = scale_boxes(boxes, results['img'].shape[:2],
-                                                      results['model_shape'])
+                                                     results['model_shape'])
         return results
 
     def __repr__(self) -> str:

@@ -161,6 +161,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         stream and the response's position in its group, but not on earlier samples, micro-batches
         or processes.
         """
+        self.composition.check_terms()
         runner = self.runner
         data = self.model.data_preprocessor(data_batch, False)
         size, processes = len(data['data_samples']), get_world_size()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,6 +218,10 @@ class SAMHQDecoder(HFSAMDecoder):
     model_types = ('sam_hq', )
     example = 'syscv-community/sam-hq-vit-huge'
 
+    def _encode_images(self, images: list[np.ndarray]) -> list[EncodedImage]:
+        side = self.processor.image_processor.size['longest_edge']
+        return super()._encode_images([_thickened(image, side) for image in images])
+
     def embed(self, pixels: Tensor) -> dict[str, Any]:
         image, layers = self.sam.get_image_embeddings(pixels)
         # The mask decoder reads only the first of the layers with global attention.
@@ -232,3 +237,13 @@ class SAMHQDecoder(HFSAMDecoder):
 
     def finish(self, masks: Tensor, shape: tuple[int, int], seen: tuple[int, int]) -> Tensor:
         return self.processor.post_process_masks([masks], [shape], [seen])[0]
+
+
+def _thickened(image: np.ndarray, side: int) -> np.ndarray:
+    """Repeat the rows or columns of an image (H, W, 3) that is so long that, resized to a longest
+    side of ``side`` pixels, its short side would be rounded to 0."""
+    longest = max(image.shape[:2])
+    for axis, length in enumerate(image.shape[:2]):
+        if int(length * (side / longest) + 0.5) < 1:
+            image = image.repeat(math.ceil(longest / (side * length)), axis)
+    return image

@@ -51,11 +51,15 @@ def build_loss(config: Mapping[str, Any]) -> PolicyLoss:
     """Build `model.loss`.
 
     Raises:
-        ValueError: It is the loss of another kind of model, or a value is out of range.
+        ValueError: It is the loss of another kind of model, its ``entropy`` is
+            neither 'grad' nor 'no_grad', or a value is out of range.
     """
     loss = MODELS.build(config)
     if not isinstance(loss, PolicyLoss):
         raise ValueError(not_a_policy_loss('model.loss', type(loss)))
+    if loss.entropy not in ('grad', 'no_grad'):
+        raise ValueError(f"`entropy` of {type(loss).__name__} should be 'grad' or 'no_grad', but "
+                         f'got {loss.entropy!r}; correct the class of `model.loss`')
     return loss
 
 

@@ -147,6 +147,12 @@ def test_a_term_is_the_same_whether_a_hook_or_the_loop_names_it(tiny_config):
     assert all(v.equal(expected[k]) for k, v in policy_state(named).items())
 
 
+def test_a_run_without_a_reward_is_refused(tiny_config):
+    tiny_config.train_cfg.rewards, tiny_config.custom_hooks = {}, []
+    with pytest.raises(ValueError, match='at least one term, but there is none; add'):
+        Runner.from_cfg(tiny_config).train()
+
+
 def test_a_reward_that_is_no_term_is_noticed(tiny_config):
 
     @HOOKS.register_module(force=True)

@@ -128,6 +128,12 @@ def test_an_image_with_few_rows_is_not_taken_for_channels_first(decoder):
     assert torch.equal(got, expected) and torch.equal(scores, expected_scores)
 
 
+@pytest.mark.parametrize('size', [(1, 1), (1, 300), (300, 2)])
+def test_an_image_may_be_as_thin_as_one_likes(decoder, size):
+    masks, scores = decoder(scene(*size), BOXES, POINTS)
+    assert masks.shape == (3, *size) and scores.isfinite().all()
+
+
 def test_one_image_is_encoded_once_and_sizes_alternate(folders):
     decoder, calls = SAM2Decoder(folders['sam2'], cache_size=2), []
     decoder.sam.vision_encoder.register_forward_hook(lambda *_: calls.append(1))

@@ -78,7 +78,7 @@ CONVERSATIONS = {
 @pytest.mark.parametrize('kind', CONVERSATIONS)
 @pytest.mark.parametrize('family', [
     'toy', *(pytest.param(family, marks=pytest.mark.slow)
-                   for family in ('qwen2_5_vl', 'qwen3_vl'))])
+            for family in ('qwen2_5_vl', 'qwen3_vl'))])
 def test_prompt_and_response_have_the_tokens_of_the_rendered_conversation(family, kind, tmp_path):
     """What supervised training teaches is what the model was made with: with Qwen's real
     vocabularies, in which <think> is one token (Qwen3-VL) or three (Qwen2.5-VL), too."""

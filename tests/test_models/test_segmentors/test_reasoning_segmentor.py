@@ -11,6 +11,7 @@ from mmdpad.models.heads.lora import SCALING
 from mmdpad.models.rollouts import Responses
 from mmdpad.prompts import format_objects_response, format_response
 from mmdpad.registry import MODELS
+from mmdpad.rl import PolicyLoss
 from mmdpad.structures import ParseFailure, ReasoningOutput
 
 
@@ -228,7 +229,14 @@ def test_unknown_settings_are_refused(tiny_config):
         MODELS.build(config)
 
 
-def test_the_loss_of_another_kind_of_model_is_refused(tiny_config):
-    tiny_config.model.loss = dict(type='CrossEntropyLoss')
-    with pytest.raises(ValueError, match='`model.loss` should be GRPOLoss or .* got CrossEntr'):
-        MODELS.build(tiny_config.model)
+class LossOfAnotherEntropy(PolicyLoss):
+    entropy = 'gradient'
+
+
+@pytest.mark.parametrize('loss, told', [
+    (dict(type='mmdet.FocalLoss'), '`model.loss` should be GRPOLoss or .* got FocalLoss'),
+    (dict(type=LossOfAnotherEntropy), "'grad' or 'no_grad', but got 'gradient'; correct the class"),
+])
+def test_a_loss_of_another_kind_is_refused(tiny_config, loss, told):
+    with pytest.raises(ValueError, match=told):
+        MODELS.build(dict(tiny_config.model, loss=loss))
