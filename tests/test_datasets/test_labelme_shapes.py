@@ -18,12 +18,13 @@ from pycocotools import mask as coco_mask
 from mmdpad.datasets import (
     DatasetError,
     ReasonSegDataset,
+    images,
     labelme_shapes,
     read_reasonseg_annotation,
 )
+from mmdpad.datasets.images import open_image
 from mmdpad.datasets.labelme_shapes import parse_shape
-from mmdpad.datasets.transforms import LoadReasonSegMask, images
-from mmdpad.datasets.transforms.images import open_image
+from mmdpad.datasets.transforms import LoadReasonSegMask
 
 FOLDER = Path(__file__).parents[1] / 'data/labelme'
 CASES = [json.loads(line) for line in (FOLDER / 'shapes.jsonl').read_text().splitlines()]
