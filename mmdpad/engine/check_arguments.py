@@ -28,7 +28,7 @@ from mmdpad.models.heads.quantization import quantization_config
 from mmdpad.models.heads.vlm_reasoning_head import check_attention
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine
-from mmdpad.models.segmentors.settings import evaluation_sampling, training_sampling
+from mmdpad.models.segmentors.settings import TRAIN_CFG, evaluation_sampling, training_sampling
 from mmdpad.models.weights import first_line
 from mmdpad.registry import (
     DATA_SAMPLERS,
@@ -154,13 +154,14 @@ def describe_refusal(path: str, entry: Mapping[str, Any], error: BaseException) 
     return f'`{path}`: {line}'
 
 
-def unknown_keys(given: Iterable[str], known: Iterable[str], path: str,
-                 taker: str) -> Iterator[str]:
-    """Yield a sentence for each unknown key that lists the known ones."""
+def unknown_keys(given: Iterable[str], known: Iterable[str], path: str, taker: str,
+                 kind: str = 'argument') -> Iterator[str]:
+    """Yield a sentence for each unknown key that lists the known ones. ``kind`` is that of an old
+    name in :mod:`mmdpad.utils.renamed`."""
     known = set(known)
     for name in sorted(set(given) - known, key=str):
         close = difflib.get_close_matches(str(name), sorted(known), n=1)
-        advice = renamed.advice('argument', name) or (
+        advice = renamed.advice(kind, name) or (
             f'did you mean `{close[0]}`?' if close else 'correct or remove it')
         yield (f'`{path}.{name}`: {taker} takes no argument {name!r}, but '
                f'{", ".join(sorted(known - _GIVEN))}; {advice}')
@@ -309,6 +310,8 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     known = set(inspect.signature(RolloutEngine.__call__).parameters) - {
         'self', 'head', 'prompts', 'group_size', 'prompt_numbers'}
     yield from unknown_keys(test, known, f'{path}.test_cfg', 'sampling')
+    yield from unknown_keys(train, TRAIN_CFG, f'{path}.train_cfg', 'sampling', 'sampling')
+    train = {name: value for name, value in train.items() if name in TRAIN_CFG}
     for name, given, read in (('train_cfg', train, training_sampling),
                               ('test_cfg', test, evaluation_sampling)):
         wrong = list(find_wrong_types(RolloutEngine.__call__, given, f'{path}.{name}'))

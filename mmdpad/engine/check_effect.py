@@ -27,7 +27,8 @@ def find_old_names(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield the names from before 0.1.0 that a run would ignore. Others, such as those of classes,
     are unknown and reported as such."""
     imports = config.get('custom_imports')
-    for name in (imports.get('imports') or ()) if isinstance(imports, Mapping) else ():
+    names = imports.get('imports') if isinstance(imports, Mapping) else None
+    for name in [names] if isinstance(names, str) else names or ():
         if advice := renamed.advice('module', name):
             yield f'`custom_imports.imports` has {name!r}; {advice}'
     hooks = config.get('default_hooks')
@@ -55,14 +56,14 @@ def find_unknown_switches(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield the entries of ``default_hooks`` that are None although no hook has their name.
 
     The text of a config includes the files that it inherits, so the names there are known. Where
-    there is no such text (a config made in Python, or in the pure Python style), only names that
-    resemble a known one are reported.
+    it does not (a config made in Python, or one in the pure Python style that inherits another),
+    only names that resemble a known one are reported.
     """
     hooks = config.get('default_hooks')
     if not isinstance(hooks, Mapping):
         return
     text = config.text if isinstance(config, Config) else ''
-    complete = text and not hasattr(config, '_imported_names')
+    complete = text and 'read_base' not in text
     known = {*OWN_HOOKS, *(name for name, hook in hooks.items() if hook is not None)}
     for name, hook in hooks.items():
         if hook is not None or name in known or renamed.advice('default hook', name):

@@ -100,6 +100,8 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
             yield (f'`train_cfg.type` should not be {loop.__name__} for a model that samples no '
                    f'responses, but `model.type` is {model.__name__}; use ReasoningSegmentor, or '
                    f"mmengine's EpochBasedTrainLoop or IterBasedTrainLoop")
+        else:
+            yield from find_epochs(config, nodes)
         if not of_ours:
             yield from (_no_loop(one, loop) for one in list_rewards(config) if one.is_hook)
         elif answers and config['model'].get('decoder') is None:
@@ -107,7 +109,6 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
                         f'which is None; configure one' for one in list_rewards(config)
                         if one.needs('decoder'))
         yield from _check_metrics(config, nodes)
-        yield from find_epochs(config, nodes)
     split = 'val' if training else 'test'
     if answers and config['model'].get('decoder') is None and config.get(f'{split}_cfg'):
         yield (f'`model.decoder` should be configured where `{split}_cfg` asks for masks, but it '

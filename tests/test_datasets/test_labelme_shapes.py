@@ -18,7 +18,6 @@ from pycocotools import mask as coco_mask
 from mmdpad.datasets import (
     DatasetError,
     ReasonSegDataset,
-    images,
     labelme_shapes,
     read_reasonseg_annotation,
 )
@@ -178,7 +177,7 @@ def test_a_mask_that_unpacks_to_too_much_is_not_unpacked(read, monkeypatch):
     image = png(np.ones((11, 5)))
     assert 'not larger than the image of 20 x 10, but is 5 x 11' in str(
         error_of(read, shape('mask', [[0, 0], [4, 9]], mask=image)))
-    monkeypatch.setattr(images, 'open_image', partial(open_image, max_pixels=50))
+    monkeypatch.setattr(labelme_shapes, 'open_image', partial(open_image, max_pixels=50))
     assert 'its `mask` should have at most 5e-05 megapixels, but is 5 x 11' in str(
         error_of(read, shape('mask', [[0, 0], [4, 9]], mask=image)))
 

@@ -53,7 +53,7 @@ def test_a_hook_of_the_authors_may_be_switched_off(tmp_path, shapes_data):
 
 
 @pytest.mark.parametrize('entries, told', [
-    (dict(param_scheduler=COSINE), '`param_scheduler.by_epoch` should be False for a loop over '
+    (dict(param_scheduler=[COSINE]), '`param_scheduler.0.by_epoch` should be False for a loop over '
      'iterations, in which no epoch ends before the run does, but is missing and True by default'),
     (dict(param_scheduler=[dict(COSINE, by_epoch=False), dict(COSINE, by_epoch=True)]),
      '`param_scheduler.1.by_epoch` should be False'),
@@ -70,22 +70,22 @@ def test_epochs_in_a_loop_over_iterations(tiny_config, entries, told):
 
 
 @pytest.mark.parametrize('entries', [
-    dict(param_scheduler=dict(COSINE, by_epoch=False)),
-    dict(param_scheduler=dict(COSINE, convert_to_iter_based=True)),
-    dict(param_scheduler=dict(type='ReduceOnPlateauLR', monitor='reasonseg/giou')),
+    dict(param_scheduler=[dict(COSINE, by_epoch=False)]),
+    dict(param_scheduler=[dict(COSINE, convert_to_iter_based=True)]),
+    dict(param_scheduler=[dict(type='ReduceOnPlateauLR', monitor='reasonseg/giou')]),
     dict(custom_hooks=[dict(type='EMAHook', begin_iter=1)]),
     dict(train_cfg=dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2),
-         custom_hooks=[], param_scheduler=COSINE),
+         custom_hooks=[], param_scheduler=[COSINE]),
     dict(train_cfg=dict(_delete_=True, by_epoch=True, max_epochs=2), custom_hooks=[],
-         param_scheduler=COSINE)])
+         param_scheduler=[COSINE])])
 def test_what_counts_what_the_loop_does(tiny_config, entries):
     assert check(tiny_config, **entries) == []
 
 
 def test_mmengines_own_loop_over_iterations(tiny_config):
     (problem, ) = check(tiny_config, train_cfg=dict(_delete_=True, by_epoch=False, max_iters=2),
-                        custom_hooks=[], param_scheduler=COSINE)
-    assert problem.startswith('`param_scheduler.by_epoch`')
+                        custom_hooks=[], param_scheduler=[COSINE])
+    assert problem.startswith('`param_scheduler.0.by_epoch`')
 
 
 @pytest.mark.parametrize('entry, told', [

@@ -92,15 +92,15 @@ def test_the_best_checkpoint_is_by_a_metric_that_is_computed(tiny_config, best, 
 
 
 @pytest.mark.parametrize('key, entry, told', [
-    ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='reasonseg/giuo')],
+    ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='reasonseg/giuo', rule='greater')],
      "`custom_hooks.0.monitor` should be a metric of ReasonSegMetric, but got 'reasonseg/giuo'; "
      "did you mean 'reasonseg/giou'?"),
     ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='giou', rule='greater')],
-     "`custom_hooks.0.monitor` should be a metric of `val_evaluator` ('reasonseg/...'), but got "
-     "'giou'; correct it"),
-    ('param_scheduler', dict(type='ReduceOnPlateauLR'),
-     "`param_scheduler.monitor` should be a metric of `val_evaluator` ('reasonseg/...'), but got "
-     "'loss'; correct it"),
+     "`custom_hooks.0.monitor` should be a metric of `val_evaluator` ('reasonseg/...', "
+     "'reward/...'), but got 'giou'; correct it"),
+    ('param_scheduler', [dict(type='ReduceOnPlateauLR')],
+     "`param_scheduler.0.monitor` should be a metric of `val_evaluator` ('reasonseg/...', "
+     "'reward/...'), but got 'loss'; correct it"),
     ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='reasonseg/giou', rule='greater')],
      None)])
 def test_a_monitor_is_a_metric_that_is_computed(tiny_config, key, entry, told):

@@ -6,53 +6,62 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
 
 from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.preflight import dry_run
 from mmdpad.registry import HOOKS, REWARDS, TRANSFORMS
 from mmdpad.rl import GRPOLoss
-from mmdpad.utils import open_config
+from mmdpad.utils import KeyValueError, open_config, override
 from mmdpad.utils.configs import UnreadableConfig, import_names
 from mmdpad.utils.renamed import RENAMED, advice, advice_in
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def old_config(tiny_config) -> Config:
-    """A config with every old name that an entry can have."""
-    config = tiny_config
+def use_old_types(config):
+    config.train_cfg.rewards.length = dict(type='ChainLengthReward')
+    config.train_dataloader.dataset.pipeline.append(dict(type='PromptResize'))
+    config.custom_hooks += [dict(type='mmdpad.PlainCheckpointHook'), dict(type='AnswerStoreHook')]
+
+
+def use_old_arguments(config):
+    config.train_cfg.updates_per_rollout = 1
+    config.default_hooks.alarms.chain_share = 0.5
+
+
+def use_old_metrics(config):
     for name in ('dataloader', 'cfg', 'evaluator'):
         config[f'val_{name}'] = config[f'test_{name}']
-    config.custom_imports = dict(imports=[*RENAMED['module']], allow_failed_imports=True)
-    config.train_cfg.rewards.length = dict(type='ChainLengthReward')
-    config.train_cfg.updates_per_rollout = 1
-    config.train_dataloader.dataset.pipeline.append(
-        dict(type='mmdpad.datasets.transforms.prompt_frame.PromptResize'))
-    config.model.train_cfg.update(dict.fromkeys(RENAMED['sampling'], 1))
-    hooks = config.default_hooks
-    hooks.update(dict.fromkeys(RENAMED['default hook']))
-    hooks.checkpoint.save_best = [f'reasonseg/{old}' for old in RENAMED['metric']]
-    hooks.alarms.chain_share = 0.5
-    config.custom_hooks = [
-        dict(type='AlarmHook', stop=[old]) for old in RENAMED['alarm']] + [
-        dict(type='mmdpad.PlainCheckpointHook'), dict(type='AnswerStoreHook')]
-    config.log_processor.custom_cfg = [
-        dict(data_src=old, method_name='max', window_size=1) for old in RENAMED['log']]
-    return config
+    config.default_hooks.checkpoint.save_best = [f'reasonseg/{old}' for old in RENAMED['metric']]
 
 
-def test_the_dry_run_and_the_start_of_a_run_say_every_new_name(old_config):
+USE_OLD = {
+    'type': use_old_types, 'argument': use_old_arguments, 'metric': use_old_metrics,
+    'sampling': lambda config: config.model.train_cfg.update(
+        dict.fromkeys(RENAMED['sampling'], 1)),
+    'default hook': lambda config: config.default_hooks.update(
+        dict.fromkeys(RENAMED['default hook'])),
+    'log': lambda config: config.log_processor.update(custom_cfg=[
+        dict(data_src=old, method_name='max', window_size=1) for old in RENAMED['log']]),
+    'alarm': lambda config: config.custom_hooks.extend(
+        dict(type='AlarmHook', stop=[old]) for old in RENAMED['alarm']),
+    'module': lambda config: config.update(custom_imports=dict(
+        imports=[*RENAMED['module']], allow_failed_imports=True))}
+# A metric is compared with those of the evaluator only if every value can be read.
+AT_ONCE = [[kind for kind in USE_OLD if kind != 'metric'], ['metric']]
+
+
+@pytest.mark.parametrize('kinds', AT_ONCE, ids=' '.join)
+def test_the_dry_run_and_the_start_of_a_run_say_every_new_name(tiny_config, kinds):
+    assert {*RENAMED} - {'variable'} == {kind for some in AT_ONCE for kind in some}
+    for kind in kinds:
+        USE_OLD[kind](tiny_config)
     with pytest.raises(UnsuitableConfig) as refusal:
-        build_runner(old_config)
+        build_runner(tiny_config)
     lines = str(refusal.value).splitlines()
-    untold = [(kind, old) for kind, names in RENAMED.items() if kind != 'variable'
-              for old, new in names.items()
-              if not any(old in line and f'{new} now; write that' in line for line in lines)]
-    assert untold in ([], [('type', 'PromptResize')])  # which has its new module before its name
-    assert any('datasets.transforms.model_image.ModelImageResize now' in line for line in lines)
-    assert set(lines) <= set(dry_run(old_config)[0])
+    assert [(kind, old) for kind in kinds for old, new in RENAMED[kind].items() if not any(
+        old in line and f'{new} now; write that' in line for line in lines)] == []
+    assert set(lines) <= set(dry_run(tiny_config)[0])
 
 
 @pytest.mark.parametrize('text', [
@@ -83,6 +92,11 @@ def test_an_old_variable_of_a_base_config(tmp_path):
     path.write_text(base + 'size = _base_.somebodys_size\n')
     with pytest.raises(AttributeError, match='somebodys_size'):
         open_config(str(path))
+
+
+def test_an_old_class_in_the_path_of_an_option(tiny_config):
+    with pytest.raises(KeyValueError, match='it is called SafeCheckpointHook now; write that$'):
+        override(tiny_config, {'custom_hooks.PlainCheckpointHook.priority': 'LOW'})
 
 
 def test_new_names_exist_and_old_ones_do_not():
