@@ -60,6 +60,8 @@ MEASURES: dict[str, Measure] = dict(
     failures=lambda row: (100 * (row['failure'] is not None), 1))
 """Ratios of sums over samples, as in :mod:`.summary`, by name; ``ranked`` is the share of samples
 that have a ``rank``."""
+_FEW_CAPTIONS = 0.05
+"""A run with captions in fewer of its answers was asked for none: ``specificity`` is unknown."""
 
 TITLES = dict(giou='gIoU', ciou='cIoU', reasoning_tokens='reasoning, tokens',
               caption_tokens='caption, tokens', specificity='specific, %', rank='rank',
@@ -231,7 +233,11 @@ def read_answers(run: Path, mode: str) -> Answers:
         wrong = list(MEASURES)[np.argwhere(~np.isfinite(columns))[0][0]]
         raise ValueError(f'{run / mode}.*.jsonl should hold finite numbers, but {wrong} of a '
                          f'sample is not; evaluate the run again')
-    return Answers(keys, columns[..., 0], columns[..., 1])
+    above, below = columns[..., 0], columns[..., 1]
+    names = list(MEASURES)
+    if above[names.index('ranked')].mean() < 100 * _FEW_CAPTIONS:
+        above[names.index('specificity')] = below[names.index('specificity')] = 0
+    return Answers(keys, above, below)
 
 
 def check_same_scenes(runs: Sequence[tuple[str, Answers | list[Key]]]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmdpad.datasets.images import FORMATS
 from mmdpad.datasets.transforms import MAX_PIXELS, probe_image, to_rgb
-from mmdpad.datasets.transforms.images import FORMATS
 from mmdpad.prompts import normalize_question
 
 ImageInput = str | os.PathLike | np.ndarray | Image.Image

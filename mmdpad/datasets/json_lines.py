@@ -22,8 +22,8 @@ from .annotation_fields import (
     wrong_field,
 )
 from .errors import DatasetError, collecting
+from .images import probe_image
 from .reasoning_dataset import ReasoningDataset, find_duplicates
-from .transforms.images import probe_image
 from .transforms.loading import check_segmentation, marks_pixels
 
 
@@ -133,7 +133,6 @@ class JsonLinesDataset(ReasoningDataset):
             problems.append(DatasetError(
                 f'{where} states height and width {stated}, but its image {line["image"]} has '
                 f'{size}; correct the line, or use the right image', 'wrong size'))
-        height, width = size or stated
         with collecting(problems):
             check_questions(line['texts'], 'texts', where)
         optional: dict[str, Any] = {}
@@ -143,14 +142,14 @@ class JsonLinesDataset(ReasoningDataset):
             boxes = parse_boxes(where, line)
             if boxes is not None:
                 optional['other_boxes'] = boxes
-                if height and width:
-                    check_inside(boxes, where, height, width)
+                if size:
+                    check_inside(boxes, where, *size)
         instances = []
         for flag, field in enumerate(('objects', 'ignore')):
             for i, segmentation in enumerate(line.get(field, [])):
-                if height and width:
+                if size:
                     with collecting(problems):
-                        if marks_pixels(check_segmentation(segmentation, height, width,
+                        if marks_pixels(check_segmentation(segmentation, *size,
                                                            f'{where}, `{field}[{i}]`')):
                             instances.append(dict(mask=segmentation, ignore_flag=flag))
         item = dict(

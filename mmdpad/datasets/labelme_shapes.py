@@ -30,6 +30,7 @@ from mmdpad.geometry.masks import check_outline
 
 from .annotation_fields import are_numbers, wrong_field
 from .errors import DatasetError
+from .images import open_image
 
 POINTS = {'rectangle': 2, 'circle': 2, 'oriented_rectangle': 4, 'mask': 2}
 """Shapes other than polygons, and their number of points."""
@@ -141,8 +142,6 @@ class Figure(Shape):
 
     def _read_mask(self, height: int, width: int) -> np.ndarray:
         """The values within the box, bool."""
-        from .transforms.images import open_image  # its package imports this module
-
         (x1, y1), (x2, y2) = self.points.astype(int).tolist()
         with open_image(io.BytesIO(self.png or b''), 'its `mask`') as image:
             if image.format != 'PNG' or image.mode not in _MASK_MODES:

@@ -24,9 +24,9 @@ from .annotation_fields import (
     wrong_field,
 )
 from .errors import DatasetError
+from .images import probe_image
 from .mask_images import read_mask_image
 from .reasoning_dataset import ReasoningDataset
-from .transforms.images import probe_image
 
 _WHOLE = -1
 _TRUTH = {'': None, 'false': False, '0': False, 'true': True, '1': True}

@@ -18,7 +18,7 @@ from PIL import Image
 from mmdpad.geometry.masks import MAX_PARTS
 
 from .errors import DatasetError
-from .transforms.images import MAX_PIXELS, open_image, upright
+from .images import MAX_PIXELS, open_image, upright
 
 _VOID_INDEX, _VOID_COLOR = 255, 0xE0E0C0  # in Pascal VOC's palette and those derived from it
 _NUMBERS_BELOW = 32  # lower gray values number objects
@@ -54,10 +54,10 @@ def read_mask_image(path: str | os.PathLike, height: int, width: int, index_mask
     """Read a mask from an image file.
 
     Args:
-        path: The file, in one of :data:`.transforms.images.FORMATS` and in any mode.
+        path: The file, in one of :data:`.images.FORMATS` and in any mode.
         height, width: Of its image, after the EXIF rotation; the mask is rotated by its own EXIF.
         index_masks: The values of the file number its objects.
-        max_pixels: As in :func:`.transforms.images.read_image`.
+        max_pixels: As in :func:`.images.read_image`.
 
     Raises:
         DatasetError: It cannot be decoded, has another size, or is ambiguous.

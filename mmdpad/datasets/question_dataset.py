@@ -13,9 +13,9 @@ from mmengine.fileio import load
 from mmdpad.registry import DATASETS, TRANSFORMS, type_name
 
 from .errors import DatasetError, collecting
+from .images import probe_image
 from .reasoning_dataset import ReasoningDataset
 from .referring_seg import check_text_mode
-from .transforms.images import probe_image
 from .transforms.loading import LoadInstanceMasks, instance_rle
 from .transforms.questions import QuestionFromLabel
 

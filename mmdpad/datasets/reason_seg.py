@@ -11,9 +11,9 @@ from mmdpad.registry import DATASETS
 
 from .annotation_fields import ask_texts, check_inside, check_questions, check_texts_mode
 from .errors import DatasetError, collecting
+from .images import probe_image
 from .reason_seg_annotation import draw_target, parse_annotation
 from .reasoning_dataset import ReasoningDataset
-from .transforms.images import probe_image
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 

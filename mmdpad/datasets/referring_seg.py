@@ -12,9 +12,9 @@ from mmdet.datasets import RefCocoDataset
 from mmdpad.registry import DATASETS
 
 from .errors import DatasetError, collecting
+from .images import probe_image
 from .reasoning_dataset import ReasoningDataset, find_duplicates
 from .referring_annotation import Reference, parse_reference, read_instances, read_references
-from .transforms.images import probe_image
 from .transforms.loading import check_segmentation, marks_pixels
 
 TEXT_MODES = ('original', 'select_first')

@@ -11,9 +11,9 @@ from mmdpad.geometry.masks import encode_mask
 from mmdpad.registry import DATASETS
 
 from .errors import DatasetError
+from .images import probe_image_bytes
 from .table_dataset import TableDataset, read_image_bytes
 from .tables import TableFile, import_pyarrow
-from .transforms.images import probe_image_bytes
 
 
 @DATASETS.register_module()

@@ -16,11 +16,9 @@ from mmdpad.models.heads.policy_source import is_about_policy
 from mmdpad.registry import MODELS
 
 from .check_config import check_config
+from .check_effect import OWN_HOOKS
 from .checkpoints import read_meta
 from .stopping import leave_no_handler, shield_workers
-
-# mmengine's default hooks.
-OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
 class UnsuitableConfig(ValueError):

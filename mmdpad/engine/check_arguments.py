@@ -16,6 +16,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import FUNCTIONS
 from mmengine.runner import Priority, Runner, get_priority
+from torch import nn
 
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
@@ -29,6 +30,7 @@ from mmdpad.models.heads.vlm_reasoning_head import check_attention
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine
 from mmdpad.models.segmentors.settings import (
+    TRAIN_CFG,
     evaluation_sampling,
     not_a_policy_loss,
     training_sampling,
@@ -48,9 +50,9 @@ from mmdpad.registry import (
 )
 from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward, build_term
 from mmdpad.rl import PolicyLoss
+from mmdpad.utils import renamed
 from mmdpad.utils.argument_types import find_wrong_types
 
-from . import renamed
 from .config_nodes import Node
 
 # Keys that mmengine or the reward composition removes before a class is built.
@@ -115,9 +117,13 @@ def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
     build = _builder(node, kind, module)
     if build is not None and not wrong:
         try:
-            build(_without_files(node.entry))
+            made = build(_without_files(node.entry))
         except (*REFUSALS, RuntimeError) as error:
             yield describe_refusal(node.path, node.entry, error)
+        else:
+            if inspect.isclass(kind) and not module.startswith(_OURS) and (
+                    known_arguments(kind) is None):
+                yield from _check_passed_on(made, node)
 
 
 def find_wrong_arguments(node: Node) -> Iterator[str]:
@@ -172,13 +178,14 @@ def describe_refusal(path: str, entry: Mapping[str, Any], error: BaseException) 
     return f'`{path}`: {line}'
 
 
-def unknown_keys(given: Iterable[str], known: Iterable[str], path: str,
-                 taker: str) -> Iterator[str]:
-    """Yield a sentence for each unknown key that lists the known ones."""
+def unknown_keys(given: Iterable[str], known: Iterable[str], path: str, taker: str,
+                 kind: str = 'argument') -> Iterator[str]:
+    """Yield a sentence for each unknown key that lists the known ones. ``kind`` is that of an old
+    name in :mod:`mmdpad.utils.renamed`."""
     known = set(known)
     for name in sorted(set(given) - known, key=str):
         close = difflib.get_close_matches(str(name), sorted(known), n=1)
-        advice = renamed.advice(name, renamed.ARGUMENTS) or (
+        advice = renamed.advice(kind, name) or (
             _NOTHING_TO_DELETE if name == '_delete_' else
             f'did you mean `{close[0]}`?' if close else 'correct or remove it')
         yield (f'`{path}.{name}`: {taker} takes no argument {name!r}, but '
@@ -196,6 +203,33 @@ def _builder(node: Node, kind: Any, module: str) -> Callable[[dict], Any] | None
     return None
 
 
+def _check_passed_on(made: Any, node: Node) -> Iterator[str]:
+    """Check the arguments that a class keeps in the config of another class, which it builds only
+    after the run has started, as ``EMAHook`` does."""
+    own = inspect.signature(node.kind).parameters
+    given = {name: value for name, value in node.entry.items()
+             if name not in own and name not in TAKEN_OUT}
+    for config in vars(made).values():
+        if not (isinstance(config, Mapping) and {'type', *given} <= config.keys()):
+            continue
+        key = next((name for name, one in own.items()
+                    if node.entry.get(name, one.default) == config['type']), 'type')
+        inner = Node(node.path, dict(config), MODELS, node.scope)
+        if inner.kind is None:
+            yield _unknown_type(inner, key)
+            continue
+        if (known := known_arguments(inner.kind)) is not None:
+            known = (known | own.keys()) - {'kwargs', 'model'}
+            wrong = [*unknown_keys(given, known, node.path, node.kind.__name__)]
+            wrong += find_wrong_types(inner.kind, given, node.path)
+            yield from wrong
+            if not wrong and missing_arguments(inner.kind, given) == ['model']:
+                try:
+                    inner.kind(nn.Linear(1, 1), **given)
+                except REFUSALS as error:
+                    yield describe_refusal(node.path, node.entry, error)
+
+
 def _without_files(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The entry without annotation files and discriminators, which are checked separately."""
     made: dict[str, Any] = {}
@@ -209,10 +243,10 @@ def _without_files(entry: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _unknown_type(node: Node) -> str:
+def _unknown_type(node: Node, key: str = 'type') -> str:
     name = node.entry['type']
     if not isinstance(name, str):
-        return (f'`{node.path}.type` should be the name of a registered {node.registry.name}, but '
+        return (f'`{node.path}.{key}` should be the name of a registered {node.registry.name}, but '
                 f'got {name!r}; correct it')
     places = [node.registry]
     while places[-1].parent is not None:
@@ -220,10 +254,10 @@ def _unknown_type(node: Node) -> str:
     names = sorted({name for place in places for name in place.module_dict})
     # If the name is registered anyway, it is ours, and the config has another scope.
     close = [f'mmdpad.{name}'] if name in names else difflib.get_close_matches(name, names, n=3)
-    advice = renamed.advice(name, renamed.TYPES) or (
+    advice = renamed.advice('type', name) or (
         f'did you mean {" or ".join(close)}?' if close else
         'import the module that registers it with `custom_imports`, or correct it')
-    return (f'`{node.path}.type` should be a registered {node.registry.name}, but got {name!r}; '
+    return (f'`{node.path}.{key}` should be a registered {node.registry.name}, but got {name!r}; '
             f'{advice}')
 
 
@@ -305,6 +339,8 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     known = set(inspect.signature(RolloutEngine.__call__).parameters) - {
         'self', 'head', 'prompts', 'group_size', 'prompt_numbers'}
     yield from unknown_keys(test, known, f'{path}.test_cfg', 'sampling')
+    yield from unknown_keys(train, TRAIN_CFG, f'{path}.train_cfg', 'sampling', 'sampling')
+    train = {name: value for name, value in train.items() if name in TRAIN_CFG}
     for name, given, read in (('train_cfg', train, training_sampling),
                               ('test_cfg', test, evaluation_sampling)):
         wrong = list(find_wrong_types(RolloutEngine.__call__, given, f'{path}.{name}'))

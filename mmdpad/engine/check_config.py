@@ -51,6 +51,7 @@ from .check_arguments import (
     known_arguments,
     unknown_keys,
 )
+from .check_effect import find_old_names, find_unknown_switches
 from .check_together import find_clashes, find_misspelled_entries, find_wrong_compile
 from .config_nodes import Node, find_nodes
 from .flags import find_wrong_scaling
@@ -109,12 +110,14 @@ def check_config(config: Config, training: bool = True) -> Findings:
     part = _relevant(config, training)
     found = Findings(list(_check_entries(part)) or list(_check_shape(part, '')))
     found.problems += find_misspelled_entries(config)
-    if found.problems:
-        found.readable = False
+    found.readable = not found.problems
+    found.problems += [*find_old_names(part), *find_unknown_switches(config)]
+    if not found.readable:
         return found
     with DefaultScope.overwrite_default_scope(scope_of(config)):
-        found.problems += _check_sections(part)
-        found.readable = not found.problems
+        wrong = list(_check_sections(part))
+        found.problems += wrong
+        found.readable = not wrong
         found.nodes = list(find_nodes(part))
         for node in found.nodes:
             unreadable = list(find_wrong_arguments(node))

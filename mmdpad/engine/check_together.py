@@ -17,10 +17,12 @@ from mmdpad.evaluation.metrics import ReasonSegMetric
 from mmdpad.evaluation.summary import MEASURES, PARTS
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.weights import first_line
-from mmdpad.registry import type_name
+from mmdpad.registry import HOOKS, PARAM_SCHEDULERS, type_name
 from mmdpad.rewards import ListedReward, list_rewards
-from mmdpad.utils.argument_types import find_wrong_types
+from mmdpad.utils import renamed
+from mmdpad.utils.argument_types import find_wrong_types, read_defaults
 
+from .check_effect import find_epochs
 from .config_nodes import Node
 
 # Entries that mmengine's runners and the command line read.
@@ -98,13 +100,15 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
             yield (f'`train_cfg.type` should not be {loop.__name__} for a model that samples no '
                    f'responses, but `model.type` is {model.__name__}; use ReasoningSegmentor, or '
                    f"mmengine's EpochBasedTrainLoop or IterBasedTrainLoop")
+        else:
+            yield from find_epochs(config, nodes)
         if not of_ours:
             yield from (_no_loop(one, loop) for one in list_rewards(config) if one.is_hook)
         elif answers and config['model'].get('decoder') is None:
             yield from (f'`{one.path}`: {_name(one)} decodes masks with `model.decoder`, '
                         f'which is None; configure one' for one in list_rewards(config)
                         if one.needs('decoder'))
-        yield from _check_save_best(config, nodes)
+        yield from _check_metrics(config, nodes)
     split = 'val' if training else 'test'
     if answers and config['model'].get('decoder') is None and config.get(f'{split}_cfg'):
         yield (f'`model.decoder` should be configured where `{split}_cfg` asks for masks, but it '
@@ -122,31 +126,39 @@ def _no_loop(reward: ListedReward, loop: Any) -> str:
             f'`train_cfg.type` is {name}, which has no rewards; remove the hook, or use that loop')
 
 
-def _check_save_best(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str]:
-    """Check ``save_best``: a metric that the evaluator does not compute would end the run at its
-    first validation."""
+def _check_metrics(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str]:
+    """Check ``save_best`` and ``monitor``: a metric that the evaluator does not compute would end
+    the run at its first validation, or never have an effect."""
     metrics = [node for node in nodes if node.path.startswith('val_evaluator')
                and hasattr(node.kind, 'default_prefix')]
     if not config.get('val_cfg') or not metrics or not all(map(_prefix, metrics)):
         return
     prefixes = {_prefix(node): node.kind for node in metrics}
+    for path, name in _named_metrics(nodes):
+        prefix, _, own = name.rpartition('/')
+        if prefix not in prefixes:
+            known = ', '.join(f"'{one}/...'" for one in sorted(prefixes))
+            yield (f'`{path}` should be a metric of `val_evaluator` ({known}), but got {name!r}; '
+                   f'correct it')
+        elif issubclass(prefixes[prefix], ReasonSegMetric) and not _NAMES.fullmatch(own):
+            close = difflib.get_close_matches(own, MEASURES, n=1)
+            advice = renamed.advice('metric', name) or (
+                f"did you mean '{prefix}/{close[0]}'?" if close else 'correct it')
+            yield (f'`{path}` should be a metric of {prefixes[prefix].__name__}, but got {name!r}; '
+                   f'{advice}')
+
+
+def _named_metrics(nodes: list[Node]) -> Iterator[tuple[str, str]]:
+    """Path and name of each metric of a validation that a hook or a scheduler reads."""
     for node in nodes:
-        best = node.entry.get('save_best')
-        if not (best and node.is_kind(CheckpointHook)):
-            continue
-        for name in [best] if isinstance(best, str) else best:
-            prefix, _, own = name.rpartition('/')
-            if name == 'auto':
-                continue
-            if prefix not in prefixes:
-                known = ', '.join(f"'{one}/...'" for one in sorted(prefixes))
-                yield (f'`{node.path}.save_best` should be a metric of `val_evaluator` ({known}), '
-                       f'but got {name!r}; correct it')
-            elif issubclass(prefixes[prefix], ReasonSegMetric) and not _NAMES.fullmatch(own):
-                close = difflib.get_close_matches(own, MEASURES, n=1)
-                advice = f"did you mean '{prefix}/{close[0]}'?" if close else 'correct it'
-                yield (f'`{node.path}.save_best` should be a metric of '
-                       f'{prefixes[prefix].__name__}, but got {name!r}; {advice}')
+        best = node.entry.get('save_best') if node.is_kind(CheckpointHook) else None
+        for name in [best] if isinstance(best, str) else best or ():
+            if name != 'auto':
+                yield f'{node.path}.save_best', name
+        if node.registry in (HOOKS, PARAM_SCHEDULERS) and inspect.isclass(node.kind):
+            name = node.entry.get('monitor', read_defaults(node.kind).get('monitor'))
+            if isinstance(name, str):
+                yield f'{node.path}.monitor', name
 
 
 def _prefix(node: Node) -> str:

@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from mmdpad.structures import LossScale
+
 from .advantage import (
     ADVANTAGES,
     check_estimator,
@@ -6,7 +8,7 @@ from .advantage import (
     group_relative_advantage,
     has_signal,
 )
-from .aggregation import AGGREGATIONS, LossScale, aggregate
+from .aggregation import AGGREGATIONS, aggregate
 from .grpo_loss import GRPOLoss, LossInputs, PolicyLoss
 from .importance import truncated_importance
 from .kl import KL_ESTIMATORS, approximate_kl

@@ -3,32 +3,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from mmdpad.structures import LossScale
+
 AGGREGATIONS = ('seq_mean_token_mean', 'token_mean', 'seq_mean_token_sum_norm')
-
-
-class LossScale(NamedTuple):
-    """Divisors for means over tensors that are only a part of the batch.
-
-    With them, the mean of the parts' losses is the loss of the complete batch, however it is split
-    into micro-batches and across processes.
-
-    Attributes:
-        sequences: Sequences with at least one token that counts, averaged over the parts.
-        tokens: Tokens that count, averaged over the parts.
-    """
-
-    sequences: float
-    tokens: float
-
-    @classmethod
-    def of(cls, mask: Tensor, parts: int = 1) -> LossScale:
-        """The scale for a mask (N, T) that is split into ``parts``."""
-        return cls(float(mask.bool().any(dim=1).sum()) / parts, float(mask.sum()) / parts)
 
 
 def aggregate(values: Tensor,

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mmdpad.registry import MODELS
-from mmdpad.structures import RolloutBatch
+from mmdpad.structures import LossScale, RolloutBatch
 
-from .aggregation import LossScale, aggregate
+from .aggregation import aggregate
 from .kl import approximate_kl
 from .policy_loss import check_objective, policy_loss
 
@@ -60,7 +60,7 @@ class LossInputs:
         return cls(logp, logp.detach() if old_logp is None else old_logp,
                    rollout.advantages.flatten().to(logp), mask.to(logp.device),
                    like(rollout.ref_logp), entropy, like(rollout.sampling_logp), max_tokens,
-                   cast(LossScale | None, rollout.loss_scale))
+                   rollout.loss_scale)
 
     def mean(self, values: Tensor, aggregation: str = 'seq_mean_token_mean') -> Tensor:
         """Reduce (N, T) values to a scalar, see :func:`mmdpad.rl.aggregate`. A loss that is a sum

@@ -6,7 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .aggregation import LossScale, aggregate, check_aggregation
+from mmdpad.structures import LossScale
+
+from .aggregation import aggregate, check_aggregation
 from .importance import check_importance_cap, truncated_importance
 from .kl import approximate_kl, check_kl_estimator
 

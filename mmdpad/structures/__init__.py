@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Data structures that pass between the components. Names are imported on first use; only
-``RolloutBatch`` needs torch."""
+``RolloutBatch`` and ``LossScale`` need torch."""
 
 from typing import TYPE_CHECKING
 
@@ -9,10 +9,10 @@ from mmdpad.utils.late_exports import late_exports
 if TYPE_CHECKING:
     from .packing import fill
     from .reasoning_output import AnsweredObject, ParseFailure, ReasoningOutput
-    from .rollout import RolloutBatch
+    from .rollout import LossScale, RolloutBatch
 
-__all__ = ['AnsweredObject', 'ParseFailure', 'ReasoningOutput', 'RolloutBatch', 'fill']
+__all__ = ['AnsweredObject', 'LossScale', 'ParseFailure', 'ReasoningOutput', 'RolloutBatch', 'fill']
 __getattr__, __dir__ = late_exports(__name__, {
     'packing': ('fill',),
     'reasoning_output': ('AnsweredObject', 'ParseFailure', 'ReasoningOutput'),
-    'rollout': ('RolloutBatch',)})
+    'rollout': ('LossScale', 'RolloutBatch')})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,26 @@ from torch.nn.functional import pad
 
 from .packing import fill
 from .reasoning_output import ParseFailure, ReasoningOutput
+
+
+class LossScale(NamedTuple):
+    """Divisors for means over tensors that are only a part of the batch.
+
+    With them, the mean of the parts' losses is the loss of the complete batch, however it is split
+    into micro-batches and across processes.
+
+    Attributes:
+        sequences: Sequences with at least one token that counts, averaged over the parts.
+        tokens: Tokens that count, averaged over the parts.
+    """
+
+    sequences: float
+    tokens: float
+
+    @classmethod
+    def of(cls, mask: Tensor, parts: int = 1) -> LossScale:
+        """The scale for a mask (N, T) that is split into ``parts``."""
+        return cls(float(mask.bool().any(dim=1).sum()) / parts, float(mask.sum()) / parts)
 
 
 @dataclass
@@ -44,7 +64,7 @@ class RolloutBatch:
             once; otherwise None.
         sampling_logp: (B * G, R) float, those recorded by the rollout engine while sampling, at
             the sampling temperature; None if it does not record them.
-        loss_scale: Divisors for the means in the loss (:class:`mmdpad.rl.LossScale`) if this is
+        loss_scale: Divisors for the means in the loss (:class:`LossScale`) if this is
             one of several micro-batches; None if it is the entire batch.
     """
 
@@ -64,7 +84,7 @@ class RolloutBatch:
     old_logp: Tensor | None = None
     ref_logp: Tensor | None = None
     sampling_logp: Tensor | None = None
-    loss_scale: tuple[float, float] | None = None
+    loss_scale: LossScale | None = None
     images: list[Tensor] | None = None
     prompts: list[Any] | None = None
 

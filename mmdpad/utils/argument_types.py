@@ -46,6 +46,12 @@ def find_wrong_types(taker: Callable, given: Mapping[str, Any], where: str) -> I
             yield from _compare(value, hints[name], f'{where}.{name}' if where else name)
 
 
+def read_defaults(taker: Callable) -> dict[str, Any]:
+    """The arguments of a class, including those of its bases, or of a function, with their
+    defaults; :attr:`inspect.Parameter.empty` for an argument without one."""
+    return _read_signature(taker)[1]
+
+
 def _read_signature(taker: Callable) -> tuple[dict[str, Any], dict[str, Any]]:
     """Annotations and defaults by argument."""
     functions = [taker]

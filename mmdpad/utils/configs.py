@@ -15,6 +15,8 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import import_modules_from_strings
 
+from . import renamed
+
 # Entries of a data loader whose arguments mmengine passes on to a function unchanged.
 _FUNCTIONS = ('collate_fn', 'worker_init_fn')
 
@@ -62,9 +64,9 @@ def mim_folder(package: str) -> Path | None:
 
 
 class UnreadableConfig(ValueError):
-    """A plain-data config (JSON, YAML) is damaged or asks for code to be run; or a pure Python
-    config inherits or imports something that does not exist, or does so in a way that MMEngine
-    does not allow."""
+    """A plain-data config (JSON, YAML) is damaged or asks for code to be run; a pure Python config
+    inherits or imports something that does not exist, or does so in a way that MMEngine does not
+    allow; or a config needs something by a name that it had before 0.1.0."""
 
 
 def open_config(path: str) -> Config:
@@ -91,6 +93,13 @@ def open_config(path: str) -> Config:
             hint += ('; wheels of mmdet have no `mmdet.configs`: install mmdet from a checkout, '
                        "or inherit by `_base_ = 'mmdet::...'`")
         raise UnreadableConfig(f'config {path!r} cannot be read: {error}; {hint}') from error
+    except (ImportError, AttributeError) as error:
+        hint = (renamed.advice_in(str(error)) if isinstance(error, ImportError) else
+                renamed.advice('variable', error.name))
+        if hint is None:
+            raise
+        line = str(error).partition(', the current sys.path')[0]
+        raise UnreadableConfig(f'config {path!r} cannot be read: {line}; {hint}') from error
     if hasattr(config, '_imported_names'):  # the pure Python style
         import_modules_from_strings(**(config.get('custom_imports') or {'imports': None}))
     drop_scopes(config._cfg_dict, config.get('default_scope'))
@@ -110,8 +119,8 @@ def import_names(value: Any) -> None:
         try:
             value.build()
         except ImportError as error:
-            raise UnreadableConfig(
-                f'{error}; correct the import, or install its package') from error
+            hint = renamed.advice_in(str(error)) or 'correct the import, or install its package'
+            raise UnreadableConfig(f'{error}; {hint}') from error
     elif isinstance(value, (dict, list, tuple)):
         for item in dict.values(value) if isinstance(value, dict) else value:
             import_names(item)

@@ -14,6 +14,8 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config.config import BASE_KEY, DELETE_KEY, RESERVED_KEYS
 
+from . import renamed
+
 MAX_DEPTH = 50  # nested brackets
 _BRACKETS = {'[': ']', '(': ')', '{': '}'}
 _CALL = re.compile(r'(dict|list|tuple|set)\(')
@@ -274,10 +276,12 @@ def _find(holder: Any, name: str, where: str) -> str | int:
               if name == str(number) or isinstance(item, dict) and name in (
                   item.get('name'), _type_name(item.get('type')))]
     if len(places) != 1:
+        hint = renamed.advice('type', name)
         raise KeyValueError(
             f'`{where}` is a list of {len(holder)}, whose entries have their type or `name` as '
             f'names and are numbered from 0, but got `{name}`'
-            + (f', which {places} are called; take one of these numbers' if places else ''))
+            + (f', which {places} are called; take one of these numbers' if places else
+               f'; {hint}' if hint else ''))
     return places[0]
 
 

@@ -133,6 +133,19 @@ def test_null_and_nan_say_nothing_of_rank_and_margin(study_folder):
     assert math.isnan(numbers['margin']['mean']) and numbers['margin']['n'] == 0
 
 
+def test_without_captions_nothing_is_said_of_how_specific_they_are(study_folder):
+    def silent(kind, row):
+        if kind == 'specific':
+            row.update(specific=False, signal_s_rank=None)
+    study_folder('geometric', change=silent)
+    study = analyze_study(study_folder('caption', about=dict(compare_with=['geometric'])))
+    without, captions = (arm['numbers']['sampled']['all'] for arm in study['arms'])
+    assert math.isnan(without['specificity']['mean']) and without['ranked']['mean'] == 0
+    assert captions['specificity']['mean'] == 50
+    (difference, ) = study['differences']
+    assert difference['numbers']['sampled']['all']['specificity']['n'] == 0
+
+
 def test_other_scenes_are_refused(study_folder):
     study_folder('geometric')
     folder = study_folder('discriminative', scenes=5)

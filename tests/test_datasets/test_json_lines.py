@@ -150,10 +150,13 @@ def test_everything_is_listed_at_once(write):
     assert '`texts[1]` of' in found['empty question'][0]
 
 
-def test_masks_are_checked_where_the_image_is_missing_but_its_size_known(write):
-    fields = dict(image='images/b.png', objects=['?'])
-    assert 'wrong mask' not in problems_of(write(line(**fields)))
-    assert 'wrong mask' in problems_of(write(line(**fields, height=10, width=20)))
+@pytest.mark.parametrize('stated', [{}, dict(height=10, width=20)], ids=['', 'size stated'])
+def test_a_missing_image_is_all_that_is_said_about_it(write, stated):
+    """What depends on its size is not judged by the size that the line states."""
+    path = write(line(image='images/b.png', objects=['?'], other_boxes=[[0, 0, 99, 99]],
+                      texts=['a cat', ''], **stated))
+    assert {kind: len(found) for kind, found in problems_of(path).items()} == {
+        'missing image': 1, 'empty question': 1}
 
 
 def test_the_example_of_the_documentation(write):

@@ -21,9 +21,9 @@ from mmdpad.datasets import (
     labelme_shapes,
     read_reasonseg_annotation,
 )
+from mmdpad.datasets.images import open_image
 from mmdpad.datasets.labelme_shapes import parse_shape
-from mmdpad.datasets.transforms import LoadReasonSegMask, images
-from mmdpad.datasets.transforms.images import open_image
+from mmdpad.datasets.transforms import LoadReasonSegMask
 
 FOLDER = Path(__file__).parents[1] / 'data/labelme'
 CASES = [json.loads(line) for line in (FOLDER / 'shapes.jsonl').read_text().splitlines()]
@@ -177,7 +177,7 @@ def test_a_mask_that_unpacks_to_too_much_is_not_unpacked(read, monkeypatch):
     image = png(np.ones((11, 5)))
     assert 'not larger than the image of 20 x 10, but is 5 x 11' in str(
         error_of(read, shape('mask', [[0, 0], [4, 9]], mask=image)))
-    monkeypatch.setattr(images, 'open_image', partial(open_image, max_pixels=50))
+    monkeypatch.setattr(labelme_shapes, 'open_image', partial(open_image, max_pixels=50))
     assert 'its `mask` should have at most 5e-05 megapixels, but is 5 x 11' in str(
         error_of(read, shape('mask', [[0, 0], [4, 9]], mask=image)))
 

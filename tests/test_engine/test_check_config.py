@@ -112,7 +112,8 @@ def test_all_values_of_other_kinds(path):
     ('train_cfg.updates_per_rollout', 2, 'it is called num_iterations now; write that'),
     ('custom_hooks', [dict(type='PlainCheckpointHook')],
      "but got 'PlainCheckpointHook'; it is called SafeCheckpointHook now; write that"),
-    ('model.train_cfg.truncated', 'mask', "['truncated'] moved to `model.loss`"),
+    ('model.train_cfg.truncated', 'mask', "it is called model.loss.mask_truncated (True for "
+     "'mask', False for 'count') now; write that"),
     ('model.train_cfg.top_p', 0, '`model.train_cfg.top_p` should be in (0, 1]'),
     ('model.train_cfg.top_k', -3, '`model.train_cfg.top_k` should be at least 0'),
     ('model.test_cfg.max_new_tokens', 0, '`model.test_cfg.max_new_tokens` should be at least 1'),
@@ -186,6 +187,8 @@ def test_all_values_of_other_kinds(path):
      '`custom_hooks.0.window` should be at least 2, but got 1'),
     ('custom_hooks.0.priority', 'HIGHEST_', '`custom_hooks.0.priority` should be an int in [0, '),
     ('test_evaluator', 5, '`test_evaluator` should be'),
+    ('test_evaluator', [dict(type='RewardMetric', rewards=dict(mask=dict(type='MaskReward')))],
+     '`test_evaluator.0`: `MaskReward` decodes masks with the trained model, and there is none'),
     ('env_cfg.mp_cfg.opencv_threads', 1, 'did you mean `opencv_num_threads`?'),
     ('randomness.seed', 'x', '`randomness.seed` should be int or None'),
 ])

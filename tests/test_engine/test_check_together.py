@@ -91,6 +91,25 @@ def test_the_best_checkpoint_is_by_a_metric_that_is_computed(tiny_config, best, 
         assert told in problem
 
 
+@pytest.mark.parametrize('key, entry, told', [
+    ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='reasonseg/giuo', rule='greater')],
+     "`custom_hooks.0.monitor` should be a metric of ReasonSegMetric, but got 'reasonseg/giuo'; "
+     "did you mean 'reasonseg/giou'?"),
+    ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='giou', rule='greater')],
+     "`custom_hooks.0.monitor` should be a metric of `val_evaluator` ('reasonseg/...', "
+     "'reward/...'), but got 'giou'; correct it"),
+    ('param_scheduler', [dict(type='ReduceOnPlateauLR')],
+     "`param_scheduler.0.monitor` should be a metric of `val_evaluator` ('reasonseg/...', "
+     "'reward/...'), but got 'loss'; correct it"),
+    ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='reasonseg/giou', rule='greater')],
+     None)])
+def test_a_monitor_is_a_metric_that_is_computed(tiny_config, key, entry, told):
+    for name in ('cfg', 'dataloader', 'evaluator'):
+        tiny_config[f'val_{name}'] = tiny_config[f'test_{name}']
+    override(tiny_config, {key: entry})
+    assert check_config(tiny_config).problems == ([] if told is None else [told])
+
+
 @pytest.mark.parametrize('name, meant, value', [
     ('optim_wraper', 'optim_wrapper', dict(type='OptimWrapper')),
     ('param_schedular', 'param_scheduler', []), ('custom_hook', 'custom_hooks', []),

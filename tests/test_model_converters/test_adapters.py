@@ -278,7 +278,6 @@ def test_an_adapter_of_earlier_transformers(exported, targets, folders):
 @pytest.mark.parametrize('entries, told', [
     *REFUSED,
     (dict(peft_type='IA3'), "`peft_type` of .* should be LORA, .* but is 'IA3'"),
-    (dict(base_model_name_or_path=None), 'name it with `--base`'),
     (dict(base_model_name_or_path='./gone'), "`--base` should be a folder .* but 'gone' is not"),
     (dict(r=8), 'of another shape'),
     (dict(use_dora=True), '24 missing .*lora_magnitude_vector'),
@@ -287,6 +286,15 @@ def test_an_adapter_that_a_policy_cannot_have_is_refused(exported, entries, told
     change(exported[0], **entries)
     with pytest.raises((ValueError, FileNotFoundError), match=told):
         import_policy(str(exported[0]))
+
+
+@pytest.mark.parametrize('base', [None, ''])
+@pytest.mark.parametrize('named', [None, ''])
+def test_an_empty_base_model_is_none(exported, base, named):
+    folder, _ = exported
+    change(folder, base_model_name_or_path=named)
+    with pytest.raises(ValueError, match='should name its base model .* name it with `--base`'):
+        import_policy(str(folder), base)
 
 
 def test_weights_beside_the_adapter_are_named(exported):

@@ -45,7 +45,8 @@ _HOW = (
     'gIoU is the mean IoU of the samples. cIoU is their summed intersection over their summed '
     'union. Both are in percent. "reasoning" and "caption" are mean lengths in tokens. "specific" '
     "is the share of samples whose caption fits the true object's crop better than every other "
-    "object's crop. \"rank\" is the mean rank of the true object's crop under the caption (1 is "
+    "object's crop (unknown for runs that write no captions). \"rank\" is the mean rank of the "
+    "true object's crop under the caption (1 is "
     'best), over the samples with a usable caption; "ranked" is their share. "margin" is the mean '
     'of S1 - S2, over the samples that have it. "failures" are answers that cannot be parsed.',
     "Numbers are means over seeds; [low, high] is the 95 % interval of Student's t over seeds, "

@@ -8,8 +8,8 @@ import os
 import numpy as np
 
 from mmdpad.datasets import DatasetError
+from mmdpad.datasets.images import FORMATS, MISSING, TOO_LARGE, open_image
 from mmdpad.datasets.transforms import to_rgb
-from mmdpad.datasets.transforms.images import FORMATS, MISSING, TOO_LARGE, open_image
 from mmdpad.prompts import normalize_question
 
 MAX_QUESTION = 500

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmdpad.utils import unique_name
 
-from ..transforms.images import FORMATS
+from ..images import FORMATS
 
 
 class ImageFiles:

@@ -1,8 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Transforms of the data pipeline: load, resize to the model image, compute targets, pack."""
 
-from .formatting import PackReasoningInputs
-from .images import (
+from ..images import (
     MAX_PIXELS,
     decode_image,
     probe_image,
@@ -11,6 +10,7 @@ from .images import (
     read_image_if_any,
     to_rgb,
 )
+from .formatting import PackReasoningInputs
 from .loading import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask
 from .model_image import ModelImageResize, TargetsFromBoxes, TargetsFromMask
 from .probing import ProbeReasoningImage, pixel_limit, without_pixels

@@ -12,14 +12,14 @@ from mmdpad.geometry.targets import covered_pixels
 from mmdpad.registry import TRANSFORMS
 
 from ..errors import DatasetError
+from ..images import MAX_PIXELS, check_max_pixels, decode_image, read_image
 from ..reason_seg_annotation import draw_target, parse_annotation
-from .images import MAX_PIXELS, check_max_pixels, decode_image, read_image
 from .required import missing, require
 
 
 @TRANSFORMS.register_module()
 class LoadReasoningImage(BaseTransform):
-    """Load an image as RGB in the original frame (defined in :mod:`.images`).
+    """Load an image as RGB in the original frame (defined in :mod:`mmdpad.datasets.images`).
 
     Required keys: ``img_path``, or ``img`` if the image is already in memory (uint8 RGB). The
     content of a file in ``img_bytes`` is used instead of the file, and removed; errors then still

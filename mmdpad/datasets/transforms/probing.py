@@ -11,8 +11,8 @@ from mmengine.dataset import Compose
 
 from mmdpad.registry import TRANSFORMS, is_kind, type_name
 
+from ..images import MAX_PIXELS, check_max_pixels, probe_image, probe_image_bytes
 from ..wrappers import change_parts
-from .images import MAX_PIXELS, check_max_pixels, probe_image, probe_image_bytes
 from .loading import LoadReasoningImage
 from .model_image import ModelImageResize
 

@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdpad.registry import HOOKS
+from mmdpad.utils import renamed
 
 Rows = list[dict[str, float]]  # logged values of consecutive iterations, each with its 'iter'
 Findings = dict[str, str]  # subject of an alarm -> what was seen, and when
@@ -100,8 +101,10 @@ class AlarmHook(Hook):
             raise ValueError(f'`window` should be at least 1 (iterations), but got {window}')
         names = set(HINTS if stop is True else stop or ())
         if names - HINTS.keys():
+            hints = [f'; {name}: {hint}' for name in sorted(names, key=str)
+                     if (hint := renamed.advice('alarm', name))]
             raise ValueError(f'`stop` should be True, False or a list of {sorted(HINTS)}, but '
-                             f'got {stop!r}')
+                             f'got {stop!r}{"".join(hints)}')
         self.window = window
         self.length_share, self.empty_share, self.repetition = length_share, empty_share, repetition
         self.flat_std, self.giou_drop = flat_std, giou_drop

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdpad.models.rollouts.engine import RolloutEngine
 from mmdpad.models.rollouts.sampling import check_sampling
 from mmdpad.registry import MODELS
-from mmdpad.rl import GRPOLoss, PolicyLoss
+from mmdpad.rl import PolicyLoss
+from mmdpad.utils import renamed
 
 TRAIN_CFG = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
 """Sampling settings of rollouts; the published values."""
@@ -24,10 +24,10 @@ def training_sampling(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: A key is unknown, or a value is out of range.
     """
     if unknown := sorted(train_cfg.keys() - TRAIN_CFG.keys()):
-        moved = {'truncated', *inspect.signature(GRPOLoss).parameters} & set(unknown)
-        hint = f'; {sorted(moved)} moved to `model.loss`' if moved else ''
+        hints = [f'; {name}: {hint}' for name in unknown
+                 if (hint := renamed.advice('sampling', name))]
         raise ValueError(f'`train_cfg` of the model should have keys among {sorted(TRAIN_CFG)}, '
-                         f'but got {unknown}{hint}')
+                         f'but got {unknown}{"".join(hints)}')
     sampling = TRAIN_CFG | dict(train_cfg)
     if not sampling['temperature'] > 0:
         raise ValueError(f'`train_cfg.temperature` should be positive, but got '

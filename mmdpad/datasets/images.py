@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 
 from mmdpad.geometry.masks import MOST_PIXELS
 
-from ..errors import DatasetError
+from .errors import DatasetError
 
 FORMATS = {'JPEG': ('.jpg', '.jpeg'), 'PNG': ('.png', ), 'WEBP': ('.webp', ), 'BMP': ('.bmp', ),
            'TIFF': ('.tif', '.tiff'), 'GIF': ('.gif', ), 'PPM': ('.ppm', '.pgm')}

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from mmdpad.datasets import DatasetError
+from mmdpad.datasets.images import FORMATS, MAX_PIXELS
 from mmdpad.datasets.transforms import (
     LoadReasoningImage,
     ProbeReasoningImage,
@@ -21,7 +22,6 @@ from mmdpad.datasets.transforms import (
     read_image,
     to_rgb,
 )
-from mmdpad.datasets.transforms.images import FORMATS, MAX_PIXELS
 from mmdpad.geometry.masks import MOST_PIXELS
 
 ORIENTATION = 0x0112

@@ -1,0 +1,108 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Entries of a config that are valid but would have no effect."""
+import pytest
+from mmengine.config import Config
+
+from mmdpad.engine.build import UnsuitableConfig, build_runner
+from mmdpad.engine.check_config import check_config
+from mmdpad.preflight import dry_run
+from mmdpad.utils import open_config, override
+
+COSINE = dict(type='CosineAnnealingLR', T_max=2)
+
+
+def check(config, **entries) -> list[str]:
+    """The problems of a config, which the dry run and the start of a run also find."""
+    override(config, {key.replace('__', '.'): value for key, value in entries.items()})
+    problems = check_config(config).problems
+    if problems:
+        assert set(problems) <= set(dry_run(config)[0])
+        with pytest.raises(UnsuitableConfig):
+            build_runner(config)
+    return problems
+
+
+@pytest.mark.parametrize('name, told', [
+    ('saef_checkpoint', 'did you mean `safe_checkpoint`?'),
+    ('param_schedulers', 'did you mean `param_scheduler`?'),
+    ('pictures_of_answers', 'correct or remove it')])
+def test_a_switch_without_a_hook(tiny_config, name, told):
+    (problem, ) = check(tiny_config, **{f'default_hooks.{name}': None})
+    assert problem == (f'`default_hooks.{name}` is None, but there is no hook of that name to '
+                       f'switch off; {told}')
+
+
+@pytest.mark.parametrize('name', ['timer', 'runtime_info', 'curves', 'safe_checkpoint'])
+def test_a_switch_of_a_hook(tiny_config, name):
+    assert check(tiny_config, **{f'default_hooks.{name}': None}) == []
+
+
+def test_a_hook_of_the_authors_may_be_switched_off(tmp_path, shapes_data):
+    """By a file that inherits it, or a file that sets it to None in another style."""
+    base, child = tmp_path / 'base.py', tmp_path / 'child.py'
+    base.write_text('default_hooks = dict(mine=dict(type="EmptyCacheHook"))\n')
+    child.write_text('_base_ = "base.py"\ndefault_hooks = dict(mine=None, yours=None)\n')
+    (problem, ) = [line for line in check_config(open_config(str(child))).problems
+                   if 'default_hooks' in line]
+    assert problem.startswith('`default_hooks.yours` is None')
+    # Without the text of the files, it may be known.
+    problems = check_config(Config(dict(default_hooks=dict(mine=None, tmer=None)))).problems
+    assert [line for line in problems if 'default_hooks' in line] == [
+        '`default_hooks.tmer` is None, but there is no hook of that name to switch off; did you '
+        'mean `timer`?']
+
+
+@pytest.mark.parametrize('entries, told', [
+    (dict(param_scheduler=[COSINE]), '`param_scheduler.0.by_epoch` should be False for a loop over '
+     'iterations, in which no epoch ends before the run does, but is missing and True by default'),
+    (dict(param_scheduler=[dict(COSINE, by_epoch=False), dict(COSINE, by_epoch=True)]),
+     '`param_scheduler.1.by_epoch` should be False'),
+    (dict(default_hooks__checkpoint__by_epoch=True), '`default_hooks.checkpoint.by_epoch` should '
+     'be False for a loop over iterations, in which no epoch ends before the run does, but is '
+     'True; set it to False, and count in iterations'),
+    (dict(custom_hooks=[dict(type='EMAHook', begin_epoch=1)]),
+     '`custom_hooks.0.begin_epoch` should not be set for a loop over iterations'),
+    (dict(custom_hooks=[dict(type='mmdet.PipelineSwitchHook', switch_epoch=1, switch_pipeline=[])]),
+     '`custom_hooks.0.switch_epoch` should not be set')])
+def test_epochs_in_a_loop_over_iterations(tiny_config, entries, told):
+    (problem, ) = check(tiny_config, **entries)
+    assert problem.startswith(told)
+
+
+@pytest.mark.parametrize('entries', [
+    dict(param_scheduler=[dict(COSINE, by_epoch=False)]),
+    dict(param_scheduler=[dict(COSINE, convert_to_iter_based=True)]),
+    dict(param_scheduler=[dict(type='ReduceOnPlateauLR', monitor='reasonseg/giou')]),
+    dict(custom_hooks=[dict(type='EMAHook', begin_iter=1)]),
+    dict(train_cfg=dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2),
+         custom_hooks=[], param_scheduler=[COSINE]),
+    dict(train_cfg=dict(_delete_=True, by_epoch=True, max_epochs=2), custom_hooks=[],
+         param_scheduler=[COSINE])])
+def test_what_counts_what_the_loop_does(tiny_config, entries):
+    assert check(tiny_config, **entries) == []
+
+
+def test_mmengines_own_loop_over_iterations(tiny_config):
+    (problem, ) = check(tiny_config, train_cfg=dict(_delete_=True, by_epoch=False, max_iters=2),
+                        custom_hooks=[], param_scheduler=[COSINE])
+    assert problem.startswith('`param_scheduler.0.by_epoch`')
+
+
+@pytest.mark.parametrize('entry, told', [
+    (dict(momentun=0.1), 'EMAHook takes no argument \'momentun\', but begin_epoch, begin_iter, '
+     'device, ema_type, interval, momentum, strict_load, update_buffers; did you mean `momentum`?'),
+    (dict(momentum='x'), "`custom_hooks.0.momentum` should be float, but got 'x'"),
+    (dict(momentum=2.0), 'momentum must be in range (0.0, 1.0)but got 2.0'),
+    (dict(ema_type='ExponentialMovingAvrage'),
+     '`custom_hooks.0.ema_type` should be a registered model, but got'),
+    (dict(ema_type='mmdet.ExpMomentumEMA', gama=9), 'did you mean `gamma`?')])
+def test_arguments_that_a_hook_passes_on(tiny_config, entry, told):
+    (problem, ) = check(tiny_config, custom_hooks=[dict(entry, type='EMAHook')])
+    assert told in problem
+
+
+@pytest.mark.parametrize('entry', [
+    dict(), dict(momentum=0.01, interval=2), dict(ema_type='StochasticWeightAverage'),
+    dict(ema_type='mmdet.ExpMomentumEMA', gamma=9)])
+def test_right_arguments_that_a_hook_passes_on(tiny_config, entry):
+    assert check(tiny_config, custom_hooks=[dict(entry, type='EMAHook')]) == []
