@@ -126,10 +126,10 @@ def test_every_message_is_one_of_ours():
 
 
 def ours(part: registry.Registry, ending: str = '') -> list[str]:
-    """The names that the package itself registers."""
+    """The names that the package itself registers, for configs to name."""
     part.import_from_location()
-    return [name for name, kind in part.module_dict.items()
-            if kind.__module__.startswith('mmdpad.') and name.endswith(ending)]
+    return [name for name, kind in part.module_dict.items() if name.endswith(ending)
+            and re.match(r'mmdpad\.(?!preflight\.)', kind.__module__)]
 
 
 # Page -> what it lists, each in code.
