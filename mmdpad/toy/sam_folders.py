@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -127,8 +129,11 @@ def make_sam_hq_folder(folder: Folder, seed: int = 0) -> str:
     return _write(folder, SamHQModel, SamHQConfig(**_parts(_HQ)), processor, seed)
 
 
-SAM_FOLDERS = dict(sam2=make_sam2_folder, sam3_tracker=make_sam3_folder, sam_hq=make_sam_hq_folder)
-"""The function that writes a folder of each ``model_type``."""
+SAM_FOLDERS: dict[str, Callable[..., str]] = dict(
+    sam2=make_sam2_folder, sam2_video=partial(make_sam2_folder, video=True),
+    sam3_tracker=make_sam3_folder, sam3_video=partial(make_sam3_folder, video=True),
+    sam_hq=make_sam_hq_folder)
+"""The function that writes a folder of each ``model_type``, called with the folder and a seed."""
 
 
 def _parts(config: dict, **more: object) -> dict:

@@ -62,7 +62,8 @@ def test_all_parts_of_all_weights_in_micro_batches(gpu_step):
 def test_a_published_model_with_tied_embeddings_and_an_adapter(gpu_step, monkeypatch):
     tower = dict(depth=2, hidden_size=64, num_heads=2, intermediate_size=96, patch_size=14,
                  spatial_merge_size=2, window_size=112, fullatt_block_indexes=[1])
-    monkeypatch.setitem(shapes.PUBLISHED, 'Qwen2.5-VL-3B', (256, 128, 1, 2, 1, True, tower))
+    monkeypatch.setitem(shapes.PUBLISHED, 'Qwen2.5-VL-3B',
+                        ('qwen2_5_vl', 256, 128, 1, 2, 1, True, tower))
     result = measure(gpu_step, '--model', 'Qwen2.5-VL-3B', '--device', 'cpu', '--lora', '4',
                      '--tokens', '8', '--parts', 'update', 'step')
     check_training(result)

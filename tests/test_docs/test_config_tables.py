@@ -53,6 +53,13 @@ def test_a_table_is_the_signature(name):
     assert dict(TABLES[name]) == arguments(name)
 
 
+def test_every_switch_of_the_method_is_an_argument_of_the_loss():
+    page = (ROOT / 'docs/method.md').read_text()
+    table = page.split('\nLoss = surrogate')[1].split('\n\n')[1]
+    switches = re.findall(r'^\| `(\w+)` \|', table, re.M)
+    assert len(switches) > 5 and set(switches) <= arguments('GRPOLoss').keys()
+
+
 def test_every_default_hook_is_listed():
     hooks = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py').default_hooks
     listed = re.search(r'^## Hooks\n(.*?)^### ', PAGE, re.M | re.S)[1]

@@ -8,6 +8,9 @@ import pytest
 
 from mmdpad import registry
 from mmdpad.cli.run import find_tools
+from mmdpad.models.heads.families import FAMILIES
+from mmdpad.preflight.cost.shapes import PUBLISHED
+from mmdpad.prompts import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
 SITE = sorted(ROOT.glob('docs/*.md')) + sorted(ROOT.glob('docs/api/*.md'))
@@ -128,3 +131,32 @@ def test_every_message_is_one_of_ours():
     source = re.sub(r'''['"]\s*\n\s*f?['"]''', '', '\n'.join(CODE.values()))
     for fragment in map(''.join, fragments):
         assert fragment in source, fragment
+
+
+def ours(part: registry.Registry, ending: str = '') -> list[str]:
+    """The names that the package itself registers, for configs to name."""
+    part.import_from_location()
+    return [name for name, kind in part.module_dict.items() if name.endswith(ending)
+            and re.match(r'mmdpad\.(?!preflight\.)', kind.__module__)]
+
+
+# Page -> what it lists, each in code.
+LISTED = {
+    'method': [*ours(registry.REWARDS), *ours(registry.MODELS, 'Loss')],
+    'decoders': ours(registry.MODELS, 'Decoder') + ours(registry.MODELS, 'Discriminator'),
+    'rollouts': ours(registry.ROLLOUTS), 'evaluation': ours(registry.METRICS),
+    'data': ours(registry.DATASETS, 'Dataset'), 'policies': [*FAMILIES],
+    'configs': [*ours(registry.HOOKS), *map(repr, TEMPLATES)]}
+assert all(LISTED.values())
+
+
+@pytest.mark.parametrize('page, name', [(page, name) for page in LISTED for name in LISTED[page]])
+def test_every_part_is_in_its_list(page, name):
+    assert re.search(rf"`(mmdpad\.)?{re.escape(name)}[`(]", (ROOT / f'docs/{page}.md').read_text())
+
+
+@pytest.mark.parametrize('kind', FAMILIES)
+def test_the_sizes_of_a_family_are_those_that_the_estimate_knows(kind):
+    row = re.search(rf'^\|.*`{kind}` \| (.*?) \|', (ROOT / 'docs/policies.md').read_text(), re.M)
+    assert row[1].split(', ') == [name.partition('-VL-')[2] for name, shape in PUBLISHED.items()
+                                  if shape[0] == kind]

@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from mmdpad.preflight import dry_run, make_smoke_config
 from mmdpad.preflight.check_weights import check_weights_file
+from mmdpad.registry import REWARDS
 from mmdpad.toy.policy_folder import make_policy_folder
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +102,9 @@ BROKEN = {
     'policy': (dict(model__policy__pretrained='checkpoints/none'),
                "'checkpoints/none' is neither a folder here nor in the hub cache"),
     'decoder': (dict(model__decoder__checkpoint='none.pth'), 'none.pth does not exist; download'),
+    'decoder of transformers': (
+        dict(model__decoder=dict(_delete_=True, type='SAM2Decoder', pretrained='checkpoints/none')),
+        'hf download facebook/sam2-hiera-large --local-dir checkpoints/none`'),
     'decoder of another kind': (
         dict(model__decoder__type='SAM2Decoder'),
         "`model.decoder`: SAM2Decoder needs the argument 'pretrained'; add it"),
@@ -155,6 +159,26 @@ def test_each_fault_has_its_line(fault, problems_with):
     # Prompts are those of three data sets, and what needs a package is not registered without it.
     assert len(problems) <= {'prompt length': 3, 'package': 2, 'a list for a dict': 2,
                              'decoder of another kind': 3}.get(fault, 1)
+
+
+def test_weights_that_a_part_of_ones_own_names(problems_with, monkeypatch, tmp_path):
+    class WeightedTerm:
+        needs_model = True
+
+        def __init__(self, checkpoint):
+            self.checkpoint = checkpoint
+
+    monkeypatch.setitem(REWARDS.module_dict, 'WeightedTerm', WeightedTerm)
+    torch.save({}, tmp_path / 'there.pth')
+    for given, told in ((tmp_path / 'none.pth', 'none.pth is not there; download it'),
+                        (tmp_path / 'there.pth', None), ('organization/name', None),
+                        ('https://host/none.pth', None)):
+        problems = problems_with(
+            train_cfg__rewards__own=dict(type='WeightedTerm', checkpoint=str(given)))
+        assert len(problems) == bool(told), problems
+        if told:
+            assert problems[0].startswith('`train_cfg.rewards.own`: `checkpoint`: ')
+            assert told in problems[0]
 
 
 def test_two_named_hooks_and_an_ensemble_are_no_fault(sound, problems_with):

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from mmdpad.datasets.checking import check_dataset
 from mmdpad.preflight import dry_run, make_smoke_config, run_smoke
 from mmdpad.preflight.synthetic_data import write_synthetic_data
-from mmdpad.registry import DATASETS, MODELS
+from mmdpad.registry import DATASETS, MODELS, REWARDS
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in ROOT.glob('configs/**/*.py') if '_base_' not in path.parts)
@@ -130,6 +130,16 @@ def test_wrapped_data_sets_and_foreign_classes(smoke_config, tmp_path):
     assert foreign.data_root == 'data/voc'
     assert any('VOCDataset): kept as it is' in note for note in notes)
     assert config.train_dataloader.dataset.datasets[1].data_root == 'data/other'  # left alone
+
+
+def test_a_term_that_keeps_its_weights_is_reported(smoke_config, monkeypatch):
+    monkeypatch.setitem(REWARDS.module_dict, 'WeightedTerm', lambda rollout, checkpoint: None)
+    config = Config.fromfile(MAIN)
+    config.train_cfg.rewards.custom = dict(type='WeightedTerm', checkpoint='custom.pth')
+    made, notes = smoke_config(config)
+    assert made.train_cfg.rewards.custom.checkpoint == 'custom.pth'
+    assert any(note.startswith('train_cfg.rewards.custom (WeightedTerm): kept as it is, with its own '
+                               'weights') for note in notes)
 
 
 def test_what_is_replaced_is_reported(smoke_config):

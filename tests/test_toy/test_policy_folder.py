@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from policy_families import FACTS
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpad.toy.policy_folder import make_policy_folder, qwen_tokenizer
 
-# Patch, fewest and most pixels, size of the configs' model image, image tokens of that.
-FACTS = dict(qwen2_vl=(14, 3136, 12845056, 840, 900), qwen2_5_vl=(14, 3136, 12845056, 840, 900),
-             qwen3_vl=(16, 65536, 16777216, 832, 676))
 TEXTS = [
     '', ' ', 'the dog', "  it's   THE dog's\n\n\n bone\t ", 'x1=840, y2=12345.678',
     '{"bbox": [1, 2]}', 'naïve café – “quoted” … ¿qué?', 'e\u0301 is normalized',
@@ -25,19 +23,19 @@ def test_plain_transformers_loads_it_and_sees_an_image_of_the_configs_size(famil
     processor = AutoProcessor.from_pretrained(folder)
     model, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()) and model.config.model_type == family
-    patch, fewest, most, size, tokens = FACTS[family]
+    facts = FACTS[family]
     images = processor.image_processor
-    assert images.patch_size == patch and images.merge_size == 2
-    assert (images.size['shortest_edge'], images.size['longest_edge']) == (fewest, most)
+    assert images.patch_size == facts.patch and images.merge_size == 2
+    assert (images.size['shortest_edge'], images.size['longest_edge']) == (facts.fewest, facts.most)
     text = processor.apply_chat_template(
         [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': 'find "x"'}]}],
         add_generation_prompt=True, tokenize=False)
     assert text.endswith('<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>find "x"'
                          '<|im_end|>\n<|im_start|>assistant\n')
-    assert ('You are a helpful assistant' in text) == (family != 'qwen3_vl')
-    values = processor(text=[text], images=[torch.zeros(3, size, size, dtype=torch.uint8)],
-                       return_tensors='pt')
-    assert int((values['input_ids'] == model.config.image_token_id).sum()) == tokens
+    assert ('You are a helpful assistant' in text) == facts.system
+    image = torch.zeros(3, facts.side, facts.side, dtype=torch.uint8)
+    values = processor(text=[text], images=[image], return_tensors='pt')
+    assert int((values['input_ids'] == model.config.image_token_id).sum()) == facts.tokens
     with torch.no_grad():
         logits = model(**values).logits
     assert logits.isfinite().all() and logits.shape[-1] == 512

@@ -1,19 +1,15 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import json
-from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmdpad.toy.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
+from mmdpad.toy.sam_folders import SAM_FOLDERS
 
 
-@pytest.mark.parametrize('make, model_type', [
-    (make_sam2_folder, 'sam2'), (partial(make_sam2_folder, video=True), 'sam2_video'),
-    (make_sam3_folder, 'sam3_tracker'), (partial(make_sam3_folder, video=True), 'sam3_video'),
-    (make_sam_hq_folder, 'sam_hq')])
-def test_folders_are_small_and_the_same_again(make, model_type, tmp_path):
+@pytest.mark.parametrize('model_type, make', SAM_FOLDERS.items(), ids=SAM_FOLDERS)
+def test_folders_are_small_and_the_same_again(model_type, make, tmp_path):
     state = torch.get_rng_state()
     one, again, other = (make(tmp_path / name, seed=seed)
                          for name, seed in (('a', 0), ('b', 0), ('c', 1)))

@@ -16,6 +16,7 @@ from mmdpad.datasets.transforms import ModelImageResize
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.models import (
+    BoxDecoder,
     CLIPDiscriminator,
     HFRollout,
     ReasoningSegmentor,
@@ -127,6 +128,7 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
                     grid, vision.merge, _argument(policy, 'attn_implementation')
                     == shared_prefix.NAME)
     setup = _setup(config, policy, work, loss, is_grpo, quantized_bytes(quantization))
+    notes += [f'not counted: {name}' for name in _not_counted(config)]
     return TrainingCost(shape, work, setup, _frozen(config, work), sampling['max_new_tokens'],
                         notes)
 
@@ -295,8 +297,21 @@ def _discriminators(part: Mapping[str, Any]) -> list[tuple[Hashable, Mapping[str
 
 def _frozen(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     costs = _clips(config, work)
-    decoder = config['model'].get('decoder')  # the cost of other decoders is unknown
+    decoder = config['model'].get('decoder')
     if decoder and is_kind(decoder, SAMDecoder, MODELS):
         decodes = any(reward.needs('decoder') for reward in list_rewards(config))
         costs['SAM'] = sam_cost(decoder, work.prompts * decodes)
     return costs
+
+
+def _not_counted(config: Mapping[str, Any]) -> list[str]:
+    """The models whose cost is unknown, by path and class."""
+    decoder = config['model'].get('decoder')
+    entries = {}
+    if decoder and not is_kind(decoder, (SAMDecoder, BoxDecoder), MODELS):
+        entries['model.decoder'] = decoder
+    for reward in list_rewards(config):
+        own = reward.needs('model') and not reward.needs('decoder')
+        if own and not _discriminators(dict(train_cfg=dict(rewards={reward.name: reward.config}))):
+            entries[reward.path] = reward.entry
+    return [f'{path} ({type_name(entry)})' for path, entry in entries.items()]

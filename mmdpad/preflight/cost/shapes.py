@@ -215,19 +215,19 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
 
 
 def _published_config(name: str) -> Any:
-    hidden, intermediate, layers, heads, kv_heads, tied, tower = PUBLISHED[name]
-    kind = name.rpartition('-')[0].lower().replace('.', '_').replace('-', '_')
-    vocabulary = 151936 if kind == 'qwen3_vl' or tied else 152064
+    kind, hidden, intermediate, layers, heads, kv_heads, tied, tower = PUBLISHED[name]
+    padded = kind in ('qwen2_vl', 'qwen2_5_vl') and not tied
     text = dict(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
-                num_attention_heads=heads, num_key_value_heads=kv_heads, vocab_size=vocabulary,
+                num_attention_heads=heads, num_key_value_heads=kv_heads,
+                vocab_size=152064 if padded else 151936,
                 rope_parameters=dict(rope_type='default', rope_theta=1e6,
                                      mrope_section=[16, 24, 24]), tie_word_embeddings=tied)
+    # In Qwen2-VL's tower, `hidden_size` is the width of its output.
+    output = 'hidden_size' if kind == 'qwen2_vl' else 'out_hidden_size'
     return AutoConfig.for_model(kind, text_config=text, tie_word_embeddings=tied,
-                                vision_config=dict(tower, **{_OUTPUT[kind]: hidden}))
+                                vision_config=dict(tower, **{output: hidden}))
 
 
-# Model type -> name of the vision tower's output width in its config.
-_OUTPUT = dict(qwen2_vl='hidden_size', qwen2_5_vl='out_hidden_size', qwen3_vl='out_hidden_size')
 _TOWER_2 = dict(depth=32, embed_dim=1280, num_heads=16, mlp_ratio=4, patch_size=14,
                 spatial_merge_size=2)
 
@@ -243,18 +243,20 @@ def _tower_3(depth: int, hidden: int, intermediate: int, levels: list[int]) -> d
                 patch_size=16, spatial_merge_size=2, deepstack_visual_indexes=levels)
 
 
+_TOWER_3 = _tower_3(24, 1024, 4096, [5, 11, 17])
 SUFFIXES = ('-Instruct', '-Thinking')
-# Shapes from the models' published config.json files: hidden, intermediate, layers, heads, key and
-# value heads, tied embeddings, vision tower.
+# Shapes from the models' published config.json files: `model_type`, hidden, intermediate, layers,
+# heads, key and value heads, tied embeddings, vision tower.
 PUBLISHED: dict[str, tuple] = {
-    'Qwen2-VL-2B': (1536, 8960, 28, 12, 2, True, _TOWER_2),
-    'Qwen2-VL-7B': (3584, 18944, 28, 28, 4, False, _TOWER_2),
-    'Qwen2-VL-72B': (8192, 29568, 80, 64, 8, False, _TOWER_2),
-    'Qwen2.5-VL-3B': (2048, 11008, 36, 16, 2, True, _tower_2_5(3420)),
-    'Qwen2.5-VL-7B': (3584, 18944, 28, 28, 4, False, _tower_2_5(3420)),
-    'Qwen2.5-VL-32B': (5120, 27648, 64, 40, 8, False, _tower_2_5(3456)),
-    'Qwen2.5-VL-72B': (8192, 29568, 80, 64, 8, False, _tower_2_5(3456)),
-    'Qwen3-VL-2B': (2048, 6144, 28, 16, 8, True, _tower_3(24, 1024, 4096, [5, 11, 17])),
-    'Qwen3-VL-4B': (2560, 9728, 36, 32, 8, True, _tower_3(24, 1024, 4096, [5, 11, 17])),
-    'Qwen3-VL-8B': (4096, 12288, 36, 32, 8, False, _tower_3(27, 1152, 4304, [8, 16, 24])),
+    'Qwen2-VL-2B': ('qwen2_vl', 1536, 8960, 28, 12, 2, True, _TOWER_2),
+    'Qwen2-VL-7B': ('qwen2_vl', 3584, 18944, 28, 28, 4, False, _TOWER_2),
+    'Qwen2-VL-72B': ('qwen2_vl', 8192, 29568, 80, 64, 8, False, _TOWER_2),
+    'Qwen2.5-VL-3B': ('qwen2_5_vl', 2048, 11008, 36, 16, 2, True, _tower_2_5(3420)),
+    'Qwen2.5-VL-7B': ('qwen2_5_vl', 3584, 18944, 28, 28, 4, False, _tower_2_5(3420)),
+    'Qwen2.5-VL-32B': ('qwen2_5_vl', 5120, 27648, 64, 40, 8, False, _tower_2_5(3456)),
+    'Qwen2.5-VL-72B': ('qwen2_5_vl', 8192, 29568, 80, 64, 8, False, _tower_2_5(3456)),
+    'Qwen3-VL-2B': ('qwen3_vl', 2048, 6144, 28, 16, 8, True, _TOWER_3),
+    'Qwen3-VL-4B': ('qwen3_vl', 2560, 9728, 36, 32, 8, True, _TOWER_3),
+    'Qwen3-VL-8B': ('qwen3_vl', 4096, 12288, 36, 32, 8, False,
+                    _tower_3(27, 1152, 4304, [8, 16, 24])),
 }

@@ -12,17 +12,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Sam2VideoModel, Sam3VideoModel
 
-from mmdpad.models import SAM2Decoder, SAM3Decoder, SAMHQDecoder
+from mmdpad.models import HFSAMDecoder, SAM2Decoder, SAM3Decoder, SAMHQDecoder
 from mmdpad.prompts import format_objects_response
 from mmdpad.registry import MODELS
-from mmdpad.toy.sam_folders import make_sam2_folder, make_sam3_folder, make_sam_hq_folder
+from mmdpad.toy.sam_folders import SAM_FOLDERS
 
-KINDS = {
-    'sam2': (SAM2Decoder, make_sam2_folder, {}),
-    'sam2_video': (SAM2Decoder, make_sam2_folder, dict(video=True)),
-    'sam3': (SAM3Decoder, make_sam3_folder, {}),
-    'sam3_video': (SAM3Decoder, make_sam3_folder, dict(video=True)),
-    'sam_hq': (SAMHQDecoder, make_sam_hq_folder, {})}
+# `model_type` of a folder -> the registered decoder that reads it.
+KINDS = {model_type: cls for cls in MODELS.module_dict.values()
+         if isinstance(cls, type) and issubclass(cls, HFSAMDecoder)
+         for model_type in cls.model_types}
 BOXES = torch.tensor([[10., 8., 40., 30.], [30.3, 5., 79., 47.], [0., 0., 20., 20.]])
 POINTS = torch.tensor([[[20., 15.], [30., 25.7]], [[50., 20.], [60.1, 30.]], [[5., 5.], [9., 12.]]])
 
@@ -30,13 +28,13 @@ POINTS = torch.tensor([[[20., 15.], [30., 25.7]], [[50., 20.], [60.1, 30.]], [[5
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp('sam')
-    return {kind: make(root / kind, **arguments) for kind, (_, make, arguments) in KINDS.items()}
+    return {kind: SAM_FOLDERS[kind](root / kind) for kind in KINDS}
 
 
 @pytest.fixture(scope='module', params=KINDS)
 def decoder(request, folders):
     """Read once for each kind of folder; its cache is empty at the start of a test."""
-    return KINDS[request.param][0](folders[request.param])
+    return KINDS[request.param](folders[request.param])
 
 
 @pytest.fixture(autouse=True)
@@ -158,9 +156,9 @@ def test_bfloat16_is_near_and_only_the_encoders(folders):
         SAM2Decoder(folders['sam2'], dtype='float16')
 
 
-@pytest.mark.parametrize('kind', ['sam2', 'sam3', 'sam_hq'])
+@pytest.mark.parametrize('kind', ['sam2', 'sam3_tracker', 'sam_hq'])
 def test_a_batch_of_answers_is_drawn_as_one_by_one(folders, kind, tiny_config):
-    cls = KINDS[kind][0]
+    cls = KINDS[kind]
     decoder = dict(type=cls.__name__, pretrained=folders[kind])
     model = MODELS.build(
         dict(tiny_config.model, decoder=decoder, several_objects=True)).eval()
@@ -178,7 +176,7 @@ def test_a_batch_of_answers_is_drawn_as_one_by_one(folders, kind, tiny_config):
 
 
 def test_frozen_and_registered(folders):
-    for kind, (cls, _, _) in KINDS.items():
+    for kind, cls in KINDS.items():
         decoder = MODELS.build(dict(type=cls.__name__, pretrained=folders[kind]))
         assert not any(p.requires_grad for p in decoder.parameters())
         assert not any(m.training for m in torch.nn.ModuleList([decoder]).train()[0].modules())
@@ -190,7 +188,7 @@ def test_frozen_and_registered(folders):
 def test_the_published_folders_hold_more_than_is_taken(folders, kind, whole):
     """Every weight of the image model comes from the file; what stays there is the memory and, of
     SAM 3, the detector."""
-    decoder = KINDS[kind][0](folders[kind])
+    decoder = KINDS[kind](folders[kind])
     stored = load_file(f'{folders[kind]}/model.safetensors')
     whole.from_pretrained(folders[kind])  # the folder is one of the whole model
     places = {'vision_encoder.backbone.': 'detector_model.vision_encoder.backbone.',
@@ -223,7 +221,7 @@ def test_the_files_of_the_published_folders(folders, kind, tmp_path):
         (folder / 'video_preprocessor_config.json').write_text(json.dumps(video or {}))
         (folder / 'processor_config.json').write_text(json.dumps(settings))
     (folder / 'preprocessor_config.json').write_text(json.dumps(images))
-    one, other = (KINDS[kind][0](str(path)) for path in (folders[kind], folder))
+    one, other = (KINDS[kind](str(path)) for path in (folders[kind], folder))
     assert torch.equal(one(scene(), BOXES, POINTS)[0], other(scene(), BOXES, POINTS)[0])
 
 
@@ -240,7 +238,7 @@ def test_weights_that_do_not_fit(folders, kind, tmp_path):
             (dict(state, **{token: torch.zeros(2, 16)}), r'1 of another shape .*\(2, 16\) in')):
         save_file(change, file, metadata=dict(format='pt'))
         with pytest.raises(ValueError, match=f'do not fit the model: {problem}'):
-            KINDS[kind][0](str(tmp_path / kind))
+            KINDS[kind](str(tmp_path / kind))
 
 
 def test_folders_of_another_kind(folders, tmp_path):
@@ -255,7 +253,7 @@ def test_folders_of_another_kind(folders, tmp_path):
 
 @pytest.mark.gpu
 def test_on_a_gpu(folders):
-    for kind, (cls, _, _) in KINDS.items():
+    for kind, cls in KINDS.items():
         decoder = cls(folders[kind])
         masks, scores = decoder(scene(), BOXES, POINTS)
         there, there_scores = decoder.to('cuda')(scene(), BOXES, POINTS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from policy_families import FACTS
 
 import mmdpad
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
@@ -15,10 +16,6 @@ from mmdpad.toy.policy_folder import make_policy_folder
 QUESTIONS = ['the red circle', 'something you could roll']
 TEMPLATE = 'find "{question}"'
 TEXTS = ['a red star', 'no', 'so it is', 'a']
-TOWERS = dict(qwen2_vl={'attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'},
-              qwen2_5_vl={'attn.qkv', 'attn.proj', 'mlp.gate_proj', 'mlp.up_proj',
-                          'mlp.down_proj'},
-              qwen3_vl={'attn.qkv', 'attn.proj', 'mlp.linear_fc1', 'mlp.linear_fc2'})
 
 
 @pytest.fixture(scope='module', params=FAMILIES)
@@ -34,7 +31,7 @@ def folder(family, tmp_path_factory):
 @pytest.fixture(scope='module')
 def images(family):
     """Two images of different sizes that every processor keeps."""
-    side = 16 * 2 if family == 'qwen3_vl' else 14 * 2
+    side = 2 * FACTS[family].patch
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(0, 256, (3, rows * side, 9 * side), dtype=torch.uint8,
                           generator=generator) for rows in (8, 10)]
@@ -51,10 +48,13 @@ def log_probs(head, images):
     return head.log_probs(prompts, *head.encode_responses(TEXTS))[0]
 
 
+def test_every_family_has_its_facts():
+    assert FACTS.keys() == FAMILIES.keys()
+
+
 def test_it_is_known_by_its_config(exact, family):
-    published = dict(qwen2_vl=('Qwen2-VL', 'relative_1000'), qwen2_5_vl=('Qwen2.5-VL', 'pixels'),
-                     qwen3_vl=('Qwen3-VL', 'relative_1000'))
-    assert (exact.family.name, exact.coordinates) == published[family]
+    facts = FACTS[family]
+    assert (exact.family.name, exact.coordinates) == (facts.name, facts.coordinates)
     assert type(exact.model) is exact.family.model_class
     assert exact.model.config.model_type == family
     names = exact.processor.tokenizer.convert_ids_to_tokens(exact.vision_token_ids)
@@ -121,7 +121,7 @@ def test_an_adapter_sits_where_its_name_says(folder, family, images, targets):
     language = {name for name in layers if '.language_model.' in name}
     assert len(language) == 2 * 7  # q, k, v, o, gate, up, down of two layers
     blocks = {name.partition('.blocks.')[2][2:] for name in layers - language}
-    assert blocks == (set() if targets == 'language' else TOWERS[family])
+    assert blocks == (set() if targets == 'language' else FACTS[family].tower)
     assert head.vision_is_fixed == (targets == 'language')
     head.supervised_loss(head.encode_prompts(images, QUESTIONS), TEXTS)[0].backward()
     assert {name for name, p in head.named_parameters() if p.grad is not None} == head.adapter_keys

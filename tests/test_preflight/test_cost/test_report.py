@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmdpad.preflight.cost import format_report, make_report, read_config_cost, with_response_tokens
 from mmdpad.preflight.cost.from_config import quantized_bytes
 from mmdpad.preflight.cost.frozen import FrozenCost
+from mmdpad.registry import REWARDS
 from mmdpad.toy.policy_folder import make_policy_folder
 
 ROOT = Path(__file__).parents[3]
@@ -148,6 +149,27 @@ def test_switches_of_a_config():
     assert setup.bucket_views and cost.frozen.keys() == {'SAM'}
     # SAM's ViT-H is published with 2.7 to 3 tera-multiply-adds an image.
     assert 16 * 5e12 < cost.frozen['SAM'].flops < 16 * 7e12
+
+
+def test_models_of_unknown_cost_are_named(monkeypatch):
+    def own_term(rollout):
+        """Has a model."""
+
+    own_term.needs_model = True
+    monkeypatch.setitem(REWARDS.module_dict, 'own_term', own_term)
+
+    def not_counted(**overrides):
+        config = config_of('qwen7b_reasonseg', **overrides)
+        config.train_cfg.rewards.mask = dict(type='MaskReward')
+        return [note for note in read_config_cost(config).notes if 'not counted' in note]
+
+    assert not_counted() == []
+    assert not_counted(**{'model.decoder': dict(_delete_=True, type='BoxDecoder')}) == []
+    assert not_counted(**{
+        'train_cfg.rewards.own': dict(type='own_term'),
+        'model.decoder': dict(_delete_=True, type='SAM2Decoder', pretrained='checkpoints/none')
+    }) == ['not counted: model.decoder (SAM2Decoder)',
+           'not counted: train_cfg.rewards.own (own_term)']
 
 
 def test_a_term_costs_the_same_whether_a_hook_or_the_loop_names_it():

@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
+from policy_families import FACTS
 from transformers import AutoConfig
 
 from mmdpad.models import sources
@@ -16,8 +17,6 @@ PARAMETERS = {'Qwen2-VL-2B': 2.209, 'Qwen2-VL-7B': 8.291, 'Qwen2-VL-72B': 73.406
               'Qwen2.5-VL-3B': 3.755, 'Qwen2.5-VL-7B': 8.292, 'Qwen2.5-VL-32B': 33.453,
               'Qwen2.5-VL-72B': 73.411, 'Qwen3-VL-2B': 2.128, 'Qwen3-VL-4B': 4.438,
               'Qwen3-VL-8B': 8.767}
-
-FAMILIES = ['qwen2_vl', 'qwen2_5_vl', 'qwen3_vl']
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -40,13 +39,13 @@ def test_a_folder_is_read_and_no_weight_is_left_out(head):
     assert shape.adapter == 4 * (2 * 256 + 2 * 192 + 3 * 512)
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family', FACTS)
 def test_every_family_is_read(family, tmp_path):
     shape = PolicyShape.of(build_on_meta(read_policy_config(
         make_policy_folder(tmp_path, family))[0]))
-    patch, gated = {'qwen2_vl': (14, False), 'qwen2_5_vl': (14, True),
-                    'qwen3_vl': (16, False)}[family]
-    assert (shape.vision.patch, shape.vision.gated) == (patch, gated)
+    facts = FACTS[family]
+    assert shape.vision.patch == facts.patch
+    assert shape.vision.gated == ('mlp.gate_proj' in facts.tower)
     assert (shape.vision.hidden, shape.vision.intermediate, shape.vision.layers) == (32, 64, 2)
     assert (shape.text.hidden, shape.text.layers, shape.text.kv) == (32, 2, 16)
 
@@ -83,10 +82,10 @@ def flatten_untied(config):
 
 @pytest.mark.parametrize('change', [flatten, flatten_untied, untie, quantize, lambda config: None],
                          ids=['flat', 'flat, untied', 'untied', 'prequantized', 'as it is'])
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family', FACTS)
 def test_parameters_are_those_of_the_model(family, change, tmp_path):
     """As transformers builds it of the same config.json, whatever the folder is called."""
-    if change in (flatten, flatten_untied) and family == 'qwen3_vl':
+    if change in (flatten, flatten_untied) and not FACTS[family].flat:
         pytest.skip('was never published so')
     folder = make_policy_folder(tmp_path / 'Qwen2.5-VL-72B-Thinking-AWQ', family)
     rewrite(folder, change)
