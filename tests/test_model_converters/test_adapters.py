@@ -278,7 +278,7 @@ def test_an_adapter_of_earlier_transformers(exported, targets, folders):
 @pytest.mark.parametrize('entries, told', [
     *REFUSED,
     (dict(peft_type='IA3'), "`peft_type` of .* should be LORA, .* but is 'IA3'"),
-    (dict(base_model_name_or_path='./gone'), "`--base` should be a folder .* but 'gone' is not"),
+    (dict(base_model_name_or_path='./gone'), "`--base` should be a folder .* but 'gone' does not"),
     (dict(r=8), 'of another shape'),
     (dict(use_dora=True), '24 missing .*lora_magnitude_vector'),
 ])
