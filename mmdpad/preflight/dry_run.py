@@ -188,7 +188,7 @@ def _check_responses(encoder: PromptEncoder, dataset: Any) -> Iterator[str]:
     if sample is None or 'response' not in sample:
         return
     targets = (part.get_data_info(i).get('response') for part in base_datasets(dataset)
-             for i in range(min(len(part), _RESPONSES)))
+               for i in range(min(len(part), _RESPONSES)))
     for response in (sample.response, *islice(filter(None, targets), _RESPONSES)):
         try:
             encoder.responses.encode(response)
