@@ -147,8 +147,8 @@ def _check_entries(config: Mapping[str, Any]) -> None:
     needed['optim_wrapper.optimizer'] = (needed['optim_wrapper'] or {}).get('optimizer')
     for name, entry in needed.items():
         if not entry:
-            raise ValueError(f'`{name}` should be set to estimate a training step, but is not; name '
-                             f'a training config')
+            raise ValueError(f'`{name}` should be set to estimate a training step, but is not; '
+                             f'name a training config')
     if not config['model'].get('policy'):
         raise ValueError(f"`model` ({type_name(config['model'])}) should have a `policy` to be "
                          f'estimated, but has none; name a config that trains one')
