@@ -49,6 +49,9 @@ def write_study_archive(folder: Path, path: Path) -> None:
             raise ValueError(f'The name of an arm should start with a letter or digit and have '
                              f'only these, blanks and any of "_.+-", but got {arm!r}; rename its '
                              f'folder')
+    if not about:
+        raise ValueError(f'{folder} should be the folder of a study, with ARM/arm.json for each '
+                         f'arm, but has none; run `mmdpad run run_study` first')
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file, tarfile.open(
             fileobj=file, mode='w:xz', preset=9 | lzma.PRESET_EXTREME) as archive:
