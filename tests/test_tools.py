@@ -110,7 +110,8 @@ def test_train_resume_and_test(shapes_data, tmp_path, run_here):
 
     out = tmp_path / 'again.json'
     again = run_here('tools/test.py', CONFIG, work_dir / 'iter_3.pth', '--work-dir', work_dir,
-                     '--out', out, '--resume', *options_here(shapes_data))
+                     '--out', out, '--resume', *options_here(
+                         shapes_data, **{'default_hooks.response_cache': None}))
     assert '6 answers were reused' in again.stdout
     assert json.loads(out.read_text())['metrics'] == metrics
     with pytest.raises(ValueError, match='differs in `weights`'):

@@ -51,7 +51,7 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
         data_samples=[SimpleNamespace(model_targets=own) for own in targets],
         model_images=[], group_size=1, texts=[row['response'] for row in rows], parsed=parsed,
         reasoning_tokens=torch.tensor([math.nan if row.get('reasoning_tokens') is None
-                                   else float(row['reasoning_tokens']) for row in rows]))
+                                       else float(row['reasoning_tokens']) for row in rows]))
     composition.score(rollout)
     total = composition.total(rollout)
     return [dict(

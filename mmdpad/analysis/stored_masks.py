@@ -70,8 +70,7 @@ def match_predictions(predictions: Sequence[dict], items: Sequence[dict]) -> lis
     if missing:
         raise ValueError(f'Each item should have a prediction, but none is for '
                          f'{show_keys(missing)} of {len(asked)}; add them, with a `mask` of null '
-                         f'if a prediction '
-                         f'failed')
+                         f'if a prediction failed')
     extra = sorted(given.keys() - set(asked))
     if extra:
         raise ValueError(f'Each prediction should be for an item of the data set, one per item, '

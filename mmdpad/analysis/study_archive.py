@@ -24,26 +24,35 @@ from .study import KINDS, MODES
 
 CURVES = ('step', 'iter', 'reward', 'reward/discriminative', 'reasoning_tokens')
 """Keys of a training log, see :func:`mmdpad.visualization.curves.plot_seeds`."""
-_SEED = r'[\w-]+/seed_\d+'
+_ARM = r'\w[\w. +-]*'  # no '..', which would leave the folder
+_SEED = rf'{_ARM}/seed_\d+'
 _KEPT: dict[str, tuple[str, ...]] = {
     rf'{_SEED}/(?:{"|".join(MODES)})\.{kind}\.jsonl': ('image', 'question', *names)
     for kind, names in KINDS.items()}
 _KEPT[rf'{_SEED}/train/\w+/vis_data/scalars\.json'] = CURVES
 """Pattern of a file's path in the study's folder -> the keys of a line to keep."""
-_ABOUT = r'[\w-]+/arm\.json'
+_ABOUT = rf'{_ARM}/arm\.json'
 
 
 def write_study_archive(folder: Path, path: Path) -> None:
     """Write the archive of a study, replacing an existing one. Equal studies give equal bytes.
 
     Raises:
-        ValueError: ``folder`` has no arm, or a line of a file is not a JSON object.
+        ValueError: ``folder`` has no arm, the name of an arm has characters that archives do not
+            take, or a line of a file is not a JSON object.
     """
     names = sorted(str(file.relative_to(folder).as_posix()) for file in folder.rglob('*.json*'))
-    about = [name for name in names if re.fullmatch(_ABOUT, name)]
+    about = [name for name in names if re.fullmatch(r'[^/]+/arm\.json', name)]
+    for name in about:
+        if not re.fullmatch(_ABOUT, name):
+            arm = name.partition('/')[0]
+            raise ValueError(f'The name of an arm should start with a letter or digit and have '
+                             f'only these, blanks and any of "_.+-", but got {arm!r}; rename its '
+                             f'folder')
     if not about:
         raise ValueError(f'{folder} should be the folder of a study, with ARM/arm.json for each '
                          f'arm, but has none; run `mmdpad run run_study` first')
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file, tarfile.open(
             fileobj=file, mode='w:xz', preset=9 | lzma.PRESET_EXTREME) as archive:
         for name in about:

@@ -184,7 +184,7 @@ class ReasonSegInferencer(BaseInferencer):
 
     def postprocess(self, preds: list[Answer], *args: Any,  # type: ignore[override]
                     **kwargs: Any) -> list[Answer]:
-        """Return nothing: answers are already plain data."""
+        """Return the answers unchanged: they are already plain data."""
         return preds
 
     def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:

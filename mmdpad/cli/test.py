@@ -13,6 +13,7 @@ from mmdpad.utils import (
     check_config,
     experiment_parser,
     jsonable,
+    override,
     read_config,
     start_command,
     write_atomically,
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         if not find_answers(cfg.work_dir):
             raise SystemExit(f'--resume: there are no answers of an earlier test in '
                              f'{cfg.work_dir!r}; leave it out to start a new one')
-        cfg.merge_from_dict({
+        override(cfg, {
             'default_hooks.response_cache': dict(type='ResponseCacheHook', resume=True)})
     try:
         runner = build_runner(cfg, training=False)

@@ -17,7 +17,6 @@ from .summary import BOOTSTRAP, Row, find_intervals, summarize
 
 UNKNOWN = 'unknown: nothing reported where the answers come from (a run with ProvenanceHook does)'
 
-
 # Every version of :func:`score_sample` writes these; a row without them comes from elsewhere.
 _NEEDED = ('id', 'question', 'is_sentence', 'iou', 'intersection', 'union', 'failure', 'truncated')
 

@@ -23,7 +23,6 @@ from mmdpad.structures import ParseFailure
 FAILED_SAMPLES = 'IoU 0, union = target area'
 """How a response without a usable answer is scored, as result files say it."""
 
-
 ORIGIN = dict(index='sample_idx', id='img_id', image='img_path', question='question')
 """Column of a row that identifies its sample -> key of the sample."""
 

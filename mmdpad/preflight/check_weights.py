@@ -124,7 +124,7 @@ def _clip(node: Node) -> Iterator[str]:
     entry = node.entry
     try:
         name, tag, file = check_open_clip(entry['model_name'], entry.get('pretrained', 'openai'),
-                                     entry.get('allow_random', False))
+                                          entry.get('allow_random', False))
     except (ValueError, FileNotFoundError) as error:
         yield str(error)
     else:

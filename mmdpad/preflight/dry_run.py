@@ -23,6 +23,7 @@ from mmdpad.datasets.wrappers import base_datasets
 from mmdpad.engine.check_arguments import REFUSALS, describe_refusal
 from mmdpad.engine.check_config import Findings, check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
+from mmdpad.engine.hooks import SafeCheckpointHook
 from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.engine.runner.encoding import asked
 from mmdpad.engine.runner.settings import find_wrong_settings
@@ -88,6 +89,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
         problems += _check_data(config, training, found, encoder, model, notes)
         if training:
             problems += _check_loop(config, found.nodes)
+            problems += _check_checkpoints(config, found.nodes)
             problems += _check_cost(config, found.nodes, notes)
     return list(dict.fromkeys(problems)), notes
 
@@ -190,7 +192,7 @@ def _check_responses(encoder: PromptEncoder, dataset: Any) -> Iterator[str]:
     if sample is None or 'response' not in sample:
         return
     targets = (part.get_data_info(i).get('response') for part in base_datasets(dataset)
-             for i in range(min(len(part), _RESPONSES)))
+               for i in range(min(len(part), _RESPONSES)))
     for response in (sample.response, *islice(filter(None, targets), _RESPONSES)):
         try:
             encoder.responses.encode(response)
@@ -238,6 +240,17 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
     if not names:
         yield ('`train_cfg.rewards` should have a reward term, unless a hook adds one, but '
                'there is none; add one')
+
+
+def _check_checkpoints(config: Config, nodes: list[Node]) -> Iterator[str]:
+    """Find out that the run's own checkpoints could not be loaded."""
+    hooks = config.get('default_hooks') or {}
+    saves = hooks.get('checkpoint', True) is not None  # MMEngine adds the hook if it is missing
+    if saves and _is(config.get('model'), ReasoningSegmentor, nodes) and not any(
+            node.is_kind(SafeCheckpointHook) for node in nodes):
+        yield ("`default_hooks` should have a SafeCheckpointHook, without which this run's "
+               'checkpoints can be neither resumed nor tested, but has none; add '
+               "`safe_checkpoint=dict(type='SafeCheckpointHook')`")
 
 
 def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator[str]:

@@ -71,10 +71,10 @@ def experiment_parser(description: str, example: str,
     return parser
 
 
-def check_file(what: str, path: str | None, hint: str = '') -> None:
+def check_file(what: str, path: str | None) -> None:
     """Exit with a one-line message unless ``path`` is None or a file."""
     if path is not None and not Path(path).is_file():
-        raise SystemExit(f'{what} {path!r} does not exist{hint}')
+        raise SystemExit(f'{what} {path!r} does not exist; correct the path')
 
 
 def check_checkpoint(what: str, path: str | None, config: Config) -> None:

@@ -14,7 +14,7 @@ from mmdpad.utils import read_jsonl, write_atomically
 
 from .text_panel import printable
 
-# matplotlib is imported where a figure is drawn: drawing answers, in this package too, needs none.
+# matplotlib's figures are imported where one is drawn: drawing answers needs only its font.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure

@@ -139,9 +139,12 @@ def test_the_tool_reads_relative_coordinates(run_tool, tmp_path):
 def test_the_tool_names_what_is_wrong(run_tool, tmp_path):
     (tmp_path / 'empty.jsonl').touch()
     (tmp_path / 'config.py').write_text('a = 1')
+    (tmp_path / 'config.json').write_text('{')
     for arguments, message in (
             (['none.jsonl'], "responses 'none.jsonl' does not exist"),
             ([tmp_path / 'empty.jsonl'], 'holds no lines'),
-            ([GOLDEN, '--config', tmp_path / 'config.py'], 'has no `train_cfg.rewards`')):
+            ([GOLDEN, '--config', tmp_path / 'config.py'], 'has no `train_cfg.rewards`'),
+            ([GOLDEN, '--config', tmp_path / 'config.json'], 'cannot be read'),
+            ([GOLDEN, '--config', 'tiny_shapez'], 'did you mean mmdpad::dpad/tiny_shapes.py')):
         with pytest.raises(SystemExit, match=message):
             run_tool(TOOL, *arguments)

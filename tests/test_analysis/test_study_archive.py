@@ -39,6 +39,17 @@ def test_an_archive_gives_the_same_numbers_and_curves(folder, tmp_path):
         assert same == folder
 
 
+def test_names_of_arms_with_numbers_are_kept_and_others_refused(folder, tmp_path):
+    path = tmp_path / 'new' / 'study.tar.xz'
+    (folder / 'discriminative').rename(folder / 'form 0.5')
+    write_study_archive(folder, path)
+    with open_study(path) as opened:
+        assert study_as_markdown(analyze_study(opened)) == study_as_markdown(analyze_study(folder))
+    (folder / 'form 0.5').rename(folder / '(new)')
+    with pytest.raises(ValueError, match=r"but got '\(new\)'; rename its folder"):
+        write_study_archive(folder, path)
+
+
 def test_what_is_no_archive_of_a_study_is_refused(folder, tmp_path):
     path = tmp_path / 'study.tar.xz'
     write_study_archive(folder, path)

@@ -12,7 +12,7 @@ from mmdpad.apis.demo_page.asking import Model, Shown, answer, ask, reasoning_in
 from mmdpad.apis.demo_page.examples import write_examples
 from mmdpad.apis.demo_page.inputs import UnusableInput, check_question, read_upload
 from mmdpad.apis.demo_page.loading import load_model
-from mmdpad.utils import find_config
+from mmdpad.utils import find_config, open_config
 
 MARKUP = '<img src=x onerror=alert(1)> {{7*7}} ${1+1}'
 IMAGE = np.full((20, 30, 3), 200, np.uint8)
@@ -187,6 +187,16 @@ def test_the_toy_has_a_discriminator():
     assert model.name == 'tiny_shapes, start weights' and model.discriminator is not None
     with pytest.raises(SystemExit, match='cannot be loaded'):
         load_model(find_config('tiny_shapes'), 'no.pth', 'cpu')
+
+
+@pytest.mark.parametrize('change', [dict(type='Nope'), dict(nope=1)])
+def test_a_wrong_discriminator_costs_the_similarities_only(change, tmp_path, capsys):
+    config = open_config(find_config('tiny_shapes'))
+    config.custom_hooks[0].discriminator.update(change)
+    config.dump(tmp_path / 'mine.py')
+    model = load_model(str(tmp_path / 'mine.py'), None, 'cpu')
+    assert model.discriminator is None and 'the discriminator cannot be loaded' in model.note
+    assert 'ope' in capsys.readouterr().out
 
 
 def test_a_config_without_a_discriminator_is_reported():

@@ -96,6 +96,11 @@ def test_lines_of_samples(tmp_path):
              form=total / 2) for number, iou, total in ((0, 0.5, 2.0), (1, 0.0, 0.0))]
 
 
+def test_without_a_term_there_is_nothing_to_measure():
+    with pytest.raises(ValueError, match='`rewards` should have at least one term, but got {}'):
+        metrics.RewardMetric({})
+
+
 @pytest.mark.parametrize('name', ['iou', 'index', 'question', 'total'])
 def test_a_term_cannot_have_the_name_of_another_column(name):
     with pytest.raises(ValueError, match=f'other than .*{name}'):

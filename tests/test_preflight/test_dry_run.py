@@ -144,6 +144,8 @@ BROKEN = {
         "['enforce_eager:True']; on a command line: 'model.rollout_engine.engine.engine_options="),
     'a list for a text': (dict(val_dataloader__dataset__data_root=['/data/a', 'b']),
                           "'val_dataloader.dataset.data_root=\"...\"'"),
+    'checkpoints that cannot be loaded': (dict(default_hooks__safe_checkpoint=None),
+                                          'should have a SafeCheckpointHook'),
     'a text for a dict': (dict(train_cfg='dict'), '`train_cfg` should be'),
     'a text for a number': (dict(train_cfg__max_iters='many'),
                             "`train_cfg.max_iters` should be int, but got 'many'"),

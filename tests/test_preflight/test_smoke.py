@@ -138,8 +138,8 @@ def test_a_term_that_keeps_its_weights_is_reported(smoke_config, monkeypatch):
     config.train_cfg.rewards.custom = dict(type='WeightedTerm', checkpoint='custom.pth')
     made, notes = smoke_config(config)
     assert made.train_cfg.rewards.custom.checkpoint == 'custom.pth'
-    assert any(note.startswith('train_cfg.rewards.custom (WeightedTerm): kept as it is, with its own '
-                               'weights') for note in notes)
+    assert any(note.startswith('train_cfg.rewards.custom (WeightedTerm): kept as it is, with its '
+                               'own weights') for note in notes)
 
 
 def test_what_is_replaced_is_reported(smoke_config):

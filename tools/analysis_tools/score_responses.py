@@ -15,7 +15,14 @@ import sys
 from pathlib import Path
 
 from mmdpad.geometry.coordinates import COORDINATES
-from mmdpad.utils import check_file, open_config, read_jsonl, start_command, write_jsonl
+from mmdpad.utils import (
+    check_config,
+    check_file,
+    open_config,
+    read_jsonl,
+    start_command,
+    write_jsonl,
+)
 
 PUBLISHED = Path(__file__).parents[2] / 'configs/_base_/schedules/grpo.py'
 
@@ -23,8 +30,8 @@ PUBLISHED = Path(__file__).parents[2] / 'configs/_base_/schedules/grpo.py'
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('responses', metavar='IN.jsonl', help='lines, see above')
-    parser.add_argument('--config', default=str(PUBLISHED), help='config with the rewards '
-                        '(default: the published recipe)')
+    parser.add_argument('--config', default=str(PUBLISHED), help='config with the rewards, by path '
+                        'or name (default: the published recipe)')
     parser.add_argument('--coordinates', default='pixels', choices=COORDINATES,
                         help='coordinates in the responses (default: pixels)')
     parser.add_argument('--model-image-size', type=int, nargs=2, metavar=('W', 'H'),
@@ -33,7 +40,7 @@ def main() -> None:
                         'taken name gets a number')
     args = parser.parse_args()
     check_file('responses', args.responses)
-    check_file('config', args.config)
+    config = check_config(args.config)
 
     with start_command():
         from mmengine.registry import init_default_scope
@@ -45,7 +52,10 @@ def main() -> None:
             summarize_responses,
         )
     init_default_scope('mmdpad')
-    rewards, left_out = find_rule_terms(open_config(args.config))
+    try:
+        rewards, left_out = find_rule_terms(open_config(config))
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     if not rewards:
         raise SystemExit(f'config {args.config!r} has no `train_cfg.rewards`; name a training '
                          f'config')

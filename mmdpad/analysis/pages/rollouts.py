@@ -24,6 +24,7 @@ _KEYS = {'iter', 'group', 'id', 'image', 'question', 'response', 'failure', 'tru
          'total', 'advantage', 'signals'}
 _THUMBNAIL = 320  # pixels of an embedded image's longer side
 
+
 @dataclass(frozen=True)
 class Group:
     """The lines for one prompt's responses, see :class:`RolloutLogHook`; best first."""

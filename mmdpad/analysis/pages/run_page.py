@@ -80,7 +80,7 @@ def _pictures(work_dir: Path, read_image: ReadImage) -> str:
     found = answer_pictures(work_dir)
     if not found:
         return remark('There are no pictures of validations (ReasonSegVisualizationHook with '
-                        'LocalVisBackend draws them).')
+                      'LocalVisBackend draws them).')
     parts = []
     for files in spread(found.values(), _SAMPLES):
         drawn = ((step, read_image(str(path))) for step, path in spread(files.items(), _STAGES))

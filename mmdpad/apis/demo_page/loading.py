@@ -18,6 +18,9 @@ from mmdpad.rewards import DiscriminativeReward
 
 from .asking import Model
 
+# What wrong types, arguments and files raise.
+_FAULTS = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+
 
 def _mean_cosines(reward: DiscriminativeReward, images: Sequence[np.ndarray],
                   captions: Sequence[str | None]) -> Tensor:
@@ -37,7 +40,7 @@ def load_model(config: str, weights: str | None, device: str | None) -> Model:
     """
     try:
         infer = ReasonSegInferencer(config, weights, device)
-    except (OSError, RuntimeError, ValueError) as error:
+    except _FAULTS as error:
         raise SystemExit(f'{config} cannot be loaded: {error}') from error
     name = f'{Path(config).stem}, {Path(weights).name if weights else "start weights"}'
     terms = find_rewards(infer.cfg)
@@ -48,7 +51,7 @@ def load_model(config: str, weights: str | None, device: str | None) -> Model:
         with DefaultScope.overwrite_default_scope('mmdpad'):
             reward = DiscriminativeReward(**settings)
             reward.prepare(infer.model)
-    except (OSError, RuntimeError, ValueError) as error:
+    except _FAULTS as error:
         print(f'{config}: the discriminator cannot be loaded: {error}')
         return Model(name, infer, note='No similarities: the discriminator cannot be loaded; see '
                                        'the terminal for the reason.')

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_COLOURS = dict(ok='32', missing='31', wrong='31', optional='33')
+_COLORS = dict(ok='32', missing='31', wrong='31', optional='33')
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def format_finding(finding: Finding, color: bool) -> str:
     """
     status = f'{finding.status:8}'
     if color:
-        status = f'\033[{_COLOURS[finding.status]}m{status}\033[0m'
+        status = f'\033[{_COLORS[finding.status]}m{status}\033[0m'
     indent = '\n' + ' ' * 12
     detail = finding.detail.replace('\n', indent)
     text = f'{finding.name}: {detail}' if detail else finding.name

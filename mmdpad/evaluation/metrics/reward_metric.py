@@ -26,8 +26,8 @@ class RewardMetric(IgnoreRegionsMetric):
     """Mean of every reward term and of their weighted sum, one response per sample.
 
     Args:
-        rewards: Name -> config of a reward term, see :class:`RewardComposition`; includes
-            :class:`DiscriminativeReward`, but not :class:`MaskReward`.
+        rewards: Name -> config of a reward term, at least one, see :class:`RewardComposition`;
+            includes :class:`DiscriminativeReward`, but not :class:`MaskReward`.
         ignore_regions: As in :class:`ReasonSegMetric`.
         out_file: Where to write a JSON line for each sample: ``index`` in the data set, ``id``,
             ``image``, ``question`` and all values below, null where a signal is missing. If the
@@ -41,6 +41,10 @@ class RewardMetric(IgnoreRegionsMetric):
     IoU can be earned without being right. The correlation is absent if either is constant, or if
     the data have boxes but no masks. If a second term writes a signal of the same name, its signal
     is called ``signal_<term>_<name>``.
+
+    Raises:
+        ValueError: There is no term, one has the name of a column of the lines or needs the trained
+            model, or ``ignore_regions`` is unknown.
     """
 
     default_prefix = 'reward'
@@ -50,6 +54,9 @@ class RewardMetric(IgnoreRegionsMetric):
                  prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         check_ignore_regions(ignore_regions)
+        if not rewards:
+            raise ValueError(f'`rewards` should have at least one term, but got {rewards!r}; add '
+                             f'those of `train_cfg.rewards`, or leave the metric out')
         if taken := rewards.keys() & {*ORIGIN, 'iou'}:
             raise ValueError(f'`rewards` should have names other than {sorted(taken)}, which are '
                              f'columns of the result lines; rename them')

@@ -29,6 +29,7 @@ from mmdpad.models.heads.lora import lora_targets
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.segmentors.settings import build_loss, training_sampling
 from mmdpad.models.sources import find_folder
+from mmdpad.models.weights import first_line
 from mmdpad.prompts import build_messages
 from mmdpad.registry import (
     LOOPS,
@@ -101,6 +102,7 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
 
 def _read(config: Mapping[str, Any], response_tokens: int | None,
           prompt_tokens: int | None) -> TrainingCost:
+    _check_entries(config)
     policy = config['model']['policy']
     _check_lora(policy.get('lora') or {})
     model_config, source = read_policy_config(policy['pretrained'])
@@ -118,12 +120,12 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
         prompt_tokens = grid[0] * grid[1] // vision.merge**2 + text
         notes.append(f'text of a prompt: {text} tokens {how}')
     sampling = training_sampling(config['model'].get('train_cfg') or {})
-    loss = build_loss(_argument(config['model'], 'loss', ReasoningSegmentor))
+    loss = _build_loss(_argument(config['model'], 'loss', ReasoningSegmentor))
     if response_tokens is None:
         response_tokens = min(RESPONSE_TOKENS, sampling['max_new_tokens'])
         notes.append(f'responses: {response_tokens} tokens each (assumed; --response-tokens)')
     is_grpo = is_kind(config['train_cfg'], GRPOTrainLoop, LOOPS)
-    work = Workload(config['train_dataloader']['batch_size'],
+    work = Workload(config['train_dataloader'].get('batch_size', 1),
                     sampling['group_size'] if is_grpo else 1, prompt_tokens, response_tokens,
                     grid, vision.merge, _argument(policy, 'attn_implementation')
                     == shared_prefix.NAME)
@@ -138,6 +140,28 @@ def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
     """The same cost with responses of another length."""
     work = replace(cost.work, response_tokens=tokens)
     return replace(cost, work=work, setup=replace(cost.setup, groups=_groups(config, work)))
+
+
+def _check_entries(config: Mapping[str, Any]) -> None:
+    """Reject a config that trains nothing, or no policy."""
+    needed = {name: config.get(name) for name in ('train_dataloader', 'train_cfg', 'optim_wrapper',
+                                                  'model')}
+    needed['optim_wrapper.optimizer'] = (needed['optim_wrapper'] or {}).get('optimizer')
+    for name, entry in needed.items():
+        if not entry:
+            raise ValueError(f'`{name}` should be set to estimate a training step, but is not; '
+                             f'name a training config')
+    if not config['model'].get('policy'):
+        raise ValueError(f"`model` ({type_name(config['model'])}) should have a `policy` to be "
+                         f'estimated, but has none; name a config that trains one')
+
+
+def _build_loss(loss: Mapping[str, Any]) -> PolicyLoss:
+    try:
+        return build_loss(loss)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'`model.loss` ({type_name(loss)}) cannot be built: {first_line(error)}; '
+                         f'correct its type or arguments') from error
 
 
 def _check_lora(lora: Mapping[str, Any]) -> None:
@@ -175,8 +199,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
     replicates = is_kind(engine, REPLICATING, ROLLOUTS)
     state, step = _optimizer_numbers(wrapper['optimizer'])
     return Setup(
-        weight_bytes={'float32': 4, 'bfloat16': 2, 'float16': 2, 'float64': 8}[
-            _argument(policy, 'dtype')],
+        weight_bytes=_weight_bytes(_argument(policy, 'dtype')),
         amp=is_kind(wrapper, AmpOptimWrapper, OPTIM_WRAPPERS),
         lora_rank=(policy.get('lora') or {}).get('r', 8) if policy.get('lora') else 0,
         quantized_bytes=bytes_below,
@@ -191,6 +214,14 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
         entropy=loss.entropy if is_grpo else None,
         state=state, step=step,
         bucket_views=bool((config.get('model_wrapper_cfg') or {}).get('gradient_as_bucket_view')))
+
+
+def _weight_bytes(dtype: str) -> int:
+    sizes = {'float32': 4, 'bfloat16': 2, 'float16': 2, 'float64': 8}
+    if dtype not in sizes:
+        raise ValueError(f'`model.policy.dtype` should be one of {sorted(sizes)}, but got '
+                         f'{dtype!r}; correct it')
+    return sizes[dtype]
 
 
 def quantized_bytes(quantization: Mapping[str, Any]) -> float:

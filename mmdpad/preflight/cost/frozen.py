@@ -13,6 +13,8 @@ import torch
 from segment_anything import sam_model_registry
 from torch import nn
 
+from mmdpad.models.weights import first_line
+
 
 @dataclass(frozen=True)
 class FrozenCost:
@@ -29,6 +31,9 @@ def clip_cost(config: Mapping[str, Any], prompts: int, responses: int) -> Frozen
     Args:
         config: Config of a :class:`mmdpad.models.CLIPDiscriminator`.
         prompts, responses: Their numbers in a step.
+
+    Raises:
+        ValueError: open_clip does not know ``model_name``.
     """
     name = config.get('model_name', 'ViT-B-32').replace('/', '-')
     if name.startswith('local-dir:'):
@@ -37,6 +42,10 @@ def clip_cost(config: Mapping[str, Any], prompts: int, responses: int) -> Frozen
     try:
         with torch.device('meta'):
             model = open_clip.create_model(name, load_weights=False, device='meta')
+    except RuntimeError as error:
+        raise ValueError(f'`discriminator.model_name` should be a model of open_clip or '
+                         f'"local-dir:PATH", but got {name!r}: {first_line(error)}; correct '
+                         f'it') from error
     finally:
         logging.root.disabled = disabled
     size = 4 if config.get('precision', 'fp32') == 'fp32' else 2
@@ -57,6 +66,9 @@ def sam_cost(config: Mapping[str, Any], images: int) -> FrozenCost:
     Args:
         config: Config of a :class:`mmdpad.models.SAMDecoder`.
         images: Number of images whose masks are decoded in a step.
+
+    Raises:
+        ValueError: No SAM of this name is registered.
     """
     name = config.get('model', 'vit_h')
     if name not in sam_model_registry:

@@ -198,6 +198,14 @@ def test_a_term_costs_the_same_whether_a_hook_or_the_loop_names_it():
     ({'model.decoder.model': 'vit_x'}, "vit_h.*but got 'vit_x'"),
     ({'train_dataloader.dataset.pipeline': []}, 'ModelImageResize'),
     ({'model.policy.pretrained': 'checkpoints/Other'}, 'checkpoints/Other'),
+    ({'model.policy.dtype': 'half'}, "`model.policy.dtype` should be .*but got 'half'"),
+    ({'model.policy': None}, r'`model` \(ReasoningSegmentor\) should have a `policy`'),
+    ({'model.loss.type': 'Nope'}, r'`model.loss` \(Nope\) cannot be built: .*Nope'),
+    ({'model.loss.nope': 1}, r'`model.loss` \(GRPOLoss\) cannot be built: .*nope'),
+    ({'model.loss.kl_coef': -1}, '`kl_coef` should be at least 0, but got -1'),
+    ({'optim_wrapper.optimizer': None}, '`optim_wrapper.optimizer` should be set to estimate'),
+    ({'train_cfg': None}, '`train_cfg` should be set to estimate a training step'),
+    ({'custom_hooks.0.discriminator.model_name': 'ViT-X'}, "model of open_clip .*but got 'ViT-X'"),
 ])
 def test_what_cannot_be_estimated_is_named(override, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
