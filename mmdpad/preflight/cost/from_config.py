@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,8 @@ from mmdpad.datasets.transforms import ModelImageResize
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.models import (
+    BoxDecoder,
     CLIPDiscriminator,
-    HFRollout,
     ReasoningSegmentor,
     SAMDecoder,
     VLMReasoningHead,
@@ -51,11 +52,10 @@ from .workload import Setup, Workload, groups_in_pass
 
 RESPONSE_TOKENS = 200
 QUESTION = 'the object that somebody who is tired could sit down on'
-# Rollouts that compute a prompt once per response.
-REPLICATING = (HFRollout, )
 # Numbers of optimizer state per trained weight; those of 8-bit optimizers are a quarter of float32.
 STATE = {'AdamW': 2.0, 'Adam': 2.0, 'AdamW8bit': 0.5, 'Adam8bit': 0.5, 'SGD': 0.0}
 
+_DISCRIMINATOR = re.compile(r'\.discriminator(\.\d+)?$')
 _COUNTED_LORA = ('r', 'lora_alpha', 'target_modules', 'use_rslora', 'alpha_pattern',
                  'init_lora_weights', 'bias', 'task_type')
 
@@ -127,6 +127,7 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
                     grid, vision.merge, _argument(policy, 'attn_implementation')
                     == shared_prefix.NAME)
     setup = _setup(config, policy, work, loss, is_grpo, quantized_bytes(quantization))
+    notes += _uncounted(config)
     return TrainingCost(shape, work, setup, _frozen(config, work), sampling['max_new_tokens'],
                         notes)
 
@@ -170,7 +171,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
     accumulates = (groups < step_prompts if is_grpo else
                    wrapper.get('accumulative_counts', 1) > 1)
     engine = _argument(config['model'], 'rollout_engine', ReasoningSegmentor)
-    replicates = is_kind(engine, REPLICATING, ROLLOUTS)
+    replicates = getattr(resolve(engine, ROLLOUTS), 'repeats_prompts', False)
     state, step = _optimizer_numbers(wrapper['optimizer'])
     return Setup(
         weight_bytes={'float32': 4, 'bfloat16': 2, 'float16': 2, 'float64': 8}[
@@ -276,8 +277,7 @@ def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
 def _clips(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     """Cost of the CLIPs of rewards and validation metrics: each is in memory once, even if several
     use it, and runs for every reward."""
-    entries = dict(_discriminators({name: config[name] for name in (
-        'custom_hooks', 'train_cfg', 'val_evaluator') if config.get(name)}))
+    entries = dict(_discriminators(_with_clips(config)))
     uses = Counter(key for reward in list_rewards(config) for key, _ in
                    _discriminators(dict(train_cfg=dict(rewards={reward.name: reward.config}))))
     costs = {}
@@ -288,14 +288,29 @@ def _clips(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     return costs
 
 
+def _with_clips(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a config whose discriminators are in memory in training."""
+    return {name: config[name] for name in ('custom_hooks', 'train_cfg', 'val_evaluator')
+            if config.get(name)}
+
+
 def _discriminators(part: Mapping[str, Any]) -> list[tuple[Hashable, Mapping[str, Any]]]:
     return [(discriminator_key(node.entry), node.entry) for node in find_nodes(part)
             if node.is_kind(CLIPDiscriminator)]
 
 
+def _uncounted(config: Mapping[str, Any]) -> list[str]:
+    """A note for each class of frozen model that is left out of the estimate."""
+    names = {type_name(node.entry)
+             for node in find_nodes(_with_clips(config) | dict(model=config['model']))
+             if node.path == 'model.decoder' and not node.is_kind((SAMDecoder, BoxDecoder))
+             or _DISCRIMINATOR.search(node.path) and not node.is_kind(CLIPDiscriminator)}
+    return [f'not counted: {name}, whose size is unknown here' for name in sorted(names)]
+
+
 def _frozen(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     costs = _clips(config, work)
-    decoder = config['model'].get('decoder')  # the cost of other decoders is unknown
+    decoder = config['model'].get('decoder')
     if decoder and is_kind(decoder, SAMDecoder, MODELS):
         decodes = any(reward.needs('decoder') for reward in list_rewards(config))
         costs['SAM'] = sam_cost(decoder, work.prompts * decodes)

@@ -120,6 +120,24 @@ def test_four_bits_make_the_frozen_language_model_smaller():
     assert full in lora['variants']  # trained weights are not quantized
 
 
+def test_frozen_models_of_unknown_size_are_named():
+    assert not any('not counted' in note
+                   for note in read_config_cost(config_of('qwen7b_reasonseg')).notes)
+    cost = read_config_cost(config_of('qwen7b_sam2_reasonseg', **{
+        'custom_hooks.0.discriminator': [dict(type='Other'), dict(type='CLIPDiscriminator')]}))
+    assert [note for note in cost.notes if 'not counted' in note] == [
+        'not counted: Other, whose size is unknown here',
+        'not counted: SAM2Decoder, whose size is unknown here']
+    assert cost.frozen.keys() == {'CLIP'}
+
+
+def test_an_engine_says_whether_it_repeats_prompts():
+    for engine, expected in dict(HFRollout='replicated', VLLMRollout='shared').items():
+        cost = read_config_cost(config_of('qwen7b_reasonseg', **{
+            'model.rollout_engine': dict(type=engine)}))
+        assert cost.setup.rollout == expected
+
+
 def test_supervised_training_has_neither_rollout_nor_reference():
     report = report_of('qwen7b_sft')
     assert report['flops'].keys() == {'update', 'rewards'} and report['rollout_flops'] == 0
