@@ -53,6 +53,15 @@ def test_a_table_is_the_signature(name):
     assert dict(TABLES[name]) == arguments(name)
 
 
+def test_switches_of_the_loss_are_arguments():
+    page = (ROOT / 'docs/method.md').read_text()
+    rows = re.findall(r'^\| `(\w+)`( \(of the loop\))? \|',
+                      re.search(r'^\| switch \|.*?\n\n', page, re.M | re.S)[0], re.M)
+    assert len(rows) >= 10
+    for name, of_loop in rows:
+        assert name in arguments('GRPOTrainLoop' if of_loop else 'GRPOLoss'), name
+
+
 def test_every_default_hook_is_listed():
     hooks = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py').default_hooks
     listed = re.search(r'^## Hooks\n(.*?)^### ', PAGE, re.M | re.S)[1]

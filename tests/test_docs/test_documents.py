@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from mmdpad import registry
+from mmdpad.cli import COMMANDS
 from mmdpad.cli.run import find_tools
+from mmdpad.datasets.conversion import SOURCES, TARGETS
+from mmdpad.prompts.template import TEMPLATES
+from mmdpad.utils.registering import register_all_modules
 
 ROOT = Path(__file__).parents[2]
 SITE = sorted(ROOT.glob('docs/*.md')) + sorted(ROOT.glob('docs/api/*.md'))
@@ -49,6 +53,8 @@ def test_the_architecture_page_names_every_folder_of_the_package():
     there = sorted(path.parent.name for path in ROOT.glob('mmdpad/*/__init__.py'))
     assert sorted(re.findall(r'^  (\w+)/ ', tree, re.M)) == there
     assert sorted(re.findall(r'\w+', ' '.join(rows))) == there
+    (commands, ) = re.findall(r'the command mmdpad: (.*)', tree)
+    assert sorted(commands.split(', ')) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -101,7 +107,8 @@ REGISTRIES = [part for part in vars(registry).values() if isinstance(part, regis
 def test_every_class_and_module_exists(page):
     text = page.read_text()
     known = DEFINED | set(re.findall(r'^class (\w+)', text, re.M))  # a tutorial's
-    kinds = 'Dataset|Decoder|Discriminator|Head|Hook|Loop|Metric|Reward|Rollout|Sampler|Strategy'
+    kinds = ('Dataset|Decoder|Discriminator|Head|Hook|Loop|Loss|Metric|Reward|Rollout|Sampler|'
+             'Segmentor|Strategy')
     for name in re.findall(rf'`(?:mmdpad\.)?([A-Z]\w*(?:{kinds}))\b', text):
         assert name in known or any(part.get(name) for part in REGISTRIES), name
     for dotted in re.findall(r'`(mmdpad(?:\.\w+)+)(?=[`(])', text):
@@ -109,6 +116,36 @@ def test_every_class_and_module_exists(page):
         # A config's `mmdpad.Name` is a class of ours; `mmdpad.json` is a file.
         if module != 'mmdpad' or name not in known | {'Name', 'json'}:
             pkgutil.resolve_name(dotted)
+
+
+# Where the classes of a folder are registered, and the page that has a row or a section for each.
+PARTS = [('mmdpad.datasets', registry.DATASETS, 'data'),
+         ('mmdpad.engine.hooks', registry.HOOKS, 'configs'),
+         ('mmdpad.evaluation.metrics', registry.METRICS, 'evaluation'),
+         ('mmdpad.models.decoders', registry.MODELS, 'decoders'),
+         ('mmdpad.models.discriminators', registry.MODELS, 'configs'),
+         ('mmdpad.models.rollouts', registry.ROLLOUTS, 'rollouts'),
+         ('mmdpad.rewards', registry.REWARDS, 'method'), ('mmdpad.rl', registry.MODELS, 'method')]
+
+
+@pytest.mark.parametrize('folder, where, page', PARTS, ids=lambda part: str(part))
+def test_every_part_is_on_its_page(folder, where, page):
+    register_all_modules(init_default_scope=False)
+    text = (ROOT / f'docs/{page}.md').read_text()
+    ours = [name for name, kind in where.module_dict.items()
+            if kind.__module__.startswith(folder + '.')]
+    assert ours and [name for name in ours if f'`{name}`' not in text] == []
+
+
+def test_the_table_of_formats_says_what_is_written():
+    page = (ROOT / 'docs/data.md').read_text()
+    written = dict(re.findall(r'^\| [^|]+ \| `(\w+)` \| `(\w+)` \|', page, re.M))
+    assert written == {SOURCES[name][0]: name for name in TARGETS}
+
+
+def test_every_prompt_is_named():
+    page = (ROOT / 'docs/configs.md').read_text()
+    assert [name for name in TEMPLATES if f"`'{name}'`" not in page] == []
 
 
 def test_every_message_is_one_of_ours():
