@@ -32,11 +32,7 @@ def test_an_unknown_command_is_an_error(capsys):
 
 @pytest.mark.parametrize('arguments, shown', [
     (['--help'], 'usage: mmdpad COMMAND'),
-    (['infer', '--help'], 'usage: mmdpad infer'),
-    (['demo', '--help'], 'usage: mmdpad demo'),
-    (['train', '--help'], 'usage: mmdpad train'),
-    (['test', '--help'], 'usage: mmdpad test'),
-    (['doctor', '--help'], 'usage: mmdpad doctor'),
+    *(([name, '--help'], f'usage: mmdpad {name}') for name in COMMANDS if name != 'build-mmcv'),
     (['infer', 'none.jpg', 'what?'], "image 'none.jpg' does not exist"),
     (['infer', 'x'], 'the following arguments are required: question'),
     (['train', 'none.py'], "config 'none.py' does not exist"),

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from mmdpad import registry
+from mmdpad.cli import COMMANDS
 from mmdpad.cli.run import find_tools
+from mmdpad.datasets.conversion import SOURCES, TARGETS
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.preflight.cost.shapes import PUBLISHED
 from mmdpad.prompts import TEMPLATES
@@ -60,6 +62,8 @@ def test_the_architecture_page_names_every_folder_of_the_package():
     there = sorted(path.parent.name for path in ROOT.glob('mmdpad/*/__init__.py'))
     assert sorted(re.findall(r'^  (\w+)/ ', tree, re.M)) == there
     assert sorted(re.findall(r'\w+', ' '.join(rows))) == there
+    (commands, ) = re.findall(r'the command mmdpad: (.*)', tree)
+    assert sorted(commands.split(', ')) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -112,7 +116,8 @@ REGISTRIES = [part for part in vars(registry).values() if isinstance(part, regis
 def test_every_class_and_module_exists(page):
     text = page.read_text()
     known = DEFINED | set(re.findall(r'^class (\w+)', text, re.M))  # a tutorial's
-    kinds = 'Dataset|Decoder|Discriminator|Head|Hook|Loop|Metric|Reward|Rollout|Sampler|Strategy'
+    kinds = ('Dataset|Decoder|Discriminator|Head|Hook|Loop|Loss|Metric|Reward|Rollout|Sampler|'
+             'Segmentor|Strategy')
     for name in re.findall(rf'`(?:mmdpad\.)?([A-Z]\w*(?:{kinds}))\b', text):
         assert name in known or any(part.get(name) for part in REGISTRIES), name
     for dotted in re.findall(r'`(mmdpad(?:\.\w+)+)(?=[`(])', text):
@@ -120,6 +125,12 @@ def test_every_class_and_module_exists(page):
         # A config's `mmdpad.Name` is a class of ours; `mmdpad.json` is a file.
         if module != 'mmdpad' or name not in known | {'Name', 'json'}:
             pkgutil.resolve_name(dotted)
+
+
+def test_the_table_of_formats_says_what_is_written():
+    page = (ROOT / 'docs/data.md').read_text()
+    written = dict(re.findall(r'^\| [^|]+ \| `(\w+)` \| `(\w+)` \|', page, re.M))
+    assert written == {SOURCES[name][0]: name for name in TARGETS}
 
 
 def test_every_message_is_one_of_ours():

@@ -19,6 +19,11 @@ def shown(page: str, start: str) -> str:
                      re.M | re.S)[1]
 
 
+def test_every_tutorial_is_followed():
+    followed = set(re.findall(r"follow\('(.*)'\)", Path(__file__).read_text()))
+    assert {page.name for page in DOCS.glob('own_*.md')} <= followed
+
+
 def test_get_started(follow):
     folder, printed = follow('get_started.md')
     assert printed['first_picture.py'].endswith(shown('get_started.md', 'a green square'))

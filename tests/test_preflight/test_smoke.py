@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from mmdpad import datasets
 from mmdpad.datasets.checking import check_dataset
 from mmdpad.preflight import dry_run, make_smoke_config, run_smoke
 from mmdpad.preflight.synthetic_data import write_synthetic_data
@@ -89,9 +90,10 @@ def unwrapped(model):
     return getattr(model, 'module', model)
 
 
+# Arguments of data sets, where the defaults do not do.
 DATA = {
     'ReasonSegDataset': dict(split='val'), 'SegZeroDataset': dict(several_objects=True),
-    'SegZeroEvalDataset': {}, 'JsonLinesDataset': dict(ann_file='mine/data.jsonl'),
+    'JsonLinesDataset': dict(ann_file='mine/data.jsonl'),
     'MaskFolderDataset': dict(ann_file='table.json'),
     'ReferringSegDataset': dict(ann_file='a/instances.json', split_file='a/refs(unc).p',
                                 data_prefix=dict(img_path='train2014/'), split='testA'),
@@ -102,10 +104,16 @@ DATA = {
         data_prefix=dict(img='a/'), return_classes=True))}
 
 
-@pytest.mark.parametrize('name', DATA)
+OURS = [name for name in datasets.__all__ if name.endswith('Dataset')
+        and name != 'ReasoningDataset']
+
+
+@pytest.mark.parametrize('name', sorted({*DATA, *OURS}))
 def test_synthetic_data_in_every_format(name, tmp_path):
-    entry = dict(DATA[name], type=name, pipeline=[])
-    entry.update(write_synthetic_data(entry, tmp_path / 'made'))
+    entry = dict(DATA.get(name, {}), type=name, pipeline=[])
+    changes = write_synthetic_data(entry, tmp_path / 'made')
+    assert changes, 'nothing in mmdpad/preflight/synthetic_data.py writes this format'
+    entry.update(changes)
     assert check_dataset(entry, load=-1).startswith('ok: 2 items, 2 images')
 
 

@@ -33,11 +33,14 @@ class RolloutEngine(ABC):
         records_log_probs: Whether sampled responses include the engine's log-probabilities.
         copies_weights: Whether the engine has its own copy of the policy's weights, which are
             handed over by name; preflight then checks that this works.
+        repeats_prompts: Whether a prompt is computed once per response, not once per group; the
+            cost estimate asks this.
         streamer: The current streamer, see :meth:`streaming`.
     """
 
     records_log_probs = False
     copies_weights = False
+    repeats_prompts = False
     streamer: Callable[[Tensor], None] | None = None
 
     def check_policy(self, head: VLMReasoningHead) -> None:

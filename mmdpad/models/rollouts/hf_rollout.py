@@ -29,6 +29,8 @@ from .sampling import NonFiniteLogits, draw_tokens
 class HFRollout(DrawingEngine):
     """Samples with ``model.generate``: for any attention implementation of transformers."""
 
+    repeats_prompts = True
+
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
                  max_new_tokens: int, draws: Tensor | None,
                  warp: LogitsProcessorList) -> tuple[Tensor, None]:

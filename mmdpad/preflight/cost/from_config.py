@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,6 @@ from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.models import (
     BoxDecoder,
     CLIPDiscriminator,
-    HFRollout,
     ReasoningSegmentor,
     SAMDecoder,
     VLMReasoningHead,
@@ -53,11 +53,10 @@ from .workload import Setup, Workload, groups_in_pass
 
 RESPONSE_TOKENS = 200
 QUESTION = 'the object that somebody who is tired could sit down on'
-# Rollouts that compute a prompt once per response.
-REPLICATING = (HFRollout, )
 # Numbers of optimizer state per trained weight; those of 8-bit optimizers are a quarter of float32.
 STATE = {'AdamW': 2.0, 'Adam': 2.0, 'AdamW8bit': 0.5, 'Adam8bit': 0.5, 'SGD': 0.0}
 
+_DISCRIMINATOR = re.compile(r'\.discriminator(\.\d+)?$')
 _COUNTED_LORA = ('r', 'lora_alpha', 'target_modules', 'use_rslora', 'alpha_pattern',
                  'init_lora_weights', 'bias', 'task_type')
 
@@ -196,7 +195,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
     accumulates = (groups < step_prompts if is_grpo else
                    wrapper.get('accumulative_counts', 1) > 1)
     engine = _argument(config['model'], 'rollout_engine', ReasoningSegmentor)
-    replicates = is_kind(engine, REPLICATING, ROLLOUTS)
+    replicates = getattr(resolve(engine, ROLLOUTS), 'repeats_prompts', False)
     state, step = _optimizer_numbers(wrapper['optimizer'])
     return Setup(
         weight_bytes=_weight_bytes(_argument(policy, 'dtype')),
@@ -309,8 +308,7 @@ def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
 def _clips(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     """Cost of the CLIPs of rewards and validation metrics: each is in memory once, even if several
     use it, and runs for every reward."""
-    entries = dict(_discriminators({name: config[name] for name in (
-        'default_hooks', 'custom_hooks', 'train_cfg', 'val_evaluator') if config.get(name)}))
+    entries = dict(_discriminators(_with_clips(config)))
     uses = Counter(key for reward in list_rewards(config) for key, _ in
                    _discriminators(dict(train_cfg=dict(rewards={reward.name: reward.config}))))
     costs = {}
@@ -319,6 +317,12 @@ def _clips(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
         name = 'CLIP' + f' {number}' * (len(entries) > 1)
         costs[name] = replace(one, flops=uses[key] * one.flops)
     return costs
+
+
+def _with_clips(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a config whose discriminators are in memory in training."""
+    return {name: config[name] for name in ('default_hooks', 'custom_hooks', 'train_cfg',
+                                              'val_evaluator') if config.get(name)}
 
 
 def _discriminators(part: Mapping[str, Any]) -> list[tuple[Hashable, Mapping[str, Any]]]:
@@ -341,8 +345,12 @@ def _not_counted(config: Mapping[str, Any]) -> list[str]:
     entries = {}
     if decoder and not is_kind(decoder, (SAMDecoder, BoxDecoder), MODELS):
         entries['model.decoder'] = decoder
+    for node in find_nodes(_with_clips(config)):
+        if _DISCRIMINATOR.search(node.path) and not node.is_kind(CLIPDiscriminator):
+            entries[node.path] = node.entry
     for reward in list_rewards(config):
-        own = reward.needs('model') and not reward.needs('decoder')
-        if own and not _discriminators(dict(train_cfg=dict(rewards={reward.name: reward.config}))):
+        if (reward.needs('model') and not reward.needs('decoder')
+                and not any(_DISCRIMINATOR.search(node.path) for node in find_nodes(
+                    dict(train_cfg=dict(rewards={reward.name: reward.config}))))):
             entries[reward.path] = reward.entry
     return [f'{path} ({type_name(entry)})' for path, entry in entries.items()]

@@ -1,14 +1,24 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""What every engine has to keep to."""
+"""What every engine of the package that draws tokens itself has to keep to."""
+import inspect
+
 import pytest
 import torch
 
-from mmdpad.models import HFRollout, SharedPrefixRollout
+from mmdpad.models import rollouts
+from mmdpad.models.rollouts import DrawingEngine
+
+ENGINES = [kind for kind in map(rollouts.__dict__.get, rollouts.__all__)
+           if issubclass(kind, DrawingEngine) and not inspect.isabstract(kind)]
 
 
-@pytest.fixture(params=[HFRollout, SharedPrefixRollout])
+@pytest.fixture(params=ENGINES)
 def engine(request):
     return request.param()
+
+
+def test_none_is_left_out():
+    assert {'HFRollout', 'SharedPrefixRollout'} <= {kind.__name__ for kind in ENGINES}
 
 
 def test_the_seed_decides_and_the_global_generator_is_untouched(engine, head, prompts):

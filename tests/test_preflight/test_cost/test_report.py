@@ -121,6 +121,13 @@ def test_four_bits_make_the_frozen_language_model_smaller():
     assert full in lora['variants']  # trained weights are not quantized
 
 
+def test_an_engine_says_whether_it_repeats_prompts():
+    for engine, expected in dict(HFRollout='replicated', VLLMRollout='shared').items():
+        cost = read_config_cost(config_of('qwen7b_reasonseg', **{
+            'model.rollout_engine': dict(type=engine)}))
+        assert cost.setup.rollout == expected
+
+
 def test_supervised_training_has_neither_rollout_nor_reference():
     report = report_of('qwen7b_sft')
     assert report['flops'].keys() == {'update', 'rewards'} and report['rollout_flops'] == 0
@@ -170,6 +177,9 @@ def test_models_of_unknown_cost_are_named(monkeypatch):
         'model.decoder': dict(_delete_=True, type='SAM2Decoder', pretrained='checkpoints/none')
     }) == ['not counted: model.decoder (SAM2Decoder)',
            'not counted: train_cfg.rewards.own (own_term)']
+    assert not_counted(**{'custom_hooks.0.discriminator': [
+        dict(type='Other'), dict(type='CLIPDiscriminator')]}) == [
+            'not counted: custom_hooks.0.discriminator.0 (Other)']
 
 
 def test_a_term_costs_the_same_whether_a_hook_or_the_loop_names_it():
