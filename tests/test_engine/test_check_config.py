@@ -26,7 +26,6 @@ READ = re.compile(r'(model|(train|val|test)_(dataloader|cfg|evaluator)|optim_wra
 # What takes more than its kind, or anything.
 TAKEN = (
     r'default_hooks\.checkpoint\.save_best',  # several metrics
-    r'model_wrapper_cfg\.zzz',  # its class takes any
     r'optim_wrapper\.loss_scale',  # a number is the scale itself
     r'model_wrapper_cfg\.broadcast_buffers',  # torch gives it no type
     r'param_scheduler',

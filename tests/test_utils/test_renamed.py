@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 def use_old_types(config):
     config.train_cfg.rewards.length = dict(type='ChainLengthReward')
     config.train_dataloader.dataset.pipeline.append(dict(type='PromptResize'))
-    config.custom_hooks += [dict(type='mmdpad.PlainCheckpointHook'), dict(type='AnswerStoreHook')]
+    config.custom_hooks += [dict(type='mmdpad.PlainCheckpointHook'), dict(type='AnswerStoreHook'),
+                            dict(type='AnswerPictureHook')]
 
 
 def use_old_arguments(config):

@@ -212,7 +212,7 @@ def test_a_term_costs_the_same_whether_a_hook_or_the_loop_names_it():
     ({'model.policy': None}, r'`model` \(ReasoningSegmentor\) should have a `policy`'),
     ({'model.loss.type': 'Nope'}, r'`model.loss` \(Nope\) cannot be built: .*Nope'),
     ({'model.loss.nope': 1}, r'`model.loss` \(GRPOLoss\) cannot be built: .*nope'),
-    ({'model.loss.kl_coef': -1}, '`kl_coef` should be at least 0, but got -1'),
+    ({'model.loss.kl_coef': -1}, '`kl_coef` should be at least 0 and finite, but got -1'),
     ({'optim_wrapper.optimizer': None}, '`optim_wrapper.optimizer` should be set to estimate'),
     ({'train_cfg': None}, '`train_cfg` should be set to estimate a training step'),
     ({'custom_hooks.0.discriminator.model_name': 'ViT-X'}, "model of open_clip .*but got 'ViT-X'"),
