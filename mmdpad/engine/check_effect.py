@@ -16,10 +16,14 @@ from mmdpad.registry import HOOKS, LOOPS, PARAM_SCHEDULERS, is_kind, type_name
 from mmdpad.utils import renamed
 from mmdpad.utils.argument_types import read_defaults
 
+from .check_arguments import known_arguments
 from .config_nodes import Node
 
 # mmengine's default hooks, which None switches off.
 OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+# The other default hooks of configs/_base_/default_runtime.py and of mmdet's.
+SHIPPED_HOOKS = ('resume', 'safe_checkpoint', 'rollout_log', 'provenance', 'response_cache',
+                 'answer_pictures', 'curves', 'alarms', 'threads', 'visualization')
 _NAMES_OF_HOOKS = {name for pair in renamed.RENAMED['type'].items() for name in pair}
 
 
@@ -57,14 +61,15 @@ def find_unknown_switches(config: Mapping[str, Any]) -> Iterator[str]:
 
     The text of a config includes the files that it inherits, so the names there are known. Where
     it does not (a config made in Python, or one in the pure Python style that inherits another),
-    only names that resemble a known one are reported.
+    only names that resemble a known one are reported. The names of the shipped configs are always
+    known, since a config that was written to a file after one became None has no other trace of it.
     """
     hooks = config.get('default_hooks')
     if not isinstance(hooks, Mapping):
         return
     text = config.text if isinstance(config, Config) else ''
     complete = text and 'read_base' not in text
-    known = {*OWN_HOOKS, *(name for name, hook in hooks.items() if hook is not None)}
+    known = {*OWN_HOOKS, *SHIPPED_HOOKS, *(name for name, hook in hooks.items() if hook is not None)}
     for name, hook in hooks.items():
         if hook is not None or name in known or renamed.advice('default hook', name):
             continue
@@ -93,7 +98,7 @@ def find_epochs(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str]:
     for node in nodes:
         if node.registry not in (HOOKS, PARAM_SCHEDULERS) or not inspect.isclass(node.kind):
             continue
-        defaults = read_defaults(node.kind)
+        defaults = inherited_arguments(node.kind)
         # Schedulers that read a metric are stepped by validations.
         if getattr(node.kind, 'need_val_args', False) or node.entry.get('convert_to_iter_based'):
             continue
@@ -108,3 +113,17 @@ def find_epochs(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str]:
                 yield (f'`{node.path}.{name}` should not be set for a loop over iterations, which '
                        f'is in its first epoch until it ends, but got {value}; count in '
                        f'iterations, or remove it')
+
+
+def inherited_arguments(kind: type) -> dict[str, Any]:
+    """The arguments of a class that a class of mmengine, mmdet or mmdpad in its bases has, too, and
+    that therefore mean the same, with their defaults; :attr:`inspect.Parameter.empty` for one whose
+    default another package may have changed."""
+    taken, defaults = known_arguments(kind), read_defaults(kind)
+    return {name: defaults[name] if _is_known(kind) else inspect.Parameter.empty
+            for base in kind.__mro__ if _is_known(base) for name in read_defaults(base)
+            if taken is None or name in taken}
+
+
+def _is_known(kind: type) -> bool:
+    return kind.__module__.startswith(('mmengine.', 'mmdet.', 'mmdpad.'))

@@ -20,9 +20,9 @@ from mmdpad.models.weights import first_line
 from mmdpad.registry import HOOKS, PARAM_SCHEDULERS, type_name
 from mmdpad.rewards import ListedReward, list_rewards
 from mmdpad.utils import renamed
-from mmdpad.utils.argument_types import find_wrong_types, read_defaults
+from mmdpad.utils.argument_types import find_wrong_types
 
-from .check_effect import find_epochs
+from .check_effect import find_epochs, inherited_arguments
 from .config_nodes import Node
 
 # Entries that mmengine's runners and the command line read.
@@ -156,7 +156,8 @@ def _named_metrics(nodes: list[Node]) -> Iterator[tuple[str, str]]:
             if name != 'auto':
                 yield f'{node.path}.save_best', name
         if node.registry in (HOOKS, PARAM_SCHEDULERS) and inspect.isclass(node.kind):
-            name = node.entry.get('monitor', read_defaults(node.kind).get('monitor'))
+            defaults = inherited_arguments(node.kind)
+            name = node.entry.get('monitor', defaults['monitor']) if 'monitor' in defaults else None
             if isinstance(name, str):
                 yield f'{node.path}.monitor', name
 

@@ -2,11 +2,13 @@
 """Entries of a config that are valid but would have no effect."""
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook, Hook
 
 from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.check_config import check_config
+from mmdpad.engine.check_effect import OWN_HOOKS, SHIPPED_HOOKS
 from mmdpad.preflight import dry_run
-from mmdpad.utils import open_config, override
+from mmdpad.utils import find_config, open_config, override
 
 COSINE = dict(type='CosineAnnealingLR', T_max=2)
 
@@ -52,6 +54,18 @@ def test_a_hook_of_the_authors_may_be_switched_off(tmp_path, shapes_data):
         'mean `timer`?']
 
 
+def test_a_config_written_to_a_file_keeps_its_switches(tiny_config, tmp_path):
+    switches = {f'default_hooks.{name}': None for name in (*SHIPPED_HOOKS, 'timer')}
+    override(tiny_config, switches | {'custom_hooks': [dict(type='SafeCheckpointHook')]})
+    tiny_config.dump(tmp_path / 'written.py')
+    assert check(open_config(str(tmp_path / 'written.py'))) == []
+
+
+def test_the_shipped_hooks():
+    shipped = open_config(find_config('_base_/default_runtime')).default_hooks
+    assert {*shipped} - {*OWN_HOOKS} == {*SHIPPED_HOOKS} - {'visualization'}
+
+
 @pytest.mark.parametrize('entries, told', [
     (dict(param_scheduler=[COSINE]), '`param_scheduler.0.by_epoch` should be False for a loop over '
      'iterations, in which no epoch ends before the run does, but is missing and True by default'),
@@ -80,6 +94,35 @@ def test_epochs_in_a_loop_over_iterations(tiny_config, entries, told):
          param_scheduler=[COSINE])])
 def test_what_counts_what_the_loop_does(tiny_config, entries):
     assert check(tiny_config, **entries) == []
+
+
+class OwnEpochs(Hook):
+    """Counts epochs of its own, and reads a value of the log."""
+
+    def __init__(self, by_epoch=True, warmup_epochs=0, monitor='grad_norm'):
+        pass
+
+
+class ByIteration(CheckpointHook):
+    def __init__(self, interval=1):
+        super().__init__(interval, by_epoch=False)
+
+
+class PassesOn(CheckpointHook):
+    def __init__(self, **kwargs):
+        super().__init__(**{'by_epoch': False, **kwargs})
+
+
+@pytest.mark.parametrize('hook', [
+    dict(type=OwnEpochs), dict(type=OwnEpochs, by_epoch=True, warmup_epochs=2, monitor='lr'),
+    dict(type=ByIteration, interval=2), dict(type=PassesOn, interval=2)])
+def test_arguments_of_the_authors_own_hooks_may_mean_anything(tiny_config, hook):
+    assert check(tiny_config, custom_hooks=[hook]) == []
+
+
+def test_an_argument_that_a_hook_inherits_means_the_same(tiny_config):
+    (problem, ) = check(tiny_config, custom_hooks=[dict(type=PassesOn, by_epoch=True)])
+    assert problem.startswith('`custom_hooks.0.by_epoch` should be False')
 
 
 def test_mmengines_own_loop_over_iterations(tiny_config):
