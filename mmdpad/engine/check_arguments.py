@@ -59,7 +59,8 @@ from .config_nodes import Node
 TAKEN_OUT = {'type', '_scope_', 'priority', 'weight', 'optimizer', 'constructor',
               'paramwise_cfg', 'convert_to_iter_based'}
 # mmengine takes `_delete_` out only where an inherited dict is replaced.
-_NOTHING_TO_DELETE = 'remove it, since the inherited config has no such dict to delete'
+_NOTHING_TO_DELETE = ('remove it, since there is no inherited dict for it to delete (in the pure '
+                      'Python style, assign a new dict instead)')
 # Arguments passed to a class in addition to its config.
 _GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset', 'save_dir'}
 # Built to check their arguments, since building them loads nothing.
@@ -163,6 +164,8 @@ def check_place(item: Any, where: str, type_optional: bool = False) -> Iterator[
         if not (isinstance(kind, str) or callable(kind) or type_optional and 'type' not in item):
             yield (f'`{where}.type` should be the name of a class, but '
                    + (f'got {kind!r}' if 'type' in item else 'is missing') + '; correct it')
+    elif where.endswith('._delete_'):
+        yield f'`{where}`: {_NOTHING_TO_DELETE}'
     elif item is None or isinstance(item, (str, int, float, list, tuple)):
         yield (f'`{where}` should be a dict with a `type`, but got {item!r}; on a command line: '
                f"'{where}=dict(type=NAME)'")

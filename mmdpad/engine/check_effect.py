@@ -69,7 +69,8 @@ def find_unknown_switches(config: Mapping[str, Any]) -> Iterator[str]:
         return
     text = config.text if isinstance(config, Config) else ''
     complete = text and 'read_base' not in text
-    known = {*OWN_HOOKS, *SHIPPED_HOOKS, *(name for name, hook in hooks.items() if hook is not None)}
+    known = {*OWN_HOOKS, *SHIPPED_HOOKS}
+    known |= {name for name, hook in hooks.items() if hook is not None}
     for name, hook in hooks.items():
         if hook is not None or name in known or renamed.advice('default hook', name):
             continue

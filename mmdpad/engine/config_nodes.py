@@ -16,7 +16,7 @@ _BY_KEY: dict[str, Registry] = dict(
     model=registry.MODELS, discriminator=registry.MODELS, dataset=registry.DATASETS,
     datasets=registry.DATASETS, pipeline=registry.TRANSFORMS, sampler=registry.DATA_SAMPLERS,
     batch_sampler=registry.DATA_SAMPLERS, collate_fn=FUNCTIONS,
-    val_evaluator=registry.METRICS, test_evaluator=registry.METRICS,
+    worker_init_fn=FUNCTIONS, val_evaluator=registry.METRICS, test_evaluator=registry.METRICS,
     custom_hooks=registry.HOOKS, default_hooks=registry.HOOKS, train_cfg=registry.LOOPS,
     val_cfg=registry.LOOPS, test_cfg=registry.LOOPS, rewards=registry.REWARDS,
     rollout_engine=registry.ROLLOUTS, optim_wrapper=registry.OPTIM_WRAPPERS,

@@ -27,11 +27,12 @@ from mmdpad.models.heads.policy_source import policy_problems
 from mmdpad.models.heads.quantization import read_quantization
 from mmdpad.models.sources import find_folder
 from mmdpad.preflight.cost.shapes import build_on_meta
-from mmdpad.registry import HOOKS, MODELS, REWARDS
+from mmdpad.registry import HOOKS, MODELS, REWARDS, WEIGHT_INITIALIZERS
 
 FILE_ARGUMENTS = ('pretrained', 'checkpoint')
 """Arguments of classes that name their weights."""
 _WEIGHTS = ('.pth', '.pt', '.safetensors')
+_WITH_FILES = (MODELS, REWARDS, HOOKS, WEIGHT_INITIALIZERS)
 
 
 def check_weights(node: Node) -> Iterator[str]:
@@ -113,7 +114,7 @@ def _checkpoint(node: Node) -> Iterator[str]:
 
 def _named_files(node: Node) -> Iterator[str]:
     """Local weights files, in the arguments that replacements for ``--smoke`` go by as well."""
-    for name in FILE_ARGUMENTS if node.registry in (MODELS, REWARDS, HOOKS) else ():
+    for name in FILE_ARGUMENTS if node.registry in _WITH_FILES else ():
         given = node.entry.get(name)
         if isinstance(given, str) and given.endswith(_WEIGHTS) and '://' not in given and (
                 problem := check_weights_file(Path(given).expanduser())):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from config_faults import Fault, others, with_faults
 from mmengine.config import Config
+from mmengine.registry import FUNCTIONS
 
 from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.check_config import check_config
@@ -225,7 +226,32 @@ def test_a_delete_that_deletes_nothing(tmp_path):
                     "             loss=dict(_delete_=True, type='GRPOLoss'))")
     (problem, ) = check_config(Config.fromfile(path)).problems
     assert problem.startswith('`model.rollout_engine._delete_`: HFRollout takes no')
-    assert problem.endswith('remove it, since the inherited config has no such dict to delete')
+    assert problem.endswith('remove it, since there is no inherited dict for it to delete (in the '
+                            'pure Python style, assign a new dict instead)')
+
+
+def test_a_delete_among_named_parts(tiny_config):
+    """As `update` of a dict leaves it, in the pure Python style."""
+    tiny_config.train_cfg.rewards.update(_delete_=True)
+    (problem, ) = check_config(tiny_config).problems
+    assert problem.startswith('`train_cfg.rewards._delete_`: remove it, since')
+
+
+def test_a_function_of_the_data_workers(tiny_config):
+    """Registered, or not."""
+    @FUNCTIONS.register_module()
+    def start_worker(worker_id, num_workers, rank, seed, level=0):
+        pass
+
+    loader = tiny_config.train_dataloader
+    loader.worker_init_fn = dict(type='start_worker', level=1)
+    assert check_config(tiny_config).problems == []
+    loader.worker_init_fn = dict(type='start_worker', levle=1)
+    (problem, ) = check_config(tiny_config).problems
+    assert 'did you mean `level`?' in problem
+    loader.worker_init_fn = dict(type='start_wroker')
+    (problem, ) = check_config(tiny_config).problems
+    assert '.type` should be a registered function, but got' in problem
 
 
 def test_what_a_test_does_not_read_may_be_wrong(tiny_config):
