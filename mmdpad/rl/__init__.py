@@ -1,6 +1,4 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from mmdpad.structures import LossScale
-
 from .advantage import (
     ADVANTAGES,
     check_estimator,
@@ -15,8 +13,8 @@ from .kl import KL_ESTIMATORS, approximate_kl
 from .policy_loss import check_objective, policy_loss
 
 __all__ = [
-    'ADVANTAGES', 'AGGREGATIONS', 'GRPOLoss', 'KL_ESTIMATORS', 'LossInputs', 'LossScale',
-    'PolicyLoss', 'aggregate', 'approximate_kl', 'check_estimator', 'check_objective',
+    'ADVANTAGES', 'AGGREGATIONS', 'GRPOLoss', 'KL_ESTIMATORS', 'LossInputs', 'PolicyLoss',
+    'aggregate', 'approximate_kl', 'check_estimator', 'check_objective',
     'compute_advantages', 'group_relative_advantage', 'has_signal', 'policy_loss',
     'truncated_importance'
 ]

@@ -28,6 +28,7 @@ from mmdpad.geometry.masks import encode_mask
 from mmdpad.registry import DATASETS
 from mmdpad.structures import ParseFailure, ReasoningOutput
 
+REWARDS = dict(box=dict(type='BoxIoUReward'))
 EMPTY, SQUARE = torch.zeros(1, 2, 4, dtype=torch.bool), torch.zeros(1, 2, 4, dtype=torch.bool)
 SQUARE[0, :, 1:3] = True
 
@@ -144,14 +145,14 @@ def test_dumped_results_are_taken_with_their_truth_and_refused_without(config, t
         load(tmp_path / 'mmengine.DumpResults.pkl'))
     assert offline == {name: pytest.approx(metrics[name]) for name in offline}
     packed = load(tmp_path / 'DumpDetResults.pkl')
-    for metric in (ReasonSegMetric(), RewardMetric({})):
+    for metric in (ReasonSegMetric(), RewardMetric(REWARDS)):
         with pytest.raises(ValueError, match='its ground truth, `gt_instances`, and masks as '
                            'arrays, but its masks are RLEs.*drops the ground truth'):
             Evaluator([metric]).offline_evaluate(packed)
     offline = Evaluator([RefSegMetric()]).offline_evaluate(packed)
     assert offline == {name: metrics[name] for name in ('mIoU', 'cIoU')}
     with pytest.raises(ValueError, match='`data_batch` should be the answered batch'):
-        Evaluator([RewardMetric({})]).offline_evaluate(
+        Evaluator([RewardMetric(REWARDS)]).offline_evaluate(
             load(tmp_path / 'mmengine.DumpResults.pkl'))
 
 
@@ -165,7 +166,7 @@ def test_data_with_ignored_regions_beside_data_that_have_them_as_target(tmp_path
                 data_root='tests/data/seg_zero/ReasonSeg_test')
     for number, parts in ((2, [own, copy]), (1, [copy, own])):
         both = DATASETS.build(dict(type='ConcatDataset', datasets=parts))
-        for metric in (ReasonSegMetric, lambda protocol: RewardMetric({}, protocol)):
+        for metric in (ReasonSegMetric, lambda protocol: RewardMetric(REWARDS, protocol)):
             metric('target').dataset_meta = both.metainfo
             refusing = metric('exclude')
             refusing.dataset_meta = both.metainfo  # its own part's may follow

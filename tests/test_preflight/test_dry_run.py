@@ -172,7 +172,7 @@ def test_weights_that_a_part_of_ones_own_names(problems_with, monkeypatch, tmp_p
 
     monkeypatch.setitem(REWARDS.module_dict, 'WeightedTerm', WeightedTerm)
     torch.save({}, tmp_path / 'there.pth')
-    for given, told in ((tmp_path / 'none.pth', 'none.pth is not there; download it'),
+    for given, told in ((tmp_path / 'none.pth', 'none.pth does not exist; download it'),
                         (tmp_path / 'there.pth', None), ('organization/name', None),
                         ('https://host/none.pth', None)):
         problems = problems_with(
@@ -208,7 +208,7 @@ def detector(weights) -> dict:
     ('model.backbone.depth', 51, "`model` (MaskRCNN) cannot be built: KeyError: 'invalid depth 51"),
     ('train_dataloader.dataset.filter_cfg.min_sise', 1, 'did you mean `min_size`?'),
     ('train_dataloader.dataset.filter_cfg', 'x', '.filter_cfg` should be dict or None, but got'),
-    ('train_dataloader.dataset.data_prefix', None, '`train_dataloader` (CocoDataset) cannot be'),
+    ('train_dataloader.dataset.data_prefix', None, '.data_prefix` should be dict, but got None'),
     ('train_dataloader.dataset.pipeline.1.with_mask', False,
      '`train_dataloader`: MaskRCNN needs `gt_instances.masks`, which samples do not have'),
     ('test_dataloader.dataset.pipeline.3.meta_keys', ['img_id', 'img_shape', 'ori_shape'],

@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from mmdpad.rl import LossScale, aggregate
+from mmdpad.rl import aggregate
+from mmdpad.structures import LossScale
 
 VALUES = torch.tensor([[1., 1., 1., 1.], [5., 0., 0., 0.]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])

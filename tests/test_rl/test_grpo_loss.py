@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from mmdpad.registry import MODELS
-from mmdpad.rl import GRPOLoss, LossInputs, LossScale, PolicyLoss, policy_loss
-from mmdpad.structures import RolloutBatch
+from mmdpad.rl import GRPOLoss, LossInputs, PolicyLoss, policy_loss
+from mmdpad.structures import LossScale, RolloutBatch
 
 LOGP = torch.tensor([[-1.0, -2.0, -0.5], [-0.3, -0.7, -9.0]])
 MASK = torch.tensor([[True, True, True], [True, True, False]])

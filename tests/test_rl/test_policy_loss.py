@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdpad.rl import LossScale, policy_loss
+from mmdpad.rl import policy_loss
+from mmdpad.structures import LossScale
 
 GOLDEN = Path(__file__).parents[1] / 'data' / 'golden' / 'grpo.jsonl'
 

@@ -107,8 +107,7 @@ from mmdpad.preflight.cost import (
     step_memory,
 )
 from mmdpad.preflight.cost.workload import groups_in_pass
-from mmdpad.rl import LossScale
-from mmdpad.structures import RolloutBatch
+from mmdpad.structures import LossScale, RolloutBatch
 
 OUT_OF_MEMORY = 'out of memory'
 

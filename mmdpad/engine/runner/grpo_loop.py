@@ -27,8 +27,8 @@ from mmdpad.models.non_finite import (
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
 from mmdpad.rewards import RewardComposition
-from mmdpad.rl import LossScale, check_estimator, compute_advantages, has_signal
-from mmdpad.structures import RolloutBatch
+from mmdpad.rl import check_estimator, compute_advantages, has_signal
+from mmdpad.structures import LossScale, RolloutBatch
 
 from .encoding import build_encoding_dataloader, check_training_data
 from .finite import StepRefused, lower_loss_scale, refused_steps, save_rollout

@@ -9,7 +9,8 @@ from mmdpad.datasets import SegZeroEvalDataset
 from mmdpad.evaluation.metrics import ReasonSegMetric, RewardMetric
 
 
-@pytest.mark.parametrize('build', [ReasonSegMetric, lambda **kw: RewardMetric({}, **kw)],
+@pytest.mark.parametrize('build', [ReasonSegMetric, lambda **kw: RewardMetric(
+    dict(box=dict(type='BoxIoUReward')), **kw)],
                          ids=['ReasonSegMetric', 'RewardMetric'])
 def test_what_the_data_cannot_honour_is_refused_before_the_first_batch(build):
     prepared = dict(classes=('object', ), ignore_regions='target')
