@@ -172,7 +172,7 @@ def test_weights_that_a_part_of_ones_own_names(problems_with, monkeypatch, tmp_p
 
     monkeypatch.setitem(REWARDS.module_dict, 'WeightedTerm', WeightedTerm)
     torch.save({}, tmp_path / 'there.pth')
-    for given, told in ((tmp_path / 'none.pth', 'none.pth is not there; download it'),
+    for given, told in ((tmp_path / 'none.pth', 'none.pth does not exist; download it'),
                         (tmp_path / 'there.pth', None), ('organization/name', None),
                         ('https://host/none.pth', None)):
         problems = problems_with(
