@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.runner import FlexibleRunner, Runner
 
 from mmdpad.datasets.reasoning_dataset import for_evaluation
@@ -59,6 +60,9 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
             runner = FlexibleRunner.from_cfg(config)
             # FlexibleRunner builds the model after the loops, which already need it.
             runner.model = MODELS.build(runner.model)
+    if not training:  # its `before_run` would build the loop of a training, and with it the data
+        runner._hooks[:] = [hook for hook in runner._hooks
+                            if not isinstance(hook, EarlyStoppingHook)]
     for name in ('_val_dataloader', '_test_dataloader'):
         # For mmengine's own loops, too; the config itself is not changed.
         if isinstance(loader := getattr(runner, name), dict):

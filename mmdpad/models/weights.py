@@ -202,8 +202,8 @@ def _load_safetensors(path: str) -> dict[str, Tensor]:
 def load_safe(path: str, map_location: Any = 'cpu', mmap: bool = True) -> Any:
     """Load a file of ``torch.save`` that holds only tensors and plain data.
 
-    Pickles can run code; this function never does, whatever ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``
-    says.
+    Pickles can run code; this function never does, whatever torch's environment variables
+    say.
 
     Args:
         path: The file.

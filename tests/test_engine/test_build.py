@@ -16,6 +16,16 @@ def test_a_default_hook_that_is_none_is_left_out(tiny_config):
     assert 'ProvenanceHook' in names
 
 
+def test_a_test_builds_nothing_for_training(tiny_config):
+    """mmengine's EarlyStoppingHook would."""
+    override(tiny_config, {
+        'train_dataloader.dataset.data_root': 'none', 'custom_hooks': [
+            dict(type='EarlyStoppingHook', monitor='reasonseg/giou', rule='greater')]})
+    runner = build_runner(tiny_config, training=False)
+    runner.call_hook('before_run')
+    assert isinstance(runner._train_loop, dict)
+
+
 @pytest.mark.parametrize('key, value, message', [
     ('train_cfg.rewards', ['format'], '`train_cfg.rewards` should be dict'),
     ('model.train_cfg', [1], '`model.train_cfg` should be dict or None'),

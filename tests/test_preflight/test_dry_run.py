@@ -214,6 +214,8 @@ def detector(weights) -> dict:
     ('test_dataloader.dataset.pipeline.3.meta_keys', ['img_id', 'img_shape', 'ori_shape'],
      "`test_dataloader`: MaskRCNN reads 'scale_factor' of a sample, which is missing"),
     ('val_dataloader.dataset.pipeline', [], "`val_dataloader`: MaskRCNN reads ['inputs', 'data_"),
+    ('model.backbone.init_cfg', dict(_delete_=True, type='Pretrained', checkpoint='none.pth'),
+     '`model.backbone.init_cfg`: `checkpoint`: none.pth does not exist'),
     ('train_dataloader.sampler', None, '`train_dataloader` needs the entry `sampler`'),
     ('val_evaluator.0.ann_file', None, '`val_evaluator.0.ann_file` should be a file where'),
     ('val_evaluator.0.ann_file', 3.5, '`val_evaluator.0.ann_file` should be str')])
@@ -222,6 +224,8 @@ def test_what_a_detector_would_end_at(detector, key, value, told):
     config.merge_from_dict({key: value})
     problems = dry_run(config)[0]
     assert told in problems[0] and len(problems) <= 2
+    if 'init_cfg' in key:  # a test does without
+        assert dry_run(config, training=False)[0] == []
 
 
 def test_several_faults_come_in_one_list(problems_with):
