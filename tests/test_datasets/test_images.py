@@ -199,7 +199,7 @@ def test_a_bomb_is_not_decoded(width, height, limit, told, tmp_path, monkeypatch
         assert caught.value.kind == 'too large image'
     assert tracemalloc.get_traced_memory()[1] < 2e6
     tracemalloc.stop()
-    tried('up to 2,147,483,647 x 2,147,483,647 pixels in 70 bytes, by path and by bytes')
+    tried('sizes up to the largest that the format can state, by path and by bytes')
 
 
 @pytest.mark.parametrize('limit', [0, -1, MOST_PIXELS + 1, 1e6, '9', True, None])
