@@ -13,5 +13,5 @@ REQUIRED = {
     'mmengine': '>=0.10.6,<1.0.0',  # an older one does not import beside torch 2.6
     'mmcv': '>=2.0.0rc4,<2.2.0',
     'mmdet': '>=3.2.0,<4.0.0',
-    'transformers': '>=5.20.0,<6.0.0',
+    'transformers': '>=5.19.0,<6.0.0',
 }

@@ -24,6 +24,7 @@ from mmdpad.registry import ROLLOUTS
 
 from .engine import RolloutEngine
 from .sampling import Responses, Sampling
+from .vllm_weights import reload_weights
 
 _NEVER = -100.0  # the strongest bias that vLLM allows
 
@@ -124,19 +125,13 @@ class VLLMRollout(RolloutEngine):
         if self.asleep:
             _free_cache()
             self.llm.wake_up(tags=['weights'])
-        changed = version != self.version
-        if changed:
-            (missing, ) = self.llm.apply_model(lambda model: _load(model, head))
-            if missing:
-                raise RuntimeError(f'vLLM should have taken all weights of the policy, but '
-                                   f'{len(missing)} of its own got none, for example {missing[0]}; '
-                                   f'this version of vLLM gives them other names')
+        if version != self.version:
+            self.version = ''  # until all have arrived
+            reload_weights(self.llm, named_weights(head.model))
             self.version = version
         if self.asleep:
             self.llm.wake_up(tags=['kv_cache'])
             self.asleep = False
-        if changed:  # cached prompts were computed with the old weights
-            self.llm.reset_prefix_cache()
 
     def _sleep(self) -> None:
         if self.sleep_level:
@@ -236,12 +231,6 @@ def read_outputs(outputs: Sequence[Any], repeats: int, pad_token: int, records: 
         padded(tokens, torch.long, pad_token),
         padded([[True] * len(ids) for ids in tokens], torch.bool, False),
         torch.tensor([row.finish_reason == 'length' for row in rows], device=device), logp)
-
-
-def _load(model: Any, head: VLMReasoningHead) -> list[str]:
-    """Load the policy's weights into vLLM's model; return the names that got no weights."""
-    loaded = model.load_weights(named_weights(head.model))
-    return sorted({name for name, _ in model.named_parameters()} - loaded)
 
 
 def _free_cache() -> None:
