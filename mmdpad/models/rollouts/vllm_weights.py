@@ -26,6 +26,7 @@ def reload_weights(llm: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
     except (ValueError, KeyError, AttributeError) as error:  # what its loaders raise
         raise RuntimeError(f'vLLM should take all weights of the policy, but refused one: {error}; '
                            f'this version of vLLM gives them other names') from error
+    llm.apply_model(_process_shared)
     # All were computed with the old weights.
     if not llm.reset_prefix_cache():
         raise RuntimeError('vLLM should clear its cache of prompts, but did not; no request should '
@@ -46,6 +47,20 @@ def _complete(weights: Iterable[tuple[str, Tensor]], model: nn.Module
         raise RuntimeError(f'vLLM should have taken all weights of the policy, but {len(missing)} '
                            f'of its own got none or a part, for example {missing[0]}; this version '
                            f'of vLLM gives them other names')
+
+
+def _process_shared(model: nn.Module) -> None:
+    """Process the weights that layers share for each of them, as vLLM does at its start.
+
+    After a reload vLLM does so for the first layer only, so that an output head which shares the
+    embedding would compute with its old weights where it has its own packed copy, as on a CPU.
+    """
+    seen: set[int] = set()
+    for layer in model.modules():
+        shared = [one for one in layer.parameters(recurse=False) if one.data_ptr() in seen]
+        if shared and hasattr(layer, 'quant_method'):
+            layer.quant_method.process_weights_after_loading(layer)
+        seen.update(one.data_ptr() for one in layer.parameters(recurse=False) if one.numel())
 
 
 def find_missing(model: nn.Module) -> list[str]:
