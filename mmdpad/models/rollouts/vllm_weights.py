@@ -56,6 +56,7 @@ def _process_shared(model: nn.Module) -> None:
     embedding would compute with its old weights where it has its own packed copy, as on a CPU.
     """
     seen: set[int] = set()
+    layer: Any
     for layer in model.modules():
         shared = [one for one in layer.parameters(recurse=False) if one.data_ptr() in seen]
         if shared and hasattr(layer, 'quant_method'):
@@ -92,7 +93,7 @@ def find_missing(model: nn.Module) -> list[str]:
     return sorted(name for name, parameter in lacking if parameter.data_ptr() not in filled)
 
 
-def _size(layer: nn.Module, parameter: nn.Parameter) -> int:
+def _size(layer: Any, parameter: nn.Parameter) -> int:
     """Count the values that a checkpoint has for a parameter: no padding of the vocabulary."""
     rows = getattr(layer, 'num_embeddings_padded', None)
     return parameter.numel() * layer.org_vocab_size // rows if rows else parameter.numel()
