@@ -70,7 +70,7 @@ setup(
         'data': ['pyarrow>=17.0'],
         'lora': ['peft>=0.20,<1'],
         'qlora': ['peft>=0.20,<1', 'bitsandbytes>=0.46.1,<1'],
-        'vllm': ['vllm>=0.29'],
+        'vllm': ['vllm>=0.29,<0.34'],
         'demo': ['gradio>=6.0,<7'],
         'docs': ['sphinx>=8', 'furo', 'myst-parser'],
         'dev': ['pytest>=7.4', 'pytest-xdist>=3.8', 'ruff>=0.6', 'mypy>=1.10', 'codespell>=2.3',

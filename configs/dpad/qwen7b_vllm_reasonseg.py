@@ -2,7 +2,7 @@
 # the same GPU (docs/rollouts.md).
 #   pip install -e .[data,lora,vllm]
 #   python tools/train.py configs/dpad/qwen7b_vllm_reasonseg.py
-# Not run at full size or with vLLM itself. While sampling, vLLM takes the fraction
+# Not run at full size. While sampling, vLLM takes the fraction
 # `gpu_memory_utilization` of the GPU's memory in addition to the policy; between rollouts it
 # sleeps.
 _base_ = './qwen7b_lora_reasonseg.py'

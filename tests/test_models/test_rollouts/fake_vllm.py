@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """A fake of the package vllm: the part of its interface that is used, on a copy of the tiny
-policy of its own. What it does not know, or what vLLM would not do, is an error."""
+policy of its own. test_real_vllm.py runs vLLM itself; this serves where it is not installed."""
 from __future__ import annotations
 
 import sys
@@ -12,6 +12,7 @@ import torch
 
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.rollouts import vllm_weights
 from mmdpad.toy.shapes_world import SHAPES_PROMPT_TEMPLATE
 
 
@@ -47,7 +48,7 @@ class LLM:
         self.can_sleep = enable_sleep_mode
         self.awake = {'weights', 'kv_cache'}
         self.seen: dict[str, tuple] = {}  # what the vision tower made of images, by their names
-        self.stale = False  # whether the cached prefixes are those of other weights
+        self.llm_engine = self
         self.calls: list = []
         self.prompts: list = []
         LLM.made.append(self)
@@ -64,29 +65,31 @@ class LLM:
         self.calls.append(('wake_up', *tags))
         self.awake |= set(tags)
 
-    def reset_prefix_cache(self):
-        self.calls.append(('reset_prefix_cache', ))
-        self.stale = False
-        return True
-
     def apply_model(self, function):
         assert 'weights' in self.awake
-        self.calls.append(('apply_model', ))
-        self.stale = True
-        return [function(SimpleNamespace(
-            load_weights=self._load, named_parameters=self.head.model.named_parameters))]
+        return [function(self.head.model)]
 
-    def _load(self, pairs):
+    def collective_rpc(self, method, kwargs):
+        assert method == 'reload_weights' and 'weights' in self.awake
+        self.calls.append((method, ))
         own = dict(self.head.model.named_parameters())
-        loaded = set()
-        for name, value in pairs:
-            assert name not in loaded
-            own[name].data.copy_(value)  # an unknown name is an error
-            loaded.add(name)
-        return loaded
+        for name, value in kwargs['weights_iterator']:
+            own.pop(name).data.copy_(value)  # an unknown name is an error
+        assert not own
+
+    def reset_prefix_cache(self):
+        self.calls.append(('reset_prefix_cache', ))
+        return True
+
+    def reset_mm_cache(self):
+        self.calls.append(('reset_mm_cache', ))
+        self.seen.clear()
+
+    def reset_encoder_cache(self):
+        self.calls.append(('reset_encoder_cache', ))
 
     def generate(self, prompts, sampling_params, *, use_tqdm):
-        assert self.awake == {'weights', 'kv_cache'} and not self.stale
+        assert self.awake == {'weights', 'kv_cache'}
         assert not torch.is_autocast_enabled('cpu')
         self.calls.append(('generate', ))
         self.prompts += prompts
@@ -139,4 +142,5 @@ def install(monkeypatch) -> list[LLM]:
     module.LLM, module.SamplingParams = LLM, SamplingParams
     monkeypatch.setitem(sys.modules, 'vllm', module)
     monkeypatch.setattr(LLM, 'made', [])
+    monkeypatch.setattr(vllm_weights, 'find_missing', lambda model: [])
     return LLM.made

