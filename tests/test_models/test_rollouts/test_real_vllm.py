@@ -40,7 +40,7 @@ def environment_python() -> str | None:
     if PYTHON in os.environ:
         return os.environ[PYTHON]
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    made = sorted(cache.glob('mmdpad/environments/vllm-*/.mmdpad-set-up'))
+    made = sorted(cache.glob('mmdpad/environments/vllm-*/.mmdpad-vllm'))
     return str(made[-1].parent / 'bin/python') if made else None
 
 
