@@ -166,9 +166,9 @@ def check_everywhere(folder, lora, tmp_path):
     merged = tmp_path / 'merged'
     merged.mkdir()
     if lora.get('lora_bias') and head.family.name == 'Qwen3-VL':  # its layers have no bias
-        with pytest.raises(ValueError, match='q_proj has none; use the adapter as it is'):
+        with pytest.raises(ValueError, match='q_proj has none; use the adapter unmerged'):
             export_policy(checkpoint, policy, merged, merge_lora=True)
-        with pytest.raises(ValueError, match='q_proj has none; use the adapter as it is'):
+        with pytest.raises(ValueError, match='q_proj has none; use the adapter unmerged'):
             next(named_weights(head.model))
         return
     export_policy(checkpoint, policy, merged, merge_lora=True)

@@ -169,7 +169,9 @@ def test_two_processes_go_on_where_one_stopped(config, tmp_path):
            for row in list(read_jsonl(str(path)))[1:]]
     before = [row['id'] for row in list(read_jsonl(str(interrupted)))[1:]]
     assert len(find_answers(config.work_dir)) == 3
-    assert sorted(new + before) == [row['id'] for row in expected]
+    # Both processes may answer the padded sample; none answers what was answered before.
+    assert sorted({*new, *before}) == [row['id'] for row in expected]
+    assert before and not {*new} & {*before} and len(new) <= len({*new}) + 1
 
 
 def test_digests_tell_weights_apart():

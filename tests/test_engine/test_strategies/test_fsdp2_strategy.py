@@ -193,8 +193,9 @@ def test_adapters_over_sharded_bfloat16_weights_stay_float32(make_config, tmp_pa
     first, second = (merge_shards(tmp_path / f'half/iter_{n}.pth') for n in (1, 2))
     state = second['state_dict']
     assert {value.dtype for value in state.values()} == {torch.float32}
-    moved = [(value != first['state_dict'][name]).float().mean() for name, value in state.items()]
-    assert min(moved) > 0.99
+    moved = [(value != first['state_dict'][name]).float().mean() for name, value in state.items()
+             if 'lora_' in name]
+    assert len(moved) == len(state) - 1 and min(moved) > 0.99  # beside the adapter's scaling
 
 
 @pytest.mark.parametrize('name, known', [('bf16', "write 'bfloat16'"), ('half', "'float16'")])
