@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from mmdpad.utils.markdown import wrap_markdown
+
 VERSIONS = ('torch', 'mmengine', 'mmcv', 'mmdet', 'transformers', 'open_clip_torch', 'gradio',
             'pillow', 'pyarrow', 'hypothesis', 'atheris')
 BEGIN, END = '<!-- begin promises -->', '<!-- end promises -->'
@@ -90,8 +92,9 @@ def read_rows(page: str) -> dict[tuple, tuple]:
 
 def as_markdown(rows) -> str:
     """A table for each chapter, below what they were run on."""
-    lines = [f'The last run: {platform.system()}, {os.cpu_count()} cores, Python '
-             f'{platform.python_version()}, {", ".join(installed_versions())}.']
+    lines = [wrap_markdown(
+        f'The last run: {platform.system()}, {os.cpu_count()} cores, Python '
+        f'{platform.python_version()}, {", ".join(installed_versions())}.')]
     for chapter in sorted({promise[0] for promise in rows}):
         lines += ['', f'## {chapter}', '', '| Fault | Promise | Tried | Outcome |',
                   '| --- | --- | --- | --- |']
