@@ -51,7 +51,7 @@ from .check_arguments import (
     known_arguments,
     unknown_keys,
 )
-from .check_effect import find_old_names, find_unknown_switches
+from .check_effect import find_old_names, find_stuck_schedules, find_unknown_switches
 from .check_together import find_clashes, find_misspelled_entries, find_wrong_compile
 from .config_nodes import Node, find_nodes
 from .flags import find_wrong_scaling
@@ -130,7 +130,7 @@ def check_config(config: Config, training: bool = True) -> Findings:
         found.problems += find_unreadable(found.nodes)
         if found.readable:
             if training:
-                found.problems += find_wrong_scaling(config)
+                found.problems += [*find_wrong_scaling(config), *find_stuck_schedules(found.nodes)]
             if training and not found.problems:
                 found.problems += _check_optimizer(config)
             if training:

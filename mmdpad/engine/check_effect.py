@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.optim import LinearParamScheduler
 from mmengine.runner import IterBasedTrainLoop
 
 from mmdpad.registry import HOOKS, LOOPS, PARAM_SCHEDULERS, is_kind, type_name
@@ -114,6 +115,28 @@ def find_epochs(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str]:
                 yield (f'`{node.path}.{name}` should not be set for a loop over iterations, which '
                        f'is in its first epoch until it ends, but got {value}; count in '
                        f'iterations, or remove it')
+
+
+def find_stuck_schedules(nodes: list[Node]) -> Iterator[str]:
+    """Yield the linear schedules that mmengine does not follow to their end: one of a single step
+    keeps ``start_factor`` for the whole training, and one from 0 divides by 0 at its second step.
+
+    Args:
+        nodes: The nodes that a training reads.
+    """
+    for node in nodes:
+        if not node.is_kind(LinearParamScheduler):
+            continue
+        given = read_defaults(node.kind) | node.entry
+        steps, start = given['end'] - given['begin'], given['start_factor']
+        if steps == 1 and start != 1 and not given.get('convert_to_iter_based'):
+            yield (f'`{node.path}` should last at least 2 steps, since mmengine keeps '
+                   f'`start_factor` ({start:g}) for the whole training after a single one, but '
+                   f'got 1 (`begin` {given["begin"]}, `end` {given["end"]}); raise `end`, or '
+                   f'remove the schedule')
+        elif start == 0:
+            yield (f'`{node.path}.start_factor` should be greater than 0, since mmengine divides '
+                   f'by it, but got {start}; use a small value such as 1e-6')
 
 
 def inherited_arguments(kind: type) -> dict[str, Any]:

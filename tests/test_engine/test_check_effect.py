@@ -96,6 +96,27 @@ def test_what_counts_what_the_loop_does(tiny_config, entries):
     assert check(tiny_config, **entries) == []
 
 
+WARMUP = dict(type='LinearLR', begin=0, by_epoch=False)
+
+
+@pytest.mark.parametrize('entries, told', [
+    (dict(end=1), '`param_scheduler.0` should last at least 2 steps, since mmengine keeps '
+     '`start_factor` (0.333333) for the whole training'),
+    (dict(begin=4, end=5, start_factor=0.1), '`param_scheduler.0` should last at least 2 steps'),
+    (dict(type='LinearMomentum', end=1), '`param_scheduler.0` should last at least 2 steps'),
+    (dict(end=5, start_factor=0), '`param_scheduler.0.start_factor` should be greater than 0')])
+def test_a_schedule_that_mmengine_does_not_follow_to_its_end(tiny_config, entries, told):
+    (problem, ) = check(tiny_config, param_scheduler=[{**WARMUP, **entries}])
+    assert problem.startswith(told)
+
+
+@pytest.mark.parametrize('entries', [
+    dict(end=2), dict(end=1, start_factor=1.0),
+    dict(end=1, by_epoch=True, convert_to_iter_based=True)])
+def test_a_schedule_that_ends(tiny_config, entries):
+    assert check(tiny_config, param_scheduler=[{**WARMUP, **entries}]) == []
+
+
 class OwnEpochs(Hook):
     """Counts epochs of its own, and reads a value of the log."""
 
