@@ -97,10 +97,10 @@ def build_rule_terms(rewards: Mapping[str, Mapping[str, Any]]) -> RewardComposit
 
 
 def find_rule_terms(config: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
-    """The terms of a config by name, except those of hooks that need a model; and the names of
-    the excluded ones."""
+    """The terms of a config by name, except those that need a model; and the names of the excluded
+    ones. A term counts the same whether a hook or ``train_cfg.rewards`` adds it."""
     listed = list_rewards(config)
-    left_out = [reward.name for reward in listed if reward.is_hook and reward.needs('model')]
+    left_out = [reward.name for reward in listed if reward.needs('model')]
     found = {reward.name: reward.config for reward in listed if reward.name not in left_out}
     return found, left_out
 

@@ -90,14 +90,14 @@ def test_terms_are_prepared_before_they_score():
     assert row['total'] == 1
 
 
-def test_terms_of_hooks_that_need_a_model_are_left_out():
+def test_terms_of_a_config_that_need_a_model_are_left_out():
     config = dict(train_cfg=dict(rewards=TERMS), custom_hooks=[
         dict(type='DiscriminativeRewardHook', discriminator=dict(type='CLIPDiscriminator')),
         dict(type='IterTimerHook')])
     assert find_rule_terms(config) == (TERMS, ['discriminative'])
-    term = dict(type='MaskReward')  # where it is named, it is refused
-    named = dict(train_cfg=dict(rewards=dict(mask=term)))
-    assert find_rule_terms(named) == (dict(mask=term), [])
+    config['train_cfg']['rewards'] = {
+        'mask': dict(type='QuantileReward', term=dict(type='MaskReward')), **TERMS}
+    assert find_rule_terms(config) == (TERMS, ['mask', 'discriminative'])
 
 
 @pytest.mark.parametrize('row, message', [
@@ -143,7 +143,7 @@ def test_the_tool_names_what_is_wrong(run_tool, tmp_path):
     for arguments, message in (
             (['none.jsonl'], "responses 'none.jsonl' does not exist"),
             ([tmp_path / 'empty.jsonl'], 'holds no lines'),
-            ([GOLDEN, '--config', tmp_path / 'config.py'], 'has no `train_cfg.rewards`'),
+            ([GOLDEN, '--config', tmp_path / 'config.py'], 'has no reward term that works'),
             ([GOLDEN, '--config', tmp_path / 'config.json'], 'cannot be read'),
             ([GOLDEN, '--config', 'tiny_shapez'], 'did you mean mmdpad::dpad/tiny_shapes.py')):
         with pytest.raises(SystemExit, match=message):

@@ -5,7 +5,7 @@
 
 Each line has `response` (the text) and `solution`: "<box>(x1,y1),(x2,y2)</box><points>(x,y),(x,y)
 </points>", or a JSON list if the answer is one. Lines of RolloutLogHook have no solution; they
-already contain their rewards. No model is used, so terms of hooks that need one are left out.
+already contain their rewards. No model is used, so terms that need one are left out.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(str(error)) from error
     if not rewards:
-        raise SystemExit(f'config {args.config!r} has no `train_cfg.rewards`; name a training '
-                         f'config')
+        raise SystemExit(f'config {args.config!r} has no reward term that works without a model; '
+                         f'name a training config with one')
     if left_out:
         print(f'left out, as they need a model: {", ".join(left_out)}', file=sys.stderr)
     try:
