@@ -3,11 +3,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import io
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
+from packaging.version import Version
 
+from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+
+from .vllm_requests import image_name, to_image, tokens_to_expand
+
+VERSIONS = ('0.30', '0.34')
+"""vLLM from the first to below the second: 0.29 does not say which prompt it saw."""
+_BY_COMMAND = '`mmdpad serve-rollouts CONFIG` does'
+_LOWEST = -9999.0  # what vLLM answers for a log-probability of minus infinity or NaN
 _SHOWN = 500  # characters of a server's own message
 _CONNECT = 10.0  # seconds for a connection, before any work is done
 
@@ -26,6 +38,11 @@ class ServerError(RuntimeError):
         self.url = url
         self.what = what
         self.status = status
+
+    @property
+    def refused(self) -> bool:
+        """Whether the request was at fault, so that another server would refuse it, too."""
+        return self.status is not None and 400 <= self.status < 500
 
 
 class Server:
@@ -88,3 +105,124 @@ class Server:
         except requests.JSONDecodeError as error:
             raise ServerError(self.url, f'answered {method} {path} with something other than '
                               f'JSON: {answer.text[:_SHOWN]}', answer.status_code) from error
+
+
+class Logprob(NamedTuple):
+    """As vLLM's, of one token."""
+
+    logprob: float
+
+
+class Row(NamedTuple):
+    """One response, as vLLM's ``CompletionOutput``."""
+
+    index: int
+    token_ids: list[int]
+    logprobs: list[dict[int, Logprob]]
+    finish_reason: str
+
+
+class Answer(NamedTuple):
+    """The responses to a prompt, as vLLM's ``RequestOutput``."""
+
+    prompt_token_ids: list[int]
+    outputs: list[Row]
+
+
+def generate(server: Server, prompt: EncodedPrompt, settings: Mapping[str, Any], version: str,
+             timeout: float) -> Answer:
+    """Ask a server for the responses to a prompt: tokens in, tokens out.
+
+    Args:
+        server: The server.
+        prompt: Its image is sent as a PNG file, so exactly.
+        settings: Arguments of ``vllm.SamplingParams``.
+        version: Of the weights that the server should have.
+        timeout: Seconds to wait for the answer.
+
+    Raises:
+        ServerError: It does not answer in time, or with something else, or has other weights.
+    """
+    file = io.BytesIO()
+    to_image(prompt).save(file, 'PNG', compress_level=1)
+    image = dict(type='image_url', uuid=image_name(prompt, version),
+                 url='data:image/png;base64,' + b64encode(file.getvalue()).decode())
+    answer = server.post('/inference/v1/generate', dict(
+        token_ids=tokens_to_expand(prompt), content_parts=[image], return_token_ids=True,
+        sampling_params={**settings, 'logit_bias': {
+            str(token): bias for token, bias in settings['logit_bias'].items()}},
+        cache_salt=version), timeout)
+    if (found := server.get('/weight_info')['weight_version']) != version:
+        raise ServerError(server.url, f'should have the weights of version {version}, but has '
+                          f'those of {found}: it was restarted, or another run uses it')
+    try:
+        return _read_answer(answer)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(server.url, f'answered with something other than tokens and their '
+                          f'log-probabilities ({type(error).__name__}: {error})') from error
+
+
+def _read_answer(answer: Mapping[str, Any]) -> Answer:
+    rows = []
+    for choice in answer['choices']:
+        values = [float(one['logprob']) for one in choice['logprobs']['content']]
+        rows.append(Row(choice['index'], choice['token_ids'], [
+            {token: Logprob(value if value > _LOWEST else float('-inf'))}
+            for token, value in zip(choice['token_ids'], values, strict=True)],
+            choice['finish_reason']))
+        if choice['finish_reason'] not in ('stop', 'length'):
+            raise ValueError(f"a response that ended by {choice['finish_reason']!r}")
+    return Answer([*answer['prompt_token_ids']], rows)
+
+
+def check_server(server: Server, dtype: str) -> int:
+    """Check that a server answers, and that it was started as sampling for training needs.
+
+    Args:
+        server: The server.
+        dtype: The type that its weights should have.
+
+    Returns:
+        The maximum number of tokens in a prompt and its response.
+
+    Raises:
+        ServerError: It does not answer, or something about it is wrong.
+    """
+    found = server.get('/version')['version']
+    first, end = map(Version, VERSIONS)
+    if not first <= Version(Version(found).base_version) < end:
+        raise ServerError(server.url, f'should run vLLM from {first} to below {end}, but runs '
+                          f'{found}; start it in an environment with another version')
+    try:
+        info = server.get('/server_info?config_format=json', 60.0)['vllm_config']
+    except ServerError as error:
+        if error.status != 404:
+            raise
+        raise ServerError(server.url, f'should let its weights be changed, but does not; start it '
+                          f'with VLLM_SERVER_DEV_MODE=1, as {_BY_COMMAND}', 404) from error
+    model = info['model_config']
+    for name, value, wanted in _wrong_settings(info, dtype):
+        raise ServerError(server.url, f'should have `{name}` = {wanted!r}, but has {value!r}; '
+                          f'start it with that, as {_BY_COMMAND}')
+    try:
+        server.post('/inference/v1/generate', {})
+    except ServerError as error:
+        if error.status in (403, 404):
+            raise ServerError(server.url, f'should take and give tokens, but does not; start it '
+                              f'with `--enable-scale-out`, as {_BY_COMMAND}', 404) from error
+        if error.status is None:
+            raise
+    return int(model['max_model_len'])
+
+
+def _wrong_settings(info: Mapping[str, Any], dtype: str) -> Sequence[tuple[str, Any, Any]]:
+    """List the settings that differ from what sampling for training needs: name, value, and the
+    value that it should have."""
+    model = info['model_config']
+    pairs = [('dtype', str(model['dtype']).removeprefix('torch.'), dtype),
+             ('logprobs_mode', model['logprobs_mode'], 'processed_logprobs')]
+    if info['device_config']['device'] == 'cpu':
+        # It cannot take back the draw of a prompt that it has only begun.
+        pairs.append(('enable_chunked_prefill', info['scheduler_config']['enable_chunked_prefill'],
+                      False))
+    return [(name, value, wanted) for name, value, wanted in pairs if value != wanted]
