@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -113,7 +114,8 @@ class Logprob(NamedTuple):
     logprob: float
 
 
-class Row(NamedTuple):
+@dataclass
+class Row:
     """One response, as vLLM's ``CompletionOutput``."""
 
     index: int
@@ -201,9 +203,10 @@ def check_server(server: Server, dtype: str) -> int:
         raise ServerError(server.url, f'should let its weights be changed, but does not; start it '
                           f'with VLLM_SERVER_DEV_MODE=1, as {_BY_COMMAND}', 404) from error
     model = info['model_config']
-    for name, value, wanted in _wrong_settings(info, dtype):
-        raise ServerError(server.url, f'should have `{name}` = {wanted!r}, but has {value!r}; '
-                          f'start it with that, as {_BY_COMMAND}')
+    for name, value, wanted in _settings(info, dtype):
+        if value != wanted:
+            raise ServerError(server.url, f'should have `{name}` = {wanted!r}, but has '
+                              f'{value!r}; start it with that, as {_BY_COMMAND}')
     try:
         server.post('/inference/v1/generate', {})
     except ServerError as error:
@@ -215,14 +218,11 @@ def check_server(server: Server, dtype: str) -> int:
     return int(model['max_model_len'])
 
 
-def _wrong_settings(info: Mapping[str, Any], dtype: str) -> Sequence[tuple[str, Any, Any]]:
-    """List the settings that differ from what sampling for training needs: name, value, and the
-    value that it should have."""
+def _settings(info: Mapping[str, Any], dtype: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name of each setting that matters, its value and the value that it should have."""
     model = info['model_config']
-    pairs = [('dtype', str(model['dtype']).removeprefix('torch.'), dtype),
-             ('logprobs_mode', model['logprobs_mode'], 'processed_logprobs')]
+    yield 'dtype', str(model['dtype']).removeprefix('torch.'), dtype
+    yield 'logprobs_mode', model['logprobs_mode'], 'processed_logprobs'
     if info['device_config']['device'] == 'cpu':
         # It cannot take back the draw of a prompt that it has only begun.
-        pairs.append(('enable_chunked_prefill', info['scheduler_config']['enable_chunked_prefill'],
-                      False))
-    return [(name, value, wanted) for name, value, wanted in pairs if value != wanted]
+        yield ('enable_chunked_prefill', info['scheduler_config']['enable_chunked_prefill'], False)
