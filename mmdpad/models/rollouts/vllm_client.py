@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -106,6 +106,20 @@ class Server:
         except requests.JSONDecodeError as error:
             raise ServerError(self.url, f'answered {method} {path} with something other than '
                               f'JSON: {answer.text[:_SHOWN]}', answer.status_code) from error
+
+
+def find_servers(urls: Sequence[str]) -> list[Server]:
+    """Make the servers at some addresses.
+
+    Raises:
+        ValueError: There is none, one is given twice, or one is no address.
+    """
+    servers = [Server(url) for url in ([urls] if isinstance(urls, str) else urls)]
+    if len({server.url for server in servers}) < max(len(servers), 1):
+        raise ValueError(f'`rollout_engine.urls` should hold at least one address, and none twice, '
+                         f'but got {urls!r}; `mmdpad serve-rollouts CONFIG` starts a server and '
+                         f'prints its address')
+    return servers
 
 
 class Logprob(NamedTuple):

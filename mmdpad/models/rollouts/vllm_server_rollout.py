@@ -24,7 +24,7 @@ from mmdpad.registry import ROLLOUTS
 from .agreement import most_rounding
 from .engine import RolloutEngine
 from .sampling import Responses, Sampling, evaluating
-from .vllm_client import Answer, Server, ServerError, check_server, generate
+from .vllm_client import Answer, Server, ServerError, check_server, find_servers, generate
 from .vllm_requests import check_prompt, read_outputs, request_seed, sampling_settings
 from .weight_transfer import WeightTransfer
 
@@ -54,7 +54,7 @@ class VLLMServerRollout(RolloutEngine):
         transfer: Arguments of :class:`.WeightTransfer`.
 
     Raises:
-        ValueError: An argument is out of range, or an address is given twice or not one.
+        ValueError: A number is out of range; or see :func:`.find_servers`.
     """
 
     copies_weights = True
@@ -62,11 +62,7 @@ class VLLMServerRollout(RolloutEngine):
     def __init__(self, urls: Sequence[str], dtype: str = 'bfloat16', max_requests: int = 32,
                  timeout: float = 600.0, records_log_probs: bool = True,
                  transfer: dict | None = None) -> None:
-        self.servers = [Server(url) for url in ([urls] if isinstance(urls, str) else urls)]
-        if len({server.url for server in self.servers}) < max(len(self.servers), 1):
-            raise ValueError(f'`rollout_engine.urls` should hold at least one address, and none '
-                             f'twice, but got {urls!r}; `mmdpad serve-rollouts CONFIG` starts a '
-                             f'server and prints its address')
+        self.servers = find_servers(urls)
         for name, value in dict(max_requests=max_requests, timeout=timeout).items():
             if not value > 0:
                 raise ValueError(f'`rollout_engine.{name}` should be positive, but got {value!r}; '
@@ -89,13 +85,35 @@ class VLLMServerRollout(RolloutEngine):
         """Check the servers, and whether the policy's weights can be sent to them.
 
         Raises:
-            ServerError: A server does not answer, or is of no use: see :func:`.check_server`.
-            WeightTransferError: A server cannot take weights, or has another model.
             ValueError: See :func:`.check_handover`.
+            ServerError, WeightTransferError: See :meth:`check_servers`.
         """
         check_handover(head.model)
-        self.max_model_len = min(check_server(server, self.dtype) for server in self.servers)
-        self.transfer.check(self.servers, head.model.config.to_dict())
+        self.check_servers(head.model.config.to_dict())
+
+    def check_servers(self, model: dict[str, Any]) -> None:
+        """Check that all servers can be used; none is changed.
+
+        Args:
+            model: The policy's configuration, as config.json has it.
+
+        Raises:
+            ServerError: A server does not answer, or is of no use: see :func:`.check_server`.
+            WeightTransferError: A server cannot take weights, or has another model.
+        """
+        lengths, problems = [], {}
+        for server in self.servers:
+            try:
+                lengths.append(check_server(server, self.dtype))
+            except ServerError as error:
+                problems[server.url] = str(error)
+        for others in all_gather_object(problems):  # one that only another process cannot reach
+            problems.update(others)
+        if problems:
+            raise ServerError(', '.join(problems), 'cannot be used: '
+                              + '; '.join(problems.values()))
+        self.max_model_len = min(lengths)
+        self.transfer.check(self.servers, model)
 
     def submit(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                **sampling: Any) -> Future[Responses]:
