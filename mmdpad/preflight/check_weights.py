@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from mmdpad.engine.check_arguments import REFUSALS, missing_arguments
+from mmdpad.engine.check_arguments import REFUSALS, describe_refusal, missing_arguments
 from mmdpad.engine.config_nodes import Node
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.adapter_folder import find_adapter
@@ -86,10 +86,12 @@ def server_problems(node: Node, policy: Mapping[str, Any]) -> Iterator[str]:
     model = AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict()
     try:
         ROLLOUTS.build(node.entry).check_servers(model)
-    except (*REFUSALS, ImportError) as error:
+    except REFUSALS as error:
+        yield describe_refusal(node.path, node.entry, error)
+    except ImportError as error:
         yield f'`{node.path}`: {error}'
     except (ServerError, WeightTransferError) as error:
-        yield f'`{node.path}.urls`: {" ".join(str(error).splitlines())}'
+        yield f'`{node.path}`: {" ".join(str(error).splitlines())}'
 
 
 def _find(entry: dict, example: str = 'NAME') -> tuple[str, list[str]]:
