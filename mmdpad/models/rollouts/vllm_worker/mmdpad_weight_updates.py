@@ -127,8 +127,8 @@ class FilesEngine(_CompleteUpdates):
             try:
                 self.model.load_weights(read())
             except (AssertionError, AttributeError, KeyError, RuntimeError, ValueError) as error:
-                raise RuntimeError(f'the weight {name} is refused: {str(error) or type(error).__name__}'
-                                   ) from error
+                raise RuntimeError(f'the weight {name} is refused: '
+                                   f'{str(error) or type(error).__name__}') from error
 
     def shutdown(self) -> None:
         """Nothing is held."""
