@@ -25,7 +25,7 @@ from mmdpad.utils.vllm_versions import find_vllm
 
 from .vllm_client import Server, ServerError
 
-SUPPORTED = SpecifierSet('>=0.29,<0.34')
+SUPPORTED = SpecifierSet('>=0.30,<0.34')
 START = 'start it by `mmdpad serve-rollouts`'
 _MEMORY = '/dev/shm'  # a folder of Linux
 

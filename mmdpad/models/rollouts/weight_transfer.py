@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
@@ -56,7 +55,7 @@ class WeightTransfer:
             for one in memory (or the temporary folder), if they run on this machine.
         chunk_bytes: Weights are sent in parts of at most this size, or one weight if it is larger.
             With ``'files'`` the folder holds one part at a time, and the sender needs host memory
-            for two. With ``'nccl'`` it needs GPU memory for one.
+            for one and the next weight. With ``'nccl'`` that is memory of its GPU.
         timeout: Seconds that a server may take for each phase or part. Other processes wait
             meanwhile: it should be less than the timeout of their process group.
         address: For ``'nccl'``, this machine's address as the servers see it. None to find it.
@@ -76,10 +75,9 @@ class WeightTransfer:
         if not 0 < timeout < math.inf:
             raise ValueError(f'`transfer.timeout` should be a positive number of seconds, but got '
                              f'{timeout!r}')
-        if folder is not None and (backend != 'files' or not os.path.isdir(folder)):
-            raise ValueError(f"`transfer.folder` should be an existing folder, and is for "
-                             f"`backend='files'` only, but got {folder!r} for {backend!r}; create "
-                             f'it, or remove the setting')
+        if backend != 'files' and folder is not None:
+            raise ValueError(f"`transfer.folder` is for `transfer.backend='files'`, but got "
+                             f'{folder!r} for {backend!r}; remove it')
         if backend == 'nccl' and find_spec('vllm') is None:
             raise ImportError("`transfer.backend='nccl'` needs vllm in this environment too, but "
                               "it is not installed; install the servers' version, or set "
@@ -91,7 +89,7 @@ class WeightTransfer:
                                  NCCLChannel(address, timeout))
 
     def check(self, servers: Sequence[Server], model: dict[str, Any] | None = None) -> None:
-        """Check that all servers can take weights; none is changed. All processes take part.
+        """Check that all servers can take weights; none is changed. The first process asks them.
 
         Args:
             servers: One or more.
@@ -100,7 +98,8 @@ class WeightTransfer:
         Raises:
             WeightTransferError: Some cannot; it says why, for each.
         """
-        _on_first(lambda: self._check(servers, model))
+        if get_rank() == 0:
+            self._check(servers, model)
 
     def send(self, servers: Sequence[Server], weights: Iterable[tuple[str, Tensor]],
              version: str) -> dict[str, str]:
@@ -202,7 +201,7 @@ def split(weights: Iterable[tuple[str, Tensor]], chunk_bytes: int) -> Iterator[d
         yield chunk
 
 
-def _on_first(work: Callable[[], Any], meanwhile: Callable[[], Any] = lambda: None) -> Any:
+def _on_first(work: Callable[[], Any], meanwhile: Callable[[], Any]) -> Any:
     """Work on the first process, and return its result or raise its WeightTransferError on all."""
     outcome: list[Any] = [None, '']
     if get_rank() == 0:
