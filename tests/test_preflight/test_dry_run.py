@@ -156,11 +156,11 @@ BROKEN = {
         '`model.rollout_engine`: vLLM server http://127.0.0.1:9 cannot be used: '),
     'an address of a server': (
         dict(model__rollout_engine=dict(_delete_=True, type='VLLMServerRollout', urls=['a:8000'])),
-        "`model.rollout_engine`: `rollout_engine.urls` should hold addresses such as"),
+        "`model.rollout_engine.urls` should hold addresses such as"),
     'how weights get to servers': (
         dict(model__rollout_engine=dict(_delete_=True, type='VLLMServerRollout',
                                         urls=['http://127.0.0.1:9'], transfer=dict(backend='mpi'))),
-        "`transfer.backend` should be one of ('files', 'nccl'), but got 'mpi'"),
+        "transfer.backend` should be one of ('files', 'nccl'), but got 'mpi'"),
 }
 
 

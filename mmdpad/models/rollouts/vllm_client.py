@@ -59,7 +59,7 @@ class Server:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ('http', 'https') or not parts.hostname or parts.path.strip('/'):
-            raise ValueError(f'`rollout_engine.urls` should hold addresses such as '
+            raise ValueError(f'`urls` should hold addresses such as '
                              f"'http://127.0.0.1:8000', without a path, but got {url!r}; "
                              f'correct it')
         self.url = f'{parts.scheme}://{parts.netloc}'
@@ -116,7 +116,7 @@ def find_servers(urls: Sequence[str]) -> list[Server]:
     """
     servers = [Server(url) for url in ([urls] if isinstance(urls, str) else urls)]
     if len({server.url for server in servers}) < max(len(servers), 1):
-        raise ValueError(f'`rollout_engine.urls` should hold at least one address, and none twice, '
+        raise ValueError(f'`urls` should hold at least one address, and none twice, '
                          f'but got {urls!r}; `mmdpad serve-rollouts CONFIG` starts a server and '
                          f'prints its address')
     return servers

@@ -65,7 +65,7 @@ class VLLMServerRollout(RolloutEngine):
         self.servers = find_servers(urls)
         for name, value in dict(max_requests=max_requests, timeout=timeout).items():
             if not value > 0:
-                raise ValueError(f'`rollout_engine.{name}` should be positive, but got {value!r}; '
+                raise ValueError(f'`{name}` should be positive, but got {value!r}; '
                                  f'correct it')
         self.dtype = dtype
         self.timeout = timeout

@@ -267,8 +267,8 @@ def test_all_servers_of_no_use_are_named(make, servers):
     (dict(urls=[]), 'at least one address'), (dict(urls=['127.0.0.1:8000']), 'addresses such as'),
     (dict(urls=['http://a:1', 'http://a:1/']), 'none twice'),
     (dict(urls='http://a:1/v1'), 'without a path'),
-    (dict(urls='http://a:1', max_requests=0), '`rollout_engine.max_requests` should be positive'),
-    (dict(urls='http://a:1', timeout=float('nan')), '`rollout_engine.timeout` should be positive'),
+    (dict(urls='http://a:1', max_requests=0), '`max_requests` should be positive'),
+    (dict(urls='http://a:1', timeout=float('nan')), '`timeout` should be positive'),
 ])
 def test_wrong_arguments(given, told):
     with pytest.raises(ValueError, match=told):
