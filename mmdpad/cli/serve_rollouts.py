@@ -50,7 +50,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     package = find_package(python)
     with start_command():
         config = load_config(args)
-        from mmdpad.models.rollouts import serving
+        from mmdpad.models.rollouts import serving, vllm_client
+    if not vllm_client.is_supported(package.partition(' ')[2]):
+        first, end = vllm_client.VERSIONS
+        raise SystemExit(f'{python} should have vLLM from {first} to below {end}, but has '
+                         f'{package}; name another --python')
     try:
         plan = serving.plan_server(config)
     except ValueError as error:

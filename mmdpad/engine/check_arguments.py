@@ -379,7 +379,7 @@ def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
             yield describe_refusal(path, entry, error)
 
 
-def _refusal(check: Callable[[Any], None], name: str) -> Callable[..., Iterator[str]]:
+def _refusal(check: Callable[[Any], object], name: str) -> Callable[..., Iterator[str]]:
     """Make a check of one argument from a function that raises."""
     def problems(entry: Mapping[str, Any], path: str) -> Iterator[str]:
         if name in entry:

@@ -131,6 +131,7 @@ def test_a_config_with_servers_needs_the_address_only(tmp_path):
 def test_what_cannot_be_started_is_said_before(make_python, port, tmp_path):
     for arguments, told in (
             (['tiny_shapes', '--python', make_python(package='')], 'should have vLLM installed'),
+            (['tiny_shapes', '--python', make_python('vllm 0.29.0')], 'but has vllm 0.29.0'),
             (['tiny_shapes', '--python', str(tmp_path / 'none')], 'cannot be started'),
             (['none.py'], "config 'none.py' does not exist"),
             (['qwen7b_reasonseg', '--python', make_python()],

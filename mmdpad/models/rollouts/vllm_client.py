@@ -168,10 +168,11 @@ def generate(server: Server, prompt: EncodedPrompt, settings: Mapping[str, Any],
         sampling_params={**settings, 'logit_bias': {
             str(token): bias for token, bias in settings['logit_bias'].items()}},
         cache_salt=version), timeout)
-    if (found := server.get('/weight_info')['weight_version']) != version:
-        raise ServerError(server.url, f'should have the weights of version {version}, but has '
-                          f'those of {found}: it was restarted, or another run uses it')
+    state = server.get('/weight_info')
     try:
+        if (found := state['weight_version']) != version:
+            raise ServerError(server.url, f'should have the weights of version {version}, but has '
+                              f'those of {found}: it was restarted, or another run uses it')
         return _read_answer(answer)
     except (KeyError, TypeError, ValueError) as error:
         raise ServerError(server.url, f'answered with something other than tokens and their '
@@ -204,11 +205,24 @@ def check_server(server: Server, dtype: str) -> int:
     Raises:
         ServerError: It does not answer, or something about it is wrong.
     """
-    found = server.get('/version')['version']
+    try:
+        return _check_server(server, dtype)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(server.url, f'should be one of vLLM, but answers otherwise '
+                          f'({type(error).__name__}: {error}); correct the address') from error
+
+
+def is_supported(version: str) -> bool:
+    """Whether a version of vLLM can be used, see :data:`VERSIONS`."""
     first, end = map(Version, VERSIONS)
-    if not first <= Version(Version(found).base_version) < end:
-        raise ServerError(server.url, f'should run vLLM from {first} to below {end}, but runs '
-                          f'{found}; start it in an environment with another version')
+    return first <= Version(Version(version).base_version) < end
+
+
+def _check_server(server: Server, dtype: str) -> int:
+    found = server.get('/version')['version']
+    if not is_supported(found):
+        raise ServerError(server.url, f'should run vLLM from {VERSIONS[0]} to below {VERSIONS[1]}, '
+                          f'but runs {found}; start it in an environment with another version')
     try:
         info = server.get('/server_info?config_format=json', 60.0)['vllm_config']
     except ServerError as error:
