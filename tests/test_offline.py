@@ -23,7 +23,8 @@ sys.addaudithook(lambda event, arguments: event.startswith(
     ('socket.connect', 'socket.get', 'socket.send', 'socket.bind')) and seen.append(event))
 import mmdpad
 names = [module.name for module in pkgutil.walk_packages(mmdpad.__path__, 'mmdpad.')
-         if not module.name.endswith('__main__')]
+         if not module.name.endswith('__main__')
+         and '.vllm_worker.' not in module.name]  # imported by vLLM
 for name in names:
     importlib.import_module(name)
 from mmdpad.apis import ReasonSegInferencer

@@ -18,6 +18,7 @@ from mmdpad.models.rollouts import vllm_rollout, vllm_weights
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.policy_folder import make_policy_folder
 from mmdpad.toy.shapes_world import SHAPES_PROMPT_TEMPLATE
+from mmdpad.utils.vllm_versions import find_environment
 
 pytestmark = pytest.mark.slow
 HERE = find_spec('vllm') is not None
@@ -36,17 +37,9 @@ MISSING = ['language_model.layers.0.self_attn.k_proj.weight', 'language_model.no
            'visual.blocks.0.attn.qkv.bias', 'visual.patch_embed.proj.weight']
 
 
-def environment_python() -> str | None:
-    if PYTHON in os.environ:
-        return os.environ[PYTHON]
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    made = sorted(cache.glob('mmdpad/environments/vllm-*/.mmdpad-vllm'))
-    return str(made[-1].parent / 'bin/python') if made else None
-
-
 @pytest.mark.skipif(HERE, reason='this is that environment')
 def test_in_the_environment_with_vllm():
-    if (python := environment_python()) is None:
+    if (python := os.environ.get(PYTHON) or find_environment()) is None:
         pytest.skip('no environment with vLLM; make it: `python3 tools/set_up/vllm_environment.py`')
     told = subprocess.run([python, '-m', 'pytest', '-q', '-m', 'slow', '-p', 'no:cacheprovider',
                            __file__], cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)},
@@ -70,14 +63,14 @@ def make_engine(family='toy', **options):
 class Case:
     """A policy, its prompts, and an engine that starts with the first comparison."""
 
-    def __init__(self, folder, family='toy', **policy):
+    def __init__(self, folder, family='toy', engine=None, **policy):
         self.head = VLMReasoningHead(folder, prompt_template=SHAPES_PROMPT_TEMPLATE,
                                      **policy).eval()
         made = torch.Generator().manual_seed(0)
         images = [torch.randint(0, 256, (3, *size), generator=made, dtype=torch.uint8)
                   for size in SIZES[family]]
         self.prompts = self.head.encode_prompts(images, QUESTIONS)
-        self.engine = make_engine(family)
+        self.engine = engine or make_engine(family)
 
     def check(self):
         """The engine compares the prompts itself, token by token."""
