@@ -239,6 +239,7 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         tokens_per_micro_batch=train_cfg.get('tokens_per_micro_batch'),
         num_iterations=train_cfg.get('num_iterations', 1),
         max_refills=train_cfg.get('max_refills', 0),
+        max_staleness=train_cfg.get('max_staleness', 0),
         max_skipped_steps=train_cfg.get('max_skipped_steps', 0), group_size=sampling['group_size'])
     try:
         check_estimator(train_cfg.get('advantage', 'grpo'))

@@ -75,14 +75,16 @@ def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEng
     if sampling['top_p'] < 1 or sampling['top_k'] > 0:
         raise ValueError(
             f'`train_cfg.top_p` should be 1 and `train_cfg.top_k` 0 where `model.loss` compares '
-            f'the engine\'s log-probabilities (`importance_cap`; the ratio compares complete '
-            f'distributions), but got {sampling["top_p"]} and {sampling["top_k"]}; leave them out')
+            f'the engine\'s log-probabilities (`importance_cap`, which `train_cfg.max_staleness` '
+            f'sets; the ratio compares complete distributions), but got {sampling["top_p"]} and '
+            f'{sampling["top_k"]}; leave them out')
     if not engine.records_log_probs:
         raise ValueError(
             f'`rollout_engine` should record the log-probabilities of its samples where '
-            f'`model.loss` compares them (`importance_cap`), but got {type(engine).__name__}, '
-            f"which does not; use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or "
-            f'leave `importance_cap` out')
+            f'`model.loss` compares them (`importance_cap`, which `train_cfg.max_staleness` sets), '
+            f'but got {type(engine).__name__}, which does not; set its `records_log_probs=True`, '
+            f"use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or leave "
+            f'`importance_cap` and `max_staleness` out')
 
 
 def not_a_policy_loss(path: str, kind: type) -> str:
