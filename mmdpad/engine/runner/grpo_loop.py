@@ -163,9 +163,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         while refills < self.max_refills and self._is_short(pool, size):
             pool = RolloutBatch.concatenate([pool, self.sample(next(self.dataloader_iterator))])
             refills += 1
-        logs = describe_rollout(pool)
-        if self.max_staleness:
-            logs['staleness'] = float(self.pending.staleness)
+        logs = describe_rollout(pool) | dict(staleness=float(self.pending.staleness))
         if self.max_refills:
             assert pool.total_rewards is not None
             logs['refills'] = float(refills)

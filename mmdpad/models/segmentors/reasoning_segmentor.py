@@ -78,7 +78,7 @@ class ReasoningSegmentor(BaseDetector):
         self.several_objects, self.max_objects = several_objects, max_objects
         self.objective = settings.build_loss(loss)
         self.sampling = settings.training_sampling(train_cfg or {})
-        settings.check_loss(self.objective, self.sampling, self.rollout_engine)
+        self._check_loss()
         self.test_cfg = settings.evaluation_sampling(test_cfg or {})
         keep_policy_only(self)
 
@@ -111,7 +111,11 @@ class ReasoningSegmentor(BaseDetector):
                 sampling.
         """
         self.objective.correct_staleness()
-        settings.check_loss(self.objective, self.sampling, self.rollout_engine)
+        self._check_loss()
+
+    def _check_loss(self) -> None:
+        settings.check_loss(self.objective, self.sampling, type(self.rollout_engine).__name__,
+                            self.rollout_engine.records_log_probs)
 
     def build_reference(self) -> None:
         """Keep a frozen copy of the current policy if the loss needs a reference (KL) and the

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmdpad.models.rollouts.engine import RolloutEngine
 from mmdpad.models.rollouts.sampling import check_sampling
 from mmdpad.registry import MODELS
 from mmdpad.rl import PolicyLoss
@@ -63,8 +62,15 @@ def build_loss(config: Mapping[str, Any]) -> PolicyLoss:
     return loss
 
 
-def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEngine) -> None:
+def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: str,
+               records_log_probs: bool) -> None:
     """Check that the rollout provides what a loss needs.
+
+    Args:
+        loss: The loss.
+        sampling: Sampling settings of rollouts.
+        engine: The name of the rollout engine's class.
+        records_log_probs: See :class:`RolloutEngine`.
 
     Raises:
         ValueError: The engine does not record log-probabilities, or samples from a truncated
@@ -78,11 +84,11 @@ def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEng
             f'the engine\'s log-probabilities (`importance_cap`, which `train_cfg.max_staleness` '
             f'sets; the ratio compares complete distributions), but got {sampling["top_p"]} and '
             f'{sampling["top_k"]}; leave them out')
-    if not engine.records_log_probs:
+    if not records_log_probs:
         raise ValueError(
             f'`rollout_engine` should record the log-probabilities of its samples where '
             f'`model.loss` compares them (`importance_cap`, which `train_cfg.max_staleness` sets), '
-            f'but got {type(engine).__name__}, which does not; set its `records_log_probs=True`, '
+            f'but got {engine}, which does not; set its `records_log_probs=True`, '
             f"use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or leave "
             f'`importance_cap` and `max_staleness` out')
 

@@ -112,8 +112,7 @@ def test_each_rollout_is_sampled_k_updates_before_its_own(tiny_config, tmp_path)
                 for what, number in events] == expected[k]
         assert [number for what, number in events if what == 'submit'] == [
             [0, 1], [2, 3], [4, 5], [6, 7]]
-        assert [line.get('staleness') for line in lines] == [
-            [None] * 4, None, [0, 1, 2, 2]][k]
+        assert [line['staleness'] for line in lines] == [0, *[min(i, k) for i in (1, 2, 3)]]
     hooks = [next(hook for hook in runner.hooks if isinstance(hook, UpdateHook))
              for runner, _ in runs.values()]
     assert hooks[0].questions == hooks[1].questions
@@ -168,14 +167,14 @@ def test_settings_may_change_on_resume(tiny_config, tmp_path, capsys):
     train(tiny_config, tmp_path / 'first', iters=3)
     for k, changes, staleness, said in [
             (2, {}, [1, 1, 2], None),  # the third was sampled at once
-            (0, {}, [None] * 3, '1 rollout(s) that had been sampled ahead of time are sampled '
+            (0, {}, [0, 0, 0], '1 rollout(s) that had been sampled ahead of time are sampled '
                                 'anew, since `train_cfg.max_staleness` is 0 now'),
             (1, {'model.train_cfg.temperature': 0.9}, [0, 1, 1],
              'since their prompts, images or settings differ now')]:
         capsys.readouterr()
         _, lines = train(tiny_config, tmp_path / str(k), k, resume=True, iters=4,
                          load_from=str(tmp_path / 'first/iter_1.pth'), **changes)
-        assert [line.get('staleness') for line in lines] == staleness
+        assert [line['staleness'] for line in lines] == staleness
         output = capsys.readouterr().out
         assert (said or '') in output and ('sampled anew' in output) == bool(said)
 
