@@ -32,8 +32,13 @@ from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.heads.quantization import check_trainable
-from mmdpad.models.rollouts import VLLMServerRollout
-from mmdpad.models.segmentors.settings import TRAIN_CFG, training_sampling
+from mmdpad.models.rollouts import HFRollout, SharedPrefixRollout, VLLMServerRollout
+from mmdpad.models.segmentors.settings import (
+    TRAIN_CFG,
+    build_loss,
+    check_loss,
+    training_sampling,
+)
 from mmdpad.models.sources import find_folder
 from mmdpad.preflight.cost.report import GB
 from mmdpad.registry import (
@@ -48,6 +53,7 @@ from mmdpad.rewards import list_rewards
 from mmdpad.rewards.composition import check_name, check_weight
 from mmdpad.rl import check_estimator
 from mmdpad.utils import LOADERS
+from mmdpad.utils.argument_types import read_defaults
 from mmdpad.utils.files import nearest_folder
 from mmdpad.utils.vllm_versions import describe_conflict, find_conflicts, find_vllm
 
@@ -243,7 +249,9 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         tokens_per_micro_batch=train_cfg.get('tokens_per_micro_batch'),
         num_iterations=train_cfg.get('num_iterations', 1),
         max_refills=train_cfg.get('max_refills', 0),
+        max_staleness=train_cfg.get('max_staleness', 0),
         max_skipped_steps=train_cfg.get('max_skipped_steps', 0), group_size=sampling['group_size'])
+    yield from _check_loss(config, sampling, nodes)
     try:
         check_estimator(train_cfg.get('advantage', 'grpo'))
     except ValueError as error:
@@ -260,6 +268,24 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
     if not names:
         yield ('`train_cfg.rewards` should have a reward term, unless a hook adds one, but '
                'there is none; add one')
+
+
+def _check_loss(config: Config, sampling: dict[str, Any], nodes: list[Node]) -> Iterator[str]:
+    """Find out that rollouts do not provide what the loss needs."""
+    engine = config.model.get('rollout_engine') or {}
+    kind = next((node.kind for node in nodes if node.entry is engine), SharedPrefixRollout)
+    try:
+        loss = build_loss(config.model.get('loss') or dict(type='GRPOLoss'))
+    except REFUSALS:  # `check_config` describes it
+        return
+    try:
+        if config.train_cfg.get('max_staleness'):
+            loss.correct_staleness()
+        # An engine without this argument may set it when it is built, but ours does not.
+        records = read_defaults(kind).get('records_log_probs', kind is not HFRollout)
+        check_loss(loss, sampling, kind.__name__, engine.get('records_log_probs', records))
+    except ValueError as error:
+        yield str(error)
 
 
 def _check_checkpoints(config: Config, nodes: list[Node]) -> Iterator[str]:

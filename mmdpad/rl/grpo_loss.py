@@ -14,6 +14,7 @@ from mmdpad.registry import MODELS
 from mmdpad.structures import LossScale, RolloutBatch
 
 from .aggregation import aggregate
+from .importance import DEFAULT_CAP
 from .kl import approximate_kl
 from .policy_loss import check_objective, policy_loss
 
@@ -24,7 +25,7 @@ class LossInputs:
 
     Attributes:
         logp: (N, T) float, log-probabilities under the policy being updated; gradients flow.
-        old_logp: (N, T) float, those under the policy that sampled, by the same model code.
+        old_logp: (N, T) float, those under the policy before its update, by the same model code.
         advantages: (N,) float.
         mask: (N, T) bool, the tokens that count (:meth:`PolicyLoss.token_mask`).
         ref_logp: (N, T) float, those under the frozen start policy; None unless
@@ -118,6 +119,21 @@ class PolicyLoss:
         """(N, T) bool: the tokens that count in the loss; by default all that the policy chose."""
         return rollout.response_mask
 
+    def correct_staleness(self) -> None:
+        """Called once, before a training whose rollouts are sampled by older weights
+        (``max_staleness`` of :class:`GRPOTrainLoop`).
+
+        Raises:
+            ValueError: The loss does not correct for it; by default, if it does not ask for
+                ``LossInputs.sampling_logp``.
+        """
+        if not self.needs_sampling_logp:
+            raise ValueError(
+                f'`train_cfg.max_staleness` should be 0 for a loss that does not correct for '
+                f'rollouts of older weights, but `model.loss.type` is {type(self).__name__}, whose '
+                f'`needs_sampling_logp` is False; weight its tokens by '
+                f'`mmdpad.rl.importance_weights` of `old_logp` and `sampling_logp`, and set it')
+
     def reward_penalty(self, rollout: RolloutBatch) -> Tensor:
         """(B, G) float: subtracted from the sum of rewards before advantages are computed, if
         :attr:`penalizes_rewards`. The rollout has ``old_logp`` and, if the loss needs it,
@@ -132,7 +148,11 @@ class GRPOLoss(PolicyLoss):
 
     Args:
         clip_ratio, clip_ratio_high, ratio_level, surrogate: See :func:`mmdpad.rl.policy_loss`.
-        kl_coef, kl_estimator, entropy_coef, importance_cap: See there.
+        kl_coef, kl_estimator, entropy_coef: See there.
+        importance_cap: See there; 'auto' for no correction, or a cap of 2 if rollouts are sampled
+            by older weights. With None, those are not corrected either.
+        importance_level, importance_mode, importance_floor: See
+            :func:`mmdpad.rl.importance_weights`.
         aggregation: See :func:`mmdpad.rl.aggregate`; 'seq_mean_token_sum_norm' divides by
             ``model.train_cfg.max_new_tokens``.
         kl_in: 'loss' or 'reward'. With 'reward', ``kl_coef`` times the KL estimate, summed over a
@@ -147,8 +167,10 @@ class GRPOLoss(PolicyLoss):
     def __init__(self, clip_ratio: float = 0.2, clip_ratio_high: float | None = None,
                  ratio_level: str = 'token', surrogate: str = 'clip', kl_coef: float = 5e-3,
                  kl_estimator: str = 'k3', kl_in: str = 'loss', entropy_coef: float = 1e-3,
-                 aggregation: str = 'seq_mean_token_mean', importance_cap: float | None = None,
-                 mask_truncated: bool = False) -> None:
+                 aggregation: str = 'seq_mean_token_mean',
+                 importance_cap: float | Literal['auto'] | None = 'auto',
+                 importance_level: str = 'token', importance_mode: str = 'truncate',
+                 importance_floor: float = 0.0, mask_truncated: bool = False) -> None:
         if not 0 <= kl_coef < math.inf:
             raise ValueError(f'`kl_coef` should be at least 0 and finite, but got {kl_coef}')
         if kl_in not in ('loss', 'reward'):
@@ -156,13 +178,16 @@ class GRPOLoss(PolicyLoss):
         self.switches: dict[str, Any] = dict(
             clip_ratio=clip_ratio, clip_ratio_high=clip_ratio_high, ratio_level=ratio_level,
             surrogate=surrogate, kl_estimator=kl_estimator, aggregation=aggregation,
-            importance_cap=importance_cap)
+            importance_cap=None if importance_cap == 'auto' else importance_cap,
+            importance_level=importance_level, importance_mode=importance_mode,
+            importance_floor=importance_floor)
         check_objective(max_tokens=1, **self.switches)
         self.kl_coef = kl_coef
         self.entropy_coef = entropy_coef
         self.mask_truncated = mask_truncated
         self.needs_reference = kl_coef > 0
-        self.needs_sampling_logp = importance_cap is not None
+        self.importance_cap = importance_cap
+        self.needs_sampling_logp = self.switches['importance_cap'] is not None
         self.entropy = 'grad' if entropy_coef else 'no_grad'
         self.penalizes_rewards = kl_in == 'reward' and kl_coef > 0
 
@@ -173,6 +198,12 @@ class GRPOLoss(PolicyLoss):
             ref_logp=inputs.ref_logp, kl_coef=0.0 if self.penalizes_rewards else self.kl_coef,
             entropy=inputs.entropy, entropy_coef=self.entropy_coef, max_tokens=inputs.max_tokens,
             sampling_logp=inputs.sampling_logp, scale=inputs.scale, **self.switches)
+
+    def correct_staleness(self) -> None:
+        """See :class:`PolicyLoss`; sets a cap if ``importance_cap`` is 'auto'."""
+        if self.importance_cap == 'auto':
+            self.switches['importance_cap'] = DEFAULT_CAP
+            self.needs_sampling_logp = True
 
     def token_mask(self, rollout: RolloutBatch) -> Tensor:
         """(N, T) bool: the tokens that the policy chose; with ``mask_truncated``, only those of

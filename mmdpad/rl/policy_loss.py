@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from mmdpad.structures import LossScale
 
 from .aggregation import aggregate, check_aggregation
-from .importance import check_importance_cap, truncated_importance
+from .importance import IMPORTANCE_LEVELS, check_importance, importance_weights
 from .kl import approximate_kl, check_kl_estimator
 
 RATIO_LEVELS = ('token', 'sequence')
@@ -34,6 +36,9 @@ def policy_loss(logp: Tensor,
                 max_tokens: int | None = None,
                 sampling_logp: Tensor | None = None,
                 importance_cap: float | None = None,
+                importance_level: str = 'token',
+                importance_mode: str = 'truncate',
+                importance_floor: float = 0.0,
                 scale: LossScale | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate + KL to the reference - entropy (GRPO, arXiv 2402.03300, eq. 3).
 
@@ -57,12 +62,15 @@ def policy_loss(logp: Tensor,
     sequence     exp(mean over tokens of the difference)  GSPO, arXiv 2507.18071, eq. 7
     ===========  =======================================  =====================================
 
-    With ``importance_cap`` each token's surrogate is multiplied by :func:`truncated_importance` of
-    ``old_logp`` and ``sampling_logp``.
+    With ``importance_cap`` each token's surrogate is multiplied by its weight, see
+    :func:`importance_weights` of ``old_logp`` and ``sampling_logp``. Tokens with weight 0 still
+    count where a term is averaged. With rollouts of older weights this is the decoupled objective
+    (Hilton et al. 2021, arXiv 2110.00641; AReaL, 2505.24298): the ratio is clipped around
+    ``old_logp``, and the weights correct for the policy that sampled.
 
     Args:
         logp: (N, T) float, log-probabilities under the policy being updated; gradients flow.
-        old_logp: (N, T) float, those under the policy that sampled, by the same model code.
+        old_logp: (N, T) float, those under the policy before its update, by the same model code.
         advantages: (N,) or (N, T) float.
         mask: (N, T) bool or 0/1, True for tokens that the policy chose.
         ref_logp: (N, T) float, those under the frozen start policy; required if ``kl_coef`` > 0.
@@ -77,6 +85,7 @@ def policy_loss(logp: Tensor,
         sampling_logp: (N, T) float, those under the policy that sampled, as recorded by the
             rollout engine; required with ``importance_cap``.
         importance_cap: At least 1, or None for no correction.
+        importance_level, importance_mode, importance_floor: See :func:`importance_weights`.
 
     Returns:
         The scalar loss, and detached scalars: ``pg_loss``, ``kl_loss`` (0 without a reference),
@@ -85,7 +94,9 @@ def policy_loss(logp: Tensor,
         ``mismatch/kl`` (mean over tokens of the k3 estimate of KL(engine || old policy)),
         ``mismatch/max_ratio`` (largest ratio between old policy and engine, in either direction)
         and, with ``importance_cap``, ``mismatch/clipped`` (fraction of tokens whose weight is
-        capped).
+        capped or masked) and, for :func:`effective_sample_sizes`, the mean weights
+        ``importance/tokens`` and ``importance/sequences`` (by either level) and the means of their
+        squares, ``importance/..._squared``.
 
     Raises:
         ValueError: Shapes differ, a coefficient is set without the tensor it weighs, or an option
@@ -94,7 +105,8 @@ def policy_loss(logp: Tensor,
     check_objective(clip_ratio=clip_ratio, clip_ratio_high=clip_ratio_high,
                     ratio_level=ratio_level, surrogate=surrogate, kl_estimator=kl_estimator,
                     aggregation=aggregation, max_tokens=max_tokens,
-                    importance_cap=importance_cap)
+                    importance_cap=importance_cap, importance_level=importance_level,
+                    importance_mode=importance_mode, importance_floor=importance_floor)
     if logp.dim() != 2 or not logp.shape == old_logp.shape == mask.shape:
         raise ValueError('`logp`, `old_logp` and `mask` should have the same shape (N, T), but got '
                          f'{tuple(logp.shape)}, {tuple(old_logp.shape)}, {tuple(mask.shape)}')
@@ -110,6 +122,9 @@ def policy_loss(logp: Tensor,
 
     def token_mean(values: Tensor) -> Tensor:
         return aggregate(values, mask, 'token_mean', scale=scale)
+
+    def sequence_mean(values: Tensor) -> Tensor:
+        return aggregate(values, mask, 'seq_mean_token_mean', scale=scale)
 
     def chosen(values: Tensor) -> Tensor:
         return torch.where(mask.bool(), values, torch.zeros_like(values))
@@ -129,9 +144,17 @@ def policy_loss(logp: Tensor,
         mismatch = {'mismatch/kl': token_mean(approximate_kl(sampling_logp, old_logp)),
                     'mismatch/max_ratio': difference.abs().amax().exp()}
         if importance_cap is not None:
-            per_token = per_token * truncated_importance(old_logp, sampling_logp, importance_cap)
+            weights = {level: importance_weights(old_logp, sampling_logp, mask, importance_cap,
+                                                 level, importance_mode, importance_floor)
+                       for level in IMPORTANCE_LEVELS}
+            per_token = per_token * weights[importance_level]
+            ratio = importance_weights(old_logp, sampling_logp, mask, math.inf, importance_level)
             mismatch['mismatch/clipped'] = token_mean(
-                (difference.exp() > importance_cap).to(logp.dtype))
+                (weights[importance_level] != ratio).to(logp.dtype))
+            for name, weight in (('tokens', weights['token']), ('sequences', weights['sequence'])):
+                average = token_mean if name == 'tokens' else sequence_mean
+                mismatch[f'importance/{name}'] = average(weight)
+                mismatch[f'importance/{name}_squared'] = average(weight.square())
     loss = pg_loss = mean(per_token)
     kl_loss = torch.zeros_like(pg_loss)
     if ref_logp is not None:
@@ -173,11 +196,13 @@ def _surrogate(logp: Tensor, ratio: Tensor, advantages: Tensor, low: float, high
 def check_objective(clip_ratio: float = 0.2, clip_ratio_high: float | None = None,
                     ratio_level: str = 'token', surrogate: str = 'clip',
                     kl_estimator: str = 'k3', aggregation: str = 'seq_mean_token_mean',
-                    max_tokens: int | None = None, importance_cap: float | None = None) -> None:
+                    max_tokens: int | None = None, importance_cap: float | None = None,
+                    importance_level: str = 'token', importance_mode: str = 'truncate',
+                    importance_floor: float = 0.0) -> None:
     """Raise the ValueErrors of :func:`policy_loss` that concern its options."""
     check_kl_estimator(kl_estimator)
     check_aggregation(aggregation, max_tokens)
-    check_importance_cap(importance_cap)
+    check_importance(importance_cap, importance_level, importance_mode, importance_floor)
     for name, value, known in (('ratio_level', ratio_level, RATIO_LEVELS),
                                ('surrogate', surrogate, SURROGATES)):
         if value not in known:

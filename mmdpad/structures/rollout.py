@@ -58,8 +58,8 @@ class RolloutBatch:
         rewards: Name of a term -> (B, G) float, unweighted.
         total_rewards: (B, G) float, the weighted sum, or None before it is computed.
         advantages: (B, G) float, or None before they are computed.
-        old_logp: (B * G, R) float log-probabilities under the policy that sampled, kept only if
-            one rollout serves several updates; None means "the policy being updated, detached".
+        old_logp: (B * G, R) float log-probabilities under the policy before its updates, kept only
+            if one rollout serves several of them; None means "the policy being updated, detached".
         ref_logp: (B * G, R) float, those under the reference policy, if they are needed more than
             once; otherwise None.
         sampling_logp: (B * G, R) float, those recorded by the rollout engine while sampling, at

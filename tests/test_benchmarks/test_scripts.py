@@ -79,3 +79,11 @@ def test_busy_machine(run):
     assert result['ratio_to_idle'].keys() == {'mmdpad', 'one thread, no hook'}
     for seconds in result['seconds'].values():
         assert {load: len(times) for load, times in seconds.items()} == {'0': 1, '1': 1}
+
+
+def test_staleness(run):
+    result = run('staleness', '--rollout', 0.5, '--update', 0.5, '--iterations', 3, '--repeats', 1,
+                 '--max-staleness', 0, 1)
+    assert result['seconds'].keys() == {'0', '1'} and len(result['seconds']['1']) == 3
+    assert result['median']['0'] > 1.0 and result['median']['1'] > 0.5
+    assert result['ratio_to_least_staleness']['1'] < 0.9

@@ -128,6 +128,13 @@ BROKEN = {
                   "`train_cfg.advantage` should be one of ('grpo', "),
     'accumulation': (dict(optim_wrapper__accumulative_counts=4), 'should be 1'),
     'group': (dict(model__train_cfg__group_size=1), 'should be at least 2'),
+    'log-probabilities that are not recorded': (
+        dict(train_cfg__max_staleness=1, model__rollout_engine=dict(
+            _delete_=True, type='SharedPrefixRollout')),
+        'but got SharedPrefixRollout, which does not; set its `records_log_probs=True`'),
+    'refills of rollouts ahead': (
+        dict(train_cfg__max_staleness=1, train_cfg__max_refills=2),
+        '`max_refills` should be 0 with `max_staleness` (1)'),
     'strategy': (dict(strategy=dict(type='DeepSpeedStrategy')), 'Leave `strategy` out'),
     'two terms of one name': (
         dict(train_cfg__rewards__discriminative=dict(type='BoxIoUReward', threshold=0.5)),

@@ -41,6 +41,15 @@ def test_what_is_not_needed_is_not_asked_for():
     assert not GRPOLoss(kl_in='reward', kl_coef=0.0).penalizes_rewards
 
 
+@pytest.mark.parametrize('cap, then', [('auto', 2.0), (5.0, 5.0), (None, None)])
+def test_stale_rollouts_are_corrected_unless_turned_off(cap, then):
+    loss = GRPOLoss(importance_cap=cap)
+    assert loss.switches['importance_cap'] == (None if cap == 'auto' else cap)
+    loss.correct_staleness()
+    assert loss.switches['importance_cap'] == then
+    assert loss.needs_sampling_logp == (then is not None)
+
+
 def test_kl_in_the_reward_is_taken_off_once():
     loss = GRPOLoss(kl_in='reward', kl_coef=0.5, kl_estimator='k1', entropy_coef=0.0)
     batch = rollout(old_logp=LOGP, ref_logp=LOGP - 0.2)

@@ -89,6 +89,16 @@ def start_up(result: dict[str, Any]) -> str:
                   for case, about in result['cases'].items()])
 
 
+def staleness(result: dict[str, Any]) -> str:
+    """Seconds per iteration by how old rollouts may be, and relative to the first."""
+    setting = result['setting']
+    return table(['max_staleness', 'seconds of a rollout', 'of an update', 'of an iteration',
+                  'times the first'],
+                 [[k, setting['rollout'], setting['update'], seconds,
+                   result['ratio_to_least_staleness'][k]]
+                  for k, seconds in result['median'].items()])
+
+
 def provenance(result: dict[str, Any]) -> str:
     """Command, date and versions of one result."""
     about = result['environment']
@@ -105,6 +115,7 @@ def report(folder: Path) -> str:
         result = json.loads(path.read_text())
         body = (scaling if 'rows' in result else busy if 'ratio_to_idle' in result
                 else low_precision if 'weights' in result
+                else staleness if 'ratio_to_least_staleness' in result
                 else start_up if 'cases' in result else comparison)(result)
         parts.append(f'### {path.stem.partition("_")[2].replace("_", " ")}\n\n{body}\n\n'
                      f'{provenance(result)}')

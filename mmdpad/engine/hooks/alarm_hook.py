@@ -38,6 +38,9 @@ HINTS = {
         'log for what the chat template opens and which tokens end a response. A policy that '
         'cannot write the format yet learns it by supervised training '
         '(configs/dpad/qwen7b_sft.py).',
+    'samples_are_outdated':
+        'Lower `train_cfg.max_staleness` or `optim_wrapper.optimizer.lr`. If `mismatch/kl` is as '
+        'large with `max_staleness=0`, find out why the engine computes other probabilities.',
     'reward_hacking':
         'Use the checkpoint of the best validation, and look for responses that are rewarded '
         'without being right (`mmdpad run show_rollouts`).',
@@ -63,6 +66,7 @@ class AlarmHook(Hook):
                                term (spread up to ``flat_std``); once for each term
     ``format_is_never_right``  a term with "format" in its name is 0 for every response of the
                                first window
+    ``samples_are_outdated``   the effective sample size ``ess/tokens`` is below ``ess_share``
     ``reward_hacking``         a validation is ``giou_drop`` below the best one before, and the
                                training reward is higher than it was then
     ``not_finite``             a logged value is NaN or infinite; at once, without a window
@@ -79,6 +83,7 @@ class AlarmHook(Hook):
             the default is well below that.
         empty_share: In [0, 1), share of responses.
         repetition: In [0, 1), see :func:`mmdpad.rewards.repetition`.
+        ess_share: In (0, 1], see :func:`mmdpad.rl.effective_sample_sizes`.
         flat_std: Standard deviation, in the term's own unit.
         giou_drop: In percent, the unit of ``reasonseg/giou``.
         stop: Names of alarms that end the run after the iteration or validation in which they
@@ -94,6 +99,7 @@ class AlarmHook(Hook):
                  length_share: float = 0.25,
                  empty_share: float = 0.5,
                  repetition: float = 0.3,
+                 ess_share: float = 0.5,
                  flat_std: float = 0.01,
                  giou_drop: float = 2.0,
                  stop: bool | Sequence[str] = False) -> None:
@@ -107,10 +113,10 @@ class AlarmHook(Hook):
                              f'got {stop!r}{"".join(hints)}')
         self.window = window
         self.length_share, self.empty_share, self.repetition = length_share, empty_share, repetition
-        self.flat_std, self.giou_drop = flat_std, giou_drop
+        self.ess_share, self.flat_std, self.giou_drop = ess_share, flat_std, giou_drop
         self.stop = names
-        self.settings = [window, length_share, empty_share, repetition, flat_std, giou_drop,
-                         sorted(names)]
+        self.settings = [window, length_share, empty_share, repetition, ess_share, flat_std,
+                         giou_drop, sorted(names)]
         self.history = self._new_history()
 
     def before_train(self, runner: Runner) -> None:
@@ -141,6 +147,8 @@ class AlarmHook(Hook):
                          exceeds(recent, 'empty_think', self.empty_share))
             self._report(runner, 'sentences_repeat',
                          exceeds(recent, 'repetition', self.repetition))
+            self._report(runner, 'samples_are_outdated',
+                         samples_are_outdated(recent, self.ess_share))
             self._report(runner, 'term_saturates', term_saturates(recent, self.flat_std))
             self._report(runner, 'format_is_never_right', format_is_never_right(first))
 
@@ -186,6 +194,14 @@ def exceeds(recent: Rows, name: str, limit: float) -> Findings:
     if now is None or now <= limit:
         return {}
     return {name: f'{now:.2f} in {_span(recent)}, above {limit}'}
+
+
+def samples_are_outdated(recent: Rows, share: float) -> Findings:
+    """Whether an update uses less than ``share`` of its tokens, by their importance weights."""
+    now = mean_of(recent, 'ess/tokens')
+    if now is None or now >= share:
+        return {}
+    return {'ess/tokens': f'{now:.2f} in {_span(recent)}, below {share}'}
 
 
 def term_saturates(recent: Rows, flat_std: float) -> Findings:

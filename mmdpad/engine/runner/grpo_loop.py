@@ -6,16 +6,17 @@ from __future__ import annotations
 import math
 import os.path as osp
 import time
+from contextlib import closing
 from dataclasses import replace
 from statistics import mean
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather, all_gather_object, all_reduce, get_rank, get_world_size
+from mmengine.dist import all_gather, all_gather_object, all_reduce, get_rank
 from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor
 
-from mmdpad.engine.strategies import gathered, is_sharded, read_weights, shard_as
+from mmdpad.engine.strategies import is_sharded, read_weights, shard_as
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.non_finite import (
     DTYPE_KEY,
@@ -24,14 +25,21 @@ from mmdpad.models.non_finite import (
     explain,
     watched_outputs,
 )
+from mmdpad.models.rollouts import RolloutEngine
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
 from mmdpad.rewards import RewardComposition
-from mmdpad.rl import check_estimator, compute_advantages, has_signal
+from mmdpad.rl import (
+    check_estimator,
+    compute_advantages,
+    effective_sample_sizes,
+    has_signal,
+)
 from mmdpad.structures import LossScale, RolloutBatch
 
 from .encoding import build_encoding_dataloader, check_training_data
 from .finite import StepRefused, lower_loss_scale, refused_steps, save_rollout
+from .pending_rollouts import PendingRollouts
 from .rollout_stats import describe_rollout
 from .settings import find_wrong_settings
 
@@ -63,6 +71,11 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             are all equal are replaced with groups of further prompts, from at most this many
             further batches per iteration. Groups without a signal fill what is still missing. 0
             keeps every group.
+        max_staleness: Iterations that a rollout may be behind: iteration i trains on responses that
+            were sampled by the weights after iteration i - max_staleness (the first ones by the
+            start policy), while earlier iterations ran. It saves time with an engine that samples
+            elsewhere. The loss corrects for it (:meth:`PolicyLoss.correct_staleness`). 0: sample,
+            then update.
         max_skipped_steps: An optimizer step whose gradients are NaN or infinite is skipped and
             counted (``skipped_steps``, their share in an iteration). More than this many in a row
             end the run and save the last batch as ``not_finite_iter_N_rank_R.pth``. Steps in which
@@ -72,9 +85,11 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
                  rewards: dict[str, dict], prompts_per_update: int | None = None,
                  tokens_per_micro_batch: int | None = None, advantage: str = 'grpo',
-                 num_iterations: int = 1, max_refills: int = 0,
+                 num_iterations: int = 1, max_refills: int = 0, max_staleness: int = 0,
                  max_skipped_steps: int = 5, **kwargs: Any) -> None:
         unwrap(runner.model).check_trainable()
+        if max_staleness:
+            unwrap(runner.model).allow_staleness()
         super().__init__(runner, build_encoding_dataloader(runner, dataloader), max_iters, **kwargs)
         check_training_data(self.dataloader.dataset)
         self.composition = RewardComposition(rewards)
@@ -84,8 +99,10 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.advantage = advantage
         self.num_iterations = num_iterations
         self.max_refills = max_refills
+        self.max_staleness = max_staleness
         self.max_skipped_steps = max_skipped_steps
-        self.batches_drawn = 0
+        self.batches_drawn = 0  # and trained on
+        self.pending = PendingRollouts(self)
         self.skipped_in_a_row = 0
         # The reference is the initial policy, so it is copied before a resumed policy is loaded.
         self.model.build_reference()
@@ -106,7 +123,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.composition.prepare(self.model, self.dataloader.dataset)
         self._settle_reference()
         self._settle_resumed_state()
-        with refused_steps(self.runner.optim_wrapper):
+        self.dataloader_iterator = self.pending.look_ahead(self.dataloader_iterator)
+        with refused_steps(self.runner.optim_wrapper), closing(self.pending):
             return super().run()
 
     def run_iter(self, data_batch: dict) -> None:
@@ -134,7 +152,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         logs['tokens_per_second'] = tokens / (time.perf_counter() - start)
         runner.message_hub.update_info('grpo_loop', self.state_dict())
         runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch,
-                         outputs=mean_over_processes(logs))
+                         outputs=effective_sample_sizes(mean_over_processes(logs)))
         self._iter += 1
 
     def collect(self, data_batch: dict) -> tuple[RolloutBatch, dict[str, float]]:
@@ -145,7 +163,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         while refills < self.max_refills and self._is_short(pool, size):
             pool = RolloutBatch.concatenate([pool, self.sample(next(self.dataloader_iterator))])
             refills += 1
-        logs = describe_rollout(pool)
+        logs = describe_rollout(pool) | dict(staleness=float(self.pending.staleness))
         if self.max_refills:
             assert pool.total_rewards is not None
             logs['refills'] = float(refills)
@@ -154,25 +172,17 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         return pool, logs
 
     def sample(self, data_batch: dict) -> RolloutBatch:
-        """Sample G responses to each prompt of the batch, in the precision (AMP) of the updates,
-        and compute every reward term and the sum.
+        """Get G responses to each prompt of the batch, sampled now or ahead of time
+        (:class:`PendingRollouts`), and compute every reward term and the sum.
 
         The sample for a response depends on the run's seed, the prompt's position in the data
         stream and the response's position in its group, but not on earlier samples, micro-batches
         or processes.
         """
         self.composition.check_terms()
-        runner = self.runner
-        data = self.model.data_preprocessor(data_batch, False)
-        size, processes = len(data['data_samples']), get_world_size()
-        first = self.batches_drawn * size * processes + get_rank()
-        self.batches_drawn += 1
-        with runner.optim_wrapper.optim_context(runner.model), gathered(self.model.policy):
-            rollout = self.model.rollout(
-                **data, seed=runner.seed,
-                prompt_numbers=range(first, first + size * processes, processes))
+        rollout = self.pending.take(data_batch)
         self.composition.score(rollout)
-        runner.call_hook('after_rollout', rollout=rollout)
+        self.runner.call_hook('after_rollout', rollout=rollout)
         rollout.total_rewards = self.composition.total(rollout)
         return rollout
 
@@ -275,7 +285,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def state_dict(self) -> dict[str, Any]:
         """The plain data that a resumed run needs; equal on all processes."""
         return dict(batches_drawn=self.batches_drawn, rewards=self.composition.state_dict(),
-                    skipped_in_a_row=self.skipped_in_a_row)
+                    skipped_in_a_row=self.skipped_in_a_row, pending=self.pending.state_dict())
 
     def _is_short(self, rollout: RolloutBatch, size: int) -> bool:
         """Whether any process has fewer than ``size`` groups with a signal."""
@@ -292,6 +302,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.batches_drawn = state['batches_drawn']
         self.skipped_in_a_row = state.get('skipped_in_a_row', 0)  # older checkpoints have none
         self.composition.load_state_dict(state['rewards'])
+        self.pending.load_state_dict(state.get('pending', []))
         for _ in range(self.batches_drawn - self._iter):  # mmengine skips one per iteration
             next(self.dataloader_iterator)
 
@@ -317,10 +328,16 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             accumulative_counts=self.runner.optim_wrapper._accumulative_counts,
             tokens_per_micro_batch=self.tokens_per_micro_batch,
             num_iterations=self.num_iterations, max_refills=self.max_refills,
-            max_skipped_steps=self.max_skipped_steps,
+            max_staleness=self.max_staleness, max_skipped_steps=self.max_skipped_steps,
             group_size=self.model.sampling['group_size'])
         if problems:
             raise ValueError('\n'.join(problems))
+        engine = type(self.model.rollout_engine)
+        if self.max_staleness and engine.submit is RolloutEngine.submit:
+            self.runner.logger.warning(
+                f'`train_cfg.max_staleness` is {self.max_staleness}, but {engine.__name__} samples '
+                f'while updates wait: rollouts are older than they need to be, and no time is '
+                f'saved; leave it out, or use VLLMServerRollout')
 
 
 def mean_over_processes(logs: dict[str, float]) -> dict[str, float]:

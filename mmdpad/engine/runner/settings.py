@@ -6,7 +6,7 @@ from __future__ import annotations
 
 def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulative_counts: int,
                         tokens_per_micro_batch: int | None, num_iterations: int,
-                        max_refills: int, max_skipped_steps: int,
+                        max_refills: int, max_staleness: int, max_skipped_steps: int,
                         group_size: int) -> list[str]:
     """The problems with the settings of :class:`GRPOTrainLoop` and related ones, one sentence each;
     empty if they are valid."""
@@ -27,6 +27,13 @@ def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulativ
     if num_iterations < 1 or max_refills < 0:
         problems.append(f'`num_iterations` should be at least 1 and `max_refills` at least '
                         f'0, but got {num_iterations} and {max_refills}; correct them')
+    if max_staleness < 0:
+        problems.append(f'`max_staleness` should be at least 0 (iterations), but got '
+                        f'{max_staleness}; correct it')
+    elif max_staleness and max_refills:
+        problems.append(f'`max_refills` should be 0 with `max_staleness` ({max_staleness}), since '
+                        f'the update would wait for the refills, but got {max_refills}; set one of '
+                        f'them to 0')
     if max_skipped_steps < 0:
         problems.append(f'`max_skipped_steps` should be at least 0, but got {max_skipped_steps}; '
                         f'correct it')

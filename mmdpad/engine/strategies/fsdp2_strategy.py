@@ -101,7 +101,7 @@ class FSDP2Strategy(DDPStrategy):
             layer.reshards = self.reshard_after_forward  # torch does not expose it
         fully_shard(model, ignored_params=frozen, **options)
         # Methods that the loop calls besides `forward`.
-        for method in ('rollout', 'log_probs'):
+        for method in ('start_rollout', 'log_probs'):
             register_fsdp_forward_method(model, method)
         return model
 

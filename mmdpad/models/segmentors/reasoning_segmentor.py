@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from mmdpad.geometry.coordinates import to_model_frame
 from mmdpad.models.non_finite import naming_samples, shared_message
 from mmdpad.models.precision import find_untrainable_weights
+from mmdpad.models.rollouts.sampling import Responses, evaluating
 from mmdpad.prompts import MAX_OBJECTS, parse_response
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import LossInputs
@@ -27,6 +29,7 @@ from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, Rol
 from . import settings
 from .mask_decoding import decode_masks
 from .reference import frozen_copy, reference_log_probs
+from .started_rollout import StartedRollout
 from .state_hooks import keep_policy_only
 
 Inputs = dict[str, list[Tensor]]
@@ -75,7 +78,7 @@ class ReasoningSegmentor(BaseDetector):
         self.several_objects, self.max_objects = several_objects, max_objects
         self.objective = settings.build_loss(loss)
         self.sampling = settings.training_sampling(train_cfg or {})
-        settings.check_loss(self.objective, self.sampling, self.rollout_engine)
+        self._check_loss()
         self.test_cfg = settings.evaluation_sampling(test_cfg or {})
         keep_policy_only(self)
 
@@ -100,6 +103,20 @@ class ReasoningSegmentor(BaseDetector):
         if self.untrainable:
             raise ValueError(self.untrainable)
 
+    def allow_staleness(self) -> None:
+        """Prepare for training on rollouts of older weights.
+
+        Raises:
+            ValueError: The loss does not correct for it, or not with this rollout engine or
+                sampling.
+        """
+        self.objective.correct_staleness()
+        self._check_loss()
+
+    def _check_loss(self) -> None:
+        settings.check_loss(self.objective, self.sampling, type(self.rollout_engine).__name__,
+                            self.rollout_engine.records_log_probs)
+
     def build_reference(self) -> None:
         """Keep a frozen copy of the current policy if the loss needs a reference (KL) and the
         policy has no adapter; with its adapter off, a policy is its own reference."""
@@ -115,29 +132,62 @@ class ReasoningSegmentor(BaseDetector):
 
     def rollout(self, inputs: Inputs, data_samples: list[DetDataSample],
                 **sampling: Any) -> RolloutBatch:
-        """Sample responses and parse them.
+        """Sample responses and parse them, see :meth:`start_rollout`."""
+        return self.finish_rollout(self.start_rollout(inputs, data_samples, **sampling))
+
+    def start_rollout(self, inputs: Inputs, data_samples: list[DetDataSample],
+                      responses: Responses | None = None, **sampling: Any) -> StartedRollout:
+        """Start to sample responses with the current weights, for :meth:`finish_rollout`.
 
         Args:
             inputs: ``model_image``: B uint8 tensors (3, h, w), RGB; optionally ``image``, the
                 original frames, and ``prompt``, the encoded prompts.
             data_samples: B data samples with ``question``.
+            responses: What an equal call returned before the run was interrupted. Nothing is
+                sampled then.
             **sampling: Overrides of ``train_cfg``, see :class:`RolloutEngine`.
         """
-        return self._sample(inputs, data_samples, **self.sampling | sampling)
+        return self._start(inputs, data_samples, responses, **self.sampling | sampling)
 
-    def _sample(self, inputs: Inputs, data_samples: list[DetDataSample],
-                **sampling: Any) -> RolloutBatch:
-        """:meth:`rollout` within a forward pass; FSDP2 would treat a call of it as another pass."""
+    def _start(self, inputs: Inputs, data_samples: list[DetDataSample],
+               responses: Responses | None = None, **sampling: Any) -> StartedRollout:
+        """:meth:`start_rollout` within a forward pass; FSDP2 would treat a call of it as another
+        pass."""
         prompts = self._encode(inputs, data_samples)
-        with naming_samples(data_samples):
-            responses = self.rollout_engine(self.policy, prompts, **sampling)
+        if responses is None:
+            with naming_samples(data_samples):
+                future = self.rollout_engine.submit(self.policy, prompts, **sampling)
+        else:
+            future = self._resume(prompts, responses)
+        return StartedRollout(inputs, data_samples, prompts, sampling, future)
+
+    @torch.no_grad()
+    def _resume(self, prompts: list[Any], responses: Responses) -> Future[Responses]:
+        """A future as :meth:`RolloutEngine.submit` returned it. A fixed vision tower encodes the
+        images now, since sampling did so, for the update as well."""
+        if self.policy.vision_is_fixed:
+            with evaluating(self.policy):
+                self.policy.encode_images(prompts)
+        future: Future[Responses] = Future()
+        future.set_result(Responses(*(None if part is None else part.to(self.policy.device)
+                                      for part in responses)))
+        return future
+
+    def finish_rollout(self, started: StartedRollout) -> RolloutBatch:
+        """Wait for the responses, and parse them.
+
+        Raises:
+            NonFiniteError: See :class:`RolloutEngine`; the message names the question.
+        """
+        with naming_samples(started.data_samples):
+            responses = started.future.result()
         texts = self.policy.decode(responses.ids.where(responses.mask, self.policy.pad_token))
-        group_size = sampling.get('group_size', 1)
+        inputs, group_size = started.inputs, started.sampling.get('group_size', 1)
         parsed, lengths = zip(*(self._read(text, inputs['model_image'][n // group_size])
                                 for n, text in enumerate(texts)), strict=True)
         return RolloutBatch(
-            data_samples=data_samples, model_images=inputs['model_image'],
-            images=inputs.get('image'), prompts=prompts,
+            data_samples=started.data_samples, model_images=inputs['model_image'],
+            images=inputs.get('image'), prompts=started.prompts,
             group_size=group_size, texts=texts, parsed=list(parsed),
             response_ids=responses.ids, response_mask=responses.mask,
             truncated=responses.truncated, sampling_logp=responses.logp,
@@ -270,9 +320,9 @@ class ReasoningSegmentor(BaseDetector):
         if missing := [row for row, pair in enumerate(stored) if pair is None]:
             samples = [data_samples[row] for row in missing]
             numbers = [sample.get('sample_idx') for sample in samples]
-            rollout = self._sample(
+            rollout = self.finish_rollout(self._start(
                 {name: [values[row] for row in missing] for name, values in inputs.items()},
-                samples, **self.test_cfg, prompt_numbers=None if None in numbers else numbers)
+                samples, **self.test_cfg, prompt_numbers=None if None in numbers else numbers))
             tokens = [None if math.isnan(n) else int(n) for n in rollout.reasoning_tokens.tolist()]
             for row, *answer in zip(missing, rollout.texts, rollout.truncated.tolist(),
                                     rollout.parsed, tokens, strict=True):
@@ -287,7 +337,7 @@ class ReasoningSegmentor(BaseDetector):
 
     def _forward(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[str]:
         """mmdet's mode ``tensor``: return the responses as text."""
-        return self._sample(inputs, data_samples, **self.test_cfg).texts
+        return self.finish_rollout(self._start(inputs, data_samples, **self.test_cfg)).texts
 
     def extract_feat(self, inputs: Inputs) -> Any:
         """The vision tower's features of the model images, one (tokens, channels) per image."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmdpad.models.rollouts.engine import RolloutEngine
 from mmdpad.models.rollouts.sampling import check_sampling
 from mmdpad.registry import MODELS
 from mmdpad.rl import PolicyLoss
@@ -63,8 +62,15 @@ def build_loss(config: Mapping[str, Any]) -> PolicyLoss:
     return loss
 
 
-def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEngine) -> None:
+def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: str,
+               records_log_probs: bool) -> None:
     """Check that the rollout provides what a loss needs.
+
+    Args:
+        loss: The loss.
+        sampling: Sampling settings of rollouts.
+        engine: The name of the rollout engine's class.
+        records_log_probs: See :class:`RolloutEngine`.
 
     Raises:
         ValueError: The engine does not record log-probabilities, or samples from a truncated
@@ -75,14 +81,16 @@ def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: RolloutEng
     if sampling['top_p'] < 1 or sampling['top_k'] > 0:
         raise ValueError(
             f'`train_cfg.top_p` should be 1 and `train_cfg.top_k` 0 where `model.loss` compares '
-            f'the engine\'s log-probabilities (`importance_cap`; the ratio compares complete '
-            f'distributions), but got {sampling["top_p"]} and {sampling["top_k"]}; leave them out')
-    if not engine.records_log_probs:
+            f'the engine\'s log-probabilities (`importance_cap`, which `train_cfg.max_staleness` '
+            f'sets; the ratio compares complete distributions), but got {sampling["top_p"]} and '
+            f'{sampling["top_k"]}; leave them out')
+    if not records_log_probs:
         raise ValueError(
             f'`rollout_engine` should record the log-probabilities of its samples where '
-            f'`model.loss` compares them (`importance_cap`), but got {type(engine).__name__}, '
-            f"which does not; use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or "
-            f'leave `importance_cap` out')
+            f'`model.loss` compares them (`importance_cap`, which `train_cfg.max_staleness` sets), '
+            f'but got {engine}, which does not; set its `records_log_probs=True`, '
+            f"use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or leave "
+            f'`importance_cap` and `max_staleness` out')
 
 
 def not_a_policy_loss(path: str, kind: type) -> str:

@@ -50,6 +50,7 @@ SICK = {
     'reasoning_vanishes': [{}] * 3 + [{'reasoning_tokens': None, 'repetition': None,
                                    'empty_think': 1.0}] * 6,
     'sentences_repeat': [{'repetition': .1 * i} for i in range(9)],
+    'samples_are_outdated': [{'ess/tokens': 1.0 - .1 * i} for i in range(9)],
     'term_saturates': [{'reward/iou': 1.0, 'reward_std/iou': 0.0}] * 9,
     'format_is_never_right': [{'reward/thinking_format': 0.0}] * 9,
     'reward_hacking': [{'reward': float(i)} for i in range(9)],

@@ -168,6 +168,18 @@ def test_told_to_end_at_random_moments(config, tmp_path, processes, tried):
 
 
 @pytest.mark.slow
+@pytest.mark.promise('Training', 'SIGKILL at a random moment',
+                     'no data worker survives; --resume ends bit for bit as an undisturbed run')
+@pytest.mark.parametrize('k, processes', [(1, 1), (2, 1), (2, 2)])
+def test_rollouts_that_are_sampled_ahead(config, tmp_path, k, processes, tried):
+    config.train_cfg.update(max_staleness=k, max_refills=0)
+    config.model.rollout_engine = dict(type='SharedPrefixRollout', records_log_probs=True)
+    done = train(config, tmp_path, 3, processes)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+    tried(f'{processes} process(es), rollouts {k} iteration(s) ahead, killed 3 times')
+
+
+@pytest.mark.slow
 def test_with_an_adapter(config, tmp_path):
     config.model.policy.lora = dict(r=4, lora_alpha=8)
     done = train(config, tmp_path, 3)

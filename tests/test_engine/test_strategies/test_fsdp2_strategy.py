@@ -49,6 +49,28 @@ def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
 
 
 @pytest.mark.slow
+def test_rollouts_sampled_ahead_by_parts(make_config):
+    """The same training and effective sample sizes as of one process; recorded log-probabilities
+    are float32."""
+    changes = {'train_cfg.max_staleness': 1, 'model.rollout_engine':
+               dict(type='SharedPrefixRollout', records_log_probs=True)}
+    configs = [make_config('one', iterations=4, **changes),
+               make_config('parts', 2, 4, strategy=FSDP2, **changes)]
+    whole = run_here(configs[0])
+    launch(configs[1], 2)
+    parts = merge_shards(Path(configs[1].work_dir, 'iter_4.pth'))['state_dict']
+    assert farthest(parts, whole) < 1e-6
+    logs = []
+    for config in configs:
+        (path, ) = Path(config.work_dir).glob('*/vis_data/scalars.json')
+        lines = map(json.loads, path.read_text().splitlines())
+        logs.append([value for line in lines for value in (
+            line['staleness'], line['ess/tokens'], line['ess/sequences'])])
+    assert len(logs[0]) == 12 and logs[1] == pytest.approx(logs[0], rel=1e-5)
+    assert logs[0][::3] == [0, 1, 1, 1] and logs[0][-1] < 0.9999
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('lora', [None, dict(r=4, lora_alpha=8)], ids=['all', 'lora'])
 def test_resumes_on_another_number_of_processes(make_config, tmp_path, lora):
     """From parts of two processes on one and on four, which write one file and keep the weights of
