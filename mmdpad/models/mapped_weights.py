@@ -5,6 +5,7 @@ them."""
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather_object, get_world_size
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -50,6 +51,10 @@ def load_mapped(model_class: Any, source: str, hint: str, dtype: torch.dtype,
         dtype: The dtype of the weights.
         needs_values: Whether the values are needed before the model is sharded.
         **arguments: Further arguments of ``from_pretrained``; with any, the weights are read.
+
+    Raises:
+        ValueError: See :func:`.weights.load_pretrained`; or processes on several machines find
+            different files.
     """
     if not _leaves.get():
         return load_pretrained(model_class, source, hint, dtype=dtype, **arguments)
@@ -84,10 +89,26 @@ def _stored_dtype(model_class: Any, source: str, hint: str) -> tuple[Any, str | 
     if any(path.suffix != '.safetensors' for path in files):
         return None, (f'{files[0].name} is not in safetensors format; save the model again as '
                       f'safetensors (`save_pretrained`), or use a folder that has them')
+    if len(set(all_gather_object(_fingerprint(files)))) > 1:
+        raise ValueError(f'{source!r} should hold the same weights on all machines, since each '
+                         f'process reads only its shards, but the files differ; copy them from '
+                         f'one machine to the others')
     names = {entry['dtype'] for path in files for entry in read_header(path).values()}
     if unknown := sorted(names - _FLOATS.keys()):
         return None, f'the files hold values of the types {", ".join(unknown)}'
     return reduce(torch.promote_types, (_FLOATS[name] for name in names)), None
+
+
+def _fingerprint(files: list[Path]) -> int:
+    """A checksum of pieces of the files, in which other weights differ."""
+    checksum = 0
+    for path in files:
+        size = path.stat().st_size
+        with open(path, 'rb') as file:
+            for start in range(0, size, max(size // 16, 1)):
+                file.seek(start)
+                checksum = zlib.crc32(file.read(4096), checksum)
+    return checksum
 
 
 def _leave(model: PreTrainedModel, stored: torch.dtype, dtype: torch.dtype) -> None:

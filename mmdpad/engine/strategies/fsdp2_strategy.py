@@ -84,7 +84,7 @@ class FSDP2Strategy(DDPStrategy):
         self.cpu_offload = cpu_offload
         self.full_state_dict = full_state_dict
 
-    def _init_model_weights(self, model: nn.Module) -> nn.Module:
+    def _init_model_weights(self, model: Any) -> Any:
         """As in mmengine, but weights that are in files are not broadcast."""
         if self.dispatch_kwargs.get('init_weights_for_test_or_val', True):
             model.init_weights()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -68,6 +68,7 @@ def shard_of(value: Tensor, own: DTensor, device: torch.device | str,
         device, dtype: Of the shard.
     """
     (placement, ) = own.placements
+    assert isinstance(placement, Shard)
     parts = value.chunk(own.device_mesh.size(), placement.dim)
     rank = own.device_mesh.get_local_rank()
     part = parts[rank] if rank < len(parts) else value.narrow(placement.dim, 0, 0)

@@ -16,7 +16,7 @@ def frozen_copy(policy: Any) -> nn.Module:
     """Copy the current policy; a vision tower that is not trained is shared, with its cache.
     Weights that are still in files (:mod:`mmdpad.models.mapped_weights`) are not copied."""
     tower = policy.model.model.visual
-    shared: dict[int, nn.Module] = {**mapped_twins(policy)}
+    shared: dict[int, Any] = dict(mapped_twins(policy))
     if policy.vision_is_fixed:
         shared[id(tower)] = tower
     return copy.deepcopy(policy, shared).requires_grad_(False).eval()
