@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os.path as osp
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from mmengine.config import Config
@@ -14,6 +14,7 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from mmdpad.datasets.reasoning_dataset import for_evaluation
 from mmdpad.models.heads.policy_source import is_about_policy
+from mmdpad.models.mapped_weights import weights_left_in_files
 from mmdpad.registry import MODELS
 
 from .check_config import check_config
@@ -58,8 +59,10 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
             if not training:  # `init_weights` refuses a policy that cannot be trained
                 config.init_weights_for_test_or_val = False
             runner = FlexibleRunner.from_cfg(config)
-            # FlexibleRunner builds the model after the loops, which already need it.
-            runner.model = MODELS.build(runner.model)
+            # FlexibleRunner builds the model after the loops, which already need it. The strategy
+            # reads each process's shards; `init_cfg` would change weights before that.
+            with nullcontext() if runner.model.get('init_cfg') else weights_left_in_files():
+                runner.model = MODELS.build(runner.model)
     if not training:  # its `before_run` would build the loop of a training, and with it the data
         runner._hooks[:] = [hook for hook in runner._hooks
                             if not isinstance(hook, EarlyStoppingHook)]

@@ -328,7 +328,7 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
         number = next((n for n in (2, 4, 8, 16, 32) if make_report(cost, n)['variants'][0][
             'sharded_peak'] <= _TYPICAL_GPU), None)
         fits = f'it needs {number}' if number else 'it does not even fit 32'
-        notes.append(f'no GPU found; sharded ideally, {fits} GPUs of 80 GB')
+        notes.append(f'no GPU found; sharded (FSDP), {fits} GPUs of 80 GB')
     else:
         notes.append('no GPU found; it fits one of 80 GB')
     checkpoint = report['trained_parameters'] * (4 + 4 * cost.setup.state)

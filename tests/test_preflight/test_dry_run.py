@@ -50,7 +50,7 @@ def test_a_sound_config_has_a_summary_and_no_problem(sound):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the note compares with the GPUs here')
 def test_a_step_that_no_number_of_gpus_holds_is_a_note(sound, monkeypatch):
     monkeypatch.setattr(import_module('mmdpad.preflight.dry_run'), '_TYPICAL_GPU', 1)
-    assert 'sharded ideally, it does not even fit 32 GPUs' in '\n'.join(dry_run(sound)[1])
+    assert 'sharded (FSDP), it does not even fit 32 GPUs' in '\n'.join(dry_run(sound)[1])
 
 
 def test_annotations_without_a_target_are_a_note(sound, tmp_path):

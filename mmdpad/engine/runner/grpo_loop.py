@@ -16,7 +16,7 @@ from mmengine.dist import all_gather, all_gather_object, all_reduce, get_rank
 from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor
 
-from mmdpad.engine.strategies import is_sharded, read_weights, shard_as
+from mmdpad.engine.strategies import is_sharded, load_part
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.non_finite import (
     DTYPE_KEY,
@@ -317,10 +317,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             reference.load_state_dict(self.model.policy.state_dict())
         elif hub.get_info('start_checkpoint'):
             # In the first run, `load_from` replaced the config's weights; repeat that here.
-            state, prefix = read_weights(hub.get_info('start_checkpoint')), 'policy.'
-            reference.load_state_dict(shard_as(
-                {name.removeprefix(prefix): value for name, value in state.items()
-                 if name.startswith(prefix)}, reference.state_dict()))
+            load_part(reference, hub.get_info('start_checkpoint'), 'policy.')
 
     def _check_settings(self) -> None:
         problems = find_wrong_settings(

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from mmengine._strategy import DDPStrategy
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast, is_main_process
 from torch import Tensor, nn
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -29,13 +29,14 @@ from torch.distributed.tensor import DTensor
 
 from mmdpad.engine.checkpoints import PLAIN_FILE
 from mmdpad.engine.resuming import fit_optimizer
+from mmdpad.models.mapped_weights import mapped_names, take_mapped
 from mmdpad.models.precision import read_dtype
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.models.weights import load_safe, without_config
 from mmdpad.registry import STRATEGIES
 from mmdpad.utils.files import UNFINISHED, atomic_file
 
-from .sharding import shard_as, to_full
+from .sharding import fill, is_sharded, shard_as, to_full
 
 _OPTIMIZER = 'optimizer.'  # prefix of the names of its tensors
 
@@ -48,6 +49,9 @@ class FSDP2Strategy(DDPStrategy):
     gathered for its own forward and backward pass; embeddings, norms and output head are gathered
     together, for a complete pass. Rollouts, validation and test keep the policy gathered. The
     frozen decoder is on every process.
+
+    Of the policy and the reference, each process reads only its shards, from the safetensors files
+    in ``pretrained`` or from a checkpoint. Every machine needs the same files.
 
     A checkpoint is a folder ``iter_N.pth``: every process writes its shard in safetensors format
     with torch.distributed.checkpoint, and ``plain.pth`` holds the rest. Any number of processes can
@@ -80,6 +84,16 @@ class FSDP2Strategy(DDPStrategy):
         self.cpu_offload = cpu_offload
         self.full_state_dict = full_state_dict
 
+    def _init_model_weights(self, model: Any) -> Any:
+        """As in mmengine, but weights that are in files are not broadcast."""
+        if self.dispatch_kwargs.get('init_weights_for_test_or_val', True):
+            model.init_weights()
+            in_files = mapped_names(model)
+            for name, value in model.state_dict().items():
+                if name not in in_files:
+                    broadcast(value)
+        return model
+
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         if not isinstance(model, ReasoningSegmentor):
             raise TypeError(f'`model` should be a ReasoningSegmentor under `FSDP2Strategy`, but '
@@ -94,12 +108,14 @@ class FSDP2Strategy(DDPStrategy):
         if model.decoder is not None:
             model.decoder.to(device)
             frozen.update(model.decoder.parameters())
+        values = take_mapped(model)
         names = set(model.policy.model._no_split_modules)
         # The reference may share the policy's vision tower: `modules` names it once.
         for layer in [m for m in model.modules() if type(m).__name__ in names]:
             fully_shard(layer, reshard_after_forward=self.reshard_after_forward, **options)
             layer.reshards = self.reshard_after_forward  # torch does not expose it
         fully_shard(model, ignored_params=frozen, **options)
+        fill(model, values, 'cpu' if self.cpu_offload else device)
         # Methods that the loop calls besides `forward`.
         for method in ('start_rollout', 'log_probs'):
             register_fsdp_forward_method(model, method)
@@ -117,6 +133,15 @@ class FSDP2Strategy(DDPStrategy):
     def load_checkpoint(self, filename: str, *, callback: Callable | None = None,
                         **kwargs: Any) -> dict:
         """As in mmengine, from a file or a folder of shards."""
+        if osp.isfile(filename):
+            # Memory-mapped on the CPU, whatever mmengine asks for: only shards are needed.
+            kwargs.pop('map_location', None)
+            self.logger.info(f'Load checkpoint from {filename}')
+            checkpoint = without_config(load_safe(filename))
+            if callback is not None:
+                callback(checkpoint)
+            self.load_model_state_dict(checkpoint.pop('state_dict'), **kwargs)
+            return checkpoint
         if not osp.isdir(filename):
             return super().load_checkpoint(filename, callback=callback, **kwargs)
         self.logger.info(f'Load checkpoint from {filename}')
@@ -211,6 +236,27 @@ def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
     if Path(checkpoint).is_dir():
         return _read_parts(checkpoint, with_optimizer=False)[1]
     return load_safe(str(checkpoint))['state_dict']
+
+
+def load_part(part: nn.Module, checkpoint: str | Path, prefix: str) -> None:
+    """Load a part of a model from a checkpoint, on all processes together; of a sharded part, each
+    process reads only its shards.
+
+    Args:
+        part: The part.
+        checkpoint: A file or a folder of shards.
+        prefix: What precedes the part's names in the checkpoint.
+    """
+    own = part.state_dict()
+    if is_sharded(part) and Path(checkpoint).is_dir():
+        reader = dcp.HuggingFaceStorageReader(str(checkpoint))
+        dcp.load({name: own[name.removeprefix(prefix)]
+                  for name in reader.read_metadata().state_dict_metadata
+                  if name.startswith(prefix)}, storage_reader=reader)  # into `own`
+        return
+    state = {name.removeprefix(prefix): value for name, value in read_weights(checkpoint).items()
+             if name.startswith(prefix)}
+    part.load_state_dict(shard_as(state, own))
 
 
 def _read_parts(folder: str | Path, with_optimizer: bool = True) -> tuple[dict, dict[str, Tensor]]:

@@ -21,9 +21,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
+from mmdpad.models.mapped_weights import load_mapped
 from mmdpad.models.non_finite import DTYPE_KEY, NonFiniteError, diagnose
 from mmdpad.models.precision import read_dtype
-from mmdpad.models.weights import load_pretrained
 from mmdpad.prompts import build_messages, well_formed
 from mmdpad.registry import MODELS
 
@@ -326,9 +326,10 @@ class VLMReasoningHead(BaseModule):
                              f'batch are not finite. {why}', prompt)
 
     def _load_model(self, source: str, dtype: str, **arguments: Any) -> PreTrainedModel:
-        return load_pretrained(
+        return load_mapped(
             self.family.model_class, source, WEIGHTS_HINT,
-            dtype=read_dtype('model.policy.dtype', dtype),
+            read_dtype('model.policy.dtype', dtype),
+            needs_values=bool(self.lora and self.lora.get('use_dora')),
             **{name: value for name, value in arguments.items() if value is not None})
 
 

@@ -9,11 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdpad.models.mapped_weights import mapped_twins
+
 
 def frozen_copy(policy: Any) -> nn.Module:
-    """Copy the current policy; a vision tower that is not trained is shared, with its cache."""
+    """Copy the current policy; a vision tower that is not trained is shared, with its cache.
+    Weights that are still in files (:mod:`mmdpad.models.mapped_weights`) are not copied."""
     tower = policy.model.model.visual
-    shared = {id(tower): tower} if policy.vision_is_fixed else {}
+    shared: dict[int, Any] = dict(mapped_twins(policy))
+    if policy.vision_is_fixed:
+        shared[id(tower)] = tower
     return copy.deepcopy(policy, shared).requires_grad_(False).eval()
 
 

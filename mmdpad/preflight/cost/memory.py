@@ -51,14 +51,38 @@ def peak(moments: Mapping[str, Mapping[str, float]]) -> tuple[str, float]:
     return moment, totals[moment]
 
 
-def full_shard(moments: Mapping[str, Mapping[str, float]], gpus: int) -> dict[str, Bytes]:
-    """Divide everything that scales with the number of weights by ``gpus``. Gathered layers are not
-    counted: this is the ideal that ``FSDP2Strategy`` approaches."""
+def full_shard(moments: Mapping[str, Mapping[str, float]], gpus: int, shape: PolicyShape,
+               setup: Setup) -> dict[str, Bytes]:
+    """Return the moments of :func:`step_memory` under ``FSDP2Strategy``, whose ``param_dtype`` is
+    the dtype of the passes: everything that scales with the number of weights is divided by
+    ``gpus``; what is gathered at a time is added."""
     shared = {'weights', 'adapter', 'optimizer state', 'gradients', 'reference',
-              'bfloat16 copies of weights', 'optimizer, temporary'}
+              'optimizer, temporary'}
+    dropped = {'gradient buckets', 'bfloat16 copies of weights'}
+    gathered = _gathered(shape, setup)
     return {name: {part: value / gpus if part in shared else value
-                   for part, value in parts.items() if part != 'gradient buckets'}
+                   for part, value in parts.items() if part not in dropped}
+            | {part: gathered[part] for part in _GATHERED_IN.get(name.split(',')[0], ())}
             for name, parts in moments.items()}
+
+
+# Moment, up to its comma -> entries of :func:`_gathered`.
+_GATHERED_IN = {'forward': ('gathered layers', 'gathered ends'),
+                'reference': ('gathered layers', 'gathered ends'),
+                'backward': ('gathered layers', 'gathered ends', 'gathered gradients'),
+                'rollout': ('gathered policy', 'gathered ends')}
+
+
+def _gathered(shape: PolicyShape, setup: Setup) -> Bytes:
+    """Bytes that ``FSDP2Strategy`` gathers: in a pass, a layer and the next one, and embeddings,
+    norms and output head (of the reference, too); in a rollout, the policy."""
+    layer = shape.text.linear // shape.text.layers
+    ends = shape.parameters - shape.vision_parameters - shape.text.linear
+    models = 1 + (setup.reference and not setup.lora_rank)
+    return {'gathered layers': setup.compute_bytes * 2 * layer,
+            'gathered ends': setup.compute_bytes * models * ends,
+            'gathered gradients': 0 if setup.lora_rank else setup.compute_bytes * (layer + ends),
+            'gathered policy': setup.compute_bytes * (shape.parameters - ends)}
 
 
 def trained_weights(shape: PolicyShape, setup: Setup) -> int:

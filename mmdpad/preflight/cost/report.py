@@ -101,13 +101,16 @@ def _variant(cost: TrainingCost, variant: Variant, gpus: int,
              gpu_memory: float | None) -> dict[str, Any]:
     moments = _memory(cost, variant.setup, gpus)
     moment, size = peak(moments)
-    sharded = peak(full_shard(moments, gpus))[1]
+    shards = full_shard(moments, gpus, cost.shape, variant.setup)
+    sharded = peak(shards)[1]
+    updates = peak({name: parts for name, parts in shards.items() if name != 'rollout'})[1]
 
     def fits(size: float) -> bool | None:
         return None if gpu_memory is None else size <= gpu_memory * GB
 
     return dict(name=variant.name, how=variant.how, built=variant.how != 'not built', peak=size,
-                moment=moment, fits=fits(size), sharded_peak=sharded, sharded_fits=fits(sharded))
+                moment=moment, fits=fits(size), sharded_peak=sharded, sharded_fits=fits(sharded),
+                sharded_update_peak=updates, sharded_update_fits=fits(updates))
 
 
 def format_report(report: Mapping[str, Any]) -> str:
@@ -170,16 +173,17 @@ def _list_parts(parts: Iterable[tuple[str, float]]) -> str:
 
 def _format_variants(report: Mapping[str, Any]) -> list[str]:
     gpus = report['gpus']
-    shard = f'{gpus} shards' if gpus > 1 else ''
-    lines = [f'{"GB per GPU, peak":50}{"":>11}{shard:>12}'.rstrip()]
+    shard = f'{gpus} shards{"update":>15}' if gpus > 1 else ''
+    lines = [f'{"GB per GPU, peak":50}{"":>14}  {shard}'.rstrip()]
     for row in report['variants']:
         cells = f'{row["name"]:50}{row["peak"] / GB:8.1f}{_verdict(row["fits"]):>6}'
         if gpus > 1:
-            cells += f'{row["sharded_peak"] / GB:9.1f}{_verdict(row["sharded_fits"]):>6}'
+            cells += ''.join(f'{row[f"{which}_peak"] / GB:9.1f}{_verdict(row[f"{which}_fits"]):>6}'
+                             for which in ('sharded', 'sharded_update'))
         lines.append(f'{cells}  {row["how"]}'.rstrip())
     if gpus > 1:
-        lines.append('shards: weights, gradients, optimizer state and reference divided by '
-                     'the number of GPUs (ideal for FSDP2Strategy, without the layers it gathers)')
+        lines.append('shards: with FSDP2Strategy, including the layers it gathers, and for a '
+                     'rollout the policy; update: without rollouts, as where servers sample')
     return lines
 
 

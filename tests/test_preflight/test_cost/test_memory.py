@@ -156,8 +156,21 @@ def test_moments_are_not_added_up_and_shards_divide_what_is_per_weight(head):
                for parts in moments.values())
     _, size = peak(moments)
     assert size == max(sum(parts.values()) for parts in moments.values())
-    shards = full_shard(moments, 4)['optimizer step']
+    sharded = full_shard(moments, 4, shape, Setup())
+    shards = sharded['optimizer step']
     # Weights, reference, two moments, gradients, and one more for a moment; a quarter of each.
     assert sum(shards.values()) == 6 * 4 * shape.parameters / 4 + 7
+    text = shape.text
+    layer = 2 * text.hidden * text.attention + 2 * text.hidden * text.kv + (
+        3 * text.hidden * text.intermediate)
+    ends = sum(p.numel() for name, p in head.model.named_parameters()
+               if '.visual.' not in name and not ('.layers.' in name and p.ndim == 2))
+    assert sharded['forward']['gathered layers'] == 4 * 2 * layer
+    assert sharded['forward']['gathered ends'] == 4 * 2 * ends
+    assert sharded['backward, end']['gathered gradients'] == 4 * (layer + ends)
+    assert sharded['rollout']['gathered policy'] + 4 * ends == 4 * shape.parameters
+    lora = Setup(lora_rank=4, weight_bytes=2)
+    adapted = full_shard(step_memory(shape, lora, work, gpus=4), 4, shape, lora)['backward, end']
+    assert adapted['gathered ends'] == 2 * ends and adapted['gathered gradients'] == 0
     views = step_memory(shape, Setup(bucket_views=True), work, gpus=4)
     assert 'gradient buckets' not in views['forward']
