@@ -6,8 +6,6 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-
 _SHOWN = 500  # characters of a server's own message
 _CONNECT = 10.0  # seconds for a connection, before any work is done
 
@@ -67,6 +65,7 @@ class Server:
         return self._request('POST', path, json, timeout)
 
     def _request(self, method: str, path: str, json: Any, timeout: float) -> Any:
+        import requests  # opens a socket, to see whether there is IPv6
         try:
             with requests.Session() as session:
                 session.trust_env = False  # a proxy for the internet leads to no server of ours
