@@ -15,13 +15,12 @@ import psutil
 import pytest
 import torch
 from mmengine.runner import Runner
-from test_real_vllm import PYTHON, Case
+from test_real_vllm import Case, environment_python
 
 from mmdpad.models import SharedPrefixRollout, VLLMServerRollout
 from mmdpad.models.rollouts import vllm_server_rollout
 from mmdpad.models.rollouts.vllm_client import ServerError
 from mmdpad.toy import POLICY_WEIGHTS
-from mmdpad.utils.vllm_versions import find_environment
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(
@@ -62,8 +61,7 @@ class Started:
 
 @pytest.fixture(scope='module')
 def servers(tmp_path_factory):
-    python = os.environ.get(PYTHON) or find_environment()
-    if python is None:
+    if (python := environment_python()) is None:
         pytest.skip('no environment with vLLM; make it: `python3 tools/set_up/vllm_environment.py`')
     started = [Started(python, tmp_path_factory.mktemp('servers'), n) for n in range(2)]
     try:
