@@ -46,6 +46,12 @@ class ServerError(RuntimeError):
         return self.status is not None and 400 <= self.status < 500
 
 
+    @property
+    def is_non_finite(self) -> bool:
+        """Whether log-probabilities were NaN, which 0.30 and 0.31 cannot write as JSON."""
+        return 'not JSON compliant' in self.what
+
+
 class Server:
     """One ``vllm serve`` process. Its methods may be called from several threads.
 

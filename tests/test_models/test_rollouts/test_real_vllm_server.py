@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from test_real_vllm import Case, environment_python
 
 from mmdpad.models import SharedPrefixRollout, VLLMServerRollout
+from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.models.rollouts import vllm_server_rollout
 from mmdpad.models.rollouts.vllm_client import ServerError
 from mmdpad.toy import POLICY_WEIGHTS
@@ -107,9 +108,9 @@ def test_a_server_started_otherwise_is_refused(case, servers):
 def test_logits_that_are_not_finite_are_found(case):
     with torch.no_grad():
         case.head.model.model.language_model.norm.weight.fill_(torch.nan)
-    with pytest.raises((ServerError, ArithmeticError, RuntimeError)) as found:
+    with pytest.raises(NonFiniteError):
         case.engine(case.head, case.prompts, temperature=0, max_new_tokens=4)
-    assert 'finite' in str(found.value) or 'JSON compliant' in str(found.value)
+    assert not case.engine.lost
 
 
 def test_a_server_killed_amid_its_requests_is_left_to_the_other(case, servers):
