@@ -57,6 +57,7 @@ setup(
         'numpy>=1.24,<3',
         'pillow>=9.4',
         'packaging>=23',
+        'requests>=2.31',
         'psutil>=5.9.4',
         'safetensors>=0.8',
         'tensorboard>=2.12',

@@ -13,9 +13,9 @@ from mmengine.runner import Runner
 from mmdpad.datasets.checking import as_built, find_datasets
 from mmdpad.engine.check_config import check_config
 from mmdpad.engine.strategies import FSDP2Strategy
-from mmdpad.models import HFSAMDecoder, ReasoningSegmentor, VLLMRollout
+from mmdpad.models import HFSAMDecoder, ReasoningSegmentor, VLLMRollout, VLLMServerRollout
 from mmdpad.prompts import parse_response
-from mmdpad.registry import HOOKS, METRICS, MODELS, OPTIMIZERS, STRATEGIES
+from mmdpad.registry import HOOKS, METRICS, MODELS, OPTIMIZERS, ROLLOUTS, STRATEGIES
 from mmdpad.rewards import RewardComposition, discriminative_reward
 from mmdpad.toy import CLIP_WEIGHTS, POLICY_WEIGHTS, SAM_WEIGHTS
 from mmdpad.toy.policy_folder import make_policy_folder
@@ -130,6 +130,14 @@ def test_vllm_changes_nothing_but_the_sampling():
     assert engine.pop('type') == 'VLLMRollout'
     assert engine.keys() <= inspect.signature(VLLMRollout).parameters.keys()
     assert vllm == lora
+
+
+def test_servers_change_nothing_but_the_sampling():
+    lora, servers = (Config.fromfile(path).to_dict() for path in (
+        LORA, ROOT / 'configs/dpad/qwen7b_vllm_servers_reasonseg.py'))
+    assert servers['model']['loss'].pop('importance_cap') == 2.0
+    engine = ROLLOUTS.build(servers['model'].pop('rollout_engine'))
+    assert isinstance(engine, VLLMServerRollout) and servers == lora
 
 
 # Folder of the weights, side of the model image, family.

@@ -20,6 +20,7 @@ COMMANDS = {
     'demo': 'a browser page: ask, watch the reasoning, see the mask',
     'train': 'train a config, smoke-test it, or check it',
     'test': 'evaluate a checkpoint on the test set',
+    'serve-rollouts': 'start a vLLM server that samples responses for a training',
     'run': 'run a script of tools/ by name: report, convert, check_dataset, ...',
     'doctor': 'what is installed, what is missing, and the commands that fix it',
     'build-mmcv': 'build mmcv with its operators for the installed torch',

@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         from mmdpad.engine.hooks.response_cache_hook import find_answers
         from mmdpad.evaluation.results import describe_results
         from mmdpad.models.non_finite import NonFiniteError
+        from mmdpad.models.rollouts.vllm_client import ServerError
+        from mmdpad.models.rollouts.weight_transfer import WeightTransferError
     check_checkpoint('checkpoint', args.checkpoint, cfg)
     cfg.load_from = args.checkpoint
     if problems := apply_flags(cfg, args):
@@ -86,7 +88,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         if pickled:
             _add_dump(runner, args.out)
         metrics = runner.test()
-    except (DatasetError, NonFiniteError, UnsuitableConfig) as error:
+    except (DatasetError, NonFiniteError, ServerError, UnsuitableConfig,
+            WeightTransferError) as error:
         raise SystemExit(str(error)) from error
     if pickled and is_main_process():
         print(args.out)

@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         from mmdpad.engine.checkpoints import find_fault
         from mmdpad.engine.flags import apply_flags
         from mmdpad.models.non_finite import NonFiniteError
+        from mmdpad.models.rollouts.vllm_client import ServerError
+        from mmdpad.models.rollouts.weight_transfer import WeightTransferError
     earlier = sorted(Path(cfg.work_dir).glob('*.pth'))
     if args.resume:
         cfg.resume = True
@@ -77,7 +79,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     try:
         with lock_work_dir(cfg.work_dir) if rank == '0' else nullcontext():
             build_runner(cfg).train()
-    except (DatasetError, NonFiniteError, UnsuitableConfig) as error:
+    except (DatasetError, NonFiniteError, ServerError, UnsuitableConfig,
+            WeightTransferError) as error:
         raise SystemExit(str(error)) from error
     except OSError as error:
         if error.errno not in _UNWRITABLE:

@@ -28,7 +28,8 @@ from mmdpad.models.heads.lora import lora_config
 from mmdpad.models.heads.quantization import quantization_config
 from mmdpad.models.heads.vlm_reasoning_head import check_attention
 from mmdpad.models.precision import find_wrong_dtype
-from mmdpad.models.rollouts import RolloutEngine
+from mmdpad.models.rollouts import RolloutEngine, VLLMServerRollout
+from mmdpad.models.rollouts.vllm_client import find_servers
 from mmdpad.models.segmentors.settings import (
     TRAIN_CFG,
     evaluation_sampling,
@@ -378,7 +379,7 @@ def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
             yield describe_refusal(path, entry, error)
 
 
-def _refusal(check: Callable[[Any], None], name: str) -> Callable[..., Iterator[str]]:
+def _refusal(check: Callable[[Any], object], name: str) -> Callable[..., Iterator[str]]:
     """Make a check of one argument from a function that raises."""
     def problems(entry: Mapping[str, Any], path: str) -> Iterator[str]:
         if name in entry:
@@ -408,7 +409,8 @@ def _check_detector(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
     BaseDataset: _check_dataset,
     VLMReasoningHead: _check_policy, ReasoningSegmentor: _check_segmentor,
-    RolloutEngine: _check_engine, DiscriminativeReward: _check_discriminative,
+    RolloutEngine: _check_engine, VLLMServerRollout: _refusal(find_servers, 'urls'),
+    DiscriminativeReward: _check_discriminative,
     DetectorDecoder: _check_detector, SAMDecoder: _refusal(check_name, 'model'),
     HFSAMDecoder: _refusal(check_image_dtype, 'dtype'),
     CLIPDiscriminator: _refusal(check_precision, 'precision')}

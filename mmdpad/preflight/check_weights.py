@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from mmdpad.engine.check_arguments import missing_arguments
+from mmdpad.engine.check_arguments import REFUSALS, describe_refusal, missing_arguments
 from mmdpad.engine.config_nodes import Node
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.adapter_folder import find_adapter
@@ -25,9 +25,11 @@ from mmdpad.models.heads.lora import add_lora
 from mmdpad.models.heads.named_weights import check_handover
 from mmdpad.models.heads.policy_source import policy_problems
 from mmdpad.models.heads.quantization import read_quantization
+from mmdpad.models.rollouts.vllm_client import ServerError
+from mmdpad.models.rollouts.weight_transfer import WeightTransferError
 from mmdpad.models.sources import find_folder
 from mmdpad.preflight.cost.shapes import build_on_meta
-from mmdpad.registry import HOOKS, MODELS, REWARDS, WEIGHT_INITIALIZERS
+from mmdpad.registry import HOOKS, MODELS, REWARDS, ROLLOUTS, WEIGHT_INITIALIZERS
 
 FILE_ARGUMENTS = ('pretrained', 'checkpoint')
 """Arguments of classes that name their weights."""
@@ -68,6 +70,28 @@ def handover_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
         check_handover(model, bool(policy.get('quantization') or read_quantization(source)))
     except ValueError as error:
         yield f'`{path}`: {error}'
+
+
+def server_problems(node: Node, policy: Mapping[str, Any]) -> Iterator[str]:
+    """Ask the servers of a :class:`VLLMServerRollout`, and report why they cannot serve a policy.
+
+    Args:
+        node: The engine, with arguments that fit.
+        policy: See :func:`handover_problems`.
+
+    Yields:
+        One line, or nothing.
+    """
+    source = str(find_folder(policy['pretrained']))
+    model = AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict()
+    try:
+        ROLLOUTS.build(node.entry).check_servers(model)
+    except REFUSALS as error:
+        yield describe_refusal(node.path, node.entry, error)
+    except ImportError as error:
+        yield f'`{node.path}`: {error}'
+    except (ServerError, WeightTransferError) as error:
+        yield f'`{node.path}`: {" ".join(str(error).splitlines())}'
 
 
 def _find(entry: dict, example: str = 'NAME') -> tuple[str, list[str]]:

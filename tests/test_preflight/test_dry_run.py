@@ -150,6 +150,17 @@ BROKEN = {
     'a text for a number': (dict(train_cfg__max_iters='many'),
                             "`train_cfg.max_iters` should be int, but got 'many'"),
     'package': (dict(model__rollout_engine__engine__type='VLLMRollout'), 'needs vllm'),
+    'a server that is not up': (
+        dict(model__rollout_engine=dict(_delete_=True, type='VLLMServerRollout',
+                                        urls=['http://127.0.0.1:9'])),
+        '`model.rollout_engine`: vLLM server http://127.0.0.1:9 cannot be used: '),
+    'an address of a server': (
+        dict(model__rollout_engine=dict(_delete_=True, type='VLLMServerRollout', urls=['a:8000'])),
+        "`model.rollout_engine.urls` should hold addresses such as"),
+    'how weights get to servers': (
+        dict(model__rollout_engine=dict(_delete_=True, type='VLLMServerRollout',
+                                        urls=['http://127.0.0.1:9'], transfer=dict(backend='mpi'))),
+        "transfer.backend` should be one of ('files', 'nccl'), but got 'mpi'"),
 }
 
 

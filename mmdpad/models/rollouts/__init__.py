@@ -4,6 +4,7 @@ from .hf_rollout import HFRollout
 from .sampling import Responses
 from .shared_prefix_rollout import SharedPrefixRollout
 from .vllm_rollout import VLLMRollout
+from .vllm_server_rollout import VLLMServerRollout
 
 __all__ = ['DrawingEngine', 'HFRollout', 'Responses', 'RolloutEngine', 'SharedPrefixRollout',
-           'VLLMRollout']
+           'VLLMRollout', 'VLLMServerRollout']

@@ -55,15 +55,22 @@ def check_agreement(engine: DrawingEngine, head: VLMReasoningHead,
         assert found is not None
         expected, _ = head.log_probs(prompts[:1], ids, torch.ones_like(ids).bool())
     distance = float((found - expected).abs().mean())
-    # bfloat16 rounds each logit by a few hundredths.
-    precise = torch.finfo(head.model.dtype).bits >= 32 and not torch.is_autocast_enabled(
-        head.device.type)
-    if not distance < (bound := 1e-2 if precise else 0.5):
+    if not distance < (bound := most_rounding(head)):
         raise RuntimeError(
             f'{type(engine).__name__} should sample the policy that is trained, but with the '
             f'adapter in {", ".join(beyond)} its log-probabilities are off by {distance:.2g} nats '
             f'on average, more than rounding explains ({bound:g}); use '
             f"`rollout_engine=dict(type='HFRollout')`, or remove these from `lora.target_modules`")
+
+
+def most_rounding(head: VLMReasoningHead) -> float:
+    """How far log-probabilities of two computations may be apart on average, in nats.
+
+    bfloat16 rounds each logit by a few hundredths.
+    """
+    precise = torch.finfo(head.model.dtype).bits >= 32 and not torch.is_autocast_enabled(
+        head.device.type)
+    return 1e-2 if precise else 0.5
 
 
 def layers_beyond(head: VLMReasoningHead) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,6 +91,25 @@ class RolloutEngine(ABC):
         numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
         return self.sample(head, prompts, Sampling(group_size, temperature, max_new_tokens, top_p,
                                                    top_k, seed, numbers))
+
+    def submit(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
+               **sampling: Any) -> Future[Responses]:
+        """Start to sample with the current weights, and return a future of the responses.
+
+        An engine that samples elsewhere overrides this: it has taken its copy of the weights when
+        the call returns, and samples in the background while the policy is updated. Its futures
+        finish in the order of the calls, and an error of the sampling is raised by their
+        ``result()``. :meth:`__call__` may come in between, with newer weights (a validation), and
+        must not change what pending futures return. By default, everything happens within this
+        call, and the future is finished.
+
+        Args:
+            head, prompts: See :meth:`__call__`.
+            **sampling: Its other arguments.
+        """
+        future: Future[Responses] = Future()
+        future.set_result(self(head, prompts, **sampling))
+        return future
 
     @abstractmethod
     def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],

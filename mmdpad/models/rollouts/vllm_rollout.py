@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -12,22 +10,26 @@ from typing import Any
 
 import torch
 from mmengine.dist import get_world_size
-from PIL import Image
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.named_weights import check_handover, named_weights, weights_version
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
-from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.registry import ROLLOUTS
 from mmdpad.utils.vllm_versions import is_for_cpus
 
 from .engine import RolloutEngine
 from .sampling import Responses, Sampling
+from .vllm_requests import (
+    check_prompt,
+    image_name,
+    read_outputs,
+    request_seed,
+    sampling_settings,
+    to_image,
+    tokens_to_expand,
+)
 from .vllm_weights import reload_weights
 
-_NEVER = -100.0  # the strongest bias that vLLM allows
 _SPLITS = ('tensor_parallel_size', 'pipeline_parallel_size', 'data_parallel_size')
 
 
@@ -107,15 +109,7 @@ class VLLMRollout(RolloutEngine):
         if (needed := max(map(len, prompts)) + how.max_new_tokens) > self.max_model_len:
             raise ValueError(f'`rollout_engine.max_model_len` should be at least {needed}, the '
                              f'tokens of a prompt and its response, but got {self.max_model_len}')
-        draws = how.temperature > 0
-        records = self.records_log_probs and draws and how.top_p == 1 and how.top_k == 0
-        greedy = dict(n=1, temperature=0.0)
-        drawn = dict(n=how.group_size, temperature=how.temperature, top_p=how.top_p,
-                     top_k=how.top_k)
-        settings = dict(
-            **(drawn if draws else greedy), max_tokens=how.max_new_tokens,
-            stop_token_ids=head.end_tokens, logprobs=0, detokenize=False,
-            logit_bias={token: _NEVER for token in head.vision_token_ids})
+        settings = sampling_settings(head, how)
         # An AMP context around the rollout must not affect the engine.
         with torch.autocast(head.device.type, enabled=False):
             self._wake(head)
@@ -125,10 +119,9 @@ class VLLMRollout(RolloutEngine):
                 [SamplingParams(**settings, seed=request_seed(how.seed, number))
                  for number in how.prompt_numbers], use_tqdm=False)
             self._sleep()
-        check_prompts(prompts, outputs)
-        check_log_probs(outputs)
-        return read_outputs(outputs, 1 if draws else how.group_size,
-                            head.pad_token, records, head.device)
+        for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
+            check_prompt(number, prompt, output.prompt_token_ids)
+        return read_outputs(outputs, how, head, self.records_log_probs)
 
     def _wake(self, head: VLMReasoningHead) -> None:
         """Start or wake the engine, and give it the policy's weights if they have changed."""
@@ -174,84 +167,10 @@ class VLLMRollout(RolloutEngine):
 
 
 def make_request(prompt: EncodedPrompt, version: str) -> dict[str, Any]:
-    """Make vLLM's request for a prompt, with one image token, which vLLM expands for the image.
-
-    vLLM caches the vision tower's features by the image's name, even when weights change, so the
-    name includes their version.
-    """
-    assert prompt.image is not None
-    is_image = prompt.token_types == 1
-    first = is_image.int().diff(prepend=is_image.new_zeros(1).int()) == 1
-    image = prompt.image.cpu().permute(1, 2, 0).contiguous().numpy()
-    name = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-    return dict(prompt_token_ids=prompt.input_ids[~is_image | first].tolist(),
-                multi_modal_data={'image': Image.fromarray(image)},
-                multi_modal_uuids={'image': [f'{version}-{name}']})
-
-
-def request_seed(seed: int | Sequence[int], number: int) -> int:
-    """Derive a prompt's seed in [0, 2^62); vLLM adds the response's index in its group."""
-    seeds = [seed] if isinstance(seed, int) else [*seed]
-    digest = hashlib.sha256(repr([*map(int, seeds), int(number)]).encode()).digest()
-    return int.from_bytes(digest[:8], 'big') >> 2
-
-
-def check_prompts(prompts: Sequence[EncodedPrompt], outputs: Sequence[Any]) -> None:
-    """Raise a RuntimeError unless vLLM saw the policy's own prompts, image tokens included."""
-    for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
-        own, seen = prompt.input_ids.tolist(), list(output.prompt_token_ids)
-        if own != seen:
-            raise RuntimeError(
-                f'vLLM should see the same prompt as the policy, but prompt {number} has '
-                f'{len(own)} tokens here and {len(seen)} different ones there; check that vLLM '
-                f'reads the same processor files, and that `engine_options` keep the image as is')
-
-
-def check_log_probs(outputs: Sequence[Any]) -> None:
-    """Raise a :class:`NonFiniteError` if a token's log-probability is not finite: with NaN logits,
-    vLLM silently chooses some token."""
-    for number, output in enumerate(outputs):
-        for row in output.outputs:
-            for place, (token, at) in enumerate(zip(row.token_ids, row.logprobs, strict=True)):
-                if not math.isfinite(at[token].logprob):
-                    raise NonFiniteError(
-                        f"vLLM's logits of token {place + 1} of a response to prompt {number} of "
-                        f'the batch are not finite. Try '
-                        f"`rollout_engine=dict(type='SharedPrefixRollout')`, which names the first "
-                        f'such layer if the policy itself is at fault; otherwise set another '
-                        f'`rollout_engine.dtype`', number)
-
-
-def read_outputs(outputs: Sequence[Any], repeats: int, pad_token: int, records: bool,
-                 device: torch.device) -> Responses:
-    """Convert vLLM's output to :class:`Responses`.
-
-    Args:
-        outputs: B ``RequestOutput`` of vLLM, with a ``CompletionOutput`` for each response.
-        repeats: How often each response counts.
-        pad_token: Padding after a response's end.
-        records: Whether log-probabilities were requested.
-        device: Device of the tensors.
-    """
-    rows = [row for output in outputs for row in sorted(output.outputs, key=lambda one: one.index)
-            for _ in range(repeats)]
-    if unknown := {row.finish_reason for row in rows} - {'stop', 'length'}:
-        raise RuntimeError(f'vLLM should end a response at an end token or the length limit, but '
-                           f'got {sorted(map(str, unknown))}')
-
-    def padded(values: list[list], dtype: torch.dtype, padding: float) -> Tensor:
-        return pad_sequence([torch.tensor(row, dtype=dtype) for row in values], batch_first=True,
-                            padding_value=padding).to(device)
-
-    tokens = [list(row.token_ids) for row in rows]
-    logp = None
-    if records:
-        logp = padded([[at[token].logprob for token, at in zip(ids, row.logprobs, strict=True)]
-                       for ids, row in zip(tokens, rows, strict=True)], torch.float32, 0.0)
-    return Responses(
-        padded(tokens, torch.long, pad_token),
-        padded([[True] * len(ids) for ids in tokens], torch.bool, False),
-        torch.tensor([row.finish_reason == 'length' for row in rows], device=device), logp)
+    """Make a request to ``vllm.LLM`` for a prompt."""
+    return dict(prompt_token_ids=tokens_to_expand(prompt),
+                multi_modal_data={'image': to_image(prompt)},
+                multi_modal_uuids={'image': [image_name(prompt, version)]})
 
 
 def _free_cache() -> None:

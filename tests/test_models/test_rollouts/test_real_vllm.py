@@ -18,6 +18,7 @@ from mmdpad.models.rollouts import vllm_rollout, vllm_weights
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.policy_folder import make_policy_folder
 from mmdpad.toy.shapes_world import SHAPES_PROMPT_TEMPLATE
+from mmdpad.utils.vllm_versions import find_environment
 
 pytestmark = pytest.mark.slow
 HERE = find_spec('vllm') is not None
@@ -37,11 +38,7 @@ MISSING = ['language_model.layers.0.self_attn.k_proj.weight', 'language_model.no
 
 
 def environment_python() -> str | None:
-    if PYTHON in os.environ:
-        return os.environ[PYTHON]
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    made = sorted(cache.glob('mmdpad/environments/vllm-*/.mmdpad-vllm'))
-    return str(made[-1].parent / 'bin/python') if made else None
+    return os.environ.get(PYTHON) or find_environment()
 
 
 @pytest.mark.skipif(HERE, reason='this is that environment')
@@ -70,14 +67,14 @@ def make_engine(family='toy', **options):
 class Case:
     """A policy, its prompts, and an engine that starts with the first comparison."""
 
-    def __init__(self, folder, family='toy', **policy):
+    def __init__(self, folder, family='toy', engine=None, **policy):
         self.head = VLMReasoningHead(folder, prompt_template=SHAPES_PROMPT_TEMPLATE,
                                      **policy).eval()
         made = torch.Generator().manual_seed(0)
         images = [torch.randint(0, 256, (3, *size), generator=made, dtype=torch.uint8)
                   for size in SIZES[family]]
         self.prompts = self.head.encode_prompts(images, QUESTIONS)
-        self.engine = make_engine(family)
+        self.engine = engine or make_engine(family)
 
     def check(self):
         """The engine compares the prompts itself, token by token."""

