@@ -62,8 +62,8 @@ def test_the_architecture_page_names_every_folder_of_the_package():
     there = sorted(path.parent.name for path in ROOT.glob('mmdpad/*/__init__.py'))
     assert sorted(re.findall(r'^  (\w+)/ ', tree, re.M)) == there
     assert sorted(re.findall(r'\w+', ' '.join(rows))) == there
-    (commands, ) = re.findall(r'the command mmdpad: (.*)', tree)
-    assert sorted(commands.split(', ')) == sorted(COMMANDS)
+    (commands, ) = re.findall(r'the command mmdpad: (.*(?:\n {5}.*)*)', tree)
+    assert sorted(re.split(r',\s+', commands)) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import requests
 from packaging.version import Version
 
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
@@ -44,6 +43,12 @@ class ServerError(RuntimeError):
     def refused(self) -> bool:
         """Whether the request was at fault, so that another server would refuse it, too."""
         return self.status is not None and 400 <= self.status < 500
+
+
+    @property
+    def is_non_finite(self) -> bool:
+        """Whether log-probabilities were NaN, which 0.30 and 0.31 cannot write as JSON."""
+        return 'not JSON compliant' in self.what
 
 
 class Server:
@@ -85,6 +90,7 @@ class Server:
         return self._request('POST', path, json, timeout)
 
     def _request(self, method: str, path: str, json: Any, timeout: float) -> Any:
+        import requests  # opens a socket, to see whether there is IPv6
         try:
             with requests.Session() as session:
                 session.trust_env = False  # a proxy for the internet leads to no server of ours

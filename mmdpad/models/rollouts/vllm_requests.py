@@ -79,12 +79,15 @@ def check_log_probs(outputs: Sequence[Any]) -> None:
         for row in output.outputs:
             for place, (token, at) in enumerate(zip(row.token_ids, row.logprobs, strict=True)):
                 if not math.isfinite(at[token].logprob):
-                    raise NonFiniteError(
-                        f"vLLM's logits of token {place + 1} of a response to prompt {number} of "
-                        f'the batch are not finite. Try '
-                        f"`rollout_engine=dict(type='SharedPrefixRollout')`, which names the first "
-                        f'such layer if the policy itself is at fault; otherwise set another '
-                        f'`rollout_engine.dtype`', number)
+                    raise non_finite(f'of token {place + 1} of a response', number)
+
+
+def non_finite(where: str, number: int) -> NonFiniteError:
+    """Make the error for logits of a prompt's responses that are not finite."""
+    return NonFiniteError(
+        f"vLLM's logits {where} to prompt {number} of the batch are not finite. Try "
+        f"`rollout_engine=dict(type='SharedPrefixRollout')`, which names the first such layer if "
+        f'the policy itself is at fault; otherwise set another `rollout_engine.dtype`', number)
 
 
 def read_outputs(outputs: Sequence[Any], how: Sampling, head: VLMReasoningHead,

@@ -25,7 +25,13 @@ from .agreement import most_rounding
 from .engine import RolloutEngine
 from .sampling import Responses, Sampling, evaluating
 from .vllm_client import Answer, Server, ServerError, check_server, find_servers, generate
-from .vllm_requests import check_prompt, read_outputs, request_seed, sampling_settings
+from .vllm_requests import (
+    check_prompt,
+    non_finite,
+    read_outputs,
+    request_seed,
+    sampling_settings,
+)
 from .weight_transfer import WeightTransfer
 
 _PROBE = 8
@@ -42,7 +48,7 @@ class VLLMServerRollout(RolloutEngine):
     that use the old ones have been answered; every answer is tied to the version of the weights
     that its server has. A server that fails is not used again: its requests go to the others, and
     if none is left, the rollout fails with what was seen of each. Draws are vLLM's own, as for
-    :class:`.VLLMRollout`. Run with vLLM 0.30 on a CPU, not yet on a GPU.
+    :class:`.VLLMRollout`. Run with vLLM 0.30 and 0.32 on a CPU, not yet on a GPU.
 
     Args:
         urls: Addresses, such as ``['http://127.0.0.1:8000']``.
@@ -166,9 +172,10 @@ class VLLMServerRollout(RolloutEngine):
         return read_outputs([job.result() for job in jobs], how, head, self.records_log_probs)
 
     def _hand_over(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt]) -> None:
-        """Send the weights if they have changed; all processes take part."""
+        """Send the weights if they have changed; all processes take part in that, but may sample
+        different numbers of batches."""
         version = weights_version(head.model)
-        if not any(all_gather_object(version != self.version)):
+        if version == self.version:
             return
         if self._pending is not None:
             wait([self._pending])
@@ -198,6 +205,8 @@ class VLLMServerRollout(RolloutEngine):
         try:
             answer = generate(server, prompt, settings, self.version, self.timeout)
         except ServerError as error:
+            if error.is_non_finite:
+                raise non_finite('of a response', 0) from error
             if error.refused:
                 raise
             self._lose(server.url, str(error))
@@ -241,6 +250,8 @@ class VLLMServerRollout(RolloutEngine):
                 try:
                     answer = generate(server, prompt, settings, version, self.timeout)
                 except ServerError as error:
+                    if error.is_non_finite:
+                        raise non_finite('of a response', number) from error
                     if error.refused:
                         raise
                     self._lose(server.url, str(error))

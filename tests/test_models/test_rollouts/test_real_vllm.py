@@ -37,9 +37,13 @@ MISSING = ['language_model.layers.0.self_attn.k_proj.weight', 'language_model.no
            'visual.blocks.0.attn.qkv.bias', 'visual.patch_embed.proj.weight']
 
 
+def environment_python() -> str | None:
+    return os.environ.get(PYTHON) or find_environment()
+
+
 @pytest.mark.skipif(HERE, reason='this is that environment')
 def test_in_the_environment_with_vllm():
-    if (python := os.environ.get(PYTHON) or find_environment()) is None:
+    if (python := environment_python()) is None:
         pytest.skip('no environment with vLLM; make it: `python3 tools/set_up/vllm_environment.py`')
     told = subprocess.run([python, '-m', 'pytest', '-q', '-m', 'slow', '-p', 'no:cacheprovider',
                            __file__], cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)},

@@ -15,13 +15,13 @@ import psutil
 import pytest
 import torch
 from mmengine.runner import Runner
-from test_real_vllm import PYTHON, Case
+from test_real_vllm import Case, environment_python
 
 from mmdpad.models import SharedPrefixRollout, VLLMServerRollout
+from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.models.rollouts import vllm_server_rollout
 from mmdpad.models.rollouts.vllm_client import ServerError
 from mmdpad.toy import POLICY_WEIGHTS
-from mmdpad.utils.vllm_versions import find_environment
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(
@@ -62,8 +62,7 @@ class Started:
 
 @pytest.fixture(scope='module')
 def servers(tmp_path_factory):
-    python = os.environ.get(PYTHON) or find_environment()
-    if python is None:
+    if (python := environment_python()) is None:
         pytest.skip('no environment with vLLM; make it: `python3 tools/set_up/vllm_environment.py`')
     started = [Started(python, tmp_path_factory.mktemp('servers'), n) for n in range(2)]
     try:
@@ -109,9 +108,9 @@ def test_a_server_started_otherwise_is_refused(case, servers):
 def test_logits_that_are_not_finite_are_found(case):
     with torch.no_grad():
         case.head.model.model.language_model.norm.weight.fill_(torch.nan)
-    with pytest.raises((ServerError, ArithmeticError, RuntimeError)) as found:
+    with pytest.raises(NonFiniteError):
         case.engine(case.head, case.prompts, temperature=0, max_new_tokens=4)
-    assert 'finite' in str(found.value) or 'JSON compliant' in str(found.value)
+    assert not case.engine.lost
 
 
 def test_a_server_killed_amid_its_requests_is_left_to_the_other(case, servers):
@@ -137,7 +136,7 @@ def test_a_training_logs_no_mismatch(servers, tiny_config):
     kl = log.get_scalar('train/mismatch/kl').data[0]
     assert len(kl) == 3 and all(0 <= value < 1e-6 for value in kl)
     assert log.get_scalar('train/grad_norm').data[0].max() > 0
-    assert any('gIoU' in name for name in runner.test())
+    assert 0 < runner.test()['reasonseg/giou'] <= 100
 
 
 def test_ctrl_c_ends_a_server(servers):
