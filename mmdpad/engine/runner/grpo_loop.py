@@ -82,6 +82,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             a loss scaler searches for a float16 scale do not count here.
     """
 
+    dataloader_iterator: Any
+
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
                  rewards: dict[str, dict], prompts_per_update: int | None = None,
                  tokens_per_micro_batch: int | None = None, advantage: str = 'grpo',
