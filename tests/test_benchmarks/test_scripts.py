@@ -81,6 +81,7 @@ def test_busy_machine(run):
         assert {load: len(times) for load, times in seconds.items()} == {'0': 1, '1': 1}
 
 
+@pytest.mark.slow
 def test_staleness(run):
     result = run('staleness', '--rollout', 0.4, '--update', 0.4, '--iterations', 2, '--repeats', 1,
                  '--max-staleness', 0, 1)
