@@ -81,9 +81,10 @@ def test_busy_machine(run):
         assert {load: len(times) for load, times in seconds.items()} == {'0': 1, '1': 1}
 
 
+@pytest.mark.slow
 def test_staleness(run):
-    result = run('staleness', '--rollout', 0.5, '--update', 0.5, '--iterations', 3, '--repeats', 1,
+    result = run('staleness', '--rollout', 0.4, '--update', 0.4, '--iterations', 2, '--repeats', 1,
                  '--max-staleness', 0, 1)
-    assert result['seconds'].keys() == {'0', '1'} and len(result['seconds']['1']) == 3
-    assert result['median']['0'] > 1.0 and result['median']['1'] > 0.5
-    assert result['ratio_to_least_staleness']['1'] < 0.9
+    assert result['seconds'].keys() == {'0', '1'} and len(result['seconds']['1']) == 2
+    assert result['median']['0'] > 0.8 and result['median']['1'] > 0.4
+    assert result['ratio_to_least_staleness']['1'] < 1.0

@@ -82,13 +82,15 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             a loss scaler searches for a float16 scale do not count here.
     """
 
+    dataloader_iterator: Any
+
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
                  rewards: dict[str, dict], prompts_per_update: int | None = None,
                  tokens_per_micro_batch: int | None = None, advantage: str = 'grpo',
                  num_iterations: int = 1, max_refills: int = 0, max_staleness: int = 0,
                  max_skipped_steps: int = 5, **kwargs: Any) -> None:
         unwrap(runner.model).check_trainable()
-        if max_staleness:
+        if max_staleness > 0:
             unwrap(runner.model).allow_staleness()
         super().__init__(runner, build_encoding_dataloader(runner, dataloader), max_iters, **kwargs)
         check_training_data(self.dataloader.dataset)
@@ -101,7 +103,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.max_refills = max_refills
         self.max_staleness = max_staleness
         self.max_skipped_steps = max_skipped_steps
-        self.batches_drawn = 0  # and trained on
+        self.batches_drawn = 0  # without those of pending rollouts
         self.pending = PendingRollouts(self)
         self.skipped_in_a_row = 0
         # The reference is the initial policy, so it is copied before a resumed policy is loaded.

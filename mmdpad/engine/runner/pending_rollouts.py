@@ -141,12 +141,11 @@ class PendingRollouts:
             future = pending.started.future
             if not future.done() or future.exception():
                 break
-            ids, mask, truncated, logp = future.result()
+            ids, mask, truncated, logp = future.result().to('cpu')
             own.append(dict(
                 batch=pending.batch, after=pending.after, fingerprint=pending.started.fingerprint,
-                random_state=self._batches.states[pending.batch], ids=ids.int().cpu(),
-                mask=mask.cpu(), truncated=truncated.cpu(),
-                logp=None if logp is None else logp.cpu()))
+                random_state=self._batches.states[pending.batch], ids=ids.int(), mask=mask,
+                truncated=truncated, logp=logp))
         everyone = all_gather_object(own)
         common = min(map(len, everyone))
         return [some[:common] for some in everyone]
@@ -156,7 +155,7 @@ class PendingRollouts:
         of processes, which get other prompts, they are sampled anew."""
         if len(state) == get_world_size():
             self._kept = state[get_rank()]
-        elif state:
+        elif any(state):
             self._say_anew(len(state[0]), f'the checkpoint is of {len(state)} process(es), but '
                                           f'there are {get_world_size()}')
 
@@ -170,7 +169,7 @@ class PendingRollouts:
         with loop.runner.optim_wrapper.optim_context(loop.runner.model), gathered(
                 loop.model.policy):
             started = loop.model.start_rollout(
-                **data, seed=loop.runner.seed, responses=kept and _responses_of(kept),
+                **data, seed=loop.runner.seed, responses=_responses_of(kept) if kept else None,
                 prompt_numbers=range(first, first + size * processes, processes))
         self._queue.append(Pending(started, batch, kept['after'] if kept else loop.iter))
         return self._queue[-1]

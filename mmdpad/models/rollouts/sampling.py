@@ -71,6 +71,11 @@ class Responses(NamedTuple):
     truncated: Tensor
     logp: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> Responses:
+        """The same on a device."""
+        return Responses(self.ids.to(device), self.mask.to(device), self.truncated.to(device),
+                         None if self.logp is None else self.logp.to(device))
+
 
 def cut_responses(ids: Tensor, end_tokens: Sequence[int], pad_token: int,
                   logp: Tensor | None = None) -> Responses:

@@ -169,8 +169,7 @@ class ReasoningSegmentor(BaseDetector):
             with evaluating(self.policy):
                 self.policy.encode_images(prompts)
         future: Future[Responses] = Future()
-        future.set_result(Responses(*(None if part is None else part.to(self.policy.device)
-                                      for part in responses)))
+        future.set_result(responses.to(self.policy.device))
         return future
 
     def finish_rollout(self, started: StartedRollout) -> RolloutBatch:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +28,7 @@ class StartedRollout:
 
     inputs: dict[str, list[Tensor]]
     data_samples: list[DetDataSample]
-    prompts: Sequence[Any]
+    prompts: list[Any]
     sampling: dict[str, Any]
     future: Future[Responses]
 

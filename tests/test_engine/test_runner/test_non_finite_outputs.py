@@ -48,15 +48,15 @@ def test_steps_that_are_skipped_in_the_end_say_which_layer(tiny_config):
     """The rollout was sound, and the pass of the update is not."""
     tiny_config.train_cfg.update(max_iters=4, max_skipped_steps=0)
     runner = Runner.from_cfg(tiny_config)
-    sample = runner.model.rollout
+    finish = runner.model.finish_rollout
 
-    def rollout(*args, **kwargs):
-        found = sample(*args, **kwargs)
+    def finish_and_spoil(started):
+        found = finish(started)
         if runner.iter == 1:
             spoil(runner.model.policy)
         return found
 
-    runner.model.rollout = rollout
+    runner.model.finish_rollout = finish_and_spoil
     with pytest.raises(NonFiniteError, match=(
             f'gradients of 1 steps in a row .*`{LAYER}` .*{LAYER}.weight.* The prompt: question '
             f'.*CHECKPOINT with one from before iteration 2 and a lower')):
