@@ -91,6 +91,8 @@ class WeightTransfer:
     def check(self, servers: Sequence[Server], model: dict[str, Any] | None = None) -> None:
         """Check that all servers can take weights; none is changed. The first process asks them.
 
+        Their version of vLLM is checked before, by :func:`.check_server`.
+
         Args:
             servers: One or more.
             model: The policy's configuration as a dictionary; None to accept servers of any model.

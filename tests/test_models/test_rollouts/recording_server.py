@@ -105,9 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get('content-length') or 0))
         try:
-            owner = self.server.owner
-            status, answer = 200, (dict(version=owner.vllm) if self.path == '/version' else
-                                   owner.answer(self.path, json.loads(body or '{}')))
+            status, answer = 200, self.server.owner.answer(self.path, json.loads(body or '{}'))
         except Refused as error:
             status, answer = error.status, dict(error=str(error))
         data = json.dumps(answer).encode()

@@ -157,7 +157,6 @@ def fault(path, what):
 
 
 @pytest.mark.parametrize(('change', 'told'), [
-    (set_up(vllm='0.29.0'), r'should run vLLM <0\.34,>=0\.30, but got 0\.29\.0'),
     (fault('/collective_rpc', refuses('Not Found', 404)), 'development mode.*DEV_MODE=1'),
     (fault('/collective_rpc', refuses("no attribute 'weight_update_state'")),
      "should know how .*no attribute 'weight_update_state'.*serve-rollouts"),
