@@ -22,6 +22,7 @@ _BY_COMMAND = '`mmdpad serve-rollouts CONFIG` does'
 _LOWEST = -9999.0  # what vLLM answers for a log-probability of minus infinity or NaN
 _SHOWN = 500  # characters of a server's own message
 _CONNECT = 10.0  # seconds for a connection, before any work is done
+_AT_FAULT = (400, 413, 422)  # other errors of a client tell of another program at that address
 
 
 class ServerError(RuntimeError):
@@ -42,8 +43,7 @@ class ServerError(RuntimeError):
     @property
     def refused(self) -> bool:
         """Whether the request was at fault, so that another server would refuse it, too."""
-        return self.status is not None and 400 <= self.status < 500
-
+        return self.status in _AT_FAULT
 
     @property
     def is_non_finite(self) -> bool:
