@@ -137,6 +137,23 @@ def test_a_trainer_that_stops_half_way_leaves_nothing_that_serves(servers, trans
     assert all(has_all(server, 'v2') for server in servers)
 
 
+def test_what_a_killed_trainer_left_in_memory_is_removed(servers, tmp_path, monkeypatch):
+    monkeypatch.setattr(weight_channels, '_MEMORY', str(tmp_path))
+    left = [tmp_path / f'mmdpad-weights-{name}' for name in ('killed', 'begun', 'used')]
+    for folder in left:
+        folder.mkdir()
+    for folder in (left[0], left[2]):
+        (folder / 'probe').write_text('token')
+    (left[0] / 'part.safetensors').write_bytes(b'...')
+    with weight_channels._locked(left[2]) as worked:
+        assert worked
+        assert WeightTransfer(timeout=20).send(servers, WEIGHTS.items(), 'v1') == {}
+    assert sorted(tmp_path.iterdir()) == sorted(left[1:])
+    # In a folder of the user's, which other machines may use, nothing is touched.
+    WeightTransfer(folder=str(tmp_path), timeout=20).check(servers)
+    assert sorted(tmp_path.iterdir()) == sorted(left[1:])
+
+
 def test_a_full_folder_is_named(servers, transfer, tmp_path, monkeypatch):
     def save(part, path):
         raise OSError(errno.ENOSPC, 'No space left on device')
