@@ -225,7 +225,11 @@ def is_supported(version: str) -> bool:
 
 
 def _check_server(server: Server, dtype: str) -> int:
-    found = server.get('/version')['version']
+    try:
+        found = server.get('/version')['version']
+    except ServerError as error:
+        raise ServerError(server.url, f'{error.what}; start it by `mmdpad serve-rollouts CONFIG`, '
+                          f'or correct the address in `urls`', error.status) from error
     if not is_supported(found):
         raise ServerError(server.url, f'should run vLLM from {VERSIONS[0]} to below {VERSIONS[1]}, '
                           f'but runs {found}; start it in an environment with another version')
