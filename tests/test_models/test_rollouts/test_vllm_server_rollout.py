@@ -292,7 +292,8 @@ WRONG = {
     'prompts in parts': (
         lambda server: config_of(server)['scheduler_config'].update(enable_chunked_prefill=True),
         '`enable_chunked_prefill` = False, but has True'),
-    'not vLLM': (lambda server: server.pages.clear(), r'answered GET /version with status 404.*serve-rollouts'),
+    'not vLLM': (lambda server: server.pages.clear(),
+                 r'answered GET /version with status 404.*serve-rollouts'),
     'another program': (lambda server: server.pages.update({'/version': (200, ['1.0'])}),
                         'should be one of vLLM, but answers otherwise'),
 }
