@@ -114,7 +114,8 @@ def test_other_addresses_come_with_a_warning(make_python, port, monkeypatch, cap
         serve_rollouts.main(['tiny_shapes', '--python', make_python('vllm 0.32.0'), '--port',
                              str(port), '--host', host])
         assert ('WARNING: whoever reaches' in capsys.readouterr().err) == (host == '0.0.0.0')
-    assert told[0][2] == f'http://{socket.gethostname()}:{port}'
+    assert told[0][2] == f'http://127.0.0.1:{port}'  # it may not know its own name
+    assert f'urls=[http://{socket.gethostname()}:{port}]' in told[0][3]
     assert '--no-enable-chunked-prefill' not in told[0][0]  # of CPUs
 
 
@@ -140,6 +141,8 @@ def test_what_cannot_be_started_is_said_before(make_python, port, tmp_path):
              '`model.type` should be ReasoningSegmentor')):
         with pytest.raises(SystemExit, match=told):
             serve_rollouts.main([*arguments, '--port', str(port)])
+    with pytest.raises(SystemExit, match='--port should be from 1 to 65535, but got 0'):
+        serve_rollouts.main(['tiny_shapes', '--port', '0'])
     with socket.create_server(('127.0.0.1', port)), pytest.raises(
             SystemExit, match=f'cannot listen on 127.0.0.1:{port}'):
         serve_rollouts.main(['tiny_shapes', '--port', str(port)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -166,8 +167,9 @@ class PendingRollouts:
         data = loop.model.data_preprocessor(data_batch, False)
         size, processes = len(data['data_samples']), get_world_size()
         first = batch * size * processes + get_rank()
-        with loop.runner.optim_wrapper.optim_context(loop.runner.model), gathered(
-                loop.model.policy):
+        keep = (nullcontext() if loop.model.rollout_engine.samples_elsewhere else
+                gathered(loop.model.policy))
+        with loop.runner.optim_wrapper.optim_context(loop.runner.model), keep:
             started = loop.model.start_rollout(
                 **data, seed=loop.runner.seed, responses=_responses_of(kept) if kept else None,
                 prompt_numbers=range(first, first + size * processes, processes))

@@ -47,8 +47,8 @@ class FSDP2Strategy(DDPStrategy):
 
     Each layer of the language models (policy and reference) and each block of the vision tower is
     gathered for its own forward and backward pass; embeddings, norms and output head are gathered
-    together, for a complete pass. Rollouts, validation and test keep the policy gathered. The
-    frozen decoder is on every process.
+    together, for a complete pass. Rollouts, validation and test keep the policy gathered, unless
+    the rollout engine samples elsewhere. The frozen decoder is on every process.
 
     Of the policy and the reference, each process reads only its shards, from the safetensors files
     in ``pretrained`` or from a checkpoint. Every machine needs the same files.
@@ -117,7 +117,7 @@ class FSDP2Strategy(DDPStrategy):
         fully_shard(model, ignored_params=frozen, **options)
         fill(model, values, 'cpu' if self.cpu_offload else device)
         # Methods that the loop calls besides `forward`.
-        for method in ('start_rollout', 'log_probs'):
+        for method in ('start_rollout', 'log_probs', 'hand_over'):
             register_fsdp_forward_method(model, method)
         return model
 
