@@ -47,8 +47,9 @@ class FSDP2Strategy(DDPStrategy):
 
     Each layer of the language models (policy and reference) and each block of the vision tower is
     gathered for its own forward and backward pass; embeddings, norms and output head are gathered
-    together, for a complete pass. Rollouts, validation and test keep the policy gathered. The
-    frozen decoder is on every process.
+    together, for a complete pass. Validation, test and rollouts keep the policy gathered, except
+    rollouts of engines with their own copy of the weights (vLLM). The frozen decoder is on every
+    process.
 
     Of the policy and the reference, each process reads only its shards, from the safetensors files
     in ``pretrained`` or from a checkpoint. Every machine needs the same files.

@@ -34,7 +34,8 @@ class RolloutEngine(ABC):
     Attributes:
         records_log_probs: Whether sampled responses include the engine's log-probabilities.
         copies_weights: Whether the engine has its own copy of the policy's weights, which are
-            handed over by name; preflight then checks that this works.
+            handed over by name; preflight then checks that this works. In a training under
+            ``FSDP2Strategy`` the policy is sharded when this engine is called; others get it whole.
         repeats_prompts: Whether a prompt is computed once per response, not once per group; the
             cost estimate asks this.
         streamer: The current streamer, see :meth:`streaming`.

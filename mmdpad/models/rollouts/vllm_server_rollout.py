@@ -278,6 +278,7 @@ class VLLMServerRollout(RolloutEngine):
 def _in_background(function: Callable[..., T], *arguments: Any) -> Future[T]:
     """Call a function in a thread that does not keep the process alive."""
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # so that it cannot be canceled
 
     def run() -> None:
         try:
