@@ -128,7 +128,7 @@ class PendingRollouts:
         return rollout
 
     def close(self) -> None:
-        """Forget all rollouts; those that an engine has not begun are not sampled, if it can tell."""
+        """Forget all rollouts; an engine may leave out those that it has not begun."""
         while self._queue:
             self._queue.popleft().started.future.cancel()
 
