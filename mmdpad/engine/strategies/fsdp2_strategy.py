@@ -29,6 +29,7 @@ from torch.distributed.tensor import DTensor
 
 from mmdpad.engine.checkpoints import PLAIN_FILE
 from mmdpad.engine.resuming import fit_optimizer
+from mmdpad.models.heads.quantization import check_shardable
 from mmdpad.models.mapped_weights import mapped_names, take_mapped
 from mmdpad.models.precision import read_dtype
 from mmdpad.models.segmentors import ReasoningSegmentor
@@ -99,6 +100,7 @@ class FSDP2Strategy(DDPStrategy):
         if not isinstance(model, ReasoningSegmentor):
             raise TypeError(f'`model` should be a ReasoningSegmentor under `FSDP2Strategy`, but '
                             f'got {type(model).__name__}; leave `strategy` out')
+        check_shardable(model)
         device = get_device()
         pin = device != 'cpu'
         options: dict[str, Any] = dict(

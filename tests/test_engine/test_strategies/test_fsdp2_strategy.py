@@ -21,7 +21,7 @@ from launching import (
 )
 from mmengine.runner import Runner
 
-from mmdpad.engine.build import build_runner
+from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.runner import grpo_loop
 from mmdpad.engine.strategies import FSDP2Strategy, merge_shards, read_weights
 from mmdpad.models.heads.lora import SCALING
@@ -249,10 +249,28 @@ def test_passes_of_no_weight_change_nothing(make_config, monkeypatch):
     monkeypatch.setattr(grpo_loop, 'all_gather_object',
                         lambda value: [value + 2 if type(value) is int else value])
     assert farthest(run_here(configs[1]), plain) < 1e-12
-    names = ('loss', 'pg', 'kl', 'entropy')
-    expected, logs = ([line[name] for line in log_of(config) for name in names]
+    expected, logs = ([line[name] for line in log_of(config) for name in ('loss', 'kl', 'entropy')]
                       for config in configs)
-    assert logs == pytest.approx(expected, rel=1e-9) and all(expected)
+    assert logs == pytest.approx(expected, rel=1e-9) and all(expected[-3:])
+
+
+@pytest.mark.slow
+def test_adapters_over_sharded_weights_of_4_bits(make_config):
+    """The same training as of one process."""
+    changes = {'model.policy.dtype': 'float32', 'model.policy.lora': dict(r=4),
+               'model.policy.quantization': dict(load_in_4bit=True, bnb_4bit_quant_type='nf4',
+                                                 bnb_4bit_compute_dtype='float32')}
+    whole = run_here(make_config('one', **changes))
+    config = make_config('parts', 2, strategy=FSDP2, **changes)
+    launch(config, 2)
+    parts = merge_shards(Path(config.work_dir, 'iter_2.pth'))['state_dict']
+    assert farthest(parts, whole) < NOISE[True]
+
+
+def test_weights_of_8_bits_are_refused_before_they_are_read(make_config):
+    with pytest.raises(UnsuitableConfig, match='should not have 8-bit weights under `FSDP2'):
+        build_runner(make_config('wrong', strategy=FSDP2, **{
+            'model.policy.lora': dict(r=4), 'model.policy.quantization': dict(load_in_8bit=True)}))
 
 
 @pytest.mark.parametrize('strategy, error', [
