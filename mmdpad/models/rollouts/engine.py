@@ -34,9 +34,10 @@ class RolloutEngine(ABC):
     Attributes:
         records_log_probs: Whether sampled responses include the engine's log-probabilities.
         copies_weights: Whether the engine has its own copy of the policy's weights, which are
-            handed over by name; preflight then checks that this works.
-        samples_elsewhere: Whether the engine computes nothing in this process, so that sharded
-            weights are not gathered for a rollout, and a rollout needs no memory here.
+            handed over by name; preflight then checks that this works. In a training under
+            ``FSDP2Strategy`` the policy is sharded when this engine is called; others get it whole.
+        samples_elsewhere: Whether the engine computes nothing in this process, so that a rollout
+            needs no memory here.
         holds_weights: Whether the weights that the engine has are the current ones, see
             :meth:`holding_weights`.
         repeats_prompts: Whether a prompt is computed once per response, not once per group; the
