@@ -190,4 +190,7 @@ def _run(command: Sequence[str], environ: Mapping[str, str], url: str, told: str
     if server.poll() is None:
         print(told, flush=True)
     status = server.wait()
+    # The processes of an engine outlive a server that is killed, and would keep its GPU.
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
     raise SystemExit(128 - status if status < 0 else status)

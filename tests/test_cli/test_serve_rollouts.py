@@ -5,7 +5,9 @@ import shlex
 import signal
 import socket
 import sys
+import time
 
+import psutil
 import pytest
 from mmengine.config import Config
 
@@ -105,6 +107,29 @@ def test_a_server_that_ends_before_it_is_up_passes_its_status_on(make_python, po
         serve_rollouts.main(['tiny_shapes', '--python', make_python(status=7, serves=False),
                              '--port', str(port)])
     assert end.value.code == 7 and 'is up' not in capfd.readouterr().out
+
+
+def is_running(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_server_that_is_killed_leaves_no_engine(tmp_path, port):
+    """As vLLM's, a process of its own that would keep the GPU."""
+    python, pid = tmp_path / 'python', tmp_path / 'pid'
+    python.write_text(f'''#!/bin/sh
+case "$1" in -c) echo vllm 0.32.0 ;; *) sleep 60 & echo $! > {pid}; kill -9 $$ ;; esac
+''')
+    python.chmod(0o755)
+    with pytest.raises(SystemExit) as end:
+        serve_rollouts.main(['tiny_shapes', '--python', str(python), '--port', str(port)])
+    assert end.value.code == 128 + signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while is_running(int(pid.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(int(pid.read_text()))
 
 
 def test_other_addresses_come_with_a_warning(make_python, port, monkeypatch, capsys):

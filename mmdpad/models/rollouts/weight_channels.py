@@ -38,13 +38,18 @@ class WeightTransferError(RuntimeError):
 class Servers:
     """The servers of one update; those that fail are left out.
 
+    Args:
+        servers: All of them.
+        hint: What to do if all fail; empty where each says so.
+
     Attributes:
         live: Those that have not failed.
         failed: What went wrong, by URL.
     """
 
-    def __init__(self, servers: Sequence[Server]) -> None:
+    def __init__(self, servers: Sequence[Server], hint: str = '') -> None:
         self.live = [*servers]
+        self.hint = hint
         self.failed: dict[str, str] = {}
 
     def each(self, step: Callable[[Server], Any]) -> list[Any]:
@@ -63,8 +68,9 @@ class Servers:
                 self.live.remove(server)
                 self.failed[server.url] = str(error)
         if not self.live:
-            raise WeightTransferError('\n'.join(self.failed.values())
-                                      or '`servers` should hold at least one, but got none')
+            told = '\n'.join(self.failed.values())
+            raise WeightTransferError((told or '`servers` should hold at least one, but got none')
+                                      + self.hint)
         return results
 
 

@@ -178,7 +178,8 @@ class WeightTransfer:
             post(server, '/update_weight_version', new_version=version)
             post(server, '/resume')
 
-        live = Servers(servers)
+        live = Servers(servers, '\nNo server is left that takes the weights; restart them, then '
+                                'resume the run')
         live.each(begin)
         with self.channel.connect(live) as send_part:
             live.each(lambda server: post(server, '/start_weight_update'))
