@@ -166,6 +166,8 @@ def test_the_content_of_the_wheel(wheel):
             'mmdpad/configs/_load.py', 'mmdpad/configs/dpad/tiny_shapes.py',
             'mmdpad/toy/weights/policy/model.safetensors', 'mmdpad/__main__.py',
              'mmdpad/py.typed', 'mmdpad/.mim/configs/study/control_caption.py',
+            'mmdpad/models/rollouts/vllm_worker/mmdpad_weight_updates.py',
+            'mmdpad/models/rollouts/vllm_worker/mmdpad_reload.py',
             'mmdpad/cli/doctor/files.py'} <= set(names)
     assert {name.split('/')[0] for name in names} == {'mmdpad', f'{wheel.name[:12]}.dist-info'}
     assert not [name for name in names if any(part in name for part in (

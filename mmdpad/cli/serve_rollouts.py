@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
+import re
 import shlex
 import signal
 import socket
@@ -14,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmdpad.utils import check_config, config_parser, load_config, start_command
 from mmdpad.utils.vllm_versions import find_environment
@@ -51,6 +53,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     with start_command():
         config = load_config(args)
         from mmdpad.models.rollouts import serving, vllm_client
+        problems = _find_problems(config)
+    if problems:
+        raise SystemExit('\n'.join(problems))
     if not vllm_client.is_supported(package.partition(' ')[2]):
         first, end = vllm_client.VERSIONS
         raise SystemExit(f'{python} should have vLLM from {first} to below {end}, but has '
@@ -119,17 +124,33 @@ def _parse(argv: Sequence[str] | None,
     end = argv.index('--') if '--' in argv else len(argv)
     args = parser.parse_args(argv[:end])
     check_config(args.config)
-    if not 0 < args.port < 1 << 16:
-        raise SystemExit(f'--port should be from 1 to 65535, but got {args.port}; name another')
+    if not args.host or not 0 < args.port < 1 << 16:
+        raise SystemExit(f'--host should be an address and --port a number from 1 to 65535, but '
+                         f'got {args.host!r} and {args.port}; name others')
+    if misplaced := [flag for flag in argv[end + 1:]
+                     if flag.partition('=')[0] in ('--host', '--port')]:
+        raise SystemExit(f'{misplaced[0]} should stand before `--`, since the training needs it, '
+                         f'too; move it')
     try:
         socket.create_server((args.host, args.port), family=socket.AF_INET6 if ':' in args.host
                              else socket.AF_INET).close()
     except OSError as error:
         raise SystemExit(f'cannot listen on {args.host}:{args.port} ({error}); name another '
                          f'--port or --host, or end the server that is still there') from error
-    options = [word for word in argv[:end]
-               if word.partition('=')[0] in (args.cfg_options or {})]
+    words = (re.sub(r'^--c[a-z-]*=', '', word) for word in argv[:end])
+    options = [word for word in words if word.partition('=')[0] in (args.cfg_options or {})]
     return args, options, argv[end + 1:]
+
+
+def _find_problems(config: Any) -> list[str]:
+    """The problems with a config; its engine may have nothing but a ``dtype``, for the server."""
+    from mmdpad.engine.check_config import check_config
+    model = config.get('model')
+    engine = model.get('rollout_engine') if isinstance(model, Mapping) else None
+    if isinstance(engine, Mapping) and 'type' not in engine:
+        config = copy.deepcopy(config)
+        config.model.rollout_engine.update(type='mmdpad.VLLMServerRollout', urls=['http://any'])
+    return check_config(config).problems
 
 
 def _cpu_flags(package: str) -> list[str]:

@@ -15,11 +15,13 @@ from mmengine.runner import FlexibleRunner, Runner
 from mmdpad.datasets.reasoning_dataset import for_evaluation
 from mmdpad.models.heads.policy_source import is_about_policy
 from mmdpad.models.mapped_weights import weights_left_in_files
-from mmdpad.registry import MODELS
+from mmdpad.models.rollouts import RolloutEngine
+from mmdpad.registry import MODELS, ROLLOUTS
 
 from .check_config import check_config
 from .check_effect import OWN_HOOKS
 from .checkpoints import read_meta
+from .config_nodes import Node
 from .stopping import leave_no_handler, shield_workers
 
 
@@ -43,6 +45,9 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
     found = check_config(config, training)
     if found.problems:
         raise UnsuitableConfig('\n'.join(found.problems))
+    for node in found.nodes:
+        if node.is_kind(RolloutEngine):
+            _check_packages(node)
     warning = keep_seed(config)
     # A tied weight has two names, so mmengine's constructor would train it twice.
     wrapper: Any = config.get('optim_wrapper') or {}
@@ -75,6 +80,15 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
     if warning:
         runner.logger.warning(warning)
     return runner
+
+
+def _check_packages(node: Node) -> None:
+    """Raise an :class:`UnsuitableConfig` if a package is missing that a rollout engine needs."""
+    if node.kind.__module__.startswith('mmdpad.'):  # another may load anything when it is built
+        try:
+            ROLLOUTS.build(node.entry)
+        except ImportError as error:
+            raise UnsuitableConfig(f'`{node.path}`: {error}') from error
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from mmdpad.models.heads.quantization import quantization_config
 from mmdpad.models.heads.vlm_reasoning_head import check_attention
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine, VLLMServerRollout
-from mmdpad.models.rollouts.vllm_client import find_servers
+from mmdpad.models.rollouts.weight_transfer import WeightTransfer
 from mmdpad.models.segmentors.settings import (
     TRAIN_CFG,
     evaluation_sampling,
@@ -65,7 +65,7 @@ _NOTHING_TO_DELETE = ('remove it, since there is no inherited dict for it to del
 # Arguments passed to a class in addition to its config.
 _GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset', 'save_dir'}
 # Built to check their arguments, since building them loads nothing.
-_LIGHT = (HOOKS, TRANSFORMS, METRICS)
+_LIGHT = (HOOKS, TRANSFORMS, METRICS, ROLLOUTS)
 _LIGHT_METRICS_OF_MMDET = (CocoMetric, RefSegMetricOfMMDet)
 _OURS = 'mmdpad.'
 # Packages with correct annotations, except for `_MISANNOTATED`; elsewhere in mmdet, annotations
@@ -120,6 +120,8 @@ def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
     if build is not None and not wrong:
         try:
             made = build(_without_files(node.entry))
+        except ImportError:  # a missing package is reported elsewhere
+            pass
         except (*REFUSALS, RuntimeError) as error:
             yield describe_refusal(node.path, node.entry, error)
         else:
@@ -362,6 +364,10 @@ def _check_engine(entry: Mapping[str, Any], path: str) -> Iterator[str]:
         if name in inspect.signature(kind).parameters:
             yield (f'`{path}.engine_options.{name}` should be an argument of `{kind.__name__}` '
                    f'itself; move it to `{path}.{name}`')
+    if issubclass(kind, VLLMServerRollout) and (given := entry.get('transfer')):
+        yield from unknown_keys(given, inspect.signature(WeightTransfer).parameters,
+                                f'{path}.transfer', 'WeightTransfer')
+        yield from find_wrong_types(WeightTransfer, given, f'{path}.transfer')
 
 
 def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -407,10 +413,8 @@ def _check_detector(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
-    BaseDataset: _check_dataset,
-    VLMReasoningHead: _check_policy, ReasoningSegmentor: _check_segmentor,
-    RolloutEngine: _check_engine, VLLMServerRollout: _refusal(find_servers, 'urls'),
-    DiscriminativeReward: _check_discriminative,
-    DetectorDecoder: _check_detector, SAMDecoder: _refusal(check_name, 'model'),
-    HFSAMDecoder: _refusal(check_image_dtype, 'dtype'),
+    BaseDataset: _check_dataset, VLMReasoningHead: _check_policy,
+    ReasoningSegmentor: _check_segmentor, RolloutEngine: _check_engine,
+    DiscriminativeReward: _check_discriminative, DetectorDecoder: _check_detector,
+    SAMDecoder: _refusal(check_name, 'model'), HFSAMDecoder: _refusal(check_image_dtype, 'dtype'),
     CLIPDiscriminator: _refusal(check_precision, 'precision')}

@@ -72,12 +72,13 @@ def handover_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
         yield f'`{path}`: {error}'
 
 
-def server_problems(node: Node, policy: Mapping[str, Any]) -> Iterator[str]:
+def server_problems(node: Node, policy: Mapping[str, Any], responses: int) -> Iterator[str]:
     """Ask the servers of a :class:`VLLMServerRollout`, and report why they cannot serve a policy.
 
     Args:
         node: The engine, with arguments that fit.
         policy: See :func:`handover_problems`.
+        responses: Maximum number of tokens in a response.
 
     Yields:
         One line, or nothing.
@@ -85,7 +86,12 @@ def server_problems(node: Node, policy: Mapping[str, Any]) -> Iterator[str]:
     source = str(find_folder(policy['pretrained']))
     model = AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict()
     try:
-        ROLLOUTS.build(node.entry).check_servers(model)
+        engine = ROLLOUTS.build(node.entry)
+        engine.check_servers(model)
+        if engine.max_model_len <= responses:
+            yield (f'`{node.path}`: servers should take a prompt and a response, of up to '
+                   f'{responses} tokens, but one takes {engine.max_model_len} in all; start it by '
+                   f"`mmdpad serve-rollouts CONFIG` with this run's --cfg-options")
     except REFUSALS as error:
         yield describe_refusal(node.path, node.entry, error)
     except ImportError as error:

@@ -32,11 +32,17 @@ from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.heads.quantization import check_trainable
-from mmdpad.models.rollouts import HFRollout, SharedPrefixRollout, VLLMServerRollout
+from mmdpad.models.rollouts import (
+    HFRollout,
+    SharedPrefixRollout,
+    VLLMRollout,
+    VLLMServerRollout,
+)
 from mmdpad.models.segmentors.settings import (
     TRAIN_CFG,
     build_loss,
     check_loss,
+    max_response_tokens,
     training_sampling,
 )
 from mmdpad.models.sources import find_folder
@@ -99,7 +105,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
             problems += wrong
             if encoder is not None:
                 notes.append(f'model.policy: {encoder.responses.describe()}')
-                problems += _check_handover(policy, found.nodes, faulty)
+                problems += _check_handover(config.model, found.nodes, faulty)
                 problems += _check_trainable(policy) if training else []
         model = None
         if not _is(config.model, ReasoningSegmentor, found.nodes):
@@ -132,7 +138,7 @@ def _check_packages(node: Node) -> Iterator[str]:
         'peft': bool(node.entry.get('lora')),
         'bitsandbytes': name.endswith('8bit') or bool(
             node.entry.get('quantization') or node.entry.get('load_in_4bit')),
-        'vllm': name.startswith('VLLM') and not node.is_kind(VLLMServerRollout),
+        'vllm': node.is_kind(VLLMRollout),
         'tensorboard': name.startswith('Tensorboard')}
     for package, is_needed in needed.items():
         if is_needed and importlib.util.find_spec(package) is None:
@@ -200,15 +206,16 @@ def _check_trainable(policy: Any) -> Iterator[str]:
         yield f'`model.policy`: {error}'
 
 
-def _check_handover(policy: Any, nodes: list[Node], faulty: Collection[int]) -> Iterator[str]:
+def _check_handover(model: Any, nodes: list[Node], faulty: Collection[int]) -> Iterator[str]:
     """Check that an engine with a copy of the policy's weights can take over new ones; servers are
     asked."""
+    policy = model['policy']
     if _is(policy, VLMReasoningHead, nodes):
         for node in nodes:
             if getattr(node.kind, 'copies_weights', False):
                 yield from handover_problems(policy, node.path)
             if node.is_kind(VLLMServerRollout) and id(node.entry) not in faulty:
-                yield from server_problems(node, policy)
+                yield from server_problems(node, policy, max_response_tokens(model))
 
 
 def _check_responses(encoder: PromptEncoder, dataset: Any) -> Iterator[str]:
@@ -274,6 +281,8 @@ def _check_loss(config: Config, sampling: dict[str, Any], nodes: list[Node]) -> 
     """Find out that rollouts do not provide what the loss needs."""
     engine = config.model.get('rollout_engine') or {}
     kind = next((node.kind for node in nodes if node.entry is engine), SharedPrefixRollout)
+    if kind is None:  # `check_config` describes it
+        return
     try:
         loss = build_loss(config.model.get('loss') or dict(type='GRPOLoss'))
     except REFUSALS:  # `check_config` describes it

@@ -9,7 +9,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -90,6 +90,11 @@ def _compare(value: Any, hint: Any, key: str) -> Iterator[str]:
     if not _fits(value, kinds):
         yield _problem(key, value, kinds)
         return
+    literals = [one for part in _parts(hint) if typing.get_origin(part) is typing.Literal
+                for one in typing.get_args(part)]
+    if isinstance(value, str) and literals and str not in _parts(hint) and value not in literals:
+        yield _problem(key, value, [one for one in kinds if one is not str], literals)
+        return
     inner = [part for part in _parts(hint) if typing.get_args(part) and _holds(part, value)]
     if len(inner) != 1:
         return
@@ -109,8 +114,9 @@ def _compare(value: Any, hint: Any, key: str) -> Iterator[str]:
             yield from _compare(item, arguments[0], f'{key}.{number}')
 
 
-def _problem(key: str, value: Any, kinds: tuple[type, ...]) -> str:
-    names = ' or '.join(one.__name__.replace('NoneType', 'None') for one in kinds)
+def _problem(key: str, value: Any, kinds: Sequence[type], literals: Sequence[Any] = ()) -> str:
+    names = ' or '.join([*map(repr, literals),
+                         *(one.__name__.replace('NoneType', 'None') for one in kinds)])
     hint = 'correct it'
     if dict in kinds and not isinstance(value, dict):
         hint = f"on a command line: '{key}=dict(name=value)'"

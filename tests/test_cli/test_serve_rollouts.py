@@ -119,6 +119,16 @@ def test_other_addresses_come_with_a_warning(make_python, port, monkeypatch, cap
     assert '--no-enable-chunked-prefill' not in told[0][0]  # of CPUs
 
 
+def test_the_options_of_the_training_are_complete(make_python, port, monkeypatch):
+    told = []
+    monkeypatch.setattr(serve_rollouts, '_run', lambda *given: told.append(given[3]))
+    for option in (['--cfg-options=model.policy.max_prompt_tokens=388'],
+                   ['--cfg', 'model.policy.max_prompt_tokens=388']):
+        serve_rollouts.main(['tiny_shapes', '--python', make_python(), '--port', str(port),
+                             *option])
+        assert '--cfg-options model.policy.max_prompt_tokens=388 ' in told.pop()
+
+
 def test_a_config_with_servers_needs_the_address_only(tmp_path):
     config = load_config(type('', (), dict(config='tiny_shapes', cfg_options={
         'model.rollout_engine': dict(type='VLLMServerRollout', urls=['http://other:8000'],
@@ -141,11 +151,31 @@ def test_what_cannot_be_started_is_said_before(make_python, port, tmp_path):
              '`model.type` should be ReasoningSegmentor')):
         with pytest.raises(SystemExit, match=told):
             serve_rollouts.main([*arguments, '--port', str(port)])
-    with pytest.raises(SystemExit, match='--port should be from 1 to 65535, but got 0'):
+    with pytest.raises(SystemExit, match='--port a number from 1 to 65535, but got '127.0.0.1' and 0'):
         serve_rollouts.main(['tiny_shapes', '--port', '0'])
+    for option, told in (
+            ('model.rollout_engine.dtype=5', '`model.rollout_engine.dtype` should be str'),
+            ('model.rollout_engine=dict(type=VLLMServerRollout,urls=[http://a:1],transfer=5)',
+             '`model.rollout_engine.transfer` should be dict or None'),
+            ('model.policy=None', '`model.policy` should be dict, but got None'),
+            ('model.train_cfg.max_new_tokens=x', 'should be int'),
+            ('modl.train_cfg.max_new_tokens=9', 'modl')):
+        with pytest.raises(SystemExit, match=told):
+            serve_rollouts.main(['tiny_shapes', '--python', make_python(), '--port', str(port),
+                                 '--cfg-options', option])
     with socket.create_server(('127.0.0.1', port)), pytest.raises(
             SystemExit, match=f'cannot listen on 127.0.0.1:{port}'):
         serve_rollouts.main(['tiny_shapes', '--port', str(port)])
+
+
+@pytest.mark.parametrize('given, told', [
+    (['--host', ''], 'should be an address'), (['--port', '0'], 'from 1 to 65535'),
+    (['--', '--port', '8001'], '--port should stand before'),
+    (['--', '--host=0.0.0.0'], '--host=0.0.0.0 should stand before')])
+def test_an_address_that_the_training_would_not_get(given, told, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        serve_rollouts.main(['tiny_shapes', *given])
+    assert told in capsys.readouterr().err
 
 
 def test_without_vllm_the_newest_environment_is_taken(make_python, port, monkeypatch):

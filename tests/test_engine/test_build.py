@@ -26,6 +26,13 @@ def test_a_test_builds_nothing_for_training(tiny_config):
     assert isinstance(runner._train_loop, dict)
 
 
+def test_a_package_that_an_engine_needs_is_named(tiny_config, monkeypatch):
+    monkeypatch.setattr('mmdpad.models.rollouts.vllm_rollout.find_spec', lambda name: None)
+    override(tiny_config, {'model.rollout_engine': dict(type='VLLMRollout')})
+    with pytest.raises(UnsuitableConfig, match='^`model.rollout_engine`: .*needs vllm'):
+        build_runner(tiny_config)
+
+
 @pytest.mark.parametrize('key, value, message', [
     ('train_cfg.rewards', ['format'], '`train_cfg.rewards` should be dict'),
     ('model.train_cfg', [1], '`model.train_cfg` should be dict or None'),

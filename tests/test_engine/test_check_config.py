@@ -95,6 +95,20 @@ def test_all_values_of_other_kinds(path):
     ('model.rollout_engine', dict(type='VLLMRollout', engine_options=dict(dtype='half')),
      '`model.rollout_engine.engine_options.dtype` should be an argument of `VLLMRollout` itself; '
      'move it to `model.rollout_engine.dtype`'),
+    ('model.rollout_engine', dict(type='VLLMRollout', sleep_level=5),
+     '`model.rollout_engine.sleep_level` should be 0, 1 or 2, but got 5'),
+    *(('model.rollout_engine', dict(type='VLLMServerRollout', **{'urls': ['http://a:1'], **given}),
+       f'`model.rollout_engine.{told}') for given, told in (
+           (dict(urls=['a:1']), 'urls` should hold addresses'),
+           (dict(urls=['http://a:99999']), 'urls` should hold addresses'),
+           (dict(dtype='fp16'), "dtype` should be one of 'float32', 'bfloat16', 'float16', but"),
+           (dict(timeout=float('inf')), 'timeout` should be positive and finite'),
+           (dict(transfer=dict(foldr='x')), 'transfer.foldr`: WeightTransfer takes no argument'),
+           (dict(transfer=dict(chunk_bytes='big')), 'transfer.chunk_bytes` should be int'),
+           (dict(transfer=dict(address='a')), "transfer.address` is for `transfer.backend='nccl'`"),
+           (dict(transfer=dict(backend='rdma')), 'transfer.backend` should be one of'))),
+    ('model.loss.importance_cap', 'two',
+     "`model.loss.importance_cap` should be 'auto' or float or None, but got 'two'"),
     ('model.policy.lora', dict(r='8'), "`model.policy.lora.r` should be int, but got '8'"),
     ('model.policy.lora', dict(rank=8), "got ['rank']"),
     ('model.policy.lora', 'all', "`model.policy.lora` should be dict or None, but got 'all'"),
@@ -212,6 +226,8 @@ def test_what_is_reported(tiny_config, key, value, told):
     ('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(visual=dict(lr_mult=0.1, eps=1e-6)))),
     ('val_interval', -1), ('log_level', 10),
     ('model.loss.clip_ratio_high', 0.3), ('randomness.seed', None),
+    ('model.loss.importance_cap', 'auto'), ('model.rollout_engine', dict(
+        type='VLLMServerRollout', urls=['http://[::1]:8000/'], transfer=dict(timeout=60))),
     ('optim_wrapper.type', 'AmpOptimWrapper'), ('visualizer.vis_backends', [])])
 def test_what_is_right_is_taken(tiny_config, key, value):
     override(tiny_config, {key: value})

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmdpad.models import VLLMServerRollout
 from mmdpad.preflight import dry_run, make_smoke_config
 from mmdpad.preflight.check_weights import check_weights_file
 from mmdpad.registry import REWARDS
@@ -161,6 +162,9 @@ BROKEN = {
         dict(model__rollout_engine=dict(_delete_=True, type='VLLMServerRollout',
                                         urls=['http://127.0.0.1:9'])),
         '`model.rollout_engine`: vLLM server http://127.0.0.1:9 cannot be used: '),
+    'an engine that is none': (
+        dict(model__rollout_engine=dict(_delete_=True, type='VLLMServer', urls=['http://a:1'])),
+        "should be a registered rollout, but got 'VLLMServer'; did you mean VLLMServerRollout"),
     'an address of a server': (
         dict(model__rollout_engine=dict(_delete_=True, type='VLLMServerRollout', urls=['a:8000'])),
         "`model.rollout_engine.urls` should hold addresses such as"),
@@ -169,6 +173,15 @@ BROKEN = {
                                         urls=['http://127.0.0.1:9'], transfer=dict(backend='mpi'))),
         "transfer.backend` should be one of ('files', 'nccl'), but got 'mpi'"),
 }
+
+
+def test_servers_for_shorter_responses(problems_with, monkeypatch):
+    monkeypatch.setattr(VLLMServerRollout, 'check_servers',
+                        lambda self, model: setattr(self, 'max_model_len', 500))
+    engine = dict(_delete_=True, type='VLLMServerRollout', urls=['http://a:1'])
+    assert problems_with(model__rollout_engine=engine) == []
+    (problem, ) = problems_with(model__rollout_engine=engine, model__test_cfg__max_new_tokens=500)
+    assert 'of up to 500 tokens, but one takes 500 in all; start it by' in problem
 
 
 @pytest.mark.parametrize('fault', BROKEN)

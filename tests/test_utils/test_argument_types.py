@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -22,7 +23,8 @@ class Part(Base):
     def __init__(self, name: str, options: dict[str, int] | None = None, size: int = 1,
                  rate: float = 1.0, flag: bool = False, pair: tuple[int, int] = (1, 2),
                  inner: Inner | dict | None = None, path: Path | None = None,
-                 what: Callable | str = '', loose=None, **kwargs) -> None:
+                 what: Callable | str = '', cap: float | Literal['auto'] | None = None,
+                 loose=None, **kwargs) -> None:
         super().__init__(**kwargs)
 
 
@@ -30,7 +32,7 @@ class Part(Base):
     ('name', 'a'), ('name', Path('a')), ('options', None), ('options', {}), ('size', 2),
     ('size', 2.0), ('size', True), ('rate', 1), ('rate', float('inf')), ('flag', True), ('flag', 0),
     ('pair', [1, 2]), ('inner', dict(type='A')), ('path', 'a'),
-    ('what', []), ('loose', 1), ('unknown', 1)])
+    ('what', []), ('cap', 'auto'), ('cap', 2), ('cap', None), ('loose', 1), ('unknown', 1)])
 def test_what_fits(name, value):
     assert not list(find_wrong_types(Part, {name: value}, 'a'))
 
@@ -44,7 +46,7 @@ def test_what_fits(name, value):
     ('options', '{x', 'dict or None', ''), ('size', 'x', 'int', ''), ('size', 2.5, 'int', ''),
     ('size', None, 'int', ''), ('rate', 'x', 'float', ''), ('flag', 'yes', 'bool', ''),
     ('pair', '1,2', 'tuple', ''), ('inner', 'x', 'dict or None', ''),
-    ('inner', [1], 'dict or None', '')])
+    ('inner', [1], 'dict or None', ''), ('cap', 'two', "'auto' or float or None", '')])
 def test_what_does_not(name, value, wanted, hint):
     (problem, ) = find_wrong_types(Part, {name: value, 'loose': []}, 'a.0')
     assert problem.startswith(f'`a.0.{name}` should be {wanted}, but got {value!r}; ')

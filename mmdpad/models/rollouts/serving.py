@@ -70,9 +70,7 @@ def plan_server(config: Mapping[str, Any], environ: Mapping[str, str] = os.envir
     if (folder := find_folder(policy['pretrained'])) is None:
         raise ValueError(f'`model.policy.pretrained` should be the folder of a model, but there is '
                          f'no {policy["pretrained"]!r}; download it or correct the path')
-    responses = max(settings.training_sampling(model.get('train_cfg') or {})['max_new_tokens'],
-                    settings.evaluation_sampling(model.get('test_cfg') or {})['max_new_tokens'])
-    tokens = responses + policy.get('max_prompt_tokens', _default(
+    tokens = settings.max_response_tokens(model) + policy.get('max_prompt_tokens', _default(
         VLMReasoningHead, 'max_prompt_tokens'))
     flags = ['--model', str(folder), '--max-model-len', str(tokens),
              '--dtype', engine.get('dtype', _default(VLLMServerRollout, 'dtype')),

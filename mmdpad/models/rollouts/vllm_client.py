@@ -62,11 +62,16 @@ class Server:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ('http', 'https') or not parts.hostname or parts.path.strip('/'):
-            raise ValueError(f'`urls` should hold addresses such as '
-                             f"'http://127.0.0.1:8000', without a path, but got {url!r}; "
-                             f'correct it')
+        problem = ValueError(f"`urls` should hold addresses such as 'http://127.0.0.1:8000', "
+                             f'without a path, but got {url!r}; correct it')
+        try:
+            parts = urlsplit(url)
+            parts.port  # noqa: B018, which raises the error of one that is no port
+        except ValueError as error:
+            raise problem from error
+        if parts.scheme not in ('http', 'https') or not parts.hostname or (
+                parts.path.strip('/') or parts.query or parts.fragment):
+            raise problem
         self.url = f'{parts.scheme}://{parts.netloc}'
 
     def get(self, path: str, timeout: float = 30.0) -> Any:

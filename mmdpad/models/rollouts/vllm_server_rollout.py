@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.named_weights import check_handover, named_weights, weights_version
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.registry import ROLLOUTS
 
 from .agreement import most_rounding
@@ -35,6 +36,7 @@ from .vllm_requests import (
 )
 from .weight_transfer import WeightTransfer
 
+_DTYPES = ('float32', 'bfloat16', 'float16')  # of vLLM
 _PROBE = 8
 """Tokens of the response whose log-probabilities are compared before the first rollout."""
 T = TypeVar('T')
@@ -61,7 +63,8 @@ class VLLMServerRollout(RolloutEngine):
         transfer: Arguments of :class:`.WeightTransfer`.
 
     Raises:
-        ValueError: A number is out of range; or see :func:`.find_servers`.
+        ValueError: A number is out of range, or ``dtype`` is none of vLLM's; or see
+            :func:`.find_servers`.
     """
 
     copies_weights = True
@@ -77,6 +80,8 @@ class VLLMServerRollout(RolloutEngine):
         if not 0 < timeout < math.inf:
             raise ValueError(f'`timeout` should be a positive number of seconds, but got '
                              f'{timeout!r}; correct it')
+        if problem := find_wrong_dtype('dtype', dtype, _DTYPES):
+            raise ValueError(problem)
         self.dtype = dtype
         self.timeout = timeout
         self.records_log_probs = records_log_probs

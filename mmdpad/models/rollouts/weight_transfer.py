@@ -78,6 +78,9 @@ class WeightTransfer:
         if backend != 'files' and folder is not None:
             raise ValueError(f"`transfer.folder` is for `transfer.backend='files'`, but got "
                              f'{folder!r} for {backend!r}; remove it')
+        if backend != 'nccl' and address is not None:
+            raise ValueError(f"`transfer.address` is for `transfer.backend='nccl'`, but got "
+                             f'{address!r} for {backend!r}; remove it')
         if backend == 'nccl' and find_spec('vllm') is None:
             raise ImportError("`transfer.backend='nccl'` needs vllm in this environment too, but "
                               "it is not installed; install the servers' version, or set "

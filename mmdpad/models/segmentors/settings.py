@@ -46,6 +46,17 @@ def evaluation_sampling(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     return sampling
 
 
+def max_response_tokens(model: Mapping[str, Any]) -> int:
+    """The maximum number of tokens in a response, in training and evaluation, by the config of a
+    model.
+
+    Raises:
+        ValueError: See :func:`training_sampling` and :func:`evaluation_sampling`.
+    """
+    return max(training_sampling(model.get('train_cfg') or {})['max_new_tokens'],
+               evaluation_sampling(model.get('test_cfg') or {})['max_new_tokens'])
+
+
 def build_loss(config: Mapping[str, Any]) -> PolicyLoss:
     """Build `model.loss`.
 
