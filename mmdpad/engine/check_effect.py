@@ -139,6 +139,17 @@ def find_stuck_schedules(nodes: list[Node]) -> Iterator[str]:
                    f'by it, but got {start}; use a small value such as 1e-6')
 
 
+def find_unreached_norms(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield ``norm_decay_mult`` where the policy is one of ours: mmengine does not count RMSNorm,
+    the norm of the language models, among norms."""
+    given = (config.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
+    if given.get('norm_decay_mult', 1) not in (1, None) and 'flat_decay_mult' not in given:
+        yield (f'`optim_wrapper.paramwise_cfg.norm_decay_mult` should be `flat_decay_mult` (of '
+               f'all weights of one dimension) for a policy whose norms are RMSNorm, which '
+               f'mmengine does not count among norms, but got {given["norm_decay_mult"]} alone; '
+               f'set `flat_decay_mult`')
+
+
 def inherited_arguments(kind: type) -> dict[str, Any]:
     """The arguments of a class that a class of mmengine, mmdet or mmdpad in its bases has, too, and
     that therefore mean the same, with their defaults; :attr:`inspect.Parameter.empty` for one whose

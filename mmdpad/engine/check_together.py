@@ -15,14 +15,15 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from mmdpad.evaluation.metrics import ReasonSegMetric
 from mmdpad.evaluation.summary import MEASURES, PARTS
-from mmdpad.models import ReasoningSegmentor
+from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
+from mmdpad.models.heads.quantization import NOT_SHARDED
 from mmdpad.models.weights import first_line
 from mmdpad.registry import HOOKS, PARAM_SCHEDULERS, type_name
 from mmdpad.rewards import ListedReward, list_rewards
 from mmdpad.utils import renamed
 from mmdpad.utils.argument_types import find_wrong_types
 
-from .check_effect import find_epochs, inherited_arguments
+from .check_effect import find_epochs, find_unreached_norms, inherited_arguments
 from .config_nodes import Node
 
 # Entries that mmengine's runners and the command line read.
@@ -108,7 +109,12 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
             yield from (f'`{one.path}`: {_name(one)} decodes masks with `model.decoder`, '
                         f'which is None; configure one' for one in list_rewards(config)
                         if one.needs('decoder'))
+        if issubclass(kinds.get('model.policy', object), VLMReasoningHead):
+            yield from find_unreached_norms(config)
         yield from _check_metrics(config, nodes)
+    policy = next((node.entry for node in nodes if node.path == 'model.policy'), {})
+    if config.get('strategy') and (policy.get('quantization') or {}).get('load_in_8bit'):
+        yield NOT_SHARDED
     split = 'val' if training else 'test'
     if answers and config['model'].get('decoder') is None and config.get(f'{split}_cfg'):
         yield (f'`model.decoder` should be configured where `{split}_cfg` asks for masks, but it '

@@ -150,7 +150,7 @@ def policy_loss(logp: Tensor,
             per_token = per_token * weights[importance_level]
             ratio = importance_weights(old_logp, sampling_logp, mask, math.inf, importance_level)
             mismatch['mismatch/clipped'] = token_mean(
-                (weights[importance_level] != ratio).to(logp.dtype))
+                ((ratio > importance_cap) | (ratio < importance_floor)).to(logp.dtype))
             for name, weight in (('tokens', weights['token']), ('sequences', weights['sequence'])):
                 average = token_mean if name == 'tokens' else sequence_mean
                 mismatch[f'importance/{name}'] = average(weight)

@@ -114,7 +114,7 @@ def test_other_addresses_come_with_a_warning(make_python, port, monkeypatch, cap
         serve_rollouts.main(['tiny_shapes', '--python', make_python('vllm 0.32.0'), '--port',
                              str(port), '--host', host])
         assert ('WARNING: whoever reaches' in capsys.readouterr().err) == (host == '0.0.0.0')
-    assert told[0][2] == f'http://127.0.0.1:{port}'  # its own name may lead nowhere
+    assert told[0][2] == f'http://127.0.0.1:{port}'  # it may not know its own name
     assert f'urls=[http://{socket.gethostname()}:{port}]' in told[0][3]
     assert '--no-enable-chunked-prefill' not in told[0][0]  # of CPUs
 
@@ -151,6 +151,8 @@ def test_what_cannot_be_started_is_said_before(make_python, port, tmp_path):
              '`model.type` should be ReasoningSegmentor')):
         with pytest.raises(SystemExit, match=told):
             serve_rollouts.main([*arguments, '--port', str(port)])
+    with pytest.raises(SystemExit, match='--port a number from 1 to 65535, but got '127.0.0.1' and 0'):
+        serve_rollouts.main(['tiny_shapes', '--port', '0'])
     for option, told in (
             ('model.rollout_engine.dtype=5', '`model.rollout_engine.dtype` should be str'),
             ('model.rollout_engine=dict(type=VLLMServerRollout,urls=[http://a:1],transfer=5)',

@@ -117,6 +117,15 @@ def test_a_schedule_that_ends(tiny_config, entries):
     assert check(tiny_config, param_scheduler=[{**WARMUP, **entries}]) == []
 
 
+def test_a_decay_of_norms_that_reaches_no_rms_norm(tiny_config):
+    path = 'optim_wrapper__paramwise_cfg'
+    (problem, ) = check(tiny_config, **{path: dict(norm_decay_mult=0.0)})
+    assert problem.startswith('`optim_wrapper.paramwise_cfg.norm_decay_mult` should be '
+                              '`flat_decay_mult`') and problem.endswith('set `flat_decay_mult`')
+    assert check(tiny_config, **{path: dict(norm_decay_mult=0.0, flat_decay_mult=0.0)}) == []
+    assert check(tiny_config, **{path: dict(norm_decay_mult=1.0)}) == []
+
+
 class OwnEpochs(Hook):
     """Counts epochs of its own, and reads a value of the log."""
 

@@ -351,7 +351,7 @@ def test_settings_are_refused_before_weights_are_read(folders, lora, told, monke
     entry = dict(type='VLMReasoningHead', pretrained=folder, lora=lora)
     (problem, ) = check_weights(Node('model.policy', entry, MODELS))
     assert told in problem
-    monkeypatch.setattr('mmdpad.models.heads.vlm_reasoning_head.load_pretrained', None)
+    monkeypatch.setattr('mmdpad.models.mapped_weights.load_pretrained', None)
     with pytest.raises(ValueError, match=told):
         VLMReasoningHead(folder, lora=lora)
 

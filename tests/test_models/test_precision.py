@@ -23,7 +23,7 @@ def nothing_is_read(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError('weights were read')
 
-    monkeypatch.setattr('mmdpad.models.heads.vlm_reasoning_head.load_pretrained', refuse)
+    monkeypatch.setattr('mmdpad.models.mapped_weights.load_pretrained', refuse)
 
 
 @pytest.mark.parametrize('policy', REFUSED, ids=str)

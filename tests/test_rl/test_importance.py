@@ -44,6 +44,15 @@ def test_the_weights_are_constants_of_the_loss_and_the_log_tells_the_mismatch():
     assert 'mismatch/kl' in scalars and 'mismatch/clipped' not in scalars
 
 
+def test_a_ratio_that_is_rounded_to_zero_is_masked_by_a_floor():
+    """exp(-120) is 0 in float32."""
+    old, given = torch.tensor([[-120., 0.]]), dict(importance_cap=3., importance_mode='mask')
+    shares = [policy_loss(old, old, torch.ones(1), torch.ones(1, 2), **given,
+                          sampling_logp=torch.zeros(1, 2), importance_floor=floor)[1]
+              ['mismatch/clipped'].item() for floor in (.5, 0.)]
+    assert shares == [.5, 0.]
+
+
 @pytest.mark.parametrize('level, unbiased', [('sequence', True), ('token', False)])
 def test_the_expected_gradient_of_whole_responses(level, unbiased):
     """All responses of two tokens, each with its probability under a distorted engine: the second

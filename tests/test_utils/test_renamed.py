@@ -110,7 +110,7 @@ def test_new_names_exist_and_old_ones_do_not():
                  for place in (HOOKS, REWARDS, TRANSFORMS)]
         assert sorted(found)[-1] == (False, True), new
     names = {new.partition(' ')[0].rpartition('.')[2] for new in RENAMED['sampling'].values()}
-    assert names == signature(GRPOLoss).parameters.keys()
+    assert names <= signature(GRPOLoss).parameters.keys()
 
 
 @pytest.mark.parametrize('kind, old, new', [

@@ -81,6 +81,9 @@ def memory_of(processes: list[subprocess.Popen]) -> dict[str, int]:
     """Bytes of all processes together, by kind."""
     total = dict.fromkeys(KINDS, 0)
     for process in processes:
+        if (code := process.poll()) is not None:
+            raise SystemExit(f'a process ended with {code}; -9 may mean that memory ran out: use '
+                             f'`--processes`, `--hidden-size` or `--ways` to need less')
         text = Path(f'/proc/{process.pid}/smaps_rollup').read_text()
         for kind, name in KINDS.items():
             found = re.search(rf'^{name}:\s*(\d+) kB', text, re.MULTILINE)

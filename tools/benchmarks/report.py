@@ -99,6 +99,14 @@ def staleness(result: dict[str, Any]) -> str:
                   for k, seconds in result['median'].items()])
 
 
+def loading(result: dict[str, Any]) -> str:
+    """Peak memory of processes that load a policy, in models of float32, and seconds."""
+    return table(['loaded', 'way', 'peak, in models', 'pages of files', 'seconds'],
+                 [[case if case == 'policy' else f'policy and {case}', way,
+                   about['ratio']['anonymous'], about['ratio']['mapped_files'], about['seconds']]
+                  for case, ways in result['cases'].items() for way, about in ways.items()])
+
+
 def provenance(result: dict[str, Any]) -> str:
     """Command, date and versions of one result."""
     about = result['environment']
@@ -116,6 +124,7 @@ def report(folder: Path) -> str:
         body = (scaling if 'rows' in result else busy if 'ratio_to_idle' in result
                 else low_precision if 'weights' in result
                 else staleness if 'ratio_to_least_staleness' in result
+                else loading if 'bytes' in result
                 else start_up if 'cases' in result else comparison)(result)
         parts.append(f'### {path.stem.partition("_")[2].replace("_", " ")}\n\n{body}\n\n'
                      f'{provenance(result)}')

@@ -109,8 +109,8 @@ class AlarmHook(Hook):
         if names - HINTS.keys():
             hints = [f'; {name}: {hint}' for name in sorted(names, key=str)
                      if (hint := renamed.advice('alarm', name))]
-            raise ValueError(f'`stop` should be True, False or a list of {sorted(HINTS)}, but '
-                             f'got {stop!r}{"".join(hints)}')
+            raise ValueError(f'`stop` should be True, False or names of alarms, but got {stop!r}'
+                             f'{"".join(hints)}; the names are {", ".join(sorted(HINTS))}')
         self.window = window
         self.length_share, self.empty_share, self.repetition = length_share, empty_share, repetition
         self.ess_share, self.flat_std, self.giou_drop = ess_share, flat_std, giou_drop

@@ -54,7 +54,12 @@ class _EncodingLoop:
         """Evaluate one batch."""
         if idx == 0:  # after hooks have read the weights
             model = unwrap(self.runner.model)
-            self._stack.enter_context(gathered(getattr(model, 'policy', model)))
+            engine = getattr(model, 'rollout_engine', None)
+            if engine is not None and engine.samples_elsewhere:
+                model.hand_over()  # even if this process has all its answers from an earlier test
+                self._stack.enter_context(engine.holding_weights())
+            else:
+                self._stack.enter_context(gathered(getattr(model, 'policy', model)))
         super().run_iter(idx, data_batch)  # type: ignore[misc]
         self._bar.update(len(data_batch['data_samples']))
 

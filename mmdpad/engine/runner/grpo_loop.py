@@ -72,7 +72,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             further batches per iteration. Groups without a signal fill what is still missing. 0
             keeps every group.
         max_staleness: Iterations that a rollout may be behind: iteration i trains on responses that
-            were sampled by the weights after iteration i - max_staleness (the first ones by the
+            were sampled by the weights before iteration i - max_staleness (the first ones by the
             start policy), while earlier iterations ran. It saves time with an engine that samples
             elsewhere. The loss corrects for it (:meth:`PolicyLoss.correct_staleness`). 0: sample,
             then update.
@@ -217,8 +217,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         however each process splits its part into micro-batches.
         """
         wrapper = self.runner.optim_wrapper
-        fillers = self._fillers(parts)
-        passes = [*fillers, *parts]
+        passes = [*self._fillers(parts), *parts]
         wrapper._accumulative_counts = len(passes)
         wrapper.initialize_count_status(self.runner.model, 0, len(passes))
         masks = map(self.model.objective.token_mask, parts)
@@ -239,7 +238,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             wrapper.zero_grad()
             if not searching:
                 self._count_skipped(parts)
-        return _mean_by_name(logs[len(fillers):]) | dict(skipped_steps=skipped)
+        return _mean_by_name(logs) | dict(skipped_steps=skipped)
 
     def _count_skipped(self, parts: list[RolloutBatch]) -> None:
         self.skipped_in_a_row += 1

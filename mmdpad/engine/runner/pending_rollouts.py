@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ class PendingRollouts:
         return rollout
 
     def close(self) -> None:
-        """Forget all rollouts; those that have not begun are not sampled."""
+        """Forget all rollouts; an engine may leave out those that it has not begun."""
         while self._queue:
             self._queue.popleft().started.future.cancel()
 
@@ -166,8 +167,10 @@ class PendingRollouts:
         data = loop.model.data_preprocessor(data_batch, False)
         size, processes = len(data['data_samples']), get_world_size()
         first = batch * size * processes + get_rank()
-        with loop.runner.optim_wrapper.optim_context(loop.runner.model), gathered(
-                loop.model.policy):
+        # An engine with its own copy of the weights gathers them one at a time.
+        module = nullcontext() if loop.model.rollout_engine.copies_weights else gathered(
+            loop.model.policy)
+        with loop.runner.optim_wrapper.optim_context(loop.runner.model), module:
             started = loop.model.start_rollout(
                 **data, seed=loop.runner.seed, responses=_responses_of(kept) if kept else None,
                 prompt_numbers=range(first, first + size * processes, processes))

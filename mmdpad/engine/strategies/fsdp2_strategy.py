@@ -29,6 +29,7 @@ from torch.distributed.tensor import DTensor
 
 from mmdpad.engine.checkpoints import PLAIN_FILE
 from mmdpad.engine.resuming import fit_optimizer
+from mmdpad.models.heads.quantization import check_shardable
 from mmdpad.models.mapped_weights import mapped_names, take_mapped
 from mmdpad.models.precision import read_dtype
 from mmdpad.models.segmentors import ReasoningSegmentor
@@ -47,8 +48,9 @@ class FSDP2Strategy(DDPStrategy):
 
     Each layer of the language models (policy and reference) and each block of the vision tower is
     gathered for its own forward and backward pass; embeddings, norms and output head are gathered
-    together, for a complete pass. Rollouts, validation and test keep the policy gathered. The
-    frozen decoder is on every process.
+    together, for a complete pass. Validation, test and rollouts keep the policy gathered, except
+    rollouts of engines with their own copy of the weights (vLLM) and evaluations on vLLM servers.
+    The frozen decoder is on every process.
 
     Of the policy and the reference, each process reads only its shards, from the safetensors files
     in ``pretrained`` or from a checkpoint. Every machine needs the same files.
@@ -98,6 +100,7 @@ class FSDP2Strategy(DDPStrategy):
         if not isinstance(model, ReasoningSegmentor):
             raise TypeError(f'`model` should be a ReasoningSegmentor under `FSDP2Strategy`, but '
                             f'got {type(model).__name__}; leave `strategy` out')
+        check_shardable(model)
         device = get_device()
         pin = device != 'cpu'
         options: dict[str, Any] = dict(
@@ -117,7 +120,7 @@ class FSDP2Strategy(DDPStrategy):
         fully_shard(model, ignored_params=frozen, **options)
         fill(model, values, 'cpu' if self.cpu_offload else device)
         # Methods that the loop calls besides `forward`.
-        for method in ('start_rollout', 'log_probs'):
+        for method in ('start_rollout', 'log_probs', 'hand_over'):
             register_fsdp_forward_method(model, method)
         return model
 

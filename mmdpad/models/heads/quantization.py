@@ -21,6 +21,10 @@ from mmdpad.models.weights import first_line
 
 KEPT = ('model.visual', 'lm_head')
 """Modules that are not quantized: the vision tower and the output head."""
+NOT_SHARDED = ('`model.policy` should not have 8-bit weights under `FSDP2Strategy`, which cannot '
+               'shard them; use 4 bits (`quantization=dict(load_in_4bit=True)`), or leave '
+               '`strategy` out')
+"""The message of :func:`check_shardable`."""
 _BITSANDBYTES = 'bitsandbytes'
 
 
@@ -177,6 +181,16 @@ def check_loaded(model: nn.Module, source: str) -> None:
     _refuse_unquantized([name for name, module in _quantized_layers(model).items()
                          if getattr(module.weight, 'quant_state', None) is None
                          and getattr(module.weight, 'SCB', None) is None], source)
+
+
+def check_shardable(model: nn.Module) -> None:
+    """Check that FSDP2 can shard a model's weights, by :func:`fully_shard`.
+
+    Raises:
+        ValueError: A layer has 8-bit weights of bitsandbytes, which keep their scales elsewhere.
+    """
+    if any(type(layer).__name__ == 'Linear8bitLt' for layer in _quantized_layers(model).values()):
+        raise ValueError(NOT_SHARDED)
 
 
 def check_stored(model_class: type[PreTrainedModel], source: str, names: Iterable[str]) -> None:

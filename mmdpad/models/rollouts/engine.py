@@ -34,7 +34,12 @@ class RolloutEngine(ABC):
     Attributes:
         records_log_probs: Whether sampled responses include the engine's log-probabilities.
         copies_weights: Whether the engine has its own copy of the policy's weights, which are
-            handed over by name; preflight then checks that this works.
+            handed over by name; preflight then checks that this works. In a training under
+            ``FSDP2Strategy`` the policy is sharded when this engine is called; others get it whole.
+        samples_elsewhere: Whether the engine computes nothing in this process, so that a rollout
+            needs no memory here.
+        holds_weights: Whether the weights that the engine has are the current ones, see
+            :meth:`holding_weights`.
         repeats_prompts: Whether a prompt is computed once per response, not once per group; the
             cost estimate asks this.
         streamer: The current streamer, see :meth:`streaming`.
@@ -42,12 +47,29 @@ class RolloutEngine(ABC):
 
     records_log_probs = False
     copies_weights = False
+    samples_elsewhere = False
+    holds_weights = False
     repeats_prompts = False
     streamer: Callable[[Tensor], None] | None = None
 
     def check_policy(self, head: VLMReasoningHead) -> None:
         """Raise a ValueError if this engine cannot sample a policy. Called once, at the start."""
         return
+
+    def hand_over(self, head: VLMReasoningHead) -> None:
+        """Take the policy's current weights now, if the engine samples elsewhere; a rollout does so
+        on its own. All processes take part."""
+        return
+
+    @contextmanager
+    def holding_weights(self) -> Iterator[None]:
+        """Within the block, the weights stay those of the last :meth:`hand_over`, and each process
+        may sample any number of batches, or none (an evaluation)."""
+        self.holds_weights = True
+        try:
+            yield
+        finally:
+            self.holds_weights = False
 
     @contextmanager
     def streaming(self, streamer: Callable[[Tensor], None]) -> Iterator[None]:

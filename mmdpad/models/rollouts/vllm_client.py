@@ -22,6 +22,7 @@ _BY_COMMAND = '`mmdpad serve-rollouts CONFIG` does'
 _LOWEST = -9999.0  # what vLLM answers for a log-probability of minus infinity or NaN
 _SHOWN = 500  # characters of a server's own message
 _CONNECT = 10.0  # seconds for a connection, before any work is done
+_AT_FAULT = (400, 413, 422)  # other errors of a client tell of another program at that address
 
 
 class ServerError(RuntimeError):
@@ -42,8 +43,7 @@ class ServerError(RuntimeError):
     @property
     def refused(self) -> bool:
         """Whether the request was at fault, so that another server would refuse it, too."""
-        return self.status is not None and 400 <= self.status < 500
-
+        return self.status in _AT_FAULT
 
     @property
     def is_non_finite(self) -> bool:
@@ -230,7 +230,11 @@ def is_supported(version: str) -> bool:
 
 
 def _check_server(server: Server, dtype: str) -> int:
-    found = server.get('/version')['version']
+    try:
+        found = server.get('/version')['version']
+    except ServerError as error:
+        raise ServerError(server.url, f'{error.what}; start it by `mmdpad serve-rollouts CONFIG`, '
+                          f'or correct the address in `urls`', error.status) from error
     if not is_supported(found):
         raise ServerError(server.url, f'should run vLLM from {VERSIONS[0]} to below {VERSIONS[1]}, '
                           f'but runs {found}; start it in an environment with another version')

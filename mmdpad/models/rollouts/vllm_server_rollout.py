@@ -68,15 +68,18 @@ class VLLMServerRollout(RolloutEngine):
     """
 
     copies_weights = True
+    samples_elsewhere = True
 
     def __init__(self, urls: Sequence[str], dtype: str = 'bfloat16', max_requests: int = 32,
                  timeout: float = 600.0, records_log_probs: bool = True,
                  transfer: dict | None = None) -> None:
         self.servers = find_servers(urls)
-        for name, value in dict(max_requests=max_requests, timeout=timeout).items():
-            if not 0 < value < math.inf:
-                raise ValueError(f'`{name}` should be positive and finite, but got {value!r}; '
-                                 f'correct it')
+        if not max_requests >= 1:
+            raise ValueError(f'`max_requests` should be at least 1, but got {max_requests!r}; '
+                             f'correct it')
+        if not 0 < timeout < math.inf:
+            raise ValueError(f'`timeout` should be a positive number of seconds, but got '
+                             f'{timeout!r}; correct it')
         if problem := find_wrong_dtype('dtype', dtype, _DTYPES):
             raise ValueError(problem)
         self.dtype = dtype
@@ -86,10 +89,10 @@ class VLLMServerRollout(RolloutEngine):
         self.version = ''  # of the weights that the servers have
         self.max_model_len = 0  # the smallest of the servers'
         self.lost: dict[str, str] = {}  # address -> why it is not used any more
+        self.max_requests = max_requests
         self._is_probed = False
         self._pending: Future[Responses] | None = None
-        self._slots = threading.BoundedSemaphore(max_requests * len(self.servers))
-        self._lock = threading.Lock()  # of `lost` and the two below
+        self._change = threading.Condition()  # of `lost` and the two below
         self._in_flight: Counter[str] = Counter()
         self._turn = get_rank()
 
@@ -158,9 +161,13 @@ class VLLMServerRollout(RolloutEngine):
             raise ValueError(f'vLLM servers should take at least {needed} tokens, those of a '
                              f'prompt and its response, but one takes {self.max_model_len}; start '
                              f'it with `--max-model-len {needed}`')
-        # An AMP context around the rollout must not change the weights that are sent.
-        with torch.autocast(head.device.type, enabled=False):
-            self._hand_over(head, prompts)
+        if not self.holds_weights:
+            self.hand_over(head)
+        if not self._is_probed:
+            with torch.autocast(head.device.type, enabled=False):
+                for server in self._working():
+                    self._probe(server, head, prompts[0])
+            self._is_probed = True
         settings = sampling_settings(head, how)
         jobs = [_in_background(self._ask, number, prompt,
                                {**settings, 'seed': request_seed(how.seed, own)}, self.version)
@@ -177,9 +184,15 @@ class VLLMServerRollout(RolloutEngine):
             wait([earlier])
         return read_outputs([job.result() for job in jobs], how, head, self.records_log_probs)
 
-    def _hand_over(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt]) -> None:
-        """Send the weights if they have changed; all processes take part in that, but may sample
-        different numbers of batches."""
+    @torch.no_grad()
+    def hand_over(self, head: VLMReasoningHead) -> None:
+        """Send the weights if they have changed, once pending requests have been answered; all
+        processes take part.
+
+        Raises:
+            ServerError: No server is left.
+            WeightTransferError: No server took the weights.
+        """
         version = weights_version(head.model)
         if version == self.version:
             return
@@ -189,14 +202,12 @@ class VLLMServerRollout(RolloutEngine):
         for lost in all_gather_object(self.lost):
             self.lost.update(lost)
         self.version = ''
-        failed = self.transfer.send(self._working(), named_weights(head.model), version)
+        # An AMP context around the rollout must not change the weights that are sent.
+        with torch.autocast(head.device.type, enabled=False):
+            failed = self.transfer.send(self._working(), named_weights(head.model), version)
         for url, what in failed.items():
             self._lose(url, what)
         self.version = version
-        if not self._is_probed:
-            for server in self._working():
-                self._probe(server, head, prompts[0])
-            self._is_probed = True
 
     def _probe(self, server: Server, head: VLMReasoningHead, prompt: EncodedPrompt) -> None:
         """Compare a server's log-probabilities of a short response with the policy's.
@@ -240,9 +251,10 @@ class VLLMServerRollout(RolloutEngine):
         return working
 
     def _lose(self, url: str, what: str) -> None:
-        with self._lock:
+        with self._change:
             is_new = url not in self.lost
             self.lost.setdefault(url, what)
+            self._change.notify_all()
         if is_new:
             print_log(f'{what}. It is not used again in this run; restart it, and resume the run '
                       f'to use it', logger='current', level=logging.WARNING)
@@ -250,40 +262,45 @@ class VLLMServerRollout(RolloutEngine):
     def _ask(self, number: int, prompt: EncodedPrompt, settings: dict[str, Any],
              version: str) -> Answer:
         """Get the responses to one prompt from some server with this version of the weights."""
-        with self._slots:
-            while True:
-                server = self._take_turn()
-                try:
-                    answer = generate(server, prompt, settings, version, self.timeout)
-                except ServerError as error:
-                    if error.is_non_finite:
-                        raise non_finite('of a response', number) from error
-                    if error.refused:
-                        raise
-                    self._lose(server.url, str(error))
-                    continue
-                finally:
-                    with self._lock:
-                        self._in_flight[server.url] -= 1
-                check_prompt(number, prompt, answer.prompt_token_ids, f'vLLM server {server.url}')
-                return answer
+        while True:
+            server = self._take_turn()
+            try:
+                answer = generate(server, prompt, settings, version, self.timeout)
+            except ServerError as error:
+                if error.is_non_finite:
+                    raise non_finite('of a response', number) from error
+                if error.refused:
+                    raise
+                self._lose(server.url, str(error))
+                continue
+            finally:
+                with self._change:
+                    self._in_flight[server.url] -= 1
+                    self._change.notify_all()
+            check_prompt(number, prompt, answer.prompt_token_ids, f'vLLM server {server.url}')
+            return answer
 
     def _take_turn(self) -> Server:
-        """Choose the server with the fewest requests in flight, the next one if several have."""
-        with self._lock:
-            order = [*self.servers[self._turn % len(self.servers):],
-                     *self.servers[:self._turn % len(self.servers)]]
-            self._turn += 1
-            working = self._working()
-            server = min((one for one in order if one in working),
-                         key=lambda one: self._in_flight[one.url])
-            self._in_flight[server.url] += 1
-            return server
+        """Choose the server with the fewest requests in flight, the next one if several have, once
+        that is fewer than ``max_requests``."""
+        with self._change:
+            while True:
+                first = self._turn % len(self.servers)
+                working = self._working()
+                server = min((one for one in [*self.servers[first:], *self.servers[:first]]
+                              if one in working), key=lambda one: self._in_flight[one.url])
+                if self._in_flight[server.url] < self.max_requests:
+                    self._turn += 1
+                    self._in_flight[server.url] += 1
+                    return server
+                self._change.wait()
 
 
 def _in_background(function: Callable[..., T], *arguments: Any) -> Future[T]:
-    """Call a function in a thread that does not keep the process alive."""
+    """Call a function in a thread that does not keep the process alive. The future cannot be
+    cancelled: whoever changes the weights waits for it."""
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+import shutil
 import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -26,6 +28,7 @@ from .vllm_client import Server, ServerError
 
 START = 'start it by `mmdpad serve-rollouts`'
 _MEMORY = '/dev/shm'  # a folder of Linux
+_PREFIX = 'mmdpad-weights-'
 
 
 class WeightTransferError(RuntimeError):
@@ -83,6 +86,7 @@ class FilesChannel:
     """Through files of safetensors, each deleted as soon as all servers have read it."""
 
     def __init__(self, folder: str | None, timeout: float) -> None:
+        self.is_shared = folder is not None  # other machines' locks may not be seen there
         self.parent = folder or (_MEMORY if os.access(_MEMORY, os.W_OK) else tempfile.gettempdir())
         self.timeout = timeout
 
@@ -104,11 +108,13 @@ class FilesChannel:
         """
         token = secrets.token_hex(16)
         try:
-            made = tempfile.TemporaryDirectory(prefix='mmdpad-weights-', dir=self.parent)
+            made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self.parent)
         except OSError as error:
             raise self._unwritable(error) from error
-        with made as folder:
+        with made as folder, _locked(folder):
             Path(folder, 'probe').write_text(token)
+            if not self.is_shared:
+                _remove_abandoned(self.parent)
             servers.each(lambda server: self._probe(server, folder, token))
             yield lambda part: self._send(servers, Path(folder, 'part.safetensors'), part)
 
@@ -137,6 +143,31 @@ class FilesChannel:
         return WeightTransferError(f'the folder {self.parent} should take a part of the weights, '
                                    f'but {error}; set `transfer.folder` to another, or a smaller '
                                    f'`transfer.chunk_bytes`')
+
+
+@contextmanager
+def _locked(folder: str | Path) -> Iterator[bool]:
+    """Lock a folder within the block, unless another process does; say whether that worked. The
+    lock ends with the process, however that ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            worked = True
+        except OSError:  # or there are no locks
+            worked = False
+        yield worked
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(parent: str) -> None:
+    """Remove the folders of trainers on this machine that were killed amid an update."""
+    for folder in Path(parent).glob(f'{_PREFIX}*'):
+        if os.access(folder / 'probe', os.W_OK):  # else it is of another user, or just being made
+            with suppress(FileNotFoundError), _locked(folder) as is_abandoned:
+                if is_abandoned:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 class NCCLChannel:

@@ -147,7 +147,17 @@ class ReasoningSegmentor(BaseDetector):
                 sampled then.
             **sampling: Overrides of ``train_cfg``, see :class:`RolloutEngine`.
         """
-        return self._start(inputs, data_samples, responses, **self.sampling | sampling)
+        started = self._start(inputs, data_samples, responses, **self.sampling | sampling)
+        if getattr(self.policy, 'vision_is_fixed', False):
+            # Now, if the engine did not: the passes of an update then skip the vision tower on all
+            # processes alike.
+            with torch.no_grad(), evaluating(self.policy):
+                self.policy.encode_images(started.prompts)
+        return started
+
+    def hand_over(self) -> None:
+        """See :meth:`.RolloutEngine.hand_over`."""
+        self.rollout_engine.hand_over(self.policy)
 
     def _start(self, inputs: Inputs, data_samples: list[DetDataSample],
                responses: Responses | None = None, **sampling: Any) -> StartedRollout:
@@ -158,19 +168,9 @@ class ReasoningSegmentor(BaseDetector):
             with naming_samples(data_samples):
                 future = self.rollout_engine.submit(self.policy, prompts, **sampling)
         else:
-            future = self._resume(prompts, responses)
+            future = Future()
+            future.set_result(responses.to(self.policy.device))
         return StartedRollout(inputs, data_samples, prompts, sampling, future)
-
-    @torch.no_grad()
-    def _resume(self, prompts: list[Any], responses: Responses) -> Future[Responses]:
-        """A future as :meth:`RolloutEngine.submit` returned it. A fixed vision tower encodes the
-        images now, since sampling did so, for the update as well."""
-        if self.policy.vision_is_fixed:
-            with evaluating(self.policy):
-                self.policy.encode_images(prompts)
-        future: Future[Responses] = Future()
-        future.set_result(responses.to(self.policy.device))
-        return future
 
     def finish_rollout(self, started: StartedRollout) -> RolloutBatch:
         """Wait for the responses, and parse them.

@@ -195,7 +195,9 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
     accumulates = (groups < step_prompts if is_grpo else
                    wrapper.get('accumulative_counts', 1) > 1)
     engine = _argument(config['model'], 'rollout_engine', ReasoningSegmentor)
-    replicates = getattr(resolve(engine, ROLLOUTS), 'repeats_prompts', False)
+    kind = resolve(engine, ROLLOUTS)
+    rollout = ('none' if not is_grpo or getattr(kind, 'samples_elsewhere', False) else
+               'replicated' if getattr(kind, 'repeats_prompts', False) else 'shared')
     state, step = _optimizer_numbers(wrapper['optimizer'])
     return Setup(
         weight_bytes=_weight_bytes(_argument(policy, 'dtype')),
@@ -206,7 +208,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
         checkpointing=_argument(policy, 'gradient_checkpointing'),
         attention='eager' if _argument(policy, 'attn_implementation') == 'eager' else 'flash',
         reference=is_grpo and loss.needs_reference,
-        rollout='none' if not is_grpo else 'replicated' if replicates else 'shared',
+        rollout=rollout,
         kept_log_probs=is_grpo and (loss.penalizes_rewards
                                     or updates * work.prompts > step_prompts),
         updates=updates, groups=groups, accumulates=accumulates,

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.runner import Runner
 
+from mmdpad.engine.runner import evaluation_loops, pending_rollouts
+from mmdpad.models import SharedPrefixRollout
 from mmdpad.utils import read_jsonl
 
 
@@ -41,3 +43,27 @@ def test_batches_are_sorted_by_length_and_rows_are_not(tiny_config):
     loader = runner.build_test_loop(runner._test_loop).dataloader
     lengths = [len(sample.question) for batch in loader for sample in batch['data_samples']]
     assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) > 1
+
+
+def test_an_engine_that_samples_elsewhere_gets_the_weights_once_and_none_are_gathered(
+        tiny_config, monkeypatch):
+    """At the start, since a process may have all its answers from an earlier test."""
+    events = []
+    sample = SharedPrefixRollout.sample
+
+    def recording(engine, *given):
+        events.append(engine.holds_weights)
+        return sample(engine, *given)
+
+    monkeypatch.setattr(SharedPrefixRollout, 'samples_elsewhere', True)
+    monkeypatch.setattr(SharedPrefixRollout, 'hand_over', lambda *_: events.append('handed over'))
+    monkeypatch.setattr(SharedPrefixRollout, 'sample', recording)
+    for module in (evaluation_loops, pending_rollouts):
+        monkeypatch.setattr(module, 'gathered', None)
+    tiny_config.merge_from_dict({'train_cfg.max_iters': 1, 'test_dataloader.batch_size': 3})
+    runner = Runner.from_cfg(tiny_config)
+    runner.train()
+    assert events == [False]
+    runner.test()
+    assert events == [False, 'handed over', True, True]
+    assert not runner.model.rollout_engine.holds_weights

@@ -5,6 +5,7 @@ import json
 import logging
 import random
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import pytest
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmdpad.engine.runner import pending_rollouts
 from mmdpad.engine.runner.pending_rollouts import BatchesAhead, PendingRollouts
 from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.models.rollouts import SharedPrefixRollout
@@ -140,6 +142,18 @@ def tiny_config_with_validations(config):
     config.val_dataloader.dataset.data_root = config.train_dataloader.dataset.data_root
     config.merge_from_dict({'train_cfg.val_interval': 2, 'model.test_cfg.max_new_tokens': 20})
     return config
+
+
+@pytest.mark.parametrize('copies', [True, False])
+def test_weights_are_gathered_only_for_engines_that_sample_from_the_policy(
+        tiny_config, tmp_path, monkeypatch, copies):
+    """The others take a weight at a time, so that no process needs the whole policy."""
+    gathers = []
+    monkeypatch.setattr(LateRollout, 'copies_weights', copies)
+    monkeypatch.setattr(pending_rollouts, 'gathered',
+                        lambda policy: gathers.append(policy) or nullcontext())
+    runner, _ = train(tiny_config, tmp_path, iters=1, engine='LateRollout')
+    assert gathers == ([] if copies else [runner.model.policy])
 
 
 def test_an_error_of_a_late_rollout_names_its_sample(tiny_config, tmp_path):

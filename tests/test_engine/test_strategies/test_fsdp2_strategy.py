@@ -21,10 +21,18 @@ from launching import (
 )
 from mmengine.runner import Runner
 
-from mmdpad.engine.build import build_runner
+from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.runner import grpo_loop
 from mmdpad.engine.strategies import FSDP2Strategy, merge_shards, read_weights
 from mmdpad.models.heads.lora import SCALING
+
+HERE_FIRST = os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')])
+
+
+def log_of(config):
+    """The lines of a run's log."""
+    (path, ) = Path(config.work_dir).glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
@@ -60,14 +68,24 @@ def test_rollouts_sampled_ahead_by_parts(make_config):
     launch(configs[1], 2)
     parts = merge_shards(Path(configs[1].work_dir, 'iter_4.pth'))['state_dict']
     assert farthest(parts, whole) < 1e-6
-    logs = []
-    for config in configs:
-        (path, ) = Path(config.work_dir).glob('*/vis_data/scalars.json')
-        lines = map(json.loads, path.read_text().splitlines())
-        logs.append([value for line in lines for value in (
-            line['staleness'], line['ess/tokens'], line['ess/sequences'])])
+    logs = [[line[name] for line in log_of(config)
+             for name in ('staleness', 'ess/tokens', 'ess/sequences')] for config in configs]
     assert len(logs[0]) == 12 and logs[1] == pytest.approx(logs[0], rel=1e-5)
     assert logs[0][::3] == [0, 1, 1, 1] and logs[0][-1] < 0.9999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('lora', [None, dict(r=4, lora_alpha=8)], ids=['all', 'lora'])
+def test_an_engine_with_its_own_copy_gets_a_weight_at_a_time(make_config, lora):
+    """The policy is not gathered for it; the training is that of one process."""
+    changes = {'model.policy.lora': lora} if lora else {}
+    whole = run_here(make_config('one', **changes))
+    config = make_config('parts', 2, strategy=FSDP2, **changes,
+                         **{'model.rollout_engine': dict(type='CopyingRollout')})
+    config.custom_imports = dict(imports=['copying_rollout'])
+    launch(config, 2, PYTHONPATH=HERE_FIRST)
+    parts = merge_shards(Path(config.work_dir, 'iter_2.pth'))['state_dict']
+    assert farthest(parts, whole) < NOISE[bool(lora)]
 
 
 @pytest.mark.slow
@@ -129,9 +147,7 @@ def test_logits_that_are_not_finite_on_one_process_end_both(make_config, tiny_sf
         config = tiny_sft_config
     config.custom_hooks = [*config.get('custom_hooks', []), dict(type='SpoilingHook')]
     config.custom_imports = dict(imports=['spoiling_hook'])
-    folder = str(Path(__file__).parent)
-    result = launch(config, 2, check=False,
-                    PYTHONPATH=os.pathsep.join([folder, os.environ.get('PYTHONPATH', '')]))
+    result = launch(config, 2, check=False, PYTHONPATH=HERE_FIRST)
     assert result.returncode not in (0, None)
     output = result.stdout + result.stderr
     assert 'The first output that is not finite comes from `model.visual.' in output
@@ -227,11 +243,34 @@ def test_types_of_passes_are_named(name, known):
 
 
 def test_passes_of_no_weight_change_nothing(make_config, monkeypatch):
-    plain = run_here(make_config('plain'))
+    configs = [make_config('plain'), make_config('filled')]
+    plain = run_here(configs[0])
     monkeypatch.setattr(grpo_loop, 'is_sharded', lambda model: True)
     monkeypatch.setattr(grpo_loop, 'all_gather_object',
                         lambda value: [value + 2 if type(value) is int else value])
-    assert farthest(run_here(make_config('filled')), plain) < 1e-12
+    assert farthest(run_here(configs[1]), plain) < 1e-12
+    expected, logs = ([line[name] for line in log_of(config) for name in ('loss', 'kl', 'entropy')]
+                      for config in configs)
+    assert logs == pytest.approx(expected, rel=1e-9) and all(expected[-3:])
+
+
+@pytest.mark.slow
+def test_adapters_over_sharded_weights_of_4_bits(make_config):
+    """The same training as of one process."""
+    changes = {'model.policy.dtype': 'float32', 'model.policy.lora': dict(r=4),
+               'model.policy.quantization': dict(load_in_4bit=True, bnb_4bit_quant_type='nf4',
+                                                 bnb_4bit_compute_dtype='float32')}
+    whole = run_here(make_config('one', **changes))
+    config = make_config('parts', 2, strategy=FSDP2, **changes)
+    launch(config, 2)
+    parts = merge_shards(Path(config.work_dir, 'iter_2.pth'))['state_dict']
+    assert farthest(parts, whole) < NOISE[True]
+
+
+def test_weights_of_8_bits_are_refused_before_they_are_read(make_config):
+    with pytest.raises(UnsuitableConfig, match='should not have 8-bit weights under `FSDP2'):
+        build_runner(make_config('wrong', strategy=FSDP2, **{
+            'model.policy.lora': dict(r=4), 'model.policy.quantization': dict(load_in_8bit=True)}))
 
 
 @pytest.mark.parametrize('strategy, error', [

@@ -65,7 +65,7 @@ def test_a_template_that_begins_no_answer_is_refused(look):
                                   'processor_config.json'])
 def test_the_file_is_named_before_weights_are_read(file, tmp_path, monkeypatch):
     folder = policy_folder(tmp_path / 'policy', TEXT_ONLY['takes the texts only'], file)
-    monkeypatch.setattr('mmdpad.models.heads.vlm_reasoning_head.load_pretrained', None)
+    monkeypatch.setattr('mmdpad.models.mapped_weights.load_pretrained', None)
     with pytest.raises(ValueError, match=rf'policy. \({file}\) should render the image of a prompt '
                                          "as one '<.image_pad.>', but renders none: it is for "
                                          'text only; replace it'):

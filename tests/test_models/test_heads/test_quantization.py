@@ -1,11 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Weights in 4 and 8 bits below an adapter, on bitsandbytes' CPU backend."""
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from mmdpad.models import HFRollout, ReasoningSegmentor, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.lora import SCALING
-from mmdpad.models.heads.quantization import quantization_config
+from mmdpad.models.heads.quantization import check_shardable, quantization_config
 from mmdpad.preflight.cost.memory import standing
 from mmdpad.preflight.cost.shapes import PolicyShape
 from mmdpad.preflight.cost.workload import Setup
@@ -27,6 +29,13 @@ def build(policy_config, quantization, **more):
     pytest.importorskip('peft')
     pytest.importorskip('bitsandbytes')
     return VLMReasoningHead(**policy_config, lora=LORA, quantization=quantization, **more)
+
+
+@pytest.mark.parametrize('quantization', [NF4, dict(load_in_8bit=True)], ids=['4', '8'])
+def test_only_weights_of_4_bits_can_be_sharded(policy_config, quantization):
+    policy = build(policy_config, quantization)
+    with nullcontext() if quantization is NF4 else pytest.raises(ValueError, match='use 4 bits'):
+        check_shardable(policy)
 
 
 @torch.no_grad()

@@ -71,6 +71,7 @@ class FakeServer:
         self.version = 'default'
         self.requests, self.events = [], []
         self.fault = lambda body: None
+        self.hung = threading.Event()
         self.scale_out = 400
         self.clamp = lambda value: value
         self.llm.seen.clear()

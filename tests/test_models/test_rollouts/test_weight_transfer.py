@@ -37,7 +37,7 @@ def servers():
 
 @pytest.fixture
 def transfer(tmp_path):
-    return WeightTransfer(folder=str(tmp_path), timeout=0.5)
+    return WeightTransfer(folder=str(tmp_path), timeout=20)
 
 
 def has_all(server, version):
@@ -91,10 +91,13 @@ def test_weights_go_in_parts_and_no_more_is_held(servers):
     ('/update_weights', hangs, r'did not answer POST /update_weights within 0\.5 s')],
     ids=lambda value: value if isinstance(value, str) and value[0] == '/' else '')
 def test_a_server_that_fails_serves_nothing_and_the_other_has_the_weights(
-        servers, transfer, tmp_path, path, fault, told):
+        servers, transfer, tmp_path, path, fault, told, monkeypatch):
     good, bad = servers
     transfer.send(servers, WEIGHTS.items(), 'v1')
     bad.faults[path] = fault
+    if fault is hangs:
+        monkeypatch.setattr(bad, 'post', lambda *given, timeout: Server.post(
+            bad, *given, timeout=0.5 if given[0] == path else timeout))
     failed = transfer.send(servers, WEIGHTS.items(), 'v2')
     assert has_all(good, 'v2') and failed.keys() == {bad.url}
     assert re.search(f'{bad.url} {told}', failed[bad.url])
@@ -132,6 +135,23 @@ def test_a_trainer_that_stops_half_way_leaves_nothing_that_serves(servers, trans
     assert list(tmp_path.iterdir()) == []
     assert transfer.send(servers, WEIGHTS.items(), 'v2') == {}
     assert all(has_all(server, 'v2') for server in servers)
+
+
+def test_what_a_killed_trainer_left_in_memory_is_removed(servers, tmp_path, monkeypatch):
+    monkeypatch.setattr(weight_channels, '_MEMORY', str(tmp_path))
+    left = [tmp_path / f'mmdpad-weights-{name}' for name in ('killed', 'begun', 'used')]
+    for folder in left:
+        folder.mkdir()
+    for folder in (left[0], left[2]):
+        (folder / 'probe').write_text('token')
+    (left[0] / 'part.safetensors').write_bytes(b'...')
+    with weight_channels._locked(left[2]) as worked:
+        assert worked
+        assert WeightTransfer(timeout=20).send(servers, WEIGHTS.items(), 'v1') == {}
+    assert sorted(tmp_path.iterdir()) == sorted(left[1:])
+    # In a folder of the user's, which other machines may use, nothing is touched.
+    WeightTransfer(folder=str(tmp_path), timeout=20).check(servers)
+    assert sorted(tmp_path.iterdir()) == sorted(left[1:])
 
 
 def test_a_full_folder_is_named(servers, transfer, tmp_path, monkeypatch):
@@ -200,7 +220,8 @@ def test_wrong_settings_are_named(given, told):
 
 
 def test_two_processes_with_sharded_weights(servers, tmp_path):
-    """Both gather, the first one sends; what goes wrong there is raised by both."""
+    """Both gather, the first one sends; what goes wrong there is raised by both. One of them may
+    sample alone, as where the other has its answers from an earlier test."""
     good, bad = servers
     bad.faults['/update_weights'] = refuses('no memory')
     script = Path(__file__).with_name('two_senders.py')
@@ -210,7 +231,8 @@ def test_two_processes_with_sharded_weights(servers, tmp_path):
     outcomes = [(tmp_path / f'outcome{rank}.txt').read_text().splitlines() for rank in range(2)]
     assert outcomes[0] == outcomes[1]
     assert outcomes[0][0] == '{}' and 'no memory' in outcomes[0][1]
-    assert good.serves and good.version == 'sharded'
+    assert good.serves and good.paths.count('finish_weight_update') == 2
+    assert outcomes[0][2] == str((True, good.version))
     whole = torch.load(tmp_path / 'whole.pth')
     assert good.weights.keys() == whole.keys()
     assert all(value.equal(whole[name]) for name, value in good.weights.items())

@@ -122,7 +122,8 @@ def test_four_bits_make_the_frozen_language_model_smaller():
 
 
 def test_an_engine_says_whether_it_repeats_prompts():
-    for engine, expected in dict(HFRollout='replicated', VLLMRollout='shared').items():
+    for engine, expected in dict(HFRollout='replicated', VLLMRollout='shared',
+                                 VLLMServerRollout='none').items():
         cost = read_config_cost(config_of('qwen7b_reasonseg', **{
             'model.rollout_engine': dict(type=engine)}))
         assert cost.setup.rollout == expected
