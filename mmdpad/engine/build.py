@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import is_distributed
 from mmengine.hooks import EarlyStoppingHook
 from mmengine.runner import FlexibleRunner, Runner
 
@@ -40,11 +41,16 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
 
     Raises:
         UnsuitableConfig: With the problems that :func:`check_config` finds, or those of a policy's
-            folder, one per line.
+            folder, one per line; or a package or a launcher is missing.
     """
     found = check_config(config, training)
     if found.problems:
         raise UnsuitableConfig('\n'.join(found.problems))
+    if config.get('strategy') is not None and not is_distributed() and (
+            config.get('launcher') or 'none') == 'none':
+        raise UnsuitableConfig('`strategy` needs processes started by a launcher, but got '
+                               "`launcher='none'`; use tools/dist_train.sh CONFIG GPUS, or leave "
+                               '`strategy` out')
     for node in found.nodes:
         if node.is_kind(RolloutEngine):
             _check_packages(node)

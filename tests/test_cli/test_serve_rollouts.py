@@ -194,13 +194,12 @@ def test_what_cannot_be_started_is_said_before(make_python, port, tmp_path):
 
 
 @pytest.mark.parametrize('given, told', [
-    (['--host', ''], 'should be an address'), (['--port', '0'], 'from 1 to 65535'),
+    (['--host', ''], 'should be an address'),
     (['--', '--port', '8001'], '--port should stand before'),
     (['--', '--host=0.0.0.0'], '--host=0.0.0.0 should stand before')])
-def test_an_address_that_the_training_would_not_get(given, told, capsys):
-    with pytest.raises(SystemExit, match='2'):
+def test_an_address_that_the_training_would_not_get(given, told):
+    with pytest.raises(SystemExit, match=told):
         serve_rollouts.main(['tiny_shapes', *given])
-    assert told in capsys.readouterr().err
 
 
 def test_without_vllm_the_newest_environment_is_taken(make_python, port, monkeypatch):

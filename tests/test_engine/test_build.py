@@ -33,6 +33,12 @@ def test_a_package_that_an_engine_needs_is_named(tiny_config, monkeypatch):
         build_runner(tiny_config)
 
 
+def test_shards_need_a_launcher(tiny_config):
+    override(tiny_config, {'strategy': dict(type='mmdpad.FSDP2Strategy')})
+    with pytest.raises(UnsuitableConfig, match='use tools/dist_train.sh CONFIG GPUS, or leave'):
+        build_runner(tiny_config)
+
+
 @pytest.mark.parametrize('key, value, message', [
     ('train_cfg.rewards', ['format'], '`train_cfg.rewards` should be dict'),
     ('model.train_cfg', [1], '`model.train_cfg` should be dict or None'),
