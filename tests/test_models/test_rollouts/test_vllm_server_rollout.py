@@ -135,9 +135,12 @@ FAULTS = {
 }
 
 
+@pytest.mark.promise('Training', 'A vLLM server dies, hangs, restarts or answers wrongly',
+                     'its requests go to the others, with the same answers; without any left, an '
+                     'error that says what was seen of each')
 @pytest.mark.parametrize('fault', FAULTS)
 def test_a_server_that_fails_is_left_to_the_others(make, own_head, prompts, servers, fault,
-                                                   monkeypatch):
+                                                   monkeypatch, tried):
     engine = make()
     expected = engine(own_head, prompts, **GREEDY)
     monkeypatch.setattr(vllm_server_rollout, 'generate', lambda server, *rest: generate(
@@ -158,6 +161,7 @@ def test_a_server_that_fails_is_left_to_the_others(make, own_head, prompts, serv
     with pytest.raises(ServerError, match='no other is left: .*and the other') as found:
         engine(own_head, prompts, **GREEDY)
     assert servers[0].url in str(found.value) and servers[1].url in str(found.value)
+    tried('two servers, one that ' + ', '.join(FAULTS))
 
 
 def test_no_server_gets_more_requests_at_a_time(make, own_head, prompts, servers):

@@ -83,6 +83,9 @@ def test_weights_go_in_parts_and_no_more_is_held(servers):
     assert [round(size / weight) for size in server.part_bytes] == [1] * 64
 
 
+@pytest.mark.promise('Training', 'An update of the weights on a vLLM server ends half-way',
+                     'the server answers nothing until it has complete weights; nothing has to be '
+                     'restarted unless it died')
 @pytest.mark.parametrize(('path', 'fault', 'told'), [
     *[(path, refuses('no memory'), f'answered POST {path}.* status 500: .*no memory')
       for path in ('/pause', '/start_weight_update', '/update_weights', '/finish_weight_update',
@@ -91,7 +94,7 @@ def test_weights_go_in_parts_and_no_more_is_held(servers):
     ('/update_weights', hangs, r'did not answer POST /update_weights within 0\.5 s')],
     ids=lambda value: value if isinstance(value, str) and value[0] == '/' else '')
 def test_a_server_that_fails_serves_nothing_and_the_other_has_the_weights(
-        servers, transfer, tmp_path, path, fault, told, monkeypatch):
+        servers, transfer, tmp_path, path, fault, told, monkeypatch, tried):
     good, bad = servers
     transfer.send(servers, WEIGHTS.items(), 'v1')
     bad.faults[path] = fault
@@ -106,6 +109,7 @@ def test_a_server_that_fails_serves_nothing_and_the_other_has_the_weights(
     del bad.faults[path]
     assert transfer.send(servers, WEIGHTS.items(), 'v3') == {}
     assert has_all(good, 'v3') and has_all(bad, 'v3')
+    tried('a server that refuses each step, dies or hangs beside one that does not')
 
 
 def test_without_any_server_left_it_raises(servers, transfer):
@@ -122,7 +126,11 @@ def test_without_any_server_left_it_raises(servers, transfer):
         transfer.send(servers, WEIGHTS.items(), INCOMPLETE)
 
 
-def test_a_trainer_that_stops_half_way_leaves_nothing_that_serves(servers, transfer, tmp_path):
+@pytest.mark.promise('Training', 'An update of the weights on a vLLM server ends half-way',
+                     'the server answers nothing until it has complete weights; nothing has to be '
+                     'restarted unless it died')
+def test_a_trainer_that_stops_half_way_leaves_nothing_that_serves(servers, transfer, tmp_path,
+                                                                  tried):
     def weights():
         yield from list(WEIGHTS.items())[:2]
         raise KeyError('the trainer')
@@ -136,6 +144,7 @@ def test_a_trainer_that_stops_half_way_leaves_nothing_that_serves(servers, trans
     assert list(tmp_path.iterdir()) == []
     assert transfer.send(servers, WEIGHTS.items(), 'v2') == {}
     assert all(has_all(server, 'v2') for server in servers)
+    tried('a trainer that stops')
 
 
 def test_what_a_killed_trainer_left_in_memory_is_removed(servers, tmp_path, monkeypatch):
