@@ -102,7 +102,7 @@ def test_all_values_of_other_kinds(path):
            (dict(urls=['a:1']), 'urls` should hold addresses'),
            (dict(urls=['http://a:99999']), 'urls` should hold addresses'),
            (dict(dtype='fp16'), "dtype` should be one of 'float32', 'bfloat16', 'float16', but"),
-           (dict(timeout=float('inf')), 'timeout` should be positive and finite'),
+           (dict(timeout=float('inf')), 'timeout` should be a positive number of seconds'),
            (dict(transfer=dict(foldr='x')), 'transfer.foldr`: WeightTransfer takes no argument'),
            (dict(transfer=dict(chunk_bytes='big')), 'transfer.chunk_bytes` should be int'),
            (dict(transfer=dict(address='a')), "transfer.address` is for `transfer.backend='nccl'`"),

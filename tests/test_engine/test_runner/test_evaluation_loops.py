@@ -55,7 +55,8 @@ def test_an_engine_that_samples_elsewhere_gets_the_weights_once_and_none_are_gat
         events.append(engine.holds_weights)
         return sample(engine, *given)
 
-    monkeypatch.setattr(SharedPrefixRollout, 'samples_elsewhere', True)
+    for name in ('copies_weights', 'samples_elsewhere'):
+        monkeypatch.setattr(SharedPrefixRollout, name, True)
     monkeypatch.setattr(SharedPrefixRollout, 'hand_over', lambda *_: events.append('handed over'))
     monkeypatch.setattr(SharedPrefixRollout, 'sample', recording)
     for module in (evaluation_loops, pending_rollouts):
