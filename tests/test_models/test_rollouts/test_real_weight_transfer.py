@@ -195,8 +195,9 @@ def test_two_processes_with_sharded_weights(server, tmp_path):
         subprocess.run([sys.executable, str(script), str(tmp_path), server.url, nobody],
                        check=True, timeout=200)
     for rank in range(2):
-        sent, failed = (tmp_path / f'outcome{rank}.txt').read_text().splitlines()
+        sent, failed, sampled = (tmp_path / f'outcome{rank}.txt').read_text().splitlines()
         assert sent == '{}' and f'{nobody} does not answer' in failed
+        assert sampled == str((True, server.get('/weight_info')['weight_version']))
     assert not differ(server, make_head())
 
 
