@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.segmentors import ReasoningSegmentor, settings
 from mmdpad.models.sources import find_folder
 from mmdpad.registry import MODELS, ROLLOUTS, is_kind, scope_of
+from mmdpad.utils.argument_types import read_defaults
 
 from .vllm_server_rollout import VLLMServerRollout
 from .weight_transfer import WORKER_FOLDER, server_flags
@@ -70,16 +70,12 @@ def plan_server(config: Mapping[str, Any], environ: Mapping[str, str] = os.envir
     if (folder := find_folder(policy['pretrained'])) is None:
         raise ValueError(f'`model.policy.pretrained` should be the folder of a model, but there is '
                          f'no {policy["pretrained"]!r}; download it or correct the path')
-    tokens = settings.max_response_tokens(model) + policy.get('max_prompt_tokens', _default(
-        VLMReasoningHead, 'max_prompt_tokens'))
+    tokens = settings.max_response_tokens(model) + policy.get(
+        'max_prompt_tokens', read_defaults(VLMReasoningHead)['max_prompt_tokens'])
     flags = ['--model', str(folder), '--max-model-len', str(tokens),
-             '--dtype', engine.get('dtype', _default(VLLMServerRollout, 'dtype')),
+             '--dtype', engine.get('dtype', read_defaults(VLLMServerRollout)['dtype']),
              '--logprobs-mode', 'processed_logprobs', '--seed', '0', '--enable-scale-out',
              '--limit-mm-per-prompt', json.dumps(dict(image=1, video=0)),
              *server_flags(transfer.get('backend', 'files'))]
     path = os.pathsep.join(filter(None, [str(WORKER_FOLDER), environ.get('PYTHONPATH')]))
     return ServerPlan(flags, dict(VLLM_SERVER_DEV_MODE='1', PYTHONPATH=path), engine, is_chosen)
-
-
-def _default(kind: type, argument: str) -> Any:
-    return inspect.signature(kind).parameters[argument].default
