@@ -1,55 +1,123 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """A cache of keys and values: of each prompt once, and of the samples that continue it.
 
-Notation: B prompts of at most P tokens, A active samples, prompt-major, at most S per prompt; K
-key-value heads with r query heads each, of d channels; T slots for a sample's own tokens.
+Notation: B prompts of at most P tokens, A active samples; N tokens in a forward pass, at most W of
+each sample and M of each prompt; K key-value heads with r query heads each, of d channels; T slots
+for a sample's own tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
 
 from mmdpad.models.heads.shared_prefix import PackedGroup, PackedRow
 
 BLOCK = 64
-"""Number of slots by which the space for a sample's own tokens grows."""
+"""Number of slots by which the space for samples' own tokens grows."""
+
+
+class Cells(NamedTuple):
+    """The place of N tokens in a grid with one row for each sample or prompt.
+
+    Attributes:
+        rows: Number of rows.
+        width: Cells in each row.
+        tokens: (rows * width,) long, the token in each cell, an arbitrary one in an empty cell;
+            None if all cells are full and the tokens in the grid's order.
+        cells: (N,) long, the cell of each token; None as above.
+    """
+
+    rows: int
+    width: int
+    tokens: Tensor | None = None
+    cells: Tensor | None = None
+
+    @classmethod
+    def of(cls, owners: Tensor, rows: int, device: torch.device) -> Cells:
+        """Arrange N tokens by their row; ``owners`` is (N,), long, on the CPU."""
+        counts = owners.bincount(minlength=rows)
+        width = int(counts.max())
+        if len(owners) == rows * width and bool((owners.diff() >= 0).all()):
+            return cls(rows, width)
+        order = owners.argsort(stable=True)
+        full = (torch.arange(width) < counts[:, None]).flatten().nonzero()[:, 0]
+        tokens, cells = order.new_zeros(rows * width), torch.empty_like(order)
+        tokens[full], cells[order] = order, full
+        return cls(rows, width, tokens.to(device), cells.to(device))
+
+    def put(self, x: Tensor) -> Tensor:
+        """(N, K, r, c) -> (rows, K, width, r, c)."""
+        if self.tokens is not None:
+            x = x.index_select(0, self.tokens)
+        return x.view(self.rows, self.width, *x.shape[1:]).transpose(1, 2)
+
+    def take(self, x: Tensor) -> Tensor:
+        """(rows, K, width, r, c) -> (N, K, r, c)."""
+        x = x.transpose(1, 2).flatten(0, 1)
+        return x if self.cells is None else x.index_select(0, self.cells)
+
+
+class Feed(NamedTuple):
+    """The tokens of one forward pass, see :meth:`PrefixCache.feed`.
+
+    Attributes:
+        tokens: (N,) long, sample after sample.
+        samples: Their place in a grid with one row per sample.
+        prompts: Their place in a grid with one row per prompt; the same object if that is the same.
+        rows: (N,) long, the sample of each token; None if each sample has ``width`` tokens.
+        offsets: (N,) long, the token's number among those of its sample; None as above.
+    """
+
+    tokens: Tensor
+    samples: Cells
+    prompts: Cells
+    rows: Tensor | None = None
+    offsets: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """W, the largest number of tokens of a sample."""
+        return self.samples.width
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Give each token the value of its sample: (A,) -> (N,)."""
+        if self.rows is not None:
+            return x.index_select(0, self.rows)
+        return x if self.width == 1 else x[:, None].expand(-1, self.width).flatten()
 
 
 class PrefixCache:
-    """The :class:`Layout` of the next token of each sample.
+    """Keys and values of prompts, and of samples that stand at different places.
 
-    A sample's token attends to its prompt and to the sample's own tokens. All samples of a prompt,
-    and the r query heads that share keys, are multiplied with the prompt's keys in one matrix
-    product, so a prompt is read once per layer, however many samples it has. One softmax runs over
-    both parts. Products have the model's dtype; the softmax is float32 for bfloat16.
-
-    Between calls of :meth:`keep` and :meth:`make_room`, all shapes are constant, and a forward pass
-    changes tensors only in place.
+    Each forward pass has the newest tokens of samples, and perhaps guesses of the next ones, by
+    :meth:`make_room`, :meth:`feed` and :meth:`open`; then :meth:`advance` says how many of them
+    stay. Between calls of :meth:`keep` and those of :meth:`make_room` that return True, all shapes
+    are those of the feed, and a pass changes tensors of the cache only in place.
 
     Args:
         lengths: Number of tokens in each of B prompts.
         device: Device of the keys and values.
+
+    Attributes:
+        places: (A,) long, the number of own tokens stored of each sample, without guesses.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.lengths = list(lengths)
         self.device = device
-        # By layer: keys and values of prompts (K, B, P, d) and of samples (K, A, T, d).
+        # By layer: keys and values of prompts (B, K, P, d) and of samples (A, K, T, d).
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.own_keys: list[Tensor] = []
         self.own_values: list[Tensor] = []
-        # 0 where a query may attend, else -inf: (1, B, 1, P), None if all are 0; and (1, 1, T).
-        self.prompt_bias: Tensor | None = None
-        self.own_bias = torch.empty(1, 1, 0, device=device)
-        # The slot of the next token, (1,) long.
-        self.place = torch.zeros(1, dtype=torch.long, device=device)
-        self.used = 0
+        self.repeats = 1  # r
+        self.places = torch.zeros(0, dtype=torch.long, device=device)
+        self._used = 0  # no slot from here on is in use
 
     def put_prompts(self, first: int, layer: int, keys: Sequence[Tensor],
                     values: Sequence[Tensor]) -> None:
@@ -57,102 +125,180 @@ class PrefixCache:
         for cache, parts in ((self.keys, keys), (self.values, values)):
             if layer == len(cache):
                 heads, _, size = parts[0].shape
-                cache.append(values[0].new_zeros(heads, len(self.lengths), max(self.lengths), size))
+                cache.append(values[0].new_zeros(len(self.lengths), heads, max(self.lengths), size))
             for number, part in enumerate(parts, start=first):
-                cache[layer][:, number, :self.lengths[number]] = part
+                cache[layer][number, :, :self.lengths[number]] = part
 
     def start_samples(self, group_size: int) -> None:
         """Start ``group_size`` samples of each prompt, without tokens."""
         self.owners = [b for b in range(len(self.lengths)) for _ in range(group_size)]
+        self.places = self.places.new_zeros(len(self.owners))
         for prompts, own in ((self.keys, self.own_keys), (self.values, self.own_values)):
-            own += [x.new_empty(x.shape[0], len(self.owners), 0, x.shape[3]) for x in prompts]
+            own += [x.new_empty(len(self.owners), x.shape[1], 0, x.shape[3]) for x in prompts]
         self._arrange()
 
-    def make_room(self) -> bool:
-        """Make room for one more token per sample; return whether this allocated new tensors."""
-        grows = self.used == self.own_bias.shape[-1]
+    def make_room(self, width: int) -> bool:
+        """Make room for ``width`` more tokens of each sample; return whether this allocated new
+        tensors. It waits for the device only if it may have to."""
+        room = self.own_keys[0].shape[2]
+        if self._used + width > room:
+            self._used = int(self.places.max())
+        grows = self._used + width > room
         if grows:
+            more = -(-(self._used + width - room) // BLOCK) * BLOCK
             for own in (self.own_keys, self.own_values):
-                own[:] = [pad(x, (0, 0, 0, BLOCK)) for x in own]
-            self.own_bias = pad(self.own_bias, (0, BLOCK), value=-torch.inf)
-        self.used += 1
+                for layer, tensor in enumerate(own):
+                    own[layer] = pad(tensor, (0, 0, 0, more))
+        self._used += width
         return grows
 
     def stay_in_place(self) -> None:
         """Tell the compiler that tensors keep their memory: a CUDA graph need not copy them."""
-        for tensor in [*self.keys, *self.values, *self.own_keys, *self.own_values, self.own_bias,
-                       self.place]:
+        for tensor in [*self.keys, *self.values, *self.own_keys, *self.own_values, self.places]:
             torch._dynamo.mark_static_address(tensor, guard=False)
 
     def keep(self, samples: Tensor) -> None:
         """Continue only the samples with indices (A',), long and ascending, and their prompts."""
         owners = [self.owners[row] for row in samples.tolist()]
         prompts = sorted(set(owners))
+        self.places = self.places[samples]
         for own in (self.own_keys, self.own_values):
-            own[:] = [x.index_select(1, samples) for x in own]
+            for layer, tensor in enumerate(own):
+                own[layer] = tensor.index_select(0, samples)
         if len(prompts) < len(self.lengths):
             self.lengths = [self.lengths[b] for b in prompts]
             chosen = torch.tensor(prompts, device=self.device)
             for cache in (self.keys, self.values):
-                cache[:] = [x[:, :, :max(self.lengths)].index_select(1, chosen) for x in cache]
+                for layer, tensor in enumerate(cache):
+                    cache[layer] = tensor[:, :, :max(self.lengths)].index_select(0, chosen)
         self.owners = [prompts.index(owner) for owner in owners]
         self._arrange()
 
     def _arrange(self) -> None:
-        """Update the mask of the prompts' padding, and the grid of samples.
-
-        ``slots`` (B * S,) holds the sample in each cell of the (B, S) grid (an arbitrary one in an
-        empty cell), ``seats`` (A,) the cell of each sample; both are None if all cells are full.
-        """
-        longest = max(self.lengths)
-        self.prompt_bias = None
-        if min(self.lengths) < longest:
+        """Update what depends on the prompts' lengths and the samples' prompts."""
+        self._owners = torch.tensor(self.owners)
+        self._grids: tuple[tuple[int, ...] | int, Feed] | None = None
+        longest, keys = max(self.lengths), self.keys[0]
+        self.padded = min(self.lengths) < longest
+        # If padded: 0 where a query may attend to a prompt, else -inf, (B * K, 1, P).
+        self.prompt_bias = keys.new_zeros(1, 1, 1)
+        if self.padded:
             lengths = torch.tensor(self.lengths, device=self.device)[:, None]
             hidden = torch.arange(longest, device=self.device) >= lengths
-            self.prompt_bias = torch.zeros(hidden.shape, device=self.device).masked_fill(
-                hidden, -torch.inf)[None, :, None]
-        counts = [self.owners.count(b) for b in range(len(self.lengths))]
-        self.slots = self.seats = None
-        if min(counts) < max(counts):
-            rows = torch.arange(len(self.owners)).split(counts)
-            self.slots = pad_sequence(list(rows), batch_first=True)
-            full = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
-            self.seats = full.flatten().nonzero()[:, 0].to(self.device)
-            self.slots = self.slots.flatten().to(self.device)
+            bias = self.prompt_bias[0].masked_fill(hidden, -torch.inf)
+            self.prompt_bias = bias.repeat_interleave(keys.shape[1], dim=0)[:, None]
 
-    def advance(self) -> None:
-        """Unmask the samples' next tokens; call this before a forward pass."""
-        self.own_bias.index_fill_(2, self.place, 0.0)
+    def feed(self, tokens: Tensor, counts: Sequence[int] | None = None) -> Feed:
+        """Describe a forward pass.
+
+        Args:
+            tokens: (N,) long, sample after sample: of each the token after those stored, then
+                guesses of the next ones.
+            counts: Number of tokens of each of the A samples; a sample may have none. By default,
+                all have equally many.
+        """
+        samples = len(self.owners)
+        kind = len(tokens) // samples if counts is None else tuple(counts)
+        if self._grids is None or self._grids[0] != kind:
+            repeats = torch.tensor(kind)
+            rows = torch.arange(samples).repeat_interleave(repeats, output_size=len(tokens))
+            grid = Cells.of(rows, samples, self.device)
+            prompts = Cells.of(self._owners[rows], len(self.lengths), self.device)
+            same = self.owners == list(range(len(self.lengths)))
+            plan = Feed(tokens, grid, grid if same else prompts)
+            if grid.tokens is not None:
+                before = repeats.cumsum(0) - repeats
+                plan = plan._replace(rows=rows.to(self.device), offsets=(
+                    torch.arange(len(rows)) - before[rows]).to(self.device))
+            self._grids = kind, plan
+        return self._grids[1]._replace(tokens=tokens)
+
+    def open(self, feed: Feed) -> FeedLayout:
+        """Start the forward pass of a feed, for which there is room."""
+        return FeedLayout(self, feed)
+
+    def advance(self, kept: Tensor | int) -> None:
+        """Keep the first tokens of the last pass, (A,) long, or as many of all samples."""
+        self.places += kept
+
+
+class FeedLayout:
+    """The :class:`Layout` of a pass over the tokens of a feed.
+
+    A token attends to its prompt, to its sample's own tokens before it, and to itself. All tokens
+    of a prompt's samples, and the r query heads that share keys, are multiplied with the prompt's
+    keys in one matrix product, so a prompt is read once per layer, however many samples it has. One
+    softmax runs over both parts. Products have the dtype of the cache; the softmax is computed in
+    float32 for bfloat16.
+
+    Args:
+        cache: The cache, with room for the tokens.
+        feed: The tokens.
+
+    Attributes:
+        slots: (N,) long, where the tokens go among their sample's own tokens.
+    """
+
+    def __init__(self, cache: PrefixCache, feed: Feed) -> None:
+        self.cache = cache
+        self.feed = feed
+        keys, width, device = cache.own_keys[0], feed.width, cache.device
+        samples, heads, room, _ = keys.shape
+        steps = torch.arange(room, device=device)
+        limits = cache.places[:, None]
+        if width > 1:
+            limits = limits + steps[:width]
+        if feed.rows is None:
+            rows = torch.arange(samples, device=device)[:, None].expand_as(limits).reshape(-1)
+            self.slots = limits.flatten()
+        else:
+            assert feed.offsets is not None
+            rows, self.slots = feed.rows, feed.spread(cache.places) + feed.offsets
+        starts = (rows * (heads * room) + self.slots)[:, None]
+        # The tokens' slots in all heads, (N * K,).
+        self.targets = (starts + steps.new_tensor(range(0, heads * room, room))).flatten()
+        hidden = steps > limits[..., None]
+        bias = torch.zeros((), dtype=keys.dtype, device=device).masked_fill(hidden, -torch.inf)
+        # 0 where a query may attend to its sample's slots, else -inf, (A * K, W * r, T); the same
+        # for all r heads if W = 1.
+        if width > 1:
+            bias = bias.repeat_interleave(cache.repeats, dim=1)
+        self.bias = bias.repeat_interleave(heads, dim=0)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
-        """Map (A, K * r, 1, d) and (A, K, 1, d) to (A, 1, K * r, d)."""
-        keys, values = self.own_keys[layer], self.own_values[layer]
-        keys.index_copy_(2, self.place, key.transpose(0, 1).to(keys.dtype))
-        values.index_copy_(2, self.place, value.transpose(0, 1).to(keys.dtype))
-        (samples, _, _, size), (heads, prompts, _, _) = query.shape, self.keys[layer].shape
-        query = (query * scale).to(keys.dtype).view(samples, heads, -1, size).transpose(0, 1)
-        # (K, A, r, T) and (K, B, S * r, P)
-        own = torch.matmul(query, keys.mT) + self.own_bias
-        shared = torch.matmul(self._to_grid(query).reshape(heads, prompts, -1, size),
-                              self.keys[layer].mT)
-        if self.prompt_bias is not None:
-            shared = shared + self.prompt_bias
-        own = self._to_grid(own).view(*shared.shape[:3], -1)
-        weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(keys.dtype)
-        shared, own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
-        shared = torch.matmul(shared, self.values[layer]).view(heads, -1, *query.shape[2:])
-        own = own.reshape(*shared.shape[:3], -1)
-        output = self._from_grid(shared) + torch.matmul(self._from_grid(own), values)
-        return output.transpose(0, 1).reshape(samples, 1, -1, size)
-
-    def _to_grid(self, rows: Tensor) -> Tensor:
-        """(K, A, ...) -> (K, B * S, ...)."""
-        return rows if self.slots is None else rows.index_select(1, self.slots)
-
-    def _from_grid(self, rows: Tensor) -> Tensor:
-        """(K, B * S, ...) -> (K, A, ...)."""
-        return rows if self.seats is None else rows.index_select(1, self.seats)
+        """Map (N, K * r, 1, d) and (N, K, 1, d) to (N, 1, K * r, d)."""
+        cache, samples, prompts = self.cache, self.feed.samples, self.feed.prompts
+        keys, values = cache.own_keys[layer], cache.own_values[layer]
+        heads, size = keys.shape[1], keys.shape[3]
+        for own, new in ((keys, key), (values, value)):
+            own.view(-1, size).index_copy_(0, self.targets, new.reshape(-1, size).to(own.dtype))
+        query = query.to(keys.dtype).view(len(query), heads, -1, size)
+        # (rows, K, width, r, c) -> (rows * K, width * r, c), and back
+        own_query = samples.put(query)
+        own = torch.baddbmm(self.bias, own_query.reshape(samples.rows * heads, -1, size),
+                            keys.flatten(0, 1).mT, alpha=scale)
+        shared_query = own_query if samples is prompts else prompts.put(query)
+        grid = shared_query.shape[:-1]
+        rows = shared_query.reshape(prompts.rows * heads, -1, size)
+        shared = torch.baddbmm(cache.prompt_bias, rows, cache.keys[layer].flatten(0, 1).mT,
+                               beta=int(cache.padded), alpha=scale)
+        own = own.view(*own_query.shape[:-1], -1)
+        if samples is not prompts:
+            own = prompts.put(samples.take(own))
+        weights = torch.cat([shared.view(*grid, -1), own], dim=-1).softmax(dim=-1).to(keys.dtype)
+        shared_weights, own_weights = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
+        output = torch.bmm(shared_weights.reshape(*shared.shape),
+                           cache.values[layer].flatten(0, 1)).view(*grid, size)
+        if samples is not prompts:
+            own_weights = samples.put(prompts.take(own_weights))
+        own = torch.bmm(own_weights.reshape(samples.rows * heads, -1, own.shape[-1]),
+                        values.flatten(0, 1)).view(own_query.shape)
+        if samples is prompts:
+            output = samples.take(output + own)
+        else:
+            output = prompts.take(output) + samples.take(own)
+        return output.reshape(len(query), 1, -1, size)
 
 
 class PrefillRow(PackedRow):
@@ -173,6 +319,7 @@ class PrefillRow(PackedRow):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
+        self.cache.repeats = query.shape[1] // key.shape[1]
         self.cache.put_prompts(self.first, layer, key[0].split(self.lengths, dim=1),
                                value[0].split(self.lengths, dim=1))
         return super().attend(query, key, value, scale, layer)

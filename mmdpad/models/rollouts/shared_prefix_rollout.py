@@ -20,7 +20,7 @@ from mmdpad.structures import fill
 from .agreement import check_agreement
 from .engine import DrawingEngine
 from .packed_linear import packed_linears
-from .prefix_cache import PrefillRow, PrefixCache
+from .prefix_cache import Feed, PrefillRow, PrefixCache
 from .sampling import NonFiniteLogits, draw_tokens
 
 
@@ -117,9 +117,10 @@ class SharedPrefixRollout(DrawingEngine):
                 samples, tokens, starts = samples[kept], tokens[kept], starts[kept]
                 goes_on = goes_on[kept]
             if step + 1 < max_new_tokens:
-                if cache.make_room() and self.compiled:
+                if cache.make_room(1) and self.compiled:
                     cache.stay_in_place()
-                logits = self.step(head.model, cache, tokens, starts, rotary)
+                logits = self.step(head.model, cache, cache.feed(tokens), starts, rotary)
+                cache.advance(1)
         return ids, logp
 
     def _prefill(self, head: VLMReasoningHead,
@@ -179,9 +180,9 @@ class TokenChoice:
         return scores.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
 
 
-def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, starts: Tensor,
+def decode_step(model: PreTrainedModel, cache: PrefixCache, feed: Feed, starts: Tensor,
                 rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Decode one more token of each sample.
+    """Run the next tokens of each sample through the model.
 
     This runs the decoder layers itself, since the model's own forward would rebuild masks and
     rotary tables and cannot be compiled as one graph.
@@ -189,22 +190,22 @@ def decode_step(model: PreTrainedModel, cache: PrefixCache, tokens: Tensor, star
     Args:
         model: A Qwen-VL model for conditional generation.
         cache: The cache, with room for the tokens.
-        tokens: (A,) long, the samples' last tokens.
+        feed: N tokens of A samples.
         starts: (A,) long, the positions of the samples' first tokens.
         rotary: See :func:`rotary_table`.
 
     Returns:
-        (A, V) logits.
+        (N, V) logits.
     """
     language = model.model.language_model
-    cache.advance()
-    angles = tuple(table.index_select(0, starts + cache.place)[:, None] for table in rotary)
+    layout = cache.open(feed)
+    positions = feed.spread(starts) + layout.slots
+    angles = tuple(table.index_select(0, positions)[:, None] for table in rotary)
     # Not the weight, since an adapter may wrap it; and without the hook that gradient checkpointing
     # adds to the module, which a graph cannot hold.
-    states = language.embed_tokens.forward(tokens)[:, None]
+    states = language.embed_tokens.forward(feed.tokens)[:, None]
     for layer in language.layers:
-        states = layer(states, position_embeddings=angles, attention_mask=None, layout=cache)
-    cache.place.add_(1)
+        states = layer(states, position_embeddings=angles, attention_mask=None, layout=layout)
     return model.lm_head(language.norm(states[:, 0]))
 
 
