@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper
+from transformers import LogitsProcessorList, TemperatureLogitsWarper
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
@@ -18,9 +17,9 @@ from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
 
 from .agreement import check_agreement
+from .decoding import Decoding, rotary_table
 from .engine import DrawingEngine
-from .packed_linear import packed_linears
-from .prefix_cache import Feed, PrefillRow, PrefixCache
+from .prefix_cache import PrefillRow, PrefixCache
 from .sampling import NonFiniteLogits, draw_tokens
 
 
@@ -36,24 +35,18 @@ class SharedPrefixRollout(DrawingEngine):
     Args:
         prefill_tokens: Prompts run through the model together up to this many tokens (a longer
             one runs alone).
-        compile: Compile a decoding step: True for ``torch.compile(mode='reduce-overhead')``, which
-            uses CUDA graphs, or the name of a backend. Finished samples then stay in the batch,
-            since every new shape needs a new graph. It has not been run on a GPU yet.
+        cuda_graphs: On a GPU, capture decoding steps as CUDA graphs. Not possible with quantized or
+            unknown layers, which the log says. It has not been run on a GPU yet.
         records_log_probs: Record the log-probabilities during sampling. The log then shows how much
             they differ from those of the update (``mismatch/...``).
     """
 
-    def __init__(self, prefill_tokens: int = 16384, compile: bool | str = False,
+    def __init__(self, prefill_tokens: int = 16384, cuda_graphs: bool = True,
                  records_log_probs: bool = False) -> None:
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
         self.checked = False
-        self.compiled = bool(compile)
-        self.step = decode_step
-        if compile:
-            how: dict[str, Any] = (dict(mode='reduce-overhead') if compile is True
-                                   else dict(backend=compile))
-            self.step = torch.compile(decode_step, fullgraph=True, **how)
+        self.decoding = Decoding(cuda_graphs)
 
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
                  max_new_tokens: int, draws: Tensor | None,
@@ -71,12 +64,11 @@ class SharedPrefixRollout(DrawingEngine):
                 f"but got {used!r}; set that, or `rollout_engine=dict(type='HFRollout')`")
         if not self.checked:
             self.checked = True
-            eager = SharedPrefixRollout(self.prefill_tokens, records_log_probs=True)
-            eager.checked = True
-            check_agreement(eager, head, prompts)
+            recording = SharedPrefixRollout(self.prefill_tokens, False, records_log_probs=True)
+            recording.checked = True
+            check_agreement(recording, head, prompts)
         prefilled = self._prefill(head, prompts)
-        layers = () if self.compiled else (head.model.model.language_model, head.model.lm_head)
-        with packed_linears(*layers):
+        with self.decoding.of(head):
             return self._decode(head, prefilled, group_size, max_new_tokens,
                                 TokenChoice(head, draws, warp))
 
@@ -111,15 +103,14 @@ class SharedPrefixRollout(DrawingEngine):
                 logp[samples, step] = choice.log_probs(logits, tokens)
             if not active:
                 return ids[:, :step + 1], None if logp is None else logp[:, :step + 1]
-            if active <= 0.75 * len(samples) and not self.compiled:
+            if active <= self.decoding.shrink_at * len(samples):
                 kept = goes_on.nonzero()[:, 0]
                 cache.keep(kept)
                 samples, tokens, starts = samples[kept], tokens[kept], starts[kept]
                 goes_on = goes_on[kept]
             if step + 1 < max_new_tokens:
-                if cache.make_room(1) and self.compiled:
-                    cache.stay_in_place()
-                logits = self.step(head.model, cache, cache.feed(tokens), starts, rotary)
+                cache.make_room(1)
+                logits = self.decoding(cache, cache.feed(tokens), starts, rotary)
                 cache.advance(1)
         return ids, logp
 
@@ -178,41 +169,3 @@ class TokenChoice:
             if isinstance(warper, TemperatureLogitsWarper):
                 scores = warper(None, scores)
         return scores.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
-
-
-def decode_step(model: PreTrainedModel, cache: PrefixCache, feed: Feed, starts: Tensor,
-                rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Run the next tokens of each sample through the model.
-
-    This runs the decoder layers itself, since the model's own forward would rebuild masks and
-    rotary tables and cannot be compiled as one graph.
-
-    Args:
-        model: A Qwen-VL model for conditional generation.
-        cache: The cache, with room for the tokens.
-        feed: N tokens of A samples.
-        starts: (A,) long, the positions of the samples' first tokens.
-        rotary: See :func:`rotary_table`.
-
-    Returns:
-        (N, V) logits.
-    """
-    language = model.model.language_model
-    layout = cache.open(feed)
-    positions = feed.spread(starts) + layout.slots
-    angles = tuple(table.index_select(0, positions)[:, None] for table in rotary)
-    # Not the weight, since an adapter may wrap it; and without the hook that gradient checkpointing
-    # adds to the module, which a graph cannot hold.
-    states = language.embed_tokens.forward(feed.tokens)[:, None]
-    for layer in language.layers:
-        states = layer(states, position_embeddings=angles, attention_mask=None, layout=layout)
-    return model.lm_head(language.norm(states[:, 0]))
-
-
-def rotary_table(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
-    """Compute cosines and sines (length, d) of text tokens, whose three positions are equal."""
-    language = model.model.language_model
-    positions = torch.arange(length, device=language.device)
-    like = torch.empty(0, dtype=language.dtype, device=language.device)
-    cos, sin = language.rotary_emb(like, positions.expand(3, 1, length))
-    return cos[0], sin[0]
