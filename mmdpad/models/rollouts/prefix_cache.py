@@ -51,15 +51,24 @@ class Cells(NamedTuple):
         return cls(rows, width, tokens.to(device), cells.to(device))
 
     def put(self, x: Tensor) -> Tensor:
-        """(N, K, r, c) -> (rows, K, width, r, c)."""
+        """(K, N, r, c) -> (K * rows, width * r, c)."""
         if self.tokens is not None:
-            x = x.index_select(0, self.tokens)
-        return x.view(self.rows, self.width, *x.shape[1:]).transpose(1, 2)
+            x = x.index_select(1, self.tokens)
+        return x.view(x.shape[0] * self.rows, -1, x.shape[3])
 
-    def take(self, x: Tensor) -> Tensor:
-        """(rows, K, width, r, c) -> (N, K, r, c)."""
-        x = x.transpose(1, 2).flatten(0, 1)
-        return x if self.cells is None else x.index_select(0, self.cells)
+    def take(self, x: Tensor, heads: int) -> Tensor:
+        """(K * rows, width * r, c) -> (K, N, r, c)."""
+        x = x.view(heads, self.rows * self.width, -1, x.shape[2])
+        return x if self.cells is None else x.index_select(1, self.cells)
+
+
+def _regrid(x: Tensor, old: Cells, new: Cells, heads: int) -> Tensor:
+    """From the grid of one kind of rows, ``old.put(...)``, to that of another."""
+    if old is new:
+        return x
+    if old.cells is None and new.tokens is None:
+        return x.view(heads * new.rows, -1, x.shape[2])
+    return new.put(old.take(x, heads))
 
 
 class Feed(NamedTuple):
@@ -105,19 +114,27 @@ class PrefixCache:
 
     Attributes:
         places: (A,) long, the number of own tokens stored of each sample, without guesses.
+        version: Another number whenever tensors of the cache were replaced by new ones.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.lengths = list(lengths)
         self.device = device
-        # By layer: keys and values of prompts (B, K, P, d) and of samples (A, K, T, d).
+        # By layer: keys and values of prompts (K, B, P, d) and of samples (K, A, T, d).
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.own_keys: list[Tensor] = []
         self.own_values: list[Tensor] = []
         self.repeats = 1  # r
         self.places = torch.zeros(0, dtype=torch.long, device=device)
+        self.version = 0
         self._used = 0  # no slot from here on is in use
+        # By layer: transposed keys, and values, as batches of matrices, of prompts (K * B, d, P),
+        # (K * B, P, d) and samples (K * A, d, T), (K * A, T, d); and the samples' keys and values
+        # by slot (A, T, K, d). Views, since each operation counts in a pass.
+        self.prompt_matrices: list[tuple[Tensor, Tensor]] = []
+        self.own_matrices: list[tuple[Tensor, Tensor]] = []
+        self.own_slots: list[tuple[Tensor, Tensor]] = []
 
     def put_prompts(self, first: int, layer: int, keys: Sequence[Tensor],
                     values: Sequence[Tensor]) -> None:
@@ -125,16 +142,16 @@ class PrefixCache:
         for cache, parts in ((self.keys, keys), (self.values, values)):
             if layer == len(cache):
                 heads, _, size = parts[0].shape
-                cache.append(values[0].new_zeros(len(self.lengths), heads, max(self.lengths), size))
+                cache.append(values[0].new_zeros(heads, len(self.lengths), max(self.lengths), size))
             for number, part in enumerate(parts, start=first):
-                cache[layer][number, :, :self.lengths[number]] = part
+                cache[layer][:, number, :self.lengths[number]] = part
 
     def start_samples(self, group_size: int) -> None:
         """Start ``group_size`` samples of each prompt, without tokens."""
         self.owners = [b for b in range(len(self.lengths)) for _ in range(group_size)]
         self.places = self.places.new_zeros(len(self.owners))
         for prompts, own in ((self.keys, self.own_keys), (self.values, self.own_values)):
-            own += [x.new_empty(len(self.owners), x.shape[1], 0, x.shape[3]) for x in prompts]
+            own += [x.new_empty(x.shape[0], len(self.owners), 0, x.shape[3]) for x in prompts]
         self._arrange()
 
     def make_room(self, width: int) -> bool:
@@ -149,13 +166,9 @@ class PrefixCache:
             for own in (self.own_keys, self.own_values):
                 for layer, tensor in enumerate(own):
                     own[layer] = pad(tensor, (0, 0, 0, more))
+            self._view()
         self._used += width
         return grows
-
-    def stay_in_place(self) -> None:
-        """Tell the compiler that tensors keep their memory: a CUDA graph need not copy them."""
-        for tensor in [*self.keys, *self.values, *self.own_keys, *self.own_values, self.places]:
-            torch._dynamo.mark_static_address(tensor, guard=False)
 
     def keep(self, samples: Tensor) -> None:
         """Continue only the samples with indices (A',), long and ascending, and their prompts."""
@@ -164,29 +177,39 @@ class PrefixCache:
         self.places = self.places[samples]
         for own in (self.own_keys, self.own_values):
             for layer, tensor in enumerate(own):
-                own[layer] = tensor.index_select(0, samples)
+                own[layer] = tensor.index_select(1, samples)
         if len(prompts) < len(self.lengths):
             self.lengths = [self.lengths[b] for b in prompts]
             chosen = torch.tensor(prompts, device=self.device)
             for cache in (self.keys, self.values):
                 for layer, tensor in enumerate(cache):
-                    cache[layer] = tensor[:, :, :max(self.lengths)].index_select(0, chosen)
+                    cache[layer] = tensor[:, :, :max(self.lengths)].index_select(1, chosen)
         self.owners = [prompts.index(owner) for owner in owners]
         self._arrange()
 
     def _arrange(self) -> None:
         """Update what depends on the prompts' lengths and the samples' prompts."""
+        self._view()
         self._owners = torch.tensor(self.owners)
         self._grids: tuple[tuple[int, ...] | int, Feed] | None = None
         longest, keys = max(self.lengths), self.keys[0]
         self.padded = min(self.lengths) < longest
-        # If padded: 0 where a query may attend to a prompt, else -inf, (B * K, 1, P).
+        # If padded: 0 where a query may attend to a prompt, else -inf, (K * B, 1, P).
         self.prompt_bias = keys.new_zeros(1, 1, 1)
         if self.padded:
             lengths = torch.tensor(self.lengths, device=self.device)[:, None]
             hidden = torch.arange(longest, device=self.device) >= lengths
             bias = self.prompt_bias[0].masked_fill(hidden, -torch.inf)
-            self.prompt_bias = bias.repeat_interleave(keys.shape[1], dim=0)[:, None]
+            self.prompt_bias = bias.repeat(keys.shape[0], 1)[:, None]
+
+    def _view(self) -> None:
+        """Update the views of keys and values after new ones were allocated."""
+        self.version += 1
+        self.prompt_matrices, self.own_matrices = (
+            [(k.flatten(0, 1).mT, v.flatten(0, 1)) for k, v in zip(keys, values, strict=True)]
+            for keys, values in ((self.keys, self.values), (self.own_keys, self.own_values)))
+        self.own_slots = [(k.permute(1, 2, 0, 3), v.permute(1, 2, 0, 3)) for k, v in
+                          zip(self.own_keys, self.own_values, strict=True)]
 
     def feed(self, tokens: Tensor, counts: Sequence[int] | None = None) -> Feed:
         """Describe a forward pass.
@@ -242,63 +265,57 @@ class FeedLayout:
     def __init__(self, cache: PrefixCache, feed: Feed) -> None:
         self.cache = cache
         self.feed = feed
-        keys, width, device = cache.own_keys[0], feed.width, cache.device
-        samples, heads, room, _ = keys.shape
-        steps = torch.arange(room, device=device)
+        keys, width = cache.own_keys[0], feed.width
+        heads, samples, room, _ = keys.shape
+        steps = torch.arange(room, device=cache.device)
         limits = cache.places[:, None]
         if width > 1:
             limits = limits + steps[:width]
         if feed.rows is None:
-            rows = torch.arange(samples, device=device)[:, None].expand_as(limits).reshape(-1)
+            self.rows = torch.arange(samples, device=cache.device)
+            self.rows = self.rows if width == 1 else self.rows.repeat_interleave(width)
             self.slots = limits.flatten()
         else:
             assert feed.offsets is not None
-            rows, self.slots = feed.rows, feed.spread(cache.places) + feed.offsets
-        starts = (rows * (heads * room) + self.slots)[:, None]
-        # The tokens' slots in all heads, (N * K,).
-        self.targets = (starts + steps.new_tensor(range(0, heads * room, room))).flatten()
+            self.rows, self.slots = feed.rows, feed.spread(cache.places) + feed.offsets
         hidden = steps > limits[..., None]
-        bias = torch.zeros((), dtype=keys.dtype, device=device).masked_fill(hidden, -torch.inf)
-        # 0 where a query may attend to its sample's slots, else -inf, (A * K, W * r, T); the same
-        # for all r heads if W = 1.
-        if width > 1:
-            bias = bias.repeat_interleave(cache.repeats, dim=1)
-        self.bias = bias.repeat_interleave(heads, dim=0)
+        bias = torch.zeros((), dtype=keys.dtype, device=cache.device).masked_fill(
+            hidden, -torch.inf)
+        # 0 where a query may attend to its sample's slots, else -inf: (K * A, W * r, T).
+        bias = bias[None, :, :, None].expand(heads, -1, -1, cache.repeats, -1)
+        self.bias = bias.reshape(heads * samples, -1, room)
+        self.prompt_bias = cache.prompt_bias.expand(
+            feed.prompts.rows * heads, feed.prompts.width * cache.repeats, cache.keys[0].shape[2])
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
         """Map (N, K * r, 1, d) and (N, K, 1, d) to (N, 1, K * r, d)."""
+        dtype = self.cache.keys[layer].dtype
+        output = self.attend_rows(*(x[:, :, 0].to(dtype) for x in (query, key, value)), scale,
+                                  layer)
+        return output.view(len(query), 1, query.shape[1], -1)
+
+    def attend_rows(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
+                    layer: int) -> Tensor:
+        """Map (N, K * r, d) and (N, K, d), of the cache's dtype, to (N, K * r * d)."""
         cache, samples, prompts = self.cache, self.feed.samples, self.feed.prompts
-        keys, values = cache.own_keys[layer], cache.own_values[layer]
-        heads, size = keys.shape[1], keys.shape[3]
-        for own, new in ((keys, key), (values, value)):
-            own.view(-1, size).index_copy_(0, self.targets, new.reshape(-1, size).to(own.dtype))
-        query = query.to(keys.dtype).view(len(query), heads, -1, size)
-        # (rows, K, width, r, c) -> (rows * K, width * r, c), and back
-        own_query = samples.put(query)
-        own = torch.baddbmm(self.bias, own_query.reshape(samples.rows * heads, -1, size),
-                            keys.flatten(0, 1).mT, alpha=scale)
-        shared_query = own_query if samples is prompts else prompts.put(query)
-        grid = shared_query.shape[:-1]
-        rows = shared_query.reshape(prompts.rows * heads, -1, size)
-        shared = torch.baddbmm(cache.prompt_bias, rows, cache.keys[layer].flatten(0, 1).mT,
+        for slots, new in zip(cache.own_slots[layer], (key, value), strict=True):
+            slots.index_put_((self.rows, self.slots), new)
+        heads, size = key.shape[1:]
+        # (K, N, r, d): all heads of a kind together, so that the grids of full rows are views.
+        rows = torch.stack(query.split(cache.repeats, dim=1))
+        own_keys, own_values = cache.own_matrices[layer]
+        shared_keys, shared_values = cache.prompt_matrices[layer]
+        own = torch.baddbmm(self.bias, samples.put(rows), own_keys, alpha=scale)
+        shared = torch.baddbmm(self.prompt_bias, prompts.put(rows), shared_keys,
                                beta=int(cache.padded), alpha=scale)
-        own = own.view(*own_query.shape[:-1], -1)
-        if samples is not prompts:
-            own = prompts.put(samples.take(own))
-        weights = torch.cat([shared.view(*grid, -1), own], dim=-1).softmax(dim=-1).to(keys.dtype)
-        shared_weights, own_weights = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
-        output = torch.bmm(shared_weights.reshape(*shared.shape),
-                           cache.values[layer].flatten(0, 1)).view(*grid, size)
-        if samples is not prompts:
-            own_weights = samples.put(prompts.take(own_weights))
-        own = torch.bmm(own_weights.reshape(samples.rows * heads, -1, own.shape[-1]),
-                        values.flatten(0, 1)).view(own_query.shape)
-        if samples is prompts:
-            output = samples.take(output + own)
-        else:
-            output = prompts.take(output) + samples.take(own)
-        return output.reshape(len(query), 1, -1, size)
+        own = _regrid(own, samples, prompts, heads)
+        weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(key.dtype)
+        shared, own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
+        shared = torch.bmm(shared, shared_values)
+        shared, own = (_regrid(x, prompts, samples, heads) for x in (shared, own))
+        output = samples.take(torch.baddbmm(shared, own, own_values), heads)
+        return torch.cat(output.view(heads, len(query), -1).unbind(), dim=1)
 
 
 class PrefillRow(PackedRow):

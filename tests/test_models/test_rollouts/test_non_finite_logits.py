@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.non_finite import NonFiniteError
+from mmdpad.models.rollouts import decoding
 
 GREEDY = dict(temperature=0, max_new_tokens=8)
 DRAWN = dict(group_size=2, max_new_tokens=8, seed=1, top_p=0.9, top_k=50, temperature=0.7)
@@ -15,7 +16,10 @@ DRAWN = dict(group_size=2, max_new_tokens=8, seed=1, top_p=0.9, top_k=50, temper
 
 @pytest.fixture(params=[HFRollout, SharedPrefixRollout])
 def engine(request):
-    return request.param()
+    engine = request.param()
+    if isinstance(engine, SharedPrefixRollout):
+        engine.decoding.compared = True  # no further calls of the output head
+    return engine
 
 
 @pytest.fixture(params=[GREEDY, DRAWN], ids=['greedy', 'drawn'])
@@ -108,8 +112,8 @@ def test_logits_of_minus_infinity_are_no_fault(engine, own_head, prompts, option
     assert found.ids.equal(expected.ids)
 
 
-def test_a_sample_that_has_ended_may_have_any_logits(engine, own_head, prompts):
-    """It stays in the batch for a while after its end token."""
+def test_a_sample_that_has_ended_may_have_any_logits(engine, own_head, prompts, monkeypatch):
+    """It may stay in the batch after its end token."""
     ends = own_head.end_tokens[0]
     before = []
 
@@ -122,7 +126,9 @@ def test_a_sample_that_has_ended_may_have_any_logits(engine, own_head, prompts):
         before.append(1)
 
     handle = own_head.model.lm_head.register_forward_hook(spoil)
-    engine.compiled = True  # so that ours keeps it to the end
+    monkeypatch.setattr(decoding, 'SHRINK_AT', 0)  # so that ours keeps it to the end
+    monkeypatch.setattr(decoding.Decoding, 'full_grids', True)
+    engine.max_guess = 0
     responses = engine(own_head, prompts, temperature=0, max_new_tokens=4)
     handle.remove()
     assert responses.mask.sum(dim=1).tolist() == [1, 4, 4]
@@ -138,7 +144,7 @@ def test_the_streamer_sees_no_such_token(engine, own_head, prompts):
 
 
 class Reads(TorchDispatchMode):
-    """Counts reads of a number, for which a device is waited for."""
+    """Counts reads of a number or a tensor, for which a device is waited for."""
 
     number = 0
 
@@ -148,11 +154,16 @@ class Reads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize('options', [dict(temperature=0), dict(seed=1)], ids=['greedy', 'drawn'])
-def test_a_step_reads_one_number(own_head, prompts, options):
-    """What a further step costs: the difference of two lengths."""
-    counts = []
+def test_a_pass_reads_one_tensor(own_head, prompts, options, monkeypatch):
+    """What a further pass costs: the difference of two lengths."""
+    counts, to_cpu = [], torch.Tensor.cpu
     for length in (4, 5):
         with Reads() as reads:
-            SharedPrefixRollout()(own_head, prompts, max_new_tokens=length, **options)
+            def cpu(tensor):
+                reads.number += 1
+                return to_cpu(tensor)
+
+            monkeypatch.setattr(torch.Tensor, 'cpu', cpu)
+            SharedPrefixRollout(max_guess=0)(own_head, prompts, max_new_tokens=length, **options)
         counts.append(reads.number)
     assert counts[1] - counts[0] == 1
