@@ -17,6 +17,7 @@ from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.non_finite import NonFiniteError
 
+from .guessing import GuessMemory
 from .sampling import (
     NonFiniteLogits,
     Responses,
@@ -43,6 +44,8 @@ class RolloutEngine(ABC):
         repeats_prompts: Whether a prompt is computed once per response, not once per group; the
             cost estimate asks this.
         streamer: The current streamer, see :meth:`streaming`.
+        memory: What the engine guesses tokens from; it belongs to the state of a training. None if
+            it does not guess.
     """
 
     records_log_probs = False
@@ -51,6 +54,7 @@ class RolloutEngine(ABC):
     holds_weights = False
     repeats_prompts = False
     streamer: Callable[[Tensor], None] | None = None
+    memory: GuessMemory | None = None
 
     def check_policy(self, head: VLMReasoningHead) -> None:
         """Raise a ValueError if this engine cannot sample a policy. Called once, at the start."""

@@ -160,12 +160,18 @@ class GuessMemory:
     A training keeps what its rollouts sampled by :meth:`share`, which is then equal on all
     processes. Whatever else was sampled since (an evaluation) is remembered only until
     :meth:`forget_recent`.
+
+    Attributes:
+        log: Of what was last shared: ``speculation/acceptance_length``, the mean number of tokens
+            that a sample gets in a pass, and ``speculation/acceptance_rate``, the share of guesses
+            that were right (0 without any).
     """
 
     def __init__(self) -> None:
         self.rollouts: deque[list[dict[str, Any]]] = deque(maxlen=ROLLOUTS)
         self.recent: deque[dict[str, Any]] = deque(maxlen=ROLLOUTS)
         self.tallies = np.zeros((2, *SHAPE))
+        self.log: dict[str, float] = {}
         self._sorted: dict[bool, Packed] = {}
 
     def forget_recent(self) -> None:
@@ -178,33 +184,38 @@ class GuessMemory:
         found = [one for some in all_gather_object(list(self.recent)) for one in some]
         self.forget_recent()
         if found:
+            turns, fed, kept = sum(one.pop('counts') for one in found).tolist()
+            self.log = {'speculation/acceptance_length': kept / max(turns, 1),
+                        'speculation/acceptance_rate': (kept - turns) / max(fed - turns, 1)}
             self.tallies = FADING * self.tallies + sum(one.pop('tally').numpy() for one in found)
             self.rollouts.append(found)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data of what is kept."""
         return dict(rollouts=[list(some) for some in self.rollouts],
-                    tallies=torch.from_numpy(self.tallies.copy()))
+                    tallies=torch.from_numpy(self.tallies.copy()), log=dict(self.log))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a result of :meth:`state_dict`."""
         self.forget_recent()
         self.rollouts = deque(state['rollouts'], ROLLOUTS)
         self.tallies = state['tallies'].numpy().copy()
+        self.log = dict(state['log'])
 
     def tally(self) -> NDArray[np.float64]:
         """How often guesses were made and right, with a prior; see :data:`SHAPE`."""
         return PRIOR + self.tallies + sum(one['tally'].numpy() for one in self.recent)
 
     def add(self, ids: Ints, lengths: Ints, draws: NDArray[np.uint64] | None,
-            tally: NDArray[np.float64]) -> None:
-        """Remember responses (N, R) of ``lengths`` (N,) with their draws (N, R)."""
+            tally: NDArray[np.float64], counts: Sequence[int]) -> None:
+        """Remember responses (N, R) of ``lengths`` (N,) with their draws (N, R); the counts are how
+        often a sample was in a pass, and how many tokens were fed and kept in all."""
         mask = np.arange(ids.shape[1]) < lengths[:, None]
         self.recent.append(dict(
             tokens=torch.from_numpy(ids[mask].astype(np.int32)),
             lengths=torch.from_numpy(lengths.astype(np.int32)),
             draws=None if draws is None else torch.from_numpy(draws[mask].astype(np.int32)),
-            tally=torch.from_numpy(tally.astype(np.float32))))
+            tally=torch.from_numpy(tally.astype(np.float32)), counts=torch.tensor(counts)))
         self._sorted.clear()
 
     def observations(self, greedy: bool) -> Packed:
@@ -238,7 +249,7 @@ class Guesser:
     """Guesses tokens of the samples of one rollout.
 
     Args:
-        memory: What to start from; :meth:`finish` adds this rollout to it.
+        memory: What to start from, to which :meth:`finish` adds this rollout; None for neither.
         prompts: The tokens of B prompts, without those of images.
         group_size: Samples of each prompt, in order.
         draws: (N, R) uniform draws, or None for greedy samples.
@@ -250,9 +261,10 @@ class Guesser:
     Attributes:
         ids: (N, R) tokens of the samples, then their guesses.
         lengths: (N,) number of tokens.
+        passes, turns, fed: Number of passes, of samples in them, and of tokens in them.
     """
 
-    def __init__(self, memory: GuessMemory, prompts: Sequence[Ints], group_size: int,
+    def __init__(self, memory: GuessMemory | None, prompts: Sequence[Ints], group_size: int,
                  draws: NDArray[np.float64] | None, length: int, ends: Sequence[int],
                  max_guess: int, pass_cost: float) -> None:
         size = len(prompts) * group_size
@@ -265,11 +277,12 @@ class Guesser:
         self.draws = None if draws is None else (draws * 2**DRAWS).astype(np.uint64)
         # What the last pass chose for places, and the token before, -1 for none.
         self.chosen, self.after = np.full((2, size, length), -1)
-        self.seen = memory.observations(draws is None)
-        self.prior = memory.tally()
+        known = memory or GuessMemory()
+        self.seen = known.observations(draws is None)
+        self.prior = known.tally()
         self.tally = np.zeros_like(self.prior)
         self._considered: list[tuple[Ints, ...]] = []
-        self.passes = self.fed = 0
+        self.passes = self.turns = self.fed = 0
         lengths, tokens = np.array([len(prompt) for prompt in prompts]), np.concatenate(prompts)
         self._observe(_windows(tokens, lengths), tokens,
                       np.repeat(np.arange(len(prompts)) + 1, lengths),
@@ -316,6 +329,7 @@ class Guesser:
             rows, hope = rows[going], hope[going]
             self.ids[samples[rows], places[going]] = tokens[going]
             counts[rows] += 1
+        self.turns += len(samples)
         self.fed += len(samples) + int(counts.sum())
         return counts
 
@@ -387,6 +401,8 @@ class Guesser:
 
     def finish(self) -> None:
         """Remember the samples."""
-        if not self.max_guess:
+        if self.memory is None:
             return
-        self.memory.add(self.ids, self.lengths, self.draws, self.tally)
+        kept = int(self.lengths.sum()) - len(self.lengths)  # the first come from the prompts
+        self.memory.add(self.ids, self.lengths, self.draws, self.tally,
+                        (self.turns, self.fed, kept))

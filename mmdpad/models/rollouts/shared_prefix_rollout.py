@@ -41,15 +41,24 @@ class SharedPrefixRollout(DrawingEngine):
             unknown layers, which the log says. It has not been run on a GPU yet.
         records_log_probs: Record the log-probabilities during sampling. The log then shows how much
             they differ from those of the update (``mismatch/...``).
+        max_guess: Most tokens that are guessed for a sample and verified in the same pass
+            (:mod:`.guessing`): the tokens stay the same, in fewer passes. How many are guessed
+            depends on what was right so far and on what a pass costs. 0 turns it off.
+
+    Raises:
+        ValueError: ``max_guess`` is out of range.
     """
 
     def __init__(self, prefill_tokens: int = 16384, cuda_graphs: bool = True,
                  records_log_probs: bool = False, max_guess: int = MAX_GUESS) -> None:
+        if not 0 <= max_guess <= MAX_GUESS:
+            raise ValueError(f'`rollout_engine.max_guess` should be in [0, {MAX_GUESS}] (0: off), '
+                             f'but got {max_guess}; correct it')
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
         self.checked = False
         self.max_guess = max_guess
-        self.memory = GuessMemory()
+        self.memory = GuessMemory() if max_guess else None
         self.decoding = Decoding(cuda_graphs)
 
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
@@ -73,10 +82,10 @@ class SharedPrefixRollout(DrawingEngine):
             check_agreement(recording, head, prompts)
         prefilled = self._prefill(head, prompts)
         with self.decoding.of(head):
-            return self._decode(head, prefilled, self._start_guesser(
+            return self._decode(head, prefilled, self._guesser(
                 head, prompts, group_size, max_new_tokens, draws), TokenChoice(head, draws, warp))
 
-    def _start_guesser(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
+    def _guesser(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                        group_size: int, max_new_tokens: int, draws: Tensor | None) -> Guesser:
         texts = [prompt.input_ids.flatten().numpy() for prompt in prompts]
         texts = [text[~np.isin(text, head.vision_token_ids)] for text in texts]
