@@ -42,7 +42,7 @@ NEIGHBORS = np.arange(-2, 2)
 CODES = 9
 """Of an observation in a context: 0 for none; else how many of the nearest ones had the same token
 (1 to 4), plus 4 if one had another token."""
-CELLS = 1 + len(CONTEXTS) * CODES
+CELLS = len(CONTEXTS) * CODES
 SHAPE = (CELLS, 3, 2, 2)
 """Of counts of guesses: the best cell of the n-grams, a context with its code (0: none); the last
 pass (0: chose nothing at this place, 1: after another token than the guess before, 2: after the
@@ -64,12 +64,11 @@ for _column, (_order, _of_prompt) in enumerate(CONTEXTS):
 
 def _prior() -> NDArray[np.float64]:
     """Counts to start with: guesses made, and those that were right."""
-    codes = np.arange(CELLS - 1) % CODES
+    codes = np.arange(CELLS) % CODES
     tried = np.full(SHAPE, 2.0)
     right = 0.7 * tried
-    right[0, ..., 0] = 0.0
     share = np.where(codes > 4, (codes - 4) / 6, codes / (codes + 0.5))
-    right[1:, ..., 0] = 2 * share[:, None, None]
+    right[..., 0] = 2 * share[:, None, None]
     return np.stack([tried, right])
 
 
