@@ -104,7 +104,8 @@ class PackedRow:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
         """(1, H, L, d) and (1, K, L, d) -> (1, L, H, d)."""
-        return self.attention(*(x[0].transpose(0, 1) for x in (query, key, value)), scale)[None]
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        return self.attention(q, k, v, scale)[None]
 
 
 def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], ids: Tensor,
