@@ -23,6 +23,8 @@ from mmdpad.models import (
     SAMDecoder,
     VLMReasoningHead,
 )
+from mmdpad.models.cost.shapes import PolicyShape, build_on_meta, read_policy_config
+from mmdpad.models.cost.workload import Setup, Workload, groups_in_pass
 from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import lora_targets
@@ -48,8 +50,6 @@ from mmdpad.rewards.sharing import discriminator_key
 from mmdpad.rl import PolicyLoss
 
 from .frozen import FrozenCost, clip_cost, sam_cost
-from .shapes import PolicyShape, build_on_meta, read_policy_config
-from .workload import Setup, Workload, groups_in_pass
 
 RESPONSE_TOKENS = 200
 QUESTION = 'the object that somebody who is tired could sit down on'

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .flops import step_flops
+from mmdpad.models.cost.flops import step_flops
+from mmdpad.models.cost.memory import Bytes, full_shard, peak, step_memory, trained_weights
+from mmdpad.models.cost.workload import Setup
+
 from .from_config import TrainingCost
-from .memory import Bytes, full_shard, peak, step_memory, trained_weights
-from .workload import Setup
 
 GB = 1e9
 LORA_RANK = 64

@@ -18,8 +18,7 @@ from measuring import (
 )
 
 from mmdpad.models import HFRollout
-from mmdpad.models.heads import token_log_probs
-from mmdpad.preflight.cost.memory import (
+from mmdpad.models.cost.memory import (
     full_shard,
     gradient_bytes,
     peak,
@@ -27,8 +26,9 @@ from mmdpad.preflight.cost.memory import (
     standing,
     step_memory,
 )
-from mmdpad.preflight.cost.shapes import PolicyShape, build_on_meta
-from mmdpad.preflight.cost.workload import Setup, Workload
+from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.models.cost.workload import Setup, Workload
+from mmdpad.models.heads import token_log_probs
 
 CHECKPOINTING = dict(gradient_checkpointing=True)
 LORA = dict(lora=dict(r=8, lora_alpha=8))
