@@ -72,6 +72,12 @@ class Spans:
             tokens = cells.index_copy(0, self.cells, tokens)
         return tokens.unflatten(0, self.shape)
 
+    def put(self, row: Tensor, tokens: Tensor) -> Tensor:
+        """The row (L, ...) with other tokens (T, ...) at the places of the spans."""
+        row = row.clone()
+        row[self.places] = tokens
+        return row
+
     def flat(self, grid: Tensor) -> Tensor:
         """(N, longest, ...) -> (T, ...): the tokens, span by span."""
         return grid.flatten(0, 1)[self.cells]
@@ -217,8 +223,9 @@ class _Joined(torch.autograd.Function):
             own, own_sum = (responses.flat(x.transpose(1, 2)) for x in own)
             joined = torch.logaddexp(log_sum[responses.places], own_sum)
             weight = (own_sum - joined).exp_()[..., None].to(own.dtype)
-            output[responses.places] = output[responses.places].lerp(own, weight)
-            log_sum[responses.places] = joined
+            # Not in place: the kernel's outputs may be kept for a recomputation.
+            output = responses.put(output, output[responses.places].lerp(own, weight))
+            log_sum = responses.put(log_sum, joined)
         ctx.spans, ctx.responses, ctx.scale = spans, responses, scale
         ctx.save_for_backward(query, key, value, output, log_sum)
         return output

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.dist import all_reduce
@@ -33,6 +33,7 @@ from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reac
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
 from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
+from .recomputation import MemoryBudget, check_memory_budget
 from .token_log_probs import token_log_probs
 
 
@@ -57,6 +58,10 @@ class VLMReasoningHead(BaseModule):
             (:mod:`.replicated_prefix`); the results are the same.
         freeze_vision: Freeze the vision tower.
         gradient_checkpointing: Recompute activations in the backward pass.
+        memory_budget: Recompute activations only as far as an update would otherwise take more than
+            this many GB (10^9 bytes) for activations, logits and gradients, whatever
+            ``gradient_checkpointing`` says; 'auto': as the device has left at the first update
+            (:class:`.MemoryBudget`). What is recomputed does not change the results.
         max_prompt_tokens: Longer prompts (image tokens included) are an error.
         lora: Train a low-rank adapter instead of the weights, for example ``dict(r=16,
             lora_alpha=32)``: arguments of ``peft.LoraConfig``, see :func:`.lora.add_lora`. By
@@ -100,8 +105,10 @@ class VLMReasoningHead(BaseModule):
                  lora: dict | None = None,
                  quantization: dict | None = None,
                  coordinates: str | None = None,
-                 low_precision_training: bool = False) -> None:
+                 low_precision_training: bool = False,
+                 memory_budget: float | Literal['auto'] | None = None) -> None:
         super().__init__()
+        check_memory_budget(memory_budget)
         self.low_precision_training = low_precision_training
         build_messages('', prompt_template, coordinates or 'pixels')
         check_attention(attn_implementation)
@@ -144,6 +151,9 @@ class VLMReasoningHead(BaseModule):
             enable = getattr(self.model, 'activation_checkpointing_enable',
                              self.model.gradient_checkpointing_enable)
             enable({'use_reentrant': False})
+        self.memory_budget = None if memory_budget is None else MemoryBudget(
+            self.model, memory_budget, lora, settings is not None, self.vision_is_fixed,
+            attn_implementation)
 
     def init_weights(self) -> None:
         """Do nothing, since the weights are loaded. (mmengine calls this before training.)"""
@@ -260,6 +270,9 @@ class VLMReasoningHead(BaseModule):
             nats (N, R), or None; 0 where the mask is False.
         """
         ids, mask = response_ids.to(self.device), response_mask.to(self.device)
+        if self.memory_budget is not None and self.training and torch.is_grad_enabled():
+            self.memory_budget.apply(self.model, prompts, mask, entropy, self._response_states
+                                     is shared_prefix.response_states)
         states = self._response_states(self.model, self.encode_images(prompts), ids, mask)
         logp, entropies = token_log_probs(
             states, self.model.lm_head, ids[mask], temperature, self.vision_token_ids, entropy)

@@ -79,7 +79,7 @@ def set_up(sizes, policy, rollout, step, folder):
         attention='eager' if attention == 'eager' else 'flash', rollout='none',
         groups=rollout['prompts'], accumulates='accumulate' in step,
         entropy='grad' if entropy_coef else 'no_grad',
-        max_logits=step.get('max_logits', token_log_probs.MAX_LOGITS))
+        max_logits=step.get('max_logits', token_log_probs.MAX_LOGITS), on_cpu=True)
     shape = PolicyShape.of(build_on_meta(model.policy.model.config))
     return model, batch, shape, setup, replace(work, shared=attention == 'shared_prefix')
 
@@ -110,7 +110,7 @@ def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
 def test_an_update_of_qwen3_vl_holds_what_was_measured(policy, tmp_path):
     model = segmentor(tiny_qwen3_vl(tmp_path), policy, group_size=4)
     batch, work = synthetic_rollout(model, 224, prompts=1, group_size=4, length=30)
-    setup = Setup(checkpointing=bool(policy), rollout='none')
+    setup = Setup(checkpointing=bool(policy), rollout='none', on_cpu=True)
     moments = step_memory(PolicyShape.of(model.policy.model), setup, work)
     measured = max(measure_update(model, batch).values())
     assert peak(moments)[1] == pytest.approx(measured, rel=0.15)
