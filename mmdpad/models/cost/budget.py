@@ -18,8 +18,9 @@ PER_BYTE = 8
 
 
 def update_peak(shape: PolicyShape, setup: Setup, work: Workload) -> float:
-    """Bytes that an update of ``work`` holds at its peak, besides what stays in memory."""
-    return peak(update_moments(shape, setup, work))[1]
+    """Bytes that an update of ``work`` holds at its peak, besides what stays in memory. The pass
+    of the reference, which comes first, does not depend on what is kept and is left out."""
+    return peak(update_moments(shape, replace(setup, reference=False), work))[1]
 
 
 def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float) -> Kept:
@@ -48,7 +49,6 @@ def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float) -> Ke
         counts['vision'] = vision.layers
         gains['vision'] = (work.images * block_flops(shape, work) / vision.layers
                            / max(1, block.kept - block.state))
-    # Keeping everything takes no more than keeping products where those are kept twice.
     kept = Kept()
     for name in sorted(counts, key=gains.__getitem__, reverse=True):
         limit = kept.products if name == 'text' else counts[name]
