@@ -1,0 +1,206 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Runs transformers' Qwen-VL vision towers in fewer and larger operations, with the same results.
+
+- All windows of one length attend in one call, and so do whole images of one size. transformers
+  makes one call per window and layer: thousands for an image of 840 x 840 pixels.
+- Queries and keys are rotated in three operations instead of ten.
+- Patches are embedded by a matrix product. For a convolution, each patch is an image of its own.
+- An RMS norm is one operation instead of six.
+
+The modules' classes are replaced by subclasses with another ``forward``; weights and their names
+stay as they are. Towers built from other classes are left alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
+from torch.utils.weak import WeakTensorKeyDictionary
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+    Qwen2_5_VLRMSNorm,
+    Qwen2_5_VLVisionAttention,
+)
+from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
+from transformers.vision_utils import get_vision_window_index
+
+
+class Windows:
+    """Tokens that attend to each other within windows, grouped by the length of their window.
+
+    Args:
+        lengths: Tokens of each window, in their order.
+        device: Device of the queries, keys and values.
+
+    Attributes:
+        groups: Length -> number of windows, the shortest first.
+        order: (L,) long, where the tokens of the groups are, group by group; None if the groups
+            already follow each other.
+        back: (L,) long, the inverse of ``order``, or None.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self.groups = Counter(sorted(lengths))
+        self.order: Tensor | None = None
+        self.back: Tensor | None = None
+        if list(lengths) != sorted(lengths):
+            starts = torch.tensor([0, *lengths]).cumsum(0)
+            windows = sorted(range(len(lengths)), key=lambda window: lengths[window])
+            order = torch.cat([torch.arange(starts[window], starts[window + 1])
+                               for window in windows])
+            self.order, self.back = order.to(device), order.argsort().to(device)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Map (L, H, d) each to (L, H, d)."""
+        sizes = [length * count for length, count in self.groups.items()]
+        parts = [(x if self.order is None else x.index_select(0, self.order)).split(sizes)
+                 for x in (query, key, value)]
+        outputs = []
+        for length, *part in zip(self.groups, *parts, strict=True):
+            windows = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in part]
+            output = scaled_dot_product_attention(*windows, scale=scale)
+            outputs.append(output.transpose(1, 2).flatten(0, 1))
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return output if self.back is None else output.index_select(0, self.back)
+
+
+_WINDOWS = WeakTensorKeyDictionary()
+"""By their ends, a tensor that the layers of a pass share."""
+
+
+def find_windows(ends: Tensor) -> Windows:
+    """Group windows that end at ``ends`` (0 and windows, long or int); the same tensor again costs
+    nothing."""
+    windows = _WINDOWS.get(ends)
+    if windows is None:
+        windows = _WINDOWS[ends] = Windows(ends.diff().tolist(), ends.device)
+    return windows
+
+
+class Rotation(torch.autograd.Function):
+    """Queries, keys and values (L, 3, H, d) -> three (L, H, d), the first two rotated by cosines and
+    sines (L, 1, 1, d) of the angles of their places."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(cos, sin)
+        # The values are copied, so that the whole need not be kept for them.
+        return *_rotate(qkv[:, :2], cos, sin).unbind(1), qkv[:, 2].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = (x[:, 0] for x in ctx.saved_tensors)
+        query, key, value = gradients
+        return torch.stack([_rotate(query, cos, -sin), _rotate(key, cos, -sin), value],
+                           dim=1), None, None
+
+
+def _rotate(tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair of channels i and i + d / 2 of (..., d), at least in float32."""
+    half = tokens.shape[-1] // 2
+    wide = tokens.to(torch.promote_types(tokens.dtype, cos.dtype))
+    rotated = wide * cos
+    rotated[..., :half].addcmul_(wide[..., half:], sin[..., :half], value=-1)
+    rotated[..., half:].addcmul_(wide[..., :half], sin[..., half:])
+    return rotated.to(tokens.dtype)
+
+
+class _WindowedAttention(nn.Module):
+    qkv: nn.Linear
+    proj: nn.Linear
+    num_heads: int
+    scaling: float
+
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor,
+                position_embeddings: tuple[Tensor, Tensor], **kwargs: Any) -> Tensor:
+        """(L, D) with windows that end at ``cu_seqlens`` (windows + 1,) -> (L, D)."""
+        qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1))
+        cos, sin = (x[:, None, None] for x in position_embeddings)
+        query, key, value = Rotation.apply(qkv, cos, sin)
+        output = find_windows(cu_seqlens).attend(query, key, value, self.scaling)
+        return self.proj(output.flatten(1))
+
+
+class WindowedQwen2Attention(_WindowedAttention, VisionAttention):
+    """Qwen2-VL's, within windows."""
+
+
+class WindowedQwen2_5Attention(_WindowedAttention, Qwen2_5_VLVisionAttention):
+    """Qwen2.5-VL's, within windows."""
+
+
+class WindowedQwen3Attention(_WindowedAttention, Qwen3VLVisionAttention):
+    """Qwen3-VL's, within windows."""
+
+
+class PatchProduct(nn.Conv3d):
+    """A convolution over patches that are as large as its kernel, as a matrix product."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(N, C, t, h, w) -> (N, D, 1, 1, 1)."""
+        return linear(patches.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
+
+
+class FusedRMSNorm(Qwen2_5_VLRMSNorm):
+    """Qwen2.5-VL's norm in one operation."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        if hidden_states.dtype != self.weight.dtype:  # under autocast
+            return super().forward(hidden_states)
+        return rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+
+
+_FASTER: dict[type[nn.Module], type[nn.Module]] = {
+    VisionAttention: WindowedQwen2Attention,
+    Qwen2_5_VLVisionAttention: WindowedQwen2_5Attention,
+    Qwen3VLVisionAttention: WindowedQwen3Attention,
+    nn.Conv3d: PatchProduct,
+    Qwen2_5_VLRMSNorm: FusedRMSNorm,
+}
+
+
+def speed_up(tower: nn.Module) -> None:
+    """Replace the classes of a tower's modules by those of this file.
+
+    Args:
+        tower: A vision tower of transformers. If its attention is none of Qwen2-VL, Qwen2.5-VL or
+            Qwen3-VL, nothing changes.
+    """
+    modules = [module for module in tower.modules() if type(module) in _FASTER]
+    if any(issubclass(_FASTER[type(module)], _WindowedAttention) for module in modules):
+        for module in modules:
+            module.__class__ = _FASTER[type(module)]
+
+
+def sorted_windows(tower: nn.Module, grids: Tensor) -> dict[str, Tensor]:
+    """Arguments of a tower's forward that sort the windows of each image by length, so that those
+    of one length follow each other.
+
+    Args:
+        tower: Only Qwen2.5-VL's has windows.
+        grids: (B, 3) long, frames, rows and columns of patches of each image.
+
+    Returns:
+        ``window_index`` and ``cu_window_seqlens`` of transformers; empty for a tower without
+        windows.
+    """
+    if not isinstance(tower, Qwen2_5_VisionTransformerPretrainedModel):
+        return {}
+    merged, windows, lengths, start = tower.spatial_merge_unit, [], [0], 0
+    for grid in grids.cpu():
+        index, ends = get_vision_window_index(grid[None], tower.spatial_merge_size,
+                                              tower.window_size, tower.patch_size)
+        own = sorted(index.split((ends.diff() // merged).tolist()), key=len)
+        windows += [window + start for window in own]
+        lengths += [merged * len(window) for window in own]
+        start += len(index)
+    ends = torch.tensor(lengths).cumsum(0, dtype=torch.int32)
+    return dict(window_index=torch.cat(windows).to(grids.device),
+                cu_window_seqlens=ends.to(grids.device))
