@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +50,8 @@ class Windows:
         self.order: Tensor | None = None
         self.back: Tensor | None = None
         if list(lengths) != sorted(lengths):
-            starts = torch.tensor([0, *lengths]).cumsum(0)
-            windows = sorted(range(len(lengths)), key=lambda window: lengths[window])
-            order = torch.cat([torch.arange(starts[window], starts[window + 1])
-                               for window in windows])
+            windows = torch.arange(sum(lengths)).split(list(lengths))
+            order = torch.cat(sorted(windows, key=len))
             self.order, self.back = order.to(device), order.argsort().to(device)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -63,8 +61,8 @@ class Windows:
                  for x in (query, key, value)]
         outputs = []
         for length, *part in zip(self.groups, *parts, strict=True):
-            windows = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in part]
-            output = scaled_dot_product_attention(*windows, scale=scale)
+            q, k, v = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in part)
+            output = scaled_dot_product_attention(q, k, v, scale=scale)
             outputs.append(output.transpose(1, 2).flatten(0, 1))
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return output if self.back is None else output.index_select(0, self.back)
@@ -84,8 +82,8 @@ def find_windows(ends: Tensor) -> Windows:
 
 
 class Rotation(torch.autograd.Function):
-    """Queries, keys and values (L, 3, H, d) -> three (L, H, d), the first two rotated by cosines and
-    sines (L, 1, 1, d) of the angles of their places."""
+    """Queries, keys and values (L, 3, H, d) -> three (L, H, d), the first two rotated by the angles
+    with cosines and sines (L, 1, 1, d)."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
@@ -111,32 +109,30 @@ def _rotate(tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated.to(tokens.dtype)
 
 
-class _WindowedAttention(nn.Module):
-    qkv: nn.Linear
-    proj: nn.Linear
-    num_heads: int
-    scaling: float
-
-    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor,
-                position_embeddings: tuple[Tensor, Tensor], **kwargs: Any) -> Tensor:
-        """(L, D) with windows that end at ``cu_seqlens`` (windows + 1,) -> (L, D)."""
-        qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1))
-        cos, sin = (x[:, None, None] for x in position_embeddings)
-        query, key, value = Rotation.apply(qkv, cos, sin)
-        output = find_windows(cu_seqlens).attend(query, key, value, self.scaling)
-        return self.proj(output.flatten(1))
+def attend_in_windows(self: Any, hidden_states: Tensor, cu_seqlens: Tensor,
+                      position_embeddings: tuple[Tensor, Tensor], **kwargs: Any) -> Tensor:
+    """The ``forward`` of a tower's attention: (L, D) with windows that end at ``cu_seqlens``
+    (windows + 1,) and (L, d) cosines and sines -> (L, D)."""
+    qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1))
+    cos, sin = (x[:, None, None] for x in position_embeddings)
+    query, key, value = Rotation.apply(qkv, cos, sin)
+    output = find_windows(cu_seqlens).attend(query, key, value, self.scaling)
+    return self.proj(output.flatten(1))
 
 
-class WindowedQwen2Attention(_WindowedAttention, VisionAttention):
-    """Qwen2-VL's, within windows."""
+class WindowedQwen2Attention(VisionAttention):
+    """Qwen2-VL's attention by :func:`attend_in_windows`."""
+    forward: Any = attend_in_windows
 
 
-class WindowedQwen2_5Attention(_WindowedAttention, Qwen2_5_VLVisionAttention):
-    """Qwen2.5-VL's, within windows."""
+class WindowedQwen2_5Attention(Qwen2_5_VLVisionAttention):
+    """Qwen2.5-VL's attention by :func:`attend_in_windows`."""
+    forward: Any = attend_in_windows
 
 
-class WindowedQwen3Attention(_WindowedAttention, Qwen3VLVisionAttention):
-    """Qwen3-VL's, within windows."""
+class WindowedQwen3Attention(Qwen3VLVisionAttention):
+    """Qwen3-VL's attention by :func:`attend_in_windows`."""
+    forward: Any = attend_in_windows
 
 
 class PatchProduct(nn.Conv3d):
@@ -174,7 +170,7 @@ def speed_up(tower: nn.Module) -> None:
             Qwen3-VL, nothing changes.
     """
     modules = [module for module in tower.modules() if type(module) in _FASTER]
-    if any(issubclass(_FASTER[type(module)], _WindowedAttention) for module in modules):
+    if any(hasattr(module, 'qkv') for module in modules):
         for module in modules:
             module.__class__ = _FASTER[type(module)]
 
@@ -193,10 +189,11 @@ def sorted_windows(tower: nn.Module, grids: Tensor) -> dict[str, Tensor]:
     """
     if not isinstance(tower, Qwen2_5_VisionTransformerPretrainedModel):
         return {}
-    merged, windows, lengths, start = tower.spatial_merge_unit, [], [0], 0
+    config, merged = tower.config, tower.spatial_merge_unit
+    windows, lengths, start = [], [0], 0
     for grid in grids.cpu():
-        index, ends = get_vision_window_index(grid[None], tower.spatial_merge_size,
-                                              tower.window_size, tower.patch_size)
+        index, ends = get_vision_window_index(grid[None], config.spatial_merge_size,
+                                              config.window_size, cast(int, config.patch_size))
         own = sorted(index.split((ends.diff() // merged).tolist()), key=len)
         windows += [window + start for window in own]
         lengths += [merged * len(window) for window in own]

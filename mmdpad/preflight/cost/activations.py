@@ -117,8 +117,8 @@ def vision_block(vision: VisionShape, setup: Setup, work: Workload) -> LayerByte
     patches = images * work.patches
     weight = setup.weight_bytes
     norm = _vision_norm(vision, setup, work)
-    # Query and key with positions, value, the output per length of windows and concatenated, and the
-    # logarithm of the denominator. transformers keeps query and key without positions, too.
+    # Query and key with positions, value, the output per length of windows and concatenated, and
+    # the logarithm of the denominator. transformers keeps query and key without positions, too.
     kept = 5 if work.shared else 7
     attention = norm + _linear_inputs(width, weight, setup, 1) + kept * width * compute
     attention += 4 * vision.heads
@@ -138,8 +138,8 @@ def vision_block(vision: VisionShape, setup: Setup, work: Workload) -> LayerByte
 
 
 def _vision_norm(vision: VisionShape, setup: Setup, work: Workload) -> int:
-    """Kept by a norm of the tower per patch. transformers' RMS norm keeps its normalized input, too;
-    Qwen3's layer norm does not, nor does the fused norm of mmdpad.models.heads.vision_tower."""
+    """Kept by a norm of the tower per patch. transformers' RMS norm keeps its normalized input;
+    Qwen3's layer norm does not, nor does that of :mod:`mmdpad.models.heads.vision_tower`."""
     compute, width = setup.compute_bytes, vision.hidden
     if vision.gated and work.shared and setup.weight_bytes == compute:
         return compute * width

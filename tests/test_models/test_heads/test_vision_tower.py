@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The towers as mmdpad runs them against transformers' own, which attend to one window at a time."""
+"""The towers as mmdpad runs them against transformers' own, which attend to a window at a time."""
 import copy
 import pickle
 
@@ -133,8 +133,8 @@ def test_one_call_for_each_length_and_layer(folders, calls):
     assert calls == [(1, 2, 16, 16), (14, 2, 32, 16), (49, 2, 64, 16), (1, 2, 3600, 16)]
     calls.clear()
     head.encode_images(encode(head, SIZES))
-    # (9, 10): four windows of 64, 2 of 4 x 1 tokens, 2 of 4 x 2, one of 1 x 2 each; (8, 8): 4 of 64;
-    # (11, 9): 4 of 64, 2 of 4 x 1, 2 of 4 x 3, one of 1 x 3.
+    # Windows in tokens of 4 patches: (9, 10), twice: four of 4 x 4, two of 4 x 1, two of 4 x 2, one
+    # of 1 x 2; (8, 8): four of 4 x 4; (11, 9): four of 4 x 4, two of 4 x 1, two of 4 x 3, one of 3.
     assert calls == [(2, 2, 8, 16), (1, 2, 12, 16), (6, 2, 16, 16), (4, 2, 32, 16),
                      (2, 2, 48, 16), (16, 2, 64, 16),
                      (1, 2, 256, 16), (2, 2, 360, 16), (1, 2, 396, 16)]
