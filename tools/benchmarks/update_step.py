@@ -45,15 +45,14 @@ if __name__ == '__main__':
     parse_args()  # so that --help does not wait for the imports below
 
 import torch
+from builds import forget_peak, peak_memory
 from common import (
     PROMPT_TEMPLATE,
     QUESTION,
     alternate,
     environment,
-    forget_peak,
     make_image,
     make_policy,
-    peak_memory,
     print_json,
     random_rollout,
     summary,
