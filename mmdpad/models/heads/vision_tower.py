@@ -13,13 +13,11 @@ stay as they are. Towers built from other classes are left alone.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import linear, rms_norm
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
@@ -30,43 +28,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
 from transformers.vision_utils import get_vision_window_index
 
-
-class Windows:
-    """Tokens that attend to each other within windows, grouped by the length of their window.
-
-    Args:
-        lengths: Tokens of each window, in their order.
-        device: Device of the queries, keys and values.
-
-    Attributes:
-        groups: Length -> number of windows, the shortest first.
-        order: (L,) long, where the tokens of the groups are, group by group; None if the groups
-            already follow each other.
-        back: (L,) long, the inverse of ``order``, or None.
-    """
-
-    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
-        self.groups = Counter(sorted(lengths))
-        self.order: Tensor | None = None
-        self.back: Tensor | None = None
-        if list(lengths) != sorted(lengths):
-            windows = torch.arange(sum(lengths)).split(list(lengths))
-            order = torch.cat(sorted(windows, key=len))
-            self.order, self.back = order.to(device), order.argsort().to(device)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Map (L, H, d) each to (L, H, d)."""
-        sizes = [length * count for length, count in self.groups.items()]
-        parts = [(x if self.order is None else x.index_select(0, self.order)).split(sizes)
-                 for x in (query, key, value)]
-        outputs = []
-        for length, *part in zip(self.groups, *parts, strict=True):
-            q, k, v = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in part)
-            output = scaled_dot_product_attention(q, k, v, scale=scale)
-            outputs.append(output.transpose(1, 2).flatten(0, 1))
-        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return output if self.back is None else output.index_select(0, self.back)
-
+from mmdpad.models.windows import Windows
 
 _WINDOWS = WeakTensorKeyDictionary()
 """By their ends, a tensor that the layers of a pass share."""

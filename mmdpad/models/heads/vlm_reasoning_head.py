@@ -52,9 +52,10 @@ class VLMReasoningHead(BaseModule):
             (master weights; use an AMP optimizer wrapper for bfloat16 arithmetic), ``'bfloat16'``
             or ``'float16'`` under an adapter and for evaluation, ``'float64'`` to check numbers.
         attn_implementation: 'shared_prefix' computes prompt and image once for all G responses
-            (:mod:`.shared_prefix`). With one of transformers' own ('sdpa', 'eager',
+            (:mod:`.shared_prefix`), and all windows of one length at once in the vision tower
+            (:mod:`.vision_tower`). With one of transformers' own ('sdpa', 'eager',
             'flash_attention_2'), the text part computes them once per response
-            (:mod:`.replicated_prefix`); the results are the same.
+            (:mod:`.replicated_prefix`), and the tower is transformers'; the results are the same.
         freeze_vision: Freeze the vision tower.
         gradient_checkpointing: Recompute activations in the backward pass.
         max_prompt_tokens: Longer prompts (image tokens included) are an error.

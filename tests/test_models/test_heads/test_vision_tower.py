@@ -8,13 +8,13 @@ import torch
 from transformers.vision_utils import get_vision_attention_seqlens, get_vision_window_index
 
 from mmdpad.models import VLMReasoningHead
+from mmdpad.models import windows as windows_module
 from mmdpad.models.heads import vision_tower
-from mmdpad.models.heads.vision_tower import Windows, sorted_windows
+from mmdpad.models.heads.vision_tower import sorted_windows
 from mmdpad.toy.policy_folder import make_policy_folder
 
 FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl')
 TEMPLATE = 'find "{question}"'
-CPU = torch.device('cpu')
 CASES = {
     'full': dict(),
     'checkpointing': dict(gradient_checkpointing=True),
@@ -111,14 +111,14 @@ def test_the_norm_is_that_of_transformers(alike):
 @pytest.fixture
 def calls(monkeypatch):
     """Shapes of the queries of each call of SDPA."""
-    shapes, original = [], vision_tower.scaled_dot_product_attention
+    shapes, original = [], torch.nn.functional.scaled_dot_product_attention
 
     def recorded(query, *args, **options):
         shapes.append(tuple(query.shape))
         return original(query, *args, **options)
 
     monkeypatch.setattr(torch.nn.functional, 'scaled_dot_product_attention', recorded)
-    monkeypatch.setattr(vision_tower, 'scaled_dot_product_attention', recorded)
+    monkeypatch.setattr(windows_module, 'scaled_dot_product_attention', recorded)
     return shapes
 
 
@@ -149,26 +149,13 @@ def test_images_of_one_size_attend_in_one_call(folders, calls, family):
 
 
 def test_windows_are_grouped_once_per_pass(folders, monkeypatch):
+    Windows = windows_module.Windows
     made, original = [], Windows.__init__
     monkeypatch.setattr(Windows, '__init__', lambda self, *args: (
         made.append(len(args[0])), original(self, *args))[1])
     head = VLMReasoningHead(folders['qwen2_5_vl'], TEMPLATE, gradient_checkpointing=True).train()
     features_and_gradients(head, encode(head, [(8, 8), (8, 8)]))
     assert sorted(made) == [2, 8]  # images, and windows
-
-
-def test_windows_by_hand():
-    """Keys of 0: every value of a window weighs the same."""
-    windows = Windows([2, 1, 2, 3], CPU)
-    assert dict(windows.groups) == {1: 1, 2: 2, 3: 1}
-    assert windows.order.tolist() == [2, 0, 1, 3, 4, 5, 6, 7]
-    value = torch.tensor([1., 3., 7., 2., 6., 1., 1., 4.]).reshape(-1, 1, 1)
-    found = windows.attend(torch.ones_like(value), torch.zeros_like(value), value, 1.0)
-    torch.testing.assert_close(found.flatten(), torch.tensor([2., 2., 7., 4., 4., 2., 2., 2.]))
-
-
-def test_sorted_windows_need_no_order():
-    assert Windows([1, 2, 2, 5], CPU).order is None
 
 
 def test_windows_of_each_image_are_sorted(folders):
