@@ -108,6 +108,14 @@ def test_whole_step_without_the_peer(run, in_threads):
     assert result['seconds']['mmdpad'] == [pytest.approx(1000 * taken, rel=1e-3)]
 
 
+def test_vision_tower_counts_operations(run, in_threads):
+    result = run('vision_tower', '--before', '.', '--side', 140, '--repeats', 1)
+    calls = {case: about['attention_calls'] for case, about in result['cases'].items()}
+    # 5 x 5 image tokens in windows of 4 x 4: three lengths in 7 of the 8 layers.
+    assert calls == {'features': dict(mmdpad=22, before=22),
+                     'features and gradients': dict(mmdpad=44, before=44)}
+
+
 def test_low_precision(run):
     rates = run('low_precision', '--rates', 1e-6, '--steps', 2, '--ways', 'bfloat16',
                 'bfloat16, stochastic rounding')['weights']

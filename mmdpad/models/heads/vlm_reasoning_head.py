@@ -27,7 +27,7 @@ from mmdpad.models.precision import read_dtype
 from mmdpad.prompts import build_messages, well_formed
 from mmdpad.registry import MODELS
 
-from . import replicated_prefix, shared_prefix
+from . import replicated_prefix, shared_prefix, vision_tower
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
@@ -53,9 +53,10 @@ class VLMReasoningHead(BaseModule):
             (master weights; use an AMP optimizer wrapper for bfloat16 arithmetic), ``'bfloat16'``
             or ``'float16'`` under an adapter and for evaluation, ``'float64'`` to check numbers.
         attn_implementation: 'shared_prefix' computes prompt and image once for all G responses
-            (:mod:`.shared_prefix`). With one of transformers' own ('sdpa', 'eager',
+            (:mod:`.shared_prefix`), and all windows of one length at once in the vision tower
+            (:mod:`.vision_tower`). With one of transformers' own ('sdpa', 'eager',
             'flash_attention_2'), the text part computes them once per response
-            (:mod:`.replicated_prefix`); the results are the same.
+            (:mod:`.replicated_prefix`), and the tower is transformers'; the results are the same.
         freeze_vision: Freeze the vision tower.
         gradient_checkpointing: Recompute activations in the backward pass.
         memory_budget: Recompute activations only as far as an update would otherwise take more than
@@ -131,11 +132,14 @@ class VLMReasoningHead(BaseModule):
             keep_trainable(self.model)
         shares = attn_implementation == shared_prefix.NAME
         self._response_states = (shared_prefix if shares else replicated_prefix).response_states
+        tower = self.model.model.visual
         self.model.set_attn_implementation(
             {'text_config': attn_implementation,
              'vision_config': 'sdpa' if shares else attn_implementation})
+        if shares:
+            vision_tower.speed_up(tower)
         if freeze_vision:
-            self.model.model.visual.requires_grad_(False)
+            tower.requires_grad_(False)
         self.adapter_keys: frozenset[str] = frozenset()
         if lora is not None:
             add_lora(self.model, lora)
@@ -144,7 +148,6 @@ class VLMReasoningHead(BaseModule):
             # Saved in checkpoints, since names and shapes do not depend on the scaling.
             self.register_buffer(SCALING, adapter_scaling(self.model))
             print_log(describe_reach(self.model), logger='current')
-        tower = self.model.model.visual
         self.vision_is_fixed = not any(p.requires_grad for p in tower.parameters())
         if gradient_checkpointing:
             # The first is the new name of the second.
@@ -212,9 +215,10 @@ class VLMReasoningHead(BaseModule):
         new = [prompt for prompt in prompts if prompt.vision is None]
         if not new:
             return list(prompts)
+        pixels, grids = collate_images(new, self.device)
+        order = vision_tower.sorted_windows(self.model.model.visual, grids)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_is_fixed):
-            output = self.model.model.get_image_features(*collate_images(new, self.device),
-                                                         return_dict=True)
+            output = self.model.model.get_image_features(pixels, grids, return_dict=True, **order)
         levels = [output.pooler_output, *(getattr(output, 'deepstack_features', None) or [])]
         seen = iter(zip(*levels, strict=True))
         if self.vision_is_fixed:
