@@ -1,4 +1,4 @@
-# DPAD with Qwen2-VL-7B, otherwise as qwen7b_reasonseg.py: about 194 GB of accelerator
+# DPAD with Qwen2-VL-7B, otherwise as qwen7b_reasonseg.py: about 191 GB of accelerator
 # memory, by tools/analysis_tools/estimate_cost.py.
 #   python tools/train.py configs/dpad/qwen2vl7b_reasonseg.py
 # Not a published recipe, and not run with the published weights. The prompt asks for coordinates

@@ -1,4 +1,4 @@
-# DPAD with Qwen3-VL-4B, otherwise as qwen7b_reasonseg.py: about 108 GB of accelerator
+# DPAD with Qwen3-VL-4B, otherwise as qwen7b_reasonseg.py: about 106 GB of accelerator
 # memory, by tools/analysis_tools/estimate_cost.py.
 #   python tools/train.py configs/dpad/qwen3vl4b_reasonseg.py
 # Not a published recipe, and not run with the published weights. The model image is 832 x 832,

@@ -26,6 +26,7 @@ from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_precision
 from mmdpad.models.heads.lora import lora_config
 from mmdpad.models.heads.quantization import quantization_config
+from mmdpad.models.heads.recomputation import check_memory_budget
 from mmdpad.models.heads.vlm_reasoning_head import check_attention
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine, VLLMServerRollout
@@ -306,13 +307,8 @@ def known_arguments(kind: type) -> set[str] | None:
 def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     if 'dtype' in entry and (problem := find_wrong_dtype(f'{path}.dtype', entry['dtype'])):
         yield problem
-    if 'attn_implementation' in entry:
-        try:
-            check_attention(entry['attn_implementation'])
-        except REFUSALS as error:
-            yield describe_refusal(path, entry, error)
-        except ImportError:  # a missing package is reported elsewhere
-            pass
+    yield from _refusal(check_attention, 'attn_implementation')(entry, path)
+    yield from _refusal(check_memory_budget, 'memory_budget')(entry, path)
     lora, quantization = entry.get('lora'), entry.get('quantization')
     if lora is not None and find_spec('peft'):
         from peft import LoraConfig
@@ -393,6 +389,8 @@ def _refusal(check: Callable[[Any], object], name: str) -> Callable[..., Iterato
                 check(entry[name])
             except REFUSALS as error:
                 yield describe_refusal(path, entry, error)
+            except ImportError:  # a missing package is reported elsewhere
+                pass
     return problems
 
 

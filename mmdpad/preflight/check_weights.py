@@ -13,6 +13,7 @@ from mmdpad.engine.check_arguments import REFUSALS, describe_refusal, missing_ar
 from mmdpad.engine.config_nodes import Node
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.adapter_folder import find_adapter
+from mmdpad.models.cost.shapes import build_on_meta
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
 from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
@@ -28,7 +29,6 @@ from mmdpad.models.heads.quantization import read_quantization
 from mmdpad.models.rollouts.vllm_client import ServerError
 from mmdpad.models.rollouts.weight_transfer import WeightTransferError
 from mmdpad.models.sources import find_folder
-from mmdpad.preflight.cost.shapes import build_on_meta
 from mmdpad.registry import HOOKS, MODELS, REWARDS, ROLLOUTS, WEIGHT_INITIALIZERS
 
 FILE_ARGUMENTS = ('pretrained', 'checkpoint')

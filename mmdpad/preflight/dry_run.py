@@ -322,12 +322,14 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
     gpus = max(torch.cuda.device_count(), 1)
     shards = config.get('strategy') is not None or is_kind(
         config.get('model_wrapper_cfg') or {}, FullyShardedDataParallel, MODEL_WRAPPERS)
-    report = make_report(cost, gpus)
+    have = min((torch.cuda.get_device_properties(i).total_memory
+                for i in range(torch.cuda.device_count())), default=None)
+    report = make_report(cost, gpus, None if have is None else have / GB)
+    notes += [note for note in report['notes'] if note.startswith('memory_budget')]
     need = report['variants'][0]['sharded_peak' if shards and gpus > 1 else 'peak']
     notes.append(f'memory: about {need / GB:.1f} GB per GPU, with all responses at the limit of '
                  f'{cost.max_tokens} tokens (`mmdpad run estimate_cost` has the details)')
-    if torch.cuda.is_available():
-        have = min(torch.cuda.get_device_properties(i).total_memory for i in range(gpus))
+    if have is not None:
         notes.append(f'GPUs: {gpus} with {have / GB:.0f} GB each')
         if need > have:
             yield (f'A step should fit into the memory of a GPU ({have / GB:.0f} GB), but takes '

@@ -22,11 +22,11 @@ from torch import nn
 from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.models import VLMReasoningHead
+from mmdpad.models.cost.shapes import read_policy_config
 from mmdpad.models.decoders import DetectorDecoder, HFSAMDecoder, SAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.feature_cache import content_key
 from mmdpad.models.heads.quantization import check_prequantized, check_trainable
-from mmdpad.preflight.cost.shapes import read_policy_config
 from mmdpad.registry import MODELS, REWARDS, TRANSFORMS, is_kind, resolve, scope_of, type_name
 from mmdpad.toy import WEIGHTS_DIR
 from mmdpad.toy.policy_folder import make_policy_folder

@@ -26,10 +26,17 @@ def test_tables_by_hand(tmp_path):
     (tmp_path / '3_start-up.json').write_text(json.dumps(dict(
         cases=dict(help=dict(median=dict(mmdpad=0.5, before=4.0), ratio=dict(before=8.0),
                              ratio_range=dict(before=[7.5, 9]))), environment=about)))
+    (tmp_path / '4_builds.json').write_text(json.dumps(dict(
+        median=dict(mmdpad=2.0, before=3.0), ratio=dict(before=1.5),
+        ratio_range=dict(before=[1.4, 1.6]), unit='1000 tokens',
+        cpu_time=dict(median=dict(mmdpad=1.0, before=2.0), ratio=dict(before=2.0),
+                      ratio_range=dict(before=[1.9, 2.1])),
+        peak_memory_mb=dict(mmdpad=10.6, before=20), environment=about)))
     page = tmp_path / 'page.md'
     page.write_text('before\n<!-- tables -->\nold\n<!-- /tables -->\nafter')
     report(tmp_path, '--write', page)
-    assert page.read_text() == '''before
+    cpu = ' | CPU seconds | times as long | in single turns | peak MB |'
+    assert page.read_text() == f'''before
 <!-- tables -->
 ### an update
 
@@ -53,6 +60,15 @@ def test_tables_by_hand(tmp_path):
 |  | mmdpad, s | before, s | times as long | in single turns |
 | --- | --- | --- | --- | --- |
 | help | 0.5 | 4 | 8 | 7.50 - 9.00 |
+
+`python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
+
+### builds
+
+|  | seconds per 1000 tokens | times as long | in single turns{cpu}
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| mmdpad | 2 |  |  | 1 |  |  | 10 |
+| before | 3 | 1.5 | 1.40 - 1.60 | 2 | 2 | 1.90 - 2.10 | 20 |
 
 `python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
 <!-- /tables -->

@@ -1,7 +1,14 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Each benchmark at a size that takes seconds: its fields, and what does not depend on time."""
+import importlib
 import json
+import multiprocessing
+import os
 import subprocess
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +23,37 @@ def run(run_here):
         torch.set_num_threads(2)  # it takes as many as its options say
         return json.loads(run_here(f'tools/benchmarks/{name}.py', *options).stdout)
     return run
+
+
+@pytest.fixture
+def in_threads(monkeypatch):
+    """Sides run in threads, without the seconds that a process spends on imports. Only one of them
+    runs at a time, since they share registries and generators."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / 'tools' / 'benchmarks')
+    builds = importlib.import_module('builds')
+
+    class Side(threading.Thread):
+        def __init__(self, target, args, daemon):
+            super().__init__(daemon=daemon)
+            pipe, _, self.side, *self.args = args
+            self.pipe = Connection(os.dup(pipe.fileno()))
+            self.waits = threading.Event()
+
+        def start(self):
+            super().start()
+            while self.is_alive() and not self.waits.wait(0.05):
+                pass
+
+        def run(self):
+            turns = builds.Turns(SimpleNamespace(send=self.pipe.send, recv=self.recv))
+            self.pipe.send(self.side(turns, *self.args))
+
+        def recv(self):
+            self.waits.set()
+            return self.pipe.recv()
+
+    monkeypatch.setattr(multiprocessing, 'get_context', lambda _: SimpleNamespace(
+        Pipe=multiprocessing.Pipe, Process=Side))
 
 
 def test_clip_reward(run):
@@ -46,10 +84,36 @@ def test_update_step_compares_equal_losses(run, monkeypatch):
     assert len(first) == 3 and result['memory_mb']['mmdpad']['update'] > 0
 
 
-def test_rollout_does_equal_work(run):
+def test_rollout_does_equal_work(run, in_threads):
     result = run('rollout', '--side', 112, '--group-size', 3, '--tokens', 3, '--repeats', 1)
-    assert set(result['response_tokens'].values()) == {9}
+    assert result['response_tokens'] == dict.fromkeys(
+        ('mmdpad', 'generate', 'generate_replicated'), [9])
     assert result['ratio'].keys() == {'generate', 'generate_replicated'}
+
+
+def test_toy_rollouts_are_equal_and_see_other_prompts_each_time(run, in_threads):
+    result = run('rollout', '--policy', 'toy', '--prompts', 2, '--group-size', 2, '--tokens', 9,
+                 '--repeats', 2, '--warm-up', 1, '--before', '.')
+    assert result['equal_responses'] == dict(mmdpad=1.0, before=1.0, generate=1.0)
+    assert result['ratio'].keys() == {'before', 'generate'}
+    assert len(result['seconds']['before']) == len(result['response_tokens']['before']) == 2
+
+
+def test_whole_step_without_the_peer(run, in_threads):
+    result = run('whole_step_trl', '--policy', 'toy', '--prompts', 1, '--group-size', 2,
+                 '--tokens', 20, '--repeats', 1, '--warm-up', 1, '--peers')
+    steps = result['per_step']['mmdpad']
+    assert result['median'].keys() == {'mmdpad'} and len(steps['prompt_tokens']) == 2
+    taken = result['seconds_per_step']['mmdpad'] / steps['response_tokens'][-1]
+    assert result['seconds']['mmdpad'] == [pytest.approx(1000 * taken, rel=1e-3)]
+
+
+def test_vision_tower_counts_operations(run, in_threads):
+    result = run('vision_tower', '--before', '.', '--side', 140, '--repeats', 1)
+    calls = {case: about['attention_calls'] for case, about in result['cases'].items()}
+    # 5 x 5 image tokens in windows of 4 x 4: three lengths in 7 of the 8 layers.
+    assert calls == {'features': dict(mmdpad=22, before=22),
+                     'features and gradients': dict(mmdpad=44, before=44)}
 
 
 def test_low_precision(run):

@@ -10,8 +10,8 @@ from mmdpad import registry
 from mmdpad.cli import COMMANDS
 from mmdpad.cli.run import find_tools
 from mmdpad.datasets.conversion import SOURCES, TARGETS
+from mmdpad.models.cost.shapes import PUBLISHED
 from mmdpad.models.heads.families import FAMILIES
-from mmdpad.preflight.cost.shapes import PUBLISHED
 from mmdpad.prompts import TEMPLATES
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.logging import MMLogger
+from PIL import Image
 from torch import Tensor
 from transformers import (
     Qwen2_5_VLConfig,
@@ -37,11 +37,12 @@ from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.structures import RolloutBatch
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.seeding import seeded
+from mmdpad.toy.shapes_world import SHAPES_IMAGE_SIZE, SHAPES_PROMPT_TEMPLATE, make_scene
 
 MMLogger.get_current_instance().setLevel('WARNING')  # logs would go where the result goes
 PATCH, MERGE = 14, 2
 HEAD_DIM = 64
-PROMPT_TEMPLATE = 'find "{question}"'
+PROMPT_TEMPLATE = SHAPES_PROMPT_TEMPLATE
 QUESTION = ' '.join(['which of these could be the roof of a house'] * 14)
 """A question of about 140 tokens: with 900 of an image, a prompt has about 1050."""
 
@@ -120,6 +121,14 @@ def make_image(side: int = 840, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(pixels)
 
 
+def toy_prompt(number: int, split: str = 'train') -> tuple[Tensor, str]:
+    """The model image, uint8 (3, 112, 112), and the question of a toy scene; the prompt template of
+    the toy policy is :data:`PROMPT_TEMPLATE`, too."""
+    scene = make_scene(split, number)
+    image = np.array(Image.fromarray(scene.image).resize(SHAPES_IMAGE_SIZE))
+    return torch.from_numpy(image).permute(2, 0, 1), scene.question.text
+
+
 class EndlessHead(VLMReasoningHead):
     """A policy whose responses never end: end tokens are masked, just like vision tokens."""
 
@@ -145,17 +154,6 @@ def random_rollout(prompts: Sequence[EncodedPrompt], lengths: Tensor,
         truncated=torch.zeros(rows, dtype=torch.bool), reasoning_tokens=torch.zeros(rows),
         prompts=unseen(prompts),
         advantages=torch.randn(rows, generator=generator).reshape(count, -1))
-
-
-def peak_memory() -> float:
-    """Peak memory of this process in MB since it started, or since :func:`forget_peak` (Linux)."""
-    status = Path('/proc/self/status').read_text()
-    return int(re.search(r'VmHWM:\s*(\d+) kB', status)[1]) / 1024
-
-
-def forget_peak() -> None:
-    """Restart the measurement of :func:`peak_memory`."""
-    Path('/proc/self/clear_refs').write_text('5')
 
 
 def environment() -> dict[str, Any]:

@@ -95,6 +95,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models import HFRollout, ReasoningSegmentor, SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models.cost.workload import groups_in_pass
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt, PromptEncoder
 from mmdpad.preflight.cost import (
     PolicyShape,
@@ -106,7 +107,6 @@ from mmdpad.preflight.cost import (
     step_flops,
     step_memory,
 )
-from mmdpad.preflight.cost.workload import groups_in_pass
 from mmdpad.structures import LossScale, RolloutBatch
 
 OUT_OF_MEMORY = 'out of memory'

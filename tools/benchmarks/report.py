@@ -28,17 +28,28 @@ def table(head: list[str], rows: Rows) -> str:
 
 
 def comparison(result: dict[str, Any]) -> str:
-    """Seconds of each side, relative to ours, and memory if measured."""
+    """Seconds of each side, relative to ours; and, if measured, processor time and memory."""
     memory, ratios = result.get('memory_mb', {}), result.get('memory_ratio', {})
+    cpu, peak = result.get('cpu_time'), result.get('peak_memory_mb', {})
     rows: Rows = []
-    for name, seconds in result['median'].items():
-        low, high = result['ratio_range'].get(name, ('', ''))
-        rows.append([name, seconds, result['ratio'].get(name, ''),
-                     f'{low:.2f} - {high:.2f}' if name in result['ratio'] else ''])
+    for name in result['median']:
+        rows.append([name, *times(result, name), *(times(cpu, name) if cpu else ())])
+        if peak:
+            rows[-1].append(int(peak[name]))
         if memory:
             rows[-1] += [int(memory[name]['update']), ratios.get(name, '')]
-    head = ['', 'seconds', 'times as long', 'in single turns']
-    return table(head + (['MB of the update', 'ours / this'] if memory else []), rows)
+    unit = f' per {result["unit"]}' if 'unit' in result else ''
+    head = ['', f'seconds{unit}', 'times as long', 'in single turns']
+    return table(head + (['CPU seconds', 'times as long', 'in single turns'] if cpu else []) +
+                 (['peak MB'] if peak else []) +
+                 (['MB of the update', 'ours / this'] if memory else []), rows)
+
+
+def times(result: dict[str, Any], name: str) -> list[Any]:
+    """Median seconds of a side; relative to ours: the ratio and its range in single turns."""
+    low, high = result['ratio_range'].get(name, ('', ''))
+    return [result['median'][name], result['ratio'].get(name, ''),
+            f'{low:.2f} - {high:.2f}' if name in result['ratio'] else '']
 
 
 def scaling(result: dict[str, Any]) -> str:

@@ -12,14 +12,14 @@ Prints JSON.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from builds import add_before, builds, imports_from
+
 CONFIG = 'configs/dpad/qwen7b_reasonseg.py'
 FIRST_TOKEN = '''
 import sys
@@ -47,8 +47,7 @@ CASES = {
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--before', type=Path, required=True, metavar='FOLDER',
-                        help='the checkout to compare with')
+    add_before(parser, required=True)
     parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES))
     parser.add_argument('--repeats', type=int, default=3)
     return parser.parse_args()
@@ -66,9 +65,9 @@ from mmdpad.toy.shapes_world import make_scene
 def command(tree: Path, arguments: list[str]) -> Callable[[], None]:
     """A function that runs a Python process which imports mmdpad from this checkout."""
     def run() -> None:
-        done = subprocess.run([sys.executable, *arguments], cwd=tree, text=True,
-                              env={**os.environ, 'PYTHONPATH': str(tree)},
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        with imports_from(tree):
+            done = subprocess.run([sys.executable, *arguments], cwd=tree, text=True,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         # A doctor that finds a problem exits with 1 but does the same work.
         if done.returncode and 'doctor' not in arguments:
             raise SystemExit(f'{arguments} failed in {tree}:\n{done.stderr}')
@@ -79,7 +78,7 @@ def command(tree: Path, arguments: list[str]) -> Callable[[], None]:
 def main() -> None:
     args = parse_args()
     about = environment()
-    trees = dict(mmdpad=ROOT.resolve(), before=args.before.resolve())
+    trees = builds(args)
     cases = {}
     with tempfile.TemporaryDirectory() as folder:
         image = str(Path(folder, 'scene.png'))

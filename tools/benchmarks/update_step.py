@@ -1,14 +1,17 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The update of one GRPO step compared with the naive way, in time and memory.
 
-    python tools/benchmarks/update_step.py [--frozen-vision] [--lengths 60 340]
+    python tools/benchmarks/update_step.py [--frozen-vision] [--lengths 60 340] [--before CHECKOUT]
 
 `mmdpad` computes prompt and image once for all G responses, and no old log-probabilities (one
 update per rollout). `naive` repeats prompt and image for every response, padded to the longest, and
 computes old and reference log-probabilities before the update: all responses in one batch, or
 (`naive, one by one`) one response per batch. `replicated` is mmdpad with an attention of
 transformers: the prompt once per response, the image once. All use gradient checkpointing except
-`mmdpad, nothing recomputed`. Prints JSON.
+`mmdpad, nothing recomputed` and `mmdpad, memory budget`, which recomputes as far as
+`--memory-budget` demands. `before` is `mmdpad` with the package of another checkout. The sides run
+in processes of their own, in turns. Prints JSON; `naive_ratio` is the time of `naive` relative to
+each side's.
 """
 
 from __future__ import annotations
@@ -18,9 +21,14 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-SIDES = ('mmdpad', 'mmdpad, nothing recomputed', 'replicated', 'naive', 'naive, one by one')
+from builds import Turns, Worker, add_before, builds, compare, forget_peak, peak_memory
+
+BUDGET = 'mmdpad, memory budget'
+SIDES = ('mmdpad', 'mmdpad, nothing recomputed', BUDGET, 'replicated', 'naive',
+         'naive, one by one')
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,6 +43,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--sides', nargs='+', choices=SIDES, default=SIDES)
+    parser.add_argument('--memory-budget', type=float, default=0.8, metavar='GB',
+                        help=f'of the side {BUDGET!r}')
+    add_before(parser)
     parser.add_argument('--child', choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument('--child-repeats', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--folder', help=argparse.SUPPRESS)
@@ -50,13 +61,10 @@ from common import (
     QUESTION,
     alternate,
     environment,
-    forget_peak,
     make_image,
     make_policy,
-    peak_memory,
     print_json,
     random_rollout,
-    summary,
 )
 from mmengine.optim import OptimWrapper
 
@@ -71,7 +79,9 @@ class Update:
         policy = dict(type='VLMReasoningHead', pretrained=folder, prompt_template=PROMPT_TEMPLATE,
                       gradient_checkpointing='nothing recomputed' not in side,
                       max_prompt_tokens=5000, freeze_vision=args.frozen_vision)
-        if not side.startswith('mmdpad'):
+        if side == BUDGET:
+            policy['memory_budget'] = args.memory_budget
+        if not side.startswith(('mmdpad', 'before')):
             policy['attn_implementation'] = 'sdpa'
         self.model = ReasoningSegmentor(policy, train_cfg=dict(group_size=args.group_size)).train()
         self.model.build_reference()
@@ -103,6 +113,27 @@ class Update:
         return total
 
 
+def prepare(side: str, folder: str, args: argparse.Namespace) -> tuple[Update, float]:
+    """The update of a side, with the optimizer's state, and the MB in use before it."""
+    update = Update(side, folder, args)
+    for parameter in update.model.policy.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    update.wrapper.step()
+    forget_peak()
+    return update, peak_memory()
+
+
+def take_turns(turns: Turns, side: str, folder: str, args: argparse.Namespace) -> dict[str, Any]:
+    """The updates of a side in its process."""
+    torch.set_num_threads(args.threads)
+    update, rest = prepare(side, folder, args)
+    for _ in range(args.repeats + 1):
+        with turns.step():
+            loss = update()
+    return dict(loss=loss, at_rest=rest)
+
+
 def in_child(side: str, folder: str, options: Sequence[str]) -> dict[str, float]:
     """The output of :func:`run_child`, run in a separate process."""
     command = [sys.executable, __file__, *options, '--child', side, '--folder', folder]
@@ -113,13 +144,7 @@ def in_child(side: str, folder: str, options: Sequence[str]) -> dict[str, float]
 def run_child(side: str, folder: str, args: argparse.Namespace) -> None:
     """Print MB in use before an update, the most MB that the update adds, and the seconds of the
     faster of two more updates."""
-    update = Update(side, folder, args)
-    for parameter in update.model.policy.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)
-    update.wrapper.step()  # the optimizer's state
-    forget_peak()
-    rest = peak_memory()
+    update, rest = prepare(side, folder, args)
     update()
     added = peak_memory() - rest
     seconds = alternate({side: update}, args.child_repeats)[side] if args.child_repeats else [0.0]
@@ -132,23 +157,25 @@ def main() -> None:
     if args.child:
         run_child(args.child, args.folder, args)
         return
+    trees = builds(args)
+    names = [*args.sides, *(['before'] if args.before else [])]
     with tempfile.TemporaryDirectory() as folder:
         make_policy(folder, args.hidden_size, args.layers, args.side)
-        updates = {side: Update(side, folder, args) for side in args.sides}
-        losses: dict[str, float] = {}
-
-        def recorded(side: str) -> Callable[[], None]:
-            return lambda: losses.__setitem__(side, updates[side]())
-
-        seconds = alternate({side: recorded(side) for side in args.sides}, args.repeats)
-        updates.clear()
-        memory = {side: in_child(side, folder, sys.argv[1:]) for side in args.sides}
+        workers = {name: Worker(trees.get(name, trees['mmdpad']), take_turns, name, folder, args)
+                   for name in names}
+        result, facts = compare(workers, args.repeats)
+    peaks = result.pop('peak_memory_mb')
+    memory = {name: dict(at_rest=fact['at_rest'], update=peaks[name] - fact['at_rest'])
+              for name, fact in facts.items()}
+    median = result['median']
     print_json(dict(
         settings={name: value for name, value in vars(args).items()
-                  if name not in ('child', 'child_repeats', 'folder')},
-        **summary(seconds), loss=losses, memory_mb=memory,
-        memory_ratio={side: memory['mmdpad']['update'] / memory[side]['update']
-                      for side in args.sides if side != 'mmdpad'},
+                  if name not in ('child', 'child_repeats', 'folder', 'before')},
+        **result, loss={name: fact['loss'] for name, fact in facts.items()}, memory_mb=memory,
+        memory_ratio={name: memory['mmdpad']['update'] / memory[name]['update']
+                      for name in names if name != 'mmdpad'},
+        naive_ratio={name: median['naive'] / median[name] for name in names
+                     if 'naive' in median and name != 'naive'},
         environment=environment()))
 
 

@@ -3,38 +3,58 @@
 
     pip install -r tools/benchmarks/requirements-trl.txt    # into a copy of the environment
     python tools/benchmarks/whole_step_trl.py
+    python tools/benchmarks/whole_step_trl.py --policy toy --before ../mmdpad_before
 
-A step is everything between two optimizer steps: preprocessing, the rollout of G responses to one
-question about one image, rewards, log-probabilities under the reference, and the update by AdamW
-with gradient clipping. Both sides load the same random policy (fp32, sdpa, gradient checkpointing)
-and the same prompt; end tokens are masked, so every response has the same length. Reading the image
-is excluded. Each side is a separate process and only steps on request. `cpu_time` is the processor
-time of the same steps, which other programs on the machine disturb less.
+A step is everything between two optimizer steps: preprocessing, the rollout of G responses to each
+question about an image, rewards, log-probabilities under the reference, and the update by AdamW
+with gradient clipping. All sides load the same policy (fp32, sdpa) and see the same prompts, new
+ones in every step. Reading the images is excluded. Each side is a separate process and only steps
+on request.
 
-TRL is set up for speed: one batch of G (one update per rollout, so no pass for old
-log-probabilities), no logging, no checkpoints; and its output head may skip the prompt's positions,
-which by default it only does on a GPU.
+- `--policy random`: one prompt a step, gradient checkpointing; end tokens are masked, so every
+  response has the same length, which is checked.
+- `--policy toy`: the shipped policy at temperature 1, which ends its responses itself, as the toy
+  config trains it (12 prompts a step, no checkpointing). The sides draw different random numbers,
+  so the lengths of responses agree only on average: seconds are per 1000 response tokens, and
+  `per_step` tells the tokens of each step. Learning is too slow to change them.
+
+TRL is set up for speed: one batch (one update per rollout, so no pass for old log-probabilities),
+no logging, no checkpoints; and its output head may skip the prompt's positions, which by default it
+only does on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-import sys
 import tempfile
-import time
-from multiprocessing.connection import Connection
+from statistics import mean
 from typing import Any
+
+from builds import Turns, Worker, add_before, builds, compare
+
+DEFAULTS = dict(random=dict(prompts=1, tokens=200, repeats=3, warm_up=1),
+                toy=dict(prompts=12, tokens=112, repeats=8, warm_up=4))
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--repeats', type=int, default=3, help='measured steps of each side')
-    parser.add_argument('--tokens', type=int, default=200, help='length of every response')
-    parser.add_argument('--group-size', type=int, default=8, help='responses to the prompt')
+    parser.add_argument('--policy', choices=DEFAULTS, default='random')
+    parser.add_argument('--prompts', type=int, help='prompts per step (1; toy: 12)')
+    parser.add_argument('--group-size', type=int, default=8, help='responses to a prompt')
+    parser.add_argument('--tokens', type=int,
+                        help='length of every response (200); toy: at most (112)')
+    parser.add_argument('--repeats', type=int, help='measured steps of each side (3; toy: 8)')
+    parser.add_argument('--warm-up', type=int, help='steps before those (1; toy: 4)')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads of each side')
-    return parser.parse_args()
+    parser.add_argument('--peers', nargs='*', choices=['trl'], default=['trl'],
+                        help='compare with these; none without a name')
+    add_before(parser)
+    args = parser.parse_args()
+    for name, value in DEFAULTS[args.policy].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
 
 
 if __name__ == '__main__':
@@ -45,21 +65,23 @@ from common import (
     PROMPT_TEMPLATE,
     QUESTION,
     EndlessHead,
-    alternate,
     environment,
     make_image,
     make_policy,
-    peak_memory,
     print_json,
     summary,
+    toy_prompt,
 )
 from mmdet.structures import DetDataSample
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from PIL import Image
 from torch import Tensor
 
+from mmdpad.models import VLMReasoningHead
 from mmdpad.registry import MODELS, REWARDS
 from mmdpad.structures import RolloutBatch
+from mmdpad.toy import POLICY_WEIGHTS
 
 LR, MAX_NORM, KL_COEF = 1e-6, 1.0, 5e-3
 MODELS.register_module(module=EndlessHead)
@@ -67,97 +89,82 @@ MODELS.register_module(module=EndlessHead)
 
 def main() -> None:
     args = parse_args()
-    if environment().get('trl') is None:
-        raise SystemExit('trl is missing: pip install -r tools/benchmarks/requirements-trl.txt')
+    if environment().get('trl') is None and args.peers:
+        raise SystemExit('trl is missing: pip install -r tools/benchmarks/requirements-trl.txt, or '
+                         'leave it out (--peers without a name)')
     os.environ.update(OMP_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE='1')
     torch.set_num_threads(args.threads)
+    trees = builds(args)
     with tempfile.TemporaryDirectory() as folder:
-        policy = make_policy(f'{folder}/policy')
-        args.forbidden = EndlessHead(policy).vision_token_ids
-        sides = {name: Side(take, policy, f'{folder}/{name}', args)
-                 for name, take in (('mmdpad', train_mmdpad), ('trl', train_trl))}
-        seconds = alternate({name: side.step for name, side in sides.items()}, args.repeats)
-        facts = {name: side.finish() for name, side in sides.items()}
+        random = args.policy == 'random'
+        policy = make_policy(f'{folder}/policy') if random else POLICY_WEIGHTS
+        head = (EndlessHead if random else VLMReasoningHead)(policy)
+        args.forbidden = head.vision_token_ids
+        workers = {name: Worker(tree, train_mmdpad, policy, f'{folder}/{name}', args)
+                   for name, tree in trees.items()}
+        workers.update({name: Worker(trees['mmdpad'], train_trl, policy, f'{folder}/{name}', args)
+                        for name in args.peers})
+        result, facts = compare(workers, args.repeats, args.warm_up)
     check_equal_work(facts, args)
-    for fact in facts.values():
-        fact['response_tokens'] = args.group_size * args.tokens
-    cpu_seconds = {name: fact.pop('cpu_seconds') for name, fact in facts.items()}
-    print_json(dict(summary(seconds), cpu_time=summary(cpu_seconds), per_step=facts,
-                    environment=environment()))
+    if not random:
+        result = per_1000_tokens(result, facts, args.repeats)
+    print_json(dict(
+        result, environment=environment(), load_average=os.getloadavg(),
+        per_step={name: dict(prompt_tokens=fact['prompt_tokens'],
+                             response_tokens=[sum(step) for step in fact['lengths']])
+                  for name, fact in facts.items()}))
 
 
 def check_equal_work(facts: dict[str, dict], args: argparse.Namespace) -> None:
-    """Check that both sides had prompts and responses of the same lengths in every step.
+    """Check that all sides had the same prompts; that there were as many responses in every step;
+    and that their lengths are those asked for, or (of the toy policy) agree on average: within 10 %
+    over all steps.
 
     Raises:
-        RuntimeError: They did not.
+        RuntimeError: They do not.
     """
-    steps = [[args.tokens] * args.group_size] * (args.repeats + 1)
+    rows, steps = args.prompts * args.group_size, args.repeats + args.warm_up
     prompt = facts['mmdpad']['prompt_tokens']
+    total = sum(map(sum, facts['mmdpad']['lengths']))
     for name, fact in facts.items():
-        found = (fact['prompt_tokens'], fact['response_tokens'])
-        if found != (prompt, steps):
-            raise RuntimeError(f'Tokens of the prompt and of the responses should be '
-                               f'{(prompt, steps)}, but those of {name} are {found}')
+        found, lengths = fact['prompt_tokens'], fact['lengths']
+        if found != prompt:
+            raise RuntimeError(f'The prompts of a step should have {prompt} tokens, but those of '
+                               f'{name} have {found}')
+        if [len(step) for step in lengths] != [rows] * steps:
+            raise RuntimeError(f'{name} should have {rows} responses in each of {steps} steps, but '
+                               f'had {[len(step) for step in lengths]}')
+        if args.policy == 'random' and any(set(step) != {args.tokens} for step in lengths):
+            raise RuntimeError(f'Responses should have {args.tokens} tokens, but those of {name} '
+                               f'have {lengths}')
+        if abs(sum(map(sum, lengths)) / total - 1) > 0.1:
+            raise RuntimeError(f'The mean length of responses should be {total / rows / steps:.1f} '
+                               f'within 10 %, but that of {name} is '
+                               f'{sum(map(sum, lengths)) / rows / steps:.1f}; take more steps '
+                               f'(--repeats)')
 
 
-class Side:
-    """A training in a separate process, which takes each step on request.
+def per_1000_tokens(result: dict[str, Any], facts: dict[str, dict],
+                    repeats: int) -> dict[str, Any]:
+    """The result of :func:`builds.compare` with its times divided by thousands of response
+    tokens."""
+    def per_token(times: dict[str, list[float]]) -> dict[str, Any]:
+        return summary({name: [1000 * seconds / sum(step) for seconds, step in zip(
+            values, facts[name]['lengths'][-repeats:], strict=True)]
+            for name, values in times.items()})
 
-    Args:
-        train: ``train(turns, *args)``, a function in this module. It calls ``turns.wait()`` before
-            each step and ``turns.done()`` after it, and returns facts about the run.
-        args: Further arguments.
-    """
-
-    def __init__(self, train: Any, *args: Any) -> None:
-        context = multiprocessing.get_context('spawn')
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=run_side, args=(theirs, train, *args), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def step(self) -> None:
-        """Have one step taken, and wait until it ends."""
-        self.pipe.send(None)
-        self.pipe.recv()
-
-    def finish(self) -> dict[str, Any]:
-        """The result of ``train`` and the peak memory, after the last step."""
-        facts = self.pipe.recv()
-        self.process.join()
-        return facts
+    return dict(result, **per_token(result['seconds']), unit='1000 response tokens',
+                cpu_time=per_token(result['cpu_time']['seconds']),
+                seconds_per_step={name: mean(values) for name, values in
+                                  result['seconds'].items()})
 
 
-class Turns:
-    """The other end of a :class:`Side`, in its process.
-
-    Attributes:
-        cpu_seconds: Processor time of each step.
-    """
-
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
-        self.cpu_seconds: list[float] = []
-
-    def wait(self, *_: Any, **__: Any) -> None:
-        """Wait for the request of the next step. A callback: arguments are ignored."""
-        self.pipe.recv()
-        self.start = time.process_time()
-
-    def done(self, *_: Any, **__: Any) -> None:
-        """Report that the step is done."""
-        self.cpu_seconds.append(time.process_time() - self.start)
-        self.pipe.send(None)
-
-
-def run_side(pipe: Connection, train: Any, *args: Any) -> None:
-    """The main function of a :class:`Side`'s process."""
-    sys.stdout = sys.stderr  # the trainers' output is not part of the result
-    torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
-    turns = Turns(pipe)
-    facts = train(turns, *args)
-    pipe.send(dict(facts, peak_memory_gib=peak_memory() / 2**10, cpu_seconds=turns.cpu_seconds[1:]))
+def prompts_of(args: argparse.Namespace) -> list[tuple[Tensor, str]]:
+    """The prompts of all steps, in order."""
+    numbers = range(args.prompts * (args.repeats + args.warm_up))
+    if args.policy == 'toy':
+        return [toy_prompt(number) for number in numbers]
+    return [(make_image(seed=number), QUESTION) for number in numbers]
 
 
 def reward_of(text: str) -> float:
@@ -172,35 +179,46 @@ def share_of_letters(rollout: RolloutBatch) -> Tensor:
 
 
 class TurnsHook(Hook):
-    """Makes ``GRPOTrainLoop`` take turns, and records the size of its rollouts."""
+    """Makes ``GRPOTrainLoop`` take turns, and records the lengths of its prompts and responses."""
 
     def __init__(self, turns: Turns) -> None:
-        self.before_train_iter = turns.wait
-        self.after_train_iter = turns.done
+        self.turns = turns
+        self.prompt_tokens: list[int] = []
         self.lengths: list[list[int]] = []
 
+    def before_train_epoch(self, runner: Runner) -> None:
+        self.turns.wait()  # a step starts before its data is loaded, which includes encoding
+
     def after_rollout(self, runner: Runner, rollout: RolloutBatch) -> None:
+        self.prompt_tokens.append(sum(map(len, rollout.prompts)))
         self.lengths.append(rollout.response_mask.sum(dim=1).tolist())
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        self.turns.done()
+        if len(self.lengths) < runner.max_iters:
+            self.turns.wait()
 
 
 def train_mmdpad(turns: Turns, policy: str, work_dir: str,
                  args: argparse.Namespace) -> dict[str, Any]:
     """Steps of ``GRPOTrainLoop``."""
     hook = TurnsHook(turns)
-    sample = DetDataSample(metainfo=dict(question=QUESTION))
+    items = [dict(inputs=dict(model_image=image),
+                  data_samples=DetDataSample(metainfo=dict(question=question)))
+             for image, question in prompts_of(args)]
+    endless = args.policy == 'random'
     runner = Runner(
         model=dict(
             type='ReasoningSegmentor',
-            policy=dict(type='EndlessHead', pretrained=policy, prompt_template=PROMPT_TEMPLATE,
-                        gradient_checkpointing=True),
+            policy=dict(type='EndlessHead' if endless else 'VLMReasoningHead', pretrained=policy,
+                        prompt_template=PROMPT_TEMPLATE, gradient_checkpointing=endless),
             loss=dict(type='GRPOLoss', kl_coef=KL_COEF, entropy_coef=0.0),
             train_cfg=dict(group_size=args.group_size, max_new_tokens=args.tokens)),
         work_dir=work_dir,
         train_dataloader=dict(
-            batch_size=1, num_workers=0, collate_fn=dict(type='pseudo_collate'),
-            sampler=dict(type='InfiniteSampler'),
-            dataset=[dict(inputs=dict(model_image=make_image()), data_samples=sample)]),
-        train_cfg=dict(type='GRPOTrainLoop', max_iters=args.repeats + 1,
+            batch_size=args.prompts, num_workers=0, collate_fn=dict(type='pseudo_collate'),
+            sampler=dict(type='InfiniteSampler', shuffle=False), dataset=items),
+        train_cfg=dict(type='GRPOTrainLoop', max_iters=args.repeats + args.warm_up,
                        rewards=dict(letters=dict(type='share_of_letters'))),
         # `fused` is the default of the trainer on the other side.
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=LR, weight_decay=0.0, fused=True),
@@ -209,8 +227,7 @@ def train_mmdpad(turns: Turns, policy: str, work_dir: str,
         default_scope='mmdpad', log_level='ERROR', randomness=dict(seed=0),
         experiment_name='whole_step')
     runner.train()
-    prompts = runner.model.policy.encode_prompts([make_image()], [QUESTION])
-    return dict(prompt_tokens=len(prompts[0]), response_tokens=hook.lengths)
+    return dict(prompt_tokens=hook.prompt_tokens, lengths=hook.lengths)
 
 
 def train_trl(turns: Turns, policy: str, work_dir: str,
@@ -218,13 +235,21 @@ def train_trl(turns: Turns, policy: str, work_dir: str,
     """Steps of ``GRPOTrainer``."""
     import trl.trainer.utils
     from datasets import Dataset
-    from PIL import Image
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    lengths = []
-    callback = TrainerCallback()
-    callback.on_step_begin, callback.on_step_end = turns.wait, turns.done
+    lengths: list[list[int]] = []
+    seen = [0]
+
+    class TurnsCallback(TrainerCallback):
+        """Makes the trainer take turns, and records its count of tokens."""
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            turns.wait()
+
+        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            turns.done()
+            seen.append(state.num_input_tokens_seen)
 
     def share_of_letters(completions: list, completion_ids: list, **kwargs: Any) -> list[float]:
         lengths.append([len(ids) for ids in completion_ids])
@@ -232,28 +257,32 @@ def train_trl(turns: Turns, policy: str, work_dir: str,
 
     # As TRL does on a GPU: the output head only sees the response's positions.
     trl.trainer.utils._use_triton = lambda device: True
-    steps = args.repeats + 1
-    prompt = [dict(role='user', content=PROMPT_TEMPLATE.format(question=QUESTION))]
-    image = Image.fromarray(make_image().permute(1, 2, 0).numpy())
+    steps = args.repeats + args.warm_up
+    images, questions = zip(*prompts_of(args), strict=True)
     trainer = GRPOTrainer(
         model=policy,
         reward_funcs=share_of_letters,
-        train_dataset=Dataset.from_dict(dict(prompt=[prompt] * steps, image=[image] * steps)),
-        callbacks=[callback],
+        train_dataset=Dataset.from_dict(dict(
+            prompt=[[dict(role='user', content=PROMPT_TEMPLATE.format(question=question))]
+                    for question in questions],
+            image=[Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images])),
+        callbacks=[TurnsCallback()],
         args=GRPOConfig(
-            output_dir=work_dir, max_steps=steps, use_cpu=True, bf16=False,
-            per_device_train_batch_size=args.group_size, num_generations=args.group_size,
+            output_dir=work_dir, max_steps=steps, use_cpu=True, bf16=False, shuffle_dataset=False,
+            per_device_train_batch_size=args.prompts * args.group_size,
+            num_generations=args.group_size,
             gradient_accumulation_steps=1, steps_per_generation=1, num_iterations=1,
             max_completion_length=args.tokens, beta=KL_COEF, loss_type='grpo',
             learning_rate=LR, lr_scheduler_type='constant', weight_decay=0.0,
-            max_grad_norm=MAX_NORM, gradient_checkpointing=True,
+            max_grad_norm=MAX_NORM, gradient_checkpointing=args.policy == 'random',
             model_init_kwargs=dict(dtype='float32', attn_implementation='sdpa'),
             generation_kwargs=dict(suppress_tokens=args.forbidden),
             logging_strategy='no', save_strategy='no', report_to='none', disable_tqdm=True,
             seed=0))
     trainer.train()
-    seen = trainer.state.num_input_tokens_seen / (steps * args.group_size)
-    return dict(prompt_tokens=int(seen) - args.tokens, response_tokens=lengths)
+    prompt_tokens = [(after - before - sum(step)) // args.group_size
+                     for before, after, step in zip(seen, seen[1:], lengths, strict=False)]
+    return dict(prompt_tokens=prompt_tokens, lengths=lengths)
 
 
 if __name__ == '__main__':

@@ -20,11 +20,12 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, scaled_dot_product_attention
+from torch.nn.functional import embedding
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .packed_attention import CopiedPrompts, JoinedAttention, joins_parts
 from .prompt_encoder import EncodedPrompt, join_vision
 
 NAME = 'shared_prefix'
@@ -69,40 +70,13 @@ class PackedGroup:
         # Row (response) and column (position in it) of each response token.
         grid = torch.arange(self.longest) < torch.tensor(self.responses)[:, None]
         self.rows, self.columns = (index.to(device) for index in grid.nonzero(as_tuple=True))
-        # What a response's tokens attend to: (R, P + R). Padding comes last and stays hidden.
-        self.visible = torch.ones(self.longest, prompt + self.longest, dtype=torch.bool,
-                                  device=device).tril(prompt)
 
     def __len__(self) -> int:
         return self.prompt + sum(self.responses)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """(H, P + T, d) each -> (P + T, H, d)."""
-        q, k, v = (x[None, :, :self.prompt] for x in (query, key, value))
-        prefix = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-        prefix = prefix[0].transpose(0, 1)
-        if not len(self.rows):
-            return prefix
-        own = scaled_dot_product_attention(
-            self._own(query), self._with_prompt(key), self._with_prompt(value),
-            attn_mask=self.visible, scale=scale)
-        return torch.cat([prefix, own.transpose(1, 2)[self.rows, self.columns]])
-
-    def _own(self, tokens: Tensor) -> Tensor:
-        """(H, P + T, d) -> (G, H, R, d): the responses' tokens, padded on the right."""
-        heads, _, size = tokens.shape
-        grid = tokens.new_zeros(len(self.responses), self.longest, heads, size)
-        grid = grid.index_put((self.rows, self.columns), tokens[:, self.prompt:].transpose(0, 1))
-        return grid.transpose(1, 2)
-
-    def _with_prompt(self, tokens: Tensor) -> Tensor:
-        """(H, P + T, d) -> (G, H, P + R, d): the prompt's tokens before those of each response."""
-        own = self._own(tokens)
-        return torch.cat([tokens[:, :self.prompt].expand(len(own), -1, -1, -1), own], dim=2)
-
 
 class PackedRow:
-    """The :class:`Layout` of a row of groups.
+    """The :class:`Layout` of a row of groups, with the same number of responses each.
 
     Attributes:
         predictors: (T,) long, indices in the row of the states that predict the responses' tokens;
@@ -124,15 +98,14 @@ class PackedRow:
                 place += length
         self.predictors = torch.tensor(predictors, dtype=torch.long, device=device)
         self.offsets = torch.tensor(offsets, dtype=torch.long, device=device)
+        kind = JoinedAttention if joins_parts(device) else CopiedPrompts
+        self.attention = kind(groups, device)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
         """(1, H, L, d) and (1, K, L, d) -> (1, L, H, d)."""
-        sizes = [len(group) for group in self.groups]
-        parts = [x[0].repeat_interleave(query.shape[1] // x.shape[1], dim=0).split(sizes, dim=1)
-                 for x in (query, key, value)]
-        return torch.cat([group.attend(*part, scale) for group, *part in
-                          zip(self.groups, *parts, strict=True)])[None]
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        return self.attention(q, k, v, scale)[None]
 
 
 def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], ids: Tensor,

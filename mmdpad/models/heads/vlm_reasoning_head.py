@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.dist import all_reduce
@@ -27,12 +27,13 @@ from mmdpad.models.precision import read_dtype
 from mmdpad.prompts import build_messages, well_formed
 from mmdpad.registry import MODELS
 
-from . import replicated_prefix, shared_prefix
+from . import replicated_prefix, shared_prefix, vision_tower
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
 from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
+from .recomputation import MemoryBudget, check_memory_budget
 from .token_log_probs import token_log_probs
 
 
@@ -52,11 +53,16 @@ class VLMReasoningHead(BaseModule):
             (master weights; use an AMP optimizer wrapper for bfloat16 arithmetic), ``'bfloat16'``
             or ``'float16'`` under an adapter and for evaluation, ``'float64'`` to check numbers.
         attn_implementation: 'shared_prefix' computes prompt and image once for all G responses
-            (:mod:`.shared_prefix`). With one of transformers' own ('sdpa', 'eager',
+            (:mod:`.shared_prefix`), and all windows of one length at once in the vision tower
+            (:mod:`.vision_tower`). With one of transformers' own ('sdpa', 'eager',
             'flash_attention_2'), the text part computes them once per response
-            (:mod:`.replicated_prefix`); the results are the same.
+            (:mod:`.replicated_prefix`), and the tower is transformers'; the results are the same.
         freeze_vision: Freeze the vision tower.
         gradient_checkpointing: Recompute activations in the backward pass.
+        memory_budget: Recompute activations only as far as an update would otherwise take more than
+            this many GB (10^9 bytes) for activations, logits and gradients, whatever
+            ``gradient_checkpointing`` says; 'auto': as the device has left at the first update
+            (:class:`.MemoryBudget`). What is recomputed does not change the results.
         max_prompt_tokens: Longer prompts (image tokens included) are an error.
         lora: Train a low-rank adapter instead of the weights, for example ``dict(r=16,
             lora_alpha=32)``: arguments of ``peft.LoraConfig``, see :func:`.lora.add_lora`. By
@@ -100,8 +106,10 @@ class VLMReasoningHead(BaseModule):
                  lora: dict | None = None,
                  quantization: dict | None = None,
                  coordinates: str | None = None,
-                 low_precision_training: bool = False) -> None:
+                 low_precision_training: bool = False,
+                 memory_budget: float | Literal['auto'] | None = None) -> None:
         super().__init__()
+        check_memory_budget(memory_budget)
         self.low_precision_training = low_precision_training
         build_messages('', prompt_template, coordinates or 'pixels')
         check_attention(attn_implementation)
@@ -124,11 +132,14 @@ class VLMReasoningHead(BaseModule):
             keep_trainable(self.model)
         shares = attn_implementation == shared_prefix.NAME
         self._response_states = (shared_prefix if shares else replicated_prefix).response_states
+        tower = self.model.model.visual
         self.model.set_attn_implementation(
             {'text_config': attn_implementation,
              'vision_config': 'sdpa' if shares else attn_implementation})
+        if shares:
+            vision_tower.speed_up(tower)
         if freeze_vision:
-            self.model.model.visual.requires_grad_(False)
+            tower.requires_grad_(False)
         self.adapter_keys: frozenset[str] = frozenset()
         if lora is not None:
             add_lora(self.model, lora)
@@ -137,13 +148,15 @@ class VLMReasoningHead(BaseModule):
             # Saved in checkpoints, since names and shapes do not depend on the scaling.
             self.register_buffer(SCALING, adapter_scaling(self.model))
             print_log(describe_reach(self.model), logger='current')
-        tower = self.model.model.visual
         self.vision_is_fixed = not any(p.requires_grad for p in tower.parameters())
         if gradient_checkpointing:
             # The first is the new name of the second.
             enable = getattr(self.model, 'activation_checkpointing_enable',
                              self.model.gradient_checkpointing_enable)
             enable({'use_reentrant': False})
+        self.memory_budget = None if memory_budget is None else MemoryBudget(
+            self.model, memory_budget, lora, settings is not None, self.vision_is_fixed,
+            attn_implementation)
 
     def init_weights(self) -> None:
         """Do nothing, since the weights are loaded. (mmengine calls this before training.)"""
@@ -202,9 +215,10 @@ class VLMReasoningHead(BaseModule):
         new = [prompt for prompt in prompts if prompt.vision is None]
         if not new:
             return list(prompts)
+        pixels, grids = collate_images(new, self.device)
+        order = vision_tower.sorted_windows(self.model.model.visual, grids)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_is_fixed):
-            output = self.model.model.get_image_features(*collate_images(new, self.device),
-                                                         return_dict=True)
+            output = self.model.model.get_image_features(pixels, grids, return_dict=True, **order)
         levels = [output.pooler_output, *(getattr(output, 'deepstack_features', None) or [])]
         seen = iter(zip(*levels, strict=True))
         if self.vision_is_fixed:
@@ -260,6 +274,9 @@ class VLMReasoningHead(BaseModule):
             nats (N, R), or None; 0 where the mask is False.
         """
         ids, mask = response_ids.to(self.device), response_mask.to(self.device)
+        if self.memory_budget is not None and self.training and torch.is_grad_enabled():
+            self.memory_budget.apply(self.model, prompts, mask, entropy, self._response_states
+                                     is shared_prefix.response_states)
         states = self._response_states(self.model, self.encode_images(prompts), ids, mask)
         logp, entropies = token_log_probs(
             states, self.model.lm_head, ids[mask], temperature, self.vision_token_ids, entropy)

@@ -228,9 +228,10 @@ class ReasoningSegmentor(BaseDetector):
         if not isinstance(inputs, RolloutBatch):
             return self.supervised_loss(inputs, data_samples)
         tokens = self._tokens_of(inputs)
-        logp, entropy = self.policy.log_probs(*tokens, entropy=self.objective.entropy)
+        # First, so that its pass does not come on top of what the policy's keeps.
         if inputs.ref_logp is None and self.objective.needs_reference:
             inputs = replace(inputs, ref_logp=self._reference_log_probs(*tokens))
+        logp, entropy = self.policy.log_probs(*tokens, entropy=self.objective.entropy)
         return self.objective.entries(LossInputs.of(
             inputs, self.objective.token_mask(inputs), logp, entropy,
             self.sampling['max_new_tokens']))

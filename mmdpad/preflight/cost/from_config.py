@@ -23,10 +23,15 @@ from mmdpad.models import (
     SAMDecoder,
     VLMReasoningHead,
 )
+from mmdpad.models.cost.budget import spend
+from mmdpad.models.cost.memory import standing
+from mmdpad.models.cost.shapes import PolicyShape, build_on_meta, read_policy_config
+from mmdpad.models.cost.workload import Setup, Workload, groups_in_pass
 from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import lora_targets
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
+from mmdpad.models.heads.recomputation import GB, SHARE, check_memory_budget, describe
 from mmdpad.models.segmentors.settings import build_loss, training_sampling
 from mmdpad.models.sources import find_folder
 from mmdpad.models.weights import first_line
@@ -48,8 +53,6 @@ from mmdpad.rewards.sharing import discriminator_key
 from mmdpad.rl import PolicyLoss
 
 from .frozen import FrozenCost, clip_cost, sam_cost
-from .shapes import PolicyShape, build_on_meta, read_policy_config
-from .workload import Setup, Workload, groups_in_pass
 
 RESPONSE_TOKENS = 200
 QUESTION = 'the object that somebody who is tired could sit down on'
@@ -72,6 +75,7 @@ class TrainingCost:
         frozen: Name -> cost of models that are not trained.
         max_tokens: Limit of a response's length.
         notes: Where the numbers come from, and what is assumed.
+        memory_budget: That of the policy, in GB; 'auto' or None.
     """
 
     shape: PolicyShape
@@ -80,6 +84,7 @@ class TrainingCost:
     frozen: dict[str, FrozenCost]
     max_tokens: int
     notes: list[str]
+    memory_budget: float | str | None = None
 
 
 def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = None,
@@ -130,8 +135,10 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
                     == shared_prefix.NAME)
     setup = _setup(config, policy, work, loss, is_grpo, quantized_bytes(quantization))
     notes += [f'not counted: {name}' for name in _not_counted(config)]
+    budget = _argument(policy, 'memory_budget')
+    check_memory_budget(budget)
     return TrainingCost(shape, work, setup, _frozen(config, work), sampling['max_new_tokens'],
-                        notes)
+                        notes, budget)
 
 
 def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
@@ -139,6 +146,32 @@ def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
     """The same cost with responses of another length."""
     work = replace(cost.work, response_tokens=tokens)
     return replace(cost, work=work, setup=replace(cost.setup, groups=_groups(config, work)))
+
+
+def within_budget(cost: TrainingCost, gpu_memory: float | None = None) -> TrainingCost:
+    """The same cost with the layers that the policy's ``memory_budget`` keeps, and a note on them.
+
+    Args:
+        cost: The cost of a config.
+        gpu_memory: Memory of a GPU in GB, for 'auto'; None if it is unknown, and all layers are
+            recomputed in the estimate.
+    """
+    budget, setup = cost.memory_budget, replace(cost.setup, checkpointing=True)
+    if budget is None:
+        return cost
+    if budget == 'auto' and gpu_memory is None:
+        return replace(cost, setup=setup, notes=[
+            *cost.notes, "memory_budget='auto': the device's memory decides what is recomputed; "
+            'all of it in these numbers (--gpu-memory)'])
+    if budget == 'auto':
+        others = sum(part.bytes for part in cost.frozen.values())
+        size = SHARE * (gpu_memory * GB - sum(standing(cost.shape, setup).values()) - others)
+    else:
+        size = float(budget) * GB
+    work = replace(cost.work, prompts=min(setup.groups, cost.work.prompts))
+    kept = spend(cost.shape, setup, work, size)
+    return replace(cost, setup=replace(setup, kept=kept),
+                   notes=[*cost.notes, describe(cost.shape, setup, work, kept, size)])
 
 
 def _check_entries(config: Mapping[str, Any]) -> None:

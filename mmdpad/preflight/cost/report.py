@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .flops import step_flops
-from .from_config import TrainingCost
-from .memory import Bytes, full_shard, peak, step_memory, trained_weights
-from .workload import Setup
+from mmdpad.models.cost.flops import step_flops
+from mmdpad.models.cost.memory import Bytes, full_shard, peak, step_memory, trained_weights
+from mmdpad.models.cost.workload import Setup
+
+from .from_config import TrainingCost, within_budget
 
 GB = 1e9
 LORA_RANK = 64
@@ -56,9 +57,12 @@ def make_report(cost: TrainingCost, gpus: int = 1, gpu_memory: float | None = No
     Args:
         cost: The cost of the config.
         gpus: Number of data parallel processes, each with its own GPU and batch.
-        gpu_memory: Memory of one GPU, in units of 10^9 bytes; None to not judge what fits.
+        gpu_memory: Memory of one GPU, in units of 10^9 bytes; None to not judge what fits. A
+            policy's ``memory_budget='auto'`` is spent on it.
         longest: The cost of the config with all responses at the length limit.
     """
+    cost = within_budget(cost, gpu_memory)
+    longest = None if longest is None else within_budget(longest, gpu_memory)
     flops = step_flops(cost.shape, cost.setup, cost.work)
     flops['rewards'] = {name: part.flops for name, part in cost.frozen.items()}
     moments = _memory(cost, cost.setup, gpus)

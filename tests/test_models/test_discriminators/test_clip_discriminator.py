@@ -26,7 +26,8 @@ def clip(module):
 def encoded(clip):
     """Images that its image tower has seen, a number for each time."""
     counts = []
-    handle = clip.clip.visual.register_forward_hook(lambda _, args, out: counts.append(len(out)))
+    handle = clip.clip.visual.ln_post.register_forward_hook(
+        lambda _, args, out: counts.append(len(out)))
     yield counts
     handle.remove()
 
@@ -89,7 +90,7 @@ def test_the_bits_of_an_image_do_not_depend_on_the_others(clip):
 
 def test_each_image_and_text_is_encoded_once(clip, encoded):
     rows = []
-    handle = clip.clip.transformer.register_forward_hook(lambda _, args, out: rows.append(len(out)))
+    handle = clip.clip.ln_final.register_forward_hook(lambda _, args, out: rows.append(len(out)))
     first, second = random_images(2)
     clip([first, second, first.copy(), first[:-1]], ['a', 'b', 'a', 'c', None, 'b'])
     handle.remove()
@@ -165,10 +166,10 @@ def run_out(module, most):
                      'ran out and what to lower')
 def test_out_of_memory(clip, tried):
     whole = clip(random_images(2), ['one', 'the left tree', 'a dog'])
-    with run_out(clip.clip.transformer, 1):
+    with run_out(clip.clip.ln_final, 1):
         assert clip(random_images(2), ['one', 'the left tree', 'a dog']).allclose(whole, atol=1e-6)
     clip.feature_cache.clear()
-    with run_out(clip.clip.visual, 0), pytest.raises(
+    with run_out(clip.clip.visual.ln_post, 0), pytest.raises(
             torch.OutOfMemoryError, match=r'discriminator \(CLIP\) ran out .*`model.train_cfg'):
         clip(random_images(2), ['one'])
     assert clip(random_images(2), ['one', 'the left tree', 'a dog']).allclose(whole, atol=1e-6)

@@ -13,11 +13,11 @@ from policy_folders import change_json, quantized, read_json
 from transformers import AutoModelForImageTextToText
 
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models.cost.memory import standing
 from mmdpad.models.heads.named_weights import check_handover
 from mmdpad.models.heads.quantization import keep_trainable
 from mmdpad.models.hf_folder import export_policy, import_policy
 from mmdpad.preflight.cost import read_config_cost
-from mmdpad.preflight.cost.memory import standing
 from mmdpad.toy import POLICY_WEIGHTS
 
 pytest.importorskip('bitsandbytes')

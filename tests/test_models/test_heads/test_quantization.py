@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mmdpad.models import HFRollout, ReasoningSegmentor, SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models.cost.memory import standing
+from mmdpad.models.cost.shapes import PolicyShape
+from mmdpad.models.cost.workload import Setup
 from mmdpad.models.heads.lora import SCALING
 from mmdpad.models.heads.quantization import check_shardable, quantization_config
-from mmdpad.preflight.cost.memory import standing
-from mmdpad.preflight.cost.shapes import PolicyShape
-from mmdpad.preflight.cost.workload import Setup
 
 NF4 = dict(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,
            bnb_4bit_compute_dtype='float32')

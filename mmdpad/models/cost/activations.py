@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mmdpad.models.heads.token_log_probs import BLOCK, CPU_BLOCK
+
 from .shapes import PolicyShape, TextShape, VisionShape
 from .workload import Setup, Workload
 
@@ -28,6 +30,8 @@ class LayerBytes:
         attention_peak, mlp_peak: What the backward pass of a half holds at its peak in addition:
             gradients of activations, minus what is freed by then.
         state: The layer's input, all that is kept if the layer is recomputed.
+        products: That and the outputs of matrix products and attention, all that is kept if only
+            the operations between them are repeated.
     """
 
     attention: int
@@ -35,6 +39,7 @@ class LayerBytes:
     attention_peak: int
     mlp_peak: int
     state: int
+    products: int = 0
 
     @property
     def kept(self) -> int:
@@ -65,7 +70,18 @@ def text_layer(text: TextShape, setup: Setup, work: Workload) -> LayerBytes:
     gradient = state * text.hidden * tokens
     # Gradients of product, activation and up together, after the product itself is freed.
     mlp_peak = gradient + 2 * compute * text.intermediate * tokens
-    return LayerBytes(attention + kernel, mlp, gradient + peak, mlp_peak, gradient)
+    return LayerBytes(attention + kernel, mlp, gradient + peak, mlp_peak, gradient,
+                      gradient + _products(text, setup, work))
+
+
+def _products(text: TextShape, setup: Setup, work: Workload) -> int:
+    """Outputs of the linear maps (those of an adapter's first matrices, too) and of attention."""
+    inner = 7 * setup.lora_rank
+    linear = text.attention + 2 * text.kv + 2 * text.hidden + 2 * text.intermediate + inner
+    kernel = setup.compute_bytes * text.attention + 4 * text.heads
+    # On a CPU, the responses' tokens attend to their prompt and to each other in two calls.
+    twice = work.generated if setup.on_cpu and work.shared else 0
+    return work.tokens * setup.compute_bytes * linear + (work.tokens + twice) * kernel
 
 
 def _norm(width: int, state: int, normalized: int) -> int:
@@ -100,6 +116,9 @@ def _kernel(text: TextShape, setup: Setup, work: Workload) -> tuple[int, int]:
             return kept, pairs * (4 + compute)
         # Query, key and value of each head, output, and the logarithm of its denominator.
         return tokens * (4 * width * compute + 4 * text.heads), 3 * tokens * width * compute
+    if setup.on_cpu:  # query, key and value, output, and the logarithm of its denominator
+        both = 2 * (width + text.kv) * compute
+        return tokens * (both + 4 * text.heads), tokens * (both + width * compute)
     keys = work.responses * length  # keys of a response: the prompt's and its own
     prompts = work.prompts * work.prompt_tokens
     # If queries and keys are cast for the kernel, the responses' part of them is not kept.
@@ -116,11 +135,11 @@ def vision_block(vision: VisionShape, setup: Setup, work: Workload) -> LayerByte
     compute, width, images = setup.compute_bytes, vision.hidden, work.prompts
     patches = images * work.patches
     weight = setup.weight_bytes
-    # An RMS norm keeps its normalized input; Qwen3's layer norm does not.
-    norm = _norm(width, compute, compute if vision.gated else 0)
-    # Query, key and value in one tensor, query and key with positions, the output per window and
-    # concatenated, and the logarithm of the denominator.
-    attention = norm + _linear_inputs(width, weight, setup, 1) + 7 * width * compute
+    norm = _vision_norm(vision, setup, work)
+    # Query and key with positions, value, the output per length of windows and concatenated, and
+    # the logarithm of the denominator. transformers keeps query and key without positions, too.
+    kept = 5 if work.shared else 7
+    attention = norm + _linear_inputs(width, weight, setup, 1) + kept * width * compute
     attention += 4 * vision.heads
     inside = (4 if vision.gated else 2) * compute * vision.intermediate
     mlp = norm + _linear_inputs(width, weight, setup, 2 if vision.gated else 1) + inside
@@ -137,12 +156,21 @@ def vision_block(vision: VisionShape, setup: Setup, work: Workload) -> LayerByte
         gradient)
 
 
+def _vision_norm(vision: VisionShape, setup: Setup, work: Workload) -> int:
+    """Kept by a norm of the tower per patch. transformers' RMS norm keeps its normalized input;
+    Qwen3's layer norm does not, nor does that of :mod:`mmdpad.models.heads.vision_tower`."""
+    compute, width = setup.compute_bytes, vision.hidden
+    if vision.gated and work.shared and setup.weight_bytes == compute:
+        return compute * width
+    return _norm(width, compute, compute if vision.gated else 0)
+
+
 def vision_ends(vision: VisionShape, setup: Setup, work: Workload) -> int:
     """Kept before the first block (the patches) and after the last (the mergers)."""
     compute = setup.compute_bytes
     patch = 3 * 2 * vision.patch**2 * compute
     # The norm, and the input, hidden state and activation of two linear maps over merge^2 patches.
-    merger = _norm(vision.hidden, compute, compute if vision.gated else 0)
+    merger = _vision_norm(vision, setup, work)
     merger += _linear_inputs(vision.hidden, setup.weight_bytes, setup, 1)
     merger += 2 * vision.hidden * compute
     return work.prompts * work.patches * (patch + vision.mergers * merger)
@@ -169,16 +197,17 @@ class LogitBytes:
 
 
 def logit_bytes(shape: PolicyShape, setup: Setup, work: Workload) -> LogitBytes:
-    """Count tensors of V float32 numbers for each token of a response (V: vocabulary size).
+    """Count tensors of V numbers for each token of a response (V: vocabulary size).
 
-    Forward: the logits and their log-softmax; with the entropy also a second log-softmax, its
-    exponential, itself without impossible tokens, the product of the two, and a mask of one byte.
-    Backward: the softmax and two gradients, or, with the entropy's gradient, what was kept for it
-    and two more. If logits are computed in chunks, none are kept.
+    Forward: the logits, and for a block of them at a time three float32 tensors: scaled, their
+    exponential, and a temporary one. Backward: the logits, their gradient, and a block; then the
+    gradient and that of the head's weights. If logits are computed in chunks, none are kept.
     """
     size = max(1, setup.max_logits // shape.text.vocabulary)
-    kept, forward, backward = {None: (1, 2, 3), 'no_grad': (1, 6.25, 3),
-                               'grad': (4.25, 6.25, 6.25)}[setup.entropy]
-    cells = 4 * shape.text.vocabulary * min(work.generated, size)
-    return LogitBytes(int(kept * cells) if work.generated <= size else 0, int(forward * cells),
-                      int(max(forward if work.generated > size else 0, backward) * cells))
+    cells = shape.text.vocabulary * min(work.generated, size)
+    block = 3 * max(4, setup.weight_bytes) * min(cells, CPU_BLOCK if setup.on_cpu else BLOCK)
+    logits = setup.compute_bytes * cells
+    head = 0 if setup.lora_rank else (
+        setup.weight_bytes * shape.text.hidden * shape.text.vocabulary)
+    return LogitBytes(logits if work.generated <= size else 0, logits + block,
+                      max(2 * logits + block, logits + head))

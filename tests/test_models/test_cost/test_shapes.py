@@ -7,8 +7,8 @@ from policy_families import FACTS
 from transformers import AutoConfig
 
 from mmdpad.models import sources
+from mmdpad.models.cost.shapes import PUBLISHED, PolicyShape, build_on_meta, read_policy_config
 from mmdpad.models.heads.families import find_family
-from mmdpad.preflight.cost.shapes import PUBLISHED, PolicyShape, build_on_meta, read_policy_config
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.policy_folder import make_policy_folder
 

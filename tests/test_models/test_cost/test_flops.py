@@ -8,9 +8,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmdpad.models import HFRollout
-from mmdpad.preflight.cost.flops import forward_flops, rollout_flops, step_flops, update_flops
-from mmdpad.preflight.cost.shapes import PolicyShape, build_on_meta
-from mmdpad.preflight.cost.workload import Setup, Workload
+from mmdpad.models.cost.flops import forward_flops, rollout_flops, step_flops, update_flops
+from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.models.cost.workload import Setup, Workload
+from mmdpad.models.heads import shared_prefix
+
+
+@pytest.fixture(autouse=True)
+def countable_attention(monkeypatch):
+    """The attention that GPUs use, which torch can count on a CPU."""
+    monkeypatch.setattr(shared_prefix, 'joins_parts', lambda device: False)
 
 
 def total(passes):

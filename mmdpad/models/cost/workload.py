@@ -100,6 +100,23 @@ def _squares(length: int, side: int) -> int:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Layers that are not recomputed, or not entirely, where activations are recomputed. These are
+    the last ones, whose activations are the first to be freed.
+
+    Attributes:
+        products: Layers of the language model of which at least the outputs of matrix products and
+            attention are kept; the operations between them, which take little time, are repeated.
+        text: How many of these keep everything.
+        vision: Blocks of the vision tower that keep everything.
+    """
+
+    products: int = 0
+    text: int = 0
+    vision: int = 0
+
+
+@dataclass(frozen=True)
 class Setup:
     """How a step is computed.
 
@@ -111,6 +128,7 @@ class Setup:
             the language model's linear maps. 0 without quantization.
         freeze_vision: As in :class:`mmdpad.models.VLMReasoningHead`.
         checkpointing: Whether layers are recomputed in the backward pass.
+        kept: Which ones are not, with ``checkpointing``.
         attention: 'flash' for any kernel that keeps no probabilities (SDPA, flash attention), or
             'eager'.
         reference: Whether a reference policy is used (``kl_coef`` > 0).
@@ -129,6 +147,8 @@ class Setup:
         bucket_views: Whether gradients are views of the buckets that data parallel exchanges
             (``gradient_as_bucket_view`` of the wrapper), instead of a second copy.
         max_logits: As in ``token_log_probs``.
+        on_cpu: Whether the device is a CPU, whose kernels need no copies of a prompt's keys and
+            values.
     """
 
     weight_bytes: int = 4
@@ -137,6 +157,7 @@ class Setup:
     quantized_bytes: float = 0.0
     freeze_vision: bool = False
     checkpointing: bool = False
+    kept: Kept = Kept()
     attention: str = 'flash'
     reference: bool = True
     rollout: str = 'shared'
@@ -150,6 +171,7 @@ class Setup:
     offload: bool = False
     bucket_views: bool = False
     max_logits: int = MAX_LOGITS
+    on_cpu: bool = False
 
     @property
     def compute_bytes(self) -> int:

@@ -65,12 +65,13 @@ def update_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, 
     pairs = text_flops(shape, 0, work.prefix_pairs + work.response_pairs)
     linear = forward['text'] - pairs
     adapter = adapter_flops(shape, setup, work.tokens)
-    again = 1 if setup.checkpointing else 0
+    again = 1 - setup.kept.products / shape.text.layers if setup.checkpointing else 0
+    blocks = 1 - setup.kept.vision / shape.vision.layers if setup.checkpointing else 0
     backward = 2 if not setup.lora_rank else 1  # frozen weights have no gradients
-    text = (1 + again + backward) * linear + (3 + again) * (pairs + adapter)
+    text = int((1 + again + backward) * linear + (3 + again) * (pairs + adapter))
     passes = head_passes(shape, setup, work)
     vision = 0 if setup.vision_is_fixed else (
-        3 * forward['vision'] + again * work.images * block_flops(shape, work))
+        3 * forward['vision'] + int(blocks * work.images * block_flops(shape, work)))
     return dict(text=text, head=(passes + backward) * forward['head'], vision=vision)
 
 

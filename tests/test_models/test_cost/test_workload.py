@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 
-from mmdpad.preflight.cost.workload import Workload, groups_in_pass
+from mmdpad.models.cost.workload import Workload, groups_in_pass
 
 WORK = Workload(prompts=2, group_size=3, prompt_tokens=5, response_tokens=4, grid=(10, 6))
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from .activations import logit_bytes, text_ends, text_layer, vision_block, vision_ends
 from .shapes import PolicyShape
-from .workload import Setup, Workload
+from .workload import Kept, Setup, Workload
 
 Bytes = dict[str, float]
 
@@ -131,10 +131,21 @@ def cast_bytes(shape: PolicyShape, setup: Setup) -> int:
     weights below an adapter, unless layers are recomputed.
     """
     if setup.lora_rank:
-        below = 0 if setup.checkpointing else shape.castable - shape.vision_castable
-        below -= shape.text.linear if setup.quantized_bytes and below else 0
+        below = 0
+        if not setup.checkpointing:
+            below = shape.castable - shape.vision_castable
+        elif setup.kept.text:
+            below = shape.text.linear * setup.kept.text // shape.text.layers
+        below = max(0, below - shape.text.linear) if setup.quantized_bytes else below
         return 2 * setup.amp * trained_weights(shape, setup) + _casts(setup) * below
     return _casts(setup) * (shape.castable - shape.vision_castable * setup.freeze_vision)
+
+
+def kept_layers(shape: PolicyShape, setup: Setup) -> Kept:
+    """The layers that keep activations: those of ``setup.kept``, or all without checkpointing."""
+    if setup.checkpointing:
+        return setup.kept
+    return Kept(shape.text.layers, shape.text.layers, shape.vision.layers)
 
 
 def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, Bytes]:
@@ -145,14 +156,17 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
     """
     text = shape.text
     layer, block = text_layer(text, setup, work), vision_block(shape.vision, setup, work)
-    again = setup.checkpointing
+    kept = kept_layers(shape, setup)
     vision = 0
     if not setup.vision_is_fixed:
-        vision = vision_ends(shape.vision, setup, work) + shape.vision.layers * (
-            block.state if again else block.kept)
+        vision = vision_ends(shape.vision, setup, work) + kept.vision * block.kept + (
+            shape.vision.layers - kept.vision) * block.state
     features = work.prompts * work.image_tokens * text.hidden * setup.compute_bytes
     below = vision + features + text_ends(shape, setup, work)
-    activations = below + text.layers * (layer.state if again else layer.kept)
+    again = text.layers - kept.products  # layers that are recomputed
+    states = below + again * layer.state
+    partly = states + (kept.products - kept.text) * layer.products
+    activations = partly + kept.text * layer.kept
     logits = logit_bytes(shape, setup, work)
 
     gradients = gradient_bytes(shape, setup)
@@ -164,12 +178,15 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
     new = 0 if setup.lora_rank else setup.weight_bytes * text.hidden * text.intermediate
     copies = cast_bytes(shape, setup)
     # Recomputed layers drop their copies after the first forward pass.
-    remaining = copies if not again else _casts(setup) * (text.linear // text.layers + head // 4)
+    remaining = copies if kept.text == text.layers else _casts(setup) * (
+        text.linear * (kept.text + 1) // text.layers + head // 4)
 
     def moment(gradients: int, copies: int, activations: int, logits: int = 0) -> Bytes:
         return {'gradients': gradients, 'bfloat16 copies of weights': copies,
                 'activations': activations, 'logits': logits}
 
+    last = layer.kept if kept.text else layer.products if kept.products else layer.state
+    last -= layer.state * setup.checkpointing
     moments = {
         'forward': moment(before, copies, activations, logits.forward),
         # With logits in chunks, the gradient of an earlier chunk is already there.
@@ -177,9 +194,17 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
                                    logits.backward),
         'backward, last layer': moment(
             max(before + new, head), remaining,
-            activations + layer.backward_peak - (0 if again else layer.kept)),
+            activations + layer.backward_peak - last),
         'backward, first layer': moment(of_text + new * setup.accumulates, remaining,
                                         below + layer.backward_peak),
+        # When those that are kept are gone: the last layer to be repeated, and to be recomputed.
+        'backward, repeated': moment(
+            before + new + (of_text - before) * kept.text // text.layers, remaining,
+            partly + (kept.products > kept.text) * (
+                layer.backward_peak - layer.products + layer.state)),
+        'backward, recomputed': moment(
+            before + new + (of_text - before) * kept.products // text.layers, remaining,
+            states + layer.backward_peak * (again > 0)),
         'backward, end': moment(gradients + head * (setup.accumulates or shape.tied), 0, 0),
     }
     if setup.reference:
@@ -187,10 +212,10 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
         peak = forward_peak(shape, setup, work,
                             0 if setup.vision_is_fixed else work.prompts)
         in_use = _casts(setup) * text.hidden * text.vocabulary
-        moments['reference'] = moment(before, copies + in_use, activations + peak, logits.kept)
+        moments['reference'] = moment(before, copies + in_use, peak)
     if not setup.vision_is_fixed:
         moments['backward, vision'] = moment(of_text, remaining, vision + block.backward_peak
-                                             - (0 if again else block.kept))
+                                             - (block.kept if kept.vision else 0))
     return moments
 
 

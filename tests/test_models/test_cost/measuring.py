@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from mmdpad.preflight.cost.shapes import PolicyShape
-from mmdpad.preflight.cost.workload import Workload
+from mmdpad.models.cost.shapes import PolicyShape
+from mmdpad.models.cost.workload import Workload
 from mmdpad.registry import MODELS
 from mmdpad.structures import RolloutBatch
 from mmdpad.toy import POLICY_WEIGHTS

@@ -18,8 +18,7 @@ from measuring import (
 )
 
 from mmdpad.models import HFRollout
-from mmdpad.models.heads import token_log_probs
-from mmdpad.preflight.cost.memory import (
+from mmdpad.models.cost.memory import (
     full_shard,
     gradient_bytes,
     peak,
@@ -27,8 +26,9 @@ from mmdpad.preflight.cost.memory import (
     standing,
     step_memory,
 )
-from mmdpad.preflight.cost.shapes import PolicyShape, build_on_meta
-from mmdpad.preflight.cost.workload import Setup, Workload
+from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.models.cost.workload import Setup, Workload
+from mmdpad.models.heads import token_log_probs
 
 CHECKPOINTING = dict(gradient_checkpointing=True)
 LORA = dict(lora=dict(r=8, lora_alpha=8))
@@ -79,7 +79,7 @@ def set_up(sizes, policy, rollout, step, folder):
         attention='eager' if attention == 'eager' else 'flash', rollout='none',
         groups=rollout['prompts'], accumulates='accumulate' in step,
         entropy='grad' if entropy_coef else 'no_grad',
-        max_logits=step.get('max_logits', token_log_probs.MAX_LOGITS))
+        max_logits=step.get('max_logits', token_log_probs.MAX_LOGITS), on_cpu=True)
     shape = PolicyShape.of(build_on_meta(model.policy.model.config))
     return model, batch, shape, setup, replace(work, shared=attention == 'shared_prefix')
 
@@ -110,7 +110,7 @@ def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
 def test_an_update_of_qwen3_vl_holds_what_was_measured(policy, tmp_path):
     model = segmentor(tiny_qwen3_vl(tmp_path), policy, group_size=4)
     batch, work = synthetic_rollout(model, 224, prompts=1, group_size=4, length=30)
-    setup = Setup(checkpointing=bool(policy), rollout='none')
+    setup = Setup(checkpointing=bool(policy), rollout='none', on_cpu=True)
     moments = step_memory(PolicyShape.of(model.policy.model), setup, work)
     measured = max(measure_update(model, batch).values())
     assert peak(moments)[1] == pytest.approx(measured, rel=0.15)

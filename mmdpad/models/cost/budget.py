@@ -1,0 +1,70 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Which layers keep their activations, within a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from .activations import text_layer, vision_block
+from .flops import block_flops, text_flops
+from .memory import peak, update_moments
+from .shapes import PolicyShape
+from .workload import Kept, Setup, Workload
+
+# Operations in the time that it takes to repeat, from its inputs, a byte of what lies between
+# matrix products: little, so the products are kept first.
+PER_BYTE = 8
+
+
+def update_peak(shape: PolicyShape, setup: Setup, work: Workload) -> float:
+    """Bytes that an update of ``work`` holds at its peak, besides what stays in memory. The pass
+    of the reference, which comes first, does not depend on what is kept and is left out."""
+    return peak(update_moments(shape, replace(setup, reference=False), work))[1]
+
+
+def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float) -> Kept:
+    """Choose the layers that keep activations so that the most time is saved.
+
+    What saves most time for its bytes comes first: outputs of matrix products in the language
+    model's layers, or blocks of the vision tower; then the rest of these layers.
+
+    Args:
+        shape: The policy.
+        setup: How it is trained; its ``checkpointing`` and ``kept`` do not matter.
+        work: The prompts and responses of one pass.
+        budget: Bytes for :func:`update_peak`. If it is exceeded with all layers recomputed,
+            nothing is kept.
+    """
+    text, vision = shape.text, shape.vision
+    layer, block = text_layer(text, setup, work), vision_block(vision, setup, work)
+    pairs = work.prefix_pairs + work.response_pairs
+    gains = {
+        'products': text_flops(shape, work.tokens, pairs) / text.layers
+        / max(1, layer.products - layer.state),
+        'text': PER_BYTE,
+    }
+    counts = {'products': text.layers, 'text': text.layers}
+    if not setup.vision_is_fixed:
+        counts['vision'] = vision.layers
+        gains['vision'] = (work.images * block_flops(shape, work) / vision.layers
+                           / max(1, block.kept - block.state))
+    kept = Kept()
+    for name in sorted(counts, key=gains.__getitem__, reverse=True):
+        limit = kept.products if name == 'text' else counts[name]
+
+        def fits(count: int, name: str = name, kept: Kept = kept) -> bool:
+            plan = replace(setup, checkpointing=True, kept=replace(kept, **{name: count}))
+            return update_peak(shape, plan, work) <= budget
+
+        kept = replace(kept, **{name: _most(fits, limit)})
+    return kept
+
+
+def _most(fits: Callable[[int], bool], limit: int) -> int:
+    """The largest count up to a limit that fits, or 0; a smaller one never takes more."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

@@ -1,0 +1,158 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Recomputes layers in the backward pass, as far as a memory budget demands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+from transformers import PreTrainedModel
+
+from mmdpad.models.cost.budget import spend, update_peak
+from mmdpad.models.cost.memory import standing
+from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.models.cost.workload import Kept, Setup, Workload
+from mmdpad.models.free_memory import free_memory
+
+from .lora import lora_targets
+from .prompt_encoder import EncodedPrompt
+
+GB = 1e9
+# Share of the free memory that 'auto' uses: the estimate may be 15 % too low, and allocators
+# fragment.
+SHARE = 0.85
+_aten = torch.ops.aten
+# Operations whose outputs are worth their memory: they take most of a layer's time.
+_PRODUCTS = frozenset({
+    _aten.mm.default, _aten.addmm.default, _aten.bmm.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default})
+
+
+def check_memory_budget(budget: float | str | None) -> None:
+    """Raise ValueError if a value of ``memory_budget`` is not a positive number, 'auto' or None."""
+    if budget is None or budget == 'auto':
+        return
+    if isinstance(budget, str | bool) or not 0 < budget < math.inf:
+        raise ValueError(f"`memory_budget` should be a positive number of GB, 'auto' or None, but "
+                         f'got {budget!r}; correct it')
+
+
+class MemoryBudget:
+    """Chooses for each pass which layers of a policy are recomputed.
+
+    Args:
+        model: The policy's model.
+        budget: GB (10^9 bytes) for activations, logits and gradients of an update; 'auto' for
+            :data:`SHARE` of what the device has left at the first one, without Adam's state.
+        lora: As in :class:`.VLMReasoningHead`.
+        quantized: Whether weights below the adapter are quantized.
+        freeze_vision: As in :class:`.VLMReasoningHead`.
+        attention: Name of the text part's attention implementation.
+
+    Attributes:
+        bytes: The budget in bytes; None before the first pass with 'auto'.
+    """
+
+    def __init__(self, model: PreTrainedModel, budget: float | str, lora: dict | None,
+                 quantized: bool, freeze_vision: bool, attention: str) -> None:
+        check_memory_budget(budget)
+        config = type(model.config).from_dict(model.config.to_dict())
+        config.quantization_config = None
+        self.shape = PolicyShape.of(build_on_meta(config), lora_targets(lora or {}))
+        self.bytes = None if budget == 'auto' else float(budget) * GB
+        self.setup = Setup(
+            weight_bytes=model.dtype.itemsize,
+            lora_rank=(lora or {}).get('r', 8) if lora else 0, quantized_bytes=float(quantized),
+            freeze_vision=freeze_vision, attention='eager' if attention == 'eager' else 'flash',
+            reference=False, rollout='none')
+
+    def apply(self, model: PreTrainedModel, prompts: Sequence[EncodedPrompt], mask: Tensor,
+              entropy: str | None, shares_prompts: bool) -> None:
+        """Set which layers of the next forward pass are recomputed in its backward pass, for B
+        prompts and responses of a mask (N, R)."""
+        device = mask.device
+        setup = replace(
+            self.setup, entropy=entropy, on_cpu=device.type == 'cpu', groups=len(prompts),
+            amp=torch.is_autocast_enabled(device.type),
+            accumulates=any(p.grad is not None for p in model.parameters()))
+        work = _workload(prompts, mask, self.shape.vision.merge, shares_prompts)
+        first = self.bytes is None
+        if self.bytes is None:
+            state = standing(self.shape, setup)['optimizer state']
+            self.bytes = SHARE * max(0.0, free_memory(device) - state)
+        kept = spend(self.shape, setup, work, self.bytes)
+        if first or not hasattr(self, 'kept'):
+            print_log(describe(self.shape, setup, work, kept, self.bytes), logger='current')
+        self.kept = kept
+        keep(model, kept, self.setup.lora_rank)
+
+
+def describe(shape: PolicyShape, setup: Setup, work: Workload, kept: Kept, budget: float) -> str:
+    """Say what is kept within a budget of bytes, and what that takes."""
+    size = update_peak(shape, replace(setup, checkpointing=True, kept=kept), work)
+    over = '' if size <= budget else (
+        ', which is more than the budget although everything is recomputed; lower '
+        '`train_cfg.tokens_per_micro_batch`')
+    vision = '' if setup.vision_is_fixed else (
+        f', and {kept.vision} of {shape.vision.layers} vision blocks')
+    return (f'memory_budget: of {shape.text.layers} layers, {kept.text} keep all activations and '
+            f'{kept.products - kept.text} the outputs of matrix products{vision}; an update takes '
+            f'about {size / GB:.2f} of {budget / GB:.2f} GB{over}')
+
+
+def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, merge: int,
+              shares_prompts: bool) -> Workload:
+    """The workload of a pass, with the mean lengths of its prompts and responses."""
+    grids = [(int(rows), int(columns)) for prompt in prompts
+             for _, rows, columns in prompt.grid.tolist()]
+    return Workload(
+        len(prompts), len(mask) // len(prompts), -(-sum(map(len, prompts)) // len(prompts)),
+        -(-int(mask.sum()) // len(mask)), max(grids, key=math.prod), merge, shares_prompts)
+
+
+def keep(model: PreTrainedModel, kept: Kept, lora_rank: int = 0) -> None:
+    """Set which layers of a Qwen-VL model are recomputed in the backward pass: the first ones
+    entirely, then those that keep the outputs of matrix products; the last ones are not.
+
+    Args:
+        model: The model.
+        kept: How many there are of each.
+        lora_rank: Rank of an adapter; products over so few numbers are repeated.
+    """
+    layers = model.model.language_model.layers
+    contexts = partial(create_selective_checkpoint_contexts, partial(_policy, lora_rank))
+    for index, layer in enumerate(layers):
+        after = len(layers) - index
+        _recompute(layer, after > kept.text,
+                   dict(context_fn=contexts) if after <= kept.products else {})
+    blocks = model.model.visual.blocks
+    for index, block in enumerate(blocks):
+        _recompute(block, len(blocks) - index > kept.vision, {})
+
+
+def _recompute(layer: nn.Module, enabled: bool, options: dict[str, Any]) -> None:
+    layer.gradient_checkpointing = enabled
+    layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, **options)
+
+
+def _policy(lora_rank: int, context: Any, operation: Any, *args: Any,
+            **kwargs: Any) -> CheckpointPolicy:
+    if operation not in _PRODUCTS:
+        return CheckpointPolicy.PREFER_RECOMPUTE
+    if operation in (_aten.mm.default, _aten.addmm.default) and args[-1].shape[0] == lora_rank:
+        return CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE

@@ -1,0 +1,131 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What layers keep within a memory budget, against what the tensors of real updates hold."""
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from measuring import measure_update, segmentor, synthetic_rollout, tiny_policy, tiny_qwen3_vl
+
+from mmdpad.models import VLMReasoningHead
+from mmdpad.models.cost.budget import spend, update_peak
+from mmdpad.models.cost.memory import standing
+from mmdpad.models.cost.shapes import PolicyShape
+from mmdpad.models.cost.workload import Kept, Setup, Workload
+from mmdpad.models.heads.recomputation import SHARE, keep
+
+LORA = dict(lora=dict(r=8, lora_alpha=8))
+# Arguments of the policy, whether autocast is on.
+CASES = {
+    'full': ({}, False),
+    'frozen vision': (dict(freeze_vision=True), False),
+    'LoRA': (LORA, False),
+    'autocast': ({}, True),
+    'LoRA on bfloat16, autocast': (LORA | dict(dtype='bfloat16'), True),
+    'prompts repeated': (dict(attn_implementation='sdpa'), False),
+}
+
+
+def case_of(name, folder):
+    """A policy with memory for nothing, a rollout, whether autocast is on, and the policy's shape
+    and how it is trained."""
+    policy, amp = CASES.get(name, ({}, False))
+    if name == 'Qwen3-VL':
+        pretrained, side = tiny_qwen3_vl(folder), 224
+    else:
+        pretrained, side = tiny_policy(folder, hidden=128, intermediate=384, layers=6, depth=4,
+                                       side=112), 112
+    model = segmentor(pretrained, dict(policy, memory_budget=1e-9), group_size=4)
+    batch, work = synthetic_rollout(model, side, prompts=1, group_size=4, length=50)
+    budget = model.policy.memory_budget
+    return model, batch, amp, budget.shape, replace(
+        budget.setup, entropy='grad', amp=amp, checkpointing=True, on_cpu=True), replace(
+        work, shared='attn_implementation' not in policy)
+
+
+@pytest.mark.parametrize('name', [*CASES, 'Qwen3-VL'])
+def test_an_update_takes_what_was_planned(name, tmp_path):
+    """For budgets from all recomputed to all kept, within 15 %."""
+    model, batch, amp, shape, setup, work = case_of(name, tmp_path)
+    known = sum(standing(shape, replace(setup, reference=True)).values())
+    least = update_peak(shape, setup, work)
+    most = update_peak(shape, replace(setup, checkpointing=False), work)
+    assert most > 1.3 * least
+    seen, budget = set(), model.policy.memory_budget
+    for share in (0.0, 0.45, 0.9):
+        budget.bytes = least + share * (most - least)
+        measured = measure_update(model, batch, amp)
+        del measured['optimizer step']
+        taken = max(measured.values()) - known
+        seen.add(budget.kept)
+        planned = update_peak(shape, replace(setup, kept=budget.kept), work)
+        assert planned <= budget.bytes
+        assert planned == pytest.approx(taken, rel=0.15)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize('policy', [{}, LORA], ids=['full', 'LoRA'])
+def test_no_bit_depends_on_what_is_recomputed(policy, tmp_path):
+    pretrained = tiny_policy(tmp_path, layers=3, depth=2, side=64)
+    found = []
+    for kept in (None, Kept(), Kept(products=2), Kept(3, 0, 1), Kept(3, 2, 1), Kept(3, 3, 2)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of the adapter
+            head = segmentor(pretrained, policy, group_size=3)
+        batch, _ = synthetic_rollout(head, 64, prompts=2, group_size=3, length=7)
+        if kept is not None:
+            keep(head.policy.model, kept, policy.get('lora', {}).get('r', 0))
+        head.loss(batch)['loss'].backward()
+        found.append({name: p.grad for name, p in head.named_parameters() if p.requires_grad})
+    for other in found[1:]:
+        assert all(torch.equal(other[name], value) for name, value in found[0].items())
+
+
+def test_what_saves_most_for_its_bytes_is_kept_first(head):
+    """A budget grows: products of the language model's layers or vision blocks, one by one, and
+    the rest of the layers last; never more than fits."""
+    shape = PolicyShape.of(head.model)
+    work, setup = Workload(2, 8, 300, 100, (32, 32)), Setup(on_cpu=True, reference=False)
+    text, vision = shape.text.layers, shape.vision.layers
+    least = update_peak(shape, replace(setup, checkpointing=True), work)
+    most = update_peak(shape, setup, work)
+    plans = [spend(shape, setup, work, least + share / 20 * (most - least)) for share in range(21)]
+    assert plans[-1] == Kept(text, text, vision)
+    assert spend(shape, setup, work, least - 1) == Kept()
+    for smaller, larger in pairwise(plans):
+        assert larger.products + larger.vision + larger.text >= (
+            smaller.products + smaller.vision + smaller.text)
+    assert any(plan.products == text > plan.text for plan in plans)
+
+
+def test_auto_is_what_is_free_at_the_first_update_without_adams_state(tmp_path, monkeypatch):
+    free = [1e9]
+    monkeypatch.setattr('mmdpad.models.heads.recomputation.free_memory', lambda device: free[0])
+    model = segmentor(tiny_policy(tmp_path, layers=2, side=64), dict(memory_budget='auto'),
+                      group_size=2)
+    batch, _ = synthetic_rollout(model, 64, prompts=1, group_size=2, length=5)
+    model.log_probs(batch)  # nothing to decide without gradients
+    budget = model.policy.memory_budget
+    assert budget.bytes is None
+    for free[0] in (1e9, 1e3):
+        model.loss(batch)['loss'].backward()
+        state = 2 * sum(p.nbytes for p in model.policy.parameters())
+        assert budget.bytes == SHARE * (1e9 - state) and budget.kept == Kept(2, 2, 2)
+
+
+def test_the_log_says_what_is_kept(tmp_path, caplog):
+    from mmengine.logging import MMLogger
+    logger = MMLogger.get_instance('budget')
+    logger.addHandler(caplog.handler)
+    pretrained = tiny_policy(tmp_path, layers=2, side=64)
+    model = segmentor(pretrained, dict(memory_budget=1e-9), group_size=2)
+    batch, _ = synthetic_rollout(model, 64, prompts=1, group_size=2, length=5)
+    model.loss(batch)
+    assert 'of 2 layers, 0 keep all activations and 0 the outputs of matrix products' in caplog.text
+    assert 'more than the budget although everything is recomputed' in caplog.text
+
+
+@pytest.mark.parametrize('budget', [0, -1.0, True, 'all', float('nan'), float('inf')])
+def test_a_wrong_budget_is_named(policy_config, budget):
+    with pytest.raises(ValueError, match='`memory_budget` should be a positive number of GB'):
+        VLMReasoningHead(**policy_config, memory_budget=budget)
