@@ -12,7 +12,8 @@ ones in every step. Reading the images is excluded. Each side is a separate proc
 on request.
 
 - `--policy random`: one prompt a step, gradient checkpointing; end tokens are masked, so every
-  response has the same length, which is checked.
+  response has the same length, which is checked. `mmdpad, memory budget` only recomputes what does
+  not fit in `--memory-budget`; compare `peak_memory_mb`.
 - `--policy toy`: the shipped policy at temperature 1, which ends its responses itself, as the toy
   config trains it (12 prompts a step, no checkpointing). The sides draw different random numbers,
   so the lengths of responses agree only on average: seconds are per 1000 response tokens, and
@@ -47,6 +48,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, help='measured steps of each side (3; toy: 8)')
     parser.add_argument('--warm-up', type=int, help='steps before those (1; toy: 4)')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads of each side')
+    parser.add_argument('--memory-budget', type=float, metavar='GB',
+                        help='also measure a policy with this `memory_budget`')
     parser.add_argument('--peers', nargs='*', choices=['trl'], default=['trl'],
                         help='compare with these; none without a name')
     add_before(parser)
@@ -102,6 +105,9 @@ def main() -> None:
         args.forbidden = head.vision_token_ids
         workers = {name: Worker(tree, train_mmdpad, policy, f'{folder}/{name}', args)
                    for name, tree in trees.items()}
+        if args.memory_budget is not None:
+            workers['mmdpad, memory budget'] = Worker(
+                trees['mmdpad'], train_mmdpad, policy, f'{folder}/budget', args, args.memory_budget)
         workers.update({name: Worker(trees['mmdpad'], train_trl, policy, f'{folder}/{name}', args)
                         for name in args.peers})
         result, facts = compare(workers, args.repeats, args.warm_up)
@@ -199,19 +205,21 @@ class TurnsHook(Hook):
             self.turns.wait()
 
 
-def train_mmdpad(turns: Turns, policy: str, work_dir: str,
-                 args: argparse.Namespace) -> dict[str, Any]:
+def train_mmdpad(turns: Turns, policy: str, work_dir: str, args: argparse.Namespace,
+                 memory_budget: float | None = None) -> dict[str, Any]:
     """Steps of ``GRPOTrainLoop``."""
     hook = TurnsHook(turns)
     items = [dict(inputs=dict(model_image=image),
                   data_samples=DetDataSample(metainfo=dict(question=question)))
              for image, question in prompts_of(args)]
     endless = args.policy == 'random'
+    budget = {} if memory_budget is None else dict(memory_budget=memory_budget)
     runner = Runner(
         model=dict(
             type='ReasoningSegmentor',
             policy=dict(type='EndlessHead' if endless else 'VLMReasoningHead', pretrained=policy,
-                        prompt_template=PROMPT_TEMPLATE, gradient_checkpointing=endless),
+                        prompt_template=PROMPT_TEMPLATE, gradient_checkpointing=endless,
+                        **budget),
             loss=dict(type='GRPOLoss', kl_coef=KL_COEF, entropy_coef=0.0),
             train_cfg=dict(group_size=args.group_size, max_new_tokens=args.tokens)),
         work_dir=work_dir,
