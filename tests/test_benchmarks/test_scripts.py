@@ -4,7 +4,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import subprocess
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -65,23 +64,16 @@ def test_clip_reward(run):
         assert len(result['seconds'][name]) == 2
 
 
-def test_update_step_compares_equal_losses(run, monkeypatch):
-    """Of the processes that measure memory, most of whose time goes into imports, one stands for
-    the others."""
-    start, first = subprocess.run, []
-
-    def start_one(*args, **kwargs):
-        first.append(first[0] if first else start(*args, **kwargs))
-        return first[0]
-
-    monkeypatch.setattr(subprocess, 'run', start_one)
+def test_update_step_compares_equal_losses(run, in_threads):
     result = run('update_step', '--side', 112, '--group-size', 3, '--lengths', 4, 9,
-                 '--hidden-size', 192, '--layers', 1, '--repeats', 1, '--sides', 'mmdpad', 'naive',
-                 'naive, one by one')
+                 '--hidden-size', 192, '--layers', 1, '--repeats', 1, '--memory-budget', 0.001,
+                 '--sides', 'mmdpad', 'mmdpad, memory budget', 'naive', 'naive, one by one')
     ours, *others = result['loss'].values()
-    assert len(others) == 2 and all(abs(loss - ours) < 1e-5 for loss in others)
-    assert result['ratio'].keys() == result['memory_ratio'].keys() == {'naive', 'naive, one by one'}
-    assert len(first) == 3 and result['memory_mb']['mmdpad']['update'] > 0
+    assert len(others) == 3 and all(abs(loss - ours) < 1e-5 for loss in others)
+    others = {'mmdpad, memory budget', 'naive', 'naive, one by one'}
+    assert result['ratio'].keys() == result['memory_ratio'].keys() == others
+    assert result['naive_ratio'].keys() == {'mmdpad', *others} - {'naive'}
+    assert result['memory_mb'].keys() == {'mmdpad', *others}
 
 
 def test_rollout_does_equal_work(run, in_threads):

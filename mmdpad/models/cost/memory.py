@@ -251,8 +251,8 @@ def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:
     cache = text.layers * text.kv * (setup.weight_bytes + setup.compute_bytes)
     prefill = replace(work, response_tokens=0)
     logits = work.responses * text.vocabulary * (4 + 3 * 8)
-    at_start = {'key-value cache': cache * prefill.tokens,
-                'prefill': forward_peak(shape, setup, prefill, work.images)}
-    at_end = {'key-value cache': cache * work.tokens, 'logits': logits}
+    at_start: Bytes = {'key-value cache': cache * prefill.tokens,
+                       'prefill': forward_peak(shape, setup, prefill, work.images)}
+    at_end: Bytes = {'key-value cache': cache * work.tokens, 'logits': logits}
     return {'bfloat16 copies of weights': cast_bytes(shape, setup),
-            **max(at_start, at_end, key=lambda parts: sum(parts.values()))}
+            **(at_start if sum(at_start.values()) > sum(at_end.values()) else at_end)}

@@ -102,7 +102,7 @@ class PolicyShape:
     tied: bool
 
     @classmethod
-    def of(cls, model: PreTrainedModel,
+    def of(cls, model: Any,
            targets: str | Sequence[str] = LORA_TARGETS['language']) -> PolicyShape:
         """Read the shape of a Qwen-VL model, which may be on the meta device.
 
@@ -115,7 +115,7 @@ class PolicyShape:
             ValueError: The adapter would be in no layer, in the vision tower, or in an embedding.
         """
         tower = model.model.visual
-        adapted = {name: m for name, m in model.named_modules()
+        adapted: dict[str, Any] = {name: m for name, m in model.named_modules()
                    if isinstance(m, nn.Linear | nn.Embedding) and _is_target(name, targets)}
         if not adapted or any('.visual.' in name or isinstance(m, nn.Embedding)
                               for name, m in adapted.items()):
@@ -163,7 +163,7 @@ def _text_shape(model: PreTrainedModel) -> TextShape:
         linear=_linear(language), norms_heads=hasattr(attention, 'q_norm'))
 
 
-def _vision_shape(tower: nn.Module) -> VisionShape:
+def _vision_shape(tower: Any) -> VisionShape:
     config = tower.config
     mergers = [tower.merger, *getattr(tower, 'deepstack_merger_list', ())]
     full = getattr(config, 'fullatt_block_indexes', None)

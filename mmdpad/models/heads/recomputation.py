@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -124,7 +124,7 @@ def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, merge: int,
         -(-int(mask.sum()) // len(mask)), max(grids, key=math.prod), merge, shares_prompts)
 
 
-def keep(model: PreTrainedModel, kept: Kept, lora_rank: int = 0) -> None:
+def keep(model: Any, kept: Kept, lora_rank: int = 0) -> None:
     """Set which layers of a Qwen-VL model are recomputed in the backward pass: the first ones
     entirely, then those that keep the outputs of matrix products; the last ones are not.
 
@@ -144,7 +144,7 @@ def keep(model: PreTrainedModel, kept: Kept, lora_rank: int = 0) -> None:
         _recompute(block, len(blocks) - index > kept.vision, {})
 
 
-def _recompute(layer: nn.Module, enabled: bool, options: dict[str, Any]) -> None:
+def _recompute(layer: Any, enabled: bool, options: dict[str, Any]) -> None:
     layer.gradient_checkpointing = enabled
     layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, **options)
 
