@@ -135,7 +135,9 @@ def vision_block(vision: VisionShape, setup: Setup, work: Workload) -> LayerByte
     compute, width, images = setup.compute_bytes, vision.hidden, work.prompts
     patches = images * work.patches
     weight = setup.weight_bytes
-    norm = _vision_norm(vision, setup, work)
+    # An RMS norm keeps its normalized input (on CUDA, the fused one of vision_tower.py does not);
+    # Qwen3's layer norm does not.
+    norm = _norm(width, compute, compute if vision.gated else 0)
     # Query and key with positions, value, the output per length of windows and concatenated, and
     # the logarithm of the denominator. transformers keeps query and key without positions, too.
     kept = 5 if work.shared else 7
@@ -156,21 +158,12 @@ def vision_block(vision: VisionShape, setup: Setup, work: Workload) -> LayerByte
         gradient)
 
 
-def _vision_norm(vision: VisionShape, setup: Setup, work: Workload) -> int:
-    """Kept by a norm of the tower per patch. transformers' RMS norm keeps its normalized input;
-    Qwen3's layer norm does not, nor does that of :mod:`mmdpad.models.heads.vision_tower`."""
-    compute, width = setup.compute_bytes, vision.hidden
-    if vision.gated and work.shared and setup.weight_bytes == compute:
-        return compute * width
-    return _norm(width, compute, compute if vision.gated else 0)
-
-
 def vision_ends(vision: VisionShape, setup: Setup, work: Workload) -> int:
     """Kept before the first block (the patches) and after the last (the mergers)."""
     compute = setup.compute_bytes
     patch = 3 * 2 * vision.patch**2 * compute
     # The norm, and the input, hidden state and activation of two linear maps over merge^2 patches.
-    merger = _vision_norm(vision, setup, work)
+    merger = _norm(vision.hidden, compute, compute if vision.gated else 0)
     merger += _linear_inputs(vision.hidden, setup.weight_bytes, setup, 1)
     merger += 2 * vision.hidden * compute
     return work.prompts * work.patches * (patch + vision.mergers * merger)

@@ -50,8 +50,10 @@ class Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(cos, sin)
-        # The values are copied, so that the whole need not be kept for them.
-        return *_rotate(qkv[:, :2], cos, sin).unbind(1), qkv[:, 2].contiguous()
+        value = qkv[:, 2]
+        if ctx.needs_input_grad[0]:  # a copy, so that the whole need not be kept for it
+            value = value.contiguous()
+        return *_rotate(qkv[:, :2], cos, sin).unbind(1), value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
