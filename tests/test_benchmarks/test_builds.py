@@ -68,10 +68,6 @@ def test_a_side_that_fails_is_named(builds, sides, tmp_path):
         worker.step()
 
 
-def test_options_that_an_earlier_build_lacks_are_left_out(builds):
-    assert builds.accepted(lambda a, b=0: a, b=1, c=2) == dict(b=1)
-
-
 def test_a_folder_without_the_package_is_refused(builds, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     builds.add_before(parser)

@@ -5,14 +5,14 @@
     python tools/benchmarks/rollout.py --before ../mmdpad_before
 
 Every side runs the script of this checkout; only the package it imports, `mmdpad`, is that of its
-own checkout. A script therefore may only use what both packages have (see :func:`accepted`). A side
-takes each step on request, so the others are idle meanwhile.
+own checkout. A script therefore may only use what both packages have, or give an argument that is
+new only to the sides of this checkout. A side takes each step on request, so the others are idle
+meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import multiprocessing
 import os
 import re
@@ -62,12 +62,6 @@ def imports_from(tree: Path) -> Iterator[None]:
             del os.environ['PYTHONPATH']
         else:
             os.environ['PYTHONPATH'] = variable
-
-
-def accepted(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
-    """Those of the options that a function has a parameter for: an earlier build may lack some."""
-    parameters = inspect.signature(function).parameters
-    return {name: value for name, value in options.items() if name in parameters}
 
 
 def peak_memory() -> float:

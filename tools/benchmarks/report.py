@@ -130,7 +130,8 @@ def provenance(result: dict[str, Any]) -> str:
 def report(folder: Path) -> str:
     """All results of a folder, each with the title in its file name."""
     parts = []
-    for path in sorted(folder.glob('*.json'), key=lambda path: int(path.stem.partition('_')[0])):
+    for path in sorted(folder.glob('*.json'), key=lambda path: (
+            int(path.stem.partition('_')[0]), path.stem)):
         result = json.loads(path.read_text())
         body = (scaling if 'rows' in result else busy if 'ratio_to_idle' in result
                 else low_precision if 'weights' in result
