@@ -51,15 +51,15 @@ class Cells(NamedTuple):
         return cls(rows, width, tokens.to(device), cells.to(device))
 
     def put(self, x: Tensor) -> Tensor:
-        """(N, K, r, c) -> (rows, K, width, r, c)."""
+        """(K, N, r, c) -> (K * rows, width * r, c)."""
         if self.tokens is not None:
-            x = x.index_select(0, self.tokens)
-        return x.view(self.rows, self.width, *x.shape[1:]).transpose(1, 2)
+            x = x.index_select(1, self.tokens)
+        return x.reshape(len(x) * self.rows, -1, x.shape[3])
 
-    def take(self, x: Tensor) -> Tensor:
-        """(rows, K, width, r, c) -> (N, K, r, c)."""
-        x = x.transpose(1, 2).flatten(0, 1)
-        return x if self.cells is None else x.index_select(0, self.cells)
+    def take(self, x: Tensor, repeats: int) -> Tensor:
+        """(K * rows, width * r, c) -> (K, N, r, c)."""
+        x = x.reshape(-1, self.rows * self.width, repeats, x.shape[2])
+        return x if self.cells is None else x.index_select(1, self.cells)
 
 
 class Feed(NamedTuple):
@@ -83,6 +83,12 @@ class Feed(NamedTuple):
     def width(self) -> int:
         """W, the largest number of tokens of a sample."""
         return self.samples.width
+
+    @property
+    def aligned(self) -> bool:
+        """Whether both grids have the same cells in the same order."""
+        return (self.samples is self.prompts
+                or self.samples.tokens is None and self.prompts.tokens is None)
 
     def spread(self, x: Tensor) -> Tensor:
         """Give each token the value of its sample: (A,) -> (N,)."""
@@ -110,7 +116,7 @@ class PrefixCache:
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.lengths = list(lengths)
         self.device = device
-        # By layer: keys and values of prompts (B, K, P, d) and of samples (A, K, T, d).
+        # By layer: keys and values of prompts (K, B, P, d) and of samples (K, A, T, d).
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.own_keys: list[Tensor] = []
@@ -125,16 +131,16 @@ class PrefixCache:
         for cache, parts in ((self.keys, keys), (self.values, values)):
             if layer == len(cache):
                 heads, _, size = parts[0].shape
-                cache.append(values[0].new_zeros(len(self.lengths), heads, max(self.lengths), size))
+                cache.append(values[0].new_zeros(heads, len(self.lengths), max(self.lengths), size))
             for number, part in enumerate(parts, start=first):
-                cache[layer][number, :, :self.lengths[number]] = part
+                cache[layer][:, number, :self.lengths[number]] = part
 
     def start_samples(self, group_size: int) -> None:
         """Start ``group_size`` samples of each prompt, without tokens."""
         self.owners = [b for b in range(len(self.lengths)) for _ in range(group_size)]
         self.places = self.places.new_zeros(len(self.owners))
         for prompts, own in ((self.keys, self.own_keys), (self.values, self.own_values)):
-            own += [x.new_empty(len(self.owners), x.shape[1], 0, x.shape[3]) for x in prompts]
+            own += [x.new_empty(len(x), len(self.owners), 0, x.shape[3]) for x in prompts]
         self._arrange()
 
     def make_room(self, width: int) -> bool:
@@ -164,13 +170,13 @@ class PrefixCache:
         self.places = self.places[samples]
         for own in (self.own_keys, self.own_values):
             for layer, tensor in enumerate(own):
-                own[layer] = tensor.index_select(0, samples)
+                own[layer] = tensor.index_select(1, samples)
         if len(prompts) < len(self.lengths):
             self.lengths = [self.lengths[b] for b in prompts]
             chosen = torch.tensor(prompts, device=self.device)
             for cache in (self.keys, self.values):
                 for layer, tensor in enumerate(cache):
-                    cache[layer] = tensor[:, :, :max(self.lengths)].index_select(0, chosen)
+                    cache[layer] = tensor[:, :, :max(self.lengths)].index_select(1, chosen)
         self.owners = [prompts.index(owner) for owner in owners]
         self._arrange()
 
@@ -180,13 +186,13 @@ class PrefixCache:
         self._grids: tuple[tuple[int, ...] | int, Feed] | None = None
         longest, keys = max(self.lengths), self.keys[0]
         self.padded = min(self.lengths) < longest
-        # If padded: 0 where a query may attend to a prompt, else -inf, (B * K, 1, P).
+        # If padded: 0 where a query may attend to a prompt, else -inf, (K * B, 1, P).
         self.prompt_bias = keys.new_zeros(1, 1, 1)
         if self.padded:
             lengths = torch.tensor(self.lengths, device=self.device)[:, None]
             hidden = torch.arange(longest, device=self.device) >= lengths
             bias = self.prompt_bias[0].masked_fill(hidden, -torch.inf)
-            self.prompt_bias = bias.repeat_interleave(keys.shape[1], dim=0)[:, None]
+            self.prompt_bias = bias.repeat(len(keys), 1)[:, None]
 
     def feed(self, tokens: Tensor, counts: Sequence[int] | None = None) -> Feed:
         """Describe a forward pass.
@@ -243,62 +249,57 @@ class FeedLayout:
         self.cache = cache
         self.feed = feed
         keys, width, device = cache.own_keys[0], feed.width, cache.device
-        samples, heads, room, _ = keys.shape
+        heads, samples, room, _ = keys.shape
         steps = torch.arange(room, device=device)
         limits = cache.places[:, None]
         if width > 1:
             limits = limits + steps[:width]
         if feed.rows is None:
-            rows = torch.arange(samples, device=device)[:, None].expand_as(limits).reshape(-1)
+            rows = torch.arange(samples, device=device)[:, None].expand_as(limits).flatten()
             self.slots = limits.flatten()
         else:
             assert feed.offsets is not None
             rows, self.slots = feed.rows, feed.spread(cache.places) + feed.offsets
-        starts = (rows * (heads * room) + self.slots)[:, None]
+        heads_at = torch.arange(0, heads * samples * room, samples * room, device=device)
         # The tokens' slots in all heads, (N * K,).
-        self.targets = (starts + steps.new_tensor(range(0, heads * room, room))).flatten()
+        self.targets = ((rows * room + self.slots)[:, None] + heads_at).flatten()
         hidden = steps > limits[..., None]
         bias = torch.zeros((), dtype=keys.dtype, device=device).masked_fill(hidden, -torch.inf)
-        # 0 where a query may attend to its sample's slots, else -inf, (A * K, W * r, T); the same
+        # 0 where a query may attend to its sample's slots, else -inf, (K * A, W * r, T); the same
         # for all r heads if W = 1.
         if width > 1:
             bias = bias.repeat_interleave(cache.repeats, dim=1)
-        self.bias = bias.repeat_interleave(heads, dim=0)
+        self.bias = bias.repeat(heads, 1, 1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
         """Map (N, K * r, 1, d) and (N, K, 1, d) to (N, 1, K * r, d)."""
         cache, samples, prompts = self.cache, self.feed.samples, self.feed.prompts
+        aligned, repeats = self.feed.aligned, cache.repeats
         keys, values = cache.own_keys[layer], cache.own_values[layer]
-        heads, size = keys.shape[1], keys.shape[3]
+        heads, size = len(keys), keys.shape[3]
         for own, new in ((keys, key), (values, value)):
             own.view(-1, size).index_copy_(0, self.targets, new.reshape(-1, size).to(own.dtype))
-        query = query.to(keys.dtype).view(len(query), heads, -1, size)
-        # (rows, K, width, r, c) -> (rows * K, width * r, c), and back
-        own_query = samples.put(query)
-        own = torch.baddbmm(self.bias, own_query.reshape(samples.rows * heads, -1, size),
-                            keys.flatten(0, 1).mT, alpha=scale)
-        shared_query = own_query if samples is prompts else prompts.put(query)
-        grid = shared_query.shape[:-1]
-        rows = shared_query.reshape(prompts.rows * heads, -1, size)
-        shared = torch.baddbmm(cache.prompt_bias, rows, cache.keys[layer].flatten(0, 1).mT,
-                               beta=int(cache.padded), alpha=scale)
-        own = own.view(*own_query.shape[:-1], -1)
-        if samples is not prompts:
-            own = prompts.put(samples.take(own))
-        weights = torch.cat([shared.view(*grid, -1), own], dim=-1).softmax(dim=-1).to(keys.dtype)
-        shared_weights, own_weights = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
-        output = torch.bmm(shared_weights.reshape(*shared.shape),
-                           cache.values[layer].flatten(0, 1)).view(*grid, size)
-        if samples is not prompts:
-            own_weights = samples.put(prompts.take(own_weights))
-        own = torch.bmm(own_weights.reshape(samples.rows * heads, -1, own.shape[-1]),
-                        values.flatten(0, 1)).view(own_query.shape)
-        if samples is prompts:
-            output = samples.take(output + own)
+        query = query.to(keys.dtype).view(len(query), heads, repeats, size).transpose(0, 1)
+        query = query.contiguous()
+        own = torch.baddbmm(self.bias, samples.put(query), keys.flatten(0, 1).mT, alpha=scale)
+        shared = torch.baddbmm(cache.prompt_bias, prompts.put(query),
+                               cache.keys[layer].flatten(0, 1).mT, beta=int(cache.padded),
+                               alpha=scale)
+        grid = own.shape[:2]
+        own = (own.view(*shared.shape[:2], -1) if aligned
+               else prompts.put(samples.take(own, repeats)))
+        weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(keys.dtype)
+        shared, own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
+        shared = torch.bmm(shared, cache.values[layer].flatten(0, 1))
+        values = values.flatten(0, 1)
+        if aligned:
+            output = samples.take(shared.view(*grid, -1).baddbmm_(own.reshape(*grid, -1), values),
+                                  repeats)
         else:
-            output = prompts.take(output) + samples.take(own)
-        return output.reshape(len(query), 1, -1, size)
+            own = samples.put(prompts.take(own, repeats))
+            output = prompts.take(shared, repeats) + samples.take(torch.bmm(own, values), repeats)
+        return output.transpose(0, 1).reshape(len(key), 1, -1, size)
 
 
 class PrefillRow(PackedRow):
