@@ -69,15 +69,15 @@ class Feed(NamedTuple):
         tokens: (N,) long, sample after sample.
         samples: Their place in a grid with one row per sample.
         prompts: Their place in a grid with one row per prompt; the same object if that is the same.
+        first_slots: (N, K) long, the first slot of the token's sample in each head.
         rows: (N,) long, the sample of each token; None if each sample has ``width`` tokens.
-        offsets: (N,) long, the token's number among those of its sample; None as above.
     """
 
     tokens: Tensor
     samples: Cells
     prompts: Cells
+    first_slots: Tensor
     rows: Tensor | None = None
-    offsets: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -123,7 +123,11 @@ class PrefixCache:
         self.own_values: list[Tensor] = []
         self.repeats = 1  # r
         self.places = torch.zeros(0, dtype=torch.long, device=device)
+        # 0 where a token in a slot may attend to a slot of its sample, else -inf, (T, T).
+        self.own_bias = torch.empty(0, 0, device=device)
+        self.steps = torch.empty(0, dtype=torch.long, device=device)
         self._used = 0  # no slot from here on is in use
+        self._plan: tuple[tuple[int, ...] | int, Feed] | None = None  # of the last pass
 
     def put_prompts(self, first: int, layer: int, keys: Sequence[Tensor],
                     values: Sequence[Tensor]) -> None:
@@ -155,12 +159,17 @@ class PrefixCache:
             for own in (self.own_keys, self.own_values):
                 for layer, tensor in enumerate(own):
                     own[layer] = pad(tensor, (0, 0, 0, more))
+            keys = self.own_keys[0]
+            self.own_bias = keys.new_full((keys.shape[2],) * 2, -torch.inf).triu(1)
+            self.steps = torch.arange(keys.shape[2], device=self.device)
+            self._plan = None
         self._used += width
         return grows
 
     def stay_in_place(self) -> None:
         """Tell the compiler that tensors keep their memory: a CUDA graph need not copy them."""
-        for tensor in [*self.keys, *self.values, *self.own_keys, *self.own_values, self.places]:
+        for tensor in [*self.keys, *self.values, *self.own_keys, *self.own_values, self.own_bias,
+                       self.places]:
             torch._dynamo.mark_static_address(tensor, guard=False)
 
     def keep(self, samples: Tensor) -> None:
@@ -182,8 +191,7 @@ class PrefixCache:
 
     def _arrange(self) -> None:
         """Update what depends on the prompts' lengths and the samples' prompts."""
-        self._owners = torch.tensor(self.owners)
-        self._grids: tuple[tuple[int, ...] | int, Feed] | None = None
+        self._plan = None
         longest, keys = max(self.lengths), self.keys[0]
         self.padded = min(self.lengths) < longest
         # If padded: 0 where a query may attend to a prompt, else -inf, (K * B, 1, P).
@@ -203,21 +211,21 @@ class PrefixCache:
             counts: Number of tokens of each of the A samples; a sample may have none. By default,
                 all have equally many.
         """
-        samples = len(self.owners)
-        kind = len(tokens) // samples if counts is None else tuple(counts)
-        if self._grids is None or self._grids[0] != kind:
-            repeats = torch.tensor(kind)
-            rows = torch.arange(samples).repeat_interleave(repeats, output_size=len(tokens))
-            grid = Cells.of(rows, samples, self.device)
-            prompts = Cells.of(self._owners[rows], len(self.lengths), self.device)
-            same = self.owners == list(range(len(self.lengths)))
-            plan = Feed(tokens, grid, grid if same else prompts)
-            if grid.tokens is not None:
-                before = repeats.cumsum(0) - repeats
-                plan = plan._replace(rows=rows.to(self.device), offsets=(
-                    torch.arange(len(rows)) - before[rows]).to(self.device))
-            self._grids = kind, plan
-        return self._grids[1]._replace(tokens=tokens)
+        kind = len(tokens) // len(self.owners) if counts is None else tuple(counts)
+        if self._plan is None or self._plan[0] != kind:
+            self._plan = kind, self._make_plan(tokens, torch.tensor(kind))
+        return self._plan[1]._replace(tokens=tokens)
+
+    def _make_plan(self, tokens: Tensor, counts: Tensor) -> Feed:
+        heads, samples, room, _ = self.own_keys[0].shape
+        rows = torch.arange(samples).repeat_interleave(counts, output_size=len(tokens))
+        grid = Cells.of(rows, samples, self.device)
+        prompts = grid
+        if self.owners != list(range(len(self.lengths))):
+            prompts = Cells.of(torch.tensor(self.owners)[rows], len(self.lengths), self.device)
+        first = rows[:, None] * room + torch.arange(0, heads * samples * room, samples * room)
+        return Feed(tokens, grid, prompts, first.to(self.device),
+                    None if grid.tokens is None else rows.to(self.device))
 
     def open(self, feed: Feed) -> FeedLayout:
         """Start the forward pass of a feed, for which there is room."""
@@ -248,28 +256,21 @@ class FeedLayout:
     def __init__(self, cache: PrefixCache, feed: Feed) -> None:
         self.cache = cache
         self.feed = feed
-        keys, width, device = cache.own_keys[0], feed.width, cache.device
-        heads, samples, room, _ = keys.shape
-        steps = torch.arange(room, device=device)
+        heads, samples, room, _ = cache.own_keys[0].shape
+        # The last slot that the token in a cell of the grid of samples attends to, (A, W).
         limits = cache.places[:, None]
-        if width > 1:
-            limits = limits + steps[:width]
-        if feed.rows is None:
-            rows = torch.arange(samples, device=device)[:, None].expand_as(limits).flatten()
-            self.slots = limits.flatten()
-        else:
-            assert feed.offsets is not None
-            rows, self.slots = feed.rows, feed.spread(cache.places) + feed.offsets
-        heads_at = torch.arange(0, heads * samples * room, samples * room, device=device)
+        if feed.width > 1:
+            limits = limits + cache.steps[:feed.width]
+        self.slots = limits.flatten() if feed.rows is None else limits.flatten().index_select(
+            0, feed.samples.cells)
         # The tokens' slots in all heads, (N * K,).
-        self.targets = ((rows * room + self.slots)[:, None] + heads_at).flatten()
-        hidden = steps > limits[..., None]
-        bias = torch.zeros((), dtype=keys.dtype, device=device).masked_fill(hidden, -torch.inf)
+        self.targets = (feed.first_slots + self.slots[:, None]).flatten()
         # 0 where a query may attend to its sample's slots, else -inf, (K * A, W * r, T); the same
         # for all r heads if W = 1.
-        if width > 1:
-            bias = bias.repeat_interleave(cache.repeats, dim=1)
-        self.bias = bias.repeat(heads, 1, 1)
+        repeats = 1 if feed.width == 1 else cache.repeats
+        limits = limits[None, :, :, None].expand(heads, -1, -1, repeats)
+        self.bias = cache.own_bias.index_select(0, limits.flatten()).view(
+            heads * samples, -1, room)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
