@@ -261,8 +261,9 @@ class FeedLayout:
         limits = cache.places[:, None]
         if feed.width > 1:
             limits = limits + cache.steps[:feed.width]
-        self.slots = limits.flatten() if feed.rows is None else limits.flatten().index_select(
-            0, feed.samples.cells)
+        self.slots = limits.flatten()
+        if feed.samples.cells is not None:
+            self.slots = self.slots.index_select(0, feed.samples.cells)
         # The tokens' slots in all heads, (N * K,).
         self.targets = (feed.first_slots + self.slots[:, None]).flatten()
         # 0 where a query may attend to its sample's slots, else -inf, (K * A, W * r, T); the same
