@@ -12,7 +12,7 @@ RENAMED: dict[str, dict[str, str]] = {
         ChainLengthReward='ReasoningLengthReward', PlainCheckpointHook='SafeCheckpointHook',
         PromptResize='ModelImageResize'),
     'argument': dict(
-        chain_share='length_share', updates_per_rollout='num_iterations'),
+        chain_share='length_share', compile='cuda_graphs', updates_per_rollout='num_iterations'),
     # Keys of `model.train_cfg` that a loss has now.
     'sampling': {
         **{name: f'model.loss.{name}' for name in (

@@ -36,17 +36,28 @@ def packed_linears(*modules: nn.Module) -> Iterator[None]:
 
 
 def _gains(layer: nn.Module) -> bool:
-    return (type(layer) is nn.Linear and layer.weight.device.type == 'cpu'
-            and layer.weight.dtype == torch.float32 and layer.weight.numel() >= MIN_WEIGHTS
-            and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled('cpu'))
+    return (type(layer) is nn.Linear and should_pack(layer.weight)
+            and not torch.is_autocast_enabled('cpu'))
+
+
+def should_pack(weight: Tensor) -> bool:
+    """Whether a product of a few rows with a weight (E, D) gains from oneDNN's layout."""
+    return (weight.device.type == 'cpu' and weight.dtype == torch.float32
+            and weight.numel() >= MIN_WEIGHTS and torch.backends.mkldnn.is_available())
+
+
+def packed_product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Return the function from (..., D) to (..., E) of a copy of a weight (E, D)."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 8)
+    return lambda rows: torch.ops.mkldnn._linear_pointwise(rows, packed, bias, 'none', [], '')
 
 
 def _packed_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 8)
+    product = packed_product(layer.weight, layer.bias)
 
     def forward(rows: Tensor) -> Tensor:
         if type(layer) is not nn.Linear:  # while peft replaces its weight
             return nn.Linear.forward(layer, rows)
-        return torch.ops.mkldnn._linear_pointwise(rows, weight, layer.bias, 'none', [], '')
+        return product(rows)
 
     return forward

@@ -54,12 +54,21 @@ class Cells(NamedTuple):
         """(K, N, r, c) -> (K * rows, width * r, c)."""
         if self.tokens is not None:
             x = x.index_select(1, self.tokens)
-        return x.reshape(len(x) * self.rows, -1, x.shape[3])
+        return x.view(x.shape[0] * self.rows, -1, x.shape[3])
 
-    def take(self, x: Tensor, repeats: int) -> Tensor:
+    def take(self, x: Tensor, heads: int) -> Tensor:
         """(K * rows, width * r, c) -> (K, N, r, c)."""
-        x = x.reshape(-1, self.rows * self.width, repeats, x.shape[2])
+        x = x.view(heads, self.rows * self.width, -1, x.shape[2])
         return x if self.cells is None else x.index_select(1, self.cells)
+
+
+def _regrid(x: Tensor, old: Cells, new: Cells, heads: int) -> Tensor:
+    """From the grid of one kind of rows, ``old.put(...)``, to that of another."""
+    if old is new:
+        return x
+    if old.cells is None and new.tokens is None:
+        return x.view(heads * new.rows, -1, x.shape[2])
+    return new.put(old.take(x, heads))
 
 
 class Feed(NamedTuple):
@@ -69,26 +78,20 @@ class Feed(NamedTuple):
         tokens: (N,) long, sample after sample.
         samples: Their place in a grid with one row per sample.
         prompts: Their place in a grid with one row per prompt; the same object if that is the same.
-        first_slots: (N, K) long, the first slot of the token's sample in each head.
         rows: (N,) long, the sample of each token; None if each sample has ``width`` tokens.
+        offsets: (N,) long, the token's number among those of its sample; None as above.
     """
 
     tokens: Tensor
     samples: Cells
     prompts: Cells
-    first_slots: Tensor
     rows: Tensor | None = None
+    offsets: Tensor | None = None
 
     @property
     def width(self) -> int:
         """W, the largest number of tokens of a sample."""
         return self.samples.width
-
-    @property
-    def aligned(self) -> bool:
-        """Whether both grids have the same cells in the same order."""
-        return (self.samples is self.prompts
-                or self.samples.tokens is None and self.prompts.tokens is None)
 
     def spread(self, x: Tensor) -> Tensor:
         """Give each token the value of its sample: (A,) -> (N,)."""
@@ -111,6 +114,7 @@ class PrefixCache:
 
     Attributes:
         places: (A,) long, the number of own tokens stored of each sample, without guesses.
+        version: Another number whenever tensors of the cache were replaced by new ones.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
@@ -123,11 +127,14 @@ class PrefixCache:
         self.own_values: list[Tensor] = []
         self.repeats = 1  # r
         self.places = torch.zeros(0, dtype=torch.long, device=device)
-        # 0 where a token in a slot may attend to a slot of its sample, else -inf, (T, T).
-        self.own_bias = torch.empty(0, 0, device=device)
-        self.steps = torch.empty(0, dtype=torch.long, device=device)
+        self.version = 0
         self._used = 0  # no slot from here on is in use
-        self._plan: tuple[tuple[int, ...] | int, Feed] | None = None  # of the last pass
+        # By layer: transposed keys, and values, as batches of matrices, of prompts (K * B, d, P),
+        # (K * B, P, d) and samples (K * A, d, T), (K * A, T, d); and the samples' keys and values
+        # by slot (A, T, K, d). Views, since each operation counts in a pass.
+        self.prompt_matrices: list[tuple[Tensor, Tensor]] = []
+        self.own_matrices: list[tuple[Tensor, Tensor]] = []
+        self.own_slots: list[tuple[Tensor, Tensor]] = []
 
     def put_prompts(self, first: int, layer: int, keys: Sequence[Tensor],
                     values: Sequence[Tensor]) -> None:
@@ -144,7 +151,7 @@ class PrefixCache:
         self.owners = [b for b in range(len(self.lengths)) for _ in range(group_size)]
         self.places = self.places.new_zeros(len(self.owners))
         for prompts, own in ((self.keys, self.own_keys), (self.values, self.own_values)):
-            own += [x.new_empty(len(x), len(self.owners), 0, x.shape[3]) for x in prompts]
+            own += [x.new_empty(x.shape[0], len(self.owners), 0, x.shape[3]) for x in prompts]
         self._arrange()
 
     def make_room(self, width: int) -> bool:
@@ -159,18 +166,9 @@ class PrefixCache:
             for own in (self.own_keys, self.own_values):
                 for layer, tensor in enumerate(own):
                     own[layer] = pad(tensor, (0, 0, 0, more))
-            keys = self.own_keys[0]
-            self.own_bias = keys.new_full((keys.shape[2],) * 2, -torch.inf).triu(1)
-            self.steps = torch.arange(keys.shape[2], device=self.device)
-            self._plan = None
+            self._view()
         self._used += width
         return grows
-
-    def stay_in_place(self) -> None:
-        """Tell the compiler that tensors keep their memory: a CUDA graph need not copy them."""
-        for tensor in [*self.keys, *self.values, *self.own_keys, *self.own_values, self.own_bias,
-                       self.places]:
-            torch._dynamo.mark_static_address(tensor, guard=False)
 
     def keep(self, samples: Tensor) -> None:
         """Continue only the samples with indices (A',), long and ascending, and their prompts."""
@@ -191,7 +189,9 @@ class PrefixCache:
 
     def _arrange(self) -> None:
         """Update what depends on the prompts' lengths and the samples' prompts."""
-        self._plan = None
+        self._view()
+        self._owners = torch.tensor(self.owners)
+        self._grids: tuple[tuple[int, ...] | int, Feed] | None = None
         longest, keys = max(self.lengths), self.keys[0]
         self.padded = min(self.lengths) < longest
         # If padded: 0 where a query may attend to a prompt, else -inf, (K * B, 1, P).
@@ -200,7 +200,16 @@ class PrefixCache:
             lengths = torch.tensor(self.lengths, device=self.device)[:, None]
             hidden = torch.arange(longest, device=self.device) >= lengths
             bias = self.prompt_bias[0].masked_fill(hidden, -torch.inf)
-            self.prompt_bias = bias.repeat(len(keys), 1)[:, None]
+            self.prompt_bias = bias.repeat(keys.shape[0], 1)[:, None]
+
+    def _view(self) -> None:
+        """Update the views of keys and values after new ones were allocated."""
+        self.version += 1
+        self.prompt_matrices, self.own_matrices = (
+            [(k.flatten(0, 1).mT, v.flatten(0, 1)) for k, v in zip(keys, values, strict=True)]
+            for keys, values in ((self.keys, self.values), (self.own_keys, self.own_values)))
+        self.own_slots = [(k.permute(1, 2, 0, 3), v.permute(1, 2, 0, 3)) for k, v in
+                          zip(self.own_keys, self.own_values, strict=True)]
 
     def feed(self, tokens: Tensor, counts: Sequence[int] | None = None) -> Feed:
         """Describe a forward pass.
@@ -211,21 +220,21 @@ class PrefixCache:
             counts: Number of tokens of each of the A samples; a sample may have none. By default,
                 all have equally many.
         """
-        kind = len(tokens) // len(self.owners) if counts is None else tuple(counts)
-        if self._plan is None or self._plan[0] != kind:
-            self._plan = kind, self._make_plan(tokens, torch.tensor(kind))
-        return self._plan[1]._replace(tokens=tokens)
-
-    def _make_plan(self, tokens: Tensor, counts: Tensor) -> Feed:
-        heads, samples, room, _ = self.own_keys[0].shape
-        rows = torch.arange(samples).repeat_interleave(counts, output_size=len(tokens))
-        grid = Cells.of(rows, samples, self.device)
-        prompts = grid
-        if self.owners != list(range(len(self.lengths))):
-            prompts = Cells.of(torch.tensor(self.owners)[rows], len(self.lengths), self.device)
-        first = rows[:, None] * room + torch.arange(0, heads * samples * room, samples * room)
-        return Feed(tokens, grid, prompts, first.to(self.device),
-                    None if grid.tokens is None else rows.to(self.device))
+        samples = len(self.owners)
+        kind = len(tokens) // samples if counts is None else tuple(counts)
+        if self._grids is None or self._grids[0] != kind:
+            repeats = torch.tensor(kind)
+            rows = torch.arange(samples).repeat_interleave(repeats, output_size=len(tokens))
+            grid = Cells.of(rows, samples, self.device)
+            prompts = Cells.of(self._owners[rows], len(self.lengths), self.device)
+            same = self.owners == list(range(len(self.lengths)))
+            plan = Feed(tokens, grid, grid if same else prompts)
+            if grid.tokens is not None:
+                before = repeats.cumsum(0) - repeats
+                plan = plan._replace(rows=rows.to(self.device), offsets=(
+                    torch.arange(len(rows)) - before[rows]).to(self.device))
+            self._grids = kind, plan
+        return self._grids[1]._replace(tokens=tokens)
 
     def open(self, feed: Feed) -> FeedLayout:
         """Start the forward pass of a feed, for which there is room."""
@@ -256,52 +265,57 @@ class FeedLayout:
     def __init__(self, cache: PrefixCache, feed: Feed) -> None:
         self.cache = cache
         self.feed = feed
-        heads, samples, room, _ = cache.own_keys[0].shape
-        # The last slot that the token in a cell of the grid of samples attends to, (A, W).
+        keys, width = cache.own_keys[0], feed.width
+        heads, samples, room, _ = keys.shape
+        steps = torch.arange(room, device=cache.device)
         limits = cache.places[:, None]
-        if feed.width > 1:
-            limits = limits + cache.steps[:feed.width]
-        self.slots = limits.flatten()
-        if feed.samples.cells is not None:
-            self.slots = self.slots.index_select(0, feed.samples.cells)
-        # The tokens' slots in all heads, (N * K,).
-        self.targets = (feed.first_slots + self.slots[:, None]).flatten()
-        # 0 where a query may attend to its sample's slots, else -inf, (K * A, W * r, T); the same
-        # for all r heads if W = 1.
-        repeats = 1 if feed.width == 1 else cache.repeats
-        limits = limits[None, :, :, None].expand(heads, -1, -1, repeats)
-        self.bias = cache.own_bias.index_select(0, limits.flatten()).view(
-            heads * samples, -1, room)
+        if width > 1:
+            limits = limits + steps[:width]
+        if feed.rows is None:
+            self.rows = torch.arange(samples, device=cache.device)
+            self.rows = self.rows if width == 1 else self.rows.repeat_interleave(width)
+            self.slots = limits.flatten()
+        else:
+            assert feed.offsets is not None
+            self.rows, self.slots = feed.rows, feed.spread(cache.places) + feed.offsets
+        hidden = steps > limits[..., None]
+        bias = torch.zeros((), dtype=keys.dtype, device=cache.device).masked_fill(
+            hidden, -torch.inf)
+        # 0 where a query may attend to its sample's slots, else -inf: (K * A, W * r, T).
+        bias = bias[None, :, :, None].expand(heads, -1, -1, cache.repeats, -1)
+        self.bias = bias.reshape(heads * samples, -1, room)
+        self.prompt_bias = cache.prompt_bias.expand(
+            feed.prompts.rows * heads, feed.prompts.width * cache.repeats, cache.keys[0].shape[2])
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
         """Map (N, K * r, 1, d) and (N, K, 1, d) to (N, 1, K * r, d)."""
+        dtype = self.cache.keys[layer].dtype
+        output = self.attend_rows(*(x[:, :, 0].to(dtype) for x in (query, key, value)), scale,
+                                  layer)
+        return output.view(len(query), 1, query.shape[1], -1)
+
+    def attend_rows(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
+                    layer: int) -> Tensor:
+        """Map (N, K * r, d) and (N, K, d), of the cache's dtype, to (N, K * r * d)."""
         cache, samples, prompts = self.cache, self.feed.samples, self.feed.prompts
-        aligned, repeats = self.feed.aligned, cache.repeats
-        keys, values = cache.own_keys[layer], cache.own_values[layer]
-        heads, size = len(keys), keys.shape[3]
-        for own, new in ((keys, key), (values, value)):
-            own.view(-1, size).index_copy_(0, self.targets, new.reshape(-1, size).to(own.dtype))
-        query = query.to(keys.dtype).view(len(query), heads, repeats, size).transpose(0, 1)
-        query = query.contiguous()
-        own = torch.baddbmm(self.bias, samples.put(query), keys.flatten(0, 1).mT, alpha=scale)
-        shared = torch.baddbmm(cache.prompt_bias, prompts.put(query),
-                               cache.keys[layer].flatten(0, 1).mT, beta=int(cache.padded),
-                               alpha=scale)
-        grid = own.shape[:2]
-        own = (own.view(*shared.shape[:2], -1) if aligned
-               else prompts.put(samples.take(own, repeats)))
-        weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(keys.dtype)
+        for slots, new in zip(cache.own_slots[layer], (key, value), strict=True):
+            slots.index_put_((self.rows, self.slots), new)
+        heads, size = key.shape[1:]
+        # (K, N, r, d): all heads of a kind together, so that the grids of full rows are views.
+        rows = torch.stack(query.split(cache.repeats, dim=1))
+        own_keys, own_values = cache.own_matrices[layer]
+        shared_keys, shared_values = cache.prompt_matrices[layer]
+        own = torch.baddbmm(self.bias, samples.put(rows), own_keys, alpha=scale)
+        shared = torch.baddbmm(self.prompt_bias, prompts.put(rows), shared_keys,
+                               beta=int(cache.padded), alpha=scale)
+        own = _regrid(own, samples, prompts, heads)
+        weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(key.dtype)
         shared, own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
-        shared = torch.bmm(shared, cache.values[layer].flatten(0, 1))
-        values = values.flatten(0, 1)
-        if aligned:
-            output = samples.take(shared.view(*grid, -1).baddbmm_(own.reshape(*grid, -1), values),
-                                  repeats)
-        else:
-            own = samples.put(prompts.take(own, repeats))
-            output = prompts.take(shared, repeats) + samples.take(torch.bmm(own, values), repeats)
-        return output.transpose(0, 1).reshape(len(key), 1, -1, size)
+        shared = torch.bmm(shared, shared_values)
+        shared, own = (_regrid(x, prompts, samples, heads) for x in (shared, own))
+        output = samples.take(torch.baddbmm(shared, own, own_values), heads)
+        return torch.cat(output.view(heads, len(query), -1).unbind(), dim=1)
 
 
 class PrefillRow(PackedRow):

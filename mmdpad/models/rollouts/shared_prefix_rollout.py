@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper
+from transformers import LogitsProcessorList, TemperatureLogitsWarper
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
@@ -19,10 +18,10 @@ from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
 
 from .agreement import check_agreement
+from .decoding import Decoding, rotary_table
 from .engine import DrawingEngine
 from .guessing import MAX_GUESS, Guesser, GuessMemory, pass_cost
-from .packed_linear import packed_linears
-from .prefix_cache import Feed, PrefillRow, PrefixCache
+from .prefix_cache import PrefillRow, PrefixCache
 from .sampling import NonFiniteLogits, draw_tokens
 
 
@@ -38,26 +37,20 @@ class SharedPrefixRollout(DrawingEngine):
     Args:
         prefill_tokens: Prompts run through the model together up to this many tokens (a longer
             one runs alone).
-        compile: Compile a decoding step: True for ``torch.compile(mode='reduce-overhead')``, which
-            uses CUDA graphs, or the name of a backend. Finished samples then stay in the batch,
-            since every new shape needs a new graph. It has not been run on a GPU yet.
+        cuda_graphs: On a GPU, capture decoding steps as CUDA graphs. Not possible with quantized or
+            unknown layers, which the log says. It has not been run on a GPU yet.
         records_log_probs: Record the log-probabilities during sampling. The log then shows how much
             they differ from those of the update (``mismatch/...``).
     """
 
-    def __init__(self, prefill_tokens: int = 16384, compile: bool | str = False,
+    def __init__(self, prefill_tokens: int = 16384, cuda_graphs: bool = True,
                  records_log_probs: bool = False, max_guess: int = MAX_GUESS) -> None:
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
         self.checked = False
         self.max_guess = max_guess
         self.memory = GuessMemory()
-        self.compiled = bool(compile)
-        self.step = decode_step
-        if compile:
-            how: dict[str, Any] = (dict(mode='reduce-overhead') if compile is True
-                                   else dict(backend=compile))
-            self.step = torch.compile(decode_step, fullgraph=True, **how)
+        self.decoding = Decoding(cuda_graphs)
 
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
                  max_new_tokens: int, draws: Tensor | None,
@@ -75,12 +68,12 @@ class SharedPrefixRollout(DrawingEngine):
                 f"but got {used!r}; set that, or `rollout_engine=dict(type='HFRollout')`")
         if not self.checked:
             self.checked = True
-            eager = SharedPrefixRollout(self.prefill_tokens, records_log_probs=True, max_guess=0)
-            eager.checked = True
-            check_agreement(eager, head, prompts)
+            recording = SharedPrefixRollout(self.prefill_tokens, False, records_log_probs=True,
+                                            max_guess=0)
+            recording.checked = True
+            check_agreement(recording, head, prompts)
         prefilled = self._prefill(head, prompts)
-        layers = () if self.compiled else (head.model.model.language_model, head.model.lm_head)
-        with packed_linears(*layers):
+        with self.decoding.of(head):
             return self._decode(head, prefilled, self._start_guesser(
                 head, prompts, group_size, max_new_tokens, draws), TokenChoice(head, draws, warp))
 
@@ -90,7 +83,7 @@ class SharedPrefixRollout(DrawingEngine):
         texts = [text[~np.isin(text, head.vision_token_ids)] for text in texts]
         return Guesser(
             self.memory, texts, group_size, None if draws is None else draws.cpu().numpy(),
-            max_new_tokens, head.end_tokens, 0 if self.compiled else self.max_guess,
+            max_new_tokens, head.end_tokens, self.max_guess,
             pass_cost(head.model))
 
     def _decode(self, head: VLMReasoningHead, prefilled: tuple[PrefixCache, Tensor, Tensor],
@@ -132,20 +125,19 @@ class SharedPrefixRollout(DrawingEngine):
             going &= ~np.isin(last, head.end_tokens) & (guesser.lengths[samples] < length)
             if not going.any():
                 break
-            if going.sum() <= 0.75 * len(samples) and not self.compiled:
+            if going.sum() <= self.decoding.shrink_at * len(samples):
                 left, = self._to(head.device, np.nonzero(going)[0])
                 cache.keep(left)
                 samples, starts, going = samples[going], starts[left], going[going]
-            counts = np.full(len(samples), int(self.compiled))
+            counts = np.zeros(len(samples), dtype=np.int64)
             counts[going] = 1 + guesser.guess(samples[going])
             rows = np.repeat(np.arange(len(samples)), counts)
             offsets = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
             tokens, = self._to(head.device, guesser.ids[
                 samples[rows], guesser.lengths[samples[rows]] - 1 + offsets])
-            if cache.make_room(int(counts.max())) and self.compiled:
-                cache.stay_in_place()
+            cache.make_room(int(counts.max()))
             feed = cache.feed(tokens, counts.tolist() if (counts != counts[0]).any() else None)
-            logits = self.step(head.model, cache, feed, starts, rotary)
+            logits = self.decoding(cache, feed, starts, rotary)
         guesser.finish()
         longest = int(guesser.lengths.max())
         ids, = self._to(head.device, guesser.ids[:, :longest])
@@ -218,41 +210,3 @@ class TokenChoice:
             if isinstance(warper, TemperatureLogitsWarper):
                 scores = warper(None, scores)
         return scores.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
-
-
-def decode_step(model: PreTrainedModel, cache: PrefixCache, feed: Feed, starts: Tensor,
-                rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Run the next tokens of each sample through the model.
-
-    This runs the decoder layers itself, since the model's own forward would rebuild masks and
-    rotary tables and cannot be compiled as one graph.
-
-    Args:
-        model: A Qwen-VL model for conditional generation.
-        cache: The cache, with room for the tokens.
-        feed: N tokens of A samples.
-        starts: (A,) long, the positions of the samples' first tokens.
-        rotary: See :func:`rotary_table`.
-
-    Returns:
-        (N, V) logits.
-    """
-    language = model.model.language_model
-    layout = cache.open(feed)
-    positions = feed.spread(starts) + layout.slots
-    angles = tuple(table.index_select(0, positions)[:, None] for table in rotary)
-    # Not the weight, since an adapter may wrap it; and without the hook that gradient checkpointing
-    # adds to the module, which a graph cannot hold.
-    states = language.embed_tokens.forward(feed.tokens)[:, None]
-    for layer in language.layers:
-        states = layer(states, position_embeddings=angles, attention_mask=None, layout=layout)
-    return model.lm_head(language.norm(states[:, 0]))
-
-
-def rotary_table(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
-    """Compute cosines and sines (length, d) of text tokens, whose three positions are equal."""
-    language = model.model.language_model
-    positions = torch.arange(length, device=language.device)
-    like = torch.empty(0, dtype=language.dtype, device=language.device)
-    cos, sin = language.rotary_emb(like, positions.expand(3, 1, length))
-    return cos[0], sin[0]

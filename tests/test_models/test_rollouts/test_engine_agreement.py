@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import embedding
 
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.rollouts import agreement, shared_prefix_rollout
+from mmdpad.models.rollouts import agreement, decoding, shared_prefix_rollout
 
 OPTIONS = dict(group_size=2, max_new_tokens=6)
 
@@ -23,15 +23,8 @@ def encode(head):
 @pytest.fixture
 def past_the_adapter(monkeypatch):
     """A decoding step as one that reads the weight in place of calling the module."""
-    step = shared_prefix_rollout.decode_step
-
-    def old(model, *args):
-        embed = model.model.language_model.embed_tokens
-        with pytest.MonkeyPatch.context() as context:
-            context.setattr(embed, 'forward', lambda tokens: embedding(tokens, embed.weight))
-            return step(model, *args)
-
-    monkeypatch.setattr(shared_prefix_rollout, 'decode_step', old)
+    monkeypatch.setattr(decoding, '_embed', lambda language, tokens: embedding(
+        tokens, language.embed_tokens.weight))
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])

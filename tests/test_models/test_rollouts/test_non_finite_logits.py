@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.non_finite import NonFiniteError
+from mmdpad.models.rollouts import decoding
 
 GREEDY = dict(temperature=0, max_new_tokens=8)
 DRAWN = dict(group_size=2, max_new_tokens=8, seed=1, top_p=0.9, top_k=50, temperature=0.7)
@@ -15,7 +16,10 @@ DRAWN = dict(group_size=2, max_new_tokens=8, seed=1, top_p=0.9, top_k=50, temper
 
 @pytest.fixture(params=[HFRollout, SharedPrefixRollout])
 def engine(request):
-    return request.param()
+    engine = request.param()
+    if isinstance(engine, SharedPrefixRollout):
+        engine.decoding.compared = True  # no further calls of the output head
+    return engine
 
 
 @pytest.fixture(params=[GREEDY, DRAWN], ids=['greedy', 'drawn'])
@@ -108,7 +112,7 @@ def test_logits_of_minus_infinity_are_no_fault(engine, own_head, prompts, option
     assert found.ids.equal(expected.ids)
 
 
-def test_a_sample_that_has_ended_may_have_any_logits(engine, own_head, prompts):
+def test_a_sample_that_has_ended_may_have_any_logits(engine, own_head, prompts, monkeypatch):
     """It stays in the batch for a while after its end token."""
     ends = own_head.end_tokens[0]
     before = []
@@ -122,7 +126,7 @@ def test_a_sample_that_has_ended_may_have_any_logits(engine, own_head, prompts):
         before.append(1)
 
     handle = own_head.model.lm_head.register_forward_hook(spoil)
-    engine.compiled = True  # so that ours keeps it to the end
+    monkeypatch.setattr(decoding, 'SHRINK_AT', 0)  # so that ours keeps it to the end
     responses = engine(own_head, prompts, temperature=0, max_new_tokens=4)
     handle.remove()
     assert responses.mask.sum(dim=1).tolist() == [1, 4, 4]

@@ -6,7 +6,7 @@ import torch
 
 from mmdpad.models import SharedPrefixRollout
 from mmdpad.models.heads.shared_prefix import response_states
-from mmdpad.models.rollouts.shared_prefix_rollout import decode_step, rotary_table
+from mmdpad.models.rollouts.decoding import FusedLayers, decode_step, rotary_table
 
 GROUP, LENGTH = 3, 70
 
@@ -30,8 +30,8 @@ def expected(exact_head, prompts, ids):
 class Player:
     """Feeds responses to a cache, and compares the logits with the expected ones."""
 
-    def __init__(self, head, prompts, ids, expected):
-        self.model, self.ids, self.expected = head.model, ids, expected
+    def __init__(self, head, layers, prompts, ids, expected):
+        self.layers, self.ids, self.expected = layers, ids, expected
         self.cache, _, starts = SharedPrefixRollout()._prefill(head, prompts)
         self.cache.start_samples(GROUP)
         self.starts = starts.repeat_interleave(GROUP)
@@ -49,7 +49,7 @@ class Player:
         self.cache.make_room(max(counts))
         equal = len(set(counts)) == 1
         feed = self.cache.feed(torch.tensor(tokens), None if equal else counts)
-        logits = decode_step(self.model, self.cache, feed, self.starts, self.rotary)
+        logits = decode_step(self.layers, self.cache, feed, self.starts, self.rotary)
         for row, part in enumerate(logits.split(counts)):
             done, count = self.done[row], right[row]
             torch.testing.assert_close(
@@ -64,10 +64,12 @@ class Player:
         self.starts = self.starts[rows]
 
 
-@pytest.fixture
-def player(exact_head, prompts, ids, expected):
+@pytest.fixture(params=['fused', 'model'])
+def player(exact_head, prompts, ids, expected, request):
+    model = exact_head.model
     with torch.no_grad():
-        yield Player(exact_head, prompts, ids, expected)
+        layers = FusedLayers(model) if request.param == 'fused' else model
+        yield Player(exact_head, layers, prompts, ids, expected)
 
 
 @pytest.mark.parametrize('width', [1, 2, 5])

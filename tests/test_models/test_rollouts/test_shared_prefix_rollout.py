@@ -176,24 +176,6 @@ def test_another_attention_implementation_is_refused(policy_config, prompts):
         SharedPrefixRollout()(head, prompts)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('training', [
-    dict(), dict(gradient_checkpointing=True),
-    dict(gradient_checkpointing=True, lora=dict(r=2, lora_alpha=4))])
-def test_a_decoding_step_is_one_graph(policy_config, prompts, training):
-    """Before and after the first block of places; `fullgraph` refuses any break."""
-    head = VLMReasoningHead(**policy_config, **training)
-    torch.compiler.reset()
-    torch._dynamo.utils.counters.clear()
-    options = dict(group_size=2, max_new_tokens=70)
-    compiled = SharedPrefixRollout(compile='eager')
-    for seed in range(3):
-        assert_same(compiled(head, prompts, seed=seed, **options),
-                    SharedPrefixRollout()(head, prompts, seed=seed, **options))
-    compiled(head, prompts[1:], **options)
-    assert torch._dynamo.utils.counters['stats']['unique_graphs'] <= 4
-
-
 def test_recorded_log_probs_are_those_of_the_head(exact_head, prompts):
     engine = SharedPrefixRollout(records_log_probs=True)
     options = dict(group_size=3, temperature=1.7, top_k=40, max_new_tokens=50, seed=1)
