@@ -32,10 +32,9 @@ Ints = NDArray[np.int64]
 Packed = NDArray[np.uint64]
 """Sorted observations: 28 bits of a context's hash, 16 of a draw, 20 of the token that followed."""
 
-ORDERS = (6, 4, 3, 2)
-LONGEST = max(ORDERS)
-"""Tokens in a context: of any sample; and in :data:`OF_PROMPT`, of samples of the same prompt."""
-OF_PROMPT = (4, 2)
+CONTEXTS = ((6, False), (4, False), (2, False), (3, True))
+"""How many of the last tokens make up each of C contexts, and whether it holds for one prompt."""
+LONGEST = 6
 ROLLOUTS = 4
 """Number of rollouts that are remembered."""
 DRAWS, TOKENS = 16, 20
@@ -43,18 +42,24 @@ NEIGHBORS = np.arange(-2, 2)
 CODES = 9
 """Of an observation in a context: 0 for none; else how many of the nearest ones had the same token
 (1 to 4), plus 4 if one had another token."""
-CELLS = 1 + (2 * len(ORDERS) + len(OF_PROMPT)) * CODES
+CELLS = 1 + len(CONTEXTS) * CODES
 SHAPE = (CELLS, 3, 2, 2)
 """Of counts of guesses: the best cell of the n-grams, a context with its code (0: none); the last
 pass (0: chose nothing at this place, 1: after another token than the guess before, 2: after the
 same one); whether both guess the same; and whose guess it is (0: n-grams, 1: last pass)."""
+_FIRST_CELLS = np.arange(len(CONTEXTS)) * CODES
 FADING = 0.8
 """What counts of earlier rollouts are worth after another one."""
 MAX_GUESS = 15
 """Most guesses for a sample in one pass."""
 MIDDLE, LAST = np.uint64(2**(DRAWS - 1)), np.uint64(2**DRAWS - 1)
+_CONTEXT, _TOKEN = np.uint64(2**64 - 2**(DRAWS + TOKENS)), np.uint64(2**TOKENS - 1)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-_FACTORS = np.random.default_rng(0).integers(2**62, 2**63, LONGEST + 2).astype(np.uint64) * 2 + 1
+# One row for each token of a window, then for its prompt.
+_FACTORS = np.random.default_rng(0).integers(2**63, size=(LONGEST + 1, len(CONTEXTS))) * 2 + 1
+for _column, (_order, _of_prompt) in enumerate(CONTEXTS):
+    _FACTORS[:LONGEST - _order, _column] = 0
+    _FACTORS[LONGEST, _column] *= _of_prompt
 
 
 def _prior() -> NDArray[np.float64]:
@@ -98,22 +103,20 @@ class Rates(NamedTuple):
 RATES = dict(cpu=Rates(1e10, 4e10, 3e-4), gpu=Rates(2e12, 4e14, 2e-4))
 
 
-def hash_contexts(windows: Ints, orders: Sequence[int], owners: Ints | None = None) -> Packed:
+def hash_contexts(windows: Ints, owners: Ints | int = 0) -> Packed:
     """The hashes (M, C) of contexts, in their place in :data:`Packed`.
 
     Args:
         windows: (M, LONGEST), the tokens before each place.
-        orders: How many of the last tokens make up each of C contexts.
-        owners: (M,) long, the prompts; None if a context holds for all.
+        owners: (M,), numbers of the prompts, from 1 on; 0 matches none of them.
     """
-    terms = (windows.astype(np.uint64) + np.uint64(1)) * _FACTORS[:LONGEST]
-    sums = terms[:, ::-1].cumsum(axis=1)[:, [order - 1 for order in orders]]
-    if owners is not None:
-        sums += ((owners.astype(np.uint64) + np.uint64(1)) * _FACTORS[-1])[:, None]
-    sums += np.array(orders, dtype=np.uint64) * _FACTORS[-2]
-    sums ^= sums >> np.uint64(31)
-    sums *= _MIX
-    return sums >> np.uint64(DRAWS + TOKENS) << np.uint64(DRAWS + TOKENS)
+    sums = (windows + 1) @ _FACTORS[:LONGEST]
+    sums += np.reshape(owners, (-1, 1)) * _FACTORS[LONGEST]
+    mixed = sums.view(np.uint64)
+    mixed ^= mixed >> np.uint64(31)
+    mixed *= _MIX
+    mixed &= _CONTEXT
+    return mixed
 
 
 def pack(contexts: Packed, draws: NDArray[np.uint64], tokens: Ints) -> Packed:
@@ -132,15 +135,15 @@ def look_up(seen: Packed, contexts: Packed, draws: NDArray[np.uint64]) -> tuple[
         Tokens and codes (:data:`CODES`), (M, C) each.
     """
     wanted = contexts | (draws << np.uint64(TOKENS))[:, None]
-    places = seen.searchsorted(wanted.ravel()).reshape(wanted.shape).clip(2, len(seen) - 2)
+    places = seen.searchsorted(wanted.ravel()).reshape(wanted.shape)
     near = seen[places[..., None] + NEIGHBORS]
-    same = (near ^ wanted[..., None]) >> np.uint64(DRAWS + TOKENS) == 0
-    tokens = (near & np.uint64(2**TOKENS - 1)).astype(np.int64)
-    below, above = wanted - near[..., 1], near[..., 2] - wanted
-    left = same[..., 1] & ((below <= above) | ~same[..., 2])
+    same = (near ^ wanted[..., None]) <= ~_CONTEXT
+    tokens = near & _TOKEN
+    left = same[..., 1] & ((wanted - near[..., 1] <= near[..., 2] - wanted) | ~same[..., 2])
     found = np.where(left, tokens[..., 1], tokens[..., 2])
     agree = (same & (tokens == found[..., None])).sum(axis=-1)
-    return found, agree + 4 * ((agree > 0) & (same.sum(axis=-1) > agree))
+    agree += 4 * (same.sum(axis=-1) > agree)
+    return found.astype(np.int64), agree
 
 
 def sort_observations(*parts: Packed) -> Packed:
@@ -217,7 +220,7 @@ class GuessMemory:
                     draws = (seen + np.arange(len(tokens), dtype=np.uint64)) * LAST // total
                 elif one['draws'] is not None:
                     draws = one['draws'].numpy().astype(np.uint64)
-                parts.append(pack(hash_contexts(_windows(tokens, lengths), ORDERS), draws, tokens))
+                parts.append(pack(hash_contexts(_windows(tokens, lengths)), draws, tokens))
                 seen += len(tokens)
             self._sorted[greedy] = sort_observations(*parts)
         return self._sorted[greedy]
@@ -258,7 +261,7 @@ class Guesser:
         texts = np.zeros((size, LONGEST + length), dtype=np.int64)
         self.ids, self.windows = texts[:, LONGEST:], sliding_window_view(texts, LONGEST, axis=1)
         self.lengths = np.zeros(size, dtype=np.int64)
-        self.owners = np.arange(size) // group_size
+        self.owners = 1 + np.arange(size) // group_size
         self.draws = None if draws is None else (draws * 2**DRAWS).astype(np.uint64)
         # What the last pass chose for places, and the token before, -1 for none.
         self.chosen, self.after = np.full((2, size, length), -1)
@@ -267,19 +270,17 @@ class Guesser:
         self.tally = np.zeros_like(self.prior)
         self._considered: list[tuple[Ints, ...]] = []
         self.passes = self.fed = 0
-        lengths = np.array([len(prompt) for prompt in prompts])
-        self.live = sort_observations()
-        self._observe(_windows(np.concatenate(prompts), lengths), np.concatenate(prompts),
-                      np.repeat(np.arange(len(prompts)), lengths), np.full(lengths.sum(), MIDDLE))
+        lengths, tokens = np.array([len(prompt) for prompt in prompts]), np.concatenate(prompts)
+        self._observe(_windows(tokens, lengths), tokens,
+                      np.repeat(np.arange(len(prompts)) + 1, lengths),
+                      np.full(len(tokens), MIDDLE))
 
     def _observe(self, windows: Ints, tokens: Ints, owners: Ints,
                  draws: NDArray[np.uint64]) -> None:
-        if not self.max_guess:
-            return
-        contexts = [hash_contexts(windows, ORDERS), hash_contexts(windows, OF_PROMPT, owners)]
-        new = pack(np.concatenate(contexts, axis=1), draws, tokens)
-        new.sort()
-        self.live = sort_observations(self.live[2:-2], new)
+        if self.max_guess:
+            new = pack(hash_contexts(windows, owners), draws, tokens)
+            new.sort()
+            self.seen = sort_observations(self.seen[2:-2], new)
 
     def _draws_at(self, samples: Ints, places: Ints) -> NDArray[np.uint64]:
         if self.draws is None:
@@ -321,15 +322,13 @@ class Guesser:
     def _candidates(self, who: Ints, places: Ints, rate: NDArray[np.float64]) -> tuple[Ints, ...]:
         """Of each place (M,): cell, kind and whether both agree (see :data:`SHAPE`), the token by
         n-grams, and that by the last pass."""
-        windows, draws = self.windows[who, places], self._draws_at(who, places)
-        contexts = hash_contexts(windows, ORDERS)
-        own = hash_contexts(windows, OF_PROMPT, self.owners[who])
-        found = [look_up(self.seen, contexts, draws),
-                 look_up(self.live, np.concatenate([contexts, own], axis=1), draws)]
-        tokens, codes = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        cells = np.where(codes > 0, np.arange(codes.shape[1]) * CODES + codes + 1, 0)
-        best = rate[cells, 0, 0, 0].argmax(axis=1)[:, None]
-        cell, token = (np.take_along_axis(x, best, axis=1)[:, 0] for x in (cells, tokens))
+        windows = self.windows[who, places]
+        tokens, codes = look_up(self.seen, hash_contexts(windows, self.owners[who]),
+                                self._draws_at(who, places))
+        cells = np.where(codes > 0, codes + _FIRST_CELLS, 0)
+        best = rate[cells, 0, 0, 0].argmax(axis=1)
+        rows = np.arange(len(who))
+        cell, token = cells[rows, best], tokens[rows, best]
         chosen = self.chosen[who, places]
         kinds = np.where(chosen < 0, 0, 1 + (self.after[who, places] == windows[:, -1]))
         return cell, kinds, ((cell > 0) & (chosen == token)).astype(np.int64), token, chosen
@@ -371,17 +370,19 @@ class Guesser:
 
     def _count(self) -> None:
         """Tally the considered guesses whose places have tokens now."""
-        for who, places, cells, kinds, same, by_text, by_pass in self._considered:
-            known = places < self.lengths[who]
-            truth = self.ids[who[known], places[known]]
-            where = (cells[known], kinds[known], same[known])
-            for which, token in enumerate((by_text, by_pass)):
-                np.add.at(self.tally[0], (*where, which), 1.0)
-                np.add.at(self.tally[1], (*where, which), token[known] == truth)
-            rest = where[1] > 0  # for the choice among cells, without the last pass
-            where = (where[0][rest], 0, 0, 0)
-            np.add.at(self.tally[0], where, 1.0)
-            np.add.at(self.tally[1], where, (by_text[known] == truth)[rest])
+        if not self._considered:
+            return
+        who, places, cells, kinds, same, *guesses = np.concatenate(
+            [np.stack(some) for some in self._considered], axis=1)
+        known = places < self.lengths[who]
+        truth = self.ids[who[known], places[known]]
+        flat = ((cells * 3 + kinds) * 2 + same)[known] * 2
+        alone = (cells * 12)[known & (kinds > 0)]  # for the choice among cells
+        right = [guess[known] == truth for guess in guesses]
+        index = np.concatenate([flat, flat + 1, alone])
+        found = np.concatenate([*right, right[0][kinds[known] > 0]])
+        for row, weights in enumerate((None, found)):
+            self.tally[row] += np.bincount(index, weights, self.tally[row].size).reshape(SHAPE)
         self._considered = []
 
     def finish(self) -> None:

@@ -68,8 +68,7 @@ class SharedPrefixRollout(DrawingEngine):
                 f"but got {used!r}; set that, or `rollout_engine=dict(type='HFRollout')`")
         if not self.checked:
             self.checked = True
-            recording = SharedPrefixRollout(self.prefill_tokens, False, records_log_probs=True,
-                                            max_guess=0)
+            recording = SharedPrefixRollout(self.prefill_tokens, False, True, max_guess=0)
             recording.checked = True
             check_agreement(recording, head, prompts)
         prefilled = self._prefill(head, prompts)
@@ -83,8 +82,7 @@ class SharedPrefixRollout(DrawingEngine):
         texts = [text[~np.isin(text, head.vision_token_ids)] for text in texts]
         return Guesser(
             self.memory, texts, group_size, None if draws is None else draws.cpu().numpy(),
-            max_new_tokens, head.end_tokens, self.max_guess,
-            pass_cost(head.model))
+            max_new_tokens, head.end_tokens, self.max_guess, pass_cost(head.model))
 
     def _decode(self, head: VLMReasoningHead, prefilled: tuple[PrefixCache, Tensor, Tensor],
                 guesser: Guesser, choice: TokenChoice) -> tuple[Tensor, Tensor | None]:
@@ -93,7 +91,7 @@ class SharedPrefixRollout(DrawingEngine):
         size, length = guesser.ids.shape
         cache.start_samples(size // len(cache.lengths))
         logits, starts = (x.repeat_interleave(size // len(x), dim=0) for x in (logits, starts))
-        rotary = rotary_table(head.model, int(starts.max()) + length)
+        rotary = rotary_table(head.model, int(starts.max()) + length + self.max_guess + 1)
         logp = None
         if self.records_log_probs and choice.draws is not None:
             logp = torch.zeros(size, length, device=head.device)
@@ -103,10 +101,11 @@ class SharedPrefixRollout(DrawingEngine):
         rows, offsets = samples, np.zeros_like(samples)
         while True:
             before = guesser.lengths[samples]
-            where = self._to(head.device, samples[rows], before[rows] + offsets)
+            places = (before[rows] + offsets).clip(max=length - 1)
+            where = self._to(head.device, samples[rows], places)
             tokens, highest = choice(logits, *where)
             # The one transfer of a pass; -1 where logits are not finite.
-            chosen = np.full((len(samples), counts.max()), -1)
+            chosen = np.full((len(samples), offsets.max() + 1), -1)
             chosen[rows, offsets] = tokens.where(highest.isfinite(), -1).cpu().numpy()
             kept = np.zeros_like(counts)
             kept[going] = guesser.verify(samples[going], counts[going], chosen[going])
@@ -131,12 +130,15 @@ class SharedPrefixRollout(DrawingEngine):
                 samples, starts, going = samples[going], starts[left], going[going]
             counts = np.zeros(len(samples), dtype=np.int64)
             counts[going] = 1 + guesser.guess(samples[going])
-            rows = np.repeat(np.arange(len(samples)), counts)
-            offsets = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
-            tokens, = self._to(head.device, guesser.ids[
-                samples[rows], guesser.lengths[samples[rows]] - 1 + offsets])
-            cache.make_room(int(counts.max()))
-            feed = cache.feed(tokens, counts.tolist() if (counts != counts[0]).any() else None)
+            fed = counts
+            if self.decoding.full_grids:  # ended samples, and some after the guesses, are ignored
+                fed = np.full(len(samples), 2**int(counts.max() - 1).bit_length())
+            rows = np.repeat(np.arange(len(samples)), fed)
+            offsets = np.arange(len(rows)) - np.repeat(fed.cumsum() - fed, fed)
+            places = guesser.lengths[samples[rows]] - 1 + offsets
+            tokens, = self._to(head.device, guesser.ids[samples[rows], places.clip(0, length - 1)])
+            cache.make_room(int(fed.max()))
+            feed = cache.feed(tokens, fed.tolist() if (fed != fed[0]).any() else None)
             logits = self.decoding(cache, feed, starts, rotary)
         guesser.finish()
         longest = int(guesser.lengths.max())
@@ -186,13 +188,11 @@ class TokenChoice:
         self.draws = draws
         self.warp = warp
 
-    def __call__(self, logits: Tensor, samples: Tensor,
-                 step: Tensor | int) -> tuple[Tensor, Tensor]:
-        """Choose token number ``step``, (A,) or for all, of the samples (A,) from their logits
-        (A, V).
+    def __call__(self, logits: Tensor, samples: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose tokens number ``steps`` (N,) of the samples (N,) from their logits (N, V).
 
         Returns:
-            The tokens (A,), long, and the highest scores (A,), which are not finite if no token can
+            The tokens (N,), long, and the highest scores (N,), which are not finite if no token can
             be chosen.
         """
         scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
@@ -201,7 +201,7 @@ class TokenChoice:
             return tokens, highest
         scores = self.warp(None, scores)  # type: ignore[arg-type]
         highest = scores.amax(dim=-1)
-        return draw_tokens(scores, self.draws[samples, step], highest), highest
+        return draw_tokens(scores, self.draws[samples, steps], highest), highest
 
     def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities (A,), float32, of tokens (A,) under logits (A, V); see `Responses`."""
