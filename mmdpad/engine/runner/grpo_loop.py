@@ -166,6 +166,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             pool = RolloutBatch.concatenate([pool, self.sample(next(self.dataloader_iterator))])
             refills += 1
         logs = describe_rollout(pool) | dict(staleness=float(self.pending.staleness))
+        if (memory := self.model.rollout_engine.memory) is not None:
+            logs |= memory.log
         if self.max_refills:
             assert pool.total_rewards is not None
             logs['refills'] = float(refills)
@@ -285,8 +287,10 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     def state_dict(self) -> dict[str, Any]:
         """The plain data that a resumed run needs; equal on all processes."""
+        memory = self.model.rollout_engine.memory
         return dict(batches_drawn=self.batches_drawn, rewards=self.composition.state_dict(),
-                    skipped_in_a_row=self.skipped_in_a_row, pending=self.pending.state_dict())
+                    skipped_in_a_row=self.skipped_in_a_row, pending=self.pending.state_dict(),
+                    guesses=None if memory is None else memory.state_dict())
 
     def _is_short(self, rollout: RolloutBatch, size: int) -> bool:
         """Whether any process has fewer than ``size`` groups with a signal."""
@@ -304,6 +308,14 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.skipped_in_a_row = state.get('skipped_in_a_row', 0)  # older checkpoints have none
         self.composition.load_state_dict(state['rewards'])
         self.pending.load_state_dict(state.get('pending', []))
+        if (memory := self.model.rollout_engine.memory) is not None:
+            if state.get('guesses') is None:
+                self.runner.logger.info(
+                    '--resume: the checkpoint has no past rollouts to guess tokens from, so the '
+                    'first rollouts take longer, and numbers may differ by rounding from those of '
+                    'an uninterrupted run')
+            else:
+                memory.load_state_dict(state['guesses'])
         for _ in range(self.batches_drawn - self._iter):  # mmengine skips one per iteration
             next(self.dataloader_iterator)
 

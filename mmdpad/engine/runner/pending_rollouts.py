@@ -113,7 +113,11 @@ class PendingRollouts:
 
     def take(self, data_batch: dict) -> RolloutBatch:
         """Wait for the next rollout, that of this batch, and start further ones with the current
-        weights."""
+        weights. All processes then share what their engines guess from, so that it is the same in
+        a resumed run."""
+        memory = self.loop.model.rollout_engine.memory
+        if memory is not None:
+            memory.forget_recent()
         if self._kept:
             self._resume(data_batch)
         if not self._queue:
@@ -125,6 +129,8 @@ class PendingRollouts:
         still = self.loop.max_iters - self.loop.iter - 1
         while len(self._queue) < min(self.loop.max_staleness, still):
             self._start(self._batches.peek(len(self._queue) + 1))
+        if memory is not None:
+            memory.share()
         return rollout
 
     def close(self) -> None:

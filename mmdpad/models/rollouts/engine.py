@@ -18,6 +18,7 @@ from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.non_finite import NonFiniteError
 
+from .guessing import GuessMemory
 from .sampling import (
     NonFiniteLogits,
     Responses,
@@ -45,6 +46,8 @@ class RolloutEngine(ABC):
         repeats_prompts: Whether a prompt is computed once per response, not once per group; the
             cost estimate asks this.
         streamer: The current streamer, see :meth:`streaming`.
+        memory: What the engine guesses tokens from; it belongs to the state of a training. None if
+            it does not guess.
         batches_at_once: How many batches of a :meth:`stream` the engine gets together.
     """
 
@@ -54,6 +57,7 @@ class RolloutEngine(ABC):
     holds_weights = False
     repeats_prompts = False
     streamer: Callable[[Tensor], None] | None = None
+    memory: GuessMemory | None = None
     batches_at_once = 1
 
     def check_policy(self, head: VLMReasoningHead) -> None:

@@ -21,7 +21,7 @@ from .agreement import check_agreement
 from .continuous_batching import Batch, ContinuousBatch
 from .decoding import Decoding
 from .engine import DrawingEngine
-from .guessing import MAX_GUESS, Guesser, GuessMemory, pass_cost
+from .guessing import MAX_GUESS, Guesser, GuessMemory, estimate_pass_cost
 from .prefix_cache import PrefillRow, PrefixCache
 from .sampling import Responses, Sampling, cut_responses, evaluating, no_responses
 
@@ -45,20 +45,31 @@ class SharedPrefixRollout(DrawingEngine):
         max_samples: Maximum number of samples that are decoded at a time, at least those of one
             prompt; further prompts wait. None for all samples of a rollout, and for the batch size
             of an evaluation.
+        max_guess: Most tokens that are guessed for a sample and verified in the same pass
+            (:mod:`.guessing`): the tokens stay the same, in fewer passes. How many are guessed
+            depends on what was right so far and on what a pass costs. 0 turns it off.
+        pass_cost: What a forward pass costs besides its tokens, in tokens: the more, the more is
+            guessed. None for an estimate by the model's size and the kind of device.
     """
 
     def __init__(self, prefill_tokens: int = 16384, cuda_graphs: bool = True,
                  records_log_probs: bool = False, max_guess: int = MAX_GUESS,
-                 max_samples: int | None = None) -> None:
+                 max_samples: int | None = None, pass_cost: float | None = None) -> None:
         if max_samples is not None and max_samples < 1:
             raise ValueError(f'`rollout_engine.max_samples` should be at least 1 or None, but got '
                              f'{max_samples}; correct it')
+        if not 0 <= max_guess <= MAX_GUESS:
+            raise ValueError(f'`rollout_engine.max_guess` should be in [0, {MAX_GUESS}] (0: off), '
+                             f'but got {max_guess}; correct it')
+        if pass_cost is not None and not pass_cost > 0:
+            raise ValueError(f'`rollout_engine.pass_cost` should be above 0 or None, but got '
+                             f'{pass_cost}; correct it')
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
         self.checked = False
-        self.max_guess = max_guess
+        self.max_guess, self.pass_cost = max_guess, pass_cost
         self.max_samples = max_samples
-        self.memory = GuessMemory()
+        self.memory = GuessMemory() if max_guess else None
         self.decoding = Decoding(cuda_graphs)
 
     def sample_stream(self, head: VLMReasoningHead,
@@ -120,7 +131,7 @@ class SharedPrefixRollout(DrawingEngine):
         def make_guesser(batch: Batch) -> Guesser:
             texts, draws = batch.for_guesser(head)
             return Guesser(self.memory, texts, group_size, draws, max_new_tokens, head.end_tokens,
-                           self.max_guess, pass_cost(head.model))
+                           self.max_guess, self.pass_cost or estimate_pass_cost(head.model))
 
         with self.decoding.of(head):
             yield from ContinuousBatch(

@@ -1,0 +1,212 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Guesses change in how many passes tokens are sampled, never which ones."""
+import numpy as np
+import pytest
+import torch
+
+from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models.rollouts import guessing, ngrams
+from mmdpad.models.rollouts.guessing import Guesser, GuessMemory
+from mmdpad.models.rollouts.ngrams import CONTEXTS, look_up, pack
+
+TOP, DRAWN = 2**ngrams.DRAWS, np.array([0.25, 0.75])
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The guesser of each rollout, when it is done."""
+    done, finish = [], Guesser.finish
+
+    def spy(guesser):
+        finish(guesser)
+        done.append(guesser)
+
+    monkeypatch.setattr(Guesser, 'finish', spy)
+    return done
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Guesses `texts` (N, R) at most `most` places ahead, changed by `change`."""
+    def script(texts, most, change=lambda tokens: tokens):
+        def guess(self, samples):
+            self.passes += 1
+            starts = self.lengths[samples]
+            counts = np.minimum(most, self.ids.shape[1] - 1 - starts)
+            for sample, start, count in zip(samples, starts, counts, strict=True):
+                self.ids[sample, start:start + count] = change(texts[sample, start:start + count])
+            return counts
+
+        monkeypatch.setattr(Guesser, 'guess', guess)
+    return script
+
+
+def assert_same(found, expected):
+    for value, other in zip(found[:3], expected[:3], strict=True):
+        assert value.equal(other)
+    if expected.logp is not None:
+        torch.testing.assert_close(found.logp, expected.logp, rtol=0, atol=1e-6)
+
+
+OPTIONS = [dict(group_size=4), dict(group_size=3, temperature=1.6, top_p=0.9),
+           dict(group_size=2, temperature=0.7, top_k=5), dict(temperature=0)]
+
+
+@pytest.mark.parametrize('options', OPTIONS, ids=['t1', 'top-p', 'top-k', 'greedy'])
+def test_the_same_tokens_and_log_probs_as_without(exact_head, prompts, options, passes):
+    """Also in later rollouts, which guess more, of groups that end at different places."""
+    guessing_, plain = (SharedPrefixRollout(records_log_probs=True, max_guess=most)
+                        for most in (15, 0))
+    for seed in range(5):
+        how = dict(max_new_tokens=60, seed=seed, **options)
+        assert_same(guessing_(exact_head, prompts, **how), plain(exact_head, prompts, **how))
+    with_guesses, without = passes[::2], passes[1::2]
+    assert sum(g.passes for g in with_guesses) < 0.9 * sum(g.passes for g in without)
+    assert all(g.fed == 0 or g.fed == g.turns for g in without)
+
+
+def test_with_an_adapter_and_qwen3_vl(policy_config, prompts, qwen3_folder, qwen3_head):
+    pytest.importorskip('peft')
+    lora = VLMReasoningHead(**policy_config, dtype='float64', lora=dict(r=4))
+    for name, parameter in lora.named_parameters():
+        if name in lora.adapter_keys:
+            parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    other = VLMReasoningHead(qwen3_folder, prompt_template=qwen3_head.encoder.template,
+                             dtype='float64')
+    images = [torch.full((3, *size), 90, dtype=torch.uint8) for size in [(64, 96), (128, 128)]]
+    asked = qwen3_head.encode_prompts(images, ['the red circle', 'a star'])
+    for head, some in ((lora, prompts), (other, asked)):
+        engines = [SharedPrefixRollout(max_guess=most) for most in (15, 0)]
+        for seed in range(2):
+            assert_same(*(engine(head, some, group_size=3, max_new_tokens=30, seed=seed)
+                          for engine in engines))
+
+
+@pytest.mark.parametrize('options', [dict(group_size=3, seed=2), dict(temperature=0)],
+                         ids=['drawn', 'greedy'])
+def test_right_guesses_need_one_pass_for_many_tokens(exact_head, prompts, options, scripted,
+                                                     passes):
+    options = dict(max_new_tokens=60, **options)
+    expected = SharedPrefixRollout(max_guess=0)(exact_head, prompts, **options)
+    longest = int(expected.mask.sum(dim=1).max())
+    texts = torch.nn.functional.pad(expected.ids, (0, 60 - longest), value=7).numpy()
+    for most in (1, 4, 59):  # the last one guesses beyond all ends
+        scripted(texts, most)
+        assert_same(SharedPrefixRollout()(exact_head, prompts, **options), expected)
+        assert passes[-1].passes == -(-(longest - 1) // (most + 1))
+
+
+@pytest.mark.parametrize('token', ['wrong', 'vision', 'end'])
+def test_wrong_guesses_change_nothing(exact_head, prompts, scripted, passes, token):
+    options = dict(group_size=3, max_new_tokens=40, seed=4)
+    expected = SharedPrefixRollout(max_guess=0)(exact_head, prompts, **options)
+    texts = np.pad(expected.ids.numpy(), ((0, 0), (0, 40)))
+    scripted(texts, 3, dict(
+        wrong=lambda tokens: (tokens + 1) % 500,
+        vision=lambda tokens: np.full_like(tokens, exact_head.vision_token_ids[0]),
+        end=lambda tokens: np.full_like(tokens, exact_head.end_tokens[0]))[token])
+    assert_same(SharedPrefixRollout()(exact_head, prompts, **options), expected)
+    if token != 'end':
+        assert passes[-1].passes == int(expected.mask.sum(dim=1).max()) - 1
+
+
+def test_full_grids_change_nothing(exact_head, prompts, monkeypatch):
+    """As CUDA graphs need them: ended samples and places without guesses are fed, too."""
+    options = dict(group_size=3, max_new_tokens=40, seed=1)
+    expected = SharedPrefixRollout(max_guess=0)(exact_head, prompts, **options)
+    monkeypatch.setattr('mmdpad.models.rollouts.decoding.Decoding.full_grids', True)
+    for _ in range(2):
+        assert_same(SharedPrefixRollout()(exact_head, prompts, **options), expected)
+
+
+def test_tokens_are_streamed_in_order(exact_head, prompts):
+    engine, seen = SharedPrefixRollout(), []
+    options = dict(temperature=0, max_new_tokens=60)
+    engine(exact_head, prompts[:1], **options)
+    with engine.streaming(lambda tokens: seen.append(tokens)):
+        responses = engine(exact_head, prompts[:1], **options)
+    assert torch.cat(seen).equal(responses.ids[0]) and {x.shape for x in seen} == {(1,)}
+
+
+def test_what_was_answered_before_is_guessed_at_once(exact_head, prompts, passes):
+    engine = SharedPrefixRollout()
+    for _ in range(2):
+        engine(exact_head, prompts[:1], temperature=0, max_new_tokens=60)
+    tokens = int(passes[1].lengths[0])
+    assert tokens > 20 and passes[1].passes < 0.4 * tokens < passes[0].passes
+
+
+def test_the_nearest_draw_in_a_context_decides():
+    """The token of the nearer one; the code says how many of four agree, 4 more if not all."""
+    contexts = np.zeros((6, 1), dtype=np.uint64) + np.uint64(5 << 36)
+    draws = np.array([1, 2, 3, 30, 40, 50], dtype=np.uint64)
+    seen = ngrams.sort_observations(pack(contexts, draws, np.array([8, 8, 8, 9, 9, 8])))
+    for draw, token, code in [(2, 8, 3), (10, 8, 2 + 4), (20, 9, 2 + 4), (35, 9, 2 + 4),
+                              (49, 8, 1 + 4), (60, 8, 1 + 4)]:
+        found = look_up(seen, contexts[:1], np.array([draw], dtype=np.uint64))
+        assert [x.item() for x in found] == [token, code], draw
+    other = np.array([[6 << 36]], dtype=np.uint64)
+    assert look_up(seen, other, draws[:1])[1].item() == 0
+
+
+def remember(memory, value, draws=DRAWN):
+    ids = np.array([[value, 1, 2, 3], [4, value, 0, 0]])
+    tally = np.zeros((2, *guessing.SHAPE))
+    tally[:, value] = 1
+    grid = None if draws is None else (np.outer(draws, np.ones(4)) * TOP).astype(np.uint64)
+    memory.add(ids, np.array([4, 2]), grid, tally, (8, 12, 10))
+
+
+def test_a_memory_keeps_the_last_rollouts_and_resumes(tmp_path):
+    memory = GuessMemory()
+    for value in range(1, 7):
+        remember(memory, value)
+        assert len(memory.recent) == 1
+        memory.share()
+    assert len(memory.rollouts) == guessing.ROLLOUTS
+    assert memory.log == {'speculation/acceptance_length': 10 / 8,
+                          'speculation/acceptance_rate': 2 / 4}
+    torch.save(memory.state_dict(), tmp_path / 'state.pth')
+    resumed = GuessMemory()
+    resumed.load_state_dict(torch.load(tmp_path / 'state.pth', weights_only=True))
+    for greedy in (False, True):
+        assert np.array_equal(memory.observations(greedy), resumed.observations(greedy))
+        assert len(memory.observations(greedy)) == 4 + guessing.ROLLOUTS * 6 * len(CONTEXTS)
+    assert np.array_equal(memory.tally(), resumed.tally()) and memory.log == resumed.log
+    assert memory.tally()[0, 6, 0, 0, 0] == pytest.approx(2 + 1)
+    assert memory.tally()[0, 5, 0, 0, 0] == pytest.approx(2 + guessing.FADING)
+
+
+def test_an_evaluation_leaves_nothing_behind():
+    """What it sampled is known to its next batch, and forgotten when a training goes on."""
+    memory = GuessMemory()
+    remember(memory, 1)
+    memory.share()
+    before, tally = memory.observations(True), memory.tally()
+    remember(memory, 2, None)
+    assert len(memory.observations(True)) > len(before)
+    assert memory.tally()[0, 2, 0, 0, 0] == tally[0, 2, 0, 0, 0] + 1
+    memory.forget_recent()
+    memory.share()
+    assert np.array_equal(memory.observations(True), before)
+    assert np.array_equal(memory.tally(), tally)
+
+
+def test_contexts_differ_by_prompt_only_where_they_should():
+    windows = np.array([[1, 2, 3, 4, 5, 6], [9, 9, 3, 4, 5, 6]])
+    same, moved = ngrams.hash_contexts(windows, 1), ngrams.hash_contexts(windows, 2)
+    assert [one for _, one in CONTEXTS] == (same[0] != moved[0]).tolist()
+    assert [order > 4 for order, _ in CONTEXTS] == (same[0] != same[1]).tolist()
+
+
+def test_a_gpu_guesses_more_than_a_cpu(head, monkeypatch):
+    """A pass is worth some ten tokens on a CPU with a model this small, and hundreds on a GPU."""
+    found = guessing.estimate_pass_cost(head.model)
+    monkeypatch.setitem(guessing.RATES, 'cpu', guessing.RATES['gpu'])
+    assert 10 < found < 200 < guessing.estimate_pass_cost(head.model)
+
+
+@pytest.mark.parametrize('most', [-1, 16])
+def test_a_number_of_guesses_out_of_range_is_an_error(most):
+    with pytest.raises(ValueError, match=rf'max_guess` should be in \[0, 15\].*but got {most}'):
+        SharedPrefixRollout(max_guess=most)
