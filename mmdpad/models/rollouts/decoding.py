@@ -275,7 +275,9 @@ def why_not_fused(model: PreTrainedModel) -> str | None:
             part = getattr(layer, name)
             if not (_is_from_transformers(part) and type(part).__name__.endswith(suffix)):
                 return f'{name} of a layer is {type(part).__name__}'
-        watched = [layer, *(getattr(layer, name) for name in expected)]
+        norms = [getattr(layer.self_attn, name) for name in ('q_norm', 'k_norm')
+                 if hasattr(layer.self_attn, name)]
+        watched = [layer, language.norm, *norms, *(getattr(layer, name) for name in expected)]
         if any(is_hooked(part) for part in watched):
             return 'a layer has a hook or another `forward`'
     return None

@@ -158,7 +158,7 @@ class PrefixCache:
         """Make room for ``width`` more tokens of each sample; return whether this allocated new
         tensors. It waits for the device only if it may have to."""
         room = self.own_keys[0].shape[2]
-        if self._used + width > room:
+        if self._used + width > room > 0:
             self._used = int(self.places.max())
         grows = self._used + width > room
         if grows:
@@ -291,8 +291,8 @@ class FeedLayout:
                layer: int) -> Tensor:
         """Map (N, K * r, 1, d) and (N, K, 1, d) to (N, 1, K * r, d)."""
         dtype = self.cache.keys[layer].dtype
-        output = self.attend_rows(*(x[:, :, 0].to(dtype) for x in (query, key, value)), scale,
-                                  layer)
+        rows, keys, values = (x[:, :, 0].to(dtype) for x in (query, key, value))
+        output = self.attend_rows(rows, keys, values, scale, layer)
         return output.view(len(query), 1, query.shape[1], -1)
 
     def attend_rows(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
