@@ -63,6 +63,12 @@ class Decoding:
         self._head: VLMReasoningHead
         self._run: Callable[..., Tensor]
 
+    @property
+    def full_grids(self) -> bool:
+        """Whether a step should have equally many tokens of each sample, a power of two: as few
+        shapes as possible, since each one is captured."""
+        return isinstance(self._run, CapturedSteps)
+
     @contextmanager
     def of(self, head: VLMReasoningHead) -> Iterator[Decoding]:
         """Within the block, this decodes with the current weights of a policy, which should not

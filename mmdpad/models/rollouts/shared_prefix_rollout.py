@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper
 
@@ -19,6 +20,7 @@ from mmdpad.structures import fill
 from .agreement import check_agreement
 from .decoding import Decoding, rotary_table
 from .engine import DrawingEngine
+from .guessing import MAX_GUESS, Guesser, GuessMemory, pass_cost
 from .prefix_cache import PrefillRow, PrefixCache
 from .sampling import NonFiniteLogits, draw_tokens
 
@@ -42,10 +44,12 @@ class SharedPrefixRollout(DrawingEngine):
     """
 
     def __init__(self, prefill_tokens: int = 16384, cuda_graphs: bool = True,
-                 records_log_probs: bool = False) -> None:
+                 records_log_probs: bool = False, max_guess: int = MAX_GUESS) -> None:
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
         self.checked = False
+        self.max_guess = max_guess
+        self.memory = GuessMemory()
         self.decoding = Decoding(cuda_graphs)
 
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
@@ -64,55 +68,92 @@ class SharedPrefixRollout(DrawingEngine):
                 f"but got {used!r}; set that, or `rollout_engine=dict(type='HFRollout')`")
         if not self.checked:
             self.checked = True
-            recording = SharedPrefixRollout(self.prefill_tokens, False, records_log_probs=True)
+            recording = SharedPrefixRollout(self.prefill_tokens, False, True, max_guess=0)
             recording.checked = True
             check_agreement(recording, head, prompts)
         prefilled = self._prefill(head, prompts)
         with self.decoding.of(head):
-            return self._decode(head, prefilled, group_size, max_new_tokens,
-                                TokenChoice(head, draws, warp))
+            return self._decode(head, prefilled, self._start_guesser(
+                head, prompts, group_size, max_new_tokens, draws), TokenChoice(head, draws, warp))
+
+    def _start_guesser(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
+                       group_size: int, max_new_tokens: int, draws: Tensor | None) -> Guesser:
+        texts = [prompt.input_ids.flatten().numpy() for prompt in prompts]
+        texts = [text[~np.isin(text, head.vision_token_ids)] for text in texts]
+        return Guesser(
+            self.memory, texts, group_size, None if draws is None else draws.cpu().numpy(),
+            max_new_tokens, head.end_tokens, self.max_guess, pass_cost(head.model))
 
     def _decode(self, head: VLMReasoningHead, prefilled: tuple[PrefixCache, Tensor, Tensor],
-                group_size: int, max_new_tokens: int,
-                choice: TokenChoice) -> tuple[Tensor, Tensor | None]:
+                guesser: Guesser, choice: TokenChoice) -> tuple[Tensor, Tensor | None]:
         """See :meth:`generate`."""
         cache, logits, starts = prefilled
-        cache.start_samples(group_size)
-        logits, starts = (x.repeat_interleave(group_size, dim=0) for x in (logits, starts))
-        rotary = rotary_table(head.model, int(starts.max()) + max_new_tokens)
-        ends = torch.tensor(head.end_tokens, device=head.device)
-        ids = ends.new_zeros(len(starts), max_new_tokens)
+        size, length = guesser.ids.shape
+        cache.start_samples(size // len(cache.lengths))
+        logits, starts = (x.repeat_interleave(size // len(x), dim=0) for x in (logits, starts))
+        rotary = rotary_table(head.model, int(starts.max()) + length + self.max_guess + 1)
         logp = None
         if self.records_log_probs and choice.draws is not None:
-            logp = torch.zeros(ids.shape, device=head.device)
-        samples, goes_on = torch.arange(len(ids), device=head.device), torch.ones_like(starts) > 0
-        for step in range(max_new_tokens):
-            tokens, highest = choice(logits, samples, step)
-            ids[samples, step] = tokens
-            # One number, so that a step waits for the device only once: how many samples continue,
-            # or NaN if the logits of one are not finite.
-            faults = highest.where(goes_on, 0.0) * 0
-            goes_on &= ~torch.isin(tokens, ends)
-            active = float(goes_on.sum() + faults.sum())
-            if math.isnan(active):
-                row = int(samples[faults.isnan().nonzero()[0, 0]])
-                raise NonFiniteLogits(row, ids[row, :step])
-            if self.streamer is not None:
-                self.streamer(tokens)
+            logp = torch.zeros(size, length, device=head.device)
+        # Of the samples in the cache: number, whether it goes on, tokens in the pass.
+        samples, going = np.arange(size), np.ones(size, dtype=bool)
+        counts = going.astype(np.int64)
+        rows, offsets = samples, np.zeros_like(samples)
+        while True:
+            before = guesser.lengths[samples]
+            places = (before[rows] + offsets).clip(max=length - 1)
+            where = self._to(head.device, samples[rows], places)
+            tokens, highest = choice(logits, *where)
+            # The one transfer of a pass; -1 where logits are not finite.
+            chosen = np.full((len(samples), offsets.max() + 1), -1)
+            chosen[rows, offsets] = tokens.where(highest.isfinite(), -1).cpu().numpy()
+            kept = np.zeros_like(counts)
+            kept[going] = guesser.verify(samples[going], counts[going], chosen[going])
+            last = chosen[np.arange(len(samples)), kept - 1]
+            if (faults := going & (last < 0)).any():
+                row = samples[faults][0]
+                raise NonFiniteLogits(int(row), torch.from_numpy(
+                    guesser.ids[row, :guesser.lengths[row] - 1]))
+            self._stream(chosen, kept)
             if logp is not None:
-                logp[samples, step] = choice.log_probs(logits, tokens)
-            if not active:
-                return ids[:, :step + 1], None if logp is None else logp[:, :step + 1]
-            if active <= self.decoding.shrink_at * len(samples):
-                kept = goes_on.nonzero()[:, 0]
-                cache.keep(kept)
-                samples, tokens, starts = samples[kept], tokens[kept], starts[kept]
-                goes_on = goes_on[kept]
-            if step + 1 < max_new_tokens:
-                cache.make_room(1)
-                logits = self.decoding(cache, cache.feed(tokens), starts, rotary)
-                cache.advance(1)
-        return ids, logp
+                stays, = self._to(head.device, np.nonzero(offsets < kept[rows])[0])
+                logp[where[0][stays], where[1][stays]] = choice.log_probs(logits[stays],
+                                                                          tokens[stays])
+            if before.any():
+                cache.advance(self._to(head.device, kept)[0] if (kept != 1).any() else 1)
+            going &= ~np.isin(last, head.end_tokens) & (guesser.lengths[samples] < length)
+            if not going.any():
+                break
+            if going.sum() <= self.decoding.shrink_at * len(samples):
+                left, = self._to(head.device, np.nonzero(going)[0])
+                cache.keep(left)
+                samples, starts, going = samples[going], starts[left], going[going]
+            counts = np.zeros(len(samples), dtype=np.int64)
+            counts[going] = 1 + guesser.guess(samples[going])
+            fed = counts
+            if self.decoding.full_grids:  # ended samples, and some after the guesses, are ignored
+                fed = np.full(len(samples), 2**int(counts.max() - 1).bit_length())
+            rows = np.repeat(np.arange(len(samples)), fed)
+            offsets = np.arange(len(rows)) - np.repeat(fed.cumsum() - fed, fed)
+            places = guesser.lengths[samples[rows]] - 1 + offsets
+            tokens, = self._to(head.device, guesser.ids[samples[rows], places.clip(0, length - 1)])
+            cache.make_room(int(fed.max()))
+            feed = cache.feed(tokens, fed.tolist() if (fed != fed[0]).any() else None)
+            logits = self.decoding(cache, feed, starts, rotary)
+        guesser.finish()
+        longest = int(guesser.lengths.max())
+        ids, = self._to(head.device, guesser.ids[:, :longest])
+        return ids, None if logp is None else logp[:, :longest]
+
+    def _stream(self, chosen: NDArray[np.int64], kept: NDArray[np.int64]) -> None:
+        """Hand the first ``kept`` (A,) of the tokens (A, W) to the streamer, place by place."""
+        if self.streamer is not None:
+            for offset in range(kept.max()):
+                self.streamer(torch.from_numpy(chosen[kept > offset, offset]))
+
+    @staticmethod
+    def _to(device: torch.device, *arrays: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(np.stack(arrays)).to(device))
 
     def _prefill(self, head: VLMReasoningHead,
                  prompts: Sequence[EncodedPrompt]) -> tuple[PrefixCache, Tensor, Tensor]:
@@ -147,11 +188,11 @@ class TokenChoice:
         self.draws = draws
         self.warp = warp
 
-    def __call__(self, logits: Tensor, samples: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Choose token number ``step`` of the samples (A,) from their logits (A, V).
+    def __call__(self, logits: Tensor, samples: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose tokens number ``steps`` (N,) of the samples (N,) from their logits (N, V).
 
         Returns:
-            The tokens (A,), long, and the highest scores (A,), which are not finite if no token can
+            The tokens (N,), long, and the highest scores (N,), which are not finite if no token can
             be chosen.
         """
         scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
@@ -160,7 +201,7 @@ class TokenChoice:
             return tokens, highest
         scores = self.warp(None, scores)  # type: ignore[arg-type]
         highest = scores.amax(dim=-1)
-        return draw_tokens(scores, self.draws[samples, step], highest), highest
+        return draw_tokens(scores, self.draws[samples, steps], highest), highest
 
     def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities (A,), float32, of tokens (A,) under logits (A, V); see `Responses`."""

@@ -113,7 +113,7 @@ def test_logits_of_minus_infinity_are_no_fault(engine, own_head, prompts, option
 
 
 def test_a_sample_that_has_ended_may_have_any_logits(engine, own_head, prompts, monkeypatch):
-    """It stays in the batch for a while after its end token."""
+    """It may stay in the batch after its end token."""
     ends = own_head.end_tokens[0]
     before = []
 
@@ -127,6 +127,8 @@ def test_a_sample_that_has_ended_may_have_any_logits(engine, own_head, prompts, 
 
     handle = own_head.model.lm_head.register_forward_hook(spoil)
     monkeypatch.setattr(decoding, 'SHRINK_AT', 0)  # so that ours keeps it to the end
+    monkeypatch.setattr(decoding.Decoding, 'full_grids', True)
+    engine.max_guess = 0
     responses = engine(own_head, prompts, temperature=0, max_new_tokens=4)
     handle.remove()
     assert responses.mask.sum(dim=1).tolist() == [1, 4, 4]
@@ -142,7 +144,7 @@ def test_the_streamer_sees_no_such_token(engine, own_head, prompts):
 
 
 class Reads(TorchDispatchMode):
-    """Counts reads of a number, for which a device is waited for."""
+    """Counts reads of a number or a tensor, for which a device is waited for."""
 
     number = 0
 
@@ -152,11 +154,16 @@ class Reads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize('options', [dict(temperature=0), dict(seed=1)], ids=['greedy', 'drawn'])
-def test_a_step_reads_one_number(own_head, prompts, options):
-    """What a further step costs: the difference of two lengths."""
-    counts = []
+def test_a_pass_reads_one_tensor(own_head, prompts, options, monkeypatch):
+    """What a further pass costs: the difference of two lengths."""
+    counts, to_cpu = [], torch.Tensor.cpu
     for length in (4, 5):
         with Reads() as reads:
-            SharedPrefixRollout()(own_head, prompts, max_new_tokens=length, **options)
+            def cpu(tensor):
+                reads.number += 1
+                return to_cpu(tensor)
+
+            monkeypatch.setattr(torch.Tensor, 'cpu', cpu)
+            SharedPrefixRollout(max_guess=0)(own_head, prompts, max_new_tokens=length, **options)
         counts.append(reads.number)
     assert counts[1] - counts[0] == 1

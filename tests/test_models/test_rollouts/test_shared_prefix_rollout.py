@@ -22,11 +22,12 @@ def log_probs(monkeypatch):
 
     class Spy(shared_prefix_rollout.TokenChoice):
 
-        def __call__(self, logits, samples, step):
-            tokens, highest = super().__call__(logits, samples, step)
+        def __call__(self, logits, samples, steps):
+            tokens, highest = super().__call__(logits, samples, steps)
             scores = logits.index_fill(1, self.forbidden, -torch.inf).log_softmax(dim=-1)
-            found.update({(sample, step): scores[row, tokens[row]]
-                          for row, sample in enumerate(samples.tolist())})
+            # A place after a wrong guess comes again, and the last time counts.
+            found.update({place: scores[row, tokens[row]] for row, place in
+                          enumerate(zip(samples.tolist(), steps.tolist(), strict=True))})
             return tokens, highest
 
     monkeypatch.setattr(shared_prefix_rollout, 'TokenChoice', Spy)

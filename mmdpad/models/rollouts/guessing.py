@@ -1,0 +1,392 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Guesses the next tokens of samples, for a forward pass to verify; without a second model.
+
+A token is a function of the logits and of one uniform draw, which is known beforehand
+(:func:`.sampling.draw_tokens`). Two sources use this:
+
+- **n-grams**: what followed the same last tokens before, with a similar draw, in the last rollouts,
+  in other samples of the batch, and in the prompt;
+- **the last pass**: what it chose after a wrong guess, with the draws of these places (as in Jacobi
+  decoding): a wrong coordinate does not change the next one much.
+
+How often each kind of guess was right is counted, and a guess is made if the time it may save is
+worth more than the time it may waste.
+
+Notation: N samples, M of them at a time; R the longest response; C kinds of contexts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+Ints = NDArray[np.int64]
+Packed = NDArray[np.uint64]
+"""Sorted observations: 28 bits of a context's hash, 16 of a draw, 20 of the token that followed."""
+
+CONTEXTS = ((6, False), (4, False), (2, False), (3, True))
+"""How many of the last tokens make up each of C contexts, and whether it holds for one prompt."""
+LONGEST = 6
+ROLLOUTS = 4
+"""Number of rollouts that are remembered."""
+DRAWS, TOKENS = 16, 20
+NEIGHBORS = np.arange(-2, 2)
+CODES = 9
+"""Of an observation in a context: 0 for none; else how many of the nearest ones had the same token
+(1 to 4), plus 4 if one had another token."""
+CELLS = 1 + len(CONTEXTS) * CODES
+SHAPE = (CELLS, 3, 2, 2)
+"""Of counts of guesses: the best cell of the n-grams, a context with its code (0: none); the last
+pass (0: chose nothing at this place, 1: after another token than the guess before, 2: after the
+same one); whether both guess the same; and whose guess it is (0: n-grams, 1: last pass)."""
+_FIRST_CELLS = np.arange(len(CONTEXTS)) * CODES
+FADING = 0.8
+"""What counts of earlier rollouts are worth after another one."""
+MAX_GUESS = 15
+"""Most guesses for a sample in one pass."""
+MIDDLE, LAST = np.uint64(2**(DRAWS - 1)), np.uint64(2**DRAWS - 1)
+_CONTEXT, _TOKEN = np.uint64(2**64 - 2**(DRAWS + TOKENS)), np.uint64(2**TOKENS - 1)
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+# One row for each token of a window, then for its prompt.
+_FACTORS = np.random.default_rng(0).integers(2**63, size=(LONGEST + 1, len(CONTEXTS))) * 2 + 1
+for _column, (_order, _of_prompt) in enumerate(CONTEXTS):
+    _FACTORS[:LONGEST - _order, _column] = 0
+    _FACTORS[LONGEST, _column] *= _of_prompt
+
+
+def _prior() -> NDArray[np.float64]:
+    """Counts to start with: guesses made, and those that were right."""
+    codes = np.arange(CELLS - 1) % CODES
+    tried = np.full(SHAPE, 2.0)
+    right = 0.7 * tried
+    right[0, ..., 0] = 0.0
+    share = np.where(codes > 4, (codes - 4) / 6, codes / (codes + 0.5))
+    right[1:, ..., 0] = 2 * share[:, None, None]
+    return np.stack([tried, right])
+
+
+PRIOR = _prior()
+
+
+def pass_cost(model: PreTrainedModel) -> float:
+    """Estimate what a pass over no tokens would take, divided by what a token takes.
+
+    It reads each weight and has a fixed number of operations. The estimate does not depend on the
+    machine or its load, so that the same run makes the same passes anywhere; a benchmark
+    (``tools/benchmarks/speculation.py``) compares it with measurements.
+    """
+    text = model.config.get_text_config()
+    weights = sum(p.numel() for p in model.model.language_model.layers.parameters())
+    weights += text.hidden_size * text.vocab_size
+    rates = RATES['cpu' if model.device.type == 'cpu' else 'gpu']
+    reading = weights * model.dtype.itemsize / rates.bytes
+    return (reading + text.num_hidden_layers * rates.layer) / (2 * weights / rates.operations)
+
+
+class Rates(NamedTuple):
+    """Rough properties of a kind of device: bytes read and operations per second, and the seconds
+    that starting the operations of a layer takes."""
+
+    bytes: float
+    operations: float
+    layer: float
+
+
+RATES = dict(cpu=Rates(1e10, 4e10, 3e-4), gpu=Rates(2e12, 4e14, 2e-4))
+
+
+def hash_contexts(windows: Ints, owners: Ints | int = 0) -> Packed:
+    """The hashes (M, C) of contexts, in their place in :data:`Packed`.
+
+    Args:
+        windows: (M, LONGEST), the tokens before each place.
+        owners: (M,), numbers of the prompts, from 1 on; 0 matches none of them.
+    """
+    sums = (windows + 1) @ _FACTORS[:LONGEST]
+    sums += np.reshape(owners, (-1, 1)) * _FACTORS[LONGEST]
+    mixed = sums.view(np.uint64)
+    mixed ^= mixed >> np.uint64(31)
+    mixed *= _MIX
+    mixed &= _CONTEXT
+    return mixed
+
+
+def pack(contexts: Packed, draws: NDArray[np.uint64], tokens: Ints) -> Packed:
+    """Observations (M * C,), not sorted, of tokens (M,) in contexts (M, C) with draws (M,)."""
+    rest = (draws << np.uint64(TOKENS)) | tokens.astype(np.uint64) % np.uint64(2**TOKENS)
+    return (contexts | rest[:, None]).ravel()
+
+
+def look_up(seen: Packed, contexts: Packed, draws: NDArray[np.uint64]) -> tuple[Ints, Ints]:
+    """Find the token that was observed in each context (M, C) with the draw nearest to (M,).
+
+    Args:
+        seen: Sorted, with two entries before and after that match no context.
+
+    Returns:
+        Tokens and codes (:data:`CODES`), (M, C) each.
+    """
+    wanted = contexts | (draws << np.uint64(TOKENS))[:, None]
+    places = seen.searchsorted(wanted.ravel()).reshape(wanted.shape)
+    near = seen[places[..., None] + NEIGHBORS]
+    same = (near ^ wanted[..., None]) <= ~_CONTEXT
+    tokens = near & _TOKEN
+    left = same[..., 1] & ((wanted - near[..., 1] <= near[..., 2] - wanted) | ~same[..., 2])
+    found = np.where(left, tokens[..., 1], tokens[..., 2])
+    agree = (same & (tokens == found[..., None])).sum(axis=-1)
+    agree += 4 * (same.sum(axis=-1) > agree)
+    return found.astype(np.int64), agree
+
+
+def sort_observations(*parts: Packed) -> Packed:
+    """All observations, for :func:`look_up`."""
+    ends = np.array([0, 0, 2**64 - 1, 2**64 - 1], dtype=np.uint64)
+    seen = np.concatenate([ends, *parts])
+    seen.sort(kind='stable')  # fast for parts that are sorted
+    return seen
+
+
+class GuessMemory:
+    """What guesses are based on: the last rollouts, and how often guesses were right.
+
+    A training keeps what its rollouts sampled by :meth:`share`, which is then equal on all
+    processes. Whatever else was sampled since (an evaluation) is remembered only until
+    :meth:`forget_recent`.
+    """
+
+    def __init__(self) -> None:
+        self.rollouts: deque[list[dict[str, Any]]] = deque(maxlen=ROLLOUTS)
+        self.recent: deque[dict[str, Any]] = deque(maxlen=ROLLOUTS)
+        self.tallies = np.zeros((2, *SHAPE))
+        self._sorted: dict[bool, Packed] = {}
+
+    def forget_recent(self) -> None:
+        """Forget what was sampled since the last :meth:`share`."""
+        self.recent.clear()
+        self._sorted.clear()
+
+    def share(self) -> None:
+        """Keep what all processes sampled since :meth:`forget_recent`. All take part."""
+        found = [one for some in all_gather_object(list(self.recent)) for one in some]
+        self.forget_recent()
+        if found:
+            self.tallies = FADING * self.tallies + sum(one.pop('tally').numpy() for one in found)
+            self.rollouts.append(found)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data of what is kept."""
+        return dict(rollouts=[list(some) for some in self.rollouts],
+                    tallies=torch.from_numpy(self.tallies.copy()))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a result of :meth:`state_dict`."""
+        self.forget_recent()
+        self.rollouts = deque(state['rollouts'], ROLLOUTS)
+        self.tallies = state['tallies'].numpy().copy()
+
+    def tally(self) -> NDArray[np.float64]:
+        """How often guesses were made and right, with a prior; see :data:`SHAPE`."""
+        return PRIOR + self.tallies + sum(one['tally'].numpy() for one in self.recent)
+
+    def add(self, ids: Ints, lengths: Ints, draws: NDArray[np.uint64] | None,
+            tally: NDArray[np.float64]) -> None:
+        """Remember responses (N, R) of ``lengths`` (N,) with their draws (N, R)."""
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        self.recent.append(dict(
+            tokens=torch.from_numpy(ids[mask].astype(np.int32)),
+            lengths=torch.from_numpy(lengths.astype(np.int32)),
+            draws=None if draws is None else torch.from_numpy(draws[mask].astype(np.int32)),
+            tally=torch.from_numpy(tally.astype(np.float32))))
+        self._sorted.clear()
+
+    def observations(self, greedy: bool) -> Packed:
+        """All observations, for :func:`look_up`; for greedy samples, ordered by age."""
+        if greedy not in self._sorted:
+            everything = [one for some in [*self.rollouts, self.recent] for one in some]
+            total = sum(len(one['tokens']) for one in everything)
+            seen, parts = 0, []
+            for one in everything:
+                tokens, lengths = one['tokens'].numpy().astype(np.int64), one['lengths'].numpy()
+                draws = np.full(len(tokens), MIDDLE)
+                if greedy:
+                    draws = (seen + np.arange(len(tokens), dtype=np.uint64)) * LAST // total
+                elif one['draws'] is not None:
+                    draws = one['draws'].numpy().astype(np.uint64)
+                parts.append(pack(hash_contexts(_windows(tokens, lengths)), draws, tokens))
+                seen += len(tokens)
+            self._sorted[greedy] = sort_observations(*parts)
+        return self._sorted[greedy]
+
+
+def _windows(tokens: Ints, lengths: Ints) -> Ints:
+    """The tokens before each of (M,) tokens of texts of ``lengths``, (M, LONGEST), 0 if none."""
+    places = np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    padded = np.concatenate([np.zeros(LONGEST, dtype=np.int64), tokens])
+    windows = sliding_window_view(padded, LONGEST)[:-1]
+    return np.where(np.arange(LONGEST, 0, -1) <= places[:, None], windows, 0)
+
+
+class Guesser:
+    """Guesses tokens of the samples of one rollout.
+
+    Args:
+        memory: What to start from; :meth:`finish` adds this rollout to it.
+        prompts: The tokens of B prompts, without those of images.
+        group_size: Samples of each prompt, in order.
+        draws: (N, R) uniform draws, or None for greedy samples.
+        length: R.
+        ends: Tokens that end a response.
+        max_guess: Maximum number of guesses for a sample in one pass.
+        pass_cost: What a pass costs besides its tokens, in tokens.
+
+    Attributes:
+        ids: (N, R) tokens of the samples, then their guesses.
+        lengths: (N,) number of tokens.
+    """
+
+    def __init__(self, memory: GuessMemory, prompts: Sequence[Ints], group_size: int,
+                 draws: NDArray[np.float64] | None, length: int, ends: Sequence[int],
+                 max_guess: int, pass_cost: float) -> None:
+        size = len(prompts) * group_size
+        self.memory, self.max_guess, self.pass_cost = memory, max_guess, pass_cost
+        self.ends = np.array(ends)
+        texts = np.zeros((size, LONGEST + length), dtype=np.int64)
+        self.ids, self.windows = texts[:, LONGEST:], sliding_window_view(texts, LONGEST, axis=1)
+        self.lengths = np.zeros(size, dtype=np.int64)
+        self.owners = 1 + np.arange(size) // group_size
+        self.draws = None if draws is None else (draws * 2**DRAWS).astype(np.uint64)
+        # What the last pass chose for places, and the token before, -1 for none.
+        self.chosen, self.after = np.full((2, size, length), -1)
+        self.seen = memory.observations(draws is None)
+        self.prior = memory.tally()
+        self.tally = np.zeros_like(self.prior)
+        self._considered: list[tuple[Ints, ...]] = []
+        self.passes = self.fed = 0
+        lengths, tokens = np.array([len(prompt) for prompt in prompts]), np.concatenate(prompts)
+        self._observe(_windows(tokens, lengths), tokens,
+                      np.repeat(np.arange(len(prompts)) + 1, lengths),
+                      np.full(len(tokens), MIDDLE))
+
+    def _observe(self, windows: Ints, tokens: Ints, owners: Ints,
+                 draws: NDArray[np.uint64]) -> None:
+        if self.max_guess:
+            new = pack(hash_contexts(windows, owners), draws, tokens)
+            new.sort()
+            self.seen = sort_observations(self.seen[2:-2], new)
+
+    def _draws_at(self, samples: Ints, places: Ints) -> NDArray[np.uint64]:
+        if self.draws is None:
+            return np.full(len(samples), LAST)
+        return self.draws[samples, places]
+
+    def guess(self, samples: Ints) -> Ints:
+        """Guess the tokens that follow those of samples (A,), whose newest token is not an end.
+
+        Returns:
+            (A,) number of guesses, which are in ``ids``.
+        """
+        counts = np.zeros(len(samples), dtype=np.int64)
+        self.passes += 1
+        rate = self.prior + self.tally
+        rate = rate[1] / rate[0]
+        least = len(samples) / (self.pass_cost + len(samples))
+        rows, hope = np.arange(len(samples)), np.ones(len(samples))
+        for depth in range(self.max_guess):
+            fits = self.lengths[samples[rows]] + depth < self.ids.shape[1] - 1
+            rows, hope = rows[fits], hope[fits]
+            if not len(rows):
+                break
+            who = samples[rows]
+            places = self.lengths[who] + depth
+            cells, kinds, same, by_text, by_pass = self._candidates(who, places, rate)
+            self._considered.append((who, places, cells, kinds, same, by_text, by_pass))
+            chances = rate[cells, kinds, same]
+            trusted = (kinds > 0) & (chances[:, 1] > chances[:, 0])
+            hope = hope * np.where(trusted, chances[:, 1], chances[:, 0])
+            tokens = np.where(trusted, by_pass, by_text)
+            going = (hope >= least) & ~np.isin(tokens, self.ends)
+            rows, hope = rows[going], hope[going]
+            self.ids[samples[rows], places[going]] = tokens[going]
+            counts[rows] += 1
+        self.fed += len(samples) + int(counts.sum())
+        return counts
+
+    def _candidates(self, who: Ints, places: Ints, rate: NDArray[np.float64]) -> tuple[Ints, ...]:
+        """Of each place (M,): cell, kind and whether both agree (see :data:`SHAPE`), the token by
+        n-grams, and that by the last pass."""
+        windows = self.windows[who, places]
+        tokens, codes = look_up(self.seen, hash_contexts(windows, self.owners[who]),
+                                self._draws_at(who, places))
+        cells = np.where(codes > 0, codes + _FIRST_CELLS, 0)
+        best = rate[cells, 0, 0, 0].argmax(axis=1)
+        rows = np.arange(len(who))
+        cell, token = cells[rows, best], tokens[rows, best]
+        chosen = self.chosen[who, places]
+        kinds = np.where(chosen < 0, 0, 1 + (self.after[who, places] == windows[:, -1]))
+        return cell, kinds, ((cell > 0) & (chosen == token)).astype(np.int64), token, chosen
+
+    def verify(self, samples: Ints, counts: Ints, chosen: Ints) -> Ints:
+        """Keep the tokens that a pass chose, as far as the guesses before them were right.
+
+        Args:
+            samples: (A,).
+            counts: (A,) number of their tokens in the pass.
+            chosen: (A, W) what was chosen after each of them; arbitrary beyond ``counts``.
+
+        Returns:
+            (A,) how many tokens are new.
+        """
+        steps = np.arange(chosen.shape[1])
+        places = self.lengths[samples][:, None] + steps
+        inside = steps < counts[:, None]
+        rows = np.broadcast_to(samples[:, None], places.shape)
+        right = np.ones(inside.shape, dtype=bool)
+        fits = np.minimum(places, self.ids.shape[1] - 1)
+        guesses = self.ids[rows, fits]
+        right[:, 1:] = ((guesses == chosen)[:, :-1] & ~np.isin(chosen[:, :-1], self.ends)
+                        & inside[:, 1:])
+        stays = np.logical_and.accumulate(right, axis=1)
+        kept = stays.sum(axis=1)
+        self.chosen[samples] = -1
+        left = inside & ~stays
+        self.chosen[rows[left], places[left]] = chosen[left]
+        self.after[rows[left], places[left]] = guesses[:, :-1][left[:, 1:]]
+        self.ids[rows[stays], places[stays]] = chosen[stays]
+        self.lengths[samples] += kept
+        self._count()
+        new = (rows[stays], places[stays])
+        draws = (np.full(len(new[0]), np.uint64(min(self.passes, int(LAST)))) if self.draws is None
+                 else self.draws[new])
+        self._observe(self.windows[new], self.ids[new], self.owners[new[0]], draws)
+        return kept
+
+    def _count(self) -> None:
+        """Tally the considered guesses whose places have tokens now."""
+        if not self._considered:
+            return
+        who, places, cells, kinds, same, *guesses = np.concatenate(
+            [np.stack(some) for some in self._considered], axis=1)
+        known = places < self.lengths[who]
+        truth = self.ids[who[known], places[known]]
+        flat = ((cells * 3 + kinds) * 2 + same)[known] * 2
+        alone = (cells * 12)[known & (kinds > 0)]  # for the choice among cells
+        right = [guess[known] == truth for guess in guesses]
+        index = np.concatenate([flat, flat + 1, alone])
+        found = np.concatenate([*right, right[0][kinds[known] > 0]])
+        for row, weights in enumerate((None, found)):
+            self.tally[row] += np.bincount(index, weights, self.tally[row].size).reshape(SHAPE)
+        self._considered = []
+
+    def finish(self) -> None:
+        """Remember the samples."""
+        if not self.max_guess:
+            return
+        self.memory.add(self.ids, self.lengths, self.draws, self.tally)
