@@ -61,6 +61,7 @@ class Decoding:
         self._distrust: str | None = None
         self._told: set[str] = set()
         self._head: VLMReasoningHead
+        self._layers: PreTrainedModel | FusedLayers
         self._run: Callable[..., Tensor]
 
     @property
@@ -85,7 +86,7 @@ class Decoding:
                 self._use(FusedLayers(model))
                 yield self
         finally:
-            del self._head, self._run
+            del self._head, self._layers, self._run
 
     def __call__(self, cache: PrefixCache, feed: Feed, starts: Tensor,
                  rotary: tuple[Tensor, Tensor]) -> Tensor:

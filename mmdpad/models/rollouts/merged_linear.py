@@ -45,8 +45,9 @@ class MergedLinear:
         self.down: Tensor | None = None
         if self.way == 'calls':
             kind = next((p.device.type for layer in layers for p in layer.parameters()), 'cpu')
-            self.autocast: dict[str, Any] = dict(device_type=kind, enabled=torch.is_autocast_enabled(kind),
-                                 dtype=torch.get_autocast_dtype(kind))
+            self.autocast: dict[str, Any] = dict(
+                device_type=kind, enabled=torch.is_autocast_enabled(kind),
+                dtype=torch.get_autocast_dtype(kind))
             return
         adds = self.way == 'copies' and _is_wide(dtype)
         if self.way == 'views':
