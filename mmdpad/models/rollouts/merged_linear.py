@@ -60,7 +60,7 @@ class MergedLinear:
         if any(part.adapters for part in known) and not adds:
             self.down, self.up = _joined_adapters(known, weight)
         self.product: Callable[[Tensor], Tensor] | None = None
-        if should_pack(weight):
+        if self.way == 'copies' and should_pack(weight):
             self.product = packed_product(weight, self.bias)
         else:
             self.weight = weight.t()
@@ -148,8 +148,8 @@ def _as_one(weights: Sequence[nn.Parameter]) -> Tensor:
     first, place = weights[0], weights[0].storage_offset()
     storage, joined = first.untyped_storage()._cdata, True
     for weight in weights:
-        joined &= (weight.is_contiguous() and weight.storage_offset() == place
-                   and weight.untyped_storage()._cdata == storage)
+        joined = bool(joined and weight.is_contiguous() and weight.storage_offset() == place
+                      and weight.untyped_storage()._cdata == storage)
         place += weight.numel()
     if joined:
         rows = sum(len(weight) for weight in weights)
