@@ -255,24 +255,36 @@ class Guesser:
     def __init__(self, memory: GuessMemory, prompts: Sequence[Ints], group_size: int,
                  draws: NDArray[np.float64] | None, length: int, ends: Sequence[int],
                  max_guess: int, pass_cost: float) -> None:
-        size = len(prompts) * group_size
         self.memory, self.max_guess, self.pass_cost = memory, max_guess, pass_cost
-        self.ends = np.array(ends)
-        texts = np.zeros((size, LONGEST + length), dtype=np.int64)
-        self.ids, self.windows = texts[:, LONGEST:], sliding_window_view(texts, LONGEST, axis=1)
-        self.lengths = np.zeros(size, dtype=np.int64)
-        self.owners = 1 + np.arange(size) // group_size
-        self.draws = None if draws is None else (draws * 2**DRAWS).astype(np.uint64)
+        self.ends, self.group_size = np.array(ends), group_size
+        self._texts = np.zeros((0, LONGEST + length), dtype=np.int64)
+        self.lengths, self.owners = np.zeros((2, 0), dtype=np.int64)
+        self.draws: NDArray[np.uint64] | None = None
         # What the last pass chose for places, and the token before, -1 for none.
-        self.chosen, self.after = np.full((2, size, length), -1)
+        self.chosen, self.after = np.zeros((2, 0, length), dtype=np.int64)
         self.seen = memory.observations(draws is None)
         self.prior = memory.tally()
         self.tally = np.zeros_like(self.prior)
         self._considered: list[tuple[Ints, ...]] = []
         self.passes = self.fed = 0
+        self.add(prompts, draws)
+
+    def add(self, prompts: Sequence[Ints], draws: NDArray[np.float64] | None) -> None:
+        """Add samples of further prompts."""
+        first, size = len(self.lengths), len(prompts) * self.group_size
+        self._texts = np.pad(self._texts, ((0, size), (0, 0)))
+        self.ids = self._texts[:, LONGEST:]
+        self.windows = sliding_window_view(self._texts, LONGEST, axis=1)
+        self.lengths = np.pad(self.lengths, (0, size))
+        self.owners = 1 + np.arange(first + size) // self.group_size
+        if draws is not None:
+            new = (draws * 2**DRAWS).astype(np.uint64)
+            self.draws = new if self.draws is None else np.concatenate([self.draws, new])
+        self.chosen, self.after = (np.pad(x, ((0, size), (0, 0)), constant_values=-1)
+                                   for x in (self.chosen, self.after))
         lengths, tokens = np.array([len(prompt) for prompt in prompts]), np.concatenate(prompts)
         self._observe(_windows(tokens, lengths), tokens,
-                      np.repeat(np.arange(len(prompts)) + 1, lengths),
+                      np.repeat(self.owners[first::self.group_size], lengths),
                       np.full(len(tokens), MIDDLE))
 
     def _observe(self, windows: Ints, tokens: Ints, owners: Ints,

@@ -195,10 +195,69 @@ class PrefixCache:
         self.owners = [prompts.index(owner) for owner in owners]
         self._arrange()
 
+    def replace(self, samples: Sequence[int], new: PrefixCache, group_size: int) -> list[int]:
+        """Let samples of other prompts take the place of samples that have ended.
+
+        The new prompts take the seats of those without samples. If there are enough seats of either
+        kind, and they are long enough, nothing else is copied.
+
+        Args:
+            samples: Indices of the samples that have ended.
+            new: A cache of other prompts, without samples. It cannot be used afterwards.
+            group_size: Number of samples of each new prompt.
+
+        Returns:
+            The indices of the new samples, prompt after prompt.
+        """
+        ended = set(samples)
+        seats = self._free([owner for row, owner in enumerate(self.owners) if row not in ended],
+                           len(self.lengths), len(new.lengths))
+        count = len(seats) * group_size
+        rows = [*samples, *range(len(self.owners), len(self.owners) + count)][:count]
+        grown = self._grow(max(0, rows[-1] + 1 - len(self.owners)),
+                           max(0, max(seats) + 1 - len(self.lengths)), max(new.lengths))
+        chosen = torch.tensor(seats, device=self.device)
+        for cache, others in ((self.keys, new.keys), (self.values, new.values)):
+            for own, other in zip(cache, others, strict=True):
+                own[:, :, :other.shape[2]].index_copy_(1, chosen, other)
+        self.places.index_fill_(0, torch.tensor(rows, device=self.device), 0)
+        owners, self.owners = self.owners, [*self.owners, *[0] * (rows[-1] + 1 - len(self.owners))]
+        for number, seat in enumerate(seats):
+            self.lengths[seat:seat + 1] = [new.lengths[number]]
+            for row in rows[number * group_size:(number + 1) * group_size]:
+                self.owners[row] = seat
+        bias, version = self.prompt_bias, self.version
+        self._arrange()
+        if not grown and owners == self.owners and bias.shape == self.prompt_bias.shape:
+            # The same tensors, which a captured step may read.
+            self.prompt_bias, self.version = bias.copy_(self.prompt_bias), version
+        return rows
+
+    @staticmethod
+    def _free(used: Sequence[int], total: int, count: int) -> list[int]:
+        """The first ``count`` numbers that are not used, those below ``total`` first."""
+        free = sorted(set(range(total + count)) - set(used))
+        return free[:count]
+
+    def _grow(self, samples: int, prompts: int, length: int) -> bool:
+        """Allocate more samples and prompts, and prompts of at least ``length`` tokens, if needed;
+        return whether it was."""
+        length = max(0, length - self.keys[0].shape[2])
+        if not (samples or prompts or length):
+            return False
+        for cache, sizes in ((self.keys, (0, 0, 0, length, 0, prompts)),
+                             (self.values, (0, 0, 0, length, 0, prompts)),
+                             (self.own_keys, (0, 0, 0, 0, 0, samples)),
+                             (self.own_values, (0, 0, 0, 0, 0, samples))):
+            for layer, tensor in enumerate(cache):
+                cache[layer] = pad(tensor, sizes)
+        self.places = pad(self.places, (0, samples))
+        return True
+
     def _arrange(self) -> None:
         """Update what depends on the prompts' lengths and the samples' prompts."""
         self._replaced()
-        longest, keys = max(self.lengths), self.keys[0]
+        longest, keys = self.keys[0].shape[2], self.keys[0]
         self.padded = min(self.lengths) < longest
         # If padded: 0 where a query may attend to a prompt, else -inf, (K * B, 1, P).
         self.prompt_bias = keys.new_zeros(1, 1, 1)
