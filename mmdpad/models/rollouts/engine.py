@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from .sampling import (
     Sampling,
     cut_responses,
     evaluating,
+    no_responses,
     uniform_draws,
     warpers,
 )
@@ -46,6 +48,7 @@ class RolloutEngine(ABC):
         streamer: The current streamer, see :meth:`streaming`.
         memory: What the engine guesses tokens from; it belongs to the state of a training. None if
             it does not guess.
+        batches_at_once: How many batches of a :meth:`stream` the engine gets together.
     """
 
     records_log_probs = False
@@ -55,6 +58,7 @@ class RolloutEngine(ABC):
     repeats_prompts = False
     streamer: Callable[[Tensor], None] | None = None
     memory: GuessMemory | None = None
+    batches_at_once = 1
 
     def check_policy(self, head: VLMReasoningHead) -> None:
         """Raise a ValueError if this engine cannot sample a policy. Called once, at the start."""
@@ -118,6 +122,32 @@ class RolloutEngine(ABC):
         return self.sample(head, prompts, Sampling(group_size, temperature, max_new_tokens, top_p,
                                                    top_k, seed, numbers))
 
+    @torch.no_grad()
+    def stream(self,
+               head: VLMReasoningHead,
+               batches: Iterable[tuple[Sequence[EncodedPrompt], Sequence[int] | None]],
+               group_size: int = 1,
+               temperature: float = 1.0,
+               max_new_tokens: int = 1024,
+               top_p: float = 1.0,
+               top_k: int = 0,
+               seed: int | Sequence[int] = 0) -> Iterator[Responses]:
+        """Yield the responses to each batch of prompts, in order, as :meth:`__call__` would return
+        them up to rounding.
+
+        An engine may take some further batches before it has finished one, so that no sample waits
+        for the longest of its batch. Close the iterator if you do not exhaust it.
+
+        Args:
+            head: The policy, which must not change before the end.
+            batches: Prompts and their numbers, see :meth:`__call__`; a batch may be empty.
+            group_size, temperature, max_new_tokens, top_p, top_k, seed: See :meth:`__call__`.
+        """
+        how = Sampling(group_size, temperature, max_new_tokens, top_p, top_k, seed, ())
+        numbered = ((prompts, range(len(prompts)) if numbers is None else numbers)
+                    for prompts, numbers in batches)
+        yield from self.sample_stream(head, numbered, how)
+
     def submit(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                **sampling: Any) -> Future[Responses]:
         """Start to sample with the current weights, and return a future of the responses.
@@ -142,6 +172,27 @@ class RolloutEngine(ABC):
                how: Sampling) -> Responses:
         """:meth:`__call__` with its defaults filled in; without gradients."""
 
+    def sample_stream(self, head: VLMReasoningHead,
+                      batches: Iterable[tuple[Sequence[EncodedPrompt], Sequence[int]]],
+                      how: Sampling) -> Iterator[Responses]:
+        """:meth:`stream` with its defaults filled in; by default, this samples
+        ``batches_at_once`` after each other. ``how.prompt_numbers`` is unused.
+
+        Raises:
+            NonFiniteError: As in :meth:`sample`; ``prompt`` counts from the first prompt whose
+                responses were not yielded yet.
+        """
+        batches = iter(batches)
+        while some := list(islice(batches, self.batches_at_once)):
+            sizes = [len(prompts) * how.group_size for prompts, _ in some]
+            parts: Iterable[Responses] = [no_responses(head.device)] * len(some)
+            if sum(sizes):
+                prompts, numbers = ([x for part in parts for x in part]
+                                    for parts in zip(*some, strict=True))
+                parts = self.sample(head, prompts, how._replace(prompt_numbers=numbers)).split(
+                    sizes)
+            yield from parts
+
 
 class DrawingEngine(RolloutEngine):
     """Draws tokens from the policy module itself; a subclass computes the logits."""
@@ -153,23 +204,40 @@ class DrawingEngine(RolloutEngine):
         Raises:
             NonFiniteError: Logits of allowed tokens are NaN or infinite.
         """
-        draws, warp = None, LogitsProcessorList()
-        if how.temperature > 0:
-            draws = uniform_draws(how.seed, how.prompt_numbers, how.group_size,
-                                  how.max_new_tokens).to(head.device)
-            warp = warpers(how.temperature, how.top_k, how.top_p)
-        with evaluating(head.model):
-            try:
-                ids, logp = self.generate(head, prompts, how.group_size, how.max_new_tokens, draws,
-                                          warp)
-            except NonFiniteLogits as found:
-                prompt = found.row // how.group_size
-                raise NonFiniteError(
-                    f'The logits of token {len(found.ids) + 1} of the response to prompt {prompt} '
-                    f'of the batch are not finite. '
-                    f'{head.explain_non_finite([prompts[prompt]], found.ids[None])}',
-                    prompt) from None
+        draws = self.draw(head, how)
+        with evaluating(head.model), self.explaining(head, [prompts], how):
+            ids, logp = self.generate(head, prompts, how.group_size, how.max_new_tokens, draws,
+                                      self.warp(how))
         return cut_responses(ids, head.end_tokens, head.pad_token, logp)
+
+    @staticmethod
+    def draw(head: VLMReasoningHead, how: Sampling) -> Tensor | None:
+        """The ``draws`` of :meth:`generate`."""
+        if how.temperature == 0:
+            return None
+        return uniform_draws(how.seed, how.prompt_numbers, how.group_size,
+                             how.max_new_tokens).to(head.device)
+
+    @staticmethod
+    def warp(how: Sampling) -> LogitsProcessorList:
+        """The ``warp`` of :meth:`generate`."""
+        if how.temperature == 0:
+            return LogitsProcessorList()
+        return warpers(how.temperature, how.top_k, how.top_p)
+
+    @contextmanager
+    def explaining(self, head: VLMReasoningHead, batches: Iterable[Sequence[EncodedPrompt]],
+                   how: Sampling) -> Iterator[None]:
+        """Raise NonFiniteError for a NonFiniteLogits about a sample of these prompts."""
+        try:
+            yield
+        except NonFiniteLogits as found:
+            number = found.row // how.group_size
+            prompt = [prompt for prompts in batches for prompt in prompts][number]
+            raise NonFiniteError(
+                f'The logits of token {len(found.ids) + 1} of the response to prompt {number} '
+                f'of the batch are not finite. '
+                f'{head.explain_non_finite([prompt], found.ids[None])}', number) from None
 
     @abstractmethod
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,

@@ -28,20 +28,24 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-Ints = NDArray[np.int64]
-Packed = NDArray[np.uint64]
-"""Sorted observations: 28 bits of a context's hash, 16 of a draw, 20 of the token that followed."""
+from .ngrams import (
+    CODES,
+    CONTEXTS,
+    DRAWS,
+    LAST,
+    LONGEST,
+    MIDDLE,
+    Ints,
+    Packed,
+    hash_contexts,
+    look_up,
+    pack,
+    sort_observations,
+    windows_of,
+)
 
-CONTEXTS = ((6, False), (4, False), (2, False), (3, True))
-"""How many of the last tokens make up each of C contexts, and whether it holds for one prompt."""
-LONGEST = 6
 ROLLOUTS = 4
 """Number of rollouts that are remembered."""
-DRAWS, TOKENS = 16, 20
-NEIGHBORS = np.arange(-2, 2)
-CODES = 9
-"""Of an observation in a context: 0 for none; else how many of the nearest ones had the same token
-(1 to 4), plus 4 if one had another token."""
 CELLS = len(CONTEXTS) * CODES
 SHAPE = (CELLS, 3, 2, 2)
 """Of counts of guesses: the best cell of the n-grams, a context with its code (0: none); the last
@@ -50,16 +54,11 @@ same one); whether both guess the same; and whose guess it is (0: n-grams, 1: la
 _FIRST_CELLS = np.arange(len(CONTEXTS)) * CODES
 FADING = 0.8
 """What counts of earlier rollouts are worth after another one."""
+TOO_MANY = 0.7
+"""No guesses are made if only those with a higher chance than this would save time: looking for
+them takes as long as they save."""
 MAX_GUESS = 15
 """Most guesses for a sample in one pass."""
-MIDDLE, LAST = np.uint64(2**(DRAWS - 1)), np.uint64(2**DRAWS - 1)
-_CONTEXT, _TOKEN = np.uint64(2**64 - 2**(DRAWS + TOKENS)), np.uint64(2**TOKENS - 1)
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-# One row for each token of a window, then for its prompt.
-_FACTORS = np.random.default_rng(0).integers(2**63, size=(LONGEST + 1, len(CONTEXTS))) * 2 + 1
-for _column, (_order, _of_prompt) in enumerate(CONTEXTS):
-    _FACTORS[:LONGEST - _order, _column] = 0
-    _FACTORS[LONGEST, _column] *= _of_prompt
 
 
 def _prior() -> NDArray[np.float64]:
@@ -75,7 +74,7 @@ def _prior() -> NDArray[np.float64]:
 PRIOR = _prior()
 
 
-def pass_cost(model: PreTrainedModel) -> float:
+def estimate_pass_cost(model: PreTrainedModel) -> float:
     """Estimate what a pass over no tokens would take, divided by what a token takes.
 
     It reads each weight and has a fixed number of operations. The estimate does not depend on the
@@ -100,57 +99,6 @@ class Rates(NamedTuple):
 
 
 RATES = dict(cpu=Rates(1e10, 4e10, 3e-4), gpu=Rates(2e12, 4e14, 2e-4))
-
-
-def hash_contexts(windows: Ints, owners: Ints | int = 0) -> Packed:
-    """The hashes (M, C) of contexts, in their place in :data:`Packed`.
-
-    Args:
-        windows: (M, LONGEST), the tokens before each place.
-        owners: (M,), numbers of the prompts, from 1 on; 0 matches none of them.
-    """
-    sums = (windows + 1) @ _FACTORS[:LONGEST]
-    sums += np.reshape(owners, (-1, 1)) * _FACTORS[LONGEST]
-    mixed = sums.view(np.uint64)
-    mixed ^= mixed >> np.uint64(31)
-    mixed *= _MIX
-    mixed &= _CONTEXT
-    return mixed
-
-
-def pack(contexts: Packed, draws: NDArray[np.uint64], tokens: Ints) -> Packed:
-    """Observations (M * C,), not sorted, of tokens (M,) in contexts (M, C) with draws (M,)."""
-    rest = (draws << np.uint64(TOKENS)) | tokens.astype(np.uint64) % np.uint64(2**TOKENS)
-    return (contexts | rest[:, None]).ravel()
-
-
-def look_up(seen: Packed, contexts: Packed, draws: NDArray[np.uint64]) -> tuple[Ints, Ints]:
-    """Find the token that was observed in each context (M, C) with the draw nearest to (M,).
-
-    Args:
-        seen: Sorted, with two entries before and after that match no context.
-
-    Returns:
-        Tokens and codes (:data:`CODES`), (M, C) each.
-    """
-    wanted = contexts | (draws << np.uint64(TOKENS))[:, None]
-    places = seen.searchsorted(wanted.ravel()).reshape(wanted.shape)
-    near = seen[places[..., None] + NEIGHBORS]
-    same = (near ^ wanted[..., None]) <= ~_CONTEXT
-    tokens = near & _TOKEN
-    left = same[..., 1] & ((wanted - near[..., 1] <= near[..., 2] - wanted) | ~same[..., 2])
-    found = np.where(left, tokens[..., 1], tokens[..., 2])
-    agree = (same & (tokens == found[..., None])).sum(axis=-1)
-    agree += 4 * (same.sum(axis=-1) > agree)
-    return found.astype(np.int64), agree
-
-
-def sort_observations(*parts: Packed) -> Packed:
-    """All observations, for :func:`look_up`."""
-    ends = np.array([0, 0, 2**64 - 1, 2**64 - 1], dtype=np.uint64)
-    seen = np.concatenate([ends, *parts])
-    seen.sort(kind='stable')  # fast for parts that are sorted
-    return seen
 
 
 class GuessMemory:
@@ -230,18 +178,10 @@ class GuessMemory:
                     draws = (seen + np.arange(len(tokens), dtype=np.uint64)) * LAST // total
                 elif one['draws'] is not None:
                     draws = one['draws'].numpy().astype(np.uint64)
-                parts.append(pack(hash_contexts(_windows(tokens, lengths)), draws, tokens))
+                parts.append(pack(hash_contexts(windows_of(tokens, lengths)), draws, tokens))
                 seen += len(tokens)
             self._sorted[greedy] = sort_observations(*parts)
         return self._sorted[greedy]
-
-
-def _windows(tokens: Ints, lengths: Ints) -> Ints:
-    """The tokens before each of (M,) tokens of texts of ``lengths``, (M, LONGEST), 0 if none."""
-    places = np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    padded = np.concatenate([np.zeros(LONGEST, dtype=np.int64), tokens])
-    windows = sliding_window_view(padded, LONGEST)[:-1]
-    return np.where(np.arange(LONGEST, 0, -1) <= places[:, None], windows, 0)
 
 
 class Guesser:
@@ -266,33 +206,53 @@ class Guesser:
     def __init__(self, memory: GuessMemory | None, prompts: Sequence[Ints], group_size: int,
                  draws: NDArray[np.float64] | None, length: int, ends: Sequence[int],
                  max_guess: int, pass_cost: float) -> None:
-        size = len(prompts) * group_size
         self.memory, self.max_guess, self.pass_cost = memory, max_guess, pass_cost
-        self.ends = np.array(ends)
-        texts = np.zeros((size, LONGEST + length), dtype=np.int64)
-        self.ids, self.windows = texts[:, LONGEST:], sliding_window_view(texts, LONGEST, axis=1)
-        self.lengths = np.zeros(size, dtype=np.int64)
-        self.owners = 1 + np.arange(size) // group_size
-        self.draws = None if draws is None else (draws * 2**DRAWS).astype(np.uint64)
+        self.ends, self.group_size = np.array(ends), group_size
+        self._texts = np.zeros((0, LONGEST + length), dtype=np.int64)
+        self.lengths, self.owners = np.zeros((2, 0), dtype=np.int64)
+        self.draws: NDArray[np.uint64] | None = None
         # What the last pass chose for places, and the token before, -1 for none.
-        self.chosen, self.after = np.full((2, size, length), -1)
+        self.chosen, self.after = np.zeros((2, 0, length), dtype=np.int64)
         known = memory or GuessMemory()
         self.seen = known.observations(draws is None)
         self.prior = known.tally()
         self.tally = np.zeros_like(self.prior)
         self._considered: list[tuple[Ints, ...]] = []
+        self._unsorted: list[tuple[Ints, Ints, Ints, NDArray[np.uint64]]] = []
         self.passes = self.turns = self.fed = 0
+        self.add(prompts, draws)
+
+    def add(self, prompts: Sequence[Ints], draws: NDArray[np.float64] | None) -> None:
+        """Add samples of further prompts."""
+        first, size = len(self.lengths), len(prompts) * self.group_size
+        self._texts = np.pad(self._texts, ((0, size), (0, 0)))
+        self.ids = self._texts[:, LONGEST:]
+        self.windows = sliding_window_view(self._texts, LONGEST, axis=1)
+        self.lengths = np.pad(self.lengths, (0, size))
+        self.owners = 1 + np.arange(first + size) // self.group_size
+        if draws is not None:
+            new = (draws * 2**DRAWS).astype(np.uint64)
+            self.draws = new if self.draws is None else np.concatenate([self.draws, new])
+        self.chosen, self.after = (np.pad(x, ((0, size), (0, 0)), constant_values=-1)
+                                   for x in (self.chosen, self.after))
         lengths, tokens = np.array([len(prompt) for prompt in prompts]), np.concatenate(prompts)
-        self._observe(_windows(tokens, lengths), tokens,
-                      np.repeat(np.arange(len(prompts)) + 1, lengths),
+        self._observe(windows_of(tokens, lengths), tokens,
+                      np.repeat(self.owners[first::self.group_size], lengths),
                       np.full(len(tokens), MIDDLE))
 
     def _observe(self, windows: Ints, tokens: Ints, owners: Ints,
                  draws: NDArray[np.uint64]) -> None:
         if self.max_guess:
+            self._unsorted.append((windows, tokens, owners, draws))
+
+    def _sort(self) -> None:
+        """Sort in what was observed since the last guesses."""
+        if self._unsorted:
+            windows, tokens, owners, draws = map(np.concatenate, zip(*self._unsorted, strict=True))
             new = pack(hash_contexts(windows, owners), draws, tokens)
             new.sort()
             self.seen = sort_observations(self.seen[2:-2], new)
+            self._unsorted = []
 
     def _draws_at(self, samples: Ints, places: Ints) -> NDArray[np.uint64]:
         if self.draws is None:
@@ -307,9 +267,14 @@ class Guesser:
         """
         counts = np.zeros(len(samples), dtype=np.int64)
         self.passes += 1
+        self.turns += len(samples)
+        self.fed += len(samples)
+        least = len(samples) / (self.pass_cost + len(samples))
+        if least > TOO_MANY or not self.max_guess:
+            return counts
+        self._sort()
         rate = self.prior + self.tally
         rate = rate[1] / rate[0]
-        least = len(samples) / (self.pass_cost + len(samples))
         rows, hope = np.arange(len(samples)), np.ones(len(samples))
         for depth in range(self.max_guess):
             fits = self.lengths[samples[rows]] + depth < self.ids.shape[1] - 1
@@ -328,8 +293,7 @@ class Guesser:
             rows, hope = rows[going], hope[going]
             self.ids[samples[rows], places[going]] = tokens[going]
             counts[rows] += 1
-        self.turns += len(samples)
-        self.fed += len(samples) + int(counts.sum())
+        self.fed += int(counts.sum())
         return counts
 
     def _candidates(self, who: Ints, places: Ints, rate: NDArray[np.float64]) -> tuple[Ints, ...]:

@@ -76,6 +76,19 @@ class Responses(NamedTuple):
         return Responses(self.ids.to(device), self.mask.to(device), self.truncated.to(device),
                          None if self.logp is None else self.logp.to(device))
 
+    def split(self, sizes: Sequence[int]) -> list[Responses]:
+        """Parts of so many responses."""
+        logp = ([None] * len(sizes) if self.logp is None else self.logp.split(sizes))
+        return [Responses(*part) for part in zip(
+            self.ids.split(sizes), self.mask.split(sizes), self.truncated.split(sizes), logp,
+            strict=True)]
+
+
+def no_responses(device: torch.device | str) -> Responses:
+    """The responses to no prompts."""
+    ids = torch.zeros(0, 0, dtype=torch.long, device=device)
+    return Responses(ids, ids.bool(), ids.any(dim=1))
+
 
 def cut_responses(ids: Tensor, end_tokens: Sequence[int], pad_token: int,
                   logp: Tensor | None = None) -> Responses:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper
+from transformers import LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
@@ -18,11 +18,12 @@ from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
 
 from .agreement import check_agreement
-from .decoding import Decoding, rotary_table
+from .continuous_batching import Batch, ContinuousBatch
+from .decoding import Decoding
 from .engine import DrawingEngine
-from .guessing import MAX_GUESS, Guesser, GuessMemory, pass_cost
+from .guessing import MAX_GUESS, Guesser, GuessMemory, estimate_pass_cost
 from .prefix_cache import PrefillRow, PrefixCache
-from .sampling import NonFiniteLogits, draw_tokens
+from .sampling import Responses, Sampling, cut_responses, evaluating, no_responses
 
 
 @ROLLOUTS.register_module()
@@ -31,8 +32,8 @@ class SharedPrefixRollout(DrawingEngine):
     the same tokens up to rounding.
 
     A prompt runs through the model once, without padding, and its keys and values are cached once
-    (:class:`.prefix_cache.PrefixCache`). Finished samples leave the batch once they make up a
-    quarter of it.
+    (:class:`.prefix_cache.PrefixCache`). Samples that have ended are replaced by those of waiting
+    prompts (:class:`.continuous_batching.ContinuousBatch`); once none waits, they leave.
 
     Args:
         prefill_tokens: Prompts run through the model together up to this many tokens (a longer
@@ -41,25 +42,62 @@ class SharedPrefixRollout(DrawingEngine):
             unknown layers, which the log says. It has not been run on a GPU yet.
         records_log_probs: Record the log-probabilities during sampling. The log then shows how much
             they differ from those of the update (``mismatch/...``).
+        max_samples: Maximum number of samples that are decoded at a time, at least those of one
+            prompt; further prompts wait. None for all samples of a rollout, and for the batch size
+            of an evaluation.
         max_guess: Most tokens that are guessed for a sample and verified in the same pass
             (:mod:`.guessing`): the tokens stay the same, in fewer passes. How many are guessed
             depends on what was right so far and on what a pass costs. 0 turns it off.
-
-    Raises:
-        ValueError: ``max_guess`` is out of range.
+        pass_cost: What a forward pass costs besides its tokens, in tokens: the more, the more is
+            guessed. None for an estimate by the model's size and the kind of device.
     """
 
     def __init__(self, prefill_tokens: int = 16384, cuda_graphs: bool = True,
-                 records_log_probs: bool = False, max_guess: int = MAX_GUESS) -> None:
+                 records_log_probs: bool = False, max_guess: int = MAX_GUESS,
+                 max_samples: int | None = None, pass_cost: float | None = None) -> None:
+        if max_samples is not None and max_samples < 1:
+            raise ValueError(f'`rollout_engine.max_samples` should be at least 1 or None, but got '
+                             f'{max_samples}; correct it')
         if not 0 <= max_guess <= MAX_GUESS:
             raise ValueError(f'`rollout_engine.max_guess` should be in [0, {MAX_GUESS}] (0: off), '
                              f'but got {max_guess}; correct it')
+        if pass_cost is not None and not pass_cost > 0:
+            raise ValueError(f'`rollout_engine.pass_cost` should be above 0 or None, but got '
+                             f'{pass_cost}; correct it')
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
         self.checked = False
-        self.max_guess = max_guess
+        self.max_guess, self.pass_cost = max_guess, pass_cost
+        self.max_samples = max_samples
         self.memory = GuessMemory() if max_guess else None
         self.decoding = Decoding(cuda_graphs)
+
+    def sample_stream(self, head: VLMReasoningHead,
+                      batches: Iterable[tuple[Sequence[EncodedPrompt], Sequence[int]]],
+                      how: Sampling) -> Iterator[Responses]:
+        """See :class:`RolloutEngine`; where a sample ends, the next prompt enters."""
+        held: deque[Sequence[EncodedPrompt]] = deque()
+
+        def take() -> Iterator[Batch]:
+            for prompts, numbers in batches:
+                if prompts:
+                    self._check(head, prompts)
+                held.append(prompts)
+                yield Batch(prompts, self.draw(head, how._replace(prompt_numbers=numbers))
+                            if prompts else None)
+
+        with (evaluating(head.model),
+              closing(self._run(head, take(), how.group_size, how.max_new_tokens,
+                                self.warp(how))) as results):
+            while True:
+                with self.explaining(head, held, how):
+                    result = next(results, None)
+                if result is None:
+                    return
+                held.popleft()
+                ids, logp = result
+                yield (cut_responses(ids, head.end_tokens, head.pad_token, logp) if len(ids) else
+                       no_responses(head.device))
 
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
                  max_new_tokens: int, draws: Tensor | None,
@@ -70,6 +108,11 @@ class SharedPrefixRollout(DrawingEngine):
             ValueError: The head has another attention implementation.
             RuntimeError: At the first call, see :func:`.agreement.check_agreement`.
         """
+        self._check(head, prompts)
+        (ids, logp), = self._run(head, [Batch(prompts, draws)], group_size, max_new_tokens, warp)
+        return ids, logp
+
+    def _check(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt]) -> None:
         used = head.model.model.language_model.config._attn_implementation
         if used != NAME:
             raise ValueError(
@@ -80,89 +123,21 @@ class SharedPrefixRollout(DrawingEngine):
             recording = SharedPrefixRollout(self.prefill_tokens, False, True, max_guess=0)
             recording.checked = True
             check_agreement(recording, head, prompts)
-        prefilled = self._prefill(head, prompts)
+
+    def _run(self, head: VLMReasoningHead, batches: Iterable[Batch], group_size: int,
+             max_new_tokens: int,
+             warp: LogitsProcessorList) -> Generator[tuple[Tensor, Tensor | None], None, None]:
+        """Yield the result of :meth:`generate` for each batch."""
+        def make_guesser(batch: Batch) -> Guesser:
+            texts, draws = batch.for_guesser(head)
+            return Guesser(self.memory, texts, group_size, draws, max_new_tokens, head.end_tokens,
+                           self.max_guess, self.pass_cost or estimate_pass_cost(head.model))
+
         with self.decoding.of(head):
-            return self._decode(head, prefilled, self._guesser(
-                head, prompts, group_size, max_new_tokens, draws), TokenChoice(head, draws, warp))
-
-    def _guesser(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
-                       group_size: int, max_new_tokens: int, draws: Tensor | None) -> Guesser:
-        texts = [prompt.input_ids.flatten().numpy() for prompt in prompts]
-        texts = [text[~np.isin(text, head.vision_token_ids)] for text in texts]
-        return Guesser(
-            self.memory, texts, group_size, None if draws is None else draws.cpu().numpy(),
-            max_new_tokens, head.end_tokens, self.max_guess, pass_cost(head.model))
-
-    def _decode(self, head: VLMReasoningHead, prefilled: tuple[PrefixCache, Tensor, Tensor],
-                guesser: Guesser, choice: TokenChoice) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`generate`."""
-        cache, logits, starts = prefilled
-        size, length = guesser.ids.shape
-        cache.start_samples(size // len(cache.lengths))
-        logits, starts = (x.repeat_interleave(size // len(x), dim=0) for x in (logits, starts))
-        rotary = rotary_table(head.model, int(starts.max()) + length + self.max_guess + 1)
-        logp = None
-        if self.records_log_probs and choice.draws is not None:
-            logp = torch.zeros(size, length, device=head.device)
-        # Of the samples in the cache: number, whether it goes on, tokens in the pass.
-        samples, going = np.arange(size), np.ones(size, dtype=bool)
-        counts = going.astype(np.int64)
-        rows, offsets = samples, np.zeros_like(samples)
-        while True:
-            before = guesser.lengths[samples]
-            places = (before[rows] + offsets).clip(max=length - 1)
-            where = self._to(head.device, samples[rows], places)
-            tokens, highest = choice(logits, *where)
-            # The one transfer of a pass; -1 where logits are not finite.
-            chosen = np.full((len(samples), offsets.max() + 1), -1)
-            chosen[rows, offsets] = tokens.where(highest.isfinite(), -1).cpu().numpy()
-            kept = np.zeros_like(counts)
-            kept[going] = guesser.verify(samples[going], counts[going], chosen[going])
-            last = chosen[np.arange(len(samples)), kept - 1]
-            if (faults := going & (last < 0)).any():
-                row = samples[faults][0]
-                raise NonFiniteLogits(int(row), torch.from_numpy(
-                    guesser.ids[row, :guesser.lengths[row] - 1]))
-            self._stream(chosen, kept)
-            if logp is not None:
-                stays, = self._to(head.device, np.nonzero(offsets < kept[rows])[0])
-                logp[where[0][stays], where[1][stays]] = choice.log_probs(logits[stays],
-                                                                          tokens[stays])
-            if before.any():
-                cache.advance(self._to(head.device, kept)[0] if (kept != 1).any() else 1)
-            going &= ~np.isin(last, head.end_tokens) & (guesser.lengths[samples] < length)
-            if not going.any():
-                break
-            if going.sum() <= self.decoding.shrink_at * len(samples):
-                left, = self._to(head.device, np.nonzero(going)[0])
-                cache.keep(left)
-                samples, starts, going = samples[going], starts[left], going[going]
-            counts = np.zeros(len(samples), dtype=np.int64)
-            counts[going] = 1 + guesser.guess(samples[going])
-            fed = counts
-            if self.decoding.full_grids:  # ended samples, and some after the guesses, are ignored
-                fed = np.full(len(samples), 2**int(counts.max() - 1).bit_length())
-            rows = np.repeat(np.arange(len(samples)), fed)
-            offsets = np.arange(len(rows)) - np.repeat(fed.cumsum() - fed, fed)
-            places = guesser.lengths[samples[rows]] - 1 + offsets
-            tokens, = self._to(head.device, guesser.ids[samples[rows], places.clip(0, length - 1)])
-            cache.make_room(int(fed.max()))
-            feed = cache.feed(tokens, fed.tolist() if (fed != fed[0]).any() else None)
-            logits = self.decoding(cache, feed, starts, rotary)
-        guesser.finish()
-        longest = int(guesser.lengths.max())
-        ids, = self._to(head.device, guesser.ids[:, :longest])
-        return ids, None if logp is None else logp[:, :longest]
-
-    def _stream(self, chosen: NDArray[np.int64], kept: NDArray[np.int64]) -> None:
-        """Hand the first ``kept`` (A,) of the tokens (A, W) to the streamer, place by place."""
-        if self.streamer is not None:
-            for offset in range(kept.max()):
-                self.streamer(torch.from_numpy(chosen[kept > offset, offset]))
-
-    @staticmethod
-    def _to(device: torch.device, *arrays: NDArray[np.int64]) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(np.stack(arrays)).to(device))
+            yield from ContinuousBatch(
+                head, batches, group_size, max_new_tokens, warp, self.max_samples,
+                lambda prompts: self._prefill(head, prompts), make_guesser, self.decoding,
+                self.records_log_probs, self.streamer)
 
     def _prefill(self, head: VLMReasoningHead,
                  prompts: Sequence[EncodedPrompt]) -> tuple[PrefixCache, Tensor, Tensor]:
@@ -181,41 +156,3 @@ class SharedPrefixRollout(DrawingEngine):
             logits.append(head.model.lm_head(states[last]))
             starts += [int(place.max()) + 1 for place in places]
         return cache, torch.cat(logits), torch.tensor(starts, device=head.device)
-
-
-class TokenChoice:
-    """Chooses the next token of each sample.
-
-    Args:
-        head: The policy; its vision tokens are never chosen.
-        draws, warp: See :meth:`DrawingEngine.generate`.
-    """
-
-    def __init__(self, head: VLMReasoningHead, draws: Tensor | None,
-                 warp: LogitsProcessorList) -> None:
-        self.forbidden = torch.tensor(head.vision_token_ids, device=head.device)
-        self.draws = draws
-        self.warp = warp
-
-    def __call__(self, logits: Tensor, samples: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose tokens number ``steps`` (N,) of the samples (N,) from their logits (N, V).
-
-        Returns:
-            The tokens (N,), long, and the highest scores (N,), which are not finite if no token can
-            be chosen.
-        """
-        scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
-        if self.draws is None:
-            highest, tokens = scores.max(dim=-1)
-            return tokens, highest
-        scores = self.warp(None, scores)  # type: ignore[arg-type]
-        highest = scores.amax(dim=-1)
-        return draw_tokens(scores, self.draws[samples, steps], highest), highest
-
-    def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probabilities (A,), float32, of tokens (A,) under logits (A, V); see `Responses`."""
-        scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
-        for warper in self.warp:
-            if isinstance(warper, TemperatureLogitsWarper):
-                scores = warper(None, scores)
-        return scores.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]

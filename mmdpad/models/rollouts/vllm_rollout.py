@@ -60,6 +60,7 @@ class VLLMRollout(RolloutEngine):
     """
 
     copies_weights = True
+    batches_at_once = 4  # vLLM replaces samples that end itself
 
     def __init__(self, gpu_memory_utilization: float = 0.4, max_model_len: int = 2600,
                  dtype: str = 'bfloat16', sleep_level: int = 1, records_log_probs: bool = True,

@@ -68,6 +68,7 @@ class VLLMServerRollout(RolloutEngine):
     """
 
     copies_weights = True
+    batches_at_once = 4  # vLLM replaces samples that end itself
     samples_elsewhere = True
 
     def __init__(self, urls: Sequence[str], dtype: str = 'bfloat16', max_requests: int = 32,

@@ -6,7 +6,7 @@ import pytest
 from mmengine.runner import Runner
 
 from mmdpad.engine.runner import evaluation_loops, pending_rollouts
-from mmdpad.models import SharedPrefixRollout
+from mmdpad.models import RolloutEngine, SharedPrefixRollout
 from mmdpad.utils import read_jsonl
 
 
@@ -59,6 +59,7 @@ def test_an_engine_that_samples_elsewhere_gets_the_weights_once_and_none_are_gat
         monkeypatch.setattr(SharedPrefixRollout, name, True)
     monkeypatch.setattr(SharedPrefixRollout, 'hand_over', lambda *_: events.append('handed over'))
     monkeypatch.setattr(SharedPrefixRollout, 'sample', recording)
+    monkeypatch.setattr(SharedPrefixRollout, 'sample_stream', RolloutEngine.sample_stream)
     for module in (evaluation_loops, pending_rollouts):
         monkeypatch.setattr(module, 'gathered', None)
     tiny_config.merge_from_dict({'train_cfg.max_iters': 1, 'test_dataloader.batch_size': 3})

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.rollouts import guessing
-from mmdpad.models.rollouts.guessing import CONTEXTS, Guesser, GuessMemory, look_up, pack
+from mmdpad.models.rollouts import guessing, ngrams
+from mmdpad.models.rollouts.guessing import Guesser, GuessMemory
+from mmdpad.models.rollouts.ngrams import CONTEXTS, look_up, pack
 
-TOP, DRAWN = 2**guessing.DRAWS, np.array([0.25, 0.75])
+TOP, DRAWN = 2**ngrams.DRAWS, np.array([0.25, 0.75])
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_the_nearest_draw_in_a_context_decides():
     """The token of the nearer one; the code says how many of four agree, 4 more if not all."""
     contexts = np.zeros((6, 1), dtype=np.uint64) + np.uint64(5 << 36)
     draws = np.array([1, 2, 3, 30, 40, 50], dtype=np.uint64)
-    seen = guessing.sort_observations(pack(contexts, draws, np.array([8, 8, 8, 9, 9, 8])))
+    seen = ngrams.sort_observations(pack(contexts, draws, np.array([8, 8, 8, 9, 9, 8])))
     for draw, token, code in [(2, 8, 3), (10, 8, 2 + 4), (20, 9, 2 + 4), (35, 9, 2 + 4),
                               (49, 8, 1 + 4), (60, 8, 1 + 4)]:
         found = look_up(seen, contexts[:1], np.array([draw], dtype=np.uint64))
@@ -193,16 +194,16 @@ def test_an_evaluation_leaves_nothing_behind():
 
 def test_contexts_differ_by_prompt_only_where_they_should():
     windows = np.array([[1, 2, 3, 4, 5, 6], [9, 9, 3, 4, 5, 6]])
-    same, moved = guessing.hash_contexts(windows, 1), guessing.hash_contexts(windows, 2)
+    same, moved = ngrams.hash_contexts(windows, 1), ngrams.hash_contexts(windows, 2)
     assert [one for _, one in CONTEXTS] == (same[0] != moved[0]).tolist()
     assert [order > 4 for order, _ in CONTEXTS] == (same[0] != same[1]).tolist()
 
 
 def test_a_gpu_guesses_more_than_a_cpu(head, monkeypatch):
     """A pass is worth some ten tokens on a CPU with a model this small, and hundreds on a GPU."""
-    found = guessing.pass_cost(head.model)
+    found = guessing.estimate_pass_cost(head.model)
     monkeypatch.setitem(guessing.RATES, 'cpu', guessing.RATES['gpu'])
-    assert 10 < found < 200 < guessing.pass_cost(head.model)
+    assert 10 < found < 200 < guessing.estimate_pass_cost(head.model)
 
 
 @pytest.mark.parametrize('most', [-1, 16])

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.rollouts import prefix_cache, shared_prefix_rollout
+from mmdpad.models.rollouts import continuous_batching, prefix_cache, shared_prefix_rollout
 
 QUESTIONS = ['the red circle', 'something you could roll', 'what is left of the small blue star']
 
@@ -20,7 +20,7 @@ def log_probs(monkeypatch):
     """(sample, step) -> the log-probability that the engine's model gave the chosen token."""
     found = {}
 
-    class Spy(shared_prefix_rollout.TokenChoice):
+    class Spy(continuous_batching.TokenChoice):
 
         def __call__(self, logits, samples, steps):
             tokens, highest = super().__call__(logits, samples, steps)
@@ -30,7 +30,7 @@ def log_probs(monkeypatch):
                           enumerate(zip(samples.tolist(), steps.tolist(), strict=True))})
             return tokens, highest
 
-    monkeypatch.setattr(shared_prefix_rollout, 'TokenChoice', Spy)
+    monkeypatch.setattr(continuous_batching, 'TokenChoice', Spy)
     return found
 
 
