@@ -4,10 +4,10 @@
     git worktree add ../mmdpad_before main
     python tools/benchmarks/speculation.py --before ../mmdpad_before
 
-A training rollout (12 questions, 8 responses each, T = 1) after some others of the same policy, and
-a greedy evaluation of 192 questions in batches of 64. Each has the default (`mmdpad`), no guesses
-(`plain`), and as many guesses as pay on a GPU (`as on a GPU`: only its numbers of passes and tokens
-mean something here). `before` is another checkout, in a process of its own. All take turns.
+Three training rollouts (12 questions, 8 responses each, T = 1) after some others of the same
+policy, then a greedy evaluation of 192 questions in batches of 64: by default (`mmdpad`), without
+guesses (`plain`), and with as many guesses as pay on a GPU (`as on a GPU`: only its numbers of
+passes and tokens mean something here). `before` is another checkout, in a process of its own. All take turns.
 
 `passes` and `tokens` are shares of those without guesses; `same_tokens` says whether all responses
 are equal to theirs. Prints JSON.
@@ -56,7 +56,8 @@ try:
 except ImportError:  # a checkout from before there was one
     decoding = None
 
-GROUP_SIZE, BATCH, LENGTH = 8, 64, 112
+GROUP_SIZE, BATCH, LENGTH, MEASURED = 8, 64, 112, 3
+ANSWER: dict[str, Any] = dict(passes=0, tokens=0, seconds=0.0, cpu_seconds=0.0, ids=[])
 
 
 class Work:
@@ -79,28 +80,31 @@ class Work:
         return self.head.encode_prompts(images, [scene.question.text for scene in scenes])
 
     def train(self) -> dict[str, Any]:
-        """Sample the next rollout of a training."""
-        engine, result = SharedPrefixRollout(**self.options), {}
-        for number in range(self.args.rollouts + 1):
+        """Sample the next rollouts of a training."""
+        self.engine, results = SharedPrefixRollout(**self.options), []
+        for number in range(self.args.rollouts + MEASURED):
             first = number * self.args.groups
             prompts = self.prompts('train', first, self.args.groups)
-            memory = getattr(engine, 'memory', None)
+            memory = getattr(self.engine, 'memory', None)
             if memory is not None:
                 memory.forget_recent()
-            result = measure(lambda prompts=prompts, first=first: [engine(
+            results.append(measure(lambda prompts=prompts, first=first: [self.engine(
                 self.head, prompts, GROUP_SIZE, max_new_tokens=LENGTH,
-                prompt_numbers=range(first, first + self.args.groups))])
+                prompt_numbers=range(first, first + self.args.groups))]))
             if memory is not None:
                 memory.share()
-        return result
+        return {name: sum((result[name] for result in results[-MEASURED:]), start)
+                for name, start in ANSWER.items()}
 
     def evaluate(self) -> dict[str, Any]:
-        """Answer all questions greedily, in batches."""
-        engine = SharedPrefixRollout(**self.options)
+        """Answer all questions greedily, in batches, after the last :meth:`train`."""
+        memory = getattr(self.engine, 'memory', None)
+        if memory is not None:
+            memory.forget_recent()
         batches = [self.prompts('val', first, min(BATCH, self.args.questions - first))
                    for first in range(0, self.args.questions, BATCH)]
-        return measure(lambda: [engine(self.head, prompts, temperature=0, max_new_tokens=LENGTH)
-                                for prompts in batches])
+        return measure(lambda: [self.engine(self.head, prompts, temperature=0,
+                                            max_new_tokens=LENGTH) for prompts in batches])
 
 
 def measure(sample: Callable[[], list[Any]]) -> dict[str, Any]:
@@ -138,7 +142,8 @@ class Remote:
     def __init__(self, tree: Path, args: argparse.Namespace) -> None:
         self.process = subprocess.Popen(
             [sys.executable, __file__, '--serve', '--rollouts', str(args.rollouts), '--questions',
-             str(args.questions), '--groups', str(args.groups), '--threads', str(args.threads)], cwd=tree, text=True,
+             str(args.questions), '--groups', str(args.groups), '--threads', str(args.threads)],
+            cwd=tree, text=True,
             env={**os.environ, 'PYTHONPATH': str(tree)}, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 

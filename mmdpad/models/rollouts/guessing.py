@@ -57,6 +57,8 @@ FADING = 0.8
 TOO_MANY = 0.7
 """No guesses are made if only those with a higher chance than this would save time: looking for
 them takes as long as they save."""
+SORT_AT = 100
+"""New observations are sorted in once there is one for so many that are sorted."""
 MAX_GUESS = 15
 """Most guesses for a sample in one pass."""
 
@@ -249,15 +251,16 @@ class Guesser:
             self._unsorted.append((windows, tokens, owners, draws))
 
     def _sort(self) -> None:
-        """Sort in what was observed since the last guesses."""
+        """Sort in what was observed since the last guesses, unless it is little."""
         if self.seen is None:
             assert self.memory is not None
             self.seen = self.memory.observations(self.draws is None)
-        if self._unsorted:
+        new = len(CONTEXTS) * sum(len(tokens) for _, tokens, *_ in self._unsorted)
+        if new > len(self.seen) / SORT_AT:
             windows, tokens, owners, draws = map(np.concatenate, zip(*self._unsorted, strict=True))
-            new = pack(hash_contexts(windows, owners), draws, tokens)
-            new.sort()
-            self.seen = sort_observations(self.seen[2:-2], new)
+            observed = pack(hash_contexts(windows, owners), draws, tokens)
+            observed.sort()
+            self.seen = sort_observations(self.seen[2:-2], observed)
             self._unsorted = []
 
     def _draws_at(self, samples: Ints, places: Ints) -> NDArray[np.uint64]:
