@@ -108,6 +108,15 @@ def test_vision_tower_counts_operations(run, in_threads):
                      'features and gradients': dict(mmdpad=44, before=44)}
 
 
+def test_speculation(run):
+    result = run('speculation', '--repeats', 1, '--rollouts', 1, '--groups', 1, '--questions', 3)
+    for what in ('train', 'evaluate'):
+        about = result[what]
+        assert set(about['same_tokens'].values()) == {True}
+        assert about['passes']['plain'] == 1 > about['passes']['as on a GPU']
+        assert about['seconds']['ratio'].keys() == {'plain', 'as on a GPU'}
+
+
 def test_low_precision(run):
     rates = run('low_precision', '--rates', 1e-6, '--steps', 2, '--ways', 'bfloat16',
                 'bfloat16, stochastic rounding')['weights']

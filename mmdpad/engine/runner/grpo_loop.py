@@ -310,7 +310,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.pending.load_state_dict(state.get('pending', []))
         if (memory := self.model.rollout_engine.memory) is not None:
             if state.get('guesses') is None:
-                self.runner.logger.info(
+                self.runner.logger.warning(
                     '--resume: the checkpoint has no past rollouts to guess tokens from, so the '
                     'first rollouts take longer, and numbers may differ by rounding from those of '
                     'an uninterrupted run')

@@ -57,6 +57,8 @@ FADING = 0.8
 TOO_MANY = 0.7
 """No guesses are made if only those with a higher chance than this would save time: looking for
 them takes as long as they save."""
+SORT_AT = 100
+"""New observations are sorted in once there is one for so many that are sorted."""
 MAX_GUESS = 15
 """Most guesses for a sample in one pass."""
 
@@ -74,24 +76,9 @@ def _prior() -> NDArray[np.float64]:
 PRIOR = _prior()
 
 
-def estimate_pass_cost(model: PreTrainedModel) -> float:
-    """Estimate what a pass over no tokens would take, divided by what a token takes.
-
-    It reads each weight and has a fixed number of operations. The estimate does not depend on the
-    machine or its load, so that the same run makes the same passes anywhere; a benchmark
-    (``tools/benchmarks/speculation.py``) compares it with measurements.
-    """
-    text = model.config.get_text_config()
-    weights = sum(p.numel() for p in model.model.language_model.layers.parameters())
-    weights += text.hidden_size * text.vocab_size
-    rates = RATES['cpu' if model.device.type == 'cpu' else 'gpu']
-    reading = weights * model.dtype.itemsize / rates.bytes
-    return (reading + text.num_hidden_layers * rates.layer) / (2 * weights / rates.operations)
-
-
 class Rates(NamedTuple):
     """Rough properties of a kind of device: bytes read and operations per second, and the seconds
-    that starting the operations of a layer takes."""
+    that it takes to start the operations of a layer."""
 
     bytes: float
     operations: float
@@ -99,6 +86,23 @@ class Rates(NamedTuple):
 
 
 RATES = dict(cpu=Rates(1e10, 4e10, 3e-4), gpu=Rates(2e12, 4e14, 2e-4))
+GUESSING = 1.5e-3
+"""Seconds that it takes to guess for a pass, and to arrange different numbers of tokens."""
+
+
+def estimate_pass_cost(model: PreTrainedModel) -> float:
+    """Estimate how many tokens take as long as a pass over no tokens, which reads all weights and
+    starts all operations; 0 if guessing takes longer.
+
+    The estimate does not depend on the machine or its load, so that the same run makes the same
+    passes anywhere.
+    """
+    text = model.config.get_text_config()
+    weights = sum(p.numel() for p in model.model.language_model.layers.parameters())
+    weights += text.hidden_size * text.vocab_size
+    rates = RATES['cpu' if model.device.type == 'cpu' else 'gpu']
+    seconds = weights * model.dtype.itemsize / rates.bytes + text.num_hidden_layers * rates.layer
+    return max(seconds - GUESSING, 0.0) * rates.operations / (2 * weights)
 
 
 class GuessMemory:
@@ -195,7 +199,7 @@ class Guesser:
         length: R.
         ends: Tokens that end a response.
         max_guess: Maximum number of guesses for a sample in one pass.
-        pass_cost: What a pass costs besides its tokens, in tokens.
+        pass_cost: What a pass costs besides its tokens, in tokens; 0 for no guesses.
 
     Attributes:
         ids: (N, R) tokens of the samples, then their guesses.
@@ -207,15 +211,16 @@ class Guesser:
                  draws: NDArray[np.float64] | None, length: int, ends: Sequence[int],
                  max_guess: int, pass_cost: float) -> None:
         self.memory, self.max_guess, self.pass_cost = memory, max_guess, pass_cost
+        if memory is None or not pass_cost:
+            self.memory, self.max_guess = None, 0
         self.ends, self.group_size = np.array(ends), group_size
         self._texts = np.zeros((0, LONGEST + length), dtype=np.int64)
         self.lengths, self.owners = np.zeros((2, 0), dtype=np.int64)
         self.draws: NDArray[np.uint64] | None = None
         # What the last pass chose for places, and the token before, -1 for none.
         self.chosen, self.after = np.zeros((2, 0, length), dtype=np.int64)
-        known = memory or GuessMemory()
-        self.seen = known.observations(draws is None)
-        self.prior = known.tally()
+        self.seen: Packed | None = None  # until it is needed
+        self.prior = PRIOR if self.memory is None else self.memory.tally()
         self.tally = np.zeros_like(self.prior)
         self._considered: list[tuple[Ints, ...]] = []
         self._unsorted: list[tuple[Ints, Ints, Ints, NDArray[np.uint64]]] = []
@@ -246,12 +251,16 @@ class Guesser:
             self._unsorted.append((windows, tokens, owners, draws))
 
     def _sort(self) -> None:
-        """Sort in what was observed since the last guesses."""
-        if self._unsorted:
+        """Sort in what was observed since the last guesses, unless it is little."""
+        if self.seen is None:
+            assert self.memory is not None
+            self.seen = self.memory.observations(self.draws is None)
+        new = len(CONTEXTS) * sum(len(tokens) for _, tokens, *_ in self._unsorted)
+        if new > len(self.seen) / SORT_AT:
             windows, tokens, owners, draws = map(np.concatenate, zip(*self._unsorted, strict=True))
-            new = pack(hash_contexts(windows, owners), draws, tokens)
-            new.sort()
-            self.seen = sort_observations(self.seen[2:-2], new)
+            observed = pack(hash_contexts(windows, owners), draws, tokens)
+            observed.sort()
+            self.seen = sort_observations(self.seen[2:-2], observed)
             self._unsorted = []
 
     def _draws_at(self, samples: Ints, places: Ints) -> NDArray[np.uint64]:
@@ -300,6 +309,7 @@ class Guesser:
         """Of each place (M,): cell, kind and whether both agree (see :data:`SHAPE`), the token by
         n-grams, and that by the last pass."""
         windows = self.windows[who, places]
+        assert self.seen is not None
         tokens, codes = look_up(self.seen, hash_contexts(windows, self.owners[who]),
                                 self._draws_at(who, places))
         cells = np.where(codes > 0, codes + _FIRST_CELLS, 0)

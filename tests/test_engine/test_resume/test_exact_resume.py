@@ -22,7 +22,7 @@ TIMES = re.compile(r'time|tokens_per_second|memory|eta|data_time')
 @pytest.fixture
 def config(shapes_data) -> Config:
     """The toy model with all that a run remembers: a reference, refills, a term with a window, a
-    schedule, workers, validations between checkpoints."""
+    schedule, workers, validations between checkpoints, guesses from earlier rollouts."""
     return resumable('tiny_shapes', shapes_data)
 
 
@@ -37,6 +37,7 @@ def resumable(name: str, shapes_data: Path) -> Config:
     for split in ('train', 'val', 'test'):
         config[f'{split}_dataloader'].dataset.data_root = str(shapes_data)
     config.val_dataloader.update(num_workers=0, persistent_workers=False)
+    config.model.rollout_engine = dict(type='SharedPrefixRollout', pass_cost=300)
     config.param_scheduler = dict(type='LinearLR', start_factor=0.1, end=9, by_epoch=False)
     config.custom_hooks = [*config.custom_hooks, dict(type='KillHook')]
     if config.train_cfg.type == 'GRPOTrainLoop':
@@ -173,7 +174,8 @@ def test_told_to_end_at_random_moments(config, tmp_path, processes, tried):
 @pytest.mark.parametrize('k, processes', [(1, 1), (2, 1), (2, 2)])
 def test_rollouts_that_are_sampled_ahead(config, tmp_path, k, processes, tried):
     config.train_cfg.update(max_staleness=k, max_refills=0)
-    config.model.rollout_engine = dict(type='SharedPrefixRollout', records_log_probs=True)
+    config.model.rollout_engine = dict(type='SharedPrefixRollout', records_log_probs=True,
+                                       pass_cost=300)
     done = train(config, tmp_path, 3, processes)
     assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
     tried(f'{processes} process(es), rollouts {k} iteration(s) ahead, killed 3 times')

@@ -55,7 +55,7 @@ OPTIONS = [dict(group_size=4), dict(group_size=3, temperature=1.6, top_p=0.9),
 @pytest.mark.parametrize('options', OPTIONS, ids=['t1', 'top-p', 'top-k', 'greedy'])
 def test_the_same_tokens_and_log_probs_as_without(exact_head, prompts, options, passes):
     """Also in later rollouts, which guess more, of groups that end at different places."""
-    guessing_, plain = (SharedPrefixRollout(records_log_probs=True, max_guess=most)
+    guessing_, plain = (SharedPrefixRollout(records_log_probs=True, max_guess=most, pass_cost=300)
                         for most in (15, 0))
     for seed in range(5):
         how = dict(max_new_tokens=60, seed=seed, **options)
@@ -76,7 +76,7 @@ def test_with_an_adapter_and_qwen3_vl(policy_config, prompts, qwen3_folder, qwen
     images = [torch.full((3, *size), 90, dtype=torch.uint8) for size in [(64, 96), (128, 128)]]
     asked = qwen3_head.encode_prompts(images, ['the red circle', 'a star'])
     for head, some in ((lora, prompts), (other, asked)):
-        engines = [SharedPrefixRollout(max_guess=most) for most in (15, 0)]
+        engines = [SharedPrefixRollout(max_guess=most, pass_cost=300) for most in (15, 0)]
         for seed in range(2):
             assert_same(*(engine(head, some, group_size=3, max_new_tokens=30, seed=seed)
                           for engine in engines))
@@ -92,7 +92,7 @@ def test_right_guesses_need_one_pass_for_many_tokens(exact_head, prompts, option
     texts = torch.nn.functional.pad(expected.ids, (0, 60 - longest), value=7).numpy()
     for most in (1, 4, 59):  # the last one guesses beyond all ends
         scripted(texts, most)
-        assert_same(SharedPrefixRollout()(exact_head, prompts, **options), expected)
+        assert_same(SharedPrefixRollout(pass_cost=300)(exact_head, prompts, **options), expected)
         assert passes[-1].passes == -(-(longest - 1) // (most + 1))
 
 
@@ -105,7 +105,7 @@ def test_wrong_guesses_change_nothing(exact_head, prompts, scripted, passes, tok
         wrong=lambda tokens: (tokens + 1) % 500,
         vision=lambda tokens: np.full_like(tokens, exact_head.vision_token_ids[0]),
         end=lambda tokens: np.full_like(tokens, exact_head.end_tokens[0]))[token])
-    assert_same(SharedPrefixRollout()(exact_head, prompts, **options), expected)
+    assert_same(SharedPrefixRollout(pass_cost=300)(exact_head, prompts, **options), expected)
     if token != 'end':
         assert passes[-1].passes == int(expected.mask.sum(dim=1).max()) - 1
 
@@ -116,11 +116,11 @@ def test_full_grids_change_nothing(exact_head, prompts, monkeypatch):
     expected = SharedPrefixRollout(max_guess=0)(exact_head, prompts, **options)
     monkeypatch.setattr('mmdpad.models.rollouts.decoding.Decoding.full_grids', True)
     for _ in range(2):
-        assert_same(SharedPrefixRollout()(exact_head, prompts, **options), expected)
+        assert_same(SharedPrefixRollout(pass_cost=300)(exact_head, prompts, **options), expected)
 
 
 def test_tokens_are_streamed_in_order(exact_head, prompts):
-    engine, seen = SharedPrefixRollout(), []
+    engine, seen = SharedPrefixRollout(pass_cost=300), []
     options = dict(temperature=0, max_new_tokens=60)
     engine(exact_head, prompts[:1], **options)
     with engine.streaming(lambda tokens: seen.append(tokens)):
@@ -129,7 +129,7 @@ def test_tokens_are_streamed_in_order(exact_head, prompts):
 
 
 def test_what_was_answered_before_is_guessed_at_once(exact_head, prompts, passes):
-    engine = SharedPrefixRollout()
+    engine = SharedPrefixRollout(pass_cost=300)
     for _ in range(2):
         engine(exact_head, prompts[:1], temperature=0, max_new_tokens=60)
     tokens = int(passes[1].lengths[0])
@@ -199,14 +199,36 @@ def test_contexts_differ_by_prompt_only_where_they_should():
     assert [order > 4 for order, _ in CONTEXTS] == (same[0] != same[1]).tolist()
 
 
-def test_a_gpu_guesses_more_than_a_cpu(head, monkeypatch):
-    """A pass is worth some ten tokens on a CPU with a model this small, and hundreds on a GPU."""
+def test_what_a_pass_costs_is_an_estimate_by_model_and_device(head, monkeypatch):
+    """0.85 million weights of 4 bytes in 4 layers: 1.54 ms for a pass, as long as guesses take."""
+    weights = sum(p.numel() for p in head.model.model.language_model.layers.parameters())
+    weights += 128 * 512
+    seconds = weights * 4 / 1e10 + 4 * 3e-4
     found = guessing.estimate_pass_cost(head.model)
+    assert found == pytest.approx(max(seconds - 1.5e-3, 0) * 4e10 / (2 * weights)) and found < 5
+    monkeypatch.setattr(guessing, 'GUESSING', 0.0)
+    assert guessing.estimate_pass_cost(head.model) == pytest.approx(
+        seconds * 4e10 / (2 * weights))
     monkeypatch.setitem(guessing.RATES, 'cpu', guessing.RATES['gpu'])
-    assert 10 < found < 200 < guessing.estimate_pass_cost(head.model)
+    assert guessing.estimate_pass_cost(head.model) > 1000
+
+
+@pytest.mark.parametrize('cost, batch, guesses', [(1e-9, 1, False), (30, 3, True), (1, 3, False)])
+def test_few_samples_are_guessed_for_where_passes_are_cheap(exact_head, prompts, passes, cost,
+                                                            batch, guesses):
+    """Three samples save three tokens a pass at most; finding them takes as long."""
+    SharedPrefixRollout(pass_cost=cost)(exact_head, prompts[:batch], temperature=0,
+                                        max_new_tokens=20)
+    guesser, = passes
+    assert (guesser.fed > guesser.turns) == guesses
 
 
 @pytest.mark.parametrize('most', [-1, 16])
 def test_a_number_of_guesses_out_of_range_is_an_error(most):
     with pytest.raises(ValueError, match=rf'max_guess` should be in \[0, 15\].*but got {most}'):
         SharedPrefixRollout(max_guess=most)
+
+
+def test_a_pass_cost_of_0_is_an_error():
+    with pytest.raises(ValueError, match='pass_cost` should be above 0 or None, but got 0'):
+        SharedPrefixRollout(pass_cost=0)
