@@ -132,6 +132,8 @@ def test_all_values_of_other_kinds(path):
     ('model.train_cfg.top_k', -3, '`model.train_cfg.top_k` should be at least 0'),
     ('model.test_cfg.max_new_tokens', 0, '`model.test_cfg.max_new_tokens` should be at least 1'),
     ('model.loss.kl_coef', -1, '`model.loss.kl_coef` should be at least 0'),
+    ('model.policy.memory_budget', -2.0,
+     '`model.policy.memory_budget` should be a positive number of GB'),
     ('model.policy.attn_implementation', 'flash', '`model.policy.attn_implementation` should be'),
     ('train_cfg.max_iters', 0, '`train_cfg.max_iters` should be at least 1, but got 0'),
     ('train_cfg.val_interval', -1, '`train_cfg.val_interval` should be at least 1'),

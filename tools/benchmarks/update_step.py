@@ -167,15 +167,16 @@ def main() -> None:
     peaks = result.pop('peak_memory_mb')
     memory = {name: dict(at_rest=fact['at_rest'], update=peaks[name] - fact['at_rest'])
               for name, fact in facts.items()}
-    median = result['median']
+    median, cpu = result['median'], result['cpu_time']['median']
     print_json(dict(
         settings={name: value for name, value in vars(args).items()
                   if name not in ('child', 'child_repeats', 'folder', 'before')},
         **result, loss={name: fact['loss'] for name, fact in facts.items()}, memory_mb=memory,
         memory_ratio={name: memory['mmdpad']['update'] / memory[name]['update']
                       for name in names if name != 'mmdpad'},
-        naive_ratio={name: median['naive'] / median[name] for name in names
-                     if 'naive' in median and name != 'naive'},
+        naive_ratio={name: dict(seconds=median['naive'] / median[name],
+                                cpu_seconds=cpu['naive'] / cpu[name])
+                     for name in names if 'naive' in median and name != 'naive'},
         environment=environment()))
 
 

@@ -245,3 +245,29 @@ def test_a_prequantized_folder_is_counted_so(tmp_path, stored, size):
 def test_other_quantizations_are_refused():
     with pytest.raises(ValueError, match="got 'hqq'"):
         quantized_bytes(dict(quant_method='hqq'))
+
+
+def test_a_memory_budget_is_spent_on_what_it_saves():
+    """A LoRA update of 7B: a budget keeps layers, its peak grows to no more than that, and fewer
+    operations are repeated; 'auto' needs to know the GPU."""
+    name = 'qwen7b_lora_reasonseg'
+    plain = report_of(name)
+    flops, peaks = [sum(plain['flops']['update'].values())], []
+    for budget in (8.0, 30.0, 1000.0):
+        report = report_of(name, **{'model.policy.memory_budget': budget})
+        (note, ) = (line for line in report['notes'] if line.startswith('memory_budget'))
+        assert f'of {budget:.2f} GB' in note and 'vision blocks' not in note
+        flops.append(sum(report['flops']['update'].values()))
+        peaks.append(report['memory']['peak'])
+    assert flops == sorted(flops, reverse=True) and len(set(flops)) > 2
+    assert peaks == sorted(peaks) and peaks[1] - peaks[0] < 30e9
+    cost = read_config_cost(config_of(name, **{'model.policy.memory_budget': 'auto'}), 200, 1050)
+    cost = replace(cost, frozen={})
+    unknown, known = (make_report(cost, gpu_memory=memory) for memory in (None, 80.0))
+    assert any('--gpu-memory' in note for note in unknown['notes'])
+    assert unknown['memory']['peak'] == plain['memory']['peak'] < known['memory']['peak'] < 80e9
+
+
+def test_a_wrong_memory_budget_is_named():
+    with pytest.raises(ValueError, match="`memory_budget` should be .* but got 'much'"):
+        read_config_cost(config_of('qwen7b_reasonseg', **{'model.policy.memory_budget': 'much'}))
