@@ -132,6 +132,7 @@ class PrefixCache:
         self.own_bias = torch.empty(0, 0, device=device)
         self.steps = torch.empty(0, dtype=torch.long, device=device)
         self.prompt_bias = torch.zeros(1, 1, 1, device=device)
+        self.padded = False
         self.version = 0
         self._used = 0  # no slot from here on is in use
         self._plan: tuple[tuple[int, ...] | int, Feed] | None = None  # of the last pass

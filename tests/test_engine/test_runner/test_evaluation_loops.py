@@ -3,6 +3,7 @@ import copy
 from pathlib import Path
 
 import pytest
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdpad.engine.runner import evaluation_loops, pending_rollouts
@@ -36,6 +37,34 @@ def test_results_do_not_depend_on_the_batch_size(tiny_config, temperature):
         assert other_rows == rows
         # The discriminator sees batches, too: floats of its own.
         assert other_metrics == pytest.approx(metrics, rel=1e-5)
+
+
+def test_questions_of_the_next_batches_are_asked_before_a_batch_is_complete(tiny_config):
+    """Hooks hear of them first; all else comes batch by batch, in order."""
+    events = []
+
+    class Listener(Hook):
+
+        def before_answering(self, runner, batch_idx, data_batch):
+            events.append(('asked', batch_idx))
+
+        def before_test_iter(self, runner, batch_idx, data_batch=None):
+            assert all('sampled_response' in sample for sample in data_batch['data_samples'])
+
+        def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            events.append(('done', batch_idx))
+            assert not any('sampled_response' in sample for sample in outputs)
+            assert all(sample.reasoning['seconds']['answer'] > 0 for sample in outputs)
+
+    tiny_config.test_dataloader.batch_size = 2
+    runner = Runner.from_cfg(tiny_config)
+    runner.register_hook(Listener())
+    loader = runner.test_loop.dataloader
+    runner.test()
+    assert [number for name, number in events if name == 'asked'] == [0, 1, 2]
+    assert [number for name, number in events if name == 'done'] == [0, 1, 2]
+    assert events.index(('asked', 1)) < events.index(('done', 0))
+    assert runner.test_loop.dataloader is loader
 
 
 def test_batches_are_sorted_by_length_and_rows_are_not(tiny_config):
