@@ -28,6 +28,7 @@ def use_old_types(config):
 def use_old_arguments(config):
     config.train_cfg.updates_per_rollout = 1
     config.default_hooks.alarms.chain_share = 0.5
+    config.model.rollout_engine = dict(type='SharedPrefixRollout', compile=True)
 
 
 def use_old_metrics(config):

@@ -62,7 +62,7 @@ def run(command: list[str], seconds: float) -> dict[str, Any]:
         done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, text=True,
                               timeout=max(seconds, 0.1))
     except subprocess.TimeoutExpired:
-        return dict(error=f'not finished after {seconds:.0f} s')
+        return dict(error=f'not finished after {max(seconds, 0):.0f} s')
     result: dict[str, Any] = dict(seconds=round(time.perf_counter() - start, 1))
     if done.returncode:
         result['error'] = f'exit status {done.returncode}'

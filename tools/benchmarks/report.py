@@ -118,6 +118,16 @@ def loading(result: dict[str, Any]) -> str:
                   for case, ways in result['cases'].items() for way, about in ways.items()])
 
 
+def operations(result: dict[str, Any]) -> str:
+    """Operations of a decoding step by kind of layers, and relative to the build before."""
+    rows = [[f'{device}, {adapter}', *(result[kind][adapter][device][count]
+                                       for kind in ('before', 'model', 'fused')),
+             result['ratio'][adapter][device][count], count]
+            for count in ('operations', 'launches') for adapter in ('plain', 'lora')
+            for device in ('gpu', 'cpu')]
+    return table(['', 'before', "the model's layers", 'fused', 'fused / before', 'counted'], rows)
+
+
 def provenance(result: dict[str, Any]) -> str:
     """Command, date and versions of one result."""
     about = result['environment']
@@ -136,7 +146,7 @@ def report(folder: Path) -> str:
         body = (scaling if 'rows' in result else busy if 'ratio_to_idle' in result
                 else low_precision if 'weights' in result
                 else staleness if 'ratio_to_least_staleness' in result
-                else loading if 'bytes' in result
+                else loading if 'bytes' in result else operations if 'fused' in result
                 else start_up if 'cases' in result else comparison)(result)
         parts.append(f'### {path.stem.partition("_")[2].replace("_", " ")}\n\n{body}\n\n'
                      f'{provenance(result)}')
