@@ -7,7 +7,8 @@
 Three training rollouts (12 questions, 8 responses each, T = 1) after some others of the same
 policy, then a greedy evaluation of 192 questions in batches of 64: by default (`mmdpad`), without
 guesses (`plain`), and with as many guesses as pay on a GPU (`as on a GPU`: only its numbers of
-passes and tokens mean something here). `before` is another checkout, in a process of its own. All take turns.
+passes and tokens mean something here). `before` is another checkout, in a process of its own. All
+take turns.
 
 `passes` and `tokens` are shares of those without guesses; `same_tokens` says whether all responses
 are equal to theirs. Prints JSON.
