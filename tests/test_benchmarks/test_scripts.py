@@ -97,3 +97,26 @@ def test_staleness(run):
     assert result['seconds'].keys() == {'0', '1'} and len(result['seconds']['1']) == 2
     assert result['median']['0'] > 0.8 and result['median']['1'] > 0.4
     assert result['ratio_to_least_staleness']['1'] < 1.0
+
+
+def test_decode_operations(run):
+    """Fused layers and adapters against the model's own, of which the attention is the same."""
+    result = run('decode_operations', '--layers', 12)
+    for name, bound in (('plain', 0.45), ('lora', 0.3)):
+        counts = result['fused'][name]['gpu']
+        assert 12 * 15 < counts['launches'] < counts['operations']
+        for kind in counts:
+            assert result['ratio'][name]['gpu'][kind] < bound + 0.1 * (kind == 'launches')
+    assert result['model']['plain']['gpu']['operations'] > 12 * 90
+
+
+def test_gpu_decode_reports_a_part_without_time(run):
+    result = run('gpu_decode', '--device', 'cpu', '--minutes', 0, '--parts', 'tests', 'toy')
+    assert {part['error'] for part in result.values()} == {'not finished after 0 s'}
+
+
+@pytest.mark.slow
+def test_gpu_decode_without_a_gpu(run):
+    result = run('gpu_decode', '--device', 'cpu', '--minutes', 3, '--parts', 'toy')
+    assert len({result['toy']['result'][name]['tokens'] for name in (
+        'mmdpad', 'no_guesses', 'no_graphs', 'generate')}) == 1

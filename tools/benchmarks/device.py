@@ -73,8 +73,7 @@ class Device:
         return torch.cuda.max_memory_allocated(self.device) if self.is_cuda else None
 
     def free(self) -> None:
-        """Free unreferenced memory, including that of compiled graphs."""
-        torch.compiler.reset()
+        """Free unreferenced memory."""
         gc.collect()
         if self.is_cuda:
             torch.cuda.empty_cache()

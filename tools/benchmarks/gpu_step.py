@@ -11,8 +11,8 @@ autocast, over float32 weights, or with `--lora` over bfloat16 weights, as in co
 
 - update: loss, reference and backward pass of random responses, and the optimizer; its share of
   the matrix-product peak, and peak memory against mmdpad.preflight.cost.
-- decode: `SharedPrefixRollout`, also compiled, against `HFRollout` (generate); their share of the
-  memory bandwidth's limit.
+- decode: `SharedPrefixRollout` as it is, without guesses, and without CUDA graphs either, against
+  `HFRollout` (generate); their share of the memory bandwidth's limit.
 - step: rollout, reference, update and optimizer of all prompts, in micro-batches as configured.
 
 If a part runs out of memory, this is reported in its place and the others continue. Prints JSON;
@@ -33,6 +33,7 @@ from typing import Any
 
 MODELS = ('tiny', *(f'Qwen2.5-VL-{size}' for size in ('3B', '7B', '32B', '72B')))
 PARTS = ('update', 'decode', 'step')
+ENGINES = ('mmdpad', 'no_guesses', 'no_graphs', 'generate')
 
 
 def parse_args(options: list[str] | None = None) -> argparse.Namespace:
@@ -51,9 +52,8 @@ def parse_args(options: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--no-checkpointing', action='store_true')
     parser.add_argument('--micro-batch-tokens', type=int, default=12288,
                         help='of one forward and backward pass')
-    parser.add_argument('--compile', metavar='BACKEND', help='of the compiled rollout: a backend '
-                        'of torch.compile, `on` (the default on a GPU: CUDA graphs) or `off` (on '
-                        'a CPU)')
+    parser.add_argument('--engines', nargs='+', choices=ENGINES, default=ENGINES,
+                        help='of `decode`')
     parser.add_argument('--repeats', type=int, default=3, help='measured runs')
     parser.add_argument('--profile', type=int, default=0, metavar='ROWS',
                         help='list this number of the most expensive operations of `update`')
@@ -66,7 +66,6 @@ def parse_args(options: list[str] | None = None) -> argparse.Namespace:
             parser.error(f'--device {args.device} needs a CUDA device, and torch finds none; use '
                          f'--model tiny --device cpu to try the program')
     args.weights = args.weights or ('bfloat16' if args.lora else 'float32')
-    args.compile = args.compile or ('off' if args.device == 'cpu' else 'on')
     return args
 
 
@@ -293,14 +292,15 @@ class Benchmark:
     def decode(self) -> dict[str, Any]:
         """Rollouts of one length by each engine."""
         head = make_model(self.folder, self.args, self.device).policy
-        engines: dict[str, Any] = dict(mmdpad=SharedPrefixRollout())
-        if self.args.compile != 'off':
-            engines['compiled'] = SharedPrefixRollout(compile=self.args.compile == 'on'
-                                                      or self.args.compile)
-        results = {name: attempt(lambda engine=engine: self._rollouts(head, engine), self.device)
-                   for name, engine in engines.items()}
-        head.model.set_attn_implementation(dict(text_config='sdpa', vision_config='sdpa'))
-        results['generate'] = attempt(lambda: self._rollouts(head, HFRollout()), self.device)
+        engines = dict(
+            mmdpad=SharedPrefixRollout(), no_guesses=SharedPrefixRollout(max_guess=0),
+            no_graphs=SharedPrefixRollout(max_guess=0, cuda_graphs=False), generate=HFRollout())
+        results = {}
+        for name in (name for name in ENGINES if name in self.args.engines):
+            if name == 'generate':
+                head.model.set_attn_implementation(dict(text_config='sdpa', vision_config='sdpa'))
+            results[name] = attempt(lambda name=name: self._rollouts(head, engines[name]),
+                                    self.device)
         took = {name: result['seconds'] for name, result in results.items()
                 if 'seconds' in result}
         return dict(engines=results, bytes_per_token=self._bytes_per_token(),

@@ -45,6 +45,7 @@ def parse_args() -> argparse.Namespace:
 if __name__ == '__main__':
     parse_args()  # so that --help does not wait for the imports below
 
+import mmcv
 import torch
 from common import environment, print_json, summary
 
@@ -75,9 +76,9 @@ class Work:
 
     def prompts(self, split: str, first: int, count: int) -> list[Any]:
         scenes = [make_scene(split, index) for index in range(first, first + count)]
-        images = [torch.from_numpy(scene.image.copy()).permute(2, 0, 1) for scene in scenes]
-        images = [torch.nn.functional.interpolate(image[None].float(), (112, 112))[0].byte()
-                  for image in images]
+        images = [torch.from_numpy(mmcv.imresize(
+            scene.image, (112, 112), interpolation='bilinear', backend='pillow')).permute(2, 0, 1)
+            for scene in scenes]
         return self.head.encode_prompts(images, [scene.question.text for scene in scenes])
 
     def train(self) -> dict[str, Any]:

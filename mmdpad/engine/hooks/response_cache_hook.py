@@ -69,26 +69,33 @@ class ResponseCacheHook(Hook):
         if self.resume:
             self._stored = self._read(runner, maker)
             runner.logger.info(f'{len(self._stored)} answers of earlier tests are available')
+        self._keys: dict[int, list[str]] = {}  # of the batches that are not written yet
         self._taken = 0
         rank = get_rank()
         name = f'answers_rank{rank}.jsonl' if rank else 'answers.jsonl'
         self._path = unique_path(osp.join(runner.log_dir, name))
         self._append([maker])
 
-    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+    def before_answering(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Attach cached answers to samples that were answered before."""
-        if not self._active:
+        if not self._active or batch_idx in self._keys:
             return
-        self._keys = prompt_keys(data_batch)
-        for sample, key in zip(data_batch['data_samples'], self._keys, strict=True):
+        self._keys[batch_idx] = keys = prompt_keys(data_batch)
+        taken = 0
+        for sample, key in zip(data_batch['data_samples'], keys, strict=True):
             if key in self._stored:
                 sample.set_metainfo(dict(cached_response=self._stored[key]))
-                self._taken += 1
-        if batch_idx == 0 and self._stored and not self._taken:
+                taken += 1
+        self._taken += taken
+        if batch_idx == 0 and self._stored and not taken:
             runner.logger.warning(
                 'No cached answer matches a prompt of the first batch: the data, its order or the '
                 'size of the model images differs from the earlier test. All prompts without a '
                 'cached answer are answered now')
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """:meth:`before_answering`, if the loop did not call it."""
+        self.before_answering(runner, batch_idx, data_batch)
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                         outputs: Sequence[Any] | None = None) -> None:
@@ -98,7 +105,7 @@ class ResponseCacheHook(Hook):
         self._append([
             dict(key=key, id=sample.get('img_id'), question=sample.question,
                  response=sample.reasoning['response'], truncated=sample.reasoning['truncated'])
-            for key, sample in zip(self._keys, outputs or (), strict=True)
+            for key, sample in zip(self._keys.pop(batch_idx), outputs or (), strict=True)
             if 'cached_response' not in sample])
 
     def after_test(self, runner: Runner) -> None:

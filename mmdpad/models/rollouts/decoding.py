@@ -61,6 +61,7 @@ class Decoding:
         self._distrust: str | None = None
         self._told: set[str] = set()
         self._head: VLMReasoningHead
+        self._layers: PreTrainedModel | FusedLayers
         self._run: Callable[..., Tensor]
 
     @property
@@ -85,7 +86,7 @@ class Decoding:
                 self._use(FusedLayers(model))
                 yield self
         finally:
-            del self._head, self._run
+            del self._head, self._layers, self._run
 
     def __call__(self, cache: PrefixCache, feed: Feed, starts: Tensor,
                  rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -281,7 +282,9 @@ def why_not_fused(model: PreTrainedModel) -> str | None:
             part = getattr(layer, name)
             if not (_is_from_transformers(part) and type(part).__name__.endswith(suffix)):
                 return f'{name} of a layer is {type(part).__name__}'
-        watched = [layer, *(getattr(layer, name) for name in expected)]
+        norms = [getattr(layer.self_attn, name) for name in ('q_norm', 'k_norm')
+                 if hasattr(layer.self_attn, name)]
+        watched = [layer, language.norm, *norms, *(getattr(layer, name) for name in expected)]
         if any(is_hooked(part) for part in watched):
             return 'a layer has a hook or another `forward`'
     return None

@@ -205,7 +205,7 @@ class DrawingEngine(RolloutEngine):
             NonFiniteError: Logits of allowed tokens are NaN or infinite.
         """
         draws = self.draw(head, how)
-        with evaluating(head.model), self.explaining(head, prompts, how):
+        with evaluating(head.model), self.explaining(head, [prompts], how):
             ids, logp = self.generate(head, prompts, how.group_size, how.max_new_tokens, draws,
                                       self.warp(how))
         return cut_responses(ids, head.end_tokens, head.pad_token, logp)
@@ -226,14 +226,14 @@ class DrawingEngine(RolloutEngine):
         return warpers(how.temperature, how.top_k, how.top_p)
 
     @contextmanager
-    def explaining(self, head: VLMReasoningHead, prompts: Iterable[EncodedPrompt],
+    def explaining(self, head: VLMReasoningHead, batches: Iterable[Sequence[EncodedPrompt]],
                    how: Sampling) -> Iterator[None]:
-        """Raise NonFiniteError for a NonFiniteLogits about samples of the prompts."""
+        """Raise NonFiniteError for a NonFiniteLogits about a sample of these prompts."""
         try:
             yield
         except NonFiniteLogits as found:
             number = found.row // how.group_size
-            prompt = next(islice(prompts, number, None))
+            prompt = [prompt for prompts in batches for prompt in prompts][number]
             raise NonFiniteError(
                 f'The logits of token {len(found.ids) + 1} of the response to prompt {number} '
                 f'of the batch are not finite. '

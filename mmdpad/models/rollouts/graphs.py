@@ -42,7 +42,7 @@ class CapturedSteps:
     def __call__(self, cache: PrefixCache, feed: Feed, starts: Tensor,
                  rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Run the step. The logits are overwritten by the next step with as many tokens."""
-        if feed.rows is not None:
+        if not feed.is_full:
             return self.step(cache, feed, starts, rotary)
         version = cache.version, *(table.data_ptr() for table in rotary)
         if version != self._version:

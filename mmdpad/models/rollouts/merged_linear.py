@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,9 @@ class MergedLinear:
         self.down: Tensor | None = None
         if self.way == 'calls':
             kind = next((p.device.type for layer in layers for p in layer.parameters()), 'cpu')
-            self.autocast = dict(device_type=kind, enabled=torch.is_autocast_enabled(kind),
-                                 dtype=torch.get_autocast_dtype(kind))
+            self.autocast: dict[str, Any] = dict(
+                device_type=kind, enabled=torch.is_autocast_enabled(kind),
+                dtype=torch.get_autocast_dtype(kind))
             return
         adds = self.way == 'copies' and _is_wide(dtype)
         if self.way == 'views':
@@ -59,7 +60,7 @@ class MergedLinear:
         if any(part.adapters for part in known) and not adds:
             self.down, self.up = _joined_adapters(known, weight)
         self.product: Callable[[Tensor], Tensor] | None = None
-        if should_pack(weight):
+        if self.way == 'copies' and should_pack(weight):
             self.product = packed_product(weight, self.bias)
         else:
             self.weight = weight.t()
@@ -104,6 +105,7 @@ class _Part:
         from peft.tuners.lora import Linear
         if type(layer) is not Linear or layer.fan_in_fan_out:
             return None
+        layer = cast(Any, layer)
         if layer.disable_adapters or layer.merged:
             return cls(base)
         names = [name for name in layer.active_adapters if name in layer.lora_A]
@@ -113,7 +115,7 @@ class _Part:
                            layer.lora_B[name].weight * layer.scaling[name]) for name in names])
 
     def with_adapters(self) -> Tensor:
-        weight = self.weight
+        weight: Tensor = self.weight
         for down, up in self.adapters:
             weight = weight + up.to(weight.dtype) @ down.to(weight.dtype)
         return weight
@@ -143,15 +145,15 @@ def _choose_way(parts: Sequence[_Part], dtype: torch.dtype) -> str:
 def _as_one(weights: Sequence[nn.Parameter]) -> Tensor:
     """Return one tensor (E, D) of which weights (E_i, D) are views; make them so if they are not
     yet."""
-    first, place = weights[0], weights[0].data_ptr()
-    joined = True
+    first, place = weights[0], weights[0].storage_offset()
+    storage, joined = first.untyped_storage()._cdata, True
     for weight in weights:
-        joined &= (weight.is_contiguous() and weight.data_ptr() == place and
-                   weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr())
-        place += weight.numel() * weight.element_size()
+        joined = bool(joined and weight.is_contiguous() and weight.storage_offset() == place
+                      and weight.untyped_storage()._cdata == storage)
+        place += weight.numel()
     if joined:
         rows = sum(len(weight) for weight in weights)
-        return first.data.as_strided((rows, first.shape[1]), (first.shape[1], 1))
+        return first.detach().as_strided((rows, first.shape[1]), (first.shape[1], 1))
     whole = torch.cat([weight.data for weight in weights])
     for weight, part in zip(weights, whole.split([len(w) for w in weights]), strict=True):
         weight.data = part

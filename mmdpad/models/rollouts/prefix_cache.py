@@ -78,26 +78,27 @@ class Feed(NamedTuple):
         tokens: (N,) long, sample after sample.
         samples: Their place in a grid with one row per sample.
         prompts: Their place in a grid with one row per prompt; the same object if that is the same.
-        rows: (N,) long, the sample of each token; None if each sample has ``width`` tokens.
-        offsets: (N,) long, the token's number among those of its sample; None as above.
+        rows: (N,) long, the sample of each token.
     """
 
     tokens: Tensor
     samples: Cells
     prompts: Cells
-    rows: Tensor | None = None
-    offsets: Tensor | None = None
+    rows: Tensor
 
     @property
     def width(self) -> int:
         """W, the largest number of tokens of a sample."""
         return self.samples.width
 
+    @property
+    def is_full(self) -> bool:
+        """Whether each sample has W tokens."""
+        return self.samples.tokens is None
+
     def spread(self, x: Tensor) -> Tensor:
         """Give each token the value of its sample: (A,) -> (N,)."""
-        if self.rows is not None:
-            return x.index_select(0, self.rows)
-        return x if self.width == 1 else x[:, None].expand(-1, self.width).flatten()
+        return x if self.is_full and self.width == 1 else x.index_select(0, self.rows)
 
 
 class PrefixCache:
@@ -127,8 +128,14 @@ class PrefixCache:
         self.own_values: list[Tensor] = []
         self.repeats = 1  # r
         self.places = torch.zeros(0, dtype=torch.long, device=device)
+        # 0 where a token in a slot may attend to a slot of its sample, else -inf, (T, T).
+        self.own_bias = torch.empty(0, 0, device=device)
+        self.steps = torch.empty(0, dtype=torch.long, device=device)
+        self.prompt_bias = torch.zeros(1, 1, 1, device=device)
+        self.padded = False
         self.version = 0
         self._used = 0  # no slot from here on is in use
+        self._plan: tuple[tuple[int, ...] | int, Feed] | None = None  # of the last pass
         # By layer: transposed keys, and values, as batches of matrices, of prompts (K * B, d, P),
         # (K * B, P, d) and samples (K * A, d, T), (K * A, T, d); and the samples' keys and values
         # by slot (A, T, K, d). Views, since each operation counts in a pass.
@@ -151,14 +158,14 @@ class PrefixCache:
         self.owners = [b for b in range(len(self.lengths)) for _ in range(group_size)]
         self.places = self.places.new_zeros(len(self.owners))
         for prompts, own in ((self.keys, self.own_keys), (self.values, self.own_values)):
-            own += [x.new_empty(x.shape[0], len(self.owners), 0, x.shape[3]) for x in prompts]
+            own += [x.new_empty(len(x), len(self.owners), 0, x.shape[3]) for x in prompts]
         self._arrange()
 
     def make_room(self, width: int) -> bool:
         """Make room for ``width`` more tokens of each sample; return whether this allocated new
         tensors. It waits for the device only if it may have to."""
         room = self.own_keys[0].shape[2]
-        if self._used + width > room:
+        if self._used + width > room > 0:
             self._used = int(self.places.max())
         grows = self._used + width > room
         if grows:
@@ -166,7 +173,10 @@ class PrefixCache:
             for own in (self.own_keys, self.own_values):
                 for layer, tensor in enumerate(own):
                     own[layer] = pad(tensor, (0, 0, 0, more))
-            self._view()
+            keys = self.own_keys[0]
+            self.own_bias = keys.new_full((keys.shape[2],) * 2, -torch.inf).triu(1)
+            self.steps = torch.arange(keys.shape[2], device=self.device)
+            self._replaced()
         self._used += width
         return grows
 
@@ -248,9 +258,7 @@ class PrefixCache:
 
     def _arrange(self) -> None:
         """Update what depends on the prompts' lengths and the samples' prompts."""
-        self._view()
-        self._owners = torch.tensor(self.owners)
-        self._grids: tuple[tuple[int, ...] | int, Feed] | None = None
+        self._replaced()
         longest, keys = self.keys[0].shape[2], self.keys[0]
         self.padded = min(self.lengths) < longest
         # If padded: 0 where a query may attend to a prompt, else -inf, (K * B, 1, P).
@@ -259,11 +267,12 @@ class PrefixCache:
             lengths = torch.tensor(self.lengths, device=self.device)[:, None]
             hidden = torch.arange(longest, device=self.device) >= lengths
             bias = self.prompt_bias[0].masked_fill(hidden, -torch.inf)
-            self.prompt_bias = bias.repeat(keys.shape[0], 1)[:, None]
+            self.prompt_bias = bias.repeat(len(keys), 1)[:, None]
 
-    def _view(self) -> None:
+    def _replaced(self) -> None:
         """Update the views of keys and values after new ones were allocated."""
         self.version += 1
+        self._plan = None
         self.prompt_matrices, self.own_matrices = (
             [(k.flatten(0, 1).mT, v.flatten(0, 1)) for k, v in zip(keys, values, strict=True)]
             for keys, values in ((self.keys, self.values), (self.own_keys, self.own_values)))
@@ -279,21 +288,19 @@ class PrefixCache:
             counts: Number of tokens of each of the A samples; a sample may have none. By default,
                 all have equally many.
         """
+        kind = len(tokens) // len(self.owners) if counts is None else tuple(counts)
+        if self._plan is None or self._plan[0] != kind:
+            self._plan = kind, self._make_plan(tokens, torch.tensor(kind))
+        return self._plan[1]._replace(tokens=tokens)
+
+    def _make_plan(self, tokens: Tensor, counts: Tensor) -> Feed:
         samples = len(self.owners)
-        kind = len(tokens) // samples if counts is None else tuple(counts)
-        if self._grids is None or self._grids[0] != kind:
-            repeats = torch.tensor(kind)
-            rows = torch.arange(samples).repeat_interleave(repeats, output_size=len(tokens))
-            grid = Cells.of(rows, samples, self.device)
-            prompts = Cells.of(self._owners[rows], len(self.lengths), self.device)
-            same = self.owners == list(range(len(self.lengths)))
-            plan = Feed(tokens, grid, grid if same else prompts)
-            if grid.tokens is not None:
-                before = repeats.cumsum(0) - repeats
-                plan = plan._replace(rows=rows.to(self.device), offsets=(
-                    torch.arange(len(rows)) - before[rows]).to(self.device))
-            self._grids = kind, plan
-        return self._grids[1]._replace(tokens=tokens)
+        rows = torch.arange(samples).repeat_interleave(counts, output_size=len(tokens))
+        grid = Cells.of(rows, samples, self.device)
+        prompts = grid
+        if self.owners != list(range(len(self.lengths))):
+            prompts = Cells.of(torch.tensor(self.owners)[rows], len(self.lengths), self.device)
+        return Feed(tokens, grid, prompts, rows.to(self.device))
 
     def open(self, feed: Feed) -> FeedLayout:
         """Start the forward pass of a feed, for which there is room."""
@@ -324,25 +331,18 @@ class FeedLayout:
     def __init__(self, cache: PrefixCache, feed: Feed) -> None:
         self.cache = cache
         self.feed = feed
-        keys, width = cache.own_keys[0], feed.width
-        heads, samples, room, _ = keys.shape
-        steps = torch.arange(room, device=cache.device)
+        heads, samples, room, _ = cache.own_keys[0].shape
+        # The last slot that the token in a cell of the grid of samples attends to, (A, W).
         limits = cache.places[:, None]
-        if width > 1:
-            limits = limits + steps[:width]
-        if feed.rows is None:
-            self.rows = torch.arange(samples, device=cache.device)
-            self.rows = self.rows if width == 1 else self.rows.repeat_interleave(width)
-            self.slots = limits.flatten()
-        else:
-            assert feed.offsets is not None
-            self.rows, self.slots = feed.rows, feed.spread(cache.places) + feed.offsets
-        hidden = steps > limits[..., None]
-        bias = torch.zeros((), dtype=keys.dtype, device=cache.device).masked_fill(
-            hidden, -torch.inf)
-        # 0 where a query may attend to its sample's slots, else -inf: (K * A, W * r, T).
-        bias = bias[None, :, :, None].expand(heads, -1, -1, cache.repeats, -1)
-        self.bias = bias.reshape(heads * samples, -1, room)
+        if feed.width > 1:
+            limits = limits + cache.steps[:feed.width]
+        self.slots = limits.flatten()
+        if feed.samples.cells is not None:
+            self.slots = self.slots.index_select(0, feed.samples.cells)
+        # 0 where a query may attend to its sample's slots, else -inf, (K * A, W * r, T).
+        limits = limits[None, :, :, None].expand(heads, -1, -1, cache.repeats)
+        self.bias = cache.own_bias.index_select(0, limits.flatten()).view(
+            heads * samples, -1, room)
         self.prompt_bias = cache.prompt_bias.expand(
             feed.prompts.rows * heads, feed.prompts.width * cache.repeats, cache.keys[0].shape[2])
 
@@ -350,8 +350,8 @@ class FeedLayout:
                layer: int) -> Tensor:
         """Map (N, K * r, 1, d) and (N, K, 1, d) to (N, 1, K * r, d)."""
         dtype = self.cache.keys[layer].dtype
-        output = self.attend_rows(*(x[:, :, 0].to(dtype) for x in (query, key, value)), scale,
-                                  layer)
+        rows, keys, values = (x[:, :, 0].to(dtype) for x in (query, key, value))
+        output = self.attend_rows(rows, keys, values, scale, layer)
         return output.view(len(query), 1, query.shape[1], -1)
 
     def attend_rows(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
@@ -359,7 +359,7 @@ class FeedLayout:
         """Map (N, K * r, d) and (N, K, d), of the cache's dtype, to (N, K * r * d)."""
         cache, samples, prompts = self.cache, self.feed.samples, self.feed.prompts
         for slots, new in zip(cache.own_slots[layer], (key, value), strict=True):
-            slots.index_put_((self.rows, self.slots), new)
+            slots.index_put_((self.feed.rows, self.slots), new)
         heads, size = key.shape[1:]
         # (K, N, r, d): all heads of a kind together, so that the grids of full rows are views.
         rows = torch.stack(query.split(cache.repeats, dim=1))

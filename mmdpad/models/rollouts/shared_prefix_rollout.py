@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -92,7 +91,7 @@ class SharedPrefixRollout(DrawingEngine):
               closing(self._run(head, take(), how.group_size, how.max_new_tokens,
                                 self.warp(how))) as results):
             while True:
-                with self.explaining(head, chain.from_iterable(held), how):
+                with self.explaining(head, held, how):
                     result = next(results, None)
                 if result is None:
                     return
@@ -128,7 +127,7 @@ class SharedPrefixRollout(DrawingEngine):
 
     def _run(self, head: VLMReasoningHead, batches: Iterable[Batch], group_size: int,
              max_new_tokens: int,
-             warp: LogitsProcessorList) -> Iterator[tuple[Tensor, Tensor | None]]:
+             warp: LogitsProcessorList) -> Generator[tuple[Tensor, Tensor | None], None, None]:
         """Yield the result of :meth:`generate` for each batch."""
         def make_guesser(batch: Batch) -> Guesser:
             texts, draws = batch.for_guesser(head)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -284,7 +286,8 @@ class ReasoningSegmentor(BaseDetector):
             inputs: ``image`` (B uint8 tensors (3, H, W), RGB, original frame) and
                 ``model_image`` (B uint8 tensors (3, h, w), RGB).
             data_samples: B data samples with ``question``. A sample with ``cached_response``, a
-                pair of ``response`` and ``truncated``, uses that response instead of a new one.
+                pair of ``response`` and ``truncated``, uses that response instead of a new one, and
+                so does one from :meth:`answer_ahead`.
 
         Returns:
             The data samples with ``pred_instances`` (``bboxes`` (n, 4) and ``points`` (n, P, 2) in
@@ -304,17 +307,76 @@ class ReasoningSegmentor(BaseDetector):
             height, width = inputs['model_image'][row].shape[-2:]
             sample.pred_instances = self.decode_masks(usable, inputs['image'][row],
                                                       (height, width))
+            sampling = sample.pop('sampled_response', (0.0,))[-1]
             sample.reasoning = dict(
                 answer, caption_tokens=self.policy.count_tokens(parsed.caption),
-                seconds=dict(answer=seconds, draw=time.perf_counter() - started))
+                seconds=dict(answer=seconds + sampling, draw=time.perf_counter() - started))
         return data_samples
+
+    def answer_ahead(self, batches: Iterable[dict[str, Any]]
+                     ) -> Generator[dict[str, Any], None, None]:
+        """Sample the responses of batches for :meth:`predict`, several batches at a time
+        (:meth:`.RolloutEngine.stream`).
+
+        Close the iterator if you do not exhaust it.
+
+        Args:
+            batches: Batches of a data loader: dicts of ``inputs`` and ``data_samples``. Samples
+                with ``cached_response`` are not asked.
+
+        Yields:
+            The batches, in order, whose samples have their responses.
+
+        Raises:
+            NonFiniteError: See :class:`RolloutEngine`; the message names the question.
+        """
+        held: deque[tuple[dict[str, Any], list[DetDataSample]]] = deque()
+        asked: list[DetDataSample] = []  # of all batches that are held
+
+        def ask() -> Iterator[tuple[list[Any], list[int] | None]]:
+            for batch in batches:
+                samples = batch['data_samples']
+                rows = [row for row, sample in enumerate(samples)
+                        if sample.get('cached_response') is None]
+                held.append((batch, [samples[row] for row in rows]))
+                asked.extend(held[-1][1])
+                yield self._questions(batch['inputs'], samples, rows) if rows else ([], None)
+
+        started = time.perf_counter()
+        with closing(self.rollout_engine.stream(self.policy, ask(), **self.test_cfg)) as stream:
+            while True:
+                with naming_samples(asked):
+                    responses = next(stream, None)
+                if responses is None:
+                    return
+                batch, samples = held.popleft()
+                del asked[:len(samples)]
+                seconds = (time.perf_counter() - started) / max(len(samples), 1)
+                texts = self.policy.decode(
+                    responses.ids.where(responses.mask, self.policy.pad_token))
+                for sample, *answer in zip(samples, texts, responses.truncated.tolist(),
+                                           strict=True):
+                    sample.set_metainfo(dict(sampled_response=(*answer, seconds)))
+                yield batch
+                started = time.perf_counter()
+
+    def _questions(self, inputs: Inputs, data_samples: list[DetDataSample],
+                   rows: Sequence[int]) -> tuple[list[Any], list[int] | None]:
+        """The prompts of some samples of a batch, and their numbers: the items' indices in the data
+        set, if they have some."""
+        samples = [data_samples[row] for row in rows]
+        numbers = [sample.get('sample_idx') for sample in samples]
+        prompts = self._encode({name: [values[row] for row in rows]
+                                for name, values in inputs.items()}, samples)
+        return prompts, None if None in numbers else numbers
 
     def _answers(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[dict[str, Any]]:
         """Get ``response``, ``truncated``, ``parsed`` and ``reasoning_tokens`` for each question,
         cached or sampled. The draws depend on the item's index in the data set, if it has one, and
         not on the batch."""
-        images, stored = inputs['model_image'], [s.get('cached_response') for s in data_samples]
-        answers: list[Any] = [pair and (*pair, *self._read(pair[0], image))
+        images = inputs['model_image']
+        stored = [s.get('cached_response', s.get('sampled_response')) for s in data_samples]
+        answers: list[Any] = [pair and (*pair[:2], *self._read(pair[0], image))
                               for pair, image in zip(stored, images, strict=True)]
         if missing := [row for row, pair in enumerate(stored) if pair is None]:
             samples = [data_samples[row] for row in missing]

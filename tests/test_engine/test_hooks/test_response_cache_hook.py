@@ -33,13 +33,17 @@ class PowerCutHook(Hook):
 @pytest.fixture
 def generated(monkeypatch):
     """Numbers of prompts that were answered at a time."""
-    sizes, generate = [], SharedPrefixRollout.__call__
+    sizes, stream = [], SharedPrefixRollout.stream
 
-    def spy(engine, head, prompts, **sampling):
-        sizes.append(len(prompts))
-        return generate(engine, head, prompts, **sampling)
+    def spy(engine, head, batches, **sampling):
+        def recorded():
+            for prompts, numbers in batches:
+                sizes.extend([len(prompts)] if prompts else [])
+                yield prompts, numbers
 
-    monkeypatch.setattr(SharedPrefixRollout, '__call__', spy)
+        return stream(engine, head, recorded(), **sampling)
+
+    monkeypatch.setattr(SharedPrefixRollout, 'stream', spy)
     return sizes
 
 

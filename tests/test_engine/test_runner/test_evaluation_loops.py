@@ -3,10 +3,11 @@ import copy
 from pathlib import Path
 
 import pytest
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdpad.engine.runner import evaluation_loops, pending_rollouts
-from mmdpad.models import SharedPrefixRollout
+from mmdpad.models import RolloutEngine, SharedPrefixRollout
 from mmdpad.utils import read_jsonl
 
 
@@ -38,6 +39,34 @@ def test_results_do_not_depend_on_the_batch_size(tiny_config, temperature):
         assert other_metrics == pytest.approx(metrics, rel=1e-5)
 
 
+def test_questions_of_the_next_batches_are_asked_before_a_batch_is_complete(tiny_config):
+    """Hooks hear of them first; all else comes batch by batch, in order."""
+    events = []
+
+    class Listener(Hook):
+
+        def before_answering(self, runner, batch_idx, data_batch):
+            events.append(('asked', batch_idx))
+
+        def before_test_iter(self, runner, batch_idx, data_batch=None):
+            assert all('sampled_response' in sample for sample in data_batch['data_samples'])
+
+        def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            events.append(('done', batch_idx))
+            assert not any('sampled_response' in sample for sample in outputs)
+            assert all(sample.reasoning['seconds']['answer'] > 0 for sample in outputs)
+
+    tiny_config.test_dataloader.batch_size = 2
+    runner = Runner.from_cfg(tiny_config)
+    runner.register_hook(Listener())
+    loader = runner.test_loop.dataloader
+    runner.test()
+    assert [number for name, number in events if name == 'asked'] == [0, 1, 2]
+    assert [number for name, number in events if name == 'done'] == [0, 1, 2]
+    assert events.index(('asked', 1)) < events.index(('done', 0))
+    assert runner.test_loop.dataloader is loader
+
+
 def test_batches_are_sorted_by_length_and_rows_are_not(tiny_config):
     runner = Runner.from_cfg(tiny_config)
     loader = runner.build_test_loop(runner._test_loop).dataloader
@@ -59,6 +88,7 @@ def test_an_engine_that_samples_elsewhere_gets_the_weights_once_and_none_are_gat
         monkeypatch.setattr(SharedPrefixRollout, name, True)
     monkeypatch.setattr(SharedPrefixRollout, 'hand_over', lambda *_: events.append('handed over'))
     monkeypatch.setattr(SharedPrefixRollout, 'sample', recording)
+    monkeypatch.setattr(SharedPrefixRollout, 'sample_stream', RolloutEngine.sample_stream)
     for module in (evaluation_loops, pending_rollouts):
         monkeypatch.setattr(module, 'gathered', None)
     tiny_config.merge_from_dict({'train_cfg.max_iters': 1, 'test_dataloader.batch_size': 3})

@@ -3,7 +3,7 @@
 import torch
 from torch.distributed.tensor import DTensor
 
-from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models import RolloutEngine, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.named_weights import named_weights
 from mmdpad.registry import ROLLOUTS
 
@@ -15,6 +15,7 @@ class CopyingRollout(SharedPrefixRollout):
 
     copies_weights = True
     copy = None
+    sample_stream = RolloutEngine.sample_stream
 
     def sample(self, head, prompts, how):
         layers = list(head.model.model.language_model.layers.parameters())

@@ -32,6 +32,7 @@ class Player:
 
     def __init__(self, head, layers, prompts, ids, expected):
         self.layers, self.ids, self.expected = layers, ids, expected
+        self.head, self.prompts = head, prompts
         self.cache, _, starts = SharedPrefixRollout()._prefill(head, prompts)
         self.cache.start_samples(GROUP)
         self.starts = starts.repeat_interleave(GROUP)
@@ -62,6 +63,20 @@ class Player:
         self.cache.keep(torch.tensor(rows))
         self.samples, self.done = ([x[row] for row in rows] for x in (self.samples, self.done))
         self.starts = self.starts[rows]
+
+    def replace(self, rows, numbers, group_size=GROUP):
+        """Samples of prompts ``numbers`` take the place of those in ``rows``."""
+        new, _, starts = SharedPrefixRollout()._prefill(
+            self.head, [self.prompts[number] for number in numbers])
+        found = self.cache.replace(rows, new, group_size)
+        more = len(self.cache.owners) - len(self.samples)
+        self.samples, self.done = self.samples + [0] * more, self.done + [0] * more
+        self.starts = torch.cat([self.starts, self.starts.new_zeros(more)])
+        samples = [number * GROUP + g for number in numbers for g in range(group_size)]
+        for row, sample, start in zip(found, samples, starts.repeat_interleave(group_size),
+                                      strict=True):
+            self.samples[row], self.done[row], self.starts[row] = sample, 0, start
+        return found
 
 
 @pytest.fixture(params=['fused', 'model'])
@@ -103,6 +118,34 @@ def test_samples_and_prompts_leave(player):
     player.play([2, 1], [0, 4])
     player.keep([1])
     player.play([60])
+
+
+def test_other_prompts_take_the_place_of_ended_samples(player):
+    player.play([1, 2, 1, 3, 1, 1, 1, 5, 1])
+    keys, version = player.cache.keys[0], player.cache.version
+    assert player.replace([3, 4, 5], [0]) == [3, 4, 5]  # all of the second prompt
+    assert player.cache.keys[0] is keys and player.cache.version == version
+    player.play([1] * 9)
+    player.play([1, 2, 3, 3, 2, 1, 0, 0, 1], [0, 0, 0, 4, 4, 4, 0, 0, 0])
+    player.play([4] * 9)
+    assert player.replace([0, 4, 7], [2]) == [0, 4, 7]  # of several: a fourth prompt
+    player.play([1, 2, 1, 3, 1, 1, 1, 5, 1])
+    player.play([1] * 9)
+    assert player.replace([1], [1, 2], 2) == [1, 9, 10, 11]  # more samples than before
+    player.play([2] * 12)
+    player.keep([1, 3, 5, 9, 10])
+    player.play([3, 1, 2, 2, 1])
+
+
+def test_longer_prompts_take_the_place_of_others(player):
+    shortest = min(range(3), key=player.cache.lengths.__getitem__)
+    player.play([1] * 9)
+    player.keep([row for row in range(9) if row // GROUP == shortest])
+    others = [number for number in range(3) if number != shortest]
+    player.play([2] * 3)
+    assert player.replace([1], others, 1) == [1, 3]
+    player.play([1] * 4)
+    player.play([3] * 4)
 
 
 def test_room_for_what_the_samples_keep(player):

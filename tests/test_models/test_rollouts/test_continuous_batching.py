@@ -1,0 +1,171 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import pytest
+import torch
+
+from mmdpad.models import HFRollout, SharedPrefixRollout
+from mmdpad.models.non_finite import NonFiniteError
+from mmdpad.models.rollouts import continuous_batching, shared_prefix_rollout
+
+COUNT = 12
+OPTIONS = dict(max_new_tokens=60, seed=3)
+
+
+def make_batches(prompts, numbers, size):
+    """Batches of so many prompts; the number of a prompt decides its draws."""
+    for start in range(0, len(numbers), size):
+        part = numbers[start:start + size]
+        yield [prompts[number % 3] for number in part], part
+
+
+def sample(engine, head, prompts, numbers, size, group_size=1, **options):
+    """Number -> responses and their log-probabilities, by a stream of batches."""
+    found = {}
+    sizes = iter(list(make_batches(prompts, numbers, size)))
+    for responses in engine.stream(head, make_batches(prompts, numbers, size),
+                                   group_size=group_size, **OPTIONS, **options):
+        _, part = next(sizes)
+        assert len(responses.ids) == len(part) * group_size
+        for row in range(len(responses.ids)):
+            mask = responses.mask[row]
+            logp = None if responses.logp is None else responses.logp[row][mask]
+            found.setdefault(part[row // group_size], []).append(
+                (responses.ids[row][mask].tolist(), bool(responses.truncated[row]), logp))
+    assert next(sizes, None) is None
+    return found
+
+
+def tokens_of(found):
+    return {number: [row[:2] for row in rows] for number, rows in found.items()}
+
+
+@pytest.fixture(scope='module')
+def expected(exact_head, prompts):
+    """By one prompt after the other."""
+    return sample(SharedPrefixRollout(max_guess=0, records_log_probs=True), exact_head, prompts,
+                  range(COUNT), 1, group_size=2)
+
+
+@pytest.mark.parametrize('size', [1, 3, 5, 12])
+@pytest.mark.parametrize('limit', [None, 4, 7])
+def test_responses_do_not_depend_on_batches(exact_head, prompts, expected, size, limit):
+    engine = SharedPrefixRollout(max_samples=limit, records_log_probs=True)
+    found = sample(engine, exact_head, prompts, range(COUNT), size, group_size=2)
+    assert list(found) == list(range(COUNT))
+    assert tokens_of(found) == tokens_of(expected)
+    for number, rows in found.items():
+        for row, other in zip(rows, expected[number], strict=True):
+            torch.testing.assert_close(row[2], other[2], rtol=0, atol=2e-5)
+
+
+def test_responses_do_not_depend_on_the_order(exact_head, prompts, expected):
+    numbers = [7, 2, 11, 0, 5, 9, 1, 3, 10, 4, 8, 6]
+    found = sample(SharedPrefixRollout(max_samples=6), exact_head, prompts, numbers, 3,
+                   group_size=2)
+    assert list(found) == numbers and tokens_of(found) == tokens_of(expected)
+
+
+def test_greedy_responses_and_those_of_an_engine_without_streams(head, prompts):
+    found, others = (sample(engine, head, prompts, range(COUNT), size, temperature=0)
+                     for engine, size in ((SharedPrefixRollout(), 4), (HFRollout(), 5)))
+    assert tokens_of(found) == tokens_of(others)
+
+
+def test_a_rollout_of_more_samples_than_fit(exact_head, prompts, monkeypatch):
+    """As with memory for fewer; prompts are computed once, in order."""
+    options = dict(group_size=5, **OPTIONS)
+    whole = SharedPrefixRollout(records_log_probs=True)(exact_head, prompts, **options)
+    rows, decoding = [], shared_prefix_rollout.Decoding.__call__
+
+    def spy(self, cache, *given):
+        rows.append(len(cache.owners))
+        return decoding(self, cache, *given)
+
+    monkeypatch.setattr(shared_prefix_rollout.Decoding, '__call__', spy)
+    for limit in (1, 10):
+        rows.clear()
+        parts = SharedPrefixRollout(max_samples=limit, records_log_probs=True)(
+            exact_head, prompts, **options)
+        assert max(rows) == max(limit, 5)
+        assert parts.ids.equal(whole.ids) and parts.mask.equal(whole.mask)
+        torch.testing.assert_close(parts.logp, whole.logp, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('limit', [0, -3])
+def test_impossible_limits(limit):
+    with pytest.raises(ValueError, match=f'max_samples` should be at least 1.*got {limit}'):
+        SharedPrefixRollout(max_samples=limit)
+
+
+def test_no_sample_waits_for_the_longest_of_its_batch(exact_head, prompts, monkeypatch):
+    passes, decoding = [], shared_prefix_rollout.Decoding.__call__
+
+    def spy(self, cache, feed, *given):
+        passes.append(len(feed.tokens))
+        return decoding(self, cache, feed, *given)
+
+    monkeypatch.setattr(shared_prefix_rollout.Decoding, '__call__', spy)
+    engine = SharedPrefixRollout(max_guess=0)
+    numbers = range(24)
+    found = sample(engine, exact_head, prompts, numbers, 4)
+    lengths = [len(rows[0][0]) for rows in found.values()]
+    assert sum(passes) == sum(lengths) - len(lengths)  # the first come from the prompts
+    stream = len(passes)
+    assert stream <= sum(lengths) / 4 + max(lengths)
+    passes.clear()
+    for part, some in make_batches(prompts, numbers, 4):
+        engine(exact_head, part, prompt_numbers=some, **OPTIONS)
+    assert stream < len(passes)
+
+
+def test_few_batches_are_held(exact_head, prompts):
+    """A long response delays its batch, and not all data is loaded meanwhile."""
+    ahead, taken, given = [], 0, 0
+
+    def batches():
+        nonlocal taken
+        for batch in make_batches(prompts, range(24), 2):
+            taken += 1
+            ahead.append(taken - given)
+            yield batch
+
+    for _ in SharedPrefixRollout().stream(exact_head, batches(), **OPTIONS):
+        given += 1
+    assert given == 12
+    assert 2 < max(ahead) <= continuous_batching.LOOKAHEAD + 1
+
+
+def test_batches_without_prompts(exact_head, prompts, expected):
+    """All questions of a batch may have been answered before."""
+    batches = [([], None), ([prompts[0]], [0]), ([], []), ([], None), ([prompts[1]], [1]), ([], [])]
+    for engine in (SharedPrefixRollout(), HFRollout()):
+        found = list(engine.stream(exact_head, batches, group_size=2, **OPTIONS))
+        assert [len(responses.ids) for responses in found] == [0, 2, 0, 0, 2, 0]
+        assert found[4].ids[1][found[4].mask[1]].tolist() == expected[1][1][0]
+        assert not list(engine.stream(exact_head, [], **OPTIONS))
+        assert len(list(engine.stream(exact_head, [([], None)], **OPTIONS))) == 1
+
+
+def test_logits_that_are_not_finite_name_the_prompt(policy_config, exact_head, prompts,
+                                                    monkeypatch):
+    """Counted from the first prompt whose batch was not returned."""
+    choose = continuous_batching.TokenChoice.__call__
+
+    def spoiled(self, logits, samples, step):
+        return choose(self, logits.where((samples != 9)[:, None], torch.nan), samples, step)
+
+    monkeypatch.setattr(continuous_batching.TokenChoice, '__call__', spoiled)
+    returned = 0
+    with pytest.raises(NonFiniteError, match='token 1 of the response') as caught:
+        for _ in SharedPrefixRollout().stream(
+                exact_head, make_batches(prompts, range(COUNT), 2), **OPTIONS):
+            returned += 1
+    assert returned * 2 + caught.value.prompt == 9
+
+
+def test_a_stream_that_is_closed_leaves_the_policy_as_it_was(head, prompts):
+    engine = SharedPrefixRollout()
+    before = engine(head, prompts, **OPTIONS)
+    stream = engine.stream(head, make_batches(prompts, range(COUNT), 2), **OPTIONS)
+    next(stream)
+    stream.close()
+    assert engine(head, prompts, **OPTIONS).ids.equal(before.ids)
