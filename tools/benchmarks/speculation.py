@@ -7,7 +7,8 @@
 Three training rollouts (12 questions, 8 responses each, T = 1) after some others of the same
 policy, then a greedy evaluation of 192 questions in batches of 64: by default (`mmdpad`), without
 guesses (`plain`), and with as many guesses as pay on a GPU (`as on a GPU`: only its numbers of
-passes and tokens mean something here). `before` is another checkout, in a process of its own. All take turns.
+passes and tokens mean something here). `before` is another checkout, in a process of its own. All
+take turns.
 
 `passes` and `tokens` are shares of those without guesses; `same_tokens` says whether all responses
 are equal to theirs. Prints JSON.
@@ -44,6 +45,7 @@ def parse_args() -> argparse.Namespace:
 if __name__ == '__main__':
     parse_args()  # so that --help does not wait for the imports below
 
+import mmcv
 import torch
 from common import environment, print_json, summary
 
@@ -74,9 +76,9 @@ class Work:
 
     def prompts(self, split: str, first: int, count: int) -> list[Any]:
         scenes = [make_scene(split, index) for index in range(first, first + count)]
-        images = [torch.from_numpy(scene.image.copy()).permute(2, 0, 1) for scene in scenes]
-        images = [torch.nn.functional.interpolate(image[None].float(), (112, 112))[0].byte()
-                  for image in images]
+        images = [torch.from_numpy(mmcv.imresize(
+            scene.image, (112, 112), interpolation='bilinear', backend='pillow')).permute(2, 0, 1)
+            for scene in scenes]
         return self.head.encode_prompts(images, [scene.question.text for scene in scenes])
 
     def train(self) -> dict[str, Any]:
