@@ -66,7 +66,7 @@ class Spans:
 
     def grid(self, row: Tensor) -> Tensor:
         """(L, ...) -> (N, longest, ...), zero where a span has ended."""
-        tokens = row[self.places]
+        tokens = _pick(row, self.places)
         if isinstance(self.cells, Tensor):
             cells = row.new_zeros(self.filled.numel(), *row.shape[1:])
             tokens = cells.index_copy(0, self.cells, tokens)
@@ -80,7 +80,12 @@ class Spans:
 
     def flat(self, grid: Tensor) -> Tensor:
         """(N, longest, ...) -> (T, ...): the tokens, span by span."""
-        return grid.flatten(0, 1)[self.cells]
+        return _pick(grid.flatten(0, 1), self.cells)
+
+
+def _pick(row: Tensor, places: Tensor | slice) -> Tensor:
+    """``row[places]``; for indices by an operation whose gradient needs no sorting."""
+    return row.index_select(0, places) if isinstance(places, Tensor) else row[places]
 
 
 def _response_spans(groups: Sequence[Group], starts: Sequence[int],
@@ -135,7 +140,7 @@ class CopiedPrompts:
                 seen = scaled_dot_product_attention(own[0], keys, values, attn_mask=visible,
                                                     scale=scale)
                 outputs.append(responses.flat(seen.transpose(1, 2)))
-        return torch.cat(outputs)[self.order]
+        return torch.cat(outputs).index_select(0, self.order)
 
     def _after(self, prompts: Tensor, own: Tensor) -> Tensor:
         """(B, H, P, d) and (N, H, R, d) -> (N, H, P + R, d): each response's prompt before it."""
