@@ -191,7 +191,7 @@ def test_validations_are_left_alone(config):
     """Before any test, and after one that was interrupted."""
     for part in ('dataloader', 'evaluator'):
         config[f'val_{part}'] = config[f'test_{part}']
-    config.val_cfg = dict(type='ReasonSegValLoop')
+    config.val_cfg, config.default_hooks.checkpoint = dict(type='ReasonSegValLoop'), None
     runner = make_runner(config, 'validated', custom_hooks=[dict(type='PowerCutHook')])
     runner.val()
     assert not find_answers(runner.work_dir)
