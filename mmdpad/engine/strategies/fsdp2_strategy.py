@@ -120,7 +120,7 @@ class FSDP2Strategy(DDPStrategy):
         fully_shard(model, ignored_params=frozen, **options)
         fill(model, values, 'cpu' if self.cpu_offload else device)
         # Methods that the loop calls besides `forward`.
-        for method in ('start_rollout', 'log_probs', 'hand_over'):
+        for method in ('start_rollout', 'log_probs', 'hand_over', 'next_responses'):
             register_fsdp_forward_method(model, method)
         return model
 

@@ -347,7 +347,7 @@ class ReasoningSegmentor(BaseDetector):
         with closing(self.rollout_engine.stream(self.policy, ask(), **self.test_cfg)) as stream:
             while True:
                 with naming_samples(asked):
-                    responses = next(stream, None)
+                    responses = self.next_responses(stream)
                 if responses is None:
                     return
                 batch, samples = held.popleft()
@@ -360,6 +360,12 @@ class ReasoningSegmentor(BaseDetector):
                     sample.set_metainfo(dict(sampled_response=(*answer, seconds)))
                 yield batch
                 started = time.perf_counter()
+
+    @staticmethod
+    def next_responses(stream: Iterator[Responses]) -> Responses | None:
+        """Sample the next responses of a :meth:`.RolloutEngine.stream`; None at its end. (A method
+        by itself, since sharded weights are gathered for the calls of some methods.)"""
+        return next(stream, None)
 
     def _questions(self, inputs: Inputs, data_samples: list[DetDataSample],
                    rows: Sequence[int]) -> tuple[list[Any], list[int] | None]:

@@ -185,3 +185,19 @@ def test_digests_tell_weights_apart():
     with torch.no_grad():
         module.weight[0] = 2
     assert digest_weights(module) != first
+
+
+def test_validations_are_left_alone(config):
+    """Before any test, and after one that was interrupted."""
+    for part in ('dataloader', 'evaluator'):
+        config[f'val_{part}'] = config[f'test_{part}']
+    config.val_cfg, config.default_hooks.checkpoint = dict(type='ReasonSegValLoop'), None
+    runner = make_runner(config, 'validated', custom_hooks=[dict(type='PowerCutHook')])
+    runner.val()
+    assert not find_answers(runner.work_dir)
+    with pytest.raises(PowerCut):
+        runner.test()
+    path, = find_answers(runner.work_dir)
+    content = path.read_bytes()
+    runner.val()
+    assert path.read_bytes() == content

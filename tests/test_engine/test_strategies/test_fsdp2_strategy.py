@@ -36,10 +36,15 @@ def log_of(config):
 
 
 def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
-    """Two processes; what they wrote is merged, and one process resumes it as its own."""
+    """Two processes, which validate, too; what they wrote is merged, and one process resumes it as
+    its own."""
     whole = run_here(make_config('one', iterations=3))
-    config = make_config('parts', processes=2, strategy=FSDP2)
+    config = make_config('parts', processes=2, strategy=FSDP2, **{
+        'train_cfg.val_interval': 2, 'model.policy.memory_budget': 'auto'})
+    config.val_cfg = dict(type='ReasonSegValLoop')
+    config.val_dataloader, config.val_evaluator = config.test_dataloader, config.test_evaluator
     launch(config, 2)
+    assert 'reasonseg/giou' in log_of(config)[-1]
     folder = Path(config.work_dir, 'iter_2.pth')
     assert sorted(file.name for file in folder.iterdir()) == [
         'plain.pth', *(f'shard-{n:05d}-model-00001-of-00001.safetensors' for n in (1, 2))]
