@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from .activations import text_layer, vision_block
 from .flops import block_flops, text_flops
-from .memory import full_shard, peak, update_moments
+from .memory import peak, update_moments
 from .shapes import PolicyShape
 from .workload import Kept, Setup, Workload
 
@@ -17,17 +17,13 @@ from .workload import Kept, Setup, Workload
 PER_BYTE = 8
 
 
-def update_peak(shape: PolicyShape, setup: Setup, work: Workload, shards: int = 1) -> float:
-    """Bytes that an update of ``work`` holds at its peak, besides what stays in memory, on each of
-    the processes over which the weights are sharded. The pass of the reference, which comes first,
-    does not depend on what is kept and is left out."""
-    setup = replace(setup, reference=False)
-    moments = update_moments(shape, setup, work)
-    return peak(full_shard(moments, shards, shape, setup) if shards > 1 else moments)[1]
+def update_peak(shape: PolicyShape, setup: Setup, work: Workload) -> float:
+    """Bytes that an update of ``work`` holds at its peak, besides what stays in memory. The pass
+    of the reference, which comes first, does not depend on what is kept and is left out."""
+    return peak(update_moments(shape, replace(setup, reference=False), work))[1]
 
 
-def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float,
-          shards: int = 1) -> Kept:
+def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float) -> Kept:
     """Choose the layers that keep activations so that the most time is saved.
 
     What saves most time for its bytes comes first: outputs of matrix products in the language
@@ -39,7 +35,6 @@ def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float,
         work: The prompts and responses of one pass.
         budget: Bytes for :func:`update_peak`. If it is exceeded with all layers recomputed,
             nothing is kept.
-        shards: Number of processes over which the weights are sharded.
     """
     text, vision = shape.text, shape.vision
     layer, block = text_layer(text, setup, work), vision_block(vision, setup, work)
@@ -60,7 +55,7 @@ def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float,
 
         def fits(count: int, name: str = name, kept: Kept = kept) -> bool:
             plan = replace(setup, checkpointing=True, kept=replace(kept, **{name: count}))
-            return update_peak(shape, plan, work, shards) <= budget
+            return update_peak(shape, plan, work) <= budget
 
         kept = replace(kept, **{name: _most(fits, limit)})
     return kept

@@ -10,10 +10,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -59,8 +57,7 @@ class MemoryBudget:
     Args:
         model: The policy's model.
         budget: GB (10^9 bytes) for activations, logits and gradients of an update; 'auto' for
-            :data:`SHARE` of what the device has left at the first one, without Adam's state if
-            that comes later.
+            :data:`SHARE` of what the device has left at the first one, without Adam's state.
         lora: As in :class:`.VLMReasoningHead`.
         quantized: Whether weights below the adapter are quantized.
         freeze_vision: As in :class:`.VLMReasoningHead`.
@@ -68,8 +65,6 @@ class MemoryBudget:
 
     Attributes:
         bytes: The budget in bytes; None before the first pass with 'auto'.
-        has_state: Whether the optimizer's state was in memory before the first pass (a resumed
-            run).
     """
 
     def __init__(self, model: PreTrainedModel, budget: float | str, lora: dict | None,
@@ -79,7 +74,6 @@ class MemoryBudget:
         config.quantization_config = None
         self.shape = PolicyShape.of(build_on_meta(config), lora_targets(lora or {}))
         self.bytes = None if budget == 'auto' else float(budget) * GB
-        self.has_state = False
         self.setup = Setup(
             weight_bytes=model.dtype.itemsize,
             lora_rank=(lora or {}).get('r', 8) if lora else 0, quantized_bytes=float(quantized),
@@ -96,25 +90,20 @@ class MemoryBudget:
             amp=torch.is_autocast_enabled(device.type),
             accumulates=any(p.grad is not None for p in model.parameters()))
         work = _workload(prompts, mask, self.shape.vision.merge, shares_prompts)
-        sharded = any(isinstance(module, FSDPModule) for module in model.modules())
-        shards = get_world_size() if sharded else 1
         first = self.bytes is None
         if self.bytes is None:
-            state = 0.0 if self.has_state else standing(self.shape, setup)['optimizer state']
-            state /= shards
+            state = standing(self.shape, setup)['optimizer state']
             self.bytes = SHARE * max(0.0, free_memory(device) - state)
-        kept = spend(self.shape, setup, work, self.bytes, shards)
+        kept = spend(self.shape, setup, work, self.bytes)
         if first or not hasattr(self, 'kept'):
-            print_log(describe(self.shape, setup, work, kept, self.bytes, shards),
-                      logger='current')
+            print_log(describe(self.shape, setup, work, kept, self.bytes), logger='current')
         self.kept = kept
         keep(model, kept, self.setup.lora_rank)
 
 
-def describe(shape: PolicyShape, setup: Setup, work: Workload, kept: Kept, budget: float,
-             shards: int = 1) -> str:
+def describe(shape: PolicyShape, setup: Setup, work: Workload, kept: Kept, budget: float) -> str:
     """Say what is kept within a budget of bytes, and what that takes."""
-    size = update_peak(shape, replace(setup, checkpointing=True, kept=kept), work, shards)
+    size = update_peak(shape, replace(setup, checkpointing=True, kept=kept), work)
     over = '' if size <= budget else (
         ', which is more than the budget although everything is recomputed; lower '
         '`train_cfg.tokens_per_micro_batch`')

@@ -76,7 +76,6 @@ class TrainingCost:
         max_tokens: Limit of a response's length.
         notes: Where the numbers come from, and what is assumed.
         memory_budget: That of the policy, in GB; 'auto' or None.
-        sharded: Whether the weights are sharded over all processes.
     """
 
     shape: PolicyShape
@@ -86,7 +85,6 @@ class TrainingCost:
     max_tokens: int
     notes: list[str]
     memory_budget: float | str | None = None
-    sharded: bool = False
 
 
 def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = None,
@@ -140,7 +138,7 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
     budget = _argument(policy, 'memory_budget')
     check_memory_budget(budget)
     return TrainingCost(shape, work, setup, _frozen(config, work), sampling['max_new_tokens'],
-                        notes, budget, config.get('strategy') is not None)
+                        notes, budget)
 
 
 def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
@@ -150,15 +148,13 @@ def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
     return replace(cost, work=work, setup=replace(cost.setup, groups=_groups(config, work)))
 
 
-def within_budget(cost: TrainingCost, gpu_memory: float | None = None,
-                  gpus: int = 1) -> TrainingCost:
+def within_budget(cost: TrainingCost, gpu_memory: float | None = None) -> TrainingCost:
     """The same cost with the layers that the policy's ``memory_budget`` keeps, and a note on them.
 
     Args:
         cost: The cost of a config.
         gpu_memory: Memory of a GPU in GB, for 'auto'; None if it is unknown, and all layers are
             recomputed in the estimate.
-        gpus: Number of processes.
     """
     budget, setup = cost.memory_budget, replace(cost.setup, checkpointing=True)
     if budget is None:
@@ -167,17 +163,15 @@ def within_budget(cost: TrainingCost, gpu_memory: float | None = None,
         return replace(cost, setup=setup, notes=[
             *cost.notes, "memory_budget='auto': the device's memory decides what is recomputed; "
             'all of it in these numbers (--gpu-memory)'])
-    shards = gpus if cost.sharded else 1
     if budget == 'auto':
         others = sum(part.bytes for part in cost.frozen.values())
-        always = sum(standing(cost.shape, setup).values()) / shards
-        size = SHARE * max(0.0, gpu_memory * GB - always - others)
+        size = SHARE * (gpu_memory * GB - sum(standing(cost.shape, setup).values()) - others)
     else:
         size = float(budget) * GB
     work = replace(cost.work, prompts=min(setup.groups, cost.work.prompts))
-    kept = spend(cost.shape, setup, work, size, shards)
+    kept = spend(cost.shape, setup, work, size)
     return replace(cost, setup=replace(setup, kept=kept),
-                   notes=[*cost.notes, describe(cost.shape, setup, work, kept, size, shards)])
+                   notes=[*cost.notes, describe(cost.shape, setup, work, kept, size)])
 
 
 def _check_entries(config: Mapping[str, Any]) -> None:

@@ -61,8 +61,8 @@ def make_report(cost: TrainingCost, gpus: int = 1, gpu_memory: float | None = No
             policy's ``memory_budget='auto'`` is spent on it.
         longest: The cost of the config with all responses at the length limit.
     """
-    cost = within_budget(cost, gpu_memory, gpus)
-    longest = None if longest is None else within_budget(longest, gpu_memory, gpus)
+    cost = within_budget(cost, gpu_memory)
+    longest = None if longest is None else within_budget(longest, gpu_memory)
     flops = step_flops(cost.shape, cost.setup, cost.work)
     flops['rewards'] = {name: part.flops for name, part in cost.frozen.items()}
     moments = _memory(cost, cost.setup, gpus)

@@ -111,21 +111,6 @@ def test_auto_is_what_is_free_at_the_first_update_without_adams_state(tmp_path, 
         model.loss(batch)['loss'].backward()
         state = 2 * sum(p.nbytes for p in model.policy.parameters())
         assert budget.bytes == SHARE * (1e9 - state) and budget.kept == Kept(2, 2, 2)
-    budget.bytes, budget.has_state, free[0] = None, True, 1e9  # of a resumed run
-    model.loss(batch)
-    assert budget.bytes == SHARE * 1e9
-
-
-def test_shards_leave_room_for_activations(head):
-    """Sharded gradients take less of a budget; what is gathered takes some of it."""
-    shape, work = PolicyShape.of(head.model), Workload(2, 8, 300, 100, (32, 32))
-    setup = Setup(accumulates=True)
-    whole, sharded = (update_peak(shape, setup, work, shards) for shards in (1, 8))
-    assert whole - 4 * shape.parameters < sharded < whole
-    least = update_peak(shape, replace(setup, checkpointing=True), work, 8)
-    assert sum(vars(spend(shape, setup, work, least)).values()) == 0
-    assert spend(shape, setup, work, sharded, 8) == Kept(
-        shape.text.layers, shape.text.layers, shape.vision.layers)
 
 
 def test_the_log_says_what_is_kept(tmp_path, caplog):
