@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from mmengine.device import get_device
 from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
@@ -21,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
+from mmdpad.models.free_memory import free_memory
 from mmdpad.models.mapped_weights import load_mapped
 from mmdpad.models.non_finite import DTYPE_KEY, NonFiniteError, diagnose
 from mmdpad.models.precision import read_dtype
@@ -110,13 +112,16 @@ class VLMReasoningHead(BaseModule):
                  memory_budget: float | Literal['auto'] | None = None) -> None:
         super().__init__()
         check_memory_budget(memory_budget)
+        if memory_budget == 'auto':
+            free_memory(torch.device(get_device()))  # raises if it is unknown
         self.low_precision_training = low_precision_training
         build_messages('', prompt_template, coordinates or 'pixels')
         check_attention(attn_implementation)
         with about_policy():
             source, settings = check_policy(dict(pretrained=pretrained, lora=lora,
                                                  quantization=quantization,
-                                                 freeze_vision=freeze_vision))
+                                                 freeze_vision=freeze_vision,
+                                                 memory_budget=memory_budget))
             self.source, self.lora = source, lora
             self.family = find_family(source)
             self.coordinates = coordinates or self.family.coordinates
@@ -155,8 +160,8 @@ class VLMReasoningHead(BaseModule):
                              self.model.gradient_checkpointing_enable)
             enable({'use_reentrant': False})
         self.memory_budget = None if memory_budget is None else MemoryBudget(
-            self.model, memory_budget, lora, settings is not None, self.vision_is_fixed,
-            attn_implementation)
+            self.model, memory_budget, lora, getattr(self.model, 'is_quantized', False),
+            self.vision_is_fixed, attn_implementation)
 
     def init_weights(self) -> None:
         """Do nothing, since the weights are loaded. (mmengine calls this before training.)"""
