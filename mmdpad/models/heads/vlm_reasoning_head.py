@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from mmengine.device import get_device
 from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
@@ -112,8 +111,6 @@ class VLMReasoningHead(BaseModule):
                  memory_budget: float | Literal['auto'] | None = None) -> None:
         super().__init__()
         check_memory_budget(memory_budget)
-        if memory_budget == 'auto':
-            free_memory(torch.device(get_device()))  # raises if it is unknown
         self.low_precision_training = low_precision_training
         build_messages('', prompt_template, coordinates or 'pixels')
         check_attention(attn_implementation)
@@ -170,9 +167,12 @@ class VLMReasoningHead(BaseModule):
         """Check that the weights can be trained.
 
         Raises:
-            ValueError: The weights in ``pretrained`` are quantized, and there is no ``lora``.
+            ValueError: The weights in ``pretrained`` are quantized, and there is no ``lora``; or
+                ``memory_budget`` is 'auto', and what the device has left is unknown.
         """
         check_trainable(self.source, self.lora)
+        if self.memory_budget is not None and self.memory_budget.bytes is None:
+            free_memory(self.device)
 
     @property
     def processor(self) -> ProcessorMixin:

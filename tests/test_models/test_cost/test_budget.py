@@ -159,10 +159,12 @@ def test_auto_is_what_is_free_at_the_first_update_without_adams_state(tmp_path, 
         assert budget.bytes == SHARE * (1e9 - state) and budget.kept == Kept(2, 2, 2)
 
 
-def test_memory_that_cannot_be_known_is_named_before_weights_are_read(policy_config, monkeypatch):
-    monkeypatch.setattr('mmdpad.models.heads.vlm_reasoning_head.get_device', lambda: 'mps')
+def test_memory_that_cannot_be_known_is_named_before_training(policy_config, monkeypatch):
+    policy = VLMReasoningHead(**policy_config, memory_budget='auto')
+    policy.check_trainable()
+    monkeypatch.setattr(VLMReasoningHead, 'device', torch.device('mps'))
     with pytest.raises(ValueError, match="free memory of 'mps' is unknown, but got 'auto'"):
-        VLMReasoningHead('not/read', memory_budget='auto')
+        policy.check_trainable()
 
 
 def test_an_adapter_of_the_tower_is_refused_before_weights_are_read(policy_config, monkeypatch):
