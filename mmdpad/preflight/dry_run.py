@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from torch.distributed.fsdp import FullyShardedDataParallel
 
 import mmdpad
 from mmdpad.datasets import DatasetError
@@ -32,6 +31,7 @@ from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.heads.quantization import check_trainable
+from mmdpad.models.heads.recomputation import GB
 from mmdpad.models.rollouts import (
     HFRollout,
     SharedPrefixRollout,
@@ -46,10 +46,8 @@ from mmdpad.models.segmentors.settings import (
     training_sampling,
 )
 from mmdpad.models.sources import find_folder
-from mmdpad.preflight.cost.report import GB
 from mmdpad.registry import (
     DATASETS,
-    MODEL_WRAPPERS,
     WEIGHT_INITIALIZERS,
     is_kind,
     scope_of,
@@ -320,13 +318,11 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
         notes.append(f'memory: not estimated ({error})')
         return
     gpus = max(torch.cuda.device_count(), 1)
-    shards = config.get('strategy') is not None or is_kind(
-        config.get('model_wrapper_cfg') or {}, FullyShardedDataParallel, MODEL_WRAPPERS)
     have = min((torch.cuda.get_device_properties(i).total_memory
                 for i in range(torch.cuda.device_count())), default=None)
     report = make_report(cost, gpus, None if have is None else have / GB)
     notes += [note for note in report['notes'] if note.startswith('memory_budget')]
-    need = report['variants'][0]['sharded_peak' if shards and gpus > 1 else 'peak']
+    need = report['variants'][0]['sharded_peak' if cost.sharded and gpus > 1 else 'peak']
     notes.append(f'memory: about {need / GB:.1f} GB per GPU, with all responses at the limit of '
                  f'{cost.max_tokens} tokens (`mmdpad run estimate_cost` has the details)')
     if have is not None:

@@ -79,9 +79,10 @@ def _products(text: TextShape, setup: Setup, work: Workload) -> int:
     inner = 7 * setup.lora_rank
     linear = text.attention + 2 * text.kv + 2 * text.hidden + 2 * text.intermediate + inner
     kernel = setup.compute_bytes * text.attention + 4 * text.heads
-    # On a CPU, the responses' tokens attend to their prompt and to each other in two calls.
-    twice = work.generated if setup.on_cpu and work.shared else 0
-    return work.tokens * setup.compute_bytes * linear + (work.tokens + twice) * kernel
+    attended = work.tokens
+    if work.shared:  # on a CPU, responses' tokens attend to their prompt and to each other in turn
+        attended += work.responses * work.padded - (0 if setup.on_cpu else work.generated)
+    return work.tokens * setup.compute_bytes * linear + attended * kernel
 
 
 def _norm(width: int, state: int, normalized: int) -> int:
@@ -108,8 +109,8 @@ def _linear_inputs(width: int, given: int, setup: Setup, consumers: int) -> int:
 def _kernel(text: TextShape, setup: Setup, work: Workload) -> tuple[int, int]:
     """Attention without its projections: what it keeps, and the peak of its gradients."""
     compute, tokens, width = setup.compute_bytes, work.tokens, text.attention
-    length = work.prompt_tokens + work.response_tokens
     if not work.shared:
+        length = work.prompt_tokens + work.response_tokens
         pairs = work.responses * text.heads * length**2
         if setup.attention == 'eager':  # probabilities in float32, and in the type of the values
             kept = pairs * (4 + (compute if compute != 4 else 0)) + 4 * tokens * width * compute
@@ -119,14 +120,15 @@ def _kernel(text: TextShape, setup: Setup, work: Workload) -> tuple[int, int]:
     if setup.on_cpu:  # query, key and value, output, and the logarithm of its denominator
         both = 2 * (width + text.kv) * compute
         return tokens * (both + 4 * text.heads), tokens * (both + width * compute)
-    keys = work.responses * length  # keys of a response: the prompt's and its own
+    queries = work.responses * work.padded
+    keys = queries + work.responses * work.prompt_tokens  # a response has its prompt's, too
     prompts = work.prompts * work.prompt_tokens
     # If queries and keys are cast for the kernel, the responses' part of them is not kept.
     cast = setup.amp and setup.weight_bytes == 4
     prefix = (2 * (prompts if cast else tokens) + tokens) * width * compute
-    own = (work.generated + 2 * keys) * width * compute
+    own = (queries + 2 * keys) * width * compute
     outputs = tokens * (width * compute + 4 * text.heads)
-    mask = work.prompts * work.response_tokens * length * compute
+    mask = work.prompts * work.padded * (work.prompt_tokens + work.padded) * compute
     return prefix + own + outputs + mask, own + 2 * tokens * width * compute
 
 

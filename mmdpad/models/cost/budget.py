@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from .activations import text_layer, vision_block
 from .flops import block_flops, text_flops
-from .memory import peak, update_moments
+from .memory import full_shard, peak, update_moments
 from .shapes import PolicyShape
 from .workload import Kept, Setup, Workload
 
@@ -20,7 +20,10 @@ PER_BYTE = 8
 def update_peak(shape: PolicyShape, setup: Setup, work: Workload) -> float:
     """Bytes that an update of ``work`` holds at its peak, besides what stays in memory. The pass
     of the reference, which comes first, does not depend on what is kept and is left out."""
-    return peak(update_moments(shape, replace(setup, reference=False), work))[1]
+    moments = update_moments(shape, replace(setup, reference=False), work)
+    if setup.shards > 1:
+        moments = full_shard(moments, setup.shards, shape, setup)
+    return peak(moments)[1]
 
 
 def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float) -> Kept:

@@ -112,17 +112,25 @@ class PolicyShape:
                 names, or the last parts of names.
 
         Raises:
-            ValueError: The adapter would be in no layer, in the vision tower, or in an embedding.
+            ValueError: The model lacks a part of Qwen-VL's, or the adapter would be in no layer, in
+                the vision tower, or in an embedding.
         """
         tower = model.model.visual
         adapted: dict[str, Any] = {name: m for name, m in model.named_modules()
                    if isinstance(m, nn.Linear | nn.Embedding) and _is_target(name, targets)}
-        if not adapted or any('.visual.' in name or isinstance(m, nn.Embedding)
-                              for name, m in adapted.items()):
+        wrong = sorted(name for name, m in adapted.items()
+                       if '.visual.' in name or isinstance(m, nn.Embedding))
+        if wrong or not adapted:
             raise ValueError(f'`lora.target_modules` should match linear layers of the language '
-                             f'model, and none of the vision tower, to be estimated, but '
-                             f'{targets!r} matches {sorted(adapted)[:2]}')
-        return cls(_text_shape(model), _vision_shape(tower), _count(model), _count(tower),
+                             f'model, and none of the vision tower, for estimates and '
+                             f'`memory_budget`, but {targets!r} matches {wrong[:2] or "none"}; '
+                             f'choose other layers, or leave `memory_budget` out')
+        try:
+            text, vision = _text_shape(model), _vision_shape(tower)
+        except AttributeError as error:
+            raise ValueError(f'A policy should have the parts of a Qwen-VL model for estimates and '
+                             f'`memory_budget`, but {error}; leave `memory_budget` out') from error
+        return cls(text, vision, _count(model), _count(tower),
                    _linear(model, biases=True), _linear(tower, biases=True),
                    sum(m.in_features + m.out_features for m in adapted.values()),
                    model.lm_head.weight is model.get_input_embeddings().weight)

@@ -24,6 +24,8 @@ class Workload:
         merge: Side of an image token in patches.
         shared: Whether a prompt is computed once per group, instead of once per response.
         images_once: The same for its image.
+        longest: Length of the longest response, to which attention pads the others, if R is the
+            mean of different lengths; 0 if all have R tokens.
     """
 
     prompts: int
@@ -34,6 +36,7 @@ class Workload:
     merge: int = 2
     shared: bool = True
     images_once: bool = True
+    longest: int = 0
 
     @property
     def responses(self) -> int:
@@ -44,6 +47,11 @@ class Workload:
     def generated(self) -> int:
         """Tokens of all responses."""
         return self.responses * self.response_tokens
+
+    @property
+    def padded(self) -> int:
+        """Length of a response within attention."""
+        return max(self.response_tokens, self.longest)
 
     @property
     def prefixes(self) -> int:
@@ -149,6 +157,7 @@ class Setup:
         max_logits: As in ``token_log_probs``.
         on_cpu: Whether the device is a CPU, whose kernels need no copies of a prompt's keys and
             values.
+        shards: Processes that share weights, gradients and optimizer state (``FSDP2Strategy``).
     """
 
     weight_bytes: int = 4
@@ -172,6 +181,7 @@ class Setup:
     bucket_views: bool = False
     max_logits: int = MAX_LOGITS
     on_cpu: bool = False
+    shards: int = 1
 
     @property
     def compute_bytes(self) -> int:

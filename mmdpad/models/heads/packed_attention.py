@@ -8,8 +8,9 @@ the row, T of them responses', H query heads, K key heads (H is a multiple of K)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from packaging.version import Version
@@ -21,18 +22,29 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 PADDING = 0.1
 _KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-# Since torch 2.9, the kernel reads keys and values of fewer heads than the queries'.
+# The kernel of older versions may not read keys and values of fewer heads than the queries'.
 _GROUPS_HEADS = Version(torch.__version__) >= Version('2.10')
 
 
-class Group(Protocol):
-    """A prompt and its responses within a row, see :class:`.shared_prefix.PackedGroup`."""
+@dataclass(frozen=True)
+class PackedGroup:
+    """A prompt and its responses within a row.
+
+    Attributes:
+        prompt: Length of the prompt.
+        responses: Lengths of the responses.
+    """
 
     prompt: int
-    responses: list[int]
-    longest: int
+    responses: Sequence[int]
 
-    def __len__(self) -> int: ...
+    @property
+    def longest(self) -> int:
+        """Length of the longest response; 0 without responses."""
+        return max(self.responses, default=0)
+
+    def __len__(self) -> int:
+        return self.prompt + sum(self.responses)
 
 
 def joins_parts(device: torch.device) -> bool:
@@ -88,7 +100,7 @@ def _pick(row: Tensor, places: Tensor | slice) -> Tensor:
     return row.index_select(0, places) if isinstance(places, Tensor) else row[places]
 
 
-def _response_spans(groups: Sequence[Group], starts: Sequence[int],
+def _response_spans(groups: Sequence[PackedGroup], starts: Sequence[int],
                     device: torch.device) -> Spans:
     """The spans of all responses of groups that start at given places of the row."""
     places = [place for group, start in zip(groups, starts, strict=True)
@@ -97,7 +109,7 @@ def _response_spans(groups: Sequence[Group], starts: Sequence[int],
     return Spans(places, [n for group in groups for n in group.responses], device)
 
 
-def _starts(groups: Sequence[Group]) -> list[int]:
+def _starts(groups: Sequence[PackedGroup]) -> list[int]:
     return list(accumulate(map(len, groups), initial=0))[:-1]
 
 
@@ -111,7 +123,7 @@ class CopiedPrompts:
         device: Device of the row.
     """
 
-    def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
+    def __init__(self, groups: Sequence[PackedGroup], device: torch.device) -> None:
         self.batches = []
         starts = _starts(groups)
         for members in _batches(groups):
@@ -149,7 +161,7 @@ class CopiedPrompts:
         return torch.cat([before, own], dim=2)
 
 
-def _batches(groups: Sequence[Group]) -> list[list[int]]:
+def _batches(groups: Sequence[PackedGroup]) -> list[list[int]]:
     """Numbers of the groups that are computed together: by length of the prompt, as long as
     padding adds no more than :data:`PADDING`."""
     batches: list[list[int]] = []
@@ -193,7 +205,7 @@ class JoinedAttention:
         device: Device of the row, a CPU.
     """
 
-    def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
+    def __init__(self, groups: Sequence[PackedGroup], device: torch.device) -> None:
         starts = _starts(groups)
         # The tokens of each group, and those of its prompt.
         self.spans = [(slice(start, start + len(group)), slice(start, start + group.prompt))

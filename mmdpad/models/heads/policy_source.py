@@ -12,13 +12,14 @@ from typing import Any
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
+from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
 from mmdpad.models.folder_files import peek_json
 from mmdpad.models.sources import check_files, find_model
 from mmdpad.models.weight_names import compare_names, head_problem, stored_names
 from mmdpad.models.weights import from_folder
 
 from .families import find_family
-from .lora import check_lora
+from .lora import check_lora, lora_targets
 from .quantization import (
     check_prequantized,
     check_stored,
@@ -37,8 +38,8 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     """Check the folder and settings of a policy before its weights are read.
 
     Args:
-        policy: ``pretrained``, ``lora``, ``quantization`` and ``freeze_vision`` of
-            :class:`.vlm_reasoning_head.VLMReasoningHead`.
+        policy: ``pretrained``, ``lora``, ``quantization``, ``freeze_vision`` and ``memory_budget``
+            of :class:`.vlm_reasoning_head.VLMReasoningHead`.
 
     Returns:
         The folder or hub name, and the ``quantization_config`` for ``from_pretrained``, or None.
@@ -55,6 +56,9 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     if lora is not None:
         check_lora(family.model_class, source, lora, WEIGHTS_HINT,
                    policy.get('freeze_vision', False))
+    if policy.get('memory_budget') is not None:
+        config = from_folder(AutoConfig, source, WEIGHTS_HINT)
+        PolicyShape.of(build_on_meta(config), lora_targets(lora or {}))
     if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)
     return source, settings

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -46,7 +49,7 @@ def check_memory_budget(budget: float | str | None) -> None:
     """Raise ValueError if a value of ``memory_budget`` is not a positive number, 'auto' or None."""
     if budget is None or budget == 'auto':
         return
-    if isinstance(budget, str | bool) or not 0 < budget < math.inf:
+    if not isinstance(budget, Real) or isinstance(budget, bool) or not 0 < budget < math.inf:
         raise ValueError(f"`memory_budget` should be a positive number of GB, 'auto' or None, but "
                          f'got {budget!r}; correct it')
 
@@ -56,8 +59,9 @@ class MemoryBudget:
 
     Args:
         model: The policy's model.
-        budget: GB (10^9 bytes) for activations, logits and gradients of an update; 'auto' for
-            :data:`SHARE` of what the device has left at the first one, without Adam's state.
+        budget: GB (10^9 bytes) for activations, logits and gradients of an update in each process;
+            'auto' for :data:`SHARE` of what the device has left at the first one, without Adam's
+            state.
         lora: As in :class:`.VLMReasoningHead`.
         quantized: Whether weights below the adapter are quantized.
         freeze_vision: As in :class:`.VLMReasoningHead`.
@@ -65,6 +69,7 @@ class MemoryBudget:
 
     Attributes:
         bytes: The budget in bytes; None before the first pass with 'auto'.
+        kept: What the last pass keeps; None before the first one.
     """
 
     def __init__(self, model: PreTrainedModel, budget: float | str, lora: dict | None,
@@ -74,11 +79,13 @@ class MemoryBudget:
         config.quantization_config = None
         self.shape = PolicyShape.of(build_on_meta(config), lora_targets(lora or {}))
         self.bytes = None if budget == 'auto' else float(budget) * GB
+        self.kept: Kept | None = None
+        self._exceeded = False
         self.setup = Setup(
             weight_bytes=model.dtype.itemsize,
             lora_rank=(lora or {}).get('r', 8) if lora else 0, quantized_bytes=float(quantized),
             freeze_vision=freeze_vision, attention='eager' if attention == 'eager' else 'flash',
-            reference=False, rollout='none')
+            rollout='none')
 
     def apply(self, model: PreTrainedModel, prompts: Sequence[EncodedPrompt], mask: Tensor,
               entropy: str | None, shares_prompts: bool) -> None:
@@ -87,18 +94,25 @@ class MemoryBudget:
         device = mask.device
         setup = replace(
             self.setup, entropy=entropy, on_cpu=device.type == 'cpu', groups=len(prompts),
-            amp=torch.is_autocast_enabled(device.type),
+            amp=torch.is_autocast_enabled(device.type), shards=_shards(model),
             accumulates=any(p.grad is not None for p in model.parameters()))
         work = _workload(prompts, mask, self.shape.vision.merge, shares_prompts)
-        first = self.bytes is None
         if self.bytes is None:
-            state = standing(self.shape, setup)['optimizer state']
+            state = standing(self.shape, setup)['optimizer state'] / setup.shards
             self.bytes = SHARE * max(0.0, free_memory(device) - state)
         kept = spend(self.shape, setup, work, self.bytes)
-        if first or not hasattr(self, 'kept'):
-            print_log(describe(self.shape, setup, work, kept, self.bytes), logger='current')
-        self.kept = kept
+        size = update_peak(self.shape, replace(setup, checkpointing=True, kept=kept), work)
+        exceeds = size > self.bytes
+        if self.kept is None or exceeds > self._exceeded:
+            print_log(describe(self.shape, setup, work, kept, self.bytes), logger='current',
+                      level=logging.WARNING if exceeds else logging.INFO)
+        self.kept, self._exceeded = kept, self._exceeded or exceeds
         keep(model, kept, self.setup.lora_rank)
+
+
+def _shards(model: PreTrainedModel) -> int:
+    """How many processes share a model's weights; a pass gathers only some of them."""
+    return next((p.device_mesh.size() for p in model.parameters() if isinstance(p, DTensor)), 1)
 
 
 def describe(shape: PolicyShape, setup: Setup, work: Workload, kept: Kept, budget: float) -> str:
@@ -116,12 +130,17 @@ def describe(shape: PolicyShape, setup: Setup, work: Workload, kept: Kept, budge
 
 def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, merge: int,
               shares_prompts: bool) -> Workload:
-    """The workload of a pass, with the mean lengths of its prompts and responses."""
+    """The workload of a pass, with the mean lengths of its prompts and responses, or, where prompts
+    are repeated, with those that all are padded to."""
     grids = [(int(rows), int(columns)) for prompt in prompts
              for _, rows, columns in prompt.grid.tolist()]
-    return Workload(
-        len(prompts), len(mask) // len(prompts), -(-sum(map(len, prompts)) // len(prompts)),
-        -(-int(mask.sum()) // len(mask)), max(grids, key=math.prod), merge, shares_prompts)
+    lengths, sizes = [len(prompt) for prompt in prompts], mask.sum(dim=1).tolist()
+    if shares_prompts:
+        prompt, response = (math.ceil(sum(x) / len(x)) for x in (lengths, sizes))
+    else:
+        prompt, response = max(lengths), mask.shape[1]
+    return Workload(len(prompts), len(mask) // len(prompts), prompt, response,
+                    max(grids, key=math.prod), merge, shares_prompts, longest=max(sizes))
 
 
 def keep(model: Any, kept: Kept, lora_rank: int = 0) -> None:

@@ -25,7 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .packed_attention import CopiedPrompts, JoinedAttention, joins_parts
+from .packed_attention import CopiedPrompts, JoinedAttention, PackedGroup, joins_parts
 from .prompt_encoder import EncodedPrompt, join_vision
 
 NAME = 'shared_prefix'
@@ -54,27 +54,6 @@ AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-class PackedGroup:
-    """A prompt of P tokens and its G responses within a row.
-
-    Args:
-        prompt: P.
-        responses: The lengths of the responses.
-        device: Device of the queries, keys and values.
-    """
-
-    def __init__(self, prompt: int, responses: Sequence[int], device: torch.device) -> None:
-        self.prompt = prompt
-        self.responses = list(responses)
-        self.longest = max(self.responses, default=0)
-        # Row (response) and column (position in it) of each response token.
-        grid = torch.arange(self.longest) < torch.tensor(self.responses)[:, None]
-        self.rows, self.columns = (index.to(device) for index in grid.nonzero(as_tuple=True))
-
-    def __len__(self) -> int:
-        return self.prompt + sum(self.responses)
-
-
 class PackedRow:
     """The :class:`Layout` of a row of groups, with the same number of responses each.
 
@@ -86,7 +65,6 @@ class PackedRow:
     """
 
     def __init__(self, groups: Sequence[PackedGroup], device: torch.device) -> None:
-        self.groups = groups
         predictors, offsets, place = [], [], 0
         for group in groups:
             last = place + group.prompt - 1
@@ -122,7 +100,7 @@ def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], id
         (T, D) for the T tokens of all responses, in the order of ``ids[mask]``.
     """
     device, lengths = ids.device, mask.sum(dim=1).reshape(len(prompts), -1)
-    row = PackedRow([PackedGroup(len(prompt), sizes, device) for prompt, sizes in
+    row = PackedRow([PackedGroup(len(prompt), sizes) for prompt, sizes in
                      zip(prompts, lengths.tolist(), strict=True)], device)
     tokens, positions = [], []
     for prompt, own in zip(prompts, ids[mask].split(lengths.sum(dim=1).tolist()), strict=True):

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
+from mmdpad.models.free_memory import free_memory
 from mmdpad.models.mapped_weights import load_mapped
 from mmdpad.models.non_finite import DTYPE_KEY, NonFiniteError, diagnose
 from mmdpad.models.precision import read_dtype
@@ -116,7 +117,8 @@ class VLMReasoningHead(BaseModule):
         with about_policy():
             source, settings = check_policy(dict(pretrained=pretrained, lora=lora,
                                                  quantization=quantization,
-                                                 freeze_vision=freeze_vision))
+                                                 freeze_vision=freeze_vision,
+                                                 memory_budget=memory_budget))
             self.source, self.lora = source, lora
             self.family = find_family(source)
             self.coordinates = coordinates or self.family.coordinates
@@ -155,8 +157,8 @@ class VLMReasoningHead(BaseModule):
                              self.model.gradient_checkpointing_enable)
             enable({'use_reentrant': False})
         self.memory_budget = None if memory_budget is None else MemoryBudget(
-            self.model, memory_budget, lora, settings is not None, self.vision_is_fixed,
-            attn_implementation)
+            self.model, memory_budget, lora, getattr(self.model, 'is_quantized', False),
+            self.vision_is_fixed, attn_implementation)
 
     def init_weights(self) -> None:
         """Do nothing, since the weights are loaded. (mmengine calls this before training.)"""
@@ -165,9 +167,12 @@ class VLMReasoningHead(BaseModule):
         """Check that the weights can be trained.
 
         Raises:
-            ValueError: The weights in ``pretrained`` are quantized, and there is no ``lora``.
+            ValueError: The weights in ``pretrained`` are quantized, and there is no ``lora``; or
+                ``memory_budget`` is 'auto', and what the device has left is unknown.
         """
         check_trainable(self.source, self.lora)
+        if self.memory_budget is not None and self.memory_budget.bytes is None:
+            free_memory(self.device)
 
     @property
     def processor(self) -> ProcessorMixin:

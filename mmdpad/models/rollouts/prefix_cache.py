@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmdpad.models.heads.shared_prefix import PackedGroup, PackedRow
+from mmdpad.models.heads.packed_attention import PackedGroup
+from mmdpad.models.heads.shared_prefix import PackedRow
 
 BLOCK = 64
 """Number of slots by which the space for samples' own tokens grows."""
@@ -388,8 +389,7 @@ class PrefillRow(PackedRow):
 
     def __init__(self, cache: PrefixCache, first: int, count: int) -> None:
         self.lengths = cache.lengths[first:first + count]
-        super().__init__([PackedGroup(length, [], cache.device) for length in self.lengths],
-                         cache.device)
+        super().__init__([PackedGroup(length, []) for length in self.lengths], cache.device)
         self.cache = cache
         self.first = first
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import DefaultScope
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmdpad.datasets.transforms import ModelImageResize
 from mmdpad.engine.config_nodes import find_nodes
@@ -24,7 +25,7 @@ from mmdpad.models import (
     VLMReasoningHead,
 )
 from mmdpad.models.cost.budget import spend
-from mmdpad.models.cost.memory import standing
+from mmdpad.models.cost.memory import gradient_bytes, standing
 from mmdpad.models.cost.shapes import PolicyShape, build_on_meta, read_policy_config
 from mmdpad.models.cost.workload import Setup, Workload, groups_in_pass
 from mmdpad.models.heads import shared_prefix
@@ -38,6 +39,7 @@ from mmdpad.models.weights import first_line
 from mmdpad.prompts import build_messages
 from mmdpad.registry import (
     LOOPS,
+    MODEL_WRAPPERS,
     MODELS,
     OPTIM_WRAPPERS,
     OPTIMIZERS,
@@ -76,6 +78,7 @@ class TrainingCost:
         max_tokens: Limit of a response's length.
         notes: Where the numbers come from, and what is assumed.
         memory_budget: That of the policy, in GB; 'auto' or None.
+        sharded: Whether GPUs share the weights, each with a part of them.
     """
 
     shape: PolicyShape
@@ -85,6 +88,7 @@ class TrainingCost:
     max_tokens: int
     notes: list[str]
     memory_budget: float | str | None = None
+    sharded: bool = False
 
 
 def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = None,
@@ -137,8 +141,10 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
     notes += [f'not counted: {name}' for name in _not_counted(config)]
     budget = _argument(policy, 'memory_budget')
     check_memory_budget(budget)
+    sharded = config.get('strategy') is not None or is_kind(
+        config.get('model_wrapper_cfg') or {}, FullyShardedDataParallel, MODEL_WRAPPERS)
     return TrainingCost(shape, work, setup, _frozen(config, work), sampling['max_new_tokens'],
-                        notes, budget)
+                        notes, budget, sharded)
 
 
 def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
@@ -148,15 +154,18 @@ def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
     return replace(cost, work=work, setup=replace(cost.setup, groups=_groups(config, work)))
 
 
-def within_budget(cost: TrainingCost, gpu_memory: float | None = None) -> TrainingCost:
+def within_budget(cost: TrainingCost, gpus: int = 1,
+                  gpu_memory: float | None = None) -> TrainingCost:
     """The same cost with the layers that the policy's ``memory_budget`` keeps, and a note on them.
 
     Args:
         cost: The cost of a config.
+        gpus: Number of data parallel processes, each with its own GPU.
         gpu_memory: Memory of a GPU in GB, for 'auto'; None if it is unknown, and all layers are
             recomputed in the estimate.
     """
-    budget, setup = cost.memory_budget, replace(cost.setup, checkpointing=True)
+    budget = cost.memory_budget
+    setup = replace(cost.setup, checkpointing=True, shards=gpus if cost.sharded else 1)
     if budget is None:
         return cost
     if budget == 'auto' and gpu_memory is None:
@@ -165,7 +174,10 @@ def within_budget(cost: TrainingCost, gpu_memory: float | None = None) -> Traini
             'all of it in these numbers (--gpu-memory)'])
     if budget == 'auto':
         others = sum(part.bytes for part in cost.frozen.values())
-        size = SHARE * (gpu_memory * GB - sum(standing(cost.shape, setup).values()) - others)
+        # Data parallel allocates its buckets before the first update.
+        buckets = gradient_bytes(cost.shape, setup) if gpus > setup.shards else 0
+        always = sum(standing(cost.shape, setup).values()) / setup.shards + buckets + others
+        size = SHARE * max(0.0, gpu_memory * GB - always)
     else:
         size = float(budget) * GB
     work = replace(cost.work, prompts=min(setup.groups, cost.work.prompts))

@@ -10,10 +10,10 @@ from typing import Any
 from mmdpad.models.cost.flops import step_flops
 from mmdpad.models.cost.memory import Bytes, full_shard, peak, step_memory, trained_weights
 from mmdpad.models.cost.workload import Setup
+from mmdpad.models.heads.recomputation import GB
 
 from .from_config import TrainingCost, within_budget
 
-GB = 1e9
 LORA_RANK = 64
 
 
@@ -61,8 +61,8 @@ def make_report(cost: TrainingCost, gpus: int = 1, gpu_memory: float | None = No
             policy's ``memory_budget='auto'`` is spent on it.
         longest: The cost of the config with all responses at the length limit.
     """
-    cost = within_budget(cost, gpu_memory)
-    longest = None if longest is None else within_budget(longest, gpu_memory)
+    cost = within_budget(cost, gpus, gpu_memory)
+    longest = None if longest is None else within_budget(longest, gpus, gpu_memory)
     flops = step_flops(cost.shape, cost.setup, cost.work)
     flops['rewards'] = {name: part.flops for name, part in cost.frozen.items()}
     moments = _memory(cost, cost.setup, gpus)

@@ -1,18 +1,24 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """What layers keep within a memory budget, against what the tensors of real updates hold."""
+import re
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+import torch.distributed as dist
 from measuring import measure_update, segmentor, synthetic_rollout, tiny_policy, tiny_qwen3_vl
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.cost.budget import spend, update_peak
-from mmdpad.models.cost.memory import standing
+from mmdpad.models.cost.memory import gradient_bytes, standing
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Kept, Setup, Workload
-from mmdpad.models.heads.recomputation import SHARE, keep
+from mmdpad.models.heads.policy_source import policy_problems
+from mmdpad.models.heads.recomputation import SHARE, _shards, _workload, keep
 
 LORA = dict(lora=dict(r=8, lora_alpha=8))
 # Arguments of the policy, whether autocast is on.
@@ -64,6 +70,24 @@ def test_an_update_takes_what_was_planned(name, tmp_path):
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize('case', ['on a CPU', 'as on a GPU', 'prompts repeated'])
+def test_responses_of_other_lengths_are_padded(case, tmp_path, monkeypatch):
+    """One of 150 tokens and three of 5, in attention, or in all of the pass."""
+    policy, on_cpu = CASES.get(case, ({}, ))[0], case != 'as on a GPU'
+    monkeypatch.setattr('mmdpad.models.heads.shared_prefix.joins_parts', lambda device: on_cpu)
+    model = segmentor(tiny_policy(tmp_path, layers=6), dict(policy, memory_budget=1e3),
+                      group_size=4)
+    batch, _ = synthetic_rollout(model, 112, prompts=1, group_size=4, length=150)
+    batch.response_mask[1:, 5:] = False
+    measured = measure_update(model, batch, steps=1)
+    del measured['optimizer step']
+    shape, setup = model.policy.memory_budget.shape, replace(
+        model.policy.memory_budget.setup, entropy='grad', on_cpu=on_cpu)
+    work = _workload(batch.prompts, batch.response_mask, shape.vision.merge, not policy)
+    taken = max(measured.values()) - sum(standing(shape, replace(setup, state=0.0)).values())
+    assert update_peak(shape, setup, work) == pytest.approx(taken, rel=0.15)
+
+
 @pytest.mark.parametrize('policy', [{}, LORA], ids=['full', 'LoRA'])
 def test_no_bit_depends_on_what_is_recomputed(policy, tmp_path):
     pretrained = tiny_policy(tmp_path, layers=3, depth=2, side=64)
@@ -98,6 +122,28 @@ def test_what_saves_most_for_its_bytes_is_kept_first(head):
     assert any(plan.products == text > plan.text for plan in plans)
 
 
+def test_processes_that_share_the_weights_have_memory_for_activations(head):
+    shape = PolicyShape.of(head.model)
+    work, setup = Workload(1, 2, 20, 4, (4, 4)), Setup(on_cpu=True, checkpointing=True)
+    alone, shared = (update_peak(shape, replace(setup, shards=n), work) for n in (1, 8))
+    gradients = gradient_bytes(shape, setup)
+    assert alone > gradients > shared > gradients / 8
+    budget = update_peak(shape, replace(setup, shards=8, checkpointing=False), work)
+    assert spend(shape, replace(setup, shards=8), work, budget).products == shape.text.layers
+    assert spend(shape, setup, work, budget) == Kept()
+
+
+def test_shared_weights_are_recognized():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    assert _shards(model) == 1
+    dist.init_process_group('fake', store=FakeStore(), rank=0, world_size=4)
+    try:
+        fully_shard(model[1], mesh=init_device_mesh('cpu', (4, )))
+        assert _shards(model) == 4
+    finally:
+        dist.destroy_process_group()
+
+
 def test_auto_is_what_is_free_at_the_first_update_without_adams_state(tmp_path, monkeypatch):
     free = [1e9]
     monkeypatch.setattr('mmdpad.models.heads.recomputation.free_memory', lambda device: free[0])
@@ -113,6 +159,25 @@ def test_auto_is_what_is_free_at_the_first_update_without_adams_state(tmp_path, 
         assert budget.bytes == SHARE * (1e9 - state) and budget.kept == Kept(2, 2, 2)
 
 
+def test_memory_that_cannot_be_known_is_named_before_training(policy_config, monkeypatch):
+    policy = VLMReasoningHead(**policy_config, memory_budget='auto')
+    policy.check_trainable()
+    monkeypatch.setattr(VLMReasoningHead, 'device', torch.device('mps'))
+    with pytest.raises(ValueError, match="free memory of 'mps' is unknown, but got 'auto'"):
+        policy.check_trainable()
+
+
+def test_an_adapter_of_the_tower_is_refused_before_weights_are_read(policy_config, monkeypatch):
+    monkeypatch.delattr(VLMReasoningHead, '_load_model')
+    policy = policy_config | dict(lora=dict(r=2, target_modules='language_and_vision'),
+                                  memory_budget=1.0)
+    message = r"`memory_budget`, but .* matches \['model.visual.blocks.0.*leave `memory_budget` out"
+    with pytest.raises(ValueError, match=message):
+        VLMReasoningHead(**policy)
+    (problem, ) = policy_problems(policy)  # in a dry run
+    assert re.search(message, problem)
+
+
 def test_the_log_says_what_is_kept(tmp_path, caplog):
     from mmengine.logging import MMLogger
     logger = MMLogger.get_instance('budget')
@@ -125,7 +190,23 @@ def test_the_log_says_what_is_kept(tmp_path, caplog):
     assert 'more than the budget although everything is recomputed' in caplog.text
 
 
-@pytest.mark.parametrize('budget', [0, -1.0, True, 'all', float('nan'), float('inf')])
+def test_the_log_says_once_that_a_later_pass_exceeds_the_budget(tmp_path, caplog):
+    from mmengine.logging import MMLogger
+    logger = MMLogger.get_instance('exceeded')
+    logger.addHandler(caplog.handler)
+    model = segmentor(tiny_policy(tmp_path, layers=2, side=64), dict(memory_budget=10.0),
+                      group_size=2)
+    batch, _ = synthetic_rollout(model, 64, prompts=1, group_size=2, length=5)
+    budget = model.policy.memory_budget
+    found = []
+    for budget.bytes in (1e10, 1.0, 1e10, 1.0):
+        caplog.clear()
+        model.loss(batch)
+        found.append([record.levelname for record in caplog.records])
+    assert found == [['INFO'], ['WARNING'], [], []]
+
+
+@pytest.mark.parametrize('budget', [0, -1.0, True, 'all', float('nan'), float('inf'), [8.0]])
 def test_a_wrong_budget_is_named(policy_config, budget):
     with pytest.raises(ValueError, match='`memory_budget` should be a positive number of GB'):
         VLMReasoningHead(**policy_config, memory_budget=budget)

@@ -27,6 +27,13 @@ def test_built_in_shapes_have_the_published_number_of_parameters(name):
     assert 'built-in' in source
 
 
+def test_a_policy_of_other_parts_is_named():
+    model = build_on_meta(read_policy_config(POLICY_WEIGHTS)[0])
+    del model.model.visual.merger
+    with pytest.raises(ValueError, match="no attribute 'merger'; leave `memory_budget` out"):
+        PolicyShape.of(model)
+
+
 def test_a_folder_is_read_and_no_weight_is_left_out(head):
     config, source = read_policy_config(POLICY_WEIGHTS)
     shape = PolicyShape.of(build_on_meta(config))

@@ -7,8 +7,12 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmdpad.models.heads import packed_attention
-from mmdpad.models.heads.packed_attention import CopiedPrompts, JoinedAttention, Spans
-from mmdpad.models.heads.shared_prefix import PackedGroup
+from mmdpad.models.heads.packed_attention import (
+    CopiedPrompts,
+    JoinedAttention,
+    PackedGroup,
+    Spans,
+)
 
 CPU = torch.device('cpu')
 HEADS, KEY_HEADS, SIZE = 4, 2, 8
@@ -52,7 +56,7 @@ def results(attend, length, dtype=torch.float64):
 
 
 def packed(kind, row):
-    groups = [PackedGroup(*group, CPU) for group in row]
+    groups = [PackedGroup(*group) for group in row]
     attention = kind(groups, CPU)
     return lambda *tensors: attention(*tensors, SIZE**-0.5)
 
@@ -72,7 +76,7 @@ def test_as_one_by_one(name, kind, monkeypatch):
 
 def test_large_scores_join_without_overflow():
     """A prompt's keys that outweigh the response's by e^200, and the other way round."""
-    attention = JoinedAttention([PackedGroup(1, [1], CPU)], CPU)
+    attention = JoinedAttention([PackedGroup(1, [1])], CPU)
     value = torch.tensor([1., 3.]).reshape(2, 1, 1)
     for keys, seen in (([200., 0.], 1.), ([0., 200.], 3.), ([-200., -200.], 2.)):
         key = torch.tensor(keys).reshape(2, 1, 1)
@@ -91,7 +95,7 @@ def test_autocast_computes_in_its_type():
 
 def test_groups_are_padded_where_that_adds_little():
     """Prompts of 100 and 105 tokens in one batch; one of 200 by itself; the order is the row's."""
-    groups = [PackedGroup(length, [10, 10], CPU) for length in (105, 200, 100)]
+    groups = [PackedGroup(length, [10, 10]) for length in (105, 200, 100)]
     assert packed_attention._batches(groups) == [[2, 0], [1]]
     calls = CopiedPrompts(groups, CPU).batches
     assert [prompts.shape for prompts, _, _ in calls] == [(2, 105), (1, 200)]

@@ -268,6 +268,19 @@ def test_a_memory_budget_is_spent_on_what_it_saves():
     assert unknown['memory']['peak'] == plain['memory']['peak'] < known['memory']['peak'] < 80e9
 
 
+def test_a_memory_budget_is_of_each_gpu():
+    """A full update of 7B has 33 GB of gradients. On 8 GPUs under FSDP2, each has an eighth of
+    them, so 30 GB, or what 80 GB leave, have room for activations; under data parallel, not."""
+    for budget in (30.0, 'auto'):
+        for strategy, keeps in ((dict(type='FSDP2Strategy'), True), (None, False)):
+            cost = read_config_cost(config_of('qwen7b_reasonseg', **{
+                'model.policy.memory_budget': budget, 'strategy': strategy}), 200, 1050)
+            report = make_report(cost, 8, gpu_memory=80.0)
+            (note, ) = (line for line in report['notes'] if line.startswith('memory_budget'))
+            assert ('more than the budget' in note) is not keeps
+            assert (' 0 the outputs of matrix products' in note) is not keeps
+
+
 def test_a_wrong_memory_budget_is_named():
     with pytest.raises(ValueError, match="`memory_budget` should be .* but got 'much'"):
         read_config_cost(config_of('qwen7b_reasonseg', **{'model.policy.memory_budget': 'much'}))
