@@ -18,6 +18,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmdpad.engine.build import UnsuitableConfig
 from mmdpad.engine.resuming import apply_config, describe_changes, fit_optimizer, say_changes
+from mmdpad.engine.unwrap import unwrap
 from mmdpad.registry import HOOKS
 
 RandomState = dict[str, Any]
@@ -90,6 +91,9 @@ class ExactResumeHook(Hook):
         loop, hub = runner.train_loop, runner.message_hub
         if not isinstance(loop, IterBasedTrainLoop) or not loop.iter:
             return
+        budget = getattr(getattr(unwrap(runner.model), 'policy', None), 'memory_budget', None)
+        if budget is not None:
+            budget.has_state = True  # 'auto' need not leave room for it
         states = hub.get_info('random_states') or []
         if len(states) == get_world_size():
             set_random_state(states[get_rank()])

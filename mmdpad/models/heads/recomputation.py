@@ -61,7 +61,7 @@ class MemoryBudget:
         model: The policy's model.
         budget: GB (10^9 bytes) for activations, logits and gradients of an update in each process;
             'auto' for :data:`SHARE` of what the device has left at the first one, without Adam's
-            state.
+            state if that comes later.
         lora: As in :class:`.VLMReasoningHead`.
         quantized: Whether weights below the adapter are quantized.
         freeze_vision: As in :class:`.VLMReasoningHead`.
@@ -70,6 +70,8 @@ class MemoryBudget:
     Attributes:
         bytes: The budget in bytes; None before the first pass with 'auto'.
         kept: What the last pass keeps; None before the first one.
+        has_state: Whether the optimizer's state was in memory before the first pass (a resumed
+            run).
     """
 
     def __init__(self, model: PreTrainedModel, budget: float | str, lora: dict | None,
@@ -80,6 +82,7 @@ class MemoryBudget:
         self.shape = PolicyShape.of(build_on_meta(config), lora_targets(lora or {}))
         self.bytes = None if budget == 'auto' else float(budget) * GB
         self.kept: Kept | None = None
+        self.has_state = False
         self._exceeded = False
         self.setup = Setup(
             weight_bytes=model.dtype.itemsize,
@@ -98,8 +101,8 @@ class MemoryBudget:
             accumulates=any(p.grad is not None for p in model.parameters()))
         work = _workload(prompts, mask, self.shape.vision.merge, shares_prompts)
         if self.bytes is None:
-            state = standing(self.shape, setup)['optimizer state'] / setup.shards
-            self.bytes = SHARE * max(0.0, free_memory(device) - state)
+            state = 0.0 if self.has_state else standing(self.shape, setup)['optimizer state']
+            self.bytes = SHARE * max(0.0, free_memory(device) - state / setup.shards)
         kept = spend(self.shape, setup, work, self.bytes)
         size = update_peak(self.shape, replace(setup, checkpointing=True, kept=kept), work)
         exceeds = size > self.bytes

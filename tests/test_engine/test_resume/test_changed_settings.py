@@ -85,8 +85,10 @@ def test_a_longer_cosine_is_that_of_an_uninterrupted_run(config, tried):
 def test_other_settings_are_reported_and_those_of_the_config_apply(tiny_config):
     first, _, _ = train(tiny_config, 'first', {'train_cfg.max_iters': 1})
     changes = {'optim_wrapper.clip_grad.max_norm': 1e-9, 'train_dataloader.batch_size': 1,
-               'train_cfg.max_skipped_steps': 7, 'train_cfg.max_iters': 2}
+               'train_cfg.max_skipped_steps': 7, 'train_cfg.max_iters': 2,
+               'model.policy.memory_budget': 'auto'}
     second, _, log = train(tiny_config, 'second', changes, resume=True, load_from=saved(first, 1))
+    assert second.model.policy.memory_budget.has_state
     said = next(line for line in log.splitlines() if 'these settings differ' in line)
     for line in ('optim_wrapper.clip_grad.max_norm 1.0 -> 1e-09', 'train_dataloader.batch_size '
                  '2 -> 1', 'train_cfg.max_skipped_steps (none) -> 7', 'max_iters 1 -> 2'):

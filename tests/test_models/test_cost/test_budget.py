@@ -157,6 +157,9 @@ def test_auto_is_what_is_free_at_the_first_update_without_adams_state(tmp_path, 
         model.loss(batch)['loss'].backward()
         state = 2 * sum(p.nbytes for p in model.policy.parameters())
         assert budget.bytes == SHARE * (1e9 - state) and budget.kept == Kept(2, 2, 2)
+    budget.bytes, budget.has_state, free[0] = None, True, 1e9  # of a resumed run
+    model.loss(batch)
+    assert budget.bytes == SHARE * 1e9
 
 
 def test_memory_that_cannot_be_known_is_named_before_training(policy_config, monkeypatch):
