@@ -17,8 +17,9 @@ from torch.nn.functional import pad
 
 from mmdpad.models.heads.shared_prefix import PackedGroup, PackedRow
 
-BLOCK = 64
-"""Number of slots by which the space for samples' own tokens grows."""
+BLOCK, CPU_BLOCK = 64, 16
+"""Number of slots by which the space for samples' own tokens grows: on a GPU, where each size is
+captured, and on a CPU, where empty slots take time."""
 
 
 class Cells(NamedTuple):
@@ -169,7 +170,8 @@ class PrefixCache:
             self._used = int(self.places.max())
         grows = self._used + width > room
         if grows:
-            more = -(-(self._used + width - room) // BLOCK) * BLOCK
+            block = CPU_BLOCK if self.device.type == 'cpu' else BLOCK
+            more = -(-(self._used + width - room) // block) * block
             for own in (self.own_keys, self.own_values):
                 for layer, tensor in enumerate(own):
                     own[layer] = pad(tensor, (0, 0, 0, more))
