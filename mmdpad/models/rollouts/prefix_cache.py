@@ -385,7 +385,7 @@ class FeedLayout:
                                beta=int(cache.padded), alpha=scale)
         own = _regrid(own, self.feed.to_prompts, samples, prompts)
         weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(key.dtype)
-        shared, own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
+        shared, own = weights.split_with_sizes([shared.shape[-1], own.shape[-1]], dim=-1)
         shared = torch.bmm(shared, shared_values)
         shared, own = (_regrid(x, self.feed.to_samples, prompts, samples) for x in (shared, own))
         output = samples.take(torch.baddbmm(shared, own, own_values), heads)
