@@ -7,7 +7,7 @@ tokens (right-padded).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from mmdpad.models.non_finite import DTYPE_KEY, NonFiniteError, diagnose
 from mmdpad.models.precision import read_dtype
 from mmdpad.prompts import build_messages, well_formed
 from mmdpad.registry import MODELS
+from mmdpad.structures import fill
 
 from . import replicated_prefix, shared_prefix, vision_tower
 from .families import find_family
@@ -36,6 +37,10 @@ from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .recomputation import MemoryBudget, check_memory_budget
 from .token_log_probs import token_log_probs
+
+CPU_PATCHES = 2048
+"""Patches that go through the vision tower at a time on a CPU, whose cache holds those of a small
+tower."""
 
 
 @MODELS.register_module()
@@ -212,7 +217,8 @@ class VLMReasoningHead(BaseModule):
         return [self.encoder(*pair) for pair in zip(images, questions, strict=True)]
 
     def encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
-        """Encode the images of B prompts with one call of the vision tower.
+        """Encode the images of B prompts by the vision tower, all in one call; without gradients on
+        a CPU, in calls of up to :data:`CPU_PATCHES`.
 
         If the tower is not trained, it encodes each image once: the features are stored in the
         given prompt.
@@ -220,17 +226,25 @@ class VLMReasoningHead(BaseModule):
         new = [prompt for prompt in prompts if prompt.vision is None]
         if not new:
             return list(prompts)
-        pixels, grids = collate_images(new, self.device)
-        order = vision_tower.sorted_windows(self.model.model.visual, grids)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_is_fixed):
-            output = self.model.model.get_image_features(pixels, grids, return_dict=True, **order)
-        levels = [output.pooler_output, *(getattr(output, 'deepstack_features', None) or [])]
-        seen = iter(zip(*levels, strict=True))
+        trains, parts = torch.is_grad_enabled() and not self.vision_is_fixed, [new]
+        if not trains and self.device.type == 'cpu':
+            sizes = [len(prompt.pixel_values) for prompt in new]
+            parts = [new[part.start:part.stop] for part in fill(sizes, CPU_PATCHES)]
+        with torch.set_grad_enabled(trains):
+            seen = iter([features for part in parts for features in self._encode(part)])
         if self.vision_is_fixed:
             for prompt in new:
                 prompt.vision = next(seen)
             return list(prompts)
         return [replace(prompt, vision=next(seen)) for prompt in prompts]
+
+    def _encode(self, prompts: Sequence[EncodedPrompt]) -> Iterator[tuple[Tensor, ...]]:
+        """The features of each image, of all levels, by one call of the vision tower."""
+        pixels, grids = collate_images(prompts, self.device)
+        order = vision_tower.sorted_windows(self.model.model.visual, grids)
+        output = self.model.model.get_image_features(pixels, grids, return_dict=True, **order)
+        levels = [output.pooler_output, *(getattr(output, 'deepstack_features', None) or [])]
+        return zip(*levels, strict=True)
 
     def encode_responses(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Encode N SFT targets as the tokens after a prompt, each with an end token, without the

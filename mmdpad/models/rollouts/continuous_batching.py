@@ -74,10 +74,11 @@ class ContinuousBatch:
                  records_log_probs: bool = False,
                  streamer: Callable[[Tensor], None] | None = None) -> None:
         self.head, self.group_size, self.length = head, group_size, length
+        self.device = head.device  # transformers looks for it among all parameters
         self.max_samples = max_samples
         self.prefill, self.make_guesser, self.decoding = prefill, make_guesser, decoding
         self.streamer = streamer
-        self.choice = TokenChoice(head, None, warp)
+        self.choice, self.ends = TokenChoice(head, None, warp), np.array(head.end_tokens)
         self.guesser: Guesser | None = None
         self.logp: Tensor | None = None
         self._records = records_log_probs
@@ -88,7 +89,7 @@ class ContinuousBatch:
         # Of the samples in the cache: number, whether it goes on, position of its first token.
         self.cache: PrefixCache | None = None
         self.samples, self.going = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)
-        self.starts = torch.zeros(0, dtype=torch.long, device=head.device)
+        self.starts = torch.zeros(0, dtype=torch.long, device=self.device)
         self.rotary = rotary_table(head.model, 1)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -105,11 +106,12 @@ class ContinuousBatch:
 
     def _is_complete(self, batch: range) -> bool:
         waits = bool(self._waiting) and self._waiting[0][0] < batch.stop
-        return not waits and not np.isin(self.samples[self.going], batch).any()
+        active = self.samples[self.going]
+        return not waits and not ((active >= batch.start) & (active < batch.stop)).any()
 
     def _collect(self, batch: range) -> tuple[Tensor, Tensor | None]:
         if not batch:
-            return torch.zeros(0, 0, dtype=torch.long, device=self.head.device), None
+            return torch.zeros(0, 0, dtype=torch.long, device=self.device), None
         assert self.guesser is not None
         rows = slice(batch.start, batch.stop)
         longest = int(self.guesser.lengths[rows].max())
@@ -136,7 +138,7 @@ class ContinuousBatch:
             self._count = numbers.stop
             self.choice.add(batch.draws)
             if self._records and batch.draws is not None:
-                new = torch.zeros(len(numbers), self.length, device=self.head.device)
+                new = torch.zeros(len(numbers), self.length, device=self.device)
                 self.logp = new if self.logp is None else torch.cat([self.logp, new])
             self._waiting += zip(numbers[::self.group_size], batch.prompts, strict=True)
 
@@ -244,12 +246,12 @@ class ContinuousBatch:
             stays, = self._to(np.nonzero(offsets < kept[rows])[0])
             self.logp[where[0][stays], where[1][stays]] = self.choice.log_probs(
                 logits[stays], tokens[stays])
-        self.going[which] = (going & ~np.isin(last, self.head.end_tokens)
+        self.going[which] = (going & ~(last[:, None] == self.ends).any(axis=1)
                              & (guesser.lengths[samples] < self.length))
         return kept
 
     def _to(self, *arrays: NDArray[np.int64]) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(np.stack(arrays)).to(self.head.device))
+        return tuple(torch.from_numpy(np.stack(arrays)).to(self.device))
 
 
 def _spread(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

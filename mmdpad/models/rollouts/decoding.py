@@ -257,11 +257,11 @@ class _Layer:
         into_heads, out_of_heads, into_mlp, out_of_mlp = self.products
         queries, keys = self.heads
         heads = into_heads(self.before_attention(states)).view(len(states), -1, self.size)
-        turned, values = heads.split([queries + keys, keys], dim=1)
+        turned, values = heads.split_with_sizes([queries + keys, keys], dim=1)
         if self.head_norm is not None:
             turned = self.head_norm(turned)
         turned = torch.addcmul(turned * cos, turned.roll(self.size // 2, -1), sin).to(self.dtype)
-        query, key = turned.split([queries, keys], dim=1)
+        query, key = turned.split_with_sizes([queries, keys], dim=1)
         mixed = layout.attend_rows(query, key, values, self.scale, self.number)
         states = out_of_heads(mixed, states)
         gate, up = into_mlp(self.before_mlp(states)).chunk(2, dim=-1)

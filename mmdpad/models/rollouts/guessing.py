@@ -333,19 +333,19 @@ class Guesser:
         """
         steps = np.arange(chosen.shape[1])
         places = self.lengths[samples][:, None] + steps
-        inside = steps < counts[:, None]
         rows = np.broadcast_to(samples[:, None], places.shape)
-        right = np.ones(inside.shape, dtype=bool)
-        fits = np.minimum(places, self.ids.shape[1] - 1)
-        guesses = self.ids[rows, fits]
-        right[:, 1:] = ((guesses == chosen)[:, :-1] & ~np.isin(chosen[:, :-1], self.ends)
-                        & inside[:, 1:])
-        stays = np.logical_and.accumulate(right, axis=1)
-        kept = stays.sum(axis=1)
+        stays = np.ones(places.shape, dtype=bool)
         self.chosen[samples] = -1
-        left = inside & ~stays
-        self.chosen[rows[left], places[left]] = chosen[left]
-        self.after[rows[left], places[left]] = guesses[:, :-1][left[:, 1:]]
+        if chosen.shape[1] > 1:
+            inside = steps < counts[:, None]
+            guesses = self.ids[rows, np.minimum(places, self.ids.shape[1] - 1)]
+            stays[:, 1:] = ((guesses == chosen)[:, :-1] & ~np.isin(chosen[:, :-1], self.ends)
+                            & inside[:, 1:])
+            stays = np.logical_and.accumulate(stays, axis=1)
+            left = inside & ~stays
+            self.chosen[rows[left], places[left]] = chosen[left]
+            self.after[rows[left], places[left]] = guesses[:, :-1][left[:, 1:]]
+        kept = stays.sum(axis=1)
         self.ids[rows[stays], places[stays]] = chosen[stays]
         self.lengths[samples] += kept
         self._count()

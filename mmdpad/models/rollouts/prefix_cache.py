@@ -18,8 +18,9 @@ from torch.nn.functional import pad
 from mmdpad.models.heads.packed_attention import PackedGroup
 from mmdpad.models.heads.shared_prefix import PackedRow
 
-BLOCK = 64
-"""Number of slots by which the space for samples' own tokens grows."""
+BLOCK, CPU_BLOCK = 64, 16
+"""Number of slots by which the space for samples' own tokens grows: on a GPU, where each size is
+captured, and on a CPU, where empty slots take time."""
 
 
 class Cells(NamedTuple):
@@ -63,13 +64,22 @@ class Cells(NamedTuple):
         return x if self.cells is None else x.index_select(1, self.cells)
 
 
-def _regrid(x: Tensor, old: Cells, new: Cells, heads: int) -> Tensor:
-    """From the grid of one kind of rows, ``old.put(...)``, to that of another."""
+def _moves(old: Cells, new: Cells) -> Tensor | None:
+    """Which cell of the old grid each cell of a new one with the same tokens gets; None if the
+    grids have the same order of cells."""
+    if old.cells is None or new.tokens is None:
+        return new.tokens if old.cells is None else old.cells
+    return None if old is new else old.cells[new.tokens]
+
+
+def _regrid(x: Tensor, moves: Tensor | None, old: Cells, new: Cells) -> Tensor:
+    """From one grid, ``old.put(...)``, to another."""
     if old is new:
         return x
-    if old.cells is None and new.tokens is None:
-        return x.view(heads * new.rows, -1, x.shape[2])
-    return new.put(old.take(x, heads))
+    x = x.view(-1, old.rows * old.width, x.shape[1] // old.width, x.shape[2])
+    if moves is not None:
+        x = x.index_select(1, moves)
+    return x.view(x.shape[0] * new.rows, -1, x.shape[3])
 
 
 class Feed(NamedTuple):
@@ -80,12 +90,15 @@ class Feed(NamedTuple):
         samples: Their place in a grid with one row per sample.
         prompts: Their place in a grid with one row per prompt; the same object if that is the same.
         rows: (N,) long, the sample of each token.
+        to_prompts, to_samples: From one grid to the other, see :func:`_moves`.
     """
 
     tokens: Tensor
     samples: Cells
     prompts: Cells
     rows: Tensor
+    to_prompts: Tensor | None
+    to_samples: Tensor | None
 
     @property
     def width(self) -> int:
@@ -170,7 +183,8 @@ class PrefixCache:
             self._used = int(self.places.max())
         grows = self._used + width > room
         if grows:
-            more = -(-(self._used + width - room) // BLOCK) * BLOCK
+            block = CPU_BLOCK if self.device.type == 'cpu' else BLOCK
+            more = -(-(self._used + width - room) // block) * block
             for own in (self.own_keys, self.own_values):
                 for layer, tensor in enumerate(own):
                     own[layer] = pad(tensor, (0, 0, 0, more))
@@ -301,7 +315,8 @@ class PrefixCache:
         prompts = grid
         if self.owners != list(range(len(self.lengths))):
             prompts = Cells.of(torch.tensor(self.owners)[rows], len(self.lengths), self.device)
-        return Feed(tokens, grid, prompts, rows.to(self.device))
+        return Feed(tokens, grid, prompts, rows.to(self.device), _moves(grid, prompts),
+                    _moves(prompts, grid))
 
     def open(self, feed: Feed) -> FeedLayout:
         """Start the forward pass of a feed, for which there is room."""
@@ -369,11 +384,11 @@ class FeedLayout:
         own = torch.baddbmm(self.bias, samples.put(rows), own_keys, alpha=scale)
         shared = torch.baddbmm(self.prompt_bias, prompts.put(rows), shared_keys,
                                beta=int(cache.padded), alpha=scale)
-        own = _regrid(own, samples, prompts, heads)
+        own = _regrid(own, self.feed.to_prompts, samples, prompts)
         weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(key.dtype)
-        shared, own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
+        shared, own = weights.split_with_sizes([shared.shape[-1], own.shape[-1]], dim=-1)
         shared = torch.bmm(shared, shared_values)
-        shared, own = (_regrid(x, prompts, samples, heads) for x in (shared, own))
+        shared, own = (_regrid(x, self.feed.to_samples, prompts, samples) for x in (shared, own))
         output = samples.take(torch.baddbmm(shared, own, own_values), heads)
         return torch.cat(output.view(heads, len(query), -1).unbind(), dim=1)
 

@@ -51,7 +51,7 @@ def test_rollouts_of_captured_steps(exact_head, prompts, captured, options, bloc
     with monkeypatch.context() as context:
         context.setattr(decoding.Decoding, '_use', USE)
         expected = SharedPrefixRollout()(exact_head, prompts, **options)
-    monkeypatch.setattr(prefix_cache, 'BLOCK', block)
+    monkeypatch.setattr(prefix_cache, 'CPU_BLOCK', block)
     found = SharedPrefixRollout()(exact_head, prompts, **options)
     assert found.ids.equal(expected.ids)
     steps = captured[-1]

@@ -151,7 +151,7 @@ def test_longer_prompts_take_the_place_of_others(player):
 def test_room_for_what_the_samples_keep(player):
     for _ in range(20):  # 160 tokens, of which 20 stay
         player.play([1] * 9, [7] * 9)
-    assert player.cache.own_keys[0].shape[2] == 64
+    assert player.cache.own_keys[0].shape[2] == 32
     assert not player.cache.make_room(1)
 
 

@@ -86,7 +86,7 @@ def test_which_prompts_run_together_changes_nothing(exact_head, prompts, tokens,
 def test_block_size_changes_nothing(exact_head, prompts, monkeypatch):
     options = dict(group_size=3, max_new_tokens=40)
     expected = SharedPrefixRollout()(exact_head, prompts, **options)
-    monkeypatch.setattr(prefix_cache, 'BLOCK', 7)
+    monkeypatch.setattr(prefix_cache, 'CPU_BLOCK', 7)
     assert_same(SharedPrefixRollout()(exact_head, prompts, **options), expected)
 
 
