@@ -58,7 +58,7 @@ class ContinuousBatch:
         length: Maximum length R of a response.
         warp: See :meth:`.engine.DrawingEngine.generate`.
         max_samples: Maximum number of samples at a time, at least one prompt's; None for as many
-            as the first batch has.
+            as the largest batch so far has.
         prefill: Runs prompts through the model: returns their cache, and logits (B, V) and
             positions (B,) after them.
         make_guesser: Makes the guesser of the first prompts, with their draws.
@@ -75,7 +75,8 @@ class ContinuousBatch:
                  streamer: Callable[[Tensor], None] | None = None) -> None:
         self.head, self.group_size, self.length = head, group_size, length
         self.device = head.device  # transformers looks for it among all parameters
-        self.max_samples = max_samples
+        self.max_samples = max(max_samples or 0, group_size)
+        self._fits_batches = max_samples is None
         self.prefill, self.make_guesser, self.decoding = prefill, make_guesser, decoding
         self.streamer = streamer
         self.choice, self.ends = TokenChoice(head, None, warp), np.array(head.end_tokens)
@@ -130,9 +131,10 @@ class ContinuousBatch:
             self._held.append(numbers)
             if not numbers:
                 continue
+            if self._fits_batches:  # the first may have few that were not answered before
+                self.max_samples = max(self.max_samples, len(numbers))
             if self.guesser is None:
                 self.guesser = self.make_guesser(batch)
-                self.max_samples = max(self.max_samples or len(numbers), self.group_size)
             else:
                 self.guesser.add(*batch.for_guesser(self.head))
             self._count = numbers.stop
@@ -144,7 +146,6 @@ class ContinuousBatch:
 
     def _room(self) -> int:
         """The number of prompts that may enter."""
-        assert self.max_samples is not None
         return (self.max_samples - int(self.going.sum())) // self.group_size
 
     def _admit(self) -> None:
@@ -152,7 +153,7 @@ class ContinuousBatch:
         self._pull()
         while self._waiting and (count := min(len(self._waiting), self._room())):
             if (self.going.any() and count < len(self._waiting)
-                    and count * self.group_size < REFILL_AT * (self.max_samples or 0)):
+                    and count * self.group_size < REFILL_AT * self.max_samples):
                 return
             numbers, prompts = zip(*(self._waiting.popleft() for _ in range(count)), strict=True)
             cache, logits, starts = self.prefill(prompts)
@@ -196,6 +197,14 @@ class ContinuousBatch:
             self.going = self.going[self.going]
         counts = np.zeros(len(self.samples), dtype=np.int64)
         counts[self.going] = 1 + self.guesser.guess(self.samples[self.going])
+        if not self._verify(counts):
+            self.cache.drop_guesses()
+            self._verify(counts.clip(max=1))
+
+    def _verify(self, counts: NDArray[np.int64]) -> bool:
+        """Run so many tokens (A,) of each sample through the model, and keep what they lead to;
+        return False if some logits are not finite, which may be due to a guess."""
+        assert self.cache is not None and self.guesser is not None
         fed = counts
         if self.decoding.full_grids:  # ended samples, and some after the guesses, are ignored
             fed = np.full(len(counts), 2**int(counts.max() - 1).bit_length())
@@ -207,10 +216,13 @@ class ContinuousBatch:
         feed = self.cache.feed(tokens, fed.tolist() if (fed != fed[0]).any() else None)
         logits = self.decoding(self.cache, feed, self.starts, self.rotary)
         kept = self._take(np.arange(len(counts)), counts, fed, logits)
+        if kept is None:
+            return False
         self.cache.advance(self._to(kept)[0] if (kept != 1).any() else 1)
+        return True
 
     def _take(self, which: NDArray[np.int64], counts: NDArray[np.int64],
-              fed: NDArray[np.int64], logits: Tensor) -> NDArray[np.int64]:
+              fed: NDArray[np.int64], logits: Tensor) -> NDArray[np.int64] | None:
         """Choose the next tokens of samples in the cache.
 
         Args:
@@ -220,7 +232,8 @@ class ContinuousBatch:
             logits: (sum of ``fed``, V).
 
         Returns:
-            (A',) the number of new tokens.
+            (A',) the number of new tokens; None, and nothing changes, if logits of a pass with
+            guesses are not finite.
         """
         guesser = self.guesser
         assert guesser is not None
@@ -232,6 +245,8 @@ class ContinuousBatch:
         # The one transfer of a pass; -1 where logits are not finite.
         chosen = np.full((len(which), offsets.max() + 1), -1)
         chosen[rows, offsets] = tokens.where(highest.isfinite(), -1).cpu().numpy()
+        if fed.max() > 1 and (chosen[rows, offsets] < 0)[going[rows]].any():
+            return None
         kept = np.zeros_like(counts)
         kept[going] = guesser.verify(samples[going], counts[going], chosen[going])
         last = chosen[np.arange(len(which)), kept - 1]

@@ -37,7 +37,6 @@ SHRINK_GRAPHS_AT = 0.5
 """The same with CUDA graphs, which have to be captured again."""
 
 
-
 class Decoding:
     """Runs the decoding steps of an engine's rollouts, in as few operations as the policy allows.
 
@@ -73,7 +72,10 @@ class Decoding:
     @contextmanager
     def of(self, head: VLMReasoningHead) -> Iterator[Decoding]:
         """Within the block, this decodes with the current weights of a policy, which should not
-        change."""
+        change. A block within another one (a rollout between two results of a stream) leaves the
+        outer one as it was."""
+        names = ('_head', '_layers', '_run', 'shrink_at')
+        outer = {name: vars(self).pop(name) for name in names if name in vars(self)}
         self._head, model = head, head.model
         why = self._distrust or why_not_fused(model)
         try:
@@ -86,7 +88,9 @@ class Decoding:
                 self._use(FusedLayers(model))
                 yield self
         finally:
-            del self._head, self._layers, self._run
+            for name in names:
+                vars(self).pop(name, None)
+            vars(self).update(outer)
 
     def __call__(self, cache: PrefixCache, feed: Feed, starts: Tensor,
                  rotary: tuple[Tensor, Tensor]) -> Tensor:

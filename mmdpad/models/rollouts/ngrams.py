@@ -58,7 +58,7 @@ def look_up(seen: Packed, contexts: Packed, draws: NDArray[np.uint64]) -> tuple[
         seen: Sorted, with two entries before and after that match no context.
 
     Returns:
-        Tokens and codes (:data:`CODES`), (M, C) each.
+        Tokens, -1 without an observation, and codes (:data:`CODES`), (M, C) each.
     """
     wanted = contexts | (draws << np.uint64(TOKENS))[:, None]
     places = seen.searchsorted(wanted.ravel()).reshape(wanted.shape)
@@ -69,7 +69,7 @@ def look_up(seen: Packed, contexts: Packed, draws: NDArray[np.uint64]) -> tuple[
     found = np.where(left, tokens[..., 1], tokens[..., 2])
     agree = (same & (tokens == found[..., None])).sum(axis=-1)
     agree += 4 * (same.sum(axis=-1) > agree)
-    return found.astype(np.int64), agree
+    return np.where(agree > 0, found.astype(np.int64), -1), agree
 
 
 def sort_observations(*parts: Packed) -> Packed:

@@ -326,6 +326,12 @@ class PrefixCache:
         """Keep the first tokens of the last pass, (A,) long, or as many of all samples."""
         self.places += kept
 
+    def drop_guesses(self) -> None:
+        """Clear what is not kept. Nothing attends to it, but NaN times a weight of 0 is NaN."""
+        stale = (self.steps >= self.places[:, None])[None, :, :, None]
+        for tensor in (*self.own_keys, *self.own_values):
+            tensor.masked_fill_(stale, 0)
+
 
 class FeedLayout:
     """The :class:`Layout` of a pass over the tokens of a feed.

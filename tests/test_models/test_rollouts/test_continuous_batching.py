@@ -48,7 +48,7 @@ def expected(exact_head, prompts):
 @pytest.mark.parametrize('size', [1, 3, 5, 12])
 @pytest.mark.parametrize('limit', [None, 4, 7])
 def test_responses_do_not_depend_on_batches(exact_head, prompts, expected, size, limit):
-    engine = SharedPrefixRollout(max_samples=limit, records_log_probs=True)
+    engine = SharedPrefixRollout(max_samples=limit, records_log_probs=True, pass_cost=300)
     found = sample(engine, exact_head, prompts, range(COUNT), size, group_size=2)
     assert list(found) == list(range(COUNT))
     assert tokens_of(found) == tokens_of(expected)
@@ -115,6 +115,31 @@ def test_no_sample_waits_for_the_longest_of_its_batch(exact_head, prompts, monke
     for part, some in make_batches(prompts, numbers, 4):
         engine(exact_head, part, prompt_numbers=some, **OPTIONS)
     assert stream < len(passes)
+
+
+def test_as_many_at_a_time_as_the_largest_batch_has(exact_head, prompts, monkeypatch):
+    """Most questions of the first batch may have been answered before."""
+    samples, decoding = [], shared_prefix_rollout.Decoding.__call__
+
+    def spy(self, cache, *given):
+        samples.append(len(cache.owners))
+        return decoding(self, cache, *given)
+
+    monkeypatch.setattr(shared_prefix_rollout.Decoding, '__call__', spy)
+    batches = [([prompts[0]], [0]), (prompts, [1, 2, 3]), (prompts, [4, 5, 6])]
+    for _ in SharedPrefixRollout(max_guess=0).stream(exact_head, batches, **OPTIONS):
+        pass
+    assert max(samples) == 3
+
+
+def test_a_call_during_a_stream(exact_head, prompts, expected):
+    engine, found = SharedPrefixRollout(), []
+    for part, responses in enumerate(engine.stream(
+            exact_head, make_batches(prompts, range(4), 1), group_size=2, **OPTIONS)):
+        again = engine(exact_head, [prompts[part % 3]], 2, prompt_numbers=[part], **OPTIONS)
+        assert again.ids.equal(responses.ids)
+        found += [responses.ids[row][mask].tolist() for row, mask in enumerate(responses.mask)]
+    assert found == [row[0] for number in range(4) for row in expected[number]]
 
 
 def test_few_batches_are_held(exact_head, prompts):

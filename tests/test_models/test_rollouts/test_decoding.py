@@ -206,6 +206,18 @@ def test_a_device_without_memory_is_not_a_step_that_cannot_be_captured(head, tol
     assert not told and steps.cuda_graphs
 
 
+def test_no_memory_for_merged_weights(head, prompts, monkeypatch):
+    def fail(layers, dtype):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    engine = SharedPrefixRollout()
+    with monkeypatch.context() as context:
+        context.setattr(decoding, 'MergedLinear', fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            engine(head, prompts, **OPTIONS)
+    engine(head, prompts, **OPTIONS)
+
+
 @pytest.mark.parametrize('asked', [True, False])
 def test_what_is_not_captured(policy_config, told, asked, monkeypatch):
     """An output head of another kind is called."""

@@ -110,6 +110,22 @@ def test_wrong_guesses_change_nothing(exact_head, prompts, scripted, passes, tok
         assert passes[-1].passes == int(expected.mask.sum(dim=1).max()) - 1
 
 
+@pytest.mark.parametrize('full_grids', [False, True])
+def test_a_guess_with_logits_that_are_not_finite_changes_nothing(policy_config, prompts, scripted,
+                                                                 passes, monkeypatch, full_grids):
+    """As one of activations that leave the range of float16; the draws never choose it."""
+    head = VLMReasoningHead(**policy_config, dtype='float64').eval()
+    token = next(token for token in head.vision_token_ids
+                 if not any((prompt.input_ids == token).any() for prompt in prompts))
+    head.model.model.language_model.embed_tokens.weight.data[token] = torch.nan
+    options = dict(group_size=3, max_new_tokens=20, seed=4)
+    expected = SharedPrefixRollout(max_guess=0)(head, prompts, **options)
+    monkeypatch.setattr('mmdpad.models.rollouts.decoding.Decoding.full_grids', full_grids)
+    scripted(np.pad(expected.ids.numpy(), ((0, 0), (0, 20))), 3, lambda tokens: np.where(
+        np.arange(len(tokens)) == 1, token, tokens))
+    assert_same(SharedPrefixRollout(pass_cost=300)(head, prompts, **options), expected)
+
+
 def test_full_grids_change_nothing(exact_head, prompts, monkeypatch):
     """As CUDA graphs need them: ended samples and places without guesses are fed, too."""
     options = dict(group_size=3, max_new_tokens=40, seed=1)
@@ -147,6 +163,23 @@ def test_the_nearest_draw_in_a_context_decides():
         assert [x.item() for x in found] == [token, code], draw
     other = np.array([[6 << 36]], dtype=np.uint64)
     assert look_up(seen, other, draws[:1])[1].item() == 0
+
+
+def test_only_what_was_observed_is_guessed():
+    """A pass that costs much makes unlikely guesses worthwhile, but the neighbor of a context that
+    was never seen may be the end of all observations, which is no token."""
+    memory, rng, size = GuessMemory(), np.random.default_rng(0), 512
+    for _ in range(10):
+        guesser = Guesser(memory, [rng.integers(size, size=30)], 1, rng.random((1, 40)), 40, [size],
+                          15, 1e3)
+        counts = np.zeros(1, dtype=np.int64)
+        while guesser.lengths[0] < 40:
+            guesser.verify(np.array([0]), 1 + counts, rng.integers(12, size=(1, 1 + counts[0])))
+            counts = guesser.guess(np.array([0]))
+            assert guesser.ids.max() < size and guesser.ids.min() >= 0
+        guesser.finish()
+        memory.share()
+    assert memory.tally()[1, 0, 0, 0, 0] == 0
 
 
 def remember(memory, value, draws=DRAWN):
