@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdpad.preflight.cost import shapes
+from mmdpad.models.cost import shapes
 
 BENCHMARKS = Path(__file__).parents[2] / 'tools' / 'benchmarks'
 SMALL = ['--prompts', '2', '--group-size', '2', '--tokens', '40', '--side', '112', '--repeats', '1']

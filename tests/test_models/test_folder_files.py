@@ -8,9 +8,9 @@ from huggingface_hub import constants
 from policy_folders import change_json
 
 from mmdpad.models import VLMReasoningHead
+from mmdpad.models.cost import read_policy_config
 from mmdpad.models.decoders import SAM2Decoder
 from mmdpad.models.hf_folder import export_policy, import_policy
-from mmdpad.preflight.cost import read_policy_config
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.sam_folders import make_sam2_folder
 

@@ -16,11 +16,6 @@ import argparse
 import json
 from collections import deque
 
-import numpy as np
-
-from mmdpad.models.rollouts.continuous_batching import LOOKAHEAD, REFILL_AT
-from mmdpad.models.rollouts.decoding import SHRINK_AT
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
@@ -32,6 +27,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--spread', type=float, default=0.7, help='of the logarithm of the lengths')
     parser.add_argument('--seed', type=int, default=0, help='of the lengths')
     return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # so that --help does not wait for the imports below
+
+import numpy as np
+
+from mmdpad.models.rollouts.continuous_batching import LOOKAHEAD, REFILL_AT
+from mmdpad.models.rollouts.decoding import SHRINK_AT
 
 
 def batch_after_batch(lengths: np.ndarray, size: int) -> dict[str, int]:

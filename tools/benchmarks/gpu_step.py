@@ -10,7 +10,7 @@ Images are random too, and responses have `--tokens` tokens each. Arithmetic is 
 autocast, over float32 weights, or with `--lora` over bfloat16 weights, as in configs/dpad/.
 
 - update: loss, reference and backward pass of random responses, and the optimizer; its share of
-  the matrix-product peak, and peak memory against mmdpad.preflight.cost.
+  the matrix-product peak, and peak memory against mmdpad.models.cost.
 - decode: `SharedPrefixRollout` as it is, without guesses, and without CUDA graphs either, against
   `HFRollout` (generate); their share of the memory bandwidth's limit.
 - step: rollout, reference, update and optimizer of all prompts, in micro-batches as configured.
@@ -94,9 +94,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models import HFRollout, ReasoningSegmentor, SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.cost.workload import groups_in_pass
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt, PromptEncoder
-from mmdpad.preflight.cost import (
+from mmdpad.models.cost import (
     PolicyShape,
     Setup,
     Workload,
@@ -106,6 +104,8 @@ from mmdpad.preflight.cost import (
     step_flops,
     step_memory,
 )
+from mmdpad.models.cost.workload import groups_in_pass
+from mmdpad.models.heads.prompt_encoder import EncodedPrompt, PromptEncoder
 from mmdpad.structures import LossScale, RolloutBatch
 
 OUT_OF_MEMORY = 'out of memory'

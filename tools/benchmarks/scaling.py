@@ -4,7 +4,7 @@
     python tools/benchmarks/scaling.py
 
 Every point is measured in a separate process (update_step.py) on a small policy. Beside each
-measurement is the expected value: time from the operations that mmdpad.preflight.cost counts, at
+measurement is the expected value: time from the operations that mmdpad.models.cost counts, at
 the speed of the middle point (G = 8, 200 tokens, 840 pixels), and memory from its estimate of what
 an update holds besides weights, gradients and optimizer. Prints JSON.
 """
@@ -32,7 +32,7 @@ from common import environment, make_policy, print_json
 from transformers import AutoConfig
 from update_step import in_child
 
-from mmdpad.preflight.cost import (
+from mmdpad.models.cost import (
     PolicyShape,
     Setup,
     Workload,

@@ -13,7 +13,7 @@ from mmdpad.registry import LOG_PROCESSORS
 
 DETAILS = ('reward_std/', 'signal/', 'failed/', 'empty_think', 'distinct_2', 'repetition',
            'caption_words', 'pg', 'approx_kl', 'rollout_time', 'data_time',
-           'skipped_steps')
+           'skipped_steps', 'speculation/')
 
 
 @LOG_PROCESSORS.register_module()
