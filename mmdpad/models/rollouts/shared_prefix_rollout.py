@@ -68,8 +68,9 @@ class SharedPrefixRollout(DrawingEngine):
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
         self.checked = False
-        self.max_guess, self.pass_cost = max_guess, pass_cost
-        self.max_samples = max_samples
+        # Configs may write 1e2.
+        self.max_guess, self.pass_cost = int(max_guess), pass_cost
+        self.max_samples = None if max_samples is None else int(max_samples)
         self.memory = GuessMemory() if max_guess else None
         self.decoding = Decoding(cuda_graphs)
 

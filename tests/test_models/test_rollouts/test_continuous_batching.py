@@ -46,7 +46,7 @@ def expected(exact_head, prompts):
 
 
 @pytest.mark.parametrize('size', [1, 3, 5, 12])
-@pytest.mark.parametrize('limit', [None, 4, 7])
+@pytest.mark.parametrize('limit', [None, 4.0, 7])
 def test_responses_do_not_depend_on_batches(exact_head, prompts, expected, size, limit):
     engine = SharedPrefixRollout(max_samples=limit, records_log_probs=True, pass_cost=300)
     found = sample(engine, exact_head, prompts, range(COUNT), size, group_size=2)

@@ -54,9 +54,10 @@ OPTIONS = [dict(group_size=4), dict(group_size=3, temperature=1.6, top_p=0.9),
 
 @pytest.mark.parametrize('options', OPTIONS, ids=['t1', 'top-p', 'top-k', 'greedy'])
 def test_the_same_tokens_and_log_probs_as_without(exact_head, prompts, options, passes):
-    """Also in later rollouts, which guess more, of groups that end at different places."""
+    """Also in later rollouts, which guess more, of groups that end at different places. (A config
+    may write whole numbers as floats.)"""
     guessing_, plain = (SharedPrefixRollout(records_log_probs=True, max_guess=most, pass_cost=300)
-                        for most in (15, 0))
+                        for most in (15.0, 0))
     for seed in range(5):
         how = dict(max_new_tokens=60, seed=seed, **options)
         assert_same(guessing_(exact_head, prompts, **how), plain(exact_head, prompts, **how))
