@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,15 +37,17 @@ def log_of(config):
 
 
 def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
-    """Two processes, which validate, too; what they wrote is merged, and one process resumes it as
-    its own."""
+    """Two processes, which validate, too, and recompute some layers; what they wrote is merged, and
+    one process resumes it as its own."""
     whole = run_here(make_config('one', iterations=3))
-    config = make_config('parts', processes=2, strategy=FSDP2, **{
-        'train_cfg.val_interval': 2, 'model.policy.memory_budget': 'auto'})
+    config = make_config('parts', processes=2, strategy=FSDP2, log_level='INFO', **{
+        'train_cfg.val_interval': 2, 'model.policy.memory_budget': 0.03})
     config.val_cfg = dict(type='ReasonSegValLoop')
     config.val_dataloader, config.val_evaluator = config.test_dataloader, config.test_evaluator
     launch(config, 2)
     assert 'reasonseg/giou' in log_of(config)[-1]
+    (log, ) = Path(config.work_dir).glob('*/*.log')
+    assert re.search('memory_budget: of 4 layers, [0-3] keep .* of 0.03 GB$', log.read_text(), re.M)
     folder = Path(config.work_dir, 'iter_2.pth')
     assert sorted(file.name for file in folder.iterdir()) == [
         'plain.pth', *(f'shard-{n:05d}-model-00001-of-00001.safetensors' for n in (1, 2))]
