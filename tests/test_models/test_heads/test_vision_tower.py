@@ -9,7 +9,7 @@ from transformers.vision_utils import get_vision_attention_seqlens, get_vision_w
 
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models import windows as windows_module
-from mmdpad.models.heads import vision_tower
+from mmdpad.models.heads import vision_tower, vlm_reasoning_head
 from mmdpad.models.heads.vision_tower import sorted_windows
 from mmdpad.toy.policy_folder import make_policy_folder
 
@@ -208,3 +208,18 @@ def test_other_towers_stay_as_they_are(folders, monkeypatch):
     other = VLMReasoningHead(folders['qwen2_5_vl'], TEMPLATE)
     for head in (eager, other):
         assert not any(type(module) in vision_tower._FASTER.values() for module in head.modules())
+
+
+@pytest.mark.parametrize('family', ['qwen2_5_vl', 'qwen3_vl'])
+def test_parts_on_a_cpu_change_nothing(folders, family, monkeypatch):
+    """Without gradients; with them, all images are one call."""
+    head, seen = VLMReasoningHead(folders[family], TEMPLATE), []
+    prompts = encode(head, SIZES)
+    monkeypatch.setattr(vlm_reasoning_head, 'CPU_PATCHES', 1000)
+    head.model.model.visual.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    together = head.encode_images(prompts)
+    with torch.no_grad():
+        parts = head.encode_images(prompts)
+    assert seen == [1372, 616, 756]
+    for one, other in zip(together, parts, strict=True):
+        torch.testing.assert_close(one.vision, other.vision)
