@@ -170,7 +170,8 @@ class GuessMemory:
         self._sorted.clear()
 
     def observations(self, greedy: bool) -> Packed:
-        """All observations, for :func:`look_up`; for greedy samples, ordered by age."""
+        """All observations, for :func:`look_up`; for greedy samples with ages below
+        :data:`.ngrams.MIDDLE` in place of draws."""
         if greedy not in self._sorted:
             everything = [one for some in [*self.rollouts, self.recent] for one in some]
             total = sum(len(one['tokens']) for one in everything)
@@ -179,7 +180,7 @@ class GuessMemory:
                 tokens, lengths = one['tokens'].numpy().astype(np.int64), one['lengths'].numpy()
                 draws = np.full(len(tokens), MIDDLE)
                 if greedy:
-                    draws = (seen + np.arange(len(tokens), dtype=np.uint64)) * LAST // total
+                    draws = (seen + np.arange(len(tokens), dtype=np.uint64)) * MIDDLE // total
                 elif one['draws'] is not None:
                     draws = one['draws'].numpy().astype(np.uint64)
                 parts.append(pack(hash_contexts(windows_of(tokens, lengths)), draws, tokens))
@@ -350,8 +351,8 @@ class Guesser:
         self.lengths[samples] += kept
         self._count()
         new = (rows[stays], places[stays])
-        draws = (np.full(len(new[0]), np.uint64(min(self.passes, int(LAST)))) if self.draws is None
-                 else self.draws[new])
+        draws = (np.full(len(new[0]), min(MIDDLE + np.uint64(self.passes), LAST))
+                 if self.draws is None else self.draws[new])
         self._observe(self.windows[new], self.ids[new], self.owners[new[0]], draws)
         return kept
 

@@ -183,6 +183,24 @@ def test_only_what_was_observed_is_guessed():
     assert memory.tally()[1, 0, 0, 0, 0] == 0
 
 
+def test_greedy_samples_repeat_what_was_answered_last():
+    """Of two answers to the same question, that of this batch and not that of a rollout before."""
+    memory = GuessMemory()
+    for text in ([1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 9, 7, 8]):
+        guesser = Guesser(memory, [np.array([20, 21])] * 2, 1, None, 8, [30], 3, 300)
+        for sample in range(2):
+            counts = np.zeros(1, dtype=np.int64)
+            while (done := guesser.lengths[sample]) < 8:
+                chosen = np.array([text[done:done + 1 + counts[0]]])
+                guesser.verify(np.array([sample]), 1 + counts, chosen)
+                counts = guesser.guess(np.array([sample]))
+                start = guesser.lengths[sample]
+                if sample and start <= 5 < start + counts[0]:
+                    assert guesser.ids[sample, 5] == text[5]
+        guesser.finish()
+        memory.share()
+
+
 def remember(memory, value, draws=DRAWN):
     ids = np.array([[value, 1, 2, 3], [4, value, 0, 0]])
     tally = np.zeros((2, *guessing.SHAPE))
