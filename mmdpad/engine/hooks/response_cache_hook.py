@@ -82,7 +82,7 @@ class ResponseCacheHook(Hook):
         self._append([maker])
 
     def before_answering(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Attach cached answers to samples that were answered before."""
+        """Attach cached answers to samples of a test that were answered before."""
         if not self._active or batch_idx in self._keys:
             return
         self._keys[batch_idx] = keys = prompt_keys(data_batch)
@@ -117,6 +117,7 @@ class ResponseCacheHook(Hook):
         """Log how many answers were reused."""
         if self._active and self.resume:
             runner.logger.info(f'{self._taken} answers were reused from earlier tests')
+        self._active = False
 
     def _append(self, rows: list[dict]) -> None:
         if rows:

@@ -105,6 +105,19 @@ def test_a_batch_may_be_answered_in_part(config, interrupted, generated):
     assert generated == [2] and len(rows) == 6
 
 
+def test_a_validation_does_not_use_the_cache(config, interrupted, generated):
+    config.update(val_dataloader=config.test_dataloader, val_cfg=dict(type='ReasonSegValLoop'),
+                  val_evaluator=dict(type='ReasonSegMetric'))
+    config.default_hooks.checkpoint = None  # there is no training
+    runner = make_runner(config, 'resumed', resume=True)
+    expected = runner.val()
+    assert generated == [2, 2, 2]
+    assert runner.test()
+    assert generated == [2, 2, 2] + [2]
+    assert runner.val() == expected
+    assert generated == [2, 2, 2] + [2] + [2, 2, 2]
+
+
 def test_a_line_cut_off_is_answered_again(config, interrupted, generated, capfd):
     interrupted.write_bytes(interrupted.read_bytes()[:-20])
     config.log_level = 'INFO'
