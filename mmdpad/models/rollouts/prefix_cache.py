@@ -18,68 +18,11 @@ from torch.nn.functional import pad
 from mmdpad.models.heads.packed_attention import PackedGroup
 from mmdpad.models.heads.shared_prefix import PackedRow
 
+from .cells import Cells, moves, regrid
+
 BLOCK, CPU_BLOCK = 64, 16
 """Number of slots by which the space for samples' own tokens grows: on a GPU, where each size is
 captured, and on a CPU, where empty slots take time."""
-
-
-class Cells(NamedTuple):
-    """The place of N tokens in a grid with one row for each sample or prompt.
-
-    Attributes:
-        rows: Number of rows.
-        width: Cells in each row.
-        tokens: (rows * width,) long, the token in each cell, an arbitrary one in an empty cell;
-            None if all cells are full and the tokens in the grid's order.
-        cells: (N,) long, the cell of each token; None as above.
-    """
-
-    rows: int
-    width: int
-    tokens: Tensor | None = None
-    cells: Tensor | None = None
-
-    @classmethod
-    def of(cls, owners: Tensor, rows: int, device: torch.device) -> Cells:
-        """Arrange N tokens by their row; ``owners`` is (N,), long, on the CPU."""
-        counts = owners.bincount(minlength=rows)
-        width = int(counts.max())
-        if len(owners) == rows * width and bool((owners.diff() >= 0).all()):
-            return cls(rows, width)
-        order = owners.argsort(stable=True)
-        full = (torch.arange(width) < counts[:, None]).flatten().nonzero()[:, 0]
-        tokens, cells = order.new_zeros(rows * width), torch.empty_like(order)
-        tokens[full], cells[order] = order, full
-        return cls(rows, width, tokens.to(device), cells.to(device))
-
-    def put(self, x: Tensor) -> Tensor:
-        """(K, N, r, c) -> (K * rows, width * r, c)."""
-        if self.tokens is not None:
-            x = x.index_select(1, self.tokens)
-        return x.view(x.shape[0] * self.rows, -1, x.shape[3])
-
-    def take(self, x: Tensor, heads: int) -> Tensor:
-        """(K * rows, width * r, c) -> (K, N, r, c)."""
-        x = x.view(heads, self.rows * self.width, -1, x.shape[2])
-        return x if self.cells is None else x.index_select(1, self.cells)
-
-
-def _moves(old: Cells, new: Cells) -> Tensor | None:
-    """Which cell of the old grid each cell of a new one with the same tokens gets; None if the
-    grids have the same order of cells."""
-    if old.cells is None or new.tokens is None:
-        return new.tokens if old.cells is None else old.cells
-    return None if old is new else old.cells[new.tokens]
-
-
-def _regrid(x: Tensor, moves: Tensor | None, old: Cells, new: Cells) -> Tensor:
-    """From one grid, ``old.put(...)``, to another."""
-    if old is new:
-        return x
-    x = x.view(-1, old.rows * old.width, x.shape[1] // old.width, x.shape[2])
-    if moves is not None:
-        x = x.index_select(1, moves)
-    return x.view(x.shape[0] * new.rows, -1, x.shape[3])
 
 
 class Feed(NamedTuple):
@@ -90,7 +33,7 @@ class Feed(NamedTuple):
         samples: Their place in a grid with one row per sample.
         prompts: Their place in a grid with one row per prompt; the same object if that is the same.
         rows: (N,) long, the sample of each token.
-        to_prompts, to_samples: From one grid to the other, see :func:`_moves`.
+        to_prompts, to_samples: From one grid to the other, see :func:`.cells.moves`.
     """
 
     tokens: Tensor
@@ -315,8 +258,8 @@ class PrefixCache:
         prompts = grid
         if self.owners != list(range(len(self.lengths))):
             prompts = Cells.of(torch.tensor(self.owners)[rows], len(self.lengths), self.device)
-        return Feed(tokens, grid, prompts, rows.to(self.device), _moves(grid, prompts),
-                    _moves(prompts, grid))
+        return Feed(tokens, grid, prompts, rows.to(self.device), moves(grid, prompts),
+                    moves(prompts, grid))
 
     def open(self, feed: Feed) -> FeedLayout:
         """Start the forward pass of a feed, for which there is room."""
@@ -390,11 +333,11 @@ class FeedLayout:
         own = torch.baddbmm(self.bias, samples.put(rows), own_keys, alpha=scale)
         shared = torch.baddbmm(self.prompt_bias, prompts.put(rows), shared_keys,
                                beta=int(cache.padded), alpha=scale)
-        own = _regrid(own, self.feed.to_prompts, samples, prompts)
+        own = regrid(own, self.feed.to_prompts, samples, prompts)
         weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(key.dtype)
         shared, own = weights.split_with_sizes([shared.shape[-1], own.shape[-1]], dim=-1)
         shared = torch.bmm(shared, shared_values)
-        shared, own = (_regrid(x, self.feed.to_samples, prompts, samples) for x in (shared, own))
+        shared, own = (regrid(x, self.feed.to_samples, prompts, samples) for x in (shared, own))
         output = samples.take(torch.baddbmm(shared, own, own_values), heads)
         return torch.cat(output.view(heads, len(query), -1).unbind(), dim=1)
 

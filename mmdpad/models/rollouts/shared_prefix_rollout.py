@@ -43,8 +43,8 @@ class SharedPrefixRollout(DrawingEngine):
         records_log_probs: Record the log-probabilities during sampling. The log then shows how much
             they differ from those of the update (``mismatch/...``).
         max_samples: Maximum number of samples that are decoded at a time, at least those of one
-            prompt; further prompts wait. None for all samples of a rollout, and for the batch size
-            of an evaluation.
+            prompt; further prompts wait. None for all samples of a rollout, and for those of the
+            largest batch so far of an evaluation.
         max_guess: Most tokens that are guessed for a sample and verified in the same pass
             (:mod:`.guessing`): the tokens stay the same, in fewer passes. How many are guessed
             depends on what was right so far and on what a pass costs. 0 turns it off.
