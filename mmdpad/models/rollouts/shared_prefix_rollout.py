@@ -50,7 +50,7 @@ class SharedPrefixRollout(DrawingEngine):
             depends on what was right so far and on what a pass costs. 0 turns it off.
         pass_cost: What a forward pass costs besides its tokens, in tokens: the more, the more is
             guessed. None for an estimate by the model's size and the kind of device: a tiny model
-            on a CPU does not guess, since that takes as long as its passes.
+            on a CPU hardly guesses, since that takes as long as its passes.
     """
 
     def __init__(self, prefill_tokens: int = 16384, cuda_graphs: bool = True,
