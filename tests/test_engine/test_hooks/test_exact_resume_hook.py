@@ -49,7 +49,7 @@ def make_runner(iteration, max_iters=8, val_interval=2, **info):
     for name, value in info.items():
         hub.update_info(name, value)
     return SimpleNamespace(train_loop=loop, val_loop=Noisy(), message_hub=hub, iter=iteration,
-                           logger=logging.getLogger('test'))
+                           model=torch.nn.Module(), logger=logging.getLogger('test'))
 
 
 @pytest.mark.parametrize('validated', [True, False])
