@@ -117,7 +117,6 @@ class ResponseCacheHook(Hook):
         """Log how many answers were reused."""
         if self._active and self.resume:
             runner.logger.info(f'{self._taken} answers were reused from earlier tests')
-        self._active = False
 
     def _append(self, rows: list[dict]) -> None:
         if rows:

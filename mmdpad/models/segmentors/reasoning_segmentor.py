@@ -371,11 +371,8 @@ class ReasoningSegmentor(BaseDetector):
                    rows: Sequence[int]) -> tuple[list[Any], list[int] | None]:
         """The prompts of some samples of a batch, and their numbers: the items' indices in the data
         set, if they have some."""
-        samples = [data_samples[row] for row in rows]
-        numbers = [sample.get('sample_idx') for sample in samples]
-        prompts = self._encode({name: [values[row] for row in rows]
-                                for name, values in inputs.items()}, samples)
-        return prompts, None if None in numbers else numbers
+        some, samples, numbers = _select(inputs, data_samples, rows)
+        return self._encode(some, samples), numbers
 
     def _answers(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[dict[str, Any]]:
         """Get ``response``, ``truncated``, ``parsed`` and ``reasoning_tokens`` for each question,
@@ -386,11 +383,9 @@ class ReasoningSegmentor(BaseDetector):
         answers: list[Any] = [pair and (*pair[:2], *self._read(pair[0], image))
                               for pair, image in zip(stored, images, strict=True)]
         if missing := [row for row, pair in enumerate(stored) if pair is None]:
-            samples = [data_samples[row] for row in missing]
-            numbers = [sample.get('sample_idx') for sample in samples]
-            rollout = self.finish_rollout(self._start(
-                {name: [values[row] for row in missing] for name, values in inputs.items()},
-                samples, **self.test_cfg, prompt_numbers=None if None in numbers else numbers))
+            some, samples, numbers = _select(inputs, data_samples, missing)
+            rollout = self.finish_rollout(self._start(some, samples, **self.test_cfg,
+                                                      prompt_numbers=numbers))
             tokens = [None if math.isnan(n) else int(n) for n in rollout.reasoning_tokens.tolist()]
             for row, *answer in zip(missing, rollout.texts, rollout.truncated.tolist(),
                                     rollout.parsed, tokens, strict=True):
@@ -413,3 +408,12 @@ class ReasoningSegmentor(BaseDetector):
                                              [''] * len(inputs['model_image']))
         return [prompt.vision[0] for prompt in self.policy.encode_images(prompts)]
 
+
+def _select(inputs: Inputs, data_samples: Sequence[DetDataSample], rows: Sequence[int]
+            ) -> tuple[Inputs, list[DetDataSample], list[int] | None]:
+    """Some samples of a batch: their inputs, themselves, and their indices in the data set, if they
+    all have one."""
+    samples = [data_samples[row] for row in rows]
+    numbers = [sample.get('sample_idx') for sample in samples]
+    return ({name: [values[row] for row in rows] for name, values in inputs.items()}, samples,
+            None if None in numbers else numbers)
