@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper
+from transformers import LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
@@ -19,12 +19,18 @@ from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from .decoding import Decoding, rotary_table
 from .guessing import Guesser
 from .prefix_cache import PrefixCache
-from .sampling import NonFiniteLogits, draw_tokens
+from .sampling import NonFiniteLogits
+from .token_choice import TokenChoice
 
 LOOKAHEAD = 4
 """Number of batches that may be started before the first one is complete."""
 REFILL_AT = 1 / 8
 """Prompts enter once this share of the samples has ended: a pass of few prompts takes as long."""
+CHECK_EVERY = 8
+"""Number of steps on a GPU after which the host looks at which samples have ended. A look makes the
+device wait, estimated at a quarter of a captured step of a 3B model (not measured); the end of the
+last sample is noticed (n - 1) / 2 steps late on average. For responses of some 200 tokens, the sum
+of both is least at n = 8 to 10."""
 
 
 class Batch(NamedTuple):
@@ -51,6 +57,11 @@ class ContinuousBatch:
 
     Which samples share a pass depends on the lengths of the responses only, never on a clock.
 
+    Where nothing is guessed, a GPU takes up to ``check_every`` steps before the host looks at their
+    tokens (:meth:`_run_ahead`). Guesses need the tokens of the step before, so a step for which the
+    guesser may guess (:meth:`.Guesser.may_guess`) is looked at on its own, and so is each one with
+    a streamer.
+
     Args:
         head: The policy, in evaluation mode.
         batches: The prompts. At most :data:`LOOKAHEAD` + 1 batches are held at a time.
@@ -65,6 +76,9 @@ class ContinuousBatch:
         decoding: Runs decoding steps.
         records_log_probs: Whether to return log-probabilities.
         streamer: Gets the new tokens.
+        check_every: See above. The host learns that a sample has ended, and lets others enter, so
+            many steps later at most. By default, :data:`CHECK_EVERY` on a GPU, and 1 on a CPU,
+            where a look takes no time.
     """
 
     def __init__(self, head: VLMReasoningHead, batches: Iterable[Batch], group_size: int,
@@ -72,13 +86,15 @@ class ContinuousBatch:
                  prefill: Callable[[Sequence[EncodedPrompt]], tuple[PrefixCache, Tensor, Tensor]],
                  make_guesser: Callable[[Batch], Guesser], decoding: Decoding,
                  records_log_probs: bool = False,
-                 streamer: Callable[[Tensor], None] | None = None) -> None:
+                 streamer: Callable[[Tensor], None] | None = None,
+                 check_every: int | None = None) -> None:
         self.head, self.group_size, self.length = head, group_size, length
         self.device = head.device  # transformers looks for it among all parameters
         self.max_samples = max(max_samples or 0, group_size)
         self._fits_batches = max_samples is None
         self.prefill, self.make_guesser, self.decoding = prefill, make_guesser, decoding
         self.streamer = streamer
+        self.check_every = check_every or (1 if self.device.type == 'cpu' else CHECK_EVERY)
         self.choice, self.ends = TokenChoice(head, None, warp), np.array(head.end_tokens)
         self.guesser: Guesser | None = None
         self.logp: Tensor | None = None
@@ -187,7 +203,7 @@ class ContinuousBatch:
             self.rotary = rotary_table(self.head.model, needed)
 
     def _step(self) -> None:
-        """Run the samples' newest tokens, and guesses, through the model."""
+        """Run the samples' newest tokens, and guesses, through the model; perhaps several times."""
         assert self.cache is not None and self.guesser is not None
         if (self._batches is None and not self._waiting
                 and self.going.sum() <= self.decoding.shrink_at * len(self.samples)):
@@ -195,11 +211,87 @@ class ContinuousBatch:
             self.cache.keep(left)
             self.samples, self.starts = self.samples[self.going], self.starts[left]
             self.going = self.going[self.going]
+        if (steps := self._steps_ahead()) > 1:
+            self._run_ahead(steps)
+            return
         counts = np.zeros(len(self.samples), dtype=np.int64)
         counts[self.going] = 1 + self.guesser.guess(self.samples[self.going])
         if not self._verify(counts):
             self.cache.drop_guesses()
             self._verify(counts.clip(max=1))
+
+    def _steps_ahead(self) -> int:
+        """How many steps can be taken before the host needs to know what they chose."""
+        assert self.guesser is not None
+        if (self.check_every == 1 or self.streamer is not None
+                or self.guesser.may_guess(int(self.going.sum()))):
+            return 1
+        room = self.length - self.guesser.lengths[self.samples[self.going]]
+        return min(self.check_every, int(room.min()))
+
+    def _run_ahead(self, steps: int) -> None:
+        """Take steps of one token of each sample, and then look at what they chose. What a sample
+        chose after its end is dropped."""
+        assert self.cache is not None and self.guesser is not None
+        fed = np.ones_like(self.samples) if self.decoding.full_grids else self.going.astype(int)
+        which = np.nonzero(fed)[0]
+        tokens, logp = self._launch(fed, which, steps)
+        chosen = tokens.cpu().numpy()  # the one transfer
+        samples, going = self.samples[which], self.going[which]
+        kept = np.zeros_like(samples)
+        kept[going] = self.guesser.record(samples[going], chosen[going])
+        self._keep(which, kept, chosen)
+        if self.logp is not None and logp is not None:
+            rows, offsets = _spread(kept)
+            places = self.guesser.lengths[samples] - kept
+            at, of = self._to(samples[rows], places[rows] + offsets), self._to(rows, offsets)
+            self.logp[at] = logp[of]
+        late = np.zeros_like(self.samples)
+        late[which[going]] = kept[going] - steps
+        if late.any():
+            self.cache.advance(self._to(late)[0])
+
+    def _launch(self, fed: NDArray[np.int64], which: NDArray[np.int64],
+                steps: int) -> tuple[Tensor, Tensor | None]:
+        """Take steps without waiting for the device in between.
+
+        Args:
+            fed: (A,) number of tokens of each sample in a step, 0 or 1. Samples that have ended may
+                have one, which is ignored and not kept.
+            which: (N,) where it is 1.
+            steps: S, at most the tokens that each sample may still get.
+
+        Returns:
+            (N, S) tokens, -1 where logits are not finite, and their log-probabilities, if these are
+            recorded.
+        """
+        cache, guesser = self.cache, self.guesser
+        assert cache is not None and guesser is not None
+        numbers = self.samples[which]
+        tokens, samples = self._to(guesser.ids[numbers, guesser.lengths[numbers] - 1], numbers)
+        kept = 1 if self.going.all() else self._to(self.going.astype(int))[0]
+        counts = None if fed.all() else fed.tolist()
+        chosen, logp = [], []
+        for step in range(steps):
+            self._make_room(1 + step)
+            feed = cache.feed(tokens, counts)
+            logits = self.decoding(cache, feed, self.starts, self.rotary)
+            cache.advance(kept)
+            tokens, highest = self.choice(logits, samples, feed.spread(cache.places))
+            is_finite = highest.isfinite()
+            chosen.append(tokens.where(is_finite, -1))
+            tokens = tokens.where(is_finite, 0)
+            if self.logp is not None:
+                logp.append(self.choice.log_probs(logits, tokens))
+        return torch.stack(chosen, dim=1), torch.stack(logp, dim=1) if logp else None
+
+    def _make_room(self, width: int) -> None:
+        """Make room in the cache for ``width`` more tokens of each sample. It has all tokens but
+        the newest."""
+        assert self.cache is not None and self.guesser is not None
+        stored = int(self.guesser.lengths[self.samples].max()) - 1
+        most = self.length + self.guesser.max_guess if self.decoding.full_grids else None
+        self.cache.make_room(stored + width, most)
 
     def _verify(self, counts: NDArray[np.int64]) -> bool:
         """Run so many tokens (A,) of each sample through the model, and keep what they lead to;
@@ -212,7 +304,7 @@ class ContinuousBatch:
         numbers = self.samples[rows]
         places = (self.guesser.lengths[numbers] - 1 + offsets).clip(0, self.length - 1)
         tokens, = self._to(self.guesser.ids[numbers, places])
-        self.cache.make_room(int(fed.max()))
+        self._make_room(int(fed.max()))
         feed = self.cache.feed(tokens, fed.tolist() if (fed != fed[0]).any() else None)
         logits = self.decoding(self.cache, feed, self.starts, self.rotary)
         kept = self._take(np.arange(len(counts)), counts, fed, logits)
@@ -249,21 +341,37 @@ class ContinuousBatch:
             return None
         kept = np.zeros_like(counts)
         kept[going] = guesser.verify(samples[going], counts[going], chosen[going])
-        last = chosen[np.arange(len(which)), kept - 1]
-        if (faults := going & (last < 0)).any():
-            row = samples[faults][0]
-            raise NonFiniteLogits(int(row - self._held[0].start), torch.from_numpy(
-                guesser.ids[row, :guesser.lengths[row] - 1]))
-        if self.streamer is not None:
-            for offset in range(kept.max()):
-                self.streamer(torch.from_numpy(chosen[kept > offset, offset]))
+        self._keep(which, kept, chosen)
         if self.logp is not None:
             stays, = self._to(np.nonzero(offsets < kept[rows])[0])
             self.logp[where[0][stays], where[1][stays]] = self.choice.log_probs(
                 logits[stays], tokens[stays])
-        self.going[which] = (going & ~(last[:, None] == self.ends).any(axis=1)
-                             & (guesser.lengths[samples] < self.length))
         return kept
+
+    def _keep(self, which: NDArray[np.int64], kept: NDArray[np.int64],
+              chosen: NDArray[np.int64]) -> None:
+        """See which samples end with their new tokens.
+
+        Args:
+            which: (A',) indices in the cache.
+            kept: (A',) number of new tokens, which the guesser has; 0 of those that have ended.
+            chosen: (A', W), of each sample first its new tokens.
+
+        Raises:
+            NonFiniteLogits: A last new token is negative.
+        """
+        assert self.guesser is not None
+        samples, going = self.samples[which], self.going[which]
+        last = chosen[np.arange(len(which)), kept - 1]
+        if (faults := going & (last < 0)).any():
+            row = samples[faults][kept[faults].argmin()]
+            raise NonFiniteLogits(int(row - self._held[0].start), torch.from_numpy(
+                self.guesser.ids[row, :self.guesser.lengths[row] - 1]))
+        if self.streamer is not None:
+            for offset in range(kept.max()):
+                self.streamer(torch.from_numpy(chosen[kept > offset, offset]))
+        self.going[which] = (going & ~(last[:, None] == self.ends).any(axis=1)
+                             & (self.guesser.lengths[samples] < self.length))
 
     def _to(self, *arrays: NDArray[np.int64]) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(np.stack(arrays)).to(self.device))
@@ -273,46 +381,3 @@ def _spread(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
     """The row of each token, and its number in the row."""
     rows = np.repeat(np.arange(len(counts)), counts)
     return rows, np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
-
-
-class TokenChoice:
-    """Chooses the next token of each sample.
-
-    Args:
-        head: The policy; its vision tokens are never chosen.
-        draws, warp: See :meth:`.engine.DrawingEngine.generate`.
-    """
-
-    def __init__(self, head: VLMReasoningHead, draws: Tensor | None,
-                 warp: LogitsProcessorList) -> None:
-        self.forbidden = torch.tensor(head.vision_token_ids, device=head.device)
-        self.draws = draws
-        self.warp = warp
-
-    def add(self, draws: Tensor | None) -> None:
-        """Add the draws of further samples."""
-        if draws is not None:
-            self.draws = draws if self.draws is None else torch.cat([self.draws, draws])
-
-    def __call__(self, logits: Tensor, samples: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose tokens number ``steps`` (N,) of the samples (N,) from their logits (N, V).
-
-        Returns:
-            The tokens (N,), long, and the highest scores (N,), which are not finite if no token can
-            be chosen.
-        """
-        scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
-        if self.draws is None:
-            highest, tokens = scores.max(dim=-1)
-            return tokens, highest
-        scores = self.warp(None, scores)  # type: ignore[arg-type]
-        highest = scores.amax(dim=-1)
-        return draw_tokens(scores, self.draws[samples, steps], highest), highest
-
-    def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probabilities (A,), float32, of tokens (A,) under logits (A, V); see `Responses`."""
-        scores = logits.float().index_fill(1, self.forbidden, -torch.inf)
-        for warper in self.warp:
-            if isinstance(warper, TemperatureLogitsWarper):
-                scores = warper(None, scores)
-        return scores.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]

@@ -19,14 +19,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
 from .ngrams import (
     CODES,
@@ -74,35 +73,6 @@ def _prior() -> NDArray[np.float64]:
 
 
 PRIOR = _prior()
-
-
-class Rates(NamedTuple):
-    """Rough properties of a kind of device: bytes read and operations per second, and the seconds
-    that it takes to start the operations of a layer."""
-
-    bytes: float
-    operations: float
-    layer: float
-
-
-RATES = dict(cpu=Rates(1e10, 4e10, 3e-4), gpu=Rates(2e12, 4e14, 2e-4))
-GUESSING = 1.5e-3
-"""Seconds that it takes to guess for a pass, and to arrange different numbers of tokens."""
-
-
-def estimate_pass_cost(model: PreTrainedModel) -> float:
-    """Estimate how many tokens take as long as a pass over no tokens, which reads all weights and
-    starts all operations; 0 if guessing takes longer.
-
-    The estimate does not depend on the machine or its load, so that the same run makes the same
-    passes anywhere.
-    """
-    text = model.config.get_text_config()
-    weights = sum(p.numel() for p in model.model.language_model.layers.parameters())
-    weights += text.hidden_size * text.vocab_size
-    rates = RATES['cpu' if model.device.type == 'cpu' else 'gpu']
-    seconds = weights * model.dtype.itemsize / rates.bytes + text.num_hidden_layers * rates.layer
-    return max(seconds - GUESSING, 0.0) * rates.operations / (2 * weights)
 
 
 class GuessMemory:
@@ -269,6 +239,15 @@ class Guesser:
             return np.full(len(samples), LAST)
         return self.draws[samples, places]
 
+    def _least_chance(self, count: int) -> float:
+        """How likely a guess has to be right to save time in a pass of so many samples."""
+        return count / (self.pass_cost + count)
+
+    def may_guess(self, count: int) -> bool:
+        """Whether guesses in a pass of so many samples may save time. They need to know what the
+        pass before chose."""
+        return self.max_guess > 0 and self._least_chance(count) <= TOO_MANY
+
     def guess(self, samples: Ints) -> Ints:
         """Guess the tokens that follow those of samples (A,), whose newest token is not an end.
 
@@ -279,9 +258,9 @@ class Guesser:
         self.passes += 1
         self.turns += len(samples)
         self.fed += len(samples)
-        least = len(samples) / (self.pass_cost + len(samples))
-        if least > TOO_MANY or not self.max_guess:
+        if not self.may_guess(len(samples)):
             return counts
+        least = self._least_chance(len(samples))
         self._sort()
         rate = self.prior + self.tally
         rate = rate[1] / rate[0]
@@ -333,8 +312,7 @@ class Guesser:
             (A,) how many tokens are new.
         """
         steps = np.arange(chosen.shape[1])
-        places = self.lengths[samples][:, None] + steps
-        rows = np.broadcast_to(samples[:, None], places.shape)
+        rows, places = self._next_places(samples, chosen.shape[1])
         stays = np.ones(places.shape, dtype=bool)
         self.chosen[samples] = -1
         if chosen.shape[1] > 1:
@@ -346,13 +324,48 @@ class Guesser:
             left = inside & ~stays
             self.chosen[rows[left], places[left]] = chosen[left]
             self.after[rows[left], places[left]] = guesses[:, :-1][left[:, 1:]]
-        kept = stays.sum(axis=1)
-        self.ids[rows[stays], places[stays]] = chosen[stays]
-        self.lengths[samples] += kept
+        kept = self._store(samples, chosen, stays, self.passes)
         self._count()
-        new = (rows[stays], places[stays])
-        draws = (np.full(len(new[0]), min(MIDDLE + np.uint64(self.passes), LAST))
-                 if self.draws is None else self.draws[new])
+        return kept
+
+    def record(self, samples: Ints, chosen: Ints) -> Ints:
+        """Keep what passes over one token of each sample, without guesses, chose one after the
+        other, up to each sample's end. It is as if each pass had been guessed for and verified.
+
+        Args:
+            samples: (A,), whose newest token is not an end.
+            chosen: (A, S), by pass; negative where logits were not finite, which ends a sample.
+
+        Returns:
+            (A,) how many tokens are new.
+        """
+        stops = np.isin(chosen, self.ends) | (chosen < 0)
+        stays = stops.cumsum(axis=1) - stops == 0
+        self.chosen[samples] = -1
+        kept = self._store(samples, chosen, stays, self.passes + 1 + np.arange(chosen.shape[1]))
+        self.passes += int(kept.max())
+        self.turns += int(kept.sum())
+        self.fed += int(kept.sum())
+        return kept
+
+    def _next_places(self, samples: Ints, count: int) -> tuple[Ints, Ints]:
+        """(A, count) samples, and the places after their tokens."""
+        places = self.lengths[samples][:, None] + np.arange(count)
+        return np.broadcast_to(samples[:, None], places.shape), places
+
+    def _store(self, samples: Ints, chosen: Ints, stays: NDArray[np.bool_],
+               passes: int | Ints) -> Ints:
+        """Store the tokens (A, W) that stay, chosen by passes of these numbers, (W,) or one of all;
+        return how many (A,)."""
+        new = tuple(x[stays] for x in self._next_places(samples, chosen.shape[1]))
+        self.ids[new] = chosen[stays]
+        kept = stays.sum(axis=1)
+        self.lengths[samples] += kept
+        if self.draws is None:
+            ages = np.minimum(MIDDLE + np.asarray(passes, dtype=np.uint64), LAST)
+            draws = np.broadcast_to(ages, chosen.shape)[stays]
+        else:
+            draws = self.draws[new]
         self._observe(self.windows[new], self.ids[new], self.owners[new[0]], draws)
         return kept
 

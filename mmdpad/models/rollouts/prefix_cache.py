@@ -21,8 +21,8 @@ from mmdpad.models.heads.shared_prefix import PackedRow
 from .cells import Cells, moves, regrid
 
 BLOCK, CPU_BLOCK = 64, 16
-"""Number of slots by which the space for samples' own tokens grows: on a GPU, where each size is
-captured, and on a CPU, where empty slots take time."""
+"""The space for samples' own tokens is a multiple of so many slots: on a GPU, and on a CPU, where
+empty slots take more of the time."""
 
 
 class Feed(NamedTuple):
@@ -91,7 +91,6 @@ class PrefixCache:
         self.prompt_bias = torch.zeros(1, 1, 1, device=device)
         self.padded = False
         self.version = 0
-        self._used = 0  # no slot from here on is in use
         self._plan: tuple[tuple[int, ...] | int, Feed] | None = None  # of the last pass
         # By layer: transposed keys, and values, as batches of matrices, of prompts (K * B, d, P),
         # (K * B, P, d) and samples (K * A, d, T), (K * A, T, d); and the samples' keys and values
@@ -118,25 +117,33 @@ class PrefixCache:
             own += [x.new_empty(len(x), len(self.owners), 0, x.shape[3]) for x in prompts]
         self._arrange()
 
-    def make_room(self, width: int) -> bool:
-        """Make room for ``width`` more tokens of each sample; return whether this allocated new
-        tensors. It waits for the device only if it may have to."""
+    def make_room(self, length: int, most: int | None = None) -> bool:
+        """Make room for tokens of each sample. This never waits for the device.
+
+        Args:
+            length: The tokens of the longest sample, and the most of any one in the next pass.
+            most: How many it may have in the end, if each size costs time (a captured step). Then
+                the room at least doubles when it grows, up to this number: it is less than twice
+                what was needed, or than one block more, and n tokens need about log2(n) sizes.
+
+        Returns:
+            Whether this allocated new tensors.
+        """
         room = self.own_keys[0].shape[2]
-        if self._used + width > room > 0:
-            self._used = int(self.places.max())
-        grows = self._used + width > room
-        if grows:
-            block = CPU_BLOCK if self.device.type == 'cpu' else BLOCK
-            more = -(-(self._used + width - room) // block) * block
-            for own in (self.own_keys, self.own_values):
-                for layer, tensor in enumerate(own):
-                    own[layer] = pad(tensor, (0, 0, 0, more))
-            keys = self.own_keys[0]
-            self.own_bias = keys.new_full((keys.shape[2],) * 2, -torch.inf).triu(1)
-            self.steps = torch.arange(keys.shape[2], device=self.device)
-            self._replaced()
-        self._used += width
-        return grows
+        if length <= room:
+            return False
+        if most is not None:
+            length = max(length, min(2 * room, most))
+        block = CPU_BLOCK if self.device.type == 'cpu' else BLOCK
+        more = -(-(length - room) // block) * block
+        for own in (self.own_keys, self.own_values):
+            for layer, tensor in enumerate(own):
+                own[layer] = pad(tensor, (0, 0, 0, more))
+        keys = self.own_keys[0]
+        self.own_bias = keys.new_full((keys.shape[2],) * 2, -torch.inf).triu(1)
+        self.steps = torch.arange(keys.shape[2], device=self.device)
+        self._replaced()
+        return True
 
     def keep(self, samples: Tensor) -> None:
         """Continue only the samples with indices (A',), long and ascending, and their prompts."""
@@ -217,6 +224,7 @@ class PrefixCache:
     def _arrange(self) -> None:
         """Update what depends on the prompts' lengths and the samples' prompts."""
         self._replaced()
+        self._plan = None
         longest, keys = self.keys[0].shape[2], self.keys[0]
         self.padded = min(self.lengths) < longest
         # If padded: 0 where a query may attend to a prompt, else -inf, (K * B, 1, P).
@@ -230,7 +238,6 @@ class PrefixCache:
     def _replaced(self) -> None:
         """Update the views of keys and values after new ones were allocated."""
         self.version += 1
-        self._plan = None
         self.prompt_matrices, self.own_matrices = (
             [(k.flatten(0, 1).mT, v.flatten(0, 1)) for k, v in zip(keys, values, strict=True)]
             for keys, values in ((self.keys, self.values), (self.own_keys, self.own_values)))

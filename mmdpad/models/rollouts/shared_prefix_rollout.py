@@ -21,7 +21,8 @@ from .agreement import check_agreement
 from .continuous_batching import Batch, ContinuousBatch
 from .decoding import Decoding
 from .engine import DrawingEngine
-from .guessing import MAX_GUESS, Guesser, GuessMemory, estimate_pass_cost
+from .guessing import MAX_GUESS, Guesser, GuessMemory
+from .pass_cost import estimate_pass_cost
 from .prefix_cache import PrefillRow, PrefixCache
 from .sampling import Responses, Sampling, cut_responses, evaluating, no_responses
 
@@ -47,7 +48,9 @@ class SharedPrefixRollout(DrawingEngine):
             largest batch so far of an evaluation.
         max_guess: Most tokens that are guessed for a sample and verified in the same pass
             (:mod:`.guessing`): the tokens stay the same, in fewer passes. How many are guessed
-            depends on what was right so far and on what a pass costs. 0 turns it off.
+            depends on what was right so far and on what a pass costs. 0 turns it off. A guess
+            follows from the tokens before it, so with guesses each pass on a GPU is waited for,
+            and without, one in :data:`.continuous_batching.CHECK_EVERY`.
         pass_cost: What a forward pass costs besides its tokens, in tokens: the more, the more is
             guessed. None for an estimate by the model's size and the kind of device: a tiny model
             on a CPU hardly guesses, since that takes as long as its passes.

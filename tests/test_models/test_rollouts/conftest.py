@@ -1,8 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 import torch
+from fake_capture import Rerun
 
 from mmdpad.models import VLMReasoningHead
+from mmdpad.models.rollouts import decoding, graphs
 
 QUESTIONS = ['the red circle', 'something you could roll', 'what is left of the small blue star']
 
@@ -21,3 +23,20 @@ def prompts(head):
     prompts = head.encode_prompts(images, QUESTIONS)
     assert len({len(prompt) for prompt in prompts}) == 3
     return prompts
+
+
+@pytest.fixture
+def capture(monkeypatch):
+    """Makes rollouts capture their steps; returns the list of these, one of each rollout."""
+    def capture():
+        made = []
+
+        def use(self, layers):
+            self._layers, self.shrink_at = layers, decoding.SHRINK_GRAPHS_AT
+            self._run = graphs.CapturedSteps(lambda *args: decoding.decode_step(layers, *args),
+                                             Rerun())
+            made.append(self._run)
+
+        monkeypatch.setattr(decoding.Decoding, '_use', use)
+        return made
+    return capture

@@ -2,55 +2,21 @@
 """Captured steps, with a stand-in for CUDA: a replay runs the captured function again."""
 import pytest
 import torch
+from fake_capture import Rerun
 
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.rollouts import decoding, prefix_cache
+from mmdpad.models.rollouts import prefix_cache
 from mmdpad.models.rollouts.graphs import CapturedSteps
-
-
-class Rerun:
-    """Captures as a CUDA graph does: the result's memory is the same in each replay, and so must be
-    that of all the function's inputs."""
-
-    def __init__(self):
-        self.captured = []
-
-    def __call__(self, function):
-        result = function()
-
-        def replay():
-            result.copy_(function())
-
-        self.captured.append(result)
-        return replay, result
-
-
-USE = decoding.Decoding._use
-
-
-@pytest.fixture
-def captured(monkeypatch):
-    """Makes rollouts capture their steps; the steps of each rollout."""
-    made = []
-
-    def use(self, layers):
-        self._layers, self.shrink_at = layers, decoding.SHRINK_GRAPHS_AT
-        self._run = CapturedSteps(lambda *args: decoding.decode_step(layers, *args), Rerun())
-        made.append(self._run)
-
-    monkeypatch.setattr(decoding.Decoding, '_use', use)
-    return made
 
 
 @pytest.mark.parametrize('options', [
     dict(group_size=4, seed=1), dict(group_size=1, temperature=0), dict(group_size=3, seed=2)])
 @pytest.mark.parametrize('block', [7, 64])
-def test_rollouts_of_captured_steps(exact_head, prompts, captured, options, block, monkeypatch):
+def test_rollouts_of_captured_steps(exact_head, prompts, capture, options, block, monkeypatch):
     """The same tokens, while samples leave and the cache grows."""
     options = dict(max_new_tokens=70, **options)
-    with monkeypatch.context() as context:
-        context.setattr(decoding.Decoding, '_use', USE)
-        expected = SharedPrefixRollout()(exact_head, prompts, **options)
+    expected = SharedPrefixRollout()(exact_head, prompts, **options)
+    captured = capture()
     monkeypatch.setattr(prefix_cache, 'CPU_BLOCK', block)
     found = SharedPrefixRollout()(exact_head, prompts, **options)
     assert found.ids.equal(expected.ids)
@@ -79,7 +45,7 @@ def test_a_graph_for_each_width_until_tensors_move(cache):
     starts = torch.tensor([3, 3, 4, 4])
 
     def run(width):
-        cache.make_room(width)
+        cache.make_room(int(cache.places.max()) + width)
         tokens = torch.randint(9, (len(starts) * width, ))
         feed = cache.feed(tokens)
         expected = step(cache, feed, starts, rotary)
@@ -93,7 +59,7 @@ def test_a_graph_for_each_width_until_tensors_move(cache):
     assert steps.captures == 1 and steps.replays == 3
     wide = run(4)
     assert run(4) is wide and run(1) is first and steps.captures == 2
-    while not cache.make_room(1):
+    while not cache.make_room(int(cache.places.max()) + 1):
         cache.advance(1)
     assert run(1) is not first and steps.captures == 3  # the cache has grown
     assert run(1) is not first and steps.captures == 3
@@ -104,6 +70,30 @@ def test_a_graph_for_each_width_until_tensors_move(cache):
     rotary = (torch.zeros(20), torch.zeros(20))  # a longer table
     run(1)
     assert steps.captures == 5 and len(capture.captured) == 5
+
+
+def test_long_responses_need_few_graphs(cache, monkeypatch):
+    """Rooms of 64, 128, 256, 512 and 1000 slots, in place of 16 sizes."""
+    monkeypatch.setattr(prefix_cache, 'CPU_BLOCK', prefix_cache.BLOCK)
+    steps, starts = CapturedSteps(step, Rerun()), torch.tensor([3, 3, 4, 4])
+    rooms, rotary = [], (torch.ones(9), torch.ones(9))
+    for length in range(1, 1001):
+        if cache.make_room(length, 1000):
+            rooms.append(cache.own_keys[0].shape[2])
+        assert length <= rooms[-1] < max(2 * length, length + prefix_cache.BLOCK)
+        steps(cache, cache.feed(torch.arange(4)), starts, rotary)
+        cache.advance(1)
+    assert rooms == [64, 128, 256, 512, 1024] and steps.captures == 5
+
+
+def test_a_rollout_needs_few_graphs(exact_head, prompts, capture, monkeypatch):
+    """With other sizes: rooms of 4, 8, 16, 32 and 64 slots."""
+    monkeypatch.setattr(prefix_cache, 'CPU_BLOCK', 4)
+    monkeypatch.setattr(exact_head, 'end_tokens', exact_head.vision_token_ids)
+    captured = capture()
+    engine = SharedPrefixRollout(max_guess=0)
+    assert engine(exact_head, prompts, max_new_tokens=61).mask.all()
+    assert captured[-1].captures == 5 and captured[-1].replays == 60
 
 
 def test_feeds_with_holes_are_not_captured(cache):

@@ -47,7 +47,7 @@ class Player:
         for sample, done, count, guesses in zip(self.samples, self.done, right, wrong, strict=True):
             tokens += [*self.ids[sample, done:done + count].tolist(), *[3] * guesses]
         counts = [count + guesses for count, guesses in zip(right, wrong, strict=True)]
-        self.cache.make_room(max(counts))
+        self.cache.make_room(max(self.done) + max(counts))
         equal = len(set(counts)) == 1
         feed = self.cache.feed(torch.tensor(tokens), None if equal else counts)
         logits = decode_step(self.layers, self.cache, feed, self.starts, self.rotary)
@@ -152,7 +152,7 @@ def test_room_for_what_the_samples_keep(player):
     for _ in range(20):  # 160 tokens, of which 20 stay
         player.play([1] * 9, [7] * 9)
     assert player.cache.own_keys[0].shape[2] == 32
-    assert not player.cache.make_room(1)
+    assert not player.cache.make_room(32)
 
 
 @pytest.mark.parametrize('seed', range(3))
