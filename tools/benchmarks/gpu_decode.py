@@ -8,7 +8,7 @@ Each part is a process of its own. One that fails, or runs out of the time that 
 reported, and the next one starts. Prints JSON after each part to stderr, and all of it to stdout;
 exits with 1 if a part failed.
 
-- tests: the tests of CUDA graphs.
+- tests: the tests of CUDA graphs, and of steps that do not wait for each other's tokens.
 - lora, amp, large: `gpu_step.py --parts decode`, of the 3B model with LoRA on bfloat16 weights, of
   the 3B model in float32 under autocast, and of the 7B model with LoRA.
 - toy: rollouts of the toy policy, whose text can be guessed, with and without guesses and graphs.
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 STEP = str(Path(__file__).with_name('gpu_step.py'))
-TESTS = str(Path(__file__).parents[2] / 'tests/test_models/test_rollouts/test_graphs.py')
+TESTS = [str(Path(__file__).parents[2] / 'tests/test_models/test_rollouts' / name)
+         for name in ('test_graphs.py', 'test_steps_ahead.py')]
 DECODE = ['--parts', 'decode', '--repeats', '1']
 LESS = ['--engines', 'mmdpad', 'no_guesses', 'no_graphs']
 
@@ -50,7 +51,7 @@ def commands(device: str) -> dict[str, list[str]]:
                       amp=['--model', 'Qwen2.5-VL-3B', *LESS],
                       large=['--model', 'Qwen2.5-VL-7B', '--lora', '64', *LESS])
     marker = 'not gpu' if device == 'cpu' else 'gpu'
-    return dict(tests=['-m', 'pytest', '-q', '-m', marker, TESTS],
+    return dict(tests=['-m', 'pytest', '-q', '-m', marker, *TESTS],
                 toy=[__file__, '--toy-only', '--device', device],
                 **{name: [*step, *options] for name, options in models.items()})
 

@@ -11,8 +11,9 @@ autocast, over float32 weights, or with `--lora` over bfloat16 weights, as in co
 
 - update: loss, reference and backward pass of random responses, and the optimizer; its share of
   the matrix-product peak, and peak memory against mmdpad.models.cost.
-- decode: `SharedPrefixRollout` as it is, without guesses, and without CUDA graphs either, against
-  `HFRollout` (generate); their share of the memory bandwidth's limit.
+- decode: `SharedPrefixRollout` as it is, and without guesses: as it is then, with the host waiting
+  for each step, and without CUDA graphs; against `HFRollout` (generate). Also their share of the
+  memory bandwidth's limit.
 - step: rollout, reference, update and optimizer of all prompts, in micro-batches as configured.
 
 If a part runs out of memory, this is reported in its place and the others continue. Prints JSON;
@@ -33,7 +34,7 @@ from typing import Any
 
 MODELS = ('tiny', *(f'Qwen2.5-VL-{size}' for size in ('3B', '7B', '32B', '72B')))
 PARTS = ('update', 'decode', 'step')
-ENGINES = ('mmdpad', 'no_guesses', 'no_graphs', 'generate')
+ENGINES = ('mmdpad', 'no_guesses', 'each_step', 'no_graphs', 'generate')
 
 
 def parse_args(options: list[str] | None = None) -> argparse.Namespace:
@@ -294,7 +295,9 @@ class Benchmark:
         head = make_model(self.folder, self.args, self.device).policy
         engines = dict(
             mmdpad=SharedPrefixRollout(), no_guesses=SharedPrefixRollout(max_guess=0),
+            each_step=SharedPrefixRollout(max_guess=0),
             no_graphs=SharedPrefixRollout(max_guess=0, cuda_graphs=False), generate=HFRollout())
+        engines['each_step'].streamer = lambda tokens: None  # gets each token at once
         results = {}
         for name in (name for name in ENGINES if name in self.args.engines):
             if name == 'generate':
