@@ -22,12 +22,22 @@ READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.defa
          torch.ops.aten.masked_select.default, torch.ops.aten._unique2.default)
 
 
+class Checked(continuous_batching.ContinuousBatch):
+    """The cache has all tokens of each sample but its newest, also of one that ended earlier than
+    the host noticed."""
+
+    def _step(self):
+        super()._step()
+        lengths = self.guesser.lengths[self.samples]
+        assert self.cache.places.tolist() == (lengths - 1).tolist()
+
+
 @pytest.fixture
 def check_every(monkeypatch):
     """Sets after how many steps rollouts look at their tokens."""
     def check_every(number):
-        monkeypatch.setattr(shared_prefix_rollout, 'ContinuousBatch', partial(
-            continuous_batching.ContinuousBatch, check_every=number))
+        monkeypatch.setattr(shared_prefix_rollout, 'ContinuousBatch',
+                            partial(Checked, check_every=number))
     return check_every
 
 
@@ -99,6 +109,16 @@ def test_other_prompts_enter(exact_head, prompts, check_every, way):
         assert_same(responses, others)
 
 
+class Logged(decoding.Decoding):
+    """Logs its steps."""
+
+    log: list
+
+    def __call__(self, *args):
+        self.log.append('step')
+        return super().__call__(*args)
+
+
 class Waits(TorchDispatchMode):
     """Logs what makes the host wait for a device: reads, and copies to it, which are not from
     pinned memory. The device is a CPU here, so each one counts."""
@@ -134,13 +154,8 @@ def test_nothing_waits_for_the_device_between_looks(exact_head, prompts, check_e
     """Also where the cache grows. 20 steps after the prompts' own pass: 8, 8 and 4."""
     monkeypatch.setattr(prefix_cache, 'CPU_BLOCK', 3)
     monkeypatch.setattr(exact_head, 'end_tokens', exact_head.vision_token_ids)
-    log, run = [], decoding.Decoding.__call__
-
-    def step(self, *args):
-        log.append('step')
-        return run(self, *args)
-
-    monkeypatch.setattr(decoding.Decoding, '__call__', step)
+    monkeypatch.setattr(shared_prefix_rollout, 'Decoding', Logged)
+    log = Logged.log = []
     way()
     check_every(8)
     engine = make_engine(records_log_probs=records)
@@ -171,12 +186,16 @@ def test_logits_that_are_not_finite(exact_head, prompts, check_every, way, steps
         make_engine()(exact_head, prompts, max_new_tokens=30, seed=1)
 
 
-def test_a_streamer_gets_each_token_at_once(exact_head, prompts, check_every):
+def test_a_streamer_gets_each_token_before_the_next_step(exact_head, prompts, check_every,
+                                                         monkeypatch):
     check_every(8)
-    engine, seen = make_engine(), []
-    with engine.streaming(seen.append):
+    monkeypatch.setattr(shared_prefix_rollout, 'Decoding', Logged)
+    engine, log = make_engine(), []
+    Logged.log = log
+    with engine.streaming(lambda tokens: log.append(tokens.tolist())):
         responses = engine(exact_head, prompts[:1], max_new_tokens=20, **GREEDY)
-    assert torch.cat(seen).equal(responses.ids[0]) and {x.shape for x in seen} == {(1, )}
+    tokens = [[token] for token in responses.ids[0].tolist()]
+    assert log[::2] == tokens and log[1::2] == ['step'] * (len(tokens) - 1)
 
 
 @pytest.mark.parametrize('cost', [1e-9, 300], ids=['too many samples', 'guessed'])
