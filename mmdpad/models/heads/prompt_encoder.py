@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from mmdpad.prompts import build_messages
+from mmdpad.utils.number_checks import check_number
 
 from .chat_template import ChatTemplate
 from .policy_source import load_processor
@@ -48,6 +49,11 @@ class EncodedPrompt:
         return len(self.input_ids)
 
 
+def check_max_prompt_tokens(number: int) -> None:
+    """Raise ValueError if a value of ``max_prompt_tokens`` is not a number of tokens."""
+    check_number('max_prompt_tokens', number, 'at least 1', lambda n: n >= 1, True)
+
+
 class PromptEncoder:
     """Encodes prompts. It holds only plain data, so that it can run in a data loader's workers.
 
@@ -62,12 +68,13 @@ class PromptEncoder:
         responses: Converts responses to the prompts between text and tokens.
 
     Raises:
-        ValueError: See :func:`.policy_source.load_processor`, :class:`.ChatTemplate` and
-            :class:`.ResponseCodec`.
+        ValueError: See :func:`.policy_source.load_processor`, :class:`.ChatTemplate`,
+            :class:`.ResponseCodec` and :func:`check_max_prompt_tokens`.
     """
 
     def __init__(self, source: str, template: str, max_tokens: int,
                  coordinates: str = 'pixels') -> None:
+        check_max_prompt_tokens(max_tokens)
         self.processor: Any = load_processor(source)
         self.source = source
         self.processor.tokenizer.padding_side = 'left'

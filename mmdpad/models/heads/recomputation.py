@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from mmdpad.models.cost.memory import standing
 from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
 from mmdpad.models.cost.workload import Kept, Setup, Workload
 from mmdpad.models.free_memory import free_memory
+from mmdpad.utils.number_checks import check_number
 
 from .lora import lora_targets
 from .prompt_encoder import EncodedPrompt
@@ -49,9 +49,8 @@ def check_memory_budget(budget: float | str | None) -> None:
     """Raise ValueError if a value of ``memory_budget`` is not a positive number, 'auto' or None."""
     if budget is None or budget == 'auto':
         return
-    if not isinstance(budget, Real) or isinstance(budget, bool) or not 0 < budget < math.inf:
-        raise ValueError(f"`memory_budget` should be a positive number of GB, 'auto' or None, but "
-                         f'got {budget!r}; correct it')
+    check_number('memory_budget', budget, "a positive number of GB, 'auto' or None",
+                 lambda size: 0 < size < math.inf)
 
 
 class MemoryBudget:

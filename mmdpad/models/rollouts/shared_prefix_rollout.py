@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
+from mmdpad.utils.number_checks import check_number
 
 from .agreement import check_agreement
 from .continuous_batching import Batch, ContinuousBatch
@@ -51,20 +53,21 @@ class SharedPrefixRollout(DrawingEngine):
         pass_cost: What a forward pass costs besides its tokens, in tokens: the more, the more is
             guessed. None for an estimate by the model's size and the kind of device: a tiny model
             on a CPU hardly guesses, since that takes as long as its passes.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(self, prefill_tokens: int = 16384, cuda_graphs: bool = True,
                  records_log_probs: bool = False, max_guess: int = MAX_GUESS,
                  max_samples: int | None = None, pass_cost: float | None = None) -> None:
-        if max_samples is not None and max_samples < 1:
-            raise ValueError(f'`rollout_engine.max_samples` should be at least 1 or None, but got '
-                             f'{max_samples}; correct it')
-        if not 0 <= max_guess <= MAX_GUESS:
-            raise ValueError(f'`rollout_engine.max_guess` should be in [0, {MAX_GUESS}] (0: off), '
-                             f'but got {max_guess}; correct it')
-        if pass_cost is not None and not pass_cost > 0:
-            raise ValueError(f'`rollout_engine.pass_cost` should be above 0 or None, but got '
-                             f'{pass_cost}; correct it')
+        check_number('prefill_tokens', prefill_tokens, 'at least 1', lambda n: n >= 1, True)
+        check_number('max_guess', max_guess, f'in [0, {MAX_GUESS}] (0: off)',
+                     lambda n: 0 <= n <= MAX_GUESS, True)
+        if max_samples is not None:
+            check_number('max_samples', max_samples, 'at least 1 or None', lambda n: n >= 1, True)
+        if pass_cost is not None:
+            check_number('pass_cost', pass_cost, 'above 0 or None', lambda n: 0 < n < math.inf)
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
         self.checked = False

@@ -73,6 +73,7 @@ class ReasoningSegmentor(BaseDetector):
         self.untrainable = find_untrainable_weights(self.policy)
         self.decoder = None if decoder is None else MODELS.build(decoder)
         self.reference: nn.Module | None = None
+        settings.check_part('rollout_engine', rollout_engine, 'SharedPrefixRollout')
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
         self.rollout_engine.check_policy(self.policy)
         self.reference_compatible = reference_compatible
