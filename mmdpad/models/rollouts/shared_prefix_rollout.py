@@ -23,7 +23,8 @@ from .agreement import check_agreement
 from .continuous_batching import Batch, ContinuousBatch
 from .decoding import Decoding
 from .engine import DrawingEngine
-from .guessing import MAX_GUESS, Guesser, GuessMemory, estimate_pass_cost
+from .guess_memory import GuessMemory
+from .guessing import MAX_GUESS, Guesser, estimate_pass_cost, saves_time
 from .prefix_cache import PrefillRow, PrefixCache
 from .sampling import Responses, Sampling, cut_responses, evaluating, no_responses
 
@@ -74,8 +75,15 @@ class SharedPrefixRollout(DrawingEngine):
         # Configs may write 1e2.
         self.max_guess, self.pass_cost = int(max_guess), pass_cost
         self.max_samples = None if max_samples is None else int(max_samples)
-        self.memory = GuessMemory() if max_guess else None
+        self.memory = GuessMemory()
         self.decoding = Decoding(cuda_graphs)
+
+    def memory_of(self, head: VLMReasoningHead) -> GuessMemory | None:
+        """See :class:`RolloutEngine`."""
+        return self.memory if self.max_guess and saves_time(self._cost(head)) else None
+
+    def _cost(self, head: VLMReasoningHead) -> float:
+        return self.pass_cost or estimate_pass_cost(head.model)
 
     def sample_stream(self, head: VLMReasoningHead,
                       batches: Iterable[tuple[Sequence[EncodedPrompt], Sequence[int]]],
@@ -135,8 +143,8 @@ class SharedPrefixRollout(DrawingEngine):
         """Yield the result of :meth:`generate` for each batch."""
         def make_guesser(batch: Batch) -> Guesser:
             texts, draws = batch.for_guesser(head)
-            return Guesser(self.memory, texts, group_size, draws, max_new_tokens, head.end_tokens,
-                           self.max_guess, self.pass_cost or estimate_pass_cost(head.model))
+            return Guesser(self.memory_of(head), texts, group_size, draws, max_new_tokens,
+                           head.end_tokens, self.max_guess, self._cost(head))
 
         with self.decoding.of(head):
             yield from ContinuousBatch(
