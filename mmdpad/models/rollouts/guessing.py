@@ -150,17 +150,22 @@ class Guesser:
 
     def leave(self, count: int) -> None:
         """Let the first samples leave, which have ended. The others are renumbered."""
-        if self.memory is not None:
-            self._left.append(Texts.of(self.ids[:count], self.lengths[:count],
-                                       None if self.draws is None else self.draws[:count]))
-            total = sum(len(some.tokens) for some in self._left)
-            while total - len(self._left[0].tokens) >= MOST_TOKENS:
-                total -= len(self._left.popleft().tokens)
+        self._remember(count)
         self._keep(self._texts[count:])
         self.lengths, self.owners, self.chosen, self.after = (
             x[count:] for x in (self.lengths, self.owners, self.chosen, self.after))
         if self.draws is not None:
             self.draws = self.draws[count:]
+
+    def _remember(self, count: int) -> None:
+        """Note the responses of the first samples, and drop the oldest that are not needed."""
+        if self.memory is None:
+            return
+        self._left.append(Texts.of(self.ids[:count], self.lengths[:count],
+                                   None if self.draws is None else self.draws[:count]))
+        total = sum(len(some.tokens) for some in self._left)
+        while total - len(self._left[0].tokens) >= MOST_TOKENS:
+            total -= len(self._left.popleft().tokens)
 
     def _keep(self, texts: Ints) -> None:
         """Set the samples' tokens (N, LONGEST + R), which start with zeros."""
@@ -306,6 +311,6 @@ class Guesser:
         """Remember the samples."""
         if self.memory is None:
             return
-        self.leave(len(self.lengths))
+        self._remember(len(self.lengths))
         kept = self._tokens - self._prompts * self.group_size  # the first come from the prompts
         self.memory.add(Texts.join(self._left), self.tally, (self.turns, self.fed, kept))
