@@ -100,12 +100,12 @@ class ReasonSegInferencer(BaseInferencer):
             ``score`` (the decoder's), ``caption``, ``reasoning``, ``response`` (the model's full
             text), ``seconds`` (for ``prepare``, ``answer``, ``draw``; the first two are shares of
             those of a batch, whose ``answer`` begins with the end of the batch before, so that
-            all add up to the time of the call) and ``failure``: None, or why the response could not be used; then ``mask`` is
-            empty and ``box``, ``points`` and ``score`` are None. If an answer may name several
-            objects, ``mask`` covers all of them, ``objects`` has a dict of ``box``, ``points``
-            and ``score`` for each, and the three keys above belong to the first. With
-            ``return_vis``, also ``visualization`` (h, w, 3) uint8 RGB; :meth:`Answer.draw` makes
-            it on request.
+            all add up to the time of the call) and ``failure``: None, or why the response could
+            not be used; then ``mask`` is empty and ``box``, ``points`` and ``score`` are None. If
+            an answer may name several objects, ``mask`` covers all of them, ``objects`` has a dict
+            of ``box``, ``points`` and ``score`` for each, and the three keys above belong to the
+            first. With ``return_vis``, also ``visualization`` (h, w, 3) uint8 RGB;
+            :meth:`Answer.draw` makes it on request.
 
         Raises:
             ValueError, TypeError: The input cannot be used, see :func:`pair_queries`, or the

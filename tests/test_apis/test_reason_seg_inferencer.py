@@ -223,7 +223,7 @@ def test_answers_are_those_of_one_question_after_the_other(toy, scenes, temperat
     """Whatever the batch size and the order are, with as many questions at a time as it says."""
     monkeypatch.setitem(toy.model.test_cfg, 'temperature', temperature)
     images, questions = scenes
-    single = without_times(toy(*one)[0] for one in zip(images, questions, strict=True))
+    single = without_times([toy(*one)[0] for one in zip(images, questions, strict=True)])
     assert len({answer['response'] for answer in single[0]}) > 6
     rows, decode = [], Decoding.__call__
 
@@ -276,12 +276,20 @@ def test_few_images_are_in_memory(toy, scenes, monkeypatch):
     assert 4 <= max(ahead) <= 2 * (LOOKAHEAD + 1) < len(scenes[0]) == answered
 
 
-def test_what_was_asked_before_an_unreadable_image_is_written(toy, scenes, tmp_path):
-    """Its header is that of an image; the questions after it are not asked."""
+def test_what_was_asked_before_an_image_that_is_gone_is_written(toy, scenes, tmp_path,
+                                                                monkeypatch):
+    """It was there when the call began; the questions after it are not asked."""
     images, questions = ([*some[:7]] for some in scenes)
-    images[5] = str(tmp_path / 'half.jpg')
-    Path(images[5]).write_bytes(Path(images[0]).read_bytes()[:2000])
-    with pytest.raises(DatasetError, match='half.jpg'):
+    images[5] = str(tmp_path / 'gone.jpg')
+    Path(images[5]).write_bytes(Path(images[0]).read_bytes())
+    preprocess = toy.preprocess
+
+    def removing(*given):
+        Path(images[5]).unlink(missing_ok=True)
+        return preprocess(*given)
+
+    monkeypatch.setattr(toy, 'preprocess', removing)
+    with pytest.raises(DatasetError, match='gone.jpg'):
         toy(images, questions, batch_size=2, out_dir=str(tmp_path))
     rows = [json.loads(line) for line in (tmp_path / 'results.jsonl').read_text().splitlines()]
     assert [row['question'] for row in rows] == questions[:4]

@@ -125,13 +125,14 @@ def test_all_values_of_other_kinds(path):
      '`model.rollout_engine.type=SharedPrefixRollout`'),
     ('model.loss', dict(_delete_=True, kl_coef=0.1), 'add it: `model.loss.type=GRPOLoss`'),
     *((f'model.{name}', True, f'`model.{name}` should be ') for name in (
-        'train_cfg.group_size', 'train_cfg.temperature', 'test_cfg.max_new_tokens', 'test_cfg.top_k',
-        'max_objects', 'policy.max_prompt_tokens', 'policy.memory_budget')),
+        'train_cfg.group_size', 'train_cfg.temperature', 'test_cfg.max_new_tokens',
+        'test_cfg.top_k', 'max_objects', 'policy.max_prompt_tokens', 'policy.memory_budget')),
     ('model.policy.max_prompt_tokens', 0,
      '`model.policy.max_prompt_tokens` should be at least 1, but got 0'),
     ('model.policy.lora', dict(r=True), '`model.policy.lora.r` should be int, but got True'),
-    *(('model.rollout_engine', dict(type='SharedPrefixRollout', **{name: value}),
-       f'`model.rollout_engine.{name}` should be {told}, but got {value}') for name, value, told in (
+    *(('model.rollout_engine', dict(type='SharedPrefixRollout', **{name: given}),
+       f'`model.rollout_engine.{name}` should be {wanted}, but got {given}')
+      for name, given, wanted in (
            ('max_guess', True, 'int'), ('max_guess', 16, r'in [0, 15] (0: off)'),
            ('prefill_tokens', 0, 'at least 1'), ('prefill_tokens', True, 'int'),
            ('max_samples', True, 'int or None'), ('max_samples', 0, 'at least 1 or None'),

@@ -240,8 +240,8 @@ class Guesser:
         return counts
 
     def _candidates(self, who: Ints, places: Ints, rate: NDArray[np.float64]) -> tuple[Ints, ...]:
-        """Of each place (M,): cell, kind and whether both agree (see :data:`.guess_memory.SHAPE`), the token by
-        n-grams, and that by the last pass."""
+        """Of each place (M,): cell, kind and whether both agree (see :data:`.guess_memory.SHAPE`),
+        the token by n-grams, and that by the last pass."""
         windows = self.windows[who, places]
         assert self.seen is not None
         tokens, codes = look_up(self.seen, hash_contexts(windows, self.owners[who]),

