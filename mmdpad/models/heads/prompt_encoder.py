@@ -68,13 +68,12 @@ class PromptEncoder:
         responses: Converts responses to the prompts between text and tokens.
 
     Raises:
-        ValueError: See :func:`.policy_source.load_processor`, :class:`.ChatTemplate`,
-            :class:`.ResponseCodec` and :func:`check_max_prompt_tokens`.
+        ValueError: See :func:`.policy_source.load_processor`, :class:`.ChatTemplate` and
+            :class:`.ResponseCodec`.
     """
 
     def __init__(self, source: str, template: str, max_tokens: int,
                  coordinates: str = 'pixels') -> None:
-        check_max_prompt_tokens(max_tokens)
         self.processor: Any = load_processor(source)
         self.source = source
         self.processor.tokenizer.padding_side = 'left'
