@@ -42,6 +42,8 @@ def others(value):
         return ['x', {'zzz': 1}, 3.5]
     if isinstance(value, str):
         return [3.5, ['a'], {'zzz': 1}]
+    if type(value) in (int, float):
+        return ['x', ['a'], {'zzz': 1}, value != 1]
     return [] if value is None else ['x', ['a'], {'zzz': 1}]
 
 

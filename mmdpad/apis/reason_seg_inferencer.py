@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,13 @@ from mmdpad.datasets.transforms import pixel_limit
 from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS, resolve
 from mmdpad.utils import find_config, open_config
+from mmdpad.utils.number_checks import check_number
 from mmdpad.utils.threads import follow_free_cores
 
 from .answer import Answer, new_log
 from .inputs import ImageInput, Query, pair_queries
 from .streaming import Streamer, stream
+from .turns import Turns
 
 _HINT = ('`weights` should be a checkpoint that tools/train.py wrote for this config; leave it out '
          'to use the weights that the config names')
@@ -36,8 +38,8 @@ _HINT = ('`weights` should be a checkpoint that tools/train.py wrote for this co
 class ReasonSegInferencer(BaseInferencer):
     """Answers questions about images with a mask, a box, two points, a caption and the reasoning.
 
-    Threads may share one; they take turns. As a context manager (``with``) it frees its memory on
-    exit.
+    Threads may share one; they take turns, also within a call for many questions. As a context
+    manager (``with``) it frees its memory on exit.
 
     Args:
         model_config: A ``Config``, or an argument of :func:`find_config`: the path of a config
@@ -64,7 +66,7 @@ class ReasonSegInferencer(BaseInferencer):
                  show_progress: bool = False) -> None:
         if not isinstance(model_config, Config):
             model_config = open_config(find_config(model_config))
-        self._turn = threading.Lock()
+        self._turns = Turns()
         # mmengine resolves a config's types in the current default scope.
         with DefaultScope.overwrite_default_scope('mmdpad'):
             super().__init__(model_config, weights, device, scope='mmdpad',
@@ -83,41 +85,41 @@ class ReasonSegInferencer(BaseInferencer):
             images: A path, uint8 RGB array (H, W, 3) or PIL image, or a list of them; a folder's
                 path stands for the images in it.
             questions: A question or a list; as many as images, or one of either for all.
-            batch_size: Pairs per forward pass.
+            batch_size: Pairs per forward pass: the largest number of questions that are answered at
+                a time. Where one ends, the next one enters
+                (:class:`.continuous_batching.ContinuousBatch`), and so the images of a few batches
+                are in memory. The answers do not depend on it, up to rounding.
             return_vis: Whether to add the answer's picture to its result.
             out_dir: Folder for one picture per answer and ``results.jsonl`` (masks as COCO RLE),
-                one line as soon as each answer is ready; existing files are kept, and a number is
-                added to a name that is taken.
+                one line as soon as the answers up to those of its batch are ready; existing files
+                are kept, and a number is added to a name that is taken.
 
         Returns:
             One dict per pair, in order: ``image`` (path or None), ``question``, ``mask`` (H, W)
             bool, ``box`` (XYXY) and ``points`` (two (x, y)) in pixels of the original image,
             ``score`` (the decoder's), ``caption``, ``reasoning``, ``response`` (the model's full
-            text), ``seconds`` (for ``prepare``, ``answer``, ``draw``; each answer's share of its
-            batch) and ``failure``: None, or why the response could not be used; then ``mask`` is
-            empty and ``box``, ``points`` and ``score`` are None. If an answer may name several
-            objects, ``mask`` covers all of them, ``objects`` has a dict of ``box``, ``points``
-            and ``score`` for each, and the three keys above belong to the first. With
-            ``return_vis``, also ``visualization`` (h, w, 3) uint8 RGB; :meth:`Answer.draw` makes
-            it on request.
+            text), ``seconds`` (for ``prepare``, ``answer``, ``draw``; the first two are shares of
+            those of a batch, whose ``answer`` begins with the end of the batch before, so that
+            all add up to the time of the call) and ``failure``: None, or why the response could
+            not be used; then ``mask`` is empty and ``box``, ``points`` and ``score`` are None. If
+            an answer may name several objects, ``mask`` covers all of them, ``objects`` has a dict
+            of ``box``, ``points`` and ``score`` for each, and the three keys above belong to the
+            first. With ``return_vis``, also ``visualization`` (h, w, 3) uint8 RGB;
+            :meth:`Answer.draw` makes it on request.
 
         Raises:
             ValueError, TypeError: The input cannot be used, see :func:`pair_queries`, or the
-                batch size is below 1; raised before any work.
+                batch size is below 1; raised before any work. An image that cannot be read after
+                all is an error once the answers of the batches before it are ready.
             RuntimeError: The inferencer was closed.
         """
         queries = pair_queries(images, questions, pixel_limit(self.pipeline))
-        if batch_size < 1:
-            raise ValueError(f'`batch_size` should be at least 1, but got {batch_size}')
+        check_number('batch_size', batch_size, 'at least 1', lambda n: n >= 1, whole=True)
         self._check_open()
         log = None if out_dir is None else new_log(out_dir)
-        batches: Any = [queries[i:i + batch_size] for i in range(0, len(queries), batch_size)]
-        if self.show_progress:
-            from rich.progress import track
-            batches = track(batches, 'Inference')
         answers: list[Answer] = []
-        for batch in batches:
-            for answer in self._answer(batch):
+        with closing(self._answer(queries, batch_size)) as found:
+            for answer in self._tracked(found, len(queries)):
                 picture = answer.draw() if return_vis or log is not None else None
                 if log is not None:
                     answer.write(log, picture)
@@ -145,11 +147,16 @@ class ReasonSegInferencer(BaseInferencer):
             raise ValueError(f'`stream` should get one image and one question, but got '
                              f'{len(queries)} pairs; call the inferencer for several')
         self._check_open()
-        return stream(lambda streamer: self._answer(queries, streamer)[0], self.model.policy.decode)
+
+        def answer(streamer: Streamer) -> Answer:
+            found, = self._answer(queries, streamer=streamer)
+            return found
+
+        return stream(answer, self.model.policy.decode)
 
     def close(self) -> None:
         """Release the model and its memory; the inferencer cannot be used afterwards."""
-        with self._turn:
+        with self._turns:
             self.model = None
         torch.cuda.empty_cache()
 
@@ -163,19 +170,55 @@ class ReasonSegInferencer(BaseInferencer):
         if self.model is None:
             raise RuntimeError('The inferencer should be open, but it was closed; make a new one')
 
-    def _answer(self, queries: list[Query], streamer: Streamer | None = None) -> list[Answer]:
-        """The answers to a batch."""
-        with self._turn:
-            self._check_open()
-            with nullcontext() if self._cores is None else self._cores.adapted():
-                started = time.perf_counter()
-                batch, = self.preprocess([_item(query) for query in queries], len(queries))
-                seconds = (time.perf_counter() - started) / len(queries)
+    def _tracked(self, answers: Iterator[Answer], total: int) -> Iterable[Answer]:
+        if not self.show_progress:
+            return answers
+        from rich.progress import track
+        return track(answers, 'Inference', total)
+
+    def _answer(self, queries: Sequence[Query], batch_size: int = 1,
+                streamer: Streamer | None = None) -> Generator[Answer, None, None]:
+        """Yield the answers in order. While this thread has its turn, questions of the next batches
+        are asked before a batch is complete; if another one waits, only what was asked is."""
+        waiting = deque(queries)
+        while waiting:
+            with self._turns:
+                self._check_open()
                 with (nullcontext() if streamer is None
                       else self.model.rollout_engine.streaming(streamer)):
+                    yield from self._answer_until_wanted(waiting, batch_size)
+
+    def _answer_until_wanted(self, waiting: deque[Query], batch_size: int) -> Iterator[Answer]:
+        """Take at least one batch from the queries, and yield its answers."""
+        asked: deque[tuple[list[Query], float]] = deque()
+        failures: list[Exception] = []
+
+        def prepare() -> Iterator[dict[str, Any]]:
+            while waiting:
+                queries = [waiting.popleft() for _ in range(min(int(batch_size), len(waiting)))]
+                started = time.perf_counter()
+                try:
+                    batch, = self.preprocess([_item(query) for query in queries], len(queries))
+                except Exception as error:
+                    failures.append(error)  # raised below, once the batches before are complete
+                    return
+                asked.append((queries, (time.perf_counter() - started) / len(queries)))
+                yield batch
+                if self._turns.wanted:
+                    return
+
+        # A model of another kind answers in its forward pass.
+        with closing(getattr(self.model, 'answer_ahead', iter)(prepare())) as answered:
+            while True:
+                with nullcontext() if self._cores is None else self._cores.adapted():
+                    if (batch := next(answered, None)) is None:
+                        break
                     samples = self.forward(batch)
-        return [Answer.of(sample, query, seconds)
-                for sample, query in zip(samples, queries, strict=True)]
+                queries, seconds = asked.popleft()
+                for sample, query in zip(samples, queries, strict=True):
+                    yield Answer.of(sample, query, seconds)
+        if failures:
+            raise failures[0]
 
     def visualize(self, inputs: list, preds: list[Answer],  # type: ignore[override]
                   **kwargs: Any) -> list[np.ndarray]:

@@ -13,9 +13,8 @@ from typing import Any
 from mmdet.evaluation import CocoMetric
 from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 from mmengine.dataset import BaseDataset
-from mmengine.hooks import CheckpointHook
 from mmengine.registry import FUNCTIONS
-from mmengine.runner import Priority, Runner, get_priority
+from mmengine.runner import Priority, get_priority
 from torch import nn
 
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
@@ -25,6 +24,7 @@ from mmdpad.models.decoders.sam_decoder import check_name
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_precision
 from mmdpad.models.heads.lora import lora_config
+from mmdpad.models.heads.prompt_encoder import check_max_prompt_tokens
 from mmdpad.models.heads.quantization import quantization_config
 from mmdpad.models.heads.recomputation import check_memory_budget
 from mmdpad.models.heads.vlm_reasoning_head import check_attention
@@ -34,6 +34,7 @@ from mmdpad.models.rollouts.weight_transfer import WeightTransfer
 from mmdpad.models.segmentors.settings import (
     TRAIN_CFG,
     evaluation_sampling,
+    missing_type,
     not_a_policy_loss,
     training_sampling,
 )
@@ -53,9 +54,10 @@ from mmdpad.registry import (
 from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward, build_term
 from mmdpad.rl import PolicyLoss
 from mmdpad.utils import renamed
-from mmdpad.utils.argument_types import find_wrong_types
+from mmdpad.utils.argument_types import find_wrong_types, read_defaults
 
 from .config_nodes import Node
+from .signatures import known_arguments, missing_arguments
 
 # Keys that mmengine or the reward composition removes before a class is built.
 TAKEN_OUT = {'type', '_scope_', 'priority', 'weight', 'optimizer', 'constructor',
@@ -160,14 +162,16 @@ def _is_annotated(node: Node) -> bool:
     return node.kind.__module__.startswith(known)
 
 
-def check_place(item: Any, where: str, type_optional: bool = False) -> Iterator[str]:
+def check_place(item: Any, where: str, type_optional: bool = False,
+                example: str = 'NAME') -> Iterator[str]:
     """Yield the problems with a value that should be a dict with a ``type``, or an object built
-    from one."""
+    from one. ``example`` is a ``type`` to add."""
     if isinstance(item, Mapping):
         kind = item.get('type')
-        if not (isinstance(kind, str) or callable(kind) or type_optional and 'type' not in item):
-            yield (f'`{where}.type` should be the name of a class, but '
-                   + (f'got {kind!r}' if 'type' in item else 'is missing') + '; correct it')
+        if 'type' not in item and not type_optional:
+            yield missing_type(where, example)
+        elif 'type' in item and not (isinstance(kind, str) or callable(kind)):
+            yield (f'`{where}.type` should be the name of a class, but got {kind!r}; correct it')
     elif where.endswith('._delete_'):
         yield f'`{where}`: {_NOTHING_TO_DELETE}'
     elif item is None or isinstance(item, (str, int, float, list, tuple)):
@@ -281,34 +285,12 @@ def _check_names(node: Node, kind: type) -> Iterator[str]:
         yield f'`{node.path}`: {kind.__name__} needs the argument {name!r}; add it'
 
 
-def missing_arguments(kind: type, given: Iterable[str]) -> list[str]:
-    """The required arguments of a class of ours that are not given."""
-    needed = {name for name, parameter in inspect.signature(kind).parameters.items()
-              if parameter.default is parameter.empty
-              and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)}
-    return sorted(needed.difference(given))
-
-
-def known_arguments(kind: type) -> set[str] | None:
-    """The arguments of a class and of what it passes ``**kwargs`` to; None if it accepts any."""
-    names: set[str] = set()
-    bases = [base for base in kind.__mro__ if '__init__' in vars(base) and base is not object]
-    for base in bases:
-        parameters = list(inspect.signature(vars(base)['__init__']).parameters.values())[1:]
-        names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return names
-    if issubclass(kind, CheckpointHook):
-        return names | inspect.signature(Runner.save_checkpoint).parameters.keys() - {
-            'self', 'out_dir', 'filename'}
-    return None if bases else names
-
-
 def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     if 'dtype' in entry and (problem := find_wrong_dtype(f'{path}.dtype', entry['dtype'])):
         yield problem
     yield from _refusal(check_attention, 'attn_implementation')(entry, path)
     yield from _refusal(check_memory_budget, 'memory_budget')(entry, path)
+    yield from _refusal(check_max_prompt_tokens, 'max_prompt_tokens')(entry, path)
     lora, quantization = entry.get('lora'), entry.get('quantization')
     if lora is not None and find_spec('peft'):
         from peft import LoraConfig
@@ -332,7 +314,9 @@ def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     for name in ('policy', 'decoder', 'rollout_engine', 'loss'):
         if name in entry and not (name == 'decoder' and entry[name] is None):
-            yield from check_place(entry[name], f'{path}.{name}')
+            default = read_defaults(ReasoningSegmentor)[name]
+            yield from check_place(entry[name], f'{path}.{name}', example=(
+                default['type'] if isinstance(default, dict) else 'NAME'))
     loss = entry.get('loss')
     kind = resolve(loss, MODELS) if isinstance(loss, Mapping) else None
     if inspect.isclass(kind) and not issubclass(kind, PolicyLoss):

@@ -48,13 +48,13 @@ from .check_arguments import (
     check_place,
     describe_refusal,
     find_wrong_arguments,
-    known_arguments,
     unknown_keys,
 )
 from .check_effect import find_old_names, find_stuck_schedules, find_unknown_switches
 from .check_together import find_clashes, find_misspelled_entries, find_wrong_compile
 from .config_nodes import Node, find_nodes
 from .flags import find_wrong_scaling
+from .signatures import known_arguments
 
 STRATEGY = 'mmdpad.FSDP2Strategy'
 # Keys whose values are a dict with a `type`, a list of such dicts, or a dict of them.

@@ -17,8 +17,8 @@ from mmdpad.registry import HOOKS, LOOPS, PARAM_SCHEDULERS, is_kind, type_name
 from mmdpad.utils import renamed
 from mmdpad.utils.argument_types import read_defaults
 
-from .check_arguments import known_arguments
 from .config_nodes import Node
+from .signatures import known_arguments
 
 # mmengine's default hooks, which None switches off.
 OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')

@@ -16,7 +16,8 @@ def free_memory(device: torch.device, root: str | Path = '/') -> int:
 
     On a GPU: what the driver has left, and what torch's allocator holds without using it. On a CPU:
     what the machine and each control group of this process have left (Linux), shared by the
-    processes that the launcher started here (``LOCAL_WORLD_SIZE``).
+    processes that the launcher started here (``LOCAL_WORLD_SIZE``, which
+    :func:`mmdpad.utils.processes.join_processes` sets under Slurm).
 
     Args:
         device: A GPU or a CPU.

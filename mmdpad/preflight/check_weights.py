@@ -9,8 +9,9 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from mmdpad.engine.check_arguments import REFUSALS, describe_refusal, missing_arguments
+from mmdpad.engine.check_arguments import REFUSALS, describe_refusal
 from mmdpad.engine.config_nodes import Node
+from mmdpad.engine.signatures import missing_arguments
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.adapter_folder import find_adapter
 from mmdpad.models.cost.shapes import build_on_meta

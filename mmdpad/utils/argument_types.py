@@ -27,9 +27,9 @@ def find_wrong_types(taker: Callable, given: Mapping[str, Any], where: str) -> I
     """Find values whose types contradict the annotations of a class or a function.
 
     Only plain types are compared, also within lists and dicts, and as loosely as configs are
-    written: lists equal tuples, and whole floats equal integers. An argument without an annotation
-    takes values of its default's type; other annotations accept anything, and defaults are always
-    accepted.
+    written: lists equal tuples, whole floats equal integers, and 0 and 1 equal booleans, but no
+    boolean is a number. An argument without an annotation takes values of its default's type; other
+    annotations accept anything, and defaults are always accepted.
 
     Args:
         taker: The class or function.
@@ -87,13 +87,12 @@ def _compare(value: Any, hint: Any, key: str) -> Iterator[str]:
         return
     if kinds is None:
         return
-    if not _fits(value, kinds):
-        yield _problem(key, value, kinds)
-        return
-    literals = [one for part in _parts(hint) if typing.get_origin(part) is typing.Literal
-                for one in typing.get_args(part)]
-    if isinstance(value, str) and literals and str not in _parts(hint) and value not in literals:
-        yield _problem(key, value, [one for one in kinds if one is not str], literals)
+    literals = [] if str in _parts(hint) else [
+        one for part in _parts(hint) if typing.get_origin(part) is typing.Literal
+        for one in typing.get_args(part)]
+    if not _fits(value, kinds) or literals and isinstance(value, str) and value not in literals:
+        yield _problem(key, value, [one for one in kinds if not (literals and one is str)],
+                       literals)
         return
     inner = [part for part in _parts(hint) if typing.get_args(part) and _holds(part, value)]
     if len(inner) != 1:
@@ -164,7 +163,9 @@ def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
         value = os.fspath(value)
     if isinstance(value, _LISTS):
         return list in kinds or tuple in kinds
-    if isinstance(value, (bool, int, float)):
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, (int, float)):
         whole = value == value // 1
         return (float in kinds or type(value) in kinds or int in kinds and whole
                 or bool in kinds and value in (0, 1))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import subprocess
 from datetime import timedelta
 
@@ -48,9 +49,19 @@ def _part() -> None:
 def _take_over_slurm() -> None:
     """Translate srun's environment variables into torchrun's."""
     os.environ.update(RANK=os.environ['SLURM_PROCID'], WORLD_SIZE=os.environ['SLURM_NTASKS'],
-                      LOCAL_RANK=os.environ['SLURM_LOCALID'])
+                      LOCAL_RANK=os.environ['SLURM_LOCALID'], LOCAL_WORLD_SIZE=str(_tasks_here()))
     os.environ.setdefault('MASTER_PORT', '29500')
     if 'MASTER_ADDR' not in os.environ:
         nodes = subprocess.run(['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']],
                                capture_output=True, text=True, check=True)
         os.environ['MASTER_ADDR'] = nodes.stdout.split()[0]
+
+
+def _tasks_here() -> int:
+    """How many processes srun started on this machine; all of them if it does not say."""
+    names = ('SLURM_STEP_TASKS_PER_NODE', 'SLURM_TASKS_PER_NODE', 'SLURM_NTASKS_PER_NODE',
+             'SLURM_NTASKS')
+    said = next(os.environ[name] for name in names if os.environ.get(name))
+    counts = [int(count) for count, times in re.findall(r'(\d+)(?:\(x(\d+)\))?', said)  # 2(x3),1
+              for _ in range(int(times or 1))]
+    return counts[min(int(os.environ.get('SLURM_NODEID', 0)), len(counts) - 1)]

@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from PIL import Image
 from mmdpad.apis import ReasonSegInferencer
 from mmdpad.datasets import DatasetError
 from mmdpad.geometry.masks import decode_mask
+from mmdpad.models import RolloutEngine, SharedPrefixRollout
+from mmdpad.models.rollouts.continuous_batching import LOOKAHEAD
+from mmdpad.models.rollouts.decoding import Decoding
 from mmdpad.registry import INFERENCERS, MODELS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 
@@ -122,8 +126,9 @@ def test_nothing_is_done_where_anything_is_wrong(infer, tmp_path):
                                     (COFFEE, '', ValueError)):
         with pytest.raises(error):
             infer(images, question, out_dir=str(tmp_path / 'out'))
-    with pytest.raises(ValueError, match='at least 1, but got 0'):
-        infer(COFFEE, 'a?', batch_size=0)
+    for size in (0, True, 1.5):
+        with pytest.raises(ValueError, match=f'`batch_size` should be .*, but got {size}'):
+            infer(COFFEE, 'a?', batch_size=size)
     assert infer.model.calls == [] and not (tmp_path / 'out').exists()
 
 
@@ -192,3 +197,120 @@ def test_closed_at_the_end_of_with(config):
     for ask in (infer, infer.stream):
         with pytest.raises(RuntimeError, match='was closed; make a new one'):
             ask(COFFEE, 'a?')
+
+
+@pytest.fixture(scope='module')
+def scenes(shapes_data):
+    """Pairs of an image and a question, of which some have longer answers than others."""
+    images = sorted((shapes_data / 'test').glob('*.jpg'))
+    questions = ['the red circle', 'the object nearest to the left edge', 'the largest object']
+    return [str(image) for image in images for _ in questions], questions * len(images)
+
+
+@pytest.fixture(scope='module')
+def toy():
+    return ReasonSegInferencer('tiny_shapes', device='cpu')
+
+
+def without_times(answers):
+    found = [{name: value for name, value in answer.items() if name not in ('seconds', 'mask')}
+             for answer in answers]
+    return found, [answer['mask'].sum() for answer in answers]
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_answers_are_those_of_one_question_after_the_other(toy, scenes, temperature, monkeypatch):
+    """Whatever the batch size and the order are, with as many questions at a time as it says."""
+    monkeypatch.setitem(toy.model.test_cfg, 'temperature', temperature)
+    images, questions = scenes
+    single = without_times([toy(*one)[0] for one in zip(images, questions, strict=True)])
+    assert len({answer['response'] for answer in single[0]}) > 6
+    rows, decode = [], Decoding.__call__
+
+    def spy(self, cache, *given):
+        rows.append(len(cache.owners))
+        return decode(self, cache, *given)
+
+    monkeypatch.setattr(Decoding, '__call__', spy)
+    for size in (4, 50.0):
+        rows.clear()
+        assert without_times(toy(images, questions, batch_size=size)) == single
+        assert max(rows) == min(size, len(images))
+    turned = without_times(toy(images[::-1], questions[::-1], batch_size=3))
+    assert [some[::-1] for some in turned] == list(single)
+
+
+def test_an_engine_without_a_stream(toy, scenes, monkeypatch):
+    images, questions = (some[:5] for some in scenes)
+    expected = without_times(toy(images, questions))
+    called, sample = [], SharedPrefixRollout.sample
+
+    def spy(self, head, prompts, how):
+        called.append(len(prompts))
+        return sample(self, head, prompts, how)
+
+    monkeypatch.setattr(SharedPrefixRollout, 'sample', spy)
+    monkeypatch.setattr(SharedPrefixRollout, 'sample_stream', RolloutEngine.sample_stream)
+    assert without_times(toy(images, questions, batch_size=2)) == expected
+    assert called == [2, 2, 1]
+
+
+def test_few_images_are_in_memory(toy, scenes, monkeypatch):
+    ahead, prepared, answered = [], 0, 0
+    preprocess, forward = toy.preprocess, toy.forward
+
+    def count_prepared(items, size):
+        nonlocal prepared
+        prepared += size
+        ahead.append(prepared - answered)
+        return preprocess(items, size)
+
+    def count_answered(batch):
+        nonlocal answered
+        answered += len(batch['data_samples'])
+        return forward(batch)
+
+    monkeypatch.setattr(toy, 'preprocess', count_prepared)
+    monkeypatch.setattr(toy, 'forward', count_answered)
+    toy(*scenes, batch_size=2)
+    assert 4 <= max(ahead) <= 2 * (LOOKAHEAD + 1) < len(scenes[0]) == answered
+
+
+def test_what_was_asked_before_an_image_that_is_gone_is_written(toy, scenes, tmp_path,
+                                                                monkeypatch):
+    """It was there when the call began; the questions after it are not asked."""
+    images, questions = ([*some[:7]] for some in scenes)
+    images[5] = str(tmp_path / 'gone.jpg')
+    Path(images[5]).write_bytes(Path(images[0]).read_bytes())
+    preprocess = toy.preprocess
+
+    def removing(*given):
+        Path(images[5]).unlink(missing_ok=True)
+        return preprocess(*given)
+
+    monkeypatch.setattr(toy, 'preprocess', removing)
+    with pytest.raises(DatasetError, match='gone.jpg'):
+        toy(images, questions, batch_size=2, out_dir=str(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / 'results.jsonl').read_text().splitlines()]
+    assert [row['question'] for row in rows] == questions[:4]
+    assert toy(images[:1], questions[:1])  # it can be used again
+
+
+def test_a_short_call_need_not_wait_for_a_long_one(infer, monkeypatch):
+    """It gets its turn after the batches that were asked."""
+    order, forward = [], infer.model.forward
+
+    def recording(inputs, data_samples, mode):
+        order.append(data_samples[0].question)
+        if len(order) == 1:
+            other.start()
+            while not infer._turns.wanted:
+                pass
+        return forward(inputs, data_samples, mode)
+
+    other = threading.Thread(target=infer, args=(COFFEE, 'short?'))
+    monkeypatch.setattr(infer.model, 'forward', recording)
+    questions = [f'long {number}?' for number in range(5)]
+    assert [answer['question'] for answer in infer(COFFEE, questions)] == questions
+    other.join()
+    assert order == ['long 0?', 'short?', *questions[1:]]

@@ -118,7 +118,25 @@ def test_all_values_of_other_kinds(path):
     ('model.test_cfg.max_new_tokens', '9', '`model.test_cfg.max_new_tokens` should be int'),
     ('model.test_cfg.max_tokens', 9, '`model.test_cfg.max_tokens`: sampling takes no argument'),
     ('model.policy', dict(_delete_=True, pretrained='x'),
-     '`model.policy.type` should be the name of a class, but is missing'),
+     '`model.policy.type` should be the name of a class, but is missing; add it: '
+     '`model.policy.type=NAME`'),
+    ('model.rollout_engine.max_guess', 0,
+     '`model.rollout_engine.type` should be the name of a class, but is missing; add it: '
+     '`model.rollout_engine.type=SharedPrefixRollout`'),
+    ('model.loss', dict(_delete_=True, kl_coef=0.1), 'add it: `model.loss.type=GRPOLoss`'),
+    *((f'model.{name}', True, f'`model.{name}` should be ') for name in (
+        'train_cfg.group_size', 'train_cfg.temperature', 'test_cfg.max_new_tokens',
+        'test_cfg.top_k', 'max_objects', 'policy.max_prompt_tokens', 'policy.memory_budget')),
+    ('model.policy.max_prompt_tokens', 0,
+     '`model.policy.max_prompt_tokens` should be at least 1, but got 0'),
+    ('model.policy.lora', dict(r=True), '`model.policy.lora.r` should be int, but got True'),
+    *(('model.rollout_engine', dict(type='SharedPrefixRollout', **{name: given}),
+       f'`model.rollout_engine.{name}` should be {wanted}, but got {given}')
+      for name, given, wanted in (
+           ('max_guess', True, 'int'), ('max_guess', 16, r'in [0, 15] (0: off)'),
+           ('prefill_tokens', 0, 'at least 1'), ('prefill_tokens', True, 'int'),
+           ('max_samples', True, 'int or None'), ('max_samples', 0, 'at least 1 or None'),
+           ('pass_cost', True, 'float or None'), ('pass_cost', 0, 'above 0 or None'))),
     ('train_dataloader.batch_size', 'x', '`train_dataloader.batch_size` should be int'),
     ('model.test_cfg.temperature', -1.0,
      '`model.test_cfg.temperature` should be at least 0 (0: greedy), but got -1.0'),

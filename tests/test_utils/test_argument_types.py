@@ -30,7 +30,7 @@ class Part(Base):
 
 @pytest.mark.parametrize('name, value', [
     ('name', 'a'), ('name', Path('a')), ('options', None), ('options', {}), ('size', 2),
-    ('size', 2.0), ('size', True), ('rate', 1), ('rate', float('inf')), ('flag', True), ('flag', 0),
+    ('size', 2.0), ('rate', 1), ('rate', float('inf')), ('flag', True), ('flag', 0), ('flag', 1.0),
     ('pair', [1, 2]), ('inner', dict(type='A')), ('path', 'a'),
     ('what', []), ('cap', 'auto'), ('cap', 2), ('cap', None), ('loose', 1), ('unknown', 1)])
 def test_what_fits(name, value):
@@ -44,7 +44,9 @@ def test_what_fits(name, value):
     ('inherited', [1], 'str', ''),
     ('options', ['x:1'], 'dict or None', "'a.0.options=dict(name=value)'"),
     ('options', '{x', 'dict or None', ''), ('size', 'x', 'int', ''), ('size', 2.5, 'int', ''),
-    ('size', None, 'int', ''), ('rate', 'x', 'float', ''), ('flag', 'yes', 'bool', ''),
+    ('size', None, 'int', ''), ('size', True, 'int', ''), ('rate', 'x', 'float', ''),
+    ('rate', False, 'float', ''), ('cap', True, "'auto' or float or None", ''),
+    ('flag', 2, 'bool', ''), ('flag', 'yes', 'bool', ''),
     ('pair', '1,2', 'tuple', ''), ('inner', 'x', 'dict or None', ''),
     ('inner', [1], 'dict or None', ''), ('cap', 'two', "'auto' or float or None", '')])
 def test_what_does_not(name, value, wanted, hint):

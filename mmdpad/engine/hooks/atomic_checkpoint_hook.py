@@ -41,9 +41,11 @@ class AtomicCheckpointHook(CheckpointHook):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._stop = StopRequest()
+        self._in_training = False
 
     def before_train(self, runner: Runner) -> None:
         """Restore the record of the resumed run's files, and remove unfinished ones."""
+        self._in_training = True
         self._forget_another_best(runner)
         super().before_train(runner)
         self.file_backend = _LateRemoval(self.file_backend)
@@ -64,6 +66,12 @@ class AtomicCheckpointHook(CheckpointHook):
         they cannot synchronize here."""
         if not is_distributed():
             self._end_if_told(runner, runner.iter)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Save the best checkpoint; nothing in a validation by itself (``Runner.val``), for which
+        mmengine's hook is not set up."""
+        if self._in_training:
+            super().after_val_epoch(runner, metrics)
 
     def after_train(self, runner: Runner) -> None:
         """Training ended normally; stop listening."""

@@ -26,6 +26,7 @@ from mmdpad.models.non_finite import (
     watched_outputs,
 )
 from mmdpad.models.rollouts import RolloutEngine
+from mmdpad.models.rollouts.guess_memory import GuessMemory
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
 from mmdpad.rewards import RewardComposition
@@ -115,6 +116,11 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         return unwrap(self.runner.model)
 
     @property
+    def guess_memory(self) -> GuessMemory | None:
+        """See :meth:`.RolloutEngine.memory_of`."""
+        return self.model.rollout_engine.memory_of(self.model.policy)
+
+    @property
     def updates(self) -> int:
         """The number of optimizer steps in one iteration."""
         return self.num_iterations * self.dataloader.batch_size // self.prompts_per_update
@@ -166,7 +172,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             pool = RolloutBatch.concatenate([pool, self.sample(next(self.dataloader_iterator))])
             refills += 1
         logs = describe_rollout(pool) | dict(staleness=float(self.pending.staleness))
-        if (memory := self.model.rollout_engine.memory) is not None:
+        if (memory := self.guess_memory) is not None:
             logs |= memory.log
         if self.max_refills:
             assert pool.total_rewards is not None
@@ -287,7 +293,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     def state_dict(self) -> dict[str, Any]:
         """The plain data that a resumed run needs; equal on all processes."""
-        memory = self.model.rollout_engine.memory
+        memory = self.guess_memory
         return dict(batches_drawn=self.batches_drawn, rewards=self.composition.state_dict(),
                     skipped_in_a_row=self.skipped_in_a_row, pending=self.pending.state_dict(),
                     guesses=None if memory is None else memory.state_dict())
@@ -308,7 +314,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.skipped_in_a_row = state.get('skipped_in_a_row', 0)  # older checkpoints have none
         self.composition.load_state_dict(state['rewards'])
         self.pending.load_state_dict(state.get('pending', []))
-        if (memory := self.model.rollout_engine.memory) is not None:
+        if (memory := self.guess_memory) is not None:
             if state.get('guesses') is None:
                 self.runner.logger.warning(
                     '--resume: the checkpoint has no past rollouts to guess tokens from, so the '

@@ -115,7 +115,7 @@ class PendingRollouts:
         """Wait for the next rollout, that of this batch, and start further ones with the current
         weights. All processes then share what their engines guess from, so that it is the same in
         a resumed run."""
-        memory = self.loop.model.rollout_engine.memory
+        memory = self.loop.guess_memory
         if memory is not None:
             memory.forget_recent()
         if self._kept:

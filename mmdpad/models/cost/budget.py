@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from .activations import text_layer, vision_block
 from .flops import block_flops, text_flops
@@ -17,6 +18,25 @@ from .workload import Kept, Setup, Workload
 PER_BYTE = 8
 
 
+class Spending(NamedTuple):
+    """What is kept of an update within a budget.
+
+    Attributes:
+        kept: The layers that keep activations.
+        peak: Bytes that the update then holds, see :func:`update_peak`.
+        budget: Bytes that it may hold.
+    """
+
+    kept: Kept
+    peak: float
+    budget: float
+
+    @property
+    def exceeds(self) -> bool:
+        """Whether it holds more than it may, although everything is recomputed."""
+        return self.peak > self.budget
+
+
 def update_peak(shape: PolicyShape, setup: Setup, work: Workload) -> float:
     """Bytes that an update of ``work`` holds at its peak, besides what stays in memory. The pass
     of the reference, which comes first, does not depend on what is kept and is left out."""
@@ -26,7 +46,7 @@ def update_peak(shape: PolicyShape, setup: Setup, work: Workload) -> float:
     return peak(moments)[1]
 
 
-def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float) -> Kept:
+def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float) -> Spending:
     """Choose the layers that keep activations so that the most time is saved.
 
     What saves most time for its bytes comes first: outputs of matrix products in the language
@@ -61,7 +81,8 @@ def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float) -> Ke
             return update_peak(shape, plan, work) <= budget
 
         kept = replace(kept, **{name: _most(fits, limit)})
-    return kept
+    plan = replace(setup, checkpointing=True, kept=kept)
+    return Spending(kept, update_peak(shape, plan, work), budget)
 
 
 def _most(fits: Callable[[int], bool], limit: int) -> int:

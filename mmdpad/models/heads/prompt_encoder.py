@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from mmdpad.prompts import build_messages
+from mmdpad.utils.number_checks import check_number
 
 from .chat_template import ChatTemplate
 from .policy_source import load_processor
@@ -46,6 +47,11 @@ class EncodedPrompt:
     def __len__(self) -> int:
         """Number of tokens in the prompt, image tokens included."""
         return len(self.input_ids)
+
+
+def check_max_prompt_tokens(number: int) -> None:
+    """Raise ValueError if a value of ``max_prompt_tokens`` is not a number of tokens."""
+    check_number('max_prompt_tokens', number, 'at least 1', lambda n: n >= 1, True)
 
 
 class PromptEncoder:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import torch
@@ -22,11 +21,12 @@ from torch.utils.checkpoint import (
 )
 from transformers import PreTrainedModel
 
-from mmdpad.models.cost.budget import spend, update_peak
+from mmdpad.models.cost.budget import Spending, spend
 from mmdpad.models.cost.memory import standing
 from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
 from mmdpad.models.cost.workload import Kept, Setup, Workload
 from mmdpad.models.free_memory import free_memory
+from mmdpad.utils.number_checks import check_number
 
 from .lora import lora_targets
 from .prompt_encoder import EncodedPrompt
@@ -49,9 +49,8 @@ def check_memory_budget(budget: float | str | None) -> None:
     """Raise ValueError if a value of ``memory_budget`` is not a positive number, 'auto' or None."""
     if budget is None or budget == 'auto':
         return
-    if not isinstance(budget, Real) or isinstance(budget, bool) or not 0 < budget < math.inf:
-        raise ValueError(f"`memory_budget` should be a positive number of GB, 'auto' or None, but "
-                         f'got {budget!r}; correct it')
+    check_number('memory_budget', budget, "a positive number of GB, 'auto' or None",
+                 lambda size: 0 < size < math.inf)
 
 
 class MemoryBudget:
@@ -103,14 +102,12 @@ class MemoryBudget:
         if self.bytes is None:
             state = 0.0 if self.has_state else standing(self.shape, setup)['optimizer state']
             self.bytes = SHARE * max(0.0, free_memory(device) - state / setup.shards)
-        kept = spend(self.shape, setup, work, self.bytes)
-        size = update_peak(self.shape, replace(setup, checkpointing=True, kept=kept), work)
-        exceeds = size > self.bytes
-        if self.kept is None or exceeds > self._exceeded:
-            print_log(describe(self.shape, setup, work, kept, self.bytes), logger='current',
-                      level=logging.WARNING if exceeds else logging.INFO)
-        self.kept, self._exceeded = kept, self._exceeded or exceeds
-        keep(model, kept, self.setup.lora_rank)
+        spending = spend(self.shape, setup, work, self.bytes)
+        if self.kept is None or spending.exceeds > self._exceeded:
+            print_log(describe(self.shape, setup, spending), logger='current',
+                      level=logging.WARNING if spending.exceeds else logging.INFO)
+        self.kept, self._exceeded = spending.kept, self._exceeded or spending.exceeds
+        keep(model, spending.kept, self.setup.lora_rank)
 
 
 def _shards(model: PreTrainedModel) -> int:
@@ -118,17 +115,17 @@ def _shards(model: PreTrainedModel) -> int:
     return next((p.device_mesh.size() for p in model.parameters() if isinstance(p, DTensor)), 1)
 
 
-def describe(shape: PolicyShape, setup: Setup, work: Workload, kept: Kept, budget: float) -> str:
-    """Say what is kept within a budget of bytes, and what that takes."""
-    size = update_peak(shape, replace(setup, checkpointing=True, kept=kept), work)
-    over = '' if size <= budget else (
+def describe(shape: PolicyShape, setup: Setup, spending: Spending) -> str:
+    """Say what is kept within a budget, and what that takes."""
+    kept = spending.kept
+    over = '' if not spending.exceeds else (
         ', which is more than the budget although everything is recomputed; lower '
         '`train_cfg.tokens_per_micro_batch`')
     vision = '' if setup.vision_is_fixed else (
         f', and {kept.vision} of {shape.vision.layers} vision blocks')
     return (f'memory_budget: of {shape.text.layers} layers, {kept.text} keep all activations and '
             f'{kept.products - kept.text} the outputs of matrix products{vision}; an update takes '
-            f'about {size / GB:.2f} of {budget / GB:.2f} GB{over}')
+            f'about {spending.peak / GB:.2f} of {spending.budget / GB:.2f} GB{over}')
 
 
 def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, merge: int,

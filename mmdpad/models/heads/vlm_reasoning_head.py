@@ -33,7 +33,12 @@ from . import replicated_prefix, shared_prefix, vision_tower
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
-from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
+from .prompt_encoder import (
+    EncodedPrompt,
+    PromptEncoder,
+    check_max_prompt_tokens,
+    collate_images,
+)
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .recomputation import MemoryBudget, check_memory_budget
 from .token_log_probs import token_log_probs
@@ -116,6 +121,7 @@ class VLMReasoningHead(BaseModule):
                  memory_budget: float | Literal['auto'] | None = None) -> None:
         super().__init__()
         check_memory_budget(memory_budget)
+        check_max_prompt_tokens(max_prompt_tokens)
         self.low_precision_training = low_precision_training
         build_messages('', prompt_template, coordinates or 'pixels')
         check_attention(attn_implementation)

@@ -143,6 +143,7 @@ class ContinuousBatch:
             if batch is None:
                 self._batches = None
                 return
+            self._let_go()
             numbers = range(self._count, self._count + len(batch.prompts) * self.group_size)
             self._held.append(numbers)
             if not numbers:
@@ -159,6 +160,21 @@ class ContinuousBatch:
                 new = torch.zeros(len(numbers), self.length, device=self.device)
                 self.logp = new if self.logp is None else torch.cat([self.logp, new])
             self._waiting += zip(numbers[::self.group_size], batch.prompts, strict=True)
+
+    def _let_go(self) -> None:
+        """Forget the samples of batches that were returned, and count from the next one."""
+        gone = self._held[0].start if self._held else self._count
+        if not gone:
+            return
+        assert self.guesser is not None
+        self.guesser.leave(gone)
+        self.choice.leave(gone)
+        if self.logp is not None:
+            self.logp = self.logp[gone:]
+        self._held = deque(range(batch.start - gone, batch.stop - gone) for batch in self._held)
+        self._waiting = deque((number - gone, prompt) for number, prompt in self._waiting)
+        self._count -= gone
+        self.samples = (self.samples - gone).clip(min=0)  # ended ones may have any number
 
     def _room(self) -> int:
         """The number of prompts that may enter."""

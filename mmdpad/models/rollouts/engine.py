@@ -18,7 +18,7 @@ from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.non_finite import NonFiniteError
 
-from .guessing import GuessMemory
+from .guess_memory import GuessMemory
 from .sampling import (
     NonFiniteLogits,
     Responses,
@@ -46,8 +46,6 @@ class RolloutEngine(ABC):
         repeats_prompts: Whether a prompt is computed once per response, not once per group; the
             cost estimate asks this.
         streamer: The current streamer, see :meth:`streaming`.
-        memory: What the engine guesses tokens from; it belongs to the state of a training. None if
-            it does not guess.
         batches_at_once: How many batches of a :meth:`stream` the engine gets together.
     """
 
@@ -57,12 +55,16 @@ class RolloutEngine(ABC):
     holds_weights = False
     repeats_prompts = False
     streamer: Callable[[Tensor], None] | None = None
-    memory: GuessMemory | None = None
     batches_at_once = 1
 
     def check_policy(self, head: VLMReasoningHead) -> None:
         """Raise a ValueError if this engine cannot sample a policy. Called once, at the start."""
         return
+
+    def memory_of(self, head: VLMReasoningHead) -> GuessMemory | None:
+        """What the tokens of a policy are guessed from, which belongs to the state of a training.
+        None if none are guessed."""
+        return None
 
     def hand_over(self, head: VLMReasoningHead) -> None:
         """Take the policy's current weights now, if the engine samples elsewhere; a rollout does so

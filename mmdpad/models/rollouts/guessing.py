@@ -19,14 +19,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import torch
-from mmengine.dist import all_gather_object
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from .guess_memory import MOST_TOKENS, PRIOR, SHAPE, GuessMemory, Texts
 from .ngrams import (
     CODES,
     CONTEXTS,
@@ -43,16 +41,7 @@ from .ngrams import (
     windows_of,
 )
 
-ROLLOUTS = 4
-"""Number of rollouts that are remembered."""
-CELLS = len(CONTEXTS) * CODES
-SHAPE = (CELLS, 3, 2, 2)
-"""Of counts of guesses: the best cell of the n-grams, a context with its code (0: none); the last
-pass (0: chose nothing at this place, 1: after another token than the guess before, 2: after the
-same one); whether both guess the same; and whose guess it is (0: n-grams, 1: last pass)."""
 _FIRST_CELLS = np.arange(len(CONTEXTS)) * CODES
-FADING = 0.8
-"""What counts of earlier rollouts are worth after another one."""
 TOO_MANY = 0.7
 """No guesses are made if only those with a higher chance than this would save time: looking for
 them takes as long as they save."""
@@ -62,118 +51,29 @@ MAX_GUESS = 15
 """Most guesses for a sample in one pass."""
 
 
-def _prior() -> NDArray[np.float64]:
-    """Counts to start with: guesses made, and those that were right."""
-    codes = np.arange(CELLS) % CODES
-    tried = np.full(SHAPE, 2.0)
-    right = 0.7 * tried
-    share = np.where(codes > 4, (codes - 4) / 6, codes / (codes + 0.5))
-    right[..., 0] = 2 * share[:, None, None]
-    return np.stack([tried, right])
 
 
-PRIOR = _prior()
-
-
-class GuessMemory:
-    """What guesses are based on: the last rollouts, and how often guesses were right.
-
-    A training keeps what its rollouts sampled by :meth:`share`, which is then equal on all
-    processes. Whatever else was sampled since (an evaluation) is remembered only until
-    :meth:`forget_recent`.
-
-    Attributes:
-        log: Of what was last shared: ``speculation/acceptance_length``, the mean number of tokens
-            that a sample gets in a pass, and ``speculation/acceptance_rate``, the share of guesses
-            that were right (0 without any).
-    """
-
-    def __init__(self) -> None:
-        self.rollouts: deque[list[dict[str, Any]]] = deque(maxlen=ROLLOUTS)
-        self.recent: deque[dict[str, Any]] = deque(maxlen=ROLLOUTS)
-        self.tallies = np.zeros((2, *SHAPE))
-        self.log: dict[str, float] = {}
-        self._sorted: dict[bool, Packed] = {}
-
-    def forget_recent(self) -> None:
-        """Forget what was sampled since the last :meth:`share`."""
-        self.recent.clear()
-        self._sorted.clear()
-
-    def share(self) -> None:
-        """Keep what all processes sampled since :meth:`forget_recent`. All take part."""
-        found = [one for some in all_gather_object(list(self.recent)) for one in some]
-        self.forget_recent()
-        if found:
-            turns, fed, kept = sum(one.pop('counts') for one in found).tolist()
-            self.log = {'speculation/acceptance_length': kept / max(turns, 1),
-                        'speculation/acceptance_rate': (kept - turns) / max(fed - turns, 1)}
-            self.tallies = FADING * self.tallies + sum(one.pop('tally').numpy() for one in found)
-            self.rollouts.append(found)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain data of what is kept."""
-        return dict(rollouts=[list(some) for some in self.rollouts],
-                    tallies=torch.from_numpy(self.tallies.copy()), log=dict(self.log))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a result of :meth:`state_dict`."""
-        self.forget_recent()
-        self.rollouts = deque(state['rollouts'], ROLLOUTS)
-        self.tallies = state['tallies'].numpy().copy()
-        self.log = dict(state['log'])
-
-    def tally(self) -> NDArray[np.float64]:
-        """How often guesses were made and right, with a prior; see :data:`SHAPE`."""
-        return PRIOR + self.tallies + sum(one['tally'].numpy() for one in self.recent)
-
-    def add(self, ids: Ints, lengths: Ints, draws: NDArray[np.uint64] | None,
-            tally: NDArray[np.float64], counts: Sequence[int]) -> None:
-        """Remember responses (N, R) of ``lengths`` (N,) with their draws (N, R); the counts are how
-        often a sample was in a pass, and how many tokens were fed and kept in all."""
-        mask = np.arange(ids.shape[1]) < lengths[:, None]
-        self.recent.append(dict(
-            tokens=torch.from_numpy(ids[mask].astype(np.int32)),
-            lengths=torch.from_numpy(lengths.astype(np.int32)),
-            draws=None if draws is None else torch.from_numpy(draws[mask].astype(np.int32)),
-            tally=torch.from_numpy(tally.astype(np.float32)), counts=torch.tensor(counts)))
-        self._sorted.clear()
-
-    def observations(self, greedy: bool) -> Packed:
-        """All observations, for :func:`look_up`; for greedy samples with ages below
-        :data:`.ngrams.MIDDLE` in place of draws."""
-        if greedy not in self._sorted:
-            everything = [one for some in [*self.rollouts, self.recent] for one in some]
-            total = sum(len(one['tokens']) for one in everything)
-            seen, parts = 0, []
-            for one in everything:
-                tokens, lengths = one['tokens'].numpy().astype(np.int64), one['lengths'].numpy()
-                draws = np.full(len(tokens), MIDDLE)
-                if greedy:
-                    draws = (seen + np.arange(len(tokens), dtype=np.uint64)) * MIDDLE // total
-                elif one['draws'] is not None:
-                    draws = one['draws'].numpy().astype(np.uint64)
-                parts.append(pack(hash_contexts(windows_of(tokens, lengths)), draws, tokens))
-                seen += len(tokens)
-            self._sorted[greedy] = sort_observations(*parts)
-        return self._sorted[greedy]
+def saves_time(pass_cost: float) -> bool:
+    """Whether guesses are made at least for a sample that is alone, by what a pass costs."""
+    return 1 / (pass_cost + 1) <= TOO_MANY
 
 
 class Guesser:
-    """Guesses tokens of the samples of one rollout.
+    """Guesses tokens of the samples of one rollout or stream.
 
     Args:
-        memory: What to start from, to which :meth:`finish` adds this rollout; None for neither.
+        memory: What to start from, to which :meth:`finish` adds this rollout; None for neither, and
+            for no guesses.
         prompts: The tokens of B prompts, without those of images.
         group_size: Samples of each prompt, in order.
         draws: (N, R) uniform draws, or None for greedy samples.
         length: R.
         ends: Tokens that end a response.
         max_guess: Maximum number of guesses for a sample in one pass.
-        pass_cost: What a pass costs besides its tokens, in tokens; 0 for no guesses.
+        pass_cost: What a pass costs besides its tokens, in tokens.
 
     Attributes:
-        ids: (N, R) tokens of the samples, then their guesses.
+        ids: (N, R) tokens of the samples that have not left, then their guesses.
         lengths: (N,) number of tokens.
         passes, turns, fed: Number of passes, of samples in them, and of tokens in them.
     """
@@ -182,10 +82,10 @@ class Guesser:
                  draws: NDArray[np.float64] | None, length: int, ends: Sequence[int],
                  max_guess: int, pass_cost: float) -> None:
         self.memory, self.max_guess, self.pass_cost = memory, max_guess, pass_cost
-        if memory is None or not pass_cost:
-            self.memory, self.max_guess = None, 0
+        if memory is None:
+            self.max_guess = 0
         self.ends, self.group_size = np.array(ends), group_size
-        self._texts = np.zeros((0, LONGEST + length), dtype=np.int64)
+        self._keep(np.zeros((0, LONGEST + length), dtype=np.int64))
         self.lengths, self.owners = np.zeros((2, 0), dtype=np.int64)
         self.draws: NDArray[np.uint64] | None = None
         # What the last pass chose for places, and the token before, -1 for none.
@@ -195,17 +95,20 @@ class Guesser:
         self.tally = np.zeros_like(self.prior)
         self._considered: list[tuple[Ints, ...]] = []
         self._unsorted: list[tuple[Ints, Ints, Ints, NDArray[np.uint64]]] = []
-        self.passes = self.turns = self.fed = 0
+        self._young: list[Packed] = []  # of the sorted ones, those of this rollout
+        self._left: deque[Texts] = deque()
+        self._prompts = 0
+        self.passes = self.turns = self.fed = self._tokens = 0
         self.add(prompts, draws)
 
     def add(self, prompts: Sequence[Ints], draws: NDArray[np.float64] | None) -> None:
         """Add samples of further prompts."""
         first, size = len(self.lengths), len(prompts) * self.group_size
-        self._texts = np.pad(self._texts, ((0, size), (0, 0)))
-        self.ids = self._texts[:, LONGEST:]
-        self.windows = sliding_window_view(self._texts, LONGEST, axis=1)
+        self._keep(np.pad(self._texts, ((0, size), (0, 0))))
         self.lengths = np.pad(self.lengths, (0, size))
-        self.owners = 1 + np.arange(first + size) // self.group_size
+        new_owners = 1 + self._prompts + np.arange(size) // self.group_size
+        self.owners = np.concatenate([self.owners, new_owners])
+        self._prompts += len(prompts)
         if draws is not None:
             new = (draws * 2**DRAWS).astype(np.uint64)
             self.draws = new if self.draws is None else np.concatenate([self.draws, new])
@@ -216,23 +119,54 @@ class Guesser:
                       np.repeat(self.owners[first::self.group_size], lengths),
                       np.full(len(tokens), MIDDLE))
 
+    def leave(self, count: int) -> None:
+        """Let the first samples leave, which have ended. The others are renumbered."""
+        self._remember(count)
+        self._keep(self._texts[count:])
+        self.lengths, self.owners, self.chosen, self.after = (
+            x[count:] for x in (self.lengths, self.owners, self.chosen, self.after))
+        if self.draws is not None:
+            self.draws = self.draws[count:]
+
+    def _remember(self, count: int) -> None:
+        """Note the responses of the first samples, and drop the oldest that are not needed."""
+        if self.memory is None:
+            return
+        self._left.append(Texts.of(self.ids[:count], self.lengths[:count],
+                                   None if self.draws is None else self.draws[:count]))
+        total = sum(len(some.tokens) for some in self._left)
+        while total - len(self._left[0].tokens) >= MOST_TOKENS:
+            total -= len(self._left.popleft().tokens)
+
+    def _keep(self, texts: Ints) -> None:
+        """Set the samples' tokens (N, LONGEST + R), which start with zeros."""
+        self._texts = texts
+        self.ids = texts[:, LONGEST:]
+        self.windows = sliding_window_view(texts, LONGEST, axis=1)
+
     def _observe(self, windows: Ints, tokens: Ints, owners: Ints,
                  draws: NDArray[np.uint64]) -> None:
         if self.max_guess:
             self._unsorted.append((windows, tokens, owners, draws))
 
     def _sort(self) -> None:
-        """Sort in what was observed since the last guesses, unless it is little."""
+        """Sort in what was observed since the last guesses, unless it is little. If it becomes
+        much, what this rollout observed first is dropped."""
+        assert self.memory is not None
         if self.seen is None:
-            assert self.memory is not None
             self.seen = self.memory.observations(self.draws is None)
         new = len(CONTEXTS) * sum(len(tokens) for _, tokens, *_ in self._unsorted)
         if new > len(self.seen) / SORT_AT:
             windows, tokens, owners, draws = map(np.concatenate, zip(*self._unsorted, strict=True))
             observed = pack(hash_contexts(windows, owners), draws, tokens)
             observed.sort()
-            self.seen = sort_observations(self.seen[2:-2], observed)
             self._unsorted = []
+            self._young.append(observed)
+            older, newer = self.seen, [observed]
+            if sum(map(len, self._young)) > len(CONTEXTS) * MOST_TOKENS:
+                older, newer = self.memory.observations(self.draws is None), self._young
+                self._young = []
+            self.seen = sort_observations(older[2:-2], *newer)
 
     def _draws_at(self, samples: Ints, places: Ints) -> NDArray[np.uint64]:
         if self.draws is None:
@@ -286,8 +220,8 @@ class Guesser:
         return counts
 
     def _candidates(self, who: Ints, places: Ints, rate: NDArray[np.float64]) -> tuple[Ints, ...]:
-        """Of each place (M,): cell, kind and whether both agree (see :data:`SHAPE`), the token by
-        n-grams, and that by the last pass."""
+        """Of each place (M,): cell, kind and whether both agree (see :data:`.guess_memory.SHAPE`),
+        the token by n-grams, and that by the last pass."""
         windows = self.windows[who, places]
         assert self.seen is not None
         tokens, codes = look_up(self.seen, hash_contexts(windows, self.owners[who]),
@@ -361,6 +295,7 @@ class Guesser:
         self.ids[new] = chosen[stays]
         kept = stays.sum(axis=1)
         self.lengths[samples] += kept
+        self._tokens += int(kept.sum())
         if self.draws is None:
             ages = np.minimum(MIDDLE + np.asarray(passes, dtype=np.uint64), LAST)
             draws = np.broadcast_to(ages, chosen.shape)[stays]
@@ -390,6 +325,6 @@ class Guesser:
         """Remember the samples."""
         if self.memory is None:
             return
-        kept = int(self.lengths.sum()) - len(self.lengths)  # the first come from the prompts
-        self.memory.add(self.ids, self.lengths, self.draws, self.tally,
-                        (self.turns, self.fed, kept))
+        self._remember(len(self.lengths))
+        kept = self._tokens - self._prompts * self.group_size  # the first come from the prompts
+        self.memory.add(Texts.join(self._left), self.tally, (self.turns, self.fed, kept))

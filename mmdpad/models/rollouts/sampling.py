@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,6 +16,8 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+from mmdpad.utils.number_checks import check_number
 
 
 class Sampling(NamedTuple):
@@ -30,12 +32,12 @@ class Sampling(NamedTuple):
     prompt_numbers: Sequence[int]
 
 
-# The range of each setting in words, and as a check.
-_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = dict(
-    temperature=('at least 0 (0: greedy)', lambda value: 0 <= value < float('inf')),
-    max_new_tokens=('at least 1', lambda value: value >= 1),
-    top_p=('in (0, 1] (1: off)', lambda value: 0 < value <= 1),
-    top_k=('at least 0 (0: off)', lambda value: value >= 0))
+# The range of each setting in words and as a check, and whether it is a whole number.
+_RANGES: dict[str, tuple[Any, ...]] = dict(
+    temperature=('at least 0 (0: greedy)', lambda value: 0 <= value < float('inf'), False),
+    max_new_tokens=('at least 1', lambda value: value >= 1, True),
+    top_p=('in (0, 1] (1: off)', lambda value: 0 < value <= 1, False),
+    top_k=('at least 0 (0: off)', lambda value: value >= 0, True))
 
 
 def check_sampling(settings: Mapping[str, Any], where: str) -> None:
@@ -46,12 +48,11 @@ def check_sampling(settings: Mapping[str, Any], where: str) -> None:
         where: The config key that holds them, for the message.
 
     Raises:
-        ValueError: A setting is out of range.
+        ValueError: A setting is not a number, or out of range.
     """
-    for name, (wanted, holds) in _RANGES.items():
-        if name in settings and not holds(settings[name]):
-            raise ValueError(f'`{where}.{name}` should be {wanted}, but got {settings[name]}; '
-                             f'correct it')
+    for name, range_ in _RANGES.items():
+        if name in settings:
+            check_number(f'{where}.{name}', settings[name], *range_)
 
 
 class Responses(NamedTuple):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -16,12 +17,14 @@ from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
+from mmdpad.utils.number_checks import check_number
 
 from .agreement import check_agreement
 from .continuous_batching import Batch, ContinuousBatch
 from .decoding import Decoding
 from .engine import DrawingEngine
-from .guessing import MAX_GUESS, Guesser, GuessMemory
+from .guess_memory import GuessMemory
+from .guessing import MAX_GUESS, Guesser, saves_time
 from .pass_cost import estimate_pass_cost
 from .prefix_cache import PrefillRow, PrefixCache
 from .sampling import Responses, Sampling, cut_responses, evaluating, no_responses
@@ -54,28 +57,36 @@ class SharedPrefixRollout(DrawingEngine):
         pass_cost: What a forward pass costs besides its tokens, in tokens: the more, the more is
             guessed. None for an estimate by the model's size and the kind of device: a tiny model
             on a CPU hardly guesses, since that takes as long as its passes.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(self, prefill_tokens: int = 16384, cuda_graphs: bool = True,
                  records_log_probs: bool = False, max_guess: int = MAX_GUESS,
                  max_samples: int | None = None, pass_cost: float | None = None) -> None:
-        if max_samples is not None and max_samples < 1:
-            raise ValueError(f'`rollout_engine.max_samples` should be at least 1 or None, but got '
-                             f'{max_samples}; correct it')
-        if not 0 <= max_guess <= MAX_GUESS:
-            raise ValueError(f'`rollout_engine.max_guess` should be in [0, {MAX_GUESS}] (0: off), '
-                             f'but got {max_guess}; correct it')
-        if pass_cost is not None and not pass_cost > 0:
-            raise ValueError(f'`rollout_engine.pass_cost` should be above 0 or None, but got '
-                             f'{pass_cost}; correct it')
+        check_number('prefill_tokens', prefill_tokens, 'at least 1', lambda n: n >= 1, True)
+        check_number('max_guess', max_guess, f'in [0, {MAX_GUESS}] (0: off)',
+                     lambda n: 0 <= n <= MAX_GUESS, True)
+        if max_samples is not None:
+            check_number('max_samples', max_samples, 'at least 1 or None', lambda n: n >= 1, True)
+        if pass_cost is not None:
+            check_number('pass_cost', pass_cost, 'above 0 or None', lambda n: 0 < n < math.inf)
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
         self.checked = False
         # Configs may write 1e2.
         self.max_guess, self.pass_cost = int(max_guess), pass_cost
         self.max_samples = None if max_samples is None else int(max_samples)
-        self.memory = GuessMemory() if max_guess else None
+        self.memory = GuessMemory()
         self.decoding = Decoding(cuda_graphs)
+
+    def memory_of(self, head: VLMReasoningHead) -> GuessMemory | None:
+        """See :class:`RolloutEngine`."""
+        return self.memory if self.max_guess and saves_time(self._cost(head)) else None
+
+    def _cost(self, head: VLMReasoningHead) -> float:
+        return self.pass_cost or estimate_pass_cost(head.model)
 
     def sample_stream(self, head: VLMReasoningHead,
                       batches: Iterable[tuple[Sequence[EncodedPrompt], Sequence[int]]],
@@ -135,8 +146,8 @@ class SharedPrefixRollout(DrawingEngine):
         """Yield the result of :meth:`generate` for each batch."""
         def make_guesser(batch: Batch) -> Guesser:
             texts, draws = batch.for_guesser(head)
-            return Guesser(self.memory, texts, group_size, draws, max_new_tokens, head.end_tokens,
-                           self.max_guess, self.pass_cost or estimate_pass_cost(head.model))
+            return Guesser(self.memory_of(head), texts, group_size, draws, max_new_tokens,
+                           head.end_tokens, self.max_guess, self._cost(head))
 
         with self.decoding.of(head):
             yield from ContinuousBatch(

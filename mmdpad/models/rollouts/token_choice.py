@@ -31,6 +31,11 @@ class TokenChoice:
         if draws is not None:
             self.draws = draws if self.draws is None else torch.cat([self.draws, draws])
 
+    def leave(self, count: int) -> None:
+        """Forget the draws of the first samples."""
+        if self.draws is not None:
+            self.draws = self.draws[count:]
+
     def __call__(self, logits: Tensor, samples: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Choose tokens number ``steps`` (N,) of the samples (N,) from their logits (N, V).
 

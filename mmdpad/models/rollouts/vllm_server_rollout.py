@@ -22,6 +22,7 @@ from mmdpad.models.heads.named_weights import check_handover, named_weights, wei
 from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.registry import ROLLOUTS
+from mmdpad.utils.number_checks import check_number
 
 from .agreement import most_rounding
 from .engine import RolloutEngine
@@ -75,12 +76,9 @@ class VLLMServerRollout(RolloutEngine):
                  timeout: float = 600.0, records_log_probs: bool = True,
                  transfer: dict | None = None) -> None:
         self.servers = find_servers(urls)
-        if not max_requests >= 1:
-            raise ValueError(f'`max_requests` should be at least 1, but got {max_requests!r}; '
-                             f'correct it')
-        if not 0 < timeout < math.inf:
-            raise ValueError(f'`timeout` should be a positive number of seconds, but got '
-                             f'{timeout!r}; correct it')
+        check_number('max_requests', max_requests, 'at least 1', lambda n: n >= 1, True)
+        check_number('timeout', timeout, 'a positive number of seconds',
+                     lambda seconds: 0 < seconds < math.inf)
         if problem := find_wrong_dtype('dtype', dtype, _DTYPES):
             raise ValueError(problem)
         self.dtype = dtype

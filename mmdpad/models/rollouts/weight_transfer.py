@@ -14,6 +14,8 @@ from typing import Any
 from mmengine.dist import barrier, broadcast_object_list, get_rank
 from torch import Tensor
 
+from mmdpad.utils.number_checks import check_number
+
 from .vllm_client import Server, ServerError
 from .weight_channels import (
     START,
@@ -70,11 +72,9 @@ class WeightTransfer:
                  address: str | None = None) -> None:
         if backend not in BACKENDS:
             raise ValueError(f'`transfer.backend` should be one of {BACKENDS}, but got {backend!r}')
-        if not chunk_bytes > 0:
-            raise ValueError(f'`transfer.chunk_bytes` should be positive, but got {chunk_bytes!r}')
-        if not 0 < timeout < math.inf:
-            raise ValueError(f'`transfer.timeout` should be a positive number of seconds, but got '
-                             f'{timeout!r}')
+        check_number('transfer.chunk_bytes', chunk_bytes, 'positive', lambda n: n > 0, True)
+        check_number('transfer.timeout', timeout, 'a positive number of seconds',
+                     lambda seconds: 0 < seconds < math.inf)
         if backend != 'files' and folder is not None:
             raise ValueError(f"`transfer.folder` is for `transfer.backend='files'`, but got "
                              f'{folder!r} for {backend!r}; remove it')

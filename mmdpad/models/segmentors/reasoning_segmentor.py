@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -28,13 +26,13 @@ from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import LossInputs
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
 
-from . import settings
+from . import answering_ahead, settings
+from .answering_ahead import Inputs, select_samples
 from .mask_decoding import decode_masks
 from .reference import frozen_copy, reference_log_probs
 from .started_rollout import StartedRollout
 from .state_hooks import keep_policy_only
 
-Inputs = dict[str, list[Tensor]]
 Parsed = ReasoningOutput | ParseFailure
 
 
@@ -73,6 +71,7 @@ class ReasoningSegmentor(BaseDetector):
         self.untrainable = find_untrainable_weights(self.policy)
         self.decoder = None if decoder is None else MODELS.build(decoder)
         self.reference: nn.Module | None = None
+        settings.check_part('rollout_engine', rollout_engine, 'SharedPrefixRollout')
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
         self.rollout_engine.check_policy(self.policy)
         self.reference_compatible = reference_compatible
@@ -165,7 +164,7 @@ class ReasoningSegmentor(BaseDetector):
                responses: Responses | None = None, **sampling: Any) -> StartedRollout:
         """:meth:`start_rollout` within a forward pass; FSDP2 would treat a call of it as another
         pass."""
-        prompts = self._encode(inputs, data_samples)
+        prompts = self.encode_prompts(inputs, data_samples)
         if responses is None:
             with naming_samples(data_samples):
                 future = self.rollout_engine.submit(self.policy, prompts, **sampling)
@@ -204,7 +203,7 @@ class ReasoningSegmentor(BaseDetector):
         return (to_model_frame(answer, self.policy.coordinates, (height, width)),
                 self.policy.count_tokens(answer.think))
 
-    def _encode(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[Any]:
+    def encode_prompts(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[Any]:
         """Encode the prompts of B images and the samples' questions, or return those that a data
         loader's worker has encoded."""
         if 'prompt' in inputs:
@@ -253,7 +252,7 @@ class ReasoningSegmentor(BaseDetector):
             TypeError, ValueError: See :func:`.settings.check_sft_targets`.
         """
         settings.check_sft_targets(inputs, data_samples, self.policy.coordinates)
-        prompts = self._encode(inputs, data_samples)
+        prompts = self.encode_prompts(inputs, data_samples)
         with shared_message(), naming_samples(data_samples):
             loss, scalars = self.policy.supervised_loss(prompts,
                                                         [s.response for s in data_samples])
@@ -273,7 +272,7 @@ class ReasoningSegmentor(BaseDetector):
 
     def _tokens_of(self, rollout: RolloutBatch) -> tuple[Any, Tensor, Tensor, float]:
         """Collect the prompts, responses, mask and temperature for a head's ``log_probs``."""
-        prompts = rollout.prompts or self._encode(dict(model_image=rollout.model_images),
+        prompts = rollout.prompts or self.encode_prompts(dict(model_image=rollout.model_images),
                                                   rollout.data_samples)
         return (prompts, rollout.response_ids, rollout.response_mask,
                 self.sampling['temperature'])
@@ -331,35 +330,7 @@ class ReasoningSegmentor(BaseDetector):
         Raises:
             NonFiniteError: See :class:`RolloutEngine`; the message names the question.
         """
-        held: deque[tuple[dict[str, Any], list[DetDataSample]]] = deque()
-        asked: list[DetDataSample] = []  # of all batches that are held
-
-        def ask() -> Iterator[tuple[list[Any], list[int] | None]]:
-            for batch in batches:
-                samples = batch['data_samples']
-                rows = [row for row, sample in enumerate(samples)
-                        if sample.get('cached_response') is None]
-                held.append((batch, [samples[row] for row in rows]))
-                asked.extend(held[-1][1])
-                yield self._questions(batch['inputs'], samples, rows) if rows else ([], None)
-
-        started = time.perf_counter()
-        with closing(self.rollout_engine.stream(self.policy, ask(), **self.test_cfg)) as stream:
-            while True:
-                with naming_samples(asked):
-                    responses = self.next_responses(stream)
-                if responses is None:
-                    return
-                batch, samples = held.popleft()
-                del asked[:len(samples)]
-                seconds = (time.perf_counter() - started) / max(len(samples), 1)
-                texts = self.policy.decode(
-                    responses.ids.where(responses.mask, self.policy.pad_token))
-                for sample, *answer in zip(samples, texts, responses.truncated.tolist(),
-                                           strict=True):
-                    sample.set_metainfo(dict(sampled_response=(*answer, seconds)))
-                yield batch
-                started = time.perf_counter()
+        return answering_ahead.answer_ahead(self, batches)
 
     @staticmethod
     def next_responses(stream: Iterator[Responses]) -> Responses | None:
@@ -367,23 +338,16 @@ class ReasoningSegmentor(BaseDetector):
         by itself, since sharded weights are gathered for the calls of some methods.)"""
         return next(stream, None)
 
-    def _questions(self, inputs: Inputs, data_samples: list[DetDataSample],
-                   rows: Sequence[int]) -> tuple[list[Any], list[int] | None]:
-        """The prompts of some samples of a batch, and their numbers: the items' indices in the data
-        set, if they have some."""
-        some, samples, numbers = _select(inputs, data_samples, rows)
-        return self._encode(some, samples), numbers
-
     def _answers(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[dict[str, Any]]:
         """Get ``response``, ``truncated``, ``parsed`` and ``reasoning_tokens`` for each question,
-        cached or sampled. The draws depend on the item's index in the data set, if it has one, and
-        not on the batch."""
+        cached or sampled. The draws depend on the item's index in the data set (0 if it has
+        none), and not on the batch."""
         images = inputs['model_image']
         stored = [s.get('cached_response', s.get('sampled_response')) for s in data_samples]
         answers: list[Any] = [pair and (*pair[:2], *self._read(pair[0], image))
                               for pair, image in zip(stored, images, strict=True)]
         if missing := [row for row, pair in enumerate(stored) if pair is None]:
-            some, samples, numbers = _select(inputs, data_samples, missing)
+            some, samples, numbers = select_samples(inputs, data_samples, missing)
             rollout = self.finish_rollout(self._start(some, samples, **self.test_cfg,
                                                       prompt_numbers=numbers))
             tokens = [None if math.isnan(n) else int(n) for n in rollout.reasoning_tokens.tolist()]
@@ -407,13 +371,3 @@ class ReasoningSegmentor(BaseDetector):
         prompts = self.policy.encode_prompts(inputs['model_image'],
                                              [''] * len(inputs['model_image']))
         return [prompt.vision[0] for prompt in self.policy.encode_images(prompts)]
-
-
-def _select(inputs: Inputs, data_samples: Sequence[DetDataSample], rows: Sequence[int]
-            ) -> tuple[Inputs, list[DetDataSample], list[int] | None]:
-    """Some samples of a batch: their inputs, themselves, and their indices in the data set, if they
-    all have one."""
-    samples = [data_samples[row] for row in rows]
-    numbers = [sample.get('sample_idx') for sample in samples]
-    return ({name: [values[row] for row in rows] for name, values in inputs.items()}, samples,
-            None if None in numbers else numbers)

@@ -10,6 +10,7 @@ from mmdpad.models.rollouts.sampling import check_sampling
 from mmdpad.registry import MODELS
 from mmdpad.rl import PolicyLoss
 from mmdpad.utils import renamed
+from mmdpad.utils.number_checks import check_number
 
 TRAIN_CFG = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
 """Sampling settings of rollouts; the published values."""
@@ -28,10 +29,10 @@ def training_sampling(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f'`train_cfg` of the model should have keys among {sorted(TRAIN_CFG)}, '
                          f'but got {unknown}{"".join(hints)}')
     sampling = TRAIN_CFG | dict(train_cfg)
-    if not sampling['temperature'] > 0:
-        raise ValueError(f'`train_cfg.temperature` should be positive, but got '
-                         f'{sampling["temperature"]}')
+    check_number('train_cfg.temperature', sampling['temperature'], 'positive', lambda t: t > 0)
     check_sampling(sampling, 'train_cfg')
+    check_number('train_cfg.group_size', sampling['group_size'], 'at least 1', lambda n: n >= 1,
+                 True)
     return sampling
 
 
@@ -44,6 +45,19 @@ def evaluation_sampling(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     sampling = TEST_CFG | dict(test_cfg)
     check_sampling(sampling, 'test_cfg')
     return sampling
+
+
+def missing_type(path: str, example: str = 'NAME') -> str:
+    """The problem with a part of a config that has no ``type``, as a message."""
+    return (f'`{path}.type` should be the name of a class, but is missing; add it: '
+            f'`{path}.type={example}`')
+
+
+def check_part(name: str, given: Mapping[str, Any], default: str) -> None:
+    """Raise ValueError if a part of a model has no ``type``; ``default`` is that of a model without
+    the part."""
+    if 'type' not in given:
+        raise ValueError(missing_type(f'model.{name}', default))
 
 
 def max_response_tokens(model: Mapping[str, Any]) -> int:
@@ -61,9 +75,10 @@ def build_loss(config: Mapping[str, Any]) -> PolicyLoss:
     """Build `model.loss`.
 
     Raises:
-        ValueError: It is the loss of another kind of model, its ``entropy`` is
+        ValueError: It has no ``type``, it is the loss of another kind of model, its ``entropy`` is
             neither 'grad' nor 'no_grad', or a value is out of range.
     """
+    check_part('loss', config, 'GRPOLoss')
     loss = MODELS.build(config)
     if not isinstance(loss, PolicyLoss):
         raise ValueError(not_a_policy_loss('model.loss', type(loss)))
@@ -112,8 +127,7 @@ def not_a_policy_loss(path: str, kind: type) -> str:
 
 def check_max_objects(max_objects: int) -> None:
     """Raise ValueError unless an answer may hold at least one object."""
-    if max_objects < 1:
-        raise ValueError(f'`max_objects` should be at least 1, but got {max_objects}')
+    check_number('max_objects', max_objects, 'at least 1', lambda n: n >= 1, True)
 
 
 def check_sft_targets(inputs: Any, data_samples: Sequence[Any] | None,

@@ -181,9 +181,9 @@ def within_budget(cost: TrainingCost, gpus: int = 1,
     else:
         size = float(budget) * GB
     work = replace(cost.work, prompts=min(setup.groups, cost.work.prompts))
-    kept = spend(cost.shape, setup, work, size)
-    return replace(cost, setup=replace(setup, kept=kept),
-                   notes=[*cost.notes, describe(cost.shape, setup, work, kept, size)])
+    spending = spend(cost.shape, setup, work, size)
+    return replace(cost, setup=replace(setup, kept=spending.kept),
+                   notes=[*cost.notes, describe(cost.shape, setup, spending)])
 
 
 def _check_entries(config: Mapping[str, Any]) -> None:

@@ -1,4 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import copy
 import logging
 import os
 import signal
@@ -126,6 +127,17 @@ def test_whatever_step_is_the_last_the_files_are_complete_and_name_each_other(tm
         if not killed:
             break
     assert steps > 30 and files == ['best_score_iter_4.pth', 'iter_4.pth']
+
+
+def test_a_validation_without_a_training(tiny_config):
+    """Saves nothing; no other hook fails either."""
+    tiny_config.val_dataloader, tiny_config.val_evaluator = (
+        copy.deepcopy(tiny_config[f'test_{part}']) for part in ('dataloader', 'evaluator'))
+    tiny_config.val_cfg = dict(type='ReasonSegValLoop')
+    tiny_config.default_hooks.checkpoint.save_best = 'giou'
+    runner = Runner.from_cfg(tiny_config)
+    assert 'giou' in ' '.join(runner.val())
+    assert not list(Path(runner.work_dir).glob('*.pth'))
 
 
 def test_what_a_killed_run_left_unfinished_is_removed(tmp_path):

@@ -148,3 +148,21 @@ def test_a_checkpoint_without_a_config_is_compared_by_its_values(tiny_config, tm
                            resume=True, load_from=str(tmp_path / 'old.pth'))
     assert values[2]['lr'] == 1e-5 and '-> 1e-05 of the config' in log
     assert 'the checkpoint has no past rollouts to guess tokens from' in log
+
+
+def test_nothing_is_logged_or_kept_where_nothing_is_guessed(tiny_config, tmp_path):
+    """And a checkpoint from before there were guesses is as good as any."""
+    engine = {'model.rollout_engine': dict(type='SharedPrefixRollout', pass_cost=0.1)}
+    first, values, _ = train(tiny_config, 'first', {'train_cfg.max_iters': 1, **engine})
+    assert not [name for name in values[1] if name.startswith('speculation/')]
+    checkpoint = torch.load(saved(first, 1), weights_only=True)
+    assert checkpoint['message_hub']['runtime_info']['grpo_loop']['guesses'] is None
+    guessing, values, _ = train(tiny_config, 'guessing', {'train_cfg.max_iters': 1})
+    with_guesses = torch.load(saved(guessing, 1), weights_only=True)
+    assert with_guesses['message_hub']['runtime_info']['grpo_loop']['guesses'] is not None
+    del checkpoint['message_hub']['runtime_info']['grpo_loop']['guesses']
+    torch.save(checkpoint, tmp_path / 'old.pth')
+    for number, path in enumerate((tmp_path / 'old.pth', saved(guessing, 1))):
+        _, values, log = train(tiny_config, f'second_{number}', engine, resume=True,
+                               load_from=str(path))
+        assert 2 in values and 'guess tokens' not in log

@@ -78,7 +78,7 @@ def test_gradients_equal_a_plain_derivation(segmentor):
     ours = {name: p.grad.clone() for name, p in segmentor.policy.named_parameters()}
     segmentor.zero_grad()
 
-    prompts = segmentor._encode(dict(model_image=rollout.model_images), rollout.data_samples)
+    prompts = segmentor.encode_prompts(dict(model_image=rollout.model_images), rollout.data_samples)
     total, clipped = 0, 0
     for row in range(4):
         ids = rollout.response_ids[row][rollout.response_mask[row]]

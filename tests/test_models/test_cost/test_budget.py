@@ -113,9 +113,15 @@ def test_what_saves_most_for_its_bytes_is_kept_first(head):
     text, vision = shape.text.layers, shape.vision.layers
     least = update_peak(shape, replace(setup, checkpointing=True), work)
     most = update_peak(shape, setup, work)
-    plans = [spend(shape, setup, work, least + share / 20 * (most - least)) for share in range(21)]
+    found = [spend(shape, setup, work, least + share / 20 * (most - least)) for share in range(21)]
+    for spending in found:
+        plan = replace(setup, checkpointing=True, kept=spending.kept)
+        assert update_peak(shape, plan, work) == spending.peak <= spending.budget
+        assert not spending.exceeds
+    plans = [spending.kept for spending in found]
     assert plans[-1] == Kept(text, text, vision)
-    assert spend(shape, setup, work, least - 1) == Kept()
+    assert spend(shape, setup, work, least - 1) == (Kept(), least, least - 1)
+    assert spend(shape, setup, work, least - 1).exceeds
     for smaller, larger in pairwise(plans):
         assert larger.products + larger.vision + larger.text >= (
             smaller.products + smaller.vision + smaller.text)
@@ -129,8 +135,8 @@ def test_processes_that_share_the_weights_have_memory_for_activations(head):
     gradients = gradient_bytes(shape, setup)
     assert alone > gradients > shared > gradients / 8
     budget = update_peak(shape, replace(setup, shards=8, checkpointing=False), work)
-    assert spend(shape, replace(setup, shards=8), work, budget).products == shape.text.layers
-    assert spend(shape, setup, work, budget) == Kept()
+    assert spend(shape, replace(setup, shards=8), work, budget).kept.products == shape.text.layers
+    assert spend(shape, setup, work, budget).kept == Kept()
 
 
 def test_shared_weights_are_recognized():

@@ -164,3 +164,9 @@ def test_a_template_without_question_is_refused_before_loading():
 def test_the_folder_is_a_real_one():
     config = json.loads(Path(POLICY_WEIGHTS, 'config.json').read_text())
     assert config['architectures'] == ['Qwen2_5_VLForConditionalGeneration']
+
+
+@pytest.mark.parametrize('number', [0, True, 2.5, '9'])
+def test_a_wrong_number_of_prompt_tokens_is_named(policy_config, number):
+    with pytest.raises(ValueError, match=f'`max_prompt_tokens` should be .*, but got {number!r}'):
+        VLMReasoningHead(**policy_config, max_prompt_tokens=number)

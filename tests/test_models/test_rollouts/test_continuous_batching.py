@@ -4,7 +4,14 @@ import torch
 
 from mmdpad.models import HFRollout, SharedPrefixRollout
 from mmdpad.models.non_finite import NonFiniteError
-from mmdpad.models.rollouts import continuous_batching, shared_prefix_rollout
+from mmdpad.models.rollouts import (
+    continuous_batching,
+    guess_memory,
+    guessing,
+    shared_prefix_rollout,
+)
+from mmdpad.models.rollouts.ngrams import CONTEXTS
+from mmdpad.models.rollouts.sampling import uniform_draws
 
 COUNT = 12
 OPTIONS = dict(max_new_tokens=60, seed=3)
@@ -159,6 +166,55 @@ def test_few_batches_are_held(exact_head, prompts):
     assert 2 < max(ahead) <= continuous_batching.LOOKAHEAD + 1
 
 
+@pytest.fixture
+def sizes(monkeypatch):
+    """Of each pass: samples of the guesser, and what it has sorted."""
+    found, guess = [], guessing.Guesser.guess
+
+    def spy(self, samples):
+        counts = guess(self, samples)
+        found.append((len(self.lengths), 0 if self.seen is None else len(self.seen)))
+        return counts
+
+    monkeypatch.setattr(guessing.Guesser, 'guess', spy)
+    return found
+
+
+@pytest.mark.parametrize('options', [dict(), dict(temperature=0)], ids=['drawn', 'greedy'])
+def test_samples_that_were_returned_are_let_go(exact_head, prompts, sizes, options):
+    """Their tokens stay in the memory, in order."""
+    engine = SharedPrefixRollout(pass_cost=300, records_log_probs=True)
+    plain = SharedPrefixRollout(max_guess=0, records_log_probs=True)
+    found, others = (sample(one, exact_head, prompts, range(24), 2, group_size=2, **options)
+                     for one in (engine, plain))
+    assert tokens_of(found) == tokens_of(others)
+    assert max(size for size, _ in sizes) <= 2 * 2 * (continuous_batching.LOOKAHEAD + 1) < 24
+    one, = engine.memory.recent
+    assert one['tokens'].tolist() == [token for rows in found.values() for row in rows
+                                      for token in row[0]]
+    assert len(one['lengths']) == 48 and len(one['tokens']) == one['lengths'].sum()
+    turns, fed, kept = one['counts'].tolist()
+    assert kept == len(one['tokens']) - 48 and turns < kept < fed
+
+
+@pytest.mark.parametrize('full_grids', [False, True])
+def test_a_long_stream_guesses_from_its_newest_tokens(exact_head, prompts, sizes, monkeypatch,
+                                                      full_grids):
+    monkeypatch.setattr('mmdpad.models.rollouts.decoding.Decoding.full_grids', full_grids)
+    for module in (guess_memory, guessing):
+        monkeypatch.setattr(module, 'MOST_TOKENS', 200)
+    engine = SharedPrefixRollout(pass_cost=300)
+    for _ in range(2):
+        found = sample(engine, exact_head, prompts, range(24), 3)
+    others = sample(SharedPrefixRollout(max_guess=0), exact_head, prompts, range(24), 3)
+    assert tokens_of(found) == tokens_of(others)
+    tokens = sum(len(rows[0][0]) for rows in found.values())
+    assert tokens > 800
+    # The earlier stream, up to two generations of this one, and what was sorted in last.
+    assert max(seen for _, seen in sizes) < len(CONTEXTS) * (200 + 2 * 200 + 200)
+    assert all(150 < len(one['tokens']) <= 200 for one in engine.memory.recent)
+
+
 def test_batches_without_prompts(exact_head, prompts, expected):
     """All questions of a batch may have been answered before."""
     batches = [([], None), ([prompts[0]], [0]), ([], []), ([], None), ([prompts[1]], [1]), ([], [])]
@@ -174,9 +230,11 @@ def test_logits_that_are_not_finite_name_the_prompt(policy_config, exact_head, p
                                                     monkeypatch):
     """Counted from the first prompt whose batch was not returned."""
     choose = continuous_batching.TokenChoice.__call__
+    draw = uniform_draws(OPTIONS['seed'], [9], 1, 1).item()
 
     def spoiled(self, logits, samples, step):
-        return choose(self, logits.where((samples != 9)[:, None], torch.nan), samples, step)
+        others = self.draws[samples, 0] != draw
+        return choose(self, logits.where(others[:, None], torch.nan), samples, step)
 
     monkeypatch.setattr(continuous_batching.TokenChoice, '__call__', spoiled)
     returned = 0

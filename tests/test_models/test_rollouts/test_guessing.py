@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.rollouts import guessing, ngrams
-from mmdpad.models.rollouts.guessing import Guesser, GuessMemory
+from mmdpad.models.rollouts import ngrams
+from mmdpad.models.rollouts.guess_memory import GuessMemory
+from mmdpad.models.rollouts.guessing import Guesser
 from mmdpad.models.rollouts.ngrams import CONTEXTS, look_up, pack
-
-TOP, DRAWN = 2**ngrams.DRAWS, np.array([0.25, 0.75])
 
 
 @pytest.fixture
@@ -199,49 +198,6 @@ def test_greedy_samples_repeat_what_was_answered_last():
                     assert guesser.ids[sample, 5] == text[5]
         guesser.finish()
         memory.share()
-
-
-def remember(memory, value, draws=DRAWN):
-    ids = np.array([[value, 1, 2, 3], [4, value, 0, 0]])
-    tally = np.zeros((2, *guessing.SHAPE))
-    tally[:, value] = 1
-    grid = None if draws is None else (np.outer(draws, np.ones(4)) * TOP).astype(np.uint64)
-    memory.add(ids, np.array([4, 2]), grid, tally, (8, 12, 10))
-
-
-def test_a_memory_keeps_the_last_rollouts_and_resumes(tmp_path):
-    memory = GuessMemory()
-    for value in range(1, 7):
-        remember(memory, value)
-        assert len(memory.recent) == 1
-        memory.share()
-    assert len(memory.rollouts) == guessing.ROLLOUTS
-    assert memory.log == {'speculation/acceptance_length': 10 / 8,
-                          'speculation/acceptance_rate': 2 / 4}
-    torch.save(memory.state_dict(), tmp_path / 'state.pth')
-    resumed = GuessMemory()
-    resumed.load_state_dict(torch.load(tmp_path / 'state.pth', weights_only=True))
-    for greedy in (False, True):
-        assert np.array_equal(memory.observations(greedy), resumed.observations(greedy))
-        assert len(memory.observations(greedy)) == 4 + guessing.ROLLOUTS * 6 * len(CONTEXTS)
-    assert np.array_equal(memory.tally(), resumed.tally()) and memory.log == resumed.log
-    assert memory.tally()[0, 6, 0, 0, 0] == pytest.approx(2 + 1)
-    assert memory.tally()[0, 5, 0, 0, 0] == pytest.approx(2 + guessing.FADING)
-
-
-def test_an_evaluation_leaves_nothing_behind():
-    """What it sampled is known to its next batch, and forgotten when a training goes on."""
-    memory = GuessMemory()
-    remember(memory, 1)
-    memory.share()
-    before, tally = memory.observations(True), memory.tally()
-    remember(memory, 2, None)
-    assert len(memory.observations(True)) > len(before)
-    assert memory.tally()[0, 2, 0, 0, 0] == tally[0, 2, 0, 0, 0] + 1
-    memory.forget_recent()
-    memory.share()
-    assert np.array_equal(memory.observations(True), before)
-    assert np.array_equal(memory.tally(), tally)
 
 
 def test_contexts_differ_by_prompt_only_where_they_should():
