@@ -66,8 +66,10 @@ class Texts(NamedTuple):
     @classmethod
     def join(cls, parts: Sequence[Texts]) -> Texts:
         """All of them."""
-        return cls(*(None if some[0] is None else np.concatenate(some)
-                     for some in zip(*parts, strict=True)))
+        draws = [part.draws for part in parts if part.draws is not None]
+        return cls(np.concatenate([part.tokens for part in parts]),
+                   np.concatenate([part.lengths for part in parts]),
+                   np.concatenate(draws) if draws else None)
 
     @classmethod
     def of(cls, ids: Ints, lengths: Ints, draws: NDArray[np.uint64] | None) -> Texts:
