@@ -37,7 +37,7 @@ def packed_linears(*modules: nn.Module) -> Iterator[None]:
 
 def _gains(layer: nn.Module) -> bool:
     return (type(layer) is nn.Linear and should_pack(layer.weight)
-            and not torch.is_autocast_enabled('cpu'))
+            and 'forward' not in vars(layer) and not torch.is_autocast_enabled('cpu'))
 
 
 def should_pack(weight: Tensor) -> bool:

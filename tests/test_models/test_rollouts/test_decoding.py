@@ -168,6 +168,49 @@ def test_fused_layers_that_differ_are_not_used(head, prompts, told, by_the_model
     assert len(told) == 1 and 'off by' in told[0] and 'more than rounding explains' in told[0]
 
 
+class RulesOut(torch.nn.Module):
+    """An output head that rules some tokens out."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, states):
+        logits = self.head(states)
+        return torch.cat([torch.full_like(logits[..., :9], -torch.inf), logits[..., 9:]], dim=-1)
+
+
+@pytest.mark.parametrize('gap', [0, 1])
+def test_tokens_that_the_head_rules_out(policy_config, prompts, told, gap, monkeypatch):
+    """The first step is compared all the same, and only that one."""
+    head = VLMReasoningHead(**policy_config).eval()
+    head.model.lm_head = RulesOut(head.model.lm_head)
+    compare, calls = decoding.Decoding._compare, []
+    monkeypatch.setattr(decoding.Decoding, '_compare',
+                        lambda self, *inputs: calls.append(compare(self, *inputs)))
+    norm = decoding._Norm.__call__
+    monkeypatch.setattr(decoding._Norm, '__call__', lambda self, x: norm(self, x) + gap)
+    engine = SharedPrefixRollout()
+    engine(head, prompts, **OPTIONS)
+    assert len(calls) == 1
+    assert engine.decoding.compared
+    assert len(told) == gap
+
+
+def test_layers_within_called_modules_are_packed(policy_config, monkeypatch):
+    head = VLMReasoningHead(**policy_config).eval()
+    inner = head.model.lm_head
+    head.model.lm_head = RulesOut(inner)
+    monkeypatch.setattr('mmdpad.models.rollouts.packed_linear.MIN_WEIGHTS', 1)
+    decode = decoding.Decoding()
+    with decode.of(head):
+        assert 'forward' in vars(inner)
+        with decode.of(head):
+            assert 'forward' in vars(inner)
+        assert 'forward' in vars(inner)
+    assert 'forward' not in vars(inner)
+
+
 class AsCUDA:
     """The device of a policy, as the decoding sees it."""
 
