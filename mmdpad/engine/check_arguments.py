@@ -24,10 +24,10 @@ from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder, check_image_dtyp
 from mmdpad.models.decoders.sam_decoder import check_name
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_precision
+from mmdpad.models.heads.attention_support import check_attention
 from mmdpad.models.heads.lora import lora_config
 from mmdpad.models.heads.quantization import quantization_config
 from mmdpad.models.heads.recomputation import check_memory_budget
-from mmdpad.models.heads.vlm_reasoning_head import check_attention
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine, VLLMServerRollout
 from mmdpad.models.rollouts.weight_transfer import WeightTransfer
@@ -307,7 +307,8 @@ def known_arguments(kind: type) -> set[str] | None:
 def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     if 'dtype' in entry and (problem := find_wrong_dtype(f'{path}.dtype', entry['dtype'])):
         yield problem
-    yield from _refusal(check_attention, 'attn_implementation')(entry, path)
+    yield from _refusal(lambda name: check_attention(name, entry.get('dtype', 'float32')),
+                        'attn_implementation')(entry, path)
     yield from _refusal(check_memory_budget, 'memory_budget')(entry, path)
     lora, quantization = entry.get('lora'), entry.get('quantization')
     if lora is not None and find_spec('peft'):

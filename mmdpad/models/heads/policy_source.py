@@ -18,6 +18,7 @@ from mmdpad.models.sources import check_files, find_model
 from mmdpad.models.weight_names import compare_names, head_problem, stored_names
 from mmdpad.models.weights import from_folder
 
+from .attention_support import SHARED_PREFIX, check_layers
 from .families import find_family
 from .lora import check_lora, lora_targets
 from .quantization import (
@@ -38,8 +39,8 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     """Check the folder and settings of a policy before its weights are read.
 
     Args:
-        policy: ``pretrained``, ``lora``, ``quantization``, ``freeze_vision`` and ``memory_budget``
-            of :class:`.vlm_reasoning_head.VLMReasoningHead`.
+        policy: ``pretrained``, ``lora``, ``quantization``, ``freeze_vision``, ``memory_budget`` and
+            ``attn_implementation`` of :class:`.vlm_reasoning_head.VLMReasoningHead`.
 
     Returns:
         The folder or hub name, and the ``quantization_config`` for ``from_pretrained``, or None.
@@ -53,11 +54,12 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     family = find_family(source)
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
+    config = from_folder(AutoConfig, source, WEIGHTS_HINT)
+    check_layers(policy.get('attn_implementation') or SHARED_PREFIX, config, family.name)
     if lora is not None:
         check_lora(family.model_class, source, lora, WEIGHTS_HINT,
                    policy.get('freeze_vision', False))
     if policy.get('memory_budget') is not None:
-        config = from_folder(AutoConfig, source, WEIGHTS_HINT)
         PolicyShape.of(build_on_meta(config), lora_targets(lora or {}))
     if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)

@@ -25,10 +25,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .attention_support import SHARED_PREFIX
 from .packed_attention import CopiedPrompts, JoinedAttention, PackedGroup, joins_parts
 from .prompt_encoder import EncodedPrompt, join_vision
 
-NAME = 'shared_prefix'
+NAME = SHARED_PREFIX
+# Arguments of attention interfaces that change what a token attends to, or how.
+_UNSUPPORTED = ('sliding_window', 'softcap', 's_aux')
 
 
 class Layout(Protocol):
@@ -42,10 +45,19 @@ class Layout(Protocol):
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
               attention_mask: Tensor | None, scaling: float | None = None,
               layout: Layout | None = None, **kwargs: Any) -> tuple[Tensor, None]:
-    """transformers' attention interface: ``layout.attend``, or SDPA without a layout."""
+    """transformers' attention interface: ``layout.attend``, or SDPA without a layout.
+
+    Raises:
+        NotImplementedError: There is a layout, but the layer does not compute plain attention.
+    """
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling,
                                       **kwargs)
+    if extra := [name for name in _UNSUPPORTED if kwargs.get(name) is not None]:
+        raise NotImplementedError(
+            f"`attn_implementation={NAME!r}` computes plain attention, but "
+            f"{type(module).__name__} has {', '.join(extra)}; set 'sdpa' or 'eager', whichever "
+            f"transformers supports for it, with `rollout_engine=dict(type='HFRollout')`")
     return layout.attend(query, key, value, cast(float, scaling),
                          cast(int, module.layer_idx)), None
 

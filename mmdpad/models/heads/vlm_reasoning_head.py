@@ -18,8 +18,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin
-from transformers.utils import is_flash_attn_2_available
+from transformers import PreTrainedModel, ProcessorMixin
 
 from mmdpad.models.free_memory import free_memory
 from mmdpad.models.mapped_weights import load_mapped
@@ -30,6 +29,7 @@ from mmdpad.registry import MODELS
 from mmdpad.structures import fill
 
 from . import replicated_prefix, shared_prefix, vision_tower
+from .attention_support import check_attention
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
@@ -63,6 +63,7 @@ class VLMReasoningHead(BaseModule):
             (:mod:`.vision_tower`). With one of transformers' own ('sdpa', 'eager',
             'flash_attention_2'), the text part computes them once per response
             (:mod:`.replicated_prefix`), and the tower is transformers'; the results are the same.
+            'shared_prefix' needs layers of the kinds in :data:`.attention_support.SHARED_LAYERS`.
         freeze_vision: Freeze the vision tower.
         gradient_checkpointing: Recompute activations in the backward pass.
         memory_budget: Recompute activations only as far as an update would otherwise take more than
@@ -97,7 +98,7 @@ class VLMReasoningHead(BaseModule):
         FileNotFoundError: ``pretrained`` looks like a path and does not exist, or lacks
             config.json.
         ValueError: The family is unknown, the weights do not fit the model (missing or unexpected
-            keys, shapes), or an argument is wrong.
+            keys, shapes), the attention does not handle its layers, or an argument is wrong.
         ImportError: A package that an argument needs is not installed.
     """
 
@@ -118,12 +119,13 @@ class VLMReasoningHead(BaseModule):
         check_memory_budget(memory_budget)
         self.low_precision_training = low_precision_training
         build_messages('', prompt_template, coordinates or 'pixels')
-        check_attention(attn_implementation)
+        check_attention(attn_implementation, dtype)
         with about_policy():
             source, settings = check_policy(dict(pretrained=pretrained, lora=lora,
                                                  quantization=quantization,
                                                  freeze_vision=freeze_vision,
-                                                 memory_budget=memory_budget))
+                                                 memory_budget=memory_budget,
+                                                 attn_implementation=attn_implementation))
             self.source, self.lora = source, lora
             self.family = find_family(source)
             self.coordinates = coordinates or self.family.coordinates
@@ -367,19 +369,3 @@ class VLMReasoningHead(BaseModule):
             read_dtype('model.policy.dtype', dtype),
             needs_values=bool(self.lora and self.lora.get('use_dora')),
             **{name: value for name, value in arguments.items() if value is not None})
-
-
-def check_attention(name: str) -> None:
-    """Check that an attention implementation is available, before weights are read.
-
-    Raises:
-        ValueError: transformers has none of that name.
-        ImportError: It needs a package that is not installed.
-    """
-    known = sorted(['eager', *AttentionInterface().valid_keys()])
-    if name not in known:
-        raise ValueError(f'`attn_implementation` should be one of {known}, but got {name!r}')
-    if name == 'flash_attention_2' and not is_flash_attn_2_available():
-        raise ImportError("`attn_implementation='flash_attention_2'` needs the package flash-attn "
-                          'and a GPU; install it (`pip install flash-attn`), or use '
-                          "'shared_prefix' (the default) or 'sdpa', which need neither")

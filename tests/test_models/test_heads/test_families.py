@@ -164,16 +164,6 @@ def test_a_family_can_be_added(tmp_path, monkeypatch):
         PolicyFamily('Mine', FAMILIES['qwen2_vl'].model_class, 'metres')
 
 
-@pytest.mark.parametrize('name, error, message', [
-    ('flash_attention_2', ImportError, 'needs the package flash-attn .* or use .shared_prefix'),
-    ('fast', ValueError, r"`attn_implementation` should be one of \['eager', .*but got 'fast'")])
-def test_an_attention_that_is_not_there_is_refused(monkeypatch, name, error, message):
-    monkeypatch.setattr('mmdpad.models.heads.vlm_reasoning_head.is_flash_attn_2_available',
-                        lambda: False)
-    with pytest.raises(error, match=message):
-        VLMReasoningHead('not/read', attn_implementation=name)
-
-
 def test_no_code_comes_from_a_weights_folder():
     root = Path(mmdpad.__file__).parents[1]
     files = [path for folder in ('mmdpad', 'configs', 'tools')
