@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
@@ -32,6 +33,7 @@ EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
 WEIGHTS_HINT = 'The folder should hold the weights of the model that its config.json describes'
 _MARK = 'about_policy'
 _PROCESSOR = 'preprocessor_config.json'
+_BLANK = torch.zeros(3, 64, 64, dtype=torch.uint8)
 _COPY = 'copy the tokenizer files from the model that this one was trained from'
 
 
@@ -103,8 +105,8 @@ def load_processor(source: str) -> ProcessorMixin:
     """Load the processor of a policy.
 
     Raises:
-        ValueError: Its files are damaged, it does not process both text and images, it sets no
-            limits for the image size, or its tokens do not match the model.
+        ValueError: Its files are damaged, it does not process both text and images, its image
+            processor refuses any image, or its tokens do not match the model.
     """
     _check_image_processor(source)
     processor = from_folder(AutoProcessor, source, 'The folder should hold tokenizer, processor '
@@ -120,17 +122,16 @@ def _check_processor(source: str, processor: Any) -> None:
         raise ValueError(f'{source!r} should hold a processor of text and images, but transformers '
                          f'loads it as {type(processor).__name__}; correct `processor_class` in '
                          f'{_PROCESSOR} and tokenizer_config.json')
-    if not (images.size.get('shortest_edge') and images.size.get('longest_edge')):
-        raise ValueError(
-            f'`size` in {_PROCESSOR} of {source!r} should hold `shortest_edge` and '
-            f'`longest_edge` (the minimum and maximum number of pixels), but is {_given(images)}; '
-            f'rename `min_pixels` and `max_pixels` to these')
+    try:
+        images(_BLANK, return_tensors='pt')
+    except (ValueError, TypeError, KeyError) as error:
+        size = {name: value for name, value in dict(images.size).items() if value is not None}
+        fix = ('rename `min_pixels` and `max_pixels` in its `size` to `shortest_edge` and '
+               '`longest_edge`' if size.keys() & {'min_pixels', 'max_pixels'} else 'correct it')
+        raise ValueError(f'{_PROCESSOR} of {source!r} should describe an image processor, but that '
+                         f'cannot process an image: {error} (`size` is {size}); {fix}') from error
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     _check_tokens(source, processor, config)
-
-
-def _given(images: Any) -> dict[str, Any]:
-    return {name: value for name, value in dict(images.size).items() if value is not None}
 
 
 def _check_tokens(source: str, processor: Any, config: PreTrainedConfig) -> None:

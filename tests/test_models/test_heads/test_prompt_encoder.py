@@ -1,11 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import copy
 import pickle
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from policy_families import FACTS
+from transformers import Glm4vImageProcessor
 
 from mmdpad.models.heads import check_prompt_lengths
 from mmdpad.models.heads.prompt_encoder import (
@@ -32,7 +34,7 @@ def test_a_prompt_holds_the_image_and_the_question(head):
 
 
 def test_an_image_that_the_processor_would_resize_is_refused(head):
-    with pytest.raises(ValueError, match=r'\(120, 113\) becomes .*multiples of 16'):
+    with pytest.raises(ValueError, match=r'\(120, 113\) becomes .*size=\(96, 112\)'):
         head.encode_prompts([torch.zeros(3, 120, 113, dtype=torch.uint8)], ['x'])
 
 
@@ -138,8 +140,23 @@ def test_sizes_that_do_not_fit_are_all_named(real):
     assert len(problems) == 3
     assert 'refused by the processor' in problems[0]
     assert f'{(side + 1, side)} becomes' in problems[1]
-    assert f'multiples of {multiple}' in problems[1]
+    assert f'set `ModelImageResize(size={(side, side)})`' in problems[1]
     assert f'{(2 * side, side)}; use a smaller model image' in problems[2]
+
+
+def test_the_processor_itself_says_which_sizes_it_keeps(head):
+    """That of GLM-4.1V counts the pixels of each image twice, for two frames."""
+    encoder = copy.copy(head.encoder)
+    encoder.processor = copy.copy(head.processor)
+    encoder.processor.image_processor = Glm4vImageProcessor()
+    encoder.max_tokens = 10**4
+    assert check_prompt_lengths(encoder, ['a cup'], [(84, 84), (2184, 2184)]) == []
+    (large, small) = check_prompt_lengths(encoder, ['a cup'], [(2436, 2436), (56, 84)])[::-1]
+    assert '(height, width) = (2436, 2436) becomes (2408, 2408)' in large
+    assert 'becomes (112, 84)' in small
+    for problem in (large, small):  # the size in the message fits
+        size = re.search(r'size=\((\d+), (\d+)\)', problem)
+        assert check_prompt_lengths(encoder, ['a cup'], [(int(size[1]), int(size[2]))]) == []
 
 
 def test_the_longest_by_tokens_is_found_among_many(head):
