@@ -51,7 +51,8 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
     Raises:
         ImportError, ValueError: See :func:`lora_config`.
         ValueError: The targets or a pattern match nothing; or the targets should cover all matrices
-            in the language model's layers, but miss a kind of them.
+            in the language model's layers, but miss a kind of them; or listed targets are all in
+            layers of one kind, such as full attention, and `layers_to_transform` does not say so.
     """
     config = lora_config(lora)
     import peft
@@ -65,6 +66,7 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
             parameter.data = parameter.data.float()
     _check_patterns(model, config)
     _check_reach(model, lora)
+    _check_layer_kinds(model, lora)
     return tuner
 
 
@@ -243,6 +245,28 @@ def _check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
             f'model\'s layers, but misses {", ".join(missed)}; list the targets yourself: '
             f'`target_modules={named}`, and parameters outside linear layers, such as fused '
             f'experts, in `target_parameters`')
+
+
+def _check_layer_kinds(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
+    """Refuse a list of targets that leaves out all layers of a kind: the names that are common in
+    models with full attention may be in few layers of one with linear attention."""
+    kinds = getattr(model.config.get_text_config(), 'layer_types', None) or ()
+    if not kinds or isinstance(lora.get('target_modules', 'language'), str) or lora.get(
+            'layers_to_transform') is not None:
+        return
+    adapted = {id(layer) for layer in adapted_layers(model).values()}
+    layers = list(zip(kinds, model.model.language_model.layers, strict=True))
+    reached = {number for number, (_, layer) in enumerate(layers)
+               if any(id(module) in adapted for module in layer.modules())}
+    missed = sorted({*kinds} - {kinds[number] for number in reached})
+    if reached and missed:
+        linears = {name.rpartition('.')[2] for kind, layer in layers if kind in missed
+                   for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+        raise ValueError(
+            f'`lora.target_modules={lora["target_modules"]!r}` should reach layers of every kind, '
+            f'but none of the {sum(kind in missed for kind in kinds)} {", ".join(missed)} layers '
+            f'has an adapter (their linear layers are {", ".join(sorted(linears))}); add targets, '
+            f'or confirm with `lora.layers_to_transform={sorted(reached)}`')
 
 
 def _adapted_weight(layer: Any) -> Tensor:

@@ -178,3 +178,35 @@ def test_what_is_reached_is_reported(mixture):
                          target_parameters=['mlp.experts.gate_up_proj']))
     assert describe_reach(model) == (
         'adapter in 6 layers: 2 experts.gate_up_proj, 2 q_proj, 2 v_proj')
+
+
+@pytest.fixture(scope='module')
+def hybrid():
+    """Qwen3.5: three layers with linear attention, one with full attention."""
+    config = transformers.Qwen3_5Config(
+        text_config=dict(
+            vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=16, linear_key_head_dim=8,
+            linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4,
+            rope_parameters=dict(rope_type='default', rope_theta=1e6, mrope_section=[1, 1, 0],
+                                 mrope_interleaved=True, partial_rotary_factor=0.25)),
+        vision_config=dict(depth=1, num_heads=2, hidden_size=32, intermediate_size=64,
+                           out_hidden_size=32, patch_size=16, num_position_embeddings=2304))
+    with torch.device('meta'):
+        return transformers.Qwen3_5ForConditionalGeneration(config)
+
+
+def test_targets_that_leave_out_all_layers_of_a_kind_are_refused(hybrid):
+    pytest.importorskip('peft')
+    usual = dict(r=4, target_modules=['q_proj', 'v_proj'])
+    with pytest.raises(ValueError, match=(
+            r"target_modules=\['q_proj', 'v_proj'\]` should reach .*none of the 3 linear_attention "
+            r'layers has .* in_proj_qkv, .*add targets, or .*`lora.layers_to_transform=\[3\]`')):
+        add_lora(copy.deepcopy(hybrid), usual)
+    # What the message offers, and targets in every layer or in none of them.
+    for other, count in ((dict(usual, layers_to_transform=[3]), 2),
+                         (dict(usual, target_modules=['q_proj', 'out_proj']), 4),
+                         (dict(usual, target_modules=['lm_head']), 1)):
+        model = copy.deepcopy(hybrid)
+        add_lora(model, other)
+        assert describe_reach(model).startswith(f'adapter in {count} layers')
