@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, ProcessorM
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
-from mmdpad.models.folder_files import peek_json
 from mmdpad.models.sources import check_files, find_model
 from mmdpad.models.weight_names import compare_names, head_problem, stored_names
 from mmdpad.models.weights import from_folder
@@ -22,6 +21,7 @@ from mmdpad.models.weights import from_folder
 from .attention_support import SHARED_PREFIX, check_layers
 from .families import find_family
 from .lora import check_lora, lora_targets
+from .processor_files import image_settings
 from .quantization import (
     check_prequantized,
     check_stored,
@@ -32,7 +32,6 @@ from .quantization import (
 EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
 WEIGHTS_HINT = 'The folder should hold the weights of the model that its config.json describes'
 _MARK = 'about_policy'
-_PROCESSOR = 'preprocessor_config.json'
 _BLANK = torch.zeros(3, 64, 64, dtype=torch.uint8)
 _COPY = 'copy the tokenizer files from the model that this one was trained from'
 
@@ -121,14 +120,14 @@ def _check_processor(source: str, processor: Any) -> None:
             and getattr(processor, 'tokenizer', None)):
         raise ValueError(f'{source!r} should hold a processor of text and images, but transformers '
                          f'loads it as {type(processor).__name__}; correct `processor_class` in '
-                         f'{_PROCESSOR} and tokenizer_config.json')
+                         f'{image_settings(source)[0]} and tokenizer_config.json')
     try:
         images(_BLANK, return_tensors='pt')
     except (ValueError, TypeError, KeyError) as error:
         size = {name: value for name, value in dict(images.size).items() if value is not None}
         fix = ('rename `min_pixels` and `max_pixels` in its `size` to `shortest_edge` and '
                '`longest_edge`' if size.keys() & {'min_pixels', 'max_pixels'} else 'correct it')
-        raise ValueError(f'{_PROCESSOR} of {source!r} should describe an image processor, but that '
+        raise ValueError(f'{image_settings(source)[0]} of {source!r} should describe an image processor, but that '
                          f'cannot process an image: {error} (`size` is {size}); {fix}') from error
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     _check_tokens(source, processor, config)
@@ -152,11 +151,11 @@ def _check_tokens(source: str, processor: Any, config: PreTrainedConfig) -> None
 
 def _check_image_processor(source: str) -> None:
     """Refuse a class that transformers lacks, as in the first Qwen2.5-VL folders."""
-    path = Path(source, _PROCESSOR)
-    name = peek_json(path).get('image_processor_type')
+    file, settings = image_settings(source)
+    name = settings.get('image_processor_type')
     if isinstance(name, str) and get_image_processor_class_from_name(
             name.removesuffix('Fast')) is None:
         raise ValueError(
-            f'`image_processor_type` in {path} should be a class of transformers, but is {name!r}; '
+            f'`image_processor_type` in {file} of {source!r} should be a class of transformers, but is {name!r}; '
             + ('set it to "Qwen2VLImageProcessor", which does the same' if 'Qwen' in name else
                'correct it'))

@@ -89,18 +89,34 @@ class PromptEncoder:
                 coordinates would not be those of the model image; or the prompt is longer than
                 ``max_tokens``.
         """
-        size = tuple(image.shape[-2:])
+        prompt = self._read(image, question)
+        if problem := self._find_problem(prompt, tuple(image.shape[-2:]), question):
+            raise ValueError(problem)
+        return prompt
+
+    def _read(self, image: Tensor, question: str) -> EncodedPrompt:
         try:
             values = self.processor(text=[self.write(question)], images=[image.cpu()],
                                     return_mm_token_type_ids=True, return_tensors='pt')
         except ValueError as error:
-            raise ValueError(f'A prompt about a model image of (height, width) = {size} is refused '
-                             f'by the processor of {self.source!r}: {error}') from error
-        prompt = EncodedPrompt(values['input_ids'][0], values['mm_token_type_ids'][0],
-                               values['pixel_values'], values['image_grid_thw'], image=image)
-        if problem := self._find_problem(prompt, size, question):
-            raise ValueError(problem)
-        return prompt
+            raise ValueError(f'A prompt about a model image of (height, width) = '
+                             f'{tuple(image.shape[-2:])} is refused by the processor of '
+                             f'{self.source!r}: {error}') from error
+        return EncodedPrompt(values['input_ids'][0], values['mm_token_type_ids'][0],
+                             values['pixel_values'], values['image_grid_thw'], image=image)
+
+    def kept_size(self, image: Tensor) -> tuple[int, int]:
+        """The (height, width) to which the processor resizes an image, a uint8 (3, h, w).
+
+        Raises:
+            ValueError: The processor refuses the image.
+        """
+        return self._size(self._read(image, 'x'))
+
+    def _size(self, prompt: EncodedPrompt) -> tuple[int, int]:
+        patch = self.processor.image_processor.patch_size
+        _, rows, columns = prompt.grid[0].tolist()
+        return rows * patch, columns * patch
 
     def write(self, question: str) -> str:
         """Write the text of a prompt, with a single image token."""
@@ -109,17 +125,15 @@ class PromptEncoder:
     def _find_problem(self, prompt: EncodedPrompt, size: tuple[int, ...], question: str) -> str:
         """Describe the problem with a prompt and its image of a (height, width); empty if there is
         none."""
-        images = self.processor.image_processor
-        _, rows, columns = prompt.grid[0].tolist()
         tokens = int((prompt.token_types == 1).sum())
-        features = rows * columns // images.merge_size**2
+        features = int(prompt.grid.prod()) // self.processor.image_processor.merge_size**2
         if tokens != features:
             return (f'A prompt should have one image token for each of the {features} features '
                     f'of its image, but that of {question[:200]!r} has {tokens}; remove image '
                     f'tokens ({self.processor.image_token}) from the question, or copy chat '
                     f'template and tokenizer of {self.source!r} from the model that this one '
                     f'was trained from')
-        kept = (rows * images.patch_size, columns * images.patch_size)
+        kept = self._size(prompt)
         if kept != size:
             return (f'A model image should have a size that the processor keeps, but '
                     f'(height, width) = {size} becomes {kept}; set '

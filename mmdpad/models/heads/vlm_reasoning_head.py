@@ -7,6 +7,7 @@ tokens (right-padded).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -33,6 +34,7 @@ from .attention_support import check_attention
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
+from .processor_files import describe_files
 from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .recomputation import MemoryBudget, check_memory_budget
@@ -134,6 +136,9 @@ class VLMReasoningHead(BaseModule):
         self.end_tokens = self.encoder.responses.end_tokens
         self.pad_token = self.encoder.responses.pad_token
         print_log(f'{source!r}: {self.encoder.responses.describe()}', logger='current')
+        files = describe_files(source, self.processor)
+        print_log(f'{source!r}: {files.text}', logger='current',
+                  level=logging.WARNING if files.changes_tokens else logging.INFO)
         self.model = self._load_model(source, dtype, quantization_config=settings,
                                       config=prequantized_config(source))
         if getattr(self.model, 'is_quantized', False):
