@@ -104,7 +104,7 @@ def check_family(source: str, dtype: str = 'float32', device: str = 'cpu',
     images = [_make_image(encoder, *size) for size in SIZES]
     ways = ['sdpa', shared_prefix.NAME]
     try:
-        check_layers(shared_prefix.NAME, from_folder(AutoConfig, source, WEIGHTS_HINT), family.name)
+        check_layers(shared_prefix.NAME, from_folder(AutoConfig, source, WEIGHTS_HINT), family)
     except ValueError as error:
         ways.remove(shared_prefix.NAME)
         yield Finding('shared prefix', str(error))

@@ -2,6 +2,7 @@
 """A user's own family, checked by the command of docs/policies.md."""
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from policy_folders import change_json, read_json
 from torch import nn
 
 from mmdpad.models.cost.shapes import _published_config
-from mmdpad.models.heads import attention_support, shared_prefix
+from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.preflight import check_family as module
 from mmdpad.preflight.check_family import check_family
@@ -87,7 +88,7 @@ def test_what_leaks_between_responses_is_found(folder, monkeypatch):
 
 
 def test_a_family_that_cannot_share_the_prefix_is_compared_without(folder, monkeypatch):
-    monkeypatch.setattr(attention_support, 'SHARED_LAYERS', frozenset(['recurrent']))
+    monkeypatch.setitem(FAMILIES, 'qwen3_vl', replace(FAMILIES['qwen3_vl'], shared_layers=()))
     found = {finding.what: finding for finding in check_family(folder, gradients=False)}
     assert found['shared prefix'].agrees is None
     assert "set `attn_implementation='sdpa'`" in found['shared prefix'].result

@@ -25,8 +25,8 @@ def main() -> None:
                         'float32); float64 shows smaller differences, 16 bits only gross ones')
     parser.add_argument('--device', default='cpu', help='such as cuda (default: cpu)')
     parser.add_argument('--model-image', type=int, nargs=2, default=(840, 840),
-                        metavar=('WIDTH', 'HEIGHT'),
-                        help='model image of the prompt whose tokens are counted (default: 840 840)')
+                        metavar=('WIDTH', 'HEIGHT'), help='model image of the prompt whose tokens '
+                        'are counted (default: 840 840)')
     parser.add_argument('--no-gradients', action='store_true', help='compare no gradients, which '
                         'take three times the memory of the weights')
     args = parser.parse_args()

@@ -3,21 +3,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AttentionInterface
 from transformers.utils import is_flash_attn_2_available
 
+if TYPE_CHECKING:
+    from .families import PolicyFamily
+
 SHARED_PREFIX = 'shared_prefix'
-SHARED_LAYERS = frozenset({'full_attention'})
-"""The kinds of layers, as in ``layer_types`` of a config.json, that :mod:`.shared_prefix` computes
-as transformers does. Any other kind would mix the prompts and responses of a row."""
 # Eager attention adds the least number of the dtype to hidden scores. For queries of padding, which
 # see nothing, all scores then become -inf: in float64 as the softmax is float32, in float16 as soon
 # as they are below -16. Their NaN spreads to the prompt's own tokens in the next layer.
 _NOT_EAGER = ('float64', 'float16')
 _INSTEAD = ("set `attn_implementation='sdpa'`, with `rollout_engine=dict(type='HFRollout')` if the "
             'model samples')
+
+
+def attention_names() -> list[str]:
+    """The names that ``attn_implementation`` may have, sorted."""
+    return sorted({'eager', SHARED_PREFIX, *AttentionInterface().valid_keys()})
 
 
 def check_attention(name: str, dtype: str = 'float32') -> None:
@@ -32,8 +37,7 @@ def check_attention(name: str, dtype: str = 'float32') -> None:
         ValueError: transformers has none of that name, or it does not suit the dtype.
         ImportError: It needs a package that is not installed.
     """
-    known = sorted({'eager', SHARED_PREFIX, *AttentionInterface().valid_keys()})
-    if name not in known:
+    if name not in (known := attention_names()):
         raise ValueError(f'`attn_implementation` should be one of {known}, but got {name!r}')
     if name == 'flash_attention_2' and not is_flash_attn_2_available():
         raise ImportError("`attn_implementation='flash_attention_2'` needs the package flash-attn "
@@ -59,20 +63,23 @@ def layer_kinds(config: Any) -> list[str]:
     return ['sliding_attention' if window else 'full_attention']
 
 
-def check_layers(name: str, config: Any, family: str) -> None:
+def check_layers(name: str, config: Any, family: PolicyFamily) -> None:
     """Check that an attention implementation handles all layers of a model, before weights are
     read.
 
     Args:
         name: ``attn_implementation``.
         config: See :func:`layer_kinds`.
-        family: The family's name, for the message.
+        family: The family of the model.
 
     Raises:
         ValueError: It does not.
     """
-    if name == SHARED_PREFIX and (others := sorted({*layer_kinds(config)} - SHARED_LAYERS)):
+    if name != SHARED_PREFIX:
+        return
+    if others := sorted({*layer_kinds(config)} - {*family.shared_layers}):
         raise ValueError(
-            f'`attn_implementation={name!r}` should have layers of {", ".join(SHARED_LAYERS)}, but '
-            f'{family} ({config.model_type}) has {", ".join(others)}, in which prompts and '
-            f'responses of a row would be mixed; {_INSTEAD}')
+            f'`attn_implementation={name!r}` should have layers of '
+            f'{", ".join(family.shared_layers)}, but {family.name} ({config.model_type}) has '
+            f'{", ".join(others)}, in which prompts and responses of a row would be mixed; '
+            f'{_INSTEAD}')

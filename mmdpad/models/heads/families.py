@@ -31,12 +31,16 @@ class PolicyFamily:
             :data:`mmdpad.geometry.coordinates.COORDINATES`.
         vision_tokens: Keys in config.json of the tokens that represent images or videos; a config
             may lack some.
+        shared_layers: The kinds of layers, as in ``layer_types`` of a config.json, that
+            :mod:`.shared_prefix` computes as transformers does. Any other kind would mix the
+            prompts and responses of a row, and is refused, see :mod:`.attention_support`.
     """
 
     name: str
     model_class: type[PreTrainedModel]
     coordinates: str
     vision_tokens: tuple[str, ...] = _ENTRIES
+    shared_layers: tuple[str, ...] = ('full_attention', )
 
     def __post_init__(self) -> None:
         check_coordinates(self.coordinates)

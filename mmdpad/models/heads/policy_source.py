@@ -56,7 +56,7 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
     config = from_folder(AutoConfig, source, WEIGHTS_HINT)
-    check_layers(policy.get('attn_implementation') or SHARED_PREFIX, config, family.name)
+    check_layers(policy.get('attn_implementation') or SHARED_PREFIX, config, family)
     if lora is not None:
         check_lora(family.model_class, source, lora, WEIGHTS_HINT,
                    policy.get('freeze_vision', False))
@@ -127,8 +127,9 @@ def _check_processor(source: str, processor: Any) -> None:
         size = {name: value for name, value in dict(images.size).items() if value is not None}
         fix = ('rename `min_pixels` and `max_pixels` in its `size` to `shortest_edge` and '
                '`longest_edge`' if size.keys() & {'min_pixels', 'max_pixels'} else 'correct it')
-        raise ValueError(f'{image_settings(source)[0]} of {source!r} should describe an image processor, but that '
-                         f'cannot process an image: {error} (`size` is {size}); {fix}') from error
+        raise ValueError(f'{image_settings(source)[0]} of {source!r} should describe an image '
+                         f'processor, but that cannot process an image: {error} (`size` is '
+                         f'{size}); {fix}') from error
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     _check_tokens(source, processor, config)
 
@@ -156,6 +157,7 @@ def _check_image_processor(source: str) -> None:
     if isinstance(name, str) and get_image_processor_class_from_name(
             name.removesuffix('Fast')) is None:
         raise ValueError(
-            f'`image_processor_type` in {file} of {source!r} should be a class of transformers, but is {name!r}; '
+            f'`image_processor_type` in {file} of {source!r} should be a class of transformers, '
+            f'but is {name!r}; '
             + ('set it to "Qwen2VLImageProcessor", which does the same' if 'Qwen' in name else
                'correct it'))

@@ -96,7 +96,8 @@ def _changed_steps(stored: Mapping[str, Any], processor: Any) -> list[str]:
     empty = dict(version='1.0', truncation=None, padding=None, added_tokens=[], decoder=None,
                  post_processor=None, model=dict(type='BPE', vocab={}, merges=[]))
     given = Tokenizer.from_str(json.dumps(empty | {step: stored.get(step) for step in _STEPS}))
-    return [step for step in _STEPS if _state(getattr(given, step)) != _state(getattr(backend, step))]
+    return [step for step in _STEPS
+            if _state(getattr(given, step)) != _state(getattr(backend, step))]
 
 
 def _state(step: Any) -> str:

@@ -65,7 +65,7 @@ class VLMReasoningHead(BaseModule):
             (:mod:`.vision_tower`). With one of transformers' own ('sdpa', 'eager',
             'flash_attention_2'), the text part computes them once per response
             (:mod:`.replicated_prefix`), and the tower is transformers'; the results are the same.
-            'shared_prefix' needs layers of the kinds in :data:`.attention_support.SHARED_LAYERS`.
+            'shared_prefix' needs layers of the kinds in the family's ``shared_layers``.
         freeze_vision: Freeze the vision tower.
         gradient_checkpointing: Recompute activations in the backward pass.
         memory_budget: Recompute activations only as far as an update would otherwise take more than

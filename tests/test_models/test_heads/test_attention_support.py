@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """What an attention implementation does not compute right is refused before weights are read."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import eager_attention_f
 from mmdpad.models import HFRollout, VLMReasoningHead
 from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.attention_support import check_attention, check_layers, layer_kinds
+from mmdpad.models.heads.families import FAMILIES, PolicyFamily
 from mmdpad.models.precision import DTYPES
 from mmdpad.toy.policy_folder import make_policy_folder
 
@@ -61,11 +63,12 @@ def test_kinds_of_layers():
     assert layer_kinds(config(sliding_window=4, use_sliding_window=False)) == ['full_attention']
     qwen = Qwen3_5Config()
     assert layer_kinds(qwen) == ['full_attention', 'linear_attention']
-    check_layers('sdpa', qwen, 'Qwen3.5')
-    with pytest.raises(ValueError, match=r"Mamba \(mine\) has mamba.*set `attn_implementation='sdpa"
-                                         r"'`, with `rollout_engine=dict\(type='HFRollout'\)`"):
-        check_layers('shared_prefix', SimpleNamespace(
-            **vars(config(layer_types=['mamba'])), model_type='mine'), 'Mamba')
+    mine = PolicyFamily('Mine', FAMILIES['qwen3_vl'].model_class, 'pixels')
+    check_layers('sdpa', qwen, mine)
+    check_layers('shared_prefix', qwen, replace(mine, shared_layers=tuple(layer_kinds(qwen))))
+    with pytest.raises(ValueError, match=r"Mine \(qwen3_5\) has linear_attention, .*set `attn_"
+                       r"implementation='sdpa'`, with `rollout_engine=dict\(type='HFRollout'\)`"):
+        check_layers('shared_prefix', qwen, mine)
 
 
 @pytest.fixture(scope='module')
