@@ -37,6 +37,7 @@ from .policy_source import WEIGHTS_HINT, about_policy, check_policy
 from .prompt_encoder import PromptEncoder
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .recomputation import MemoryBudget, check_memory_budget
+from .recurrent_layers import share_states
 from .token_log_probs import token_log_probs
 
 CPU_PATCHES = 2048
@@ -146,6 +147,7 @@ class VLMReasoningHead(BaseModule):
              'vision_config': 'sdpa' if shares else attn_implementation})
         if shares:
             vision_tower.speed_up(tower)
+            share_states(self.family.language(self.model))
         if freeze_vision:
             tower.requires_grad_(False)
         self.adapter_keys: frozenset[str] = frozenset()

@@ -169,8 +169,8 @@ def leak(monkeypatch):
         spans.grid = lambda row: Spans.grid(spans, row).roll(1, dims=0)
         return spans
 
-    original = packed_attention._response_spans
-    monkeypatch.setattr(packed_attention, '_response_spans', rolled)
+    original = packed_attention.response_spans
+    monkeypatch.setattr(packed_attention, 'response_spans', rolled)
 
 
 def no_prefix(monkeypatch):
