@@ -43,8 +43,9 @@ _SYSTEM = ("{% if loop.first and message['role'] != 'system' %}<|im_start|>syste
 _QWEN2_PROCESSOR = dict(patch_size=14, size=dict(shortest_edge=56 * 56,
                                                  longest_edge=14 * 14 * 4 * 16384))
 _VISION = dict(depth=_LAYERS, num_heads=2, spatial_merge_size=2, temporal_patch_size=2)
-# For each `model_type`: class names (`model` if it differs from the processor's), whether it has Qwen3's tokens, processor, vision tower, rotary
-# sections, generation defaults.
+# For each `model_type`: class names (`model` if it differs from the processor's), whether it has
+# Qwen3's tokens, what its chat template opens for a response, processor, vision tower, language
+# model, rotary sections, generation defaults.
 _FAMILIES: dict[str, dict[str, Any]] = dict(
     qwen2_vl=dict(
         name='Qwen2VL', video='Qwen2VL', newer=False, system=_SYSTEM, processor=_QWEN2_PROCESSOR,

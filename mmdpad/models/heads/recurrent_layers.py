@@ -47,8 +47,9 @@ class RecurrentState:
 
     def repeat(self, group_size: int) -> RecurrentState:
         """The states of N sequences, each ``group_size`` times."""
-        return RecurrentState(*(state[:, None].expand(-1, group_size, *state.shape[1:]).flatten(0, 1)
-                                for state in self.tensors()))
+        return RecurrentState(*(
+            state[:, None].expand(-1, group_size, *state.shape[1:]).flatten(0, 1)
+            for state in self.tensors()))
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         """The convolution's part, see :class:`transformers.Cache`; so are the other methods."""
@@ -145,6 +146,6 @@ def share_states(language: nn.Module) -> None:
             module.__class__ = _CLASSES[type(module)]
 
 
-def has_recurrence(language: nn.Module) -> bool:
-    """Whether a language model has layers for :func:`share_states`."""
-    return any(isinstance(module, _Shared) for module in language.modules())
+def has_recurrence(model: nn.Module) -> bool:
+    """Whether a model has layers changed by :func:`share_states`."""
+    return any(isinstance(module, _Shared) for module in model.modules())

@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from policy_folders import change_json
 
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.heads import packed_attention, replicated_prefix, shared_prefix
@@ -101,13 +102,18 @@ CASES = {
 }
 
 
-@pytest.fixture(params=['qwen2', 'qwen2_5', 'qwen3'])
+@pytest.fixture(params=['qwen2', 'qwen2_5', 'qwen3', 'qwen3_5'])
 def family(request, policy_config, tmp_path):
     """Config of a policy head of one of the families."""
     if request.param == 'qwen2':
         return dict(policy_config, pretrained=make_policy_folder(tmp_path, 'qwen2_vl'))
     if request.param == 'qwen2_5':
         return policy_config
+    if request.param == 'qwen3_5':
+        folder = make_policy_folder(tmp_path, 'qwen3_5')
+        change_json(tmp_path / 'preprocessor_config.json',
+                    size=dict(shortest_edge=64 * 64, longest_edge=128 * 128))
+        return dict(policy_config, pretrained=folder)
     return dict(policy_config, pretrained=request.getfixturevalue('qwen3_folder'))
 
 
