@@ -37,10 +37,12 @@ def _tower(*mlp: str) -> frozenset[str]:
 
 
 _QWEN2 = dict(patch=14, fewest=3136, most=12845056, side=840, tokens=900, system=True, flat=True)
+_QWEN3 = dict(patch=16, fewest=65536, most=16777216, side=832, tokens=676, system=False, flat=False,
+              tower=_tower('linear_fc1', 'linear_fc2'))
 FACTS = dict(
     qwen2_vl=Facts('Qwen2-VL', 'relative_1000', tower=_tower('fc1', 'fc2'), **_QWEN2),
     qwen2_5_vl=Facts('Qwen2.5-VL', 'pixels', tower=_tower('gate_proj', 'up_proj', 'down_proj'),
                      **_QWEN2),
-    qwen3_vl=Facts('Qwen3-VL', 'relative_1000', patch=16, fewest=65536, most=16777216, side=832,
-                   tokens=676, tower=_tower('linear_fc1', 'linear_fc2'), system=False, flat=False))
+    qwen3_vl=Facts('Qwen3-VL', 'relative_1000', **_QWEN3),
+    qwen3_vl_moe=Facts('Qwen3-VL-MoE', 'relative_1000', **_QWEN3))
 """`model_type` -> facts."""

@@ -9,6 +9,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 from mmdpad.models.sources import read_config
@@ -30,6 +31,8 @@ register_family('qwen2_5_vl', PolicyFamily('Qwen2.5-VL', Qwen2_5_VLForConditiona
                                            'pixels'))
 register_family('qwen3_vl', PolicyFamily('Qwen3-VL', Qwen3VLForConditionalGeneration,
                                          'relative_1000'))
+register_family('qwen3_vl_moe', PolicyFamily('Qwen3-VL-MoE', Qwen3VLMoeForConditionalGeneration,
+                                             'relative_1000'))
 
 
 def find_family(source: str) -> PolicyFamily:
