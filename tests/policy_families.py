@@ -44,6 +44,7 @@ FACTS = dict(
     qwen2_5_vl=Facts('Qwen2.5-VL', 'pixels', tower=_tower('gate_proj', 'up_proj', 'down_proj'),
                      **_QWEN2),
     qwen3_vl=Facts('Qwen3-VL', 'relative_1000', **_QWEN3),
+    qwen3_vl_moe=Facts('Qwen3-VL-MoE', 'relative_1000', **_QWEN3),
     qwen3_5=Facts('Qwen3.5', 'relative_1000', **_QWEN3),
     qwen3_5_moe=Facts('Qwen3.5 MoE', 'relative_1000', **_QWEN3))
 """`model_type` -> facts."""

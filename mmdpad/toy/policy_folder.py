@@ -43,9 +43,9 @@ _SYSTEM = ("{% if loop.first and message['role'] != 'system' %}<|im_start|>syste
 _QWEN2_PROCESSOR = dict(patch_size=14, size=dict(shortest_edge=56 * 56,
                                                  longest_edge=14 * 14 * 4 * 16384))
 _VISION = dict(depth=_LAYERS, num_heads=2, spatial_merge_size=2, temporal_patch_size=2)
-# For each `model_type`: class names (`model` if it differs from the processor's), whether it has
-# Qwen3's tokens, what its chat template opens for a response, processor, vision tower, language
-# model, rotary sections, generation defaults.
+# For each `model_type`: class names (`model` if it differs from the processor's), weights that the
+# published files hold transposed, whether it has Qwen3's tokens, what its chat template opens for a
+# response, processor, vision tower, language model, rotary sections, generation defaults.
 _FAMILIES: dict[str, dict[str, Any]] = dict(
     qwen2_vl=dict(
         name='Qwen2VL', video='Qwen2VL', newer=False, system=_SYSTEM, processor=_QWEN2_PROCESSOR,
@@ -67,6 +67,11 @@ _FAMILIES: dict[str, dict[str, Any]] = dict(
                     patch_size=16, num_position_embeddings=2304, deepstack_visual_indexes=[0]),
         text=dict(head_dim=16), mrope=dict(mrope_section=[2, 3, 3], mrope_interleaved=True),
         generation=dict(temperature=0.7, top_p=0.8, top_k=20)))
+_FAMILIES['qwen3_vl_moe'] = dict(
+    _FAMILIES['qwen3_vl'], model='Qwen3VLMoe', transposed=('experts.gate_up_proj',
+                                                           'experts.down_proj'),
+    # Experts should not be square: transformers tells a layout from another by the shape.
+    text=dict(head_dim=16, moe_intermediate_size=24, num_experts=8, num_experts_per_tok=2))
 _FAMILIES['qwen3_5'] = dict(
     _FAMILIES['qwen3_vl'], model='Qwen3_5', opening='<think>\n\n</think>\n\n',
     vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
@@ -122,7 +127,7 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
         part.save_pretrained(path)
     tokenizer._processor_class = processor
     tokenizer.save_pretrained(path)
-    _make_model(parts, tokenizer, seed, scale).save_pretrained(path)
+    _save_model(_make_model(parts, tokenizer, seed, scale), path, parts.get('transposed', ()))
     return str(path)
 
 
@@ -185,13 +190,13 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
         max_position_embeddings=32768, tie_word_embeddings=True, bos_token_id=pad,
         eos_token_id=end, pad_token_id=pad,
         rope_parameters=dict(rope_type='default', rope_theta=1e6, **rotary), **parts['text'])
-    kind = parts.get('model', parts['name'])
-    config = getattr(transformers, f'{kind}Config')(
+    classes = parts.get('model', parts['name'])
+    config = getattr(transformers, f'{classes}Config')(
         text_config=_scaled(text, scale), vision_config=_scaled({**_VISION, **parts['vision']},
                                                                 scale),
         tie_word_embeddings=True, **ids)
     with seeded(seed):
-        model = getattr(transformers, f'{kind}ForConditionalGeneration')(config)
+        model = getattr(transformers, f'{classes}ForConditionalGeneration')(config)
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:  # far enough from 0 for answers to differ
                 parameter.data.normal_(std=0.15)
@@ -200,6 +205,14 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
     model.generation_config.update(pad_token_id=pad, eos_token_id=[end, pad], do_sample=True,
                                    **parts['generation'])
     return model
+
+
+def _save_model(model: transformers.PreTrainedModel, path: Path,
+                transposed: tuple[str, ...]) -> None:
+    state = {name: value.transpose(1, 2) if name.endswith(transposed) else value
+             for name, value in model.state_dict().items()}
+    # transformers would transpose them back.
+    model.save_pretrained(path, state_dict=state, save_original_format=not transposed)
 
 
 def _scaled(sizes: dict[str, Any], scale: int) -> dict[str, Any]:

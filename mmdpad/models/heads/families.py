@@ -11,6 +11,7 @@ from transformers import (
     Qwen3_5ForConditionalGeneration,
     Qwen3_5MoeForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 from mmdpad.models.sources import read_config
@@ -32,7 +33,9 @@ register_family('qwen2_5_vl', PolicyFamily('Qwen2.5-VL', Qwen2_5_VLForConditiona
                                            'pixels'))
 register_family('qwen3_vl', PolicyFamily('Qwen3-VL', Qwen3VLForConditionalGeneration,
                                          'relative_1000'))
-_LINEARS = '(q|k|v|o|gate|up|down)_proj|in_proj_(qkv|z|b|a)|out_proj'
+register_family('qwen3_vl_moe', PolicyFamily('Qwen3-VL-MoE', Qwen3VLMoeForConditionalGeneration,
+                                             'relative_1000'))
+_LINEARS = '(q|k|v|o|gate|up|down|out)_proj|in_proj_(qkv|z|b|a)|shared_expert_gate'
 register_family('qwen3_5', PolicyFamily('Qwen3.5', Qwen3_5ForConditionalGeneration,
                                         'relative_1000', language_linears=_LINEARS))
 register_family('qwen3_5_moe', PolicyFamily('Qwen3.5 MoE', Qwen3_5MoeForConditionalGeneration,

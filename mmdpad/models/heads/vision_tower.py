@@ -28,6 +28,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5VisionAttention
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeVisionAttention
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
+from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeVisionAttention
 from transformers.vision_utils import get_vision_window_index
 
 from mmdpad.models.windows import Windows
@@ -111,6 +112,11 @@ class WindowedQwen3_5MoeAttention(Qwen3_5MoeVisionAttention):
     forward: Any = attend_in_windows
 
 
+class WindowedQwen3MoeAttention(Qwen3VLMoeVisionAttention):
+    """Qwen3-VL-MoE's attention by :func:`attend_in_windows`."""
+    forward: Any = attend_in_windows
+
+
 class PatchProduct(nn.Conv3d):
     """A convolution over patches that are as large as its kernel, as a matrix product."""
 
@@ -133,6 +139,7 @@ _FASTER: dict[type[nn.Module], type[nn.Module]] = {
     VisionAttention: WindowedQwen2Attention,
     Qwen2_5_VLVisionAttention: WindowedQwen2_5Attention,
     Qwen3VLVisionAttention: WindowedQwen3Attention,
+    Qwen3VLMoeVisionAttention: WindowedQwen3MoeAttention,
     Qwen3_5VisionAttention: WindowedQwen3_5Attention,
     Qwen3_5MoeVisionAttention: WindowedQwen3_5MoeAttention,
     nn.Conv3d: PatchProduct,
