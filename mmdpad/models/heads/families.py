@@ -38,7 +38,7 @@ register_family('qwen3_vl_moe', PolicyFamily('Qwen3-VL-MoE', Qwen3VLMoeForCondit
 _LINEARS = '(q|k|v|o|gate|up|down|out)_proj|in_proj_(qkv|z|b|a)|shared_expert_gate'
 register_family('qwen3_5', PolicyFamily('Qwen3.5', Qwen3_5ForConditionalGeneration,
                                         'relative_1000', language_linears=_LINEARS))
-register_family('qwen3_5_moe', PolicyFamily('Qwen3.5 MoE', Qwen3_5MoeForConditionalGeneration,
+register_family('qwen3_5_moe', PolicyFamily('Qwen3.5-MoE', Qwen3_5MoeForConditionalGeneration,
                                             'relative_1000', language_linears=_LINEARS))
 
 
