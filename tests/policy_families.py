@@ -18,6 +18,7 @@ class Facts:
         tower: Linear layers in a block of the vision tower, by name.
         system: Whether the chat template adds a system turn.
         flat: Whether config.json was first published without `text_config`.
+        experts: Whether its layers have experts in place of an MLP.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Facts:
     tower: frozenset[str]
     system: bool
     flat: bool
+    experts: bool = False
 
 
 def _tower(*mlp: str) -> frozenset[str]:
@@ -44,5 +46,5 @@ FACTS = dict(
     qwen2_5_vl=Facts('Qwen2.5-VL', 'pixels', tower=_tower('gate_proj', 'up_proj', 'down_proj'),
                      **_QWEN2),
     qwen3_vl=Facts('Qwen3-VL', 'relative_1000', **_QWEN3),
-    qwen3_vl_moe=Facts('Qwen3-VL-MoE', 'relative_1000', **_QWEN3))
+    qwen3_vl_moe=Facts('Qwen3-VL-MoE', 'relative_1000', experts=True, **_QWEN3))
 """`model_type` -> facts."""

@@ -1,0 +1,77 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Weights that published files hold with their last two dimensions swapped.
+
+The files of Qwen3-VL-MoE hold experts as (experts, in, out), and transformers 5 as (experts, out,
+in). It transposes what it reads if the shape differs, and saves what it holds; other programs
+expect the layout of the published files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    get_model_conversion_mapping,
+)
+from transformers.core_model_loading import Transpose, WeightConverter, WeightTransform
+
+from .weights import from_folder
+
+
+def swapped_weights(model: PreTrainedModel) -> list[str]:
+    """List the weights of a model that published files hold transposed; none for most families.
+
+    Names end as transformers names them, also below an adapter.
+    """
+    ends = tuple(pattern for entry in get_model_conversion_mapping(model) if _swaps(entry)
+                 for pattern in entry.target_patterns)
+    return [name for name, _ in model.named_parameters() if name.endswith(ends)]
+
+
+def save_as_published(model: PreTrainedModel, folder: Path, **arguments: Any) -> None:
+    """``save_pretrained``, under the names and in the layout of the published files."""
+    if swapped := swapped_weights(model):
+        state = model.state_dict()
+        for name in swapped:
+            state[name] = state[name].transpose(-2, -1)  # copied as it is written
+        # transformers would swap them back; these families have no other names.
+        arguments.update(state_dict=state, save_original_format=False)
+    model.save_pretrained(folder, **arguments)
+
+
+def check_layout(model_class: type[PreTrainedModel], source: str, hint: str) -> None:
+    """Check that transformers can tell in which layout a folder's weights are.
+
+    Args:
+        model_class: The class of transformers.
+        source: Folder or hub name, of which only config.json is read.
+        hint: What to do when config.json cannot be used, for the error message.
+
+    Raises:
+        ValueError: A weight that published files hold transposed is square, so its shape does not
+            show whether it is.
+    """
+    config = from_folder(AutoConfig, source, hint)
+    if not any(map(_swaps, get_checkpoint_conversion_mapping(config.model_type) or ())):
+        return
+    with torch.device('meta'):
+        model = model_class(config)
+    square = [f'{name} {tuple(model.get_parameter(name).shape)}' for name in swapped_weights(model)
+              if model.get_parameter(name).shape[-2] == model.get_parameter(name).shape[-1]]
+    if square:
+        raise ValueError(
+            f'Experts should not be square, since published files hold them transposed and '
+            f'transformers recognizes that by the shape, but by {Path(source) / "config.json"} '
+            f'{len(square)} are ({square[0]}, ...); use a model with another '
+            f'`moe_intermediate_size`')
+
+
+def _swaps(entry: WeightTransform) -> bool:
+    return isinstance(entry, WeightConverter) and any(
+        isinstance(operation, Transpose) and operation.check_dims
+        for operation in entry.operations)
+
