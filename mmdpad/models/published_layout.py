@@ -8,11 +8,14 @@ expect the layout of the published files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     get_model_conversion_mapping,
@@ -55,19 +58,42 @@ def check_layout(model_class: type[PreTrainedModel], source: str, hint: str) -> 
         ValueError: A weight that published files hold transposed is square, so its shape does not
             show whether it is.
     """
-    config = from_folder(AutoConfig, source, hint)
-    if not any(map(_swaps, get_checkpoint_conversion_mapping(config.model_type) or ())):
-        return
-    with torch.device('meta'):
-        model = model_class(config)
-    square = [f'{name} {tuple(model.get_parameter(name).shape)}' for name in swapped_weights(model)
-              if model.get_parameter(name).shape[-2] == model.get_parameter(name).shape[-1]]
+    shapes = _swapped_shapes(model_class, from_folder(AutoConfig, source, hint))
+    square = [f'{name} {tuple(shape)}' for name, shape in shapes.items() if shape[-2] == shape[-1]]
     if square:
         raise ValueError(
             f'Experts should not be square, since published files hold them transposed and '
             f'transformers recognizes that by the shape, but by {Path(source) / "config.json"} '
             f'{len(square)} are ({square[0]}, ...); use a model with another '
             f'`moe_intermediate_size`')
+
+
+def read_mapped(model_class: type[PreTrainedModel], config: PreTrainedConfig,
+                files: Sequence[Path]) -> dict[str, Tensor] | None:
+    """Map the tensors of safetensors files from the files, for ``state_dict`` of
+    ``from_pretrained``, in the layout of transformers, which would otherwise copy weights to
+    transpose them; None if it would not."""
+    shapes = _swapped_shapes(model_class, config)
+    if not shapes:
+        return None
+    state = {}
+    for path in files:
+        with safe_open(path, 'pt') as file:
+            for name in file.keys():  # noqa: SIM118
+                value = file.get_tensor(name)
+                swap = value.shape != shapes.get(name, value.shape)
+                state[name] = value.transpose(-2, -1) if swap else value
+    return state
+
+
+def _swapped_shapes(model_class: type[PreTrainedModel],
+                    config: PreTrainedConfig) -> dict[str, torch.Size]:
+    """The shapes of :func:`swapped_weights` in a model."""
+    if not any(map(_swaps, get_checkpoint_conversion_mapping(config.model_type) or ())):
+        return {}  # saves the time to build it
+    with torch.device('meta'):
+        model = model_class(config)
+    return {name: model.get_parameter(name).shape for name in swapped_weights(model)}
 
 
 def _swaps(entry: WeightTransform) -> bool:

@@ -190,7 +190,7 @@ def check_everywhere(folder, lora, tmp_path):
         with pytest.raises(ValueError, match='for another engine to take it over'):
             next(named_weights(head.model))
         return
-    model = AutoModelForImageTextToText.from_pretrained(
+    model = head.family.model_class.from_pretrained(
         None, config=AutoConfig.from_pretrained(folder), state_dict=dict(named_weights(head.model)))
     assert_close(plain_log_probs(model, head, ids), expected)
 

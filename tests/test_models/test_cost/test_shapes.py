@@ -60,7 +60,7 @@ def test_every_family_is_read(family, tmp_path):
 def test_experts_are_in_memory_and_some_of_them_compute(tmp_path):
     text = PolicyShape.of(build_on_meta(read_policy_config(
         make_policy_folder(tmp_path, 'qwen3_vl_moe'))[0])).text
-    # Per layer: q, o 32 x 32; k, v 32 x 16; eight experts with three of 32 x 24; 32 x 8. Two layers.
+    # Two layers of q, o 32 x 32; k, v 32 x 16; eight experts with three of 32 x 24; router 32 x 8.
     attention, expert, router = 2 * 32 * 32 + 2 * 32 * 16, 3 * 32 * 24, 32 * 8
     assert text.linear == 2 * attention and text.intermediate == 24
     assert text.matrices == 2 * (attention + 8 * expert + router)

@@ -83,6 +83,24 @@ def test_products_are_grouped_on_a_gpu(device, dtype, grouped, monkeypatch):
         'grouped' if grouped else 'one by one')
 
 
+def test_quantization_leaves_them_as_they_are(tmp_path):
+    """bitsandbytes knows linear layers only."""
+    pytest.importorskip('bitsandbytes')
+    pytest.importorskip('peft')
+    head = VLMReasoningHead(make_policy_folder(tmp_path, 'qwen3_vl_moe'), 'find "{question}"',
+                            dtype='bfloat16', lora=dict(r=2), quantization=dict(load_in_4bit=True))
+    quantized = {name.split('.')[-2] for name, module in head.model.named_modules()
+                 if type(module).__name__ == 'Linear4bit' and name.endswith('base_layer')}
+    assert quantized == {f'{name}_proj' for name in 'qkvo'}
+    assert {p.dtype for block in experts_of(head.model).values()
+            for p in block.parameters()} == {torch.bfloat16}
+    image = torch.zeros(3, 256, 256, dtype=torch.uint8)
+    loss, _ = head.train().supervised_loss(head.encode_prompts([image], ['star']), ['a red star'])
+    loss.backward()
+    assert all(p.grad is not None for name, p in head.named_parameters()
+               if name in head.adapter_keys)
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'float64'])
 def test_a_policy_computes_its_experts_so(dtype, tmp_path):
     head = VLMReasoningHead(make_policy_folder(tmp_path, 'qwen3_vl_moe'), dtype=dtype)
