@@ -8,6 +8,8 @@ from typing import Any
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeForConditionalGeneration,
 )
@@ -33,6 +35,11 @@ register_family('qwen3_vl', PolicyFamily('Qwen3-VL', Qwen3VLForConditionalGenera
                                          'relative_1000'))
 register_family('qwen3_vl_moe', PolicyFamily('Qwen3-VL-MoE', Qwen3VLMoeForConditionalGeneration,
                                              'relative_1000'))
+_LINEARS = '(q|k|v|o|gate|up|down|out)_proj|in_proj_(qkv|z|b|a)|shared_expert_gate'
+register_family('qwen3_5', PolicyFamily('Qwen3.5', Qwen3_5ForConditionalGeneration,
+                                        'relative_1000', language_linears=_LINEARS))
+register_family('qwen3_5_moe', PolicyFamily('Qwen3.5-MoE', Qwen3_5MoeForConditionalGeneration,
+                                            'relative_1000', language_linears=_LINEARS))
 
 
 def find_family(source: str) -> PolicyFamily:

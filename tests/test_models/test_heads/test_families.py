@@ -119,8 +119,7 @@ def test_an_adapter_sits_where_its_name_says(folder, family, images, targets):
     head = VLMReasoningHead(folder, TEMPLATE, lora=dict(r=2, target_modules=targets)).train()
     layers = {name.rpartition('.lora_')[0] for name in head.adapter_keys}
     language = {name for name in layers if '.language_model.' in name}
-    # q, k, v, o, gate, up, down of two layers; experts are not linear layers
-    assert len(language) == 2 * (4 if FACTS[family].experts else 7)
+    assert len(language) == FACTS[family].linears
     blocks = {name.partition('.blocks.')[2][2:] for name in layers - language}
     assert blocks == (set() if targets == 'language' else FACTS[family].tower)
     assert head.vision_is_fixed == (targets == 'language')

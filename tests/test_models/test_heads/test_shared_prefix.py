@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from policy_folders import change_json
 
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.heads import packed_attention, replicated_prefix, shared_prefix
@@ -105,13 +106,18 @@ CASES = {
 }
 
 
-@pytest.fixture(params=['qwen2_vl', 'qwen2_5', 'qwen3', 'qwen3_vl_moe'])
+@pytest.fixture(params=['qwen2_vl', 'qwen2_5', 'qwen3', 'qwen3_vl_moe', 'qwen3_5'])
 def family(request, policy_config, tmp_path):
     """Config of a policy head of one of the families."""
-    if request.param in FAMILIES:
-        return dict(policy_config, pretrained=make_policy_folder(tmp_path, request.param))
     if request.param == 'qwen2_5':
         return policy_config
+    if request.param == 'qwen3_5':
+        folder = make_policy_folder(tmp_path, 'qwen3_5')
+        change_json(tmp_path / 'preprocessor_config.json',
+                    size=dict(shortest_edge=64 * 64, longest_edge=128 * 128))
+        return dict(policy_config, pretrained=folder)
+    if request.param in FAMILIES:
+        return dict(policy_config, pretrained=make_policy_folder(tmp_path, request.param))
     return dict(policy_config, pretrained=request.getfixturevalue('qwen3_folder'))
 
 
@@ -173,8 +179,8 @@ def leak(monkeypatch):
         spans.grid = lambda row: Spans.grid(spans, row).roll(1, dims=0)
         return spans
 
-    original = packed_attention._response_spans
-    monkeypatch.setattr(packed_attention, '_response_spans', rolled)
+    original = packed_attention.response_spans
+    monkeypatch.setattr(packed_attention, 'response_spans', rolled)
 
 
 def no_prefix(monkeypatch):
