@@ -106,12 +106,10 @@ def mlp_weight(text: TextShape, setup: Setup) -> int:
     return (2 if setup.on_cpu else 1) * 2 * text.experts.weights // (3 * text.layers)
 
 
-def inside_mlp(text: TextShape, setup: Setup) -> int:
+def inside_mlp(text: TextShape) -> int:
     """Numbers per token in one of the three tensors inside an MLP; the same for experts."""
     if text.experts is None:
         return text.intermediate
-    if setup.on_cpu:
-        return text.hidden
     return text.experts.chosen * max(text.intermediate, text.hidden)
 
 
