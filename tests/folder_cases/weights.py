@@ -234,8 +234,3 @@ def _(folder: Path) -> None:
     text = read_json(folder / 'config.json')['text_config']
     change_json(folder / 'config.json', text_config=dict(text, num_hidden_layers=1,
                                                          layer_types=['full_attention']))
-
-
-@case('weights of further layers for multi-token prediction, as in Qwen3.5', family='qwen3_5')
-def _(folder: Path) -> None:
-    change_weights(folder, lambda state: state | {'mtp.fc.weight': torch.zeros(4, 4)})

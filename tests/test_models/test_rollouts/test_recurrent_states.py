@@ -33,8 +33,7 @@ def expected(recurrent):
 
 
 @pytest.mark.parametrize('options', [
-    dict(), ENTERING, dict(max_samples=2), dict(prefill_tokens=300)],
-    ids=['leaving', 'entering', 'one prompt at a time', 'several prefills'])
+    dict(), ENTERING, dict(prefill_tokens=300)], ids=['leaving', 'entering', 'several prefills'])
 def test_the_tokens_are_those_of_generate(recurrent, expected, options):
     found = SharedPrefixRollout(**options)(*recurrent, **SAMPLED)
     assert found.ids.equal(expected.ids) and found.mask.equal(expected.mask)
