@@ -9,7 +9,7 @@ from transformers import AttentionInterface
 from transformers.utils import is_flash_attn_2_available
 
 if TYPE_CHECKING:
-    from .families import PolicyFamily
+    from .policy_family import PolicyFamily
 
 SHARED_PREFIX = 'shared_prefix'
 # Eager attention adds the least number of the dtype to hidden scores. For queries of padding, which

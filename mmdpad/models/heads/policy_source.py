@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, ProcessorM
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.models.published_layout import check_layout
 from mmdpad.models.sources import check_files, find_model
 from mmdpad.models.weight_names import compare_names, head_problem, stored_names
 from mmdpad.models.weights import from_folder
@@ -50,18 +51,25 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
         FileNotFoundError, ValueError, ImportError: As for that class.
     """
     quantization, lora = policy.get('quantization'), policy.get('lora')
-    settings = None if quantization is None else quantization_config(quantization, lora)
+    if quantization is not None:
+        quantization_config(quantization, lora)  # refused before anything is read
     source, folder = find_model('model.policy.pretrained', policy['pretrained'], EXAMPLE)
     family = find_family(source)
+    settings = None if quantization is None else quantization_config(
+        quantization, lora, [family.vision_tower, 'lm_head'])
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
+    check_layout(family.model_class, source, WEIGHTS_HINT)
     config = from_folder(AutoConfig, source, WEIGHTS_HINT)
     check_layers(policy.get('attn_implementation') or SHARED_PREFIX, config, family)
     if lora is not None:
-        check_lora(family.model_class, source, lora, WEIGHTS_HINT,
+        check_lora(family, source, lora, WEIGHTS_HINT,
                    policy.get('freeze_vision', False))
     if policy.get('memory_budget') is not None:
-        PolicyShape.of(build_on_meta(config), lora_targets(lora or {}))
+        if lora and lora.get('target_parameters'):
+            raise ValueError('`memory_budget` should come without `lora.target_parameters`, which '
+                             'takes memory that is not estimated; leave one of them out')
+        PolicyShape.of(build_on_meta(config), lora_targets(lora or {}, family))
     if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)
     return source, settings

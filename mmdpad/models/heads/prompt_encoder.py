@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,36 +13,12 @@ from torch import Tensor
 from mmdpad.prompts import build_messages
 
 from .chat_template import ChatTemplate
+from .encoded_prompt import EncodedPrompt
+from .families import find_family
 from .policy_source import load_processor
 from .response_codec import ResponseCodec
 
 _COUNTED = 20000
-
-
-@dataclass
-class EncodedPrompt:
-    """One prompt with one image, without padding, as a data loader's worker returns it.
-
-    Attributes:
-        input_ids: (P,) long.
-        token_types: (P,) int, 1 for image tokens, else 0.
-        pixel_values: (patches, C) float, the patches of the image.
-        grid: (1, 3) long: frames (1), rows and columns of patches.
-        vision: The vision tower's features of the image, once it is encoded: (image tokens, D) for
-            the language model's input, and for deeper levels if the model has them.
-        image: uint8 (3, h, w), the image itself (no copy), for an engine with its own processor.
-    """
-
-    input_ids: Tensor
-    token_types: Tensor
-    pixel_values: Tensor
-    grid: Tensor
-    vision: tuple[Tensor, ...] | None = None
-    image: Tensor | None = None
-
-    def __len__(self) -> int:
-        """Number of tokens in the prompt, image tokens included."""
-        return len(self.input_ids)
 
 
 class PromptEncoder:
@@ -68,6 +42,7 @@ class PromptEncoder:
     def __init__(self, source: str, template: str, max_tokens: int,
                  coordinates: str = 'pixels') -> None:
         self.processor: Any = load_processor(source)
+        self.family = find_family(source)
         self.source = source
         self.processor.tokenizer.padding_side = 'left'
         self.template = template
@@ -102,8 +77,7 @@ class PromptEncoder:
             raise ValueError(f'A prompt about a model image of (height, width) = '
                              f'{tuple(image.shape[-2:])} is refused by the processor of '
                              f'{self.source!r}: {error}') from error
-        return EncodedPrompt(values['input_ids'][0], values['mm_token_type_ids'][0],
-                             values['pixel_values'], values['image_grid_thw'], image=image)
+        return self.family.read_prompt(values, image)
 
     def kept_size(self, image: Tensor) -> tuple[int, int]:
         """The (height, width) to which the processor resizes an image, a uint8 (3, h, w).
@@ -111,12 +85,7 @@ class PromptEncoder:
         Raises:
             ValueError: The processor refuses the image.
         """
-        return self._size(self._read(image, 'x'))
-
-    def _size(self, prompt: EncodedPrompt) -> tuple[int, int]:
-        patch = self.processor.image_processor.patch_size
-        _, rows, columns = prompt.grid[0].tolist()
-        return rows * patch, columns * patch
+        return self.family.kept_size(self.processor, self._read(image, 'x'))
 
     def write(self, question: str) -> str:
         """Write the text of a prompt, with a single image token."""
@@ -126,14 +95,14 @@ class PromptEncoder:
         """Describe the problem with a prompt and its image of a (height, width); empty if there is
         none."""
         tokens = int((prompt.token_types == 1).sum())
-        features = int(prompt.grid.prod()) // self.processor.image_processor.merge_size**2
+        features = self.family.image_tokens(self.processor, prompt)
         if tokens != features:
             return (f'A prompt should have one image token for each of the {features} features '
                     f'of its image, but that of {question[:200]!r} has {tokens}; remove image '
                     f'tokens ({self.processor.image_token}) from the question, or copy chat '
                     f'template and tokenizer of {self.source!r} from the model that this one '
                     f'was trained from')
-        kept = self._size(prompt)
+        kept = self.family.kept_size(self.processor, prompt)
         if kept != size:
             return (f'A model image should have a size that the processor keeps, but '
                     f'(height, width) = {size} becomes {kept}; set '
@@ -197,32 +166,3 @@ class EncodingCollate:
             sample['inputs']['prompt'] = self.encoder(sample['inputs']['model_image'],
                                                       sample['data_samples'].question)
         return self.collate(samples)
-
-
-def collate_text(prompts: Sequence[EncodedPrompt], pad_token: int,
-                 device: torch.device) -> dict[str, Tensor]:
-    """Collate B prompts for transformers: ``input_ids``, ``attention_mask`` and
-    ``mm_token_type_ids``, (B, P) each, padded on the left, and ``image_grid_thw`` (B, 3)."""
-    longest = max(map(len, prompts))
-
-    def pad(rows: list[Tensor], value: int) -> Tensor:
-        return torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0), value=value)
-                            for row in rows]).to(device)
-
-    return dict(input_ids=pad([p.input_ids for p in prompts], pad_token),
-                attention_mask=pad([torch.ones_like(p.input_ids) for p in prompts], 0),
-                mm_token_type_ids=pad([p.token_types for p in prompts], 0),
-                image_grid_thw=torch.cat([p.grid for p in prompts]).to(device))
-
-
-def collate_images(prompts: Sequence[EncodedPrompt],
-                   device: torch.device) -> tuple[Tensor, Tensor]:
-    """Collate the ``pixel_values`` of B images and ``image_grid_thw`` (B, 3) for a vision tower."""
-    return (torch.cat([p.pixel_values for p in prompts]).to(device),
-            torch.cat([p.grid for p in prompts]).to(device))
-
-
-def join_vision(prompts: Sequence[EncodedPrompt]) -> SimpleNamespace:
-    """Join the vision tower's features of B images for the models' ``mm_encoder_outputs``."""
-    merged, *levels = zip(*[prompt.vision for prompt in prompts], strict=True)
-    return SimpleNamespace(pooler_output=merged, deepstack_features=levels)

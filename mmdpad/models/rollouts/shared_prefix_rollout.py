@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.models.heads.recurrent_layers import has_recurrence
 from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
@@ -23,6 +24,7 @@ from .decoding import Decoding
 from .engine import DrawingEngine
 from .guessing import MAX_GUESS, Guesser, GuessMemory, estimate_pass_cost
 from .prefix_cache import PrefillRow, PrefixCache
+from .recurrent_states import NO_GUESSES
 from .sampling import Responses, Sampling, cut_responses, evaluating, no_responses
 
 
@@ -115,7 +117,7 @@ class SharedPrefixRollout(DrawingEngine):
         return ids, logp
 
     def _check(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt]) -> None:
-        used = head.model.model.language_model.config._attn_implementation
+        used = head.family.language(head.model).config._attn_implementation
         if used != NAME:
             raise ValueError(
                 f'`SharedPrefixRollout` should have a policy with `attn_implementation={NAME!r}`, '
@@ -130,10 +132,15 @@ class SharedPrefixRollout(DrawingEngine):
              max_new_tokens: int,
              warp: LogitsProcessorList) -> Generator[tuple[Tensor, Tensor | None], None, None]:
         """Yield the result of :meth:`generate` for each batch."""
+        pass_cost = self.pass_cost or estimate_pass_cost(head.model)
+        if self.max_guess and has_recurrence(head.model):
+            pass_cost = 0
+            self.decoding.tell(NO_GUESSES)
+
         def make_guesser(batch: Batch) -> Guesser:
             texts, draws = batch.for_guesser(head)
             return Guesser(self.memory, texts, group_size, draws, max_new_tokens, head.end_tokens,
-                           self.max_guess, self.pass_cost or estimate_pass_cost(head.model))
+                           self.max_guess, pass_cost)
 
         with self.decoding.of(head):
             yield from ContinuousBatch(
@@ -153,7 +160,7 @@ class SharedPrefixRollout(DrawingEngine):
             states = row_states(
                 head.model, head.encode_images(part),
                 torch.cat([prompt.input_ids for prompt in part]).to(head.device),
-                torch.cat(places, dim=1).to(head.device), row)
+                torch.cat(places, dim=-1).to(head.device), row)
             last = torch.tensor(row.lengths, device=head.device).cumsum(dim=0) - 1
             logits.append(head.model.lm_head(states[last]))
             starts += [int(place.max()) + 1 for place in places]
