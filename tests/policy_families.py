@@ -18,6 +18,9 @@ class Facts:
         tower: Linear layers in a block of the vision tower, by name.
         system: Whether the chat template adds a system turn.
         flat: Whether config.json was first published without `text_config`.
+        linears: Linear layers in the language model of a tiny folder, by which LoRA counts.
+        opening: What the chat template opens for a response.
+        estimated: Whether estimates know its layers.
     """
 
     name: str
@@ -30,6 +33,9 @@ class Facts:
     tower: frozenset[str]
     system: bool
     flat: bool
+    linears: int = 2 * 7  # q, k, v, o, gate, up, down of two layers
+    opening: str = ''
+    estimated: bool = True
 
 
 def _tower(*mlp: str) -> frozenset[str]:
@@ -37,10 +43,18 @@ def _tower(*mlp: str) -> frozenset[str]:
 
 
 _QWEN2 = dict(patch=14, fewest=3136, most=12845056, side=840, tokens=900, system=True, flat=True)
+_QWEN3 = dict(patch=16, fewest=65536, most=16777216, side=832, tokens=676, system=False, flat=False,
+              tower=_tower('linear_fc1', 'linear_fc2'))
+# The small sizes do not think unless they are asked to.
+_QWEN3_5 = dict(opening='<think>\n\n</think>\n\n', estimated=False)
 FACTS = dict(
     qwen2_vl=Facts('Qwen2-VL', 'relative_1000', tower=_tower('fc1', 'fc2'), **_QWEN2),
     qwen2_5_vl=Facts('Qwen2.5-VL', 'pixels', tower=_tower('gate_proj', 'up_proj', 'down_proj'),
                      **_QWEN2),
-    qwen3_vl=Facts('Qwen3-VL', 'relative_1000', patch=16, fewest=65536, most=16777216, side=832,
-                   tokens=676, tower=_tower('linear_fc1', 'linear_fc2'), system=False, flat=False))
+    qwen3_vl=Facts('Qwen3-VL', 'relative_1000', **_QWEN3),
+    qwen3_vl_moe=Facts('Qwen3-VL-MoE', 'relative_1000', **_QWEN3, linears=2 * 4),
+    # Gated DeltaNet has five linear layers, attention four, an MLP three and a shared expert four.
+    qwen3_5=Facts('Qwen3.5', 'relative_1000', **_QWEN3, **_QWEN3_5, linears=5 + 4 + 2 * 3),
+    qwen3_5_moe=Facts('Qwen3.5-MoE', 'relative_1000', **_QWEN3, **_QWEN3_5,
+                      linears=5 + 4 + 2 * 4))
 """`model_type` -> facts."""

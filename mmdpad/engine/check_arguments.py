@@ -23,11 +23,11 @@ from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder, check_image_dtyp
 from mmdpad.models.decoders.sam_decoder import check_name
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_precision
+from mmdpad.models.heads.attention_support import check_attention
 from mmdpad.models.heads.lora import lora_config
 from mmdpad.models.heads.prompt_encoder import check_max_prompt_tokens
 from mmdpad.models.heads.quantization import quantization_config
 from mmdpad.models.heads.recomputation import check_memory_budget
-from mmdpad.models.heads.vlm_reasoning_head import check_attention
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine, VLLMServerRollout
 from mmdpad.models.rollouts.weight_transfer import WeightTransfer
@@ -288,7 +288,8 @@ def _check_names(node: Node, kind: type) -> Iterator[str]:
 def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     if 'dtype' in entry and (problem := find_wrong_dtype(f'{path}.dtype', entry['dtype'])):
         yield problem
-    yield from _refusal(check_attention, 'attn_implementation')(entry, path)
+    yield from _refusal(lambda name: check_attention(name, entry.get('dtype', 'float32')),
+                        'attn_implementation')(entry, path)
     yield from _refusal(check_memory_budget, 'memory_budget')(entry, path)
     yield from _refusal(check_max_prompt_tokens, 'max_prompt_tokens')(entry, path)
     lora, quantization = entry.get('lora'), entry.get('quantization')

@@ -16,7 +16,9 @@ from mmengine.runner import FlexibleRunner, Runner
 from mmdpad.evaluation.metrics import ReasonSegMetric
 from mmdpad.evaluation.summary import MEASURES, PARTS
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
+from mmdpad.models.heads.attention_support import SHARED_PREFIX, attention_names
 from mmdpad.models.heads.quantization import NOT_SHARDED
+from mmdpad.models.rollouts import SharedPrefixRollout
 from mmdpad.models.weights import first_line
 from mmdpad.registry import HOOKS, PARAM_SCHEDULERS, type_name
 from mmdpad.rewards import ListedReward, list_rewards
@@ -113,9 +115,17 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
             yield from find_unreached_norms(config)
         yield from _check_metrics(config, nodes)
     policy = next((node.entry for node in nodes if node.path == 'model.policy'), {})
+    split = 'val' if training else 'test'
+    attention = policy.get('attn_implementation', SHARED_PREFIX)
+    samples = answers and (config.get(f'{split}_cfg') or training and of_ours)
+    other = attention != SHARED_PREFIX and attention in attention_names()
+    if samples and other and issubclass(
+            kinds.get('model.rollout_engine', SharedPrefixRollout), SharedPrefixRollout):
+        yield (f'`model.rollout_engine` should not be SharedPrefixRollout with '
+               f'`model.policy.attn_implementation={attention!r}`; set '
+               f"`model.rollout_engine=dict(type='HFRollout')`")
     if config.get('strategy') and (policy.get('quantization') or {}).get('load_in_8bit'):
         yield NOT_SHARDED
-    split = 'val' if training else 'test'
     if answers and config['model'].get('decoder') is None and config.get(f'{split}_cfg'):
         yield (f'`model.decoder` should be configured where `{split}_cfg` asks for masks, but it '
                f'is None; set it, or set `{split}_dataloader`, `{split}_cfg` and '

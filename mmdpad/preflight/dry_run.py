@@ -29,6 +29,7 @@ from mmdpad.engine.runner.encoding import asked
 from mmdpad.engine.runner.settings import find_wrong_settings
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
+from mmdpad.models.heads.processor_files import describe_files
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
 from mmdpad.models.heads.quantization import check_trainable
 from mmdpad.models.heads.recomputation import GB
@@ -102,7 +103,8 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
             encoder, wrong = _read_processor(policy)
             problems += wrong
             if encoder is not None:
-                notes.append(f'model.policy: {encoder.responses.describe()}')
+                notes += [f'model.policy: {encoder.responses.describe()}', 'model.policy: '
+                          f'{describe_files(encoder.source, encoder.processor).text}']
                 problems += _check_handover(config.model, found.nodes, faulty)
                 problems += _check_trainable(policy) if training else []
         model = None

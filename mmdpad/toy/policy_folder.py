@@ -17,7 +17,9 @@ from .seeding import seeded
 
 _POLICY_WEIGHTS = Path(__file__).parent / 'weights' / 'policy'
 _WIDTH, _LAYERS = 32, 2
-_WIDTHS = ('hidden_size', 'intermediate_size', 'out_hidden_size', 'embed_dim', 'head_dim')
+_WIDTHS = ('hidden_size', 'intermediate_size', 'moe_intermediate_size',
+           'shared_expert_intermediate_size', 'out_hidden_size', 'embed_dim', 'head_dim',
+           'linear_key_head_dim', 'linear_value_head_dim')
 # They follow Qwen's vocabulary, in the order of their ids; those in `_ADDED` are plain text.
 _SPECIAL = ('<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> '
             '<|box_start|> <|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> '
@@ -34,15 +36,16 @@ _CHAT = (
     "{{% elif part['type'] == 'video' %}}<|vision_start|><|video_pad|><|vision_end|>"
     "{{% elif 'text' in part %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}{{% endif %}}"
     "<|im_end|>\n{{% endfor %}}"
-    "{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}")
+    "{{% if add_generation_prompt %}}<|im_start|>assistant\n{opening}{{% endif %}}")
 _SYSTEM = ("{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
            "You are a helpful assistant.<|im_end|>\n{% endif %}")
 
 _QWEN2_PROCESSOR = dict(patch_size=14, size=dict(shortest_edge=56 * 56,
                                                  longest_edge=14 * 14 * 4 * 16384))
 _VISION = dict(depth=_LAYERS, num_heads=2, spatial_merge_size=2, temporal_patch_size=2)
-# For each `model_type`: class names, whether it has Qwen3's tokens, processor, vision tower, rotary
-# sections, generation defaults.
+# For each `model_type`: class names (`model` if it differs from the processor's), weights that the
+# published files hold transposed, whether it has Qwen3's tokens, what its chat template opens for a
+# response, processor, vision tower, language model, rotary sections, generation defaults.
 _FAMILIES: dict[str, dict[str, Any]] = dict(
     qwen2_vl=dict(
         name='Qwen2VL', video='Qwen2VL', newer=False, system=_SYSTEM, processor=_QWEN2_PROCESSOR,
@@ -64,6 +67,23 @@ _FAMILIES: dict[str, dict[str, Any]] = dict(
                     patch_size=16, num_position_embeddings=2304, deepstack_visual_indexes=[0]),
         text=dict(head_dim=16), mrope=dict(mrope_section=[2, 3, 3], mrope_interleaved=True),
         generation=dict(temperature=0.7, top_p=0.8, top_k=20)))
+_FAMILIES['qwen3_vl_moe'] = dict(
+    _FAMILIES['qwen3_vl'], model='Qwen3VLMoe', transposed=('experts.gate_up_proj',
+                                                           'experts.down_proj'),
+    # Experts should not be square: transformers tells a layout from another by the shape.
+    text=dict(head_dim=16, moe_intermediate_size=24, num_experts=8, num_experts_per_tok=2))
+_FAMILIES['qwen3_5'] = dict(
+    _FAMILIES['qwen3_vl'], model='Qwen3_5', opening='<think>\n\n</think>\n\n',
+    vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
+                patch_size=16, num_position_embeddings=2304),
+    text=dict(head_dim=32, linear_key_head_dim=16, linear_value_head_dim=16,
+              linear_num_key_heads=1, linear_num_value_heads=2,
+              layer_types=['linear_attention', 'full_attention']),
+    mrope=dict(mrope_section=[2, 1, 1], mrope_interleaved=True, partial_rotary_factor=0.25))
+_FAMILIES['qwen3_5_moe'] = dict(
+    _FAMILIES['qwen3_5'], model='Qwen3_5Moe',
+    text=dict(_FAMILIES['qwen3_5']['text'], moe_intermediate_size=24,
+              shared_expert_intermediate_size=24, num_experts=8, num_experts_per_tok=2))
 
 
 def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
@@ -96,7 +116,8 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = (qwen_tokenizer(newer=parts['newer']) if vocabulary == 'qwen' else
                  AutoTokenizer.from_pretrained(_POLICY_WEIGHTS))
-    tokenizer.chat_template = _CHAT.format(system=parts['system'])
+    tokenizer.chat_template = _CHAT.format(system=parts['system'],
+                                          opening=parts.get('opening', ''))
     processor = f'{parts["name"]}Processor'
     # Save the parts one by one, since the published folders have a file for each.
     for name, more in (('Qwen2VLImageProcessor', {}), (f'{parts["video"]}VideoProcessor', {})):
@@ -106,7 +127,7 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
         part.save_pretrained(path)
     tokenizer._processor_class = processor
     tokenizer.save_pretrained(path)
-    _make_model(parts, tokenizer, seed, scale).save_pretrained(path)
+    _save_model(_make_model(parts, tokenizer, seed, scale), path, parts.get('transposed', ()))
     return str(path)
 
 
@@ -169,18 +190,29 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
         max_position_embeddings=32768, tie_word_embeddings=True, bos_token_id=pad,
         eos_token_id=end, pad_token_id=pad,
         rope_parameters=dict(rope_type='default', rope_theta=1e6, **rotary), **parts['text'])
-    config = getattr(transformers, f'{parts["name"]}Config')(
+    classes = parts.get('model', parts['name'])
+    config = getattr(transformers, f'{classes}Config')(
         text_config=_scaled(text, scale), vision_config=_scaled({**_VISION, **parts['vision']},
                                                                 scale),
         tie_word_embeddings=True, **ids)
     with seeded(seed):
-        model = getattr(transformers, f'{parts["name"]}ForConditionalGeneration')(config)
-        for parameter in model.parameters():  # far enough from 0 for answers to differ
-            if parameter.ndim > 1:
+        model = getattr(transformers, f'{classes}ForConditionalGeneration')(config)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:  # far enough from 0 for answers to differ
                 parameter.data.normal_(std=0.15)
+            elif name.endswith('A_log'):  # states that last for many tokens
+                parameter.data.uniform_(-4, 0)
     model.generation_config.update(pad_token_id=pad, eos_token_id=[end, pad], do_sample=True,
                                    **parts['generation'])
     return model
+
+
+def _save_model(model: transformers.PreTrainedModel, path: Path,
+                transposed: tuple[str, ...]) -> None:
+    state = {name: value.transpose(1, 2) if name.endswith(transposed) else value
+             for name, value in model.state_dict().items()}
+    # transformers would transpose them back.
+    model.save_pretrained(path, state_dict=state, save_original_format=not transposed)
 
 
 def _scaled(sizes: dict[str, Any], scale: int) -> dict[str, Any]:

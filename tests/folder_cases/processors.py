@@ -120,7 +120,8 @@ def _(folder: Path) -> None:
                 size=dict(min_pixels=3136, max_pixels=12845056))
 
 
-@case('limits under their old names alone', refused='`size` in preprocessor_config.json.*rename')
+@case('limits under their old names alone',
+      refused='cannot process an image: .*rename `min_pixels`')
 def _(folder: Path) -> None:
     change_json(folder / 'preprocessor_config.json',
                 size=dict(min_pixels=3136, max_pixels=12845056))

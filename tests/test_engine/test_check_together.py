@@ -73,6 +73,20 @@ def test_masks_need_a_decoder(tiny_config, key, value, told):
     assert len(problems) == 1 and told in problems[0], problems
 
 
+@pytest.mark.parametrize('attention, engine, is_wrong', [
+    ('sdpa', None, True), ('eager', dict(type='SharedPrefixRollout'), True),
+    ('sdpa', dict(type='HFRollout'), False), ('shared_prefix', None, False)])
+def test_the_engine_fits_the_attention(tiny_config, attention, engine, is_wrong):
+    tiny_config.model.policy.attn_implementation = attention
+    if engine:
+        tiny_config.model.rollout_engine = engine
+    problems = check_config(tiny_config).problems
+    assert bool(problems) == is_wrong
+    assert not is_wrong or problems == [
+        f"`model.rollout_engine` should not be SharedPrefixRollout with `model.policy."
+        f"attn_implementation='{attention}'`; set `model.rollout_engine=dict(type='HFRollout')`"]
+
+
 @pytest.mark.parametrize('best, told', [
     ('reasonseg/giou', None), ('auto', None), (['reasonseg/ciou', 'reasonseg/giou'], None),
     ('reasonseg/giuo', "did you mean 'reasonseg/giou'?"), ('coco/bbox_mAP', "('reasonseg/...'"),

@@ -120,7 +120,7 @@ BROKEN = {
     'split': (dict(test_dataloader__dataset__split='testing'), "got 'testing'"),
     'prompt length': (dict(model__policy__max_prompt_tokens=1000),
                       '`max_prompt_tokens` = 1000 tokens, but that of'),
-    'prompt size': ({'val_dataloader.dataset.pipeline.2.size': (850, 840)}, 'multiples of 28'),
+    'prompt size': ({'val_dataloader.dataset.pipeline.2.size': (850, 840)}, 'size=(840, 840)'),
     'batch': (dict(train_dataloader__batch_size=3, train_cfg__prompts_per_update=2),
               '`train_dataloader.batch_size` (3) should be divisible by `prompts_per_update` (2)'),
     'negative number of prompts': (dict(train_cfg__prompts_per_update=-1),

@@ -31,7 +31,7 @@ def test_plain_transformers_loads_it_and_sees_an_image_of_the_configs_size(famil
         [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': 'find "x"'}]}],
         add_generation_prompt=True, tokenize=False)
     assert text.endswith('<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>find "x"'
-                         '<|im_end|>\n<|im_start|>assistant\n')
+                         f'<|im_end|>\n<|im_start|>assistant\n{facts.opening}')
     assert ('You are a helpful assistant' in text) == facts.system
     image = torch.zeros(3, facts.side, facts.side, dtype=torch.uint8)
     values = processor(text=[text], images=[image], return_tensors='pt')

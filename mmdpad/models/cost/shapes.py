@@ -14,9 +14,27 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models.folder_files import CONFIG, adapter_problems
-from mmdpad.models.heads.families import find_family
-from mmdpad.models.heads.lora import LORA_TARGETS
+from mmdpad.models.heads.experts import experts_of
+from mmdpad.models.heads.families import family_of, find_family
+from mmdpad.models.heads.policy_family import PolicyFamily
 from mmdpad.models.sources import find_folder, how_to_get
+
+
+@dataclass(frozen=True)
+class ExpertsShape:
+    """Sizes of the mixtures of experts in the language model's layers.
+
+    Attributes:
+        count: E, number of experts in a layer.
+        chosen: k, number of experts for each token.
+        weights: Weights of all experts, which are no linear maps of their own.
+        router: Weights of all routers.
+    """
+
+    count: int
+    chosen: int
+    weights: int
+    router: int
 
 
 @dataclass(frozen=True)
@@ -28,10 +46,11 @@ class TextShape:
         layers: Number of layers.
         heads, kv_heads: Number of heads of the queries, and of the keys and values.
         attention: A, width of all queries; kv: K, width of all keys.
-        intermediate: F, width inside the MLP.
+        intermediate: F, width inside the MLP, or inside one expert.
         vocabulary: V, number of tokens that the output head scores.
-        linear: Weights of the layers' linear maps: multiply-adds per token.
+        linear: Weights of the layers' linear maps.
         norms_heads: Whether queries and keys are normalized (Qwen3).
+        experts: Experts in place of the MLPs, if any.
     """
 
     hidden: int
@@ -44,6 +63,20 @@ class TextShape:
     vocabulary: int
     linear: int
     norms_heads: bool
+    experts: ExpertsShape | None = None
+
+    @property
+    def matrices(self) -> int:
+        """Weights of the layers' matrices, experts and routers included."""
+        return self.linear + (self.experts.weights + self.experts.router if self.experts else 0)
+
+    @property
+    def multiplied(self) -> int:
+        """Multiply-adds per token in the layers' matrices: each token uses some of the experts."""
+        if self.experts is None:
+            return self.linear
+        return self.linear + self.experts.router + (
+            self.experts.weights * self.experts.chosen // self.experts.count)
 
 
 @dataclass(frozen=True)
@@ -103,30 +136,32 @@ class PolicyShape:
 
     @classmethod
     def of(cls, model: Any,
-           targets: str | Sequence[str] = LORA_TARGETS['language']) -> PolicyShape:
-        """Read the shape of a Qwen-VL model, which may be on the meta device.
+           targets: str | Sequence[str] | None = None) -> PolicyShape:
+        """Read the shape of a policy's model, which may be on the meta device.
 
         Args:
             model: The model.
             targets: Layers that get an adapter, as in ``peft.LoraConfig``: a pattern for full
-                names, or the last parts of names.
+                names, or the last parts of names. None for the language model's linear layers.
 
         Raises:
             ValueError: The model lacks a part of Qwen-VL's, or the adapter would be in no layer, in
                 the vision tower, or in an embedding.
         """
-        tower = model.model.visual
+        family = family_of(model)
+        targets = family.lora_targets('language') if targets is None else targets
+        tower = family.tower(model)
         adapted: dict[str, Any] = {name: m for name, m in model.named_modules()
                    if isinstance(m, nn.Linear | nn.Embedding) and _is_target(name, targets)}
         wrong = sorted(name for name, m in adapted.items()
-                       if '.visual.' in name or isinstance(m, nn.Embedding))
+                       if name.startswith(f'{family.vision_tower}.') or isinstance(m, nn.Embedding))
         if wrong or not adapted:
             raise ValueError(f'`lora.target_modules` should match linear layers of the language '
                              f'model, and none of the vision tower, for estimates and '
                              f'`memory_budget`, but {targets!r} matches {wrong[:2] or "none"}; '
                              f'choose other layers, or leave `memory_budget` out')
         try:
-            text, vision = _text_shape(model), _vision_shape(tower)
+            text, vision = _text_shape(model, family), _vision_shape(tower, family)
         except AttributeError as error:
             raise ValueError(f'A policy should have the parts of a Qwen-VL model for estimates and '
                              f'`memory_budget`, but {error}; leave `memory_budget` out') from error
@@ -160,19 +195,37 @@ def _linear(module: nn.Module, biases: bool = False) -> int:
     return weights + sum(m.bias.numel() for m in layers if m.bias is not None) * biases
 
 
-def _text_shape(model: PreTrainedModel) -> TextShape:
-    config, language = model.config.text_config, model.model.language_model
-    attention = language.layers[0].self_attn
+def _text_shape(model: PreTrainedModel, family: PolicyFamily) -> TextShape:
+    config, language = model.config.text_config, family.language(model)
+    if others := sorted(set(getattr(config, 'layer_types', None) or ()) - {'full_attention'}):
+        raise ValueError(f'Estimates and `memory_budget` should be for layers of full_attention, '
+                         f'but {family.name} has {", ".join(others)}, whose activations are not '
+                         f'counted; leave `memory_budget` out, and measure a step instead')
+    attention, experts = language.layers[0].self_attn, _experts_shape(language)
     return TextShape(
         hidden=config.hidden_size, layers=config.num_hidden_layers,
         heads=config.num_attention_heads, kv_heads=config.num_key_value_heads,
         attention=attention.q_proj.out_features, kv=attention.k_proj.out_features,
-        intermediate=config.intermediate_size, vocabulary=model.lm_head.out_features,
-        linear=_linear(language), norms_heads=hasattr(attention, 'q_norm'))
+        intermediate=config.moe_intermediate_size if experts else config.intermediate_size,
+        vocabulary=model.lm_head.out_features, linear=_linear(language),
+        norms_heads=hasattr(attention, 'q_norm'), experts=experts)
 
 
-def _vision_shape(tower: Any) -> VisionShape:
-    config = tower.config
+def _experts_shape(language: Any) -> ExpertsShape | None:
+    """Read the shape of a language model's experts; None if it has none."""
+    blocks = [layer.mlp for layer in language.layers if experts_of(layer.mlp)]
+    if not blocks:
+        return None
+    if len(blocks) < len(language.layers):
+        raise AttributeError(f'only {len(blocks)} of {len(language.layers)} layers have experts')
+    first = blocks[0]
+    return ExpertsShape(first.experts.num_experts, first.gate.top_k,
+                        sum(_count(block.experts) for block in blocks),
+                        sum(_count(block.gate) for block in blocks))
+
+
+def _vision_shape(tower: Any, family: PolicyFamily) -> VisionShape:
+    config, blocks = tower.config, tower.get_submodule(family.vision_blocks)
     mergers = [tower.merger, *getattr(tower, 'deepstack_merger_list', ())]
     full = getattr(config, 'fullatt_block_indexes', None)
     # In Qwen2-VL's tower, `hidden_size` is the width of its output.
@@ -180,12 +233,12 @@ def _vision_shape(tower: Any) -> VisionShape:
     return VisionShape(
         hidden=hidden, layers=config.depth, heads=config.num_heads,
         intermediate=getattr(config, 'intermediate_size', None) or hidden * config.mlp_ratio,
-        gated=hasattr(tower.blocks[0].mlp, 'gate_proj'),
+        gated=hasattr(blocks[0].mlp, 'gate_proj'),
         full_blocks=config.depth if full is None else len(set(full)),
         window=0 if full is None else
         config.window_size // config.spatial_merge_size // config.patch_size,
         patch=config.patch_size, merge=config.spatial_merge_size, mergers=len(mergers),
-        linear=_linear(tower.patch_embed) + _linear(tower.blocks),
+        linear=_linear(tower.patch_embed) + _linear(blocks),
         merger_linear=sum(map(_linear, mergers)))
 
 
@@ -223,7 +276,7 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
 
 
 def _published_config(name: str) -> Any:
-    kind, hidden, intermediate, layers, heads, kv_heads, tied, tower = PUBLISHED[name]
+    kind, hidden, intermediate, layers, heads, kv_heads, tied, tower, *more = PUBLISHED[name]
     padded = kind in ('qwen2_vl', 'qwen2_5_vl') and not tied
     text = dict(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
                 num_attention_heads=heads, num_key_value_heads=kv_heads,
@@ -232,7 +285,8 @@ def _published_config(name: str) -> Any:
                                      mrope_section=[16, 24, 24]), tie_word_embeddings=tied)
     # In Qwen2-VL's tower, `hidden_size` is the width of its output.
     output = 'hidden_size' if kind == 'qwen2_vl' else 'out_hidden_size'
-    return AutoConfig.for_model(kind, text_config=text, tie_word_embeddings=tied,
+    return AutoConfig.for_model(kind, text_config=text | (more[0] if more else {}),
+                                tie_word_embeddings=tied,
                                 vision_config=dict(tower, **{output: hidden}))
 
 
@@ -252,9 +306,15 @@ def _tower_3(depth: int, hidden: int, intermediate: int, levels: list[int]) -> d
 
 
 _TOWER_3 = _tower_3(24, 1024, 4096, [5, 11, 17])
+_LARGE_TOWER_3 = _tower_3(27, 1152, 4304, [8, 16, 24])
+_TOWER_3_5 = dict(depth=27, hidden_size=1152, num_heads=16, intermediate_size=4304, patch_size=16,
+                  spatial_merge_size=2)
+_TEXT_3_5 = dict(vocab_size=248320, rope_parameters=dict(
+    rope_type='default', rope_theta=1e7, mrope_section=[11, 11, 10], partial_rotary_factor=0.25))
+_EXPERTS = dict(num_experts=128, num_experts_per_tok=8)
 SUFFIXES = ('-Instruct', '-Thinking')
 # Shapes from the models' published config.json files: `model_type`, hidden, intermediate, layers,
-# heads, key and value heads, tied embeddings, vision tower.
+# heads, key and value heads, tied embeddings, vision tower, further entries of `text_config`.
 PUBLISHED: dict[str, tuple] = {
     'Qwen2-VL-2B': ('qwen2_vl', 1536, 8960, 28, 12, 2, True, _TOWER_2),
     'Qwen2-VL-7B': ('qwen2_vl', 3584, 18944, 28, 28, 4, False, _TOWER_2),
@@ -265,6 +325,11 @@ PUBLISHED: dict[str, tuple] = {
     'Qwen2.5-VL-72B': ('qwen2_5_vl', 8192, 29568, 80, 64, 8, False, _tower_2_5(3456)),
     'Qwen3-VL-2B': ('qwen3_vl', 2048, 6144, 28, 16, 8, True, _TOWER_3),
     'Qwen3-VL-4B': ('qwen3_vl', 2560, 9728, 36, 32, 8, True, _TOWER_3),
-    'Qwen3-VL-8B': ('qwen3_vl', 4096, 12288, 36, 32, 8, False,
-                    _tower_3(27, 1152, 4304, [8, 16, 24])),
+    'Qwen3-VL-8B': ('qwen3_vl', 4096, 12288, 36, 32, 8, False, _LARGE_TOWER_3),
+    'Qwen3.5-9B': ('qwen3_5', 4096, 12288, 32, 16, 4, False, _TOWER_3_5, _TEXT_3_5),
+    'Qwen3.5-35B-A3B': ('qwen3_5_moe', 2048, 512, 40, 16, 2, False, _TOWER_3_5, _TEXT_3_5),
+    'Qwen3-VL-30B-A3B': ('qwen3_vl_moe', 2048, 6144, 48, 32, 4, False, _LARGE_TOWER_3,
+                         dict(_EXPERTS, head_dim=128, moe_intermediate_size=768)),
+    'Qwen3-VL-235B-A22B': ('qwen3_vl_moe', 4096, 12288, 94, 64, 4, False, _LARGE_TOWER_3,
+                           dict(_EXPERTS, head_dim=128, moe_intermediate_size=1536)),
 }

@@ -11,17 +11,15 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import ProcessorMixin
 
-from mmdpad.models.sources import find_folder, read_json
 from mmdpad.prompts import TAGS
+
+from .processor_files import template_files
 
 _REPLACE = ('replace it with the template of the vision-language model that this one was trained '
             'from')
 # What a template may raise in Jinja's sandbox.
 _ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 _MARK = 'a response to find again'
-# Where transformers looks for a template, by precedence -> its key; None if it is the whole file.
-_FILES = {'processor_config.json': 'chat_template', 'chat_template.json': None,
-          'chat_template.jinja': None, 'tokenizer_config.json': 'chat_template'}
 TAG_TEXTS = frozenset(f'<{slash}{tag}>' for tag in TAGS for slash in ('', '/'))
 """Opening and closing tags of a response."""
 _EMPTY_BLOCK = re.compile(r'<think>\s*</think>\s*')
@@ -86,7 +84,8 @@ class ChatTemplate:
         return hashlib.sha256(repr(self.processor.chat_template).encode()).hexdigest()[:16]
 
     def _name(self) -> str:
-        return f'The chat template of {self.source!r}{_find_file(self.source)}'
+        files = template_files(self.source)
+        return f'The chat template of {self.source!r}' + (f' ({files[0]})' if files else '')
 
     def _check_exists(self) -> None:
         if self.processor.chat_template is not None:
@@ -167,12 +166,3 @@ def find_opened(text: str) -> str:
     starts = [text.rfind(f'<{tag}>') for tag in TAGS if text.rfind(f'<{tag}>') > text.rfind(
         f'</{tag}>')]
     return text[min(starts):] if starts else ''
-
-
-def _find_file(source: str) -> str:
-    """Find the file with a model's chat template, as ' (NAME)'; empty if there is none."""
-    if folder := find_folder(source):
-        for name, entry in _FILES.items():
-            if (folder / name).is_file() and (entry is None or entry in read_json(source, name)):
-                return f' ({name})'
-    return ''

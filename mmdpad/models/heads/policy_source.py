@@ -9,17 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
-from mmdpad.models.folder_files import peek_json
+from mmdpad.models.published_layout import check_layout
 from mmdpad.models.sources import check_files, find_model
 from mmdpad.models.weight_names import compare_names, head_problem, stored_names
 from mmdpad.models.weights import from_folder
 
+from .attention_support import SHARED_PREFIX, check_layers
 from .families import find_family
 from .lora import check_lora, lora_targets
+from .processor_files import image_settings
 from .quantization import (
     check_prequantized,
     check_stored,
@@ -30,7 +33,7 @@ from .quantization import (
 EXAMPLE = 'Qwen/Qwen2.5-VL-7B-Instruct'
 WEIGHTS_HINT = 'The folder should hold the weights of the model that its config.json describes'
 _MARK = 'about_policy'
-_PROCESSOR = 'preprocessor_config.json'
+_BLANK = torch.zeros(3, 64, 64, dtype=torch.uint8)
 _COPY = 'copy the tokenizer files from the model that this one was trained from'
 
 
@@ -38,8 +41,8 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     """Check the folder and settings of a policy before its weights are read.
 
     Args:
-        policy: ``pretrained``, ``lora``, ``quantization``, ``freeze_vision`` and ``memory_budget``
-            of :class:`.vlm_reasoning_head.VLMReasoningHead`.
+        policy: ``pretrained``, ``lora``, ``quantization``, ``freeze_vision``, ``memory_budget`` and
+            ``attn_implementation`` of :class:`.vlm_reasoning_head.VLMReasoningHead`.
 
     Returns:
         The folder or hub name, and the ``quantization_config`` for ``from_pretrained``, or None.
@@ -48,17 +51,25 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
         FileNotFoundError, ValueError, ImportError: As for that class.
     """
     quantization, lora = policy.get('quantization'), policy.get('lora')
-    settings = None if quantization is None else quantization_config(quantization, lora)
+    if quantization is not None:
+        quantization_config(quantization, lora)  # refused before anything is read
     source, folder = find_model('model.policy.pretrained', policy['pretrained'], EXAMPLE)
     family = find_family(source)
+    settings = None if quantization is None else quantization_config(
+        quantization, lora, [family.vision_tower, 'lm_head'])
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
+    check_layout(family.model_class, source, WEIGHTS_HINT)
+    config = from_folder(AutoConfig, source, WEIGHTS_HINT)
+    check_layers(policy.get('attn_implementation') or SHARED_PREFIX, config, family)
     if lora is not None:
-        check_lora(family.model_class, source, lora, WEIGHTS_HINT,
+        check_lora(family, source, lora, WEIGHTS_HINT,
                    policy.get('freeze_vision', False))
     if policy.get('memory_budget') is not None:
-        config = from_folder(AutoConfig, source, WEIGHTS_HINT)
-        PolicyShape.of(build_on_meta(config), lora_targets(lora or {}))
+        if lora and lora.get('target_parameters'):
+            raise ValueError('`memory_budget` should come without `lora.target_parameters`, which '
+                             'takes memory that is not estimated; leave one of them out')
+        PolicyShape.of(build_on_meta(config), lora_targets(lora or {}, family))
     if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)
     return source, settings
@@ -101,8 +112,8 @@ def load_processor(source: str) -> ProcessorMixin:
     """Load the processor of a policy.
 
     Raises:
-        ValueError: Its files are damaged, it does not process both text and images, it sets no
-            limits for the image size, or its tokens do not match the model.
+        ValueError: Its files are damaged, it does not process both text and images, its image
+            processor refuses any image, or its tokens do not match the model.
     """
     _check_image_processor(source)
     processor = from_folder(AutoProcessor, source, 'The folder should hold tokenizer, processor '
@@ -117,18 +128,18 @@ def _check_processor(source: str, processor: Any) -> None:
             and getattr(processor, 'tokenizer', None)):
         raise ValueError(f'{source!r} should hold a processor of text and images, but transformers '
                          f'loads it as {type(processor).__name__}; correct `processor_class` in '
-                         f'{_PROCESSOR} and tokenizer_config.json')
-    if not (images.size.get('shortest_edge') and images.size.get('longest_edge')):
-        raise ValueError(
-            f'`size` in {_PROCESSOR} of {source!r} should hold `shortest_edge` and '
-            f'`longest_edge` (the minimum and maximum number of pixels), but is {_given(images)}; '
-            f'rename `min_pixels` and `max_pixels` to these')
+                         f'{image_settings(source)[0]} and tokenizer_config.json')
+    try:
+        images(_BLANK, return_tensors='pt')
+    except (ValueError, TypeError, KeyError) as error:
+        size = {name: value for name, value in dict(images.size).items() if value is not None}
+        fix = ('rename `min_pixels` and `max_pixels` in its `size` to `shortest_edge` and '
+               '`longest_edge`' if size.keys() & {'min_pixels', 'max_pixels'} else 'correct it')
+        raise ValueError(f'{image_settings(source)[0]} of {source!r} should describe an image '
+                         f'processor, but that cannot process an image: {error} (`size` is '
+                         f'{size}); {fix}') from error
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     _check_tokens(source, processor, config)
-
-
-def _given(images: Any) -> dict[str, Any]:
-    return {name: value for name, value in dict(images.size).items() if value is not None}
 
 
 def _check_tokens(source: str, processor: Any, config: PreTrainedConfig) -> None:
@@ -149,11 +160,12 @@ def _check_tokens(source: str, processor: Any, config: PreTrainedConfig) -> None
 
 def _check_image_processor(source: str) -> None:
     """Refuse a class that transformers lacks, as in the first Qwen2.5-VL folders."""
-    path = Path(source, _PROCESSOR)
-    name = peek_json(path).get('image_processor_type')
+    file, settings = image_settings(source)
+    name = settings.get('image_processor_type')
     if isinstance(name, str) and get_image_processor_class_from_name(
             name.removesuffix('Fast')) is None:
         raise ValueError(
-            f'`image_processor_type` in {path} should be a class of transformers, but is {name!r}; '
+            f'`image_processor_type` in {file} of {source!r} should be a class of transformers, '
+            f'but is {name!r}; '
             + ('set it to "Qwen2VLImageProcessor", which does the same' if 'Qwen' in name else
                'correct it'))

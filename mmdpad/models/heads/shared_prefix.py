@@ -16,6 +16,7 @@ describes the row, is passed from the model's forward to every attention layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import torch
@@ -25,10 +26,15 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .attention_support import SHARED_PREFIX
+from .encoded_prompt import EncodedPrompt
+from .families import family_of
 from .packed_attention import CopiedPrompts, JoinedAttention, PackedGroup, joins_parts
-from .prompt_encoder import EncodedPrompt, join_vision
+from .recurrent_layers import Mixer, PackedRecurrence
 
-NAME = 'shared_prefix'
+NAME = SHARED_PREFIX
+# Arguments of attention interfaces that change what a token attends to, or how.
+_UNSUPPORTED = ('sliding_window', 'softcap', 's_aux')
 
 
 class Layout(Protocol):
@@ -38,14 +44,26 @@ class Layout(Protocol):
                layer: int) -> Tensor:
         """Map queries (B, H, L, d), keys and values (B, K, L, d), K <= H, to (B, L, H, d)."""
 
+    def recur(self, mixer: Mixer, states: Tensor, layer: int) -> Tensor:
+        """Run a recurrent layer over states (B, L, D)."""
+
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
               attention_mask: Tensor | None, scaling: float | None = None,
               layout: Layout | None = None, **kwargs: Any) -> tuple[Tensor, None]:
-    """transformers' attention interface: ``layout.attend``, or SDPA without a layout."""
+    """transformers' attention interface: ``layout.attend``, or SDPA without a layout.
+
+    Raises:
+        NotImplementedError: There is a layout, but the layer does not compute plain attention.
+    """
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling,
                                       **kwargs)
+    if extra := [name for name in _UNSUPPORTED if kwargs.get(name) is not None]:
+        raise NotImplementedError(
+            f"`attn_implementation={NAME!r}` computes plain attention, but "
+            f"{type(module).__name__} has {', '.join(extra)}; set 'sdpa' or 'eager', whichever "
+            f"transformers supports for it, with `rollout_engine=dict(type='HFRollout')`")
     return layout.attend(query, key, value, cast(float, scaling),
                          cast(int, module.layer_idx)), None
 
@@ -78,6 +96,12 @@ class PackedRow:
         self.offsets = torch.tensor(offsets, dtype=torch.long, device=device)
         kind = JoinedAttention if joins_parts(device) else CopiedPrompts
         self.attention = kind(groups, device)
+        self.groups = groups
+
+    @cached_property
+    def recurrence(self) -> PackedRecurrence:
+        """What recurrent layers need to know of the row."""
+        return PackedRecurrence(self.groups, self.offsets.device)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
@@ -85,13 +109,17 @@ class PackedRow:
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
         return self.attention(q, k, v, scale)[None]
 
+    def recur(self, mixer: Mixer, states: Tensor, layer: int) -> Tensor:
+        """(1, L, D) -> (1, L, D)."""
+        return self.recurrence(mixer, states[0])[0][None]
+
 
 def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], ids: Tensor,
                     mask: Tensor) -> Tensor:
     """Compute the last hidden states that predict the tokens of responses.
 
     Args:
-        model: A Qwen-VL model for conditional generation whose text part attends by :data:`NAME`.
+        model: A policy's model whose text part attends by :data:`NAME`.
         prompts: B prompts with encoded images.
         ids: (N, R) long, N = B * G, prompt-major, on the model's device.
         mask: (N, R) bool, True for a response's tokens; padding is on the right.
@@ -106,25 +134,23 @@ def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], id
     for prompt, own in zip(prompts, ids[mask].split(lengths.sum(dim=1).tolist()), strict=True):
         places = prompt_positions(model, prompt).to(device)
         tokens += [prompt.input_ids.to(device), own]
-        positions += [places, places.max().expand(3, len(own))]
+        positions += [places, places.max().expand(*places.shape[:-1], len(own))]
     states = row_states(model, prompts, torch.cat(tokens),
-                        torch.cat(positions, dim=1) + row.offsets, row)
+                        torch.cat(positions, dim=-1) + row.offsets, row)
     # Not `states[...]`: its gradient sums repeated indices in whatever order the threads run.
     return embedding(row.predictors, states)
 
 
 def row_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], tokens: Tensor,
                positions: Tensor, row: PackedRow) -> Tensor:
-    """Compute the last hidden states (L, D) of a row of tokens (L,) at positions (3, L), with the
-    images of its B prompts."""
+    """Compute the last hidden states (L, D) of a row of tokens (L,) at positions (3, L) or (L,),
+    with the images of its B prompts."""
     return model.model(
-        input_ids=tokens[None], position_ids=positions[:, None],
-        mm_encoder_outputs={'image': join_vision(prompts)}, use_cache=False,
-        layout=row).last_hidden_state[0]
+        input_ids=tokens[None], position_ids=positions.unsqueeze(-2), use_cache=False, layout=row,
+        **family_of(model).feature_inputs(prompts)).last_hidden_state[0]
 
 
 def prompt_positions(model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:
-    """Return a prompt's positions in time, height and width, (3, P) long."""
-    positions, _ = model.model.get_rope_index(prompt.input_ids[None], prompt.token_types[None],
-                                              prompt.grid)
-    return positions[:, 0]
+    """Return a prompt's positions, (3, P) or (P,) long, see :meth:`.PolicyFamily.positions`."""
+    return family_of(model).positions(model, prompt.input_ids[None], prompt.token_types[None],
+                                      [prompt])[..., 0, :]

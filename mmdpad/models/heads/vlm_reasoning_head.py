@@ -7,7 +7,8 @@ tokens (right-padded).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Literal
@@ -18,8 +19,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin
-from transformers.utils import is_flash_attn_2_available
+from transformers import PreTrainedModel, ProcessorMixin
 
 from mmdpad.models.free_memory import free_memory
 from mmdpad.models.mapped_weights import load_mapped
@@ -30,17 +30,17 @@ from mmdpad.registry import MODELS
 from mmdpad.structures import fill
 
 from . import replicated_prefix, shared_prefix, vision_tower
+from .attention_support import check_attention
+from .encoded_prompt import EncodedPrompt
+from .experts import set_experts
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
-from .prompt_encoder import (
-    EncodedPrompt,
-    PromptEncoder,
-    check_max_prompt_tokens,
-    collate_images,
-)
+from .processor_files import describe_files
+from .prompt_encoder import PromptEncoder, check_max_prompt_tokens
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .recomputation import MemoryBudget, check_memory_budget
+from .recurrent_layers import share_states
 from .token_log_probs import token_log_probs
 
 CPU_PATCHES = 2048
@@ -54,7 +54,7 @@ class VLMReasoningHead(BaseModule):
     log-probabilities of responses.
 
     The ``model_type`` in the config.json of ``pretrained`` determines its family
-    (:mod:`.families`): Qwen2-VL, Qwen2.5-VL, Qwen3-VL or a registered one.
+    (:mod:`.families`).
 
     Args:
         pretrained: A local folder in Hugging Face format, or a hub name (``Qwen/...``), see
@@ -68,6 +68,7 @@ class VLMReasoningHead(BaseModule):
             (:mod:`.vision_tower`). With one of transformers' own ('sdpa', 'eager',
             'flash_attention_2'), the text part computes them once per response
             (:mod:`.replicated_prefix`), and the tower is transformers'; the results are the same.
+            'shared_prefix' needs layers of the kinds in the family's ``shared_layers``.
         freeze_vision: Freeze the vision tower.
         gradient_checkpointing: Recompute activations in the backward pass.
         memory_budget: Recompute activations only as far as an update would otherwise take more than
@@ -102,7 +103,7 @@ class VLMReasoningHead(BaseModule):
         FileNotFoundError: ``pretrained`` looks like a path and does not exist, or lacks
             config.json.
         ValueError: The family is unknown, the weights do not fit the model (missing or unexpected
-            keys, shapes), or an argument is wrong.
+            keys, shapes), the attention does not handle its layers, or an argument is wrong.
         ImportError: A package that an argument needs is not installed.
     """
 
@@ -124,12 +125,13 @@ class VLMReasoningHead(BaseModule):
         check_max_prompt_tokens(max_prompt_tokens)
         self.low_precision_training = low_precision_training
         build_messages('', prompt_template, coordinates or 'pixels')
-        check_attention(attn_implementation)
+        check_attention(attn_implementation, dtype)
         with about_policy():
             source, settings = check_policy(dict(pretrained=pretrained, lora=lora,
                                                  quantization=quantization,
                                                  freeze_vision=freeze_vision,
-                                                 memory_budget=memory_budget))
+                                                 memory_budget=memory_budget,
+                                                 attn_implementation=attn_implementation))
             self.source, self.lora = source, lora
             self.family = find_family(source)
             self.coordinates = coordinates or self.family.coordinates
@@ -138,6 +140,9 @@ class VLMReasoningHead(BaseModule):
         self.end_tokens = self.encoder.responses.end_tokens
         self.pad_token = self.encoder.responses.pad_token
         print_log(f'{source!r}: {self.encoder.responses.describe()}', logger='current')
+        files = describe_files(source, self.processor)
+        print_log(f'{source!r}: {files.text}', logger='current',
+                  level=logging.WARNING if files.changes_tokens else logging.INFO)
         self.model = self._load_model(source, dtype, quantization_config=settings,
                                       config=prequantized_config(source))
         if getattr(self.model, 'is_quantized', False):
@@ -145,12 +150,14 @@ class VLMReasoningHead(BaseModule):
             keep_trainable(self.model)
         shares = attn_implementation == shared_prefix.NAME
         self._response_states = (shared_prefix if shares else replicated_prefix).response_states
-        tower = self.model.model.visual
+        tower = self.family.tower(self.model)
         self.model.set_attn_implementation(
             {'text_config': attn_implementation,
              'vision_config': 'sdpa' if shares else attn_implementation})
+        set_experts(self.model)
         if shares:
             vision_tower.speed_up(tower)
+            share_states(self.family.language(self.model))
         if freeze_vision:
             tower.requires_grad_(False)
         self.adapter_keys: frozenset[str] = frozenset()
@@ -237,20 +244,13 @@ class VLMReasoningHead(BaseModule):
             sizes = [len(prompt.pixel_values) for prompt in new]
             parts = [new[part.start:part.stop] for part in fill(sizes, CPU_PATCHES)]
         with torch.set_grad_enabled(trains):
-            seen = iter([features for part in parts for features in self._encode(part)])
+            seen = iter([features for part in parts
+                         for features in self.family.encode_images(self.model, part)])
         if self.vision_is_fixed:
             for prompt in new:
                 prompt.vision = next(seen)
             return list(prompts)
         return [replace(prompt, vision=next(seen)) for prompt in prompts]
-
-    def _encode(self, prompts: Sequence[EncodedPrompt]) -> Iterator[tuple[Tensor, ...]]:
-        """The features of each image, of all levels, by one call of the vision tower."""
-        pixels, grids = collate_images(prompts, self.device)
-        order = vision_tower.sorted_windows(self.model.model.visual, grids)
-        output = self.model.model.get_image_features(pixels, grids, return_dict=True, **order)
-        levels = [output.pooler_output, *(getattr(output, 'deepstack_features', None) or [])]
-        return zip(*levels, strict=True)
 
     def encode_responses(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Encode N SFT targets as the tokens after a prompt, each with an end token, without the
@@ -373,19 +373,3 @@ class VLMReasoningHead(BaseModule):
             read_dtype('model.policy.dtype', dtype),
             needs_values=bool(self.lora and self.lora.get('use_dora')),
             **{name: value for name, value in arguments.items() if value is not None})
-
-
-def check_attention(name: str) -> None:
-    """Check that an attention implementation is available, before weights are read.
-
-    Raises:
-        ValueError: transformers has none of that name.
-        ImportError: It needs a package that is not installed.
-    """
-    known = sorted(['eager', *AttentionInterface().valid_keys()])
-    if name not in known:
-        raise ValueError(f'`attn_implementation` should be one of {known}, but got {name!r}')
-    if name == 'flash_attention_2' and not is_flash_attn_2_available():
-        raise ImportError("`attn_implementation='flash_attention_2'` needs the package flash-attn "
-                          'and a GPU; install it (`pip install flash-attn`), or use '
-                          "'shared_prefix' (the default) or 'sdpa', which need neither")

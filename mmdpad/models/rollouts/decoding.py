@@ -21,6 +21,8 @@ from torch.nn.functional import rms_norm
 from transformers import PreTrainedModel
 
 from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.experts import experts_of
+from mmdpad.models.heads.families import family_of
 from mmdpad.models.weights import first_line
 
 from .agreement import most_rounding
@@ -29,7 +31,8 @@ from .merged_linear import MergedLinear, is_hooked
 from .packed_linear import packed_linears
 from .prefix_cache import Feed, FeedLayout, PrefixCache
 
-LAYERS = ('Qwen2VLDecoderLayer', 'Qwen2_5_VLDecoderLayer', 'Qwen3VLTextDecoderLayer')
+LAYERS = ('Qwen2VLDecoderLayer', 'Qwen2_5_VLDecoderLayer', 'Qwen3VLTextDecoderLayer',
+          'Qwen3VLMoeTextDecoderLayer')
 """Decoder layers of transformers that :class:`FusedLayers` computes itself."""
 SHRINK_AT = 0.75
 """Finished samples leave when at most this share of the batch is active."""
@@ -80,8 +83,8 @@ class Decoding:
         why = self._distrust or why_not_fused(model)
         try:
             if why is not None:
-                self._tell(f"Decoding calls the model's own layers, one after the other: {why}")
-                with packed_linears(model.model.language_model, model.lm_head):
+                self.tell(f"Decoding calls the model's own layers, one after the other: {why}")
+                with packed_linears(head.family.language(model), model.lm_head):
                     self._use(model)
                     yield self
             else:
@@ -118,13 +121,13 @@ class Decoding:
         if not isinstance(layers, FusedLayers):
             self._forgo_graphs("the model's own layers are called")
         elif 'calls' in layers.ways:
-            self._forgo_graphs('some layers are quantized or of another kind')
+            self._forgo_graphs('some layers are quantized, experts or of another kind')
         else:
             self._run, self.shrink_at = CapturedSteps(step), SHRINK_GRAPHS_AT
 
     def _forgo_graphs(self, why: str) -> None:
         self._run, self.shrink_at = partial(decode_step, self._layers), SHRINK_AT
-        self._tell(f'Decoding does not use CUDA graphs, and waits for the CPU: {why}')
+        self.tell(f'Decoding does not use CUDA graphs, and waits for the CPU: {why}')
 
     def _compare(self, cache: PrefixCache, feed: Feed, starts: Tensor,
                  rotary: tuple[Tensor, Tensor]) -> None:
@@ -143,11 +146,12 @@ class Decoding:
                 f'computed together, their log-probabilities are off by {distance:.2g} nats on '
                 f'average, more than rounding explains ({bound:g}); please report this with the '
                 f'version of transformers')
-            self._tell(f"Decoding calls the model's own layers, one after the other: "
+            self.tell(f"Decoding calls the model's own layers, one after the other: "
                        f'{self._distrust}')
             self._use(self._head.model)
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """Write a warning to the log, once."""
         if text not in self._told:
             self._told.add(text)
             print_log(text, logger='current', level=logging.WARNING)
@@ -158,7 +162,7 @@ def decode_step(model: PreTrainedModel | FusedLayers, cache: PrefixCache, feed: 
     """Run the next tokens of each sample through the model.
 
     Args:
-        model: A Qwen-VL model for conditional generation, whose own layers are called, or what
+        model: A policy's model, whose own layers are called, or what
             computes them.
         cache: The cache, with room for the tokens.
         feed: N tokens of A samples.
@@ -173,7 +177,7 @@ def decode_step(model: PreTrainedModel | FusedLayers, cache: PrefixCache, feed: 
     cos, sin = (table.index_select(0, positions)[:, None] for table in rotary)
     if isinstance(model, FusedLayers):
         return model(feed.tokens, layout, cos, sin)
-    language = model.model.language_model
+    language = family_of(model).language(model)
     states = _embed(language, feed.tokens)[:, None]
     for layer in language.layers:
         states = layer(states, position_embeddings=(cos, sin), attention_mask=None, layout=layout)
@@ -183,12 +187,12 @@ def decode_step(model: PreTrainedModel | FusedLayers, cache: PrefixCache, feed: 
 class FusedLayers:
     """Computes a model's known layers in less than half of their operations: queries, keys and
     values are one product, and so are the two halves of the MLP's input (:class:`.MergedLinear`);
-    rotary embeddings turn queries and keys together.
+    rotary embeddings turn queries and keys together. Experts are computed by the model.
 
     The weights should not change while it is used.
 
     Args:
-        model: A Qwen-VL model for conditional generation, for which :func:`why_not_fused` is None.
+        model: A policy's model, for which :func:`why_not_fused` is None.
 
     Attributes:
         ways: The ways (see :class:`.MergedLinear`) of all products.
@@ -196,7 +200,7 @@ class FusedLayers:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.language: Any = model.model.language_model
+        self.language: Any = family_of(model).language(model)
         kind = self.language.device.type
         self.dtype = (torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else
                       self.language.dtype)
@@ -258,14 +262,19 @@ class _Layer:
         self.head_norm = None
         if hasattr(attention, 'q_norm'):
             self.head_norm = _Norm([attention.q_norm, attention.k_norm], tuple(self.heads))
-        self.act = mlp.act_fn
         self.products = [MergedLinear(layers, dtype) for layers in (
-            [attention.q_proj, attention.k_proj, attention.v_proj], [attention.o_proj],
-            [mlp.gate_proj, mlp.up_proj], [mlp.down_proj])]
+            [attention.q_proj, attention.k_proj, attention.v_proj], [attention.o_proj])]
+        self.mlp: MergedLinear | _MLP
+        if experts_of(mlp):
+            self.mlp = MergedLinear([_Experts(mlp)], dtype)  # calls it
+            self.products.append(self.mlp)
+        else:
+            self.mlp = _MLP(mlp, dtype)
+            self.products += self.mlp.products
 
     def __call__(self, states: Tensor, layout: FeedLayout, cos: Tensor, sin: Tensor) -> Tensor:
         """(N, D) -> (N, D); ``cos`` and ``sin`` are (N, 1, d), the sine's first half negative."""
-        into_heads, out_of_heads, into_mlp, out_of_mlp = self.products
+        into_heads, out_of_heads = self.products[:2]
         queries, keys = self.heads
         heads = into_heads(self.before_attention(states)).view(len(states), -1, self.size)
         turned, values = heads.split_with_sizes([queries + keys, keys], dim=1)
@@ -275,20 +284,46 @@ class _Layer:
         query, key = turned.split_with_sizes([queries, keys], dim=1)
         mixed = layout.attend_rows(query, key, values, self.scale, self.number)
         states = out_of_heads(mixed, states)
-        gate, up = into_mlp(self.before_mlp(states)).chunk(2, dim=-1)
-        return out_of_mlp(self.act(gate) * up, states)
+        return self.mlp(self.before_mlp(states), states)
+
+
+class _MLP:
+    """The MLP of a layer."""
+
+    def __init__(self, mlp: Any, dtype: torch.dtype) -> None:
+        self.act = mlp.act_fn
+        self.products = [MergedLinear(layers, dtype) for layers in (
+            [mlp.gate_proj, mlp.up_proj], [mlp.down_proj])]
+
+    def __call__(self, rows: Tensor, residual: Tensor) -> Tensor:
+        """(N, D) and (N, D) -> (N, D)."""
+        into, out = self.products
+        gate, up = into(rows).chunk(2, dim=-1)
+        return out(self.act(gate) * up, residual)
+
+
+class _Experts(nn.Module):
+    """A mixture of experts, as the model computes it, of rows."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(N, D) -> (N, D)."""
+        return self.block(rows[None])[0]
 
 
 def why_not_fused(model: PreTrainedModel) -> str | None:
     """Say why :class:`FusedLayers` cannot compute a model's layers; None if it can."""
-    language = model.model.language_model
+    language = family_of(model).language(model)
     if any(isinstance(module, FSDPModule) for module in language.modules()):
         return 'its weights are sharded'
     for layer in language.layers:
         if type(layer).__name__ not in LAYERS:
             return f'its layers are {type(layer).__name__}, not {", ".join(LAYERS)}'
-        expected = dict(self_attn='Attention', mlp='MLP', input_layernorm='RMSNorm',
-                        post_attention_layernorm='RMSNorm')
+        expected = dict(self_attn='Attention', mlp=('MLP', 'SparseMoeBlock'),
+                        input_layernorm='RMSNorm', post_attention_layernorm='RMSNorm')
         for name, suffix in expected.items():
             part = getattr(layer, name)
             if not (_is_from_transformers(part) and type(part).__name__.endswith(suffix)):
@@ -312,9 +347,10 @@ def _embed(language: Any, tokens: Tensor) -> Tensor:
 
 
 def rotary_table(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
-    """Compute cosines and sines (length, d) of text tokens, whose three positions are equal."""
-    language = model.model.language_model
-    positions = torch.arange(length, device=language.device)
+    """Compute cosines and sines (length, d) of text tokens."""
+    family = family_of(model)
+    language = family.language(model)
+    positions = family.text_positions(length, language.device)
     like = torch.empty(0, dtype=language.dtype, device=language.device)
-    cos, sin = language.rotary_emb(like, positions.expand(3, 1, length))
+    cos, sin = language.rotary_emb(like, positions)
     return cos[0], sin[0]

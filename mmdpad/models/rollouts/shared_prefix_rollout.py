@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.models.heads.recurrent_layers import has_recurrence
 from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
@@ -27,6 +28,7 @@ from .guess_memory import GuessMemory
 from .guessing import MAX_GUESS, Guesser, saves_time
 from .pass_cost import estimate_pass_cost
 from .prefix_cache import PrefillRow, PrefixCache
+from .recurrent_states import NO_GUESSES
 from .sampling import Responses, Sampling, cut_responses, evaluating, no_responses
 
 
@@ -83,7 +85,8 @@ class SharedPrefixRollout(DrawingEngine):
 
     def memory_of(self, head: VLMReasoningHead) -> GuessMemory | None:
         """See :class:`RolloutEngine`."""
-        return self.memory if self.max_guess and saves_time(self._cost(head)) else None
+        guesses = self.max_guess and not has_recurrence(head.model) and saves_time(self._cost(head))
+        return self.memory if guesses else None
 
     def _cost(self, head: VLMReasoningHead) -> float:
         return self.pass_cost or estimate_pass_cost(head.model)
@@ -129,7 +132,7 @@ class SharedPrefixRollout(DrawingEngine):
         return ids, logp
 
     def _check(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt]) -> None:
-        used = head.model.model.language_model.config._attn_implementation
+        used = head.family.language(head.model).config._attn_implementation
         if used != NAME:
             raise ValueError(
                 f'`SharedPrefixRollout` should have a policy with `attn_implementation={NAME!r}`, '
@@ -144,6 +147,9 @@ class SharedPrefixRollout(DrawingEngine):
              max_new_tokens: int,
              warp: LogitsProcessorList) -> Generator[tuple[Tensor, Tensor | None], None, None]:
         """Yield the result of :meth:`generate` for each batch."""
+        if self.max_guess and has_recurrence(head.model):
+            self.decoding.tell(NO_GUESSES)
+
         def make_guesser(batch: Batch) -> Guesser:
             texts, draws = batch.for_guesser(head)
             return Guesser(self.memory_of(head), texts, group_size, draws, max_new_tokens,
@@ -167,7 +173,7 @@ class SharedPrefixRollout(DrawingEngine):
             states = row_states(
                 head.model, head.encode_images(part),
                 torch.cat([prompt.input_ids for prompt in part]).to(head.device),
-                torch.cat(places, dim=1).to(head.device), row)
+                torch.cat(places, dim=-1).to(head.device), row)
             last = torch.tensor(row.lengths, device=head.device).cumsum(dim=0) - 1
             logits.append(head.model.lm_head(states[last]))
             starts += [int(place.max()) + 1 for place in places]

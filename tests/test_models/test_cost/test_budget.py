@@ -7,7 +7,14 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.distributed as dist
-from measuring import measure_update, segmentor, synthetic_rollout, tiny_policy, tiny_qwen3_vl
+from measuring import (
+    measure_update,
+    segmentor,
+    synthetic_rollout,
+    tiny_policy,
+    tiny_qwen3_vl,
+    tiny_qwen3_vl_moe,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -36,8 +43,9 @@ def case_of(name, folder):
     """A policy with memory for nothing, a rollout, whether autocast is on, and the policy's shape
     and how it is trained."""
     policy, amp = CASES.get(name, ({}, False))
-    if name == 'Qwen3-VL':
-        pretrained, side = tiny_qwen3_vl(folder), 224
+    if name.startswith('Qwen3-VL'):
+        make = tiny_qwen3_vl if name == 'Qwen3-VL' else tiny_qwen3_vl_moe
+        pretrained, side = make(folder), 224
     else:
         pretrained, side = tiny_policy(folder, hidden=128, intermediate=384, layers=6, depth=4,
                                        side=112), 112
@@ -49,7 +57,7 @@ def case_of(name, folder):
         work, shared='attn_implementation' not in policy)
 
 
-@pytest.mark.parametrize('name', [*CASES, 'Qwen3-VL'])
+@pytest.mark.parametrize('name', [*CASES, 'Qwen3-VL', 'Qwen3-VL-MoE'])
 def test_an_update_takes_what_was_planned(name, tmp_path):
     """For budgets from all recomputed to all kept, within 15 %."""
     model, batch, amp, shape, setup, work = case_of(name, tmp_path)
@@ -90,13 +98,23 @@ def test_responses_of_other_lengths_are_padded(case, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('policy', [{}, LORA], ids=['full', 'LoRA'])
 def test_no_bit_depends_on_what_is_recomputed(policy, tmp_path):
-    pretrained = tiny_policy(tmp_path, layers=3, depth=2, side=64)
+    check_bits(tiny_policy(tmp_path, layers=3, depth=2, side=64), 64, policy)
+
+
+@pytest.mark.parametrize('experts', ['mmdpad', 'grouped_mm'])
+def test_nor_with_experts(experts, tmp_path):
+    check_bits(tiny_qwen3_vl_moe(tmp_path), 224, {}, experts)
+
+
+def check_bits(pretrained, side, policy, experts=None):
     found = []
     for kept in (None, Kept(), Kept(products=2), Kept(3, 0, 1), Kept(3, 2, 1), Kept(3, 3, 2)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of the adapter
             head = segmentor(pretrained, policy, group_size=3)
-        batch, _ = synthetic_rollout(head, 64, prompts=2, group_size=3, length=7)
+        if experts:
+            head.policy.model.set_experts_implementation(experts)
+        batch, _ = synthetic_rollout(head, side, prompts=2, group_size=3, length=7)
         if kept is not None:
             keep(head.policy.model, kept, policy.get('lora', {}).get('r', 0))
         head.loss(batch)['loss'].backward()

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from measuring import segmentor, shape_of, synthetic_rollout, tiny_policy
+from measuring import segmentor, shape_of, synthetic_rollout, tiny_policy, tiny_qwen3_vl_moe
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,6 +57,18 @@ def test_a_step_costs_what_torch_counts(name, tmp_path):
     measured = counted(lambda: model.loss(rollout)['loss'].backward())
     # Policy: forward, twice as much backward, perhaps once more; reference: forward.
     measured -= hidden_pairs(shape, work) * (4 + setup.checkpointing)
+    assert total(step_flops(shape, setup, work)) == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize('policy, setup', [({}, Setup()), SETUPS['lora']], ids=['full', 'lora'])
+def test_a_step_with_experts_costs_what_torch_counts(policy, setup, tmp_path):
+    """Only those that a token uses; one after the other, since torch counts no grouped products."""
+    model = segmentor(tiny_qwen3_vl_moe(tmp_path), policy, group_size=4)
+    rollout, work = synthetic_rollout(model, 224, prompts=2, group_size=4, length=30)
+    setup = replace(setup, rollout='none', groups=2)
+    shape = PolicyShape.of(build_on_meta(model.policy.model.config))
+    measured = counted(lambda: model.loss(rollout)['loss'].backward())
+    measured -= hidden_pairs(shape, work) * 4
     assert total(step_flops(shape, setup, work)) == pytest.approx(measured, rel=0.05)
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from policy_families import FACTS
+from policy_folders import change_weights
 
 import mmdpad
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.families import FAMILIES, PolicyFamily, find_family, register_family
+from mmdpad.models.heads.policy_source import policy_problems
 from mmdpad.toy.policy_folder import make_policy_folder
 
 QUESTIONS = ['the red circle', 'something you could roll']
@@ -119,7 +121,7 @@ def test_an_adapter_sits_where_its_name_says(folder, family, images, targets):
     head = VLMReasoningHead(folder, TEMPLATE, lora=dict(r=2, target_modules=targets)).train()
     layers = {name.rpartition('.lora_')[0] for name in head.adapter_keys}
     language = {name for name in layers if '.language_model.' in name}
-    assert len(language) == 2 * 7  # q, k, v, o, gate, up, down of two layers
+    assert len(language) == FACTS[family].linears
     blocks = {name.partition('.blocks.')[2][2:] for name in layers - language}
     assert blocks == (set() if targets == 'language' else FACTS[family].tower)
     assert head.vision_is_fixed == (targets == 'language')
@@ -128,6 +130,14 @@ def test_an_adapter_sits_where_its_name_says(folder, family, images, targets):
     base = VLMReasoningHead(folder, TEMPLATE).eval()
     with head.eval().adapter_off():
         assert log_probs(head, images).equal(log_probs(base, images))
+
+
+def test_weights_for_multi_token_prediction_are_left_out(tmp_path):
+    """Qwen3.5 is published with them."""
+    folder = make_policy_folder(tmp_path, 'qwen3_5')
+    change_weights(tmp_path, lambda state: state | {'mtp.fc.weight': torch.zeros(4, 4)})
+    assert list(policy_problems(dict(pretrained=folder))) == []
+    assert not any('mtp' in name for name in VLMReasoningHead(folder).state_dict())
 
 
 def test_a_frozen_tower_has_no_gradient(folder):
@@ -162,16 +172,6 @@ def test_a_family_can_be_added(tmp_path, monkeypatch):
     assert find_family(str(tmp_path)) is mine
     with pytest.raises(ValueError, match="`coordinates` should be one of .* but got 'metres'"):
         PolicyFamily('Mine', FAMILIES['qwen2_vl'].model_class, 'metres')
-
-
-@pytest.mark.parametrize('name, error, message', [
-    ('flash_attention_2', ImportError, 'needs the package flash-attn .* or use .shared_prefix'),
-    ('fast', ValueError, r"`attn_implementation` should be one of \['eager', .*but got 'fast'")])
-def test_an_attention_that_is_not_there_is_refused(monkeypatch, name, error, message):
-    monkeypatch.setattr('mmdpad.models.heads.vlm_reasoning_head.is_flash_attn_2_available',
-                        lambda: False)
-    with pytest.raises(error, match=message):
-        VLMReasoningHead('not/read', attn_implementation=name)
 
 
 def test_no_code_comes_from_a_weights_folder():

@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from mmdpad.models import HFRollout, VLMReasoningHead
+from mmdpad.models.heads.families import FAMILIES, PolicyFamily
 from mmdpad.models.heads.lora import add_lora, describe_reach
 
 QUESTIONS = ['the red circle', 'something you could roll']
@@ -157,18 +158,33 @@ def mixture():
         vision_config=dict(depth=2, num_heads=2, hidden_size=32, intermediate_size=64,
                            out_hidden_size=32, patch_size=16, num_position_embeddings=2304,
                            deepstack_visual_indexes=[0]))
-    with torch.device('meta'):
-        return transformers.Qwen3VLMoeForConditionalGeneration(config)
+    kind = transformers.Qwen3VLMoeForConditionalGeneration
+    with torch.device('meta'), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FAMILIES, 'qwen3_vl_moe', PolicyFamily('Qwen3-VL', kind, 'relative_1000'))
+        yield kind(config)
 
 
 @pytest.mark.parametrize('targets', ['language', 'language_and_vision', 'all-linear'])
-def test_a_name_for_all_that_misses_the_experts_says_so(mixture, targets):
+def test_a_name_for_all_reaches_attention_and_reports_the_experts(mixture, targets):
     pytest.importorskip('peft')
+    model = copy.deepcopy(mixture)
+    add_lora(model, dict(r=4, target_modules=targets))
+    text = describe_reach(model)
+    assert all(f'2 {name}_proj' in text for name in 'qkvo')
+    assert text.endswith('; none in mlp.experts.gate_up_proj, mlp.experts.down_proj, '
+                         'mlp.gate.weight, which are not linear layers '
+                         '(`lora.target_parameters` would name them)')
+
+
+def test_a_name_for_all_that_misses_a_linear_layer_is_refused(mixture):
+    pytest.importorskip('peft')
+    model = copy.deepcopy(mixture)
+    for layer in model.model.language_model.layers:
+        layer.mlp.shared = torch.nn.Linear(32, 32, device='meta')
     with pytest.raises(ValueError, match=(
-            f"`lora.target_modules='{targets}'` should reach every kind of matrix .* misses "
-            r"mlp.experts.gate_up_proj, mlp.experts.down_proj, mlp.gate; .*"
-            r"`target_modules=\['q_proj', 'k_proj', 'v_proj', 'o_proj'\]`.*`target_parameters`")):
-        add_lora(copy.deepcopy(mixture), dict(r=4, target_modules=targets))
+            r"`lora.target_modules='language'` should reach every kind of linear layer .* misses "
+            r"mlp.shared; .*`target_modules=\['q_proj', 'k_proj', 'v_proj', 'o_proj'\]`")):
+        add_lora(model, dict(r=4))
 
 
 def test_what_is_reached_is_reported(mixture):
@@ -176,5 +192,38 @@ def test_what_is_reached_is_reported(mixture):
     model = copy.deepcopy(mixture)
     add_lora(model, dict(r=4, target_modules=['q_proj', 'v_proj'],
                          target_parameters=['mlp.experts.gate_up_proj']))
-    assert describe_reach(model) == (
-        'adapter in 6 layers: 2 experts.gate_up_proj, 2 q_proj, 2 v_proj')
+    assert describe_reach(model).startswith(
+        'adapter in 6 layers: 2 experts.gate_up_proj, 2 q_proj, 2 v_proj; none in '
+        'mlp.experts.down_proj, mlp.gate.weight, ')
+
+
+@pytest.fixture(scope='module')
+def hybrid():
+    """Qwen3.5: three layers with linear attention, one with full attention."""
+    config = transformers.Qwen3_5Config(
+        text_config=dict(
+            vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=16, linear_key_head_dim=8,
+            linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4,
+            rope_parameters=dict(rope_type='default', rope_theta=1e6, mrope_section=[1, 1, 0],
+                                 mrope_interleaved=True, partial_rotary_factor=0.25)),
+        vision_config=dict(depth=1, num_heads=2, hidden_size=32, intermediate_size=64,
+                           out_hidden_size=32, patch_size=16, num_position_embeddings=2304))
+    with torch.device('meta'):
+        return transformers.Qwen3_5ForConditionalGeneration(config)
+
+
+def test_targets_that_leave_out_all_layers_of_a_kind_are_refused(hybrid):
+    pytest.importorskip('peft')
+    usual = dict(r=4, target_modules=['q_proj', 'v_proj'])
+    with pytest.raises(ValueError, match=(
+            r"target_modules=\['q_proj', 'v_proj'\]` should reach .*none of the 3 linear_attention "
+            r'layers has .* in_proj_qkv, .*add targets, or .*`lora.layers_to_transform=\[3\]`')):
+        add_lora(copy.deepcopy(hybrid), usual)
+    # What the message offers, and targets in every layer or in none of them.
+    for other, count in ((dict(usual, layers_to_transform=[3]), 2),
+                         (dict(usual, target_modules=['q_proj', 'out_proj']), 4),
+                         (dict(usual, target_modules=['lm_head']), 1)):
+        model = copy.deepcopy(hybrid)
+        add_lora(model, other)
+        assert describe_reach(model).startswith(f'adapter in {count} layers')

@@ -1,21 +1,18 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import copy
 import pickle
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from policy_families import FACTS
+from transformers import Glm4vImageProcessor
 
 from mmdpad.models.heads import check_prompt_lengths
-from mmdpad.models.heads.prompt_encoder import (
-    EncodedPrompt,
-    EncodingCollate,
-    PromptEncoder,
-    collate_images,
-    collate_text,
-    join_vision,
-)
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.models.heads.families import FAMILIES
+from mmdpad.models.heads.prompt_encoder import EncodingCollate, PromptEncoder
 from mmdpad.prompts import TEMPLATES
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.policy_folder import make_policy_folder
@@ -32,7 +29,7 @@ def test_a_prompt_holds_the_image_and_the_question(head):
 
 
 def test_an_image_that_the_processor_would_resize_is_refused(head):
-    with pytest.raises(ValueError, match=r'\(120, 113\) becomes .*multiples of 16'):
+    with pytest.raises(ValueError, match=r'\(120, 113\) becomes .*size=\(96, 112\)'):
         head.encode_prompts([torch.zeros(3, 120, 113, dtype=torch.uint8)], ['x'])
 
 
@@ -83,19 +80,23 @@ def prompt(ids, patches, vision=None):
 
 def test_collation_pads_on_the_left():
     prompts = [prompt([5, 6], 1), prompt([7, 8, 9], 2)]
-    text = collate_text(prompts, 3, torch.device('cpu'))
+    text = FAMILIES['qwen3_vl'].generation_inputs(prompts, 3, torch.device('cpu'))
     assert text['input_ids'].tolist() == [[3, 5, 6], [7, 8, 9]]
     assert text['attention_mask'].tolist() == [[0, 1, 1], [1, 1, 1]]
     assert text['mm_token_type_ids'].shape == (2, 3)
-    pixels, grid = collate_images(prompts, torch.device('cpu'))
-    assert pixels[:, 0].tolist() == [1, 2, 2] and grid.tolist() == [[1, 1, 1], [1, 1, 2]]
+    assert text['pixel_values'][:, 0].tolist() == [1, 2, 2]
+    assert text['image_grid_thw'].tolist() == [[1, 1, 1], [1, 1, 2]]
 
 
 def test_vision_is_joined_level_by_level():
     a, b, c, d = torch.eye(4)
-    joined = join_vision([prompt([1], 1, (a, b)), prompt([1], 1, (c, d))])
+    def join(*vision):
+        inputs = FAMILIES['qwen3_vl'].feature_inputs([prompt([1], 1, levels) for levels in vision])
+        return inputs['mm_encoder_outputs']['image']
+
+    joined = join((a, b), (c, d))
     assert joined.pooler_output == (a, c) and joined.deepstack_features == [(b, d)]
-    assert join_vision([prompt([1], 1, (a, ))]).deepstack_features == []
+    assert join((a, )).deepstack_features == []
 
 
 # 100 words, more than a question of ReasonSeg has.
@@ -138,8 +139,23 @@ def test_sizes_that_do_not_fit_are_all_named(real):
     assert len(problems) == 3
     assert 'refused by the processor' in problems[0]
     assert f'{(side + 1, side)} becomes' in problems[1]
-    assert f'multiples of {multiple}' in problems[1]
+    assert f'set `ModelImageResize(size={(side, side)})`' in problems[1]
     assert f'{(2 * side, side)}; use a smaller model image' in problems[2]
+
+
+def test_the_processor_itself_says_which_sizes_it_keeps(head):
+    """That of GLM-4.1V counts the pixels of each image twice, for two frames."""
+    encoder = copy.copy(head.encoder)
+    encoder.processor = copy.copy(head.processor)
+    encoder.processor.image_processor = Glm4vImageProcessor()
+    encoder.max_tokens = 10**4
+    assert check_prompt_lengths(encoder, ['a cup'], [(84, 84), (2184, 2184)]) == []
+    (large, small) = check_prompt_lengths(encoder, ['a cup'], [(2436, 2436), (56, 84)])[::-1]
+    assert '(height, width) = (2436, 2436) becomes (2408, 2408)' in large
+    assert 'becomes (112, 84)' in small
+    for problem in (large, small):  # the size in the message fits
+        size = re.search(r'size=\((\d+), (\d+)\)', problem)
+        assert check_prompt_lengths(encoder, ['a cup'], [(int(size[1]), int(size[2]))]) == []
 
 
 def test_the_longest_by_tokens_is_found_among_many(head):

@@ -217,10 +217,9 @@ def test_tags_that_are_tokens_stay_in_texts(special, tmp_path):
 
 def test_a_head_says_it_in_the_log(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(vlm_reasoning_head, 'print_log', lambda text, logger: told.append(text))
+    monkeypatch.setattr(vlm_reasoning_head, 'print_log', lambda text, **_: told.append(text))
     head = VLMReasoningHead(policy_folder(tmp_path / 'policy', chat('<think>\n')))
-    (line, ) = told
-    assert line == f"'{tmp_path}/policy': {head.encoder.responses.describe()}"
+    assert told[0] == f"'{tmp_path}/policy': {head.encoder.responses.describe()}"
     assert head.end_tokens == head.encoder.responses.end_tokens == [END]
     assert torch.equal(head.encode_responses([RESPONSE])[0][0],
                        torch.tensor(head.encoder.responses.encode(RESPONSE)))

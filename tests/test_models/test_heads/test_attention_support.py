@@ -1,0 +1,124 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What an attention implementation does not compute right is refused before weights are read."""
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from policy_folders import change_json, read_json
+from torch import nn
+from transformers import AutoConfig, Qwen3_5Config
+from transformers.masking_utils import eager_mask
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import eager_attention_forward
+
+from mmdpad.models import HFRollout, VLMReasoningHead
+from mmdpad.models.heads import shared_prefix
+from mmdpad.models.heads.attention_support import check_attention, check_layers, layer_kinds
+from mmdpad.models.heads.families import FAMILIES, PolicyFamily
+from mmdpad.models.precision import DTYPES
+from mmdpad.toy.policy_folder import make_policy_folder
+
+QUESTIONS, TEXTS = ['the red circle', 'no'], ['a red star', 'no']
+
+
+@pytest.mark.parametrize('name, error, message', [
+    ('flash_attention_2', ImportError, 'needs the package flash-attn .* or use .shared_prefix'),
+    ('fast', ValueError, r"`attn_implementation` should be one of \['eager', .*but got 'fast'")])
+def test_an_attention_that_is_not_there_is_refused(monkeypatch, name, error, message):
+    monkeypatch.setattr('mmdpad.models.heads.attention_support.is_flash_attn_2_available',
+                        lambda: False)
+    with pytest.raises(error, match=message):
+        VLMReasoningHead('not/read', attn_implementation=name)
+
+
+def eager_padding_is_finite(dtype: torch.dtype) -> bool:
+    """Whether queries of padding, whose scores are -32, get finite values."""
+    mask = eager_mask(1, 2, 2, attention_mask=torch.tensor([[False, True]]), dtype=dtype)
+    query, key, value = (torch.full((1, 1, 2, 4), x, dtype=dtype) for x in (4, -4, 1))
+    output, _ = eager_attention_forward(SimpleNamespace(num_key_value_groups=1, training=False),
+                                        query, key, value, mask, scaling=0.5)
+    return bool(output.isfinite().all())
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_eager_attention_is_refused_for_the_dtypes_in_which_padding_is_nan(dtype):
+    if eager_padding_is_finite(getattr(torch, dtype)):
+        check_attention('eager', dtype)
+    else:
+        with pytest.raises(ValueError, match=f"should not be 'eager' with `dtype='{dtype}'`.*"
+                                             f"set `attn_implementation='sdpa'`"):
+            VLMReasoningHead('not/read', attn_implementation='eager', dtype=dtype)
+    for other in ('sdpa', 'shared_prefix'):
+        check_attention(other, dtype)
+
+
+def test_kinds_of_layers():
+    def config(**text):
+        return SimpleNamespace(get_text_config=lambda: SimpleNamespace(**text))
+
+    assert layer_kinds(config()) == ['full_attention']
+    assert layer_kinds(config(layer_types=['conv', 'full_attention', 'conv'])) == [
+        'conv', 'full_attention']
+    assert layer_kinds(config(sliding_window=4)) == ['sliding_attention']
+    assert layer_kinds(config(sliding_window=4, use_sliding_window=False)) == ['full_attention']
+    qwen = Qwen3_5Config()
+    assert layer_kinds(qwen) == ['full_attention', 'linear_attention']
+    mine = PolicyFamily('Mine', FAMILIES['qwen3_vl'].model_class, 'pixels')
+    check_layers('sdpa', qwen, mine)
+    check_layers('shared_prefix', qwen, replace(mine, shared_layers=tuple(layer_kinds(qwen))))
+    with pytest.raises(ValueError, match=r"Mine \(qwen3_5\) has linear_attention, .*set `attn_"
+                       r"implementation='sdpa'`, with `rollout_engine=dict\(type='HFRollout'\)`"):
+        check_layers('shared_prefix', qwen, mine)
+
+
+@pytest.fixture(scope='module')
+def windowed(tmp_path_factory):
+    """A Qwen2.5-VL whose second layer sees the last 8 tokens."""
+    path = tmp_path_factory.mktemp('windowed')
+    make_policy_folder(path, 'qwen2_5_vl')
+    text = read_json(path / 'config.json')['text_config']
+    change_json(path / 'config.json', text_config=dict(
+        text, use_sliding_window=True, sliding_window=8, layer_types=[
+            'full_attention', 'sliding_attention']))
+    assert AutoConfig.from_pretrained(path).text_config.sliding_window == 8
+    return str(path)
+
+
+@torch.no_grad()
+def test_sdpa_and_hf_rollout_compute_a_window_right(windowed):
+    """The advice of the refusal works: padding and batch change nothing."""
+    with pytest.raises(ValueError, match=r'Qwen2.5-VL \(qwen2_5_vl\) has sliding_attention'):
+        VLMReasoningHead(windowed)
+    head = VLMReasoningHead(windowed, 'find "{question}"', attn_implementation='sdpa',
+                            dtype='float64').eval()
+    images = [torch.full((3, 28 * rows, 56), 90, dtype=torch.uint8) for rows in (2, 5)]
+    prompts = head.encode_prompts(images, QUESTIONS)
+    ids, mask = head.encode_responses(TEXTS)
+    both = head.log_probs(prompts, ids, mask)[0]
+    sampled = HFRollout()(head, prompts, temperature=0, max_new_tokens=6)
+    for row, prompt in enumerate(prompts):
+        own = ids[row, mask[row]]
+        full = torch.cat([prompt.input_ids, own])[None]
+        logits = head.model(
+            input_ids=full, pixel_values=prompt.pixel_values, image_grid_thw=prompt.grid,
+            mm_token_type_ids=nn.functional.pad(prompt.token_types, (0, len(own)))[None]
+        ).logits[0, -len(own) - 1:-1]
+        logits[:, head.vision_token_ids] = -torch.inf
+        expected = logits.log_softmax(-1).gather(1, own[:, None])[:, 0]
+        torch.testing.assert_close(both[row, :len(own)], expected, rtol=0, atol=1e-5)
+        alone = HFRollout()(head, [prompt], temperature=0, max_new_tokens=6)
+        assert sampled.ids[row, sampled.mask[row]].equal(alone.ids[0, alone.mask[0]])
+
+
+@pytest.mark.parametrize('extra', ['sliding_window', 'softcap', 's_aux'])
+def test_a_layer_with_more_than_plain_attention_is_refused(extra):
+    class Layout:
+        def attend(self, query, *_):
+            return query
+
+    module, states = nn.Identity(), torch.zeros(1)
+    module.layer_idx = 0
+    assert shared_prefix.attention(module, states, states, states, None, 1.0, Layout(),
+                                   **{extra: None})[0] is states
+    with pytest.raises(NotImplementedError, match=f'Identity has {extra}; set '):
+        shared_prefix.attention(module, states, states, states, None, 1.0, Layout(), **{extra: 8})
