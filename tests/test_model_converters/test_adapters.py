@@ -82,7 +82,7 @@ def save(head, path):
 
 
 def encode(head):
-    side = 256 if head.processor.image_processor.patch_size == 16 else 112
+    side = max(112, math.isqrt(head.processor.image_processor.size['shortest_edge']))
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, side, side), dtype=torch.uint8, generator=generator)
               for _ in QUESTIONS]
