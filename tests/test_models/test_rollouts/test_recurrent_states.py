@@ -5,6 +5,7 @@ import torch
 
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.recurrent_layers import RecurrentState
+from mmdpad.models.rollouts import hf_rollout
 from mmdpad.models.rollouts.recurrent_states import RecurrentStates
 from mmdpad.toy.policy_folder import make_policy_folder
 
@@ -61,6 +62,12 @@ def test_faults_are_caught(recurrent, expected, monkeypatch, fault):
     monkeypatch.setattr(RecurrentStates, fault, wrong)
     found = SharedPrefixRollout(**ENTERING)(*recurrent, **SAMPLED)
     assert not found.ids.equal(expected.ids)
+
+
+def test_generate_of_an_old_transformers_is_refused(recurrent, monkeypatch):
+    monkeypatch.setattr(hf_rollout, '_DECODES_DELTA_NET', False)
+    with pytest.raises(ImportError, match=r'needs transformers 5\.22 or later for Qwen3\.5, '):
+        HFRollout()(*recurrent, **SAMPLED)
 
 
 def test_nothing_is_guessed_and_the_log_says_so_once(recurrent, monkeypatch):
