@@ -28,6 +28,8 @@ def recurrent(tmp_path_factory):
 @pytest.fixture(scope='module')
 def expected(recurrent):
     """Responses by `generate`, some of which end early."""
+    if not hf_rollout._DECODES_DELTA_NET:
+        pytest.skip('this transformers cannot')
     responses = HFRollout()(*recurrent, **SAMPLED)
     assert (~responses.truncated).sum() > 4
     return responses
