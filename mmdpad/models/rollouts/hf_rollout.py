@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -24,6 +26,9 @@ from mmdpad.registry import ROLLOUTS
 from .engine import DrawingEngine
 from .sampling import NonFiniteLogits, draw_tokens
 
+# Measured: 5.20 does not, 5.22 does.
+_DECODES_DELTA_NET = Version(transformers.__version__) >= Version('5.22')
+
 
 @ROLLOUTS.register_module()
 class HFRollout(DrawingEngine):
@@ -34,8 +39,18 @@ class HFRollout(DrawingEngine):
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
                  max_new_tokens: int, draws: Tensor | None,
                  warp: LogitsProcessorList) -> tuple[Tensor, None]:
-        """See :class:`DrawingEngine`."""
+        """See :class:`DrawingEngine`.
+
+        Raises:
+            ImportError: transformers is too old to generate with gated DeltaNet layers.
+        """
         model: Any = head.model
+        kinds = getattr(model.config.get_text_config(), 'layer_types', None) or ()
+        if 'linear_attention' in kinds and not _DECODES_DELTA_NET:
+            raise ImportError(
+                f'`HFRollout` needs transformers 5.22 or later for {head.family.name}, whose '
+                f'layers generate other tokens in {transformers.__version__} than in a forward '
+                f"pass; update it, or use `rollout_engine=dict(type='SharedPrefixRollout')`")
         config = GenerationConfig(
             max_new_tokens=max_new_tokens, num_return_sequences=group_size, use_cache=True,
             eos_token_id=head.end_tokens, pad_token_id=head.pad_token,

@@ -13,6 +13,7 @@ import mmdpad
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.families import FAMILIES, PolicyFamily, find_family, register_family
 from mmdpad.models.heads.policy_source import policy_problems
+from mmdpad.models.rollouts import hf_rollout
 from mmdpad.toy.policy_folder import make_policy_folder
 
 QUESTIONS = ['the red circle', 'something you could roll']
@@ -88,7 +89,9 @@ def test_the_prompt_once_or_once_per_response(exact, folder, images):
                                rtol=0, atol=1e-5)
 
 
-def test_both_rollouts_and_generate_give_the_same_tokens(exact, images):
+def test_both_rollouts_and_generate_give_the_same_tokens(exact, images, family):
+    if family.startswith('qwen3_5') and not hf_rollout._DECODES_DELTA_NET:
+        pytest.skip('this transformers cannot')
     prompts = exact.encode_prompts(images, QUESTIONS)
     sampled = dict(group_size=3, max_new_tokens=12, seed=1)
     ours, theirs = (engine(exact, prompts, **sampled)
