@@ -20,7 +20,7 @@ TOKENIZER = 'tokenizer.json'
 # the whole file.
 _TEMPLATES = {PROCESSOR: 'chat_template', 'chat_template.json': None, 'chat_template.jinja': None,
               'tokenizer_config.json': 'chat_template'}
-_NOT_FOR_IMAGES = 'tokenizer_config.json'
+_CONFIG = 'tokenizer_config.json'  # its template is not used for images
 # Steps before the vocabulary. Since transformers 5, a class such as Qwen2Tokenizer has its own.
 _STEPS = ('normalizer', 'pre_tokenizer')
 
@@ -78,10 +78,13 @@ def describe_files(source: str, processor: ProcessorMixin) -> FileReport:
     changed = _changed_steps(stored, processor)
     if changed:
         kind = type(getattr(processor, 'tokenizer', None)).__name__
+        named = str(read_json(source, _CONFIG).get('tokenizer_class')).removesuffix('Fast') == kind
         tokenizer += (f', but with the {" and ".join(changed)} of {kind}, so that it may split '
-                      f'texts into other tokens (to keep those of the file, set `tokenizer_class` '
-                      f'in tokenizer_config.json to "PreTrainedTokenizerFast")')
-    templates = [name for name in template_files(source) if name != _NOT_FOR_IMAGES]
+                      f'texts into other tokens (' + (
+                          f'to keep those of the file, set `tokenizer_class` in {_CONFIG} to '
+                          f'"PreTrainedTokenizerFast")' if named else
+                          f'transformers chooses it by the `model_type`, not by {_CONFIG})'))
+    templates = [name for name in template_files(source) if name != _CONFIG]
     template = f'the chat template that of {templates[0]}' if templates else ''
     if templates[1:]:
         template += f' ({" and ".join(templates[1:])} not read)'

@@ -79,11 +79,20 @@ def test_a_class_that_replaces_steps_of_the_tokenizer(folder, monkeypatch, kind,
     tokenizer = load_processor(str(folder)).tokenizer
     assert (tokenizer.decode(tokenizer('A')['input_ids']) == 'a') != changes == bool(lost)
     assert (f'tokenizer.json, but with the {lost} of Qwen2Tokenizer, so that' in text) == bool(lost)
+    assert ('set `tokenizer_class` in tokenizer_config.json' in text) == bool(lost)
     levels = {}
     monkeypatch.setattr(vlm_reasoning_head, 'print_log', lambda text, logger=None, level=20:
                         levels.setdefault(text.partition(': ')[2], level))
     VLMReasoningHead(str(folder))
     assert levels[text] == (30 if changes else 20)
+
+
+def test_a_class_that_the_model_type_chooses(folder):
+    """Of Qwen3.5, transformers overrules tokenizer_config.json."""
+    processor = load_processor(str(folder))
+    processor.tokenizer = transformers.Qwen2Tokenizer.from_pretrained(folder)
+    text, changes = describe_files(str(folder), processor)
+    assert changes and 'transformers chooses it by the `model_type`, not by tokenizer_conf' in text
 
 
 def test_offsets_of_tokens_do_not_matter(folder):
