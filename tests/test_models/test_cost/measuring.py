@@ -108,9 +108,9 @@ def tiny_qwen3_vl(folder, kind='qwen3_vl', **text):
 
 
 def tiny_qwen3_vl_moe(folder):
-    """The same with eight experts in each layer, two of them for each token."""
+    """The same with eight experts in each layer, four of them for each token."""
     return tiny_qwen3_vl(folder, 'qwen3_vl_moe', moe_intermediate_size=96, num_experts=8,
-                         num_experts_per_tok=2)
+                         num_experts_per_tok=4)
 
 
 def segmentor(pretrained, policy=None, loss=None, **train_cfg):
