@@ -50,7 +50,8 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         ``failure`` and ``failure_detail`` (None if it is usable), ``boxes``, ``points``,
         ``scores``, ``fallback`` (of each object; None from a decoder that takes no caption),
         ``think``, ``caption``, ``reasoning_tokens``, ``caption_tokens``, ``repetition``
-        (of the reasoning), ``truncated``, ``response``.
+        (of the reasoning), ``truncated``, ``response``; of an agent also ``vlm_calls``,
+        ``sam_calls`` and ``generated_tokens``.
     """
     sample = _as_counted(sample, ignore_regions)
     predicted = sample['pred_instances']
@@ -73,7 +74,8 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         reasoning_tokens=reasoning.get('reasoning_tokens'),
         caption_tokens=reasoning.get('caption_tokens'),
         repetition=repetition(think) if think else None,
-        truncated=reasoning.get('truncated', False), response=reasoning.get('response'))
+        truncated=reasoning.get('truncated', False), response=reasoning.get('response'),
+        **reasoning.get('calls', {}))
     if save_masks:
         _, target = apply_protocol(mask, *target_and_ignored(sample), ignore_regions)
         row.update(mask=encode_mask(mask), target=encode_mask(target))

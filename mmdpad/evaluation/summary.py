@@ -121,5 +121,6 @@ MEASURES: dict[str, Measure] = dict(
     parse_failure_rate=lambda row: (row['failure'] is not None, 1),
     reasoning_tokens=_mean('reasoning_tokens'), caption_tokens=_mean('caption_tokens'),
     repetition=_mean('repetition'), truncated_rate=lambda row: (bool(row['truncated']), 1),
-    fallback_rate=_fell_back)
+    fallback_rate=_fell_back, vlm_calls=_mean('vlm_calls'), sam_calls=_mean('sam_calls'),
+    generated_tokens=_mean('generated_tokens'))
 """Metrics that are ratios of sums over samples, by name."""

@@ -116,7 +116,8 @@ def make_sam3_folder(folder: Folder, video: bool = False, seed: int = 0) -> str:
     """Write a SAM 3 tracker with 40,000 parameters for images of 56 pixels.
 
     With ``video``, writes a complete SAM 3 (``model_type`` 'sam3_video': detector, tracker, memory)
-    as Meta publishes it, with a tokenizer of letters. See :func:`make_sam2_folder` for the arguments.
+    as Meta publishes it, with a tokenizer of letters. See :func:`make_sam2_folder` for the
+    arguments.
     """
     size = dict(height=_SIDE_3, width=_SIDE_3)
     images = Sam3ImageProcessor(size=size)

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdpad.prompts.noun_phrase import noun_phrase
-from mmdpad.prompts.template import well_formed
+from mmdpad.prompts import noun_phrase, well_formed
 
 from .instances import Instances, assign_instances
 from .prompted_decoder import PromptedDecoder
@@ -31,8 +30,7 @@ class ConceptDecoder(PromptedDecoder):
     has no text, is decoded by its box and points alone (:meth:`segment`), as by any other decoder.
 
     Args:
-        text: 'caption', or 'noun_phrase' for :func:`mmdpad.prompts.noun_phrase.noun_phrase` of the
-            caption.
+        text: 'caption', or 'noun_phrase' for :func:`mmdpad.prompts.noun_phrase` of the caption.
         score_thr: Instances with a score of at most this are ignored, in [0, 1).
         min_iou: In (0, 1].
         cache_size, max_hole_area, max_sprinkle_area: See :class:`PromptedDecoder`.
@@ -51,7 +49,7 @@ class ConceptDecoder(PromptedDecoder):
 
     @torch.no_grad()
     def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor,  # type: ignore[override]
-                text: str | None) -> tuple[Tensor, Tensor, Tensor]:
+                text: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Segment the N objects of one answer about an image.
 
         Args:
