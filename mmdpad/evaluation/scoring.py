@@ -48,10 +48,10 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         target, 1 if no point is given, else 0) and ``boxes_right`` (:func:`boxes_are_right`), 0 and
         False for a failed sample, None if the model gives no points or boxes. The answer:
         ``failure`` and ``failure_detail`` (None if it is usable), ``boxes``, ``points``,
-        ``scores``, ``fallback`` (of each object; None from a decoder that takes no caption),
-        ``think``, ``caption``, ``reasoning_tokens``, ``caption_tokens``, ``repetition``
-        (of the reasoning), ``truncated``, ``response``; of an agent also ``vlm_calls``,
-        ``sam_calls`` and ``generated_tokens``.
+        ``scores``, ``think``, ``caption``, ``reasoning_tokens``, ``caption_tokens``, ``repetition``
+        (of the reasoning), ``truncated``, ``response``; from a decoder that takes captions also
+        ``fallback``, of each object; from an agent ``vlm_calls``, ``sam_calls`` and
+        ``generated_tokens``.
     """
     sample = _as_counted(sample, ignore_regions)
     predicted = sample['pred_instances']
@@ -69,12 +69,12 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
             boxes.tolist(), _target_boxes(sample)),
         failure=failure and failure.reason, failure_detail=failure and failure.detail,
         boxes=_plain(boxes), points=_plain(points), scores=_plain(predicted.get('scores')),
-        fallback=_plain(predicted.get('fallback')),
         think=think, caption=getattr(parsed, 'caption', None),
         reasoning_tokens=reasoning.get('reasoning_tokens'),
         caption_tokens=reasoning.get('caption_tokens'),
         repetition=repetition(think) if think else None,
         truncated=reasoning.get('truncated', False), response=reasoning.get('response'),
+        **(dict(fallback=_plain(predicted['fallback'])) if 'fallback' in predicted else {}),
         **reasoning.get('calls', {}))
     if save_masks:
         _, target = apply_protocol(mask, *target_and_ignored(sample), ignore_regions)

@@ -26,9 +26,9 @@ def clean_mask(mask: np.ndarray, max_hole_area: int = 0,
     mask = mask.copy()
     if max_hole_area:
         labels, areas = _regions(~mask, connectivity=4)
-        border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-        areas[border] = mask.size  # larger than any hole
-        mask |= (areas <= max_hole_area)[labels] & ~mask
+        small = areas <= max_hole_area
+        small[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
+        mask |= small[labels] & ~mask
     if max_sprinkle_area:
         labels, areas = _regions(mask, connectivity=8)
         largest = areas[1:].max(initial=0)
@@ -53,4 +53,4 @@ def _regions(mask: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.ndarra
     """
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8),
                                                            connectivity=connectivity)
-    return labels, stats[:, cv2.CC_STAT_AREA].copy()
+    return labels, stats[:, cv2.CC_STAT_AREA]

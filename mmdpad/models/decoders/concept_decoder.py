@@ -42,7 +42,7 @@ class ConceptDecoder(PromptedDecoder):
     takes_text = True
 
     def __init__(self, *args: Any, text: str = 'caption', score_thr: float = 0.3,
-                 min_iou: float = 0.3, **kwargs: Any) -> None:
+                 min_iou: float = 0.1, **kwargs: Any) -> None:
         check_concept(text, score_thr, min_iou)
         super().__init__(*args, **kwargs)
         self.text, self.score_thr, self.min_iou = text, score_thr, min_iou
@@ -98,7 +98,7 @@ class ConceptDecoder(PromptedDecoder):
         """
 
 
-def check_concept(text: str = 'caption', score_thr: float = 0.3, min_iou: float = 0.3) -> None:
+def check_concept(text: str = 'caption', score_thr: float = 0.3, min_iou: float = 0.1) -> None:
     """Raise ValueError unless these are settings of a :class:`ConceptDecoder`."""
     if text not in TEXTS:
         raise ValueError(f'`text` should be one of {TEXTS}, but got {text!r}')

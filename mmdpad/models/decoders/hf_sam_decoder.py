@@ -228,7 +228,7 @@ class SAM3Decoder(HFSAMDecoder):
 
     model_class = Sam3TrackerModel
     processor_class = Sam3TrackerProcessor
-    model_types = ('sam3_tracker', 'sam3_video')
+    model_types: tuple[str, ...] = ('sam3_tracker', 'sam3_video')
     example = 'facebook/sam3'
 
     def load(self, source: str, hint: str) -> PreTrainedModel:

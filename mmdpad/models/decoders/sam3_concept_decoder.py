@@ -56,21 +56,24 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
 
     model_types = ('sam3_video', )
     reads_text = True
+    detector: Any
 
     def __init__(self, pretrained: str, text: str = 'caption', score_thr: float = 0.3,
-                 min_iou: float = 0.3, dtype: str = 'float32', cache_size: int = 16,
+                 min_iou: float = 0.1, dtype: str = 'float32', cache_size: int = 16,
                  max_hole_area: int = 0, max_sprinkle_area: int = 0) -> None:
         super().__init__(pretrained, dtype, cache_size, max_hole_area, max_sprinkle_area,
                          text=text, score_thr=score_thr, min_iou=min_iou)
+        self.variant = f'{self.variant}, {text}'
 
     def load(self, source: str, hint: str) -> Any:
         """Load the tracker, the detector and its processor; the image encoder only once."""
         tracker: Any = super().load(source, hint)
-        self.detector: Any = load_pretrained(Sam3Model, source, hint, dtype=torch.float32)
-        self.detector_processor = from_folder(Sam3Processor, source, hint)
-        self.backbone = SharedBackbone(self.detector.vision_encoder.backbone)
-        for model in (self.detector, tracker):
+        detector: Any = load_pretrained(Sam3Model, source, hint, dtype=torch.float32)
+        self.backbone = SharedBackbone(detector.vision_encoder.backbone)
+        for model in (detector, tracker):
             model.vision_encoder.backbone = self.backbone
+        self.detector = detector
+        self.detector_processor = from_folder(Sam3Processor, source, hint)
         return tracker
 
     def embed(self, pixels: Tensor) -> dict[str, Any]:
@@ -102,7 +105,7 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
             text, padding='max_length', truncation=True, return_tensors='pt',
             max_length=self.detector.text_encoder.config.max_position_embeddings).to(self.device)
 
-    def _detect(self, image: np.ndarray, text: str) -> Sam3ImageSegmentationOutput:
+    def _detect(self, image: np.ndarray, text: str) -> Any:
         """The detector's output for one image and text."""
         seen = self.encode_image(image).embeddings
         with self.autocast(), self.backbone.given(seen['features']):
@@ -112,7 +115,7 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
             fpn_position_encoding=tuple(level.float() for level in vision.fpn_position_encoding))
         return self.detector(vision_embeds=vision, **self.tokenize(text))
 
-    def _instances(self, found: Sam3ImageSegmentationOutput, part: slice,
+    def _instances(self, found: Any, part: slice,
                    shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Masks (n, H, W) bool and scores (n,), on the CPU, of a part of the detector's queries."""
         some = Sam3ImageSegmentationOutput(

@@ -63,6 +63,8 @@ class ConceptAgent(ReasoningSegmentor):
         ValueError: The decoder takes no text, or a limit is below 1.
     """
 
+    decoder: ConceptDecoder
+
     def __init__(self, policy: dict, decoder: dict, max_rounds: int = 3, max_instances: int = 8,
                  **kwargs: Any) -> None:
         for name, limit in dict(max_rounds=max_rounds, max_instances=max_instances).items():
@@ -109,8 +111,9 @@ class ConceptAgent(ReasoningSegmentor):
 
     def _answer(self, talk: Conversation) -> None:
         """Answer one question."""
-        started, accepted, tried = time.perf_counter(), None, []
-        image, draw = talk.image.permute(1, 2, 0).cpu().numpy(), 0.0
+        started, accepted, draw = time.perf_counter(), None, 0.0
+        image = talk.image.permute(1, 2, 0).cpu().numpy()
+        tried: list[str] = []
         for _ in range(self.max_rounds):
             phrase = parse_phrase(talk.ask_phrase(tried))
             if not phrase or phrase in tried:
@@ -141,8 +144,10 @@ class Conversation:
                  data_sample: DetDataSample) -> None:
         self.agent, self.sample = agent, data_sample
         self.image, self.model_image = inputs['image'][row], inputs['model_image'][row]
-        text, self.truncated = data_sample.get('cached_response') or ('', False)
-        self.stored, self.texts, self.sam_calls = _read_stored(text), [], 0
+        text, truncated = data_sample.get('cached_response') or ('', False)
+        self.stored = _read_stored(text)
+        self.texts: list[str] = []
+        self.truncated, self.sam_calls = bool(truncated), 0
 
     def ask_phrase(self, tried: Sequence[str]) -> str:
         """The policy's response to the prompt for a phrase other than those tried."""
@@ -186,8 +191,8 @@ class Conversation:
                 parsed = ParseFailure('no_mask', f'no mask was accepted for {len(tried)} phrases',
                                       None, phrase)
         else:
-            boxes = scale_boxes(accepted.boxes.float(), (height, width),
-                                tuple(self.model_image.shape[-2:])).tolist()
+            rows, columns = self.model_image.shape[-2:]
+            boxes = scale_boxes(accepted.boxes.float(), (height, width), (rows, columns)).tolist()
             parsed = ReasoningOutput(None, phrase, tuple(
                 AnsweredObject(tuple(box), None) for box in boxes))
         self.sample.pred_instances = InstanceData(

@@ -9,8 +9,8 @@ from mmdpad.models.decoders.instances import Instances
 from mmdpad.toy import SAM_WEIGHTS
 from mmdpad.toy.shapes_world import COLORS, SHAPES, SIZES
 
-# Share of the smallest rectangle around a shape that it covers, at most.
-_COVERED = dict(star=0.455, triangle=0.64, circle=0.89, square=1.1)
+# Share of the smallest rectangle around a convex shape that it covers, at most.
+_COVERED = dict(triangle=0.64, circle=0.89, square=1.1)
 
 
 class ToyConceptDecoder(ConceptDecoder, SAMDecoder):
@@ -37,7 +37,10 @@ def named_regions(image):
         for label, area in enumerate(stats[:, cv2.CC_STAT_AREA]):
             if label and area > 60:
                 mask = labels == label
-                (_, sides, _) = cv2.minAreaRect(np.argwhere(mask).astype(np.float32))
+                pixels = np.argwhere(mask).astype(np.int32)
+                _, sides, _ = cv2.minAreaRect(pixels)
                 covered = area / np.prod(np.array(sides) + 1)
                 shape = next(name for name, most in _COVERED.items() if covered < most)
+                if area < 0.85 * cv2.contourArea(cv2.convexHull(pixels)):
+                    shape = 'star'
                 yield ('big' if max(sides) > 24 * scale else 'small', color, shape), mask
