@@ -99,7 +99,7 @@ def test_another_decoder_changes_nothing_else(name, tmp_path):
     kind = MODELS.get(decoder['type'])
     assert issubclass(kind, HFSAMDecoder)
     built = kind(SAM_FOLDERS[kind.model_types[0]](tmp_path / 'decoder'))
-    masks, _ = built(np.zeros((20, 30, 3), np.uint8), torch.tensor([[2., 3., 20., 15.]]),
+    masks, *_ = built(np.zeros((20, 30, 3), np.uint8), torch.tensor([[2., 3., 20., 15.]]),
                      torch.tensor([[[5., 6.], [9., 9.]]]))
     assert masks.shape == (1, 20, 30)
 

@@ -18,11 +18,12 @@ COLUMNS = dict(
     long_giou='long gIoU', long_ciou='long cIoU', pointing_accuracy='pointing',
     box_accuracy='box', no_target_accuracy='N-acc', target_accuracy='T-acc',
     parse_failure_rate='failures', truncated_rate='truncated', reasoning_tokens='reasoning, tokens',
-    caption_tokens='caption, tokens', repetition='repetition')
+    caption_tokens='caption, tokens', repetition='repetition', fallback_rate='fallback',
+    vlm_calls='VLM calls', sam_calls='SAM calls', generated_tokens='generated, tokens')
 """Metric -> its title, in the order of the table."""
 
 # These are shares, not percentages.
-_FINE = ('parse_failure_rate', 'truncated_rate', 'repetition')
+_FINE = ('parse_failure_rate', 'truncated_rate', 'repetition', 'fallback_rate')
 
 
 def compare_results(results: Sequence[Result]) -> dict[str, Any]:

@@ -43,7 +43,8 @@ class Answer(dict):
         if failure is None and not len(found.masks) and parsed.objects:
             failure = 'no_mask: the decoder gave no mask'
         objects = [dict(box=box, points=points, score=score) for box, points, score in zip(
-            found.bboxes.tolist(), found.points.tolist(), found.scores.tolist(), strict=True)]
+            found.bboxes.tolist(), found.points.tolist() if 'points' in found
+            else [[]] * len(found), found.scores.tolist(), strict=True)]
         first = objects[0] if objects else dict(box=None, points=None, score=None)
         return cls(
             query.image, image=query.path, question=query.question,

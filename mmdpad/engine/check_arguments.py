@@ -18,8 +18,9 @@ from mmengine.runner import Priority, get_priority
 from torch import nn
 
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
-from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
-from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder, check_image_dtype
+from mmdpad.models.decoders import ConceptDecoder, DetectorDecoder, HFSAMDecoder, SAMDecoder
+from mmdpad.models.decoders.concept_decoder import check_concept
+from mmdpad.models.decoders.hf_sam_decoder import check_settings
 from mmdpad.models.decoders.sam_decoder import check_name
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_precision
@@ -308,8 +309,8 @@ def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
                 own = f'`{name}' in str(error)
                 yield describe_refusal(path if own else f'{path}.{name}', entry if own else given,
                                        error)
-            except ImportError:  # a missing package is reported elsewhere
-                pass
+            except ImportError:
+                pass  # a missing package is reported elsewhere
 
 
 def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -366,16 +367,16 @@ def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
             yield describe_refusal(path, entry, error)
 
 
-def _refusal(check: Callable[[Any], object], name: str) -> Callable[..., Iterator[str]]:
-    """Make a check of one argument from a function that raises."""
+def _refusal(check: Callable[..., object], *names: str) -> Callable[..., Iterator[str]]:
+    """Make a check of one argument, or of several by their names, from a function that raises."""
     def problems(entry: Mapping[str, Any], path: str) -> Iterator[str]:
-        if name in entry:
+        if given := {name: entry[name] for name in names if name in entry}:
             try:
-                check(entry[name])
+                check(**given) if len(names) > 1 else check(*given.values())
             except REFUSALS as error:
                 yield describe_refusal(path, entry, error)
-            except ImportError:  # a missing package is reported elsewhere
-                pass
+            except ImportError:
+                pass  # a missing package is reported elsewhere
     return problems
 
 
@@ -396,8 +397,9 @@ def _check_detector(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
-    BaseDataset: _check_dataset, VLMReasoningHead: _check_policy,
-    ReasoningSegmentor: _check_segmentor, RolloutEngine: _check_engine,
-    DiscriminativeReward: _check_discriminative, DetectorDecoder: _check_detector,
-    SAMDecoder: _refusal(check_name, 'model'), HFSAMDecoder: _refusal(check_image_dtype, 'dtype'),
+    BaseDataset: _check_dataset, VLMReasoningHead: _check_policy, RolloutEngine: _check_engine,
+    ReasoningSegmentor: _check_segmentor, DiscriminativeReward: _check_discriminative,
+    DetectorDecoder: _check_detector, SAMDecoder: _refusal(check_name, 'model'),
+    HFSAMDecoder: _refusal(check_settings, 'dtype', 'max_hole_area', 'max_sprinkle_area'),
+    ConceptDecoder: _refusal(check_concept, 'text', 'score_thr', 'min_iou'),
     CLIPDiscriminator: _refusal(check_precision, 'precision')}

@@ -49,7 +49,9 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         False for a failed sample, None if the model gives no points or boxes. The answer:
         ``failure`` and ``failure_detail`` (None if it is usable), ``boxes``, ``points``,
         ``scores``, ``think``, ``caption``, ``reasoning_tokens``, ``caption_tokens``, ``repetition``
-        (of the reasoning), ``truncated``, ``response``.
+        (of the reasoning), ``truncated``, ``response``; from a decoder that takes captions also
+        ``fallback``, of each object; from an agent ``vlm_calls``, ``sam_calls`` and
+        ``generated_tokens``.
     """
     sample = _as_counted(sample, ignore_regions)
     predicted = sample['pred_instances']
@@ -71,7 +73,9 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         reasoning_tokens=reasoning.get('reasoning_tokens'),
         caption_tokens=reasoning.get('caption_tokens'),
         repetition=repetition(think) if think else None,
-        truncated=reasoning.get('truncated', False), response=reasoning.get('response'))
+        truncated=reasoning.get('truncated', False), response=reasoning.get('response'),
+        **(dict(fallback=_plain(predicted['fallback'])) if 'fallback' in predicted else {}),
+        **reasoning.get('calls', {}))
     if save_masks:
         _, target = apply_protocol(mask, *target_and_ignored(sample), ignore_regions)
         row.update(mask=encode_mask(mask), target=encode_mask(target))

@@ -103,6 +103,12 @@ def _found_target(row: Row) -> tuple[float, float] | None:
     return 100 * (row['failure'] is None and row.get('area', 1) > 0), 1
 
 
+def _fell_back(row: Row) -> tuple[float, float] | None:
+    """How many of a sample's objects were decoded without the caption."""
+    rows = row.get('fallback')
+    return (sum(rows), len(rows)) if rows else None
+
+
 PARTS = dict(short=_is_short, long=_is_long)
 """Parts of a data set that are reported separately: LISA's short and long queries."""
 
@@ -114,5 +120,7 @@ MEASURES: dict[str, Measure] = dict(
     no_target_accuracy=_mean('iou', 100, _means_nothing), target_accuracy=_found_target,
     parse_failure_rate=lambda row: (row['failure'] is not None, 1),
     reasoning_tokens=_mean('reasoning_tokens'), caption_tokens=_mean('caption_tokens'),
-    repetition=_mean('repetition'), truncated_rate=lambda row: (bool(row['truncated']), 1))
+    repetition=_mean('repetition'), truncated_rate=lambda row: (bool(row['truncated']), 1),
+    fallback_rate=_fell_back, vlm_calls=_mean('vlm_calls'), sam_calls=_mean('sam_calls'),
+    generated_tokens=_mean('generated_tokens'))
 """Metrics that are ratios of sums over samples, by name."""

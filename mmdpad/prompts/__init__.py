@@ -1,4 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from .noun_phrase import noun_phrase
 from .parser import FAILURE_REASONS, MAX_OBJECTS, follows_template, parse_response
 from .solution import parse_objects_solution, parse_solution
 from .template import (
@@ -13,6 +14,6 @@ from .template import (
 
 __all__ = [
     'FAILURE_REASONS', 'MAX_OBJECTS', 'TAGS', 'TEMPLATES', 'build_messages', 'follows_template',
-    'format_objects_response', 'format_response', 'normalize_question', 'parse_objects_solution',
-    'parse_response', 'parse_solution', 'well_formed'
+    'format_objects_response', 'format_response', 'normalize_question', 'noun_phrase',
+    'parse_objects_solution', 'parse_response', 'parse_solution', 'well_formed'
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmdpad.geometry.mask_iou import check_ignore_regions, score_mask
 from mmdpad.registry import REWARDS
-from mmdpad.structures import ParseFailure, RolloutBatch
+from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
 
 
 @REWARDS.register_module()
@@ -66,19 +66,28 @@ class MaskReward:
 
     def _ious(self, rollout: RolloutBatch, prompt: int) -> list[float]:
         """IoU of each response to one prompt; the decoder encodes its image once."""
-        assert rollout.images is not None  # the loop's rollouts have them
         first = prompt * rollout.group_size
         group = rollout.parsed[first:first + rollout.group_size]
-        found = [() if isinstance(parsed, ParseFailure) else parsed.objects for parsed in group]
-        masks = self.model.decode_masks(
-            [item for objects in found for item in objects], rollout.images[prompt],
-            tuple(rollout.model_images[prompt].shape[-2:])).masks
         sample, ious = rollout.data_samples[prompt].to_dict(), []
-        for parsed, own in zip(group, masks.split([len(objects) for objects in found]),
-                               strict=True):
+        for parsed, own in zip(group, self._masks(rollout, prompt, group), strict=True):
             answer = dict(pred_instances=dict(masks=own), reasoning=dict(parsed=parsed))
             ious.append(score_mask(sample | answer, self.ignore_regions)[2]['iou'])
         return ious
+
+    def _masks(self, rollout: RolloutBatch, prompt: int,
+               group: Sequence[ReasoningOutput | ParseFailure]) -> Sequence[Tensor]:
+        """Masks of each response to one prompt: all at once, or one response after the other for a
+        decoder that takes captions."""
+        assert rollout.images is not None  # the loop's rollouts have them
+        image = rollout.images[prompt]
+        shape = tuple(rollout.model_images[prompt].shape[-2:])
+        found = [() if isinstance(parsed, ParseFailure) else parsed.objects for parsed in group]
+        if getattr(self.model.decoder, 'takes_text', False):
+            return [self.model.decode_masks(objects, image, shape, parsed.caption).masks
+                    for objects, parsed in zip(found, group, strict=True)]
+        masks = self.model.decode_masks([item for objects in found for item in objects], image,
+                                        shape).masks
+        return masks.split([len(objects) for objects in found])
 
 
 def tiered(iou: float, tiers: Sequence[float] | None) -> float:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import string
 from collections.abc import Callable
 from functools import partial
 from os import PathLike
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 from transformers import (
+    CLIPTokenizer,
     PreTrainedModel,
     ProcessorMixin,
     Sam2Config,
@@ -27,6 +29,7 @@ from transformers import (
     Sam3TrackerProcessor,
     Sam3VideoConfig,
     Sam3VideoModel,
+    Sam3VideoProcessor,
     SamHQConfig,
     SamHQModel,
     SamHQProcessor,
@@ -66,11 +69,15 @@ _VISION_3 = dict(
 _TRACKER = dict(
     vision_config=_VISION_3, mask_decoder_config=_MASKS,
     prompt_encoder_config=dict(_PROMPTS, image_size=_SIDE_3, patch_size=_PATCH_3))
+_LETTERS = string.ascii_lowercase + string.digits + "',-."
+_VOCABULARY = {token: number for number, token in enumerate([
+    '<|startoftext|>', '<|endoftext|>', *_LETTERS, *(f'{letter}</w>' for letter in _LETTERS)])}
 _LAYER = dict(hidden_size=_WIDTH, num_attention_heads=2, intermediate_size=16, num_layers=1)
 _DETECTOR = dict(
     model_type='sam3', vision_config=_VISION_3,
     text_config=dict(hidden_size=16, intermediate_size=16, projection_dim=16, num_hidden_layers=1,
-                     num_attention_heads=2, vocab_size=99, bos_token_id=1, eos_token_id=2),
+                     num_attention_heads=2, vocab_size=len(_VOCABULARY), bos_token_id=0,
+                     eos_token_id=1, max_position_embeddings=32),
     geometry_encoder_config=_LAYER, detr_encoder_config=_LAYER,
     detr_decoder_config=dict(_LAYER, num_queries=4),
     mask_decoder_config=dict(hidden_size=_WIDTH, num_attention_heads=2))
@@ -109,16 +116,20 @@ def make_sam3_folder(folder: Folder, video: bool = False, seed: int = 0) -> str:
     """Write a SAM 3 tracker with 40,000 parameters for images of 56 pixels.
 
     With ``video``, writes a complete SAM 3 (``model_type`` 'sam3_video': detector, tracker, memory)
-    as Meta publishes it. See :func:`make_sam2_folder` for the arguments.
+    as Meta publishes it, with a tokenizer of letters. See :func:`make_sam2_folder` for the
+    arguments.
     """
-    processor = Sam3TrackerProcessor(
-        Sam3ImageProcessor(size=dict(height=_SIDE_3, width=_SIDE_3)))
+    size = dict(height=_SIDE_3, width=_SIDE_3)
+    images = Sam3ImageProcessor(size=size)
     if video:
+        processor = Sam3VideoProcessor(images, Sam2VideoVideoProcessor(size=size),
+                                       CLIPTokenizer(vocab=dict(_VOCABULARY), merges=[]))
         tracker = dict(_parts(_TRACKER, **_MEMORY), model_type='sam3_tracker_video')
         config = Sam3VideoConfig(detector_config=_parts(_DETECTOR), tracker_config=tracker)
         config.image_size = _SIDE_3  # sets that of every part
         return _write(folder, Sam3VideoModel, config, processor, seed)
-    return _write(folder, Sam3TrackerModel, Sam3TrackerConfig(**_parts(_TRACKER)), processor, seed)
+    return _write(folder, Sam3TrackerModel, Sam3TrackerConfig(**_parts(_TRACKER)),
+                  Sam3TrackerProcessor(images), seed)
 
 
 def make_sam_hq_folder(folder: Folder, seed: int = 0) -> str:

@@ -99,7 +99,7 @@ def _model_switches(model: nn.Module) -> dict[str, Any]:
                 reference_compatible=model.reference_compatible,
                 prompt_template=model.policy.encoder.template,
                 coordinates=model.policy.coordinates,
-                test_cfg=dict(model.test_cfg))
+                test_cfg=dict(model.test_cfg)) | getattr(model, 'protocol', {})
 
 
 def _kind(decoder: nn.Module) -> str:

@@ -39,7 +39,8 @@ class ResponseCacheHook(Hook):
     The first line describes what generated the responses: ``weights`` (SHA-256 of the policy's),
     ``dtype``,
     ``prompt_template``, ``coordinates``, ``chat_template`` (the start of its SHA-256),
-    ``end_tokens``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of the loop.
+    ``end_tokens``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of the loop, and the
+    ``protocol`` of a model that has one (:class:`mmdpad.models.ConceptAgent`).
     Files that differ in any of these are ignored. Each further line is an answer: ``key`` (a hash
     of the model image's pixels, the question and the item's index in the data set, so no other
     prompt matches), ``id``, ``question``, ``response``, ``truncated``.
@@ -170,7 +171,7 @@ def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
         prompt_template=model.policy.encoder.template, coordinates=model.policy.coordinates,
         chat_template=model.policy.encoder.chat.digest, end_tokens=model.policy.end_tokens,
         rollout_engine=type(model.rollout_engine).__name__, test_cfg=dict(model.test_cfg),
-        fp16=fp16))
+        fp16=fp16) | getattr(model, 'protocol', {}))
 
 
 @torch.no_grad()

@@ -48,6 +48,12 @@ class ReasonSegMetric(IgnoreRegionsMetric):
       the responses with reasoning or a caption; ``repetition`` of the reasoning in [0, 1), see
       :func:`mmdpad.rewards.repetition`; absent if no response has any. ``truncated_rate`` in
       [0, 1].
+    - ``fallback_rate`` in [0, 1], for a decoder that takes the caption
+      (:class:`mmdpad.models.ConceptDecoder`): the share of objects that it decoded by box and
+      points alone.
+    - ``vlm_calls``, ``sam_calls``, ``generated_tokens``, for :class:`mmdpad.models.ConceptAgent`:
+      the mean number of the policy's responses, of phrases that were segmented, and of tokens in
+      the responses.
 
     With a log file (any run of mmengine's Runner) or an ``out_file``, each evaluation writes one
     JSON line per sample (:func:`mmdpad.evaluation.scoring.score_sample`), and next to it a

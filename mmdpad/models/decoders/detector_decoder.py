@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from mmcv.transforms import Compose
-from mmdet.structures.mask import mask2bbox
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.model import revert_sync_batchnorm
@@ -17,32 +15,17 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 from torch.nn import Module
 
-from mmdpad.geometry.boxes import box_iou
 from mmdpad.models.weights import load_strictly, read_checkpoint
 from mmdpad.registry import MODELS
 from mmdpad.utils import open_config
 
+from .instances import Instances, match_instances
 from .prompted_decoder import PromptedDecoder
 
 _HINT = ('Download the checkpoint that belongs to `config` (mmdet lists them in its model zoo) '
          'and set `checkpoint` to it; if you trained it yourself and it cannot be read, save only '
          'its state dict: torch.save(torch.load(FILE, weights_only=False)["state_dict"], '
          'NEW_FILE)')
-
-
-@dataclass(frozen=True)
-class Instances:
-    """The instances that a detector found in an image, the most confident first.
-
-    Attributes:
-        masks: (n, H, W) bool on the CPU, the original frame.
-        boxes: (n, 4) float, XYXY in pixels, both ends inclusive: the tight boxes of the masks.
-        scores: (n,) float in [0, 1].
-    """
-
-    masks: Tensor
-    boxes: Tensor
-    scores: Tensor
 
 
 @MODELS.register_module()
@@ -129,27 +112,8 @@ class DetectorDecoder(PromptedDecoder):
                             f'{type(self.detector).__name__} predicts no masks, only '
                             f'{sorted(predicted.keys())}; use one that does (Mask R-CNN, '
                             f'Mask2Former, RTMDet-Ins, ...), or BoxDecoder to use boxes only')
-        scores, order = predicted['scores'].cpu().sort(descending=True, stable=True)
-        scores = scores[scores >= self.score_thr]
-        masks = predicted['masks'].cpu().bool()[order[:len(scores)]]
-        return Instances(masks, mask2bbox(masks) - torch.tensor([0, 0, 1, 1]), scores)
-
-
-def match_instances(found: Instances, boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Score how well each instance matches each requested object, see :class:`DetectorDecoder`.
-
-    Args:
-        found: n instances.
-        boxes: (N, 4), XYXY in pixels, both ends inclusive.
-        points: (N, P, 2), (x, y) in pixels, inside the image.
-
-    Returns:
-        (N, n) float64 in [0, 2].
-    """
-    ious = np.array([[box_iou(box, own) for own in found.boxes.tolist()] for box in boxes])
-    columns, rows = np.floor(points + 0.5).astype(int).transpose(2, 0, 1)
-    inside = found.masks.numpy()[:, rows, columns]  # (n, N, P)
-    return ious + (inside.sum(axis=2) / max(points.shape[1], 1)).T
+        kept = predicted['scores'] >= self.score_thr
+        return Instances.of(predicted['masks'].bool()[kept], predicted['scores'][kept])
 
 
 def _read_config(config: str | dict, options: dict | None) -> Config:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from transformers import (
     SamHQProcessor,
 )
 
+from mmdpad.geometry.mask_cleaning import check_areas
 from mmdpad.models.sources import check_files, find_model, read_config
 from mmdpad.models.weights import from_folder, load_pretrained
 from mmdpad.registry import MODELS
@@ -42,10 +44,12 @@ class EncodedImage(NamedTuple):
     shape: tuple[int, int]
 
 
-def check_image_dtype(dtype: str) -> None:
-    """Raise ValueError unless images can be encoded in this dtype."""
+def check_settings(dtype: str = 'float32', max_hole_area: int = 0,
+                   max_sprinkle_area: int = 0) -> None:
+    """Raise ValueError unless images can be encoded in this dtype, and masks cleaned so."""
     if dtype not in _DTYPES:
         raise ValueError(f'`dtype` should be one of {_DTYPES}, but got {dtype!r}')
+    check_areas(max_hole_area, max_sprinkle_area)
 
 
 class HFSAMDecoder(PromptedDecoder):
@@ -66,10 +70,14 @@ class HFSAMDecoder(PromptedDecoder):
             are always float32 (a coordinate in bfloat16 is off by several pixels).
         cache_size: Number of images whose embeddings are cached, on the decoder's device; 0
             disables the cache.
+        max_hole_area, max_sprinkle_area: Fill holes and remove separate regions of at most so many
+            pixels of the original frame, see :func:`mmdpad.geometry.mask_cleaning.clean_mask`; 0
+            leaves masks as they are. (transformers' processors accept arguments of these names
+            and ignore them.)
 
     Raises:
-        ValueError: The folder holds another kind of model, the weights do not fit, or ``dtype`` is
-            unknown.
+        ValueError: The folder holds another kind of model, the weights do not fit, ``dtype`` is
+            unknown, or an area is negative.
         FileNotFoundError: ``pretrained`` looks like a path and is not such a folder.
     """
 
@@ -77,25 +85,31 @@ class HFSAMDecoder(PromptedDecoder):
     processor_class: type[ProcessorMixin]
     model_types: tuple[str, ...]  # supported values in config.json
     example: str  # a hub name
+    reads_text = False  # whether the folder must have a tokenizer
 
-    def __init__(self, pretrained: str, dtype: str = 'float32', cache_size: int = 16) -> None:
-        super().__init__(cache_size)
-        check_image_dtype(dtype)
+    def __init__(self, pretrained: str, dtype: str = 'float32', cache_size: int = 16,
+                 max_hole_area: int = 0, max_sprinkle_area: int = 0) -> None:
+        check_settings(dtype, max_hole_area, max_sprinkle_area)
+        super().__init__(cache_size, max_hole_area, max_sprinkle_area)
         source = self.check_folder(pretrained)
         hint = f'Download the complete folder of a model such as {self.example} again'
         self.processor = from_folder(self.processor_class, source, hint)
-        self.sam: Any = load_pretrained(self.model_class, source, hint, dtype=torch.float32)
+        self.sam: Any = self.load(source, hint)
         self.dtype = dtype
         self.variant = Path(source).name
         self.freeze()
 
+    def load(self, source: str, hint: str) -> PreTrainedModel:
+        """Load the model with all its weights, see :func:`load_pretrained`."""
+        return load_pretrained(self.model_class, source, hint, dtype=torch.float32)
+
     def segment(self, image: np.ndarray, boxes: np.ndarray,
                 points: np.ndarray) -> tuple[Tensor, Tensor]:
         """See :class:`PromptedDecoder`. The scores are the model's own IoU estimates, float32."""
-        (seen, ) = self.feature_cache.lookup([image], self._encode_images)
+        seen = self.encode_image(image)
         shape = image.shape[:2]
         prompts = self.place(boxes, points, shape, seen.shape)
-        found = self.sam(**seen.embeddings, multimask_output=True,
+        found = self.sam(**self.arguments(seen), multimask_output=True,
                          **{name: value.to(self.device) for name, value in prompts.items()})
         masks, scores = best_of(found.pred_masks[0], found.iou_scores[0])
         return self.finish(masks[:, None], shape, seen.shape)[:, 0], scores
@@ -105,6 +119,10 @@ class HFSAMDecoder(PromptedDecoder):
         ``forward``."""
         return dict(image_embeddings=[
             level.float() for level in self.sam.get_image_embeddings(pixels)])
+
+    def arguments(self, seen: EncodedImage) -> dict[str, Any]:
+        """Arguments of the model's ``forward`` for an encoded image."""
+        return seen.embeddings
 
     def place(self, boxes: np.ndarray, points: np.ndarray, shape: tuple[int, int],
               seen: tuple[int, int]) -> dict[str, Tensor]:
@@ -131,6 +149,15 @@ class HFSAMDecoder(PromptedDecoder):
         shapes are as in :meth:`place`."""
         return self.processor.post_process_masks([masks], [shape])[0]
 
+    def encode_image(self, image: np.ndarray) -> EncodedImage:
+        """Encode an image (uint8 (H, W, 3), RGB), or take it from the cache."""
+        (seen, ) = self.feature_cache.lookup([image], self._encode_images)
+        return seen
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision in which images are encoded."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == 'bfloat16')
+
     def _encode_images(self, images: list[np.ndarray]) -> list[EncodedImage]:
         """Encode each image (uint8 (H, W, 3), RGB), one by one."""
         seen = []
@@ -139,8 +166,7 @@ class HFSAMDecoder(PromptedDecoder):
                                     input_data_format='channels_last')
             pixels = inputs['pixel_values'].to(self.device)
             shape = inputs.get('reshaped_input_sizes', [pixels.shape[-2:]])[0]
-            with torch.autocast(self.device.type, torch.bfloat16,
-                                enabled=self.dtype == 'bfloat16'):
+            with self.autocast():
                 embeddings = self.embed(pixels)
             height, width = map(int, shape)
             seen.append(EncodedImage(embeddings, (height, width)))
@@ -160,7 +186,7 @@ class HFSAMDecoder(PromptedDecoder):
                 f'`model.decoder.pretrained` of {cls.__name__} should be a model of type '
                 f'{" or ".join(cls.model_types)}, such as {cls.example}, but {source!r} is of '
                 f'type {found!r}; name such a folder, or use the decoder for that type')
-        check_files(source, folder, tokenizer=False)
+        check_files(source, folder, tokenizer=cls.reads_text)
         return source
 
 
@@ -193,13 +219,22 @@ class SAM3Decoder(HFSAMDecoder):
     of the detector (``detector_model.*``) and the memory weights, which have the names that
     :class:`SAM2Decoder` lists, are not loaded. Any other weight that the tracker lacks is an error.
 
+    transformers' ``Sam3TrackerModel`` adds the embedding for "no memory" to a level of the neck
+    that it does not use. Here that level is removed, so that the embedding reaches the level that
+    masks are predicted from, as in Meta's predictor and in ``Sam3TrackerVideoModel``.
+
     The embeddings of an image take 21 MB.
     """
 
     model_class = Sam3TrackerModel
     processor_class = Sam3TrackerProcessor
-    model_types = ('sam3_tracker', 'sam3_video')
+    model_types: tuple[str, ...] = ('sam3_tracker', 'sam3_video')
     example = 'facebook/sam3'
+
+    def load(self, source: str, hint: str) -> PreTrainedModel:
+        model: Any = super().load(source, hint)
+        del model.vision_encoder.neck.fpn_layers[len(model.backbone_feature_sizes):]
+        return model
 
 
 @MODELS.register_module()

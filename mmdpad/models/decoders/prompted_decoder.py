@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmdpad.geometry.mask_cleaning import check_areas, clean_mask
 from mmdpad.models.frozen import FrozenModule
 from mmdpad.models.non_finite import NonFiniteError, diagnose
 from mmdpad.models.retry_on_oom import retry_on_oom
@@ -20,7 +21,22 @@ _AT_ONCE = 16
 
 
 class PromptedDecoder(FrozenModule, ABC):
-    """A frozen model, prompted by one box and some positive points per object."""
+    """A frozen model, prompted by one box and some positive points per object.
+
+    Args:
+        cache_size: Capacity of ``feature_cache``.
+        max_hole_area, max_sprinkle_area: Clean each mask, see
+            :func:`mmdpad.geometry.mask_cleaning.clean_mask`; 0 leaves it as it is.
+
+    Raises:
+        ValueError: A number is negative.
+    """
+
+    def __init__(self, cache_size: int = 0, max_hole_area: int = 0,
+                 max_sprinkle_area: int = 0) -> None:
+        super().__init__(cache_size)
+        check_areas(max_hole_area, max_sprinkle_area)
+        self.max_hole_area, self.max_sprinkle_area = max_hole_area, max_sprinkle_area
 
     @torch.no_grad()
     def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +74,15 @@ class PromptedDecoder(FrozenModule, ABC):
                 f'{[round(x, 1) for x in xyxy[row].tolist()]} is {float(scores[row])}. '
                 + diagnose(self, lambda: self.segment(image, xyxy[part], xy[part]),
                            '`model.decoder.dtype`'))
-        return masks, scores
+        return self.clean(masks), scores
+
+    def clean(self, masks: Tensor) -> Tensor:
+        """Fill the small holes of masks (N, H, W) and remove their small regions, as configured."""
+        if not (self.max_hole_area or self.max_sprinkle_area):
+            return masks
+        return torch.stack([
+            torch.from_numpy(clean_mask(mask, self.max_hole_area, self.max_sprinkle_area))
+            for mask in masks.cpu().numpy()]).to(masks.device)
 
     @abstractmethod
     def segment(self, image: np.ndarray, boxes: np.ndarray,

@@ -14,18 +14,22 @@ from mmdpad.structures import AnsweredObject
 
 
 def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], image: Tensor,
-                 model_shape: tuple[int, int]) -> InstanceData:
+                 model_shape: tuple[int, int], caption: str | None = None) -> InstanceData:
     """Decode the masks of n objects in one image.
 
     Args:
-        decoder: The mask decoder, see :class:`mmdpad.models.decoders.SAMDecoder`.
+        decoder: The mask decoder, see :class:`mmdpad.models.decoders.SAMDecoder`; one with
+            ``takes_text`` also gets the caption, see
+            :class:`mmdpad.models.decoders.ConceptDecoder`.
         objects: Boxes and points in pixels of the model image, with equally many points each.
         image: uint8 (3, H, W), RGB, the original frame.
         model_shape: (h, w) of the model image.
+        caption: The caption of the answer that all these objects belong to, or None.
 
     Returns:
         ``bboxes`` (n, 4) and ``points`` (n, P, 2) in the original frame, ``masks`` bool (n, H, W),
-        ``scores`` (n,), ``labels`` (n,).
+        ``scores`` (n,), ``labels`` (n,); from a decoder with ``takes_text`` also ``fallback``
+        (n,) bool, whether an object was decoded without the caption.
 
     Raises:
         RuntimeError: There is no decoder.
@@ -38,6 +42,14 @@ def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], i
         len(objects), len(objects[0].points or ()) if objects else 1, 2)
     boxes = scale_boxes(boxes, model_shape, (height, width))
     points = scale_points(points, model_shape, (height, width))
-    masks, scores = decoder(image.permute(1, 2, 0).cpu().numpy(), boxes, points)
+    with_text = takes_text(decoder)
+    masks, scores, *fallback = decoder(image.permute(1, 2, 0).cpu().numpy(), boxes, points,
+                                       *([caption] if with_text else []))
     return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
-                        labels=torch.zeros(len(boxes), dtype=torch.long))
+                        labels=torch.zeros(len(boxes), dtype=torch.long),
+                        **(dict(fallback=fallback[0]) if with_text else {}))
+
+
+def takes_text(decoder: nn.Module | None) -> bool:
+    """Whether a decoder says that it takes the caption of an answer."""
+    return getattr(decoder, 'takes_text', False)

@@ -291,8 +291,9 @@ class ReasoningSegmentor(BaseDetector):
 
         Returns:
             The data samples with ``pred_instances`` (``bboxes`` (n, 4) and ``points`` (n, P, 2) in
-            the original frame, ``masks`` bool (n, H, W), ``scores`` (n,), ``labels`` (n,)) for the
-            n objects of the answer, none if the response cannot be used; and ``reasoning``, a
+            the original frame, ``masks`` bool (n, H, W), ``scores`` (n,), ``labels`` (n,), and
+            sometimes ``fallback``, see :meth:`decode_masks`) for the n objects of the answer, none
+            if the response cannot be used; and ``reasoning``, a
             dict of ``response``, ``parsed``, ``reasoning_tokens``, ``caption_tokens``,
             ``truncated`` and ``seconds`` (``answer``, averaged over the batch; ``draw``, without
             work that is still queued on a GPU).
@@ -306,7 +307,7 @@ class ReasoningSegmentor(BaseDetector):
             started = time.perf_counter()
             height, width = inputs['model_image'][row].shape[-2:]
             sample.pred_instances = self.decode_masks(usable, inputs['image'][row],
-                                                      (height, width))
+                                                      (height, width), parsed.caption)
             sampling = sample.pop('sampled_response', (0.0,))[-1]
             sample.reasoning = dict(
                 answer, caption_tokens=self.policy.count_tokens(parsed.caption),
@@ -358,9 +359,9 @@ class ReasoningSegmentor(BaseDetector):
         return [dict(zip(names, answer, strict=True)) for answer in answers]
 
     def decode_masks(self, objects: Sequence[AnsweredObject], image: Tensor,
-                     model_shape: tuple[int, int]) -> InstanceData:
+                     model_shape: tuple[int, int], caption: str | None = None) -> InstanceData:
         """Decode the masks of an answer, see :func:`.mask_decoding.decode_masks`."""
-        return decode_masks(self.decoder, objects, image, model_shape)
+        return decode_masks(self.decoder, objects, image, model_shape, caption)
 
     def _forward(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[str]:
         """mmdet's mode ``tensor``: return the responses as text."""

@@ -108,6 +108,17 @@ def test_a_failed_sample_counts_its_target_as_union():
     assert metrics['reasonseg/n_short'] == 0
 
 
+def test_how_often_a_decoder_of_captions_fell_back():
+    """Over objects, not samples; a sample without objects counts for nothing."""
+    samples = [sample('1100', '1000') for _ in range(3)]
+    for data, fallback in zip(samples, ([True], [False, True, False], []), strict=True):
+        data.pred_instances = InstanceData(
+            masks=mask('1000').repeat(len(fallback), 1, 1), fallback=torch.tensor(fallback))
+    metrics = evaluate(samples)
+    assert metrics['reasonseg/fallback_rate'] == 0.5
+    assert 'reasonseg/fallback_rate' not in evaluate([sample('1100', '1000')])
+
+
 def test_a_decoder_without_mask_is_a_failure_too():
     data = sample('1100', None)
     data.reasoning = dict(data.reasoning, parsed=SAMPLES[0].reasoning['parsed'])

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Sam2VideoModel, Sam3VideoModel
 
+from mmdpad.geometry.mask_cleaning import clean_mask
 from mmdpad.models import HFSAMDecoder, SAM2Decoder, SAM3Decoder, SAMHQDecoder
 from mmdpad.prompts import format_objects_response
 from mmdpad.registry import MODELS
@@ -19,7 +20,7 @@ from mmdpad.toy.sam_folders import SAM_FOLDERS
 
 # `model_type` of a folder -> the registered decoder that reads it.
 KINDS = {model_type: cls for cls in MODELS.module_dict.values()
-         if isinstance(cls, type) and issubclass(cls, HFSAMDecoder)
+         if isinstance(cls, type) and issubclass(cls, HFSAMDecoder) and not cls.reads_text
          for model_type in cls.model_types}
 BOXES = torch.tensor([[10., 8., 40., 30.], [30.3, 5., 79., 47.], [0., 0., 20., 20.]])
 POINTS = torch.tensor([[[20., 15.], [30., 25.7]], [[50., 20.], [60.1, 30.]], [[5., 5.], [9., 12.]]])
@@ -156,6 +157,18 @@ def test_bfloat16_is_near_and_only_the_encoders(folders):
         SAM2Decoder(folders['sam2'], dtype='float16')
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_masks_are_cleaned_on_request(folders, kind):
+    decoder = KINDS[kind](folders[kind], max_hole_area=20, max_sprinkle_area=30)
+    plain, scores = KINDS[kind](folders[kind])(scene(), BOXES, POINTS)
+    cleaned, same = decoder(scene(), BOXES, POINTS)
+    assert torch.equal(scores, same) and not torch.equal(cleaned, plain)
+    for mask, before in zip(cleaned.numpy(), plain.numpy(), strict=True):
+        assert np.array_equal(mask, clean_mask(before, 20, 30))
+    with pytest.raises(ValueError, match='`max_hole_area` should be a number of pixels.*got -1'):
+        KINDS[kind](folders[kind], max_hole_area=-1)
+
+
 @pytest.mark.parametrize('kind', ['sam2', 'sam3_tracker', 'sam_hq'])
 def test_a_batch_of_answers_is_drawn_as_one_by_one(folders, kind, tiny_config):
     cls = KINDS[kind]
@@ -187,7 +200,7 @@ def test_frozen_and_registered(folders):
                                          ('sam3_video', Sam3VideoModel)])
 def test_the_published_folders_hold_more_than_is_taken(folders, kind, whole):
     """Every weight of the image model comes from the file; what stays there is the memory and, of
-    SAM 3, the detector."""
+    SAM 3, the detector and the level of the neck that the tracker does not use."""
     decoder = KINDS[kind](folders[kind])
     stored = load_file(f'{folders[kind]}/model.safetensors')
     whole.from_pretrained(folders[kind])  # the folder is one of the whole model
@@ -204,7 +217,9 @@ def test_the_published_folders_hold_more_than_is_taken(folders, kind, whole):
         'mask_downsample', 'object_pointer_proj', 'temporal_positional_encoding_projection_layer',
         'no_memory_positional_encoding', 'no_object_pointer',
         'occlusion_spatial_embedding_parameter'}
-    assert left == memory | ({'detector_model'} if kind == 'sam3_video' else set())
+    assert left == memory | ({'detector_model', 'tracker_neck'} if kind == 'sam3_video' else set())
+    assert all(name.startswith('tracker_neck.fpn_layers.3.')
+               for name in stored if name.startswith('tracker_neck'))
 
 
 @pytest.mark.parametrize('kind', ['sam2_video', 'sam3_video', 'sam_hq'])

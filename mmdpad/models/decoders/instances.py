@@ -1,0 +1,98 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Instances found in an image, and how well they match an answer's boxes and points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from mmdet.structures.mask import mask2bbox
+from torch import Tensor
+
+from mmdpad.geometry.boxes import box_iou
+
+# Separates equal matches, and is less than any real difference between two matches.
+_TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The instances that a detector found in an image, the most confident first.
+
+    Attributes:
+        masks: (n, H, W) bool on the CPU, the original frame.
+        boxes: (n, 4) float, XYXY in pixels, both ends inclusive: the tight boxes of the masks.
+        scores: (n,) float in [0, 1].
+    """
+
+    masks: Tensor
+    boxes: Tensor
+    scores: Tensor
+
+    @classmethod
+    def of(cls, masks: Tensor, scores: Tensor) -> Instances:
+        """Sort instances by their confidence, and compute their boxes.
+
+        Args:
+            masks: (n, H, W) bool.
+            scores: (n,) float.
+        """
+        scores, order = scores.cpu().sort(descending=True, stable=True)
+        masks = masks.cpu()[order]
+        return cls(masks, mask2bbox(masks) - torch.tensor([0, 0, 1, 1]), scores)
+
+
+def instance_ious(found: Instances, boxes: np.ndarray) -> np.ndarray:
+    """Compute the IoU of each requested box with the tight box of each instance's mask, by
+    :func:`mmdpad.geometry.boxes.box_iou`.
+
+    Args:
+        found: n instances.
+        boxes: (N, 4), XYXY in pixels, both ends inclusive.
+
+    Returns:
+        (N, n) float64 in [0, 1].
+    """
+    return np.array([[box_iou(box, own) for own in found.boxes.tolist()] for box in boxes]
+                    ).reshape(len(boxes), len(found.boxes))
+
+
+def match_instances(found: Instances, boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Score how well each instance matches each requested object: the IoU of their boxes, plus the
+    share of the object's points that lie in the instance's mask (each in its nearest pixel).
+
+    Args:
+        found: n instances.
+        boxes: (N, 4), XYXY in pixels, both ends inclusive.
+        points: (N, P, 2), (x, y) in pixels, inside the image.
+
+    Returns:
+        (N, n) float64 in [0, 2].
+    """
+    columns, rows = np.floor(points + 0.5).astype(int).transpose(2, 0, 1)
+    inside = found.masks.numpy()[:, rows, columns]  # (n, N, P)
+    return instance_ious(found, boxes) + (inside.sum(axis=2) / max(points.shape[1], 1)).T
+
+
+def assign_instances(found: Instances, boxes: np.ndarray, points: np.ndarray,
+                     min_iou: float) -> np.ndarray:
+    """Give each requested object an instance of its own, so that the sum of
+    :func:`match_instances` is highest. Ties go to the more confident instances.
+
+    Args:
+        found, boxes, points: As for :func:`match_instances`.
+        min_iou: A box and an instance with a lower IoU (:func:`instance_ious`) are never paired.
+
+    Returns:
+        (N,) int, the index of the instance; -1 for an object that gets none.
+    """
+    from scipy.optimize import linear_sum_assignment  # not at the top: the import takes 0.2 s
+    chosen = np.full(len(boxes), -1)
+    fits = instance_ious(found, boxes) >= min_iou
+    gain = match_instances(found, boxes, points) + _TIE * np.arange(len(found.scores), 0, -1)
+    for row, column in zip(*linear_sum_assignment(np.where(fits, gain, 0), maximize=True),
+                           strict=True):
+        if fits[row, column]:
+            chosen[row] = column
+    return chosen
