@@ -159,7 +159,7 @@ def lift(monkeypatch):
         for norm in norms:
             norm.forward = MethodType(rms_norm, norm)
 
-    for modeling in (qwen2, qwen2_5, qwen3):
+    for modeling in (qwen2, qwen2_5, qwen3, glm4v, glm4v_moe):
         monkeypatch.setattr(modeling, 'apply_rotary_pos_emb_vision', vision_rotary)
     return lift_norms
 

@@ -16,8 +16,12 @@ class Facts:
         fewest, most: Pixels of an image that the processor keeps.
         side, tokens: Side of the model image in the configs, and its image tokens.
         tower: Linear layers in a block of the vision tower, by name.
-        system: Whether the chat template adds a system turn.
         flat: Whether config.json was first published without `text_config`.
+        chat: What the chat template writes of a question with an image.
+        ends: End tokens in generation_config.json.
+        vision_tokens: Tokens that a response may not contain.
+        language: Linear layers in a layer of the language model, by name.
+        tied: Whether the output head is the embedding, in the tiny folder.
     """
 
     name: str
@@ -28,19 +32,38 @@ class Facts:
     side: int
     tokens: int
     tower: frozenset[str]
-    system: bool
     flat: bool
+    chat: str
+    ends: tuple[str, ...] = ('<|im_end|>', '<|endoftext|>')
+    vision_tokens: tuple[str, ...] = ('<|image_pad|>', '<|video_pad|>', '<|vision_start|>',
+                                      '<|vision_end|>')
+    language: tuple[str, ...] = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
+    tied: bool = True
 
 
 def _tower(*mlp: str) -> frozenset[str]:
     return frozenset(('attn.qkv', 'attn.proj', *(f'mlp.{name}' for name in mlp)))
 
 
-_QWEN2 = dict(patch=14, fewest=3136, most=12845056, side=840, tokens=900, system=True, flat=True)
+_SYSTEM = '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n'
+_QWEN = ('<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{question}<|im_end|>\n'
+         '<|im_start|>assistant\n')
+_QWEN2 = dict(patch=14, fewest=3136, most=12845056, side=840, tokens=900, flat=True,
+              chat=_SYSTEM + _QWEN)
+_GLM = dict(
+    patch=14, fewest=12544, most=11760000, side=840, tokens=900, flat=False, tied=False,
+    tower=_tower('gate_proj', 'up_proj', 'down_proj'), vision_tokens=(
+        '<|image|>', '<|video|>', '<|begin_of_image|>', '<|end_of_image|>', '<|begin_of_video|>',
+        '<|end_of_video|>'))
 FACTS = dict(
     qwen2_vl=Facts('Qwen2-VL', 'relative_1000', tower=_tower('fc1', 'fc2'), **_QWEN2),
     qwen2_5_vl=Facts('Qwen2.5-VL', 'pixels', tower=_tower('gate_proj', 'up_proj', 'down_proj'),
                      **_QWEN2),
     qwen3_vl=Facts('Qwen3-VL', 'relative_1000', patch=16, fewest=65536, most=16777216, side=832,
-                   tokens=676, tower=_tower('linear_fc1', 'linear_fc2'), system=False, flat=False))
+                   tokens=676, tower=_tower('linear_fc1', 'linear_fc2'), flat=False, chat=_QWEN),
+    glm4v=Facts(
+        'GLM-4.1V', 'relative_1000', language=('q', 'k', 'v', 'o', 'gate_up', 'down'),
+        ends=('<|endoftext|>', '<|user|>', '<|observation|>', '</answer>'),
+        chat='[gMASK]<sop><|user|>\n<|begin_of_image|><|image|><|end_of_image|>{question}'
+             '<|assistant|>\n', **_GLM))
 """`model_type` -> facts."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from transformers import (
+    Glm4vForConditionalGeneration,
     PreTrainedModel,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
@@ -17,6 +18,8 @@ from mmdpad.models.sources import read_config
 
 _ENTRIES = ('image_token_id', 'video_token_id', 'vision_start_token_id', 'vision_end_token_id',
             'vision_token_id')
+_GLM_ENTRIES = tuple(f'{name}_token_id' for name in (
+    'image', 'video', 'image_start', 'image_end', 'video_start', 'video_end'))
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ register_family('qwen2_5_vl', PolicyFamily('Qwen2.5-VL', Qwen2_5_VLForConditiona
                                            'pixels'))
 register_family('qwen3_vl', PolicyFamily('Qwen3-VL', Qwen3VLForConditionalGeneration,
                                          'relative_1000'))
+register_family('glm4v', PolicyFamily(
+    'GLM-4.1V', Glm4vForConditionalGeneration, 'relative_1000', _GLM_ENTRIES))
 
 
 def find_family(source: str) -> PolicyFamily:

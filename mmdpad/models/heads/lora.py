@@ -17,7 +17,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from mmdpad.models.weights import from_folder
 
-_LANGUAGE = r'.*language_model.*\.(q|k|v|o|gate|up|down)_proj'
+_LANGUAGE = r'.*language_model.*\.(q|k|v|o|gate|up|gate_up|down)_proj'
 # Layers in the vision towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, without their mergers.
 _VISION = r'.*visual\.blocks.*\.(qkv|proj|fc1|fc2|(gate|up|down)_proj|linear_fc1|linear_fc2)'
 LORA_TARGETS = dict(language=_LANGUAGE, language_and_vision=f'{_LANGUAGE}|{_VISION}')

@@ -13,7 +13,7 @@ from mmdpad.models.heads import vision_tower, vlm_reasoning_head
 from mmdpad.models.heads.vision_tower import sorted_windows
 from mmdpad.toy.policy_folder import make_policy_folder
 
-FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl')
+FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'glm4v')
 TEMPLATE = 'find "{question}"'
 CASES = {
     'full': dict(),
@@ -140,7 +140,7 @@ def test_one_call_for_each_length_and_layer(folders, calls):
                      (1, 2, 256, 16), (2, 2, 360, 16), (1, 2, 396, 16)]
 
 
-@pytest.mark.parametrize('family', ['qwen2_vl', 'qwen3_vl'])
+@pytest.mark.parametrize('family', ['qwen2_vl', 'qwen3_vl', 'glm4v'])
 @torch.no_grad()
 def test_images_of_one_size_attend_in_one_call(folders, calls, family):
     head = VLMReasoningHead(folders[family], TEMPLATE)
