@@ -21,6 +21,8 @@ from mmengine.config import utils as config_utils
 from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from transformers.models.glm4v import modeling_glm4v as glm4v
+from transformers.models.glm4v_moe import modeling_glm4v_moe as glm4v_moe
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
 from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3

@@ -14,8 +14,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from mmdpad.models.adapter_folder import WEIGHTS, AdapterFolder, as_code, read_adapter
+from mmdpad.models.heads.families import family_of
 from mmdpad.models.heads.lora import (
-    LORA_TARGETS,
+    REACHES,
     SCALING,
     adapter_scaling,
     add_lora,
@@ -73,7 +74,7 @@ def save_adapter(model: PreTrainedModel, state: Mapping[str, Tensor], lora: Mapp
         folder: An existing folder.
     """
     from safetensors.torch import save_file
-    config = lora_config(lora)
+    config = lora_config(lora, family_of(model))
     is_folder = Path(source).is_dir()
     config.base_model_name_or_path = str(Path(source).resolve()) if is_folder else source
     config.inference_mode = True
@@ -186,13 +187,13 @@ def _find_targets(model: PreTrainedModel, lora: Mapping[str, Any],
     """Find ``target_modules`` that match exactly the layers of an adapter.
 
     Tries the adapter's own settings (whose patterns may use outdated names), the last parts of the
-    layers' names and :data:`LORA_TARGETS`; if none match, returns all names.
+    layers' names and the names in :data:`REACHES`; if none match, returns all names.
     """
     own = lora.get('target_modules') or []
     if lora.get('target_parameters'):
         return own
     last = sorted({name.rpartition('.')[2] for name in layers})
-    for targets in (own, last, *LORA_TARGETS):
+    for targets in (own, last, *REACHES):
         if _reached(model, {**lora, 'target_modules': targets}) == layers:
             return targets
     return sorted(layers)
@@ -201,7 +202,7 @@ def _find_targets(model: PreTrainedModel, lora: Mapping[str, Any],
 def _reached(model: PreTrainedModel, lora: Mapping[str, Any]) -> set[str]:
     from peft.tuners.tuners_utils import check_target_module_exists
     try:
-        config = lora_config(lora)
+        config = lora_config(lora, family_of(model))
     except ValueError:  # reported when the adapter is added to the model
         return set()
     return {name for name, _ in model.named_modules()

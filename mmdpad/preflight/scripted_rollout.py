@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mmdpad.geometry.coordinates import written_shape
 from mmdpad.models.heads import VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.rollouts.engine import RolloutEngine
 from mmdpad.models.rollouts.sampling import Responses, Sampling, cut_responses, evaluating
 from mmdpad.prompts import format_objects_response, format_response
@@ -61,9 +61,9 @@ class ScriptedRollout(RolloutEngine):
 
     def _compose(self, head: VLMReasoningHead, prompt: EncodedPrompt) -> str:
         """Write the correct answer in the coordinates that the policy uses."""
-        patch = head.processor.image_processor.patch_size
-        _, rows, columns = prompt.grid[0].tolist()
-        height, width = written_shape(head.coordinates, (rows * patch, columns * patch))
+        assert prompt.image is not None
+        height, width = written_shape(head.coordinates, (prompt.image.shape[1],
+                                                         prompt.image.shape[2]))
         x1, y1, x2, y2 = self.box
         box = (x1 * width, y1 * height, x2 * width, y2 * height)
         points = [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)] * 2

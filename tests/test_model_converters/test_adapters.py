@@ -15,7 +15,6 @@ from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import SCALING
 from mmdpad.models.heads.named_weights import named_weights
-from mmdpad.models.heads.prompt_encoder import collate_text
 from mmdpad.models.hf_folder import export_policy, import_policy
 from mmdpad.models.rollouts import packed_linear
 from mmdpad.preflight.check_weights import check_weights
@@ -97,13 +96,13 @@ def plain_log_probs(model, head, ids):
     """Those of a model of transformers by its own forward pass, one prompt at a time."""
     rows = []
     for prompt, own in zip(encode(head), ids, strict=True):
-        batch = collate_text([prompt], 0, own.device)
+        batch = head.family.generation_inputs([prompt], 0, own.device)
         length = len(prompt)
         batch['input_ids'] = torch.cat([batch['input_ids'], own[None]], dim=1)
         batch['attention_mask'] = torch.ones_like(batch['input_ids'])
         batch['mm_token_type_ids'] = torch.nn.functional.pad(batch['mm_token_type_ids'],
                                                              (0, len(own)))
-        logits = model.eval()(**batch, pixel_values=prompt.pixel_values).logits[0, length - 1:-1]
+        logits = model.eval()(**batch).logits[0, length - 1:-1]
         logits[:, head.vision_token_ids] = -torch.inf
         rows.append(logits.log_softmax(dim=-1).gather(1, own[:, None])[:, 0])
     return torch.stack(rows)

@@ -33,7 +33,7 @@ from transformers import (
 
 from mmdpad.evaluation.provenance import package_versions, processor_name
 from mmdpad.models import VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.structures import RolloutBatch
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.seeding import seeded

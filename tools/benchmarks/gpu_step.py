@@ -105,7 +105,8 @@ from mmdpad.models.cost import (
     step_memory,
 )
 from mmdpad.models.cost.workload import groups_in_pass
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt, PromptEncoder
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.structures import LossScale, RolloutBatch
 
 OUT_OF_MEMORY = 'out of memory'

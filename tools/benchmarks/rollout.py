@@ -71,7 +71,7 @@ from common import (
 from torch import Tensor, nn
 
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.toy import POLICY_WEIGHTS
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models.folder_files import CONFIG, adapter_problems
-from mmdpad.models.heads.families import find_family
-from mmdpad.models.heads.lora import LORA_TARGETS
+from mmdpad.models.heads.families import family_of, find_family
+from mmdpad.models.heads.policy_family import PolicyFamily
 from mmdpad.models.sources import find_folder, how_to_get
 
 
@@ -103,30 +103,32 @@ class PolicyShape:
 
     @classmethod
     def of(cls, model: Any,
-           targets: str | Sequence[str] = LORA_TARGETS['language']) -> PolicyShape:
-        """Read the shape of a Qwen-VL model, which may be on the meta device.
+           targets: str | Sequence[str] | None = None) -> PolicyShape:
+        """Read the shape of a policy's model, which may be on the meta device.
 
         Args:
             model: The model.
             targets: Layers that get an adapter, as in ``peft.LoraConfig``: a pattern for full
-                names, or the last parts of names.
+                names, or the last parts of names. None for the language model's linear layers.
 
         Raises:
             ValueError: The model lacks a part of Qwen-VL's, or the adapter would be in no layer, in
                 the vision tower, or in an embedding.
         """
-        tower = model.model.visual
+        family = family_of(model)
+        targets = family.lora_targets('language') if targets is None else targets
+        tower = family.tower(model)
         adapted: dict[str, Any] = {name: m for name, m in model.named_modules()
                    if isinstance(m, nn.Linear | nn.Embedding) and _is_target(name, targets)}
         wrong = sorted(name for name, m in adapted.items()
-                       if '.visual.' in name or isinstance(m, nn.Embedding))
+                       if name.startswith(f'{family.vision_tower}.') or isinstance(m, nn.Embedding))
         if wrong or not adapted:
             raise ValueError(f'`lora.target_modules` should match linear layers of the language '
                              f'model, and none of the vision tower, for estimates and '
                              f'`memory_budget`, but {targets!r} matches {wrong[:2] or "none"}; '
                              f'choose other layers, or leave `memory_budget` out')
         try:
-            text, vision = _text_shape(model), _vision_shape(tower)
+            text, vision = _text_shape(model, family), _vision_shape(tower, family)
         except AttributeError as error:
             raise ValueError(f'A policy should have the parts of a Qwen-VL model for estimates and '
                              f'`memory_budget`, but {error}; leave `memory_budget` out') from error
@@ -160,8 +162,8 @@ def _linear(module: nn.Module, biases: bool = False) -> int:
     return weights + sum(m.bias.numel() for m in layers if m.bias is not None) * biases
 
 
-def _text_shape(model: PreTrainedModel) -> TextShape:
-    config, language = model.config.text_config, model.model.language_model
+def _text_shape(model: PreTrainedModel, family: PolicyFamily) -> TextShape:
+    config, language = model.config.text_config, family.language(model)
     attention = language.layers[0].self_attn
     return TextShape(
         hidden=config.hidden_size, layers=config.num_hidden_layers,
@@ -171,8 +173,8 @@ def _text_shape(model: PreTrainedModel) -> TextShape:
         linear=_linear(language), norms_heads=hasattr(attention, 'q_norm'))
 
 
-def _vision_shape(tower: Any) -> VisionShape:
-    config = tower.config
+def _vision_shape(tower: Any, family: PolicyFamily) -> VisionShape:
+    config, blocks = tower.config, tower.get_submodule(family.vision_blocks)
     mergers = [tower.merger, *getattr(tower, 'deepstack_merger_list', ())]
     full = getattr(config, 'fullatt_block_indexes', None)
     # In Qwen2-VL's tower, `hidden_size` is the width of its output.
@@ -180,12 +182,12 @@ def _vision_shape(tower: Any) -> VisionShape:
     return VisionShape(
         hidden=hidden, layers=config.depth, heads=config.num_heads,
         intermediate=getattr(config, 'intermediate_size', None) or hidden * config.mlp_ratio,
-        gated=hasattr(tower.blocks[0].mlp, 'gate_proj'),
+        gated=hasattr(blocks[0].mlp, 'gate_proj'),
         full_blocks=config.depth if full is None else len(set(full)),
         window=0 if full is None else
         config.window_size // config.spatial_merge_size // config.patch_size,
         patch=config.patch_size, merge=config.spatial_merge_size, mergers=len(mergers),
-        linear=_linear(tower.patch_embed) + _linear(tower.blocks),
+        linear=_linear(tower.patch_embed) + _linear(blocks),
         merger_linear=sum(map(_linear, mergers)))
 
 

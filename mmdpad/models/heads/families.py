@@ -3,47 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 from transformers import (
     Glm4vForConditionalGeneration,
-    PreTrainedModel,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
 )
 
-from mmdpad.geometry.coordinates import check_coordinates
 from mmdpad.models.sources import read_config
 
-_ENTRIES = ('image_token_id', 'video_token_id', 'vision_start_token_id', 'vision_end_token_id',
-            'vision_token_id')
-_GLM_ENTRIES = tuple(f'{name}_token_id' for name in (
-    'image', 'video', 'image_start', 'image_end', 'video_start', 'video_end'))
-
-
-@dataclass(frozen=True)
-class PolicyFamily:
-    """A family of vision-language models.
-
-    Attributes:
-        name: The name to display.
-        model_class: The class of transformers. Its ``model`` must have ``visual``,
-            ``language_model`` and ``get_rope_index``, as in Qwen-VL.
-        coordinates: The coordinates that the published weights write, one of
-            :data:`mmdpad.geometry.coordinates.COORDINATES`.
-        vision_tokens: Keys in config.json of the tokens that represent images or videos; a config
-            may lack some.
-    """
-
-    name: str
-    model_class: type[PreTrainedModel]
-    coordinates: str
-    vision_tokens: tuple[str, ...] = _ENTRIES
-
-    def __post_init__(self) -> None:
-        check_coordinates(self.coordinates)
-
+from .policy_family import PolicyFamily
 
 FAMILIES: dict[str, PolicyFamily] = {}
 """Maps ``model_type`` to the family."""
@@ -60,8 +31,11 @@ register_family('qwen2_5_vl', PolicyFamily('Qwen2.5-VL', Qwen2_5_VLForConditiona
                                            'pixels'))
 register_family('qwen3_vl', PolicyFamily('Qwen3-VL', Qwen3VLForConditionalGeneration,
                                          'relative_1000'))
-register_family('glm4v', PolicyFamily(
-    'GLM-4.1V', Glm4vForConditionalGeneration, 'relative_1000', _GLM_ENTRIES))
+_GLM: dict[str, Any] = dict(
+    coordinates='relative_1000', language_linears='(q|k|v|o|gate_up|gate|up|down)_proj',
+    vision_tokens=tuple(f'{name}_token_id' for name in (
+        'image', 'video', 'image_start', 'image_end', 'video_start', 'video_end')))
+register_family('glm4v', PolicyFamily('GLM-4.1V', Glm4vForConditionalGeneration, **_GLM))
 
 
 def find_family(source: str) -> PolicyFamily:
@@ -73,13 +47,25 @@ def find_family(source: str) -> PolicyFamily:
     Raises:
         ValueError: No such family is registered.
     """
-    model_type = read_config(source).get('model_type')
+    return _look_up(read_config(source).get('model_type'), repr(source))
+
+
+def family_of(model: Any) -> PolicyFamily:
+    """The family of a model of transformers, with or without an adapter.
+
+    Raises:
+        ValueError: No such family is registered.
+    """
+    return _look_up(model.config.model_type, type(model).__name__)
+
+
+def _look_up(model_type: Any, owner: str) -> PolicyFamily:
     if model_type not in FAMILIES:
         known = ', '.join(f'{name} ({family.name})' for name, family in FAMILIES.items())
         raise ValueError(
-            f'The `model_type` in config.json of {source!r} should be one of {known}, but is '
+            f'The `model_type` in config.json of {owner} should be one of {known}, but is '
             f'{model_type!r}; use such a model, or add its family in a module of '
             f'`custom_imports`: register_family({model_type!r}, PolicyFamily(name=..., '
             f"model_class=..., coordinates='pixels' or 'relative_1000')) of "
-            f'mmdpad.models.heads.families, see docs/policies.md')
+            f'mmdpad.models.heads, see docs/policies.md')
     return FAMILIES[model_type]

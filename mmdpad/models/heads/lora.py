@@ -17,12 +17,11 @@ from transformers import AutoConfig, PreTrainedModel
 
 from mmdpad.models.weights import from_folder
 
-_LANGUAGE = r'.*language_model.*\.(q|k|v|o|gate|up|gate_up|down)_proj'
-# Layers in the vision towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, without their mergers.
-_VISION = r'.*visual\.blocks.*\.(qkv|proj|fc1|fc2|(gate|up|down)_proj|linear_fc1|linear_fc2)'
-LORA_TARGETS = dict(language=_LANGUAGE, language_and_vision=f'{_LANGUAGE}|{_VISION}')
-"""Patterns of linear layers: attention and MLP of the language model, or these and the vision
-tower's blocks."""
+from .families import family_of
+from .policy_family import PolicyFamily
+
+REACHES = ('language', 'language_and_vision')
+"""Names of :meth:`.PolicyFamily.lora_targets`."""
 SCALING = 'adapter_scaling'
 """Key of :func:`adapter_scaling` in a policy's state."""
 # An adapter consists of matrices beside frozen weights. With it off, the model must equal
@@ -53,7 +52,7 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
         ValueError: The targets or a pattern match nothing; or the targets should cover all matrices
             in the language model's layers, but miss a kind of them.
     """
-    config = lora_config(lora)
+    config = lora_config(lora, family_of(model))
     import peft
     with warnings.catch_warnings():
         # peft recommends `ensure_weight_tying`, but tied weights with an adapter are handled here.
@@ -68,14 +67,14 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
     return tuner
 
 
-def check_lora(model_class: type[PreTrainedModel], source: str, lora: Mapping[str, Any],
+def check_lora(family: PolicyFamily, source: str, lora: Mapping[str, Any],
                hint: str, freeze_vision: bool = False) -> None:
     """Check that an adapter fits a model before its weights are read.
 
     Runs :func:`add_lora` on the meta device, and reads only config.json.
 
     Args:
-        model_class: The class of transformers.
+        family: The policy's family.
         source: Folder or hub name.
         lora: See :func:`lora_config`.
         hint: What to do when config.json cannot be used, for the error message.
@@ -87,18 +86,19 @@ def check_lora(model_class: type[PreTrainedModel], source: str, lora: Mapping[st
     """
     lora_config(lora)
     with torch.device('meta'):
-        model = model_class(from_folder(AutoConfig, source, hint))
+        model = family.model_class(from_folder(AutoConfig, source, hint))
     add_lora(model, lora)
-    reached = [name for name in adapted_layers(model) if name.startswith('model.visual.')]
+    reached = [name for name in adapted_layers(model)
+               if name.startswith(f'{family.vision_tower}.')]
     if freeze_vision and reached:
         raise ValueError(f'`lora` should not reach the vision tower with `freeze_vision=True`, but '
                          f'has an adapter in {len(reached)} of its layers ({reached[0]}, ...); '
                          f'take them out of `target_modules`, or leave `freeze_vision` out')
 
 
-def lora_config(lora: Mapping[str, Any]) -> Any:
-    """Build the ``peft.LoraConfig``. ``target_modules`` may also be a name in
-    :data:`LORA_TARGETS`, by default 'language'.
+def lora_config(lora: Mapping[str, Any], family: PolicyFamily | None = None) -> Any:
+    """Build the ``peft.LoraConfig``. ``target_modules`` may also be one of :data:`REACHES`, by
+    default 'language', for a model of a family; None only checks the other arguments.
 
     Raises:
         ImportError: peft is not installed.
@@ -120,13 +120,13 @@ def lora_config(lora: Mapping[str, Any]) -> Any:
                 f'`lora.{name}` should be {" or ".join(map(repr, allowed))}, so that the model '
                 f'without its adapter is the reference policy and log-probabilities are '
                 f'comparable, but got {lora[name]!r}; leave it out')
-    return peft.LoraConfig(**{**lora, 'target_modules': lora_targets(lora)})
+    return peft.LoraConfig(**{**lora, 'target_modules': lora_targets(lora, family)})
 
 
-def lora_targets(lora: Mapping[str, Any]) -> str | Sequence[str]:
+def lora_targets(lora: Mapping[str, Any], family: PolicyFamily | None) -> str | Sequence[str]:
     """Return the layers that get an adapter: a pattern for full names, or last parts of names."""
-    given = lora.get('target_modules', 'language')
-    return LORA_TARGETS.get(given, given) if isinstance(given, str) else given
+    given = lora.get('target_modules', REACHES[0])
+    return given if family is None or given not in REACHES else family.lora_targets(given)
 
 
 def adapted_layers(model: nn.Module) -> dict[str, Any]:
@@ -225,12 +225,12 @@ def _check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
     """Refuse targets that should cover all matrices in the language model's layers but miss a kind:
     experts that transformers fuses into one parameter are not linear layers."""
     asked = lora.get('target_modules', 'language')
-    if not (isinstance(asked, str) and asked in (*LORA_TARGETS, 'all-linear')
+    if not (isinstance(asked, str) and asked in (*REACHES, 'all-linear')
             and not lora.get('exclude_modules')):
         return
     reached = {id(_adapted_weight(layer)) for layer in adapted_layers(model).values()}
     kinds: dict[str, bool] = {}
-    for layer in model.model.language_model.layers:
+    for layer in family_of(model).language(model).layers:
         for name, parameter in layer.named_parameters():
             if parameter.ndim > 1 and not parameter.requires_grad:
                 name = name.replace('.base_layer', '').removesuffix('.weight')

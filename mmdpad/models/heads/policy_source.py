@@ -48,17 +48,20 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
         FileNotFoundError, ValueError, ImportError: As for that class.
     """
     quantization, lora = policy.get('quantization'), policy.get('lora')
-    settings = None if quantization is None else quantization_config(quantization, lora)
+    if quantization is not None:
+        quantization_config(quantization, lora)  # refused before anything is read
     source, folder = find_model('model.policy.pretrained', policy['pretrained'], EXAMPLE)
     family = find_family(source)
+    settings = None if quantization is None else quantization_config(
+        quantization, lora, [family.vision_tower, 'lm_head'])
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
     if lora is not None:
-        check_lora(family.model_class, source, lora, WEIGHTS_HINT,
+        check_lora(family, source, lora, WEIGHTS_HINT,
                    policy.get('freeze_vision', False))
     if policy.get('memory_budget') is not None:
         config = from_folder(AutoConfig, source, WEIGHTS_HINT)
-        PolicyShape.of(build_on_meta(config), lora_targets(lora or {}))
+        PolicyShape.of(build_on_meta(config), lora_targets(lora or {}, family))
     if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)
     return source, settings

@@ -5,47 +5,19 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from mmdpad.prompts import build_messages
 
 from .chat_template import ChatTemplate
+from .encoded_prompt import EncodedPrompt
+from .families import find_family
 from .policy_source import load_processor
 from .response_codec import ResponseCodec
 
 _COUNTED = 20000
-
-
-@dataclass
-class EncodedPrompt:
-    """One prompt with one image, without padding, as a data loader's worker returns it.
-
-    Attributes:
-        input_ids: (P,) long.
-        token_types: (P,) int, 1 for image tokens, else 0.
-        pixel_values: (patches, C) float, the patches of the image.
-        grid: (1, 3) long: frames (1), rows and columns of patches.
-        vision: The vision tower's features of the image, once it is encoded: (image tokens, D) for
-            the language model's input, and for deeper levels if the model has them.
-        image: uint8 (3, h, w), the image itself (no copy), for an engine with its own processor.
-    """
-
-    input_ids: Tensor
-    token_types: Tensor
-    pixel_values: Tensor
-    grid: Tensor
-    vision: tuple[Tensor, ...] | None = None
-    image: Tensor | None = None
-
-    def __len__(self) -> int:
-        """Number of tokens in the prompt, image tokens included."""
-        return len(self.input_ids)
 
 
 class PromptEncoder:
@@ -69,6 +41,7 @@ class PromptEncoder:
     def __init__(self, source: str, template: str, max_tokens: int,
                  coordinates: str = 'pixels') -> None:
         self.processor: Any = load_processor(source)
+        self.family = find_family(source)
         self.source = source
         self.processor.tokenizer.padding_side = 'left'
         self.template = template
@@ -91,15 +64,12 @@ class PromptEncoder:
         """
         values = self.processor(text=[self.write(question)], images=[image.cpu()],
                                 return_mm_token_type_ids=True, return_tensors='pt')
-        prompt = EncodedPrompt(values['input_ids'][0], values['mm_token_type_ids'][0],
-                               values['pixel_values'], values['image_grid_thw'], image=image)
-        patch = self.processor.image_processor.patch_size
-        _, rows, columns = prompt.grid[0].tolist()
+        prompt = self.family.read_prompt(values, image)
         height, width = image.shape[-2:]
-        problem = self.problem((height, width), (rows * patch, columns * patch),
-                               len(prompt), question)
+        kept = self.family.resize(self.processor, height, width)
+        problem = self.problem((height, width), kept, len(prompt), question)
         tokens = int((prompt.token_types == 1).sum())
-        features = rows * columns // self.processor.image_processor.merge_size**2
+        features = self.family.image_tokens(self.processor, *kept)
         if tokens != features:
             problem = (f'A prompt should have one image token for each of the {features} features '
                        f'of its image, but that of {question[:200]!r} has {tokens}; remove image '
@@ -124,11 +94,10 @@ class PromptEncoder:
             tokens: Number of its tokens, image tokens included.
             question: Its question.
         """
-        images = self.processor.image_processor
         if kept != size:
             return (f'A model image should have a size that the processor keeps, but '
                     f'(height, width) = {size} becomes {kept}; set `ModelImageResize(size=...)` to '
-                    f'multiples of {images.patch_size * images.merge_size} within the min_pixels '
+                    f'multiples of {self.family.side(self.processor)} within the min_pixels '
                     f'and max_pixels of the processor')
         if tokens > self.max_tokens:
             return (f'A prompt should have at most `max_prompt_tokens` = {self.max_tokens} tokens, '
@@ -154,7 +123,7 @@ def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
         longest question has more than ``encoder.max_tokens`` tokens; empty if all fit. Nothing is
         raised.
     """
-    tokenizer, images = encoder.processor.tokenizer, encoder.processor.image_processor
+    tokenizer = encoder.processor.tokenizer
     candidates = sorted({*questions}, key=len)[-_COUNTED:]
     if not candidates:
         return []
@@ -163,17 +132,16 @@ def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
     longest = heapq.nlargest(8, zip(counts, candidates, strict=True))
     texts = [encoder.write(question) for _, question in longest]
     text, (_, question) = max(zip(map(len, tokenizer(texts)['input_ids']), longest, strict=True))
-    side = images.patch_size * images.merge_size
     problems = []
     for width, height in sorted({*sizes}):
         try:
-            kept = smart_resize(height, width, side, images.size['shortest_edge'],
-                                images.size['longest_edge'])
+            kept = encoder.family.resize(encoder.processor, height, width)
         except ValueError as error:  # an aspect beyond 200
             problems.append(f'A model image of (height, width) = {(height, width)} is refused by '
                             f'the processor: {error}')
             continue
-        tokens = text - 1 + kept[0] * kept[1] // side**2  # the text has one image token
+        # The text has one image token.
+        tokens = text - 1 + encoder.family.image_tokens(encoder.processor, *kept)
         problems.append(encoder.problem((height, width), kept, tokens, question))
     return [problem for problem in problems if problem]
 
@@ -194,32 +162,3 @@ class EncodingCollate:
             sample['inputs']['prompt'] = self.encoder(sample['inputs']['model_image'],
                                                       sample['data_samples'].question)
         return self.collate(samples)
-
-
-def collate_text(prompts: Sequence[EncodedPrompt], pad_token: int,
-                 device: torch.device) -> dict[str, Tensor]:
-    """Collate B prompts for transformers: ``input_ids``, ``attention_mask`` and
-    ``mm_token_type_ids``, (B, P) each, padded on the left, and ``image_grid_thw`` (B, 3)."""
-    longest = max(map(len, prompts))
-
-    def pad(rows: list[Tensor], value: int) -> Tensor:
-        return torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0), value=value)
-                            for row in rows]).to(device)
-
-    return dict(input_ids=pad([p.input_ids for p in prompts], pad_token),
-                attention_mask=pad([torch.ones_like(p.input_ids) for p in prompts], 0),
-                mm_token_type_ids=pad([p.token_types for p in prompts], 0),
-                image_grid_thw=torch.cat([p.grid for p in prompts]).to(device))
-
-
-def collate_images(prompts: Sequence[EncodedPrompt],
-                   device: torch.device) -> tuple[Tensor, Tensor]:
-    """Collate the ``pixel_values`` of B images and ``image_grid_thw`` (B, 3) for a vision tower."""
-    return (torch.cat([p.pixel_values for p in prompts]).to(device),
-            torch.cat([p.grid for p in prompts]).to(device))
-
-
-def join_vision(prompts: Sequence[EncodedPrompt]) -> SimpleNamespace:
-    """Join the vision tower's features of B images for the models' ``mm_encoder_outputs``."""
-    merged, *levels = zip(*[prompt.vision for prompt in prompts], strict=True)
-    return SimpleNamespace(pooler_output=merged, deepstack_features=levels)

@@ -19,8 +19,6 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from mmdpad.models.sources import read_config
 from mmdpad.models.weights import first_line
 
-KEPT = ('model.visual', 'lm_head')
-"""Modules that are not quantized: the vision tower and the output head."""
 NOT_SHARDED = ('`model.policy` should not have 8-bit weights under `FSDP2Strategy`, which cannot '
                'shard them; use 4 bits (`quantization=dict(load_in_4bit=True)`), or leave '
                '`strategy` out')
@@ -29,13 +27,15 @@ _BITSANDBYTES = 'bitsandbytes'
 
 
 def quantization_config(quantization: Mapping[str, Any],
-                        lora: Mapping[str, Any] | None) -> BitsAndBytesConfig:
+                        lora: Mapping[str, Any] | None,
+                        kept: Sequence[str] = ()) -> BitsAndBytesConfig:
     """Build the config with which ``from_pretrained`` quantizes a policy while loading it.
 
     Args:
         quantization: Arguments of ``transformers.BitsAndBytesConfig``; ``llm_int8_skip_modules``,
-            which applies to both 4 and 8 bits, is :data:`KEPT` by default.
+            which applies to both 4 and 8 bits, is ``kept`` by default.
         lora: The policy's ``lora``.
+        kept: Modules that are not quantized: the vision tower and the output head.
 
     Raises:
         ValueError: There is no ``lora`` (quantized weights cannot be trained), an argument is
@@ -56,7 +56,7 @@ def quantization_config(quantization: Mapping[str, Any],
     if find_spec(_BITSANDBYTES) is None:
         raise ImportError('`quantization` needs bitsandbytes, which is not installed; install it: '
                           '`pip install "mmdpad[qlora]"`')
-    return BitsAndBytesConfig(**{'llm_int8_skip_modules': list(KEPT), **quantization})
+    return BitsAndBytesConfig(**{'llm_int8_skip_modules': list(kept), **quantization})
 
 
 def read_quantization(source: str) -> dict[str, Any] | None:

@@ -28,8 +28,9 @@ from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
 from mmdpad.models.cost.workload import Kept, Setup, Workload
 from mmdpad.models.free_memory import free_memory
 
+from .encoded_prompt import EncodedPrompt
+from .families import family_of
 from .lora import lora_targets
-from .prompt_encoder import EncodedPrompt
 
 GB = 1e9
 # Share of the free memory that 'auto' uses: the estimate may be 15 % too low, and allocators
@@ -79,7 +80,8 @@ class MemoryBudget:
         check_memory_budget(budget)
         config = type(model.config).from_dict(model.config.to_dict())
         config.quantization_config = None
-        self.shape = PolicyShape.of(build_on_meta(config), lora_targets(lora or {}))
+        self.shape = PolicyShape.of(build_on_meta(config),
+                                    lora_targets(lora or {}, family_of(model)))
         self.bytes = None if budget == 'auto' else float(budget) * GB
         self.kept: Kept | None = None
         self.has_state = False
@@ -147,7 +149,7 @@ def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, merge: int,
 
 
 def keep(model: Any, kept: Kept, lora_rank: int = 0) -> None:
-    """Set which layers of a Qwen-VL model are recomputed in the backward pass: the first ones
+    """Set which layers of a policy's model are recomputed in the backward pass: the first ones
     entirely, then those that keep the outputs of matrix products; the last ones are not.
 
     Args:
@@ -155,13 +157,14 @@ def keep(model: Any, kept: Kept, lora_rank: int = 0) -> None:
         kept: How many there are of each.
         lora_rank: Rank of an adapter; products over so few numbers are repeated.
     """
-    layers = model.model.language_model.layers
+    family = family_of(model)
+    layers = family.language(model).layers
     contexts = partial(create_selective_checkpoint_contexts, partial(_policy, lora_rank))
     for index, layer in enumerate(layers):
         after = len(layers) - index
         _recompute(layer, after > kept.text,
                    dict(context_fn=contexts) if after <= kept.products else {})
-    blocks = model.model.visual.blocks
+    blocks = family.blocks(model)
     for index, block in enumerate(blocks):
         _recompute(block, len(blocks) - index > kept.vision, {})
 

@@ -10,22 +10,23 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .prompt_encoder import EncodedPrompt, collate_text, join_vision
+from .encoded_prompt import EncodedPrompt, collate_text
+from .families import family_of
 
 
 def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], ids: Tensor,
                     mask: Tensor) -> Tensor:
     """As :func:`.shared_prefix.response_states`, with prompts padded on the left and responses on
     the right."""
+    family = family_of(model)
     repeated = [prompt for prompt in prompts for _ in range(len(ids) // len(prompts))]
     batch = collate_text(repeated, model.config.text_config.pad_token_id or 0, ids.device)
     input_ids = torch.cat([batch['input_ids'], ids.masked_fill(~mask, 0)], dim=1)
     attention_mask = torch.cat([batch['attention_mask'], mask.long()], dim=1)
     token_types = torch.cat([batch['mm_token_type_ids'], torch.zeros_like(ids).int()], dim=1)
-    position_ids, _ = model.model.get_rope_index(input_ids, token_types, batch['image_grid_thw'],
-                                                 attention_mask=attention_mask)
+    position_ids = family.positions(model, input_ids, token_types, repeated, attention_mask)
     states = model.model(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-        mm_encoder_outputs={'image': join_vision(repeated)}, use_cache=False).last_hidden_state
+        use_cache=False, **family.feature_inputs(repeated)).last_hidden_state
     # The state that predicts a token is one position before it.
     return states[:, -ids.shape[1] - 1:-1][mask]

@@ -25,8 +25,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .encoded_prompt import EncodedPrompt
+from .families import family_of
 from .packed_attention import CopiedPrompts, JoinedAttention, PackedGroup, joins_parts
-from .prompt_encoder import EncodedPrompt, join_vision
 
 NAME = 'shared_prefix'
 
@@ -91,7 +92,7 @@ def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], id
     """Compute the last hidden states that predict the tokens of responses.
 
     Args:
-        model: A Qwen-VL model for conditional generation whose text part attends by :data:`NAME`.
+        model: A policy's model whose text part attends by :data:`NAME`.
         prompts: B prompts with encoded images.
         ids: (N, R) long, N = B * G, prompt-major, on the model's device.
         mask: (N, R) bool, True for a response's tokens; padding is on the right.
@@ -106,25 +107,23 @@ def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], id
     for prompt, own in zip(prompts, ids[mask].split(lengths.sum(dim=1).tolist()), strict=True):
         places = prompt_positions(model, prompt).to(device)
         tokens += [prompt.input_ids.to(device), own]
-        positions += [places, places.max().expand(3, len(own))]
+        positions += [places, places.max().expand(*places.shape[:-1], len(own))]
     states = row_states(model, prompts, torch.cat(tokens),
-                        torch.cat(positions, dim=1) + row.offsets, row)
+                        torch.cat(positions, dim=-1) + row.offsets, row)
     # Not `states[...]`: its gradient sums repeated indices in whatever order the threads run.
     return embedding(row.predictors, states)
 
 
 def row_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], tokens: Tensor,
                positions: Tensor, row: PackedRow) -> Tensor:
-    """Compute the last hidden states (L, D) of a row of tokens (L,) at positions (3, L), with the
-    images of its B prompts."""
+    """Compute the last hidden states (L, D) of a row of tokens (L,) at positions (3, L) or (L,),
+    with the images of its B prompts."""
     return model.model(
-        input_ids=tokens[None], position_ids=positions[:, None],
-        mm_encoder_outputs={'image': join_vision(prompts)}, use_cache=False,
-        layout=row).last_hidden_state[0]
+        input_ids=tokens[None], position_ids=positions.unsqueeze(-2), use_cache=False, layout=row,
+        **family_of(model).feature_inputs(prompts)).last_hidden_state[0]
 
 
 def prompt_positions(model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:
-    """Return a prompt's positions in time, height and width, (3, P) long."""
-    positions, _ = model.model.get_rope_index(prompt.input_ids[None], prompt.token_types[None],
-                                              prompt.grid)
-    return positions[:, 0]
+    """Return a prompt's positions, (3, P) or (P,) long, see :meth:`.PolicyFamily.positions`."""
+    return family_of(model).positions(model, prompt.input_ids[None], prompt.token_types[None],
+                                      [prompt])[..., 0, :]

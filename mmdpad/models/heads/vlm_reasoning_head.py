@@ -7,7 +7,7 @@ tokens (right-padded).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Literal
@@ -30,10 +30,11 @@ from mmdpad.registry import MODELS
 from mmdpad.structures import fill
 
 from . import replicated_prefix, shared_prefix, vision_tower
+from .encoded_prompt import EncodedPrompt
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
-from .prompt_encoder import EncodedPrompt, PromptEncoder, collate_images
+from .prompt_encoder import PromptEncoder
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .recomputation import MemoryBudget, check_memory_budget
 from .token_log_probs import token_log_probs
@@ -49,7 +50,7 @@ class VLMReasoningHead(BaseModule):
     log-probabilities of responses.
 
     The ``model_type`` in the config.json of ``pretrained`` determines its family
-    (:mod:`.families`): Qwen2-VL, Qwen2.5-VL, Qwen3-VL or a registered one.
+    (:mod:`.families`).
 
     Args:
         pretrained: A local folder in Hugging Face format, or a hub name (``Qwen/...``), see
@@ -139,7 +140,7 @@ class VLMReasoningHead(BaseModule):
             keep_trainable(self.model)
         shares = attn_implementation == shared_prefix.NAME
         self._response_states = (shared_prefix if shares else replicated_prefix).response_states
-        tower = self.model.model.visual
+        tower = self.family.tower(self.model)
         self.model.set_attn_implementation(
             {'text_config': attn_implementation,
              'vision_config': 'sdpa' if shares else attn_implementation})
@@ -231,20 +232,13 @@ class VLMReasoningHead(BaseModule):
             sizes = [len(prompt.pixel_values) for prompt in new]
             parts = [new[part.start:part.stop] for part in fill(sizes, CPU_PATCHES)]
         with torch.set_grad_enabled(trains):
-            seen = iter([features for part in parts for features in self._encode(part)])
+            seen = iter([features for part in parts
+                         for features in self.family.encode_images(self.model, part)])
         if self.vision_is_fixed:
             for prompt in new:
                 prompt.vision = next(seen)
             return list(prompts)
         return [replace(prompt, vision=next(seen)) for prompt in prompts]
-
-    def _encode(self, prompts: Sequence[EncodedPrompt]) -> Iterator[tuple[Tensor, ...]]:
-        """The features of each image, of all levels, by one call of the vision tower."""
-        pixels, grids = collate_images(prompts, self.device)
-        order = vision_tower.sorted_windows(self.model.model.visual, grids)
-        output = self.model.model.get_image_features(pixels, grids, return_dict=True, **order)
-        levels = [output.pooler_output, *(getattr(output, 'deepstack_features', None) or [])]
-        return zip(*levels, strict=True)
 
     def encode_responses(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Encode N SFT targets as the tokens after a prompt, each with an end token, without the

@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor
 from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.heads.lora import adapted_layers
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 
 from .engine import DrawingEngine
 from .sampling import evaluating
@@ -75,7 +75,7 @@ def most_rounding(head: VLMReasoningHead) -> float:
 
 def layers_beyond(head: VLMReasoningHead) -> list[str]:
     """List the layers with an adapter outside the decoder layers."""
-    inside = {id(module) for layer in head.model.model.language_model.layers
+    inside = {id(module) for layer in head.family.language(head.model).layers
               for module in layer.modules()}
     return [name for name, layer in adapted_layers(head.model).items() if id(layer) not in inside]
 
@@ -84,7 +84,7 @@ def layers_beyond(head: VLMReasoningHead) -> list[str]:
 def _with_effect(head: VLMReasoningHead, names: Sequence[str]) -> Iterator[None]:
     """Within the block, give adapters an effect at least as large as their base weights. Those in
     the vision tower do not change, since engines only call it."""
-    tower = {id(module) for module in head.model.model.visual.modules()}
+    tower = {id(module) for module in head.family.tower(head.model).modules()}
     layers: list[Any] = [layer for layer in map(head.model.get_submodule, names)
                          if id(layer) not in tower]
     kept: list[tuple[nn.Parameter, Tensor]] = []

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper
 
 from mmdpad.models.heads import VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 
 from .decoding import Decoding, rotary_table
 from .guessing import Guesser

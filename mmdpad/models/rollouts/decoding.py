@@ -21,6 +21,7 @@ from torch.nn.functional import rms_norm
 from transformers import PreTrainedModel
 
 from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.families import family_of
 from mmdpad.models.weights import first_line
 
 from .agreement import most_rounding
@@ -81,7 +82,7 @@ class Decoding:
         try:
             if why is not None:
                 self._tell(f"Decoding calls the model's own layers, one after the other: {why}")
-                with packed_linears(model.model.language_model, model.lm_head):
+                with packed_linears(head.family.language(model), model.lm_head):
                     self._use(model)
                     yield self
             else:
@@ -154,7 +155,7 @@ def decode_step(model: PreTrainedModel | FusedLayers, cache: PrefixCache, feed: 
     """Run the next tokens of each sample through the model.
 
     Args:
-        model: A Qwen-VL model for conditional generation, whose own layers are called, or what
+        model: A policy's model, whose own layers are called, or what
             computes them.
         cache: The cache, with room for the tokens.
         feed: N tokens of A samples.
@@ -169,7 +170,7 @@ def decode_step(model: PreTrainedModel | FusedLayers, cache: PrefixCache, feed: 
     cos, sin = (table.index_select(0, positions)[:, None] for table in rotary)
     if isinstance(model, FusedLayers):
         return model(feed.tokens, layout, cos, sin)
-    language = model.model.language_model
+    language = family_of(model).language(model)
     states = _embed(language, feed.tokens)[:, None]
     for layer in language.layers:
         states = layer(states, position_embeddings=(cos, sin), attention_mask=None, layout=layout)
@@ -184,14 +185,14 @@ class FusedLayers:
     The weights should not change while it is used.
 
     Args:
-        model: A Qwen-VL model for conditional generation, for which :func:`why_not_fused` is None.
+        model: A policy's model, for which :func:`why_not_fused` is None.
 
     Attributes:
         ways: The ways (see :class:`.MergedLinear`) of all products.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.language: Any = model.model.language_model
+        self.language: Any = family_of(model).language(model)
         kind = self.language.device.type
         self.dtype = (torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else
                       self.language.dtype)
@@ -274,7 +275,7 @@ class _Layer:
 
 def why_not_fused(model: PreTrainedModel) -> str | None:
     """Say why :class:`FusedLayers` cannot compute a model's layers; None if it can."""
-    language = model.model.language_model
+    language = family_of(model).language(model)
     if any(isinstance(module, FSDPModule) for module in language.modules()):
         return 'its weights are sharded'
     for layer in language.layers:
@@ -305,9 +306,10 @@ def _embed(language: Any, tokens: Tensor) -> Tensor:
 
 
 def rotary_table(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
-    """Compute cosines and sines (length, d) of text tokens, whose three positions are equal."""
-    language = model.model.language_model
-    positions = torch.arange(length, device=language.device)
+    """Compute cosines and sines (length, d) of text tokens."""
+    family = family_of(model)
+    language = family.language(model)
+    positions = family.text_positions(length, language.device)
     like = torch.empty(0, dtype=language.dtype, device=language.device)
-    cos, sin = language.rotary_emb(like, positions.expand(3, 1, length))
+    cos, sin = language.rotary_emb(like, positions)
     return cos[0], sin[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.non_finite import NonFiniteError
 
 from .guessing import GuessMemory

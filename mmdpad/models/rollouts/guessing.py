@@ -28,6 +28,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from mmdpad.models.heads.families import family_of
+
 from .ngrams import (
     CODES,
     CONTEXTS,
@@ -98,7 +100,7 @@ def estimate_pass_cost(model: PreTrainedModel) -> float:
     passes anywhere.
     """
     text = model.config.get_text_config()
-    weights = sum(p.numel() for p in model.model.language_model.layers.parameters())
+    weights = sum(p.numel() for p in family_of(model).language(model).layers.parameters())
     weights += text.hidden_size * text.vocab_size
     rates = RATES['cpu' if model.device.type == 'cpu' else 'gpu']
     seconds = weights * model.dtype.itemsize / rates.bytes + text.num_hidden_layers * rates.layer

@@ -18,7 +18,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from mmdpad.models.heads import VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt, collate_images, collate_text
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.registry import ROLLOUTS
 
 from .engine import DrawingEngine
@@ -42,8 +42,7 @@ class HFRollout(DrawingEngine):
             suppress_tokens=head.vision_token_ids,
             # The processors below leave one token, so generate's own sampling has no choice.
             do_sample=draws is not None, temperature=1.0, top_k=0, top_p=1.0)
-        batch = collate_text(prompts, config.pad_token_id, head.device)
-        batch['pixel_values'], _ = collate_images(prompts, head.device)
+        batch = head.family.generation_inputs(prompts, head.pad_token, head.device)
         length = batch['input_ids'].shape[1]
         faults = NonFiniteRows(head.end_tokens, length)
         processors = LogitsProcessorList([faults, *warp])

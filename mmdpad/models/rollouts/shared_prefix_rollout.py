@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
@@ -115,7 +115,7 @@ class SharedPrefixRollout(DrawingEngine):
         return ids, logp
 
     def _check(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt]) -> None:
-        used = head.model.model.language_model.config._attn_implementation
+        used = head.family.language(head.model).config._attn_implementation
         if used != NAME:
             raise ValueError(
                 f'`SharedPrefixRollout` should have a policy with `attn_implementation={NAME!r}`, '
@@ -153,7 +153,7 @@ class SharedPrefixRollout(DrawingEngine):
             states = row_states(
                 head.model, head.encode_images(part),
                 torch.cat([prompt.input_ids for prompt in part]).to(head.device),
-                torch.cat(places, dim=1).to(head.device), row)
+                torch.cat(places, dim=-1).to(head.device), row)
             last = torch.tensor(row.lengths, device=head.device).cumsum(dim=0) - 1
             logits.append(head.model.lm_head(states[last]))
             starts += [int(place.max()) + 1 for place in places]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from packaging.version import Version
 
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 
 from .vllm_requests import image_name, to_image, tokens_to_expand
 

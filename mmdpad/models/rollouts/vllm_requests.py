@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmdpad.models.heads import VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.heads.response_codec import GENERATION_CONFIG
 from mmdpad.models.non_finite import NonFiniteError
 

@@ -12,8 +12,8 @@ import torch
 from mmengine.dist import get_world_size
 
 from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.heads.named_weights import check_handover, named_weights, weights_version
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.registry import ROLLOUTS
 from mmdpad.utils.vllm_versions import is_for_cpus
 

@@ -18,8 +18,8 @@ from mmengine.logging import print_log
 from torch.distributed.tensor import DTensor
 
 from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.heads.named_weights import check_handover, named_weights, weights_version
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.registry import ROLLOUTS
 

@@ -15,7 +15,7 @@ from mmdpad.models.mapped_weights import mapped_twins
 def frozen_copy(policy: Any) -> nn.Module:
     """Copy the current policy; a vision tower that is not trained is shared, with its cache.
     Weights that are still in files (:mod:`mmdpad.models.mapped_weights`) are not copied."""
-    tower = policy.model.model.visual
+    tower = policy.family.tower(policy.model)
     shared: dict[int, Any] = dict(mapped_twins(policy))
     if policy.vision_is_fixed:
         shared[id(tower)] = tower

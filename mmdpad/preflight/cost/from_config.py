@@ -29,7 +29,7 @@ from mmdpad.models.cost.memory import gradient_bytes, standing
 from mmdpad.models.cost.shapes import PolicyShape, build_on_meta, read_policy_config
 from mmdpad.models.cost.workload import Setup, Workload, groups_in_pass
 from mmdpad.models.heads import shared_prefix
-from mmdpad.models.heads.families import FAMILIES
+from mmdpad.models.heads.families import FAMILIES, family_of
 from mmdpad.models.heads.lora import lora_targets
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.recomputation import GB, SHARE, check_memory_budget, describe
@@ -114,7 +114,8 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
     policy = config['model']['policy']
     _check_lora(policy.get('lora') or {})
     model_config, source = read_policy_config(policy['pretrained'])
-    shape = PolicyShape.of(build_on_meta(model_config), lora_targets(policy.get('lora') or {}))
+    model = build_on_meta(model_config)
+    shape = PolicyShape.of(model, lora_targets(policy.get('lora') or {}, family_of(model)))
     notes = [f'policy: {source}']
     quantization = policy.get('quantization') or {}
     if stored := getattr(model_config, 'quantization_config', None):

@@ -8,14 +8,9 @@ import torch
 from policy_families import FACTS
 
 from mmdpad.models.heads import check_prompt_lengths
-from mmdpad.models.heads.prompt_encoder import (
-    EncodedPrompt,
-    EncodingCollate,
-    PromptEncoder,
-    collate_images,
-    collate_text,
-    join_vision,
-)
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.models.heads.families import FAMILIES
+from mmdpad.models.heads.prompt_encoder import EncodingCollate, PromptEncoder
 from mmdpad.prompts import TEMPLATES
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.policy_folder import make_policy_folder
@@ -83,19 +78,23 @@ def prompt(ids, patches, vision=None):
 
 def test_collation_pads_on_the_left():
     prompts = [prompt([5, 6], 1), prompt([7, 8, 9], 2)]
-    text = collate_text(prompts, 3, torch.device('cpu'))
+    text = FAMILIES['qwen3_vl'].generation_inputs(prompts, 3, torch.device('cpu'))
     assert text['input_ids'].tolist() == [[3, 5, 6], [7, 8, 9]]
     assert text['attention_mask'].tolist() == [[0, 1, 1], [1, 1, 1]]
     assert text['mm_token_type_ids'].shape == (2, 3)
-    pixels, grid = collate_images(prompts, torch.device('cpu'))
-    assert pixels[:, 0].tolist() == [1, 2, 2] and grid.tolist() == [[1, 1, 1], [1, 1, 2]]
+    assert text['pixel_values'][:, 0].tolist() == [1, 2, 2]
+    assert text['image_grid_thw'].tolist() == [[1, 1, 1], [1, 1, 2]]
 
 
 def test_vision_is_joined_level_by_level():
     a, b, c, d = torch.eye(4)
-    joined = join_vision([prompt([1], 1, (a, b)), prompt([1], 1, (c, d))])
+    def join(*vision):
+        inputs = FAMILIES['qwen3_vl'].feature_inputs([prompt([1], 1, levels) for levels in vision])
+        return inputs['mm_encoder_outputs']['image']
+
+    joined = join((a, b), (c, d))
     assert joined.pooler_output == (a, c) and joined.deepstack_features == [(b, d)]
-    assert join_vision([prompt([1], 1, (a, ))]).deepstack_features == []
+    assert join((a, )).deepstack_features == []
 
 
 # 100 words, more than a question of ReasonSeg has.

@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import torch
 
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.heads.prompt_encoder import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.rollouts import vllm_weights
 from mmdpad.toy.shapes_world import SHAPES_PROMPT_TEMPLATE
 

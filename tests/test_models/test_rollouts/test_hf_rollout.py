@@ -2,7 +2,6 @@
 import torch
 
 from mmdpad.models import HFRollout
-from mmdpad.models.heads.prompt_encoder import collate_images, collate_text
 from mmdpad.models.rollouts.hf_rollout import InverseTransformSampling
 
 
@@ -16,8 +15,8 @@ def test_inverse_transform_leaves_the_drawn_token():
 
 def test_greedy_equals_generate(head, prompts):
     responses = HFRollout()(head, prompts, temperature=0, max_new_tokens=90)
-    batch = collate_text(prompts, head.processor.tokenizer.pad_token_id, head.device)
-    batch['pixel_values'], _ = collate_images(prompts, head.device)
+    batch = head.family.generation_inputs(prompts, head.processor.tokenizer.pad_token_id,
+                                          head.device)
     plain = head.model.generate(**batch, do_sample=False, max_new_tokens=90)
     plain = plain[:, batch['input_ids'].shape[1]:]
     assert responses.ids[responses.mask].equal(plain[responses.mask])

@@ -1,0 +1,52 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A prompt with its image, encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class EncodedPrompt:
+    """One prompt with one image, without padding, as a data loader's worker returns it.
+
+    Attributes:
+        input_ids: (P,) long.
+        token_types: (P,) int, 1 for image tokens, else 0.
+        pixel_values: (patches, C) float, the patches of the image; other families may have another
+            layout, with a first dimension along which images are concatenated.
+        grid: (1, 3) long: frames (1), rows and columns of patches.
+        vision: The vision tower's features of the image, once it is encoded: (image tokens, D) for
+            the language model's input, and for deeper levels if the model has them.
+        image: uint8 (3, h, w), the image itself (no copy), for an engine with its own processor.
+    """
+
+    input_ids: Tensor
+    token_types: Tensor
+    pixel_values: Tensor
+    grid: Tensor
+    vision: tuple[Tensor, ...] | None = None
+    image: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of tokens in the prompt, image tokens included."""
+        return len(self.input_ids)
+
+
+def collate_text(prompts: Sequence[EncodedPrompt], pad_token: int,
+                 device: torch.device) -> dict[str, Tensor]:
+    """Collate B prompts: ``input_ids``, ``attention_mask`` and ``mm_token_type_ids``, (B, P) each,
+    padded on the left."""
+    longest = max(map(len, prompts))
+
+    def pad(rows: list[Tensor], value: int) -> Tensor:
+        return torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0), value=value)
+                            for row in rows]).to(device)
+
+    return dict(input_ids=pad([p.input_ids for p in prompts], pad_token),
+                attention_mask=pad([torch.ones_like(p.input_ids) for p in prompts], 0),
+                mm_token_type_ids=pad([p.token_types for p in prompts], 0))

@@ -1,0 +1,164 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""What a family of vision-language models has to offer, with Qwen-VL's answers as defaults.
+
+Notation: B prompts of up to P tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from mmdpad.geometry.coordinates import check_coordinates
+
+from . import vision_tower
+from .encoded_prompt import EncodedPrompt, collate_text
+
+_VISION_TOKENS = ('image_token_id', 'video_token_id', 'vision_start_token_id',
+                  'vision_end_token_id', 'vision_token_id')
+
+
+@dataclass(frozen=True)
+class PolicyFamily:
+    """A family of vision-language models. The defaults are those of Qwen-VL; a family that differs
+    overrides methods in a subclass.
+
+    Attributes:
+        name: The name to display.
+        model_class: The class of transformers. Its ``model`` should take ``mm_encoder_outputs``,
+            features of images that are already encoded, unless the family overrides
+            :meth:`feature_inputs`.
+        coordinates: The coordinates that the published weights write, one of
+            :data:`mmdpad.geometry.coordinates.COORDINATES`.
+        vision_tokens: Keys in config.json of the tokens that represent images or videos; a config
+            may lack some.
+        vision_tower: Path of the vision tower in the model.
+        vision_blocks: Path of its blocks in the vision tower.
+        language_model: Path of the language model, which has ``embed_tokens``, ``layers``, ``norm``
+            and ``rotary_emb``.
+        language_linears: Pattern of the last parts of names: the linear layers of attention and MLP
+            in the language model's layers.
+        vision_linears: The same in the vision tower's blocks.
+        mrope: Whether tokens have positions in time, height and width, by the model's
+            ``get_rope_index``; otherwise they are counted.
+    """
+
+    name: str
+    model_class: type[PreTrainedModel]
+    coordinates: str
+    vision_tokens: tuple[str, ...] = _VISION_TOKENS
+    vision_tower: str = 'model.visual'
+    vision_blocks: str = 'blocks'
+    language_model: str = 'model.language_model'
+    language_linears: str = '(q|k|v|o|gate|up|down)_proj'
+    vision_linears: str = 'qkv|proj|fc1|fc2|(gate|up|down)_proj|linear_fc1|linear_fc2'
+    mrope: bool = True
+
+    def __post_init__(self) -> None:
+        check_coordinates(self.coordinates)
+
+    def tower(self, model: nn.Module) -> Any:
+        """The vision tower of a model of this family."""
+        return model.get_submodule(self.vision_tower)
+
+    def blocks(self, model: nn.Module) -> Any:
+        """The blocks of its vision tower, in order."""
+        return self.tower(model).get_submodule(self.vision_blocks)
+
+    def language(self, model: nn.Module) -> Any:
+        """Its language model."""
+        return model.get_submodule(self.language_model)
+
+    def lora_targets(self, reach: str) -> str:
+        """Pattern of full names of the linear layers that 'language' or 'language_and_vision'
+        stands for: attention and MLP of the language model, or these and the vision tower's
+        blocks."""
+        language, tower = (path.rpartition('.')[2]
+                           for path in (self.language_model, self.vision_tower))
+        pattern = rf'.*{language}.*\.({self.language_linears})'
+        if reach == 'language':
+            return pattern
+        blocks = self.vision_blocks.replace('.', r'\.')
+        return rf'{pattern}|.*{tower}\.{blocks}.*\.({self.vision_linears})'
+
+    def side(self, processor: Any) -> int:
+        """Side of an image token in pixels, of which the sides of a model image are multiples."""
+        images = processor.image_processor
+        return images.patch_size * images.merge_size
+
+    def resize(self, processor: Any, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) to which the processor resizes an image of another (height, width).
+
+        Raises:
+            ValueError: The processor refuses the size.
+        """
+        size = processor.image_processor.size
+        return smart_resize(height, width, self.side(processor), size['shortest_edge'],
+                            size['longest_edge'])
+
+    def image_tokens(self, processor: Any, height: int, width: int) -> int:
+        """Number of image tokens of an image that the processor has resized to (height, width)."""
+        return height * width // self.side(processor)**2
+
+    def read_prompt(self, values: Any, image: Tensor) -> EncodedPrompt:
+        """Make a prompt from the processor's output for one text and its image."""
+        return EncodedPrompt(values['input_ids'][0], values['mm_token_type_ids'][0],
+                             values['pixel_values'], values['image_grid_thw'], image=image)
+
+    def encode_images(self, model: Any,
+                      prompts: Sequence[EncodedPrompt]) -> Iterable[tuple[Tensor, ...]]:
+        """Encode the images of B prompts, as a whole: the features of each, see
+        :attr:`.EncodedPrompt.vision`."""
+        grids = torch.cat([prompt.grid for prompt in prompts]).to(model.device)
+        output = model.model.get_image_features(
+            torch.cat([prompt.pixel_values for prompt in prompts]).to(model.device), grids,
+            return_dict=True, **vision_tower.sorted_windows(self.tower(model), grids))
+        levels = [output.pooler_output, *(getattr(output, 'deepstack_features', None) or [])]
+        return zip(*levels, strict=True)
+
+    def feature_inputs(self, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
+        """Arguments for ``model.model`` that pass on the features of B images."""
+        merged, *levels = zip(*[prompt.vision for prompt in prompts], strict=True)
+        return dict(mm_encoder_outputs=dict(image=SimpleNamespace(
+            pooler_output=merged, deepstack_features=levels)))
+
+    def generation_inputs(self, prompts: Sequence[EncodedPrompt], pad_token: int,
+                          device: torch.device) -> dict[str, Tensor]:
+        """Arguments for ``model.generate``: B prompts padded on the left, and their images as the
+        processor returns them."""
+        return dict(collate_text(prompts, pad_token, device),
+                    pixel_values=torch.cat([p.pixel_values for p in prompts]).to(device),
+                    image_grid_thw=torch.cat([p.grid for p in prompts]).to(device))
+
+    def positions(self, model: Any, input_ids: Tensor, token_types: Tensor,
+                  prompts: Sequence[EncodedPrompt],
+                  attention_mask: Tensor | None = None) -> Tensor:
+        """The ``position_ids`` of B rows of tokens, each a prompt and what follows it.
+
+        Args:
+            model: The model.
+            input_ids, token_types, attention_mask: (B, L); without a mask, all tokens count.
+            prompts: B prompts, for their images.
+
+        Returns:
+            (3, B, L) long, positions in time, height and width; (B, L) without ``mrope``.
+        """
+        if self.mrope:
+            grids = torch.cat([prompt.grid for prompt in prompts]).to(input_ids.device)
+            return model.model.get_rope_index(input_ids, token_types, grids,
+                                              attention_mask=attention_mask)[0]
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+    def text_positions(self, length: int, device: torch.device) -> Tensor:
+        """The ``position_ids`` of a row of text, (3, 1, length) or (1, length)."""
+        positions = torch.arange(length, device=device)[None]
+        return positions.expand(3, 1, length) if self.mrope else positions
