@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """What a forward pass keeps for the backward pass, in bytes.
 
-Every term is a tensor that autograd saves in transformers' Qwen-VL layers and in
+Every term is a tensor that autograd saves in transformers' layers of Qwen-VL and GLM-V and in
 :mod:`mmdpad.models.heads.shared_prefix`; a comment names each where it is counted. Bytes of one
 number: c in the output of a linear map or attention, w in a weight, r in the residual stream.
 
@@ -60,13 +60,16 @@ def text_layer(text: TextShape, setup: Setup, work: Workload) -> LayerBytes:
     per_token = norm + _linear_inputs(text.hidden, state, setup, 3)
     if text.norms_heads:  # float32 queries and keys, also normalized
         per_token += (4 + compute * trains) * (text.attention + text.kv)
-    attention = tokens * (per_token + _linear_inputs(text.attention, compute, setup, 1))
+    # The norm of a half's output, which is of the compute type.
+    output = _norm(text.hidden, state, compute * trains) if text.norms_outputs else 0
+    attention = tokens * (per_token + output + _linear_inputs(text.attention, compute, setup, 1))
     kernel, peak = _kernel(text, setup, work)
     gate = 4 * compute * text.intermediate  # gate, its activation, up, and their product
-    mlp = tokens * (norm + _linear_inputs(text.hidden, state, setup, 2) + gate)
+    maps = 1 if text.fuses_gate else 2
+    mlp = tokens * (norm + output + _linear_inputs(text.hidden, state, setup, maps) + gate)
     if setup.lora_rank:  # outputs of the adapters' first matrices
         attention += 4 * setup.lora_rank * compute * tokens
-        mlp += 3 * setup.lora_rank * compute * tokens
+        mlp += (maps + 1) * setup.lora_rank * compute * tokens
     gradient = state * text.hidden * tokens
     # Gradients of product, activation and up together, after the product itself is freed.
     mlp_peak = gradient + 2 * compute * text.intermediate * tokens
@@ -76,7 +79,7 @@ def text_layer(text: TextShape, setup: Setup, work: Workload) -> LayerBytes:
 
 def _products(text: TextShape, setup: Setup, work: Workload) -> int:
     """Outputs of the linear maps (those of an adapter's first matrices, too) and of attention."""
-    inner = 7 * setup.lora_rank
+    inner = (6 if text.fuses_gate else 7) * setup.lora_rank
     linear = text.attention + 2 * text.kv + 2 * text.hidden + 2 * text.intermediate + inner
     kernel = setup.compute_bytes * text.attention + 4 * text.heads
     attended = work.tokens
@@ -164,11 +167,11 @@ def vision_ends(vision: VisionShape, setup: Setup, work: Workload) -> int:
     """Kept before the first block (the patches) and after the last (the mergers)."""
     compute = setup.compute_bytes
     patch = 3 * 2 * vision.patch**2 * compute
-    # The norm, and the input, hidden state and activation of two linear maps over merge^2 patches.
-    merger = _norm(vision.hidden, compute, compute if vision.gated else 0)
-    merger += _linear_inputs(vision.hidden, setup.weight_bytes, setup, 1)
-    merger += 2 * vision.hidden * compute
-    return work.prompts * work.patches * (patch + vision.mergers * merger)
+    norm = _norm(vision.hidden, compute, compute if vision.gated else 0)
+    merger = norm + _linear_inputs(vision.hidden, setup.weight_bytes, setup, 1)
+    per_patch = patch + norm * vision.norms_patches + vision.mergers * merger
+    inside = vision.mergers * vision.merger_inside * compute
+    return work.prompts * (work.patches * per_patch + work.image_tokens * inside)
 
 
 def text_ends(shape: PolicyShape, setup: Setup, work: Workload) -> int:

@@ -32,6 +32,8 @@ class TextShape:
         vocabulary: V, number of tokens that the output head scores.
         linear: Weights of the layers' linear maps: multiply-adds per token.
         norms_heads: Whether queries and keys are normalized (Qwen3).
+        norms_outputs: Whether the outputs of attention and MLP are normalized (GLM-4.1V).
+        fuses_gate: Whether the two maps into the MLP are one (GLM-4.1V).
     """
 
     hidden: int
@@ -44,6 +46,8 @@ class TextShape:
     vocabulary: int
     linear: int
     norms_heads: bool
+    norms_outputs: bool
+    fuses_gate: bool
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class VisionShape:
         window: Side of a window in image tokens; 0 without windows.
         patch, merge: Side of a patch in pixels, of an image token in patches.
         mergers: Number of patch mergers (one, plus one per further level).
+        merger_inside: Numbers that a merger keeps per image token, besides its input.
+        norms_patches: Whether patches are normalized before the first block (GLM-V).
         linear: Weights of the patch embedding and the blocks' linear maps: multiply-adds per
             patch.
         merger_linear: Weights of the mergers' linear maps: multiply-adds per image token.
@@ -74,6 +80,8 @@ class VisionShape:
     patch: int
     merge: int
     mergers: int
+    merger_inside: int
+    norms_patches: bool
     linear: int
     merger_linear: int
 
@@ -157,36 +165,48 @@ def _count(module: nn.Module) -> int:
 
 
 def _linear(module: nn.Module, biases: bool = False) -> int:
-    layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv3d)]
+    layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Conv3d)]
     weights = sum(m.weight.numel() for m in layers)
     return weights + sum(m.bias.numel() for m in layers if m.bias is not None) * biases
 
 
 def _text_shape(model: PreTrainedModel, family: PolicyFamily) -> TextShape:
     config, language = model.config.text_config, family.language(model)
-    attention = language.layers[0].self_attn
+    layer = language.layers[0]
+    attention = layer.self_attn
     return TextShape(
         hidden=config.hidden_size, layers=config.num_hidden_layers,
         heads=config.num_attention_heads, kv_heads=config.num_key_value_heads,
         attention=attention.q_proj.out_features, kv=attention.k_proj.out_features,
         intermediate=config.intermediate_size, vocabulary=model.lm_head.out_features,
-        linear=_linear(language), norms_heads=hasattr(attention, 'q_norm'))
+        linear=_linear(language), norms_heads=hasattr(attention, 'q_norm'),
+        norms_outputs=hasattr(layer, 'post_mlp_layernorm'),
+        fuses_gate=hasattr(layer.mlp, 'gate_up_proj'))
 
 
 def _vision_shape(tower: Any, family: PolicyFamily) -> VisionShape:
     config, blocks = tower.config, tower.get_submodule(family.vision_blocks)
     mergers = [tower.merger, *getattr(tower, 'deepstack_merger_list', ())]
+    downsample = getattr(tower, 'downsample', None)  # the first part of GLM-V's merger
     full = getattr(config, 'fullatt_block_indexes', None)
     # In Qwen2-VL's tower, `hidden_size` is the width of its output.
     hidden = getattr(config, 'embed_dim', config.hidden_size)
+    merger_inside = 2 * hidden * config.spatial_merge_size**2  # hidden state and its activation
+    if downsample is not None:
+        # Four more states of the merger's width, and four inside its gated MLP.
+        merger_inside = 4 * config.out_hidden_size + 4 * tower.merger.gate_proj.out_features
+        mergers.append(downsample)
     return VisionShape(
         hidden=hidden, layers=config.depth, heads=config.num_heads,
-        intermediate=getattr(config, 'intermediate_size', None) or hidden * config.mlp_ratio,
+        intermediate=next(m.out_features for m in blocks[0].mlp.modules()
+                          if isinstance(m, nn.Linear)),
         gated=hasattr(blocks[0].mlp, 'gate_proj'),
         full_blocks=config.depth if full is None else len(set(full)),
         window=0 if full is None else
         config.window_size // config.spatial_merge_size // config.patch_size,
-        patch=config.patch_size, merge=config.spatial_merge_size, mergers=len(mergers),
+        patch=config.patch_size, merge=config.spatial_merge_size,
+        mergers=len(mergers) - (downsample is not None), merger_inside=merger_inside,
+        norms_patches=hasattr(tower, 'post_conv_layernorm'),
         linear=_linear(tower.patch_embed) + _linear(blocks),
         merger_linear=sum(map(_linear, mergers)))
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 from measuring import (
+    OTHERS,
     StorageTracker,
     measure_update,
     segmentor,
     synthetic_rollout,
     tiny_policy,
-    tiny_qwen3_vl,
 )
 
 from mmdpad.models import HFRollout
@@ -107,8 +107,9 @@ def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('policy', [{}, CHECKPOINTING], ids=['plain', 'checkpointing'])
-def test_an_update_of_qwen3_vl_holds_what_was_measured(policy, tmp_path):
-    model = segmentor(tiny_qwen3_vl(tmp_path), policy, group_size=4)
+@pytest.mark.parametrize('name', OTHERS)
+def test_an_update_of_another_family_holds_what_was_measured(name, policy, tmp_path):
+    model = segmentor(OTHERS[name](tmp_path), policy, group_size=4)
     batch, work = synthetic_rollout(model, 224, prompts=1, group_size=4, length=30)
     setup = Setup(checkpointing=bool(policy), rollout='none', on_cpu=True)
     moments = step_memory(PolicyShape.of(model.policy.model), setup, work)
