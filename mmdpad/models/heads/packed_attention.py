@@ -58,14 +58,16 @@ class Spans:
     Args:
         starts, lengths: First place in the row and length of each of N spans.
         device: Device of the row.
+        pads_left: Pad on the left instead.
     """
 
     def __init__(self, starts: Sequence[int], lengths: Sequence[int],
-                 device: torch.device) -> None:
+                 device: torch.device, pads_left: bool = False) -> None:
         self.longest = max(lengths, default=0)
         self.shape = (len(lengths), self.longest)
-        columns = torch.arange(self.longest)
-        self.filled = columns < torch.tensor(lengths, dtype=torch.long)[:, None]
+        sizes = torch.tensor(lengths, dtype=torch.long)[:, None]
+        columns = torch.arange(self.longest) - (self.longest - sizes if pads_left else 0 * sizes)
+        self.filled = (columns >= 0) & (columns < sizes)
         places = (torch.tensor(starts, dtype=torch.long)[:, None] + columns)[self.filled]
         # Where the tokens are in the row, and in the flattened grid.
         self.places: Tensor | slice = places.to(device)
@@ -100,7 +102,7 @@ def _pick(row: Tensor, places: Tensor | slice) -> Tensor:
     return row.index_select(0, places) if isinstance(places, Tensor) else row[places]
 
 
-def _response_spans(groups: Sequence[PackedGroup], starts: Sequence[int],
+def response_spans(groups: Sequence[PackedGroup], starts: Sequence[int],
                     device: torch.device) -> Spans:
     """The spans of all responses of groups that start at given places of the row."""
     places = [place for group, start in zip(groups, starts, strict=True)
@@ -109,7 +111,7 @@ def _response_spans(groups: Sequence[PackedGroup], starts: Sequence[int],
     return Spans(places, [n for group in groups for n in group.responses], device)
 
 
-def _starts(groups: Sequence[PackedGroup]) -> list[int]:
+def row_starts(groups: Sequence[PackedGroup]) -> list[int]:
     return list(accumulate(map(len, groups), initial=0))[:-1]
 
 
@@ -125,12 +127,12 @@ class CopiedPrompts:
 
     def __init__(self, groups: Sequence[PackedGroup], device: torch.device) -> None:
         self.batches = []
-        starts = _starts(groups)
+        starts = row_starts(groups)
         for members in _batches(groups):
             own = [groups[index] for index in members]
             places = [starts[index] for index in members]
             prompts = Spans(places, [group.prompt for group in own], device)
-            responses = _response_spans(own, places, device)
+            responses = response_spans(own, places, device)
             self.batches.append((prompts, responses, _visible(prompts, responses)))
         # Where each token of the row is in the batches' outputs.
         tokens = torch.arange(sum(map(len, groups)), device=device)
@@ -206,11 +208,11 @@ class JoinedAttention:
     """
 
     def __init__(self, groups: Sequence[PackedGroup], device: torch.device) -> None:
-        starts = _starts(groups)
+        starts = row_starts(groups)
         # The tokens of each group, and those of its prompt.
         self.spans = [(slice(start, start + len(group)), slice(start, start + group.prompt))
                       for group, start in zip(groups, starts, strict=True)]
-        self.responses = _response_spans(groups, starts, device)
+        self.responses = response_spans(groups, starts, device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """(L, H, d), (L, K, d) and (L, K, d) -> (L, H, d)."""

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from mmdpad.geometry.coordinates import check_coordinates
 
@@ -88,24 +87,15 @@ class PolicyFamily:
         blocks = self.vision_blocks.replace('.', r'\.')
         return rf'{pattern}|.*{tower}\.{blocks}.*\.({self.vision_linears})'
 
-    def side(self, processor: Any) -> int:
-        """Side of an image token in pixels, of which the sides of a model image are multiples."""
-        images = processor.image_processor
-        return images.patch_size * images.merge_size
+    def kept_size(self, processor: Any, prompt: EncodedPrompt) -> tuple[int, int]:
+        """The (height, width) to which the processor resized the image of a prompt."""
+        _, rows, columns = prompt.grid[0].tolist()
+        patch = processor.image_processor.patch_size
+        return rows * patch, columns * patch
 
-    def resize(self, processor: Any, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) to which the processor resizes an image of another (height, width).
-
-        Raises:
-            ValueError: The processor refuses the size.
-        """
-        size = processor.image_processor.size
-        return smart_resize(height, width, self.side(processor), size['shortest_edge'],
-                            size['longest_edge'])
-
-    def image_tokens(self, processor: Any, height: int, width: int) -> int:
-        """Number of image tokens of an image that the processor has resized to (height, width)."""
-        return height * width // self.side(processor)**2
+    def image_tokens(self, processor: Any, prompt: EncodedPrompt) -> int:
+        """The number of image tokens that the image of a prompt should have."""
+        return int(prompt.grid.prod()) // processor.image_processor.merge_size**2
 
     def read_prompt(self, values: Any, image: Tensor) -> EncodedPrompt:
         """Make a prompt from the processor's output for one text and its image."""

@@ -7,6 +7,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmdpad.prompts import build_messages
@@ -59,24 +60,19 @@ class PromptEncoder:
             question: A normalized question.
 
         Raises:
-            ValueError: The processor would resize the image, so that the model's coordinates would
-                not be those of the model image; or the prompt is longer than ``max_tokens``.
+            ValueError: The processor refuses the image, or would resize it, so that the model's
+                coordinates would not be those of the model image; or the prompt is longer than
+                ``max_tokens``.
         """
-        values = self.processor(text=[self.write(question)], images=[image.cpu()],
-                                return_mm_token_type_ids=True, return_tensors='pt')
+        size = tuple(image.shape[-2:])
+        try:
+            values = self.processor(text=[self.write(question)], images=[image.cpu()],
+                                    return_mm_token_type_ids=True, return_tensors='pt')
+        except ValueError as error:
+            raise ValueError(f'A prompt about a model image of (height, width) = {size} is refused '
+                             f'by the processor of {self.source!r}: {error}') from error
         prompt = self.family.read_prompt(values, image)
-        height, width = image.shape[-2:]
-        kept = self.family.resize(self.processor, height, width)
-        problem = self.problem((height, width), kept, len(prompt), question)
-        tokens = int((prompt.token_types == 1).sum())
-        features = self.family.image_tokens(self.processor, *kept)
-        if tokens != features:
-            problem = (f'A prompt should have one image token for each of the {features} features '
-                       f'of its image, but that of {question[:200]!r} has {tokens}; remove image '
-                       f'tokens ({self.processor.image_token}) from the question, or copy chat '
-                       f'template and tokenizer of {self.source!r} from the model that this one '
-                       f'was trained from')
-        if problem:
+        if problem := self._find_problem(prompt, size, question):
             raise ValueError(problem)
         return prompt
 
@@ -84,24 +80,25 @@ class PromptEncoder:
         """Write the text of a prompt, with a single image token."""
         return self.chat.render(build_messages(question, self.template, self.coordinates))
 
-    def problem(self, size: tuple[int, int], kept: tuple[int, int], tokens: int,
-                question: str) -> str:
-        """Describe the problem with a prompt; empty if there is none.
-
-        Args:
-            size: (height, width) of its image.
-            kept: (height, width) to which the processor resizes the image.
-            tokens: Number of its tokens, image tokens included.
-            question: Its question.
-        """
+    def _find_problem(self, prompt: EncodedPrompt, size: tuple[int, ...], question: str) -> str:
+        """Describe the problem with a prompt and its image of a (height, width); empty if there is
+        none."""
+        tokens = int((prompt.token_types == 1).sum())
+        features = self.family.image_tokens(self.processor, prompt)
+        if tokens != features:
+            return (f'A prompt should have one image token for each of the {features} features '
+                    f'of its image, but that of {question[:200]!r} has {tokens}; remove image '
+                    f'tokens ({self.processor.image_token}) from the question, or copy chat '
+                    f'template and tokenizer of {self.source!r} from the model that this one '
+                    f'was trained from')
+        kept = self.family.kept_size(self.processor, prompt)
         if kept != size:
             return (f'A model image should have a size that the processor keeps, but '
-                    f'(height, width) = {size} becomes {kept}; set `ModelImageResize(size=...)` to '
-                    f'multiples of {self.family.side(self.processor)} within the min_pixels '
-                    f'and max_pixels of the processor')
-        if tokens > self.max_tokens:
+                    f'(height, width) = {size} becomes {kept}; set '
+                    f'`ModelImageResize(size={kept[::-1]})` (width, height), which it keeps')
+        if len(prompt) > self.max_tokens:
             return (f'A prompt should have at most `max_prompt_tokens` = {self.max_tokens} tokens, '
-                    f'but that of {question[:200]!r} has {tokens} with its image of (height, '
+                    f'but that of {question[:200]!r} has {len(prompt)} with its image of (height, '
                     f'width) = {size}; use a smaller model image or raise the limit')
         return ''
 
@@ -110,8 +107,9 @@ def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
                          sizes: Iterable[tuple[int, int]]) -> list[str]:
     """Check, before training, that the prompts of a data set can be encoded.
 
-    Counts text and image tokens without images or weights, in about a second for 20,000 questions.
-    If there are more, only the 20,000 longest by characters are checked.
+    Encodes the longest question with a blank image of each size, so that the model's own processor
+    says which sizes it keeps. Needs no images or weights, and about a second for 20,000 questions;
+    if there are more, only the 20,000 longest by characters are checked.
 
     Args:
         encoder: The policy's encoder, which needs only the files of the processor.
@@ -131,19 +129,14 @@ def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
     counts = map(len, tokenizer(candidates, add_special_tokens=False)['input_ids'])
     longest = heapq.nlargest(8, zip(counts, candidates, strict=True))
     texts = [encoder.write(question) for _, question in longest]
-    text, (_, question) = max(zip(map(len, tokenizer(texts)['input_ids']), longest, strict=True))
+    _, (_, question) = max(zip(map(len, tokenizer(texts)['input_ids']), longest, strict=True))
     problems = []
     for width, height in sorted({*sizes}):
         try:
-            kept = encoder.family.resize(encoder.processor, height, width)
-        except ValueError as error:  # an aspect beyond 200
-            problems.append(f'A model image of (height, width) = {(height, width)} is refused by '
-                            f'the processor: {error}')
-            continue
-        # The text has one image token.
-        tokens = text - 1 + encoder.family.image_tokens(encoder.processor, *kept)
-        problems.append(encoder.problem((height, width), kept, tokens, question))
-    return [problem for problem in problems if problem]
+            encoder(torch.zeros(3, height, width, dtype=torch.uint8), question)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
 
 
 class EncodingCollate:

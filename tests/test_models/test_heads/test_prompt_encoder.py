@@ -27,7 +27,7 @@ def test_a_prompt_holds_the_image_and_the_question(head):
 
 
 def test_an_image_that_the_processor_would_resize_is_refused(head):
-    with pytest.raises(ValueError, match=r'\(120, 113\) becomes .*multiples of 16'):
+    with pytest.raises(ValueError, match=r'\(120, 113\) becomes .*size=\(96, 112\)'):
         head.encode_prompts([torch.zeros(3, 120, 113, dtype=torch.uint8)], ['x'])
 
 
@@ -137,7 +137,7 @@ def test_sizes_that_do_not_fit_are_all_named(real):
     assert len(problems) == 3
     assert 'refused by the processor' in problems[0]
     assert f'{(side + 1, side)} becomes' in problems[1]
-    assert f'multiples of {multiple}' in problems[1]
+    assert f'set `ModelImageResize(size={(side, side)})`' in problems[1]
     assert f'{(2 * side, side)}; use a smaller model image' in problems[2]
 
 
