@@ -50,20 +50,25 @@ _QWEN = ('<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{question
          '<|im_start|>assistant\n')
 _QWEN2 = dict(patch=14, fewest=3136, most=12845056, side=840, tokens=900, flat=True,
               chat=_SYSTEM + _QWEN)
+_QWEN3 = dict(patch=16, fewest=65536, most=16777216, side=832, tokens=676, flat=False,
+              tower=_tower('linear_fc1', 'linear_fc2'), chat=_QWEN)
 _GLM = dict(
     patch=14, fewest=12544, most=11760000, side=840, tokens=900, flat=False, tied=False,
     tower=_tower('gate_proj', 'up_proj', 'down_proj'), vision_tokens=(
         '<|image|>', '<|video|>', '<|begin_of_image|>', '<|end_of_image|>', '<|begin_of_video|>',
         '<|end_of_video|>'))
+_GLM_CHAT = ('[gMASK]<sop><|user|>\n<|begin_of_image|><|image|><|end_of_image|>{question}'
+             '<|assistant|>')
+_GLM_ENDS = ('<|endoftext|>', '<|user|>', '<|observation|>')
+_GLM_DENSE = dict(_GLM, language=('q', 'k', 'v', 'o', 'gate_up', 'down'))
 FACTS = dict(
     qwen2_vl=Facts('Qwen2-VL', 'relative_1000', tower=_tower('fc1', 'fc2'), **_QWEN2),
     qwen2_5_vl=Facts('Qwen2.5-VL', 'pixels', tower=_tower('gate_proj', 'up_proj', 'down_proj'),
                      **_QWEN2),
-    qwen3_vl=Facts('Qwen3-VL', 'relative_1000', patch=16, fewest=65536, most=16777216, side=832,
-                   tokens=676, tower=_tower('linear_fc1', 'linear_fc2'), flat=False, chat=_QWEN),
-    glm4v=Facts(
-        'GLM-4.1V', 'relative_1000', language=('q', 'k', 'v', 'o', 'gate_up', 'down'),
-        ends=('<|endoftext|>', '<|user|>', '<|observation|>', '</answer>'),
-        chat='[gMASK]<sop><|user|>\n<|begin_of_image|><|image|><|end_of_image|>{question}'
-             '<|assistant|>\n', **_GLM))
+    qwen3_vl=Facts('Qwen3-VL', 'relative_1000', **_QWEN3),
+    qwen3_vl_moe=Facts('Qwen3-VL-MoE', 'relative_1000', **_QWEN3),
+    glm4v=Facts('GLM-4.1V', 'relative_1000', ends=(*_GLM_ENDS, '</answer>'),
+                chat=_GLM_CHAT + '\n', **_GLM_DENSE),
+    glm46v=Facts('GLM-4.6V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM_DENSE),
+    glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM))
 """`model_type` -> facts."""

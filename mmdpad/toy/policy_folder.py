@@ -19,7 +19,8 @@ from .seeding import seeded
 
 _POLICY_WEIGHTS = Path(__file__).parent / 'weights' / 'policy'
 _WIDTH, _LAYERS = 32, 2
-_WIDTHS = ('hidden_size', 'intermediate_size', 'out_hidden_size', 'embed_dim', 'head_dim')
+_WIDTHS = ('hidden_size', 'intermediate_size', 'moe_intermediate_size', 'out_hidden_size',
+           'embed_dim', 'head_dim')
 # They follow Qwen's vocabulary, in the order of their ids; those in `_ADDED` are plain text.
 _SPECIAL = ('<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> '
             '<|box_start|> <|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> '
@@ -47,10 +48,11 @@ _QWEN: dict[str, Any] = dict(
     images='Qwen2VL', tied=True, ends=('<|im_end|>', '<|endoftext|>'),
     ids=dict(image='<|image_pad|>', video='<|video_pad|>', vision_start='<|vision_start|>',
              vision_end='<|vision_end|>'))
-# For each `model_type`: class names of the model (`name`), its image processor (`images`), and its
-# video processor if that is another; chat template; further tokens; tokens in config.json (`ids`)
-# and at the end of a response; settings of the processor, vision tower, language model and rotary
-# embedding; whether the output head is the embedding; generation defaults.
+# For each `model_type`: class names of the processor (`name`), the model (`model`), the image
+# processor (`images`) and the video processor (`video`), where they differ from the one before;
+# chat template; further tokens; tokens in config.json (`ids`) and at the end of a response;
+# settings of the processor, vision tower, language model and rotary embedding; whether the output
+# head is the embedding; weights that the published files hold transposed; generation defaults.
 _FAMILIES: dict[str, dict[str, Any]] = glm_families(_WIDTH, _LAYERS) | dict(
     qwen2_vl=dict(
         _QWEN, name='Qwen2VL', chat=_CHAT.format(system=_SYSTEM), processor=_QWEN2_PROCESSOR,
@@ -71,6 +73,11 @@ _FAMILIES: dict[str, dict[str, Any]] = glm_families(_WIDTH, _LAYERS) | dict(
                     patch_size=16, num_position_embeddings=2304, deepstack_visual_indexes=[0]),
         text=dict(head_dim=16), mrope=dict(mrope_section=[2, 3, 3], mrope_interleaved=True),
         generation=dict(temperature=0.7, top_p=0.8, top_k=20)))
+_FAMILIES['qwen3_vl_moe'] = dict(
+    _FAMILIES['qwen3_vl'], model='Qwen3VLMoe', transposed=('experts.gate_up_proj',
+                                                           'experts.down_proj'),
+    # Experts should not be square: transformers tells a layout from another by the shape.
+    text=dict(head_dim=16, moe_intermediate_size=24, num_experts=8, num_experts_per_tok=2))
 
 
 def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
@@ -103,7 +110,7 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = _make_tokenizer(parts, vocabulary)
     tokenizer.chat_template = parts['chat']
-    processor = f'{parts.get("processor_class", parts["name"])}Processor'
+    processor = f'{parts["name"]}Processor'
     # Save the parts one by one, since the published folders have a file for each.
     for name in (f'{parts["images"]}ImageProcessor',
                  f'{parts.get("video", parts["images"])}VideoProcessor'):
@@ -113,7 +120,7 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
         part.save_pretrained(path)
     tokenizer._processor_class = processor
     tokenizer.save_pretrained(path)
-    _make_model(parts, tokenizer, seed, scale).save_pretrained(path)
+    _save_model(_make_model(parts, tokenizer, seed, scale), path, parts.get('transposed', ()))
     return str(path)
 
 
@@ -187,18 +194,27 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
         num_hidden_layers=_LAYERS, num_attention_heads=2, num_key_value_heads=1,
         max_position_embeddings=32768, tie_word_embeddings=parts['tied'], bos_token_id=pad,
         eos_token_id=ends[0], pad_token_id=pad, rope_parameters=rotary, **parts['text'])
-    config = getattr(transformers, f'{parts["name"]}Config')(
+    classes = parts.get('model', parts['name'])
+    config = getattr(transformers, f'{classes}Config')(
         text_config=_scaled(text, scale), vision_config=_scaled({**_VISION, **parts['vision']},
                                                                 scale),
         tie_word_embeddings=parts['tied'], **ids)
     with seeded(seed):
-        model = getattr(transformers, f'{parts["name"]}ForConditionalGeneration')(config)
+        model = getattr(transformers, f'{classes}ForConditionalGeneration')(config)
         for parameter in model.parameters():  # far enough from 0 for answers to differ
             if parameter.ndim > 1:
                 parameter.data.normal_(std=0.15)
     model.generation_config.update(pad_token_id=pad, eos_token_id=ends, do_sample=True,
                                    **parts['generation'])
     return model
+
+
+def _save_model(model: transformers.PreTrainedModel, path: Path,
+                transposed: tuple[str, ...]) -> None:
+    state = {name: value.transpose(1, 2) if name.endswith(transposed) else value
+             for name, value in model.state_dict().items()}
+    # transformers would transpose them back.
+    model.save_pretrained(path, state_dict=state, save_original_format=not transposed)
 
 
 def _scaled(sizes: dict[str, Any], scale: int) -> dict[str, Any]:

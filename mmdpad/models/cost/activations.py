@@ -64,23 +64,69 @@ def text_layer(text: TextShape, setup: Setup, work: Workload) -> LayerBytes:
     output = _norm(text.hidden, state, compute * trains) if text.norms_outputs else 0
     attention = tokens * (per_token + output + _linear_inputs(text.attention, compute, setup, 1))
     kernel, peak = _kernel(text, setup, work)
-    gate = 4 * compute * text.intermediate  # gate, its activation, up, and their product
-    maps = 1 if text.fuses_gate else 2
-    mlp = tokens * (norm + output + _linear_inputs(text.hidden, state, setup, maps) + gate)
     if setup.lora_rank:  # outputs of the adapters' first matrices
         attention += 4 * setup.lora_rank * compute * tokens
-        mlp += (maps + 1) * setup.lora_rank * compute * tokens
+    inside, peak_inside = _mlp(text, setup) if text.experts is None else _experts(text, setup)
     gradient = state * text.hidden * tokens
-    # Gradients of product, activation and up together, after the product itself is freed.
-    mlp_peak = gradient + 2 * compute * text.intermediate * tokens
-    return LayerBytes(attention + kernel, mlp, gradient + peak, mlp_peak, gradient,
+    return LayerBytes(attention + kernel, tokens * (norm + output + inside), gradient + peak,
+                      gradient + tokens * peak_inside, gradient,
                       gradient + _products(text, setup, work))
+
+
+def _mlp(text: TextShape, setup: Setup) -> tuple[int, int]:
+    """Kept by an MLP per token, and the peak of its gradients."""
+    compute = setup.compute_bytes
+    maps = 1 if text.fuses_gate else 2
+    # Gate, its activation, up, and their product; outputs of the adapters' first matrices.
+    kept = 4 * compute * text.intermediate + (maps + 1) * setup.lora_rank * compute
+    # Gradients of product, activation and up together, after the product itself is freed.
+    return (kept + _linear_inputs(text.hidden, setup.weight_bytes, setup, maps),
+            2 * compute * text.intermediate)
+
+
+def _experts(text: TextShape, setup: Setup) -> tuple[int, int]:
+    """The same for a mixture of experts. An adapter is not in it."""
+    assert text.experts is not None
+    compute, chosen, trains = setup.compute_bytes, text.experts.chosen, not setup.lora_rank
+    # Of each chosen expert: gate and up, the activation, the output (for the router's gradient),
+    # and six numbers that say which token and expert belong together; to train it, also its input
+    # and the product of activation and up.
+    kept = chosen * (compute * (3 * text.intermediate + text.hidden
+                                + trains * (text.intermediate + text.hidden)) + 48)
+    kept += 4 * text.experts.count  # the router's probabilities
+    kept += trains * _linear_inputs(text.hidden, setup.weight_bytes, setup, 1)
+    if setup.on_cpu:  # one expert after the other
+        return kept, setup.weight_bytes * text.hidden
+    # Gradients of the outputs, before and after they are weighted, and of the weights.
+    return kept, chosen * compute * max(3 * text.hidden, 4 * text.intermediate)
+
+
+def mlp_weight(text: TextShape, setup: Setup) -> int:
+    """Numbers in the gradient of the largest weight of an MLP or of its experts; on a CPU, that of
+    each expert is as large as that of all, and is added to it."""
+    if text.experts is None:
+        return text.hidden * text.intermediate
+    return (2 if setup.on_cpu else 1) * 2 * text.experts.weights // (3 * text.layers)
+
+
+def inside_mlp(text: TextShape, setup: Setup) -> int:
+    """Numbers per token in one of the three tensors inside an MLP; the same for experts."""
+    if text.experts is None:
+        return text.intermediate
+    if setup.on_cpu:
+        return text.hidden
+    return text.experts.chosen * max(text.intermediate, text.hidden)
 
 
 def _products(text: TextShape, setup: Setup, work: Workload) -> int:
     """Outputs of the linear maps (those of an adapter's first matrices, too) and of attention."""
-    inner = (6 if text.fuses_gate else 7) * setup.lora_rank
-    linear = text.attention + 2 * text.kv + 2 * text.hidden + 2 * text.intermediate + inner
+    linear = text.attention + 2 * text.kv + text.hidden
+    if text.experts is None:
+        inner = (6 if text.fuses_gate else 7) * setup.lora_rank
+        linear += text.hidden + 2 * text.intermediate + inner
+    else:
+        linear += text.experts.chosen * (text.hidden + 2 * text.intermediate)
+        linear += text.experts.count + 4 * setup.lora_rank
     kernel = setup.compute_bytes * text.attention + 4 * text.heads
     attended = work.tokens
     if work.shared:  # on a CPU, responses' tokens attend to their prompt and to each other in turn

@@ -1,11 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Floating point operations of a training step: 2 per multiply-add, matrix products only.
 
-A linear map with W weights costs 2 W per token; attention costs 4 A per pair of query and key (A
-is the width of a query; half is for the scores, half for the values). The backward pass of either
-costs twice the forward pass, half of it for the gradient of the input and half for that of the
-weights (cf. Kaplan et al., arXiv 2001.08361, section 2.1). Attention is counted by its formula: a
-kernel that computes masked pairs, or recomputes scores in the backward pass, does more.
+A linear map with W weights costs 2 W per token, and so do the experts that a token uses; attention
+costs 4 A per pair of query and key (A is the width of a query; half is for the scores, half for the
+values). The backward pass of either costs twice the forward pass, half of it for the gradient of
+the input and half for that of the weights (cf. Kaplan et al., arXiv 2001.08361, section 2.1).
+Attention is counted by its formula: a kernel that computes masked pairs, or recomputes scores in
+the backward pass, does more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .workload import Setup, Workload
 def text_flops(shape: PolicyShape, linear_tokens: int, pairs: int) -> int:
     """One forward pass of the language model's layers."""
     text = shape.text
-    return 2 * text.linear * linear_tokens + 4 * text.attention * text.layers * pairs
+    return 2 * text.multiplied * linear_tokens + 4 * text.attention * text.layers * pairs
 
 
 def head_flops(shape: PolicyShape, positions: int) -> int:

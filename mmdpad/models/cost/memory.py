@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from .activations import logit_bytes, text_ends, text_layer, vision_block, vision_ends
+from .activations import (
+    inside_mlp,
+    logit_bytes,
+    mlp_weight,
+    text_ends,
+    text_layer,
+    vision_block,
+    vision_ends,
+)
 from .shapes import PolicyShape
 from .workload import Kept, Setup, Workload
 
@@ -76,8 +84,8 @@ _GATHERED_IN = {'forward': ('gathered layers', 'gathered ends'),
 def _gathered(shape: PolicyShape, setup: Setup) -> Bytes:
     """Bytes that ``FSDP2Strategy`` gathers: in a pass, a layer and the next one, and embeddings,
     norms and output head (of the reference, too); in a rollout, the policy."""
-    layer = shape.text.linear // shape.text.layers
-    ends = shape.parameters - shape.vision_parameters - shape.text.linear
+    layer = shape.text.matrices // shape.text.layers
+    ends = shape.parameters - shape.vision_parameters - shape.text.matrices
     models = 1 + (setup.reference and not setup.lora_rank)
     return {'gathered layers': setup.compute_bytes * 2 * layer,
             'gathered ends': setup.compute_bytes * models * ends,
@@ -107,8 +115,9 @@ def standing(shape: PolicyShape, setup: Setup) -> Bytes:
     parts: Bytes = {'weights': (shape.parameters - quantized) * setup.weight_bytes
                     + quantized * setup.quantized_bytes}
     if quantized:
-        parts['weight in use, not quantized'] = (
-            shape.text.hidden * shape.text.intermediate * setup.compute_bytes)
+        text = shape.text  # experts are not quantized
+        widest = text.attention if text.experts else text.intermediate
+        parts['weight in use, not quantized'] = text.hidden * widest * setup.compute_bytes
     if setup.lora_rank:
         parts['adapter'] = setup.trained_bytes * trained_weights(shape, setup)
     elif setup.reference:
@@ -175,7 +184,7 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
     of_text = gradients - of_vision * (not setup.accumulates)
     head = 0 if setup.lora_rank else setup.weight_bytes * text.hidden * text.vocabulary
     # The gradient of an MLP's weights before it is added to the accumulated one.
-    new = 0 if setup.lora_rank else setup.weight_bytes * text.hidden * text.intermediate
+    new = 0 if setup.lora_rank else setup.weight_bytes * mlp_weight(text, setup)
     copies = cast_bytes(shape, setup)
     # Recomputed layers drop their copies after the first forward pass.
     remaining = copies if kept.text == text.layers else _casts(setup) * (
@@ -230,7 +239,7 @@ def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) 
     eager = setup.attention == 'eager'
     length = work.prompt_tokens + work.response_tokens
     scores = 0 if work.shared else work.responses * text.heads * length**2 * eager
-    language = max(work.tokens * text.intermediate * compute, 4 * scores)
+    language = max(work.tokens * inside_mlp(text, setup) * compute, 4 * scores)
     states = (4 * text.hidden + 2 * text.attention // text.heads) * work.tokens
     tower = images * max(work.patches * vision.intermediate * compute,
                          4 * vision.heads * work.window_pairs(0) * eager)

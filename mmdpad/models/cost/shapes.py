@@ -14,9 +14,27 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mmdpad.models.folder_files import CONFIG, adapter_problems
+from mmdpad.models.heads.experts import experts_of
 from mmdpad.models.heads.families import family_of, find_family
 from mmdpad.models.heads.policy_family import PolicyFamily
 from mmdpad.models.sources import find_folder, how_to_get
+
+
+@dataclass(frozen=True)
+class ExpertsShape:
+    """Sizes of the mixtures of experts in the language model's layers.
+
+    Attributes:
+        count: E, number of experts in a layer.
+        chosen: k, number of experts for each token.
+        weights: Weights of all experts, which are no linear maps of their own.
+        router: Weights of all routers.
+    """
+
+    count: int
+    chosen: int
+    weights: int
+    router: int
 
 
 @dataclass(frozen=True)
@@ -28,12 +46,13 @@ class TextShape:
         layers: Number of layers.
         heads, kv_heads: Number of heads of the queries, and of the keys and values.
         attention: A, width of all queries; kv: K, width of all keys.
-        intermediate: F, width inside the MLP.
+        intermediate: F, width inside the MLP, or inside one expert.
         vocabulary: V, number of tokens that the output head scores.
-        linear: Weights of the layers' linear maps: multiply-adds per token.
+        linear: Weights of the layers' linear maps.
         norms_heads: Whether queries and keys are normalized (Qwen3).
         norms_outputs: Whether the outputs of attention and MLP are normalized (GLM-4.1V).
         fuses_gate: Whether the two maps into the MLP are one (GLM-4.1V).
+        experts: Experts in place of the MLPs, if any.
     """
 
     hidden: int
@@ -48,6 +67,20 @@ class TextShape:
     norms_heads: bool
     norms_outputs: bool
     fuses_gate: bool
+    experts: ExpertsShape | None = None
+
+    @property
+    def matrices(self) -> int:
+        """Weights of the layers' matrices, experts and routers included."""
+        return self.linear + (self.experts.weights + self.experts.router if self.experts else 0)
+
+    @property
+    def multiplied(self) -> int:
+        """Multiply-adds per token in the layers' matrices: each token uses some of the experts."""
+        if self.experts is None:
+            return self.linear
+        return self.linear + self.experts.router + (
+            self.experts.weights * self.experts.chosen // self.experts.count)
 
 
 @dataclass(frozen=True)
@@ -172,16 +205,30 @@ def _linear(module: nn.Module, biases: bool = False) -> int:
 
 def _text_shape(model: PreTrainedModel, family: PolicyFamily) -> TextShape:
     config, language = model.config.text_config, family.language(model)
-    layer = language.layers[0]
+    layer, experts = language.layers[0], _experts_shape(language)
     attention = layer.self_attn
     return TextShape(
         hidden=config.hidden_size, layers=config.num_hidden_layers,
         heads=config.num_attention_heads, kv_heads=config.num_key_value_heads,
         attention=attention.q_proj.out_features, kv=attention.k_proj.out_features,
-        intermediate=config.intermediate_size, vocabulary=model.lm_head.out_features,
-        linear=_linear(language), norms_heads=hasattr(attention, 'q_norm'),
+        intermediate=config.moe_intermediate_size if experts else config.intermediate_size,
+        vocabulary=model.lm_head.out_features, linear=_linear(language),
+        norms_heads=hasattr(attention, 'q_norm'), experts=experts,
         norms_outputs=hasattr(layer, 'post_mlp_layernorm'),
         fuses_gate=hasattr(layer.mlp, 'gate_up_proj'))
+
+
+def _experts_shape(language: Any) -> ExpertsShape | None:
+    """Read the shape of a language model's experts; None if it has none."""
+    blocks = [layer.mlp for layer in language.layers if experts_of(layer.mlp)]
+    if not blocks:
+        return None
+    if len(blocks) < len(language.layers):
+        raise AttributeError(f'only {len(blocks)} of {len(language.layers)} layers have experts')
+    first = blocks[0]
+    return ExpertsShape(first.experts.num_experts, first.gate.top_k,
+                        sum(_count(block.experts) for block in blocks),
+                        sum(_count(block.gate) for block in blocks))
 
 
 def _vision_shape(tower: Any, family: PolicyFamily) -> VisionShape:
@@ -245,13 +292,14 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
 
 
 def _published_config(name: str) -> Any:
-    kind, hidden, intermediate, layers, heads, kv_heads, tied, tower = PUBLISHED[name]
+    kind, hidden, intermediate, layers, heads, kv_heads, tied, tower, *more = PUBLISHED[name]
     padded = kind in ('qwen2_vl', 'qwen2_5_vl') and not tied
     text = dict(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
                 num_attention_heads=heads, num_key_value_heads=kv_heads,
                 vocab_size=152064 if padded else 151936,
                 rope_parameters=dict(rope_type='default', rope_theta=1e6,
-                                     mrope_section=[16, 24, 24]), tie_word_embeddings=tied)
+                                     mrope_section=[16, 24, 24]), tie_word_embeddings=tied,
+                **(more[0] if more else {}))
     # In Qwen2-VL's tower, `hidden_size` is the width of its output.
     output = 'hidden_size' if kind == 'qwen2_vl' else 'out_hidden_size'
     return AutoConfig.for_model(kind, text_config=text, tie_word_embeddings=tied,
@@ -274,9 +322,11 @@ def _tower_3(depth: int, hidden: int, intermediate: int, levels: list[int]) -> d
 
 
 _TOWER_3 = _tower_3(24, 1024, 4096, [5, 11, 17])
+_LARGE_TOWER_3 = _tower_3(27, 1152, 4304, [8, 16, 24])
+_EXPERTS = dict(num_experts=128, num_experts_per_tok=8)
 SUFFIXES = ('-Instruct', '-Thinking')
 # Shapes from the models' published config.json files: `model_type`, hidden, intermediate, layers,
-# heads, key and value heads, tied embeddings, vision tower.
+# heads, key and value heads, tied embeddings, vision tower, further entries of `text_config`.
 PUBLISHED: dict[str, tuple] = {
     'Qwen2-VL-2B': ('qwen2_vl', 1536, 8960, 28, 12, 2, True, _TOWER_2),
     'Qwen2-VL-7B': ('qwen2_vl', 3584, 18944, 28, 28, 4, False, _TOWER_2),
@@ -287,6 +337,9 @@ PUBLISHED: dict[str, tuple] = {
     'Qwen2.5-VL-72B': ('qwen2_5_vl', 8192, 29568, 80, 64, 8, False, _tower_2_5(3456)),
     'Qwen3-VL-2B': ('qwen3_vl', 2048, 6144, 28, 16, 8, True, _TOWER_3),
     'Qwen3-VL-4B': ('qwen3_vl', 2560, 9728, 36, 32, 8, True, _TOWER_3),
-    'Qwen3-VL-8B': ('qwen3_vl', 4096, 12288, 36, 32, 8, False,
-                    _tower_3(27, 1152, 4304, [8, 16, 24])),
+    'Qwen3-VL-8B': ('qwen3_vl', 4096, 12288, 36, 32, 8, False, _LARGE_TOWER_3),
+    'Qwen3-VL-30B-A3B': ('qwen3_vl_moe', 2048, 6144, 48, 32, 4, False, _LARGE_TOWER_3,
+                         dict(_EXPERTS, head_dim=128, moe_intermediate_size=768)),
+    'Qwen3-VL-235B-A22B': ('qwen3_vl_moe', 4096, 12288, 94, 64, 4, False, _LARGE_TOWER_3,
+                           dict(_EXPERTS, head_dim=128, moe_intermediate_size=1536)),
 }

@@ -7,9 +7,12 @@ from typing import Any
 
 from transformers import (
     Glm4vForConditionalGeneration,
+    Glm4vMoeForConditionalGeneration,
+    Glm46VForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 from mmdpad.models.sources import read_config
@@ -31,11 +34,15 @@ register_family('qwen2_5_vl', PolicyFamily('Qwen2.5-VL', Qwen2_5_VLForConditiona
                                            'pixels'))
 register_family('qwen3_vl', PolicyFamily('Qwen3-VL', Qwen3VLForConditionalGeneration,
                                          'relative_1000'))
+register_family('qwen3_vl_moe', PolicyFamily('Qwen3-VL-MoE', Qwen3VLMoeForConditionalGeneration,
+                                             'relative_1000'))
 _GLM: dict[str, Any] = dict(
     coordinates='relative_1000', language_linears='(q|k|v|o|gate_up|gate|up|down)_proj',
     vision_tokens=tuple(f'{name}_token_id' for name in (
         'image', 'video', 'image_start', 'image_end', 'video_start', 'video_end')))
 register_family('glm4v', PolicyFamily('GLM-4.1V', Glm4vForConditionalGeneration, **_GLM))
+register_family('glm4v_moe', PolicyFamily('GLM-4.5V', Glm4vMoeForConditionalGeneration, **_GLM))
+register_family('glm46v', PolicyFamily('GLM-4.6V', Glm46VForConditionalGeneration, **_GLM))
 
 
 def find_family(source: str) -> PolicyFamily:

@@ -151,11 +151,17 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def describe_reach(model: nn.Module) -> str:
-    """Describe the number of layers with an adapter, by kind, for the log."""
+def describe_reach(model: PreTrainedModel) -> str:
+    """Describe the number of layers with an adapter, by kind, for the log, and the matrices that
+    only ``target_parameters`` reaches, if they have none."""
     counts = Counter(_kind(name, layer) for name, layer in adapted_layers(model).items())
-    return f'adapter in {counts.total()} layers: ' + ', '.join(
+    text = f'adapter in {counts.total()} layers: ' + ', '.join(
         f'{number} {kind}' for kind, number in sorted(counts.items()))
+    if missed := [name for name, is_reached in _layer_kinds(model, of_linears=False).items()
+                  if not is_reached]:
+        text += (f'; none in {", ".join(missed)}, which are not linear layers '
+                 f'(`lora.target_parameters` would name them)')
+    return text
 
 
 def adapter_scaling(model: nn.Module) -> Tensor:
@@ -222,27 +228,36 @@ def _check_patterns(model: nn.Module, config: Any) -> None:
 
 
 def _check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
-    """Refuse targets that should cover all matrices in the language model's layers but miss a kind:
-    experts that transformers fuses into one parameter are not linear layers."""
+    """Refuse targets that should cover all linear layers in the language model's layers but miss a
+    kind."""
     asked = lora.get('target_modules', 'language')
     if not (isinstance(asked, str) and asked in (*REACHES, 'all-linear')
             and not lora.get('exclude_modules')):
         return
-    reached = {id(_adapted_weight(layer)) for layer in adapted_layers(model).values()}
-    kinds: dict[str, bool] = {}
-    for layer in family_of(model).language(model).layers:
-        for name, parameter in layer.named_parameters():
-            if parameter.ndim > 1 and not parameter.requires_grad:
-                name = name.replace('.base_layer', '').removesuffix('.weight')
-                kinds[name] = kinds.get(name, False) or id(parameter) in reached
+    kinds = _layer_kinds(model)
     missed = [name for name, is_reached in kinds.items() if not is_reached]
     if missed:
         named = [name.rpartition('.')[2] for name, is_reached in kinds.items() if is_reached]
         raise ValueError(
-            f'`lora.target_modules={asked!r}` should reach every kind of matrix in the language '
-            f'model\'s layers, but misses {", ".join(missed)}; list the targets yourself: '
-            f'`target_modules={named}`, and parameters outside linear layers, such as fused '
-            f'experts, in `target_parameters`')
+            f'`lora.target_modules={asked!r}` should reach every kind of linear layer in the '
+            f'language model, but misses {", ".join(missed)}; list the targets yourself: '
+            f'`target_modules={named}`')
+
+
+def _layer_kinds(model: PreTrainedModel, of_linears: bool = True) -> dict[str, bool]:
+    """Map the kinds of linear layers in the language model's layers, or of matrices elsewhere (such
+    as fused experts), to whether one of them has an adapter."""
+    reached = {id(_adapted_weight(layer)) for layer in adapted_layers(model).values()}
+    kinds: dict[str, bool] = {}
+    for layer in family_of(model).language(model).layers:
+        for path, module in layer.named_modules():
+            for name, parameter in module.named_parameters(path, recurse=False):
+                if (parameter.ndim > 1 and not parameter.requires_grad
+                        and isinstance(module, nn.Linear) == of_linears):
+                    name = name.replace('.base_layer', '')
+                    name = name.removesuffix('.weight') if of_linears else name
+                    kinds[name] = kinds.get(name, False) or id(parameter) in reached
+    return kinds
 
 
 def _adapted_weight(layer: Any) -> Tensor:

@@ -39,7 +39,7 @@ SHARE = 0.85
 _aten = torch.ops.aten
 # Operations whose outputs are worth their memory: they take most of a layer's time.
 _PRODUCTS = frozenset({
-    _aten.mm.default, _aten.addmm.default, _aten.bmm.default,
+    _aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten._grouped_mm.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_efficient_attention.default,

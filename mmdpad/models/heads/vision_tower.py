@@ -33,6 +33,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
+from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeVisionAttention
 from transformers.vision_utils import get_vision_window_index
 
 from mmdpad.models.windows import Windows
@@ -106,6 +107,11 @@ class WindowedQwen3Attention(Qwen3VLVisionAttention):
     forward: Any = attend_in_windows
 
 
+class WindowedQwen3MoeAttention(Qwen3VLMoeVisionAttention):
+    """Qwen3-VL-MoE's attention by :func:`attend_in_windows`."""
+    forward: Any = attend_in_windows
+
+
 class WindowedGlm4vAttention(Glm4vVisionAttention):
     """GLM-4.1V's attention by :func:`attend_in_windows`."""
     forward: Any = attend_in_windows
@@ -159,6 +165,7 @@ _FASTER: dict[type[nn.Module], type[nn.Module]] = {
     VisionAttention: WindowedQwen2Attention,
     Qwen2_5_VLVisionAttention: WindowedQwen2_5Attention,
     Qwen3VLVisionAttention: WindowedQwen3Attention,
+    Qwen3VLMoeVisionAttention: WindowedQwen3MoeAttention,
     Glm4vVisionAttention: WindowedGlm4vAttention,
     Glm4vMoeVisionAttention: WindowedGlm4vMoeAttention,
     nn.Conv3d: PatchProduct,

@@ -31,6 +31,7 @@ from mmdpad.structures import fill
 
 from . import replicated_prefix, shared_prefix, vision_tower
 from .encoded_prompt import EncodedPrompt
+from .experts import set_experts
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
@@ -144,6 +145,7 @@ class VLMReasoningHead(BaseModule):
         self.model.set_attn_implementation(
             {'text_config': attn_implementation,
              'vision_config': 'sdpa' if shares else attn_implementation})
+        set_experts(self.model)
         if shares:
             vision_tower.speed_up(tower)
         if freeze_vision:

@@ -88,17 +88,17 @@ def _set_size(folder, side):
     path.write_text(json.dumps(processor))
 
 
-def tiny_qwen3_vl(folder):
+def tiny_qwen3_vl(folder, kind='qwen3_vl', **text):
     """A random Qwen3-VL with two further levels, for images of 224 pixels."""
     tiny_policy(folder, side=224)
     rope = dict(rope_type='default', rope_theta=1e4, mrope_section=[12, 10, 10])
     config = AutoConfig.for_model(
-        'qwen3_vl', image_token_id=510, video_token_id=511, vision_start_token_id=507,
+        kind, image_token_id=510, video_token_id=511, vision_start_token_id=507,
         vision_end_token_id=508, tie_word_embeddings=True,
         text_config=dict(
             hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
             num_key_value_heads=2, head_dim=64, vocab_size=512, pad_token_id=504,
-            tie_word_embeddings=True, rope_parameters=rope),
+            tie_word_embeddings=True, rope_parameters=rope, **text),
         vision_config=dict(
             depth=3, hidden_size=128, intermediate_size=256, num_heads=4, patch_size=8,
             spatial_merge_size=2, out_hidden_size=128, num_position_embeddings=196,
@@ -122,6 +122,12 @@ def tiny_glm4v(folder):
             image_size=56, spatial_merge_size=2, out_hidden_size=128))
     AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
     return str(folder)
+
+
+def tiny_qwen3_vl_moe(folder):
+    """The same as Qwen3-VL with eight experts in each layer, two of them for each token."""
+    return tiny_qwen3_vl(folder, 'qwen3_vl_moe', moe_intermediate_size=96, num_experts=8,
+                         num_experts_per_tok=2)
 
 
 OTHERS = {'Qwen3-VL': tiny_qwen3_vl, 'GLM-4.1V': tiny_glm4v}
