@@ -144,7 +144,8 @@ def test_servers_change_nothing_but_the_sampling():
 OTHER_POLICIES = dict(
     qwen2vl7b=('Qwen2-VL-7B-Instruct', 840, 'qwen2_vl'),
     qwen3vl4b=('Qwen3-VL-4B-Instruct', 832, 'qwen3_vl'),
-    qwen3vl8b=('Qwen3-VL-8B-Instruct', 832, 'qwen3_vl'))
+    qwen3vl8b=('Qwen3-VL-8B-Instruct', 832, 'qwen3_vl'),
+    glm4_1v9b=('GLM-4.1V-9B-Thinking', 840, 'glm4v'))
 
 
 @pytest.mark.parametrize('name', OTHER_POLICIES)

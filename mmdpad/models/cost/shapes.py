@@ -293,10 +293,14 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
 
 def _published_config(name: str) -> Any:
     kind, hidden, intermediate, layers, heads, kv_heads, tied, tower, *more = PUBLISHED[name]
-    padded = kind in ('qwen2_vl', 'qwen2_5_vl') and not tied
+    vocabulary = 151936
+    if kind == 'glm4v':
+        vocabulary = 151552
+    elif kind in ('qwen2_vl', 'qwen2_5_vl') and not tied:
+        vocabulary = 152064
     text = dict(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
                 num_attention_heads=heads, num_key_value_heads=kv_heads,
-                vocab_size=152064 if padded else 151936,
+                vocab_size=vocabulary,
                 rope_parameters=dict(rope_type='default', rope_theta=1e6,
                                      mrope_section=[16, 24, 24]), tie_word_embeddings=tied,
                 **(more[0] if more else {}))
@@ -324,7 +328,9 @@ def _tower_3(depth: int, hidden: int, intermediate: int, levels: list[int]) -> d
 _TOWER_3 = _tower_3(24, 1024, 4096, [5, 11, 17])
 _LARGE_TOWER_3 = _tower_3(27, 1152, 4304, [8, 16, 24])
 _EXPERTS = dict(num_experts=128, num_experts_per_tok=8)
-SUFFIXES = ('-Instruct', '-Thinking')
+_TOWER_GLM = dict(depth=24, hidden_size=1536, num_heads=12, intermediate_size=13696, image_size=336,
+                  patch_size=14, spatial_merge_size=2)
+SUFFIXES = ('-Instruct', '-Thinking', '-Base')
 # Shapes from the models' published config.json files: `model_type`, hidden, intermediate, layers,
 # heads, key and value heads, tied embeddings, vision tower, further entries of `text_config`.
 PUBLISHED: dict[str, tuple] = {

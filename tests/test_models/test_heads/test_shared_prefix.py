@@ -101,11 +101,11 @@ CASES = {
 }
 
 
-@pytest.fixture(params=['qwen2', 'qwen2_5', 'qwen3'])
+@pytest.fixture(params=['qwen2_vl', 'qwen2_5', 'qwen3', 'glm4v'])
 def family(request, policy_config, tmp_path):
     """Config of a policy head of one of the families."""
-    if request.param == 'qwen2':
-        return dict(policy_config, pretrained=make_policy_folder(tmp_path, 'qwen2_vl'))
+    if request.param in ('qwen2_vl', 'glm4v'):
+        return dict(policy_config, pretrained=make_policy_folder(tmp_path, request.param))
     if request.param == 'qwen2_5':
         return policy_config
     return dict(policy_config, pretrained=request.getfixturevalue('qwen3_folder'))

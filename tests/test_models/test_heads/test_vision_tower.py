@@ -13,7 +13,7 @@ from mmdpad.models.heads import vision_tower, vlm_reasoning_head
 from mmdpad.models.heads.vision_tower import sorted_windows
 from mmdpad.toy.policy_folder import make_policy_folder
 
-FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'glm4v')
+FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'glm4v', 'glm4v_moe')
 TEMPLATE = 'find "{question}"'
 CASES = {
     'full': dict(),
