@@ -45,7 +45,7 @@ OPENED = {
     'reasoning closed, an answer opened': (chat('<think>\n\n</think>\n\n<answer>'), '<answer>'),
     'no switch at all': (_TURNS + "<|im_start|>assistant\n{{ '<think>\n' }}", '<think>\n'),
     'a line break before the response': (_TURNS.replace(
-        "{{ m.role }}\n", "{{ m.role }}{% if m.role == 'assistant' %}\n{% endif %}\n") +
+        "{{ m.role }}\n", "{{ m.role + ('\n\n' if m.role == 'assistant' else '\n') }}") +
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}", ''),
     'an empty block before the response': (_TURNS.replace(
         "{{ m.role }}\n",

@@ -22,6 +22,7 @@ class Facts:
         vision_tokens: Tokens that a response may not contain.
         language: Linear layers in a layer of the language model, by name.
         tied: Whether the output head is the embedding, in the tiny folder.
+        mixed: Whether some layers of the language model have experts, and others an MLP.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Facts:
                                       '<|vision_end|>')
     language: tuple[str, ...] = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
     tied: bool = True
+    mixed: bool = False
 
 
 def _tower(*mlp: str) -> frozenset[str]:
@@ -70,5 +72,6 @@ FACTS = dict(
     glm4v=Facts('GLM-4.1V', 'relative_1000', ends=(*_GLM_ENDS, '</answer>'),
                 chat=_GLM_CHAT + '\n', **_GLM_DENSE),
     glm46v=Facts('GLM-4.6V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM_DENSE),
-    glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM))
+    glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT,
+                    mixed=True, **_GLM))
 """`model_type` -> facts."""

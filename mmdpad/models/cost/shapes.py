@@ -348,4 +348,5 @@ PUBLISHED: dict[str, tuple] = {
                          dict(_EXPERTS, head_dim=128, moe_intermediate_size=768)),
     'Qwen3-VL-235B-A22B': ('qwen3_vl_moe', 4096, 12288, 94, 64, 4, False, _LARGE_TOWER_3,
                            dict(_EXPERTS, head_dim=128, moe_intermediate_size=1536)),
+    'GLM-4.1V-9B': ('glm4v', 4096, 13696, 40, 32, 2, False, _TOWER_GLM),
 }
