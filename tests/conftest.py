@@ -25,6 +25,8 @@ from transformers.models.glm4v import modeling_glm4v as glm4v
 from transformers.models.glm4v_moe import modeling_glm4v_moe as glm4v_moe
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
 from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
+from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen3_5
+from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe as qwen3_5_moe
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
 
 from mmdpad.models import VLMReasoningHead
@@ -151,18 +153,30 @@ def vision_rotary(query, key, cos, sin):
     return tuple(x * cos + qwen2_5.rotate_half(x) * sin for x in (query, key))
 
 
+class TorchOfFloat64:
+    """The package torch, whose float32 is float64."""
+
+    def __getattr__(self, name):
+        return torch.float64 if name == 'float32' else getattr(torch, name)
+
+
 @pytest.fixture
 def lift(monkeypatch):
-    """Lets a float64 model compute in float64 throughout: transformers' norms, and the rotation in
-    its vision towers, compute in float32, which alone costs 2e-7."""
+    """Lets a float64 model compute in float64 throughout: transformers' norms, the rotation in its
+    vision towers, and gated DeltaNet compute in float32, which alone costs 2e-7."""
     def lift_norms(model: torch.nn.Module) -> None:
-        norms = [m for m in model.modules() if type(m).__name__.endswith('RMSNorm')]
-        assert norms
+        norms = [m for m in model.modules() if type(m).__name__.endswith('RMSNorm')
+                 and 'qwen3_5' not in type(m).__module__]
         for norm in norms:
             norm.forward = MethodType(rms_norm, norm)
 
     for modeling in (qwen2, qwen2_5, qwen3, glm4v, glm4v_moe):
         monkeypatch.setattr(modeling, 'apply_rotary_pos_emb_vision', vision_rotary)
+    for modeling in (qwen3_5, qwen3_5_moe):
+        monkeypatch.setattr(modeling, 'torch', TorchOfFloat64())
+    narrow = torch.Tensor.float
+    monkeypatch.setattr(torch.Tensor, 'float',
+                        lambda x: x if x.dtype == torch.float64 else narrow(x))
     return lift_norms
 
 

@@ -145,14 +145,17 @@ OTHER_POLICIES = dict(
     qwen2vl7b=('Qwen2-VL-7B-Instruct', 840, 'qwen2_vl'),
     qwen3vl4b=('Qwen3-VL-4B-Instruct', 832, 'qwen3_vl'),
     qwen3vl8b=('Qwen3-VL-8B-Instruct', 832, 'qwen3_vl'),
+    qwen3_5_9b=('Qwen3.5-9B', 832, 'qwen3_5'),
+    qwen3_5_35b=('Qwen3.5-35B-A3B', 832, 'qwen3_5_moe'),
     glm4_1v9b=('GLM-4.1V-9B-Thinking', 840, 'glm4v'))
 
 
 @pytest.mark.parametrize('name', OTHER_POLICIES)
 def test_another_policy_changes_weights_and_size_only(name):
-    pretrained, side, _ = OTHER_POLICIES[name]
+    pretrained, side, family = OTHER_POLICIES[name]
+    base = 'qwen7b_lora' if family.endswith('_moe') else 'qwen7b'
     own, base = (Config.fromfile(ROOT / f'configs/dpad/{stem}_reasonseg.py').to_dict()
-                 for stem in (name, 'qwen7b'))
+                 for stem in (name, base))
     assert own['model']['policy'].pop('pretrained') == f'checkpoints/{pretrained}'
     assert base['model']['policy'].pop('pretrained') == 'checkpoints/Qwen2.5-VL-7B-Instruct'
     sizes = []

@@ -19,8 +19,9 @@ from .seeding import seeded
 
 _POLICY_WEIGHTS = Path(__file__).parent / 'weights' / 'policy'
 _WIDTH, _LAYERS = 32, 2
-_WIDTHS = ('hidden_size', 'intermediate_size', 'moe_intermediate_size', 'out_hidden_size',
-           'embed_dim', 'head_dim')
+_WIDTHS = ('hidden_size', 'intermediate_size', 'moe_intermediate_size',
+           'shared_expert_intermediate_size', 'out_hidden_size', 'embed_dim', 'head_dim',
+           'linear_key_head_dim', 'linear_value_head_dim')
 # They follow Qwen's vocabulary, in the order of their ids; those in `_ADDED` are plain text.
 _SPECIAL = ('<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> '
             '<|box_start|> <|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> '
@@ -37,9 +38,15 @@ _CHAT = (
     "{{% elif part['type'] == 'video' %}}<|vision_start|><|video_pad|><|vision_end|>"
     "{{% elif 'text' in part %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}{{% endif %}}"
     "<|im_end|>\n{{% endfor %}}"
-    "{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}")
+    "{{% if add_generation_prompt %}}<|im_start|>assistant\n{opening}{{% endif %}}")
 _SYSTEM = ("{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
            "You are a helpful assistant.<|im_end|>\n{% endif %}")
+
+
+def _chat(system: str = '', opening: str = '') -> str:
+    """Qwen's chat template with a system turn, and what it opens for a response."""
+    return _CHAT.format(system=system, opening=opening)
+
 
 _QWEN2_PROCESSOR = dict(patch_size=14, size=dict(shortest_edge=56 * 56,
                                                  longest_edge=14 * 14 * 4 * 16384))
@@ -55,18 +62,18 @@ _QWEN: dict[str, Any] = dict(
 # head is the embedding; weights that the published files hold transposed; generation defaults.
 _FAMILIES: dict[str, dict[str, Any]] = glm_families(_WIDTH, _LAYERS) | dict(
     qwen2_vl=dict(
-        _QWEN, name='Qwen2VL', chat=_CHAT.format(system=_SYSTEM), processor=_QWEN2_PROCESSOR,
+        _QWEN, name='Qwen2VL', chat=_chat(_SYSTEM), processor=_QWEN2_PROCESSOR,
         vision=dict(embed_dim=_WIDTH, hidden_size=_WIDTH, mlp_ratio=2, patch_size=14),
         text=dict(), mrope=dict(mrope_section=[2, 3, 3]),
         generation=dict(temperature=0.01, top_p=0.001, top_k=1)),
     qwen2_5_vl=dict(
-        _QWEN, name='Qwen2_5_VL', chat=_CHAT.format(system=_SYSTEM), processor=_QWEN2_PROCESSOR,
+        _QWEN, name='Qwen2_5_VL', chat=_chat(_SYSTEM), processor=_QWEN2_PROCESSOR,
         vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
                     patch_size=14, window_size=112, fullatt_block_indexes=[_LAYERS - 1]),
         text=dict(), mrope=dict(mrope_section=[2, 3, 3]),
         generation=dict(temperature=1e-6, repetition_penalty=1.05)),
     qwen3_vl=dict(
-        _QWEN, name='Qwen3VL', video='Qwen3VL', chat=_CHAT.format(system=''), newer=True,
+        _QWEN, name='Qwen3VL', video='Qwen3VL', chat=_chat(), newer=True,
         processor=dict(patch_size=16, size=dict(shortest_edge=256 * 256, longest_edge=4096**2),
                        image_mean=[0.5] * 3, image_std=[0.5] * 3),
         vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
@@ -78,6 +85,18 @@ _FAMILIES['qwen3_vl_moe'] = dict(
                                                            'experts.down_proj'),
     # Experts should not be square: transformers tells a layout from another by the shape.
     text=dict(head_dim=16, moe_intermediate_size=24, num_experts=8, num_experts_per_tok=2))
+_FAMILIES['qwen3_5'] = dict(
+    _FAMILIES['qwen3_vl'], model='Qwen3_5', chat=_chat(opening='<think>\n\n</think>\n\n'),
+    vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
+                patch_size=16, num_position_embeddings=2304),
+    text=dict(head_dim=32, linear_key_head_dim=16, linear_value_head_dim=16,
+              linear_num_key_heads=1, linear_num_value_heads=2,
+              layer_types=['linear_attention', 'full_attention']),
+    mrope=dict(mrope_section=[2, 1, 1], mrope_interleaved=True, partial_rotary_factor=0.25))
+_FAMILIES['qwen3_5_moe'] = dict(
+    _FAMILIES['qwen3_5'], model='Qwen3_5Moe',
+    text=dict(_FAMILIES['qwen3_5']['text'], moe_intermediate_size=24,
+              shared_expert_intermediate_size=24, num_experts=8, num_experts_per_tok=2))
 
 
 def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
@@ -201,9 +220,11 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
         tie_word_embeddings=parts['tied'], **ids)
     with seeded(seed):
         model = getattr(transformers, f'{classes}ForConditionalGeneration')(config)
-        for parameter in model.parameters():  # far enough from 0 for answers to differ
-            if parameter.ndim > 1:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:  # far enough from 0 for answers to differ
                 parameter.data.normal_(std=0.15)
+            elif name.endswith('A_log'):  # states that last for many tokens
+                parameter.data.uniform_(-4, 0)
     model.generation_config.update(pad_token_id=pad, eos_token_id=ends, do_sample=True,
                                    **parts['generation'])
     return model

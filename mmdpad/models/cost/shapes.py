@@ -205,6 +205,10 @@ def _linear(module: nn.Module, biases: bool = False) -> int:
 
 def _text_shape(model: PreTrainedModel, family: PolicyFamily) -> TextShape:
     config, language = model.config.text_config, family.language(model)
+    if others := sorted(set(getattr(config, 'layer_types', None) or ()) - {'full_attention'}):
+        raise ValueError(f'Estimates and `memory_budget` should be for layers of full_attention, '
+                         f'but {family.name} has {", ".join(others)}, whose activations are not '
+                         f'counted; leave `memory_budget` out, and measure a step instead')
     layer, experts = language.layers[0], _experts_shape(language)
     attention = layer.self_attn
     return TextShape(
@@ -302,11 +306,11 @@ def _published_config(name: str) -> Any:
                 num_attention_heads=heads, num_key_value_heads=kv_heads,
                 vocab_size=vocabulary,
                 rope_parameters=dict(rope_type='default', rope_theta=1e6,
-                                     mrope_section=[16, 24, 24]), tie_word_embeddings=tied,
-                **(more[0] if more else {}))
+                                     mrope_section=[16, 24, 24]), tie_word_embeddings=tied)
     # In Qwen2-VL's tower, `hidden_size` is the width of its output.
     output = 'hidden_size' if kind == 'qwen2_vl' else 'out_hidden_size'
-    return AutoConfig.for_model(kind, text_config=text, tie_word_embeddings=tied,
+    return AutoConfig.for_model(kind, text_config=text | (more[0] if more else {}),
+                                tie_word_embeddings=tied,
                                 vision_config=dict(tower, **{output: hidden}))
 
 
@@ -327,6 +331,10 @@ def _tower_3(depth: int, hidden: int, intermediate: int, levels: list[int]) -> d
 
 _TOWER_3 = _tower_3(24, 1024, 4096, [5, 11, 17])
 _LARGE_TOWER_3 = _tower_3(27, 1152, 4304, [8, 16, 24])
+_TOWER_3_5 = dict(depth=27, hidden_size=1152, num_heads=16, intermediate_size=4304, patch_size=16,
+                  spatial_merge_size=2)
+_TEXT_3_5 = dict(vocab_size=248320, rope_parameters=dict(
+    rope_type='default', rope_theta=1e7, mrope_section=[11, 11, 10], partial_rotary_factor=0.25))
 _EXPERTS = dict(num_experts=128, num_experts_per_tok=8)
 _TOWER_GLM = dict(depth=24, hidden_size=1536, num_heads=12, intermediate_size=13696, image_size=336,
                   patch_size=14, spatial_merge_size=2)
@@ -344,6 +352,8 @@ PUBLISHED: dict[str, tuple] = {
     'Qwen3-VL-2B': ('qwen3_vl', 2048, 6144, 28, 16, 8, True, _TOWER_3),
     'Qwen3-VL-4B': ('qwen3_vl', 2560, 9728, 36, 32, 8, True, _TOWER_3),
     'Qwen3-VL-8B': ('qwen3_vl', 4096, 12288, 36, 32, 8, False, _LARGE_TOWER_3),
+    'Qwen3.5-9B': ('qwen3_5', 4096, 12288, 32, 16, 4, False, _TOWER_3_5, _TEXT_3_5),
+    'Qwen3.5-35B-A3B': ('qwen3_5_moe', 2048, 512, 40, 16, 2, False, _TOWER_3_5, _TEXT_3_5),
     'Qwen3-VL-30B-A3B': ('qwen3_vl_moe', 2048, 6144, 48, 32, 4, False, _LARGE_TOWER_3,
                          dict(_EXPERTS, head_dim=128, moe_intermediate_size=768)),
     'Qwen3-VL-235B-A22B': ('qwen3_vl_moe', 4096, 12288, 94, 64, 4, False, _LARGE_TOWER_3,

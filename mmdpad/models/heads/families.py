@@ -11,6 +11,8 @@ from transformers import (
     Glm46VForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeForConditionalGeneration,
 )
@@ -36,6 +38,11 @@ register_family('qwen3_vl', PolicyFamily('Qwen3-VL', Qwen3VLForConditionalGenera
                                          'relative_1000'))
 register_family('qwen3_vl_moe', PolicyFamily('Qwen3-VL-MoE', Qwen3VLMoeForConditionalGeneration,
                                              'relative_1000'))
+_LINEARS = '(q|k|v|o|gate|up|down|out)_proj|in_proj_(qkv|z|b|a)|shared_expert_gate'
+register_family('qwen3_5', PolicyFamily('Qwen3.5', Qwen3_5ForConditionalGeneration,
+                                        'relative_1000', language_linears=_LINEARS))
+register_family('qwen3_5_moe', PolicyFamily('Qwen3.5-MoE', Qwen3_5MoeForConditionalGeneration,
+                                            'relative_1000', language_linears=_LINEARS))
 _GLM: dict[str, Any] = dict(
     coordinates='relative_1000', language_linears='(q|k|v|o|gate_up|gate|up|down)_proj',
     vision_tokens=tuple(f'{name}_token_id' for name in (

@@ -16,6 +16,7 @@ describes the row, is passed from the model's forward to every attention layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import torch
@@ -28,6 +29,7 @@ from transformers.masking_utils import sdpa_mask
 from .encoded_prompt import EncodedPrompt
 from .families import family_of
 from .packed_attention import CopiedPrompts, JoinedAttention, PackedGroup, joins_parts
+from .recurrent_layers import Mixer, PackedRecurrence
 
 NAME = 'shared_prefix'
 
@@ -38,6 +40,9 @@ class Layout(Protocol):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
         """Map queries (B, H, L, d), keys and values (B, K, L, d), K <= H, to (B, L, H, d)."""
+
+    def recur(self, mixer: Mixer, states: Tensor, layer: int) -> Tensor:
+        """Run a recurrent layer over states (B, L, D)."""
 
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
@@ -79,12 +84,22 @@ class PackedRow:
         self.offsets = torch.tensor(offsets, dtype=torch.long, device=device)
         kind = JoinedAttention if joins_parts(device) else CopiedPrompts
         self.attention = kind(groups, device)
+        self.groups = groups
+
+    @cached_property
+    def recurrence(self) -> PackedRecurrence:
+        """What recurrent layers need to know of the row."""
+        return PackedRecurrence(self.groups, self.offsets.device)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
         """(1, H, L, d) and (1, K, L, d) -> (1, L, H, d)."""
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
         return self.attention(q, k, v, scale)[None]
+
+    def recur(self, mixer: Mixer, states: Tensor, layer: int) -> Tensor:
+        """(1, L, D) -> (1, L, D)."""
+        return self.recurrence(mixer, states[0])[0][None]
 
 
 def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], ids: Tensor,

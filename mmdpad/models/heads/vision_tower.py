@@ -32,6 +32,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLVisionAttention,
 )
 from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5VisionAttention
+from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeVisionAttention
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeVisionAttention
 from transformers.vision_utils import get_vision_window_index
@@ -107,6 +109,16 @@ class WindowedQwen3Attention(Qwen3VLVisionAttention):
     forward: Any = attend_in_windows
 
 
+class WindowedQwen3_5Attention(Qwen3_5VisionAttention):
+    """Qwen3.5's attention by :func:`attend_in_windows`."""
+    forward: Any = attend_in_windows
+
+
+class WindowedQwen3_5MoeAttention(Qwen3_5MoeVisionAttention):
+    """The same with experts in the language model."""
+    forward: Any = attend_in_windows
+
+
 class WindowedQwen3MoeAttention(Qwen3VLMoeVisionAttention):
     """Qwen3-VL-MoE's attention by :func:`attend_in_windows`."""
     forward: Any = attend_in_windows
@@ -166,6 +178,8 @@ _FASTER: dict[type[nn.Module], type[nn.Module]] = {
     Qwen2_5_VLVisionAttention: WindowedQwen2_5Attention,
     Qwen3VLVisionAttention: WindowedQwen3Attention,
     Qwen3VLMoeVisionAttention: WindowedQwen3MoeAttention,
+    Qwen3_5VisionAttention: WindowedQwen3_5Attention,
+    Qwen3_5MoeVisionAttention: WindowedQwen3_5MoeAttention,
     Glm4vVisionAttention: WindowedGlm4vAttention,
     Glm4vMoeVisionAttention: WindowedGlm4vMoeAttention,
     nn.Conv3d: PatchProduct,
@@ -180,8 +194,7 @@ def speed_up(tower: nn.Module) -> None:
     """Replace the classes of a tower's modules by those of this file.
 
     Args:
-        tower: A vision tower of transformers. If its attention is none of Qwen2-VL, Qwen2.5-VL,
-            Qwen3-VL, GLM-4.1V or GLM-4.5V, nothing changes.
+        tower: A vision tower of transformers. If its attention is not known, nothing changes.
     """
     modules = [module for module in tower.modules() if type(module) in _FASTER]
     if any(hasattr(module, 'qkv') for module in modules):

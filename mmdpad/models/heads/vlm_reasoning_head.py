@@ -38,6 +38,7 @@ from .policy_source import WEIGHTS_HINT, about_policy, check_policy
 from .prompt_encoder import PromptEncoder
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .recomputation import MemoryBudget, check_memory_budget
+from .recurrent_layers import share_states
 from .token_log_probs import token_log_probs
 
 CPU_PATCHES = 2048
@@ -148,6 +149,7 @@ class VLMReasoningHead(BaseModule):
         set_experts(self.model)
         if shares:
             vision_tower.speed_up(tower)
+            share_states(self.family.language(self.model))
         if freeze_vision:
             tower.requires_grad_(False)
         self.adapter_keys: frozenset[str] = frozenset()

@@ -81,7 +81,7 @@ class Decoding:
         why = self._distrust or why_not_fused(model)
         try:
             if why is not None:
-                self._tell(f"Decoding calls the model's own layers, one after the other: {why}")
+                self.tell(f"Decoding calls the model's own layers, one after the other: {why}")
                 with packed_linears(head.family.language(model), model.lm_head):
                     self._use(model)
                     yield self
@@ -123,7 +123,7 @@ class Decoding:
 
     def _forgo_graphs(self, why: str) -> None:
         self._run, self.shrink_at = partial(decode_step, self._layers), SHRINK_AT
-        self._tell(f'Decoding does not use CUDA graphs, and waits for the CPU: {why}')
+        self.tell(f'Decoding does not use CUDA graphs, and waits for the CPU: {why}')
 
     def _compare(self, cache: PrefixCache, feed: Feed, starts: Tensor,
                  rotary: tuple[Tensor, Tensor]) -> None:
@@ -140,11 +140,12 @@ class Decoding:
                 f'computed together, their log-probabilities are off by {distance:.2g} nats on '
                 f'average, more than rounding explains ({bound:g}); please report this with the '
                 f'version of transformers')
-            self._tell(f"Decoding calls the model's own layers, one after the other: "
+            self.tell(f"Decoding calls the model's own layers, one after the other: "
                        f'{self._distrust}')
             self._use(self._head.model)
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """Write a warning to the log, once."""
         if text not in self._told:
             self._told.add(text)
             print_log(text, logger='current', level=logging.WARNING)

@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmdpad.models.heads.packed_attention import PackedGroup
+from mmdpad.models.heads.recurrent_layers import Mixer
 from mmdpad.models.heads.shared_prefix import PackedRow
 
 from .cells import Cells, moves, regrid
+from .recurrent_states import RecurrentStates
 
 BLOCK, CPU_BLOCK = 64, 16
 """Number of slots by which the space for samples' own tokens grows: on a GPU, where each size is
@@ -84,6 +86,8 @@ class PrefixCache:
         self.own_keys: list[Tensor] = []
         self.own_values: list[Tensor] = []
         self.repeats = 1  # r
+        self.numbers: dict[int, int] = {}  # of the layers that attend, as others have no keys
+        self.states = RecurrentStates()
         self.places = torch.zeros(0, dtype=torch.long, device=device)
         # 0 where a token in a slot may attend to a slot of its sample, else -inf, (T, T).
         self.own_bias = torch.empty(0, 0, device=device)
@@ -103,17 +107,19 @@ class PrefixCache:
     def put_prompts(self, first: int, layer: int, keys: Sequence[Tensor],
                     values: Sequence[Tensor]) -> None:
         """Store keys and values, (K, P, d) each, of consecutive prompts, from ``first`` on."""
+        number = self.numbers.setdefault(layer, len(self.numbers))
         for cache, parts in ((self.keys, keys), (self.values, values)):
-            if layer == len(cache):
+            if number == len(cache):
                 heads, _, size = parts[0].shape
                 cache.append(values[0].new_zeros(heads, len(self.lengths), max(self.lengths), size))
-            for number, part in enumerate(parts, start=first):
-                cache[layer][:, number, :self.lengths[number]] = part
+            for prompt, part in enumerate(parts, start=first):
+                cache[number][:, prompt, :self.lengths[prompt]] = part
 
     def start_samples(self, group_size: int) -> None:
         """Start ``group_size`` samples of each prompt, without tokens."""
         self.owners = [b for b in range(len(self.lengths)) for _ in range(group_size)]
         self.places = self.places.new_zeros(len(self.owners))
+        self.states.start_samples(group_size)
         for prompts, own in ((self.keys, self.own_keys), (self.values, self.own_values)):
             own += [x.new_empty(len(x), len(self.owners), 0, x.shape[3]) for x in prompts]
         self._arrange()
@@ -143,6 +149,7 @@ class PrefixCache:
         owners = [self.owners[row] for row in samples.tolist()]
         prompts = sorted(set(owners))
         self.places = self.places[samples]
+        self.states.keep(samples)
         for own in (self.own_keys, self.own_values):
             for layer, tensor in enumerate(own):
                 own[layer] = tensor.index_select(1, samples)
@@ -181,6 +188,7 @@ class PrefixCache:
             for own, other in zip(cache, others, strict=True):
                 own[:, :, :other.shape[2]].index_copy_(1, chosen, other)
         self.places.index_fill_(0, torch.tensor(rows, device=self.device), 0)
+        self.states.replace(rows, new.states, group_size, len(self.places))
         owners, self.owners = self.owners, [*self.owners, *[0] * (rows[-1] + 1 - len(self.owners))]
         for number, seat in enumerate(seats):
             self.lengths[seat:seat + 1] = [new.lengths[number]]
@@ -314,7 +322,7 @@ class FeedLayout:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
         """Map (N, K * r, 1, d) and (N, K, 1, d) to (N, 1, K * r, d)."""
-        dtype = self.cache.keys[layer].dtype
+        dtype = self.cache.keys[0].dtype
         rows, keys, values = (x[:, :, 0].to(dtype) for x in (query, key, value))
         output = self.attend_rows(rows, keys, values, scale, layer)
         return output.view(len(query), 1, query.shape[1], -1)
@@ -323,6 +331,7 @@ class FeedLayout:
                     layer: int) -> Tensor:
         """Map (N, K * r, d) and (N, K, d), of the cache's dtype, to (N, K * r * d)."""
         cache, samples, prompts = self.cache, self.feed.samples, self.feed.prompts
+        layer = cache.numbers[layer]
         for slots, new in zip(cache.own_slots[layer], (key, value), strict=True):
             slots.index_put_((self.feed.rows, self.slots), new)
         heads, size = key.shape[1:]
@@ -342,8 +351,15 @@ class FeedLayout:
         return torch.cat(output.view(heads, len(query), -1).unbind(), dim=1)
 
 
+    def recur(self, mixer: Mixer, states: Tensor, layer: int) -> Tensor:
+        """(N, 1, D) -> (N, 1, D), for at most one token of each sample."""
+        assert self.feed.width == 1, 'a recurrent state cannot be taken back after a wrong guess'
+        return self.cache.states.run(mixer, states, layer,
+                                     None if self.feed.is_full else self.feed.rows)
+
+
 class PrefillRow(PackedRow):
-    """A row of prompts that stores its keys and values in a cache.
+    """A row of prompts that stores its keys, values and states in a cache.
 
     Args:
         cache: Where to store them.
@@ -363,3 +379,8 @@ class PrefillRow(PackedRow):
         self.cache.put_prompts(self.first, layer, key[0].split(self.lengths, dim=1),
                                value[0].split(self.lengths, dim=1))
         return super().attend(query, key, value, scale, layer)
+
+    def recur(self, mixer: Mixer, states: Tensor, layer: int) -> Tensor:
+        output, after = self.recurrence(mixer, states[0])
+        self.cache.states.put_prompts(layer, after)
+        return output[None]

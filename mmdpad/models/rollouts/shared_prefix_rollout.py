@@ -13,6 +13,7 @@ from transformers import LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.models.heads.recurrent_layers import has_recurrence
 from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
@@ -23,6 +24,7 @@ from .decoding import Decoding
 from .engine import DrawingEngine
 from .guessing import MAX_GUESS, Guesser, GuessMemory, estimate_pass_cost
 from .prefix_cache import PrefillRow, PrefixCache
+from .recurrent_states import NO_GUESSES
 from .sampling import Responses, Sampling, cut_responses, evaluating, no_responses
 
 
@@ -130,10 +132,15 @@ class SharedPrefixRollout(DrawingEngine):
              max_new_tokens: int,
              warp: LogitsProcessorList) -> Generator[tuple[Tensor, Tensor | None], None, None]:
         """Yield the result of :meth:`generate` for each batch."""
+        pass_cost = self.pass_cost or estimate_pass_cost(head.model)
+        if self.max_guess and has_recurrence(head.model):
+            pass_cost = 0
+            self.decoding.tell(NO_GUESSES)
+
         def make_guesser(batch: Batch) -> Guesser:
             texts, draws = batch.for_guesser(head)
             return Guesser(self.memory, texts, group_size, draws, max_new_tokens, head.end_tokens,
-                           self.max_guess, self.pass_cost or estimate_pass_cost(head.model))
+                           self.max_guess, pass_cost)
 
         with self.decoding.of(head):
             yield from ContinuousBatch(

@@ -19,12 +19,25 @@ PARAMETERS = {'Qwen2-VL-2B': 2.209, 'Qwen2-VL-7B': 8.291, 'Qwen2-VL-72B': 73.406
               'Qwen3-VL-8B': 8.767, 'GLM-4.1V-9B': 10.287}
 
 
-@pytest.mark.parametrize('name', PUBLISHED)
+@pytest.mark.parametrize('name', [name for name, shape in PUBLISHED.items()
+                                  if FACTS[shape[0]].estimated])
 def test_built_in_shapes_have_the_published_number_of_parameters(name):
     config, source = read_policy_config(f'no/such/folder/{name}-Instruct')
     shape = PolicyShape.of(build_on_meta(config))
     assert shape.parameters / 1e9 == pytest.approx(PARAMETERS[name], abs=5e-4)
     assert 'built-in' in source
+
+
+@pytest.mark.parametrize('name, billions', [('Qwen3.5-9B', 9), ('Qwen3.5-35B-A3B', 35)])
+def test_recurrent_layers_are_not_estimated(name, billions):
+    config, _ = read_policy_config(f'no/such/folder/{name}')
+    model = build_on_meta(config)
+    assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, rel=0.05)
+    kinds = config.text_config.layer_types
+    assert kinds[:4] == 3 * ['linear_attention'] + ['full_attention'] and len(kinds) % 4 == 0
+    with pytest.raises(ValueError, match=r'but Qwen3\.5(-MoE)? has linear_attention, whose '
+                                         'activations are not counted; leave `memory_budget` out'):
+        PolicyShape.of(model)
 
 
 def test_a_policy_of_other_parts_is_named():
@@ -46,8 +59,7 @@ def test_a_folder_is_read_and_no_weight_is_left_out(head):
     assert shape.adapter == 4 * (2 * 256 + 2 * 192 + 3 * 512)
 
 
-EVEN = [family for family, facts in FACTS.items() if not facts.mixed]
-"""Families whose layers are all alike."""
+ESTIMATED = [family for family, facts in FACTS.items() if facts.estimated]
 
 
 def test_layers_with_and_without_experts_are_refused(tmp_path):
@@ -56,7 +68,7 @@ def test_layers_with_and_without_experts_are_refused(tmp_path):
         PolicyShape.of(build_on_meta(read_policy_config(folder)[0]))
 
 
-@pytest.mark.parametrize('family', EVEN)
+@pytest.mark.parametrize('family', ESTIMATED)
 def test_every_family_is_read(family, tmp_path):
     shape = PolicyShape.of(build_on_meta(read_policy_config(
         make_policy_folder(tmp_path, family))[0]))
@@ -101,7 +113,7 @@ def flatten_untied(config):
 
 @pytest.mark.parametrize('change', [flatten, flatten_untied, untie, quantize, lambda config: None],
                          ids=['flat', 'flat, untied', 'untied', 'prequantized', 'as it is'])
-@pytest.mark.parametrize('family', EVEN)
+@pytest.mark.parametrize('family', ESTIMATED)
 def test_parameters_are_those_of_the_model(family, change, tmp_path):
     """As transformers builds it of the same config.json, whatever the folder is called."""
     if change in (flatten, flatten_untied) and not FACTS[family].flat:

@@ -2,7 +2,6 @@
 """Every family through every engine; transformers' own forward and generate are the reference."""
 import json
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -117,13 +116,12 @@ def test_checkpointing_changes_no_gradient_and_every_weight_gets_one(folder, ima
 @pytest.mark.parametrize('targets', ['language', 'language_and_vision'])
 def test_an_adapter_sits_where_its_name_says(folder, family, images, targets):
     pytest.importorskip('peft')
-    if FACTS[family].mixed:
+    if not FACTS[family].linears:
         pytest.skip('is refused')
     head = VLMReasoningHead(folder, TEMPLATE, lora=dict(r=2, target_modules=targets)).train()
     layers = {name.rpartition('.lora_')[0] for name in head.adapter_keys}
     language = {name for name in layers if '.language_model.' in name}
-    assert Counter(name.rpartition('.')[2].removesuffix('_proj') for name in language) == {
-        name: 2 for name in FACTS[family].language}  # in two layers
+    assert len(language) == FACTS[family].linears
     blocks = {name.partition('.blocks.')[2][2:] for name in layers - language}
     assert blocks == (set() if targets == 'language' else FACTS[family].tower)
     assert head.vision_is_fixed == (targets == 'language')

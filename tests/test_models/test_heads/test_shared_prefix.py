@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from policy_folders import change_json
 
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.heads import packed_attention, replicated_prefix, shared_prefix
@@ -101,13 +102,18 @@ CASES = {
 }
 
 
-@pytest.fixture(params=['qwen2_vl', 'qwen2_5', 'qwen3', 'glm4v'])
+@pytest.fixture(params=['qwen2_vl', 'qwen2_5', 'qwen3', 'qwen3_5', 'glm4v'])
 def family(request, policy_config, tmp_path):
     """Config of a policy head of one of the families."""
     if request.param in ('qwen2_vl', 'glm4v'):
         return dict(policy_config, pretrained=make_policy_folder(tmp_path, request.param))
     if request.param == 'qwen2_5':
         return policy_config
+    if request.param == 'qwen3_5':
+        folder = make_policy_folder(tmp_path, 'qwen3_5')
+        change_json(tmp_path / 'preprocessor_config.json',
+                    size=dict(shortest_edge=64 * 64, longest_edge=128 * 128))
+        return dict(policy_config, pretrained=folder)
     return dict(policy_config, pretrained=request.getfixturevalue('qwen3_folder'))
 
 
@@ -169,8 +175,8 @@ def leak(monkeypatch):
         spans.grid = lambda row: Spans.grid(spans, row).roll(1, dims=0)
         return spans
 
-    original = packed_attention._response_spans
-    monkeypatch.setattr(packed_attention, '_response_spans', rolled)
+    original = packed_attention.response_spans
+    monkeypatch.setattr(packed_attention, 'response_spans', rolled)
 
 
 def no_prefix(monkeypatch):

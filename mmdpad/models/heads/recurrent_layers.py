@@ -1,0 +1,151 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Layers with a recurrent state (gated DeltaNet) in a row of shared prompts.
+
+Such a layer reads its input one token after the other. Its state after a prompt (that of the
+recurrence, and the last inputs of a short causal convolution) is computed once, and all responses
+start from it. Gradients of the state are the sum over the responses. The layers are transformers'
+own: they get the state where they expect a cache.
+
+Notation: B prompts, G responses to each, N = B * G, L tokens of a row, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
+from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeGatedDeltaNet
+
+from .packed_attention import PackedGroup, Spans, response_spans, row_starts
+
+Mixer = Callable[..., Tensor]
+"""A layer of transformers: maps states (N, L, D) and a ``cache``, a :class:`RecurrentState`, to
+(N, L, D), and updates the cache."""
+
+
+class RecurrentState:
+    """The state of a layer after N sequences, with the methods of transformers' caches that such
+    layers call. Gradients flow through it.
+
+    Attributes:
+        conv: (N, C, K) the last inputs of the convolution; None before the first token.
+        recurrent: (N, H, d, e); None before the first token.
+    """
+
+    def __init__(self, conv: Tensor | None = None, recurrent: Tensor | None = None) -> None:
+        self.conv = conv
+        self.recurrent = recurrent
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Both parts, after the first token."""
+        assert self.conv is not None and self.recurrent is not None
+        return self.conv, self.recurrent
+
+    def repeat(self, group_size: int) -> RecurrentState:
+        """The states of N sequences, each ``group_size`` times."""
+        return RecurrentState(*(
+            state[:, None].expand(-1, group_size, *state.shape[1:]).flatten(0, 1)
+            for state in self.tensors()))
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """The convolution's part, see :class:`transformers.Cache`; so are the other methods."""
+        return self.conv
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """The recurrence's part."""
+        return self.recurrent
+
+    def is_recording_past(self, layer_idx: int) -> bool:
+        """True, so that a layer changes no state in place."""
+        return True
+
+    def update_conv_state(self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, *,
+                          conv_kernel_size: int) -> Tensor:
+        """Append inputs (N, C, L), and return them after those before."""
+        if self.conv is not None:
+            conv_states = torch.cat([self.conv, conv_states], dim=-1)
+        self.conv = pad(conv_states, (conv_kernel_size, 0))[..., -conv_kernel_size:]
+        return conv_states
+
+    def update_recurrent_state(self, recurrent_states: Tensor, layer_idx: int,
+                               state_idx: int = 0) -> Tensor:
+        """Replace the recurrence's part."""
+        self.recurrent = recurrent_states
+        return recurrent_states
+
+
+class PackedRecurrence:
+    """Runs a recurrent layer over a row of groups with the same number of responses each: over all
+    prompts, then over all responses, each from the state after its prompt.
+
+    Prompts are padded on the left, where a zero state stays zero, and responses on the right, where
+    it does not matter.
+
+    Args:
+        groups: The groups of the row.
+        device: Device of the row.
+    """
+
+    def __init__(self, groups: Sequence[PackedGroup], device: torch.device) -> None:
+        starts = row_starts(groups)
+        self.prompts = Spans(starts, [group.prompt for group in groups], device, pads_left=True)
+        self.responses = response_spans(groups, starts, device)
+        tokens = torch.arange(sum(map(len, groups)), device=device)
+        spans = (self.prompts, self.responses)
+        self.order = torch.cat([tokens[span.places] for span in spans]).argsort()
+        self.mask = None if bool(self.prompts.filled.all()) else self.prompts.filled
+
+    def __call__(self, mixer: Mixer, row: Tensor) -> tuple[Tensor, RecurrentState]:
+        """Map the states (L, D) of a row to (L, D) and the layer's state after its B prompts."""
+        after = RecurrentState()
+        output = mixer(self.prompts.grid(row), cache=after, attention_mask=self.mask)
+        outputs = [self.prompts.flat(output)]
+        if self.responses.count:
+            group_size = self.responses.shape[0] // self.prompts.shape[0]
+            output = mixer(self.responses.grid(row), cache=after.repeat(group_size))
+            outputs.append(self.responses.flat(output))
+        return torch.cat(outputs).index_select(0, self.order), after
+
+
+class _Shared(nn.Module):
+    """A recurrent layer that runs as a :class:`.shared_prefix.Layout` demands, if there is one."""
+
+    layer_idx: int
+
+    def forward(self, hidden_states: Tensor, *args: Any, layout: Any = None,
+                **kwargs: Any) -> Tensor:
+        """(N, L, D) -> (N, L, D)."""
+        if layout is None:
+            return super().forward(hidden_states, *args, **kwargs)
+        return layout.recur(super().forward, hidden_states, self.layer_idx)
+
+
+class SharedQwen3_5DeltaNet(_Shared, Qwen3_5GatedDeltaNet):
+    """That of Qwen3.5."""
+
+
+class SharedQwen3_5MoeDeltaNet(_Shared, Qwen3_5MoeGatedDeltaNet):
+    """That of Qwen3.5-MoE."""
+
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
+    Qwen3_5GatedDeltaNet: SharedQwen3_5DeltaNet,
+    Qwen3_5MoeGatedDeltaNet: SharedQwen3_5MoeDeltaNet,
+}
+
+
+def share_states(language: nn.Module) -> None:
+    """Let the recurrent layers of a language model follow the ``layout`` of a pass. Weights and
+    their names stay as they are."""
+    for module in language.modules():
+        if type(module) in _CLASSES:
+            module.__class__ = _CLASSES[type(module)]
+
+
+def has_recurrence(model: nn.Module) -> bool:
+    """Whether a model has layers changed by :func:`share_states`."""
+    return any(isinstance(module, _Shared) for module in model.modules())
