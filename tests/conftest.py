@@ -28,6 +28,7 @@ from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
 from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen3_5
 from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe as qwen3_5_moe
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
+from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe as qwen3_moe
 
 from mmdpad.models import VLMReasoningHead
 from mmdpad.preflight.tiny_detectors import shrinking_options
@@ -153,6 +154,12 @@ def vision_rotary(query, key, cos, sin):
     return tuple(x * cos + qwen2_5.rotate_half(x) * sin for x in (query, key))
 
 
+def route(router, hidden):
+    logits = torch.nn.functional.linear(hidden.reshape(-1, router.hidden_dim), router.weight)
+    weights, index = logits.softmax(dim=-1).topk(router.top_k, dim=-1)
+    return logits, weights / weights.sum(dim=-1, keepdim=True), index
+
+
 class TorchOfFloat64:
     """The package torch, whose float32 is float64."""
 
@@ -162,16 +169,17 @@ class TorchOfFloat64:
 
 @pytest.fixture
 def lift(monkeypatch):
-    """Lets a float64 model compute in float64 throughout: transformers' norms, the rotation in its
-    vision towers, and gated DeltaNet compute in float32, which alone costs 2e-7."""
+    """Lets a float64 model compute in float64 throughout: transformers' norms and routers, the
+    rotation in its vision towers, and gated DeltaNet compute in float32, which alone costs 2e-7."""
     def lift_norms(model: torch.nn.Module) -> None:
         norms = [m for m in model.modules() if type(m).__name__.endswith('RMSNorm')
                  and 'qwen3_5' not in type(m).__module__]
         for norm in norms:
             norm.forward = MethodType(rms_norm, norm)
 
-    for modeling in (qwen2, qwen2_5, qwen3, glm4v, glm4v_moe):
+    for modeling in (qwen2, qwen2_5, qwen3, qwen3_moe, glm4v, glm4v_moe):
         monkeypatch.setattr(modeling, 'apply_rotary_pos_emb_vision', vision_rotary)
+    monkeypatch.setattr(qwen3_moe.Qwen3VLMoeTextTopKRouter, 'forward', route)
     for modeling in (qwen3_5, qwen3_5_moe):
         monkeypatch.setattr(modeling, 'torch', TorchOfFloat64())
     narrow = torch.Tensor.float

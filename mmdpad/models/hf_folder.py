@@ -20,6 +20,7 @@ from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.quantization import refuse_quantized
 from mmdpad.models.heads.response_codec import GENERATION_CONFIG
 from mmdpad.models.hf_adapter import check_adapter, import_adapter, load_merged, save_adapter
+from mmdpad.models.published_layout import save_as_published
 from mmdpad.models.sources import check_source, read_json
 from mmdpad.models.weights import LoadReport, from_folder, load_pretrained, read_state_dict
 
@@ -36,7 +37,7 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
     """Fill a folder with the policy of a checkpoint.
 
     A full policy is written for ``from_pretrained`` of transformers and for vLLM: safetensors in
-    shards of at most 5 GB, under the names that the start policy's files use, with the start
+    shards of at most 5 GB, under the names and in the layout of the published files, with the start
     policy's config, tokenizer, processor and chat template. Its generation config names the end
     tokens that training used. An adapter is written for
     ``peft.PeftModel.from_pretrained``. Merging it into a tied embedding and output head unties
@@ -124,7 +125,7 @@ def _filled(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedModel
 
 
 def _save_model(model: PreTrainedModel, source: str, folder: Path) -> None:
-    model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    save_as_published(model, folder, max_shard_size=SHARD_SIZE)
     start = Path(source)
     if not start.is_dir():
         from huggingface_hub import snapshot_download

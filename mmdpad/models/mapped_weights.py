@@ -17,11 +17,12 @@ import torch
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.logging import print_log
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from .folder_files import read_header, weight_files
+from .published_layout import read_mapped
 from .sources import find_folder
-from .weights import from_folder, load_pretrained
+from .weights import LoadReport, from_folder, load_pretrained
 
 _STORED = 'stored'  # attribute of a parameter: its values, mapped from a file
 _FLOATS = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16)
@@ -66,7 +67,7 @@ def load_mapped(model_class: Any, source: str, hint: str, dtype: torch.dtype,
                 f"the adapter (`use_dora`) starts from the weights' values as {_name(dtype)}, and "
                 f'the files hold {_name(stored)}; set `model.policy.dtype={_name(stored)!r}`')
     if not obstacle:
-        model = load_pretrained(model_class, source, hint, dtype=stored)
+        model = _load(model_class, source, hint, stored)
         if not any(getattr(model, f'_keep_in_fp32_modules{end}', None) for end in ('', '_strict')):
             _leave(model, stored, dtype)
             return model
@@ -76,6 +77,19 @@ def load_mapped(model_class: Any, source: str, hint: str, dtype: torch.dtype,
     print_log(f'Each of {get_world_size()} processes reads all weights of {source!r} into memory '
               f'({size:.1f} GB, with a reference twice that), since {obstacle}',
               logger='current', level=logging.WARNING)
+    return model
+
+
+def _load(model_class: Any, source: str, hint: str, dtype: torch.dtype) -> PreTrainedModel:
+    folder = find_folder(source)
+    config = from_folder(AutoConfig, source, hint)
+    state = read_mapped(model_class, config, weight_files(folder or Path(source)))
+    if state is None:
+        return load_pretrained(model_class, source, hint, dtype=dtype)
+    model, info = model_class.from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True,
+        ignore_mismatched_sizes=True)
+    LoadReport.of_loading(model, info, source).settle(hint)
     return model
 
 

@@ -27,6 +27,9 @@ TARGETS = dict(
     biased=dict(target_modules=['q_proj', 'k_proj'], lora_bias=True),
     parameters=dict(target_modules=['q_proj'], target_parameters=['up_proj.weight']))
 """Name -> settings of an adapter that a policy can have."""
+EXPERTS = dict(target_modules=['q_proj'],
+               target_parameters=['mlp.experts.gate_up_proj', 'mlp.experts.down_proj'])
+"""Settings of one that reaches experts."""
 
 REFUSED = [
     (dict(bias='all'), "lora.bias` should be 'none'"),

@@ -64,6 +64,18 @@ def test_weights_of_the_dtype_of_the_file_are_mapped_and_shared(folder):
         own.data_ptr() for own in head.parameters()]
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_experts_that_the_file_holds_transposed_are_mapped_too(dtype, tmp_path):
+    """Not copied: their last two dimensions are swapped in memory as they are in the file."""
+    folder = make_policy_folder(tmp_path, 'qwen3_vl_moe')
+    plain, head = build(folder, dtype=dtype), build_mapped(folder, dtype=dtype)
+    taken = take_mapped(head)
+    assert taken.keys() == dict(plain.named_parameters()).keys()
+    for name, wanted in plain.named_parameters():
+        assert taken[name].to(wanted.dtype).equal(wanted)
+        assert taken[name].is_contiguous() != ('.experts.' in name)
+
+
 def test_nothing_is_left_outside_the_block(folder):
     assert not mapped_names(build(folder)) and not mapped_twins(build(folder))
 

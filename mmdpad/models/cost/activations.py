@@ -109,12 +109,10 @@ def mlp_weight(text: TextShape, setup: Setup) -> int:
     return (2 if setup.on_cpu else 1) * 2 * text.experts.weights // (3 * text.layers)
 
 
-def inside_mlp(text: TextShape, setup: Setup) -> int:
+def inside_mlp(text: TextShape) -> int:
     """Numbers per token in one of the three tensors inside an MLP; the same for experts."""
     if text.experts is None:
         return text.intermediate
-    if setup.on_cpu:
-        return text.hidden
     return text.experts.chosen * max(text.intermediate, text.hidden)
 
 
@@ -225,7 +223,7 @@ def text_ends(shape: PolicyShape, setup: Setup, work: Workload) -> int:
     normalized, and the states that predict the responses' tokens."""
     text, state = shape.text, setup.weight_bytes
     trains = not setup.lora_rank
-    positions = 2 * state * text.attention // text.heads
+    positions = 2 * state * text.rotary
     per_token = positions + text.hidden * (1 + 4 + state * trains)
     return (work.tokens * per_token
             + work.generated * text.hidden * (setup.compute_bytes if trains else 0))

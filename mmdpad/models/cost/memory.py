@@ -239,7 +239,7 @@ def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) 
     eager = setup.attention == 'eager'
     length = work.prompt_tokens + work.response_tokens
     scores = 0 if work.shared else work.responses * text.heads * length**2 * eager
-    language = max(work.tokens * inside_mlp(text, setup) * compute, 4 * scores)
+    language = max(work.tokens * inside_mlp(text) * compute, 4 * scores)
     states = (4 * text.hidden + 2 * text.attention // text.heads) * work.tokens
     tower = images * max(work.patches * vision.intermediate * compute,
                          4 * vision.heads * work.window_pairs(0) * eager)

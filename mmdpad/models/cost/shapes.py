@@ -50,6 +50,7 @@ class TextShape:
         vocabulary: V, number of tokens that the output head scores.
         linear: Weights of the layers' linear maps.
         norms_heads: Whether queries and keys are normalized (Qwen3).
+        rotary: Channels of a head that are rotated.
         norms_outputs: Whether the outputs of attention and MLP are normalized (GLM-4.1V).
         fuses_gate: Whether the two maps into the MLP are one (GLM-4.1V).
         experts: Experts in place of the MLPs, if any.
@@ -65,6 +66,7 @@ class TextShape:
     vocabulary: int
     linear: int
     norms_heads: bool
+    rotary: int
     norms_outputs: bool
     fuses_gate: bool
     experts: ExpertsShape | None = None
@@ -218,6 +220,8 @@ def _text_shape(model: PreTrainedModel, family: PolicyFamily) -> TextShape:
         intermediate=config.moe_intermediate_size if experts else config.intermediate_size,
         vocabulary=model.lm_head.out_features, linear=_linear(language),
         norms_heads=hasattr(attention, 'q_norm'), experts=experts,
+        rotary=int(attention.head_dim
+                   * config.rope_parameters.get('partial_rotary_factor', 1.0)),
         norms_outputs=hasattr(layer, 'post_mlp_layernorm'),
         fuses_gate=hasattr(layer.mlp, 'gate_up_proj'))
 

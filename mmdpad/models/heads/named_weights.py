@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from mmdpad.models.non_finite import local_part
+from mmdpad.models.published_layout import swapped_weights
 
 from .lora import adapted_layers, check_mergeable, tied_and_adapted
 
@@ -23,7 +24,8 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @torch.no_grad()
 def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield each weight once, complete, with the adapter merged and under its original name.
+    """Yield each weight once, complete, with the adapter merged, under its original name and in the
+    layout of the published files.
 
     Weights are assembled one at a time, so little memory is needed. Tied weights are yielded once.
     If weights are sharded, all processes must take part.
@@ -35,10 +37,13 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         ValueError: See :func:`check_handover`.
     """
     check_handover(model)
+    swapped = set(swapped_weights(model))
     for name, parameter in model.named_parameters():
         if '.lora_' in name:
             continue
         value = _to_full(parameter)
+        if name in swapped:
+            value = value.transpose(-2, -1).contiguous()
         path, in_layer, leaf = name.rpartition('.base_layer.')
         if in_layer:
             name = f'{path}.{leaf}'

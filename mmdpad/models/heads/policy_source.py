@@ -14,6 +14,7 @@ from transformers.models.auto.image_processing_auto import get_image_processor_c
 
 from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
 from mmdpad.models.folder_files import peek_json
+from mmdpad.models.published_layout import check_layout
 from mmdpad.models.sources import check_files, find_model
 from mmdpad.models.weight_names import compare_names, head_problem, stored_names
 from mmdpad.models.weights import from_folder
@@ -56,10 +57,14 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
         quantization, lora, [family.vision_tower, 'lm_head'])
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
+    check_layout(family.model_class, source, WEIGHTS_HINT)
     if lora is not None:
         check_lora(family, source, lora, WEIGHTS_HINT,
                    policy.get('freeze_vision', False))
     if policy.get('memory_budget') is not None:
+        if lora and lora.get('target_parameters'):
+            raise ValueError('`memory_budget` should come without `lora.target_parameters`, which '
+                             'takes memory that is not estimated; leave one of them out')
         config = from_folder(AutoConfig, source, WEIGHTS_HINT)
         PolicyShape.of(build_on_meta(config), lora_targets(lora or {}, family))
     if Path(source).is_dir() and (problem := head_problem(folder)):

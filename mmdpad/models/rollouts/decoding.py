@@ -21,6 +21,7 @@ from torch.nn.functional import rms_norm
 from transformers import PreTrainedModel
 
 from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.experts import experts_of
 from mmdpad.models.heads.families import family_of
 from mmdpad.models.weights import first_line
 
@@ -30,7 +31,8 @@ from .merged_linear import MergedLinear, is_hooked
 from .packed_linear import packed_linears
 from .prefix_cache import Feed, FeedLayout, PrefixCache
 
-LAYERS = ('Qwen2VLDecoderLayer', 'Qwen2_5_VLDecoderLayer', 'Qwen3VLTextDecoderLayer')
+LAYERS = ('Qwen2VLDecoderLayer', 'Qwen2_5_VLDecoderLayer', 'Qwen3VLTextDecoderLayer',
+          'Qwen3VLMoeTextDecoderLayer')
 """Decoder layers of transformers that :class:`FusedLayers` computes itself."""
 SHRINK_AT = 0.75
 """Finished samples leave when at most this share of the batch is active."""
@@ -117,7 +119,7 @@ class Decoding:
         if not isinstance(layers, FusedLayers):
             self._forgo_graphs("the model's own layers are called")
         elif 'calls' in layers.ways:
-            self._forgo_graphs('some layers are quantized or of another kind')
+            self._forgo_graphs('some layers are quantized, experts or of another kind')
         else:
             self._run, self.shrink_at = CapturedSteps(step), SHRINK_GRAPHS_AT
 
@@ -181,7 +183,7 @@ def decode_step(model: PreTrainedModel | FusedLayers, cache: PrefixCache, feed: 
 class FusedLayers:
     """Computes a model's known layers in less than half of their operations: queries, keys and
     values are one product, and so are the two halves of the MLP's input (:class:`.MergedLinear`);
-    rotary embeddings turn queries and keys together.
+    rotary embeddings turn queries and keys together. Experts are computed by the model.
 
     The weights should not change while it is used.
 
@@ -253,14 +255,19 @@ class _Layer:
         self.head_norm = None
         if hasattr(attention, 'q_norm'):
             self.head_norm = _Norm([attention.q_norm, attention.k_norm], tuple(self.heads))
-        self.act = mlp.act_fn
         self.products = [MergedLinear(layers, dtype) for layers in (
-            [attention.q_proj, attention.k_proj, attention.v_proj], [attention.o_proj],
-            [mlp.gate_proj, mlp.up_proj], [mlp.down_proj])]
+            [attention.q_proj, attention.k_proj, attention.v_proj], [attention.o_proj])]
+        self.mlp: MergedLinear | _MLP
+        if experts_of(mlp):
+            self.mlp = MergedLinear([_Experts(mlp)], dtype)  # calls it
+            self.products.append(self.mlp)
+        else:
+            self.mlp = _MLP(mlp, dtype)
+            self.products += self.mlp.products
 
     def __call__(self, states: Tensor, layout: FeedLayout, cos: Tensor, sin: Tensor) -> Tensor:
         """(N, D) -> (N, D); ``cos`` and ``sin`` are (N, 1, d), the sine's first half negative."""
-        into_heads, out_of_heads, into_mlp, out_of_mlp = self.products
+        into_heads, out_of_heads = self.products[:2]
         queries, keys = self.heads
         heads = into_heads(self.before_attention(states)).view(len(states), -1, self.size)
         turned, values = heads.split_with_sizes([queries + keys, keys], dim=1)
@@ -270,8 +277,34 @@ class _Layer:
         query, key = turned.split_with_sizes([queries, keys], dim=1)
         mixed = layout.attend_rows(query, key, values, self.scale, self.number)
         states = out_of_heads(mixed, states)
-        gate, up = into_mlp(self.before_mlp(states)).chunk(2, dim=-1)
-        return out_of_mlp(self.act(gate) * up, states)
+        return self.mlp(self.before_mlp(states), states)
+
+
+class _MLP:
+    """The MLP of a layer."""
+
+    def __init__(self, mlp: Any, dtype: torch.dtype) -> None:
+        self.act = mlp.act_fn
+        self.products = [MergedLinear(layers, dtype) for layers in (
+            [mlp.gate_proj, mlp.up_proj], [mlp.down_proj])]
+
+    def __call__(self, rows: Tensor, residual: Tensor) -> Tensor:
+        """(N, D) and (N, D) -> (N, D)."""
+        into, out = self.products
+        gate, up = into(rows).chunk(2, dim=-1)
+        return out(self.act(gate) * up, residual)
+
+
+class _Experts(nn.Module):
+    """A mixture of experts, as the model computes it, of rows."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(N, D) -> (N, D)."""
+        return self.block(rows[None])[0]
 
 
 def why_not_fused(model: PreTrainedModel) -> str | None:
@@ -282,8 +315,8 @@ def why_not_fused(model: PreTrainedModel) -> str | None:
     for layer in language.layers:
         if type(layer).__name__ not in LAYERS:
             return f'its layers are {type(layer).__name__}, not {", ".join(LAYERS)}'
-        expected = dict(self_attn='Attention', mlp='MLP', input_layernorm='RMSNorm',
-                        post_attention_layernorm='RMSNorm')
+        expected = dict(self_attn='Attention', mlp=('MLP', 'SparseMoeBlock'),
+                        input_layernorm='RMSNorm', post_attention_layernorm='RMSNorm')
         for name, suffix in expected.items():
             part = getattr(layer, name)
             if not (_is_from_transformers(part) and type(part).__name__.endswith(suffix)):

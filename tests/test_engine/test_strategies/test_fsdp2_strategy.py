@@ -26,6 +26,7 @@ from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.runner import grpo_loop
 from mmdpad.engine.strategies import FSDP2Strategy, merge_shards, read_weights
 from mmdpad.models.heads.lora import SCALING
+from mmdpad.toy.policy_folder import make_policy_folder
 
 HERE_FIRST = os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')])
 
@@ -62,6 +63,30 @@ def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
     resumed = make_config('resumed', iterations=3, load_from=str(tmp_path / 'merged.pth'),
                           resume=True)
     assert farthest(run_here(resumed), whole) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('lora', [None, dict(r=4, lora_alpha=8)], ids=['all', 'lora'])
+def test_parts_of_experts_make_the_weights_of_one_process(make_config, tmp_path, lora):
+    """Qwen3-VL-MoE, which is gathered layer by layer, all experts of a layer together."""
+    folder = small_images(make_policy_folder(tmp_path / 'moe', 'qwen3_vl_moe'))
+    changes = {'model.policy.pretrained': folder, 'model.policy.lora': lora}
+    for part in ('train', 'test'):
+        changes[f'{part}_dataloader.dataset.pipeline.2.size'] = (128, 128)
+    whole = run_here(make_config('one', **changes))
+    config = make_config('parts', processes=2, strategy=FSDP2, **changes)
+    launch(config, 2)
+    parts = merge_shards(Path(config.work_dir, 'iter_2.pth'))['state_dict']
+    assert farthest(parts, whole) < NOISE[bool(lora)]
+
+
+def small_images(folder):
+    """Let its processor keep images of 128 x 128."""
+    path = Path(folder, 'preprocessor_config.json')
+    content = json.loads(path.read_text())
+    content['size'] = dict(content['size'], shortest_edge=64 * 64)
+    path.write_text(json.dumps(content))
+    return folder
 
 
 @pytest.mark.slow

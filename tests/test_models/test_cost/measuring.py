@@ -130,7 +130,7 @@ def tiny_qwen3_vl_moe(folder):
                          num_experts_per_tok=2)
 
 
-OTHERS = {'Qwen3-VL': tiny_qwen3_vl, 'GLM-4.1V': tiny_glm4v}
+OTHERS = {'Qwen3-VL': tiny_qwen3_vl, 'Qwen3-VL-MoE': tiny_qwen3_vl_moe, 'GLM-4.1V': tiny_glm4v}
 """Name of a family -> makes a folder with a random policy for images of 224 pixels."""
 
 

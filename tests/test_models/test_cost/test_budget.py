@@ -7,7 +7,14 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.distributed as dist
-from measuring import OTHERS, measure_update, segmentor, synthetic_rollout, tiny_policy
+from measuring import (
+    OTHERS,
+    measure_update,
+    segmentor,
+    synthetic_rollout,
+    tiny_policy,
+    tiny_qwen3_vl_moe,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -90,13 +97,23 @@ def test_responses_of_other_lengths_are_padded(case, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('policy', [{}, LORA], ids=['full', 'LoRA'])
 def test_no_bit_depends_on_what_is_recomputed(policy, tmp_path):
-    pretrained = tiny_policy(tmp_path, layers=3, depth=2, side=64)
+    check_bits(tiny_policy(tmp_path, layers=3, depth=2, side=64), 64, policy)
+
+
+@pytest.mark.parametrize('experts', ['mmdpad', 'grouped_mm'])
+def test_nor_with_experts(experts, tmp_path):
+    check_bits(tiny_qwen3_vl_moe(tmp_path), 224, {}, experts)
+
+
+def check_bits(pretrained, side, policy, experts=None):
     found = []
     for kept in (None, Kept(), Kept(products=2), Kept(3, 0, 1), Kept(3, 2, 1), Kept(3, 3, 2)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of the adapter
             head = segmentor(pretrained, policy, group_size=3)
-        batch, _ = synthetic_rollout(head, 64, prompts=2, group_size=3, length=7)
+        if experts:
+            head.policy.model.set_experts_implementation(experts)
+        batch, _ = synthetic_rollout(head, side, prompts=2, group_size=3, length=7)
         if kept is not None:
             keep(head.policy.model, kept, policy.get('lora', {}).get('r', 0))
         head.loss(batch)['loss'].backward()

@@ -16,7 +16,8 @@ from mmdpad.toy.policy_folder import make_policy_folder
 PARAMETERS = {'Qwen2-VL-2B': 2.209, 'Qwen2-VL-7B': 8.291, 'Qwen2-VL-72B': 73.406,
               'Qwen2.5-VL-3B': 3.755, 'Qwen2.5-VL-7B': 8.292, 'Qwen2.5-VL-32B': 33.453,
               'Qwen2.5-VL-72B': 73.411, 'Qwen3-VL-2B': 2.128, 'Qwen3-VL-4B': 4.438,
-              'Qwen3-VL-8B': 8.767, 'GLM-4.1V-9B': 10.287}
+              'Qwen3-VL-8B': 8.767, 'Qwen3-VL-30B-A3B': 31.071, 'Qwen3-VL-235B-A22B': 235.670,
+              'GLM-4.1V-9B': 10.287}
 
 
 @pytest.mark.parametrize('name', [name for name, shape in PUBLISHED.items()
@@ -79,6 +80,23 @@ def test_every_family_is_read(family, tmp_path):
     inside = 32 if facts.name.startswith('GLM') else 64
     assert (shape.vision.hidden, shape.vision.intermediate, shape.vision.layers) == (32, inside, 2)
     assert (shape.text.hidden, shape.text.layers, shape.text.kv) == (32, 2, 16)
+
+
+def test_experts_are_in_memory_and_some_of_them_compute(tmp_path):
+    text = PolicyShape.of(build_on_meta(read_policy_config(
+        make_policy_folder(tmp_path, 'qwen3_vl_moe'))[0])).text
+    # Two layers of q, o 32 x 32; k, v 32 x 16; eight experts with three of 32 x 24; router 32 x 8.
+    attention, expert, router = 2 * 32 * 32 + 2 * 32 * 16, 3 * 32 * 24, 32 * 8
+    assert text.linear == 2 * attention and text.intermediate == 24
+    assert text.matrices == 2 * (attention + 8 * expert + router)
+    assert text.multiplied == 2 * (attention + 2 * expert + router)
+
+
+def test_layers_with_and_without_experts_are_named(tmp_path):
+    config, _ = read_policy_config(make_policy_folder(tmp_path, 'qwen3_vl_moe'))
+    config.text_config.mlp_only_layers = [1]
+    with pytest.raises(ValueError, match='only 1 of 2 layers have experts; leave'):
+        PolicyShape.of(build_on_meta(config))
 
 
 def rewrite(folder, change):
@@ -145,7 +163,7 @@ def test_without_config_json_a_name_counts_and_is_reported(suffix):
                       f'here)')
 
 
-@pytest.mark.parametrize('name', ['Qwen3-VL-4B-Instruct-AWQ', 'Qwen3-VL-30B-A3B', 'my-tune'])
+@pytest.mark.parametrize('name', ['Qwen3-VL-4B-Instruct-AWQ', 'Qwen3-VL-4B-A1B', 'my-tune'])
 def test_other_names_need_a_config_json(name):
     with pytest.raises(FileNotFoundError, match=f'config.json --local-dir .*{name}'):
         read_policy_config(f'checkpoints/{name}')

@@ -167,13 +167,26 @@ def mixture():
 
 
 @pytest.mark.parametrize('targets', ['language', 'language_and_vision', 'all-linear'])
-def test_a_name_for_all_that_misses_the_experts_says_so(mixture, targets):
+def test_a_name_for_all_reaches_attention_and_reports_the_experts(mixture, targets):
     pytest.importorskip('peft')
+    model = copy.deepcopy(mixture)
+    add_lora(model, dict(r=4, target_modules=targets))
+    text = describe_reach(model)
+    assert all(f'2 {name}_proj' in text for name in 'qkvo')
+    assert text.endswith('; none in mlp.experts.gate_up_proj, mlp.experts.down_proj, '
+                         'mlp.gate.weight, which are not linear layers '
+                         '(`lora.target_parameters` would name them)')
+
+
+def test_a_name_for_all_that_misses_a_linear_layer_is_refused(mixture):
+    pytest.importorskip('peft')
+    model = copy.deepcopy(mixture)
+    for layer in model.model.language_model.layers:
+        layer.mlp.shared = torch.nn.Linear(32, 32, device='meta')
     with pytest.raises(ValueError, match=(
-            f"`lora.target_modules='{targets}'` should reach every kind of matrix .* misses "
-            r"mlp.experts.gate_up_proj, mlp.experts.down_proj, mlp.gate; .*"
-            r"`target_modules=\['q_proj', 'k_proj', 'v_proj', 'o_proj'\]`.*`target_parameters`")):
-        add_lora(copy.deepcopy(mixture), dict(r=4, target_modules=targets))
+            r"`lora.target_modules='language'` should reach every kind of linear layer .* misses "
+            r"mlp.shared; .*`target_modules=\['q_proj', 'k_proj', 'v_proj', 'o_proj'\]`")):
+        add_lora(model, dict(r=4))
 
 
 @pytest.mark.parametrize('targets', ['language', 'language_and_vision', 'all-linear',
@@ -203,5 +216,6 @@ def test_what_is_reached_is_reported(mixture):
     model = copy.deepcopy(mixture)
     add_lora(model, dict(r=4, target_modules=['q_proj', 'v_proj'],
                          target_parameters=['mlp.experts.gate_up_proj']))
-    assert describe_reach(model) == (
-        'adapter in 6 layers: 2 experts.gate_up_proj, 2 q_proj, 2 v_proj')
+    assert describe_reach(model).startswith(
+        'adapter in 6 layers: 2 experts.gate_up_proj, 2 q_proj, 2 v_proj; none in '
+        'mlp.experts.down_proj, mlp.gate.weight, ')

@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """One pass over prompt and responses against one sequence per response: loss and every gradient."""
+import math
 from itertools import product
 
 import pytest
@@ -9,6 +10,7 @@ from policy_folders import change_json
 
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.heads import packed_attention, replicated_prefix, shared_prefix
+from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.packed_attention import (
     CopiedPrompts,
     JoinedAttention,
@@ -48,7 +50,9 @@ def make_rollout(model):
     generator = torch.Generator().manual_seed(1)
     lengths = torch.tensor(LENGTHS).flatten()
     mask = torch.arange(14) < lengths[:, None]
-    side = {8: 112, 14: 112, 16: 96}[model.policy.processor.image_processor.patch_size]
+    images = model.policy.processor.image_processor
+    side = max({8: 112, 14: 112, 16: 96}[images.patch_size],
+               math.isqrt(images.size['shortest_edge']))
     samples = [DetDataSample(metainfo=dict(question=q)) for q in ('star', 'something to roll')]
     rollout = RolloutBatch(
         samples, [torch.randint(256, (3, side, side), generator=generator, dtype=torch.uint8)
@@ -102,11 +106,9 @@ CASES = {
 }
 
 
-@pytest.fixture(params=['qwen2_vl', 'qwen2_5', 'qwen3', 'qwen3_5', 'glm4v'])
+@pytest.fixture(params=['qwen2_vl', 'qwen2_5', 'qwen3', 'qwen3_vl_moe', 'qwen3_5', 'glm4v'])
 def family(request, policy_config, tmp_path):
     """Config of a policy head of one of the families."""
-    if request.param in ('qwen2_vl', 'glm4v'):
-        return dict(policy_config, pretrained=make_policy_folder(tmp_path, request.param))
     if request.param == 'qwen2_5':
         return policy_config
     if request.param == 'qwen3_5':
@@ -114,6 +116,8 @@ def family(request, policy_config, tmp_path):
         change_json(tmp_path / 'preprocessor_config.json',
                     size=dict(shortest_edge=64 * 64, longest_edge=128 * 128))
         return dict(policy_config, pretrained=folder)
+    if request.param in FAMILIES:
+        return dict(policy_config, pretrained=make_policy_folder(tmp_path, request.param))
     return dict(policy_config, pretrained=request.getfixturevalue('qwen3_folder'))
 
 

@@ -14,7 +14,7 @@ from mmdpad.models.heads import vision_tower, vlm_reasoning_head
 from mmdpad.models.heads.vision_tower import sorted_windows
 from mmdpad.toy.policy_folder import make_policy_folder
 
-FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'qwen3_5', 'glm4v', 'glm4v_moe')
+FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'qwen3_vl_moe', 'qwen3_5', 'glm4v', 'glm4v_moe')
 TEMPLATE = 'find "{question}"'
 CASES = {
     'full': dict(),

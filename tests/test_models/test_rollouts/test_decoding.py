@@ -8,6 +8,7 @@ from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.rollouts import decoding, graphs, merged_linear
 from mmdpad.models.rollouts.decoding import FusedLayers, decode_step, rotary_table, why_not_fused
 from mmdpad.models.rollouts.prefix_cache import PrefixCache
+from mmdpad.toy.policy_folder import make_policy_folder
 
 OPTIONS = dict(group_size=2, max_new_tokens=12)
 
@@ -86,6 +87,25 @@ def test_each_family(head, qwen3_head, request, way, dtype, bound):
     for model, size in families:
         assert why_not_fused(model) is None
         assert differences(model.to(dtype), dtype, size=size) < bound
+
+
+@pytest.fixture
+def with_experts(tmp_path):
+    return VLMReasoningHead(make_policy_folder(tmp_path, 'qwen3_vl_moe')).eval()
+
+
+@pytest.mark.parametrize('dtype, bound', [
+    (torch.float64, 1e-6), (torch.float32, 2e-6), (torch.bfloat16, 0.02)])
+def test_experts_are_called_in_layers_that_are_computed(with_experts, dtype, bound):
+    """Their router is float32."""
+    model = with_experts.model.to(dtype)
+    assert why_not_fused(model) is None and FusedLayers(model).ways >= {'calls'}
+    assert differences(model, dtype, heads=1, size=16) < bound
+
+
+def test_experts_under_autocast_bit_for_bit(with_experts):
+    with torch.autocast('cpu', torch.bfloat16):
+        assert differences(with_experts.model, torch.bfloat16, heads=1, size=16) == 0
 
 
 def test_under_autocast_bit_for_bit(head):
