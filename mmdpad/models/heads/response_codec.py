@@ -24,11 +24,13 @@ class ResponseCodec:
 
     A response's text begins with the tag that the chat template opens for it
     (:attr:`.ChatTemplate.opened`), although those tokens belong to the prompt, and not with the
-    whitespace that the policy writes first (:attr:`.ChatTemplate.lead`). It ends with any token that generation_config.json, config.json, the tokenizer or the chat template's end of a
-    turn names; published folders disagree, so engines stop at all of them. Of the tags, only
+    whitespace that the policy writes first (:attr:`.ChatTemplate.lead`). It ends with any token
+    that generation_config.json, config.json, the tokenizer or the chat template's end of a turn
+    names; published folders disagree, so engines stop at all of them. Of the tags, only
     ``</caption>`` may end a response: GLM-4.1V's generation_config.json names ``</answer>``, but
-    the caption comes after it. Supervised training uses the chat template's end token, so that an SFT target has the tokens
-    of the rendered conversation, or the tokenizer's if the template has none.
+    the caption comes after it. Supervised training uses the chat template's end token, so that an
+    SFT target has the tokens of the rendered conversation, or the tokenizer's if the template has
+    none.
 
     Args:
         source: Folder or hub name.

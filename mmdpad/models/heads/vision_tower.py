@@ -5,8 +5,8 @@ the same results.
 - All windows of one length attend in one call, and so do whole images of one size. transformers
   makes one call per window and layer: thousands for an image of 840 x 840 pixels.
 - Queries and keys are rotated in three operations instead of ten.
-- Patches are embedded, and in GLM-V merged, by a matrix product. For a convolution, each patch is an
-  image of its own.
+- Patches are embedded, and in GLM-V merged, by a matrix product. For a convolution, each patch is
+  an image of its own.
 - An RMS norm is one operation instead of six.
 
 The modules' classes are replaced by subclasses with another ``forward``; weights and their names
