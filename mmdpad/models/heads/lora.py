@@ -224,7 +224,8 @@ def matches_layer(pattern: str, layer: str) -> bool:
 def _check_moved(config: Any, lora: Mapping[str, Any]) -> None:
     """Refuse names of layers that peft has turned into parameters of experts. It does so for models
     whose files hold each expert's weights, wherever layers of these names are."""
-    if moved := sorted({*(config.target_parameters or ())} - {*lora.get('target_parameters', ())}):
+    asked = lora.get('target_parameters') or ()
+    if moved := sorted({*(config.target_parameters or ())} - {*asked}):
         raise ValueError(
             f'`lora.target_modules={lora.get("target_modules", "language")!r}` should not name '
             f'layers of MLPs in this model, since peft takes them for its experts and adapts '
