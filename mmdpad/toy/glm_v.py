@@ -40,8 +40,8 @@ _CHAT_4_5 = (
     "{% else %}<|{{ m.role }}|>\n" + _PARTS +
     "{% if enable_thinking is defined and not enable_thinking %}/nothink{% endif %}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>"
-    "{% if enable_thinking is defined and not enable_thinking %}\n<think></think>{% endif %}"
-    "{% endif %}")
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '\n<think></think>' }}"
+    "{% endif %}{% endif %}")
 _PROCESSOR = dict(patch_size=14, size=dict(shortest_edge=112 * 112, longest_edge=28 * 28 * 15000))
 
 

@@ -204,7 +204,8 @@ def test_names_that_peft_takes_for_those_of_experts_are_refused(tmp_path, target
 
 def test_attention_beside_experts_gets_an_adapter(tmp_path, images):
     pytest.importorskip('peft')
-    head = VLMReasoningHead(make_policy_folder(tmp_path, 'glm4v_moe'), 'find "{question}"', lora=dict(
+    folder = make_policy_folder(tmp_path, 'glm4v_moe')
+    head = VLMReasoningHead(folder, 'find "{question}"', lora=dict(
         r=2, target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj'])).train()
     assert len(head.adapter_keys) == 2 * 2 * 4 and head.vision_is_fixed
     head.supervised_loss(head.encode_prompts(images, QUESTIONS), TEXTS)[0].backward()
