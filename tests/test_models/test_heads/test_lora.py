@@ -8,7 +8,6 @@ import torch
 import transformers
 
 from mmdpad.models import HFRollout, VLMReasoningHead
-from mmdpad.models.heads.families import FAMILIES, PolicyFamily
 from mmdpad.models.heads.lora import add_lora, describe_reach
 from mmdpad.toy.policy_folder import make_policy_folder
 
@@ -160,10 +159,8 @@ def mixture():
         vision_config=dict(depth=2, num_heads=2, hidden_size=32, intermediate_size=64,
                            out_hidden_size=32, patch_size=16, num_position_embeddings=2304,
                            deepstack_visual_indexes=[0]))
-    kind = transformers.Qwen3VLMoeForConditionalGeneration
-    with torch.device('meta'), pytest.MonkeyPatch.context() as patch:
-        patch.setitem(FAMILIES, 'qwen3_vl_moe', PolicyFamily('Qwen3-VL', kind, 'relative_1000'))
-        yield kind(config)
+    with torch.device('meta'):
+        return transformers.Qwen3VLMoeForConditionalGeneration(config)
 
 
 @pytest.mark.parametrize('targets', ['language', 'language_and_vision', 'all-linear'])
