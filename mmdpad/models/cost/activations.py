@@ -110,10 +110,12 @@ def mlp_weight(text: TextShape, setup: Setup) -> int:
 
 
 def inside_mlp(text: TextShape) -> int:
-    """Numbers per token in one of the three tensors inside an MLP; the same for experts."""
+    """Numbers per token inside an MLP, at the peak of a pass without gradients: three tensors. For
+    each chosen expert: its input, and either gate and up, the activation and the product, or the
+    output, before and after it is weighted and put in order."""
     if text.experts is None:
-        return text.intermediate
-    return text.experts.chosen * max(text.intermediate, text.hidden)
+        return 3 * text.intermediate
+    return text.experts.chosen * (text.hidden + max(4 * text.intermediate, 3 * text.hidden))
 
 
 def _products(text: TextShape, setup: Setup, work: Workload) -> int:

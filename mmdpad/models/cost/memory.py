@@ -231,7 +231,7 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
 def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) -> int:
     """Peak of a forward pass without gradients: the language model's or the vision tower's.
 
-    It holds three tensors inside an MLP, or of eager attention's probabilities; states (for tokens:
+    It holds what is inside an MLP, or three tensors of eager attention's probabilities; states (for tokens:
     the model's input, the layer's input, the state after attention, and the normalized one) and
     positions; and the pixels of ``images`` in float32.
     """
@@ -239,12 +239,12 @@ def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) 
     eager = setup.attention == 'eager'
     length = work.prompt_tokens + work.response_tokens
     scores = 0 if work.shared else work.responses * text.heads * length**2 * eager
-    language = max(work.tokens * inside_mlp(text) * compute, 4 * scores)
+    language = max(work.tokens * inside_mlp(text) * compute, 3 * 4 * scores)
     states = (4 * text.hidden + 2 * text.attention // text.heads) * work.tokens
     tower = images * max(work.patches * vision.intermediate * compute,
                          4 * vision.heads * work.window_pairs(0) * eager)
     patches = images * work.patches
-    return (max(3 * language + setup.weight_bytes * states,
+    return (max(language + setup.weight_bytes * states,
                 3 * tower + 6 * compute * vision.hidden * patches)
             + 4 * 3 * 2 * vision.patch**2 * patches)
 

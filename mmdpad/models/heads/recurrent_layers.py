@@ -138,12 +138,25 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def share_states(language: nn.Module) -> None:
+def share_states(language: Any) -> None:
     """Let the recurrent layers of a language model follow the ``layout`` of a pass. Weights and
-    their names stay as they are."""
-    for module in language.modules():
-        if type(module) in _CLASSES:
-            module.__class__ = _CLASSES[type(module)]
+    their names stay as they are.
+
+    Raises:
+        ValueError: A layer of the kind 'linear_attention' is of an unknown class, which would mix
+            the prompts and responses of a row.
+    """
+    kinds = getattr(language.config, 'layer_types', None) or ()
+    for kind, layer in zip(kinds, language.layers, strict=False):
+        for module in layer.modules():
+            if type(module) in _CLASSES:
+                module.__class__ = _CLASSES[type(module)]
+        if kind == 'linear_attention' and not has_recurrence(layer):
+            raise ValueError(
+                f"`attn_implementation='shared_prefix'` should have layers of linear_attention of "
+                f'{", ".join(known.__name__ for known in _CLASSES)}, but got '
+                f"{type(layer).__name__} without one; set `attn_implementation='sdpa'` and "
+                f"`rollout_engine=dict(type='HFRollout')`")
 
 
 def has_recurrence(model: nn.Module) -> bool:

@@ -315,8 +315,9 @@ def why_not_fused(model: PreTrainedModel) -> str | None:
     for layer in language.layers:
         if type(layer).__name__ not in LAYERS:
             return f'its layers are {type(layer).__name__}, not {", ".join(LAYERS)}'
-        expected = dict(self_attn='Attention', mlp=('MLP', 'SparseMoeBlock'),
-                        input_layernorm='RMSNorm', post_attention_layernorm='RMSNorm')
+        expected: dict[str, str | tuple[str, ...]] = dict(
+            self_attn='Attention', mlp=('MLP', 'SparseMoeBlock'), input_layernorm='RMSNorm',
+            post_attention_layernorm='RMSNorm')
         for name, suffix in expected.items():
             part = getattr(layer, name)
             if not (_is_from_transformers(part) and type(part).__name__.endswith(suffix)):

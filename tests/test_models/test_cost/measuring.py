@@ -125,9 +125,9 @@ def tiny_glm4v(folder):
 
 
 def tiny_qwen3_vl_moe(folder):
-    """The same as Qwen3-VL with eight experts in each layer, two of them for each token."""
+    """The same as Qwen3-VL with eight experts in each layer, four of them for each token."""
     return tiny_qwen3_vl(folder, 'qwen3_vl_moe', moe_intermediate_size=96, num_experts=8,
-                         num_experts_per_tok=2)
+                         num_experts_per_tok=4)
 
 
 OTHERS = {'Qwen3-VL': tiny_qwen3_vl, 'Qwen3-VL-MoE': tiny_qwen3_vl_moe, 'GLM-4.1V': tiny_glm4v}

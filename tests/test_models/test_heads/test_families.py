@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from policy_families import FACTS
+from policy_folders import change_weights
 
 import mmdpad
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.heads.families import FAMILIES, PolicyFamily, find_family, register_family
+from mmdpad.models.heads.policy_source import policy_problems
 from mmdpad.toy.policy_folder import make_policy_folder
 
 QUESTIONS = ['the red circle', 'something you could roll']
@@ -130,6 +132,14 @@ def test_an_adapter_sits_where_its_name_says(folder, family, images, targets):
     base = VLMReasoningHead(folder, TEMPLATE).eval()
     with head.eval().adapter_off():
         assert log_probs(head, images).equal(log_probs(base, images))
+
+
+def test_weights_for_multi_token_prediction_are_left_out(tmp_path):
+    """Qwen3.5 is published with them."""
+    folder = make_policy_folder(tmp_path, 'qwen3_5')
+    change_weights(tmp_path, lambda state: state | {'mtp.fc.weight': torch.zeros(4, 4)})
+    assert list(policy_problems(dict(pretrained=folder))) == []
+    assert not any('mtp' in name for name in VLMReasoningHead(folder).state_dict())
 
 
 def test_a_frozen_tower_has_no_gradient(folder):

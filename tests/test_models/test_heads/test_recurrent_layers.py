@@ -1,6 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Gated DeltaNet over a row of shared prompts against transformers' own pass over each response
 behind a copy of its prompt."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import Qwen3_5MoeTextConfig, Qwen3_5TextConfig
@@ -31,6 +33,12 @@ def layer(request, lift):
         layer = kind(config(**SIZES), 0).double()
         layer.A_log.data.uniform_(-4, -2)
     return layer
+
+
+def share(layer):
+    """As in a language model with this layer alone."""
+    share_states(SimpleNamespace(config=SimpleNamespace(layer_types=['linear_attention']),
+                                 layers=[layer]))
 
 
 def make_row():
@@ -66,7 +74,7 @@ def output_and_gradients(layer, function):
 def errors(layer):
     """Relative differences of the output and of each gradient: input, then weights."""
     expected = output_and_gradients(layer, lambda row: plain(layer, row))
-    share_states(layer)
+    share(layer)
     packed = PackedRow(GROUPS, CPU)
     found = output_and_gradients(layer, lambda row: layer(row, layout=packed))
     return [((x - y).norm() / y.norm()).item() for x, y in zip(found, expected, strict=True)]
@@ -128,7 +136,7 @@ def test_faults_are_caught(layer, monkeypatch, fault):
 
 def test_nothing_leaks_between_responses_and_groups(layer):
     """The gradient of a response's output is zero but for its prompt and its own tokens."""
-    share_states(layer)
+    share(layer)
     row = make_row()
     output = layer(row, layout=PackedRow(GROUPS, CPU))
     first = sum(map(len, GROUPS[:2]))  # of the third group: 64 of a prompt, 2, 65, 1
@@ -143,9 +151,15 @@ def test_names_stay_and_without_a_layout_the_layer_is_transformers(layer):
     row, names = make_row(), list(layer.state_dict())
     expected = layer(row)
     assert not has_recurrence(layer)
-    share_states(layer)
+    share(layer)
     assert has_recurrence(layer) and list(layer.state_dict()) == names
     assert layer(row).equal(expected)
+
+
+def test_an_unknown_class_is_refused():
+    with pytest.raises(ValueError, match='of Qwen3_5GatedDeltaNet, Qwen3_5MoeGatedDeltaNet, but '
+                                         'got Linear without one; set .*HFRollout'):
+        share(torch.nn.Linear(2, 2))
 
 
 def test_a_state_by_hand():
