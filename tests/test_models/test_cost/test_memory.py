@@ -111,7 +111,7 @@ def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize('policy', [{}, CHECKPOINTING], ids=['plain', 'checkpointing'])
 @pytest.mark.parametrize('name', ['Qwen3-VL', 'GLM-4.1V'])
 def test_an_update_of_another_family_holds_what_was_measured(name, policy, tmp_path):
-    # GLM-4.1V's merger is larger than its blocks, and counted until the backward pass has left both.
+    # GLM-4.1V's merger is larger than a block, and counted until the blocks' backward pass ends.
     check_peak(OTHERS[name](tmp_path), policy, on_top=0.2 if name == 'GLM-4.1V' else 0.15)
 
 
