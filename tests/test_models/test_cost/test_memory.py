@@ -20,6 +20,7 @@ from measuring import (
 )
 
 from mmdpad.models import HFRollout
+from mmdpad.models.cost.activations import text_layer
 from mmdpad.models.cost.memory import (
     full_shard,
     gradient_bytes,
@@ -28,7 +29,7 @@ from mmdpad.models.cost.memory import (
     standing,
     step_memory,
 )
-from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.models.cost.shapes import PolicyShape, build_on_meta, read_policy_config
 from mmdpad.models.cost.workload import Setup, Workload
 from mmdpad.models.heads import token_log_probs
 
@@ -113,6 +114,15 @@ def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
 def test_an_update_of_another_family_holds_what_was_measured(name, policy, tmp_path):
     # GLM-4.1V's merger is larger than a block, and counted until the blocks' backward pass ends.
     check_peak(OTHERS[name](tmp_path), policy, on_top=0.2 if name == 'GLM-4.1V' else 0.15)
+
+
+def test_a_norm_after_each_half_of_a_layer_keeps_two_states():
+    """Of GLM-4.1V: its input and what it is multiplied with, 4096 float32 each, for 15 tokens."""
+    text = PolicyShape.of(build_on_meta(read_policy_config('GLM-4.1V-9B')[0])).text
+    work = Workload(1, 1, 10, 5, (2, 2))
+    with_norms, without = (text_layer(replace(text, norms_outputs=norms), Setup(), work).kept
+                           for norms in (text.norms_outputs, False))
+    assert with_norms - without == 2 * 15 * 2 * 4 * 4096
 
 
 @pytest.mark.parametrize('experts', ['mmdpad', 'grouped_mm'])
