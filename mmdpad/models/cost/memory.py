@@ -231,9 +231,9 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
 def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) -> int:
     """Peak of a forward pass without gradients: the language model's or the vision tower's.
 
-    It holds what is inside an MLP, or three tensors of eager attention's probabilities; states (for tokens:
-    the model's input, the layer's input, the state after attention, and the normalized one) and
-    positions; and the pixels of ``images`` in float32.
+    It holds what is inside an MLP, or three tensors of eager attention's probabilities; states (for
+    tokens: the model's input, the layer's input, the state after attention, and the normalized one)
+    and positions; and the pixels of ``images`` in float32.
     """
     text, vision, compute = shape.text, shape.vision, setup.compute_bytes
     eager = setup.attention == 'eager'
