@@ -11,7 +11,9 @@ Notation: B prompts, G responses to each, N = B * G, L tokens of a row, D hidden
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,8 +25,9 @@ from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeGated
 from .packed_attention import PackedGroup, Spans, response_spans, row_starts
 
 Mixer = Callable[..., Tensor]
-"""A layer of transformers: maps states (N, L, D) and a ``cache``, a :class:`RecurrentState`, to
-(N, L, D), and updates the cache."""
+"""A layer of transformers: maps states (N, L, D), a :class:`RecurrentState` and perhaps an
+``attention_mask`` to (N, L, D), and updates the state. The state is passed by position, since the
+argument's name changed in transformers 5.24, and layers ignore unknown names."""
 
 
 class RecurrentState:
@@ -50,6 +53,17 @@ class RecurrentState:
         return RecurrentState(*(
             state[:, None].expand(-1, group_size, *state.shape[1:]).flatten(0, 1)
             for state in self.tensors()))
+
+    def has_previous_state(self, layer_idx: int, state_idx: int = 0) -> bool:
+        """Whether there were tokens before; of transformers before 5.22, as is :attr:`layers`."""
+        return self.conv is not None
+
+    @property
+    def layers(self) -> Mapping[int, Any]:
+        """The state under the number of any layer."""
+        state = SimpleNamespace(record_past=True, conv_states=[self.conv],
+                                recurrent_states=[self.recurrent])
+        return defaultdict(lambda: state)
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         """The convolution's part, see :class:`transformers.Cache`; so are the other methods."""
@@ -102,11 +116,11 @@ class PackedRecurrence:
     def __call__(self, mixer: Mixer, row: Tensor) -> tuple[Tensor, RecurrentState]:
         """Map the states (L, D) of a row to (L, D) and the layer's state after its B prompts."""
         after = RecurrentState()
-        output = mixer(self.prompts.grid(row), cache=after, attention_mask=self.mask)
+        output = mixer(self.prompts.grid(row), after, attention_mask=self.mask)
         outputs = [self.prompts.flat(output)]
         if self.responses.count:
             group_size = self.responses.shape[0] // self.prompts.shape[0]
-            output = mixer(self.responses.grid(row), cache=after.repeat(group_size))
+            output = mixer(self.responses.grid(row), after.repeat(group_size))
             outputs.append(self.responses.flat(output))
         return torch.cat(outputs).index_select(0, self.order), after
 

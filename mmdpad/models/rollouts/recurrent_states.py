@@ -66,9 +66,9 @@ class RecurrentStates:
         with None; return its output (N, 1, D)."""
         state = self._layers[layer]
         if rows is None:
-            return mixer(tokens, cache=state)
+            return mixer(tokens, state)
         chosen = RecurrentState(*(own.index_select(0, rows) for own in state.tensors()))
-        output = mixer(tokens, cache=chosen)
+        output = mixer(tokens, chosen)
         self._layers[layer] = RecurrentState(*(
             own.index_copy(0, rows, more)
             for own, more in zip(state.tensors(), chosen.tensors(), strict=True)))
