@@ -44,6 +44,13 @@ OPENED = {
     'a switch that is left alone': (chat(_SWITCH), '<think>\n'),
     'reasoning closed, an answer opened': (chat('<think>\n\n</think>\n\n<answer>'), '<answer>'),
     'no switch at all': (_TURNS + "<|im_start|>assistant\n{{ '<think>\n' }}", '<think>\n'),
+    'a line break before the response': (_TURNS.replace(
+        "{{ m.role }}\n", "{{ m.role + ('\n\n' if m.role == 'assistant' else '\n') }}") +
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}", ''),
+    'an empty block before the response': (_TURNS.replace(
+        "{{ m.role }}\n",
+        "{{ m.role }}{% if m.role == 'assistant' %}{{ '\n<think></think>' }}{% endif %}\n") +
+        "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}", ''),
     'a tag named in an instruction': (chat(turns=_TURNS.replace(
         '<|im_end|>', ' Put the answer behind <answer>.<|im_end|>')), ''),
     'a system prompt with a date': (

@@ -21,6 +21,8 @@ from mmengine.config import utils as config_utils
 from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from transformers.models.glm4v import modeling_glm4v as glm4v
+from transformers.models.glm4v_moe import modeling_glm4v_moe as glm4v_moe
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
 from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
 from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen3_5
@@ -175,7 +177,7 @@ def lift(monkeypatch):
         for norm in norms:
             norm.forward = MethodType(rms_norm, norm)
 
-    for modeling in (qwen2, qwen2_5, qwen3, qwen3_moe):
+    for modeling in (qwen2, qwen2_5, qwen3, qwen3_moe, glm4v, glm4v_moe):
         monkeypatch.setattr(modeling, 'apply_rotary_pos_emb_vision', vision_rotary)
     monkeypatch.setattr(qwen3_moe.Qwen3VLMoeTextTopKRouter, 'forward', route)
     for modeling in (qwen3_5, qwen3_5_moe):

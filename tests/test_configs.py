@@ -146,7 +146,8 @@ OTHER_POLICIES = dict(
     qwen3vl4b=('Qwen3-VL-4B-Instruct', 832, 'qwen3_vl'),
     qwen3vl8b=('Qwen3-VL-8B-Instruct', 832, 'qwen3_vl'),
     qwen3_5_9b=('Qwen3.5-9B', 832, 'qwen3_5'),
-    qwen3_5_35b_a3b_lora=('Qwen3.5-35B-A3B', 832, 'qwen3_5_moe'))
+    qwen3_5_35b_a3b_lora=('Qwen3.5-35B-A3B', 832, 'qwen3_5_moe'),
+    glm4_1v9b=('GLM-4.1V-9B-Thinking', 840, 'glm4v'))
 
 
 @pytest.mark.parametrize('name', OTHER_POLICIES)

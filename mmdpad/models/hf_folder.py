@@ -38,8 +38,8 @@ def export_policy(checkpoint: str, policy: Mapping[str, Any], folder: Path, *,
 
     A full policy is written for ``from_pretrained`` of transformers and for vLLM: safetensors in
     shards of at most 5 GB, under the names and in the layout of the published files, with the start
-    policy's config, tokenizer, processor and chat template. Its generation config also gets the
-    end tokens that only other files name. An adapter is written for
+    policy's config, tokenizer, processor and chat template. Its generation config names the end
+    tokens that training used. An adapter is written for
     ``peft.PeftModel.from_pretrained``. Merging it into a tied embedding and output head unties
     them, and config.json says so.
 
@@ -152,16 +152,22 @@ def _save_model(model: PreTrainedModel, source: str, folder: Path) -> None:
 
 
 def _name_ends(folder: Path) -> None:
-    """Add all end tokens used in training to generation_config.json, so that other programs also
-    stop at them."""
-    ends = PromptEncoder(str(folder), 'default', 1).responses.ends
-    missing = [token for token, named in ends.items() if GENERATION_CONFIG not in named]
+    """Name exactly the end tokens used in training in generation_config.json, so that other
+    programs stop at them, and not at a tag within a response."""
+    responses = PromptEncoder(str(folder), 'default', 1).responses
+    missing = [token for token, named in responses.ends.items() if GENERATION_CONFIG not in named]
+    tags = [token for token, named in responses.tag_ends.items() if GENERATION_CONFIG in named]
+    if not (missing or tags):
+        return
+    path = folder / GENERATION_CONFIG
+    content = read_json(str(folder), GENERATION_CONFIG) | dict(eos_token_id=list(responses.ends))
+    path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
     if missing:
-        path = folder / GENERATION_CONFIG
-        content = read_json(str(folder), GENERATION_CONFIG) | dict(eos_token_id=list(ends))
-        path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
         print_log(f'{path}: added the end tokens {missing}, which the start policy names only in '
                   f'other files', logger='current')
+    if tags:
+        print_log(f'{path}: removed the end tokens {tags}, which are tags within a response',
+                  logger='current')
 
 
 def _as_dtype(state: dict[str, Tensor], dtype: str | None) -> dict[str, Tensor]:

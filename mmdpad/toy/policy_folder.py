@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import transformers
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
+from .glm_v import add_glm_tokens, glm_families
 from .seeding import seeded
 
 _POLICY_WEIGHTS = Path(__file__).parent / 'weights' / 'policy'
@@ -40,27 +42,38 @@ _CHAT = (
 _SYSTEM = ("{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
            "You are a helpful assistant.<|im_end|>\n{% endif %}")
 
+
+def _chat(system: str = '', opening: str = '') -> str:
+    """Qwen's chat template with a system turn, and what it opens for a response."""
+    return _CHAT.format(system=system, opening=opening)
+
+
 _QWEN2_PROCESSOR = dict(patch_size=14, size=dict(shortest_edge=56 * 56,
                                                  longest_edge=14 * 14 * 4 * 16384))
 _VISION = dict(depth=_LAYERS, num_heads=2, spatial_merge_size=2, temporal_patch_size=2)
-# For each `model_type`: class names (`model` if it differs from the processor's), weights that the
-# published files hold transposed, whether it has Qwen3's tokens, what its chat template opens for a
-# response, processor, vision tower, language model, rotary sections, generation defaults.
-_FAMILIES: dict[str, dict[str, Any]] = dict(
+_QWEN: dict[str, Any] = dict(
+    images='Qwen2VL', tied=True, ends=('<|im_end|>', '<|endoftext|>'),
+    ids=dict(image='<|image_pad|>', video='<|video_pad|>', vision_start='<|vision_start|>',
+             vision_end='<|vision_end|>'))
+# For each `model_type`: class names of the processor (`name`), the model (`model`), the image
+# processor (`images`) and the video processor (`video`), where they differ from the one before;
+# chat template; further tokens; tokens in config.json (`ids`) and at the end of a response;
+# settings of the processor, vision tower, language model and rotary embedding; whether the output
+# head is the embedding; weights that the published files hold transposed; generation defaults.
+_FAMILIES: dict[str, dict[str, Any]] = glm_families(_WIDTH, _LAYERS) | dict(
     qwen2_vl=dict(
-        name='Qwen2VL', video='Qwen2VL', newer=False, system=_SYSTEM, processor=_QWEN2_PROCESSOR,
+        _QWEN, name='Qwen2VL', chat=_chat(_SYSTEM), processor=_QWEN2_PROCESSOR,
         vision=dict(embed_dim=_WIDTH, hidden_size=_WIDTH, mlp_ratio=2, patch_size=14),
         text=dict(), mrope=dict(mrope_section=[2, 3, 3]),
         generation=dict(temperature=0.01, top_p=0.001, top_k=1)),
     qwen2_5_vl=dict(
-        name='Qwen2_5_VL', video='Qwen2VL', newer=False, system=_SYSTEM,
-        processor=_QWEN2_PROCESSOR,
+        _QWEN, name='Qwen2_5_VL', chat=_chat(_SYSTEM), processor=_QWEN2_PROCESSOR,
         vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
                     patch_size=14, window_size=112, fullatt_block_indexes=[_LAYERS - 1]),
         text=dict(), mrope=dict(mrope_section=[2, 3, 3]),
         generation=dict(temperature=1e-6, repetition_penalty=1.05)),
     qwen3_vl=dict(
-        name='Qwen3VL', video='Qwen3VL', newer=True, system='',
+        _QWEN, name='Qwen3VL', video='Qwen3VL', chat=_chat(), newer=True,
         processor=dict(patch_size=16, size=dict(shortest_edge=256 * 256, longest_edge=4096**2),
                        image_mean=[0.5] * 3, image_std=[0.5] * 3),
         vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
@@ -73,7 +86,7 @@ _FAMILIES['qwen3_vl_moe'] = dict(
     # Experts should not be square: transformers tells a layout from another by the shape.
     text=dict(head_dim=16, moe_intermediate_size=24, num_experts=8, num_experts_per_tok=2))
 _FAMILIES['qwen3_5'] = dict(
-    _FAMILIES['qwen3_vl'], model='Qwen3_5', opening='<think>\n\n</think>\n\n',
+    _FAMILIES['qwen3_vl'], model='Qwen3_5', chat=_chat(opening='<think>\n\n</think>\n\n'),
     vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
                 patch_size=16, num_position_embeddings=2304),
     text=dict(head_dim=32, linear_key_head_dim=16, linear_value_head_dim=16,
@@ -114,21 +127,31 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
         raise ValueError(f"`vocabulary` should be 'toy' or 'qwen', but got {vocabulary!r}")
     parts, path = _FAMILIES[family], Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    tokenizer = (qwen_tokenizer(newer=parts['newer']) if vocabulary == 'qwen' else
-                 AutoTokenizer.from_pretrained(_POLICY_WEIGHTS))
-    tokenizer.chat_template = _CHAT.format(system=parts['system'],
-                                          opening=parts.get('opening', ''))
+    tokenizer = _make_tokenizer(parts, vocabulary)
+    tokenizer.chat_template = parts['chat']
     processor = f'{parts["name"]}Processor'
     # Save the parts one by one, since the published folders have a file for each.
-    for name, more in (('Qwen2VLImageProcessor', {}), (f'{parts["video"]}VideoProcessor', {})):
-        settings = dict(parts['processor'], merge_size=2, temporal_patch_size=2, **more)
-        part = getattr(transformers, name)(**settings)
+    for name in (f'{parts["images"]}ImageProcessor',
+                 f'{parts.get("video", parts["images"])}VideoProcessor'):
+        part = getattr(transformers, name)(**parts['processor'], merge_size=2,
+                                           temporal_patch_size=2)
         part._processor_class = processor
         part.save_pretrained(path)
     tokenizer._processor_class = processor
     tokenizer.save_pretrained(path)
     _save_model(_make_model(parts, tokenizer, seed, scale), path, parts.get('transposed', ()))
     return str(path)
+
+
+def _make_tokenizer(parts: dict[str, Any], vocabulary: str) -> PreTrainedTokenizerFast:
+    if vocabulary == 'toy':
+        tokenizer = AutoTokenizer.from_pretrained(_POLICY_WEIGHTS)
+    else:
+        tokenizer = qwen_tokenizer(newer=parts.get('newer', False))
+    if 'tokens' in parts:  # `deepcopy`, since a real vocabulary is shared
+        tokenizer = deepcopy(tokenizer)
+        add_glm_tokens(tokenizer, parts['tokens'])
+    return tokenizer
 
 
 @cache
@@ -177,24 +200,24 @@ def _byte_letters() -> list[str]:
 
 def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
                 seed: int, scale: int) -> transformers.PreTrainedModel:
-    ids = {f'{name}_token_id': tokenizer.convert_tokens_to_ids(token) for name, token in dict(
-        image='<|image_pad|>', video='<|video_pad|>', vision_start='<|vision_start|>',
-        vision_end='<|vision_end|>').items()}
-    end, pad = tokenizer.convert_tokens_to_ids(['<|im_end|>', '<|endoftext|>'])
-    vocabulary = _EMBEDDINGS if len(tokenizer) > 10**5 else len(tokenizer)
-    rotary = dict(parts['mrope'],
-                  mrope_section=[scale * size for size in parts['mrope']['mrope_section']])
+    def number(token: str) -> int:
+        return tokenizer.convert_tokens_to_ids(token)
+
+    ids = {f'{name}_token_id': number(token) for name, token in parts['ids'].items()}
+    ends, pad = [number(token) for token in parts['ends']], number('<|endoftext|>')
+    vocabulary = max(_EMBEDDINGS, len(tokenizer)) if len(tokenizer) > 10**5 else len(tokenizer)
+    rotary = dict(rope_type='default', rope_theta=1e6) | parts['mrope']
+    rotary['mrope_section'] = [scale * size for size in rotary['mrope_section']]
     text = dict(
         vocab_size=vocabulary, hidden_size=_WIDTH, intermediate_size=2 * _WIDTH,
         num_hidden_layers=_LAYERS, num_attention_heads=2, num_key_value_heads=1,
-        max_position_embeddings=32768, tie_word_embeddings=True, bos_token_id=pad,
-        eos_token_id=end, pad_token_id=pad,
-        rope_parameters=dict(rope_type='default', rope_theta=1e6, **rotary), **parts['text'])
+        max_position_embeddings=32768, tie_word_embeddings=parts['tied'], bos_token_id=pad,
+        eos_token_id=ends[0], pad_token_id=pad, rope_parameters=rotary, **parts['text'])
     classes = parts.get('model', parts['name'])
     config = getattr(transformers, f'{classes}Config')(
         text_config=_scaled(text, scale), vision_config=_scaled({**_VISION, **parts['vision']},
                                                                 scale),
-        tie_word_embeddings=True, **ids)
+        tie_word_embeddings=parts['tied'], **ids)
     with seeded(seed):
         model = getattr(transformers, f'{classes}ForConditionalGeneration')(config)
         for name, parameter in model.named_parameters():
@@ -202,7 +225,7 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
                 parameter.data.normal_(std=0.15)
             elif name.endswith('A_log'):  # states that last for many tokens
                 parameter.data.uniform_(-4, 0)
-    model.generation_config.update(pad_token_id=pad, eos_token_id=[end, pad], do_sample=True,
+    model.generation_config.update(pad_token_id=pad, eos_token_id=ends, do_sample=True,
                                    **parts['generation'])
     return model
 

@@ -11,10 +11,11 @@ from mmengine.runner import Runner
 from safetensors import safe_open
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from mmdpad.models import hf_folder
+from mmdpad.models import VLMReasoningHead, hf_folder
 from mmdpad.prompts import build_messages
 from mmdpad.registry import MODELS
 from mmdpad.toy import POLICY_WEIGHTS
+from mmdpad.toy.policy_folder import make_policy_folder
 
 TO_HF, FROM_HF = (f'tools/model_converters/{way}_hf.py' for way in ('to', 'from'))
 
@@ -115,6 +116,32 @@ def test_other_programs_stop_where_training_did(run_here, tiny_sft_config, batch
     assert made['eos_token_id'] == [506, 504] and made['top_k'] == 1
     ours = our_answers(tiny_sft_config, checkpoint, batch)
     assert ours == their_answers(load_theirs(tmp_path / 'folder'), tmp_path / 'folder', batch)
+
+
+@pytest.mark.parametrize('family', ['glm4v', 'glm4v_moe'])
+def test_glm_there_and_back(family, tmp_path):
+    """Under the names of the published files, in which each expert has weights of its own; and no
+    other program stops at the tag that GLM-4.1V's generation_config.json names."""
+    start = make_policy_folder(tmp_path / 'start', family)
+    head = VLMReasoningHead(start)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.01)
+    state = {f'policy.{name}': value for name, value in head.state_dict().items()}
+    torch.save(dict(state_dict=state), tmp_path / 'trained.pth')
+    folder = tmp_path / 'exported'
+    folder.mkdir()
+    hf_folder.export_policy(str(tmp_path / 'trained.pth'), dict(pretrained=start), folder)
+    assert keys_and_types(folder) == keys_and_types(start)
+    assert any('.experts.7.up_proj.' in name for name in keys_and_types(start)) == (
+        family == 'glm4v_moe')
+    back, settings = hf_folder.import_policy(str(folder))
+    assert settings is None and back.keys() == state.keys()
+    assert all(back[name].equal(state[name]) for name in state)
+    ends, starts = (json.loads(Path(path, 'generation_config.json').read_text())['eos_token_id']
+                    for path in (folder, start))
+    assert ends == head.end_tokens
+    assert {*starts} - {*ends} == {*head.encoder.responses.tag_ends}
 
 
 def test_an_adapter_there_and_back_and_merged(run_here, adapter, tiny_sft_config, batch, tmp_path):

@@ -27,7 +27,7 @@ class ComposeResponse(BaseTransform):
         several_objects: The answer is a list, as in ``ReasoningSegmentor``.
         coordinates: Those that the policy writes, one of
             :data:`mmdpad.geometry.coordinates.COORDINATES`:
-            'pixels' of the model image for Qwen2.5-VL, 'relative_1000' for Qwen2-VL and Qwen3-VL.
+            'pixels' of the model image for Qwen2.5-VL, 'relative_1000' for other families.
 
     Raises:
         DatasetError: The item has neither; or the answer is a single object, but the item does not

@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """What a forward pass keeps for the backward pass, in bytes.
 
-Every term is a tensor that autograd saves in transformers' Qwen-VL layers and in
+Every term is a tensor that autograd saves in transformers' layers of Qwen-VL and GLM-V and in
 :mod:`mmdpad.models.heads.shared_prefix`; a comment names each where it is counted. Bytes of one
 number: c in the output of a linear map or attention, w in a weight, r in the residual stream.
 
@@ -60,13 +60,15 @@ def text_layer(text: TextShape, setup: Setup, work: Workload) -> LayerBytes:
     per_token = norm + _linear_inputs(text.hidden, state, setup, 3)
     if text.norms_heads:  # float32 queries and keys, also normalized
         per_token += (4 + compute * trains) * (text.attention + text.kv)
-    attention = tokens * (per_token + _linear_inputs(text.attention, compute, setup, 1))
+    # The norm of a half's output, which is of the compute type.
+    output = _norm(text.hidden, state, compute * trains) if text.norms_outputs else 0
+    attention = tokens * (per_token + output + _linear_inputs(text.attention, compute, setup, 1))
     kernel, peak = _kernel(text, setup, work)
     if setup.lora_rank:  # outputs of the adapters' first matrices
         attention += 4 * setup.lora_rank * compute * tokens
     inside, peak_inside = _mlp(text, setup) if text.experts is None else _experts(text, setup)
     gradient = state * text.hidden * tokens
-    return LayerBytes(attention + kernel, tokens * (norm + inside), gradient + peak,
+    return LayerBytes(attention + kernel, tokens * (norm + output + inside), gradient + peak,
                       gradient + tokens * peak_inside, gradient,
                       gradient + _products(text, setup, work))
 
@@ -74,10 +76,11 @@ def text_layer(text: TextShape, setup: Setup, work: Workload) -> LayerBytes:
 def _mlp(text: TextShape, setup: Setup) -> tuple[int, int]:
     """Kept by an MLP per token, and the peak of its gradients."""
     compute = setup.compute_bytes
+    maps = 1 if text.fuses_gate else 2
     # Gate, its activation, up, and their product; outputs of the adapters' first matrices.
-    kept = 4 * compute * text.intermediate + 3 * setup.lora_rank * compute
+    kept = 4 * compute * text.intermediate + (maps + 1) * setup.lora_rank * compute
     # Gradients of product, activation and up together, after the product itself is freed.
-    return (kept + _linear_inputs(text.hidden, setup.weight_bytes, setup, 2),
+    return (kept + _linear_inputs(text.hidden, setup.weight_bytes, setup, maps),
             2 * compute * text.intermediate)
 
 
@@ -119,7 +122,8 @@ def _products(text: TextShape, setup: Setup, work: Workload) -> int:
     """Outputs of the linear maps (those of an adapter's first matrices, too) and of attention."""
     linear = text.attention + 2 * text.kv + text.hidden
     if text.experts is None:
-        linear += text.hidden + 2 * text.intermediate + 7 * setup.lora_rank
+        inner = (6 if text.fuses_gate else 7) * setup.lora_rank
+        linear += text.hidden + 2 * text.intermediate + inner
     else:
         linear += text.experts.chosen * (text.hidden + 2 * text.intermediate)
         linear += text.experts.count + 4 * setup.lora_rank
@@ -209,11 +213,11 @@ def vision_ends(vision: VisionShape, setup: Setup, work: Workload) -> int:
     """Kept before the first block (the patches) and after the last (the mergers)."""
     compute = setup.compute_bytes
     patch = 3 * 2 * vision.patch**2 * compute
-    # The norm, and the input, hidden state and activation of two linear maps over merge^2 patches.
-    merger = _norm(vision.hidden, compute, compute if vision.gated else 0)
-    merger += _linear_inputs(vision.hidden, setup.weight_bytes, setup, 1)
-    merger += 2 * vision.hidden * compute
-    return work.prompts * work.patches * (patch + vision.mergers * merger)
+    norm = _norm(vision.hidden, compute, compute if vision.gated else 0)
+    merger = norm + _linear_inputs(vision.hidden, setup.weight_bytes, setup, 1)
+    per_patch = patch + norm * vision.norms_patches + vision.mergers * merger
+    inside = vision.mergers * vision.merger_inside * compute
+    return work.prompts * (work.patches * per_patch + work.image_tokens * inside)
 
 
 def text_ends(shape: PolicyShape, setup: Setup, work: Workload) -> int:
@@ -221,7 +225,7 @@ def text_ends(shape: PolicyShape, setup: Setup, work: Workload) -> int:
     normalized, and the states that predict the responses' tokens."""
     text, state = shape.text, setup.weight_bytes
     trains = not setup.lora_rank
-    positions = 2 * state * text.attention // text.heads
+    positions = 2 * state * text.rotary
     per_token = positions + text.hidden * (1 + 4 + state * trains)
     return (work.tokens * per_token
             + work.generated * text.hidden * (setup.compute_bytes if trains else 0))

@@ -50,6 +50,9 @@ class TextShape:
         vocabulary: V, number of tokens that the output head scores.
         linear: Weights of the layers' linear maps.
         norms_heads: Whether queries and keys are normalized (Qwen3).
+        rotary: Channels of a head that are rotated.
+        norms_outputs: Whether the outputs of attention and MLP are normalized (GLM-4.1V).
+        fuses_gate: Whether the two maps into the MLP are one (GLM-4.1V).
         experts: Experts in place of the MLPs, if any.
     """
 
@@ -63,6 +66,9 @@ class TextShape:
     vocabulary: int
     linear: int
     norms_heads: bool
+    rotary: int
+    norms_outputs: bool
+    fuses_gate: bool
     experts: ExpertsShape | None = None
 
     @property
@@ -92,6 +98,8 @@ class VisionShape:
         window: Side of a window in image tokens; 0 without windows.
         patch, merge: Side of a patch in pixels, of an image token in patches.
         mergers: Number of patch mergers (one, plus one per further level).
+        merger_inside: Numbers that a merger keeps per image token, besides its input.
+        norms_patches: Whether patches are normalized before the first block (GLM-V).
         linear: Weights of the patch embedding and the blocks' linear maps: multiply-adds per
             patch.
         merger_linear: Weights of the mergers' linear maps: multiply-adds per image token.
@@ -107,6 +115,8 @@ class VisionShape:
     patch: int
     merge: int
     mergers: int
+    merger_inside: int
+    norms_patches: bool
     linear: int
     merger_linear: int
 
@@ -190,7 +200,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _linear(module: nn.Module, biases: bool = False) -> int:
-    layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv3d)]
+    layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Conv3d)]
     weights = sum(m.weight.numel() for m in layers)
     return weights + sum(m.bias.numel() for m in layers if m.bias is not None) * biases
 
@@ -201,14 +211,19 @@ def _text_shape(model: PreTrainedModel, family: PolicyFamily) -> TextShape:
         raise ValueError(f'Estimates and `memory_budget` should be for layers of full_attention, '
                          f'but {family.name} has {", ".join(others)}, whose activations are not '
                          f'counted; leave `memory_budget` out, and measure a step instead')
-    attention, experts = language.layers[0].self_attn, _experts_shape(language)
+    layer, experts = language.layers[0], _experts_shape(language)
+    attention = layer.self_attn
     return TextShape(
         hidden=config.hidden_size, layers=config.num_hidden_layers,
         heads=config.num_attention_heads, kv_heads=config.num_key_value_heads,
         attention=attention.q_proj.out_features, kv=attention.k_proj.out_features,
         intermediate=config.moe_intermediate_size if experts else config.intermediate_size,
         vocabulary=model.lm_head.out_features, linear=_linear(language),
-        norms_heads=hasattr(attention, 'q_norm'), experts=experts)
+        norms_heads=hasattr(attention, 'q_norm'), experts=experts,
+        rotary=int(attention.head_dim
+                   * config.rope_parameters.get('partial_rotary_factor', 1.0)),
+        norms_outputs=hasattr(layer, 'post_mlp_layernorm'),
+        fuses_gate=hasattr(layer.mlp, 'gate_up_proj'))
 
 
 def _experts_shape(language: Any) -> ExpertsShape | None:
@@ -227,17 +242,26 @@ def _experts_shape(language: Any) -> ExpertsShape | None:
 def _vision_shape(tower: Any, family: PolicyFamily) -> VisionShape:
     config, blocks = tower.config, tower.get_submodule(family.vision_blocks)
     mergers = [tower.merger, *getattr(tower, 'deepstack_merger_list', ())]
+    downsample = getattr(tower, 'downsample', None)  # the first part of GLM-V's merger
     full = getattr(config, 'fullatt_block_indexes', None)
     # In Qwen2-VL's tower, `hidden_size` is the width of its output.
     hidden = getattr(config, 'embed_dim', config.hidden_size)
+    merger_inside = 2 * hidden * config.spatial_merge_size**2  # hidden state and its activation
+    if downsample is not None:
+        # Four more states of the merger's width, and four inside its gated MLP.
+        merger_inside = 4 * config.out_hidden_size + 4 * tower.merger.gate_proj.out_features
+        mergers.append(downsample)
     return VisionShape(
         hidden=hidden, layers=config.depth, heads=config.num_heads,
-        intermediate=getattr(config, 'intermediate_size', None) or hidden * config.mlp_ratio,
+        intermediate=next(m.out_features for m in blocks[0].mlp.modules()
+                          if isinstance(m, nn.Linear)),
         gated=hasattr(blocks[0].mlp, 'gate_proj'),
         full_blocks=config.depth if full is None else len(set(full)),
         window=0 if full is None else
         config.window_size // config.spatial_merge_size // config.patch_size,
-        patch=config.patch_size, merge=config.spatial_merge_size, mergers=len(mergers),
+        patch=config.patch_size, merge=config.spatial_merge_size,
+        mergers=len(mergers) - (downsample is not None), merger_inside=merger_inside,
+        norms_patches=hasattr(tower, 'post_conv_layernorm'),
         linear=_linear(tower.patch_embed) + _linear(blocks),
         merger_linear=sum(map(_linear, mergers)))
 
@@ -277,10 +301,14 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
 
 def _published_config(name: str) -> Any:
     kind, hidden, intermediate, layers, heads, kv_heads, tied, tower, *more = PUBLISHED[name]
-    padded = kind in ('qwen2_vl', 'qwen2_5_vl') and not tied
+    vocabulary = 151936
+    if kind == 'glm4v':
+        vocabulary = 151552
+    elif kind in ('qwen2_vl', 'qwen2_5_vl') and not tied:
+        vocabulary = 152064
     text = dict(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
                 num_attention_heads=heads, num_key_value_heads=kv_heads,
-                vocab_size=152064 if padded else 151936,
+                vocab_size=vocabulary,
                 rope_parameters=dict(rope_type='default', rope_theta=1e6,
                                      mrope_section=[16, 24, 24]), tie_word_embeddings=tied)
     # In Qwen2-VL's tower, `hidden_size` is the width of its output.
@@ -312,7 +340,9 @@ _TOWER_3_5 = dict(depth=27, hidden_size=1152, num_heads=16, intermediate_size=43
 _TEXT_3_5 = dict(vocab_size=248320, rope_parameters=dict(
     rope_type='default', rope_theta=1e7, mrope_section=[11, 11, 10], partial_rotary_factor=0.25))
 _EXPERTS = dict(num_experts=128, num_experts_per_tok=8)
-SUFFIXES = ('-Instruct', '-Thinking')
+_TOWER_GLM = dict(depth=24, hidden_size=1536, num_heads=12, intermediate_size=13696, image_size=336,
+                  patch_size=14, spatial_merge_size=2)
+SUFFIXES = ('-Instruct', '-Thinking', '-Base')
 # Shapes from the models' published config.json files: `model_type`, hidden, intermediate, layers,
 # heads, key and value heads, tied embeddings, vision tower, further entries of `text_config`.
 PUBLISHED: dict[str, tuple] = {
@@ -332,4 +362,5 @@ PUBLISHED: dict[str, tuple] = {
                          dict(_EXPERTS, head_dim=128, moe_intermediate_size=768)),
     'Qwen3-VL-235B-A22B': ('qwen3_vl_moe', 4096, 12288, 94, 64, 4, False, _LARGE_TOWER_3,
                            dict(_EXPERTS, head_dim=128, moe_intermediate_size=1536)),
+    'GLM-4.1V-9B': ('glm4v', 4096, 13696, 40, 32, 2, False, _TOWER_GLM),
 }

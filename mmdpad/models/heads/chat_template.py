@@ -39,6 +39,9 @@ class ChatTemplate:
             closing it, to the end of the prompt, for example ``'<think>\n'`` for
             Qwen3-VL-Thinking; empty if it opens none.
         closes_reasoning: Whether a prompt ends with an empty think block (non-thinking mode).
+        lead: Whitespace before a response that the template does not write after the question, so
+            that the policy writes it: a line break for GLM-4.5V. It is not part of the response's
+            text.
         turn_end: Token that ends the assistant's turn; None if the template ends it with plain
             text or has no such turn.
 
@@ -58,10 +61,14 @@ class ChatTemplate:
         tail = self._after_question(prompt, messages)
         self.opened = find_opened(self._after_added_tokens(tail))
         self.closes_reasoning = bool(re.search(r'<think>\s*</think>\s*\Z', tail))
+        self.lead = ''
         self.turn_end: int | None = None
         if turn := self._find_turn(messages):
             header, after = turn
             self._check_generation_prompt(messages, tail, header)
+            if not self.opened and header.startswith(tail):
+                gap = header.removeprefix(tail)
+                self.lead = gap[:len(gap) - len(gap.lstrip())]
             self.turn_end = self._first_added_token(after)
 
     def render(self, messages: Sequence[dict[str, Any]], generate: bool = True) -> str:

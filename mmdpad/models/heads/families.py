@@ -6,6 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import (
+    Glm4vForConditionalGeneration,
+    Glm4vMoeForConditionalGeneration,
+    Glm46VForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
     Qwen3_5ForConditionalGeneration,
@@ -43,6 +46,13 @@ register_family('qwen3_5', PolicyFamily(
 register_family('qwen3_5_moe', PolicyFamily(
     'Qwen3.5-MoE', Qwen3_5MoeForConditionalGeneration, 'relative_1000', language_linears=_LINEARS,
     shared_layers=_HYBRID))
+_GLM: dict[str, Any] = dict(
+    coordinates='relative_1000', language_linears='(q|k|v|o|gate_up|gate|up|down)_proj',
+    vision_tokens=tuple(f'{name}_token_id' for name in (
+        'image', 'video', 'image_start', 'image_end', 'video_start', 'video_end')))
+register_family('glm4v', PolicyFamily('GLM-4.1V', Glm4vForConditionalGeneration, **_GLM))
+register_family('glm4v_moe', PolicyFamily('GLM-4.5V', Glm4vMoeForConditionalGeneration, **_GLM))
+register_family('glm46v', PolicyFamily('GLM-4.6V', Glm46VForConditionalGeneration, **_GLM))
 
 
 def find_family(source: str) -> PolicyFamily:

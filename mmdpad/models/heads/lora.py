@@ -51,7 +51,8 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
         ImportError, ValueError: See :func:`lora_config`.
         ValueError: The targets or a pattern match nothing; or the targets should cover all matrices
             in the language model's layers, but miss a kind of them; or listed targets are all in
-            layers of one kind, such as full attention, and `layers_to_transform` does not say so.
+            layers of one kind, such as full attention, and `layers_to_transform` does not say so;
+            or peft turns names of layers into parameters of experts.
     """
     config = lora_config(lora, family_of(model))
     import peft
@@ -63,6 +64,7 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    _check_moved(config, lora)
     _check_patterns(model, config)
     _check_reach(model, lora)
     _check_layer_kinds(model, lora)
@@ -219,6 +221,18 @@ def check_mergeable(model: nn.Module) -> None:
 def matches_layer(pattern: str, layer: str) -> bool:
     """Whether a key of ``rank_pattern`` or ``alpha_pattern`` matches a layer's full name."""
     return re.match(rf'(.*\.)?({pattern})$', layer) is not None
+
+
+def _check_moved(config: Any, lora: Mapping[str, Any]) -> None:
+    """Refuse names of layers that peft has turned into parameters of experts. It does so for models
+    whose files hold each expert's weights, wherever layers of these names are."""
+    asked = lora.get('target_parameters') or ()
+    if moved := sorted({*(config.target_parameters or ())} - {*asked}):
+        raise ValueError(
+            f'`lora.target_modules={lora.get("target_modules", "language")!r}` should not name '
+            f'layers of MLPs in this model, since peft takes them for its experts and adapts '
+            f'{", ".join(moved)} instead; name those of attention: `target_modules='
+            f"['q_proj', 'k_proj', 'v_proj', 'o_proj']`, and experts in `target_parameters`")
 
 
 def _check_patterns(model: nn.Module, config: Any) -> None:

@@ -9,21 +9,28 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from mmdpad.models.sources import read_json
+from mmdpad.prompts import TAGS
 
 from .chat_template import TAG_TEXTS, ChatTemplate
 
 GENERATION_CONFIG = 'generation_config.json'
+BOX_MARKS = ('<|begin_of_box|>', '<|end_of_box|>')
+"""GLM-V's tokens around a box in its answer, which tokenizers do not always treat as special."""
+_LAST_TAG = f'</{TAGS[-1]}>'
 
 
 class ResponseCodec:
     """Encodes and decodes responses, and determines how they begin and end.
 
     A response's text begins with the tag that the chat template opens for it
-    (:attr:`.ChatTemplate.opened`), although those tokens belong to the prompt. It ends with any
-    token that generation_config.json, config.json, the tokenizer or the chat template's end of a
-    turn names; published folders disagree, so engines stop at all of them. Supervised training
-    uses the chat template's end token, so that an SFT target has the tokens of the rendered
-    conversation, or the tokenizer's if the template has none.
+    (:attr:`.ChatTemplate.opened`), although those tokens belong to the prompt, and not with the
+    whitespace that the policy writes first (:attr:`.ChatTemplate.lead`). It ends with any token
+    that generation_config.json, config.json, the tokenizer or the chat template's end of a turn
+    names; published folders disagree, so engines stop at all of them. Of the tags, only
+    ``</caption>`` may end a response: GLM-4.1V's generation_config.json names ``</answer>``, but
+    the caption comes after it. Supervised training uses the chat template's end token, so that an
+    SFT target has the tokens of the rendered conversation, or the tokenizer's if the template has
+    none.
 
     Args:
         source: Folder or hub name.
@@ -31,8 +38,10 @@ class ResponseCodec:
         chat: Its chat template.
 
     Attributes:
-        opened: See :class:`.ChatTemplate`.
+        opened, lead: See :class:`.ChatTemplate`.
         ends: End token -> the files that name it. Supervised training uses the first one.
+        tag_ends: Tags within a response that a file names as end tokens, in the same way; engines
+            do not stop at them.
         pad_token: Padding after a response's end; the first end token if the tokenizer has none.
 
     Raises:
@@ -44,15 +53,19 @@ class ResponseCodec:
                  chat: ChatTemplate) -> None:
         self.source = source
         self.tokenizer = tokenizer
-        self.opened = chat.opened
+        self.opened, self.lead = chat.opened, chat.lead
         self.closes_reasoning = chat.closes_reasoning
         self.ends: dict[int, list[str]] = {}
+        self.tag_ends: dict[int, list[str]] = {}
         self.ignored: list[int] = []
         config = read_json(source, 'config.json')
         text_config = config.get('text_config')
         text_config = text_config if isinstance(text_config, dict) else {}
         sizes = (text_config.get('vocab_size'), config.get('vocab_size'), len(tokenizer))
         size = next(size for size in sizes if isinstance(size, int))
+        tags = {token for token, added in tokenizer.added_tokens_decoder.items()
+                if added.content in TAG_TEXTS}
+        inner_tags = tags - {tokenizer.convert_tokens_to_ids(_LAST_TAG)}
         for where, value in (
                 ('the chat template', chat.turn_end), ('the tokenizer', tokenizer.eos_token_id),
                 (GENERATION_CONFIG, read_json(source, GENERATION_CONFIG).get('eos_token_id')),
@@ -64,7 +77,9 @@ class ResponseCodec:
                 if where == 'config.json' and token not in {
                         *self.ends, *tokenizer.added_tokens_decoder}:
                     self.ignored.append(token)
-                elif where not in (named := self.ends.setdefault(token, [])):
+                    continue
+                ends = self.tag_ends if token in inner_tags else self.ends
+                if where not in (named := ends.setdefault(token, [])):
                     named.append(where)
         if not self.ends:
             raise ValueError(
@@ -74,9 +89,9 @@ class ResponseCodec:
                 f'tokenizer_config.json')
         pad = tokenizer.pad_token_id
         self.pad_token: int = next(iter(self.ends)) if pad is None or pad >= size else pad
-        tags = {token for token, added in tokenizer.added_tokens_decoder.items()
-                if added.content in TAG_TEXTS}
-        self._no_text = {*tokenizer.all_special_ids, *self.ends, self.pad_token} - tags
+        marks = {tokenizer.convert_tokens_to_ids(mark) for mark in BOX_MARKS} & {
+            *tokenizer.added_tokens_decoder}
+        self._no_text = {*tokenizer.all_special_ids, *self.ends, self.pad_token, *marks} - tags
 
     @property
     def end_tokens(self) -> list[int]:
@@ -87,7 +102,7 @@ class ResponseCodec:
         """Encode an SFT target as the tokens after a prompt, including the end token.
 
         Leaves out the tag that the chat template opens, and the whitespace after it if the template
-        writes some.
+        writes some; adds the whitespace before it that the policy writes.
 
         Args:
             text: The complete response.
@@ -105,6 +120,8 @@ class ResponseCodec:
         rest = text[len(start):]
         if start != self.opened:
             rest = rest.lstrip()
+        if not rest.startswith(self.lead):
+            rest = self.lead + rest
         ids = self.tokenizer(rest, add_special_tokens=False)['input_ids']
         if found := [token for token in ids if token in self._no_text or token in forbidden]:
             raise ValueError(f'A response should be text without special tokens, but got '
@@ -112,10 +129,10 @@ class ResponseCodec:
         return [*ids, self.end_tokens[0]]
 
     def decode(self, rows: Iterable[list[int]]) -> list[str]:
-        """Decode responses without end, padding and special tokens; tags are kept even if the
-        tokenizer treats them as special."""
+        """Decode responses without end, padding and special tokens, and marks around boxes
+        (:data:`BOX_MARKS`); tags are kept even if the tokenizer treats them as special."""
         kept = [[token for token in row if token not in self._no_text] for row in rows]
-        return [self.opened + text for text in self.tokenizer.batch_decode(
+        return [self.opened + text.removeprefix(self.lead) for text in self.tokenizer.batch_decode(
             kept, clean_up_tokenization_spaces=False)]
 
     def describe(self) -> str:
@@ -124,13 +141,20 @@ class ResponseCodec:
             f'opens {self.opened!r}, which counts as part of each response' if self.opened else
             'opens and closes an empty <think> block (non-thinking mode), which counts as part of '
             'the prompt' if self.closes_reasoning else 'opens no tag')
-        ends = ' or '.join(f'{self.tokenizer.decode([token])} ({token}: {", ".join(named)})'
-                           for token, named in self.ends.items())
+        if self.lead:
+            begins += f', but puts {self.lead!r} before a response, which is not part of its text'
+        ends = self._named(self.ends)
         taught = ', of which supervised training uses the first' if len(self.ends) > 1 else ''
         ignored = ''.join(f'; {token} ({self.tokenizer.decode([token])!r}) of config.json is '
                           f'ignored, since it is plain text'
                           for token in dict.fromkeys(self.ignored))
+        if self.tag_ends:
+            ignored += f'; the tag {self._named(self.tag_ends)} within a response does not end it'
         return f'the chat template {begins}; a response ends with {ends}{taught}{ignored}'
+
+    def _named(self, ends: dict[int, list[str]]) -> str:
+        return ' or '.join(f'{self.tokenizer.decode([token])} ({token}: {", ".join(named)})'
+                           for token, named in ends.items())
 
     def _tokens(self, where: str, value: Any, size: int) -> list[int]:
         values = value if isinstance(value, list) else [] if value is None else [value]

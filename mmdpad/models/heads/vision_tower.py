@@ -1,10 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Runs transformers' Qwen-VL vision towers in fewer and larger operations, with the same results.
+"""Runs the vision towers of Qwen-VL and GLM-V in transformers in fewer and larger operations, with
+the same results.
 
 - All windows of one length attend in one call, and so do whole images of one size. transformers
   makes one call per window and layer: thousands for an image of 840 x 840 pixels.
 - Queries and keys are rotated in three operations instead of ten.
-- Patches are embedded by a matrix product. For a convolution, each patch is an image of its own.
+- Patches are embedded, and in GLM-V merged, by a matrix product. For a convolution, each patch is
+  an image of its own.
 - An RMS norm is one operation instead of six.
 
 The modules' classes are replaced by subclasses with another ``forward``; weights and their names
@@ -19,6 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm
 from torch.utils.weak import WeakTensorKeyDictionary
+from transformers.models.glm4v.modeling_glm4v import Glm4vRMSNorm, Glm4vVisionAttention
+from transformers.models.glm4v_moe.modeling_glm4v_moe import (
+    Glm4vMoeRMSNorm,
+    Glm4vMoeVisionAttention,
+)
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
     Qwen2_5_VLRMSNorm,
@@ -117,22 +124,53 @@ class WindowedQwen3MoeAttention(Qwen3VLMoeVisionAttention):
     forward: Any = attend_in_windows
 
 
-class PatchProduct(nn.Conv3d):
-    """A convolution over patches that are as large as its kernel, as a matrix product."""
+class WindowedGlm4vAttention(Glm4vVisionAttention):
+    """GLM-4.1V's attention by :func:`attend_in_windows`."""
+    forward: Any = attend_in_windows
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """(N, C, t, h, w) -> (N, D, 1, 1, 1)."""
-        return linear(patches.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
+
+class WindowedGlm4vMoeAttention(Glm4vMoeVisionAttention):
+    """GLM-4.5V's attention by :func:`attend_in_windows`."""
+    forward: Any = attend_in_windows
+
+
+def multiply_patches(self: Any, patches: Tensor) -> Tensor:
+    """The ``forward`` of a convolution over patches that are as large as its kernel, as a matrix
+    product: (N, C, ...) -> (N, D, 1, ...)."""
+    rows = linear(patches.flatten(1), self.weight.flatten(1), self.bias)
+    return rows.reshape(*rows.shape, *(1 for _ in patches.shape[2:]))
+
+
+class PatchProduct(nn.Conv3d):
+    """A patch embedding by :func:`multiply_patches`."""
+    forward: Any = multiply_patches
+
+
+class MergeProduct(nn.Conv2d):
+    """GLM-V's merging of patches by :func:`multiply_patches`."""
+    forward: Any = multiply_patches
+
+
+def normalize_at_once(self: Any, hidden_states: Tensor) -> Tensor:
+    """The ``forward`` of an RMS norm in one operation: (..., D) -> (..., D)."""
+    if hidden_states.dtype != self.weight.dtype:  # under autocast
+        return super(type(self), self).forward(hidden_states)
+    return rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
 
 
 class FusedRMSNorm(Qwen2_5_VLRMSNorm):
-    """Qwen2.5-VL's norm in one operation."""
+    """Qwen2.5-VL's norm by :func:`normalize_at_once`."""
+    forward: Any = normalize_at_once
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        if hidden_states.dtype != self.weight.dtype:  # under autocast
-            return super().forward(hidden_states)
-        return rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+
+class FusedGlm4vRMSNorm(Glm4vRMSNorm):
+    """GLM-4.1V's norm by :func:`normalize_at_once`."""
+    forward: Any = normalize_at_once
+
+
+class FusedGlm4vMoeRMSNorm(Glm4vMoeRMSNorm):
+    """GLM-4.5V's norm by :func:`normalize_at_once`."""
+    forward: Any = normalize_at_once
 
 
 _FASTER: dict[type[nn.Module], type[nn.Module]] = {
@@ -142,8 +180,13 @@ _FASTER: dict[type[nn.Module], type[nn.Module]] = {
     Qwen3VLMoeVisionAttention: WindowedQwen3MoeAttention,
     Qwen3_5VisionAttention: WindowedQwen3_5Attention,
     Qwen3_5MoeVisionAttention: WindowedQwen3_5MoeAttention,
+    Glm4vVisionAttention: WindowedGlm4vAttention,
+    Glm4vMoeVisionAttention: WindowedGlm4vMoeAttention,
     nn.Conv3d: PatchProduct,
+    nn.Conv2d: MergeProduct,
     Qwen2_5_VLRMSNorm: FusedRMSNorm,
+    Glm4vRMSNorm: FusedGlm4vRMSNorm,
+    Glm4vMoeRMSNorm: FusedGlm4vMoeRMSNorm,
 }
 
 

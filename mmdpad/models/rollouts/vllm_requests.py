@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.models.heads.response_codec import GENERATION_CONFIG
 from mmdpad.models.non_finite import NonFiniteError
 
 from .sampling import Responses, Sampling
@@ -31,6 +32,22 @@ def sampling_settings(head: VLMReasoningHead, how: Sampling) -> dict[str, Any]:
         draws = dict(n=1, temperature=0.0)
     return dict(**draws, max_tokens=how.max_new_tokens, stop_token_ids=head.end_tokens, logprobs=0,
                 detokenize=False, logit_bias={token: _NEVER for token in head.vision_token_ids})
+
+
+def check_ends(head: VLMReasoningHead) -> None:
+    """Check that vLLM, which stops at every end token of generation_config.json, stops at none
+    within a response.
+
+    Raises:
+        ValueError: That file names a tag within a response as an end token.
+    """
+    responses = head.encoder.responses
+    tags = [token for token, named in responses.tag_ends.items() if GENERATION_CONFIG in named]
+    if tags:
+        raise ValueError(
+            f'`eos_token_id` in {GENERATION_CONFIG} of {responses.source!r} should not name a tag '
+            f'within a response for vLLM, which would stop there, but names {tags} '
+            f'({responses.tokenizer.decode(tags)}); remove it from the file')
 
 
 def tokens_to_expand(prompt: EncodedPrompt) -> list[int]:

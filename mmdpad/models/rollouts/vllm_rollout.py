@@ -21,6 +21,7 @@ from mmdpad.utils.vllm_versions import is_for_cpus
 from .engine import RolloutEngine
 from .sampling import Responses, Sampling
 from .vllm_requests import (
+    check_ends,
     check_prompt,
     image_name,
     read_outputs,
@@ -97,8 +98,10 @@ class VLLMRollout(RolloutEngine):
         self.asleep = False
 
     def check_policy(self, head: VLMReasoningHead) -> None:
-        """Raise a ValueError if its weights cannot be handed over, see :func:`check_handover`."""
+        """Raise a ValueError if its weights cannot be handed over (:func:`check_handover`), or its
+        responses would end too early (:func:`check_ends`)."""
         check_handover(head.model)
+        check_ends(head)
 
     def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                how: Sampling) -> Responses:

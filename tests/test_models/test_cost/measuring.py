@@ -107,10 +107,31 @@ def tiny_qwen3_vl(folder, kind='qwen3_vl', **text):
     return str(folder)
 
 
+def tiny_glm4v(folder):
+    """A random GLM-4.1V for images of 224 pixels."""
+    tiny_policy(folder, side=224)
+    rope = dict(rope_type='default', rope_theta=1e4, partial_rotary_factor=0.5,
+                mrope_section=[2, 3, 3])
+    ids = dict(image=510, video=511, image_start=507, image_end=508, video_start=507, video_end=508)
+    config = AutoConfig.for_model(
+        'glm4v', **{f'{name}_token_id': number for name, number in ids.items()}, text_config=dict(
+            hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=2, vocab_size=512, pad_token_id=504, rope_parameters=rope),
+        vision_config=dict(
+            depth=3, hidden_size=128, intermediate_size=320, num_heads=4, patch_size=8,
+            image_size=56, spatial_merge_size=2, out_hidden_size=128))
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
 def tiny_qwen3_vl_moe(folder):
-    """The same with eight experts in each layer, four of them for each token."""
+    """The same as Qwen3-VL with eight experts in each layer, four of them for each token."""
     return tiny_qwen3_vl(folder, 'qwen3_vl_moe', moe_intermediate_size=96, num_experts=8,
                          num_experts_per_tok=4)
+
+
+OTHERS = {'Qwen3-VL': tiny_qwen3_vl, 'Qwen3-VL-MoE': tiny_qwen3_vl_moe, 'GLM-4.1V': tiny_glm4v}
+"""Name of a family -> makes a folder with a random policy for images of 224 pixels."""
 
 
 def segmentor(pretrained, policy=None, loss=None, **train_cfg):

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from measuring import (
+    OTHERS,
     measure_update,
     segmentor,
     synthetic_rollout,
     tiny_policy,
-    tiny_qwen3_vl,
     tiny_qwen3_vl_moe,
 )
 from torch.distributed.device_mesh import init_device_mesh
@@ -43,9 +43,8 @@ def case_of(name, folder):
     """A policy with memory for nothing, a rollout, whether autocast is on, and the policy's shape
     and how it is trained."""
     policy, amp = CASES.get(name, ({}, False))
-    if name.startswith('Qwen3-VL'):
-        make = tiny_qwen3_vl if name == 'Qwen3-VL' else tiny_qwen3_vl_moe
-        pretrained, side = make(folder), 224
+    if name in OTHERS:
+        pretrained, side = OTHERS[name](folder), 224
     else:
         pretrained, side = tiny_policy(folder, hidden=128, intermediate=384, layers=6, depth=4,
                                        side=112), 112
@@ -57,7 +56,7 @@ def case_of(name, folder):
         work, shared='attn_implementation' not in policy)
 
 
-@pytest.mark.parametrize('name', [*CASES, 'Qwen3-VL', 'Qwen3-VL-MoE'])
+@pytest.mark.parametrize('name', [*CASES, *OTHERS])
 def test_an_update_takes_what_was_planned(name, tmp_path):
     """For budgets from all recomputed to all kept, within 15 %."""
     model, batch, amp, shape, setup, work = case_of(name, tmp_path)

@@ -3,7 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from measuring import segmentor, shape_of, synthetic_rollout, tiny_policy, tiny_qwen3_vl_moe
+from measuring import (
+    OTHERS,
+    segmentor,
+    shape_of,
+    synthetic_rollout,
+    tiny_policy,
+    tiny_qwen3_vl_moe,
+)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -79,6 +86,16 @@ def test_a_forward_pass_costs_what_torch_counts(tmp_path):
     measured = counted(lambda: model.log_probs(rollout)) / 2  # policy and reference
     assert sum(forward_flops(shape, work).values()) == pytest.approx(
         measured - hidden_pairs(shape, work), rel=0.01)
+
+
+@pytest.mark.parametrize('name', ['Qwen3-VL', 'GLM-4.1V'])
+def test_a_step_of_another_family_costs_what_torch_counts(name, tmp_path):
+    model = segmentor(OTHERS[name](tmp_path), group_size=4)
+    rollout, work = synthetic_rollout(model, 224, prompts=1, group_size=4, length=30)
+    setup, shape = Setup(rollout='none'), shape_of(model)
+    measured = counted(lambda: model.loss(rollout)['loss'].backward())
+    measured -= hidden_pairs(shape, work) * 4
+    assert total(step_flops(shape, setup, work)) == pytest.approx(measured, rel=0.05)
 
 
 def test_a_rollout_computes_its_prompts_once_per_response(tmp_path):

@@ -9,17 +9,18 @@ from dataclasses import replace
 import pytest
 import torch
 from measuring import (
+    OTHERS,
     StorageTracker,
     measure_update,
     segmentor,
     shape_of,
     synthetic_rollout,
     tiny_policy,
-    tiny_qwen3_vl,
     tiny_qwen3_vl_moe,
 )
 
 from mmdpad.models import HFRollout
+from mmdpad.models.cost.activations import text_layer
 from mmdpad.models.cost.memory import (
     full_shard,
     gradient_bytes,
@@ -28,7 +29,7 @@ from mmdpad.models.cost.memory import (
     standing,
     step_memory,
 )
-from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.models.cost.shapes import PolicyShape, build_on_meta, read_policy_config
 from mmdpad.models.cost.workload import Setup, Workload
 from mmdpad.models.heads import token_log_probs
 
@@ -109,8 +110,19 @@ def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('policy', [{}, CHECKPOINTING], ids=['plain', 'checkpointing'])
-def test_an_update_of_qwen3_vl_holds_what_was_measured(policy, tmp_path):
-    check_peak(tiny_qwen3_vl(tmp_path), policy)
+@pytest.mark.parametrize('name', ['Qwen3-VL', 'GLM-4.1V'])
+def test_an_update_of_another_family_holds_what_was_measured(name, policy, tmp_path):
+    # GLM-4.1V's merger is larger than a block, and counted until the blocks' backward pass ends.
+    check_peak(OTHERS[name](tmp_path), policy, on_top=0.2 if name == 'GLM-4.1V' else 0.15)
+
+
+def test_a_norm_after_each_half_of_a_layer_keeps_two_states():
+    """Of GLM-4.1V: its input and what it is multiplied with, 4096 float32 each, for 15 tokens."""
+    text = PolicyShape.of(build_on_meta(read_policy_config('GLM-4.1V-9B')[0])).text
+    work = Workload(1, 1, 10, 5, (2, 2))
+    with_norms, without = (text_layer(replace(text, norms_outputs=norms), Setup(), work).kept
+                           for norms in (text.norms_outputs, False))
+    assert with_norms - without == 2 * 15 * 2 * 4 * 4096
 
 
 @pytest.mark.parametrize('experts', ['mmdpad', 'grouped_mm'])
@@ -123,7 +135,7 @@ def test_an_update_of_experts_holds_what_was_measured(policy, experts, tmp_path,
     check_peak(tiny_qwen3_vl_moe(tmp_path), policy, experts, on_cpu)
 
 
-def check_peak(folder, policy, experts=None, on_cpu=True):
+def check_peak(folder, policy, experts=None, on_cpu=True, on_top=0.15):
     model = segmentor(folder, policy, group_size=4)
     if experts:
         model.policy.model.set_experts_implementation(experts)
@@ -135,7 +147,7 @@ def check_peak(folder, policy, experts=None, on_cpu=True):
     measured = max(measure_update(model, batch).values())
     assert estimate == pytest.approx(measured, rel=0.15)
     known = sum(standing(shape, setup).values())
-    assert estimate - known == pytest.approx(measured - known, rel=0.15)
+    assert estimate - known == pytest.approx(measured - known, rel=on_top)
 
 
 @pytest.mark.parametrize('policy', [

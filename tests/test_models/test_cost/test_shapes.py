@@ -16,7 +16,8 @@ from mmdpad.toy.policy_folder import make_policy_folder
 PARAMETERS = {'Qwen2-VL-2B': 2.209, 'Qwen2-VL-7B': 8.291, 'Qwen2-VL-72B': 73.406,
               'Qwen2.5-VL-3B': 3.755, 'Qwen2.5-VL-7B': 8.292, 'Qwen2.5-VL-32B': 33.453,
               'Qwen2.5-VL-72B': 73.411, 'Qwen3-VL-2B': 2.128, 'Qwen3-VL-4B': 4.438,
-              'Qwen3-VL-8B': 8.767, 'Qwen3-VL-30B-A3B': 31.071, 'Qwen3-VL-235B-A22B': 235.670}
+              'Qwen3-VL-8B': 8.767, 'Qwen3-VL-30B-A3B': 31.071, 'Qwen3-VL-235B-A22B': 235.670,
+              'GLM-4.1V-9B': 10.293}
 
 
 @pytest.mark.parametrize('name', [name for name, shape in PUBLISHED.items()
@@ -62,6 +63,12 @@ def test_a_folder_is_read_and_no_weight_is_left_out(head):
 ESTIMATED = [family for family, facts in FACTS.items() if facts.estimated]
 
 
+def test_layers_with_and_without_experts_are_refused(tmp_path):
+    folder = make_policy_folder(tmp_path, 'glm4v_moe')
+    with pytest.raises(ValueError, match='but only 1 of 2 layers have experts; leave'):
+        PolicyShape.of(build_on_meta(read_policy_config(folder)[0]))
+
+
 @pytest.mark.parametrize('family', ESTIMATED)
 def test_every_family_is_read(family, tmp_path):
     shape = PolicyShape.of(build_on_meta(read_policy_config(
@@ -69,7 +76,9 @@ def test_every_family_is_read(family, tmp_path):
     facts = FACTS[family]
     assert shape.vision.patch == facts.patch
     assert shape.vision.gated == ('mlp.gate_proj' in facts.tower)
-    assert (shape.vision.hidden, shape.vision.intermediate, shape.vision.layers) == (32, 64, 2)
+    # Inside of the MLPs of GLM-V's tower, states are as wide as its output.
+    inside = 32 if facts.name.startswith('GLM') else 64
+    assert (shape.vision.hidden, shape.vision.intermediate, shape.vision.layers) == (32, inside, 2)
     assert (shape.text.hidden, shape.text.layers, shape.text.kv) == (32, 2, 16)
 
 
@@ -134,7 +143,7 @@ def test_parameters_are_those_of_the_model(family, change, tmp_path):
     model = find_family(folder).model_class(AutoConfig.from_pretrained(folder))
     assert source == f'{folder}/config.json'
     assert shape.parameters == sum(p.numel() for p in model.parameters())
-    assert shape.tied == (change not in (untie, flatten_untied))
+    assert shape.tied == (FACTS[family].tied and change not in (untie, flatten_untied))
     assert shape.text.hidden == 32 and shape.text.layers == 2
 
 

@@ -1,14 +1,15 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import builtins
 import copy
+import re
 
 import pytest
 import torch
 import transformers
 
 from mmdpad.models import HFRollout, VLMReasoningHead
-from mmdpad.models.heads.families import FAMILIES, PolicyFamily
 from mmdpad.models.heads.lora import add_lora, describe_reach
+from mmdpad.toy.policy_folder import make_policy_folder
 
 QUESTIONS = ['the red circle', 'something you could roll']
 TEXTS = ['a red star', 'no']
@@ -158,10 +159,8 @@ def mixture():
         vision_config=dict(depth=2, num_heads=2, hidden_size=32, intermediate_size=64,
                            out_hidden_size=32, patch_size=16, num_position_embeddings=2304,
                            deepstack_visual_indexes=[0]))
-    kind = transformers.Qwen3VLMoeForConditionalGeneration
-    with torch.device('meta'), pytest.MonkeyPatch.context() as patch:
-        patch.setitem(FAMILIES, 'qwen3_vl_moe', PolicyFamily('Qwen3-VL', kind, 'relative_1000'))
-        yield kind(config)
+    with torch.device('meta'):
+        return transformers.Qwen3VLMoeForConditionalGeneration(config)
 
 
 @pytest.mark.parametrize('targets', ['language', 'language_and_vision', 'all-linear'])
@@ -185,6 +184,29 @@ def test_a_name_for_all_that_misses_a_linear_layer_is_refused(mixture):
             r"`lora.target_modules='language'` should reach every kind of linear layer .* misses "
             r"mlp.shared; .*`target_modules=\['q_proj', 'k_proj', 'v_proj', 'o_proj'\]`")):
         add_lora(model, dict(r=4))
+
+
+@pytest.mark.parametrize('targets', ['language', 'language_and_vision', 'all-linear',
+                                     ['gate_proj', 'up_proj', 'down_proj']])
+def test_names_that_peft_takes_for_those_of_experts_are_refused(tmp_path, targets):
+    """In GLM-4.5V they belong to the first layers, the shared experts and the vision tower, too."""
+    pytest.importorskip('peft')
+    folder = make_policy_folder(tmp_path, 'glm4v_moe')
+    with pytest.raises(ValueError, match=(
+            rf'`lora.target_modules={re.escape(repr(targets))}` should not name layers of MLPs .* '
+            r'and adapts down_proj, (gate.weight, )?gate_up_proj instead; name those of attention: '
+            r"`target_modules=\['q_proj', 'k_proj', 'v_proj', 'o_proj'\]`")):
+        VLMReasoningHead(folder, lora=dict(r=2, target_modules=targets))
+
+
+def test_attention_beside_experts_gets_an_adapter(tmp_path, images):
+    pytest.importorskip('peft')
+    folder = make_policy_folder(tmp_path, 'glm4v_moe')
+    head = VLMReasoningHead(folder, 'find "{question}"', lora=dict(
+        r=2, target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj'])).train()
+    assert len(head.adapter_keys) == 2 * 2 * 4 and head.vision_is_fixed
+    head.supervised_loss(head.encode_prompts(images, QUESTIONS), TEXTS)[0].backward()
+    assert {name for name, p in head.named_parameters() if p.grad is not None} == head.adapter_keys
 
 
 def test_what_is_reached_is_reported(mixture):

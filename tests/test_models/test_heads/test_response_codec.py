@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from chat_templates import OPENED, chat, policy_folder
+from chat_templates import OPENED, change_json, chat, policy_folder
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
@@ -42,7 +42,8 @@ def test_a_response_comes_back_as_it_was_written(kind, made):
     ids = found.encode(text)
     assert ids[-1] == END and found.decode([ids, ids + [PAD, PAD]]) == [text, text]
     assert follows_template(text) == (opened != '<answer>')
-    assert follows_template(found.tokenizer.decode(ids[:-1])) == (opened == '')
+    assert follows_template(found.tokenizer.decode(ids[:-1])) == (
+        opened == '' and 'before the response' not in kind)
 
 
 @pytest.mark.parametrize('written', ['<think>', '<think>\n', '<think>\n\n ', '<think> '])
@@ -72,6 +73,7 @@ CONVERSATIONS = {
     'a tag without a line break': '<think>\nit is red.</think>',
     'an empty block that is closed': RESPONSE,
     'a switch that is left alone': '<think>\nit is red.</think>',
+    'a line break before the response': RESPONSE,
 }
 
 
@@ -93,7 +95,7 @@ def test_prompt_and_response_have_the_tokens_of_the_rendered_conversation(family
     tokenizer, text = encoder.processor.tokenizer, CONVERSATIONS[kind]
     prompt = encoder.write('a star')
     ids = tokenizer(prompt)['input_ids'] + encoder.responses.encode(text)
-    if kind in ('an instruct model', 'a thinking model'):
+    if kind in ('an instruct model', 'a thinking model', 'a line break before the response'):
         whole = encoder.chat.render([*build_messages('a star', 'find "{question}"'), dict(
             role='assistant', content=text)], generate=False).removesuffix('\n')
     else:
@@ -213,6 +215,49 @@ def test_tags_that_are_tokens_stay_in_texts(special, tmp_path):
     assert ('<think>' in tokenizer.decode(ids, skip_special_tokens=True)) != special
     with pytest.raises(ValueError, match='special tokens, but got .<.im_end.>. in'):
         found.encode(RESPONSE + '<|im_end|>')
+
+
+@pytest.fixture
+def tagged(tmp_path):
+    """(tags, files of the folder) -> the codec of the toy model's folder with these tokens."""
+    def make(added, **files):
+        folder = policy_folder(tmp_path / 'policy')
+        tokenizer = AutoTokenizer.from_pretrained(POLICY_WEIGHTS)
+        tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in added])
+        tokenizer.save_pretrained(folder)
+        ends = [tokenizer.convert_tokens_to_ids(token) for token in files.pop('ends', [])]
+        change_json(tmp_path / 'policy/generation_config.json', dict(eos_token_id=[END, *ends]))
+        change_json(tmp_path / 'policy/config.json', dict(text_config=dict(
+            vocab_size=len(tokenizer))))
+        return codec(folder)
+    return make
+
+
+def test_a_tag_ends_a_response_only_where_nothing_follows(tagged):
+    """GLM-4.1V's generation_config.json names </answer>."""
+    found = tagged(['<answer>', '</answer>', '</caption>'], ends=['</answer>', '</caption>'])
+    answer, caption = found.tokenizer.convert_tokens_to_ids(['</answer>', '</caption>'])
+    assert found.end_tokens == [END, caption]
+    assert found.tag_ends == {answer: ['generation_config.json']}
+    assert found.decode([found.encode(RESPONSE)]) == [RESPONSE]
+    assert found.describe().endswith(f'; the tag </answer> ({answer}: generation_config.json) '
+                                     'within a response does not end it')
+
+
+def test_marks_around_a_box_are_no_text(tagged):
+    found = tagged(['<|begin_of_box|>', '<|end_of_box|>'])
+    ids = found.tokenizer('<answer><|begin_of_box|>[[1,2,3,4]]<|end_of_box|></answer>')['input_ids']
+    assert found.decode([ids]) == ['<answer>[[1,2,3,4]]</answer>']
+    with pytest.raises(ValueError, match='special tokens, but got .<.begin_of_box.>.'):
+        found.encode('<|begin_of_box|>')
+
+
+def test_what_a_policy_writes_before_its_response_is_no_text(made):
+    found = made(OPENED['an empty block before the response'][0])
+    assert found.lead == '\n' and "puts '\\n' before a response" in found.describe()
+    ids = found.tokenizer('\n' + RESPONSE)['input_ids']
+    assert found.encode(RESPONSE) == found.encode('\n' + RESPONSE) == [*ids, END]
+    assert found.decode([ids, found.tokenizer(RESPONSE)['input_ids']]) == [RESPONSE] * 2
 
 
 def test_a_head_says_it_in_the_log(tmp_path, monkeypatch):

@@ -106,7 +106,7 @@ CASES = {
 }
 
 
-@pytest.fixture(params=['qwen2_vl', 'qwen2_5', 'qwen3', 'qwen3_vl_moe', 'qwen3_5'])
+@pytest.fixture(params=['qwen2_vl', 'qwen2_5', 'qwen3', 'qwen3_vl_moe', 'qwen3_5', 'glm4v'])
 def family(request, policy_config, tmp_path):
     """Config of a policy head of one of the families."""
     if request.param == 'qwen2_5':
