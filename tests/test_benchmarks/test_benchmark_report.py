@@ -32,6 +32,16 @@ def test_tables_by_hand(tmp_path):
         cpu_time=dict(median=dict(mmdpad=1.0, before=2.0), ratio=dict(before=2.0),
                       ratio_range=dict(before=[1.9, 2.1])),
         peak_memory_mb=dict(mmdpad=10.6, before=20), environment=about)))
+    same = dict(passes=dict(mmdpad=0.5), tokens=dict(mmdpad=1.5),
+                same_tokens=dict(mmdpad=True, before=False),
+                cpu_seconds=dict(median=dict(mmdpad=2.0, before=3.0), ratio=dict(before=1.5),
+                                 ratio_range=dict(before=[1.4, 1.6])))
+    (tmp_path / '5_guesses.json').write_text(json.dumps(dict(train=same, evaluate=same,
+                                                             environment=about)))
+    counts = dict(passes=8, tokens_fed=16, prompt_passes=2)
+    (tmp_path / '6_batching.json').write_text(json.dumps(dict(
+        batch_after_batch=counts, continuous=dict(counts, most_batches_held=3), fewest_passes=7,
+        ratio=dict(passes=0.25, tokens_fed=1), environment=about)))
     page = tmp_path / 'page.md'
     page.write_text('before\n<!-- tables -->\nold\n<!-- /tables -->\nafter')
     report(tmp_path, '--write', page)
@@ -69,6 +79,28 @@ def test_tables_by_hand(tmp_path):
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | mmdpad | 2 |  |  | 1 |  |  | 10 |
 | before | 3 | 1.5 | 1.40 - 1.60 | 2 | 2 | 1.90 - 2.10 | 20 |
+
+`python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
+
+### guesses
+
+|  | passes | tokens in them | CPU seconds | times as long | in single turns | same tokens |
+| --- | --- | --- | --- | --- | --- | --- |
+| training, mmdpad | 0.5 | 1.5 | 2 |  |  | yes |
+| training, before |  |  | 3 | 1.5 | 1.40 - 1.60 | no |
+| greedy, mmdpad | 0.5 | 1.5 | 2 |  |  | yes |
+| greedy, before |  |  | 3 | 1.5 | 1.40 - 1.60 | no |
+
+`python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
+
+### batching
+
+|  | passes | tokens in them | passes of prompts |
+| --- | --- | --- | --- |
+| batch after batch | 8 | 16 | 2 |
+| continuous | 8 | 16 | 2 |
+| ratio | 0.25 | 1 |  |
+| fewest possible | 7 |  |  |
 
 `python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
 <!-- /tables -->

@@ -13,7 +13,6 @@ the samples has ended, at most so many batches are held, and ended samples are n
 from __future__ import annotations
 
 import argparse
-import json
 from collections import deque
 
 
@@ -33,6 +32,7 @@ if __name__ == '__main__':
     parse_args()  # so that --help does not wait for the imports below
 
 import numpy as np
+from common import environment, print_json
 
 from mmdpad.models.rollouts.continuous_batching import LOOKAHEAD, REFILL_AT
 from mmdpad.models.rollouts.decoding import SHRINK_AT
@@ -90,13 +90,13 @@ def main() -> None:
     lengths = rng.lognormal(np.log(args.median), args.spread, args.questions)
     lengths = lengths.clip(args.shortest, args.longest).astype(int)
     before, after = (count(lengths, args.batch_size) for count in (batch_after_batch, continuous))
-    print(json.dumps(dict(
-        questions=args.questions, batch_size=args.batch_size,
+    print_json(dict(
+        environment=environment(), questions=args.questions, batch_size=args.batch_size,
         answer_tokens=dict(total=int(lengths.sum()), shortest=int(lengths.min()),
                            median=float(np.median(lengths)), longest=int(lengths.max())),
         batch_after_batch=before, continuous=after,
         fewest_passes=int(np.ceil((lengths - 1).sum() / args.batch_size)),
-        ratio={name: after[name] / before[name] for name in ('passes', 'tokens_fed')}), indent=2))
+        ratio={name: after[name] / before[name] for name in ('passes', 'tokens_fed')}))
 
 
 if __name__ == '__main__':

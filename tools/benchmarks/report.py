@@ -128,6 +128,28 @@ def operations(result: dict[str, Any]) -> str:
     return table(['', 'before', "the model's layers", 'fused', 'fused / before', 'counted'], rows)
 
 
+def speculation(result: dict[str, Any]) -> str:
+    """Passes, tokens in them and processor time of rollouts with and without guesses."""
+    rows: Rows = []
+    for what, about in (('training', result['train']), ('greedy', result['evaluate'])):
+        seconds = about['cpu_seconds']
+        rows += [[f'{what}, {side}', about['passes'].get(side, ''), about['tokens'].get(side, ''),
+                  seconds['median'][side], *times(seconds, side)[1:],
+                  'yes' if about['same_tokens'][side] else 'no'] for side in seconds['median']]
+    return table(['', 'passes', 'tokens in them', 'CPU seconds', 'times as long',
+                  'in single turns', 'same tokens'], rows)
+
+
+def batching(result: dict[str, Any]) -> str:
+    """Passes and tokens of simulated answers, batch after batch and with replacement."""
+    names = ('passes', 'tokens_fed', 'prompt_passes')
+    return table(['', 'passes', 'tokens in them', 'passes of prompts'],
+                 [*([way.replace('_', ' '), *(result[way][name] for name in names)]
+                    for way in ('batch_after_batch', 'continuous')),
+                  ['ratio', *(result['ratio'].get(name, '') for name in names)],
+                  ['fewest possible', result['fewest_passes'], '', '']])
+
+
 def provenance(result: dict[str, Any]) -> str:
     """Command, date and versions of one result."""
     about = result['environment']
@@ -147,7 +169,8 @@ def report(folder: Path) -> str:
                 else low_precision if 'weights' in result
                 else staleness if 'ratio_to_least_staleness' in result
                 else loading if 'bytes' in result else operations if 'fused' in result
-                else start_up if 'cases' in result else comparison)(result)
+                else start_up if 'cases' in result else speculation if 'evaluate' in result
+                else batching if 'continuous' in result else comparison)(result)
         parts.append(f'### {path.stem.partition("_")[2].replace("_", " ")}\n\n{body}\n\n'
                      f'{provenance(result)}')
     return wrap_markdown('\n\n'.join(parts))
