@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,11 +33,13 @@ from transformers import (
 
 from mmdpad.evaluation.provenance import package_versions, processor_name
 from mmdpad.models import VLMReasoningHead
-from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.structures import RolloutBatch
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.seeding import seeded
 from mmdpad.toy.shapes_world import SHAPES_IMAGE_SIZE, SHAPES_PROMPT_TEMPLATE, make_scene
+
+if TYPE_CHECKING:  # an earlier build, which this may run, has it elsewhere
+    from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 
 MMLogger.get_current_instance().setLevel('WARNING')  # logs would go where the result goes
 PATCH, MERGE = 14, 2

@@ -21,7 +21,7 @@ import argparse
 import math
 import os
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builds import Turns, Worker, add_before, builds, compare
 
@@ -71,8 +71,10 @@ from common import (
 from torch import Tensor, nn
 
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.toy import POLICY_WEIGHTS
+
+if TYPE_CHECKING:  # an earlier build, which this may run, has it elsewhere
+    from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 
 
 def main() -> None:
