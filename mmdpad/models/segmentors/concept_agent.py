@@ -30,6 +30,7 @@ from mmdpad.prompts.agent import (
 )
 from mmdpad.registry import MODELS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
+from mmdpad.utils.number_checks import check_number
 
 from .reasoning_segmentor import Inputs, ReasoningSegmentor
 
@@ -69,15 +70,10 @@ class ConceptAgent(ReasoningSegmentor):
 
     def __init__(self, policy: dict, decoder: dict, max_rounds: int = 3, max_instances: int = 8,
                  **kwargs: Any) -> None:
-        for name, limit in dict(max_rounds=max_rounds, max_instances=max_instances).items():
-            if limit < 1:
-                raise ValueError(f'`{name}` should be at least 1, but got {limit}; set it to such '
-                                 f'a number')
+        check_limits(max_rounds, max_instances)
         super().__init__(policy, decoder, **kwargs)
         if not isinstance(self.decoder, ConceptDecoder):
-            raise ValueError(f'`decoder` of ConceptAgent should find the instances of a text, as '
-                             f'SAM3ConceptDecoder does, but got {type(self.decoder).__name__}; '
-                             f'use such a decoder')
+            raise ValueError(describe_unsuitable(type(self.decoder)))
         self.max_rounds, self.max_instances = max_rounds, max_instances
         self.decoder_config = copy.deepcopy(decoder)
 
@@ -215,6 +211,18 @@ class Conversation:
             seconds=seconds, calls=dict(
                 vlm_calls=len(self.texts), sam_calls=self.sam_calls,
                 generated_tokens=sum(map(agent.policy.count_tokens, self.texts))))
+
+
+def check_limits(max_rounds: int = 3, max_instances: int = 8) -> None:
+    """Raise ValueError unless these are limits of a :class:`ConceptAgent`."""
+    for name, limit in dict(max_rounds=max_rounds, max_instances=max_instances).items():
+        check_number(name, limit, 'at least 1', lambda n: n >= 1, whole=True)
+
+
+def describe_unsuitable(kind: type) -> str:
+    """Say that an agent cannot use this class of decoder."""
+    return (f'`decoder` of ConceptAgent should find the instances of a text, as SAM3ConceptDecoder '
+            f'does, but got {kind.__name__}; use such a decoder')
 
 
 def outline(image: Tensor, mask: np.ndarray) -> Tensor:

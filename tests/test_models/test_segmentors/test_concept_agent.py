@@ -2,6 +2,7 @@
 """The agent with scripted responses and a decoder of known instances, and with tiny models."""
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from mmengine.runner import Runner
 
 from mmdpad.apis import ReasonSegInferencer
+from mmdpad.engine.check_config import check_config
 from mmdpad.engine.hooks.response_cache_hook import describe_maker
 from mmdpad.models import ConceptDecoder
 from mmdpad.models.decoders.instances import Instances
@@ -204,6 +206,11 @@ def test_settings_that_are_refused(agent_config):
             (dict(decoder=dict(type='BoxDecoder')), 'should find the instances of a text.*BoxDec')):
         with pytest.raises(ValueError, match=problem):
             MODELS.build(dict(agent_config.model, **settings))
+        config = copy.deepcopy(agent_config)
+        config.model.update(settings)
+        assert len(check_config(config).problems) == 1
+        assert re.search(problem.lstrip('`'), check_config(config).problems[0])
+    assert check_config(agent_config).problems == []
 
 
 def test_a_test_with_tiny_models_reports_the_calls(agent_config, tmp_path):
