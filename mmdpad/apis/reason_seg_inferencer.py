@@ -136,8 +136,9 @@ class ReasonSegInferencer(BaseInferencer):
 
         Yields:
             The response so far, longer each time; finally the :class:`Answer`. Closing the
-            iterator (``break``) stops the sampling. An engine that samples elsewhere (vLLM)
-            yields the answer only.
+            iterator (``break``) stops the sampling. An engine that samples elsewhere (vLLM) and a
+            model that writes several responses (:class:`mmdpad.models.ConceptAgent`) yield the
+            answer only.
 
         Raises:
             ValueError, TypeError, RuntimeError: As in :meth:`__call__`, at once.
@@ -152,7 +153,8 @@ class ReasonSegInferencer(BaseInferencer):
             found, = self._answer(queries, streamer=streamer)
             return found
 
-        return stream(answer, self.model.policy.decode)
+        return stream(answer, self.model.policy.decode if getattr(
+            self.model, 'writes_one_response', True) else None)
 
     def close(self) -> None:
         """Release the model and its memory; the inferencer cannot be used afterwards."""

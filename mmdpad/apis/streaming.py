@@ -21,12 +21,12 @@ class Stopped(BaseException):
 
 
 def stream(answer: Callable[[Streamer], Answer],
-           decode: Callable[[Tensor], list[str]]) -> Iterator[str | Answer]:
+           decode: Callable[[Tensor], list[str]] | None) -> Iterator[str | Answer]:
     """Run ``answer`` in a thread while the caller receives the growing text.
 
     Args:
         answer: Has the model answer one question, as :meth:`RolloutEngine.streaming` says.
-        decode: Token ids (N, R), long, -> N texts.
+        decode: Token ids (N, R), long, -> N texts. None: yield only the result.
 
     Yields:
         The response so far, without the bytes of an incomplete character; finally the result of
@@ -38,7 +38,8 @@ def stream(answer: Callable[[Streamer], Answer],
     def streamer(tokens: Tensor) -> None:
         if stopped.is_set():
             raise Stopped
-        found.put(tokens.item())
+        if decode is not None:
+            found.put(tokens.item())
 
     def work() -> None:
         try:
@@ -59,7 +60,7 @@ def stream(answer: Callable[[Streamer], Answer],
                 yield item
                 return
             tokens.append(item)
-            if found.empty():
+            if decode is not None and found.empty():
                 longer = decode(torch.tensor([tokens]))[0].rstrip('\N{REPLACEMENT CHARACTER}')
                 if len(longer) > len(text):
                     text = longer

@@ -17,7 +17,7 @@ from mmengine.registry import FUNCTIONS
 from mmengine.runner import Priority, get_priority
 from torch import nn
 
-from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
+from mmdpad.models import ConceptAgent, ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.decoders import ConceptDecoder, DetectorDecoder, HFSAMDecoder, SAMDecoder
 from mmdpad.models.decoders.concept_decoder import check_concept
 from mmdpad.models.decoders.hf_sam_decoder import check_settings
@@ -32,6 +32,7 @@ from mmdpad.models.heads.recomputation import check_memory_budget
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine, VLLMServerRollout
 from mmdpad.models.rollouts.weight_transfer import WeightTransfer
+from mmdpad.models.segmentors.concept_agent import check_limits
 from mmdpad.models.segmentors.settings import (
     TRAIN_CFG,
     evaluation_sampling,
@@ -401,5 +402,6 @@ _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
     ReasoningSegmentor: _check_segmentor, DiscriminativeReward: _check_discriminative,
     DetectorDecoder: _check_detector, SAMDecoder: _refusal(check_name, 'model'),
     HFSAMDecoder: _refusal(check_settings, 'dtype', 'max_hole_area', 'max_sprinkle_area'),
+    ConceptAgent: _refusal(check_limits, 'max_rounds', 'max_instances'),
     ConceptDecoder: _refusal(check_concept, 'text', 'score_thr', 'min_iou'),
     CLIPDiscriminator: _refusal(check_precision, 'precision')}

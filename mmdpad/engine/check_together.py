@@ -15,10 +15,11 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from mmdpad.evaluation.metrics import ReasonSegMetric
 from mmdpad.evaluation.summary import MEASURES, PARTS
-from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
+from mmdpad.models import ConceptAgent, ConceptDecoder, ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.attention_support import SHARED_PREFIX, attention_names
 from mmdpad.models.heads.quantization import NOT_SHARDED
 from mmdpad.models.rollouts import SharedPrefixRollout
+from mmdpad.models.segmentors.concept_agent import describe_unsuitable
 from mmdpad.models.weights import first_line
 from mmdpad.registry import HOOKS, PARAM_SCHEDULERS, type_name
 from mmdpad.rewards import ListedReward, list_rewards
@@ -124,6 +125,9 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
         yield (f'`model.rollout_engine` should not be SharedPrefixRollout with '
                f'`model.policy.attn_implementation={attention!r}`; set '
                f"`model.rollout_engine=dict(type='HFRollout')`")
+    decoder = kinds.get('model.decoder', ConceptDecoder)
+    if model and issubclass(model, ConceptAgent) and not issubclass(decoder, ConceptDecoder):
+        yield f'`model.decoder`: {describe_unsuitable(decoder)}'
     if config.get('strategy') and (policy.get('quantization') or {}).get('load_in_8bit'):
         yield NOT_SHARDED
     if answers and config['model'].get('decoder') is None and config.get(f'{split}_cfg'):

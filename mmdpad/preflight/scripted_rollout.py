@@ -26,14 +26,16 @@ class ScriptedRollout(RolloutEngine):
         box: The answer's (x1, y1, x2, y2) as fractions of the model image's width and height. Its
             points are at the center.
         several_objects: Whether the answer is a list, as in ``ReasoningSegmentor``.
+        suffix: Follows the answer.
         engine_tokens: Most tokens that the engine generates; its text is not used.
     """
 
     def __init__(self, engine: dict, box: Sequence[float], several_objects: bool = False,
-                 engine_tokens: int = 8) -> None:
+                 suffix: str = '', engine_tokens: int = 8) -> None:
         self.engine = ROLLOUTS.build(engine)
         self.box = box
         self.several_objects = several_objects
+        self.suffix = suffix
         self.engine_tokens = engine_tokens
         self.records_log_probs = self.engine.records_log_probs
 
@@ -69,5 +71,5 @@ class ScriptedRollout(RolloutEngine):
         points = [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)] * 2
         text = 'it is the red square.', 'a red square'
         if self.several_objects:
-            return format_objects_response(text[0], [(box, points)], text[1])
-        return format_response(text[0], box, points, text[1])
+            return format_objects_response(text[0], [(box, points)], text[1]) + self.suffix
+        return format_response(text[0], box, points, text[1]) + self.suffix

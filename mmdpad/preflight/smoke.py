@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmdpad.engine.config_nodes import find_nodes
-from mmdpad.models import ReasoningSegmentor
+from mmdpad.models import ConceptAgent, ReasoningSegmentor
 from mmdpad.models.rollouts import DrawingEngine
 from mmdpad.registry import LOOPS, MODELS, OPTIM_WRAPPERS, ROLLOUTS, is_kind, scope_of, type_name
 from mmdpad.utils import LOADERS
@@ -26,6 +26,8 @@ from .tiny_replacements import Notes, replace_data, replace_models
 
 STEPS = 2
 _PROMPTS, _GROUP, _TOKENS, _IMAGE = 2, 4, 400, (128, 128)
+# Read by an agent, whichever it asks for.
+_AGENT_ANSWERS = '<phrase>red square</phrase><verdict>accept</verdict>'
 
 
 def make_smoke_config(config: Config, work_dir: str, folder: Path,
@@ -124,6 +126,8 @@ def _play_script(config: Config, notes: Notes) -> None:
         engine = dict(type='SharedPrefixRollout', records_log_probs=True)
     config.model.rollout_engine = dict(type='ScriptedRollout', engine=engine, box=TARGET,
                                        several_objects=config.model.get('several_objects', False))
+    if is_kind(config.model, ConceptAgent, MODELS):
+        config.model.rollout_engine.suffix = _AGENT_ANSWERS
     notes.append(f'model.rollout_engine ({type_name(engine)}): every second response is replaced '
                  f'by a correct one, the others end after 8 tokens')
 

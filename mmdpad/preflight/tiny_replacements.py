@@ -23,7 +23,7 @@ from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.cost.shapes import read_policy_config
-from mmdpad.models.decoders import DetectorDecoder, HFSAMDecoder, SAMDecoder
+from mmdpad.models.decoders import ConceptDecoder, DetectorDecoder, HFSAMDecoder, SAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.feature_cache import content_key
 from mmdpad.models.heads.quantization import check_prequantized, check_trainable
@@ -160,7 +160,11 @@ def _sam_folder(entry: dict, folder: Path) -> str:
     if not path.exists():
         SAM_FOLDERS[kind](path)
     entry['pretrained'] = str(path)
-    return f'a random model of a few thousand weights in place of {before}'
+    note = f'a random model of a few thousand weights in place of {before}'
+    if not is_kind(entry, ConceptDecoder, MODELS):
+        return note
+    entry.update(score_thr=0.0, min_iou=1e-6)
+    return f'{note}; score_thr=0.0 and min_iou=1e-06, so that it finds instances'
 
 
 def _clip(entry: dict, folder: Path) -> str:

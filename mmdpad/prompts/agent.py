@@ -27,6 +27,9 @@ VERDICT_TEMPLATE = (
     'form:\n<verdict>accept</verdict>')
 """Prompt template that asks for the verdict on an outlined mask."""
 
+MAX_PHRASE = 100
+"""Characters of a phrase that are used; SAM 3 reads 30 tokens."""
+
 _PHRASE = re.compile(r'<phrase>([^<]*)</phrase>')
 _VERDICT = re.compile(r'<verdict>([^<]*)</verdict>')
 
@@ -39,9 +42,10 @@ def retry_template(tried: Sequence[str]) -> str:
 
 
 def parse_phrase(text: str) -> str:
-    """The last phrase in a response, with single spaces; empty if there is none."""
+    """The last phrase in a response, with single spaces and cut to :data:`MAX_PHRASE` characters;
+    empty if there is none."""
     found = _PHRASE.findall(text)
-    return ' '.join(well_formed(found[-1]).split()) if found else ''
+    return ' '.join(well_formed(found[-1]).split())[:MAX_PHRASE].strip() if found else ''
 
 
 def parse_verdict(text: str) -> bool | None:

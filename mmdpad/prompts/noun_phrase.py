@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 _ARTICLES = ('a', 'an', 'the', 'this', 'that', 'these', 'those', 'its', 'his', 'her', 'their',
-             'one')
+             'one', 'of')
 _OPENINGS = re.compile(
     r'^(?:(?:there|here|this|that|these|those|it)\s+(?:is|are|was|were)'
     r'|the\s+(?:image|picture|photo|box)\s+(?:shows?|contains?|holds?))\s+')

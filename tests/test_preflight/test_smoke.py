@@ -78,6 +78,12 @@ def test_every_config_passes(path, smoke_config):
     validated = any(name.startswith('val/') for name in runner.message_hub.log_scalars)
     assert validated == bool(original.get('val_dataloader'))
     assert runner.iter == 2 and runner._resume and runner._load_from is None
+    # With a decoder that takes captions, some objects have an instance; an agent gets to verdicts.
+    found = {name.rpartition('/')[2]: log.current()
+             for name, log in runner.message_hub.log_scalars.items() if name.startswith('val/')}
+    assert found.get('fallback_rate', 0) < 1 and found.get('vlm_calls', 2) > 1
+    assert ('fallback_rate' in found) == path.stem.endswith('sam3_concept_reasonseg')
+    assert ('vlm_calls' in found) == path.stem.startswith('sam3_agent')
     if 'rewards' in config.train_cfg:
         # Half of the responses are right, but for questions about several objects or none.
         rewards, norms = (runner.message_hub.get_scalar(f'train/{name}').data[0]

@@ -19,7 +19,8 @@ def text_of(template):
     ('it rolls. <phrase> red \n circle</phrase>', 'red circle'),
     ('<phrase>one</phrase> no, <phrase>two</phrase>', 'two'),
     ('red circle', ''), ('<phrase></phrase>', ''), ('<phrase>red', ''), ('', ''),
-    ('<phrase>\ud800</phrase>', '\N{REPLACEMENT CHARACTER}')])
+    ('<phrase>\ud800</phrase>', '\N{REPLACEMENT CHARACTER}'),
+    (f'<phrase>{"x" * 99} dog</phrase>', 'x' * 99)])
 def test_phrases(text, phrase):
     assert parse_phrase(text) == phrase
 

@@ -12,7 +12,7 @@ from mmdpad.prompts import noun_phrase
     ('a bowl of soup.', 'bowl of soup'),
     ('There are two cups next to the plate', 'two cups'),
     ('The image shows the dog\'s left-hand toy', 'dog\'s left-hand toy'),
-    ('umbrella', 'umbrella'),
+    ('umbrella', 'umbrella'), ('One of the two dogs on the left', 'two dogs'),
     ('the object that keeps the rain off', 'object'),
     # Where the rules leave nothing, all of it.
     (' on the left ', 'on the left'), ('...', '...'), ('', ''), ('the', 'the'),

@@ -78,7 +78,7 @@ PLACES = (
     Place('checkpoints/sam_vit_h_4b8939.pth', 'SAM, which decodes the masks unless a config names '
           'another decoder', _get('checkpoints/sam_vit_h_4b8939.pth', _SAM)),
     _hub('checkpoints/sam2-hiera-large', 'facebook/sam2-hiera-large', 'SAM 2 of *_sam2_*.py'),
-    _hub('checkpoints/sam3', 'facebook/sam3', 'SAM 3 of *_sam3_*.py'),
+    _hub('checkpoints/sam3', 'facebook/sam3', 'SAM 3 of *sam3_*.py'),
     _hub('checkpoints/sam-hq-vit-huge', 'syscv-community/sam-hq-vit-huge',
          'SAM-HQ of qwen7b_sam_hq_reasonseg.py'),
     Place(_DETECTOR, 'Mask2Former of qwen7b_mask2former.py', _get(_DETECTOR, _MASK2FORMER)),

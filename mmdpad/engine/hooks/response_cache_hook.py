@@ -18,7 +18,7 @@ from torch import nn
 from mmdpad.engine.strategies.sharding import to_full
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.evaluation.provenance import published
-from mmdpad.models.segmentors import ReasoningSegmentor
+from mmdpad.models.segmentors import ConceptAgent, ReasoningSegmentor
 from mmdpad.registry import HOOKS
 from mmdpad.utils import jsonable, read_jsonl, to_jsonl, unique_path
 
@@ -39,8 +39,9 @@ class ResponseCacheHook(Hook):
     The first line describes what generated the responses: ``weights`` (SHA-256 of the policy's),
     ``dtype``,
     ``prompt_template``, ``coordinates``, ``chat_template`` (the start of its SHA-256),
-    ``end_tokens``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of the loop, and the
-    ``protocol`` of a model that has one (:class:`mmdpad.models.ConceptAgent`).
+    ``end_tokens``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of the loop. Of a
+    :class:`mmdpad.models.ConceptAgent`, whose verdicts are on masks, also its ``protocol``, the
+    ``decoder``'s config and ``decoder_weights``.
     Files that differ in any of these are ignored. Each further line is an answer: ``key`` (a hash
     of the model image's pixels, the question and the item's index in the data set, so no other
     prompt matches), ``id``, ``question``, ``response``, ``truncated``.
@@ -165,13 +166,17 @@ def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
     """What a response depends on besides its prompt, as plain data. The weights' digest is taken
     from :class:`ProvenanceHook` if it has computed one for this test."""
     known = published().get('provenance', {}).get('weights', {})
-    return jsonable(dict(
+    maker = dict(
         weights=known.get('policy') or digest_weights(model.policy),
         dtype=str(next(model.policy.parameters()).dtype),
         prompt_template=model.policy.encoder.template, coordinates=model.policy.coordinates,
         chat_template=model.policy.encoder.chat.digest, end_tokens=model.policy.end_tokens,
         rollout_engine=type(model.rollout_engine).__name__, test_cfg=dict(model.test_cfg),
-        fp16=fp16) | getattr(model, 'protocol', {}))
+        fp16=fp16)
+    if isinstance(model, ConceptAgent):
+        maker |= dict(model.protocol, decoder=model.decoder_config,
+                      decoder_weights=known.get('decoder') or digest_weights(model.decoder))
+    return jsonable(maker)
 
 
 @torch.no_grad()

@@ -96,7 +96,9 @@ class HFSAMDecoder(PromptedDecoder):
         self.processor = from_folder(self.processor_class, source, hint)
         self.sam: Any = self.load(source, hint)
         self.dtype = dtype
-        self.variant = Path(source).name
+        self.variant = ', '.join([Path(source).name, *(
+            f'{name}={area}' for name, area in dict(
+                max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area).items() if area)])
         self.freeze()
 
     def load(self, source: str, hint: str) -> PreTrainedModel:
@@ -106,11 +108,12 @@ class HFSAMDecoder(PromptedDecoder):
     def segment(self, image: np.ndarray, boxes: np.ndarray,
                 points: np.ndarray) -> tuple[Tensor, Tensor]:
         """See :class:`PromptedDecoder`. The scores are the model's own IoU estimates, float32."""
-        seen = self.encode_image(image)
         shape = image.shape[:2]
-        prompts = self.place(boxes, points, shape, seen.shape)
-        found = self.sam(**self.arguments(seen), multimask_output=True,
-                         **{name: value.to(self.device) for name, value in prompts.items()})
+        with self.full_precision():
+            seen = self.encode_image(image)
+            prompts = self.place(boxes, points, shape, seen.shape)
+            found = self.sam(**self.arguments(seen), multimask_output=True,
+                             **{name: value.to(self.device) for name, value in prompts.items()})
         masks, scores = best_of(found.pred_masks[0], found.iou_scores[0])
         return self.finish(masks[:, None], shape, seen.shape)[:, 0], scores
 
@@ -157,6 +160,10 @@ class HFSAMDecoder(PromptedDecoder):
     def autocast(self) -> AbstractContextManager:
         """The precision in which images are encoded."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == 'bfloat16')
+
+    def full_precision(self) -> AbstractContextManager:
+        """The precision of everything else, also in a loop with ``fp16``."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def _encode_images(self, images: list[np.ndarray]) -> list[EncodedImage]:
         """Encode each image (uint8 (H, W, 3), RGB), one by one."""

@@ -32,14 +32,17 @@ class Instances:
 
     @classmethod
     def of(cls, masks: Tensor, scores: Tensor) -> Instances:
-        """Sort instances by their confidence, and compute their boxes.
+        """Sort instances by their confidence, and compute their boxes. Those without a single pixel
+        are left out.
 
         Args:
             masks: (n, H, W) bool.
             scores: (n,) float.
         """
-        scores, order = scores.cpu().sort(descending=True, stable=True)
-        masks = masks.cpu()[order]
+        masks, scores = masks.cpu(), scores.cpu()
+        some = masks.flatten(1).any(1)
+        scores, order = scores[some].sort(descending=True, stable=True)
+        masks = masks[some][order]
         return cls(masks, mask2bbox(masks) - torch.tensor([0, 0, 1, 1]), scores)
 
 

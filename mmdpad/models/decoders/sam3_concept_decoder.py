@@ -63,7 +63,7 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
                  max_hole_area: int = 0, max_sprinkle_area: int = 0) -> None:
         super().__init__(pretrained, dtype, cache_size, max_hole_area, max_sprinkle_area,
                          text=text, score_thr=score_thr, min_iou=min_iou)
-        self.variant = f'{self.variant}, {text}'
+        self.variant += f', {text}, score_thr={score_thr}, min_iou={min_iou}'
 
     def load(self, source: str, hint: str) -> Any:
         """Load the tracker, the detector and its processor; the image encoder only once."""
@@ -107,13 +107,15 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
 
     def _detect(self, image: np.ndarray, text: str) -> Any:
         """The detector's output for one image and text."""
-        seen = self.encode_image(image).embeddings
-        with self.autocast(), self.backbone.given(seen['features']):
-            vision = self.detector.get_vision_features(seen['size'])
-        vision = Sam3VisionEncoderOutput(
-            fpn_hidden_states=tuple(level.float() for level in vision.fpn_hidden_states),
-            fpn_position_encoding=tuple(level.float() for level in vision.fpn_position_encoding))
-        return self.detector(vision_embeds=vision, **self.tokenize(text))
+        with self.full_precision():
+            seen = self.encode_image(image).embeddings
+            with self.autocast(), self.backbone.given(seen['features']):
+                vision = self.detector.get_vision_features(seen['size'])
+            vision = Sam3VisionEncoderOutput(
+                fpn_hidden_states=tuple(level.float() for level in vision.fpn_hidden_states),
+                fpn_position_encoding=tuple(
+                    level.float() for level in vision.fpn_position_encoding))
+            return self.detector(vision_embeds=vision, **self.tokenize(text))
 
     def _instances(self, found: Any, part: slice,
                    shape: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from mmdpad.prompts.agent import (
 )
 from mmdpad.registry import MODELS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
+from mmdpad.utils.number_checks import check_number
 
 from .reasoning_segmentor import Inputs, ReasoningSegmentor
 
@@ -44,9 +45,10 @@ class ConceptAgent(ReasoningSegmentor):
     decoder finds all instances of it; and the policy sees the image with each of them outlined and
     writes whether to accept it. The accepted ones are the answer. If none is, a new round names the
     phrases that were tried; after ``max_rounds``, the answer is a failure ('no_mask'), or means "no
-    target" with ``several_objects``. A response without a phrase, or with one that was tried, ends
-    the search; one without a verdict rejects. SAM 3's authors publish an agent of this kind, with
-    tools that the model calls; here the order is fixed and nothing depends on tool calls.
+    target" with ``several_objects`` if there was a phrase. A response without a phrase, or with one
+    that was tried, ends the search; one without a verdict rejects. SAM 3's authors publish an agent
+    of this kind, with tools that the model calls; here the order is fixed and nothing depends on
+    tool calls.
 
     The prompts are those of :mod:`mmdpad.prompts.agent`, in any evaluation. Training is that of
     :class:`ReasoningSegmentor`, with the policy's own prompt.
@@ -64,24 +66,22 @@ class ConceptAgent(ReasoningSegmentor):
     """
 
     decoder: ConceptDecoder
+    writes_one_response = False  # to a question, which could be shown while it is written
 
     def __init__(self, policy: dict, decoder: dict, max_rounds: int = 3, max_instances: int = 8,
                  **kwargs: Any) -> None:
-        for name, limit in dict(max_rounds=max_rounds, max_instances=max_instances).items():
-            if limit < 1:
-                raise ValueError(f'`{name}` should be at least 1, but got {limit}; set it to such '
-                                 f'a number')
+        check_limits(max_rounds, max_instances)
         super().__init__(policy, decoder, **kwargs)
         if not isinstance(self.decoder, ConceptDecoder):
-            raise ValueError(f'`decoder` of ConceptAgent should find the instances of a text, as '
-                             f'SAM3ConceptDecoder does, but got {type(self.decoder).__name__}; '
-                             f'use such a decoder')
+            raise ValueError(describe_unsuitable(type(self.decoder)))
         self.max_rounds, self.max_instances = max_rounds, max_instances
+        self.decoder_config = copy.deepcopy(decoder)
 
     @property
     def protocol(self) -> dict[str, Any]:
         """Options on which answers depend, for result files and stored answers."""
         return dict(prompt_template=PHRASE_TEMPLATE, agent=dict(
+            retry_template=retry_template(['...']), verdict_template=VERDICT_TEMPLATE,
             max_rounds=self.max_rounds, max_instances=self.max_instances))
 
     def answer_ahead(self, batches: Iterable[dict[str, Any]]
@@ -151,14 +151,20 @@ class Conversation:
 
     def ask_phrase(self, tried: Sequence[str]) -> str:
         """The policy's response to the prompt for a phrase other than those tried."""
-        return self._ask([self.model_image], retry_template(tried) if tried else PHRASE_TEMPLATE)[0]
+        if not tried:
+            return self._ask([self.model_image], PHRASE_TEMPLATE)[0]
+        template = retry_template(tried)
+        # The phrases are the policy's text, which must not end an evaluation by its length.
+        return self._ask([self.model_image], template,
+                         more_tokens=self.agent.policy.count_tokens(template))[0]
 
     def ask_verdicts(self, masks: np.ndarray) -> list[str]:
         """The policy's responses to the prompts for a verdict on each mask (n, H, W) bool."""
         return self._ask([outline(self.model_image, mask) for mask in masks], VERDICT_TEMPLATE)
 
-    def _ask(self, images: Sequence[Tensor], template: str) -> list[str]:
-        """One response about each model image, stored or sampled."""
+    def _ask(self, images: Sequence[Tensor], template: str, more_tokens: int = 0) -> list[str]:
+        """One response about each model image, stored or sampled. A prompt may have ``more_tokens``
+        than the policy's limit."""
         count, agent = len(images), self.agent
         if count and len(self.stored) >= count:
             texts, self.stored = self.stored[:count], self.stored[count:]
@@ -166,6 +172,7 @@ class Conversation:
             self.stored = []
             encoder = copy.copy(agent.policy.encoder)
             encoder.template = template
+            encoder.max_tokens += more_tokens
             prompts = [encoder(image, self.sample.question) for image in images]
             first = self.sample.get('sample_idx', 0) * 1000 + len(self.texts)
             with naming_samples([self.sample] * count):
@@ -187,7 +194,7 @@ class Conversation:
         if accepted is None:
             accepted = Instances(torch.zeros(0, height, width, dtype=torch.bool),
                                  torch.zeros(0, 4), torch.zeros(0))
-            if not agent.several_objects:
+            if not (agent.several_objects and tried):  # without a phrase, nothing was looked for
                 parsed = ParseFailure('no_mask', f'no mask was accepted for {len(tried)} phrases',
                                       None, phrase)
         else:
@@ -204,6 +211,18 @@ class Conversation:
             seconds=seconds, calls=dict(
                 vlm_calls=len(self.texts), sam_calls=self.sam_calls,
                 generated_tokens=sum(map(agent.policy.count_tokens, self.texts))))
+
+
+def check_limits(max_rounds: int = 3, max_instances: int = 8) -> None:
+    """Raise ValueError unless these are limits of a :class:`ConceptAgent`."""
+    for name, limit in dict(max_rounds=max_rounds, max_instances=max_instances).items():
+        check_number(name, limit, 'at least 1', lambda n: n >= 1, whole=True)
+
+
+def describe_unsuitable(kind: type) -> str:
+    """Say that an agent cannot use this class of decoder."""
+    return (f'`decoder` of ConceptAgent should find the instances of a text, as SAM3ConceptDecoder '
+            f'does, but got {kind.__name__}; use such a decoder')
 
 
 def outline(image: Tensor, mask: np.ndarray) -> Tensor:

@@ -55,15 +55,16 @@ def loose_answer(scene):
 
 
 def test_on_look_alikes_the_choice_is_right_where_box_only_is_not(decoder):
-    box_only = SAMDecoder('vit_shapes', SAM_WEIGHTS)
-    by_text, by_box = [], []
+    box_only, strict = SAMDecoder('vit_shapes', SAM_WEIGHTS), ToyConceptDecoder(min_iou=0.3)
+    by_text, by_text_strictly, by_box = [], [], []
     for index in range(40):
         scene = make_scene('test', index, world='look_alikes')
         answer, truth = loose_answer(scene), mask_of(scene.target, scene.image.shape[:2])
-        masks, *_ = decoder(scene.image, *answer, f'a {scene.target.name}.')
-        by_text.append(iou(masks[0].numpy(), truth) > 0.5)
+        for one, right in ((decoder, by_text), (strict, by_text_strictly)):
+            masks, *_ = one(scene.image, *answer, f'a {scene.target.name}.')
+            right.append(iou(masks[0].numpy(), truth) > 0.5)
         by_box.append(iou(box_only(scene.image, *answer)[0][0].numpy(), truth) > 0.5)
-    assert (sum(by_text), sum(by_box)) == (39, 15)
+    assert (sum(by_text), sum(by_text_strictly), sum(by_box)) == (39, 24, 15)
 
 
 def test_an_object_without_an_instance_is_decoded_by_its_box(decoder, scene):

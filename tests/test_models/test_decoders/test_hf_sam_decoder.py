@@ -158,6 +158,14 @@ def test_bfloat16_is_near_and_only_the_encoders(folders):
 
 
 @pytest.mark.parametrize('kind', KINDS)
+def test_a_loop_with_fp16_changes_nothing(folders, kind):
+    decoder = KINDS[kind](folders[kind], cache_size=0)
+    expected = decoder(scene(), BOXES, POINTS)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert all(map(torch.equal, decoder(scene(), BOXES, POINTS), expected))
+
+
+@pytest.mark.parametrize('kind', KINDS)
 def test_masks_are_cleaned_on_request(folders, kind):
     decoder = KINDS[kind](folders[kind], max_hole_area=20, max_sprinkle_area=30)
     plain, scores = KINDS[kind](folders[kind])(scene(), BOXES, POINTS)

@@ -95,6 +95,15 @@ def test_bfloat16_is_near(folder):
     torch.testing.assert_close(near, exact, atol=0.02, rtol=0)
 
 
+def test_a_loop_with_fp16_changes_nothing(decoder):
+    decoder.feature_cache.clear()
+    with torch.autocast('cpu', torch.bfloat16):
+        found = decoder.find(scene(), TEXT)
+    decoder.feature_cache.clear()
+    expected = decoder.find(scene(), TEXT)
+    assert torch.equal(found.scores, expected.scores) and torch.equal(found.masks, expected.masks)
+
+
 def test_one_pass_of_the_image_encoder_serves_all(folder):
     decoder, calls = SAM3ConceptDecoder(folder, score_thr=0.0), []
     decoder.backbone.backbone.register_forward_hook(lambda *_: calls.append(1))
@@ -160,9 +169,10 @@ def test_the_tracker_is_that_of_the_video_model(folder, tracker, tmp_path):
     assert len(got) == 3 and all(map(torch.equal, got, expected))
 
 
-def test_results_say_what_it_takes_as_the_text(folder, decoder):
-    assert decoder.variant == 'sam3, caption'
-    assert SAM3ConceptDecoder(folder, text='noun_phrase').variant == 'sam3, noun_phrase'
+def test_results_name_the_settings_that_masks_depend_on(folder, decoder):
+    assert decoder.variant == 'sam3, caption, score_thr=0.2, min_iou=0.1'
+    other = SAM3ConceptDecoder(folder, text='noun_phrase', max_hole_area=9)
+    assert other.variant == 'sam3, max_hole_area=9, noun_phrase, score_thr=0.3, min_iou=0.1'
 
 
 def test_a_folder_without_detector_or_tokenizer(folder, tmp_path):

@@ -2,12 +2,16 @@
 """The agent with scripted responses and a decoder of known instances, and with tiny models."""
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
 
+from mmdpad.apis import ReasonSegInferencer
+from mmdpad.engine.check_config import check_config
+from mmdpad.engine.hooks.response_cache_hook import describe_maker
 from mmdpad.models import ConceptDecoder
 from mmdpad.models.decoders.instances import Instances
 from mmdpad.models.rollouts.engine import RolloutEngine
@@ -22,10 +26,13 @@ class Script(RolloutEngine):
     """Writes given responses, whatever the prompt, and keeps the prompts as text."""
 
     def __init__(self, texts=()):
-        self.texts, self.prompts = list(texts), []
+        self.texts, self.prompts, self.longest = list(texts), [], 0
 
     def sample(self, head, prompts, how):
+        self.longest = max(self.longest, *map(len, prompts), 0)
         self.prompts += [head.processor.tokenizer.decode(p.input_ids) for p in prompts]
+        if self.streamer is not None:
+            self.streamer(torch.zeros(len(prompts), dtype=torch.long))
         rows, _ = head.encode_responses([self.texts.pop(0) for _ in prompts])
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True,
                                               padding_value=head.end_tokens[0])
@@ -35,8 +42,8 @@ class Script(RolloutEngine):
 class Quarters(ConceptDecoder):
     """Finds the upper left quarter of the image for 'one', and both upper ones for 'two'."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
         self.weight, self.asked = torch.nn.Parameter(torch.zeros(1)), []
         self.freeze()
 
@@ -134,9 +141,23 @@ def test_it_stops_where_the_next_prompt_would_be_the_same(ask):
     assert agent.decoder.asked == ['one']
 
 
+def test_phrases_of_any_length_do_not_end_an_evaluation(ask, agent_config):
+    """Here the limit is that of the first prompt."""
+    _, agent = ask(ONE, YES)
+    agent_config.model.policy.max_prompt_tokens = agent.rollout_engine.longest
+    with pytest.raises(ValueError, match='at most `max_prompt_tokens`'):
+        ask(ONE, policy=dict(agent_config.model.policy, max_prompt_tokens=99))
+    phrases = [PHRASE(f'{n} ' + '\N{SNOWMAN}' * 500) for n in range(8)]
+    _, agent = ask(*phrases, max_rounds=8)
+    assert len(agent.decoder.asked) == 8 and max(map(len, agent.decoder.asked)) == 100
+    assert agent.rollout_engine.longest > agent_config.model.policy.max_prompt_tokens
+
+
 def test_nothing_may_be_the_answer_where_questions_may_have_none(ask):
     sample, _ = ask(OTHER, max_rounds=1, several_objects=True)
     assert sample.reasoning['parsed'] == ReasoningOutput(None, 'other', ())
+    sample, _ = ask('no phrase', several_objects=True)
+    assert sample.reasoning['parsed'].reason == 'no_mask'
 
 
 def test_only_the_first_instances_are_looked_at(ask):
@@ -158,6 +179,16 @@ def test_stored_responses_are_used_again(ask):
         assert len(sample.pred_instances) == 1
 
 
+def test_verdicts_are_not_used_again_for_other_masks(ask):
+    _, agent = ask(ONE, YES)
+    maker = describe_maker(agent, fp16=False)
+    assert maker == describe_maker(ask(ONE, YES)[1], fp16=False)
+    for settings in (dict(max_rounds=2), dict(decoder=dict(type='Quarters', score_thr=0.5))):
+        assert describe_maker(ask(ONE, YES, **settings)[1], fp16=False) != maker
+    agent.decoder.weight.data += 1
+    assert describe_maker(agent, fp16=False) != maker
+
+
 def test_masks_are_outlined():
     image = torch.zeros(3, 20, 40, dtype=torch.uint8)
     mask = np.zeros((10, 20), bool)
@@ -175,6 +206,11 @@ def test_settings_that_are_refused(agent_config):
             (dict(decoder=dict(type='BoxDecoder')), 'should find the instances of a text.*BoxDec')):
         with pytest.raises(ValueError, match=problem):
             MODELS.build(dict(agent_config.model, **settings))
+        config = copy.deepcopy(agent_config)
+        config.model.update(settings)
+        assert len(check_config(config).problems) == 1
+        assert re.search(problem.lstrip('`'), check_config(config).problems[0])
+    assert check_config(agent_config).problems == []
 
 
 def test_a_test_with_tiny_models_reports_the_calls(agent_config, tmp_path):
@@ -190,6 +226,15 @@ def test_a_test_with_tiny_models_reports_the_calls(agent_config, tmp_path):
     assert 0 < metrics['reasonseg/generated_tokens'] < 20  # by the text of 8 tokens at most
     assert metrics['reasonseg/failed_no_mask'] == metrics['reasonseg/n']
     assert 'reasonseg/pointing_accuracy' not in metrics
+
+
+def test_the_answer_is_streamed_without_its_responses(agent_config):
+    agent_config.model.rollout_engine.texts = [TWO, NO, YES]
+    with ReasonSegInferencer(agent_config, None, 'cpu') as infer:
+        answer, = infer.stream(np.zeros((40, 60, 3), np.uint8), 'what rolls?')
+    assert json.loads(answer['response']) == [TWO, NO, YES] and answer['points'] == []
+    assert answer['mask'][0, 59] and not answer['mask'][0, 0] and answer['failure'] is None
+    assert answer.draw().dtype == np.uint8
 
 
 def test_a_test_with_scripted_verdicts(agent_config):
