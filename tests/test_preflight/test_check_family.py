@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from internvl_folder import make_internvl_folder
 from policy_folders import change_json, read_json
 from torch import nn
 
@@ -112,3 +113,28 @@ def test_arguments_are_checked(folder, run_here):
     wrong = run_here(TOOL, folder, '--dtype', 'fp32')
     assert wrong.returncode == 1 and "write 'float32'" in wrong.stderr
     assert 'No module named' in run_here(TOOL, folder, '--import', 'not_there').stderr
+
+
+@pytest.fixture(scope='module')
+def internvl(tmp_path_factory):
+    return make_internvl_folder(tmp_path_factory.mktemp('internvl'))
+
+
+def test_the_family_that_the_page_adds(internvl, monkeypatch):
+    """Its own processor, positions, tiles and vision tower."""
+    code = re.search(r'```python\n# my_internvl.py\n(.*?)```', POLICIES.read_text(), re.DOTALL)[1]
+    assert len([line for line in code.splitlines() if line]) < 40
+    monkeypatch.setattr('mmdpad.models.heads.families.FAMILIES', dict(FAMILIES))
+    exec(code, {'__name__': 'my_internvl'})
+    found = list(check_family(internvl, model_image=(110, 168)))
+    assert sum(finding.agrees is True for finding in found) == 6, found
+    # Two by three tiles, and the whole image.
+    assert '28 of them for an image of 112 x 168, which the processor makes' in found[2].result
+
+
+def test_a_family_with_another_processor_says_what_to_override(internvl, monkeypatch):
+    plain = replace(FAMILIES['qwen3_vl'], name='Mine')
+    monkeypatch.setitem(FAMILIES, 'internvl', plain)
+    with pytest.raises(ValueError, match="return 'image_grid_thw', which `read_prompt` of "
+                                         'Mine reads, but returns .*pixel_values'):
+        list(check_family(internvl))

@@ -50,6 +50,9 @@ class PolicyFamily:
             prompts and responses of a row, and is refused, see :mod:`.attention_support`.
         mrope: Whether tokens have positions in time, height and width, by the model's
             ``get_rope_index``; otherwise they are counted.
+        token_types: Name of the model's argument that is 1 for image tokens and 0 for others, if
+            they attend to each other in both directions ('token_type_ids' of Gemma 3). The shared
+            prefix does not support it, see :mod:`.attention_support`.
     """
 
     name: str
@@ -63,6 +66,7 @@ class PolicyFamily:
     vision_linears: str = 'qkv|proj|fc1|fc2|(gate|up|down)_proj|linear_fc1|linear_fc2'
     shared_layers: tuple[str, ...] = ('full_attention', )
     mrope: bool = True
+    token_types: str | None = None
 
     def __post_init__(self) -> None:
         check_coordinates(self.coordinates)
@@ -101,7 +105,7 @@ class PolicyFamily:
         """The number of image tokens that the image of a prompt should have."""
         return int(prompt.grid.prod()) // processor.image_processor.merge_size**2
 
-    def read_prompt(self, values: Any, image: Tensor) -> EncodedPrompt:
+    def read_prompt(self, processor: Any, values: Any, image: Tensor) -> EncodedPrompt:
         """Make a prompt from the processor's output for one text and its image."""
         return EncodedPrompt(values['input_ids'][0], values['mm_token_type_ids'][0],
                              values['pixel_values'], values['image_grid_thw'], image=image)
