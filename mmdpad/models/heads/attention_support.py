@@ -88,9 +88,10 @@ def check_layers(name: str, config: Any, family: PolicyFamily) -> None:
     if name != SHARED_PREFIX:
         return
     if family.token_types:
-        raise ValueError(f'`attn_implementation={name!r}` should have tokens that attend to '
-                         f'earlier ones, but image tokens of {family.name} ({config.model_type}) also '
-                         f'attend to later ones; {_INSTEAD}')
+        raise ValueError(
+            f'`attn_implementation={name!r}` should have tokens that attend to earlier ones, but '
+            f'image tokens of {family.name} ({config.model_type}) also attend to later ones; '
+            f'{_INSTEAD}')
     if others := sorted({*layer_kinds(config)} - {*family.shared_layers}):
         raise ValueError(
             f'`attn_implementation={name!r}` should have layers of '
