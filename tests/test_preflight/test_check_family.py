@@ -10,10 +10,12 @@ import torch
 from internvl_folder import make_internvl_folder
 from policy_folders import change_json, read_json
 from torch import nn
+from transformers import InternVLForConditionalGeneration
 
 from mmdpad.models.cost.shapes import _published_config
-from mmdpad.models.heads import shared_prefix
+from mmdpad.models.heads import PolicyFamily, shared_prefix
 from mmdpad.models.heads.families import FAMILIES
+from mmdpad.models.heads.policy_source import check_policy
 from mmdpad.preflight import check_family as module
 from mmdpad.preflight.check_family import check_family
 from mmdpad.toy.policy_folder import make_policy_folder
@@ -78,6 +80,7 @@ def test_tiny_weights_of_a_published_config(tmp_path, run_here):
 def test_what_leaks_between_responses_is_found(folder, monkeypatch):
     """An attention that takes the row for one sequence."""
     def leaking(self, query, key, value, scale, layer):
+        self.reached.add(layer)
         return nn.functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scale, enable_gqa=True).transpose(1, 2)
 
@@ -138,3 +141,19 @@ def test_a_family_with_another_processor_says_what_to_override(internvl, monkeyp
     with pytest.raises(ValueError, match="return 'image_grid_thw', which `read_prompt` of "
                                          'Mine reads, but returns .*pixel_values'):
         list(check_family(internvl))
+
+
+def test_parts_that_a_model_lacks_are_named_before_weights_are_read(internvl, monkeypatch):
+    mine = PolicyFamily('Mine', InternVLForConditionalGeneration, 'relative_1000')
+    known = dict(vision_tower='model.vision_tower', vision_blocks='encoder.layer')
+    for settings, message in [
+            ({}, '`vision_tower` of Mine .* InternVLForConditionalGeneration, but there is no '
+             'model.visual .*`model` has model.vision_tower, .*model.language_model'),
+            (dict(known, vision_blocks='blocks'), 'no model.vision_tower.blocks'),
+            (dict(known, language_model='model.text'), '`language_model` of Mine .* no model.text'),
+            (known, '`mrope` of Mine should be False, since InternVLModel has no `get_rope_in')]:
+        monkeypatch.setitem(FAMILIES, 'internvl', replace(mine, **settings))
+        with pytest.raises(ValueError, match=message):
+            check_policy(dict(pretrained=internvl))
+    monkeypatch.setitem(FAMILIES, 'internvl', replace(mine, **known, mrope=False))
+    check_policy(dict(pretrained=internvl))

@@ -71,6 +71,28 @@ class PolicyFamily:
     def __post_init__(self) -> None:
         check_coordinates(self.coordinates)
 
+    def check_parts(self, model: Any) -> None:
+        """Check that a model, which may be on the meta device, has the parts that this names.
+
+        Raises:
+            ValueError: It lacks one of them.
+        """
+        blocks = f'{self.vision_tower}.{self.vision_blocks}'
+        for name, path in dict(vision_tower=self.vision_tower, vision_blocks=blocks,
+                               language_model=self.language_model).items():
+            try:
+                model.get_submodule(path)
+            except AttributeError as error:
+                known = [f'model.{part}' for part, _ in model.model.named_children()]
+                raise ValueError(
+                    f'`{name}` of {self.name} should name a part of {type(model).__name__}, but '
+                    f'there is no {path} ({error}); set it to its path (`model` has '
+                    f'{", ".join(known)})') from error
+        if self.mrope and not hasattr(model.model, 'get_rope_index'):
+            raise ValueError(f'`mrope` of {self.name} should be False, since '
+                             f'{type(model.model).__name__} has no `get_rope_index`; set it, or '
+                             f'override `positions` with that')
+
     def tower(self, model: nn.Module) -> Any:
         """The vision tower of a model of this family."""
         return model.get_submodule(self.vision_tower)
