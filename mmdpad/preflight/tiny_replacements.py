@@ -29,7 +29,7 @@ from mmdpad.models.feature_cache import content_key
 from mmdpad.models.heads.quantization import check_prequantized, check_trainable
 from mmdpad.registry import MODELS, REWARDS, TRANSFORMS, is_kind, resolve, scope_of, type_name
 from mmdpad.toy import WEIGHTS_DIR
-from mmdpad.toy.policy_folder import make_policy_folder
+from mmdpad.toy.policy_folder import MODEL_TYPES, make_policy_folder
 from mmdpad.toy.sam import SHAPES_SAM_NAME, build_sam_shapes
 from mmdpad.toy.sam_folders import SAM_FOLDERS
 from mmdpad.toy.seeding import seeded
@@ -123,6 +123,8 @@ def _policy(entry: dict, folder: Path) -> str:
     before = entry['pretrained']
     config, _ = read_policy_config(before)
     family, stored = config.model_type, getattr(config, 'quantization_config', None)
+    if family not in MODEL_TYPES:  # registered by the user
+        return _KEPT
     if stored:  # the replacement is quantized on loading
         check_trainable(before, entry.get('lora'))
         check_prequantized(before, entry.get('quantization'), entry.get('lora'))

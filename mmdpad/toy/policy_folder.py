@@ -98,6 +98,9 @@ _FAMILIES['qwen3_5_moe'] = dict(
     text=dict(_FAMILIES['qwen3_5']['text'], moe_intermediate_size=24,
               shared_expert_intermediate_size=24, num_experts=8, num_experts_per_tok=2))
 
+MODEL_TYPES = tuple(_FAMILIES)
+"""The families that :func:`make_policy_folder` knows."""
+
 
 def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
                        seed: int = 0, scale: int = 1) -> str:

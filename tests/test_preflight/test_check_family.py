@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from internvl_folder import make_internvl_folder
 from policy_folders import change_json, read_json
 from torch import nn
+from transformers import InternVLForConditionalGeneration
 
 from mmdpad.models.cost.shapes import _published_config
-from mmdpad.models.heads import shared_prefix
+from mmdpad.models.heads import PolicyFamily, shared_prefix
 from mmdpad.models.heads.families import FAMILIES
+from mmdpad.models.heads.policy_source import check_policy
 from mmdpad.preflight import check_family as module
 from mmdpad.preflight.check_family import check_family
 from mmdpad.toy.policy_folder import make_policy_folder
@@ -77,6 +80,7 @@ def test_tiny_weights_of_a_published_config(tmp_path, run_here):
 def test_what_leaks_between_responses_is_found(folder, monkeypatch):
     """An attention that takes the row for one sequence."""
     def leaking(self, query, key, value, scale, layer):
+        self.reached.add(layer)
         return nn.functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scale, enable_gqa=True).transpose(1, 2)
 
@@ -112,3 +116,44 @@ def test_arguments_are_checked(folder, run_here):
     wrong = run_here(TOOL, folder, '--dtype', 'fp32')
     assert wrong.returncode == 1 and "write 'float32'" in wrong.stderr
     assert 'No module named' in run_here(TOOL, folder, '--import', 'not_there').stderr
+
+
+@pytest.fixture(scope='module')
+def internvl(tmp_path_factory):
+    return make_internvl_folder(tmp_path_factory.mktemp('internvl'))
+
+
+def test_the_family_that_the_page_adds(internvl, monkeypatch):
+    """Its own processor, positions, tiles and vision tower."""
+    code = re.search(r'```python\n# my_internvl.py\n(.*?)```', POLICIES.read_text(), re.DOTALL)[1]
+    assert len([line for line in code.splitlines() if line]) < 40
+    monkeypatch.setattr('mmdpad.models.heads.families.FAMILIES', dict(FAMILIES))
+    exec(code, {'__name__': 'my_internvl'})
+    found = list(check_family(internvl, model_image=(110, 168)))
+    assert sum(finding.agrees is True for finding in found) == 6, found
+    # Two by three tiles, and the whole image.
+    assert '28 of them for an image of 112 x 168, which the processor makes' in found[2].result
+
+
+def test_a_family_with_another_processor_says_what_to_override(internvl, monkeypatch):
+    plain = replace(FAMILIES['qwen3_vl'], name='Mine')
+    monkeypatch.setitem(FAMILIES, 'internvl', plain)
+    with pytest.raises(ValueError, match="return 'image_grid_thw', which `read_prompt` of "
+                                         'Mine reads, but returns .*pixel_values'):
+        list(check_family(internvl))
+
+
+def test_parts_that_a_model_lacks_are_named_before_weights_are_read(internvl, monkeypatch):
+    mine = PolicyFamily('Mine', InternVLForConditionalGeneration, 'relative_1000')
+    known = dict(vision_tower='model.vision_tower', vision_blocks='encoder.layer')
+    for settings, message in [
+            ({}, '`vision_tower` of Mine .* InternVLForConditionalGeneration, but there is no '
+             'model.visual .*`model` has model.vision_tower, .*model.language_model'),
+            (dict(known, vision_blocks='blocks'), 'no model.vision_tower.blocks'),
+            (dict(known, language_model='model.text'), '`language_model` of Mine .* no model.text'),
+            (known, '`mrope` of Mine should be False, since InternVLModel has no `get_rope_in')]:
+        monkeypatch.setitem(FAMILIES, 'internvl', replace(mine, **settings))
+        with pytest.raises(ValueError, match=message):
+            check_policy(dict(pretrained=internvl))
+    monkeypatch.setitem(FAMILIES, 'internvl', replace(mine, **known, mrope=False))
+    check_policy(dict(pretrained=internvl))

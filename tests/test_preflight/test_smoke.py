@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from internvl_folder import make_internvl_folder
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from transformers import InternVLForConditionalGeneration
 
 from mmdpad import datasets
 from mmdpad.datasets.checking import check_dataset
+from mmdpad.models.heads import PolicyFamily
+from mmdpad.models.heads.families import FAMILIES
 from mmdpad.preflight import dry_run, make_smoke_config, run_smoke
 from mmdpad.preflight.synthetic_data import write_synthetic_data
 from mmdpad.registry import DATASETS, MODELS, REWARDS
@@ -154,6 +158,16 @@ def test_a_term_that_keeps_its_weights_is_reported(smoke_config, monkeypatch):
     assert made.train_cfg.rewards.custom.checkpoint == 'custom.pth'
     assert any(note.startswith('train_cfg.rewards.custom (WeightedTerm): kept as it is, with its '
                                'own weights') for note in notes)
+
+
+def test_a_policy_of_another_family_stays(smoke_config, monkeypatch, tmp_path):
+    monkeypatch.setitem(FAMILIES, 'internvl', PolicyFamily(
+        'Mine', InternVLForConditionalGeneration, 'pixels'))
+    config = Config.fromfile(MAIN)
+    config.model.policy.pretrained = make_internvl_folder(tmp_path)
+    made, notes = smoke_config(config)
+    assert made.model.policy.pretrained == str(tmp_path)
+    assert any(note.startswith('model.policy (VLMReasoningHead): kept as it is') for note in notes)
 
 
 def test_what_is_replaced_is_reported(smoke_config):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from transformers import AttentionInterface
@@ -16,6 +17,7 @@ SHARED_PREFIX = 'shared_prefix'
 # see nothing, all scores then become -inf: in float64 as the softmax is float32, in float16 as soon
 # as they are below -16. Their NaN spreads to the prompt's own tokens in the next layer.
 _NOT_EAGER = ('float64', 'float16')
+_TOKEN_TYPES = ('token_type_ids', 'mm_token_type_ids')
 _INSTEAD = ("set `attn_implementation='sdpa'`, with `rollout_engine=dict(type='HFRollout')` if the "
             'model samples')
 
@@ -64,8 +66,8 @@ def layer_kinds(config: Any) -> list[str]:
 
 
 def check_layers(name: str, config: Any, family: PolicyFamily) -> None:
-    """Check that an attention implementation handles all layers of a model, before weights are
-    read.
+    """Check that an attention implementation handles all layers of a model, and that these get the
+    types of tokens if they depend on them, before weights are read.
 
     Args:
         name: ``attn_implementation``.
@@ -73,10 +75,23 @@ def check_layers(name: str, config: Any, family: PolicyFamily) -> None:
         family: The family of the model.
 
     Raises:
-        ValueError: It does not.
+        ValueError: It does not, or they would not.
     """
+    arguments = [x for x in _TOKEN_TYPES if x in signature(family.model_class.forward).parameters]
+    # With positions in three dimensions, types are for `get_rope_index`.
+    if arguments and not family.mrope and family.token_types not in arguments:
+        raise ValueError(
+            f'`token_types` of {family.name} ({config.model_type}) should be {arguments[0]!r}, an '
+            f'argument of {family.model_class.__name__}, but is {family.token_types!r}: without '
+            f'it, the attention of image tokens would silently be another; set it if it is 1 for '
+            f'image tokens and 0 for others; other meanings are not supported')
     if name != SHARED_PREFIX:
         return
+    if family.token_types:
+        raise ValueError(
+            f'`attn_implementation={name!r}` should have tokens that attend to earlier ones, but '
+            f'image tokens of {family.name} ({config.model_type}) also attend to later ones; '
+            f'{_INSTEAD}')
     if others := sorted({*layer_kinds(config)} - {*family.shared_layers}):
         raise ValueError(
             f'`attn_implementation={name!r}` should have layers of '

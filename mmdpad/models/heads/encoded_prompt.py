@@ -19,7 +19,8 @@ class EncodedPrompt:
         token_types: (P,) int, 1 for image tokens, else 0.
         pixel_values: (patches, C) float, the patches of the image; other families may have another
             layout, with a first dimension along which images are concatenated.
-        grid: (1, 3) long: frames (1), rows and columns of patches.
+        grid: (1, 3) long: frames (1), rows and columns of patches; or whatever other families need
+            to know of the image.
         vision: The vision tower's features of the image, once it is encoded: (image tokens, D) for
             the language model's input, and for deeper levels if the model has them.
         image: uint8 (3, h, w), the image itself (no copy), for an engine with its own processor.

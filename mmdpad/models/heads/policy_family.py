@@ -50,6 +50,9 @@ class PolicyFamily:
             prompts and responses of a row, and is refused, see :mod:`.attention_support`.
         mrope: Whether tokens have positions in time, height and width, by the model's
             ``get_rope_index``; otherwise they are counted.
+        token_types: Name of the model's argument that is 1 for image tokens and 0 for others, if
+            they attend to each other in both directions ('token_type_ids' of Gemma 3). The shared
+            prefix does not support it, see :mod:`.attention_support`.
     """
 
     name: str
@@ -63,9 +66,32 @@ class PolicyFamily:
     vision_linears: str = 'qkv|proj|fc1|fc2|(gate|up|down)_proj|linear_fc1|linear_fc2'
     shared_layers: tuple[str, ...] = ('full_attention', )
     mrope: bool = True
+    token_types: str | None = None
 
     def __post_init__(self) -> None:
         check_coordinates(self.coordinates)
+
+    def check_parts(self, model: Any) -> None:
+        """Check that a model, which may be on the meta device, has the parts that this names.
+
+        Raises:
+            ValueError: It lacks one of them.
+        """
+        blocks = f'{self.vision_tower}.{self.vision_blocks}'
+        for name, path in dict(vision_tower=self.vision_tower, vision_blocks=blocks,
+                               language_model=self.language_model).items():
+            try:
+                model.get_submodule(path)
+            except AttributeError as error:
+                known = [f'model.{part}' for part, _ in model.model.named_children()]
+                raise ValueError(
+                    f'`{name}` of {self.name} should name a part of {type(model).__name__}, but '
+                    f'there is no {path} ({error}); set it to its path (`model` has '
+                    f'{", ".join(known)})') from error
+        if self.mrope and not hasattr(model.model, 'get_rope_index'):
+            raise ValueError(f'`mrope` of {self.name} should be False, since '
+                             f'{type(model.model).__name__} has no `get_rope_index`; set it, or '
+                             f'override `positions` with that')
 
     def tower(self, model: nn.Module) -> Any:
         """The vision tower of a model of this family."""
@@ -101,7 +127,7 @@ class PolicyFamily:
         """The number of image tokens that the image of a prompt should have."""
         return int(prompt.grid.prod()) // processor.image_processor.merge_size**2
 
-    def read_prompt(self, values: Any, image: Tensor) -> EncodedPrompt:
+    def read_prompt(self, processor: Any, values: Any, image: Tensor) -> EncodedPrompt:
         """Make a prompt from the processor's output for one text and its image."""
         return EncodedPrompt(values['input_ids'][0], values['mm_token_type_ids'][0],
                              values['pixel_values'], values['image_grid_thw'], image=image)

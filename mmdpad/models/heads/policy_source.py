@@ -62,6 +62,8 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     check_layout(family.model_class, source, WEIGHTS_HINT)
     config = from_folder(AutoConfig, source, WEIGHTS_HINT)
     check_layers(policy.get('attn_implementation') or SHARED_PREFIX, config, family)
+    with torch.device('meta'):
+        family.check_parts(family.model_class(config))
     if lora is not None:
         check_lora(family, source, lora, WEIGHTS_HINT,
                    policy.get('freeze_vision', False))

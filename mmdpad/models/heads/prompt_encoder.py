@@ -83,7 +83,13 @@ class PromptEncoder:
             raise ValueError(f'A prompt about a model image of (height, width) = '
                              f'{tuple(image.shape[-2:])} is refused by the processor of '
                              f'{self.source!r}: {error}') from error
-        return self.family.read_prompt(values, image)
+        try:
+            return self.family.read_prompt(self.processor, values, image)
+        except KeyError as error:
+            raise ValueError(
+                f'The processor of {self.source!r} should return {error}, which `read_prompt` of '
+                f'{self.family.name} reads, but returns {", ".join(values)}; override it in a '
+                f'subclass of PolicyFamily, see "Add a family" in docs/policies.md') from error
 
     def kept_size(self, image: Tensor) -> tuple[int, int]:
         """The (height, width) to which the processor resizes an image, a uint8 (3, h, w).

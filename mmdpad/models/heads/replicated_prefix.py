@@ -25,8 +25,9 @@ def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], id
     attention_mask = torch.cat([batch['attention_mask'], mask.long()], dim=1)
     token_types = torch.cat([batch['mm_token_type_ids'], torch.zeros_like(ids).int()], dim=1)
     position_ids = family.positions(model, input_ids, token_types, repeated, attention_mask)
+    typed = {family.token_types: token_types} if family.token_types else {}
     states = model.model(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-        use_cache=False, **family.feature_inputs(repeated)).last_hidden_state
+        use_cache=False, **typed, **family.feature_inputs(repeated)).last_hidden_state
     # The state that predicts a token is one position before it.
     return states[:, -ids.shape[1] - 1:-1][mask]

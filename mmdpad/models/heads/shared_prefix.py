@@ -30,7 +30,7 @@ from .attention_support import SHARED_PREFIX
 from .encoded_prompt import EncodedPrompt
 from .families import family_of
 from .packed_attention import CopiedPrompts, JoinedAttention, PackedGroup, joins_parts
-from .recurrent_layers import Mixer, PackedRecurrence
+from .recurrent_layers import Mixer, PackedRecurrence, RecurrentState
 
 NAME = SHARED_PREFIX
 # Arguments of attention interfaces that change what a token attends to, or how.
@@ -80,6 +80,7 @@ class PackedRow:
             the last token of a prompt appears once for each of its responses.
         offsets: (L,) long, the distance of each token from the last one of its prompt; 0 for a
             prompt's own tokens.
+        reached: Numbers of the layers that ran as the row demands.
     """
 
     def __init__(self, groups: Sequence[PackedGroup], device: torch.device) -> None:
@@ -97,6 +98,7 @@ class PackedRow:
         kind = JoinedAttention if joins_parts(device) else CopiedPrompts
         self.attention = kind(groups, device)
         self.groups = groups
+        self.reached: set[int] = set()
 
     @cached_property
     def recurrence(self) -> PackedRecurrence:
@@ -106,12 +108,20 @@ class PackedRow:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
         """(1, H, L, d) and (1, K, L, d) -> (1, L, H, d)."""
+        self.reached.add(layer)
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
         return self.attention(q, k, v, scale)[None]
 
     def recur(self, mixer: Mixer, states: Tensor, layer: int) -> Tensor:
         """(1, L, D) -> (1, L, D)."""
-        return self.recurrence(mixer, states[0])[0][None]
+        return self.run_recurrence(mixer, states, layer)[0]
+
+    def run_recurrence(self, mixer: Mixer, states: Tensor,
+                       layer: int) -> tuple[Tensor, RecurrentState]:
+        """As :meth:`recur`, with the layer's state after each prompt."""
+        self.reached.add(layer)
+        output, after = self.recurrence(mixer, states[0])
+        return output[None], after
 
 
 def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], ids: Tensor,
@@ -144,10 +154,23 @@ def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], id
 def row_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], tokens: Tensor,
                positions: Tensor, row: PackedRow) -> Tensor:
     """Compute the last hidden states (L, D) of a row of tokens (L,) at positions (3, L) or (L,),
-    with the images of its B prompts."""
-    return model.model(
+    with the images of its B prompts.
+
+    Raises:
+        NotImplementedError: A layer neither attends nor recurs as the row demands, so that it may
+            have mixed prompts and responses.
+    """
+    family = family_of(model)
+    states = model.model(
         input_ids=tokens[None], position_ids=positions.unsqueeze(-2), use_cache=False, layout=row,
-        **family_of(model).feature_inputs(prompts)).last_hidden_state[0]
+        **family.feature_inputs(prompts)).last_hidden_state[0]
+    layers = family.language(model).layers
+    if missed := sorted({*range(len(layers))} - row.reached):
+        raise NotImplementedError(
+            f"`attn_implementation={NAME!r}` should have layers that call transformers' attention "
+            f'interface, but {type(layers[missed[0]]).__name__} (layer {missed[0]}) of '
+            f"{family.name} does not; set 'sdpa', with `rollout_engine=dict(type='HFRollout')`")
+    return states
 
 
 def prompt_positions(model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:

@@ -388,6 +388,6 @@ class PrefillRow(PackedRow):
         return super().attend(query, key, value, scale, layer)
 
     def recur(self, mixer: Mixer, states: Tensor, layer: int) -> Tensor:
-        output, after = self.recurrence(mixer, states[0])
+        output, after = self.run_recurrence(mixer, states, layer)
         self.cache.states.put_prompts(layer, after)
-        return output[None]
+        return output

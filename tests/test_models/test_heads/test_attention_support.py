@@ -7,12 +7,18 @@ import pytest
 import torch
 from policy_folders import change_json, read_json
 from torch import nn
-from transformers import AutoConfig, Qwen3_5Config
+from transformers import (
+    AutoConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    PaliGemmaForConditionalGeneration,
+    Qwen3_5Config,
+)
 from transformers.masking_utils import eager_mask
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import eager_attention_forward
 
 from mmdpad.models import HFRollout, VLMReasoningHead
-from mmdpad.models.heads import shared_prefix
+from mmdpad.models.heads import EncodedPrompt, replicated_prefix, shared_prefix
 from mmdpad.models.heads.attention_support import check_attention, check_layers, layer_kinds
 from mmdpad.models.heads.families import FAMILIES, PolicyFamily
 from mmdpad.models.precision import DTYPES
@@ -122,3 +128,67 @@ def test_a_layer_with_more_than_plain_attention_is_refused(extra):
                                    **{extra: None})[0] is states
     with pytest.raises(NotImplementedError, match=f'Identity has {extra}; set '):
         shared_prefix.attention(module, states, states, states, None, 1.0, Layout(), **{extra: 8})
+
+
+@pytest.mark.parametrize('kind, types, message', [
+    (Gemma3ForConditionalGeneration, None, "Mine .gemma3. should be 'token_type_ids'.*but is None"),
+    (PaliGemmaForConditionalGeneration, 'types', "should be 'token_type_ids'.*but is 'types'")])
+def test_token_types_are_not_left_out(kind, types, message):
+    mine = PolicyFamily('Mine', kind, 'pixels', mrope=False, token_types=types)
+    config = Gemma3Config()
+    for name in ('sdpa', 'shared_prefix'):
+        with pytest.raises(ValueError, match=message):
+            check_layers(name, config, mine)
+    typed = replace(mine, token_types='token_type_ids', shared_layers=tuple(layer_kinds(config)))
+    check_layers('sdpa', config, typed)
+    with pytest.raises(ValueError, match="image tokens of Mine .gemma3. also attend to later ones; "
+                                         "set `attn_implementation='sdpa'`"):
+        check_layers('shared_prefix', config, typed)
+
+
+class Gemma(PolicyFamily):
+    """Gemma 3 with features that are there already."""
+
+    def feature_inputs(self, prompts):
+        features = torch.stack([prompt.vision[0] for prompt in prompts])
+        return dict(mm_encoder_outputs=dict(image=SimpleNamespace(pooler_output=features)))
+
+
+@torch.no_grad()
+def test_image_tokens_attend_in_both_directions(monkeypatch):
+    """Gemma 3's hidden states without sharing, against its own pass over each sequence."""
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Gemma3ForConditionalGeneration(Gemma3Config(
+            text_config=dict(sizes, vocab_size=20, num_key_value_heads=1, head_dim=8,
+                             layer_types=['full_attention', 'sliding_attention']),
+            vision_config=dict(sizes, image_size=28, patch_size=14), image_token_index=19,
+            mm_tokens_per_image=4)).double().eval()
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+        vision = torch.randn(4, 16, dtype=torch.float64)
+    family = Gemma('Gemma 3', Gemma3ForConditionalGeneration, 'pixels', mrope=False,
+                   token_types='token_type_ids')
+    monkeypatch.setitem(FAMILIES, 'gemma3', family)
+    prompts = [EncodedPrompt(own := torch.tensor(ids), (own == 19).int(), vision, vision,
+                             vision=(vision, ))
+               for ids in ([2, 19, 19, 19, 19, 3], [2, 5, 6, 19, 19, 19, 19, 4, 7])]
+    ids = torch.tensor([[5, 6, 7], [8, 9, 0], [9, 8, 7], [3, 0, 0]])
+    mask = torch.arange(3) < torch.tensor([[3], [2], [3], [1]])
+
+    def plain(**typed):
+        rows = []
+        for row, own in enumerate(ids):
+            prompt, own = prompts[row // 2], own[mask[row]]
+            if typed:
+                typed = dict(token_type_ids=nn.functional.pad(prompt.token_types,
+                                                              (0, len(own)))[None])
+            rows.append(model.model(
+                torch.cat([prompt.input_ids, own])[None], **typed,
+                **family.feature_inputs([prompt])).last_hidden_state[0, -len(own) - 1:-1])
+        return torch.cat(rows)
+
+    found = replicated_prefix.response_states(model, prompts, ids, mask)
+    torch.testing.assert_close(found, plain(token_type_ids=True), rtol=0, atol=1e-5)
+    assert (found - plain()).abs().max() > 0.01  # causal

@@ -292,3 +292,16 @@ def test_gradients_do_not_hang_on_the_timing_of_threads(policy_config):
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_a_layer_that_mixes_tokens_by_itself_is_refused(tmp_path, monkeypatch):
+    """As a recurrent layer would that no entry of config.json reveals."""
+    head = make_segmentor(dict(pretrained=make_policy_folder(tmp_path, 'qwen3_vl'))).policy
+    layer = head.model.model.language_model.layers[1]
+    monkeypatch.setattr(layer.self_attn, 'forward', lambda hidden_states, **_: (
+        hidden_states.cumsum(dim=1), None))
+    prompts = head.encode_prompts([torch.zeros(3, 256, 256, dtype=torch.uint8)], ['star'])
+    ids = torch.ones(2, 3, dtype=torch.long)
+    with pytest.raises(NotImplementedError, match=r'TextDecoderLayer \(layer 1\) of Qwen3-VL does '
+                                                  "not; set 'sdpa'"):
+        head.log_probs(prompts, ids, ids.bool())
