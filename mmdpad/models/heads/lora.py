@@ -229,7 +229,7 @@ def _check_moved(config: Any, lora: Mapping[str, Any]) -> None:
     asked = lora.get('target_parameters') or ()
     if moved := sorted({*(config.target_parameters or ())} - {*asked}):
         raise ValueError(
-            f'`lora.target_modules={lora.get("target_modules", "language")!r}` should not name '
+            f'`lora.target_modules={lora_targets(lora, None)!r}` should not name '
             f'layers of MLPs in this model, since peft takes them for its experts and adapts '
             f'{", ".join(moved)} instead; name those of attention: `target_modules='
             f"['q_proj', 'k_proj', 'v_proj', 'o_proj']`, and experts in `target_parameters`")
@@ -244,20 +244,19 @@ def _check_patterns(model: nn.Module, config: Any) -> None:
 
 
 def _check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
-    """Refuse targets that should cover all linear layers in the language model's layers but miss a
-    kind."""
-    asked = lora.get('target_modules', 'language')
-    if not (isinstance(asked, str) and asked in (*REACHES, 'all-linear')
-            and not lora.get('exclude_modules')):
+    """Refuse one of :data:`REACHES` that misses a kind of linear layer in the language model's
+    layers."""
+    asked = lora_targets(lora, None)
+    if asked not in REACHES or lora.get('exclude_modules'):
         return
-    kinds = _layer_kinds(model)
-    missed = [name for name, is_reached in kinds.items() if not is_reached]
+    missed = [name for name, is_reached in _layer_kinds(model).items() if not is_reached]
     if missed:
-        named = [name.rpartition('.')[2] for name, is_reached in kinds.items() if is_reached]
+        family = family_of(model)
         raise ValueError(
             f'`lora.target_modules={asked!r}` should reach every kind of linear layer in the '
-            f'language model, but misses {", ".join(missed)}; list the targets yourself: '
-            f'`target_modules={named}`')
+            f'language model, but misses {", ".join(missed)}; add their names to '
+            f'`language_linears` of its PolicyFamily, or give the pattern that it stands for '
+            f'yourself: `target_modules={family.lora_targets(asked)!r}`')
 
 
 def _layer_kinds(model: PreTrainedModel, of_linears: bool = True) -> dict[str, bool]:
@@ -280,8 +279,8 @@ def _check_layer_kinds(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
     """Refuse a list of targets that leaves out all layers of a kind: the names that are common in
     models with full attention may be in few layers of one with linear attention."""
     kinds = getattr(model.config.get_text_config(), 'layer_types', None) or ()
-    if not kinds or isinstance(lora.get('target_modules', 'language'), str) or lora.get(
-            'layers_to_transform') is not None:
+    asked = lora_targets(lora, None)
+    if not kinds or isinstance(asked, str) or lora.get('layers_to_transform') is not None:
         return
     adapted = {id(layer) for layer in adapted_layers(model).values()}
     layers = list(zip(kinds, family_of(model).language(model).layers, strict=True))
@@ -292,10 +291,15 @@ def _check_layer_kinds(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
         linears = {name.rpartition('.')[2] for kind, layer in layers if kind in missed
                    for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
         raise ValueError(
-            f'`lora.target_modules={lora["target_modules"]!r}` should reach layers of every kind, '
-            f'but none of the {sum(kind in missed for kind in kinds)} {", ".join(missed)} layers '
-            f'has an adapter (their linear layers are {", ".join(sorted(linears))}); add targets, '
-            f'or confirm with `lora.layers_to_transform={sorted(reached)}`')
+            f'`lora.target_modules={asked!r}` should reach layers of every kind, but none of the '
+            f'{sum(kind in missed for kind in kinds)} {", ".join(missed)} layers has an adapter '
+            f'(their linear layers are {", ".join(sorted(linears))}); add targets, or confirm by '
+            f'a pattern that reaches the same: `target_modules={_pattern(asked)!r}`')
+
+
+def _pattern(names: Sequence[str]) -> str:
+    """The pattern of full names that matches what peft takes a list of last parts for."""
+    return f"(.*[.])?({'|'.join(sorted(name.replace('.', '[.]') for name in names))})"
 
 
 def _adapted_weight(layer: Any) -> Tensor:
