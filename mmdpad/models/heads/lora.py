@@ -7,7 +7,7 @@ import dataclasses
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -156,11 +156,20 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 
 def describe_reach(model: PreTrainedModel) -> str:
-    """Describe the number of layers with an adapter, by kind, for the log, and the matrices that
-    only ``target_parameters`` reaches, if they have none."""
-    counts = Counter(_kind(name, layer) for name, layer in adapted_layers(model).items())
-    text = f'adapter in {counts.total()} layers: ' + ', '.join(
+    """Describe for the log the number of layers with an adapter, by kind, and how many of them are
+    in the vision tower; listed targets that are in none; and the matrices that only
+    ``target_parameters`` reaches, if they have none."""
+    layers, family = adapted_layers(model), family_of(model)
+    counts = Counter(_kind(name, layer) for name, layer in layers.items())
+    seeing = sum(name.startswith(f'{family.vision_tower}.') for name in layers)
+    text = f'adapter in {len(layers)} layers' + (
+        f' ({seeing} of them in the vision tower)' if seeing else '') + ': ' + ', '.join(
         f'{number} {kind}' for kind, number in sorted(counts.items()))
+    targets = model.peft_config['default'].target_modules
+    listed = () if isinstance(targets, str) else targets
+    if absent := sorted(target for target in listed if not any(
+            f'.{name}'.endswith(f'.{target}') for name in layers)):
+        text += f'; no layer with one is named {" or ".join(absent)}'
     if missed := [name for name, is_reached in _layer_kinds(model, of_linears=False).items()
                   if not is_reached]:
         text += (f'; none in {", ".join(missed)}, which are not linear layers '
@@ -278,27 +287,40 @@ def _layer_kinds(model: PreTrainedModel, of_linears: bool = True) -> dict[str, b
 def _check_layer_kinds(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
     """Refuse a list of targets that leaves out all layers of a kind: the names that are common in
     models with full attention may be in few layers of one with linear attention."""
-    kinds = getattr(model.config.get_text_config(), 'layer_types', None) or ()
     asked = lora_targets(lora, None)
-    if not kinds or isinstance(asked, str) or lora.get('layers_to_transform') is not None:
+    if isinstance(asked, str) or lora.get('layers_to_transform') is not None:
         return
-    adapted = {id(layer) for layer in adapted_layers(model).values()}
-    layers = list(zip(kinds, family_of(model).language(model).layers, strict=True))
-    reached = {number for number, (_, layer) in enumerate(layers)
-               if any(id(module) in adapted for module in layer.modules())}
-    missed = sorted({*kinds} - {kinds[number] for number in reached})
-    if reached and missed:
-        linears = {name.rpartition('.')[2] for kind, layer in layers if kind in missed
-                   for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+    if missed := missed_layers(model, adapted_layers(model)):
+        layers = family_of(model).language(model).layers
+        linears = {name.rpartition('.')[2] for number in missed
+                   for name, module in layers[number].named_modules()
+                   if isinstance(module, nn.Linear)}
+        kinds = {model.config.get_text_config().layer_types[number] for number in missed}
         raise ValueError(
             f'`lora.target_modules={asked!r}` should reach layers of every kind, but none of the '
-            f'{sum(kind in missed for kind in kinds)} {", ".join(missed)} layers has an adapter '
-            f'(their linear layers are {", ".join(sorted(linears))}); add targets, or confirm by '
-            f'a pattern that reaches the same: `target_modules={_pattern(asked)!r}`')
+            f'{len(missed)} {", ".join(sorted(kinds))} layers has an adapter (their linear layers '
+            f'are {", ".join(sorted(linears))}); add targets, or confirm by a pattern that reaches '
+            f'the same: `target_modules={pattern_of(asked)!r}`')
 
 
-def _pattern(names: Sequence[str]) -> str:
-    """The pattern of full names that matches what peft takes a list of last parts for."""
+def missed_layers(model: PreTrainedModel, adapted: Collection[str]) -> list[int]:
+    """List the language model's layers of the kinds (``layer_types``) of which none has an adapter,
+    while one of another kind has.
+
+    Args:
+        model: A transformers model.
+        adapted: Full names of the layers with an adapter.
+    """
+    kinds = getattr(model.config.get_text_config(), 'layer_types', None) or ()
+    start = f'{family_of(model).language_model}.layers.'
+    reached = {kinds[int(name.removeprefix(start).partition('.')[0])]
+               for name in adapted if kinds and name.startswith(start)}
+    return [number for number, kind in enumerate(kinds) if reached and kind not in reached]
+
+
+def pattern_of(names: Iterable[str]) -> str:
+    """The pattern for ``target_modules`` that reaches what a list of names reaches. Unlike a list,
+    it may leave out all layers of a kind."""
     return f"(.*[.])?({'|'.join(sorted(name.replace('.', '[.]') for name in names))})"
 
 

@@ -222,6 +222,19 @@ def test_what_is_reached_is_reported(mixture):
         'mlp.experts.down_proj, mlp.gate.weight, ')
 
 
+def test_names_that_reach_less_or_elsewhere_are_reported(mixture, tmp_path):
+    """Those of Qwen2.5-VL in models whose MLPs are experts, or have one layer for two."""
+    pytest.importorskip('peft')
+    model = copy.deepcopy(mixture)
+    add_lora(model, dict(r=4, target_modules=['q_proj', 'up_proj', 'gate_proj']))
+    assert describe_reach(model).startswith(
+        'adapter in 2 layers: 2 q_proj; no layer with one is named gate_proj or up_proj; none in ')
+    head = VLMReasoningHead(make_policy_folder(tmp_path, 'glm4v'), lora=dict(
+        r=2, target_modules=['q_proj', 'gate_proj']))
+    assert describe_reach(head.model) == (
+        'adapter in 5 layers (3 of them in the vision tower): 3 gate_proj, 2 q_proj')
+
+
 @pytest.fixture(scope='module')
 def hybrid():
     """Qwen3.5: three layers with linear attention, one with full attention."""
