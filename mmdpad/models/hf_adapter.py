@@ -24,6 +24,8 @@ from mmdpad.models.heads.lora import (
     check_scaling,
     lora_config,
     matches_layer,
+    missed_layers,
+    pattern_of,
     tied_and_adapted,
 )
 from mmdpad.models.heads.policy_source import EXAMPLE
@@ -187,16 +189,20 @@ def _find_targets(model: PreTrainedModel, lora: Mapping[str, Any],
     """Find ``target_modules`` that match exactly the layers of an adapter.
 
     Tries the adapter's own settings (whose patterns may use outdated names), the last parts of the
-    layers' names and the names in :data:`REACHES`; if none match, returns all names.
+    layers' names and the names in :data:`REACHES`; if none match, takes all names. A list that
+    leaves out layers of a kind becomes a pattern, which confirms that.
     """
     own = lora.get('target_modules') or []
     if lora.get('target_parameters'):
         return own
     last = sorted({name.rpartition('.')[2] for name in layers})
-    for targets in (own, last, *REACHES):
-        if _reached(model, {**lora, 'target_modules': targets}) == layers:
-            return targets
-    return sorted(layers)
+    found = next((targets for targets in (own, last, *REACHES)
+                  if _reached(model, {**lora, 'target_modules': targets}) == layers),
+                 sorted(layers))
+    if (isinstance(found, str) or lora.get('layers_to_transform') is not None
+            or not missed_layers(model, layers)):
+        return found
+    return pattern_of(found)
 
 
 def _reached(model: PreTrainedModel, lora: Mapping[str, Any]) -> set[str]:

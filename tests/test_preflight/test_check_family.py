@@ -108,6 +108,8 @@ def test_gradients_are_compared_by_weight():
     assert not compare('x', found, expected, 0.05).agrees
     assert 'off by at most 1.0e-01 of their norm' in compare('x', found, expected, 0.2).result
     assert compare('x', dict(expected, b=torch.tensor([2e-9])), expected, 1e-3).agrees  # rounding
+    broken = compare('x', dict(expected, b=torch.tensor([torch.nan])), expected, 1.0)
+    assert not broken.agrees and broken.result.endswith('in b')
     missing = compare('x', dict(a=expected['a']), expected, 1.0)
     assert not missing.agrees and 'only one of both has those of b' in missing.result
 

@@ -7,7 +7,7 @@ import dataclasses
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -156,11 +156,20 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 
 def describe_reach(model: PreTrainedModel) -> str:
-    """Describe the number of layers with an adapter, by kind, for the log, and the matrices that
-    only ``target_parameters`` reaches, if they have none."""
-    counts = Counter(_kind(name, layer) for name, layer in adapted_layers(model).items())
-    text = f'adapter in {counts.total()} layers: ' + ', '.join(
+    """Describe for the log the number of layers with an adapter, by kind, and how many of them are
+    in the vision tower; listed targets that are in none; and the matrices that only
+    ``target_parameters`` reaches, if they have none."""
+    layers, family = adapted_layers(model), family_of(model)
+    counts = Counter(_kind(name, layer) for name, layer in layers.items())
+    seeing = sum(name.startswith(f'{family.vision_tower}.') for name in layers)
+    text = f'adapter in {len(layers)} layers' + (
+        f' ({seeing} of them in the vision tower)' if seeing else '') + ': ' + ', '.join(
         f'{number} {kind}' for kind, number in sorted(counts.items()))
+    targets = model.peft_config['default'].target_modules
+    listed = () if isinstance(targets, str) else targets
+    if absent := sorted(target for target in listed if not any(
+            f'.{name}'.endswith(f'.{target}') for name in layers)):
+        text += f'; no layer with one is named {" or ".join(absent)}'
     if missed := [name for name, is_reached in _layer_kinds(model, of_linears=False).items()
                   if not is_reached]:
         text += (f'; none in {", ".join(missed)}, which are not linear layers '
@@ -229,7 +238,7 @@ def _check_moved(config: Any, lora: Mapping[str, Any]) -> None:
     asked = lora.get('target_parameters') or ()
     if moved := sorted({*(config.target_parameters or ())} - {*asked}):
         raise ValueError(
-            f'`lora.target_modules={lora.get("target_modules", "language")!r}` should not name '
+            f'`lora.target_modules={lora_targets(lora, None)!r}` should not name '
             f'layers of MLPs in this model, since peft takes them for its experts and adapts '
             f'{", ".join(moved)} instead; name those of attention: `target_modules='
             f"['q_proj', 'k_proj', 'v_proj', 'o_proj']`, and experts in `target_parameters`")
@@ -244,20 +253,19 @@ def _check_patterns(model: nn.Module, config: Any) -> None:
 
 
 def _check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
-    """Refuse targets that should cover all linear layers in the language model's layers but miss a
-    kind."""
-    asked = lora.get('target_modules', 'language')
-    if not (isinstance(asked, str) and asked in (*REACHES, 'all-linear')
-            and not lora.get('exclude_modules')):
+    """Refuse one of :data:`REACHES` that misses a kind of linear layer in the language model's
+    layers."""
+    asked = lora_targets(lora, None)
+    if asked not in REACHES or lora.get('exclude_modules'):
         return
-    kinds = _layer_kinds(model)
-    missed = [name for name, is_reached in kinds.items() if not is_reached]
+    missed = [name for name, is_reached in _layer_kinds(model).items() if not is_reached]
     if missed:
-        named = [name.rpartition('.')[2] for name, is_reached in kinds.items() if is_reached]
+        family = family_of(model)
         raise ValueError(
             f'`lora.target_modules={asked!r}` should reach every kind of linear layer in the '
-            f'language model, but misses {", ".join(missed)}; list the targets yourself: '
-            f'`target_modules={named}`')
+            f'language model, but misses {", ".join(missed)}; add their names to '
+            f'`language_linears` of its PolicyFamily, or give the pattern that it stands for '
+            f'yourself: `target_modules={family.lora_targets(asked)!r}`')
 
 
 def _layer_kinds(model: PreTrainedModel, of_linears: bool = True) -> dict[str, bool]:
@@ -279,23 +287,41 @@ def _layer_kinds(model: PreTrainedModel, of_linears: bool = True) -> dict[str, b
 def _check_layer_kinds(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
     """Refuse a list of targets that leaves out all layers of a kind: the names that are common in
     models with full attention may be in few layers of one with linear attention."""
-    kinds = getattr(model.config.get_text_config(), 'layer_types', None) or ()
-    if not kinds or isinstance(lora.get('target_modules', 'language'), str) or lora.get(
-            'layers_to_transform') is not None:
+    asked = lora_targets(lora, None)
+    if isinstance(asked, str) or lora.get('layers_to_transform') is not None:
         return
-    adapted = {id(layer) for layer in adapted_layers(model).values()}
-    layers = list(zip(kinds, family_of(model).language(model).layers, strict=True))
-    reached = {number for number, (_, layer) in enumerate(layers)
-               if any(id(module) in adapted for module in layer.modules())}
-    missed = sorted({*kinds} - {kinds[number] for number in reached})
-    if reached and missed:
-        linears = {name.rpartition('.')[2] for kind, layer in layers if kind in missed
-                   for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+    if missed := missed_layers(model, adapted_layers(model)):
+        layers = family_of(model).language(model).layers
+        linears = {name.rpartition('.')[2] for number in missed
+                   for name, module in layers[number].named_modules()
+                   if isinstance(module, nn.Linear)}
+        kinds = {model.config.get_text_config().layer_types[number] for number in missed}
         raise ValueError(
-            f'`lora.target_modules={lora["target_modules"]!r}` should reach layers of every kind, '
-            f'but none of the {sum(kind in missed for kind in kinds)} {", ".join(missed)} layers '
-            f'has an adapter (their linear layers are {", ".join(sorted(linears))}); add targets, '
-            f'or confirm with `lora.layers_to_transform={sorted(reached)}`')
+            f'`lora.target_modules={asked!r}` should reach layers of every kind, but none of the '
+            f'{len(missed)} {", ".join(sorted(kinds))} layers has an adapter (their linear layers '
+            f'are {", ".join(sorted(linears))}); add targets, or confirm by a pattern that reaches '
+            f'the same: `target_modules={pattern_of(asked)!r}`')
+
+
+def missed_layers(model: PreTrainedModel, adapted: Collection[str]) -> list[int]:
+    """List the language model's layers of the kinds (``layer_types``) of which none has an adapter,
+    while one of another kind has.
+
+    Args:
+        model: A transformers model.
+        adapted: Full names of the layers with an adapter.
+    """
+    kinds = getattr(model.config.get_text_config(), 'layer_types', None) or ()
+    start = f'{family_of(model).language_model}.layers.'
+    reached = {kinds[int(name.removeprefix(start).partition('.')[0])]
+               for name in adapted if kinds and name.startswith(start)}
+    return [number for number, kind in enumerate(kinds) if reached and kind not in reached]
+
+
+def pattern_of(names: Iterable[str]) -> str:
+    """The pattern for ``target_modules`` that reaches what a list of names reaches. Unlike a list,
+    it may leave out all layers of a kind."""
+    return f"(.*[.])?({'|'.join(sorted(name.replace('.', '[.]') for name in names))})"
 
 
 def _adapted_weight(layer: Any) -> Tensor:

@@ -1,4 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import ast
 import builtins
 import copy
 import re
@@ -8,7 +9,7 @@ import torch
 import transformers
 
 from mmdpad.models import HFRollout, VLMReasoningHead
-from mmdpad.models.heads.lora import add_lora, describe_reach
+from mmdpad.models.heads.lora import adapted_layers, add_lora, describe_reach
 from mmdpad.toy.policy_folder import make_policy_folder
 
 QUESTIONS = ['the red circle', 'something you could roll']
@@ -182,8 +183,10 @@ def test_a_name_for_all_that_misses_a_linear_layer_is_refused(mixture):
         layer.mlp.shared = torch.nn.Linear(32, 32, device='meta')
     with pytest.raises(ValueError, match=(
             r"`lora.target_modules='language'` should reach every kind of linear layer .* misses "
-            r"mlp.shared; .*`target_modules=\['q_proj', 'k_proj', 'v_proj', 'o_proj'\]`")):
-        add_lora(model, dict(r=4))
+            r'mlp.shared; .*`language_linears`')) as error:
+        add_lora(copy.deepcopy(model), dict(r=4))
+    add_lora(model, dict(r=4, target_modules=offered(error)))
+    assert describe_reach(model).startswith('adapter in 8 layers: 2 k_proj, 2 o_proj, 2 q_proj, ')
 
 
 @pytest.mark.parametrize('targets', ['language', 'language_and_vision', 'all-linear',
@@ -219,6 +222,19 @@ def test_what_is_reached_is_reported(mixture):
         'mlp.experts.down_proj, mlp.gate.weight, ')
 
 
+def test_names_that_reach_less_or_elsewhere_are_reported(mixture, tmp_path):
+    """Those of Qwen2.5-VL in models whose MLPs are experts, or have one layer for two."""
+    pytest.importorskip('peft')
+    model = copy.deepcopy(mixture)
+    add_lora(model, dict(r=4, target_modules=['q_proj', 'up_proj', 'gate_proj']))
+    assert describe_reach(model).startswith(
+        'adapter in 2 layers: 2 q_proj; no layer with one is named gate_proj or up_proj; none in ')
+    head = VLMReasoningHead(make_policy_folder(tmp_path, 'glm4v'), lora=dict(
+        r=2, target_modules=['q_proj', 'gate_proj']))
+    assert describe_reach(head.model) == (
+        'adapter in 5 layers (3 of them in the vision tower): 3 gate_proj, 2 q_proj')
+
+
 @pytest.fixture(scope='module')
 def hybrid():
     """Qwen3.5: three layers with linear attention, one with full attention."""
@@ -240,12 +256,30 @@ def test_targets_that_leave_out_all_layers_of_a_kind_are_refused(hybrid):
     usual = dict(r=4, target_modules=['q_proj', 'v_proj'])
     with pytest.raises(ValueError, match=(
             r"target_modules=\['q_proj', 'v_proj'\]` should reach .*none of the 3 linear_attention "
-            r'layers has .* in_proj_qkv, .*add targets, or .*`lora.layers_to_transform=\[3\]`')):
+            r'layers has .* in_proj_qkv, .*add targets, or confirm')):
         add_lora(copy.deepcopy(hybrid), usual)
-    # What the message offers, and targets in every layer or in none of them.
+    # Targets in every layer or in none of them, or the layers by number.
     for other, count in ((dict(usual, layers_to_transform=[3]), 2),
                          (dict(usual, target_modules=['q_proj', 'out_proj']), 4),
                          (dict(usual, target_modules=['lm_head']), 1)):
         model = copy.deepcopy(hybrid)
         add_lora(model, other)
         assert describe_reach(model).startswith(f'adapter in {count} layers')
+
+
+@pytest.mark.parametrize('targets', [['q_proj', 'v_proj'], ['self_attn.q_proj', 'qkv', 'lm_head']])
+def test_the_pattern_that_confirms_targets_reaches_all_that_they_do(hybrid, targets):
+    peft = pytest.importorskip('peft')
+    with pytest.raises(ValueError, match='layers of every kind') as error:
+        add_lora(copy.deepcopy(hybrid), dict(r=4, target_modules=targets))
+    listed, model = copy.deepcopy(hybrid), copy.deepcopy(hybrid)
+    peft.LoraModel(listed, peft.LoraConfig(target_modules=targets), 'default',
+                   low_cpu_mem_usage=True)
+    add_lora(model, dict(r=4, target_modules=offered(error)))
+    assert adapted_layers(model).keys() == {
+        name for name, module in listed.named_modules() if hasattr(module, 'lora_A')}
+
+
+def offered(error):
+    """The last `target_modules` in a message, as a user would paste it."""
+    return ast.literal_eval(re.findall(r'`target_modules=(.*?)`', str(error.value))[-1])
