@@ -165,7 +165,8 @@ def describe_reach(model: PreTrainedModel) -> str:
     text = f'adapter in {len(layers)} layers' + (
         f' ({seeing} of them in the vision tower)' if seeing else '') + ': ' + ', '.join(
         f'{number} {kind}' for kind, number in sorted(counts.items()))
-    targets = model.peft_config['default'].target_modules
+    config: Any = model.peft_config['default']
+    targets = config.target_modules
     listed = () if isinstance(targets, str) else targets
     if absent := sorted(target for target in listed if not any(
             f'.{name}'.endswith(f'.{target}') for name in layers)):
