@@ -114,7 +114,8 @@ class ReasonSegInferencer(BaseInferencer):
             RuntimeError: The inferencer was closed.
         """
         queries = pair_queries(images, questions, pixel_limit(self.pipeline))
-        check_number('batch_size', batch_size, 'at least 1', lambda n: n >= 1, whole=True)
+        batch_size = check_number('batch_size', batch_size, 'at least 1', lambda n: n >= 1,
+                                  whole=True)
         self._check_open()
         log = None if out_dir is None else new_log(out_dir)
         answers: list[Answer] = []
@@ -197,7 +198,7 @@ class ReasonSegInferencer(BaseInferencer):
 
         def prepare() -> Iterator[dict[str, Any]]:
             while waiting:
-                queries = [waiting.popleft() for _ in range(min(int(batch_size), len(waiting)))]
+                queries = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
                 started = time.perf_counter()
                 try:
                     batch, = self.preprocess([_item(query) for query in queries], len(queries))

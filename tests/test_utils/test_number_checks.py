@@ -7,7 +7,9 @@ from mmdpad.utils.number_checks import check_number
 
 @pytest.mark.parametrize('value', [1, 100.0, np.int64(3), np.float32(2)])
 def test_numbers_of_any_type(value):
-    check_number('size', value, 'at least 1', lambda n: n >= 1, whole=True)
+    whole = check_number('size', value, 'at least 1', lambda n: n >= 1, whole=True)
+    assert whole == value and type(whole) is int
+    assert check_number('size', value, 'at least 1', lambda n: n >= 1) is value
 
 
 @pytest.mark.parametrize('value, wanted', [

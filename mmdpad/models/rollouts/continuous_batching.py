@@ -174,7 +174,12 @@ class ContinuousBatch:
         self._held = deque(range(batch.start - gone, batch.stop - gone) for batch in self._held)
         self._waiting = deque((number - gone, prompt) for number, prompt in self._waiting)
         self._count -= gone
-        self.samples = (self.samples - gone).clip(min=0)  # ended ones may have any number
+        # Those in the cache have ended. They may have any number, but no place beyond its length,
+        # by which the cache gets its room.
+        assert self.cache is not None
+        ended, = self._to(np.nonzero(self.samples < gone)[0])
+        self.cache.places.index_fill_(0, ended, 0)
+        self.samples = (self.samples - gone).clip(min=0)
 
     def _room(self) -> int:
         """The number of prompts that may enter."""

@@ -8,6 +8,7 @@ for a sample's own tokens.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from .recurrent_states import RecurrentStates
 BLOCK, CPU_BLOCK = 64, 16
 """The space for samples' own tokens is a multiple of so many slots: on a GPU, and on a CPU, where
 empty slots take more of the time."""
+_VERSIONS = itertools.count()
 
 
 class Feed(NamedTuple):
@@ -74,7 +76,8 @@ class PrefixCache:
 
     Attributes:
         places: (A,) long, the number of own tokens stored of each sample, without guesses.
-        version: Another number whenever tensors of the cache were replaced by new ones.
+        version: Another number whenever tensors of the cache were replaced by new ones; no other
+            cache ever has the same.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
@@ -94,7 +97,7 @@ class PrefixCache:
         self.steps = torch.empty(0, dtype=torch.long, device=device)
         self.prompt_bias = torch.zeros(1, 1, 1, device=device)
         self.padded = False
-        self.version = 0
+        self.version = next(_VERSIONS)
         self._plan: tuple[tuple[int, ...] | int, Feed] | None = None  # of the last pass
         # By layer: transposed keys, and values, as batches of matrices, of prompts (K * B, d, P),
         # (K * B, P, d) and samples (K * A, d, T), (K * A, T, d); and the samples' keys and values
@@ -245,7 +248,7 @@ class PrefixCache:
 
     def _replaced(self) -> None:
         """Update the views of keys and values after new ones were allocated."""
-        self.version += 1
+        self.version = next(_VERSIONS)
         self.prompt_matrices, self.own_matrices = (
             [(k.flatten(0, 1).mT, v.flatten(0, 1)) for k, v in zip(keys, values, strict=True)]
             for keys, values in ((self.keys, self.values), (self.own_keys, self.own_values)))

@@ -40,19 +40,21 @@ _RANGES: dict[str, tuple[Any, ...]] = dict(
     top_k=('at least 0 (0: off)', lambda value: value >= 0, True))
 
 
-def check_sampling(settings: Mapping[str, Any], where: str) -> None:
+def check_sampling(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Check that sampling settings are in range.
 
     Args:
         settings: May hold ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k`` and others.
         where: The config key that holds them, for the message.
 
+    Returns:
+        The settings, whole numbers as int.
+
     Raises:
         ValueError: A setting is not a number, or out of range.
     """
-    for name, range_ in _RANGES.items():
-        if name in settings:
-            check_number(f'{where}.{name}', settings[name], *range_)
+    return {name: check_number(f'{where}.{name}', value, *_RANGES[name]) if name in _RANGES
+            else value for name, value in settings.items()}
 
 
 class Responses(NamedTuple):

@@ -68,18 +68,18 @@ class SharedPrefixRollout(DrawingEngine):
                  records_log_probs: bool = False, max_guess: int = MAX_GUESS,
                  max_samples: int | None = None, pass_cost: float | None = None) -> None:
         check_number('prefill_tokens', prefill_tokens, 'at least 1', lambda n: n >= 1, True)
-        check_number('max_guess', max_guess, f'in [0, {MAX_GUESS}] (0: off)',
-                     lambda n: 0 <= n <= MAX_GUESS, True)
+        self.max_guess = check_number('max_guess', max_guess, f'in [0, {MAX_GUESS}] (0: off)',
+                                      lambda n: 0 <= n <= MAX_GUESS, True)
+        self.max_samples = max_samples
         if max_samples is not None:
-            check_number('max_samples', max_samples, 'at least 1 or None', lambda n: n >= 1, True)
+            self.max_samples = check_number('max_samples', max_samples, 'at least 1 or None',
+                                            lambda n: n >= 1, True)
         if pass_cost is not None:
             check_number('pass_cost', pass_cost, 'above 0 or None', lambda n: 0 < n < math.inf)
         self.prefill_tokens = prefill_tokens
         self.records_log_probs = records_log_probs
         self.checked = False
-        # Configs may write 1e2.
-        self.max_guess, self.pass_cost = int(max_guess), pass_cost
-        self.max_samples = None if max_samples is None else int(max_samples)
+        self.pass_cost = pass_cost
         self.memory = GuessMemory()
         self.decoding = Decoding(cuda_graphs)
 

@@ -67,10 +67,12 @@ class VLLMRollout(RolloutEngine):
     def __init__(self, gpu_memory_utilization: float = 0.4, max_model_len: int = 2600,
                  dtype: str = 'bfloat16', sleep_level: int = 1, records_log_probs: bool = True,
                  engine_options: dict | None = None) -> None:
-        check_number('sleep_level', sleep_level, '0, 1 or 2', lambda n: n in (0, 1, 2))
+        sleep_level = check_number('sleep_level', sleep_level, '0, 1 or 2',
+                                   lambda n: n in (0, 1, 2), True)
         check_number('gpu_memory_utilization', gpu_memory_utilization, 'in (0, 1]',
                      lambda share: 0 < share <= 1)
-        check_number('max_model_len', max_model_len, 'at least 1', lambda n: n >= 1, True)
+        max_model_len = check_number('max_model_len', max_model_len, 'at least 1',
+                                     lambda n: n >= 1, True)
         if find_spec('vllm') is None:
             raise ImportError('`VLLMRollout` needs vllm, which is not installed; install it: '
                               '`pip install "mmdpad[vllm]"`, or use '

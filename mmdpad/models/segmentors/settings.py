@@ -30,9 +30,9 @@ def training_sampling(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
                          f'but got {unknown}{"".join(hints)}')
     sampling = TRAIN_CFG | dict(train_cfg)
     check_number('train_cfg.temperature', sampling['temperature'], 'positive', lambda t: t > 0)
-    check_sampling(sampling, 'train_cfg')
-    check_number('train_cfg.group_size', sampling['group_size'], 'at least 1', lambda n: n >= 1,
-                 True)
+    sampling = check_sampling(sampling, 'train_cfg')
+    sampling['group_size'] = check_number('train_cfg.group_size', sampling['group_size'],
+                                          'at least 1', lambda n: n >= 1, True)
     return sampling
 
 
@@ -42,9 +42,7 @@ def evaluation_sampling(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: A value is out of range.
     """
-    sampling = TEST_CFG | dict(test_cfg)
-    check_sampling(sampling, 'test_cfg')
-    return sampling
+    return check_sampling(TEST_CFG | dict(test_cfg), 'test_cfg')
 
 
 def missing_type(path: str, example: str = 'NAME') -> str:

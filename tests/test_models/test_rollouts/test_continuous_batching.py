@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from functools import partial
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from mmdpad.models.rollouts import (
     continuous_batching,
     guess_memory,
     guessing,
+    prefix_cache,
     shared_prefix_rollout,
 )
 from mmdpad.models.rollouts.ngrams import CONTEXTS
@@ -252,3 +255,30 @@ def test_a_stream_that_is_closed_leaves_the_policy_as_it_was(head, prompts):
     next(stream)
     stream.close()
     assert engine(head, prompts, **OPTIONS).ids.equal(before.ids)
+
+
+@pytest.mark.parametrize('full_grids', [False, True])
+@pytest.mark.parametrize('check_every', [1, 4])
+def test_a_sample_that_ends_at_the_last_slot_of_the_cache(exact_head, prompts, monkeypatch,
+                                                          check_every, full_grids):
+    """It is the last of its batch, and stays in the cache for a while: of the prompts that wait
+    then, too few would fit."""
+    batches = [[17, *[4] * 14], [20] * 14, [5] * 15]
+    lengths = torch.tensor(sum(batches, []))
+    assert prefix_cache.CPU_BLOCK == lengths.max() - 4 == lengths[0] - 1
+
+    def choose(self, logits, samples, steps):
+        ends = lengths[self.draws[samples, 0].long()] == steps + 1
+        return torch.where(ends, exact_head.end_tokens[0], 20), logits.amax(dim=-1)
+
+    monkeypatch.setattr(continuous_batching.TokenChoice, '__call__', choose)
+    monkeypatch.setattr(SharedPrefixRollout, 'draw', lambda self, head, how: torch.tensor(
+        how.prompt_numbers, dtype=torch.float64)[:, None].expand(-1, 60))
+    monkeypatch.setattr(shared_prefix_rollout, 'ContinuousBatch', partial(
+        continuous_batching.ContinuousBatch, check_every=check_every))
+    monkeypatch.setattr(shared_prefix_rollout.Decoding, 'full_grids', full_grids)
+    numbers = iter(range(len(lengths)))
+    stream = SharedPrefixRollout(max_samples=15, max_guess=0).stream(
+        exact_head, [(prompts[:1] * len(batch), [next(numbers) for _ in batch])
+                     for batch in batches], **OPTIONS)
+    assert [responses.mask.sum(dim=1).tolist() for responses in stream] == batches

@@ -128,3 +128,18 @@ def test_cuda_graphs(policy_config, dtype, monkeypatch):
         same = (found.ids[:, :width] == expected.ids[:, :width]).float().mean()
         assert same > (0.99 if dtype == 'float32' else 0.5)
         assert used[-1].replays > used[-1].captures > 0
+
+
+def test_one_prompt_after_the_other(exact_head, prompts, capture):
+    """Each starts a cache of its own, with as many changes as the one before."""
+    batches = [([prompt], [number]) for number, prompt in enumerate([*prompts, *prompts])]
+
+    def answer():
+        engine = SharedPrefixRollout(max_guess=0, max_samples=1)
+        engine.decoding.compared = True
+        return [x.ids.tolist() for x in engine.stream(exact_head, batches, max_new_tokens=12)]
+
+    expected = answer()
+    made = capture()
+    assert answer() == expected
+    assert made[0].captures
