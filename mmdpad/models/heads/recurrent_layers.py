@@ -120,7 +120,12 @@ class PackedRecurrence:
         outputs = [self.prompts.flat(output)]
         if self.responses.count:
             group_size = self.responses.shape[0] // self.prompts.shape[0]
-            output = mixer(self.responses.grid(row), after.repeat(group_size))
+            own = self.responses.grid(row)
+            if own.shape[1] == 1:
+                # Layers would take one token for a step of decoding, whose kernels on a GPU may
+                # have no gradients.
+                own = pad(own, (0, 0, 0, 1))
+            output = mixer(own, after.repeat(group_size))[:, :self.responses.shape[1]]
             outputs.append(self.responses.flat(output))
         return torch.cat(outputs).index_select(0, self.order), after
 

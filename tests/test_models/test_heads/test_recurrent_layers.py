@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers import Qwen3_5MoeTextConfig, Qwen3_5TextConfig
+from transformers.models.qwen3_5 import modeling_qwen3_5
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
+from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeGatedDeltaNet
 
 from mmdpad.models.heads import recurrent_layers
@@ -172,3 +174,12 @@ def test_a_state_by_hand():
     assert second.tolist() == [[[0, 1, 2, 4, 5]]] and state.conv.tolist() == [[[2, 4, 5]]]
     state.update_recurrent_state(torch.ones(1, 1, 1, 1), 0)
     assert [x.shape[0] for x in state.repeat(3).tensors()] == [3, 3]
+
+
+def test_responses_of_one_token_are_not_decoded(layer, monkeypatch):
+    """Kernels for a single step may have no gradients."""
+    monkeypatch.setattr('test_recurrent_layers.GROUPS', [PackedGroup(3, [1, 1]),
+                                                         PackedGroup(5, [0, 1])])
+    for module in (modeling_qwen3_5, modeling_qwen3_5_moe):
+        monkeypatch.setattr(module, 'torch_recurrent_gated_delta_rule', None)
+    assert max(errors(layer)) < 1e-13
