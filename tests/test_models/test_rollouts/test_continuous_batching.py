@@ -261,9 +261,10 @@ def test_a_stream_that_is_closed_leaves_the_policy_as_it_was(head, prompts):
 @pytest.mark.parametrize('check_every', [1, 4])
 def test_a_sample_that_ends_at_the_last_slot_of_the_cache(exact_head, prompts, monkeypatch,
                                                           check_every, full_grids):
-    """It is the last of its batch, and stays in the cache for a while: of the prompts that wait
-    then, too few would fit."""
-    batches = [[17, *[4] * 14], [20] * 14, [5] * 15]
+    """It is the last of its batch, which is returned while as many batches as possible are held.
+    It stays in the cache for a while: of the prompts that come next, too few would fit."""
+    batches = [[17, *[4] * 14], *[[20] * size for size in (4, 4, 3, 3)], [5] * 15]
+    assert len(batches) == continuous_batching.LOOKAHEAD + 2
     lengths = torch.tensor(sum(batches, []))
     assert prefix_cache.CPU_BLOCK == lengths.max() - 4 == lengths[0] - 1
 
