@@ -166,8 +166,7 @@ def describe_reach(model: PreTrainedModel) -> str:
         f' ({seeing} of them in the vision tower)' if seeing else '') + ': ' + ', '.join(
         f'{number} {kind}' for kind, number in sorted(counts.items()))
     config: Any = model.peft_config['default']
-    targets = config.target_modules
-    listed = () if isinstance(targets, str) else targets
+    listed = () if isinstance(config.target_modules, str) else config.target_modules
     if absent := sorted(target for target in listed if not any(
             f'.{name}'.endswith(f'.{target}') for name in layers)):
         text += f'; no layer with one is named {" or ".join(absent)}'
