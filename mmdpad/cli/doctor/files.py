@@ -47,8 +47,8 @@ def _hub(folder: str, name: str, purpose: str, kind: str = '') -> Place:
     return Place(folder, purpose, f'hf download {kind}{name} --local-dir {folder}')
 
 
-def _policy(name: str, configs: str) -> Place:
-    return _hub(f'checkpoints/{name}', f'Qwen/{name}', f'policy of {configs}')
+def _policy(name: str, configs: str, owner: str = 'Qwen') -> Place:
+    return _hub(f'checkpoints/{name}', f'{owner}/{name}', f'policy of {configs}')
 
 
 def _copy(name: str, purpose: str) -> Place:
@@ -75,6 +75,7 @@ PLACES = (
     _policy('Qwen3-VL-30B-A3B-Instruct', 'qwen3vl30b_a3b_lora_reasonseg.py'),
     _policy('Qwen3.5-9B', 'qwen3_5_9b_reasonseg.py'),
     _policy('Qwen3.5-35B-A3B', 'qwen3_5_35b_a3b_lora_reasonseg.py'),
+    _policy('GLM-4.1V-9B-Thinking', 'glm4_1v9b_reasonseg.py', 'zai-org'),
     Place('checkpoints/sam_vit_h_4b8939.pth', 'SAM, which decodes the masks unless a config names '
           'another decoder', _get('checkpoints/sam_vit_h_4b8939.pth', _SAM)),
     _hub('checkpoints/sam2-hiera-large', 'facebook/sam2-hiera-large', 'SAM 2 of *_sam2_*.py'),
