@@ -14,11 +14,13 @@ from mmdpad.models.heads.prompt_encoder import EncodingCollate, PromptEncoder
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """Questions that this process encodes; a worker's are added to the worker's copy."""
+    """Questions that this process encodes with an image; a worker's are added to the worker's copy.
+    The check before a run encodes one with a blank image."""
     questions, encode = [], PromptEncoder.__call__
 
     def spy(encoder, image, question):
-        questions.append(question)
+        if image.any():
+            questions.append(question)
         return encode(encoder, image, question)
 
     monkeypatch.setattr(PromptEncoder, '__call__', spy)
