@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
@@ -37,6 +38,16 @@ class FeatureCache:
     def clear(self) -> None:
         self._kept.clear()
 
+    @contextmanager
+    def keeping(self, number: int) -> Iterator[None]:
+        """Keep at least so many features between the calls within the block."""
+        capacity, self.capacity = self.capacity, max(self.capacity, number)
+        try:
+            yield
+        finally:
+            self.capacity = capacity
+            self._forget()
+
     def lookup(self, contents: Sequence[np.ndarray],
                compute: Callable[[list[np.ndarray]], Iterable[Any]]) -> list[Any]:
         """Return the feature of each content.
@@ -59,9 +70,12 @@ class FeatureCache:
         for key in keys:
             self._kept[key] = known[key]
             self._kept.move_to_end(key)
+        self._forget()
+        return [known[key] for key in keys]
+
+    def _forget(self) -> None:
         while len(self._kept) > self.capacity:
             self._kept.popitem(last=False)
-        return [known[key] for key in keys]
 
 
 def content_key(array: np.ndarray) -> bytes:

@@ -154,6 +154,8 @@ def _check_data(config: Config, training: bool, found: Findings, encoder: Prompt
     read it and that the prompts fit. Data sets with a wrong type or argument are skipped."""
     wanted = LOADERS if training else ('test_dataloader', )
     policy = (config.get('model') or {}).get('policy')
+    kind = next((node.kind for node in found.nodes if node.path == 'model'), None)
+    test_templates = getattr(kind, 'test_templates', {})
     for where, entry in find_datasets({name: config.get(name) for name in wanted}):
         if found.misnamed.intersection(map(id, (entry, *(entry.get('pipeline') or ())))):
             continue
@@ -166,7 +168,8 @@ def _check_data(config: Config, training: bool, found: Findings, encoder: Prompt
                 yield from check_sample(model, dataset[0], where, found.nodes)
             if encoder is not None:
                 yield from (f'`{where}`: {problem}' for problem in
-                            check_prompt_lengths(encoder, *asked(dataset)))
+                            check_prompt_lengths(encoder, *asked(dataset), (
+                                {} if where.startswith('train') else test_templates)))
                 yield from (f'`{where}`: {problem}'
                             for problem in _check_responses(encoder, dataset))
         except DatasetError as error:

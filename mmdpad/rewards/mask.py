@@ -3,21 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmdpad.geometry.mask_iou import check_ignore_regions, score_mask
 from mmdpad.registry import REWARDS
-from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
+from mmdpad.structures import ParseFailure, RolloutBatch
 
 
 @REWARDS.register_module()
 class MaskReward:
     """Decodes the mask of each response with the model's decoder and scores its IoU.
 
-    Masks are compared in the original frame.
+    Masks are compared in the original frame. With a decoder that takes captions, the signal
+    ``fallback`` is the share of a response's objects that were decoded without, in [0, 1].
 
     Args:
         tiers: Thresholds of :func:`tiered`; None for the IoU itself.
@@ -60,34 +62,31 @@ class MaskReward:
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor in [0, 1]; 0 for an unusable answer."""
-        ious = [iou for prompt in range(rollout.num_prompts)
-                for iou in self._ious(rollout, prompt)]
+        ious: list[float] = []
+        fallbacks: list[float] = []
+        for prompt in range(rollout.num_prompts):
+            for iou, fallback in self._score_group(rollout, prompt):
+                ious.append(iou)
+                fallbacks.append(fallback)
+        signal = rollout.per_response(fallbacks)
+        if not signal.isnan().all():
+            rollout.signals['fallback'] = signal
         return rollout.per_response([tiered(iou, self.tiers) for iou in ious])
 
-    def _ious(self, rollout: RolloutBatch, prompt: int) -> list[float]:
-        """IoU of each response to one prompt; the decoder encodes its image once."""
+    def _score_group(self, rollout: RolloutBatch, prompt: int) -> Iterator[tuple[float, float]]:
+        """IoU of each response to one prompt, and its ``fallback``, NaN without any."""
+        assert rollout.images is not None  # the loop's rollouts have them
         first = prompt * rollout.group_size
         group = rollout.parsed[first:first + rollout.group_size]
-        sample, ious = rollout.data_samples[prompt].to_dict(), []
-        for parsed, own in zip(group, self._masks(rollout, prompt, group), strict=True):
-            answer = dict(pred_instances=dict(masks=own), reasoning=dict(parsed=parsed))
-            ious.append(score_mask(sample | answer, self.ignore_regions)[2]['iou'])
-        return ious
-
-    def _masks(self, rollout: RolloutBatch, prompt: int,
-               group: Sequence[ReasoningOutput | ParseFailure]) -> Sequence[Tensor]:
-        """Masks of each response to one prompt: all at once, or one response after the other for a
-        decoder that takes captions."""
-        assert rollout.images is not None  # the loop's rollouts have them
-        image = rollout.images[prompt]
-        shape = tuple(rollout.model_images[prompt].shape[-2:])
-        found = [() if isinstance(parsed, ParseFailure) else parsed.objects for parsed in group]
-        if getattr(self.model.decoder, 'takes_text', False):
-            return [self.model.decode_masks(objects, image, shape, parsed.caption).masks
-                    for objects, parsed in zip(found, group, strict=True)]
-        masks = self.model.decode_masks([item for objects in found for item in objects], image,
-                                        shape).masks
-        return masks.split([len(objects) for objects in found])
+        sample = rollout.data_samples[prompt].to_dict()
+        found = self.model.decode_group(
+            [(() if isinstance(parsed, ParseFailure) else parsed.objects, parsed.caption)
+             for parsed in group], rollout.images[prompt],
+            tuple(rollout.model_images[prompt].shape[-2:]))
+        for parsed, own in zip(group, found, strict=True):
+            answer = dict(pred_instances=dict(masks=own.masks), reasoning=dict(parsed=parsed))
+            yield (score_mask(sample | answer, self.ignore_regions)[2]['iou'],
+                   torch.nan if own.fallback is None else float(own.fallback.float().mean()))
 
 
 def tiered(iou: float, tiers: Sequence[float] | None) -> float:

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
 from mmdpad.evaluation.metrics import RewardMetric
+from mmdpad.models.segmentors.mask_decoding import DecodedAnswer
 from mmdpad.prompts import format_objects_response, parse_response
 from mmdpad.rewards import MaskReward
 from mmdpad.structures import RolloutBatch
@@ -15,13 +16,16 @@ from mmdpad.structures import RolloutBatch
 ANSWER = '<answer>{{"bbox": {0}, "points_1": [1, 1], "points_2": [2, 2]}}</answer>'
 
 
-def fill_boxes(answers, image, model_shape):
-    """A decoder that fills the box; the frames are one."""
-    masks = torch.zeros(len(answers), *image.shape[-2:], dtype=torch.bool)
-    for mask, answer in zip(masks, answers, strict=True):
-        x1, y1, x2, y2 = map(int, answer.box)
-        mask[y1:y2, x1:x2] = True
-    return InstanceData(masks=masks)
+def fill_each(answers, image, model_shape):
+    """A decoder that fills the boxes; the frames are one."""
+    decoded = []
+    for objects, _ in answers:
+        masks = torch.zeros(len(objects), *image.shape[-2:], dtype=torch.bool)
+        for mask, one in zip(masks, objects, strict=True):
+            x1, y1, x2, y2 = map(int, one.box)
+            mask[y1:y2, x1:x2] = True
+        decoded.append(DecodedAnswer(masks, None))
+    return decoded
 
 
 def score(reward, boxes, ignored=None):
@@ -38,7 +42,7 @@ def score_texts(reward, texts, target, ignored=None, **reading):
     image = torch.zeros(3, 10, 10, dtype=torch.uint8)
     rollout = RolloutBatch([sample], [image], len(texts), texts,
                            [parse_response(text, **reading) for text in texts], images=[image])
-    reward.prepare(SimpleNamespace(decode_masks=fill_boxes, decoder=object()),
+    reward.prepare(SimpleNamespace(decode_group=fill_each, decoder=object()),
                    [dict(data_samples=sample)])
     return reward(rollout).tolist()[0]
 

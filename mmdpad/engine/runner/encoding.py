@@ -17,15 +17,19 @@ from mmdpad.models.heads.prompt_encoder import EncodingCollate, check_prompt_len
 from mmdpad.prompts import normalize_question
 
 
-def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> DataLoader:
+def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict,
+                              training: bool = True) -> DataLoader:
     """Build a data loader as mmengine's loops do, and let it encode prompts as it collates.
 
     A loop must call this before it iterates over its loader, since workers copy ``collate_fn`` when
-    they start. If the model's policy has no ``encoder``, the loader is not changed.
+    they start. If the model's policy has no ``encoder``, the loader is not changed. Neither is that
+    of an evaluation with prompts of its own (:attr:`.ReasoningSegmentor.test_templates`), whose
+    lengths are checked.
 
     Args:
         runner: The runner, with its model.
         dataloader: A config, or a loader, whose ``collate_fn`` is replaced.
+        training: Whether the loader is for training.
 
     Raises:
         ValueError: The data set's questions may mean several objects, but the model's answers only
@@ -47,9 +51,12 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
     if encoder is None or isinstance(dataloader.collate_fn, EncodingCollate):
         return dataloader
     check_first_item(dataloader.dataset)
-    problems = check_prompt_lengths(encoder, *asked(dataloader.dataset))
+    templates = {} if training else getattr(model, 'test_templates', {})
+    problems = check_prompt_lengths(encoder, *asked(dataloader.dataset), templates)
     if problems:
         raise ValueError('\n'.join(problems))
+    if templates:
+        return dataloader
     if dataloader.num_workers:
         # Workers run in parallel already; a tokenizer warns that its threads do not survive a fork.
         os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')

@@ -37,7 +37,8 @@ class _EncodingLoop:
         if isinstance(dataloader, dict):
             dataloader = dict(dataloader, dataset=for_evaluation(dataloader['dataset']))
         super().__init__(  # type: ignore[call-arg]
-            runner, build_encoding_dataloader(runner, dataloader), evaluator, **kwargs)
+            runner, build_encoding_dataloader(runner, dataloader, training=False), evaluator,
+            **kwargs)
         if isinstance(unwrap(runner.model), ReasoningSegmentor):
             for metric in self.evaluator.metrics:
                 if reason := why_unreadable(type(metric)):

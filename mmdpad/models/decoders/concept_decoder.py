@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,6 @@ class ConceptDecoder(PromptedDecoder):
         super().__init__(*args, **kwargs)
         self.text, self.score_thr, self.min_iou = text, score_thr, min_iou
 
-    @torch.no_grad()
     def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor,  # type: ignore[override]
                 text: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Segment the N objects of one answer about an image.
@@ -64,24 +65,55 @@ class ConceptDecoder(PromptedDecoder):
         Raises:
             ValueError, NonFiniteError: See :class:`PromptedDecoder`.
         """
-        xyxy, xy = check_prompts(image, boxes, points)
-        chosen = np.full(len(xyxy), -1)
-        masks = torch.zeros(len(xyxy), *image.shape[:2], dtype=torch.bool, device=self.device)
-        scores = torch.zeros(len(xyxy), device=self.device)
-        text = self.prepare_text(text)
-        if text and len(xyxy):
-            found = self.find(image, text)
-            chosen = assign_instances(found, *clip_prompts(xyxy, xy, image.shape[:2]),
-                                      self.min_iou)
+        return self.decode_answers(image, [(boxes, points, text)])[0]
+
+    @torch.no_grad()
+    def decode_answers(self, image: np.ndarray, answers: Sequence[tuple[Tensor, Tensor, str | None]]
+                       ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Segment the objects of several answers about one image: the same bits as from
+        :meth:`forward` for each, but the image is encoded once, and each text is found once.
+
+        Args:
+            image, answers: The arguments of :meth:`forward` for each answer.
+
+        Returns, raises:
+            See :meth:`forward`.
+        """
+        prompts = [check_prompts(image, boxes, points) for boxes, points, _ in answers]
+        rows_of: dict[str, list[int]] = {}
+        for row, (_, _, caption) in enumerate(answers):
+            text = self.prepare_text(caption)
+            rows_of.setdefault(text if len(prompts[row][0]) else '', []).append(row)
+        decoded = {}
+        with self.holding_image():
+            for text, rows in rows_of.items():
+                found = self.find(image, text) if text else None
+                decoded.update({row: self._decode(image, *prompts[row], found) for row in rows})
+        return [decoded[row] for row in range(len(answers))]
+
+    def _decode(self, image: np.ndarray, boxes: np.ndarray, points: np.ndarray,
+                found: Instances | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Segment the objects of one answer, given the instances of its text."""
+        shape = image.shape[:2]
+        chosen = np.full(len(boxes), -1) if found is None else assign_instances(
+            found, *clip_prompts(boxes, points, shape), self.min_iou)
+        masks = torch.zeros(len(boxes), *shape, dtype=torch.bool, device=self.device)
+        scores = torch.zeros(len(boxes), device=self.device)
         fallback = torch.from_numpy(chosen < 0)
-        if not fallback.all():
+        if found is not None and not fallback.all():
             picked = torch.from_numpy(chosen)[~fallback]
             masks[~fallback] = self.clean(found.masks[picked]).to(self.device)
             scores[~fallback] = found.scores[picked].to(self.device)
         if fallback.any():
             masks[fallback], scores[fallback] = super().forward(
-                image, torch.from_numpy(xyxy)[fallback], torch.from_numpy(xy)[fallback])
+                image, torch.from_numpy(boxes)[fallback], torch.from_numpy(points)[fallback])
         return masks, scores, fallback.to(self.device)
+
+    @contextmanager
+    def holding_image(self) -> Iterator[None]:
+        """Keep what is computed from an image alone; all calls within the block have the same."""
+        with self.feature_cache.keeping(1):
+            yield
 
     def prepare_text(self, caption: str | None) -> str:
         """The text to find, empty without one."""

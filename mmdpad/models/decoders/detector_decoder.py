@@ -51,8 +51,8 @@ class DetectorDecoder(PromptedDecoder):
         cfg_options: Config overrides, as in mmdet: ``{'model.test_cfg.rcnn.score_thr': 0.1}``.
         score_thr: Instances with a lower score are ignored, in [0, 1].
         allow_random: Accept ``checkpoint=None`` and use random weights; for smoke tests only.
-        cache_size: Number of images whose instances are cached, in main memory, n x H x W bytes
-            each (15 MB for 50 instances of a 640 x 480 image); 0 disables the cache.
+        cache_size: Number of images whose instances are cached, in main memory, at most n x H x W
+            / 8 bytes each (2 MB for 50 instances of a 640 x 480 image); 0 disables the cache.
 
     Raises:
         ValueError: ``config`` is not a detector's, there is no checkpoint, or it does not fit the

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from mmdet.structures.mask import mask2bbox
 from torch import Tensor
 
 from mmdpad.geometry.boxes import box_iou
+
+from .packed_masks import PackedMasks
 
 # Separates equal matches, and is less than any real difference between two matches.
 _TIE = 1e-9
@@ -21,29 +23,37 @@ class Instances:
     """The instances that a detector found in an image, the most confident first.
 
     Attributes:
-        masks: (n, H, W) bool on the CPU, the original frame.
-        boxes: (n, 4) float, XYXY in pixels, both ends inclusive: the tight boxes of the masks.
+        masks: n masks in the original frame, packed; ``masks[index]`` gives tensors.
         scores: (n,) float in [0, 1].
     """
 
-    masks: Tensor
-    boxes: Tensor
+    masks: PackedMasks
     scores: Tensor
+
+    @property
+    def boxes(self) -> Tensor:
+        """(n, 4) float, XYXY in pixels, both ends inclusive: the tight boxes of the masks."""
+        return self.masks.boxes.float() - torch.tensor([0, 0, 1, 1])
 
     @classmethod
     def of(cls, masks: Tensor, scores: Tensor) -> Instances:
-        """Sort instances by their confidence, and compute their boxes. Those without a single pixel
-        are left out.
+        """Sort instances by their confidence. Those without a single pixel are left out.
 
         Args:
             masks: (n, H, W) bool.
             scores: (n,) float.
         """
-        masks, scores = masks.cpu(), scores.cpu()
-        some = masks.flatten(1).any(1)
+        return cls.concatenate([cls(PackedMasks.of(masks), scores.cpu())])
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Instances]) -> Instances:
+        """:meth:`of` for what was found in several parts, at least one."""
+        parts = list(parts)
+        masks = PackedMasks.concatenate(part.masks for part in parts)
+        scores = torch.cat([part.scores for part in parts])
+        some = masks.boxes.any(1).nonzero()[:, 0]
         scores, order = scores[some].sort(descending=True, stable=True)
-        masks = masks[some][order]
-        return cls(masks, mask2bbox(masks) - torch.tensor([0, 0, 1, 1]), scores)
+        return cls(masks.select(some[order]), scores)
 
 
 def instance_ious(found: Instances, boxes: np.ndarray) -> np.ndarray:
@@ -74,7 +84,7 @@ def match_instances(found: Instances, boxes: np.ndarray, points: np.ndarray) -> 
         (N, n) float64 in [0, 2].
     """
     columns, rows = np.floor(points + 0.5).astype(int).transpose(2, 0, 1)
-    inside = found.masks.numpy()[:, rows, columns]  # (n, N, P)
+    inside = found.masks.at(rows, columns)  # (n, N, P)
     return instance_ious(found, boxes) + (inside.sum(axis=2) / max(points.shape[1], 1)).T
 
 

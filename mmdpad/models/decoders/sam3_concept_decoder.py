@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,8 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
 
     The published folder, ``facebook/sam3``, holds both models and the tokenizer. They share the
     image encoder, which runs once per image; its features are cached, 21 MB for an image. The
-    memory weights are not loaded, see :class:`SAM3Decoder`.
+    memory weights are not loaded, see :class:`SAM3Decoder`. Texts are found one by one: in a batch,
+    the low bits of a mask would depend on the other texts, and it takes no less time.
 
     Args:
         pretrained, dtype, cache_size, max_hole_area, max_sprinkle_area: See :class:`HFSAMDecoder`.
@@ -64,6 +65,7 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
         super().__init__(pretrained, dtype, cache_size, max_hole_area, max_sprinkle_area,
                          text=text, score_thr=score_thr, min_iou=min_iou)
         self.variant += f', {text}, score_thr={score_thr}, min_iou={min_iou}'
+        self._held: dict[str, Any] | None = None
 
     def load(self, source: str, hint: str) -> Any:
         """Load the tracker, the detector and its processor; the image encoder only once."""
@@ -82,14 +84,38 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
                     features=self.backbone(pixels))
 
     def arguments(self, seen: EncodedImage) -> dict[str, Any]:
-        with self.autocast(), self.backbone.given(seen.embeddings['features']):
-            return super().embed(seen.embeddings['size'])
+        embed = super().embed
+
+        def run_neck() -> dict[str, Any]:
+            with self.autocast(), self.backbone.given(seen.embeddings['features']):
+                return embed(seen.embeddings['size'])
+
+        return self._once('tracker', run_neck)
+
+    @contextmanager
+    def holding_image(self) -> Iterator[None]:
+        """See :class:`ConceptDecoder`. Holds the output of both necks, too (230 MB)."""
+        self._held = {}
+        try:
+            with super().holding_image():
+                yield
+        finally:
+            self._held = None
+
+    def _once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What ``compute`` returns for the image; once within :meth:`holding_image`."""
+        if self._held is None:
+            return compute()
+        if name not in self._held:
+            self._held[name] = compute()
+        return self._held[name]
 
     def find(self, image: np.ndarray, text: str) -> Instances:
         """See :class:`ConceptDecoder`."""
         found = self._detect(image, text)
         if not (found.pred_logits.isfinite().all() and found.presence_logits.isfinite().all()):
             self.feature_cache.clear()  # to encode the image again
+            self._held = None
             raise NonFiniteError(
                 f'The decoder ({type(self).__name__}) should give finite scores, but some for '
                 f'{text!r} are not. '
@@ -97,7 +123,7 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
         parts = retry_on_oom(lambda part: self._instances(found, part, image.shape[:2]),
                              found.pred_logits.shape[1], f'The decoder ({type(self).__name__})',
                              _AT_ONCE)
-        return Instances.of(*map(torch.cat, zip(*parts, strict=True)))
+        return Instances.concatenate(parts)
 
     def tokenize(self, text: str) -> dict[str, Tensor]:
         """Tokenize a text as ``Sam3Processor`` does, but truncate what is too long."""
@@ -109,24 +135,25 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
         """The detector's output for one image and text."""
         with self.full_precision():
             seen = self.encode_image(image).embeddings
-            with self.autocast(), self.backbone.given(seen['features']):
-                vision = self.detector.get_vision_features(seen['size'])
-            vision = Sam3VisionEncoderOutput(
-                fpn_hidden_states=tuple(level.float() for level in vision.fpn_hidden_states),
-                fpn_position_encoding=tuple(
-                    level.float() for level in vision.fpn_position_encoding))
+            vision = self._once('detector', lambda: self._run_detectors_neck(seen))
             return self.detector(vision_embeds=vision, **self.tokenize(text))
 
-    def _instances(self, found: Any, part: slice,
-                   shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Masks (n, H, W) bool and scores (n,), on the CPU, of a part of the detector's queries."""
+    def _run_detectors_neck(self, seen: dict[str, Any]) -> Sam3VisionEncoderOutput:
+        with self.autocast(), self.backbone.given(seen['features']):
+            vision = self.detector.get_vision_features(seen['size'])
+        return Sam3VisionEncoderOutput(
+            fpn_hidden_states=tuple(level.float() for level in vision.fpn_hidden_states),
+            fpn_position_encoding=tuple(level.float() for level in vision.fpn_position_encoding))
+
+    def _instances(self, found: Any, part: slice, shape: tuple[int, int]) -> Instances:
+        """The instances among a part of the detector's queries."""
         some = Sam3ImageSegmentationOutput(
             pred_masks=found.pred_masks[:, part], pred_boxes=found.pred_boxes[:, part],
             pred_logits=found.pred_logits[:, part], presence_logits=found.presence_logits)
         (kept, ) = self.detector_processor.post_process_instance_segmentation(
             some, threshold=self.score_thr, target_sizes=[shape])
-        masks = kept['masks'].bool().cpu()
-        return masks.reshape(len(masks), *shape), kept['scores'].cpu()
+        masks = kept['masks'].bool()
+        return Instances.of(masks.reshape(len(masks), *shape), kept['scores'])
 
 
 class SharedBackbone(nn.Module):

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,6 +100,12 @@ class PromptEncoder:
         """
         return self.family.kept_size(self.processor, self._read(image, 'x'))
 
+    def with_template(self, template: str) -> PromptEncoder:
+        """The same encoder with another template."""
+        encoder = copy.copy(self)
+        encoder.template = template
+        return encoder
+
     def write(self, question: str) -> str:
         """Write the text of a prompt, with a single image token."""
         return self.chat.render(build_messages(question, self.template, self.coordinates))
@@ -127,8 +134,9 @@ class PromptEncoder:
 
 
 def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
-                         sizes: Iterable[tuple[int, int]]) -> list[str]:
-    """Check, before training, that the prompts of a data set can be encoded.
+                         sizes: Iterable[tuple[int, int]],
+                         templates: Mapping[str, str] | None = None) -> list[str]:
+    """Check, before work starts, that the prompts of a data set can be encoded.
 
     Encodes the longest question with a blank image of each size, so that the model's own processor
     says which sizes it keeps. Needs no images or weights, and about a second for 20,000 questions;
@@ -138,12 +146,19 @@ def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
         encoder: The policy's encoder, which needs only the files of the processor.
         questions: Normalized questions.
         sizes: (width, height) of the model images, as for ``ModelImageResize``.
+        templates: Name -> template of each kind of prompt, if it is not the encoder's; a problem
+            then says the name.
 
     Returns:
         The problems, one line for each size that the processor would change, or with which the
         longest question has more than ``encoder.max_tokens`` tokens; empty if all fit. Nothing is
         raised.
     """
+    if templates:
+        sizes = [*sizes]
+        return [f'`{name}` prompt: {problem}' for name, template in templates.items()
+                for problem in check_prompt_lengths(encoder.with_template(template), questions,
+                                                    sizes)]
     tokenizer = encoder.processor.tokenizer
     candidates = sorted({*questions}, key=len)[-_COUNTED:]
     if not candidates:

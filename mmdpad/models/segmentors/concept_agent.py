@@ -66,6 +66,7 @@ class ConceptAgent(ReasoningSegmentor):
     """
 
     decoder: ConceptDecoder
+    test_templates = dict(phrase=PHRASE_TEMPLATE, verdict=VERDICT_TEMPLATE)
     writes_one_response = False  # to a question, which could be shown while it is written
 
     def __init__(self, policy: dict, decoder: dict, max_rounds: int = 3, max_instances: int = 8,
@@ -170,8 +171,7 @@ class Conversation:
             texts, self.stored = self.stored[:count], self.stored[count:]
         elif count:
             self.stored = []
-            encoder = copy.copy(agent.policy.encoder)
-            encoder.template = template
+            encoder = agent.policy.encoder.with_template(template)
             encoder.max_tokens += more_tokens
             prompts = [encoder(image, self.sample.question) for image in images]
             first = self.sample.get('sample_idx', 0) * 1000 + len(self.texts)
@@ -192,18 +192,18 @@ class Conversation:
         agent, phrase = self.agent, tried[-1] if tried else None
         parsed: ReasoningOutput | ParseFailure = ReasoningOutput(None, phrase, ())
         if accepted is None:
-            accepted = Instances(torch.zeros(0, height, width, dtype=torch.bool),
-                                 torch.zeros(0, 4), torch.zeros(0))
+            accepted = Instances.of(torch.zeros(0, height, width, dtype=torch.bool),
+                                    torch.zeros(0))
             if not (agent.several_objects and tried):  # without a phrase, nothing was looked for
                 parsed = ParseFailure('no_mask', f'no mask was accepted for {len(tried)} phrases',
                                       None, phrase)
         else:
             rows, columns = self.model_image.shape[-2:]
-            boxes = scale_boxes(accepted.boxes.float(), (height, width), (rows, columns)).tolist()
+            boxes = scale_boxes(accepted.boxes, (height, width), (rows, columns)).tolist()
             parsed = ReasoningOutput(None, phrase, tuple(
                 AnsweredObject(tuple(box), None) for box in boxes))
         self.sample.pred_instances = InstanceData(
-            bboxes=accepted.boxes.float(), masks=accepted.masks, scores=accepted.scores,
+            bboxes=accepted.boxes, masks=accepted.masks[:], scores=accepted.scores,
             labels=torch.zeros(len(accepted.scores), dtype=torch.long))
         self.sample.reasoning = dict(
             response=json.dumps(self.texts), truncated=self.truncated, parsed=parsed,

@@ -1,20 +1,38 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Turns the boxes and points of an answer into instances with masks."""
+"""Turns the boxes and points of answers into masks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdpad.geometry.coordinates import scale_boxes, scale_points
+from mmdpad.models.decoders import ConceptDecoder
 from mmdpad.structures import AnsweredObject
+
+Shape = tuple[int, int]
+
+
+class DecodedAnswer(NamedTuple):
+    """The masks of an answer.
+
+    Attributes:
+        masks: (n, H, W) bool, in the original frame.
+        fallback: (n,) bool, whether an object was decoded without the caption; None from a decoder
+            that takes none.
+    """
+
+    masks: Tensor
+    fallback: Tensor | None
 
 
 def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], image: Tensor,
-                 model_shape: tuple[int, int], caption: str | None = None) -> InstanceData:
+                 model_shape: Shape, caption: str | None = None) -> InstanceData:
     """Decode the masks of n objects in one image.
 
     Args:
@@ -34,22 +52,64 @@ def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], i
     Raises:
         RuntimeError: There is no decoder.
     """
-    if decoder is None:
-        raise RuntimeError('`model.decoder` should be a mask decoder, but got None; configure one')
-    height, width = image.shape[-2:]
-    boxes = torch.tensor([item.box for item in objects]).reshape(-1, 4)
-    points = torch.tensor([item.points for item in objects]).reshape(
-        len(objects), len(objects[0].points or ()) if objects else 1, 2)
-    boxes = scale_boxes(boxes, model_shape, (height, width))
-    points = scale_points(points, model_shape, (height, width))
+    decoder = _existing(decoder)
+    boxes, points = _place(objects, image, model_shape)
     with_text = takes_text(decoder)
-    masks, scores, *fallback = decoder(image.permute(1, 2, 0).cpu().numpy(), boxes, points,
+    masks, scores, *fallback = decoder(_pixels(image), boxes, points,
                                        *([caption] if with_text else []))
     return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
                         labels=torch.zeros(len(boxes), dtype=torch.long),
                         **(dict(fallback=fallback[0]) if with_text else {}))
 
 
-def takes_text(decoder: nn.Module | None) -> bool:
+def decode_group(decoder: nn.Module | None,
+                 answers: Sequence[tuple[Sequence[AnsweredObject], str | None]], image: Tensor,
+                 model_shape: Shape) -> list[DecodedAnswer]:
+    """Decode the masks of several answers about one image, which is encoded once.
+
+    Args:
+        decoder, image, model_shape: As for :func:`decode_masks`.
+        answers: Objects and caption of each answer.
+
+    Raises:
+        RuntimeError: There is no decoder.
+    """
+    decoder = _existing(decoder)
+    if isinstance(decoder, ConceptDecoder):
+        found = decoder.decode_answers(_pixels(image), [
+            (*_place(objects, image, model_shape), caption) for objects, caption in answers])
+        return [DecodedAnswer(masks, fallback) for masks, _, fallback in found]
+    if takes_text(decoder):
+        each = [decode_masks(decoder, objects, image, model_shape, caption)
+                for objects, caption in answers]
+        return [DecodedAnswer(one.masks, one.fallback) for one in each]
+    masks = decode_masks(decoder, [item for objects, _ in answers for item in objects], image,
+                         model_shape).masks
+    return [DecodedAnswer(own, None)
+            for own in masks.split([len(objects) for objects, _ in answers])]
+
+
+def takes_text(decoder: nn.Module) -> bool:
     """Whether a decoder says that it takes the caption of an answer."""
     return getattr(decoder, 'takes_text', False)
+
+
+def _existing(decoder: nn.Module | None) -> nn.Module:
+    if decoder is None:
+        raise RuntimeError('`model.decoder` should be a mask decoder, but got None; configure one')
+    return decoder
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    """The image as the array (H, W, 3) that decoders take."""
+    return image.permute(1, 2, 0).cpu().numpy()
+
+
+def _place(objects: Sequence[AnsweredObject], image: Tensor,
+           model_shape: Shape) -> tuple[Tensor, Tensor]:
+    """Boxes (n, 4) and points (n, P, 2) of objects, converted to the original frame."""
+    shape = (image.shape[-2], image.shape[-1])
+    boxes = torch.tensor([item.box for item in objects]).reshape(-1, 4)
+    points = torch.tensor([item.points for item in objects]).reshape(
+        len(objects), len(objects[0].points or ()) if objects else 1, 2)
+    return scale_boxes(boxes, model_shape, shape), scale_points(points, model_shape, shape)

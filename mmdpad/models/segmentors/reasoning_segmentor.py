@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmdet.models.detectors import BaseDetector
@@ -28,7 +28,7 @@ from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, Rol
 
 from . import answering_ahead, settings
 from .answering_ahead import Inputs, select_samples
-from .mask_decoding import decode_masks
+from .mask_decoding import DecodedAnswer, decode_group, decode_masks
 from .reference import frozen_copy, reference_log_probs
 from .started_rollout import StartedRollout
 from .state_hooks import keep_policy_only
@@ -57,7 +57,13 @@ class ReasoningSegmentor(BaseDetector):
             the rollout.
         test_cfg: ``temperature`` (0: greedy), ``max_new_tokens``, ``top_p``, ``top_k``, ``seed``.
         data_preprocessor, init_cfg: As in mmdet.
+
+    Attributes:
+        test_templates: Name -> template of the prompts of an evaluation, for a class that does not
+            ask its questions with the policy's template then.
     """
+
+    test_templates: ClassVar[dict[str, str]] = {}
 
     def __init__(self, policy: dict, decoder: dict | None = None,
                  rollout_engine: dict = dict(type='SharedPrefixRollout'),  # noqa: B006
@@ -362,6 +368,11 @@ class ReasoningSegmentor(BaseDetector):
                      model_shape: tuple[int, int], caption: str | None = None) -> InstanceData:
         """Decode the masks of an answer, see :func:`.mask_decoding.decode_masks`."""
         return decode_masks(self.decoder, objects, image, model_shape, caption)
+
+    def decode_group(self, answers: Sequence[tuple[Sequence[AnsweredObject], str | None]],
+                     image: Tensor, model_shape: tuple[int, int]) -> list[DecodedAnswer]:
+        """Decode the masks of answers about one image, see :func:`.mask_decoding.decode_group`."""
+        return decode_group(self.decoder, answers, image, model_shape)
 
     def _forward(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[str]:
         """mmdet's mode ``tensor``: return the responses as text."""

@@ -11,10 +11,12 @@ from toy_concepts import ToyConceptDecoder
 
 from mmdpad.geometry.boxes import union_box
 from mmdpad.models import SAMDecoder
+from mmdpad.models.decoders.instances import Instances
+from mmdpad.models.segmentors.mask_decoding import decode_group
 from mmdpad.prompts import format_response
 from mmdpad.registry import MODELS
 from mmdpad.rewards import MaskReward
-from mmdpad.structures import RolloutBatch
+from mmdpad.structures import AnsweredObject, RolloutBatch
 from mmdpad.toy import SAM_WEIGHTS
 from mmdpad.toy.shapes_world import COLORS, make_scene
 
@@ -122,8 +124,9 @@ class Sprinkled(ToyConceptDecoder):
 
     def find(self, image, text):
         found = super().find(image, text)
-        found.masks[:, 0, 0] = True
-        return found
+        masks = found.masks[:]
+        masks[:, 0, 0] = True
+        return Instances.of(masks, found.scores)
 
     def segment(self, image, boxes, points):
         masks, scores = super().segment(image, boxes, points)
@@ -173,6 +176,29 @@ def test_a_mask_reward_reads_each_caption_with_its_own_answer(segmentor, tiny_co
     reward = MaskReward()
     reward.prepare(segmentor, [dict(data_samples=sample)])
     parsed = [segmentor._read(text, model_image)[0] for text in texts]
-    scores = reward(RolloutBatch([sample], [model_image], 3, texts, parsed, images=[image]))
+    rollout = RolloutBatch([sample], [model_image], 3, texts, parsed, images=[image])
+    scores = reward(rollout)
     assert scores.shape == (1, 3) and scores[0, 2] == 0
     assert asked == ['first', 'second']
+    assert rollout.signals['fallback'].tolist() == [[1, 1, pytest.approx(math.nan, nan_ok=True)]]
+
+
+class OneAnswer(torch.nn.Module):
+    """Takes captions, and knows no more than the contract of docs/decoders.md."""
+
+    takes_text = True
+
+    def forward(self, image, boxes, points, text):
+        masks = torch.zeros(len(boxes), *image.shape[:2], dtype=torch.bool)
+        masks[:] = text == 'all'
+        return masks, torch.ones(len(boxes)), torch.full((len(boxes), ), text != 'all')
+
+
+def test_a_custom_decoder_gets_one_answer_of_a_group_after_the_other():
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    item = AnsweredObject((1., 1., 5., 5.), ((2., 2.), ))
+    first, none, last = decode_group(OneAnswer(), [([item, item], 'all'), ((), 'all'),
+                                                   ([item], None)], image, (4, 4))
+    assert first.masks.all() and first.fallback.tolist() == [False, False]
+    assert none.masks.shape == (0, 8, 8)
+    assert not last.masks.any() and last.fallback.tolist() == [True]

@@ -60,7 +60,7 @@ def test_instances_are_those_of_transformers(decoder, folder, size, monkeypatch)
     monkeypatch.setattr(decoder, 'score_thr', threshold)
     for _ in range(2):  # the second from the cache
         found = decoder.find(image, TEXT)
-        assert torch.equal(found.scores, scores) and torch.equal(found.masks, masks)
+        assert torch.equal(found.scores, scores) and torch.equal(found.masks[:], masks)
     for mask in masks:
         assert mask.any() and not mask.all()
     assert not torch.equal(decoder.find(image, 'two cats').scores, scores)
@@ -101,7 +101,7 @@ def test_a_loop_with_fp16_changes_nothing(decoder):
         found = decoder.find(scene(), TEXT)
     decoder.feature_cache.clear()
     expected = decoder.find(scene(), TEXT)
-    assert torch.equal(found.scores, expected.scores) and torch.equal(found.masks, expected.masks)
+    assert torch.equal(found.scores, expected.scores) and torch.equal(found.masks[:], expected.masks[:])
 
 
 def test_one_pass_of_the_image_encoder_serves_all(folder):
@@ -115,6 +115,37 @@ def test_one_pass_of_the_image_encoder_serves_all(folder):
     names = [name for name, _ in decoder.named_parameters()]
     assert sum('.layers.0.' in name and 'backbone.layers' in name for name in names) == len(
         [name for name, _ in decoder.backbone.backbone.layers[0].named_parameters()])
+
+
+def counted(model):
+    """Calls of the model from now on."""
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize('cache_size', [0, 1])
+def test_a_group_has_the_bits_of_each_answer_by_itself(folder, cache_size):
+    """With one pass of the image encoder and of each neck, and one of the detector for each text."""
+    settings = dict(score_thr=0.2, cache_size=cache_size)
+    alone, decoder = (SAM3ConceptDecoder(folder, **settings) for _ in range(2))
+    image = scene()
+    boxes = torch.stack([alone.find(image, TEXT).boxes[0], torch.tensor([70., 40., 75., 45.])])
+    answers = [(boxes, POINTS, TEXT), (BOXES, POINTS, 'two cats'), (boxes[:0], POINTS[:0], 'a fox'),
+               (BOXES, POINTS, None), (boxes[:1], POINTS[:1], f' {TEXT} ')]
+    parts = (decoder.backbone.backbone, decoder.detector.vision_encoder.neck,
+             decoder.sam.vision_encoder.neck, decoder.detector)
+    calls = [counted(part) for part in parts]
+    got = decoder.decode_answers(image, answers)
+    assert [len(each) for each in calls] == [1, 1, 1, 2]
+    fallbacks = [answer[2].tolist() for answer in got]
+    assert fallbacks[0] == [False, True] and fallbacks[2:] == [[], [True, True], [False]]
+    for one, answer in zip(got, answers, strict=True):
+        assert all(map(torch.equal, one, alone(image, *answer)))
+    assert len(decoder.feature_cache) == cache_size
+    other = scene(seed=1)
+    assert all(map(torch.equal, decoder(other, BOXES, POINTS, TEXT),
+                   alone(other, BOXES, POINTS, TEXT)))
 
 
 def test_a_long_text_is_truncated(decoder, folder):
@@ -137,7 +168,7 @@ def test_many_instances_are_resized_in_parts(folder, monkeypatch):
     monkeypatch.setattr('mmdpad.models.decoders.sam3_concept_decoder._AT_ONCE', 3)
     parts = decoder.find(scene(), TEXT)
     assert len(whole.scores) == 4
-    assert torch.equal(whole.masks, parts.masks) and torch.equal(whole.scores, parts.scores)
+    assert torch.equal(whole.masks[:], parts.masks[:]) and torch.equal(whole.scores, parts.scores)
 
 
 def test_scores_that_are_not_finite_are_an_error(folder):

@@ -12,12 +12,14 @@ from mmengine.runner import Runner
 from mmdpad.apis import ReasonSegInferencer
 from mmdpad.engine.check_config import check_config
 from mmdpad.engine.hooks.response_cache_hook import describe_maker
-from mmdpad.models import ConceptDecoder
+from mmdpad.engine.runner.encoding import asked
+from mmdpad.models import ConceptAgent, ConceptDecoder
 from mmdpad.models.decoders.instances import Instances
 from mmdpad.models.rollouts.engine import RolloutEngine
 from mmdpad.models.rollouts.sampling import cut_responses
 from mmdpad.models.segmentors.concept_agent import outline
-from mmdpad.registry import MODELS, ROLLOUTS
+from mmdpad.preflight import dry_run
+from mmdpad.registry import DATASETS, MODELS, ROLLOUTS
 from mmdpad.structures import ParseFailure, ReasoningOutput
 from mmdpad.toy.sam_folders import make_sam3_folder
 
@@ -151,6 +153,32 @@ def test_phrases_of_any_length_do_not_end_an_evaluation(ask, agent_config):
     _, agent = ask(*phrases, max_rounds=8)
     assert len(agent.decoder.asked) == 8 and max(map(len, agent.decoder.asked)) == 100
     assert agent.rollout_engine.longest > agent_config.model.policy.max_prompt_tokens
+
+
+def test_prompts_that_are_too_long_are_named_before_work_starts(agent_config):
+    """Those of the agent in an evaluation, of which that for a phrase is the longest; those of the
+    policy in training."""
+    encoder = MODELS.build(agent_config.model.policy).encoder
+    questions, sizes = asked(DATASETS.build(agent_config.test_dataloader.dataset))
+    longest = {}
+    for name, template in dict(ConceptAgent.test_templates, own=encoder.template).items():
+        agent_config.model.policy.max_prompt_tokens = encoder.max_tokens = 99999
+        one = encoder.with_template(template)
+        longest[name] = max(len(one(torch.zeros(3, height, width, dtype=torch.uint8), question))
+                            for width, height in sizes for question in questions)
+    assert longest['own'] < longest['verdict'] < longest['phrase']
+    for limit, names in ((longest['phrase'], ()), (longest['verdict'], ('phrase', )),
+                         (longest['verdict'] - 1, ('phrase', 'verdict'))):
+        agent_config.model.policy.max_prompt_tokens = limit
+        problems = dry_run(agent_config, training=False)[0]
+        assert len(problems) == len(names)
+        for name, problem in zip(names, problems, strict=True):
+            assert re.match(rf'`test_dataloader`: `{name}` prompt: A prompt should have at '
+                            rf'most `max_prompt_tokens` = {limit} tokens', problem)
+        if names:
+            with pytest.raises(ValueError, match=f'`{names[0]}` prompt: A prompt should have at'):
+                Runner.from_cfg(agent_config).test()
+    assert Runner.from_cfg(agent_config).build_train_loop(agent_config.train_cfg)
 
 
 def test_nothing_may_be_the_answer_where_questions_may_have_none(ask):
