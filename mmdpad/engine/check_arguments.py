@@ -17,10 +17,12 @@ from mmengine.registry import FUNCTIONS
 from mmengine.runner import Priority, get_priority
 from torch import nn
 
+from mmdpad.geometry.mask_cleaning import check_areas
 from mmdpad.models import ConceptAgent, ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.decoders import ConceptDecoder, DetectorDecoder, HFSAMDecoder, SAMDecoder
 from mmdpad.models.decoders.concept_decoder import check_concept
-from mmdpad.models.decoders.hf_sam_decoder import check_settings
+from mmdpad.models.decoders.hf_sam_decoder import check_dtype
+from mmdpad.models.decoders.prompted_decoder import PromptedDecoder
 from mmdpad.models.decoders.sam_decoder import check_name
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.discriminators.open_clip_loading import check_precision
@@ -401,7 +403,8 @@ _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
     BaseDataset: _check_dataset, VLMReasoningHead: _check_policy, RolloutEngine: _check_engine,
     ReasoningSegmentor: _check_segmentor, DiscriminativeReward: _check_discriminative,
     DetectorDecoder: _check_detector, SAMDecoder: _refusal(check_name, 'model'),
-    HFSAMDecoder: _refusal(check_settings, 'dtype', 'max_hole_area', 'max_sprinkle_area'),
+    PromptedDecoder: _refusal(check_areas, 'max_hole_area', 'max_sprinkle_area'),
+    HFSAMDecoder: _refusal(check_dtype, 'dtype'),
     ConceptAgent: _refusal(check_limits, 'max_rounds', 'max_instances'),
     ConceptDecoder: _refusal(check_concept, 'text', 'score_thr', 'min_iou'),
     CLIPDiscriminator: _refusal(check_precision, 'precision')}

@@ -188,5 +188,6 @@ def _prefix(node: Node) -> str:
 
 
 # The names in the results of ReasonSegMetric, from `summarize` and its intervals.
-_NAMES = re.compile('|'.join((*MEASURES, 'n', *(f'n_{part}' for part in (*PARTS, 'no_target')),
+_NAMES = re.compile('|'.join((*MEASURES, 'n', *(
+    f'n_{part}' for part in (*PARTS, 'no_target', 'objects', 'fallback')),
                               r'failed_\w+', '[gc]iou_(low|high)')))

@@ -32,6 +32,9 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
         zip(names, numerators.sum(axis=1), denominators.sum(axis=1), strict=True)}
     metrics['n'] = len(rows)
     metrics.update({f'n_{name}': sum(map(belongs, rows)) for name, belongs in PARTS.items()})
+    if any('fallback' in row for row in rows):
+        fallbacks = [one for row in rows for one in row.get('fallback') or ()]
+        metrics |= dict(n_objects=len(fallbacks), n_fallback=sum(fallbacks))
     if nothing := sum(row.get('num_targets') == 0 for row in rows):
         metrics['n_no_target'] = nothing
     failures = Counter(row['failure'] for row in rows if row['failure'] is not None)

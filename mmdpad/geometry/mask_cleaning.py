@@ -36,7 +36,7 @@ def clean_mask(mask: np.ndarray, max_hole_area: int = 0,
     return mask
 
 
-def check_areas(max_hole_area: int, max_sprinkle_area: int) -> None:
+def check_areas(max_hole_area: int = 0, max_sprinkle_area: int = 0) -> None:
     """Raise ValueError unless both are areas in pixels, see :func:`clean_mask`."""
     for name, area in dict(max_hole_area=max_hole_area,
                            max_sprinkle_area=max_sprinkle_area).items():

@@ -50,7 +50,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
       [0, 1].
     - ``fallback_rate`` in [0, 1], for a decoder that takes the caption
       (:class:`mmdpad.models.ConceptDecoder`): the share of objects that it decoded by box and
-      points alone.
+      points alone, ``n_fallback`` of ``n_objects``.
     - ``vlm_calls``, ``sam_calls``, ``generated_tokens``, for :class:`mmdpad.models.ConceptAgent`:
       the mean number of the policy's responses, of phrases that were segmented, and of tokens in
       the responses.

@@ -53,10 +53,11 @@ class DetectorDecoder(PromptedDecoder):
         allow_random: Accept ``checkpoint=None`` and use random weights; for smoke tests only.
         cache_size: Number of images whose instances are cached, in main memory, at most n x H x W
             / 8 bytes each (2 MB for 50 instances of a 640 x 480 image); 0 disables the cache.
+        max_hole_area, max_sprinkle_area: See :class:`PromptedDecoder`.
 
     Raises:
-        ValueError: ``config`` is not a detector's, there is no checkpoint, or it does not fit the
-            model.
+        ValueError: ``config`` is not a detector's, there is no checkpoint, it does not fit the
+            model, or an area is negative.
         FileNotFoundError: The config or the checkpoint does not exist.
     """
 
@@ -66,11 +67,13 @@ class DetectorDecoder(PromptedDecoder):
                  cfg_options: dict | None = None,
                  score_thr: float = 0.05,
                  allow_random: bool = False,
-                 cache_size: int = 16) -> None:
-        super().__init__(cache_size)
+                 cache_size: int = 16,
+                 max_hole_area: int = 0,
+                 max_sprinkle_area: int = 0) -> None:
+        super().__init__(cache_size, max_hole_area, max_sprinkle_area)
         state = read_checkpoint(checkpoint, _HINT, allow_random)
         self.score_thr = score_thr
-        self.variant = Path(config).stem if isinstance(config, str) else None
+        self.variant = self.describe(*[Path(config).stem] if isinstance(config, str) else [])
         self.detector, self._pipeline = _build(_read_config(config, cfg_options))
         if state is not None:
             assert checkpoint is not None

@@ -22,7 +22,6 @@ from transformers import (
     SamHQProcessor,
 )
 
-from mmdpad.geometry.mask_cleaning import check_areas
 from mmdpad.models.sources import check_files, find_model, read_config
 from mmdpad.models.weights import from_folder, load_pretrained
 from mmdpad.registry import MODELS
@@ -44,12 +43,10 @@ class EncodedImage(NamedTuple):
     shape: tuple[int, int]
 
 
-def check_settings(dtype: str = 'float32', max_hole_area: int = 0,
-                   max_sprinkle_area: int = 0) -> None:
-    """Raise ValueError unless images can be encoded in this dtype, and masks cleaned so."""
+def check_dtype(dtype: str) -> None:
+    """Raise ValueError unless images can be encoded in this dtype."""
     if dtype not in _DTYPES:
         raise ValueError(f'`dtype` should be one of {_DTYPES}, but got {dtype!r}')
-    check_areas(max_hole_area, max_sprinkle_area)
 
 
 class HFSAMDecoder(PromptedDecoder):
@@ -89,16 +86,14 @@ class HFSAMDecoder(PromptedDecoder):
 
     def __init__(self, pretrained: str, dtype: str = 'float32', cache_size: int = 16,
                  max_hole_area: int = 0, max_sprinkle_area: int = 0) -> None:
-        check_settings(dtype, max_hole_area, max_sprinkle_area)
+        check_dtype(dtype)
         super().__init__(cache_size, max_hole_area, max_sprinkle_area)
         source = self.check_folder(pretrained)
         hint = f'Download the complete folder of a model such as {self.example} again'
         self.processor = from_folder(self.processor_class, source, hint)
         self.sam: Any = self.load(source, hint)
         self.dtype = dtype
-        self.variant = ', '.join([Path(source).name, *(
-            f'{name}={area}' for name, area in dict(
-                max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area).items() if area)])
+        self.variant = self.describe(Path(source).name)
         self.freeze()
 
     def load(self, source: str, hint: str) -> PreTrainedModel:

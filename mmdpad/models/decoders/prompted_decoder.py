@@ -38,6 +38,11 @@ class PromptedDecoder(FrozenModule, ABC):
         check_areas(max_hole_area, max_sprinkle_area)
         self.max_hole_area, self.max_sprinkle_area = max_hole_area, max_sprinkle_area
 
+    def describe(self, *names: str) -> str:
+        """Join the names of a variant with the settings of its cleaning, for result files."""
+        areas = dict(max_hole_area=self.max_hole_area, max_sprinkle_area=self.max_sprinkle_area)
+        return ', '.join([*names, *(f'{name}={area}' for name, area in areas.items() if area)])
+
     @torch.no_grad()
     def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Segment N objects of one image.

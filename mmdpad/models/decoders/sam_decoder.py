@@ -38,9 +38,11 @@ class SAMDecoder(PromptedDecoder):
         allow_random: Accept ``checkpoint=None`` and use random weights; for smoke tests only.
         cache_size: Number of images whose embeddings are cached, on the decoder's device: 4 MB
             each for all of SAM's own models, 64 MB for the default; 0 disables the cache.
+        max_hole_area, max_sprinkle_area: See :class:`PromptedDecoder`.
 
     Raises:
-        ValueError: The model name is unknown, there is no checkpoint, or it does not fit the model.
+        ValueError: The model name is unknown, there is no checkpoint, or it does not fit the model;
+            or an area is negative.
         FileNotFoundError: The checkpoint does not exist.
     """
 
@@ -48,8 +50,10 @@ class SAMDecoder(PromptedDecoder):
                  model: str = 'vit_h',
                  checkpoint: str | None = None,
                  allow_random: bool = False,
-                 cache_size: int = 16) -> None:
-        super().__init__(cache_size)
+                 cache_size: int = 16,
+                 max_hole_area: int = 0,
+                 max_sprinkle_area: int = 0) -> None:
+        super().__init__(cache_size, max_hole_area, max_sprinkle_area)
         check_name(model)
         # Read the file first, so that a wrong path fails before a large model is built.
         state = read_checkpoint(checkpoint, _HINT, allow_random)
@@ -57,7 +61,7 @@ class SAMDecoder(PromptedDecoder):
         if state is not None:
             assert checkpoint is not None
             load_strictly(self.sam, state, checkpoint, _HINT)
-        self.variant = model
+        self.variant = self.describe(model)
         self.freeze()
         self._predictor = SamPredictor(self.sam)
         self._predictor.transform = _AtLeastAPixel(self.sam.image_encoder.img_size)

@@ -116,6 +116,7 @@ def test_how_often_a_decoder_of_captions_fell_back():
             masks=mask('1000').repeat(len(fallback), 1, 1), fallback=torch.tensor(fallback))
     metrics = evaluate(samples)
     assert metrics['reasonseg/fallback_rate'] == 0.5
+    assert (metrics['reasonseg/n_fallback'], metrics['reasonseg/n_objects']) == (2, 4)
     assert 'reasonseg/fallback_rate' not in evaluate([sample('1100', '1000')])
 
 
