@@ -34,6 +34,17 @@ def chat(opened: str = '', turns: str = _TURNS) -> str:
 
 _SWITCH = ("{% if enable_thinking is defined and enable_thinking is false %}"
            "<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}")
+# GLM-4.6V's: an instruction behind the question, and a line break that the policy writes.
+_OFF = "{% if enable_thinking is defined and not enable_thinking %}"
+_GLM_TURNS = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>user\n" + _PARTS + _OFF
+    + "/nothink{% endif %}{% else %}<|im_start|>assistant{% set content = m.content %}"
+    "{% if content is not string %}{% set content = m.content[0].text %}{% endif %}"
+    "{% set reasoning = content.split('</think>')[0].split('<think>')[-1] "
+    "if '</think>' in content else '' %}{{ '\n<think>' + reasoning.strip() + '</think>\n'"
+    " + content.split('</think>')[-1].strip() }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant" + _OFF
+    + "{{ '\n<think></think>' }}{% endif %}{% endif %}")
 OPENED = {
     'an instruct model': (chat(), ''),
     'a thinking model': (chat('<think>\n', _THINKING_TURNS), '<think>\n'),
@@ -42,6 +53,12 @@ OPENED = {
     'words after the tag': (chat('<think>\nOkay, '), '<think>\nOkay, '),
     'an empty block that is closed': (chat('<think>\n\n</think>\n\n'), ''),
     'a switch that is left alone': (chat(_SWITCH), '<think>\n'),
+    'a switch with turns that think': (chat(_SWITCH, _THINKING_TURNS), '<think>\n'),
+    'a switch that is turned off': (
+        '{% set enable_thinking = false %}' + chat(_SWITCH, _THINKING_TURNS), ''),
+    'no end of a turn, a line break before the response': (_GLM_TURNS, ''),
+    'no end of a turn, turned off, a line break before the response': (
+        '{% set enable_thinking = false %}' + _GLM_TURNS, ''),
     'reasoning closed, an answer opened': (chat('<think>\n\n</think>\n\n<answer>'), '<answer>'),
     'no switch at all': (_TURNS + "<|im_start|>assistant\n{{ '<think>\n' }}", '<think>\n'),
     'a line break before the response': (_TURNS.replace(

@@ -42,3 +42,20 @@ def test_another_attempt_names_what_was_tried():
     text = text_of(retry_template(['a {thing}', 'ball']))
     assert '"a {thing}"; "ball"' in text and '"what rolls?"' in text
     assert parse_phrase(text) == 'the phrase'
+
+
+@pytest.mark.parametrize('reasoning, ends', [
+    ('<think>\n', False), ('<think>', False), ('', True), ('<think>\nso</think>\n', True),
+    ('<think>\n<think>a</think>\n', True), ('\nno opened block.</think>', True)])
+def test_what_is_still_reasoning_is_no_answer(reasoning, ends):
+    """Such as a response of a thinking model that is cut off in its block."""
+    phrase = f'{reasoning}Maybe <phrase>red cup</phrase>, or'
+    assert parse_phrase(phrase) == ('red cup' if ends else '')
+    verdict = f'{reasoning}<verdict>accept</verdict> would be hasty'
+    assert parse_verdict(verdict) == (True if ends else None)
+
+
+def test_what_the_reasoning_weighs_does_not_count():
+    text = '<think>not <phrase>a</phrase>, <verdict>accept</verdict></think>'
+    assert parse_phrase(text) == '' and parse_verdict(text) is None
+    assert parse_verdict(f'{text}<verdict>reject</verdict>') is False

@@ -154,7 +154,7 @@ def test_a_dry_run_says_what_is_opened(kind, supervised, dry, tmp_path):
     problems, notes = dry(policy_folder(tmp_path / 'policy', template), supervised)
     (note, ) = [note for note in notes if note.startswith('model.policy: the chat template ')]
     assert (f'opens {opened!r}, which counts as part of each response' in note) == bool(opened)
-    assert ('non-thinking mode' in note) == (kind == 'an empty block that is closed')
+    assert ('non-thinking mode' in note) == ('that is closed' in kind or 'turned off' in kind)
     assert 'a response ends with <|im_end|> (506: ' in note
     # Responses that begin with <think> cannot be taught after an answer, or after other words.
     wrong = supervised and opened.rstrip() not in ('', '<think>')
