@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmdet.evaluation import CocoMetric
@@ -17,32 +15,6 @@ from mmengine.registry import FUNCTIONS
 from mmengine.runner import Priority, get_priority
 from torch import nn
 
-from mmdpad.geometry.mask_cleaning import check_areas
-from mmdpad.models import ConceptAgent, ReasoningSegmentor, VLMReasoningHead
-from mmdpad.models.decoders import ConceptDecoder, DetectorDecoder, HFSAMDecoder, SAMDecoder
-from mmdpad.models.decoders.concept_decoder import check_concept
-from mmdpad.models.decoders.hf_sam_decoder import check_dtype
-from mmdpad.models.decoders.prompted_decoder import PromptedDecoder
-from mmdpad.models.decoders.sam_decoder import check_name
-from mmdpad.models.discriminators import CLIPDiscriminator
-from mmdpad.models.discriminators.open_clip_loading import check_precision
-from mmdpad.models.heads.attention_support import check_attention
-from mmdpad.models.heads.lora import lora_config
-from mmdpad.models.heads.prompt_encoder import check_max_prompt_tokens
-from mmdpad.models.heads.quantization import quantization_config
-from mmdpad.models.heads.recomputation import check_memory_budget
-from mmdpad.models.precision import find_wrong_dtype
-from mmdpad.models.rollouts import RolloutEngine, VLLMServerRollout
-from mmdpad.models.rollouts.weight_transfer import WeightTransfer
-from mmdpad.models.segmentors.concept_agent import check_limits
-from mmdpad.models.segmentors.settings import (
-    TRAIN_CFG,
-    evaluation_sampling,
-    missing_type,
-    not_a_policy_loss,
-    training_sampling,
-)
-from mmdpad.models.weights import first_line
 from mmdpad.registry import (
     DATA_SAMPLERS,
     HOOKS,
@@ -53,24 +25,17 @@ from mmdpad.registry import (
     ROLLOUTS,
     TRANSFORMS,
     VISBACKENDS,
-    resolve,
 )
-from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward, build_term
+from mmdpad.rewards import build_term
 from mmdpad.rl import PolicyLoss
 from mmdpad.utils import renamed
-from mmdpad.utils.argument_types import find_wrong_types, read_defaults
+from mmdpad.utils.argument_types import find_wrong_types
 
+from .check_settings import find_wrong_settings
 from .config_nodes import Node
-from .signatures import known_arguments, missing_arguments
+from .refusals import REFUSALS, describe_refusal, unknown_keys
+from .signatures import GIVEN, TAKEN_OUT, known_arguments, missing_arguments
 
-# Keys that mmengine or the reward composition removes before a class is built.
-TAKEN_OUT = {'type', '_scope_', 'priority', 'weight', 'optimizer', 'constructor',
-              'paramwise_cfg', 'convert_to_iter_based'}
-# mmengine takes `_delete_` out only where an inherited dict is replaced.
-_NOTHING_TO_DELETE = ('remove it, since there is no inherited dict for it to delete (in the pure '
-                      'Python style, assign a new dict instead)')
-# Arguments passed to a class in addition to its config.
-_GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset', 'save_dir'}
 # Built to check their arguments, since building them loads nothing.
 _LIGHT = (HOOKS, TRANSFORMS, METRICS, ROLLOUTS)
 _LIGHT_METRICS_OF_MMDET = (CocoMetric, RefSegMetricOfMMDet)
@@ -81,8 +46,6 @@ _ANNOTATED = (_OURS, 'mmengine.', 'torch.optim.', 'mmdet.visualization.')
 _ANNOTATED_DATASETS = (*_ANNOTATED, 'mmdet.datasets.')
 _MISANNOTATED = {'AmpOptimWrapper': ('loss_scale', ), 'DetLocalVisualizer': ('vis_backends', )}
 _BASE_DATASET = set(inspect.signature(BaseDataset).parameters)
-# Errors that classes raise for wrong settings.
-REFUSALS = (TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
 
 def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
@@ -152,9 +115,8 @@ def find_wrong_arguments(node: Node) -> Iterator[str]:
     else:
         return
     yield from wrong
-    for part, check in _SETTINGS.items():
-        if issubclass(kind, part) and not wrong:
-            yield from check(node.entry, node.path)
+    if not wrong:
+        yield from find_wrong_settings(kind, node.entry, node.path)
 
 
 def _is_annotated(node: Node) -> bool:
@@ -164,47 +126,6 @@ def _is_annotated(node: Node) -> bool:
     known = (_OURS, ) if node.registry is MODELS else (
         _ANNOTATED_DATASETS if node.is_kind(BaseDataset) else _ANNOTATED)
     return node.kind.__module__.startswith(known)
-
-
-def check_place(item: Any, where: str, type_optional: bool = False,
-                example: str = 'NAME') -> Iterator[str]:
-    """Yield the problems with a value that should be a dict with a ``type``, or an object built
-    from one. ``example`` is a ``type`` to add."""
-    if isinstance(item, Mapping):
-        kind = item.get('type')
-        if 'type' not in item and not type_optional:
-            yield missing_type(where, example)
-        elif 'type' in item and not (isinstance(kind, str) or callable(kind)):
-            yield (f'`{where}.type` should be the name of a class, but got {kind!r}; correct it')
-    elif where.endswith('._delete_'):
-        yield f'`{where}`: {_NOTHING_TO_DELETE}'
-    elif item is None or isinstance(item, (str, int, float, list, tuple)):
-        yield (f'`{where}` should be a dict with a `type`, but got {item!r}; on a command line: '
-               f"'{where}=dict(type=NAME)'")
-
-
-def describe_refusal(path: str, entry: Mapping[str, Any], error: BaseException) -> str:
-    """The key of a config entry and the message of the error that a class raised for it."""
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    line = re.sub(r'^class `\w+` in \S+: ', '', first_line(Exception(text)))
-    named = re.match(r'`([\w.]+)` ', line)
-    if named and named[1].partition('.')[0] in entry:
-        return f'`{path}.{line[1:]}'
-    return f'`{path}`: {line}'
-
-
-def unknown_keys(given: Iterable[str], known: Iterable[str], path: str, taker: str,
-                 kind: str = 'argument') -> Iterator[str]:
-    """Yield a sentence for each unknown key that lists the known ones. ``kind`` is that of an old
-    name in :mod:`mmdpad.utils.renamed`."""
-    known = set(known)
-    for name in sorted(set(given) - known, key=str):
-        close = difflib.get_close_matches(str(name), sorted(known), n=1)
-        advice = renamed.advice(kind, name) or (
-            _NOTHING_TO_DELETE if name == '_delete_' else
-            f'did you mean `{close[0]}`?' if close else 'correct or remove it')
-        yield (f'`{path}.{name}`: {taker} takes no argument {name!r}, but '
-               f'{", ".join(sorted(known - _GIVEN))}; {advice}')
 
 
 def _builder(node: Node, kind: Any, module: str) -> Callable[[dict], Any] | None:
@@ -284,127 +205,6 @@ def _check_names(node: Node, kind: type) -> Iterator[str]:
         yield from unknown_keys(given, known, node.path, kind.__name__)
     if not kind.__module__.startswith(_OURS):
         return  # mmengine passes further arguments to its own classes
-    extra = _GIVEN if node.registry in (LOOPS, DATA_SAMPLERS, VISBACKENDS) else ()
+    extra = GIVEN if node.registry in (LOOPS, DATA_SAMPLERS, VISBACKENDS) else ()
     for name in missing_arguments(kind, {*given, *extra}):
         yield f'`{node.path}`: {kind.__name__} needs the argument {name!r}; add it'
-
-
-def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
-    if 'dtype' in entry and (problem := find_wrong_dtype(f'{path}.dtype', entry['dtype'])):
-        yield problem
-    yield from _refusal(lambda name: check_attention(name, entry.get('dtype', 'float32')),
-                        'attn_implementation')(entry, path)
-    yield from _refusal(check_memory_budget, 'memory_budget')(entry, path)
-    yield from _refusal(check_max_prompt_tokens, 'max_prompt_tokens')(entry, path)
-    lora, quantization = entry.get('lora'), entry.get('quantization')
-    if lora is not None and find_spec('peft'):
-        from peft import LoraConfig
-        if wrong := list(find_wrong_types(LoraConfig, lora, f'{path}.lora')):
-            yield from wrong
-            return
-    for name, given, read in (('lora', lora, lora_config),
-                              ('quantization', quantization,
-                               lambda given: quantization_config(given, lora))):
-        if given is not None:
-            try:
-                read(given)
-            except REFUSALS as error:
-                own = f'`{name}' in str(error)
-                yield describe_refusal(path if own else f'{path}.{name}', entry if own else given,
-                                       error)
-            except ImportError:
-                pass  # a missing package is reported elsewhere
-
-
-def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
-    for name in ('policy', 'decoder', 'rollout_engine', 'loss'):
-        if name in entry and not (name == 'decoder' and entry[name] is None):
-            default = read_defaults(ReasoningSegmentor)[name]
-            yield from check_place(entry[name], f'{path}.{name}', example=(
-                default['type'] if isinstance(default, dict) else 'NAME'))
-    loss = entry.get('loss')
-    kind = resolve(loss, MODELS) if isinstance(loss, Mapping) else None
-    if inspect.isclass(kind) and not issubclass(kind, PolicyLoss):
-        yield not_a_policy_loss(f'{path}.loss', kind)
-    train, test = entry.get('train_cfg') or {}, entry.get('test_cfg') or {}
-    known = set(inspect.signature(RolloutEngine.__call__).parameters) - {
-        'self', 'head', 'prompts', 'group_size', 'prompt_numbers'}
-    yield from unknown_keys(test, known, f'{path}.test_cfg', 'sampling')
-    yield from unknown_keys(train, TRAIN_CFG, f'{path}.train_cfg', 'sampling', 'sampling')
-    train = {name: value for name, value in train.items() if name in TRAIN_CFG}
-    for name, given, read in (('train_cfg', train, training_sampling),
-                              ('test_cfg', test, evaluation_sampling)):
-        wrong = list(find_wrong_types(RolloutEngine.__call__, given, f'{path}.{name}'))
-        yield from wrong
-        if not wrong:
-            try:
-                read(given)
-            except REFUSALS as error:
-                yield describe_refusal(path, entry, error)
-
-
-def _check_engine(entry: Mapping[str, Any], path: str) -> Iterator[str]:
-    kind = resolve(entry, ROLLOUTS)
-    for name in sorted(entry.get('engine_options') or ()):
-        if name in inspect.signature(kind).parameters:
-            yield (f'`{path}.engine_options.{name}` should be an argument of `{kind.__name__}` '
-                   f'itself; move it to `{path}.{name}`')
-    if issubclass(kind, VLLMServerRollout) and (given := entry.get('transfer')):
-        yield from unknown_keys(given, inspect.signature(WeightTransfer).parameters,
-                                f'{path}.transfer', 'WeightTransfer')
-        yield from find_wrong_types(WeightTransfer, given, f'{path}.transfer')
-
-
-def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
-    given = {name: value for name, value in entry.items()
-             if name not in (*TAKEN_OUT, 'discriminator', 'device')}
-    known = inspect.signature(DiscriminativeOptions).parameters
-    wrong = [*unknown_keys(given, {*known, 'discriminator', 'device'}, path,
-                           'DiscriminativeReward'),
-             *find_wrong_types(DiscriminativeOptions, given, path)]
-    yield from wrong
-    if not wrong:
-        try:
-            DiscriminativeOptions(**given)
-        except REFUSALS as error:
-            yield describe_refusal(path, entry, error)
-
-
-def _refusal(check: Callable[..., object], *names: str) -> Callable[..., Iterator[str]]:
-    """Make a check of one argument, or of several by their names, from a function that raises."""
-    def problems(entry: Mapping[str, Any], path: str) -> Iterator[str]:
-        if given := {name: entry[name] for name in names if name in entry}:
-            try:
-                check(**given) if len(names) > 1 else check(*given.values())
-            except REFUSALS as error:
-                yield describe_refusal(path, entry, error)
-            except ImportError:
-                pass  # a missing package is reported elsewhere
-    return problems
-
-
-def _check_dataset(entry: Mapping[str, Any], path: str) -> Iterator[str]:
-    for name, folder in (entry.get('data_prefix') or {}).items():
-        if not isinstance(folder, str | None):
-            yield (f'`{path}.data_prefix.{name}` should be a folder, but got {folder!r}; '
-                   'correct it')
-
-
-def _check_detector(entry: Mapping[str, Any], path: str) -> Iterator[str]:
-    config = entry.get('config')
-    if isinstance(config, Mapping):
-        for name in ('model', 'test_dataloader'):
-            if not isinstance(config.get(name), Mapping):
-                yield (f'`{path}.config.{name}` should be a dict, as in the config of a detector, '
-                       f'but got {config.get(name)!r}; use such a config instead')
-
-
-_SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
-    BaseDataset: _check_dataset, VLMReasoningHead: _check_policy, RolloutEngine: _check_engine,
-    ReasoningSegmentor: _check_segmentor, DiscriminativeReward: _check_discriminative,
-    DetectorDecoder: _check_detector, SAMDecoder: _refusal(check_name, 'model'),
-    PromptedDecoder: _refusal(check_areas, 'max_hole_area', 'max_sprinkle_area'),
-    HFSAMDecoder: _refusal(check_dtype, 'dtype'),
-    ConceptAgent: _refusal(check_limits, 'max_rounds', 'max_instances'),
-    ConceptDecoder: _refusal(check_concept, 'text', 'score_thr', 'min_iou'),
-    CLIPDiscriminator: _refusal(check_precision, 'precision')}

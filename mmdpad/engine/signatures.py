@@ -9,6 +9,12 @@ from collections.abc import Iterable
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+# Keys that mmengine or the reward composition removes before a class is built.
+TAKEN_OUT = {'type', '_scope_', 'priority', 'weight', 'optimizer', 'constructor',
+              'paramwise_cfg', 'convert_to_iter_based'}
+# Arguments passed to a class in addition to its config.
+GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset', 'save_dir'}
+
 
 def missing_arguments(kind: type, given: Iterable[str]) -> list[str]:
     """The required arguments of a class of ours that are not given."""

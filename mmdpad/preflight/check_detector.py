@@ -11,8 +11,8 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.evaluation import CocoMetric
 from mmdet.models import BaseDetector
 
-from mmdpad.engine.check_arguments import REFUSALS, unknown_keys
 from mmdpad.engine.config_nodes import Node
+from mmdpad.engine.refusals import REFUSALS, unknown_keys
 from mmdpad.models.weights import first_line
 from mmdpad.registry import MODELS, type_name
 

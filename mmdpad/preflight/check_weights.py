@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from mmdpad.engine.check_arguments import REFUSALS, describe_refusal
 from mmdpad.engine.config_nodes import Node
+from mmdpad.engine.refusals import REFUSALS, describe_refusal
 from mmdpad.engine.signatures import missing_arguments
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.adapter_folder import find_adapter

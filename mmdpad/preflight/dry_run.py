@@ -20,10 +20,10 @@ from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import as_built, check_items, find_datasets
 from mmdpad.datasets.table_dataset import TableDataset
 from mmdpad.datasets.wrappers import base_datasets
-from mmdpad.engine.check_arguments import REFUSALS, describe_refusal
 from mmdpad.engine.check_config import Findings, check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.hooks import SafeCheckpointHook
+from mmdpad.engine.refusals import REFUSALS, describe_refusal
 from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.engine.runner.encoding import asked
 from mmdpad.engine.runner.settings import find_wrong_settings

@@ -34,7 +34,8 @@ def test_the_most_confident_comes_first_with_its_tight_box():
 def test_an_instance_without_a_pixel_is_left_out():
     found = instances((0, 0, 3, 3), (5, 2, 4, 1), (5, 2, 9, 4), scores=[0.2, 0.9, 0.7])
     assert found.boxes.tolist() == [[5, 2, 9, 4], [0, 0, 3, 3]]
-    assert found.masks[:].shape == (2, 10, 20) and found.scores.tolist() == pytest.approx([0.7, 0.2])
+    assert found.masks[:].shape == (2, 10, 20)
+    assert found.scores.tolist() == pytest.approx([0.7, 0.2])
     assert instances((5, 2, 4, 1)).masks[:].shape == (0, 10, 20)
 
 

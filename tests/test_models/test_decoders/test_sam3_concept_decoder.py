@@ -101,7 +101,8 @@ def test_a_loop_with_fp16_changes_nothing(decoder):
         found = decoder.find(scene(), TEXT)
     decoder.feature_cache.clear()
     expected = decoder.find(scene(), TEXT)
-    assert torch.equal(found.scores, expected.scores) and torch.equal(found.masks[:], expected.masks[:])
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.masks[:], expected.masks[:])
 
 
 def test_one_pass_of_the_image_encoder_serves_all(folder):
@@ -126,7 +127,7 @@ def counted(model):
 
 @pytest.mark.parametrize('cache_size', [0, 1])
 def test_a_group_has_the_bits_of_each_answer_by_itself(folder, cache_size):
-    """With one pass of the image encoder and of each neck, and one of the detector for each text."""
+    """With one pass of the image encoder and of each neck, and one of the detector per text."""
     settings = dict(score_thr=0.2, cache_size=cache_size)
     alone, decoder = (SAM3ConceptDecoder(folder, **settings) for _ in range(2))
     image = scene()

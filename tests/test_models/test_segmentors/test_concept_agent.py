@@ -201,9 +201,9 @@ def test_stored_responses_are_used_again(ask):
     assert torch.equal(again.pred_instances.masks, first.pred_instances.masks)
     assert again.reasoning['calls'] == first.reasoning['calls']
     # Another file's: not a list of texts, or too short; the rest is asked.
-    for text, asked in (('<think>x</think>', (ONE, YES)), ('[1]', (ONE, YES)),
+    for text, texts in (('<think>x</think>', (ONE, YES)), ('[1]', (ONE, YES)),
                         (json.dumps([ONE]), (YES, ))):
-        sample, _ = ask(*asked, stored=(text, False))
+        sample, _ = ask(*texts, stored=(text, False))
         assert len(sample.pred_instances) == 1
 
 
