@@ -73,7 +73,7 @@ class PromptedDecoder(FrozenModule, ABC):
         if rows.numel():
             row = int(rows[0])
             part = slice(row, row + 1)
-            self.feature_cache.clear()  # to encode the image again
+            self.forget_images()  # to encode the image again
             raise NonFiniteError(
                 f'The decoder ({type(self).__name__}) should give finite scores, but that of box '
                 f'{[round(x, 1) for x in xyxy[row].tolist()]} is {float(scores[row])}. '
@@ -88,6 +88,10 @@ class PromptedDecoder(FrozenModule, ABC):
         return torch.stack([
             torch.from_numpy(clean_mask(mask, self.max_hole_area, self.max_sprinkle_area))
             for mask in masks.cpu().numpy()]).to(masks.device)
+
+    def forget_images(self) -> None:
+        """Drop all that was computed from images."""
+        self.feature_cache.clear()
 
     @abstractmethod
     def segment(self, image: np.ndarray, boxes: np.ndarray,

@@ -94,13 +94,17 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
 
     @contextmanager
     def holding_image(self) -> Iterator[None]:
-        """See :class:`ConceptDecoder`. Holds the output of both necks, too (230 MB)."""
+        """See :class:`ConceptDecoder`. Holds the output of both necks, too (250 MB)."""
         self._held = {}
         try:
             with super().holding_image():
                 yield
         finally:
             self._held = None
+
+    def forget_images(self) -> None:
+        super().forget_images()
+        self._held = None
 
     def _once(self, name: str, compute: Callable[[], Any]) -> Any:
         """What ``compute`` returns for the image; once within :meth:`holding_image`."""
@@ -114,8 +118,7 @@ class SAM3ConceptDecoder(ConceptDecoder, SAM3Decoder):
         """See :class:`ConceptDecoder`."""
         found = self._detect(image, text)
         if not (found.pred_logits.isfinite().all() and found.presence_logits.isfinite().all()):
-            self.feature_cache.clear()  # to encode the image again
-            self._held = None
+            self.forget_images()  # to encode the image again
             raise NonFiniteError(
                 f'The decoder ({type(self).__name__}) should give finite scores, but some for '
                 f'{text!r} are not. '

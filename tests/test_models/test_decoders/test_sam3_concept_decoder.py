@@ -145,6 +145,7 @@ def test_a_group_has_the_bits_of_each_answer_by_itself(folder, cache_size):
         assert all(map(torch.equal, one, alone(image, *answer)))
     assert len(decoder.feature_cache) == cache_size
     other = scene(seed=1)
+    assert torch.equal(decoder.find(other, TEXT).scores, alone.find(other, TEXT).scores)
     assert all(map(torch.equal, decoder(other, BOXES, POINTS, TEXT),
                    alone(other, BOXES, POINTS, TEXT)))
 
