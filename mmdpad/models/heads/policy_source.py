@@ -19,9 +19,10 @@ from mmdpad.models.sources import check_files, find_model
 from mmdpad.models.weight_names import compare_names, head_problem, stored_names
 from mmdpad.models.weights import from_folder
 
+from .adapter_reach import lora_targets
 from .attention_support import SHARED_PREFIX, check_layers
 from .families import find_family
-from .lora import check_lora, lora_targets
+from .lora import check_lora
 from .processor_files import image_settings
 from .quantization import (
     check_prequantized,

@@ -30,7 +30,7 @@ from mmdpad.utils.number_checks import check_number
 
 from .encoded_prompt import EncodedPrompt
 from .families import family_of
-from .lora import lora_targets
+from .adapter_reach import lora_targets
 
 GB = 1e9
 # Share of the free memory that 'auto' uses: the estimate may be 15 % too low, and allocators

@@ -30,11 +30,12 @@ from mmdpad.registry import MODELS
 from mmdpad.structures import fill
 
 from . import replicated_prefix, shared_prefix, vision_tower
+from .adapter_reach import describe_reach
 from .attention_support import check_attention
 from .encoded_prompt import EncodedPrompt
 from .experts import set_experts
 from .families import find_family
-from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
+from .lora import SCALING, adapter_off, adapter_scaling, add_lora
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
 from .processor_files import describe_files
 from .prompt_encoder import PromptEncoder, check_max_prompt_tokens

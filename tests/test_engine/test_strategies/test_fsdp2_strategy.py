@@ -67,17 +67,26 @@ def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('lora', [None, dict(r=4, lora_alpha=8)], ids=['all', 'lora'])
-def test_parts_of_experts_make_the_weights_of_one_process(make_config, tmp_path, lora):
-    """Qwen3-VL-MoE, which is gathered layer by layer, all experts of a layer together."""
-    folder = small_images(make_policy_folder(tmp_path / 'moe', 'qwen3_vl_moe'))
+@pytest.mark.parametrize('family, side', [('qwen3_vl_moe', 128), ('qwen3_5', 128),
+                                          ('qwen3_5_moe', 128), ('glm4v', 112),
+                                          ('glm4v_moe', 112)])
+def test_parts_of_a_family_make_the_weights_of_one_process(make_config, tmp_path, family, side,
+                                                           lora):
+    """Each is gathered layer by layer, all experts of a layer together; losses are the same, and
+    two processes resume what they wrote."""
+    folder = small_images(make_policy_folder(tmp_path / 'policy', family))
     changes = {'model.policy.pretrained': folder, 'model.policy.lora': lora}
     for part in ('train', 'test'):
-        changes[f'{part}_dataloader.dataset.pipeline.2.size'] = (128, 128)
-    whole = run_here(make_config('one', **changes))
-    config = make_config('parts', processes=2, strategy=FSDP2, **changes)
-    launch(config, 2)
-    parts = merge_shards(Path(config.work_dir, 'iter_2.pth'))['state_dict']
+        changes[f'{part}_dataloader.dataset.pipeline.2.size'] = (side, side)
+    one = make_config('one', iterations=3, **changes)
+    whole = run_here(one)
+    launch(make_config('stopped', 2, strategy=FSDP2, **changes), 2)
+    config = make_config('parts', 2, iterations=3, strategy=FSDP2, **changes)
+    launch(config, 2, '--resume', str(tmp_path / 'stopped/iter_2.pth'))
+    parts = merge_shards(Path(config.work_dir, 'iter_3.pth'))['state_dict']
     assert farthest(parts, whole) < NOISE[bool(lora)]
+    (last, ), expected = log_of(config), log_of(one)[-1]
+    assert all(last[name] == pytest.approx(expected[name], rel=1e-6) for name in ('loss', 'kl'))
 
 
 def small_images(folder):

@@ -73,8 +73,6 @@ def features_and_gradients(head, prompts):
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('family', FAMILIES)
 def test_features_and_gradients_in_float64(alike, lift, family, case):
-    if not FACTS[family].linears and case == 'lora':
-        pytest.skip('is refused')
     heads = alike(family, dtype='float64', **CASES[case])
     for head in heads:
         head.double()  # adapters are float32 by themselves
