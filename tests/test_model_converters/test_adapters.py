@@ -30,7 +30,8 @@ QUESTIONS = ['the red circle', 'something you could roll']
 WITHOUT = dict(
     **dict.fromkeys(('qwen3_5', 'qwen3_5_moe'),
                     {'attention', 'pattern', 'scaled', 'dora', 'biased'}),
-    qwen3_vl_moe={'mlp', 'parameters'}, glm4v={'merger'}, glm46v={'merger'}, glm4v_moe={'merger'})
+    qwen3_vl_moe={'mlp', 'parameters', 'ends_and_layers'}, glm4v={'merger'}, glm46v={'merger'},
+    glm4v_moe={'merger'})
 FAST = [('embedding', False), ('both_ends', True), ('one_layer', True), ('biased', False),
         ('parameters', True)]
 

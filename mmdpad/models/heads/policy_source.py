@@ -52,12 +52,12 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
         FileNotFoundError, ValueError, ImportError: As for that class.
     """
     quantization, lora = policy.get('quantization'), policy.get('lora')
-    if quantization is not None:
-        quantization_config(quantization, lora)  # refused before anything is read
+    # Refused before anything is read.
+    settings = None if quantization is None else quantization_config(quantization, lora)
     source, folder = find_model('model.policy.pretrained', policy['pretrained'], EXAMPLE)
     family = find_family(source)
-    settings = None if quantization is None else quantization_config(
-        quantization, lora, [family.vision_tower, 'lm_head'])
+    if settings is not None and settings.llm_int8_skip_modules is None:
+        settings.llm_int8_skip_modules = [family.vision_tower, 'lm_head']
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
     check_layout(family.model_class, source, WEIGHTS_HINT)

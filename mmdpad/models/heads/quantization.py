@@ -27,15 +27,12 @@ _BITSANDBYTES = 'bitsandbytes'
 
 
 def quantization_config(quantization: Mapping[str, Any],
-                        lora: Mapping[str, Any] | None,
-                        kept: Sequence[str] = ()) -> BitsAndBytesConfig:
+                        lora: Mapping[str, Any] | None) -> BitsAndBytesConfig:
     """Build the config with which ``from_pretrained`` quantizes a policy while loading it.
 
     Args:
-        quantization: Arguments of ``transformers.BitsAndBytesConfig``; ``llm_int8_skip_modules``,
-            which applies to both 4 and 8 bits, is ``kept`` by default.
+        quantization: Arguments of ``transformers.BitsAndBytesConfig``.
         lora: The policy's ``lora``.
-        kept: Modules that are not quantized: the vision tower and the output head.
 
     Raises:
         ValueError: There is no ``lora`` (quantized weights cannot be trained), an argument is
@@ -56,7 +53,7 @@ def quantization_config(quantization: Mapping[str, Any],
     if find_spec(_BITSANDBYTES) is None:
         raise ImportError('`quantization` needs bitsandbytes, which is not installed; install it: '
                           '`pip install "mmdpad[qlora]"`')
-    return BitsAndBytesConfig(**{'llm_int8_skip_modules': list(kept), **quantization})
+    return BitsAndBytesConfig(**quantization)
 
 
 def read_quantization(source: str) -> dict[str, Any] | None:

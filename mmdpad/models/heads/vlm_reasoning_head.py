@@ -41,7 +41,7 @@ from .processor_files import describe_files
 from .prompt_encoder import PromptEncoder, check_max_prompt_tokens
 from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
 from .recomputation import MemoryBudget, check_memory_budget
-from .recurrent_layers import share_states
+from .recurrent_layers import has_recurrence, share_states
 from .token_log_probs import token_log_probs
 
 CPU_PATCHES = 2048
@@ -99,6 +99,8 @@ class VLMReasoningHead(BaseModule):
         pad_token: Padding after a response's end.
         adapter_keys: Names of the adapter's weights in this module's state; empty without one.
         vision_is_fixed: Whether the vision tower is never trained (frozen, or no adapter in it).
+        is_recurrent: Whether layers carry a recurrent state through the shared prefix
+            (:mod:`.recurrent_layers`).
 
     Raises:
         FileNotFoundError: ``pretrained`` looks like a path and does not exist, or lacks
@@ -159,6 +161,7 @@ class VLMReasoningHead(BaseModule):
         if shares:
             vision_tower.speed_up(tower)
             share_states(self.family.language(self.model))
+        self.is_recurrent = shares and has_recurrence(self.model)
         if freeze_vision:
             tower.requires_grad_(False)
         self.adapter_keys: frozenset[str] = frozenset()

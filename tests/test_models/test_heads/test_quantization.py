@@ -121,13 +121,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(quantization, lora
 
 def test_arguments_reach_bitsandbytes(monkeypatch):
     monkeypatch.setattr('mmdpad.models.heads.quantization.find_spec', lambda name: True)
-    kept = ['model.visual', 'lm_head']
-    config = quantization_config(NF4, LORA, kept)
+    config = quantization_config(NF4, LORA)
     assert config.load_in_4bit and config.bnb_4bit_quant_type == 'nf4'
     assert config.bnb_4bit_compute_dtype == torch.float32 and config.bnb_4bit_use_double_quant
-    assert config.llm_int8_skip_modules == kept
-    assert quantization_config(dict(NF4, llm_int8_skip_modules=['lm_head']),
-                               LORA, kept).llm_int8_skip_modules == ['lm_head']
 
 
 def test_without_bitsandbytes_it_says_what_to_install(monkeypatch):
