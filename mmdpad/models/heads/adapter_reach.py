@@ -82,12 +82,12 @@ def check_names(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
     if isinstance(asked, str):
         if asked not in (*REACHES, _ALL_LINEAR) and not any(
                 names_layer(asked, name) for name in modules):
-            first = next(iter(family_of(model).language(model).layers[0].named_modules(
-                prefix=f'{family_of(model).language_model}.layers.0')))[0]
+            family = family_of(model)
+            example = _linears_of(family.language(model).layers[0])[0]
             raise ValueError(
                 f'`lora.target_modules={asked!r}` should match full names of layers, such as '
-                f'{first}.{_linears_of(family_of(model).language(model).layers[0])[0]}, but '
-                f'matches none; correct it, or list last parts of names')
+                f'{family.language_model}.layers.0.{example}, but matches none; correct it, or '
+                f'list last parts of names')
     elif unknown := [name for name in asked if not any(
             names_layer([name], module) for module in modules)]:
         raise ValueError(
@@ -137,9 +137,8 @@ def check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
             that it should.
     """
     asked = lora_targets(lora, None)
-    missed = [] if lora.get('exclude_modules') or asked not in REACHES else [
-        name for name, is_reached in _matrices(model).items() if not is_reached]
-    if missed:
+    missed = [name for name, is_reached in _matrices(model).items() if not is_reached]
+    if isinstance(asked, str) and asked in REACHES and missed and not lora.get('exclude_modules'):
         family = family_of(model)
         raise ValueError(
             f'`lora.target_modules={asked!r}` should reach every kind of linear layer in the '

@@ -16,7 +16,6 @@ from transformers import AutoConfig, PreTrainedModel
 from mmdpad.models.weights import from_folder
 
 from .adapter_reach import (
-    REACHES,
     adapted_layers,
     check_names,
     check_patterns,

@@ -39,7 +39,13 @@ from .lora import SCALING, adapter_off, adapter_scaling, add_lora
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
 from .processor_files import describe_files
 from .prompt_encoder import PromptEncoder, check_max_prompt_tokens
-from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
+from .quantization import (
+    check_loaded,
+    check_trainable,
+    describe_quantization,
+    keep_trainable,
+    prequantized_config,
+)
 from .recomputation import MemoryBudget, check_memory_budget
 from .recurrent_layers import has_recurrence, share_states
 from .token_log_probs import token_log_probs
@@ -146,6 +152,9 @@ class VLMReasoningHead(BaseModule):
         files = describe_files(source, self.processor)
         print_log(f'{source!r}: {files.text}', logger='current',
                   level=logging.WARNING if files.changes_tokens else logging.INFO)
+        if settings is not None:
+            print_log(f'{source!r}: ' + describe_quantization(self.family.model_class, source,
+                                                              settings, dtype), logger='current')
         self.model = self._load_model(source, dtype, quantization_config=settings,
                                       config=prequantized_config(source))
         if getattr(self.model, 'is_quantized', False):

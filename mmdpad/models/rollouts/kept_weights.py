@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from mmdpad.models.heads.adapter_reach import adapted_layers
 
-
 _VALUES = 16  # of each weight, which a step of an optimizer or other weights would change
 
 

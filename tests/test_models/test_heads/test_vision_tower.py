@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-from policy_families import FACTS
 from transformers.vision_utils import get_vision_attention_seqlens, get_vision_window_index
 
 from mmdpad.models import VLMReasoningHead
