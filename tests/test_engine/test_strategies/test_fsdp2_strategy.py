@@ -26,6 +26,7 @@ from vowel_reward import VowelReward
 from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.runner import grpo_loop
 from mmdpad.engine.strategies import FSDP2Strategy, merge_shards, read_weights
+from mmdpad.engine.strategies.fsdp2_strategy import _parts_of_other_dtypes
 from mmdpad.models.heads.lora import SCALING
 from mmdpad.toy.policy_folder import make_policy_folder
 
@@ -100,6 +101,13 @@ def test_parts_of_a_family_make_the_weights_of_one_process(make_config, tmp_path
     logs = [[line[name] for line in log_of(config) for name in ('loss', 'kl', 'grad_norm')]
             for config in configs]
     assert logs[1] + logs[2] == pytest.approx(logs[0], rel=1e-4) and min(logs[0][2::3]) > 0.01
+
+
+def test_trained_weights_of_another_type_are_gathered_by_themselves():
+    layer = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2).double())
+    assert _parts_of_other_dtypes(layer) == [layer[1]]
+    layer[1].requires_grad_(False)
+    assert _parts_of_other_dtypes(layer) == []
 
 
 def small_images(folder):
