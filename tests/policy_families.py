@@ -20,8 +20,7 @@ class Facts:
         chat: What the chat template writes of a question with an image.
         ends: End tokens in generation_config.json.
         vision_tokens: Tokens that a response may not contain.
-        linears: Linear layers in the language model of a tiny folder, by which LoRA counts; 0 where
-            it refuses to reach all.
+        linears: Linear layers in the language model of a tiny folder, by which LoRA counts.
         tied: Whether the output head of the tiny folder is the embedding.
         estimated: Whether estimates know its layers.
     """
@@ -78,6 +77,6 @@ FACTS = dict(
     glm4v=Facts('GLM-4.1V', 'relative_1000', ends=(*_GLM_ENDS, '</answer>'),
                 chat=_GLM_CHAT + '\n', **_GLM_DENSE),
     glm46v=Facts('GLM-4.6V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM_DENSE),
-    glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, linears=0,
+    glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT,
                     estimated=False, **_GLM))
 """`model_type` -> facts."""

@@ -14,18 +14,22 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from mmdpad.models.adapter_folder import WEIGHTS, AdapterFolder, as_code, read_adapter
+from mmdpad.models.heads.adapter_reach import (
+    REACHES,
+    adapted_layers,
+    exclusion_of,
+    matches_layer,
+    missed_layers,
+    names_layer,
+)
 from mmdpad.models.heads.families import family_of
 from mmdpad.models.heads.lora import (
-    REACHES,
     SCALING,
     adapter_scaling,
     add_lora,
     check_mergeable,
     check_scaling,
     lora_config,
-    matches_layer,
-    missed_layers,
-    pattern_of,
     tied_and_adapted,
 )
 from mmdpad.models.heads.policy_source import EXAMPLE
@@ -52,11 +56,14 @@ def check_adapter(model: PreTrainedModel, lora: Mapping[str, Any], state: Mappin
         The adapter's weights, under the model's names.
 
     Raises:
-        ValueError: Names, shapes or the scaling differ, or the adapter cannot be merged.
+        ValueError: Names, shapes or the scaling differ, or the adapter cannot be merged, or peft
+            could not load it.
     """
     add_lora(model, lora)
     if merge:
         check_mergeable(model)
+    else:
+        _config_for_peft(model, lora)
     weights = {name: value for name, value in state.items() if name != _IN_POLICY + SCALING}
     LoadReport.of(_adapter_weights(model), weights, checkpoint).settle(hint)
     if len(weights) < len(state):
@@ -76,7 +83,7 @@ def save_adapter(model: PreTrainedModel, state: Mapping[str, Tensor], lora: Mapp
         folder: An existing folder.
     """
     from safetensors.torch import save_file
-    config = lora_config(lora, family_of(model))
+    config = _config_for_peft(model, lora)
     is_folder = Path(source).is_dir()
     config.base_model_name_or_path = str(Path(source).resolve()) if is_folder else source
     config.inference_mode = True
@@ -84,6 +91,51 @@ def save_adapter(model: PreTrainedModel, state: Mapping[str, Tensor], lora: Mapp
     save_file({_IN_PEFT + file: state[name].contiguous()
                for file, name in _names_in_files(model).items()},
               folder / WEIGHTS[0], metadata=dict(format='pt'))
+
+
+def _config_for_peft(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
+    """The ``peft.LoraConfig`` with which peft adds the same adapter to a model of transformers.
+
+    In some mixtures of experts, peft takes the names of layers in MLPs for those of the experts.
+    It gets these layers as parameters, which have the same weights in its files.
+
+    Raises:
+        ValueError: Such layers have what an adapter of parameters cannot have.
+    """
+    config = lora_config(lora, family_of(model))
+    named = {name: layer for name, layer in adapted_layers(model).items()
+             if not hasattr(layer, 'parameter_name')}
+    moved = {name for leaf in {name.rpartition('.')[2] for name in named} if _moves(model, leaf)
+             for name in named if name.endswith(f'.{leaf}')}
+    if not moved:
+        return config
+    if wrong := [name for name in ('use_dora', 'lora_bias') if getattr(config, name)]:
+        raise ValueError(
+            f'An adapter with `lora.{wrong[0]}` of layers that peft takes for experts, such as '
+            f'{min(moved)}, should be merged to be exported, since peft could not load it; use '
+            f'`--merge-lora`')
+    config.target_modules = {*named} - moved
+    config.layers_to_transform = config.layers_pattern = None
+    config.target_parameters = [*(config.target_parameters or ()),
+                                *(f'{name}.weight' for name in sorted(moved))]
+    for name in moved:
+        rank, alpha = (values['default'] for values in (named[name].r, named[name].lora_alpha))
+        if rank != config.r or alpha != config.lora_alpha:
+            pattern = rf'{name}(\.weight)?'
+            config.rank_pattern[pattern], config.alpha_pattern[pattern] = rank, alpha
+    return config
+
+
+def _moves(model: PreTrainedModel, target: str) -> bool:
+    """Whether peft would take a layer's name for that of experts in this model."""
+    import peft
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    config = peft.LoraConfig(target_modules=[target])
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError:  # without others, it names a part of a parameter
+        return True
+    return bool(config.target_parameters)
 
 
 def load_merged(source: str, lora: Mapping[str, Any], state: Mapping[str, Tensor],
@@ -150,7 +202,7 @@ def import_adapter(folder: str, base: str | None, prefix: str) -> tuple[dict[str
                 _present_name(model, pattern): value
                 for pattern, value in adapter.lora[entry].items()}
         for entry in ('rank_pattern', 'alpha_pattern') if entry in adapter.lora}}
-    lora['target_modules'] = _find_targets(model, lora, layers)
+    lora = _with_targets(model, lora, layers)
     shapes = {f'{name[:-len(leaf)]}base_layer.{leaf}': value.shape
               for name, value in model.named_parameters(remove_duplicate=False)
               for leaf in [name.rpartition('.')[2]]}
@@ -184,25 +236,36 @@ def _present_name(model: PreTrainedModel, name: str) -> str:
     return rename_source_key(name, renamings, [])[0]
 
 
-def _find_targets(model: PreTrainedModel, lora: Mapping[str, Any],
-                  layers: set[str]) -> str | list[str]:
-    """Find ``target_modules`` that match exactly the layers of an adapter.
+def _with_targets(model: PreTrainedModel, lora: Mapping[str, Any],
+                  layers: set[str]) -> dict[str, Any]:
+    """Find settings whose targets match exactly the layers of an adapter.
 
-    Tries the adapter's own settings (whose patterns may use outdated names), the last parts of the
-    layers' names and the names in :data:`REACHES`; if none match, takes all names. A list that
-    leaves out layers of a kind becomes a pattern, which confirms that.
+    Tries the adapter's own ``target_modules`` (whose patterns may use outdated names), the last
+    parts of the layers' names and the names in :data:`REACHES`; if none match, takes all names.
+    ``target_parameters`` that are the weights of linear layers become targets, too. What misses all
+    layers of a kind is confirmed by ``exclude_modules``.
     """
-    own = lora.get('target_modules') or []
-    if lora.get('target_parameters'):
-        return own
-    last = sorted({name.rpartition('.')[2] for name in layers})
-    found = next((targets for targets in (own, last, *REACHES)
-                  if _reached(model, {**lora, 'target_modules': targets}) == layers),
-                 sorted(layers))
-    if (isinstance(found, str) or lora.get('layers_to_transform') is not None
-            or not missed_layers(model, layers)):
-        return found
-    return pattern_of(found)
+    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    parameters = [name for name in lora.get('target_parameters') or ()
+                  if not any(names_layer([name], f'{linear}.weight') for linear in linears)]
+    result: dict[str, Any] = {name: value for name, value in lora.items()
+                              if name != 'target_parameters'}
+    if parameters:
+        result['target_parameters'] = parameters
+        # Of experts and routers.
+        own = {name for name in layers if name in linears}
+    else:
+        own = layers
+    asked = lora.get('target_modules') or []
+    if not isinstance(asked, str):
+        asked = [name for name in asked if any(names_layer([name], layer) for layer in own)]
+    last = sorted({name.rpartition('.')[2] for name in own})
+    result['target_modules'] = next(
+        (targets for targets in (asked, last, *REACHES)
+         if _reached(model, {**result, 'target_modules': targets}) == own), sorted(own))
+    if numbers := missed_layers(model, layers, result):
+        result['exclude_modules'] = exclusion_of(model, numbers, result)
+    return result
 
 
 def _reached(model: PreTrainedModel, lora: Mapping[str, Any]) -> set[str]:

@@ -64,7 +64,7 @@ class _Measured:
         ids, mask: (N, R), the tokens of :data:`TEXTS`.
         logp: (N, R), their log-probabilities.
         gradients: Those of the sum of ``logp``, by name; empty if they are not wanted.
-        sampled: Responses of an engine.
+        sampled: Responses of an engine; or why there are none.
         never: Tokens that a response may not contain.
     """
 
@@ -72,7 +72,7 @@ class _Measured:
     mask: Tensor
     logp: Tensor
     gradients: dict[str, Tensor]
-    sampled: Responses
+    sampled: Responses | str
     never: list[int]
 
 
@@ -144,18 +144,22 @@ def _measure(source: str, way: str, dtype: str, device: str, images: Sequence[Te
     head = VLMReasoningHead(source, TEMPLATE, dtype=dtype, max_prompt_tokens=10**6,
                             attn_implementation=way).eval().to(device)
     prompts = head.encode_prompts(images, QUESTIONS)
+    sampled: Responses | str
     if way == shared_prefix.NAME:
         sampled = SharedPrefixRollout(records_log_probs=True)(
-            head, prompts, group_size=2, max_new_tokens=TOKENS, seed=0)
+            head, prompts, group_size=2, max_new_tokens=TOKENS, seed=0).to('cpu')
     else:
-        sampled = HFRollout()(head, prompts, temperature=0, max_new_tokens=TOKENS)
+        try:
+            sampled = HFRollout()(head, prompts, temperature=0, max_new_tokens=TOKENS).to('cpu')
+        except ImportError as error:  # transformers is too old to generate with this family
+            sampled = str(error)
     ids, mask = head.encode_responses([head.encoder.responses.opened + text for text in TEXTS])
     with torch.set_grad_enabled(gradients):
         logp, _ = head.log_probs(prompts, ids, mask)
         if gradients:
             logp.sum().backward()
     measured = _Measured(ids, mask, logp.detach().cpu(), _gradients(head.model),
-                         sampled.to('cpu'), head.vision_token_ids)
+                         sampled, head.vision_token_ids)
     del head
     gc.collect()  # before the next model is loaded
     return measured
@@ -229,6 +233,8 @@ def _within(what: str, difference: Tensor, bound: float, of: str = '') -> Findin
 def _check_samples(plain: _Plain, measured: _Measured, bound: float) -> Finding:
     """Compare an engine's own log-probabilities; without any, its tokens should be the most likely
     ones."""
+    if isinstance(measured.sampled, str):
+        return Finding('HFRollout', measured.sampled)
     ids, mask, logp = measured.sampled.ids, measured.sampled.mask, measured.sampled.logp
     with torch.no_grad():
         if logp is not None:

@@ -7,7 +7,7 @@ import importlib.util
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -29,9 +29,10 @@ from mmdpad.engine.runner.encoding import asked
 from mmdpad.engine.runner.settings import find_wrong_settings
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
+from mmdpad.models.heads.policy_source import check_policy
 from mmdpad.models.heads.processor_files import describe_files
 from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
-from mmdpad.models.heads.quantization import check_trainable
+from mmdpad.models.heads.quantization import check_trainable, describe_quantization
 from mmdpad.models.heads.recomputation import GB
 from mmdpad.models.rollouts import (
     HFRollout,
@@ -105,6 +106,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
             if encoder is not None:
                 notes += [f'model.policy: {encoder.responses.describe()}', 'model.policy: '
                           f'{describe_files(encoder.source, encoder.processor).text}']
+                notes += _describe_quantization(policy)
                 problems += _check_handover(config.model, found.nodes, faulty)
                 problems += _check_trainable(policy) if training else []
         model = None
@@ -118,6 +120,14 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
             problems += _check_checkpoints(config, found.nodes)
             problems += _check_cost(config, found.nodes, notes)
     return list(dict.fromkeys(problems)), notes
+
+
+def _describe_quantization(policy: Mapping[str, Any]) -> list[str]:
+    source, settings = check_policy(policy)
+    if settings is None:
+        return []
+    return ['model.policy: ' + describe_quantization(
+        find_family(source).model_class, source, settings, policy.get('dtype', 'float32'))]
 
 
 def format_findings(problems: list[str], notes: list[str]) -> str:

@@ -8,7 +8,7 @@ from policy_folders import case, change_json, move
 TARGETS = dict(
     language=dict(),
     attention=dict(target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj']),
-    mlp=dict(target_modules=['gate_proj', 'up_proj', 'down_proj', 'mlp.fc1']),
+    mlp=dict(target_modules=['gate_proj', 'up_proj', 'down_proj']),
     all_linear=dict(target_modules='all-linear'),
     embedding=dict(target_modules=['embed_tokens']),
     head=dict(target_modules=['lm_head']),
@@ -21,6 +21,7 @@ TARGETS = dict(
     pattern=dict(target_modules=r'model\.language_model\.layers\.1\..*(q|up)_proj'),
     one_layer=dict(target_modules=['q_proj', 'v_proj'], layers_to_transform=[1],
                    layers_pattern='layers'),
+    excluding=dict(target_modules=['q_proj', 'v_proj'], exclude_modules=r'.*\.linear_attn\..*'),
     scaled=dict(target_modules=['q_proj', 'v_proj', 'lm_head'], use_rslora=True,
                 rank_pattern={'v_proj': 2}, alpha_pattern={'lm_head': 3}),
     dora=dict(target_modules=['q_proj', 'embed_tokens', 'lm_head'], use_dora=True),
@@ -52,7 +53,7 @@ for name, settings in TARGETS.items():
 
 for settings, told in [*REFUSED, (dict(r=0), '`r` should be a positive integer'),
                        (dict(target_modules=[]), 'No `target_modules` passed'),
-                       (dict(target_modules=['no_such']), 'no_such.*not found'),
+                       (dict(target_modules=['no_such']), 'there is no no_such; correct or remove'),
                        (dict(target_modules=['norm']), 'RMSNorm.* is not supported')]:
     @case(f'below an adapter that cannot be: {settings}', policy=dict(lora=settings),
           refused=told, needs=('peft', ))

@@ -28,10 +28,10 @@ peft = pytest.importorskip('peft')
 QUESTIONS = ['the red circle', 'something you could roll']
 # Settings that match nothing in a family, or that it refuses.
 WITHOUT = dict(
-    **dict.fromkeys(('qwen3_5', 'qwen3_5_moe'), {'attention', 'scaled', 'dora', 'biased'}),
-    qwen3_vl_moe={'mlp', 'parameters'}, glm4v={'merger'}, glm46v={'merger'},
-    glm4v_moe={'language', 'mlp', 'all_linear', 'ends_and_layers', 'vision', 'merger',
-               'language_and_vision', 'pattern', 'parameters'})
+    **dict.fromkeys(('qwen3_5', 'qwen3_5_moe'),
+                    {'attention', 'pattern', 'scaled', 'dora', 'biased'}),
+    qwen3_vl_moe={'mlp', 'parameters', 'ends_and_layers'}, glm4v={'merger'}, glm46v={'merger'},
+    glm4v_moe={'merger'})
 FAST = [('embedding', False), ('both_ends', True), ('one_layer', True), ('biased', False),
         ('parameters', True)]
 
@@ -216,8 +216,27 @@ def test_an_adapter_of_glm_is_the_same_policy_everywhere(folders, tmp_path):
     check_everywhere(folders('glm4v', True), dict(target_modules='language_and_vision'), tmp_path)
 
 
-def test_an_adapter_of_experts_is_the_same_policy_everywhere(folders, tmp_path):
-    check_everywhere(folders('qwen3_vl_moe', False), EXPERTS, tmp_path)
+@pytest.mark.parametrize('family', ['qwen3_vl_moe', 'glm4v_moe'])
+def test_an_adapter_of_experts_is_the_same_policy_everywhere(folders, family, tmp_path):
+    check_everywhere(folders(family, False), EXPERTS, tmp_path)
+
+
+@pytest.mark.parametrize('settings', [
+    dict(EXPERTS, target_modules='language', rank_pattern={'up_proj': 2}),
+    dict(target_modules=['gate_proj', 'up_proj', 'down_proj'], alpha_pattern={'shared_.*': 3})])
+def test_layers_that_peft_takes_for_experts_are_the_same_policy_everywhere(folders, settings,
+                                                                           tmp_path):
+    """In GLM-4.5V: those of the first layers, the shared experts and the vision tower."""
+    check_everywhere(folders('glm4v_moe', False), settings, tmp_path)
+
+
+def test_what_peft_could_not_load_is_only_exported_merged(folders, tmp_path):
+    policy = dict(pretrained=folders('glm4v_moe', False), lora=dict(r=4, use_dora=True))
+    checkpoint = save(VLMReasoningHead(**policy), tmp_path / 'made.pth')
+    with pytest.raises(ValueError, match=r"`lora.use_dora` of layers that peft takes for experts, "
+                       r'such as model.*mlp.* should be merged .*`--merge-lora`'):
+        export_policy(checkpoint, policy, tmp_path)
+    export_policy(checkpoint, policy, tmp_path, merge_lora=True)
 
 
 @pytest.mark.slow

@@ -100,6 +100,16 @@ def test_a_family_that_cannot_share_the_prefix_is_compared_without(folder, monke
     assert found['HFRollout'].agrees and 'SharedPrefixRollout' not in found
 
 
+def test_an_engine_that_needs_another_version_is_left_out(tmp_path, monkeypatch):
+    """As with the oldest supported transformers."""
+    monkeypatch.setattr('mmdpad.models.rollouts.hf_rollout._DECODES_DELTA_NET', False)
+    found = {finding.what: finding for finding in check_family(
+        make_policy_folder(tmp_path, 'qwen3_5'), gradients=False)}
+    assert found['HFRollout'].agrees is None
+    assert 'needs transformers 5.22 or later for Qwen3.5' in found['HFRollout'].result
+    assert found['log-probabilities, sdpa'].agrees and found['SharedPrefixRollout'].agrees
+
+
 def test_gradients_are_compared_by_weight():
     expected = dict(a=torch.tensor([3., 4.]), b=torch.tensor([1e-9]))
     found = dict(expected, a=torch.tensor([3., 4.5]))

@@ -48,6 +48,15 @@ def test_a_sound_config_has_a_summary_and_no_problem(sound):
     assert 'memory: about' in told and 'disk: about' in told
 
 
+def test_what_stays_unquantized_is_a_note(sound):
+    pytest.importorskip('bitsandbytes')
+    config = Config(sound.to_dict())
+    config.merge_from_dict({'model.policy.lora': dict(r=4),
+                            'model.policy.quantization': dict(load_in_4bit=True)})
+    assert any('billion weights are quantized to 4 bits; the others take' in note
+               for note in dry_run(config)[1])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the note compares with the GPUs here')
 def test_a_step_that_no_number_of_gpus_holds_is_a_note(sound, monkeypatch):
     monkeypatch.setattr(import_module('mmdpad.preflight.dry_run'), '_TYPICAL_GPU', 1)

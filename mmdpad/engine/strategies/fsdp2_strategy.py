@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import os.path as osp
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,9 @@ class FSDP2Strategy(DDPStrategy):
         names = set(model.policy.model._no_split_modules)
         # The reference may share the policy's vision tower: `modules` names it once.
         for layer in [m for m in model.modules() if type(m).__name__ in names]:
-            fully_shard(layer, reshard_after_forward=self.reshard_after_forward, **options)
-            layer.reshards = self.reshard_after_forward  # torch does not expose it
+            for part in [*_parts_of_other_dtypes(layer), layer]:
+                fully_shard(part, reshard_after_forward=self.reshard_after_forward, **options)
+                part.reshards = self.reshard_after_forward  # torch does not expose it
         fully_shard(model, ignored_params=frozen, **options)
         fill(model, values, 'cpu' if self.cpu_offload else device)
         # Methods that the loop calls besides `forward`.
@@ -214,6 +216,20 @@ class FSDP2Strategy(DDPStrategy):
         """The optimizer's parameters, in the order of the numbers in its state."""
         return [parameter for group in self.optim_wrapper.optimizer.param_groups
                 for parameter in group['params']]
+
+
+def _parts_of_other_dtypes(layer: nn.Module) -> list[nn.Module]:
+    """The modules in a layer whose own trained weights have another dtype than most of them: the
+    router of GLM-4.5V is float32. Those that are gathered together must have the same."""
+    sizes: Counter[torch.dtype] = Counter()
+    for parameter in layer.parameters():
+        if parameter.requires_grad:
+            sizes[parameter.dtype] += parameter.numel()
+    if len(sizes) < 2:
+        return []
+    (most, _), = sizes.most_common(1)
+    return [module for module in layer.modules() if any(
+        p.requires_grad and p.dtype != most for p in module.parameters(recurse=False))]
 
 
 def merge_shards(folder: str | Path) -> dict:

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import warnings
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,11 +15,16 @@ from transformers import AutoConfig, PreTrainedModel
 
 from mmdpad.models.weights import from_folder
 
+from .adapter_reach import (
+    adapted_layers,
+    check_names,
+    check_patterns,
+    check_reach,
+    lora_targets,
+)
 from .families import family_of
 from .policy_family import PolicyFamily
 
-REACHES = ('language', 'language_and_vision')
-"""Names of :meth:`.PolicyFamily.lora_targets`."""
 SCALING = 'adapter_scaling'
 """Key of :func:`adapter_scaling` in a policy's state."""
 # An adapter consists of matrices beside frozen weights. With it off, the model must equal
@@ -49,14 +52,13 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
 
     Raises:
         ImportError, ValueError: See :func:`lora_config`.
-        ValueError: The targets or a pattern match nothing; or the targets should cover all matrices
-            in the language model's layers, but miss a kind of them; or listed targets are all in
-            layers of one kind, such as full attention, and `layers_to_transform` does not say so;
-            or peft turns names of layers into parameters of experts.
+        ValueError: A target or a pattern matches nothing, or the targets miss layers that they
+            should reach, see :mod:`.adapter_reach`.
     """
     config = lora_config(lora, family_of(model))
+    check_names(model, lora)
     import peft
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_config(model):
         # peft recommends `ensure_weight_tying`, but tied weights with an adapter are handled here.
         warnings.filterwarnings('ignore', 'Model has `tie_word_embeddings=True`')
         tuner = peft.LoraModel(model, config, 'default',
@@ -64,11 +66,20 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    _check_moved(config, lora)
-    _check_patterns(model, config)
-    _check_reach(model, lora)
-    _check_layer_kinds(model, lora)
+    check_patterns(model, config)
+    check_reach(model, lora)
     return tuner
+
+
+@contextmanager
+def _without_config(model: Any) -> Iterator[None]:
+    """A context in which peft takes a model for one that is not of transformers. It would take the
+    names of layers in the MLPs of some mixtures of experts for those of their experts."""
+    config = vars(model).pop('config')
+    try:
+        yield
+    finally:
+        model.config = config
 
 
 def check_lora(family: PolicyFamily, source: str, lora: Mapping[str, Any],
@@ -127,21 +138,6 @@ def lora_config(lora: Mapping[str, Any], family: PolicyFamily | None = None) -> 
     return peft.LoraConfig(**{**lora, 'target_modules': lora_targets(lora, family)})
 
 
-def lora_targets(lora: Mapping[str, Any], family: PolicyFamily | None) -> str | Sequence[str]:
-    """Return the layers that get an adapter: a pattern for full names, or last parts of names."""
-    given = lora.get('target_modules', REACHES[0])
-    return given if family is None or given not in REACHES else family.lora_targets(given)
-
-
-def adapted_layers(model: nn.Module) -> dict[str, Any]:
-    """Find peft's layers in a model, by name; there are none without an adapter."""
-    if not hasattr(model, 'peft_config'):
-        return {}
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    return {name: module for name, module in model.named_modules()
-            if isinstance(module, BaseTunerLayer)}
-
-
 @contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
     """A context in which the model is as before :func:`add_lora`."""
@@ -153,28 +149,6 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-
-
-def describe_reach(model: PreTrainedModel) -> str:
-    """Describe for the log the number of layers with an adapter, by kind, and how many of them are
-    in the vision tower; listed targets that are in none; and the matrices that only
-    ``target_parameters`` reaches, if they have none."""
-    layers, family = adapted_layers(model), family_of(model)
-    counts = Counter(_kind(name, layer) for name, layer in layers.items())
-    seeing = sum(name.startswith(f'{family.vision_tower}.') for name in layers)
-    text = f'adapter in {len(layers)} layers' + (
-        f' ({seeing} of them in the vision tower)' if seeing else '') + ': ' + ', '.join(
-        f'{number} {kind}' for kind, number in sorted(counts.items()))
-    config: Any = model.peft_config['default']
-    listed = () if isinstance(config.target_modules, str) else config.target_modules
-    if absent := sorted(target for target in listed if not any(
-            f'.{name}'.endswith(f'.{target}') for name in layers)):
-        text += f'; no layer with one is named {" or ".join(absent)}'
-    if missed := [name for name, is_reached in _layer_kinds(model, of_linears=False).items()
-                  if not is_reached]:
-        text += (f'; none in {", ".join(missed)}, which are not linear layers '
-                 f'(`lora.target_parameters` would name them)')
-    return text
 
 
 def adapter_scaling(model: nn.Module) -> Tensor:
@@ -225,111 +199,3 @@ def check_mergeable(model: nn.Module) -> None:
         if any(layer.lora_bias.values()) and getattr(layer.get_base_layer(), 'bias', None) is None:
             raise ValueError(f'An adapter with `lora.lora_bias` can only be merged into layers '
                              f'with a bias, but {name} has none; use the adapter unmerged')
-
-
-def matches_layer(pattern: str, layer: str) -> bool:
-    """Whether a key of ``rank_pattern`` or ``alpha_pattern`` matches a layer's full name."""
-    return re.match(rf'(.*\.)?({pattern})$', layer) is not None
-
-
-def _check_moved(config: Any, lora: Mapping[str, Any]) -> None:
-    """Refuse names of layers that peft has turned into parameters of experts. It does so for models
-    whose files hold each expert's weights, wherever layers of these names are."""
-    asked = lora.get('target_parameters') or ()
-    if moved := sorted({*(config.target_parameters or ())} - {*asked}):
-        raise ValueError(
-            f'`lora.target_modules={lora_targets(lora, None)!r}` should not name '
-            f'layers of MLPs in this model, since peft takes them for its experts and adapts '
-            f'{", ".join(moved)} instead; name those of attention: `target_modules='
-            f"['q_proj', 'k_proj', 'v_proj', 'o_proj']`, and experts in `target_parameters`")
-
-
-def _check_patterns(model: nn.Module, config: Any) -> None:
-    for name in ('rank_pattern', 'alpha_pattern'):
-        for pattern in getattr(config, name):
-            if not any(matches_layer(pattern, layer) for layer in adapted_layers(model)):
-                raise ValueError(f'`lora.{name}` should name layers that get an adapter, but got '
-                                 f'{pattern!r}, which none matches; correct or remove it')
-
-
-def _check_reach(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
-    """Refuse one of :data:`REACHES` that misses a kind of linear layer in the language model's
-    layers."""
-    asked = lora_targets(lora, None)
-    if asked not in REACHES or lora.get('exclude_modules'):
-        return
-    missed = [name for name, is_reached in _layer_kinds(model).items() if not is_reached]
-    if missed:
-        family = family_of(model)
-        raise ValueError(
-            f'`lora.target_modules={asked!r}` should reach every kind of linear layer in the '
-            f'language model, but misses {", ".join(missed)}; add their names to '
-            f'`language_linears` of its PolicyFamily, or give the pattern that it stands for '
-            f'yourself: `target_modules={family.lora_targets(asked)!r}`')
-
-
-def _layer_kinds(model: PreTrainedModel, of_linears: bool = True) -> dict[str, bool]:
-    """Map the kinds of linear layers in the language model's layers, or of matrices elsewhere (such
-    as fused experts), to whether one of them has an adapter."""
-    reached = {id(_adapted_weight(layer)) for layer in adapted_layers(model).values()}
-    kinds: dict[str, bool] = {}
-    for layer in family_of(model).language(model).layers:
-        for path, module in layer.named_modules():
-            for name, parameter in module.named_parameters(path, recurse=False):
-                if (parameter.ndim > 1 and not parameter.requires_grad
-                        and isinstance(module, nn.Linear) == of_linears):
-                    name = name.replace('.base_layer', '')
-                    name = name.removesuffix('.weight') if of_linears else name
-                    kinds[name] = kinds.get(name, False) or id(parameter) in reached
-    return kinds
-
-
-def _check_layer_kinds(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
-    """Refuse a list of targets that leaves out all layers of a kind: the names that are common in
-    models with full attention may be in few layers of one with linear attention."""
-    asked = lora_targets(lora, None)
-    if isinstance(asked, str) or lora.get('layers_to_transform') is not None:
-        return
-    if missed := missed_layers(model, adapted_layers(model)):
-        layers = family_of(model).language(model).layers
-        linears = {name.rpartition('.')[2] for number in missed
-                   for name, module in layers[number].named_modules()
-                   if isinstance(module, nn.Linear)}
-        kinds = {model.config.get_text_config().layer_types[number] for number in missed}
-        raise ValueError(
-            f'`lora.target_modules={asked!r}` should reach layers of every kind, but none of the '
-            f'{len(missed)} {", ".join(sorted(kinds))} layers has an adapter (their linear layers '
-            f'are {", ".join(sorted(linears))}); add targets, or confirm by a pattern that reaches '
-            f'the same: `target_modules={pattern_of(asked)!r}`')
-
-
-def missed_layers(model: PreTrainedModel, adapted: Collection[str]) -> list[int]:
-    """List the language model's layers of the kinds (``layer_types``) of which none has an adapter,
-    while one of another kind has.
-
-    Args:
-        model: A transformers model.
-        adapted: Full names of the layers with an adapter.
-    """
-    kinds = getattr(model.config.get_text_config(), 'layer_types', None) or ()
-    start = f'{family_of(model).language_model}.layers.'
-    reached = {kinds[int(name.removeprefix(start).partition('.')[0])]
-               for name in adapted if kinds and name.startswith(start)}
-    return [number for number, kind in enumerate(kinds) if reached and kind not in reached]
-
-
-def pattern_of(names: Iterable[str]) -> str:
-    """The pattern for ``target_modules`` that reaches what a list of names reaches. Unlike a list,
-    it may leave out all layers of a kind."""
-    return f"(.*[.])?({'|'.join(sorted(name.replace('.', '[.]') for name in names))})"
-
-
-def _adapted_weight(layer: Any) -> Tensor:
-    return getattr(layer.get_base_layer(), getattr(layer, 'parameter_name', 'weight'))
-
-
-def _kind(name: str, layer: Any) -> str:
-    """The kind of a layer: 'q_proj', 'mlp.0', or 'experts.down_proj' for a parameter."""
-    parts = name.replace('.base_layer', '').split('.')
-    last = parts[-2:] if parts[-1].isdigit() else parts[-1:]
-    return '.'.join([*last, *filter(None, [getattr(layer, 'parameter_name', '')])])

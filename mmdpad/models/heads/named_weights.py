@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from mmdpad.models.non_finite import local_part
 from mmdpad.models.published_layout import swapped_weights
 
-from .lora import adapted_layers, check_mergeable, tied_and_adapted
+from .adapter_reach import adapted_layers
+from .lora import check_mergeable, tied_and_adapted
 
 _USE_SHARED_PREFIX = "use `rollout_engine=dict(type='SharedPrefixRollout')`"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -19,9 +19,10 @@ from mmdpad.models.sources import check_files, find_model
 from mmdpad.models.weight_names import compare_names, head_problem, stored_names
 from mmdpad.models.weights import from_folder
 
+from .adapter_reach import lora_targets
 from .attention_support import SHARED_PREFIX, check_layers
 from .families import find_family
-from .lora import check_lora, lora_targets
+from .lora import check_lora
 from .processor_files import image_settings
 from .quantization import (
     check_prequantized,
@@ -51,12 +52,12 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
         FileNotFoundError, ValueError, ImportError: As for that class.
     """
     quantization, lora = policy.get('quantization'), policy.get('lora')
-    if quantization is not None:
-        quantization_config(quantization, lora)  # refused before anything is read
+    # Refused before anything is read.
+    settings = None if quantization is None else quantization_config(quantization, lora)
     source, folder = find_model('model.policy.pretrained', policy['pretrained'], EXAMPLE)
     family = find_family(source)
-    settings = None if quantization is None else quantization_config(
-        quantization, lora, [family.vision_tower, 'lm_head'])
+    if settings is not None and settings.llm_int8_skip_modules is None:
+        settings.llm_int8_skip_modules = [family.vision_tower, 'lm_head']
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
     check_layout(family.model_class, source, WEIGHTS_HINT)

@@ -16,8 +16,11 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.quantizers.auto import AutoHfQuantizer
 
+from mmdpad.models.precision import read_dtype
 from mmdpad.models.sources import read_config
 from mmdpad.models.weights import first_line
+
+from .experts import experts_of
 
 NOT_SHARDED = ('`model.policy` should not have 8-bit weights under `FSDP2Strategy`, which cannot '
                'shard them; use 4 bits (`quantization=dict(load_in_4bit=True)`), or leave '
@@ -27,15 +30,12 @@ _BITSANDBYTES = 'bitsandbytes'
 
 
 def quantization_config(quantization: Mapping[str, Any],
-                        lora: Mapping[str, Any] | None,
-                        kept: Sequence[str] = ()) -> BitsAndBytesConfig:
+                        lora: Mapping[str, Any] | None) -> BitsAndBytesConfig:
     """Build the config with which ``from_pretrained`` quantizes a policy while loading it.
 
     Args:
-        quantization: Arguments of ``transformers.BitsAndBytesConfig``; ``llm_int8_skip_modules``,
-            which applies to both 4 and 8 bits, is ``kept`` by default.
+        quantization: Arguments of ``transformers.BitsAndBytesConfig``.
         lora: The policy's ``lora``.
-        kept: Modules that are not quantized: the vision tower and the output head.
 
     Raises:
         ValueError: There is no ``lora`` (quantized weights cannot be trained), an argument is
@@ -56,7 +56,39 @@ def quantization_config(quantization: Mapping[str, Any],
     if find_spec(_BITSANDBYTES) is None:
         raise ImportError('`quantization` needs bitsandbytes, which is not installed; install it: '
                           '`pip install "mmdpad[qlora]"`')
-    return BitsAndBytesConfig(**{'llm_int8_skip_modules': list(kept), **quantization})
+    return BitsAndBytesConfig(**quantization)
+
+
+def describe_quantization(model_class: type[PreTrainedModel], source: str,
+                          settings: BitsAndBytesConfig, dtype: str) -> str:
+    """Describe, before weights are read, how many of them will be quantized, and the memory that
+    the others take, which in a mixture of experts are most: bitsandbytes quantizes linear layers,
+    and transformers holds fused experts in parameters.
+
+    Args:
+        model_class: The class of transformers.
+        source: The folder, of which only config.json is read.
+        settings: Of :func:`quantization_config`.
+        dtype: The dtype of weights that are not quantized, see
+            :func:`mmdpad.models.precision.read_dtype`.
+    """
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    with torch.device('meta'):
+        model, whole = model_class(config), model_class(config)
+    AutoHfQuantizer.from_config(settings, pre_quantized=False).preprocess_model(
+        model, device_map=None)
+    size = read_dtype('model.policy.dtype', dtype).itemsize
+    quantized = sum(whole.get_parameter(f'{name}.weight').numel()
+                    for name in _quantized_layers(model))
+    experts = sum(parameter.numel() for part in experts_of(whole).values()
+                  for parameter in part.parameters())
+    total = sum(parameter.numel() for parameter in whole.parameters())
+    text = (f'{quantized / total:.0%} of {total / 1e9:.3g} billion weights are quantized to '
+            f'{4 if settings.load_in_4bit else 8} bits; the others take '
+            f'{(total - quantized) * size / 1e9:.3g} GB in {dtype}')
+    return text if not experts else (
+        f'{text}, {experts * size / 1e9:.3g} GB of it fused experts, which bitsandbytes does not '
+        f'quantize')
 
 
 def read_quantization(source: str) -> dict[str, Any] | None:

@@ -28,9 +28,9 @@ from mmdpad.models.cost.workload import Kept, Setup, Workload
 from mmdpad.models.free_memory import free_memory
 from mmdpad.utils.number_checks import check_number
 
+from .adapter_reach import lora_targets
 from .encoded_prompt import EncodedPrompt
 from .families import family_of
-from .lora import lora_targets
 
 GB = 1e9
 # Share of the free memory that 'auto' uses: the estimate may be 15 % too low, and allocators

@@ -151,10 +151,9 @@ class SharedQwen3_5MoeDeltaNet(_Shared, Qwen3_5MoeGatedDeltaNet):
     """That of Qwen3.5-MoE."""
 
 
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
-    Qwen3_5GatedDeltaNet: SharedQwen3_5DeltaNet,
-    Qwen3_5MoeGatedDeltaNet: SharedQwen3_5MoeDeltaNet,
-}
+# By the class that each one replaces.
+_CLASSES: dict[type, type[nn.Module]] = {kind.__mro__[2]: kind for kind in (
+    SharedQwen3_5DeltaNet, SharedQwen3_5MoeDeltaNet)}
 
 
 def share_states(language: Any) -> None:

@@ -30,17 +30,24 @@ from mmdpad.registry import MODELS
 from mmdpad.structures import fill
 
 from . import replicated_prefix, shared_prefix, vision_tower
+from .adapter_reach import describe_reach
 from .attention_support import check_attention
 from .encoded_prompt import EncodedPrompt
 from .experts import set_experts
 from .families import find_family
-from .lora import SCALING, adapter_off, adapter_scaling, add_lora, describe_reach
+from .lora import SCALING, adapter_off, adapter_scaling, add_lora
 from .policy_source import WEIGHTS_HINT, about_policy, check_policy
 from .processor_files import describe_files
 from .prompt_encoder import PromptEncoder, check_max_prompt_tokens
-from .quantization import check_loaded, check_trainable, keep_trainable, prequantized_config
+from .quantization import (
+    check_loaded,
+    check_trainable,
+    describe_quantization,
+    keep_trainable,
+    prequantized_config,
+)
 from .recomputation import MemoryBudget, check_memory_budget
-from .recurrent_layers import share_states
+from .recurrent_layers import has_recurrence, share_states
 from .token_log_probs import token_log_probs
 
 CPU_PATCHES = 2048
@@ -98,6 +105,8 @@ class VLMReasoningHead(BaseModule):
         pad_token: Padding after a response's end.
         adapter_keys: Names of the adapter's weights in this module's state; empty without one.
         vision_is_fixed: Whether the vision tower is never trained (frozen, or no adapter in it).
+        is_recurrent: Whether layers carry a recurrent state through the shared prefix
+            (:mod:`.recurrent_layers`).
 
     Raises:
         FileNotFoundError: ``pretrained`` looks like a path and does not exist, or lacks
@@ -143,6 +152,9 @@ class VLMReasoningHead(BaseModule):
         files = describe_files(source, self.processor)
         print_log(f'{source!r}: {files.text}', logger='current',
                   level=logging.WARNING if files.changes_tokens else logging.INFO)
+        if settings is not None:
+            print_log(f'{source!r}: ' + describe_quantization(self.family.model_class, source,
+                                                              settings, dtype), logger='current')
         self.model = self._load_model(source, dtype, quantization_config=settings,
                                       config=prequantized_config(source))
         if getattr(self.model, 'is_quantized', False):
@@ -158,6 +170,7 @@ class VLMReasoningHead(BaseModule):
         if shares:
             vision_tower.speed_up(tower)
             share_states(self.family.language(self.model))
+        self.is_recurrent = shares and has_recurrence(self.model)
         if freeze_vision:
             tower.requires_grad_(False)
         self.adapter_keys: frozenset[str] = frozenset()

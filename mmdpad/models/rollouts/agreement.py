@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor
 from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.adapter_reach import adapted_layers
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
-from mmdpad.models.heads.lora import adapted_layers
 
 from .engine import DrawingEngine
 from .sampling import evaluating

@@ -36,23 +36,33 @@ class HFRollout(DrawingEngine):
 
     repeats_prompts = True
 
+    def check_policy(self, head: VLMReasoningHead) -> None:
+        """See :class:`RolloutEngine`.
+
+        Raises:
+            ImportError: transformers is too old to generate with gated DeltaNet layers.
+        """
+        kinds = getattr(head.model.config.get_text_config(), 'layer_types', None) or ()
+        if 'linear_attention' in kinds and not _DECODES_DELTA_NET:
+            raise ImportError(
+                f'`HFRollout` needs transformers 5.22 or later for {head.family.name}, whose '
+                f'layers generate other tokens in {transformers.__version__} than in a forward '
+                f"pass; update it, or use `rollout_engine=dict(type='SharedPrefixRollout')`")
+
     def generate(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt], group_size: int,
                  max_new_tokens: int, draws: Tensor | None,
                  warp: LogitsProcessorList) -> tuple[Tensor, None]:
         """See :class:`DrawingEngine`.
 
         Raises:
-            ImportError: transformers is too old to generate with gated DeltaNet layers.
+            ImportError: See :meth:`check_policy`.
         """
+        self.check_policy(head)
         model: Any = head.model
-        kinds = getattr(model.config.get_text_config(), 'layer_types', None) or ()
-        if 'linear_attention' in kinds and not _DECODES_DELTA_NET:
-            raise ImportError(
-                f'`HFRollout` needs transformers 5.22 or later for {head.family.name}, whose '
-                f'layers generate other tokens in {transformers.__version__} than in a forward '
-                f"pass; update it, or use `rollout_engine=dict(type='SharedPrefixRollout')`")
+        copies = group_size if draws is None else 1  # of the one greedy response
         config = GenerationConfig(
-            max_new_tokens=max_new_tokens, num_return_sequences=group_size, use_cache=True,
+            max_new_tokens=max_new_tokens, num_return_sequences=group_size // copies,
+            use_cache=True,
             eos_token_id=head.end_tokens, pad_token_id=head.pad_token,
             suppress_tokens=head.vision_token_ids,
             # The processors below leave one token, so generate's own sampling has no choice.
@@ -78,8 +88,8 @@ class HFRollout(DrawingEngine):
             model.model.rope_deltas = None
         if (rows := faults.rows.nonzero()).numel():
             row = int(rows[0])
-            raise NonFiniteLogits(row, sequences[row, length:-1])
-        return sequences[:, length:], None
+            raise NonFiniteLogits(row * copies, sequences[row, length:-1])
+        return sequences[:, length:].repeat_interleave(copies, dim=0), None
 
 
 class NonFiniteRows(LogitsProcessor):

@@ -14,7 +14,6 @@ from transformers import LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
-from mmdpad.models.heads.recurrent_layers import has_recurrence
 from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
@@ -85,7 +84,7 @@ class SharedPrefixRollout(DrawingEngine):
 
     def memory_of(self, head: VLMReasoningHead) -> GuessMemory | None:
         """See :class:`RolloutEngine`."""
-        guesses = self.max_guess and not has_recurrence(head.model) and saves_time(self._cost(head))
+        guesses = self.max_guess and not head.is_recurrent and saves_time(self._cost(head))
         return self.memory if guesses else None
 
     def _cost(self, head: VLMReasoningHead) -> float:
@@ -147,7 +146,7 @@ class SharedPrefixRollout(DrawingEngine):
              max_new_tokens: int,
              warp: LogitsProcessorList) -> Generator[tuple[Tensor, Tensor | None], None, None]:
         """Yield the result of :meth:`generate` for each batch."""
-        if self.max_guess and has_recurrence(head.model):
+        if self.max_guess and head.is_recurrent:
             self.decoding.tell(NO_GUESSES)
 
         def make_guesser(batch: Batch) -> Guesser:

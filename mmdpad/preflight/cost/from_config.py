@@ -29,8 +29,8 @@ from mmdpad.models.cost.memory import gradient_bytes, standing
 from mmdpad.models.cost.shapes import PolicyShape, build_on_meta, read_policy_config
 from mmdpad.models.cost.workload import Setup, Workload, groups_in_pass
 from mmdpad.models.heads import shared_prefix
+from mmdpad.models.heads.adapter_reach import lora_targets
 from mmdpad.models.heads.families import FAMILIES, family_of
-from mmdpad.models.heads.lora import lora_targets
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.recomputation import GB, SHARE, check_memory_budget, describe
 from mmdpad.models.segmentors.settings import build_loss, training_sampling

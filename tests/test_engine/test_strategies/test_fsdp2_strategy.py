@@ -21,10 +21,12 @@ from launching import (
     weights_of,
 )
 from mmengine.runner import Runner
+from vowel_reward import VowelReward
 
 from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.runner import grpo_loop
 from mmdpad.engine.strategies import FSDP2Strategy, merge_shards, read_weights
+from mmdpad.engine.strategies.fsdp2_strategy import _parts_of_other_dtypes
 from mmdpad.models.heads.lora import SCALING
 from mmdpad.toy.policy_folder import make_policy_folder
 
@@ -67,17 +69,45 @@ def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('lora', [None, dict(r=4, lora_alpha=8)], ids=['all', 'lora'])
-def test_parts_of_experts_make_the_weights_of_one_process(make_config, tmp_path, lora):
-    """Qwen3-VL-MoE, which is gathered layer by layer, all experts of a layer together."""
-    folder = small_images(make_policy_folder(tmp_path / 'moe', 'qwen3_vl_moe'))
+@pytest.mark.parametrize('family, side', [('qwen3_vl_moe', 128), ('qwen3_5', 128),
+                                          ('qwen3_5_moe', 128), ('glm4v', 112),
+                                          ('glm4v_moe', 112)])
+def test_parts_of_a_family_make_the_weights_of_one_process(make_config, tmp_path, family, side,
+                                                           lora):
+    """Each is gathered layer by layer, all experts of a layer together; losses are the same, and
+    two processes resume what they wrote."""
+    folder = small_images(make_policy_folder(tmp_path / 'policy', family))
     changes = {'model.policy.pretrained': folder, 'model.policy.lora': lora}
     for part in ('train', 'test'):
-        changes[f'{part}_dataloader.dataset.pipeline.2.size'] = (128, 128)
-    whole = run_here(make_config('one', **changes))
-    config = make_config('parts', processes=2, strategy=FSDP2, **changes)
-    launch(config, 2)
-    parts = merge_shards(Path(config.work_dir, 'iter_2.pth'))['state_dict']
-    assert farthest(parts, whole) < NOISE[bool(lora)]
+        changes[f'{part}_dataloader.dataset.pipeline.2.size'] = (side, side)
+
+    def learning(*arguments, **more):
+        config = make_config(*arguments, **changes, **more)
+        config.train_cfg.rewards = dict(vowels=dict(type=VowelReward.__name__))
+        # Adam would make full steps of gradients that are rounding.
+        config.optim_wrapper.optimizer = dict(type='SGD', lr=0.1, momentum=0.9)
+        config.custom_imports = dict(imports=['vowel_reward'])
+        return config
+
+    configs = [learning('one', iterations=3), learning('stopped', 2, strategy=FSDP2),
+               learning('parts', 2, iterations=3, strategy=FSDP2)]
+    whole = run_here(configs[0])
+    launch(configs[1], 2, PYTHONPATH=HERE_FIRST)
+    launch(configs[2], 2, '--resume', str(tmp_path / 'stopped/iter_2.pth'), PYTHONPATH=HERE_FIRST)
+    parts = merge_shards(Path(configs[2].work_dir, 'iter_3.pth'))['state_dict']
+    first = weights_of(tmp_path / 'one/iter_1.pth')
+    assert farthest(whole, first) > 1e-3
+    assert farthest(parts, whole) < 1e-6
+    logs = [[line[name] for line in log_of(config) for name in ('loss', 'kl', 'grad_norm')]
+            for config in configs]
+    assert logs[1] + logs[2] == pytest.approx(logs[0], rel=1e-4) and min(logs[0][2::3]) > 0.01
+
+
+def test_trained_weights_of_another_type_are_gathered_by_themselves():
+    layer = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2).double())
+    assert _parts_of_other_dtypes(layer) == [layer[1]]
+    layer[1].requires_grad_(False)
+    assert _parts_of_other_dtypes(layer) == []
 
 
 def small_images(folder):

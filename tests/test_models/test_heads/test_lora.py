@@ -9,7 +9,8 @@ import torch
 import transformers
 
 from mmdpad.models import HFRollout, VLMReasoningHead
-from mmdpad.models.heads.lora import adapted_layers, add_lora, describe_reach
+from mmdpad.models.heads.adapter_reach import adapted_layers, describe_reach, exclusion_of
+from mmdpad.models.heads.lora import add_lora
 from mmdpad.toy.policy_folder import make_policy_folder
 
 QUESTIONS = ['the red circle', 'something you could roll']
@@ -189,25 +190,16 @@ def test_a_name_for_all_that_misses_a_linear_layer_is_refused(mixture):
     assert describe_reach(model).startswith('adapter in 8 layers: 2 k_proj, 2 o_proj, 2 q_proj, ')
 
 
-@pytest.mark.parametrize('targets', ['language', 'language_and_vision', 'all-linear',
-                                     ['gate_proj', 'up_proj', 'down_proj']])
-def test_names_that_peft_takes_for_those_of_experts_are_refused(tmp_path, targets):
-    """In GLM-4.5V they belong to the first layers, the shared experts and the vision tower, too."""
+def test_layers_beside_experts_get_an_adapter(tmp_path, images):
+    """In GLM-4.5V, the MLPs of the first layers and the shared experts have names that peft alone
+    takes for those of the experts."""
     pytest.importorskip('peft')
     folder = make_policy_folder(tmp_path, 'glm4v_moe')
-    with pytest.raises(ValueError, match=(
-            rf'`lora.target_modules={re.escape(repr(targets))}` should not name layers of MLPs .* '
-            r'and adapts down_proj, (gate.weight, )?gate_up_proj instead; name those of attention: '
-            r"`target_modules=\['q_proj', 'k_proj', 'v_proj', 'o_proj'\]`")):
-        VLMReasoningHead(folder, lora=dict(r=2, target_modules=targets))
-
-
-def test_attention_beside_experts_gets_an_adapter(tmp_path, images):
-    pytest.importorskip('peft')
-    folder = make_policy_folder(tmp_path, 'glm4v_moe')
-    head = VLMReasoningHead(folder, 'find "{question}"', lora=dict(
-        r=2, target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj'])).train()
-    assert len(head.adapter_keys) == 2 * 2 * 4 and head.vision_is_fixed
+    head = VLMReasoningHead(folder, 'find "{question}"', lora=dict(r=2)).train()
+    assert describe_reach(head.model).startswith(
+        'adapter in 14 layers: 2 down_proj, 2 gate_proj, 2 k_proj, 2 o_proj, 2 q_proj, 2 up_proj, '
+        '2 v_proj; none in mlp.experts.gate_up_proj, ')
+    assert head.vision_is_fixed and head.model.config.model_type == 'glm4v_moe'
     head.supervised_loss(head.encode_prompts(images, QUESTIONS), TEXTS)[0].backward()
     assert {name for name, p in head.named_parameters() if p.grad is not None} == head.adapter_keys
 
@@ -222,17 +214,37 @@ def test_what_is_reached_is_reported(mixture):
         'mlp.experts.down_proj, mlp.gate.weight, ')
 
 
-def test_names_that_reach_less_or_elsewhere_are_reported(mixture, tmp_path):
-    """Those of Qwen2.5-VL in models whose MLPs are experts, or have one layer for two."""
+@pytest.mark.parametrize('settings, message', [
+    # Qwen2.5-VL's, of which the experts have those of the MLP.
+    (dict(target_modules=['q_proj', 'up_proj', 'gate_proj']),
+     r'there is no up_proj, gate_proj \(the nearest names are .*o_proj.* and are, in '
+     r'`target_parameters`, mlp.experts.gate_up_proj.*\); correct or remove them'),
+    (dict(target_modules=['qproj']), r'there is no qproj \(the nearest names are q_proj'),
+    (dict(target_modules=['model.layers.0.self_attn.q_proj']), 'nearest names are q_proj'),
+    (dict(target_modules=['xyz']), 'there is no xyz; correct'),
+    (dict(target_modules='q_proj'), r"'q_proj'` should match full names of layers, such as "
+     r'model.language_model.layers.0.self_attn.q_proj, but matches none; .* list last parts'),
+    (dict(target_modules=['q_proj'], target_parameters=['experts.up_proj']),
+     r'`lora.target_parameters` .* no experts.up_proj .* mlp.experts.gate_up_proj'),
+])
+def test_names_that_match_nothing_are_refused_with_the_nearest(mixture, settings, message):
     pytest.importorskip('peft')
-    model = copy.deepcopy(mixture)
-    add_lora(model, dict(r=4, target_modules=['q_proj', 'up_proj', 'gate_proj']))
-    assert describe_reach(model).startswith(
-        'adapter in 2 layers: 2 q_proj; no layer with one is named gate_proj or up_proj; none in ')
+    with pytest.raises(ValueError, match=message):
+        add_lora(copy.deepcopy(mixture), dict(r=4, **settings))
+
+
+def test_names_that_reach_elsewhere_or_nothing_are_reported(tmp_path, mixture):
+    """Those of Qwen2.5-VL in a model whose MLPs have one layer for two."""
+    pytest.importorskip('peft')
     head = VLMReasoningHead(make_policy_folder(tmp_path, 'glm4v'), lora=dict(
         r=2, target_modules=['q_proj', 'gate_proj']))
     assert describe_reach(head.model) == (
         'adapter in 5 layers (3 of them in the vision tower): 3 gate_proj, 2 q_proj')
+    model = copy.deepcopy(mixture)
+    add_lora(model, dict(r=4, target_modules=['q_proj', 'v_proj'],
+                         exclude_modules=r'.*v_proj'))
+    assert describe_reach(model).startswith(
+        'adapter in 2 layers: 2 q_proj; no layer with one is named v_proj; none in ')
 
 
 @pytest.fixture(scope='module')
@@ -251,33 +263,39 @@ def hybrid():
         return transformers.Qwen3_5ForConditionalGeneration(config)
 
 
-def test_targets_that_leave_out_all_layers_of_a_kind_are_refused(hybrid):
+@pytest.mark.parametrize('targets', [['q_proj', 'v_proj'], r'.*\.(q|v)_proj'])
+def test_targets_that_leave_out_all_layers_of_a_kind_are_refused(hybrid, targets):
+    """Unless other settings leave them out by name or number."""
     pytest.importorskip('peft')
-    usual = dict(r=4, target_modules=['q_proj', 'v_proj'])
+    usual = dict(r=4, target_modules=targets)
     with pytest.raises(ValueError, match=(
-            r"target_modules=\['q_proj', 'v_proj'\]` should reach .*none of the 3 linear_attention "
-            r'layers has .* in_proj_qkv, .*add targets, or confirm')):
+            rf'target_modules={re.escape(repr(targets))}` should reach .*none of the 3 '
+            r'linear_attention layers has .* in_proj_qkv, .*add targets, or confirm')) as error:
         add_lora(copy.deepcopy(hybrid), usual)
-    # Targets in every layer or in none of them, or the layers by number.
-    for other, count in ((dict(usual, layers_to_transform=[3]), 2),
-                         (dict(usual, target_modules=['q_proj', 'out_proj']), 4),
-                         (dict(usual, target_modules=['lm_head']), 1)):
+    offer, = re.findall(r'`exclude_modules=(.*)`$', str(error.value))
+    assert ast.literal_eval(offer) == '.*[.](linear_attn)[.].*'
+    model = copy.deepcopy(hybrid)
+    add_lora(model, dict(usual, exclude_modules=ast.literal_eval(offer)))
+    assert adapted_layers(model).keys() == {
+        f'model.language_model.layers.3.self_attn.{name}_proj' for name in 'qv'}
+
+
+def test_layers_of_a_kind_may_be_left_out_by_number_or_with_all(hybrid):
+    pytest.importorskip('peft')
+    for settings, count in ((dict(target_modules=['q_proj'], layers_to_transform=[3]), 1),
+                            (dict(target_modules=['q_proj', 'out_proj']), 4),
+                            (dict(target_modules=['lm_head']), 1)):
         model = copy.deepcopy(hybrid)
-        add_lora(model, other)
+        add_lora(model, dict(r=4, **settings))
         assert describe_reach(model).startswith(f'adapter in {count} layers')
 
 
-@pytest.mark.parametrize('targets', [['q_proj', 'v_proj'], ['self_attn.q_proj', 'qkv', 'lm_head']])
-def test_the_pattern_that_confirms_targets_reaches_all_that_they_do(hybrid, targets):
-    peft = pytest.importorskip('peft')
-    with pytest.raises(ValueError, match='layers of every kind') as error:
-        add_lora(copy.deepcopy(hybrid), dict(r=4, target_modules=targets))
-    listed, model = copy.deepcopy(hybrid), copy.deepcopy(hybrid)
-    peft.LoraModel(listed, peft.LoraConfig(target_modules=targets), 'default',
-                   low_cpu_mem_usage=True)
-    add_lora(model, dict(r=4, target_modules=offered(error)))
-    assert adapted_layers(model).keys() == {
-        name for name, module in listed.named_modules() if hasattr(module, 'lora_A')}
+def test_layers_without_parts_of_their_own_are_left_out_by_number(mixture, hybrid):
+    """Together with what is left out already."""
+    assert exclusion_of(mixture, [0], {}) == 'model[.]language_model[.]layers[.](0)[.].*'
+    assert exclusion_of(hybrid, [3], dict(exclude_modules=['qkv'])) == (
+        '(.*[.])?(qkv)|.*[.](self_attn)[.].*')
+    assert exclusion_of(hybrid, [3], dict(exclude_modules='x.*')) == 'x.*|.*[.](self_attn)[.].*'
 
 
 def offered(error):

@@ -9,8 +9,15 @@ from mmdpad.models import HFRollout, ReasoningSegmentor, SharedPrefixRollout, VL
 from mmdpad.models.cost.memory import standing
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Setup
+from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.lora import SCALING
-from mmdpad.models.heads.quantization import check_shardable, quantization_config
+from mmdpad.models.heads.policy_source import check_policy
+from mmdpad.models.heads.quantization import (
+    check_shardable,
+    describe_quantization,
+    quantization_config,
+)
+from mmdpad.toy.policy_folder import make_policy_folder
 
 NF4 = dict(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,
            bnb_4bit_compute_dtype='float32')
@@ -119,15 +126,35 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(quantization, lora
         VLMReasoningHead('not/read', quantization=quantization, lora=lora)
 
 
+@pytest.mark.parametrize('family', ['qwen2_5_vl', 'qwen3_vl_moe', 'glm4v_moe'])
+@pytest.mark.parametrize('quantization', [NF4, dict(load_in_8bit=True)], ids=['4', '8'])
+def test_what_stays_unquantized_is_said_before_weights_are_read(tmp_path, quantization, family):
+    pytest.importorskip('bitsandbytes')
+    folder = make_policy_folder(tmp_path, family)
+    source, settings = check_policy(dict(pretrained=folder, lora=LORA, quantization=quantization))
+    told = describe_quantization(FAMILIES[family].model_class, source, settings, 'bfloat16')
+    head = VLMReasoningHead(folder, dtype='bfloat16', lora=LORA, quantization=quantization)
+    kept = [(name, p) for name, p in head.model.named_parameters() if p.dtype == torch.bfloat16]
+    experts = sum(p.nbytes for name, p in kept if '.experts.' in name)
+    plain = sum(p.numel() for p in FAMILIES[family].model_class.from_pretrained(
+        folder).parameters())
+    rest = sum(p.numel() for _, p in kept) + sum(
+        p.numel() for name, p in head.model.named_parameters()
+        if p.dtype == torch.float32 and '.lora_' not in name)
+    bits = 4 if quantization is NF4 else 8
+    assert told.startswith(f'{1 - rest / plain:.0%} of {plain / 1e9:.3g} billion weights are '
+                           f'quantized to {bits} bits; the others take {rest * 2 / 1e9:.3g} GB in '
+                           f'bfloat16')
+    assert told.endswith(f', {experts / 1e9:.3g} GB of it fused experts, which bitsandbytes does '
+                         f'not quantize') == bool(experts)
+    assert bool(experts) == family.endswith('moe')
+
+
 def test_arguments_reach_bitsandbytes(monkeypatch):
     monkeypatch.setattr('mmdpad.models.heads.quantization.find_spec', lambda name: True)
-    kept = ['model.visual', 'lm_head']
-    config = quantization_config(NF4, LORA, kept)
+    config = quantization_config(NF4, LORA)
     assert config.load_in_4bit and config.bnb_4bit_quant_type == 'nf4'
     assert config.bnb_4bit_compute_dtype == torch.float32 and config.bnb_4bit_use_double_quant
-    assert config.llm_int8_skip_modules == kept
-    assert quantization_config(dict(NF4, llm_int8_skip_modules=['lm_head']),
-                               LORA, kept).llm_int8_skip_modules == ['lm_head']
 
 
 def test_without_bitsandbytes_it_says_what_to_install(monkeypatch):

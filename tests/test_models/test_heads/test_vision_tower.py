@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-from policy_families import FACTS
 from transformers.vision_utils import get_vision_attention_seqlens, get_vision_window_index
 
 from mmdpad.models import VLMReasoningHead
@@ -73,8 +72,6 @@ def features_and_gradients(head, prompts):
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('family', FAMILIES)
 def test_features_and_gradients_in_float64(alike, lift, family, case):
-    if not FACTS[family].linears and case == 'lora':
-        pytest.skip('is refused')
     heads = alike(family, dtype='float64', **CASES[case])
     for head in heads:
         head.double()  # adapters are float32 by themselves

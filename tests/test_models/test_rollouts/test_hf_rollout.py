@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import torch
 
-from mmdpad.models import HFRollout
+from mmdpad.models import HFRollout, SharedPrefixRollout
 from mmdpad.models.rollouts.hf_rollout import InverseTransformSampling
 
 
@@ -20,6 +20,13 @@ def test_greedy_equals_generate(head, prompts):
     plain = head.model.generate(**batch, do_sample=False, max_new_tokens=90)
     plain = plain[:, batch['input_ids'].shape[1]:]
     assert responses.ids[responses.mask].equal(plain[responses.mask])
+
+
+def test_greedy_copies_are_those_of_the_other_engine(head, prompts):
+    options = dict(group_size=3, temperature=0, max_new_tokens=20)
+    found = HFRollout()(head, prompts, **options)
+    assert found.ids.equal(SharedPrefixRollout()(head, prompts, **options).ids)
+    assert found.ids[0].equal(found.ids[2]) and not found.ids[2].equal(found.ids[3])
 
 
 def test_generation_defaults_of_the_model_are_kept(head, prompts):
