@@ -143,6 +143,8 @@ class FakePolicy:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
+        # In a pass within another context of autocast, copies made without gradients would stay.
+        torch.clear_autocast_cache()
         return torch.autocast('cpu', torch.bfloat16) if self.arithmetic.amp else nullcontext()
 
     def read(self, states: Tensor, **arguments: Any) -> Any:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import family_of
 from mmdpad.models.heads.kept_products import keep_products
-from mmdpad.models.heads.lora import adapted_layers, add_lora
+from mmdpad.models.heads.lora import adapted_layers, add_lora, lora_targets
 from mmdpad.models.heads.packed_attention import CopiedPrompts, JoinedAttention, PackedGroup
 
 from .fake_policy import (
@@ -119,8 +119,8 @@ class Measurements:
         if wrong:
             raise ValueError(f'`lora.target_modules` should match layers of the language model, '
                              f'and none of the vision tower, for estimates and `memory_budget`, '
-                             f'but matches {wrong[:2]}; choose other layers, or leave '
-                             f'`memory_budget` out')
+                             f'but {lora_targets(self._lora, None)!r} matches {wrong[:2]}; choose '
+                             f'other layers, or leave `memory_budget` out')
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     def _text(self, arithmetic: Arithmetic, prompt: int,

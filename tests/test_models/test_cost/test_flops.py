@@ -123,7 +123,7 @@ def test_what_is_frozen_costs_no_backward_pass(head):
 
 def test_logits_in_parts_are_computed_twice(head):
     shape = PolicyShape.of(head.model.config)
-    work = Workload(1, 4, 65, 30, (14, 14))
+    work = Workload(1, 4, 65, 30, shape.image(112, 112))
     whole, parts = (update_flops(shape, Setup(max_logits=size), work)['head']
                     for size in (120 * 512, 120 * 512 - 1))
     assert parts * 3 == whole * 4
