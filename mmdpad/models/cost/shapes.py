@@ -120,7 +120,7 @@ class PolicyShape:
         Raises:
             ValueError: See :meth:`of`.
         """
-        return self.measurements.adapter_weights(rank)
+        return self.measurements.adapter(rank).weights
 
     def image(self, height: int, width: int) -> ImageInputs:
         """What the vision tower gets of an image of about this size in pixels."""

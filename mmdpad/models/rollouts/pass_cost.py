@@ -30,8 +30,8 @@ def estimate_pass_cost(model: PreTrainedModel) -> float:
     starts all operations; 0 if guessing takes longer.
 
     A token is multiplied with few of a layer's experts, but the tokens of all samples read most of
-    them. The estimate does not depend on the machine or its load, so that the same run makes the same
-    passes anywhere.
+    them. The estimate does not depend on the machine or its load, so that the same run makes the
+    same passes anywhere.
     """
     text, layers = model.config.get_text_config(), family_of(model).language(model).layers
     head = text.hidden_size * text.vocab_size

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from mmengine.optim import OptimWrapper
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForImageTextToText
@@ -37,10 +36,10 @@ class StorageTracker(TorchDispatchMode):
 
     def add(self, tree):
         for tensor in tree_leaves(tree):
-            if isinstance(tensor, torch.Tensor) and not isinstance(tensor, FakeTensor):
+            if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 key = storage._cdata
-                if key not in self.known and storage.nbytes():
+                if key not in self.known and storage.device.type != 'meta':
                     self.known.add(key)
                     self.now += storage.nbytes()
                     weakref.finalize(storage, self.remove, key, storage.nbytes())

@@ -10,8 +10,7 @@ from transformers import AutoConfig
 from mmdpad.models import sources
 from mmdpad.models.cost import Setup, Workload, peak, step_memory
 from mmdpad.models.cost.shapes import PUBLISHED, PolicyShape, read_policy_config
-from mmdpad.models.heads import families
-from mmdpad.models.heads.families import find_family
+from mmdpad.models.heads.families import FAMILIES, find_family
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.policy_folder import make_policy_folder
 
@@ -21,7 +20,7 @@ PARAMETERS = {'Qwen2-VL-2B': 2.209, 'Qwen2-VL-7B': 8.291, 'Qwen2-VL-72B': 73.406
               'Qwen2.5-VL-3B': 3.755, 'Qwen2.5-VL-7B': 8.292, 'Qwen2.5-VL-32B': 33.453,
               'Qwen2.5-VL-72B': 73.411, 'Qwen3-VL-2B': 2.128, 'Qwen3-VL-4B': 4.438,
               'Qwen3-VL-8B': 8.767, 'Qwen3-VL-30B-A3B': 31.071, 'Qwen3-VL-235B-A22B': 235.670,
-              'GLM-4.1V-9B': 10.293, 'Qwen3.5-9B': 9.409, 'Qwen3.5-35B-A3B': 35.107}
+              'GLM-4.1V-9B': 10.293, 'Qwen3.5-9B': 9.410, 'Qwen3.5-35B-A3B': 35.107}
 
 
 # Of these, a token is multiplied with.
@@ -40,7 +39,8 @@ def test_built_in_shapes_have_the_published_number_of_parameters(name):
 
 
 def test_the_defaults_of_transformers_are_those_of_glm_4_5v():
-    shape = PolicyShape.of(AutoConfig.for_model('glm4v_moe'))
+    shape = PolicyShape.of(AutoConfig.for_model('glm4v_moe', text_config=dict(
+        head_dim=128)))
     active = shape.text.multiplied + shape.text.hidden * shape.text.vocabulary
     assert (shape.parameters / 1e9, active / 1e9) == (pytest.approx(106, rel=0.02),
                                                       pytest.approx(12, rel=0.05))
@@ -79,7 +79,7 @@ def test_experts_are_in_memory_and_some_of_them_compute(tmp_path):
 def test_a_family_of_the_user_is_estimated(monkeypatch):
     """InternVL, whose images are tiles of 448 x 448 pixels, by the code of the documentation."""
     page = (ROOT / 'docs/policies.md').read_text()
-    monkeypatch.setattr(families, 'FAMILIES', dict(families.FAMILIES))
+    monkeypatch.setitem(FAMILIES, 'internvl', None)  # removed at the end
     exec(re.search(r'# my_internvl.py\n(.*?)```', page, re.S)[1], {})
     shape = PolicyShape.of(AutoConfig.for_model('internvl', text_config=dict(
         model_type='qwen3', hidden_size=64, intermediate_size=128, num_hidden_layers=2,
@@ -169,8 +169,11 @@ def test_another_family_is_refused_by_name(tmp_path):
 
 
 def test_an_adapter_may_sit_in_fewer_layers(head):
-    # 128 inputs; 128 and 64 outputs; four layers.
-    assert PolicyShape.of(head.model, ['q_proj', 'v_proj']).adapter == 4 * (256 + 192)
+    # 128 inputs; 128 and 64 outputs; four layers, or one.
+    for lora, layers in ((dict(), 4), (dict(layers_to_transform=[1]), 1)):
+        lora = dict(lora, r=2, target_modules=['q_proj', 'v_proj'])
+        shape = PolicyShape.of(head.model.config, lora)
+        assert shape.adapter_weights(2) == 2 * layers * (256 + 192)
 
 
 def test_an_unknown_model_is_named_with_what_is_known():

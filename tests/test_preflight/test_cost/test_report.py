@@ -32,7 +32,8 @@ def test_the_published_recipe_is_read():
     config = config_of('qwen7b_reasonseg')
     cost = read_config_cost(config)
     work, setup = cost.work, cost.setup
-    assert (work.prompts, work.group_size, work.grid, work.shared) == (16, 8, (60, 60), True)
+    assert (work.prompts, work.group_size, work.image.grid, work.shared) == (
+        16, 8, ((1, 60, 60), ), True)
     assert work.prompt_tokens == 900 + 200 and work.response_tokens == 200
     assert cost.max_tokens == 1300 and sum('assumed' in note for note in cost.notes) == 2
     assert setup.amp and setup.checkpointing and setup.reference and setup.accumulates
