@@ -22,7 +22,6 @@ class Facts:
         vision_tokens: Tokens that a response may not contain.
         linears: Linear layers in the language model of a tiny folder, by which LoRA counts.
         tied: Whether the output head of the tiny folder is the embedding.
-        estimated: Whether estimates know its layers.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Facts:
                                       '<|vision_end|>')
     linears: int = 2 * 7  # q, k, v, o, gate, up, down of two layers
     tied: bool = True
-    estimated: bool = True
 
 
 def _tower(*mlp: str) -> frozenset[str]:
@@ -55,7 +53,7 @@ _QWEN2 = dict(patch=14, fewest=3136, most=12845056, side=840, tokens=900, flat=T
 _QWEN3 = dict(patch=16, fewest=65536, most=16777216, side=832, tokens=676, flat=False,
               tower=_tower('linear_fc1', 'linear_fc2'), chat=_QWEN)
 # The small sizes do not think unless they are asked to.
-_QWEN3_5 = dict(_QWEN3, chat=_QWEN + '<think>\n\n</think>\n\n', estimated=False)
+_QWEN3_5 = dict(_QWEN3, chat=_QWEN + '<think>\n\n</think>\n\n')
 _GLM = dict(
     patch=14, fewest=12544, most=11760000, side=840, tokens=900, flat=False, tied=False,
     tower=_tower('gate_proj', 'up_proj', 'down_proj'), vision_tokens=(
@@ -77,6 +75,5 @@ FACTS = dict(
     glm4v=Facts('GLM-4.1V', 'relative_1000', ends=(*_GLM_ENDS, '</answer>'),
                 chat=_GLM_CHAT + '\n', **_GLM_DENSE),
     glm46v=Facts('GLM-4.6V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM_DENSE),
-    glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT,
-                    estimated=False, **_GLM))
+    glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM))
 """`model_type` -> facts."""
