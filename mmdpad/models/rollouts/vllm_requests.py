@@ -40,9 +40,8 @@ def sampling_settings(head: VLMReasoningHead, how: Sampling) -> dict[str, Any]:
 
 def tokens_to_expand(prompt: EncodedPrompt) -> list[int]:
     """A prompt's tokens with one image token, which vLLM expands for the image."""
-    is_image = prompt.token_types == 1
-    first = is_image.int().diff(prepend=is_image.new_zeros(1).int()) == 1
-    return prompt.input_ids[~is_image | first].tolist()
+    assert prompt.unexpanded_ids is not None
+    return prompt.unexpanded_ids.tolist()
 
 
 def to_image(prompt: EncodedPrompt) -> Image.Image:

@@ -197,7 +197,7 @@ def _check_class(head: VLMReasoningHead) -> None:
     for the whole process, so that the policy itself would fail."""
     _stay_in_process()
     from vllm import ModelRegistry
-    known = ModelRegistry.get_supported_archs()
+    known = {*ModelRegistry.get_supported_archs()}
     names = head.model.config.architectures or [type(head.model).__name__]
     if not known.intersection(names):
         raise ValueError(f'`policy.pretrained` should be a model that vLLM has a class for, but '

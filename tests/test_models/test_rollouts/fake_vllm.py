@@ -144,7 +144,7 @@ def install(monkeypatch) -> list[LLM]:
     module.__spec__ = ModuleSpec('vllm', None)
     module.LLM, module.SamplingParams = LLM, SamplingParams
     module.ModelRegistry = SimpleNamespace(
-        get_supported_archs=lambda: {'Qwen2_5_VLForConditionalGeneration'})
+        get_supported_archs=lambda: dict.fromkeys(['Qwen2_5_VLForConditionalGeneration']).keys())
     monkeypatch.setitem(sys.modules, 'vllm', module)
     monkeypatch.setattr(LLM, 'made', [])
     monkeypatch.setattr(vllm_weights, 'find_missing', lambda model: [])
