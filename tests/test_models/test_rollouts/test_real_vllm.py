@@ -159,6 +159,7 @@ def test_weights_that_do_not_arrive_are_found(case, parts):
         found.extend(vllm_weights.find_missing(model))
 
     (model, ) = case.engine.llm.apply_model(lambda model: model)
+    vllm_weights.forget_packed_experts(model)
     case.engine.llm.collective_rpc('reload_weights', kwargs=dict(weights_iterator=without(model)))
     fused = (part.replace('k_proj', 'qkv_proj').replace('.up_proj', '.gate_up_proj')
              .replace('experts.down_proj', 'experts.'))
