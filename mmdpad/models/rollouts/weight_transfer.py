@@ -230,6 +230,6 @@ def _shapes(model: dict[str, Any], path: str = '') -> dict[str, Any]:
     for key, value in model.items():
         if isinstance(value, dict):
             found.update(_shapes(value, f'{path}{key}.'))
-        elif path + key == 'model_type' or type(value) is int and key.endswith(_SHAPES):
+        elif (path, key) == ('', 'model_type') or type(value) is int and key.endswith(_SHAPES):
             found[path + key] = value
     return found

