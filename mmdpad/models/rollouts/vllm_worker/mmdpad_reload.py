@@ -37,7 +37,7 @@ def forget_packed_experts(model: nn.Module) -> None:
     """
     layer: Any
     for layer in model.modules():
-        method = getattr(layer, 'quant_method', None)
+        method: Any = getattr(layer, 'quant_method', None)
         if getattr(getattr(method, 'unquantized_backend', None), 'name', '') == 'CPU':
             method.moe_kernel = None
 
