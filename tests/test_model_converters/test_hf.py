@@ -133,6 +133,11 @@ def test_glm_there_and_back(family, tmp_path):
     folder.mkdir()
     hf_folder.export_policy(str(tmp_path / 'trained.pth'), dict(pretrained=start), folder)
     assert keys_and_types(folder) == keys_and_types(start)
+    # What only vLLM reads of config.json.
+    of_attention = 'attention_bias' if family == 'glm4v' else 'use_qk_norm'
+    texts = [json.loads(Path(path, 'config.json').read_text())['text_config']
+             for path in (folder, start)]
+    assert texts[0][of_attention] is texts[1][of_attention] is (family == 'glm4v')
     assert any('.experts.7.up_proj.' in name for name in keys_and_types(start)) == (
         family == 'glm4v_moe')
     back, settings = hf_folder.import_policy(str(folder))

@@ -2,6 +2,7 @@
 """Experts of Qwen3-VL-MoE, which published files hold transposed against transformers 5."""
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +46,8 @@ def test_an_export_is_equal_to_the_start_and_so_is_what_is_read_back(folder, tmp
     export_policy(str(tmp_path / 'made.pth'), dict(pretrained=folder), out)
     assert_equal(stored(out), stored(folder))
     assert_equal(import_policy(str(out))[0], state)
+    for path in (folder, out):  # read by vLLM, unknown to transformers
+        assert json.loads(Path(path, 'config.json').read_text())['text_config']['norm_topk_prob']
 
 
 def test_another_engine_gets_what_it_would_read(folder):

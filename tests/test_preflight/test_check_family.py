@@ -16,6 +16,7 @@ from mmdpad.models.cost.shapes import _published_config
 from mmdpad.models.heads import PolicyFamily, shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.policy_source import check_policy
+from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.preflight import check_family as module
 from mmdpad.preflight.check_family import check_family
 from mmdpad.toy.policy_folder import make_policy_folder
@@ -142,6 +143,9 @@ def test_the_family_that_the_page_adds(internvl, monkeypatch):
     monkeypatch.setattr('mmdpad.models.heads.families.FAMILIES', dict(FAMILIES))
     exec(code, {'__name__': 'my_internvl'})
     found = list(check_family(internvl, model_image=(110, 168)))
+    # Its processor also writes tokens around those of the image.
+    prompt = PromptEncoder(internvl, 'default', 1300)(torch.zeros(3, 56, 56).byte(), 'a dot')
+    assert len(prompt) - len(prompt.unexpanded_ids) == 4 - 1 + 2
     assert sum(finding.agrees is True for finding in found) == 6, found
     # Two by three tiles, and the whole image.
     assert '28 of them for an image of 112 x 168, which the processor makes' in found[2].result

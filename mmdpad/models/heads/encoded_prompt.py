@@ -24,6 +24,8 @@ class EncodedPrompt:
         vision: The vision tower's features of the image, once it is encoded: (image tokens, D) for
             the language model's input, and for deeper levels if the model has them.
         image: uint8 (3, h, w), the image itself (no copy), for an engine with its own processor.
+        unexpanded_ids: (P',) long, for such an engine: the tokens before the processor replaced
+            the single token of the image by those for its features, and any around them.
     """
 
     input_ids: Tensor
@@ -32,6 +34,7 @@ class EncodedPrompt:
     grid: Tensor
     vision: tuple[Tensor, ...] | None = None
     image: Tensor | None = None
+    unexpanded_ids: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of tokens in the prompt, image tokens included."""

@@ -19,7 +19,7 @@ from mmdpad.models.published_layout import swapped_weights
 from .adapter_reach import adapted_layers
 from .lora import check_mergeable, tied_and_adapted
 
-_USE_SHARED_PREFIX = "use `rollout_engine=dict(type='SharedPrefixRollout')`"
+USE_SHARED_PREFIX = "use `rollout_engine=dict(type='SharedPrefixRollout')`"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -72,7 +72,7 @@ def check_handover(model: PreTrainedModel, is_quantized: bool | None = None) -> 
         raise ValueError(f'The weights of a policy should not be quantized for another engine to '
                          f'take them over, but are (by `policy.quantization` or in '
                          f'`policy.pretrained`); name the unquantized model without '
-                         f'`quantization`, or {_USE_SHARED_PREFIX}')
+                         f'`quantization`, or {USE_SHARED_PREFIX}')
     layers = adapted_layers(model).values()
     if other := [type(variant).__name__ for layer in layers
                  for variant in layer.lora_variant.values()]:
@@ -80,12 +80,12 @@ def check_handover(model: PreTrainedModel, is_quantized: bool | None = None) -> 
                          f'over, but got {other[0]}; leave out `use_dora` and the like')
     if any(hasattr(layer, 'parameter_name') for layer in layers):
         raise ValueError(f'`policy.lora` should have no `target_parameters` for another engine to '
-                         f'take it over; remove them, or {_USE_SHARED_PREFIX}')
+                         f'take it over; remove them, or {USE_SHARED_PREFIX}')
     if tied := tied_and_adapted(model):
         raise ValueError(f'`policy.lora` should adapt neither embedding nor output head for '
                          f'another engine to take it over, since they share one weight in this '
                          f'model, but it adapts {" and ".join(tied)}; remove them from '
-                         f'`target_modules`, or {_USE_SHARED_PREFIX}')
+                         f'`target_modules`, or {USE_SHARED_PREFIX}')
     check_mergeable(model)
 
 

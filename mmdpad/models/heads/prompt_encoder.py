@@ -77,20 +77,23 @@ class PromptEncoder:
         return prompt
 
     def _read(self, image: Tensor, question: str) -> EncodedPrompt:
+        text = self.write(question)
         try:
-            values = self.processor(text=[self.write(question)], images=[image.cpu()],
+            values = self.processor(text=[text], images=[image.cpu()],
                                     return_mm_token_type_ids=True, return_tensors='pt')
         except ValueError as error:
             raise ValueError(f'A prompt about a model image of (height, width) = '
                              f'{tuple(image.shape[-2:])} is refused by the processor of '
                              f'{self.source!r}: {error}') from error
         try:
-            return self.family.read_prompt(self.processor, values, image)
+            prompt = self.family.read_prompt(self.processor, values, image)
         except KeyError as error:
             raise ValueError(
                 f'The processor of {self.source!r} should return {error}, which `read_prompt` of '
                 f'{self.family.name} reads, but returns {", ".join(values)}; override it in a '
                 f'subclass of PolicyFamily, see "Add a family" in docs/policies.md') from error
+        prompt.unexpanded_ids = self.processor.tokenizer(text, return_tensors='pt')['input_ids'][0]
+        return prompt
 
     def kept_size(self, image: Tensor) -> tuple[int, int]:
         """The (height, width) to which the processor resizes an image, a uint8 (3, h, w).

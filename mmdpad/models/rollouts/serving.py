@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.segmentors import ReasoningSegmentor, settings
-from mmdpad.models.sources import find_folder
+from mmdpad.models.sources import find_folder, read_config
 from mmdpad.registry import MODELS, ROLLOUTS, is_kind, scope_of
 from mmdpad.utils.argument_types import read_defaults
 
@@ -30,12 +30,14 @@ class ServerPlan:
         environ: Environment variables.
         engine: The engine's arguments that a training needs besides the address.
         is_chosen: Whether the config names :class:`.VLLMServerRollout` already.
+        is_recurrent: Whether the model has recurrent layers.
     """
 
     flags: list[str]
     environ: dict[str, str]
     engine: dict[str, Any]
     is_chosen: bool
+    is_recurrent: bool
 
     def options(self, url: str) -> str:
         """Make the ``--cfg-options`` with which a training uses the server at an address."""
@@ -78,4 +80,6 @@ def plan_server(config: Mapping[str, Any], environ: Mapping[str, str] = os.envir
              '--limit-mm-per-prompt', json.dumps(dict(image=1, video=0)),
              *server_flags(transfer.get('backend', 'files'))]
     path = os.pathsep.join(filter(None, [str(WORKER_FOLDER), environ.get('PYTHONPATH')]))
-    return ServerPlan(flags, dict(VLLM_SERVER_DEV_MODE='1', PYTHONPATH=path), engine, is_chosen)
+    kinds = (read_config(str(folder)).get('text_config') or {}).get('layer_types') or ()
+    return ServerPlan(flags, dict(VLLM_SERVER_DEV_MODE='1', PYTHONPATH=path), engine, is_chosen,
+                      'linear_attention' in kinds)

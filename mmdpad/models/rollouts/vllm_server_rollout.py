@@ -29,7 +29,6 @@ from .engine import RolloutEngine
 from .sampling import Responses, Sampling, evaluating
 from .vllm_client import Answer, Server, ServerError, check_server, find_servers, generate
 from .vllm_requests import (
-    check_ends,
     check_prompt,
     non_finite,
     read_outputs,
@@ -100,11 +99,10 @@ class VLLMServerRollout(RolloutEngine):
         """Check the servers, and whether the policy's weights can be sent to them.
 
         Raises:
-            ValueError: See :func:`.check_handover` and :func:`.check_ends`.
+            ValueError: See :func:`.check_handover`.
             ServerError, WeightTransferError: See :meth:`check_servers`.
         """
         check_handover(head.model)
-        check_ends(head)
         self.check_servers(head.model.config.to_dict())
 
     def check_servers(self, model: dict[str, Any]) -> None:

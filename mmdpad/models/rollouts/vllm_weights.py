@@ -8,7 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .vllm_worker.mmdpad_reload import find_missing, process_shared
+from .vllm_worker.mmdpad_reload import (
+    biases_required,
+    find_missing,
+    forget_packed_experts,
+    process_shared,
+)
 
 
 def reload_weights(llm: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -22,12 +27,15 @@ def reload_weights(llm: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
         RuntimeError: vLLM did not take all weights, or its own got none; it must not be used then.
     """
     (model, ) = llm.apply_model(lambda model: model)
+    forget_packed_experts(model)
     try:
-        llm.collective_rpc('reload_weights',
-                           kwargs=dict(weights_iterator=_complete(weights, model)))
+        with biases_required():
+            llm.collective_rpc('reload_weights',
+                               kwargs=dict(weights_iterator=_complete(weights, model)))
     except (ValueError, KeyError, AttributeError) as error:  # what its loaders raise
         raise RuntimeError(f'vLLM should take all weights of the policy, but refused one: {error}; '
-                           f'this version of vLLM gives them other names') from error
+                           f'this version of vLLM gives them other names, or config.json lacks a '
+                           f'key that it reads (docs/rollouts.md)') from error
     llm.apply_model(process_shared)
     # All were computed with the old weights.
     if not llm.reset_prefix_cache():

@@ -224,11 +224,12 @@ def _on_first(work: Callable[[], Any], meanwhile: Callable[[], Any]) -> Any:
 
 
 def _shapes(model: dict[str, Any], path: str = '') -> dict[str, Any]:
-    """Collect what gives the shapes of a model's weights from its configuration."""
+    """Collect what gives the shapes of a model's weights from its configuration. vLLM has names of
+    its own for the kinds of its parts (Qwen3.5's vision tower)."""
     found: dict[str, Any] = {}
     for key, value in model.items():
         if isinstance(value, dict):
             found.update(_shapes(value, f'{path}{key}.'))
-        elif key == 'model_type' or type(value) is int and key.endswith(_SHAPES):
+        elif (path, key) == ('', 'model_type') or type(value) is int and key.endswith(_SHAPES):
             found[path + key] = value
     return found

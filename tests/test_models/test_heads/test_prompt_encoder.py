@@ -28,6 +28,15 @@ def test_a_prompt_holds_the_image_and_the_question(head):
     assert 'red circle' in head.processor.tokenizer.decode(prompt.input_ids)
 
 
+def test_an_engine_that_expands_the_image_itself_gets_one_token_for_it(head):
+    prompt = head.encode_prompts([torch.zeros(3, 112, 112, dtype=torch.uint8)], ['a dot'])[0]
+    image = int(head.model.config.image_token_id)
+    (place, ) = (prompt.unexpanded_ids == image).nonzero().flatten().tolist()
+    before, after = prompt.unexpanded_ids[:place], prompt.unexpanded_ids[place + 1:]
+    expanded = torch.tensor([image] * int((prompt.token_types == 1).sum()))
+    assert torch.cat([before, expanded, after]).equal(prompt.input_ids)
+
+
 def test_an_image_that_the_processor_would_resize_is_refused(head):
     with pytest.raises(ValueError, match=r'\(120, 113\) becomes .*size=\(96, 112\)'):
         head.encode_prompts([torch.zeros(3, 120, 113, dtype=torch.uint8)], ['x'])

@@ -4,6 +4,7 @@ policy of its own. test_real_vllm.py runs vLLM itself; this serves where it is n
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -25,6 +26,7 @@ class SamplingParams:
     max_tokens: int = 16
     seed: int | None = None
     stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
     logprobs: int | None = None
     detokenize: bool = True
     logit_bias: dict[int, float] | None = None
@@ -98,7 +100,8 @@ class LLM:
 
     def _answer(self, request, params):
         assert request.keys() == {'prompt_token_ids', 'multi_modal_data', 'multi_modal_uuids'}
-        assert params.stop_token_ids == self.head.end_tokens and not params.detokenize
+        assert params.stop_token_ids == self.head.end_tokens and params.ignore_eos
+        assert not params.detokenize
         assert params.logit_bias == dict.fromkeys(self.head.vision_token_ids, -100.0)
         prompt = self._expand(request)
         engine = SharedPrefixRollout(records_log_probs=True)
@@ -140,7 +143,10 @@ def install(monkeypatch) -> list[LLM]:
     module = ModuleType('vllm')
     module.__spec__ = ModuleSpec('vllm', None)
     module.LLM, module.SamplingParams = LLM, SamplingParams
+    module.ModelRegistry = SimpleNamespace(
+        get_supported_archs=lambda: dict.fromkeys(['Qwen2_5_VLForConditionalGeneration']).keys())
     monkeypatch.setitem(sys.modules, 'vllm', module)
     monkeypatch.setattr(LLM, 'made', [])
     monkeypatch.setattr(vllm_weights, 'find_missing', lambda model: [])
+    monkeypatch.setattr(vllm_weights, 'biases_required', nullcontext)
     return LLM.made

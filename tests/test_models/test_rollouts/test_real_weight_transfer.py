@@ -48,7 +48,8 @@ def process(tmp_path_factory):
              '--no-enable-chunked-prefill', '--enable-scale-out', '--host', '127.0.0.1',
              '--port', port, *server_flags()], stdout=output, stderr=subprocess.STDOUT,
             env={**os.environ, **ENVIRON, 'VLLM_SERVER_DEV_MODE': '1',
-                 'PYTHONPATH': str(WORKER_FOLDER)}, start_new_session=True)
+                 'VLLM_CPU_KVCACHE_SPACE': '1', 'PYTHONPATH': str(WORKER_FOLDER)},
+            start_new_session=True)
     process.server = Server(f'http://127.0.0.1:{port}')
     for _ in range(300):
         try:

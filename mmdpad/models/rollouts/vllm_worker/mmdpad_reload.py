@@ -3,9 +3,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+
+@contextmanager
+def biases_required() -> Iterator[None]:
+    """Make vLLM refuse a bias that its model lacks, as it refuses any other weight.
+
+    It would skip it, as some quantized checkpoints hold biases that mean nothing.
+    """
+    from vllm.model_executor.models.utils import AutoWeightsLoader
+    can_skip = AutoWeightsLoader._can_ignore_unexpected
+
+    def can_skip_others(loader: AutoWeightsLoader, name: str) -> bool:
+        return not name.endswith('.bias') and can_skip(loader, name)
+
+    AutoWeightsLoader._can_ignore_unexpected = can_skip_others
+    try:
+        yield
+    finally:
+        AutoWeightsLoader._can_ignore_unexpected = can_skip
+
+
+def forget_packed_experts(model: nn.Module) -> None:
+    """Make vLLM pack experts for a CPU in the next reload, as it does at its start.
+
+    vLLM packs them only for a new kernel, so a reload would leave weights in a layout that the
+    kernel does not read.
+    """
+    layer: Any
+    for layer in model.modules():
+        method: Any = getattr(layer, 'quant_method', None)
+        if getattr(getattr(method, 'unquantized_backend', None), 'name', '') == 'CPU':
+            method.moe_kernel = None
 
 
 def process_shared(model: nn.Module) -> None:

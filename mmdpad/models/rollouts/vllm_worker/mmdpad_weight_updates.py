@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import vllm
-from mmdpad_reload import drop_half_loaded, find_missing, process_shared
+from mmdpad_reload import (
+    biases_required,
+    drop_half_loaded,
+    find_missing,
+    forget_packed_experts,
+    process_shared,
+)
 from safetensors import safe_open
 from torch import Tensor
 from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
@@ -56,6 +62,7 @@ class _CompleteUpdates(WeightTransferEngine):
     def start_weight_update(self) -> None:
         """Begin an update; what an unfinished one left is dropped."""
         drop_half_loaded(self.model, self.model_config)
+        forget_packed_experts(self.model)
         initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
@@ -123,7 +130,8 @@ class FilesEngine(_CompleteUpdates):
                 # A copy: some are kept until their layer is complete, the file is not.
                 yield name, file.get_tensor(name).clone()
 
-        with safe_open(update_info.path, framework='pt') as file, disable_mtp_completeness_check():
+        with (safe_open(update_info.path, framework='pt') as file, biases_required(),
+              disable_mtp_completeness_check()):
             try:
                 self.model.load_weights(read())
             except (AssertionError, AttributeError, KeyError, RuntimeError, ValueError) as error:
@@ -141,6 +149,11 @@ class NCCLEngine(_CompleteUpdates, NCCLWeightTransferEngine):
         """Join the trainer's group; see vLLM."""
         super().init_transfer_engine(init_info)
         self.link = f'{init_info.master_address}:{init_info.master_port}'
+
+    def receive_weights(self, update_info: Any) -> None:
+        """Load some weights; see vLLM."""
+        with biases_required():
+            super().receive_weights(update_info)
 
 
 for _name, _engine in dict(mmdpad_files=FilesEngine, mmdpad_nccl=NCCLEngine).items():
