@@ -147,7 +147,8 @@ class Measurements:
     def _text(self, arithmetic: Arithmetic, prompt: int,
               responses: tuple[int, ...]) -> PartBytes:
         """The language model's pass over a prompt and its responses of these lengths; without
-        shared prompts, over one sequence of a prompt and a response."""
+        shared prompts, over one sequence of a prompt and a response. Prompts alone have no backward
+        pass."""
         policy, row = self._policy(arithmetic), {}
         if arithmetic.shared:
             groups = [PackedGroup(prompt, responses)]
@@ -156,7 +157,7 @@ class Measurements:
                 groups, CPU)
         states = policy.empty(1, prompt + sum(responses), policy.language.config.hidden_size)
         return _measure_part(policy, policy.language.layers, states, lambda states: [
-            policy.read(states, **row).last_hidden_state])
+            policy.read(states, **row).last_hidden_state], sum(responses) > 0)
 
     def _tower(self, arithmetic: Arithmetic, image: ImageInputs) -> PartBytes:
         """The vision tower's pass over an image."""
