@@ -170,9 +170,13 @@ class Measurements:
         blocks."""
         policy, counter = self._policy(Arithmetic(shared=True)), OperationCounter()
         around: list[Operations] = []
+
+        def count() -> Operations:
+            around.append(counter.take())
+            return around[-1]
+
         with torch.no_grad(), counter, each_kind_once(
-                policy, policy.family.blocks(policy.model),
-                lambda: around.append(counter.take()) or around[-1]) as calls:
+                policy, policy.family.blocks(policy.model), count) as calls:
             policy.see(image)
         # Before and after each block that ran: what was in between is in every second one.
         ends = sum(part.total for part in around[::2]) + counter.take().total
