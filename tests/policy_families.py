@@ -24,6 +24,8 @@ class Facts:
             it refuses to reach all.
         tied: Whether the output head of the tiny folder is the embedding.
         estimated: Whether estimates know its layers.
+        tile: Side of a tile in pixels; 0 where images have no tiles but a grid of patches.
+        samples: Whether generation_config.json asks for sampling.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Facts:
     linears: int = 2 * 7  # q, k, v, o, gate, up, down of two layers
     tied: bool = True
     estimated: bool = True
+    tile: int = 0
+    samples: bool = True
 
 
 def _tower(*mlp: str) -> frozenset[str]:
@@ -79,5 +83,12 @@ FACTS = dict(
                 chat=_GLM_CHAT + '\n', **_GLM_DENSE),
     glm46v=Facts('GLM-4.6V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM_DENSE),
     glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, linears=0,
-                    estimated=False, **_GLM))
+                    estimated=False, **_GLM),
+    internvl=Facts(
+        'InternVL', 'relative_1000', patch=14, fewest=0, most=0, side=896, tokens=5 * 256, tile=448,
+        tower=frozenset(('attention.q_proj', 'attention.k_proj', 'attention.v_proj',
+                         'attention.projection_layer', 'mlp.fc1', 'mlp.fc2')),
+        flat=False, ends=('<|im_end|>', ), vision_tokens=('<IMG_CONTEXT>', ), tied=False,
+        chat='<|im_start|>user\n<IMG_CONTEXT>\n{question}<|im_end|>\n<|im_start|>assistant\n',
+        estimated=False, samples=False))
 """`model_type` -> facts."""
