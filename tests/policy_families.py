@@ -24,6 +24,7 @@ class Facts:
             it refuses to reach all.
         tied: Whether the output head of the tiny folder is the embedding.
         estimated: Whether estimates know its layers.
+        limit: `max_prompt_tokens` in the configs.
         tile: Side of a tile in pixels; 0 where images have no tiles but a grid of patches.
         samples: Whether generation_config.json asks for sampling.
     """
@@ -44,6 +45,7 @@ class Facts:
     linears: int = 2 * 7  # q, k, v, o, gate, up, down of two layers
     tied: bool = True
     estimated: bool = True
+    limit: int = 1300
     tile: int = 0
     samples: bool = True
 
@@ -86,6 +88,7 @@ FACTS = dict(
                     estimated=False, **_GLM),
     internvl=Facts(
         'InternVL', 'relative_1000', patch=14, fewest=0, most=0, side=896, tokens=5 * 256, tile=448,
+        limit=1700,
         tower=frozenset(('attention.q_proj', 'attention.k_proj', 'attention.v_proj',
                          'attention.projection_layer', 'mlp.fc1', 'mlp.fc2')),
         flat=False, ends=('<|im_end|>', ), vision_tokens=('<IMG_CONTEXT>', ), tied=False,
