@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GotOcr2ImageProcessor
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
 from .encoded_prompt import EncodedPrompt, collate_text
@@ -39,6 +40,16 @@ class InternVLFamily(PolicyFamily):
     def patches(self, model: Any, prompt: EncodedPrompt) -> int:
         """See :meth:`.PolicyFamily.patches`."""
         return len(prompt.pixel_values) * self.tower(model).embeddings.patch_embeddings.num_patches
+
+    def blank_prompt(self, config: Any, height: int, width: int) -> EncodedPrompt:
+        """See :meth:`.PolicyFamily.blank_prompt`."""
+        published, tile = GotOcr2ImageProcessor, tuple(config.vision_config.image_size)
+        columns, rows = get_optimal_tiled_canvas((height, width), tile, published.min_patches,
+                                                 published.max_patches)
+        tiles = rows * columns + (rows * columns > 1)
+        tokens = torch.ones(tiles * config.image_seq_length, dtype=torch.long)
+        return EncodedPrompt(tokens, tokens.int(), torch.empty(tiles, 3, *tile, device='meta'),
+                             torch.tensor([[1, rows, columns]]))
 
     def read_prompt(self, processor: Any, values: Any, image: Tensor) -> EncodedPrompt:
         """See :meth:`.PolicyFamily.read_prompt`."""

@@ -151,6 +151,26 @@ class PolicyFamily:
         """The number of patches of a prompt's image, for which the vision tower has a state."""
         return len(prompt.pixel_values)
 
+    def blank_prompt(self, config: Any, height: int, width: int) -> EncodedPrompt:
+        """A prompt of nothing but an image, whose pixels are on the meta device, for estimates.
+
+        Args:
+            config: The model's config of transformers; the processor's settings are not known.
+            height, width: Of the model image in pixels, rounded to what the processor keeps.
+
+        Returns:
+            The prompt, with one input id for each image token, and token types of 1.
+        """
+        vision = config.vision_config
+        merge, patch = vision.spatial_merge_size, vision.patch_size
+        rows, columns = (max(1, round(length / (patch * merge))) * merge
+                         for length in (height, width))
+        channels = getattr(vision, 'in_channels', None) or vision.in_chans
+        tokens = torch.ones(rows * columns // merge**2, dtype=torch.long)
+        pixels = torch.empty(rows * columns, channels * vision.temporal_patch_size * patch**2,
+                             device='meta')
+        return EncodedPrompt(tokens, tokens.int(), pixels, torch.tensor([[1, rows, columns]]))
+
     def read_prompt(self, processor: Any, values: Any, image: Tensor) -> EncodedPrompt:
         """Make a prompt from the processor's output for one text and its image."""
         return EncodedPrompt(values['input_ids'][0], values['mm_token_type_ids'][0],
