@@ -14,7 +14,7 @@ from mmdpad.engine.config_nodes import Node
 from mmdpad.engine.signatures import missing_arguments
 from mmdpad.models import VLMReasoningHead
 from mmdpad.models.adapter_folder import find_adapter
-from mmdpad.models.cost.shapes import build_on_meta
+from mmdpad.models.cost.fake_policy import build_on_meta
 from mmdpad.models.decoders import DetectorDecoder, SAMDecoder
 from mmdpad.models.decoders.hf_sam_decoder import HFSAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator

@@ -2,8 +2,9 @@
 """The memory and the operations of a training step, from the sizes of a policy."""
 from .flops import step_flops
 from .memory import peak, step_memory
-from .shapes import PolicyShape, build_on_meta, read_policy_config
+from .fake_policy import ImageInputs, build_on_meta
+from .shapes import PolicyShape, read_policy_config
 from .workload import Setup, Workload
 
-__all__ = ['PolicyShape', 'Setup', 'Workload', 'build_on_meta', 'peak', 'read_policy_config',
+__all__ = ['ImageInputs', 'PolicyShape', 'Setup', 'Workload', 'build_on_meta', 'peak', 'read_policy_config',
            'step_flops', 'step_memory']

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from .activations import text_layer, vision_block
+from .activations import text_bytes, tower_bytes
 from .flops import block_flops, text_flops
 from .memory import full_shard, peak, update_moments
 from .shapes import PolicyShape
@@ -59,29 +59,30 @@ def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float) -> Sp
         budget: Bytes for :func:`update_peak`. If it is exceeded with all layers recomputed,
             nothing is kept.
     """
-    text, vision = shape.text, shape.vision
-    layer, block = text_layer(text, setup, work), vision_block(vision, setup, work)
+    setup = replace(setup, checkpointing=True)
+    layers = text_bytes(shape, setup, work).layers
     pairs = work.prefix_pairs + work.response_pairs
     gains = {
-        'products': text_flops(shape, work.tokens, pairs) / text.layers
-        / max(1, layer.products - layer.state),
+        'products': text_flops(shape, work.tokens, pairs)
+        / max(1, sum(layer.products - layer.state for layer in layers)),
         'text': PER_BYTE,
     }
-    counts = {'products': text.layers, 'text': text.layers}
+    counts = {'products': len(layers), 'text': len(layers)}
     if not setup.vision_is_fixed:
-        counts['vision'] = vision.layers
-        gains['vision'] = (work.images * block_flops(shape, work) / vision.layers
-                           / max(1, block.kept - block.state))
+        blocks = tower_bytes(shape, setup, work, work.prompts).layers
+        counts['vision'] = len(blocks)
+        gains['vision'] = (work.images * block_flops(shape, work)
+                           / max(1, sum(block.kept - block.state for block in blocks)))
     kept = Kept()
     for name in sorted(counts, key=gains.__getitem__, reverse=True):
         limit = kept.products if name == 'text' else counts[name]
 
         def fits(count: int, name: str = name, kept: Kept = kept) -> bool:
-            plan = replace(setup, checkpointing=True, kept=replace(kept, **{name: count}))
+            plan = replace(setup, kept=replace(kept, **{name: count}))
             return update_peak(shape, plan, work) <= budget
 
         kept = replace(kept, **{name: _most(fits, limit)})
-    plan = replace(setup, checkpointing=True, kept=kept)
+    plan = replace(setup, kept=kept)
     return Spending(kept, update_peak(shape, plan, work), budget)
 
 

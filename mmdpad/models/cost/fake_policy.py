@@ -4,9 +4,10 @@ of real ones, so what they hold and compute can be measured for any family by it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,15 +85,12 @@ def build_on_meta(config: Any) -> PreTrainedModel:
 
 
 class FakePolicy:
-    """A policy whose language model has as many layers as it takes to see each kind of layer.
+    """A policy that holds no memory.
 
     Args:
         config: The config of transformers.
         arithmetic: How it computes.
         lora: Its adapter, see :class:`.VLMReasoningHead`; only with a ``lora_rank``.
-
-    Attributes:
-        kinds: For each layer of the complete model, the number of one that is like it.
     """
 
     def __init__(self, config: Any, arithmetic: Arithmetic, lora: dict[str, Any]) -> None:
@@ -111,10 +109,8 @@ class FakePolicy:
             vision_tower.speed_up(self.tower)
             share_states(self.language)
         if arithmetic.lora_rank:
-            add_lora(self.model, {'r': arithmetic.lora_rank, **lora})
+            add_lora(self.model, {**lora, 'r': arithmetic.lora_rank})
         self.tower.requires_grad_(arithmetic.trains_vision)
-        self.kinds = find_kinds(self.language)
-        self.language.layers = self.language.layers[:max(self.kinds) + 1]
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.model._apply(self._fake)
         for parameter in self.model.parameters():
@@ -162,46 +158,125 @@ class FakePolicy:
         prompt = EncodedPrompt(empty, empty, self.empty(*image.pixels, dtype=torch.float32),
                                torch.tensor(image.grid))
         with self.autocast():
-            return tree_leaves(list(self.family.encode_images(self.model, [prompt])))
-
-
-def find_kinds(language: Any) -> list[int]:
-    """Return for each layer of a language model the number of the first one that is like it: of
-    that class, ``layer_types``, and shapes of weights."""
-    names = getattr(language.config, 'layer_types', None) or [None] * len(language.layers)
-    first: dict[Any, int] = {}
-    return [first.setdefault((name, signature(layer)), number)
-            for number, (name, layer) in enumerate(zip(names, language.layers, strict=False))]
-
-
-def signature(layer: nn.Module) -> Any:
-    """What two layers have in common that compute alike."""
-    return type(layer), tuple((name, tuple(p.shape), p.dtype, p.requires_grad)
-                              for name, p in layer.named_parameters())
+            return tensors_in(list(self.family.encode_images(self.model, [prompt])))
 
 
 def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-@contextmanager
-def recorded(layers: Any, note: Callable[[int, tuple, dict[str, Any]], None]) -> Iterator[None]:
-    """A context in which ``note`` gets the number and the arguments of a layer before it runs."""
-    def hook(number: int) -> Any:
-        return lambda _, args, kwargs: note(number, args, kwargs)
+@dataclass
+class Call:
+    """How a layer was called.
 
-    handles = [layer.register_forward_pre_hook(hook(number), with_kwargs=True)
-               for number, layer in enumerate(layers)]
+    Attributes:
+        kind: Number of the first layer that was called alike: one of the same class, with weights
+            and arguments of the same shapes. Only of that one, there is the rest.
+        states: Makes states like those that it got.
+        args, kwargs: Its other arguments.
+        counted: What a counter said after it.
+        in_tuple: Whether its output is a tuple of states and others.
+    """
+
+    kind: int
+    states: Callable[[], Tensor] | None = None
+    args: tuple = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    counted: Any = None
+    in_tuple: bool = False
+
+
+@contextmanager
+def each_kind_once(policy: FakePolicy, layers: Any,
+                   count: Callable[[], Any] = lambda: None) -> Iterator[list[Call]]:
+    """A context in which only the first layer of each kind runs; others return fake tensors like
+    those of the first. It yields the list of calls, which grows.
+
+    Args:
+        policy: The policy.
+        layers: Its layers or blocks.
+        count: Called before and after a layer that runs.
+    """
+    calls: list[Call] = []
+    first: dict[Any, int] = {}
+    makers: dict[int, Callable[[], Any]] = {}
+
+    def wrap(number: int, layer: Any) -> Callable[..., Any]:
+        forward, own = layer.forward, _signature(layer)
+
+        def call(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            shapes = tuple(x.shape for x in tensors_in((states, args, kwargs)))
+            kind = first.setdefault((own, shapes), len(calls))
+            if kind in makers:
+                calls.append(Call(kind))
+                return makers[kind]()
+            count()
+            output = forward(states, *args, **kwargs)
+            calls.append(Call(kind, _maker(policy, states), args, kwargs, count(),
+                              isinstance(output, tuple)))
+            makers[kind] = _maker(policy, output)
+            return output
+
+        return call
+
+    with _replaced(layers, wrap):
+        yield calls
+
+
+@contextmanager
+def skipped(layers: Any, calls: Sequence[Call]) -> Iterator[None]:
+    """A context in which layers return their states as they are."""
+    def wrap(number: int, layer: Any) -> Callable[..., Any]:
+        def call(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return (states, ) if calls[calls[number].kind].in_tuple else states
+
+        return call
+
+    with _replaced(layers, wrap):
+        yield
+
+
+@contextmanager
+def _replaced(layers: Any, wrap: Callable[[int, Any], Callable[..., Any]]) -> Iterator[None]:
+    """A context in which layers have another ``forward``, which gets their states first."""
+    def ordered(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, hidden_states: Any = None, **kwargs: Any) -> Any:
+            return forward(*args, **kwargs) if args else forward(hidden_states, **kwargs)
+
+        return call
+
+    for number, layer in enumerate(layers):
+        layer.forward = ordered(wrap(number, layer))
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for layer in layers:
+            del layer.forward
+
+
+def _maker(policy: FakePolicy, output: Any) -> Callable[[], Any]:
+    """What makes tensors like those of a layer's output, without holding it."""
+    if isinstance(output, Tensor):
+        return partial(policy.empty, *output.shape, dtype=output.dtype)
+    if isinstance(output, tuple):
+        parts = [_maker(policy, part) for part in output]
+        return lambda: tuple(part() for part in parts)
+    return lambda: None
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors in nested tuples, lists and dictionaries."""
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def _signature(layer: nn.Module) -> Any:
+    return type(layer), tuple((name, tuple(p.shape), p.dtype, p.requires_grad)
+                              for name, p in layer.named_parameters())
 
 
 def _one_by_one(experts: Any, states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """One expert after the other, each with as many tokens."""
-    cells = torch.arange(index.numel()) * experts.num_experts // index.numel()
+    """One expert after the other, each with as many tokens; few of them, to be fast."""
+    cells = torch.arange(index.numel()) * min(experts.num_experts, 16) // index.numel()
     even = cells.reshape(index.shape[::-1]).T
     return type(experts).forward.__wrapped__(experts, states, even, weights)
 

@@ -1,9 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Floating point operations of a training step: 2 per multiply-add, matrix products only.
 
-A linear map with W weights costs 2 W per token, and so do the experts that a token uses; attention
-costs 4 A per pair of query and key (A is the width of a query; half is for the scores, half for the
-values). The backward pass of either costs twice the forward pass, half of it for the gradient of
+The products of layers are counted in a pass of fake tensors: a linear map with W weights costs 2 W
+per token, and so do the experts that a token uses. Attention costs 4 A per pair of query and key (A
+is the width of a query; half is for the scores, half for the values). The backward pass of either costs twice the forward pass, half of it for the gradient of
 the input and half for that of the weights (cf. Kaplan et al., arXiv 2001.08361, section 2.1).
 Attention is counted by its formula: a kernel that computes masked pairs, or recomputes scores in
 the backward pass, does more.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .memory import trained_weights
 from .shapes import PolicyShape
 from .workload import Setup, Workload
 
@@ -20,7 +21,7 @@ from .workload import Setup, Workload
 def text_flops(shape: PolicyShape, linear_tokens: int, pairs: int) -> int:
     """One forward pass of the language model's layers."""
     text = shape.text
-    return 2 * text.multiplied * linear_tokens + 4 * text.attention * text.layers * pairs
+    return 2 * text.multiplied * linear_tokens + 4 * text.attended * pairs
 
 
 def head_flops(shape: PolicyShape, positions: int) -> int:
@@ -28,28 +29,19 @@ def head_flops(shape: PolicyShape, positions: int) -> int:
     return 2 * shape.text.hidden * shape.text.vocabulary * positions
 
 
-def block_flops(shape: PolicyShape, work: Workload) -> int:
-    """One forward pass of the vision tower's blocks and patch embedding for one image."""
-    vision = shape.vision
-    windowed = vision.layers - vision.full_blocks
-    pairs = (vision.full_blocks * work.window_pairs(0)
-             + windowed * work.window_pairs(vision.window))
-    return 2 * vision.linear * work.patches + 4 * vision.hidden * pairs
-
-
-def merger_flops(shape: PolicyShape, work: Workload) -> int:
-    """One forward pass of the vision tower's patch mergers for one image."""
-    return 2 * shape.vision.merger_linear * work.image_tokens
-
-
 def image_flops(shape: PolicyShape, work: Workload) -> int:
     """One forward pass of the vision tower for one image."""
-    return block_flops(shape, work) + merger_flops(shape, work)
+    return shape.measurements.image_flops(work.image)[0]
+
+
+def block_flops(shape: PolicyShape, work: Workload) -> int:
+    """The part of its blocks, without patch embedding and merger."""
+    return shape.measurements.image_flops(work.image)[1]
 
 
 def adapter_flops(shape: PolicyShape, setup: Setup, tokens: int) -> int:
     """One forward pass of a low-rank adapter."""
-    return 2 * setup.lora_rank * shape.adapter * tokens
+    return 2 * trained_weights(shape, setup) * tokens if setup.lora_rank else 0
 
 
 def forward_flops(shape: PolicyShape, work: Workload) -> dict[str, int]:
@@ -67,7 +59,7 @@ def update_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, 
     linear = forward['text'] - pairs
     adapter = adapter_flops(shape, setup, work.tokens)
     again = 1 - setup.kept.products / shape.text.layers if setup.checkpointing else 0
-    blocks = 1 - setup.kept.vision / shape.vision.layers if setup.checkpointing else 0
+    blocks = 1 - setup.kept.vision / shape.blocks if setup.checkpointing else 0
     backward = 2 if not setup.lora_rank else 1  # frozen weights have no gradients
     text = int((1 + again + backward) * linear + (3 + again) * (pairs + adapter))
     passes = head_passes(shape, setup, work)

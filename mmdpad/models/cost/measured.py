@@ -3,22 +3,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from mmdpad.models.heads import shared_prefix
+from mmdpad.models.heads.families import family_of
 from mmdpad.models.heads.kept_products import keep_products
+from mmdpad.models.heads.lora import adapted_layers, add_lora
 from mmdpad.models.heads.packed_attention import CopiedPrompts, JoinedAttention, PackedGroup
 
-from .fake_policy import CPU, Arithmetic, FakePolicy, ImageInputs, recorded, signature
-from .tracking import OperationCounter, StorageTracker
+from .fake_policy import (
+    CPU,
+    Arithmetic,
+    Call,
+    FakePolicy,
+    ImageInputs,
+    build_on_meta,
+    each_kind_once,
+    skipped,
+    tensors_in,
+)
+from .tracking import OperationCounter, Operations, StorageTracker
 
 SAMPLE = 64
 """Tokens of a pass in which operations and the cache are counted: one chunk of gated DeltaNet."""
@@ -31,8 +42,8 @@ class LayerBytes:
     Attributes:
         kept: What it keeps until its backward pass.
         state: Its input, all that is kept if the layer is recomputed.
-        backward_peak: What its backward pass holds at the peak, including what was kept and a
-            weight's gradient before it is added to others.
+        backward_peak: What its backward pass holds at the peak, including what was kept and the
+            gradient of a weight before it is added to others.
         products: Its input and the outputs of matrix products and attention, all that is kept if
             only the operations between them are repeated.
     """
@@ -48,7 +59,7 @@ class PartBytes:
     """Bytes of the language model or of the vision tower.
 
     Attributes:
-        layers: Of each layer or block.
+        layers: Of each layer or block that is trained, or that gradients flow through.
         ends: Kept before the first and after the last of them.
         forward: Peak of a forward pass without gradients, its input included.
     """
@@ -76,7 +87,7 @@ class LayerCounts:
 
 
 class Measurements:
-    """Measures passes of a policy; a measurement that was made before is looked up.
+    """Measures passes of a policy. What was measured before is looked up.
 
     Args:
         config: The policy's config of transformers.
@@ -89,140 +100,149 @@ class Measurements:
         self.text = lru_cache(256)(self._text)
         self.tower = lru_cache(256)(self._tower)
         self.image_flops = lru_cache(256)(self._image_flops)
+        self.adapter_weights = lru_cache(8)(self._adapter_weights)
 
     def _build(self, arithmetic: Arithmetic) -> FakePolicy:
         return FakePolicy(self._config, arithmetic, self._lora)
+
+    def _adapter_weights(self, rank: int) -> int:
+        """Number of weights of an adapter of a rank.
+
+        Raises:
+            ValueError: It cannot be built, or is in the vision tower or in an embedding.
+        """
+        model = build_on_meta(self._config)
+        add_lora(model, {**self._lora, 'r': rank})
+        wrong = [name for name, layer in adapted_layers(model).items()
+                 if name.startswith(f'{family_of(model).vision_tower}.')
+                 or isinstance(layer.get_base_layer(), nn.Embedding)]
+        if wrong:
+            raise ValueError(f'`lora.target_modules` should match layers of the language model, '
+                             f'and none of the vision tower, for estimates and `memory_budget`, '
+                             f'but matches {wrong[:2]}; choose other layers, or leave '
+                             f'`memory_budget` out')
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     def _text(self, arithmetic: Arithmetic, prompt: int,
               responses: tuple[int, ...]) -> PartBytes:
         """The language model's pass over a prompt and its responses of these lengths; without
         shared prompts, over one sequence of a prompt and a response."""
-        policy = self._policy(arithmetic)
-        language, tokens, row = policy.language, prompt + sum(responses), {}
+        policy, row = self._policy(arithmetic), {}
         if arithmetic.shared:
             groups = [PackedGroup(prompt, responses)]
             row['layout'] = shared_prefix.PackedRow(groups, CPU)
             row['layout'].attention = (JoinedAttention if arithmetic.on_cpu else CopiedPrompts)(
                 groups, CPU)
-        states = policy.empty(1, tokens, policy.language.config.hidden_size)
-        calls: list[tuple] = []
-        with torch.no_grad(), recorded(language.layers, lambda *call: calls.append(call)):
-            with StorageTracker([states, *policy.tensors], policy.model.parameters()) as tracker:
-                policy.read(states, **row)
-        measured = {kind: _measure(policy, language.layers[kind], *calls[kind][1:])
-                    for kind in {*policy.kinds}}
-        layers, language.layers = language.layers, nn.ModuleList()
-        with StorageTracker(policy.tensors, policy.model.parameters()) as ends:
-            output = _Output.apply(policy.read(_enter(states), **row).last_hidden_state)
-            kept = ends.now
-        del output
-        language.layers = layers
-        return PartBytes(tuple(measured[kind] for kind in policy.kinds),
-                         kept + _passed(calls[0][1:], states), tracker.peak + states.nbytes)
+        states = policy.empty(1, prompt + sum(responses), policy.language.config.hidden_size)
+        return _measure_part(policy, policy.language.layers, states, lambda states: [
+            policy.read(states, **row).last_hidden_state])
 
     def _tower(self, arithmetic: Arithmetic, image: ImageInputs) -> PartBytes:
         """The vision tower's pass over an image."""
         policy = self._policy(arithmetic)
-        blocks = policy.family.blocks(policy.model)
-        calls: list[tuple] = []
-        with torch.no_grad(), recorded(blocks, lambda *call: calls.append(call)):
-            with StorageTracker(policy.tensors, policy.model.parameters()) as tracker:
-                policy.see(image)
-        if not arithmetic.trains_vision:
-            return PartBytes((), 0, tracker.peak)
-        measured: dict[Any, LayerBytes] = {}
-        kinds = [(signature(blocks[number]), *(x.shape for x in tree_leaves((args, kwargs))
-                                               if isinstance(x, Tensor)))
-                 for number, args, kwargs in calls]
-        for kind, (number, args, kwargs) in zip(kinds, calls, strict=True):
-            if kind not in measured:
-                measured[kind] = _measure(policy, blocks[number], args, kwargs)
-        own = tuple(measured[kind] for kind in kinds)
-        with StorageTracker(policy.tensors, policy.model.parameters()) as total:
-            features = policy.see(image)
-            kept = total.now - sum(x.nbytes for x in features)
-        return PartBytes(own, max(0, kept - sum(block.kept for block in own)), tracker.peak)
+        return _measure_part(policy, policy.family.blocks(policy.model), policy.empty(0),
+                             lambda _: policy.see(image), arithmetic.trains_vision)
 
     def _image_flops(self, image: ImageInputs) -> tuple[int, int]:
         """Operations of a forward pass of the vision tower over an image: of all of it, and of its
         blocks."""
-        policy = self._policy(Arithmetic(shared=True))
-        blocks, at_start = policy.family.blocks(policy.model), []
-        counter = OperationCounter()
-        with torch.no_grad(), counter, recorded(
-                blocks, lambda *_: at_start.append(counter.products + counter.attention)):
+        policy, counter = self._policy(Arithmetic(shared=True)), OperationCounter()
+        around: list[Operations] = []
+        with torch.no_grad(), counter, each_kind_once(
+                policy, policy.family.blocks(policy.model),
+                lambda: around.append(counter.take()) or around[-1]) as calls:
             policy.see(image)
-        every = counter.products + counter.attention
-        # The last block is like the one before it, or the only one.
-        inner = at_start[-1] - at_start[0]
-        return every, inner * len(blocks) // (len(blocks) - 1) if len(blocks) > 1 else every
+        # Before and after each block that ran: what was in between is in every second one.
+        ends = sum(part.total for part in around[::2]) + counter.take().total
+        blocks = sum(calls[call.kind].counted.total for call in calls)
+        return ends + blocks, blocks
 
     def counts(self) -> list[LayerCounts]:
         """What each layer of the language model computes and stores."""
-        policy = self._policy(Arithmetic())
-        language, places = policy.language, []
-        counter = OperationCounter()
-
-        def note(*_: Any) -> None:
-            places.append((counter.products, counter.width))
-            counter.width = 0
-
-        with torch.no_grad(), counter, recorded(language.layers, note):
-            output = policy.read(policy.empty(1, SAMPLE, language.config.hidden_size),
+        policy, counter = self._policy(Arithmetic()), OperationCounter()
+        with torch.no_grad(), counter, each_kind_once(
+                policy, policy.language.layers, counter.take) as calls:
+            output = policy.read(policy.empty(1, SAMPLE, policy.language.config.hidden_size),
                                  use_cache=True)
-        note()
-        found = []
-        for number, ((before, _), (after, width)) in enumerate(zip(places, places[1:])):
-            cache = output.past_key_values.layers[number]
-            found.append(LayerCounts((after - before) // (2 * SAMPLE), width,
-                                     *_cache_numbers(cache)))
-        return [found[kind] for kind in policy.kinds]
+        found = {}
+        for kind in {call.kind for call in calls}:
+            counted = calls[kind].counted
+            found[kind] = LayerCounts(counted.products // (2 * SAMPLE), counted.width,
+                                      *_cache_numbers(output.past_key_values.layers[kind]))
+        return [found[call.kind] for call in calls]
 
 
 def _cache_numbers(cache: Any) -> tuple[int, int]:
-    """Numbers per token and per sequence in a layer's cache."""
-    pairs = [getattr(cache, name, None) for name in ('keys', 'values')]
-    per_token = sum(x.numel() for x in pairs if x is not None) // SAMPLE
-    state = sum(x.numel() for name in ('conv_states', 'recurrent_states')
-                for x in tree_leaves(getattr(cache, name, None)) if isinstance(x, Tensor))
-    return per_token, state
+    """Numbers per token and per sequence in a layer's cache of transformers."""
+    def count(*names: str) -> int:
+        return sum(x.numel() for name in names
+                   for x in tensors_in(getattr(cache, name, None)))
+
+    return count('keys', 'values') // SAMPLE, count('conv_states', 'recurrent_states')
 
 
-def _passed(arguments: Any, states: Tensor) -> int:
-    """Bytes of the tensors that all layers get, besides states."""
-    storages = {x.untyped_storage()._cdata: x.untyped_storage().nbytes()
-                for x in tree_leaves(arguments)
-                if isinstance(x, Tensor) and x.shape != states.shape}
-    return sum(storages.values())
+def _measure_part(policy: FakePolicy, layers: Any, states: Tensor,
+                  run: Callable[[Tensor], list[Tensor]], trained: bool = True) -> PartBytes:
+    """Measure a part of a policy.
+
+    Args:
+        policy: The policy.
+        layers: The part's layers.
+        states: Its input.
+        run: Maps the input to the part's outputs.
+        trained: Whether there is a backward pass.
+    """
+    def track() -> StorageTracker:
+        return StorageTracker([states, *policy.tensors], policy.model.parameters())
+
+    with torch.no_grad(), each_kind_once(policy, layers) as calls, track() as forward:
+        run(states)
+    peak = forward.peak + states.nbytes
+    if not trained:
+        return PartBytes((), 0, peak)
+    measured = {kind: _measure_layer(policy, layers[kind], calls[kind])
+                for kind in {call.kind for call in calls}}
+    with track() as ends, skipped(layers, calls):
+        held = [_Output.apply(x) for x in run(_Input.apply(torch.zeros((), requires_grad=True),
+                                                           states))]
+    kept = ends.now + _bytes_of((calls[0].args, calls[0].kwargs))
+    del held
+    return PartBytes(tuple(measured[call.kind] for call in calls), kept, peak)
 
 
-def _measure(policy: FakePolicy, layer: nn.Module, args: tuple,
-             kwargs: dict[str, Any]) -> LayerBytes:
-    """Measure a layer for the arguments that it was called with."""
-    states, *others = args if args else [kwargs['hidden_states']]
-    kwargs = {name: value for name, value in kwargs.items() if name != 'hidden_states'}
+def _bytes_of(tree: Any) -> int:
+    """Bytes of the storages of all tensors in nested containers."""
+    storages = [x.untyped_storage() for x in tensors_in(tree)]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+
+def _measure_layer(policy: FakePolicy, layer: nn.Module, how: Call) -> LayerBytes:
+    """Measure a layer as it was called."""
+    assert how.states is not None
+    states = how.states()
 
     def call(states: Tensor) -> Tensor:
-        output = layer(states, *others, **kwargs)
-        return output if isinstance(output, Tensor) else output[0]
+        output = layer(states, *how.args, **how.kwargs)
+        return output[0] if how.in_tuple else output
 
-    def run(function: Callable[[Tensor], Tensor]) -> tuple[StorageTracker, Tensor, int]:
-        tracker = StorageTracker([*policy.tensors, *tree_leaves((others, kwargs))],
+    def run(function: Callable[[Tensor], Tensor]) -> tuple[StorageTracker, Tensor]:
+        tracker = StorageTracker([*policy.tensors, how.args, how.kwargs],
                                  policy.model.parameters())
+        anchor = torch.zeros((), requires_grad=True)
         with tracker, policy.autocast():
-            output = _Output.apply(function(_enter(states)))
-        return tracker, output, tracker.now
+            output = _Output.apply(function(_Input.apply(anchor, states)))
+        tracker.peak = tracker.now
+        return tracker, output
 
-    tracker, output, kept = run(call)
-    tracker.peak = tracker.now
+    tracker, output = run(call)
+    kept, products = tracker.now, 0
     with tracker:
         output.backward()
-    peak, products = tracker.peak, 0
     if policy.arithmetic.keeps_products:
         options = keep_products(policy.arithmetic.lora_rank)
-        _, output, products = run(
-            lambda states: checkpoint(call, states, use_reentrant=False, **options))
-    return LayerBytes(kept, states.nbytes, peak, products)
+        again, output = run(lambda x: checkpoint(call, x, use_reentrant=False, **options))
+        products = again.now
+    return LayerBytes(kept, states.nbytes, tracker.peak, products)
 
 
 class _Input(torch.autograd.Function):
@@ -238,16 +258,12 @@ class _Input(torch.autograd.Function):
         return torch.zeros_like(ctx.anchor), None
 
 
-def _enter(states: Tensor) -> Tensor:
-    return _Input.apply(torch.zeros((), requires_grad=True), states)
-
-
 class _Output(torch.autograd.Function):
     """Takes states without holding them, and makes their gradient."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor) -> Tensor:
-        ctx.shape, ctx.empty = states.shape, states.new_empty
+        ctx.shape = states.shape
         return states.new_empty(())
 
     @staticmethod
@@ -256,13 +272,15 @@ class _Output(torch.autograd.Function):
 
 
 def coarse(length: int) -> int:
-    """A length in four binary digits, so that few lengths are measured."""
-    step = 1 << max(0, length.bit_length() - 4)
-    return -(-length // step) * step
+    """A length rounded to five binary digits, so that few lengths are measured."""
+    step = 1 << max(0, length.bit_length() - 5)
+    return round(length / step) * step
 
 
-def group_lengths(size: int, mean: int, longest: int) -> Sequence[int]:
-    """Lengths of a group's responses, one of them the longest, with about this mean."""
+def response_lengths(size: int, mean: int, longest: int) -> tuple[int, ...]:
+    """Lengths of a group's responses: one is the longest, and their mean is about the given one."""
+    if not mean:
+        return ()
     longest = max(longest, mean)
     others = max(1, round((size * mean - longest) / max(1, size - 1)))
-    return (longest, *[others] * (size - 1)) if mean else ()
+    return (longest, *[others] * (size - 1))

@@ -7,18 +7,12 @@ a few moments; the step needs the largest of these, not their sum.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
-from .activations import (
-    inside_mlp,
-    logit_bytes,
-    mlp_weight,
-    text_ends,
-    text_layer,
-    vision_block,
-    vision_ends,
-)
+from .activations import around_text, logit_bytes, text_bytes, tower_bytes
+from .measured import LayerBytes
 from .shapes import PolicyShape
 from .workload import Kept, Setup, Workload
 
@@ -96,7 +90,7 @@ def _gathered(shape: PolicyShape, setup: Setup) -> Bytes:
 def trained_weights(shape: PolicyShape, setup: Setup) -> int:
     """Number of weights that are trained."""
     if setup.lora_rank:
-        return setup.lora_rank * shape.adapter
+        return shape.adapter_weights(setup.lora_rank)
     return shape.parameters - shape.vision_parameters * setup.freeze_vision
 
 
@@ -115,9 +109,7 @@ def standing(shape: PolicyShape, setup: Setup) -> Bytes:
     parts: Bytes = {'weights': (shape.parameters - quantized) * setup.weight_bytes
                     + quantized * setup.quantized_bytes}
     if quantized:
-        text = shape.text  # experts are not quantized
-        widest = text.attention if text.experts else text.intermediate
-        parts['weight in use, not quantized'] = text.hidden * widest * setup.compute_bytes
+        parts['weight in use, not quantized'] = shape.text.largest * setup.compute_bytes
     if setup.lora_rank:
         parts['adapter'] = setup.trained_bytes * trained_weights(shape, setup)
     elif setup.reference:
@@ -154,7 +146,7 @@ def kept_layers(shape: PolicyShape, setup: Setup) -> Kept:
     """The layers that keep activations: those of ``setup.kept``, or all without checkpointing."""
     if setup.checkpointing:
         return setup.kept
-    return Kept(shape.text.layers, shape.text.layers, shape.vision.layers)
+    return Kept(shape.text.layers, shape.text.layers, shape.blocks)
 
 
 def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, Bytes]:
@@ -164,18 +156,14 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
     activations are freed; each is largest at one end of the pass.
     """
     text = shape.text
-    layer, block = text_layer(text, setup, work), vision_block(shape.vision, setup, work)
+    layers = text_bytes(shape, setup, work)
     kept = kept_layers(shape, setup)
-    vision = 0
+    below = layers.ends + around_text(shape, setup, work)
     if not setup.vision_is_fixed:
-        vision = vision_ends(shape.vision, setup, work) + kept.vision * block.kept + (
-            shape.vision.layers - kept.vision) * block.state
-    features = work.prompts * work.image_tokens * text.hidden * setup.compute_bytes
-    below = vision + features + text_ends(shape, setup, work)
-    again = text.layers - kept.products  # layers that are recomputed
-    states = below + again * layer.state
-    partly = states + (kept.products - kept.text) * layer.products
-    activations = partly + kept.text * layer.kept
+        tower = tower_bytes(shape, setup, work, work.prompts)
+        blocks = _holdings(tower.layers, 0, kept.vision)
+        below += tower.ends + sum(blocks)
+    own = _holdings(layers.layers, kept.products, kept.text)
     logits = logit_bytes(shape, setup, work)
 
     gradients = gradient_bytes(shape, setup)
@@ -183,39 +171,30 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
     of_vision = 0 if setup.vision_is_fixed else setup.weight_bytes * shape.vision_parameters
     of_text = gradients - of_vision * (not setup.accumulates)
     head = 0 if setup.lora_rank else setup.weight_bytes * text.hidden * text.vocabulary
-    # The gradient of an MLP's weights before it is added to the accumulated one.
-    new = 0 if setup.lora_rank else setup.weight_bytes * mlp_weight(text, setup)
     copies = cast_bytes(shape, setup)
     # Recomputed layers drop their copies after the first forward pass.
     remaining = copies if kept.text == text.layers else _casts(setup) * (
         text.linear * (kept.text + 1) // text.layers + head // 4)
 
-    def moment(gradients: int, copies: int, activations: int, logits: int = 0) -> Bytes:
+    def moment(gradients: float, copies: int, activations: int, logits: int = 0) -> Bytes:
         return {'gradients': gradients, 'bfloat16 copies of weights': copies,
                 'activations': activations, 'logits': logits}
 
-    last = layer.kept if kept.text else layer.products if kept.products else layer.state
-    last -= layer.state * setup.checkpointing
     moments = {
-        'forward': moment(before, copies, activations, logits.forward),
+        'forward': moment(before, copies, below + sum(own), logits.forward),
         # With logits in chunks, the gradient of an earlier chunk is already there.
-        'backward, logits': moment(before + head * (not logits.kept), remaining, activations,
-                                   logits.backward),
-        'backward, last layer': moment(
-            max(before + new, head), remaining,
-            activations + layer.backward_peak - last),
-        'backward, first layer': moment(of_text + new * setup.accumulates, remaining,
-                                        below + layer.backward_peak),
-        # When those that are kept are gone: the last layer to be repeated, and to be recomputed.
-        'backward, repeated': moment(
-            before + new + (of_text - before) * kept.text // text.layers, remaining,
-            partly + (kept.products > kept.text) * (
-                layer.backward_peak - layer.products + layer.state)),
-        'backward, recomputed': moment(
-            before + new + (of_text - before) * kept.products // text.layers, remaining,
-            states + layer.backward_peak * (again > 0)),
+        'backward, logits': moment(before + head * (not logits.kept), remaining,
+                                   below + sum(own), logits.backward),
         'backward, end': moment(gradients + head * (setup.accumulates or shape.tied), 0, 0),
     }
+    start = max(before, head)
+    peaks = _backward_peaks(layers.layers, own)
+    done = [start + (of_text - start) * share / text.layers
+            for share in reversed(range(text.layers))]
+    moments['backward, layers'] = max(
+        (moment(*parts) for parts in zip(done, [remaining] * text.layers,
+                                         [below + peak for peak in peaks], strict=True)),
+        key=lambda parts: sum(parts.values()))
     if setup.reference:
         # Its weights have no gradient, so autocast keeps only the copy in use.
         peak = forward_peak(shape, setup, work,
@@ -223,30 +202,31 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
         in_use = _casts(setup) * text.hidden * text.vocabulary
         moments['reference'] = moment(before, copies + in_use, peak)
     if not setup.vision_is_fixed:
-        moments['backward, vision'] = moment(of_text, remaining, vision + block.backward_peak
-                                             - (block.kept if kept.vision else 0))
+        moments['backward, vision'] = moment(
+            of_text, remaining, tower.ends + max(_backward_peaks(tower.layers, blocks)))
     return moments
 
 
-def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) -> int:
-    """Peak of a forward pass without gradients: the language model's or the vision tower's.
+def _holdings(layers: Sequence[LayerBytes], products: int, kept: int) -> list[int]:
+    """What each layer holds after the forward pass if the last ``kept`` keep everything and the
+    last ``products`` at least the outputs of products."""
+    left = range(len(layers), 0, -1)
+    return [layer.kept if after <= kept else layer.products if after <= products else layer.state
+            for after, layer in zip(left, layers, strict=True)]
 
-    It holds what is inside an MLP, or three tensors of eager attention's probabilities; states (for
-    tokens: the model's input, the layer's input, the state after attention, and the normalized one)
-    and positions; and the pixels of ``images`` in float32.
-    """
-    text, vision, compute = shape.text, shape.vision, setup.compute_bytes
-    eager = setup.attention == 'eager'
-    length = work.prompt_tokens + work.response_tokens
-    scores = 0 if work.shared else work.responses * text.heads * length**2 * eager
-    language = max(work.tokens * inside_mlp(text) * compute, 3 * 4 * scores)
-    states = (4 * text.hidden + 2 * text.attention // text.heads) * work.tokens
-    tower = images * max(work.patches * vision.intermediate * compute,
-                         4 * vision.heads * work.window_pairs(0) * eager)
-    patches = images * work.patches
-    return (max(language + setup.weight_bytes * states,
-                3 * tower + 6 * compute * vision.hidden * patches)
-            + 4 * 3 * 2 * vision.patch**2 * patches)
+
+def _backward_peaks(layers: Sequence[LayerBytes], own: Sequence[int]) -> list[int]:
+    """What the layers hold together at the peak of the backward pass of each, which repeats what it
+    did not keep and comes after those above it."""
+    below = accumulate(own, initial=0)
+    return [held + layer.backward_peak for held, layer in zip(below, layers, strict=False)]
+
+
+def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) -> int:
+    """Peak of a forward pass without gradients: the language model's, with the pixels of ``images``
+    in float32, or the vision tower's."""
+    return max(text_bytes(shape, setup, work).forward + 4 * images * work.image.numbers,
+               tower_bytes(shape, setup, work, images).forward)
 
 
 def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:
@@ -257,11 +237,14 @@ def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:
     """
     work = replace(work, shared=setup.rollout == 'shared')
     text = shape.text
-    cache = text.layers * text.kv * (setup.weight_bytes + setup.compute_bytes)
+    cache = text.cached * (setup.weight_bytes + setup.compute_bytes) // 2
+    states = 4 * text.state
     prefill = replace(work, response_tokens=0)
     logits = work.responses * text.vocabulary * (4 + 3 * 8)
     at_start: Bytes = {'key-value cache': cache * prefill.tokens,
+                       'recurrent states': states * prefill.prefixes,
                        'prefill': forward_peak(shape, setup, prefill, work.images)}
-    at_end: Bytes = {'key-value cache': cache * work.tokens, 'logits': logits}
+    at_end: Bytes = {'key-value cache': cache * work.tokens,
+                     'recurrent states': states * work.responses, 'logits': logits}
     return {'bfloat16 copies of weights': cast_bytes(shape, setup),
             **(at_start if sum(at_start.values()) > sum(at_end.values()) else at_end)}

@@ -4,121 +4,49 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig
 
 from mmdpad.models.folder_files import CONFIG, adapter_problems
-from mmdpad.models.heads.experts import experts_of
-from mmdpad.models.heads.families import family_of, find_family
-from mmdpad.models.heads.policy_family import PolicyFamily
+from mmdpad.models.heads.families import FAMILIES, family_of, find_family
 from mmdpad.models.sources import find_folder, how_to_get
 
-
-@dataclass(frozen=True)
-class ExpertsShape:
-    """Sizes of the mixtures of experts in the language model's layers.
-
-    Attributes:
-        count: E, number of experts in a layer.
-        chosen: k, number of experts for each token.
-        weights: Weights of all experts, which are no linear maps of their own.
-        router: Weights of all routers.
-    """
-
-    count: int
-    chosen: int
-    weights: int
-    router: int
+from .fake_policy import ImageInputs, build_on_meta
+from .measured import Measurements
 
 
 @dataclass(frozen=True)
 class TextShape:
-    """Sizes of the language model.
+    """Sizes of the language model; of all its layers together, where nothing else is said.
 
     Attributes:
         hidden: D, width of a token's state.
         layers: Number of layers.
-        heads, kv_heads: Number of heads of the queries, and of the keys and values.
-        attention: A, width of all queries; kv: K, width of all keys.
-        intermediate: F, width inside the MLP, or inside one expert.
         vocabulary: V, number of tokens that the output head scores.
-        linear: Weights of the layers' linear maps.
-        norms_heads: Whether queries and keys are normalized (Qwen3).
-        rotary: Channels of a head that are rotated.
-        norms_outputs: Whether the outputs of attention and MLP are normalized (GLM-4.1V).
-        fuses_gate: Whether the two maps into the MLP are one (GLM-4.1V).
-        experts: Experts in place of the MLPs, if any.
+        linear: Weights of the linear maps.
+        matrices: Weights of all matrices, experts and routers included.
+        largest: Weights of the largest linear map.
+        multiplied: Multiply-adds per token: each uses some of the experts.
+        attended: Width of all queries.
+        cached: Numbers in the cache of keys and values per token.
+        state: Numbers in the states of recurrent layers per sequence.
     """
 
     hidden: int
     layers: int
-    heads: int
-    kv_heads: int
-    attention: int
-    kv: int
-    intermediate: int
     vocabulary: int
     linear: int
-    norms_heads: bool
-    rotary: int
-    norms_outputs: bool
-    fuses_gate: bool
-    experts: ExpertsShape | None = None
-
-    @property
-    def matrices(self) -> int:
-        """Weights of the layers' matrices, experts and routers included."""
-        return self.linear + (self.experts.weights + self.experts.router if self.experts else 0)
-
-    @property
-    def multiplied(self) -> int:
-        """Multiply-adds per token in the layers' matrices: each token uses some of the experts."""
-        if self.experts is None:
-            return self.linear
-        return self.linear + self.experts.router + (
-            self.experts.weights * self.experts.chosen // self.experts.count)
-
-
-@dataclass(frozen=True)
-class VisionShape:
-    """Sizes of the vision tower.
-
-    Attributes:
-        hidden: Width of a patch's state.
-        layers, heads: As in the language model.
-        intermediate: Width inside the MLP.
-        gated: Whether the MLP has a gate (three linear maps instead of two).
-        full_blocks: Number of blocks that attend to the whole image; the others use windows.
-        window: Side of a window in image tokens; 0 without windows.
-        patch, merge: Side of a patch in pixels, of an image token in patches.
-        mergers: Number of patch mergers (one, plus one per further level).
-        merger_inside: Numbers that a merger keeps per image token, besides its input.
-        norms_patches: Whether patches are normalized before the first block (GLM-V).
-        linear: Weights of the patch embedding and the blocks' linear maps: multiply-adds per
-            patch.
-        merger_linear: Weights of the mergers' linear maps: multiply-adds per image token.
-    """
-
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    gated: bool
-    full_blocks: int
-    window: int
-    patch: int
-    merge: int
-    mergers: int
-    merger_inside: int
-    norms_patches: bool
-    linear: int
-    merger_linear: int
+    matrices: int
+    largest: int
+    multiplied: int
+    attended: int
+    cached: int
+    state: int
 
 
 @dataclass(frozen=True)
@@ -126,73 +54,76 @@ class PolicyShape:
     """Sizes of a vision-language model.
 
     Attributes:
-        text, vision: The language model and the vision tower.
+        text: The language model.
+        blocks: Number of blocks in the vision tower.
         parameters, vision_parameters: Weights of the model and of its vision tower; tied ones count
             once.
         castable, vision_castable: Weights and biases of linear maps, which autocast turns into
             bfloat16, in the model and in its vision tower.
-        adapter: Weights of an adapter of rank 1 in the layers that get one.
         tied: Whether the output head is the embedding.
+        config: The config of transformers, without a quantization.
+        lora: The arguments of its adapter, see :class:`mmdpad.models.VLMReasoningHead`.
+        measurements: What its passes hold and compute.
     """
 
     text: TextShape
-    vision: VisionShape
+    blocks: int
     parameters: int
     vision_parameters: int
     castable: int
     vision_castable: int
-    adapter: int
     tied: bool
+    config: Any = field(compare=False, repr=False)
+    lora: dict[str, Any] = field(compare=False)
+    measurements: Measurements = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, model: Any,
-           targets: str | Sequence[str] | None = None) -> PolicyShape:
-        """Read the shape of a policy's model, which may be on the meta device.
+    def of(cls, config: Any, lora: Mapping[str, Any] | None = None) -> PolicyShape:
+        """Read the shape of a policy from its config of transformers.
 
         Args:
-            model: The model.
-            targets: Layers that get an adapter, as in ``peft.LoraConfig``: a pattern for full
-                names, or the last parts of names. None for the language model's linear layers.
+            config: The config; how weights are quantized does not matter.
+            lora: The arguments of its adapter, or of one that it may get.
 
         Raises:
-            ValueError: The model lacks a part of Qwen-VL's, or the adapter would be in no layer, in
-                the vision tower, or in an embedding.
+            ValueError: The adapter cannot be built, or it would be in the vision tower or in an
+                embedding.
         """
+        config = type(config).from_dict(config.to_dict())
+        config.quantization_config = None
+        model = build_on_meta(config)
         family = family_of(model)
-        targets = family.lora_targets('language') if targets is None else targets
-        tower = family.tower(model)
-        adapted: dict[str, Any] = {name: m for name, m in model.named_modules()
-                   if isinstance(m, nn.Linear | nn.Embedding) and _is_target(name, targets)}
-        wrong = sorted(name for name, m in adapted.items()
-                       if name.startswith(f'{family.vision_tower}.') or isinstance(m, nn.Embedding))
-        if wrong or not adapted:
-            raise ValueError(f'`lora.target_modules` should match linear layers of the language '
-                             f'model, and none of the vision tower, for estimates and '
-                             f'`memory_budget`, but {targets!r} matches {wrong[:2] or "none"}; '
-                             f'choose other layers, or leave `memory_budget` out')
-        try:
-            text, vision = _text_shape(model, family), _vision_shape(tower, family)
-        except AttributeError as error:
-            raise ValueError(f'A policy should have the parts of a Qwen-VL model for estimates and '
-                             f'`memory_budget`, but {error}; leave `memory_budget` out') from error
-        return cls(text, vision, _count(model), _count(tower),
-                   _linear(model, biases=True), _linear(tower, biases=True),
-                   sum(m.in_features + m.out_features for m in adapted.values()),
-                   model.lm_head.weight is model.get_input_embeddings().weight)
+        language, tower = family.language(model), family.tower(model)
+        measurements = Measurements(config, dict(lora or {}))
+        counts = measurements.counts()
+        text = TextShape(
+            hidden=language.config.hidden_size, layers=len(language.layers),
+            vocabulary=model.get_output_embeddings().out_features, linear=_linear(language.layers),
+            matrices=sum(p.numel() for p in language.layers.parameters() if p.ndim > 1),
+            largest=max(m.weight.numel() for m in language.layers.modules()
+                        if isinstance(m, nn.Linear)),
+            **{name: sum(getattr(layer, name) for layer in counts)
+               for name in ('multiplied', 'attended', 'cached', 'state')})
+        shape = cls(text, len(family.blocks(model)), _count(model), _count(tower),
+                    _linear(model, biases=True), _linear(tower, biases=True),
+                    model.get_output_embeddings().weight is model.get_input_embeddings().weight,
+                    config, dict(lora or {}), measurements)
+        if lora:
+            shape.adapter_weights(lora.get('r', 8))
+        return shape
 
+    def adapter_weights(self, rank: int) -> int:
+        """Number of weights of its adapter, with another rank.
 
-def _is_target(name: str, targets: str | Sequence[str]) -> bool:
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(name == target or name.endswith(f'.{target}') for target in targets)
+        Raises:
+            ValueError: See :meth:`of`.
+        """
+        return self.measurements.adapter_weights(rank)
 
-
-def build_on_meta(config: Any) -> PreTrainedModel:
-    """Build the model of a transformers config, without memory for its weights."""
-    with torch.device('meta'):
-        model = AutoModelForImageTextToText.from_config(config)
-    model.tie_weights()
-    return model
+    def image(self, height: int, width: int) -> ImageInputs:
+        """What the vision tower gets of an image of about this size in pixels."""
+        family = FAMILIES[self.config.model_type]
+        return ImageInputs.of(family.blank_prompt(self.config, height, width))
 
 
 def _count(module: nn.Module) -> int:
@@ -203,67 +134,6 @@ def _linear(module: nn.Module, biases: bool = False) -> int:
     layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Conv3d)]
     weights = sum(m.weight.numel() for m in layers)
     return weights + sum(m.bias.numel() for m in layers if m.bias is not None) * biases
-
-
-def _text_shape(model: PreTrainedModel, family: PolicyFamily) -> TextShape:
-    config, language = model.config.text_config, family.language(model)
-    if others := sorted(set(getattr(config, 'layer_types', None) or ()) - {'full_attention'}):
-        raise ValueError(f'Estimates and `memory_budget` should be for layers of full_attention, '
-                         f'but {family.name} has {", ".join(others)}, whose activations are not '
-                         f'counted; leave `memory_budget` out, and measure a step instead')
-    layer, experts = language.layers[0], _experts_shape(language)
-    attention = layer.self_attn
-    return TextShape(
-        hidden=config.hidden_size, layers=config.num_hidden_layers,
-        heads=config.num_attention_heads, kv_heads=config.num_key_value_heads,
-        attention=attention.q_proj.out_features, kv=attention.k_proj.out_features,
-        intermediate=config.moe_intermediate_size if experts else config.intermediate_size,
-        vocabulary=model.lm_head.out_features, linear=_linear(language),
-        norms_heads=hasattr(attention, 'q_norm'), experts=experts,
-        rotary=int(attention.head_dim
-                   * config.rope_parameters.get('partial_rotary_factor', 1.0)),
-        norms_outputs=hasattr(layer, 'post_mlp_layernorm'),
-        fuses_gate=hasattr(layer.mlp, 'gate_up_proj'))
-
-
-def _experts_shape(language: Any) -> ExpertsShape | None:
-    """Read the shape of a language model's experts; None if it has none."""
-    blocks = [layer.mlp for layer in language.layers if experts_of(layer.mlp)]
-    if not blocks:
-        return None
-    if len(blocks) < len(language.layers):
-        raise AttributeError(f'only {len(blocks)} of {len(language.layers)} layers have experts')
-    first = blocks[0]
-    return ExpertsShape(first.experts.num_experts, first.gate.top_k,
-                        sum(_count(block.experts) for block in blocks),
-                        sum(_count(block.gate) for block in blocks))
-
-
-def _vision_shape(tower: Any, family: PolicyFamily) -> VisionShape:
-    config, blocks = tower.config, tower.get_submodule(family.vision_blocks)
-    mergers = [tower.merger, *getattr(tower, 'deepstack_merger_list', ())]
-    downsample = getattr(tower, 'downsample', None)  # the first part of GLM-V's merger
-    full = getattr(config, 'fullatt_block_indexes', None)
-    # In Qwen2-VL's tower, `hidden_size` is the width of its output.
-    hidden = getattr(config, 'embed_dim', config.hidden_size)
-    merger_inside = 2 * hidden * config.spatial_merge_size**2  # hidden state and its activation
-    if downsample is not None:
-        # Four more states of the merger's width, and four inside its gated MLP.
-        merger_inside = 4 * config.out_hidden_size + 4 * tower.merger.gate_proj.out_features
-        mergers.append(downsample)
-    return VisionShape(
-        hidden=hidden, layers=config.depth, heads=config.num_heads,
-        intermediate=next(m.out_features for m in blocks[0].mlp.modules()
-                          if isinstance(m, nn.Linear)),
-        gated=hasattr(blocks[0].mlp, 'gate_proj'),
-        full_blocks=config.depth if full is None else len(set(full)),
-        window=0 if full is None else
-        config.window_size // config.spatial_merge_size // config.patch_size,
-        patch=config.patch_size, merge=config.spatial_merge_size,
-        mergers=len(mergers) - (downsample is not None), merger_inside=merger_inside,
-        norms_patches=hasattr(tower, 'post_conv_layernorm'),
-        linear=_linear(tower.patch_embed) + _linear(blocks),
-        merger_linear=sum(map(_linear, mergers)))
 
 
 def read_policy_config(pretrained: str) -> tuple[Any, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,17 +40,17 @@ class StorageTracker(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (),
                            kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if not (function is _aten._to_copy.default
-                and args[0].untyped_storage()._cdata in self._weights):
-            for tensor in tree_leaves(result):
-                if isinstance(tensor, Tensor):
-                    self._add(tensor.untyped_storage())
-            self.peak = max(self.peak, self.now)
+        is_copy = (function is _aten._to_copy.default
+                   and args[0].untyped_storage()._cdata in self._weights)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage(), not is_copy)
+        self.peak = max(self.peak, self.now)
         return result
 
-    def _add(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known and size:
+    def _add(self, storage: Any, counts: bool) -> None:
+        key, size = storage._cdata, storage.nbytes() * counts
+        if key not in self._known:
             self._known.add(key)
             self.now += size
             weakref.finalize(storage, self._remove, key, size)
@@ -59,27 +60,47 @@ class StorageTracker(TorchDispatchMode):
         self.now -= size
 
 
-class OperationCounter(TorchDispatchMode):
+@dataclass(frozen=True)
+class Operations:
     """Operations of matrix products and of attention, 2 per multiply-add.
 
     Attributes:
         products: Those of matrix products and convolutions.
         attention: Those of attention, hidden pairs included.
-        width: Width of all queries of the last attention; 0 if there was none.
+        width: Width of all queries of attention; 0 if there was none.
     """
+
+    products: int = 0
+    attention: int = 0
+    width: int = 0
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.products + self.attention
+
+
+class OperationCounter(TorchDispatchMode):
+    """Counts operations of matrix products and of attention."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.products = self.attention = self.width = 0
+        self.now = Operations()
+
+    def take(self) -> Operations:
+        """Return the operations since the last call."""
+        taken, self.now = self.now, Operations()
+        return taken
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (),
                            kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        packet = function._overloadpacket
+        packet, now = function._overloadpacket, self.now
         if packet in _ATTENTION:
             query, key = args[:2]
-            self.width = query.shape[1] * query.shape[3]
-            self.attention += 4 * query.numel() * key.shape[2]
+            self.now = replace(now, width=query.shape[1] * query.shape[3],
+                               attention=now.attention + 4 * query.numel() * key.shape[2])
         elif packet in flop_registry:
-            self.products += flop_registry[packet](*args, **(kwargs or {}), out_val=result)
+            self.now = replace(now, products=now.products + flop_registry[packet](
+                *args, **(kwargs or {}), out_val=result))
         return result

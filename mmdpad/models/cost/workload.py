@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 from mmdpad.models.heads.token_log_probs import MAX_LOGITS
 
+from .fake_policy import ImageInputs
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -20,8 +22,7 @@ class Workload:
         group_size: G.
         prompt_tokens: P, image tokens included.
         response_tokens: R.
-        grid: Rows and columns of patches of an image.
-        merge: Side of an image token in patches.
+        image: What the vision tower gets of an image.
         shared: Whether a prompt is computed once per group, instead of once per response.
         images_once: The same for its image.
         longest: Length of the longest response, to which attention pads the others, if R is the
@@ -32,8 +33,7 @@ class Workload:
     group_size: int
     prompt_tokens: int
     response_tokens: int
-    grid: tuple[int, int]
-    merge: int = 2
+    image: ImageInputs
     shared: bool = True
     images_once: bool = True
     longest: int = 0
@@ -73,16 +73,6 @@ class Workload:
         return self.prefixes * self.prompt_tokens + self.generated
 
     @property
-    def patches(self) -> int:
-        """Patches of one image."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def image_tokens(self) -> int:
-        """Tokens of one image."""
-        return self.patches // self.merge**2
-
-    @property
     def prefix_pairs(self) -> int:
         """Pairs (query, key) of causal attention within the prompts: P (P + 1) / 2 each."""
         return self.prefixes * self.prompt_tokens * (self.prompt_tokens + 1) // 2
@@ -92,19 +82,6 @@ class Workload:
         """Pairs (query, key) of the responses' tokens: token i of R attends to P + i."""
         length = self.response_tokens
         return self.responses * (length * self.prompt_tokens + length * (length + 1) // 2)
-
-    def window_pairs(self, side: int) -> int:
-        """Pairs of patches within one image's windows of ``side`` x ``side`` image tokens; windows
-        at the right and bottom edges are smaller. A side of 0 means the whole image."""
-        if not side:
-            return self.patches**2
-        rows, columns = (_squares(length // self.merge, side) for length in self.grid)
-        return rows * columns * self.merge**4
-
-
-def _squares(length: int, side: int) -> int:
-    """Sum of squares of the pieces when ``length`` is cut into pieces of ``side``."""
-    return length // side * side**2 + (length % side)**2
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
-from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.published_layout import check_layout
 from mmdpad.models.sources import check_files, find_model
 from mmdpad.models.weight_names import compare_names, head_problem, stored_names
@@ -21,7 +21,7 @@ from mmdpad.models.weights import from_folder
 
 from .attention_support import SHARED_PREFIX, check_layers
 from .families import find_family
-from .lora import check_lora, lora_targets
+from .lora import check_lora
 from .processor_files import image_settings
 from .quantization import (
     check_prequantized,
@@ -69,10 +69,7 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
         check_lora(family, source, lora, WEIGHTS_HINT,
                    policy.get('freeze_vision', False))
     if policy.get('memory_budget') is not None:
-        if lora and lora.get('target_parameters'):
-            raise ValueError('`memory_budget` should come without `lora.target_parameters`, which '
-                             'takes memory that is not estimated; leave one of them out')
-        PolicyShape.of(build_on_meta(config), lora_targets(lora or {}, family))
+        PolicyShape.of(config, lora)
     if Path(source).is_dir() and (problem := head_problem(folder)):
         raise ValueError(problem)
     return source, settings

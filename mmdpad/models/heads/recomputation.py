@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from mmdpad.models.cost.budget import Spending, spend
 from mmdpad.models.cost.memory import standing
-from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.models.cost.fake_policy import ImageInputs
+from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Kept, Setup, Workload
 from mmdpad.models.free_memory import free_memory
 from mmdpad.utils.number_checks import check_number
@@ -27,7 +28,6 @@ from mmdpad.utils.number_checks import check_number
 from .encoded_prompt import EncodedPrompt
 from .families import family_of
 from .kept_products import keep_products
-from .lora import lora_targets
 
 GB = 1e9
 # Share of the free memory that 'auto' uses: the estimate may be 15 % too low, and allocators
@@ -66,10 +66,7 @@ class MemoryBudget:
     def __init__(self, model: PreTrainedModel, budget: float | str, lora: dict | None,
                  quantized: bool, freeze_vision: bool, attention: str) -> None:
         check_memory_budget(budget)
-        config = type(model.config).from_dict(model.config.to_dict())
-        config.quantization_config = None
-        self.shape = PolicyShape.of(build_on_meta(config),
-                                    lora_targets(lora or {}, family_of(model)))
+        self.shape = PolicyShape.of(model.config, lora)
         self.bytes = None if budget == 'auto' else float(budget) * GB
         self.kept: Kept | None = None
         self.has_state = False
@@ -89,7 +86,7 @@ class MemoryBudget:
             self.setup, entropy=entropy, on_cpu=device.type == 'cpu', groups=len(prompts),
             amp=torch.is_autocast_enabled(device.type), shards=_shards(model),
             accumulates=any(p.grad is not None for p in model.parameters()))
-        work = _workload(prompts, mask, self.shape.vision.merge, shares_prompts)
+        work = _workload(prompts, mask, shares_prompts)
         if self.bytes is None:
             state = 0.0 if self.has_state else standing(self.shape, setup)['optimizer state']
             self.bytes = SHARE * max(0.0, free_memory(device) - state / setup.shards)
@@ -113,25 +110,23 @@ def describe(shape: PolicyShape, setup: Setup, spending: Spending) -> str:
         ', which is more than the budget although everything is recomputed; lower '
         '`train_cfg.tokens_per_micro_batch`')
     vision = '' if setup.vision_is_fixed else (
-        f', and {kept.vision} of {shape.vision.layers} vision blocks')
+        f', and {kept.vision} of {shape.blocks} vision blocks')
     return (f'memory_budget: of {shape.text.layers} layers, {kept.text} keep all activations and '
             f'{kept.products - kept.text} the outputs of matrix products{vision}; an update takes '
             f'about {spending.peak / GB:.2f} of {spending.budget / GB:.2f} GB{over}')
 
 
-def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, merge: int,
-              shares_prompts: bool) -> Workload:
+def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, shares_prompts: bool) -> Workload:
     """The workload of a pass, with the mean lengths of its prompts and responses, or, where prompts
     are repeated, with those that all are padded to."""
-    grids = [(int(rows), int(columns)) for prompt in prompts
-             for _, rows, columns in prompt.grid.tolist()]
+    largest = max(prompts, key=lambda prompt: prompt.pixel_values.numel())
     lengths, sizes = [len(prompt) for prompt in prompts], mask.sum(dim=1).tolist()
     if shares_prompts:
         prompt, response = (math.ceil(sum(x) / len(x)) for x in (lengths, sizes))
     else:
         prompt, response = max(lengths), mask.shape[1]
     return Workload(len(prompts), len(mask) // len(prompts), prompt, response,
-                    max(grids, key=math.prod), merge, shares_prompts, longest=max(sizes))
+                    ImageInputs.of(largest), shares_prompts, longest=max(sizes))
 
 
 def keep(model: Any, kept: Kept, lora_rank: int = 0) -> None:

@@ -26,11 +26,10 @@ from mmdpad.models import (
 )
 from mmdpad.models.cost.budget import spend
 from mmdpad.models.cost.memory import gradient_bytes, standing
-from mmdpad.models.cost.shapes import PolicyShape, build_on_meta, read_policy_config
+from mmdpad.models.cost.shapes import PolicyShape, read_policy_config
 from mmdpad.models.cost.workload import Setup, Workload, groups_in_pass
 from mmdpad.models.heads import shared_prefix
-from mmdpad.models.heads.families import FAMILIES, family_of
-from mmdpad.models.heads.lora import lora_targets
+from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.recomputation import GB, SHARE, check_memory_budget, describe
 from mmdpad.models.segmentors.settings import build_loss, training_sampling
@@ -114,19 +113,17 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
     policy = config['model']['policy']
     _check_lora(policy.get('lora') or {})
     model_config, source = read_policy_config(policy['pretrained'])
-    model = build_on_meta(model_config)
-    shape = PolicyShape.of(model, lora_targets(policy.get('lora') or {}, family_of(model)))
+    shape = PolicyShape.of(model_config, policy.get('lora'))
     notes = [f'policy: {source}']
     quantization = policy.get('quantization') or {}
     if stored := getattr(model_config, 'quantization_config', None):
         quantization = stored if isinstance(stored, Mapping) else stored.to_dict()
         notes.append(f'weights: already quantized, by the `quantization_config` of that file; the '
                      f"language model's take {quantized_bytes(quantization):.2f} bytes each")
-    vision = shape.vision
-    grid = _grid(config, vision.patch, vision.merge)
+    image = shape.image(*_image_size(config))
     if prompt_tokens is None:
         text, how = _text_tokens(policy, model_config.model_type)
-        prompt_tokens = grid[0] * grid[1] // vision.merge**2 + text
+        prompt_tokens = image.tokens + text
         notes.append(f'text of a prompt: {text} tokens {how}')
     sampling = training_sampling(config['model'].get('train_cfg') or {})
     loss = _build_loss(_argument(config['model'], 'loss', ReasoningSegmentor))
@@ -136,8 +133,7 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
     is_grpo = is_kind(config['train_cfg'], GRPOTrainLoop, LOOPS)
     work = Workload(config['train_dataloader'].get('batch_size', 1),
                     sampling['group_size'] if is_grpo else 1, prompt_tokens, response_tokens,
-                    grid, vision.merge, _argument(policy, 'attn_implementation')
-                    == shared_prefix.NAME)
+                    image, _argument(policy, 'attn_implementation') == shared_prefix.NAME)
     setup = _setup(config, policy, work, loss, is_grpo, quantized_bytes(quantization))
     notes += [f'not counted: {name}' for name in _not_counted(config)]
     budget = _argument(policy, 'memory_budget')
@@ -318,14 +314,14 @@ def _optimizer_numbers(optimizer: Mapping[str, Any]) -> tuple[float, float]:
     return state, float(at_once)
 
 
-def _grid(config: Mapping[str, Any], patch: int, merge: int) -> tuple[int, int]:
-    """Rows and columns of patches of a model image."""
+def _image_size(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of a model image in pixels."""
     sizes = [step['size'] for step in _pipeline(config)
              if is_kind(step, ModelImageResize, TRANSFORMS)]
     if not sizes:
         raise ValueError('`train_dataloader.dataset.pipeline` should have a `ModelImageResize`, '
                          'which gives the size of the model image, but has none; add one')
-    width, height = (max(1, round(length / (patch * merge))) * merge for length in sizes[-1])
+    width, height = sizes[-1]
     return height, width
 
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from mmdpad.models.cost.fake_policy import ImageInputs
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Workload
 from mmdpad.registry import MODELS
@@ -158,8 +159,8 @@ def synthetic_rollout(model, side, prompts, group_size, length):
         response_mask=torch.ones(rows, length, dtype=torch.bool),
         truncated=torch.zeros(rows, dtype=torch.bool),
         advantages=torch.randn(prompts, group_size, generator=generator))
-    grid = tuple(encoded[0].grid[0, 1:].tolist())
-    return rollout, Workload(prompts, group_size, len(encoded[0]), length, grid)
+    return rollout, Workload(prompts, group_size, len(encoded[0]), length,
+                             ImageInputs.of(encoded[0]))
 
 
 def measure_update(model, rollout, amp=False, steps=2, accumulate=1, optimizer=None):
@@ -191,4 +192,4 @@ def measure_update(model, rollout, amp=False, steps=2, accumulate=1, optimizer=N
 
 
 def shape_of(model):
-    return PolicyShape.of(model.policy.model)
+    return PolicyShape.of(model.policy.model.config)

@@ -90,7 +90,7 @@ def test_responses_of_other_lengths_are_padded(case, tmp_path, monkeypatch):
     del measured['optimizer step']
     shape, setup = model.policy.memory_budget.shape, replace(
         model.policy.memory_budget.setup, entropy='grad', on_cpu=on_cpu)
-    work = _workload(batch.prompts, batch.response_mask, shape.vision.merge, not policy)
+    work = _workload(batch.prompts, batch.response_mask, not policy)
     taken = max(measured.values()) - sum(standing(shape, replace(setup, state=0.0)).values())
     assert update_peak(shape, setup, work) == pytest.approx(taken, rel=0.15)
 
@@ -129,9 +129,9 @@ def check_bits(pretrained, side, policy, plans=PLANS, experts=None):
 def test_what_saves_most_for_its_bytes_is_kept_first(head):
     """A budget grows: products of the language model's layers or vision blocks, one by one, and
     the rest of the layers last; never more than fits."""
-    shape = PolicyShape.of(head.model)
-    work, setup = Workload(2, 8, 300, 100, (32, 32)), Setup(on_cpu=True, reference=False)
-    text, vision = shape.text.layers, shape.vision.layers
+    shape = PolicyShape.of(head.model.config)
+    work, setup = Workload(2, 8, 300, 100, shape.image(256, 256)), Setup(on_cpu=True, reference=False)
+    text, vision = shape.text.layers, shape.blocks
     least = update_peak(shape, replace(setup, checkpointing=True), work)
     most = update_peak(shape, setup, work)
     found = [spend(shape, setup, work, least + share / 20 * (most - least)) for share in range(21)]
@@ -150,8 +150,8 @@ def test_what_saves_most_for_its_bytes_is_kept_first(head):
 
 
 def test_processes_that_share_the_weights_have_memory_for_activations(head):
-    shape = PolicyShape.of(head.model)
-    work, setup = Workload(1, 2, 20, 4, (4, 4)), Setup(on_cpu=True, checkpointing=True)
+    shape = PolicyShape.of(head.model.config)
+    work, setup = Workload(1, 2, 20, 4, shape.image(32, 32)), Setup(on_cpu=True, checkpointing=True)
     alone, shared = (update_peak(shape, replace(setup, shards=n), work) for n in (1, 8))
     gradients = gradient_bytes(shape, setup)
     assert alone > gradients > shared > gradients / 8

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmdpad.models import HFRollout
 from mmdpad.models.cost.flops import forward_flops, rollout_flops, step_flops, update_flops
-from mmdpad.models.cost.shapes import PolicyShape, build_on_meta
+from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Setup, Workload
 from mmdpad.models.heads import shared_prefix
 
@@ -42,7 +42,7 @@ def hidden_pairs(shape, work):
     """Operations of a forward pass on pairs that causal attention does not need."""
     square = work.prefixes * work.prompt_tokens**2
     own = work.generated * (work.prompt_tokens + work.response_tokens)
-    return 4 * shape.text.attention * shape.text.layers * (
+    return 4 * shape.text.attended * (
         square + own - work.prefix_pairs - work.response_pairs)
 
 
@@ -60,7 +60,7 @@ def test_a_step_costs_what_torch_counts(name, tmp_path):
     model = segmentor(tiny_policy(tmp_path, hidden=192, side=224), policy, group_size=4)
     rollout, work = synthetic_rollout(model, 224, prompts=2, group_size=4, length=30)
     setup = replace(setup, rollout='none', groups=2)
-    shape = PolicyShape.of(build_on_meta(model.policy.model.config))
+    shape = PolicyShape.of(model.policy.model.config, policy.get('lora'))
     measured = counted(lambda: model.loss(rollout)['loss'].backward())
     # Policy: forward, twice as much backward, perhaps once more; reference: forward.
     measured -= hidden_pairs(shape, work) * (4 + setup.checkpointing)
@@ -73,7 +73,7 @@ def test_a_step_with_experts_costs_what_torch_counts(policy, setup, tmp_path):
     model = segmentor(tiny_qwen3_vl_moe(tmp_path), policy, group_size=4)
     rollout, work = synthetic_rollout(model, 224, prompts=2, group_size=4, length=30)
     setup = replace(setup, rollout='none', groups=2)
-    shape = PolicyShape.of(build_on_meta(model.policy.model.config))
+    shape = PolicyShape.of(model.policy.model.config, policy.get('lora'))
     measured = counted(lambda: model.loss(rollout)['loss'].backward())
     measured -= hidden_pairs(shape, work) * 4
     assert total(step_flops(shape, setup, work)) == pytest.approx(measured, rel=0.05)
@@ -109,7 +109,8 @@ def test_a_rollout_computes_its_prompts_once_per_response(tmp_path):
 
 
 def test_what_is_frozen_costs_no_backward_pass(head):
-    shape, work = PolicyShape.of(head.model), Workload(2, 4, 65, 30, (14, 14))
+    shape = PolicyShape.of(head.model.config)
+    work = Workload(2, 4, 65, 30, shape.image(112, 112))
     full, frozen, lora = (step_flops(shape, setup, work) for setup in (
         Setup(), Setup(freeze_vision=True), Setup(lora_rank=4)))
     # Seen once, in the rollout.
@@ -121,7 +122,7 @@ def test_what_is_frozen_costs_no_backward_pass(head):
 
 
 def test_logits_in_parts_are_computed_twice(head):
-    shape = PolicyShape.of(head.model)
+    shape = PolicyShape.of(head.model.config)
     work = Workload(1, 4, 65, 30, (14, 14))
     whole, parts = (update_flops(shape, Setup(max_logits=size), work)['head']
                     for size in (120 * 512, 120 * 512 - 1))
@@ -129,7 +130,8 @@ def test_logits_in_parts_are_computed_twice(head):
 
 
 def test_every_pass_of_several_updates_is_counted(head):
-    shape, work = PolicyShape.of(head.model), Workload(2, 4, 65, 30, (14, 14))
+    shape = PolicyShape.of(head.model.config)
+    work = Workload(2, 4, 65, 30, shape.image(112, 112))
     once = step_flops(shape, Setup(), work)
     twice = step_flops(shape, Setup(updates=2, kept_log_probs=True), work)
     assert twice['update'] == {part: 2 * value for part, value in once['update'].items()}

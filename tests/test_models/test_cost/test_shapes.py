@@ -24,7 +24,7 @@ PARAMETERS = {'Qwen2-VL-2B': 2.209, 'Qwen2-VL-7B': 8.291, 'Qwen2-VL-72B': 73.406
                                   if FACTS[shape[0]].estimated])
 def test_built_in_shapes_have_the_published_number_of_parameters(name):
     config, source = read_policy_config(f'no/such/folder/{name}-Instruct')
-    shape = PolicyShape.of(build_on_meta(config))
+    shape = PolicyShape.of(config)
     assert shape.parameters / 1e9 == pytest.approx(PARAMETERS[name], abs=5e-4)
     assert 'built-in' in source
 
@@ -60,8 +60,8 @@ def test_a_policy_of_other_parts_is_named():
 
 def test_a_folder_is_read_and_no_weight_is_left_out(head):
     config, source = read_policy_config(POLICY_WEIGHTS)
-    shape = PolicyShape.of(build_on_meta(config))
-    assert source.endswith('config.json') and shape == PolicyShape.of(head.model)
+    shape = PolicyShape.of(config)
+    assert source.endswith('config.json') and shape == PolicyShape.of(head.model.config)
     assert shape.parameters == sum(p.numel() for p in head.model.parameters())
     assert shape.tied and shape.vision.gated and shape.vision.window == 7
     # Per layer: q, o 128 x 128; k, v 128 x 64; three of 128 x 384. Four layers.
@@ -106,7 +106,7 @@ def test_layers_with_and_without_experts_are_named(tmp_path):
     config, _ = read_policy_config(make_policy_folder(tmp_path, 'qwen3_vl_moe'))
     config.text_config.mlp_only_layers = [1]
     with pytest.raises(ValueError, match='only 1 of 2 layers have experts; leave'):
-        PolicyShape.of(build_on_meta(config))
+        PolicyShape.of(config)
 
 
 def rewrite(folder, change):
@@ -149,7 +149,7 @@ def test_parameters_are_those_of_the_model(family, change, tmp_path):
     folder = make_policy_folder(tmp_path / 'Qwen2.5-VL-72B-Thinking-AWQ', family)
     rewrite(folder, change)
     config, source = read_policy_config(folder)
-    shape = PolicyShape.of(build_on_meta(config))
+    shape = PolicyShape.of(config)
     model = find_family(folder).model_class(AutoConfig.from_pretrained(folder))
     assert source == f'{folder}/config.json'
     assert shape.parameters == sum(p.numel() for p in model.parameters())
