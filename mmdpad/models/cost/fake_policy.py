@@ -110,7 +110,8 @@ class FakePolicy:
             share_states(self.language)
         if arithmetic.lora_rank:
             add_lora(self.model, {**lora, 'r': arithmetic.lora_rank})
-        self.tower.requires_grad_(arithmetic.trains_vision)
+        for parameter in self.family.vision_parameters(self.model):
+            parameter.requires_grad_(arithmetic.trains_vision)
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.model._apply(self._fake)
         for parameter in self.model.parameters():

@@ -114,7 +114,7 @@ class Measurements:
         model = build_on_meta(self._config)
         add_lora(model, {**self._lora, 'r': rank})
         wrong = [name for name, layer in adapted_layers(model).items()
-                 if name.startswith(f'{family_of(model).vision_tower}.')
+                 if family_of(model).is_vision(name)
                  or isinstance(layer.get_base_layer(), nn.Embedding)]
         if wrong:
             raise ValueError(f'`lora.target_modules` should match layers of the language model, '

@@ -93,7 +93,8 @@ class PolicyShape:
         config.quantization_config = None
         model = build_on_meta(config)
         family = family_of(model)
-        language, tower = family.language(model), family.tower(model)
+        language = family.language(model)
+        vision = nn.ModuleList(family.vision_modules(model).values())
         measurements = Measurements(config, dict(lora or {}))
         counts = measurements.counts()
         text = TextShape(
@@ -104,8 +105,8 @@ class PolicyShape:
                         if isinstance(m, nn.Linear)),
             **{name: sum(getattr(layer, name) for layer in counts)
                for name in ('multiplied', 'attended', 'cached', 'state')})
-        shape = cls(text, len(family.blocks(model)), _count(model), _count(tower),
-                    _linear(model, biases=True), _linear(tower, biases=True),
+        shape = cls(text, len(family.blocks(model)), _count(model), _count(vision),
+                    _linear(model, biases=True), _linear(vision, biases=True),
                     model.get_output_embeddings().weight is model.get_input_embeddings().weight,
                     config, dict(lora or {}), measurements)
         if lora:
