@@ -129,7 +129,7 @@ def test_the_projector_is_frozen_with_the_tower(folder):
 
 def test_an_adapter_in_the_projector_is_trained(folder):
     pytest.importorskip('peft')
-    lora = dict(r=2, target_modules=['linear_1', 'q_proj'])
+    lora = dict(r=2, target_modules=['linear_1', 'self_attn.q_proj'])
     head = VLMReasoningHead(folder, TEMPLATE, lora=lora).train()
     assert not head.vision_is_fixed
     prompts = head.encode_prompts([picture(56, 56)], ['star'])
