@@ -23,7 +23,6 @@ class Facts:
         linears: Linear layers in the language model of a tiny folder, by which LoRA counts; 0 where
             it refuses to reach all.
         tied: Whether the output head of the tiny folder is the embedding.
-        estimated: Whether estimates know its layers.
         limit: `max_prompt_tokens` in the configs.
         tile: Side of a tile in pixels; 0 where images have no tiles but a grid of patches.
         samples: Whether generation_config.json asks for sampling.
@@ -44,7 +43,6 @@ class Facts:
                                       '<|vision_end|>')
     linears: int = 2 * 7  # q, k, v, o, gate, up, down of two layers
     tied: bool = True
-    estimated: bool = True
     limit: int = 1300
     tile: int = 0
     samples: bool = True
@@ -62,7 +60,7 @@ _QWEN2 = dict(patch=14, fewest=3136, most=12845056, side=840, tokens=900, flat=T
 _QWEN3 = dict(patch=16, fewest=65536, most=16777216, side=832, tokens=676, flat=False,
               tower=_tower('linear_fc1', 'linear_fc2'), chat=_QWEN)
 # The small sizes do not think unless they are asked to.
-_QWEN3_5 = dict(_QWEN3, chat=_QWEN + '<think>\n\n</think>\n\n', estimated=False)
+_QWEN3_5 = dict(_QWEN3, chat=_QWEN + '<think>\n\n</think>\n\n')
 _GLM = dict(
     patch=14, fewest=12544, most=11760000, side=840, tokens=900, flat=False, tied=False,
     tower=_tower('gate_proj', 'up_proj', 'down_proj'), vision_tokens=(
@@ -85,7 +83,7 @@ FACTS = dict(
                 chat=_GLM_CHAT + '\n', **_GLM_DENSE),
     glm46v=Facts('GLM-4.6V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM_DENSE),
     glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, linears=0,
-                    estimated=False, **_GLM),
+                    **_GLM),
     internvl=Facts(
         'InternVL', 'relative_1000', patch=14, fewest=0, most=0, side=896, tokens=5 * 256, tile=448,
         limit=1700,
@@ -93,5 +91,5 @@ FACTS = dict(
                          'attention.projection_layer', 'mlp.fc1', 'mlp.fc2')),
         flat=False, ends=('<|im_end|>', ), vision_tokens=('<IMG_CONTEXT>', ), tied=False,
         chat='<|im_start|>user\n<IMG_CONTEXT>\n{question}<|im_end|>\n<|im_start|>assistant\n',
-        estimated=False, samples=False))
+        samples=False))
 """`model_type` -> facts."""

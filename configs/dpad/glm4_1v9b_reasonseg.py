@@ -1,4 +1,4 @@
-# DPAD with GLM-4.1V-9B-Thinking, otherwise as qwen7b_reasonseg.py: about 238 GB of accelerator
+# DPAD with GLM-4.1V-9B-Thinking, otherwise as qwen7b_reasonseg.py: about 239 GB of accelerator
 # memory, by tools/analysis_tools/estimate_cost.py.
 #   python tools/train.py configs/dpad/glm4_1v9b_reasonseg.py
 # Not a published recipe, and not run with the published weights. The prompt asks for coordinates

@@ -96,10 +96,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 
 from mmdpad.models import HFRollout, ReasoningSegmentor, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.cost import (
+    ImageInputs,
     PolicyShape,
     Setup,
     Workload,
-    build_on_meta,
     peak,
     read_policy_config,
     step_flops,
@@ -156,7 +156,7 @@ def write_source(folder: str, model: str, side: int) -> PolicyShape:
     config.save_pretrained(folder)
     write_processor(folder, side)
     save_file({}, f'{folder}/model.safetensors')
-    return PolicyShape.of(build_on_meta(AutoConfig.from_pretrained(folder)))
+    return PolicyShape.of(AutoConfig.from_pretrained(folder), dict(r=8))
 
 
 def make_model(folder: str, args: argparse.Namespace, device: Device) -> TimedSegmentor:
@@ -233,8 +233,8 @@ class Training:
 def workload(folder: str, args: argparse.Namespace) -> Workload:
     """The workload of a step with these settings."""
     prompt = encode(folder, args)[0]
-    rows, columns = prompt.grid[0, 1:].tolist()
-    return Workload(args.prompts, args.group_size, len(prompt), args.tokens, (rows, columns))
+    return Workload(args.prompts, args.group_size, len(prompt), args.tokens,
+                    ImageInputs.of(prompt))
 
 
 def make_setup(args: argparse.Namespace, work: Workload, rollout: str) -> Setup:
@@ -332,9 +332,10 @@ class Benchmark:
         """Bytes to read for one more token of all responses: the weights of language model and
         output head, keys and values of each prompt, and on average half of the responses'."""
         text, work, args = self.shape.text, self.work, self.args
-        weights = text.linear + text.hidden * text.vocabulary + args.lora * self.shape.adapter
+        weights = text.linear + text.hidden * text.vocabulary + (
+            self.shape.adapter_weights(args.lora) if args.lora else 0)
         tokens = work.prompts * work.prompt_tokens + work.generated // 2
-        return 2 * (weights + 2 * text.layers * text.kv * tokens)
+        return 2 * (weights + text.cached * tokens)
 
     def _flops(self, setup: Setup) -> dict[str, int]:
         """Operations by pass."""

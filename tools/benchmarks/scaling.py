@@ -36,7 +36,6 @@ from mmdpad.models.cost import (
     PolicyShape,
     Setup,
     Workload,
-    build_on_meta,
     step_flops,
     step_memory,
 )
@@ -59,8 +58,8 @@ def measure(side: str, folder: str, point: dict[str, int], args: argparse.Namesp
 
 def law(shape: PolicyShape, side: str, point: dict[str, int]) -> tuple[float, float]:
     """Operations of an update, and MB of activations and logits at its peak."""
-    work = Workload(1, point['group_size'], TEXT_TOKENS + (point['side'] // PATCH // 2)**2,
-                    point['tokens'], (point['side'] // PATCH, ) * 2)
+    image = shape.image(point['side'], point['side'])
+    work = Workload(1, point['group_size'], TEXT_TOKENS + image.tokens, point['tokens'], image)
     naive = side == 'naive'
     work = work.replicated() if naive else work
     setup = Setup(checkpointing=True, rollout='none', kept_log_probs=naive, step=0.0)
@@ -78,7 +77,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         make_policy(folder, args.hidden_size, args.layers, max(AXES['side']))
-        shape = PolicyShape.of(build_on_meta(AutoConfig.from_pretrained(folder)))
+        shape = PolicyShape.of(AutoConfig.from_pretrained(folder))
         for point in points:
             row = dict(point)
             for side in ('mmdpad', 'naive'):

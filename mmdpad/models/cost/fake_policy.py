@@ -112,6 +112,8 @@ class FakePolicy:
             add_lora(self.model, {**lora, 'r': arithmetic.lora_rank})
         for parameter in self.family.vision_parameters(self.model):
             parameter.requires_grad_(arithmetic.trains_vision)
+        _share_alike(self.language.layers, getattr(self.language.config, 'layer_types', None))
+        _share_alike(self.family.blocks(self.model))
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.model._apply(self._fake)
         for parameter in self.model.parameters():
@@ -144,6 +146,8 @@ class FakePolicy:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
+        # In a pass within another context of autocast, copies made without gradients would stay.
+        torch.clear_autocast_cache()
         return torch.autocast('cpu', torch.bfloat16) if self.arithmetic.amp else nullcontext()
 
     def read(self, states: Tensor, **arguments: Any) -> Any:
@@ -171,8 +175,8 @@ class Call:
     """How a layer was called.
 
     Attributes:
-        kind: Number of the first layer that was called alike: one of the same class, with weights
-            and arguments of the same shapes. Only of that one, there is the rest.
+        kind: Number of the first call of the same layer with arguments of the same shapes. Only of
+            that one, there is the rest.
         states: Makes states like those that it got.
         args, kwargs: Its other arguments.
         counted: What a counter said after it.
@@ -190,24 +194,24 @@ class Call:
 @contextmanager
 def each_kind_once(policy: FakePolicy, layers: Any,
                    count: Callable[[], Any] = lambda: None) -> Iterator[list[Call]]:
-    """A context in which only the first layer of each kind runs; others return fake tensors like
-    those of the first. It yields the list of calls, which grows.
+    """A context in which a layer runs only at its first call with arguments of the same shapes;
+    others return fake tensors like those of the first. It yields the list of calls, which grows.
 
     Args:
         policy: The policy.
-        layers: Its layers or blocks.
+        layers: Its layers or blocks, of which those that are alike are the same.
         count: Called before and after a layer that runs.
     """
     calls: list[Call] = []
     first: dict[Any, int] = {}
     makers: dict[int, Callable[[], Any]] = {}
 
-    def wrap(number: int, layer: Any) -> Callable[..., Any]:
-        forward, own = layer.forward, _signature(layer)
+    def wrap(layer: Any) -> Callable[..., Any]:
+        forward = layer.forward
 
         def call(states: Tensor, *args: Any, **kwargs: Any) -> Any:
             shapes = tuple(x.shape for x in tensors_in((states, args, kwargs)))
-            kind = first.setdefault((own, shapes), len(calls))
+            kind = first.setdefault((layer, shapes), len(calls))
             if kind in makers:
                 calls.append(Call(kind))
                 return makers[kind]()
@@ -226,19 +230,16 @@ def each_kind_once(policy: FakePolicy, layers: Any,
 
 @contextmanager
 def skipped(layers: Any, calls: Sequence[Call]) -> Iterator[None]:
-    """A context in which layers return their states as they are."""
-    def wrap(number: int, layer: Any) -> Callable[..., Any]:
-        def call(states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            return (states, ) if calls[calls[number].kind].in_tuple else states
+    """A context in which layers return their states as they are; ``calls`` tells in what form."""
+    def call(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (states, ) if calls[0].in_tuple else states
 
-        return call
-
-    with _replaced(layers, wrap):
+    with _replaced(layers, lambda layer: call):
         yield
 
 
 @contextmanager
-def _replaced(layers: Any, wrap: Callable[[int, Any], Callable[..., Any]]) -> Iterator[None]:
+def _replaced(layers: Any, wrap: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
     """A context in which layers have another ``forward``, which gets their states first."""
     def ordered(forward: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, hidden_states: Any = None, **kwargs: Any) -> Any:
@@ -246,12 +247,13 @@ def _replaced(layers: Any, wrap: Callable[[int, Any], Callable[..., Any]]) -> It
 
         return call
 
-    for number, layer in enumerate(layers):
-        layer.forward = ordered(wrap(number, layer))
+    once = dict.fromkeys(layers)
+    for layer in once:
+        layer.forward = ordered(wrap(layer))
     try:
         yield
     finally:
-        for layer in layers:
+        for layer in once:
             del layer.forward
 
 
@@ -270,9 +272,15 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
-def _signature(layer: nn.Module) -> Any:
-    return type(layer), tuple((name, tuple(p.shape), p.dtype, p.requires_grad)
-                              for name, p in layer.named_parameters())
+def _share_alike(layers: Any, names: Sequence[str] | None = None) -> None:
+    """Let all layers be the first one of the same class, with weights of the same shapes, and the
+    same name in ``layer_types``."""
+    first: dict[Any, nn.Module] = {}
+    for number, layer in enumerate(layers):
+        weights = tuple((name, p.shape, p.dtype, p.requires_grad)
+                        for name, p in layer.named_parameters())
+        name = names[number] if names else None
+        layers[number] = first.setdefault((type(layer), name, weights), layer)
 
 
 def _one_by_one(experts: Any, states: Tensor, index: Tensor, weights: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 
 The products of layers are counted in a pass of fake tensors: a linear map with W weights costs 2 W
 per token, and so do the experts that a token uses. Attention costs 4 A per pair of query and key (A
-is the width of a query; half is for the scores, half for the values). The backward pass of either costs twice the forward pass, half of it for the gradient of
-the input and half for that of the weights (cf. Kaplan et al., arXiv 2001.08361, section 2.1).
+is the width of a query; half is for the scores, half for the values). The backward pass of either
+costs twice the forward pass, half of it for the gradient of the input and half for that of the
+weights (cf. Kaplan et al., arXiv 2001.08361, section 2.1).
 Attention is counted by its formula: a kernel that computes masked pairs, or recomputes scores in
 the backward pass, does more.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .memory import trained_weights
 from .shapes import PolicyShape
 from .workload import Setup, Workload
 
@@ -39,9 +39,13 @@ def block_flops(shape: PolicyShape, work: Workload) -> int:
     return shape.measurements.image_flops(work.image)[1]
 
 
-def adapter_flops(shape: PolicyShape, setup: Setup, tokens: int) -> int:
-    """One forward pass of a low-rank adapter."""
-    return 2 * trained_weights(shape, setup) * tokens if setup.lora_rank else 0
+def adapter_flops(shape: PolicyShape, setup: Setup, work: Workload) -> int:
+    """One forward pass of a low-rank adapter over all micro-batches."""
+    if not setup.lora_rank:
+        return 0
+    adapter = shape.measurements.adapter(setup.lora_rank)
+    passes = -(-work.prompts // setup.groups)
+    return 2 * (adapter.per_token * work.tokens + adapter.per_pass * passes)
 
 
 def forward_flops(shape: PolicyShape, work: Workload) -> dict[str, int]:
@@ -57,7 +61,7 @@ def update_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, 
     forward = forward_flops(shape, work)
     pairs = text_flops(shape, 0, work.prefix_pairs + work.response_pairs)
     linear = forward['text'] - pairs
-    adapter = adapter_flops(shape, setup, work.tokens)
+    adapter = adapter_flops(shape, setup, work)
     again = 1 - setup.kept.products / shape.text.layers if setup.checkpointing else 0
     blocks = 1 - setup.kept.vision / shape.blocks if setup.checkpointing else 0
     backward = 2 if not setup.lora_rank else 1  # frozen weights have no gradients
@@ -78,7 +82,7 @@ def rollout_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str,
     """Prefill and decode; the output head runs on each token of a response."""
     work = replace(work, shared=setup.rollout == 'shared')
     forward = forward_flops(shape, work)
-    return {**forward, 'text': forward['text'] + adapter_flops(shape, setup, work.tokens)}
+    return {**forward, 'text': forward['text'] + adapter_flops(shape, setup, work)}
 
 
 def step_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, dict[str, int]]:
@@ -95,7 +99,7 @@ def step_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, di
         encoded = setup.vision_is_fixed and setup.rollout == 'shared'
     if setup.kept_log_probs:
         passes['old log-probs'] = dict(
-            text=forward['text'] + adapter_flops(shape, setup, work.tokens), head=forward['head'],
+            text=forward['text'] + adapter_flops(shape, setup, work), head=forward['head'],
             vision=0 if encoded else forward['vision'])
         encoded = encoded or setup.vision_is_fixed
     update = update_flops(shape, setup, work)

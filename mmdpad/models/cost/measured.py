@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import family_of
 from mmdpad.models.heads.kept_products import keep_products
-from mmdpad.models.heads.lora import adapted_layers, add_lora
+from mmdpad.models.heads.lora import adapted_layers, add_lora, lora_targets
 from mmdpad.models.heads.packed_attention import CopiedPrompts, JoinedAttention, PackedGroup
 
 from .fake_policy import (
@@ -86,6 +86,20 @@ class LayerCounts:
     state: int
 
 
+@dataclass(frozen=True)
+class AdapterCounts:
+    """Sizes of an adapter.
+
+    Attributes:
+        weights: Number of its weights.
+        per_token, per_pass: Multiply-adds of a pass, for each token and besides.
+    """
+
+    weights: int
+    per_token: int
+    per_pass: int
+
+
 class Measurements:
     """Measures passes of a policy. What was measured before is looked up.
 
@@ -100,28 +114,35 @@ class Measurements:
         self.text = lru_cache(256)(self._text)
         self.tower = lru_cache(256)(self._tower)
         self.image_flops = lru_cache(256)(self._image_flops)
-        self.adapter_weights = lru_cache(8)(self._adapter_weights)
+        self.adapter = lru_cache(8)(self._adapter)
 
     def _build(self, arithmetic: Arithmetic) -> FakePolicy:
         return FakePolicy(self._config, arithmetic, self._lora)
 
-    def _adapter_weights(self, rank: int) -> int:
-        """Number of weights of an adapter of a rank.
+    def _adapter(self, rank: int) -> AdapterCounts:
+        """Sizes of an adapter of a rank.
 
         Raises:
             ValueError: It cannot be built, or is in the vision tower or in an embedding.
         """
         model = build_on_meta(self._config)
         add_lora(model, {**self._lora, 'r': rank})
-        wrong = [name for name, layer in adapted_layers(model).items()
+        layers = adapted_layers(model)
+        wrong = [name for name, layer in layers.items()
                  if family_of(model).is_vision(name)
                  or isinstance(layer.get_base_layer(), nn.Embedding)]
         if wrong:
             raise ValueError(f'`lora.target_modules` should match layers of the language model, '
                              f'and none of the vision tower, for estimates and `memory_budget`, '
-                             f'but matches {wrong[:2]}; choose other layers, or leave '
-                             f'`memory_budget` out')
-        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+                             f'but {lora_targets(self._lora, None)!r} matches {wrong[:2]}; choose '
+                             f'other layers, or leave `memory_budget` out')
+        weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        # Of parameters, such as those of experts, the product of the adapter's matrices is added.
+        added = [layer for layer in layers.values() if hasattr(layer, 'parameter_name')]
+        own = sum(p.numel() for layer in added for name, p in layer.named_parameters()
+                  if p.requires_grad and 'base_layer' not in name)
+        return AdapterCounts(weights, weights - own, rank * sum(
+            getattr(layer.get_base_layer(), layer.parameter_name).numel() for layer in added))
 
     def _text(self, arithmetic: Arithmetic, prompt: int,
               responses: tuple[int, ...]) -> PartBytes:

@@ -187,14 +187,10 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
                                    below + sum(own), logits.backward),
         'backward, end': moment(gradients + head * (setup.accumulates or shape.tied), 0, 0),
     }
-    start = max(before, head)
-    peaks = _backward_peaks(layers.layers, own)
-    done = [start + (of_text - start) * share / text.layers
-            for share in reversed(range(text.layers))]
-    moments['backward, layers'] = max(
-        (moment(*parts) for parts in zip(done, [remaining] * text.layers,
-                                         [below + peak for peak in peaks], strict=True)),
-        key=lambda parts: sum(parts.values()))
+    moments['backward, layers'] = _largest([
+        moment(done, remaining, below + peak) for done, peak in zip(
+            _growing(max(before, head), of_text, text.layers),
+            _backward_peaks(layers.layers, own), strict=True)])
     if setup.reference:
         # Its weights have no gradient, so autocast keeps only the copy in use.
         peak = forward_peak(shape, setup, work,
@@ -202,8 +198,12 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
         in_use = _casts(setup) * text.hidden * text.vocabulary
         moments['reference'] = moment(before, copies + in_use, peak)
     if not setup.vision_is_fixed:
-        moments['backward, vision'] = moment(
-            of_text, remaining, tower.ends + max(_backward_peaks(tower.layers, blocks)))
+        # The gradients of all blocks come after that of the merger.
+        merged = gradients - setup.weight_bytes * shape.block_parameters * (not setup.accumulates)
+        moments['backward, vision'] = _largest([
+            moment(done, remaining, tower.ends + peak) for done, peak in zip(
+                _growing(merged, gradients, shape.blocks),
+                _backward_peaks(tower.layers, blocks), strict=True)])
     return moments
 
 
@@ -213,6 +213,15 @@ def _holdings(layers: Sequence[LayerBytes], products: int, kept: int) -> list[in
     left = range(len(layers), 0, -1)
     return [layer.kept if after <= kept else layer.products if after <= products else layer.state
             for after, layer in zip(left, layers, strict=True)]
+
+
+def _growing(start: float, end: float, layers: int) -> list[float]:
+    """Bytes of gradients as the backward pass reaches each layer, the last one first."""
+    return [start + (end - start) * above / layers for above in reversed(range(layers))]
+
+
+def _largest(moments: Sequence[Bytes]) -> Bytes:
+    return max(moments, key=lambda parts: sum(parts.values()))
 
 
 def _backward_peaks(layers: Sequence[LayerBytes], own: Sequence[int]) -> list[int]:

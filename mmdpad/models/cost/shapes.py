@@ -56,8 +56,8 @@ class PolicyShape:
     Attributes:
         text: The language model.
         blocks: Number of blocks in the vision tower.
-        parameters, vision_parameters: Weights of the model and of its vision tower; tied ones count
-            once.
+        parameters, vision_parameters, block_parameters: Weights of the model, of its vision tower,
+            and of that one's blocks; tied ones count once.
         castable, vision_castable: Weights and biases of linear maps, which autocast turns into
             bfloat16, in the model and in its vision tower.
         tied: Whether the output head is the embedding.
@@ -70,6 +70,7 @@ class PolicyShape:
     blocks: int
     parameters: int
     vision_parameters: int
+    block_parameters: int
     castable: int
     vision_castable: int
     tied: bool
@@ -105,7 +106,8 @@ class PolicyShape:
                         if isinstance(m, nn.Linear)),
             **{name: sum(getattr(layer, name) for layer in counts)
                for name in ('multiplied', 'attended', 'cached', 'state')})
-        shape = cls(text, len(family.blocks(model)), _count(model), _count(vision),
+        blocks = family.blocks(model)
+        shape = cls(text, len(blocks), _count(model), _count(vision), _count(blocks),
                     _linear(model, biases=True), _linear(vision, biases=True),
                     model.get_output_embeddings().weight is model.get_input_embeddings().weight,
                     config, dict(lora or {}), measurements)
@@ -119,7 +121,7 @@ class PolicyShape:
         Raises:
             ValueError: See :meth:`of`.
         """
-        return self.measurements.adapter_weights(rank)
+        return self.measurements.adapter(rank).weights
 
     def image(self, height: int, width: int) -> ImageInputs:
         """What the vision tower gets of an image of about this size in pixels."""

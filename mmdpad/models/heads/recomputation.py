@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from mmdpad.models.cost.budget import Spending, spend
-from mmdpad.models.cost.memory import standing
 from mmdpad.models.cost.fake_policy import ImageInputs
+from mmdpad.models.cost.memory import standing
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Kept, Setup, Workload
 from mmdpad.models.free_memory import free_memory

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
+from mmdpad.models.heads.experts import experts_of
 from mmdpad.models.heads.families import family_of
 
 
@@ -28,12 +29,16 @@ def estimate_pass_cost(model: PreTrainedModel) -> float:
     """Estimate how many tokens take as long as a pass over no tokens, which reads all weights and
     starts all operations; 0 if guessing takes longer.
 
-    The estimate does not depend on the machine or its load, so that the same run makes the same
-    passes anywhere.
+    A token is multiplied with few of a layer's experts, but the tokens of all samples read most of
+    them. The estimate does not depend on the machine or its load, so that the same run makes the
+    same passes anywhere.
     """
-    text = model.config.get_text_config()
-    weights = sum(p.numel() for p in family_of(model).language(model).layers.parameters())
-    weights += text.hidden_size * text.vocab_size
+    text, layers = model.config.get_text_config(), family_of(model).language(model).layers
+    head = text.hidden_size * text.vocab_size
+    weights = sum(p.numel() for p in layers.parameters()) + head
+    used = weights - sum(
+        p.numel() * (part.num_experts - text.num_experts_per_tok) // part.num_experts
+        for part in experts_of(layers).values() for p in part.parameters())
     rates = RATES['cpu' if model.device.type == 'cpu' else 'gpu']
     seconds = weights * model.dtype.itemsize / rates.bytes + text.num_hidden_layers * rates.layer
-    return max(seconds - GUESSING, 0.0) * rates.operations / (2 * weights)
+    return max(seconds - GUESSING, 0.0) * rates.operations / (2 * used)

@@ -61,8 +61,6 @@ QUESTION = 'the object that somebody who is tired could sit down on'
 STATE = {'AdamW': 2.0, 'Adam': 2.0, 'AdamW8bit': 0.5, 'Adam8bit': 0.5, 'SGD': 0.0}
 
 _DISCRIMINATOR = re.compile(r'\.discriminator(\.\d+)?$')
-_COUNTED_LORA = ('r', 'lora_alpha', 'target_modules', 'use_rslora', 'alpha_pattern',
-                 'init_lora_weights', 'bias', 'task_type')
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,6 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
           prompt_tokens: int | None) -> TrainingCost:
     _check_entries(config)
     policy = config['model']['policy']
-    _check_lora(policy.get('lora') or {})
     model_config, source = read_policy_config(policy['pretrained'])
     shape = PolicyShape.of(model_config, policy.get('lora'))
     notes = [f'policy: {source}']
@@ -203,13 +200,6 @@ def _build_loss(loss: Mapping[str, Any]) -> PolicyLoss:
     except (KeyError, TypeError) as error:
         raise ValueError(f'`model.loss` ({type_name(loss)}) cannot be built: {first_line(error)}; '
                          f'correct its type or arguments') from error
-
-
-def _check_lora(lora: Mapping[str, Any]) -> None:
-    """Reject settings that give an adapter another size than r and its targets do."""
-    for name, value in lora.items():
-        if name not in _COUNTED_LORA and value:
-            raise ValueError(f'`lora.{name}` should be left out to be estimated, but got {value!r}')
 
 
 def _argument(config: Mapping[str, Any], name: str, of: type = VLMReasoningHead) -> Any:

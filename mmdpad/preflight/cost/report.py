@@ -9,6 +9,7 @@ from typing import Any
 
 from mmdpad.models.cost.flops import step_flops
 from mmdpad.models.cost.memory import Bytes, full_shard, peak, step_memory, trained_weights
+from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Setup
 from mmdpad.models.heads.recomputation import GB
 
@@ -78,14 +79,23 @@ def make_report(cost: TrainingCost, gpus: int = 1, gpu_memory: float | None = No
         longest=None if longest is None else dict(
             response_tokens=longest.work.response_tokens,
             peak=peak(_memory(longest, longest.setup, gpus))[1]),
-        variants=[_variant(cost, variant, gpus, gpu_memory) for variant in variants(cost.setup)])
+        variants=[_variant(cost, variant, gpus, gpu_memory) for variant in variants(cost.setup)
+                  if _is_possible(cost.shape, variant.setup)])
+
+
+def _is_possible(shape: PolicyShape, setup: Setup) -> bool:
+    """Whether the policy can have the adapter of a variant, if that has one."""
+    try:
+        return not setup.lora_rank or shape.adapter_weights(setup.lora_rank) > 0
+    except (ImportError, ValueError):
+        return False
 
 
 def _tokens(cost: TrainingCost) -> dict[str, Any]:
     work = cost.work
     return dict(
         prompts=work.prompts, group_size=work.group_size, prompt=work.prompt_tokens,
-        image=work.image_tokens, response=work.response_tokens, responses=work.generated,
+        image=work.image.tokens, response=work.response_tokens, responses=work.generated,
         per_pass=work.tokens, per_pass_replicated=work.replicated().tokens,
         images_per_pass=work.images, images_per_pass_replicated=work.responses,
         micro_batch=replace(work, prompts=cost.setup.groups).tokens, groups=cost.setup.groups)

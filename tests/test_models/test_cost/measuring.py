@@ -21,7 +21,8 @@ from mmdpad.toy import POLICY_WEIGHTS
 
 
 class StorageTracker(TorchDispatchMode):
-    """Bytes of the tensor storages that are alive: now, and at the peak.
+    """Bytes of the tensor storages that are alive: now, and at the peak; not of fake tensors, by
+    which estimates are made.
 
     Args:
         tensors: Those that were there before.
@@ -38,7 +39,7 @@ class StorageTracker(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 key = storage._cdata
-                if key not in self.known and storage.nbytes():
+                if key not in self.known and storage.device.type != 'meta':
                     self.known.add(key)
                     self.now += storage.nbytes()
                     weakref.finalize(storage, self.remove, key, storage.nbytes())
@@ -89,6 +90,9 @@ def _set_size(folder, side):
     path.write_text(json.dumps(processor))
 
 
+_EXPERTS = dict(moe_intermediate_size=96, num_experts=8, num_experts_per_tok=4)
+
+
 def tiny_qwen3_vl(folder, kind='qwen3_vl', **text):
     """A random Qwen3-VL with two further levels, for images of 224 pixels."""
     tiny_policy(folder, side=224)
@@ -99,25 +103,26 @@ def tiny_qwen3_vl(folder, kind='qwen3_vl', **text):
         text_config=dict(
             hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
             num_key_value_heads=2, head_dim=64, vocab_size=512, pad_token_id=504,
-            tie_word_embeddings=True, rope_parameters=rope, **text),
+            tie_word_embeddings=True, **{'rope_parameters': rope, **text}),
         vision_config=dict(
             depth=3, hidden_size=128, intermediate_size=256, num_heads=4, patch_size=8,
             spatial_merge_size=2, out_hidden_size=128, num_position_embeddings=196,
-            deepstack_visual_indexes=[0, 1]))
+            **({} if kind.startswith('qwen3_5') else dict(deepstack_visual_indexes=[0, 1]))))
     AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
     return str(folder)
 
 
-def tiny_glm4v(folder):
+def tiny_glm4v(folder, kind='glm4v', **text):
     """A random GLM-4.1V for images of 224 pixels."""
     tiny_policy(folder, side=224)
     rope = dict(rope_type='default', rope_theta=1e4, partial_rotary_factor=0.5,
                 mrope_section=[2, 3, 3])
     ids = dict(image=510, video=511, image_start=507, image_end=508, video_start=507, video_end=508)
     config = AutoConfig.for_model(
-        'glm4v', **{f'{name}_token_id': number for name, number in ids.items()}, text_config=dict(
+        kind, **{f'{name}_token_id': number for name, number in ids.items()}, text_config=dict(
             hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
-            num_key_value_heads=2, vocab_size=512, pad_token_id=504, rope_parameters=rope),
+            num_key_value_heads=2, vocab_size=512, pad_token_id=504, rope_parameters=rope,
+            **text),
         vision_config=dict(
             depth=3, hidden_size=128, intermediate_size=320, num_heads=4, patch_size=8,
             image_size=56, spatial_merge_size=2, out_hidden_size=128))
@@ -127,11 +132,33 @@ def tiny_glm4v(folder):
 
 def tiny_qwen3_vl_moe(folder):
     """The same as Qwen3-VL with eight experts in each layer, four of them for each token."""
-    return tiny_qwen3_vl(folder, 'qwen3_vl_moe', moe_intermediate_size=96, num_experts=8,
-                         num_experts_per_tok=4)
+    return tiny_qwen3_vl(folder, 'qwen3_vl_moe', **_EXPERTS)
 
 
-OTHERS = {'Qwen3-VL': tiny_qwen3_vl, 'Qwen3-VL-MoE': tiny_qwen3_vl_moe, 'GLM-4.1V': tiny_glm4v}
+def tiny_qwen3_5(folder, kind='qwen3_5', **text):
+    """A random Qwen3.5 with two layers of gated DeltaNet, one of attention, and one more."""
+    layers = ['linear_attention', 'linear_attention', 'full_attention', 'linear_attention']
+    rope = dict(rope_type='default', rope_theta=1e4, mrope_section=[3, 3, 2],
+                partial_rotary_factor=0.25)
+    return tiny_qwen3_vl(folder, kind, layer_types=layers, rope_parameters=rope,
+                         linear_num_key_heads=2, linear_num_value_heads=4,
+                         linear_key_head_dim=32, linear_value_head_dim=32, **text)
+
+
+def tiny_qwen3_5_moe(folder):
+    """The same with eight experts in each layer, and one that every token uses."""
+    return tiny_qwen3_5(folder, 'qwen3_5_moe', **_EXPERTS, shared_expert_intermediate_size=96)
+
+
+def tiny_glm4v_moe(folder):
+    """A random GLM-4.5V whose first layer is dense, for images of 224 pixels."""
+    return tiny_glm4v(folder, 'glm4v_moe', moe_intermediate_size=96, n_routed_experts=8,
+                      n_shared_experts=1, num_experts_per_tok=4, first_k_dense_replace=1, n_group=1,
+                      topk_group=1)
+
+
+OTHERS = {'Qwen3-VL': tiny_qwen3_vl, 'Qwen3-VL-MoE': tiny_qwen3_vl_moe, 'GLM-4.1V': tiny_glm4v,
+          'Qwen3.5': tiny_qwen3_5, 'Qwen3.5-MoE': tiny_qwen3_5_moe, 'GLM-4.5V': tiny_glm4v_moe}
 """Name of a family -> makes a folder with a random policy for images of 224 pixels."""
 
 

@@ -130,7 +130,8 @@ def test_what_saves_most_for_its_bytes_is_kept_first(head):
     """A budget grows: products of the language model's layers or vision blocks, one by one, and
     the rest of the layers last; never more than fits."""
     shape = PolicyShape.of(head.model.config)
-    work, setup = Workload(2, 8, 300, 100, shape.image(256, 256)), Setup(on_cpu=True, reference=False)
+    work = Workload(2, 8, 300, 100, shape.image(256, 256))
+    setup = Setup(on_cpu=True, reference=False)
     text, vision = shape.text.layers, shape.blocks
     least = update_peak(shape, replace(setup, checkpointing=True), work)
     most = update_peak(shape, setup, work)

@@ -13,9 +13,16 @@ from measuring import (
 )
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
 
 from mmdpad.models import HFRollout
-from mmdpad.models.cost.flops import forward_flops, rollout_flops, step_flops, update_flops
+from mmdpad.models.cost.flops import (
+    adapter_flops,
+    forward_flops,
+    rollout_flops,
+    step_flops,
+    update_flops,
+)
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Setup, Workload
 from mmdpad.models.heads import shared_prefix
@@ -121,9 +128,21 @@ def test_what_is_frozen_costs_no_backward_pass(head):
     assert lora['update']['text'] < 0.8 * full['update']['text']
 
 
+def test_an_adapter_of_experts_is_multiplied_out_once_per_pass(tmp_path):
+    """In four layers of eight experts with matrices 192 x 128 and 128 x 96."""
+    config = AutoConfig.from_pretrained(tiny_qwen3_vl_moe(tmp_path))
+    shape = PolicyShape.of(config, dict(r=4, target_modules=['q_proj'], target_parameters=[
+        'mlp.experts.gate_up_proj', 'mlp.experts.down_proj']))
+    work = Workload(2, 4, 65, 30, shape.image(64, 64))
+    once, twice = (adapter_flops(shape, Setup(lora_rank=4, groups=groups), work)
+                   for groups in (2, 1))
+    assert twice - once == 2 * 4 * 4 * 8 * (192 * 128 + 128 * 96)
+    assert once - (twice - once) == 2 * 4 * 4 * (128 + 256) * work.tokens  # of `q_proj`
+
+
 def test_logits_in_parts_are_computed_twice(head):
     shape = PolicyShape.of(head.model.config)
-    work = Workload(1, 4, 65, 30, (14, 14))
+    work = Workload(1, 4, 65, 30, shape.image(112, 112))
     whole, parts = (update_flops(shape, Setup(max_logits=size), work)['head']
                     for size in (120 * 512, 120 * 512 - 1))
     assert parts * 3 == whole * 4

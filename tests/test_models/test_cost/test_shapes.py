@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -7,26 +8,34 @@ from policy_families import FACTS
 from transformers import AutoConfig
 
 from mmdpad.models import sources
-from mmdpad.models.cost.shapes import PUBLISHED, PolicyShape, build_on_meta, read_policy_config
-from mmdpad.models.heads.families import find_family
+from mmdpad.models.cost import Setup, Workload, peak, step_memory
+from mmdpad.models.cost.shapes import PUBLISHED, PolicyShape, read_policy_config
+from mmdpad.models.heads.families import FAMILIES, find_family
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.policy_folder import make_policy_folder
 
+ROOT = Path(__file__).parents[3]
 # Parameters in billions, as the models' weights files add up.
 PARAMETERS = {'Qwen2-VL-2B': 2.209, 'Qwen2-VL-7B': 8.291, 'Qwen2-VL-72B': 73.406,
               'Qwen2.5-VL-3B': 3.755, 'Qwen2.5-VL-7B': 8.292, 'Qwen2.5-VL-32B': 33.453,
               'Qwen2.5-VL-72B': 73.411, 'Qwen3-VL-2B': 2.128, 'Qwen3-VL-4B': 4.438,
               'Qwen3-VL-8B': 8.767, 'Qwen3-VL-30B-A3B': 31.071, 'Qwen3-VL-235B-A22B': 235.670,
-              'GLM-4.1V-9B': 10.293}
+              'GLM-4.1V-9B': 10.293, 'Qwen3.5-9B': 9.410, 'Qwen3.5-35B-A3B': 35.107}
 
 
-@pytest.mark.parametrize('name', [name for name, shape in PUBLISHED.items()
-                                  if FACTS[shape[0]].estimated])
+# Of these, a token is multiplied with.
+ACTIVE = {'Qwen3-VL-30B-A3B': 3, 'Qwen3-VL-235B-A22B': 22, 'Qwen3.5-35B-A3B': 3}
+
+
+@pytest.mark.parametrize('name', [name for name in PUBLISHED if not name.startswith('InternVL')])
 def test_built_in_shapes_have_the_published_number_of_parameters(name):
     config, source = read_policy_config(f'no/such/folder/{name}-Instruct')
     shape = PolicyShape.of(config)
     assert shape.parameters / 1e9 == pytest.approx(PARAMETERS[name], abs=5e-4)
     assert 'built-in' in source
+    if name in ACTIVE:
+        active = shape.text.multiplied + shape.text.hidden * shape.text.vocabulary
+        assert active / 1e9 == pytest.approx(ACTIVE[name], rel=0.15)
 
 
 @pytest.mark.parametrize('size, vision, total', [
@@ -34,28 +43,17 @@ def test_built_in_shapes_have_the_published_number_of_parameters(name):
     ('38B', 5.5, 38.4)])
 def test_internvls_built_in_shapes_have_the_published_number_of_parameters(size, vision, total):
     """Which is given in billions with one digit, for the tower and the model."""
-    model = build_on_meta(read_policy_config(f'no/such/folder/InternVL3_5-{size}-HF')[0])
-    for part, published in ((model.model.vision_tower, vision), (model, total)):
-        assert sum(p.numel() for p in part.parameters()) / 1e9 == pytest.approx(published, abs=0.06)
+    shape = PolicyShape.of(read_policy_config(f'no/such/folder/InternVL3_5-{size}-HF')[0])
+    assert shape.parameters / 1e9 == pytest.approx(total, abs=0.06)
+    assert shape.block_parameters / 1e9 == pytest.approx(vision, abs=0.06)
 
 
-@pytest.mark.parametrize('name, billions', [('Qwen3.5-9B', 9), ('Qwen3.5-35B-A3B', 35)])
-def test_recurrent_layers_are_not_estimated(name, billions):
-    config, _ = read_policy_config(f'no/such/folder/{name}')
-    model = build_on_meta(config)
-    assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, rel=0.05)
-    kinds = config.text_config.layer_types
-    assert kinds[:4] == 3 * ['linear_attention'] + ['full_attention'] and len(kinds) % 4 == 0
-    with pytest.raises(ValueError, match=r'but Qwen3\.5(-MoE)? has linear_attention, whose '
-                                         'activations are not counted; leave `memory_budget` out'):
-        PolicyShape.of(model)
-
-
-def test_a_policy_of_other_parts_is_named():
-    model = build_on_meta(read_policy_config(POLICY_WEIGHTS)[0])
-    del model.model.visual.merger
-    with pytest.raises(ValueError, match="no attribute 'merger'; leave `memory_budget` out"):
-        PolicyShape.of(model)
+def test_the_defaults_of_transformers_are_those_of_glm_4_5v():
+    shape = PolicyShape.of(AutoConfig.for_model('glm4v_moe', text_config=dict(
+        head_dim=128)))
+    active = shape.text.multiplied + shape.text.hidden * shape.text.vocabulary
+    assert (shape.parameters / 1e9, active / 1e9) == (pytest.approx(106, rel=0.02),
+                                                      pytest.approx(12, rel=0.05))
 
 
 def test_a_folder_is_read_and_no_weight_is_left_out(head):
@@ -63,50 +61,58 @@ def test_a_folder_is_read_and_no_weight_is_left_out(head):
     shape = PolicyShape.of(config)
     assert source.endswith('config.json') and shape == PolicyShape.of(head.model.config)
     assert shape.parameters == sum(p.numel() for p in head.model.parameters())
-    assert shape.tied and shape.vision.gated and shape.vision.window == 7
+    assert shape.tied
     # Per layer: q, o 128 x 128; k, v 128 x 64; three of 128 x 384. Four layers.
     assert shape.text.linear == 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384)
     # Inputs and outputs of the seven maps together.
-    assert shape.adapter == 4 * (2 * 256 + 2 * 192 + 3 * 512)
+    assert shape.adapter_weights(1) == 4 * (2 * 256 + 2 * 192 + 3 * 512)
 
 
-ESTIMATED = [family for family, facts in FACTS.items() if facts.estimated]
-
-
-def test_layers_with_and_without_experts_are_refused(tmp_path):
-    folder = make_policy_folder(tmp_path, 'glm4v_moe')
-    with pytest.raises(ValueError, match='but only 1 of 2 layers have experts; leave'):
-        PolicyShape.of(build_on_meta(read_policy_config(folder)[0]))
-
-
-@pytest.mark.parametrize('family', ESTIMATED)
+@pytest.mark.parametrize('family', FACTS)
 def test_every_family_is_read(family, tmp_path):
-    shape = PolicyShape.of(build_on_meta(read_policy_config(
-        make_policy_folder(tmp_path, family))[0]))
+    shape = PolicyShape.of(read_policy_config(make_policy_folder(tmp_path, family))[0])
+    assert (shape.blocks, shape.text.hidden, shape.text.layers) == (2, 32, 2)
     facts = FACTS[family]
-    assert shape.vision.patch == facts.patch
-    assert shape.vision.gated == ('mlp.gate_proj' in facts.tower)
-    # Inside of the MLPs of GLM-V's tower, states are as wide as its output.
-    inside = 32 if facts.name.startswith('GLM') else 64
-    assert (shape.vision.hidden, shape.vision.intermediate, shape.vision.layers) == (32, inside, 2)
-    assert (shape.text.hidden, shape.text.layers, shape.text.kv) == (32, 2, 16)
+    assert shape.image(facts.side, facts.side).tokens == facts.tokens
+    assert shape.measurements.image_flops(shape.image(64, 64))[0] > 0
 
 
 def test_experts_are_in_memory_and_some_of_them_compute(tmp_path):
-    text = PolicyShape.of(build_on_meta(read_policy_config(
-        make_policy_folder(tmp_path, 'qwen3_vl_moe'))[0])).text
+    text = PolicyShape.of(read_policy_config(make_policy_folder(tmp_path, 'qwen3_vl_moe'))[0]).text
     # Two layers of q, o 32 x 32; k, v 32 x 16; eight experts with three of 32 x 24; router 32 x 8.
     attention, expert, router = 2 * 32 * 32 + 2 * 32 * 16, 3 * 32 * 24, 32 * 8
-    assert text.linear == 2 * attention and text.intermediate == 24
+    assert text.linear == 2 * attention
     assert text.matrices == 2 * (attention + 8 * expert + router)
     assert text.multiplied == 2 * (attention + 2 * expert + router)
 
 
-def test_layers_with_and_without_experts_are_named(tmp_path):
-    config, _ = read_policy_config(make_policy_folder(tmp_path, 'qwen3_vl_moe'))
-    config.text_config.mlp_only_layers = [1]
-    with pytest.raises(ValueError, match='only 1 of 2 layers have experts; leave'):
-        PolicyShape.of(config)
+def test_a_family_of_the_user_is_estimated(monkeypatch):
+    """By the code of the documentation."""
+    page = (ROOT / 'docs/policies.md').read_text()
+    monkeypatch.setitem(FAMILIES, 'mistral3', None)  # removed at the end
+    exec(re.search(r'# my_mistral3.py\n(.*?)```', page, re.S)[1], {})
+    shape = PolicyShape.of(AutoConfig.for_model('mistral3', text_config=dict(
+        model_type='mistral', sliding_window=None, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=32, vocab_size=512)))
+    image = shape.image(840, 840)
+    assert (image.pixels, image.tokens) == ((1, 3, 840, 840), 30 * 30)
+    # 60 x 60 patches through 24 blocks of 16 x 1024^2 weights.
+    assert shape.measurements.image_flops(image)[1] > 2 * 3600 * 24 * 16 * 1024**2
+    assert peak(step_memory(shape, Setup(), Workload(1, 2, 920, 50, image)))[1] > (
+        16 * shape.parameters)
+
+
+def test_tiles_are_estimated():
+    """InternVL's images are tiles of 448 x 448 pixels."""
+    shape = PolicyShape.of(AutoConfig.for_model('internvl', text_config=dict(
+        model_type='qwen3', hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=32, vocab_size=512)))
+    image = shape.image(896, 896)
+    assert (image.pixels, image.tokens) == ((5, 3, 448, 448), 5 * 256)
+    # 1024 patches and one more in each of five tiles, through 24 blocks of 12 x 1024^2 weights.
+    assert shape.measurements.image_flops(image)[1] > 2 * 5 * 1025 * 24 * 12 * 1024**2
+    assert peak(step_memory(shape, Setup(), Workload(1, 2, 1300, 50, image)))[1] > (
+        16 * shape.parameters)
 
 
 def rewrite(folder, change):
@@ -141,7 +147,7 @@ def flatten_untied(config):
 
 @pytest.mark.parametrize('change', [flatten, flatten_untied, untie, quantize, lambda config: None],
                          ids=['flat', 'flat, untied', 'untied', 'prequantized', 'as it is'])
-@pytest.mark.parametrize('family', ESTIMATED)
+@pytest.mark.parametrize('family', FACTS)
 def test_parameters_are_those_of_the_model(family, change, tmp_path):
     """As transformers builds it of the same config.json, whatever the folder is called."""
     if change in (flatten, flatten_untied) and not FACTS[family].flat:
@@ -186,8 +192,11 @@ def test_another_family_is_refused_by_name(tmp_path):
 
 
 def test_an_adapter_may_sit_in_fewer_layers(head):
-    # 128 inputs; 128 and 64 outputs; four layers.
-    assert PolicyShape.of(head.model, ['q_proj', 'v_proj']).adapter == 4 * (256 + 192)
+    # 128 inputs; 128 and 64 outputs; four layers, or one.
+    for lora, layers in ((dict(), 4), (dict(layers_to_transform=[1]), 1)):
+        lora = dict(lora, r=2, target_modules=['q_proj', 'v_proj'])
+        shape = PolicyShape.of(head.model.config, lora)
+        assert shape.adapter_weights(2) == 2 * layers * (256 + 192)
 
 
 def test_an_unknown_model_is_named_with_what_is_known():

@@ -101,11 +101,12 @@ def test_quantization_leaves_them_as_they_are(tmp_path):
                if name in head.adapter_keys)
 
 
-def test_an_adapter_of_experts_takes_memory_that_no_budget_knows(tmp_path):
+def test_a_budget_counts_an_adapter_of_experts(tmp_path):
     folder = make_policy_folder(tmp_path, 'qwen3_vl_moe')
     lora = dict(r=2, target_parameters=['mlp.experts.down_proj'])
-    with pytest.raises(ValueError, match='`memory_budget` should come without `lora.target_par'):
-        VLMReasoningHead(folder, lora=lora, memory_budget=1.0)
+    head = VLMReasoningHead(folder, lora=lora, memory_budget=1.0)
+    own = sum(p.numel() for p in head.parameters() if p.requires_grad)
+    assert head.memory_budget.shape.adapter_weights(2) == own
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float64'])

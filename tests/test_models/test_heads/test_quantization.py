@@ -106,7 +106,7 @@ def test_the_estimate_of_memory_is_what_the_weights_take(policy_config, double):
                  for scale in scales)
     setup = Setup(lora_rank=4, quantized_bytes=(
         0.5 + 1 / 64 + 4 / (64 * 256) if double else 0.5 + 4 / 64))
-    shape = PolicyShape.of(VLMReasoningHead(**policy_config).model)
+    shape = PolicyShape.of(VLMReasoningHead(**policy_config).model.config, LORA)
     assert standing(shape, setup)['weights'] == pytest.approx(taken, rel=1e-3)
 
 

@@ -32,7 +32,8 @@ def test_the_published_recipe_is_read():
     config = config_of('qwen7b_reasonseg')
     cost = read_config_cost(config)
     work, setup = cost.work, cost.setup
-    assert (work.prompts, work.group_size, work.grid, work.shared) == (16, 8, (60, 60), True)
+    assert (work.prompts, work.group_size, work.image.grid, work.shared) == (
+        16, 8, ((1, 60, 60), ), True)
     assert work.prompt_tokens == 900 + 200 and work.response_tokens == 200
     assert cost.max_tokens == 1300 and sum('assumed' in note for note in cost.notes) == 2
     assert setup.amp and setup.checkpointing and setup.reference and setup.accumulates
@@ -93,7 +94,7 @@ def test_memory_of_the_published_recipe():
 @pytest.mark.parametrize('name, in_readme', [
     ('qwen7b', True), ('qwen3b', True), ('qwen7b_lora', True), ('qwen7b_qlora', False),
     ('qwen2vl7b', False), ('qwen3vl4b', False), ('qwen3vl8b', False),
-    ('qwen3vl30b_a3b_lora', False), ('glm4_1v9b', False)])
+    ('qwen3vl30b_a3b_lora', False), ('glm4_1v9b', False), ('internvl3_5_8b', False)])
 def test_what_a_config_says_about_its_memory_is_the_estimate(name, in_readme):
     path = f'configs/dpad/{name}_reasonseg.py'
     said = int(re.search(r'about (\d+) GB', (ROOT / path).read_text())[1])
@@ -203,9 +204,7 @@ def test_a_term_costs_the_same_whether_a_hook_or_the_loop_names_it():
     ({'model.policy.lora': dict(r=8, target_modules='all-linear')}, 'all-linear'),
     ({'model.policy.lora': dict(r=8, target_modules=['qkv'])}, 'vision tower.*visual.*qkv'),
     ({'model.policy.lora': dict(r=8, target_modules=['q_proj', 'embed_tokens'])}, 'embed_tokens'),
-    ({'model.policy.lora': dict(r=8, use_dora=True)}, '`lora.use_dora` should be left out'),
-    ({'model.policy.lora': dict(r=8, rank_pattern={'q_proj': 64})}, '`lora.rank_pattern` should'),
-    ({'model.policy.lora': dict(r=8, layers_to_transform=[1])}, '`lora.layers_to_transform`'),
+    ({'model.policy.lora': dict(r=8, bias='all')}, '`lora.bias` should be'),
     ({'model.loss': dict(_delete_=True, type='CrossEntropyLoss')}, 'but got CrossEntropyLoss'),
     ({'model.decoder.model': 'vit_x'}, "vit_h.*but got 'vit_x'"),
     ({'train_dataloader.dataset.pipeline': []}, 'ModelImageResize'),
