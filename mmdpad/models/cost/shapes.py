@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -90,30 +92,10 @@ class PolicyShape:
             ValueError: The adapter cannot be built, or it would be in the vision tower or in an
                 embedding.
         """
-        config = type(config).from_dict(config.to_dict())
-        config.quantization_config = None
-        model = build_on_meta(config)
-        family = family_of(model)
-        language = family.language(model)
-        vision = nn.ModuleList(family.vision_modules(model).values())
-        measurements = Measurements(config, dict(lora or {}))
-        counts = measurements.counts()
-        text = TextShape(
-            hidden=language.config.hidden_size, layers=len(language.layers),
-            vocabulary=model.get_output_embeddings().out_features, linear=_linear(language.layers),
-            matrices=sum(p.numel() for p in language.layers.parameters() if p.ndim > 1),
-            largest=max(m.weight.numel() for m in language.layers.modules()
-                        if isinstance(m, nn.Linear)),
-            **{name: sum(getattr(layer, name) for layer in counts)
-               for name in ('multiplied', 'attended', 'cached', 'state')})
-        blocks = family.blocks(model)
-        shape = cls(text, len(blocks), _count(model), _count(vision), _count(blocks),
-                    _linear(model, biases=True), _linear(vision, biases=True),
-                    model.get_output_embeddings().weight is model.get_input_embeddings().weight,
-                    config, dict(lora or {}), measurements)
-        if lora:
-            shape.adapter_weights(lora.get('r', 8))
-        return shape
+        given = config.to_dict()
+        given['quantization_config'] = None
+        return _read_shape(type(config), json.dumps(given, sort_keys=True, default=str),
+                           json.dumps(lora or {}, sort_keys=True, default=list))
 
     def adapter_weights(self, rank: int) -> int:
         """Number of weights of its adapter, with another rank.
@@ -127,6 +109,34 @@ class PolicyShape:
         """What the vision tower gets of an image of about this size in pixels."""
         family = FAMILIES[self.config.model_type]
         return ImageInputs.of(family.blank_prompt(self.config, height, width))
+
+
+@lru_cache(maxsize=8)
+def _read_shape(kind: Any, config_json: str, lora_json: str) -> PolicyShape:
+    """What :meth:`PolicyShape.of` returns; with it, measurements are kept."""
+    config, lora = kind.from_dict(json.loads(config_json)), json.loads(lora_json)
+    model = build_on_meta(config)
+    family = family_of(model)
+    language = family.language(model)
+    vision = nn.ModuleList(family.vision_modules(model).values())
+    head = model.get_output_embeddings()
+    blocks, measurements = family.blocks(model), Measurements(config, lora)
+    counts = measurements.counts()
+    text = TextShape(
+        hidden=language.config.hidden_size, layers=len(language.layers),
+        vocabulary=head.out_features, linear=_linear(language.layers),
+        matrices=sum(p.numel() for p in language.layers.parameters() if p.ndim > 1),
+        largest=max(m.weight.numel() for m in language.layers.modules()
+                    if isinstance(m, nn.Linear)),
+        **{name: sum(getattr(layer, name) for layer in counts)
+           for name in ('multiplied', 'attended', 'cached', 'state')})
+    shape = PolicyShape(
+        text, len(blocks), _count(model), _count(vision), _count(blocks),
+        _linear(model, biases=True), _linear(vision, biases=True),
+        head.weight is model.get_input_embeddings().weight, config, lora, measurements)
+    if lora:
+        shape.adapter_weights(lora.get('r', 8))
+    return shape
 
 
 def _count(module: nn.Module) -> int:
