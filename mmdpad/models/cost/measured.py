@@ -130,7 +130,7 @@ class Measurements:
         add_lora(model, {**self._lora, 'r': rank})
         layers = adapted_layers(model)
         wrong = [name for name, layer in layers.items()
-                 if name.startswith(f'{family_of(model).vision_tower}.')
+                 if family_of(model).is_vision(name)
                  or isinstance(layer.get_base_layer(), nn.Embedding)]
         if wrong:
             raise ValueError(f'`lora.target_modules` should match layers of the language model, '

@@ -9,6 +9,7 @@ from transformers import (
     Glm4vForConditionalGeneration,
     Glm4vMoeForConditionalGeneration,
     Glm46VForConditionalGeneration,
+    InternVLForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
     Qwen3_5ForConditionalGeneration,
@@ -19,6 +20,7 @@ from transformers import (
 
 from mmdpad.models.sources import read_config
 
+from .internvl import InternVLFamily
 from .policy_family import PolicyFamily
 
 FAMILIES: dict[str, PolicyFamily] = {}
@@ -53,6 +55,11 @@ _GLM: dict[str, Any] = dict(
 register_family('glm4v', PolicyFamily('GLM-4.1V', Glm4vForConditionalGeneration, **_GLM))
 register_family('glm4v_moe', PolicyFamily('GLM-4.5V', Glm4vMoeForConditionalGeneration, **_GLM))
 register_family('glm46v', PolicyFamily('GLM-4.6V', Glm46VForConditionalGeneration, **_GLM))
+register_family('internvl', InternVLFamily(
+    'InternVL', InternVLForConditionalGeneration, 'relative_1000',
+    vision_tokens=('image_token_id', ), vision_tower='model.vision_tower',
+    vision_blocks='encoder.layer', vision_linears='(q|k|v)_proj|projection_layer|fc1|fc2',
+    mrope=False))
 
 
 def find_family(source: str) -> PolicyFamily:

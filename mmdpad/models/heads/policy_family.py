@@ -105,6 +105,26 @@ class PolicyFamily:
         """Its language model."""
         return model.get_submodule(self.language_model)
 
+    def is_vision(self, name: str) -> bool:
+        """Whether a module or weight of this full name computes features of images: all those
+        outside the language model and the output head, such as the vision tower and a projector
+        behind it."""
+        return not f'{name}.'.startswith((f'{self.language_model}.', 'lm_head.'))
+
+    def vision_modules(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The outermost modules that compute features of images, by name."""
+        found: dict[str, nn.Module] = {}
+        for name, module in model.named_modules():
+            has_language = not name or self.language_model.startswith(f'{name}.')
+            is_part = name.startswith(tuple(f'{outer}.' for outer in found))
+            if self.is_vision(name) and not has_language and not is_part:
+                found[name] = module
+        return found
+
+    def vision_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """The weights by which features of images are computed."""
+        return [p for name, p in model.named_parameters() if self.is_vision(name)]
+
     def lora_targets(self, reach: str) -> str:
         """Pattern of full names of the linear layers that 'language' or 'language_and_vision'
         stands for: attention and MLP of the language model, or these and the vision tower's
@@ -126,6 +146,10 @@ class PolicyFamily:
     def image_tokens(self, processor: Any, prompt: EncodedPrompt) -> int:
         """The number of image tokens that the image of a prompt should have."""
         return int(prompt.grid.prod()) // processor.image_processor.merge_size**2
+
+    def patches(self, model: Any, prompt: EncodedPrompt) -> int:
+        """The number of patches of a prompt's image, for which the vision tower has a state."""
+        return len(prompt.pixel_values)
 
     def blank_prompt(self, config: Any, height: int, width: int) -> EncodedPrompt:
         """A prompt of nothing but an image, whose pixels are on the meta device, for estimates.
