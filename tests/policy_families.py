@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,9 @@ class Facts:
     Attributes:
         name, coordinates: Of :class:`mmdpad.models.heads.families.PolicyFamily`.
         patch: Side of a patch in pixels.
-        fewest, most: Pixels of an image that the processor keeps.
+        processor: Settings of the image processor, by attribute.
         side, tokens: Side of the model image in the configs, and its image tokens.
+        limit: Tokens of a prompt in the configs.
         tower: Linear layers in a block of the vision tower, by name.
         flat: Whether config.json was first published without `text_config`.
         chat: What the chat template writes of a question with an image.
@@ -29,8 +31,7 @@ class Facts:
     name: str
     coordinates: str
     patch: int
-    fewest: int
-    most: int
+    processor: dict[str, Any]
     side: int
     tokens: int
     tower: frozenset[str]
@@ -42,23 +43,30 @@ class Facts:
     linears: int = 2 * 7  # q, k, v, o, gate, up, down of two layers
     tied: bool = True
     estimated: bool = True
+    limit: int = 1300
 
 
 def _tower(*mlp: str) -> frozenset[str]:
     return frozenset(('attn.qkv', 'attn.proj', *(f'mlp.{name}' for name in mlp)))
 
 
+def _pixels(patch: int, fewest: int, most: int) -> dict[str, Any]:
+    """Facts of a processor that keeps an image of so many pixels."""
+    return dict(patch=patch, processor={
+        'patch_size': patch, 'merge_size': 2, 'size.shortest_edge': fewest,
+        'size.longest_edge': most})
+
+
 _SYSTEM = '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n'
 _QWEN = ('<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{question}<|im_end|>\n'
          '<|im_start|>assistant\n')
-_QWEN2 = dict(patch=14, fewest=3136, most=12845056, side=840, tokens=900, flat=True,
-              chat=_SYSTEM + _QWEN)
-_QWEN3 = dict(patch=16, fewest=65536, most=16777216, side=832, tokens=676, flat=False,
+_QWEN2 = dict(_pixels(14, 3136, 12845056), side=840, tokens=900, flat=True, chat=_SYSTEM + _QWEN)
+_QWEN3 = dict(_pixels(16, 65536, 16777216), side=832, tokens=676, flat=False,
               tower=_tower('linear_fc1', 'linear_fc2'), chat=_QWEN)
 # The small sizes do not think unless they are asked to.
 _QWEN3_5 = dict(_QWEN3, chat=_QWEN + '<think>\n\n</think>\n\n', estimated=False)
 _GLM = dict(
-    patch=14, fewest=12544, most=11760000, side=840, tokens=900, flat=False, tied=False,
+    _pixels(14, 12544, 11760000), side=840, tokens=900, flat=False, tied=False,
     tower=_tower('gate_proj', 'up_proj', 'down_proj'), vision_tokens=(
         '<|image|>', '<|video|>', '<|begin_of_image|>', '<|end_of_image|>', '<|begin_of_video|>',
         '<|end_of_video|>'))
@@ -79,5 +87,17 @@ FACTS = dict(
                 chat=_GLM_CHAT + '\n', **_GLM_DENSE),
     glm46v=Facts('GLM-4.6V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM_DENSE),
     glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, linears=0,
-                    estimated=False, **_GLM))
+                    estimated=False, **_GLM),
+    # Tiles of 512 x 512 with 256 tokens each, and as many for the thumbnail.
+    lfm2_vl=Facts(
+        'LFM2-VL', 'relative_1', patch=16, side=1024, tokens=5 * 256, limit=1700, flat=False,
+        processor=dict(encoder_patch_size=16, downsample_factor=2, tile_size=512, min_tiles=2,
+                       max_tiles=10, min_image_tokens=64, max_image_tokens=256, use_thumbnail=True,
+                       max_pixels_tolerance=2.0),
+        tower=frozenset((*(f'self_attn.{name}_proj' for name in ('q', 'k', 'v', 'out')), 'mlp.fc1',
+                         'mlp.fc2')),
+        chat='<|startoftext|><|im_start|>user\n<image>{question}<|im_end|>\n'
+             '<|im_start|>assistant\n',
+        ends=('<|im_end|>', ), vision_tokens=('<image>', ), estimated=False,
+        linears=2 + 4 + 2 * 3))  # of a convolution, attention, two MLPs
 """`model_type` -> facts."""

@@ -1,0 +1,72 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""LFM2-VL and LFM2.5-VL, which see an image of more than about 512 x 512 pixels as square tiles,
+row by row, and a small copy of the whole (the thumbnail).
+
+Notation: T tiles of all images, the thumbnails among them; N patches of a tile; C its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from .encoded_prompt import EncodedPrompt, collate_text
+from .policy_family import PolicyFamily
+
+
+class Lfm2VlFamily(PolicyFamily):
+    """A prompt's ``pixel_values`` are the patches of its tiles (N, C), one tile after the other,
+    and its ``grid`` the rows and columns of patches in each tile, (T, 2) long."""
+
+    def read_prompt(self, processor: Any, values: Any, image: Tensor) -> EncodedPrompt:
+        """See :class:`.PolicyFamily`, as for all methods."""
+        ids, filled = values['input_ids'][0], values['pixel_attention_mask'].bool()
+        return EncodedPrompt(ids, (ids == processor.image_token_id).int(),
+                             values['pixel_values'][filled], values['spatial_shapes'], image=image)
+
+    def kept_size(self, processor: Any, prompt: EncodedPrompt) -> tuple[int, int]:
+        assert prompt.image is not None
+        height, width = prompt.image.shape[-2:]
+        return _kept_size(processor.image_processor, height, width)
+
+    def image_tokens(self, processor: Any, prompt: EncodedPrompt) -> int:
+        return int((prompt.grid // processor.image_processor.downsample_factor).prod(dim=1).sum())
+
+    def encode_images(self, model: Any,
+                      prompts: Sequence[EncodedPrompt]) -> Iterable[tuple[Tensor, ...]]:
+        tiles = iter(model.model.get_image_features(
+            **_pad_tiles(prompts, model.device), return_dict=True).pooler_output)
+        return [(torch.cat([next(tiles) for _ in prompt.grid]), ) for prompt in prompts]
+
+    def generation_inputs(self, prompts: Sequence[EncodedPrompt], pad_token: int,
+                          device: torch.device) -> dict[str, Tensor]:
+        text = collate_text(prompts, pad_token, device)
+        del text['mm_token_type_ids']  # unknown to the model
+        return text | _pad_tiles(prompts, device)
+
+
+def _pad_tiles(prompts: Sequence[EncodedPrompt], device: torch.device) -> dict[str, Tensor]:
+    """The images of B prompts as the model takes them: (T, N, C) with the longest N, (T, 2) rows
+    and columns, and (T, N), 1 for patches and 0 for padding."""
+    grids = torch.cat([prompt.grid for prompt in prompts])
+    sizes = grids.prod(dim=1)
+    tiles = torch.cat([prompt.pixel_values for prompt in prompts]).split(sizes.tolist())
+    filled = torch.arange(int(sizes.max())) < sizes[:, None]
+    return dict(pixel_values=pad_sequence(list(tiles), batch_first=True).to(device),
+                spatial_shapes=grids.to(device), pixel_attention_mask=filled.int().to(device))
+
+
+@lru_cache(maxsize=256)
+def _kept_size(processor: Any, height: int, width: int) -> tuple[int, int]:
+    """The (height, width) of the tiles of an image together, or of the only one."""
+    made = processor(torch.zeros(3, height, width, dtype=torch.uint8), return_row_col_info=True)
+    rows, columns = made['image_rows'][0], made['image_cols'][0]
+    if rows * columns > 1:
+        return rows * processor.tile_size, columns * processor.tile_size
+    height, width = made['image_sizes'][0]
+    return height, width
