@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,9 +13,9 @@ class Facts:
     Attributes:
         name, coordinates: Of :class:`mmdpad.models.heads.families.PolicyFamily`.
         patch: Side of a patch in pixels.
-        processor: Settings of the image processor, by attribute.
+        fewest, most: Pixels of an image that the processor keeps as a whole; 0 if it only makes
+            tiles.
         side, tokens: Side of the model image in the configs, and its image tokens.
-        limit: Tokens of a prompt in the configs.
         tower: Linear layers in a block of the vision tower, by name.
         flat: Whether config.json was first published without `text_config`.
         chat: What the chat template writes of a question with an image.
@@ -26,12 +25,16 @@ class Facts:
             it refuses to reach all.
         tied: Whether the output head of the tiny folder is the embedding.
         estimated: Whether estimates know its layers.
+        limit: `max_prompt_tokens` in the configs.
+        tile: Side of a tile in pixels; 0 where images have no tiles but a grid of patches.
+        samples: Whether generation_config.json asks for sampling.
     """
 
     name: str
     coordinates: str
     patch: int
-    processor: dict[str, Any]
+    fewest: int
+    most: int
     side: int
     tokens: int
     tower: frozenset[str]
@@ -44,29 +47,25 @@ class Facts:
     tied: bool = True
     estimated: bool = True
     limit: int = 1300
+    tile: int = 0
+    samples: bool = True
 
 
 def _tower(*mlp: str) -> frozenset[str]:
     return frozenset(('attn.qkv', 'attn.proj', *(f'mlp.{name}' for name in mlp)))
 
 
-def _pixels(patch: int, fewest: int, most: int) -> dict[str, Any]:
-    """Facts of a processor that keeps an image of so many pixels."""
-    return dict(patch=patch, processor={
-        'patch_size': patch, 'merge_size': 2, 'size.shortest_edge': fewest,
-        'size.longest_edge': most})
-
-
 _SYSTEM = '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n'
 _QWEN = ('<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{question}<|im_end|>\n'
          '<|im_start|>assistant\n')
-_QWEN2 = dict(_pixels(14, 3136, 12845056), side=840, tokens=900, flat=True, chat=_SYSTEM + _QWEN)
-_QWEN3 = dict(_pixels(16, 65536, 16777216), side=832, tokens=676, flat=False,
+_QWEN2 = dict(patch=14, fewest=3136, most=12845056, side=840, tokens=900, flat=True,
+              chat=_SYSTEM + _QWEN)
+_QWEN3 = dict(patch=16, fewest=65536, most=16777216, side=832, tokens=676, flat=False,
               tower=_tower('linear_fc1', 'linear_fc2'), chat=_QWEN)
 # The small sizes do not think unless they are asked to.
 _QWEN3_5 = dict(_QWEN3, chat=_QWEN + '<think>\n\n</think>\n\n', estimated=False)
 _GLM = dict(
-    _pixels(14, 12544, 11760000), side=840, tokens=900, flat=False, tied=False,
+    patch=14, fewest=12544, most=11760000, side=840, tokens=900, flat=False, tied=False,
     tower=_tower('gate_proj', 'up_proj', 'down_proj'), vision_tokens=(
         '<|image|>', '<|video|>', '<|begin_of_image|>', '<|end_of_image|>', '<|begin_of_video|>',
         '<|end_of_video|>'))
@@ -88,16 +87,21 @@ FACTS = dict(
     glm46v=Facts('GLM-4.6V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM_DENSE),
     glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, linears=0,
                     estimated=False, **_GLM),
-    # Tiles of 512 x 512 with 256 tokens each, and as many for the thumbnail.
+    internvl=Facts(
+        'InternVL', 'relative_1000', patch=14, fewest=0, most=0, side=896, tokens=5 * 256, tile=448,
+        limit=1700,
+        tower=frozenset(('attention.q_proj', 'attention.k_proj', 'attention.v_proj',
+                         'attention.projection_layer', 'mlp.fc1', 'mlp.fc2')),
+        flat=False, ends=('<|im_end|>', ), vision_tokens=('<IMG_CONTEXT>', ), tied=False,
+        chat='<|im_start|>user\n<IMG_CONTEXT>\n{question}<|im_end|>\n<|im_start|>assistant\n',
+        estimated=False, samples=False),
+    # A tile and the thumbnail have 256 tokens each; a convolution, attention and two MLPs.
     lfm2_vl=Facts(
-        'LFM2-VL', 'relative_1', patch=16, side=1024, tokens=5 * 256, limit=1700, flat=False,
-        processor=dict(encoder_patch_size=16, downsample_factor=2, tile_size=512, min_tiles=2,
-                       max_tiles=10, min_image_tokens=64, max_image_tokens=256, use_thumbnail=True,
-                       max_pixels_tolerance=2.0),
-        tower=frozenset((*(f'self_attn.{name}_proj' for name in ('q', 'k', 'v', 'out')), 'mlp.fc1',
-                         'mlp.fc2')),
+        'LFM2-VL', 'relative_1', patch=16, fewest=65536, most=262144, side=1024, tokens=5 * 256,
+        tile=512, limit=1700, tower=frozenset((
+            *(f'self_attn.{name}_proj' for name in ('q', 'k', 'v', 'out')), 'mlp.fc1', 'mlp.fc2')),
+        flat=False, ends=('<|im_end|>', ), vision_tokens=('<image>', ), linears=2 + 4 + 2 * 3,
         chat='<|startoftext|><|im_start|>user\n<image>{question}<|im_end|>\n'
              '<|im_start|>assistant\n',
-        ends=('<|im_end|>', ), vision_tokens=('<image>', ), estimated=False,
-        linears=2 + 4 + 2 * 3))  # of a convolution, attention, two MLPs
+        estimated=False, samples=False))
 """`model_type` -> facts."""

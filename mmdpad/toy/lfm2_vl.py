@@ -26,18 +26,16 @@ def lfm2_families(width: int, layers: int) -> dict[str, dict[str, Any]]:
     """The entry of LFM2-VL in :mod:`.policy_folder`, for a model of a width and number of
     layers."""
     return dict(lfm2_vl=dict(
-        name='Lfm2Vl', images='Lfm2Vl', video=None, chat=_CHAT, tokens=add_lfm2_tokens, tied=True,
+        name='Lfm2Vl', images='Lfm2Vl', video=None, chat=_CHAT, add_tokens=_add_tokens, tied=True,
         ids=dict(image='<image>'), ends=('<|im_end|>', ), processor=dict(return_row_col_info=True),
-        config=dict(projector_hidden_size=2 * width, projector_use_layernorm=False), tower={},
+        config=dict(projector_hidden_size=2 * width, projector_use_layernorm=False),
         vision=dict(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
                     num_attention_heads=2, num_patches=256, patch_size=16, vision_use_head=False),
         text=dict(layer_types=['conv', 'full_attention'], block_multiple_of=8), rotary={},
-        renamed=('vision_tower.', 'vision_tower.vision_model.'),
-        # The folders have no sampling defaults; these are recommended beside them.
-        generation=dict(temperature=0.1, min_p=0.15, repetition_penalty=1.05)))
+        renamed=('vision_tower.', 'vision_tower.vision_model.'), generation=dict()))
 
 
-def add_lfm2_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+def _add_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     """Add the special tokens to a tokenizer, of which one begins each text."""
     tokenizer.add_special_tokens(dict(
         bos_token=_START, pad_token=_PAD, extra_special_tokens=_IMAGE))

@@ -23,30 +23,46 @@ class Lfm2VlFamily(PolicyFamily):
     """A prompt's ``pixel_values`` are the patches of its tiles (N, C), one tile after the other,
     and its ``grid`` the rows and columns of patches in each tile, (T, 2) long."""
 
+    def check_parts(self, model: Any) -> None:
+        """See :meth:`.PolicyFamily.check_parts`.
+
+        Raises:
+            ValueError: The convolutions have a bias.
+        """
+        super().check_parts(model)
+        if model.config.text_config.conv_bias:
+            raise ValueError(f'`conv_bias` in config.json of {self.name} should be false, as in '
+                             f'the published models: with a bias, padding would change the tokens '
+                             f'after it; use a model without')
+
     def read_prompt(self, processor: Any, values: Any, image: Tensor) -> EncodedPrompt:
-        """See :class:`.PolicyFamily`, as for all methods."""
+        """See :meth:`.PolicyFamily.read_prompt`."""
         ids, filled = values['input_ids'][0], values['pixel_attention_mask'].bool()
         return EncodedPrompt(ids, (ids == processor.image_token_id).int(),
                              values['pixel_values'][filled], values['spatial_shapes'], image=image)
 
     def kept_size(self, processor: Any, prompt: EncodedPrompt) -> tuple[int, int]:
+        """See :meth:`.PolicyFamily.kept_size`."""
         assert prompt.image is not None
         height, width = prompt.image.shape[-2:]
         return _kept_size(processor.image_processor, height, width)
 
     def image_tokens(self, processor: Any, prompt: EncodedPrompt) -> int:
+        """See :meth:`.PolicyFamily.image_tokens`."""
         return int((prompt.grid // processor.image_processor.downsample_factor).prod(dim=1).sum())
 
     def encode_images(self, model: Any,
                       prompts: Sequence[EncodedPrompt]) -> Iterable[tuple[Tensor, ...]]:
+        """See :meth:`.PolicyFamily.encode_images`."""
         tiles = iter(model.model.get_image_features(
             **_pad_tiles(prompts, model.device), return_dict=True).pooler_output)
         return [(torch.cat([next(tiles) for _ in prompt.grid]), ) for prompt in prompts]
 
     def generation_inputs(self, prompts: Sequence[EncodedPrompt], pad_token: int,
                           device: torch.device) -> dict[str, Tensor]:
+        """See :meth:`.PolicyFamily.generation_inputs`."""
         text = collate_text(prompts, pad_token, device)
-        del text['mm_token_type_ids']  # unknown to the model
+        del text['mm_token_type_ids']  # not an argument of the model
         return text | _pad_tiles(prompts, device)
 
 

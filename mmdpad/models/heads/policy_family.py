@@ -113,6 +113,26 @@ class PolicyFamily:
         """The last norm of its language model."""
         return self.language(model).get_submodule(self.language_norm)
 
+    def is_vision(self, name: str) -> bool:
+        """Whether a module or weight of this full name computes features of images: all those
+        outside the language model and the output head, such as the vision tower and a projector
+        behind it."""
+        return not f'{name}.'.startswith((f'{self.language_model}.', 'lm_head.'))
+
+    def vision_modules(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The outermost modules that compute features of images, by name."""
+        found: dict[str, nn.Module] = {}
+        for name, module in model.named_modules():
+            has_language = not name or self.language_model.startswith(f'{name}.')
+            is_part = name.startswith(tuple(f'{outer}.' for outer in found))
+            if self.is_vision(name) and not has_language and not is_part:
+                found[name] = module
+        return found
+
+    def vision_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """The weights by which features of images are computed."""
+        return [p for name, p in model.named_parameters() if self.is_vision(name)]
+
     def lora_targets(self, reach: str) -> str:
         """Pattern of full names of the linear layers that 'language' or 'language_and_vision'
         stands for: attention and MLP of the language model, or these and the vision tower's
@@ -134,6 +154,30 @@ class PolicyFamily:
     def image_tokens(self, processor: Any, prompt: EncodedPrompt) -> int:
         """The number of image tokens that the image of a prompt should have."""
         return int(prompt.grid.prod()) // processor.image_processor.merge_size**2
+
+    def patches(self, model: Any, prompt: EncodedPrompt) -> int:
+        """The number of patches of a prompt's image, for which the vision tower has a state."""
+        return len(prompt.pixel_values)
+
+    def blank_prompt(self, config: Any, height: int, width: int) -> EncodedPrompt:
+        """A prompt of nothing but an image, whose pixels are on the meta device, for estimates.
+
+        Args:
+            config: The model's config of transformers; the processor's settings are not known.
+            height, width: Of the model image in pixels, rounded to what the processor keeps.
+
+        Returns:
+            The prompt, with one input id for each image token, and token types of 1.
+        """
+        vision = config.vision_config
+        merge, patch = vision.spatial_merge_size, vision.patch_size
+        rows, columns = (max(1, round(length / (patch * merge))) * merge
+                         for length in (height, width))
+        channels = getattr(vision, 'in_channels', None) or vision.in_chans
+        tokens = torch.ones(rows * columns // merge**2, dtype=torch.long)
+        pixels = torch.empty(rows * columns, channels * vision.temporal_patch_size * patch**2,
+                             device='meta')
+        return EncodedPrompt(tokens, tokens.int(), pixels, torch.tensor([[1, rows, columns]]))
 
     def read_prompt(self, processor: Any, values: Any, image: Tensor) -> EncodedPrompt:
         """Make a prompt from the processor's output for one text and its image."""

@@ -14,11 +14,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from mmdpad.models.cost.budget import Spending, spend
@@ -30,20 +26,13 @@ from mmdpad.utils.number_checks import check_number
 
 from .encoded_prompt import EncodedPrompt
 from .families import family_of
+from .kept_products import keep_products
 from .lora import lora_targets
 
 GB = 1e9
 # Share of the free memory that 'auto' uses: the estimate may be 15 % too low, and allocators
 # fragment.
 SHARE = 0.85
-_aten = torch.ops.aten
-# Operations whose outputs are worth their memory: they take most of a layer's time.
-_PRODUCTS = frozenset({
-    _aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten._grouped_mm.default,
-    _aten._scaled_dot_product_flash_attention_for_cpu.default,
-    _aten._scaled_dot_product_flash_attention.default,
-    _aten._scaled_dot_product_efficient_attention.default,
-    _aten._scaled_dot_product_cudnn_attention.default})
 
 
 def check_memory_budget(budget: float | str | None) -> None:
@@ -156,11 +145,11 @@ def keep(model: Any, kept: Kept, lora_rank: int = 0) -> None:
     """
     family = family_of(model)
     layers = family.language(model).layers
-    contexts = partial(create_selective_checkpoint_contexts, partial(_policy, lora_rank))
+    options = keep_products(lora_rank)
     for index, layer in enumerate(layers):
         after = len(layers) - index
         _recompute(layer, after > kept.text,
-                   dict(context_fn=contexts) if after <= kept.products else {})
+                   options if after <= kept.products else {})
     blocks = family.blocks(model)
     for index, block in enumerate(blocks):
         _recompute(block, len(blocks) - index > kept.vision, {})
@@ -169,12 +158,3 @@ def keep(model: Any, kept: Kept, lora_rank: int = 0) -> None:
 def _recompute(layer: Any, enabled: bool, options: dict[str, Any]) -> None:
     layer.gradient_checkpointing = enabled
     layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, **options)
-
-
-def _policy(lora_rank: int, context: Any, operation: Any, *args: Any,
-            **kwargs: Any) -> CheckpointPolicy:
-    if operation not in _PRODUCTS:
-        return CheckpointPolicy.PREFER_RECOMPUTE
-    if operation in (_aten.mm.default, _aten.addmm.default) and args[-1].shape[0] == lora_rank:
-        return CheckpointPolicy.PREFER_RECOMPUTE
-    return CheckpointPolicy.MUST_SAVE

@@ -31,8 +31,8 @@ from .merged_linear import MergedLinear, is_hooked
 from .packed_linear import packed_linears
 from .prefix_cache import Feed, FeedLayout, PrefixCache
 
-LAYERS = ('Qwen2VLDecoderLayer', 'Qwen2_5_VLDecoderLayer', 'Qwen3VLTextDecoderLayer',
-          'Qwen3VLMoeTextDecoderLayer')
+LAYERS = ('Qwen2DecoderLayer', 'Qwen2VLDecoderLayer', 'Qwen2_5_VLDecoderLayer', 'Qwen3DecoderLayer',
+          'Qwen3VLTextDecoderLayer', 'Qwen3VLMoeTextDecoderLayer')
 """Decoder layers of transformers that :class:`FusedLayers` computes itself."""
 SHRINK_AT = 0.75
 """Finished samples leave when at most this share of the batch is active."""

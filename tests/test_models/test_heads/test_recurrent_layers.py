@@ -21,7 +21,7 @@ CPU = torch.device('cpu')
 WIDTH = 12
 SIZES = dict(hidden_size=WIDTH, linear_num_key_heads=1, linear_num_value_heads=2,
              linear_key_head_dim=6, linear_value_head_dim=4, linear_conv_kernel_dim=4)
-CONV = dict(hidden_size=WIDTH, conv_L_cache=3, conv_bias=True, layer_types=['conv'],
+CONV = dict(hidden_size=WIDTH, conv_L_cache=3, layer_types=['conv'],
             num_hidden_layers=1)
 # Chunks have 64 tokens, and the convolution sees 3 before each; a prompt or response may be
 # shorter, and a response may be empty.

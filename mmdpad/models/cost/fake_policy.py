@@ -1,0 +1,231 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""A policy of fake tensors, which have a shape and a dtype but no memory. Its passes run the code
+of real ones, so what they hold and compute can be measured for any family by its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from mmdpad.models.heads import shared_prefix, vision_tower
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.models.heads.experts import experts_of
+from mmdpad.models.heads.families import family_of
+from mmdpad.models.heads.lora import add_lora
+from mmdpad.models.heads.recurrent_layers import share_states
+
+CPU = torch.device('cpu')
+_DTYPES = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a policy computes, as far as the bytes of its layers depend on it.
+
+    Attributes:
+        weight_bytes, amp, lora_rank, on_cpu: As in :class:`.workload.Setup`.
+        eager: Whether attention keeps its probabilities.
+        shared: Whether prompts are shared, and the vision tower runs by :mod:`.vision_tower`.
+        keeps_products: Whether to measure layers of which only products are kept.
+        trains_vision: Whether to measure a trained vision tower.
+    """
+
+    weight_bytes: int = 4
+    amp: bool = False
+    lora_rank: int = 0
+    on_cpu: bool = False
+    eager: bool = False
+    shared: bool = False
+    keeps_products: bool = False
+    trains_vision: bool = False
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """What a vision tower gets of one image.
+
+    Attributes:
+        pixels: Shape of its ``pixel_values``.
+        grid: Its grid, row by row, see :class:`.EncodedPrompt`.
+        tokens: Number of its tokens.
+    """
+
+    pixels: tuple[int, ...]
+    grid: tuple[tuple[int, ...], ...]
+    tokens: int
+
+    @classmethod
+    def of(cls, prompt: EncodedPrompt) -> ImageInputs:
+        """Those of a prompt."""
+        return cls(tuple(prompt.pixel_values.shape), tuple(map(tuple, prompt.grid.tolist())),
+                   int((prompt.token_types == 1).sum()))
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers its pixels are."""
+        return torch.Size(self.pixels).numel()
+
+
+def build_on_meta(config: Any) -> PreTrainedModel:
+    """Build the model of a transformers config, without memory for its weights."""
+    with torch.device('meta'):
+        model = AutoModelForImageTextToText.from_config(config)
+    model.tie_weights()
+    return model
+
+
+class FakePolicy:
+    """A policy whose language model has as many layers as it takes to see each kind of layer.
+
+    Args:
+        config: The config of transformers.
+        arithmetic: How it computes.
+        lora: Its adapter, see :class:`.VLMReasoningHead`; only with a ``lora_rank``.
+
+    Attributes:
+        kinds: For each layer of the complete model, the number of one that is like it.
+    """
+
+    def __init__(self, config: Any, arithmetic: Arithmetic, lora: dict[str, Any]) -> None:
+        self.arithmetic = arithmetic
+        self.model: Any = build_on_meta(config)
+        self.family = family_of(self.model)
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.to(_DTYPES[arithmetic.weight_bytes])
+        plain = 'eager' if arithmetic.eager else 'sdpa'
+        self.model.set_attn_implementation({
+            'text_config': shared_prefix.NAME if arithmetic.shared else plain,
+            'vision_config': plain})
+        if experts_of(self.model):
+            self.model.set_experts_implementation(_ONE_BY_ONE if arithmetic.on_cpu else _GROUPED)
+        if arithmetic.shared:
+            vision_tower.speed_up(self.tower)
+            share_states(self.language)
+        if arithmetic.lora_rank:
+            add_lora(self.model, {'r': arithmetic.lora_rank, **lora})
+        self.tower.requires_grad_(arithmetic.trains_vision)
+        self.kinds = find_kinds(self.language)
+        self.language.layers = self.language.layers[:max(self.kinds) + 1]
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.model._apply(self._fake)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_drop_gradient)
+        self.model.train()
+
+    @property
+    def language(self) -> Any:
+        """Its language model."""
+        return self.family.language(self.model)
+
+    @property
+    def tower(self) -> Any:
+        """Its vision tower."""
+        return self.family.tower(self.model)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Its weights and buffers."""
+        return [*self.model.parameters(), *self.model.buffers()]
+
+    def _fake(self, tensor: Tensor) -> Tensor:
+        return FakeTensor(self._mode, tensor.to('meta'), CPU)
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A fake tensor, of the weights' dtype unless told otherwise."""
+        dtype = dtype or _DTYPES[self.arithmetic.weight_bytes]
+        return self._fake(torch.empty(shape, dtype=dtype, device='meta'))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        return torch.autocast('cpu', torch.bfloat16) if self.arithmetic.amp else nullcontext()
+
+    def read(self, states: Tensor, **arguments: Any) -> Any:
+        """Run the language model over the states (1, L, D) of its input."""
+        with self.autocast():
+            return self.language(
+                inputs_embeds=states, use_cache=arguments.pop('use_cache', False),
+                position_ids=self.family.text_positions(states.shape[1], CPU), **arguments)
+
+    def see(self, image: ImageInputs) -> list[Tensor]:
+        """Run the vision tower over one image, and return its features."""
+        empty = torch.empty(0, dtype=torch.long)
+        prompt = EncodedPrompt(empty, empty, self.empty(*image.pixels, dtype=torch.float32),
+                               torch.tensor(image.grid))
+        with self.autocast():
+            return tree_leaves(list(self.family.encode_images(self.model, [prompt])))
+
+
+def find_kinds(language: Any) -> list[int]:
+    """Return for each layer of a language model the number of the first one that is like it: of
+    that class, ``layer_types``, and shapes of weights."""
+    names = getattr(language.config, 'layer_types', None) or [None] * len(language.layers)
+    first: dict[Any, int] = {}
+    return [first.setdefault((name, signature(layer)), number)
+            for number, (name, layer) in enumerate(zip(names, language.layers, strict=False))]
+
+
+def signature(layer: nn.Module) -> Any:
+    """What two layers have in common that compute alike."""
+    return type(layer), tuple((name, tuple(p.shape), p.dtype, p.requires_grad)
+                              for name, p in layer.named_parameters())
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+@contextmanager
+def recorded(layers: Any, note: Callable[[int, tuple, dict[str, Any]], None]) -> Iterator[None]:
+    """A context in which ``note`` gets the number and the arguments of a layer before it runs."""
+    def hook(number: int) -> Any:
+        return lambda _, args, kwargs: note(number, args, kwargs)
+
+    handles = [layer.register_forward_pre_hook(hook(number), with_kwargs=True)
+               for number, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _one_by_one(experts: Any, states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """One expert after the other, each with as many tokens."""
+    cells = torch.arange(index.numel()) * experts.num_experts // index.numel()
+    even = cells.reshape(index.shape[::-1]).T
+    return type(experts).forward.__wrapped__(experts, states, even, weights)
+
+
+def _grouped(experts: Any, states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """As transformers' grouped products, with the weights of one expert for all tokens: what is
+    kept and computed is the same. (Products of fake tensors cannot be grouped in float32.)"""
+    def product(tokens: Tensor, name: str) -> Tensor:
+        matrix = getattr(experts, name)[0].to(tokens.dtype)
+        with torch.autocast('cpu', enabled=False):
+            tokens = tokens @ (matrix if experts.is_transposed else matrix.T)
+        return tokens + getattr(experts, f'{name}_bias')[index.flatten()] if (
+            experts.has_bias) else tokens
+
+    order = index.flatten().sort().indices
+    shares, tokens = weights.flatten()[order], states[order // index.shape[1]]
+    if experts.has_gate:
+        tokens = experts._apply_gate(product(tokens, 'gate_up_proj'))
+    else:
+        tokens = experts.act_fn(product(tokens, 'up_proj'))
+    tokens = product(tokens, 'down_proj') * shares[:, None]
+    return tokens[order.argsort()].unflatten(0, index.shape).sum(dim=1).to(states.dtype)
+
+
+_ONE_BY_ONE, _GROUPED = 'mmdpad_estimated_one_by_one', 'mmdpad_estimated_grouped'
+ALL_EXPERTS_FUNCTIONS.register(_ONE_BY_ONE, _one_by_one)
+ALL_EXPERTS_FUNCTIONS.register(_GROUPED, _grouped)
