@@ -311,6 +311,9 @@ def _published_config(name: str) -> Any:
                 vocab_size=vocabulary,
                 rope_parameters=dict(rope_type='default', rope_theta=1e6,
                                      mrope_section=[16, 24, 24]), tie_word_embeddings=tied)
+    if kind == 'lfm2_vl':
+        return AutoConfig.for_model(kind, text_config=text | more[0], vision_config=tower,
+                                    projector_hidden_size=2048, projector_use_layernorm=False)
     # In Qwen2-VL's tower, `hidden_size` is the width of its output.
     output = 'hidden_size' if kind == 'qwen2_vl' else 'out_hidden_size'
     return AutoConfig.for_model(kind, text_config=text | (more[0] if more else {}),
@@ -342,6 +345,21 @@ _TEXT_3_5 = dict(vocab_size=248320, rope_parameters=dict(
 _EXPERTS = dict(num_experts=128, num_experts_per_tok=8)
 _TOWER_GLM = dict(depth=24, hidden_size=1536, num_heads=12, intermediate_size=13696, image_size=336,
                   patch_size=14, spatial_merge_size=2)
+
+
+def _tower_lfm(layers: int, hidden: int, intermediate: int, heads: int) -> dict[str, Any]:
+    return dict(num_hidden_layers=layers, hidden_size=hidden, intermediate_size=intermediate,
+                num_attention_heads=heads, patch_size=16, num_patches=256, vision_use_head=False)
+
+
+def _text_lfm(layers: int, attention: tuple[int, ...], **entries: Any) -> dict[str, Any]:
+    kinds = ['full_attention' if i in attention else 'conv' for i in range(layers)]
+    return dict(entries, layer_types=kinds,
+                rope_parameters=dict(rope_type='default', rope_theta=1e6))
+
+
+_LARGE_TOWER_LFM = _tower_lfm(27, 1152, 4304, 16)
+_TEXT_LFM = _text_lfm(16, (2, 5, 8, 10, 12, 14), vocab_size=65536)
 SUFFIXES = ('-Instruct', '-Thinking', '-Base')
 # Shapes from the models' published config.json files: `model_type`, hidden, intermediate, layers,
 # heads, key and value heads, tied embeddings, vision tower, further entries of `text_config`.
@@ -363,4 +381,10 @@ PUBLISHED: dict[str, tuple] = {
     'Qwen3-VL-235B-A22B': ('qwen3_vl_moe', 4096, 12288, 94, 64, 4, False, _LARGE_TOWER_3,
                            dict(_EXPERTS, head_dim=128, moe_intermediate_size=1536)),
     'GLM-4.1V-9B': ('glm4v', 4096, 13696, 40, 32, 2, False, _TOWER_GLM),
+    'LFM2.5-VL-450M': ('lfm2_vl', 1024, 6656, 16, 16, 8, True, _tower_lfm(12, 768, 3072, 12),
+                       _TEXT_LFM),
+    'LFM2.5-VL-1.6B': ('lfm2_vl', 2048, 12288, 16, 32, 8, True, _LARGE_TOWER_LFM, _TEXT_LFM),
+    'LFM2.5-VL-3B': ('lfm2_vl', 2048, 10752, 30, 32, 8, True, _LARGE_TOWER_LFM,
+                     _text_lfm(30, (2, 5, 9, 13, 17, 21, 24, 27), vocab_size=128000,
+                               block_auto_adjust_ff_dim=False)),
 }

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import Lfm2VlImageProcessor
 
 from .encoded_prompt import EncodedPrompt, collate_text
 from .policy_family import PolicyFamily
@@ -35,6 +36,18 @@ class Lfm2VlFamily(PolicyFamily):
                              f'the published models: with a bias, padding would change the tokens '
                              f'after it; use a model without')
 
+    def blank_prompt(self, config: Any, height: int, width: int) -> EncodedPrompt:
+        """See :meth:`.PolicyFamily.blank_prompt`; with the published settings of the processor."""
+        processor = Lfm2VlImageProcessor()
+        grid = processor(torch.zeros(3, height, width, dtype=torch.uint8),
+                         return_tensors='pt')['spatial_shapes']
+        vision = config.vision_config
+        pixels = torch.empty(int(grid.prod(dim=1).sum()),
+                             vision.num_channels * vision.patch_size**2, device='meta')
+        tokens = torch.ones(int((grid // config.downsample_factor).prod(dim=1).sum()),
+                            dtype=torch.long)
+        return EncodedPrompt(tokens, tokens.int(), pixels, grid)
+
     def read_prompt(self, processor: Any, values: Any, image: Tensor) -> EncodedPrompt:
         """See :meth:`.PolicyFamily.read_prompt`."""
         ids, filled = values['input_ids'][0], values['pixel_attention_mask'].bool()
@@ -54,9 +67,12 @@ class Lfm2VlFamily(PolicyFamily):
     def encode_images(self, model: Any,
                       prompts: Sequence[EncodedPrompt]) -> Iterable[tuple[Tensor, ...]]:
         """See :meth:`.PolicyFamily.encode_images`."""
-        tiles = iter(model.model.get_image_features(
-            **_pad_tiles(prompts, model.device), return_dict=True).pooler_output)
-        return [(torch.cat([next(tiles) for _ in prompt.grid]), ) for prompt in prompts]
+        states = iter(self.tower(model)(
+            **_pad_tiles(prompts, model.device), return_dict=True).last_hidden_state)
+        project = model.model.multi_modal_projector
+        return [(torch.cat([
+            project(next(states)[:rows * columns].view(1, rows, columns, -1)).flatten(0, 2)
+            for rows, columns in prompt.grid.tolist()]), ) for prompt in prompts]
 
     def generation_inputs(self, prompts: Sequence[EncodedPrompt], pad_token: int,
                           device: torch.device) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
+from transformers.models.lfm2.modeling_lfm2 import Lfm2DecoderLayer
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeGatedDeltaNet
 
@@ -153,14 +153,24 @@ class SharedQwen3_5MoeDeltaNet(_Shared, Qwen3_5MoeGatedDeltaNet):
     """That of Qwen3.5-MoE."""
 
 
-class SharedLfm2ShortConv(_Shared, Lfm2ShortConv):
-    """LFM2's gated short convolution."""
+class SharedLfm2Layer(Lfm2DecoderLayer):
+    """A decoder layer of LFM2 with a gated short convolution, to which it does not pass on the
+    layout before transformers 5.22."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, layout: Any = None,
+                **kwargs: Any) -> Tensor:
+        """(N, L, D) -> (N, L, D)."""
+        if layout is None:
+            return super().forward(hidden_states, *args, **kwargs)
+        states = hidden_states + layout.recur(self.conv, self.operator_norm(hidden_states),
+                                              self.conv.layer_idx)
+        return states + self.feed_forward(self.ffn_norm(states))
 
 
 _CLASSES: dict[str, dict[type[nn.Module], type[nn.Module]]] = dict(
     linear_attention={Qwen3_5GatedDeltaNet: SharedQwen3_5DeltaNet,
                       Qwen3_5MoeGatedDeltaNet: SharedQwen3_5MoeDeltaNet},
-    conv={Lfm2ShortConv: SharedLfm2ShortConv})
+    conv={Lfm2DecoderLayer: SharedLfm2Layer})
 """By kind of layer (``layer_types``), the class that each one of transformers becomes."""
 
 
@@ -188,4 +198,5 @@ def share_states(language: Any) -> None:
 
 def has_recurrence(model: nn.Module) -> bool:
     """Whether a model has layers changed by :func:`share_states`."""
-    return any(isinstance(module, _Shared) for module in model.modules())
+    shared = {kind for classes in _CLASSES.values() for kind in classes.values()}
+    return any(type(module) in shared for module in model.modules())

@@ -29,6 +29,19 @@ def test_built_in_shapes_have_the_published_number_of_parameters(name):
     assert 'built-in' in source
 
 
+@pytest.mark.parametrize('name, parameters', [
+    ('LFM2.5-VL-450M', 448_718_848), ('LFM2.5-VL-1.6B', 1_596_625_904),
+    ('LFM2.5-VL-3B', 3_123_483_888)])
+def test_shapes_of_lfm2_vl(name, parameters):
+    """The published weights of 1.6B are 589 tensors of 3,193,251,808 bytes in bfloat16."""
+    model = build_on_meta(read_policy_config(f'no/such/folder/{name}')[0])
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    if name == 'LFM2.5-VL-1.6B':
+        assert len([*model.parameters()]) == 589 and 2 * parameters == 3_193_251_808
+    with pytest.raises(ValueError, match='but LFM2-VL has conv, whose activations are not counted'):
+        PolicyShape.of(model)
+
+
 @pytest.mark.parametrize('name, billions', [('Qwen3.5-9B', 9), ('Qwen3.5-35B-A3B', 35)])
 def test_recurrent_layers_are_not_estimated(name, billions):
     config, _ = read_policy_config(f'no/such/folder/{name}')

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers import Lfm2Config, Qwen3_5MoeTextConfig, Qwen3_5TextConfig
-from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
+from transformers.models.lfm2.modeling_lfm2 import Lfm2DecoderLayer
 from transformers.models.qwen3_5 import modeling_qwen3_5
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe
@@ -21,8 +21,8 @@ CPU = torch.device('cpu')
 WIDTH = 12
 SIZES = dict(hidden_size=WIDTH, linear_num_key_heads=1, linear_num_value_heads=2,
              linear_key_head_dim=6, linear_value_head_dim=4, linear_conv_kernel_dim=4)
-CONV = dict(hidden_size=WIDTH, conv_L_cache=3, layer_types=['conv'],
-            num_hidden_layers=1)
+CONV = dict(hidden_size=WIDTH, intermediate_size=WIDTH, block_multiple_of=1, conv_L_cache=3,
+            layer_types=['conv'], num_hidden_layers=1)
 # Chunks have 64 tokens, and the convolution sees 3 before each; a prompt or response may be
 # shorter, and a response may be empty.
 GROUPS = [PackedGroup(70, [5, 0, 66]), PackedGroup(2, [1, 3, 2]), PackedGroup(64, [2, 65, 1])]
@@ -30,7 +30,7 @@ GROUPS = [PackedGroup(70, [5, 0, 66]), PackedGroup(2, [1, 3, 2]), PackedGroup(64
 
 @pytest.fixture(params=[(Qwen3_5GatedDeltaNet, Qwen3_5TextConfig, SIZES),
                         (Qwen3_5MoeGatedDeltaNet, Qwen3_5MoeTextConfig, SIZES),
-                        (Lfm2ShortConv, Lfm2Config, CONV)], ids=['dense', 'moe', 'conv'])
+                        (Lfm2DecoderLayer, Lfm2Config, CONV)], ids=['dense', 'moe', 'conv'])
 def layer(request, lift):
     """A layer in float64 whose state lasts for many tokens."""
     kind, config, sizes = request.param
@@ -43,7 +43,7 @@ def layer(request, lift):
 
 
 def is_conv(layer):
-    return isinstance(layer, Lfm2ShortConv)
+    return isinstance(layer, Lfm2DecoderLayer)
 
 
 def share(layer):
@@ -172,7 +172,7 @@ def test_names_stay_and_without_a_layout_the_layer_is_transformers(layer):
 
 @pytest.mark.parametrize('kind, known', [
     ('linear_attention', 'Qwen3_5GatedDeltaNet, Qwen3_5MoeGatedDeltaNet'),
-    ('conv', 'Lfm2ShortConv')])
+    ('conv', 'Lfm2DecoderLayer')])
 def test_an_unknown_class_is_refused(kind, known):
     language = SimpleNamespace(config=SimpleNamespace(layer_types=[kind]),
                                layers=[torch.nn.Linear(2, 2)])
