@@ -149,6 +149,7 @@ OTHER_POLICIES = dict(
     qwen3_5_9b=('Qwen3.5-9B', 832, 'qwen3_5'),
     qwen3_5_35b_a3b_lora=('Qwen3.5-35B-A3B', 832, 'qwen3_5_moe'),
     glm4_1v9b=('GLM-4.1V-9B-Thinking', 840, 'glm4v'),
+    internvl3_5_8b=('InternVL3_5-8B-HF', 896, 'internvl'),
     lfm2_5vl3b=('LFM2.5-VL-3B', 1024, 'lfm2_vl'))
 
 
@@ -159,8 +160,8 @@ def test_another_policy_changes_weights_and_size_only(name):
     own, base = (Config.fromfile(ROOT / f'configs/dpad/{stem}_reasonseg.py').to_dict()
                  for stem in (name, base))
     assert own['model']['policy'].pop('pretrained') == f'checkpoints/{pretrained}'
-    assert base['model']['policy'].pop('pretrained') == 'checkpoints/Qwen2.5-VL-7B-Instruct'
     assert own['model']['policy'].pop('max_prompt_tokens', 1300) == FACTS[family].limit
+    assert base['model']['policy'].pop('pretrained') == 'checkpoints/Qwen2.5-VL-7B-Instruct'
     sizes = []
     for part in ('train', 'val', 'test'):
         ours, theirs = (config[f'{part}_dataloader']['dataset'].pop('pipeline')

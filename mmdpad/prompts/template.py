@@ -90,8 +90,8 @@ _DESCRIBE_SEVERAL = (
 
 
 def _examples(coordinates: str) -> tuple[str, str]:
-    """A response about one object, and one about several. Pixels and coordinates from 0 to 1000 have
-    the same numbers."""
+    """A response about one object, and one about several. Pixels and coordinates from 0 to 1000
+    have the same numbers."""
     scale = 1e-3 if coordinates == 'relative_1' else 1
     box, a, b, other, point = ([scale * v for v in values] for values in (
         (10, 100, 200, 210), (30, 110), (35, 180), (225, 296, 706, 786), (302, 410)))

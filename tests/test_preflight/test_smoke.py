@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from internvl_folder import make_internvl_folder
+from mistral3_folder import make_mistral3_folder
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from transformers import InternVLForConditionalGeneration
+from transformers import Mistral3ForConditionalGeneration
 
 from mmdpad import datasets
 from mmdpad.datasets.checking import check_dataset
@@ -161,10 +161,10 @@ def test_a_term_that_keeps_its_weights_is_reported(smoke_config, monkeypatch):
 
 
 def test_a_policy_of_another_family_stays(smoke_config, monkeypatch, tmp_path):
-    monkeypatch.setitem(FAMILIES, 'internvl', PolicyFamily(
-        'Mine', InternVLForConditionalGeneration, 'pixels'))
+    monkeypatch.setitem(FAMILIES, 'mistral3', PolicyFamily(
+        'Mine', Mistral3ForConditionalGeneration, 'pixels'))
     config = Config.fromfile(MAIN)
-    config.model.policy.pretrained = make_internvl_folder(tmp_path)
+    config.model.policy.pretrained = make_mistral3_folder(tmp_path)
     made, notes = smoke_config(config)
     assert made.model.policy.pretrained == str(tmp_path)
     assert any(note.startswith('model.policy (VLMReasoningHead): kept as it is') for note in notes)

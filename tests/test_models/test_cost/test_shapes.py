@@ -42,6 +42,16 @@ def test_shapes_of_lfm2_vl(name, parameters):
         PolicyShape.of(model)
 
 
+@pytest.mark.parametrize('size, vision, total', [
+    ('1B', 0.3, 1.1), ('2B', 0.3, 2.3), ('4B', 0.3, 4.7), ('8B', 0.3, 8.5), ('14B', 0.3, 15.1),
+    ('38B', 5.5, 38.4)])
+def test_internvls_built_in_shapes_have_the_published_number_of_parameters(size, vision, total):
+    """Which is given in billions with one digit, for the tower and the model."""
+    model = build_on_meta(read_policy_config(f'no/such/folder/InternVL3_5-{size}-HF')[0])
+    for part, published in ((model.model.vision_tower, vision), (model, total)):
+        assert sum(p.numel() for p in part.parameters()) / 1e9 == pytest.approx(published, abs=0.06)
+
+
 @pytest.mark.parametrize('name, billions', [('Qwen3.5-9B', 9), ('Qwen3.5-35B-A3B', 35)])
 def test_recurrent_layers_are_not_estimated(name, billions):
     config, _ = read_policy_config(f'no/such/folder/{name}')
