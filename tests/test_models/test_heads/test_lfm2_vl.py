@@ -10,8 +10,11 @@ from torch.nn.functional import pad
 from transformers import AutoConfig
 
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
+from mmdpad.models.cost.fake_policy import Arithmetic, FakePolicy, ImageInputs
 from mmdpad.models.heads import check_prompt_lengths
+from mmdpad.models.heads.packed_attention import PackedGroup
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
+from mmdpad.models.heads.shared_prefix import PackedRow
 from mmdpad.toy.policy_folder import make_policy_folder
 
 TEMPLATE = 'find "{question}"'
@@ -155,3 +158,14 @@ def test_convolutions_with_a_bias_are_refused(tmp_path):
     change_json(config, text_config=read_json(config)['text_config'] | dict(conv_bias=True))
     with pytest.raises(ValueError, match='`conv_bias` in config.json of LFM2-VL should be false'):
         VLMReasoningHead(folder)
+
+
+def test_estimates_run_tower_and_layers_on_fake_tensors(published):
+    config = AutoConfig.from_pretrained(published.source)
+    policy = FakePolicy(config, Arithmetic(shared=True), {})
+    image = ImageInputs.of(published.family.blank_prompt(config, 1024, 1024))
+    (features, ) = policy.see(image)
+    assert features.shape == (1280, 32) and policy.kinds == [0, 1]
+    row = PackedRow([PackedGroup(9, [3, 4])], torch.device('cpu'))
+    states = policy.read(policy.empty(1, 16, 32), layout=row).last_hidden_state
+    assert states.shape == (1, 16, 32) and row.reached == {0, 1}

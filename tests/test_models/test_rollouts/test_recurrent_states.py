@@ -31,7 +31,7 @@ def expected(recurrent):
     if not hf_rollout._DECODES_DELTA_NET:
         pytest.skip('this transformers cannot')
     responses = HFRollout()(*recurrent, **SAMPLED)
-    assert (~responses.truncated).sum() > 4
+    assert (~responses.truncated).sum() >= 4
     return responses
 
 
