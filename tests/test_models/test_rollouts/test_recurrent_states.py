@@ -54,6 +54,8 @@ def test_the_recorded_log_probs_are_those_of_the_update(recurrent, expected):
 @pytest.mark.parametrize('fault', ['keep', 'replace', 'start_samples'])
 def test_faults_are_caught(recurrent, expected, monkeypatch, fault):
     """Samples get the states of others when some leave or enter, or none of their prompt's."""
+    if (recurrent[0].family.name, fault) == ('LFM2-VL', 'start_samples'):
+        pytest.skip('its state is the last two tokens, which all prompts have in common')
     original = getattr(RecurrentStates, fault)
 
     def wrong(self, *args):
