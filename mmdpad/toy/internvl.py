@@ -7,7 +7,6 @@ The numbers of the special tokens are the published ones only with Qwen's vocabu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ def internvl_families(width: int, layers: int, chat: str) -> dict[str, dict[str,
     sizes = dict(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
                  num_attention_heads=2)
     return dict(internvl=dict(
-        name='InternVL', images='GotOcr2', video='InternVL', newer=True, tied=False, ends=('<|im_end|>', ),
+        name='InternVL', images='GotOcr2', video='InternVL', newer=True, tied=False,
+        ends=('<|im_end|>', ),
         chat=chat.replace('<|vision_start|><|image_pad|><|vision_end|>', '<IMG_CONTEXT>\n')
         .replace('<|vision_start|><|video_pad|><|vision_end|>', '<video>\n'),
         ids=dict(image='<IMG_CONTEXT>'), add_tokens=_add_tokens, complete=_complete,

@@ -76,13 +76,14 @@ _FAMILIES: dict[str, dict[str, Any]] = _OTHERS | dict(
     qwen2_5_vl=dict(
         _QWEN, name='Qwen2_5_VL', chat=_chat(_SYSTEM), processor=_QWEN2_PROCESSOR,
         vision=dict(_VISION, hidden_size=_WIDTH, intermediate_size=2 * _WIDTH,
-                    out_hidden_size=_WIDTH, patch_size=14, window_size=112, fullatt_block_indexes=[_LAYERS - 1]),
+                    out_hidden_size=_WIDTH, patch_size=14, window_size=112,
+                    fullatt_block_indexes=[_LAYERS - 1]),
         text=dict(), rotary=dict(mrope_section=[2, 3, 3]),
         generation=dict(temperature=1e-6, repetition_penalty=1.05)),
     qwen3_vl=dict(
         _QWEN, name='Qwen3VL', video='Qwen3VL', chat=_chat(), newer=True,
-        processor=dict(_PATCHES, patch_size=16, size=dict(shortest_edge=256 * 256, longest_edge=4096**2),
-                       image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        processor=dict(_PATCHES, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3,
+                       size=dict(shortest_edge=256 * 256, longest_edge=4096**2)),
         vision=dict(_VISION, hidden_size=_WIDTH, intermediate_size=2 * _WIDTH,
                     out_hidden_size=_WIDTH, patch_size=16, num_position_embeddings=2304,
                     deepstack_visual_indexes=[0]),

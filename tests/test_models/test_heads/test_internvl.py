@@ -65,8 +65,8 @@ def test_tiles_are_the_image_and_a_thumbnail(encoder, rows, columns):
 
 
 @pytest.mark.parametrize('width, height', [
-    (840, 840), (640, 480), (480, 640), (1920, 1080), (300, 3000), (449, 447), (5000, 200), (64, 64),
-    (896, 897), (1344, 896), (1000, 1499), (2000, 2000)])
+    (840, 840), (640, 480), (480, 640), (1920, 1080), (300, 3000), (449, 447), (5000, 200),
+    (64, 64), (896, 897), (1344, 896), (1000, 1499), (2000, 2000)])
 def test_the_length_of_a_prompt_is_the_processors(encoder, width, height):
     text = len(encoder(picture(448, 448), 'the red circle')) - 256
     counted = encoder.processor._get_num_multimodal_tokens([(height, width)])
