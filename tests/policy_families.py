@@ -13,7 +13,8 @@ class Facts:
     Attributes:
         name, coordinates: Of :class:`mmdpad.models.heads.families.PolicyFamily`.
         patch: Side of a patch in pixels.
-        fewest, most: Pixels of an image that the processor keeps.
+        fewest, most: Pixels of an image that the processor keeps as a whole; 0 if it only makes
+            tiles.
         side, tokens: Side of the model image in the configs, and its image tokens.
         tower: Linear layers in a block of the vision tower, by name.
         flat: Whether config.json was first published without `text_config`.
@@ -89,5 +90,14 @@ FACTS = dict(
                          'attention.projection_layer', 'mlp.fc1', 'mlp.fc2')),
         flat=False, ends=('<|im_end|>', ), vision_tokens=('<IMG_CONTEXT>', ), tied=False,
         chat='<|im_start|>user\n<IMG_CONTEXT>\n{question}<|im_end|>\n<|im_start|>assistant\n',
+        samples=False),
+    # A tile and the thumbnail have 256 tokens each; a convolution, attention and two MLPs.
+    lfm2_vl=Facts(
+        'LFM2-VL', 'relative_1', patch=16, fewest=65536, most=262144, side=1024, tokens=5 * 256,
+        tile=512, limit=1700, tower=frozenset((
+            *(f'self_attn.{name}_proj' for name in ('q', 'k', 'v', 'out')), 'mlp.fc1', 'mlp.fc2')),
+        flat=False, ends=('<|im_end|>', ), vision_tokens=('<image>', ), linears=2 + 4 + 2 * 3,
+        chat='<|startoftext|><|im_start|>user\n<image>{question}<|im_end|>\n'
+             '<|im_start|>assistant\n',
         samples=False))
 """`model_type` -> facts."""

@@ -149,7 +149,8 @@ OTHER_POLICIES = dict(
     qwen3_5_9b=('Qwen3.5-9B', 832, 'qwen3_5'),
     qwen3_5_35b_a3b_lora=('Qwen3.5-35B-A3B', 832, 'qwen3_5_moe'),
     glm4_1v9b=('GLM-4.1V-9B-Thinking', 840, 'glm4v'),
-    internvl3_5_8b=('InternVL3_5-8B-HF', 896, 'internvl'))
+    internvl3_5_8b=('InternVL3_5-8B-HF', 896, 'internvl'),
+    lfm2_5vl3b=('LFM2.5-VL-3B', 1024, 'lfm2_vl'))
 
 
 @pytest.mark.parametrize('name', OTHER_POLICIES)
@@ -185,7 +186,7 @@ def test_another_policy_answers_about_a_photo(name, tmp_path):
                             'model.policy.max_prompt_tokens': 3000,  # of a tiny vocabulary
                             'model.test_cfg.max_new_tokens': 4})
     model = MODELS.build(config.model).eval()
-    assert recomputes(model) and model.policy.coordinates == 'relative_1000'
+    assert recomputes(model) and model.policy.coordinates == FACTS[family].coordinates
     loader = config.test_dataloader
     loader.dataset.update(EVALUATION_DATA[loader.dataset.type], indices=1)
     loader.update(num_workers=0, persistent_workers=False)

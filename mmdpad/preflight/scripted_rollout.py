@@ -71,5 +71,6 @@ class ScriptedRollout(RolloutEngine):
         points = [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)] * 2
         text = 'it is the red square.', 'a red square'
         if self.several_objects:
-            return format_objects_response(text[0], [(box, points)], text[1]) + self.suffix
-        return format_response(text[0], box, points, text[1]) + self.suffix
+            return format_objects_response(text[0], [(box, points)], text[1],
+                                           head.coordinates) + self.suffix
+        return format_response(text[0], box, points, text[1], head.coordinates) + self.suffix

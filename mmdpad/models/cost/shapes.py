@@ -94,7 +94,8 @@ class PolicyShape:
         """
         given = config.to_dict()
         given['quantization_config'] = None
-        return _read_shape(type(config), json.dumps(given, sort_keys=True, default=str),
+        kind: Any = type(config)  # mypy: a class is hashable
+        return _read_shape(kind, json.dumps(given, sort_keys=True, default=str),
                            json.dumps(lora or {}, sort_keys=True, default=list))
 
     def adapter_weights(self, rank: int) -> int:
@@ -194,6 +195,9 @@ def _published_config(name: str) -> Any:
         num_attention_heads=heads, num_key_value_heads=kv_heads, vocab_size=vocabulary,
         rope_parameters=dict(rope_type='default', rope_theta=1e6, mrope_section=[16, 24, 24]),
         tie_word_embeddings=tied)
+    if kind == 'lfm2_vl':
+        return AutoConfig.for_model(kind, text_config=text | more[0], vision_config=tower,
+                                    projector_hidden_size=2048, projector_use_layernorm=False)
     if kind == 'internvl':
         del text['rope_parameters']['mrope_section']
         return AutoConfig.for_model(kind, text_config=dict(text, model_type='qwen3'),
@@ -233,6 +237,21 @@ _TOWER_INTERNVL = dict(num_hidden_layers=24, hidden_size=1024, num_attention_hea
                        intermediate_size=4096, attention_bias=True)
 _LARGE_TOWER_INTERNVL = dict(num_hidden_layers=45, hidden_size=3200, num_attention_heads=25,
                              intermediate_size=12800, norm_type='rms_norm', use_qk_norm=True)
+
+
+def _tower_lfm(layers: int, hidden: int, intermediate: int, heads: int) -> dict[str, Any]:
+    return dict(num_hidden_layers=layers, hidden_size=hidden, intermediate_size=intermediate,
+                num_attention_heads=heads, patch_size=16, num_patches=256, vision_use_head=False)
+
+
+def _text_lfm(layers: int, attention: tuple[int, ...], **entries: Any) -> dict[str, Any]:
+    kinds = ['full_attention' if i in attention else 'conv' for i in range(layers)]
+    return dict(entries, layer_types=kinds,
+                rope_parameters=dict(rope_type='default', rope_theta=1e6))
+
+
+_LARGE_TOWER_LFM = _tower_lfm(27, 1152, 4304, 16)
+_TEXT_LFM = _text_lfm(16, (2, 5, 8, 10, 12, 14), vocab_size=65536)
 SUFFIXES = ('-Instruct', '-Thinking', '-Base', '-HF')
 # Shapes from the models' published config.json files: `model_type`, hidden, intermediate, layers,
 # heads, key and value heads, tied embeddings, vision tower, further entries of `text_config`.
@@ -260,4 +279,10 @@ PUBLISHED: dict[str, tuple] = {
     'InternVL3_5-8B': ('internvl', 4096, 12288, 36, 32, 8, False, _TOWER_INTERNVL),
     'InternVL3_5-14B': ('internvl', 5120, 17408, 40, 40, 8, False, _TOWER_INTERNVL),
     'InternVL3_5-38B': ('internvl', 5120, 25600, 64, 64, 8, False, _LARGE_TOWER_INTERNVL),
+    'LFM2.5-VL-450M': ('lfm2_vl', 1024, 6656, 16, 16, 8, True, _tower_lfm(12, 768, 3072, 12),
+                       _TEXT_LFM),
+    'LFM2.5-VL-1.6B': ('lfm2_vl', 2048, 12288, 16, 32, 8, True, _LARGE_TOWER_LFM, _TEXT_LFM),
+    'LFM2.5-VL-3B': ('lfm2_vl', 2048, 10752, 30, 32, 8, True, _LARGE_TOWER_LFM,
+                     _text_lfm(30, (2, 5, 9, 13, 17, 21, 24, 27), vocab_size=128000,
+                               block_auto_adjust_ff_dim=False)),
 }

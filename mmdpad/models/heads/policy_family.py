@@ -40,8 +40,9 @@ class PolicyFamily:
             may lack some.
         vision_tower: Path of the vision tower in the model.
         vision_blocks: Path of its blocks in the vision tower.
-        language_model: Path of the language model, which has ``embed_tokens``, ``layers``, ``norm``
-            and ``rotary_emb``.
+        language_model: Path of the language model, which has ``embed_tokens``, ``layers`` and
+            ``rotary_emb``.
+        language_norm: Path of the last norm in the language model.
         language_linears: Pattern of the last parts of names: the linear layers of attention and MLP
             in the language model's layers.
         vision_linears: The same in the vision tower's blocks.
@@ -62,6 +63,7 @@ class PolicyFamily:
     vision_tower: str = 'model.visual'
     vision_blocks: str = 'blocks'
     language_model: str = 'model.language_model'
+    language_norm: str = 'norm'
     language_linears: str = '(q|k|v|o|gate|up|down)_proj'
     vision_linears: str = 'qkv|proj|fc1|fc2|(gate|up|down)_proj|linear_fc1|linear_fc2'
     shared_layers: tuple[str, ...] = ('full_attention', )
@@ -79,7 +81,9 @@ class PolicyFamily:
         """
         blocks = f'{self.vision_tower}.{self.vision_blocks}'
         for name, path in dict(vision_tower=self.vision_tower, vision_blocks=blocks,
-                               language_model=self.language_model).items():
+                               language_model=self.language_model,
+                               language_norm=f'{self.language_model}.{self.language_norm}'
+                               ).items():
             try:
                 model.get_submodule(path)
             except AttributeError as error:
@@ -104,6 +108,10 @@ class PolicyFamily:
     def language(self, model: nn.Module) -> Any:
         """Its language model."""
         return model.get_submodule(self.language_model)
+
+    def norm(self, model: nn.Module) -> Any:
+        """The last norm of its language model."""
+        return self.language(model).get_submodule(self.language_norm)
 
     def is_vision(self, name: str) -> bool:
         """Whether a module or weight of this full name computes features of images: all those

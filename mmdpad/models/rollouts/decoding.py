@@ -185,11 +185,12 @@ def decode_step(model: PreTrainedModel | FusedLayers, cache: PrefixCache, feed: 
     cos, sin = (table.index_select(0, positions)[:, None] for table in rotary)
     if isinstance(model, FusedLayers):
         return model(feed.tokens, layout, cos, sin)
-    language = family_of(model).language(model)
+    family = family_of(model)
+    language = family.language(model)
     states = _embed(language, feed.tokens)[:, None]
     for layer in language.layers:
         states = layer(states, position_embeddings=(cos, sin), attention_mask=None, layout=layout)
-    return model.lm_head(language.norm(states[:, 0]))
+    return model.lm_head(family.norm(model)(states[:, 0]))
 
 
 class FusedLayers:

@@ -49,6 +49,9 @@ def test_writes_the_coordinates_that_the_policy_speaks():
     assert ('{"bbox": [16, 50, 469, 1000], "points_1": [78, 150], "points_2": [109, 200]}'
             in composed['response'])
     assert composed['response_coordinates'] == 'relative_1000'
+    fractions = ComposeResponse(coordinates='relative_1')(dict(results))['response']
+    assert ('{"bbox": [0.016, 0.05, 0.469, 1.0], "points_1": [0.078, 0.15], '
+            '"points_2": [0.109, 0.2]}' in fractions)
     assert composed['model_boxes'].equal(results['model_boxes'])  # targets stay in pixels
     assert ComposeResponse()(dict(results))['response_coordinates'] == 'pixels'
     with pytest.raises(ValueError, match="`coordinates` should be one of .*, but got 'metres'"):

@@ -38,6 +38,19 @@ def test_built_in_shapes_have_the_published_number_of_parameters(name):
         assert active / 1e9 == pytest.approx(ACTIVE[name], rel=0.15)
 
 
+@pytest.mark.parametrize('name, parameters', [
+    ('LFM2.5-VL-450M', 448_718_848), ('LFM2.5-VL-1.6B', 1_596_625_904),
+    ('LFM2.5-VL-3B', 3_123_483_888)])
+def test_shapes_of_lfm2_vl(name, parameters):
+    """The published weights of 1.6B are 589 tensors of 3,193,251,808 bytes in bfloat16."""
+    model = build_on_meta(read_policy_config(f'no/such/folder/{name}')[0])
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    if name == 'LFM2.5-VL-1.6B':
+        assert len([*model.parameters()]) == 589 and 2 * parameters == 3_193_251_808
+    with pytest.raises(ValueError, match='but LFM2-VL has conv, whose activations are not counted'):
+        PolicyShape.of(model)
+
+
 @pytest.mark.parametrize('size, vision, total', [
     ('1B', 0.3, 1.1), ('2B', 0.3, 2.3), ('4B', 0.3, 4.7), ('8B', 0.3, 8.5), ('14B', 0.3, 15.1),
     ('38B', 5.5, 38.4)])

@@ -34,9 +34,9 @@ def folder(family, tmp_path_factory):
 @pytest.fixture(scope='module')
 def images(family):
     """Two images of different sizes that every processor keeps."""
-    tile, side = FACTS[family].tile, 2 * FACTS[family].patch
-    sizes = [(tile, tile), (2 * tile, tile)] if tile else [(8 * side, 9 * side),
-                                                           (10 * side, 9 * side)]
+    facts, side = FACTS[family], 2 * FACTS[family].patch
+    sizes = [(8 * side, 9 * side), (10 * side, 9 * side)] if facts.fewest else [
+        (facts.tile, facts.tile), (2 * facts.tile, facts.tile)]
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
             for size in sizes]
@@ -160,14 +160,16 @@ def test_a_frozen_tower_has_no_gradient(folder):
 
 
 def test_the_prompt_asks_in_the_familys_units(exact, folder):
-    text = VLMReasoningHead(folder).encoder.write('a cup')
-    pixels = exact.coordinates == 'pixels'
-    assert ('in pixels of this image' in text) == pixels
-    assert ('in coordinates from 0 to 1000' in text) == (not pixels)
-    other = 'relative_1000' if pixels else 'pixels'
+    def units(head):
+        text = head.encoder.write('a cup')
+        return [name for name, words in dict(
+            pixels='in pixels of this image', relative_1000='in coordinates from 0 to 1000',
+            relative_1='in coordinates normalized to [0,1]').items() if words in text]
+
+    assert units(VLMReasoningHead(folder)) == [exact.coordinates]
+    other = 'relative_1000' if exact.coordinates == 'pixels' else 'pixels'
     changed = VLMReasoningHead(folder, coordinates=other)
-    assert changed.coordinates == other
-    assert ('in pixels of this image' in changed.encoder.write('a cup')) == (not pixels)
+    assert changed.coordinates == other and units(changed) == [other]
 
 
 def test_an_unknown_family_is_refused_before_weights_are_read(tmp_path):

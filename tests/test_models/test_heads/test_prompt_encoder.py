@@ -143,7 +143,6 @@ def test_the_longest_question_fits_with_the_real_vocabulary(real):
 def test_sizes_that_do_not_fit_are_all_named(real):
     encoder, facts = real
     if facts.tile:  # which has its own tests
-        assert encoder.processor.image_token_id == 151671  # as published
         return
     side = facts.side
     multiple = 2 * encoder.processor.image_processor.patch_size
