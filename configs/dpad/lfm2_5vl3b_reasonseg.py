@@ -1,9 +1,9 @@
-# DPAD with LFM2.5-VL-3B, otherwise as qwen7b_reasonseg.py.
+# DPAD with LFM2.5-VL-3B, otherwise as qwen7b_reasonseg.py: about 77 GB of accelerator memory, by
+# tools/analysis_tools/estimate_cost.py.
 #   python tools/train.py configs/dpad/lfm2_5vl3b_reasonseg.py
-# Not a published recipe, and not run with the published weights. Its memory is not estimated:
-# weights, gradients, Adam's state and the reference alone take about 62 GB. The model image is
-# 1024 x 1024, which the processor sees as four tiles and a thumbnail. The prompt asks for
-# coordinates from 0 to 1, which are converted to pixels of that image.
+# Not a published recipe, and not run with the published weights. The model image is 1024 x 1024,
+# which the processor sees as four tiles and a thumbnail. The prompt asks for coordinates from 0 to
+# 1, which are converted to pixels of that image.
 _base_ = './qwen7b_reasonseg.py'
 
 resize = dict(type='ModelImageResize', size=(1024, 1024))
