@@ -49,12 +49,14 @@ from mmdpad.registry import (
     MODELS,
     REWARDS,
     ROLLOUTS,
+    TASKS,
     TRANSFORMS,
     VISBACKENDS,
     resolve,
 )
 from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward, build_term
 from mmdpad.rl import PolicyLoss
+from mmdpad.tasks.building import check_task_arguments, task_arguments
 from mmdpad.utils import renamed
 from mmdpad.utils.argument_types import find_wrong_types, read_defaults
 
@@ -70,7 +72,7 @@ _NOTHING_TO_DELETE = ('remove it, since there is no inherited dict for it to del
 # Arguments passed to a class in addition to its config.
 _GIVEN = {'runner', 'dataloader', 'evaluator', 'dataset', 'save_dir'}
 # Built to check their arguments, since building them loads nothing.
-_LIGHT = (HOOKS, TRANSFORMS, METRICS, ROLLOUTS)
+_LIGHT = (HOOKS, TRANSFORMS, METRICS, ROLLOUTS, TASKS)
 _LIGHT_METRICS_OF_MMDET = (CocoMetric, RefSegMetricOfMMDet)
 _OURS = 'mmdpad.'
 # Packages with correct annotations, except for `_MISANNOTATED`; elsewhere in mmdet, annotations
@@ -320,6 +322,13 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
             default = read_defaults(ReasoningSegmentor)[name]
             yield from check_place(entry[name], f'{path}.{name}', example=(
                 default['type'] if isinstance(default, dict) else 'NAME'))
+    tasks = entry.get('tasks')
+    for name, task in tasks.items() if isinstance(tasks, Mapping) else ():
+        yield from check_place(task, f'{path}.tasks.{name}', example='SegmentationTask')
+    try:
+        check_task_arguments(tasks, **task_arguments(entry))
+    except REFUSALS as error:
+        yield describe_refusal(path, entry, error)
     loss = entry.get('loss')
     kind = resolve(loss, MODELS) if isinstance(loss, Mapping) else None
     if inspect.isclass(kind) and not issubclass(kind, PolicyLoss):

@@ -25,12 +25,12 @@ from mmdpad.engine.check_config import Findings, check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.hooks import SafeCheckpointHook
 from mmdpad.engine.runner import GRPOTrainLoop
-from mmdpad.engine.runner.encoding import asked
+from mmdpad.engine.runner.encoding import check_tasks, find_long_prompts
 from mmdpad.engine.runner.settings import find_wrong_settings
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.processor_files import describe_files
-from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
+from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.quantization import check_trainable
 from mmdpad.models.heads.recomputation import GB
 from mmdpad.models.rollouts import (
@@ -57,6 +57,7 @@ from mmdpad.registry import (
 from mmdpad.rewards import list_rewards
 from mmdpad.rewards.composition import check_name, check_weight
 from mmdpad.rl import check_estimator
+from mmdpad.tasks import tasks_of_model, templates_of_model
 from mmdpad.utils import LOADERS
 from mmdpad.utils.argument_types import read_defaults
 from mmdpad.utils.files import nearest_folder
@@ -100,7 +101,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
         policy = (config.get('model') or {}).get('policy')
         encoder = None
         if policy and id(policy) not in faulty:
-            encoder, wrong = _read_processor(policy)
+            encoder, wrong = _read_processor(config.model)
             problems += wrong
             if encoder is not None:
                 notes += [f'model.policy: {encoder.responses.describe()}', 'model.policy: '
@@ -165,11 +166,12 @@ def _check_data(config: Config, training: bool, found: Findings, encoder: Prompt
             if model is not None and len(dataset):
                 yield from check_sample(model, dataset[0], where, found.nodes)
             if encoder is not None:
-                yield from (f'`{where}`: {problem}' for problem in
-                            check_prompt_lengths(encoder, *asked(dataset)))
+                check_tasks(tasks_of_model(config.model), dataset)
+                yield from (f'`{where}`: {problem}'
+                            for problem in find_long_prompts(encoder, dataset))
                 yield from (f'`{where}`: {problem}'
                             for problem in _check_responses(encoder, dataset))
-        except DatasetError as error:
+        except (DatasetError, WrongTask) as error:
             yield f'`{where}`: {error}'
         except ImportError as error:
             if not is_kind(entry, TableDataset, DATASETS):  # already reported
@@ -186,14 +188,16 @@ def _check_data(config: Config, training: bool, found: Findings, encoder: Prompt
             yield f'`{node.path}.ann_file`: {path} does not exist; download it or correct the path'
 
 
-def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:
-    """Build the prompt encoder of a policy whose folder exists; also return its problems."""
+def _read_processor(model: Any) -> tuple[PromptEncoder | None, list[str]]:
+    """Build the prompt encoder of a model whose policy's folder exists; also return its
+    problems."""
+    policy = model['policy']
     folder = find_folder(policy['pretrained']) if policy.get('pretrained') else None
     if folder is None or not (folder / 'config.json').is_file():
         return None, []  # not one of this plugin's policies
     try:
         coordinates = policy.get('coordinates') or find_family(str(folder)).coordinates
-        return PromptEncoder(str(folder), policy.get('prompt_template', 'default'),
+        return PromptEncoder(str(folder), templates_of_model(model),
                              policy.get('max_prompt_tokens', 1300), coordinates), []
     except (OSError, ValueError) as error:
         return None, [f'`model.policy`: {error}']

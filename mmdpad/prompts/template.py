@@ -19,6 +19,8 @@ OBJECT_KEYS = ('bbox', 'points_1', 'points_2')
 """Keys of an answer about one object: its box, then its points (DPAD, Seg-Zero)."""
 OBJECTS_KEYS = ('bbox_2d', 'point_2d')
 """Keys of each entry in an answer that is a list of objects (VisionReasoner)."""
+DETECTION_KEYS = ('bbox_2d', 'label', 'description')
+"""Keys of each entry in an answer that detects objects by class."""
 
 
 def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[float]],
@@ -51,15 +53,32 @@ def format_objects_response(think: str,
     return _response(think, [_entry(OBJECTS_KEYS, *item) for item in objects], caption)
 
 
+def format_detections(think: str,
+                      objects: Sequence[tuple[Sequence[float], str, str | None]]) -> str:
+    """Write a response that detects objects by class. It has no caption, since each object has its
+    own description.
+
+    Args:
+        think: As in :func:`format_response`.
+        objects: Box, class name and description of each object; a description of None is left out.
+            An empty list means "none of these classes".
+    """
+    entries = []
+    for box, label, description in objects:
+        entry: dict[str, Any] = dict(bbox_2d=[round(v) for v in box], label=label)
+        entries.append(entry if description is None else dict(entry, description=description))
+    return _response(think, entries)
+
+
 def _entry(keys: tuple[str, ...], box: Sequence[float],
            points: Sequence[Sequence[float]]) -> dict[str, list[int]]:
     values = (box, *points)[:len(keys)]
     return {key: [round(v) for v in item] for key, item in zip(keys, values, strict=True)}
 
 
-def _response(think: str, answer: Any, caption: str) -> str:
-    return (f'<think>{think}</think>\n<answer>{json.dumps(answer)}</answer>\n'
-            f'<caption>{caption}</caption>')
+def _response(think: str, answer: Any, caption: str | None = None) -> str:
+    text = f'<think>{think}</think>\n<answer>{json.dumps(answer)}</answer>'
+    return text if caption is None else f'{text}\n<caption>{caption}</caption>'
 
 
 _UNITS = dict(
@@ -82,6 +101,12 @@ _DESCRIBE = (
 _DESCRIBE_SEVERAL = (
     ' Last, between <caption> and </caption>, describe what the boxes hold so that it cannot be '
     'taken for anything else in the image.')
+_DETECT = (
+    'Detect these in the image: {question}. Look for every instance of each class, and for none of '
+    'any other. First reason between <think> and </think>. Then answer between <answer> and '
+    '</answer> with a JSON list {coordinates}: for each instance its bounding box (x1, y1, x2, '
+    'y2), its class as written above, and a description that cannot be taken for any other '
+    'instance in the image; an empty list [] if there is none.')
 # Numbers that are valid in either coordinate convention.
 _EXAMPLE_BOX, _EXAMPLE_POINTS = (10, 100, 200, 210), ((30, 110), (35, 180))
 EXAMPLE_RESPONSE = format_response('your reasoning', _EXAMPLE_BOX, _EXAMPLE_POINTS,
@@ -89,6 +114,9 @@ EXAMPLE_RESPONSE = format_response('your reasoning', _EXAMPLE_BOX, _EXAMPLE_POIN
 EXAMPLE_OBJECTS_RESPONSE = format_objects_response(
     'your reasoning', [(_EXAMPLE_BOX, _EXAMPLE_POINTS), ((225, 296, 706, 786), ((302, 410), ))],
     'a description of the objects')
+EXAMPLE_DETECTIONS_RESPONSE = format_detections(
+    'your reasoning', [(_EXAMPLE_BOX, 'class', 'a description of the instance'),
+                       ((225, 296, 706, 786), 'class', 'a description of the instance')])
 
 
 def _template(instructions: str, example: str) -> str:
@@ -100,9 +128,11 @@ TEMPLATES = {
     'default': _template(_FIND + _DESCRIBE, EXAMPLE_RESPONSE),
     'without_caption': _template(_FIND, EXAMPLE_RESPONSE[:EXAMPLE_RESPONSE.index('\n<caption>')]),
     'several_objects': _template(_FIND_SEVERAL + _DESCRIBE_SEVERAL, EXAMPLE_OBJECTS_RESPONSE),
+    'detection': _template(_DETECT, EXAMPLE_DETECTIONS_RESPONSE),
 }
-"""Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); and one that asks
-for a list of objects, for ``ReasoningSegmentor(several_objects=True)``."""
+"""Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); one that asks for
+a list of objects; and one that asks for all objects of some classes. :mod:`mmdpad.tasks` read their
+answers."""
 
 
 def normalize_question(text: str) -> str:
@@ -144,10 +174,10 @@ def build_messages(question: str, template: str = 'default',
     try:
         text = template.format(question=question, coordinates=_UNITS[coordinates])
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f'`prompt_template` should contain `{{question}}`, optionally '
+        raise ValueError(f'A template (`prompt_template`) should contain `{{question}}`, optionally '
                          f'`{{coordinates}}`, and no other placeholder, but got {template!r}; '
                          'double literal braces') from error
     if '{question}' not in template:
-        raise ValueError(f'`prompt_template` should be one of {sorted(TEMPLATES)} or contain '
+        raise ValueError(f'A template (`prompt_template`) should be one of {sorted(TEMPLATES)} or contain '
                          f'`{{question}}`, but got {template!r}')
     return [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': text}]}]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
@@ -17,7 +19,7 @@ from .mmdet_ground_truth import mmdet_ground_truth
 from .required import require, require_masks
 
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'model_shape', 'texts', 'text_index',
-             'is_sentence', 'response', 'response_coordinates', 'sample_idx', 'empty_target',
+             'is_sentence', 'task', 'response', 'response_coordinates', 'sample_idx', 'empty_target',
              'left_out', 'not_asked')
 
 
@@ -41,14 +43,21 @@ class PackReasoningInputs(BaseTransform):
 
     Required keys: ``img``, ``model_img``, ``question``.
 
+    Args:
+        meta_keys: Further keys of the results that become metainfo, if the results have them: what
+            the rewards and metrics of another task need.
+
     Raises:
         DatasetError: A key is missing; the message names the transform that adds it.
     """
 
+    def __init__(self, meta_keys: Sequence[str] = ()) -> None:
+        self.meta_keys = (*META_KEYS, *meta_keys)
+
     def transform(self, results: dict) -> dict:
         step = type(self).__name__
         require(results, step, 'img', 'model_img', 'question')
-        sample = DetDataSample(metainfo={key: results[key] for key in META_KEYS if key in results})
+        sample = DetDataSample(metainfo={key: results[key] for key in self.meta_keys if key in results})
         sample.set_metainfo({'question': normalize_question(results['question'])})
         if 'gt_masks' in results:
             masks = require_masks(results, step)

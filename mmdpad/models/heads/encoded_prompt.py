@@ -24,6 +24,7 @@ class EncodedPrompt:
         vision: The vision tower's features of the image, once it is encoded: (image tokens, D) for
             the language model's input, and for deeper levels if the model has them.
         image: uint8 (3, h, w), the image itself (no copy), for an engine with its own processor.
+        task: Name of the task whose template the prompt has; None for the first.
     """
 
     input_ids: Tensor
@@ -32,6 +33,7 @@ class EncodedPrompt:
     grid: Tensor
     vision: tuple[Tensor, ...] | None = None
     image: Tensor | None = None
+    task: str | None = None
 
     def __len__(self) -> int:
         """Number of tokens in the prompt, image tokens included."""

@@ -68,9 +68,9 @@ def test_a_model_without_an_encoder_keeps_its_loader(head):
 def test_data_of_several_objects_needs_a_model_that_answers_with_a_list(tiny_config):
     tiny_config.train_dataloader.dataset.several_objects = True
     runner = Runner.from_cfg(tiny_config)
-    with pytest.raises(ValueError, match='`model.several_objects` should be True'):
+    with pytest.raises(ValueError, match="`several_objects` of the task 'segmentation' should "):
         runner.train()
-    runner.model.several_objects = True
+    runner.model.tasks['segmentation'].several_objects = True
     build_encoding_dataloader(runner, tiny_config.train_dataloader)
 
 
