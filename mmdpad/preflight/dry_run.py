@@ -57,7 +57,7 @@ from mmdpad.registry import (
 from mmdpad.rewards import list_rewards
 from mmdpad.rewards.composition import check_name, check_weight
 from mmdpad.rl import check_estimator
-from mmdpad.tasks import tasks_of_model, templates_of_model
+from mmdpad.tasks import WrongTask, tasks_of_model, templates_of_model
 from mmdpad.utils import LOADERS
 from mmdpad.utils.argument_types import read_defaults
 from mmdpad.utils.files import nearest_folder

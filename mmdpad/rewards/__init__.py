@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .composition import RewardComposition, build_term, write_term
+from .composition import Place, RewardComposition, build_term, write_term
 from .discriminative import discriminative_reward
 from .discriminative_term import DiscriminativeOptions, DiscriminativeReward
 from .format import SegmentationFormatReward, ThinkingFormatReward
@@ -14,8 +14,8 @@ from .text import distinct_n, repetition
 
 __all__ = [
     'BoxIoUReward', 'BoxL1Reward', 'ReasoningLengthReward', 'DiscriminativeOptions',
-    'DiscriminativeReward', 'ListedReward', 'MaskReward', 'PointL1Reward', 'QuantileReward',
-    'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
-    'build_discriminator', 'build_term', 'discriminative_reward', 'distinct_n', 'list_rewards',
-    'repetition', 'score_objects', 'score_response', 'write_term'
+    'DiscriminativeReward', 'ListedReward', 'MaskReward', 'Place', 'PointL1Reward',
+    'QuantileReward', 'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward',
+    'ThinkingFormatReward', 'build_discriminator', 'build_term', 'discriminative_reward',
+    'distinct_n', 'list_rewards', 'repetition', 'score_objects', 'score_response', 'write_term'
 ]

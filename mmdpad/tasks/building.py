@@ -72,9 +72,9 @@ def check_task_arguments(tasks: Mapping[str, Any] | None = None, **one: Any) -> 
 
 def task_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the single task of a model, from the config of the model."""
-    given = dict(model, **{name: value for name, value in (model.get('policy') or {}).items()
-                           if name == 'prompt_template'})
-    return {name: given.get(name, default) for name, default in _OF_ONE.items()}
+    policy = model.get('policy') or {}
+    return {name: (policy if name == 'prompt_template' else model).get(name, default)
+            for name, default in _OF_ONE.items()}
 
 
 def tasks_of_model(model: Mapping[str, Any]) -> dict[str, Task]:

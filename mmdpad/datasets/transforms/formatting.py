@@ -19,8 +19,8 @@ from .mmdet_ground_truth import mmdet_ground_truth
 from .required import require, require_masks
 
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'model_shape', 'texts', 'text_index',
-             'is_sentence', 'task', 'response', 'response_coordinates', 'sample_idx', 'empty_target',
-             'left_out', 'not_asked')
+             'is_sentence', 'task', 'response', 'response_coordinates', 'sample_idx',
+             'empty_target', 'left_out', 'not_asked')
 
 
 @TRANSFORMS.register_module()
@@ -57,7 +57,8 @@ class PackReasoningInputs(BaseTransform):
     def transform(self, results: dict) -> dict:
         step = type(self).__name__
         require(results, step, 'img', 'model_img', 'question')
-        sample = DetDataSample(metainfo={key: results[key] for key in self.meta_keys if key in results})
+        sample = DetDataSample(
+            metainfo={key: results[key] for key in self.meta_keys if key in results})
         sample.set_metainfo({'question': normalize_question(results['question'])})
         if 'gt_masks' in results:
             masks = require_masks(results, step)
