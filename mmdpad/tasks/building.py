@@ -101,9 +101,9 @@ def find_task(name: str | None, tasks: Mapping[str, _T], owner: str = 'the model
     if name is None:
         return next(iter(tasks.values()))
     if name not in tasks:
-        raise WrongTask(f'The `task` of a sample should be one of those of {owner} '
-                         f'({", ".join(tasks)}), but got {name!r}; add it to `model.tasks`, or '
-                         f'correct the `task` of the data set')
+        raise WrongTask(f'The `task` of a question should be one of those of {owner} '
+                        f'({", ".join(tasks)}), but got {name!r}; add it to `model.tasks`, or '
+                        f'correct the `task` of the data set or call')
     return tasks[name]
 
 
