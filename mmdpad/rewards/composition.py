@@ -169,8 +169,8 @@ def find_unrewarded(terms: Iterable[Sequence[str] | None],
 
 def describe_unrewarded(tasks: Sequence[str]) -> str:
     """The problem with tasks that are asked but not scored, as a message."""
-    return (f'Each task of the training data should have a reward term, but {", ".join(tasks)} has '
-            f'none; add one to `train_cfg.rewards`, or the task to the `tasks` of one')
+    return (f'Each task that is asked should have a reward term, but {", ".join(tasks)} has none; '
+            f'add one to `train_cfg.rewards` (or to the metric), or the task to the `tasks` of one')
 
 
 class RewardComposition:

@@ -197,5 +197,5 @@ class EncodingCollate:
         for sample in samples:
             asked = sample['data_samples']
             sample['inputs']['prompt'] = self.encoder(
-                sample['inputs']['model_image'], asked.question, asked.get('task'))
+                sample['inputs']['model_image'], asked.question, getattr(asked, 'task', None))
         return self.collate(samples)
