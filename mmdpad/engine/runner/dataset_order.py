@@ -18,6 +18,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmdpad.datasets.samplers import LengthSortedSampler
 
+NO_RESULT = ()
+"""The result of a metric for a sample of another data set. (mmengine drops None as it collects
+results.)"""
+
 
 class RecordedBatches:
     """A batch sampler that records the batches of its current pass.
@@ -145,8 +149,8 @@ class InDatasetOrder(Evaluator):
 
     def _process_parts(self, data_samples: Sequence[Any], data_batch: Any,
                        batch: Sequence[int]) -> None:
-        """Let the metric of each data set score its own samples. Other samples get None as their
-        result, since mmdet cuts the results of all data sets apart by position."""
+        """Let the metric of each data set score its own samples. Other samples get :data:`NO_RESULT`,
+        since mmdet cuts the results of all data sets apart by position."""
         samples = [sample.to_dict() if isinstance(sample, BaseDataElement) else sample
                    for sample in data_samples]
         parts = [bisect_right(self._sizes, item) for item in batch]
@@ -160,7 +164,8 @@ class InDatasetOrder(Evaluator):
             own = metric.results[before:]
             if len(own) == len(rows):
                 placed = dict(zip(rows, own, strict=True))
-                metric.results[before:] = [placed.get(row) for row in range(len(samples))]
+                metric.results[before:] = [placed.get(row, NO_RESULT)
+                                            for row in range(len(samples))]
             elif part < len(self._sizes):
                 raise ValueError(
                     f'A metric of MultiDatasetsEvaluator should keep one result for each sample, '
