@@ -40,6 +40,7 @@ FIELDS = {
     'objects': (True, lambda v: isinstance(v, list), 'a list of segmentations, one per object'),
     'ignore': (False, lambda v: isinstance(v, list), 'a list of segmentations'),
     'is_sentence': (False, lambda v: isinstance(v, bool), 'true or false'),
+    'task': (False, lambda v: isinstance(v, str) and v != '', 'the name of a task'),
     'height': (False, _is_side, 'the height of the image in pixels, a positive integer'),
     'width': (False, _is_side, 'the width of the image in pixels, a positive integer'),
 }
@@ -52,7 +53,8 @@ class JsonLinesDataset(ReasoningDataset):
     A line is an object with ``id``, ``image``, ``texts`` (questions about one target) and
     ``objects`` (COCO segmentations, one per target object, [] for no target). Optional fields are
     ``is_sentence`` (None if missing), ``ignore`` (segmentations of regions that the evaluation
-    leaves out), ``height`` and ``width`` of the image, and those of :mod:`.annotation_fields`.
+    leaves out), ``task`` (before that of the data set), ``height`` and ``width`` of the image, and
+    those of :mod:`.annotation_fields`.
     Other keys and empty lines are ignored.
 
     An item also has ``ann_path`` (file and line, for messages), ``instances`` for the transform
@@ -135,7 +137,7 @@ class JsonLinesDataset(ReasoningDataset):
                 f'{size}; correct the line, or use the right image', 'wrong size'))
         with collecting(problems):
             check_questions(line['texts'], 'texts', where)
-        optional: dict[str, Any] = {}
+        optional: dict[str, Any] = {key: line[key] for key in ('task', ) if key in line}
         with collecting(problems):
             optional.update(parse_answer(where, line))
         with collecting(problems):

@@ -54,9 +54,9 @@ from mmdpad.registry import (
     VISBACKENDS,
     resolve,
 )
-from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward, build_term
+from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward, Place, build_term
 from mmdpad.rl import PolicyLoss
-from mmdpad.tasks.building import check_task_arguments, task_arguments
+from mmdpad.tasks import check_task_arguments, task_arguments
 from mmdpad.utils import renamed
 from mmdpad.utils.argument_types import find_wrong_types, read_defaults
 
@@ -108,9 +108,9 @@ def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
         wrong = [*unknown_keys(node.entry.keys() - TAKEN_OUT, inspect.signature(kind).parameters,
                                node.path, kind.__name__)]
     if node.registry is REWARDS:
-        def weighted(weight: float = 1.0) -> None: ...
+        def placed(weight: float = 1.0, tasks: Sequence[str] | None = None) -> None: ...
 
-        wrong += find_wrong_types(weighted, node.entry, node.path)
+        wrong += find_wrong_types(placed, node.entry, node.path)
     if node.registry is HOOKS and 'priority' in node.entry:
         try:
             get_priority(node.entry['priority'])
@@ -214,7 +214,7 @@ def _builder(node: Node, kind: Any, module: str) -> Callable[[dict], Any] | None
         return lambda entry: kind(**{
             k: v for k, v in entry.items() if k not in ('type', '_scope_', 'priority')})
     if node.registry is REWARDS and module.startswith(_OURS):
-        return lambda entry: build_term({k: v for k, v in entry.items() if k != 'weight'})
+        return lambda entry: build_term(Place.of(entry).term)
     return None
 
 
@@ -279,7 +279,7 @@ def _unknown_type(node: Node, key: str = 'type') -> str:
 def _check_names(node: Node, kind: type) -> Iterator[str]:
     """Yield the unknown and the missing arguments of a class."""
     known = known_arguments(kind)
-    given = node.entry.keys() - TAKEN_OUT
+    given = node.entry.keys() - TAKEN_OUT - ({'tasks'} if node.registry is REWARDS else set())
     if known is not None:
         yield from unknown_keys(given, known, node.path, kind.__name__)
     if not kind.__module__.startswith(_OURS):
@@ -364,7 +364,7 @@ def _check_engine(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 
 def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     given = {name: value for name, value in entry.items()
-             if name not in (*TAKEN_OUT, 'discriminator', 'device')}
+             if name not in (*TAKEN_OUT, 'tasks', 'discriminator', 'device')}
     known = inspect.signature(DiscriminativeOptions).parameters
     wrong = [*unknown_keys(given, {*known, 'discriminator', 'device'}, path,
                            'DiscriminativeReward'),

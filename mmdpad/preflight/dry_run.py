@@ -25,7 +25,7 @@ from mmdpad.engine.check_config import Findings, check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.hooks import SafeCheckpointHook
 from mmdpad.engine.runner import GRPOTrainLoop
-from mmdpad.engine.runner.encoding import check_tasks, find_long_prompts
+from mmdpad.engine.runner.encoding import check_tasks, find_long_prompts, tasks_asked
 from mmdpad.engine.runner.settings import find_wrong_settings
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
@@ -55,9 +55,15 @@ from mmdpad.registry import (
     type_name,
 )
 from mmdpad.rewards import list_rewards
-from mmdpad.rewards.composition import check_name, check_weight
+from mmdpad.rewards.composition import (
+    check_name,
+    check_weight,
+    describe_unrewarded,
+    find_unrewarded,
+)
+from mmdpad.rewards.composition import check_tasks as check_term_tasks
 from mmdpad.rl import check_estimator
-from mmdpad.tasks import tasks_of_model, templates_of_model
+from mmdpad.tasks import WrongTask, tasks_of_model, templates_of_model
 from mmdpad.utils import LOADERS
 from mmdpad.utils.argument_types import read_defaults
 from mmdpad.utils.files import nearest_folder
@@ -167,6 +173,8 @@ def _check_data(config: Config, training: bool, found: Findings, encoder: Prompt
                 yield from check_sample(model, dataset[0], where, found.nodes)
             if encoder is not None:
                 check_tasks(tasks_of_model(config.model), dataset)
+                if where.startswith('train_dataloader'):
+                    yield from _check_rewarded(config, dataset, found.nodes)
                 yield from (f'`{where}`: {problem}'
                             for problem in find_long_prompts(encoder, dataset))
                 yield from (f'`{where}`: {problem}'
@@ -186,6 +194,16 @@ def _check_data(config: Config, training: bool, found: Findings, encoder: Prompt
             yield f'`{node.path}.ann_file` should be str, but got {path!r}; correct it'
         elif path and not os.path.isfile(path):
             yield f'`{node.path}.ann_file`: {path} does not exist; download it or correct the path'
+
+
+def _check_rewarded(config: Config, dataset: Any, nodes: list[Node]) -> Iterator[str]:
+    """Find tasks of the training data that no reward term scores."""
+    if not _is(config.get('train_cfg'), GRPOTrainLoop, nodes):
+        return
+    asked = [name or next(iter(tasks_of_model(config.model))) for name in tasks_asked(dataset)]
+    rewards = list_rewards(config)
+    if rewards and (without := find_unrewarded([one.tasks for one in rewards], asked)):
+        yield describe_unrewarded(without)
 
 
 def _read_processor(model: Any) -> tuple[PromptEncoder | None, list[str]]:
@@ -268,9 +286,13 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
     except ValueError as error:
         yield describe_refusal('train_cfg', train_cfg, error)
     names: list[str] = []
+    known = None
+    if _is(config.get('model'), ReasoningSegmentor, nodes):
+        known = tasks_of_model(config.model)
     for reward in list_rewards(config):
         try:
             check_name(reward.name, names)
+            check_term_tasks(reward.name, reward.tasks, known)
             if (weight := reward.config.get('weight')) in (math.inf, -math.inf):
                 check_weight(reward.name, weight)  # other wrong weights have been found by type
         except ValueError as error:

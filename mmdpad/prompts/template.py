@@ -174,10 +174,10 @@ def build_messages(question: str, template: str = 'default',
     try:
         text = template.format(question=question, coordinates=_UNITS[coordinates])
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f'A template (`prompt_template`) should contain `{{question}}`, optionally '
-                         f'`{{coordinates}}`, and no other placeholder, but got {template!r}; '
-                         'double literal braces') from error
+        raise ValueError(f'A template (`prompt_template`) should contain `{{question}}`, '
+                         f'optionally `{{coordinates}}`, and no other placeholder, but got '
+                         f'{template!r}; double literal braces') from error
     if '{question}' not in template:
-        raise ValueError(f'A template (`prompt_template`) should be one of {sorted(TEMPLATES)} or contain '
-                         f'`{{question}}`, but got {template!r}')
+        raise ValueError(f'A template (`prompt_template`) should be one of {sorted(TEMPLATES)} or '
+                         f'contain `{{question}}`, but got {template!r}')
     return [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': text}]}]

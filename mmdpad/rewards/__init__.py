@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .composition import RewardComposition, build_term, write_term
+from .composition import Place, RewardComposition, build_term, write_term
 from .detection import (
     CountReward,
     DetectionAPReward,
@@ -22,8 +22,8 @@ from .text import distinct_n, repetition
 __all__ = [
     'BoxIoUReward', 'BoxL1Reward', 'CountReward', 'DetectionAPReward', 'DetectionF1Reward',
     'DetectionIoUReward', 'DiscriminativeOptions', 'DiscriminativeReward', 'ListedReward',
-    'MaskReward', 'PointL1Reward', 'QuantileReward', 'ReasoningLengthReward', 'RejectionReward',
-    'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
-    'build_discriminator', 'build_term', 'discriminative_reward', 'distinct_n', 'list_rewards',
-    'repetition', 'score_objects', 'score_response', 'write_term'
+    'MaskReward', 'Place', 'PointL1Reward', 'QuantileReward', 'ReasoningLengthReward',
+    'RejectionReward', 'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward',
+    'ThinkingFormatReward', 'build_discriminator', 'build_term', 'discriminative_reward',
+    'distinct_n', 'list_rewards', 'repetition', 'score_objects', 'score_response', 'write_term'
 ]

@@ -101,6 +101,11 @@ class RolloutBatch:
         return len(self.data_samples)
 
     @property
+    def tasks(self) -> list[str | None]:
+        """The names of B prompts' tasks; None where a sample names none."""
+        return [getattr(sample, 'task', None) for sample in self.data_samples]
+
+    @property
     def target_boxes(self) -> list[Tensor]:
         """B tensors (K, 4) float, XYXY in pixels of the model images: the boxes of each prompt's
         targets; K is 0 if there is no target."""

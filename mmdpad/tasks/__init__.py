@@ -4,8 +4,10 @@
 from .building import (
     WrongTask,
     build_tasks,
+    check_task_arguments,
     describe_tasks,
     find_task,
+    task_arguments,
     tasks_of_model,
     templates_of_model,
 )
@@ -13,5 +15,8 @@ from .detection_task import DetectionTask
 from .segmentation_task import SegmentationTask
 from .task import Parsed, Task
 
-__all__ = ['DetectionTask', 'Parsed', 'SegmentationTask', 'Task', 'WrongTask', 'build_tasks',
-           'describe_tasks', 'find_task', 'tasks_of_model', 'templates_of_model']
+__all__ = [
+    'DetectionTask', 'Parsed', 'SegmentationTask', 'Task', 'WrongTask', 'build_tasks',
+    'check_task_arguments', 'describe_tasks', 'find_task', 'task_arguments', 'tasks_of_model',
+    'templates_of_model'
+]

@@ -72,9 +72,9 @@ def check_task_arguments(tasks: Mapping[str, Any] | None = None, **one: Any) -> 
 
 def task_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the single task of a model, from the config of the model."""
-    given = dict(model, **{name: value for name, value in (model.get('policy') or {}).items()
-                           if name == 'prompt_template'})
-    return {name: given.get(name, default) for name, default in _OF_ONE.items()}
+    policy = model.get('policy') or {}
+    return {name: (policy if name == 'prompt_template' else model).get(name, default)
+            for name, default in _OF_ONE.items()}
 
 
 def tasks_of_model(model: Mapping[str, Any]) -> dict[str, Task]:
@@ -101,9 +101,9 @@ def find_task(name: str | None, tasks: Mapping[str, _T], owner: str = 'the model
     if name is None:
         return next(iter(tasks.values()))
     if name not in tasks:
-        raise WrongTask(f'The `task` of a sample should be one of those of {owner} '
-                         f'({", ".join(tasks)}), but got {name!r}; add it to `model.tasks`, or '
-                         f'correct the `task` of the data set')
+        raise WrongTask(f'The `task` of a question should be one of those of {owner} '
+                        f'({", ".join(tasks)}), but got {name!r}; add it to `model.tasks`, or '
+                        f'correct the `task` of the data set or call')
     return tasks[name]
 
 

@@ -56,6 +56,7 @@ class SegmentationTask(Task):
         if self.several_objects:
             return format_objects_response(think, read, caption or '')
         if len(read) != 1:
-            raise ValueError(f'There should be one target, but there are {len(read)}; set '
-                             f'`several_objects=True`, also in the model, or leave it out')
+            raise ValueError(f'An answer about one object should have one target, but has '
+                             f'{len(read)}; set `several_objects=True`, also in the model, or '
+                             f'leave the question out')
         return format_response(think, *read[0], caption or '')

@@ -78,7 +78,7 @@ def test_one_image_one_question(infer):
     assert answer == dict(
         image=COFFEE, question='What stirs it?', **found, objects=[found],
         caption='left half', reasoning='I looked', response='answer to what stirs it?',
-        failure=None)
+        failure=None, answer=None)
 
 
 @pytest.mark.parametrize('step', ['LoadInstanceMasks', 'TargetsFromSolution'])

@@ -36,7 +36,8 @@ def test_the_example_of_the_template_is_read():
 
 
 @pytest.mark.parametrize('bad, reason', [
-    (entry(label=7), 'bad_value'), (entry(label=' '), 'bad_value'), ({'label': 'cup'}, 'missing_key'),
+    (entry(label=7), 'bad_value'), (entry(label=' '), 'bad_value'),
+    ({'label': 'cup'}, 'missing_key'),
     ({'bbox_2d': [1, 2, 3, 4]}, 'missing_key'), (entry(bbox_2d=[3, 2, 3, 4]), 'empty_box'),
     (entry(bbox_2d=[1, 2, 3]), 'bad_value'), ('cup', 'missing_key')])
 def test_an_entry_that_cannot_be_used_says_why(bad, reason):

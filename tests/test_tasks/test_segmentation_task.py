@@ -25,7 +25,7 @@ def test_several_objects_are_read_back_up_to_a_limit():
 
 
 def test_a_single_object_needs_a_single_target():
-    with pytest.raises(ValueError, match='one target, but there are 2; set `several_objects=True`'):
+    with pytest.raises(ValueError, match='one target, but has 2; set `several_objects=True`'):
         SegmentationTask().compose('so', [OBJECT] * 2, 'cups')
 
 

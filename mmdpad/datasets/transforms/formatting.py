@@ -63,7 +63,8 @@ class PackReasoningInputs(BaseTransform):
     def transform(self, results: dict) -> dict:
         step = type(self).__name__
         require(results, step, 'img', 'model_img', 'question')
-        sample = DetDataSample(metainfo={key: results[key] for key in self.meta_keys if key in results})
+        sample = DetDataSample(
+            metainfo={key: results[key] for key in self.meta_keys if key in results})
         sample.set_metainfo({'question': normalize_question(results['question'])})
         if 'gt_masks' in results:
             masks = require_masks(results, step)

@@ -37,11 +37,10 @@ class ResponseCacheHook(Hook):
     directory, and starts a new one. Later runs never change a file.
 
     The first line describes what generated the responses: ``weights`` (SHA-256 of the policy's),
-    ``dtype``,
-    ``prompt_template`` (several by task), ``coordinates``, ``chat_template`` (the start of its SHA-256),
-    ``end_tokens``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of the loop. Of a
-    :class:`mmdpad.models.ConceptAgent`, whose verdicts are on masks, also its ``protocol``, the
-    ``decoder``'s config and ``decoder_weights``.
+    ``dtype``, ``prompt_template`` (several by task), ``coordinates``, ``chat_template`` (the start
+    of its SHA-256), ``end_tokens``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of
+    the loop. Of a :class:`mmdpad.models.ConceptAgent`, whose verdicts are on masks, also its
+    ``protocol``, the ``decoder``'s config and ``decoder_weights``.
     Files that differ in any of these are ignored. Each further line is an answer: ``key`` (a hash
     of the model image's pixels, the question, its task if it names one, and the item's index in the
     data set, so no other prompt matches), ``id``, ``question``, ``response``, ``truncated``.

@@ -35,7 +35,8 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict) -> Dat
 
     Raises:
         ValueError: The model lacks the task of a question; a question may mean several objects, but
-            its task's answers have only one; or the processor would change the size of a model image; or a prompt is too long.
+            its task's answers have only one; or the processor would change the size of a model
+            image; or a prompt is too long.
         DatasetError: The first item of a data set cannot be loaded, or has no question.
     """
     if isinstance(dataloader, dict):

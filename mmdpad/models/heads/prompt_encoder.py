@@ -81,9 +81,9 @@ class PromptEncoder:
             task: Name of its task; None for the first.
 
         Raises:
-            ValueError: The task is unknown; the processor refuses the image, or would resize it, so that the model's
-                coordinates would not be those of the model image; or the prompt is longer than
-                ``max_tokens``.
+            ValueError: The task is unknown; the processor refuses the image, or would resize it, so
+                that the model's coordinates would not be those of the model image; or the prompt is
+                longer than ``max_tokens``.
         """
         prompt = self._read(image, question, task)
         if problem := self._find_problem(prompt, tuple(image.shape[-2:]), question):
@@ -197,5 +197,5 @@ class EncodingCollate:
         for sample in samples:
             asked = sample['data_samples']
             sample['inputs']['prompt'] = self.encoder(
-                sample['inputs']['model_image'], asked.question, asked.get('task'))
+                sample['inputs']['model_image'], asked.question, getattr(asked, 'task', None))
         return self.collate(samples)

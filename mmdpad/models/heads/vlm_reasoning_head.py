@@ -226,8 +226,8 @@ class VLMReasoningHead(BaseModule):
             tasks: B names of their tasks, None for the first; None if all are of the first.
 
         Raises:
-            ValueError: A task is unknown, the processor would resize an image, or a prompt is longer than
-                ``max_prompt_tokens``.
+            ValueError: A task is unknown, the processor would resize an image, or a prompt is
+                longer than ``max_prompt_tokens``.
         """
         tasks = [None] * len(questions) if tasks is None else tasks
         return [self.encoder(*asked) for asked in zip(images, questions, tasks, strict=True)]

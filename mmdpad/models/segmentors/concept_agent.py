@@ -198,7 +198,8 @@ class Conversation:
         if accepted is None:
             accepted = Instances(torch.zeros(0, height, width, dtype=torch.bool),
                                  torch.zeros(0, 4), torch.zeros(0))
-            if not (agent.task_of(self.sample).several_objects and tried):  # without a phrase, nothing was looked for
+            several = agent.task_of(self.sample).several_objects
+            if not (several and tried):  # without a phrase, nothing was looked for
                 parsed = ParseFailure('no_mask', f'no mask was accepted for {len(tried)} phrases',
                                       None, phrase)
         else:

@@ -318,9 +318,10 @@ class ReasoningSegmentor(BaseDetector):
             the original frame, ``masks`` bool (n, H, W), ``scores`` (n,), ``labels`` (n,), and
             sometimes ``fallback``, see :meth:`decode_masks`; of a task that decodes no masks, see
             :func:`.box_instances.box_instances`) for the n objects of the answer, none if the
-            response cannot be used; and ``reasoning``, a dict of ``response``, ``parsed``, ``reasoning_tokens``, ``caption_tokens``,
-            ``truncated`` and ``seconds`` (``answer``, averaged over the batch; ``draw``, without
-            work that is still queued on a GPU).
+            response cannot be used; and ``reasoning``, a dict of ``response``, ``parsed``,
+            ``reasoning_tokens``, ``caption_tokens``, ``truncated`` and ``seconds`` (``answer``,
+            averaged over the batch; ``draw``, without work that is still queued on a GPU), and
+            ``invented`` of a task that decodes no masks.
         """
         started = time.perf_counter()
         answers = self._answers(inputs, data_samples)
