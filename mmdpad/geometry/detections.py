@@ -118,6 +118,13 @@ class DetectionMatcher:
             ignored.update(group.places[i] for i in no_mistake.nonzero()[0])
         return DetectionMatch(pairs, ignored)
 
+    def count_duplicates(self, unmatched: Collection[int], threshold: float) -> int:
+        """How many of some unmatched detections have an IoU beyond ``threshold`` with a target of
+        their label, which another detection then has."""
+        return sum(place in unmatched and bool((row > threshold).any())
+                   for group in self._groups.values()
+                   for place, row in zip(group.places, group.iou, strict=True))
+
 
 @dataclass(frozen=True)
 class _Group:
