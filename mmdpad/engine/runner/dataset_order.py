@@ -149,8 +149,8 @@ class InDatasetOrder(Evaluator):
 
     def _process_parts(self, data_samples: Sequence[Any], data_batch: Any,
                        batch: Sequence[int]) -> None:
-        """Let the metric of each data set score its own samples. Other samples get :data:`NO_RESULT`,
-        since mmdet cuts the results of all data sets apart by position."""
+        """Let the metric of each data set score its own samples. For other samples it gets
+        :data:`NO_RESULT`, since mmdet cuts the results of all data sets apart by position."""
         samples = [sample.to_dict() if isinstance(sample, BaseDataElement) else sample
                    for sample in data_samples]
         parts = [bisect_right(self._sizes, item) for item in batch]
