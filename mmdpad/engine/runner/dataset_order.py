@@ -169,7 +169,7 @@ class InDatasetOrder(Evaluator):
             elif part < len(self._sizes):
                 raise ValueError(
                     f'A metric of MultiDatasetsEvaluator should keep one result for each sample, '
-                    f'but {type(metric).__name__} (data set {self._parts[part]!r}) kept '
+                    f'but {type(metric).__name__} (data set {part + 1} of {len(self._sizes)}) kept '
                     f'{len(own)} for {len(rows)}; evaluate that data set by itself')
 
     def evaluate(self, size: int) -> dict[str, float]:
