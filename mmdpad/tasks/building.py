@@ -83,8 +83,8 @@ def tasks_of_model(model: Mapping[str, Any]) -> dict[str, Task]:
 
 
 def find_tasks(model: Mapping[str, Any]) -> dict[str, Task]:
-    """:func:`tasks_of_model` for checks of a config: empty if the config is wrong, which checks of its
-    parts describe."""
+    """:func:`tasks_of_model` for checks of a config; empty if it is wrong, which other checks
+    describe."""
     try:
         return tasks_of_model(model)
     except (TypeError, ValueError, LookupError, AttributeError):
