@@ -99,7 +99,8 @@ PLACES = (
     _zip('data/coco/annotations', f'{_COCO}/annotations/annotations_trainval2017.zip',
          'categories of qwen7b_coco_labels.py and qwen7b_mixed_tasks.py'),
     *(_zip(f'data/coco/{split}2017', f'{_COCO}/zips/{split}2017.zip',
-           'images of qwen7b_coco_labels.py and qwen7b_mixed_tasks.py') for split in ('train', 'val')),
+           'images of qwen7b_coco_labels.py and qwen7b_mixed_tasks.py')
+      for split in ('train', 'val')),
     Place('data/flickr30k_entities', 'training data of qwen7b_odvg.py', 'flickr30k_images and '
           'final_flickr_separateGT_train_vg.json, as described in mmdet\'s '
           'configs/mm_grounding_dino/dataset_prepare.md')
