@@ -23,7 +23,7 @@ from mmdpad.models.segmentors.concept_agent import describe_unsuitable
 from mmdpad.models.weights import first_line
 from mmdpad.registry import HOOKS, PARAM_SCHEDULERS, type_name
 from mmdpad.rewards import ListedReward, list_rewards
-from mmdpad.tasks import tasks_of_model
+from mmdpad.tasks import find_tasks
 from mmdpad.utils import renamed
 from mmdpad.utils.argument_types import find_wrong_types
 
@@ -132,7 +132,7 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
     if config.get('strategy') and (policy.get('quantization') or {}).get('load_in_8bit'):
         yield NOT_SHARDED
     if (answers and config['model'].get('decoder') is None and config.get(f'{split}_cfg')
-            and any(task.decodes_masks for task in tasks_of_model(config['model']).values())):
+            and any(task.decodes_masks for task in find_tasks(config['model']).values())):
         yield (f'`model.decoder` should be configured where `{split}_cfg` asks for masks, but it '
                f'is None; set it, or set `{split}_dataloader`, `{split}_cfg` and '
                f'`{split}_evaluator` to None')

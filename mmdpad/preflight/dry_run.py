@@ -63,7 +63,7 @@ from mmdpad.rewards.composition import (
 )
 from mmdpad.rewards.composition import check_tasks as check_term_tasks
 from mmdpad.rl import check_estimator
-from mmdpad.tasks import WrongTask, tasks_of_model, templates_of_model
+from mmdpad.tasks import WrongTask, find_tasks
 from mmdpad.utils import LOADERS
 from mmdpad.utils.argument_types import read_defaults
 from mmdpad.utils.files import nearest_folder
@@ -172,7 +172,7 @@ def _check_data(config: Config, training: bool, found: Findings, encoder: Prompt
             if model is not None and len(dataset):
                 yield from check_sample(model, dataset[0], where, found.nodes)
             if encoder is not None:
-                check_tasks(tasks_of_model(config.model), dataset)
+                check_tasks(find_tasks(config.model), dataset)
                 if where.startswith('train_dataloader'):
                     yield from _check_rewarded(config, dataset, found.nodes)
                 yield from (f'`{where}`: {problem}'
@@ -200,7 +200,7 @@ def _check_rewarded(config: Config, dataset: Any, nodes: list[Node]) -> Iterator
     """Find tasks of the training data that no reward term scores."""
     if not _is(config.get('train_cfg'), GRPOTrainLoop, nodes):
         return
-    asked = [name or next(iter(tasks_of_model(config.model))) for name in tasks_asked(dataset)]
+    asked = [name or next(iter(find_tasks(config.model))) for name in tasks_asked(dataset)]
     rewards = list_rewards(config)
     if rewards and (without := find_unrewarded([one.tasks for one in rewards], asked)):
         yield describe_unrewarded(without)
@@ -211,11 +211,12 @@ def _read_processor(model: Any) -> tuple[PromptEncoder | None, list[str]]:
     problems."""
     policy = model['policy']
     folder = find_folder(policy['pretrained']) if policy.get('pretrained') else None
-    if folder is None or not (folder / 'config.json').is_file():
-        return None, []  # not one of this plugin's policies
+    templates = {name: task.template for name, task in find_tasks(model).items()}
+    if folder is None or not (folder / 'config.json').is_file() or not templates:
+        return None, []  # not one of this plugin's policies, or wrong tasks
     try:
         coordinates = policy.get('coordinates') or find_family(str(folder)).coordinates
-        return PromptEncoder(str(folder), templates_of_model(model),
+        return PromptEncoder(str(folder), templates,
                              policy.get('max_prompt_tokens', 1300), coordinates), []
     except (OSError, ValueError) as error:
         return None, [f'`model.policy`: {error}']
@@ -288,11 +289,12 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
     names: list[str] = []
     known = None
     if _is(config.get('model'), ReasoningSegmentor, nodes):
-        known = tasks_of_model(config.model)
+        known = find_tasks(config.model) or None
     for reward in list_rewards(config):
         try:
             check_name(reward.name, names)
-            check_term_tasks(reward.name, reward.tasks, known)
+            if not isinstance(reward.tasks, str):  # which has been found by type
+                check_term_tasks(reward.name, reward.tasks, known)
             if (weight := reward.config.get('weight')) in (math.inf, -math.inf):
                 check_weight(reward.name, weight)  # other wrong weights have been found by type
         except ValueError as error:

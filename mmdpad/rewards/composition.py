@@ -321,7 +321,7 @@ class RewardComposition:
                                  f'responses) = {shape}, but got shape {tuple(values.shape)}: '
                                  f'{values}')
         # float64, so that a batch and its parts give the same sum
-        return sum(weight * self._scored(name, rollout)  # type: ignore[misc]
+        return sum(weight * self._scored(name, rollout)  # type: ignore[return-value]
                    for name, weight in self.weights.items())
 
     def _scored(self, name: str, rollout: RolloutBatch) -> Tensor:

@@ -7,6 +7,7 @@ from .building import (
     check_task_arguments,
     describe_tasks,
     find_task,
+    find_tasks,
     task_arguments,
     tasks_of_model,
     templates_of_model,
@@ -17,6 +18,6 @@ from .task import Parsed, Task
 
 __all__ = [
     'DetectionTask', 'Parsed', 'SegmentationTask', 'Task', 'WrongTask', 'build_tasks',
-    'check_task_arguments', 'describe_tasks', 'find_task', 'task_arguments', 'tasks_of_model',
-    'templates_of_model'
+    'check_task_arguments', 'describe_tasks', 'find_task', 'find_tasks', 'task_arguments',
+    'tasks_of_model', 'templates_of_model'
 ]

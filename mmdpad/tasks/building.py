@@ -82,6 +82,15 @@ def tasks_of_model(model: Mapping[str, Any]) -> dict[str, Task]:
     return build_tasks(model.get('tasks'), **task_arguments(model))
 
 
+def find_tasks(model: Mapping[str, Any]) -> dict[str, Task]:
+    """:func:`tasks_of_model` for checks of a config; empty if it is wrong, which other checks
+    describe."""
+    try:
+        return tasks_of_model(model)
+    except (TypeError, ValueError, LookupError, AttributeError):
+        return {}
+
+
 def templates_of_model(model: Mapping[str, Any]) -> dict[str, str]:
     """The prompt template of each of :func:`tasks_of_model`."""
     return {name: task.template for name, task in tasks_of_model(model).items()}

@@ -81,6 +81,35 @@ def test_one_image_one_question(infer):
         failure=None, answer=None)
 
 
+class StubDetector(StubSegmentor):
+    """Finds a cup, if the question's task is detection."""
+
+    tasks = dict(segmentation=None, detection=None)
+
+    def forward(self, inputs, data_samples, mode):
+        for sample in super().forward(inputs, data_samples, mode):
+            if sample.get('task') == 'detection':
+                del sample.pred_instances.masks, sample.pred_instances.points
+                sample.pred_instances.label_names = ['cup']
+                sample.pred_instances.descriptions = ['the white one']
+        return data_samples
+
+
+def test_a_task_without_masks(config, monkeypatch, tmp_path):
+    monkeypatch.setitem(MODELS._module_dict, 'StubSegmentor', StubDetector)
+    infer = ReasonSegInferencer(config, device='cpu')
+    answer, = infer(COFFEE, 'cup', task='detection', out_dir=str(tmp_path))
+    assert answer['mask'] is None and answer['failure'] is None
+    (found, ) = answer['objects']
+    assert (found['label'], found['description'], found['points']) == ('cup', 'the white one', [])
+    (row, ) = map(json.loads, (tmp_path / 'results.jsonl').read_text().splitlines())
+    assert row['mask'] is None and row['label'] == 'cup'
+    assert infer(COFFEE, 'cup')[0]['mask'] is not None
+    for ask in (infer, infer.stream):
+        with pytest.raises(ValueError, match=r"\(segmentation, detection\), but got 'vqa'"):
+            ask(COFFEE, 'cup', task='vqa')
+
+
 @pytest.mark.parametrize('step', ['LoadInstanceMasks', 'TargetsFromSolution'])
 def test_no_step_of_any_data_set_needs_the_truth(config, step):
     config.test_dataloader.dataset.pipeline[1] = dict(type=step)

@@ -84,7 +84,8 @@ PLACES = (
          'SAM-HQ of qwen7b_sam_hq_reasonseg.py'),
     Place(_DETECTOR, 'Mask2Former of qwen7b_mask2former.py', _get(_DETECTOR, _MASK2FORMER)),
     _copy('refCOCOg_9k_840', 'training data of qwen*_reasonseg.py'),
-    _copy('VisionReasoner_multi_object_7k_840', 'training data of qwen7b_several_objects.py'),
+    _copy('VisionReasoner_multi_object_7k_840', 'training data of qwen7b_several_objects.py '
+          'and qwen7b_mixed_tasks.py'),
     *(_copy(f'ReasonSeg_{split}', 'a prepared copy, an alternative to data/ReasonSeg '
             '(qwen7b_several_objects.py)') for split in ('val', 'test')),
     Place('data/ReasonSeg', 'validation and test of qwen*_reasonseg.py', 'the folders train, val '
@@ -96,9 +97,10 @@ PLACES = (
     _zip('data/coco/train2014', f'{_COCO}/zips/train2014.zip',
          'images of RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO'),
     _zip('data/coco/annotations', f'{_COCO}/annotations/annotations_trainval2017.zip',
-         'categories of qwen7b_coco_labels.py'),
+         'categories of qwen7b_coco_labels.py and qwen7b_mixed_tasks.py'),
     *(_zip(f'data/coco/{split}2017', f'{_COCO}/zips/{split}2017.zip',
-           'images of qwen7b_coco_labels.py') for split in ('train', 'val')),
+           'images of qwen7b_coco_labels.py and qwen7b_mixed_tasks.py')
+      for split in ('train', 'val')),
     Place('data/flickr30k_entities', 'training data of qwen7b_odvg.py', 'flickr30k_images and '
           'final_flickr_separateGT_train_vg.json, as described in mmdet\'s '
           'configs/mm_grounding_dino/dataset_prepare.md')

@@ -200,9 +200,9 @@ def prompt_keys(data_batch: dict) -> list[str]:
     keys = []
     for image, sample in zip(data_batch['inputs']['model_image'], data_batch['data_samples'],
                              strict=True):
-        head = (sample.question, sample.get('sample_idx'), tuple(image.shape))
-        if (task := sample.get('task')) is not None:
-            head = (*head, task)
+        task = sample.get('task')
+        head = (sample.question, sample.get('sample_idx'), tuple(image.shape),
+                *(() if task is None else (task, )))
         digest = hashlib.sha256(repr(head).encode('utf-8', 'backslashreplace'))
         digest.update(image.cpu().contiguous().numpy())
         keys.append(digest.hexdigest())

@@ -149,8 +149,8 @@ class InDatasetOrder(Evaluator):
 
     def _process_parts(self, data_samples: Sequence[Any], data_batch: Any,
                        batch: Sequence[int]) -> None:
-        """Let the metric of each data set score its own samples. Other samples get :data:`NO_RESULT`,
-        since mmdet cuts the results of all data sets apart by position."""
+        """Let the metric of each data set score its own samples. For other samples it gets
+        :data:`NO_RESULT`, since mmdet cuts the results of all data sets apart by position."""
         samples = [sample.to_dict() if isinstance(sample, BaseDataElement) else sample
                    for sample in data_samples]
         parts = [bisect_right(self._sizes, item) for item in batch]
@@ -169,7 +169,7 @@ class InDatasetOrder(Evaluator):
             elif part < len(self._sizes):
                 raise ValueError(
                     f'A metric of MultiDatasetsEvaluator should keep one result for each sample, '
-                    f'but {type(metric).__name__} (data set {self._parts[part]!r}) kept '
+                    f'but {type(metric).__name__} (data set {part + 1} of {len(self._sizes)}) kept '
                     f'{len(own)} for {len(rows)}; evaluate that data set by itself')
 
     def evaluate(self, size: int) -> dict[str, float]:

@@ -330,13 +330,14 @@ class ReasoningSegmentor(BaseDetector):
             parsed = answer['parsed']
             usable = () if isinstance(parsed, ParseFailure) else parsed.objects
             started = time.perf_counter()
-            image, model_image = inputs['image'][row], inputs['model_image'][row]
+            image = inputs['image'][row]
+            height, width = inputs['model_image'][row].shape[-2:]
             if self.task_of(sample).decodes_masks:
-                sample.pred_instances = self.decode_masks(
-                    usable, image, model_image.shape[-2:], parsed.caption)
+                sample.pred_instances = self.decode_masks(usable, image, (height, width),
+                                                          parsed.caption)
             else:
                 sample.pred_instances, answer['invented'] = box_instances(
-                    usable, sample, image.shape[-2:], model_image.shape[-2:])
+                    usable, sample, (image.shape[-2], image.shape[-1]), (height, width))
             sampling = sample.pop('sampled_response', (0.0,))[-1]
             sample.reasoning = dict(
                 answer, caption_tokens=self.policy.count_tokens(parsed.caption),

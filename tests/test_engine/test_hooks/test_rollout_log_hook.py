@@ -42,8 +42,8 @@ def test_a_line_per_response(runner):
     rows = list(read_jsonl(f'{runner.log_dir}/rollouts.jsonl'))
     assert rows[0] == dict(
         iter=5, group=0, index=0, id=7, image='a.jpg', question='the dog', task=None,
-        response=GOOD, failure=None, truncated=False, rewards=dict(a=1.0, b=0), total=1.0, advantage=1.0,
-        signals=dict(s=0.5))
+        response=GOOD, failure=None, truncated=False, rewards=dict(a=1.0, b=0), total=1.0,
+        advantage=1.0, signals=dict(s=0.5))
     assert rows[1]['response'] == 'a\n"\ud800\u2028' and rows[1]['signals'] == dict(s=None)
     assert rows[3] == dict(
         iter=5, group=1, index=1, id=None, image=None, question='the cat', task=None,

@@ -116,7 +116,7 @@ def test_each_metric_scores_the_samples_of_its_own_data_set():
 def test_a_metric_of_a_data_set_needs_a_result_for_each_sample():
     evaluator = MultiDatasetsEvaluator([Seen(), Batches()], ['a', 'b'])
     evaluator.dataset_meta = dict(cumulative_sizes=[2, 5])
-    with pytest.raises(ValueError, match=r"Batches \(data set 'b'\) kept 1 for 2; evaluate"):
+    with pytest.raises(ValueError, match=r"Batches \(data set 2 of 2\) kept 1 for 2; evaluate"):
         evaluate([[4, 2], [0, 1, 3]], evaluator)
 
 

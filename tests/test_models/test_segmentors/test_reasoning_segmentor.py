@@ -275,10 +275,10 @@ def test_each_sample_is_asked_and_read_as_its_task_says(mixed_model, batch):
 def test_rollouts_of_several_tasks(mixed_model, batch):
     model = mixed_model
     batch['data_samples'][1].set_metainfo(dict(task='detection'))
-    model.rollout_engine = FixedRollout(['<think>so</think><answer>[]</answer>'] * 2)
+    model.rollout_engine = FixedRollout(['<think>so</think><answer>[]</answer>'] * 8)
     rollout = model.rollout(**model.data_preprocessor(batch))
     assert rollout.tasks == ['segmentation', 'detection']
-    assert [type(parsed) for parsed in rollout.parsed] == [ParseFailure, ReasoningOutput]
+    assert [type(parsed) for parsed in rollout.parsed] == [ParseFailure] * 4 + [ReasoningOutput] * 4
     texts = [model.policy.processor.tokenizer.decode(prompt.input_ids)
              for prompt in rollout.prompts]
     assert 'find "' in texts[0] and 'detect: ' in texts[1]
