@@ -73,8 +73,8 @@ class Answer(dict):
             [item['box'] for item in self['objects']],
             [point for item in self['objects'] for point in item['points']],
             self['question'], self['reasoning'],
-            self['caption'] or list_objects(self['objects']) or self.get('answer'),
-            note=self['failure'] and f'No answer: {self["failure"]}')
+            self['caption'] or list_objects(self['objects']),
+            note=self['failure'] and f'No answer: {self["failure"]}', answer=self.get('answer'))
 
     def write(self, log: str, picture: np.ndarray | None = None) -> str:
         """Append a line to a :func:`new_log` (the mask as COCO RLE) and save the picture beside
@@ -106,7 +106,7 @@ def list_objects(objects: Sequence[Mapping[str, Any]]) -> str:
     """Labels and descriptions of objects in words, ``label: description; ...``; empty if they have
     none."""
     return '; '.join(': '.join(filter(None, (item['label'], item['description'])))
-                     for item in objects if 'label' in item)
+                     for item in objects if item.get('label'))
 
 
 def _as_png(picture: np.ndarray) -> bytes:

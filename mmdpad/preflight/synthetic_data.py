@@ -21,6 +21,8 @@ from mmdpad.datasets.tables import import_pyarrow
 from mmdpad.prompts.template import OBJECTS_KEYS
 from mmdpad.registry import DATASETS, resolve
 
+from .synthetic_answers import ANSWER_WRITERS, Scene
+
 SIZE = (160, 120)
 """(width, height) of every image, in pixels."""
 TARGET = (0.25, 0.25, 0.625, 0.75)
@@ -247,9 +249,19 @@ def _questions(config: Config, folder: Path) -> Config | None:
     return changes and dict(source=dict(config['source'], **changes))
 
 
+def _with_scene(write: Callable[[Config, Path, Scene], Config]
+                ) -> Callable[[Config, Path], Config | None]:
+    """A writer of questions with answers in words."""
+    x1, y1, x2, y2 = _place(TARGET, SIZE)
+    scene = Scene(SIZE, (x1, y1, x2 + 1, y2 + 1),
+                  lambda number, path: _draw_image(COLORS[number]).save(path), len(COLORS))
+    return lambda config, folder: write(config, folder, scene)
+
+
 # Name of a class -> its writer. A subclass uses the writer of its base.
 _WRITERS: dict[str, Callable[[Config, Path], Config | None]] = dict(
     ReasonSegDataset=_reason_seg, ReferringSegDataset=_referring, RefCocoDataset=_referring,
     JsonLinesDataset=_json_lines, MaskFolderDataset=_mask_folder,
     SegZeroEvalDataset=_seg_zero_eval, SegZeroDataset=_seg_zero, CocoDataset=_coco,
-    ODVGDataset=_odvg, QuestionDataset=_questions)
+    ODVGDataset=_odvg, QuestionDataset=_questions,
+    **{name: _with_scene(write) for name, write in ANSWER_WRITERS.items()})

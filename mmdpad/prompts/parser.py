@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 
-from .template import DETECTION_KEYS, OBJECT_KEYS, OBJECTS_KEYS, well_formed
+from .template import ANSWER_KEYS, DETECTION_KEYS, OBJECT_KEYS, OBJECTS_KEYS, well_formed
 
 # Whatever can be read from an entry, and the reason and detail if something cannot.
 _Read = tuple[AnsweredObject, tuple[str, str] | None]
@@ -19,9 +20,9 @@ _Read = tuple[AnsweredObject, tuple[str, str] | None]
 FAILURE_REASONS = {
     'no_answer': 'there is no <answer> block',
     'no_json': 'the answer contains no readable JSON object or list of objects',
-    'missing_key': 'the box, a point or the label of an object is missing',
+    'missing_key': 'the box, a point or the label of an object, or the answer in words is missing',
     'bad_value': 'a coordinate is not a finite number, there are too few or too many, or a label '
-                 'is not a text',
+                 'or the answer in words is not a text',
     'empty_box': 'the box has no area: x2 <= x1 or y2 <= y1',
     'too_many': 'the list has more objects than an answer may have',
 }
@@ -102,6 +103,37 @@ def parse_detections(text: str,
                    max_objects)
 
 
+def parse_question_answer(text: str,
+                          max_objects: int = MAX_OBJECTS) -> ReasoningOutput | ParseFailure:
+    """Parse a response that answers a question in words, as :func:`parse_response` does.
+
+    Args:
+        text: Anything a model may have written. The answer is a JSON object
+            (:func:`.template.format_question_answer`).
+        max_objects: Maximum number of boxes of evidence, as in :func:`parse_response`.
+
+    Returns:
+        A :class:`ReasoningOutput` if there is an answer in words, a text or a number, and each box
+        of evidence has a positive area. An answer without evidence (the key is missing, the list is
+        empty or null) is usable, with no objects. Evidence without an answer is not.
+    """
+    parts, body = read_parts(text)
+    values = None if body is None else _bracketed(body, '{}')
+    if values is None:
+        return _finish(parts, body, None, _read_evidence)
+    answer_key, evidence_key = ANSWER_KEYS
+    parts['answer'] = _words(values.get(answer_key))
+    evidence = values.get(evidence_key)
+    if evidence is not None and not isinstance(evidence, list):
+        return ParseFailure('bad_value', f'answer: {_show(values)}', **parts)
+    found = _finish(parts, body, evidence or [], _read_evidence, max_objects)
+    if found.answer is not None or isinstance(found, ParseFailure):
+        return found
+    if answer_key in values:
+        return ParseFailure('bad_value', f'answer: {_show(values)}', **parts)
+    return ParseFailure('missing_key', f'missing: {answer_key}', **parts)
+
+
 def read_parts(text: str) -> tuple[dict[str, Any], str | None]:
     """Find the parts of a response.
 
@@ -143,6 +175,12 @@ def _read_detection(entry: Any) -> _Read:
     label, description = (_text(values.get(key)) for key in (label_key, description_key))
     found = AnsweredObject(_numbers(values.get(box_key), 4), None, label, description)
     return found, _find_failure(values, (box_key, label_key), found.box, label is None)
+
+
+def _read_evidence(entry: Any) -> _Read:
+    evidence_key = ANSWER_KEYS[1]
+    found = AnsweredObject(_numbers(entry, 4), None)
+    return found, _find_failure({evidence_key: entry}, (evidence_key, ), found.box, False)
 
 
 def _find_failure(values: dict[str, Any], keys: Sequence[str], box: Any,
@@ -209,6 +247,14 @@ def _show(values: dict[str, Any]) -> str:
 def _text(value: Any) -> str | None:
     """A stripped text that is not empty; None for anything else."""
     return (well_formed(value).strip() or None) if isinstance(value, str) else None
+
+
+def _words(value: Any) -> str | None:
+    """An answer in words: a text that is not empty, or a finite number as one; None for anything
+    else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return _text(value)
+    return str(value) if abs(value) < math.inf else None
 
 
 def _numbers(value: Any, count: int) -> Any:

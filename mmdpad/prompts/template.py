@@ -21,6 +21,8 @@ OBJECTS_KEYS = ('bbox_2d', 'point_2d')
 """Keys of each entry in an answer that is a list of objects (VisionReasoner)."""
 DETECTION_KEYS = ('bbox_2d', 'label', 'description')
 """Keys of each entry in an answer that detects objects by class."""
+ANSWER_KEYS = ('answer', 'evidence')
+"""Keys of an answer in words: the words, and a list of the boxes that show it."""
 
 
 def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[float]],
@@ -70,6 +72,20 @@ def format_detections(think: str,
     return _response(think, entries)
 
 
+def format_question_answer(think: str, answer: str, evidence: Sequence[Sequence[float]],
+                           caption: str | None) -> str:
+    """Write a response that answers a question in words.
+
+    Args:
+        think: As in :func:`format_response`.
+        answer: The answer in words.
+        evidence: Boxes of what shows it; may be empty.
+        caption: Describes what the boxes hold; None leaves it out.
+    """
+    boxes = [[round(v) for v in box] for box in evidence]
+    return _response(think, dict(zip(ANSWER_KEYS, (answer, boxes), strict=True)), caption)
+
+
 def _entry(keys: tuple[str, ...], box: Sequence[float],
            points: Sequence[Sequence[float]]) -> dict[str, list[int]]:
     values = (box, *points)[:len(keys)]
@@ -107,6 +123,12 @@ _DETECT = (
     '</answer> with a JSON list {coordinates}: for each instance its bounding box (x1, y1, x2, '
     'y2), its class as written above, and a description that cannot be taken for any other '
     'instance in the image; an empty list [] if there is none.')
+_ANSWER = (
+    'Answer the question "{question}" about the image. Look for what shows the answer. First '
+    'reason between <think> and </think>. Then answer between <answer> and </answer> with JSON: '
+    '"answer", a word, a number or a short phrase, and "evidence", a list of bounding boxes '
+    '(x1, y1, x2, y2) {coordinates}, one for each object or text that shows the answer; an empty '
+    'list [] if nothing in particular does.')
 # Numbers that are valid in either coordinate convention.
 _EXAMPLE_BOX, _EXAMPLE_POINTS = (10, 100, 200, 210), ((30, 110), (35, 180))
 EXAMPLE_RESPONSE = format_response('your reasoning', _EXAMPLE_BOX, _EXAMPLE_POINTS,
@@ -117,6 +139,10 @@ EXAMPLE_OBJECTS_RESPONSE = format_objects_response(
 EXAMPLE_DETECTIONS_RESPONSE = format_detections(
     'your reasoning', [(_EXAMPLE_BOX, 'class', 'a description of the instance'),
                        ((225, 296, 706, 786), 'class', 'a description of the instance')])
+
+EXAMPLE_ANSWER_RESPONSE = format_question_answer(
+    'your reasoning', 'your answer', [_EXAMPLE_BOX, (225, 296, 706, 786)],
+    'a description of what the boxes hold')
 
 
 def _template(instructions: str, example: str) -> str:
@@ -129,10 +155,11 @@ TEMPLATES = {
     'without_caption': _template(_FIND, EXAMPLE_RESPONSE[:EXAMPLE_RESPONSE.index('\n<caption>')]),
     'several_objects': _template(_FIND_SEVERAL + _DESCRIBE_SEVERAL, EXAMPLE_OBJECTS_RESPONSE),
     'detection': _template(_DETECT, EXAMPLE_DETECTIONS_RESPONSE),
+    'question_answering': _template(_ANSWER + _DESCRIBE_SEVERAL, EXAMPLE_ANSWER_RESPONSE),
 }
 """Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); one that asks for
-a list of objects; and one that asks for all objects of some classes. :mod:`mmdpad.tasks` read their
-answers."""
+a list of objects; one that asks for all objects of some classes; and one that asks for an answer in
+words and its evidence. :mod:`mmdpad.tasks` read their answers."""
 
 
 def normalize_question(text: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmdpad.geometry.boxes import enlarge, overlaps, union_box
+from mmdpad.geometry.boxes import covered_share, enlarge, overlaps, union_box
 from mmdpad.geometry.regions import crop, mask_out
 from mmdpad.registry import REWARDS
 from mmdpad.structures import RolloutBatch
@@ -23,7 +23,7 @@ from .described_instances import DescribedInstances
 from .discriminative import check_form, discriminative_reward
 from .sharing import build_discriminator, shared_pixels
 
-REGIONS = ('target', 'predicted')
+REGIONS = ('target', 'predicted', 'target_or_predicted')
 CONTRASTS = ('image', 'masked', 'others')
 COMBINATIONS = ('mean', 'min', 'vote')
 
@@ -42,6 +42,11 @@ class DiscriminativeOptions:
         region: 'target' is the ground-truth box. 'predicted' is the response's own box in the model
             image; a response scores 0 if it has no box that overlaps the image. For several
             objects it is the union box. If there are no objects, every response scores 0.
+            'target_or_predicted' is 'predicted' for the prompts for which the data have no box, and
+            'target' for the others.
+        max_region: Share of the image, in (0, 1], that a predicted region covers at most; with a
+            larger one a response scores 0. Without a limit, a region that leaves out little of the
+            image wins by chance, whatever the caption says (docs/decisions.md).
         region_margin: The region extends beyond its box by this share of the box's width and height
             on every side, clipped to the image; not negative.
         contrast: 'image' is the whole image. 'masked' is the image with the region masked out
@@ -71,6 +76,7 @@ class DiscriminativeOptions:
     temperature: float = 0.1
     alpha: float = 100.0
     region: str = 'target'
+    max_region: float = 1.0
     region_margin: float = 0.0
     contrast: str = 'image'
     combine: str = 'mean'
@@ -87,6 +93,12 @@ class DiscriminativeOptions:
         if not 0 <= self.region_margin < math.inf:
             raise ValueError(f'`region_margin` should be a share of the box, 0 or more, but got '
                              f'{self.region_margin}')
+        if not 0 < self.max_region <= 1:
+            raise ValueError(f'`max_region` should be a share of the image in (0, 1], but got '
+                             f'{self.max_region}')
+        if self.per_instance and self.region == 'target_or_predicted':
+            raise ValueError("`region` should be 'target' or 'predicted' with `per_instance`, but "
+                             "got 'target_or_predicted'")
         if not 0 <= self.match_iou < 1:
             raise ValueError(f'`match_iou` should be an IoU in [0, 1), but got {self.match_iou}')
         if self.combine == 'vote' and forms != {'binary': 1.0}:
@@ -220,16 +232,20 @@ class DiscriminativeReward:
 
     def _boxes(self, rollout: RolloutBatch) -> list[Box | None]:
         """Find the boxes of B * G regions, without their margin; None where a response has none."""
-        size = rollout.group_size
-        if self.options.region == 'target':
-            return [union_box(boxes.tolist()) for boxes in rollout.target_boxes
-                    for _ in range(size)]
+        size, region = rollout.group_size, self.options.region
+        targets: list[Box | None] = [None] * len(rollout.parsed)
+        if region != 'predicted':
+            targets = [union_box(boxes.tolist()) for boxes in rollout.target_boxes
+                       for _ in range(size)]
+        if region == 'target':
+            return targets
         shapes = [(image.shape[-2], image.shape[-1]) for image in rollout.model_images
                   for _ in range(size)]
         boxes = [union_box([item.box for item in parsed.objects if item.box])
                  for parsed in rollout.parsed]
-        return [box if box and overlaps(box, shape) else None
-                for box, shape in zip(boxes, shapes, strict=True)]
+        return [target or (box if box and overlaps(box, shape)
+                           and covered_share(box, shape) <= self.options.max_region else None)
+                for target, box, shape in zip(targets, boxes, shapes, strict=True)]
 
     def _views(self, image: np.ndarray, box: Box, others: list[list[float]]) -> list[np.ndarray]:
         """Crop the region of a box, followed by its contrasts."""

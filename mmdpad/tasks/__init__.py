@@ -13,11 +13,12 @@ from .building import (
     templates_of_model,
 )
 from .detection_task import DetectionTask
+from .question_answering_task import QuestionAnsweringTask
 from .segmentation_task import SegmentationTask
 from .task import Parsed, Task
 
 __all__ = [
-    'DetectionTask', 'Parsed', 'SegmentationTask', 'Task', 'WrongTask', 'build_tasks',
-    'check_task_arguments', 'describe_tasks', 'find_task', 'find_tasks', 'task_arguments',
-    'tasks_of_model', 'templates_of_model'
+    'DetectionTask', 'Parsed', 'QuestionAnsweringTask', 'SegmentationTask', 'Task', 'WrongTask',
+    'build_tasks', 'check_task_arguments', 'describe_tasks', 'find_task', 'find_tasks',
+    'task_arguments', 'tasks_of_model', 'templates_of_model'
 ]

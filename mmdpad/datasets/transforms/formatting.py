@@ -19,8 +19,9 @@ from .mmdet_ground_truth import mmdet_ground_truth
 from .required import require, require_masks
 
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'model_shape', 'texts', 'text_index',
-             'is_sentence', 'task', 'classes', 'class_labels', 'not_exhaustive', 'response',
-             'response_coordinates', 'sample_idx', 'empty_target', 'left_out', 'not_asked')
+             'is_sentence', 'task', 'classes', 'class_labels', 'not_exhaustive', 'answers',
+             'evidence', 'choices', 'question_type', 'response', 'response_coordinates',
+             'sample_idx', 'empty_target', 'left_out', 'not_asked')
 
 
 @TRANSFORMS.register_module()
