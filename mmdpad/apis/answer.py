@@ -47,7 +47,7 @@ class Answer(dict):
         objects = [dict(box=box, points=points, score=score) for box, points, score in zip(
             found.bboxes.tolist(), found.points.tolist() if 'points' in found
             else [[]] * len(found), found.scores.tolist(), strict=True)]
-        if 'label_names' in found:
+        if any(found.get('label_names', ())):  # not of boxes of evidence
             objects = [dict(item, label=label, description=description)
                        for item, label, description in zip(
                            objects, found.label_names, found.descriptions, strict=True)]

@@ -88,7 +88,7 @@ class GQADataset(QuestionAnsweringDataset):
     def _find_boxes(self, content: dict, graphs: Mapping[str, Any],
                     where: str) -> tuple[list[list[float]], tuple[int, int]]:
         """The boxes of a question's evidence, and the (height, width) of its image."""
-        graph = graphs.get(str(content['imageId']))
+        graph: Any = graphs.get(str(content['imageId']))
         try:
             objects, shape = graph['objects'], (graph['height'], graph['width'])
         except (TypeError, KeyError) as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmdpad.prompts.answers import MAX_CHOICES, is_match, with_choices
+from mmdpad.prompts.short_answers import MAX_CHOICES, is_match, with_choices
 
 from .annotation_fields import are_numbers, check_question, wrong_field
 from .errors import DatasetError, collecting, find_duplicates

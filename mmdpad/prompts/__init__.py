@@ -1,11 +1,4 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .answers import (
-    normalize_answer,
-    read_choice,
-    read_number,
-    vqa_accuracy,
-    with_choices,
-)
 from .labels import find_clashing_labels, normalize_label
 from .noun_phrase import noun_phrase
 from .parser import (
@@ -16,6 +9,13 @@ from .parser import (
     parse_question_answer,
     parse_response,
     read_parts,
+)
+from .short_answers import (
+    normalize_answer,
+    read_choice,
+    read_number,
+    vqa_accuracy,
+    with_choices,
 )
 from .solution import parse_objects_solution, parse_solution
 from .template import (

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import Subset
 
 from mmdpad.geometry.boxes import Numbers, box_iou, match_boxes
-from mmdpad.prompts.answers import is_match, read_choice, read_number, vqa_accuracy
+from mmdpad.prompts.short_answers import is_match, read_choice, read_number, vqa_accuracy
 from mmdpad.registry import REWARDS
 from mmdpad.structures import ReasoningOutput, RolloutBatch
 
@@ -78,6 +79,20 @@ class EvidenceIoUReward:
             raise ValueError(f'`threshold` should be an IoU in [0, 1), or None, but got '
                              f'{threshold}')
         self.measure, self.threshold = measure, threshold
+
+    def prepare(self, model: Any = None, dataset: Any = None) -> None:
+        """
+        Raises:
+            ValueError: No question of the training data has evidence.
+        """
+        items = list(range(len(dataset))) if hasattr(dataset, '__len__') else []
+        if isinstance(dataset, Subset):
+            dataset, items = dataset.dataset, list(dataset.indices)
+        if items and hasattr(dataset, 'get_data_info') and not any(
+                dataset.get_data_info(number).get('num_targets', 1) for number in items):
+            raise ValueError('EvidenceIoUReward compares with boxes of evidence, but no question '
+                             'of the training data has any; leave the term out, or use data with '
+                             'evidence')
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor in [0, 1]."""

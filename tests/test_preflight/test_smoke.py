@@ -111,11 +111,19 @@ DATA = {
     'ODVGDataset': dict(ann_file='x.jsonl', data_prefix=dict(img='a/'), return_classes=True),
     'QuestionDataset': dict(questions=dict(type='QuestionFromLabel'), source=dict(
         type='ODVGDataset', ann_file='x.jsonl', label_map_file='map.json',
-        data_prefix=dict(img='a/'), return_classes=True))}
+        data_prefix=dict(img='a/'), return_classes=True)),
+    'GQADataset': dict(ann_file='q.json', scene_graph_file='s.json',
+                       data_prefix=dict(img_path='images/')),
+    'VQADataset': dict(ann_file='a.json', question_file='b/q.json',
+                       data_prefix=dict(img_path='val2014/')),
+    'TextVQADataset': dict(ann_file='a.json', data_prefix=dict(img_path='images/')),
+    'Visual7WDataset': dict(ann_file='a.json', split='val', data_prefix=dict(img_path='images/')),
+    'VisualCoTDataset': dict(ann_file='metadata/a.jsonl', data_prefix=dict(img_path='images/')),
+    'AnswerLinesDataset': dict(ann_file='mine/a.jsonl')}
 
 
 OURS = [name for name in datasets.__all__ if name.endswith('Dataset')
-        and name != 'ReasoningDataset']
+        and name not in ('ReasoningDataset', 'QuestionAnsweringDataset')]
 
 
 @pytest.mark.parametrize('name', sorted({*DATA, *OURS}))

@@ -26,6 +26,7 @@ _REFER = {
     'refcocog': 'https://web.archive.org/web/20220413012904/https://bvisionweb1.cs.unc.edu/'
                 'licheng/referit/data/refcocog.zip'}
 _COCO = 'http://images.cocodataset.org'
+_GQA = 'https://downloads.cs.stanford.edu/nlp/data/gqa'
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ PLACES = (
     *(_zip(f'data/coco/{split}2017', f'{_COCO}/zips/{split}2017.zip',
            'images of qwen7b_coco_labels.py and qwen7b_mixed_tasks.py')
       for split in ('train', 'val')),
+    Place('data/gqa', 'data of qwen7b_gqa.py', 'questions, scene graphs and images, unpacked from '
+          f'{_GQA}/questions1.2.zip, {_GQA}/sceneGraphs.zip and {_GQA}/images.zip'),
     Place('data/flickr30k_entities', 'training data of qwen7b_odvg.py', 'flickr30k_images and '
           'final_flickr_separateGT_train_vg.json, as described in mmdet\'s '
           'configs/mm_grounding_dino/dataset_prepare.md')

@@ -34,6 +34,7 @@ _CONTRACTIONS = {word[:place] + word[place + 1:]: word for word in _CONTRACTED
 _CONTRACTIONS["somebody'd"] = 'somebodyd'  # the other way round, as published
 _LETTER = re.compile(r'\(?([a-z])(?:[).:]+|$)\s*', re.IGNORECASE)
 _NUMBER = re.compile(r'[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)')
+_WORD = re.compile('[a-z]+')
 _LONGEST_NUMBER = 40
 
 MAX_CHOICES = len(ascii_uppercase)
@@ -100,8 +101,8 @@ def read_number(text: str) -> float | None:
     >>> read_number('about 1,200 m'), read_number('Two dogs'), read_number('3 of 4')
     (1200.0, 2.0, None)
     """
-    words = [_NUMBERS.get(word, word) for word in text.lower().replace('.', '. ').split()]
-    found = _NUMBER.findall(text) or [word for word in words if word.isdigit()]
+    found = _NUMBER.findall(text) or [_NUMBERS[word] for word in _WORD.findall(text.lower())
+                                      if word in _NUMBERS]
     if len(found) != 1 or len(found[0]) > _LONGEST_NUMBER:
         return None
     return float(found[0].replace(',', ''))
