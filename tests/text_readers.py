@@ -39,6 +39,8 @@ TERMS = dict(
     f1=dict(type='DetectionF1Reward'), detection_iou=dict(type='DetectionIoUReward'),
     ap=dict(type='DetectionAPReward'), count=dict(type='CountReward'),
     rejection=dict(type='RejectionReward'),
+    words=dict(type='AnswerReward', measure='number'),
+    evidence=dict(type='EvidenceIoUReward'),
     quantile=dict(type='QuantileReward', term=dict(type='BoxIoUReward', threshold=None)))
 IMAGE_SHAPE, PROMPT_SHAPE = (24, 36), (840, 840)
 # As the published code has them; for short texts.
@@ -111,7 +113,7 @@ def rollout_of(texts: list[str], several: bool, group_size: int = 1) -> RolloutB
         points = torch.tensor([[[15., 30.], [200., 300.]], [[310., 9.], [700., 60.]]])[:targets]
         samples.append(DetDataSample(
             metainfo=dict(img_id=prompt, img_path='a.jpg', question='which?', classes=('cup', ),
-                          class_labels=(0, )),
+                          class_labels=(0, ), answers=('2', )),
             model_targets=InstanceData(bboxes=boxes, points=points[:, :1 + (not several)],
                                        labels=torch.zeros(targets, dtype=torch.long))))
     words = [math.nan if p.think is None else float(len(p.think.split())) for p in parsed]

@@ -9,11 +9,13 @@ from text_readers import TERMS as NAMED
 from mmdpad.prompts import (
     format_detections,
     format_response,
+    format_question_answer,
     parse_detections,
+    parse_question_answer,
     parse_response,
 )
 from mmdpad.registry import REWARDS
-from mmdpad.rewards import build_term
+from mmdpad.rewards import AnswerReward, EvidenceIoUReward, build_term
 from mmdpad.rewards.detection import DetectionReward
 from mmdpad.structures import RolloutBatch
 
@@ -29,7 +31,8 @@ NOTHING = [
 
 
 def rollout_of(texts, box, read=parse_response):
-    sample = DetDataSample(metainfo=dict(classes=('cup', ), class_labels=(0, )))
+    sample = DetDataSample(metainfo=dict(classes=('cup', ), class_labels=(0, ),
+                                         answers=('cup', )))
     sample.model_targets = InstanceData(
         bboxes=torch.tensor([box]), points=torch.tensor([[box[:2], box[2:]]]),
         labels=torch.tensor([0]))
@@ -41,7 +44,10 @@ def rollout_of(texts, box, read=parse_response):
 
 
 def reader(term):
-    return parse_detections if isinstance(build_term(term), DetectionReward) else parse_response
+    built = build_term(term)
+    if isinstance(built, AnswerReward | EvidenceIoUReward):
+        return parse_question_answer
+    return parse_detections if isinstance(built, DetectionReward) else parse_response
 
 
 def test_every_rule_term_is_tried():
@@ -72,4 +78,6 @@ def test_a_right_answer_earns_something(term):
         text = text[:text.index('\n<caption>')]
     if reader(term) is parse_detections:
         text = format_detections('so', [((10, 10, 50, 50), 'cup', None)])
+    if reader(term) is parse_question_answer:
+        text = format_question_answer('so', 'a cup', [(10, 10, 50, 50)], 'a cup')
     assert build_term(term)(rollout_of([text], [10., 10., 50., 50.], reader(term))).item() > 0
