@@ -16,6 +16,8 @@ from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import AnsweredObject
 from mmdpad.tasks import Task, build_tasks, find_task
 
+from .synthetic_answers import ANSWER
+
 
 @ROLLOUTS.register_module()
 class ScriptedRollout(RolloutEngine):
@@ -78,4 +80,4 @@ class ScriptedRollout(RolloutEngine):
         points = (((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), ) * 2
         found = AnsweredObject(box, points, self.label, 'a red square')
         task = find_task(prompt.task, self.tasks)
-        return task.compose('it is the red square.', [found], 'a red square', 'yes') + self.suffix
+        return task.compose('it is the red square.', [found], 'a red square', ANSWER) + self.suffix

@@ -8,8 +8,8 @@ from text_readers import TERMS as NAMED
 
 from mmdpad.prompts import (
     format_detections,
-    format_response,
     format_question_answer,
+    format_response,
     parse_detections,
     parse_question_answer,
     parse_response,
