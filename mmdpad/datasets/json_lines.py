@@ -21,9 +21,9 @@ from .annotation_fields import (
     read_text,
     wrong_field,
 )
-from .errors import DatasetError, collecting
+from .errors import DatasetError, collecting, find_duplicates
 from .images import probe_image
-from .reasoning_dataset import ReasoningDataset, find_duplicates
+from .reasoning_dataset import ReasoningDataset
 from .transforms.loading import check_segmentation, marks_pixels
 
 

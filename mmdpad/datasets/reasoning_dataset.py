@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,14 +130,6 @@ def draw_items(items: list[dict], number: int | None, seed: int) -> list[dict]:
         return items
     drawn = np.random.default_rng(seed).permutation(len(items))[:number]
     return [items[i] for i in sorted(drawn)]
-
-
-def find_duplicates(ids: Iterable[Hashable], name: str, where: str) -> Iterator[DatasetError]:
-    """Yield a problem for each id that occurs more than once; ``name`` names the kind of id."""
-    for value, count in Counter(ids).items():
-        if count > 1:
-            yield DatasetError(f'{where} has {name} {value!r} {count} times; ids should differ: '
-                               'rename or remove all but one', 'duplicate id')
 
 
 def for_evaluation(dataset: Any) -> Any:
