@@ -1,6 +1,6 @@
 # Three tasks in one run, as in VisionReasoner's mixture: DPAD's segmentation of one object
-# (RefCOCOg), of several objects or none (VisionReasoner's data), and detection of the instances of
-# a class (COCO), a third of the prompts each.
+# (RefCOCOg), of several objects or none (VisionReasoner's data), and open-vocabulary detection
+# (COCO), a third of the prompts each.
 #   pip install -e .[data]
 #   python tools/train.py configs/dpad/qwen7b_mixed_tasks.py
 #   python tools/test.py configs/dpad/qwen7b_mixed_tasks.py \
@@ -30,7 +30,7 @@ several_objects = dict(
     pipeline=_base_.train_pipeline)
 coco = dict(
     type='QuestionDataset', task='detection', several_objects=True,
-    questions=dict(type='QuestionFromLabel', template='{label}'))
+    questions=dict(type='QuestionFromClasses', max_classes=20))
 box_pipeline = [
     dict(type='LoadReasoningImage'),
     dict(type='ModelImageResize', size=(840, 840)),  # (width, height) that the policy sees
@@ -50,7 +50,9 @@ train_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datase
 # ReasonSeg for segmentation, COCO for detection.
 reasonseg_val = dict(_base_.val_dataloader.dataset, task='segmentation')
 reasonseg_test = dict(_base_.test_dataloader.dataset, task='segmentation')
-coco_val = dict(coco, source=val_source, test_mode=True, pipeline=box_pipeline)
+coco_val = dict(
+    coco, source=val_source, test_mode=True, pipeline=box_pipeline,
+    questions=dict(type='QuestionFromClasses', negatives='all', max_classes=20))
 val_dataloader = dict(dataset=dict(
     _delete_=True, type='ConcatDataset',
     datasets=[reasonseg_val, dict(coco_val, num_samples=500)]))
@@ -58,10 +60,6 @@ test_dataloader = dict(dataset=dict(
     _delete_=True, type='ConcatDataset', datasets=[reasonseg_test, coco_val]))
 segments = dict(tasks=['segmentation', 'several_objects'])
 detects = dict(tasks=['detection'])
-detection_rewards = dict(
-    detection_format=dict(type='ThinkingFormatReward', caption=False, **detects),
-    detection_answer=dict(type='SegmentationFormatReward', **detects),
-    detection_iou=dict(type='BoxIoUReward', threshold=None, **detects))
 train_cfg = dict(
     max_iters=560,  # one pass: 9,000 questions / 16
     rewards=dict(
@@ -73,15 +71,21 @@ train_cfg = dict(
         point_l1=dict(type='PointL1Reward', threshold=100, tasks=['segmentation']),
         # VisionReasoner's threshold for the only point of each object
         point_l1_several=dict(type='PointL1Reward', threshold=30, tasks=['several_objects']),
-        **detection_rewards))
+        detection_format=dict(type='ThinkingFormatReward', caption=False, **detects),
+        detection_f1=dict(type='DetectionF1Reward', weight=2.0, **detects),
+        detection_iou=dict(type='DetectionIoUReward', **detects),
+        detection_count=dict(type='CountReward', **detects)))
 custom_hooks = [
     dict(type='DiscriminativeRewardHook', discriminator=_base_.discriminator, form='binary',
-         **segments)
+         **segments),
+    # Each description is compared with the boxes of the other objects.
+    dict(type='DiscriminativeRewardHook', name='descriptions', per_instance=True,
+         contrast='others', discriminator=_base_.discriminator, form='binary', **detects)
 ]
 
 val_evaluator = dict(
     _delete_=True, type='MultiDatasetsEvaluator', dataset_prefixes=['segmentation', 'detection'],
     metrics=[dict(type='ReasonSegMetric', ignore_regions='target'),
-             dict(type='RewardMetric', rewards=detection_rewards)])
+             dict(type='DetectionMetric')])
 test_evaluator = val_evaluator
 default_hooks = dict(checkpoint=dict(save_best='segmentation/reasonseg/giou'))
