@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
+from mmdpad.structures import ParseFailure, ReasoningOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,6 +100,7 @@ def to_model_frame(answer: ReasoningOutput | ParseFailure, coordinates: str,
     objects = []
     for found in answer.objects:
         box, points = convert(found.box), convert(found.points)
-        objects.append(AnsweredObject(box and (*box[0], *box[1]),
-                                      None if points is None else tuple(map(tuple, points))))
+        objects.append(replace(
+            found, box=box and (*box[0], *box[1]),
+            points=None if points is None else tuple(map(tuple, points))))
     return replace(answer, objects=tuple(objects))

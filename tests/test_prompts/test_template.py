@@ -1,7 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 
-from mmdpad.prompts import TEMPLATES, build_messages, normalize_question, parse_response
+from mmdpad.prompts import (
+    TEMPLATES,
+    build_messages,
+    normalize_question,
+    parse_question_answer,
+    parse_response,
+)
 from mmdpad.structures import ReasoningOutput
 
 
@@ -48,10 +54,11 @@ def test_a_template_asks_in_the_wanted_units(name):
     assert 'in pixels of this image' in pixels and '1000' not in pixels
     assert 'in coordinates from 0 to 1000' in relative and 'pixels' not in relative
     # The example is a possible answer in either.
-    answer = parse_response(relative[relative.rindex('<think>'):],
-                            several_objects=name == 'several_objects')
+    example = relative[relative.rindex('<think>'):]
+    answer = (parse_question_answer(example) if name == 'question_answering' else
+              parse_response(example, several_objects=name == 'several_objects'))
     assert all(0 <= value <= 1000 for item in answer.objects
-               for value in (*item.box, *sum(item.points, ())))
+               for value in (*item.box, *sum(item.points or (), ())))
 
 
 def test_a_custom_template_may_state_the_units():

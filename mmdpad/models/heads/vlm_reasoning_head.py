@@ -231,18 +231,21 @@ class VLMReasoningHead(BaseModule):
         return sorted({number for number in ids if number is not None})
 
     def encode_prompts(self, images: Sequence[Tensor],
-                       questions: Sequence[str]) -> list[EncodedPrompt]:
+                       questions: Sequence[str],
+                       tasks: Sequence[str | None] | None = None) -> list[EncodedPrompt]:
         """Encode B prompts as tokens and pixels, see :class:`PromptEncoder`.
 
         Args:
             images: B uint8 tensors (3, h, w), RGB, the model images.
             questions: B normalized questions.
+            tasks: B names of their tasks, None for the first; None if all are of the first.
 
         Raises:
-            ValueError: The processor would resize an image, or a prompt is longer than
-                ``max_prompt_tokens``.
+            ValueError: A task is unknown, the processor would resize an image, or a prompt is
+                longer than ``max_prompt_tokens``.
         """
-        return [self.encoder(*pair) for pair in zip(images, questions, strict=True)]
+        tasks = [None] * len(questions) if tasks is None else tasks
+        return [self.encoder(*asked) for asked in zip(images, questions, tasks, strict=True)]
 
     def encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
         """Encode the images of B prompts by the vision tower, all in one call; without gradients on

@@ -56,3 +56,24 @@ def test_writes_the_coordinates_that_the_policy_speaks():
     assert ComposeResponse()(dict(results))['response_coordinates'] == 'pixels'
     with pytest.raises(ValueError, match="`coordinates` should be one of .*, but got 'metres'"):
         ComposeResponse(coordinates='metres')
+
+
+DETECTIONS = dict(model_labels=torch.tensor([7]), class_labels=(3, 7), classes=('cup', 'plate'))
+TASKS = dict(segmentation=dict(type='SegmentationTask'), detection=dict(type='DetectionTask'))
+
+
+def test_the_task_of_an_item_decides_what_is_composed():
+    step = ComposeResponse(tasks=TASKS)
+    assert '"points_1"' in step(targets(think='so', caption='a star'))['response']
+    item = dict(targets(think='so', task='detection'), **DETECTIONS)
+    del item['model_points']
+    assert step(dict(item, descriptions=['the blue one']))['response'] == (
+        '<think>so</think>\n<answer>[{"bbox_2d": [1, 2, 30, 40], "label": "plate", "description": '
+        '"the blue one"}]</answer>')
+    with pytest.raises(DatasetError, match=r'^data/a\.json lacks `think` .*; add `think`, or a'):
+        step(dict(targets(task='detection'), **DETECTIONS))
+    with pytest.raises(DatasetError, match="those of ComposeResponse .* but got 'detection'"):
+        ComposeResponse()(item)
+    with pytest.raises(DatasetError, match='model_points'):
+        step({key: value for key, value in targets(think='so', caption='a').items()
+              if key != 'model_points'})
