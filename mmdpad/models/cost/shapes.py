@@ -94,7 +94,8 @@ class PolicyShape:
         """
         given = config.to_dict()
         given['quantization_config'] = None
-        return _read_shape(type(config), json.dumps(given, sort_keys=True, default=str),
+        kind: Any = type(config)
+        return _read_shape(kind, json.dumps(given, sort_keys=True, default=str),
                            json.dumps(lora or {}, sort_keys=True, default=list))
 
     def adapter_weights(self, rank: int) -> int:
