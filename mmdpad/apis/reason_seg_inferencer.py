@@ -258,7 +258,7 @@ class ReasonSegInferencer(BaseInferencer):
         if weights is not None:
             load_strictly(model, state, weights, _HINT)
         model.cfg = cfg
-        return model.to(device).eval().requires_grad_(False)
+        return model.to(device).eval()
 
     def _init_pipeline(self, cfg: Config) -> Callable:
         return build_pipeline(cfg)

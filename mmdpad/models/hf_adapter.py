@@ -21,6 +21,7 @@ from mmdpad.models.heads.adapter_reach import (
     matches_layer,
     missed_layers,
     names_layer,
+    unknown_exclusions,
 )
 from mmdpad.models.heads.families import family_of
 from mmdpad.models.heads.lora import (
@@ -242,14 +243,19 @@ def _with_targets(model: PreTrainedModel, lora: Mapping[str, Any],
 
     Tries the adapter's own ``target_modules`` (whose patterns may use outdated names), the last
     parts of the layers' names and the names in :data:`REACHES`; if none match, takes all names.
-    ``target_parameters`` that are the weights of linear layers become targets, too. What misses all
-    layers of a kind is confirmed by ``exclude_modules``.
+    ``target_parameters`` that are the weights of linear layers become targets, too. Of
+    ``exclude_modules``, what matches nothing is left out; what misses all layers of a kind is added.
     """
     linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     parameters = [name for name in lora.get('target_parameters') or ()
                   if not any(names_layer([name], f'{linear}.weight') for linear in linears)]
     result: dict[str, Any] = {name: value for name, value in lora.items()
                               if name != 'target_parameters'}
+    if outdated := unknown_exclusions(model, lora):
+        excluded = result.pop('exclude_modules')
+        kept = [] if isinstance(excluded, str) else [
+            name for name in excluded if name not in outdated]
+        result |= dict(exclude_modules=kept) if kept else {}
     if parameters:
         result['target_parameters'] = parameters
         # Of experts and routers.

@@ -357,7 +357,7 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
     try:
         cost = read_config_cost(config)
         cost = with_response_tokens(cost, config, cost.max_tokens)
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+    except (OSError, ImportError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         notes.append(f'memory: not estimated ({error})')
         return
     gpus = max(torch.cuda.device_count(), 1)

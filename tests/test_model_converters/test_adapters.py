@@ -329,6 +329,15 @@ def test_an_adapter_of_earlier_transformers(exported, targets, folders):
                    for name, value in state.items() if '.lora_' in name)
 
 
+@pytest.mark.parametrize('excluded, kept', [
+    (r'.*\.of_old\..*', ''), (['of_old', 'lm_head'], "exclude_modules=['lm_head']")])
+def test_exclusions_that_match_nothing_are_not_imported(exported, excluded, kept):
+    change(exported[0], exclude_modules=excluded)
+    state, settings = import_policy(str(exported[0]))
+    assert state.keys() == exported[1].keys()
+    assert kept in settings and ('exclude_modules' in settings) == bool(kept)
+
+
 @pytest.mark.parametrize('entries, told', [
     *REFUSED,
     (dict(peft_type='IA3'), "`peft_type` of .* should be LORA, .* but is 'IA3'"),

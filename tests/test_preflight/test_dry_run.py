@@ -2,6 +2,7 @@
 """What `--dry-run` finds in broken configs: each fault on its own, and all of them in one list."""
 import json
 import shutil
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def test_what_stays_unquantized_is_a_note(sound):
                             'model.policy.quantization': dict(load_in_4bit=True)})
     assert any('billion weights are quantized to 4 bits; the others take' in note
                for note in dry_run(config)[1])
+
+
+def test_a_missing_peft_is_a_problem_of_the_config(problems_with, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'peft', None)
+    problems = problems_with(model__policy__lora=dict(r=4))
+    assert any('pip install "mmdpad[lora]"' in problem for problem in problems)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the note compares with the GPUs here')

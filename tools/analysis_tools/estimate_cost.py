@@ -44,7 +44,7 @@ def main() -> None:
     try:
         cost = read_config_cost(config, args.response_tokens, args.prompt_tokens)
         longest = with_response_tokens(cost, config, cost.max_tokens)
-    except (OSError, ValueError) as error:
+    except (OSError, ImportError, ValueError) as error:
         raise SystemExit(str(error)) from error
     report = make_report(cost, args.gpus, args.gpu_memory, longest)
     print(json.dumps(jsonable(report), indent=2) if args.json else format_report(report), end='')

@@ -91,6 +91,7 @@ class PolicyShape:
         Raises:
             ValueError: The adapter cannot be built, or it would be in the vision tower or in an
                 embedding.
+            ImportError: peft, which builds it, is not installed.
         """
         given = config.to_dict()
         given['quantization_config'] = None
@@ -102,7 +103,7 @@ class PolicyShape:
         """Number of weights of its adapter, with another rank.
 
         Raises:
-            ValueError: See :meth:`of`.
+            ValueError, ImportError: See :meth:`of`.
         """
         return self.measurements.adapter(rank).weights
 

@@ -74,7 +74,7 @@ def check_names(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
     """Check that a model has what its future adapter names.
 
     Raises:
-        ValueError: A pattern, a listed layer or a parameter matches nothing.
+        ValueError: A pattern, a listed layer or a parameter matches nothing, to adapt or to exclude.
     """
     asked = lora_targets(lora, None) or ()
     modules = [name for name, _ in model.named_modules() if name]
@@ -98,6 +98,19 @@ def check_names(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
         raise ValueError(
             f'`lora.target_parameters` should name parameters of the model, but there is no '
             f'{", ".join(unknown)}{_nearest(model, unknown)}; correct or remove them')
+    if unknown := unknown_exclusions(model, lora):
+        raise ValueError(
+            f'`lora.exclude_modules={lora["exclude_modules"]!r}` should match layers of the model, '
+            f'but {", ".join(unknown)} matches none; correct or remove it')
+
+
+def unknown_exclusions(model: nn.Module, lora: Mapping[str, Any]) -> list[str]:
+    """The pattern of ``exclude_modules``, or those of its listed names, that match no layer."""
+    excluded = lora.get('exclude_modules') or ()
+    asked = {excluded: excluded} if isinstance(excluded, str) else {
+        name: [name] for name in excluded}
+    return [name for name, targets in asked.items() if not any(
+        names_layer(targets, module) for module, _ in model.named_modules() if module)]
 
 
 def _nearest(model: PreTrainedModel, names: Sequence[str]) -> str:

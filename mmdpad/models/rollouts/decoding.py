@@ -8,7 +8,7 @@ few of them. Notation: N tokens, H query heads and K key-value heads of d channe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,9 +27,8 @@ from mmdpad.models.weights import first_line
 
 from .agreement import most_rounding
 from .graphs import CapturedSteps
-from .kept_weights import KeptWeights
 from .merged_linear import MergedLinear, is_hooked
-from .packed_linear import Forward, pack, packed_linears
+from .packed_linear import packed_linears
 from .prefix_cache import Feed, FeedLayout, PrefixCache
 
 LAYERS = ('Qwen2DecoderLayer', 'Qwen2VLDecoderLayer', 'Qwen2_5_VLDecoderLayer', 'Qwen3DecoderLayer',
@@ -45,8 +44,7 @@ class Decoding:
     """Runs the decoding steps of an engine's rollouts, in as few operations as the policy allows.
 
     Known layers (:func:`why_not_fused`) are computed by :class:`FusedLayers`, on a GPU as CUDA
-    graphs; others by the model. Copies of the weights of a policy that is not trained are kept for
-    the next block. The first step is computed both ways: if they differ by more than
+    graphs; others by the model. The first step is computed both ways: if they differ by more than
     rounding, the model's own layers are used from then on. The log says once what is not possible,
     and why.
 
@@ -64,7 +62,6 @@ class Decoding:
         self.compared = False
         self._distrust: str | None = None
         self._told: set[str] = set()
-        self._kept = KeptWeights()
         self._head: VLMReasoningHead
         self._layers: PreTrainedModel | FusedLayers
         self._run: Callable[..., Tensor]
@@ -84,13 +81,17 @@ class Decoding:
         outer = {name: vars(self).pop(name) for name in names if name in vars(self)}
         self._head, model = head, head.model
         why = self._distrust or why_not_fused(model)
-        if why is not None:
-            self.tell(f"Decoding calls the model's own layers, one after the other: {why}")
         try:
-            layers, packed = self._kept.get(model, lambda: _prepare(model, why is None), why)
-            with packed_linears(packed):
-                self._use(layers)
-                yield self
+            if why is not None:
+                self.tell(f"Decoding calls the model's own layers, one after the other: {why}")
+                with packed_linears(head.family.language(model), model.lm_head):
+                    self._use(model)
+                    yield self
+            else:
+                layers = FusedLayers(model)
+                with packed_linears(*layers.called):
+                    self._use(layers)
+                    yield self
         finally:
             for name in names:
                 vars(self).pop(name, None)
@@ -154,15 +155,6 @@ class Decoding:
         if text not in self._told:
             self._told.add(text)
             print_log(text, logger='current', level=logging.WARNING)
-
-
-def _prepare(model: PreTrainedModel, fuses: bool) -> tuple[PreTrainedModel | FusedLayers,
-                                                           Mapping[nn.Linear, Forward]]:
-    """What decodes with a model's current weights, and copies of the layers that it calls."""
-    if not fuses:
-        return model, pack(family_of(model).language(model), model.lm_head)
-    layers = FusedLayers(model)
-    return layers, pack(*layers.called)
 
 
 def decode_step(model: PreTrainedModel | FusedLayers, cache: PrefixCache, feed: Feed,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,33 +14,20 @@ MIN_WEIGHTS = 2**18
 """Smaller layers gain nothing, since their weights stay in the core's cache."""
 
 
-Forward = Callable[[Tensor], Tensor]
-
-
-def pack(*modules: nn.Module) -> dict[nn.Linear, Forward]:
-    """Copy the weights of large float32 linear layers on a CPU to oneDNN's own layout.
+@contextmanager
+def packed_linears(*modules: nn.Module) -> Iterator[None]:
+    """A context in which large float32 linear layers on a CPU have weights in oneDNN's own layout.
 
     A product of a few rows with a large weight is bound by reading the weight, and the usual
-    kernel repacks it for every product. Other layers, layers under autocast, and torch without
-    oneDNN are not affected.
+    kernel repacks it for every product. The weights must not change within the context. Other
+    layers, layers under autocast, and torch without oneDNN are not affected.
 
     Args:
         modules: Modules whose linear layers, at any depth, are packed.
-
-    Returns:
-        The layers that gain from it, and their forward passes over the copies.
     """
     layers: list[Any] = [layer for module in modules for layer in module.modules() if _gains(layer)]
-    return {layer: _packed_forward(layer) for layer in layers}
-
-
-@contextmanager
-def packed_linears(packed: Mapping[nn.Linear, Forward]) -> Iterator[None]:
-    """A context in which layers use the copies that :func:`pack` made. Their weights must not have
-    changed since then, and not change within it."""
-    layers: list[Any] = [layer for layer in packed if 'forward' not in vars(layer)]
     for layer in layers:
-        layer.forward = packed[layer]
+        layer.forward = _packed_forward(layer)
     try:
         yield
     finally:
@@ -65,7 +52,7 @@ def packed_product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Te
     return lambda rows: torch.ops.mkldnn._linear_pointwise(rows, packed, bias, 'none', [], '')
 
 
-def _packed_forward(layer: nn.Linear) -> Forward:
+def _packed_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     product = packed_product(layer.weight, layer.bias)
 
     def forward(rows: Tensor) -> Tensor:

@@ -101,6 +101,7 @@ def read_config_cost(config: Mapping[str, Any], response_tokens: int | None = No
     Raises:
         FileNotFoundError: The policy's shape is unknown, see :func:`read_policy_config`.
         ValueError: The config lacks a setting, or has an unknown value.
+        ImportError: It has an adapter, and peft is not installed.
     """
     with DefaultScope.overwrite_default_scope(scope_of(config)):
         return _read(config, response_tokens, prompt_tokens)

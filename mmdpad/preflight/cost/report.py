@@ -68,8 +68,9 @@ def make_report(cost: TrainingCost, gpus: int = 1, gpu_memory: float | None = No
     flops['rewards'] = {name: part.flops for name, part in cost.frozen.items()}
     moments = _memory(cost, cost.setup, gpus)
     moment, size = peak(moments)
+    possible, unknown = _possible(cost.shape, variants(cost.setup))
     return dict(
-        notes=cost.notes, gpus=gpus, parameters=cost.shape.parameters,
+        notes=[*cost.notes, *unknown], gpus=gpus, parameters=cost.shape.parameters,
         vision_parameters=cost.shape.vision_parameters,
         trained_parameters=trained_weights(cost.shape, cost.setup),
         tokens=_tokens(cost), flops=flops,
@@ -79,16 +80,24 @@ def make_report(cost: TrainingCost, gpus: int = 1, gpu_memory: float | None = No
         longest=None if longest is None else dict(
             response_tokens=longest.work.response_tokens,
             peak=peak(_memory(longest, longest.setup, gpus))[1]),
-        variants=[_variant(cost, variant, gpus, gpu_memory) for variant in variants(cost.setup)
-                  if _is_possible(cost.shape, variant.setup)])
+        variants=[_variant(cost, variant, gpus, gpu_memory) for variant in possible])
 
 
-def _is_possible(shape: PolicyShape, setup: Setup) -> bool:
-    """Whether the policy can have the adapter of a variant, if that has one."""
-    try:
-        return not setup.lora_rank or shape.adapter_weights(setup.lora_rank) > 0
-    except (ImportError, ValueError):
-        return False
+def _possible(shape: PolicyShape, asked: Iterable[Variant]) -> tuple[list[Variant], list[str]]:
+    """The variants whose adapter the policy can have, if they have one; and a note on those that
+    need peft, if it is not installed."""
+    found, unknown = [], []
+    for variant in asked:
+        try:
+            if variant.setup.lora_rank:
+                shape.adapter_weights(variant.setup.lora_rank)
+            found.append(variant)
+        except ImportError:
+            unknown.append(variant.name)
+        except ValueError:
+            pass
+    return found, [f'not estimated, since peft is not installed: {", ".join(unknown)}'] * bool(
+        unknown)
 
 
 def _tokens(cost: TrainingCost) -> dict[str, Any]:

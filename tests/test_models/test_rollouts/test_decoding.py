@@ -138,6 +138,32 @@ def test_a_rollout_leaves_the_policy_as_it_was(policy_config, as_on_a_gpu, promp
     assert all(value.equal(before[name]) for name, value in head.state_dict().items())
 
 
+def edit_a_row(linear):
+    linear.weight.data[7].fill_(1)  # raises no version
+
+
+def hook(linear):
+    linear.register_forward_hook(lambda module, inputs, output: -output)
+
+
+def replace_forward(linear):
+    linear.forward = lambda rows: -torch.nn.functional.linear(rows, linear.weight)
+
+
+@pytest.mark.parametrize('change', [edit_a_row, hook, replace_forward])
+@pytest.mark.parametrize('path', ['lm_head', 'model.language_model.layers.1.mlp.down_proj'])
+def test_a_change_between_rollouts_counts(policy_config, prompts, by_the_model, change, path):
+    """Even of a policy that nobody trains, and of few values."""
+    head = VLMReasoningHead(**policy_config, dtype='float64').eval().requires_grad_(False)
+    engine = SharedPrefixRollout(records_log_probs=True)
+    before = engine(head, prompts, **OPTIONS)
+    change(head.model.get_submodule(path))
+    found, expected = engine(head, prompts, **OPTIONS), by_the_model(head, prompts, **OPTIONS)
+    assert found.ids.equal(expected.ids)
+    torch.testing.assert_close(found.logp, expected.logp, rtol=0, atol=1e-6)
+    assert found.ids.shape != before.ids.shape or not found.logp.allclose(before.logp, atol=1e-4)
+
+
 class Sharded(torch.nn.Module, FSDPModule):
     """As FSDP2 makes of a module's class."""
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmdpad.models.rollouts.packed_linear import pack, packed_linears
+from mmdpad.models.rollouts.packed_linear import packed_linears
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def layers():
 def test_the_same_numbers_and_nothing_left_behind(layers, rows):
     values = torch.randn(*rows, 512)
     expected = layers(values)
-    with packed_linears(pack(layers)):
+    with packed_linears(layers):
         assert [('forward' in vars(layer)) for layer in layers] == [True, True, False]
         torch.testing.assert_close(layers(values), expected, rtol=1e-5, atol=1e-5)
         other = layers(values + 1)
@@ -26,13 +26,13 @@ def test_the_same_numbers_and_nothing_left_behind(layers, rows):
 
 
 def test_an_error_leaves_the_layers_as_they_were(layers):
-    with pytest.raises(KeyError), packed_linears(pack(layers)):
+    with pytest.raises(KeyError), packed_linears(layers):
         raise KeyError
     assert not any('forward' in vars(layer) for layer in layers)
 
 
 def test_what_would_not_gain_is_left_alone(layers):
-    with packed_linears(pack(layers.double())):
+    with packed_linears(layers.double()):
         assert not any('forward' in vars(layer) for layer in layers)
-    with torch.autocast('cpu', torch.bfloat16), packed_linears(pack(layers.float())):
+    with torch.autocast('cpu', torch.bfloat16), packed_linears(layers.float()):
         assert not any('forward' in vars(layer) for layer in layers)

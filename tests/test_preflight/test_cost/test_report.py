@@ -2,6 +2,7 @@
 """From a config to the numbers that are printed."""
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -287,3 +288,12 @@ def test_a_memory_budget_is_of_each_gpu():
 def test_a_wrong_memory_budget_is_named():
     with pytest.raises(ValueError, match="`memory_budget` should be .* but got 'much'"):
         read_config_cost(config_of('qwen7b_reasonseg', **{'model.policy.memory_budget': 'much'}))
+
+
+def test_without_peft_it_says_what_is_not_estimated(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'peft', None)
+    report = report_of('qwen7b_reasonseg')
+    (note, ) = (line for line in report['notes'] if 'peft' in line)
+    assert note == 'not estimated, since peft is not installed: LoRA of rank 64 on bfloat16'
+    with pytest.raises(ImportError, match=r'pip install "mmdpad\[lora\]"'):
+        report_of('qwen7b_lora_reasonseg')
