@@ -61,7 +61,7 @@ def first_class(config: Config) -> str | None:
         return first_class(source)
     if (writer := _find_writer(kind)) is _odvg:
         return _ODVG_CLASS if config.get('label_map_file') else None
-    return _class_names(config)[0] if writer is _coco else None
+    return _class_names(config)[0] if writer in (_coco, _lvis) else None
 
 
 def _class_names(config: Config) -> Sequence[str]:
@@ -218,6 +218,21 @@ def _coco(config: Config, folder: Path) -> Config:
     return dict(data_root=str(folder))
 
 
+def _lvis(config: Config, folder: Path) -> Config:
+    """Write instances as LVIS v1 does: with an image's URL, and what is known to be absent."""
+    changes = _coco(config, folder)
+    path = folder / config['ann_file']
+    content = json.loads(path.read_text())
+    for image in content['images']:
+        image.update(coco_url=f'http://images.cocodataset.org/{image["file_name"]}',
+                     neg_category_ids=[category['id'] for category in content['categories'][1:3]],
+                     not_exhaustive_category_ids=[])
+    for category in content['categories']:
+        category['frequency'] = 'f'
+    path.write_text(json.dumps(content))
+    return changes
+
+
 def _odvg(config: Config, folder: Path) -> Config:
     """Write lines with one box each: of a phrase, or, with a label map, of the first label."""
     prefix = folder / (config.get('data_prefix') or {}).get('img', '')
@@ -252,4 +267,4 @@ _WRITERS: dict[str, Callable[[Config, Path], Config | None]] = dict(
     ReasonSegDataset=_reason_seg, ReferringSegDataset=_referring, RefCocoDataset=_referring,
     JsonLinesDataset=_json_lines, MaskFolderDataset=_mask_folder,
     SegZeroEvalDataset=_seg_zero_eval, SegZeroDataset=_seg_zero, CocoDataset=_coco,
-    ODVGDataset=_odvg, QuestionDataset=_questions)
+    LVISV1Dataset=_lvis, ODVGDataset=_odvg, QuestionDataset=_questions)

@@ -26,7 +26,7 @@ MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
 # They differ from others by a value, a term or a size: the default suite checks them, and the slow
 # tests run them.
 ALIKE = re.compile(r'study/(?!discriminative)|/ablations/(?!qwen7b_geometric)|/qwen3b_|'
-                   r'/qwen7b_refcoco[+g]|qwen7b_refcoco_mmdet|qwen7b_odvg|qwen7b_coco|qwen3vl8b')
+                   r'/qwen7b_refcoco[+g]|qwen7b_refcoco_mmdet|qwen7b_odvg|qwen7b_coco|qwen7b_ovd_[lo]|qwen3vl8b')
 numbers = itertools.count()
 
 
@@ -56,6 +56,8 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize('path', filter(lambda path: ALIKE.search(path.as_posix()), CONFIGS),
                          ids=name_of)
 def test_configs_that_are_like_others_pass_the_checks(path, smoke_config):
+    if 'lvis' in path.stem:
+        pytest.importorskip('lvis')
     config, _ = smoke_config(path)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         assert dry_run(config)[0] == []
@@ -67,6 +69,8 @@ def test_configs_that_are_like_others_pass_the_checks(path, smoke_config):
 def test_every_config_passes(path, smoke_config):
     if 'qlora' in path.stem:
         pytest.importorskip('bitsandbytes')
+    if 'lvis' in path.stem:
+        pytest.importorskip('lvis')
     config, notes = smoke_config(path)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         problems, _ = dry_run(config)

@@ -97,12 +97,17 @@ PLACES = (
     _zip('data/coco/train2014', f'{_COCO}/zips/train2014.zip',
          'images of RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO'),
     _zip('data/coco/annotations', f'{_COCO}/annotations/annotations_trainval2017.zip',
-         'categories of qwen7b_coco_labels.py and qwen7b_mixed_tasks.py'),
+         'annotations of qwen7b_coco_labels.py, qwen7b_mixed_tasks.py and qwen7b_ovd_coco.py'),
     *(_zip(f'data/coco/{split}2017', f'{_COCO}/zips/{split}2017.zip',
-           'images of qwen7b_coco_labels.py and qwen7b_mixed_tasks.py')
+           'images of qwen7b_coco_labels.py, qwen7b_mixed_tasks.py and qwen7b_ovd_*.py')
       for split in ('train', 'val')),
-    Place('data/flickr30k_entities', 'training data of qwen7b_odvg.py', 'flickr30k_images and '
-          'final_flickr_separateGT_train_vg.json, as described in mmdet\'s '
+    *(Place(f'data/coco/annotations/lvis_v1_{split}.json', 'annotations of qwen7b_ovd_lvis.py',
+            'the file of that name, from lvisdataset.org') for split in ('train', 'val')),
+    Place('data/objects365v1', 'training data of qwen7b_ovd_odvg.py', 'train, '
+          'o365v1_train_odvg.json and o365v1_label_map.json, as described in mmdet\'s '
+          'configs/mm_grounding_dino/dataset_prepare.md'),
+    Place('data/flickr30k_entities', 'training data of qwen7b_odvg.py and qwen7b_ovd_odvg.py',
+          'flickr30k_images and final_flickr_separateGT_train_vg.json, as described in mmdet\'s '
           'configs/mm_grounding_dino/dataset_prepare.md')
 )
 

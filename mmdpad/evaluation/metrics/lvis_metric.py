@@ -33,7 +33,7 @@ class LVISMetric(LVISMetricOfMMDet):
         **kwargs: As in mmdet.
     """
 
-    def __init__(self, ann_file: str, **kwargs: Any) -> None:
+    def __init__(self, ann_file: str | None = None, **kwargs: Any) -> None:
         super().__init__(ann_file, **kwargs)
         self._file = self._lvis_api
 
@@ -41,8 +41,11 @@ class LVISMetric(LVISMetricOfMMDet):
         """Add samples in the form of ``DetDataSample.to_dict()``.
 
         Raises:
-            ValueError: An image is not in ``ann_file``.
+            ValueError: There is no ``ann_file``, or it does not have an image.
         """
+        if self._file is None:
+            raise ValueError('LVISMetric needs `ann_file`, which says what each image is known '
+                             'not to have, but got None; name the file that the data set reads')
         for sample in data_samples:
             if sample['img_id'] not in self._file.imgs:
                 raise ValueError(f'`ann_file` of LVISMetric should have an image with the id '

@@ -38,14 +38,21 @@ class NMSAPMetric(CocoMetric):
 
     default_prefix = 'nms_ap'
 
-    def __init__(self, ann_file: str, threshold: float = 0.5, **kwargs: Any) -> None:
+    def __init__(self, ann_file: str | None = None, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(ann_file, **kwargs)
         if self.metrics != ['bbox']:
             raise ValueError(f"`metric` of NMSAPMetric should be 'bbox', but got {self.metrics}")
         self.threshold = threshold
 
     def compute_metrics(self, results: list[Result]) -> dict[str, float]:
-        """See :class:`CocoMetric`."""
+        """See :class:`CocoMetric`.
+
+        Raises:
+            ValueError: There is no ``ann_file``.
+        """
+        if self._file is None:
+            raise ValueError('NMSAPMetric needs `ann_file`, but got None; name the file that the '
+                             'data set reads')
         return super().compute_metrics([(gt, self._suppress(gt, predicted))
                                         for gt, predicted in pool_images(results)])
 
