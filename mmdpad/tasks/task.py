@@ -26,7 +26,7 @@ class Task(ABC):
     Attributes:
         template: As above.
         decodes_masks: Whether the mask decoder is asked for the masks of an answer's objects, which
-            then need points.
+            then need a box and points.
         several_objects: Whether an answer may have any number of objects, none included. Otherwise
             it has one.
         texts: What an annotation has to give, besides its targets, for an ideal response
