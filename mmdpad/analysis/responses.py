@@ -15,6 +15,7 @@ from mmdpad.geometry.coordinates import to_model_frame
 from mmdpad.prompts import parse_objects_solution
 from mmdpad.registry import type_name
 from mmdpad.rewards import ReasoningLengthReward, RewardComposition, list_rewards, score_response
+from mmdpad.rewards.detection import DetectionReward
 from mmdpad.structures import ParseFailure, RolloutBatch
 from mmdpad.tasks import SegmentationTask, Task, WrongTask, find_task
 
@@ -49,6 +50,7 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
     _check_lengths(composition, rows)
     targets = [_read_targets(number, row) for number, row in enumerate(rows, start=1)]
     read = [_task_of(number, row, tasks) for number, row in enumerate(rows, start=1)]
+    _check_labels(composition, [name for name, _ in read])
     parsed = [to_model_frame(task.parse(row['response']), coordinates, model_shape)
               for row, (_, task) in zip(rows, read, strict=True)]
     rollout = RolloutBatch(
@@ -121,6 +123,18 @@ def _check_lengths(composition: RewardComposition, rows: Sequence[Mapping[str, A
             raise ValueError(f'Reward term {name!r} counts tokens, so each line should have '
                              f'`reasoning_tokens`, as result files do; add it, or leave out the '
                              f'term')
+
+
+def _check_labels(composition: RewardComposition, tasks: Sequence[str]) -> None:
+    """Raise ValueError if a term scores detections: a solution has no labels. ``tasks`` are those
+    of the rows."""
+    for name, term in composition.terms.items():
+        own = composition.tasks[name]
+        for number, task in enumerate(tasks, start=1):
+            if isinstance(term, DetectionReward) and (own is None or task in own):
+                raise ValueError(f'line {number}: the reward term {name!r} needs targets with '
+                                 f'labels, which a `solution` does not have; leave out the lines '
+                                 f'of the task {task!r}, or the term')
 
 
 def _task_of(number: int, row: Mapping[str, Any],

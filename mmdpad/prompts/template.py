@@ -101,7 +101,9 @@ def _rounded(values: Sequence[float], coordinates: str) -> list[float]:
 
 
 def _response(think: str, answer: Any, caption: str | None = None) -> str:
-    text = f'<think>{think}</think>\n<answer>{json.dumps(answer)}</answer>'
+    # Labels and descriptions in letters, as models write them, not as escapes (\\u00e9).
+    written = json.dumps(answer, ensure_ascii=False)
+    text = f'<think>{think}</think>\n<answer>{written}</answer>'
     return text if caption is None else f'{text}\n<caption>{caption}</caption>'
 
 

@@ -136,8 +136,10 @@ class DetectionAPReward(DetectionReward):
     interpolated curve is their product. VLM-R1's reward for open-vocabulary detection calls COCO's
     evaluation with a score of 1 for each box, where ties count in the order of the list: a wrong
     box behind all right ones costs nothing there, nor does a class without targets, so it
-    multiplies by min(1, N / M). Here the order does not matter, every mistake costs, and no factor
-    is needed.
+    multiplies by min(1, N / M). Here the order does not matter, and a wrong box costs wherever it
+    comes. But as in any AP, a class in which nothing is right is worth 0 however many mistakes it
+    has: the second object of a class without targets, or the second invented one, costs nothing
+    more. Use :class:`DetectionF1Reward` beside it, in which each of them costs.
 
     Range [0, 1]. Source: beyond DPAD; the idea is VLM-R1's (arXiv 2504.07615).
 

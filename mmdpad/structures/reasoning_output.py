@@ -15,7 +15,7 @@ class AnsweredObject:
     :func:`mmdpad.prompts.parse_response`, in the coordinates that the policy writes).
 
     Attributes:
-        box: (x1, y1, x2, y2); None if it could not be read.
+        box: (x1, y1, x2, y2); None if it could not be read, or the task asks for none.
         points: (x, y) of two points, or of one if an answer may list several objects; None if
             they could not be read, or the task asks for none.
         label: The name of the object's class; None if the task asks for none.
@@ -52,8 +52,8 @@ class ReasoningOutput(_Objects):
     Attributes:
         think: Text between the think tags, stripped; None if the tags are missing.
         caption: Text between the caption tags, stripped; None if the tags are missing.
-        objects: The objects in the answer, each with a box and whatever else the task asks for.
-            Exactly one, unless the answer may be a list; an empty list means "no target".
+        objects: The objects in the answer, each with whatever the task asks for. Exactly one,
+            unless the answer may be a list; an empty list means "no target".
         answer: The answer in words; None if the task asks for none.
     """
 

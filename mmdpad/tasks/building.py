@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from mmdpad.prompts import MAX_OBJECTS
 from mmdpad.registry import TASKS
+from mmdpad.utils import jsonable
 
 from .segmentation_task import SegmentationTask
 from .task import Task, check_max_objects
@@ -118,11 +119,24 @@ def find_task(name: str | None, tasks: Mapping[str, _T], owner: str = 'the model
 
 def describe_tasks(tasks: Mapping[str, Task]) -> dict[str, Any]:
     """The options of a model's tasks, on which its answers depend, for result files: those of a
-    single :class:`SegmentationTask`, or ``tasks``, those of each task by name."""
+    single :class:`SegmentationTask`, or ``tasks``, those of each task by name: its attributes that
+    are plain data and not private."""
     first = next(iter(tasks.values()))
-    if len(tasks) == 1 and isinstance(first, SegmentationTask):
+    if len(tasks) == 1 and type(first) is SegmentationTask:
         return dict(several_objects=first.several_objects,
                     reference_compatible=first.reference_compatible,
                     prompt_template=first.template)
-    return dict(tasks={name: dict(vars(task), type=type(task).__name__, template=task.template)
-                       for name, task in tasks.items()})
+    return dict(tasks={
+        name: dict({key: value for key, value in vars(task).items()
+                    if not key.startswith('_') and _is_plain(value)},
+                   type=type(task).__name__, template=task.template)
+        for name, task in tasks.items()})
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether result files can hold a value."""
+    try:
+        jsonable(value)
+    except TypeError:
+        return False
+    return True

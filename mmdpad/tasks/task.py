@@ -26,9 +26,10 @@ class Task(ABC):
     Attributes:
         template: As above.
         decodes_masks: Whether the mask decoder is asked for the masks of an answer's objects, which
-            then need points.
+            then need a box and points.
         several_objects: Whether an answer may have any number of objects, none included. Otherwise
             it has one.
+        has_objects: Whether an answer names objects. Otherwise its ideal response needs no targets.
         texts: What an annotation has to give, besides its targets, for an ideal response
             (:class:`mmdpad.datasets.transforms.ComposeResponse`): some of 'think', 'caption' and
             'answer'.
@@ -40,6 +41,7 @@ class Task(ABC):
     template: str
     decodes_masks: bool = False
     several_objects: bool = True
+    has_objects: bool = True
     texts: tuple[str, ...] = ('think', 'caption')
 
     def __init__(self, template: str | None = None) -> None:
@@ -64,9 +66,9 @@ class Task(ABC):
         """Write the ideal response, from which :meth:`parse` reads the same.
 
         Args:
-            think: The reasoning.
-            objects: The targets, in the coordinates that the policy writes. They have whatever the
-                answer of this task has.
+            think: The reasoning; empty if ``texts`` does not name it.
+            objects: The targets (none without ``has_objects``), in the coordinates that the policy
+                writes. They have whatever the answer of this task has.
             caption, answer: Further texts, if the task has them (``texts``).
             coordinates: Those coordinates, to which boxes and points are rounded, see
                 :func:`mmdpad.prompts.format_response`.

@@ -82,6 +82,13 @@ def test_ap_averages_over_the_thresholds_of_coco():
     assert score(make_sample([(CUP_A, 'cup')]), half)[0][:3] == pytest.approx([1, 0.7, 0.4])
 
 
+def test_the_first_mistake_of_a_class_costs_ap_and_each_costs_f1():
+    found = score(make_sample(), *(answer(*CUPS, *[(PLATE, label)] * number)
+                                   for label in ('hot dog', 'unicorn') for number in (0, 1, 2)),
+                  terms=[DetectionAPReward(), DetectionF1Reward()])
+    assert found == [[1, 1], pytest.approx([2 / 3, 6 / 7]), pytest.approx([2 / 3, 6 / 8])] * 2
+
+
 def test_crowds_and_difficult_objects_are_no_mistakes():
     crowd, hard = (40, 40, 100, 100), (60, 0, 70, 10)
     sample = make_sample(CUPS, [(crowd, 'cup', True), (hard, 'plate', False)])

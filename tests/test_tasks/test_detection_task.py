@@ -29,6 +29,13 @@ def test_what_is_composed_is_read_back():
     assert task.parse(task.compose('so', [])).objects == ()
 
 
+def test_labels_and_descriptions_are_written_in_letters():
+    words = AnsweredObject((1.0, 2.0, 3.0, 4.0), None, 'jalapeño', '左边的"茶杯"')
+    text = DetectionTask().compose('so', [words])
+    assert 'jalapeño' in text and r'左边的\"茶杯\"' in text
+    assert DetectionTask().parse(text).objects == (words, )
+
+
 def test_the_example_of_the_template_is_read():
     found = DetectionTask().parse(EXAMPLES['detection'])
     assert [item.label for item in found.objects] == ['class'] * 2

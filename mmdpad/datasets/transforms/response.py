@@ -23,9 +23,10 @@ class ComposeResponse(BaseTransform):
 
     Required keys: ``response``, a complete text, which is used unchanged, coordinates included; or
     what :meth:`mmdpad.tasks.Task.compose` of the item's ``task`` writes: the task's ``texts``
-    (``think``, ``caption``, ``answer``), ``model_boxes`` and ``model_shape``, and, if the item has
-    them, ``model_points``, the labels (``model_labels``, which are among ``class_labels``, whose
-    names are ``classes``) and ``descriptions``, a list. Added keys: ``response`` and
+    (``think``, ``caption``, ``answer``) and, if its answers name objects, ``model_boxes`` and
+    ``model_shape``; of these objects, if the item has them, also ``model_points``, the labels
+    (``model_labels``, which are among ``class_labels``, whose names are ``classes``) and
+    ``descriptions``, a list. Added keys: ``response`` and
     ``response_coordinates``, the argument ``coordinates``.
 
     Args:
@@ -64,10 +65,11 @@ class ComposeResponse(BaseTransform):
             raise DatasetError(f'{where} lacks {" and ".join(f"`{key}`" for key in missing)} for '
                                f'supervised training; add {_all(task.texts)}, or a complete '
                                f'`response`, or train without `ComposeResponse`')
-        texts = {key: results[key] for key in task.texts}
+        texts = {'think': ''} | {key: results[key] for key in task.texts}
         try:
-            results['response'] = task.compose(objects=self._objects(results, task),
-                                               coordinates=self.coordinates, **texts)
+            objects = self._objects(results, task) if task.has_objects else []
+            results['response'] = task.compose(objects=objects, coordinates=self.coordinates,
+                                               **texts)
         except ValueError as error:
             raise DatasetError(f'{where}: {error}') from error
         return results

@@ -20,7 +20,8 @@ def box_instances(objects: Sequence[AnsweredObject], data_sample: Any,
     """Turn the n objects of an answer into instances.
 
     Args:
-        objects: Boxes in pixels of the model image, with or without labels.
+        objects: Boxes in pixels of the model image, with or without labels. Objects without a box,
+            as of a task that asks for points only, are no instances.
         data_sample: Its ``classes``, the names of the classes that the question asks for, and
             ``class_labels``, the data set's label of each, decide which objects are instances.
             Names are compared by :func:`mmdpad.prompts.normalize_label`. Without ``classes``, the
@@ -32,8 +33,9 @@ def box_instances(objects: Sequence[AnsweredObject], data_sample: Any,
         - ``bboxes`` (n, 4) in the original frame, ``labels`` (n,) long, ``scores`` (n,), all 1, and
           the lists ``label_names`` and ``descriptions`` of n strings, '' where there is none.
           Objects with a label that is not asked for are left out.
-        - How many were left out.
+        - How many objects with a box were left out.
     """
+    objects = [item for item in objects if item.box is not None]
     names = data_sample.get('classes')
     if names is None:
         found = dict.fromkeys(normalize_label(item.label or '') for item in objects)

@@ -4,6 +4,7 @@ import torch
 
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.transforms import ComposeResponse
+from mmdpad.tasks import Task
 
 
 def targets(**fields):
@@ -77,3 +78,22 @@ def test_the_task_of_an_item_decides_what_is_composed():
     with pytest.raises(DatasetError, match='model_points'):
         step({key: value for key, value in targets(think='so', caption='a').items()
               if key != 'model_points'})
+
+
+class NumberTask(Task):
+    template = 'how many {question}'
+    texts = ('answer', )
+    has_objects = False
+
+    def parse(self, text):
+        raise NotImplementedError
+
+    def compose(self, think, objects, caption=None, answer=None):
+        return f'{think}|{objects}|{caption}|{answer}'
+
+
+def test_a_task_without_objects_and_reasoning_needs_neither():
+    step = ComposeResponse(tasks=dict(number=NumberTask()))
+    assert step(dict(answer='7'))['response'] == '|[]|None|7'
+    with pytest.raises(DatasetError, match='lacks `answer`'):
+        step(dict(think='so'))

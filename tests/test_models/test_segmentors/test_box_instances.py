@@ -23,3 +23,11 @@ def test_without_classes_labels_are_numbered_as_they_occur():
 def test_an_answer_without_objects_has_no_instances():
     found, invented = box_instances([], dict(classes=('cup', ), class_labels=(3, )), (9, 9), (9, 9))
     assert (len(found), invented) == (0, 0) and found.bboxes.shape == (0, 4)
+
+
+def test_an_object_without_a_box_is_no_instance_and_not_invented():
+    """A task that points."""
+    pointed = AnsweredObject(None, ((3., 4.), ), 'bird')
+    for asked in ({}, dict(classes=('cup', ), class_labels=(3, ))):
+        found, invented = box_instances([pointed, OBJECTS[2]], asked, (9, 9), (9, 9))
+        assert found.bboxes.tolist() == [[1., 2., 3., 4.]] and invented == 0
