@@ -81,7 +81,7 @@ class QuestionDataset(ReasoningDataset):
     def where(self) -> str:
         return f'{self.source}, {self.ann_file or self.data_root}'
 
-    def read_items(self) -> Iterator[dict]:
+    def read_items(self) -> Iterator[dict | DatasetError]:
         """Yield items in the order of the source."""
         known = self._ask.read_source(self._source)
         if self._ask.asks_classes and known['classes']:

@@ -108,7 +108,8 @@ class DetectionMatcher:
         taken that leaves as few mistakes as possible, then one with the largest sum of IoUs, so the
         order of the detections does not matter.
         """
-        pairs, ignored = [], set()
+        pairs: list[tuple[int, int, float]] = []
+        ignored: set[int] = set()
         for group in self._groups.values():
             matched = list(group.match(threshold))
             pairs += [(group.places[i], group.wanted[j], iou) for i, j, iou in matched]

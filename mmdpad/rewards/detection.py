@@ -243,8 +243,7 @@ def detection_truth(sample: Any) -> DetectionTruth:
                          f'`QuestionFromClasses`, or limit these rewards with '
                          f"`tasks=['detection']`")
     ignored = sample.get('model_ignored')
-    return DetectionTruth(
-        targets.bboxes.tolist(), targets.labels.tolist(),
-        *(() if ignored is None else (ignored.bboxes.tolist(), ignored.labels.tolist(),
-                                      ignored.crowds.tolist())),
-        not_exhaustive=sample.get('not_exhaustive', ()))
+    boxes, labels, crowds = ([], [], []) if ignored is None else (
+        ignored.bboxes.tolist(), ignored.labels.tolist(), ignored.crowds.tolist())
+    return DetectionTruth(targets.bboxes.tolist(), targets.labels.tolist(), boxes, labels, crowds,
+                          sample.get('not_exhaustive', ()))

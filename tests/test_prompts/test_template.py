@@ -1,14 +1,15 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 
-from mmdpad.prompts import (
-    TEMPLATES,
-    build_messages,
-    normalize_question,
-    parse_question_answer,
-    parse_response,
-)
+from mmdpad.prompts import TEMPLATES, build_messages, normalize_question
 from mmdpad.structures import ReasoningOutput
+from mmdpad.tasks import DetectionTask, QuestionAnsweringTask, SegmentationTask
+
+
+def read_example(name, text):
+    tasks = dict(detection=DetectionTask(), question_answering=QuestionAnsweringTask())
+    task = tasks.get(name, SegmentationTask(several_objects=name == 'several_objects'))
+    return task.parse(text[text.rindex('<think>'):])
 
 
 @pytest.mark.parametrize('raw, question', [
@@ -54,9 +55,7 @@ def test_a_template_asks_in_the_wanted_units(name):
     assert 'in pixels of this image' in pixels and '1000' not in pixels
     assert 'in coordinates from 0 to 1000' in relative and 'pixels' not in relative
     # The example is a possible answer in either.
-    example = relative[relative.rindex('<think>'):]
-    answer = (parse_question_answer(example) if name == 'question_answering' else
-              parse_response(example, several_objects=name == 'several_objects'))
+    answer = read_example(name, relative)
     assert all(0 <= value <= 1000 for item in answer.objects
                for value in (*item.box, *sum(item.points or (), ())))
 
@@ -70,7 +69,6 @@ def test_a_custom_template_may_state_the_units():
 def test_the_example_from_0_to_1_has_such_numbers(name):
     text = build_messages('a cup', name, 'relative_1')[0]['content'][1]['text']
     assert 'in coordinates normalized to [0,1]' in text and 'pixels' not in text
-    answer = parse_response(text[text.rindex('<think>'):],
-                            several_objects=name == 'several_objects')
+    answer = read_example(name, text)
     assert isinstance(answer, ReasoningOutput)
     assert answer.objects[0].box == (0.01, 0.1, 0.2, 0.21)
